@@ -1,0 +1,65 @@
+# `make` lists the verbs. Every verb sets up what it needs: .venv with the pinned packages, once.
+# Everything is made inside this folder; nothing is started that is not stopped.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup gen fmt lint test check prove run demo bench image clean pins
+SHELL := /bin/sh
+
+BIN := .venv/bin
+ARGS ?=
+ONLY ?=
+PYTHON ?=
+export PYTHON
+export BUF_CACHE_DIR := $(CURDIR)/.venv/.cache/buf
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv with the pinned packages (PYTHON=... chooses the interpreter); every other verb does it too
+	@sh tools/setup.sh
+
+gen: setup ## generate clients/python/syncbeat/v1 from protos/
+	@sh protos/gen.sh generate
+
+fmt: setup ## format Python and protos
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/buf format --write
+
+lint: setup ## style, types, import contracts, house rules, protos, freshness of generated code
+	@echo "lint: ruff" && $(BIN)/ruff check --quiet --output-format concise . && $(BIN)/ruff format --quiet --check .
+	@echo "lint: mypy" && $(BIN)/mypy --no-error-summary
+	@echo "lint: import contracts" && $(BIN)/lint-imports > .venv/.lint-imports.txt 2>&1 || { cat .venv/.lint-imports.txt; exit 1; }
+	@echo "lint: house rules" && $(BIN)/python tools/check_house.py
+	@echo "lint: protos" && sh protos/gen.sh lint && sh protos/gen.sh breaking
+	@echo "lint: generated code is fresh" && sh tools/check_drift.sh
+	@echo "lint: Dockerfile" && $(BIN)/hadolint Dockerfile
+
+test: setup ## the test suite, on real PostgreSQL and Valkey (ARGS="-k name" for some)
+	@$(BIN)/pytest --quiet $(ARGS)
+
+check: lint test demo ## what CI runs: lint, test, demo
+
+prove: setup ## the long proof: kill, fault, fuzz, soak; results go to docs/proof/
+	@$(BIN)/pytest --quiet tests/prove $(ARGS)
+
+run: setup ## serve on embedded stores and a fake FCM until Ctrl-C; prints address, tokens and a command to try
+	@$(BIN)/syncbeat-server demo --serve $(ARGS)
+
+demo: setup ## play the whole story over real processes and check each claim (ARGS=--json for JSON lines)
+	@$(BIN)/syncbeat-server demo $(ARGS)
+
+bench: setup ## one JSON line per figure, each beside its baseline (ONLY=name,name for some)
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
+
+image: setup ## build the container image; without an engine: lint the Dockerfile and run its steps in an empty folder
+	@$(BIN)/hadolint Dockerfile
+	@if docker info >/dev/null 2>&1; then docker build --tag syncbeat . ; else $(BIN)/python tools/dockerfile_steps.py; fi
+
+pins: setup ## write requirements/ anew from pyproject.toml (ARGS=--upgrade for the newest versions)
+	@sh tools/pins.sh $(ARGS)
+
+clean: ## remove everything made here, .venv included
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,168 @@
+"""Access tokens (JWT): checking them against given keys and a given time, and minting them. Pure.
+
+The algorithm is chosen by the key's row, never by the token's header, which only selects the row (RFC 8725, 3.1).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import jwt
+from jwt.exceptions import PyJWTError
+
+from syncbeat_server.errors import TokenExpired, TokenInvalid
+
+LEEWAY = timedelta(seconds=30)
+MAX_TOKEN_BYTES = 8192
+_MAX_ID_BYTES = 128
+_MAX_KEYS = 64
+_ASYMMETRIC = {"RS256": "RSA", "ES256": "EC"}
+# Supabase signs its API keys with the users' secret and ships the first in every app: they are nobody.
+_NOBODY = frozenset({"anon", "service_role"})
+_OPTIONS: Any = {
+    "require": ["exp", "iat", "iss", "aud", "sub"],
+    "verify_exp": False,
+    "verify_iat": False,
+    "verify_nbf": False,
+    "enforce_minimum_key_length": True,
+}
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """One key that may sign tokens of one issuer, with the only algorithm it is used for."""
+
+    app_id: str
+    issuer: str
+    audience: str
+    kid: str
+    algorithm: str
+    key: Any
+
+
+@dataclass(frozen=True)
+class VerifiedToken:
+    """What a good token says."""
+
+    app_id: str
+    user_id: str
+    expires_at: datetime
+
+
+KeyTable = Mapping[tuple[str, str], KeyRow]
+
+
+def key_table(rows: Iterable[KeyRow]) -> KeyTable:
+    """The rows by (issuer, kid)."""
+    return {(row.issuer, row.kid): row for row in rows}
+
+
+def keys_of_jwks(document: bytes, *, app_id: str, issuer: str, audience: str) -> list[KeyRow]:
+    """The signing keys of a JWKS document (RFC 7517): RS256 and ES256 only, at most 64.
+
+    Raises:
+        ValueError: it is no JWKS, or holds a key that must not be there (symmetric, too short, another algorithm).
+    """
+    try:
+        entries = json.loads(document)["keys"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError("not a JWKS document") from None
+    if not isinstance(entries, list) or len(entries) > _MAX_KEYS:
+        raise ValueError(f"a JWKS holds a list of at most {_MAX_KEYS} keys")
+    return [_key_of_jwk(entry, app_id, issuer, audience) for entry in entries]
+
+
+def _key_of_jwk(entry: dict[str, Any], app_id: str, issuer: str, audience: str) -> KeyRow:
+    kid, algorithm = entry.get("kid"), entry.get("alg", "")
+    if not isinstance(kid, str) or not kid:
+        raise ValueError("each key needs a kid")
+    if _ASYMMETRIC.get(algorithm) != entry.get("kty") or entry.get("use", "sig") != "sig":
+        raise ValueError(f"key {kid!r}: want alg RS256 with kty RSA, or ES256 with EC, for signatures")
+    try:
+        public = jwt.PyJWK({k: v for k, v in entry.items() if k not in ("d", "p", "q", "dp", "dq", "qi")})
+    except PyJWTError:
+        raise ValueError(f"key {kid!r} cannot be read") from None
+    if algorithm == "RS256" and public.key.key_size < 2048:
+        raise ValueError(f"key {kid!r}: RSA needs 2048 bits or more")
+    return KeyRow(app_id, issuer, audience, kid, algorithm, public.key)
+
+
+def verify(token: str, keys: KeyTable, now: datetime) -> VerifiedToken:
+    """Check signature, issuer, audience, times and subject of an access token.
+
+    Raises:
+        TokenExpired: everything is right but its time is over.
+        TokenInvalid: anything else; the message says nothing that helps to forge one.
+    """
+    if len(token) > MAX_TOKEN_BYTES:
+        raise TokenInvalid("the access token is too long")
+    row = keys.get(_selector(token))
+    if row is None:
+        raise TokenInvalid("the access token is not from an issuer and key known here")
+    try:
+        claims = jwt.decode(
+            token, row.key, algorithms=[row.algorithm], audience=row.audience, issuer=row.issuer, options=_OPTIONS
+        )
+    except PyJWTError:
+        raise TokenInvalid("the access token is not valid") from None
+    return _checked_claims(claims, row, now)
+
+
+def _selector(token: str) -> tuple[str, str]:
+    # Reads what selects the key, unchecked: both parts are covered by the signature that is checked next.
+    try:
+        header, payload, _ = token.split(".")
+        kid = _segment(header).get("kid", "")
+        issuer = _segment(payload).get("iss")
+    except (ValueError, binascii.Error, AttributeError, RecursionError):
+        raise TokenInvalid("the access token is malformed") from None
+    if not isinstance(kid, str) or not isinstance(issuer, str):
+        raise TokenInvalid("the access token is malformed")
+    return issuer, kid
+
+
+def _segment(text: str) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    return decoded
+
+
+def _checked_claims(claims: dict[str, Any], row: KeyRow, now: datetime) -> VerifiedToken:
+    subject = claims["sub"]
+    if not isinstance(subject, str) or not 0 < len(subject.encode()) <= _MAX_ID_BYTES or not subject.isprintable():
+        raise TokenInvalid("the access token has no usable subject")
+    if claims.get("role") in _NOBODY:
+        raise TokenInvalid("an API key is not a user's token")
+    expires_at, issued_at = _time(claims["exp"]), _time(claims["iat"])
+    if issued_at > now + LEEWAY or ("nbf" in claims and _time(claims["nbf"]) > now + LEEWAY):
+        raise TokenInvalid("the access token is not valid yet")
+    if expires_at <= now - LEEWAY:
+        raise TokenExpired("the access token has expired")
+    return VerifiedToken(row.app_id, subject, expires_at)
+
+
+def _time(value: object) -> datetime:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TokenInvalid("the access token has a time that is no number")
+    try:
+        return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise TokenInvalid("the access token has a time out of range") from None
+
+
+def mint(row: KeyRow, user_id: str, now: datetime, life: timedelta) -> str:
+    """A signed access token for `user_id`, valid for `life` from `now`."""
+    claims = {
+        "iss": row.issuer,
+        "aud": row.audience,
+        "sub": user_id,
+        "iat": int(now.timestamp()),
+        "exp": int((now + life).timestamp()),
+        "role": "authenticated",
+    }
+    return jwt.encode(claims, row.key, algorithm=row.algorithm, headers={"kid": row.kid})

@@ -1,0 +1,59 @@
+"""What a fake FCM is started with."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FakeFcmSettings:
+    """Settings of one fake FCM.
+
+    Attributes:
+        host: the address to listen on. Anything but a loopback address needs `allow_remote`.
+        port: the TCP port; 0 takes a free one.
+        project_id: the only project that sends are accepted for.
+        tls: speak TLS, with a certificate of a CA made at start.
+        http2: offer HTTP/2: by ALPN with TLS, by prior knowledge (h2c) without.
+        token_life_s: life of the access tokens handed out, in seconds.
+        max_records: how many accepted messages are kept, devices included; the counters go on beyond it.
+        latency_ms: how long every answer to a send is held back, in milliseconds.
+        messages_per_minute: quota of sends; above it they are answered 429. None is no quota.
+        allow_remote: permit a host that other machines can reach.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    project_id: str = "demo-project"
+    tls: bool = False
+    http2: bool = True
+    token_life_s: int = 3599
+    max_records: int = 100_000
+    latency_ms: int = 0
+    messages_per_minute: int | None = None
+    allow_remote: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ValueError: a value is out of range, or the host is not loopback and `allow_remote` is off.
+        """
+        if not self.allow_remote and not _is_loopback(self.host):
+            raise ValueError(f"{self.host} can be reached from other machines: set allow_remote if that is meant")
+        if not self.project_id or "/" in self.project_id:
+            raise ValueError("project_id must be a project's name")
+        if self.token_life_s < 0 or self.latency_ms < 0 or self.max_records < 1:
+            raise ValueError("token_life_s and latency_ms must not be negative, max_records must be positive")
+        if self.messages_per_minute is not None and self.messages_per_minute < 0:
+            raise ValueError("messages_per_minute must not be negative")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

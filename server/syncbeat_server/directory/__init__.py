@@ -1,0 +1,1 @@
+"""Devices and scope members: what every feature looks up."""

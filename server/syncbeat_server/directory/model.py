@@ -1,0 +1,68 @@
+"""Devices and scope members."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Platform(StrEnum):
+    """What a device runs."""
+
+    ANDROID = "ANDROID"
+    IOS = "IOS"
+    WEB = "WEB"
+
+
+class TokenState(StrEnum):
+    """Whether a device can be pushed to."""
+
+    NONE = "NONE"
+    ACTIVE = "ACTIVE"
+    DEAD = "DEAD"
+    MOVED = "MOVED"
+
+
+class MemberRole(StrEnum):
+    """What a member may do with a scope."""
+
+    READER = "READER"
+    WRITER = "WRITER"
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a device says when it registers. No token: it polls and streams, and gets no push."""
+
+    app_id: str
+    user_id: str
+    device_id: str
+    platform: Platform
+    registration_token: str
+    time_zone: str
+    locale: str
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """An installation of an app. Its registration token is never told."""
+
+    user_id: str
+    device_id: str
+    platform: Platform
+    token_state: TokenState
+    time_zone: str
+    locale: str
+    registered_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A user's part in a scope."""
+
+    scope: str
+    user_id: str
+    role: MemberRole
+    added_at: datetime | None = None

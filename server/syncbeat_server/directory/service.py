@@ -1,0 +1,139 @@
+"""Devices and memberships: who has what, and what follows when a token moves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from syncbeat_server.directory import store
+from syncbeat_server.directory.model import Device, Member, Registration
+from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, NotFound, RateLimited
+from syncbeat_server.storage.postgres import Connection, Database, RowOwner, become_user
+
+MAX_DEVICES = 100
+MAX_MEMBERS = 10_000
+MAX_MOVES_A_DAY = 10
+
+CancelWaiting = Callable[[Connection, str, str, str], Awaitable[None]]
+"""Cancels what waits to be pushed to (app, user, device), in the caller's transaction; the push feature's part."""
+
+
+class DirectoryService:
+    """Registers devices and keeps the members of scopes. `owner` set: an end user calls and sees only its own rows."""
+
+    def __init__(
+        self,
+        database: Database,
+        cancel_waiting: CancelWaiting,
+        members_changed: Callable[[str, Sequence[str]], None],
+    ) -> None:
+        """`members_changed(app, users)` is told of each change of membership after its commit."""
+        self._database = database
+        self._cancel_waiting = cancel_waiting
+        self._members_changed = members_changed
+
+    async def register(self, device: Registration, caller: str, owner: RowOwner | None) -> Device:
+        """Register a device; its token moves here from wherever it was, and what waited there is cancelled.
+
+        Raises:
+            InvalidRequest: the time zone is unknown.
+            RateLimited: the token moves too often, or the user has too many devices.
+        """
+        if device.time_zone and not _is_time_zone(device.time_zone):
+            raise InvalidRequest(FieldViolation("time_zone", "not a time zone of the IANA database"))
+        token = device.registration_token
+        digest = hashlib.sha256(token.encode()).digest() if token else None
+        async with self._database.transaction() as conn:
+            if digest is not None:
+                await self._move_token(conn, device, digest, caller)
+            if await store.count_devices(conn, device.app_id, device.user_id, device.device_id) >= MAX_DEVICES:
+                raise RateLimited(f"a user has at most {MAX_DEVICES} devices")
+            if owner is not None:
+                await become_user(conn, owner)
+            return await store.upsert_device(conn, device, digest)
+
+    async def _move_token(self, conn: Connection, device: Registration, digest: bytes, caller: str) -> None:
+        previous = await store.release_token(conn, device, digest)
+        if previous is None:
+            return
+        if await store.record_move(conn, device, digest, previous, caller) > MAX_MOVES_A_DAY:
+            raise RateLimited("this registration token moves between devices too often", retry_after_s=3600.0)
+        await self._cancel_waiting(conn, device.app_id, *previous)
+
+    async def unregister(self, app_id: str, user_id: str, device_id: str, owner: RowOwner | None) -> None:
+        """Forget a device and cancel what waits for it. Raises AccessDenied (a user) or NotFound (a service)."""
+        async with self._database.transaction() as conn:
+            await self._cancel_waiting(conn, app_id, user_id, device_id)
+            if owner is not None:
+                await become_user(conn, owner)
+            if not await store.delete_device(conn, app_id, user_id, device_id):
+                raise _absent(owner)
+
+    async def device(self, app_id: str, user_id: str, device_id: str, owner: RowOwner | None) -> Device:
+        """One device. Raises AccessDenied (a user) or NotFound (a service) when it is not there."""
+        async with self._database.transaction(owner) as conn:
+            found = await store.find_device(conn, app_id, user_id, device_id)
+        if found is None:
+            raise _absent(owner)
+        return found
+
+    async def devices(
+        self, app_id: str, user_id: str, after: str, limit: int, owner: RowOwner | None
+    ) -> list[Device]:
+        """A user's devices by id."""
+        async with self._database.transaction(owner) as conn:
+            return await store.list_devices(conn, app_id, user_id, after, limit)
+
+    async def add_members(self, app_id: str, scope: str, members: Sequence[Member]) -> int:
+        """Add members to a scope, which is made when it is not there; how many it has then.
+
+        Raises:
+            RateLimited: the scope would have too many.
+        """
+        newest = {member.user_id: member for member in members}
+        async with self._database.transaction() as conn:
+            await store.lock_scope(conn, app_id, scope)
+            count = await store.add_members(conn, app_id, scope, list(newest.values()))
+            if count > MAX_MEMBERS:
+                raise RateLimited(f"a scope has at most {MAX_MEMBERS} members")
+        self._members_changed(app_id, list(newest))
+        return count
+
+    async def remove_members(self, app_id: str, scope: str, user_ids: Sequence[str]) -> int:
+        """Take members out of a scope; how many were in it. Raises NotFound when there is no such scope."""
+        async with self._database.transaction() as conn:
+            if not await store.scope_exists(conn, app_id, scope):
+                raise NotFound("there is no such scope")
+            removed = await store.remove_members(conn, app_id, scope, user_ids)
+        self._members_changed(app_id, user_ids)
+        return removed
+
+    async def members(self, app_id: str, scope: str, after: str, limit: int) -> list[Member]:
+        """A scope's members by user. Raises NotFound when there is no such scope."""
+        async with self._database.connection() as conn:
+            if not await store.scope_exists(conn, app_id, scope):
+                raise NotFound("there is no such scope")
+            return await store.list_members(conn, app_id, scope, after, limit)
+
+    async def scopes(
+        self, app_id: str, user_id: str, after: str, limit: int, owner: RowOwner | None
+    ) -> list[Member]:
+        """A user's memberships by scope."""
+        async with self._database.transaction(owner) as conn:
+            return await store.list_scopes(conn, app_id, user_id, after, limit)
+
+
+def _is_time_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
+
+
+def _absent(owner: RowOwner | None) -> AccessDenied | NotFound:
+    # To a user, another user's device and one that does not exist look the same.
+    if owner is not None:
+        return AccessDenied("not a registered device of this user")
+    return NotFound("this device is not registered")

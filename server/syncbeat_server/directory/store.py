@@ -1,0 +1,206 @@
+"""SQL of devices, scopes' members and the audit of moved tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from syncbeat_server.directory.model import Device, Member, MemberRole, Platform, Registration, TokenState
+from syncbeat_server.storage.postgres import Connection, Row
+
+
+async def upsert_device(conn: Connection, device: Registration, digest: bytes | None) -> Device:
+    """Register a device, or change its registration. An empty token leaves the one it has."""
+    row = await conn.fetchrow(
+        """INSERT INTO devices AS d (app_id, user_id, device_id, platform, registration_token, token_digest,
+                                     token_state, token_registered_at, time_zone, locale, registered_at, updated_at)
+           VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $5::text IS NULL THEN 'NONE' ELSE 'ACTIVE' END,
+                   CASE WHEN $5::text IS NOT NULL THEN syncbeat_now() END, $7, $8, syncbeat_now(), syncbeat_now())
+           ON CONFLICT (app_id, user_id, device_id) DO UPDATE SET
+               platform = excluded.platform,
+               registration_token = coalesce(excluded.registration_token, d.registration_token),
+               token_digest = coalesce(excluded.token_digest, d.token_digest),
+               token_state = CASE WHEN excluded.token_digest IS NULL THEN d.token_state ELSE 'ACTIVE' END,
+               token_registered_at = coalesce(excluded.token_registered_at, d.token_registered_at),
+               time_zone = excluded.time_zone, locale = excluded.locale, updated_at = excluded.updated_at
+           RETURNING *""",
+        device.app_id,
+        device.user_id,
+        device.device_id,
+        device.platform,
+        device.registration_token or None,
+        digest,
+        device.time_zone,
+        device.locale,
+    )
+    if row is None:
+        raise AssertionError("an upsert returns its row")
+    return _device(row)
+
+
+async def release_token(conn: Connection, device: Registration, digest: bytes) -> tuple[str, str] | None:
+    """Take a token from the device that holds it, if that is another one: its (user, device)."""
+    row = await conn.fetchrow(
+        """UPDATE devices SET registration_token = NULL, token_digest = NULL, token_state = 'MOVED',
+                              updated_at = syncbeat_now()
+           WHERE app_id = $1 AND token_digest = $2 AND (user_id, device_id) <> ($3, $4)
+           RETURNING user_id, device_id""",
+        device.app_id,
+        digest,
+        device.user_id,
+        device.device_id,
+    )
+    return None if row is None else (row["user_id"], row["device_id"])
+
+
+async def record_move(
+    conn: Connection, device: Registration, digest: bytes, previous: tuple[str, str], caller: str
+) -> int:
+    """Write a token's move into the audit trail: how often it moved in the last 24 hours, this one included."""
+    row = await conn.fetchval(
+        """WITH moved AS (
+               INSERT INTO token_moves (app_id, token_digest, from_user_id, from_device_id, to_user_id, to_device_id,
+                                        caller, moved_at)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, syncbeat_now()))
+           SELECT count(*) + 1 FROM token_moves
+           WHERE app_id = $1 AND token_digest = $2 AND moved_at > syncbeat_now() - interval '24 hours'""",
+        device.app_id,
+        digest,
+        *previous,
+        device.user_id,
+        device.device_id,
+        caller,
+    )
+    return int(row)
+
+
+async def count_devices(conn: Connection, app_id: str, user_id: str, but: str) -> int:
+    """How many devices a user has beside one."""
+    return int(
+        await conn.fetchval(
+            "SELECT count(*) FROM devices WHERE app_id = $1 AND user_id = $2 AND device_id <> $3",
+            app_id,
+            user_id,
+            but,
+        )
+    )
+
+
+async def delete_device(conn: Connection, app_id: str, user_id: str, device_id: str) -> bool:
+    """Forget a device; whether there was one."""
+    row = await conn.fetchrow(
+        "DELETE FROM devices WHERE app_id = $1 AND user_id = $2 AND device_id = $3 RETURNING 1 AS gone",
+        app_id,
+        user_id,
+        device_id,
+    )
+    return row is not None
+
+
+async def find_device(conn: Connection, app_id: str, user_id: str, device_id: str) -> Device | None:
+    """One device."""
+    row = await conn.fetchrow(
+        "SELECT * FROM devices WHERE app_id = $1 AND user_id = $2 AND device_id = $3", app_id, user_id, device_id
+    )
+    return None if row is None else _device(row)
+
+
+async def list_devices(conn: Connection, app_id: str, user_id: str, after: str, limit: int) -> list[Device]:
+    """A user's devices by id, after `after`."""
+    rows = await conn.fetch(
+        """SELECT * FROM devices WHERE app_id = $1 AND user_id = $2 AND device_id > $3
+           ORDER BY device_id LIMIT $4""",
+        app_id,
+        user_id,
+        after,
+        limit,
+    )
+    return [_device(row) for row in rows]
+
+
+async def lock_scope(conn: Connection, app_id: str, scope: str) -> None:
+    """Make the scope if it is not there, and lock it, so that its members are counted by one call at a time."""
+    await conn.execute(
+        """INSERT INTO scopes AS s (app_id, scope, created_at) VALUES ($1, $2, syncbeat_now())
+           ON CONFLICT (app_id, scope) DO UPDATE SET app_id = s.app_id""",
+        app_id,
+        scope,
+    )
+
+
+async def add_members(conn: Connection, app_id: str, scope: str, members: Sequence[Member]) -> int:
+    """Add members, or change their role; how many the scope has then."""
+    await conn.execute(
+        """INSERT INTO scope_members (app_id, user_id, scope, role, added_at)
+           SELECT $1, user_id, $2, role, syncbeat_now() FROM unnest($3::text[], $4::text[]) AS k (user_id, role)
+           ORDER BY user_id
+           ON CONFLICT (app_id, user_id, scope) DO UPDATE SET role = excluded.role""",
+        app_id,
+        scope,
+        [member.user_id for member in members],
+        [member.role for member in members],
+    )
+    return int(
+        await conn.fetchval("SELECT count(*) FROM scope_members WHERE app_id = $1 AND scope = $2", app_id, scope)
+    )
+
+
+async def remove_members(conn: Connection, app_id: str, scope: str, user_ids: Sequence[str]) -> int:
+    """Take members out of a scope; how many were in it."""
+    rows = await conn.fetch(
+        """DELETE FROM scope_members WHERE app_id = $1 AND scope = $2 AND user_id = ANY($3::text[])
+           RETURNING user_id""",
+        app_id,
+        scope,
+        list(user_ids),
+    )
+    return len(rows)
+
+
+async def scope_exists(conn: Connection, app_id: str, scope: str) -> bool:
+    """Whether the scope is known."""
+    return bool(
+        await conn.fetchval("SELECT EXISTS (SELECT 1 FROM scopes WHERE app_id = $1 AND scope = $2)", app_id, scope)
+    )
+
+
+async def list_members(conn: Connection, app_id: str, scope: str, after: str, limit: int) -> list[Member]:
+    """A scope's members by user, after `after`."""
+    rows = await conn.fetch(
+        """SELECT * FROM scope_members WHERE app_id = $1 AND scope = $2 AND user_id > $3
+           ORDER BY user_id LIMIT $4""",
+        app_id,
+        scope,
+        after,
+        limit,
+    )
+    return [_member(row) for row in rows]
+
+
+async def list_scopes(conn: Connection, app_id: str, user_id: str, after: str, limit: int) -> list[Member]:
+    """A user's memberships by scope, after `after`."""
+    rows = await conn.fetch(
+        """SELECT * FROM scope_members WHERE app_id = $1 AND user_id = $2 AND scope > $3
+           ORDER BY scope LIMIT $4""",
+        app_id,
+        user_id,
+        after,
+        limit,
+    )
+    return [_member(row) for row in rows]
+
+
+def _device(row: Row) -> Device:
+    return Device(
+        user_id=row["user_id"],
+        device_id=row["device_id"],
+        platform=Platform(row["platform"]),
+        token_state=TokenState(row["token_state"]),
+        time_zone=row["time_zone"],
+        locale=row["locale"],
+        registered_at=row["registered_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+def _member(row: Row) -> Member:
+    return Member(row["scope"], row["user_id"], MemberRole(row["role"]), row["added_at"])

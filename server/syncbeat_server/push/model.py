@@ -1,0 +1,228 @@
+"""Values of the push feature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from typing import Any
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery is. What was accepted is always the sum of these."""
+
+    SCHEDULED = "SCHEDULED"
+    HELD = "HELD"
+    PENDING = "PENDING"
+    IN_FLIGHT = "IN_FLIGHT"
+    SENT = "SENT"
+    RECEIVED = "RECEIVED"
+    OPENED = "OPENED"
+    SUPPRESSED = "SUPPRESSED"
+    EXPIRED = "EXPIRED"
+    DEAD = "DEAD"
+    CANCELLED = "CANCELLED"
+
+
+class Kind(StrEnum):
+    """A message is shown to somebody; a sync notification only wakes the app."""
+
+    MESSAGE = "MESSAGE"
+    SYNC = "SYNC"
+
+
+class Lane(IntEnum):
+    """Which deliveries are claimed first."""
+
+    HIGH = 0
+    NORMAL = 1
+
+
+class Reason(StrEnum):
+    """Why a delivery is in its state, where the state alone does not say."""
+
+    NONE = ""
+    NO_TOKEN = "NO_TOKEN"  # noqa: S105  # a reason, no secret
+    DUPLICATE = "DUPLICATE"
+    MERGED = "MERGED"
+    TRAILING = "TRAILING"
+    LIVE_STREAM = "LIVE_STREAM"
+    ALREADY_SEEN = "ALREADY_SEEN"
+    DEVICE_GONE = "DEVICE_GONE"
+    UNREGISTERED = "UNREGISTERED"
+    WRONG_SENDER = "WRONG_SENDER"
+    REJECTED = "REJECTED"
+    PROVIDER_CONFIG = "PROVIDER_CONFIG"
+    THROTTLED = "THROTTLED"
+    UNAVAILABLE = "UNAVAILABLE"
+    AMBIGUOUS = "AMBIGUOUS"
+    RETRIES_EXHAUSTED = "RETRIES_EXHAUSTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What to show. All empty for a silent wake-up."""
+
+    title: str = ""
+    body: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
+    image_url: str = ""
+    sound: str = ""
+    badge: int | None = None
+    click_action: str = ""
+    channel_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Some devices: one device, all of a user, or all of a scope's members with the cursor they should reach."""
+
+    user_id: str | None = None
+    device_id: str | None = None
+    scope: str | None = None
+    epoch: str | None = None
+    sequence: int | None = None
+    exclude_user_id: str | None = None
+    exclude_device_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewNotification:
+    """A notification to accept. `dedupe_key` '' means: never a duplicate. Times in seconds from now."""
+
+    app_id: str
+    notification_id: str
+    kind: Kind
+    caller: str
+    content: Content
+    targets: tuple[Target, ...]
+    type: str = ""
+    dedupe_key: str = ""
+    dedupe_window_s: float = 300.0
+    collapse_key: str = ""
+    lane: Lane = Lane.NORMAL
+    critical: bool = False
+    delay_s: float = 0.0
+    ttl_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a notification: its deliveries, and how many of them are suppressed."""
+
+    notification_id: str
+    delivery_count: int
+    suppressed_count: int
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedDelivery:
+    """One attempt to make: what, to which registration token, as which delivery."""
+
+    app_id: str
+    delivery_id: str
+    lease_token: str
+    notification_id: str
+    user_id: str
+    device_id: str
+    platform: str
+    registration_token: str
+    token_registered_at: datetime
+    kind: Kind
+    type: str
+    scope: str
+    epoch: str
+    sequence: int
+    content: Content
+    collapse_key: str
+    lane: Lane
+    attempt: int
+    ttl_s: float
+    age_s: float
+    held: bool
+    seen: bool
+
+
+class Verdict(StrEnum):
+    """What an attempt came to."""
+
+    SENT = "SENT"
+    RETRY = "RETRY"
+    DEAD_TOKEN = "DEAD_TOKEN"  # noqa: S105  # a verdict, no secret
+    REJECTED = "REJECTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The verdict of a provider on one attempt; `retry_after_s` when the provider asked for a delay."""
+
+    verdict: Verdict
+    reason: Reason = Reason.NONE
+    provider_message_id: str = ""
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a claimed delivery goes on: its new state, and when it is due again if it waits."""
+
+    delivery: ClaimedDelivery
+    state: DeliveryState
+    reason: Reason
+    provider_message_id: str = ""
+    due_in_s: float = 0.0
+    give_back_attempt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """An accepted notification with the count of its deliveries in each state."""
+
+    notification_id: str
+    kind: Kind
+    content: Content
+    type: str
+    dedupe_key: str
+    collapse_key: str
+    lane: Lane
+    created_at: datetime
+    due_at: datetime
+    expires_at: datetime
+    counts: Mapping[DeliveryState, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A notification's way to one device."""
+
+    delivery_id: str
+    notification_id: str
+    user_id: str
+    device_id: str
+    scope: str
+    state: DeliveryState
+    reason: Reason
+    attempts: int
+    created_at: datetime
+    updated_at: datetime
+    due_at: datetime
+    expires_at: datetime
+    sent_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryFilter:
+    """Which deliveries to list; what is empty does not filter."""
+
+    notification_id: str = ""
+    user_id: str = ""
+    device_id: str = ""
+    state: DeliveryState | None = None
+
+
+def content_fields(content: Content) -> dict[str, Any]:
+    """The content as plain fields, without those that are empty."""
+    values = {name: getattr(content, name) for name in Content.__slots__}
+    return {name: value for name, value in values.items() if value not in ("", None, {})}

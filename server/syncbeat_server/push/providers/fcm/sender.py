@@ -1,0 +1,133 @@
+"""Sends to FCM over a pool of kept connections, and says of each answer what it means.
+
+Only `FcmError.errorCode` condemns a token: a bare 404 may be a wrong project, a 400 may be our own bad payload.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import orjson
+
+from syncbeat_server.clock import Clock
+from syncbeat_server.push.model import ClaimedDelivery, Outcome, Reason, Verdict
+from syncbeat_server.push.providers.fcm.credentials import AccessTokens
+from syncbeat_server.push.providers.fcm.message import encode
+
+_log = logging.getLogger(__name__)
+
+# FCM's internal calls take up to 10 s, so a shorter timeout makes duplicates ("Best practices ... at scale").
+_TIMEOUT = aiohttp.ClientTimeout(total=15.0, connect=5.0)
+_MAX_ANSWER_BYTES = 64 * 1024
+_FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+_CONFIG_RETRY_S = 60.0
+
+_VERDICTS: dict[str, tuple[Verdict, Reason]] = {
+    "UNREGISTERED": (Verdict.DEAD_TOKEN, Reason.UNREGISTERED),
+    "SENDER_ID_MISMATCH": (Verdict.REJECTED, Reason.WRONG_SENDER),
+    "QUOTA_EXCEEDED": (Verdict.RETRY, Reason.THROTTLED),
+    "UNAVAILABLE": (Verdict.RETRY, Reason.UNAVAILABLE),
+    "INTERNAL": (Verdict.RETRY, Reason.UNAVAILABLE),
+    "THIRD_PARTY_AUTH_ERROR": (Verdict.RETRY, Reason.PROVIDER_CONFIG),
+    "INVALID_ARGUMENT": (Verdict.REJECTED, Reason.REJECTED),
+}
+
+
+class FcmProvider:
+    """One app's way to FCM."""
+
+    def __init__(self, tokens: AccessTokens, base_url: str, in_flight: int, clock: Clock) -> None:
+        self._tokens = tokens
+        self._clock = clock
+        self._url = f"{base_url.rstrip('/')}/v1/projects/{tokens.project_id}/messages:send"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=in_flight),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=_TIMEOUT,
+            auto_decompress=False,
+        )
+
+    async def send(self, delivery: ClaimedDelivery) -> Outcome:
+        """One attempt; after a 401 once more with a fresh access token."""
+        try:
+            body = encode(delivery)
+        except ValueError as error:
+            _log.warning("message refused by FCM's encoder", extra={"error": str(error)})
+            return Outcome(Verdict.REJECTED, Reason.REJECTED)
+        outcome, token = await self._attempt(body, refused="")
+        if outcome is None:
+            outcome, _ = await self._attempt(body, refused=token)
+        return outcome or Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=_CONFIG_RETRY_S)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def _attempt(self, body: bytes, *, refused: str) -> tuple[Outcome | None, str]:
+        # None: FCM did not take this access token.
+        try:
+            token = await self._tokens.current(refused=refused)
+        except Exception:  # google-auth raises many kinds; each means that there is no token now
+            _log.warning("no access token for FCM", exc_info=True)
+            return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG), ""
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        try:
+            async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
+                text = await answer.content.read(_MAX_ANSWER_BYTES)
+                return self._classify(answer.status, text, answer.headers.get("retry-after")), token
+        except aiohttp.ClientConnectorError:
+            return Outcome(Verdict.RETRY, Reason.UNAVAILABLE), token
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            # The request may have been read: the device may have it already.
+            return Outcome(Verdict.RETRY, Reason.AMBIGUOUS), token
+
+    def _classify(self, status: int, text: bytes, retry_after: str | None) -> Outcome | None:
+        answer = _parse(text)
+        if status == 200:
+            # FCM took it. An answer that cannot be read changes nothing about that.
+            return Outcome(Verdict.SENT, provider_message_id=str(answer.get("name", ""))[:256])
+        code = _fcm_code(answer)
+        if status == 401 and not code:
+            return None
+        if code in _VERDICTS:
+            verdict, reason = _VERDICTS[code]
+        elif status == 429:
+            verdict, reason = Verdict.RETRY, Reason.THROTTLED
+        elif status in (400, 403, 404):
+            verdict, reason = Verdict.REJECTED, Reason.REJECTED
+        else:
+            verdict, reason = Verdict.RETRY, Reason.UNAVAILABLE
+        return Outcome(verdict, reason, retry_after_s=self._seconds(retry_after))
+
+    def _seconds(self, retry_after: str | None) -> float | None:
+        # RFC 9110, 10.2.3: delay in seconds, or an HTTP date.
+        if retry_after is None:
+            return None
+        if retry_after.isdigit():
+            return float(retry_after)
+        try:
+            moment = parsedate_to_datetime(retry_after)
+        except ValueError:
+            return None
+        return max(0.0, (moment.astimezone(UTC) - self._clock.now()).total_seconds())
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        answer = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _fcm_code(answer: dict[str, Any]) -> str:
+    error = answer.get("error")
+    details = error.get("details") if isinstance(error, dict) else None
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, dict) and detail.get("@type") == _FCM_ERROR:
+            return str(detail.get("errorCode", ""))
+    return ""

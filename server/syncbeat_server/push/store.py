@@ -1,0 +1,236 @@
+"""SQL of notifications and deliveries: accepting them. The queue's own SQL is in `queue.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from syncbeat_server.push.model import (
+    Content,
+    Delivery,
+    DeliveryFilter,
+    DeliveryState,
+    Kind,
+    Lane,
+    NewNotification,
+    Notification,
+    Reason,
+    Target,
+    content_fields,
+)
+from syncbeat_server.storage.postgres import Connection, Row
+
+
+async def insert_notifications(conn: Connection, notifications: Sequence[NewNotification]) -> None:
+    """Write the notifications; their deliveries follow in the same transaction."""
+    await conn.execute(
+        """INSERT INTO notifications (app_id, notification_id, kind, caller, content, type, dedupe_key, collapse_key,
+                                      priority, critical, created_at, due_at, expires_at)
+           SELECT app_id, notification_id, kind, caller, content::jsonb, type, dedupe_key, collapse_key, priority,
+                  critical, syncbeat_now(), syncbeat_now() + make_interval(secs => delay_s),
+                  syncbeat_now() + make_interval(secs => delay_s + ttl_s)
+           FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                       $9::text[], $10::bool[], $11::float8[], $12::float8[])
+                AS k (app_id, notification_id, kind, caller, content, type, dedupe_key, collapse_key, priority,
+                      critical, delay_s, ttl_s)""",
+        [n.app_id for n in notifications],
+        [n.notification_id for n in notifications],
+        [n.kind for n in notifications],
+        [n.caller for n in notifications],
+        [orjson.dumps(content_fields(n.content)).decode() for n in notifications],
+        [n.type for n in notifications],
+        [n.dedupe_key for n in notifications],
+        [n.collapse_key for n in notifications],
+        [n.lane.name for n in notifications],
+        [n.critical for n in notifications],
+        [n.delay_s for n in notifications],
+        [n.ttl_s for n in notifications],
+    )
+
+
+async def insert_deliveries(
+    conn: Connection, notifications: Sequence[NewNotification]
+) -> dict[str, dict[tuple[DeliveryState, Reason], int]]:
+    """Write a delivery for every device that a notification targets; counts by (state, reason) of each notification.
+
+    A dedupe window is opened, or found open, per (device, dedupe key) in the same statement. Who finds one open is
+    suppressed; of sync triggers the first suppressed one trails: it is due when the window ends, and those that come
+    after it only move its cursor.
+    """
+    targets = [(index, target) for index, n in enumerate(notifications) for target in n.targets]
+    rows = await conn.fetch(
+        """WITH call AS (
+               SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::bool[], $6::smallint[],
+                                    $7::float8[], $8::float8[]) WITH ORDINALITY
+                   AS k (app_id, notification_id, dedupe_key, window_s, trails, priority, delay_s, ttl_s, i)
+           ), wanted AS (
+               SELECT * FROM unnest($9::int[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[],
+                                    $15::text[], $16::text[])
+                   AS t (i, user_id, device_id, scope, epoch, sequence, exclude_user_id, exclude_device_id)
+           ), target AS (
+               SELECT DISTINCT ON (call.i, d.user_id, d.device_id, coalesce(w.scope, ''))
+                      call.*, d.user_id, d.device_id, coalesce(w.scope, '') AS scope, w.epoch, w.sequence,
+                      d.registration_token IS NOT NULL AS reachable
+               FROM wanted w JOIN call USING (i)
+               LEFT JOIN scope_members m ON w.scope IS NOT NULL AND m.app_id = call.app_id AND m.scope = w.scope
+               JOIN devices d ON d.app_id = call.app_id AND d.user_id = coalesce(w.user_id, m.user_id)
+                             AND (w.device_id IS NULL OR d.device_id = w.device_id)
+               WHERE d.user_id IS DISTINCT FROM w.exclude_user_id
+                 AND d.device_id IS DISTINCT FROM w.exclude_device_id
+           ), claim AS (
+               -- Several calls for one window in this batch count as if they came one by one: the first may open it,
+               -- the second may trail.
+               INSERT INTO dedupe_windows AS w (app_id, user_id, device_id, dedupe_key, scope, trails, opened_by,
+                                                trailed_by, epoch, sequence, window_until, duration)
+               SELECT DISTINCT ON (app_id, user_id, device_id, dedupe_key, scope)
+                      app_id, user_id, device_id, dedupe_key, scope, trails, notification_id,
+                      CASE WHEN trails THEN lead(notification_id) OVER same END, epoch, max(sequence) OVER every,
+                      syncbeat_now() + make_interval(secs => delay_s + window_s), make_interval(secs => window_s)
+               FROM target WHERE dedupe_key <> '' AND reachable
+               WINDOW every AS (PARTITION BY app_id, user_id, device_id, dedupe_key, scope), same AS (every ORDER BY i)
+               ORDER BY app_id, user_id, device_id, dedupe_key, scope, i
+               ON CONFLICT (app_id, user_id, device_id, dedupe_key, scope) DO UPDATE SET
+                   opened_by = CASE WHEN w.window_until <= syncbeat_now() AND w.trailed_by IS NULL
+                                    THEN excluded.opened_by ELSE w.opened_by END,
+                   trailed_by = CASE WHEN w.window_until <= syncbeat_now() AND w.trailed_by IS NULL
+                                     THEN excluded.trailed_by
+                                     WHEN w.trails THEN coalesce(w.trailed_by, excluded.opened_by) END,
+                   window_until = CASE WHEN w.window_until <= syncbeat_now() AND w.trailed_by IS NULL
+                                       THEN excluded.window_until ELSE w.window_until END,
+                   duration = excluded.duration, epoch = excluded.epoch, sequence = excluded.sequence
+               RETURNING app_id, user_id, device_id, dedupe_key, scope, opened_by, trailed_by, window_until
+           ), verdict AS (
+               SELECT t.*, c.window_until, CASE
+                          WHEN NOT t.reachable THEN 'NO_TOKEN'
+                          WHEN c.opened_by IS NULL OR c.opened_by = t.notification_id THEN ''
+                          WHEN c.trailed_by = t.notification_id THEN 'TRAILING'
+                          WHEN t.trails THEN 'MERGED'
+                          ELSE 'DUPLICATE' END AS reason
+               FROM target t LEFT JOIN claim c USING (app_id, user_id, device_id, dedupe_key, scope)
+           ), written AS (
+               INSERT INTO deliveries (app_id, notification_id, user_id, device_id, scope, epoch, sequence, state,
+                                       reason, priority, due_at, expires_at, created_at, updated_at)
+               SELECT app_id, notification_id, user_id, device_id, scope, epoch, sequence,
+                      CASE WHEN reason IN ('NO_TOKEN', 'MERGED', 'DUPLICATE') THEN 'SUPPRESSED'
+                           WHEN reason = 'TRAILING' OR delay_s > 0 THEN 'SCHEDULED' ELSE 'PENDING' END,
+                      reason, priority,
+                      CASE WHEN reason = 'TRAILING' THEN window_until
+                           ELSE syncbeat_now() + make_interval(secs => delay_s) END,
+                      syncbeat_now() + make_interval(secs => delay_s + ttl_s), syncbeat_now(), syncbeat_now()
+               FROM verdict
+               RETURNING notification_id, state, reason
+           )
+           SELECT notification_id, state, reason, count(*) AS n FROM written GROUP BY 1, 2, 3""",
+        *_call_columns(notifications),
+        *_target_columns(targets),
+    )
+    counts: dict[str, dict[tuple[DeliveryState, Reason], int]] = {n.notification_id: {} for n in notifications}
+    for row in rows:
+        counts[str(row["notification_id"])][DeliveryState(row["state"]), Reason(row["reason"])] = row["n"]
+    return counts
+
+
+async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str) -> None:
+    """Cancel what waits for a device that is not the user's any more, and close its dedupe windows."""
+    await conn.execute(
+        """WITH windows AS (
+               DELETE FROM dedupe_windows WHERE app_id = $1 AND user_id = $2 AND device_id = $3)
+           UPDATE deliveries SET state = 'CANCELLED', reason = 'DEVICE_GONE', updated_at = syncbeat_now()
+           WHERE app_id = $1 AND user_id = $2 AND device_id = $3 AND state IN ('PENDING', 'HELD', 'SCHEDULED')""",
+        app_id,
+        user_id,
+        device_id,
+    )
+
+
+async def find_notification(conn: Connection, app_id: str, notification_id: str) -> Notification | None:
+    """A notification with its counts."""
+    row = await conn.fetchrow(
+        "SELECT * FROM notifications WHERE app_id = $1 AND notification_id = $2", app_id, notification_id
+    )
+    if row is None:
+        return None
+    counts = await conn.fetch(
+        "SELECT state, count(*) AS n FROM deliveries WHERE app_id = $1 AND notification_id = $2 GROUP BY state",
+        app_id,
+        notification_id,
+    )
+    return Notification(
+        notification_id=str(row["notification_id"]),
+        kind=Kind(row["kind"]),
+        content=Content(**orjson.loads(row["content"])),
+        type=row["type"],
+        dedupe_key=row["dedupe_key"],
+        collapse_key=row["collapse_key"],
+        lane=Lane[row["priority"]],
+        created_at=row["created_at"],
+        due_at=row["due_at"],
+        expires_at=row["expires_at"],
+        counts={DeliveryState(count["state"]): count["n"] for count in counts},
+    )
+
+
+async def list_deliveries(
+    conn: Connection, app_id: str, wanted: DeliveryFilter, after: str | None, limit: int
+) -> list[Delivery]:
+    """Deliveries that fit the filter, oldest first, after a delivery id."""
+    rows = await conn.fetch(
+        """SELECT * FROM deliveries
+           WHERE app_id = $1 AND ($2::uuid IS NULL OR notification_id = $2)
+             AND ($3::text IS NULL OR user_id = $3) AND ($4::text IS NULL OR device_id = $4)
+             AND ($5::text IS NULL OR state = $5) AND ($6::uuid IS NULL OR delivery_id > $6)
+           ORDER BY delivery_id LIMIT $7""",
+        app_id,
+        wanted.notification_id or None,
+        wanted.user_id or None,
+        wanted.device_id or None,
+        wanted.state,
+        after,
+        limit,
+    )
+    return [_delivery(row) for row in rows]
+
+
+def _delivery(row: Row) -> Delivery:
+    return Delivery(
+        delivery_id=str(row["delivery_id"]),
+        notification_id=str(row["notification_id"]),
+        user_id=row["user_id"],
+        device_id=row["device_id"],
+        scope=row["scope"],
+        state=DeliveryState(row["state"]),
+        reason=Reason(row["reason"]),
+        attempts=row["attempts"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        due_at=row["due_at"],
+        expires_at=row["expires_at"],
+        sent_at=row["sent_at"],
+    )
+
+
+def _call_columns(notifications: Sequence[NewNotification]) -> tuple[list[object], ...]:
+    return (
+        [n.app_id for n in notifications],
+        [n.notification_id for n in notifications],
+        [n.dedupe_key for n in notifications],
+        [n.dedupe_window_s for n in notifications],
+        [n.kind is Kind.SYNC for n in notifications],
+        [int(n.lane) for n in notifications],
+        [n.delay_s for n in notifications],
+        [n.ttl_s for n in notifications],
+    )
+
+
+def _target_columns(targets: Sequence[tuple[int, Target]]) -> tuple[list[object], ...]:
+    return (
+        [index + 1 for index, _ in targets],
+        [target.user_id for _, target in targets],
+        [target.device_id for _, target in targets],
+        [target.scope for _, target in targets],
+        [target.epoch for _, target in targets],
+        [target.sequence for _, target in targets],
+        [target.exclude_user_id for _, target in targets],
+        [target.exclude_device_id for _, target in targets],
+    )

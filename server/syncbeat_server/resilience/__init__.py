@@ -1,0 +1,1 @@
+"""Retry, deadlines: how calls to others are bounded."""

@@ -1,0 +1,50 @@
+"""The access policy of every method, read from its proto option. A method without one stops start-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+from syncbeat.v1 import access_pb2
+from syncbeat_server.auth.model import Principal, PrincipalKind
+from syncbeat_server.errors import AccessDenied, ConfigurationError
+
+_KINDS = {
+    access_pb2.ACCESS_USER: PrincipalKind.USER,
+    access_pb2.ACCESS_SERVICE: PrincipalKind.SERVICE,
+    access_pb2.ACCESS_ADMIN: PrincipalKind.ADMIN,
+}
+
+
+@dataclass(frozen=True)
+class AccessPolicy:
+    """Who may call one method."""
+
+    method: str
+    public: bool
+    kinds: frozenset[PrincipalKind]
+
+    def check(self, principal: Principal) -> None:
+        """Raise AccessDenied unless this principal may call the method."""
+        if principal.kind not in self.kinds:
+            raise AccessDenied("this kind of caller may not call this method")
+        if principal.methods is not None and self.method not in principal.methods:
+            raise AccessDenied("this method is not on the caller's allow-list")
+
+
+def policies(service: ServiceDescriptor) -> dict[str, AccessPolicy]:
+    """The policy of each method of a service, by method name.
+
+    Raises:
+        ConfigurationError: a method has no access option.
+    """
+    return {method.name: _policy(method) for method in service.methods}
+
+
+def _policy(method: MethodDescriptor) -> AccessPolicy:
+    options = list(method.GetOptions().Extensions[access_pb2.access])
+    if not options or access_pb2.ACCESS_UNSPECIFIED in options:
+        raise ConfigurationError(f"{method.full_name} has no access option: nobody could say who may call it")
+    public = access_pb2.ACCESS_PUBLIC in options
+    return AccessPolicy(method.name, public, frozenset(_KINDS[option] for option in options if option in _KINDS))

@@ -1,0 +1,66 @@
+"""One call under way: who makes it, under which id, until when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from syncbeat_server.auth.model import Principal, PrincipalKind
+from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
+
+DEFAULT_APP = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a servicer method knows beside its request. `principal` is None for PUBLIC methods only."""
+
+    method: str
+    request_id: str
+    principal: Principal
+
+    @property
+    def caller(self) -> str:
+        """How the caller stands in records."""
+        return self.principal.caller
+
+    def app(self, named: str) -> str:
+        """The app this call acts for: a USER's own, or the one a SERVICE or ADMIN names.
+
+        Raises:
+            InvalidRequest: the caller serves several apps and named none.
+            AccessDenied: it may not act for that app.
+        """
+        principal = self.principal
+        if principal.kind is PrincipalKind.USER:
+            allowed = frozenset({principal.app_id})
+        elif principal.apps is None:
+            return named or DEFAULT_APP
+        else:
+            allowed = principal.apps
+        if not named:
+            if len(allowed) > 1:
+                raise InvalidRequest(FieldViolation("app_id", "required: this caller serves several apps"))
+            return next(iter(allowed), DEFAULT_APP)
+        if named not in allowed:
+            raise AccessDenied("this caller may not act for this app")
+        return named
+
+    def user(self, named: str) -> str:
+        """The user this call acts for: a USER's own id, or the one a SERVICE or ADMIN names.
+
+        Raises:
+            AccessDenied: a USER named somebody else.
+            InvalidRequest: a SERVICE named nobody.
+        """
+        if self.principal.kind is PrincipalKind.USER:
+            if named and named != self.principal.name:
+                raise AccessDenied("a user acts for itself only")
+            return self.principal.name
+        if not named:
+            raise InvalidRequest(FieldViolation("user_id", "required when a service calls"))
+        return named
+
+    @property
+    def is_user(self) -> bool:
+        """Whether an end user calls, who sees only what is its own."""
+        return self.principal.kind is PrincipalKind.USER

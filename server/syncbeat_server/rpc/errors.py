@@ -1,0 +1,87 @@
+"""Domain error to gRPC status: the one table, and the details that go with it."""
+
+from __future__ import annotations
+
+import logging
+from typing import NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from syncbeat_server.errors import DependencyDown, InvalidRequest, Overloaded, RateLimited, Reason, SyncbeatError
+
+DOMAIN = "syncbeat"
+_STATUS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_MAX_VIOLATIONS = 50
+_MAX_TEXT = 160
+
+_log = logging.getLogger(__name__)
+
+STATUS: dict[Reason, grpc.StatusCode] = {
+    Reason.TOKEN_INVALID: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.TOKEN_EXPIRED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.TOKEN_REVOKED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.ACCESS_DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    Reason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.INVALID_FIELD: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.REQUEST_ID_REUSED: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.REQUEST_IN_FLIGHT: grpc.StatusCode.ABORTED,
+    Reason.SEQUENCE_MISMATCH: grpc.StatusCode.ABORTED,
+    Reason.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Reason.DEPENDENCY_DOWN: grpc.StatusCode.UNAVAILABLE,
+    Reason.MIGRATION_NEEDED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+
+async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exception, request_id: str) -> NoReturn:
+    """End the call with the status of `error`. What is no domain error is logged whole and told to nobody."""
+    if not isinstance(error, SyncbeatError) or error.reason is Reason.INTERNAL:
+        _log.error("internal error", exc_info=error)
+        error = SyncbeatError(f"internal error; the log has it under request id {request_id}")
+    elif error.reason is Reason.DEPENDENCY_DOWN:
+        _log.warning("dependency down", exc_info=error.__cause__ or error)
+    status = to_status(error, request_id)
+    trailers: list[tuple[str, str | bytes]] = [(_STATUS_KEY, status.SerializeToString())]
+    if isinstance(error, Overloaded | RateLimited | DependencyDown):
+        trailers.append((_PUSHBACK_KEY, str(int(error.retry_after_s * 1000))))
+    await context.abort(STATUS[error.reason], error.message, tuple(trailers))
+
+
+def to_status(error: SyncbeatError, request_id: str) -> status_pb2.Status:
+    """The whole `google.rpc.Status` of an error: ErrorInfo always, BadRequest and RetryInfo where they apply."""
+    details = [
+        error_details_pb2.ErrorInfo(
+            reason=error.reason, domain=DOMAIN, metadata={"request_id": request_id, **error.metadata}
+        )
+    ]
+    packed = [_pack(detail) for detail in details]
+    if isinstance(error, InvalidRequest):
+        packed.append(_pack(_bad_request(error)))
+    if isinstance(error, Overloaded | RateLimited | DependencyDown):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(int(error.retry_after_s * 1000))
+        packed.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+    return status_pb2.Status(code=STATUS[error.reason].value[0], message=error.message, details=packed)
+
+
+def _bad_request(error: InvalidRequest) -> error_details_pb2.BadRequest:
+    # Trailers must stay below the peers' header limit of about 8 KiB.
+    return error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(
+                field=violation.path[:_MAX_TEXT], description=violation.description[:_MAX_TEXT]
+            )
+            for violation in error.violations[:_MAX_VIOLATIONS]
+        ]
+    )
+
+
+def _pack(message: object) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)  # type: ignore[arg-type]  # the stubs of google.rpc know no Message base
+    return packed

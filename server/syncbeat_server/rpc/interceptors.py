@@ -1,0 +1,175 @@
+"""What surrounds every call: request id, metrics, errors, deadline, auth, parsing, validation; in this order.
+
+One adapter serves both arities. The wrapped handler of each method is made once, at start. Request bytes are parsed here
+and not by gRPC, whose raising deserializer would answer UNKNOWN with the parser's text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from syncbeat_server.auth.model import Principal, PrincipalKind
+from syncbeat_server.clock import Clock
+from syncbeat_server.errors import DeadlineExceeded, FieldViolation, InvalidRequest, SyncbeatError
+from syncbeat_server.ops.logs import request_id as logged_request_id
+from syncbeat_server.rpc.access import AccessPolicy
+from syncbeat_server.rpc.call import Call
+from syncbeat_server.rpc.errors import STATUS, abort
+from syncbeat_server.rpc.validation import Validator, compile_validator
+
+_DEFAULT_DEADLINE_S = 10.0
+_MARGIN_S = 0.02  # so that the answer "no time left" still reaches the caller
+_MAX_REQUEST_ID = 128
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Unary = Callable[[Any, Call], Awaitable[Message]]
+Stream = Callable[[Any, Call], AsyncIterator[bytes]]
+Authenticate = Callable[[list[str]], Principal]
+NOBODY = Principal(PrincipalKind.USER, "")
+
+
+class CallObserver(Protocol):
+    """Told of each call that ended (the metrics hook)."""
+
+    def call_handled(self, service: str, method: str, code: str, seconds: float) -> None:
+        """One call of `method` ended with `code` after `seconds`."""
+        ...
+
+
+class Interceptors:
+    """Makes the gRPC handler of a servicer method."""
+
+    def __init__(self, authenticate: Authenticate, observer: CallObserver, clock: Clock) -> None:
+        self.authenticate = authenticate
+        self.observer = observer
+        self.clock = clock
+
+    def handler(
+        self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Any
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """The handler of `method`: `behaviour` is `Unary`, or `Stream` for a server stream."""
+        around = _Method(self, method, policy)
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(_stream(around, behaviour))
+        return grpc.unary_unary_rpc_method_handler(_unary(around, behaviour))
+
+
+class _Method:
+    """What is known of a method before any call."""
+
+    def __init__(self, stack: Interceptors, method: MethodDescriptor, policy: AccessPolicy) -> None:
+        self.stack = stack
+        self.policy = policy
+        self.name = method.name
+        self.service = method.containing_service.full_name
+        self.request_class: type[Message] = GetMessageClass(method.input_type)
+        self.validate: Validator = compile_validator(method.input_type)
+
+    def admit(self, data: bytes, around: _Around) -> tuple[Message, Call]:
+        """Who is calling, may they, and what do they ask."""
+        principal = NOBODY
+        if not self.policy.public:
+            principal = self.stack.authenticate(around.values_of("authorization"))
+            self.policy.check(principal)
+        return self.parse(data), Call(self.name, around.request_id, principal)
+
+    def parse(self, data: bytes) -> Message:
+        """The request message; everything that is wrong with it at once."""
+        try:
+            request = self.request_class.FromString(data)
+        except (DecodeError, UnicodeDecodeError, ValueError, RecursionError):
+            raise InvalidRequest(FieldViolation("", "these bytes are not a message of this type")) from None
+        violations: list[FieldViolation] = []
+        self.validate(request, "", violations)
+        if violations:
+            raise InvalidRequest(*violations)
+        return request
+
+
+class _Around:
+    """Request id, metrics and errors of one call, as a block."""
+
+    __slots__ = ("context", "metadata", "method", "request_id", "started", "token")
+
+    def __init__(self, method: _Method, context: Context) -> None:
+        self.method = method
+        self.context = context
+        self.metadata = context.invocation_metadata() or ()
+        self.request_id = self._request_id()
+
+    def values_of(self, wanted: str) -> list[str]:
+        """The values of one metadata key; a binary one counts as empty."""
+        return [value if isinstance(value, str) else "" for key, value in self.metadata if key == wanted]
+
+    def _request_id(self) -> str:
+        for value in self.values_of("x-request-id"):
+            if 0 < len(value) <= _MAX_REQUEST_ID:
+                return value
+        return os.urandom(8).hex()
+
+    async def __aenter__(self) -> Self:
+        self.started = self.method.stack.clock.monotonic()
+        self.token = logged_request_id.set(self.request_id)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        code = _code_of(error)
+        try:
+            if isinstance(error, Exception):
+                await abort(self.context, error, self.request_id)
+        finally:
+            stack = self.method.stack
+            seconds = stack.clock.monotonic() - self.started
+            stack.observer.call_handled(self.method.service, self.method.name, code, seconds)
+
+
+def _code_of(error: BaseException | None) -> str:
+    if error is None:
+        return "OK"
+    if isinstance(error, SyncbeatError):
+        return STATUS[error.reason].name
+    return "INTERNAL" if isinstance(error, Exception) else "CANCELLED"
+
+
+def _unary(method: _Method, behaviour: Unary) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def handle(data: bytes, context: Context) -> bytes:
+        async with _Around(method, context) as around:
+            left = context.time_remaining()
+            budget = _DEFAULT_DEADLINE_S if left is None else min(left, _DEFAULT_DEADLINE_S) - _MARGIN_S
+            if budget <= 0:
+                raise DeadlineExceeded("no time left to do this")
+            request, call = method.admit(data, around)
+            try:
+                async with asyncio.timeout(budget):
+                    answer = await behaviour(request, call)
+            except TimeoutError:
+                raise DeadlineExceeded("the work took longer than the call's deadline") from None
+            return answer.SerializeToString()
+        raise AssertionError  # the block above returns, or aborts
+
+    return handle
+
+
+def _stream(method: _Method, behaviour: Stream) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
+    async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
+        async with _Around(method, context) as around:
+            request, call = method.admit(data, around)
+            answers = behaviour(request, call)
+            try:
+                async for answer in answers:
+                    yield answer
+            finally:
+                await answers.aclose()  # type: ignore[attr-defined]  # behaviours are async generators
+
+    return handle

@@ -1,0 +1,246 @@
+"""Field rules of the contract (`field_rules.proto`), compiled once for each message type into a list of checks.
+
+A check adds every violation it finds, so that a caller learns all of them at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from syncbeat.v1 import field_rules_pb2
+from syncbeat_server.errors import FieldViolation
+
+Violations = list[FieldViolation]
+Validator = Callable[[Any, str, Violations], None]
+_Check = Callable[[Any, str, Violations], None]
+
+_DEFAULT_MAX_BYTES = 128
+_MAX_SPAN_MS = 366 * 86_400_000
+_DURATION = "google.protobuf.Duration"
+_TIMESTAMP = "google.protobuf.Timestamp"
+_MIN_TIMESTAMP_S = -62_135_596_800  # 0001-01-01, from the comments of timestamp.proto
+_MAX_TIMESTAMP_S = 253_402_300_799  # 9999-12-31
+_NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_CONTROL = {code: None for code in (*range(32), 127)}
+_CONTROL_BUT_LINES = {code: None for code in _CONTROL if chr(code) not in "\n\r\t"}
+
+
+def compile_validator(message: Descriptor) -> Validator:
+    """The validator of a message type: `validator(message, path, violations)`."""
+    return _compile(message, {})
+
+
+def _compile(message: Descriptor, made: dict[str, list[tuple[str, _Check]]]) -> Validator:
+    checks = made.get(message.full_name)
+    if checks is None:
+        checks = made[message.full_name] = []
+        checks.extend((field.name, _field_check(field, made)) for field in message.fields)
+
+    def validate(value: Message, path: str, violations: Violations) -> None:
+        for name, check in checks:
+            check(value, f"{path}.{name}" if path else name, violations)
+
+    return validate
+
+
+def _field_check(field: FieldDescriptor, made: dict[str, list[tuple[str, _Check]]]) -> _Check:
+    rules = field.GetOptions().Extensions[field_rules_pb2.rules]
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return _map_check(field, rules)
+    one = _value_check(field, rules, made)
+    if field.is_repeated:
+        return _repeated_check(field, rules, one)
+    return _singular_check(field, rules, one)
+
+
+def _singular_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, one: _Check) -> _Check:
+    name = field.name
+    has_presence = field.has_presence
+    required = rules.required
+
+    def check(message: Message, path: str, violations: Violations) -> None:
+        if has_presence and not message.HasField(name):
+            if required:
+                violations.append(FieldViolation(path, "required"))
+            return
+        value = getattr(message, name)
+        if required and not has_presence and not value:
+            violations.append(FieldViolation(path, "required"))
+            return
+        one(value, path, violations)
+
+    return check
+
+
+def _repeated_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, one: _Check) -> _Check:
+    name, required, most = field.name, rules.required, rules.max_items
+
+    def check(message: Message, path: str, violations: Violations) -> None:
+        values = getattr(message, name)
+        if required and not values:
+            violations.append(FieldViolation(path, "required"))
+        elif len(values) > most:
+            violations.append(FieldViolation(path, f"at most {most} items"))
+        else:
+            for index, value in enumerate(values):
+                one(value, f"{path}[{index}]", violations)
+
+    return check
+
+
+def _map_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules) -> _Check:
+    name, most = field.name, rules.max_items
+    key_check = _string_check(_DEFAULT_MAX_BYTES, multiline=False, not_empty=True)
+    value_check = _string_check(rules.max_bytes or _DEFAULT_MAX_BYTES, multiline=rules.multiline)
+
+    def check(message: Message, path: str, violations: Violations) -> None:
+        entries = getattr(message, name)
+        if len(entries) > most:
+            violations.append(FieldViolation(path, f"at most {most} entries"))
+            return
+        for key, value in entries.items():
+            key_check(key, f"{path}[{key[:32]!r}]", violations)
+            value_check(value, f"{path}[{key[:32]!r}]", violations)
+
+    return check
+
+
+def _value_check(
+    field: FieldDescriptor, rules: field_rules_pb2.FieldRules, made: dict[str, list[tuple[str, _Check]]]
+) -> _Check:
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_MESSAGE:
+            return _message_check(field.message_type, rules, made)
+        case FieldDescriptor.CPPTYPE_ENUM:
+            return _enum_check(field)
+        case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_BYTES:
+            return _bytes_check(rules.max_bytes or _DEFAULT_MAX_BYTES)
+        case FieldDescriptor.CPPTYPE_STRING if rules.json:
+            return _json_check(rules)
+        case FieldDescriptor.CPPTYPE_STRING:
+            return _string_check(
+                rules.max_bytes or _DEFAULT_MAX_BYTES, multiline=rules.multiline, not_empty=field.is_repeated
+            )
+        case FieldDescriptor.CPPTYPE_BOOL:
+            return _accept
+        case _:
+            return _number_check(rules)
+
+
+def _accept(_value: Any, _path: str, _violations: Violations) -> None:
+    return
+
+
+def _message_check(
+    message: Descriptor, rules: field_rules_pb2.FieldRules, made: dict[str, list[tuple[str, _Check]]]
+) -> _Check:
+    if message.full_name == _DURATION:
+        return _duration_check(rules)
+    if message.full_name == _TIMESTAMP:
+        return _timestamp_check
+    return _compile(message, made)
+
+
+def _enum_check(field: FieldDescriptor) -> _Check:
+    known = frozenset(field.enum_type.values_by_number)
+
+    def check(value: int, path: str, violations: Violations) -> None:
+        if value not in known:
+            violations.append(FieldViolation(path, f"{value} is no value of this enum"))
+
+    return check
+
+
+def _string_check(most: int, *, multiline: bool, not_empty: bool = False) -> _Check:
+    forbidden = _CONTROL_BUT_LINES if multiline else _CONTROL
+
+    def check(value: str, path: str, violations: Violations) -> None:
+        if not_empty and not value:
+            violations.append(FieldViolation(path, "must not be empty"))
+        elif len(value) > most or (not value.isascii() and len(value.encode()) > most):
+            violations.append(FieldViolation(path, f"at most {most} bytes"))
+        elif not value.isprintable() and value.translate(forbidden) != value:
+            violations.append(FieldViolation(path, "control characters are not allowed"))
+
+    return check
+
+
+def _bytes_check(most: int) -> _Check:
+    def check(value: bytes, path: str, violations: Violations) -> None:
+        if len(value) > most:
+            violations.append(FieldViolation(path, f"at most {most} bytes"))
+
+    return check
+
+
+def _number_check(rules: field_rules_pb2.FieldRules) -> _Check:
+    least = rules.min_value if rules.HasField("min_value") else None
+    most = rules.max_value if rules.HasField("max_value") else None
+
+    def check(value: float, path: str, violations: Violations) -> None:
+        if (least is not None and value < least) or (most is not None and value > most):
+            violations.append(FieldViolation(path, f"must be from {least} to {most}"))
+
+    return check
+
+
+def _duration_check(rules: field_rules_pb2.FieldRules) -> _Check:
+    least = rules.min_millis if rules.HasField("min_millis") else 0
+    most = rules.max_millis if rules.HasField("max_millis") else _MAX_SPAN_MS
+
+    def check(value: Any, path: str, violations: Violations) -> None:
+        seconds, nanos = value.seconds, value.nanos
+        if abs(nanos) > 999_999_999 or (seconds > 0 > nanos) or (seconds < 0 < nanos):
+            violations.append(FieldViolation(path, "not a well-formed duration"))
+        elif not least <= seconds * 1000 + nanos // 1_000_000 <= most:
+            violations.append(FieldViolation(path, f"must be from {least} ms to {most} ms"))
+
+    return check
+
+
+def _timestamp_check(value: Any, path: str, violations: Violations) -> None:
+    if not (_MIN_TIMESTAMP_S <= value.seconds <= _MAX_TIMESTAMP_S and 0 <= value.nanos <= 999_999_999):
+        violations.append(FieldViolation(path, "not a well-formed timestamp"))
+
+
+def _json_check(rules: field_rules_pb2.FieldRules) -> _Check:
+    most, depth = rules.max_bytes or _DEFAULT_MAX_BYTES, rules.max_depth
+
+    def check(value: str, path: str, violations: Violations) -> None:
+        if not value:
+            return
+        if len(value.encode()) > most:
+            violations.append(FieldViolation(path, f"at most {most} bytes"))
+            return
+        try:
+            document = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            violations.append(FieldViolation(path, "not a JSON document"))
+            return
+        if _NUL_ESCAPE.search(value):
+            violations.append(FieldViolation(path, "the character U+0000 cannot be stored"))
+        elif depth and _deeper_than(document, depth):
+            violations.append(FieldViolation(path, f"nested deeper than {depth}"))
+
+    return check
+
+
+def _deeper_than(document: object, depth: int) -> bool:
+    level = [document]
+    for _ in range(depth):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True

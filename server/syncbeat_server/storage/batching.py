@@ -1,0 +1,110 @@
+"""Group commit for the stores: concurrent calls of one loop tick become one statement, one transaction.
+
+The first call starts a batch at once; what arrives while `lanes` batches are under way waits for the next one.
+So a lone call pays nothing, and under load the batches grow by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Batcher(Generic[Item, Answer]):
+    """Runs `work(items)` for many callers at once.
+
+    `work` answers each item in order: a value, or an exception that only this item's caller gets. When `work` itself
+    raises, the items are run again one by one, so that one caller's fault is never another's; an unreachable
+    dependency is everyone's and is not tried again.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
+        *,
+        max_batch: int = 256,
+        max_waiting: int = 20_000,
+        lanes: int = 2,
+    ) -> None:
+        self._work = work
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._lanes = lanes
+        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+
+    async def submit(self, item: Item) -> Answer:
+        """The answer for `item`. A caller that is cancelled leaves the batch running.
+
+        Raises:
+            Overloaded: too many calls wait already.
+        """
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded("too many calls wait for the database")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((item, future))
+        if not self._scheduled and len(self._running) < self._lanes:
+            self._scheduled = True
+            loop.call_soon(self._start)
+        return await future
+
+    async def drain(self) -> None:
+        """Return when everything submitted so far was answered."""
+        while self._running or self._waiting:
+            if not self._running:
+                self._start()
+            await asyncio.wait(set(self._running))
+
+    def _start(self) -> None:
+        self._scheduled = False
+        while self._waiting and len(self._running) < self._lanes:
+            batch = self._waiting[: self._max_batch]
+            del self._waiting[: self._max_batch]
+            task = asyncio.get_running_loop().create_task(self._run(batch))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if self._waiting:
+            self._start()
+
+    async def _run(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        live = [(item, future) for item, future in batch if not future.done()]
+        if not live:
+            return
+        try:
+            answers = await self._work([item for item, _ in live])
+        except DependencyDown as error:
+            for _, future in live:
+                _settle(future, error)
+        except Exception as error:  # each item's own fault is found by running it alone
+            if len(live) == 1:
+                _settle(live[0][1], error)
+            else:
+                for pair in live:
+                    await self._run([pair])
+        except BaseException as error:
+            for _, future in live:
+                _settle(future, SyncbeatError("the batch was cancelled"))
+            raise error
+        else:
+            for (_, future), answer in zip(live, answers, strict=True):
+                _settle(future, answer)
+
+
+def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -1,0 +1,83 @@
+-- The change feed: one row for each (scope, key) with its latest value, and what each device has seen.
+
+-- RFC 7396 JSON Merge Patch: objects merge, null deletes, everything else replaces.
+CREATE FUNCTION syncbeat_merge_patch(target jsonb, patch jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    merged jsonb;
+    member record;
+BEGIN
+    IF jsonb_typeof(patch) IS DISTINCT FROM 'object' THEN
+        RETURN patch;
+    END IF;
+    merged := CASE WHEN jsonb_typeof(target) = 'object' THEN target ELSE '{}'::jsonb END;
+    FOR member IN SELECT key, value FROM jsonb_each(patch) LOOP
+        IF jsonb_typeof(member.value) = 'null' THEN
+            merged := merged - member.key;
+        ELSIF jsonb_typeof(member.value) = 'object' THEN
+            merged := merged || jsonb_build_object(
+                member.key, syncbeat_merge_patch(merged -> member.key, member.value));
+        ELSE
+            merged := merged || jsonb_build_object(member.key, member.value);
+        END IF;
+    END LOOP;
+    RETURN merged;
+END $$;
+
+CREATE TABLE changes (
+    app_id     text COLLATE "C" NOT NULL,
+    scope      text COLLATE "C" NOT NULL,
+    key        text COLLATE "C" NOT NULL,
+    value      jsonb,
+    deleted    boolean NOT NULL DEFAULT false,
+    sequence   bigint NOT NULL,
+    changed_at timestamptz NOT NULL,
+    PRIMARY KEY (app_id, scope, key),
+    FOREIGN KEY (app_id, scope) REFERENCES scopes (app_id, scope),
+    CONSTRAINT changes_value_size CHECK (pg_column_size(value) <= 1048576)
+);
+CREATE UNIQUE INDEX changes_by_sequence ON changes (app_id, scope, sequence);
+
+CREATE TABLE device_cursors (
+    app_id    text COLLATE "C" NOT NULL,
+    user_id   text COLLATE "C" NOT NULL,
+    device_id text COLLATE "C" NOT NULL,
+    scope     text COLLATE "C" NOT NULL,
+    epoch     text COLLATE "C" NOT NULL,
+    sequence  bigint NOT NULL,
+    seen_at   timestamptz NOT NULL,
+    PRIMARY KEY (app_id, user_id, device_id, scope),
+    FOREIGN KEY (app_id, user_id, device_id) REFERENCES devices (app_id, user_id, device_id) ON DELETE CASCADE
+);
+
+DO $$
+DECLARE t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['changes', 'device_cursors'] LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', t);
+        EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', t);
+        EXECUTE format('CREATE POLICY service ON %I TO syncbeat_service USING (true) WITH CHECK (true)', t);
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO syncbeat_service', t);
+    END LOOP;
+END $$;
+
+GRANT SELECT, INSERT, UPDATE ON changes TO syncbeat_user;
+CREATE POLICY member ON changes FOR SELECT TO syncbeat_user
+    USING (app_id = syncbeat_app() AND EXISTS (
+        SELECT 1 FROM scope_members m
+        WHERE m.app_id = changes.app_id AND m.user_id = syncbeat_caller() AND m.scope = changes.scope));
+CREATE POLICY writer_inserts ON changes FOR INSERT TO syncbeat_user
+    WITH CHECK (app_id = syncbeat_app() AND EXISTS (
+        SELECT 1 FROM scope_members m
+        WHERE m.app_id = changes.app_id AND m.user_id = syncbeat_caller() AND m.scope = changes.scope
+          AND m.role = 'WRITER'));
+CREATE POLICY writer_updates ON changes FOR UPDATE TO syncbeat_user
+    USING (app_id = syncbeat_app() AND EXISTS (
+        SELECT 1 FROM scope_members m
+        WHERE m.app_id = changes.app_id AND m.user_id = syncbeat_caller() AND m.scope = changes.scope
+          AND m.role = 'WRITER'));
+
+GRANT SELECT, INSERT, UPDATE ON device_cursors TO syncbeat_user;
+CREATE POLICY own ON device_cursors TO syncbeat_user
+    USING (app_id = syncbeat_app() AND user_id = syncbeat_caller())
+    WITH CHECK (app_id = syncbeat_app() AND user_id = syncbeat_caller());

@@ -1,0 +1,202 @@
+"""The one pool of PostgreSQL connections, its transactions, and what its failures mean.
+
+Safe behind a transaction pooler: no kept prepared statements, no LISTEN, no session settings, no session locks.
+Everything a transaction needs is set with SET LOCAL, in the same round trip as its BEGIN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import asyncpg
+
+from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
+
+Row = Mapping[str, Any]
+
+_LOCK_TIMEOUT_MS = 4_000
+_STATEMENT_TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 5.0
+_IDLE_CONNECTION_LIFE_S = 300.0
+
+# SQLSTATE classes and codes that say "the server, not the statement": PostgreSQL documentation, appendix A.
+_DOWN_CLASSES = ("08", "53", "57P", "58")
+_READ_ONLY = "25006"
+_LOCK_NOT_AVAILABLE = "55P03"
+_QUERY_CANCELED = "57014"
+_RETRY_ALONE = ("40001", "40P01", "21000")
+
+
+class Connection(Protocol):
+    """What a store function may do with the connection it is given."""
+
+    async def fetch(self, query: str, *args: object) -> Sequence[Row]:
+        """All rows of one statement."""
+        ...
+
+    async def fetchrow(self, query: str, *args: object) -> Row | None:
+        """The first row, or None."""
+        ...
+
+    async def fetchval(self, query: str, *args: object) -> Any:
+        """The first column of the first row, or None."""
+        ...
+
+    async def execute(self, query: str, *args: object) -> str:
+        """Run one statement for its effect."""
+        ...
+
+
+class StatementRejected(SyncbeatError):
+    """PostgreSQL refused a value or a constraint was broken; `sqlstate` says which, no driver text is kept."""
+
+    def __init__(self, sqlstate: str, constraint: str) -> None:
+        super().__init__("a statement was rejected by the database")
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+
+
+class Conflict(Overloaded):
+    """Two transactions were in each other's way (deadlock, serialisation): alone it would have worked."""
+
+
+class LockTimeout(Overloaded):
+    """Another transaction held a row for too long."""
+
+
+@dataclass(frozen=True)
+class RowOwner:
+    """The user whose rows a USER's transaction may see."""
+
+    app_id: str
+    user_id: str
+
+
+class _PoolerSafeConnection(asyncpg.Connection):  # type: ignore[type-arg]  # its Record parameter has no runtime form
+    def get_reset_query(self) -> str:
+        # Nothing of ours outlives a transaction, so there is nothing to reset: this saves a round trip a call.
+        return ""
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn the driver's errors into domain errors; the driver's text stays in `__cause__` for the log."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise _translate(error) from error
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
+        raise DependencyDown("the database does not answer") from error
+
+
+def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
+    state = error.sqlstate or ""
+    if state == _LOCK_NOT_AVAILABLE:
+        return LockTimeout("another call holds this row; try again")
+    if state == _QUERY_CANCELED:
+        return DependencyDown("the database took too long")
+    if state == _READ_ONLY or state.startswith(_DOWN_CLASSES):
+        return DependencyDown("the database does not answer")
+    if state in _RETRY_ALONE:
+        return Conflict("two calls were in each other's way")
+    return StatementRejected(state, getattr(error, "constraint_name", None) or "")
+
+
+class Database:
+    """The pool. Acquire through `connection` (single statements) or `transaction`; never nest the two."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:  # type: ignore[type-arg]  # as above
+        self._pool = pool
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection for statements that are each their own transaction."""
+        with translated_errors():
+            async with self._pool.acquire(timeout=_CONNECT_TIMEOUT_S) as conn:
+                yield conn
+
+    @asynccontextmanager
+    async def transaction(self, owner: RowOwner | None = None) -> AsyncIterator[Connection]:
+        """One transaction: committed at the end of the block, rolled back when it raises.
+
+        With `owner` it runs under the role that sees only that user's rows; `step_up` ends that.
+        """
+        with translated_errors():
+            async with self._pool.acquire(timeout=_CONNECT_TIMEOUT_S) as conn:
+                try:
+                    await conn.execute(f"BEGIN; SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
+                    if owner is not None:
+                        await become_user(conn, owner)
+                    yield conn
+                    await conn.execute("COMMIT")
+                except BaseException as error:
+                    await _roll_back(conn)
+                    if _is_read_only(error):
+                        await self._pool.expire_connections()
+                    raise
+
+    def measure(self) -> tuple[int, int]:
+        """(connections open, connections idle) of this process."""
+        return self._pool.get_size(), self._pool.get_idle_size()
+
+
+async def step_up(conn: Connection) -> None:
+    """Leave the USER role for the rest of the transaction, for what the service does by itself."""
+    await conn.execute("SET LOCAL ROLE NONE")
+
+
+async def become_user(conn: Connection, owner: RowOwner) -> None:
+    """Take the USER role for the rest of the transaction: only the owner's rows are seen."""
+    await conn.execute(
+        """SELECT set_config('syncbeat.app_id', $1, true), set_config('syncbeat.user_id', $2, true),
+                  set_config('role', 'syncbeat_user', true)""",
+        owner.app_id,
+        owner.user_id,
+    )
+
+
+async def _roll_back(conn: asyncpg.pool.PoolConnectionProxy) -> None:  # type: ignore[type-arg]  # as above
+    # A connection that cannot roll back is closed, and the pool makes a new one.
+    try:
+        if not conn.is_closed():
+            await conn.execute("ROLLBACK", timeout=_CONNECT_TIMEOUT_S)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        conn.terminate()
+
+
+def _is_read_only(error: BaseException) -> bool:
+    # After a switchover the pool is pinned to the demoted node; SELECT 1 passes and every write fails.
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate == _READ_ONLY
+
+
+@asynccontextmanager
+async def open_database(url: str, *, size: int, name: str) -> AsyncIterator[Database]:
+    """Open the pool for the block.
+
+    Raises:
+        DependencyDown: the database cannot be reached.
+    """
+    with translated_errors():
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=1,
+            max_size=size,
+            statement_cache_size=0,
+            connection_class=_PoolerSafeConnection,
+            max_inactive_connection_lifetime=_IDLE_CONNECTION_LIFE_S,
+            command_timeout=_STATEMENT_TIMEOUT_S,
+            timeout=_CONNECT_TIMEOUT_S,
+            server_settings={"application_name": name},
+        )
+    try:
+        yield Database(pool)
+    finally:
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()

@@ -1,0 +1,155 @@
+"""Redis: wake-ups between processes and who has a live stream. It makes things fast; losing it loses no data.
+
+Nothing here is awaited on a caller's path but `present`, which the delivery worker asks once a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from syncbeat_server.clock import Clock
+from syncbeat_server.errors import DependencyDown
+
+_log = logging.getLogger(__name__)
+
+_TIMEOUT_S = 1.0
+_MAX_QUEUED = 10_000
+_PIPELINE = 500
+_RECONNECT_S = 0.5
+_PING_S = 5.0
+
+
+class RedisBus:
+    """Publishes wake-ups without waiting, hears those of other processes, keeps presence keys."""
+
+    def __init__(self, client: redis.asyncio.Redis, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._queued: deque[tuple[str, str]] = deque(maxlen=_MAX_QUEUED)
+        self._to_send = asyncio.Event()
+        self.listening = False
+
+    def publish(self, topic: str, message: str) -> None:
+        """Queue a wake-up; it is sent soon, or lost when Redis is down (the oldest are dropped first)."""
+        self._queued.append((topic, message))
+        self._to_send.set()
+
+    async def run_publisher(self) -> None:
+        """Send what `publish` queued, in pipelines, for ever."""
+        while True:
+            await self._to_send.wait()
+            self._to_send.clear()
+            while self._queued:
+                batch = [self._queued.popleft() for _ in range(min(_PIPELINE, len(self._queued)))]
+                try:
+                    pipeline = self._client.pipeline(transaction=False)
+                    for topic, message in batch:
+                        pipeline.publish(topic, message)
+                    await pipeline.execute()
+                except (RedisError, OSError, TimeoutError):
+                    # Wake-ups are only worth something now: what waits for them also polls.
+                    self._queued.clear()
+                    await self._clock.sleep(_RECONNECT_S)
+
+    async def run_listener(
+        self,
+        topics: Sequence[str],
+        heard: Callable[[str, str], None],
+        resumed: Callable[[], None],
+    ) -> None:
+        """Call `heard(topic, message)` for each wake-up, for ever, and `resumed()` after each (re)connect.
+
+        Pub/sub loses what is sent while the connection is down, so whoever listens looks for itself on `resumed`.
+        """
+        while True:
+            try:
+                await self._listen(topics, heard, resumed)
+            except (RedisError, OSError, TimeoutError) as error:
+                if self.listening:
+                    _log.warning("redis subscription lost", extra={"error": type(error).__name__})
+            self.listening = False
+            await self._clock.sleep(_RECONNECT_S)
+
+    async def _listen(
+        self, topics: Sequence[str], heard: Callable[[str, str], None], resumed: Callable[[], None]
+    ) -> None:
+        subscription = self._client.pubsub()
+        try:
+            await subscription.subscribe(*topics)
+            self.listening = True
+            resumed()
+            while True:
+                message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_PING_S)
+                if message is None:
+                    await subscription.ping()
+                elif message["type"] == "message":
+                    heard(message["channel"].decode(), message["data"].decode())
+        finally:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await subscription.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+
+    async def mark_present(self, keys: Iterable[str], seconds: float) -> None:
+        """Say that these keys are alive for the next `seconds`.
+
+        Raises:
+            DependencyDown: Redis does not answer.
+        """
+        await self._pipelined(lambda pipeline, key: pipeline.set(key, b"1", px=int(seconds * 1000)), list(keys))
+
+    async def mark_absent(self, keys: Iterable[str]) -> None:
+        """Say that these keys are gone.
+
+        Raises:
+            DependencyDown: Redis does not answer.
+        """
+        await self._pipelined(lambda pipeline, key: pipeline.delete(key), list(keys))
+
+    async def present(self, keys: Sequence[str]) -> list[bool]:
+        """For each key whether it is alive.
+
+        Raises:
+            DependencyDown: Redis does not answer.
+        """
+        if not keys:
+            return []
+        with _translated_errors():
+            return [value is not None for value in await self._client.mget(keys)]
+
+    async def _pipelined(
+        self, command: Callable[[redis.asyncio.client.Pipeline, str], object], keys: Sequence[str]
+    ) -> None:
+        with _translated_errors():
+            for start in range(0, len(keys), _PIPELINE):
+                pipeline = self._client.pipeline(transaction=False)
+                for key in keys[start : start + _PIPELINE]:
+                    command(pipeline, key)
+                await pipeline.execute()
+
+
+@contextlib.contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise DependencyDown("redis does not answer") from error
+
+
+@asynccontextmanager
+async def open_redis(url: str, clock: Clock) -> AsyncIterator[RedisBus]:
+    """The bus for the block. Redis need not be up: the bus connects when it can."""
+    client = redis.asyncio.Redis.from_url(
+        url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=None, health_check_interval=0
+    )
+    try:
+        yield RedisBus(client, clock)
+    finally:
+        await client.aclose()
+

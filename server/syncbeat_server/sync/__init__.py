@@ -1,0 +1,1 @@
+"""When a device should sync next, and what changed."""

@@ -1,0 +1,172 @@
+"""Fan-out of wake-ups to the open streams of this process.
+
+A stream keeps one slot for each scope: "there is news", with no queue behind it. What is new it reads from the store,
+so a slow stream costs nothing but its own delay, and nobody is dropped. Streams are woken in chunks, so that thousands
+on one scope do not hold the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from typing import TypeVar
+
+from syncbeat_server.sync.model import DeviceKey
+
+_WAKE_CHUNK = 100
+_MAX_DIRTY = 10_000
+
+ScopeKey = tuple[str, str]
+_K = TypeVar("_K")
+
+
+class Subscription:
+    """One open stream: which scopes it follows and which of them have news."""
+
+    __slots__ = ("_waiter", "all_scopes", "device", "dirty", "members_changed", "scopes", "woken")
+
+    def __init__(self, device: DeviceKey, *, all_scopes: bool) -> None:
+        self.device = device
+        self.all_scopes = all_scopes
+        self.scopes: set[str] = set()
+        self.dirty: set[str] = set()
+        self.members_changed = False
+        self.woken = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def wait(self, seconds: float) -> None:
+        """Return when there is news, or after `seconds`."""
+        if self.woken or seconds <= 0:
+            self.woken = False
+            return
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(seconds, self._release)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+            self.woken = False
+
+    def wake(self) -> None:
+        """Make `wait` return, now or at its next call."""
+        self.woken = True
+        self._release()
+
+    def _release(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def take_dirty(self) -> set[str]:
+        """The scopes with news, which count as looked at from now."""
+        dirty, self.dirty = self.dirty, set()
+        return dirty
+
+
+class Hub:
+    """The subscriptions of this process, by what they follow."""
+
+    def __init__(self) -> None:
+        self._by_scope: dict[ScopeKey, set[Subscription]] = defaultdict(set)
+        self._by_user: dict[tuple[str, str], set[Subscription]] = defaultdict(set)
+        self._all_of_app: dict[str, set[Subscription]] = defaultdict(set)
+        self._to_wake: deque[Subscription] = deque()
+        self._waking = False
+        self.draining = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_user.values()))
+
+    def add(self, subscription: Subscription) -> None:
+        """Start to wake this stream."""
+        key = subscription.device
+        self._by_user[key.app_id, key.user_id].add(subscription)
+        if subscription.all_scopes:
+            self._all_of_app[key.app_id].add(subscription)
+
+    def follow(self, subscription: Subscription, scopes: Iterable[str]) -> None:
+        """Wake it for these scopes, and no others, from now on."""
+        wanted = set(scopes)
+        for scope in subscription.scopes - wanted:
+            self._discard(self._by_scope, (subscription.device.app_id, scope), subscription)
+        for scope in wanted - subscription.scopes:
+            self._by_scope[subscription.device.app_id, scope].add(subscription)
+        subscription.scopes = wanted
+
+    def remove(self, subscription: Subscription) -> None:
+        """Forget this stream."""
+        self.follow(subscription, ())
+        key = subscription.device
+        self._discard(self._by_user, (key.app_id, key.user_id), subscription)
+        self._discard(self._all_of_app, key.app_id, subscription)
+
+    def scope_changed(self, app_id: str, scope: str) -> None:
+        """There is news in a scope."""
+        for subscription in self._by_scope.get((app_id, scope), ()):
+            self._mark(subscription, scope)
+        for subscription in self._all_of_app.get(app_id, ()):
+            if len(subscription.dirty) < _MAX_DIRTY:
+                self._mark(subscription, scope)
+
+    def members_changed(self, app_id: str, user_id: str) -> None:
+        """A user joined or left a scope."""
+        for subscription in self._by_user.get((app_id, user_id), ()):
+            subscription.members_changed = True
+            self._wake(subscription)
+
+    def look_everywhere(self) -> None:
+        """Wake-ups may have been lost: every stream looks for itself."""
+        for subscriptions in self._by_user.values():
+            for subscription in subscriptions:
+                subscription.dirty |= subscription.scopes
+                subscription.members_changed = True
+                self._wake(subscription)
+
+    def drain(self) -> None:
+        """Let every stream end by itself."""
+        self.draining = True
+        for subscriptions in self._by_user.values():
+            for subscription in subscriptions:
+                self._wake(subscription)
+
+    def followed(self) -> list[ScopeKey]:
+        """Every (app, scope) that some stream follows by name."""
+        return list(self._by_scope)
+
+    def apps_followed_whole(self) -> list[str]:
+        """The apps of which some stream follows all scopes."""
+        return list(self._all_of_app)
+
+    def live_devices(self) -> list[DeviceKey]:
+        """The devices with an open stream here."""
+        return list({s.device for group in self._by_user.values() for s in group if s.device.device_id})
+
+    def _mark(self, subscription: Subscription, scope: str) -> None:
+        subscription.dirty.add(scope)
+        self._wake(subscription)
+
+    def _wake(self, subscription: Subscription) -> None:
+        if subscription.woken:
+            return
+        subscription.woken = True
+        self._to_wake.append(subscription)
+        if not self._waking:
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._wake_chunk)
+
+    def _wake_chunk(self) -> None:
+        for _ in range(min(_WAKE_CHUNK, len(self._to_wake))):
+            self._to_wake.popleft().wake()
+        self._waking = bool(self._to_wake)
+        if self._waking:
+            asyncio.get_running_loop().call_soon(self._wake_chunk)
+
+    @staticmethod
+    def _discard(index: dict[_K, set[Subscription]], key: _K, subscription: Subscription) -> None:
+        group = index.get(key)
+        if group is not None:
+            group.discard(subscription)
+            if not group:
+                del index[key]

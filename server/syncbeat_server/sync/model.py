@@ -1,0 +1,163 @@
+"""Values of the sync feature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Priority(StrEnum):
+    """How soon a device should ask again: a label of the interval, not its cause."""
+
+    IMMEDIATE = "IMMEDIATE"
+    FAST = "FAST"
+    NORMAL = "NORMAL"
+    SLOW = "SLOW"
+
+
+class ActivityState(StrEnum):
+    """Whether a person looks at the app."""
+
+    FOREGROUND = "FOREGROUND"
+    BACKGROUND = "BACKGROUND"
+
+
+class Network(StrEnum):
+    """What the device is connected by."""
+
+    UNKNOWN = "UNKNOWN"
+    WIFI = "WIFI"
+    CELLULAR = "CELLULAR"
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a device says of itself. `idle_s` is the seconds since its user last did something."""
+
+    state: ActivityState = ActivityState.FOREGROUND
+    idle_s: float = 0.0
+    network: Network = Network.UNKNOWN
+    battery_low: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKey:
+    """Which device: its user's id is part of the key."""
+
+    app_id: str
+    user_id: str
+    device_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in the feed of a scope. No sequence: from now (a stream) or from the start (a list)."""
+
+    scope: str
+    epoch: str = ""
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeState:
+    """The head of a scope's feed and how often it changes; `change_rate` is commits a second as of `changed_at`."""
+
+    scope: str
+    epoch: str
+    head: int
+    change_rate: float
+    changed_at: datetime | None
+    seen: Cursor | None = None
+
+    @property
+    def cursor(self) -> Cursor:
+        """The head as a cursor."""
+        return Cursor(self.scope, self.epoch, self.head)
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """When a device should ask again, and whether there is news now."""
+
+    poll_interval_s: float
+    priority: Priority
+    next_poll_at: datetime
+    changed: bool
+    heads: tuple[Cursor, ...]
+    prefer_stream: bool
+    explanation: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """One row of a feed: the latest value of a key."""
+
+    scope: str
+    epoch: str
+    key: str
+    value_json: str
+    deleted: bool
+    sequence: int
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPage:
+    """Changes after a cursor, up to `next_sequence`; `reset`: that cursor was not of this feed."""
+
+    state: ScopeState
+    changes: tuple[Change, ...]
+    next_sequence: int
+    more: bool = False
+    reset: bool = False
+
+    @property
+    def next(self) -> Cursor:
+        """Where the next page starts."""
+        return Cursor(self.state.scope, self.state.epoch, self.next_sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class NewChange:
+    """A change to publish: a JSON merge patch (RFC 7396) or a deletion, if `expected_sequence` is met."""
+
+    scope: str
+    key: str
+    merge_patch_json: str
+    deleted: bool = False
+    expected_sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesSent:
+    """Stream: news of one scope, oldest first."""
+
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Stream: everything up to these cursors was sent."""
+
+    cursors: tuple[Cursor, ...]
+    hint: Hint
+    token_remaining_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Stream: the cursor was not of this feed; list it again after `refetch_delay_s`, the stream goes on from `head`."""
+
+    head: Cursor
+    refetch_delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Stream: this process stops; connect again after `reconnect_delay_s`."""
+
+    reconnect_delay_s: float
+
+
+StreamEvent = ChangesSent | Hint | Checkpoint | Reset | Drain

@@ -1,0 +1,226 @@
+"""Hints and the change feed for callers that ask."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+
+from syncbeat_server.clock import Clock
+from syncbeat_server.errors import AccessDenied, NotFound, SyncbeatError
+from syncbeat_server.storage.batching import Batcher
+from syncbeat_server.storage.postgres import Database
+from syncbeat_server.sync import policy, store
+from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, FeedPage, Hint, ScopeState
+
+_log = logging.getLogger(__name__)
+
+_MAX_SEEN = 50_000
+_SEEN_BATCH = 1_000
+_SEEN_PAUSE_S = 0.02
+_SEEN_RETRY_S = 1.0
+
+
+class SeenRecorder:
+    """Writes down which cursors devices have shown, off the callers' path: the newest for each device and scope.
+
+    What a crash loses of it costs at most a push that was not needed.
+    """
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._newest: dict[tuple[DeviceKey, str], Cursor] = {}
+        self._noted = asyncio.Event()
+
+    def note(self, device: DeviceKey, cursors: Sequence[Cursor]) -> None:
+        """A device has shown that it knows these cursors."""
+        for cursor in cursors:
+            if cursor.sequence is not None and cursor.epoch and len(self._newest) < _MAX_SEEN:
+                self._newest[device, cursor.scope] = cursor
+                self._noted.set()
+
+    async def run(self) -> None:
+        """Write what is noted, for ever."""
+        while True:
+            await self._noted.wait()
+            self._noted.clear()
+            try:
+                await self.flush()
+                await self._clock.sleep(_SEEN_PAUSE_S)
+            except SyncbeatError as error:
+                _log.warning("cursors not recorded yet", extra={"reason": error.reason})
+                self._noted.set()
+                await self._clock.sleep(_SEEN_RETRY_S)
+
+    async def flush(self) -> None:
+        """Write everything that is noted now."""
+        while self._newest:
+            keys = list(self._newest)[:_SEEN_BATCH]
+            batch = {key: self._newest[key] for key in keys}
+            async with self._database.connection() as conn:
+                await store.record_seen(conn, [(device, cursor) for (device, _), cursor in batch.items()])
+            for key, cursor in batch.items():
+                if self._newest.get(key) is cursor:
+                    del self._newest[key]
+
+
+class FeedReader:
+    """Reads feeds for many callers at once. Access is checked on (user, scope) pairs in the same batch."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._pages: Batcher[tuple[str, str | None, Cursor, int], FeedPage | None] = Batcher(self._read_pages)
+        self._members: Batcher[tuple[str, str | None, str], ScopeState | None] = Batcher(self._read_heads)
+
+    async def pages(
+        self, app_id: str, user_id: str | None, cursors: Sequence[Cursor], limit: int
+    ) -> list[FeedPage | None]:
+        """For each cursor its page; None: no such scope, or `user_id` is not a member (None: a service, sees all)."""
+        return list(
+            await asyncio.gather(*(self._pages.submit((app_id, user_id, cursor, limit)) for cursor in cursors))
+        )
+
+    async def heads(self, app_id: str, user_id: str | None, scopes: Sequence[str]) -> list[ScopeState | None]:
+        """For each scope its state, or None as in `pages`."""
+        return list(
+            await asyncio.gather(*(self._members.submit((app_id, user_id, scope)) for scope in scopes))
+        )
+
+    async def member_scopes(self, app_id: str, user_id: str) -> list[ScopeState]:
+        """The scopes of a user."""
+        async with self._database.connection() as conn:
+            return await store.member_scopes(conn, app_id, user_id)
+
+    async def starts(self, app_id: str, scopes: Sequence[str], since: datetime) -> list[tuple[ScopeState, int]]:
+        """Where each scope stood at a moment."""
+        async with self._database.connection() as conn:
+            return await store.starts(conn, app_id, scopes, since)
+
+    async def _read_heads(
+        self, reads: Sequence[tuple[str, str | None, str]]
+    ) -> Sequence[ScopeState | None]:
+        distinct = list(dict.fromkeys(reads))
+        async with self._database.connection() as conn:
+            found = dict(zip(distinct, await store.heads(conn, distinct), strict=True))
+        return [found[read] for read in reads]
+
+    async def _read_pages(
+        self, reads: Sequence[tuple[str, str | None, Cursor, int]]
+    ) -> Sequence[FeedPage | None]:
+        # Heads first: a sequence is given out under the scope's lock, so whatever is at or below a head that was
+        # read before is there to be read after.
+        wanted = list(dict.fromkeys((app_id, user_id, cursor.scope) for app_id, user_id, cursor, _ in reads))
+        async with self._database.connection() as conn:
+            states = dict(zip(wanted, await store.heads(conn, wanted), strict=True))
+            plans = {read: self._plan(read, states[read[0], read[1], read[2].scope]) for read in reads}
+            feeds = list(dict.fromkeys(plan[0] for plan in plans.values() if plan is not None))
+            epochs = {(app, state.scope): state.epoch for (app, _, _), state in states.items() if state is not None}
+            found = await store.changes_after(conn, feeds, [epochs[app, scope] for app, scope, _, _ in feeds])
+        changes = dict(zip(feeds, found, strict=True))
+        return [self._page(plans[read], states[read[0], read[1], read[2].scope], changes) for read in reads]
+
+    @staticmethod
+    def _plan(
+        read: tuple[str, str | None, Cursor, int], state: ScopeState | None
+    ) -> tuple[tuple[str, str, int, int], bool] | None:
+        app_id, _, cursor, limit = read
+        if state is None:
+            return None
+        after = cursor.sequence or 0
+        reset = bool(cursor.epoch and cursor.epoch != state.epoch) or after > state.head
+        return (app_id, state.scope, 0 if reset else after, limit), reset
+
+    @staticmethod
+    def _page(
+        plan: tuple[tuple[str, str, int, int], bool] | None,
+        state: ScopeState | None,
+        changes: dict[tuple[str, str, int, int], tuple],  # type: ignore[type-arg]
+    ) -> FeedPage | None:
+        if plan is None or state is None:
+            return None
+        feed, reset = plan
+        page = changes[feed]
+        more = len(page) == feed[3]
+        last = page[-1].sequence if page else feed[2]
+        return FeedPage(state, page, last if more else max(last, state.head), more=more, reset=reset)
+
+
+class SyncService:
+    """GetHint, ReportActivity, ListChanges."""
+
+    def __init__(self, database: Database, reader: FeedReader, seen: SeenRecorder, clock: Clock) -> None:
+        self._database = database
+        self._reader = reader
+        self._seen = seen
+        self._clock = clock
+        self._views: Batcher[DeviceKey, store.DeviceView | None] = Batcher(self._read_views)
+        self._reports: Batcher[tuple[DeviceKey, Activity], None] = Batcher(self._write_reports)
+
+    async def hint(
+        self, device: DeviceKey, cursors: Sequence[Cursor], activity: Activity | None, *, explain: bool, is_user: bool
+    ) -> Hint:
+        """When this device should ask again, and whether any of its scopes is ahead of `cursors`.
+
+        Raises:
+            AccessDenied: the device is not the calling user's, or a cursor names a scope it is not a member of.
+            NotFound: a service asks for a device that is not registered.
+        """
+        view = await self._views.submit(device)
+        if view is None:
+            if is_user:
+                raise AccessDenied("not a registered device of this user")
+            raise NotFound("this device is not registered")
+        states = {state.scope: state for state in view.scopes}
+        changed = False
+        fresh = []
+        for cursor in cursors:
+            state = states.get(cursor.scope)
+            if state is None:
+                raise AccessDenied("not a member of this scope", scope=cursor.scope)
+            known = cursor.sequence if cursor.epoch in ("", state.epoch) else None
+            changed = changed or known is None or known < state.head
+            if known is not None and cursor.epoch and _is_news(state, cursor):
+                fresh.append(cursor)
+        if not cursors:
+            changed = any(state.head > 0 for state in view.scopes)
+        if fresh:
+            self._seen.note(device, fresh)
+        shown = activity or view.activity or Activity()
+        return policy.decide(view.scopes, shown, self._clock.now(), changed=changed, explain=explain)
+
+    async def report_activity(self, device: DeviceKey, activity: Activity, *, is_user: bool) -> Hint:
+        """Remember what the device reports, and answer the hint that follows from it. Raises as `hint`."""
+        await self._reports.submit((device, activity))
+        return await self.hint(device, (), activity, explain=False, is_user=is_user)
+
+    async def list_changes(self, app_id: str, user_id: str | None, cursor: Cursor, limit: int) -> FeedPage:
+        """The page after a cursor.
+
+        Raises:
+            AccessDenied: `user_id` is not a member of the scope, whether it exists or not.
+            NotFound: a service asks for a scope that does not exist.
+        """
+        (page,) = await self._reader.pages(app_id, user_id, [cursor], limit)
+        if page is None:
+            if user_id is not None:
+                raise AccessDenied("not a member of this scope", scope=cursor.scope)
+            raise NotFound("there is no such scope", scope=cursor.scope)
+        return page
+
+    async def _read_views(self, devices: Sequence[DeviceKey]) -> Sequence[store.DeviceView | None]:
+        distinct = list(dict.fromkeys(devices))
+        async with self._database.connection() as conn:
+            found = dict(zip(distinct, await store.device_views(conn, distinct), strict=True))
+        return [found[device] for device in devices]
+
+    async def _write_reports(self, reports: Sequence[tuple[DeviceKey, Activity]]) -> Sequence[None]:
+        async with self._database.connection() as conn:
+            await store.report_activity(conn, reports)
+        return [None] * len(reports)
+
+
+def _is_news(state: ScopeState, cursor: Cursor) -> bool:
+    seen = state.seen
+    return seen is None or seen.epoch != cursor.epoch or (seen.sequence or 0) < (cursor.sequence or 0)

@@ -1,0 +1,304 @@
+"""SQL of the change feed, of hints and of what each device has seen."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from syncbeat_server.storage.postgres import Connection, Row
+from syncbeat_server.sync.model import (
+    Activity,
+    ActivityState,
+    Change,
+    Cursor,
+    DeviceKey,
+    Network,
+    NewChange,
+    ScopeState,
+)
+
+MAX_SCOPES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """What a hint is made of: the scopes of a device's user, and the activity it last reported."""
+
+    activity: Activity | None
+    scopes: tuple[ScopeState, ...]
+
+
+async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[DeviceView | None]:
+    """For each device its view, or None when it is not registered. At most `MAX_SCOPES` scopes each, newest first."""
+    rows = await conn.fetch(
+        """SELECT k.i, d.activity, s.scope, s.epoch, s.head, s.change_rate, s.changed_at,
+                  c.epoch AS seen_epoch, c.sequence AS seen_sequence
+           FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (app_id, user_id, device_id, i)
+           JOIN devices d USING (app_id, user_id, device_id)
+           LEFT JOIN LATERAL (
+               SELECT s.scope, s.epoch, s.head, s.change_rate, s.changed_at
+               FROM scope_members m JOIN scopes s ON s.app_id = m.app_id AND s.scope = m.scope
+               WHERE m.app_id = k.app_id AND m.user_id = k.user_id
+               ORDER BY s.changed_at DESC NULLS LAST, s.scope LIMIT $4) s ON true
+           LEFT JOIN device_cursors c ON (c.app_id, c.user_id, c.device_id, c.scope)
+                                       = (k.app_id, k.user_id, k.device_id, s.scope)""",
+        *_device_columns(devices),
+        MAX_SCOPES,
+    )
+    views: list[DeviceView | None] = [None] * len(devices)
+    scopes: dict[int, list[ScopeState]] = defaultdict(list)
+    activities: dict[int, Activity | None] = {}
+    for row in rows:
+        index = row["i"] - 1
+        if index not in activities:
+            activities[index] = _activity(row["activity"])
+        if row["scope"] is not None:
+            scopes[index].append(_scope_state(row))
+    for index, activity in activities.items():
+        views[index] = DeviceView(activity, tuple(scopes[index]))
+    return views
+
+
+def _scope_state(row: Row) -> ScopeState:
+    seen = row["seen_sequence"]
+    return ScopeState(
+        scope=row["scope"],
+        epoch=row["epoch"],
+        head=row["head"],
+        change_rate=row["change_rate"],
+        changed_at=row["changed_at"],
+        seen=None if seen is None else Cursor(row["scope"], row["seen_epoch"], seen),
+    )
+
+
+def _activity(text: str | None) -> Activity | None:
+    if text is None:
+        return None
+    fields: dict[str, Any] = orjson.loads(text)
+    return Activity(
+        ActivityState(fields["state"]), fields["idle_s"], Network(fields["network"]), fields["battery_low"]
+    )
+
+
+async def report_activity(conn: Connection, reports: Sequence[tuple[DeviceKey, Activity]]) -> None:
+    """Keep the newest report of each device; devices that are not registered are passed over."""
+    newest = dict(reports)
+    await conn.execute(
+        """UPDATE devices d SET activity = k.activity::jsonb, activity_at = syncbeat_now()
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS k (app_id, user_id, device_id, activity)
+           WHERE (d.app_id, d.user_id, d.device_id) = (k.app_id, k.user_id, k.device_id)""",
+        *_device_columns(list(newest)),
+        [orjson.dumps(activity).decode() for activity in newest.values()],
+    )
+
+
+async def record_seen(conn: Connection, seen: Sequence[tuple[DeviceKey, Cursor]]) -> None:
+    """Remember the newest cursor that each device has shown for a scope; older ones change nothing."""
+    newest = {(device, cursor.scope): cursor for device, cursor in seen}
+    await conn.execute(
+        """INSERT INTO device_cursors AS c (app_id, user_id, device_id, scope, epoch, sequence, seen_at)
+           SELECT k.app_id, k.user_id, k.device_id, k.scope, k.epoch, k.sequence, syncbeat_now()
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[])
+                AS k (app_id, user_id, device_id, scope, epoch, sequence)
+           JOIN devices d ON (d.app_id, d.user_id, d.device_id) = (k.app_id, k.user_id, k.device_id)
+           JOIN scopes s ON (s.app_id, s.scope, s.epoch) = (k.app_id, k.scope, k.epoch) AND k.sequence <= s.head
+           ORDER BY k.app_id, k.user_id, k.device_id, k.scope
+           ON CONFLICT (app_id, user_id, device_id, scope) DO UPDATE
+           SET epoch = excluded.epoch, sequence = excluded.sequence, seen_at = excluded.seen_at
+           WHERE c.epoch <> excluded.epoch OR c.sequence < excluded.sequence""",
+        *_device_columns([device for device, _ in newest]),
+        [scope for _, scope in newest],
+        [cursor.epoch for cursor in newest.values()],
+        [cursor.sequence for cursor in newest.values()],
+    )
+
+
+async def heads(conn: Connection, reads: Sequence[tuple[str, str | None, str]]) -> list[ScopeState | None]:
+    """For each (app, user, scope) the scope's state, or None: no such scope, or `user` is not a member of it."""
+    rows = await conn.fetch(
+        """SELECT k.i, s.scope, s.epoch, s.head, s.change_rate, s.changed_at,
+                  NULL AS seen_epoch, NULL::bigint AS seen_sequence
+           FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (app_id, user_id, scope, i)
+           JOIN scopes s USING (app_id, scope)
+           WHERE k.user_id IS NULL OR EXISTS (
+               SELECT 1 FROM scope_members m
+               WHERE (m.app_id, m.user_id, m.scope) = (k.app_id, k.user_id, k.scope))""",
+        [app_id for app_id, _, _ in reads],
+        [user_id for _, user_id, _ in reads],
+        [scope for _, _, scope in reads],
+    )
+    found: list[ScopeState | None] = [None] * len(reads)
+    for row in rows:
+        found[row["i"] - 1] = _scope_state(row)
+    return found
+
+
+async def changes_after(
+    conn: Connection, reads: Sequence[tuple[str, str, int, int]], epochs: Sequence[str]
+) -> list[tuple[Change, ...]]:
+    """For each (app, scope, sequence, limit) the next changes, oldest first. Access was checked by `heads`."""
+    rows = await conn.fetch(
+        """SELECT k.i, c.key, c.value::text AS value, c.deleted, c.sequence, c.changed_at
+           FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+                WITH ORDINALITY AS k (app_id, scope, after, most, i)
+           CROSS JOIN LATERAL (
+               SELECT * FROM changes c
+               WHERE c.app_id = k.app_id AND c.scope = k.scope AND c.sequence > k.after
+               ORDER BY c.sequence LIMIT k.most) c
+           ORDER BY k.i, c.sequence""",
+        *([read[column] for read in reads] for column in range(4)),
+    )
+    pages: list[list[Change]] = [[] for _ in reads]
+    for row in rows:
+        index = row["i"] - 1
+        pages[index].append(
+            Change(
+                scope=reads[index][1],
+                epoch=epochs[index],
+                key=row["key"],
+                value_json=row["value"] or "",
+                deleted=row["deleted"],
+                sequence=row["sequence"],
+                changed_at=row["changed_at"],
+            )
+        )
+    return [tuple(page) for page in pages]
+
+
+async def member_scopes(conn: Connection, app_id: str, user_id: str) -> list[ScopeState]:
+    """The scopes of a user, at most `MAX_SCOPES`, those that changed last first."""
+    rows = await conn.fetch(
+        """SELECT s.scope, s.epoch, s.head, s.change_rate, s.changed_at,
+                  NULL AS seen_epoch, NULL::bigint AS seen_sequence
+           FROM scope_members m JOIN scopes s USING (app_id, scope)
+           WHERE m.app_id = $1 AND m.user_id = $2
+           ORDER BY s.changed_at DESC NULLS LAST, s.scope LIMIT $3""",
+        app_id,
+        user_id,
+        MAX_SCOPES,
+    )
+    return [_scope_state(row) for row in rows]
+
+
+async def starts(
+    conn: Connection, app_id: str, scopes: Sequence[str], since: datetime
+) -> list[tuple[ScopeState, int]]:
+    """Each scope's state, and the sequence before its first change since a moment (its head when there is none)."""
+    rows = await conn.fetch(
+        """SELECT s.scope, s.epoch, s.head, s.change_rate, s.changed_at,
+                  NULL AS seen_epoch, NULL::bigint AS seen_sequence,
+                  coalesce((SELECT min(c.sequence) - 1 FROM changes c
+                            WHERE c.app_id = s.app_id AND c.scope = s.scope AND c.changed_at >= $3), s.head) AS start
+           FROM scopes s WHERE s.app_id = $1 AND s.scope = ANY($2::text[])""",
+        app_id,
+        list(scopes),
+        since,
+    )
+    return [(_scope_state(row), row["start"]) for row in rows]
+
+
+async def changed_scopes(conn: Connection, app_ids: Sequence[str], within_s: float, limit: int) -> list[tuple[str, str]]:
+    """(app, scope) of what changed in the last seconds: what a stream that follows all scopes looks at."""
+    rows = await conn.fetch(
+        """SELECT app_id, scope FROM scopes
+           WHERE app_id = ANY($1::text[]) AND changed_at > syncbeat_now() - make_interval(secs => $2)
+           ORDER BY changed_at DESC LIMIT $3""",
+        list(app_ids),
+        within_s,
+        limit,
+    )
+    return [(row["app_id"], row["scope"]) for row in rows]
+
+
+async def lock_scopes(
+    conn: Connection, keys: Sequence[tuple[str, str]], *, create: bool
+) -> dict[tuple[str, str], tuple[str, int]]:
+    """Lock the scopes' rows in sorted order: (app, scope) -> (epoch, head). `create` makes those that are missing.
+
+    In a USER's transaction only those that it may write are found.
+    """
+    ordered = sorted(set(keys))
+    columns = ([app_id for app_id, _ in ordered], [scope for _, scope in ordered])
+    if create:
+        rows = await conn.fetch(
+            """INSERT INTO scopes AS s (app_id, scope, created_at)
+               SELECT app_id, scope, syncbeat_now() FROM unnest($1::text[], $2::text[]) AS k (app_id, scope)
+               ORDER BY app_id, scope
+               ON CONFLICT (app_id, scope) DO UPDATE SET app_id = s.app_id
+               RETURNING app_id, scope, epoch, head""",
+            *columns,
+        )
+    else:
+        rows = await conn.fetch(
+            """SELECT s.app_id, s.scope, s.epoch, s.head FROM scopes s
+               JOIN unnest($1::text[], $2::text[]) AS k (app_id, scope) USING (app_id, scope)
+               ORDER BY s.app_id, s.scope FOR UPDATE OF s""",
+            *columns,
+        )
+    return {(row["app_id"], row["scope"]): (row["epoch"], row["head"]) for row in rows}
+
+
+async def key_sequences(
+    conn: Connection, keys: Sequence[tuple[str, str, str]]
+) -> dict[tuple[str, str, str], int]:
+    """The present sequence of each (app, scope, key) that exists."""
+    rows = await conn.fetch(
+        """SELECT app_id, scope, key, sequence FROM changes
+           JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (app_id, scope, key) USING (app_id, scope, key)""",
+        *([key[column] for key in keys] for column in range(3)),
+    )
+    return {(row["app_id"], row["scope"], row["key"]): row["sequence"] for row in rows}
+
+
+async def write_changes(conn: Connection, changes: Sequence[tuple[str, int, NewChange]]) -> None:
+    """Merge each (app, sequence, change) into the feed: one statement, each key once.
+
+    The scopes are locked by `lock_scopes`, so the old values that are read here are the newest.
+    """
+    await conn.execute(
+        """INSERT INTO changes AS c (app_id, scope, key, value, deleted, sequence, changed_at)
+           SELECT app_id, scope, key,
+                  CASE WHEN k.deleted THEN NULL ELSE syncbeat_merge_patch(old.value, k.patch::jsonb) END,
+                  k.deleted, k.sequence, syncbeat_now()
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bool[], $6::bigint[])
+                AS k (app_id, scope, key, patch, deleted, sequence)
+           LEFT JOIN changes old USING (app_id, scope, key)
+           ORDER BY app_id, scope, key
+           ON CONFLICT (app_id, scope, key) DO UPDATE
+           SET value = excluded.value, deleted = excluded.deleted,
+               sequence = excluded.sequence, changed_at = excluded.changed_at""",
+        [app_id for app_id, _, _ in changes],
+        [change.scope for _, _, change in changes],
+        [change.key for _, _, change in changes],
+        [None if change.deleted else change.merge_patch_json for _, _, change in changes],
+        [change.deleted for _, _, change in changes],
+        [sequence for _, sequence, _ in changes],
+    )
+
+
+async def advance_heads(conn: Connection, heads: Sequence[tuple[str, str, int, int]], memory_s: float) -> None:
+    """Set each (app, scope) to its new head, and count its commits in its change rate."""
+    await conn.execute(
+        """UPDATE scopes s SET
+               head = k.head,
+               change_rate = k.commits / $5::float8 + s.change_rate * exp(greatest(-700.0,
+                   -coalesce(extract(epoch FROM syncbeat_now() - s.changed_at), 0)::float8 / $5::float8)),
+               changed_at = greatest(s.changed_at, syncbeat_now())
+           FROM unnest($1::text[], $2::text[], $3::bigint[], $4::int[]) AS k (app_id, scope, head, commits)
+           WHERE (s.app_id, s.scope) = (k.app_id, k.scope)""",
+        *([head[column] for head in heads] for column in range(4)),
+        memory_s,
+    )
+
+
+def _device_columns(devices: Sequence[DeviceKey]) -> tuple[list[str], list[str], list[str]]:
+    return (
+        [device.app_id for device in devices],
+        [device.user_id for device in devices],
+        [device.device_id for device in devices],
+    )

@@ -1,0 +1,241 @@
+"""Hint streams: the hub says that there is news, the store says what, the cursors say where each stream is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from syncbeat_server.clock import Clock
+from syncbeat_server.errors import AccessDenied, DependencyDown, TokenExpired
+from syncbeat_server.sync import policy
+from syncbeat_server.sync.hub import Hub, Subscription
+from syncbeat_server.sync.model import (
+    Activity,
+    ChangesSent,
+    Checkpoint,
+    Cursor,
+    DeviceKey,
+    Drain,
+    Hint,
+    Reset,
+    ScopeState,
+    StreamEvent,
+)
+from syncbeat_server.sync.service import FeedReader, SeenRecorder
+
+MIN_HEARTBEAT_S, MAX_HEARTBEAT_S, DEFAULT_HEARTBEAT_S = 5.0, 300.0, 30.0
+_PAGE = 200
+_REFETCH_S = 2.0
+_RECONNECT_S = 2.0
+_MAX_AGE_S = 30 * 60.0
+_HINT_MOVES_BY = 2.0
+_RETRY_S = 1.0
+_LONGEST_TRANSACTION_S = 10.0
+_MAX_CURSORS_OF_ALL = 100_000
+
+
+@dataclass(frozen=True)
+class WatchRequest:
+    """Who watches what. `user_id` None: a service that sees every scope of the app."""
+
+    device: DeviceKey
+    user_id: str | None
+    cursors: tuple[Cursor, ...]
+    activity: Activity
+    heartbeat_s: float
+    expires_at: datetime | None
+
+
+@dataclass
+class _Progress:
+    """Where one stream is."""
+
+    opened_at: datetime
+    states: dict[str, ScopeState] = field(default_factory=dict)
+    sent: dict[str, int] = field(default_factory=dict)
+    hint: Hint | None = None
+
+
+class HintStreams:
+    """Serves WatchHints on this process."""
+
+    def __init__(self, hub: Hub, reader: FeedReader, seen: SeenRecorder, clock: Clock) -> None:
+        self._hub = hub
+        self._reader = reader
+        self._seen = seen
+        self._clock = clock
+        self._jitter: Callable[[float, float], float] = random.SystemRandom().uniform
+
+    async def watch(self, request: WatchRequest) -> AsyncIterator[StreamEvent]:
+        """The events of one stream, until the token expires, the process drains or half an hour is over.
+
+        Raises:
+            AccessDenied: a cursor names a scope that the user is not a member of.
+            TokenExpired: the caller's token came to its end.
+        """
+        subscription = Subscription(request.device, all_scopes=request.user_id is None)
+        self._hub.add(subscription)
+        try:
+            progress = _Progress(self._clock.now())
+            async for event in self._open(request, subscription, progress):
+                yield event
+            async for event in self._follow(request, subscription, progress):
+                yield event
+        finally:
+            self._hub.remove(subscription)
+
+    async def _open(
+        self, request: WatchRequest, subscription: Subscription, progress: _Progress
+    ) -> AsyncIterator[StreamEvent]:
+        # Follow first and read then: news between the two is seen twice and sent once.
+        given = {cursor.scope: cursor for cursor in request.cursors}
+        self._hub.follow(subscription, given)
+        named = await self._reader.heads(request.device.app_id, request.user_id, list(given))
+        for name, state in zip(given, named, strict=True):
+            if state is None:
+                raise AccessDenied("not a member of this scope", scope=name)
+            reset = self._start_scope(progress, state, given[name])
+            if reset is not None:
+                yield reset
+        await self._refresh_members(request, subscription, progress)
+        self._note_seen(request, [cursor for cursor in given.values() if cursor.sequence is not None])
+        subscription.dirty |= set(progress.sent)
+
+    def _start_scope(self, progress: _Progress, state: ScopeState, given: Cursor | None) -> Reset | None:
+        progress.states[state.scope] = state
+        progress.sent[state.scope] = state.head
+        if given is None or given.sequence is None:
+            return None
+        if (given.epoch and given.epoch != state.epoch) or given.sequence > state.head:
+            return Reset(state.cursor, self._jitter(0.0, _REFETCH_S))
+        progress.sent[state.scope] = given.sequence
+        return None
+
+    async def _follow(
+        self, request: WatchRequest, subscription: Subscription, progress: _Progress
+    ) -> AsyncIterator[StreamEvent]:
+        now = self._clock.monotonic()
+        ends_at = now + _MAX_AGE_S * self._jitter(0.85, 1.0)
+        checkpoint_at = now
+        while True:
+            if self._hub.draining or self._clock.monotonic() >= ends_at:
+                yield self._checkpoint(request, progress)
+                yield Drain(self._jitter(0.1, _RECONNECT_S))
+                return
+            try:
+                news = await self._catch_up(request, subscription, progress)
+            except DependencyDown:
+                # The stream outlives an outage of the database: what it missed is read when it is back.
+                subscription.dirty |= set(progress.sent)
+                subscription.woken = False
+                await subscription.wait(_RETRY_S)
+                continue
+            for event in news:
+                yield event
+            moved = self._moved_hint(request, progress)
+            if moved is not None:
+                yield moved
+            if news or self._clock.monotonic() >= checkpoint_at:
+                yield self._checkpoint(request, progress)
+                self._note_seen(request, self._cursors(progress))
+                checkpoint_at = self._clock.monotonic() + request.heartbeat_s
+            if not subscription.dirty:
+                await subscription.wait(self._patience(request, min(checkpoint_at, ends_at)))
+
+    def _patience(self, request: WatchRequest, until: float) -> float:
+        seconds = until - self._clock.monotonic()
+        if request.expires_at is not None:
+            left = (request.expires_at - self._clock.now()).total_seconds()
+            if left <= 0:
+                raise TokenExpired("the access token has expired")
+            seconds = min(seconds, left)
+        return seconds
+
+    async def _catch_up(
+        self, request: WatchRequest, subscription: Subscription, progress: _Progress
+    ) -> list[StreamEvent]:
+        if subscription.members_changed and request.user_id is not None:
+            subscription.members_changed = False
+            await self._refresh_members(request, subscription, progress)
+        dirty = subscription.take_dirty()
+        if request.user_id is None:
+            await self._learn_scopes(request, progress, dirty)
+        events: list[StreamEvent] = []
+        cursors = [self._cursor(progress, scope) for scope in sorted(dirty & progress.sent.keys())]
+        pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, _PAGE)
+        for cursor, page in zip(cursors, pages, strict=True):
+            if page is None:
+                self._leave(subscription, progress, cursor.scope)
+                continue
+            progress.states[cursor.scope] = page.state
+            if page.reset:
+                events.append(Reset(page.state.cursor, self._jitter(0.0, _REFETCH_S)))
+                progress.sent[cursor.scope] = page.state.head
+                continue
+            if page.changes:
+                events.append(ChangesSent(page.changes))
+            progress.sent[cursor.scope] = page.next_sequence
+            if page.more:
+                subscription.dirty.add(cursor.scope)
+        return events
+
+    async def _refresh_members(
+        self, request: WatchRequest, subscription: Subscription, progress: _Progress
+    ) -> None:
+        if request.user_id is None:
+            return
+        states = await self._reader.member_scopes(request.device.app_id, request.user_id)
+        present = {state.scope for state in states}
+        for scope in set(progress.sent) - present:
+            self._leave(subscription, progress, scope)
+        for state in states:
+            if state.scope not in progress.sent:
+                self._start_scope(progress, state, None)
+        self._hub.follow(subscription, progress.sent)
+
+    async def _learn_scopes(self, request: WatchRequest, progress: _Progress, dirty: set[str]) -> None:
+        # A stream of all scopes knows a scope from its first news on, and starts where it stood when the stream opened.
+        unknown = sorted(dirty - progress.sent.keys())[:_PAGE]
+        if not unknown:
+            return
+        since = progress.opened_at - timedelta(seconds=_LONGEST_TRANSACTION_S)
+        for state, sequence in await self._reader.starts(request.device.app_id, unknown, since):
+            progress.states[state.scope] = state
+            progress.sent[state.scope] = sequence
+        while len(progress.sent) > _MAX_CURSORS_OF_ALL:
+            oldest = next(iter(progress.sent))
+            del progress.sent[oldest], progress.states[oldest]
+
+    def _leave(self, subscription: Subscription, progress: _Progress, scope: str) -> None:
+        progress.sent.pop(scope, None)
+        progress.states.pop(scope, None)
+        self._hub.follow(subscription, progress.sent)
+
+    def _moved_hint(self, request: WatchRequest, progress: _Progress) -> Hint | None:
+        hint = self._hint(request, progress)
+        before = progress.hint
+        if before is not None:
+            ratio = hint.poll_interval_s / before.poll_interval_s
+            if 1 / _HINT_MOVES_BY < ratio < _HINT_MOVES_BY:
+                return None
+        progress.hint = hint
+        return hint
+
+    def _hint(self, request: WatchRequest, progress: _Progress) -> Hint:
+        return policy.decide(progress.states.values(), request.activity, self._clock.now(), changed=False)
+
+    def _checkpoint(self, request: WatchRequest, progress: _Progress) -> Checkpoint:
+        left = None if request.expires_at is None else (request.expires_at - self._clock.now()).total_seconds()
+        return Checkpoint(tuple(self._cursors(progress)), self._hint(request, progress), left)
+
+    def _cursor(self, progress: _Progress, scope: str) -> Cursor:
+        return Cursor(scope, progress.states[scope].epoch, progress.sent[scope])
+
+    def _cursors(self, progress: _Progress) -> list[Cursor]:
+        return [self._cursor(progress, scope) for scope in progress.sent]
+
+    def _note_seen(self, request: WatchRequest, cursors: Sequence[Cursor]) -> None:
+        if request.user_id is not None and request.device.device_id:
+            self._seen.note(request.device, cursors)

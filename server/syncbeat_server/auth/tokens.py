@@ -107,7 +107,12 @@ def verify(token: str, keys: KeyTable, now: datetime) -> VerifiedToken:
         raise TokenInvalid("the access token is not from an issuer and key known here")
     try:
         claims = jwt.decode(
-            token, row.key, algorithms=[row.algorithm], audience=row.audience, issuer=row.issuer, options=_OPTIONS
+            token,
+            row.key,
+            algorithms=[row.algorithm],
+            audience=row.audience,
+            issuer=row.issuer,
+            options=_OPTIONS,
         )
     except PyJWTError:
         raise TokenInvalid("the access token is not valid") from None

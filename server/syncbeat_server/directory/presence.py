@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 
+from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis import RedisBus
 
-LIVES_S = 30.0
-REFRESHED_EVERY_S = 10.0
+_LIVES_S = 30.0
+_REFRESHED_EVERY_S = 10.0
 
 Device = tuple[str, str, str]
 
@@ -21,7 +23,7 @@ class Presence:
 
     async def mark(self, devices: Sequence[Device]) -> None:
         """These devices have a stream here. Raises DependencyDown."""
-        await self._bus.mark_present(map(_key, devices), LIVES_S)
+        await self._bus.mark_present(map(_key, devices), _LIVES_S)
 
     async def unmark(self, devices: Sequence[Device]) -> None:
         """These devices have no stream here any more. Raises DependencyDown."""
@@ -33,6 +35,43 @@ class Presence:
             return await self._bus.present([_key(device) for device in devices])
         except DependencyDown:
             return [False] * len(devices)
+
+
+class PresenceKeeper:
+    """Keeps the marks of the streams of this process: at once when one opens or closes, and again and again."""
+
+    def __init__(self, presence: Presence, here: Callable[[], Sequence[Device]], clock: Clock) -> None:
+        """`here` names the devices that have a stream on this process now."""
+        self._presence = presence
+        self._here = here
+        self._clock = clock
+        self._moved: set[Device] = set()
+        self._woken = asyncio.Event()
+
+    def moved(self, device: Device) -> None:
+        """A stream of this device opened or closed."""
+        self._moved.add(device)
+        self._woken.set()
+
+    async def run_refresh(self) -> None:
+        """Have every mark renewed before it ends, for ever."""
+        while True:
+            await self._clock.sleep(_REFRESHED_EVERY_S)
+            self._moved.update(self._here())
+            self._woken.set()
+
+    async def run(self) -> None:
+        """Write the marks, for ever. What Redis does not take now is written with the next refresh."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            moved, self._moved = self._moved, set()
+            here = moved.intersection(self._here())
+            try:
+                await self._presence.mark(list(here))
+                await self._presence.unmark(list(moved - here))
+            except DependencyDown:
+                continue
 
 
 def _key(device: Device) -> str:

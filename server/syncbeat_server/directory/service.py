@@ -20,7 +20,7 @@ CancelWaiting = Callable[[Connection, str, str, str], Awaitable[None]]
 
 
 class DirectoryService:
-    """Registers devices and keeps the members of scopes. `owner` set: an end user calls and sees only its own rows."""
+    """Registers devices and keeps the members of scopes. `by_user`: an end user calls, who sees only its own rows."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class DirectoryService:
         self._cancel_waiting = cancel_waiting
         self._members_changed = members_changed
 
-    async def register(self, device: Registration, caller: str, owner: RowOwner | None) -> Device:
+    async def register(self, device: Registration, caller: str, *, by_user: bool) -> Device:
         """Register a device; its token moves here from wherever it was, and what waited there is cancelled.
 
         Raises:
@@ -49,8 +49,8 @@ class DirectoryService:
                 await self._move_token(conn, device, digest, caller)
             if await store.count_devices(conn, device.app_id, device.user_id, device.device_id) >= MAX_DEVICES:
                 raise RateLimited(f"a user has at most {MAX_DEVICES} devices")
-            if owner is not None:
-                await become_user(conn, owner)
+            if by_user:
+                await become_user(conn, RowOwner(device.app_id, device.user_id))
             return await store.upsert_device(conn, device, digest)
 
     async def _move_token(self, conn: Connection, device: Registration, digest: bytes, caller: str) -> None:
@@ -61,28 +61,26 @@ class DirectoryService:
             raise RateLimited("this registration token moves between devices too often", retry_after_s=3600.0)
         await self._cancel_waiting(conn, device.app_id, *previous)
 
-    async def unregister(self, app_id: str, user_id: str, device_id: str, owner: RowOwner | None) -> None:
+    async def unregister(self, app_id: str, user_id: str, device_id: str, *, by_user: bool) -> None:
         """Forget a device and cancel what waits for it. Raises AccessDenied (a user) or NotFound (a service)."""
         async with self._database.transaction() as conn:
             await self._cancel_waiting(conn, app_id, user_id, device_id)
-            if owner is not None:
-                await become_user(conn, owner)
+            if by_user:
+                await become_user(conn, RowOwner(app_id, user_id))
             if not await store.delete_device(conn, app_id, user_id, device_id):
-                raise _absent(owner)
+                raise _absent(by_user=by_user)
 
-    async def device(self, app_id: str, user_id: str, device_id: str, owner: RowOwner | None) -> Device:
+    async def device(self, app_id: str, user_id: str, device_id: str, *, by_user: bool) -> Device:
         """One device. Raises AccessDenied (a user) or NotFound (a service) when it is not there."""
-        async with self._database.transaction(owner) as conn:
+        async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
             found = await store.find_device(conn, app_id, user_id, device_id)
         if found is None:
-            raise _absent(owner)
+            raise _absent(by_user=by_user)
         return found
 
-    async def devices(
-        self, app_id: str, user_id: str, after: str, limit: int, owner: RowOwner | None
-    ) -> list[Device]:
+    async def devices(self, app_id: str, user_id: str, after: str, limit: int, *, by_user: bool) -> list[Device]:
         """A user's devices by id."""
-        async with self._database.transaction(owner) as conn:
+        async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
             return await store.list_devices(conn, app_id, user_id, after, limit)
 
     async def add_members(self, app_id: str, scope: str, members: Sequence[Member]) -> int:
@@ -116,11 +114,9 @@ class DirectoryService:
                 raise NotFound("there is no such scope")
             return await store.list_members(conn, app_id, scope, after, limit)
 
-    async def scopes(
-        self, app_id: str, user_id: str, after: str, limit: int, owner: RowOwner | None
-    ) -> list[Member]:
+    async def scopes(self, app_id: str, user_id: str, after: str, limit: int, *, by_user: bool) -> list[Member]:
         """A user's memberships by scope."""
-        async with self._database.transaction(owner) as conn:
+        async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
             return await store.list_scopes(conn, app_id, user_id, after, limit)
 
 
@@ -132,8 +128,12 @@ def _is_time_zone(name: str) -> bool:
     return True
 
 
-def _absent(owner: RowOwner | None) -> AccessDenied | NotFound:
+def _owner(app_id: str, user_id: str, *, by_user: bool) -> RowOwner | None:
+    return RowOwner(app_id, user_id) if by_user else None
+
+
+def _absent(*, by_user: bool) -> AccessDenied | NotFound:
     # To a user, another user's device and one that does not exist look the same.
-    if owner is not None:
+    if by_user:
         return AccessDenied("not a registered device of this user")
     return NotFound("this device is not registered")

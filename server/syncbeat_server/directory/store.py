@@ -99,7 +99,10 @@ async def delete_device(conn: Connection, app_id: str, user_id: str, device_id: 
 async def find_device(conn: Connection, app_id: str, user_id: str, device_id: str) -> Device | None:
     """One device."""
     row = await conn.fetchrow(
-        "SELECT * FROM devices WHERE app_id = $1 AND user_id = $2 AND device_id = $3", app_id, user_id, device_id
+        "SELECT * FROM devices WHERE app_id = $1 AND user_id = $2 AND device_id = $3",
+        app_id,
+        user_id,
+        device_id,
     )
     return None if row is None else _device(row)
 

@@ -12,7 +12,15 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from syncbeat_server.errors import ConfigurationError
 
@@ -116,7 +124,7 @@ class AppSettings(BaseModel):
 class Settings(AppSettings):
     """Everything the service can be told. Each field is the environment variable SYNCBEAT_<NAME>."""
 
-    listen: str = Field(default="0.0.0.0:50051", pattern=r"^.+:\d{1,5}$")  # noqa: S104  # a server listens
+    listen: str = Field(default="0.0.0.0:50051", pattern=r"^.+:\d{1,5}$")  # a server listens
     role: Role = Role.ALL
     workers: int = Field(default=1, ge=1, le=64)
     database_url: OptionalSecret = None
@@ -232,3 +240,14 @@ def _explain(error: ValidationError) -> str:
 def digest_of(token: str) -> str:
     """The SHA-256 (hex) under which a service or admin token stands in the settings."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def describe_settings() -> str:
+    """Every setting with its default, one a line."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        if name != "apps":
+            default = field.get_default(call_default_factory=True)
+            shown = "" if default in (None, (), {}) else str(default)
+            lines.append(f"{PREFIX}{name.upper()}={shown}")
+    return "\n".join(lines)

@@ -11,9 +11,7 @@ import structlog
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
-def _add_request_id(
-    _logger: object, _method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
+def _add_request_id(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     current = request_id.get()
     if current is not None:
         event["request_id"] = current
@@ -23,9 +21,7 @@ def _add_request_id(
 def set_up(*, as_json: bool, level: str) -> None:
     """Send every log record of this process to standard error, formatted once for all."""
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     before: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,

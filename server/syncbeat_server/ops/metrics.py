@@ -13,15 +13,20 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         labels = ("grpc_service", "grpc_method", "grpc_code")
-        self._handled = Counter(
-            "grpc_server_handled", "RPCs completed on the server", labels, registry=self.registry
-        )
+        self._handled = Counter("grpc_server_handled", "RPCs completed on the server", labels, registry=self.registry)
         self._seconds = Histogram(
-            "grpc_server_handling_seconds", "Time to handle an RPC", labels[:2], buckets=_SECONDS, registry=self.registry
+            "grpc_server_handling_seconds",
+            "Time to handle an RPC",
+            labels[:2],
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         self.open_streams = Gauge("syncbeat_open_streams", "Hint streams open now", registry=self.registry)
         self._outcomes = Counter(
-            "syncbeat_delivery_attempts", "Delivery attempts by what became of them", ("outcome",), registry=self.registry
+            "syncbeat_delivery_attempts",
+            "Delivery attempts by what became of them",
+            ("outcome",),
+            registry=self.registry,
         )
 
     def call_handled(self, service: str, method: str, code: str, seconds: float) -> None:

@@ -9,7 +9,15 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, Finished, Kind, Outcome, Reason, Verdict
+from syncbeat_server.push.model import (
+    ClaimedDelivery,
+    DeliveryState,
+    Finished,
+    Kind,
+    Outcome,
+    Reason,
+    Verdict,
+)
 
 _GIVE_UP_AFTER_S = 3600.0
 _LONGEST_WAIT_S = 600.0
@@ -18,7 +26,7 @@ _THROTTLED_FACTOR = 6.0  # of the first wait: a minute for 10 s
 
 @dataclass(frozen=True, slots=True)
 class RetryRule:
-    """`first_s`: the least wait before a retry. `grace_s`: how long a device with a live stream has to show a cursor."""
+    """`first_s`: the least wait before a retry. `grace_s`: how long a device with a live stream may take to show it."""
 
     first_s: float = 10.0
     grace_s: float = 5.0
@@ -33,9 +41,7 @@ def triage(delivery: ClaimedDelivery, live: bool, rule: RetryRule) -> Finished |
     if not delivery.registration_token:
         return Finished(delivery, DeliveryState.DEAD, Reason.NO_TOKEN, give_back_attempt=True)
     if delivery.kind is Kind.SYNC and live and not delivery.held:
-        return Finished(
-            delivery, DeliveryState.HELD, Reason.LIVE_STREAM, due_in_s=rule.grace_s, give_back_attempt=True
-        )
+        return Finished(delivery, DeliveryState.HELD, Reason.LIVE_STREAM, due_in_s=rule.grace_s, give_back_attempt=True)
     return None
 
 

@@ -79,7 +79,7 @@ async def claimed(conn: Connection, lease_token: str, delivery_ids: Sequence[str
 
 
 async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
-    """Record what became of claimed deliveries: the ids of those whose lease still held. The others' results are void."""
+    """Record what became of claimed deliveries: the ids of those whose lease still held; the others are void."""
     rows = await conn.fetch(
         """UPDATE deliveries d SET
                state = k.state, reason = k.reason, provider_message_id = k.message_id,
@@ -157,6 +157,19 @@ async def release(conn: Connection, lease_tokens: Sequence[str]) -> int:
                   due_at = syncbeat_now(), updated_at = syncbeat_now()
            WHERE lease_token = ANY($1::uuid[]) AND state = 'IN_FLIGHT' RETURNING 1 AS given""",
         list(lease_tokens),
+    )
+    return len(rows)
+
+
+async def forget_windows(conn: Connection, limit: int) -> int:
+    """Delete up to `limit` dedupe windows that ended a while ago with nothing trailing; how many."""
+    rows = await conn.fetch(
+        """WITH old AS (
+               SELECT ctid FROM dedupe_windows
+               WHERE window_until < syncbeat_now() - interval '1 hour' AND trailed_by IS NULL
+               LIMIT $1 FOR UPDATE SKIP LOCKED)
+           DELETE FROM dedupe_windows w USING old WHERE w.ctid = old.ctid RETURNING 1 AS gone""",
+        limit,
     )
     return len(rows)
 

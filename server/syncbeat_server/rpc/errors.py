@@ -9,7 +9,14 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from syncbeat_server.errors import DependencyDown, InvalidRequest, Overloaded, RateLimited, Reason, SyncbeatError
+from syncbeat_server.errors import (
+    DependencyDown,
+    InvalidRequest,
+    Overloaded,
+    RateLimited,
+    Reason,
+    SyncbeatError,
+)
 
 DOMAIN = "syncbeat"
 _STATUS_KEY = "grpc-status-details-bin"

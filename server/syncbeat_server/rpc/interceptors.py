@@ -1,4 +1,4 @@
-"""What surrounds every call: request id, metrics, errors, deadline, auth, parsing, validation; in this order.
+"""What surrounds every call: request id, metrics, errors, deadline, auth, parsing, validation, so ordered.
 
 One adapter serves both arities. The wrapped handler of each method is made once, at start. Request bytes are parsed here
 and not by gRPC, whose raising deserializer would answer UNKNOWN with the parser's text.
@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -145,7 +145,7 @@ def _code_of(error: BaseException | None) -> str:
 def _unary(method: _Method, behaviour: Unary) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def handle(data: bytes, context: Context) -> bytes:
         async with _Around(method, context) as around:
-            left = context.time_remaining()
+            left = cast(float | None, context.time_remaining())
             budget = _DEFAULT_DEADLINE_S if left is None else min(left, _DEFAULT_DEADLINE_S) - _MARGIN_S
             if budget <= 0:
                 raise DeadlineExceeded("no time left to do this")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from syncbeat.v1 import field_rules_pb2
@@ -27,7 +27,7 @@ _TIMESTAMP = "google.protobuf.Timestamp"
 _MIN_TIMESTAMP_S = -62_135_596_800  # 0001-01-01, from the comments of timestamp.proto
 _MAX_TIMESTAMP_S = 253_402_300_799  # 9999-12-31
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-_CONTROL = {code: None for code in (*range(32), 127)}
+_CONTROL = dict.fromkeys((*range(32), 127))
 _CONTROL_BUT_LINES = {code: None for code in _CONTROL if chr(code) not in "\n\r\t"}
 
 
@@ -115,10 +115,10 @@ def _value_check(
     field: FieldDescriptor, rules: field_rules_pb2.FieldRules, made: dict[str, list[tuple[str, _Check]]]
 ) -> _Check:
     match field.cpp_type:
-        case FieldDescriptor.CPPTYPE_MESSAGE:
+        case FieldDescriptor.CPPTYPE_MESSAGE if field.message_type is not None:
             return _message_check(field.message_type, rules, made)
-        case FieldDescriptor.CPPTYPE_ENUM:
-            return _enum_check(field)
+        case FieldDescriptor.CPPTYPE_ENUM if field.enum_type is not None:
+            return _enum_check(field.enum_type)
         case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_BYTES:
             return _bytes_check(rules.max_bytes or _DEFAULT_MAX_BYTES)
         case FieldDescriptor.CPPTYPE_STRING if rules.json:
@@ -147,8 +147,8 @@ def _message_check(
     return _compile(message, made)
 
 
-def _enum_check(field: FieldDescriptor) -> _Check:
-    known = frozenset(field.enum_type.values_by_number)
+def _enum_check(kind: EnumDescriptor) -> _Check:
+    known = frozenset(kind.values_by_number)
 
     def check(value: int, path: str, violations: Violations) -> None:
         if value not in known:

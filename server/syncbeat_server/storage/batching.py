@@ -86,7 +86,7 @@ class Batcher(Generic[Item, Answer]):
         except DependencyDown as error:
             for _, future in live:
                 _settle(future, error)
-        except Exception as error:  # each item's own fault is found by running it alone
+        except Exception as error:  # noqa: BLE001  # each item's own fault is found by running it alone
             if len(live) == 1:
                 _settle(live[0][1], error)
             else:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from syncbeat_server.errors import RequestIdReused
-from syncbeat_server.storage.postgres import Connection
+from syncbeat_server.errors import RequestIdReused, RequestInFlight, SyncbeatError
+from syncbeat_server.storage.postgres import Connection, LockTimeout
 
 KEPT_FOR = timedelta(days=30)
 
@@ -22,31 +22,62 @@ class RequestKey:
     request_id: str
     content_hash: bytes
 
+    @classmethod
+    def of(cls, app_id: str, caller: str, rpc: str, request_id: str, content_hash: bytes) -> RequestKey | None:
+        """The key of a call, or None when it has no request_id."""
+        return cls(app_id, caller, rpc, request_id, content_hash) if request_id else None
+
     @property
     def identity(self) -> tuple[str, str, str, str]:
         """What must be unique."""
         return (self.app_id, self.caller, self.rpc, self.request_id)
 
 
-async def claim(conn: Connection, keys: Sequence[RequestKey]) -> dict[RequestKey, str | None]:
-    """Claim the keys in this transaction: None for a new one, else the JSON of the first answer.
+@dataclass(frozen=True)
+class Answer:
+    """What a call is answered (JSON), and whether it was carried out by an earlier one."""
 
-    A twin in another transaction is waited for (its row is locked until it commits).
+    text: str
+    replayed: bool
+
+
+async def answer_once(
+    conn: Connection,
+    requests: Sequence[RequestKey | None],
+    carry_out: Callable[[Sequence[int]], Awaitable[Sequence[str | SyncbeatError]]],
+) -> list[Answer | SyncbeatError]:
+    """Answer several calls in this transaction; `carry_out(indexes)` does those that are new and answers their JSON.
+
+    A call without a request_id is always new. A twin in the same batch gets the answer of the first; one in another
+    transaction is waited for, whose row is locked until it commits. A call that fails leaves its request_id unused.
 
     Raises:
         RequestIdReused: a key came before with other content.
-        LockTimeout: the twin did not end in time.
+        RequestInFlight: the twin did not end in time.
     """
+    before = await _claim(conn, [request for request in requests if request is not None])
+    first: dict[RequestKey, int] = {}
+    for index, request in enumerate(requests):
+        if request is not None and before[request] is None:
+            first.setdefault(request, index)
+    fresh = [i for i, request in enumerate(requests) if request is None or first.get(request) == i]
+    results = dict(zip(fresh, await carry_out(fresh), strict=True)) if fresh else {}
+    await _keep(conn, [(key, text) for key, i in first.items() if isinstance(text := results[i], str)])
+    await _abandon(conn, [key for key, i in first.items() if isinstance(results[i], SyncbeatError)])
+    answers: list[Answer | SyncbeatError] = []
+    for index, request in enumerate(requests):
+        known = None if request is None else before[request]
+        result = known if known is not None else results[index if request is None else first[request]]
+        answers.append(Answer(result, replayed=index not in results) if isinstance(result, str) else result)
+    return answers
+
+
+async def _claim(conn: Connection, keys: Sequence[RequestKey]) -> dict[RequestKey, str | None]:
+    """Claim the keys: None for a new one, else the JSON of the first answer."""
+    if not keys:
+        return {}
     distinct = list({key.identity: key for key in reversed(keys)}.values())
-    await conn.execute(
-        """INSERT INTO request_records (app_id, caller, rpc, request_id, content_hash, created_at)
-           SELECT app_id, caller, rpc, request_id, content_hash, syncbeat_now()
-           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[])
-                AS k (app_id, caller, rpc, request_id, content_hash)
-           ORDER BY app_id, caller, rpc, request_id
-           ON CONFLICT DO NOTHING""",
-        *_columns(distinct),
-    )
+    await _insert(conn, distinct)
     rows = await conn.fetch(
         """SELECT r.app_id, r.caller, r.rpc, r.request_id, r.content_hash, r.answer
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
@@ -64,8 +95,37 @@ async def claim(conn: Connection, keys: Sequence[RequestKey]) -> dict[RequestKey
     return answers
 
 
-async def answer(conn: Connection, answers: Sequence[tuple[RequestKey, str]]) -> None:
-    """Keep the first answer (JSON) of each key, in the transaction of its effect."""
+async def _insert(conn: Connection, keys: Sequence[RequestKey]) -> None:
+    try:
+        await conn.execute(
+            """INSERT INTO request_records (app_id, caller, rpc, request_id, content_hash, created_at)
+               SELECT app_id, caller, rpc, request_id, content_hash, syncbeat_now()
+               FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[])
+                    AS k (app_id, caller, rpc, request_id, content_hash)
+               ORDER BY app_id, caller, rpc, request_id
+               ON CONFLICT DO NOTHING""",
+            *_columns(keys),
+        )
+    except LockTimeout:
+        raise RequestInFlight("the first call with this request_id has not ended yet") from None
+
+
+async def _abandon(conn: Connection, keys: Sequence[RequestKey]) -> None:
+    if not keys:
+        return
+    await conn.execute(
+        """DELETE FROM request_records r
+           USING unnest($1::text[], $2::text[], $3::text[], $4::text[])
+                 AS k (app_id, caller, rpc, request_id)
+           WHERE (r.app_id, r.caller, r.rpc, r.request_id) = (k.app_id, k.caller, k.rpc, k.request_id)
+             AND r.answer IS NULL""",
+        *_columns(keys)[:4],
+    )
+
+
+async def _keep(conn: Connection, answers: Sequence[tuple[RequestKey, str]]) -> None:
+    if not answers:
+        return
     await conn.execute(
         """UPDATE request_records r SET answer = k.answer::jsonb
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])

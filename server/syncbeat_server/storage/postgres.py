@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import asyncpg
 
@@ -76,7 +76,7 @@ class RowOwner:
     user_id: str
 
 
-class _PoolerSafeConnection(asyncpg.Connection):  # type: ignore[type-arg]  # its Record parameter has no runtime form
+class _PoolerSafeConnection(asyncpg.Connection):
     def get_reset_query(self) -> str:
         # Nothing of ours outlives a transaction, so there is nothing to reset: this saves a round trip a call.
         return ""
@@ -106,10 +106,35 @@ def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
     return StatementRejected(state, getattr(error, "constraint_name", None) or "")
 
 
+class _Session:
+    """A connection whose errors are domain errors already inside a transaction, where callers decide by them."""
+
+    __slots__ = ("_conn",)
+
+    def __init__(self, conn: asyncpg.pool.PoolConnectionProxy) -> None:
+        self._conn = conn
+
+    async def fetch(self, query: str, *args: object) -> Sequence[Row]:
+        with translated_errors():
+            return cast(Sequence[Row], await self._conn.fetch(query, *args))
+
+    async def fetchrow(self, query: str, *args: object) -> Row | None:
+        with translated_errors():
+            return cast(Row | None, await self._conn.fetchrow(query, *args))
+
+    async def fetchval(self, query: str, *args: object) -> Any:
+        with translated_errors():
+            return await self._conn.fetchval(query, *args)
+
+    async def execute(self, query: str, *args: object) -> str:
+        with translated_errors():
+            return str(await self._conn.execute(query, *args))
+
+
 class Database:
     """The pool. Acquire through `connection` (single statements) or `transaction`; never nest the two."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:  # type: ignore[type-arg]  # as above
+    def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     @asynccontextmanager
@@ -117,7 +142,7 @@ class Database:
         """A connection for statements that are each their own transaction."""
         with translated_errors():
             async with self._pool.acquire(timeout=_CONNECT_TIMEOUT_S) as conn:
-                yield conn
+                yield _Session(conn)
 
     @asynccontextmanager
     async def transaction(self, owner: RowOwner | None = None) -> AsyncIterator[Connection]:
@@ -129,9 +154,10 @@ class Database:
             async with self._pool.acquire(timeout=_CONNECT_TIMEOUT_S) as conn:
                 try:
                     await conn.execute(f"BEGIN; SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
+                    session = _Session(conn)
                     if owner is not None:
-                        await become_user(conn, owner)
-                    yield conn
+                        await become_user(session, owner)
+                    yield session
                     await conn.execute("COMMIT")
                 except BaseException as error:
                     await _roll_back(conn)
@@ -159,7 +185,7 @@ async def become_user(conn: Connection, owner: RowOwner) -> None:
     )
 
 
-async def _roll_back(conn: asyncpg.pool.PoolConnectionProxy) -> None:  # type: ignore[type-arg]  # as above
+async def _roll_back(conn: asyncpg.pool.PoolConnectionProxy) -> None:
     # A connection that cannot roll back is closed, and the pool makes a new one.
     try:
         if not conn.is_closed():
@@ -170,7 +196,8 @@ async def _roll_back(conn: asyncpg.pool.PoolConnectionProxy) -> None:  # type: i
 
 def _is_read_only(error: BaseException) -> bool:
     # After a switchover the pool is pinned to the demoted node; SELECT 1 passes and every write fails.
-    return isinstance(error, asyncpg.PostgresError) and error.sqlstate == _READ_ONLY
+    driver = error.__cause__
+    return isinstance(driver, asyncpg.PostgresError) and driver.sqlstate == _READ_ONLY
 
 
 @asynccontextmanager

@@ -152,4 +152,3 @@ async def open_redis(url: str, clock: Clock) -> AsyncIterator[RedisBus]:
         yield RedisBus(client, clock)
     finally:
         await client.aclose()
-

@@ -6,7 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, SequenceMismatch, SyncbeatError
+from syncbeat_server.errors import (
+    AccessDenied,
+    FieldViolation,
+    InvalidRequest,
+    SequenceMismatch,
+    SyncbeatError,
+)
 from syncbeat_server.storage.postgres import Connection, StatementRejected
 from syncbeat_server.sync import policy, store
 from syncbeat_server.sync.model import Cursor, NewChange
@@ -32,9 +38,7 @@ class Appended:
     heads: tuple[Cursor, ...]
 
 
-async def append(
-    conn: Connection, calls: Sequence[Append], *, create_scopes: bool
-) -> list[Appended | SyncbeatError]:
+async def append(conn: Connection, calls: Sequence[Append], *, create_scopes: bool) -> list[Appended | SyncbeatError]:
     """Write the changes of several calls. A call whose expectation fails gets its error and writes nothing.
 
     Raises:
@@ -109,9 +113,7 @@ def _plan(
     return sequence
 
 
-async def _write(
-    conn: Connection, rounds: list[dict[tuple[str, str, str], tuple[str, int, NewChange]]]
-) -> None:
+async def _write(conn: Connection, rounds: list[dict[tuple[str, str, str], tuple[str, int, NewChange]]]) -> None:
     try:
         for written in rounds:
             await store.write_changes(conn, list(written.values()))

@@ -147,7 +147,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Stream: the cursor was not of this feed; list it again after `refetch_delay_s`, the stream goes on from `head`."""
+    """Stream: the cursor was not of this feed; list it again after `refetch_delay_s`, it goes on from `head`."""
 
     head: Cursor
     refetch_delay_s: float

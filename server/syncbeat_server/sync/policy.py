@@ -1,6 +1,6 @@
 """When should a device ask again? Pure.
 
-The interval is the square-root law: polling a source that changes `rate` times a second every `t` seconds costs 1/t polls
+The interval is the square-root law: polling what changes `rate` times a second every `t` seconds costs 1/t polls
 and leaves rate*t/2 stale seconds a second; the sum, weighed, is least at t = sqrt(weight / rate)
 (Cho and Garcia-Molina, "Effective page refresh policies for web crawlers", 2003, give the same law for crawlers).
 """
@@ -74,7 +74,7 @@ def decide(
         priority=tier(interval),
         next_poll_at=now + timedelta(seconds=interval),
         changed=changed,
-        heads=tuple(state.cursor for state in states),
+        heads=tuple(state.cursor for state in sorted(states, key=lambda state: state.scope)),
         prefer_stream=activity.state is ActivityState.FOREGROUND and interval <= _STREAM_BELOW_S,
         explanation=explanation,
     )

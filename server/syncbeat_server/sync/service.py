@@ -78,15 +78,11 @@ class FeedReader:
         self, app_id: str, user_id: str | None, cursors: Sequence[Cursor], limit: int
     ) -> list[FeedPage | None]:
         """For each cursor its page; None: no such scope, or `user_id` is not a member (None: a service, sees all)."""
-        return list(
-            await asyncio.gather(*(self._pages.submit((app_id, user_id, cursor, limit)) for cursor in cursors))
-        )
+        return list(await asyncio.gather(*(self._pages.submit((app_id, user_id, cursor, limit)) for cursor in cursors)))
 
     async def heads(self, app_id: str, user_id: str | None, scopes: Sequence[str]) -> list[ScopeState | None]:
         """For each scope its state, or None as in `pages`."""
-        return list(
-            await asyncio.gather(*(self._members.submit((app_id, user_id, scope)) for scope in scopes))
-        )
+        return list(await asyncio.gather(*(self._members.submit((app_id, user_id, scope)) for scope in scopes)))
 
     async def member_scopes(self, app_id: str, user_id: str) -> list[ScopeState]:
         """The scopes of a user."""
@@ -98,17 +94,13 @@ class FeedReader:
         async with self._database.connection() as conn:
             return await store.starts(conn, app_id, scopes, since)
 
-    async def _read_heads(
-        self, reads: Sequence[tuple[str, str | None, str]]
-    ) -> Sequence[ScopeState | None]:
+    async def _read_heads(self, reads: Sequence[tuple[str, str | None, str]]) -> Sequence[ScopeState | None]:
         distinct = list(dict.fromkeys(reads))
         async with self._database.connection() as conn:
             found = dict(zip(distinct, await store.heads(conn, distinct), strict=True))
         return [found[read] for read in reads]
 
-    async def _read_pages(
-        self, reads: Sequence[tuple[str, str | None, Cursor, int]]
-    ) -> Sequence[FeedPage | None]:
+    async def _read_pages(self, reads: Sequence[tuple[str, str | None, Cursor, int]]) -> Sequence[FeedPage | None]:
         # Heads first: a sequence is given out under the scope's lock, so whatever is at or below a head that was
         # read before is there to be read after.
         wanted = list(dict.fromkeys((app_id, user_id, cursor.scope) for app_id, user_id, cursor, _ in reads))
@@ -159,7 +151,13 @@ class SyncService:
         self._reports: Batcher[tuple[DeviceKey, Activity], None] = Batcher(self._write_reports)
 
     async def hint(
-        self, device: DeviceKey, cursors: Sequence[Cursor], activity: Activity | None, *, explain: bool, is_user: bool
+        self,
+        device: DeviceKey,
+        cursors: Sequence[Cursor],
+        activity: Activity | None,
+        *,
+        explain: bool,
+        is_user: bool,
     ) -> Hint:
         """When this device should ask again, and whether any of its scopes is ahead of `cursors`.
 
@@ -195,8 +193,10 @@ class SyncService:
         await self._reports.submit((device, activity))
         return await self.hint(device, (), activity, explain=False, is_user=is_user)
 
-    async def list_changes(self, app_id: str, user_id: str | None, cursor: Cursor, limit: int) -> FeedPage:
-        """The page after a cursor.
+    async def list_changes(
+        self, app_id: str, user_id: str | None, device: DeviceKey | None, cursor: Cursor, limit: int
+    ) -> tuple[FeedPage, Hint]:
+        """The page after a cursor, which `device` has shown then; and when to ask again.
 
         Raises:
             AccessDenied: `user_id` is not a member of the scope, whether it exists or not.
@@ -207,7 +207,9 @@ class SyncService:
             if user_id is not None:
                 raise AccessDenied("not a member of this scope", scope=cursor.scope)
             raise NotFound("there is no such scope", scope=cursor.scope)
-        return page
+        if device is not None and not page.reset:
+            self._seen.note(device, [cursor])
+        return page, policy.decide([page.state], Activity(), self._clock.now(), changed=page.more)
 
     async def _read_views(self, devices: Sequence[DeviceKey]) -> Sequence[store.DeviceView | None]:
         distinct = list(dict.fromkeys(devices))

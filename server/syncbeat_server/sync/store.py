@@ -80,9 +80,7 @@ def _activity(text: str | None) -> Activity | None:
     if text is None:
         return None
     fields: dict[str, Any] = orjson.loads(text)
-    return Activity(
-        ActivityState(fields["state"]), fields["idle_s"], Network(fields["network"]), fields["battery_low"]
-    )
+    return Activity(ActivityState(fields["state"]), fields["idle_s"], Network(fields["network"]), fields["battery_low"])
 
 
 async def report_activity(conn: Connection, reports: Sequence[tuple[DeviceKey, Activity]]) -> None:
@@ -185,9 +183,7 @@ async def member_scopes(conn: Connection, app_id: str, user_id: str) -> list[Sco
     return [_scope_state(row) for row in rows]
 
 
-async def starts(
-    conn: Connection, app_id: str, scopes: Sequence[str], since: datetime
-) -> list[tuple[ScopeState, int]]:
+async def starts(conn: Connection, app_id: str, scopes: Sequence[str], since: datetime) -> list[tuple[ScopeState, int]]:
     """Each scope's state, and the sequence before its first change since a moment (its head when there is none)."""
     rows = await conn.fetch(
         """SELECT s.scope, s.epoch, s.head, s.change_rate, s.changed_at,
@@ -202,7 +198,20 @@ async def starts(
     return [(_scope_state(row), row["start"]) for row in rows]
 
 
-async def changed_scopes(conn: Connection, app_ids: Sequence[str], within_s: float, limit: int) -> list[tuple[str, str]]:
+async def current_heads(conn: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """The head of each (app, scope) that exists."""
+    rows = await conn.fetch(
+        """SELECT app_id, scope, head FROM scopes
+           JOIN unnest($1::text[], $2::text[]) AS k (app_id, scope) USING (app_id, scope)""",
+        [app_id for app_id, _ in keys],
+        [scope for _, scope in keys],
+    )
+    return {(row["app_id"], row["scope"]): row["head"] for row in rows}
+
+
+async def changed_scopes(
+    conn: Connection, app_ids: Sequence[str], within_s: float, limit: int
+) -> list[tuple[str, str]]:
     """(app, scope) of what changed in the last seconds: what a stream that follows all scopes looks at."""
     rows = await conn.fetch(
         """SELECT app_id, scope FROM scopes
@@ -243,9 +252,7 @@ async def lock_scopes(
     return {(row["app_id"], row["scope"]): (row["epoch"], row["head"]) for row in rows}
 
 
-async def key_sequences(
-    conn: Connection, keys: Sequence[tuple[str, str, str]]
-) -> dict[tuple[str, str, str], int]:
+async def key_sequences(conn: Connection, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
     """The present sequence of each (app, scope, key) that exists."""
     rows = await conn.fetch(
         """SELECT app_id, scope, key, sequence FROM changes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -61,14 +61,23 @@ class _Progress:
 class HintStreams:
     """Serves WatchHints on this process."""
 
-    def __init__(self, hub: Hub, reader: FeedReader, seen: SeenRecorder, clock: Clock) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        reader: FeedReader,
+        seen: SeenRecorder,
+        clock: Clock,
+        device_moved: Callable[[DeviceKey], None],
+    ) -> None:
+        """`device_moved` is told of each device whose stream opened or closed."""
+        self._device_moved = device_moved
         self._hub = hub
         self._reader = reader
         self._seen = seen
         self._clock = clock
         self._jitter: Callable[[float, float], float] = random.SystemRandom().uniform
 
-    async def watch(self, request: WatchRequest) -> AsyncIterator[StreamEvent]:
+    async def watch(self, request: WatchRequest) -> AsyncGenerator[StreamEvent, None]:
         """The events of one stream, until the token expires, the process drains or half an hour is over.
 
         Raises:
@@ -77,6 +86,7 @@ class HintStreams:
         """
         subscription = Subscription(request.device, all_scopes=request.user_id is None)
         self._hub.add(subscription)
+        self._tell_moved(request)
         try:
             progress = _Progress(self._clock.now())
             async for event in self._open(request, subscription, progress):
@@ -85,6 +95,11 @@ class HintStreams:
                 yield event
         finally:
             self._hub.remove(subscription)
+            self._tell_moved(request)
+
+    def _tell_moved(self, request: WatchRequest) -> None:
+        if request.device.device_id:
+            self._device_moved(request.device)
 
     async def _open(
         self, request: WatchRequest, subscription: Subscription, progress: _Progress
@@ -181,9 +196,7 @@ class HintStreams:
                 subscription.dirty.add(cursor.scope)
         return events
 
-    async def _refresh_members(
-        self, request: WatchRequest, subscription: Subscription, progress: _Progress
-    ) -> None:
+    async def _refresh_members(self, request: WatchRequest, subscription: Subscription, progress: _Progress) -> None:
         if request.user_id is None:
             return
         states = await self._reader.member_scopes(request.device.app_id, request.user_id)

@@ -7,10 +7,12 @@ import socket
 import struct
 from collections import deque
 from http import HTTPStatus
+from typing import cast
 
 import httptools
 
 from syncbeat_server.devtools.fake_fcm.answers import JSON_TYPE, Answer, as_json
+from syncbeat_server.devtools.fake_fcm.reading import ReadingProtocol
 from syncbeat_server.devtools.fake_fcm.routes import Router
 
 MAX_REQUEST_BYTES = 1 << 20
@@ -34,12 +36,13 @@ def _head(status: int, content_type: bytes) -> bytes:
 _OK_HEAD = _head(200, JSON_TYPE)
 
 
-class Http1Connection(asyncio.Protocol):
+class Http1Connection(ReadingProtocol):
     """One connection. It is the exchange of the request it serves: the next one waits for the answer."""
 
     _transport: asyncio.Transport
 
     def __init__(self, router: Router) -> None:
+        super().__init__(router.read_buffer)
         self._router = router
         self._parser = httptools.HttpRequestParser(self)
         self._ready: deque[tuple[bytes, bytes, bytes | None, bytes, bytes, bool]] = deque()
@@ -55,7 +58,7 @@ class Http1Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start serving."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)
         self._transport = transport
         self._router.connections.add(transport)
 

@@ -9,6 +9,7 @@ from collections import Counter
 from syncbeat_server.devtools.fake_fcm.answers import Answer, Exchange, html_error
 from syncbeat_server.devtools.fake_fcm.control import control
 from syncbeat_server.devtools.fake_fcm.fake import FakeFcm
+from syncbeat_server.devtools.fake_fcm.reading import new_buffer
 
 _SEND = re.compile(rb"/v1/projects/([^/]+)/messages:send")
 _TOKEN_TARGET = "/token"
@@ -19,6 +20,7 @@ class Router:
 
     def __init__(self, fake: FakeFcm) -> None:
         self.connections = fake.connections
+        self.read_buffer = new_buffer()
         self._fake = fake
         self._sending = fake.sending
         self._send_path = b"/v1/projects/%b/messages:send" % fake.settings.project_id.encode()

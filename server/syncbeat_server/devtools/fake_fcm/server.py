@@ -8,18 +8,17 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 from syncbeat_server.devtools.fake_fcm.certificates import server_context
 from syncbeat_server.devtools.fake_fcm.fake import FakeFcm
 from syncbeat_server.devtools.fake_fcm.http1 import Http1Connection
-from syncbeat_server.devtools.fake_fcm.http2 import Http2Connection
+from syncbeat_server.devtools.fake_fcm.http2 import PREFACE, Http2Connection
 from syncbeat_server.devtools.fake_fcm.oauth import Issuer
 from syncbeat_server.devtools.fake_fcm.routes import Router
 from syncbeat_server.devtools.fake_fcm.settings import FakeFcmSettings
 
 _BACKLOG = 4096
-# The client's connection preface of HTTP/2 (RFC 9113, 3.4); no HTTP/1.1 request begins like it.
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 class _Doorway(asyncio.Protocol):
@@ -33,7 +32,7 @@ class _Doorway(asyncio.Protocol):
         self._seen = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)
         self._transport = transport
         self._router.connections.add(transport)
         tls = transport.get_extra_info("ssl_object")
@@ -47,9 +46,9 @@ class _Doorway(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._seen += data
-        if len(self._seen) < len(_PREFACE) and _PREFACE.startswith(self._seen):
+        if len(self._seen) < len(PREFACE) and PREFACE.startswith(self._seen):
             return
-        self._make_way(http2=self._seen.startswith(_PREFACE)).data_received(self._seen)
+        self._make_way(http2=self._seen.startswith(PREFACE)).data_received(self._seen)
 
     def _make_way(self, *, http2: bool) -> asyncio.Protocol:
         connection = Http2Connection(self._router) if http2 else Http1Connection(self._router)

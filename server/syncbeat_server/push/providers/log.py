@@ -16,7 +16,11 @@ class LogProvider:
         """Log which device would have been woken; not with what, which may be private."""
         _log.info(
             "delivery (no FCM credentials: logged only)",
-            extra={"delivery_id": delivery.delivery_id, "user_id": delivery.user_id, "device_id": delivery.device_id},
+            extra={
+                "delivery_id": delivery.delivery_id,
+                "user_id": delivery.user_id,
+                "device_id": delivery.device_id,
+            },
         )
         return Outcome(Verdict.SENT)
 

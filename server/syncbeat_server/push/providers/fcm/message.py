@@ -32,7 +32,7 @@ def encode(delivery: ClaimedDelivery) -> bytes:
 
 
 def _message(delivery: ClaimedDelivery) -> messaging.Message:
-    shown = delivery.kind is Kind.MESSAGE and bool(delivery.content.title or delivery.content.body)
+    shown = bool(delivery.content.title or delivery.content.body)
     return messaging.Message(
         topic="placeholder",
         data=_data(delivery),
@@ -86,7 +86,5 @@ def _apns(delivery: ClaimedDelivery, *, shown: bool) -> messaging.APNSConfig:
         "apns-push-type": "alert" if shown else "background",
         "apns-priority": "10" if shown and delivery.lane is Lane.HIGH else "5",
     }
-    aps = messaging.Aps(
-        content_available=None if shown else True, sound=content.sound or None, badge=content.badge
-    )
+    aps = messaging.Aps(content_available=None if shown else True, sound=content.sound or None, badge=content.badge)
     return messaging.APNSConfig(headers=headers, payload=messaging.APNSPayload(aps))

@@ -71,7 +71,7 @@ class FcmProvider:
         # None: FCM did not take this access token.
         try:
             token = await self._tokens.current(refused=refused)
-        except Exception:  # google-auth raises many kinds; each means that there is no token now
+        except Exception:  # noqa: BLE001  # google-auth raises many kinds; each means that there is no token now
             _log.warning("no access token for FCM", exc_info=True)
             return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG), ""
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}

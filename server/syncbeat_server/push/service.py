@@ -1,0 +1,78 @@
+"""Notifications for callers: accept them, tell what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from syncbeat_server.errors import NotFound, SyncbeatError
+from syncbeat_server.push import store
+from syncbeat_server.push.accept import accept
+from syncbeat_server.push.model import Accepted, Delivery, DeliveryFilter, NewNotification, Notification
+from syncbeat_server.storage import idempotency
+from syncbeat_server.storage.batching import Batcher
+from syncbeat_server.storage.idempotency import Answer, RequestKey
+from syncbeat_server.storage.postgres import Connection, Database
+
+_SEND = "SendNotification"
+
+
+@dataclass(frozen=True)
+class _Send:
+    notification: NewNotification
+    request: RequestKey | None
+
+
+class PushService:
+    """SendNotification, GetNotification, ListDeliveries."""
+
+    def __init__(self, database: Database, accepted: Callable[[], None]) -> None:
+        """`accepted` is called after each commit that made deliveries: it wakes the workers."""
+        self._database = database
+        self._accepted = accepted
+        self._sends: Batcher[_Send, Accepted] = Batcher(self._write)
+
+    async def send(self, notification: NewNotification, request_id: str, content_hash: bytes) -> Accepted:
+        """Accept a notification. A replay of `request_id` answers what the first call was answered; '' never is one.
+
+        Raises:
+            RequestIdReused: the request_id came before with other content.
+            RequestInFlight: the first call with it has not ended.
+        """
+        request = RequestKey.of(notification.app_id, notification.caller, _SEND, request_id, content_hash)
+        return await self._sends.submit(_Send(notification, request))
+
+    async def notification(self, app_id: str, notification_id: str) -> Notification:
+        """A notification with its counts per state. Raises NotFound."""
+        async with self._database.transaction() as conn:
+            found = await store.find_notification(conn, app_id, notification_id)
+        if found is None:
+            raise NotFound("there is no such notification")
+        return found
+
+    async def deliveries(self, app_id: str, wanted: DeliveryFilter, after: str | None, limit: int) -> list[Delivery]:
+        """Deliveries that fit the filter, oldest first, after a delivery id."""
+        async with self._database.connection() as conn:
+            return await store.list_deliveries(conn, app_id, wanted, after, limit)
+
+    async def _write(self, sends: Sequence[_Send]) -> list[Accepted | SyncbeatError]:
+        async with self._database.transaction() as conn:
+            answers = await self._answer(conn, sends)
+        self._accepted()
+        return answers
+
+    @staticmethod
+    async def _answer(conn: Connection, sends: Sequence[_Send]) -> list[Accepted | SyncbeatError]:
+        async def carry_out(indexes: Sequence[int]) -> list[str]:
+            results = await accept(conn, [sends[i].notification for i in indexes])
+            return [orjson.dumps(result).decode() for result in results]
+
+        answers = await idempotency.answer_once(conn, [send.request for send in sends], carry_out)
+        return [
+            replace(Accepted(**orjson.loads(answer.text)), replayed=answer.replayed)
+            if isinstance(answer, Answer)
+            else answer
+            for answer in answers
+        ]

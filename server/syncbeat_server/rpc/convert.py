@@ -1,0 +1,134 @@
+"""Between messages and values: what more than one servicer needs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any, Protocol, TypeVar
+
+import orjson
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from syncbeat.v1 import core_pb2
+from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.push.model import Content
+from syncbeat_server.rpc.call import Call
+from syncbeat_server.sync.model import Cursor
+
+DEFAULT_PAGE_SIZE = 50
+
+E = TypeVar("E", bound=Enum)
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """A moment as a message; None stays None."""
+    if moment is None:
+        return None
+    made = Timestamp()
+    made.FromDatetime(moment.astimezone(UTC))
+    return made
+
+
+def duration(seconds: float) -> Duration:
+    """A span as a message, to the microsecond."""
+    made = Duration()
+    made.FromTimedelta(timedelta(seconds=max(0.0, seconds)))
+    return made
+
+
+def seconds(span: Duration) -> float:
+    """The seconds of a span."""
+    return span.seconds + span.nanos / 1e9
+
+
+def cursor(message: core_pb2.ScopeCursor) -> Cursor:
+    """A cursor from a request."""
+    return Cursor(message.scope, message.epoch, message.sequence if message.HasField("sequence") else None)
+
+
+def cursor_message(value: Cursor) -> core_pb2.ScopeCursor:
+    """A cursor for an answer."""
+    return core_pb2.ScopeCursor(scope=value.scope, epoch=value.epoch, sequence=value.sequence)
+
+
+class EnumNames(Protocol):
+    """An enum of the contract, which knows the names of its numbers."""
+
+    def Name(self, number: Any, /) -> str:
+        """The name of a number."""
+        ...
+
+
+def enum_member(kind: type[E], wrapper: EnumNames, prefix: str, number: int) -> E | None:
+    """The domain's member for an enum number of a request; None when it is unspecified."""
+    return None if number == 0 else kind[wrapper.Name(number).removeprefix(prefix)]
+
+
+def content_hash(request: Message) -> bytes:
+    """A digest of everything a request says, by which a reused request_id is told from a replay."""
+    return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+
+
+class Paged(Protocol):
+    """A request that asks for a page."""
+
+    page_size: int
+    page_token: str
+
+
+def page_size(request: Paged) -> int:
+    """How many items to answer."""
+    return request.page_size or DEFAULT_PAGE_SIZE
+
+
+def page_start(request: Paged, call: Call, *asked: str) -> str | None:
+    """The key after which the page starts; None for the first. `asked` is what the list was filtered by.
+
+    Raises:
+        InvalidRequest: the token is not one of ours, or belongs to another caller or another list.
+    """
+    if not request.page_token:
+        return None
+    try:
+        binding, after = orjson.loads(base64.urlsafe_b64decode(request.page_token))
+    except (ValueError, TypeError):
+        binding, after = "", ""
+    if binding != _binding(call, asked) or not isinstance(after, str):
+        raise InvalidRequest(FieldViolation("page_token", "not a token that this list answered"))
+    return after
+
+
+def next_page_token(call: Call, after: str | None, *asked: str) -> str:
+    """The token of the page after `after`; empty when there is none."""
+    if after is None:
+        return ""
+    return base64.urlsafe_b64encode(orjson.dumps([_binding(call, asked), after])).decode()
+
+
+def _binding(call: Call, asked: Sequence[str]) -> str:
+    return hashlib.sha256(orjson.dumps([call.method, call.caller, *asked])).hexdigest()[:16]
+
+
+def content(given: core_pb2.Notification, path: str) -> Content:
+    """What a notification shows.
+
+    Raises:
+        InvalidRequest: it names a template: none are configured here.
+    """
+    if given.template:
+        raise InvalidRequest(FieldViolation(f"{path}.template", "there is no such template"))
+    return Content(
+        title=given.title,
+        body=given.body,
+        data=dict(given.data),
+        image_url=given.image_url,
+        sound=given.sound,
+        badge=given.badge if given.HasField("badge") else None,
+        click_action=given.click_action,
+        channel_id=given.channel_id,
+    )

@@ -1,0 +1,128 @@
+"""DirectoryService on the wire."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+
+from syncbeat.v1 import directory_service_pb2 as pb
+from syncbeat_server.directory.model import Device, Member, MemberRole, Platform, Registration
+from syncbeat_server.directory.service import DirectoryService
+from syncbeat_server.rpc.call import Call
+from syncbeat_server.rpc.convert import enum_member, next_page_token, page_size, page_start, timestamp
+
+
+class DirectoryServicer:
+    """Converts, calls, converts."""
+
+    def __init__(self, directory: DirectoryService) -> None:
+        self._directory = directory
+
+    async def RegisterDevice(self, request: pb.RegisterDeviceRequest, call: Call) -> Message:
+        """Register a device, or change its registration."""
+        platform = enum_member(Platform, pb.Platform, "PLATFORM_", request.platform)
+        if platform is None:
+            raise AssertionError("the contract requires a platform")
+        registration = Registration(
+            app_id=call.app(request.app_id),
+            user_id=call.user(request.user_id),
+            device_id=request.device_id,
+            platform=platform,
+            registration_token=request.registration_token,
+            time_zone=request.time_zone,
+            locale=request.locale,
+        )
+        device = await self._directory.register(registration, call.caller, by_user=call.is_user)
+        return pb.RegisterDeviceResponse(device=_device(device))
+
+    async def UnregisterDevice(self, request: pb.UnregisterDeviceRequest, call: Call) -> Message:
+        """Forget a device."""
+        await self._directory.unregister(
+            call.app(request.app_id), call.user(request.user_id), request.device_id, by_user=call.is_user
+        )
+        return pb.UnregisterDeviceResponse()
+
+    async def GetDevice(self, request: pb.GetDeviceRequest, call: Call) -> Message:
+        """One device."""
+        device = await self._directory.device(
+            call.app(request.app_id), call.user(request.user_id), request.device_id, by_user=call.is_user
+        )
+        return pb.GetDeviceResponse(device=_device(device))
+
+    async def ListDevices(self, request: pb.ListDevicesRequest, call: Call) -> Message:
+        """A user's devices."""
+        app_id, user_id, size = call.app(request.app_id), call.user(request.user_id), page_size(request)
+        found = await self._directory.devices(
+            app_id, user_id, page_start(request, call, app_id, user_id) or "", size + 1, by_user=call.is_user
+        )
+        last = found[size - 1].device_id if len(found) > size else None
+        return pb.ListDevicesResponse(
+            devices=[_device(device) for device in found[:size]],
+            next_page_token=next_page_token(call, last, app_id, user_id),
+        )
+
+    async def AddScopeMembers(self, request: pb.AddScopeMembersRequest, call: Call) -> Message:
+        """Add members to a scope."""
+        members = [
+            Member(
+                request.scope,
+                given.user_id,
+                enum_member(MemberRole, pb.Role, "ROLE_", given.role) or MemberRole.READER,
+            )
+            for given in request.members
+        ]
+        count = await self._directory.add_members(call.app(request.app_id), request.scope, members)
+        return pb.AddScopeMembersResponse(member_count=count)
+
+    async def RemoveScopeMembers(self, request: pb.RemoveScopeMembersRequest, call: Call) -> Message:
+        """Take members out of a scope."""
+        removed = await self._directory.remove_members(call.app(request.app_id), request.scope, list(request.user_ids))
+        return pb.RemoveScopeMembersResponse(removed_count=removed)
+
+    async def ListScopeMembers(self, request: pb.ListScopeMembersRequest, call: Call) -> Message:
+        """A scope's members."""
+        app_id, size = call.app(request.app_id), page_size(request)
+        found = await self._directory.members(
+            app_id, request.scope, page_start(request, call, app_id, request.scope) or "", size + 1
+        )
+        last = found[size - 1].user_id if len(found) > size else None
+        return pb.ListScopeMembersResponse(
+            members=[_member(member) for member in found[:size]],
+            next_page_token=next_page_token(call, last, app_id, request.scope),
+        )
+
+    async def ListScopes(self, request: pb.ListScopesRequest, call: Call) -> Message:
+        """A user's memberships."""
+        app_id, user_id, size = call.app(request.app_id), call.user(request.user_id), page_size(request)
+        found = await self._directory.scopes(
+            app_id, user_id, page_start(request, call, app_id, user_id) or "", size + 1, by_user=call.is_user
+        )
+        last = found[size - 1].scope if len(found) > size else None
+        return pb.ListScopesResponse(
+            scopes=[_membership(member) for member in found[:size]],
+            next_page_token=next_page_token(call, last, app_id, user_id),
+        )
+
+
+def _device(device: Device) -> pb.Device:
+    return pb.Device(
+        user_id=device.user_id,
+        device_id=device.device_id,
+        platform=pb.Platform.Value(f"PLATFORM_{device.platform}"),
+        token_state=pb.TokenState.Value(f"TOKEN_STATE_{device.token_state}"),
+        time_zone=device.time_zone,
+        locale=device.locale,
+        register_time=timestamp(device.registered_at),
+        update_time=timestamp(device.updated_at),
+    )
+
+
+def _member(member: Member) -> pb.ScopeMember:
+    return pb.ScopeMember(
+        user_id=member.user_id, role=pb.Role.Value(f"ROLE_{member.role}"), add_time=timestamp(member.added_at)
+    )
+
+
+def _membership(member: Member) -> pb.ScopeMembership:
+    return pb.ScopeMembership(
+        scope=member.scope, role=pb.Role.Value(f"ROLE_{member.role}"), add_time=timestamp(member.added_at)
+    )

@@ -1,0 +1,216 @@
+"""PushService on the wire."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+
+from google.protobuf.message import Message
+
+from syncbeat.v1 import core_pb2
+from syncbeat.v1 import push_service_pb2 as pb
+from syncbeat_server.clock import Clock
+from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.push.accept import new_notification_id
+from syncbeat_server.push.model import (
+    Content,
+    Delivery,
+    DeliveryFilter,
+    DeliveryState,
+    Kind,
+    Lane,
+    NewNotification,
+    Target,
+)
+from syncbeat_server.push.service import PushService
+from syncbeat_server.rpc.call import Call
+from syncbeat_server.rpc.convert import (
+    content,
+    content_hash,
+    enum_member,
+    next_page_token,
+    page_size,
+    page_start,
+    seconds,
+    timestamp,
+)
+
+_DEFAULT_WINDOW_S = 300.0
+_DEFAULT_TTL_S = 3600.0
+_MAX_DELAY_S = 90 * 86_400.0
+# FCM takes 4,096 bytes of payload; what we add (ids, a cursor) stays below this.
+_MAX_CONTENT_BYTES = 3_072
+
+
+class PushServicer:
+    """Converts, calls, converts."""
+
+    def __init__(self, push: PushService, clock: Clock) -> None:
+        self._push = push
+        self._clock = clock
+
+    async def SendNotification(self, request: pb.SendNotificationRequest, call: Call) -> Message:
+        """Accept a notification."""
+        app_id = call.app(request.app_id)
+        faults: list[FieldViolation] = []
+        targets = _targets(request, faults)
+        delay_s = self._delay_s(request, faults)
+        shown = content(request.notification, "notification")
+        _check_size(shown, faults)
+        if faults:
+            raise InvalidRequest(*faults)
+        given_window = request.HasField("dedupe_window")
+        notification = NewNotification(
+            app_id=app_id,
+            notification_id=new_notification_id(self._clock.now()),
+            kind=Kind.MESSAGE,
+            caller=call.caller,
+            content=shown,
+            targets=targets,
+            type=request.type,
+            dedupe_key=request.dedupe_key,
+            dedupe_window_s=seconds(request.dedupe_window) if given_window else _DEFAULT_WINDOW_S,
+            collapse_key=request.collapse_key,
+            lane=enum_member(Lane, core_pb2.PushPriority, "PUSH_PRIORITY_", request.priority) or Lane.NORMAL,
+            critical=request.critical,
+            delay_s=delay_s,
+            ttl_s=seconds(request.ttl) or _DEFAULT_TTL_S,
+        )
+        accepted = await self._push.send(notification, request.request_id, content_hash(request))
+        return pb.SendNotificationResponse(
+            notification_id=accepted.notification_id,
+            delivery_count=accepted.delivery_count,
+            suppressed_count=accepted.suppressed_count,
+            replayed=accepted.replayed,
+        )
+
+    async def GetNotification(self, request: pb.GetNotificationRequest, call: Call) -> Message:
+        """A notification and where its deliveries are."""
+        found = await self._push.notification(
+            call.app(request.app_id), _uuid(request.notification_id, "notification_id")
+        )
+        return pb.GetNotificationResponse(
+            notification_id=found.notification_id,
+            kind=pb.NotificationKind.Value(f"NOTIFICATION_KIND_{found.kind}"),
+            notification=_content(found.content),
+            type=found.type,
+            dedupe_key=found.dedupe_key,
+            collapse_key=found.collapse_key,
+            priority=core_pb2.PushPriority.Value(f"PUSH_PRIORITY_{found.lane.name}"),
+            create_time=timestamp(found.created_at),
+            due_time=timestamp(found.due_at),
+            expire_time=timestamp(found.expires_at),
+            counts=_counts(found.counts.items()),
+        )
+
+    async def ListDeliveries(self, request: pb.ListDeliveriesRequest, call: Call) -> Message:
+        """Deliveries that fit a filter."""
+        app_id = call.app(request.app_id)
+        given = request.filter
+        asked = (app_id, given.notification_id, given.user_id, given.device_id, str(given.state))
+        size = page_size(request)
+        found = await self._push.deliveries(
+            app_id,
+            DeliveryFilter(
+                _uuid(given.notification_id, "filter.notification_id") if given.notification_id else "",
+                given.user_id,
+                given.device_id,
+                enum_member(DeliveryState, pb.DeliveryState, "DELIVERY_STATE_", given.state),
+            ),
+            page_start(request, call, *asked),
+            size + 1,
+        )
+        more = len(found) > size
+        return pb.ListDeliveriesResponse(
+            deliveries=[_delivery(delivery) for delivery in found[:size]],
+            next_page_token=next_page_token(call, found[size - 1].delivery_id if more else None, *asked),
+        )
+
+    def _delay_s(self, request: pb.SendNotificationRequest, faults: list[FieldViolation]) -> float:
+        if not request.HasField("schedule_time"):
+            return 0.0
+        delay = request.schedule_time.seconds + request.schedule_time.nanos / 1e9 - self._clock.now().timestamp()
+        if delay > _MAX_DELAY_S:
+            faults.append(FieldViolation("schedule_time", "at most 90 days ahead"))
+        return max(0.0, delay)
+
+
+def _targets(request: pb.SendNotificationRequest, faults: list[FieldViolation]) -> tuple[Target, ...]:
+    match request.WhichOneof("target"):
+        case "user_ids":
+            return tuple(Target(user_id=user_id) for user_id in request.user_ids.ids)
+        case "device_ids":
+            return tuple(Target(user_id=ref.user_id, device_id=ref.device_id) for ref in request.device_ids.refs)
+        case "scope" if request.scope:
+            return (Target(scope=request.scope),)
+        case _:
+            faults.append(FieldViolation("target", "required: user_ids, device_ids or scope"))
+            return ()
+
+
+def _check_size(shown: Content, faults: list[FieldViolation]) -> None:
+    if not (shown.title or shown.body or shown.data):
+        faults.append(FieldViolation("notification", "want a title, a body or data"))
+    texts = (
+        shown.title,
+        shown.body,
+        shown.image_url,
+        shown.click_action,
+        *shown.data.keys(),
+        *shown.data.values(),
+    )
+    if sum(len(text.encode()) for text in texts) > _MAX_CONTENT_BYTES:
+        faults.append(FieldViolation("notification", f"at most {_MAX_CONTENT_BYTES} bytes in all"))
+    reserved = sorted(name for name in shown.data if _is_reserved(name))
+    faults.extend(FieldViolation(f'notification.data["{name}"]', "a reserved name") for name in reserved)
+
+
+def _is_reserved(name: str) -> bool:
+    # FCM's own, from its reference of `data`, and those that every delivery of ours carries.
+    return name in ("from", "message_type", "delivery_id", "syncbeat") or name.startswith(("google.", "gcm."))
+
+
+def _uuid(text: str, path: str) -> str:
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise InvalidRequest(FieldViolation(path, "not an id that this service gave out")) from None
+
+
+def _content(shown: Content) -> core_pb2.Notification:
+    return core_pb2.Notification(
+        title=shown.title,
+        body=shown.body,
+        data=shown.data,
+        image_url=shown.image_url,
+        sound=shown.sound,
+        badge=shown.badge,
+        click_action=shown.click_action,
+        channel_id=shown.channel_id,
+    )
+
+
+def _counts(counts: Iterable[tuple[DeliveryState, int]]) -> list[pb.DeliveryCount]:
+    return [
+        pb.DeliveryCount(state=pb.DeliveryState.Value(f"DELIVERY_STATE_{state}"), count=count)
+        for state, count in sorted(counts)
+    ]
+
+
+def _delivery(delivery: Delivery) -> pb.Delivery:
+    reason = delivery.reason or "UNSPECIFIED"
+    return pb.Delivery(
+        delivery_id=delivery.delivery_id,
+        notification_id=delivery.notification_id,
+        user_id=delivery.user_id,
+        device_id=delivery.device_id,
+        scope=delivery.scope,
+        state=pb.DeliveryState.Value(f"DELIVERY_STATE_{delivery.state}"),
+        reason=pb.DeliveryReason.Value(f"DELIVERY_REASON_{reason}"),
+        attempts=delivery.attempts,
+        create_time=timestamp(delivery.created_at),
+        update_time=timestamp(delivery.updated_at),
+        due_time=timestamp(delivery.due_at),
+        expire_time=timestamp(delivery.expires_at),
+        send_time=timestamp(delivery.sent_at),
+    )

@@ -1,0 +1,140 @@
+"""The gRPC server: which methods it has, its limits, health and reflection, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from syncbeat.v1 import (
+    auth_service_pb2,
+    directory_service_pb2,
+    event_service_pb2,
+    ops_service_pb2,
+    push_service_pb2,
+    sync_service_pb2,
+)
+from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.rpc.access import policies
+from syncbeat_server.rpc.interceptors import Interceptors
+
+MAX_REQUEST_BYTES = 1_310_720
+"""Above it grpc-core answers RESOURCE_EXHAUSTED by itself: 1 MiB of changes and room for their keys."""
+
+CONTRACT: tuple[ServiceDescriptor, ...] = (
+    sync_service_pb2.DESCRIPTOR.services_by_name["SyncService"],
+    push_service_pb2.DESCRIPTOR.services_by_name["PushService"],
+    directory_service_pb2.DESCRIPTOR.services_by_name["DirectoryService"],
+    auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"],
+    event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
+    ops_service_pb2.DESCRIPTOR.services_by_name["OpsService"],
+)
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 1),
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    # grpc-core's defaults (1,000 and 3,000) refuse a reconnect storm with CANCELLED.
+    ("grpc.server.max_pending_requests", 50_000),
+    ("grpc.server.max_pending_requests_hard_limit", 100_000),
+    ("grpc.max_concurrent_streams", 1_000),
+    # Phones ping through NATs; a client may do so every 20 s, also between calls.
+    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+
+class _Methods(grpc.GenericRpcHandler):
+    """The handlers by full method name. What is not there, grpc-core answers UNIMPLEMENTED."""
+
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler of one call."""
+        return self._handlers.get(handler_call_details.method)
+
+
+class RpcServer:
+    """Serves what the servicers implement of the contract."""
+
+    def __init__(self, interceptors: Interceptors, servicers: Mapping[str, object], *, reflection: bool) -> None:
+        """`servicers` by service name (`SyncService`): each public method of one is the RPC of its name.
+
+        Raises:
+            ConfigurationError: a method of the contract has no access option, or a servicer one that is not in it.
+        """
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server.add_generic_rpc_handlers((_Methods(_handlers(interceptors, servicers)),))
+        self._services = [service.full_name for service in CONTRACT if service.name in servicers]
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if reflection:
+            _add_reflection(self._server, [*self._services, health.SERVICE_NAME])
+
+    async def start(self, listen: str) -> int:
+        """Listen; not serving yet by its health. The port.
+
+        Raises:
+            ConfigurationError: the address is taken or unusable.
+        """
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        try:
+            port = self._server.add_insecure_port(listen)
+        except RuntimeError:
+            raise ConfigurationError(f"SYNCBEAT_LISTEN: cannot listen on {listen}; is the port taken?") from None
+        await self._server.start()
+        return port
+
+    async def ready(self) -> None:
+        """Health says SERVING from here."""
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def retire(self) -> None:
+        """Health says NOT_SERVING from here, whatever comes."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls, let those under way finish for `grace_s`, then end them."""
+        await self._server.stop(grace_s)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        for name in ("", *self._services):
+            await self._health.set(name, status)
+
+
+def _handlers(
+    interceptors: Interceptors, servicers: Mapping[str, object]
+) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    handlers = {}
+    for service in CONTRACT:
+        access = policies(service)
+        servicer = servicers.get(service.name)
+        offered = {name for name in dir(servicer) if name[0].isupper()} if servicer is not None else set()
+        if not offered <= access.keys():
+            raise ConfigurationError(f"{service.name}: {sorted(offered - access.keys())} are not in the contract")
+        for method in service.methods:
+            if method.name in offered:
+                path = f"/{service.full_name}/{method.name}"
+                behaviour = getattr(servicer, method.name)
+                handlers[path] = interceptors.handler(method, access[method.name], behaviour)
+    return handlers
+
+
+def _add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
+    from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+    # v1 and v1alpha are the same messages under two names; the package registers the older one only.
+    v1 = "grpc.reflection.v1.ServerReflection"
+    servicer = reflection.aio.ReflectionServicer([*services, v1, reflection.SERVICE_NAME])
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    paths = {f"/{name}/ServerReflectionInfo": handler for name in (v1, reflection.SERVICE_NAME)}
+    server.add_generic_rpc_handlers((_Methods(paths),))

@@ -1,0 +1,224 @@
+"""SyncService on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from google.protobuf.message import Message
+
+from syncbeat.v1 import core_pb2
+from syncbeat.v1 import sync_service_pb2 as pb
+from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
+from syncbeat_server.events.publish import Publish, Publisher, Trigger
+from syncbeat_server.rpc.call import Call
+from syncbeat_server.rpc.convert import (
+    DEFAULT_PAGE_SIZE,
+    content,
+    content_hash,
+    cursor,
+    cursor_message,
+    duration,
+    enum_member,
+    seconds,
+    timestamp,
+)
+from syncbeat_server.sync.model import (
+    Activity,
+    ActivityState,
+    Change,
+    ChangesSent,
+    Checkpoint,
+    DeviceKey,
+    Drain,
+    Hint,
+    Network,
+    NewChange,
+    Reset,
+    StreamEvent,
+)
+from syncbeat_server.sync.service import SyncService
+from syncbeat_server.sync.watch import DEFAULT_HEARTBEAT_S, HintStreams, WatchRequest
+
+_DEFAULT_WINDOW_S = 300.0
+_HINT_KEPT_S = 3600.0
+_MAX_PUBLISH_BYTES = 1 << 20
+
+
+class SyncServicer:
+    """Converts, calls, converts."""
+
+    def __init__(self, sync: SyncService, streams: HintStreams, publisher: Publisher) -> None:
+        self._sync = sync
+        self._streams = streams
+        self._publisher = publisher
+
+    async def GetHint(self, request: pb.GetHintRequest, call: Call) -> Message:
+        """When to ask again."""
+        hint = await self._sync.hint(
+            DeviceKey(call.app(request.app_id), call.user(request.user_id), request.device_id),
+            [cursor(given) for given in request.cursors],
+            _activity(request.activity) if request.HasField("activity") else None,
+            explain=request.explain,
+            is_user=call.is_user,
+        )
+        return pb.GetHintResponse(hint=_hint(hint))
+
+    async def ReportActivity(self, request: pb.ReportActivityRequest, call: Call) -> Message:
+        """Remember what a device says of itself."""
+        hint = await self._sync.report_activity(
+            DeviceKey(call.app(request.app_id), call.user(request.user_id), request.device_id),
+            _activity(request.activity),
+            is_user=call.is_user,
+        )
+        return pb.ReportActivityResponse(hint=_hint(hint))
+
+    async def ListChanges(self, request: pb.ListChangesRequest, call: Call) -> Message:
+        """A page of a feed, and the hint when to ask again."""
+        user_id = call.user(request.user_id) if call.is_user else request.user_id or None
+        app_id = call.app(request.app_id)
+        device = DeviceKey(app_id, user_id, request.device_id) if user_id and request.device_id else None
+        page, hint = await self._sync.list_changes(
+            app_id, user_id, device, cursor(request.cursor), request.page_size or DEFAULT_PAGE_SIZE
+        )
+        return pb.ListChangesResponse(
+            changes=[_change(change) for change in page.changes],
+            next_cursor=cursor_message(page.next),
+            more=page.more,
+            reset=page.reset,
+            hint=_hint(hint),
+        )
+
+    async def PublishChanges(self, request: pb.PublishChangesRequest, call: Call) -> Message:
+        """Write changes and wake who they concern."""
+        app_id = call.app(request.app_id)
+        by_user = call.is_user or bool(request.user_id)
+        trigger = _trigger(request.trigger) if request.HasField("trigger") else None
+        if by_user and request.trigger.HasField("notification"):
+            raise AccessDenied("only a service may show a notification; a user's trigger is silent")
+        published = await self._publisher.publish(
+            Publish(
+                app_id=app_id,
+                caller=call.caller,
+                changes=_new_changes(request),
+                trigger=trigger,
+                user_id=call.user(request.user_id) if by_user else None,
+                request_id=request.request_id,
+                content_hash=content_hash(request),
+            )
+        )
+        return pb.PublishChangesResponse(
+            heads=[cursor_message(head) for head in published.heads],
+            results=[
+                pb.PublishResult(scope=change.scope, key=change.key, sequence=sequence)
+                for change, sequence in zip(request.changes, published.sequences, strict=True)
+            ],
+            notification_id=published.notification_id,
+            replayed=published.replayed,
+        )
+
+    async def WatchHints(self, request: pb.WatchHintsRequest, call: Call) -> AsyncIterator[bytes]:
+        """The stream of a device, or of a service that follows everything."""
+        app_id = call.app(request.app_id)
+        if request.all_scopes and call.is_user:
+            raise AccessDenied("only a service may follow all scopes")
+        user_id = None if request.all_scopes else call.user(request.user_id)
+        watch = WatchRequest(
+            device=DeviceKey(app_id, user_id or "", request.device_id),
+            user_id=user_id,
+            cursors=tuple(cursor(given) for given in request.cursors),
+            activity=_activity(request.activity),
+            heartbeat_s=seconds(request.heartbeat_interval) or DEFAULT_HEARTBEAT_S,
+            expires_at=call.principal.expires_at,
+        )
+        events = self._streams.watch(watch)
+        try:
+            async for event in events:
+                for message in _messages(event):
+                    yield message.SerializeToString()
+        finally:
+            await events.aclose()
+
+
+def _activity(given: pb.Activity) -> Activity:
+    return Activity(
+        state=enum_member(ActivityState, pb.ActivityState, "ACTIVITY_STATE_", given.state) or ActivityState.FOREGROUND,
+        idle_s=seconds(given.idle_duration),
+        network=enum_member(Network, pb.Network, "NETWORK_", given.network) or Network.UNKNOWN,
+        battery_low=given.battery_low,
+    )
+
+
+def _hint(hint: Hint) -> pb.Hint:
+    return pb.Hint(
+        poll_interval=duration(hint.poll_interval_s),
+        priority=pb.Priority.Value(f"PRIORITY_{hint.priority}"),
+        next_poll_time=timestamp(hint.next_poll_at),
+        changed=hint.changed,
+        heads=[cursor_message(head) for head in hint.heads],
+        valid_duration=duration(_HINT_KEPT_S),
+        prefer_stream=hint.prefer_stream,
+        explanation=hint.explanation,
+    )
+
+
+def _change(change: Change) -> pb.Change:
+    return pb.Change(
+        scope=change.scope,
+        epoch=change.epoch,
+        key=change.key,
+        value_json=change.value_json,
+        deleted=change.deleted,
+        sequence=change.sequence,
+        change_time=timestamp(change.changed_at),
+    )
+
+
+def _new_changes(request: pb.PublishChangesRequest) -> tuple[NewChange, ...]:
+    changes = []
+    faults = []
+    for index, given in enumerate(request.changes):
+        if given.deleted == bool(given.merge_patch_json):
+            path = f"changes[{index}].merge_patch_json"
+            faults.append(FieldViolation(path, "want either a merge patch or `deleted`, and not both"))
+        expected = given.expected_sequence if given.HasField("expected_sequence") else None
+        changes.append(NewChange(given.scope, given.key, given.merge_patch_json, given.deleted, expected))
+    if request.ByteSize() > _MAX_PUBLISH_BYTES:
+        faults.append(FieldViolation("changes", f"at most {_MAX_PUBLISH_BYTES} bytes in all"))
+    if faults:
+        raise InvalidRequest(*faults)
+    return tuple(changes)
+
+
+def _trigger(given: core_pb2.SyncTrigger) -> Trigger:
+    window = seconds(given.dedupe_window) if given.HasField("dedupe_window") else _DEFAULT_WINDOW_S
+    return Trigger(
+        type=given.type,
+        exclude_user_id=given.exclude_user_id,
+        exclude_device_id=given.exclude_device_id,
+        content=content(given.notification, "trigger.notification"),
+        dedupe_window_s=window,
+    )
+
+
+def _messages(event: StreamEvent) -> list[pb.WatchHintsResponse]:
+    match event:
+        case ChangesSent(changes):
+            return [pb.WatchHintsResponse(change=_change(change)) for change in changes]
+        case Hint():
+            return [pb.WatchHintsResponse(hint=_hint(event))]
+        case Checkpoint():
+            return [pb.WatchHintsResponse(checkpoint=_checkpoint(event))]
+        case Reset(head, refetch_delay_s):
+            reset = pb.Reset(scope=head.scope, head=cursor_message(head), refetch_delay=duration(refetch_delay_s))
+            return [pb.WatchHintsResponse(reset=reset)]
+        case Drain(reconnect_delay_s):
+            return [pb.WatchHintsResponse(drain=pb.Drain(reconnect_delay=duration(reconnect_delay_s)))]
+
+
+def _checkpoint(event: Checkpoint) -> pb.Checkpoint:
+    left = event.token_remaining_s
+    return pb.Checkpoint(
+        cursors=[cursor_message(at) for at in event.cursors],
+        hint=_hint(event.hint),
+        token_remaining=None if left is None else duration(left),
+    )

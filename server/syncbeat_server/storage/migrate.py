@@ -1,0 +1,319 @@
+"""The migration runner: numbered SQL files, each applied once, in order, in a transaction of its own.
+
+It runs on a direct connection (or a session-mode pooler's), under an advisory lock, as the login that owns the
+database. Servers only look: `require_current_schema` refuses a database of another age.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import asyncpg
+
+from syncbeat_server.errors import ConfigurationError, MigrationFailed, MigrationNeeded
+from syncbeat_server.storage.postgres import Connection, StatementRejected, translated_errors
+
+COMMAND = "syncbeat-server migrate"
+DIRECTORY = Path(__file__).with_name("migrations")
+
+_FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_LOCK_KEY = int.from_bytes(b"syncbeat", "big")
+_CONNECT_S = 10.0
+_RUNNERS_WAIT_S = 120
+_TABLE_LOCK_S = 30
+_FILE_S = 900
+_GRANT_TRIES = 20
+_POOLER_ROUNDS = 4
+_Raw: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+_INSUFFICIENT_PRIVILEGE = "42501"
+# What concurrent GRANTs of one role in several databases do to each other: the later one fails, and may try again.
+_RACES = ("XX000", "23505", "40001", "40P01")
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One file: its number, its name, the SHA-256 of its bytes and its SQL."""
+
+    version: int
+    name: str
+    checksum: str
+    sql: str
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One row of `schema_migrations`."""
+
+    version: int
+    name: str
+    checksum: str
+
+
+@dataclass(frozen=True)
+class SchemaState:
+    """How the database stands to the code: which files it lacks, which it has that the code does not know."""
+
+    applied: tuple[str, ...]
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    @property
+    def current(self) -> bool:
+        """Whether the database is exactly what the code expects."""
+        return not (self.missing or self.unknown or self.changed)
+
+
+def read_migrations(directory: Path | None = None) -> list[Migration]:
+    """The files in order.
+
+    Raises:
+        MigrationFailed: a name is not NNNN_name.sql, or the numbers are not 1, 2, 3 and so on, each once.
+    """
+    found = []
+    for path in sorted((directory or DIRECTORY).iterdir()):
+        if path.suffix != ".sql":
+            continue
+        match = _FILE_NAME.fullmatch(path.name)
+        if match is None:
+            raise MigrationFailed(f"{path.name}: want NNNN_name.sql, in lower case")
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        found.append(Migration(int(match[1]), path.name, digest, content.decode("utf-8")))
+    for expected, migration in enumerate(found, start=1):
+        if migration.version != expected:
+            raise MigrationFailed(f"{migration.name}: want number {expected:04}; there is a gap or one number twice")
+    return found
+
+
+def compare(applied: Sequence[Applied], migrations: Sequence[Migration]) -> SchemaState:
+    """Hold what the database has against the files."""
+    files = {migration.version: migration for migration in migrations}
+    rows = {row.version: row for row in applied}
+    return SchemaState(
+        applied=tuple(row.name for row in applied),
+        missing=tuple(m.name for m in migrations if m.version not in rows),
+        unknown=tuple(row.name for row in applied if row.version not in files),
+        changed=tuple(
+            files[row.version].name
+            for row in applied
+            if row.version in files and files[row.version].checksum != row.checksum
+        ),
+    )
+
+
+async def schema_state(conn: Connection, directory: Path | None = None) -> SchemaState:
+    """How the database of `conn` stands to the files; a database without our tables lacks them all.
+
+    Raises:
+        DependencyDown: the database does not answer.
+        StatementRejected: the login may not look (42501).
+    """
+    migrations = read_migrations(directory)
+    if await conn.fetchval("SELECT to_regclass('schema_migrations')") is None:
+        return compare((), migrations)
+    rows = await conn.fetch("SELECT version, name, checksum FROM schema_migrations ORDER BY version")
+    return compare([Applied(row["version"], row["name"], row["checksum"]) for row in rows], migrations)
+
+
+async def require_current_schema(conn: Connection, directory: Path | None = None) -> None:
+    """Return when the database is of the code's age; what a server asks before it serves.
+
+    Raises:
+        MigrationNeeded: it is older, newer, or was migrated by other files; the message says what to do.
+        DependencyDown: the database does not answer.
+    """
+    try:
+        state = await schema_state(conn, directory)
+    except StatementRejected as error:
+        if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
+            raise
+        raise MigrationNeeded(f"the login may not read the database's tables: run '{COMMAND}'") from error
+    if state.unknown:
+        raise MigrationNeeded(
+            f"the database is newer than this server (it has {state.unknown[-1]}): run a newer server"
+        )
+    if state.changed:
+        raise MigrationNeeded(f"{state.changed[0]} is not the file the database was migrated with")
+    if state.missing:
+        raise MigrationNeeded(f"the database is older than this server (it lacks {state.missing[0]}): run '{COMMAND}'")
+
+
+async def require_restricted_login(conn: Connection) -> None:
+    """Return when row-level security binds the login of `conn`.
+
+    Raises:
+        ConfigurationError: it is a superuser, has BYPASSRLS or owns the tables (itself or through a role).
+        DependencyDown: the database does not answer.
+    """
+    row = await conn.fetchrow(
+        """SELECT current_user::text AS login,
+                  bool_or(r.rolsuper OR r.rolbypassrls) AS bypasses,
+                  coalesce((SELECT bool_or(pg_has_role(current_user, c.relowner, 'MEMBER')) FROM pg_class c
+                            WHERE c.relkind IN ('r', 'p') AND c.relnamespace = current_schema()::regnamespace),
+                           false) AS owns
+           FROM pg_roles r WHERE pg_has_role(current_user, r.oid, 'MEMBER')"""
+    )
+    if row is not None and (row["bypasses"] or row["owns"]):
+        raise ConfigurationError(
+            f"SYNCBEAT_DATABASE_URL: the login {row['login']} is above row-level security (superuser, BYPASSRLS or "
+            "owner of the tables); use a login of its own for the service, as deploy/postgres/10-logins.sh makes it"
+        )
+
+
+async def migrate(session_url: str, *, app_login: str, directory: Path | None = None) -> list[str]:
+    """Apply what the database lacks and let `app_login` use it; answers the names of the files applied.
+
+    `session_url` is a direct connection as the login that owns the database. Several runners may start at once.
+
+    Raises:
+        MigrationFailed: a file failed or was changed, the database is newer, the connection goes through a
+            transaction pooler, or `app_login` does not exist or cannot be granted its roles.
+        DependencyDown: the database does not answer.
+    """
+    migrations = read_migrations(directory)
+    async with _connection(session_url) as conn:
+        with translated_errors():
+            await _refuse_pooler(conn, session_url)
+            await _take_lock(conn)
+            pending = await _pending(conn, migrations)
+            for migration in pending:
+                await _apply(conn, migration)
+            await _grant_roles(conn, app_login)
+    return [migration.name for migration in pending]
+
+
+@asynccontextmanager
+async def _connection(url: str) -> AsyncIterator[_Raw]:
+    with translated_errors():
+        conn = await asyncpg.connect(
+            url,
+            timeout=_CONNECT_S,
+            statement_cache_size=0,
+            server_settings={"application_name": "syncbeat-migrate"},
+        )
+    try:
+        yield conn
+    finally:
+        # Closing ends the session, and with it the advisory lock.
+        try:
+            await conn.close(timeout=_CONNECT_S)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            conn.terminate()
+
+
+async def _refuse_pooler(conn: _Raw, url: str) -> None:
+    # Behind a transaction pooler our connection has no server process of its own: a second connection is handed the
+    # same one, or our next statement runs on another. The advisory lock would be held by whoever comes next.
+    ours = await conn.fetchval("SELECT pg_backend_pid()")
+    async with _connection(url) as second:
+        for _ in range(_POOLER_ROUNDS):
+            async with second.transaction():
+                theirs = await second.fetchval("SELECT pg_backend_pid()")
+                if theirs == ours or await conn.fetchval("SELECT pg_backend_pid()") != ours:
+                    raise MigrationFailed(
+                        "this connection goes through a transaction pooler, where locks do not hold: "
+                        "set SYNCBEAT_DATABASE_SESSION_URL to a direct connection"
+                    )
+
+
+async def _take_lock(conn: _Raw) -> None:
+    await conn.execute(f"SET lock_timeout = '{_RUNNERS_WAIT_S}s'")
+    try:
+        await conn.execute(f"SELECT pg_advisory_lock({_LOCK_KEY})")
+    except asyncpg.LockNotAvailableError as error:
+        raise MigrationFailed(f"another migration has been running for {_RUNNERS_WAIT_S} s") from error
+    await conn.execute(f"SET lock_timeout = '{_TABLE_LOCK_S}s'; SET statement_timeout = '{_FILE_S}s'")
+
+
+async def _pending(conn: _Raw, migrations: Sequence[Migration]) -> list[Migration]:
+    try:
+        await conn.execute(
+            """CREATE TABLE IF NOT EXISTS schema_migrations (
+                   version    integer PRIMARY KEY,
+                   name       text NOT NULL,
+                   checksum   text NOT NULL,
+                   applied_at timestamptz NOT NULL DEFAULT now())"""
+        )
+        rows = await conn.fetch("SELECT version, name, checksum FROM schema_migrations ORDER BY version")
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationFailed("this login may not create tables here: migrate as the database's owner") from error
+    state = compare([Applied(row["version"], row["name"], row["checksum"]) for row in rows], migrations)
+    if state.changed:
+        raise MigrationFailed(
+            f"{state.changed[0]}: was changed after it was applied; restore it and write a new file instead"
+        )
+    if state.unknown:
+        raise MigrationFailed(f"{state.unknown[-1]}: is in the database and not here; run a newer {COMMAND}")
+    return [migration for migration in migrations if migration.name in state.missing]
+
+
+async def _apply(conn: _Raw, migration: Migration) -> None:
+    try:
+        async with conn.transaction():
+            await conn.execute(migration.sql)
+            if not conn.is_in_transaction():
+                raise MigrationFailed(f"{migration.name}: ends its transaction itself; leave that to the runner")
+            await conn.execute(
+                "INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)",
+                migration.version,
+                migration.name,
+                migration.checksum,
+            )
+    except asyncpg.PostgresError as error:
+        place = _line(migration.sql, getattr(error, "position", None))
+        raise MigrationFailed(f"{migration.name}: {place}SQLSTATE {error.sqlstate}; nothing of it was kept") from error
+
+
+def _line(sql: str, position: str | None) -> str:
+    # PostgreSQL counts characters from 1.
+    return f"line {sql.count(chr(10), 0, int(position) - 1) + 1}: " if position else ""
+
+
+async def _grant_roles(conn: _Raw, app_login: str) -> None:
+    """Let `app_login` inherit the service's rights and take the user's role. Does nothing when it can already."""
+    if not await conn.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", app_login):
+        raise MigrationFailed(
+            f"there is no login {app_login}: create it first (deploy/postgres/10-logins.sh shows how)"
+        )
+    for _ in range(_GRANT_TRIES):
+        missing = await _missing_grants(conn, app_login)
+        try:
+            for grant in missing:
+                await conn.execute(grant)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise MigrationFailed(f"this login may not run: {missing[0]}; an administrator can") from error
+        except asyncpg.PostgresError as error:
+            if error.sqlstate not in _RACES:
+                raise
+        else:
+            return
+    raise MigrationFailed(f"granting roles to {app_login} failed {_GRANT_TRIES} times: others change them meanwhile")
+
+
+async def _missing_grants(conn: _Raw, app_login: str) -> list[str]:
+    # What an inheriting login may do without SET ROLE is what it inherits: the service's rights always, the user's
+    # never, where PostgreSQL can tell them apart (16 and later). Before, a plain grant does both, which is harmless:
+    # the policies for syncbeat_service let everything through anyway.
+    login = await conn.fetchval("SELECT quote_ident($1)", app_login)
+    per_grant = int(await conn.fetchval("SHOW server_version_num")) >= 160000
+    if per_grant:
+        usable = "pg_has_role($1::name, 'syncbeat_service', 'USAGE'), pg_has_role($1::name, 'syncbeat_user', 'SET')"
+        options = ("WITH INHERIT TRUE", "WITH INHERIT FALSE, SET TRUE")
+    else:
+        usable = "pg_has_role($1::name, 'syncbeat_service', 'USAGE'), pg_has_role($1::name, 'syncbeat_user', 'MEMBER')"
+        options = ("", "")
+    row = await conn.fetchrow(f"SELECT {usable}", app_login)  # fixed texts
+    held = tuple(row) if row is not None else (False, False)
+    return [
+        f"GRANT {role} TO {login} {option}".rstrip()
+        for role, option, has in zip(("syncbeat_service", "syncbeat_user"), options, held, strict=True)
+        if not has
+    ]

@@ -1,0 +1,142 @@
+"""Real PostgreSQL and Valkey, started once; a migrated database of its own for each test that asks for one."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+import pytest
+import redis
+
+from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
+from syncbeat_server.storage.migrate import migrate
+from syncbeat_server.storage.postgres import Database, open_database
+from tests.fakes import FakeClock
+
+_TEMPLATE = "syncbeat_template"
+_REDIS_DATABASES = 127
+_TEST_APP_LOGIN = "syncbeat_app"
+
+# The clock of the template: what the test's clock says, or the real time as long as no test sets it.
+_TEST_CLOCK = """
+CREATE TABLE test_clock (at timestamptz);
+INSERT INTO test_clock VALUES (NULL);
+GRANT SELECT ON test_clock TO PUBLIC;
+CREATE OR REPLACE FUNCTION syncbeat_now() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$ SELECT coalesce((SELECT at FROM test_clock), now()) $$;
+"""
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class DatabaseUrls:
+    """One database under its three logins: the service's, the owner's, the superuser's."""
+
+    name: str
+    app_url: str
+    owner_url: str
+    admin_url: str
+
+
+def urls_of(stores: EmbeddedStores, name: str) -> DatabaseUrls:
+    """The addresses of another database of the same cluster."""
+
+    def renamed(url: str) -> str:
+        return url.replace("@/syncbeat?", f"@/{name}?")
+
+    return DatabaseUrls(name, renamed(stores.app_url), renamed(stores.owner_url), renamed(stores.admin_url))
+
+
+async def run_sql(url: str, *statements: str) -> None:
+    """Run each statement by itself, outside a transaction."""
+    conn = await asyncpg.connect(url)
+    try:
+        for statement in statements:
+            await conn.execute(statement)
+    finally:
+        await conn.close()
+
+
+async def create_database(stores: EmbeddedStores, name: str, template: str = "template1") -> DatabaseUrls:
+    """Make a database as deploy/postgres/10-logins.sh would."""
+    await run_sql(
+        stores.admin_url,
+        f"CREATE DATABASE {name} OWNER syncbeat_owner TEMPLATE {template} STRATEGY FILE_COPY",
+        f"REVOKE CONNECT, TEMPORARY ON DATABASE {name} FROM PUBLIC",
+        f"GRANT CONNECT ON DATABASE {name} TO {_TEST_APP_LOGIN}",
+    )
+    return urls_of(stores, name)
+
+
+async def drop_database(stores: EmbeddedStores, name: str) -> None:
+    """Drop it, whoever is connected."""
+    await run_sql(stores.admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def stores() -> Iterator[EmbeddedStores]:
+    """PostgreSQL and Valkey for the whole run. A test that stops them starts them again."""
+    with running_stores() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template(stores: EmbeddedStores) -> str:
+    """The name of a migrated database that takes its time from a table; nobody connects to it again."""
+
+    async def make() -> None:
+        urls = await create_database(stores, _TEMPLATE)
+        await migrate(urls.owner_url, app_login=_TEST_APP_LOGIN)
+        await run_sql(urls.owner_url, _TEST_CLOCK)
+
+    asyncio.run(make())
+    return _TEMPLATE
+
+
+@pytest.fixture
+async def database_urls(stores: EmbeddedStores, template: str) -> AsyncIterator[DatabaseUrls]:
+    """A database for this test alone, migrated and empty."""
+    urls = await create_database(stores, f"test_{next(_numbers)}", template)
+    yield urls
+    await drop_database(stores, urls.name)
+
+
+@pytest.fixture
+async def database(database_urls: DatabaseUrls) -> AsyncIterator[Database]:
+    """The service's pool on this test's database, as the service's login."""
+    async with open_database(database_urls.app_url, size=4, name="test") as opened:
+        yield opened
+
+
+@pytest.fixture
+def redis_url(stores: EmbeddedStores) -> str:
+    """An empty database of Valkey for this test alone. Channels are everybody's, as in production."""
+    url = f"{stores.redis_url}?db={next(_numbers) % _REDIS_DATABASES + 1}"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture
+async def clock(request: pytest.FixtureRequest) -> AsyncIterator[FakeClock]:
+    """A clock moved by hand. The database of a test that has one goes by it too."""
+    if "database_urls" not in request.fixturenames:
+        yield FakeClock()
+        return
+    urls: DatabaseUrls = request.getfixturevalue("database_urls")
+    conn = await asyncpg.connect(urls.owner_url)
+
+    async def move(moment: datetime) -> None:
+        await conn.execute("UPDATE test_clock SET at = $1", moment)
+
+    try:
+        moved = FakeClock(on_move=move)
+        await move(moved.now())
+        yield moved
+    finally:
+        await conn.close()

@@ -27,9 +27,7 @@ class FakeClock:
     sleepers wake: the database takes its time from there.
     """
 
-    def __init__(
-        self, start: datetime = START, on_move: Callable[[datetime], Awaitable[None]] | None = None
-    ) -> None:
+    def __init__(self, start: datetime = START, on_move: Callable[[datetime], Awaitable[None]] | None = None) -> None:
         self._start = start
         self._elapsed_s = 0.0
         self._on_move = on_move

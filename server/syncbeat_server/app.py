@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -40,6 +39,7 @@ _log = logging.getLogger(__name__)
 _CHANGES, _MEMBERS, _DELIVERIES = "syncbeat:changes", "syncbeat:members", "syncbeat:deliveries"
 _SEPARATOR = "\x1f"
 _MAX_TOLD_MEMBERS = 1_000
+_CANCEL_AGAIN_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -240,10 +240,11 @@ async def _running(work: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[N
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*tasks, return_exceptions=True)
+            # More than once: a client library may take a cancellation for the end of its own timeout and go on.
+            while pending := [task for task in tasks if not task.done()]:
+                for task in pending:
+                    task.cancel()
+                await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
 
 
 def _authenticator(settings: Settings, clock: Clock) -> Authenticator:

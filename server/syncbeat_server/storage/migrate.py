@@ -1,6 +1,6 @@
 """The migration runner: numbered SQL files, each applied once, in order, in a transaction of its own.
 
-It runs on a direct connection (or a session-mode pooler's), under an advisory lock, as the login that owns the
+It runs on a direct connection (or a session pooler's), under an advisory lock, as the login that owns the
 database. Servers only look: `require_current_schema` refuses a database of another age.
 """
 
@@ -33,7 +33,7 @@ _POOLER_ROUNDS = 4
 _Raw: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 _INSUFFICIENT_PRIVILEGE = "42501"
-# What concurrent GRANTs of one role in several databases do to each other: the later one fails, and may try again.
+# What GRANTs of one role in several databases at once do to each other: one fails, and may try again.
 _RACES = ("XX000", "23505", "40001", "40P01")
 
 
@@ -89,7 +89,7 @@ def read_migrations(directory: Path | None = None) -> list[Migration]:
         found.append(Migration(int(match[1]), path.name, digest, content.decode("utf-8")))
     for expected, migration in enumerate(found, start=1):
         if migration.version != expected:
-            raise MigrationFailed(f"{migration.name}: want number {expected:04}; there is a gap or one number twice")
+            raise MigrationFailed(f"{migration.name}: want {expected:04}; there is a gap, or a number twice")
     return found
 
 
@@ -143,7 +143,8 @@ async def require_current_schema(conn: Connection, directory: Path | None = None
     if state.changed:
         raise MigrationNeeded(f"{state.changed[0]} is not the file the database was migrated with")
     if state.missing:
-        raise MigrationNeeded(f"the database is older than this server (it lacks {state.missing[0]}): run '{COMMAND}'")
+        lacks = state.missing[0]
+        raise MigrationNeeded(f"the database is older than this server (it lacks {lacks}): run '{COMMAND}'")
 
 
 async def require_restricted_login(conn: Connection) -> None:
@@ -156,26 +157,26 @@ async def require_restricted_login(conn: Connection) -> None:
     row = await conn.fetchrow(
         """SELECT current_user::text AS login,
                   bool_or(r.rolsuper OR r.rolbypassrls) AS bypasses,
-                  coalesce((SELECT bool_or(pg_has_role(current_user, c.relowner, 'MEMBER')) FROM pg_class c
-                            WHERE c.relkind IN ('r', 'p') AND c.relnamespace = current_schema()::regnamespace),
-                           false) AS owns
+                  EXISTS (SELECT FROM pg_class c
+                          WHERE c.relkind IN ('r', 'p') AND c.relnamespace = current_schema()::regnamespace
+                            AND pg_has_role(current_user, c.relowner, 'MEMBER')) AS owns
            FROM pg_roles r WHERE pg_has_role(current_user, r.oid, 'MEMBER')"""
     )
     if row is not None and (row["bypasses"] or row["owns"]):
         raise ConfigurationError(
-            f"SYNCBEAT_DATABASE_URL: the login {row['login']} is above row-level security (superuser, BYPASSRLS or "
-            "owner of the tables); use a login of its own for the service, as deploy/postgres/10-logins.sh makes it"
+            f"SYNCBEAT_DATABASE_URL: the login {row['login']} is above row-level security (superuser, BYPASSRLS "
+            "or owner of the tables): give the service a login of its own, as deploy/postgres/10-logins.sh does"
         )
 
 
 async def migrate(session_url: str, *, app_login: str, directory: Path | None = None) -> list[str]:
     """Apply what the database lacks and let `app_login` use it; answers the names of the files applied.
 
-    `session_url` is a direct connection as the login that owns the database. Several runners may start at once.
+    `session_url` is a direct connection as the login that owns the database. Any number may run at once.
 
     Raises:
-        MigrationFailed: a file failed or was changed, the database is newer, the connection goes through a
-            transaction pooler, or `app_login` does not exist or cannot be granted its roles.
+        MigrationFailed: a file failed or was changed, the database is newer or refuses the login, the connection
+            goes through a transaction pooler, or `app_login` does not exist or cannot be granted its roles.
         DependencyDown: the database does not answer.
     """
     migrations = read_migrations(directory)
@@ -193,12 +194,18 @@ async def migrate(session_url: str, *, app_login: str, directory: Path | None = 
 @asynccontextmanager
 async def _connection(url: str) -> AsyncIterator[_Raw]:
     with translated_errors():
-        conn = await asyncpg.connect(
-            url,
-            timeout=_CONNECT_S,
-            statement_cache_size=0,
-            server_settings={"application_name": "syncbeat-migrate"},
-        )
+        try:
+            conn = await asyncpg.connect(
+                url,
+                timeout=_CONNECT_S,
+                statement_cache_size=0,
+                server_settings={"application_name": "syncbeat-migrate"},
+            )
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+            raise MigrationFailed(
+                f"the database refuses this login, or does not exist (SQLSTATE {error.sqlstate}): "
+                "check the address, the user and the password"
+            ) from error
     try:
         yield conn
     finally:
@@ -210,8 +217,8 @@ async def _connection(url: str) -> AsyncIterator[_Raw]:
 
 
 async def _refuse_pooler(conn: _Raw, url: str) -> None:
-    # Behind a transaction pooler our connection has no server process of its own: a second connection is handed the
-    # same one, or our next statement runs on another. The advisory lock would be held by whoever comes next.
+    # Behind a transaction pooler our connection has no server process of its own: a second connection is handed
+    # the same one, or our next statement runs on another. The advisory lock would be whoever's comes next.
     ours = await conn.fetchval("SELECT pg_backend_pid()")
     async with _connection(url) as second:
         for _ in range(_POOLER_ROUNDS):
@@ -244,7 +251,7 @@ async def _pending(conn: _Raw, migrations: Sequence[Migration]) -> list[Migratio
         )
         rows = await conn.fetch("SELECT version, name, checksum FROM schema_migrations ORDER BY version")
     except asyncpg.InsufficientPrivilegeError as error:
-        raise MigrationFailed("this login may not create tables here: migrate as the database's owner") from error
+        raise MigrationFailed("this login may not create tables: migrate as the database's owner") from error
     state = compare([Applied(row["version"], row["name"], row["checksum"]) for row in rows], migrations)
     if state.changed:
         raise MigrationFailed(
@@ -260,7 +267,7 @@ async def _apply(conn: _Raw, migration: Migration) -> None:
         async with conn.transaction():
             await conn.execute(migration.sql)
             if not conn.is_in_transaction():
-                raise MigrationFailed(f"{migration.name}: ends its transaction itself; leave that to the runner")
+                raise MigrationFailed(f"{migration.name}: ends its transaction, which is the runner's to end")
             await conn.execute(
                 "INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)",
                 migration.version,
@@ -269,7 +276,8 @@ async def _apply(conn: _Raw, migration: Migration) -> None:
             )
     except asyncpg.PostgresError as error:
         place = _line(migration.sql, getattr(error, "position", None))
-        raise MigrationFailed(f"{migration.name}: {place}SQLSTATE {error.sqlstate}; nothing of it was kept") from error
+        what = f"{migration.name}: {place}SQLSTATE {error.sqlstate}; nothing of it was kept"
+        raise MigrationFailed(what) from error
 
 
 def _line(sql: str, position: str | None) -> str:
@@ -278,7 +286,7 @@ def _line(sql: str, position: str | None) -> str:
 
 
 async def _grant_roles(conn: _Raw, app_login: str) -> None:
-    """Let `app_login` inherit the service's rights and take the user's role. Does nothing when it can already."""
+    """Let `app_login` inherit the service's rights and take the user's role, unless it can already."""
     if not await conn.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", app_login):
         raise MigrationFailed(
             f"there is no login {app_login}: create it first (deploy/postgres/10-logins.sh shows how)"
@@ -295,25 +303,21 @@ async def _grant_roles(conn: _Raw, app_login: str) -> None:
                 raise
         else:
             return
-    raise MigrationFailed(f"granting roles to {app_login} failed {_GRANT_TRIES} times: others change them meanwhile")
+    raise MigrationFailed(f"roles could not be granted to {app_login}: others keep changing them")
 
 
 async def _missing_grants(conn: _Raw, app_login: str) -> list[str]:
-    # What an inheriting login may do without SET ROLE is what it inherits: the service's rights always, the user's
-    # never, where PostgreSQL can tell them apart (16 and later). Before, a plain grant does both, which is harmless:
-    # the policies for syncbeat_service let everything through anyway.
+    # The service's rights are inherited; the user's role is taken, and where PostgreSQL can tell the two apart (16
+    # and later) not inherited. Before, a plain grant does both, which is harmless: what inherits syncbeat_service
+    # sees every row anyway.
     login = await conn.fetchval("SELECT quote_ident($1)", app_login)
     per_grant = int(await conn.fetchval("SHOW server_version_num")) >= 160000
-    if per_grant:
-        usable = "pg_has_role($1::name, 'syncbeat_service', 'USAGE'), pg_has_role($1::name, 'syncbeat_user', 'SET')"
-        options = ("WITH INHERIT TRUE", "WITH INHERIT FALSE, SET TRUE")
-    else:
-        usable = "pg_has_role($1::name, 'syncbeat_service', 'USAGE'), pg_has_role($1::name, 'syncbeat_user', 'MEMBER')"
-        options = ("", "")
-    row = await conn.fetchrow(f"SELECT {usable}", app_login)  # fixed texts
-    held = tuple(row) if row is not None else (False, False)
-    return [
-        f"GRANT {role} TO {login} {option}".rstrip()
-        for role, option, has in zip(("syncbeat_service", "syncbeat_user"), options, held, strict=True)
-        if not has
-    ]
+    wanted = (
+        ("syncbeat_service", "USAGE", "WITH INHERIT TRUE"),
+        ("syncbeat_user", "SET" if per_grant else "MEMBER", "WITH INHERIT FALSE, SET TRUE"),
+    )
+    missing = []
+    for role, privilege, option in wanted:
+        if not await conn.fetchval("SELECT pg_has_role($1::name, $2::name, $3)", app_login, role, privilege):
+            missing.append(f"GRANT {role} TO {login} {option if per_grant else ''}".rstrip())
+    return missing

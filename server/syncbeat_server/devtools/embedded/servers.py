@@ -15,7 +15,7 @@ from pathlib import Path
 from syncbeat_server.errors import EmbeddedUnavailable
 
 _LAUNCH = Path(__file__).with_name("launch.py")
-_READY_S = 30.0
+_READY_S = 60.0
 _STOP_S = 10.0
 _POLL_S = 0.005
 _LOG_TAIL_BYTES = 2_000
@@ -119,7 +119,7 @@ def launcher(account: Account, death_signal: signal.Signals) -> list[str]:
     """The start of a command line that runs the rest as `account` and ends it by `death_signal` when we die.
 
     Raises:
-        EmbeddedUnavailable: not called from the main thread: the signal comes when the *thread* that started the
+        EmbeddedUnavailable: not called from the main thread. The signal comes when the *thread* that started the
             program ends (PR_SET_PDEATHSIG in prctl(2)), and only the main one lives as long as the process.
     """
     if threading.current_thread() is not threading.main_thread():

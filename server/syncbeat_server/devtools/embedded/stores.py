@@ -15,8 +15,8 @@ from syncbeat_server.devtools.embedded import postgres, valkey
 from syncbeat_server.devtools.embedded.binaries import (
     Binaries,
     find_binaries,
-    readable_copy,
     reachable_by_all,
+    readable_copy,
 )
 from syncbeat_server.devtools.embedded.servers import Account, Server
 from syncbeat_server.errors import EmbeddedUnavailable
@@ -29,14 +29,14 @@ _MIN_MEMORY_BYTES = 1 << 30
 # Waits for a line, or for our death when none comes: then it ends whoever still runs (Linux has done so by
 # itself). In both cases it removes our sockets and temporary files. Arguments: their two folders, the pid files.
 _TIDY = """
-sockets=$1; stores=$2; shift 2
+sockets=$1; data=$2; shift 2
 if ! read -r _; then
   for file in "$@"; do
     if [ -f "$file" ]; then kill -s INT "$(head -n 1 "$file")"; fi
   done
 fi
 tries=0
-until rm -rf "$sockets" "$stores" || [ "$tries" -ge 100 ]; do tries=$((tries + 1)); sleep 0.1; done
+until rm -rf "$sockets" "$data" || [ "$tries" -ge 100 ]; do tries=$((tries + 1)); sleep 0.1; done
 """
 
 
@@ -95,7 +95,8 @@ def running_stores(directory: Path | None = None) -> Iterator[EmbeddedStores]:
     before an event loop runs: it blocks for a second when it makes a new cluster.
 
     Raises:
-        EmbeddedUnavailable: they cannot be started here, or another process has `directory`; the message has the fix.
+        EmbeddedUnavailable: they cannot be started here, or another process has `directory`; the message says
+            what to do.
     """
     binaries = find_binaries()
     account = postgres.account_for_postgres()
@@ -103,9 +104,8 @@ def running_stores(directory: Path | None = None) -> Iterator[EmbeddedStores]:
         if directory is not None:
             directory = directory.resolve()
             cleanup.enter_context(_locked(directory))
-        runtime = _runtime_folder(account)
-        temporary = Path(tempfile.mkdtemp(prefix="syncbeat-", dir=_roomy_memory() or runtime))
-        kept = directory or temporary
+        runtime = _own_folder(_short_folder(account), account)
+        kept = directory or _own_folder(_roomy_memory() or runtime, account)
         cluster = postgres.Cluster(
             data=kept / "postgres",
             sockets=runtime / "pg",
@@ -114,14 +114,12 @@ def running_stores(directory: Path | None = None) -> Iterator[EmbeddedStores]:
             durable=directory is not None,
         )
         pid_files = (cluster.data / "postmaster.pid", valkey.pid_file(kept / "valkey"))
-        cleanup.enter_context(_tidied((runtime, temporary), pid_files))
+        cleanup.enter_context(_tidied((runtime, kept if directory is None else runtime), pid_files))
         yield cleanup.enter_context(_both(binaries, cluster, kept, runtime))
 
 
 @contextmanager
-def _both(
-    binaries: Binaries, cluster: postgres.Cluster, kept: Path, runtime: Path
-) -> Iterator[EmbeddedStores]:
+def _both(binaries: Binaries, cluster: postgres.Cluster, kept: Path, runtime: Path) -> Iterator[EmbeddedStores]:
     (kept / "valkey").mkdir(mode=0o700, parents=True, exist_ok=True)
     socket_path = runtime / "redis.sock"
     redis_server = Server(
@@ -155,20 +153,22 @@ def _both(
 
 def _runs_for_all(binaries: Binaries) -> bool:
     folder = binaries.postgres_folder
-    return all(
-        reachable_by_all(path) for path in (folder / "bin" / "postgres", folder / "share" / "postgres.bki")
-    )
+    return all(reachable_by_all(path) for path in (folder / "bin" / "postgres", folder / "share" / "postgres.bki"))
 
 
-def _runtime_folder(account: Account) -> Path:
-    for parent in (Path(tempfile.gettempdir()).resolve(), Path("/tmp")):  # noqa: S108  # short, and ours alone below
-        short = len(os.fsencode(parent)) <= _MAX_TEMPORARY_FOLDER
-        if short and (account.uid < 0 or reachable_by_all(parent)):
-            folder = Path(tempfile.mkdtemp(prefix="syncbeat-", dir=parent))
-            # Another user's server may pass through to its own folders, and list nothing.
-            folder.chmod(0o711 if account.uid >= 0 else 0o700)
+def _short_folder(account: Account) -> Path:
+    for folder in (Path(tempfile.gettempdir()).resolve(), Path("/tmp")):  # noqa: S108  # ours alone below
+        short = len(os.fsencode(folder)) <= _MAX_TEMPORARY_FOLDER
+        if short and (account.uid < 0 or reachable_by_all(folder)):
             return folder
     raise EmbeddedUnavailable("no temporary folder is short and open enough for sockets: set TMPDIR to one")
+
+
+def _own_folder(parent: Path, account: Account) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="syncbeat-", dir=parent))
+    if account.uid >= 0:
+        folder.chmod(0o711)  # another user's server passes through to its own folders, and lists nothing
+    return folder
 
 
 def _roomy_memory() -> Path | None:

@@ -1,4 +1,5 @@
 """A fake of FCM HTTP v1 and of Google's OAuth token endpoint, with real sockets."""
+
 from syncbeat_server.devtools.fake_fcm.fake import FakeFcm, FakeFcmStats
 from syncbeat_server.devtools.fake_fcm.faults import Fault, FaultKind
 from syncbeat_server.devtools.fake_fcm.ledger import Accepted, DeviceView, Effect

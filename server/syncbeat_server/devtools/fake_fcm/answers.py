@@ -1,7 +1,7 @@
 """Answers, and Google's bodies for errors.
 
-The shapes are those of the published examples ("REST error codes for the HTTP v1 API", `google.rpc.Status` in JSON)
-and of answers quoted in bug reports of FCM clients.
+The shapes are those of the published examples ("REST error codes for the HTTP v1 API", `google.rpc.Status` in
+JSON) and of answers quoted in bug reports of FCM clients.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def fcm_error(error_code: str) -> Detail:
 
 def bad_request(field: str | None, description: str) -> Detail:
     """The detail that names the bad field of a request."""
-    violation = {"description": description} if field is None else {"field": field, "description": description}
+    violation = {"description": description}
+    if field is not None:
+        violation["field"] = field
     return {"@type": _BAD_REQUEST, "fieldViolations": [violation]}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import ssl
 from pathlib import Path
@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_LIFE = datetime.timedelta(days=7)
-# Google's names as well, for clients whose FCM address cannot be set: they map the name to the fake and trust the CA.
+_LIFE = dt.timedelta(days=7)
+# Google's names as well, for clients whose FCM address cannot be set: they map the name to the fake.
 _NAMES = ("localhost", "fcm.googleapis.com", "oauth2.googleapis.com")
 
 
 def server_context(folder: Path, host: str, *, http2: bool) -> tuple[ssl.SSLContext, Path]:
-    """A TLS context for a server at `host`, and the file with the CA to trust. Files are written to `folder`."""
+    """A TLS context for a server at `host`, and the file with the CA to trust, written to `folder`."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fake FCM test CA")])
     ca_usage = x509.KeyUsage(
@@ -46,9 +46,7 @@ def server_context(folder: Path, host: str, *, http2: bool) -> tuple[ssl.SSLCont
         .add_extension(x509.SubjectAlternativeName(_alternative_names(host)), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     ca_file, chain_file = folder / "ca.pem", folder / "server.pem"
@@ -65,17 +63,15 @@ def server_context(folder: Path, host: str, *, http2: bool) -> tuple[ssl.SSLCont
     return context, ca_file
 
 
-def _unsigned(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+def _unsigned(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + _LIFE)
     )
 

@@ -1,4 +1,4 @@
-"""The control endpoint, `/control/...`: the same scripting and reading as the Python methods, for any language."""
+"""The control endpoint, `/control/...`: what the Python methods do, for any language."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def _device(fake: FakeFcm, token: str) -> Answer:
             "shown": device.shown,
             "replaced": device.replaced,
             "on_screen": [_delivery(record) for record in device.on_screen],
-            "data_messages": [
-                _delivery(record) | {"data": _data(record.message)} for record in device.data_messages
-            ],
+            "data_messages": [_delivery(record) | {"data": _data(record.message)} for record in device.data_messages],
             "data_by_delivery_id": device.data_by_delivery_id,
         }
     )
@@ -96,9 +94,8 @@ def _read_fault(asked: Any) -> tuple[str, Fault, float, int]:
     if not isinstance(kind, str):
         raise BadControl("kind must be a string")
     for name in ("times", "retry_after_s", "delay_ms", "seed"):
-        value = asked.get(name)
-        if value is not None and (type(value) is not int or value < 0):
-            raise BadControl(f"{name} must be a whole number, not negative")
+        if type(asked.get(name)) not in (int, type(None)):
+            raise BadControl(f"{name} must be a whole number")
     share = asked.get("share", 1.0)
     if type(share) not in (int, float) or not isinstance(asked.get("retry_after_as_date", False), bool):
         raise BadControl("share must be a number and retry_after_as_date a boolean")

@@ -88,7 +88,7 @@ class FakeFcm:
             file.write(orjson.dumps(self.service_account, option=orjson.OPT_INDENT_2))
 
     def script(self, target: str, fault: Fault, *, share: float = 1.0, seed: int = 0) -> None:
-        """Let a fault happen to sends for `target`: a registration token, `*` for every send, `/token` for OAuth.
+        """Let a fault happen to sends for `target`: a registration token, `*` for all, `/token` for OAuth.
 
         Raises:
             ValueError: as `FaultPlan.script`.
@@ -116,7 +116,7 @@ class FakeFcm:
     async def wait_for_deliveries(
         self, min_count: int = 1, *, token: str | None = None, after: int = 0, timeout_s: float = 10.0
     ) -> list[Accepted]:
-        """The accepted messages after a sequence, as soon as there are `min_count`; what there is after `timeout_s`."""
+        """The accepted messages after a sequence, once there are `min_count` or `timeout_s` has passed."""
         await self.ledger.wait(after, target=token, min_count=min_count, timeout_s=timeout_s)
         return self.ledger.after(after, target=token, limit=self.settings.max_records)
 
@@ -156,7 +156,7 @@ class FakeFcm:
             repeated_data=self.ledger.repeated_data,
             faults={kind.value: count for kind, count in self.plan.applied.items()},
             resets=self.stage.resets,
-            hanging=self.stage.held,
+            hanging=self.stage.hanging,
             token_calls=self.issuer.calls,
             connections=len(self.connections),
         )

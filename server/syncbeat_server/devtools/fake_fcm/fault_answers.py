@@ -14,9 +14,7 @@ from syncbeat_server.devtools.fake_fcm.answers import (
 )
 from syncbeat_server.devtools.fake_fcm.faults import Fault, FaultKind
 
-_UNAVAILABLE = google_error(
-    503, "UNAVAILABLE", "The service is currently unavailable.", [fcm_error("UNAVAILABLE")]
-)
+_UNAVAILABLE = google_error(503, "UNAVAILABLE", "The service is currently unavailable.", [fcm_error("UNAVAILABLE")])
 _BAD_VALUE = "Invalid value at 'message.data[0].value' (TYPE_STRING), 12"
 
 _ANSWERS: dict[FaultKind, Answer] = {
@@ -49,9 +47,7 @@ _ANSWERS: dict[FaultKind, Answer] = {
         [fcm_error("THIRD_PARTY_AUTH_ERROR")],
     ),
     FaultKind.UNAUTHENTICATED: unauthenticated("ACCESS_TOKEN_EXPIRED"),
-    FaultKind.INTERNAL: google_error(
-        500, "INTERNAL", "Internal error encountered.", [fcm_error("INTERNAL")]
-    ),
+    FaultKind.INTERNAL: google_error(500, "INTERNAL", "Internal error encountered.", [fcm_error("INTERNAL")]),
     FaultKind.BAD_GATEWAY: html_error(
         502, "The server encountered a temporary error and could not complete your request."
     ),

@@ -1,4 +1,12 @@
-"""Scripted faults: what goes wrong, for which receiver, and how often. The grammar is in the package's docstring."""
+"""Scripted faults: what goes wrong, for which receiver, and how often.
+
+A registration token can ask for its own fault by its text, `fault:KIND[+NUMBER[d]]:TIMES[:NAME]`:
+
+- KIND is a value of `FaultKind`; TIMES is a count, after which sends to this token succeed, or `*` for ever;
+- NUMBER is the delay of `slow` in milliseconds, else the seconds of a Retry-After header, written as an HTTP-date
+  with `d`;
+- NAME makes it a token of its own: `fault:503:2:phone-1` fails twice, `fault:quota+30d:*:phone-2` always.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +23,8 @@ EVERYWHERE = "*"
 TEXT_PREFIX = "fault:"
 _TEXT = re.compile(r"fault:(?P<kind>[a-z0-9\-]+)(\+(?P<arg>\d{1,9})(?P<date>d)?)?:(?P<times>\d{1,9}|\*)(:.*)?")
 _MAX_SCRIPTED = 10_000
+_MAX_SECONDS = 999_999_999
+_MAX_DELAY_MS = 600_000
 _MAX_COUNTED_TEXTS = 100_000
 
 
@@ -41,9 +51,6 @@ class FaultKind(StrEnum):
     HANG = "hang"
 
 
-_KINDS = frozenset(kind.value for kind in FaultKind)
-
-
 @dataclass(frozen=True)
 class Fault:
     """One fault.
@@ -51,9 +58,12 @@ class Fault:
     Attributes:
         kind: what goes wrong.
         times: to how many requests it applies, after which it is over; None is for ever.
-        retry_after_s: seconds named in a Retry-After header, for the kinds that answer; None sends no such header.
+        retry_after_s: seconds named in a Retry-After header, for the kinds that answer; None sends none.
         retry_after_as_date: write Retry-After as an HTTP-date instead of seconds.
-        delay_ms: for SLOW, how long to wait before accepting, in milliseconds.
+        delay_ms: for SLOW, how long to wait before accepting, in milliseconds; at most ten minutes.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     kind: FaultKind
@@ -61,6 +71,15 @@ class Fault:
     retry_after_s: int | None = None
     retry_after_as_date: bool = False
     delay_ms: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be played."""
+        if self.times is not None and self.times < 1:
+            raise ValueError("times must be positive, or null for ever")
+        if self.retry_after_s is not None and not 0 <= self.retry_after_s <= _MAX_SECONDS:
+            raise ValueError(f"retry_after_s must be from 0 to {_MAX_SECONDS}")
+        if not 0 <= self.delay_ms <= _MAX_DELAY_MS:
+            raise ValueError(f"delay_ms must be from 0 to {_MAX_DELAY_MS}")
 
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """The Retry-After header, when there is to be one."""
@@ -83,14 +102,17 @@ def fault_in_text(token: str) -> Fault:
         UnreadableFault: it does not follow the grammar.
     """
     match = _TEXT.fullmatch(token)
-    if match is None or match["kind"] not in _KINDS:
+    if match is None:
         raise UnreadableFault(f"fake-fcm: cannot read {token!r}: fault:KIND[+NUMBER[d]]:TIMES[:NAME]")
-    kind = FaultKind(match["kind"])
     times = None if match["times"] == "*" else int(match["times"])
     number = None if match["arg"] is None else int(match["arg"])
-    if kind is FaultKind.SLOW:
-        return Fault(kind, times, delay_ms=number or 0)
-    return Fault(kind, times, retry_after_s=number, retry_after_as_date=match["date"] is not None)
+    try:
+        kind = FaultKind(match["kind"])
+        if kind is FaultKind.SLOW:
+            return Fault(kind, times, delay_ms=number or 0)
+        return Fault(kind, times, retry_after_s=number, retry_after_as_date=match["date"] is not None)
+    except ValueError as error:
+        raise UnreadableFault(f"fake-fcm: cannot read {token!r}: {error}") from error
 
 
 @dataclass
@@ -113,13 +135,11 @@ class FaultPlan:
     def script(self, target: str, fault: Fault, *, share: float = 1.0, seed: int = 0) -> None:
         """Add a fault for one receiver, after those it has already, or with the target `*` for all of them.
 
-        `share` is the probability with which a request is hit and `seed` makes the draws repeatable; both are for `*`.
+        `share`, for `*` only, is the probability with which a request is hit; `seed` makes the draws repeatable.
 
         Raises:
-            ValueError: a number is out of range, or too many faults are scripted.
+            ValueError: the share is out of range, or too many faults are scripted.
         """
-        if fault.times is not None and fault.times < 1:
-            raise ValueError("times must be positive, or null for ever")
         if not 0 < share <= 1:
             raise ValueError("share must be above 0 and at most 1")
         if len(self._scripted) + len(self._everywhere) >= _MAX_SCRIPTED:

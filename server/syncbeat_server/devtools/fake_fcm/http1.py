@@ -53,6 +53,7 @@ class Http1Connection(ReadingProtocol):
         self._url = b""
         self._authorization: bytes | None = None
         self._host = b""
+        self._framing = b""
         self._expects = False
         self._body = b""
 
@@ -73,10 +74,7 @@ class Http1Connection(ReadingProtocol):
         """Parse, then serve what is complete."""
         self._unparsed += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(400, "fake-fcm: no upgrades; HTTP/2 by ALPN or prior knowledge")
-            return
+            self._feed(data)
         except httptools.HttpParserError as error:
             self._refuse(400, f"fake-fcm: not HTTP/1.1: {error}")
             return
@@ -88,7 +86,7 @@ class Http1Connection(ReadingProtocol):
 
     def on_message_begin(self) -> None:
         """Parser: a request begins."""
-        self._url = self._body = self._host = b""
+        self._url = self._body = self._host = self._framing = b""
         self._authorization = None
         self._expects = False
 
@@ -105,8 +103,10 @@ class Http1Connection(ReadingProtocol):
         elif length == 4:
             if name.lower() == b"host":
                 self._host = value
-        elif length == 6 and name.lower() == b"expect":
-            self._expects = True
+        elif length == 6:
+            self._expects |= name.lower() == b"expect"
+        elif length in (14, 17) and name.lower() in (b"content-length", b"transfer-encoding"):
+            self._framing = b"%b: %b\r\n" % (name, value)
 
     def on_headers_complete(self) -> None:
         """Parser: the body comes next."""
@@ -153,6 +153,30 @@ class Http1Connection(ReadingProtocol):
         """The client reads again."""
         self._paused = False
         self._transport.resume_reading()
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._without_upgrade() + data[upgrade.args[0] :]
+
+    def _without_upgrade(self) -> bytes:
+        """The head of a request that wishes to upgrade, without that wish.
+
+        A server may ignore it (RFC 9110, 7.8), as Google's does, but the parser takes what follows for another
+        protocol.
+
+        Raises:
+            httptools.HttpParserError: it is a CONNECT, which can be nothing else.
+        """
+        method, url, authorization, host, *_ = self._ready.pop()
+        if method == b"CONNECT":
+            raise httptools.HttpParserInvalidMethodError("CONNECT")
+        self._parser = httptools.HttpRequestParser(self)
+        head = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b" % (method, url, host, self._framing)
+        return head + (b"authorization: %b\r\n\r\n" % authorization if authorization else b"\r\n")
 
     def _serve(self) -> None:
         ready = self._ready

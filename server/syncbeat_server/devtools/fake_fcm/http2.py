@@ -25,12 +25,14 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _MAX_STREAMS = 100
 _MAX_HEADER_BYTES = 1 << 16
 _MAX_HEADS = 64
-# A whole request fits into a stream's window, so that only the connection's window ever has to be opened again.
-_WINDOW = _MAX_STREAMS * MAX_REQUEST_BYTES
+# A whole request, and what shows that it is too large, fit into a stream's window: only the connection's window
+# ever has to be opened again.
+_STREAM_WINDOW = MAX_REQUEST_BYTES + frames.MAX_FRAME_BYTES
+_WINDOW = _MAX_STREAMS * _STREAM_WINDOW
 _GREETING = frames.settings_frame(
     {
         frames.MAX_CONCURRENT_STREAMS: _MAX_STREAMS,
-        frames.INITIAL_WINDOW_SIZE: MAX_REQUEST_BYTES,
+        frames.INITIAL_WINDOW_SIZE: _STREAM_WINDOW,
         frames.MAX_HEADER_LIST_SIZE: _MAX_HEADER_BYTES,
     }
 ) + frames.number_frame(frames.WINDOW_UPDATE, 0, _WINDOW - frames.DEFAULT_WINDOW)

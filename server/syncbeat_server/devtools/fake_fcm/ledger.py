@@ -1,7 +1,7 @@
 """What was accepted, and what each device would have shown.
 
-Bounded: at most `max_records` messages are kept, the oldest go first and take with them what their device showed for
-them. A device is known as long as one of its messages is. The counters go on.
+Bounded: at most `max_records` messages of 256 MiB altogether are kept, the oldest go first and take with them what
+their device showed for them. A device is known as long as one of its messages is. The counters go on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from syncbeat_server.devtools.fake_fcm.messages import Message, TargetKind
+
+_MAX_BYTES = 256 << 20
 
 
 class Effect(StrEnum):
@@ -35,8 +37,8 @@ class Accepted(NamedTuple):
         sequence: 1, 2, 3, ... in the order of acceptance; a reset of the ledger does not start it anew.
         accepted_at: wall time, in seconds since the epoch.
         content: the message and what was read from it.
-        effect: SHOWN, or REPLACED when a message with the same slot was on the screen; DATA for a message without
-            anything to show; NO_DEVICE for a topic or condition.
+        effect: SHOWN, or REPLACED when a message with the same slot was on the screen; DATA for a message
+            without anything to show; NO_DEVICE for a topic or condition.
     """
 
     sequence: int
@@ -99,6 +101,7 @@ class Ledger:
     def __init__(self, max_records: int) -> None:
         self._max_records = max_records
         self._sequence = 0
+        self._bytes = 0
         self._records: deque[Accepted] = deque()
         self._devices: dict[str, _Device] = {}
         self._waiters: list[_Waiter] = []
@@ -133,7 +136,8 @@ class Ledger:
         device.records.append(record)
         if message.slot is not None and message.display:
             device.slots[message.slot] = record
-        if len(self._records) > self._max_records:
+        self._bytes += len(message.body)
+        while len(self._records) > self._max_records or self._bytes > _MAX_BYTES:
             self._evict()
         if self._waiters:
             self._wake(message.target)
@@ -150,7 +154,7 @@ class Ledger:
         return [record for record in records if record.sequence > sequence][:limit]
 
     async def wait(self, sequence: int, *, target: str | None, min_count: int, timeout_s: float) -> None:
-        """Return when `min_count` messages after `sequence` were accepted, or `timeout_s` seconds have passed."""
+        """Return once `min_count` messages after `sequence` were accepted, or `timeout_s` has passed."""
         if target is None:
             have = max(0, self._sequence - sequence)
         else:
@@ -180,8 +184,9 @@ class Ledger:
         return DeviceView(token, device.shown, device.replaced, on_screen, data, dict(device.data_ids))
 
     def reset(self) -> None:
-        """Forget the messages, the devices and the counters. Sequences go on, so that no reader's cursor is stale."""
+        """Forget the messages, the devices and the counters. Sequences go on: no reader's cursor gets stale."""
         self._records.clear()
+        self._bytes = 0
         self._devices.clear()
         self.effects.clear()
         self.repeated_data = 0
@@ -203,6 +208,7 @@ class Ledger:
     def _evict(self) -> None:
         record = self._records.popleft()
         message = record.content
+        self._bytes -= len(message.body)
         device = self._devices[message.target]
         device.records.popleft()
         if not device.records:

@@ -21,11 +21,25 @@ _SCOPES = frozenset(
     }
 )
 _MAX_LIFE_S = 3600
-_MAX_TOKENS = 10_000
+_MAX_TOKENS = 1_000
 _TIMEFRAME = (
     "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "
     "Check your iat and exp values in the JWT claim."
 )
+
+
+class _Refused(Exception):
+    """No token; `error` is a code of RFC 6749, 5.2."""
+
+    def __init__(self, error: str, description: str, *, status: int = 400) -> None:
+        super().__init__(description)
+        self.error = error
+        self.description = description
+        self.status = status
+
+    def answer(self) -> Answer:
+        """What Google answers."""
+        return as_json({"error": self.error, "error_description": self.description}, self.status)
 
 
 class Issuer:
@@ -62,24 +76,16 @@ class Issuer:
         }
 
     def grant(self, body: bytes, token_uri: str) -> Answer:
-        """Answer a `POST /token` with the form `body`; `token_uri` is the audience the assertion must have."""
+        """Answer a `POST /token` with the form `body`; the assertion must have the audience `token_uri`."""
         self.calls += 1
-        form = parse_qs(body.decode("latin-1"), max_num_fields=20)
-        grant_type = form.get("grant_type", [""])[0]
-        if grant_type != GRANT_TYPE:
-            return _refusal("unsupported_grant_type", f"Invalid grant_type: {grant_type}")
-        assertion = form.get("assertion", [""])[0]
-        if not assertion:
-            return _refusal("invalid_request", "Missing parameter: assertion")
-        refusal = self._check(assertion, token_uri)
-        if refusal is not None:
-            return refusal
-        return as_json(
-            {"access_token": self._new_token(), "expires_in": self._token_life_s, "token_type": "Bearer"}
-        )
+        try:
+            self._check(_assertion(body), token_uri)
+        except _Refused as refused:
+            return refused.answer()
+        return as_json({"access_token": self._new_token(), "expires_in": self._token_life_s, "token_type": "Bearer"})
 
     def refusal_of(self, authorization: bytes | None, now: float) -> str | None:
-        """Why a send with this authorization header is refused, as a Google reason, or None when it is good."""
+        """Why a send with this authorization header is refused, as a Google reason; None when it is good."""
         if not authorization:
             return "CREDENTIALS_MISSING"
         scheme, _, token = authorization.partition(b" ")
@@ -90,10 +96,21 @@ class Issuer:
             return "ACCESS_TOKEN_TYPE_UNSUPPORTED"
         return "ACCESS_TOKEN_EXPIRED" if expires <= now else None
 
-    def _check(self, assertion: str, token_uri: str) -> Answer | None:
+    def _check(self, assertion: str, token_uri: str) -> None:
+        claims = self._claims(assertion, token_uri)
+        if claims["iss"] != self._email:
+            raise _Refused("invalid_grant", "Invalid grant: account not found")
+        if claims.get("sub", self._email) != self._email:
+            text = "Client is unauthorized to retrieve access tokens using this method."
+            raise _Refused("unauthorized_client", text, status=401)
+        if int(claims["exp"]) - int(claims["iat"]) > _MAX_LIFE_S:
+            raise _Refused("invalid_grant", _TIMEFRAME)
+        if _SCOPES.isdisjoint(str(claims.get("scope", "")).split()):
+            raise _Refused("invalid_scope", "Invalid OAuth scope or ID token audience provided.")
+
+    def _claims(self, assertion: str, token_uri: str) -> dict[str, Any]:
         try:
-            key_id = jwt.get_unverified_header(assertion).get("kid", self._key_id)
-            claims: dict[str, Any] = jwt.decode(
+            token = jwt.decode_complete(
                 assertion,
                 self._public_key,
                 algorithms=["RS256"],
@@ -101,22 +118,18 @@ class Issuer:
                 options={"require": ["iss", "aud", "iat", "exp"]},
             )
         except (jwt.ExpiredSignatureError, jwt.ImmatureSignatureError, jwt.InvalidIssuedAtError):
-            return _refusal("invalid_grant", _TIMEFRAME)
+            raise _Refused("invalid_grant", _TIMEFRAME) from None
         except jwt.InvalidAudienceError:
-            return _refusal("invalid_grant", "Invalid JWT: Failed audience check.")
+            raise _Refused("invalid_grant", "Invalid JWT: Failed audience check.") from None
         except jwt.MissingRequiredClaimError as missing:
-            return _refusal("invalid_grant", f"Invalid JWT: Required claim {missing.claim} is missing.")
-        except jwt.InvalidTokenError:
-            return _refusal("invalid_grant", "Invalid JWT Signature.")
-        if key_id != self._key_id:
-            return _refusal("invalid_grant", "Invalid JWT Signature.")
-        if claims["iss"] != self._email:
-            return _refusal("invalid_grant", "Invalid grant: account not found")
-        if claims["exp"] - claims["iat"] > _MAX_LIFE_S:
-            return _refusal("invalid_grant", _TIMEFRAME)
-        if _SCOPES.isdisjoint(str(claims.get("scope", "")).split()):
-            return _refusal("invalid_scope", "Invalid OAuth scope or ID token audience provided.")
-        return None
+            text = f"Invalid JWT: Required claim {missing.claim} is missing."
+            raise _Refused("invalid_grant", text) from None
+        except (jwt.InvalidTokenError, OverflowError):  # the latter for times beyond all numbers
+            raise _Refused("invalid_grant", "Invalid JWT Signature.") from None
+        if token["header"].get("kid", self._key_id) != self._key_id:
+            raise _Refused("invalid_grant", "Invalid JWT Signature.")
+        claims: dict[str, Any] = token["payload"]
+        return claims
 
     def _new_token(self) -> str:
         # About 1 kB, as long as Google's are: the length is felt in headers and buffers.
@@ -127,5 +140,15 @@ class Issuer:
         return token
 
 
-def _refusal(error: str, description: str) -> Answer:
-    return as_json({"error": error, "error_description": description}, 400)
+def _assertion(body: bytes) -> str:
+    try:
+        form = parse_qs(body.decode("latin-1"), max_num_fields=20)
+    except ValueError:
+        raise _Refused("invalid_request", "Too many parameters.") from None
+    grant_type = form.get("grant_type", [""])[0]
+    if grant_type != GRANT_TYPE:
+        raise _Refused("unsupported_grant_type", f"Invalid grant_type: {grant_type[:100]}")
+    assertion = form.get("assertion", [""])[0]
+    if not assertion:
+        raise _Refused("invalid_request", "Missing parameter: assertion")
+    return assertion

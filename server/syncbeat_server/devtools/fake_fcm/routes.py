@@ -112,5 +112,5 @@ class Router:
         asyncio.get_running_loop().call_exception_handler({"message": "fake FCM control", "exception": error})
 
     def _origin(self, host: bytes) -> str:
-        """Where the client reached the fake: what its assertion must name as audience, behind any name it has."""
+        """Where the client reached the fake, by whatever name: the audience of its assertion."""
         return f"{self._scheme}://{host.decode('latin-1')}" if host else self._fake.base_url

@@ -18,8 +18,9 @@ from syncbeat_server.devtools.fake_fcm.answers import (
 )
 from syncbeat_server.devtools.fake_fcm.faults import FaultPlan, UnreadableFault
 from syncbeat_server.devtools.fake_fcm.ledger import Ledger
-from syncbeat_server.devtools.fake_fcm.messages import Message, Violation, read_message
+from syncbeat_server.devtools.fake_fcm.messages import Message, read_message
 from syncbeat_server.devtools.fake_fcm.oauth import Issuer
+from syncbeat_server.devtools.fake_fcm.schema import Violation
 from syncbeat_server.devtools.fake_fcm.settings import FakeFcmSettings
 from syncbeat_server.devtools.fake_fcm.stage import Stage
 
@@ -58,9 +59,7 @@ class Sending:
         if self._per_minute is not None:
             wait_s = self._over_quota(self._per_minute)
             if wait_s is not None:
-                return self._finish(
-                    exchange, quota_exceeded(self._project_id, ((b"retry-after", b"%d" % wait_s),))
-                )
+                return self._finish(exchange, quota_exceeded(self._project_id, ((b"retry-after", b"%d" % wait_s),)))
         try:
             message = read_message(body)
             fault = None if message.validate_only else self._faults.take(message.target)
@@ -71,9 +70,7 @@ class Sending:
             return self._finish(exchange, refusal)
         if fault is None:
             return self._finish(exchange, self._accept(message))
-        answer = self._stage.perform(
-            fault, exchange, message.target, lambda: self._accept(message), self.statuses
-        )
+        answer = self._stage.perform(fault, exchange, message.target, lambda: self._accept(message), self.statuses)
         return None if answer is None else self._finish(exchange, answer)
 
     def wrong_project(self, exchange: Exchange, authorization: bytes | None, project: str) -> Answer | None:

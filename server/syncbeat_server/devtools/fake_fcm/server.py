@@ -15,6 +15,7 @@ from syncbeat_server.devtools.fake_fcm.fake import FakeFcm
 from syncbeat_server.devtools.fake_fcm.http1 import Http1Connection
 from syncbeat_server.devtools.fake_fcm.http2 import PREFACE, Http2Connection
 from syncbeat_server.devtools.fake_fcm.oauth import Issuer
+from syncbeat_server.devtools.fake_fcm.reading import ReadingProtocol
 from syncbeat_server.devtools.fake_fcm.routes import Router
 from syncbeat_server.devtools.fake_fcm.settings import FakeFcmSettings
 
@@ -50,7 +51,7 @@ class _Doorway(asyncio.Protocol):
             return
         self._make_way(http2=self._seen.startswith(PREFACE)).data_received(self._seen)
 
-    def _make_way(self, *, http2: bool) -> asyncio.Protocol:
+    def _make_way(self, *, http2: bool) -> ReadingProtocol:
         connection = Http2Connection(self._router) if http2 else Http1Connection(self._router)
         self._transport.set_protocol(connection)
         connection.connection_made(self._transport)
@@ -86,6 +87,7 @@ async def running_fake_fcm(settings: FakeFcmSettings | None = None) -> AsyncIter
             yield fake
         finally:
             server.close()
+            fake.stage.abandon()
             await router.close()
             for transport in tuple(fake.connections):
                 transport.abort()

@@ -41,7 +41,7 @@ class FakeFcmSettings:
             ValueError: a value is out of range, or the host is not loopback and `allow_remote` is off.
         """
         if not self.allow_remote and not _is_loopback(self.host):
-            raise ValueError(f"{self.host} can be reached from other machines: set allow_remote if that is meant")
+            raise ValueError(f"other machines can reach {self.host}: set allow_remote if that is meant")
         if not self.project_id or "/" in self.project_id:
             raise ValueError("project_id must be a project's name")
         if self.token_life_s < 0 or self.latency_ms < 0 or self.max_records < 1:

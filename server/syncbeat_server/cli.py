@@ -291,7 +291,7 @@ def _fake_fcm(parsed: argparse.Namespace) -> int:
 
 
 def _demo(parsed: argparse.Namespace) -> int:
-    from syncbeat_server.devtools.demo import play, serve
+    from syncbeat_server.devtools.demo.run import play, serve
 
     return serve() if parsed.serve else play(as_json=parsed.json)
 

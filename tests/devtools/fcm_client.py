@@ -190,7 +190,7 @@ class H2Client:
         """The answer on one stream."""
         await self.until(h2.events.StreamEnded, stream_id)
         own: list[Any] = [event for event in self.events if getattr(event, "stream_id", None) == stream_id]
-        fields = next(dict(event.headers) for event in own if isinstance(event, h2.events.ResponseReceived))
+        fields: dict[Any, Any] = next(dict(e.headers) for e in own if isinstance(e, h2.events.ResponseReceived))
         body = b"".join(event.data for event in own if isinstance(event, h2.events.DataReceived))
         return Reply(int(fields.pop(":status")), fields, body)
 

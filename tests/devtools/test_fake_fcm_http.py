@@ -206,9 +206,9 @@ async def test_http2_refuses_streams_above_its_limit_and_bodies_above_theirs() -
         assert connection.h2.remote_settings.max_concurrent_streams == 100
         connection.h2.remote_settings[h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS] = 1000
         connection.h2.remote_settings.acknowledge()
-        for _ in range(101):
-            last = connection.request(authorized(client), b'{"message":{"token":"fault:hang:*"}}')
-        refused = await connection.until(h2.events.StreamReset, last)
+        hang = b'{"message":{"token":"fault:hang:*"}}'
+        ids = [connection.request(authorized(client), hang) for _ in range(101)]
+        refused = await connection.until(h2.events.StreamReset, ids[-1])
         assert refused.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
         assert client.fake.release() == 100
         large = connection.request(authorized(client), b"x", ends=False)
@@ -323,11 +323,14 @@ async def negotiated(fake: FakeFcm, offered: list[str]) -> str | None:
     assert context is not None
     context.set_alpn_protocols(offered)
     port = int(fake.base_url.rpartition(":")[2])
+    chosen = set()
     for name in ("localhost", "127.0.0.1", "fcm.googleapis.com"):
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
         tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+        chosen.add(tls.selected_alpn_protocol())
         writer.transport.abort()
-    return tls.selected_alpn_protocol()
+    assert len(chosen) == 1
+    return chosen.pop()
 
 
 async def test_http2_can_be_off() -> None:

@@ -100,7 +100,12 @@ async def test_every_documented_field_is_taken_in_both_spellings() -> None:
         assert sent.headers["content-type"] == "application/json; charset=UTF-8"
         camel = {"token": "a", "android": {"collapseKey": "c", "notification": {"notificationCount": 1}}}
         assert (await client.post(orjson.dumps({"message": camel, "validateOnly": False}))).status == 200
-        nothing = {"token": "a", "data": None, "android": None, "apns": {"headers": None, "payload": {"aps": None}}}
+        nothing: dict[str, Any] = {
+            "token": "a",
+            "data": None,
+            "android": None,
+            "apns": {"headers": None, "payload": {"aps": None}},
+        }
         assert (await client.send(**nothing)).status == 200
         assert client.fake.deliveries()[0].message == FULL
 

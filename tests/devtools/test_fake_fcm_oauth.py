@@ -27,7 +27,9 @@ async def test_a_good_assertion_gets_a_token_that_sends_are_accepted_with() -> N
 
 
 CLAIMS: list[tuple[dict[str, Any], int, str | None]] = [
-    ({"aud": "https://oauth2.googleapis.com/token"}, 400, "invalid_grant"),
+    ({"aud": "https://oauth2.googleapis.com/token"}, 200, None),
+    ({"aud": "https://example.com/token"}, 400, "invalid_grant"),
+    ({"aud": ["https://example.com/token"]}, 400, "invalid_grant"),
     ({"aud": None}, 400, "invalid_grant"),
     ({"iss": "somebody@else.iam.gserviceaccount.com"}, 400, "invalid_grant"),
     ({"scope": "https://www.googleapis.com/auth/drive"}, 400, "invalid_scope"),
@@ -58,7 +60,7 @@ async def test_the_signature_and_its_key_are_checked() -> None:
     async with signed_in() as client:
         account = client.fake.service_account
         good = assertion(account)
-        unsigned = jwt.encode(claims(account), None, "none")
+        unsigned = jwt.encode(claims(account), "", "none")
         by_name = jwt.encode(claims(account), "a secret that both sides might think of", "HS256")
         forged = [assertion(account, key=other.decode()), good[:-4] + "AAAA", unsigned, by_name, "no.jwt.", "x" * 9999]
         forged.append(assertion(account, key_id="another"))

@@ -20,6 +20,8 @@ _SCOPES = frozenset(
         "https://www.googleapis.com/auth/cloud-platform",
     }
 )
+# google-auth names Google's own endpoint as audience, wherever token_uri leads; others name token_uri.
+_GOOGLE_TOKEN_URI = "https://oauth2.googleapis.com/token"
 _MAX_LIFE_S = 3600
 _MAX_TOKENS = 1_000
 _TIMEFRAME = (
@@ -76,7 +78,10 @@ class Issuer:
         }
 
     def grant(self, body: bytes, token_uri: str) -> Answer:
-        """Answer a `POST /token` with the form `body`; the assertion must have the audience `token_uri`."""
+        """Answer a `POST /token` with the form `body`.
+
+        The assertion must have the audience `token_uri`, where the client reached the fake, or Google's own.
+        """
         self.calls += 1
         try:
             self._check(_assertion(body), token_uri)
@@ -114,7 +119,7 @@ class Issuer:
                 assertion,
                 self._public_key,
                 algorithms=["RS256"],
-                audience=token_uri,
+                audience=[token_uri, _GOOGLE_TOKEN_URI],
                 options={"require": ["iss", "aud", "iat", "exp"]},
             )
         except (jwt.ExpiredSignatureError, jwt.ImmatureSignatureError, jwt.InvalidIssuedAtError):

@@ -11,6 +11,12 @@ from firebase_admin import credentials
 from syncbeat_server.clock import Clock
 
 _REFRESH_BEFORE = timedelta(minutes=5)
+# google-auth gives the token endpoint two minutes, and three tries: too long for a delivery to wait for.
+_WAIT_S = 10.0
+
+
+class NoAccessToken(Exception):
+    """The token endpoint refuses or does not answer; the cause says what google-auth made of it."""
 
 
 class AccessTokens:
@@ -19,10 +25,9 @@ class AccessTokens:
     def __init__(self, path: Path, clock: Clock) -> None:
         self._certificate = credentials.Certificate(str(path))
         self._clock = clock
-        self._lock = asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
         self._token = ""
-        self._expires_at = datetime.min.replace(tzinfo=UTC)
-        self._refresh_at = self._expires_at
+        self._refresh_at = datetime.min.replace(tzinfo=UTC)
 
     @property
     def project_id(self) -> str:
@@ -32,21 +37,31 @@ class AccessTokens:
     async def current(self, *, refused: str = "") -> str:
         """A token that is still good. `refused`: one that FCM did not take, so it is not given again.
 
-        Raises:
-            Exception: whatever google-auth raises when the token endpoint refuses or does not answer.
-        """
-        if self._usable(refused):
-            return self._token
-        async with self._lock:
-            if not self._usable(refused):
-                # get_access_token blocks (requests), and is the public call that starts no background thread.
-                fresh = await asyncio.to_thread(self._certificate.get_access_token)
-                now = self._clock.now()
-                self._expires_at = fresh.expiry.replace(tzinfo=UTC)
-                life = self._expires_at - now
-                self._refresh_at = self._expires_at - min(_REFRESH_BEFORE, life / 2)
-                self._token = str(fresh.access_token)
-            return self._token
+        Who asks while one is fetched shares its fate: a token endpoint that is down is asked once, not once each.
 
-    def _usable(self, refused: str) -> bool:
-        return bool(self._token) and self._token != refused and self._clock.now() < self._refresh_at
+        Raises:
+            NoAccessToken: there is none to be had now.
+        """
+        if self._token and self._token != refused and self._clock.now() < self._refresh_at:
+            return self._token
+        if self._refreshing is None:
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
+            self._refreshing.add_done_callback(self._refreshed)
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                await asyncio.shield(self._refreshing)
+        except Exception as error:  # google-auth raises many kinds
+            raise NoAccessToken from error
+        return self._token
+
+    async def _refresh(self) -> None:
+        # get_access_token blocks (requests), and is the public call that starts no background thread.
+        fresh = await asyncio.to_thread(self._certificate.get_access_token)
+        expires_at = fresh.expiry.replace(tzinfo=UTC)
+        self._refresh_at = expires_at - min(_REFRESH_BEFORE, (expires_at - self._clock.now()) / 2)
+        self._token = str(fresh.access_token)
+
+    def _refreshed(self, task: asyncio.Task[None]) -> None:
+        self._refreshing = None
+        if not task.cancelled():
+            task.exception()  # heard, even if nobody waits for it any more

@@ -6,6 +6,7 @@ Only `FcmError.errorCode` condemns a token: a bare 404 may be a wrong project, a
 from __future__ import annotations
 
 import logging
+import ssl
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -15,13 +16,14 @@ import orjson
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.push.model import ClaimedDelivery, Outcome, Reason, Verdict
-from syncbeat_server.push.providers.fcm.credentials import AccessTokens
+from syncbeat_server.push.providers.fcm.credentials import AccessTokens, NoAccessToken
 from syncbeat_server.push.providers.fcm.message import encode
 
 _log = logging.getLogger(__name__)
 
 # FCM's internal calls take up to 10 s, so a shorter timeout makes duplicates ("Best practices ... at scale").
-_TIMEOUT = aiohttp.ClientTimeout(total=15.0, connect=5.0)
+_TIMEOUT_S = 15.0
+_CONNECT_TIMEOUT_S = 5.0
 _MAX_ANSWER_BYTES = 64 * 1024
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _CONFIG_RETRY_S = 60.0
@@ -38,16 +40,19 @@ _VERDICTS: dict[str, tuple[Verdict, Reason]] = {
 
 
 class FcmProvider:
-    """One app's way to FCM."""
+    """One app's way to FCM. `timeout_s` is for one attempt, with its answer."""
 
-    def __init__(self, tokens: AccessTokens, base_url: str, in_flight: int, clock: Clock) -> None:
+    def __init__(
+        self, tokens: AccessTokens, base_url: str, in_flight: int, clock: Clock, *, timeout_s: float = _TIMEOUT_S
+    ) -> None:
         self._tokens = tokens
         self._clock = clock
         self._url = f"{base_url.rstrip('/')}/v1/projects/{tokens.project_id}/messages:send"
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=in_flight),
+            # A context of its own: aiohttp's dates from its import, and knows no SSL_CERT_FILE that was set later.
+            connector=aiohttp.TCPConnector(limit=in_flight, ssl=ssl.create_default_context()),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=_TIMEOUT,
+            timeout=aiohttp.ClientTimeout(total=timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
             auto_decompress=False,
         )
 
@@ -71,15 +76,15 @@ class FcmProvider:
         # None: FCM did not take this access token.
         try:
             token = await self._tokens.current(refused=refused)
-        except Exception:  # noqa: BLE001  # google-auth raises many kinds; each means that there is no token now
-            _log.warning("no access token for FCM", exc_info=True)
+        except NoAccessToken as error:
+            _log.warning("no access token for FCM", extra={"error": repr(error.__cause__)})
             return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG), ""
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         try:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
-                text = await answer.content.read(_MAX_ANSWER_BYTES)
+                text = await _read(answer)
                 return self._classify(answer.status, text, answer.headers.get("retry-after")), token
-        except aiohttp.ClientConnectorError:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             return Outcome(Verdict.RETRY, Reason.UNAVAILABLE), token
         except (aiohttp.ClientError, TimeoutError, OSError):
             # The request may have been read: the device may have it already.
@@ -97,7 +102,10 @@ class FcmProvider:
             verdict, reason = _VERDICTS[code]
         elif status == 429:
             verdict, reason = Verdict.RETRY, Reason.THROTTLED
-        elif status in (400, 403, 404):
+        elif status in (403, 404):
+            # Of the service account or the project, not of this message (see above): no message is to be lost for it.
+            return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=_CONFIG_RETRY_S)
+        elif status in (400, 413):
             verdict, reason = Verdict.REJECTED, Reason.REJECTED
         else:
             verdict, reason = Verdict.RETRY, Reason.UNAVAILABLE
@@ -107,13 +115,28 @@ class FcmProvider:
         # RFC 9110, 10.2.3: delay in seconds, or an HTTP date.
         if retry_after is None:
             return None
-        if retry_after.isdigit():
-            return float(retry_after)
         try:
+            if retry_after.isdecimal():
+                return float(retry_after)
             moment = parsedate_to_datetime(retry_after)
-        except ValueError:
+            # Without a zone it is meant to be in GMT, as all dates of HTTP.
+            moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
             return None
-        return max(0.0, (moment.astimezone(UTC) - self._clock.now()).total_seconds())
+        return max(0.0, (moment - self._clock.now()).total_seconds())
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    """The whole body, or its beginning when there is too much of it."""
+    text = b""
+    try:
+        while len(text) < _MAX_ANSWER_BYTES and (piece := await answer.content.readany()):
+            text += piece
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        if answer.status != 200:
+            raise
+        # The head says that FCM took it.
+    return text
 
 
 def _parse(text: bytes) -> dict[str, Any]:

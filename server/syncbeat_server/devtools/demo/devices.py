@@ -1,0 +1,121 @@
+"""What a demo sees from outside: a device with an open stream, and the screens behind the fake FCM."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+
+from syncbeat import SyncbeatClient
+from syncbeat.v1 import sync_service_pb2
+
+_WAIT_S = 15.0
+_LOOK_S = 0.02
+
+
+async def eventually(look: Callable[[], Awaitable[bool]], wait_s: float = _WAIT_S) -> bool:
+    """Whether `look()` came true before the time was over."""
+    deadline = time.monotonic() + wait_s
+    while not await look():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(_LOOK_S)
+    return True
+
+
+class StreamingDevice:
+    """A device that watches: keeps every change it was sent, with the moment it came."""
+
+    def __init__(self, client: SyncbeatClient, device_id: str) -> None:
+        self.changes: list[sync_service_pb2.Change] = []
+        self.came_at: list[float] = []
+        self.checkpoints = 0
+        self._task = asyncio.ensure_future(self._run(client, device_id))
+
+    async def _run(self, client: SyncbeatClient, device_id: str) -> None:
+        async for event in client.watch(device_id):
+            kind = event.WhichOneof("event")
+            if kind == "change":
+                self.changes.append(event.change)
+                self.came_at.append(time.monotonic())
+            elif kind == "checkpoint":
+                self.checkpoints += 1
+
+    @property
+    def sequences(self) -> list[int]:
+        """The sequences it was sent, in order."""
+        return [change.sequence for change in self.changes]
+
+    async def wait_for(self, sequence: int) -> bool:
+        """Whether the change came."""
+
+        async def came() -> bool:
+            return sequence in self.sequences
+
+        return await eventually(came)
+
+    async def wait_open(self) -> bool:
+        """Whether the stream is open."""
+
+        async def opened() -> bool:
+            return self.checkpoints > 0
+
+        return await eventually(opened)
+
+    async def close(self) -> None:
+        """End the stream."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class Screens:
+    """Reads the fake FCM over HTTP: what it accepted, and what each device would have shown."""
+
+    def __init__(self, session: aiohttp.ClientSession, base_url: str) -> None:
+        self._session = session
+        self._url = f"{base_url}/control"
+
+    async def deliveries(self, token: str) -> list[dict[str, Any]]:
+        """The messages accepted for a registration token, oldest first."""
+        async with self._session.get(f"{self._url}/deliveries", params={"token": token}) as answer:
+            found: list[dict[str, Any]] = (await answer.json())["deliveries"]
+            return found
+
+    async def wait_for(self, token: str, count: int) -> list[dict[str, Any]]:
+        """The messages for a token as soon as there are `count`; what there is when they do not come."""
+        found: list[dict[str, Any]] = []
+
+        async def came() -> bool:
+            nonlocal found
+            found = await self.deliveries(token)
+            return len(found) >= count
+
+        await eventually(came)
+        return found
+
+    async def device(self, token: str) -> dict[str, Any]:
+        """What a device would have shown."""
+        async with self._session.get(f"{self._url}/devices/{token}") as answer:
+            shown: dict[str, Any] = await answer.json()
+            return shown
+
+    async def stats(self) -> dict[str, Any]:
+        """The counters."""
+        async with self._session.get(f"{self._url}/stats") as answer:
+            counters: dict[str, Any] = await answer.json()
+            return counters
+
+    async def script(self, token: str, kind: str, times: int = 1) -> None:
+        """Let a fault happen to the next sends for a token."""
+        async with self._session.post(
+            f"{self._url}/faults", json={"token": token, "kind": kind, "times": times}
+        ) as answer:
+            answer.raise_for_status()
+
+
+def cursor_of(delivery: dict[str, Any]) -> int:
+    """The sequence that a wake-up carries."""
+    return int(delivery["message"]["data"]["sequence"])

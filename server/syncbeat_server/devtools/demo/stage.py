@@ -1,0 +1,91 @@
+"""The processes of the story: two servers, a worker, the fake FCM, and who calls them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aiohttp
+
+from syncbeat import SyncbeatClient
+from syncbeat_server.auth.tokens import KeyRow, mint
+from syncbeat_server.devtools.demo.devices import Screens
+from syncbeat_server.devtools.demo.processes import Identity, Process, start
+from syncbeat_server.devtools.embedded import EmbeddedStores
+
+# Short times, so that the story is: what takes minutes in production takes a second here.
+_FAST = {
+    "SYNCBEAT_LISTEN": "127.0.0.1:0",
+    "SYNCBEAT_DELIVERY_LEASE_S": "1.5",
+    "SYNCBEAT_DELIVERY_POLL_S": "0.2",
+    "SYNCBEAT_DELIVERY_RETRY_S": "0.3",
+    "SYNCBEAT_STREAM_GRACE_S": "1",
+    "SYNCBEAT_DRAIN_S": "5",
+    "SYNCBEAT_LOG_LEVEL": "WARNING",
+}
+
+
+@dataclass
+class Stage:
+    """Everything the story plays with."""
+
+    stores: EmbeddedStores
+    identity: Identity
+    folder: Path
+    settings: dict[str, str]
+    screens: Screens
+    servers: list[Process] = field(default_factory=list)
+    worker: Process | None = None
+
+    async def start_server(self) -> Process:
+        """One more server process, of the role that serves RPCs only."""
+        log = self.folder / f"server-{len(self.servers)}.log"
+        server = await start(["serve"], {**self.settings, "SYNCBEAT_ROLE": "rpc"}, log)
+        self.servers.append(server)
+        return server
+
+    async def start_worker(self) -> Process:
+        """The delivery worker, as a process of its own."""
+        self.worker = await start(["worker"], self.settings, self.folder / "worker.log")
+        return self.worker
+
+    def client(self, token: str, *servers: Process) -> SyncbeatClient:
+        """A client that prefers the first server, and goes to the next when that is gone."""
+        return SyncbeatClient("ipv4:" + ",".join(server.address for server in servers or self.servers), token=token)
+
+    def user_token(self, user_id: str) -> str:
+        """An access token, as the app's own backend signs it."""
+        row = KeyRow("default", "syncbeat", "authenticated", "demo", "HS256", self.identity.jwt_secret)
+        return mint(row, user_id, datetime.now(UTC), timedelta(hours=1))
+
+
+@asynccontextmanager
+async def staged(stores: EmbeddedStores, folder: Path) -> AsyncIterator[Stage]:
+    """Start everything for the block; afterwards nothing of it runs."""
+    identity = Identity.new()
+    credentials = folder / "service-account.json"
+    async with AsyncExitStack() as stack:
+        fake = await start(["fake-fcm", "--credentials", str(credentials)], {}, folder / "fake-fcm.log")
+        stack.push_async_callback(fake.kill)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        settings = {
+            **_FAST,
+            **identity.settings(),
+            "SYNCBEAT_DATABASE_URL": stores.app_url,
+            "SYNCBEAT_REDIS_URL": stores.redis_url,
+            "SYNCBEAT_FCM_CREDENTIALS": str(credentials),
+            "SYNCBEAT_FCM_BASE_URL": fake.address,
+        }
+        stage = Stage(stores, identity, folder, settings, Screens(session, fake.address))
+        stack.push_async_callback(_end, stage)
+        await asyncio.gather(stage.start_server(), stage.start_server(), stage.start_worker())
+        yield stage
+
+
+async def _end(stage: Stage) -> None:
+    processes = [*stage.servers, *([stage.worker] if stage.worker else [])]
+    await asyncio.gather(*(process.stop() for process in processes))

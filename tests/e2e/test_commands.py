@@ -1,0 +1,147 @@
+"""The command as a user meets it: real processes, real stores."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import DatabaseUrls
+
+from syncbeat_server.devtools.demo.processes import DemoFailed, Identity, start
+
+SECRET = "demo=" + "s" * 32
+
+
+def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
+    return subprocess.run(
+        [sys.executable, "-m", "syncbeat_server.cli", *arguments],
+        env={**environment, **{f"SYNCBEAT_{name}": value for name, value in settings.items()}},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "migrate", "check-config", "healthcheck", "token", "fake-fcm", "demo"])
+def test_each_command_explains_itself(command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: syncbeat-server {command}")
+
+
+def test_a_wrong_setting_stops_it_with_its_name_and_the_fix() -> None:
+    done = run("check-config", JWT_SECRETS="demo=short", WORKERS="0", TYPO="1")
+    assert done.returncode == 1
+    assert "SYNCBEAT_TYPO: no such setting" in done.stderr
+    done = run("check-config", JWT_SECRETS="demo=short", WORKERS="0")
+    assert done.returncode == 1
+    assert "SYNCBEAT_WORKERS" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_token_command_never_prints_the_signing_secret() -> None:
+    done = run("token", "user", "alice", JWT_SECRETS=SECRET)
+    assert done.returncode == 0
+    assert done.stdout.count(".") == 2
+    assert "s" * 32 not in done.stdout + done.stderr
+
+
+def test_a_service_token_comes_with_its_entry() -> None:
+    done = run("token", "service", "backend", "--methods", "GetHint|SendNotification")
+    token, entry = done.stdout.splitlines()
+    checked = run("check-config", JWT_SECRETS=SECRET, SERVICE_TOKENS=entry.partition("=")[2])
+    assert checked.returncode == 0, checked.stderr
+    assert token.rpartition(" ")[2] not in entry
+
+
+def test_a_server_on_an_older_database_names_the_command(database_urls: DatabaseUrls, redis_url: str) -> None:
+    asyncio.run(_undo_last_migration(database_urls))
+    done = run(
+        "serve", DATABASE_URL=database_urls.app_url, REDIS_URL=redis_url, JWT_SECRETS=SECRET, LISTEN="127.0.0.1:0"
+    )
+    assert done.returncode == 1
+    assert "syncbeat-server migrate" in done.stderr
+
+
+async def _undo_last_migration(urls: DatabaseUrls) -> None:
+    from tests.conftest import run_sql
+
+    await run_sql(urls.owner_url, "DELETE FROM schema_migrations WHERE version = (SELECT max(version) FROM schema_migrations)")
+
+
+def test_a_server_refuses_a_login_above_row_level_security(database_urls: DatabaseUrls, redis_url: str) -> None:
+    done = run(
+        "serve", DATABASE_URL=database_urls.admin_url, REDIS_URL=redis_url, JWT_SECRETS=SECRET, LISTEN="127.0.0.1:0"
+    )
+    assert done.returncode == 1
+    assert "row-level security" in done.stderr
+
+
+async def test_several_processes_share_one_port_and_end_together(
+    database_urls: DatabaseUrls, redis_url: str, tmp_path: Path, free_port: int
+) -> None:
+    settings = {
+        **Identity.new().settings(),
+        "SYNCBEAT_DATABASE_URL": database_urls.app_url,
+        "SYNCBEAT_REDIS_URL": redis_url,
+        "SYNCBEAT_LISTEN": f"127.0.0.1:{free_port}",
+        "SYNCBEAT_WORKERS": "2",
+        "SYNCBEAT_LOG_FORMAT": "json",
+    }
+    process = await start(["serve"], settings, tmp_path / "log")
+    try:
+        health = await asyncio.to_thread(run, "healthcheck", "--address", f"127.0.0.1:{free_port}")
+        assert health.returncode == 0, health.stdout
+        children = _children(process.pid)
+        assert len(children) == 2
+    finally:
+        assert await process.stop() == 0
+    assert all(not Path(f"/proc/{child}").exists() for child in children)
+
+
+async def test_a_port_that_is_taken_is_named(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> None:
+    with pytest.raises(DemoFailed, match="SYNCBEAT_LISTEN"):
+        await start(
+            ["serve"],
+            {
+                **Identity.new().settings(),
+                "SYNCBEAT_DATABASE_URL": database_urls.app_url,
+                "SYNCBEAT_REDIS_URL": redis_url,
+                "SYNCBEAT_LISTEN": "203.0.113.1:50051",
+            },
+            tmp_path / "log",
+        )
+
+
+async def test_serve_needs_nothing_but_a_secret(tmp_path: Path) -> None:
+    process = await start(["serve"], {"SYNCBEAT_JWT_SECRETS": SECRET, "SYNCBEAT_LISTEN": "127.0.0.1:0"}, tmp_path / "log")
+    health = await asyncio.to_thread(run, "healthcheck", "--address", process.address)
+    assert health.stdout.strip().endswith("SERVING")
+    resident_kb = int(Path(f"/proc/{process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
+    assert resident_kb < 120 * 1024
+    stores = _children(process.pid)
+    await process.kill()
+    deadline = asyncio.get_running_loop().time() + 10
+    while any(_alive(child) for child in stores):
+        assert asyncio.get_running_loop().time() < deadline, "stores outlived the server"
+        await asyncio.to_thread(os.sched_yield)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIG_DFL)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

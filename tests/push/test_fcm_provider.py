@@ -1,0 +1,345 @@
+"""The FCM provider against the fake FCM, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from syncbeat_server.clock import SystemClock
+from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, Fault, FaultKind, running_fake_fcm
+from syncbeat_server.push.model import ClaimedDelivery, Content, Kind, Lane, Outcome, Reason, Verdict
+from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
+from tests.fakes import wait_until
+
+DELIVERY = ClaimedDelivery(
+    app_id="default",
+    delivery_id="d-1",
+    lease_token="l-1",
+    notification_id="n-1",
+    user_id="u-1",
+    device_id="p-1",
+    platform="ANDROID",
+    registration_token="phone-1",
+    token_registered_at=datetime(2030, 1, 1, tzinfo=UTC),
+    kind=Kind.MESSAGE,
+    type="note",
+    scope="",
+    epoch="",
+    sequence=0,
+    content=Content(title="Anna", body="wrote something", data={"k": "v"}, badge=2),
+    collapse_key="",
+    lane=Lane.HIGH,
+    attempt=1,
+    ttl_s=3600.0,
+    age_s=0.0,
+    held=False,
+    seen=False,
+)
+
+
+def to(token: str, **changes: Any) -> ClaimedDelivery:
+    return replace(DELIVERY, registration_token=token, **changes)
+
+
+@asynccontextmanager
+async def providing(fake: FakeFcm, folder: Path, **arguments: Any) -> AsyncIterator[FcmProvider]:
+    account = folder / "account.json"
+    fake.write_service_account(account)
+    clock = SystemClock()
+    base_url, in_flight = arguments.pop("base_url", fake.base_url), arguments.pop("in_flight", 50)
+    provider = FcmProvider(AccessTokens(account, clock), base_url, in_flight, clock, **arguments)
+    try:
+        yield provider
+    finally:
+        await provider.close()
+
+
+@pytest.fixture(params=["http", "https"])
+async def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeFcm]:
+    async with running_fake_fcm(FakeFcmSettings(tls=request.param == "https")) as running:
+        if running.ca_file is not None:
+            monkeypatch.setenv("SSL_CERT_FILE", str(running.ca_file))  # for sends
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(running.ca_file))  # for google-auth
+        yield running
+
+
+@pytest.fixture
+async def provider(fake: FakeFcm, tmp_path: Path) -> AsyncIterator[FcmProvider]:
+    async with providing(fake, tmp_path) as opened:
+        yield opened
+
+
+async def test_a_message_is_shown_once_however_often_it_is_sent(fake: FakeFcm, provider: FcmProvider) -> None:
+    first, again = await provider.send(DELIVERY), await provider.send(DELIVERY)
+    assert (first.verdict, first.reason, first.retry_after_s) == (Verdict.SENT, Reason.NONE, None)
+    assert first.provider_message_id.startswith("projects/demo-project/messages/")
+    assert first.provider_message_id != again.provider_message_id
+    device = fake.device("phone-1")
+    assert (device.shown, device.replaced, len(device.on_screen)) == (1, 1, 1)
+    message = fake.deliveries()[0].message
+    assert message["notification"] == {"title": "Anna", "body": "wrote something"}
+    assert message["data"] == {"k": "v", "delivery_id": "d-1"}
+    assert (message["android"]["priority"], message["android"]["ttl"]) == ("high", "3600s")
+    assert (message["apns"]["headers"]["apns-priority"], message["apns"]["payload"]["aps"]["badge"]) == ("10", 2)
+
+
+async def test_a_sync_shows_nothing_and_carries_the_cursor(fake: FakeFcm, provider: FcmProvider) -> None:
+    sync = to("p", kind=Kind.SYNC, content=Content(), scope="couple:1", epoch="e", sequence=42, lane=Lane.NORMAL)
+    assert (await provider.send(sync)).verdict is Verdict.SENT
+    [record] = fake.device("p").data_messages
+    assert record.message["data"] == {
+        "delivery_id": "d-1",
+        "syncbeat": "sync",
+        "type": "note",
+        "scope": "couple:1",
+        "epoch": "e",
+        "sequence": "42",
+    }
+    assert record.message["android"]["collapse_key"] == "sync"
+    assert record.message["apns"]["headers"]["apns-push-type"] == "background"
+    assert record.message["apns"]["payload"] == {"aps": {"content-available": 1}}
+
+
+ANSWERS = {
+    "unregistered": (Verdict.DEAD_TOKEN, Reason.UNREGISTERED, None),
+    "404": (Verdict.RETRY, Reason.PROVIDER_CONFIG, 60.0),
+    "sender-mismatch": (Verdict.REJECTED, Reason.WRONG_SENDER, None),
+    "bad-token": (Verdict.REJECTED, Reason.REJECTED, None),
+    "bad-payload": (Verdict.REJECTED, Reason.REJECTED, None),
+    "quota": (Verdict.RETRY, Reason.THROTTLED, None),
+    "quota+30": (Verdict.RETRY, Reason.THROTTLED, 30.0),
+    "third-party-auth": (Verdict.RETRY, Reason.PROVIDER_CONFIG, None),
+    "500": (Verdict.RETRY, Reason.UNAVAILABLE, None),
+    "502": (Verdict.RETRY, Reason.UNAVAILABLE, None),
+    "503": (Verdict.RETRY, Reason.UNAVAILABLE, None),
+    "503+12": (Verdict.RETRY, Reason.UNAVAILABLE, 12.0),
+    "reset": (Verdict.RETRY, Reason.AMBIGUOUS, None),
+}
+
+
+async def test_each_answer_has_its_meaning_and_nothing_is_tried_again_here(
+    fake: FakeFcm, provider: FcmProvider
+) -> None:
+    for fault, (verdict, reason, retry_after_s) in ANSWERS.items():
+        before = fake.stats().requests
+        outcome = await provider.send(to(f"fault:{fault}:1"))
+        assert outcome == Outcome(verdict, reason, retry_after_s=retry_after_s), fault
+        assert fake.stats().requests - before == 1, fault
+    assert fake.stats().accepted == 0
+    assert fake.stats().token_calls == 1
+
+
+async def test_a_retry_after_in_form_of_a_date_counts_from_now(provider: FcmProvider) -> None:
+    outcome = await provider.send(to("fault:quota+300d:1"))
+    assert outcome.reason is Reason.THROTTLED
+    assert outcome.retry_after_s is not None
+    assert 290 < outcome.retry_after_s <= 300
+
+
+async def test_what_was_accepted_before_an_error_is_shown_once_in_the_end(fake: FakeFcm, provider: FcmProvider) -> None:
+    for fault, reason in (("accepted-503", Reason.UNAVAILABLE), ("accepted-reset", Reason.AMBIGUOUS)):
+        token = f"fault:{fault}:1"
+        assert await provider.send(to(token)) == Outcome(Verdict.RETRY, reason)
+        assert (await provider.send(to(token))).verdict is Verdict.SENT
+        assert (fake.device(token).shown, fake.device(token).replaced) == (1, 1)
+
+
+async def test_an_answer_that_makes_no_sense_is_still_an_acceptance(fake: FakeFcm, provider: FcmProvider) -> None:
+    assert await provider.send(to("fault:not-json:1")) == Outcome(Verdict.SENT)
+    assert fake.stats().accepted == 1
+
+
+async def test_no_answer_in_time_may_be_a_delivery(fake: FakeFcm, tmp_path: Path) -> None:
+    async with providing(fake, tmp_path, timeout_s=0.3) as provider:
+        assert await provider.send(to("fault:hang:1")) == Outcome(Verdict.RETRY, Reason.AMBIGUOUS)
+        assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
+
+
+async def test_who_gets_no_connection_in_time_was_surely_not_heard(
+    fake: FakeFcm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with providing(fake, tmp_path, in_flight=1) as provider:
+        first = asyncio.create_task(provider.send(to("fault:hang:1")))
+        await wait_until(lambda: fake.stats().hanging == 1)
+        monkeypatch.setattr(provider._session, "_timeout", aiohttp.ClientTimeout(connect=0.1))
+        assert await provider.send(DELIVERY) == Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
+        fake.release()
+        assert (await first).verdict is Verdict.SENT
+
+
+async def test_nobody_listens(fake: FakeFcm, tmp_path: Path, unused_tcp_port: int) -> None:
+    async with providing(fake, tmp_path, base_url=f"http://127.0.0.1:{unused_tcp_port}") as provider:
+        assert await provider.send(DELIVERY) == Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
+
+
+async def test_a_refused_access_token_is_renewed_once_for_all(fake: FakeFcm, provider: FcmProvider) -> None:
+    assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
+    fake.issuer.live.clear()
+    outcomes = await asyncio.gather(*(provider.send(to(f"p{n}")) for n in range(40)))
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.SENT}
+    stats = fake.stats()
+    assert stats.token_calls == 2
+    assert stats.statuses == {200: 41, 401: 40}
+
+
+async def test_an_access_token_that_is_always_refused_is_a_matter_of_configuration(
+    fake: FakeFcm, provider: FcmProvider
+) -> None:
+    outcome = await provider.send(to("fault:401:*"))
+    assert outcome == Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=60.0)
+    assert (fake.stats().requests, fake.stats().token_calls) == (2, 2)
+
+
+async def test_first_sends_share_one_access_token(fake: FakeFcm, provider: FcmProvider) -> None:
+    outcomes = await asyncio.gather(*(provider.send(to(f"p{n}")) for n in range(100)))
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.SENT}
+    assert (fake.stats().token_calls, fake.stats().connections <= 52) == (1, True)
+
+
+async def test_a_token_endpoint_that_refuses_is_asked_once_for_all_and_again_later(
+    fake: FakeFcm, provider: FcmProvider
+) -> None:
+    fake.script("/token", Fault(FaultKind.BAD_PAYLOAD))
+    outcomes = await asyncio.gather(*(provider.send(to(f"p{n}")) for n in range(30)))
+    assert set(outcomes) == {Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG)}
+    assert fake.stats().requests == 0
+    assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
+    assert fake.stats().token_calls == 1
+
+
+async def test_a_token_endpoint_that_hangs_is_not_waited_for(
+    fake: FakeFcm, provider: FcmProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncbeat_server.push.providers.fcm.credentials._WAIT_S", 0.1)
+    fake.script("/token", Fault(FaultKind.HANG))
+    outcomes = [await provider.send(DELIVERY) for _ in range(2)]
+    assert outcomes == [Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG)] * 2
+    assert (fake.stats().hanging, fake.release("/token")) == (1, 1)
+    monkeypatch.undo()
+    assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
+    assert fake.stats().token_calls == 1
+
+
+async def test_an_access_token_is_renewed_before_it_ends(tmp_path: Path) -> None:
+    class Later(SystemClock):
+        by = timedelta()
+
+        def now(self) -> datetime:
+            return super().now() + self.by
+
+    async with running_fake_fcm() as fake:
+        fake.write_service_account(tmp_path / "account.json")
+        clock = Later()
+        tokens = AccessTokens(tmp_path / "account.json", clock)
+        first = await tokens.current()
+        clock.by = timedelta(minutes=54)
+        assert await tokens.current() == first
+        clock.by = timedelta(minutes=56)
+        assert await tokens.current() != first
+        assert fake.stats().token_calls == 2
+
+
+Write = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def answering(write: Write) -> AsyncIterator[str]:
+    """A server that answers one request after the other with whatever `write` writes."""
+
+    served: list[asyncio.Task[Any]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.extend(filter(None, [asyncio.current_task()]))
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+            await write(writer)
+            writer.close()
+            await writer.wait_closed()
+        except ConnectionError:
+            writer.transport.abort()  # the client has heard enough
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await asyncio.gather(*served)
+
+
+def answer(head: str, body: bytes) -> bytes:
+    return f"HTTP/1.1 {head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
+UNREGISTERED = (
+    b'{"error":{"code":404,"details":[{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError",'
+    b'"errorCode":"UNREGISTERED"}]}}'
+)
+
+
+async def outcome_of(parts: list[bytes], tmp_path: Path) -> Outcome:
+    async def write(writer: asyncio.StreamWriter) -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            for _ in range(20):  # the client reads this part before the next comes
+                await asyncio.sleep(0)
+
+    async with (
+        running_fake_fcm() as fake,
+        answering(write) as base_url,
+        providing(fake, tmp_path, base_url=base_url) as provider,
+    ):
+        return await provider.send(DELIVERY)
+
+
+async def test_an_answer_may_come_in_pieces(tmp_path: Path) -> None:
+    whole = answer("404 Not Found", UNREGISTERED)
+    outcome = await outcome_of([whole[:60], whole[60:90], whole[90:]], tmp_path)
+    assert outcome == Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
+
+
+async def test_an_answer_that_breaks_off_counts_by_its_head(tmp_path: Path) -> None:
+    cut = answer("200 OK", b'{"name":"x"}')[:-3]
+    assert await outcome_of([cut], tmp_path) == Outcome(Verdict.SENT)
+    cut = answer("404 Not Found", UNREGISTERED)[:-3]
+    assert await outcome_of([cut], tmp_path) == Outcome(Verdict.RETRY, Reason.AMBIGUOUS)
+
+
+async def test_an_answer_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    endless = answer("503 Busy", b"x" * 5_000_000)
+    assert await outcome_of([endless], tmp_path) == Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0", 0.0),
+        ("-5", None),
+        ("1.5", None),
+        ("²", None),
+        ("soon", None),
+        ("", None),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        (format_datetime(datetime(2099, 1, 1, tzinfo=UTC), usegmt=True), "far"),
+        ("Thu, 01 Jan 2099 00:00:00 -0000", "far"),
+    ],
+)
+async def test_a_retry_after_that_makes_no_sense_is_none(
+    header: str, seconds: float | str | None, tmp_path: Path
+) -> None:
+    outcome = await outcome_of([answer(f"503 Busy\r\nRetry-After: {header}", b"{}")], tmp_path)
+    assert outcome.reason is Reason.UNAVAILABLE
+    if seconds == "far":
+        assert outcome.retry_after_s is not None
+        expected = (datetime(2099, 1, 1, tzinfo=UTC) - SystemClock().now()).total_seconds()
+        assert abs(outcome.retry_after_s - expected) < 60
+    else:
+        assert outcome.retry_after_s == seconds

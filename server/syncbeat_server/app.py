@@ -20,7 +20,7 @@ from syncbeat_server.errors import ConfigurationError, DependencyDown, SyncbeatE
 from syncbeat_server.events.publish import Publisher
 from syncbeat_server.ops.config import AppSettings, Role, Settings, TokenEntry
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.push import store as push_store
+from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.push.providers.log import LogProvider
@@ -120,7 +120,7 @@ async def _running_rpc(process: _Process, worker: DeliveryWorker | None) -> Asyn
     reader, seen = FeedReader(database), SeenRecorder(database, clock)
     keeper = PresenceKeeper(process.presence, lambda: [_device(key) for key in hub.live_devices()], clock)
     streams = HintStreams(hub, reader, seen, clock, lambda key: keeper.moved(_device(key)))
-    directory = DirectoryService(database, push_store.cancel_waiting, tell.members_changed)
+    directory = DirectoryService(database, cancel_waiting, tell.members_changed)
     server = RpcServer(
         Interceptors(_authenticator(settings, clock).authenticate, process.metrics, clock),
         {

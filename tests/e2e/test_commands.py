@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
-from tests.conftest import DatabaseUrls
 
 from syncbeat_server.devtools.demo.processes import DemoFailed, Identity, start
+from tests.conftest import DatabaseUrls, run_sql
+from tests.fakes import wait_until
 
 SECRET = "demo=" + "s" * 32
 
@@ -30,7 +31,10 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", ["serve", "worker", "migrate", "check-config", "healthcheck", "token", "fake-fcm", "demo"])
+COMMANDS = ("serve", "worker", "migrate", "check-config", "healthcheck", "token", "fake-fcm", "demo")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_explains_itself(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0
@@ -72,9 +76,8 @@ def test_a_server_on_an_older_database_names_the_command(database_urls: Database
 
 
 async def _undo_last_migration(urls: DatabaseUrls) -> None:
-    from tests.conftest import run_sql
-
-    await run_sql(urls.owner_url, "DELETE FROM schema_migrations WHERE version = (SELECT max(version) FROM schema_migrations)")
+    newest = "SELECT max(version) FROM schema_migrations"
+    await run_sql(urls.owner_url, f"DELETE FROM schema_migrations WHERE version = ({newest})")
 
 
 def test_a_server_refuses_a_login_above_row_level_security(database_urls: DatabaseUrls, redis_url: str) -> None:
@@ -104,7 +107,7 @@ async def test_several_processes_share_one_port_and_end_together(
         assert len(children) == 2
     finally:
         assert await process.stop() == 0
-    assert all(not Path(f"/proc/{child}").exists() for child in children)
+    assert not any(_alive(child) for child in children)
 
 
 async def test_a_port_that_is_taken_is_named(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> None:
@@ -122,26 +125,19 @@ async def test_a_port_that_is_taken_is_named(database_urls: DatabaseUrls, redis_
 
 
 async def test_serve_needs_nothing_but_a_secret(tmp_path: Path) -> None:
-    process = await start(["serve"], {"SYNCBEAT_JWT_SECRETS": SECRET, "SYNCBEAT_LISTEN": "127.0.0.1:0"}, tmp_path / "log")
+    settings = {"SYNCBEAT_JWT_SECRETS": SECRET, "SYNCBEAT_LISTEN": "127.0.0.1:0"}
+    process = await start(["serve"], settings, tmp_path / "log")
     health = await asyncio.to_thread(run, "healthcheck", "--address", process.address)
     assert health.stdout.strip().endswith("SERVING")
-    resident_kb = int(Path(f"/proc/{process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
-    assert resident_kb < 120 * 1024
+    assert psutil.Process(process.pid).memory_info().rss < 120 * 1024 * 1024
     stores = _children(process.pid)
     await process.kill()
-    deadline = asyncio.get_running_loop().time() + 10
-    while any(_alive(child) for child in stores):
-        assert asyncio.get_running_loop().time() < deadline, "stores outlived the server"
-        await asyncio.to_thread(os.sched_yield)
+    await wait_until(lambda: not any(_alive(child) for child in stores), what="the stores end with the server")
 
 
 def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [child.pid for child in psutil.Process(pid).children()]
 
 
 def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, signal.SIG_DFL)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -1,4 +1,4 @@
-"""Accept notifications inside a caller's transaction: from its commit on, they will be delivered."""
+"""What other features do to deliveries inside their own transactions: accept new ones, cancel waiting ones."""
 
 from __future__ import annotations
 
@@ -34,3 +34,8 @@ async def accept(conn: Connection, notifications: Sequence[NewNotification]) -> 
         )
         for notification in notifications
     ]
+
+
+async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str) -> None:
+    """Cancel what waits for a device that is its user's no more."""
+    await store.cancel_waiting(conn, app_id, user_id, device_id)

@@ -1,4 +1,4 @@
-"""What surrounds every call: request id, metrics, errors, deadline, auth, parsing, validation, so ordered.
+"""What surrounds every call: request id, metrics, errors, deadline, auth, parsing, validation: in order.
 
 One adapter serves both arities. The wrapped handler of each method is made once, at start. Request bytes are parsed here
 and not by gRPC, whose raising deserializer would answer UNKNOWN with the parser's text.

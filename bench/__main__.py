@@ -1,0 +1,33 @@
+"""`python -m bench`: prints one line of JSON for each figure; progress goes to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from bench import hint_vs_echo
+from bench.figure import Figure, Options
+
+FIGURES: dict[str, Callable[[Options], Figure]] = {
+    "hint_vs_echo": hint_vs_echo.measure,
+}
+
+
+def main() -> int:
+    """Measure what was asked for, in this order."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--only", default=",".join(FIGURES), help="figures, separated by commas (default: all)")
+    parser.add_argument("--seconds", type=float, default=Options.seconds, help="of each side of a round")
+    parser.add_argument("--rounds", type=int, default=Options.rounds)
+    parsed = parser.parse_args()
+    names = parsed.only.split(",")
+    if unknown := [name for name in names if name not in FIGURES]:
+        parser.error(f"no such figure: {', '.join(unknown)}; there are {', '.join(FIGURES)}")
+    for name in names:
+        print(FIGURES[name](Options(parsed.seconds, parsed.rounds)).line(), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

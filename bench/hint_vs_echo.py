@@ -1,0 +1,64 @@
+"""GetHint of one authenticated device against a bare echo of the same bytes."""
+
+from __future__ import annotations
+
+from bench import h2load
+from bench.figure import Figure, Options, Round, paired
+from bench.processes import Running
+from bench.stage import GET_HINT, Cpu, add_users, call, echo_server, migrated_stores, our_server, user_token
+from syncbeat.v1 import core_pb2, sync_service_pb2
+
+_WARM_UP_S = 1.0
+
+
+def measure(options: Options) -> Figure:
+    """Requests a second over 16 connections x 4 streams; one server process."""
+    with migrated_stores() as stores:
+        add_users(stores, ["alice"])
+        token = user_token("alice")
+        request = _request()
+        database = stores.pids[0]
+        with our_server(stores) as ours:
+            answer = call(ours.address, GET_HINT, request, token)
+            _check(answer)
+            with echo_server(len(answer)) as echo:
+                for server in (ours, echo):
+                    _load(server, None, request, token, _WARM_UP_S, len(answer))
+
+                figure = paired(
+                    "hint_vs_echo",
+                    "requests/s",
+                    options,
+                    lambda: _load(ours, database, request, token, options.seconds, len(answer)),
+                    lambda: _load(echo, None, request, token, options.seconds, len(answer)),
+                    h2load=True,
+                    request_bytes=len(request),
+                    answer_bytes=len(answer),
+                )
+            _check(call(ours.address, GET_HINT, request, token))
+    return figure
+
+
+def _request() -> bytes:
+    cursors = [core_pb2.ScopeCursor(scope=f"scope-alice-{number}", sequence=7) for number in range(3)]
+    return sync_service_pb2.GetHintRequest(device_id="phone", cursors=cursors).SerializeToString()
+
+
+def _check(answer: bytes) -> None:
+    hint = sync_service_pb2.GetHintResponse.FromString(answer).hint
+    assert len(hint.heads) == 3
+    assert hint.poll_interval.seconds >= 10
+
+
+def _load(
+    server: Running, database: int | None, request: bytes, token: str, seconds: float, answer_bytes: int
+) -> Round:
+    headers = [("content-type", "application/grpc"), ("te", "trailers"), ("authorization", f"Bearer {token}")]
+    before = Cpu.now(server.pid, database)
+    load = h2load.run(f"http://{server.address}{GET_HINT}", request, headers, seconds, answer_bytes)
+    used, used_by_database = Cpu.now(server.pid, database).since(before)
+    return Round(
+        load.per_second,
+        used / load.requests * 1e6,
+        used_by_database / load.requests * 1e6 if database else None,
+    )

@@ -1,0 +1,109 @@
+"""Processes under measurement: started, waited for until they say that they are ready, and ended."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = (sys.executable, "-m", "syncbeat_server.cli")
+
+_READY_S = 60.0
+_END_S = 30.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process that is ready: its id, the last word of its ready line, and how long it took to get there."""
+
+    pid: int
+    address: str
+    ready_s: float
+
+
+@contextmanager
+def running(command: Sequence[str], ready: str, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """Run `command` for the block. It is ready when it prints a line that starts with `ready`.
+
+    Raises:
+        RuntimeError: it ended before, or is not ready within a minute; its error output is in the message.
+    """
+    with tempfile.TemporaryDirectory(prefix="syncbeat-bench-") as folder, Path(folder, "errors").open("w+b") as errors:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            command, cwd=folder, env=_clean(environment or {}), stdout=subprocess.PIPE, stderr=errors
+        )
+        try:
+            line = _ready_line(process, ready)
+            took = time.monotonic() - started
+            if line is None:
+                errors.seek(0)
+                raise RuntimeError(f"{' '.join(command)} is not ready: {errors.read().decode(errors='replace')[-2000:]}")
+            yield Running(process.pid, line.split()[-1], took)
+        finally:
+            _end(process)
+
+
+def _clean(environment: Mapping[str, str]) -> dict[str, str]:
+    # The settings of whoever runs the bench must not reach what is measured.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
+    return {**kept, "PYTHONPATH": str(ROOT), **environment}
+
+
+def _ready_line(process: subprocess.Popen[bytes], ready: str) -> str | None:
+    deadline = time.monotonic() + _READY_S
+    assert process.stdout is not None
+    received = b""
+    while (left := deadline - time.monotonic()) > 0:
+        if not select.select([process.stdout], [], [], left)[0]:
+            break
+        chunk = os.read(process.stdout.fileno(), 4096)
+        if not chunk:
+            break
+        received += chunk
+        for line in received.decode().split("\n")[:-1]:
+            if line.startswith(ready):
+                return line
+    return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+
+
+def cpu_s(pid: int) -> dict[int, float]:
+    """Seconds of CPU, user and system, that a process and its children have used, by process."""
+    process = psutil.Process(pid)
+    used = {}
+    for one in (process, *process.children(recursive=True)):
+        try:
+            times = one.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        used[one.pid] = times.user + times.system
+    return used
+
+
+def cpu_between(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """The seconds used from one `cpu_s` to the next."""
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
+
+
+def rss_kb(pid: int) -> float:
+    """The resident memory of a process, in KiB."""
+    return float(psutil.Process(pid).memory_info().rss) / 1024

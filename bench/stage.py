@@ -1,0 +1,128 @@
+"""What a figure is measured on: embedded stores, our server, the bare echo, and rows and tokens to call with."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import grpc
+
+from bench import echo
+from bench.processes import COMMAND, Running, cpu_between, cpu_s, running
+from syncbeat_server.auth.tokens import KeyRow, mint
+from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
+from syncbeat_server.storage.migrate import migrate
+
+SERVICE_TOKEN = "bench-service-token"
+SCOPES_EACH = 3
+GET_HINT = "/syncbeat.v1.SyncService/GetHint"
+PUBLISH = "/syncbeat.v1.SyncService/PublishChanges"
+
+_KEY = KeyRow("default", "syncbeat", "authenticated", "k1", "HS256", "0123456789abcdef0123456789abcdef")
+
+
+@contextmanager
+def migrated_stores() -> Iterator[EmbeddedStores]:
+    """New embedded stores with the service's tables."""
+    with running_stores() as stores:
+        asyncio.run(migrate(stores.owner_url, app_login="syncbeat_app"))
+        yield stores
+
+
+@contextmanager
+def our_server(stores: EmbeddedStores, role: str = "all", **settings: str) -> Iterator[Running]:
+    """`syncbeat-server serve`, one process, on these stores."""
+    environment = {
+        "SYNCBEAT_ROLE": role,
+        "SYNCBEAT_LISTEN": "127.0.0.1:0",
+        "SYNCBEAT_DATABASE_URL": stores.app_url,
+        "SYNCBEAT_REDIS_URL": stores.redis_url,
+        "SYNCBEAT_JWT_SECRETS": f"{_KEY.kid}={_KEY.key}",
+        "SYNCBEAT_SERVICE_TOKENS": f"bench:{hashlib.sha256(SERVICE_TOKEN.encode()).hexdigest()}:*:*",
+        **settings,
+    }
+    with running([*COMMAND, "serve"], "syncbeat-server: serving on", environment) as server:
+        yield server
+
+
+@contextmanager
+def echo_server(answer_bytes: int) -> Iterator[Running]:
+    """The bare echo, which answers this many bytes."""
+    with running([sys.executable, "-m", "bench.echo", str(answer_bytes)], echo.READY) as server:
+        yield server
+
+
+def user_token(user_id: str, seconds: int = 3600) -> str:
+    """An access token of a user, good for so long."""
+    return mint(_KEY, user_id, datetime.now(UTC), timedelta(seconds=seconds))
+
+
+def add_users(stores: EmbeddedStores, user_ids: Sequence[str]) -> None:
+    """Users with one device `phone` each, who are members of `SCOPES_EACH` scopes of their own, each with a head."""
+    asyncio.run(_add_users(stores.owner_url, stores.app_url, user_ids))
+
+
+async def _add_users(owner_url: str, app_url: str, user_ids: Sequence[str]) -> None:
+    now = datetime.now(UTC)
+    scopes = [(user_id, f"scope-{user_id}-{number}") for user_id in user_ids for number in range(SCOPES_EACH)]
+    devices = [("default", user_id, "phone", "ANDROID", "NONE", now, now) for user_id in user_ids]
+    tables = {
+        "devices": ("app_id user_id device_id platform token_state registered_at updated_at", devices),
+        "scopes": (
+            "app_id scope head change_rate changed_at created_at",
+            [("default", scope, 7, 0.001, now, now) for _, scope in scopes],
+        ),
+        "scope_members": (
+            "app_id user_id scope role added_at",
+            [("default", user_id, scope, "WRITER", now) for user_id, scope in scopes],
+        ),
+    }
+    connection = await asyncpg.connect(app_url, statement_cache_size=0)
+    try:
+        for table, (columns, rows) in tables.items():
+            # COPY is refused under row-level security, hence INSERT.
+            names = columns.split()
+            values = ", ".join(f"${number}" for number in range(1, len(names) + 1))
+            await connection.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})", rows)  # noqa: S608
+    finally:
+        await connection.close()
+    owner = await asyncpg.connect(owner_url)
+    try:
+        await owner.execute("ANALYZE devices, scopes, scope_members")
+    finally:
+        await owner.close()
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The CPU that a server, and its database beside it, used up to now."""
+
+    server: dict[int, float]
+    database: dict[int, float]
+
+    @staticmethod
+    def now(server_pid: int, database_pid: int | None = None) -> Cpu:
+        """Read it."""
+        return Cpu(cpu_s(server_pid), cpu_s(database_pid) if database_pid else {})
+
+    def since(self, before: Cpu) -> tuple[float, float]:
+        """Seconds used by the server and by the database since `before`."""
+        return cpu_between(before.server, self.server), cpu_between(before.database, self.database)
+
+
+def call(address: str, path: str, request: bytes, token: str) -> bytes:
+    """One call by a real gRPC client; its answer.
+
+    Raises:
+        grpc.RpcError: it did not end OK.
+    """
+    with grpc.insecure_channel(address) as channel:
+        made = channel.unary_unary(path)
+        answer: bytes = made(request, metadata=(("authorization", f"Bearer {token}"),), timeout=10)
+        return answer

@@ -1,0 +1,80 @@
+"""What a failed call says: the status, and the `google.rpc` details that the server sends with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from syncbeat.v1 import error_reason_pb2
+
+_DOMAIN = "syncbeat"
+_STATUS_KEY = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One field that breaks the contract. `path` is as in `changes[2].key`."""
+
+    path: str
+    description: str
+
+
+@dataclass(frozen=True)
+class ErrorDetails:
+    """Why a call failed.
+
+    `reason` is what to branch on; ERROR_REASON_UNSPECIFIED when the server did not say (the connection broke), or said
+    one that this client does not know. `metadata` has the server's `request_id`, and what the reason names.
+    `retry_after_s` is how long the server asks to be left alone, None when it does not.
+    """
+
+    code: grpc.StatusCode
+    reason: error_reason_pb2.ErrorReason.ValueType
+    message: str
+    metadata: Mapping[str, str]
+    violations: tuple[Violation, ...]
+    retry_after_s: float | None
+
+
+def explain(error: grpc.aio.AioRpcError) -> ErrorDetails:
+    """The details of an error that a call raised. Never fails: what the server did not send is empty."""
+    info, invalid, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    wait_s: float | None = None
+    for detail in _status_of(error).details:
+        try:
+            detail.Unpack(info)
+            detail.Unpack(invalid)
+            if detail.Unpack(retry):
+                wait_s = max(0.0, retry.retry_delay.ToTimedelta().total_seconds())
+        except (DecodeError, OverflowError, ValueError):
+            continue
+    return ErrorDetails(
+        code=error.code(),
+        reason=_reason(info),
+        message=error.details() or "",
+        metadata=dict(info.metadata),
+        violations=tuple(Violation(one.field, one.description) for one in invalid.field_violations),
+        retry_after_s=wait_s,
+    )
+
+
+def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    for key, value in error.trailing_metadata() or ():
+        if key == _STATUS_KEY and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                break
+    return status_pb2.Status()
+
+
+def _reason(info: error_details_pb2.ErrorInfo) -> error_reason_pb2.ErrorReason.ValueType:
+    known = error_reason_pb2.ErrorReason
+    name = f"ERROR_REASON_{info.reason}"
+    if info.domain != _DOMAIN or name not in known.keys():  # noqa: SIM118  # a wrapper, not a dict
+        return known.ERROR_REASON_UNSPECIFIED
+    return known.Value(name)

@@ -1,0 +1,247 @@
+"""A feed that outlives its streams: it resumes by cursor, so that no change is missed and none comes twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+import grpc
+
+from syncbeat.errors import ErrorDetails, explain
+from syncbeat.v1 import core_pb2
+from syncbeat.v1 import sync_service_pb2 as pb
+from syncbeat.v1.error_reason_pb2 import ErrorReason
+
+if TYPE_CHECKING:
+    from syncbeat.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
+
+WatchEvent: TypeAlias = pb.Change | pb.Hint | pb.Checkpoint | pb.Reset
+"""What a watch yields."""
+
+_FIRST_DELAY_S, _MAX_DELAY_S = 0.5, 30.0
+_MIN_DRAIN_DELAY_S = 0.1
+_MAX_ASKED_DELAY_S = 300.0
+_STEADY_S = 10.0  # a stream that lasted so long makes the next delay a short one again
+_MAX_EXPIRIES = 3
+_SILENT_HEARTBEATS = 3
+_MAX_NAMED = 500  # cursors of a request
+_MAX_KEPT = 100_000  # as many as the server keeps for a stream of all scopes
+_PAGE = 1_000
+_PASSING = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Watch:
+    """Yields changes, hints, checkpoints and resets of one caller, once each, until it is closed.
+
+        async with client.watch("phone", cursors=kept) as watch:
+            async for event in watch:
+                ...  # handle it, then keep watch.cursors
+
+    It connects again by itself: after a lost connection or an error that passes, with a delay drawn from 0 up to
+    twice that of before (30 s at most); after a drain, when the server says; and at once with a new token when the
+    token has expired. Every other error is raised and ends it, and so does TOKEN_EXPIRED three times without an event
+    in between, or at once when the token is a plain str.
+
+    Resuming is safe because the server sends the changes of one scope in the order of their sequence: when a change
+    has come, all before it in its scope have. After a reset the watch goes on from its head: list the scope from the
+    start before keeping the cursors. A scope whose membership ended while the watch was away is no longer followed.
+    """
+
+    def __init__(self, stub: SyncServiceAsyncStub, request: pb.WatchHintsRequest, *, token_changes: bool) -> None:
+        """`request` says what to watch and where to start; `token_changes`: whether a new attempt has a new token."""
+        self._stub = stub
+        self._request = request
+        self._token_changes = token_changes
+        self._cursors = {cursor.scope: cursor for cursor in request.cursors}
+        self._events = self._follow()
+
+    @property
+    def cursors(self) -> list[core_pb2.ScopeCursor]:
+        """Where the watch is in each scope, the event that was yielded last included. What to keep, to resume by."""
+        return list(self._cursors.values())
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> WatchEvent:
+        return await anext(self._events)
+
+    async def close(self) -> None:
+        """End the stream."""
+        await self._events.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _follow(self) -> AsyncGenerator[WatchEvent, None]:
+        failures = expiries = 0
+        while True:
+            opened_at = time.monotonic()
+            drain: pb.Drain | None = None
+            problem: ErrorDetails | None = None
+            try:
+                async with contextlib.aclosing(self._stream()) as events:
+                    async for event in events:
+                        expiries = 0
+                        if isinstance(event, pb.Drain):
+                            drain = event
+                        else:
+                            yield event
+            except grpc.aio.AioRpcError as error:
+                problem = explain(error)
+                if self._has_left(problem):
+                    continue
+                if problem.reason == ErrorReason.ERROR_REASON_TOKEN_EXPIRED:
+                    expiries += 1
+                    if not self._token_changes or expiries >= _MAX_EXPIRIES:
+                        raise
+                    continue
+                if problem.code not in _PASSING:
+                    raise
+            except TimeoutError:
+                _log.info("the stream is silent; connecting again")
+            if drain is not None:
+                await asyncio.sleep(_drain_delay(drain))
+                continue
+            failures = 1 if time.monotonic() - opened_at >= _STEADY_S else failures + 1
+            delay_s = _delay(failures, problem)
+            _log.info("the stream ended (%s); connecting again in %.1f s", problem and problem.code.name, delay_s)
+            await asyncio.sleep(delay_s)
+
+    async def _stream(self) -> AsyncGenerator[WatchEvent | pb.Drain, None]:
+        """The events of one stream from the cursors on."""
+        at_start = list(self._cursors.values())
+        request = pb.WatchHintsRequest()
+        request.CopyFrom(self._request)
+        del request.cursors[:]
+        request.cursors.extend(at_start[:_MAX_NAMED])
+        silent_s = request.heartbeat_interval.ToTimedelta().total_seconds() * _SILENT_HEARTBEATS
+        call = self._stub.WatchHints(request)
+        try:
+            unnamed = [cursor for cursor in at_start[_MAX_NAMED:] if cursor.HasField("sequence")]
+            while True:
+                async with asyncio.timeout(silent_s):
+                    response = await call.read()
+                if not isinstance(response, pb.WatchHintsResponse):
+                    return
+                # These start from now on the server. It has started: what came before is listed.
+                while unnamed:
+                    async with contextlib.aclosing(self._list(unnamed.pop())) as listed:
+                        async for event in listed:
+                            yield event
+                news = self._accept(response)
+                if news is not None:
+                    yield news
+        finally:
+            call.cancel()
+
+    async def _list(self, cursor: core_pb2.ScopeCursor) -> AsyncGenerator[WatchEvent, None]:
+        more = True
+        while more:
+            page = await self._stub.ListChanges(
+                pb.ListChangesRequest(
+                    app_id=self._request.app_id, user_id=self._request.user_id, cursor=cursor, page_size=_PAGE
+                )
+            )
+            cursor, more = page.next_cursor, page.more
+            if page.reset:
+                self._keep(cursor)
+                yield pb.Reset(scope=cursor.scope, head=cursor)
+                return
+            for change in page.changes:
+                if self._is_news(change):
+                    yield change
+            self._keep(cursor)
+
+    def _accept(self, response: pb.WatchHintsResponse) -> WatchEvent | pb.Drain | None:
+        """The event to yield, with the cursors moved past it; None for what is no news, or of an unknown kind."""
+        match response.WhichOneof("event"):
+            case "change":
+                return response.change if self._is_news(response.change) else None
+            case "hint":
+                return response.hint
+            case "checkpoint":
+                self._move_to(response.checkpoint)
+                return response.checkpoint
+            case "reset":
+                self._keep(response.reset.head)
+                return response.reset
+            case "drain":
+                return response.drain
+            case _:
+                return None
+
+    def _is_news(self, change: pb.Change) -> bool:
+        cursor = core_pb2.ScopeCursor(scope=change.scope, epoch=change.epoch, sequence=change.sequence)
+        if not self._is_ahead(cursor):
+            return False
+        self._keep(cursor)
+        return True
+
+    def _is_ahead(self, cursor: core_pb2.ScopeCursor) -> bool:
+        known = self._cursors.get(cursor.scope)
+        if known is None or not known.HasField("sequence") or known.epoch not in ("", cursor.epoch):
+            return True
+        return cursor.sequence > known.sequence
+
+    def _move_to(self, checkpoint: pb.Checkpoint) -> None:
+        if not self._request.all_scopes:
+            # A user's checkpoint names every scope it follows. A cursor of one that it has left would be refused.
+            followed = {cursor.scope for cursor in checkpoint.cursors}
+            for scope in self._cursors.keys() - followed:
+                del self._cursors[scope]
+        for cursor in checkpoint.cursors:
+            known = self._cursors.get(cursor.scope)
+            if self._is_ahead(cursor) or (known is not None and not known.epoch):
+                self._keep(cursor)
+
+    def _keep(self, cursor: core_pb2.ScopeCursor) -> None:
+        # The scopes that changed last stand last; when there are too many, those that changed first are forgotten.
+        self._cursors.pop(cursor.scope, None)
+        self._cursors[cursor.scope] = cursor
+        if len(self._cursors) > _MAX_KEPT:
+            del self._cursors[next(iter(self._cursors))]
+
+    def _has_left(self, problem: ErrorDetails) -> bool:
+        """Whether a cursor was refused because its scope is not the caller's any more. It is dropped then."""
+        scope = problem.metadata.get("scope", "")
+        if problem.reason != ErrorReason.ERROR_REASON_ACCESS_DENIED or scope not in self._cursors:
+            return False
+        _log.warning("not a member of the scope %r: it is no longer followed", scope)
+        del self._cursors[scope]
+        return True
+
+
+def _delay(failures: int, problem: ErrorDetails | None) -> float:
+    # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    asked_s = (problem and problem.retry_after_s) or 0.0
+    longest_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** min(failures - 1, 10))
+    return min(asked_s, _MAX_ASKED_DELAY_S) + random.uniform(0.0, longest_s)  # noqa: S311  # not a secret
+
+
+def _drain_delay(drain: pb.Drain) -> float:
+    asked_s = drain.reconnect_delay.ToTimedelta().total_seconds()
+    return max(_MIN_DRAIN_DELAY_S, min(asked_s, _MAX_ASKED_DELAY_S))

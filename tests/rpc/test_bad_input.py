@@ -1,0 +1,368 @@
+"""Bad input over the wire: every bad field is named, nothing is written, and it is never our fault.
+
+The cases of each RPC are made from the contract's own field rules, so no field can be forgotten.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from syncbeat.v1 import core_pb2, directory_service_pb2, field_rules_pb2, push_service_pb2, sync_service_pb2
+from tests.rpc.conftest import IMPLEMENTED, METHODS, Server, each_implemented
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+INVALID = ("INVALID_ARGUMENT", "INVALID_FIELD")
+MARK, NO_UTF8 = "@@@@", b"\xff@@@"
+Break = Callable[[Message, str], None]
+"""Breaks a field, given its message and its name."""
+
+
+def rules(field: FieldDescriptor) -> field_rules_pb2.FieldRules:
+    found: field_rules_pb2.FieldRules = field.GetOptions().Extensions[field_rules_pb2.rules]
+    return found
+
+
+def is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def inner(field: FieldDescriptor) -> Descriptor | None:
+    """The message of the contract that a field holds."""
+    kind = field.message_type
+    return kind if kind is not None and kind.full_name.startswith("syncbeat.v1.") and not is_map(field) else None
+
+
+def fill(message: Message) -> Message:
+    """Set whatever is required, and no more."""
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if not rules(field).required:
+            continue
+        if inner(field) is not None:
+            if field.is_repeated:
+                fill(value.add())
+            else:
+                value.SetInParent()
+                fill(value)
+        elif field.is_repeated:
+            value.append("x")
+        elif field.message_type is not None:
+            value.FromMilliseconds(rules(field).min_millis)
+        else:
+            setattr(message, field.name, "x" if field.type == FieldDescriptor.TYPE_STRING else 1)
+    return message
+
+
+Steps = tuple[FieldDescriptor, ...]
+
+
+def sites(message: Descriptor, steps: Steps = ()) -> Iterator[Steps]:
+    """The way to each field that a request can hold."""
+    for field in message.fields:
+        yield (*steps, field)
+        kind = inner(field)
+        if kind is not None:
+            yield from sites(kind, (*steps, field))
+
+
+def path_to(steps: Steps) -> str:
+    *outer, last = steps
+    return ".".join([field.name + ("[0]" if field.is_repeated else "") for field in outer] + [last.name])
+
+
+def reach(message: Any, steps: Steps) -> Message:
+    """The message that holds the last step, made where it is not there."""
+    for field in steps[:-1]:
+        value = getattr(message, field.name)
+        if field.is_repeated:
+            message = value[0] if len(value) else fill(value.add())
+        else:
+            if not message.HasField(field.name):
+                value.SetInParent()
+                fill(value)
+            message = value
+    assert isinstance(message, Message)
+    return message
+
+
+def setting(*values: object) -> Iterator[Break]:
+    for value in values:
+        yield lambda message, name, value=value: setattr(message, name, value)  # type: ignore[misc]
+
+
+def appending(*values: object) -> Iterator[Break]:
+    for value in values:
+        yield lambda message, name, value=value: getattr(message, name).append(value)  # type: ignore[misc]
+
+
+def span(seconds: int, nanos: int = 0) -> Break:
+    def breaks(message: Message, name: str) -> None:
+        value = getattr(message, name)
+        value.seconds, value.nanos = seconds, nanos
+
+    return breaks
+
+
+def bad_texts(bounds: field_rules_pb2.FieldRules) -> list[str]:
+    most = bounds.max_bytes or 128
+    texts = ["x" * (most + 1), "é" * (most // 2 + 1), "a\0b", "\x1b[0m", "\x7f"]
+    return texts if bounds.multiline else [*texts, "a\nb", "\t"]
+
+
+def bad_documents(bounds: field_rules_pb2.FieldRules) -> list[str]:
+    depth = bounds.max_depth
+    return [
+        *("nope", "{", "[1,]", "NaN", "-Infinity", "{'a':1}", '"a\tb"', "\ufeff{}", "01", '{"a":1}x', "\0"),
+        *('"\\ud800"', '"\\udc00x"', '{"\\ud800":1}', '"\\u0000"', '{"\\u0000":1}', '"\\\\\\u0000"', '"\\x"'),
+        *("1e400", "-1e400", "9" * 400),
+        *("[" * (depth + 1) + "]" * (depth + 1), '{"a":' * (depth + 1) + "1" + "}" * (depth + 1)),
+        *("[" * 5_000 + "]" * 5_000, '{"a":' * 5_000, "[" * 100_000),
+        '"' + "x" * (bounds.max_bytes - 1) + '"',
+    ]
+
+
+def breaks_of(field: FieldDescriptor) -> Iterator[Break]:
+    """Every way to break the rules of one field, so that the field itself is named."""
+    bounds = rules(field)
+    if bounds.required:
+        yield lambda message, name: message.ClearField(name)
+    if field.is_repeated:
+        yield from overfull(field, bounds.max_items)
+    elif field.type == FieldDescriptor.TYPE_STRING:
+        yield from setting(*(bad_documents(bounds) if bounds.json else bad_texts(bounds)))
+    elif field.type == FieldDescriptor.TYPE_ENUM:
+        yield from setting(99, -1, 2**31 - 1, -(2**31))
+    elif field.message_type is not None and field.message_type.name == "Duration":
+        least, most = bounds.min_millis, bounds.max_millis or 366 * 86_400_000
+        yield from (span(-1), span(0, -1), span(0, 10**9), span(1, -1), span(-1, 1), span(2**62), span(-(2**62)))
+        yield from (span(most // 1000, 1_000_000), span(0, (least - 1) * 1_000_000 if 0 < least <= 1000 else -1))
+    elif field.message_type is not None and field.message_type.name == "Timestamp":
+        yield from (span(2**62), span(-(2**62)), span(253_402_300_800), span(0, -1), span(0, 10**9))
+    elif bounds.HasField("min_value"):
+        limit = 2 ** (31 if field.cpp_type == FieldDescriptor.CPPTYPE_INT32 else 63)
+        yield from setting(bounds.min_value - 1, -limit)
+        if bounds.HasField("max_value"):
+            yield from setting(bounds.max_value + 1, limit - 1)
+
+
+def overfull(field: FieldDescriptor, most: int) -> Iterator[Break]:
+    def breaks(message: Message, name: str) -> None:
+        message.ClearField(name)
+        value = getattr(message, name)
+        for index in range(most + 1):
+            if is_map(field):
+                value[f"n{index}"] = ""
+            elif inner(field) is not None:
+                fill(value.add())
+            else:
+                value.append("x")
+
+    yield breaks
+
+
+def cases(method: MethodDescriptor) -> Iterator[tuple[str, Message]]:
+    """(path of the bad field, request that is bad in nothing else)."""
+    for steps in sites(method.input_type):
+        field, path = steps[-1], path_to(steps)
+        for breaks in breaks_of(field):
+            yield path, broken(method, steps, breaks)
+        if is_map(field):
+            for key, value in (("", ""), ("k" * 129, ""), ("a\nb", ""), ("k", "x" * 2049), ("k", "\0")):
+                request = request_of(method)
+                getattr(reach(request, steps), field.name)[key] = value
+                yield f"{path}[{key[:32]!r}]", request
+        elif field.is_repeated and inner(field) is None:
+            for breaks in appending("", *bad_texts(rules(field))):
+                yield f"{path}[0]", broken(method, steps, lambda m, n, b=breaks: (m.ClearField(n), b(m, n))[0])
+
+
+def request_of(method: MethodDescriptor) -> Message:
+    return fill(GetMessageClass(method.input_type)())
+
+
+def broken(method: MethodDescriptor, steps: Steps, breaks: Break) -> Message:
+    request = request_of(method)
+    holder = reach(request, steps)
+    breaks(holder, steps[-1].name)
+    return request
+
+
+@each_implemented
+async def test_each_bad_field_is_named(module_server: Server, method: MethodDescriptor) -> None:
+    before = await module_server.rows()
+    seen = set()
+    for path, request in cases(method):
+        refusal = await module_server.backend.refusal(request)
+        assert (refusal.told, refusal.fields) == (INVALID, (path,)), str(request)[:500]
+        seen.add(path)
+    assert len(seen) >= len(method.input_type.fields) - 2  # flags have no wrong value
+    assert await module_server.rows() == before
+
+
+@each_implemented
+async def test_all_bad_fields_are_named_at_once(module_server: Server, method: MethodDescriptor) -> None:
+    request, paths = request_of(method), set()
+    for steps in sites(method.input_type):
+        field = steps[-1]
+        chosen = field.containing_oneof is None or field.containing_oneof.fields[0] is field
+        breaks = [] if field.is_repeated or field.type == FieldDescriptor.TYPE_MESSAGE else list(breaks_of(field))
+        if breaks and chosen and not any(step.containing_oneof for step in steps[:-1]):
+            breaks[-1](reach(request, steps), field.name)
+            paths.add(path_to(steps))
+    refusal = await module_server.backend.refusal(request)
+    assert refusal.told == INVALID
+    assert set(refusal.fields) == paths
+
+
+@each_implemented
+async def test_text_that_is_no_utf8_is_named(module_server: Server, method: MethodDescriptor) -> None:
+    before = await module_server.rows()
+    named = 0
+    for steps in sites(method.input_type):
+        field = steps[-1]
+        if field.type != FieldDescriptor.TYPE_STRING:
+            continue
+        put = next(appending(MARK) if field.is_repeated else setting(MARK))
+        data = broken(method, steps, lambda m, n, put=put: (m.ClearField(n), put(m, n))[0]).SerializeToString()
+        assert data.count(MARK.encode()) == 1
+        refusal = await module_server.backend.raw_refusal(method, data.replace(MARK.encode(), NO_UTF8))
+        path = path_to(steps) + ("[0]" if field.is_repeated else "")
+        assert (refusal.told, refusal.fields) == (INVALID, (path,))
+        named += 1
+    assert named
+    assert await module_server.rows() == before
+
+
+async def test_no_utf8_in_several_fields_and_in_maps(module_server: Server) -> None:
+    shown = core_pb2.Notification(title=MARK, data={MARK: "v", "k": MARK})
+    request = push_service_pb2.SendNotificationRequest(type=MARK, notification=shown, user_ids={"ids": ["u", MARK]})
+    data = request.SerializeToString().replace(MARK.encode(), NO_UTF8)
+    refusal = await module_server.backend.raw_refusal(METHODS["SendNotificationRequest"], data)
+    assert refusal.told == INVALID
+    assert set(refusal.fields) == {"type", "notification.title", "notification.data", "user_ids.ids[1]"}
+
+
+GARBAGE = {
+    "a tag alone": b"\x0a",
+    "a length beyond the end": b"\x0a\xff\xff\xff\xff\x0f",
+    "the field number 0": b"\x02\x00",
+    "a varint without an end": b"\x08" + b"\xff" * 11,
+    "the end of a group that never began": b"\x0c",
+    "a group without an end": b"\x0b",
+    "a thousand groups": b"\x0b" * 1_000,
+    "the wire type 7": b"\x0f",
+    "text": b"GET / HTTP/1.1\r\n\r\n",
+    "JSON": b'{"device_id": "d"}',
+}
+
+
+@each_implemented
+async def test_garbage_is_refused(module_server: Server, method: MethodDescriptor) -> None:
+    before = await module_server.rows()
+    for name, data in GARBAGE.items():
+        refusal = await module_server.backend.raw_refusal(method, data)
+        assert (refusal.told, refusal.fields) == (INVALID, ("",)), name
+    assert await module_server.rows() == before
+
+
+EMPTY = {
+    "GetHint": ("device_id",),
+    "WatchHints": ("user_id",),
+    "ReportActivity": ("device_id", "activity"),
+    "PublishChanges": ("changes",),
+    "ListChanges": ("cursor",),
+    "SendNotification": ("notification",),
+    "GetNotification": ("notification_id",),
+    "RegisterDevice": ("device_id", "platform"),
+    "UnregisterDevice": ("device_id",),
+    "GetDevice": ("device_id",),
+    "ListDevices": ("user_id",),
+    "AddScopeMembers": ("scope", "members"),
+    "RemoveScopeMembers": ("scope", "user_ids"),
+    "ListScopeMembers": ("scope",),
+    "ListScopes": ("user_id",),
+}
+ASKS_FOR_NOTHING = {"ListDeliveries"}
+
+
+async def test_empty_requests(module_server: Server) -> None:
+    assert {method.name for method in IMPLEMENTED} == EMPTY.keys() | ASKS_FOR_NOTHING
+    before = await module_server.rows()
+    for method in IMPLEMENTED:
+        if method.name in EMPTY:
+            refusal = await module_server.backend.raw_refusal(method, b"")
+            assert (refusal.told, refusal.fields) == (INVALID, EMPTY[method.name])
+    assert await module_server.rows() == before
+
+
+async def test_what_is_not_implemented_says_so(module_server: Server) -> None:
+    rest = [method for method in METHODS.values() if method not in IMPLEMENTED]
+    assert rest
+    for method in rest:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await module_server.backend.raw(method, b"")
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def change(**fields: Any) -> core_pb2.NewChange:
+    return core_pb2.NewChange(**{"scope": "s", "key": "k", "merge_patch_json": "1", **fields})
+
+
+def publish(*changes: core_pb2.NewChange, **fields: Any) -> Message:
+    return sync_service_pb2.PublishChangesRequest(changes=changes, **fields)
+
+
+def send(**fields: Any) -> Message:
+    shown = {"notification": core_pb2.Notification(title="t"), "user_ids": core_pb2.UserIds(ids=["u"]), **fields}
+    return push_service_pb2.SendNotificationRequest(**shown)
+
+
+def data(**entries: str) -> core_pb2.Notification:
+    return core_pb2.Notification(data=entries)
+
+
+BEYOND_THE_RULES: list[tuple[Message, tuple[str, ...]]] = [
+    (publish(change(merge_patch_json="")), ("changes[0].merge_patch_json",)),
+    (
+        publish(change(), change(deleted=True), change(merge_patch_json="")),
+        ("changes[1].merge_patch_json", "changes[2].merge_patch_json"),
+    ),
+    (publish(*[change(merge_patch_json='"' + "x" * 262_000 + '"')] * 4, change(key="k" * 99)), ("changes",)),
+    (publish(change(), trigger=core_pb2.SyncTrigger(notification={"template": "t"})), ("trigger.notification.template",)),
+    (push_service_pb2.SendNotificationRequest(notification={"title": "t"}), ("target",)),
+    (push_service_pb2.SendNotificationRequest(notification={"title": "t"}, scope=""), ("target",)),
+    (send(notification=core_pb2.Notification(sound="s")), ("notification",)),
+    (send(notification=data(**{f"k{index}": "v" * 2000 for index in range(2)})), ("notification",)),
+    (send(notification=core_pb2.Notification(template="t")), ("notification.template",)),
+    (send(notification=data(**{"google.x": "", "from": ""})), ('notification.data["from"]', 'notification.data["google.x"]')),
+    (send(schedule_time={"seconds": 253_402_300_799}), ("schedule_time",)),
+    (push_service_pb2.GetNotificationRequest(notification_id="no-uuid"), ("notification_id",)),
+    (push_service_pb2.ListDeliveriesRequest(filter={"notification_id": "x"}), ("filter.notification_id",)),
+    *(
+        (directory_service_pb2.RegisterDeviceRequest(user_id="u", device_id="d", platform=1, time_zone=zone), ("time_zone",))  # type: ignore[arg-type]
+        for zone in ("Mars/Base", "../../etc/passwd", "/etc/passwd", "Europe", "é")
+    ),
+    *(
+        (directory_service_pb2.ListDevicesRequest(user_id="u", page_token=token), ("page_token",))
+        for token in ("x", "é", "bnVsbA==", "W10=", "WyJ4IiwgMV0=", "eyJhIjoxLCJiIjoyfQ==", "W" * 2000)
+    ),
+]
+
+
+@pytest.mark.parametrize(("request_", "paths"), BEYOND_THE_RULES, ids=lambda value: ",".join(value) if isinstance(value, tuple) else None)
+async def test_what_rules_cannot_say(module_server: Server, request_: Message, paths: tuple[str, ...]) -> None:
+    before = await module_server.rows()
+    refusal = await module_server.backend.refusal(request_)
+    assert (refusal.told, refusal.fields) == (INVALID, paths)
+    assert await module_server.rows() == before

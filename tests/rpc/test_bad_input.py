@@ -5,11 +5,12 @@ The cases of each RPC are made from the contract's own field rules, so no field 
 
 from __future__ import annotations
 
-import random
+import base64
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
+import orjson
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, field_rules_pb2, push_service_pb2, sync_service_pb2
-from tests.rpc.conftest import IMPLEMENTED, METHODS, Server, each_implemented
+from tests.rpc.conftest import IMPLEMENTED, METHODS, Server, each_implemented, refusal_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -323,6 +324,15 @@ def publish(*changes: core_pb2.NewChange, **fields: Any) -> Message:
     return sync_service_pb2.PublishChangesRequest(changes=changes, **fields)
 
 
+def sized(size: int) -> Message:
+    """A publish of so many bytes."""
+    request = publish(*[change(key=str(index), merge_patch_json='"' + "x" * 250_000 + '"') for index in range(5)])
+    last = cast(Any, request).changes[4]
+    last.merge_patch_json = '"' + "x" * (250_000 - (request.ByteSize() - size)) + '"'
+    assert request.ByteSize() == size
+    return request
+
+
 def send(**fields: Any) -> Message:
     shown = {"notification": core_pb2.Notification(title="t"), "user_ids": core_pb2.UserIds(ids=["u"]), **fields}
     return push_service_pb2.SendNotificationRequest(**shown)
@@ -338,19 +348,28 @@ BEYOND_THE_RULES: list[tuple[Message, tuple[str, ...]]] = [
         publish(change(), change(deleted=True), change(merge_patch_json="")),
         ("changes[1].merge_patch_json", "changes[2].merge_patch_json"),
     ),
-    (publish(*[change(merge_patch_json='"' + "x" * 262_000 + '"')] * 4, change(key="k" * 99)), ("changes",)),
-    (publish(change(), trigger=core_pb2.SyncTrigger(notification={"template": "t"})), ("trigger.notification.template",)),
+    (sized((1 << 20) + 1), ("changes",)),
+    (
+        publish(change(), trigger=core_pb2.SyncTrigger(notification={"template": "t"})),
+        ("trigger.notification.template",),
+    ),
     (push_service_pb2.SendNotificationRequest(notification={"title": "t"}), ("target",)),
     (push_service_pb2.SendNotificationRequest(notification={"title": "t"}, scope=""), ("target",)),
     (send(notification=core_pb2.Notification(sound="s")), ("notification",)),
     (send(notification=data(**{f"k{index}": "v" * 2000 for index in range(2)})), ("notification",)),
     (send(notification=core_pb2.Notification(template="t")), ("notification.template",)),
-    (send(notification=data(**{"google.x": "", "from": ""})), ('notification.data["from"]', 'notification.data["google.x"]')),
+    (
+        send(notification=data(**{"google.x": "", "from": ""})),
+        ('notification.data["from"]', 'notification.data["google.x"]'),
+    ),
     (send(schedule_time={"seconds": 253_402_300_799}), ("schedule_time",)),
     (push_service_pb2.GetNotificationRequest(notification_id="no-uuid"), ("notification_id",)),
     (push_service_pb2.ListDeliveriesRequest(filter={"notification_id": "x"}), ("filter.notification_id",)),
     *(
-        (directory_service_pb2.RegisterDeviceRequest(user_id="u", device_id="d", platform=1, time_zone=zone), ("time_zone",))  # type: ignore[arg-type]
+        (
+            directory_service_pb2.RegisterDeviceRequest(user_id="u", device_id="d", platform=1, time_zone=zone),
+            ("time_zone",),
+        )  # type: ignore[arg-type]
         for zone in ("Mars/Base", "../../etc/passwd", "/etc/passwd", "Europe", "é")
     ),
     *(
@@ -360,9 +379,154 @@ BEYOND_THE_RULES: list[tuple[Message, tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "paths"), BEYOND_THE_RULES, ids=lambda value: ",".join(value) if isinstance(value, tuple) else None)
+@pytest.mark.parametrize(
+    ("request_", "paths"), BEYOND_THE_RULES, ids=lambda value: ",".join(value) if isinstance(value, tuple) else None
+)
 async def test_what_rules_cannot_say(module_server: Server, request_: Message, paths: tuple[str, ...]) -> None:
     before = await module_server.rows()
     refusal = await module_server.backend.refusal(request_)
     assert (refusal.told, refusal.fields) == (INVALID, paths)
     assert await module_server.rows() == before
+
+
+PAGED = [
+    (directory_service_pb2.ListDevicesRequest, {"user_id": "u"}),
+    (directory_service_pb2.ListScopesRequest, {"user_id": "u"}),
+    (directory_service_pb2.ListScopeMembersRequest, {"scope": "paged"}),
+    (push_service_pb2.ListDeliveriesRequest, {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields"), PAGED, ids=lambda value: getattr(value, "__name__", None))
+async def test_a_page_token_with_another_place_in_it(module_server: Server, kind: Any, fields: dict[str, str]) -> None:
+    server = module_server
+    await server.add("paged", "u", "v")
+    await server.add("paged too", "u")
+    for device in ("d1", "d2"):
+        await server.register("u", device)
+    await server.backend(send(user_ids=core_pb2.UserIds(ids=["u"])))
+    page = await server.backend(kind(page_size=1, **fields))
+    binding, _ = orjson.loads(base64.urlsafe_b64decode(page.next_page_token))
+    for place in ("\0", "no id", "x" * 200, 1, None, ["d1"], {"a": 1}):
+        forged = base64.urlsafe_b64encode(orjson.dumps([binding, place])).decode()
+        try:
+            await server.backend(kind(page_size=1, page_token=forged, **fields))
+        except grpc.aio.AioRpcError as error:
+            assert (refusal_of(error).told, refusal_of(error).fields) == (INVALID, ("page_token",))
+    other = page.next_page_token if kind is not PAGED[0][0] else page.next_page_token[:-4]
+    assert (await server.user("u").refusal(PAGED[0][0](page_token=other))).fields == ("page_token",)
+
+
+async def test_an_answer_about_many_bad_fields_stays_small(module_server: Server) -> None:
+    """Peers drop trailers of more than 8 KiB: the call would end without its reason."""
+    entries = {"\U0001f600" * 31 + f"{index:02}" + "x" * 20: "\0" for index in range(64)}
+    shown = core_pb2.Notification(data=entries)
+    for request in (
+        send(notification=shown),
+        publish(*[core_pb2.NewChange(merge_patch_json="é", expected_sequence=-1)] * 1_000),
+        publish(change(), trigger=core_pb2.SyncTrigger(notification=shown)),
+    ):
+        refusal = await module_server.backend.refusal(request)
+        assert refusal.told == INVALID
+        assert 5 < len(refusal.fields) <= 50
+        assert len("".join(refusal.fields).encode()) + len(refusal.message.encode()) < 4096
+
+
+async def test_a_message_over_the_limit_of_grpc_is_refused_by_grpc(module_server: Server) -> None:
+    before = await module_server.rows()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await module_server.backend(publish(*[change(merge_patch_json='"' + "x" * 250_000 + '"')] * 6))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await module_server.rows() == before
+
+
+ODD_BUT_GOOD = [
+    *(
+        ("[" * 32 + "]" * 32),
+        '{"a":' * 32 + "1" + "}" * 32,
+        '"' + "x" * 262_142 + '"',
+        '"\\\\u0000"',
+        '"\\ud83d\\ude00"',
+    ),
+    *(
+        '{"a":1,"a":2}',
+        "1e308",
+        "1e-400",
+        "-0",
+        "9" * 300,
+        '{"":null}',
+        "null",
+        '"\\u007f"',
+        " 1 ",
+        '{"é":"\U0010ffff"}',
+    ),
+]
+
+
+async def test_odd_documents_that_are_good(module_server: Server) -> None:
+    for document in ODD_BUT_GOOD:
+        await module_server.backend(publish(change(scope="odd", merge_patch_json=document)))
+    await module_server.backend(sized(1 << 20))
+
+
+FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+TEXTS = st.one_of(st.sampled_from(["", "u", "s", "k", "{}", "é", "\0", "x" * 129]), st.text(max_size=20))
+
+
+def scalars(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+    match field.cpp_type:
+        case FieldDescriptor.CPPTYPE_BOOL:
+            return st.booleans()
+        case FieldDescriptor.CPPTYPE_INT32 | FieldDescriptor.CPPTYPE_ENUM:
+            return st.one_of(st.integers(-1, 5), st.integers(-(2**31), 2**31 - 1))
+        case FieldDescriptor.CPPTYPE_INT64:
+            return st.one_of(st.integers(-1, 5), st.integers(-(2**63), 2**63 - 1))
+        case _:
+            return TEXTS.filter(lambda text: text.isprintable() or text == "\0")
+
+
+@st.composite
+def messages(draw: st.DrawFn, kind: Descriptor) -> Message:
+    """A message whose fields are set or not, to values of their type."""
+    made: Any = GetMessageClass(kind)()
+    for field in kind.fields:
+        if not draw(st.booleans()):
+            continue
+        value = getattr(made, field.name)
+        if is_map(field):
+            for key in draw(st.lists(TEXTS.filter(str.isprintable), max_size=2)):
+                value[key] = key
+        elif field.message_type is not None:
+            for _ in range(draw(st.integers(0, 2)) if field.is_repeated else 1):
+                (value.add() if field.is_repeated else value).MergeFrom(draw(messages(field.message_type)))
+        elif field.is_repeated:
+            value.extend(draw(st.lists(scalars(field), max_size=3)))
+        else:
+            setattr(made, field.name, draw(scalars(field)))
+    return cast(Message, made)
+
+
+BYTES = st.one_of(st.binary(max_size=64), st.sampled_from([b"\x0a\x01", b"\x12\x02\xff\xff", b"\x22\x00" * 600]))
+REQUESTS = st.sampled_from(IMPLEMENTED).flatmap(
+    lambda method: st.tuples(
+        st.just(method), st.one_of(BYTES, messages(method.input_type).map(lambda made: made.SerializeToString()))
+    )
+)
+
+
+@settings(
+    max_examples=300,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(call=REQUESTS, by_user=st.booleans())
+async def test_whatever_comes_is_never_our_fault(
+    module_server: Server, call: tuple[MethodDescriptor, bytes], by_user: bool
+) -> None:
+    caller = module_server.user("u") if by_user else module_server.backend
+    try:
+        await caller.raw(*call)
+    except grpc.aio.AioRpcError as error:
+        assert refusal_of(error).code not in FAULTS

@@ -24,7 +24,7 @@ from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.errors import STATUS, abort
-from syncbeat_server.rpc.validation import Validator, compile_validator
+from syncbeat_server.rpc.validation import Validator, compile_validator, undecodable_texts
 
 _DEFAULT_DEADLINE_S = 10.0
 _MARGIN_S = 0.02  # so that the answer "no time left" still reaches the caller
@@ -87,7 +87,9 @@ class _Method:
         try:
             request = self.request_class.FromString(data)
         except (DecodeError, UnicodeDecodeError, ValueError, RecursionError):
-            raise InvalidRequest(FieldViolation("", "these bytes are not a message of this type")) from None
+            undecodable = undecodable_texts(self.request_class.DESCRIPTOR, data)
+            whole = FieldViolation("", "these bytes are not a message of this type")
+            raise InvalidRequest(*(undecodable or [whole])) from None
         violations: list[FieldViolation] = []
         self.validate(request, "", violations)
         if violations:

@@ -6,7 +6,7 @@ A check adds every violation it finds, so that a caller learns all of them at on
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -26,6 +26,7 @@ _DURATION = "google.protobuf.Duration"
 _TIMESTAMP = "google.protobuf.Timestamp"
 _MIN_TIMESTAMP_S = -62_135_596_800  # 0001-01-01, from the comments of timestamp.proto
 _MAX_TIMESTAMP_S = 253_402_300_799  # 9999-12-31
+_MAX_FIELDS_LOOKED_AT = 10_000
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _CONTROL = dict.fromkeys((*range(32), 127))
 _CONTROL_BUT_LINES = {code: None for code in _CONTROL if chr(code) not in "\n\r\t"}
@@ -244,3 +245,85 @@ def _deeper_than(document: object, depth: int) -> bool:
         if not level:
             return False
     return True
+
+
+def undecodable_texts(message: Descriptor, data: bytes) -> Violations:
+    """The strings in the bytes of a message that are not UTF-8; empty when something else is wrong with them.
+
+    protobuf refuses such bytes without a word about the field. Only looked at then, and only up to a bound.
+    """
+    violations: Violations = []
+    try:
+        _find_undecodable(message, data, "", violations, iter(range(_MAX_FIELDS_LOOKED_AT)))
+    except (ValueError, IndexError):
+        return []
+    return violations
+
+
+def _find_undecodable(
+    message: Descriptor, data: bytes, path: str, violations: Violations, budget: Iterator[int]
+) -> None:
+    counts: dict[int, int] = {}
+    for number, content in _delimited(data):
+        if next(budget, None) is None:
+            raise ValueError("too many fields to look at")
+        field = message.fields_by_number.get(number)
+        if field is None:
+            continue
+        here = f"{path}.{field.name}" if path else field.name
+        kind = field.message_type
+        if kind is not None and kind.GetOptions().map_entry:
+            inside: Violations = []
+            _find_undecodable(kind, content, "", inside, budget)
+            violations.extend(FieldViolation(here, violation.description) for violation in inside)
+            continue
+        if field.is_repeated:
+            counts[number] = counts.get(number, -1) + 1
+            here = f"{here}[{counts[number]}]"
+        if kind is not None:
+            _find_undecodable(kind, content, here, violations, budget)
+        elif field.type == FieldDescriptor.TYPE_STRING and not _is_utf8(content):
+            violations.append(FieldViolation(here, "not UTF-8"))
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _delimited(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The length-delimited fields of a message (protobuf.dev, "Encoding"). Raises ValueError or IndexError."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        match tag & 7:
+            case 0:
+                _, at = _varint(data, at)
+            case 1:
+                at += 8
+            case 2:
+                length, at = _varint(data, at)
+                end = at + length
+                if end > len(data):
+                    raise ValueError("a field reaches beyond the end")
+                yield tag >> 3, data[at:end]
+                at = end
+            case 5:
+                at += 4
+            case _:
+                raise ValueError("a group, which no message of ours has")
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 64:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise ValueError("a number without an end")

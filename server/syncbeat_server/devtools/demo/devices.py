@@ -37,11 +37,10 @@ class StreamingDevice:
 
     async def _run(self, client: SyncbeatClient, device_id: str) -> None:
         async for event in client.watch(device_id):
-            kind = event.WhichOneof("event")
-            if kind == "change":
-                self.changes.append(event.change)
+            if isinstance(event, sync_service_pb2.Change):
+                self.changes.append(event)
                 self.came_at.append(time.monotonic())
-            elif kind == "checkpoint":
+            elif isinstance(event, sync_service_pb2.Checkpoint):
                 self.checkpoints += 1
 
     @property

@@ -55,7 +55,8 @@ class Stage:
 
     def client(self, token: str, *servers: Process) -> SyncbeatClient:
         """A client that prefers the first server, and goes to the next when that is gone."""
-        return SyncbeatClient("ipv4:" + ",".join(server.address for server in servers or self.servers), token=token)
+        addresses = ",".join(server.address for server in servers or self.servers)
+        return SyncbeatClient(f"ipv4:{addresses}", token=token, tls=False)
 
     def user_token(self, user_id: str) -> str:
         """An access token, as the app's own backend signs it."""

@@ -8,18 +8,18 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import grpc
 import pytest
 import pytest_asyncio
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
-from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
+from syncbeat.v1 import core_pb2, directory_service_pb2, field_rules_pb2, sync_service_pb2
 from syncbeat_server.app import Stores, serve
 from syncbeat_server.auth.tokens import KeyRow, mint
 from syncbeat_server.devtools.embedded import EmbeddedStores
@@ -51,6 +51,51 @@ def entry(name: str, token: str, methods: str = "*", apps: str = "*") -> str:
 def path_of(method: MethodDescriptor) -> str:
     """How gRPC names a method."""
     return f"/{method.containing_service.full_name}/{method.name}"
+
+
+def rules(field: FieldDescriptor) -> field_rules_pb2.FieldRules:
+    """What the contract lets into a field."""
+    found: field_rules_pb2.FieldRules = field.GetOptions().Extensions[field_rules_pb2.rules]
+    return found
+
+
+def is_map(field: FieldDescriptor) -> bool:
+    """Whether it is a map."""
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def inner(field: FieldDescriptor) -> Descriptor | None:
+    """The message of the contract that a field holds."""
+    kind = field.message_type
+    return kind if kind is not None and kind.full_name.startswith("syncbeat.v1.") and not is_map(field) else None
+
+
+def fill(message: Message) -> Message:
+    """Set whatever is required, and no more: the patch of a change that deletes nothing."""
+    for field in cast(Descriptor, message.DESCRIPTOR).fields:
+        value = getattr(message, field.name)
+        if rules(field).json:
+            setattr(message, field.name, "1")
+        if not rules(field).required:
+            continue
+        if inner(field) is not None:
+            if field.is_repeated:
+                fill(value.add())
+            else:
+                value.SetInParent()
+                fill(value)
+        elif field.is_repeated:
+            value.append("x")
+        elif field.message_type is not None:
+            value.FromMilliseconds(rules(field).min_millis)
+        else:
+            setattr(message, field.name, "x" if field.type == FieldDescriptor.TYPE_STRING else 1)
+    return message
+
+
+def request_of(method: MethodDescriptor) -> Message:
+    """The least that a method can be asked."""
+    return fill(GetMessageClass(method.input_type)())
 
 
 @dataclass(frozen=True)
@@ -103,16 +148,14 @@ class Caller:
     async def raw(self, method: MethodDescriptor, data: bytes, timeout_s: float = DEADLINE_S) -> bytes:
         """The bytes that these bytes are answered with."""
         options: Any = {"metadata": self.metadata, "timeout": timeout_s}
-        answer: bytes
+        channel: Any = self.channel
         if not method.server_streaming:
-            answer = await self.channel.unary_unary(path_of(method))(data, **options)
-            return answer
-        call = self.channel.unary_stream(path_of(method))(data, **options)
+            return cast(bytes, await channel.unary_unary(path_of(method))(data, **options))
+        call = channel.unary_stream(path_of(method))(data, **options)
         try:
-            answer = await call.read()
+            return cast(bytes, await call.read())
         finally:
             call.cancel()
-        return answer
 
     async def refusal(self, request: Message) -> Refusal:
         """The error that a request is refused with."""
@@ -120,9 +163,17 @@ class Caller:
 
     async def raw_refusal(self, method: MethodDescriptor, data: bytes) -> Refusal:
         """The error that these bytes are refused with."""
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
+        refusal = await self.outcome(method, data)
+        assert refusal is not None, f"{method.name} was not refused"
+        return refusal
+
+    async def outcome(self, method: MethodDescriptor, data: bytes) -> Refusal | None:
+        """The error that these bytes are refused with, if they are."""
+        try:
             await self.raw(method, data)
-        return refusal_of(caught.value)
+        except grpc.aio.AioRpcError as error:
+            return refusal_of(error)
+        return None
 
     def watch(self, **fields: Any) -> Watch:
         """Open WatchHints."""
@@ -164,7 +215,7 @@ class Watch:
 
     async def until(self, matches: Callable[[str, Any], bool]) -> list[tuple[str, Any]]:
         """All events up to the one that matches."""
-        events = []
+        events: list[tuple[str, Any]] = []
         while True:
             kind, event = await self.read()
             assert kind, f"the stream ended after {events}"
@@ -265,9 +316,8 @@ async def running_server(
     ready: asyncio.Future[str] = loop.create_future()
     task = loop.create_task(serve(settings, Stores(urls.app_url, redis_url), role, stop, ready.set_result))
     try:
-        await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED, timeout=DEADLINE_S)
+        await asyncio.wait([task, cast(asyncio.Future[None], ready)], return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
-            stop.set()
             await task
         address = ready.result()
         options = [("grpc.use_local_subchannel_pool", 1)]

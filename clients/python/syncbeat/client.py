@@ -97,7 +97,6 @@ class SyncbeatClient:
             credentials = grpc.ssl_channel_credentials() if tls is True else tls
             channel = grpc.aio.secure_channel(address, credentials, _OPTIONS, interceptors=interceptors)
         self._channel = channel
-        self._app_id = app_id
         self._renewable = not isinstance(token, str)
         self.sync = SyncServiceStub(channel)
         self.push = PushServiceStub(channel)
@@ -157,7 +156,7 @@ class _Additions:
     async def details(self, given: grpc.aio.ClientCallDetails, timeout_s: float | None) -> grpc.aio.ClientCallDetails:
         """The call with its deadline and the token, unless it has its own."""
         metadata = grpc.aio.Metadata(*(given.metadata or ()))
-        if _path(given) not in _PUBLIC and "authorization" not in metadata:
+        if _path(given) not in _PUBLIC and all(key != "authorization" for key, _ in metadata):
             token = await self._current_token()
             if token:
                 metadata.add("authorization", f"Bearer {token}")

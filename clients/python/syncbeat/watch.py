@@ -28,7 +28,7 @@ _FIRST_DELAY_S, _MAX_DELAY_S = 0.5, 30.0
 _MIN_DRAIN_DELAY_S = 0.1
 _MAX_ASKED_DELAY_S = 300.0
 _STEADY_S = 10.0  # a stream that lasted so long makes the next delay a short one again
-_MAX_EXPIRIES = 3
+_MAX_EXPIRIES = 8  # in a row: one that renews by a clock that is behind comes to a good token yet
 _SILENT_HEARTBEATS = 3
 _MAX_NAMED = 500  # cursors of a request
 _MAX_KEPT = 100_000  # as many as the server keeps for a stream of all scopes
@@ -55,10 +55,10 @@ class Watch:
             async for event in watch:
                 ...  # handle it, then keep watch.cursors
 
-    It connects again by itself: after a lost connection or an error that passes, with a delay drawn from 0 up to
-    twice that of before (30 s at most); after a drain, when the server says; and at once with a new token when the
-    token has expired. Every other error is raised and ends it, and so does TOKEN_EXPIRED three times without an event
-    in between, or at once when the token is a plain str.
+    It connects again by itself: after a lost connection or an error that passes, with a delay drawn from 0 up to a
+    bound that doubles (30 s at most); after a drain, when the server says; and when the token has expired, at once
+    with a new one. Every other error is raised and ends it: a refused or revoked token, a wrong request, no access.
+    So does an expired token that is a plain str, or that is followed by eight others that have expired too.
 
     Resuming is safe because the server sends the changes of one scope in the order of their sequence: when a change
     has come, all before it in its scope have. After a reset the watch goes on from its head: list the scope from the
@@ -105,31 +105,36 @@ class Watch:
             try:
                 async with contextlib.aclosing(self._stream()) as events:
                     async for event in events:
-                        expiries = 0
                         if isinstance(event, pb.Drain):
                             drain = event
                         else:
                             yield event
             except grpc.aio.AioRpcError as error:
                 problem = explain(error)
-                if self._has_left(problem):
-                    continue
-                if problem.reason == ErrorReason.ERROR_REASON_TOKEN_EXPIRED:
-                    expiries += 1
-                    if not self._token_changes or expiries >= _MAX_EXPIRIES:
-                        raise
-                    continue
-                if problem.code not in _PASSING:
+                if not self._passes(problem, expiries):
                     raise
             except TimeoutError:
-                _log.info("the stream is silent; connecting again")
+                _log.info("the stream was silent for too long")
+            if time.monotonic() - opened_at >= _STEADY_S:
+                failures = expiries = 0
             if drain is not None:
                 await asyncio.sleep(_drain_delay(drain))
+            elif self._has_left(problem):
                 continue
-            failures = 1 if time.monotonic() - opened_at >= _STEADY_S else failures + 1
-            delay_s = _delay(failures, problem)
-            _log.info("the stream ended (%s); connecting again in %.1f s", problem and problem.code.name, delay_s)
-            await asyncio.sleep(delay_s)
+            elif _has_expired(problem) and expiries == 0:
+                expiries = 1
+            else:
+                failures += 1
+                expiries = expiries + 1 if _has_expired(problem) else 0
+                delay_s = _delay(failures, problem)
+                cause = problem.code.name if problem is not None else "no status"
+                _log.info("the stream ended (%s); connecting again in %.1f s", cause, delay_s)
+                await asyncio.sleep(delay_s)
+
+    def _passes(self, problem: ErrorDetails, expiries: int) -> bool:
+        if _has_expired(problem):
+            return self._token_changes and expiries < _MAX_EXPIRIES
+        return problem.code in _PASSING or self._left_scope(problem) is not None
 
     async def _stream(self) -> AsyncGenerator[WatchEvent | pb.Drain, None]:
         """The events of one stream from the cursors on."""
@@ -225,14 +230,23 @@ class Watch:
         if len(self._cursors) > _MAX_KEPT:
             del self._cursors[next(iter(self._cursors))]
 
-    def _has_left(self, problem: ErrorDetails) -> bool:
+    def _left_scope(self, problem: ErrorDetails) -> str | None:
+        scope = problem.metadata.get("scope")
+        denied = problem.reason == ErrorReason.ERROR_REASON_ACCESS_DENIED
+        return scope if denied and scope in self._cursors else None
+
+    def _has_left(self, problem: ErrorDetails | None) -> bool:
         """Whether a cursor was refused because its scope is not the caller's any more. It is dropped then."""
-        scope = problem.metadata.get("scope", "")
-        if problem.reason != ErrorReason.ERROR_REASON_ACCESS_DENIED or scope not in self._cursors:
+        scope = self._left_scope(problem) if problem is not None else None
+        if scope is None:
             return False
         _log.warning("not a member of the scope %r: it is no longer followed", scope)
         del self._cursors[scope]
         return True
+
+
+def _has_expired(problem: ErrorDetails | None) -> bool:
+    return problem is not None and problem.reason == ErrorReason.ERROR_REASON_TOKEN_EXPIRED
 
 
 def _delay(failures: int, problem: ErrorDetails | None) -> float:

@@ -98,7 +98,8 @@ def page_start(request: Paged, call: Call, *asked: str) -> str | None:
         binding, after = orjson.loads(base64.urlsafe_b64decode(request.page_token))
     except (ValueError, TypeError):
         binding, after = "", ""
-    if binding != _binding(call, asked) or not isinstance(after, str):
+    # U+0000 is in no key, and PostgreSQL takes it in no text.
+    if binding != _binding(call, asked) or not isinstance(after, str) or "\0" in after:
         raise InvalidRequest(FieldViolation("page_token", "not a token that this list answered"))
     return after
 

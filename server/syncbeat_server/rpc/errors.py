@@ -21,8 +21,12 @@ from syncbeat_server.errors import (
 DOMAIN = "syncbeat"
 _STATUS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
+# Peers drop trailers above 8 KiB, and the reason with them: the message goes there twice, once with three bytes for
+# each of its own, and the details with four for three.
 _MAX_VIOLATIONS = 50
+_MAX_VIOLATION_BYTES = 3_072
 _MAX_TEXT = 160
+_MAX_MESSAGE = 512
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +60,7 @@ async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exceptio
     trailers: list[tuple[str, str | bytes]] = [(_STATUS_KEY, status.SerializeToString())]
     if isinstance(error, Overloaded | RateLimited | DependencyDown):
         trailers.append((_PUSHBACK_KEY, str(int(error.retry_after_s * 1000))))
-    await context.abort(STATUS[error.reason], error.message, tuple(trailers))
+    await context.abort(STATUS[error.reason], status.message, tuple(trailers))
 
 
 def to_status(error: SyncbeatError, request_id: str) -> status_pb2.Status:
@@ -73,19 +77,24 @@ def to_status(error: SyncbeatError, request_id: str) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
         packed.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
-    return status_pb2.Status(code=STATUS[error.reason].value[0], message=error.message, details=packed)
+    message = _cut(error.message, _MAX_MESSAGE)
+    return status_pb2.Status(code=STATUS[error.reason].value[0], message=message, details=packed)
 
 
 def _bad_request(error: InvalidRequest) -> error_details_pb2.BadRequest:
-    # Trailers must stay below the peers' header limit of about 8 KiB.
-    return error_details_pb2.BadRequest(
-        field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(
-                field=violation.path[:_MAX_TEXT], description=violation.description[:_MAX_TEXT]
-            )
-            for violation in error.violations[:_MAX_VIOLATIONS]
-        ]
-    )
+    told = error_details_pb2.BadRequest()
+    for violation in error.violations[:_MAX_VIOLATIONS]:
+        told.field_violations.add(
+            field=_cut(violation.path, _MAX_TEXT), description=_cut(violation.description, _MAX_TEXT)
+        )
+        if told.ByteSize() > _MAX_VIOLATION_BYTES:
+            del told.field_violations[-1]
+            break
+    return told
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) * 4 <= most else text.encode()[:most].decode(errors="ignore")
 
 
 def _pack(message: object) -> any_pb2.Any:

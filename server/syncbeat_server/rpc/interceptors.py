@@ -1,7 +1,7 @@
 """What surrounds every call: request id, metrics, errors, deadline, auth, parsing, validation: in order.
 
-One adapter serves both arities. The wrapped handler of each method is made once, at start. Request bytes are parsed here
-and not by gRPC, whose raising deserializer would answer UNKNOWN with the parser's text.
+One adapter serves both arities. The wrapped handler of each method is made once, at start. Request bytes are parsed
+here and not by gRPC, whose raising deserializer would answer UNKNOWN with the parser's text.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class _Method:
         self.policy = policy
         self.name = method.name
         self.service = method.containing_service.full_name
+        self.request_type = method.input_type
         self.request_class: type[Message] = GetMessageClass(method.input_type)
         self.validate: Validator = compile_validator(method.input_type)
 
@@ -87,7 +88,7 @@ class _Method:
         try:
             request = self.request_class.FromString(data)
         except (DecodeError, UnicodeDecodeError, ValueError, RecursionError):
-            undecodable = undecodable_texts(self.request_class.DESCRIPTOR, data)
+            undecodable = undecodable_texts(self.request_type, data)
             whole = FieldViolation("", "these bytes are not a message of this type")
             raise InvalidRequest(*(undecodable or [whole])) from None
         violations: list[FieldViolation] = []

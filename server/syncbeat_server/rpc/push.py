@@ -108,7 +108,7 @@ class PushServicer:
         app_id = call.app(request.app_id)
         given = request.filter
         asked = (app_id, given.notification_id, given.user_id, given.device_id, str(given.state))
-        size = page_size(request)
+        size, after = page_size(request), page_start(request, call, *asked)
         found = await self._push.deliveries(
             app_id,
             DeliveryFilter(
@@ -117,7 +117,7 @@ class PushServicer:
                 given.device_id,
                 enum_member(DeliveryState, pb.DeliveryState, "DELIVERY_STATE_", given.state),
             ),
-            page_start(request, call, *asked),
+            after if after is None else _uuid(after, "page_token"),
             size + 1,
         )
         more = len(found) > size

@@ -106,8 +106,9 @@ def _map_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules) -> _Ch
             violations.append(FieldViolation(path, f"at most {most} entries"))
             return
         for key, value in entries.items():
-            key_check(key, f"{path}[{key[:32]!r}]", violations)
-            value_check(value, f"{path}[{key[:32]!r}]", violations)
+            here = f"{path}[{orjson.dumps(key[:32]).decode()}]"
+            key_check(key, here, violations)
+            value_check(value, here, violations)
 
     return check
 
@@ -183,10 +184,11 @@ def _bytes_check(most: int) -> _Check:
 def _number_check(rules: field_rules_pb2.FieldRules) -> _Check:
     least = rules.min_value if rules.HasField("min_value") else None
     most = rules.max_value if rules.HasField("max_value") else None
+    wanted = f"must be at least {least}" if most is None else f"must be from {least} to {most}"
 
     def check(value: float, path: str, violations: Violations) -> None:
         if (least is not None and value < least) or (most is not None and value > most):
-            violations.append(FieldViolation(path, f"must be from {least} to {most}"))
+            violations.append(FieldViolation(path, wanted))
 
     return check
 

@@ -16,6 +16,11 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
+import os, sys, atexit
+QUIET=int(os.environ.get("QUIET","0")); TICKS=int(os.environ.get("TICKS","100")); LANES=int(os.environ.get("LANES","2"))
+STATS=[0,0]
+atexit.register(lambda: open("/tmp/w/bench/batch.txt","a").write(f"Q{QUIET} T{TICKS} L{LANES} batches {STATS[0]} mean {STATS[1]/max(1,STATS[0]):.1f}\n"))
+
 class Batcher(Generic[Item, Answer]):
     """Runs `work(items)` for many callers at once.
 
@@ -30,7 +35,7 @@ class Batcher(Generic[Item, Answer]):
         *,
         max_batch: int = 256,
         max_waiting: int = 20_000,
-        lanes: int = 2,
+        lanes: int = LANES,
     ) -> None:
         self._work = work
         self._max_batch = max_batch
@@ -53,8 +58,19 @@ class Batcher(Generic[Item, Answer]):
         self._waiting.append((item, future))
         if not self._scheduled and len(self._running) < self._lanes:
             self._scheduled = True
-            loop.call_soon(self._start)
+            self._seen = 0; self._quiet = 0; self._ticks = 0
+            loop.call_soon(self._tick)
         return await future
+
+    def _tick(self) -> None:
+        n = len(self._waiting)
+        self._ticks += 1
+        self._quiet = self._quiet + 1 if n == self._seen else 0
+        self._seen = n
+        if self._quiet >= QUIET or n >= self._max_batch or self._ticks > TICKS:
+            self._start()
+        else:
+            asyncio.get_running_loop().call_soon(self._tick)
 
     async def drain(self) -> None:
         """Return when everything submitted so far was answered."""
@@ -67,6 +83,7 @@ class Batcher(Generic[Item, Answer]):
         self._scheduled = False
         while self._waiting and len(self._running) < self._lanes:
             batch = self._waiting[: self._max_batch]
+            STATS[0] += 1; STATS[1] += len(batch)
             del self._waiting[: self._max_batch]
             task = asyncio.get_running_loop().create_task(self._run(batch))
             self._running.add(task)
@@ -74,8 +91,13 @@ class Batcher(Generic[Item, Answer]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if self._waiting:
-            self._start()
+        if self._waiting and not self._scheduled:
+            if QUIET:
+                self._scheduled = True
+                self._seen = 0; self._quiet = 0; self._ticks = 0
+                self._tick()
+            else:
+                self._start()
 
     async def _run(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         live = [(item, future) for item, future in batch if not future.done()]

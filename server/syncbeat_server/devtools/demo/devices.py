@@ -114,6 +114,11 @@ class Screens:
         ) as answer:
             answer.raise_for_status()
 
+    async def set_latency(self, latency_ms: int) -> None:
+        """Hold back every answer of FCM by so many milliseconds."""
+        async with self._session.post(f"{self._url}/latency", json={"latency_ms": latency_ms}) as answer:
+            answer.raise_for_status()
+
 
 def cursor_of(delivery: dict[str, Any]) -> int:
     """The sequence that a wake-up carries."""

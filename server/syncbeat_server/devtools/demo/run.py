@@ -30,6 +30,7 @@ async def _play(stores: EmbeddedStores, folder: Path, report: Report) -> int:
     report.chapter("Real stores, two servers, a worker, and a fake of FCM")
     await migrate(stores.owner_url, app_login="syncbeat_app")
     async with staged(stores, folder) as stage:
+        await stage.start_all()
         report.note(f"servers on {stage.servers[0].address} and {stage.servers[1].address}, a worker beside them")
         await tell(stage, report)
         await _stop(stage, report)
@@ -87,14 +88,14 @@ def _invitation(identity: Identity, address: str, fake: str, folder: Path) -> st
 Syncbeat serves on {address}; its fake FCM on {fake}, what came of pushes on {fake}/control/deliveries
 Its log is {folder}/server.log. Ctrl-C ends everything.
 
-USER={user}
-SERVICE={identity.service_token}
+USER_TOKEN={user}
+SERVICE_TOKEN={identity.service_token}
 
 Put the two lines above into another shell, in this folder, and try:
 
-{call} -H "authorization: Bearer $USER" -d '{{"device_id": "phone", "platform": "PLATFORM_ANDROID",
+{call} -H "authorization: Bearer $USER_TOKEN" -d '{{"device_id": "phone", "platform": "PLATFORM_ANDROID",
   "registration_token": "phone-of-alice"}}' {service}.DirectoryService/RegisterDevice
-{call} -H "authorization: Bearer $USER" -d '{{"device_id": "phone", "explain": true}}' {service}.SyncService/GetHint
-{call} -H "authorization: Bearer $SERVICE" -d '{{"user_ids": {{"ids": ["alice"]}},
+{call} -H "authorization: Bearer $USER_TOKEN" -d '{{"device_id": "phone", "explain": true}}' {service}.SyncService/GetHint
+{call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_ids": {{"ids": ["alice"]}},
   "notification": {{"title": "Hello"}}}}' {service}.PushService/SendNotification
 """

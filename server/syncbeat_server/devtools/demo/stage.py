@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -39,11 +40,16 @@ class Stage:
     settings: dict[str, str]
     screens: Screens
     servers: list[Process] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
     worker: Process | None = None
+
+    async def start_all(self) -> None:
+        """Two servers and a worker."""
+        await asyncio.gather(self.start_server(), self.start_server(), self.start_worker())
 
     async def start_server(self) -> Process:
         """One more server process, of the role that serves RPCs only."""
-        log = self.folder / f"server-{len(self.servers)}.log"
+        log = self.folder / f"server-{next(self._numbers)}.log"
         server = await start(["serve"], {**self.settings, "SYNCBEAT_ROLE": "rpc"}, log)
         self.servers.append(server)
         return server
@@ -65,8 +71,11 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(stores: EmbeddedStores, folder: Path) -> AsyncIterator[Stage]:
-    """Start everything for the block; afterwards nothing of it runs."""
+async def staged(stores: EmbeddedStores, folder: Path, *, database_url: str = "") -> AsyncIterator[Stage]:
+    """The fake FCM, and what servers and workers are to be started with; after the block nothing of it runs.
+
+    `database_url` names another database than that of the stores.
+    """
     identity = Identity.new()
     credentials = folder / "service-account.json"
     async with AsyncExitStack() as stack:
@@ -76,14 +85,13 @@ async def staged(stores: EmbeddedStores, folder: Path) -> AsyncIterator[Stage]:
         settings = {
             **_FAST,
             **identity.settings(),
-            "SYNCBEAT_DATABASE_URL": stores.app_url,
+            "SYNCBEAT_DATABASE_URL": database_url or stores.app_url,
             "SYNCBEAT_REDIS_URL": stores.redis_url,
             "SYNCBEAT_FCM_CREDENTIALS": str(credentials),
             "SYNCBEAT_FCM_BASE_URL": fake.address,
         }
         stage = Stage(stores, identity, folder, settings, Screens(session, fake.address))
         stack.push_async_callback(_end, stage)
-        await asyncio.gather(stage.start_server(), stage.start_server(), stage.start_worker())
         yield stage
 
 

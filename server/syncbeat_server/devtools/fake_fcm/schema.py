@@ -6,8 +6,8 @@ Source: the reference of `projects.messages` of the HTTP v1 API.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from enum import Enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -17,7 +17,7 @@ from syncbeat_server.devtools.fake_fcm.answers import Answer, bad_request, fcm_e
 # Protobuf's JSON parsers take no deeper nesting.
 _MAX_DEPTH = 100
 _SHOWN_CHARS = 100
-_DURATION = re.compile(r"\d{1,12}(\.\d{1,9})?s")
+_DURATION_TEXT = re.compile(r"\d{1,12}(\.\d{1,9})?s")
 
 
 class Violation(Exception):
@@ -42,21 +42,38 @@ class Violation(Exception):
         return google_error(400, "INVALID_ARGUMENT", self.description, details)
 
 
-class Type(Enum):
-    """Types of fields; the values are the names in Google's messages."""
+@dataclass(frozen=True)
+class Kind:
+    """A type of field: its name in Google's messages, whether a value fits, and the kind of what it holds."""
 
-    STRING = "TYPE_STRING"
-    BOOL = "TYPE_BOOL"
-    NUMBER = "TYPE_INT32"
-    DURATION = "type.googleapis.com/google.protobuf.Duration"
-    STRUCT = "type.googleapis.com/google.protobuf.Struct"
-    STRINGS = "TYPE_STRING[]"
-    DURATIONS = "type.googleapis.com/google.protobuf.Duration[]"
-    STRING_MAP = "map<string, string>"
+    name: str
+    fits: Callable[[Any], bool]
+    inner: Kind | None = None
 
 
-# A type, the names of an enum in upper case, or the fields of a message.
-Spec = Type | frozenset[str] | Mapping[str, Any]
+# A kind, or the fields of a message.
+Spec = Kind | Mapping[str, Any]
+
+
+def _list_of(inner: Kind) -> Kind:
+    return Kind(f"{inner.name}[]", lambda value: type(value) is list and all(map(inner.fits, value)), inner)
+
+
+def _enum(*names: str) -> Kind:
+    """By name, of which the parser does not mind the case, or by number."""
+    known = frozenset(names)
+    return Kind("TYPE_ENUM", lambda value: type(value) is int or (type(value) is str and value.upper() in known))
+
+
+_STRING = Kind("TYPE_STRING", lambda value: type(value) is str)
+_BOOL = Kind("TYPE_BOOL", lambda value: type(value) is bool)
+_NUMBER = Kind("TYPE_INT32", lambda value: type(value) in (int, float))
+_STRUCT = Kind("type.googleapis.com/google.protobuf.Struct", lambda value: type(value) is dict)
+_STRING_MAP = Kind("TYPE_MAP", lambda value: type(value) is dict and all(map(_STRING.fits, value.values())), _STRING)
+_DURATION = Kind(
+    "type.googleapis.com/google.protobuf.Duration",
+    lambda value: type(value) is str and _DURATION_TEXT.fullmatch(value) is not None,
+)
 
 
 def _fields(fields: Mapping[str, Spec]) -> Mapping[str, Spec]:
@@ -69,73 +86,73 @@ def _all(spec: Spec, names: str) -> dict[str, Spec]:
     return dict.fromkeys(names.split(), spec)
 
 
-_LABEL = _fields(_all(Type.STRING, "analytics_label"))
+_LABEL = _fields(_all(_STRING, "analytics_label"))
 _LIGHT_SETTINGS = _fields(
     {
-        "color": _fields(_all(Type.NUMBER, "red green blue alpha")),
-        **_all(Type.DURATION, "light_on_duration light_off_duration"),
+        "color": _fields(_all(_NUMBER, "red green blue alpha")),
+        **_all(_DURATION, "light_on_duration light_off_duration"),
     }
 )
 _ANDROID_NOTIFICATION = _fields(
     {
         **_all(
-            Type.STRING,
+            _STRING,
             "title body icon color sound tag click_action body_loc_key title_loc_key channel_id ticker event_time"
             " image",
         ),
         **_all(
-            Type.BOOL,
+            _BOOL,
             "sticky local_only default_sound default_vibrate_timings default_light_settings bypass_proxy_notification",
         ),
-        **_all(Type.STRINGS, "body_loc_args title_loc_args"),
-        "notification_count": Type.NUMBER,
-        "vibrate_timings": Type.DURATIONS,
+        **_all(_list_of(_STRING), "body_loc_args title_loc_args"),
+        "notification_count": _NUMBER,
+        "vibrate_timings": _list_of(_DURATION),
         "light_settings": _LIGHT_SETTINGS,
-        "notification_priority": frozenset(
-            f"PRIORITY_{name}" for name in ("UNSPECIFIED", "MIN", "LOW", "DEFAULT", "HIGH", "MAX")
+        "notification_priority": _enum(
+            *(f"PRIORITY_{name}" for name in ("UNSPECIFIED", "MIN", "LOW", "DEFAULT", "HIGH", "MAX"))
         ),
-        "visibility": frozenset({"VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"}),
-        "proxy": frozenset({"PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"}),
+        "visibility": _enum("VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"),
+        "proxy": _enum("PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"),
     }
 )
 _ANDROID = _fields(
     {
-        **_all(Type.STRING, "collapse_key restricted_package_name"),
-        **_all(Type.BOOL, "direct_boot_ok bandwidth_constrained_ok restricted_satellite_ok"),
-        "priority": frozenset({"NORMAL", "HIGH"}),
-        "ttl": Type.DURATION,
-        "data": Type.STRING_MAP,
+        **_all(_STRING, "collapse_key restricted_package_name"),
+        **_all(_BOOL, "direct_boot_ok bandwidth_constrained_ok restricted_satellite_ok"),
+        "priority": _enum("NORMAL", "HIGH"),
+        "ttl": _DURATION,
+        "data": _STRING_MAP,
         "notification": _ANDROID_NOTIFICATION,
         "fcm_options": _LABEL,
     }
 )
 _WEBPUSH = _fields(
     {
-        **_all(Type.STRING_MAP, "headers data"),
-        "notification": Type.STRUCT,
-        "fcm_options": _fields(_all(Type.STRING, "link analytics_label")),
+        **_all(_STRING_MAP, "headers data"),
+        "notification": _STRUCT,
+        "fcm_options": _fields(_all(_STRING, "link analytics_label")),
     }
 )
 _APNS = _fields(
     {
-        "headers": Type.STRING_MAP,
-        "payload": Type.STRUCT,
-        "fcm_options": _fields(_all(Type.STRING, "analytics_label image")),
-        "live_activity_token": Type.STRING,
+        "headers": _STRING_MAP,
+        "payload": _STRUCT,
+        "fcm_options": _fields(_all(_STRING, "analytics_label image")),
+        "live_activity_token": _STRING,
     }
 )
 _MESSAGE = _fields(
     {
-        **_all(Type.STRING, "name token fid topic condition"),
-        "data": Type.STRING_MAP,
-        "notification": _fields(_all(Type.STRING, "title body image")),
+        **_all(_STRING, "name token fid topic condition"),
+        "data": _STRING_MAP,
+        "notification": _fields(_all(_STRING, "title body image")),
         "android": _ANDROID,
         "webpush": _WEBPUSH,
         "apns": _APNS,
         "fcm_options": _LABEL,
     }
 )
-_SEND = _fields({"message": _MESSAGE, "validate_only": Type.BOOL})
+_SEND = _fields({"message": _MESSAGE, "validate_only": _BOOL})
 
 
 def parse_send(body: bytes) -> dict[str, Any]:
@@ -180,44 +197,22 @@ def _check_fields(message: dict[str, Any], fields: Mapping[str, Spec], path: str
             raise Violation(path or None, text)
         if value is None:
             continue  # null is the same as absent
-        if isinstance(spec, Type):
-            if spec is not Type.STRING or type(value) is not str:
-                _check_type(value, spec, f"{path}.{name}" if path else name)
-        elif isinstance(spec, frozenset):
-            if type(value) is not int and (type(value) is not str or value.upper() not in spec):
-                raise _wrong(f"{path}.{name}", "TYPE_ENUM", value)
-        elif type(value) is not dict:
-            raise _wrong(f"{path}.{name}" if path else name, "TYPE_MESSAGE", value)
-        else:
+        if isinstance(spec, Kind):
+            if not spec.fits(value):
+                raise _wrong(f"{path}.{name}" if path else name, spec, value)
+        elif type(value) is dict:
             _check_fields(value, spec, f"{path}.{name}" if path else name)
+        else:
+            raise _wrong(f"{path}.{name}" if path else name, _STRUCT, value)
 
 
-def _check_type(value: Any, kind: Type, path: str) -> None:
-    match kind:
-        case Type.STRING_MAP:
-            right = type(value) is dict
-            for index, item in enumerate(value.values() if right else ()):
-                if type(item) is not str:
-                    raise _wrong(f"{path}[{index}].value", Type.STRING.value, item)
-        case Type.STRUCT:
-            right = type(value) is dict
-        case Type.DURATION:
-            right = type(value) is str and _DURATION.fullmatch(value) is not None
-        case Type.STRING:
-            right = type(value) is str
-        case Type.BOOL:
-            right = type(value) is bool
-        case Type.NUMBER:
-            right = type(value) in (int, float)
-        case _:
-            right = type(value) is list
-            inner = Type.STRING if kind is Type.STRINGS else Type.DURATION
-            for index, item in enumerate(value if right else ()):
-                _check_type(item, inner, f"{path}[{index}]")
-    if not right:
-        raise _wrong(path, kind.value, value)
-
-
-def _wrong(path: str, kind: str, value: Any) -> Violation:
+def _wrong(path: str, kind: Kind, value: Any) -> Violation:
+    """What is said of a value that does not fit; of a list or map, what is said of its first bad item."""
+    inner = kind.inner
+    if inner is not None and type(value) in (dict, list):
+        items, suffix = (value.values(), ".value") if type(value) is dict else (value, "")
+        for index, item in enumerate(items):
+            if not inner.fits(item):
+                return _wrong(f"{path}[{index}]{suffix}", inner, item)
     shown = orjson.dumps(value).decode()[:_SHOWN_CHARS]
-    return Violation(path, f"Invalid value at '{path}' ({kind}), {shown}")
+    return Violation(path, f"Invalid value at '{path}' ({kind.name}), {shown}")

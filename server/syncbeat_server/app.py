@@ -82,6 +82,8 @@ async def serve(
         if role is not Role.WORKER:
             address = await stack.enter_async_context(_running_rpc(process, worker))
         await stack.enter_async_context(_running(_listening(process, worker)))
+        if settings.ops_listen:
+            await stack.enter_async_context(_ops_http(process, stop))
         # What is there now stays: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
@@ -230,6 +232,22 @@ class _Tellers:
         if self._worker is not None:
             self._worker.wake()
         self._process.bus.publish(_DELIVERIES, "")
+
+
+@asynccontextmanager
+async def _ops_http(process: _Process, stop: asyncio.Event) -> AsyncIterator[None]:
+    from syncbeat_server.ops.endpoint import serving_http  # aiohttp's server is large, and this is optional
+
+    async def ready() -> bool:
+        try:
+            async with process.database.connection() as conn:
+                await conn.fetchval("SELECT 1")
+        except SyncbeatError:
+            return False
+        return not stop.is_set()
+
+    async with serving_http(process.settings.ops_listen, process.metrics.registry, ready):
+        yield
 
 
 @asynccontextmanager

@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import aiohttp
+import grpc
 import psutil
 import pytest
 
+from syncbeat import SyncbeatClient
+from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.devtools.demo.processes import DemoFailed, Identity, start
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
@@ -141,3 +145,27 @@ def _children(pid: int) -> list[int]:
 
 def _alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+async def test_operators_read_metrics_and_readiness_over_http(
+    database_urls: DatabaseUrls, redis_url: str, tmp_path: Path, free_port: int
+) -> None:
+    settings = {
+        **Identity.new().settings(),
+        "SYNCBEAT_DATABASE_URL": database_urls.app_url,
+        "SYNCBEAT_REDIS_URL": redis_url,
+        "SYNCBEAT_LISTEN": "127.0.0.1:0",
+        "SYNCBEAT_OPS_LISTEN": f"127.0.0.1:{free_port}",
+    }
+    process = await start(["serve"], settings, tmp_path / "log")
+    async with SyncbeatClient(process.address, token="no token", tls=False) as client:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await client.sync.GetHint(sync_service_pb2.GetHintRequest(device_id="phone"))
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{free_port}") as session:
+        async with session.get("/readyz") as answer:
+            assert answer.status == 200
+        async with session.get("/metrics") as answer:
+            text = await answer.text()
+    assert 'grpc_method="GetHint"' in text
+    assert 'grpc_code="UNAUTHENTICATED"' in text
+    assert await process.stop() == 0

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.conftest import DatabaseUrls
 
 from syncbeat import SyncbeatClient, explain
 from syncbeat.v1 import core_pb2, directory_service_pb2, error_reason_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_server.devtools.demo.devices import StreamingDevice, eventually
 from syncbeat_server.devtools.demo.stage import Stage, staged
 from syncbeat_server.devtools.embedded import EmbeddedStores
+from tests.conftest import DatabaseUrls
 
 pytestmark = pytest.mark.slow
 
@@ -173,9 +173,7 @@ async def test_without_redis_everything_goes_on_and_it_comes_back_by_itself(
         assert await all_sent(backend, 40), await states(backend)
 
 
-async def test_without_postgres_calls_say_so_and_nothing_accepted_is_lost(
-    stage: Stage, stores: EmbeddedStores
-) -> None:
+async def test_without_postgres_calls_say_so_and_nothing_accepted_is_lost(stage: Stage, stores: EmbeddedStores) -> None:
     server, _ = await asyncio.gather(stage.start_server(), stage.start_worker())
     async with stage.client(stage.identity.service_token, server) as backend:
         await register(backend)

@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
@@ -97,11 +98,11 @@ class Watch:
         await self.close()
 
     async def _follow(self) -> AsyncGenerator[WatchEvent, None]:
-        failures = expiries = 0
+        streak = _Streak()
         while True:
             opened_at = time.monotonic()
             drain: pb.Drain | None = None
-            problem: ErrorDetails | None = None
+            failure: grpc.aio.AioRpcError | None = None
             try:
                 async with contextlib.aclosing(self._stream()) as events:
                     async for event in events:
@@ -110,31 +111,25 @@ class Watch:
                         else:
                             yield event
             except grpc.aio.AioRpcError as error:
-                problem = explain(error)
-                if not self._passes(problem, expiries):
-                    raise
+                failure = error
             except TimeoutError:
                 _log.info("the stream was silent for too long")
             if time.monotonic() - opened_at >= _STEADY_S:
-                failures = expiries = 0
-            if drain is not None:
-                await asyncio.sleep(_drain_delay(drain))
-            elif self._has_left(problem):
+                streak = _Streak()
+            problem = explain(failure) if failure is not None else None
+            if problem is not None and self._drop_left_scope(problem):
                 continue
-            elif _has_expired(problem) and expiries == 0:
-                expiries = 1
-            else:
-                failures += 1
-                expiries = expiries + 1 if _has_expired(problem) else 0
-                delay_s = _delay(failures, problem)
-                cause = problem.code.name if problem is not None else "no status"
-                _log.info("the stream ended (%s); connecting again in %.1f s", cause, delay_s)
-                await asyncio.sleep(delay_s)
+            if failure is not None and problem is not None and not self._may_pass(problem, streak):
+                raise failure
+            delay_s = _drain_delay(drain) if drain is not None else streak.next_delay(problem)
+            cause = problem.code.name if problem is not None else "drained" if drain is not None else "no status"
+            _log.info("the stream ended (%s); connecting again in %.1f s", cause, delay_s)
+            await asyncio.sleep(delay_s)
 
-    def _passes(self, problem: ErrorDetails, expiries: int) -> bool:
+    def _may_pass(self, problem: ErrorDetails, streak: _Streak) -> bool:
         if _has_expired(problem):
-            return self._token_changes and expiries < _MAX_EXPIRIES
-        return problem.code in _PASSING or self._left_scope(problem) is not None
+            return self._token_changes and streak.expiries < _MAX_EXPIRIES
+        return problem.code in _PASSING
 
     async def _stream(self) -> AsyncGenerator[WatchEvent | pb.Drain, None]:
         """The events of one stream from the cursors on."""
@@ -230,30 +225,37 @@ class Watch:
         if len(self._cursors) > _MAX_KEPT:
             del self._cursors[next(iter(self._cursors))]
 
-    def _left_scope(self, problem: ErrorDetails) -> str | None:
+    def _drop_left_scope(self, problem: ErrorDetails) -> bool:
+        """Forget a cursor that was refused because its scope is not the caller's any more; whether one was."""
         scope = problem.metadata.get("scope")
-        denied = problem.reason == ErrorReason.ERROR_REASON_ACCESS_DENIED
-        return scope if denied and scope in self._cursors else None
-
-    def _has_left(self, problem: ErrorDetails | None) -> bool:
-        """Whether a cursor was refused because its scope is not the caller's any more. It is dropped then."""
-        scope = self._left_scope(problem) if problem is not None else None
-        if scope is None:
+        if scope not in self._cursors or problem.reason != ErrorReason.ERROR_REASON_ACCESS_DENIED:
             return False
         _log.warning("not a member of the scope %r: it is no longer followed", scope)
         del self._cursors[scope]
         return True
 
 
-def _has_expired(problem: ErrorDetails | None) -> bool:
-    return problem is not None and problem.reason == ErrorReason.ERROR_REASON_TOKEN_EXPIRED
+@dataclass
+class _Streak:
+    """The streams that failed in a row, and how many of these last of them because the token had expired."""
+
+    failures: int = 0
+    expiries: int = 0
+
+    def next_delay(self, problem: ErrorDetails | None) -> float:
+        """Count one more, and how long to wait after it, in seconds."""
+        self.expiries = self.expiries + 1 if problem is not None and _has_expired(problem) else 0
+        if self.expiries == 1:
+            return 0.0
+        self.failures += 1
+        asked_s = (problem.retry_after_s if problem is not None else None) or 0.0
+        # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+        longest_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** min(self.failures - 1, 10))
+        return min(asked_s, _MAX_ASKED_DELAY_S) + random.uniform(0.0, longest_s)  # noqa: S311  # not a secret
 
 
-def _delay(failures: int, problem: ErrorDetails | None) -> float:
-    # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-    asked_s = (problem and problem.retry_after_s) or 0.0
-    longest_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** min(failures - 1, 10))
-    return min(asked_s, _MAX_ASKED_DELAY_S) + random.uniform(0.0, longest_s)  # noqa: S311  # not a secret
+def _has_expired(problem: ErrorDetails) -> bool:
+    return problem.reason == ErrorReason.ERROR_REASON_TOKEN_EXPIRED
 
 
 def _drain_delay(drain: pb.Drain) -> float:

@@ -139,7 +139,8 @@ def _segment(text: str) -> dict[str, Any]:
 
 def _checked_claims(claims: dict[str, Any], row: KeyRow, now: datetime) -> VerifiedToken:
     subject = claims["sub"]
-    if not isinstance(subject, str) or not 0 < len(subject.encode()) <= _MAX_ID_BYTES or not subject.isprintable():
+    # What is not printable goes first: half a surrogate pair, which JSON can hold, cannot be encoded.
+    if not isinstance(subject, str) or not subject.isprintable() or not 0 < len(subject.encode()) <= _MAX_ID_BYTES:
         raise TokenInvalid("the access token has no usable subject")
     if claims.get("role") in _NOBODY:
         raise TokenInvalid("an API key is not a user's token")

@@ -125,6 +125,7 @@ class Settings(AppSettings):
     """Everything the service can be told. Each field is the environment variable SYNCBEAT_<NAME>."""
 
     listen: str = Field(default="0.0.0.0:50051", pattern=r"^.+:\d{1,5}$")  # a server listens
+    ops_listen: str = Field(default="", pattern=r"^(.+:\d{1,5})?$")
     role: Role = Role.ALL
     workers: int = Field(default=1, ge=1, le=64)
     database_url: OptionalSecret = None

@@ -89,7 +89,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class NewNotification:
-    """A notification to accept. `dedupe_key` '' means: never a duplicate. Times in seconds from now."""
+    """A notification to accept. No `dedupe_key`, or no window: never a duplicate. Times in seconds from now."""
 
     app_id: str
     notification_id: str
@@ -119,7 +119,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """One attempt to make: what, to which registration token, as which delivery."""
+    """One attempt to make: what, to which registration token, as which delivery.
+
+    `ttl_s` is what is left until it expires, `age_s` the seconds since it was claimed for the first time.
+    """
 
     app_id: str
     delivery_id: str

@@ -1,7 +1,7 @@
 """What becomes of a delivery: before an attempt, and after it. Pure.
 
 Retries follow FCM's own rules (firebase.google.com, "Best practices when using FCM at scale"): never before 10 s, twice
-as long each time, jittered; Retry-After wins; 429 waits a minute; after an hour it is an outage or a wrong class.
+as long each time, jittered; Retry-After wins; 429 waits a minute; what fails for an hour is an outage or a wrong class.
 """
 
 from __future__ import annotations

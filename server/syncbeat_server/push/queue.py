@@ -21,7 +21,8 @@ async def claim(conn: Connection, lease_token: str, lease_s: float, limit: int) 
                WHERE state IN ('PENDING', 'HELD', 'SCHEDULED') AND due_at <= syncbeat_now()
                ORDER BY priority, due_at LIMIT $3 FOR UPDATE SKIP LOCKED)
            UPDATE deliveries d SET state = 'IN_FLIGHT', attempts = d.attempts + 1, lease_token = $1,
-                  lease_until = syncbeat_now() + make_interval(secs => $2), updated_at = syncbeat_now()
+                  lease_until = syncbeat_now() + make_interval(secs => $2), updated_at = syncbeat_now(),
+                  first_claimed_at = coalesce(d.first_claimed_at, syncbeat_now())
            FROM due WHERE (d.app_id, d.delivery_id) = (due.app_id, due.delivery_id)
            RETURNING d.delivery_id""",
         lease_token,
@@ -34,22 +35,29 @@ async def claim(conn: Connection, lease_token: str, lease_s: float, limit: int) 
 async def close_trailed_windows(conn: Connection, lease_token: str) -> None:
     """Of what was just claimed: trailing deliveries take their window's newest cursor, and start a new window.
 
-    A device that has seen that cursor gets nothing, so its window ends at once.
+    A device that has seen that cursor gets nothing, so its window ends at once. The windows are locked in the order in
+    which accepting locks them.
     """
     await conn.execute(
-        """WITH closed AS (
+        """WITH due AS (
+               SELECT w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope, d.delivery_id, d.notification_id
+               FROM deliveries d JOIN dedupe_windows w
+                    ON (w.app_id, w.user_id, w.device_id, w.scope, w.trailed_by)
+                     = (d.app_id, d.user_id, d.device_id, d.scope, d.notification_id)
+               WHERE d.lease_token = $1 AND d.reason = 'TRAILING' AND d.state = 'IN_FLIGHT'
+               ORDER BY w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FOR UPDATE OF w
+           ), closed AS (
                UPDATE dedupe_windows w SET
-                   trailed_by = NULL, opened_by = d.notification_id,
+                   trailed_by = NULL, opened_by = due.notification_id,
                    window_until = syncbeat_now() + CASE WHEN EXISTS (
                        SELECT 1 FROM device_cursors c
                        WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
                            = (w.app_id, w.user_id, w.device_id, w.scope, w.epoch) AND c.sequence >= w.sequence
                    ) THEN interval '0' ELSE w.duration END
-               FROM deliveries d
-               WHERE d.lease_token = $1 AND d.reason = 'TRAILING' AND d.state = 'IN_FLIGHT'
-                 AND (w.app_id, w.user_id, w.device_id, w.scope, w.trailed_by)
-                   = (d.app_id, d.user_id, d.device_id, d.scope, d.notification_id)
-               RETURNING d.app_id, d.delivery_id, w.epoch, w.sequence)
+               FROM due
+               WHERE (w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope)
+                   = (due.app_id, due.user_id, due.device_id, due.dedupe_key, due.scope)
+               RETURNING due.app_id, due.delivery_id, w.epoch, w.sequence)
            UPDATE deliveries d SET epoch = closed.epoch, sequence = closed.sequence, reason = ''
            FROM closed WHERE (d.app_id, d.delivery_id) = (closed.app_id, closed.delivery_id)""",
         lease_token,
@@ -63,7 +71,7 @@ async def claimed(conn: Connection, lease_token: str, delivery_ids: Sequence[str
                   d.attempts, d.priority, d.reason, v.platform, v.registration_token, v.token_registered_at,
                   n.kind, n.type, n.content, n.collapse_key,
                   extract(epoch FROM d.expires_at - syncbeat_now())::float8 AS ttl_s,
-                  extract(epoch FROM syncbeat_now() - d.created_at)::float8 AS age_s,
+                  extract(epoch FROM syncbeat_now() - d.first_claimed_at)::float8 AS age_s,
                   EXISTS (SELECT 1 FROM device_cursors c
                           WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
                               = (d.app_id, d.user_id, d.device_id, d.scope, d.epoch)
@@ -71,7 +79,8 @@ async def claimed(conn: Connection, lease_token: str, delivery_ids: Sequence[str
            FROM deliveries d
            JOIN notifications n USING (app_id, notification_id)
            LEFT JOIN devices v USING (app_id, user_id, device_id)
-           WHERE d.delivery_id = ANY($2::uuid[]) AND d.lease_token = $1""",
+           WHERE d.state = 'IN_FLIGHT' AND d.lease_token = $1 AND d.delivery_id = ANY($2::uuid[])
+           ORDER BY d.priority, d.due_at""",
         lease_token,
         list(delivery_ids),
     )
@@ -98,7 +107,8 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
         [f.delivery.lease_token for f in finished],
         [f.state for f in finished],
         [f.reason for f in finished],
-        [f.provider_message_id for f in finished],
+        # What a provider says may hold the one character that PostgreSQL's text cannot.
+        [f.provider_message_id.replace("\0", "") for f in finished],
         [f.due_in_s for f in finished],
         [f.give_back_attempt for f in finished],
     )

@@ -21,6 +21,80 @@ from syncbeat_server.push.model import (
 )
 from syncbeat_server.storage.postgres import Connection, Row
 
+# One statement, because a window is opened, or found open, with the delivery that does it. Its parts:
+#   call     the notifications, numbered in the order they came
+#   wanted   their targets
+#   target   the devices these come to, each once a call and scope
+#   claim    the dedupe windows of those devices, opened or found open
+#   verdict  what that makes of each device's delivery
+#   written  the deliveries
+_INSERT_DELIVERIES = """
+WITH call AS (
+    SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::bool[], $6::smallint[],
+                         $7::float8[], $8::float8[]) WITH ORDINALITY
+        AS k (app_id, notification_id, dedupe_key, window_s, trails, priority, delay_s, ttl_s, i)
+), wanted AS (
+    SELECT * FROM unnest($9::int[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[],
+                         $15::text[], $16::text[])
+        AS t (i, user_id, device_id, scope, epoch, sequence, exclude_user_id, exclude_device_id)
+), target AS (
+    SELECT DISTINCT ON (call.i, d.user_id, d.device_id, coalesce(w.scope, ''))
+           call.*, d.user_id, d.device_id, coalesce(w.scope, '') AS scope, w.epoch, w.sequence,
+           d.registration_token IS NOT NULL AS reachable
+    FROM wanted w JOIN call USING (i)
+    LEFT JOIN scope_members m ON w.scope IS NOT NULL AND m.app_id = call.app_id AND m.scope = w.scope
+    JOIN devices d ON d.app_id = call.app_id AND d.user_id = coalesce(w.user_id, m.user_id)
+                  AND (w.device_id IS NULL OR d.device_id = w.device_id)
+    WHERE d.user_id IS DISTINCT FROM w.exclude_user_id
+      AND d.device_id IS DISTINCT FROM w.exclude_device_id
+), claim AS (
+    -- Several calls for one window in this batch count as if they came one by one: the first may open it, the second
+    -- may trail, and what the window keeps is the last one's.
+    INSERT INTO dedupe_windows AS w (app_id, user_id, device_id, dedupe_key, scope, trails, opened_by, trailed_by,
+                                     epoch, sequence, window_until, duration)
+    SELECT DISTINCT ON (app_id, user_id, device_id, dedupe_key, scope)
+           app_id, user_id, device_id, dedupe_key, scope, trails, notification_id,
+           CASE WHEN trails THEN lead(notification_id) OVER same END,
+           last_value(epoch) OVER same, last_value(sequence) OVER same,
+           syncbeat_now() + make_interval(secs => delay_s + window_s),
+           make_interval(secs => last_value(window_s) OVER same)
+    FROM target WHERE dedupe_key <> '' AND reachable
+    WINDOW same AS (PARTITION BY app_id, user_id, device_id, dedupe_key, scope ORDER BY i
+                    ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
+    ORDER BY app_id, user_id, device_id, dedupe_key, scope, i
+    ON CONFLICT (app_id, user_id, device_id, dedupe_key, scope) DO UPDATE SET
+        opened_by = CASE WHEN w.window_until <= syncbeat_now() AND w.trailed_by IS NULL
+                         THEN excluded.opened_by ELSE w.opened_by END,
+        trailed_by = CASE WHEN w.window_until <= syncbeat_now() AND w.trailed_by IS NULL THEN excluded.trailed_by
+                          WHEN w.trails THEN coalesce(w.trailed_by, excluded.opened_by) END,
+        window_until = CASE WHEN w.window_until <= syncbeat_now() AND w.trailed_by IS NULL
+                            THEN excluded.window_until ELSE w.window_until END,
+        duration = excluded.duration, epoch = excluded.epoch, sequence = excluded.sequence
+    RETURNING app_id, user_id, device_id, dedupe_key, scope, opened_by, trailed_by, window_until
+), verdict AS (
+    SELECT t.*, c.window_until,
+           CASE WHEN NOT t.reachable THEN 'NO_TOKEN'
+                WHEN c.opened_by IS NULL OR c.opened_by = t.notification_id THEN ''
+                WHEN c.trailed_by = t.notification_id THEN 'TRAILING'
+                WHEN t.trails THEN 'MERGED'
+                ELSE 'DUPLICATE' END AS reason
+    FROM target t LEFT JOIN claim c USING (app_id, user_id, device_id, dedupe_key, scope)
+), written AS (
+    INSERT INTO deliveries (app_id, notification_id, user_id, device_id, scope, epoch, sequence, state, reason,
+                            priority, due_at, expires_at, created_at, updated_at)
+    SELECT app_id, notification_id, user_id, device_id, scope, epoch, sequence,
+           CASE WHEN reason IN ('NO_TOKEN', 'MERGED', 'DUPLICATE') THEN 'SUPPRESSED'
+                WHEN reason = 'TRAILING' OR delay_s > 0 THEN 'SCHEDULED' ELSE 'PENDING' END,
+           reason, priority,
+           CASE WHEN reason = 'TRAILING' THEN window_until
+                ELSE syncbeat_now() + make_interval(secs => delay_s) END,
+           syncbeat_now() + make_interval(secs => delay_s + ttl_s), syncbeat_now(), syncbeat_now()
+    FROM verdict
+    RETURNING notification_id, state, reason
+)
+SELECT notification_id, state, reason, count(*) AS n FROM written GROUP BY 1, 2, 3
+"""
+
 
 async def insert_notifications(conn: Connection, notifications: Sequence[NewNotification]) -> None:
     """Write the notifications; their deliveries follow in the same transaction."""
@@ -60,68 +134,7 @@ async def insert_deliveries(
     """
     targets = [(index, target) for index, n in enumerate(notifications) for target in n.targets]
     rows = await conn.fetch(
-        """WITH call AS (
-               SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::bool[], $6::smallint[],
-                                    $7::float8[], $8::float8[]) WITH ORDINALITY
-                   AS k (app_id, notification_id, dedupe_key, window_s, trails, priority, delay_s, ttl_s, i)
-           ), wanted AS (
-               SELECT * FROM unnest($9::int[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[],
-                                    $15::text[], $16::text[])
-                   AS t (i, user_id, device_id, scope, epoch, sequence, exclude_user_id, exclude_device_id)
-           ), target AS (
-               SELECT DISTINCT ON (call.i, d.user_id, d.device_id, coalesce(w.scope, ''))
-                      call.*, d.user_id, d.device_id, coalesce(w.scope, '') AS scope, w.epoch, w.sequence,
-                      d.registration_token IS NOT NULL AS reachable
-               FROM wanted w JOIN call USING (i)
-               LEFT JOIN scope_members m ON w.scope IS NOT NULL AND m.app_id = call.app_id AND m.scope = w.scope
-               JOIN devices d ON d.app_id = call.app_id AND d.user_id = coalesce(w.user_id, m.user_id)
-                             AND (w.device_id IS NULL OR d.device_id = w.device_id)
-               WHERE d.user_id IS DISTINCT FROM w.exclude_user_id
-                 AND d.device_id IS DISTINCT FROM w.exclude_device_id
-           ), claim AS (
-               -- Several calls for one window in this batch count as if they came one by one: the first may open it,
-               -- the second may trail.
-               INSERT INTO dedupe_windows AS w (app_id, user_id, device_id, dedupe_key, scope, trails, opened_by,
-                                                trailed_by, epoch, sequence, window_until, duration)
-               SELECT DISTINCT ON (app_id, user_id, device_id, dedupe_key, scope)
-                      app_id, user_id, device_id, dedupe_key, scope, trails, notification_id,
-                      CASE WHEN trails THEN lead(notification_id) OVER same END, epoch, max(sequence) OVER every,
-                      syncbeat_now() + make_interval(secs => delay_s + window_s), make_interval(secs => window_s)
-               FROM target WHERE dedupe_key <> '' AND reachable
-               WINDOW every AS (PARTITION BY app_id, user_id, device_id, dedupe_key, scope), same AS (every ORDER BY i)
-               ORDER BY app_id, user_id, device_id, dedupe_key, scope, i
-               ON CONFLICT (app_id, user_id, device_id, dedupe_key, scope) DO UPDATE SET
-                   opened_by = CASE WHEN w.window_until <= syncbeat_now() AND w.trailed_by IS NULL
-                                    THEN excluded.opened_by ELSE w.opened_by END,
-                   trailed_by = CASE WHEN w.window_until <= syncbeat_now() AND w.trailed_by IS NULL
-                                     THEN excluded.trailed_by
-                                     WHEN w.trails THEN coalesce(w.trailed_by, excluded.opened_by) END,
-                   window_until = CASE WHEN w.window_until <= syncbeat_now() AND w.trailed_by IS NULL
-                                       THEN excluded.window_until ELSE w.window_until END,
-                   duration = excluded.duration, epoch = excluded.epoch, sequence = excluded.sequence
-               RETURNING app_id, user_id, device_id, dedupe_key, scope, opened_by, trailed_by, window_until
-           ), verdict AS (
-               SELECT t.*, c.window_until, CASE
-                          WHEN NOT t.reachable THEN 'NO_TOKEN'
-                          WHEN c.opened_by IS NULL OR c.opened_by = t.notification_id THEN ''
-                          WHEN c.trailed_by = t.notification_id THEN 'TRAILING'
-                          WHEN t.trails THEN 'MERGED'
-                          ELSE 'DUPLICATE' END AS reason
-               FROM target t LEFT JOIN claim c USING (app_id, user_id, device_id, dedupe_key, scope)
-           ), written AS (
-               INSERT INTO deliveries (app_id, notification_id, user_id, device_id, scope, epoch, sequence, state,
-                                       reason, priority, due_at, expires_at, created_at, updated_at)
-               SELECT app_id, notification_id, user_id, device_id, scope, epoch, sequence,
-                      CASE WHEN reason IN ('NO_TOKEN', 'MERGED', 'DUPLICATE') THEN 'SUPPRESSED'
-                           WHEN reason = 'TRAILING' OR delay_s > 0 THEN 'SCHEDULED' ELSE 'PENDING' END,
-                      reason, priority,
-                      CASE WHEN reason = 'TRAILING' THEN window_until
-                           ELSE syncbeat_now() + make_interval(secs => delay_s) END,
-                      syncbeat_now() + make_interval(secs => delay_s + ttl_s), syncbeat_now(), syncbeat_now()
-               FROM verdict
-               RETURNING notification_id, state, reason
-           )
-           SELECT notification_id, state, reason, count(*) AS n FROM written GROUP BY 1, 2, 3""",
+        _INSERT_DELIVERIES,
         *_call_columns(notifications),
         *_target_columns(targets),
     )
@@ -214,13 +227,20 @@ def _call_columns(notifications: Sequence[NewNotification]) -> tuple[list[object
     return (
         [n.app_id for n in notifications],
         [n.notification_id for n in notifications],
-        [n.dedupe_key for n in notifications],
+        [_window_key(n) for n in notifications],
         [n.dedupe_window_s for n in notifications],
         [n.kind is Kind.SYNC for n in notifications],
         [int(n.lane) for n in notifications],
         [n.delay_s for n in notifications],
         [n.ttl_s for n in notifications],
     )
+
+
+def _window_key(notification: NewNotification) -> str:
+    # By kind, or a message could be held off by a wake-up whose key happens to be the same.
+    if not notification.dedupe_key or notification.dedupe_window_s <= 0:
+        return ""
+    return f"{notification.kind}:{notification.dedupe_key}"
 
 
 def _target_columns(targets: Sequence[tuple[int, Target]]) -> tuple[list[object], ...]:

@@ -1,7 +1,8 @@
-"""Group commit for the stores: concurrent calls of one loop tick become one statement, one transaction.
+"""Group commit for the stores: concurrent calls become one statement, one transaction.
 
-The first call starts a batch at once; what arrives while `lanes` batches are under way waits for the next one.
-So a lone call pays nothing, and under load the batches grow by themselves.
+A lone call starts a batch at once. Where the batch before it held several calls, more are on their way: then a batch
+gathers for as long as the loop keeps bringing calls in. What arrives while `lanes` batches are under way waits for
+the next one. So a lone call pays nothing, and under load the batches grow by themselves.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+# Turns of the loop: without a new call until a batch that gathers starts, and at most. An idle turn takes microseconds;
+# under load a turn has work to do. Measured: with neither, batches of 2 where 64 calls are under way; with these, of 40.
+_QUIET_TURNS = 20
+_MAX_TURNS = 500
 
-import os, sys, atexit
-QUIET=int(os.environ.get("QUIET","0")); TICKS=int(os.environ.get("TICKS","100")); LANES=int(os.environ.get("LANES","2"))
-STATS=[0,0]
-atexit.register(lambda: open("/tmp/w/bench/batch.txt","a").write(f"Q{QUIET} T{TICKS} L{LANES} batches {STATS[0]} mean {STATS[1]/max(1,STATS[0]):.1f}\n"))
 
 class Batcher(Generic[Item, Answer]):
     """Runs `work(items)` for many callers at once.
@@ -35,7 +36,7 @@ class Batcher(Generic[Item, Answer]):
         *,
         max_batch: int = 256,
         max_waiting: int = 20_000,
-        lanes: int = LANES,
+        lanes: int = 2,
     ) -> None:
         self._work = work
         self._max_batch = max_batch
@@ -43,7 +44,8 @@ class Batcher(Generic[Item, Answer]):
         self._lanes = lanes
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._running: set[asyncio.Task[None]] = set()
-        self._scheduled = False
+        self._gathering = False
+        self._several = False
 
     async def submit(self, item: Item) -> Answer:
         """The answer for `item`. A caller that is cancelled leaves the batch running.
@@ -56,21 +58,10 @@ class Batcher(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((item, future))
-        if not self._scheduled and len(self._running) < self._lanes:
-            self._scheduled = True
-            self._seen = 0; self._quiet = 0; self._ticks = 0
-            loop.call_soon(self._tick)
+        if not self._gathering and len(self._running) < self._lanes:
+            self._gathering = True
+            loop.call_soon(self._gather, 0, 0, 0)
         return await future
-
-    def _tick(self) -> None:
-        n = len(self._waiting)
-        self._ticks += 1
-        self._quiet = self._quiet + 1 if n == self._seen else 0
-        self._seen = n
-        if self._quiet >= QUIET or n >= self._max_batch or self._ticks > TICKS:
-            self._start()
-        else:
-            asyncio.get_running_loop().call_soon(self._tick)
 
     async def drain(self) -> None:
         """Return when everything submitted so far was answered."""
@@ -79,25 +70,30 @@ class Batcher(Generic[Item, Answer]):
                 self._start()
             await asyncio.wait(set(self._running))
 
+    def _gather(self, turns: int, quiet: int, before: int) -> None:
+        count = len(self._waiting)
+        quiet = quiet + 1 if count == before else 0
+        full = count >= self._max_batch
+        if full or not self._several or quiet >= _QUIET_TURNS or turns >= _MAX_TURNS:
+            self._start()
+        else:
+            asyncio.get_running_loop().call_soon(self._gather, turns + 1, quiet, count)
+
     def _start(self) -> None:
-        self._scheduled = False
+        self._gathering = False
         while self._waiting and len(self._running) < self._lanes:
             batch = self._waiting[: self._max_batch]
-            STATS[0] += 1; STATS[1] += len(batch)
             del self._waiting[: self._max_batch]
+            self._several = len(batch) > 1
             task = asyncio.get_running_loop().create_task(self._run(batch))
             self._running.add(task)
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if self._waiting and not self._scheduled:
-            if QUIET:
-                self._scheduled = True
-                self._seen = 0; self._quiet = 0; self._ticks = 0
-                self._tick()
-            else:
-                self._start()
+        if self._waiting and not self._gathering:
+            self._gathering = True
+            self._gather(0, 0, 0)
 
     async def _run(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         live = [(item, future) for item, future in batch if not future.done()]

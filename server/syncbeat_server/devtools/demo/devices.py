@@ -107,11 +107,10 @@ class Screens:
             counters: dict[str, Any] = await answer.json()
             return counters
 
-    async def script(self, token: str, kind: str, times: int = 1) -> None:
-        """Let a fault happen to the next sends for a token."""
-        async with self._session.post(
-            f"{self._url}/faults", json={"token": token, "kind": kind, "times": times}
-        ) as answer:
+    async def script(self, token: str, kind: str, *, times: int | None = 1, share: float = 1.0, seed: int = 0) -> None:
+        """Let a fault happen to the next sends for a token (`*`: any), or to a share of them. No times: for ever."""
+        fault = {"token": token, "kind": kind, "times": times, "share": share, "seed": seed}
+        async with self._session.post(f"{self._url}/faults", json=fault) as answer:
             answer.raise_for_status()
 
     async def set_latency(self, latency_ms: int) -> None:

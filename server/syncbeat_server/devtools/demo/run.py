@@ -95,7 +95,8 @@ Put the two lines above into another shell, in this folder, and try:
 
 {call} -H "authorization: Bearer $USER_TOKEN" -d '{{"device_id": "phone", "platform": "PLATFORM_ANDROID",
   "registration_token": "phone-of-alice"}}' {service}.DirectoryService/RegisterDevice
-{call} -H "authorization: Bearer $USER_TOKEN" -d '{{"device_id": "phone", "explain": true}}' {service}.SyncService/GetHint
+{call} -H "authorization: Bearer $USER_TOKEN" \\
+  -d '{{"device_id": "phone", "explain": true}}' {service}.SyncService/GetHint
 {call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_ids": {{"ids": ["alice"]}},
   "notification": {{"title": "Hello"}}}}' {service}.PushService/SendNotification
 """

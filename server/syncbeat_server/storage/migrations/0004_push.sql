@@ -36,6 +36,7 @@ CREATE TABLE deliveries (
     priority            smallint NOT NULL,
     due_at              timestamptz NOT NULL,
     expires_at          timestamptz NOT NULL,
+    first_claimed_at    timestamptz,
     lease_token         uuid,
     lease_until         timestamptz,
     provider_message_id text NOT NULL DEFAULT '',

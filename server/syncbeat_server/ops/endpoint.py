@@ -1,0 +1,48 @@
+"""What operators read over HTTP: /metrics for Prometheus, /healthz and /readyz for an orchestrator."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from syncbeat_server.errors import ConfigurationError
+
+
+@asynccontextmanager
+async def serving_http(
+    listen: str, registry: CollectorRegistry, ready: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[None]:
+    """Serve for the block. `/readyz` is 503 while `ready()` is false; `/healthz` says that the process runs.
+
+    Raises:
+        ConfigurationError: the address is taken or unusable.
+    """
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_request: web.Request) -> web.Response:
+        good = await ready()
+        return web.Response(text="ready\n" if good else "not ready\n", status=200 if good else 503)
+
+    application = web.Application()
+    application.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    host, _, port = listen.rpartition(":")
+    try:
+        await web.TCPSite(runner, host, int(port), reuse_port=True).start()
+    except OSError:
+        await runner.cleanup()
+        raise ConfigurationError(f"SYNCBEAT_OPS_LISTEN: cannot listen on {listen}; is the port taken?") from None
+    try:
+        yield
+    finally:
+        await runner.cleanup()

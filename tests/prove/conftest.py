@@ -1,0 +1,52 @@
+"""What the long proofs share: their stage, and where their results go."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from syncbeat_server.devtools.demo.stage import Stage, staged
+from syncbeat_server.devtools.embedded import EmbeddedStores
+from tests.conftest import DatabaseUrls
+
+_RESULTS = Path(__file__).parents[2] / "docs" / "proof"
+
+
+@pytest.fixture
+def soak_s() -> float:
+    """How long a proof goes on, in seconds (SOAK_S)."""
+    return float(os.environ.get("SOAK_S", "60"))
+
+
+@pytest.fixture
+async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
+    """The fake FCM and what to start servers with, on a database of its own."""
+    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+        yield staging
+
+
+@pytest.fixture
+def record() -> Callable[[str, dict[str, object]], None]:
+    """Writes a proof's figures to docs/proof/NAME.json."""
+
+    def write(name: str, figures: dict[str, object]) -> None:
+        machine = {"cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
+        _RESULTS.mkdir(parents=True, exist_ok=True)
+        (_RESULTS / f"{name}.json").write_text(json.dumps({**figures, "machine": machine}, indent=2) + "\n")
+
+    return write
+
+
+@pytest.fixture
+def two_ports() -> list[int]:
+    """Two TCP ports that nobody has."""
+    with socket.socket() as first, socket.socket() as second:
+        for probe in (first, second):
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in (first, second)]

@@ -1,0 +1,49 @@
+"""FCM fails in every way it can, at random: each accepted notification is shown once or accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from syncbeat_server.devtools.demo.stage import Stage
+from tests.prove.load import Promises, register, send_for_ever, settled
+
+SHARES = {"503": 0.08, "500": 0.03, "accepted-503": 0.04, "accepted-reset": 0.03, "reset": 0.04, "not-json": 0.02}
+
+
+@pytest.mark.timeout(900)
+async def test_every_fault_ends_in_one_showing(
+    stage: Stage, soak_s: float, record: Callable[[str, dict[str, object]], None]
+) -> None:
+    stage.settings["SYNCBEAT_DELIVERY_RETRY_S"] = "0.2"
+    await stage.start_server()
+    await asyncio.gather(stage.start_worker(), stage.start_worker())
+    for seed, (kind, share) in enumerate(SHARES.items()):
+        await stage.screens.script("*", kind, times=None, share=share, seed=seed)
+    promises, over = Promises(), asyncio.Event()
+    async with stage.client(stage.identity.service_token) as backend:
+        await register(backend)
+        load = [asyncio.ensure_future(send_for_ever(backend, n, promises, over)) for n in range(8)]
+        await asyncio.wait(load, timeout=soak_s)
+        over.set()
+        await asyncio.gather(*load)
+        counts = await settled(backend)
+    stats = await stage.screens.stats()
+    record(
+        "faults",
+        {
+            "command": "make prove ARGS='-k every_fault'",
+            "seconds": soak_s,
+            "shares": SHARES,
+            "faults": stats["faults"],
+            "notifications_accepted": len(promises.notifications),
+            "deliveries": counts,
+            "shown": stats["shown"],
+            "sent_twice_replaced_in_place": stats["replaced"],
+        },
+    )
+    assert sum(stats["faults"].values()) > 0
+    assert counts == {"SENT": len(promises.notifications)}
+    assert stats["shown"] == len(promises.notifications)

@@ -143,7 +143,7 @@ async def test_sigterm_gives_leases_back_and_ends_streams_with_a_drain(stage: St
             return bool((await stage.screens.stats())["hanging"])
 
         assert await eventually(hangs)
-        assert await asyncio.gather(first.stop(), worker.stop()) == [0, 0]
+        assert list(await asyncio.gather(first.stop(), worker.stop())) == [0, 0]
         wanted = push_service_pb2.DeliveryFilter(notification_id=sent.notification_id)
         found = await backend.push.ListDeliveries(push_service_pb2.ListDeliveriesRequest(filter=wanted))
         assert [delivery.state for delivery in found.deliveries] == [push_service_pb2.DELIVERY_STATE_PENDING]

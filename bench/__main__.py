@@ -6,11 +6,23 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import hint_vs_echo
+from bench import (
+    hint_cold_vs_echo,
+    hint_vs_echo,
+    publish_vs_echo,
+    push_delivered_per_s,
+    start_s,
+    stream_rss_kb,
+)
 from bench.figure import Figure, Options
 
 FIGURES: dict[str, Callable[[Options], Figure]] = {
     "hint_vs_echo": hint_vs_echo.measure,
+    "hint_cold_vs_echo": hint_cold_vs_echo.measure,
+    "publish_vs_echo": publish_vs_echo.measure,
+    "push_delivered_per_s": push_delivered_per_s.measure,
+    "stream_rss_kb": stream_rss_kb.measure,
+    "start_s": start_s.measure,
 }
 
 

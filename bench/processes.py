@@ -48,7 +48,9 @@ def running(command: Sequence[str], ready: str, environment: Mapping[str, str] |
             took = time.monotonic() - started
             if line is None:
                 errors.seek(0)
-                raise RuntimeError(f"{' '.join(command)} is not ready: {errors.read().decode(errors='replace')[-2000:]}")
+                raise RuntimeError(
+                    f"{' '.join(command)} is not ready: {errors.read().decode(errors='replace')[-2000:]}"
+                )
             yield Running(process.pid, line.split()[-1], took)
         finally:
             _end(process)

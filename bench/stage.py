@@ -23,6 +23,7 @@ SERVICE_TOKEN = "bench-service-token"
 SCOPES_EACH = 3
 GET_HINT = "/syncbeat.v1.SyncService/GetHint"
 PUBLISH = "/syncbeat.v1.SyncService/PublishChanges"
+SEND = "/syncbeat.v1.PushService/SendNotification"
 
 _KEY = KeyRow("default", "syncbeat", "authenticated", "k1", "HS256", "0123456789abcdef0123456789abcdef")
 
@@ -47,7 +48,7 @@ def our_server(stores: EmbeddedStores, role: str = "all", **settings: str) -> It
         "SYNCBEAT_SERVICE_TOKENS": f"bench:{hashlib.sha256(SERVICE_TOKEN.encode()).hexdigest()}:*:*",
         **settings,
     }
-    with running([*COMMAND, "serve"], "syncbeat-server: serving on", environment) as server:
+    with running([*COMMAND, "serve"], "syncbeat-server: serving", environment) as server:
         yield server
 
 
@@ -63,17 +64,27 @@ def user_token(user_id: str, seconds: int = 3600) -> str:
     return mint(_KEY, user_id, datetime.now(UTC), timedelta(seconds=seconds))
 
 
-def add_users(stores: EmbeddedStores, user_ids: Sequence[str]) -> None:
-    """Users with one device `phone` each, who are members of `SCOPES_EACH` scopes of their own, each with a head."""
-    asyncio.run(_add_users(stores.owner_url, stores.app_url, user_ids))
+def add_users(stores: EmbeddedStores, user_ids: Sequence[str], *, pushable: bool = False) -> None:
+    """Users with one device `phone` each, who are members of `SCOPES_EACH` scopes of their own, each with a head.
+
+    `pushable` devices have a registration token.
+    """
+    asyncio.run(_add_users(stores.owner_url, stores.app_url, user_ids, pushable=pushable))
 
 
-async def _add_users(owner_url: str, app_url: str, user_ids: Sequence[str]) -> None:
+async def _add_users(owner_url: str, app_url: str, user_ids: Sequence[str], *, pushable: bool) -> None:
     now = datetime.now(UTC)
     scopes = [(user_id, f"scope-{user_id}-{number}") for user_id in user_ids for number in range(SCOPES_EACH)]
-    devices = [("default", user_id, "phone", "ANDROID", "NONE", now, now) for user_id in user_ids]
+    state = "ACTIVE" if pushable else "NONE"
+    devices = [
+        ("default", user_id, "phone", "ANDROID", state, *_registration(user_id, pushable=pushable), now, now)
+        for user_id in user_ids
+    ]
     tables = {
-        "devices": ("app_id user_id device_id platform token_state registered_at updated_at", devices),
+        "devices": (
+            "app_id user_id device_id platform token_state registration_token token_digest registered_at updated_at",
+            devices,
+        ),
         "scopes": (
             "app_id scope head change_rate changed_at created_at",
             [("default", scope, 7, 0.001, now, now) for _, scope in scopes],
@@ -97,6 +108,11 @@ async def _add_users(owner_url: str, app_url: str, user_ids: Sequence[str]) -> N
         await owner.execute("ANALYZE devices, scopes, scope_members")
     finally:
         await owner.close()
+
+
+def _registration(user_id: str, *, pushable: bool) -> tuple[str | None, bytes | None]:
+    token = f"token-of-{user_id}"
+    return (token, hashlib.sha256(token.encode()).digest()) if pushable else (None, None)
 
 
 @dataclass(frozen=True)

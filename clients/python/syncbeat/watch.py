@@ -45,6 +45,8 @@ _PASSING = frozenset(
         grpc.StatusCode.UNKNOWN,
     }
 )
+# What a cursor of a scope that the caller no longer sees is refused with: in a stream, and in a list to a service.
+_GONE = frozenset({ErrorReason.ERROR_REASON_ACCESS_DENIED, ErrorReason.ERROR_REASON_NOT_FOUND})
 
 _log = logging.getLogger(__name__)
 
@@ -68,16 +70,13 @@ class Watch:
 
     def __init__(self, stub: SyncServiceAsyncStub, request: pb.WatchHintsRequest, *, token_changes: bool) -> None:
         """`request` says what to watch and where to start; `token_changes`: whether a new attempt has a new token."""
-        self._stub = stub
-        self._request = request
-        self._token_changes = token_changes
-        self._cursors = {cursor.scope: cursor for cursor in request.cursors}
-        self._events = self._follow()
+        self._feed = _Feed(stub, request, token_changes=token_changes)
+        self._events = self._feed.follow()
 
     @property
     def cursors(self) -> list[core_pb2.ScopeCursor]:
         """Where the watch is in each scope, the event that was yielded last included. What to keep, to resume by."""
-        return list(self._cursors.values())
+        return list(self._feed.cursors.values())
 
     def __aiter__(self) -> Self:
         return self
@@ -97,7 +96,18 @@ class Watch:
     ) -> None:
         await self.close()
 
-    async def _follow(self) -> AsyncGenerator[WatchEvent, None]:
+
+class _Feed:
+    """The streams behind a watch, apart from it: the stream of a watch that nobody holds any more ends."""
+
+    def __init__(self, stub: SyncServiceAsyncStub, request: pb.WatchHintsRequest, *, token_changes: bool) -> None:
+        self._stub = stub
+        self._request = request
+        self._token_changes = token_changes
+        self.cursors = {cursor.scope: cursor for cursor in request.cursors}
+
+    async def follow(self) -> AsyncGenerator[WatchEvent, None]:
+        """The events of one stream after the other."""
         streak = _Streak()
         while True:
             opened_at = time.monotonic()
@@ -133,7 +143,7 @@ class Watch:
 
     async def _stream(self) -> AsyncGenerator[WatchEvent | pb.Drain, None]:
         """The events of one stream from the cursors on."""
-        at_start = list(self._cursors.values())
+        at_start = list(self.cursors.values())
         request = pb.WatchHintsRequest()
         request.CopyFrom(self._request)
         del request.cursors[:]
@@ -202,7 +212,7 @@ class Watch:
         return True
 
     def _is_ahead(self, cursor: core_pb2.ScopeCursor) -> bool:
-        known = self._cursors.get(cursor.scope)
+        known = self.cursors.get(cursor.scope)
         if known is None or not known.HasField("sequence") or known.epoch not in ("", cursor.epoch):
             return True
         return cursor.sequence > known.sequence
@@ -211,27 +221,27 @@ class Watch:
         if not self._request.all_scopes:
             # A user's checkpoint names every scope it follows. A cursor of one that it has left would be refused.
             followed = {cursor.scope for cursor in checkpoint.cursors}
-            for scope in self._cursors.keys() - followed:
-                del self._cursors[scope]
+            for scope in self.cursors.keys() - followed:
+                del self.cursors[scope]
         for cursor in checkpoint.cursors:
-            known = self._cursors.get(cursor.scope)
+            known = self.cursors.get(cursor.scope)
             if self._is_ahead(cursor) or (known is not None and not known.epoch):
                 self._keep(cursor)
 
     def _keep(self, cursor: core_pb2.ScopeCursor) -> None:
         # The scopes that changed last stand last; when there are too many, those that changed first are forgotten.
-        self._cursors.pop(cursor.scope, None)
-        self._cursors[cursor.scope] = cursor
-        if len(self._cursors) > _MAX_KEPT:
-            del self._cursors[next(iter(self._cursors))]
+        self.cursors.pop(cursor.scope, None)
+        self.cursors[cursor.scope] = cursor
+        if len(self.cursors) > _MAX_KEPT:
+            del self.cursors[next(iter(self.cursors))]
 
     def _drop_left_scope(self, problem: ErrorDetails) -> bool:
         """Forget a cursor that was refused because its scope is not the caller's any more; whether one was."""
         scope = problem.metadata.get("scope")
-        if scope not in self._cursors or problem.reason != ErrorReason.ERROR_REASON_ACCESS_DENIED:
+        if scope not in self.cursors or problem.reason not in _GONE:
             return False
         _log.warning("not a member of the scope %r: it is no longer followed", scope)
-        del self._cursors[scope]
+        del self.cursors[scope]
         return True
 
 

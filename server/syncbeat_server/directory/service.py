@@ -54,6 +54,7 @@ class DirectoryService:
             return await store.upsert_device(conn, device, digest)
 
     async def _move_token(self, conn: Connection, device: Registration, digest: bytes, caller: str) -> None:
+        await store.lock_token(conn, device.app_id, digest)
         previous = await store.release_token(conn, device, digest)
         if previous is None:
             return

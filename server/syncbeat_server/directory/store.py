@@ -37,6 +37,11 @@ async def upsert_device(conn: Connection, device: Registration, digest: bytes | 
     return _device(row)
 
 
+async def lock_token(conn: Connection, app_id: str, digest: bytes) -> None:
+    """Let one transaction at a time register this token: who is first is found by the next, on whichever device."""
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"{app_id} {digest.hex()}")
+
+
 async def release_token(conn: Connection, device: Registration, digest: bytes) -> tuple[str, str] | None:
     """Take a token from the device that holds it, if that is another one: its (user, device)."""
     row = await conn.fetchrow(

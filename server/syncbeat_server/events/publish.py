@@ -15,7 +15,7 @@ from syncbeat_server.push.model import Content, Kind, Lane, NewNotification, Tar
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.idempotency import Answer, RequestKey
-from syncbeat_server.storage.postgres import Connection, Database, RowOwner, step_up
+from syncbeat_server.storage.postgres import Connection, Database, RowOwner, become_user, step_up
 from syncbeat_server.sync.append import Append, Appended, append
 from syncbeat_server.sync.model import Cursor, NewChange
 
@@ -98,9 +98,7 @@ class Publisher:
         return answer
 
     async def _write(self, publishes: Sequence[Publish]) -> list[Published | SyncbeatError]:
-        first = publishes[0]
-        owner = None if first.user_id is None else RowOwner(first.app_id, first.user_id)
-        async with self._database.transaction(owner) as conn:
+        async with self._database.transaction() as conn:
 
             async def carry_out(indexes: Sequence[int]) -> list[str | SyncbeatError]:
                 return await self._carry_out(conn, [publishes[i] for i in indexes])
@@ -113,8 +111,12 @@ class Publisher:
         return results
 
     async def _carry_out(self, conn: Connection, publishes: Sequence[Publish]) -> list[str | SyncbeatError]:
-        by_user = publishes[0].user_id is not None
+        first = publishes[0]
+        by_user = first.user_id is not None
         calls = [Append(publish.app_id, publish.changes) for publish in publishes]
+        # The request's record is the caller's, who may be a service: only the feed is written as the user.
+        if first.user_id is not None:
+            await become_user(conn, RowOwner(first.app_id, first.user_id))
         appended = await append(conn, calls, create_scopes=not by_user)
         if by_user:
             await step_up(conn)

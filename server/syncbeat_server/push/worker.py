@@ -13,9 +13,10 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from syncbeat_server.clock import Clock
-from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
 from syncbeat_server.push import policy, queue
 from syncbeat_server.push.model import ClaimedDelivery, Finished, Kind, Outcome, Reason, Verdict
 from syncbeat_server.push.policy import RetryRule
@@ -30,6 +31,7 @@ _CLAIM_BATCH = 200
 _RESCUE_BATCH = 1_000
 _PRUNE_BATCH = 1_000
 _DOWN_PAUSE_S = 0.5
+_CANCEL_AGAIN_S = 0.2
 
 Live = Callable[[Sequence[tuple[str, str, str]]], Awaitable[Sequence[bool]]]
 """For each (app, user, device) whether it has a live stream somewhere."""
@@ -89,6 +91,7 @@ class DeliveryWorker:
             for task in (*chores, *self._attempts):
                 task.cancel()
             await asyncio.gather(*chores, *self._attempts, return_exceptions=True)
+            await self._records.drain()  # what was sent counts before the rest is given back
             await self._give_back()
             self._stopped.set()
 
@@ -96,11 +99,16 @@ class DeliveryWorker:
         """Claim no more, and end `run` when the attempts under way are recorded, or after `seconds`."""
         self._draining = True
         self.wake()
-        if self._attempts:
-            await asyncio.wait(set(self._attempts), timeout=seconds)
-        for task in set(self._attempts):
-            task.cancel()
-        await self._stopped.wait()
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait([stopped], timeout=seconds)
+            while not stopped.done():
+                # More than once: a claim that was under way may only now start its attempts.
+                for task in set(self._attempts):
+                    task.cancel()
+                await asyncio.wait([stopped], timeout=_CANCEL_AGAIN_S)
+        finally:
+            stopped.cancel()
 
     async def _work(self) -> None:
         while not self._draining:
@@ -128,7 +136,7 @@ class DeliveryWorker:
         self._held[lease_token] += len(deliveries)
         for delivery, live in zip(deliveries, await self._ask_live(deliveries), strict=True):
             needless = policy.triage(delivery, live, self._rule.retry)
-            self._start(self._record(needless) if needless is not None else self._attempt(delivery))
+            self._start(lease_token, self._record(needless) if needless is not None else self._attempt(delivery))
         return len(ids)
 
     async def _ask_live(self, deliveries: Sequence[ClaimedDelivery]) -> list[bool]:
@@ -140,16 +148,22 @@ class DeliveryWorker:
         found = dict(zip(ordered, await self._live(ordered), strict=True))
         return [found.get((d.app_id, d.user_id, d.device_id), False) for d in deliveries]
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _start(self, lease_token: str, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._attempts.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, lease_token))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, lease_token: str, task: asyncio.Task[None]) -> None:
         if len(self._attempts) >= self._rule.in_flight:
             self.wake()
         self._attempts.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            return  # still held, so that it is given back
+        self._held[lease_token] -= 1
+        if self._held[lease_token] <= 0:
+            del self._held[lease_token]
+        error = task.exception()
+        if error is not None:
             _log.error("a delivery attempt failed; its lease will run out", exc_info=error)
 
     async def _attempt(self, delivery: ClaimedDelivery) -> None:
@@ -172,15 +186,11 @@ class DeliveryWorker:
         while True:
             try:
                 await self._records.submit(finished)
-            except SyncbeatError as error:
+            except (DependencyDown, Overloaded) as error:
                 _log.warning("cannot record an attempt yet", extra={"reason": error.reason})
                 await self._clock.sleep(_DOWN_PAUSE_S)
             else:
-                break
-        lease_token = finished.delivery.lease_token
-        self._held[lease_token] -= 1
-        if self._held[lease_token] <= 0:
-            del self._held[lease_token]
+                return
 
     async def _record_batch(self, finished: Sequence[Finished]) -> list[None]:
         async with self._database.transaction() as conn:

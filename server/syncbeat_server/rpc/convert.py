@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +22,8 @@ from syncbeat_server.sync.model import Cursor
 
 DEFAULT_PAGE_SIZE = 50
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 E = TypeVar("E", bound=Enum)
 
 
@@ -29,16 +31,14 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     """A moment as a message; None stays None."""
     if moment is None:
         return None
-    made = Timestamp()
-    made.FromDatetime(moment.astimezone(UTC))
-    return made
+    since = moment - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def duration(seconds: float) -> Duration:
     """A span as a message, to the microsecond."""
-    made = Duration()
-    made.FromTimedelta(timedelta(seconds=max(0.0, seconds)))
-    return made
+    whole, micros = divmod(round(max(0.0, seconds) * 1e6), 1_000_000)
+    return Duration(seconds=whole, nanos=micros * 1000)
 
 
 def seconds(span: Duration) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import NoReturn
 
 import grpc
@@ -11,10 +12,12 @@ from google.rpc import error_details_pb2, status_pb2
 
 from syncbeat_server.errors import (
     DependencyDown,
+    FieldViolation,
     InvalidRequest,
     Overloaded,
     RateLimited,
     Reason,
+    RequestIdReused,
     SyncbeatError,
 )
 
@@ -67,12 +70,14 @@ def to_status(error: SyncbeatError, request_id: str) -> status_pb2.Status:
     """The whole `google.rpc.Status` of an error: ErrorInfo always, BadRequest and RetryInfo where they apply."""
     details = [
         error_details_pb2.ErrorInfo(
-            reason=error.reason, domain=DOMAIN, metadata={"request_id": request_id, **error.metadata}
+            reason=error.reason, domain=DOMAIN, metadata={**error.metadata, "request_id": request_id}
         )
     ]
     packed = [_pack(detail) for detail in details]
     if isinstance(error, InvalidRequest):
-        packed.append(_pack(_bad_request(error)))
+        packed.append(_pack(_bad_request(error.violations)))
+    if isinstance(error, RequestIdReused):
+        packed.append(_pack(_bad_request([FieldViolation("request_id", error.message)])))
     if isinstance(error, Overloaded | RateLimited | DependencyDown):
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
@@ -81,9 +86,9 @@ def to_status(error: SyncbeatError, request_id: str) -> status_pb2.Status:
     return status_pb2.Status(code=STATUS[error.reason].value[0], message=message, details=packed)
 
 
-def _bad_request(error: InvalidRequest) -> error_details_pb2.BadRequest:
+def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadRequest:
     told = error_details_pb2.BadRequest()
-    for violation in error.violations[:_MAX_VIOLATIONS]:
+    for violation in violations[:_MAX_VIOLATIONS]:
         told.field_violations.add(
             field=_cut(violation.path, _MAX_TEXT), description=_cut(violation.description, _MAX_TEXT)
         )

@@ -79,7 +79,7 @@ class _Method:
         """Who is calling, may they, and what do they ask."""
         principal = NOBODY
         if not self.policy.public:
-            principal = self.stack.authenticate(around.values_of("authorization"))
+            principal = self.stack.authenticate(around.authorization)
             self.policy.check(principal)
         return self.parse(data), Call(self.name, around.request_id, principal)
 
@@ -99,25 +99,25 @@ class _Method:
 
 
 class _Around:
-    """Request id, metrics and errors of one call, as a block."""
+    """Request id, metrics and errors of one call, as a block.
 
-    __slots__ = ("context", "metadata", "method", "request_id", "started", "token")
+    `authorization` holds the values of that metadata key; a binary one counts as empty.
+    """
+
+    __slots__ = ("authorization", "context", "method", "request_id", "started", "token")
 
     def __init__(self, method: _Method, context: Context) -> None:
         self.method = method
         self.context = context
-        self.metadata = context.invocation_metadata() or ()
-        self.request_id = self._request_id()
-
-    def values_of(self, wanted: str) -> list[str]:
-        """The values of one metadata key; a binary one counts as empty."""
-        return [value if isinstance(value, str) else "" for key, value in self.metadata if key == wanted]
-
-    def _request_id(self) -> str:
-        for value in self.values_of("x-request-id"):
-            if 0 < len(value) <= _MAX_REQUEST_ID:
-                return value
-        return os.urandom(8).hex()
+        self.authorization: list[str] = []
+        self.request_id = ""
+        for key, value in context.invocation_metadata() or ():
+            if key == "authorization":
+                self.authorization.append(value if isinstance(value, str) else "")
+            elif key == "x-request-id" and not self.request_id and isinstance(value, str):
+                self.request_id = value if len(value) <= _MAX_REQUEST_ID else ""
+        if not self.request_id:
+            self.request_id = os.urandom(8).hex()
 
     async def __aenter__(self) -> Self:
         self.started = self.method.stack.clock.monotonic()

@@ -60,6 +60,7 @@ class PushServicer:
         if faults:
             raise InvalidRequest(*faults)
         given_window = request.HasField("dedupe_window")
+        lane = enum_member(Lane, core_pb2.PushPriority, "PUSH_PRIORITY_", request.priority)
         notification = NewNotification(
             app_id=app_id,
             notification_id=new_notification_id(self._clock.now()),
@@ -71,7 +72,7 @@ class PushServicer:
             dedupe_key=request.dedupe_key,
             dedupe_window_s=seconds(request.dedupe_window) if given_window else _DEFAULT_WINDOW_S,
             collapse_key=request.collapse_key,
-            lane=enum_member(Lane, core_pb2.PushPriority, "PUSH_PRIORITY_", request.priority) or Lane.NORMAL,
+            lane=Lane.NORMAL if lane is None else lane,
             critical=request.critical,
             delay_s=delay_s,
             ttl_s=seconds(request.ttl) or _DEFAULT_TTL_S,

@@ -33,6 +33,7 @@ from syncbeat_server.sync.model import (
     Hint,
     Network,
     NewChange,
+    Priority,
     Reset,
     StreamEvent,
 )
@@ -40,8 +41,9 @@ from syncbeat_server.sync.service import SyncService
 from syncbeat_server.sync.watch import DEFAULT_HEARTBEAT_S, HintStreams, WatchRequest
 
 _DEFAULT_WINDOW_S = 300.0
-_HINT_KEPT_S = 3600.0
+_HINT_KEPT = duration(3600.0)
 _MAX_PUBLISH_BYTES = 1 << 20
+_PRIORITIES = {priority: pb.Priority.Value(f"PRIORITY_{priority}") for priority in Priority}
 
 
 class SyncServicer:
@@ -151,11 +153,11 @@ def _activity(given: pb.Activity) -> Activity:
 def _hint(hint: Hint) -> pb.Hint:
     return pb.Hint(
         poll_interval=duration(hint.poll_interval_s),
-        priority=pb.Priority.Value(f"PRIORITY_{hint.priority}"),
+        priority=_PRIORITIES[hint.priority],
         next_poll_time=timestamp(hint.next_poll_at),
         changed=hint.changed,
         heads=[cursor_message(head) for head in hint.heads],
-        valid_duration=duration(_HINT_KEPT_S),
+        valid_duration=_HINT_KEPT,
         prefer_stream=hint.prefer_stream,
         explanation=hint.explanation,
     )

@@ -2,7 +2,8 @@
 
 A lone call starts a batch at once. Where the batch before it held several calls, more are on their way: then a batch
 gathers for as long as the loop keeps bringing calls in. What arrives while `lanes` batches are under way waits for
-the next one. So a lone call pays nothing, and under load the batches grow by themselves.
+the next one; the second lane is for a batch that is slow, or for more calls than one batch takes. So a lone call
+pays nothing, and under load the batches grow by themselves.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Answer = TypeVar("Answer")
 # under load a turn has work to do. Measured: with neither, batches of 2 where 64 calls are under way; with these, of 40.
 _QUIET_TURNS = 20
 _MAX_TURNS = 500
+_SLOW_S = 0.01
 
 
 class Batcher(Generic[Item, Answer]):
@@ -43,9 +45,10 @@ class Batcher(Generic[Item, Answer]):
         self._max_waiting = max_waiting
         self._lanes = lanes
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[DependencyDown | None]] = set()
         self._gathering = False
         self._several = False
+        self._late: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Answer:
         """The answer for `item`. A caller that is cancelled leaves the batch running.
@@ -60,7 +63,12 @@ class Batcher(Generic[Item, Answer]):
         self._waiting.append((item, future))
         if not self._gathering and len(self._running) < self._lanes:
             self._gathering = True
-            loop.call_soon(self._gather, 0, 0, 0)
+            if self._running:
+                self._late = loop.call_later(_SLOW_S, self._start)
+            else:
+                loop.call_soon(self._gather, 0, 0, 0)
+        elif self._late is not None and len(self._waiting) >= self._max_batch:
+            self._start()
         return await future
 
     async def drain(self) -> None:
@@ -80,7 +88,7 @@ class Batcher(Generic[Item, Answer]):
             asyncio.get_running_loop().call_soon(self._gather, turns + 1, quiet, count)
 
     def _start(self) -> None:
-        self._gathering = False
+        self._end_gathering()
         while self._waiting and len(self._running) < self._lanes:
             batch = self._waiting[: self._max_batch]
             del self._waiting[: self._max_batch]
@@ -89,34 +97,52 @@ class Batcher(Generic[Item, Answer]):
             self._running.add(task)
             task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _end_gathering(self) -> None:
+        self._gathering = False
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _ended(self, task: asyncio.Task[DependencyDown | None]) -> None:
         self._running.discard(task)
-        if self._waiting and not self._gathering:
+        if self._waiting:
+            self._end_gathering()
             self._gathering = True
             self._gather(0, 0, 0)
 
-    async def _run(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _run(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> DependencyDown | None:
+        # The answer is why the batch could not be asked for at all.
         live = [(item, future) for item, future in batch if not future.done()]
         if not live:
-            return
+            return None
         try:
             answers = await self._work([item for item, _ in live])
+            answered = list(zip(live, answers, strict=True))
         except DependencyDown as error:
             for _, future in live:
                 _settle(future, error)
+            return error
         except Exception as error:  # noqa: BLE001  # each item's own fault is found by running it alone
             if len(live) == 1:
                 _settle(live[0][1], error)
-            else:
-                for pair in live:
-                    await self._run([pair])
+                return None
+            return await self._run_singly(live)
         except BaseException as error:
             for _, future in live:
                 _settle(future, SyncbeatError("the batch was cancelled"))
             raise error
-        else:
-            for (_, future), answer in zip(live, answers, strict=True):
-                _settle(future, answer)
+        for (_, future), answer in answered:
+            _settle(future, answer)
+        return None
+
+    async def _run_singly(self, live: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> DependencyDown | None:
+        for number, pair in enumerate(live):
+            down = await self._run([pair])
+            if down is not None:
+                for _, future in live[number:]:
+                    _settle(future, down)
+                return down
+        return None
 
 
 def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:

@@ -90,7 +90,7 @@ async def _claim(conn: Connection, keys: Sequence[RequestKey]) -> dict[RequestKe
     for key in keys:
         row = found[key.identity]
         if row["content_hash"] != key.content_hash:
-            raise RequestIdReused("this request_id came before with other content", request_id=key.request_id)
+            raise RequestIdReused("this request_id came before with other content")
         answers[key] = row["answer"]
     return answers
 

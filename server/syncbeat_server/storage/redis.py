@@ -53,7 +53,8 @@ class RedisBus:
                     pipeline = self._client.pipeline(transaction=False)
                     for topic, message in batch:
                         pipeline.publish(topic, message)
-                    await pipeline.execute()
+                    async with asyncio.timeout(_TIMEOUT_S):
+                        await pipeline.execute()
                 except (RedisError, OSError, TimeoutError):
                     # Wake-ups are only worth something now: what waits for them also polls.
                     self._queued.clear()
@@ -83,15 +84,21 @@ class RedisBus:
     ) -> None:
         subscription = self._client.pubsub()
         try:
-            await subscription.subscribe(*topics)
+            async with asyncio.timeout(_TIMEOUT_S):
+                await subscription.subscribe(*topics)
             self.listening = True
             resumed()
+            pinged = False
             while True:
-                message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_PING_S)
+                message = await subscription.get_message(timeout=_PING_S)
                 if message is None:
-                    await subscription.ping()
+                    if pinged:
+                        raise TimeoutError("no answer to a ping")
+                    async with asyncio.timeout(_TIMEOUT_S):
+                        await subscription.ping()
                 elif message["type"] == "message":
-                    heard(message["channel"].decode(), message["data"].decode())
+                    heard(_text(message["channel"]), _text(message["data"]))
+                pinged = message is None
         finally:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 await subscription.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
@@ -121,7 +128,8 @@ class RedisBus:
         if not keys:
             return []
         with _translated_errors():
-            return [value is not None for value in await self._client.mget(keys)]
+            async with asyncio.timeout(_TIMEOUT_S):
+                return [value is not None for value in await self._client.mget(keys)]
 
     async def _pipelined(
         self, command: Callable[[redis.asyncio.client.Pipeline, str], object], keys: Sequence[str]
@@ -131,7 +139,13 @@ class RedisBus:
                 pipeline = self._client.pipeline(transaction=False)
                 for key in keys[start : start + _PIPELINE]:
                     command(pipeline, key)
-                await pipeline.execute()
+                async with asyncio.timeout(_TIMEOUT_S):
+                    await pipeline.execute()
+
+
+def _text(value: bytes) -> str:
+    # Whatever else is published on our channels must not end the listener.
+    return value.decode(errors="replace")
 
 
 @contextlib.contextmanager
@@ -145,8 +159,10 @@ def _translated_errors() -> Iterator[None]:
 @asynccontextmanager
 async def open_redis(url: str, clock: Clock) -> AsyncIterator[RedisBus]:
     """The bus for the block. Redis need not be up: the bus connects when it can."""
+    # No socket_timeout: redis-py would wait for its writes with asyncio.wait_for, which before Python 3.12 forgets a
+    # cancellation that comes while the write is done already (CPython issue 86296). Each call has a timeout of ours.
     client = redis.asyncio.Redis.from_url(
-        url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=None, health_check_interval=0
+        url, socket_timeout=None, socket_connect_timeout=_TIMEOUT_S, retry=None, health_check_interval=0
     )
     try:
         yield RedisBus(client, clock)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from operator import attrgetter
 
 from syncbeat_server.sync.model import Activity, ActivityState, Hint, Network, Priority, ScopeState
 
@@ -26,6 +27,7 @@ _CELLULAR_ATTENTION = 0.8
 _LEAST_RATE = 1e-6
 _TIERS = ((10.0, Priority.IMMEDIATE), (30.0, Priority.FAST), (120.0, Priority.NORMAL))
 _STREAM_BELOW_S = 30.0
+_BY_SCOPE = attrgetter("scope")
 
 
 def rate_at(scope: ScopeState, now: datetime) -> float:
@@ -52,7 +54,10 @@ def interval_s(rate: float, weight: float) -> float:
 
 def tier(interval: float) -> Priority:
     """The label of an interval."""
-    return next((label for most, label in _TIERS if interval <= most), Priority.SLOW)
+    for most, label in _TIERS:
+        if interval <= most:
+            return label
+    return Priority.SLOW
 
 
 def decide(
@@ -74,7 +79,7 @@ def decide(
         priority=tier(interval),
         next_poll_at=now + timedelta(seconds=interval),
         changed=changed,
-        heads=tuple(state.cursor for state in sorted(states, key=lambda state: state.scope)),
+        heads=tuple(state.cursor for state in sorted(states, key=_BY_SCOPE)),
         prefer_stream=activity.state is ActivityState.FOREGROUND and interval <= _STREAM_BELOW_S,
         explanation=explanation,
     )

@@ -37,8 +37,14 @@ class SeenRecorder:
     def note(self, device: DeviceKey, cursors: Sequence[Cursor]) -> None:
         """A device has shown that it knows these cursors."""
         for cursor in cursors:
-            if cursor.sequence is not None and cursor.epoch and len(self._newest) < _MAX_SEEN:
-                self._newest[device, cursor.scope] = cursor
+            if cursor.sequence is None or not cursor.epoch:
+                continue
+            key = device, cursor.scope
+            known = self._newest.get(key)
+            if known is None and len(self._newest) >= _MAX_SEEN:
+                continue
+            if known is None or known.epoch != cursor.epoch or (known.sequence or 0) < cursor.sequence:
+                self._newest[key] = cursor
                 self._noted.set()
 
     async def run(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,16 +50,19 @@ async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[D
         MAX_SCOPES,
     )
     views: list[DeviceView | None] = [None] * len(devices)
-    scopes: dict[int, list[ScopeState]] = defaultdict(list)
-    activities: dict[int, Activity | None] = {}
+    activities: dict[int, str | None] = {}
+    scopes: dict[int, list[ScopeState]] = {}
     for row in rows:
-        index = row["i"] - 1
-        if index not in activities:
-            activities[index] = _activity(row["activity"])
-        if row["scope"] is not None:
-            scopes[index].append(_scope_state(row))
-    for index, activity in activities.items():
-        views[index] = DeviceView(activity, tuple(scopes[index]))
+        place, activity, scope, epoch, head, change_rate, changed_at, seen_epoch, seen_sequence = row.values()
+        states = scopes.get(place)
+        if states is None:
+            states = scopes[place] = []
+            activities[place] = activity
+        if scope is not None:
+            seen = None if seen_sequence is None else Cursor(scope, seen_epoch, seen_sequence)
+            states.append(ScopeState(scope, epoch, head, change_rate, changed_at, seen))
+    for place, states in scopes.items():
+        views[place - 1] = DeviceView(_activity(activities[place]), tuple(states))
     return views
 
 
@@ -237,7 +239,7 @@ async def lock_scopes(
         rows = await conn.fetch(
             """INSERT INTO scopes AS s (app_id, scope, created_at)
                SELECT app_id, scope, syncbeat_now() FROM unnest($1::text[], $2::text[]) AS k (app_id, scope)
-               ORDER BY app_id, scope
+               ORDER BY app_id COLLATE "C", scope COLLATE "C"
                ON CONFLICT (app_id, scope) DO UPDATE SET app_id = s.app_id
                RETURNING app_id, scope, epoch, head""",
             *columns,

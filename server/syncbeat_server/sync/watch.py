@@ -144,6 +144,7 @@ class HintStreams:
             except DependencyDown:
                 # The stream outlives an outage of the database: what it missed is read when it is back.
                 subscription.dirty |= set(progress.sent)
+                subscription.members_changed = True
                 subscription.woken = False
                 await subscription.wait(_RETRY_S)
                 continue
@@ -175,11 +176,15 @@ class HintStreams:
             subscription.members_changed = False
             await self._refresh_members(request, subscription, progress)
         dirty = subscription.take_dirty()
-        if request.user_id is None:
-            await self._learn_scopes(request, progress, dirty)
+        try:
+            if request.user_id is None:
+                subscription.dirty |= await self._learn_scopes(request, progress, dirty)
+            cursors = [self._cursor(progress, scope) for scope in sorted(dirty & progress.sent.keys())]
+            pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, _PAGE)
+        except DependencyDown:
+            subscription.dirty |= dirty  # a scope that is not known yet stands nowhere else
+            raise
         events: list[StreamEvent] = []
-        cursors = [self._cursor(progress, scope) for scope in sorted(dirty & progress.sent.keys())]
-        pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, _PAGE)
         for cursor, page in zip(cursors, pages, strict=True):
             if page is None:
                 self._leave(subscription, progress, cursor.scope)
@@ -208,18 +213,20 @@ class HintStreams:
                 self._start_scope(progress, state, None)
         self._hub.follow(subscription, progress.sent)
 
-    async def _learn_scopes(self, request: WatchRequest, progress: _Progress, dirty: set[str]) -> None:
+    async def _learn_scopes(self, request: WatchRequest, progress: _Progress, dirty: set[str]) -> set[str]:
         # A stream of all scopes knows a scope from its first news on, and starts where it stood when the stream opened.
-        unknown = sorted(dirty - progress.sent.keys())[:_PAGE]
+        # The answer is what is left for the next round.
+        unknown = sorted(dirty - progress.sent.keys())
         if not unknown:
-            return
+            return set()
         since = progress.opened_at - timedelta(seconds=_LONGEST_TRANSACTION_S)
-        for state, sequence in await self._reader.starts(request.device.app_id, unknown, since):
+        for state, sequence in await self._reader.starts(request.device.app_id, unknown[:_PAGE], since):
             progress.states[state.scope] = state
             progress.sent[state.scope] = sequence
         while len(progress.sent) > _MAX_CURSORS_OF_ALL:
             oldest = next(iter(progress.sent))
             del progress.sent[oldest], progress.states[oldest]
+        return set(unknown[_PAGE:])
 
     def _leave(self, subscription: Subscription, progress: _Progress, scope: str) -> None:
         progress.sent.pop(scope, None)

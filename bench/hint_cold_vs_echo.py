@@ -1,0 +1,72 @@
+"""GetHint of 10,000 devices, each once and with a token never seen before, against a bare echo of the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+from bench import raw_load
+from bench.figure import Figure, Options, Round, paired
+from bench.processes import Running
+from bench.stage import (
+    GET_HINT,
+    SCOPES_EACH,
+    Cpu,
+    add_users,
+    call,
+    echo_server,
+    migrated_stores,
+    our_server,
+    user_token,
+)
+from syncbeat.v1 import sync_service_pb2
+
+_PAIRS = 10_000
+_WARM_UP_USER = "warm-up"
+
+
+def measure(options: Options) -> Figure:
+    """Requests a second. A round makes every call once, so it lasts as long as that takes."""
+    users = [f"user-{number:05}" for number in range(_PAIRS)]
+    request = sync_service_pb2.GetHintRequest(device_id="phone").SerializeToString()
+    with migrated_stores() as stores:
+        add_users(stores, [*users, _WARM_UP_USER])
+        with our_server(stores) as ours:
+            answer = call(ours.address, GET_HINT, request, user_token(_WARM_UP_USER))
+            _check(answer)
+            life = count(3600)
+
+            def fresh() -> list[tuple[str, bytes]]:
+                # Another life makes another token of each user.
+                seconds = next(life)
+                return [(user_token(user_id, seconds), request) for user_id in users]
+
+            with echo_server(len(answer)) as echo:
+                figure = paired(
+                    "hint_cold_vs_echo",
+                    "requests/s",
+                    options,
+                    lambda: _load(ours, stores.pids[0], fresh()),
+                    lambda: _load(echo, None, fresh()),
+                    h2load=False,
+                    generator="own, in Python: each call is another",
+                    request_bytes=len(request),
+                    answer_bytes=len(answer),
+                    pairs=_PAIRS,
+                )
+    return figure
+
+
+def _check(answer: bytes) -> None:
+    assert len(sync_service_pb2.GetHintResponse.FromString(answer).hint.heads) == SCOPES_EACH
+
+
+def _load(server: Running, database: int | None, calls: Sequence[tuple[str, bytes]]) -> Round:
+    before = Cpu.now(server.pid, database)
+    load = raw_load.run(server.address, GET_HINT, (user_token(_WARM_UP_USER), calls[0][1]), calls)
+    used, used_by_database = Cpu.now(server.pid, database).since(before)
+    return Round(
+        load.per_second,
+        used / load.requests * 1e6,
+        used_by_database / load.requests * 1e6 if database else None,
+    )

@@ -1,0 +1,61 @@
+"""PublishChanges of one change, each with its own request_id, over 100 scopes, against a bare echo of the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+from bench import raw_load
+from bench.figure import Figure, Options, Round, paired
+from bench.processes import Running
+from bench.stage import PUBLISH, SERVICE_TOKEN, Cpu, call, echo_server, migrated_stores, our_server
+from syncbeat.v1 import core_pb2, sync_service_pb2
+
+_SCOPES = 100
+_CALLS_A_SECOND = 800  # so many calls make a round of about the length asked for
+
+
+def measure(options: Options) -> Figure:
+    """Requests a second, each committed when it is answered; the temporary cluster does not wait for the disk."""
+    numbers = count()
+    with migrated_stores() as stores, our_server(stores) as ours:
+        answer = call(ours.address, PUBLISH, _request(next(numbers)), SERVICE_TOKEN)
+        assert sync_service_pb2.PublishChangesResponse.FromString(answer).results[0].sequence == 1
+
+        def calls() -> list[tuple[str, bytes]]:
+            made = round(options.seconds * _CALLS_A_SECOND)
+            return [(SERVICE_TOKEN, _request(next(numbers))) for _ in range(made)]
+
+        with echo_server(len(answer)) as echo:
+            return paired(
+                "publish_vs_echo",
+                "requests/s",
+                options,
+                lambda: _load(ours, stores.pids[0], calls()),
+                lambda: _load(echo, None, calls()),
+                h2load=False,
+                generator="own, in Python: each call is another",
+                request_bytes=len(_request(0)),
+                answer_bytes=len(answer),
+                scopes=_SCOPES,
+                fsync=False,
+            )
+
+
+def _request(number: int) -> bytes:
+    change = core_pb2.NewChange(
+        scope=f"room-{number % _SCOPES:03}", key="state", merge_patch_json=f'{{"page":{number},"by":"bench"}}'
+    )
+    made = sync_service_pb2.PublishChangesRequest(request_id=f"request-{number:08}", changes=[change])
+    return made.SerializeToString()
+
+
+def _load(server: Running, database: int | None, calls: Sequence[tuple[str, bytes]]) -> Round:
+    before = Cpu.now(server.pid, database)
+    load = raw_load.run(server.address, PUBLISH, calls[0], calls[1:])
+    used, used_by_database = Cpu.now(server.pid, database).since(before)
+    return Round(
+        load.per_second,
+        used / load.requests * 1e6,
+        used_by_database / load.requests * 1e6 if database else None,
+    )

@@ -1,0 +1,71 @@
+"""Memory of one open WatchHints stream, against a stream of a bare server that keeps as many open."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+
+from bench.echo import STREAM
+from bench.figure import Figure, Options, Round, paired
+from bench.processes import Running, rss_kb
+from bench.stage import add_users, echo_server, migrated_stores, our_server, user_token
+from syncbeat.v1 import sync_service_pb2
+
+_STREAMS = 2_000
+_WARM_UP = 200
+_CONNECTIONS = 20
+_SETTLE_S = 2.0
+_TIMEOUT_S = 60.0
+
+
+def measure(options: Options) -> Figure:
+    """KiB of resident memory that each stream adds, on a process of its own in each round; each of another user."""
+    users = [f"user-{number:05}" for number in range(_STREAMS + _WARM_UP)]
+    tokens = [user_token(user_id) for user_id in users]
+    request = sync_service_pb2.WatchHintsRequest(device_id="phone").SerializeToString()
+    with migrated_stores() as stores:
+        add_users(stores, users)
+
+        def ours() -> Round:
+            with our_server(stores) as server:
+                return _grown(server, tokens, request)
+
+        def baseline() -> Round:
+            with echo_server(150) as server:
+                return _grown(server, tokens, request)
+
+        return paired("stream_rss_kb", "KiB/stream", options, ours, baseline, streams=_STREAMS)
+
+
+def _grown(server: Running, tokens: list[str], request: bytes) -> Round:
+    return Round(asyncio.run(_growth(server, tokens, request)))
+
+
+async def _growth(server: Running, tokens: list[str], request: bytes) -> float:
+    # A channel pool of its own for each, or grpc would share one connection among them.
+    channels = [
+        grpc.aio.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1)])
+        for _ in range(_CONNECTIONS)
+    ]
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            calls = await _opened(channels, tokens[:_WARM_UP], request)
+            await asyncio.sleep(_SETTLE_S)
+            before = rss_kb(server.pid)
+            calls += await _opened(channels, tokens[_WARM_UP:], request)
+            await asyncio.sleep(_SETTLE_S)
+            return (rss_kb(server.pid) - before) / (len(tokens) - _WARM_UP)
+    finally:
+        await asyncio.gather(*(channel.close() for channel in channels))
+
+
+async def _opened(channels: list[grpc.aio.Channel], tokens: list[str], request: bytes) -> list[grpc.aio.Call]:
+    calls = []
+    for number, token in enumerate(tokens):
+        stream = channels[number % len(channels)].unary_stream(STREAM)
+        calls.append(stream(request, metadata=(("authorization", f"Bearer {token}"),)))
+    # A stream is open once something came over it.
+    first = await asyncio.gather(*(call.read() for call in calls))
+    assert all(answer is not grpc.aio.EOF for answer in first)
+    return calls

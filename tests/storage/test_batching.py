@@ -1,0 +1,210 @@
+"""Group commit: many callers, few batches, and each caller gets its own answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from syncbeat_server.errors import DependencyDown, NotFound, Overloaded
+from syncbeat_server.storage.batching import Batcher
+from tests.fakes import settle, wait_until
+
+
+class Desk:
+    """Doubles numbers, remembers the batches, and waits at the gate when it is closed."""
+
+    def __init__(self, *, closed: bool = False) -> None:
+        self.batches: list[list[int]] = []
+        self.under_way = self.most_under_way = 0
+        self.gate = asyncio.Event()
+        self.fault: Callable[[Sequence[int]], None] = lambda items: None
+        if not closed:
+            self.gate.set()
+
+    async def __call__(self, items: Sequence[int]) -> list[int | Exception]:
+        self.batches.append(list(items))
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await self.gate.wait()
+        finally:
+            self.under_way -= 1
+        self.fault(items)
+        return [NotFound("zero") if item == 0 else item * 2 for item in items]
+
+
+async def gathered(batcher: Batcher[int, int], *items: int) -> list[int | BaseException]:
+    return await asyncio.wait_for(asyncio.gather(*map(batcher.submit, items), return_exceptions=True), 5)
+
+
+async def test_calls_at_once_are_one_batch_and_each_gets_its_answer() -> None:
+    desk = Desk()
+    assert await gathered(Batcher(desk), 3, 1, 2, 1) == [6, 2, 4, 2]
+    assert desk.batches == [[3, 1, 2, 1]]
+
+
+async def test_a_lone_call_does_not_wait() -> None:
+    desk = Desk()
+    batcher: Batcher[int, int] = Batcher(desk)
+    for item in (1, 2, 3):
+        assert await asyncio.wait_for(batcher.submit(item), 5) == item * 2
+    assert desk.batches == [[1], [2], [3]]
+
+
+async def test_a_lone_call_after_a_crowd_is_answered() -> None:
+    desk = Desk()
+    batcher: Batcher[int, int] = Batcher(desk)
+    await gathered(batcher, *range(1, 50))
+    assert await asyncio.wait_for(batcher.submit(7), 5) == 14
+
+
+async def test_batches_are_bounded_served_in_order_and_at_most_two_at_once() -> None:
+    desk = Desk(closed=True)
+    batcher: Batcher[int, int] = Batcher(desk, max_batch=3, lanes=2)
+    calls = [asyncio.ensure_future(batcher.submit(item)) for item in range(1, 12)]
+    await wait_until(lambda: desk.under_way == 2)
+    late = asyncio.ensure_future(batcher.submit(99))
+    desk.gate.set()
+    assert await asyncio.wait_for(asyncio.gather(*calls, late), 5) == [*(n * 2 for n in range(1, 12)), 198]
+    assert [item for batch in desk.batches for item in batch] == [*range(1, 12), 99]
+    assert max(map(len, desk.batches)) == 3
+    assert desk.most_under_way == 2
+
+
+async def test_nobody_starves_while_others_keep_coming() -> None:
+    desk = Desk()
+    batcher: Batcher[int, int] = Batcher(desk, max_batch=4)
+    stop = False
+
+    async def insistent() -> None:
+        while not stop:
+            await batcher.submit(1)
+
+    crowd = [asyncio.ensure_future(insistent()) for _ in range(20)]
+    await settle()
+    try:
+        for item in range(2, 12):
+            before = len(desk.batches)
+            assert await asyncio.wait_for(batcher.submit(item), 5) == item * 2
+            assert len(desk.batches) - before <= 10
+    finally:
+        stop = True
+        await asyncio.wait_for(asyncio.gather(*crowd), 5)
+
+
+async def test_an_error_that_is_an_answer_is_one_callers() -> None:
+    desk = Desk()
+    one, zero, two = await gathered(Batcher(desk), 1, 0, 2)
+    assert (one, two) == (2, 4)
+    assert isinstance(zero, NotFound)
+    assert len(desk.batches) == 1
+
+
+async def test_when_the_batch_fails_each_call_is_tried_alone() -> None:
+    desk = Desk()
+
+    def fault(items: Sequence[int]) -> None:
+        if 13 in items:
+            raise ValueError("thirteen")
+
+    desk.fault = fault
+    results = await gathered(Batcher(desk), 1, 13, 2)
+    assert (results[0], results[2]) == (2, 4)
+    assert isinstance(results[1], ValueError)
+    assert desk.batches == [[1, 13, 2], [1], [13], [2]]
+
+
+async def test_an_outage_is_everyones_and_is_not_tried_again() -> None:
+    desk = Desk()
+
+    def fault(items: Sequence[int]) -> None:
+        raise DependencyDown("the database does not answer")
+
+    desk.fault = fault
+    results = await gathered(Batcher(desk), 1, 2, 3)
+    assert [type(result) for result in results] == [DependencyDown] * 3
+    assert desk.batches == [[1, 2, 3]]
+
+
+async def test_an_outage_among_calls_tried_alone_ends_the_trying() -> None:
+    desk = Desk()
+
+    def fault(items: Sequence[int]) -> None:
+        if len(items) > 1:
+            raise ValueError("somebody's fault")
+        if items[0] == 2:
+            raise DependencyDown("and now the database is gone")
+
+    desk.fault = fault
+    results = await gathered(Batcher(desk), 1, 2, 3, 4)
+    assert results[0] == 2
+    assert [type(result) for result in results[1:]] == [DependencyDown] * 3
+    assert desk.batches == [[1, 2, 3, 4], [1], [2]]
+
+
+async def test_too_few_answers_leave_nobody_waiting() -> None:
+    async def forgetful(items: Sequence[int]) -> list[int | Exception]:
+        return []
+
+    results = await gathered(Batcher(forgetful), 1, 2)
+    assert [type(result) for result in results] == [ValueError] * 2
+
+
+async def test_a_caller_that_leaves_takes_nobody_with_it() -> None:
+    desk = Desk(closed=True)
+    batcher: Batcher[int, int] = Batcher(desk, lanes=1)
+    calls = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2, 3)]
+    await wait_until(lambda: desk.under_way)
+    waiting = [asyncio.ensure_future(batcher.submit(item)) for item in (4, 5)]
+    await settle()
+    calls[1].cancel()
+    waiting[0].cancel()
+    desk.gate.set()
+    assert [await asyncio.wait_for(call, 5) for call in (calls[0], calls[2], waiting[1])] == [2, 6, 10]
+    assert desk.batches == [[1, 2, 3], [5]]  # who left before the batch began is not in it
+
+
+async def test_a_batch_of_callers_that_all_left_is_not_run() -> None:
+    desk = Desk(closed=True)
+    batcher: Batcher[int, int] = Batcher(desk, lanes=1)
+    first = asyncio.ensure_future(batcher.submit(1))
+    await wait_until(lambda: desk.under_way)
+    left = [asyncio.ensure_future(batcher.submit(item)) for item in (2, 3)]
+    await settle()
+    for call in left:
+        call.cancel()
+    desk.gate.set()
+    await asyncio.wait_for(batcher.drain(), 5)
+    assert await first == 2
+    assert desk.batches == [[1]]
+
+
+async def test_more_than_can_wait_are_refused_at_once() -> None:
+    desk = Desk(closed=True)
+    batcher: Batcher[int, int] = Batcher(desk, max_batch=2, max_waiting=3, lanes=1)
+    running = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2)]
+    await wait_until(lambda: desk.under_way)
+    waiting = [asyncio.ensure_future(batcher.submit(item)) for item in (3, 4, 5)]
+    await settle()
+    with pytest.raises(Overloaded):
+        await batcher.submit(6)
+    desk.gate.set()
+    assert await asyncio.wait_for(asyncio.gather(*running, *waiting), 5) == [2, 4, 6, 8, 10]
+    assert await batcher.submit(7) == 14
+
+
+async def test_draining_waits_for_everything_submitted() -> None:
+    desk = Desk(closed=True)
+    batcher: Batcher[int, int] = Batcher(desk, max_batch=1, lanes=1)
+    calls = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2, 3)]
+    await settle()
+    draining = asyncio.ensure_future(batcher.drain())
+    await settle()
+    assert not draining.done()
+    desk.gate.set()
+    await asyncio.wait_for(draining, 5)
+    await settle()
+    assert [call.result() for call in calls] == [2, 4, 6]
+    await asyncio.wait_for(batcher.drain(), 5)

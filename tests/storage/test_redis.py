@@ -1,0 +1,253 @@
+"""The bus between processes: fast when Redis is there, out of the way when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis
+
+from syncbeat_server.clock import SystemClock
+from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_server.directory.presence import Presence, PresenceKeeper
+from syncbeat_server.errors import DependencyDown
+from syncbeat_server.storage import redis as storage_redis
+from syncbeat_server.storage.redis import RedisBus, open_redis
+from tests.fakes import FakeClock, settle, wait_until
+
+DEVICE = ("default", "ann", "phone")
+
+
+@asynccontextmanager
+async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Run loops for the block; each must end at its first cancellation."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        _, pending = await asyncio.wait(tasks, timeout=5)
+        assert not pending, "a cancellation was lost"
+
+
+@pytest.fixture
+async def bus(redis_url: str) -> AsyncIterator[RedisBus]:
+    async with open_redis(redis_url, SystemClock()) as opened:
+        yield opened
+
+
+class Ear:
+    """What a listener heard, and how often it was (re)connected."""
+
+    def __init__(self, topics: list[str]) -> None:
+        self.topics = topics
+        self.heard: list[tuple[str, str]] = []
+        self.resumed = 0
+
+    def listen(self, bus: RedisBus) -> Coroutine[Any, Any, None]:
+        return bus.run_listener(self.topics, lambda topic, text: self.heard.append((topic, text)), self._resume)
+
+    def _resume(self) -> None:
+        self.resumed += 1
+
+
+@pytest.fixture
+def ear(request: pytest.FixtureRequest) -> Ear:
+    """Topics of this test alone: channels are everybody's."""
+    return Ear([f"{request.node.name}:a", f"{request.node.name}:b"])
+
+
+async def test_what_one_process_publishes_another_hears_in_order(bus: RedisBus, redis_url: str, ear: Ear) -> None:
+    async with (
+        open_redis(redis_url, SystemClock()) as other,
+        running(bus.run_publisher(), ear.listen(other), ear.listen(bus)),
+    ):
+        await wait_until(lambda: ear.resumed == 2)
+        assert other.listening
+        for number in range(1_200):
+            bus.publish(ear.topics[number % 2], f"message {number} \N{SNOWMAN}")
+        bus.publish("another topic", "not for us")
+        await wait_until(lambda: len(ear.heard) == 2_400)
+    once = list(dict.fromkeys(ear.heard))
+    assert once == [(ear.topics[number % 2], f"message {number} \N{SNOWMAN}") for number in range(1_200)]
+
+
+async def test_what_is_no_text_does_not_end_the_listener(bus: RedisBus, redis_url: str, ear: Ear) -> None:
+    async with running(ear.listen(bus)):
+        await wait_until(lambda: ear.resumed)
+        with redis.Redis.from_url(redis_url) as client:
+            client.publish(ear.topics[0], b"\xff\xfe")
+            client.publish(ear.topics[0], "next")
+        await wait_until(lambda: len(ear.heard) == 2)
+    assert ear.heard[1] == (ear.topics[0], "next")
+
+
+async def test_a_listener_survives_a_crash_and_says_that_it_resumed(
+    stores: EmbeddedStores, redis_url: str, ear: Ear
+) -> None:
+    clock = FakeClock()
+    async with open_redis(redis_url, clock) as bus, running(ear.listen(bus), bus.run_publisher()):
+        await wait_until(lambda: ear.resumed == 1)
+        stores.kill_redis()
+        try:
+            await wait_until(lambda: not bus.listening)
+            bus.publish(ear.topics[0], "lost")
+            await wait_until(lambda: clock.sleepers == 2)  # the publisher noticed too
+            await clock.advance(0.5)
+            await wait_until(lambda: clock.sleepers >= 1)
+            assert ear.resumed == 1
+        finally:
+            stores.start_redis()
+
+        async def resumed() -> int:
+            await clock.advance(0.5)
+            return ear.resumed == 2
+
+        while not await resumed():
+            await settle()
+        assert bus.listening
+        bus.publish(ear.topics[0], "heard")
+        await wait_until(lambda: ear.heard)
+    assert ear.heard == [(ear.topics[0], "heard")]
+
+
+async def test_a_server_that_does_not_answer_counts_as_gone(
+    stores: EmbeddedStores, bus: RedisBus, ear: Ear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_redis, "_PING_S", 0.05)
+    monkeypatch.setattr(storage_redis, "_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(storage_redis, "_RECONNECT_S", 0.01)
+    pid = stores.pids[1]
+    assert pid is not None
+    async with running(ear.listen(bus)):
+        await wait_until(lambda: ear.resumed)
+        await wait_until(lambda: bus.listening)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await wait_until(lambda: not bus.listening)
+            with pytest.raises(DependencyDown):
+                await asyncio.wait_for(bus.present(["k"]), 2)
+            with pytest.raises(DependencyDown):
+                await asyncio.wait_for(bus.mark_present(["k"], 1.0), 2)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        before = ear.resumed
+        await wait_until(lambda: bus.listening)
+        assert ear.resumed > before or bus.listening
+        assert await bus.present(["k"]) in ([True], [False])
+
+
+async def test_a_quiet_channel_stays_subscribed(bus: RedisBus, ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_redis, "_PING_S", 0.01)
+    pings = await_pings(bus, monkeypatch)
+    async with running(ear.listen(bus), bus.run_publisher()):
+        await wait_until(lambda: len(pings) > 10)
+        bus.publish(ear.topics[1], "still here")
+        await wait_until(lambda: ear.heard)
+    assert ear.resumed == 1
+
+
+def await_pings(bus: RedisBus, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Counts the pings that the bus sends to a quiet channel."""
+    pings: list[None] = []
+    ping = redis.asyncio.client.PubSub.ping
+
+    async def counted(*arguments: Any) -> Any:
+        pings.append(None)
+        return await ping(*arguments)
+
+    monkeypatch.setattr(redis.asyncio.client.PubSub, "ping", counted)
+    return pings
+
+
+async def test_publishing_never_waits_and_keeps_the_newest(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    async with open_redis(f"unix://{tmp_path}/nothing.sock", clock) as bus:
+        for number in range(storage_redis._MAX_QUEUED + 5):
+            bus.publish("t", str(number))
+        assert len(bus._queued) == storage_redis._MAX_QUEUED
+        assert bus._queued[0] == ("t", "5")
+        async with running(bus.run_publisher()):
+            await wait_until(lambda: clock.sleepers)
+            assert not bus._queued  # a wake-up is worth something now or never
+            bus.publish("t", "later")
+            await clock.advance(0.5)
+            await wait_until(lambda: not bus._queued)
+
+
+async def test_presence_is_marked_asked_and_taken_back(bus: RedisBus, redis_url: str) -> None:
+    keys = [f"key-{number}" for number in range(1_100)]
+    await bus.mark_present(keys, 30.0)
+    assert await bus.present([*keys, "absent"]) == [True] * 1_100 + [False]
+    with redis.Redis.from_url(redis_url) as client:
+        life = client.pttl("key-0")
+    assert isinstance(life, int)
+    assert 25_000 < life <= 30_000
+    await bus.mark_absent(keys[:-1])
+    assert sum(await bus.present(keys)) == 1
+    assert await bus.present([]) == []
+
+
+async def test_nobody_is_present_when_redis_is_not_there(tmp_path: object) -> None:
+    async with open_redis(f"unix://{tmp_path}/nothing.sock", FakeClock()) as bus:
+        with pytest.raises(DependencyDown):
+            await bus.present(["k"])
+        assert await Presence(bus).live([DEVICE, DEVICE]) == [False, False]
+
+
+async def test_a_stream_is_marked_when_it_opens_refreshed_and_taken_back(redis_url: str) -> None:
+    clock, here = FakeClock(), {DEVICE}
+    async with open_redis(redis_url, clock) as bus:
+        presence = Presence(bus)
+        keeper = PresenceKeeper(presence, lambda: list(here), clock)
+
+        async def live() -> bool:
+            return (await presence.live([DEVICE]))[0]
+
+        async with running(keeper.run(), keeper.run_refresh()):
+            keeper.moved(DEVICE)
+            await wait_until(live)  # type: ignore[arg-type]  # mypy cannot choose a side of the union
+            with redis.Redis.from_url(redis_url) as client:
+                client.flushdb()
+            await clock.advance(10)
+            await wait_until(live)  # type: ignore[arg-type]  # as above
+            here.clear()
+            keeper.moved(DEVICE)
+
+            async def gone() -> bool:
+                return not await live()
+
+            await wait_until(gone)  # type: ignore[arg-type]  # as above
+
+
+@pytest.mark.parametrize("what", ["presence", "publisher", "question"])
+async def test_a_cancellation_is_never_lost_wherever_it_meets_a_loop(bus: RedisBus, what: str) -> None:
+    presence = Presence(bus)
+    await presence.mark([DEVICE])  # connected, as in the middle of things
+    for turns in range(60):
+        keeper = PresenceKeeper(presence, lambda: [DEVICE], SystemClock())
+        if what == "presence":
+            keeper.moved(DEVICE)
+            loop = asyncio.ensure_future(keeper.run())
+        elif what == "publisher":
+            bus.publish("nobody listens", "message")
+            loop = asyncio.ensure_future(bus.run_publisher())
+        else:
+            loop = asyncio.ensure_future(ask_for_ever(presence))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        loop.cancel()
+        await asyncio.wait([loop], timeout=1)
+        assert loop.done(), f"a cancellation after {turns} turns of the loop was lost"
+
+
+async def ask_for_ever(presence: Presence) -> None:
+    """Ask once, and wait for ever."""
+    await presence.live([DEVICE])
+    await asyncio.Event().wait()

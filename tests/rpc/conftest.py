@@ -59,6 +59,17 @@ def rules(field: FieldDescriptor) -> field_rules_pb2.FieldRules:
     return found
 
 
+def needed(field: FieldDescriptor) -> bool:
+    """Whether a service's request must have it."""
+    return rules(field).required or rules(field).acting_user
+
+
+def one_required(field: FieldDescriptor) -> bool:
+    """Whether it is a field of a oneof that must have one."""
+    oneof = field.containing_oneof
+    return oneof is not None and oneof.GetOptions().Extensions[field_rules_pb2.one_required]
+
+
 def is_map(field: FieldDescriptor) -> bool:
     """Whether it is a map."""
     return field.message_type is not None and field.message_type.GetOptions().map_entry
@@ -76,7 +87,8 @@ def fill(message: Message) -> Message:
         value = getattr(message, field.name)
         if rules(field).json:
             setattr(message, field.name, "1")
-        if not rules(field).required:
+        chosen = one_required(field) and field.index == field.containing_oneof.fields[0].index
+        if not (chosen or (needed(field) and not one_required(field))):
             continue
         if inner(field) is not None:
             if field.is_repeated:

@@ -20,7 +20,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, field_rules_pb2, push_service_pb2, sync_service_pb2
-from tests.rpc.conftest import IMPLEMENTED, METHODS, Server, each_implemented, fill, inner, is_map, request_of, rules
+from tests.rpc.conftest import (
+    IMPLEMENTED,
+    METHODS,
+    Server,
+    each_implemented,
+    fill,
+    inner,
+    is_map,
+    needed,
+    one_required,
+    request_of,
+    rules,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -110,7 +122,9 @@ def bad_documents(bounds: field_rules_pb2.FieldRules) -> list[str]:
 def breaks_of(field: FieldDescriptor) -> Iterator[Break]:
     """Every way to break the rules of one field, so that the field itself is named."""
     bounds = rules(field)
-    if bounds.required:
+    if one_required(field) and bounds.required:
+        yield from setting("")
+    elif needed(field):
         yield lambda message, name: message.ClearField(name)
     if field.is_repeated:
         yield from overfull(field, bounds.max_items)
@@ -250,16 +264,16 @@ async def test_garbage_is_refused(module_server: Server, method: MethodDescripto
 
 
 EMPTY = {
-    "GetHint": ("device_id",),
+    "GetHint": ("device_id", "user_id"),
     "WatchHints": ("user_id",),
-    "ReportActivity": ("device_id", "activity"),
+    "ReportActivity": ("device_id", "activity", "user_id"),
     "PublishChanges": ("changes",),
     "ListChanges": ("cursor",),
-    "SendNotification": ("notification",),
+    "SendNotification": ("notification", "target"),
     "GetNotification": ("notification_id",),
-    "RegisterDevice": ("device_id", "platform"),
-    "UnregisterDevice": ("device_id",),
-    "GetDevice": ("device_id",),
+    "RegisterDevice": ("device_id", "platform", "user_id"),
+    "UnregisterDevice": ("device_id", "user_id"),
+    "GetDevice": ("device_id", "user_id"),
     "ListDevices": ("user_id",),
     "AddScopeMembers": ("scope", "members"),
     "RemoveScopeMembers": ("scope", "user_ids"),
@@ -326,7 +340,7 @@ BEYOND_THE_RULES: list[tuple[Message, tuple[str, ...]]] = [
         ("trigger.notification.template",),
     ),
     (push_service_pb2.SendNotificationRequest(notification=core_pb2.Notification(title="t")), ("target",)),
-    (push_service_pb2.SendNotificationRequest(notification=core_pb2.Notification(title="t"), scope=""), ("target",)),
+    (push_service_pb2.SendNotificationRequest(notification=core_pb2.Notification(title="t"), scope=""), ("scope",)),
     (send(notification=core_pb2.Notification(sound="s")), ("notification",)),
     (send(notification=data(**{f"k{index}": "v" * 2000 for index in range(2)})), ("notification",)),
     (send(notification=core_pb2.Notification(template="t")), ("notification.template",)),

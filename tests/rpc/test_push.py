@@ -93,7 +93,6 @@ async def test_targets(ready: Server, target: dict[str, Any], reached: set[tuple
     assert counts == Counter(delivery.state for delivery in found)
 
 
-@pytest.mark.xfail(strict=True, reason="accepted, with no deliveries")
 async def test_a_scope_that_is_not_there(ready: Server) -> None:
     before = await ready.rows()
     assert (await ready.backend.refusal(send(scope="nowhere", request_id="r"))).told == NOT_THERE

@@ -235,7 +235,6 @@ async def test_an_expectation_that_is_not_met(ready: Server) -> None:
     assert [result.sequence for result in (await ready.backend(met)).results] == [3, 4]
 
 
-@pytest.mark.xfail(strict=True, reason="the scope that was made to be locked stays")
 async def test_a_refused_publish_makes_no_scope(ready: Server) -> None:
     before = await ready.rows()
     refusal = await ready.backend.refusal(publish(change(scope="nobody's", expected_sequence=1)))

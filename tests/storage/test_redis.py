@@ -137,15 +137,14 @@ async def test_a_server_that_does_not_answer_counts_as_gone(
                 await asyncio.wait_for(bus.mark_present(["k"], 1.0), 2)
         finally:
             os.kill(pid, signal.SIGCONT)
-        before = ear.resumed
         await wait_until(lambda: bus.listening)
-        assert ear.resumed > before or bus.listening
-        assert await bus.present(["k"]) in ([True], [False])
+        assert ear.resumed > 1
+        assert len(await bus.present(["k"])) == 1
 
 
 async def test_a_quiet_channel_stays_subscribed(bus: RedisBus, ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage_redis, "_PING_S", 0.01)
-    pings = await_pings(bus, monkeypatch)
+    pings = counted_pings(bus, monkeypatch)
     async with running(ear.listen(bus), bus.run_publisher()):
         await wait_until(lambda: len(pings) > 10)
         bus.publish(ear.topics[1], "still here")
@@ -153,7 +152,7 @@ async def test_a_quiet_channel_stays_subscribed(bus: RedisBus, ear: Ear, monkeyp
     assert ear.resumed == 1
 
 
-def await_pings(bus: RedisBus, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+def counted_pings(bus: RedisBus, monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Counts the pings that the bus sends to a quiet channel."""
     pings: list[None] = []
     ping = redis.asyncio.client.PubSub.ping

@@ -102,7 +102,7 @@ class DirectoryService:
     async def remove_members(self, app_id: str, scope: str, user_ids: Sequence[str]) -> int:
         """Take members out of a scope; how many were in it. Raises NotFound when there is no such scope."""
         async with self._database.transaction() as conn:
-            if not await store.scope_exists(conn, app_id, scope):
+            if not await store.known_scopes(conn, [(app_id, scope)]):
                 raise NotFound("there is no such scope")
             removed = await store.remove_members(conn, app_id, scope, user_ids)
         self._members_changed(app_id, user_ids)
@@ -111,7 +111,7 @@ class DirectoryService:
     async def members(self, app_id: str, scope: str, after: str, limit: int) -> list[Member]:
         """A scope's members by user. Raises NotFound when there is no such scope."""
         async with self._database.connection() as conn:
-            if not await store.scope_exists(conn, app_id, scope):
+            if not await store.known_scopes(conn, [(app_id, scope)]):
                 raise NotFound("there is no such scope")
             return await store.list_members(conn, app_id, scope, after, limit)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from syncbeat_server.directory.model import Device, Member, MemberRole, Platform, Registration, TokenState
 from syncbeat_server.storage.postgres import Connection, Row
@@ -164,11 +164,15 @@ async def remove_members(conn: Connection, app_id: str, scope: str, user_ids: Se
     return len(rows)
 
 
-async def scope_exists(conn: Connection, app_id: str, scope: str) -> bool:
-    """Whether the scope is known."""
-    return bool(
-        await conn.fetchval("SELECT EXISTS (SELECT 1 FROM scopes WHERE app_id = $1 AND scope = $2)", app_id, scope)
+async def known_scopes(conn: Connection, keys: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of the (app, scope) that exist."""
+    rows = await conn.fetch(
+        """SELECT app_id, scope FROM scopes
+           JOIN unnest($1::text[], $2::text[]) AS k (app_id, scope) USING (app_id, scope)""",
+        [app_id for app_id, _ in keys],
+        [scope for _, scope in keys],
     )
+    return {(row["app_id"], row["scope"]) for row in rows}
 
 
 async def list_members(conn: Connection, app_id: str, scope: str, after: str, limit: int) -> list[Member]:

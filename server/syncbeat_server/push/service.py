@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
+from syncbeat_server.directory.store import known_scopes
 from syncbeat_server.errors import NotFound, SyncbeatError
 from syncbeat_server.push import store
 from syncbeat_server.push.accept import accept
@@ -40,6 +41,7 @@ class PushService:
         Raises:
             RequestIdReused: the request_id came before with other content.
             RequestInFlight: the first call with it has not ended.
+            NotFound: it is for a scope that does not exist.
         """
         request = RequestKey.of(notification.app_id, notification.caller, _SEND, request_id, content_hash)
         return await self._sends.submit(_Send(notification, request))
@@ -65,9 +67,11 @@ class PushService:
 
     @staticmethod
     async def _answer(conn: Connection, sends: Sequence[_Send]) -> list[Accepted | SyncbeatError]:
-        async def carry_out(indexes: Sequence[int]) -> list[str]:
-            results = await accept(conn, [sends[i].notification for i in indexes])
-            return [orjson.dumps(result).decode() for result in results]
+        async def carry_out(indexes: Sequence[int]) -> list[str | SyncbeatError]:
+            asked = [sends[i].notification for i in indexes]
+            good = await _with_known_scopes(conn, asked)
+            accepted = {answer.notification_id: answer for answer in await accept(conn, good)}
+            return [_as_json(accepted.get(notification.notification_id)) for notification in asked]
 
         answers = await idempotency.answer_once(conn, [send.request for send in sends], carry_out)
         return [
@@ -76,3 +80,14 @@ class PushService:
             else answer
             for answer in answers
         ]
+
+
+async def _with_known_scopes(conn: Connection, asked: Sequence[NewNotification]) -> list[NewNotification]:
+    wanted = [{(n.app_id, target.scope) for target in n.targets if target.scope is not None} for n in asked]
+    named = set().union(*wanted)
+    known = await known_scopes(conn, named) if named else set()
+    return [notification for notification, scopes in zip(asked, wanted, strict=True) if scopes <= known]
+
+
+def _as_json(accepted: Accepted | None) -> str | SyncbeatError:
+    return NotFound("there is no such scope") if accepted is None else orjson.dumps(accepted).decode()

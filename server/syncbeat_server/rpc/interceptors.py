@@ -6,7 +6,6 @@ here and not by gRPC, whose raising deserializer would answer UNKNOWN with the p
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
@@ -22,9 +21,10 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, FieldViolation, InvalidRequest, SyncbeatError
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.access import AccessPolicy
+from syncbeat_server.rpc.budget import Budgets
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.errors import STATUS, abort
-from syncbeat_server.rpc.validation import Validator, compile_validator, undecodable_texts
+from syncbeat_server.rpc.validation import Validator, acting_user_field, compile_validator, undecodable_texts
 
 _DEFAULT_DEADLINE_S = 10.0
 _MARGIN_S = 0.02  # so that the answer "no time left" still reaches the caller
@@ -52,6 +52,7 @@ class Interceptors:
         self.authenticate = authenticate
         self.observer = observer
         self.clock = clock
+        self.budgets = Budgets()
 
     def handler(
         self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Any
@@ -74,6 +75,7 @@ class _Method:
         self.request_type = method.input_type
         self.request_class: type[Message] = GetMessageClass(method.input_type)
         self.validate: Validator = compile_validator(method.input_type)
+        self.acting_user = acting_user_field(method.input_type)
 
     def admit(self, data: bytes, around: _Around) -> tuple[Message, Call]:
         """Who is calling, may they, and what do they ask."""
@@ -81,9 +83,9 @@ class _Method:
         if not self.policy.public:
             principal = self.stack.authenticate(around.authorization)
             self.policy.check(principal)
-        return self.parse(data), Call(self.name, around.request_id, principal)
+        return self.parse(data, principal), Call(self.name, around.request_id, principal)
 
-    def parse(self, data: bytes) -> Message:
+    def parse(self, data: bytes, principal: Principal) -> Message:
         """The request message; everything that is wrong with it at once."""
         try:
             request = self.request_class.FromString(data)
@@ -93,6 +95,9 @@ class _Method:
             raise InvalidRequest(*(undecodable or [whole])) from None
         violations: list[FieldViolation] = []
         self.validate(request, "", violations)
+        acting = self.acting_user
+        if acting and principal.kind is not PrincipalKind.USER and not getattr(request, acting):
+            violations.append(FieldViolation(acting, "required when a service calls"))
         if violations:
             raise InvalidRequest(*violations)
         return request
@@ -154,7 +159,7 @@ def _unary(method: _Method, behaviour: Unary) -> Callable[[bytes, Context], Awai
                 raise DeadlineExceeded("no time left to do this")
             request, call = method.admit(data, around)
             try:
-                async with asyncio.timeout(budget):
+                with method.stack.budgets.budget(budget):
                     answer = await behaviour(request, call)
             except TimeoutError:
                 raise DeadlineExceeded("the work took longer than the call's deadline") from None

@@ -37,7 +37,7 @@ from syncbeat_server.rpc.convert import (
 
 _DEFAULT_WINDOW_S = 300.0
 _DEFAULT_TTL_S = 3600.0
-_MAX_DELAY_S = 90 * 86_400.0
+_MAX_DELAY_S = 366 * 86_400.0
 # FCM takes 4,096 bytes of payload; what we add (ids, a cursor) stays below this.
 _MAX_CONTENT_BYTES = 3_072
 
@@ -53,7 +53,6 @@ class PushServicer:
         """Accept a notification."""
         app_id = call.app(request.app_id)
         faults: list[FieldViolation] = []
-        targets = _targets(request, faults)
         delay_s = self._delay_s(request, faults)
         shown = content(request.notification, "notification")
         _check_size(shown, faults)
@@ -67,7 +66,7 @@ class PushServicer:
             kind=Kind.MESSAGE,
             caller=call.caller,
             content=shown,
-            targets=targets,
+            targets=_targets(request),
             type=request.type,
             dedupe_key=request.dedupe_key,
             dedupe_window_s=seconds(request.dedupe_window) if given_window else _DEFAULT_WINDOW_S,
@@ -132,21 +131,18 @@ class PushServicer:
             return 0.0
         delay = request.schedule_time.seconds + request.schedule_time.nanos / 1e9 - self._clock.now().timestamp()
         if delay > _MAX_DELAY_S:
-            faults.append(FieldViolation("schedule_time", "at most 90 days ahead"))
+            faults.append(FieldViolation("schedule_time", "at most 366 days ahead"))
         return max(0.0, delay)
 
 
-def _targets(request: pb.SendNotificationRequest, faults: list[FieldViolation]) -> tuple[Target, ...]:
+def _targets(request: pb.SendNotificationRequest) -> tuple[Target, ...]:
     match request.WhichOneof("target"):
         case "user_ids":
             return tuple(Target(user_id=user_id) for user_id in request.user_ids.ids)
         case "device_ids":
             return tuple(Target(user_id=ref.user_id, device_id=ref.device_id) for ref in request.device_ids.refs)
-        case "scope" if request.scope:
-            return (Target(scope=request.scope),)
         case _:
-            faults.append(FieldViolation("target", "required: user_ids, device_ids or scope"))
-            return ()
+            return (Target(scope=request.scope),)
 
 
 def _check_size(shown: Content, faults: list[FieldViolation]) -> None:

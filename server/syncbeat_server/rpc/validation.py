@@ -42,12 +42,31 @@ def _compile(message: Descriptor, made: dict[str, list[tuple[str, _Check]]]) -> 
     if checks is None:
         checks = made[message.full_name] = []
         checks.extend((field.name, _field_check(field, made)) for field in message.fields)
+        checks.extend(
+            (oneof.name, _oneof_check(oneof.name))
+            for oneof in message.oneofs
+            if oneof.GetOptions().Extensions[field_rules_pb2.one_required]
+        )
 
     def validate(value: Message, path: str, violations: Violations) -> None:
         for name, check in checks:
             check(value, f"{path}.{name}" if path else name, violations)
 
     return validate
+
+
+def acting_user_field(message: Descriptor) -> str:
+    """The field that names the user for whom a service calls; empty when the message has none."""
+    named = (f.name for f in message.fields if f.GetOptions().Extensions[field_rules_pb2.rules].acting_user)
+    return next(named, "")
+
+
+def _oneof_check(name: str) -> _Check:
+    def check(message: Message, path: str, violations: Violations) -> None:
+        if message.WhichOneof(name) is None:
+            violations.append(FieldViolation(path, "required"))
+
+    return check
 
 
 def _field_check(field: FieldDescriptor, made: dict[str, list[tuple[str, _Check]]]) -> _Check:
@@ -64,14 +83,15 @@ def _singular_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, o
     name = field.name
     has_presence = field.has_presence
     required = rules.required
+    one_of_several = field.containing_oneof is not None and len(field.containing_oneof.fields) > 1
 
     def check(message: Message, path: str, violations: Violations) -> None:
         if has_presence and not message.HasField(name):
-            if required:
+            if required and not one_of_several:
                 violations.append(FieldViolation(path, "required"))
             return
         value = getattr(message, name)
-        if required and not has_presence and not value:
+        if required and not value:
             violations.append(FieldViolation(path, "required"))
             return
         one(value, path, violations)

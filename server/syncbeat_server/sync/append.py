@@ -47,7 +47,7 @@ async def append(conn: Connection, calls: Sequence[Append], *, create_scopes: bo
     keys = [(call.app_id, change.scope) for call in calls for change in call.changes]
     locked = await store.lock_scopes(conn, keys, create=create_scopes)
     present = await _expected_keys(conn, calls)
-    heads = {key: head for key, (_, head) in locked.items()}
+    heads = {key: scope.head for key, scope in locked.items()}
     commits: dict[tuple[str, str], int] = defaultdict(int)
     rounds: list[dict[tuple[str, str, str], tuple[str, int, NewChange]]] = []
     results: list[Appended | SyncbeatError] = []
@@ -60,12 +60,15 @@ async def append(conn: Connection, calls: Sequence[Append], *, create_scopes: bo
         scopes = sorted({change.scope for change in call.changes})
         for scope in scopes:
             commits[call.app_id, scope] += 1
-        ends = tuple(Cursor(s, locked[call.app_id, s][0], heads[call.app_id, s]) for s in scopes)
+        ends = tuple(Cursor(s, locked[call.app_id, s].epoch, heads[call.app_id, s]) for s in scopes)
         results.append(Appended(sequences, ends))
     await _write(conn, rounds)
     if commits:
         moved = [(*key, heads[key], count) for key, count in sorted(commits.items())]
         await store.advance_heads(conn, moved, policy.MEMORY_S)
+    unused = [key for key, scope in locked.items() if scope.created and key not in commits]
+    if unused:
+        await store.drop_scopes(conn, unused)
     return results
 
 
@@ -80,7 +83,7 @@ async def _expected_keys(conn: Connection, calls: Sequence[Append]) -> dict[tupl
 
 
 def _fault(
-    call: Append, locked: dict[tuple[str, str], tuple[str, int]], present: dict[tuple[str, str, str], int]
+    call: Append, locked: dict[tuple[str, str], store.LockedScope], present: dict[tuple[str, str, str], int]
 ) -> SyncbeatError | None:
     for change in call.changes:
         if (call.app_id, change.scope) not in locked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -30,6 +30,14 @@ class DeviceView:
 
     activity: Activity | None
     scopes: tuple[ScopeState, ...]
+
+
+class LockedScope(NamedTuple):
+    """The row of a scope that this transaction has locked; `created`: made by it."""
+
+    epoch: str
+    head: int
+    created: bool
 
 
 async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[DeviceView | None]:
@@ -228,8 +236,8 @@ async def changed_scopes(
 
 async def lock_scopes(
     conn: Connection, keys: Sequence[tuple[str, str]], *, create: bool
-) -> dict[tuple[str, str], tuple[str, int]]:
-    """Lock the scopes' rows in sorted order: (app, scope) -> (epoch, head). `create` makes those that are missing.
+) -> dict[tuple[str, str], LockedScope]:
+    """Lock the scopes' rows in sorted order, by (app, scope). `create` makes those that are missing.
 
     In a USER's transaction only those that it may write are found.
     """
@@ -241,17 +249,27 @@ async def lock_scopes(
                SELECT app_id, scope, syncbeat_now() FROM unnest($1::text[], $2::text[]) AS k (app_id, scope)
                ORDER BY app_id COLLATE "C", scope COLLATE "C"
                ON CONFLICT (app_id, scope) DO UPDATE SET app_id = s.app_id
-               RETURNING app_id, scope, epoch, head""",
+               RETURNING app_id, scope, epoch, head, s.xmax = 0 AS created""",
             *columns,
         )
     else:
         rows = await conn.fetch(
-            """SELECT s.app_id, s.scope, s.epoch, s.head FROM scopes s
+            """SELECT s.app_id, s.scope, s.epoch, s.head, false AS created FROM scopes s
                JOIN unnest($1::text[], $2::text[]) AS k (app_id, scope) USING (app_id, scope)
                ORDER BY s.app_id, s.scope FOR UPDATE OF s""",
             *columns,
         )
-    return {(row["app_id"], row["scope"]): (row["epoch"], row["head"]) for row in rows}
+    return {(row["app_id"], row["scope"]): LockedScope(row["epoch"], row["head"], row["created"]) for row in rows}
+
+
+async def drop_scopes(conn: Connection, keys: Sequence[tuple[str, str]]) -> None:
+    """Take back scopes that `lock_scopes` made in this transaction."""
+    await conn.execute(
+        """DELETE FROM scopes s USING unnest($1::text[], $2::text[]) AS k (app_id, scope)
+           WHERE (s.app_id, s.scope) = (k.app_id, k.scope)""",
+        [app_id for app_id, _ in keys],
+        [scope for _, scope in keys],
+    )
 
 
 async def key_sequences(conn: Connection, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from syncbeat_server.clock import Clock
-from syncbeat_server.errors import AccessDenied, DependencyDown, TokenExpired
+from syncbeat_server.errors import AccessDenied, DependencyDown, NotFound, TokenExpired
 from syncbeat_server.sync import policy
 from syncbeat_server.sync.hub import Hub, Subscription
 from syncbeat_server.sync.model import (
@@ -82,6 +82,7 @@ class HintStreams:
 
         Raises:
             AccessDenied: a cursor names a scope that the user is not a member of.
+            NotFound: a service's cursor names a scope that does not exist.
             TokenExpired: the caller's token came to its end.
         """
         subscription = Subscription(request.device, all_scopes=request.user_id is None)
@@ -110,6 +111,8 @@ class HintStreams:
         named = await self._reader.heads(request.device.app_id, request.user_id, list(given))
         for name, state in zip(given, named, strict=True):
             if state is None:
+                if request.user_id is None:
+                    raise NotFound("there is no such scope", scope=name)
                 raise AccessDenied("not a member of this scope", scope=name)
             reset = self._start_scope(progress, state, given[name])
             if reset is not None:

@@ -36,6 +36,7 @@ class FieldRules(_message.Message):
     JSON_FIELD_NUMBER: _builtins.int
     MAX_DEPTH_FIELD_NUMBER: _builtins.int
     MULTILINE_FIELD_NUMBER: _builtins.int
+    ACTING_USER_FIELD_NUMBER: _builtins.int
     required: _builtins.bool
     """required refuses the field's absence: an unset message, an empty string, list or map, a zero number, the
     zero enum value.
@@ -62,6 +63,8 @@ class FieldRules(_message.Message):
     """max_depth bounds how deep a JSON document's arrays and objects nest. 0 means no bound but max_bytes."""
     multiline: _builtins.bool
     """multiline lets in newline, carriage return and tab. Other control characters are never let in."""
+    acting_user: _builtins.bool
+    """acting_user refuses the absence of the user for whom a service calls. A user leaves the field empty."""
     def __init__(
         self,
         *,
@@ -75,10 +78,11 @@ class FieldRules(_message.Message):
         json: _builtins.bool = ...,
         max_depth: _builtins.int = ...,
         multiline: _builtins.bool = ...,
+        acting_user: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_millis", b"_max_millis", "_max_value", b"_max_value", "_min_millis", b"_min_millis", "_min_value", b"_min_value", "max_millis", b"max_millis", "max_value", b"max_value", "min_millis", b"min_millis", "min_value", b"min_value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_millis", b"_max_millis", "_max_value", b"_max_value", "_min_millis", b"_min_millis", "_min_value", b"_min_value", "json", b"json", "max_bytes", b"max_bytes", "max_depth", b"max_depth", "max_items", b"max_items", "max_millis", b"max_millis", "max_value", b"max_value", "min_millis", b"min_millis", "min_value", b"min_value", "multiline", b"multiline", "required", b"required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_millis", b"_max_millis", "_max_value", b"_max_value", "_min_millis", b"_min_millis", "_min_value", b"_min_value", "acting_user", b"acting_user", "json", b"json", "max_bytes", b"max_bytes", "max_depth", b"max_depth", "max_items", b"max_items", "max_millis", b"max_millis", "max_value", b"max_value", "min_millis", b"min_millis", "min_value", b"min_value", "multiline", b"multiline", "required", b"required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_millis: _TypeAlias = _typing.Literal["max_millis"]  # noqa: Y015
     _WhichOneofArgType__max_millis: _TypeAlias = _typing.Literal["_max_millis", b"_max_millis"]  # noqa: Y015
@@ -100,7 +104,10 @@ class FieldRules(_message.Message):
 Global___FieldRules: _TypeAlias = FieldRules  # noqa: Y015
 
 RULES_FIELD_NUMBER: _builtins.int
+ONE_REQUIRED_FIELD_NUMBER: _builtins.int
 rules: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___FieldRules]
 """rules bound what the field may hold in a request; without it the defaults of FieldRules hold. All broken
 rules of a request come back at once, each with its field's path, as INVALID_ARGUMENT / INVALID_FIELD.
 """
+one_required: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.OneofOptions, _builtins.bool]
+"""one_required refuses a message in which no field of the oneof is set."""

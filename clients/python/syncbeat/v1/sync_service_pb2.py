@@ -29,13 +29,15 @@ from syncbeat.v1 import core_pb2 as syncbeat_dot_v1_dot_core__pb2
 from syncbeat.v1 import field_rules_pb2 as syncbeat_dot_v1_dot_field__rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esyncbeat/v1/sync_service.proto\x12\x0bsyncbeat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18syncbeat/v1/access.proto\x1a\x16syncbeat/v1/core.proto\x1a\x1dsyncbeat/v1/field_rules.proto\"\xcd\x01\n\x08\x41\x63tivity\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32\x1a.syncbeat.v1.ActivityStateR\x05state\x12>\n\ridle_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0cidleDuration\x12.\n\x07network\x18\x03 \x01(\x0e\x32\x14.syncbeat.v1.NetworkR\x07network\x12\x1f\n\x0b\x62\x61ttery_low\x18\x04 \x01(\x08R\nbatteryLow\"\x8e\x03\n\x04Hint\x12>\n\rpoll_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0cpollInterval\x12\x31\n\x08priority\x18\x02 \x01(\x0e\x32\x15.syncbeat.v1.PriorityR\x08priority\x12@\n\x0enext_poll_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0cnextPollTime\x12\x18\n\x07\x63hanged\x18\x04 \x01(\x08R\x07\x63hanged\x12.\n\x05heads\x18\x05 \x03(\x0b\x32\x18.syncbeat.v1.ScopeCursorR\x05heads\x12@\n\x0evalid_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\rvalidDuration\x12#\n\rprefer_stream\x18\x07 \x01(\x08R\x0cpreferStream\x12 \n\x0b\x65xplanation\x18\x08 \x01(\tR\x0b\x65xplanation\"\xd8\x01\n\x06\x43hange\x12\x14\n\x05scope\x18\x01 \x01(\tR\x05scope\x12\x14\n\x05\x65poch\x18\x02 \x01(\tR\x05\x65poch\x12\x10\n\x03key\x18\x03 \x01(\tR\x03key\x12\x1d\n\nvalue_json\x18\x04 \x01(\tR\tvalueJson\x12\x18\n\x07\x64\x65leted\x18\x05 \x01(\x08R\x07\x64\x65leted\x12\x1a\n\x08sequence\x18\x06 \x01(\x03R\x08sequence\x12;\n\x0b\x63hange_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nchangeTime\"\xef\x01\n\x0eGetHintRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12#\n\tdevice_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x08\x64\x65viceId\x12;\n\x07\x63ursors\x18\x04 \x03(\x0b\x32\x18.syncbeat.v1.ScopeCursorB\x07\x92\xb5\x18\x03\x18\xf4\x03R\x07\x63ursors\x12\x31\n\x08\x61\x63tivity\x18\x05 \x01(\x0b\x32\x15.syncbeat.v1.ActivityR\x08\x61\x63tivity\x12\x18\n\x07\x65xplain\x18\x06 \x01(\x08R\x07\x65xplain\"8\n\x0fGetHintResponse\x12%\n\x04hint\x18\x01 \x01(\x0b\x32\x11.syncbeat.v1.HintR\x04hint\"\xc6\x02\n\x11WatchHintsRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x03 \x01(\tR\x08\x64\x65viceId\x12;\n\x07\x63ursors\x18\x04 \x03(\x0b\x32\x18.syncbeat.v1.ScopeCursorB\x07\x92\xb5\x18\x03\x18\xf4\x03R\x07\x63ursors\x12\x31\n\x08\x61\x63tivity\x18\x05 \x01(\x0b\x32\x15.syncbeat.v1.ActivityR\x08\x61\x63tivity\x12U\n\x12heartbeat_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\x92\xb5\x18\x07\x30\x88\'8\xe0\xa7\x12R\x11heartbeatInterval\x12\x1d\n\nall_scopes\x18\x07 \x01(\x08R\tallScopes\"\x88\x02\n\x12WatchHintsResponse\x12-\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x13.syncbeat.v1.ChangeH\x00R\x06\x63hange\x12\'\n\x04hint\x18\x02 \x01(\x0b\x32\x11.syncbeat.v1.HintH\x00R\x04hint\x12\x39\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x17.syncbeat.v1.CheckpointH\x00R\ncheckpoint\x12*\n\x05reset\x18\x04 \x01(\x0b\x32\x12.syncbeat.v1.ResetH\x00R\x05reset\x12*\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x12.syncbeat.v1.DrainH\x00R\x05\x64rainB\x07\n\x05\x65vent\"\xab\x01\n\nCheckpoint\x12\x32\n\x07\x63ursors\x18\x01 \x03(\x0b\x32\x18.syncbeat.v1.ScopeCursorR\x07\x63ursors\x12%\n\x04hint\x18\x02 \x01(\x0b\x32\x11.syncbeat.v1.HintR\x04hint\x12\x42\n\x0ftoken_remaining\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0etokenRemaining\"\x8b\x01\n\x05Reset\x12\x14\n\x05scope\x18\x01 \x01(\tR\x05scope\x12,\n\x04head\x18\x02 \x01(\x0b\x32\x18.syncbeat.v1.ScopeCursorR\x04head\x12>\n\rrefetch_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0crefetchDelay\"K\n\x05\x44rain\x12\x42\n\x0freconnect_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0ereconnectDelay\"\xa7\x01\n\x15ReportActivityRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12#\n\tdevice_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x08\x64\x65viceId\x12\x39\n\x08\x61\x63tivity\x18\x04 \x01(\x0b\x32\x15.syncbeat.v1.ActivityB\x06\x92\xb5\x18\x02\x08\x01R\x08\x61\x63tivity\"?\n\x16ReportActivityResponse\x12%\n\x04hint\x18\x01 \x01(\x0b\x32\x11.syncbeat.v1.HintR\x04hint\"\xd7\x01\n\x15PublishChangesRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12;\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x16.syncbeat.v1.NewChangeB\t\x92\xb5\x18\x05\x08\x01\x18\xe8\x07R\x07\x63hanges\x12\x32\n\x07trigger\x18\x05 \x01(\x0b\x32\x18.syncbeat.v1.SyncTriggerR\x07trigger\"\xc3\x01\n\x16PublishChangesResponse\x12.\n\x05heads\x18\x01 \x03(\x0b\x32\x18.syncbeat.v1.ScopeCursorR\x05heads\x12\x34\n\x07results\x18\x02 \x03(\x0b\x32\x1a.syncbeat.v1.PublishResultR\x07results\x12\'\n\x0fnotification_id\x18\x03 \x01(\tR\x0enotificationId\x12\x1a\n\x08replayed\x18\x04 \x01(\x08R\x08replayed\"S\n\rPublishResult\x12\x14\n\x05scope\x18\x01 \x01(\tR\x05scope\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x1a\n\x08sequence\x18\x03 \x01(\x03R\x08sequence\"\xc3\x01\n\x12ListChangesRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x03 \x01(\tR\x08\x64\x65viceId\x12\x38\n\x06\x63ursor\x18\x04 \x01(\x0b\x32\x18.syncbeat.v1.ScopeCursorB\x06\x92\xb5\x18\x02\x08\x01R\x06\x63ursor\x12&\n\tpage_size\x18\x05 \x01(\x05\x42\t\x92\xb5\x18\x05 \x00(\xe8\x07R\x08pageSize\"\xd0\x01\n\x13ListChangesResponse\x12-\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x13.syncbeat.v1.ChangeR\x07\x63hanges\x12\x39\n\x0bnext_cursor\x18\x02 \x01(\x0b\x32\x18.syncbeat.v1.ScopeCursorR\nnextCursor\x12\x12\n\x04more\x18\x03 \x01(\x08R\x04more\x12\x14\n\x05reset\x18\x04 \x01(\x08R\x05reset\x12%\n\x04hint\x18\x05 \x01(\x0b\x32\x11.syncbeat.v1.HintR\x04hint\"\xca\x01\n\x11\x42oostScopeRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1c\n\x05scope\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x05scope\x12\x39\n\x08priority\x18\x03 \x01(\x0e\x32\x15.syncbeat.v1.PriorityB\x06\x92\xb5\x18\x02\x08\x01R\x08priority\x12\x45\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\x92\xb5\x18\n\x08\x01\x30\xe8\x07\x38\x80\xb8\x99)R\x08\x64uration\"Q\n\x12\x42oostScopeResponse\x12;\n\x0b\x65xpire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime*w\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x16\n\x12PRIORITY_IMMEDIATE\x10\x01\x12\x11\n\rPRIORITY_FAST\x10\x02\x12\x13\n\x0fPRIORITY_NORMAL\x10\x03\x12\x11\n\rPRIORITY_SLOW\x10\x04*m\n\rActivityState\x12\x1e\n\x1a\x41\x43TIVITY_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41\x43TIVITY_STATE_FOREGROUND\x10\x01\x12\x1d\n\x19\x41\x43TIVITY_STATE_BACKGROUND\x10\x02*J\n\x07Network\x12\x17\n\x13NETWORK_UNSPECIFIED\x10\x00\x12\x10\n\x0cNETWORK_WIFI\x10\x01\x12\x14\n\x10NETWORK_CELLULAR\x10\x02\x32\xb9\x04\n\x0bSyncService\x12O\n\x07GetHint\x12\x1b.syncbeat.v1.GetHintRequest\x1a\x1c.syncbeat.v1.GetHintResponse\"\t\x90\x02\x02\x8a\xb5\x18\x02\x02\x03\x12Z\n\nWatchHints\x12\x1e.syncbeat.v1.WatchHintsRequest\x1a\x1f.syncbeat.v1.WatchHintsResponse\"\t\x90\x02\x02\x8a\xb5\x18\x02\x02\x03\x30\x01\x12\x64\n\x0eReportActivity\x12\".syncbeat.v1.ReportActivityRequest\x1a#.syncbeat.v1.ReportActivityResponse\"\t\x90\x02\x02\x8a\xb5\x18\x02\x02\x03\x12\x61\n\x0ePublishChanges\x12\".syncbeat.v1.PublishChangesRequest\x1a#.syncbeat.v1.PublishChangesResponse\"\x06\x8a\xb5\x18\x02\x03\x02\x12[\n\x0bListChanges\x12\x1f.syncbeat.v1.ListChangesRequest\x1a .syncbeat.v1.ListChangesResponse\"\t\x90\x02\x02\x8a\xb5\x18\x02\x02\x03\x12W\n\nBoostScope\x12\x1e.syncbeat.v1.BoostScopeRequest\x1a\x1f.syncbeat.v1.BoostScopeResponse\"\x08\x90\x02\x02\x8a\xb5\x18\x01\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esyncbeat/v1/sync_service.proto\x12\x0bsyncbeat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18syncbeat/v1/access.proto\x1a\x16syncbeat/v1/core.proto\x1a\x1dsyncbeat/v1/field_rules.proto\"\xcd\x01\n\x08\x41\x63tivity\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32\x1a.syncbeat.v1.ActivityStateR\x05state\x12>\n\ridle_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0cidleDuration\x12.\n\x07network\x18\x03 \x01(\x0e\x32\x14.syncbeat.v1.NetworkR\x07network\x12\x1f\n\x0b\x62\x61ttery_low\x18\x04 \x01(\x08R\nbatteryLow\"\x8e\x03\n\x04Hint\x12>\n\rpoll_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0cpollInterval\x12\x31\n\x08priority\x18\x02 \x01(\x0e\x32\x15.syncbeat.v1.PriorityR\x08priority\x12@\n\x0enext_poll_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0cnextPollTime\x12\x18\n\x07\x63hanged\x18\x04 \x01(\x08R\x07\x63hanged\x12.\n\x05heads\x18\x05 \x03(\x0b\x32\x18.syncbeat.v1.ScopeCursorR\x05heads\x12@\n\x0evalid_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\rvalidDuration\x12#\n\rprefer_stream\x18\x07 \x01(\x08R\x0cpreferStream\x12 \n\x0b\x65xplanation\x18\x08 \x01(\tR\x0b\x65xplanation\"\xd8\x01\n\x06\x43hange\x12\x14\n\x05scope\x18\x01 \x01(\tR\x05scope\x12\x14\n\x05\x65poch\x18\x02 \x01(\tR\x05\x65poch\x12\x10\n\x03key\x18\x03 \x01(\tR\x03key\x12\x1d\n\nvalue_json\x18\x04 \x01(\tR\tvalueJson\x12\x18\n\x07\x64\x65leted\x18\x05 \x01(\x08R\x07\x64\x65leted\x12\x1a\n\x08sequence\x18\x06 \x01(\x03R\x08sequence\x12;\n\x0b\x63hange_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nchangeTime\"\xf7\x01\n\x0eGetHintRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1f\n\x07user_id\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02X\x01R\x06userId\x12#\n\tdevice_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x08\x64\x65viceId\x12;\n\x07\x63ursors\x18\x04 \x03(\x0b\x32\x18.syncbeat.v1.ScopeCursorB\x07\x92\xb5\x18\x03\x18\xf4\x03R\x07\x63ursors\x12\x31\n\x08\x61\x63tivity\x18\x05 \x01(\x0b\x32\x15.syncbeat.v1.ActivityR\x08\x61\x63tivity\x12\x18\n\x07\x65xplain\x18\x06 \x01(\x08R\x07\x65xplain\"8\n\x0fGetHintResponse\x12%\n\x04hint\x18\x01 \x01(\x0b\x32\x11.syncbeat.v1.HintR\x04hint\"\xc6\x02\n\x11WatchHintsRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x03 \x01(\tR\x08\x64\x65viceId\x12;\n\x07\x63ursors\x18\x04 \x03(\x0b\x32\x18.syncbeat.v1.ScopeCursorB\x07\x92\xb5\x18\x03\x18\xf4\x03R\x07\x63ursors\x12\x31\n\x08\x61\x63tivity\x18\x05 \x01(\x0b\x32\x15.syncbeat.v1.ActivityR\x08\x61\x63tivity\x12U\n\x12heartbeat_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\x92\xb5\x18\x07\x30\x88\'8\xe0\xa7\x12R\x11heartbeatInterval\x12\x1d\n\nall_scopes\x18\x07 \x01(\x08R\tallScopes\"\x88\x02\n\x12WatchHintsResponse\x12-\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x13.syncbeat.v1.ChangeH\x00R\x06\x63hange\x12\'\n\x04hint\x18\x02 \x01(\x0b\x32\x11.syncbeat.v1.HintH\x00R\x04hint\x12\x39\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x17.syncbeat.v1.CheckpointH\x00R\ncheckpoint\x12*\n\x05reset\x18\x04 \x01(\x0b\x32\x12.syncbeat.v1.ResetH\x00R\x05reset\x12*\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x12.syncbeat.v1.DrainH\x00R\x05\x64rainB\x07\n\x05\x65vent\"\xab\x01\n\nCheckpoint\x12\x32\n\x07\x63ursors\x18\x01 \x03(\x0b\x32\x18.syncbeat.v1.ScopeCursorR\x07\x63ursors\x12%\n\x04hint\x18\x02 \x01(\x0b\x32\x11.syncbeat.v1.HintR\x04hint\x12\x42\n\x0ftoken_remaining\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0etokenRemaining\"\x8b\x01\n\x05Reset\x12\x14\n\x05scope\x18\x01 \x01(\tR\x05scope\x12,\n\x04head\x18\x02 \x01(\x0b\x32\x18.syncbeat.v1.ScopeCursorR\x04head\x12>\n\rrefetch_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0crefetchDelay\"K\n\x05\x44rain\x12\x42\n\x0freconnect_delay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0ereconnectDelay\"\xaf\x01\n\x15ReportActivityRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1f\n\x07user_id\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02X\x01R\x06userId\x12#\n\tdevice_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x08\x64\x65viceId\x12\x39\n\x08\x61\x63tivity\x18\x04 \x01(\x0b\x32\x15.syncbeat.v1.ActivityB\x06\x92\xb5\x18\x02\x08\x01R\x08\x61\x63tivity\"?\n\x16ReportActivityResponse\x12%\n\x04hint\x18\x01 \x01(\x0b\x32\x11.syncbeat.v1.HintR\x04hint\"\xd7\x01\n\x15PublishChangesRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12;\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x16.syncbeat.v1.NewChangeB\t\x92\xb5\x18\x05\x08\x01\x18\xe8\x07R\x07\x63hanges\x12\x32\n\x07trigger\x18\x05 \x01(\x0b\x32\x18.syncbeat.v1.SyncTriggerR\x07trigger\"\xc3\x01\n\x16PublishChangesResponse\x12.\n\x05heads\x18\x01 \x03(\x0b\x32\x18.syncbeat.v1.ScopeCursorR\x05heads\x12\x34\n\x07results\x18\x02 \x03(\x0b\x32\x1a.syncbeat.v1.PublishResultR\x07results\x12\'\n\x0fnotification_id\x18\x03 \x01(\tR\x0enotificationId\x12\x1a\n\x08replayed\x18\x04 \x01(\x08R\x08replayed\"S\n\rPublishResult\x12\x14\n\x05scope\x18\x01 \x01(\tR\x05scope\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x1a\n\x08sequence\x18\x03 \x01(\x03R\x08sequence\"\xc3\x01\n\x12ListChangesRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x03 \x01(\tR\x08\x64\x65viceId\x12\x38\n\x06\x63ursor\x18\x04 \x01(\x0b\x32\x18.syncbeat.v1.ScopeCursorB\x06\x92\xb5\x18\x02\x08\x01R\x06\x63ursor\x12&\n\tpage_size\x18\x05 \x01(\x05\x42\t\x92\xb5\x18\x05 \x00(\xe8\x07R\x08pageSize\"\xd0\x01\n\x13ListChangesResponse\x12-\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x13.syncbeat.v1.ChangeR\x07\x63hanges\x12\x39\n\x0bnext_cursor\x18\x02 \x01(\x0b\x32\x18.syncbeat.v1.ScopeCursorR\nnextCursor\x12\x12\n\x04more\x18\x03 \x01(\x08R\x04more\x12\x14\n\x05reset\x18\x04 \x01(\x08R\x05reset\x12%\n\x04hint\x18\x05 \x01(\x0b\x32\x11.syncbeat.v1.HintR\x04hint\"\xca\x01\n\x11\x42oostScopeRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1c\n\x05scope\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x05scope\x12\x39\n\x08priority\x18\x03 \x01(\x0e\x32\x15.syncbeat.v1.PriorityB\x06\x92\xb5\x18\x02\x08\x01R\x08priority\x12\x45\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\x92\xb5\x18\n\x08\x01\x30\xe8\x07\x38\x80\xb8\x99)R\x08\x64uration\"Q\n\x12\x42oostScopeResponse\x12;\n\x0b\x65xpire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime*w\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x16\n\x12PRIORITY_IMMEDIATE\x10\x01\x12\x11\n\rPRIORITY_FAST\x10\x02\x12\x13\n\x0fPRIORITY_NORMAL\x10\x03\x12\x11\n\rPRIORITY_SLOW\x10\x04*m\n\rActivityState\x12\x1e\n\x1a\x41\x43TIVITY_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41\x43TIVITY_STATE_FOREGROUND\x10\x01\x12\x1d\n\x19\x41\x43TIVITY_STATE_BACKGROUND\x10\x02*J\n\x07Network\x12\x17\n\x13NETWORK_UNSPECIFIED\x10\x00\x12\x10\n\x0cNETWORK_WIFI\x10\x01\x12\x14\n\x10NETWORK_CELLULAR\x10\x02\x32\xb9\x04\n\x0bSyncService\x12O\n\x07GetHint\x12\x1b.syncbeat.v1.GetHintRequest\x1a\x1c.syncbeat.v1.GetHintResponse\"\t\x90\x02\x02\x8a\xb5\x18\x02\x02\x03\x12Z\n\nWatchHints\x12\x1e.syncbeat.v1.WatchHintsRequest\x1a\x1f.syncbeat.v1.WatchHintsResponse\"\t\x90\x02\x02\x8a\xb5\x18\x02\x02\x03\x30\x01\x12\x64\n\x0eReportActivity\x12\".syncbeat.v1.ReportActivityRequest\x1a#.syncbeat.v1.ReportActivityResponse\"\t\x90\x02\x02\x8a\xb5\x18\x02\x02\x03\x12\x61\n\x0ePublishChanges\x12\".syncbeat.v1.PublishChangesRequest\x1a#.syncbeat.v1.PublishChangesResponse\"\x06\x8a\xb5\x18\x02\x03\x02\x12[\n\x0bListChanges\x12\x1f.syncbeat.v1.ListChangesRequest\x1a .syncbeat.v1.ListChangesResponse\"\t\x90\x02\x02\x8a\xb5\x18\x02\x02\x03\x12W\n\nBoostScope\x12\x1e.syncbeat.v1.BoostScopeRequest\x1a\x1f.syncbeat.v1.BoostScopeResponse\"\x08\x90\x02\x02\x8a\xb5\x18\x01\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'syncbeat.v1.sync_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GETHINTREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_GETHINTREQUEST'].fields_by_name['user_id']._serialized_options = b'\222\265\030\002X\001'
   _globals['_GETHINTREQUEST'].fields_by_name['device_id']._loaded_options = None
   _globals['_GETHINTREQUEST'].fields_by_name['device_id']._serialized_options = b'\222\265\030\002\010\001'
   _globals['_GETHINTREQUEST'].fields_by_name['cursors']._loaded_options = None
@@ -44,6 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHHINTSREQUEST'].fields_by_name['cursors']._serialized_options = b'\222\265\030\003\030\364\003'
   _globals['_WATCHHINTSREQUEST'].fields_by_name['heartbeat_interval']._loaded_options = None
   _globals['_WATCHHINTSREQUEST'].fields_by_name['heartbeat_interval']._serialized_options = b'\222\265\030\0070\210\'8\340\247\022'
+  _globals['_REPORTACTIVITYREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_REPORTACTIVITYREQUEST'].fields_by_name['user_id']._serialized_options = b'\222\265\030\002X\001'
   _globals['_REPORTACTIVITYREQUEST'].fields_by_name['device_id']._loaded_options = None
   _globals['_REPORTACTIVITYREQUEST'].fields_by_name['device_id']._serialized_options = b'\222\265\030\002\010\001'
   _globals['_REPORTACTIVITYREQUEST'].fields_by_name['activity']._loaded_options = None
@@ -72,12 +76,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SYNCSERVICE'].methods_by_name['ListChanges']._serialized_options = b'\220\002\002\212\265\030\002\002\003'
   _globals['_SYNCSERVICE'].methods_by_name['BoostScope']._loaded_options = None
   _globals['_SYNCSERVICE'].methods_by_name['BoostScope']._serialized_options = b'\220\002\002\212\265\030\001\003'
-  _globals['_PRIORITY']._serialized_start=3743
-  _globals['_PRIORITY']._serialized_end=3862
-  _globals['_ACTIVITYSTATE']._serialized_start=3864
-  _globals['_ACTIVITYSTATE']._serialized_end=3973
-  _globals['_NETWORK']._serialized_start=3975
-  _globals['_NETWORK']._serialized_end=4049
+  _globals['_PRIORITY']._serialized_start=3759
+  _globals['_PRIORITY']._serialized_end=3878
+  _globals['_ACTIVITYSTATE']._serialized_start=3880
+  _globals['_ACTIVITYSTATE']._serialized_end=3989
+  _globals['_NETWORK']._serialized_start=3991
+  _globals['_NETWORK']._serialized_end=4065
   _globals['_ACTIVITY']._serialized_start=194
   _globals['_ACTIVITY']._serialized_end=399
   _globals['_HINT']._serialized_start=402
@@ -85,37 +89,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGE']._serialized_start=803
   _globals['_CHANGE']._serialized_end=1019
   _globals['_GETHINTREQUEST']._serialized_start=1022
-  _globals['_GETHINTREQUEST']._serialized_end=1261
-  _globals['_GETHINTRESPONSE']._serialized_start=1263
-  _globals['_GETHINTRESPONSE']._serialized_end=1319
-  _globals['_WATCHHINTSREQUEST']._serialized_start=1322
-  _globals['_WATCHHINTSREQUEST']._serialized_end=1648
-  _globals['_WATCHHINTSRESPONSE']._serialized_start=1651
-  _globals['_WATCHHINTSRESPONSE']._serialized_end=1915
-  _globals['_CHECKPOINT']._serialized_start=1918
-  _globals['_CHECKPOINT']._serialized_end=2089
-  _globals['_RESET']._serialized_start=2092
-  _globals['_RESET']._serialized_end=2231
-  _globals['_DRAIN']._serialized_start=2233
-  _globals['_DRAIN']._serialized_end=2308
-  _globals['_REPORTACTIVITYREQUEST']._serialized_start=2311
-  _globals['_REPORTACTIVITYREQUEST']._serialized_end=2478
-  _globals['_REPORTACTIVITYRESPONSE']._serialized_start=2480
-  _globals['_REPORTACTIVITYRESPONSE']._serialized_end=2543
-  _globals['_PUBLISHCHANGESREQUEST']._serialized_start=2546
-  _globals['_PUBLISHCHANGESREQUEST']._serialized_end=2761
-  _globals['_PUBLISHCHANGESRESPONSE']._serialized_start=2764
-  _globals['_PUBLISHCHANGESRESPONSE']._serialized_end=2959
-  _globals['_PUBLISHRESULT']._serialized_start=2961
-  _globals['_PUBLISHRESULT']._serialized_end=3044
-  _globals['_LISTCHANGESREQUEST']._serialized_start=3047
-  _globals['_LISTCHANGESREQUEST']._serialized_end=3242
-  _globals['_LISTCHANGESRESPONSE']._serialized_start=3245
-  _globals['_LISTCHANGESRESPONSE']._serialized_end=3453
-  _globals['_BOOSTSCOPEREQUEST']._serialized_start=3456
-  _globals['_BOOSTSCOPEREQUEST']._serialized_end=3658
-  _globals['_BOOSTSCOPERESPONSE']._serialized_start=3660
-  _globals['_BOOSTSCOPERESPONSE']._serialized_end=3741
-  _globals['_SYNCSERVICE']._serialized_start=4052
-  _globals['_SYNCSERVICE']._serialized_end=4621
+  _globals['_GETHINTREQUEST']._serialized_end=1269
+  _globals['_GETHINTRESPONSE']._serialized_start=1271
+  _globals['_GETHINTRESPONSE']._serialized_end=1327
+  _globals['_WATCHHINTSREQUEST']._serialized_start=1330
+  _globals['_WATCHHINTSREQUEST']._serialized_end=1656
+  _globals['_WATCHHINTSRESPONSE']._serialized_start=1659
+  _globals['_WATCHHINTSRESPONSE']._serialized_end=1923
+  _globals['_CHECKPOINT']._serialized_start=1926
+  _globals['_CHECKPOINT']._serialized_end=2097
+  _globals['_RESET']._serialized_start=2100
+  _globals['_RESET']._serialized_end=2239
+  _globals['_DRAIN']._serialized_start=2241
+  _globals['_DRAIN']._serialized_end=2316
+  _globals['_REPORTACTIVITYREQUEST']._serialized_start=2319
+  _globals['_REPORTACTIVITYREQUEST']._serialized_end=2494
+  _globals['_REPORTACTIVITYRESPONSE']._serialized_start=2496
+  _globals['_REPORTACTIVITYRESPONSE']._serialized_end=2559
+  _globals['_PUBLISHCHANGESREQUEST']._serialized_start=2562
+  _globals['_PUBLISHCHANGESREQUEST']._serialized_end=2777
+  _globals['_PUBLISHCHANGESRESPONSE']._serialized_start=2780
+  _globals['_PUBLISHCHANGESRESPONSE']._serialized_end=2975
+  _globals['_PUBLISHRESULT']._serialized_start=2977
+  _globals['_PUBLISHRESULT']._serialized_end=3060
+  _globals['_LISTCHANGESREQUEST']._serialized_start=3063
+  _globals['_LISTCHANGESREQUEST']._serialized_end=3258
+  _globals['_LISTCHANGESRESPONSE']._serialized_start=3261
+  _globals['_LISTCHANGESRESPONSE']._serialized_end=3469
+  _globals['_BOOSTSCOPEREQUEST']._serialized_start=3472
+  _globals['_BOOSTSCOPEREQUEST']._serialized_end=3674
+  _globals['_BOOSTSCOPERESPONSE']._serialized_start=3676
+  _globals['_BOOSTSCOPERESPONSE']._serialized_end=3757
+  _globals['_SYNCSERVICE']._serialized_start=4068
+  _globals['_SYNCSERVICE']._serialized_end=4637
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,378 @@
+"""Reading feeds: pages, hints, what devices have seen, and streams that miss nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from syncbeat_server.errors import AccessDenied, DependencyDown, NotFound, TokenExpired
+from syncbeat_server.events.publish import Publish, Publisher
+from syncbeat_server.storage.postgres import Database
+from syncbeat_server.sync import watch as watching
+from syncbeat_server.sync.hub import Hub, Subscription
+from syncbeat_server.sync.model import (
+    Activity,
+    ActivityState,
+    ChangesSent,
+    Checkpoint,
+    Cursor,
+    DeviceKey,
+    Drain,
+    FeedPage,
+    Hint,
+    NewChange,
+    Priority,
+    Reset,
+    StreamEvent,
+)
+from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
+from syncbeat_server.sync.sweep import HeadSweep
+from syncbeat_server.sync.watch import HintStreams, WatchRequest
+from tests.fakes import FakeClock, settle, wait_until
+from tests.storage.stage import APP, Refuses, add_members, couple, directory, rows_of, until, value_of
+
+pytestmark = pytest.mark.usefixtures("database", "clock")
+
+PHONE = DeviceKey(APP, "ann", "phone")
+
+
+@dataclass
+class House:
+    """The sync feature over one database that can be made to refuse."""
+
+    database: Database
+    clock: FakeClock
+    hub: Hub = field(default_factory=Hub)
+
+    def __post_init__(self) -> None:
+        self.refuses = Refuses(self.database)
+        reachable = self.refuses.as_database
+        self.reader = FeedReader(reachable)
+        self.seen = SeenRecorder(reachable, self.clock)
+        self.service = SyncService(reachable, self.reader, self.seen, self.clock)
+        self.streams = HintStreams(self.hub, self.reader, self.seen, self.clock, lambda device: None)
+        self.sweep = HeadSweep(reachable, self.hub, self.clock, lambda: True)
+        self.publisher = Publisher(self.database, self.clock, self.hub.scope_changed, lambda: None)
+
+    async def publish(self, *keys: str, scope: str = "couple") -> Cursor:
+        changes = tuple(NewChange(scope, key, "{}") for key in keys)
+        digest = hashlib.sha256(repr(keys).encode()).digest()
+        published = await self.publisher.publish(Publish(APP, "service:test", changes, None, None, "", digest))
+        return published.heads[0]
+
+    async def page(self, cursor: Cursor, limit: int = 10, user_id: str | None = None) -> FeedPage:
+        (found,) = await self.reader.pages(APP, user_id, [cursor], limit)
+        assert found is not None
+        return found
+
+    async def hint(self, *cursors: Cursor, **fields: Any) -> Hint:
+        given = {"activity": None, "explain": False, "is_user": True, **fields}
+        return await self.service.hint(PHONE, cursors, **given)
+
+
+@pytest.fixture
+async def house(database: Database, clock: FakeClock) -> House:
+    await couple(database)
+    return House(database, clock)
+
+
+def keys(page: FeedPage | ChangesSent) -> list[str]:
+    return [change.key for change in page.changes]
+
+
+async def test_a_feed_is_read_in_pages_and_says_each_key_once(house: House) -> None:
+    await house.publish("a", "b", "c", "d")
+    head = await house.publish("b")
+    first = await house.page(Cursor("couple"), limit=3)
+    assert (keys(first), first.more, first.reset) == (["a", "c", "d"], True, False)
+    second = await house.page(first.next, limit=3)
+    assert (keys(second), second.more, second.next) == (["b"], False, head)
+    third = await house.page(second.next)
+    assert (keys(third), third.next) == ([], head)
+
+
+@pytest.mark.parametrize("cursor", [Cursor("couple", "another epoch", 1), Cursor("couple", "", 3)])
+async def test_a_cursor_of_another_life_of_the_feed_starts_again(house: House, cursor: Cursor) -> None:
+    await house.publish("a", "b")
+    page = await house.page(cursor)
+    assert page.reset
+    assert keys(page) == ["a", "b"]
+
+
+async def test_a_reader_sees_its_scopes_and_no_others(house: House) -> None:
+    await house.publish("a")
+    await house.publish("x", scope="private")
+    wanted = [Cursor("couple"), Cursor("private"), Cursor("no such scope")]
+    found = await house.reader.pages(APP, "ann", wanted, 10)
+    assert [page is not None for page in found] == [True, False, False]
+    assert [state is not None for state in await house.reader.heads(APP, None, ["private", "none"])] == [True, False]
+    assert await house.reader.heads("other", None, ["couple"]) == [None]
+    assert await house.reader.heads(APP, "eve", ["couple"]) == [None]
+
+
+async def test_readers_at_once_each_get_their_own_page(house: House) -> None:
+    for scope in ("couple", "other"):
+        await house.publish("a", "b", "c", scope=scope)
+    pages = await asyncio.gather(
+        *(
+            house.reader.pages(APP, user, [Cursor(scope, "", after)], 10)
+            for user in ("ann", None)
+            for scope in ("couple", "other")
+            for after in (0, 2)
+        )
+    )
+    assert [None if page is None else keys(page) for (page,) in pages] == [
+        ["a", "b", "c"],
+        ["c"],
+        None,
+        None,
+        ["a", "b", "c"],
+        ["c"],
+        ["a", "b", "c"],
+        ["c"],
+    ]
+
+
+async def test_a_hint_says_whether_there_is_news(house: House) -> None:
+    assert not (await house.hint()).changed
+    head = await house.publish("a", "b")
+    assert (await house.hint()).changed
+    assert not (await house.hint(head)).changed
+    assert not (await house.hint(Cursor("couple", "", 2))).changed
+    assert (await house.hint(Cursor("couple", head.epoch, 1))).changed
+    assert (await house.hint(Cursor("couple", "another epoch", 2))).changed
+    assert (await house.hint(head)).heads == (head,)
+
+
+async def test_a_hint_goes_by_the_activity_that_was_reported_last(house: House) -> None:
+    for number in range(30):
+        await house.publish(f"k{number}")
+    looking = await house.hint()
+    away = Activity(ActivityState.BACKGROUND, idle_s=600.0)
+    reported = await house.service.report_activity(PHONE, away, is_user=True)
+    assert reported.poll_interval_s > looking.poll_interval_s
+    assert (await house.hint()).poll_interval_s == reported.poll_interval_s
+    assert (await house.hint(activity=Activity())).poll_interval_s == looking.poll_interval_s
+    await house.clock.advance(7200)
+    assert (await house.hint()).priority is Priority.SLOW
+
+
+async def test_a_hint_is_for_registered_devices_and_their_scopes(house: House) -> None:
+    await house.publish("x", scope="private")
+    with pytest.raises(AccessDenied):
+        await house.hint(Cursor("private"))
+    nowhere = DeviceKey(APP, "ann", "lost")
+    with pytest.raises(AccessDenied):
+        await house.service.hint(nowhere, (), None, explain=False, is_user=True)
+    with pytest.raises(NotFound):
+        await house.service.hint(nowhere, (), None, explain=False, is_user=False)
+    page, _ = await house.service.list_changes(APP, None, None, Cursor("private"), 10)
+    assert keys(page) == ["x"]
+    with pytest.raises(AccessDenied):
+        await house.service.list_changes(APP, "ann", PHONE, Cursor("private"), 10)
+    with pytest.raises(NotFound):
+        await house.service.list_changes(APP, None, None, Cursor("none"), 10)
+
+
+async def seen_by_ann(house: House) -> list[tuple[Any, ...]]:
+    await house.seen.flush()
+    return await rows_of(house.database, "SELECT epoch, sequence FROM device_cursors")
+
+
+async def test_the_newest_cursor_that_a_device_showed_is_kept(house: House) -> None:
+    head = await house.publish("a", "b", "c")
+    await house.hint(head)
+    assert await seen_by_ann(house) == [(head.epoch, 3)]
+    house.seen.note(PHONE, [Cursor("couple", head.epoch, 1)])
+    assert await seen_by_ann(house) == [(head.epoch, 3)]  # what is written already
+    head = await house.publish("d")
+    house.seen.note(PHONE, [head])
+    house.seen.note(PHONE, [Cursor("couple", head.epoch, 2), Cursor("couple"), Cursor("couple", "", 9)])
+    assert await seen_by_ann(house) == [(head.epoch, 4)]  # nor what still waits to be written
+
+
+async def test_what_cannot_have_been_seen_is_not_recorded(house: House) -> None:
+    head = await house.publish("a")
+    house.seen.note(PHONE, [Cursor("couple", head.epoch, 2)])
+    house.seen.note(DeviceKey(APP, "ann", "lost"), [head])
+    house.seen.note(PHONE, [Cursor("couple", "another epoch", 1), Cursor("none", "e", 1)])
+    assert await seen_by_ann(house) == []
+
+
+async def test_cursors_are_recorded_when_the_database_is_back(house: House) -> None:
+    head = await house.publish("a")
+    recording = asyncio.ensure_future(house.seen.run())
+    house.refuses.error = DependencyDown("the database does not answer")
+    house.seen.note(PHONE, [head])
+    await wait_until(lambda: house.refuses.refused)
+    house.refuses.error = None
+    await house.clock.advance(1)
+    await until(lambda: value_of(house.database, "SELECT count(*) = 1 FROM device_cursors"))
+    recording.cancel()
+    await asyncio.wait([recording])
+    assert recording.cancelled()
+
+
+async def test_a_sweep_finds_what_no_wake_up_told(house: House) -> None:
+    stream, whole = Subscription(PHONE, all_scopes=False), Subscription(PHONE, all_scopes=True)
+    for subscription in (stream, whole):
+        house.hub.add(subscription)
+    house.hub.follow(stream, ["couple", "quiet"])
+    await house.publish("a")
+    await house.publish("q", scope="quiet")
+    await house.sweep.sweep(5.0)
+    for subscription in (stream, whole):
+        subscription.take_dirty()
+    quietly = Publisher(house.database, house.clock, lambda app_id, scope: None, lambda: None)
+    house.publisher = quietly
+    await house.clock.advance(20)
+    await house.publish("b")
+    await house.sweep.sweep(5.0)
+    assert stream.take_dirty() == {"couple"}
+    assert whole.take_dirty() == {"couple"}
+    await house.clock.advance(16)
+    await house.sweep.sweep(5.0)
+    assert (stream.take_dirty(), whole.take_dirty()) == (set(), set())
+
+
+class Reader:
+    """Reads a stream in the background."""
+
+    def __init__(self) -> None:
+        self.events: list[StreamEvent] = []
+        self.error: Exception | None = None
+        self.ended = False
+
+    async def read(self, events: AsyncIterator[StreamEvent]) -> None:
+        try:
+            async for event in events:
+                self.events.append(event)
+        except (AccessDenied, TokenExpired) as error:
+            self.error = error
+        self.ended = True
+
+    def changes(self) -> list[tuple[str, int]]:
+        return [(c.key, c.sequence) for e in self.events if isinstance(e, ChangesSent) for c in e.changes]
+
+    def count(self, kind: type[StreamEvent]) -> int:
+        return sum(isinstance(event, kind) for event in self.events)
+
+
+@asynccontextmanager
+async def stream(house: House, *cursors: Cursor, user_id: str | None = "ann", **fields: Any) -> AsyncIterator[Reader]:
+    """An open stream; it has said its first checkpoint."""
+    given = {"activity": Activity(), "heartbeat_s": 30.0, "expires_at": None, **fields}
+    reader = Reader()
+    events = house.streams.watch(WatchRequest(PHONE, user_id, cursors, **given))
+    reading = asyncio.ensure_future(reader.read(events))
+    await wait_until(lambda: reader.ended or reader.count(Checkpoint))
+    try:
+        yield reader
+    finally:
+        reading.cancel()
+        await asyncio.wait([reading])
+        await events.aclose()
+
+
+async def test_a_stream_goes_on_where_its_cursor_is_and_then_tells_what_is_new(house: House) -> None:
+    await house.publish("a", "b")
+    async with stream(house, Cursor("couple", "", 1)) as reader:
+        await wait_until(lambda: reader.changes() == [("b", 2)])
+        head = await house.publish("c")
+        await wait_until(lambda: reader.changes() == [("b", 2), ("c", 3)])
+        await wait_until(lambda: (head,) in [e.cursors for e in reader.events if isinstance(e, Checkpoint)])
+    assert len(house.hub) == 0
+    assert await seen_by_ann(house) == [(head.epoch, 3)]
+
+
+async def test_a_stream_from_now_tells_nothing_old(house: House) -> None:
+    await house.publish("a")
+    async with stream(house) as reader:
+        await house.publish("b")
+        await wait_until(lambda: reader.changes() == [("b", 2)])
+
+
+async def test_a_stream_with_a_cursor_of_another_life_is_reset(house: House) -> None:
+    head = await house.publish("a")
+    async with stream(house, Cursor("couple", "another epoch", 1)) as reader:
+        assert [event.head for event in reader.events if isinstance(event, Reset)] == [head]
+        await house.publish("b")
+        await wait_until(lambda: reader.changes() == [("b", 2)])
+
+
+async def test_a_stream_of_a_scope_that_is_not_the_users_is_refused(house: House) -> None:
+    await house.publish("x", scope="private")
+    async with stream(house, Cursor("private")) as reader:
+        assert isinstance(reader.error, AccessDenied)
+    assert len(house.hub) == 0
+
+
+async def test_a_stream_ends_with_its_token_and_when_the_process_drains(house: House) -> None:
+    async with stream(house, expires_at=house.clock.now() + timedelta(seconds=10)) as reader:
+        await house.clock.advance(10)
+        house.hub.look_everywhere()
+        await wait_until(lambda: reader.ended)
+        assert isinstance(reader.error, TokenExpired)
+    async with stream(house) as reader:
+        house.hub.drain()
+        await wait_until(lambda: reader.ended)
+        assert isinstance(reader.events[-1], Drain)
+        assert isinstance(reader.events[-2], Checkpoint)
+
+
+async def test_a_stream_outlives_an_outage_and_misses_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_RETRY_S", 0.01)
+    await house.publish("x", scope="chat")
+    async with stream(house) as reader:
+        house.refuses.error = DependencyDown("the database does not answer")
+        await add_members(house.database, "chat", "ann")
+        house.hub.members_changed(APP, "ann")
+        await house.publish("a")
+        await wait_until(lambda: house.refuses.refused > 2)
+        house.refuses.error = None
+        await wait_until(lambda: reader.changes() == [("a", 1)])
+        await wait_until(lambda: (APP, "chat") in house.hub.followed(), what="it knows the scope that was joined")
+        await house.publish("y", scope="chat")
+        await wait_until(lambda: ("y", 2) in reader.changes())
+        assert not reader.ended
+
+
+async def test_a_stream_of_all_scopes_outlives_an_outage_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_RETRY_S", 0.01)
+    async with stream(house, user_id=None) as reader:
+        house.refuses.error = DependencyDown("the database does not answer")
+        await house.publish("a", scope="never heard of")
+        await wait_until(lambda: house.refuses.refused > 2)
+        house.refuses.error = None
+        await wait_until(lambda: reader.changes() == [("a", 1)])
+
+
+async def test_a_stream_of_all_scopes_tells_of_more_than_it_learns_at_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_PAGE", 3)
+    async with stream(house, user_id=None) as reader:
+        changes = tuple(NewChange(f"scope-{n}", "k", "{}") for n in range(10))
+        await house.publisher.publish(Publish(APP, "service:test", changes, None, None, "", b""))
+        await wait_until(lambda: len(reader.changes()) == 10)
+
+
+async def test_a_member_who_leaves_hears_no_more(house: House) -> None:
+    async with stream(house) as reader:
+        await directory(house.database).remove_members(APP, "couple", ["ann"])
+        await house.publish("secret")
+        await until(lambda: settled_without(house, "couple"))
+        await settle()
+        assert reader.changes() == []
+
+
+async def settled_without(house: House, scope: str) -> bool:
+    """Whether nobody follows the scope."""
+    return (APP, scope) not in house.hub.followed()

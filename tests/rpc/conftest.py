@@ -87,7 +87,8 @@ def fill(message: Message) -> Message:
         value = getattr(message, field.name)
         if rules(field).json:
             setattr(message, field.name, "1")
-        chosen = one_required(field) and field.index == field.containing_oneof.fields[0].index
+        oneof = field.containing_oneof
+        chosen = one_required(field) and oneof is not None and field.index == oneof.fields[0].index
         if not (chosen or (needed(field) and not one_required(field))):
             continue
         if inner(field) is not None:

@@ -247,7 +247,7 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     sync.report_activity: lambda c: sync.report_activity(c, [(PHONE, Activity(battery_low=True))]),
     sync.record_seen: lambda c: sync.record_seen(c, [(PHONE, Cursor("bobs", "e", 1))]),
     sync.heads: lambda c: sync.heads(c, [("default", None, "bobs"), ("default", "bob", "bobs")]),
-    sync.changes_after: lambda c: sync.changes_after(c, [("default", "bobs", 0, 10)], ["e"]),
+    sync.changes_between: lambda c: sync.changes_between(c, [sync.FeedRead("default", "bobs", "e", 0, 99, 10)]),
     sync.member_scopes: lambda c: sync.member_scopes(c, "default", "bob"),
     sync.starts: lambda c: sync.starts(c, "default", ["bobs"], EVER),
     sync.current_heads: lambda c: sync.current_heads(c, [("default", "bobs")]),

@@ -245,8 +245,10 @@ def cursors(count: int) -> list[core_pb2.ScopeCursor]:
 
 
 def sent(**fields: object) -> push_service_pb2.SendNotificationRequest:
-    notification = core_pb2.Notification(title="t")
-    return push_service_pb2.SendNotificationRequest(**{"notification": notification, **fields})  # type: ignore[arg-type]
+    least: dict[str, object] = {"notification": core_pb2.Notification(title="t")}
+    if not fields.keys() & {"user_ids", "device_ids", "scope"}:
+        least["user_ids"] = core_pb2.UserIds(ids=["u"])
+    return push_service_pb2.SendNotificationRequest(**{**least, **fields})  # type: ignore[arg-type]
 
 
 def published(*changes: core_pb2.NewChange) -> sync_service_pb2.PublishChangesRequest:

@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import AccessDenied, NotFound, SyncbeatError
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import policy, store
-from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, FeedPage, Hint, ScopeState
+from syncbeat_server.sync.model import Activity, Change, Cursor, DeviceKey, FeedPage, Hint, ScopeState
 
 _log = logging.getLogger(__name__)
 
@@ -107,42 +108,37 @@ class FeedReader:
         return [found[read] for read in reads]
 
     async def _read_pages(self, reads: Sequence[tuple[str, str | None, Cursor, int]]) -> Sequence[FeedPage | None]:
-        # Heads first: a sequence is given out under the scope's lock, so whatever is at or below a head that was
-        # read before is there to be read after.
+        # Heads first, with the right to see them: a sequence is given out under the scope's lock, so whatever is at or
+        # below a head that was read before is there to be read after; and what came later, the right may not cover.
         wanted = list(dict.fromkeys((app_id, user_id, cursor.scope) for app_id, user_id, cursor, _ in reads))
         async with self._database.connection() as conn:
             states = dict(zip(wanted, await store.heads(conn, wanted), strict=True))
-            plans = {read: self._plan(read, states[read[0], read[1], read[2].scope]) for read in reads}
-            feeds = list(dict.fromkeys(plan[0] for plan in plans.values() if plan is not None))
-            epochs = {(app, state.scope): state.epoch for (app, _, _), state in states.items() if state is not None}
-            found = await store.changes_after(conn, feeds, [epochs[app, scope] for app, scope, _, _ in feeds])
-        changes = dict(zip(feeds, found, strict=True))
-        return [self._page(plans[read], states[read[0], read[1], read[2].scope], changes) for read in reads]
+            plans = [_plan(read, states[read[0], read[1], read[2].scope]) for read in reads]
+            feeds = list(dict.fromkeys(plan.feed for plan in plans if plan is not None))
+            changes = dict(zip(feeds, await store.changes_between(conn, feeds), strict=True))
+        return [None if plan is None else _page(plan, changes[plan.feed]) for plan in plans]
 
-    @staticmethod
-    def _plan(
-        read: tuple[str, str | None, Cursor, int], state: ScopeState | None
-    ) -> tuple[tuple[str, str, int, int], bool] | None:
-        app_id, _, cursor, limit = read
-        if state is None:
-            return None
-        after = cursor.sequence or 0
-        reset = bool(cursor.epoch and cursor.epoch != state.epoch) or after > state.head
-        return (app_id, state.scope, 0 if reset else after, limit), reset
 
-    @staticmethod
-    def _page(
-        plan: tuple[tuple[str, str, int, int], bool] | None,
-        state: ScopeState | None,
-        changes: dict[tuple[str, str, int, int], tuple],  # type: ignore[type-arg]
-    ) -> FeedPage | None:
-        if plan is None or state is None:
-            return None
-        feed, reset = plan
-        page = changes[feed]
-        more = len(page) == feed[3]
-        last = page[-1].sequence if page else feed[2]
-        return FeedPage(state, page, last if more else max(last, state.head), more=more, reset=reset)
+class _Plan(NamedTuple):
+    state: ScopeState
+    feed: store.FeedRead
+    reset: bool
+
+
+def _plan(read: tuple[str, str | None, Cursor, int], state: ScopeState | None) -> _Plan | None:
+    app_id, _, cursor, limit = read
+    if state is None:
+        return None
+    after = cursor.sequence or 0
+    reset = bool(cursor.epoch and cursor.epoch != state.epoch) or after > state.head
+    feed = store.FeedRead(app_id, state.scope, state.epoch, 0 if reset else after, state.head, limit)
+    return _Plan(state, feed, reset)
+
+
+def _page(plan: _Plan, changes: tuple[Change, ...]) -> FeedPage:
+    more = len(changes) == plan.feed.limit
+    last = changes[-1].sequence if more else plan.state.head
+    return FeedPage(plan.state, changes, last, more=more, reset=plan.reset)
 
 
 class SyncService:

@@ -146,28 +146,41 @@ async def heads(conn: Connection, reads: Sequence[tuple[str, str | None, str]]) 
     return found
 
 
-async def changes_after(
-    conn: Connection, reads: Sequence[tuple[str, str, int, int]], epochs: Sequence[str]
-) -> list[tuple[Change, ...]]:
-    """For each (app, scope, sequence, limit) the next changes, oldest first. Access was checked by `heads`."""
+class FeedRead(NamedTuple):
+    """Which changes of a scope to read: after a sequence, up to the head that was known with the right to see them."""
+
+    app_id: str
+    scope: str
+    epoch: str
+    after: int
+    head: int
+    limit: int
+
+
+async def changes_between(conn: Connection, reads: Sequence[FeedRead]) -> list[tuple[Change, ...]]:
+    """The next changes of each read, oldest first. Access was checked by `heads`."""
     rows = await conn.fetch(
         """SELECT k.i, c.key, c.value::text AS value, c.deleted, c.sequence, c.changed_at
-           FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
-                WITH ORDINALITY AS k (app_id, scope, after, most, i)
+           FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
+                WITH ORDINALITY AS k (app_id, scope, after, head, most, i)
            CROSS JOIN LATERAL (
                SELECT * FROM changes c
-               WHERE c.app_id = k.app_id AND c.scope = k.scope AND c.sequence > k.after
+               WHERE c.app_id = k.app_id AND c.scope = k.scope AND c.sequence > k.after AND c.sequence <= k.head
                ORDER BY c.sequence LIMIT k.most) c
            ORDER BY k.i, c.sequence""",
-        *([read[column] for read in reads] for column in range(4)),
+        [read.app_id for read in reads],
+        [read.scope for read in reads],
+        [read.after for read in reads],
+        [read.head for read in reads],
+        [read.limit for read in reads],
     )
     pages: list[list[Change]] = [[] for _ in reads]
     for row in rows:
         index = row["i"] - 1
         pages[index].append(
             Change(
-                scope=reads[index][1],
-                epoch=epochs[index],
+                scope=reads[index].scope,
+                epoch=reads[index].epoch,
                 key=row["key"],
                 value_json=row["value"] or "",
                 deleted=row["deleted"],

@@ -1,0 +1,202 @@
+"""Settings: what is good is read, and what is bad is named with what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.config import Role, Settings, TokenEntry, describe_settings, digest_of, load_settings
+
+SECRET = "0123456789abcdef0123456789abcdef"
+DIGEST = digest_of("a token")
+
+
+def load(**settings: str) -> Settings:
+    return load_settings({f"SYNCBEAT_{name}": value for name, value in settings.items()}, env_file=None)
+
+
+def refused(**settings: str) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        load(**settings)
+    return raised.value.message
+
+
+def test_nothing_at_all_serves_on_embedded_stores() -> None:
+    settings = load()
+    assert settings.embedded
+    assert (settings.role, settings.workers, settings.reflection) == (Role.ALL, 1, False)
+    assert list(settings.all_apps()) == ["default"]
+    assert load_settings({"PATH": "/bin", "HOME": "x"}, env_file=None) == settings
+
+
+def test_everything_can_be_said_by_the_environment(tmp_path: Path) -> None:
+    credentials = tmp_path / "account.json"
+    credentials.write_text("{}")
+    settings = load(
+        DATABASE_URL="postgresql://u:p@h/db",
+        REDIS_URL="redis://h",
+        DATABASE_POOL_SIZE="1",
+        JWT_SECRETS=f"new={SECRET}, old={SECRET}x",
+        SERVICE_TOKENS=f"backend:{DIGEST}:SendNotification|GetHint:shop\nother:{digest_of('b')}:*:*",
+        FCM_CREDENTIALS=str(credentials),
+        FCM_BASE_URL="http://127.0.0.1:8080",
+        ROLE="worker",
+        DELIVERY_LEASE_S="12.5",
+        REFLECTION="true",
+    )
+    assert not settings.embedded
+    assert (settings.role, settings.delivery_lease_s, settings.database_pool_size) == (Role.WORKER, 12.5, 1)
+    assert list(settings.jwt_secrets) == ["new", "old"]
+    backend, other = settings.service_tokens
+    assert backend == TokenEntry(
+        name="backend", digest=DIGEST, methods=frozenset({"SendNotification", "GetHint"}), apps=frozenset({"shop"})
+    )
+    assert (other.methods, other.apps) == (None, None)
+    with pytest.raises(ValidationError):
+        settings.workers = 2  # type: ignore[misc]  # frozen: that is the point
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"JWT_SECRET": SECRET}, ["JWT_SECRET:", "no such setting", "--list"]),
+        ({"APPS": "{}"}, ["APPS:", "no such setting"]),
+        ({"WORKERS": "0"}, ["WORKERS:", "greater than or equal to 1"]),
+        ({"WORKERS": "many"}, ["WORKERS:", "valid integer"]),
+        ({"DATABASE_POOL_SIZE": "501"}, ["DATABASE_POOL_SIZE:", "less than or equal to 500"]),
+        ({"LISTEN": "50051"}, ["LISTEN:", "pattern"]),
+        ({"ROLE": "boss"}, ["ROLE:", "'all', 'rpc' or 'worker'"]),
+        ({"REFLECTION": "maybe"}, ["REFLECTION:", "boolean"]),
+        ({"LOG_LEVEL": "LOUD"}, ["LOG_LEVEL:", "DEBUG|INFO|WARNING|ERROR"]),
+        ({"LOG_FORMAT": "xml"}, ["LOG_FORMAT:", "'json' or 'console'"]),
+        ({"DELIVERY_LEASE_S": "nan"}, ["DELIVERY_LEASE_S:"]),
+        ({"DRAIN_S": "inf"}, ["DRAIN_S:", "300"]),
+        ({"STREAM_GRACE_S": "-1"}, ["STREAM_GRACE_S:", "0.1"]),
+        ({"DATABASE_URL": "postgresql://h/db"}, ["DATABASE_URL and REDIS_URL", "both, or neither"]),
+        ({"REDIS_URL": "redis://h"}, ["DATABASE_URL and REDIS_URL", "both, or neither"]),
+        ({"JWT_SECRETS": SECRET}, ["JWT_SECRETS:", "kid=secret"]),
+        ({"JWT_SECRETS": "k=short"}, ["JWT_SECRETS:", "'k'", "shorter than 32 bytes"]),
+        ({"JWT_SECRETS": f"k={SECRET},k={SECRET}"}, ["JWT_SECRETS:", "each kid once"]),
+        ({"SERVICE_TOKENS": "backend"}, ["SERVICE_TOKENS:", "name:sha256-hex:methods:apps", "token service"]),
+        ({"SERVICE_TOKENS": "backend:a-raw-token:*:*"}, ["SERVICE_TOKENS", "DIGEST", "[0-9a-f]{64}"]),
+        ({"ADMIN_TOKENS": f"a b:{DIGEST}:*:*"}, ["ADMIN_TOKENS", "NAME"]),
+        (
+            {"SERVICE_TOKENS": f"a:{DIGEST}:*:*", "ADMIN_TOKENS": f"b:{DIGEST}:*:*"},
+            ["SERVICE_TOKENS and ADMIN_TOKENS", "twice"],
+        ),
+        ({"FCM_BASE_URL": "http://fcm.example"}, ["FCM_BASE_URL:", "https", "loopback"]),
+        ({"FCM_BASE_URL": "ftp://127.0.0.1"}, ["FCM_BASE_URL:", "https"]),
+        ({"FCM_CREDENTIALS": "/no/such.json"}, ["FCM_CREDENTIALS:", "no file", "/no/such.json"]),
+        ({"JWKS_FILE": "/no/such.json"}, ["JWKS_FILE:", "no file"]),
+        ({"JWT_SECRETS_FILE": "/no/such"}, ["JWT_SECRETS_FILE:", "cannot read"]),
+        ({"APPS_FILE": "/no/such"}, ["APPS_FILE:", "cannot read"]),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_a_bad_setting_is_named_with_what_is_wanted(settings: dict[str, str], named: list[str]) -> None:
+    message = refused(**settings)
+    assert message.startswith("SYNCBEAT_")
+    for words in named:
+        assert words in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"SERVICE_TOKENS": "backend:hunter2-hunter2:*:*"},
+        {"SERVICE_TOKENS": "hunter2-hunter2"},
+        {"JWT_SECRETS": "hunter2-hunter2"},
+        {"JWT_SECRETS": "k=hunter2-hunter2"},
+        {"DATABASE_URL": "postgresql://u:hunter2-hunter2@h/db"},
+        {"DATABASE_URL": "postgresql://u:hunter2-hunter2@h/db", "REDIS_URL": "redis://h", "WORKERS": "0"},
+    ],
+    ids=str,
+)
+def test_a_secret_is_never_repeated(settings: dict[str, str]) -> None:
+    assert "hunter2" not in refused(**settings)
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    message = refused(WORKERS="0", ROLE="boss", DRAIN_S="never")
+    assert all(name in message for name in ("SYNCBEAT_WORKERS", "SYNCBEAT_ROLE", "SYNCBEAT_DRAIN_S"))
+
+
+def test_secrets_do_not_show() -> None:
+    settings = load(
+        JWT_SECRETS=f"k={SECRET}", DATABASE_URL="postgresql://u:hunter2@h/db", REDIS_URL="redis://:hunter2@h"
+    )
+    assert SECRET not in repr(settings)
+    assert "hunter2" not in f"{settings!r} {settings}"
+    assert settings.jwt_secrets["k"].get_secret_value() == SECRET
+
+
+def test_a_setting_can_come_from_a_file(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.write_text(f"k={SECRET}\nold={SECRET}\n")
+    assert list(load(JWT_SECRETS_FILE=str(secrets)).jwt_secrets) == ["k", "old"]
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\xfd")
+    assert "cannot read" in refused(REDIS_URL_FILE=str(tmp_path / "binary"))
+
+
+def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text("SYNCBEAT_WORKERS=3\nSYNCBEAT_ROLE=rpc\nOTHER=1\n")
+    settings = load_settings({"SYNCBEAT_WORKERS": "2"}, env_file=env_file)
+    assert (settings.workers, settings.role) == (2, Role.RPC)
+    assert load_settings({}, env_file=tmp_path / "absent") == Settings()
+
+
+def test_an_empty_optional_setting_is_not_set() -> None:
+    assert load(DATABASE_URL="", REDIS_URL="", FCM_CREDENTIALS="", JWKS_FILE="").embedded
+
+
+APPS = f"""
+[apps.shop]
+jwt_issuer = "https://shop.example"
+jwt_secrets = {{ k = "{SECRET}" }}
+"""
+
+
+def test_more_apps_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "apps.toml"
+    path.write_text(APPS)
+    settings = load(APPS_FILE=str(path), JWT_ISSUER="https://own.example")
+    apps = settings.all_apps()
+    assert list(apps) == ["default", "shop"]
+    assert apps["shop"].jwt_issuer == "https://shop.example"
+    assert apps["default"].jwt_issuer == "https://own.example"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("not toml", "cannot read"),
+        ("x = 1", "want tables [apps.NAME]"),
+        ("apps = 1", "want tables [apps.NAME]"),
+        ("[apps.default]", "described by the environment"),
+        ("[apps.shop]\ntypo = 1", "TYPO"),
+        ("[apps.shop]", "JWT_ISSUER: each app needs an issuer of its own"),
+        ("[apps.shop]\njwt_secrets = { k = 'short' }", "shorter than 32 bytes"),
+        ("[apps.shop]\nfcm_base_url = 'http://fcm.example'", "FCM_BASE_URL"),
+    ],
+)
+def test_a_bad_apps_file_is_named(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "apps.toml"
+    path.write_text(text)
+    message = refused(APPS_FILE=str(path))
+    assert message.startswith("SYNCBEAT_")
+    assert named in message
+
+
+def test_every_setting_is_described_and_can_be_read_back() -> None:
+    lines = describe_settings().splitlines()
+    assert {line.split("=")[0] for line in lines} == {
+        f"SYNCBEAT_{name.upper()}" for name in Settings.model_fields if name != "apps"
+    }
+    said: dict[str, Any] = dict(line.split("=", 1) for line in lines)
+    assert load_settings({name: value for name, value in said.items() if value}, env_file=None) == Settings()

@@ -1,0 +1,162 @@
+"""What becomes of a delivery before and after an attempt."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncbeat_server.push.model import (
+    ClaimedDelivery,
+    Content,
+    DeliveryState,
+    Kind,
+    Lane,
+    Outcome,
+    Reason,
+    Verdict,
+)
+from syncbeat_server.push.policy import RetryRule, conclude, triage
+from tests.fakes import START
+
+# The same examples each time, however slow the machine is.
+steady = settings(deadline=None, database=None, derandomize=True)
+
+RULE = RetryRule(first_s=10.0, grace_s=5.0)
+DELIVERY = ClaimedDelivery(
+    app_id="default",
+    delivery_id="d",
+    lease_token="l",
+    notification_id="n",
+    user_id="ann",
+    device_id="phone",
+    platform="ANDROID",
+    registration_token="token",
+    token_registered_at=START,
+    kind=Kind.SYNC,
+    type="news",
+    scope="couple",
+    epoch="e",
+    sequence=1,
+    content=Content(),
+    collapse_key="",
+    lane=Lane.HIGH,
+    attempt=1,
+    ttl_s=3600.0,
+    age_s=0.0,
+    held=False,
+    seen=False,
+)
+MESSAGE = replace(DELIVERY, kind=Kind.MESSAGE)
+
+
+def fate(delivery: ClaimedDelivery, *, live: bool = False) -> tuple[DeliveryState, Reason] | None:
+    found = triage(delivery, live, RULE)
+    if found is None:
+        return None
+    assert found.give_back_attempt  # none was made
+    return found.state, found.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "live", "expected"),
+    [
+        ({}, False, None),
+        ({}, True, (DeliveryState.HELD, Reason.LIVE_STREAM)),
+        ({"held": True}, True, None),
+        ({"seen": True}, False, (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)),
+        ({"seen": True, "held": True}, True, (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)),
+        ({"registration_token": ""}, True, (DeliveryState.DEAD, Reason.NO_TOKEN)),
+        ({"registration_token": "", "seen": True}, False, (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)),
+        ({"ttl_s": 0.0, "seen": True}, True, (DeliveryState.EXPIRED, Reason.NONE)),
+        ({"kind": Kind.MESSAGE, "seen": True}, True, None),
+        ({"kind": Kind.MESSAGE, "ttl_s": -1.0}, False, (DeliveryState.EXPIRED, Reason.NONE)),
+        ({"kind": Kind.MESSAGE, "registration_token": ""}, False, (DeliveryState.DEAD, Reason.NO_TOKEN)),
+    ],
+)
+def test_an_attempt_is_made_unless_it_is_needless(
+    changes: dict[str, Any], live: bool, expected: tuple[DeliveryState, Reason] | None
+) -> None:
+    assert fate(replace(DELIVERY, **changes), live=live) == expected
+
+
+def test_a_stream_is_given_its_grace() -> None:
+    held = triage(DELIVERY, True, RULE)
+    assert held is not None
+    assert held.due_in_s == 5.0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "reason"),
+    [
+        (Outcome(Verdict.SENT, provider_message_id="m"), DeliveryState.SENT, Reason.NONE),
+        (Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED), DeliveryState.DEAD, Reason.UNREGISTERED),
+        (Outcome(Verdict.REJECTED, Reason.WRONG_SENDER), DeliveryState.DEAD, Reason.WRONG_SENDER),
+        (Outcome(Verdict.RETRY, Reason.AMBIGUOUS), DeliveryState.PENDING, Reason.AMBIGUOUS),
+    ],
+)
+def test_an_outcome_decides(outcome: Outcome, state: DeliveryState, reason: Reason) -> None:
+    finished = conclude(DELIVERY, outcome, RULE, random.Random(1))
+    assert (finished.state, finished.reason, finished.provider_message_id) == (
+        state,
+        reason,
+        outcome.provider_message_id,
+    )
+    assert not finished.give_back_attempt
+
+
+@steady
+@given(attempt=st.integers(1, 10_000), seed=st.integers())
+def test_a_retry_waits_at_least_the_first_wait_and_at_most_ten_minutes(attempt: int, seed: int) -> None:
+    delivery = replace(DELIVERY, attempt=attempt)
+    finished = conclude(delivery, Outcome(Verdict.RETRY, Reason.UNAVAILABLE), RULE, random.Random(seed))
+    assert finished.state is DeliveryState.PENDING
+    assert 10.0 <= finished.due_in_s <= min(600.0, 10.0 * 2 ** min(attempt, 10))
+
+
+def test_retries_are_spread_out_and_grow() -> None:
+    dice = random.Random(1)
+
+    def wait(attempt: int) -> float:
+        return conclude(replace(DELIVERY, attempt=attempt), Outcome(Verdict.RETRY), RULE, dice).due_in_s
+
+    assert len({wait(1) for _ in range(20)}) == 20
+    early, late = (sum(wait(attempt) for _ in range(200)) / 200 for attempt in (1, 4))
+    assert late > 3 * early
+
+
+def test_throttling_waits_a_minute_unless_told_otherwise() -> None:
+    throttled = Outcome(Verdict.RETRY, Reason.THROTTLED)
+    assert all(conclude(DELIVERY, throttled, RULE, random.Random(s)).due_in_s >= 60.0 for s in range(20))
+    told = replace(throttled, retry_after_s=25.0)
+    assert conclude(DELIVERY, told, RULE, random.Random(1)).due_in_s == 25.0
+
+
+@pytest.mark.parametrize(("asked", "waits"), [(0.0, 10.0), (9.0, 10.0), (700.0, 700.0)])
+def test_retry_after_wins_but_for_the_least_wait(asked: float, waits: float) -> None:
+    outcome = Outcome(Verdict.RETRY, Reason.UNAVAILABLE, retry_after_s=asked)
+    assert conclude(DELIVERY, outcome, RULE, random.Random(1)).due_in_s == waits
+
+
+@pytest.mark.parametrize(
+    ("delivery", "gives_up"),
+    [
+        (replace(DELIVERY, ttl_s=100.0), True),
+        (replace(DELIVERY, ttl_s=100.1), False),
+        (replace(DELIVERY, ttl_s=86_400.0, age_s=3500.1), True),
+        (replace(DELIVERY, ttl_s=86_400.0, age_s=3500.0), False),
+    ],
+)
+def test_a_retry_that_comes_too_late_is_not_made(delivery: ClaimedDelivery, gives_up: bool) -> None:
+    outcome = Outcome(Verdict.RETRY, Reason.UNAVAILABLE, retry_after_s=100.0)
+    finished = conclude(delivery, outcome, RULE, random.Random(1))
+    expected = (DeliveryState.DEAD, Reason.RETRIES_EXHAUSTED) if gives_up else (DeliveryState.PENDING, outcome.reason)
+    assert (finished.state, finished.reason) == expected
+
+
+def test_a_held_message_does_not_exist() -> None:
+    assert fate(MESSAGE, live=True) is None

@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import asyncpg
 
@@ -32,32 +32,6 @@ APP = "default"
 EPOCH = "epoch-1"
 _MOMENT = datetime(2030, 1, 1, tzinfo=UTC)
 _numbers = itertools.count(1)
-
-
-class Refuses:
-    """A Database that fails with `error` as long as there is one, and counts how often it did."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.error: Exception | None = None
-        self.refused = 0
-
-    def connection(self) -> Any:
-        self._maybe_refuse()
-        return self._database.connection()
-
-    def transaction(self, *arguments: Any) -> Any:
-        self._maybe_refuse()
-        return self._database.transaction(*arguments)
-
-    @property
-    def as_database(self) -> Database:
-        return cast(Database, self)
-
-    def _maybe_refuse(self) -> None:
-        if self.error is not None:
-            self.refused += 1
-            raise self.error
 
 
 def directory(database: Database) -> DirectoryService:

@@ -36,7 +36,8 @@ from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.sweep import HeadSweep
 from syncbeat_server.sync.watch import HintStreams, WatchRequest
 from tests.fakes import FakeClock, settle, wait_until
-from tests.storage.stage import APP, Refuses, add_members, couple, directory, rows_of, until, value_of
+from tests.storage.doubles import Refuses
+from tests.storage.stage import APP, add_members, couple, directory, rows_of, until, value_of
 
 pytestmark = pytest.mark.usefixtures("database", "clock")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, cast
@@ -13,14 +12,14 @@ from typing import Any, cast
 import pytest
 
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.push.model import ClaimedDelivery, Outcome, Reason, Target, Verdict
+from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.push.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.storage.postgres import Database, StatementRejected
 from tests.fakes import FakeClock, settle, wait_until
+from tests.storage.doubles import Refuses, ScriptedProvider, SlowDatabase, Streams
 from tests.storage.stage import (
     APP,
-    Refuses,
     accept,
     add_device,
     add_members,
@@ -40,53 +39,6 @@ pytestmark = pytest.mark.usefixtures("database", "clock")
 
 UNAVAILABLE = Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
 UNREGISTERED = Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
-
-
-class ScriptedProvider:
-    """Answers what the script says, then that everything was sent. With a gate, nobody is answered before it opens."""
-
-    def __init__(self, *script: Outcome | Exception, gated: bool = False) -> None:
-        self.script = deque(script)
-        self.asked: list[ClaimedDelivery] = []
-        self.gate = asyncio.Event()
-        self.under_way = self.most_under_way = 0
-        self.on_send: Callable[[], None] = lambda: None
-        if not gated:
-            self.gate.set()
-
-    async def send(self, delivery: ClaimedDelivery) -> Outcome:
-        self.asked.append(delivery)
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
-        try:
-            await self.gate.wait()
-        finally:
-            self.under_way -= 1
-        self.on_send()
-        answer = self.script.popleft() if self.script else Outcome(Verdict.SENT, provider_message_id="m")
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    async def close(self) -> None:
-        """Nothing to give back."""
-
-    @property
-    def times(self) -> Counter[str]:
-        """How often each delivery was sent."""
-        return Counter(delivery.delivery_id for delivery in self.asked)
-
-
-class Streams:
-    """Which users have a live stream."""
-
-    def __init__(self) -> None:
-        self.users: set[str] = set()
-        self.questions: list[tuple[str, str, str]] = []
-
-    async def live(self, devices: Sequence[tuple[str, str, str]]) -> list[bool]:
-        self.questions += devices
-        return [user in self.users for _, user, _ in devices]
 
 
 def make_worker(
@@ -378,25 +330,6 @@ async def test_draining_gives_back_what_does_not_end_in_time(database: Database,
         await wait_until(lambda: len(provider.asked) == 2)
     assert {(d.state.value, d.attempts) for d in await deliveries(database)} == {("PENDING", 0)}
     assert await rows_of(database, "SELECT 1 FROM deliveries WHERE lease_token IS NOT NULL") == []
-
-
-class SlowDatabase:
-    """A Database whose transactions begin when the gate opens."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.gate = asyncio.Event()
-        self.waiting = 0
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
-        self.waiting += 1
-        await self.gate.wait()
-        async with self._database.transaction() as conn:
-            yield conn
-
-    def connection(self) -> Any:
-        return self._database.connection()
 
 
 async def test_draining_ends_in_time_though_a_claim_was_under_way(database: Database, clock: FakeClock) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from syncbeat_server.auth import service
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.auth.service import Authenticator, remaining_life
-from syncbeat_server.auth.tokens import LEEWAY, KeyRow, key_table, mint
+from syncbeat_server.auth.tokens import LEEWAY, KeyRow, KeyTable, VerifiedToken, key_table, mint, verify
 from syncbeat_server.errors import TokenExpired, TokenInvalid
 from tests.fakes import FakeClock
 
@@ -85,8 +85,12 @@ async def test_a_token_that_was_checked_still_ends_in_time(door: Authenticator, 
 
 async def test_a_checked_token_is_remembered_for_a_while(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     checks: list[str] = []
-    real = service.verify
-    monkeypatch.setattr(service, "verify", lambda token, *rest: checks.append(token) or real(token, *rest))
+
+    def counted(token: str, keys: KeyTable, now: datetime) -> VerifiedToken:
+        checks.append(token)
+        return verify(token, keys, now)
+
+    monkeypatch.setattr(service, "verify", counted)
     door = Authenticator(key_table([KEY]), {}, clock)
     value = bearer(clock)
     for _ in range(3):

@@ -195,6 +195,8 @@ def test_a_claim_that_is_wrong_is_refused(changes: dict[str, Any]) -> None:
         {"exp": NOW - 29},
         {"sub": "a" * 128},
         {"role": None},
+        {"role": ["anon"]},
+        {"role": {"name": "anon"}},
         {"role": "admin"},
         {"amr": [{"method": "otp"}]},
     ],

@@ -142,7 +142,8 @@ def _checked_claims(claims: dict[str, Any], row: KeyRow, now: datetime) -> Verif
     # What is not printable goes first: half a surrogate pair, which JSON can hold, cannot be encoded.
     if not isinstance(subject, str) or not subject.isprintable() or not 0 < len(subject.encode()) <= _MAX_ID_BYTES:
         raise TokenInvalid("the access token has no usable subject")
-    if claims.get("role") in _NOBODY:
+    role = claims.get("role")
+    if isinstance(role, str) and role in _NOBODY:
         raise TokenInvalid("an API key is not a user's token")
     expires_at, issued_at = _time(claims["exp"]), _time(claims["iat"])
     if issued_at > now + LEEWAY or ("nbf" in claims and _time(claims["nbf"]) > now + LEEWAY):

@@ -26,6 +26,7 @@ from syncbeat_server.errors import ConfigurationError
 
 PREFIX = "SYNCBEAT_"
 DEFAULT_APP = "default"
+_MAX_PORT = 65_535
 _MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key as long as the hash for HS256
 
 
@@ -91,6 +92,13 @@ def _empty_is_none(value: object) -> object:
     return None if value == "" else value
 
 
+def _port_exists(address: str) -> str:
+    if address and int(address.rpartition(":")[2]) > _MAX_PORT:
+        raise ValueError(f"a port is at most {_MAX_PORT}")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_port_exists)]
 Secrets = Annotated[dict[str, SecretStr], BeforeValidator(_secrets)]
 TokenEntries = Annotated[tuple[TokenEntry, ...], BeforeValidator(_token_entries)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
@@ -124,8 +132,8 @@ class AppSettings(BaseModel):
 class Settings(AppSettings):
     """Everything the service can be told. Each field is the environment variable SYNCBEAT_<NAME>."""
 
-    listen: str = Field(default="0.0.0.0:50051", pattern=r"^.+:\d{1,5}$")  # a server listens
-    ops_listen: str = Field(default="", pattern=r"^(.+:\d{1,5})?$")
+    listen: Address = Field(default="0.0.0.0:50051", pattern=r"^.+:\d{1,5}$")  # a server listens
+    ops_listen: Address = Field(default="", pattern=r"^(.+:\d{1,5})?$")
     role: Role = Role.ALL
     workers: int = Field(default=1, ge=1, le=64)
     database_url: OptionalSecret = None
@@ -172,9 +180,12 @@ class Settings(AppSettings):
 
 def check_base_url(name: str, url: str) -> None:
     """Raise ValueError unless `url` is https, or http to this machine."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(f"{name}: not a URL") from None
     loopback = parts.hostname in ("127.0.0.1", "localhost", "::1")
-    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+    if not parts.hostname or parts.scheme != "https" and not (parts.scheme == "http" and loopback):
         raise ValueError(f"{name}: want https (http only to loopback)")
 
 

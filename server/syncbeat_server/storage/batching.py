@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 # Turns of the loop: without a new call until a batch that gathers starts, and at most. An idle turn takes microseconds;
-# under load a turn has work to do. Measured: with neither, batches of 2 where 64 calls are under way; with these, of 40.
+# under load a turn has work to do. Measured where 64 calls are under way: with neither, batches of 2; with these, 40.
 _QUIET_TURNS = 20
 _MAX_TURNS = 500
 _SLOW_S = 0.01

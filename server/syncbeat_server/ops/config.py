@@ -186,7 +186,7 @@ def check_base_url(name: str, url: str) -> None:
     except ValueError:
         raise ValueError(f"{name}: not a URL") from None
     loopback = parts.hostname in ("127.0.0.1", "localhost", "::1")
-    if not parts.hostname or parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+    if not parts.hostname or (parts.scheme != "https" and not (parts.scheme == "http" and loopback)):
         raise ValueError(f"{name}: want https (http only to loopback)")
 
 

@@ -40,6 +40,7 @@ class Stage:
     settings: dict[str, str]
     screens: Screens
     servers: list[Process] = field(default_factory=list)
+    _started: list[Process] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     worker: Process | None = None
 
@@ -52,12 +53,18 @@ class Stage:
         log = self.folder / f"server-{next(self._numbers)}.log"
         server = await start(["serve"], {**self.settings, "SYNCBEAT_ROLE": "rpc"}, log)
         self.servers.append(server)
+        self._started.append(server)
         return server
 
     async def start_worker(self) -> Process:
         """The delivery worker, as a process of its own."""
-        self.worker = await start(["worker"], self.settings, self.folder / "worker.log")
+        self.worker = await start(["worker"], self.settings, self.folder / f"worker-{next(self._numbers)}.log")
+        self._started.append(self.worker)
         return self.worker
+
+    async def stop(self) -> None:
+        """End by SIGTERM whatever still runs."""
+        await asyncio.gather(*(process.stop() for process in self._started))
 
     def client(self, token: str, *servers: Process) -> SyncbeatClient:
         """A client that prefers the first server, and goes to the next when that is gone."""
@@ -91,10 +98,5 @@ async def staged(stores: EmbeddedStores, folder: Path, *, database_url: str = ""
             "SYNCBEAT_FCM_BASE_URL": fake.address,
         }
         stage = Stage(stores, identity, folder, settings, Screens(session, fake.address))
-        stack.push_async_callback(_end, stage)
+        stack.push_async_callback(stage.stop)
         yield stage
-
-
-async def _end(stage: Stage) -> None:
-    processes = [*stage.servers, *([stage.worker] if stage.worker else [])]
-    await asyncio.gather(*(process.stop() for process in processes))

@@ -120,6 +120,7 @@ class Refusal:
     fields: tuple[str, ...]
     metadata: Mapping[str, str]
     message: str
+    pushback: str
 
     @property
     def told(self) -> tuple[str, str]:
@@ -142,7 +143,8 @@ def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
     assert infos[0].domain == "syncbeat"
     assert infos[0].metadata["request_id"]
     assert (status.code, status.message) == (error.code().value[0], error.details())
-    return Refusal(error.code(), infos[0].reason, tuple(fields), dict(infos[0].metadata), status.message)
+    pushback = str(trailers.get("grpc-retry-pushback-ms", ""))
+    return Refusal(error.code(), infos[0].reason, tuple(fields), dict(infos[0].metadata), status.message, pushback)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ async def test_a_scope_has_so_many_members(server: Server) -> None:
     one_more = [pb.ScopeMember(user_id="one more", role=pb.ROLE_READER)]
     refusal = await server.backend.refusal(pb.AddScopeMembersRequest(scope="crowd", members=one_more))
     assert refusal.told == LIMITED
+    assert refusal.pushback == "-1"  # to try again at once is of no use
     assert (await server.rows())["scope_members"] == before
     again = [pb.ScopeMember(user_id="u0-0", role=pb.ROLE_WRITER)]
     assert (await server.backend(pb.AddScopeMembersRequest(scope="crowd", members=again))).member_count == 10_000

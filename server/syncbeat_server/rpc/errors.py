@@ -29,6 +29,7 @@ _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _MAX_VIOLATIONS = 50
 _MAX_VIOLATION_BYTES = 3_072
 _MAX_TEXT = 160
+_LONGEST_PUSHBACK_S = 5.0
 _MAX_MESSAGE = 512
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,9 @@ async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exceptio
     status = to_status(error, request_id)
     trailers: list[tuple[str, str | bytes]] = [(_STATUS_KEY, status.SerializeToString())]
     if isinstance(error, Overloaded | RateLimited | DependencyDown):
-        trailers.append((_PUSHBACK_KEY, str(int(error.retry_after_s * 1000))))
+        # Negative: a client's own retry does not help (gRPC A6); RetryInfo still says when to come back.
+        pushback_ms = int(error.retry_after_s * 1000) if error.retry_after_s <= _LONGEST_PUSHBACK_S else -1
+        trailers.append((_PUSHBACK_KEY, str(pushback_ms)))
     await context.abort(STATUS[error.reason], status.message, tuple(trailers))
 
 

@@ -28,8 +28,8 @@ class _Echo(grpc.GenericRpcHandler):
             yield answer
             await asyncio.Event().wait()
 
-        self._unary = grpc.unary_unary_rpc_method_handler(unary)
-        self._stream = grpc.unary_stream_rpc_method_handler(stream)
+        self._unary: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(unary)
+        self._stream: grpc.RpcMethodHandler[Any, Any] = grpc.unary_stream_rpc_method_handler(stream)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler of every path."""

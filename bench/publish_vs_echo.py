@@ -1,4 +1,4 @@
-"""PublishChanges of one change, each with its own request_id, over 100 scopes, against a bare echo of the same bytes."""
+"""PublishChanges of one change, each with its own request_id, over 100 scopes, against a bare echo of its bytes."""
 
 from __future__ import annotations
 

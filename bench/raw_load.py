@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import hpack
 import uvloop
@@ -108,7 +108,7 @@ class _Connection(asyncio.Protocol):
         if block in self._good:
             return last
         before = list(self._decoder.header_table.dynamic_entries)
-        fields = dict(self._decoder.decode(block))
+        fields: dict[Any, Any] = dict(self._decoder.decode(block))
         if last and fields.get("grpc-status") != "0":
             self._fail(f"a call ended with {fields}")
         if list(self._decoder.header_table.dynamic_entries) == before:

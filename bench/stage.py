@@ -80,7 +80,7 @@ async def _add_users(owner_url: str, app_url: str, user_ids: Sequence[str], *, p
         ("default", user_id, "phone", "ANDROID", state, *_registration(user_id, pushable=pushable), now, now)
         for user_id in user_ids
     ]
-    tables = {
+    tables: dict[str, tuple[str, Sequence[Sequence[object]]]] = {
         "devices": (
             "app_id user_id device_id platform token_state registration_token token_digest registered_at updated_at",
             devices,
@@ -139,6 +139,6 @@ def call(address: str, path: str, request: bytes, token: str) -> bytes:
         grpc.RpcError: it did not end OK.
     """
     with grpc.insecure_channel(address) as channel:
-        made = channel.unary_unary(path)
+        made: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
         answer: bytes = made(request, metadata=(("authorization", f"Bearer {token}"),), timeout=10)
         return answer

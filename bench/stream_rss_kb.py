@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TypeAlias
 
 import grpc
 
@@ -11,6 +12,8 @@ from bench.figure import Figure, Options, Round, paired
 from bench.processes import Running, rss_kb
 from bench.stage import add_users, echo_server, migrated_stores, our_server, user_token
 from syncbeat.v1 import sync_service_pb2
+
+_Stream: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes]"
 
 _STREAMS = 2_000
 _WARM_UP = 200
@@ -60,10 +63,11 @@ async def _growth(server: Running, tokens: list[str], request: bytes) -> float:
         await asyncio.gather(*(channel.close() for channel in channels))
 
 
-async def _opened(channels: list[grpc.aio.Channel], tokens: list[str], request: bytes) -> list[grpc.aio.Call]:
-    calls = []
+async def _opened(channels: list[grpc.aio.Channel], tokens: list[str], request: bytes) -> list[_Stream]:
+    calls: list[_Stream] = []
     for number, token in enumerate(tokens):
-        stream = channels[number % len(channels)].unary_stream(STREAM)
+        channel = channels[number % len(channels)]
+        stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(STREAM)
         calls.append(stream(request, metadata=(("authorization", f"Bearer {token}"),)))
     # A stream is open once something came over it.
     first = await asyncio.gather(*(call.read() for call in calls))

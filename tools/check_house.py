@@ -157,9 +157,7 @@ def sleeps(call: ast.Call) -> bool:
     function = call.func
     if isinstance(function, ast.Attribute):
         named = (
-            function.attr == "sleep"
-            and isinstance(function.value, ast.Name)
-            and function.value.id in SLEEPING_MODULES
+            function.attr == "sleep" and isinstance(function.value, ast.Name) and function.value.id in SLEEPING_MODULES
         )
     else:
         named = isinstance(function, ast.Name) and function.id == "sleep"

@@ -204,10 +204,7 @@ def check(stage: Stage) -> None:
     file = Path(answer(stage, root, ["python", "-c", where]).strip())
     if not file.is_relative_to(root):
         raise StepFailed(f"the service was started from {file}, outside the image")
-    if (
-        answer(stage, root, ["python", "-c", "import importlib.util as u; print(u.find_spec('pip'))"])
-        != "None\n"
-    ):
+    if answer(stage, root, ["python", "-c", "import importlib.util as u; print(u.find_spec('pip'))"]) != "None\n":
         raise StepFailed("pip is in the image")
     migrations = file.parent / "storage" / "migrations"
     if not list(migrations.glob("*.sql")):

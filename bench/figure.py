@@ -12,10 +12,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Options:
-    """How long to measure: seconds of one side of a round, and how many rounds."""
+    """How long to measure: seconds of one side of a round, and how many rounds. Many short ones tell more than few
+    long ones: a shared machine's speed changes from one second to the next.
+    """
 
-    seconds: float = 3.0
-    rounds: int = 5
+    seconds: float = 1.5
+    rounds: int = 9
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class Round:
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure. `runs` are the rounds as [ours, baseline]; value and baseline are their medians."""
+    """One measured figure. `runs` are the rounds as [ours, baseline]; value and baseline are their medians. The ratio
+    is ours over the baseline: the median of the rounds' own ratios, whose two sides were measured side by side.
+    """
 
     name: str
     unit: str
@@ -39,8 +43,9 @@ class Figure:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def line(self) -> str:
-        """The figure as one line of JSON; `ratio` is ours over the baseline."""
-        ratio = None if not self.baseline else round(self.value / self.baseline, 3)
+        """The figure as one line of JSON."""
+        paired_runs = [run for run in self.runs if len(run) == 2 and run[1]]
+        ratio = round(median(ours / baseline for ours, baseline in paired_runs), 3) if paired_runs else None
         return json.dumps(
             {
                 "name": self.name,

@@ -69,10 +69,10 @@ def _run(
             url,
         ]
         output = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True).stdout
-    return _read(output)
+    return read(output)
 
 
-def _read(output: str) -> tuple[Load, float]:
+def read(output: str) -> tuple[Load, float]:
     counts = {name: int(number) for number, name in re.findall(r"(\d+) (succeeded|failed|errored|timeout)", output)}
     finished = re.search(r"finished in ([\d.]+)(ms|s)", output)
     body = re.search(r"\((\d+)\) data", output)

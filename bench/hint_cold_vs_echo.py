@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 
 from bench import raw_load
@@ -11,10 +12,10 @@ from bench.processes import Running
 from bench.stage import (
     GET_HINT,
     SCOPES_EACH,
-    Cpu,
     add_users,
     call,
     echo_server,
+    measured,
     migrated_stores,
     our_server,
     user_token,
@@ -22,6 +23,7 @@ from bench.stage import (
 from syncbeat.v1 import sync_service_pb2
 
 _PAIRS = 10_000
+_MOST_ROUNDS = 5
 _WARM_UP_USER = "warm-up"
 
 
@@ -45,7 +47,7 @@ def measure(options: Options) -> Figure:
                 figure = paired(
                     "hint_cold_vs_echo",
                     "requests/s",
-                    options,
+                    replace(options, rounds=min(options.rounds, _MOST_ROUNDS)),
                     lambda: _load(ours, stores.pids[0], fresh()),
                     lambda: _load(echo, None, fresh()),
                     h2load=False,
@@ -62,11 +64,5 @@ def _check(answer: bytes) -> None:
 
 
 def _load(server: Running, database: int | None, calls: Sequence[tuple[str, bytes]]) -> Round:
-    before = Cpu.now(server.pid, database)
-    load = raw_load.run(server.address, GET_HINT, (user_token(_WARM_UP_USER), calls[0][1]), calls)
-    used, used_by_database = Cpu.now(server.pid, database).since(before)
-    return Round(
-        load.per_second,
-        used / load.requests * 1e6,
-        used_by_database / load.requests * 1e6 if database else None,
-    )
+    warm_up = user_token(_WARM_UP_USER), calls[0][1]
+    return measured(server, database, lambda: raw_load.run(server.address, GET_HINT, warm_up, calls))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bench import h2load
+from bench import h2load, raw_load
 from bench.figure import Figure, Options, Round, paired
 from bench.processes import Running
-from bench.stage import GET_HINT, Cpu, add_users, call, echo_server, migrated_stores, our_server, user_token
+from bench.stage import GET_HINT, add_users, call, echo_server, measured, migrated_stores, our_server, user_token
 from syncbeat.v1 import core_pb2, sync_service_pb2
 
 _WARM_UP_S = 1.0
+_CALLS_A_SECOND = 3_000  # without h2load: so many calls make a round of about the length asked for
 
 
 def measure(options: Options) -> Figure:
@@ -31,7 +32,8 @@ def measure(options: Options) -> Figure:
                     options,
                     lambda: _load(ours, database, request, token, options.seconds, len(answer)),
                     lambda: _load(echo, None, request, token, options.seconds, len(answer)),
-                    h2load=True,
+                    h2load=h2load.installed(),
+                    generator="h2load" if h2load.installed() else "own, in Python: there is no h2load here",
                     request_bytes=len(request),
                     answer_bytes=len(answer),
                 )
@@ -53,12 +55,9 @@ def _check(answer: bytes) -> None:
 def _load(
     server: Running, database: int | None, request: bytes, token: str, seconds: float, answer_bytes: int
 ) -> Round:
+    if not h2load.installed():
+        calls = [(token, request)] * round(seconds * _CALLS_A_SECOND)
+        return measured(server, database, lambda: raw_load.run(server.address, GET_HINT, calls[0], calls))
     headers = [("content-type", "application/grpc"), ("te", "trailers"), ("authorization", f"Bearer {token}")]
-    before = Cpu.now(server.pid, database)
-    load = h2load.run(f"http://{server.address}{GET_HINT}", request, headers, seconds, answer_bytes)
-    used, used_by_database = Cpu.now(server.pid, database).since(before)
-    return Round(
-        load.per_second,
-        used / load.requests * 1e6,
-        used_by_database / load.requests * 1e6 if database else None,
-    )
+    url = f"http://{server.address}{GET_HINT}"
+    return measured(server, database, lambda: h2load.run(url, request, headers, seconds, answer_bytes))

@@ -8,7 +8,7 @@ from itertools import count
 from bench import raw_load
 from bench.figure import Figure, Options, Round, paired
 from bench.processes import Running
-from bench.stage import PUBLISH, SERVICE_TOKEN, Cpu, call, echo_server, migrated_stores, our_server
+from bench.stage import PUBLISH, SERVICE_TOKEN, call, echo_server, measured, migrated_stores, our_server
 from syncbeat.v1 import core_pb2, sync_service_pb2
 
 _SCOPES = 100
@@ -42,20 +42,14 @@ def measure(options: Options) -> Figure:
             )
 
 
-def _request(number: int) -> bytes:
+def _request(number: int, request_id: str | None = None) -> bytes:
     change = core_pb2.NewChange(
         scope=f"room-{number % _SCOPES:03}", key="state", merge_patch_json=f'{{"page":{number},"by":"bench"}}'
     )
-    made = sync_service_pb2.PublishChangesRequest(request_id=f"request-{number:08}", changes=[change])
-    return made.SerializeToString()
+    own = f"request-{number:08}" if request_id is None else request_id
+    return sync_service_pb2.PublishChangesRequest(request_id=own, changes=[change]).SerializeToString()
 
 
 def _load(server: Running, database: int | None, calls: Sequence[tuple[str, bytes]]) -> Round:
-    before = Cpu.now(server.pid, database)
-    load = raw_load.run(server.address, PUBLISH, calls[0], calls[1:])
-    used, used_by_database = Cpu.now(server.pid, database).since(before)
-    return Round(
-        load.per_second,
-        used / load.requests * 1e6,
-        used_by_database / load.requests * 1e6 if database else None,
-    )
+    warm_up = SERVICE_TOKEN, _request(0, request_id="")
+    return measured(server, database, lambda: raw_load.run(server.address, PUBLISH, warm_up, calls))

@@ -57,7 +57,7 @@ def measure(options: Options) -> Figure:
         unit="deliveries/s",
         value=median(rates),
         baseline=median(ceilings) if ceilings else None,
-        runs=[list(run) for run in zip(rates, ceilings or [0.0] * len(rates), strict=True)],
+        runs=[list(run) for run in (zip(rates, ceilings, strict=True) if ceilings else zip(rates))],
         notes={
             "baseline_is": "the fake FCM's own ceiling, by h2load over HTTP/1.1",
             "h2load": bool(ceilings),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +14,8 @@ import asyncpg
 import grpc
 
 from bench import echo
+from bench.figure import Round
+from bench.h2load import Load
 from bench.processes import COMMAND, Running, cpu_between, cpu_s, running
 from syncbeat_server.auth.tokens import KeyRow, mint
 from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
@@ -113,6 +115,18 @@ async def _add_users(owner_url: str, app_url: str, user_ids: Sequence[str], *, p
 def _registration(user_id: str, *, pushable: bool) -> tuple[str | None, bytes | None]:
     token = f"token-of-{user_id}"
     return (token, hashlib.sha256(token.encode()).digest()) if pushable else (None, None)
+
+
+def measured(server: Running, database_pid: int | None, load: Callable[[], Load]) -> Round:
+    """Put a load on a server: requests a second, and the CPU of it and of the database behind it, if there is one."""
+    before = Cpu.now(server.pid, database_pid)
+    done = load()
+    used, used_by_database = Cpu.now(server.pid, database_pid).since(before)
+    return Round(
+        done.per_second,
+        used / done.requests * 1e6,
+        used_by_database / done.requests * 1e6 if database_pid else None,
+    )
 
 
 @dataclass(frozen=True)

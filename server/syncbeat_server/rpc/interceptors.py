@@ -7,9 +7,9 @@ here and not by gRPC, whose raising deserializer would answer UNKNOWN with the p
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from typing import Any, Protocol, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -31,10 +31,15 @@ _MARGIN_S = 0.02  # so that the answer "no time left" still reaches the caller
 _MAX_REQUEST_ID = 128
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
+Metadata = Sequence[tuple[str, str | bytes]]
 Unary = Callable[[Any, Call], Awaitable[Message]]
 Stream = Callable[[Any, Call], AsyncIterator[bytes]]
 Authenticate = Callable[[list[str]], Principal]
 NOBODY = Principal(PrincipalKind.USER, "")
+
+received_metadata: ContextVar[Metadata | None] = ContextVar("received_metadata", default=None)
+"""The metadata of the call under way, where whoever found its handler had it already: gRPC decodes all of it anew each
+time it is asked, which costs as much as the rest of what stands around a call."""
 
 
 class CallObserver(Protocol):
@@ -104,47 +109,44 @@ class _Method:
 
 
 class _Around:
-    """Request id, metrics and errors of one call, as a block.
+    """Request id, metrics and errors of one call: made when it starts, told how it ends.
 
     `authorization` holds the values of that metadata key; a binary one counts as empty.
     """
 
-    __slots__ = ("authorization", "context", "method", "request_id", "started", "token")
+    __slots__ = ("authorization", "context", "method", "request_id", "started")
 
     def __init__(self, method: _Method, context: Context) -> None:
         self.method = method
         self.context = context
         self.authorization: list[str] = []
         self.request_id = ""
-        for key, value in context.invocation_metadata() or ():
+        self.started = method.stack.clock.monotonic()
+        for key, value in received_metadata.get() or context.invocation_metadata() or ():
             if key == "authorization":
                 self.authorization.append(value if isinstance(value, str) else "")
             elif key == "x-request-id" and not self.request_id and isinstance(value, str):
                 self.request_id = value if len(value) <= _MAX_REQUEST_ID else ""
         if not self.request_id:
             self.request_id = os.urandom(8).hex()
+        logged_request_id.set(self.request_id)
 
-    async def __aenter__(self) -> Self:
-        self.started = self.method.stack.clock.monotonic()
-        self.token = logged_request_id.set(self.request_id)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        code = _code_of(error)
+    async def failed(self, error: BaseException) -> None:
+        """End the call by an error, which becomes its status: raises, unless the call was cancelled."""
         try:
             if isinstance(error, Exception):
                 await abort(self.context, error, self.request_id)
         finally:
-            stack = self.method.stack
-            seconds = stack.clock.monotonic() - self.started
-            stack.observer.call_handled(self.method.service, self.method.name, code, seconds)
+            self.ended(_code_of(error))
+
+    def ended(self, code: str = "OK") -> None:
+        """Tell the metrics."""
+        stack = self.method.stack
+        seconds = stack.clock.monotonic() - self.started
+        stack.observer.call_handled(self.method.service, self.method.name, code, seconds)
 
 
-def _code_of(error: BaseException | None) -> str:
-    if error is None:
-        return "OK"
+def _code_of(error: BaseException) -> str:
     if isinstance(error, SyncbeatError):
         return STATUS[error.reason].name
     return "INTERNAL" if isinstance(error, Exception) else "CANCELLED"
@@ -152,7 +154,8 @@ def _code_of(error: BaseException | None) -> str:
 
 def _unary(method: _Method, behaviour: Unary) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def handle(data: bytes, context: Context) -> bytes:
-        async with _Around(method, context) as around:
+        around = _Around(method, context)
+        try:
             left = cast(float | None, context.time_remaining())
             budget = _DEFAULT_DEADLINE_S if left is None else min(left, _DEFAULT_DEADLINE_S) - _MARGIN_S
             if budget <= 0:
@@ -163,15 +166,20 @@ def _unary(method: _Method, behaviour: Unary) -> Callable[[bytes, Context], Awai
                     answer = await behaviour(request, call)
             except TimeoutError:
                 raise DeadlineExceeded("the work took longer than the call's deadline") from None
-            return answer.SerializeToString()
-        raise AssertionError  # the block above returns, or aborts
+            serialized = answer.SerializeToString()
+        except BaseException as error:
+            await around.failed(error)
+            raise
+        around.ended()
+        return serialized
 
     return handle
 
 
 def _stream(method: _Method, behaviour: Stream) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
     async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
-        async with _Around(method, context) as around:
+        around = _Around(method, context)
+        try:
             request, call = method.admit(data, around)
             answers = behaviour(request, call)
             try:
@@ -179,5 +187,9 @@ def _stream(method: _Method, behaviour: Stream) -> Callable[[bytes, Context], As
                     yield answer
             finally:
                 await answers.aclose()  # type: ignore[attr-defined]  # behaviours are async generators
+        except BaseException as error:
+            await around.failed(error)
+            raise
+        around.ended()
 
     return handle

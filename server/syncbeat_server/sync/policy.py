@@ -64,8 +64,8 @@ def decide(
     scopes: Iterable[ScopeState], activity: Activity, now: datetime, *, changed: bool, explain: bool = False
 ) -> Hint:
     """The hint for a device that keeps these scopes in sync."""
-    states = tuple(scopes)
-    rate = sum(rate_at(state, now) for state in states)
+    states = sorted(scopes, key=_BY_SCOPE)
+    rate = sum([rate_at(state, now) for state in states])
     weight = attention(activity)
     interval = interval_s(rate, weight)
     explanation = ""
@@ -79,7 +79,7 @@ def decide(
         priority=tier(interval),
         next_poll_at=now + timedelta(seconds=interval),
         changed=changed,
-        heads=tuple(state.cursor for state in sorted(states, key=_BY_SCOPE)),
+        heads=tuple([state.cursor for state in states]),
         prefer_stream=activity.state is ActivityState.FOREGROUND and interval <= _STREAM_BELOW_S,
         explanation=explanation,
     )

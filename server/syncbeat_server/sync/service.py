@@ -17,6 +17,7 @@ from syncbeat_server.sync.model import Activity, Change, Cursor, DeviceKey, Feed
 
 _log = logging.getLogger(__name__)
 
+_NOTHING_REPORTED = Activity()
 _MAX_SEEN = 50_000
 _SEEN_BATCH = 1_000
 _SEEN_PAUSE_S = 0.02
@@ -187,7 +188,7 @@ class SyncService:
             changed = any(state.head > 0 for state in view.scopes)
         if fresh:
             self._seen.note(device, fresh)
-        shown = activity or view.activity or Activity()
+        shown = activity or view.activity or _NOTHING_REPORTED
         return policy.decide(view.scopes, shown, self._clock.now(), changed=changed, explain=explain)
 
     async def report_activity(self, device: DeviceKey, activity: Activity, *, is_user: bool) -> Hint:
@@ -214,10 +215,12 @@ class SyncService:
         return page, policy.decide([page.state], Activity(), self._clock.now(), changed=page.more)
 
     async def _read_views(self, devices: Sequence[DeviceKey]) -> Sequence[store.DeviceView | None]:
-        distinct = list(dict.fromkeys(devices))
+        # Hashing a key is not free: each is looked up once.
+        places: dict[DeviceKey, int] = {}
+        asked = [places.setdefault(device, len(places)) for device in devices]
         async with self._database.connection() as conn:
-            found = dict(zip(distinct, await store.device_views(conn, distinct), strict=True))
-        return [found[device] for device in devices]
+            found = await store.device_views(conn, list(places))
+        return [found[place] for place in asked]
 
     async def _write_reports(self, reports: Sequence[tuple[DeviceKey, Activity]]) -> Sequence[None]:
         async with self._database.connection() as conn:

@@ -51,7 +51,7 @@ demo: setup ## play the whole story over real processes and check each claim (AR
 	@$(BIN)/syncbeat-server demo $(ARGS)
 
 bench: setup ## one JSON line per figure, each beside its baseline (ONLY=name,name for some)
-	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 image: setup ## build the container image; without an engine: lint the Dockerfile and run its steps in an empty folder
 	@$(BIN)/hadolint Dockerfile

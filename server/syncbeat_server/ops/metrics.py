@@ -21,6 +21,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._series: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self.open_streams = Gauge("syncbeat_open_streams", "Hint streams open now", registry=self.registry)
         self._outcomes = Counter(
             "syncbeat_delivery_attempts",
@@ -31,8 +32,14 @@ class Metrics:
 
     def call_handled(self, service: str, method: str, code: str, seconds: float) -> None:
         """Count one finished RPC."""
-        self._handled.labels(service, method, code).inc()
-        self._seconds.labels(service, method).observe(seconds)
+        series = self._series.get((service, method, code))
+        if series is None:
+            # Looking a series up by its labels costs more than counting does.
+            series = self._handled.labels(service, method, code), self._seconds.labels(service, method)
+            self._series[service, method, code] = series
+        handled, taken = series
+        handled.inc()
+        taken.observe(seconds)
 
     def attempt_ended(self, outcome: str) -> None:
         """Count one delivery attempt."""

@@ -19,7 +19,7 @@ from syncbeat.v1 import (
 )
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc.access import policies
-from syncbeat_server.rpc.interceptors import Interceptors
+from syncbeat_server.rpc.interceptors import Interceptors, received_metadata
 
 MAX_REQUEST_BYTES = 1_310_720
 """Above it grpc-core answers RESOURCE_EXHAUSTED by itself: 1 MiB of changes and room for their keys."""
@@ -56,6 +56,7 @@ class _Methods(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The handler of one call."""
+        received_metadata.set(handler_call_details.invocation_metadata)
         return self._handlers.get(handler_call_details.method)
 
 

@@ -135,6 +135,7 @@ async def _running_rpc(process: _Process, worker: DeliveryWorker | None) -> Asyn
             "DirectoryService": DirectoryServicer(directory),
         },
         reflection=settings.reflection,
+        share_port=settings.share_port,
     )
     sweep = HeadSweep(database, hub, clock, lambda: process.bus.listening)
     async with _running([seen.run(), keeper.run(), keeper.run_refresh(), sweep.run()]):
@@ -246,7 +247,8 @@ async def _ops_http(process: _Process, stop: asyncio.Event) -> AsyncIterator[Non
             return False
         return not stop.is_set()
 
-    async with serving_http(process.settings.ops_listen, process.metrics.registry, ready):
+    settings = process.settings
+    async with serving_http(settings.ops_listen, process.metrics.registry, ready, share_port=settings.share_port):
         yield
 
 

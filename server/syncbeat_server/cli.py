@@ -131,6 +131,7 @@ def _serve_copies(settings: Settings, stores: Stores, role: Role) -> int:
     environment = {
         **os.environ,
         f"{PREFIX}WORKERS": "1",
+        f"{PREFIX}SHARE_PORT": "true",
         f"{PREFIX}ROLE": role.value,
         f"{PREFIX}DATABASE_URL": stores.database_url,
         f"{PREFIX}REDIS_URL": stores.redis_url,

@@ -169,3 +169,29 @@ async def test_operators_read_metrics_and_readiness_over_http(
     assert 'grpc_method="GetHint"' in text
     assert 'grpc_code="UNAUTHENTICATED"' in text
     assert await process.stop() == 0
+
+
+async def test_copies_end_with_their_parent_however_it_ends(
+    database_urls: DatabaseUrls, redis_url: str, tmp_path: Path, free_port: int
+) -> None:
+    settings = {
+        **Identity.new().settings(),
+        "SYNCBEAT_DATABASE_URL": database_urls.app_url,
+        "SYNCBEAT_REDIS_URL": redis_url,
+        "SYNCBEAT_LISTEN": f"127.0.0.1:{free_port}",
+        "SYNCBEAT_WORKERS": "2",
+    }
+    process = await start(["serve"], settings, tmp_path / "log")
+    children = _children(process.pid)
+    await process.kill()
+    await wait_until(lambda: not any(_alive(child) for child in children), what="the copies end")
+
+
+def test_copies_that_cannot_serve_are_not_started_for_ever(
+    database_urls: DatabaseUrls, redis_url: str, free_port: int
+) -> None:
+    asyncio.run(_undo_last_migration(database_urls))
+    settings = {"DATABASE_URL": database_urls.app_url, "REDIS_URL": redis_url, "JWT_SECRETS": SECRET, "WORKERS": "2"}
+    done = run("serve", LISTEN=f"127.0.0.1:{free_port}", **settings)
+    assert done.returncode == 1
+    assert "syncbeat-server migrate" in done.stderr

@@ -232,6 +232,10 @@ async def no_answers(_indexes: Sequence[int]) -> list[str]:
     return ['"carried out"']
 
 
+async def others_who_joined(conn: Connection) -> list[tuple[str, str]]:
+    return [joiner for joiner in await sync.recent_joiners(conn, 1e6, 100) if joiner != ("default", "alice")]
+
+
 Attempt = Callable[[Connection], Awaitable[object]]
 SEEN: dict[Callable[..., Any], Attempt] = {
     directory.lock_token: lambda c: directory.lock_token(c, "default", DIGEST),
@@ -249,6 +253,8 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     sync.heads: lambda c: sync.heads(c, [("default", None, "bobs"), ("default", "bob", "bobs")]),
     sync.changes_between: lambda c: sync.changes_between(c, [sync.FeedRead("default", "bobs", "e", 0, 99, 10)]),
     sync.member_scopes: lambda c: sync.member_scopes(c, "default", "bob"),
+    sync.joined_starts: lambda c: sync.joined_starts(c, "default", "bob", ["bobs"], 10.0),
+    sync.recent_joiners: lambda c: others_who_joined(c),
     sync.starts: lambda c: sync.starts(c, "default", ["bobs"], EVER),
     sync.current_heads: lambda c: sync.current_heads(c, [("default", "bobs")]),
     sync.changed_scopes: lambda c: sync.changed_scopes(c, ["default", "other"], 1e6, 10),

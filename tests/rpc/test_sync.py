@@ -438,3 +438,35 @@ async def test_what_a_stream_has_brought_counts_as_seen(ready: Server) -> None:
         return any("phone" in row for row in (await ready.rows())["device_cursors"])
 
     await wait_until(recorded)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("redis", [True, False], ids=["with Redis", "without Redis"])
+async def test_what_is_published_right_after_a_join_is_streamed(ready: Server, redis_url: str, redis: bool) -> None:
+    """Also by a process whose wake-ups come late, or never."""
+    url = redis_url if redis else "unix:///nonexistent/redis.sock"
+    async with running_server(ready.urls, url) as streaming:
+        stream = streaming.user("alice").watch(device_id="phone")
+        await stream.opened()
+        joined = [f"joined {index}" for index in range(15)]
+        for scope in joined:
+            await ready.add(scope, "alice")
+            await ready.publish(scope, "first")
+        missing = set(joined)
+        while missing:
+            missing.discard((await stream.next("change")).scope)
+
+
+async def test_a_stream_that_starts_now_has_not_seen_what_was_before(ready: Server) -> None:
+    await ready.add("quiet", "bob")
+    await ready.register("bob", "tablet")
+    await ready.publish("quiet", "before")
+    quiet = ready.user("bob").watch(device_id="tablet")
+    await quiet.opened()
+    stream = ready.user("alice").watch(device_id="phone")
+    await stream.opened()
+    await ready.publish(S, "after")
+
+    async def scopes_seen() -> set[str]:
+        return {scope for row in (await ready.rows())["device_cursors"] for scope in (S, "quiet") if scope in row}
+
+    assert await wait_until(scopes_seen) == {S}  # type: ignore[arg-type]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
+import orjson
 import pytest
 
 from syncbeat_server.errors import InvalidRequest, SequenceMismatch, SyncbeatError
@@ -156,3 +158,15 @@ async def test_the_change_rate_counts_commits_and_decays(database: Database, clo
     await clock.advance(10_000_000)
     await write(database, (put("a"),))
     assert await rate() == pytest.approx(1 / MEMORY_S)
+
+
+async def test_a_large_patch_costs_what_it_weighs(database: Database) -> None:
+    """Key by key it would take minutes, and its callers' neighbours would wait for it."""
+    patch = orjson.dumps({f"key {index}": index for index in range(20_000)}).decode()
+    more = orjson.dumps({f"key {index}": {"a": None, "b": index} for index in range(10_000, 30_000)}).decode()
+    async with asyncio.timeout(5), database.connection() as conn:
+        query = "SELECT syncbeat_merge_patch(syncbeat_merge_patch(NULL, $1::text::jsonb), $2::text::jsonb)::text"
+        merged = await conn.fetchval(query, patch, more)
+    value = orjson.loads(merged)
+    assert len(value) == 30_000
+    assert (value["key 0"], value["key 29999"]) == (0, {"b": 29_999})

@@ -331,6 +331,7 @@ async def test_a_stream_ends_with_its_token_and_when_the_process_drains(house: H
 async def test_a_stream_outlives_an_outage_and_misses_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "_RETRY_S", 0.01)
     await house.publish("x", scope="chat")
+    await house.clock.advance(60)  # longer ago than a transaction can last: not news to whoever joins
     async with stream(house) as reader:
         house.refuses.error = DependencyDown("the database does not answer")
         await add_members(house.database, "chat", "ann")

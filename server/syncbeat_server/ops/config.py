@@ -137,6 +137,7 @@ class Settings(AppSettings):
     ops_listen: Address = Field(default="", pattern=r"^(.+:\d{1,5})?$")
     role: Role = Role.ALL
     workers: int = Field(default=1, ge=1, le=64)
+    share_port: bool = False
     database_url: OptionalSecret = None
     database_session_url: OptionalSecret = None
     database_pool_size: int = Field(default=8, ge=1, le=500)

@@ -14,7 +14,7 @@ from syncbeat_server.errors import ConfigurationError
 
 @asynccontextmanager
 async def serving_http(
-    listen: str, registry: CollectorRegistry, ready: Callable[[], Awaitable[bool]]
+    listen: str, registry: CollectorRegistry, ready: Callable[[], Awaitable[bool]], *, share_port: bool
 ) -> AsyncIterator[None]:
     """Serve for the block. `/readyz` is 503 while `ready()` is false; `/healthz` says that the process runs.
 
@@ -38,7 +38,7 @@ async def serving_http(
     await runner.setup()
     host, _, port = listen.rpartition(":")
     try:
-        await web.TCPSite(runner, host, int(port), reuse_port=True).start()
+        await web.TCPSite(runner, host, int(port), reuse_port=share_port).start()
     except OSError:
         await runner.cleanup()
         raise ConfigurationError(f"SYNCBEAT_OPS_LISTEN: cannot listen on {listen}; is the port taken?") from None

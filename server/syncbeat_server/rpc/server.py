@@ -34,7 +34,6 @@ CONTRACT: tuple[ServiceDescriptor, ...] = (
 )
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 1),
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     # grpc-core's defaults (1,000 and 3,000) refuse a reconnect storm with CANCELLED.
     ("grpc.server.max_pending_requests", 50_000),
@@ -63,13 +62,17 @@ class _Methods(grpc.GenericRpcHandler):
 class RpcServer:
     """Serves what the servicers implement of the contract."""
 
-    def __init__(self, interceptors: Interceptors, servicers: Mapping[str, object], *, reflection: bool) -> None:
+    def __init__(
+        self, interceptors: Interceptors, servicers: Mapping[str, object], *, reflection: bool, share_port: bool
+    ) -> None:
         """`servicers` by service name (`SyncService`): each public method of one is the RPC of its name.
+
+        `share_port` lets other processes of this user listen on the same port; else a port that is taken is refused.
 
         Raises:
             ConfigurationError: a method of the contract has no access option, or a servicer one that is not in it.
         """
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=(("grpc.so_reuseport", int(share_port)), *_OPTIONS))
         self._server.add_generic_rpc_handlers((_Methods(_handlers(interceptors, servicers)),))
         self._services = [service.full_name for service in CONTRACT if service.name in servicers]
         self._health = health.aio.HealthServicer()

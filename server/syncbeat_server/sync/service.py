@@ -97,6 +97,11 @@ class FeedReader:
         async with self._database.connection() as conn:
             return await store.member_scopes(conn, app_id, user_id)
 
+    async def joined_starts(self, app_id: str, user_id: str, scopes: Sequence[str], margin_s: float) -> dict[str, int]:
+        """Where a user who joined scopes begins to see them."""
+        async with self._database.connection() as conn:
+            return await store.joined_starts(conn, app_id, user_id, scopes, margin_s)
+
     async def starts(self, app_id: str, scopes: Sequence[str], since: datetime) -> list[tuple[ScopeState, int]]:
         """Where each scope stood at a moment."""
         async with self._database.connection() as conn:

@@ -206,6 +206,38 @@ async def member_scopes(conn: Connection, app_id: str, user_id: str) -> list[Sco
     return [_scope_state(row) for row in rows]
 
 
+async def joined_starts(
+    conn: Connection, app_id: str, user_id: str, scopes: Sequence[str], margin_s: float
+) -> dict[str, int]:
+    """For each scope the sequence before its first change since the user joined it, less `margin_s` for changes that
+    had begun before and were committed after."""
+    rows = await conn.fetch(
+        """SELECT s.scope, coalesce((
+                      SELECT min(c.sequence) - 1 FROM changes c
+                      WHERE c.app_id = s.app_id AND c.scope = s.scope
+                        AND c.changed_at >= m.added_at - make_interval(secs => $4)), s.head) AS start
+           FROM scope_members m JOIN scopes s USING (app_id, scope)
+           WHERE m.app_id = $1 AND m.user_id = $2 AND m.scope = ANY($3::text[])""",
+        app_id,
+        user_id,
+        list(scopes),
+        margin_s,
+    )
+    return {row["scope"]: row["start"] for row in rows}
+
+
+async def recent_joiners(conn: Connection, within_s: float, limit: int) -> list[tuple[str, str]]:
+    """(app, user) of memberships that were added in the last seconds."""
+    rows = await conn.fetch(
+        """SELECT app_id, user_id FROM scope_members
+           WHERE added_at > syncbeat_now() - make_interval(secs => $1)
+           ORDER BY added_at DESC LIMIT $2""",
+        within_s,
+        limit,
+    )
+    return [(row["app_id"], row["user_id"]) for row in rows]
+
+
 async def starts(conn: Connection, app_id: str, scopes: Sequence[str], since: datetime) -> list[tuple[ScopeState, int]]:
     """Each scope's state, and the sequence before its first change since a moment (its head when there is none)."""
     rows = await conn.fetch(

@@ -1,4 +1,4 @@
-"""Looks at the heads of followed scopes unasked: the wake-ups of other processes are fast, and may be lost."""
+"""Looks unasked at the heads of followed scopes and at who joined one: wake-ups are fast, and may be lost."""
 
 from __future__ import annotations
 
@@ -50,6 +50,11 @@ class HeadSweep:
             if self._heads.get(key) != head:
                 self._hub.scope_changed(*key)
         self._heads = heads
+        if len(self._hub):
+            async with self._database.connection() as conn:
+                joiners = await store.recent_joiners(conn, 3 * pause_s, _MAX_CHANGED)
+            for joiner in joiners:
+                self._hub.members_changed(*joiner)
         apps = self._hub.apps_followed_whole()
         if apps:
             async with self._database.connection() as conn:

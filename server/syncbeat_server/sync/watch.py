@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -55,6 +55,7 @@ class _Progress:
     opened_at: datetime
     states: dict[str, ScopeState] = field(default_factory=dict)
     sent: dict[str, int] = field(default_factory=dict)
+    shown: set[str] = field(default_factory=set)
     hint: Hint | None = None
 
 
@@ -115,10 +116,12 @@ class HintStreams:
                     raise NotFound("there is no such scope", scope=name)
                 raise AccessDenied("not a member of this scope", scope=name)
             reset = self._start_scope(progress, state, given[name])
+            if reset is None and given[name].sequence is not None:
+                progress.shown.add(name)
             if reset is not None:
                 yield reset
-        await self._refresh_members(request, subscription, progress)
-        self._note_seen(request, [cursor for cursor in given.values() if cursor.sequence is not None])
+        await self._refresh_members(request, subscription, progress, opening=True)
+        self._note_seen(request, progress)
         subscription.dirty |= set(progress.sent)
 
     def _start_scope(self, progress: _Progress, state: ScopeState, given: Cursor | None) -> Reset | None:
@@ -158,7 +161,7 @@ class HintStreams:
                 yield moved
             if news or self._clock.monotonic() >= checkpoint_at:
                 yield self._checkpoint(request, progress)
-                self._note_seen(request, self._cursors(progress))
+                self._note_seen(request, progress)
                 checkpoint_at = self._clock.monotonic() + request.heartbeat_s
             if not subscription.dirty:
                 await subscription.wait(self._patience(request, min(checkpoint_at, ends_at)))
@@ -177,7 +180,7 @@ class HintStreams:
     ) -> list[StreamEvent]:
         if subscription.members_changed and request.user_id is not None:
             subscription.members_changed = False
-            await self._refresh_members(request, subscription, progress)
+            await self._refresh_members(request, subscription, progress, opening=False)
         dirty = subscription.take_dirty()
         try:
             if request.user_id is None:
@@ -196,25 +199,38 @@ class HintStreams:
             if page.reset:
                 events.append(Reset(page.state.cursor, self._jitter(0.0, _REFETCH_S)))
                 progress.sent[cursor.scope] = page.state.head
+                progress.shown.discard(cursor.scope)
                 continue
             if page.changes:
                 events.append(ChangesSent(page.changes))
+                progress.shown.add(cursor.scope)
             progress.sent[cursor.scope] = page.next_sequence
             if page.more:
                 subscription.dirty.add(cursor.scope)
         return events
 
-    async def _refresh_members(self, request: WatchRequest, subscription: Subscription, progress: _Progress) -> None:
+    async def _refresh_members(
+        self, request: WatchRequest, subscription: Subscription, progress: _Progress, *, opening: bool
+    ) -> None:
         if request.user_id is None:
             return
         states = await self._reader.member_scopes(request.device.app_id, request.user_id)
         present = {state.scope for state in states}
         for scope in set(progress.sent) - present:
             self._leave(subscription, progress, scope)
-        for state in states:
-            if state.scope not in progress.sent:
-                self._start_scope(progress, state, None)
+        joined = [state for state in states if state.scope not in progress.sent]
+        begin: dict[str, int] = {}
+        if joined and not opening:
+            # What was published between the join and its being noticed here is news to this stream.
+            names = [state.scope for state in joined]
+            begin = await self._reader.joined_starts(
+                request.device.app_id, request.user_id, names, _LONGEST_TRANSACTION_S
+            )
+        for state in joined:
+            self._start_scope(progress, state, None)
+            progress.sent[state.scope] = begin.get(state.scope, state.head)
         self._hub.follow(subscription, progress.sent)
+        subscription.dirty |= begin.keys()
 
     async def _learn_scopes(self, request: WatchRequest, progress: _Progress, dirty: set[str]) -> set[str]:
         # A stream of all scopes knows a scope from its first news on, and starts where it stood when the stream opened.
@@ -234,6 +250,7 @@ class HintStreams:
     def _leave(self, subscription: Subscription, progress: _Progress, scope: str) -> None:
         progress.sent.pop(scope, None)
         progress.states.pop(scope, None)
+        progress.shown.discard(scope)
         self._hub.follow(subscription, progress.sent)
 
     def _moved_hint(self, request: WatchRequest, progress: _Progress) -> Hint | None:
@@ -259,6 +276,8 @@ class HintStreams:
     def _cursors(self, progress: _Progress) -> list[Cursor]:
         return [self._cursor(progress, scope) for scope in progress.sent]
 
-    def _note_seen(self, request: WatchRequest, cursors: Sequence[Cursor]) -> None:
+    def _note_seen(self, request: WatchRequest, progress: _Progress) -> None:
+        # Only what the device named or was sent: where it began "from now" it may never have seen what is there.
         if request.user_id is not None and request.device.device_id:
-            self._seen.note(request.device, cursors)
+            shown = progress.shown & progress.sent.keys()
+            self._seen.note(request.device, [self._cursor(progress, scope) for scope in shown])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.ops.processes import launcher
 
 _READY_S = 30.0
 _STOP_S = 30.0
@@ -67,6 +68,7 @@ async def start(arguments: list[str], settings: Mapping[str, str], log: Path) ->
     own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
     with log.open("ab") as output:
         child = await asyncio.create_subprocess_exec(
+            *launcher(signal.SIGTERM),
             sys.executable,
             "-m",
             "syncbeat_server.cli",

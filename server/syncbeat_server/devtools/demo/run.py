@@ -21,6 +21,7 @@ _ADDRESS = "127.0.0.1:50051"
 
 def play(*, as_json: bool) -> int:
     """Play the story and check each claim; 0 when all held."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does: with everything it started
     report = Report(as_json=as_json)
     with running_stores() as stores, tempfile.TemporaryDirectory(prefix="syncbeat-demo-") as folder:
         return asyncio.run(_play(stores, Path(folder), report))
@@ -75,7 +76,7 @@ async def _serve(stores: EmbeddedStores, folder: Path) -> int:
         finally:
             status = await server.stop()
     finally:
-        await fake.kill()
+        await fake.stop()
     return status
 
 

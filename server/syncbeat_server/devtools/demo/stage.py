@@ -87,7 +87,7 @@ async def staged(stores: EmbeddedStores, folder: Path, *, database_url: str = ""
     credentials = folder / "service-account.json"
     async with AsyncExitStack() as stack:
         fake = await start(["fake-fcm", "--credentials", str(credentials)], {}, folder / "fake-fcm.log")
-        stack.push_async_callback(fake.kill)
+        stack.push_async_callback(fake.stop)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         settings = {
             **_FAST,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from syncbeat_server.errors import EmbeddedUnavailable
+from syncbeat_server.ops import processes
 
-_LAUNCH = Path(__file__).with_name("launch.py")
 _READY_S = 60.0
 _STOP_S = 10.0
 _POLL_S = 0.005
@@ -124,8 +122,7 @@ def launcher(account: Account, death_signal: signal.Signals) -> list[str]:
     """
     if threading.current_thread() is not threading.main_thread():
         raise EmbeddedUnavailable("start the embedded stores from the main thread: they end with the thread")
-    numbers = (os.getpid(), int(death_signal), account.uid, account.gid)
-    return [sys.executable, "-I", "-S", str(_LAUNCH), *map(str, numbers)]
+    return processes.launcher(death_signal, account.uid, account.gid)
 
 
 def spawn(program: Program) -> subprocess.Popen[bytes]:

@@ -77,6 +77,7 @@ CREATE TABLE scope_members (
     FOREIGN KEY (app_id, scope) REFERENCES scopes (app_id, scope)
 );
 CREATE UNIQUE INDEX scope_members_by_scope ON scope_members (app_id, scope, user_id);
+CREATE INDEX scope_members_by_age ON scope_members (added_at);
 
 -- What a request_id was answered with, so that a replay gets the first answer.
 CREATE TABLE request_records (

@@ -270,7 +270,7 @@ async def _running(work: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[N
 def _authenticator(settings: Settings, clock: Clock) -> Authenticator:
     rows = [row for name, app in settings.all_apps().items() for row in key_rows(name, app)]
     tokens = {
-        entry.digest: _principal(entry, kind)
+        entry.digest: _principal(entry, kind, frozenset(settings.all_apps()))
         for kind, entries in (
             (PrincipalKind.SERVICE, settings.service_tokens),
             (PrincipalKind.ADMIN, settings.admin_tokens),
@@ -280,8 +280,13 @@ def _authenticator(settings: Settings, clock: Clock) -> Authenticator:
     return Authenticator(key_table(rows), tokens, clock)
 
 
-def _principal(entry: TokenEntry, kind: PrincipalKind) -> Principal:
-    return Principal(kind, entry.name, methods=entry.methods, apps=entry.apps)
+def _principal(entry: TokenEntry, kind: PrincipalKind, apps: frozenset[str]) -> Principal:
+    unknown = sorted((entry.apps or frozenset()) - apps)
+    if unknown:
+        raise ConfigurationError(
+            f"SYNCBEAT_{kind.name}_TOKENS: {entry.name} is for app {unknown[0]!r}, which is not configured"
+        )
+    return Principal(kind, entry.name, methods=entry.methods, apps=apps if entry.apps is None else entry.apps)
 
 
 def key_rows(name: str, app: AppSettings) -> list[KeyRow]:

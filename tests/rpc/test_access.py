@@ -68,6 +68,8 @@ async def guarded(
     """A server with a JWKS file and services that may not do everything."""
     file = Path(tmp_path_factory.mktemp("keys")) / "jwks.json"
     file.write_text(jwks(), encoding="utf-8")
+    apps = file.with_name("apps.toml")
+    apps.write_text("".join(f'[apps.{name}]\njwt_issuer = "{name}"\n' for name in ("other", "third")))
     tokens = [
         entry("backend", BACKEND),
         entry("narrow", NARROW, methods="GetHint|ListChanges"),
@@ -75,7 +77,7 @@ async def guarded(
         entry("two", TWO_APPS, apps="other|third"),
     ]
     urls = await create_database(stores, "rpc_access", template)
-    variables: Any = {"JWKS_FILE": str(file), "SERVICE_TOKENS": ",".join(tokens)}
+    variables: Any = {"JWKS_FILE": str(file), "APPS_FILE": str(apps), "SERVICE_TOKENS": ",".join(tokens)}
     async with running_server(urls, stores.redis_url, **variables) as running:
         yield running
     await drop_database(stores, urls.name)
@@ -202,6 +204,9 @@ async def test_a_service_keeps_to_its_apps(guarded: Server, method: MethodDescri
     for app_id, data in (("default", ""), ("third", ""), ("Other", ""), ("other ", "")):
         request = named(method, app_id=app_id, user_id="u")
         assert (await guarded.bearer(TENANT).refusal(request)).told == DENIED, (app_id, data)
+    for app_id in ("nobody's", "Default"):
+        request = named(method, app_id=app_id, user_id="u")
+        assert (await guarded.backend.refusal(request)).told == DENIED, "not even a service for all apps"
     unnamed = await guarded.bearer(TWO_APPS).refusal(named(method, user_id="u"))
     assert unnamed.told == ("INVALID_ARGUMENT", "INVALID_FIELD")
     assert unnamed.fields == ("app_id",)

@@ -254,7 +254,7 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     sync.changes_between: lambda c: sync.changes_between(c, [sync.FeedRead("default", "bobs", "e", 0, 99, 10)]),
     sync.member_scopes: lambda c: sync.member_scopes(c, "default", "bob"),
     sync.joined_starts: lambda c: sync.joined_starts(c, "default", "bob", ["bobs"], 10.0),
-    sync.recent_joiners: lambda c: others_who_joined(c),
+    sync.recent_joiners: others_who_joined,
     sync.starts: lambda c: sync.starts(c, "default", ["bobs"], EVER),
     sync.current_heads: lambda c: sync.current_heads(c, [("default", "bobs")]),
     sync.changed_scopes: lambda c: sync.changed_scopes(c, ["default", "other"], 1e6, 10),

@@ -20,7 +20,7 @@ class Principal:
     """A caller whose credentials were checked.
 
     `name` is the user id or the service's name. `app_id` is the app of a USER; a SERVICE or ADMIN names the app in each
-    request, out of `apps` (None: any). `methods` are the RPCs it may call (None: all its kind may).
+    request, out of `apps`. `methods` are the RPCs it may call (None: all its kind may).
     """
 
     kind: PrincipalKind
@@ -28,7 +28,7 @@ class Principal:
     app_id: str = ""
     expires_at: datetime | None = None
     methods: frozenset[str] | None = None
-    apps: frozenset[str] | None = None
+    apps: frozenset[str] = frozenset()
 
     @property
     def caller(self) -> str:

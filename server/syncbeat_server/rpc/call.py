@@ -31,16 +31,12 @@ class Call:
             AccessDenied: it may not act for that app.
         """
         principal = self.principal
-        if principal.kind is PrincipalKind.USER:
-            allowed = frozenset({principal.app_id})
-        elif principal.apps is None:
-            return named or DEFAULT_APP
-        else:
-            allowed = principal.apps
-        if not named:
-            if len(allowed) > 1:
-                raise InvalidRequest(FieldViolation("app_id", "required: this caller serves several apps"))
-            return next(iter(allowed), DEFAULT_APP)
+        allowed = {principal.app_id} if principal.kind is PrincipalKind.USER else principal.apps
+        if not named and len(allowed) == 1:
+            return next(iter(allowed))
+        if not named and DEFAULT_APP not in allowed:
+            raise InvalidRequest(FieldViolation("app_id", "required: this caller serves several apps"))
+        named = named or DEFAULT_APP
         if named not in allowed:
             raise AccessDenied("this caller may not act for this app")
         return named

@@ -41,7 +41,7 @@ test: setup ## the test suite, on real PostgreSQL and Valkey (ARGS="-k name" for
 
 check: lint test demo ## what CI runs: lint, test, demo
 
-prove: setup ## the long proof: kill, fault, fuzz, soak; results go to docs/proof/
+prove: setup ## the long proof: kill -9 of servers and workers, and every fault of FCM, under load; results go to docs/proof/
 	@$(BIN)/pytest --quiet tests/prove $(ARGS)
 
 run: setup ## serve on embedded stores and a fake FCM until Ctrl-C; prints address, tokens and a command to try

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import os
+import re
 import secrets
 import signal
 import sys
@@ -15,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syncbeat_server import __version__
-from syncbeat_server.errors import ConfigurationError, SyncbeatError
+from syncbeat_server.errors import ConfigurationError, DependencyDown, SyncbeatError
 
 if TYPE_CHECKING:
     from syncbeat_server.app import Stores
     from syncbeat_server.ops.config import Role, Settings
 
 _PROBE_S = 3.0
+_MAX_PORT = 65_535
+_MAX_MINUTES = 525_600.0  # a year
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +80,7 @@ def _add_token(commands: Any) -> None:
     kinds = token.add_subparsers(title="kinds", required=True, metavar="KIND")
     user = kinds.add_parser("user", help="an access token signed with SYNCBEAT_JWT_SECRETS, to try things")
     user.add_argument("user_id")
-    user.add_argument("--minutes", type=float, default=60.0, help="its life (default: %(default)s)")
+    user.add_argument("--minutes", type=_minutes, default=60.0, help="its life (default: %(default)s)")
     user.add_argument("--app", default="default", help="its app (default: %(default)s)")
     user.set_defaults(run=_user_token)
     for kind in ("service", "admin"):
@@ -90,7 +94,7 @@ def _add_token(commands: Any) -> None:
 def _add_devtools(commands: Any) -> None:
     fake = commands.add_parser("fake-fcm", help="serve a fake of FCM HTTP v1, for tests")
     fake.add_argument("--host", default="127.0.0.1")
-    fake.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    fake.add_argument("--port", type=_port, default=0, help="0 takes a free one")
     fake.add_argument("--project", default="demo-project")
     fake.add_argument("--tls", action="store_true", help="with a certificate of a CA made at start")
     fake.add_argument("--no-http2", action="store_true")
@@ -102,6 +106,22 @@ def _add_devtools(commands: Any) -> None:
     demo.add_argument("--json", action="store_true", help="print JSON lines")
     demo.add_argument("--serve", action="store_true", help="keep serving until Ctrl-C, with tokens to try")
     demo.set_defaults(run=_demo)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:6]) <= _MAX_PORT):
+        raise argparse.ArgumentTypeError(f"want a number from 0 to {_MAX_PORT}")
+    return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes <= _MAX_MINUTES:
+        raise argparse.ArgumentTypeError(f"want a number above 0, at most {_MAX_MINUTES:.0f} (a year)")
+    return minutes
 
 
 def _serve(role_name: str | None) -> int:
@@ -144,10 +164,11 @@ def _serve_copies(settings: Settings, stores: Stores, role: Role) -> int:
 @contextlib.contextmanager
 def _stores(settings: Settings) -> Iterator[Stores]:
     """The stores the settings name; without any, embedded ones, migrated."""
-    if settings.database_url is not None and settings.redis_url is not None:
+    urls = settings.store_urls()
+    if urls is not None:
         from syncbeat_server.app import Stores
 
-        yield Stores(settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
+        yield Stores(*urls)
         return
     from syncbeat_server.devtools.embedded import running_stores
 
@@ -188,10 +209,16 @@ def _migrate(parsed: argparse.Namespace) -> int:
     settings = _settings()
     url = settings.database_session_url or settings.database_url
     if url is None:
-        raise ConfigurationError("SYNCBEAT_DATABASE_SESSION_URL: name the database to migrate, by its owner's login")
+        raise ConfigurationError(
+            "SYNCBEAT_DATABASE_SESSION_URL or SYNCBEAT_DATABASE_URL: name the database to migrate, by its owner's login"
+        )
     from syncbeat_server.storage.migrate import migrate
 
-    applied = asyncio.run(migrate(url.get_secret_value(), app_login=parsed.app_login))
+    try:
+        applied = asyncio.run(migrate(url.get_secret_value(), app_login=parsed.app_login))
+    except DependencyDown as error:
+        name = "DATABASE_URL" if settings.database_session_url is None else "DATABASE_SESSION_URL"
+        raise ConfigurationError(f"{error.message}: check SYNCBEAT_{name}, and that it runs there") from error
     print(f"syncbeat-server: applied {', '.join(applied)}" if applied else "syncbeat-server: nothing to do")
     return 0
 
@@ -205,9 +232,8 @@ def _check_config(parsed: argparse.Namespace) -> int:
     settings = _settings()
     from syncbeat_server.app import Stores, faults
 
-    stores = None
-    if settings.database_url is not None and settings.redis_url is not None:
-        stores = Stores(settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
+    urls = settings.store_urls()
+    stores = None if urls is None else Stores(*urls)
     found = asyncio.run(faults(settings, stores))
     for fault in found:
         print(f"syncbeat-server: {fault}", file=sys.stderr)
@@ -237,19 +263,22 @@ def _user_token(parsed: argparse.Namespace) -> int:
     rows = [] if app is None else [row for row in key_rows(parsed.app, app) if row.algorithm == "HS256"]
     if not rows:
         raise ConfigurationError(f"SYNCBEAT_JWT_SECRETS: app {parsed.app!r} has no secret to sign with")
-    print(mint(rows[0], parsed.user_id, SystemClock().now(), timedelta(minutes=parsed.minutes)))
+    try:
+        print(mint(rows[0], parsed.user_id, SystemClock().now(), timedelta(minutes=parsed.minutes)))
+    except ValueError as error:
+        raise ConfigurationError(f"token user: {error}") from None
     return 0
 
 
 def _opaque_token(parsed: argparse.Namespace) -> int:
-    from syncbeat_server.ops.config import TokenEntry, digest_of
+    from syncbeat_server.ops.config import NAME, digest_of
 
+    if not re.fullmatch(NAME, parsed.name):
+        raise ConfigurationError(f"token {parsed.kind}: a name is 1 to 64 of A-Z a-z 0-9 _ . -")
+    if re.search(r"[:,\s]", parsed.methods + parsed.apps):
+        raise ConfigurationError(f"token {parsed.kind}: --methods and --apps: want names joined by |, or *")
     token = secrets.token_urlsafe(32)
     entry = f"{parsed.name}:{digest_of(token)}:{parsed.methods}:{parsed.apps}"
-    try:
-        TokenEntry.parse(entry)
-    except ValueError as error:
-        raise ConfigurationError(f"token: {error}") from None
     print(f"token (give it to the {parsed.kind}, it is shown once): {token}")
     print(f"SYNCBEAT_{parsed.kind.upper()}_TOKENS={entry}")
     return 0
@@ -260,7 +289,11 @@ def _fake_fcm(parsed: argparse.Namespace) -> int:
 
     def ready(fake: fake_fcm.FakeFcm) -> None:
         if parsed.credentials is not None:
-            fake.write_service_account(parsed.credentials)
+            try:
+                fake.write_service_account(parsed.credentials)
+            except OSError as error:
+                what = f"--credentials: cannot write {parsed.credentials}: {error.strerror}"
+                raise ConfigurationError(f"fake-fcm: {what}") from None
         print(f"fake-fcm: serving on {fake.base_url}", flush=True)
         if fake.ca_file is not None:
             print(f"fake-fcm: its CA certificate is {fake.ca_file}", flush=True)
@@ -287,7 +320,11 @@ def _fake_fcm(parsed: argparse.Namespace) -> int:
         with contextlib.suppress(asyncio.CancelledError):
             await serving
 
-    _run(until)
+    try:
+        _run(until)
+    except OSError as error:
+        what = f"--host, --port: cannot listen on {parsed.host}:{parsed.port}: {error.strerror}"
+        raise ConfigurationError(f"fake-fcm: {what}") from None
     return 0
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import ssl
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import h2.errors
@@ -402,3 +404,17 @@ async def test_its_end_breaks_the_connections_that_are_open() -> None:
         assert fake.stats().connections == 0
     writer.transport.abort()
     await wait_until(lambda: fake.stats().connections == 0)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_only_tls_needs_files_and_they_go_with_it(
+    tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with running_fake_fcm(FakeFcmSettings(tls=tls)):
+        assert bool(_files(tmp_path)) == tls
+    assert not _files(tmp_path)
+
+
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir())

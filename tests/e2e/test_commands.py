@@ -62,6 +62,59 @@ def test_a_token_command_never_prints_the_signing_secret() -> None:
     assert "s" * 32 not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "settings", "named"),
+    [
+        ("token user bob --minutes nan", {}, "--minutes: want a number above 0"),
+        ("token user bob --minutes 1e300", {}, "--minutes: want a number above 0"),
+        ("token user ", {}, "a user id is printable text"),
+        ("token service a\tb", {}, "token service: a name is"),
+        ("token admin a --methods b,c", {}, "--methods and --apps: want names joined by |"),
+        ("fake-fcm --port 99999", {}, "--port: want a number from 0 to 65535"),
+        ("fake-fcm --host 203.0.113.1 --allow-remote", {}, "cannot listen on 203.0.113.1:0"),
+        ("fake-fcm --credentials /no/such/folder", {}, "--credentials: cannot write /no/such/folder: No such file"),
+        ("migrate", {}, "SYNCBEAT_DATABASE_URL: name the database"),
+        ("migrate", {"DATABASE_URL": "postgresql://u@127.0.0.1:1/x"}, "check SYNCBEAT_DATABASE_URL"),
+        ("migrate", {"DATABASE_SESSION_URL": "postgresql://u@127.0.0.1:1/x"}, "check SYNCBEAT_DATABASE_SESSION_URL"),
+        ("serve", {"DATABASE_URL": "postgresql://u@127.0.0.1:1/x"}, "set both, or neither"),
+        ("check-config", {"REDIS_URL": "redis://127.0.0.1:1"}, "set both, or neither"),
+        (
+            "worker",
+            {"DATABASE_URL": "postgresql://u@127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"},
+            "the database does not answer: check SYNCBEAT_DATABASE_URL",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_without_a_traceback(arguments: str, settings: dict[str, str], named: str) -> None:
+    done = run(*arguments.split(" "), **{"JWT_SECRETS": SECRET, **settings})
+    assert done.returncode in (1, 2)
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "pydantic" not in done.stderr
+
+
+def test_a_damaged_jwks_is_named(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"keys": [1]}')
+    done = run("check-config", JWKS_FILE=str(keys))
+    assert done.returncode == 1
+    assert "SYNCBEAT_JWKS_FILE: each key of a JWKS is an object" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_database_is_migrated_without_a_redis(database_urls: DatabaseUrls) -> None:
+    for settings in ({"DATABASE_URL": database_urls.owner_url}, {"DATABASE_SESSION_URL": database_urls.owner_url}):
+        done = run("migrate", **settings)
+        assert (done.returncode, done.stdout) == (0, "syncbeat-server: nothing to do\n"), done.stderr
+
+
+def test_a_login_that_is_refused_names_the_setting(database_urls: DatabaseUrls, redis_url: str) -> None:
+    url = database_urls.app_url.replace(database_urls.name, "no_such_database")
+    done = run("serve", DATABASE_URL=url, REDIS_URL=redis_url, JWT_SECRETS=SECRET, LISTEN="127.0.0.1:0")
+    assert done.returncode == 1
+    assert "SYNCBEAT_DATABASE_URL (SQLSTATE 3D000)" in done.stderr
+
+
 def test_a_service_token_comes_with_its_entry() -> None:
     done = run("token", "service", "backend", "--methods", "GetHint|SendNotification")
     token, entry = done.stdout.splitlines()

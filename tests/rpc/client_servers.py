@@ -55,7 +55,7 @@ class Refusal:
 
 
 class Hold:
-    """As the last of a stream: nothing more comes until the client goes."""
+    """As an answer, or as the last of a stream: nothing more comes until the client goes."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class Scripted(grpc.GenericRpcHandler):
     """Answers each attempt with what was prepared for its method, and keeps what came."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, list[Message | Refusal | Stream]] = defaultdict(list)
+        self.answers: dict[str, list[Message | Refusal | Hold | Stream]] = defaultdict(list)
         self.attempts: dict[str, list[Attempt]] = defaultdict(list)
         self.left = asyncio.Event()
-        """Set when a client has gone from a stream on `Hold`."""
+        """Set when a client has gone from a call on `Hold`."""
 
-    def prepare(self, method: str, *answers: Message | Refusal | Stream) -> None:
+    def prepare(self, method: str, *answers: Message | Refusal | Hold | Stream) -> None:
         """What the next attempts of a method are answered with, in turn."""
         self.answers[method] += answers
 
@@ -95,6 +95,8 @@ class Scripted(grpc.GenericRpcHandler):
             given = self._record(name, data, context)
             if isinstance(given, Refusal):
                 await context.abort(given.code, "refused", given.trailers())
+            if isinstance(given, Hold):
+                await self._hold()
             assert isinstance(given, Message)
             return given.SerializeToString()
 
@@ -107,14 +109,17 @@ class Scripted(grpc.GenericRpcHandler):
             if isinstance(step, Refusal):
                 await context.abort(step.code, "refused", step.trailers())
             elif isinstance(step, Hold):
-                try:
-                    await asyncio.Event().wait()
-                finally:
-                    self.left.set()
+                await self._hold()
             else:
                 yield step.SerializeToString()
 
-    def _record(self, name: str, data: bytes, context: Any) -> Message | Refusal | Stream:
+    async def _hold(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+    def _record(self, name: str, data: bytes, context: Any) -> Message | Refusal | Hold | Stream:
         request = GetMessageClass(METHODS[name].input_type).FromString(data)
         metadata = dict(context.invocation_metadata() or ())
         now = asyncio.get_running_loop().time()

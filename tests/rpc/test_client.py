@@ -15,8 +15,10 @@ from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat.v1.error_reason_pb2 import ErrorReason
 from tests.conftest import DatabaseUrls
+from tests.fakes import wait_until
 from tests.rpc.client_servers import (
     BACKEND,
+    Hold,
     Refusal,
     Scripted,
     client_of,
@@ -43,6 +45,32 @@ async def test_a_read_is_repeated_until_the_server_is_back(scripted: tuple[Scrip
         answer = await client.sync.GetHint(pb.GetHintRequest(device_id="phone"))
     assert answer == hint
     assert len(script.attempts["GetHint"]) == 3
+
+
+async def test_a_server_that_shuts_down_is_asked_again(scripted: tuple[Scripted, str]) -> None:
+    script, address = scripted
+    script.prepare("GetHint", Refusal(grpc.StatusCode.CANCELLED), pb.GetHintResponse())
+    script.prepare("RefreshSession", Refusal(grpc.StatusCode.CANCELLED))
+    async with client_of(address) as client:
+        await client.sync.GetHint(pb.GetHintRequest(device_id="phone"))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.auth.RefreshSession(auth_service_pb2.RefreshSessionRequest(refresh_token="r"))
+    assert caught.value.code() is grpc.StatusCode.CANCELLED
+    assert (len(script.attempts["GetHint"]), len(script.attempts["RefreshSession"])) == (2, 1)
+
+
+async def test_a_call_its_caller_cancels_is_over(scripted: tuple[Scripted, str]) -> None:
+    script, address = scripted
+    script.prepare("GetHint", Hold(), pb.GetHintResponse(), pb.GetHintResponse())
+    async with client_of(address) as client:
+        call = asyncio.ensure_future(client.sync.GetHint(pb.GetHintRequest(device_id="phone")))
+        await wait_until(lambda: len(script.attempts["GetHint"]) == 1, what="the call reaches the server")
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait_for(script.left.wait(), 10)
+        await client.sync.GetHint(pb.GetHintRequest(device_id="tablet"))
+    assert [attempt.request.device_id for attempt in script.attempts["GetHint"]] == ["phone", "tablet"]
 
 
 async def test_it_gives_up_after_four_attempts(scripted: tuple[Scripted, str]) -> None:

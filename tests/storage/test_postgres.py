@@ -64,7 +64,7 @@ async def test_one_connection_serves_many_calls_at_once(single: Database) -> Non
         [f"user-{number}" for number in numbers],
         list(numbers),
     ]
-    assert single.measure() == (1, 1)
+    assert (single._pool.get_size(), single._pool.get_idle_size()) == (1, 1)
 
 
 async def test_one_connection_is_enough_for_batches(single: Database) -> None:
@@ -129,7 +129,7 @@ async def test_the_role_ends_with_the_transaction_however_it_ends(single: Databa
     assert running.cancelled() == (how == "cancelled")
     assert running.cancelled() or isinstance(running.exception(), NotFound | StatementRejected)
     assert await who(single) == SERVICE
-    assert single.measure() == (1, 1)
+    assert (single._pool.get_size(), single._pool.get_idle_size()) == (1, 1)
 
 
 async def test_being_cancelled_again_while_rolling_back_leaves_no_transaction_open(

@@ -27,7 +27,7 @@ def refused(**settings: str) -> str:
 
 def test_nothing_at_all_serves_on_embedded_stores() -> None:
     settings = load()
-    assert settings.embedded
+    assert settings.store_urls() is None
     assert (settings.role, settings.workers, settings.reflection) == (Role.ALL, 1, False)
     assert list(settings.all_apps()) == ["default"]
     assert load_settings({"PATH": "/bin", "HOME": "x"}, env_file=None) == settings
@@ -48,7 +48,7 @@ def test_everything_can_be_said_by_the_environment(tmp_path: Path) -> None:
         DELIVERY_LEASE_S="12.5",
         REFLECTION="true",
     )
-    assert not settings.embedded
+    assert settings.store_urls() == ("postgresql://u:p@h/db", "redis://h")
     assert (settings.role, settings.delivery_lease_s, settings.database_pool_size) == (Role.WORKER, 12.5, 1)
     assert list(settings.jwt_secrets) == ["new", "old"]
     backend, other = settings.service_tokens
@@ -80,8 +80,13 @@ def test_everything_can_be_said_by_the_environment(tmp_path: Path) -> None:
         ({"DELIVERY_LEASE_S": "nan"}, ["DELIVERY_LEASE_S:"]),
         ({"DRAIN_S": "inf"}, ["DRAIN_S:", "300"]),
         ({"STREAM_GRACE_S": "-1"}, ["STREAM_GRACE_S:", "0.1"]),
-        ({"DATABASE_URL": "postgresql://h/db"}, ["DATABASE_URL and REDIS_URL", "both, or neither"]),
-        ({"REDIS_URL": "redis://h"}, ["DATABASE_URL and REDIS_URL", "both, or neither"]),
+        ({"DATABASE_URL": "foo"}, ["DATABASE_URL:", "postgresql://"]),
+        ({"DATABASE_URL": "redis://h"}, ["DATABASE_URL:", "postgresql://"]),
+        ({"DATABASE_URL": "postgresql://h:notaport/x"}, ["DATABASE_URL:", "1 to 65535"]),
+        ({"DATABASE_URL": "postgresql://u:pass/word@h/x"}, ["DATABASE_URL:", "%2F"]),
+        ({"DATABASE_SESSION_URL": "postgresql://h:1,h:65536/x"}, ["DATABASE_SESSION_URL:", "1 to 65535"]),
+        ({"REDIS_URL": "http://h"}, ["REDIS_URL:", "redis://", "rediss://", "unix://"]),
+        ({"REDIS_URL": "redis://[::1]:no/0"}, ["REDIS_URL:", "1 to 65535"]),
         ({"JWT_SECRETS": SECRET}, ["JWT_SECRETS:", "kid=secret"]),
         ({"JWT_SECRETS": "k=short"}, ["JWT_SECRETS:", "'k'", "shorter than 32 bytes"]),
         ({"JWT_SECRETS": f"k={SECRET},k={SECRET}"}, ["JWT_SECRETS:", "each kid once"]),
@@ -116,13 +121,39 @@ def test_a_bad_setting_is_named_with_what_is_wanted(settings: dict[str, str], na
         {"SERVICE_TOKENS": "hunter2-hunter2"},
         {"JWT_SECRETS": "hunter2-hunter2"},
         {"JWT_SECRETS": "k=hunter2-hunter2"},
-        {"DATABASE_URL": "postgresql://u:hunter2-hunter2@h/db"},
+        {"DATABASE_URL": "mysql://u:hunter2-hunter2@h/db"},
+        {"DATABASE_URL": "postgresql://u:hunter2-hunter2@h:port/db"},
+        {"DATABASE_URL": "postgresql://u:hunter2-/hunter2@h/db"},
+        {"REDIS_URL": "redis://:hunter2-hunter2@h:0"},
         {"DATABASE_URL": "postgresql://u:hunter2-hunter2@h/db", "REDIS_URL": "redis://h", "WORKERS": "0"},
     ],
     ids=str,
 )
 def test_a_secret_is_never_repeated(settings: dict[str, str]) -> None:
     assert "hunter2" not in refused(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"DATABASE_URL": "postgres://u:p%40ss@[::1]:5432,db.example:6432/db?sslmode=require"},
+        {"DATABASE_URL": "postgresql://u@/db?host=/run/postgres&port=5433"},
+        {"DATABASE_URL": "postgresql://u:p@ss@h:5432/db"},
+        {"REDIS_URL": "rediss://:secret@h:6380/1"},
+        {"REDIS_URL": "unix:///run/valkey.sock"},
+    ],
+    ids=str,
+)
+def test_what_the_drivers_take_is_taken(settings: dict[str, str]) -> None:
+    (name, url), *_ = settings.items()
+    value = getattr(load(**settings), name.lower())
+    assert value.get_secret_value() == url
+
+
+@pytest.mark.parametrize("settings", [{"DATABASE_URL": "postgresql://h/db"}, {"REDIS_URL": "redis://h"}], ids=str)
+def test_one_store_alone_is_enough_to_migrate_and_not_to_serve(settings: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match="SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: set both, or neither"):
+        load(**settings).store_urls()
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
@@ -156,7 +187,7 @@ def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
 
 
 def test_an_empty_optional_setting_is_not_set() -> None:
-    assert load(DATABASE_URL="", REDIS_URL="", FCM_CREDENTIALS="", JWKS_FILE="").embedded
+    assert load(DATABASE_URL="", REDIS_URL="", FCM_CREDENTIALS="", JWKS_FILE="").store_urls() is None
 
 
 APPS = f"""
@@ -184,6 +215,9 @@ def test_more_apps_come_from_a_file(tmp_path: Path) -> None:
         ("apps = 1", "want tables [apps.NAME]"),
         ("[apps.default]", "described by the environment"),
         ("[apps.shop]\ntypo = 1", "TYPO"),
+        ("[apps.'a shop']", "an app's name"),
+        ("[apps.'shop|other']", "an app's name"),
+        (f"[apps.{'x' * 65}]", "an app's name"),
         ("[apps.shop]", "JWT_ISSUER: each app needs an issuer of its own"),
         ("[apps.shop]\njwt_secrets = { k = 'short' }", "shorter than 32 bytes"),
         ("[apps.shop]\nfcm_base_url = 'http://fcm.example'", "FCM_BASE_URL"),

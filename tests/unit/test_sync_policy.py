@@ -109,7 +109,7 @@ def test_a_rate_decays_with_the_time_since_the_last_change() -> None:
     assert policy.rate_at(state, START + timedelta(seconds=policy.MEMORY_S)) == pytest.approx(0.01 / 2.718281828)
     assert policy.rate_at(state, START + timedelta(days=365)) == pytest.approx(0.0)
     assert policy.rate_at(state, START - timedelta(seconds=60)) == pytest.approx(0.01)  # clocks differ
-    assert policy.rate_at(replace(state, changed_at=None), START) == 0.0
+    assert policy.rate_at(state._replace(changed_at=None), START) == 0.0
 
 
 @steady

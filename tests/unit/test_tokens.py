@@ -244,6 +244,8 @@ def test_garbage_is_refused_without_a_stumble(token: str) -> None:
         (b"", "not a JWKS"),
         (b"[]", "not a JWKS"),
         (b'{"keys": {}}', "list"),
+        (b'{"keys": [1]}', "is an object"),
+        (b'{"keys": [null]}', "is an object"),
         (json.dumps({"keys": [{}] * 65}).encode(), "at most 64"),
     ],
 )
@@ -259,6 +261,10 @@ def test_what_is_no_jwks_is_refused(document: bytes, said: str) -> None:
         ({"kid": 3}, "needs a kid"),
         ({"alg": "HS256"}, "want alg"),
         ({"alg": "PS256"}, "want alg"),
+        ({"alg": ["x"]}, "want alg"),
+        ({"alg": None, "kty": None}, "want alg"),
+        ({"kty": ["RSA"]}, "want alg"),
+        ({"n": 5}, "cannot be read"),
         ({"alg": "ES256"}, "want alg"),
         ({"use": "enc"}, "want alg"),
         ({"n": "!!"}, "cannot be read"),
@@ -281,3 +287,9 @@ def test_a_private_key_in_a_jwks_is_read_as_a_public_one() -> None:
     private = jwt.algorithms.ECAlgorithm.to_jwk(ec_key(), as_dict=True)
     (row,) = jwks({**private, "kid": "ec", "alg": "ES256"})
     assert isinstance(row.key, ec.EllipticCurvePublicKey)
+
+
+@pytest.mark.parametrize("user_id", ["", "a\nb", "x" * 129, "\ud800"], ids=ascii)
+def test_nobody_gets_a_token_that_would_be_refused(user_id: str) -> None:
+    with pytest.raises(ValueError, match="1 to 128 bytes"):
+        mint(HS, user_id, START, timedelta(minutes=5))

@@ -57,8 +57,8 @@ class SyncbeatClient:
     """Calls Syncbeat. One attribute for each service; their methods are the RPCs, with the generated messages.
 
     A call raises `grpc.aio.AioRpcError`; `syncbeat.explain` tells its reason. It ends after `timeout_s` unless it is
-    given a `timeout` of its own. What is safe to repeat is repeated up to three times when the server is UNAVAILABLE
-    or sheds load; so that publishing and sending are safe to repeat too, an empty `request_id` is filled in. Without
+    given a `timeout` of its own. What is safe to repeat is repeated up to three times when the server is UNAVAILABLE,
+    shuts down or sheds load; so that publishing and sending are safe to repeat too, an empty `request_id` is filled in. Without
     a connection a call fails after those attempts; with `wait_for_ready=True` it waits for one until its deadline.
     """
 

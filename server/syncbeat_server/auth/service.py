@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.auth.tokens import LEEWAY, KeyTable, verify
@@ -61,10 +60,3 @@ class Authenticator:
         if principal.expires_at is not None and self._clock.now() >= principal.expires_at + LEEWAY:
             raise TokenExpired("the access token has expired")
         return principal
-
-
-def remaining_life(principal: Principal, clock: Clock) -> timedelta | None:
-    """How long the caller's token will still be accepted; None when it has no end."""
-    if principal.expires_at is None:
-        return None
-    return principal.expires_at + LEEWAY - clock.now()

@@ -91,15 +91,18 @@ def keys_of_jwks(document: bytes, *, app_id: str, issuer: str, audience: str) ->
     return [_key_of_jwk(entry, app_id, issuer, audience) for entry in entries]
 
 
-def _key_of_jwk(entry: dict[str, Any], app_id: str, issuer: str, audience: str) -> KeyRow:
+def _key_of_jwk(entry: object, app_id: str, issuer: str, audience: str) -> KeyRow:
+    if not isinstance(entry, dict):
+        raise ValueError("each key of a JWKS is an object")
     kid, algorithm = entry.get("kid"), entry.get("alg", "")
     if not isinstance(kid, str) or not kid:
         raise ValueError("each key needs a kid")
-    if _ASYMMETRIC.get(algorithm) != entry.get("kty") or entry.get("use", "sig") != "sig":
+    known = isinstance(algorithm, str) and algorithm in _ASYMMETRIC
+    if not known or _ASYMMETRIC[algorithm] != entry.get("kty") or entry.get("use", "sig") != "sig":
         raise ValueError(f"key {kid!r}: want alg RS256 with kty RSA, or ES256 with EC, for signatures")
     try:
         public = jwt.PyJWK({k: v for k, v in entry.items() if k not in ("d", "p", "q", "dp", "dq", "qi")})
-    except PyJWTError:
+    except (PyJWTError, ValueError, TypeError):
         raise ValueError(f"key {kid!r} cannot be read") from None
     if algorithm == "RS256" and public.key.key_size < 2048:
         raise ValueError(f"key {kid!r}: RSA needs 2048 bits or more")
@@ -162,8 +165,7 @@ def _is_for(audience: str, claimed: object) -> bool:
 
 def _checked_claims(claims: dict[str, Any], row: KeyRow, now: datetime) -> VerifiedToken:
     subject = claims["sub"]
-    # What is not printable goes first: half a surrogate pair, which JSON can hold, cannot be encoded.
-    if not isinstance(subject, str) or not subject.isprintable() or not 0 < len(subject.encode()) <= _MAX_ID_BYTES:
+    if not isinstance(subject, str) or not _is_user_id(subject):
         raise TokenInvalid("the access token has no usable subject")
     role = claims.get("role")
     if isinstance(role, str) and role in _NOBODY:
@@ -176,6 +178,11 @@ def _checked_claims(claims: dict[str, Any], row: KeyRow, now: datetime) -> Verif
     return VerifiedToken(row.app_id, subject, expires_at)
 
 
+def _is_user_id(text: str) -> bool:
+    # What is not printable goes first: half a surrogate pair, which JSON can hold, cannot be encoded.
+    return text.isprintable() and 0 < len(text.encode()) <= _MAX_ID_BYTES
+
+
 def _time(value: object) -> datetime:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TokenInvalid("the access token has a time that is no number")
@@ -186,7 +193,13 @@ def _time(value: object) -> datetime:
 
 
 def mint(row: KeyRow, user_id: str, now: datetime, life: timedelta) -> str:
-    """A signed access token for `user_id`, valid for `life` from `now`."""
+    """A signed access token for `user_id`, valid for `life` from `now`.
+
+    Raises:
+        ValueError: `user_id` is none that `verify` lets in.
+    """
+    if not _is_user_id(user_id):
+        raise ValueError(f"a user id is printable text of 1 to {_MAX_ID_BYTES} bytes")
     claims = {
         "iss": row.issuer,
         "aud": row.audience,

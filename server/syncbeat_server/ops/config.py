@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -27,7 +28,11 @@ from syncbeat_server.errors import ConfigurationError
 
 PREFIX = "SYNCBEAT_"
 DEFAULT_APP = "default"
+NAME = r"^[A-Za-z0-9_.-]{1,64}$"
+"""What an app and the holder of a token may be called."""
 _MAX_PORT = 65_535
+_DATABASE_SCHEMES = ("postgresql", "postgres")
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
 _MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key as long as the hash for HS256
 
 
@@ -54,7 +59,7 @@ class TokenEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    name: str = Field(pattern=NAME)
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     methods: frozenset[str] | None
     apps: frozenset[str] | None
@@ -99,11 +104,40 @@ def _port_exists(address: str) -> str:
     return address
 
 
+def _store_url(schemes: tuple[str, ...]) -> Callable[[SecretStr | None], SecretStr | None]:
+    """Checks what the drivers would stumble over; what it raises never repeats the URL, which holds a password."""
+
+    def check(url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            _check_store_url(url.get_secret_value(), schemes)
+        return url
+
+    return check
+
+
+def _check_store_url(url: str, schemes: tuple[str, ...]) -> None:
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in schemes:
+        raise ValueError(f"want a URL that starts with {' or '.join(f'{one}://' for one in schemes)}")
+    if scheme == "unix":
+        return
+    # PostgreSQL takes several hosts, separated by commas, which urlsplit knows nothing of.
+    for host in re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(","):
+        port = re.sub(r"^\[[^]]*\]", "", host).partition(":")[2]
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= _MAX_PORT):
+            raise ValueError(
+                f"a port is a number from 1 to {_MAX_PORT} (in a password, write / ? # @ : as %2F %3F %23 %40 %3A)"
+            )
+
+
 Address = Annotated[str, AfterValidator(_port_exists)]
 Secrets = Annotated[dict[str, SecretStr], BeforeValidator(_secrets)]
 TokenEntries = Annotated[tuple[TokenEntry, ...], BeforeValidator(_token_entries)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
-OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_none)]
+DatabaseUrl = Annotated[
+    SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_store_url(_DATABASE_SCHEMES))
+]
+RedisUrl = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_store_url(_REDIS_SCHEMES))]
 
 
 class AppSettings(BaseModel):
@@ -138,10 +172,10 @@ class Settings(AppSettings):
     role: Role = Role.ALL
     workers: int = Field(default=1, ge=1, le=64)
     share_port: bool = False
-    database_url: OptionalSecret = None
-    database_session_url: OptionalSecret = None
+    database_url: DatabaseUrl = None
+    database_session_url: DatabaseUrl = None
     database_pool_size: int = Field(default=8, ge=1, le=500)
-    redis_url: OptionalSecret = None
+    redis_url: RedisUrl = None
     embedded_dir: OptionalPath = None
     apps_file: OptionalPath = None
     service_tokens: TokenEntries = ()
@@ -157,15 +191,22 @@ class Settings(AppSettings):
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
     apps: dict[str, AppSettings] = {}
 
-    @property
-    def embedded(self) -> bool:
-        """Whether the stores are ours to start."""
-        return self.database_url is None
+    def store_urls(self) -> tuple[str, str] | None:
+        """Where PostgreSQL and Redis are; None when the stores are ours to start.
+
+        Raises:
+            ConfigurationError: only one of them is named.
+        """
+        if self.database_url is None and self.redis_url is None:
+            return None
+        if self.database_url is None or self.redis_url is None:
+            raise ConfigurationError(
+                f"{PREFIX}DATABASE_URL and {PREFIX}REDIS_URL: set both, or neither for the embedded stores"
+            )
+        return self.database_url.get_secret_value(), self.redis_url.get_secret_value()
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if (self.database_url is None) != (self.redis_url is None):
-            raise ValueError("DATABASE_URL and REDIS_URL: set both, or neither for the embedded stores")
         digests = [entry.digest for entry in (*self.service_tokens, *self.admin_tokens)]
         if len(set(digests)) != len(digests):
             raise ValueError("SERVICE_TOKENS and ADMIN_TOKENS: the same token stands twice")
@@ -239,6 +280,8 @@ def _read_apps(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{PREFIX}APPS_FILE: want tables [apps.NAME] and nothing else")
     if DEFAULT_APP in apps:
         raise ConfigurationError(f"{PREFIX}APPS_FILE: the app {DEFAULT_APP!r} is described by the environment")
+    if not all(re.fullmatch(NAME, name) for name in apps):
+        raise ConfigurationError(f"{PREFIX}APPS_FILE: an app's name is 1 to 64 of A-Z a-z 0-9 _ . -")
     return apps
 
 

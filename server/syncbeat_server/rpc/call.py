@@ -12,7 +12,7 @@ DEFAULT_APP = "default"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a servicer method knows beside its request. `principal` is None for PUBLIC methods only."""
+    """What a servicer method knows beside its request."""
 
     method: str
     request_id: str

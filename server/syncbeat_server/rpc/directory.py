@@ -62,14 +62,7 @@ class DirectoryServicer:
 
     async def AddScopeMembers(self, request: pb.AddScopeMembersRequest, call: Call) -> Message:
         """Add members to a scope."""
-        members = [
-            Member(
-                request.scope,
-                given.user_id,
-                enum_member(MemberRole, pb.Role, "ROLE_", given.role) or MemberRole.READER,
-            )
-            for given in request.members
-        ]
+        members = [Member(request.scope, given.user_id, _role(given)) for given in request.members]
         count = await self._directory.add_members(call.app(request.app_id), request.scope, members)
         return pb.AddScopeMembersResponse(member_count=count)
 
@@ -101,6 +94,13 @@ class DirectoryServicer:
             scopes=[_membership(member) for member in found[:size]],
             next_page_token=next_page_token(call, last, app_id, user_id),
         )
+
+
+def _role(given: pb.ScopeMember) -> MemberRole:
+    role = enum_member(MemberRole, pb.Role, "ROLE_", given.role)
+    if role is None:
+        raise AssertionError("the contract requires a role")
+    return role
 
 
 def _device(device: Device) -> pb.Device:

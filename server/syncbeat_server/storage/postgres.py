@@ -22,6 +22,7 @@ _LOCK_TIMEOUT_MS = 4_000
 _STATEMENT_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 5.0
 _IDLE_CONNECTION_LIFE_S = 300.0
+_SETTING = "SYNCBEAT_DATABASE_URL"
 
 # SQLSTATE classes and codes that say "the server, not the statement": PostgreSQL documentation, appendix A.
 _DOWN_CLASSES = ("08", "53", "57P", "58")
@@ -165,10 +166,6 @@ class Database:
                         await self._pool.expire_connections()
                     raise
 
-    def measure(self) -> tuple[int, int]:
-        """(connections open, connections idle) of this process."""
-        return self._pool.get_size(), self._pool.get_idle_size()
-
 
 async def step_up(conn: Connection) -> None:
     """Leave the USER role for the rest of the transaction, for what the service does by itself."""
@@ -200,14 +197,27 @@ def _is_read_only(error: BaseException) -> bool:
     return isinstance(driver, asyncpg.PostgresError) and driver.sqlstate == _READ_ONLY
 
 
+@contextmanager
+def _errors_of_opening() -> Iterator[None]:
+    # Who starts a server is told which setting to look at; its callers are not.
+    try:
+        yield
+    except StatementRejected as error:
+        raise DependencyDown(
+            f"the database refuses the login or the database name of {_SETTING} (SQLSTATE {error.sqlstate})"
+        ) from error
+    except DependencyDown as error:
+        raise DependencyDown(f"{error.message}: check {_SETTING}, and that it runs there") from error
+
+
 @asynccontextmanager
 async def open_database(url: str, *, size: int, name: str) -> AsyncIterator[Database]:
     """Open the pool for the block.
 
     Raises:
-        DependencyDown: the database cannot be reached.
+        DependencyDown: the database cannot be reached, or refuses the login.
     """
-    with translated_errors():
+    with _errors_of_opening(), translated_errors():
         pool = await asyncpg.create_pool(
             url,
             min_size=1,

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import cast
 
@@ -69,10 +69,11 @@ async def running_fake_fcm(settings: FakeFcmSettings | None = None) -> AsyncIter
     issuer = await asyncio.to_thread(Issuer, settings.project_id, settings.token_life_s)
     fake = FakeFcm(settings, issuer)
     router = Router(fake)
-    with tempfile.TemporaryDirectory(prefix="fake-fcm-") as folder:
-        context: ssl.SSLContext | None = None
+    context: ssl.SSLContext | None = None
+    with ExitStack() as stack:
         if settings.tls:
-            context, fake.ca_file = server_context(Path(folder), settings.host, http2=settings.http2)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fake-fcm-")))
+            context, fake.ca_file = server_context(folder, settings.host, http2=settings.http2)
         server = await asyncio.get_running_loop().create_server(
             lambda: _Doorway(router, http2=settings.http2),
             settings.host,

@@ -58,8 +58,9 @@ class SyncbeatClient:
 
     A call raises `grpc.aio.AioRpcError`; `syncbeat.explain` tells its reason. It ends after `timeout_s` unless it is
     given a `timeout` of its own. What is safe to repeat is repeated up to three times when the server is UNAVAILABLE,
-    shuts down or sheds load; so that publishing and sending are safe to repeat too, an empty `request_id` is filled in. Without
-    a connection a call fails after those attempts; with `wait_for_ready=True` it waits for one until its deadline.
+    shuts down or sheds load; so that publishing and sending are safe to repeat too, an empty `request_id` is filled
+    in. Without a connection a call fails after those attempts; with `wait_for_ready=True` it waits for one until its
+    deadline.
     """
 
     sync: SyncServiceAsyncStub

@@ -102,7 +102,8 @@ async def _add_users(owner_url: str, app_url: str, user_ids: Sequence[str], *, p
             # COPY is refused under row-level security, hence INSERT.
             names = columns.split()
             values = ", ".join(f"${number}" for number in range(1, len(names) + 1))
-            await connection.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})", rows)  # noqa: S608
+            insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})"  # noqa: S608  # our own names
+            await connection.executemany(insert, rows)
     finally:
         await connection.close()
     owner = await asyncpg.connect(owner_url)

@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import TypeVar, overload
 
 Value = TypeVar("Value")
 
@@ -80,6 +80,14 @@ async def settle() -> None:
     """Let everything that is ready run; what waits for a socket needs `wait_until`."""
     for _ in range(_SETTLE_ROUNDS):
         await asyncio.sleep(0)
+
+
+@overload
+async def wait_until(predicate: Callable[[], Awaitable[Value]], timeout_s: float = 10.0, what: str = "") -> Value: ...
+
+
+@overload
+async def wait_until(predicate: Callable[[], Value], timeout_s: float = 10.0, what: str = "") -> Value: ...
 
 
 async def wait_until(

@@ -15,6 +15,7 @@ from syncbeat_server.devtools.demo.devices import StreamingDevice, eventually
 from syncbeat_server.devtools.demo.stage import Stage, staged
 from syncbeat_server.devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
+from tests.deliveries import states
 
 pytestmark = pytest.mark.slow
 
@@ -47,22 +48,6 @@ def sending(number: int) -> push_service_pb2.SendNotificationRequest:
         user_ids=core_pb2.UserIds(ids=[f"user-{number % DEVICES}"]),
         notification=core_pb2.Notification(title=f"Number {number}"),
     )
-
-
-async def states(backend: SyncbeatClient) -> dict[str, int]:
-    """How many deliveries are in each state."""
-    counts: dict[str, int] = {}
-    token = ""
-    while True:
-        answer = await backend.push.ListDeliveries(
-            push_service_pb2.ListDeliveriesRequest(page_size=1000, page_token=token)
-        )
-        for delivery in answer.deliveries:
-            name = push_service_pb2.DeliveryState.Name(delivery.state).removeprefix("DELIVERY_STATE_")
-            counts[name] = counts.get(name, 0) + 1
-        token = answer.next_page_token
-        if not token:
-            return counts
 
 
 async def all_sent(backend: SyncbeatClient, count: int) -> bool:

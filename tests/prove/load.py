@@ -11,6 +11,7 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_server.devtools.demo.devices import StreamingDevice, eventually
 from syncbeat_server.devtools.demo.stage import Stage
+from tests.deliveries import states
 
 USERS = 8
 _MAX_TRIES = 200
@@ -85,22 +86,6 @@ async def publish_for_ever(backend: SyncbeatClient, number: int, promises: Promi
             else:
                 sequences.append(answer.results[0].sequence)
                 break
-
-
-async def states(backend: SyncbeatClient) -> dict[str, int]:
-    """How many deliveries are in each state."""
-    counts: dict[str, int] = {}
-    token = ""
-    while True:
-        answer = await backend.push.ListDeliveries(
-            push_service_pb2.ListDeliveriesRequest(page_size=1000, page_token=token)
-        )
-        for delivery in answer.deliveries:
-            name = push_service_pb2.DeliveryState.Name(delivery.state).removeprefix("DELIVERY_STATE_")
-            counts[name] = counts.get(name, 0) + 1
-        token = answer.next_page_token
-        if not token:
-            return counts
 
 
 async def settled(backend: SyncbeatClient, wait_s: float = 120.0) -> dict[str, int]:

@@ -272,5 +272,5 @@ async def test_a_token_that_was_accepted_expires_all_the_same(guarded: Server) -
         refusals.extend([outcome] if outcome else [])
         return outcome is not None
 
-    await wait_until(refused, 5)  # type: ignore[arg-type]
+    await wait_until(refused, 5)
     assert refusals[0].told == EXPIRED

@@ -193,7 +193,7 @@ async def test_a_twin_under_way_is_waited_for(ready: Server) -> None:
             return bool(await conn.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
 
         call = asyncio.create_task(ready.backend(send("r")))
-        await wait_until(waits)  # type: ignore[arg-type]
+        await wait_until(waits)
         assert not call.done()
     assert not (await call).replayed, "the twin failed, so this one was carried out"
 

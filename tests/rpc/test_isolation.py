@@ -90,7 +90,7 @@ async def seen_by_bob(server: Server) -> None:
     async def recorded() -> bool:
         return len((await server.rows())["device_cursors"]) >= 2
 
-    await wait_until(recorded)  # type: ignore[arg-type]
+    await wait_until(recorded)
 
 
 def of_a_device(device_id: str) -> list[Message]:
@@ -336,7 +336,10 @@ async def test_the_same_attempts_succeed_for_the_service(peopled: Server, databa
             assert not is_nothing(await SEEN[function](conn)), function.__qualname__
     await peopled.register("bob", PHONE.device_id, TOKEN)
     epoch = (await peopled.backend(sync_service_pb2.ListChangesRequest(cursor=at("bobs")))).next_cursor.epoch
-    seen: Attempt = lambda c: sync.record_seen(c, [(PHONE, Cursor("bobs", epoch, 1))])  # noqa: E731
+
+    async def seen(conn: Connection) -> None:
+        await sync.record_seen(conn, [(PHONE, Cursor("bobs", epoch, 1))])
+
     for function in (sync.report_activity, sync.advance_heads, sync.record_seen, queue.drop_dead_tokens):
         before = await peopled.rows()
         async with database.connection() as conn:

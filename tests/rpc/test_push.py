@@ -237,5 +237,5 @@ async def test_a_worker_sends_what_was_accepted(database_urls: DatabaseUrls, red
             assert ended["bob", "phone"].HasField("send_time")
             return bool(ended["alice", "phone"].reason == push_service_pb2.DELIVERY_REASON_ALREADY_SEEN)
 
-        await wait_until(live)  # type: ignore[arg-type]
+        await wait_until(live)
         assert {d.state for d in await deliveries(server, user_id="carol")} == {SENT}

@@ -117,7 +117,7 @@ async def until_somebody_waits(conn: asyncpg.Connection) -> None:
     async def waits() -> bool:
         return bool(await conn.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
 
-    await wait_until(waits)  # type: ignore[arg-type]
+    await wait_until(waits)
 
 
 PUBLISH = sync_service_pb2.PublishChangesRequest(

@@ -437,7 +437,7 @@ async def test_what_a_stream_has_brought_counts_as_seen(ready: Server) -> None:
     async def recorded() -> bool:
         return any("phone" in row for row in (await ready.rows())["device_cursors"])
 
-    await wait_until(recorded)  # type: ignore[arg-type]
+    await wait_until(recorded)
 
 
 @pytest.mark.parametrize("redis", [True, False], ids=["with Redis", "without Redis"])
@@ -469,4 +469,4 @@ async def test_a_stream_that_starts_now_has_not_seen_what_was_before(ready: Serv
     async def scopes_seen() -> set[str]:
         return {scope for row in (await ready.rows())["device_cursors"] for scope in (S, "quiet") if scope in row}
 
-    assert await wait_until(scopes_seen) == {S}  # type: ignore[arg-type]
+    assert await wait_until(scopes_seen) == {S}

@@ -169,4 +169,4 @@ async def cut_connections(urls: DatabaseUrls) -> int:
 
 async def until(holds: Callable[[], Awaitable[bool]], what: str = "") -> None:
     """Wait until a question to the database is answered by yes."""
-    await wait_until(holds, what=what)  # type: ignore[arg-type]  # mypy cannot choose a side of the union
+    await wait_until(holds, what=what)

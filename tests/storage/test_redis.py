@@ -211,18 +211,18 @@ async def test_a_stream_is_marked_when_it_opens_refreshed_and_taken_back(redis_u
 
         async with running(keeper.run(), keeper.run_refresh()):
             keeper.moved(DEVICE)
-            await wait_until(live)  # type: ignore[arg-type]  # mypy cannot choose a side of the union
+            await wait_until(live)
             with redis.Redis.from_url(redis_url) as client:
                 client.flushdb()
             await clock.advance(10)
-            await wait_until(live)  # type: ignore[arg-type]  # as above
+            await wait_until(live)
             here.clear()
             keeper.moved(DEVICE)
 
             async def gone() -> bool:
                 return not await live()
 
-            await wait_until(gone)  # type: ignore[arg-type]  # as above
+            await wait_until(gone)
 
 
 @pytest.mark.parametrize("what", ["presence", "publisher", "question"])

@@ -84,18 +84,20 @@ class AuthServiceServicer:
         """CreateSession makes a session for a user whom the calling service has signed in.
         Idempotent by request_id: INVALID_ARGUMENT / REQUEST_ID_REUSED with other content, ABORTED /
         REQUEST_IN_FLIGHT while its twin runs. A reserved claim: INVALID_ARGUMENT / INVALID_FIELD. A disabled
-        user: PERMISSION_DENIED / ACCESS_DENIED.
+        user: PERMISSION_DENIED / ACCESS_DENIED; a deleted one begins anew. A server without keys for sessions:
+        FAILED_PRECONDITION / NOT_CONFIGURED. A user has 100 live sessions: of more, the oldest end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RefreshSession(self, request, context):
-        """RefreshSession spends a refresh token and answers new tokens. A spent one that comes again means that it
-        was stolen: the whole session is revoked, unless it is the one just spent, within the grace for an answer
-        that was lost.
-        A token that is malformed or unknown: UNAUTHENTICATED / TOKEN_INVALID; one whose time is over:
-        TOKEN_EXPIRED; a spent one, or one of a revoked session: TOKEN_REVOKED.
+        """RefreshSession spends a refresh token and answers new tokens. The one just spent gets the same new refresh
+        token again: for 30 s, and after that as long as nothing that came with the new one was used, because the
+        answer may have been lost. Any other spent one means that it was stolen: the session is revoked.
+        A token that was not made here: UNAUTHENTICATED / TOKEN_INVALID; one whose time is over: TOKEN_EXPIRED; a
+        stolen one, or one of a session that has ended: TOKEN_REVOKED. Too many attempts from one address:
+        RESOURCE_EXHAUSTED / RATE_LIMITED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,14 +40,16 @@ class AuthServiceStub:
     """CreateSession makes a session for a user whom the calling service has signed in.
     Idempotent by request_id: INVALID_ARGUMENT / REQUEST_ID_REUSED with other content, ABORTED /
     REQUEST_IN_FLIGHT while its twin runs. A reserved claim: INVALID_ARGUMENT / INVALID_FIELD. A disabled
-    user: PERMISSION_DENIED / ACCESS_DENIED.
+    user: PERMISSION_DENIED / ACCESS_DENIED; a deleted one begins anew. A server without keys for sessions:
+    FAILED_PRECONDITION / NOT_CONFIGURED. A user has 100 live sessions: of more, the oldest end.
     """
     RefreshSession: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshSessionRequest, _auth_service_pb2.RefreshSessionResponse]
-    """RefreshSession spends a refresh token and answers new tokens. A spent one that comes again means that it
-    was stolen: the whole session is revoked, unless it is the one just spent, within the grace for an answer
-    that was lost.
-    A token that is malformed or unknown: UNAUTHENTICATED / TOKEN_INVALID; one whose time is over:
-    TOKEN_EXPIRED; a spent one, or one of a revoked session: TOKEN_REVOKED.
+    """RefreshSession spends a refresh token and answers new tokens. The one just spent gets the same new refresh
+    token again: for 30 s, and after that as long as nothing that came with the new one was used, because the
+    answer may have been lost. Any other spent one means that it was stolen: the session is revoked.
+    A token that was not made here: UNAUTHENTICATED / TOKEN_INVALID; one whose time is over: TOKEN_EXPIRED; a
+    stolen one, or one of a session that has ended: TOKEN_REVOKED. Too many attempts from one address:
+    RESOURCE_EXHAUSTED / RATE_LIMITED.
     """
     RevokeSession: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeSessionRequest, _auth_service_pb2.RevokeSessionResponse]
     """RevokeSession ends a session: its tokens get UNAUTHENTICATED / TOKEN_REVOKED and its streams end.
@@ -80,14 +82,16 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """CreateSession makes a session for a user whom the calling service has signed in.
     Idempotent by request_id: INVALID_ARGUMENT / REQUEST_ID_REUSED with other content, ABORTED /
     REQUEST_IN_FLIGHT while its twin runs. A reserved claim: INVALID_ARGUMENT / INVALID_FIELD. A disabled
-    user: PERMISSION_DENIED / ACCESS_DENIED.
+    user: PERMISSION_DENIED / ACCESS_DENIED; a deleted one begins anew. A server without keys for sessions:
+    FAILED_PRECONDITION / NOT_CONFIGURED. A user has 100 live sessions: of more, the oldest end.
     """
     RefreshSession: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshSessionRequest, _auth_service_pb2.RefreshSessionResponse]  # type: ignore[assignment]
-    """RefreshSession spends a refresh token and answers new tokens. A spent one that comes again means that it
-    was stolen: the whole session is revoked, unless it is the one just spent, within the grace for an answer
-    that was lost.
-    A token that is malformed or unknown: UNAUTHENTICATED / TOKEN_INVALID; one whose time is over:
-    TOKEN_EXPIRED; a spent one, or one of a revoked session: TOKEN_REVOKED.
+    """RefreshSession spends a refresh token and answers new tokens. The one just spent gets the same new refresh
+    token again: for 30 s, and after that as long as nothing that came with the new one was used, because the
+    answer may have been lost. Any other spent one means that it was stolen: the session is revoked.
+    A token that was not made here: UNAUTHENTICATED / TOKEN_INVALID; one whose time is over: TOKEN_EXPIRED; a
+    stolen one, or one of a session that has ended: TOKEN_REVOKED. Too many attempts from one address:
+    RESOURCE_EXHAUSTED / RATE_LIMITED.
     """
     RevokeSession: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeSessionRequest, _auth_service_pb2.RevokeSessionResponse]  # type: ignore[assignment]
     """RevokeSession ends a session: its tokens get UNAUTHENTICATED / TOKEN_REVOKED and its streams end.
@@ -123,7 +127,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateSession makes a session for a user whom the calling service has signed in.
         Idempotent by request_id: INVALID_ARGUMENT / REQUEST_ID_REUSED with other content, ABORTED /
         REQUEST_IN_FLIGHT while its twin runs. A reserved claim: INVALID_ARGUMENT / INVALID_FIELD. A disabled
-        user: PERMISSION_DENIED / ACCESS_DENIED.
+        user: PERMISSION_DENIED / ACCESS_DENIED; a deleted one begins anew. A server without keys for sessions:
+        FAILED_PRECONDITION / NOT_CONFIGURED. A user has 100 live sessions: of more, the oldest end.
         """
 
     @_abc_1.abstractmethod
@@ -132,11 +137,12 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.RefreshSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RefreshSessionResponse, _abc.Awaitable[_auth_service_pb2.RefreshSessionResponse]]:
-        """RefreshSession spends a refresh token and answers new tokens. A spent one that comes again means that it
-        was stolen: the whole session is revoked, unless it is the one just spent, within the grace for an answer
-        that was lost.
-        A token that is malformed or unknown: UNAUTHENTICATED / TOKEN_INVALID; one whose time is over:
-        TOKEN_EXPIRED; a spent one, or one of a revoked session: TOKEN_REVOKED.
+        """RefreshSession spends a refresh token and answers new tokens. The one just spent gets the same new refresh
+        token again: for 30 s, and after that as long as nothing that came with the new one was used, because the
+        answer may have been lost. Any other spent one means that it was stolen: the session is revoked.
+        A token that was not made here: UNAUTHENTICATED / TOKEN_INVALID; one whose time is over: TOKEN_EXPIRED; a
+        stolen one, or one of a session that has ended: TOKEN_REVOKED. Too many attempts from one address:
+        RESOURCE_EXHAUSTED / RATE_LIMITED.
         """
 
     @_abc_1.abstractmethod

@@ -191,24 +191,26 @@ class DirectoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DisableUser(self, request, context):
-        """DisableUser shuts a user out: its calls get PERMISSION_DENIED / ACCESS_DENIED, its streams end, what
-        waits for its devices is cancelled. Nothing else is lost. Repeating it changes nothing; a user nobody has
-        heard of can be disabled too.
+        """DisableUser shuts a user out: its calls get UNAUTHENTICATED / TOKEN_REVOKED, its streams end, what waits
+        for its devices is cancelled, and nothing new is pushed to them. Nothing else is lost. Repeating it
+        changes nothing; a user nobody has heard of can be disabled too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EnableUser(self, request, context):
-        """EnableUser lets a disabled user in again. Repeating it changes nothing.
+        """EnableUser lets a disabled user in again, with the tokens it has. A deleted user, or one nobody has heard
+        of, is let in with nothing. Repeating it changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUser(self, request, context):
-        """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries that wait. Tokens
-        issued so far are dead. What the user published into scopes stays. Repeating it erases nothing more.
+        """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries. Tokens issued so far
+        are dead, and the user stays shut out until CreateSession or EnableUser lets it in anew. What the user
+        published into scopes stays. Repeating it erases nothing more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -75,15 +75,18 @@ class DirectoryServiceStub:
     ListScopes: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.ListScopesRequest, _directory_service_pb2.ListScopesResponse]
     """ListScopes pages through the scopes that a user is a member of, by scope. A user without any has none."""
     DisableUser: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.DisableUserRequest, _directory_service_pb2.DisableUserResponse]
-    """DisableUser shuts a user out: its calls get PERMISSION_DENIED / ACCESS_DENIED, its streams end, what
-    waits for its devices is cancelled. Nothing else is lost. Repeating it changes nothing; a user nobody has
-    heard of can be disabled too.
+    """DisableUser shuts a user out: its calls get UNAUTHENTICATED / TOKEN_REVOKED, its streams end, what waits
+    for its devices is cancelled, and nothing new is pushed to them. Nothing else is lost. Repeating it
+    changes nothing; a user nobody has heard of can be disabled too.
     """
     EnableUser: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.EnableUserRequest, _directory_service_pb2.EnableUserResponse]
-    """EnableUser lets a disabled user in again. Repeating it changes nothing."""
+    """EnableUser lets a disabled user in again, with the tokens it has. A deleted user, or one nobody has heard
+    of, is let in with nothing. Repeating it changes nothing.
+    """
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.DeleteUserRequest, _directory_service_pb2.DeleteUserResponse]
-    """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries that wait. Tokens
-    issued so far are dead. What the user published into scopes stays. Repeating it erases nothing more.
+    """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries. Tokens issued so far
+    are dead, and the user stays shut out until CreateSession or EnableUser lets it in anew. What the user
+    published into scopes stays. Repeating it erases nothing more.
     """
 
 @_typing.type_check_only
@@ -133,15 +136,18 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     ListScopes: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.ListScopesRequest, _directory_service_pb2.ListScopesResponse]  # type: ignore[assignment]
     """ListScopes pages through the scopes that a user is a member of, by scope. A user without any has none."""
     DisableUser: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.DisableUserRequest, _directory_service_pb2.DisableUserResponse]  # type: ignore[assignment]
-    """DisableUser shuts a user out: its calls get PERMISSION_DENIED / ACCESS_DENIED, its streams end, what
-    waits for its devices is cancelled. Nothing else is lost. Repeating it changes nothing; a user nobody has
-    heard of can be disabled too.
+    """DisableUser shuts a user out: its calls get UNAUTHENTICATED / TOKEN_REVOKED, its streams end, what waits
+    for its devices is cancelled, and nothing new is pushed to them. Nothing else is lost. Repeating it
+    changes nothing; a user nobody has heard of can be disabled too.
     """
     EnableUser: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.EnableUserRequest, _directory_service_pb2.EnableUserResponse]  # type: ignore[assignment]
-    """EnableUser lets a disabled user in again. Repeating it changes nothing."""
+    """EnableUser lets a disabled user in again, with the tokens it has. A deleted user, or one nobody has heard
+    of, is let in with nothing. Repeating it changes nothing.
+    """
     DeleteUser: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.DeleteUserRequest, _directory_service_pb2.DeleteUserResponse]  # type: ignore[assignment]
-    """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries that wait. Tokens
-    issued so far are dead. What the user published into scopes stays. Repeating it erases nothing more.
+    """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries. Tokens issued so far
+    are dead, and the user stays shut out until CreateSession or EnableUser lets it in anew. What the user
+    published into scopes stays. Repeating it erases nothing more.
     """
 
 class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -254,9 +260,9 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _directory_service_pb2.DisableUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_directory_service_pb2.DisableUserResponse, _abc.Awaitable[_directory_service_pb2.DisableUserResponse]]:
-        """DisableUser shuts a user out: its calls get PERMISSION_DENIED / ACCESS_DENIED, its streams end, what
-        waits for its devices is cancelled. Nothing else is lost. Repeating it changes nothing; a user nobody has
-        heard of can be disabled too.
+        """DisableUser shuts a user out: its calls get UNAUTHENTICATED / TOKEN_REVOKED, its streams end, what waits
+        for its devices is cancelled, and nothing new is pushed to them. Nothing else is lost. Repeating it
+        changes nothing; a user nobody has heard of can be disabled too.
         """
 
     @_abc_1.abstractmethod
@@ -265,7 +271,9 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _directory_service_pb2.EnableUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_directory_service_pb2.EnableUserResponse, _abc.Awaitable[_directory_service_pb2.EnableUserResponse]]:
-        """EnableUser lets a disabled user in again. Repeating it changes nothing."""
+        """EnableUser lets a disabled user in again, with the tokens it has. A deleted user, or one nobody has heard
+        of, is let in with nothing. Repeating it changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def DeleteUser(
@@ -273,8 +281,9 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _directory_service_pb2.DeleteUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_directory_service_pb2.DeleteUserResponse, _abc.Awaitable[_directory_service_pb2.DeleteUserResponse]]:
-        """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries that wait. Tokens
-        issued so far are dead. What the user published into scopes stays. Repeating it erases nothing more.
+        """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries. Tokens issued so far
+        are dead, and the user stays shut out until CreateSession or EnableUser lets it in anew. What the user
+        published into scopes stays. Repeating it erases nothing more.
         """
 
 def add_DirectoryServiceServicer_to_server(servicer: DirectoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -83,6 +83,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_INTERNAL (INTERNAL): a bug. The message is a fixed sentence with the request id to look for
     in the log.
     """
+    ERROR_REASON_NOT_CONFIGURED: _ErrorReason.ValueType  # 17
+    """ERROR_REASON_NOT_CONFIGURED (FAILED_PRECONDITION): the server lacks the settings for this. The message names
+    them.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the `reason` of the one google.rpc.ErrorInfo that every error carries (domain "syncbeat";
@@ -155,5 +159,9 @@ names the command that mends it.
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """ERROR_REASON_INTERNAL (INTERNAL): a bug. The message is a fixed sentence with the request id to look for
 in the log.
+"""
+ERROR_REASON_NOT_CONFIGURED: ErrorReason.ValueType  # 17
+"""ERROR_REASON_NOT_CONFIGURED (FAILED_PRECONDITION): the server lacks the settings for this. The message names
+them.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -120,6 +120,8 @@ class _DeliveryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delive
     """DELIVERY_REASON_AMBIGUOUS: the provider may have taken it; it is tried again and may be shown twice."""
     DELIVERY_REASON_RETRIES_EXHAUSTED: _DeliveryReason.ValueType  # 15
     """DELIVERY_REASON_RETRIES_EXHAUSTED: it was tried until trying on made no sense."""
+    DELIVERY_REASON_USER_DISABLED: _DeliveryReason.ValueType  # 16
+    """DELIVERY_REASON_USER_DISABLED: the user was shut out while it waited."""
 
 class DeliveryReason(_DeliveryReason, metaclass=_DeliveryReasonEnumTypeWrapper):
     """DeliveryReason says why a delivery is in its state, where the state alone does not."""
@@ -156,6 +158,8 @@ DELIVERY_REASON_AMBIGUOUS: DeliveryReason.ValueType  # 14
 """DELIVERY_REASON_AMBIGUOUS: the provider may have taken it; it is tried again and may be shown twice."""
 DELIVERY_REASON_RETRIES_EXHAUSTED: DeliveryReason.ValueType  # 15
 """DELIVERY_REASON_RETRIES_EXHAUSTED: it was tried until trying on made no sense."""
+DELIVERY_REASON_USER_DISABLED: DeliveryReason.ValueType  # 16
+"""DELIVERY_REASON_USER_DISABLED: the user was shut out while it waited."""
 Global___DeliveryReason: _TypeAlias = DeliveryReason  # noqa: Y015
 
 class _NotificationKind:

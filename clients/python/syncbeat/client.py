@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from syncbeat.errors import explain
 from syncbeat.retry import public_paths, service_config
+from syncbeat.session import Session
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat.v1.auth_service_pb2_grpc import AuthServiceStub
 from syncbeat.v1.directory_service_pb2_grpc import DirectoryServiceStub
+from syncbeat.v1.error_reason_pb2 import ErrorReason
 from syncbeat.v1.event_service_pb2_grpc import EventServiceStub
 from syncbeat.v1.ops_service_pb2_grpc import OpsServiceStub
 from syncbeat.v1.push_service_pb2_grpc import PushServiceStub
@@ -30,8 +33,11 @@ if TYPE_CHECKING:
     from syncbeat.v1.push_service_pb2_grpc import PushServiceAsyncStub
     from syncbeat.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
 
-Token = str | Callable[[], str | Awaitable[str]]
-"""A token, or what returns the present one. It is asked for each call and each attempt of a stream: let it cache."""
+Token = str | Callable[[], str | Awaitable[str]] | Session
+"""A token, what returns the present one, or a user's session, which keeps its own fresh.
+
+What returns it is asked for each call and each attempt of a stream: let it cache.
+"""
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -90,8 +96,9 @@ class SyncbeatClient:
             app_id: Goes into requests that name no app; for services that serve several.
             timeout_s: The deadline of calls that name none, in seconds.
         """
-        additions = _Additions(token, app_id, timeout_s)
-        interceptors = [_UnaryInterceptor(additions), _StreamInterceptor(additions)]
+        session = token if isinstance(token, Session) else None
+        additions = _Additions(token.token if isinstance(token, Session) else token, app_id, timeout_s)
+        interceptors = [_UnaryInterceptor(additions, session), _StreamInterceptor(additions)]
         if tls is False:
             channel = grpc.aio.insecure_channel(address, _OPTIONS, interceptors=interceptors)
         else:
@@ -105,6 +112,9 @@ class SyncbeatClient:
         self.auth = AuthServiceStub(channel)
         self.events = EventServiceStub(channel)
         self.ops = OpsServiceStub(channel)
+        self._session = session
+        if session is not None:
+            session.bind(self.auth)
 
     def watch(
         self,
@@ -131,10 +141,11 @@ class SyncbeatClient:
             user_id=user_id, device_id=device_id, cursors=cursors, activity=activity, all_scopes=all_scopes
         )
         request.heartbeat_interval.FromMilliseconds(round(heartbeat_s * 1000))
-        return Watch(self.sync, request, token_changes=self._renewable)
+        renew = self._session.renew_after_stream if self._session is not None else None
+        return Watch(self.sync, request, token_changes=self._renewable, renew=renew)
 
     async def close(self) -> None:
-        """End what is under way and disconnect."""
+        """End what is under way and disconnect. A session is its owner's to close."""
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -149,7 +160,7 @@ class SyncbeatClient:
 class _Additions:
     """What is added to every call."""
 
-    def __init__(self, token: Token, app_id: str, timeout_s: float) -> None:
+    def __init__(self, token: str | Callable[[], str | Awaitable[str]], app_id: str, timeout_s: float) -> None:
         self._token = token
         self._app_id = app_id
         self.timeout_s = timeout_s
@@ -202,8 +213,9 @@ def _path(details: grpc.aio.ClientCallDetails) -> str:
 
 
 class _UnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
-    def __init__(self, additions: _Additions) -> None:
+    def __init__(self, additions: _Additions, session: Session | None) -> None:
         self._additions = additions
+        self._session = session
 
     async def intercept_unary_unary(
         self,
@@ -214,7 +226,32 @@ class _UnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
         request: _Request,
     ) -> grpc.aio.UnaryUnaryCall[_Request, _Response]:
         details = await self._additions.details(client_call_details, self._additions.timeout_s)
-        return await continuation(details, self._additions.request(request))
+        filled = self._additions.request(request)
+        call = await continuation(details, filled)
+        refused = _bearer(details)
+        if self._session is None or not refused or not await _has_expired(call):
+            return call
+        # A call that was refused did nothing: it is made once more, with a new token.
+        await self._session.renew(refused)
+        details = await self._additions.details(client_call_details, self._additions.timeout_s)
+        return await continuation(details, filled)
+
+
+def _bearer(details: grpc.aio.ClientCallDetails) -> str:
+    for key, value in details.metadata or ():
+        if key == "authorization" and isinstance(value, str):
+            return value.removeprefix("Bearer ")
+    return ""
+
+
+async def _has_expired(call: grpc.aio.UnaryUnaryCall[_Request, _Response]) -> bool:
+    if await call.code() is not grpc.StatusCode.UNAUTHENTICATED:
+        return False
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return explain(error).reason == ErrorReason.ERROR_REASON_TOKEN_EXPIRED
+    return False
 
 
 class _StreamInterceptor(grpc.aio.UnaryStreamClientInterceptor):

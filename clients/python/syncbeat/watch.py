@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from syncbeat.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
 
 WatchEvent: TypeAlias = pb.Change | pb.Hint | pb.Checkpoint | pb.Reset
+Renew: TypeAlias = Callable[[float], Awaitable[None]] | None
+"""Gets a new token for streams that were opened at a moment (monotonic seconds) and found expired; None cannot."""
 """What a watch yields."""
 
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.5, 30.0
@@ -68,9 +70,12 @@ class Watch:
     start before keeping the cursors. A scope whose membership ended while the watch was away is no longer followed.
     """
 
-    def __init__(self, stub: SyncServiceAsyncStub, request: pb.WatchHintsRequest, *, token_changes: bool) -> None:
-        """`request` says what to watch and where to start; `token_changes`: whether a new attempt has a new token."""
-        self._feed = _Feed(stub, request, token_changes=token_changes)
+    def __init__(
+        self, stub: SyncServiceAsyncStub, request: pb.WatchHintsRequest, *, token_changes: bool, renew: Renew = None
+    ) -> None:
+        """`request` says what to watch and where to start; `token_changes`: whether a new attempt has a new token;
+        `renew` is called when the server finds the token expired."""
+        self._feed = _Feed(stub, request, token_changes=token_changes, renew=renew)
         self._events = self._feed.follow()
 
     @property
@@ -100,7 +105,10 @@ class Watch:
 class _Feed:
     """The streams behind a watch, apart from it: the stream of a watch that nobody holds any more ends."""
 
-    def __init__(self, stub: SyncServiceAsyncStub, request: pb.WatchHintsRequest, *, token_changes: bool) -> None:
+    def __init__(
+        self, stub: SyncServiceAsyncStub, request: pb.WatchHintsRequest, *, token_changes: bool, renew: Renew
+    ) -> None:
+        self._renew = renew
         self._stub = stub
         self._request = request
         self._token_changes = token_changes
@@ -131,6 +139,8 @@ class _Feed:
                 continue
             if failure is not None and problem is not None and not self._may_pass(problem, streak):
                 raise failure
+            if self._renew is not None and problem is not None and _has_expired(problem):
+                await self._renew(opened_at)
             delay_s = _drain_delay(drain) if drain is not None else streak.next_delay(problem)
             cause = problem.code.name if problem is not None else "drained" if drain is not None else "no status"
             _log.info("the stream ended (%s); connecting again in %.1f s", cause, delay_s)

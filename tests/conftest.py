@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
+import re
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +32,9 @@ GRANT SELECT ON test_clock TO PUBLIC;
 CREATE OR REPLACE FUNCTION syncbeat_now() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ SELECT coalesce((SELECT at FROM test_clock), now()) $$;
 """
+
+# A JWT or half of one, a refresh token, an authorization value, a private key, and what the tests call their tokens.
+_SECRET = re.compile(r"eyJ[\w-]{8,}|sbr_[\w-]{8,}|[Bb]earer [\w.-]{8,}|PRIVATE KEY|a-token-of-|0123456789abcdef0123")
 
 _numbers = itertools.count(1)
 
@@ -76,6 +82,32 @@ async def create_database(stores: EmbeddedStores, name: str, template: str = "te
 async def drop_database(stores: EmbeddedStores, name: str) -> None:
     """Drop it, whoever is connected."""
     await run_sql(stores.admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+class _SecretsInLogs(logging.Handler):
+    """Looks for tokens and keys in whatever is logged by this process."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
+        text = f"{record.getMessage()} {record.__dict__} {trace}"
+        if _SECRET.search(text):
+            self.found.append(f"{record.name}:{record.lineno}: {record.msg}")
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_logged() -> Iterator[None]:
+    """The canary of the whole suite: a token in any log line fails the test that wrote it."""
+    handler = _SecretsInLogs()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert not handler.found
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,8 @@ def _add_token(commands: Any) -> None:
     user.add_argument("--minutes", type=_minutes, default=60.0, help="its life (default: %(default)s)")
     user.add_argument("--app", default="default", help="its app (default: %(default)s)")
     user.set_defaults(run=_user_token)
+    keys = kinds.add_parser("keys", help="a new key and secret for our own sessions (SYNCBEAT_SESSION_KEYS, _SECRETS)")
+    keys.set_defaults(run=_session_keys)
     for kind in ("service", "admin"):
         one = kinds.add_parser(kind, help=f"a new token, and its entry for SYNCBEAT_{kind.upper()}_TOKENS")
         one.add_argument("name")
@@ -270,8 +272,18 @@ def _user_token(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _session_keys(_parsed: argparse.Namespace) -> int:
+    from syncbeat_server.auth.keys import new_signing_key
+
+    kid = secrets.token_hex(4)
+    print(f"SYNCBEAT_SESSION_KEYS={new_signing_key(kid).decode()}")
+    print(f"SYNCBEAT_SESSION_SECRETS={kid}={secrets.token_urlsafe(32)}")
+    return 0
+
+
 def _opaque_token(parsed: argparse.Namespace) -> int:
-    from syncbeat_server.ops.config import NAME, digest_of
+    from syncbeat_server.ops.config import digest_of
+    from syncbeat_server.ops.setting_types import NAME
 
     if not re.fullmatch(NAME, parsed.name):
         raise ConfigurationError(f"token {parsed.kind}: a name is 1 to 64 of A-Z a-z 0-9 _ . -")

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     DEPENDENCY_DOWN = "DEPENDENCY_DOWN"
     MIGRATION_NEEDED = "MIGRATION_NEEDED"
+    NOT_CONFIGURED = "NOT_CONFIGURED"
     INTERNAL = "INTERNAL"
 
 
@@ -59,6 +60,12 @@ class TokenExpired(SyncbeatError):
     """The access token was good and its time is over: refresh it and come back."""
 
     reason = Reason.TOKEN_EXPIRED
+
+
+class TokenRevoked(SyncbeatError):
+    """The token was good and was taken back, with its session or its user; which of them is not told."""
+
+    reason = Reason.TOKEN_REVOKED
 
 
 class AccessDenied(SyncbeatError):
@@ -141,6 +148,12 @@ class MigrationNeeded(SyncbeatError):
     """The database is older than the code. The message names the command that mends it."""
 
     reason = Reason.MIGRATION_NEEDED
+
+
+class NotConfigured(SyncbeatError):
+    """This server lacks the settings for what was asked. The message names them."""
+
+    reason = Reason.NOT_CONFIGURED
 
 
 class MigrationFailed(SyncbeatError):

@@ -20,7 +20,8 @@ from syncbeat import SyncbeatClient, Token
 from syncbeat.retry import SERVICES
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_server.app import Stores, serve
-from syncbeat_server.auth.tokens import KeyRow, mint
+from syncbeat_server.auth.model import Issuer, KeyRow
+from syncbeat_server.auth.tokens import mint
 from syncbeat_server.ops.config import Role, digest_of, load_settings
 from tests.conftest import DatabaseUrls
 
@@ -160,6 +161,7 @@ def environment(urls: DatabaseUrls, redis_url: str, port: int) -> dict[str, str]
         "SYNCBEAT_ROLE": "rpc",
         "SYNCBEAT_DRAIN_S": "5",
         "SYNCBEAT_JWT_SECRETS": f"k1={SECRET}",
+        "SYNCBEAT_JWT_SUBJECTS": "any",
         "SYNCBEAT_SERVICE_TOKENS": f"backend:{digest_of(BACKEND)}:*:*",
     }
 
@@ -183,7 +185,7 @@ async def real_server(urls: DatabaseUrls, redis_url: str, port: int = 0) -> Asyn
 
 def user_token(user_id: str, life_s: float = 3600.0) -> str:
     """An access token of a user; negative lives are over."""
-    row = KeyRow("default", "syncbeat", "authenticated", "k1", "HS256", SECRET)
+    row = KeyRow(Issuer("default", "syncbeat", uuid_subjects=False), "k1", "HS256", SECRET)
     return mint(row, user_id, datetime.now(UTC), timedelta(seconds=life_s))
 
 

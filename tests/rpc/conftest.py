@@ -21,9 +21,12 @@ from google.rpc import error_details_pb2, status_pb2
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, field_rules_pb2, sync_service_pb2
 from syncbeat_server.app import Stores, serve
-from syncbeat_server.auth.tokens import KeyRow, mint
+from syncbeat_server.auth.keys import new_signing_key
+from syncbeat_server.auth.model import Issuer, KeyRow
+from syncbeat_server.auth.tokens import mint
 from syncbeat_server.devtools.embedded import EmbeddedStores
 from syncbeat_server.ops.config import Role, digest_of, load_settings
+from syncbeat_server.rpc.auth import AuthServicer
 from syncbeat_server.rpc.directory import DirectoryServicer
 from syncbeat_server.rpc.push import PushServicer
 from syncbeat_server.rpc.server import CONTRACT
@@ -32,11 +35,15 @@ from tests.conftest import DatabaseUrls, create_database, drop_database
 
 DEADLINE_S = 10.0
 KID, SECRET = "k1", "0123456789abcdef0123456789abcdef"
-KEY = KeyRow("default", "syncbeat", "authenticated", KID, "HS256", SECRET)
+ISSUER = Issuer("default", "syncbeat", uuid_subjects=False)
+KEY = KeyRow(ISSUER, KID, "HS256", SECRET)
+SESSION_KEYS = new_signing_key("s1").decode()
 BACKEND, OPERATOR = "a-token-of-the-backend", "a-token-of-an-operator"
 
 METHODS: dict[str, MethodDescriptor] = {m.input_type.name: m for service in CONTRACT for m in service.methods}
-_OFFERED = {name for servicer in (SyncServicer, PushServicer, DirectoryServicer) for name in vars(servicer)}
+_OFFERED = {
+    name for servicer in (SyncServicer, PushServicer, DirectoryServicer, AuthServicer) for name in vars(servicer)
+}
 IMPLEMENTED = [method for method in METHODS.values() if method.name in _OFFERED]
 each_implemented = pytest.mark.parametrize("method", IMPLEMENTED, ids=lambda method: method.name)
 
@@ -272,7 +279,7 @@ class Server:
         return self.bearer(OPERATOR)
 
     async def rows(self) -> dict[str, list[str]]:
-        """Everything that stands in the database, by table."""
+        """Everything that stands in the database, by table, but for who was seen: whoever calls is."""
         conn = await asyncpg.connect(self.urls.admin_url)
         try:
             tables = await conn.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
@@ -280,6 +287,7 @@ class Server:
             return {
                 name: [row["text"] for row in await conn.fetch(f"SELECT t::text AS text FROM {name} t ORDER BY 1")]
                 for (name,) in tables
+                if name != "users"
             }
         finally:
             await conn.close()
@@ -319,6 +327,9 @@ async def running_server(
     environment = {
         "LISTEN": "127.0.0.1:0",
         "JWT_SECRETS": f"{KID}={SECRET}",
+        "JWT_SUBJECTS": "any",
+        "SESSION_KEYS": SESSION_KEYS,
+        "SESSION_SECRETS": f"k1={SECRET}",
         "SERVICE_TOKENS": entry("backend", BACKEND),
         "ADMIN_TOKENS": entry("operator", OPERATOR),
         "DATABASE_POOL_SIZE": "4",

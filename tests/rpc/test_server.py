@@ -18,7 +18,7 @@ from tests.fakes import wait_until
 from tests.rpc.conftest import IMPLEMENTED, KEY, SECRET, Caller, Server, refusal_of, running_server
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-OFFERED = {"SyncService", "PushService", "DirectoryService"}
+OFFERED = {"SyncService", "PushService", "DirectoryService", "AuthService"}
 # What the first version of the service promises to have.
 FIRST_RPCS = {
     *("GetHint", "WatchHints", "ReportActivity", "PublishChanges", "ListChanges"),

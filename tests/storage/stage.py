@@ -14,6 +14,7 @@ from syncbeat_server.directory.model import Member, MemberRole, Platform, Regist
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.push import accept as push
 from syncbeat_server.push import queue, store
+from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.model import (
     Accepted,
     ClaimedDelivery,
@@ -35,7 +36,7 @@ _numbers = itertools.count(1)
 
 
 def directory(database: Database) -> DirectoryService:
-    return DirectoryService(database, store.cancel_waiting, lambda app_id, user_ids: None)
+    return DirectoryService(database, cancel_waiting, lambda app_id, user_ids: None)
 
 
 async def add_device(database: Database, user_id: str, device_id: str = "phone", token: str | None = None) -> None:

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.config import Role, Settings, TokenEntry, describe_settings, digest_of, load_settings
+from syncbeat_server.ops.config import Role, Settings, describe_settings, digest_of, load_settings
+from syncbeat_server.ops.setting_types import CertificateEntry, TokenEntry
 
 SECRET = "0123456789abcdef0123456789abcdef"
 DIGEST = digest_of("a token")
@@ -213,12 +214,12 @@ def test_more_apps_come_from_a_file(tmp_path: Path) -> None:
         ("not toml", "cannot read"),
         ("x = 1", "want tables [apps.NAME]"),
         ("apps = 1", "want tables [apps.NAME]"),
-        ("[apps.default]", "described by the environment"),
+        ("[apps.default]\njwt_issuer = 'x'", "described by the environment"),
         ("[apps.shop]\ntypo = 1", "TYPO"),
         ("[apps.'a shop']", "an app's name"),
         ("[apps.'shop|other']", "an app's name"),
         (f"[apps.{'x' * 65}]", "an app's name"),
-        ("[apps.shop]", "JWT_ISSUER: each app needs an issuer of its own"),
+        ("[apps.shop]", "each issuer belongs to one app and stands once"),
         ("[apps.shop]\njwt_secrets = { k = 'short' }", "shorter than 32 bytes"),
         ("[apps.shop]\nfcm_base_url = 'http://fcm.example'", "FCM_BASE_URL"),
     ],
@@ -231,10 +232,56 @@ def test_a_bad_apps_file_is_named(tmp_path: Path, text: str, named: str) -> None
     assert named in message
 
 
+def test_an_app_may_have_several_issuers(tmp_path: Path) -> None:
+    path = tmp_path / "apps.toml"
+    issuer = 'jwt_issuer = "{}"\njwks_url = "https://issuer.example/jwks.json"\njwt_optional = ["session_id"]\n'
+    default, shop = (
+        f"[[apps.{app}.issuers]]\n" + issuer.format(f"https://more.{app}.example") for app in ("default", "shop")
+    )
+    path.write_text(APPS + default + shop)
+    apps = load(APPS_FILE=str(path)).all_apps()
+    assert [[one.jwt_issuer for one in app.issuers] for app in apps.values()] == [
+        ["https://more.default.example"],
+        ["https://more.shop.example"],
+    ]
+    assert apps["default"].issuers[0].jwt_optional == {"session_id"}
+    path.write_text(default + default)
+    assert "each issuer belongs to one app" in refused(APPS_FILE=str(path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"JWKS_URL": "http://issuer.example/keys"}, "JWKS_URL: want https"),
+        ({"JWT_LEEWAY_S": "31"}, "JWT_LEEWAY_S"),
+        ({"JWT_SUBJECTS": "email"}, "JWT_SUBJECTS"),
+        ({"UNKNOWN_USERS": "perhaps"}, "UNKNOWN_USERS"),
+        ({"SESSION_KEYS": "{}"}, "SESSION_KEYS and SESSION_SECRETS: set both"),
+        ({"SESSION_SECRETS": f"k={SECRET}"}, "SESSION_KEYS and SESSION_SECRETS: set both"),
+        ({"SESSION_SECRETS": "k=short", "SESSION_KEYS": "{}"}, "SESSION_SECRETS: the secret of kid 'k' is shorter"),
+        ({"SESSION_ISSUER": "syncbeat"}, "each issuer belongs to one app"),
+        ({"TLS_KEY": __file__}, "TLS_CERTIFICATE and TLS_KEY: set both"),
+        ({"TLS_KEY": "/no/such/file", "TLS_CERTIFICATE": __file__}, "TLS_KEY: there is no file"),
+        ({"MTLS_LISTEN": "127.0.0.1:1", "SERVICE_CERTIFICATES": "b:*:*:b.example"}, "MTLS_LISTEN: needs"),
+        ({"SERVICE_CERTIFICATES": "b:*:*:b.example"}, "MTLS_LISTEN and SERVICE_CERTIFICATES: set both"),
+        ({"SERVICE_CERTIFICATES": "b:*"}, "want name:methods:apps:san"),
+    ],
+)
+def test_what_would_let_the_wrong_ones_in_is_named(settings: dict[str, str], named: str) -> None:
+    assert named in refused(**settings)
+
+
+def test_a_certificate_is_known_by_a_san_that_may_be_a_uri() -> None:
+    entry = CertificateEntry.parse("billing:GetHint|ListChanges:default:spiffe://example.org/billing")
+    assert entry.san == "spiffe://example.org/billing"
+    assert entry.methods == frozenset({"GetHint", "ListChanges"})
+    assert entry.apps == frozenset({"default"})
+
+
 def test_every_setting_is_described_and_can_be_read_back() -> None:
     lines = describe_settings().splitlines()
     assert {line.split("=")[0] for line in lines} == {
-        f"SYNCBEAT_{name.upper()}" for name in Settings.model_fields if name != "apps"
+        f"SYNCBEAT_{name.upper()}" for name in Settings.model_fields if name not in ("apps", "issuers")
     }
     said: dict[str, Any] = dict(line.split("=", 1) for line in lines)
     assert load_settings({name: value for name, value in said.items() if value}, env_file=None) == Settings()

@@ -137,11 +137,9 @@ def fields_within(message: Descriptor, seen: set[str] | None = None) -> Iterator
 
 
 def violations(request: Message) -> list[FieldViolation]:
-    found: list[FieldViolation] = []
     descriptor = request.DESCRIPTOR
     assert isinstance(descriptor, Descriptor)
-    compile_validator(descriptor)(request, "", found)
-    return found
+    return list(compile_validator(descriptor)(request))
 
 
 def test_every_proto_is_looked_at() -> None:

@@ -7,33 +7,31 @@ import functools
 import hashlib
 import hmac
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from syncbeat_server.auth.tokens import (
-    LEEWAY,
-    MAX_TOKEN_BYTES,
-    KeyRow,
-    VerifiedToken,
-    key_table,
-    keys_of_jwks,
-    mint,
-    verify,
-)
+from syncbeat_server.auth import tokens
+from syncbeat_server.auth.keys import KeyTable, key_table, keys_of_jwks
+from syncbeat_server.auth.model import MAX_LEEWAY, OPTIONAL_CLAIMS, Issuer, KeyRow, VerifiedToken
+from syncbeat_server.auth.tokens import MAX_TOKEN_BYTES, mint, read
 from syncbeat_server.errors import TokenExpired, TokenInvalid
 from tests.fakes import START
 
 ISSUER, AUDIENCE = "https://issuer.example", "authenticated"
 SECRET, OLD_SECRET = "s" * 64, "o" * 32
 NOW = int(START.timestamp())
-HS = KeyRow("default", ISSUER, AUDIENCE, "hs", "HS256", SECRET)
-OLD = KeyRow("default", ISSUER, AUDIENCE, "old", "HS256", OLD_SECRET)
-OTHER_APP = KeyRow("shop", "https://shop.example", "shop", "hs", "HS256", "t" * 32)
+OURS = Issuer("default", ISSUER, uuid_subjects=False, required=OPTIONAL_CLAIMS - {"role", "session_id"})
+SHOP = Issuer("shop", "https://shop.example", "shop", uuid_subjects=False)
+STRICT = Issuer("default", "https://strict.example")
+SESSIONS = Issuer("default", "syncbeat:default", own=True, uuid_subjects=False)
+HS = KeyRow(OURS, "hs", "HS256", SECRET)
+OLD = KeyRow(OURS, "old", "HS256", OLD_SECRET)
+OTHER_APP = KeyRow(SHOP, "hs", "HS256", "t" * 32)
 
 
 @functools.cache
@@ -46,19 +44,27 @@ def ec_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
+@functools.cache
+def ed_key() -> ed25519.Ed25519PrivateKey:
+    return ed25519.Ed25519PrivateKey.generate()
+
+
 def jwk(key: Any, kid: str, algorithm: str) -> dict[str, Any]:
-    kind = jwt.algorithms.RSAAlgorithm if algorithm == "RS256" else jwt.algorithms.ECAlgorithm
+    kind = jwt.get_algorithm_by_name(algorithm)
     return {**kind.to_jwk(key.public_key(), as_dict=True), "kid": kid, "alg": algorithm, "use": "sig"}
 
 
 def jwks(*keys: dict[str, Any]) -> list[KeyRow]:
-    document = json.dumps({"keys": keys}).encode()
-    return keys_of_jwks(document, app_id="default", issuer=ISSUER, audience=AUDIENCE)
+    rows, faults = keys_of_jwks(json.dumps({"keys": keys}).encode(), OURS)
+    assert not faults
+    return rows
 
 
 @functools.cache
-def keys() -> Any:
-    return key_table([HS, OLD, OTHER_APP, *jwks(jwk(rsa_key(), "rsa", "RS256"), jwk(ec_key(), "ec", "ES256"))])
+def keys() -> KeyTable:
+    published = (("rsa", rsa_key(), "RS256"), ("ec", ec_key(), "ES256"), ("ed", ed_key(), "EdDSA"))
+    rows = [HS, OLD, OTHER_APP, KeyRow(STRICT, "hs", "HS256", SECRET), KeyRow(SESSIONS, "hs", "HS256", SECRET)]
+    return key_table([*rows, *jwks(*(jwk(key, kid, algorithm) for kid, key, algorithm in published))])
 
 
 def claims(**changes: Any) -> dict[str, Any]:
@@ -82,6 +88,15 @@ def by_hand(header: dict[str, Any], payload: object, secret: bytes = SECRET.enco
     return f"{start}.{part(hmac.new(secret, start.encode(), hashlib.sha256).digest())}"
 
 
+def verify(token: str, table: KeyTable, now: datetime) -> VerifiedToken:
+    """As the door does it."""
+    unverified = read(token)
+    row = table.get((unverified.issuer, unverified.kid))
+    if row is None:
+        raise TokenInvalid("no such key")
+    return tokens.check(unverified, row, now)
+
+
 def check(token: str) -> VerifiedToken:
     return verify(token, keys(), START)
 
@@ -92,19 +107,21 @@ def refused(token: str) -> str:
     return raised.value.message
 
 
-@pytest.mark.parametrize(("kid", "algorithm"), [("hs", "HS256"), ("old", "HS256"), ("rsa", "RS256"), ("ec", "ES256")])
+@pytest.mark.parametrize(
+    ("kid", "algorithm"), [("hs", "HS256"), ("old", "HS256"), ("rsa", "RS256"), ("ec", "ES256"), ("ed", "EdDSA")]
+)
 def test_a_good_token_says_who_of_which_app_until_when(kid: str, algorithm: str) -> None:
-    key = {"hs": SECRET, "old": OLD_SECRET, "rsa": rsa_key(), "ec": ec_key()}[kid]
-    verified = check(signed(kid, key, algorithm))
-    assert verified == VerifiedToken("default", "ann", START + timedelta(seconds=600))
+    key = {"hs": SECRET, "old": OLD_SECRET, "rsa": rsa_key(), "ec": ec_key(), "ed": ed_key()}[kid]
+    verified = check(signed(kid, key, algorithm, session_id="s"))
+    assert verified == VerifiedToken(OURS, "ann", "s", START, START + timedelta(seconds=600))
 
 
 def test_what_is_minted_is_accepted_for_its_life() -> None:
-    token = mint(OTHER_APP, "bob", START, timedelta(minutes=5))
-    assert check(token) == VerifiedToken("shop", "bob", START + timedelta(minutes=5))
-    assert verify(token, keys(), START + timedelta(minutes=5) + LEEWAY - timedelta(seconds=1)).user_id == "bob"
+    token = mint(OTHER_APP, "bob", START, timedelta(minutes=5), session_id="s")
+    assert check(token) == VerifiedToken(SHOP, "bob", "s", START, START + timedelta(minutes=5))
+    assert verify(token, keys(), START + timedelta(minutes=5) + MAX_LEEWAY - timedelta(seconds=1)).user_id == "bob"
     with pytest.raises(TokenExpired):
-        verify(token, keys(), START + timedelta(minutes=5) + LEEWAY)
+        verify(token, keys(), START + timedelta(minutes=5) + MAX_LEEWAY)
 
 
 def test_a_key_is_used_for_its_own_algorithm_only() -> None:
@@ -139,8 +156,8 @@ def test_the_key_is_chosen_by_issuer_and_kid_together() -> None:
     refused(signed("unknown"))
     refused(jwt.encode(claims(), SECRET, algorithm="HS256"))  # no kid, and several keys
     refused(signed(iss="https://elsewhere.example"))
-    refused(signed(iss=OTHER_APP.issuer, aud=OTHER_APP.audience))  # another app's kid of the same name
-    only = key_table([KeyRow("default", ISSUER, AUDIENCE, "", "HS256", SECRET)])
+    refused(signed(iss=SHOP.name, aud=SHOP.audience))  # another app's kid of the same name
+    only = key_table([KeyRow(OURS, "", "HS256", SECRET)])
     assert verify(jwt.encode(claims(), SECRET, algorithm="HS256"), only, START).user_id == "ann"
 
 
@@ -203,7 +220,42 @@ def test_a_claim_that_is_wrong_is_refused(changes: dict[str, Any]) -> None:
     ids=str,
 )
 def test_clocks_may_differ_by_the_leeway_and_more_claims_do_no_harm(changes: dict[str, Any]) -> None:
-    assert check(signed(**changes)).app_id == "default"
+    assert check(signed(**changes)).issuer.app_id == "default"
+
+
+GOOD: dict[str, Any] = {"iss": STRICT.name, "sub": "1f0c7a52-6f6c-4d3e-9d6b-0f3f3f6f9a10", "session_id": "s"}
+
+
+def test_by_default_everything_is_required() -> None:
+    assert check(signed(**GOOD)).session_id == "s"
+    assert check(signed(**{**GOOD, "sub": GOOD["sub"].upper()})).user_id == GOOD["sub"].upper()
+    for name in OPTIONAL_CLAIMS:
+        refused(signed(**{**GOOD, name: None}))
+    for changes in ({"role": "admin"}, {"role": ["authenticated"]}, {"sub": "ann"}, {"sub": GOOD["sub"] + "0"}):
+        refused(signed(**{**GOOD, **changes}))
+    for session_id in ("", 7, "x" * 129, "a\nb"):
+        refused(signed(**{**GOOD, "session_id": session_id}))
+
+
+def test_what_an_issuer_may_be_let_do_without() -> None:
+    lenient = Issuer("default", ISSUER, "", frozenset(), frozenset(), uuid_subjects=False)
+    table = key_table([KeyRow(lenient, "hs", "HS256", SECRET)])
+    token = verify(signed(aud=None, iat=None, role=None), table, START)
+    assert (token.issued_at, token.session_id) == (None, "")
+    for token_without in (signed(exp=None), signed(sub=None)):
+        with pytest.raises(TokenInvalid):
+            verify(token_without, table, START)
+    with pytest.raises(TokenInvalid):
+        verify(signed(role="anon"), table, START)
+
+
+def test_our_own_sessions_tell_their_generation_and_counter() -> None:
+    own: dict[str, Any] = {"iss": SESSIONS.name, "session_id": "s", "gen": 3, "ctr": 7}
+    token = check(signed(**own))
+    assert (token.generation, token.counter) == (3, 7)
+    for changes in ({"gen": -1}, {"ctr": "7"}, {"gen": True}, {"ctr": 7.0}, {"gen": 1 << 62}):
+        refused(by_hand({"alg": "HS256", "kid": "hs"}, claims(**{**own, **changes})))
+    refused(by_hand({"alg": "HS256", "kid": "hs"}, claims(**{**own, "gen": None})))
 
 
 def test_expired_is_told_only_of_a_token_that_was_good() -> None:
@@ -236,57 +288,6 @@ def test_expired_is_told_only_of_a_token_that_was_good() -> None:
 def test_garbage_is_refused_without_a_stumble(token: str) -> None:
     message = refused(token)
     assert SECRET not in message
-
-
-@pytest.mark.parametrize(
-    ("document", "said"),
-    [
-        (b"", "not a JWKS"),
-        (b"[]", "not a JWKS"),
-        (b'{"keys": {}}', "list"),
-        (b'{"keys": [1]}', "is an object"),
-        (b'{"keys": [null]}', "is an object"),
-        (json.dumps({"keys": [{}] * 65}).encode(), "at most 64"),
-    ],
-)
-def test_what_is_no_jwks_is_refused(document: bytes, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        keys_of_jwks(document, app_id="a", issuer="i", audience="u")
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"kid": ""}, "needs a kid"),
-        ({"kid": 3}, "needs a kid"),
-        ({"alg": "HS256"}, "want alg"),
-        ({"alg": "PS256"}, "want alg"),
-        ({"alg": ["x"]}, "want alg"),
-        ({"alg": None, "kty": None}, "want alg"),
-        ({"kty": ["RSA"]}, "want alg"),
-        ({"n": 5}, "cannot be read"),
-        ({"alg": "ES256"}, "want alg"),
-        ({"use": "enc"}, "want alg"),
-        ({"n": "!!"}, "cannot be read"),
-    ],
-    ids=str,
-)
-def test_a_key_that_must_not_sign_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        jwks({**jwk(rsa_key(), "rsa", "RS256"), **changes})
-
-
-def test_a_short_rsa_key_and_a_symmetric_one_are_refused() -> None:
-    with pytest.raises(ValueError, match="2048"):
-        jwks(jwk(rsa_key(1024), "short", "RS256"))
-    with pytest.raises(ValueError, match="want alg"):
-        jwks({"kty": "oct", "kid": "shared", "alg": "HS256", "k": "c2VjcmV0"})
-
-
-def test_a_private_key_in_a_jwks_is_read_as_a_public_one() -> None:
-    private = jwt.algorithms.ECAlgorithm.to_jwk(ec_key(), as_dict=True)
-    (row,) = jwks({**private, "kid": "ec", "alg": "ES256"})
-    assert isinstance(row.key, ec.EllipticCurvePublicKey)
 
 
 @pytest.mark.parametrize("user_id", ["", "a\nb", "x" * 129, "\ud800"], ids=ascii)

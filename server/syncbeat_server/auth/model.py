@@ -1,10 +1,18 @@
-"""Who is calling."""
+"""Who is calling, and what the parts of that are."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
+
+MAX_LEEWAY = timedelta(seconds=30)
+ROLE = "authenticated"
+"""The role of a user who has signed in, as Supabase calls it."""
+OPTIONAL_CLAIMS = frozenset({"iat", "aud", "role", "session_id"})
+"""What an issuer's tokens must say unless it is let do without; `exp`, `iss` and `sub` nobody can do without."""
 
 
 class PrincipalKind(StrEnum):
@@ -29,8 +37,116 @@ class Principal:
     expires_at: datetime | None = None
     methods: frozenset[str] | None = None
     apps: frozenset[str] = frozenset()
+    token: VerifiedToken | None = None
 
     @property
     def caller(self) -> str:
         """How the caller stands in records: `user:alice`, `service:backend`."""
         return f"{self.kind}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Who issues access tokens of an app's users, and what its tokens must say.
+
+    `own`: these are our sessions, whose rows are looked at. `first_sight`: a user nobody has heard of is let in and
+    recorded. `uuid_subjects`: a user id is a UUID. `roles`: those that are users, where the role is `required`.
+    """
+
+    app_id: str
+    name: str
+    audience: str = ROLE
+    required: frozenset[str] = OPTIONAL_CLAIMS
+    roles: frozenset[str] = frozenset({ROLE})
+    uuid_subjects: bool = True
+    leeway: timedelta = MAX_LEEWAY
+    own: bool = False
+    first_sight: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """One key that may sign tokens of one issuer, with the only algorithm it is used for."""
+
+    issuer: Issuer
+    kid: str
+    algorithm: str
+    key: Any
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedToken:
+    """What a good token says. `generation` and `counter` are told by tokens of our own sessions only."""
+
+    issuer: Issuer
+    user_id: str
+    session_id: str
+    issued_at: datetime | None
+    expires_at: datetime
+    generation: int = 0
+    counter: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StandingKey:
+    """Whose standing is asked for. `session_id` is empty for tokens of other issuers, whose sessions are not ours."""
+
+    app_id: str
+    user_id: str
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a user and a session stand: what of a token only the database knows."""
+
+    known: bool
+    shut_out: bool = False
+    generation: int = 0
+    revoked_at: datetime | None = None
+    session_alive: bool = False
+    confirmed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A family of refresh tokens, as its user sees it."""
+
+    session_id: str
+    user_id: str
+    device_id: str
+    created_at: datetime
+    refreshed_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """A session's row, locked, and of its user what decides: all that a refresh token is judged by.
+
+    `counter` is the number of the refresh token that is good, `confirmed` the newest that is known to have arrived.
+    """
+
+    user_id: str
+    claims: Mapping[str, str]
+    counter: int
+    confirmed: int
+    generation: int
+    refreshed_at: datetime
+    idle_until: datetime
+    expires_at: datetime
+    revoked: bool
+    shut_out: bool
+    user_generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTokens:
+    """What the holder of a session is given. Its text form shows no token."""
+
+    session_id: str
+    access_token: str = field(repr=False)
+    access_expires_at: datetime
+    refresh_token: str = field(repr=False)
+    refresh_expires_at: datetime
+    replayed: bool = False

@@ -1,62 +1,140 @@
-"""Turns the credentials of a call into a Principal."""
+"""Turns the credentials of a call into a Principal: a user's JWT, a service's or operator's token or certificate."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from syncbeat_server.auth.model import Principal, PrincipalKind
-from syncbeat_server.auth.tokens import LEEWAY, KeyTable, verify
+from syncbeat_server.auth.cache import CacheStats, TokenCache
+from syncbeat_server.auth.jwks import JwksStore
+from syncbeat_server.auth.keys import KeyTable
+from syncbeat_server.auth.model import KeyRow, Principal, PrincipalKind, VerifiedToken
+from syncbeat_server.auth.policy import is_dead
+from syncbeat_server.auth.standings import Standings
+from syncbeat_server.auth.tokens import MAX_TOKEN_BYTES, UnverifiedToken, check, read
 from syncbeat_server.clock import Clock
-from syncbeat_server.errors import TokenExpired, TokenInvalid
+from syncbeat_server.errors import TokenExpired, TokenInvalid, TokenRevoked
 
-_CACHED = 20_000
-_CACHED_FOR_S = 60.0
-_MAX_CREDENTIAL_BYTES = 8192
+
+@dataclass(frozen=True)
+class Known:
+    """Who and what is known before any call.
+
+    Attributes:
+        keys: The keys that stand in the settings.
+        jwks: The keys of issuers that publish them, by issuer.
+        holders: Who holds a service or admin token, by the SHA-256 of it.
+        certified: Who shows a client certificate, by its SAN.
+    """
+
+    keys: KeyTable
+    jwks: Mapping[str, JwksStore]
+    holders: Mapping[bytes, Principal]
+    certified: Mapping[str, Principal]
 
 
 class Authenticator:
-    """Checks bearer tokens: users' JWTs by signature, service and admin tokens by digest."""
+    """Checks who calls. What was checked within the minute is answered at once, without waiting for anybody."""
 
-    def __init__(self, keys: KeyTable, tokens: Mapping[str, Principal], clock: Clock) -> None:
-        """`tokens` maps the SHA-256 (hex) of each service and admin token to its holder."""
-        self._keys = keys
-        self._tokens = tokens
+    def __init__(self, known: Known, standings: Standings, clock: Clock, cache_size: int) -> None:
+        self._known = known
+        self._standings = standings
         self._clock = clock
-        self._verified: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self._cache = TokenCache(clock, cache_size)
 
-    def authenticate(self, authorization: Sequence[str]) -> Principal:
-        """The caller behind the `authorization` metadata values.
+    def cached(self, authorization: Sequence[str]) -> Principal | None:
+        """The caller behind the `authorization` values, if it is known here without asking anybody.
 
         Raises:
-            TokenInvalid: there is not exactly one value, or it is not a token known and valid here.
-            TokenExpired: it is a user's token whose time is over.
+            TokenInvalid: there is not exactly one value, or it is no bearer token.
         """
-        if len(authorization) != 1:
-            raise TokenInvalid("want exactly one authorization value")
-        scheme, _, token = authorization[0].partition(" ")
-        if scheme.lower() != "bearer" or not token or len(token) > _MAX_CREDENTIAL_BYTES:
-            raise TokenInvalid("want 'authorization: Bearer <token>'")
-        digest = hashlib.sha256(token.encode()).digest()
-        cached = self._verified.get(digest)
-        if cached is not None and cached[1] > self._clock.monotonic():
-            return self._unexpired(cached[0])
-        holder = self._tokens.get(digest.hex())
-        return holder if holder is not None else self._verify(token, digest)
+        digest = _digest(_bearer(authorization))
+        return self._known.holders.get(digest) or self._cache.find(digest)
 
-    def _verify(self, token: str, digest: bytes) -> Principal:
-        verified = verify(token, self._keys, self._clock.now())
+    async def authenticate(self, authorization: Sequence[str]) -> Principal:
+        """The caller behind the `authorization` values that `cached` does not know.
+
+        Raises:
+            TokenInvalid: it is no token that is genuine and for this service.
+            TokenExpired: it is a user's token whose time is over.
+            TokenRevoked: its user or session is gone, shut out or revoked.
+            DependencyDown: that cannot be found out now.
+        """
+        text = _bearer(authorization)
+        token = await self._verify(text)
+        standing = await self._standings.of(token)
+        if is_dead(token, standing.standing):
+            raise TokenRevoked("the access token has been revoked")
         principal = Principal(
-            PrincipalKind.USER, verified.user_id, app_id=verified.app_id, expires_at=verified.expires_at
+            PrincipalKind.USER, token.user_id, app_id=token.issuer.app_id, expires_at=token.expires_at, token=token
         )
-        self._verified[digest] = (principal, self._clock.monotonic() + _CACHED_FOR_S)
-        self._verified.move_to_end(digest)
-        if len(self._verified) > _CACHED:
-            self._verified.popitem(last=False)
+        self._cache.keep(_digest(text), principal, token, standing)
         return principal
 
-    def _unexpired(self, principal: Principal) -> Principal:
-        if principal.expires_at is not None and self._clock.now() >= principal.expires_at + LEEWAY:
+    def certified(self, names: Sequence[str]) -> Principal:
+        """The service whose client certificate has these names. Raises TokenInvalid when it is none known here."""
+        found = {holder.name: holder for name in names if (holder := self._known.certified.get(name)) is not None}
+        if len(found) != 1:
+            raise TokenInvalid("want exactly one authorization value, or the certificate of a service known here")
+        return next(iter(found.values()))
+
+    async def recheck(self, principal: Principal) -> None:
+        """Whether a caller is still good whose call goes on, as a stream does. Raises as `authenticate`."""
+        token = principal.token
+        if token is None:
+            return
+        if self._clock.now() >= token.expires_at:
             raise TokenExpired("the access token has expired")
-        return principal
+        if is_dead(token, (await self._standings.of(token, fresh=True)).standing):
+            raise TokenRevoked("the access token has been revoked")
+
+    def forget(self, app_id: str, user_id: str, session_id: str = "") -> int:
+        """Check the tokens of a user, or of one session of it, anew: how many were known here."""
+        self._standings.invalidate(app_id, user_id)
+        return self._cache.forget(app_id, user_id, session_id)
+
+    def forget_session(self, app_id: str, session_id: str) -> int:
+        """As `forget`, for a session of whomever."""
+        self._standings.invalidate_session(app_id, session_id)
+        return self._cache.forget(app_id, session_id=session_id)
+
+    def forget_all(self, app_id: str | None = None) -> int:
+        """Check everybody's tokens anew, of one app or of all."""
+        self._standings.invalidate_app(app_id)
+        return self._cache.forget(app_id)
+
+    def stores_of(self, app_id: str) -> list[JwksStore]:
+        """The key stores of an app's issuers."""
+        return [store for store in self._known.jwks.values() if store.issuer.app_id == app_id]
+
+    def stats(self) -> CacheStats:
+        """How well the cache of checked tokens works."""
+        return self._cache.stats()
+
+    async def _verify(self, text: str) -> VerifiedToken:
+        unverified = read(text)
+        row = self._known.keys.get((unverified.issuer, unverified.kid)) or await self._published(unverified)
+        if row is None:
+            raise TokenInvalid("the access token is not from an issuer and key known here")
+        return check(unverified, row, self._clock.now())
+
+    async def _published(self, token: UnverifiedToken) -> KeyRow | None:
+        store = self._known.jwks.get(token.issuer)
+        if store is None:
+            return None
+        return await store.find(token.kid)
+
+
+def _bearer(authorization: Sequence[str]) -> str:
+    if len(authorization) != 1:
+        raise TokenInvalid("want exactly one authorization value")
+    scheme, _, token = authorization[0].partition(" ")
+    if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_BYTES:
+        raise TokenInvalid("want 'authorization: Bearer <token>'")
+    return token
+
+
+def _digest(token: str) -> bytes:
+    # Whatever else a metadata value may hold, a token is ASCII; what is not is no token and found nowhere.
+    return hashlib.sha256(token.encode(errors="replace")).digest()

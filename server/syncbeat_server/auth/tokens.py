@@ -1,4 +1,4 @@
-"""Access tokens (JWT): checking them against given keys and a given time, and minting them. Pure.
+"""Access tokens (JWT): reading, checking and minting them. Pure.
 
 The algorithm is chosen by the key's row, never by the token's header, which only selects the row (RFC 8725, 3.1).
 """
@@ -6,115 +6,53 @@ The algorithm is chosen by the key's row, never by the token's header, which onl
 from __future__ import annotations
 
 import base64
-import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jwt
 import orjson
-from jwt.exceptions import PyJWTError
 
+from syncbeat_server.auth.keys import ALGORITHMS
+from syncbeat_server.auth.model import ROLE, Issuer, KeyRow, VerifiedToken
 from syncbeat_server.errors import TokenExpired, TokenInvalid
 
-LEEWAY = timedelta(seconds=30)
 MAX_TOKEN_BYTES = 8192
+GENERATION, COUNTER, SESSION_ID = "gen", "ctr", "session_id"
+RESERVED = frozenset({
+    *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "role", SESSION_ID, GENERATION, COUNTER),
+    *("amr", "aal", "azp", "scope", "client_id", "app_metadata", "user_metadata", "is_anonymous"),
+})  # fmt: skip
+"""Claims that no caller may put into a session: RFC 7519's, and those that say who somebody is."""
 _MAX_ID_BYTES = 128
-_MAX_KEYS = 64
-_ASYMMETRIC = {"RS256": "RSA", "ES256": "EC"}
+_ALWAYS = frozenset({"exp", "iss", "sub"})
 # Supabase signs its API keys with the users' secret and ships the first in every app: they are nobody.
 _NOBODY = frozenset({"anon", "service_role"})
-_REQUIRED = frozenset({"exp", "iat", "iss", "aud", "sub"})
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]*")
-# PyJWT's own, which do the cryptography and prepare the keys.
-_ALGORITHMS = {name: jwt.get_algorithm_by_name(name) for name in ("HS256", *_ASYMMETRIC)}
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_MAX_COUNTER = 1 << 62
 
 
-@dataclass(frozen=True)
-class KeyRow:
-    """One key that may sign tokens of one issuer, with the only algorithm it is used for."""
+@dataclass(frozen=True, slots=True)
+class UnverifiedToken:
+    """A token taken apart. Nothing of it is believed but which key's row it asks for."""
 
-    app_id: str
+    signed: bytes
+    header: Mapping[str, Any]
+    claims: Mapping[str, Any]
+    signature: bytes
     issuer: str
-    audience: str
     kid: str
-    algorithm: str
-    key: Any
 
 
-@dataclass(frozen=True)
-class VerifiedToken:
-    """What a good token says."""
-
-    app_id: str
-    user_id: str
-    expires_at: datetime
-
-
-KeyTable = Mapping[tuple[str, str], KeyRow]
-
-
-def key_table(rows: Iterable[KeyRow]) -> KeyTable:
-    """The rows by (issuer, kid), their keys prepared for use.
+def read(token: str) -> UnverifiedToken:
+    """Take a token apart.
 
     Raises:
-        ValueError: a key is none for its algorithm, or too short for it (RFC 7518, sections 3.2 and 3.3).
-    """
-    return {(row.issuer, row.kid): replace(row, key=_prepared(row)) for row in rows}
-
-
-def _prepared(row: KeyRow) -> Any:
-    algorithm = _ALGORITHMS[row.algorithm]
-    try:
-        key = algorithm.prepare_key(row.key)
-    except PyJWTError:
-        raise ValueError(f"key {row.kid!r} is none for {row.algorithm}") from None
-    if algorithm.check_key_length(key):
-        raise ValueError(f"key {row.kid!r} is too short for {row.algorithm}")
-    return key
-
-
-def keys_of_jwks(document: bytes, *, app_id: str, issuer: str, audience: str) -> list[KeyRow]:
-    """The signing keys of a JWKS document (RFC 7517): RS256 and ES256 only, at most 64.
-
-    Raises:
-        ValueError: it is no JWKS, or holds a key that must not be there (symmetric, too short, another algorithm).
-    """
-    try:
-        entries = json.loads(document)["keys"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError("not a JWKS document") from None
-    if not isinstance(entries, list) or len(entries) > _MAX_KEYS:
-        raise ValueError(f"a JWKS holds a list of at most {_MAX_KEYS} keys")
-    return [_key_of_jwk(entry, app_id, issuer, audience) for entry in entries]
-
-
-def _key_of_jwk(entry: object, app_id: str, issuer: str, audience: str) -> KeyRow:
-    if not isinstance(entry, dict):
-        raise ValueError("each key of a JWKS is an object")
-    kid, algorithm = entry.get("kid"), entry.get("alg", "")
-    if not isinstance(kid, str) or not kid:
-        raise ValueError("each key needs a kid")
-    known = isinstance(algorithm, str) and algorithm in _ASYMMETRIC
-    if not known or _ASYMMETRIC[algorithm] != entry.get("kty") or entry.get("use", "sig") != "sig":
-        raise ValueError(f"key {kid!r}: want alg RS256 with kty RSA, or ES256 with EC, for signatures")
-    try:
-        public = jwt.PyJWK({k: v for k, v in entry.items() if k not in ("d", "p", "q", "dp", "dq", "qi")})
-    except (PyJWTError, ValueError, TypeError):
-        raise ValueError(f"key {kid!r} cannot be read") from None
-    if algorithm == "RS256" and public.key.key_size < 2048:
-        raise ValueError(f"key {kid!r}: RSA needs 2048 bits or more")
-    return KeyRow(app_id, issuer, audience, kid, algorithm, public.key)
-
-
-def verify(token: str, keys: KeyTable, now: datetime) -> VerifiedToken:
-    """Check signature, issuer, audience, times and subject of an access token.
-
-    Raises:
-        TokenExpired: everything is right but its time is over.
-        TokenInvalid: anything else; the message says nothing that helps to forge one.
+        TokenInvalid: it is none; the message says nothing that helps to forge one.
     """
     if len(token) > MAX_TOKEN_BYTES:
         raise TokenInvalid("the access token is too long")
@@ -122,16 +60,28 @@ def verify(token: str, keys: KeyTable, now: datetime) -> VerifiedToken:
     kid, issuer = header.get("kid", ""), claims.get("iss")
     if not isinstance(kid, str) or not isinstance(issuer, str):
         raise TokenInvalid("the access token is malformed")
-    row = keys.get((issuer, kid))
-    if row is None:
-        raise TokenInvalid("the access token is not from an issuer and key known here")
+    return UnverifiedToken(signed, header, claims, signature, issuer, kid)
+
+
+def check(token: UnverifiedToken, row: KeyRow, now: datetime) -> VerifiedToken:
+    """Check signature, audience, times, subject and role against the key's row.
+
+    Raises:
+        TokenExpired: everything is right but its time is over.
+        TokenInvalid: anything else.
+    """
     # RFC 7515, section 4.1.11: an extension that is critical and not understood spoils the token; none is here.
+    header = token.header
     genuine = header.get("alg") == row.algorithm and "crit" not in header and "b64" not in header
-    if not genuine or not _ALGORITHMS[row.algorithm].verify(signed, row.key, signature):
+    if not genuine or not ALGORITHMS[row.algorithm].verify(token.signed, row.key, token.signature):
         raise TokenInvalid("the access token is not valid")
-    if not claims.keys() >= _REQUIRED or not _is_for(row.audience, claims["aud"]):
+    issuer, claims = row.issuer, token.claims
+    if not claims.keys() >= _ALWAYS | issuer.required:
         raise TokenInvalid("the access token is not valid")
-    return _checked_claims(claims, row, now)
+    if "aud" in issuer.required and not _is_for(issuer.audience, claims["aud"]):
+        raise TokenInvalid("the access token is not for this service")
+    _check_role(issuer, claims.get("role"))
+    return _checked(issuer, claims, now)
 
 
 def _parts(token: str) -> tuple[bytes, dict[str, Any], dict[str, Any], bytes]:
@@ -163,24 +113,45 @@ def _is_for(audience: str, claimed: object) -> bool:
     return claimed == audience
 
 
-def _checked_claims(claims: dict[str, Any], row: KeyRow, now: datetime) -> VerifiedToken:
-    subject = claims["sub"]
-    if not isinstance(subject, str) or not _is_user_id(subject):
-        raise TokenInvalid("the access token has no usable subject")
-    role = claims.get("role")
+def _check_role(issuer: Issuer, role: object) -> None:
     if isinstance(role, str) and role in _NOBODY:
         raise TokenInvalid("an API key is not a user's token")
-    expires_at, issued_at = _time(claims["exp"]), _time(claims["iat"])
-    if issued_at > now + LEEWAY or ("nbf" in claims and _time(claims["nbf"]) > now + LEEWAY):
+    if "role" in issuer.required and (not isinstance(role, str) or role not in issuer.roles):
+        raise TokenInvalid("the access token's role is none of a user")
+
+
+def _checked(issuer: Issuer, claims: Mapping[str, Any], now: datetime) -> VerifiedToken:
+    subject = claims["sub"]
+    if not isinstance(subject, str) or not is_user_id(issuer, subject):
+        raise TokenInvalid("the access token has no usable subject")
+    session_id = claims.get(SESSION_ID, "")
+    if not isinstance(session_id, str) or (SESSION_ID in issuer.required and not _is_id(session_id)):
+        raise TokenInvalid("the access token has no usable session")
+    expires_at = _time(claims["exp"])
+    issued_at = _time(claims["iat"]) if "iat" in claims else None
+    not_before = _time(claims["nbf"]) if "nbf" in claims else None
+    if any(moment is not None and moment > now + issuer.leeway for moment in (issued_at, not_before)):
         raise TokenInvalid("the access token is not valid yet")
-    if expires_at <= now - LEEWAY:
+    if expires_at <= now - issuer.leeway:
         raise TokenExpired("the access token has expired")
-    return VerifiedToken(row.app_id, subject, expires_at)
+    generation, counter = (_number(claims.get(name)) if issuer.own else 0 for name in (GENERATION, COUNTER))
+    return VerifiedToken(issuer, subject, session_id, issued_at, expires_at, generation, counter)
 
 
-def _is_user_id(text: str) -> bool:
+def is_user_id(issuer: Issuer, text: str) -> bool:
+    """Whether an issuer's tokens may name a user like this."""
+    return _is_id(text) and (not issuer.uuid_subjects or _UUID.fullmatch(text) is not None)
+
+
+def _is_id(text: str) -> bool:
     # What is not printable goes first: half a surrogate pair, which JSON can hold, cannot be encoded.
     return text.isprintable() and 0 < len(text.encode()) <= _MAX_ID_BYTES
+
+
+def _number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MAX_COUNTER:
+        raise TokenInvalid("the access token has a number out of range")
+    return value
 
 
 def _time(value: object) -> datetime:
@@ -192,20 +163,32 @@ def _time(value: object) -> datetime:
         raise TokenInvalid("the access token has a time out of range") from None
 
 
-def mint(row: KeyRow, user_id: str, now: datetime, life: timedelta) -> str:
-    """A signed access token for `user_id`, valid for `life` from `now`.
+def mint(
+    row: KeyRow,
+    user_id: str,
+    now: datetime,
+    life: timedelta,
+    *,
+    session_id: str = "",
+    claims: Mapping[str, str | int] | None = None,
+) -> str:
+    """A signed access token for `user_id`, valid for `life` from `now`; without a session_id, of one nobody knows.
 
     Raises:
-        ValueError: `user_id` is none that `verify` lets in.
+        ValueError: `user_id` is none that `check` lets in.
     """
-    if not _is_user_id(user_id):
-        raise ValueError(f"a user id is printable text of 1 to {_MAX_ID_BYTES} bytes")
-    claims = {
-        "iss": row.issuer,
-        "aud": row.audience,
+    if not is_user_id(row.issuer, user_id):
+        raise ValueError(
+            f"a user id is {'a UUID' if row.issuer.uuid_subjects else f'printable text of 1 to {_MAX_ID_BYTES} bytes'}"
+        )
+    said: dict[str, str | int] = {
+        **(claims or {}),
+        "iss": row.issuer.name,
+        "aud": row.issuer.audience,
         "sub": user_id,
         "iat": int(now.timestamp()),
         "exp": int((now + life).timestamp()),
-        "role": "authenticated",
+        "role": ROLE,
+        SESSION_ID: session_id or str(uuid.uuid4()),
     }
-    return jwt.encode(claims, row.key, algorithm=row.algorithm, headers={"kid": row.kid})
+    return jwt.encode(said, row.key, algorithm=row.algorithm, headers={"kid": row.kid})

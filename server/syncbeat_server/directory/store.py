@@ -201,6 +201,29 @@ async def list_scopes(conn: Connection, app_id: str, user_id: str, after: str, l
     return [_member(row) for row in rows]
 
 
+async def erase_devices(conn: Connection, app_id: str, user_id: str) -> int:
+    """Forget all devices of a user, with what each has seen and its dedupe windows: how many there were."""
+    rows = await conn.fetch(
+        "DELETE FROM devices WHERE app_id = $1 AND user_id = $2 RETURNING 1 AS gone", app_id, user_id
+    )
+    return len(rows)
+
+
+async def erase_memberships(conn: Connection, app_id: str, user_id: str) -> int:
+    """Take a user out of all scopes: how many there were."""
+    rows = await conn.fetch(
+        "DELETE FROM scope_members WHERE app_id = $1 AND user_id = $2 RETURNING 1 AS gone", app_id, user_id
+    )
+    return len(rows)
+
+
+async def erase_traces(conn: Connection, app_id: str, user_id: str) -> None:
+    """Forget the moves of registration tokens from and to a user."""
+    await conn.execute(
+        "DELETE FROM token_moves WHERE app_id = $1 AND $2 IN (from_user_id, to_user_id)", app_id, user_id
+    )
+
+
 def _device(row: Row) -> Device:
     return Device(
         user_id=row["user_id"],

@@ -6,34 +6,34 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
+from typing import Any, Self
 
 from dotenv import dotenv_values
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.setting_types import (
+    NAME,
+    Address,
+    CertificateEntries,
+    DatabaseUrl,
+    Names,
+    OptionalPath,
+    OptionalSecret,
+    RedisUrl,
+    Secrets,
+    TokenEntries,
+    check_base_url,
+    check_file,
+    check_secrets,
+)
 
 PREFIX = "SYNCBEAT_"
 DEFAULT_APP = "default"
-NAME = r"^[A-Za-z0-9_.-]{1,64}$"
-"""What an app and the holder of a token may be called."""
-_MAX_PORT = 65_535
-_DATABASE_SCHEMES = ("postgresql", "postgres")
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
-_MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key as long as the hash for HS256
+_IN_APPS_FILE = frozenset({"apps", "issuers"})
 
 
 class Role(StrEnum):
@@ -51,116 +51,60 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
-class TokenEntry(BaseModel):
-    """One service or admin token: who holds it, the SHA-256 of it, and what it may call for which apps.
+class Subjects(StrEnum):
+    """What an issuer's user ids look like."""
 
-    Written `name:sha256-hex:methods:apps`; methods are RPC names joined by `|`, and `*` means all.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(pattern=NAME)
-    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
-    methods: frozenset[str] | None
-    apps: frozenset[str] | None
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read one entry. Raises ValueError when it is malformed."""
-        parts = text.strip().split(":")
-        if len(parts) != 4:
-            raise ValueError("want name:sha256-hex:methods:apps ('syncbeat-server token service' prints one)")
-        return cls(name=parts[0], digest=parts[1], methods=_allow_list(parts[2]), apps=_allow_list(parts[3]))
+    UUID = "uuid"
+    ANY = "any"
 
 
-def _allow_list(text: str) -> frozenset[str] | None:
-    return None if text == "*" else frozenset(name for name in text.split("|") if name)
+class UnknownUsers(StrEnum):
+    """What happens to a good token of a user nobody has heard of."""
+
+    ACCEPT = "accept"
+    REFUSE = "refuse"
 
 
-def _token_entries(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(TokenEntry.parse(part) for part in value.replace("\n", ",").split(",") if part.strip())
-    return value
-
-
-def _secrets(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    pairs = [part.strip().partition("=") for part in value.replace("\n", ",").split(",") if part.strip()]
-    if any(not kid or not secret for kid, _, secret in pairs):
-        raise ValueError("want kid=secret, several separated by commas")
-    if len({kid for kid, _, _ in pairs}) != len(pairs):
-        raise ValueError("each kid once")
-    return {kid: secret for kid, _, secret in pairs}
-
-
-def _empty_is_none(value: object) -> object:
-    return None if value == "" else value
-
-
-def _port_exists(address: str) -> str:
-    if address and int(address.rpartition(":")[2]) > _MAX_PORT:
-        raise ValueError(f"a port is at most {_MAX_PORT}")
-    return address
-
-
-def _store_url(schemes: tuple[str, ...]) -> Callable[[SecretStr | None], SecretStr | None]:
-    """Checks what the drivers would stumble over; what it raises never repeats the URL, which holds a password."""
-
-    def check(url: SecretStr | None) -> SecretStr | None:
-        if url is not None:
-            _check_store_url(url.get_secret_value(), schemes)
-        return url
-
-    return check
-
-
-def _check_store_url(url: str, schemes: tuple[str, ...]) -> None:
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in schemes:
-        raise ValueError(f"want a URL that starts with {' or '.join(f'{one}://' for one in schemes)}")
-    if scheme == "unix":
-        return
-    # PostgreSQL takes several hosts, separated by commas, which urlsplit knows nothing of.
-    for host in re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(","):
-        port = re.sub(r"^\[[^]]*\]", "", host).partition(":")[2]
-        if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= _MAX_PORT):
-            raise ValueError(
-                f"a port is a number from 1 to {_MAX_PORT} (in a password, write / ? # @ : as %2F %3F %23 %40 %3A)"
-            )
-
-
-Address = Annotated[str, AfterValidator(_port_exists)]
-Secrets = Annotated[dict[str, SecretStr], BeforeValidator(_secrets)]
-TokenEntries = Annotated[tuple[TokenEntry, ...], BeforeValidator(_token_entries)]
-OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
-DatabaseUrl = Annotated[
-    SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_store_url(_DATABASE_SCHEMES))
-]
-RedisUrl = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_store_url(_REDIS_SCHEMES))]
-
-
-class AppSettings(BaseModel):
-    """One app (tenant): who issues its users' tokens and how its devices are reached."""
+class IssuerSettings(BaseModel):
+    """Who issues access tokens of an app's users: its keys, and what its tokens must say."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     jwt_secrets: Secrets = {}
-    jwt_issuer: str = "syncbeat"
+    jwt_issuer: str = Field(default="syncbeat", min_length=1)
     jwt_audience: str = "authenticated"
     jwks_file: OptionalPath = None
+    jwks_url: str = ""
+    jwt_optional: Names = frozenset()
+    jwt_roles: Names = frozenset({"authenticated"})
+    jwt_subjects: Subjects = Subjects.UUID
+    jwt_leeway_s: float = Field(default=30.0, ge=0.0, le=30.0)
+    unknown_users: UnknownUsers = UnknownUsers.ACCEPT
+
+    @model_validator(mode="after")
+    def _safe_keys(self) -> Self:
+        check_secrets("JWT_SECRETS", self.jwt_secrets)
+        if self.jwks_url:
+            check_base_url("JWKS_URL", self.jwks_url)
+        check_file("JWKS_FILE", self.jwks_file)
+        return self
+
+
+class AppSettings(IssuerSettings):
+    """One app (tenant): who issues its users' tokens and how its devices are reached.
+
+    `issuers` are those beside the first one; they stand in the apps file only.
+    """
+
+    issuers: tuple[IssuerSettings, ...] = ()
+    session_issuer: str = ""
     fcm_credentials: OptionalPath = None
     fcm_base_url: str = "https://fcm.googleapis.com"
 
     @model_validator(mode="after")
-    def _safe(self) -> Self:
-        for kid, secret in self.jwt_secrets.items():
-            if len(secret.get_secret_value().encode()) < _MIN_SECRET_BYTES:
-                raise ValueError(f"JWT_SECRETS: the secret of kid {kid!r} is shorter than {_MIN_SECRET_BYTES} bytes")
+    def _safe_provider(self) -> Self:
         check_base_url("FCM_BASE_URL", self.fcm_base_url)
-        for name, path in (("JWKS_FILE", self.jwks_file), ("FCM_CREDENTIALS", self.fcm_credentials)):
-            if path is not None and not path.is_file():
-                raise ValueError(f"{name}: there is no file {path}")
+        check_file("FCM_CREDENTIALS", self.fcm_credentials)
         return self
 
 
@@ -180,6 +124,19 @@ class Settings(AppSettings):
     apps_file: OptionalPath = None
     service_tokens: TokenEntries = ()
     admin_tokens: TokenEntries = ()
+    service_certificates: CertificateEntries = ()
+    session_keys: OptionalSecret = None
+    session_secrets: Secrets = {}
+    access_token_s: float = Field(default=3600.0, ge=1.0, le=86_400.0)
+    session_idle_s: float = Field(default=30 * 86_400.0, ge=1.0, le=366 * 86_400.0)
+    session_max_s: float = Field(default=180 * 86_400.0, ge=1.0, le=1_098 * 86_400.0)
+    session_grace_s: float = Field(default=30.0, ge=0.0, le=600.0)
+    refreshes_per_minute: int = Field(default=600, ge=1, le=1_000_000)
+    token_cache_size: int = Field(default=20_000, ge=100, le=1_000_000)
+    tls_certificate: OptionalPath = None
+    tls_key: OptionalPath = None
+    mtls_listen: Address = Field(default="", pattern=r"^(.+:\d{1,5})?$")
+    mtls_client_ca: OptionalPath = None
     delivery_lease_s: float = Field(default=30.0, ge=1.0, le=600.0)
     delivery_poll_s: float = Field(default=1.0, ge=0.02, le=60.0)
     delivery_retry_s: float = Field(default=10.0, ge=0.05, le=600.0)
@@ -210,9 +167,30 @@ class Settings(AppSettings):
         digests = [entry.digest for entry in (*self.service_tokens, *self.admin_tokens)]
         if len(set(digests)) != len(digests):
             raise ValueError("SERVICE_TOKENS and ADMIN_TOKENS: the same token stands twice")
-        issuers = [app.jwt_issuer for app in self.all_apps().values()]
+        issuers = [name for app_id, app in self.all_apps().items() for name in _issuers(app_id, app)]
         if len(set(issuers)) != len(issuers):
-            raise ValueError("JWT_ISSUER: each app needs an issuer of its own")
+            raise ValueError("JWT_ISSUER, SESSION_ISSUER: each issuer belongs to one app and stands once")
+        return self
+
+    @model_validator(mode="after")
+    def _safe_sessions(self) -> Self:
+        check_secrets("SESSION_SECRETS", self.session_secrets)
+        if (self.session_keys is None) != (not self.session_secrets):
+            raise ValueError("SESSION_KEYS and SESSION_SECRETS: set both ('syncbeat-server token keys' prints them)")
+        return self
+
+    @model_validator(mode="after")
+    def _safe_listeners(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS_CERTIFICATE and TLS_KEY: set both, or neither")
+        for name in ("tls_certificate", "tls_key", "mtls_client_ca"):
+            check_file(name.upper(), getattr(self, name))
+        if self.mtls_listen and (self.tls_certificate is None or self.mtls_client_ca is None):
+            raise ValueError("MTLS_LISTEN: needs TLS_CERTIFICATE, TLS_KEY and MTLS_CLIENT_CA")
+        if bool(self.service_certificates) != bool(self.mtls_listen):
+            raise ValueError("MTLS_LISTEN and SERVICE_CERTIFICATES: set both, or neither")
+        if len({entry.san for entry in self.service_certificates}) != len(self.service_certificates):
+            raise ValueError("SERVICE_CERTIFICATES: the same SAN stands twice")
         return self
 
     def all_apps(self) -> dict[str, AppSettings]:
@@ -221,15 +199,13 @@ class Settings(AppSettings):
         return {DEFAULT_APP: own, **self.apps}
 
 
-def check_base_url(name: str, url: str) -> None:
-    """Raise ValueError unless `url` is https, or http to this machine."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ValueError(f"{name}: not a URL") from None
-    loopback = parts.hostname in ("127.0.0.1", "localhost", "::1")
-    if not parts.hostname or (parts.scheme != "https" and not (parts.scheme == "http" and loopback)):
-        raise ValueError(f"{name}: want https (http only to loopback)")
+def session_issuer(app_id: str, app: AppSettings) -> str:
+    """What tokens of our own sessions of an app name as their issuer."""
+    return app.session_issuer or f"syncbeat:{app_id}"
+
+
+def _issuers(app_id: str, app: AppSettings) -> list[str]:
+    return [app.jwt_issuer, session_issuer(app_id, app), *(issuer.jwt_issuer for issuer in app.issuers)]
 
 
 def load_settings(environment: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
@@ -245,13 +221,14 @@ def load_settings(environment: Mapping[str, str] | None = None, env_file: Path |
     try:
         if values.get("apps_file"):
             values["apps"] = _read_apps(Path(values["apps_file"]))
+            values["issuers"] = values["apps"].pop(DEFAULT_APP, {}).get("issuers", ())
         return Settings(**values)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
 
 
 def _read_variables(variables: Mapping[str, str]) -> dict[str, Any]:
-    known = set(Settings.model_fields) - {"apps"}
+    known = set(Settings.model_fields) - _IN_APPS_FILE
     values: dict[str, Any] = {}
     for variable, text in variables.items():
         if not variable.startswith(PREFIX):
@@ -278,8 +255,10 @@ def _read_apps(path: Path) -> dict[str, Any]:
     apps = table.get("apps")
     if not isinstance(apps, dict) or set(table) != {"apps"}:
         raise ConfigurationError(f"{PREFIX}APPS_FILE: want tables [apps.NAME] and nothing else")
-    if DEFAULT_APP in apps:
-        raise ConfigurationError(f"{PREFIX}APPS_FILE: the app {DEFAULT_APP!r} is described by the environment")
+    if set(apps.get(DEFAULT_APP, ())) - {"issuers"}:
+        raise ConfigurationError(
+            f"{PREFIX}APPS_FILE: the app {DEFAULT_APP!r} is described by the environment, but for its more `issuers`"
+        )
     if not all(re.fullmatch(NAME, name) for name in apps):
         raise ConfigurationError(f"{PREFIX}APPS_FILE: an app's name is 1 to 64 of A-Z a-z 0-9 _ . -")
     return apps
@@ -303,8 +282,8 @@ def describe_settings() -> str:
     """Every setting with its default, one a line."""
     lines = []
     for name, field in Settings.model_fields.items():
-        if name != "apps":
+        if name not in _IN_APPS_FILE:
             default = field.get_default(call_default_factory=True)
-            shown = "" if default in (None, (), {}) else str(default)
+            shown = ",".join(sorted(default)) if isinstance(default, frozenset) else str(default or "")
             lines.append(f"{PREFIX}{name.upper()}={shown}")
     return "\n".join(lines)

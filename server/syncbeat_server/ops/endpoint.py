@@ -1,4 +1,4 @@
-"""What operators read over HTTP: /metrics for Prometheus, /healthz and /readyz for an orchestrator."""
+"""What is read over HTTP: /metrics for Prometheus, /healthz and /readyz for an orchestrator, our sessions' keys."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from syncbeat_server.errors import ConfigurationError
 
+# Supabase's and Envoy's: a key that is new must be published for as long before it signs.
+_KEYS_CACHED = "public, max-age=600"
+
 
 @asynccontextmanager
 async def serving_http(
-    listen: str, registry: CollectorRegistry, ready: Callable[[], Awaitable[bool]], *, share_port: bool
+    listen: str, registry: CollectorRegistry, ready: Callable[[], Awaitable[bool]], jwks: bytes, *, share_port: bool
 ) -> AsyncIterator[None]:
     """Serve for the block. `/readyz` is 503 while `ready()` is false; `/healthz` says that the process runs.
+
+    `jwks` is the document with the public keys that sign our own sessions, for others who check their tokens.
 
     Raises:
         ConfigurationError: the address is taken or unusable.
@@ -32,8 +37,18 @@ async def serving_http(
         good = await ready()
         return web.Response(text="ready\n" if good else "not ready\n", status=200 if good else 503)
 
+    async def keys(_request: web.Request) -> web.Response:
+        return web.Response(body=jwks, content_type="application/jwk-set+json", headers={"cache-control": _KEYS_CACHED})
+
     application = web.Application()
-    application.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    application.add_routes(
+        [
+            web.get("/metrics", metrics),
+            web.get("/healthz", healthz),
+            web.get("/readyz", readyz),
+            web.get("/.well-known/jwks.json", keys),
+        ]
+    )
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     host, _, port = listen.rpartition(":")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from syncbeat_server.push import store
-from syncbeat_server.push.model import Accepted, DeliveryState, NewNotification
+from syncbeat_server.push.model import Accepted, DeliveryState, NewNotification, Reason
 from syncbeat_server.storage.postgres import Connection
 
 
@@ -38,4 +38,4 @@ async def accept(conn: Connection, notifications: Sequence[NewNotification]) -> 
 
 async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str) -> None:
     """Cancel what waits for a device that is its user's no more."""
-    await store.cancel_waiting(conn, app_id, user_id, device_id)
+    await store.cancel_waiting(conn, app_id, user_id, device_id, Reason.DEVICE_GONE)

@@ -58,6 +58,7 @@ class Reason(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
     AMBIGUOUS = "AMBIGUOUS"
     RETRIES_EXHAUSTED = "RETRIES_EXHAUSTED"
+    USER_DISABLED = "USER_DISABLED"
 
 
 @dataclass(frozen=True, slots=True)

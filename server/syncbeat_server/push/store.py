@@ -45,7 +45,9 @@ WITH call AS (
     LEFT JOIN scope_members m ON w.scope IS NOT NULL AND m.app_id = call.app_id AND m.scope = w.scope
     JOIN devices d ON d.app_id = call.app_id AND d.user_id = coalesce(w.user_id, m.user_id)
                   AND (w.device_id IS NULL OR d.device_id = w.device_id)
-    WHERE d.user_id IS DISTINCT FROM w.exclude_user_id
+    WHERE NOT EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
+                                             AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL)
+      AND d.user_id IS DISTINCT FROM w.exclude_user_id
       AND d.device_id IS DISTINCT FROM w.exclude_device_id
 ), claim AS (
     -- Several calls for one window in this batch count as if they came one by one: the first may open it, the second
@@ -144,16 +146,41 @@ async def insert_deliveries(
     return counts
 
 
-async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str) -> None:
-    """Cancel what waits for a device that is not the user's any more, and close its dedupe windows."""
+async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str | None, reason: Reason) -> None:
+    """Cancel what waits for a device, or for None all of a user's, and close the dedupe windows."""
     await conn.execute(
         """WITH windows AS (
-               DELETE FROM dedupe_windows WHERE app_id = $1 AND user_id = $2 AND device_id = $3)
-           UPDATE deliveries SET state = 'CANCELLED', reason = 'DEVICE_GONE', updated_at = syncbeat_now()
-           WHERE app_id = $1 AND user_id = $2 AND device_id = $3 AND state IN ('PENDING', 'HELD', 'SCHEDULED')""",
+               DELETE FROM dedupe_windows
+               WHERE app_id = $1 AND user_id = $2 AND ($3::text IS NULL OR device_id = $3))
+           UPDATE deliveries SET state = 'CANCELLED', reason = $4, updated_at = syncbeat_now()
+           WHERE app_id = $1 AND user_id = $2 AND ($3::text IS NULL OR device_id = $3)
+             AND state IN ('PENDING', 'HELD', 'SCHEDULED')""",
         app_id,
         user_id,
         device_id,
+        reason,
+    )
+
+
+async def erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tuple[int, list[str]]:
+    """Forget a user's deliveries, those under way too: how many waited, and the notifications they were of."""
+    rows = await conn.fetch(
+        """DELETE FROM deliveries WHERE app_id = $1 AND user_id = $2
+           RETURNING state IN ('SCHEDULED', 'HELD', 'PENDING') AS waited, notification_id::text AS notification_id""",
+        app_id,
+        user_id,
+    )
+    return sum(row["waited"] for row in rows), list({row["notification_id"] for row in rows})
+
+
+async def erase_undelivered(conn: Connection, app_id: str, notification_ids: Sequence[str]) -> None:
+    """Forget those of the notifications that have no delivery."""
+    await conn.execute(
+        """DELETE FROM notifications n WHERE n.app_id = $1 AND n.notification_id = ANY($2::uuid[])
+             AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.app_id = n.app_id
+                                                          AND d.notification_id = n.notification_id)""",
+        app_id,
+        list(notification_ids),
     )
 
 

@@ -12,11 +12,12 @@ DEFAULT_APP = "default"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a servicer method knows beside its request."""
+    """What a servicer method knows beside its request. `peer` is told of public methods' callers only."""
 
     method: str
     request_id: str
     principal: Principal
+    peer: str = ""
 
     @property
     def caller(self) -> str:

@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from syncbeat.v1 import directory_service_pb2 as pb
 from syncbeat_server.directory.model import Device, Member, MemberRole, Platform, Registration
 from syncbeat_server.directory.service import DirectoryService
+from syncbeat_server.events.users import UserLifecycle
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.convert import enum_member, next_page_token, page_size, page_start, timestamp
 
@@ -14,8 +15,9 @@ from syncbeat_server.rpc.convert import enum_member, next_page_token, page_size,
 class DirectoryServicer:
     """Converts, calls, converts."""
 
-    def __init__(self, directory: DirectoryService) -> None:
+    def __init__(self, directory: DirectoryService, users: UserLifecycle) -> None:
         self._directory = directory
+        self._users = users
 
     async def RegisterDevice(self, request: pb.RegisterDeviceRequest, call: Call) -> Message:
         """Register a device, or change its registration."""
@@ -93,6 +95,26 @@ class DirectoryServicer:
         return pb.ListScopesResponse(
             scopes=[_membership(member) for member in found[:size]],
             next_page_token=next_page_token(call, last, app_id, user_id),
+        )
+
+    async def DisableUser(self, request: pb.DisableUserRequest, call: Call) -> Message:
+        """Shut a user out."""
+        await self._users.disable(call.app(request.app_id), request.user_id)
+        return pb.DisableUserResponse()
+
+    async def EnableUser(self, request: pb.EnableUserRequest, call: Call) -> Message:
+        """Let a user in."""
+        await self._users.enable(call.app(request.app_id), request.user_id)
+        return pb.EnableUserResponse()
+
+    async def DeleteUser(self, request: pb.DeleteUserRequest, call: Call) -> Message:
+        """Erase a user."""
+        erased = await self._users.delete(call.app(request.app_id), request.user_id)
+        return pb.DeleteUserResponse(
+            device_count=erased.devices,
+            membership_count=erased.memberships,
+            session_count=erased.sessions,
+            cancelled_count=erased.cancelled,
         )
 
 

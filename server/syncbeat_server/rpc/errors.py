@@ -49,6 +49,7 @@ STATUS: dict[Reason, grpc.StatusCode] = {
     Reason.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.DEPENDENCY_DOWN: grpc.StatusCode.UNAVAILABLE,
     Reason.MIGRATION_NEEDED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.NOT_CONFIGURED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 

@@ -6,6 +6,7 @@ here and not by gRPC, whose raising deserializer would answer UNKNOWN with the p
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
@@ -24,22 +25,41 @@ from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.budget import Budgets
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.errors import STATUS, abort
+from syncbeat_server.rpc.tls import certificate_names
 from syncbeat_server.rpc.validation import Validator, acting_user_field, compile_validator, undecodable_texts
 
 _DEFAULT_DEADLINE_S = 10.0
 _MARGIN_S = 0.02  # so that the answer "no time left" still reaches the caller
 _MAX_REQUEST_ID = 128
+# Ids of calls that bring none: unlike those of any other process, and cheaper than random ones.
+_PROCESS = os.urandom(6).hex()
+_numbers = itertools.count(1)
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Metadata = Sequence[tuple[str, str | bytes]]
 Unary = Callable[[Any, Call], Awaitable[Message]]
 Stream = Callable[[Any, Call], AsyncIterator[bytes]]
-Authenticate = Callable[[list[str]], Principal]
 NOBODY = Principal(PrincipalKind.USER, "")
 
 received_metadata: ContextVar[Metadata | None] = ContextVar("received_metadata", default=None)
 """The metadata of the call under way, where whoever found its handler had it already: gRPC decodes all of it anew each
 time it is asked, which costs as much as the rest of what stands around a call."""
+
+
+class Doorkeeper(Protocol):
+    """Knows who calls; see `auth.service.Authenticator`."""
+
+    def cached(self, authorization: Sequence[str]) -> Principal | None:
+        """The caller, if it is known without asking anybody."""
+        ...
+
+    async def authenticate(self, authorization: Sequence[str]) -> Principal:
+        """The caller, checked."""
+        ...
+
+    def certified(self, names: Sequence[str]) -> Principal:
+        """The service whose client certificate has these names."""
+        ...
 
 
 class CallObserver(Protocol):
@@ -53,8 +73,8 @@ class CallObserver(Protocol):
 class Interceptors:
     """Makes the gRPC handler of a servicer method."""
 
-    def __init__(self, authenticate: Authenticate, observer: CallObserver, clock: Clock) -> None:
-        self.authenticate = authenticate
+    def __init__(self, door: Doorkeeper, observer: CallObserver, clock: Clock) -> None:
+        self.door = door
         self.observer = observer
         self.clock = clock
         self.budgets = Budgets()
@@ -82,12 +102,16 @@ class _Method:
         self.validate: Validator = compile_validator(method.input_type)
         self.acting_user = acting_user_field(method.input_type)
 
-    def admit(self, data: bytes, around: _Around) -> tuple[Message, Call]:
+    async def admit(self, data: bytes, around: _Around) -> tuple[Message, Call]:
         """Who is calling, may they, and what do they ask."""
-        principal = NOBODY
-        if not self.policy.public:
-            principal = self.stack.authenticate(around.authorization)
-            self.policy.check(principal)
+        if self.policy.public:
+            return self.parse(data, NOBODY), Call(self.name, around.request_id, NOBODY, around.context.peer())
+        door, authorization = self.stack.door, around.authorization
+        if authorization:
+            principal = door.cached(authorization) or await door.authenticate(authorization)
+        else:
+            principal = door.certified(certificate_names(around.context))
+        self.policy.check(principal)
         return self.parse(data, principal), Call(self.name, around.request_id, principal)
 
     def parse(self, data: bytes, principal: Principal) -> Message:
@@ -98,11 +122,10 @@ class _Method:
             undecodable = undecodable_texts(self.request_type, data)
             whole = FieldViolation("", "these bytes are not a message of this type")
             raise InvalidRequest(*(undecodable or [whole])) from None
-        violations: list[FieldViolation] = []
-        self.validate(request, "", violations)
+        violations = self.validate(request)
         acting = self.acting_user
         if acting and principal.kind is not PrincipalKind.USER and not getattr(request, acting):
-            violations.append(FieldViolation(acting, "required when a service calls"))
+            violations = [*violations, FieldViolation(acting, "required when a service calls")]
         if violations:
             raise InvalidRequest(*violations)
         return request
@@ -128,7 +151,7 @@ class _Around:
             elif key == "x-request-id" and not self.request_id and isinstance(value, str):
                 self.request_id = value if len(value) <= _MAX_REQUEST_ID else ""
         if not self.request_id:
-            self.request_id = os.urandom(8).hex()
+            self.request_id = f"{_PROCESS}{next(_numbers):08x}"
         logged_request_id.set(self.request_id)
 
     async def failed(self, error: BaseException) -> None:
@@ -160,9 +183,9 @@ def _unary(method: _Method, behaviour: Unary) -> Callable[[bytes, Context], Awai
             budget = _DEFAULT_DEADLINE_S if left is None else min(left, _DEFAULT_DEADLINE_S) - _MARGIN_S
             if budget <= 0:
                 raise DeadlineExceeded("no time left to do this")
-            request, call = method.admit(data, around)
             try:
                 with method.stack.budgets.budget(budget):
+                    request, call = await method.admit(data, around)
                     answer = await behaviour(request, call)
             except TimeoutError:
                 raise DeadlineExceeded("the work took longer than the call's deadline") from None
@@ -180,7 +203,11 @@ def _stream(method: _Method, behaviour: Stream) -> Callable[[bytes, Context], As
     async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
         around = _Around(method, context)
         try:
-            request, call = method.admit(data, around)
+            try:
+                with method.stack.budgets.budget(_DEFAULT_DEADLINE_S):
+                    request, call = await method.admit(data, around)
+            except TimeoutError:
+                raise DeadlineExceeded("it took too long to find out who calls") from None
             answers = behaviour(request, call)
             try:
                 async for answer in answers:

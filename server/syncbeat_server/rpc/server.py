@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -59,6 +60,15 @@ class _Methods(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
+@dataclass(frozen=True)
+class Listener:
+    """An address to listen on, the setting that names it, and its credentials; None: in the clear."""
+
+    setting: str
+    address: str
+    credentials: grpc.ServerCredentials | None = None
+
+
 class RpcServer:
     """Serves what the servicers implement of the contract."""
 
@@ -80,19 +90,16 @@ class RpcServer:
         if reflection:
             _add_reflection(self._server, [*self._services, health.SERVICE_NAME])
 
-    async def start(self, listen: str) -> int:
-        """Listen; not serving yet by its health. The port.
+    async def start(self, listeners: Sequence[Listener]) -> list[int]:
+        """Listen; not serving yet by its health. The ports.
 
         Raises:
-            ConfigurationError: the address is taken or unusable.
+            ConfigurationError: an address is taken or unusable.
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        try:
-            port = self._server.add_insecure_port(listen)
-        except RuntimeError:
-            raise ConfigurationError(f"SYNCBEAT_LISTEN: cannot listen on {listen}; is the port taken?") from None
+        ports = [self._add(listener) for listener in listeners]
         await self._server.start()
-        return port
+        return ports
 
     async def ready(self) -> None:
         """Health says SERVING from here."""
@@ -105,6 +112,15 @@ class RpcServer:
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, let those under way finish for `grace_s`, then end them."""
         await self._server.stop(grace_s)
+
+    def _add(self, listener: Listener) -> int:
+        try:
+            if listener.credentials is None:
+                return self._server.add_insecure_port(listener.address)
+            return self._server.add_secure_port(listener.address, listener.credentials)
+        except RuntimeError:
+            what = f"cannot listen on {listener.address}; is the port taken?"
+            raise ConfigurationError(f"{listener.setting}: {what}") from None
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         for name in ("", *self._services):

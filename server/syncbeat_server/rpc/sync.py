@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 from google.protobuf.message import Message
 
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
+from syncbeat_server.auth.model import Principal
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
 from syncbeat_server.events.publish import Publish, Publisher, Trigger
 from syncbeat_server.rpc.call import Call
@@ -51,10 +53,18 @@ _PRIORITIES = {priority: pb.Priority.Value(f"PRIORITY_{priority}") for priority 
 class SyncServicer:
     """Converts, calls, converts."""
 
-    def __init__(self, sync: SyncService, streams: HintStreams, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        sync: SyncService,
+        streams: HintStreams,
+        publisher: Publisher,
+        recheck: Callable[[Principal], Awaitable[None]],
+    ) -> None:
+        """`recheck` raises when a caller whose stream goes on is no longer let in."""
         self._sync = sync
         self._streams = streams
         self._publisher = publisher
+        self._recheck = recheck
 
     async def GetHint(self, request: pb.GetHintRequest, call: Call) -> Message:
         """When to ask again."""
@@ -133,6 +143,7 @@ class SyncServicer:
             activity=_activity(request.activity),
             heartbeat_s=seconds(request.heartbeat_interval) or DEFAULT_HEARTBEAT_S,
             expires_at=call.principal.expires_at,
+            recheck=partial(self._recheck, call.principal),
         )
         events = self._streams.watch(watch)
         try:

@@ -1,12 +1,12 @@
 """Field rules of the contract (`field_rules.proto`), compiled once for each message type into a list of checks.
 
-A check adds every violation it finds, so that a caller learns all of them at once.
+Every violation is found, so that a caller learns all of them at once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -17,8 +17,11 @@ from syncbeat.v1 import field_rules_pb2
 from syncbeat_server.errors import FieldViolation
 
 Violations = list[FieldViolation]
-Validator = Callable[[Any, str, Violations], None]
-_Check = Callable[[Any, str, Violations], None]
+Faults = Sequence[FieldViolation]
+Validator = Callable[[Any], Faults]
+# Says what is wrong with a value: in words, or for a message which of its fields. Paths are put together only then.
+_Check = Callable[[Any], str | Faults]
+_NONE: Faults = ()
 
 _DEFAULT_MAX_BYTES = 128
 _MAX_SPAN_MS = 366 * 86_400_000
@@ -33,24 +36,28 @@ _CONTROL_BUT_LINES = {code: None for code in _CONTROL if chr(code) not in "\n\r\
 
 
 def compile_validator(message: Descriptor) -> Validator:
-    """The validator of a message type: `validator(message, path, violations)`."""
+    """The validator of a message type, which answers everything that is wrong with a message of it."""
     return _compile(message, {})
 
 
-def _compile(message: Descriptor, made: dict[str, list[tuple[str, _Check]]]) -> Validator:
+def _compile(message: Descriptor, made: dict[str, list[Validator]]) -> Validator:
     checks = made.get(message.full_name)
     if checks is None:
         checks = made[message.full_name] = []
-        checks.extend((field.name, _field_check(field, made)) for field in message.fields)
+        checks.extend(_field_check(field, made) for field in message.fields)
         checks.extend(
-            (oneof.name, _oneof_check(oneof.name))
+            _oneof_check(oneof.name)
             for oneof in message.oneofs
             if oneof.GetOptions().Extensions[field_rules_pb2.one_required]
         )
 
-    def validate(value: Message, path: str, violations: Violations) -> None:
-        for name, check in checks:
-            check(value, f"{path}.{name}" if path else name, violations)
+    def validate(value: Message) -> Faults:
+        found = _NONE
+        for check in checks:
+            faults = check(value)
+            if faults:
+                found = [*found, *faults]
+        return found
 
     return validate
 
@@ -61,81 +68,102 @@ def acting_user_field(message: Descriptor) -> str:
     return next(named, "")
 
 
-def _oneof_check(name: str) -> _Check:
-    def check(message: Message, path: str, violations: Violations) -> None:
-        if message.WhichOneof(name) is None:
-            violations.append(FieldViolation(path, "required"))
+def _at(path: str, said: str | Faults) -> Faults:
+    if isinstance(said, str):
+        return (FieldViolation(path, said),)
+    return [FieldViolation(f"{path}.{fault.path}", fault.description) for fault in said]
+
+
+def _oneof_check(name: str) -> Validator:
+    missing = (FieldViolation(name, "required"),)
+
+    def check(message: Message) -> Faults:
+        return missing if message.WhichOneof(name) is None else _NONE
 
     return check
 
 
-def _field_check(field: FieldDescriptor, made: dict[str, list[tuple[str, _Check]]]) -> _Check:
+def _field_check(field: FieldDescriptor, made: dict[str, list[Validator]]) -> Validator:
     rules = field.GetOptions().Extensions[field_rules_pb2.rules]
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         return _map_check(field, rules)
     one = _value_check(field, rules, made)
     if field.is_repeated:
         return _repeated_check(field, rules, one)
-    return _singular_check(field, rules, one)
+    if field.has_presence:
+        return _present_check(field, rules, one)
+    return _plain_check(field, rules, one)
 
 
-def _singular_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, one: _Check) -> _Check:
-    name = field.name
-    has_presence = field.has_presence
-    required = rules.required
+def _present_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, one: _Check) -> Validator:
+    name, required = field.name, rules.required
     one_of_several = field.containing_oneof is not None and len(field.containing_oneof.fields) > 1
+    absent = (FieldViolation(name, "required"),) if required and not one_of_several else _NONE
 
-    def check(message: Message, path: str, violations: Violations) -> None:
-        if has_presence and not message.HasField(name):
-            if required and not one_of_several:
-                violations.append(FieldViolation(path, "required"))
-            return
+    def check(message: Message) -> Faults:
+        if not message.HasField(name):
+            return absent
         value = getattr(message, name)
-        if required and not value:
-            violations.append(FieldViolation(path, "required"))
-            return
-        one(value, path, violations)
+        said = "required" if required and not value else one(value)
+        return _at(name, said) if said else _NONE
 
     return check
 
 
-def _repeated_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, one: _Check) -> _Check:
+def _plain_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, one: _Check) -> Validator:
+    # Without presence the default value is the same as none.
+    name = field.name
+    absent = (FieldViolation(name, "required"),) if rules.required else _NONE
+
+    def check(message: Message) -> Faults:
+        value = getattr(message, name)
+        if not value:
+            return absent
+        said = one(value)
+        return _at(name, said) if said else _NONE
+
+    return check
+
+
+def _repeated_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, one: _Check) -> Validator:
     name, required, most = field.name, rules.required, rules.max_items
 
-    def check(message: Message, path: str, violations: Violations) -> None:
+    def check(message: Message) -> Faults:
         values = getattr(message, name)
-        if required and not values:
-            violations.append(FieldViolation(path, "required"))
-        elif len(values) > most:
-            violations.append(FieldViolation(path, f"at most {most} items"))
-        else:
-            for index, value in enumerate(values):
-                one(value, f"{path}[{index}]", violations)
+        if not values:
+            return (FieldViolation(name, "required"),) if required else _NONE
+        if len(values) > most:
+            return (FieldViolation(name, f"at most {most} items"),)
+        found = _NONE
+        for index, value in enumerate(values):
+            said = one(value)
+            if said:
+                found = [*found, *_at(f"{name}[{index}]", said)]
+        return found
 
     return check
 
 
-def _map_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules) -> _Check:
+def _map_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules) -> Validator:
     name, most = field.name, rules.max_items
     key_check = _string_check(_DEFAULT_MAX_BYTES, multiline=False, not_empty=True)
     value_check = _string_check(rules.max_bytes or _DEFAULT_MAX_BYTES, multiline=rules.multiline)
 
-    def check(message: Message, path: str, violations: Violations) -> None:
+    def check(message: Message) -> Faults:
         entries = getattr(message, name)
         if len(entries) > most:
-            violations.append(FieldViolation(path, f"at most {most} entries"))
-            return
+            return (FieldViolation(name, f"at most {most} entries"),)
+        found = _NONE
         for key, value in entries.items():
-            here = f"{path}[{orjson.dumps(key[:32]).decode()}]"
-            key_check(key, here, violations)
-            value_check(value, here, violations)
+            for said in (key_check(key), value_check(value)):
+                if said:
+                    found = [*found, *_at(f"{name}[{orjson.dumps(key[:32]).decode()}]", said)]
+        return found
 
     return check
 
 
-def _value_check(
-    field: FieldDescriptor, rules: field_rules_pb2.FieldRules, made: dict[str, list[tuple[str, _Check]]]
-) -> _Check:
+def _value_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, made: dict[str, list[Validator]]) -> _Check:
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_MESSAGE if field.message_type is not None:
             return _message_check(field.message_type, rules, made)
@@ -155,13 +183,11 @@ def _value_check(
             return _number_check(rules)
 
 
-def _accept(_value: Any, _path: str, _violations: Violations) -> None:
-    return
+def _accept(_value: Any) -> str:
+    return ""
 
 
-def _message_check(
-    message: Descriptor, rules: field_rules_pb2.FieldRules, made: dict[str, list[tuple[str, _Check]]]
-) -> _Check:
+def _message_check(message: Descriptor, rules: field_rules_pb2.FieldRules, made: dict[str, list[Validator]]) -> _Check:
     if message.full_name == _DURATION:
         return _duration_check(rules)
     if message.full_name == _TIMESTAMP:
@@ -172,9 +198,8 @@ def _message_check(
 def _enum_check(kind: EnumDescriptor) -> _Check:
     known = frozenset(kind.values_by_number)
 
-    def check(value: int, path: str, violations: Violations) -> None:
-        if value not in known:
-            violations.append(FieldViolation(path, f"{value} is no value of this enum"))
+    def check(value: int) -> str:
+        return "" if value in known else f"{value} is no value of this enum"
 
     return check
 
@@ -182,21 +207,21 @@ def _enum_check(kind: EnumDescriptor) -> _Check:
 def _string_check(most: int, *, multiline: bool, not_empty: bool = False) -> _Check:
     forbidden = _CONTROL_BUT_LINES if multiline else _CONTROL
 
-    def check(value: str, path: str, violations: Violations) -> None:
+    def check(value: str) -> str:
         if not_empty and not value:
-            violations.append(FieldViolation(path, "must not be empty"))
-        elif len(value) > most or (not value.isascii() and len(value.encode()) > most):
-            violations.append(FieldViolation(path, f"at most {most} bytes"))
-        elif not value.isprintable() and value.translate(forbidden) != value:
-            violations.append(FieldViolation(path, "control characters are not allowed"))
+            return "must not be empty"
+        if len(value) > most or (not value.isascii() and len(value.encode()) > most):
+            return f"at most {most} bytes"
+        if not value.isprintable() and value.translate(forbidden) != value:
+            return "control characters are not allowed"
+        return ""
 
     return check
 
 
 def _bytes_check(most: int) -> _Check:
-    def check(value: bytes, path: str, violations: Violations) -> None:
-        if len(value) > most:
-            violations.append(FieldViolation(path, f"at most {most} bytes"))
+    def check(value: bytes) -> str:
+        return f"at most {most} bytes" if len(value) > most else ""
 
     return check
 
@@ -206,9 +231,8 @@ def _number_check(rules: field_rules_pb2.FieldRules) -> _Check:
     most = rules.max_value if rules.HasField("max_value") else None
     wanted = f"must be at least {least}" if most is None else f"must be from {least} to {most}"
 
-    def check(value: float, path: str, violations: Violations) -> None:
-        if (least is not None and value < least) or (most is not None and value > most):
-            violations.append(FieldViolation(path, wanted))
+    def check(value: float) -> str:
+        return wanted if (least is not None and value < least) or (most is not None and value > most) else ""
 
     return check
 
@@ -217,39 +241,37 @@ def _duration_check(rules: field_rules_pb2.FieldRules) -> _Check:
     least = rules.min_millis if rules.HasField("min_millis") else 0
     most = rules.max_millis if rules.HasField("max_millis") else _MAX_SPAN_MS
 
-    def check(value: Any, path: str, violations: Violations) -> None:
+    def check(value: Any) -> str:
         seconds, nanos = value.seconds, value.nanos
         if abs(nanos) > 999_999_999 or (seconds > 0 > nanos) or (seconds < 0 < nanos):
-            violations.append(FieldViolation(path, "not a well-formed duration"))
-        elif not least <= seconds * 1000 + nanos // 1_000_000 <= most:
-            violations.append(FieldViolation(path, f"must be from {least} ms to {most} ms"))
+            return "not a well-formed duration"
+        if not least <= seconds * 1000 + nanos // 1_000_000 <= most:
+            return f"must be from {least} ms to {most} ms"
+        return ""
 
     return check
 
 
-def _timestamp_check(value: Any, path: str, violations: Violations) -> None:
-    if not (_MIN_TIMESTAMP_S <= value.seconds <= _MAX_TIMESTAMP_S and 0 <= value.nanos <= 999_999_999):
-        violations.append(FieldViolation(path, "not a well-formed timestamp"))
+def _timestamp_check(value: Any) -> str:
+    good = _MIN_TIMESTAMP_S <= value.seconds <= _MAX_TIMESTAMP_S and 0 <= value.nanos <= 999_999_999
+    return "" if good else "not a well-formed timestamp"
 
 
 def _json_check(rules: field_rules_pb2.FieldRules) -> _Check:
     most, depth = rules.max_bytes or _DEFAULT_MAX_BYTES, rules.max_depth
 
-    def check(value: str, path: str, violations: Violations) -> None:
+    def check(value: str) -> str:
         if not value:
-            return
+            return ""
         if len(value.encode()) > most:
-            violations.append(FieldViolation(path, f"at most {most} bytes"))
-            return
+            return f"at most {most} bytes"
         try:
             document = orjson.loads(value)
         except orjson.JSONDecodeError:
-            violations.append(FieldViolation(path, "not a JSON document"))
-            return
+            return "not a JSON document"
         if _NUL_ESCAPE.search(value):
-            violations.append(FieldViolation(path, "the character U+0000 cannot be stored"))
-        elif depth and _deeper_than(document, depth):
-            violations.append(FieldViolation(path, f"nested deeper than {depth}"))
+            return "the character U+0000 cannot be stored"
+        return f"nested deeper than {depth}" if depth and _deeper_than(document, depth) else ""
 
     return check
 

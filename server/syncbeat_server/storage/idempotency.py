@@ -151,6 +151,11 @@ async def forget_old(conn: Connection, limit: int) -> int:
     )
 
 
+async def forget_caller(conn: Connection, app_id: str, caller: str) -> None:
+    """Delete all records of a caller."""
+    await conn.execute("DELETE FROM request_records WHERE app_id = $1 AND caller = $2", app_id, caller)
+
+
 def _columns(keys: Sequence[RequestKey]) -> tuple[list[str], list[str], list[str], list[str], list[bytes]]:
     return (
         [k.app_id for k in keys],

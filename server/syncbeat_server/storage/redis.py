@@ -42,6 +42,16 @@ class RedisBus:
         self._queued.append((topic, message))
         self._to_send.set()
 
+    async def announce(self, topic: str, message: str) -> int:
+        """Send a wake-up now: how many listen to it.
+
+        Raises:
+            DependencyDown: Redis does not answer.
+        """
+        with _translated_errors():
+            async with asyncio.timeout(_TIMEOUT_S):
+                return int(await self._client.publish(topic, message))
+
     async def run_publisher(self) -> None:
         """Send what `publish` queued, in pipelines, for ever."""
         while True:

@@ -24,7 +24,7 @@ _K = TypeVar("_K")
 class Subscription:
     """One open stream: which scopes it follows and which of them have news."""
 
-    __slots__ = ("_waiter", "all_scopes", "device", "dirty", "members_changed", "scopes", "woken")
+    __slots__ = ("_waiter", "all_scopes", "device", "dirty", "members_changed", "recheck", "scopes", "woken")
 
     def __init__(self, device: DeviceKey, *, all_scopes: bool) -> None:
         self.device = device
@@ -32,6 +32,7 @@ class Subscription:
         self.scopes: set[str] = set()
         self.dirty: set[str] = set()
         self.members_changed = False
+        self.recheck = False
         self.woken = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -116,12 +117,20 @@ class Hub:
             subscription.members_changed = True
             self._wake(subscription)
 
+    def callers_changed(self, app_id: str, user_id: str | None) -> None:
+        """A user's tokens may have been taken back, or for None everybody's of the app: their streams find out."""
+        keys = [(app_id, user_id)] if user_id is not None else [key for key in self._by_user if key[0] == app_id]
+        for key in keys:
+            for subscription in self._by_user.get(key, ()):
+                subscription.recheck = True
+                self._wake(subscription)
+
     def look_everywhere(self) -> None:
         """Wake-ups may have been lost: every stream looks for itself."""
         for subscriptions in self._by_user.values():
             for subscription in subscriptions:
                 subscription.dirty |= subscription.scopes
-                subscription.members_changed = True
+                subscription.members_changed = subscription.recheck = True
                 self._wake(subscription)
 
     def drain(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -30,6 +30,7 @@ _PAGE = 200
 _REFETCH_S = 2.0
 _RECONNECT_S = 2.0
 _MAX_AGE_S = 30 * 60.0
+_RECHECK_S = 50.0
 _HINT_MOVES_BY = 2.0
 _RETRY_S = 1.0
 _LONGEST_TRANSACTION_S = 10.0
@@ -38,7 +39,10 @@ _MAX_CURSORS_OF_ALL = 100_000
 
 @dataclass(frozen=True)
 class WatchRequest:
-    """Who watches what. `user_id` None: a service that sees every scope of the app."""
+    """Who watches what. `user_id` None: a service that sees every scope of the app.
+
+    `recheck` raises when the caller is no longer let in, DependencyDown when that cannot be known now.
+    """
 
     device: DeviceKey
     user_id: str | None
@@ -46,6 +50,7 @@ class WatchRequest:
     activity: Activity
     heartbeat_s: float
     expires_at: datetime | None
+    recheck: Callable[[], Awaitable[None]]
 
 
 @dataclass
@@ -57,6 +62,7 @@ class _Progress:
     sent: dict[str, int] = field(default_factory=dict)
     shown: set[str] = field(default_factory=set)
     hint: Hint | None = None
+    recheck_at: float = 0.0
 
 
 class HintStreams:
@@ -85,6 +91,7 @@ class HintStreams:
             AccessDenied: a cursor names a scope that the user is not a member of.
             NotFound: a service's cursor names a scope that does not exist.
             TokenExpired: the caller's token came to its end.
+            TokenRevoked: it was taken back.
         """
         subscription = Subscription(request.device, all_scopes=request.user_id is None)
         self._hub.add(subscription)
@@ -146,6 +153,7 @@ class HintStreams:
                 yield Drain(self._jitter(0.1, _RECONNECT_S))
                 return
             try:
+                await self._recheck(request, subscription, progress)
                 news = await self._catch_up(request, subscription, progress)
             except DependencyDown:
                 # The stream outlives an outage of the database: what it missed is read when it is back.
@@ -164,15 +172,26 @@ class HintStreams:
                 self._note_seen(request, progress)
                 checkpoint_at = self._clock.monotonic() + request.heartbeat_s
             if not subscription.dirty:
-                await subscription.wait(self._patience(request, min(checkpoint_at, ends_at)))
+                await subscription.wait(self._patience(request, min(checkpoint_at, ends_at, progress.recheck_at)))
+
+    async def _recheck(self, request: WatchRequest, subscription: Subscription, progress: _Progress) -> None:
+        if request.expires_at is not None and self._clock.now() >= request.expires_at:
+            raise TokenExpired("the access token has expired")
+        if not subscription.recheck and self._clock.monotonic() < progress.recheck_at:
+            return
+        # First the flag: what is told while the answer is under way is asked again.
+        subscription.recheck = False
+        try:
+            await request.recheck()
+        except DependencyDown:
+            subscription.recheck = True
+            raise
+        progress.recheck_at = self._clock.monotonic() + _RECHECK_S * self._jitter(0.9, 1.0)
 
     def _patience(self, request: WatchRequest, until: float) -> float:
         seconds = until - self._clock.monotonic()
         if request.expires_at is not None:
-            left = (request.expires_at - self._clock.now()).total_seconds()
-            if left <= 0:
-                raise TokenExpired("the access token has expired")
-            seconds = min(seconds, left)
+            seconds = min(seconds, (request.expires_at - self._clock.now()).total_seconds())
         return seconds
 
     async def _catch_up(

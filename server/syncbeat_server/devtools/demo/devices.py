@@ -64,6 +64,11 @@ class StreamingDevice:
 
         return await eventually(opened)
 
+    async def ended(self) -> Any:
+        """The error that the watch ended with; None when it goes on."""
+        _, pending = await asyncio.wait([self._task], timeout=_WAIT_S)
+        return None if pending else self._task.exception()
+
     async def close(self) -> None:
         """End the stream."""
         self._task.cancel()

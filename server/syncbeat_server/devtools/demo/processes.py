@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncbeat_server.auth.keys import new_signing_key
+from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.processes import launcher
 
@@ -104,16 +106,25 @@ class Identity:
 
     jwt_secret: str
     service_token: str
+    session_keys: str
 
     @classmethod
     def new(cls) -> Identity:
         """Random ones."""
-        return cls(secrets.token_urlsafe(32), secrets.token_urlsafe(32))
+        return cls(secrets.token_urlsafe(32), secrets.token_urlsafe(32), new_signing_key("demo").decode())
+
+    @property
+    def key(self) -> KeyRow:
+        """What the app's own backend signs its users' tokens with."""
+        return KeyRow(Issuer("default", "syncbeat", uuid_subjects=False), "demo", "HS256", self.jwt_secret)
 
     def settings(self) -> dict[str, str]:
         """How the servers are told."""
         digest = hashlib.sha256(self.service_token.encode()).hexdigest()
         return {
             "SYNCBEAT_JWT_SECRETS": f"demo={self.jwt_secret}",
+            "SYNCBEAT_JWT_SUBJECTS": "any",
             "SYNCBEAT_SERVICE_TOKENS": f"backend:{digest}:*:*",
+            "SYNCBEAT_SESSION_KEYS": self.session_keys,
+            "SYNCBEAT_SESSION_SECRETS": f"demo={self.jwt_secret}",
         }

@@ -8,9 +8,10 @@ import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from syncbeat_server.auth.tokens import KeyRow, mint
+from syncbeat_server.auth.tokens import mint
 from syncbeat_server.devtools.demo.processes import Identity, start
 from syncbeat_server.devtools.demo.report import Report
+from syncbeat_server.devtools.demo.sessions import lines_with_secrets
 from syncbeat_server.devtools.demo.stage import Stage, staged
 from syncbeat_server.devtools.demo.story import tell
 from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
@@ -43,6 +44,8 @@ async def _stop(stage: Stage, report: Report) -> None:
     running = [stage.servers[-1], *([stage.worker] if stage.worker else [])]
     statuses = await asyncio.gather(*(process.stop() for process in running))
     report.claim("each process drained and ended by itself", statuses == [0] * len(running), statuses)
+    found = lines_with_secrets(stage.folder)
+    report.claim("no line of any log holds a token", found == 0, f"{found} lines")
 
 
 def serve() -> int:
@@ -81,8 +84,7 @@ async def _serve(stores: EmbeddedStores, folder: Path) -> int:
 
 
 def _invitation(identity: Identity, address: str, fake: str, folder: Path) -> str:
-    row = KeyRow("default", "syncbeat", "authenticated", "demo", "HS256", identity.jwt_secret)
-    user = mint(row, "alice", datetime.now(UTC), timedelta(hours=12))
+    user = mint(identity.key, "alice", datetime.now(UTC), timedelta(hours=12))
     call = ".venv/bin/buf curl --schema protos --protocol grpc --http2-prior-knowledge"
     service = f"http://{address}/syncbeat.v1"
     return f"""

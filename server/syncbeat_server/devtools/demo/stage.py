@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from syncbeat import SyncbeatClient
-from syncbeat_server.auth.tokens import KeyRow, mint
+from syncbeat_server.auth.tokens import mint
 from syncbeat_server.devtools.demo.devices import Screens
 from syncbeat_server.devtools.demo.processes import Identity, Process, start
 from syncbeat_server.devtools.embedded import EmbeddedStores
@@ -73,8 +73,7 @@ class Stage:
 
     def user_token(self, user_id: str) -> str:
         """An access token, as the app's own backend signs it."""
-        row = KeyRow("default", "syncbeat", "authenticated", "demo", "HS256", self.identity.jwt_secret)
-        return mint(row, user_id, datetime.now(UTC), timedelta(hours=1))
+        return mint(self.identity.key, user_id, datetime.now(UTC), timedelta(hours=1))
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_server.devtools.demo.devices import StreamingDevice, cursor_of, eventually
 from syncbeat_server.devtools.demo.report import Report
+from syncbeat_server.devtools.demo.sessions import sign_in_and_out
 from syncbeat_server.devtools.demo.stage import Stage
 
 SCOPE = "couple:alice-and-bob"
@@ -96,6 +97,7 @@ async def tell(stage: Stage, report: Report) -> None:
             await _faults(story)
             await _dead_token(story)
             await _idle(story)
+            await sign_in_and_out(stage, report)
             await _killed_worker(story)
             await _killed_server(story)
             await _without_redis(story)

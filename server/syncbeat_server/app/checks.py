@@ -1,0 +1,46 @@
+"""What would keep a configuration from serving."""
+
+from __future__ import annotations
+
+from syncbeat_server.app.callers import key_rows, session_rows
+from syncbeat_server.app.delivering import provider
+from syncbeat_server.app.process import Stores
+from syncbeat_server.clock import SystemClock
+from syncbeat_server.errors import ConfigurationError, DependencyDown, SyncbeatError
+from syncbeat_server.ops.config import Settings
+from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
+from syncbeat_server.storage.postgres import open_database
+from syncbeat_server.storage.redis import open_redis
+
+
+async def faults(settings: Settings, stores: Stores | None) -> list[str]:
+    """What would keep this configuration from serving, or make it unsafe; empty when it is good."""
+    found = []
+    for name, app in settings.all_apps().items():
+        try:
+            if not key_rows(name, app) and not app.jwks_url and not session_rows(settings, name, app):
+                found.append(f"app {name!r}: no JWT_SECRETS, JWKS_FILE, JWKS_URL or SESSION_KEYS, so no user can call")
+            provider(app, 1, SystemClock())
+        except ConfigurationError as error:
+            found.append(error.message)
+    if stores is not None:
+        found += await _store_faults(stores)
+    return found
+
+
+async def _store_faults(stores: Stores) -> list[str]:
+    try:
+        async with (
+            open_database(stores.database_url, size=1, name="syncbeat-check") as database,
+            database.connection() as conn,
+        ):
+            await require_restricted_login(conn)
+            await require_current_schema(conn)
+    except SyncbeatError as error:
+        return [error.message]
+    async with open_redis(stores.redis_url, SystemClock()) as bus:
+        try:
+            await bus.present(["syncbeat:check"])
+        except DependencyDown as error:
+            return [error.message]
+    return []

@@ -1,0 +1,77 @@
+"""What every role of a process shares: its settings, clock, metrics and open stores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from syncbeat_server.clock import Clock, SystemClock
+from syncbeat_server.directory.presence import Presence
+from syncbeat_server.ops.config import Settings
+from syncbeat_server.ops.metrics import Metrics
+from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
+from syncbeat_server.storage.postgres import Database, open_database
+from syncbeat_server.storage.redis import RedisBus, open_redis
+from syncbeat_server.sync.hub import Hub
+
+_CANCEL_AGAIN_S = 0.2
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where the stores are."""
+
+    database_url: str
+    redis_url: str
+
+
+@dataclass(frozen=True)
+class Process:
+    """What every role of a process shares."""
+
+    settings: Settings
+    clock: Clock
+    metrics: Metrics
+    database: Database
+    bus: RedisBus
+    hub: Hub
+    presence: Presence
+
+
+@asynccontextmanager
+async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
+    """Open the stores and make what every role needs; closed at the end of the block.
+
+    Raises:
+        ConfigurationError: a setting cannot be used.
+        DependencyDown: the database cannot be reached.
+        MigrationNeeded: it is older than this code.
+    """
+    clock = SystemClock()
+    async with (
+        open_database(stores.database_url, size=settings.database_pool_size, name="syncbeat") as database,
+        open_redis(stores.redis_url, clock) as bus,
+    ):
+        async with database.connection() as conn:
+            await require_restricted_login(conn)
+            await require_current_schema(conn)
+        async with running([bus.run_publisher()]):
+            yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus))
+
+
+@asynccontextmanager
+async def running(work: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Run background work for the block. Work that fails ends the block, and the process with it."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one) for one in work]
+        try:
+            yield
+        finally:
+            # More than once: a client library may take a cancellation for the end of its own timeout and go on.
+            while pending := [task for task in tasks if not task.done()]:
+                for task in pending:
+                    task.cancel()
+                await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)

@@ -1,0 +1,161 @@
+"""Runs one process: opens the stores, wires the features, serves until told to stop, drains, closes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from syncbeat_server.app.callers import callers, session_rows, session_rule
+from syncbeat_server.app.delivering import running_worker
+from syncbeat_server.app.process import Process, Stores, opened, running
+from syncbeat_server.app.telling import Front, Tellers, listening
+from syncbeat_server.auth.attempts import Attempts
+from syncbeat_server.auth.fleet import TokenCaches
+from syncbeat_server.auth.keys import public_jwks
+from syncbeat_server.auth.refresh import RefreshKeys
+from syncbeat_server.auth.sessions import SessionService, Signing
+from syncbeat_server.directory.presence import PresenceKeeper
+from syncbeat_server.directory.service import DirectoryService
+from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.events.publish import Publisher
+from syncbeat_server.events.users import UserLifecycle
+from syncbeat_server.ops.config import DEFAULT_APP, Role, Settings
+from syncbeat_server.push.accept import cancel_waiting
+from syncbeat_server.push.service import PushService
+from syncbeat_server.push.worker import DeliveryWorker
+from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
+from syncbeat_server.sync.sweep import HeadSweep
+from syncbeat_server.sync.watch import HintStreams
+
+_log = logging.getLogger(__name__)
+
+
+async def serve(
+    settings: Settings, stores: Stores, role: Role, stop: asyncio.Event, ready: Callable[[str], None]
+) -> None:
+    """Run one process in its role until `stop` is set, then drain it. `ready(address)` is called once it serves.
+
+    Raises:
+        ConfigurationError: a setting cannot be used (a key, an address).
+        DependencyDown: the database cannot be reached at the start.
+        MigrationNeeded: it is older than this code.
+    """
+    async with AsyncExitStack() as stack:
+        process = await stack.enter_async_context(opened(settings, stores))
+        worker: DeliveryWorker | None = None
+        if role is not Role.RPC:
+            worker = await stack.enter_async_context(running_worker(process))
+        address, front = "worker", None
+        if role is not Role.WORKER:
+            front = await stack.enter_async_context(_front(process))
+            address = await stack.enter_async_context(_running_rpc(process, worker, front))
+        await stack.enter_async_context(running([listening(process, worker, front)]))
+        if settings.ops_listen:
+            await stack.enter_async_context(_ops_http(process, stop))
+        # What is there now stays: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+        _log.info("serving", extra={"listen": address, "role": role})
+        ready(address)
+        await stop.wait()
+        _log.info("draining")
+    _log.info("stopped")
+
+
+@asynccontextmanager
+async def _front(process: Process) -> AsyncIterator[Front]:
+    at_door = callers(process.settings, process.database, process.clock)
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    caches = TokenCaches(at_door.door, process.bus, name, process.hub.callers_changed)
+    process.metrics.watch_token_cache(at_door.door.stats)
+    try:
+        async with running([caches.run(), *(store.run() for store in at_door.jwks)]):
+            yield Front(at_door.door, caches)
+    finally:
+        await at_door.close()
+
+
+@asynccontextmanager
+async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: Front) -> AsyncIterator[str]:
+    # gRPC and protobuf are loaded only by processes that serve RPCs.
+    from syncbeat_server.app.listeners import listeners
+    from syncbeat_server.rpc.auth import AuthServicer
+    from syncbeat_server.rpc.directory import DirectoryServicer
+    from syncbeat_server.rpc.interceptors import Interceptors
+    from syncbeat_server.rpc.push import PushServicer
+    from syncbeat_server.rpc.server import RpcServer
+    from syncbeat_server.rpc.sync import SyncServicer
+
+    settings, clock, database, hub = process.settings, process.clock, process.database, process.hub
+    tell = Tellers(process, worker, front.door)
+    reader, seen = FeedReader(database), SeenRecorder(database, clock)
+    keeper = PresenceKeeper(process.presence, lambda: [_device(key) for key in hub.live_devices()], clock)
+    streams = HintStreams(hub, reader, seen, clock, lambda key: keeper.moved(_device(key)))
+    publisher = Publisher(database, clock, tell.scope_changed, tell.deliveries_accepted)
+    directory = DirectoryService(database, cancel_waiting, tell.members_changed)
+    server = RpcServer(
+        Interceptors(front.door, process.metrics, clock),
+        {
+            "SyncService": SyncServicer(
+                SyncService(database, reader, seen, clock), streams, publisher, front.door.recheck
+            ),
+            "PushService": PushServicer(PushService(database, tell.deliveries_accepted), clock),
+            "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, tell.caller_changed)),
+            "AuthService": AuthServicer(
+                _sessions(process, tell), front.caches, Attempts(clock, settings.refreshes_per_minute)
+            ),
+        },
+        reflection=settings.reflection,
+        share_port=settings.share_port,
+    )
+    sweep = HeadSweep(database, hub, clock, lambda: process.bus.listening)
+    async with running([seen.run(), keeper.run(), keeper.run_refresh(), sweep.run()]):
+        port, *_ = await server.start(listeners(settings))
+        await server.ready()
+        try:
+            yield f"{settings.listen.rpartition(':')[0]}:{port}"
+        finally:
+            # Streams are asked to end first, so that each says where it was; then the calls under way may finish.
+            await server.retire()
+            hub.drain()
+            await server.stop(settings.drain_s)
+            await seen.flush()
+
+
+@asynccontextmanager
+async def _ops_http(process: Process, stop: asyncio.Event) -> AsyncIterator[None]:
+    from syncbeat_server.ops.endpoint import serving_http  # aiohttp's server is large, and this is optional
+
+    async def ready() -> bool:
+        try:
+            async with process.database.connection() as conn:
+                await conn.fetchval("SELECT 1")
+        except SyncbeatError:
+            return False
+        return not stop.is_set()
+
+    settings = process.settings
+    # Every app's sessions are signed by the same keys.
+    jwks = public_jwks(session_rows(settings, DEFAULT_APP, settings))
+    async with serving_http(settings.ops_listen, process.metrics.registry, ready, jwks, share_port=settings.share_port):
+        yield
+
+
+def _sessions(process: Process, tell: Tellers) -> SessionService:
+    settings = process.settings
+    rows = {name: session_rows(settings, name, app) for name, app in settings.all_apps().items()}
+    signing = None
+    if settings.session_keys is not None:
+        secrets = {kid: secret.get_secret_value().encode() for kid, secret in settings.session_secrets.items()}
+        signing = Signing({name: keys[0] for name, keys in rows.items()}, RefreshKeys(secrets))
+    return SessionService(process.database, signing, session_rule(settings), process.clock, tell.caller_changed)
+
+
+def _device(key: Any) -> tuple[str, str, str]:
+    return (key.app_id, key.user_id, key.device_id)

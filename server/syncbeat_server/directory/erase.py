@@ -1,0 +1,23 @@
+"""What becomes of a user's devices and memberships, in the caller's transaction, when it is erased."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from syncbeat_server.directory import store
+from syncbeat_server.storage.postgres import Connection
+
+
+class Erased(NamedTuple):
+    """How much there was."""
+
+    devices: int
+    memberships: int
+
+
+async def erase(conn: Connection, app_id: str, user_id: str) -> Erased:
+    """Forget a user's devices, memberships and the moves of its registration tokens."""
+    devices = await store.erase_devices(conn, app_id, user_id)
+    memberships = await store.erase_memberships(conn, app_id, user_id)
+    await store.erase_traces(conn, app_id, user_id)
+    return Erased(devices, memberships)

@@ -1,0 +1,164 @@
+"""What single settings are made of: their types, and how each is read and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+NAME = r"^[A-Za-z0-9_.-]{1,64}$"
+"""What an app and the holder of a token may be called."""
+_MAX_PORT = 65_535
+_DATABASE_SCHEMES = ("postgresql", "postgres")
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+_MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key as long as the hash for HS256
+
+
+class TokenEntry(BaseModel):
+    """One service or admin token: who holds it, the SHA-256 of it, and what it may call for which apps.
+
+    Written `name:sha256-hex:methods:apps`; methods are RPC names joined by `|`, and `*` means all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=NAME)
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    methods: frozenset[str] | None
+    apps: frozenset[str] | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read one entry. Raises ValueError when it is malformed."""
+        parts = text.strip().split(":")
+        if len(parts) != 4:
+            raise ValueError("want name:sha256-hex:methods:apps ('syncbeat-server token service' prints one)")
+        return cls(name=parts[0], digest=parts[1], methods=_allow_list(parts[2]), apps=_allow_list(parts[3]))
+
+
+class CertificateEntry(BaseModel):
+    """One service that shows a client certificate: its name, the SAN by which it is known, what it may call for whom.
+
+    Written `name:methods:apps:san`, as in `backend:*:*:spiffe://example.org/backend`; see `TokenEntry`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=NAME)
+    methods: frozenset[str] | None
+    apps: frozenset[str] | None
+    san: str = Field(min_length=1, max_length=256)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read one entry. Raises ValueError when it is malformed."""
+        parts = text.strip().split(":", 3)
+        if len(parts) != 4:
+            raise ValueError("want name:methods:apps:san")
+        return cls(name=parts[0], methods=_allow_list(parts[1]), apps=_allow_list(parts[2]), san=parts[3])
+
+
+def _allow_list(text: str) -> frozenset[str] | None:
+    return None if text == "*" else frozenset(name for name in text.split("|") if name)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
+
+
+def _token_entries(value: object) -> object:
+    return tuple(map(TokenEntry.parse, _parts(value))) if isinstance(value, str) else value
+
+
+def _certificate_entries(value: object) -> object:
+    return tuple(map(CertificateEntry.parse, _parts(value))) if isinstance(value, str) else value
+
+
+def _names(value: object) -> object:
+    return frozenset(_parts(value)) if isinstance(value, str) else value
+
+
+def _secrets(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in _parts(value)]
+    if any(not kid or not secret for kid, _, secret in pairs):
+        raise ValueError("want kid=secret, several separated by commas")
+    if len({kid for kid, _, _ in pairs}) != len(pairs):
+        raise ValueError("each kid once")
+    return {kid: secret for kid, _, secret in pairs}
+
+
+def _empty_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+def _port_exists(address: str) -> str:
+    if address and int(address.rpartition(":")[2]) > _MAX_PORT:
+        raise ValueError(f"a port is at most {_MAX_PORT}")
+    return address
+
+
+def _store_url(schemes: tuple[str, ...]) -> Callable[[SecretStr | None], SecretStr | None]:
+    """Checks what the drivers would stumble over; what it raises never repeats the URL, which holds a password."""
+
+    def check(url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            _check_store_url(url.get_secret_value(), schemes)
+        return url
+
+    return check
+
+
+def _check_store_url(url: str, schemes: tuple[str, ...]) -> None:
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in schemes:
+        raise ValueError(f"want a URL that starts with {' or '.join(f'{one}://' for one in schemes)}")
+    if scheme == "unix":
+        return
+    # PostgreSQL takes several hosts, separated by commas, which urlsplit knows nothing of.
+    for host in re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(","):
+        port = re.sub(r"^\[[^]]*\]", "", host).partition(":")[2]
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= _MAX_PORT):
+            raise ValueError(
+                f"a port is a number from 1 to {_MAX_PORT} (in a password, write / ? # @ : as %2F %3F %23 %40 %3A)"
+            )
+
+
+Address = Annotated[str, AfterValidator(_port_exists)]
+Secrets = Annotated[dict[str, SecretStr], BeforeValidator(_secrets)]
+Names = Annotated[frozenset[str], BeforeValidator(_names)]
+CertificateEntries = Annotated[tuple[CertificateEntry, ...], BeforeValidator(_certificate_entries)]
+TokenEntries = Annotated[tuple[TokenEntry, ...], BeforeValidator(_token_entries)]
+OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_none)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
+DatabaseUrl = Annotated[
+    SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_store_url(_DATABASE_SCHEMES))
+]
+RedisUrl = Annotated[SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_store_url(_REDIS_SCHEMES))]
+
+
+def check_base_url(name: str, url: str) -> None:
+    """Raise ValueError unless `url` is https, or http to this machine."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(f"{name}: not a URL") from None
+    loopback = parts.hostname in ("127.0.0.1", "localhost", "::1")
+    if not parts.hostname or (parts.scheme != "https" and not (parts.scheme == "http" and loopback)):
+        raise ValueError(f"{name}: want https (http only to loopback)")
+
+
+def check_file(name: str, path: Path | None) -> None:
+    if path is not None and not path.is_file():
+        raise ValueError(f"{name}: there is no file {path}")
+
+
+def check_secrets(name: str, secrets: Mapping[str, SecretStr]) -> None:
+    for kid, secret in secrets.items():
+        if len(secret.get_secret_value().encode()) < _MIN_SECRET_BYTES:
+            raise ValueError(f"{name}: the secret of kid {kid!r} is shorter than {_MIN_SECRET_BYTES} bytes")

@@ -1,0 +1,366 @@
+"""An issuer's keys by URL, over real HTTP: fetched seldom, kept while it is away, refused when they are bad."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import jwt
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from syncbeat_server.auth import jwks
+from syncbeat_server.auth.jwks import COOLDOWN_S, REFRESH_S, STALE_S, JwksStore
+from syncbeat_server.auth.model import Issuer
+from syncbeat_server.errors import DependencyDown
+from tests.fakes import FakeClock, wait_until
+
+ISSUER = Issuer("default", "https://issuer.example")
+KEY = ec.generate_private_key(ec.SECP256R1())
+LAG_S = 0.02
+HOUR = 3_600.0
+
+
+def entry(kid: str, **changes: Any) -> dict[str, Any]:
+    public = jwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key(), as_dict=True)
+    return {**public, "kid": kid, "alg": "ES256", "use": "sig", **changes}
+
+
+def document(*kids: str) -> bytes:
+    return json.dumps({"keys": [entry(kid) for kid in kids]}).encode()
+
+
+class Publisher:
+    """An issuer's HTTP endpoint: counts requests, answers what it is told to, and can be away."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[web.Request], Awaitable[web.StreamResponse]] = self._document
+        self.body = document("k1")
+        self.requests = 0
+        self.away = False
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests += 1
+        if self.away:
+            assert request.transport is not None
+            request.transport.abort()
+        return await self.answer(request)
+
+    async def _document(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(body=self.body, content_type="application/json")
+
+
+@pytest.fixture
+async def publisher() -> AsyncIterator[Publisher]:
+    made = Publisher()
+    application = web.Application()
+    application.router.add_get("/{rest:.*}", made.handle)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/jwks.json"
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def store(publisher: Publisher, clock: FakeClock) -> AsyncIterator[JwksStore]:
+    made = JwksStore(publisher.url, ISSUER, clock)
+    yield made
+    await made.close()
+
+
+@asynccontextmanager
+async def running(store: JwksStore) -> AsyncIterator[None]:
+    """The store's own loop, past its first fetch."""
+    task = asyncio.ensure_future(store.run())
+    await wait_until(lambda: store.fetches and store._fetching is None)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+class Lag:
+    """The longest turn of the loop, in seconds of this thread's CPU: what others do to the machine is not ours."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+
+    async def watch(self) -> None:
+        before = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            self.longest_s = max(self.longest_s, now - before)
+            before = now
+
+
+async def watched(work: Coroutine[Any, Any, None]) -> float:
+    """The longest turn of the loop while this is done."""
+    # As a server does when it has started: else the collector walks the whole test suite in one of the turns.
+    gc.collect()
+    gc.freeze()
+    lag = Lag()
+    watcher = asyncio.ensure_future(lag.watch())
+    await asyncio.sleep(0)
+    await work
+    watcher.cancel()
+    gc.unfreeze()
+    return lag.longest_s
+
+
+async def test_a_key_is_found_by_its_kid(store: JwksStore) -> None:
+    async with running(store):
+        row = store.row("k1")
+        assert row is not None
+        assert (row.issuer, row.algorithm) == (ISSUER, "ES256")
+        assert await store.find("k1") is row
+        assert store.row("k2") is None
+
+
+async def test_ten_thousand_unknown_kids_make_one_fetch_in_thirty_seconds(
+    store: JwksStore, publisher: Publisher, clock: FakeClock
+) -> None:
+    async def ask() -> None:
+        for second in range(96):
+            found = await asyncio.gather(*(store.find(f"unknown {second} {number}") for number in range(105)))
+            assert found == [None] * 105
+            await clock.advance(1.0)
+
+    async with running(store):
+        before = publisher.requests
+        longest_s = await watched(ask())
+        # 10,080 kids within 96 s: at 0 s, 30 s, 60 s and 90 s.
+        assert publisher.requests - before <= 96 // COOLDOWN_S + 1
+        assert longest_s < LAG_S
+
+
+async def test_an_hour_without_the_issuer_is_noticed_by_nobody_whose_key_is_known(
+    store: JwksStore, publisher: Publisher, clock: FakeClock
+) -> None:
+    async def ask() -> None:
+        for _ in range(int(HOUR)):
+            assert store.row("k1") is not None
+            await clock.advance(1.0)
+
+    async with running(store):
+        publisher.away = True
+        failures = store.failures
+        longest_s = await watched(ask())
+        assert store.failures > failures + 10
+        assert longest_s < LAG_S
+        publisher.away = False
+        publisher.body = document("k2")
+        await clock.advance(COOLDOWN_S * 1.2)
+        await wait_until(lambda: store.row("k2"))
+
+
+async def test_what_cannot_be_known_is_an_outage_and_not_a_bad_token(
+    store: JwksStore, publisher: Publisher, clock: FakeClock
+) -> None:
+    publisher.away = True
+    with pytest.raises(DependencyDown) as raised:
+        await store.find("k1")
+    assert raised.value.retry_after_s == COOLDOWN_S
+    asked = publisher.requests
+    for _ in range(20):  # failures start the pause too
+        await clock.advance(1.0)
+        with pytest.raises(DependencyDown) as raised:
+            await store.find("k1")
+    assert publisher.requests == asked
+    assert raised.value.retry_after_s == COOLDOWN_S - 20
+    publisher.away = False
+    await clock.advance(10.0)
+    assert await store.find("k1") is not None
+
+
+async def test_a_day_without_the_issuer_is_the_end(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
+    async with running(store):
+        publisher.away = True
+        fetched_at = store._fetched_at
+        while clock.monotonic() < fetched_at + STALE_S - 120:
+            await clock.advance(120.0)
+        assert store.row("k1") is not None
+        await clock.advance(121.0)
+        assert store.row("k1") is None
+        with pytest.raises(DependencyDown):
+            await store.find("k1")
+
+
+async def test_a_thousand_at_once_share_one_request(store: JwksStore, publisher: Publisher) -> None:
+    found = await asyncio.gather(*(store.find("k1") for _ in range(1_000)))
+    assert all(found)
+    assert publisher.requests == 1
+
+
+async def test_one_who_gives_up_ends_nobody_elses_fetch(store: JwksStore) -> None:
+    first, second = (asyncio.ensure_future(store.find("k1")) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second is not None
+    assert first.cancelled()
+
+
+async def test_a_key_that_the_issuer_takes_back_is_trusted_until_the_next_refresh(
+    store: JwksStore, publisher: Publisher, clock: FakeClock
+) -> None:
+    async with running(store):
+        publisher.body = document("k2")
+        await clock.advance(REFRESH_S * 0.89)
+        assert store.row("k1") is not None
+        await clock.advance(REFRESH_S * 0.22)
+        await wait_until(lambda: store.row("k2"))
+        assert store.row("k1") is None
+
+
+async def test_refreshes_are_spread_by_a_tenth(store: JwksStore, clock: FakeClock) -> None:
+    async with running(store):
+        at = []
+        for _ in range(20):
+            fetches = store.fetches
+            while store.fetches == fetches:
+                await clock.advance(1.0)
+            await wait_until(lambda: store._fetching is None)
+            at.append(clock.monotonic())
+    pauses = [after - before for before, after in itertools.pairwise(at)]
+    assert min(pauses) >= REFRESH_S * 0.9 - 1
+    assert max(pauses) <= REFRESH_S * 1.1 + 1
+    assert max(pauses) - min(pauses) > 5
+
+
+async def test_a_flush_trusts_nothing_that_is_not_fetched_anew(store: JwksStore, publisher: Publisher) -> None:
+    async with running(store):
+        publisher.away = True
+        await store.flush()
+        assert store.row("k1") is None
+        with pytest.raises(DependencyDown):
+            await store.find("k1")
+        publisher.away = False
+        publisher.body = document("k2")
+        await store.flush()
+        assert store.row("k2") is not None
+        assert await store.find("k1") is None
+
+
+async def test_what_has_not_changed_is_not_sent_again(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
+    sent = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        sent.append(request.headers.get("if-none-match"))
+        if sent[-1] == '"v1"':
+            return web.Response(status=304)
+        return web.Response(body=publisher.body, headers={"etag": '"v1"'})
+
+    publisher.answer = answer
+    async with running(store):
+        await clock.advance(REFRESH_S * 1.1)
+        await wait_until(lambda: len(sent) == 2 and store._fetching is None)
+        assert sent == [None, '"v1"']
+        assert store.failures == 0
+        assert store.row("k1") is not None
+
+
+async def redirect(_: web.Request) -> web.StreamResponse:
+    raise web.HTTPFound("/elsewhere")
+
+
+async def slow(_: web.Request) -> web.StreamResponse:
+    await asyncio.get_running_loop().create_future()
+    return web.Response()
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    answer = web.StreamResponse()
+    await answer.prepare(request)
+    for _ in range(64):
+        await answer.write(b" " * 16_384)
+    return answer
+
+
+async def bomb(_: web.Request) -> web.StreamResponse:
+    return web.Response(body=gzip.compress(document("k1") + b" " * 9_000_000), headers={"content-encoding": "gzip"})
+
+
+async def broken(_: web.Request) -> web.StreamResponse:
+    return web.Response(status=500, body=document("k1"))
+
+
+def fixed(body: bytes) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=body)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        redirect,
+        slow,
+        endless,
+        bomb,
+        broken,
+        fixed(b"not json"),
+        fixed(b"[]"),
+        fixed(b'{"keys": {}}'),
+        fixed(b"[" * 100_000),
+        fixed(document(*(f"k{number}" for number in range(65)))),
+        fixed(document("k1", "k1")),
+    ],
+    ids=[
+        "redirect",
+        "slow",
+        "endless",
+        "bomb",
+        "500",
+        "no JSON",
+        "a list",
+        "no list",
+        "deep",
+        "65 keys",
+        "one kid twice",
+    ],
+)
+async def test_what_is_no_good_answer_is_a_failure(
+    store: JwksStore, publisher: Publisher, answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "_TIMEOUT_S", 0.3)
+    publisher.answer = answer
+    with pytest.raises(DependencyDown):
+        await store.find("k1")
+    assert (store.fetches, store.failures, publisher.requests) == (1, 1, 1)
+    assert store.row("k1") is None
+
+
+async def test_bad_keys_are_left_out_and_the_others_used(store: JwksStore, publisher: Publisher) -> None:
+    bad = [
+        entry("for encryption", use="enc"),
+        entry("of another curve", crv="P-384"),
+        entry("of another type", kty="RSA"),
+        {"kty": "oct", "kid": "symmetric", "alg": "HS256", "k": "c2VjcmV0"},
+        entry(""),
+    ]
+    publisher.body = json.dumps({"keys": [*bad, entry("good")]}).encode()
+    assert await store.find("good") is not None
+    assert await store.find("symmetric") is None
+    assert list(store._rows) == ["good"]
+
+
+async def test_sixty_four_keys_are_read_without_holding_the_loop(store: JwksStore, publisher: Publisher) -> None:
+    publisher.body = document(*(f"k{number}" for number in range(64)))
+
+    async def ask() -> None:
+        assert await store.find("k63") is not None
+
+    assert await watched(ask()) < LAG_S

@@ -1,0 +1,253 @@
+"""What a USER transaction sees and changes by calling the stores themselves, as the service's own login."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from syncbeat.v1 import sync_service_pb2
+from syncbeat_server.auth import store as auth
+from syncbeat_server.auth import users
+from syncbeat_server.auth.model import StandingKey
+from syncbeat_server.directory import store as directory
+from syncbeat_server.directory.model import Member, MemberRole, Platform, Registration
+from syncbeat_server.push import queue
+from syncbeat_server.push import store as push
+from syncbeat_server.push.model import (
+    ClaimedDelivery,
+    Content,
+    DeliveryFilter,
+    DeliveryState,
+    Finished,
+    Kind,
+    Lane,
+    NewNotification,
+    Reason,
+    Target,
+)
+from syncbeat_server.storage import idempotency
+from syncbeat_server.storage.idempotency import RequestKey
+from syncbeat_server.storage.postgres import Connection, Database, RowOwner, StatementRejected
+from syncbeat_server.sync import store as sync
+from syncbeat_server.sync.model import Activity, Cursor, NewChange
+from tests.rpc.conftest import Server
+from tests.rpc.isolation import PHONE, TOKEN, at, people
+
+SESSION = [""]  # bob's, in the test that runs
+
+
+@pytest.fixture
+async def peopled(server: Server) -> Server:
+    """Bob has a bit of everything; alice has a scope of her own, and reads one of bob's."""
+    SESSION[0] = await people(server)
+    return server
+
+
+REGISTRATION = Registration("default", "bob", "bobs phone", Platform.IOS, "t", "", "")
+THEFT = Registration("default", "mallory", "mine", Platform.IOS, TOKEN, "", "")
+DIGEST = hashlib.sha256(TOKEN.encode()).digest()
+EVER = datetime(2000, 1, 1, tzinfo=UTC)
+IDS = [str(uuid.uuid4()) for _ in range(3)]
+CLAIMED = ClaimedDelivery(
+    app_id="default",
+    delivery_id=IDS[0],
+    lease_token=IDS[1],
+    notification_id=IDS[2],
+    user_id="bob",
+    device_id="bobs phone",
+    platform="ANDROID",
+    registration_token=TOKEN,
+    token_registered_at=datetime(2100, 1, 1, tzinfo=UTC),
+    kind=Kind.SYNC,
+    type="",
+    scope="bobs",
+    epoch="",
+    sequence=1,
+    content=Content(),
+    collapse_key="",
+    lane=Lane.HIGH,
+    attempt=1,
+    ttl_s=1.0,
+    age_s=1.0,
+    held=False,
+    seen=False,
+)
+NOTIFICATION = NewNotification(
+    "default", IDS[2], Kind.MESSAGE, "user:bob", Content(title="t"), (Target(user_id="bob"), Target(scope="bobs"))
+)
+REQUEST = RequestKey("default", "user:bob", "PublishChanges", "r bobs", b"")
+MEMBERS = [Member("bobs", "mallory", MemberRole.WRITER)]
+WRITE = [("default", 99, NewChange("bobs", "k", "{}"))]
+
+
+async def no_answers(_indexes: Sequence[int]) -> list[str]:
+    return ['"carried out"']
+
+
+async def others_who_joined(conn: Connection) -> list[tuple[str, str]]:
+    return [joiner for joiner in await sync.recent_joiners(conn, 1e6, 100) if joiner != ("default", "alice")]
+
+
+Attempt = Callable[[Connection], Awaitable[object]]
+SEEN: dict[Callable[..., Any], Attempt] = {
+    directory.lock_token: lambda c: directory.lock_token(c, "default", DIGEST),
+    directory.release_token: lambda c: directory.release_token(c, THEFT, DIGEST),
+    directory.count_devices: lambda c: directory.count_devices(c, "default", "bob", ""),
+    directory.delete_device: lambda c: directory.delete_device(c, "default", "bob", "bobs phone"),
+    directory.find_device: lambda c: directory.find_device(c, "default", "bob", "bobs phone"),
+    directory.list_devices: lambda c: directory.list_devices(c, "default", "bob", "", 10),
+    directory.known_scopes: lambda c: directory.known_scopes(c, [("default", "bobs")]),
+    directory.list_members: lambda c: directory.list_members(c, "default", "bobs", "", 10),
+    directory.list_scopes: lambda c: directory.list_scopes(c, "default", "bob", "", 10),
+    auth.revoke_session: lambda c: auth.revoke_session(c, "default", SESSION[0], "bob", "theft"),
+    auth.list_sessions: lambda c: auth.list_sessions(c, "default", "bob", "", 10),
+    directory.erase_devices: lambda c: directory.erase_devices(c, "default", "alice"),
+    auth.revoke_sessions: lambda c: auth.revoke_sessions(c, "default", "bob", "theft"),
+    sync.device_views: lambda c: sync.device_views(c, [PHONE]),
+    sync.report_activity: lambda c: sync.report_activity(c, [(PHONE, Activity(battery_low=True))]),
+    sync.record_seen: lambda c: sync.record_seen(c, [(PHONE, Cursor("bobs", "e", 1))]),
+    sync.heads: lambda c: sync.heads(c, [("default", None, "bobs"), ("default", "bob", "bobs")]),
+    sync.changes_between: lambda c: sync.changes_between(c, [sync.FeedRead("default", "bobs", "e", 0, 99, 10)]),
+    sync.member_scopes: lambda c: sync.member_scopes(c, "default", "bob"),
+    sync.joined_starts: lambda c: sync.joined_starts(c, "default", "bob", ["bobs"], 10.0),
+    sync.recent_joiners: others_who_joined,
+    sync.starts: lambda c: sync.starts(c, "default", ["bobs"], EVER),
+    sync.current_heads: lambda c: sync.current_heads(c, [("default", "bobs")]),
+    sync.changed_scopes: lambda c: sync.changed_scopes(c, ["default", "other"], 1e6, 10),
+    sync.lock_scopes: lambda c: sync.lock_scopes(c, [("default", "bobs"), ("default", "shared")], create=False),
+    sync.key_sequences: lambda c: sync.key_sequences(c, [("default", "bobs", "k")]),
+    sync.advance_heads: lambda c: sync.advance_heads(c, [("default", "bobs", 99, 1)], 900.0),
+}
+REFUSED: dict[Callable[..., Any], Attempt] = {
+    directory.upsert_device: lambda c: directory.upsert_device(c, REGISTRATION, None),
+    directory.record_move: lambda c: directory.record_move(c, REGISTRATION, DIGEST, ("bob", "d"), "user:bob"),
+    directory.lock_scope: lambda c: directory.lock_scope(c, "default", "bobs"),
+    sync.drop_scopes: lambda c: sync.drop_scopes(c, [("default", "bobs")]),
+    directory.add_members: lambda c: directory.add_members(c, "default", "bobs", MEMBERS),
+    directory.remove_members: lambda c: directory.remove_members(c, "default", "bobs", ["bob"]),
+    directory.erase_memberships: lambda c: directory.erase_memberships(c, "default", "bob"),
+    directory.erase_traces: lambda c: directory.erase_traces(c, "default", "bob"),
+    auth.add_session: lambda c: auth.add_session(c, auth.NewSession("default", "bob", "", {}, 0, 60.0, 60.0)),
+    auth.lock_session: lambda c: auth.lock_session(c, "default", SESSION[0]),
+    auth.advance: lambda c: auth.advance(c, "default", SESSION[0], 60.0),
+    auth.erase_sessions: lambda c: auth.erase_sessions(c, "default", "bob"),
+    auth.forget_ended: lambda c: auth.forget_ended(c, "default", "bob", timedelta(0), 10),
+    users.standings: lambda c: users.standings(c, [StandingKey("default", "bob", SESSION[0])]),
+    users.record_users: lambda c: users.record_users(c, [("default", "carl")]),
+    users.confirm_sessions: lambda c: users.confirm_sessions(c, [("default", SESSION[0], 0)]),
+    users.let_in: lambda c: users.let_in(c, "default", "bob"),
+    users.lock_for_session: lambda c: users.lock_for_session(c, "default", "bob"),
+    users.revoke_user: lambda c: users.revoke_user(c, "default", "bob", ""),
+    users.disable_user: lambda c: users.disable_user(c, "default", "bob"),
+    users.mark_deleted: lambda c: users.mark_deleted(c, "default", "bob"),
+    sync.write_changes: lambda c: sync.write_changes(c, WRITE),
+    push.insert_notifications: lambda c: push.insert_notifications(c, [NOTIFICATION]),
+    push.insert_deliveries: lambda c: push.insert_deliveries(c, [NOTIFICATION]),
+    push.cancel_waiting: lambda c: push.cancel_waiting(c, "default", "bob", None, Reason.DEVICE_GONE),
+    push.erase_deliveries: lambda c: push.erase_deliveries(c, "default", "bob"),
+    push.erase_undelivered: lambda c: push.erase_undelivered(c, "default", IDS),
+    push.find_notification: lambda c: push.find_notification(c, "default", IDS[2]),
+    push.list_deliveries: lambda c: push.list_deliveries(c, "default", DeliveryFilter(), None, 10),
+    queue.claim: lambda c: queue.claim(c, IDS[1], 30.0, 10),
+    queue.close_trailed_windows: lambda c: queue.close_trailed_windows(c, IDS[1]),
+    queue.claimed: lambda c: queue.claimed(c, IDS[1], IDS),
+    queue.finish: lambda c: queue.finish(c, [Finished(CLAIMED, DeliveryState.SENT, Reason.NONE)]),
+    queue.extend: lambda c: queue.extend(c, IDS, 30.0),
+    queue.rescue: lambda c: queue.rescue(c, 10),
+    queue.release: lambda c: queue.release(c, IDS),
+    queue.forget_windows: lambda c: queue.forget_windows(c, 10),
+    idempotency.answer_once: lambda c: idempotency.answer_once(c, [REQUEST], no_answers),
+    idempotency.forget_caller: lambda c: idempotency.forget_caller(c, "default", "user:bob"),
+    idempotency.forget_old: lambda c: idempotency.forget_old(c, 10),
+}
+SEEN[queue.drop_dead_tokens] = lambda c: queue.drop_dead_tokens(c, [CLAIMED])
+STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner("default", ""), RowOwner("", ""))
+
+
+def functions(module: ModuleType) -> set[Callable[..., Any]]:
+    """What a store offers."""
+    found = inspect.getmembers(module, inspect.iscoroutinefunction)
+    return {made for name, made in found if made.__module__ == module.__name__ and not name.startswith("_")}
+
+
+def is_nothing(answer: object) -> bool:
+    return not answer or (isinstance(answer, list) and not any(answer))
+
+
+async def test_no_store_function_is_left_out() -> None:
+    offered = set[Callable[..., Any]]().union(*map(functions, (directory, sync, push, queue, idempotency, auth, users)))
+    assert offered == SEEN.keys() | REFUSED.keys()
+
+
+@pytest.mark.parametrize("owner", STRANGERS, ids=lambda owner: f"{owner.app_id}-{owner.user_id}")
+async def test_stores_show_and_change_nothing_in_a_strangers_transaction(
+    peopled: Server, database: Database, owner: RowOwner
+) -> None:
+    before = await peopled.rows()
+    for function, attempt in SEEN.items():
+        async with database.transaction(owner) as conn:
+            answer = await attempt(conn)
+        assert is_nothing(answer), (function.__qualname__, answer)
+    for function, attempt in REFUSED.items():
+        with pytest.raises(StatementRejected) as caught:
+            async with database.transaction(owner) as conn:
+                await attempt(conn)
+        assert caught.value.sqlstate == "42501", function.__qualname__
+    assert await peopled.rows() == before
+
+
+SILENT = {sync.report_activity, sync.record_seen, sync.advance_heads, queue.drop_dead_tokens, directory.lock_token}
+LAST: list[Callable[..., Any]] = [
+    auth.revoke_sessions,
+    auth.revoke_session,
+    directory.release_token,
+    directory.delete_device,
+    directory.erase_devices,
+]  # these take away what the others look at
+
+
+async def test_the_same_attempts_succeed_for_the_service(peopled: Server, database: Database) -> None:
+    """Otherwise the test above would pass by asking for what is not there."""
+    for function in [*(SEEN.keys() - SILENT - {*LAST}), *LAST]:
+        async with database.connection() as conn:
+            assert not is_nothing(await SEEN[function](conn)), function.__qualname__
+    await peopled.register("bob", PHONE.device_id, TOKEN)
+    epoch = (await peopled.backend(sync_service_pb2.ListChangesRequest(cursor=at("bobs")))).next_cursor.epoch
+
+    async def seen(conn: Connection) -> None:
+        await sync.record_seen(conn, [(PHONE, Cursor("bobs", epoch, 1))])
+
+    for function in (sync.report_activity, sync.advance_heads, sync.record_seen, queue.drop_dead_tokens):
+        before = await peopled.rows()
+        async with database.connection() as conn:
+            await (seen if function is sync.record_seen else SEEN[function])(conn)
+        assert await peopled.rows() != before, function.__qualname__
+
+
+READERS: dict[str, Attempt] = {
+    "locks nothing": lambda c: sync.lock_scopes(c, [("default", "shared")], create=False),
+    "moves no head": lambda c: sync.advance_heads(c, [("default", "shared", 99, 1)], 900.0),
+}
+
+
+async def test_a_reader_writes_nothing_by_the_stores(peopled: Server, database: Database) -> None:
+    alice, before = RowOwner("default", "alice"), await peopled.rows()
+    for name, attempt in READERS.items():
+        async with database.transaction(alice) as conn:
+            assert is_nothing(await attempt(conn)), name
+    for key in ("k", "new"):
+        with pytest.raises(StatementRejected) as caught:
+            async with database.transaction(alice) as conn:
+                await sync.write_changes(conn, [("default", 99, NewChange("shared", key, "{}"))])
+        assert caught.value.sqlstate == "42501"
+    async with database.transaction(alice) as conn:
+        members = await directory.list_members(conn, "default", "shared", "", 10)
+    assert [member.user_id for member in members] == ["alice"]
+    assert await peopled.rows() == before

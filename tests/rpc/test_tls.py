@@ -1,0 +1,189 @@
+"""TLS for everybody, and services that are known by their certificate: real handshakes over real channels."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from syncbeat.v1 import auth_service_pb2 as pb
+from syncbeat.v1 import directory_service_pb2
+from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.rpc.tls import TlsFiles, server_credentials
+from tests.certificates import Authority, Pair, replace
+from tests.conftest import DatabaseUrls
+from tests.rpc.conftest import Caller, Server, running_server
+from tests.rpc.test_outages import free_port
+
+CA, OTHER_CA, CLIENT_CA = Authority("servers"), Authority("strangers"), Authority("clients")
+BACKEND_URI = "spiffe://example.org/backend"
+DEVICES = directory_service_pb2.ListDevicesRequest(user_id="ann")
+STATS = pb.GetTokenCacheStatsRequest()
+
+
+@dataclass(frozen=True)
+class Secured:
+    """A server with TLS, the address where it wants client certificates, and its files."""
+
+    server: Server
+    mtls: str
+    folder: Path
+
+    @asynccontextmanager
+    async def caller(
+        self, client: Pair | None = None, *, mtls: bool = False, ca: bytes = CA.certificate
+    ) -> AsyncIterator[Caller]:
+        """Whoever connects like this, by a connection of its own."""
+        chain = (client.key, client.certificate) if client is not None else (None, None)
+        credentials = grpc.ssl_channel_credentials(ca, *chain)
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        address = self.mtls if mtls else self.server.address
+        async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
+            yield Caller(channel, ())
+
+
+@pytest.fixture
+async def secured(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> AsyncIterator[Secured]:
+    certificate, key = CA.sign("localhost", "127.0.0.1").write(tmp_path, "server")
+    client_ca = tmp_path / "clients.pem"
+    client_ca.write_bytes(CLIENT_CA.certificate)
+    mtls = f"127.0.0.1:{free_port()}"
+    entries = f"backend:*:*:{BACKEND_URI},narrow:GetTokenCacheStats:*:narrow.example.org"
+    async with running_server(
+        database_urls,
+        redis_url,
+        TLS_CERTIFICATE=str(certificate),
+        TLS_KEY=str(key),
+        MTLS_LISTEN=mtls,
+        MTLS_CLIENT_CA=str(client_ca),
+        SERVICE_CERTIFICATES=entries,
+    ) as server:
+        yield Secured(server, mtls, tmp_path)
+
+
+async def status(caller: Caller) -> str:
+    """How a call ends: OK, the reason of the server, or the status that the channel gives by itself."""
+    try:
+        await caller(STATS)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            return "UNAVAILABLE"
+        return (await caller.refusal(STATS)).reason
+    return "OK"
+
+
+async def test_users_come_by_tls_with_their_token(secured: Secured) -> None:
+    bearer = secured.server.user("ann").metadata
+    async with secured.caller() as caller:
+        await Caller(caller.channel, bearer)(directory_service_pb2.ListDevicesRequest())
+        assert await status(caller) == "TOKEN_INVALID"
+    async with secured.caller(ca=OTHER_CA.certificate) as caller:
+        assert await status(caller) == "UNAVAILABLE"
+    assert await status(Caller(secured.server.channel, bearer)) == "UNAVAILABLE"  # in the clear
+
+
+async def test_a_service_comes_by_its_certificate_and_keeps_to_its_allow_list(secured: Secured) -> None:
+    async with secured.caller(CLIENT_CA.sign(BACKEND_URI), mtls=True) as caller:
+        await caller(DEVICES)
+    async with secured.caller(CLIENT_CA.sign("x.example.org", "narrow.example.org"), mtls=True) as caller:
+        assert await status(caller) == "OK"
+        assert (await caller.refusal(DEVICES)).told == ("PERMISSION_DENIED", "ACCESS_DENIED")
+    async with secured.caller(CLIENT_CA.sign("x.example.org"), mtls=True) as caller:
+        # A token works there too, and is what counts.
+        user = Caller(caller.channel, secured.server.user("ann").metadata)
+        await user(directory_service_pb2.ListDevicesRequest())
+
+
+@pytest.mark.parametrize(
+    ("client", "ends"),
+    [
+        (None, "UNAVAILABLE"),
+        (OTHER_CA.sign(BACKEND_URI), "UNAVAILABLE"),
+        (CLIENT_CA.sign(BACKEND_URI, ended_days=1), "UNAVAILABLE"),
+        (CA.sign(BACKEND_URI), "UNAVAILABLE"),
+        (CLIENT_CA.sign(), "TOKEN_INVALID"),
+        (CLIENT_CA.sign(common_name=BACKEND_URI), "TOKEN_INVALID"),
+        (CLIENT_CA.sign(common_name="narrow.example.org"), "TOKEN_INVALID"),
+        (CLIENT_CA.sign("other.example.org", f"{BACKEND_URI}/more"), "TOKEN_INVALID"),
+        (CLIENT_CA.sign("127.0.0.1"), "TOKEN_INVALID"),
+        (CLIENT_CA.sign(BACKEND_URI, "narrow.example.org"), "TOKEN_INVALID"),
+    ],
+    ids=["none", "stranger", "over", "servers", "no name", "CN", "CN 2", "others", "address", "two services"],
+)
+async def test_whoever_else_shows_a_certificate_stays_out(secured: Secured, client: Pair | None, ends: str) -> None:
+    async with secured.caller(client, mtls=True) as caller:
+        assert await status(caller) == ends
+
+
+async def test_a_certificate_counts_only_where_it_was_asked_for(secured: Secured) -> None:
+    async with secured.caller(CLIENT_CA.sign(BACKEND_URI)) as caller:
+        assert await status(caller) == "TOKEN_INVALID"
+
+
+async def test_a_new_certificate_is_taken_without_a_restart(secured: Secured) -> None:
+    token = secured.server.backend.metadata
+    async with secured.caller() as old:
+        await Caller(old.channel, token)(STATS)
+        OTHER_CA.sign("localhost", "127.0.0.1").write(secured.folder, "server")
+        async with secured.caller(ca=OTHER_CA.certificate) as caller:
+            assert await status(Caller(caller.channel, token)) == "OK"
+        async with secured.caller() as caller:
+            assert await status(Caller(caller.channel, token)) == "UNAVAILABLE"
+        # Who was connected stays so.
+        await Caller(old.channel, token)(STATS)
+
+
+async def test_half_a_rotation_and_a_broken_one_leave_the_old_certificate(secured: Secured) -> None:
+    token = secured.server.backend.metadata
+    new = OTHER_CA.sign("localhost", "127.0.0.1")
+    for content in (new.key, b"", b"-----BEGIN PRIVATE KEY-----\n"):
+        replace(secured.folder / "server.key", content)
+        async with secured.caller() as caller:
+            assert await status(Caller(caller.channel, token)) == "OK"
+    os.remove(secured.folder / "server.key")
+    async with secured.caller() as caller:
+        assert await status(Caller(caller.channel, token)) == "OK"
+    new.write(secured.folder, "server")
+    async with secured.caller(ca=OTHER_CA.certificate) as caller:
+        assert await status(Caller(caller.channel, token)) == "OK"
+
+
+async def test_another_authority_for_services_is_taken_without_a_restart(secured: Secured) -> None:
+    replace(secured.folder / "clients.pem", OTHER_CA.certificate)
+    async with secured.caller(OTHER_CA.sign(BACKEND_URI), mtls=True) as caller:
+        assert await status(caller) == "OK"
+    async with secured.caller(CLIENT_CA.sign(BACKEND_URI), mtls=True) as caller:
+        assert await status(caller) == "UNAVAILABLE"
+
+
+async def test_many_handshakes_at_once_see_one_certificate_or_the_other(secured: Secured) -> None:
+    token = secured.server.backend.metadata
+
+    async def connect() -> str:
+        async with secured.caller(ca=CA.certificate + OTHER_CA.certificate) as caller:
+            return await status(Caller(caller.channel, token))
+
+    connecting = [asyncio.ensure_future(connect()) for _ in range(20)]
+    OTHER_CA.sign("localhost", "127.0.0.1").write(secured.folder, "server")
+    assert set(await asyncio.gather(*connecting)) == {"OK"}
+
+
+@pytest.mark.parametrize("wrong", ["key", "certificate", "ca"])
+def test_files_that_cannot_be_used_stop_the_start(tmp_path: Path, wrong: str) -> None:
+    certificate, key = CA.sign("localhost").write(tmp_path, "server")
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(CLIENT_CA.certificate)
+    files = TlsFiles(certificate, key, ca)
+    server_credentials(files)
+    broken = {"key": key, "certificate": certificate, "ca": ca}[wrong]
+    for content in (b"", b"text", CA.sign("localhost").key):
+        broken.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="SYNCBEAT_TLS_CERTIFICATE") as raised:
+            server_credentials(files)
+        assert "PRIVATE" not in raised.value.message

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from bench import (
+    auth,
     hint_cold_vs_echo,
     hint_vs_echo,
     publish_vs_echo,
@@ -23,6 +24,10 @@ FIGURES: dict[str, Callable[[Options], Figure]] = {
     "push_delivered_per_s": push_delivered_per_s.measure,
     "stream_rss_kb": stream_rss_kb.measure,
     "start_s": start_s.measure,
+    "auth_cached_us": auth.cached,
+    "auth_hs256_us": auth.hs256,
+    "auth_es256_us": auth.es256,
+    "auth_interceptor_us": auth.interceptor,
 }
 
 

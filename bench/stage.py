@@ -17,7 +17,8 @@ from bench import echo
 from bench.figure import Round
 from bench.h2load import Load
 from bench.processes import COMMAND, Running, cpu_between, cpu_s, running
-from syncbeat_server.auth.tokens import KeyRow, mint
+from syncbeat_server.auth.model import Issuer, KeyRow
+from syncbeat_server.auth.tokens import mint
 from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.storage.migrate import migrate
 
@@ -27,7 +28,7 @@ GET_HINT = "/syncbeat.v1.SyncService/GetHint"
 PUBLISH = "/syncbeat.v1.SyncService/PublishChanges"
 SEND = "/syncbeat.v1.PushService/SendNotification"
 
-_KEY = KeyRow("default", "syncbeat", "authenticated", "k1", "HS256", "0123456789abcdef0123456789abcdef")
+_KEY = KeyRow(Issuer("default", "syncbeat", uuid_subjects=False), "k1", "HS256", "0123456789abcdef0123456789abcdef")
 
 
 @contextmanager
@@ -47,6 +48,7 @@ def our_server(stores: EmbeddedStores, role: str = "all", **settings: str) -> It
         "SYNCBEAT_DATABASE_URL": stores.app_url,
         "SYNCBEAT_REDIS_URL": stores.redis_url,
         "SYNCBEAT_JWT_SECRETS": f"{_KEY.kid}={_KEY.key}",
+        "SYNCBEAT_JWT_SUBJECTS": "any",
         "SYNCBEAT_SERVICE_TOKENS": f"bench:{hashlib.sha256(SERVICE_TOKEN.encode()).hexdigest()}:*:*",
         **settings,
     }

@@ -1,0 +1,183 @@
+"""What it costs to know who calls, in microseconds of CPU: from the cache, by signature, and all around a call."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import grpc
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+from google.protobuf.message import Message
+
+from bench.figure import Figure, Options, Round, paired
+from syncbeat.v1 import directory_service_pb2
+from syncbeat_server.auth.keys import key_table
+from syncbeat_server.auth.model import Issuer, KeyRow, Standing, VerifiedToken
+from syncbeat_server.auth.service import Authenticator, Known
+from syncbeat_server.auth.standings import KeptStanding, Standings
+from syncbeat_server.auth.tokens import check, mint, read
+from syncbeat_server.clock import SystemClock
+from syncbeat_server.ops.metrics import Metrics
+from syncbeat_server.rpc.access import policies
+from syncbeat_server.rpc.call import Call
+from syncbeat_server.rpc.interceptors import Context, Interceptors
+
+_ISSUER = Issuer("default", "https://issuer.example")
+_USER = "1f0c7a52-6f6c-4d3e-9d6b-0f3f3f6f9a10"
+_SECRET = "0123456789abcdef0123456789abcdef"
+_EC_KEY = ec.generate_private_key(ec.SECP256R1())
+_REQUIRE: Any = {"require": ["exp", "iat", "iss", "aud", "sub"]}
+_SIGN = {
+    "HS256": KeyRow(_ISSUER, "k", "HS256", _SECRET),
+    "ES256": KeyRow(_ISSUER, "k", "ES256", _EC_KEY),
+}
+_CHECK = {"HS256": _SECRET, "ES256": _EC_KEY.public_key()}
+_SERVICE = directory_service_pb2.DESCRIPTOR.services_by_name["DirectoryService"]
+
+
+def hs256(options: Options) -> Figure:
+    """A token signed by HS256: read, looked up and checked, against PyJWT's bare decode."""
+    return _signed("auth_hs256_us", "HS256", 4_000, options)
+
+
+def es256(options: Options) -> Figure:
+    """As `hs256`, by ES256."""
+    return _signed("auth_es256_us", "ES256", 2_000, options)
+
+
+def cached(options: Options) -> Figure:
+    """A call whose token was checked within the minute, against decoding it again with PyJWT."""
+    token = _token("HS256")
+    door = _door(token)
+    values = [f"Bearer {token}"]
+    assert door.cached(values) is not None
+    decode = _pyjwt("HS256", token)
+    return paired(
+        "auth_cached_us",
+        "us of CPU",
+        options,
+        lambda: _cost(lambda: door.cached(values), 40_000),
+        lambda: _cost(decode, 4_000),
+        baseline_is="PyJWT's decode of the same token",
+    )
+
+
+def interceptor(options: Options) -> Figure:
+    """Everything around a unary call (request id, metrics, deadline, auth, parsing, validation), against a handler
+    that only parses and serializes.
+    """
+    token = _token("HS256")
+    handler = _handler(_door(token))
+    context = cast(Context, _Context(token))
+    data = directory_service_pb2.GetDeviceRequest(device_id="phone").SerializeToString()
+
+    async def bare(request: bytes, _context: object) -> bytes:
+        directory_service_pb2.GetDeviceRequest.FromString(request)
+        return _ANSWER.SerializeToString()
+
+    return paired(
+        "auth_interceptor_us",
+        "us of CPU",
+        options,
+        lambda: _cost_of_calls(lambda: handler(data, context), 8_000),
+        lambda: _cost_of_calls(lambda: bare(data, context), 8_000),
+        baseline_is="a handler that only parses and serializes",
+    )
+
+
+_ANSWER = directory_service_pb2.GetDeviceResponse()
+
+
+def _signed(name: str, algorithm: str, count: int, options: Options) -> Figure:
+    token, table = _token(algorithm), key_table([KeyRow(_ISSUER, "k", algorithm, _CHECK[algorithm])])
+    clock = SystemClock()
+
+    def ours() -> object:
+        unverified = read(token)
+        return check(unverified, table[unverified.issuer, unverified.kid], clock.now())
+
+    decode = _pyjwt(algorithm, token)
+    return paired(
+        name,
+        "us of CPU",
+        options,
+        lambda: _cost(ours, count),
+        lambda: _cost(decode, count),
+        baseline_is="PyJWT's decode with issuer, audience and required claims",
+    )
+
+
+def _token(algorithm: str) -> str:
+    return mint(_SIGN[algorithm], _USER, datetime.now(UTC), timedelta(hours=1))
+
+
+def _pyjwt(algorithm: str, token: str) -> Callable[[], object]:
+    key: Any = _CHECK[algorithm]
+    return lambda: jwt.decode(
+        token, key, algorithms=[algorithm], issuer=_ISSUER.name, audience=_ISSUER.audience, options=_REQUIRE
+    )
+
+
+class _AllStand:
+    """Standings that need no database: whoever has a good token is let in."""
+
+    async def of(self, _token: VerifiedToken, *, fresh: bool = False) -> KeptStanding:
+        return KeptStanding(Standing(known=not fresh), float("inf"))
+
+
+def _door(token: str) -> Authenticator:
+    """One that has checked this token."""
+    clock, rows = SystemClock(), key_table([KeyRow(_ISSUER, "k", "HS256", _SECRET)])
+    door = Authenticator(Known(rows, {}, {}, {}), cast(Standings, _AllStand()), clock, 100)
+    asyncio.run(_enter(door, token))
+    return door
+
+
+async def _enter(door: Authenticator, token: str) -> None:
+    assert (await door.authenticate([f"Bearer {token}"])).name == _USER
+
+
+class _Context:
+    """The context of a call, as far as the interceptors ask it."""
+
+    def __init__(self, token: str) -> None:
+        self._metadata = (("authorization", f"Bearer {token}"), ("user-agent", "bench"))
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+    def time_remaining(self) -> float | None:
+        return None
+
+
+def _handler(door: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def nothing(_request: Message, _call: Call) -> Message:
+        return _ANSWER
+
+    name = "GetDevice"
+    stack = Interceptors(door, Metrics(), SystemClock())
+    made: grpc.RpcMethodHandler[bytes, bytes] = stack.handler(
+        _SERVICE.methods_by_name[name], policies(_SERVICE)[name], nothing
+    )
+    return cast(Callable[[bytes, Context], Awaitable[bytes]], made.unary_unary)
+
+
+def _cost(work: Callable[[], object], count: int) -> Round:
+    start = time.thread_time()
+    for _ in range(count):
+        work()
+    return Round((time.thread_time() - start) / count * 1e6)
+
+
+def _cost_of_calls(work: Callable[[], Awaitable[object]], count: int) -> Round:
+    async def calls() -> Round:
+        start = time.thread_time()
+        for _ in range(count):
+            await work()
+        return Round((time.thread_time() - start) / count * 1e6)
+
+    return asyncio.run(calls())

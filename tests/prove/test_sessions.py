@@ -121,7 +121,7 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
         signing = Signing({"default": signer}, RefreshKeys({"k": b"s" * 32}))
         sessions = SessionService(database, signing, SessionRule(), clock, told)
         caches = TokenCaches(door, bus, "world", lambda *_: None)
-        servicer = AuthServicer(sessions, caches, Attempts(clock, 1_000_000))
+        servicer = AuthServicer(sessions, caches, Attempts(clock, 1_000_000, 30))
         interceptors = Interceptors(door, Metrics(), clock)
         server = RpcServer(interceptors, {"AuthService": servicer}, reflection=False, share_port=False)
         (port,) = await server.start([Listener("", "127.0.0.1:0")])

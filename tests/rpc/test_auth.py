@@ -13,7 +13,6 @@ from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2
-from syncbeat_server.auth import attempts
 from syncbeat_server.sync import watch
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
@@ -205,8 +204,12 @@ async def test_the_caches_tell_how_well_they_work_and_forget_when_told(pair: tup
     assert (await one.backend(pb.GetTokenCacheStatsRequest())).total.size == 0
 
 
-async def test_who_guesses_refresh_tokens_is_stopped(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "FAILED_PER_MINUTE", 5)
+async def test_who_guesses_refresh_tokens_is_stopped(database_urls: DatabaseUrls, redis_url: str) -> None:
+    async with running_server(database_urls, redis_url, WRONG_REFRESHES_PER_MINUTE="5") as server:
+        await guess_often(server)
+
+
+async def guess_often(server: Server) -> None:
     tokens = await create(server)
     guess = pb.RefreshSessionRequest(refresh_token="sbr_" + "A" * 80)
     answers = [await told(anybody(server), guess) for _ in range(8)]

@@ -97,6 +97,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     reader, seen = FeedReader(database), SeenRecorder(database, clock)
     keeper = PresenceKeeper(process.presence, lambda: [_device(key) for key in hub.live_devices()], clock)
     streams = HintStreams(hub, reader, seen, clock, lambda key: keeper.moved(_device(key)))
+    attempts = Attempts(clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
     publisher = Publisher(database, clock, tell.scope_changed, tell.deliveries_accepted)
     directory = DirectoryService(database, cancel_waiting, tell.members_changed)
     server = RpcServer(
@@ -107,9 +108,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
             ),
             "PushService": PushServicer(PushService(database, tell.deliveries_accepted), clock),
             "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, tell.caller_changed)),
-            "AuthService": AuthServicer(
-                _sessions(process, tell), front.caches, Attempts(clock, settings.refreshes_per_minute)
-            ),
+            "AuthService": AuthServicer(_sessions(process, tell), front.caches, attempts),
         },
         reflection=settings.reflection,
         share_port=settings.share_port,

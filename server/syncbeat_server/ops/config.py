@@ -132,6 +132,7 @@ class Settings(AppSettings):
     session_max_s: float = Field(default=180 * 86_400.0, ge=1.0, le=1_098 * 86_400.0)
     session_grace_s: float = Field(default=30.0, ge=0.0, le=600.0)
     refreshes_per_minute: int = Field(default=600, ge=1, le=1_000_000)
+    wrong_refreshes_per_minute: int = Field(default=30, ge=1, le=1_000_000)
     token_cache_size: int = Field(default=20_000, ge=100, le=1_000_000)
     tls_certificate: OptionalPath = None
     tls_key: OptionalPath = None

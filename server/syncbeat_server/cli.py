@@ -247,11 +247,12 @@ def _check_config(parsed: argparse.Namespace) -> int:
 def _healthcheck(parsed: argparse.Namespace) -> int:
     from syncbeat_server.rpc.probe import probe
 
-    address = parsed.address
+    settings, address = _settings(), parsed.address
     if address is None:
-        host, _, port = _settings().listen.rpartition(":")
+        host, _, port = settings.listen.rpartition(":")
         address = f"{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}"  # noqa: S104  # compared, not bound
-    status = probe(address, _PROBE_S)
+    certificate = settings.tls_certificate
+    status = probe(address, _PROBE_S, certificate.read_bytes() if certificate is not None else None)
     print(f"syncbeat-server: {address} is {status}")
     return 0 if status == "SERVING" else 1
 

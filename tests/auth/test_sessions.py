@@ -319,6 +319,15 @@ async def test_a_claim_that_says_who_somebody_is_cannot_be_given(house: House, n
     assert [fault.path for fault in raised.value.violations] == [f'claims["{name}"]']
 
 
+async def test_claims_that_fill_a_token_are_let_in_and_more_are_not(house: House) -> None:
+    # Six octets in the token for each of these: none is longer once it is JSON.
+    most = {f"c{number}": "\N{SNOWMAN}" * 300 for number in range(2)}
+    assert await house.use(await house.create(claims=most))
+    with pytest.raises(InvalidRequest) as raised:
+        await house.create(claims={**most, "c3": "x" * 300})
+    assert [fault.path for fault in raised.value.violations] == ["claims"]
+
+
 async def test_a_user_has_so_many_sessions_and_ended_ones_are_forgotten(house: House, clock: FakeClock) -> None:
     made = [await house.create() for _ in range(7)]
     alive = [await house.use(tokens) for tokens in made]

@@ -15,6 +15,7 @@ import pytest
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2
 from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.rpc.probe import probe
 from syncbeat_server.rpc.tls import TlsFiles, server_credentials
 from tests.certificates import Authority, Pair, replace
 from tests.conftest import DatabaseUrls
@@ -119,6 +120,13 @@ async def test_a_service_comes_by_its_certificate_and_keeps_to_its_allow_list(se
 async def test_whoever_else_shows_a_certificate_stays_out(secured: Secured, client: Pair | None, ends: str) -> None:
     async with secured.caller(client, mtls=True) as caller:
         assert await status(caller) == ends
+
+
+async def test_the_health_check_knows_the_servers_own_certificate(secured: Secured) -> None:
+    own = (secured.folder / "server.pem").read_bytes()
+    assert await asyncio.to_thread(probe, secured.server.address, 5.0, own) == "SERVING"
+    for other in (None, CA.sign("localhost").certificate):
+        assert await asyncio.to_thread(probe, secured.server.address, 5.0, other) == "UNAVAILABLE"
 
 
 async def test_a_certificate_counts_only_where_it_was_asked_for(secured: Secured) -> None:

@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 _KEPT_ENDED = timedelta(days=7)
 _MAX_FORGOTTEN = 100
+_MAX_CLAIMS_BYTES = 2_048
 # Who signed in together does not come back together for ever: lives differ by up to this part.
 _SPREAD = 0.1
 
@@ -233,5 +234,8 @@ def _check_claims(claims: Mapping[str, str]) -> None:
         FieldViolation(f"claims[{orjson.dumps(name).decode()}]", "this claim is reserved")
         for name in sorted(claims.keys() & RESERVED)
     ]
+    # They go into each access token, which is 8 KiB at most.
+    if sum(len(name.encode()) + len(text.encode()) for name, text in claims.items()) > _MAX_CLAIMS_BYTES:
+        reserved.append(FieldViolation("claims", f"at most {_MAX_CLAIMS_BYTES} bytes in all"))
     if reserved:
         raise InvalidRequest(*reserved)

@@ -60,8 +60,8 @@ class CreateSessionRequest(_message.Message):
     """request_id makes the call safe to repeat, for 30 days. Empty: each call makes a session."""
     @_builtins.property
     def claims(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """claims go into each access token of the session: at most 32, keys of 128 and values of 1,024 bytes. The
-        registered claims of RFC 7519 and those of the server are reserved.
+        """claims go into each access token of the session: at most 32, keys of 128 and values of 1,024 bytes, 2,048
+        in all. The registered claims of RFC 7519 and those of the server are reserved.
         """
 
     def __init__(

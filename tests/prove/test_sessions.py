@@ -116,7 +116,7 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
         door = Authenticator(Known(table, {}, {}, {}), Standings(database, clock, 2 * USERS), clock, 2 * USERS)
 
         def told(app_id: str, user_id: str) -> None:
-            door.forget(app_id, user_id)
+            door.revoked(app_id, user_id)
 
         signing = Signing({"default": signer}, RefreshKeys({"k": b"s" * 32}))
         sessions = SessionService(database, signing, SessionRule(), clock, told)

@@ -43,7 +43,7 @@ class Tellers:
             self._process.bus.publish(_MEMBERS, f"{app_id}{_SEPARATOR}{user_id}")
 
     def caller_changed(self, app_id: str, user_id: str) -> None:
-        self._door.forget(app_id, user_id)
+        self._door.revoked(app_id, user_id)
         self._process.hub.callers_changed(app_id, user_id)
         self._process.bus.publish(_CALLERS, f"{app_id}{_SEPARATOR}{user_id}")
 
@@ -70,7 +70,7 @@ def listening(process: Process, worker: DeliveryWorker | None, front: Front | No
         elif topic == _MEMBERS:
             hub.members_changed(app_id, name)
         elif front is not None:
-            front.door.forget(app_id, name)
+            front.door.revoked(app_id, name)
             hub.callers_changed(app_id, name)
 
     def resumed() -> None:

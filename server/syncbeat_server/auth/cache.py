@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from syncbeat_server.auth.model import Principal, VerifiedToken
@@ -38,7 +38,6 @@ class TokenCache:
         self._clock = clock
         self._size = size
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._of_user: defaultdict[tuple[str, str], set[bytes]] = defaultdict(set)
         self._hits = self._misses = self._evictions = 0
 
     def find(self, digest: bytes) -> Principal | None:
@@ -59,33 +58,29 @@ class TokenCache:
         until = self._clock.monotonic() + min(KEPT_S, left)
         self._entries[digest] = _Entry(principal, standing, until)
         self._entries.move_to_end(digest)
-        self._of_user[principal.app_id, principal.name].add(digest)
         while len(self._entries) > self._size:
-            oldest, entry = self._entries.popitem(last=False)
-            self._unindex(oldest, entry.principal)
+            self._entries.popitem(last=False)
             self._evictions += 1
 
     def forget(self, app_id: str | None, user_id: str = "", session_id: str = "") -> int:
-        """Forget the tokens of a user, of a session, or of a whole app (of every app for None): how many there were."""
-        if user_id:
-            digests = list(self._of_user.get((app_id or "", user_id), ()))
-        else:
-            digests = [digest for digest, entry in self._entries.items() if app_id in (None, entry.principal.app_id)]
-        if session_id:
-            digests = [digest for digest in digests if _session(self._entries[digest].principal) == session_id]
+        """Forget the tokens of a user, of a session, or of a whole app (of every app for None): how many there were.
+
+        It looks at every token, and is for operators: a revocation only ends the standing, which ends the tokens.
+        """
+        digests = [
+            digest
+            for digest, entry in self._entries.items()
+            if app_id in (None, entry.principal.app_id)
+            and user_id in ("", entry.principal.name)
+            and session_id in ("", _session(entry.principal))
+        ]
         for digest in digests:
-            self._unindex(digest, self._entries.pop(digest).principal)
+            del self._entries[digest]
         return len(digests)
 
     def stats(self) -> CacheStats:
         """The figures."""
         return CacheStats(len(self._entries), self._hits, self._misses, self._evictions)
-
-    def _unindex(self, digest: bytes, principal: Principal) -> None:
-        digests = self._of_user[principal.app_id, principal.name]
-        digests.discard(digest)
-        if not digests:
-            del self._of_user[principal.app_id, principal.name]
 
 
 def _session(principal: Principal) -> str:

@@ -81,10 +81,8 @@ class TokenCaches:
 
     def _forget(self, app_id: str, user_id: str, session_id: str) -> int:
         self._callers_changed(app_id, user_id or None)
-        if user_id:
+        if user_id or session_id:
             return self._door.forget(app_id, user_id, session_id)
-        if session_id:
-            return self._door.forget_session(app_id, session_id)
         if not self._to_flush.full():
             self._to_flush.put_nowait(app_id)
         return self._door.forget_all(app_id)

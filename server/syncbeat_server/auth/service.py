@@ -89,15 +89,17 @@ class Authenticator:
         if is_dead(token, (await self._standings.of(token, fresh=True)).standing):
             raise TokenRevoked("the access token has been revoked")
 
-    def forget(self, app_id: str, user_id: str, session_id: str = "") -> int:
-        """Check the tokens of a user, or of one session of it, anew: how many were known here."""
+    def revoked(self, app_id: str, user_id: str) -> None:
+        """A user's tokens may have been taken back: how it stands is looked up anew."""
         self._standings.invalidate(app_id, user_id)
-        return self._cache.forget(app_id, user_id, session_id)
 
-    def forget_session(self, app_id: str, session_id: str) -> int:
-        """As `forget`, for a session of whomever."""
-        self._standings.invalidate_session(app_id, session_id)
-        return self._cache.forget(app_id, session_id=session_id)
+    def forget(self, app_id: str, user_id: str, session_id: str) -> int:
+        """Check the tokens of a user or of a session anew (either may be empty): how many were known here."""
+        if user_id:
+            self._standings.invalidate(app_id, user_id)
+        else:
+            self._standings.invalidate_session(app_id, session_id)
+        return self._cache.forget(app_id, user_id, session_id)
 
     def forget_all(self, app_id: str | None = None) -> int:
         """Check everybody's tokens anew, of one app or of all."""

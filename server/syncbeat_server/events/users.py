@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from syncbeat_server.auth import erase as auth
 from syncbeat_server.directory import erase as directory
 from syncbeat_server.push import erase as push
 from syncbeat_server.storage.idempotency import forget_caller
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres import Conflict, Connection, Database
+
+Value = TypeVar("Value")
+
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +37,12 @@ class UserLifecycle:
 
     async def disable(self, app_id: str, user_id: str) -> None:
         """Shut a user out, and cancel what waits for its devices."""
-        async with self._database.transaction() as conn:
+
+        async def shut_out(conn: Connection) -> None:
             await auth.disable(conn, app_id, user_id)
             await push.cancel_of_user(conn, app_id, user_id)
+
+        await self._carry_out(shut_out)
         self._told(app_id, user_id)
 
     async def enable(self, app_id: str, user_id: str) -> None:
@@ -45,11 +53,27 @@ class UserLifecycle:
 
     async def delete(self, app_id: str, user_id: str) -> Erased:
         """Erase a user: what it published stays, and so does that it was deleted, which keeps its tokens dead."""
-        async with self._database.transaction() as conn:
+
+        async def erase(conn: Connection) -> Erased:
             # The user's row first: sessions that are made meanwhile wait for it.
             sessions = await auth.erase(conn, app_id, user_id)
             devices, memberships = await directory.erase(conn, app_id, user_id)
             cancelled = await push.erase(conn, app_id, user_id)
             await forget_caller(conn, app_id, f"user:{user_id}")
+            return Erased(devices, memberships, sessions, cancelled)
+
+        erased = await self._carry_out(erase)
         self._told(app_id, user_id)
-        return Erased(devices, memberships, sessions, cancelled)
+        return erased
+
+    async def _carry_out(self, work: Callable[[Connection], Awaitable[Value]]) -> Value:
+        # Devices, windows and deliveries are locked here in another order than accepting and claiming lock them: who
+        # loses a deadlock begins again, and the winner has ended by then.
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                async with self._database.transaction() as conn:
+                    return await work(conn)
+            except Conflict:
+                if not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")

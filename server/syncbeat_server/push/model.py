@@ -147,6 +147,7 @@ class ClaimedDelivery:
     age_s: float
     held: bool
     seen: bool
+    shut_out: bool = False
 
 
 class Verdict(StrEnum):

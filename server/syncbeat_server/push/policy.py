@@ -36,6 +36,8 @@ def triage(delivery: ClaimedDelivery, live: bool, rule: RetryRule) -> Finished |
     """What makes an attempt needless; None when it must be made."""
     if delivery.ttl_s <= 0:
         return Finished(delivery, DeliveryState.EXPIRED, Reason.NONE, give_back_attempt=True)
+    if delivery.shut_out:
+        return Finished(delivery, DeliveryState.CANCELLED, Reason.USER_DISABLED, give_back_attempt=True)
     if delivery.kind is Kind.SYNC and delivery.seen:
         return Finished(delivery, DeliveryState.CANCELLED, Reason.ALREADY_SEEN, give_back_attempt=True)
     if not delivery.registration_token:

@@ -75,7 +75,9 @@ async def claimed(conn: Connection, lease_token: str, delivery_ids: Sequence[str
                   EXISTS (SELECT 1 FROM device_cursors c
                           WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
                               = (d.app_id, d.user_id, d.device_id, d.scope, d.epoch)
-                            AND c.sequence >= d.sequence) AS seen
+                            AND c.sequence >= d.sequence) AS seen,
+                  EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
+                            AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL) AS shut_out
            FROM deliveries d
            JOIN notifications n USING (app_id, notification_id)
            LEFT JOIN devices v USING (app_id, user_id, device_id)
@@ -208,4 +210,5 @@ def _claimed(row: Row, lease_token: str) -> ClaimedDelivery:
         age_s=row["age_s"],
         held=row["reason"] == "LIVE_STREAM",
         seen=row["seen"],
+        shut_out=row["shut_out"],
     )

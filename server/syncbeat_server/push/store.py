@@ -175,6 +175,13 @@ async def erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tuple
 
 async def erase_undelivered(conn: Connection, app_id: str, notification_ids: Sequence[str]) -> None:
     """Forget those of the notifications that have no delivery."""
+    # Of two users who are erased at once, the second waits here and sees that the first one's deliveries are gone.
+    await conn.execute(
+        """SELECT FROM notifications WHERE app_id = $1 AND notification_id = ANY($2::uuid[])
+           ORDER BY notification_id FOR UPDATE""",
+        app_id,
+        list(notification_ids),
+    )
     await conn.execute(
         """DELETE FROM notifications n WHERE n.app_id = $1 AND n.notification_id = ANY($2::uuid[])
              AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.app_id = n.app_id

@@ -222,7 +222,8 @@ async def test_operators_read_metrics_and_readiness_over_http(
             # The caller has its answer before the server has counted the call.
             async with session.get("/metrics") as answer:
                 text = await answer.text()
-            return 'grpc_method="GetHint"' in text and 'grpc_code="UNAUTHENTICATED"' in text
+            names = ('grpc_method="GetHint"', 'grpc_code="UNAUTHENTICATED"', "syncbeat_token_cache_misses_total 1.0")
+            return all(name in text for name in names)
 
         await wait_until(counted)
     assert await process.stop() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,7 +17,7 @@ from syncbeat.v1 import directory_service_pb2
 from syncbeat_server.sync import watch
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
-from tests.rpc.conftest import METHODS, Caller, Server, refusal_of, running_server
+from tests.rpc.conftest import METHODS, Caller, Server, entry, refusal_of, running_server
 
 REVOKED = ("UNAUTHENTICATED", "TOKEN_REVOKED")
 DENIED = ("PERMISSION_DENIED", "ACCESS_DENIED")
@@ -216,6 +217,26 @@ async def guess_often(server: Server) -> None:
     assert answers == [("UNAUTHENTICATED", "TOKEN_INVALID")] * 5 + [("RESOURCE_EXHAUSTED", "RATE_LIMITED")] * 3
     refusal = await anybody(server).refusal(refresh(tokens))
     assert refusal.told == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
+
+
+async def test_an_operator_keeps_to_its_methods_and_apps(
+    database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
+) -> None:
+    apps = tmp_path / "apps.toml"
+    apps.write_text('[apps.other]\njwt_issuer = "other"\n')
+    entries = [
+        entry("all", "t1"),
+        entry("no-methods", "t2", methods="GetTokenCacheStats"),
+        entry("other-app", "t3", apps="other"),
+    ]
+    variables = {"ADMIN_TOKENS": ",".join(entries), "APPS_FILE": str(apps)}
+    async with running_server(database_urls, redis_url, **variables) as server:  # type: ignore[arg-type]  # no role
+        everything = pb.InvalidateTokenCacheRequest(app_id="default", all=True)
+        answers = [await told(server.bearer(token), everything) for token in ("t1", "t2", "t3")]
+        assert answers == [None, DENIED, DENIED]
+        everything.app_id = "other"
+        assert await told(server.bearer("t3"), everything) is None
+        assert await told(server.bearer("t1"), pb.GetTokenCacheStatsRequest()) == DENIED  # a service's
 
 
 async def test_an_idle_stream_is_looked_at_again_although_nobody_told(

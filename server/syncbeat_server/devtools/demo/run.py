@@ -102,4 +102,6 @@ Put the two lines above into another shell, in this folder, and try:
   -d '{{"device_id": "phone", "explain": true}}' {service}.SyncService/GetHint
 {call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_ids": {{"ids": ["alice"]}},
   "notification": {{"title": "Hello"}}}}' {service}.PushService/SendNotification
+{call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_id": "alice"}}' {service}.AuthService/CreateSession
+{call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_id": "alice"}}' {service}.AuthService/RevokeUser
 """

@@ -277,7 +277,7 @@ def _session_keys(_parsed: argparse.Namespace) -> int:
     from syncbeat_server.auth.keys import new_signing_key
 
     kid = secrets.token_hex(4)
-    print(f"SYNCBEAT_SESSION_KEYS={new_signing_key(kid).decode()}")
+    print(f"SYNCBEAT_SESSION_KEYS='{new_signing_key(kid).decode()}'")  # quoted for a shell and for .env alike
     print(f"SYNCBEAT_SESSION_SECRETS={kid}={secrets.token_urlsafe(32)}")
     return 0
 

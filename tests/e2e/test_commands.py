@@ -12,9 +12,10 @@ import aiohttp
 import grpc
 import psutil
 import pytest
+from dotenv import dotenv_values
 
-from syncbeat import SyncbeatClient
-from syncbeat.v1 import sync_service_pb2
+from syncbeat import Session, SessionTokens, SyncbeatClient
+from syncbeat.v1 import auth_service_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.devtools.demo.processes import DemoFailed, Identity, start
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
@@ -198,6 +199,30 @@ def _children(pid: int) -> list[int]:
 
 def _alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+async def test_keys_that_were_printed_serve_sessions(
+    database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
+) -> None:
+    env_file = tmp_path / "printed.env"
+    env_file.write_text(run("token", "keys").stdout)
+    printed = {name: value or "" for name, value in dotenv_values(env_file).items()}
+    assert printed.keys() == {"SYNCBEAT_SESSION_KEYS", "SYNCBEAT_SESSION_SECRETS"}
+    identity = Identity.new()
+    settings = {
+        **identity.settings(),
+        **printed,
+        "SYNCBEAT_DATABASE_URL": database_urls.app_url,
+        "SYNCBEAT_REDIS_URL": redis_url,
+        "SYNCBEAT_LISTEN": "127.0.0.1:0",
+    }
+    process = await start(["serve"], settings, tmp_path / "log")
+    async with SyncbeatClient(process.address, token=identity.service_token, tls=False) as backend:
+        made = await backend.auth.CreateSession(auth_service_pb2.CreateSessionRequest(user_id="ann"))
+    session = Session(SessionTokens.of(made))
+    async with session, SyncbeatClient(process.address, token=session, tls=False) as client:
+        assert not (await client.directory.ListDevices(directory_service_pb2.ListDevicesRequest())).devices
+    assert await process.stop() == 0
 
 
 async def test_operators_read_metrics_and_readiness_over_http(

@@ -6,12 +6,14 @@ import asyncio
 
 import asyncpg
 import pytest
+from google.protobuf.message import Message
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2
 from syncbeat_server.push import queue
 from syncbeat_server.push.model import DeliveryState, Finished, Reason
 from syncbeat_server.storage.postgres import Database
-from tests.rpc.conftest import Server
+from tests.fakes import wait_until
+from tests.rpc.conftest import METHODS, Server
 from tests.rpc.isolation import PHONE, people
 
 DELETE = directory_service_pb2.DeleteUserRequest(user_id="bob")
@@ -95,6 +97,32 @@ async def test_nothing_is_pushed_to_a_disabled_user(peopled: Server, database: D
     assert await deliveries(database, "bob") == after
     await peopled.backend(ENABLE)
     assert (await peopled.backend(send("bob", "alice"))).delivery_count == 2
+
+
+async def test_a_send_to_a_device_that_is_deleted_meanwhile_can_be_repeated(peopled: Server) -> None:
+    request = send("bob")
+    request.dedupe_key = "one"
+    conn = await asyncpg.connect(peopled.urls.admin_url)
+    try:
+        async with conn.transaction():
+            await conn.execute("DELETE FROM devices WHERE user_id = 'bob'")
+            sending = asyncio.ensure_future(
+                peopled.backend.outcome(METHODS["SendNotificationRequest"], encoded(request))
+            )
+
+            async def waits() -> bool:
+                return bool(await conn.fetchval("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)"))
+
+            await wait_until(waits)
+    finally:
+        await conn.close()
+    refusal = await sending
+    assert refusal is None or refusal.told == ("RESOURCE_EXHAUSTED", "OVERLOADED")
+    assert (await peopled.backend(request)).delivery_count == 0
+
+
+def encoded(request: Message) -> bytes:
+    return request.SerializeToString()
 
 
 async def test_erasing_goes_well_with_whatever_else_happens_to_the_user(peopled: Server) -> None:

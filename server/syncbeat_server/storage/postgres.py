@@ -29,7 +29,8 @@ _DOWN_CLASSES = ("08", "53", "57P", "58")
 _READ_ONLY = "25006"
 _LOCK_NOT_AVAILABLE = "55P03"
 _QUERY_CANCELED = "57014"
-_RETRY_ALONE = ("40001", "40P01", "21000")
+# The last of these is a foreign key: what a statement had found a moment before was deleted meanwhile.
+_RETRY_ALONE = ("40001", "40P01", "21000", "23503")
 
 
 class Connection(Protocol):

@@ -174,6 +174,35 @@ async def test_what_goes_on_is_checked_against_the_database_and_not_the_cache(
     await door.recheck(BACKEND)
 
 
+async def test_what_was_looked_up_anew_for_a_stream_ends_the_older_answer(
+    door: Authenticator, database: Database, clock: FakeClock
+) -> None:
+    value = bearer(clock)
+    principal = await enter(door, value)
+    await door.recheck(principal)
+    assert (await enter(door, value)).name == "ann"
+    async with database.transaction() as conn:
+        await users.disable_user(conn, "default", "ann")
+    door.revoked("default", "ann")
+    with pytest.raises(TokenRevoked):
+        await enter(door, value)
+
+
+async def test_a_standing_that_made_room_for_others_ends_its_tokens(
+    refuses: Refuses, database: Database, clock: FakeClock
+) -> None:
+    standings = Standings(refuses.as_database, clock, 2)
+    door = Authenticator(Known(key_table([KEY]), {}, {}, {}), standings, clock, 100)
+    values = [bearer(clock, f"user-{number}") for number in range(4)]
+    for value in values:
+        await enter(door, value)
+    async with database.transaction() as conn:
+        await users.disable_user(conn, "default", "user-0")
+    door.revoked("default", "user-0")
+    with pytest.raises(TokenRevoked):
+        await enter(door, values[0])
+
+
 async def test_an_outage_is_told_as_one_and_who_was_checked_goes_on(
     door: Authenticator, refuses: Refuses, clock: FakeClock
 ) -> None:

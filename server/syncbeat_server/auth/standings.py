@@ -99,14 +99,18 @@ class Standings:
             self._forget(key)
 
     def _forget(self, key: StandingKey) -> None:
-        kept = self._kept.pop(key, None)
-        if kept is not None:
-            kept.until = float("-inf")
+        self._end(key)
         load = self._loads.get(key)
         if load is not None:
             load.stale = True
         else:
             self._unindex(key)
+
+    def _end(self, key: StandingKey) -> None:
+        # Tokens that were checked hold on to it: what stands here no more, no invalidation would reach.
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            kept.until = float("-inf")
 
     def _unindex(self, key: StandingKey) -> None:
         keys = self._of_user.get((key.app_id, key.user_id))
@@ -134,10 +138,12 @@ class Standings:
     def _keep(self, key: StandingKey, standing: Standing) -> KeptStanding:
         absent = not standing.known or standing.shut_out or (bool(key.session_id) and not standing.session_alive)
         seconds = (KEPT_ABSENT_S if absent else KEPT_S) * self._spread(1 - SPREAD, 1 + SPREAD)
+        self._end(key)
         kept = self._kept[key] = KeptStanding(standing, self._clock.monotonic() + seconds)
         self._kept.move_to_end(key)
         while len(self._kept) > self._size:
-            oldest, _ = self._kept.popitem(last=False)
+            oldest = next(iter(self._kept))
+            self._end(oldest)
             if oldest not in self._loads:
                 self._unindex(oldest)
         return kept

@@ -125,6 +125,8 @@ async def test_streams_end_everywhere_when_their_token_is_taken_back(pair: tuple
         ends = await asyncio.gather(*(end_of(stream) for stream in streams))
     assert [how for _, how in ends] == [REVOKED, REVOKED]
     assert max(at for at, _ in ends) - start < ENDED_WITHIN_S
+    for server in pair:
+        assert await outcome(server, tokens) == REVOKED
     await one.add("s", "bob")
     await one.publish("s")
     assert (await kept.next("change")).scope == "s"

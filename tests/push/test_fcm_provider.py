@@ -16,10 +16,11 @@ import pytest
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, Fault, FaultKind, running_fake_fcm
 from syncbeat_server.push.model import ClaimedDelivery, Content, Kind, Lane, Outcome, Reason, Verdict
+from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
 from tests.fakes import wait_until
 
-DELIVERY = ClaimedDelivery(
+_DELIVERY = ClaimedDelivery(
     app_id="default",
     delivery_id="d-1",
     lease_token="l-1",
@@ -45,8 +46,12 @@ DELIVERY = ClaimedDelivery(
 )
 
 
-def to(token: str, **changes: Any) -> ClaimedDelivery:
-    return replace(DELIVERY, registration_token=token, **changes)
+def to(token: str, **changes: Any) -> Message:
+    delivery = replace(_DELIVERY, registration_token=token, **changes)
+    return Message(delivery, delivery.content, "default.ack")
+
+
+DELIVERY = to("phone-1")
 
 
 @asynccontextmanager
@@ -86,7 +91,7 @@ async def test_a_message_is_shown_once_however_often_it_is_sent(fake: FakeFcm, p
     assert (device.shown, device.replaced, len(device.on_screen)) == (1, 1, 1)
     message = fake.deliveries()[0].message
     assert message["notification"] == {"title": "Anna", "body": "wrote something"}
-    assert message["data"] == {"k": "v", "delivery_id": "d-1"}
+    assert message["data"] == {"k": "v", "delivery_id": "d-1", "ack_token": "default.ack"}
     assert (message["android"]["priority"], message["android"]["ttl"]) == ("high", "3600s")
     assert (message["apns"]["headers"]["apns-priority"], message["apns"]["payload"]["aps"]["badge"]) == ("10", 2)
 
@@ -97,6 +102,7 @@ async def test_a_sync_shows_nothing_and_carries_the_cursor(fake: FakeFcm, provid
     [record] = fake.device("p").data_messages
     assert record.message["data"] == {
         "delivery_id": "d-1",
+        "ack_token": "default.ack",
         "syncbeat": "sync",
         "type": "note",
         "scope": "couple:1",
@@ -110,7 +116,7 @@ async def test_a_sync_shows_nothing_and_carries_the_cursor(fake: FakeFcm, provid
 
 ANSWERS = {
     "unregistered": (Verdict.DEAD_TOKEN, Reason.UNREGISTERED, None),
-    "404": (Verdict.RETRY, Reason.PROVIDER_CONFIG, 60.0),
+    "404": (Verdict.RETRY, Reason.PROVIDER_CONFIG, None),
     "sender-mismatch": (Verdict.REJECTED, Reason.WRONG_SENDER, None),
     "bad-token": (Verdict.REJECTED, Reason.REJECTED, None),
     "bad-payload": (Verdict.REJECTED, Reason.REJECTED, None),
@@ -131,7 +137,7 @@ async def test_each_answer_has_its_meaning_and_nothing_is_tried_again_here(
     for fault, (verdict, reason, retry_after_s) in ANSWERS.items():
         before = fake.stats().requests
         outcome = await provider.send(to(f"fault:{fault}:1"))
-        assert outcome == Outcome(verdict, reason, retry_after_s=retry_after_s), fault
+        assert outcome == Outcome(verdict, reason, retry_after_s=retry_after_s, app_wide=fault == "404"), fault
         assert fake.stats().requests - before == 1, fault
     assert fake.stats().accepted == 0
     assert fake.stats().token_calls == 1
@@ -194,7 +200,7 @@ async def test_an_access_token_that_is_always_refused_is_a_matter_of_configurati
     fake: FakeFcm, provider: FcmProvider
 ) -> None:
     outcome = await provider.send(to("fault:401:*"))
-    assert outcome == Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=60.0)
+    assert outcome == Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
     assert (fake.stats().requests, fake.stats().token_calls) == (2, 2)
 
 
@@ -209,7 +215,7 @@ async def test_a_token_endpoint_that_refuses_is_asked_once_for_all_and_again_lat
 ) -> None:
     fake.script("/token", Fault(FaultKind.BAD_PAYLOAD))
     outcomes = await asyncio.gather(*(provider.send(to(f"p{n}")) for n in range(30)))
-    assert set(outcomes) == {Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG)}
+    assert set(outcomes) == {Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)}
     assert fake.stats().requests == 0
     assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
     assert fake.stats().token_calls == 1
@@ -221,7 +227,7 @@ async def test_a_token_endpoint_that_hangs_is_not_waited_for(
     monkeypatch.setattr("syncbeat_server.push.providers.fcm.credentials._WAIT_S", 0.1)
     fake.script("/token", Fault(FaultKind.HANG))
     outcomes = [await provider.send(DELIVERY) for _ in range(2)]
-    assert outcomes == [Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG)] * 2
+    assert outcomes == [Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)] * 2
     await wait_until(lambda: fake.stats().hanging == 1)  # one for both
     assert fake.release("/token") == 1
     monkeypatch.undo()

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
-from syncbeat.v1 import core_pb2, directory_service_pb2, field_rules_pb2, sync_service_pb2
+from syncbeat.v1 import access_pb2, core_pb2, directory_service_pb2, field_rules_pb2, sync_service_pb2
 from syncbeat_server.app import Stores, serve
 from syncbeat_server.auth.keys import new_signing_key
 from syncbeat_server.auth.model import Issuer, KeyRow
@@ -277,6 +277,11 @@ class Server:
     def operator(self) -> Caller:
         """An operator that may do everything an operator may."""
         return self.bearer(OPERATOR)
+
+    def allowed(self, request: str) -> Caller:
+        """Somebody who may make the call of this request, by the name of its type."""
+        options = METHODS[request].GetOptions().Extensions[access_pb2.access]
+        return self.backend if access_pb2.ACCESS_SERVICE in options or not options else self.operator
 
     async def rows(self) -> dict[str, list[str]]:
         """Everything that stands in the database, by table, but for who was seen: whoever calls is."""

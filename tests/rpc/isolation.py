@@ -6,7 +6,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from syncbeat.v1 import auth_service_pb2, core_pb2, sync_service_pb2
+from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.storage.postgres import RowOwner
 from syncbeat_server.sync.model import DeviceKey
 from tests.fakes import wait_until
@@ -18,7 +18,7 @@ PHONE = DeviceKey("default", "bob", "bobs phone")
 TOKEN = "bobs-registration-token"
 FULL = {
     *("devices", "scopes", "scope_members", "changes", "device_cursors", "request_records"),
-    *("notifications", "deliveries", "dedupe_windows", "token_moves", "sessions"),
+    *("notifications", "deliveries", "dedupe_windows", "token_moves", "sessions", "preferences"),
 }
 
 
@@ -46,6 +46,7 @@ async def people(server: Server) -> str:
     bob = server.user("bob")
     for scope in ("bobs", "shared"):
         await bob(publish(change(scope), change(scope, "k2"), trigger=trigger, request_id=f"r {scope}"))
+    await bob(directory_service_pb2.SetPreferencesRequest(muted_types=["ads"]))
     heads = (await bob(sync_service_pb2.GetHintRequest(device_id=PHONE.device_id))).hint.heads
     watch = bob.watch(device_id=PHONE.device_id, cursors=heads)
     await watch.opened()

@@ -185,7 +185,7 @@ async def test_each_bad_field_is_named(module_server: Server, method: MethodDesc
     before = await module_server.rows()
     seen = set()
     for path, request in cases(method):
-        refusal = await module_server.backend.refusal(request)
+        refusal = await module_server.allowed(request.DESCRIPTOR.name).refusal(request)
         assert (refusal.told, refusal.fields) == (INVALID, (path,)), str(request)[:500]
         seen.add(path)
     assert len(seen) >= len(method.input_type.fields) - 2  # flags have no wrong value
@@ -202,7 +202,7 @@ async def test_all_bad_fields_are_named_at_once(module_server: Server, method: M
         if breaks and chosen and not any(step.containing_oneof for step in steps[:-1]):
             breaks[-1](reach(request, steps), field.name)
             paths.add(path_to(steps))
-    refusal = await module_server.backend.refusal(request)
+    refusal = await module_server.allowed(request.DESCRIPTOR.name).refusal(request)
     assert refusal.told == INVALID
     assert set(refusal.fields) == paths
 
@@ -218,7 +218,9 @@ async def test_text_that_is_no_utf8_is_named(module_server: Server, method: Meth
         put = next(appending(MARK) if field.is_repeated else setting(MARK))
         data = broken(method, steps, put).SerializeToString()
         assert data.count(MARK.encode()) == 1
-        refusal = await module_server.backend.raw_refusal(method, data.replace(MARK.encode(), NO_UTF8))
+        refusal = await module_server.allowed(method.input_type.name).raw_refusal(
+            method, data.replace(MARK.encode(), NO_UTF8)
+        )
         path = path_to(steps) + ("[0]" if field.is_repeated else "")
         assert (refusal.told, refusal.fields) == (INVALID, (path,))
         named += 1
@@ -255,7 +257,7 @@ GARBAGE = {
 async def test_garbage_is_refused(module_server: Server, method: MethodDescriptor) -> None:
     before = await module_server.rows()
     for name, data in GARBAGE.items():
-        refusal = await module_server.backend.raw_refusal(method, data)
+        refusal = await module_server.allowed(method.input_type.name).raw_refusal(method, data)
         assert (refusal.told, refusal.fields) == (INVALID, ("",)), name
     assert await module_server.rows() == before
 
@@ -268,6 +270,12 @@ EMPTY = {
     "ListChanges": ("cursor",),
     "SendNotification": ("notification", "target"),
     "GetNotification": ("notification_id",),
+    "WatchDeliveries": ("notification_id",),
+    "AcknowledgeDelivery": ("ack_token", "kind"),
+    "CancelNotification": ("notification_id",),
+    "RedriveDeliveries": ("filter",),
+    "SetPreferences": ("user_id",),
+    "GetPreferences": ("user_id",),
     "RegisterDevice": ("device_id", "platform", "user_id"),
     "UnregisterDevice": ("device_id", "user_id"),
     "GetDevice": ("device_id", "user_id"),
@@ -294,7 +302,7 @@ async def test_empty_requests(module_server: Server) -> None:
     before = await module_server.rows()
     for method in IMPLEMENTED:
         if method.name in EMPTY:
-            refusal = await module_server.backend.raw_refusal(method, b"")
+            refusal = await module_server.allowed(method.input_type.name).raw_refusal(method, b"")
             assert (refusal.told, refusal.fields) == (INVALID, EMPTY[method.name])
     assert await module_server.rows() == before
 
@@ -422,7 +430,7 @@ async def test_an_answer_about_many_bad_fields_stays_small(module_server: Server
         publish(*[core_pb2.NewChange(merge_patch_json="é", expected_sequence=-1)] * 1_000),
         publish(change(), trigger=core_pb2.SyncTrigger(notification=shown)),
     ):
-        refusal = await module_server.backend.refusal(request)
+        refusal = await module_server.allowed(request.DESCRIPTOR.name).refusal(request)
         assert refusal.told == INVALID
         assert 5 < len(refusal.fields) <= 50
         assert len("".join(refusal.fields).encode()) + len(refusal.message.encode()) < 4096

@@ -17,9 +17,10 @@ from syncbeat_server.auth import store as auth
 from syncbeat_server.auth import users
 from syncbeat_server.auth.model import StandingKey
 from syncbeat_server.directory import store as directory
-from syncbeat_server.directory.model import Member, MemberRole, Platform, Registration
-from syncbeat_server.push import queue
+from syncbeat_server.directory.model import Member, MemberRole, Platform, Preferences, Registration
+from syncbeat_server.push import expansion, followup, limits, queue, registrations
 from syncbeat_server.push import store as push
+from syncbeat_server.push.expansion import Page
 from syncbeat_server.push.model import (
     ClaimedDelivery,
     Content,
@@ -148,27 +149,51 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     users.disable_user: lambda c: users.disable_user(c, "default", "bob"),
     users.mark_deleted: lambda c: users.mark_deleted(c, "default", "bob"),
     sync.write_changes: lambda c: sync.write_changes(c, WRITE),
-    push.insert_notifications: lambda c: push.insert_notifications(c, [NOTIFICATION]),
+    push.insert_notifications: lambda c: push.insert_notifications(c, [NOTIFICATION], {}),
     push.insert_deliveries: lambda c: push.insert_deliveries(c, [NOTIFICATION]),
     push.cancel_waiting: lambda c: push.cancel_waiting(c, "default", "bob", None, Reason.DEVICE_GONE),
     push.erase_deliveries: lambda c: push.erase_deliveries(c, "default", "bob"),
     push.erase_undelivered: lambda c: push.erase_undelivered(c, "default", IDS),
     push.find_notification: lambda c: push.find_notification(c, "default", IDS[2]),
     push.list_deliveries: lambda c: push.list_deliveries(c, "default", DeliveryFilter(), None, 10),
-    queue.claim: lambda c: queue.claim(c, IDS[1], 30.0, 10),
+    queue.claim: lambda c: queue.claim(c, IDS[1], 30.0, {"default": 10}),
     queue.close_trailed_windows: lambda c: queue.close_trailed_windows(c, IDS[1]),
     queue.claimed: lambda c: queue.claimed(c, IDS[1], IDS),
     queue.finish: lambda c: queue.finish(c, [Finished(CLAIMED, DeliveryState.SENT, Reason.NONE)]),
     queue.extend: lambda c: queue.extend(c, IDS, 30.0),
     queue.rescue: lambda c: queue.rescue(c, 10),
     queue.release: lambda c: queue.release(c, IDS),
-    queue.forget_windows: lambda c: queue.forget_windows(c, 10),
+    push.list_changed: lambda c: push.list_changed(c, "default", DeliveryFilter(user_id="bob"), None, 10),
+    followup.app_secret: lambda c: followup.app_secret(c, "default"),
+    followup.acknowledge: lambda c: followup.acknowledge(c, "default", IDS[0], opened=True),
+    followup.cancel: lambda c: followup.cancel(c, "default", IDS[2]),
+    followup.redrive: lambda c: followup.redrive(c, "default", DeliveryFilter()),
+    followup.forget_notifications: lambda c: followup.forget_notifications(c, 1.0, 10),
+    followup.forget_windows: lambda c: followup.forget_windows(c, 10),
+    followup.unaccounted: lambda c: followup.unaccounted(c, EVER, 10),
+    followup.waiting: followup.waiting,
+    expansion.start: lambda c: expansion.start(c, [NOTIFICATION], [1]),
+    expansion.next_page: lambda c: expansion.next_page(c, ["default"]),
+    expansion.advance: lambda c: expansion.advance(c, Page(NOTIFICATION, ("", ""), last=True), 0),
+    expansion.stop: lambda c: expansion.stop(c, "default", IDS[2]),
+    limits.count_shown: lambda c: limits.count_shown(c, [(CLAIMED, 1, EVER)]),
+    limits.take_wakes: lambda c: limits.take_wakes(c, [CLAIMED]),
+    limits.merge_held: lambda c: limits.merge_held(c, [CLAIMED]),
+    registrations.bury: lambda c: registrations.bury(c, [CLAIMED]),
+    directory.set_preferences: lambda c: directory.set_preferences(c, "default", "bob", Preferences()),
+    registrations.forget_removals: lambda c: registrations.forget_removals(c, 10),
     idempotency.answer_once: lambda c: idempotency.answer_once(c, [REQUEST], no_answers),
     idempotency.forget_caller: lambda c: idempotency.forget_caller(c, "default", "user:bob"),
     idempotency.forget_old: lambda c: idempotency.forget_old(c, 10),
 }
-SEEN[queue.drop_dead_tokens] = lambda c: queue.drop_dead_tokens(c, [CLAIMED])
+SEEN[registrations.quarantine] = lambda c: registrations.quarantine(c, [CLAIMED])
+SEEN[registrations.age] = lambda c: registrations.age(c, 10)
+SEEN[expansion.count_large] = lambda c: expansion.count_large(c, [NOTIFICATION])
+SEEN[directory.find_preferences] = lambda c: directory.find_preferences(c, "default", "bob")
 STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner("default", ""), RowOwner("", ""))
+
+
+STORES = (directory, sync, push, queue, followup, expansion, limits, registrations, idempotency, auth, users)
 
 
 def functions(module: ModuleType) -> set[Callable[..., Any]]:
@@ -182,7 +207,7 @@ def is_nothing(answer: object) -> bool:
 
 
 async def test_no_store_function_is_left_out() -> None:
-    offered = set[Callable[..., Any]]().union(*map(functions, (directory, sync, push, queue, idempotency, auth, users)))
+    offered = set[Callable[..., Any]]().union(*map(functions, STORES))
     assert offered == SEEN.keys() | REFUSED.keys()
 
 
@@ -203,7 +228,10 @@ async def test_stores_show_and_change_nothing_in_a_strangers_transaction(
     assert await peopled.rows() == before
 
 
-SILENT = {sync.report_activity, sync.record_seen, sync.advance_heads, queue.drop_dead_tokens, directory.lock_token}
+SILENT = {
+    *(sync.report_activity, sync.record_seen, sync.advance_heads, registrations.quarantine, directory.lock_token),
+    *(registrations.age, expansion.count_large),  # nobody has a month, or a thousand devices
+}
 LAST: list[Callable[..., Any]] = [
     auth.revoke_sessions,
     auth.revoke_session,
@@ -224,7 +252,7 @@ async def test_the_same_attempts_succeed_for_the_service(peopled: Server, databa
     async def seen(conn: Connection) -> None:
         await sync.record_seen(conn, [(PHONE, Cursor("bobs", epoch, 1))])
 
-    for function in (sync.report_activity, sync.advance_heads, sync.record_seen, queue.drop_dead_tokens):
+    for function in (sync.report_activity, sync.advance_heads, sync.record_seen, registrations.quarantine):
         before = await peopled.rows()
         async with database.connection() as conn:
             await (seen if function is sync.record_seen else SEEN[function])(conn)

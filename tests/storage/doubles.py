@@ -8,7 +8,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+from syncbeat_server.clock import Clock
+from syncbeat_server.push.channel import Channel
+from syncbeat_server.push.gate import Gate
 from syncbeat_server.push.model import ClaimedDelivery, Outcome, Verdict
+from syncbeat_server.push.providers import Message, Provider
+from syncbeat_server.resilience.breaker import BreakerRule
+from syncbeat_server.storage.allowance import Grant
 from syncbeat_server.storage.postgres import Database
 
 
@@ -18,14 +24,16 @@ class ScriptedProvider:
     def __init__(self, *script: Outcome | Exception, gated: bool = False) -> None:
         self.script = deque(script)
         self.asked: list[ClaimedDelivery] = []
+        self.messages: list[Message] = []
         self.gate = asyncio.Event()
         self.under_way = self.most_under_way = 0
         self.on_send: Callable[[], None] = lambda: None
         if not gated:
             self.gate.set()
 
-    async def send(self, delivery: ClaimedDelivery) -> Outcome:
-        self.asked.append(delivery)
+    async def send(self, message: Message) -> Outcome:
+        self.messages.append(message)
+        self.asked.append(message.delivery)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -45,6 +53,18 @@ class ScriptedProvider:
     def times(self) -> Counter[str]:
         """How often each delivery was sent."""
         return Counter(delivery.delivery_id for delivery in self.asked)
+
+
+class Unlimited:
+    """An Allowance that grants whatever is wanted."""
+
+    async def take(self, key: str, wanted: int, cost: float) -> Grant:
+        return Grant(wanted, 0.0)
+
+
+def channel(provider: Provider, clock: Clock, in_flight: int = 200, **fields: Any) -> Channel:
+    """An app's channel through a provider."""
+    return Channel(provider, Gate(in_flight, BreakerRule(), clock), "app:default", b"secret", **fields)
 
 
 class Streams:

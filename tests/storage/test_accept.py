@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from syncbeat_server.push import queue, store
+from syncbeat_server.push import followup, queue, store
 from syncbeat_server.push.model import (
     Accepted,
     DeliveryFilter,
@@ -317,7 +317,7 @@ class Story:
         await self.clock.advance(self.dice.choice((1.0, 10.0, 30.0)))
         async with self.database.connection() as conn:
             await queue.rescue(conn, 100)
-            await queue.forget_windows(conn, 100)
+            await followup.forget_windows(conn, 100)
 
     async def move(self) -> None:
         user = self.dice.choice(("ann", "bob"))

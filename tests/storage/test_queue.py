@@ -7,12 +7,12 @@ import uuid
 
 import pytest
 
-from syncbeat_server.push import policy, queue
+from syncbeat_server.push import followup, policy, queue, registrations
 from syncbeat_server.push.accept import accept as accept_in
 from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, Finished, Kind, Lane, Reason, Target
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.storage.postgres import Database
-from tests.fakes import FakeClock, wait_until
+from tests.fakes import START, FakeClock, wait_until
 from tests.storage.stage import (
     APP,
     EPOCH,
@@ -95,8 +95,8 @@ async def test_what_one_worker_is_claiming_another_passes_over(database: Databas
     await couple(database)
     await accept(database, *(message() for _ in range(4)))
     async with database.transaction() as one, database.transaction() as other:
-        first = await queue.claim(one, LEASE, 30.0, 2)
-        second = await asyncio.wait_for(queue.claim(other, OTHER, 30.0, 10), 2)  # waits for nobody
+        first = await queue.claim(one, LEASE, 30.0, {APP: 2})
+        second = await asyncio.wait_for(queue.claim(other, OTHER, 30.0, {APP: 10}), 2)  # waits for nobody
         assert (len(first), len(second)) == (2, 2)
         assert not set(first) & set(second)
     assert await claim(database, LEASE) == []
@@ -236,7 +236,7 @@ async def test_a_device_that_has_seen_the_cursor_gets_nothing_and_its_window_is_
     await clock.advance(60)
     trailing = await claimed_one(database)
     assert trailing.seen
-    verdict = policy.triage(trailing, live=False, rule=RetryRule())
+    verdict = policy.triage(trailing, False, START, RetryRule())
     assert verdict is not None
     assert (verdict.state, verdict.reason) == (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
     await finish(database, verdict)
@@ -282,7 +282,7 @@ async def test_a_dead_token_is_dropped_unless_it_was_registered_again_meanwhile(
     await clock.advance(1)
     await add_device(database, "bob")  # the same token, newly registered
     async with database.connection() as conn:
-        await queue.drop_dead_tokens(conn, dead)
+        await registrations.bury(conn, dead)
     found = await rows_of(
         database, "SELECT user_id, token_state, registration_token, token_digest IS NULL FROM devices ORDER BY 1"
     )
@@ -297,7 +297,7 @@ async def test_another_token_of_the_device_is_not_dropped(database: Database) ->
     dead = await claim(database, LEASE)
     await add_device(database, "ann", token="a new one")
     async with database.connection() as conn:
-        await queue.drop_dead_tokens(conn, dead)
+        await registrations.bury(conn, dead)
     assert await value_of(database, "SELECT registration_token FROM devices WHERE user_id = 'ann'") == "a new one"
 
 
@@ -309,7 +309,7 @@ async def test_a_delivery_outlives_its_device_and_ends(database: Database) -> No
     await directory(database).unregister(APP, "ann", "phone", by_user=False)
     await finish(database, Finished(flying, DeliveryState.PENDING, Reason.UNAVAILABLE))
     again = await claimed_one(database)
-    verdict = policy.triage(again, live=False, rule=RetryRule())
+    verdict = policy.triage(again, False, START, RetryRule())
     assert verdict is not None
     await finish(database, verdict)
     assert await shown(database, sent) == ["ann DEAD NO_TOKEN"]
@@ -324,8 +324,8 @@ async def test_windows_are_forgotten_an_hour_after_they_end_unless_something_tra
     await accept(database, wake(2, exclude_user_id="bob"))
     await clock.advance(3660)
     async with database.connection() as conn:
-        assert await queue.forget_windows(conn, 100) == 0
+        assert await followup.forget_windows(conn, 100) == 0
     await clock.advance(1)
     async with database.connection() as conn:
-        assert await queue.forget_windows(conn, 100) == 2
+        assert await followup.forget_windows(conn, 100) == 2
     assert await rows_of(database, "SELECT user_id, scope FROM dedupe_windows") == [("ann", "couple")]

@@ -10,16 +10,17 @@ import pytest
 
 from syncbeat_server.auth import users
 from syncbeat_server.auth.store import NewSession, add_session
+from syncbeat_server.directory.model import Preferences
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.events.users import Erased, UserLifecycle
-from syncbeat_server.push import queue
+from syncbeat_server.push import queue, registrations
 from syncbeat_server.push.erase import erase
 from syncbeat_server.push.model import DeliveryState, Finished, Reason, Target
 from syncbeat_server.push.policy import RetryRule, triage
 from syncbeat_server.storage.idempotency import RequestKey, answer_once
 from syncbeat_server.storage.postgres import Database
 from tests.conftest import DatabaseUrls
-from tests.fakes import FakeClock
+from tests.fakes import START, FakeClock
 from tests.storage.doubles import Refuses
 from tests.storage.stage import (
     APP,
@@ -29,6 +30,7 @@ from tests.storage.stage import (
     claim,
     couple,
     deliveries,
+    directory,
     mark_seen,
     message,
     rows_of,
@@ -99,6 +101,15 @@ async def furnish(database: Database, *user_ids: str) -> None:
     await add_members(database, "couple", *user_ids)
     for user_id in user_ids:
         await mark_seen(database, 1, user_id)
+        await directory(database).set_preferences(APP, user_id, Preferences(max_per_day=9), by_user=False)
+        async with database.connection() as conn:
+            await conn.execute(
+                """WITH budget AS (INSERT INTO wake_budgets VALUES ($1, $2, 'phone', 1, syncbeat_now()))
+                   INSERT INTO token_removals (app_id, user_id, device_id, token_digest, removed_at)
+                   VALUES ($1, $2, 'phone', 'digest', syncbeat_now())""",
+                APP,
+                user_id,
+            )
     await accept(database, wake(2), *(message(Target(user_id=user_id)) for user_id in user_ids))
 
 
@@ -206,7 +217,7 @@ async def test_finishing_what_was_under_way_to_an_erased_user_finishes_the_rest_
     await lifecycle.delete(APP, "bob")
     async with database.transaction() as conn:
         done = await queue.finish(conn, [Finished(one, DeliveryState.DEAD, Reason.UNREGISTERED) for one in claimed])
-        await queue.drop_dead_tokens(conn, claimed)
+        await registrations.bury(conn, claimed)
     assert done == {one.delivery_id for one in claimed if one.user_id == "ann"}
     assert await shown(database, sent) == ["ann DEAD UNREGISTERED"]
 
@@ -332,7 +343,7 @@ async def test_what_was_under_way_when_its_user_was_disabled_is_not_tried_again(
         await queue.finish(conn, [Finished(first, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=10.0)])
     await clock.advance(10)
     (again,) = await claim(database, LEASE)
-    needless = triage(again, False, RetryRule())
+    needless = triage(again, False, START, RetryRule())
     assert needless is not None
     async with database.transaction() as conn:
         await queue.finish(conn, [needless])

@@ -55,7 +55,7 @@ MESSAGE = replace(DELIVERY, kind=Kind.MESSAGE)
 
 
 def fate(delivery: ClaimedDelivery, *, live: bool = False) -> tuple[DeliveryState, Reason] | None:
-    found = triage(delivery, live, RULE)
+    found = triage(delivery, live, START, RULE)
     if found is None:
         return None
     assert found.give_back_attempt  # none was made
@@ -85,7 +85,7 @@ def test_an_attempt_is_made_unless_it_is_needless(
 
 
 def test_a_stream_is_given_its_grace() -> None:
-    held = triage(DELIVERY, True, RULE)
+    held = triage(DELIVERY, True, START, RULE)
     assert held is not None
     assert held.due_in_s == 5.0
 
@@ -132,8 +132,11 @@ def test_retries_are_spread_out_and_grow() -> None:
 def test_throttling_waits_a_minute_unless_told_otherwise() -> None:
     throttled = Outcome(Verdict.RETRY, Reason.THROTTLED)
     assert all(conclude(DELIVERY, throttled, RULE, random.Random(s)).due_in_s >= 60.0 for s in range(20))
-    told = replace(throttled, retry_after_s=25.0)
-    assert conclude(DELIVERY, told, RULE, random.Random(1)).due_in_s == 25.0
+    for asked, least in ((25.0, 60.0), (123.0, 123.0)):
+        told = replace(throttled, retry_after_s=asked)
+        waits = [conclude(DELIVERY, told, RULE, random.Random(s), share=0.5).due_in_s for s in range(20)]
+        assert all(least <= wait <= least + 31.0 for wait in waits)
+        assert len(set(waits)) == 20, "those that were told the same do not come back at once"
 
 
 @pytest.mark.parametrize(("asked", "waits"), [(0.0, 10.0), (9.0, 10.0), (700.0, 700.0)])

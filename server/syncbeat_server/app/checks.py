@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from syncbeat_server.app.apps import Apps
 from syncbeat_server.app.callers import key_rows, session_rows
-from syncbeat_server.app.delivering import provider
+from syncbeat_server.app.delivering import providers
 from syncbeat_server.app.process import Stores
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError, DependencyDown, SyncbeatError
 from syncbeat_server.ops.config import Settings
+from syncbeat_server.push.providers import Provider
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres import open_database
 from syncbeat_server.storage.redis import open_redis
@@ -16,16 +18,27 @@ from syncbeat_server.storage.redis import open_redis
 async def faults(settings: Settings, stores: Stores | None) -> list[str]:
     """What would keep this configuration from serving, or make it unsafe; empty when it is good."""
     found = []
+    try:
+        Apps(settings, SystemClock())
+    except ConfigurationError as error:
+        found.append(error.message)
     for name, app in settings.all_apps().items():
         try:
             if not key_rows(name, app) and not app.jwks_url and not session_rows(settings, name, app):
                 found.append(f"app {name!r}: no JWT_SECRETS, JWKS_FILE, JWKS_URL or SESSION_KEYS, so no user can call")
-            provider(app, 1, SystemClock())
+            await _close(providers(name, app, settings, SystemClock()))
         except ConfigurationError as error:
             found.append(error.message)
     if stores is not None:
         found += await _store_faults(stores)
     return found
+
+
+async def _close(made: tuple[Provider, Provider | None, str]) -> None:
+    first, fallback, _ = made
+    await first.close()
+    if fallback is not None:
+        await fallback.close()
 
 
 async def _store_faults(stores: Stores) -> list[str]:

@@ -1,55 +1,169 @@
-"""The delivery worker and the providers it sends through."""
+"""The delivery worker and the channels it sends through."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
+from syncbeat_server.app.apps import stamp_of
 from syncbeat_server.app.process import Process, running
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.config import AppSettings
+from syncbeat_server.ops.config import AppSettings, Settings
+from syncbeat_server.ops.setting_types import check_base_url
+from syncbeat_server.push.channel import Channel, app_secret
+from syncbeat_server.push.gate import Gate
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.push.providers.log import LogProvider
-from syncbeat_server.push.worker import DeliveryWorker, WorkerRule
+from syncbeat_server.push.upkeep import QueueFigures
+from syncbeat_server.push.worker import DeliveryWorker, WorkerHooks, WorkerRule
+from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
+from syncbeat_server.storage.allowance import Allowance, Rate
+
+_log = logging.getLogger(__name__)
+
+_BURST_S = 0.1
+_LEAST_BURST = 200.0
+_RETIRED = 8  # providers that are kept open for the attempts that are still under way in them
 
 
 @asynccontextmanager
 async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
     settings = process.settings
-    async with AsyncExitStack() as stack:
-        providers: dict[str, Provider] = {}
-        for name, app in settings.all_apps().items():
-            providers[name] = provider(app, settings.delivery_in_flight, process.clock)
-            stack.push_async_callback(providers[name].close)
+    channels = _Channels(process)
+    await channels.open()
+    try:
         worker = DeliveryWorker(
             process.database,
-            providers,
+            channels.by_app,
             process.presence.live,
+            Allowance(process.bus, _rate(settings), process.clock),
             WorkerRule(
                 lease_s=settings.delivery_lease_s,
                 poll_s=settings.delivery_poll_s,
-                in_flight=settings.delivery_in_flight,
-                retry=RetryRule(first_s=settings.delivery_retry_s, grace_s=settings.stream_grace_s),
+                keep_days=settings.keep_deliveries_days,
+                retry=RetryRule(
+                    first_s=settings.delivery_retry_s,
+                    grace_s=settings.stream_grace_s,
+                    give_up_s=settings.delivery_give_up_s,
+                ),
             ),
             process.clock,
-            process.metrics.attempt_ended,
+            WorkerHooks(process.metrics.attempt_ended, process.metrics.outcomes_voided, channels.audited),
         )
-        async with running([worker.run()]):
+        async with running([worker.run(), channels.run()]):
             try:
                 yield worker
             finally:
                 await worker.drain(settings.drain_s)
+    finally:
+        await channels.close()
 
 
-def provider(app: AppSettings, in_flight: int, clock: Clock) -> Provider:
+class _Channels:
+    """Makes the apps' channels, and makes those anew whose configuration has changed."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._changed = asyncio.Event()
+        self._made_of: dict[str, object] = {}
+        self._retired: list[Provider] = []
+        self.by_app: dict[str, Channel] = {}
+
+    async def open(self) -> None:
+        """Raises ConfigurationError: a provider's configuration cannot be used."""
+        for app_id, app in self._process.apps.current.items():
+            await self._make(app_id, app)
+        self._process.apps.on_change(self._changed.set)
+
+    async def run(self) -> None:
+        """Follow the apps' configuration, for ever."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            for app_id, app in self._process.apps.current.items():
+                try:
+                    await self._make(app_id, app)
+                except ConfigurationError as error:
+                    _log.error("an app keeps its provider", extra={"app_id": app_id, "fault": error.message})
+            for app_id in self.by_app.keys() - self._process.apps.current.keys():
+                self._retire(self.by_app.pop(app_id))
+            while len(self._retired) > _RETIRED:
+                await self._retired.pop(0).close()
+
+    async def close(self) -> None:
+        """Close every provider."""
+        for channel in self.by_app.values():
+            self._retire(channel)
+        for provider in self._retired:
+            await provider.close()
+
+    def audited(self, figures: QueueFigures) -> None:
+        """Show the queue's figures."""
+        metrics = self._process.metrics
+        metrics.queue_counted(figures.waiting, figures.unaccounted)
+        metrics.breakers({app_id: c.gate.breaker is not BreakerState.CLOSED for app_id, c in self.by_app.items()})
+
+    async def _make(self, app_id: str, app: AppSettings) -> None:
+        account = app.fcm_credentials and stamp_of(app.fcm_credentials)
+        made_of = (
+            app.fcm_base_url,
+            app.webhook_url,
+            app.webhook_token,
+            account,
+        )
+        known = self.by_app.get(app_id)
+        if known is None or made_of != self._made_of[app_id]:
+            settings, clock = self._process.settings, self._process.clock
+            first, fallback, rate_key = providers(app_id, app, settings, clock)
+            if known is None:
+                secret = await app_secret(self._process.database, app_id)
+                gate = Gate(settings.delivery_in_flight, BreakerRule(open_s=settings.delivery_breaker_s), clock)
+                known = self.by_app[app_id] = Channel(first, gate, rate_key, secret, fallback)
+            else:
+                self._retire(known)
+                known.provider, known.fallback, known.rate_key = first, fallback, rate_key
+            self._made_of[app_id] = made_of
+        known.max_per_day = app.max_per_day
+        known.templates = self._process.apps.templates(app_id)
+
+    def _retire(self, channel: Channel) -> None:
+        # Not closed before the end: attempts may be under way.
+        self._retired += [channel.provider] if channel.fallback is None else [channel.provider, channel.fallback]
+
+
+def providers(app_id: str, app: AppSettings, settings: Settings, clock: Clock) -> tuple[Provider, Provider | None, str]:
+    """An app's provider, the one for when that cannot be reached, and the name of what shares its rate.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
+    webhook = None
+    if app.webhook_url:
+        from syncbeat_server.push.providers.webhook import WebhookProvider
+
+        token = "" if app.webhook_token is None else app.webhook_token.get_secret_value()
+        webhook = WebhookProvider(app.webhook_url, token, settings.delivery_in_flight, settings.delivery_timeout_s)
     if app.fcm_credentials is None:
-        return LogProvider()
+        return webhook or LogProvider(), None, f"app:{app_id}"
     # firebase-admin is large: a process that pushes nothing to FCM does without it.
     from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
 
     try:
-        return FcmProvider(AccessTokens(app.fcm_credentials, clock), app.fcm_base_url, in_flight, clock)
-    except (ValueError, OSError):
-        raise ConfigurationError("SYNCBEAT_FCM_CREDENTIALS: not the JSON of a service account") from None
+        tokens = AccessTokens(app.fcm_credentials, clock)
+        check_base_url("the token_uri of FCM_CREDENTIALS", tokens.token_uri)
+    except (ValueError, OSError) as error:
+        fault = str(error) if "token_uri" in str(error) else "not the JSON of a service account"
+        raise ConfigurationError(f"SYNCBEAT_FCM_CREDENTIALS: {fault}") from None
+    fcm = FcmProvider(
+        tokens, app.fcm_base_url, settings.delivery_in_flight, clock, timeout_s=settings.delivery_timeout_s
+    )
+    return fcm, webhook, f"fcm:{tokens.project_id}"
+
+
+def _rate(settings: Settings) -> Rate:
+    per_s = settings.push_per_minute / 60
+    return Rate(per_s, max(_LEAST_BURST, per_s * _BURST_S), settings.push_ramp_s)

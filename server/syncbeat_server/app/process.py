@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from syncbeat_server.app.apps import Apps
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.directory.presence import Presence
 from syncbeat_server.ops.config import Settings
@@ -39,6 +40,7 @@ class Process:
     bus: RedisBus
     hub: Hub
     presence: Presence
+    apps: Apps
 
 
 @asynccontextmanager
@@ -58,8 +60,9 @@ async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
         async with database.connection() as conn:
             await require_restricted_login(conn)
             await require_current_schema(conn)
-        async with running([bus.run_publisher()]):
-            yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus))
+        apps = Apps(settings, clock)
+        async with running([bus.run_publisher(), apps.run()]):
+            yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus), apps)
 
 
 @asynccontextmanager

@@ -27,8 +27,11 @@ from syncbeat_server.events.publish import Publisher
 from syncbeat_server.events.users import UserLifecycle
 from syncbeat_server.ops.config import DEFAULT_APP, Role, Settings
 from syncbeat_server.push.accept import cancel_waiting
+from syncbeat_server.push.channel import app_secret
 from syncbeat_server.push.service import PushService
+from syncbeat_server.push.watch import DeliveryWatches
 from syncbeat_server.push.worker import DeliveryWorker
+from syncbeat_server.storage.replays import Replays
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.sweep import HeadSweep
 from syncbeat_server.sync.watch import HintStreams
@@ -95,6 +98,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     settings, clock, database, hub = process.settings, process.clock, process.database, process.hub
     tell = Tellers(process, worker, front.door)
     reader, seen = FeedReader(database), SeenRecorder(database, clock)
+    watches = DeliveryWatches(database, clock)
     keeper = PresenceKeeper(process.presence, lambda: [_device(key) for key in hub.live_devices()], clock)
     streams = HintStreams(hub, reader, seen, clock, lambda key: keeper.moved(_device(key)))
     attempts = Attempts(clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
@@ -104,9 +108,13 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
         Interceptors(front.door, process.metrics, clock),
         {
             "SyncService": SyncServicer(
-                SyncService(database, reader, seen, clock), streams, publisher, front.door.recheck
+                SyncService(database, reader, seen, clock),
+                streams,
+                publisher,
+                front.door.recheck,
+                process.apps.templates,
             ),
-            "PushService": PushServicer(PushService(database, tell.deliveries_accepted), clock),
+            "PushService": PushServicer(await _push(process, tell), watches, process.apps.templates, clock),
             "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, tell.caller_changed)),
             "AuthService": AuthServicer(_sessions(process, tell), front.caches, attempts),
         },
@@ -123,6 +131,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
             # Streams are asked to end first, so that each says where it was; then the calls under way may finish.
             await server.retire()
             hub.drain()
+            watches.drain()
             await server.stop(settings.drain_s)
             await seen.flush()
 
@@ -144,6 +153,11 @@ async def _ops_http(process: Process, stop: asyncio.Event) -> AsyncIterator[None
     jwks = public_jwks(session_rows(settings, DEFAULT_APP, settings))
     async with serving_http(settings.ops_listen, process.metrics.registry, ready, jwks, share_port=settings.share_port):
         yield
+
+
+async def _push(process: Process, tell: Tellers) -> PushService:
+    secrets = {app_id: await app_secret(process.database, app_id) for app_id in process.settings.all_apps()}
+    return PushService(process.database, Replays(process.bus, process.clock), secrets, tell.deliveries_accepted)
 
 
 def _sessions(process: Process, tell: Tellers) -> SessionService:

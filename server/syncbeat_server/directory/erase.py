@@ -16,7 +16,7 @@ class Erased(NamedTuple):
 
 
 async def erase(conn: Connection, app_id: str, user_id: str) -> Erased:
-    """Forget a user's devices, memberships and the moves of its registration tokens."""
+    """Forget a user's devices, memberships, preferences, and what became of its registration tokens."""
     devices = await store.erase_devices(conn, app_id, user_id)
     memberships = await store.erase_memberships(conn, app_id, user_id)
     await store.erase_traces(conn, app_id, user_id)

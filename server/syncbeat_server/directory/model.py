@@ -22,6 +22,9 @@ class TokenState(StrEnum):
     ACTIVE = "ACTIVE"
     DEAD = "DEAD"
     MOVED = "MOVED"
+    STALE = "STALE"
+    PRUNED = "PRUNED"
+    QUARANTINED = "QUARANTINED"
 
 
 class MemberRole(StrEnum):
@@ -66,3 +69,22 @@ class Member:
     user_id: str
     role: MemberRole
     added_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuietHours:
+    """Minutes of the day; `zone` is an IANA name, or '' for that of each device."""
+
+    start_minute: int
+    end_minute: int
+    zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What a user wants to be spared. `max_per_day` None: the app's maximum."""
+
+    quiet_hours: QuietHours | None = None
+    max_per_day: int | None = None
+    muted_types: tuple[str, ...] = ()
+    updated_at: datetime | None = None

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from syncbeat_server.directory import store
-from syncbeat_server.directory.model import Device, Member, Registration
+from syncbeat_server.directory.model import Device, Member, Preferences, Registration
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, NotFound, RateLimited
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner, become_user
 
@@ -70,6 +70,19 @@ class DirectoryService:
                 await become_user(conn, RowOwner(app_id, user_id))
             if not await store.delete_device(conn, app_id, user_id, device_id):
                 raise _absent(by_user=by_user)
+
+    async def set_preferences(self, app_id: str, user_id: str, wanted: Preferences, *, by_user: bool) -> Preferences:
+        """Replace what a user wants to be spared. Raises InvalidRequest: the time zone is unknown."""
+        zone = "" if wanted.quiet_hours is None else wanted.quiet_hours.zone
+        if zone and not _is_time_zone(zone):
+            raise InvalidRequest(FieldViolation("quiet_hours.time_zone", "not a time zone of the IANA database"))
+        async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
+            return await store.set_preferences(conn, app_id, user_id, wanted)
+
+    async def preferences(self, app_id: str, user_id: str, *, by_user: bool) -> Preferences:
+        """What a user wants to be spared; the defaults when nothing was set."""
+        async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
+            return await store.find_preferences(conn, app_id, user_id) or Preferences()
 
     async def device(self, app_id: str, user_id: str, device_id: str, *, by_user: bool) -> Device:
         """One device. Raises AccessDenied (a user) or NotFound (a service) when it is not there."""

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -29,11 +29,13 @@ from syncbeat_server.ops.setting_types import (
     check_base_url,
     check_file,
     check_secrets,
+    is_loopback,
 )
 
 PREFIX = "SYNCBEAT_"
 DEFAULT_APP = "default"
-_IN_APPS_FILE = frozenset({"apps", "issuers"})
+_IN_APPS_FILE = frozenset({"apps", "issuers", "templates"})
+_OF_DEFAULT = frozenset({"issuers", "templates"})
 
 
 class Role(StrEnum):
@@ -90,21 +92,36 @@ class IssuerSettings(BaseModel):
         return self
 
 
+class TemplateText(BaseModel):
+    """What a template says in one locale."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = ""
+    body: str = ""
+
+
 class AppSettings(IssuerSettings):
     """One app (tenant): who issues its users' tokens and how its devices are reached.
 
-    `issuers` are those beside the first one; they stand in the apps file only.
+    `issuers` are those beside the first one. They and `templates` (name, locale, text) stand in the apps file only.
     """
 
     issuers: tuple[IssuerSettings, ...] = ()
     session_issuer: str = ""
     fcm_credentials: OptionalPath = None
     fcm_base_url: str = "https://fcm.googleapis.com"
+    webhook_url: str = ""
+    webhook_token: OptionalSecret = None
+    max_per_day: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    templates: dict[str, dict[str, TemplateText]] = {}
 
     @model_validator(mode="after")
     def _safe_provider(self) -> Self:
         check_base_url("FCM_BASE_URL", self.fcm_base_url)
         check_file("FCM_CREDENTIALS", self.fcm_credentials)
+        if self.webhook_url:
+            check_base_url("WEBHOOK_URL", self.webhook_url)
         return self
 
 
@@ -141,7 +158,13 @@ class Settings(AppSettings):
     delivery_lease_s: float = Field(default=30.0, ge=1.0, le=600.0)
     delivery_poll_s: float = Field(default=1.0, ge=0.02, le=60.0)
     delivery_retry_s: float = Field(default=10.0, ge=0.05, le=600.0)
+    delivery_give_up_s: float = Field(default=3600.0, ge=1.0, le=86_400.0)
+    delivery_timeout_s: float = Field(default=15.0, ge=0.1, le=120.0)
     delivery_in_flight: int = Field(default=200, ge=1, le=2000)
+    delivery_breaker_s: float = Field(default=60.0, ge=0.1, le=3600.0)
+    push_per_minute: int = Field(default=600_000, ge=60, le=60_000_000)
+    push_ramp_s: float = Field(default=60.0, ge=0.0, le=3600.0)
+    keep_deliveries_days: float = Field(default=30.0, ge=1.0, le=3660.0)
     stream_grace_s: float = Field(default=5.0, ge=0.1, le=300.0)
     drain_s: float = Field(default=20.0, ge=0.5, le=300.0)
     reflection: bool = False
@@ -174,6 +197,15 @@ class Settings(AppSettings):
         return self
 
     @model_validator(mode="after")
+    def _patient_with_fcm(self) -> Self:
+        # FCM's own calls take up to 10 s: a shorter wait makes duplicates. Only a fake on this machine is faster.
+        if self.delivery_timeout_s < 10.0:
+            for app in self.all_apps().values():
+                if app.fcm_credentials is not None and not is_loopback(app.fcm_base_url):
+                    raise ValueError("DELIVERY_TIMEOUT_S: at least 10 s for FCM")
+        return self
+
+    @model_validator(mode="after")
     def _safe_sessions(self) -> Self:
         check_secrets("SESSION_SECRETS", self.session_secrets)
         if (self.session_keys is None) != (not self.session_secrets):
@@ -200,6 +232,23 @@ class Settings(AppSettings):
         return {DEFAULT_APP: own, **self.apps}
 
 
+def reread_apps(settings: Settings) -> dict[str, AppSettings]:
+    """Every app as the apps file describes it now, beside what the environment said at the start.
+
+    Raises:
+        ConfigurationError: the file cannot be used now.
+    """
+    if settings.apps_file is None:
+        return settings.all_apps()
+    try:
+        tables = _read_apps(settings.apps_file)
+        own = {name: getattr(settings, name) for name in AppSettings.model_fields}
+        default = AppSettings(**own | {"issuers": (), "templates": {}} | tables.pop(DEFAULT_APP, {}))
+        return {DEFAULT_APP: default, **{name: AppSettings(**table) for name, table in tables.items()}}
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+
+
 def session_issuer(app_id: str, app: AppSettings) -> str:
     """What tokens of our own sessions of an app name as their issuer."""
     return app.session_issuer or f"syncbeat:{app_id}"
@@ -222,7 +271,7 @@ def load_settings(environment: Mapping[str, str] | None = None, env_file: Path |
     try:
         if values.get("apps_file"):
             values["apps"] = _read_apps(Path(values["apps_file"]))
-            values["issuers"] = values["apps"].pop(DEFAULT_APP, {}).get("issuers", ())
+            values |= values["apps"].pop(DEFAULT_APP, {})
         return Settings(**values)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
@@ -256,9 +305,10 @@ def _read_apps(path: Path) -> dict[str, Any]:
     apps = table.get("apps")
     if not isinstance(apps, dict) or set(table) != {"apps"}:
         raise ConfigurationError(f"{PREFIX}APPS_FILE: want tables [apps.NAME] and nothing else")
-    if set(apps.get(DEFAULT_APP, ())) - {"issuers"}:
+    if set(apps.get(DEFAULT_APP, ())) - _OF_DEFAULT:
         raise ConfigurationError(
-            f"{PREFIX}APPS_FILE: the app {DEFAULT_APP!r} is described by the environment, but for its more `issuers`"
+            f"{PREFIX}APPS_FILE: the app {DEFAULT_APP!r} is described by the environment, but for its more `issuers` "
+            "and its `templates`"
         )
     if not all(re.fullmatch(NAME, name) for name in apps):
         raise ConfigurationError(f"{PREFIX}APPS_FILE: an app's name is 1 to 64 of A-Z a-z 0-9 _ . -")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Protocol
 
@@ -93,6 +93,29 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._voided = Counter(
+            "syncbeat_delivery_outcomes_voided",
+            "Outcomes not recorded, since the lease had run out or the device had acknowledged before",
+            registry=self.registry,
+        )
+        self._breaker_open = Gauge(
+            "syncbeat_push_breaker_open", "1 while an app's provider is not asked", ("app",), registry=self.registry
+        )
+        self._waiting = Gauge(
+            "syncbeat_deliveries_waiting", "Deliveries that wait, by state", ("app", "state"), registry=self.registry
+        )
+        self._oldest = Gauge(
+            "syncbeat_deliveries_oldest_due_seconds",
+            "For how long the oldest has been due",
+            ("app", "state"),
+            registry=self.registry,
+        )
+        self._unaccounted = Gauge(
+            "syncbeat_deliveries_unaccounted",
+            "Accepted deliveries of the last hour that are in no state: always 0",
+            registry=self.registry,
+        )
+
     def watch_token_cache(self, figures: Callable[[], TokenCacheFigures]) -> None:
         """Show the figures of the cache of checked tokens."""
         self.registry.register(_TokenCacheCollector(figures))
@@ -104,3 +127,21 @@ class Metrics:
     def attempt_ended(self, outcome: str) -> None:
         """Count one delivery attempt."""
         self._outcomes.labels(outcome).inc()
+
+    def outcomes_voided(self, count: int) -> None:
+        """Count outcomes whose lease had run out."""
+        self._voided.inc(count)
+
+    def breakers(self, open_by_app: Mapping[str, bool]) -> None:
+        """Whose provider is not asked now."""
+        for app_id, is_open in open_by_app.items():
+            self._breaker_open.labels(app_id).set(is_open)
+
+    def queue_counted(self, waiting: Mapping[tuple[str, str], tuple[int, float]], unaccounted: int) -> None:
+        """What waits by (app, state): how many, and for how long the oldest has been due."""
+        self._waiting.clear()
+        self._oldest.clear()
+        for labels, (count, oldest_s) in waiting.items():
+            self._waiting.labels(*labels).set(count)
+            self._oldest.labels(*labels).set(oldest_s)
+        self._unaccounted.set(unaccounted)

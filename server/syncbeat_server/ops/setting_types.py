@@ -148,9 +148,13 @@ def check_base_url(name: str, url: str) -> None:
         parts = urlsplit(url)
     except ValueError:
         raise ValueError(f"{name}: not a URL") from None
-    loopback = parts.hostname in ("127.0.0.1", "localhost", "::1")
-    if not parts.hostname or (parts.scheme != "https" and not (parts.scheme == "http" and loopback)):
+    if not parts.hostname or (parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(url))):
         raise ValueError(f"{name}: want https (http only to loopback)")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL is of this machine."""
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def check_file(name: str, path: Path | None) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
-from syncbeat_server.push import store
+from syncbeat_server.push import expansion, store
 from syncbeat_server.push.model import Accepted, DeliveryState, NewNotification, Reason
 from syncbeat_server.storage.postgres import Connection
 
@@ -19,21 +20,43 @@ def new_notification_id(now: datetime) -> str:
 
 
 async def accept(conn: Connection, notifications: Sequence[NewNotification]) -> list[Accepted]:
-    """Write notifications and a delivery for each device they target; how many, and how many of those suppressed."""
+    """Write notifications and a delivery for each device they target; how many, and how many of those suppressed.
+
+    Of a notification for more than 1,000 devices only the job is written that writes its deliveries (`expand`); none
+    of them counts as suppressed yet.
+    """
     if not notifications:
         return []
-    await store.insert_notifications(conn, notifications)
-    counts = await store.insert_deliveries(conn, notifications)
+    large = await expansion.count_large(conn, notifications)
+    counts = await store.insert_deliveries(
+        conn, [replace(n, targets=()) if n.notification_id in large else n for n in notifications]
+    )
+    accepted = {name: sum(by_state.values()) for name, by_state in counts.items() if name not in large}
+    await store.insert_notifications(conn, notifications, accepted)
+    if large:
+        jobs = [n for n in notifications if n.notification_id in large]
+        await expansion.start(conn, jobs, [large[n.notification_id] for n in jobs])
     return [
         Accepted(
             notification.notification_id,
-            delivery_count=sum(counts[notification.notification_id].values()),
+            delivery_count=(accepted | large)[notification.notification_id],
             suppressed_count=sum(
                 n for (state, _), n in counts[notification.notification_id].items() if state is DeliveryState.SUPPRESSED
             ),
         )
         for notification in notifications
     ]
+
+
+async def expand(conn: Connection, app_ids: Sequence[str]) -> int | None:
+    """Write the next deliveries of one large notification of these apps: how many; None when there is none to write."""
+    page = await expansion.next_page(conn, app_ids)
+    if page is None:
+        return None
+    counts = await store.insert_deliveries(conn, [page.notification])
+    written = sum(counts[page.notification.notification_id].values())
+    await expansion.advance(conn, page, written)
+    return written
 
 
 async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str) -> None:

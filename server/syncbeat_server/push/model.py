@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -59,11 +59,15 @@ class Reason(StrEnum):
     AMBIGUOUS = "AMBIGUOUS"
     RETRIES_EXHAUSTED = "RETRIES_EXHAUSTED"
     USER_DISABLED = "USER_DISABLED"
+    MUTED = "MUTED"
+    QUIET_HOURS = "QUIET_HOURS"
+    DAILY_MAXIMUM = "DAILY_MAXIMUM"
+    WAKE_BUDGET = "WAKE_BUDGET"
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What to show. All empty for a silent wake-up."""
+    """What to show. All empty for a silent wake-up. A template stands for title and body, told in each locale."""
 
     title: str = ""
     body: str = ""
@@ -73,11 +77,30 @@ class Content:
     badge: int | None = None
     click_action: str = ""
     channel_id: str = ""
+    template: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def visible(self) -> bool:
+        """Whether somebody sees it."""
+        return bool(self.title or self.body or self.template)
+
+
+@dataclass(frozen=True, slots=True)
+class QuietHours:
+    """Minutes of the day from `start` to before `end`; an end at or before the start is on the next day."""
+
+    start: int
+    end: int
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Some devices: one device, all of a user, or all of a scope's members with the cursor they should reach."""
+    """Some devices: one device, all of a user, or all of a scope's members with the cursor they should reach.
+
+    A user beside a scope is the member that is meant: its device gets the scope's cursor.
+    """
 
     user_id: str | None = None
     device_id: str | None = None
@@ -90,7 +113,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class NewNotification:
-    """A notification to accept. No `dedupe_key`, or no window: never a duplicate. Times in seconds from now."""
+    """A notification to accept. No `dedupe_key`, or no window: never a duplicate. Times in seconds from now.
+
+    `patient`: its caller named no time to live, so that it lives on for as long as it is held.
+    """
 
     app_id: str
     notification_id: str
@@ -106,6 +132,7 @@ class NewNotification:
     critical: bool = False
     delay_s: float = 0.0
     ttl_s: float = 3600.0
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +175,19 @@ class ClaimedDelivery:
     held: bool
     seen: bool
     shut_out: bool = False
+    critical: bool = False
+    patient: bool = False
+    moves: int = 0
+    locale: str = ""
+    time_zone: str = ""
+    quiet: QuietHours | None = None
+    max_per_day: int | None = None
+    muted: bool = False
+
+    @property
+    def device(self) -> tuple[str, str, str]:
+        """(app, user, device)."""
+        return (self.app_id, self.user_id, self.device_id)
 
 
 class Verdict(StrEnum):
@@ -161,17 +201,24 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The verdict of a provider on one attempt; `retry_after_s` when the provider asked for a delay."""
+    """The verdict of a provider on one attempt; `retry_after_s` when the provider asked for a delay.
+
+    `app_wide`: not this message is wrong but the app's credentials or project, so that the next would fare alike.
+    """
 
     verdict: Verdict
     reason: Reason = Reason.NONE
     provider_message_id: str = ""
     retry_after_s: float | None = None
+    app_wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a claimed delivery goes on: its new state, and when it is due again if it waits."""
+    """How a claimed delivery goes on: its new state, and when it is due again if it waits.
+
+    `lives_on`: its time to live does not run while it waits. `moved`: it goes to a newer registration token.
+    """
 
     delivery: ClaimedDelivery
     state: DeliveryState
@@ -179,6 +226,8 @@ class Finished:
     provider_message_id: str = ""
     due_in_s: float = 0.0
     give_back_attempt: bool = False
+    lives_on: bool = False
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +245,7 @@ class Notification:
     due_at: datetime
     expires_at: datetime
     counts: Mapping[DeliveryState, int]
+    expanding: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +265,9 @@ class Delivery:
     due_at: datetime
     expires_at: datetime
     sent_at: datetime | None
+    received_at: datetime | None
+    opened_at: datetime | None
+    ambiguous: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,3 +284,8 @@ def content_fields(content: Content) -> dict[str, Any]:
     """The content as plain fields, without those that are empty."""
     values = {name: getattr(content, name) for name in Content.__slots__}
     return {name: value for name, value in values.items() if value not in ("", None, {})}
+
+
+def device_columns(deliveries: Sequence[ClaimedDelivery]) -> tuple[list[str], list[str], list[str]]:
+    """The (app, user, device) of deliveries, as columns."""
+    return [d.app_id for d in deliveries], [d.user_id for d in deliveries], [d.device_id for d in deliveries]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from datetime import datetime
 
+from syncbeat_server.push import holds
 from syncbeat_server.push.model import (
     ClaimedDelivery,
     DeliveryState,
@@ -19,54 +21,89 @@ from syncbeat_server.push.model import (
     Verdict,
 )
 
-_GIVE_UP_AFTER_S = 3600.0
 _LONGEST_WAIT_S = 600.0
 _THROTTLED_FACTOR = 6.0  # of the first wait: a minute for 10 s
+_CONFIG_WAIT_S = 60.0
+MAX_MOVES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class RetryRule:
-    """`first_s`: the least wait before a retry. `grace_s`: how long a device with a live stream may take to show it."""
+    """`first_s`: the least wait before a retry, `give_up_s`: how long it is tried after the first attempt.
+
+    `grace_s`: how long a device with a live stream may take to show it.
+    """
 
     first_s: float = 10.0
     grace_s: float = 5.0
+    give_up_s: float = 3600.0
 
 
-def triage(delivery: ClaimedDelivery, live: bool, rule: RetryRule) -> Finished | None:
-    """What makes an attempt needless; None when it must be made."""
+def triage(delivery: ClaimedDelivery, live: bool, now: datetime, rule: RetryRule) -> Finished | None:
+    """What makes an attempt needless, or untimely; None when it must be made."""
     if delivery.ttl_s <= 0:
-        return Finished(delivery, DeliveryState.EXPIRED, Reason.NONE, give_back_attempt=True)
+        return _needless(delivery, DeliveryState.EXPIRED, Reason.NONE)
     if delivery.shut_out:
-        return Finished(delivery, DeliveryState.CANCELLED, Reason.USER_DISABLED, give_back_attempt=True)
+        return _needless(delivery, DeliveryState.CANCELLED, Reason.USER_DISABLED)
     if delivery.kind is Kind.SYNC and delivery.seen:
-        return Finished(delivery, DeliveryState.CANCELLED, Reason.ALREADY_SEEN, give_back_attempt=True)
+        return _needless(delivery, DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
     if not delivery.registration_token:
-        return Finished(delivery, DeliveryState.DEAD, Reason.NO_TOKEN, give_back_attempt=True)
+        return _needless(delivery, DeliveryState.DEAD, Reason.NO_TOKEN)
     if delivery.kind is Kind.SYNC and live and not delivery.held:
         return Finished(delivery, DeliveryState.HELD, Reason.LIVE_STREAM, due_in_s=rule.grace_s, give_back_attempt=True)
+    if delivery.quiet is not None and delivery.content.visible and not (delivery.critical or delivery.muted):
+        wait_s = holds.quiet_for_s(delivery.quiet, delivery.time_zone, now)
+        if wait_s > 0:
+            return hold(delivery, Reason.QUIET_HOURS, wait_s)
     return None
 
 
-def conclude(delivery: ClaimedDelivery, outcome: Outcome, rule: RetryRule, dice: random.Random) -> Finished:
-    """How a delivery goes on after an attempt."""
+def hold(delivery: ClaimedDelivery, reason: Reason, seconds: float) -> Finished:
+    """It waits, and the attempt does not count. What its caller wants within a time expires in it all the same."""
+    return Finished(
+        delivery,
+        DeliveryState.HELD,
+        reason,
+        due_in_s=seconds if delivery.patient else min(seconds, delivery.ttl_s),
+        give_back_attempt=True,
+        lives_on=delivery.patient,
+    )
+
+
+def put_off(delivery: ClaimedDelivery, reason: Reason, seconds: float) -> Finished:
+    """It could not be tried now, which is not its fault: later, and the attempt does not count."""
+    return Finished(delivery, DeliveryState.PENDING, reason, due_in_s=seconds, give_back_attempt=True)
+
+
+def conclude(
+    delivery: ClaimedDelivery, outcome: Outcome, rule: RetryRule, dice: random.Random, share: float = 1.0
+) -> Finished:
+    """How a delivery goes on after an attempt; throttled ones spread by `share`, the part of its rate the app uses."""
     match outcome.verdict:
         case Verdict.SENT:
             return Finished(delivery, DeliveryState.SENT, Reason.NONE, outcome.provider_message_id)
-        case Verdict.DEAD_TOKEN:
+        case Verdict.DEAD_TOKEN | Verdict.REJECTED:
             return Finished(delivery, DeliveryState.DEAD, outcome.reason)
-        case Verdict.REJECTED:
-            return Finished(delivery, DeliveryState.DEAD, outcome.reason)
+        case Verdict.RETRY if outcome.reason is Reason.PROVIDER_CONFIG:
+            wait_s = max(_CONFIG_WAIT_S, outcome.retry_after_s or 0.0) * dice.uniform(1.0, 1.2)
+            return put_off(delivery, outcome.reason, wait_s)
         case Verdict.RETRY:
-            return _retry(delivery, outcome, rule, dice)
+            return _retry(delivery, outcome, rule, dice, share)
 
 
-def _retry(delivery: ClaimedDelivery, outcome: Outcome, rule: RetryRule, dice: random.Random) -> Finished:
+def _retry(delivery: ClaimedDelivery, outcome: Outcome, rule: RetryRule, dice: random.Random, share: float) -> Finished:
     longest = min(_LONGEST_WAIT_S, rule.first_s * 2.0 ** min(delivery.attempt, 20))
     wait = dice.uniform(rule.first_s, max(rule.first_s, longest))
+    asked = outcome.retry_after_s
     if outcome.reason is Reason.THROTTLED:
-        wait = max(wait, rule.first_s * _THROTTLED_FACTOR)
-    if outcome.retry_after_s is not None:
-        wait = max(rule.first_s, outcome.retry_after_s)
-    if wait >= delivery.ttl_s or delivery.age_s + wait > _GIVE_UP_AFTER_S:
+        least = rule.first_s * _THROTTLED_FACTOR
+        wait = max(least, asked or 0.0) + dice.uniform(0.0, least * (1.0 - share) + 1.0)
+    elif asked is not None:
+        wait = max(rule.first_s, asked)
+    if wait >= delivery.ttl_s or delivery.age_s + wait > rule.give_up_s:
         return Finished(delivery, DeliveryState.DEAD, Reason.RETRIES_EXHAUSTED)
     return Finished(delivery, DeliveryState.PENDING, outcome.reason, due_in_s=wait)
+
+
+def _needless(delivery: ClaimedDelivery, state: DeliveryState, reason: Reason) -> Finished:
+    return Finished(delivery, state, reason, give_back_attempt=True)

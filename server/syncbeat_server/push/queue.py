@@ -1,33 +1,47 @@
-"""SQL of the delivery queue: claim, hold, finish, rescue. Every write of a worker is fenced by its lease token.
+"""SQL of the delivery queue: claim, finish, rescue. Every write of a worker is fenced by its lease token.
 
 Time is the database's alone. No transaction is open while a provider is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import orjson
 
-from syncbeat_server.push.model import ClaimedDelivery, Content, Finished, Kind, Lane
+from syncbeat_server.push.model import ClaimedDelivery, Content, Finished, Kind, Lane, QuietHours
 from syncbeat_server.storage.postgres import Connection, Row
 
 
-async def claim(conn: Connection, lease_token: str, lease_s: float, limit: int) -> list[str]:
-    """Lease what is due, HIGH before NORMAL, oldest first; the ids. The attempt counts from here, so a crash counts."""
+async def claim(conn: Connection, lease_token: str, lease_s: float, room: Mapping[str, int]) -> list[str]:
+    """Lease what is due, of each app up to its room; the ids. The attempt counts from here, so a crash counts.
+
+    Of an app's lanes HIGH goes first, oldest first, but every fifth is a NORMAL one while both wait.
+    """
     rows = await conn.fetch(
-        """WITH due AS (
-               SELECT app_id, delivery_id FROM deliveries
-               WHERE state IN ('PENDING', 'HELD', 'SCHEDULED') AND due_at <= syncbeat_now()
-               ORDER BY priority, due_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+        """WITH picked AS MATERIALIZED (
+               SELECT r.app_id, r.room, lane.priority, d.delivery_id, d.due_at
+               FROM unnest($3::text[], $4::int[]) AS r (app_id, room)
+               CROSS JOIN (VALUES (0::smallint), (1::smallint)) AS lane (priority)
+               CROSS JOIN LATERAL (
+                   SELECT delivery_id, due_at FROM deliveries
+                   WHERE app_id = r.app_id AND priority = lane.priority
+                     AND state IN ('PENDING', 'HELD', 'SCHEDULED') AND due_at <= syncbeat_now()
+                   ORDER BY due_at LIMIT r.room FOR UPDATE SKIP LOCKED) d
+           ), turns AS (
+               SELECT *, row_number() OVER (PARTITION BY app_id, priority ORDER BY due_at)
+                         * CASE priority WHEN 0 THEN 1 ELSE 4 END AS turn FROM picked
+           ), due AS (
+               SELECT *, row_number() OVER (PARTITION BY app_id ORDER BY turn, priority) AS place FROM turns)
            UPDATE deliveries d SET state = 'IN_FLIGHT', attempts = d.attempts + 1, lease_token = $1,
                   lease_until = syncbeat_now() + make_interval(secs => $2), updated_at = syncbeat_now(),
                   first_claimed_at = coalesce(d.first_claimed_at, syncbeat_now())
-           FROM due WHERE (d.app_id, d.delivery_id) = (due.app_id, due.delivery_id)
+           FROM due WHERE due.place <= due.room AND (d.app_id, d.delivery_id) = (due.app_id, due.delivery_id)
            RETURNING d.delivery_id""",
         lease_token,
         lease_s,
-        limit,
+        list(room),
+        list(room.values()),
     )
     return [str(row["delivery_id"]) for row in rows]
 
@@ -68,8 +82,11 @@ async def claimed(conn: Connection, lease_token: str, delivery_ids: Sequence[str
     """What was claimed under this token, with everything an attempt needs."""
     rows = await conn.fetch(
         """SELECT d.app_id, d.delivery_id, d.notification_id, d.user_id, d.device_id, d.scope, d.epoch, d.sequence,
-                  d.attempts, d.priority, d.reason, v.platform, v.registration_token, v.token_registered_at,
-                  n.kind, n.type, n.content, n.collapse_key,
+                  d.attempts, d.priority, d.reason, d.moves, v.platform, v.token_registered_at, v.locale, v.time_zone,
+                  CASE WHEN v.token_state IN ('ACTIVE', 'STALE') THEN v.registration_token END AS registration_token,
+                  n.kind, n.type, n.content, n.collapse_key, n.critical, n.patient,
+                  p.quiet_start, p.quiet_end, p.quiet_zone, p.max_per_day,
+                  n.type <> '' AND n.type = ANY(p.muted_types) AS muted,
                   extract(epoch FROM d.expires_at - syncbeat_now())::float8 AS ttl_s,
                   extract(epoch FROM syncbeat_now() - d.first_claimed_at)::float8 AS age_s,
                   EXISTS (SELECT 1 FROM device_cursors c
@@ -81,6 +98,7 @@ async def claimed(conn: Connection, lease_token: str, delivery_ids: Sequence[str
            FROM deliveries d
            JOIN notifications n USING (app_id, notification_id)
            LEFT JOIN devices v USING (app_id, user_id, device_id)
+           LEFT JOIN preferences p ON (p.app_id, p.user_id) = (d.app_id, d.user_id)
            WHERE d.state = 'IN_FLIGHT' AND d.lease_token = $1 AND d.delivery_id = ANY($2::uuid[])
            ORDER BY d.priority, d.due_at""",
         lease_token,
@@ -96,11 +114,19 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
                state = k.state, reason = k.reason, provider_message_id = k.message_id,
                due_at = CASE WHEN k.state IN ('PENDING', 'HELD')
                              THEN syncbeat_now() + make_interval(secs => k.due_in_s) ELSE d.due_at END,
+               expires_at = CASE WHEN k.lives_on
+                                 THEN least(d.expires_at + make_interval(secs => k.due_in_s),
+                                            d.created_at + greatest(d.expires_at - d.created_at, interval '7 days'))
+                                 ELSE d.expires_at END,
                attempts = d.attempts - CASE WHEN k.give_back THEN 1 ELSE 0 END,
+               first_claimed_at = CASE WHEN k.give_back AND d.attempts = 1 THEN NULL ELSE d.first_claimed_at END,
+               moves = d.moves + CASE WHEN k.moved THEN 1 ELSE 0 END,
+               ambiguous = d.ambiguous OR k.reason = 'AMBIGUOUS',
                sent_at = CASE WHEN k.state = 'SENT' THEN syncbeat_now() ELSE d.sent_at END,
                lease_token = NULL, lease_until = NULL, updated_at = syncbeat_now()
-           FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::bool[])
-                AS k (app_id, delivery_id, lease_token, state, reason, message_id, due_in_s, give_back)
+           FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::bool[],
+                       $9::bool[], $10::bool[])
+                AS k (app_id, delivery_id, lease_token, state, reason, message_id, due_in_s, give_back, lives_on, moved)
            WHERE d.app_id = k.app_id AND d.delivery_id = k.delivery_id
              AND d.lease_token = k.lease_token AND d.state = 'IN_FLIGHT'
            RETURNING d.delivery_id""",
@@ -113,25 +139,10 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
         [f.provider_message_id.replace("\0", "") for f in finished],
         [f.due_in_s for f in finished],
         [f.give_back_attempt for f in finished],
+        [f.lives_on for f in finished],
+        [f.moved for f in finished],
     )
     return {str(row["delivery_id"]) for row in rows}
-
-
-async def drop_dead_tokens(conn: Connection, dead: Sequence[ClaimedDelivery]) -> None:
-    """Take away registration tokens that the provider calls dead, unless they were registered again meanwhile."""
-    await conn.execute(
-        """UPDATE devices v SET registration_token = NULL, token_digest = NULL, token_state = 'DEAD',
-                  updated_at = syncbeat_now()
-           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
-                AS k (app_id, user_id, device_id, token, registered_at)
-           WHERE (v.app_id, v.user_id, v.device_id) = (k.app_id, k.user_id, k.device_id)
-             AND v.registration_token = k.token AND v.token_registered_at <= k.registered_at""",
-        [d.app_id for d in dead],
-        [d.user_id for d in dead],
-        [d.device_id for d in dead],
-        [d.registration_token for d in dead],
-        [d.token_registered_at for d in dead],
-    )
 
 
 async def extend(conn: Connection, lease_tokens: Sequence[str], lease_s: float) -> int:
@@ -166,22 +177,10 @@ async def release(conn: Connection, lease_tokens: Sequence[str]) -> int:
     """Give back everything this worker holds, uncounted: it stops before it tried."""
     rows = await conn.fetch(
         """UPDATE deliveries SET state = 'PENDING', attempts = attempts - 1, lease_token = NULL, lease_until = NULL,
+                  first_claimed_at = CASE WHEN attempts = 1 THEN NULL ELSE first_claimed_at END,
                   due_at = syncbeat_now(), updated_at = syncbeat_now()
            WHERE lease_token = ANY($1::uuid[]) AND state = 'IN_FLIGHT' RETURNING 1 AS given""",
         list(lease_tokens),
-    )
-    return len(rows)
-
-
-async def forget_windows(conn: Connection, limit: int) -> int:
-    """Delete up to `limit` dedupe windows that ended a while ago with nothing trailing; how many."""
-    rows = await conn.fetch(
-        """WITH old AS (
-               SELECT ctid FROM dedupe_windows
-               WHERE window_until < syncbeat_now() - interval '1 hour' AND trailed_by IS NULL
-               LIMIT $1 FOR UPDATE SKIP LOCKED)
-           DELETE FROM dedupe_windows w USING old WHERE w.ctid = old.ctid RETURNING 1 AS gone""",
-        limit,
     )
     return len(rows)
 
@@ -211,4 +210,14 @@ def _claimed(row: Row, lease_token: str) -> ClaimedDelivery:
         held=row["reason"] == "LIVE_STREAM",
         seen=row["seen"],
         shut_out=row["shut_out"],
+        critical=row["critical"],
+        patient=row["patient"],
+        moves=row["moves"],
+        locale=row["locale"] or "",
+        time_zone=row["time_zone"] or "",
+        quiet=None
+        if row["quiet_start"] is None
+        else QuietHours(row["quiet_start"], row["quiet_end"], row["quiet_zone"]),
+        max_per_day=row["max_per_day"],
+        muted=bool(row["muted"]),
     )

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
 
 from syncbeat_server.directory.store import known_scopes
-from syncbeat_server.errors import NotFound, SyncbeatError
-from syncbeat_server.push import store
+from syncbeat_server.errors import NotFound, SyncbeatError, TokenInvalid
+from syncbeat_server.push import followup, store
 from syncbeat_server.push.accept import accept
-from syncbeat_server.push.model import Accepted, Delivery, DeliveryFilter, NewNotification, Notification
+from syncbeat_server.push.model import (
+    Accepted,
+    Delivery,
+    DeliveryFilter,
+    DeliveryState,
+    NewNotification,
+    Notification,
+)
+from syncbeat_server.push.receipts import acknowledged, claimed_app
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.idempotency import Answer, RequestKey
 from syncbeat_server.storage.postgres import Connection, Database
+from syncbeat_server.storage.replays import Replays
 
-_SEND = "SendNotification"
+_SEND, _REDRIVE = "SendNotification", "RedriveDeliveries"
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,15 @@ class _Send:
 
 
 class PushService:
-    """SendNotification, GetNotification, ListDeliveries."""
+    """What callers ask about notifications, and devices about their deliveries."""
 
-    def __init__(self, database: Database, accepted: Callable[[], None]) -> None:
-        """`accepted` is called after each commit that made deliveries: it wakes the workers."""
+    def __init__(
+        self, database: Database, replays: Replays, secrets: Mapping[str, bytes], accepted: Callable[[], None]
+    ) -> None:
+        """`secrets` by app; `accepted` is called after each commit that made deliveries: it wakes the workers."""
         self._database = database
+        self._secrets = secrets
+        self._replays = replays
         self._accepted = accepted
         self._sends: Batcher[_Send, Accepted] = Batcher(self._write)
 
@@ -44,7 +57,15 @@ class PushService:
             NotFound: it is for a scope that does not exist.
         """
         request = RequestKey.of(notification.app_id, notification.caller, _SEND, request_id, content_hash)
-        return await self._sends.submit(_Send(notification, request))
+        if request is None:
+            return await self._sends.submit(_Send(notification, None))
+        secret = self._secrets[notification.app_id]
+        known = await self._replays.find(request, secret)
+        if known is not None:
+            return replace(Accepted(**orjson.loads(known)), replayed=True)
+        accepted = await self._sends.submit(_Send(notification, request))
+        self._replays.keep(request, secret, orjson.dumps(replace(accepted, replayed=False)))
+        return accepted
 
     async def notification(self, app_id: str, notification_id: str) -> Notification:
         """A notification with its counts per state. Raises NotFound."""
@@ -58,6 +79,52 @@ class PushService:
         """Deliveries that fit the filter, oldest first, after a delivery id."""
         async with self._database.connection() as conn:
             return await store.list_deliveries(conn, app_id, wanted, after, limit)
+
+    async def cancel(self, app_id: str, notification_id: str) -> int:
+        """Cancel what is not sent yet of a notification; how many. Raises NotFound."""
+        async with self._database.transaction() as conn:
+            cancelled = await followup.cancel(conn, app_id, notification_id)
+        if cancelled is None:
+            raise NotFound("there is no such notification")
+        return cancelled
+
+    async def redrive(
+        self, app_id: str, caller: str, wanted: DeliveryFilter, request_id: str, content_hash: bytes
+    ) -> tuple[int, bool]:
+        """Make DEAD deliveries PENDING again: how many, and whether an earlier call with this `request_id` did it.
+
+        Raises:
+            RequestIdReused: the request_id came before with other content.
+            RequestInFlight: the first call with it has not ended.
+        """
+        request = RequestKey.of(app_id, caller, _REDRIVE, request_id, content_hash)
+        async with self._database.transaction() as conn:
+
+            async def carry_out(indexes: Sequence[int]) -> list[str | SyncbeatError]:
+                return [str(await followup.redrive(conn, app_id, wanted)) for _ in indexes]
+
+            (answer,) = await idempotency.answer_once(conn, [request], carry_out)
+        if not isinstance(answer, Answer):
+            raise answer
+        self._accepted()
+        return int(answer.text), answer.replayed
+
+    async def acknowledge(self, token: str, *, opened: bool) -> DeliveryState:
+        """Record that a device has received or opened a push; the state of its delivery.
+
+        Raises:
+            TokenInvalid: the token was not made by us, or its delivery is not kept any more.
+        """
+        app_id = claimed_app(token)
+        secret = self._secrets.get(app_id)
+        delivery_id = None if secret is None else acknowledged(secret, token)
+        if delivery_id is None:
+            raise TokenInvalid("not an ack token of ours")
+        async with self._database.connection() as conn:
+            state = await followup.acknowledge(conn, app_id, delivery_id, opened=opened)
+        if state is None:
+            raise TokenInvalid("its delivery is not kept any more")
+        return state
 
     async def _write(self, sends: Sequence[_Send]) -> list[Accepted | SyncbeatError]:
         async with self._database.transaction() as conn:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import orjson
 
@@ -28,21 +29,27 @@ from syncbeat_server.storage.postgres import Connection, Row
 #   claim    the dedupe windows of those devices, opened or found open
 #   verdict  what that makes of each device's delivery
 #   written  the deliveries
+# What is left to write of a notification whose targets are expanded later comes here page by page.
 _INSERT_DELIVERIES = """
 WITH call AS (
     SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::bool[], $6::smallint[],
-                         $7::float8[], $8::float8[]) WITH ORDINALITY
-        AS k (app_id, notification_id, dedupe_key, window_s, trails, priority, delay_s, ttl_s, i)
+                         $7::float8[], $8::float8[], $9::text[]) WITH ORDINALITY
+        AS k (app_id, notification_id, dedupe_key, window_s, trails, priority, delay_s, ttl_s, mutable_type, i)
 ), wanted AS (
-    SELECT * FROM unnest($9::int[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bigint[],
-                         $15::text[], $16::text[])
+    SELECT * FROM unnest($10::int[], $11::text[], $12::text[], $13::text[], $14::text[], $15::bigint[],
+                         $16::text[], $17::text[])
         AS t (i, user_id, device_id, scope, epoch, sequence, exclude_user_id, exclude_device_id)
 ), target AS (
     SELECT DISTINCT ON (call.i, d.user_id, d.device_id, coalesce(w.scope, ''))
            call.*, d.user_id, d.device_id, coalesce(w.scope, '') AS scope, w.epoch, w.sequence,
-           d.registration_token IS NOT NULL AS reachable
+           CASE WHEN d.token_state NOT IN ('ACTIVE', 'STALE') THEN 'NO_TOKEN'
+                WHEN call.mutable_type <> '' AND EXISTS (
+                    SELECT 1 FROM preferences p WHERE (p.app_id, p.user_id) = (d.app_id, d.user_id)
+                                                  AND call.mutable_type = ANY(p.muted_types)) THEN 'MUTED'
+                ELSE '' END AS barred
     FROM wanted w JOIN call USING (i)
-    LEFT JOIN scope_members m ON w.scope IS NOT NULL AND m.app_id = call.app_id AND m.scope = w.scope
+    LEFT JOIN scope_members m ON w.scope IS NOT NULL AND w.user_id IS NULL
+                             AND m.app_id = call.app_id AND m.scope = w.scope
     JOIN devices d ON d.app_id = call.app_id AND d.user_id = coalesce(w.user_id, m.user_id)
                   AND (w.device_id IS NULL OR d.device_id = w.device_id)
     WHERE NOT EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
@@ -60,7 +67,7 @@ WITH call AS (
            last_value(epoch) OVER same, last_value(sequence) OVER same,
            syncbeat_now() + make_interval(secs => delay_s + window_s),
            make_interval(secs => last_value(window_s) OVER same)
-    FROM target WHERE dedupe_key <> '' AND reachable
+    FROM target WHERE dedupe_key <> '' AND barred = ''
     WINDOW same AS (PARTITION BY app_id, user_id, device_id, dedupe_key, scope ORDER BY i
                     ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
     ORDER BY app_id, user_id, device_id, dedupe_key, scope, i
@@ -75,7 +82,7 @@ WITH call AS (
     RETURNING app_id, user_id, device_id, dedupe_key, scope, opened_by, trailed_by, window_until
 ), verdict AS (
     SELECT t.*, c.window_until,
-           CASE WHEN NOT t.reachable THEN 'NO_TOKEN'
+           CASE WHEN t.barred <> '' THEN t.barred
                 WHEN c.opened_by IS NULL OR c.opened_by = t.notification_id THEN ''
                 WHEN c.trailed_by = t.notification_id THEN 'TRAILING'
                 WHEN t.trails THEN 'MERGED'
@@ -85,7 +92,7 @@ WITH call AS (
     INSERT INTO deliveries (app_id, notification_id, user_id, device_id, scope, epoch, sequence, state, reason,
                             priority, due_at, expires_at, created_at, updated_at)
     SELECT app_id, notification_id, user_id, device_id, scope, epoch, sequence,
-           CASE WHEN reason IN ('NO_TOKEN', 'MERGED', 'DUPLICATE') THEN 'SUPPRESSED'
+           CASE WHEN reason IN ('NO_TOKEN', 'MUTED', 'MERGED', 'DUPLICATE') THEN 'SUPPRESSED'
                 WHEN reason = 'TRAILING' OR delay_s > 0 THEN 'SCHEDULED' ELSE 'PENDING' END,
            reason, priority,
            CASE WHEN reason = 'TRAILING' THEN window_until
@@ -98,18 +105,23 @@ SELECT notification_id, state, reason, count(*) AS n FROM written GROUP BY 1, 2,
 """
 
 
-async def insert_notifications(conn: Connection, notifications: Sequence[NewNotification]) -> None:
-    """Write the notifications; their deliveries follow in the same transaction."""
+async def insert_notifications(
+    conn: Connection, notifications: Sequence[NewNotification], accepted: Mapping[str, int]
+) -> None:
+    """Write the notifications, whose deliveries were written before in the same transaction.
+
+    `accepted` is how many each has; one that is not in it has an expansion that is still to write them.
+    """
     await conn.execute(
         """INSERT INTO notifications (app_id, notification_id, kind, caller, content, type, dedupe_key, collapse_key,
-                                      priority, critical, created_at, due_at, expires_at)
+                                      priority, critical, patient, accepted, created_at, due_at, expires_at)
            SELECT app_id, notification_id, kind, caller, content::jsonb, type, dedupe_key, collapse_key, priority,
-                  critical, syncbeat_now(), syncbeat_now() + make_interval(secs => delay_s),
+                  critical, patient, accepted, syncbeat_now(), syncbeat_now() + make_interval(secs => delay_s),
                   syncbeat_now() + make_interval(secs => delay_s + ttl_s)
            FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                       $9::text[], $10::bool[], $11::float8[], $12::float8[])
+                       $9::text[], $10::bool[], $11::float8[], $12::float8[], $13::bool[], $14::int[])
                 AS k (app_id, notification_id, kind, caller, content, type, dedupe_key, collapse_key, priority,
-                      critical, delay_s, ttl_s)""",
+                      critical, delay_s, ttl_s, patient, accepted)""",
         [n.app_id for n in notifications],
         [n.notification_id for n in notifications],
         [n.kind for n in notifications],
@@ -122,6 +134,8 @@ async def insert_notifications(conn: Connection, notifications: Sequence[NewNoti
         [n.critical for n in notifications],
         [n.delay_s for n in notifications],
         [n.ttl_s for n in notifications],
+        [n.patient for n in notifications],
+        [accepted.get(n.notification_id) for n in notifications],
     )
 
 
@@ -165,12 +179,19 @@ async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id:
 async def erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tuple[int, list[str]]:
     """Forget a user's deliveries, those under way too: how many waited, and the notifications they were of."""
     rows = await conn.fetch(
-        """DELETE FROM deliveries WHERE app_id = $1 AND user_id = $2
-           RETURNING state IN ('SCHEDULED', 'HELD', 'PENDING') AS waited, notification_id::text AS notification_id""",
+        """WITH gone AS (
+               DELETE FROM deliveries WHERE app_id = $1 AND user_id = $2
+               RETURNING state IN ('SCHEDULED', 'HELD', 'PENDING') AS waited, notification_id
+           ), counts AS (
+               SELECT notification_id, count(*) AS n, count(*) FILTER (WHERE waited) AS waited FROM gone GROUP BY 1
+           ), fewer AS (
+               UPDATE notifications n SET accepted = n.accepted - counts.n
+               FROM counts WHERE n.app_id = $1 AND n.notification_id = counts.notification_id)
+           SELECT waited, notification_id::text AS notification_id FROM counts""",
         app_id,
         user_id,
     )
-    return sum(row["waited"] for row in rows), list({row["notification_id"] for row in rows})
+    return sum(row["waited"] for row in rows), [row["notification_id"] for row in rows]
 
 
 async def erase_undelivered(conn: Connection, app_id: str, notification_ids: Sequence[str]) -> None:
@@ -215,6 +236,7 @@ async def find_notification(conn: Connection, app_id: str, notification_id: str)
         due_at=row["due_at"],
         expires_at=row["expires_at"],
         counts={DeliveryState(count["state"]): count["n"] for count in counts},
+        expanding=row["accepted"] is None,
     )
 
 
@@ -239,6 +261,29 @@ async def list_deliveries(
     return [_delivery(row) for row in rows]
 
 
+async def list_changed(
+    conn: Connection,
+    app_id: str,
+    wanted: DeliveryFilter,
+    after: tuple[datetime, str] | None,
+    limit: int,
+) -> list[Delivery]:
+    """Deliveries of a notification or a user that changed after a (time, delivery id), in the order they did."""
+    rows = await conn.fetch(
+        """SELECT * FROM deliveries
+           WHERE app_id = $1 AND ($2::uuid IS NULL OR notification_id = $2) AND ($3::text IS NULL OR user_id = $3)
+             AND ($4::timestamptz IS NULL OR (updated_at, delivery_id) > ($4, $5::uuid))
+           ORDER BY updated_at, delivery_id LIMIT $6""",
+        app_id,
+        wanted.notification_id or None,
+        wanted.user_id or None,
+        None if after is None else after[0],
+        None if after is None else after[1],
+        limit,
+    )
+    return [_delivery(row) for row in rows]
+
+
 def _delivery(row: Row) -> Delivery:
     return Delivery(
         delivery_id=str(row["delivery_id"]),
@@ -254,6 +299,9 @@ def _delivery(row: Row) -> Delivery:
         due_at=row["due_at"],
         expires_at=row["expires_at"],
         sent_at=row["sent_at"],
+        received_at=row["received_at"],
+        opened_at=row["opened_at"],
+        ambiguous=row["ambiguous"],
     )
 
 
@@ -267,6 +315,8 @@ def _call_columns(notifications: Sequence[NewNotification]) -> tuple[list[object
         [int(n.lane) for n in notifications],
         [n.delay_s for n in notifications],
         [n.ttl_s for n in notifications],
+        # Of a wake-up only what it shows is muted, which the worker leaves out.
+        ["" if n.critical or n.kind is Kind.SYNC else n.type for n in notifications],
     )
 
 

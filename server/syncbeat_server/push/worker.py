@@ -1,4 +1,4 @@
-"""The delivery worker: claims leased deliveries, sends them through their app's provider, records what came of it.
+"""The delivery worker: claims leased deliveries, has them sent through their app's channel, keeps the queue in order.
 
 Many workers share the queue. A crash between any two steps loses nothing: the lease runs out, and the delivery is
 claimed again under the same delivery id, which replaces the first copy on the device.
@@ -16,35 +16,45 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from syncbeat_server.clock import Clock
-from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
-from syncbeat_server.push import policy, queue
-from syncbeat_server.push.model import ClaimedDelivery, Finished, Kind, Outcome, Reason, Verdict
+from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.push import policy, queue, upkeep
+from syncbeat_server.push.accept import expand
+from syncbeat_server.push.channel import Channel
+from syncbeat_server.push.model import ClaimedDelivery, Reason
 from syncbeat_server.push.policy import RetryRule
-from syncbeat_server.push.providers import Provider
-from syncbeat_server.storage import idempotency
-from syncbeat_server.storage.batching import Batcher
+from syncbeat_server.push.recorder import Recorder
+from syncbeat_server.push.screening import Live, Screening
+from syncbeat_server.push.sender import Sender
+from syncbeat_server.push.upkeep import QueueFigures
+from syncbeat_server.storage.allowance import Allowance
 from syncbeat_server.storage.postgres import Database
 
 _log = logging.getLogger(__name__)
 
 _CLAIM_BATCH = 200
-_RESCUE_BATCH = 1_000
-_PRUNE_BATCH = 1_000
 _DOWN_PAUSE_S = 0.5
 _CANCEL_AGAIN_S = 0.2
-
-Live = Callable[[Sequence[tuple[str, str, str]]], Awaitable[Sequence[bool]]]
-"""For each (app, user, device) whether it has a live stream somewhere."""
+_AUDIT_EVERY_S = 30.0
+_REFILL = 0.75  # of what may be in flight: below it the next ones are claimed, so that claims stay large
 
 
 @dataclass(frozen=True)
 class WorkerRule:
-    """How a worker works: length of a lease, how often it looks unasked, how many attempts at once."""
+    """How a worker works: length of a lease, how often it looks unasked, for how many days it keeps what has ended."""
 
     lease_s: float = 30.0
     poll_s: float = 1.0
-    in_flight: int = 200
+    keep_days: float = 30.0
     retry: RetryRule = field(default_factory=RetryRule)
+
+
+@dataclass(frozen=True)
+class WorkerHooks:
+    """Who is told (the metrics): of each attempt, of outcomes whose lease had run out, of the queue's figures."""
+
+    attempt_ended: Callable[[str], None] = lambda outcome: None
+    voided: Callable[[int], None] = lambda count: None
+    audited: Callable[[QueueFigures], None] = lambda figures: None
 
 
 class DeliveryWorker:
@@ -53,26 +63,31 @@ class DeliveryWorker:
     def __init__(
         self,
         database: Database,
-        providers: Mapping[str, Provider],
+        channels: Mapping[str, Channel],
         live: Live,
+        allowance: Allowance,
         rule: WorkerRule,
         clock: Clock,
-        attempt_ended: Callable[[str], None],
+        hooks: WorkerHooks = WorkerHooks(),
     ) -> None:
-        """`providers` by app; `attempt_ended(outcome)` is told of each attempt (the metrics hook)."""
+        """`channels` by app, read anew each time: its owner may change it."""
         self._database = database
-        self._providers = providers
-        self._live = live
+        self._channels = channels
+        self._allowance = allowance
         self._rule = rule
         self._clock = clock
-        self._attempt_ended = attempt_ended
+        self._hooks = hooks
+        self._recorder = Recorder(database, clock, self.wake, hooks.voided)
+        self._screening = Screening(database, channels, live, rule.retry, clock)
+        self._sender = Sender(channels, self._recorder, rule.retry, hooks.attempt_ended)
         self._dice = random.SystemRandom()
-        self._woken = asyncio.Event()
-        self._stopped = asyncio.Event()
+        self._woken, self._to_expand, self._stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._alarm: asyncio.Task[None] | None = None
         self._draining = False
+        self._short: set[str] = set()
+        self._credit: Counter[str] = Counter()
         self._held: Counter[str] = Counter()
         self._attempts: set[asyncio.Task[None]] = set()
-        self._records: Batcher[Finished, None] = Batcher(self._record_batch)
 
     def wake(self) -> None:
         """There may be something due."""
@@ -84,14 +99,17 @@ class DeliveryWorker:
             asyncio.ensure_future(self._every(self._rule.poll_s, self._look)),
             asyncio.ensure_future(self._every(self._rule.lease_s / 4, self._extend)),
             asyncio.ensure_future(self._every(self._rule.lease_s / 2, self._tidy)),
+            asyncio.ensure_future(self._every(_AUDIT_EVERY_S, self._audit)),
+            asyncio.ensure_future(self._expand()),
         ]
         try:
             await self._work()
         finally:
+            chores += [self._alarm] if self._alarm is not None else []
             for task in (*chores, *self._attempts):
                 task.cancel()
             await asyncio.gather(*chores, *self._attempts, return_exceptions=True)
-            await self._records.drain()  # what was sent counts before the rest is given back
+            await self._recorder.drain()  # what was sent counts before the rest is given back
             await self._give_back()
             self._stopped.set()
 
@@ -113,50 +131,80 @@ class DeliveryWorker:
     async def _work(self) -> None:
         while not self._draining:
             self._woken.clear()
-            free = self._rule.in_flight - len(self._attempts)
             try:
-                took = await self._take(min(free, _CLAIM_BATCH)) if free > 0 else 0
+                more = await self._take()
             except SyncbeatError as error:
                 _log.warning("cannot claim deliveries now", extra={"reason": error.reason}, exc_info=error.__cause__)
                 await self._clock.sleep(_DOWN_PAUSE_S)
                 continue
-            if free <= 0 or took < min(free, _CLAIM_BATCH):
+            if not more:
                 await self._woken.wait()
         while self._attempts:
             await asyncio.wait(set(self._attempts))
 
-    async def _take(self, limit: int) -> int:
+    async def _take(self) -> bool:
+        """Claim what there is room for, and start its attempts; whether there is more to claim at once."""
+        room = await self._room()
+        if not room:
+            return False
         lease_token = str(uuid.uuid4())
         async with self._database.transaction() as conn:
-            ids = await queue.claim(conn, lease_token, self._rule.lease_s, limit)
+            ids = await queue.claim(conn, lease_token, self._rule.lease_s, room)
             if not ids:
-                return 0
+                return False
             await queue.close_trailed_windows(conn, lease_token)
             deliveries = await queue.claimed(conn, lease_token, ids)
         self._held[lease_token] += len(deliveries)
-        for delivery, live in zip(deliveries, await self._ask_live(deliveries), strict=True):
-            needless = policy.triage(delivery, live, self._rule.retry)
-            self._start(lease_token, self._record(needless) if needless is not None else self._attempt(delivery))
-        return len(ids)
+        await self._start_all(lease_token, deliveries)
+        took = Counter(delivery.app_id for delivery in deliveries)
+        full = {app_id for app_id, most in room.items() if took[app_id] >= most}
+        self._short |= full
+        return bool(full)
 
-    async def _ask_live(self, deliveries: Sequence[ClaimedDelivery]) -> list[bool]:
-        # A message is always pushed; only a wake-up may be left to the stream.
-        asked = {(d.app_id, d.user_id, d.device_id) for d in deliveries if d.kind is Kind.SYNC and not d.held}
-        if not asked:
-            return [False] * len(deliveries)
-        ordered = list(asked)
-        found = dict(zip(ordered, await self._live(ordered), strict=True))
-        return [found.get((d.app_id, d.user_id, d.device_id), False) for d in deliveries]
+    async def _room(self) -> dict[str, int]:
+        """How many of each app may be claimed now: what its gate and its rate let through."""
+        room = {}
+        for app_id, channel in list(self._channels.items()):
+            free = min(channel.gate.room(bypassed=channel.fallback is not None), _CLAIM_BATCH)
+            if free <= 0:
+                self._wake_in(channel.gate.closed_for_s())
+                continue
+            if self._credit[app_id] < free:
+                wanted = free - self._credit[app_id]
+                grant = await self._allowance.take(channel.rate_key, wanted, 1 / channel.gate.share)
+                self._credit[app_id] += grant.count
+                self._wake_in(grant.wait_s)
+            if self._credit[app_id] > 0:
+                room[app_id] = min(free, self._credit[app_id])
+        return room
 
-    def _start(self, lease_token: str, work: Coroutine[None, None, None]) -> None:
+    async def _start_all(self, lease_token: str, deliveries: Sequence[ClaimedDelivery]) -> None:
+        try:
+            judged = await self._screening.judge(deliveries)
+        except SyncbeatError as error:
+            _log.warning("cannot look at deliveries now", extra={"reason": error.reason})
+            judged = [policy.put_off(delivery, Reason.NONE, _DOWN_PAUSE_S) for delivery in deliveries]
+        for delivery, needless in zip(deliveries, judged, strict=True):
+            if needless is not None:
+                self._start(lease_token, None, self._recorder.record(needless))
+            else:
+                self._credit[delivery.app_id] -= 1
+                self._start(lease_token, self._channels.get(delivery.app_id), self._sender.attempt(delivery))
+
+    def _start(self, lease_token: str, channel: Channel | None, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._attempts.add(task)
-        task.add_done_callback(partial(self._ended, lease_token))
+        if channel is not None:
+            channel.gate.under_way += 1
+        task.add_done_callback(partial(self._ended, lease_token, channel))
 
-    def _ended(self, lease_token: str, task: asyncio.Task[None]) -> None:
-        if len(self._attempts) >= self._rule.in_flight:
-            self.wake()
+    def _ended(self, lease_token: str, channel: Channel | None, task: asyncio.Task[None]) -> None:
         self._attempts.discard(task)
+        if channel is not None:
+            channel.gate.under_way -= 1
+            if self._short and channel.gate.under_way <= channel.gate.in_flight * _REFILL:
+                self._short.clear()
+                self._woken.set()
         if task.cancelled():
             return  # still held, so that it is given back
         self._held[lease_token] -= 1
@@ -166,43 +214,30 @@ class DeliveryWorker:
         if error is not None:
             _log.error("a delivery attempt failed; its lease will run out", exc_info=error)
 
-    async def _attempt(self, delivery: ClaimedDelivery) -> None:
-        outcome = await self._send(delivery)
-        self._attempt_ended(outcome.reason or outcome.verdict)
-        await self._record(policy.conclude(delivery, outcome, self._rule.retry, self._dice))
+    def _wake_in(self, seconds: float) -> None:
+        """Look again when an app may go on; the regular look is the upper bound."""
+        if 0 < seconds < self._rule.poll_s and (self._alarm is None or self._alarm.done()):
+            self._alarm = asyncio.get_running_loop().create_task(self._wake_after(seconds))
 
-    async def _send(self, delivery: ClaimedDelivery) -> Outcome:
-        provider = self._providers.get(delivery.app_id)
-        if provider is None:
-            return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG)
-        try:
-            return await provider.send(delivery)
-        except Exception:  # noqa: BLE001  # a provider's fault must not cost the delivery, nor the worker
-            _log.exception("a provider raised", extra={"delivery_id": delivery.delivery_id})
-            return Outcome(Verdict.RETRY, Reason.AMBIGUOUS)
+    async def _wake_after(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self._woken.set()
 
-    async def _record(self, finished: Finished) -> None:
-        # Sent is sent: while the lease can still be ours, an outage of the database must not make it sent again.
+    async def _expand(self) -> None:
         while True:
+            await self._to_expand.wait()
+            self._to_expand.clear()
             try:
-                await self._records.submit(finished)
-            except (DependencyDown, Overloaded) as error:
-                _log.warning("cannot record an attempt yet", extra={"reason": error.reason})
-                await self._clock.sleep(_DOWN_PAUSE_S)
-            else:
-                return
+                while await self._expand_one() is not None:
+                    self._woken.set()
+            except SyncbeatError as error:
+                _log.warning("cannot expand a notification now", extra={"reason": error.reason})
+            except Exception:  # noqa: BLE001  # one that cannot be written must not keep the others from it
+                _log.exception("a notification could not be expanded")
 
-    async def _record_batch(self, finished: Sequence[Finished]) -> list[None]:
+    async def _expand_one(self) -> int | None:
         async with self._database.transaction() as conn:
-            recorded = await queue.finish(conn, finished)
-            dead = [
-                f.delivery for f in finished if f.reason is Reason.UNREGISTERED and f.delivery.delivery_id in recorded
-            ]
-            if dead:
-                await queue.drop_dead_tokens(conn, dead)
-        if len(recorded) < len(finished):
-            _log.warning("leases ran out before their attempts ended", extra={"count": len(finished) - len(recorded)})
-        return [None] * len(finished)
+            return await expand(conn, list(self._channels))
 
     async def _every(self, seconds: float, chore: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -211,9 +246,12 @@ class DeliveryWorker:
                 await chore()
             except SyncbeatError as error:
                 _log.warning("a chore of the delivery worker failed", extra={"reason": error.reason})
+            except Exception:  # noqa: BLE001  # without its heartbeat a worker loses its leases: a bug must not end it
+                _log.exception("a chore of the delivery worker broke")
 
     async def _look(self) -> None:
-        self.wake()
+        self._woken.set()
+        self._to_expand.set()
 
     async def _extend(self) -> None:
         if self._held:
@@ -221,13 +259,11 @@ class DeliveryWorker:
                 await queue.extend(conn, list(self._held), self._rule.lease_s)
 
     async def _tidy(self) -> None:
-        async with self._database.connection() as conn:
-            rescued = await queue.rescue(conn, _RESCUE_BATCH)
-            await queue.forget_windows(conn, _PRUNE_BATCH)
-            await idempotency.forget_old(conn, _PRUNE_BATCH)
-        if rescued:
-            _log.warning("took over deliveries whose worker was gone", extra={"count": rescued})
+        if await upkeep.tidy(self._database, self._rule.keep_days):
             self.wake()
+
+    async def _audit(self) -> None:
+        self._hooks.audited(await upkeep.audit(self._database, self._clock))
 
     async def _give_back(self) -> None:
         if not self._held:

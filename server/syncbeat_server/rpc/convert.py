@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Protocol, TypeVar
@@ -17,10 +17,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from syncbeat.v1 import core_pb2
 from syncbeat_server.errors import FieldViolation, InvalidRequest
 from syncbeat_server.push.model import Content
+from syncbeat_server.push.templates import Template, in_all_locales
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.sync.model import Cursor
 
 DEFAULT_PAGE_SIZE = 50
+# FCM takes 4,096 bytes of payload; what we add (ids, a cursor, an ack token) stays below this.
+MAX_CONTENT_BYTES = 3_072
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -130,15 +133,23 @@ def _binding(call: Call, asked: Sequence[str]) -> str:
     return hashlib.sha256(orjson.dumps([call.method, call.caller, *asked])).hexdigest()[:16]
 
 
-def content(given: core_pb2.Notification, path: str) -> Content:
+class Templates(Protocol):
+    """What an app's notifications may say; see `push.templates.Template`."""
+
+    def __call__(self, app_id: str) -> Mapping[str, Template]:
+        """The app's templates by name, as they are configured now."""
+        ...
+
+
+def content(
+    given: core_pb2.Notification, path: str, templates: Mapping[str, Template], faults: list[FieldViolation]
+) -> Content:
     """What a notification shows.
 
-    Raises:
-        InvalidRequest: it names a template: none are configured here.
+    `faults` hears of a template that is not there, a variable of it that is missing, data under a reserved name, and
+    of one that is too large.
     """
-    if given.template:
-        raise InvalidRequest(FieldViolation(f"{path}.template", "there is no such template"))
-    return Content(
+    shown = Content(
         title=given.title,
         body=given.body,
         data=dict(given.data),
@@ -147,4 +158,43 @@ def content(given: core_pb2.Notification, path: str) -> Content:
         badge=given.badge if given.HasField("badge") else None,
         click_action=given.click_action,
         channel_id=given.channel_id,
+        template=given.template,
+        variables=dict(given.variables),
     )
+    wrong = _template_faults(shown, path, templates)
+    faults += wrong or _size_faults(shown, path, templates)
+    faults += [FieldViolation(f'{path}.data["{name}"]', "a reserved name") for name in sorted(shown.data) if _own(name)]
+    return shown
+
+
+def _template_faults(shown: Content, path: str, templates: Mapping[str, Template]) -> list[FieldViolation]:
+    if not shown.template:
+        return [FieldViolation(f"{path}.variables", "only with a template")] if shown.variables else []
+    template = templates.get(shown.template)
+    if template is None:
+        return [FieldViolation(f"{path}.template", "there is no such template")]
+    faults = [
+        FieldViolation(f'{path}.variables["{name}"]', "the template needs it")
+        for name in sorted(template.variables - set(shown.variables))
+    ]
+    if shown.title or shown.body:
+        faults.append(FieldViolation(f"{path}.template", "want no title and no body beside it"))
+    return faults
+
+
+def _size_faults(shown: Content, path: str, templates: Mapping[str, Template]) -> list[FieldViolation]:
+    told = in_all_locales(shown, templates[shown.template]) if shown.template else [shown]
+    if max(map(_size, told)) > MAX_CONTENT_BYTES:
+        return [FieldViolation(path, f"at most {MAX_CONTENT_BYTES} bytes in all")]
+    return []
+
+
+def _size(shown: Content) -> int:
+    texts = (shown.title, shown.body, shown.image_url, shown.click_action, *shown.data.keys(), *shown.data.values())
+    return sum(len(text.encode()) for text in texts)
+
+
+def _own(name: str) -> bool:
+    # FCM's own, from its reference of `data`, and those that every delivery of ours carries.
+    ours = ("from", "message_type", "delivery_id", "ack_token", "syncbeat")
+    return name in ours or name.startswith(("google.", "gcm."))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.message import Message
 
 from syncbeat.v1 import directory_service_pb2 as pb
-from syncbeat_server.directory.model import Device, Member, MemberRole, Platform, Registration
+from syncbeat_server.directory.model import Device, Member, MemberRole, Platform, Preferences, QuietHours, Registration
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.events.users import UserLifecycle
 from syncbeat_server.rpc.call import Call
@@ -61,6 +61,28 @@ class DirectoryServicer:
             devices=[_device(device) for device in found[:size]],
             next_page_token=next_page_token(call, last, app_id, user_id),
         )
+
+    async def SetPreferences(self, request: pb.SetPreferencesRequest, call: Call) -> Message:
+        """What a user wants to be spared, from now on."""
+        given, quiet = request.quiet_hours, None
+        if request.HasField("quiet_hours"):
+            quiet = QuietHours(given.start_minute, given.end_minute, given.time_zone)
+        wanted = Preferences(
+            quiet,
+            request.max_per_day if request.HasField("max_per_day") else None,
+            tuple(dict.fromkeys(request.muted_types)),
+        )
+        kept = await self._directory.set_preferences(
+            call.app(request.app_id), call.user(request.user_id), wanted, by_user=call.is_user
+        )
+        return pb.SetPreferencesResponse(preferences=_preferences(kept))
+
+    async def GetPreferences(self, request: pb.GetPreferencesRequest, call: Call) -> Message:
+        """What a user wants to be spared."""
+        found = await self._directory.preferences(
+            call.app(request.app_id), call.user(request.user_id), by_user=call.is_user
+        )
+        return pb.GetPreferencesResponse(preferences=_preferences(found))
 
     async def AddScopeMembers(self, request: pb.AddScopeMembersRequest, call: Call) -> Message:
         """Add members to a scope."""
@@ -148,3 +170,18 @@ def _membership(member: Member) -> pb.ScopeMembership:
     return pb.ScopeMembership(
         scope=member.scope, role=pb.Role.Value(f"ROLE_{member.role}"), add_time=timestamp(member.added_at)
     )
+
+
+def _preferences(kept: Preferences) -> pb.Preferences:
+    told = pb.Preferences(
+        max_per_day=kept.max_per_day, muted_types=kept.muted_types, update_time=timestamp(kept.updated_at)
+    )
+    if kept.quiet_hours is not None:
+        told.quiet_hours.CopyFrom(
+            pb.QuietHours(
+                start_minute=kept.quiet_hours.start_minute,
+                end_minute=kept.quiet_hours.end_minute,
+                time_zone=kept.quiet_hours.zone,
+            )
+        )
+    return told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 from google.protobuf.message import Message
 
@@ -23,8 +23,10 @@ from syncbeat_server.push.model import (
     Target,
 )
 from syncbeat_server.push.service import PushService
+from syncbeat_server.push.watch import DeliveryWatches
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.convert import (
+    Templates,
     content,
     content_hash,
     enum_member,
@@ -38,15 +40,15 @@ from syncbeat_server.rpc.convert import (
 _DEFAULT_WINDOW_S = 300.0
 _DEFAULT_TTL_S = 3600.0
 _MAX_DELAY_S = 366 * 86_400.0
-# FCM takes 4,096 bytes of payload; what we add (ids, a cursor) stays below this.
-_MAX_CONTENT_BYTES = 3_072
 
 
 class PushServicer:
     """Converts, calls, converts."""
 
-    def __init__(self, push: PushService, clock: Clock) -> None:
+    def __init__(self, push: PushService, watches: DeliveryWatches, templates: Templates, clock: Clock) -> None:
         self._push = push
+        self._watches = watches
+        self._templates = templates
         self._clock = clock
 
     async def SendNotification(self, request: pb.SendNotificationRequest, call: Call) -> Message:
@@ -54,8 +56,9 @@ class PushServicer:
         app_id = call.app(request.app_id)
         faults: list[FieldViolation] = []
         delay_s = self._delay_s(request, faults)
-        shown = content(request.notification, "notification")
-        _check_size(shown, faults)
+        shown = content(request.notification, "notification", self._templates(app_id), faults)
+        if not (shown.visible or shown.data):
+            faults.append(FieldViolation("notification", "want a title, a body, a template or data"))
         if faults:
             raise InvalidRequest(*faults)
         given_window = request.HasField("dedupe_window")
@@ -75,6 +78,7 @@ class PushServicer:
             critical=request.critical,
             delay_s=delay_s,
             ttl_s=seconds(request.ttl) or _DEFAULT_TTL_S,
+            patient=not request.HasField("ttl"),
         )
         accepted = await self._push.send(notification, request.request_id, content_hash(request))
         return pb.SendNotificationResponse(
@@ -101,6 +105,7 @@ class PushServicer:
             due_time=timestamp(found.due_at),
             expire_time=timestamp(found.expires_at),
             counts=_counts(found.counts.items()),
+            expanding=found.expanding,
         )
 
     async def ListDeliveries(self, request: pb.ListDeliveriesRequest, call: Call) -> Message:
@@ -108,15 +113,11 @@ class PushServicer:
         app_id = call.app(request.app_id)
         given = request.filter
         asked = (app_id, given.notification_id, given.user_id, given.device_id, str(given.state))
+        wanted = _filter(given)
         size, after = page_size(request), page_start(request, call, *asked)
         found = await self._push.deliveries(
             app_id,
-            DeliveryFilter(
-                _uuid(given.notification_id, "filter.notification_id") if given.notification_id else "",
-                given.user_id,
-                given.device_id,
-                enum_member(DeliveryState, pb.DeliveryState, "DELIVERY_STATE_", given.state),
-            ),
+            wanted,
             after if after is None else _uuid(after, "page_token"),
             size + 1,
         )
@@ -125,6 +126,44 @@ class PushServicer:
             deliveries=[_delivery(delivery) for delivery in found[:size]],
             next_page_token=next_page_token(call, found[size - 1].delivery_id if more else None, *asked),
         )
+
+    async def WatchDeliveries(self, request: pb.WatchDeliveriesRequest, call: Call) -> AsyncIterator[bytes]:
+        """The deliveries of a notification or a user, as they change."""
+        app_id = call.app(request.app_id)
+        if not (request.notification_id or request.user_id):
+            raise InvalidRequest(FieldViolation("notification_id", "want it or user_id"))
+        notification_id = _uuid(request.notification_id, "notification_id") if request.notification_id else ""
+        pages = self._watches.watch(app_id, DeliveryFilter(notification_id, request.user_id))
+        try:
+            async for page in pages:
+                for delivery in page:
+                    yield pb.WatchDeliveriesResponse(delivery=_delivery(delivery)).SerializeToString()
+        finally:
+            await pages.aclose()
+
+    async def AcknowledgeDelivery(self, request: pb.AcknowledgeDeliveryRequest, call: Call) -> Message:
+        """A device has a push."""
+        opened = request.kind == pb.ACKNOWLEDGE_KIND_OPENED
+        state = await self._push.acknowledge(request.ack_token, opened=opened)
+        return pb.AcknowledgeDeliveryResponse(state=pb.DeliveryState.Value(f"DELIVERY_STATE_{state}"))
+
+    async def CancelNotification(self, request: pb.CancelNotificationRequest, call: Call) -> Message:
+        """Call back what is not sent yet."""
+        app_id, notification_id = call.app(request.app_id), _uuid(request.notification_id, "notification_id")
+        cancelled = await self._push.cancel(app_id, notification_id)
+        return pb.CancelNotificationResponse(cancelled_count=cancelled)
+
+    async def RedriveDeliveries(self, request: pb.RedriveDeliveriesRequest, call: Call) -> Message:
+        """Try again what was given up."""
+        app_id, wanted = call.app(request.app_id), _filter(request.filter)
+        if wanted.state not in (None, DeliveryState.DEAD):
+            raise InvalidRequest(FieldViolation("filter.state", "only DEAD deliveries are sent again"))
+        if wanted == DeliveryFilter():
+            raise InvalidRequest(FieldViolation("filter", "want something to choose by; the state DEAD means all"))
+        count, replayed = await self._push.redrive(
+            app_id, call.caller, wanted, request.request_id, content_hash(request)
+        )
+        return pb.RedriveDeliveriesResponse(redriven_count=count, replayed=replayed)
 
     def _delay_s(self, request: pb.SendNotificationRequest, faults: list[FieldViolation]) -> float:
         if not request.HasField("schedule_time"):
@@ -145,26 +184,13 @@ def _targets(request: pb.SendNotificationRequest) -> tuple[Target, ...]:
             return (Target(scope=request.scope),)
 
 
-def _check_size(shown: Content, faults: list[FieldViolation]) -> None:
-    if not (shown.title or shown.body or shown.data):
-        faults.append(FieldViolation("notification", "want a title, a body or data"))
-    texts = (
-        shown.title,
-        shown.body,
-        shown.image_url,
-        shown.click_action,
-        *shown.data.keys(),
-        *shown.data.values(),
+def _filter(given: pb.DeliveryFilter) -> DeliveryFilter:
+    return DeliveryFilter(
+        _uuid(given.notification_id, "filter.notification_id") if given.notification_id else "",
+        given.user_id,
+        given.device_id,
+        enum_member(DeliveryState, pb.DeliveryState, "DELIVERY_STATE_", given.state),
     )
-    if sum(len(text.encode()) for text in texts) > _MAX_CONTENT_BYTES:
-        faults.append(FieldViolation("notification", f"at most {_MAX_CONTENT_BYTES} bytes in all"))
-    reserved = sorted(name for name in shown.data if _is_reserved(name))
-    faults.extend(FieldViolation(f'notification.data["{name}"]', "a reserved name") for name in reserved)
-
-
-def _is_reserved(name: str) -> bool:
-    # FCM's own, from its reference of `data`, and those that every delivery of ours carries.
-    return name in ("from", "message_type", "delivery_id", "syncbeat") or name.startswith(("google.", "gcm."))
 
 
 def _uuid(text: str, path: str) -> str:
@@ -184,6 +210,8 @@ def _content(shown: Content) -> core_pb2.Notification:
         badge=shown.badge,
         click_action=shown.click_action,
         channel_id=shown.channel_id,
+        template=shown.template,
+        variables=shown.variables,
     )
 
 
@@ -210,4 +238,7 @@ def _delivery(delivery: Delivery) -> pb.Delivery:
         due_time=timestamp(delivery.due_at),
         expire_time=timestamp(delivery.expires_at),
         send_time=timestamp(delivery.sent_at),
+        receive_time=timestamp(delivery.received_at),
+        open_time=timestamp(delivery.opened_at),
+        possibly_duplicated=delivery.ambiguous,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 
 from google.protobuf.message import Message
@@ -12,9 +12,11 @@ from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.auth.model import Principal
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
 from syncbeat_server.events.publish import Publish, Publisher, Trigger
+from syncbeat_server.push.templates import Template
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.convert import (
     DEFAULT_PAGE_SIZE,
+    Templates,
     content,
     content_hash,
     cursor,
@@ -59,9 +61,11 @@ class SyncServicer:
         streams: HintStreams,
         publisher: Publisher,
         recheck: Callable[[Principal], Awaitable[None]],
+        templates: Templates,
     ) -> None:
         """`recheck` raises when a caller whose stream goes on is no longer let in."""
         self._sync = sync
+        self._templates = templates
         self._streams = streams
         self._publisher = publisher
         self._recheck = recheck
@@ -106,7 +110,7 @@ class SyncServicer:
         """Write changes and wake who they concern."""
         app_id = call.app(request.app_id)
         by_user = call.is_user or bool(request.user_id)
-        trigger = _trigger(request.trigger) if request.HasField("trigger") else None
+        trigger = _trigger(request.trigger, self._templates(app_id)) if request.HasField("trigger") else None
         if by_user and request.trigger.HasField("notification"):
             raise AccessDenied("only a service may show a notification; a user's trigger is silent")
         published = await self._publisher.publish(
@@ -207,13 +211,17 @@ def _new_changes(request: pb.PublishChangesRequest) -> tuple[NewChange, ...]:
     return tuple(changes)
 
 
-def _trigger(given: core_pb2.SyncTrigger) -> Trigger:
+def _trigger(given: core_pb2.SyncTrigger, templates: Mapping[str, Template]) -> Trigger:
+    faults: list[FieldViolation] = []
+    shown = content(given.notification, "trigger.notification", templates, faults)
+    if faults:
+        raise InvalidRequest(*faults)
     window = seconds(given.dedupe_window) if given.HasField("dedupe_window") else _DEFAULT_WINDOW_S
     return Trigger(
         type=given.type,
         exclude_user_id=given.exclude_user_id,
         exclude_device_id=given.exclude_device_id,
-        content=content(given.notification, "trigger.notification"),
+        content=shown,
         dedupe_window_s=window,
     )
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import redis.asyncio
@@ -140,6 +140,35 @@ class RedisBus:
         with _translated_errors():
             async with asyncio.timeout(_TIMEOUT_S):
                 return [value is not None for value in await self._client.mget(keys)]
+
+    async def run_script(self, script: str, key: str, *arguments: float) -> list[bytes]:
+        """What a Lua script answers for one key.
+
+        Raises:
+            DependencyDown: Redis does not answer.
+        """
+        with _translated_errors():
+            async with asyncio.timeout(_TIMEOUT_S):
+                return list(await self._client.eval(script, 1, key, *arguments))
+
+    async def read(self, key: str) -> bytes | None:
+        """The value of a key, or None.
+
+        Raises:
+            DependencyDown: Redis does not answer.
+        """
+        with _translated_errors():
+            async with asyncio.timeout(_TIMEOUT_S):
+                value = await self._client.get(key)
+        return value.encode() if isinstance(value, str) else value
+
+    async def write(self, values: Mapping[str, bytes], seconds: float) -> None:
+        """Keep values for `seconds`.
+
+        Raises:
+            DependencyDown: Redis does not answer.
+        """
+        await self._pipelined(lambda pipe, key: pipe.set(key, values[key], px=int(seconds * 1000)), list(values))
 
     async def _pipelined(
         self, command: Callable[[redis.asyncio.client.Pipeline, str], object], keys: Sequence[str]

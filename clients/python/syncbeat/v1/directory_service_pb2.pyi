@@ -64,6 +64,14 @@ class _TokenStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TokenState
     """TOKEN_STATE_DEAD: the provider does not know its token any more. It should register anew."""
     TOKEN_STATE_MOVED: _TokenState.ValueType  # 4
     """TOKEN_STATE_MOVED: its token was registered on another device."""
+    TOKEN_STATE_STALE: _TokenState.ValueType  # 5
+    """TOKEN_STATE_STALE: it was not heard of for 30 days. It is pushed to all the same."""
+    TOKEN_STATE_PRUNED: _TokenState.ValueType  # 6
+    """TOKEN_STATE_PRUNED: it was not heard of for 270 days, and is not pushed to. A call of the device within 30 days
+    brings it back; then its token is forgotten. iOS devices stay STALE: their tokens do not end by age.
+    """
+    TOKEN_STATE_QUARANTINED: _TokenState.ValueType  # 7
+    """TOKEN_STATE_QUARANTINED: its token belongs to another sender, so that it is not pushed to. It should register anew."""
 
 class TokenState(_TokenState, metaclass=_TokenStateEnumTypeWrapper):
     """TokenState says whether a device can be pushed to."""
@@ -78,6 +86,14 @@ TOKEN_STATE_DEAD: TokenState.ValueType  # 3
 """TOKEN_STATE_DEAD: the provider does not know its token any more. It should register anew."""
 TOKEN_STATE_MOVED: TokenState.ValueType  # 4
 """TOKEN_STATE_MOVED: its token was registered on another device."""
+TOKEN_STATE_STALE: TokenState.ValueType  # 5
+"""TOKEN_STATE_STALE: it was not heard of for 30 days. It is pushed to all the same."""
+TOKEN_STATE_PRUNED: TokenState.ValueType  # 6
+"""TOKEN_STATE_PRUNED: it was not heard of for 270 days, and is not pushed to. A call of the device within 30 days
+brings it back; then its token is forgotten. iOS devices stay STALE: their tokens do not end by age.
+"""
+TOKEN_STATE_QUARANTINED: TokenState.ValueType  # 7
+"""TOKEN_STATE_QUARANTINED: its token belongs to another sender, so that it is not pushed to. It should register anew."""
 Global___TokenState: _TypeAlias = TokenState  # noqa: Y015
 
 class _Role:

@@ -107,7 +107,7 @@ class _DeliveryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delive
     DELIVERY_REASON_UNREGISTERED: _DeliveryReason.ValueType  # 8
     """DELIVERY_REASON_UNREGISTERED: the provider does not know the registration token any more; it was dropped."""
     DELIVERY_REASON_WRONG_SENDER: _DeliveryReason.ValueType  # 9
-    """DELIVERY_REASON_WRONG_SENDER: the registration token belongs to another sender; it was dropped."""
+    """DELIVERY_REASON_WRONG_SENDER: the registration token belongs to another sender; it is QUARANTINED."""
     DELIVERY_REASON_REJECTED: _DeliveryReason.ValueType  # 10
     """DELIVERY_REASON_REJECTED: the provider finds the message wrong."""
     DELIVERY_REASON_PROVIDER_CONFIG: _DeliveryReason.ValueType  # 11
@@ -122,6 +122,16 @@ class _DeliveryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delive
     """DELIVERY_REASON_RETRIES_EXHAUSTED: it was tried until trying on made no sense."""
     DELIVERY_REASON_USER_DISABLED: _DeliveryReason.ValueType  # 16
     """DELIVERY_REASON_USER_DISABLED: the user was shut out while it waited."""
+    DELIVERY_REASON_MUTED: _DeliveryReason.ValueType  # 17
+    """DELIVERY_REASON_MUTED: the user has muted notifications of this type."""
+    DELIVERY_REASON_QUIET_HOURS: _DeliveryReason.ValueType  # 18
+    """DELIVERY_REASON_QUIET_HOURS: it waits for the end of the user's quiet hours."""
+    DELIVERY_REASON_DAILY_MAXIMUM: _DeliveryReason.ValueType  # 19
+    """DELIVERY_REASON_DAILY_MAXIMUM: the device has shown as many as the user wants in a day; it waits for the next."""
+    DELIVERY_REASON_WAKE_BUDGET: _DeliveryReason.ValueType  # 20
+    """DELIVERY_REASON_WAKE_BUDGET: the device's system lets no more wake-ups through now; it waits, and newer ones for
+    the same scope take its place.
+    """
 
 class DeliveryReason(_DeliveryReason, metaclass=_DeliveryReasonEnumTypeWrapper):
     """DeliveryReason says why a delivery is in its state, where the state alone does not."""
@@ -145,7 +155,7 @@ DELIVERY_REASON_DEVICE_GONE: DeliveryReason.ValueType  # 7
 DELIVERY_REASON_UNREGISTERED: DeliveryReason.ValueType  # 8
 """DELIVERY_REASON_UNREGISTERED: the provider does not know the registration token any more; it was dropped."""
 DELIVERY_REASON_WRONG_SENDER: DeliveryReason.ValueType  # 9
-"""DELIVERY_REASON_WRONG_SENDER: the registration token belongs to another sender; it was dropped."""
+"""DELIVERY_REASON_WRONG_SENDER: the registration token belongs to another sender; it is QUARANTINED."""
 DELIVERY_REASON_REJECTED: DeliveryReason.ValueType  # 10
 """DELIVERY_REASON_REJECTED: the provider finds the message wrong."""
 DELIVERY_REASON_PROVIDER_CONFIG: DeliveryReason.ValueType  # 11
@@ -160,6 +170,16 @@ DELIVERY_REASON_RETRIES_EXHAUSTED: DeliveryReason.ValueType  # 15
 """DELIVERY_REASON_RETRIES_EXHAUSTED: it was tried until trying on made no sense."""
 DELIVERY_REASON_USER_DISABLED: DeliveryReason.ValueType  # 16
 """DELIVERY_REASON_USER_DISABLED: the user was shut out while it waited."""
+DELIVERY_REASON_MUTED: DeliveryReason.ValueType  # 17
+"""DELIVERY_REASON_MUTED: the user has muted notifications of this type."""
+DELIVERY_REASON_QUIET_HOURS: DeliveryReason.ValueType  # 18
+"""DELIVERY_REASON_QUIET_HOURS: it waits for the end of the user's quiet hours."""
+DELIVERY_REASON_DAILY_MAXIMUM: DeliveryReason.ValueType  # 19
+"""DELIVERY_REASON_DAILY_MAXIMUM: the device has shown as many as the user wants in a day; it waits for the next."""
+DELIVERY_REASON_WAKE_BUDGET: DeliveryReason.ValueType  # 20
+"""DELIVERY_REASON_WAKE_BUDGET: the device's system lets no more wake-ups through now; it waits, and newer ones for
+the same scope take its place.
+"""
 Global___DeliveryReason: _TypeAlias = DeliveryReason  # noqa: Y015
 
 class _NotificationKind:
@@ -229,6 +249,9 @@ class Delivery(_message.Message):
     DUE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     SEND_TIME_FIELD_NUMBER: _builtins.int
+    RECEIVE_TIME_FIELD_NUMBER: _builtins.int
+    OPEN_TIME_FIELD_NUMBER: _builtins.int
+    POSSIBLY_DUPLICATED_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
     """delivery_id names the delivery."""
     notification_id: _builtins.str
@@ -245,6 +268,10 @@ class Delivery(_message.Message):
     """reason says why, where the state alone does not."""
     attempts: _builtins.int
     """attempts is how often it was handed to the provider."""
+    possibly_duplicated: _builtins.bool
+    """possibly_duplicated says that an attempt may have reached the device before the last one did. A message is shown
+    once all the same, since the later copy replaces the earlier; data comes twice with the same delivery_id.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """create_time is when it was accepted."""
@@ -265,6 +292,14 @@ class Delivery(_message.Message):
     def send_time(self) -> _timestamp_pb2.Timestamp:
         """send_time is when the provider took it. Absent: it has not."""
 
+    @_builtins.property
+    def receive_time(self) -> _timestamp_pb2.Timestamp:
+        """receive_time is when the device acknowledged it. Absent: it has not."""
+
+    @_builtins.property
+    def open_time(self) -> _timestamp_pb2.Timestamp:
+        """open_time is when the user opened it. Absent: it was not told."""
+
     def __init__(
         self,
         *,
@@ -281,10 +316,13 @@ class Delivery(_message.Message):
         due_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         send_time: _timestamp_pb2.Timestamp | None = ...,
+        receive_time: _timestamp_pb2.Timestamp | None = ...,
+        open_time: _timestamp_pb2.Timestamp | None = ...,
+        possibly_duplicated: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "expire_time", b"expire_time", "send_time", b"send_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "expire_time", b"expire_time", "open_time", b"open_time", "receive_time", b"receive_time", "send_time", b"send_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "delivery_id", b"delivery_id", "device_id", b"device_id", "due_time", b"due_time", "expire_time", b"expire_time", "notification_id", b"notification_id", "reason", b"reason", "scope", b"scope", "send_time", b"send_time", "state", b"state", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "delivery_id", b"delivery_id", "device_id", b"device_id", "due_time", b"due_time", "expire_time", b"expire_time", "notification_id", b"notification_id", "open_time", b"open_time", "possibly_duplicated", b"possibly_duplicated", "reason", b"reason", "receive_time", b"receive_time", "scope", b"scope", "send_time", b"send_time", "state", b"state", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,7 +446,9 @@ class SendNotificationRequest(_message.Message):
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """ttl is how long it is worth sending, from schedule_time on: 1 s to 28 days. Absent: 1 hour."""
+        """ttl is how long it is worth sending, from schedule_time on: 1 s to 28 days. Absent: 1 hour, which does not run
+        while it is held for the user's sake (quiet hours, the day's maximum), for up to a week.
+        """
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
@@ -455,9 +495,11 @@ class SendNotificationResponse(_message.Message):
     notification_id: _builtins.str
     """notification_id names the notification."""
     delivery_count: _builtins.int
-    """delivery_count is how many deliveries were accepted, the suppressed ones included. 0: there is no device."""
+    """delivery_count is how many deliveries were accepted, the suppressed ones included. 0: there is no device. Of more
+    than 1,000 it is how many devices were targeted: their deliveries are written afterwards.
+    """
     suppressed_count: _builtins.int
-    """suppressed_count is how many of them are SUPPRESSED from the start."""
+    """suppressed_count is how many of them are SUPPRESSED from the start; 0 of more than 1,000."""
     replayed: _builtins.bool
     """replayed says that an earlier call with this request_id did it, and that this is its answer."""
     def __init__(
@@ -519,6 +561,7 @@ class GetNotificationResponse(_message.Message):
     DUE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    EXPANDING_FIELD_NUMBER: _builtins.int
     notification_id: _builtins.str
     """notification_id names it."""
     kind: Global___NotificationKind.ValueType
@@ -531,6 +574,8 @@ class GetNotificationResponse(_message.Message):
     """collapse_key is that of the request."""
     priority: _core_pb2.PushPriority.ValueType
     """priority says how urgently it goes out."""
+    expanding: _builtins.bool
+    """expanding says that more deliveries are still being written, as for targets of more than 1,000 devices."""
     @_builtins.property
     def notification(self) -> _core_pb2.Notification:
         """notification is what it shows. Absent for a silent wake-up."""
@@ -565,10 +610,11 @@ class GetNotificationResponse(_message.Message):
         due_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         counts: _abc.Iterable[Global___DeliveryCount] | None = ...,
+        expanding: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "expire_time", b"expire_time", "notification", b"notification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collapse_key", b"collapse_key", "counts", b"counts", "create_time", b"create_time", "dedupe_key", b"dedupe_key", "due_time", b"due_time", "expire_time", b"expire_time", "kind", b"kind", "notification", b"notification", "notification_id", b"notification_id", "priority", b"priority", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collapse_key", b"collapse_key", "counts", b"counts", "create_time", b"create_time", "dedupe_key", b"dedupe_key", "due_time", b"due_time", "expanding", b"expanding", "expire_time", b"expire_time", "kind", b"kind", "notification", b"notification", "notification_id", b"notification_id", "priority", b"priority", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

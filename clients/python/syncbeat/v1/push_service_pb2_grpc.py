@@ -107,8 +107,9 @@ class PushServiceServicer:
 
     def WatchDeliveries(self, request, context):
         """WatchDeliveries streams the deliveries of a notification or a user: first each as it is, then each change
-        of state. It ends UNAVAILABLE / DEPENDENCY_DOWN when it cannot go on; opened again, it starts with each
-        as it is. A notification that is not there: NOT_FOUND / NOT_FOUND.
+        of state, within a second or so. It ends OK when the server drains and UNAVAILABLE / DEPENDENCY_DOWN when it
+        cannot go on; opened again, it starts with each as it is. A notification that is not there: NOT_FOUND /
+        NOT_FOUND. More than 200 streams on a process: RESOURCE_EXHAUSTED / OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,14 +127,15 @@ class PushServiceServicer:
 
     def CancelNotification(self, request, context):
         """CancelNotification cancels the deliveries of a notification that are not sent yet. One in flight may
-        still arrive. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
+        still arrive. What they held off by a dedupe key may come again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RedriveDeliveries(self, request, context):
-        """RedriveDeliveries makes DEAD deliveries PENDING again, with a fresh count of attempts.
+        """RedriveDeliveries makes DEAD deliveries PENDING again, with a fresh count of attempts and a fresh time to live: at
+        most 10,000 a call, the oldest first.
         Idempotent by request_id: INVALID_ARGUMENT / REQUEST_ID_REUSED with other content, ABORTED /
         REQUEST_IN_FLIGHT while its twin runs.
         """

@@ -51,8 +51,9 @@ class PushServiceStub:
     """ListDeliveries pages through deliveries, oldest first."""
     WatchDeliveries: _grpc.UnaryStreamMultiCallable[_push_service_pb2.WatchDeliveriesRequest, _push_service_pb2.WatchDeliveriesResponse]
     """WatchDeliveries streams the deliveries of a notification or a user: first each as it is, then each change
-    of state. It ends UNAVAILABLE / DEPENDENCY_DOWN when it cannot go on; opened again, it starts with each
-    as it is. A notification that is not there: NOT_FOUND / NOT_FOUND.
+    of state, within a second or so. It ends OK when the server drains and UNAVAILABLE / DEPENDENCY_DOWN when it
+    cannot go on; opened again, it starts with each as it is. A notification that is not there: NOT_FOUND /
+    NOT_FOUND. More than 200 streams on a process: RESOURCE_EXHAUSTED / OVERLOADED.
     """
     AcknowledgeDelivery: _grpc.UnaryUnaryMultiCallable[_push_service_pb2.AcknowledgeDeliveryRequest, _push_service_pb2.AcknowledgeDeliveryResponse]
     """AcknowledgeDelivery records that a device has received or opened a push. The token of the push payload
@@ -62,10 +63,11 @@ class PushServiceStub:
     """
     CancelNotification: _grpc.UnaryUnaryMultiCallable[_push_service_pb2.CancelNotificationRequest, _push_service_pb2.CancelNotificationResponse]
     """CancelNotification cancels the deliveries of a notification that are not sent yet. One in flight may
-    still arrive. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
+    still arrive. What they held off by a dedupe key may come again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
     """
     RedriveDeliveries: _grpc.UnaryUnaryMultiCallable[_push_service_pb2.RedriveDeliveriesRequest, _push_service_pb2.RedriveDeliveriesResponse]
-    """RedriveDeliveries makes DEAD deliveries PENDING again, with a fresh count of attempts.
+    """RedriveDeliveries makes DEAD deliveries PENDING again, with a fresh count of attempts and a fresh time to live: at
+    most 10,000 a call, the oldest first.
     Idempotent by request_id: INVALID_ARGUMENT / REQUEST_ID_REUSED with other content, ABORTED /
     REQUEST_IN_FLIGHT while its twin runs.
     """
@@ -93,8 +95,9 @@ class PushServiceAsyncStub(PushServiceStub):
     """ListDeliveries pages through deliveries, oldest first."""
     WatchDeliveries: _aio.UnaryStreamMultiCallable[_push_service_pb2.WatchDeliveriesRequest, _push_service_pb2.WatchDeliveriesResponse]  # type: ignore[assignment]
     """WatchDeliveries streams the deliveries of a notification or a user: first each as it is, then each change
-    of state. It ends UNAVAILABLE / DEPENDENCY_DOWN when it cannot go on; opened again, it starts with each
-    as it is. A notification that is not there: NOT_FOUND / NOT_FOUND.
+    of state, within a second or so. It ends OK when the server drains and UNAVAILABLE / DEPENDENCY_DOWN when it
+    cannot go on; opened again, it starts with each as it is. A notification that is not there: NOT_FOUND /
+    NOT_FOUND. More than 200 streams on a process: RESOURCE_EXHAUSTED / OVERLOADED.
     """
     AcknowledgeDelivery: _aio.UnaryUnaryMultiCallable[_push_service_pb2.AcknowledgeDeliveryRequest, _push_service_pb2.AcknowledgeDeliveryResponse]  # type: ignore[assignment]
     """AcknowledgeDelivery records that a device has received or opened a push. The token of the push payload
@@ -104,10 +107,11 @@ class PushServiceAsyncStub(PushServiceStub):
     """
     CancelNotification: _aio.UnaryUnaryMultiCallable[_push_service_pb2.CancelNotificationRequest, _push_service_pb2.CancelNotificationResponse]  # type: ignore[assignment]
     """CancelNotification cancels the deliveries of a notification that are not sent yet. One in flight may
-    still arrive. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
+    still arrive. What they held off by a dedupe key may come again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
     """
     RedriveDeliveries: _aio.UnaryUnaryMultiCallable[_push_service_pb2.RedriveDeliveriesRequest, _push_service_pb2.RedriveDeliveriesResponse]  # type: ignore[assignment]
-    """RedriveDeliveries makes DEAD deliveries PENDING again, with a fresh count of attempts.
+    """RedriveDeliveries makes DEAD deliveries PENDING again, with a fresh count of attempts and a fresh time to live: at
+    most 10,000 a call, the oldest first.
     Idempotent by request_id: INVALID_ARGUMENT / REQUEST_ID_REUSED with other content, ABORTED /
     REQUEST_IN_FLIGHT while its twin runs.
     """
@@ -156,8 +160,9 @@ class PushServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_push_service_pb2.WatchDeliveriesResponse], _abc.AsyncIterator[_push_service_pb2.WatchDeliveriesResponse]]:
         """WatchDeliveries streams the deliveries of a notification or a user: first each as it is, then each change
-        of state. It ends UNAVAILABLE / DEPENDENCY_DOWN when it cannot go on; opened again, it starts with each
-        as it is. A notification that is not there: NOT_FOUND / NOT_FOUND.
+        of state, within a second or so. It ends OK when the server drains and UNAVAILABLE / DEPENDENCY_DOWN when it
+        cannot go on; opened again, it starts with each as it is. A notification that is not there: NOT_FOUND /
+        NOT_FOUND. More than 200 streams on a process: RESOURCE_EXHAUSTED / OVERLOADED.
         """
 
     @_abc_1.abstractmethod
@@ -179,7 +184,7 @@ class PushServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_push_service_pb2.CancelNotificationResponse, _abc.Awaitable[_push_service_pb2.CancelNotificationResponse]]:
         """CancelNotification cancels the deliveries of a notification that are not sent yet. One in flight may
-        still arrive. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
+        still arrive. What they held off by a dedupe key may come again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
         """
 
     @_abc_1.abstractmethod
@@ -188,7 +193,8 @@ class PushServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _push_service_pb2.RedriveDeliveriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_push_service_pb2.RedriveDeliveriesResponse, _abc.Awaitable[_push_service_pb2.RedriveDeliveriesResponse]]:
-        """RedriveDeliveries makes DEAD deliveries PENDING again, with a fresh count of attempts.
+        """RedriveDeliveries makes DEAD deliveries PENDING again, with a fresh count of attempts and a fresh time to live: at
+        most 10,000 a call, the oldest first.
         Idempotent by request_id: INVALID_ARGUMENT / REQUEST_ID_REUSED with other content, ABORTED /
         REQUEST_IN_FLIGHT while its twin runs.
         """

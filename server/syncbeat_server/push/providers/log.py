@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from syncbeat_server.push.model import ClaimedDelivery, Outcome, Verdict
+from syncbeat_server.push.model import Outcome, Verdict
+from syncbeat_server.push.providers import Message
 
 _log = logging.getLogger(__name__)
 
@@ -12,14 +13,14 @@ _log = logging.getLogger(__name__)
 class LogProvider:
     """Every delivery counts as sent."""
 
-    async def send(self, delivery: ClaimedDelivery) -> Outcome:
+    async def send(self, message: Message) -> Outcome:
         """Log which device would have been woken; not with what, which may be private."""
         _log.info(
             "delivery (no FCM credentials: logged only)",
             extra={
-                "delivery_id": delivery.delivery_id,
-                "user_id": delivery.user_id,
-                "device_id": delivery.device_id,
+                "delivery_id": message.delivery.delivery_id,
+                "user_id": message.delivery.user_id,
+                "device_id": message.delivery.device_id,
             },
         )
         return Outcome(Verdict.SENT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +24,8 @@ class AccessTokens:
     """The bearer token of one service account."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
+        """Raises ValueError or OSError: the file is no service account, or its token endpoint is not safe."""
+        self.token_uri = str(json.loads(path.read_bytes()).get("token_uri", ""))
         self._certificate = credentials.Certificate(str(path))
         self._clock = clock
         self._refreshing: asyncio.Task[None] | None = None

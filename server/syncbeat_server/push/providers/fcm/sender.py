@@ -15,9 +15,10 @@ import aiohttp
 import orjson
 
 from syncbeat_server.clock import Clock
-from syncbeat_server.push.model import ClaimedDelivery, Outcome, Reason, Verdict
+from syncbeat_server.push.model import Outcome, Reason, Verdict
+from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm.credentials import AccessTokens, NoAccessToken
-from syncbeat_server.push.providers.fcm.message import encode
+from syncbeat_server.push.providers.fcm.message import Encoder
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ _TIMEOUT_S = 15.0
 _CONNECT_TIMEOUT_S = 5.0
 _MAX_ANSWER_BYTES = 64 * 1024
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
-_CONFIG_RETRY_S = 60.0
+# Of the service account or the project, not of this message: no message is to be lost for it, nor an attempt.
+_CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
 
 _VERDICTS: dict[str, tuple[Verdict, Reason]] = {
     "UNREGISTERED": (Verdict.DEAD_TOKEN, Reason.UNREGISTERED),
@@ -47,6 +49,7 @@ class FcmProvider:
     ) -> None:
         self._tokens = tokens
         self._clock = clock
+        self._encoder = Encoder()
         self._url = f"{base_url.rstrip('/')}/v1/projects/{tokens.project_id}/messages:send"
         self._session = aiohttp.ClientSession(
             # A context of its own: aiohttp's dates from its import, and knows no SSL_CERT_FILE that was set later.
@@ -56,17 +59,17 @@ class FcmProvider:
             auto_decompress=False,
         )
 
-    async def send(self, delivery: ClaimedDelivery) -> Outcome:
+    async def send(self, message: Message) -> Outcome:
         """One attempt; after a 401 once more with a fresh access token."""
         try:
-            body = encode(delivery)
+            body = self._encoder.encode(message, self._clock.now().timestamp())
         except ValueError as error:
             _log.warning("message refused by FCM's encoder", extra={"error": str(error)})
             return Outcome(Verdict.REJECTED, Reason.REJECTED)
         outcome, token = await self._attempt(body, refused="")
         if outcome is None:
             outcome, _ = await self._attempt(body, refused=token)
-        return outcome or Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=_CONFIG_RETRY_S)
+        return outcome or _CONFIG
 
     async def close(self) -> None:
         """Close the connections."""
@@ -78,7 +81,7 @@ class FcmProvider:
             token = await self._tokens.current(refused=refused)
         except NoAccessToken as error:
             _log.warning("no access token for FCM", extra={"error": repr(error.__cause__)})
-            return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG), ""
+            return _CONFIG, ""
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         try:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
@@ -103,8 +106,8 @@ class FcmProvider:
         elif status == 429:
             verdict, reason = Verdict.RETRY, Reason.THROTTLED
         elif status in (403, 404):
-            # Of the service account or the project, not of this message (see above): no message is to be lost for it.
-            return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=_CONFIG_RETRY_S)
+            # A bare one, without the code that would condemn the token.
+            return _CONFIG
         elif status in (400, 413):
             verdict, reason = Verdict.REJECTED, Reason.REJECTED
         else:

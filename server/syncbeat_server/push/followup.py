@@ -1,0 +1,171 @@
+"""SQL of what callers and devices do to deliveries that were accepted: acknowledge, cancel, redrive, watch, forget."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from syncbeat_server.push import expansion
+from syncbeat_server.push.model import DeliveryFilter, DeliveryState
+from syncbeat_server.storage.postgres import Connection
+
+REDRIVEN_AT_ONCE = 10_000
+
+
+async def app_secret(conn: Connection, app_id: str) -> bytes:
+    """An app's secret of this database; made when it is asked for first."""
+    found = await conn.fetchval("SELECT secret FROM app_secrets WHERE app_id = $1", app_id)
+    if found is None:
+        await conn.execute("INSERT INTO app_secrets (app_id) VALUES ($1) ON CONFLICT DO NOTHING", app_id)
+        found = await conn.fetchval("SELECT secret FROM app_secrets WHERE app_id = $1", app_id)
+    return bytes(found)
+
+
+async def acknowledge(conn: Connection, app_id: str, delivery_id: str, *, opened: bool) -> DeliveryState | None:
+    """Record that a device has a delivery; its state now, or None when it is not kept any more.
+
+    Whatever we thought of it, the device knows better: one in flight, or given up as ambiguous, has arrived. What was
+    never sent cannot have.
+    """
+    row = await conn.fetchrow(
+        """UPDATE deliveries SET
+               state = CASE WHEN attempts = 0 AND sent_at IS NULL THEN state
+                            WHEN $3 OR state = 'OPENED' THEN 'OPENED' ELSE 'RECEIVED' END,
+               reason = CASE WHEN attempts = 0 AND sent_at IS NULL THEN reason ELSE '' END,
+               received_at = CASE WHEN attempts = 0 AND sent_at IS NULL THEN NULL
+                                  ELSE coalesce(received_at, syncbeat_now()) END,
+               opened_at = CASE WHEN $3 AND (attempts > 0 OR sent_at IS NOT NULL)
+                                THEN coalesce(opened_at, syncbeat_now()) ELSE opened_at END,
+               lease_token = CASE WHEN attempts = 0 THEN lease_token END,
+               lease_until = CASE WHEN attempts = 0 THEN lease_until END,
+               updated_at = syncbeat_now()
+           WHERE app_id = $1 AND delivery_id = $2 AND NOT (state = 'OPENED' OR state = 'RECEIVED' AND NOT $3)
+           RETURNING state""",
+        app_id,
+        delivery_id,
+        opened,
+    )
+    if row is None:
+        row = await conn.fetchrow(
+            "SELECT state FROM deliveries WHERE app_id = $1 AND delivery_id = $2", app_id, delivery_id
+        )
+    return None if row is None else DeliveryState(row["state"])
+
+
+async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | None:
+    """Cancel what is not sent yet of a notification; how many, or None when there is no such notification.
+
+    What it held off by its dedupe key may come again; what was to take the last place of a window gives it up.
+    """
+    known = await conn.fetchval(
+        "SELECT true FROM notifications WHERE app_id = $1 AND notification_id = $2", app_id, notification_id
+    )
+    if known is None:
+        return None
+    unwritten = await expansion.stop(conn, app_id, notification_id)
+    # In the order in which accepting locks them, and before the deliveries, as it does.
+    await conn.execute(
+        """WITH own AS (
+               SELECT w.ctid FROM dedupe_windows w
+               JOIN deliveries d ON (d.app_id, d.user_id, d.device_id, d.scope)
+                                  = (w.app_id, w.user_id, w.device_id, w.scope)
+               WHERE d.app_id = $1 AND d.notification_id = $2 AND d.state IN ('PENDING', 'HELD', 'SCHEDULED')
+                 AND $2 IN (w.opened_by, w.trailed_by)
+               ORDER BY w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FOR UPDATE OF w)
+           UPDATE dedupe_windows w SET
+               trailed_by = NULLIF(w.trailed_by, $2),
+               window_until = CASE WHEN w.opened_by = $2 AND w.trailed_by IS NULL THEN syncbeat_now()
+                                   ELSE w.window_until END
+           FROM own WHERE w.ctid = own.ctid""",
+        app_id,
+        notification_id,
+    )
+    rows = await conn.fetch(
+        """UPDATE deliveries SET state = 'CANCELLED', reason = '', updated_at = syncbeat_now()
+           WHERE app_id = $1 AND notification_id = $2 AND state IN ('PENDING', 'HELD', 'SCHEDULED')
+           RETURNING 1 AS cancelled""",
+        app_id,
+        notification_id,
+    )
+    return len(rows) + unwritten
+
+
+async def redrive(conn: Connection, app_id: str, wanted: DeliveryFilter) -> int:
+    """Make up to 10,000 DEAD deliveries PENDING again, the oldest first; how many. Their time to live starts anew."""
+    rows = await conn.fetch(
+        """WITH dead AS (
+               SELECT app_id, delivery_id FROM deliveries
+               WHERE app_id = $1 AND state = 'DEAD' AND ($2::uuid IS NULL OR notification_id = $2)
+                 AND ($3::text IS NULL OR user_id = $3) AND ($4::text IS NULL OR device_id = $4)
+               ORDER BY delivery_id LIMIT $5 FOR UPDATE)
+           UPDATE deliveries d SET state = 'PENDING', reason = '', attempts = 0, moves = 0, first_claimed_at = NULL,
+                  due_at = syncbeat_now(), updated_at = syncbeat_now(),
+                  expires_at = syncbeat_now() + (n.expires_at - n.due_at)
+           FROM dead JOIN deliveries own USING (app_id, delivery_id)
+                JOIN notifications n USING (app_id, notification_id)
+           WHERE (d.app_id, d.delivery_id) = (dead.app_id, dead.delivery_id)
+           RETURNING 1 AS redriven""",
+        app_id,
+        wanted.notification_id or None,
+        wanted.user_id or None,
+        wanted.device_id or None,
+        REDRIVEN_AT_ONCE,
+    )
+    return len(rows)
+
+
+async def forget_notifications(conn: Connection, days: float, limit: int) -> int:
+    """Delete up to `limit` notifications, with their deliveries, that ended longer than `days` ago; how many."""
+    rows = await conn.fetch(
+        """WITH old AS (
+               SELECT n.ctid FROM notifications n
+               WHERE n.created_at < syncbeat_now() - make_interval(secs => $1 * 86400)
+                 AND n.expires_at < syncbeat_now() - make_interval(secs => $1 * 86400)
+                 AND NOT EXISTS (SELECT 1 FROM deliveries d
+                                 WHERE (d.app_id, d.notification_id) = (n.app_id, n.notification_id)
+                                   AND d.state IN ('PENDING', 'HELD', 'SCHEDULED', 'IN_FLIGHT'))
+               ORDER BY n.created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+           DELETE FROM notifications n USING old WHERE n.ctid = old.ctid RETURNING 1 AS gone""",
+        days,
+        limit,
+    )
+    return len(rows)
+
+
+async def forget_windows(conn: Connection, limit: int) -> int:
+    """Delete up to `limit` dedupe windows that ended a while ago with nothing trailing; how many."""
+    rows = await conn.fetch(
+        """WITH old AS (
+               SELECT ctid FROM dedupe_windows
+               WHERE window_until < syncbeat_now() - interval '1 hour' AND trailed_by IS NULL
+               LIMIT $1 FOR UPDATE SKIP LOCKED)
+           DELETE FROM dedupe_windows w USING old WHERE w.ctid = old.ctid RETURNING 1 AS gone""",
+        limit,
+    )
+    return len(rows)
+
+
+async def unaccounted(conn: Connection, since: datetime, limit: int) -> tuple[int, int]:
+    """Of the newest notifications: how many deliveries were looked at, and how many are accepted but in no state.
+
+    Always 0 of the latter: a delivery is written with its notification and never taken away alone.
+    """
+    row = await conn.fetchrow(
+        """SELECT coalesce(sum(found.n), 0) AS looked_at, coalesce(sum(abs(newest.accepted - found.n)), 0) AS missing
+           FROM (SELECT app_id, notification_id, accepted FROM notifications
+                 WHERE created_at > $1 AND accepted IS NOT NULL ORDER BY created_at DESC LIMIT $2) newest
+           CROSS JOIN LATERAL (SELECT count(*) AS n FROM deliveries d
+                               WHERE (d.app_id, d.notification_id) = (newest.app_id, newest.notification_id)) found""",
+        since,
+        limit,
+    )
+    return (0, 0) if row is None else (int(row["looked_at"]), int(row["missing"]))
+
+
+async def waiting(conn: Connection) -> dict[tuple[str, str], tuple[int, float]]:
+    """By app and state of what is not ended: how many, and for how many seconds the oldest has been due."""
+    rows = await conn.fetch(
+        """SELECT app_id, state, count(*) AS n,
+                  greatest(0, extract(epoch FROM syncbeat_now() - min(due_at)))::float8 AS oldest_s
+           FROM deliveries WHERE state IN ('PENDING', 'HELD', 'SCHEDULED') GROUP BY 1, 2"""
+    )
+    return {(row["app_id"], row["state"]): (row["n"], row["oldest_s"]) for row in rows}

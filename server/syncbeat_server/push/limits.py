@@ -1,0 +1,130 @@
+"""SQL of what bounds the pushes to a device: the day's maximum, and what its system lets through."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from syncbeat_server.push import holds
+from syncbeat_server.push.model import ClaimedDelivery, device_columns
+from syncbeat_server.storage.postgres import Connection
+
+
+async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, int, datetime]]) -> set[str]:
+    """Count deliveries into the day of their device, as far as its maximum goes: the ids of those that may be shown.
+
+    Each comes with the most of its device's day, and when that day began. One that was counted before may be shown.
+    """
+    deliveries = [delivery for delivery, _, _ in capped]
+    columns = device_columns(deliveries)
+    await conn.execute(
+        """SELECT FROM devices JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (app_id, user_id, device_id)
+                  USING (app_id, user_id, device_id)
+           ORDER BY app_id, user_id, device_id FOR NO KEY UPDATE OF devices""",
+        *columns,
+    )
+    rows = await conn.fetch(
+        """SELECT k.delivery_id, own.counted_at IS NOT NULL AS counted,
+                  (SELECT count(*) FROM deliveries d
+                   WHERE (d.app_id, d.user_id, d.device_id) = (k.app_id, k.user_id, k.device_id)
+                     AND d.counted_at >= k.since) AS shown
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
+                AS k (app_id, user_id, device_id, delivery_id, since)
+           JOIN deliveries own ON own.app_id = k.app_id AND own.delivery_id = k.delivery_id::uuid""",
+        *columns,
+        [d.delivery_id for d in deliveries],
+        [since for _, _, since in capped],
+    )
+    found = {row["delivery_id"]: row for row in rows}
+    more: Counter[tuple[str, str, str]] = Counter()
+    may, fresh = set(), []
+    for delivery, most, _ in capped:
+        row = found.get(delivery.delivery_id)
+        if row is None or row["counted"]:
+            may.add(delivery.delivery_id)
+        elif row["shown"] + more[delivery.device] < most:
+            more[delivery.device] += 1
+            may.add(delivery.delivery_id)
+            fresh.append(delivery)
+    await conn.execute(
+        """UPDATE deliveries d SET counted_at = syncbeat_now()
+           FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS k (app_id, delivery_id, lease_token)
+           WHERE (d.app_id, d.delivery_id, d.lease_token) = (k.app_id, k.delivery_id, k.lease_token)""",
+        [d.app_id for d in fresh],
+        [d.delivery_id for d in fresh],
+        [d.lease_token for d in fresh],
+    )
+    return may
+
+
+async def take_wakes(conn: Connection, wakes: Sequence[ClaimedDelivery]) -> Mapping[str, float]:
+    """Spend the wake-ups of these devices: for those that have none left, the seconds until one more, by delivery."""
+    budgets = {d.device: budget for d in wakes if (budget := holds.wake_budget(d.platform)) is not None}
+    if not budgets:
+        return {}
+    wanted = Counter(d.device for d in wakes)
+    columns = (
+        [device[0] for device in budgets],
+        [device[1] for device in budgets],
+        [device[2] for device in budgets],
+        [budget.most for budget in budgets.values()],
+    )
+    await conn.execute(
+        """INSERT INTO wake_budgets (app_id, user_id, device_id, tokens, filled_at)
+           SELECT app_id, user_id, device_id, most, syncbeat_now()
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[]) AS k (app_id, user_id, device_id, most)
+           JOIN devices v USING (app_id, user_id, device_id)
+           WHERE NOT EXISTS (SELECT 1 FROM wake_budgets b
+                             WHERE (b.app_id, b.user_id, b.device_id) = (k.app_id, k.user_id, k.device_id))
+           ORDER BY app_id, user_id, device_id ON CONFLICT DO NOTHING""",
+        *columns,
+    )
+    rows = await conn.fetch(
+        """WITH level AS (
+               SELECT k.*, least(k.most, b.tokens + extract(epoch FROM syncbeat_now() - b.filled_at) / k.refill_s)
+                           AS tokens
+               FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::float8[], $6::int[])
+                    AS k (app_id, user_id, device_id, most, refill_s, wanted)
+               JOIN wake_budgets b USING (app_id, user_id, device_id)
+               ORDER BY app_id, user_id, device_id FOR UPDATE OF b)
+           UPDATE wake_budgets b SET tokens = l.tokens - least(l.wanted, floor(l.tokens)), filled_at = syncbeat_now()
+           FROM level l WHERE (b.app_id, b.user_id, b.device_id) = (l.app_id, l.user_id, l.device_id)
+           RETURNING l.app_id, l.user_id, l.device_id, least(l.wanted, floor(l.tokens))::int AS granted,
+                     (l.refill_s * (1 - (l.tokens - floor(l.tokens))))::float8 AS wait_s""",
+        *columns,
+        [budget.refill_s for budget in budgets.values()],
+        [wanted[device] for device in budgets],
+    )
+    left = {(row["app_id"], row["user_id"], row["device_id"]): [row["granted"], row["wait_s"]] for row in rows}
+    waits = {}
+    for delivery in wakes:
+        purse = left.get(delivery.device)
+        if purse is None:
+            continue
+        if purse[0] > 0:
+            purse[0] -= 1
+        else:
+            waits[delivery.delivery_id] = max(1.0, purse[1])
+    return waits
+
+
+async def merge_held(conn: Connection, held: Sequence[ClaimedDelivery]) -> int:
+    """Of the wake-ups that wait for the budget of one device and tell of one scope, keep the newest; how many go."""
+    rows = await conn.fetch(
+        """UPDATE deliveries d SET state = 'SUPPRESSED', reason = 'MERGED', updated_at = syncbeat_now()
+           FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
+                     AS k (app_id, user_id, device_id, scope)) k
+           WHERE (d.app_id, d.user_id, d.device_id, d.scope) = (k.app_id, k.user_id, k.device_id, k.scope)
+             AND d.state = 'HELD' AND d.reason = 'WAKE_BUDGET'
+             AND EXISTS (SELECT 1 FROM deliveries newer
+                         WHERE (newer.app_id, newer.user_id, newer.device_id, newer.scope)
+                             = (d.app_id, d.user_id, d.device_id, d.scope)
+                           AND newer.state = 'HELD' AND newer.reason = 'WAKE_BUDGET'
+                           AND newer.epoch = d.epoch
+                           AND (newer.sequence, newer.delivery_id) > (d.sequence, d.delivery_id))
+           RETURNING 1 AS merged""",
+        *device_columns(held),
+        [d.scope for d in held],
+    )
+    return len(rows)

@@ -1,0 +1,81 @@
+"""Hands deliveries to a relay of yours by HTTP: for devices that FCM does not reach, or while it cannot be reached."""
+
+from __future__ import annotations
+
+import ssl
+
+import aiohttp
+import orjson
+
+from syncbeat_server.push.model import Outcome, Reason, Verdict
+from syncbeat_server.push.providers import Message
+
+_CONNECT_TIMEOUT_S = 5.0
+
+
+class WebhookProvider:
+    """POSTs each message as JSON. 2xx: it was taken. 404 or 410 with `{"unregistered": true}`: the token is dead."""
+
+    def __init__(self, url: str, token: str, in_flight: int, timeout_s: float) -> None:
+        """`token`: the bearer token that the relay knows us by; '' for none."""
+        self._url = url
+        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=in_flight, ssl=ssl.create_default_context()),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
+            headers=headers,
+        )
+
+    async def send(self, message: Message) -> Outcome:
+        """One attempt."""
+        try:
+            async with self._session.post(self._url, data=_body(message), allow_redirects=False) as answer:
+                return _classify(answer.status, await answer.content.read(4096))
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            return Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return Outcome(Verdict.RETRY, Reason.AMBIGUOUS)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+
+def _body(message: Message) -> bytes:
+    delivery, content = message.delivery, message.content
+    return orjson.dumps(
+        {
+            "delivery_id": delivery.delivery_id,
+            "ack_token": message.ack_token,
+            "kind": delivery.kind,
+            "platform": delivery.platform,
+            "registration_token": delivery.registration_token,
+            "ttl_s": max(0, int(delivery.ttl_s)),
+            "priority": delivery.lane.name,
+            "collapse_key": delivery.collapse_key,
+            "type": delivery.type,
+            "cursor": {"scope": delivery.scope, "epoch": delivery.epoch, "sequence": delivery.sequence},
+            "content": content,
+        }
+    )
+
+
+def _classify(status: int, text: bytes) -> Outcome:
+    if 200 <= status < 300:
+        return Outcome(Verdict.SENT)
+    if status in (404, 410) and _says_unregistered(text):
+        return Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
+    if status in (401, 403, 404):
+        return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
+    if status in (400, 410, 413, 422):
+        return Outcome(Verdict.REJECTED, Reason.REJECTED)
+    return Outcome(Verdict.RETRY, Reason.THROTTLED if status == 429 else Reason.UNAVAILABLE)
+
+
+def _says_unregistered(text: bytes) -> bool:
+    try:
+        answer = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(answer, dict) and answer.get("unregistered") is True

@@ -1,0 +1,86 @@
+"""Writes what became of claimed deliveries, many at once, and what the provider said of their registration tokens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from syncbeat_server.clock import Clock
+from syncbeat_server.errors import DependencyDown, Overloaded
+from syncbeat_server.push import limits, queue, registrations
+from syncbeat_server.push.model import DeliveryState, Finished, Reason
+from syncbeat_server.push.policy import MAX_MOVES
+from syncbeat_server.storage.batching import Batcher
+from syncbeat_server.storage.postgres import Connection, Database
+
+_log = logging.getLogger(__name__)
+
+_DOWN_PAUSE_S = 0.5
+
+
+class Recorder:
+    """Records under the lease: what a worker writes that lost it is void."""
+
+    def __init__(
+        self, database: Database, clock: Clock, wake: Callable[[], None], voided: Callable[[int], None]
+    ) -> None:
+        """`wake` is called when something recorded is due at once; `voided(n)` when n leases had run out."""
+        self._database = database
+        self._clock = clock
+        self._wake = wake
+        self._voided = voided
+        self._batches: Batcher[Finished, None] = Batcher(self._write)
+
+    async def record(self, finished: Finished) -> None:
+        """Write one outcome; returns when it is committed."""
+        # Sent is sent: while the lease can still be ours, an outage of the database must not make it sent again.
+        while True:
+            try:
+                await self._batches.submit(finished)
+            except (DependencyDown, Overloaded) as error:
+                _log.warning("cannot record an attempt yet", extra={"reason": error.reason})
+                await self._clock.sleep(_DOWN_PAUSE_S)
+            else:
+                return
+
+    async def drain(self) -> None:
+        """Wait until what was submitted is written."""
+        await self._batches.drain()
+
+    async def _write(self, finished: Sequence[Finished]) -> list[None]:
+        async with self._database.transaction() as conn:
+            ends = await self._heed_provider(conn, finished)
+            recorded = await queue.finish(conn, ends)
+            held = [f.delivery for f in ends if f.reason is Reason.WAKE_BUDGET]
+            if held:
+                await limits.merge_held(conn, held)
+        if len(recorded) < len(finished):
+            # A device that acknowledges before its attempt ended leaves nothing to record either.
+            _log.info("attempts ended without their lease", extra={"count": len(finished) - len(recorded)})
+            self._voided(len(finished) - len(recorded))
+        if any(end.moved for end in ends):
+            self._wake()
+        return [None] * len(finished)
+
+    @staticmethod
+    async def _heed_provider(conn: Connection, finished: Sequence[Finished]) -> list[Finished]:
+        foreign = [f.delivery for f in finished if f.reason is Reason.WRONG_SENDER]
+        if foreign:
+            await registrations.quarantine(conn, foreign)
+        dead = [f.delivery for f in finished if f.reason is Reason.UNREGISTERED]
+        if not dead:
+            return list(finished)
+        buried = await registrations.bury(conn, dead)
+        for app_id in buried.braked:
+            _log.error(
+                "the provider calls too many registration tokens dead: none is removed now; is the project right?",
+                extra={"app_id": app_id},
+            )
+        return [_moved(f) if f.delivery.delivery_id in buried.moved else f for f in finished]
+
+
+def _moved(finished: Finished) -> Finished:
+    if finished.delivery.moves >= MAX_MOVES:
+        return finished
+    return replace(finished, state=DeliveryState.PENDING, reason=Reason.NONE, due_in_s=0.0, moved=True)

@@ -1,0 +1,91 @@
+"""Which of the claimed deliveries are to be sent now: asks the streams, the day's maxima and the wake-up budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+
+from syncbeat_server.clock import Clock
+from syncbeat_server.push import holds, limits, policy
+from syncbeat_server.push.channel import Channel
+from syncbeat_server.push.model import ClaimedDelivery, Finished, Kind, Reason
+from syncbeat_server.push.policy import RetryRule
+from syncbeat_server.storage.postgres import Database
+
+Live = Callable[[Sequence[tuple[str, str, str]]], Awaitable[Sequence[bool]]]
+"""For each (app, user, device) whether it has a live stream somewhere."""
+
+
+class Screening:
+    """Tells what needs no attempt, or none yet."""
+
+    def __init__(
+        self, database: Database, channels: Mapping[str, Channel], live: Live, rule: RetryRule, clock: Clock
+    ) -> None:
+        self._database = database
+        self._channels = channels
+        self._live = live
+        self._rule = rule
+        self._clock = clock
+
+    async def judge(self, deliveries: Sequence[ClaimedDelivery]) -> list[Finished | None]:
+        """For each delivery how it goes on without an attempt, or None when it is to be sent.
+
+        Raises:
+            DependencyDown: the database does not answer.
+        """
+        live = await self._ask_live(deliveries)
+        now = self._clock.now()
+        judged = [
+            policy.triage(delivery, is_live, now, self._rule)
+            for delivery, is_live in zip(deliveries, live, strict=True)
+        ]
+        left = [delivery for delivery, found in zip(deliveries, judged, strict=True) if found is None]
+        held = await self._within_limits(left, now)
+        return [
+            held.get(delivery.delivery_id) if found is None else found
+            for delivery, found in zip(deliveries, judged, strict=True)
+        ]
+
+    async def _ask_live(self, deliveries: Sequence[ClaimedDelivery]) -> list[bool]:
+        # A message is always pushed; only a wake-up may be left to the stream.
+        asked = {d.device for d in deliveries if d.kind is Kind.SYNC and not d.held}
+        if not asked:
+            return [False] * len(deliveries)
+        ordered = list(asked)
+        found = dict(zip(ordered, await self._live(ordered), strict=True))
+        return [found.get(d.device, False) for d in deliveries]
+
+    async def _within_limits(self, deliveries: Sequence[ClaimedDelivery], now: datetime) -> dict[str, Finished]:
+        capped = [
+            (delivery, most, holds.day_of(delivery.time_zone, now))
+            for delivery in deliveries
+            if (most := self._most_a_day(delivery)) is not None
+        ]
+        wakes = [delivery for delivery in deliveries if delivery.kind is Kind.SYNC]
+        if not capped and not wakes:
+            return {}
+        held: dict[str, Finished] = {}
+        async with self._database.transaction() as conn:
+            if capped:
+                may = await limits.count_shown(conn, [(delivery, most, day[0]) for delivery, most, day in capped])
+                for delivery, _, (_, ends) in capped:
+                    if delivery.delivery_id not in may:
+                        wait_s = (ends - now).total_seconds()
+                        held[delivery.delivery_id] = policy.hold(delivery, Reason.DAILY_MAXIMUM, wait_s)
+            if wakes:
+                waits = await limits.take_wakes(conn, [d for d in wakes if d.delivery_id not in held])
+                for delivery in wakes:
+                    if delivery.delivery_id in waits:
+                        held[delivery.delivery_id] = policy.hold(
+                            delivery, Reason.WAKE_BUDGET, waits[delivery.delivery_id]
+                        )
+        return held
+
+    def _most_a_day(self, delivery: ClaimedDelivery) -> int | None:
+        if not delivery.content.visible or delivery.muted or delivery.critical:
+            return None
+        if delivery.max_per_day is not None:
+            return delivery.max_per_day
+        channel = self._channels.get(delivery.app_id)
+        return None if channel is None else channel.max_per_day

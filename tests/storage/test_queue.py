@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 
 import pytest
 
+from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.push import followup, policy, queue, registrations
 from syncbeat_server.push.accept import accept as accept_in
 from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, Finished, Kind, Lane, Reason, Target
@@ -329,3 +331,21 @@ async def test_windows_are_forgotten_an_hour_after_they_end_unless_something_tra
     async with database.connection() as conn:
         assert await followup.forget_windows(conn, 100) == 2
     assert await rows_of(database, "SELECT user_id, scope FROM dedupe_windows") == [("ann", "couple")]
+
+
+async def test_of_five_one_is_normal_while_both_lanes_wait(database: Database) -> None:
+    await couple(database)
+    await accept(database, *(message(lane=lane) for lane in (Lane.NORMAL, Lane.HIGH) for _ in range(20)))
+    lanes = [[d.lane for d in await claim(database, str(uuid.uuid4()), limit=10)] for _ in range(4)]
+    assert [sum(lane is Lane.NORMAL for lane in taken) for taken in lanes] == [2, 2, 6, 10]
+
+
+async def test_each_app_is_claimed_up_to_its_own_room(database: Database) -> None:
+    for app_id in ("a", "b", "c"):
+        registration = Registration(app_id, "ann", "phone", Platform.ANDROID, "t", "", "")
+        await directory(database).register(registration, "test", by_user=False)
+        await accept(database, *(message(app_id=app_id) for _ in range(30)))
+    async with database.transaction() as conn:
+        ids = await queue.claim(conn, LEASE, 30.0, {"a": 3, "b": 50})
+        taken = await queue.claimed(conn, LEASE, ids)
+    assert Counter(d.app_id for d in taken) == {"a": 3, "b": 30}, "an app without room is left alone"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -15,7 +13,7 @@ from syncbeat_server.errors import DependencyDown
 from syncbeat_server.push.channel import Channel
 from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
 from syncbeat_server.push.policy import RetryRule
-from syncbeat_server.push.worker import DeliveryWorker, WorkerHooks, WorkerRule
+from syncbeat_server.push.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.storage.allowance import Allowance
 from syncbeat_server.storage.postgres import Database, StatementRejected
 from tests.fakes import FakeClock, settle, wait_until
@@ -36,65 +34,12 @@ from tests.storage.stage import (
     value_of,
     wake,
 )
+from tests.storage.workers import make_worker, running, until_due, until_shown
 
 pytestmark = pytest.mark.usefixtures("database", "clock")
 
 UNAVAILABLE = Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
 UNREGISTERED = Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
-
-
-def make_worker(
-    database: Database,
-    clock: FakeClock,
-    provider: ScriptedProvider,
-    *,
-    streams: Streams | None = None,
-    attempt_ended: Callable[[str], None] = lambda outcome: None,
-    in_flight: int = 200,
-    **rule: Any,
-) -> DeliveryWorker:
-    return DeliveryWorker(
-        database,
-        {APP: channel(provider, clock, in_flight)},
-        (streams or Streams()).live,
-        cast(Allowance, Unlimited()),
-        WorkerRule(**rule),
-        clock,
-        WorkerHooks(attempt_ended=attempt_ended),
-    )
-
-
-@asynccontextmanager
-async def running(*workers: DeliveryWorker) -> AsyncIterator[None]:
-    """Run workers for the block, and drain them."""
-    tasks = [asyncio.ensure_future(worker.run()) for worker in workers]
-    try:
-        await settle()
-        yield
-    finally:
-        await asyncio.gather(*(worker.drain(0.2) for worker in workers))
-        await asyncio.wait_for(asyncio.gather(*tasks), 5)
-
-
-async def until_shown(database: Database, *expected: str, of: Any, moving: FakeClock | None = None) -> None:
-    """Wait for what becomes of a notification, while the clock moves if it is given.
-
-    A chore that asks the database while the clock moves starts its next sleep late, so that a move by a fixed time may
-    end before it does.
-    """
-
-    async def reached() -> bool:
-        if moving is not None:
-            await moving.advance(1.0)
-        return await shown(database, of) == list(expected)
-
-    await until(reached, what=f"{expected}")
-
-
-async def until_due(database: Database, clock: FakeClock) -> None:
-    """Move to just after the next delivery is due, and the worker has looked."""
-    due = await value_of(database, "SELECT min(due_at) FROM deliveries WHERE state IN ('PENDING', 'HELD', 'SCHEDULED')")
-    await clock.advance((due - clock.now()).total_seconds() + 1.0)
 
 
 async def test_what_is_due_is_sent_and_recorded(database: Database, clock: FakeClock) -> None:

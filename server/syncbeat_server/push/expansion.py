@@ -38,7 +38,7 @@ class Page:
 
 async def count_large(conn: Connection, notifications: Sequence[NewNotification]) -> dict[str, int]:
     """Of the notifications with more than `AT_ONCE` deliveries: how many they are, disabled users' included."""
-    maybe = [n for n in notifications if _may_be_large(n)]
+    maybe = [n for n in notifications if may_be_large(n)]
     if not maybe:
         return {}
     large = await conn.fetch(
@@ -155,7 +155,8 @@ async def stop(conn: Connection, app_id: str, notification_id: str) -> int:
     return 0 if row is None else int(row["unwritten"])
 
 
-def _may_be_large(notification: NewNotification) -> bool:
+def may_be_large(notification: NewNotification) -> bool:
+    """Whether its deliveries have to be counted before they are written at once."""
     named = sum(_DEVICES_OF_USER if target.device_id is None else 1 for target in notification.targets)
     return named > AT_ONCE or any(target.scope is not None for target in notification.targets)
 

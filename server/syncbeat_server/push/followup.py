@@ -118,8 +118,8 @@ async def forget_notifications(conn: Connection, days: float, limit: int) -> int
     rows = await conn.fetch(
         """WITH old AS (
                SELECT n.ctid FROM notifications n
-               WHERE n.created_at < syncbeat_now() - make_interval(secs => $1 * 86400)
-                 AND n.expires_at < syncbeat_now() - make_interval(secs => $1 * 86400)
+               WHERE n.created_at < syncbeat_now() - make_interval(secs => $1::float8 * 86400)
+                 AND n.expires_at < syncbeat_now() - make_interval(secs => $1::float8 * 86400)
                  AND NOT EXISTS (SELECT 1 FROM deliveries d
                                  WHERE (d.app_id, d.notification_id) = (n.app_id, n.notification_id)
                                    AND d.state IN ('PENDING', 'HELD', 'SCHEDULED', 'IN_FLIGHT'))

@@ -25,6 +25,7 @@ from syncbeat_server.storage.postgres import Connection, Row
 # One statement, because a window is opened, or found open, with the delivery that does it. Its parts:
 #   call     the notifications, numbered in the order they came
 #   wanted   their targets
+#   member   their users, a scope's among them
 #   target   the devices these come to, each once a call and scope
 #   claim    the dedupe windows of those devices, opened or found open
 #   verdict  what that makes of each device's delivery
@@ -39,6 +40,12 @@ WITH call AS (
     SELECT * FROM unnest($10::int[], $11::text[], $12::text[], $13::text[], $14::text[], $15::bigint[],
                          $16::text[], $17::text[])
         AS t (i, user_id, device_id, scope, epoch, sequence, exclude_user_id, exclude_device_id)
+), member AS (
+    SELECT * FROM wanted WHERE user_id IS NOT NULL
+    UNION ALL
+    SELECT w.i, m.user_id, w.device_id, w.scope, w.epoch, w.sequence, w.exclude_user_id, w.exclude_device_id
+    FROM wanted w JOIN call USING (i) JOIN scope_members m ON m.app_id = call.app_id AND m.scope = w.scope
+    WHERE w.user_id IS NULL
 ), target AS (
     SELECT DISTINCT ON (call.i, d.user_id, d.device_id, coalesce(w.scope, ''))
            call.*, d.user_id, d.device_id, coalesce(w.scope, '') AS scope, w.epoch, w.sequence,
@@ -47,10 +54,8 @@ WITH call AS (
                     SELECT 1 FROM preferences p WHERE (p.app_id, p.user_id) = (d.app_id, d.user_id)
                                                   AND call.mutable_type = ANY(p.muted_types)) THEN 'MUTED'
                 ELSE '' END AS barred
-    FROM wanted w JOIN call USING (i)
-    LEFT JOIN scope_members m ON w.scope IS NOT NULL AND w.user_id IS NULL
-                             AND m.app_id = call.app_id AND m.scope = w.scope
-    JOIN devices d ON d.app_id = call.app_id AND d.user_id = coalesce(w.user_id, m.user_id)
+    FROM member w JOIN call USING (i)
+    JOIN devices d ON d.app_id = call.app_id AND d.user_id = w.user_id
                   AND (w.device_id IS NULL OR d.device_id = w.device_id)
     WHERE NOT EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
                                              AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL)

@@ -1,0 +1,97 @@
+"""When a dependency is asked, and when it is left alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncbeat_server.resilience.breaker import Breaker, BreakerRule, BreakerState, Permit
+from tests.fakes import FakeClock
+
+RULE = BreakerRule(failures=5, open_s=60.0, trials=3, successes=3)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def breaker(clock: FakeClock) -> Breaker:
+    return Breaker(RULE, clock)
+
+
+def enter(breaker: Breaker) -> Permit:
+    permit = breaker.enter()
+    assert permit is not None
+    return permit
+
+
+def open_it(breaker: Breaker) -> None:
+    for _ in range(RULE.failures):
+        enter(breaker).fail()
+    assert breaker.state is BreakerState.OPEN
+
+
+def test_five_failures_in_a_row_open_it(breaker: Breaker) -> None:
+    for _ in range(4):
+        enter(breaker).fail()
+    enter(breaker).succeed()
+    for _ in range(4):
+        enter(breaker).fail()
+    assert (breaker.state, breaker.room) == (BreakerState.CLOSED, None)
+    enter(breaker).fail()
+    assert (breaker.state, breaker.room, breaker.opens_in_s) == (BreakerState.OPEN, 0, 60.0)
+    assert breaker.enter() is None
+
+
+async def test_after_a_minute_three_may_try_and_three_successes_close_it(breaker: Breaker, clock: FakeClock) -> None:
+    open_it(breaker)
+    await clock.advance(59.9)
+    assert breaker.enter() is None
+    await clock.advance(0.1)
+    assert (breaker.state, breaker.room, breaker.opens_in_s) == (BreakerState.HALF_OPEN, 3, 0.0)
+    tries = [enter(breaker) for _ in range(3)]
+    assert breaker.enter() is None
+    tries[0].succeed()
+    assert breaker.room == 1, "a place is free again"
+    tries[1].succeed()
+    assert breaker.state is BreakerState.HALF_OPEN
+    tries[2].succeed()
+    assert breaker.room is None, "closed: any number may ask"
+
+
+async def test_a_failed_trial_opens_it_for_another_minute(breaker: Breaker, clock: FakeClock) -> None:
+    open_it(breaker)
+    await clock.advance(60)
+    first, second = enter(breaker), enter(breaker)
+    first.fail()
+    assert (breaker.state, breaker.opens_in_s) == (BreakerState.OPEN, 60.0)
+    second.succeed()
+    await clock.advance(60)
+    assert breaker.room == 3, "what was tried before it opened again counts for nothing"
+
+
+async def test_a_trial_that_is_called_off_gives_its_place_back(breaker: Breaker, clock: FakeClock) -> None:
+    open_it(breaker)
+    await clock.advance(60)
+    for _ in range(10):
+        permit = enter(breaker)
+        permit.release()
+        permit.fail()  # it has ended already
+    assert (breaker.state, breaker.room) == (BreakerState.HALF_OPEN, 3)
+
+
+def test_what_was_under_way_when_it_opened_changes_nothing(breaker: Breaker) -> None:
+    late = [enter(breaker) for _ in range(20)]
+    open_it(breaker)
+    for permit in late:
+        permit.succeed()
+    assert breaker.state is BreakerState.OPEN
+
+
+def test_calls_that_are_called_off_neither_open_nor_heal(breaker: Breaker) -> None:
+    for _ in range(4):
+        enter(breaker).fail()
+    enter(breaker).release()
+    enter(breaker).fail()
+    assert breaker.state is BreakerState.OPEN

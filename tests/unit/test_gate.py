@@ -1,0 +1,111 @@
+"""How fast an app may send after what its provider said, and how many at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncbeat_server.push.gate import Gate
+from syncbeat_server.push.model import Outcome, Reason, Verdict
+from syncbeat_server.push.pace import Pace
+from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
+from tests.fakes import FakeClock
+
+SENT = Outcome(Verdict.SENT)
+THROTTLED = Outcome(Verdict.RETRY, Reason.THROTTLED)
+UNAVAILABLE = Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
+DEAD = Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
+
+
+def test_a_429_halves_the_rate_once_and_a_minute_heals_it() -> None:
+    pace = Pace()
+    pace.answered(10.0, throttled=False)
+    for moment in (10.0, 10.1, 14.9):
+        pace.answered(moment, throttled=True)
+    assert pace.share(10.0) == 0.5, "what was in flight belongs to the same event"
+    pace.answered(15.0, throttled=True)
+    assert pace.share(15.0) == pytest.approx((0.5 + 5 / 60) / 2)
+    assert pace.share(75.0) == 1.0
+
+
+def test_the_rate_never_falls_to_nothing() -> None:
+    pace = Pace()
+    for moment in range(0, 600, 5):
+        pace.answered(float(moment), throttled=True)
+        assert pace.share(float(moment)) >= 1 / 64
+
+
+@pytest.mark.parametrize(("throttled", "paused"), [(2, 0.0), (3, 60.0)])
+def test_it_pauses_when_more_than_a_tenth_of_ten_seconds_is_throttled(throttled: int, paused: float) -> None:
+    pace = Pace()
+    for number in range(25):
+        pace.answered(100.0 + number / 10, throttled=number >= 25 - throttled)
+    assert pace.paused_for(102.4) == pytest.approx(paused)
+
+
+def test_what_is_older_than_ten_seconds_does_not_count() -> None:
+    pace = Pace()
+    for number in range(30):
+        pace.answered(number / 100, throttled=number < 3)
+    assert pace.paused_for(1.0) == 0.0, "3 of 30 are no more than a tenth"
+    pace.answered(10.5, throttled=True)
+    assert pace.paused_for(10.5) == 0.0, "one of one is too few to judge by"
+
+
+def test_a_pause_is_as_long_as_the_provider_asks() -> None:
+    pace = Pace()
+    for _ in range(20):
+        pace.answered(0.0, throttled=True, retry_after_s=300.0)
+    assert pace.paused_for(0.0) == 300.0
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def gate(clock: FakeClock) -> Gate:
+    return Gate(10, BreakerRule(), clock)
+
+
+def send(gate: Gate, outcome: Outcome) -> None:
+    permit = gate.enter()
+    assert permit is not None
+    gate.learned(permit, outcome)
+
+
+def test_an_app_has_so_many_under_way_and_no_more(gate: Gate) -> None:
+    gate.under_way = 8
+    assert gate.room(bypassed=False) == 2
+    gate.under_way = 12
+    assert gate.room(bypassed=True) == 0
+
+
+async def test_a_provider_that_is_down_is_left_alone_unless_there_is_another(gate: Gate, clock: FakeClock) -> None:
+    for _ in range(5):
+        send(gate, UNAVAILABLE)
+    assert (gate.room(bypassed=False), gate.room(bypassed=True), gate.closed_for_s()) == (0, 10, 60.0)
+    assert gate.enter() is None
+    await clock.advance(60)
+    assert (gate.breaker, gate.room(bypassed=False)) == (BreakerState.HALF_OPEN, 3)
+
+
+def test_dead_tokens_and_bad_messages_are_no_failures_of_the_provider(gate: Gate) -> None:
+    for _ in range(10):
+        send(gate, DEAD)
+        send(gate, Outcome(Verdict.REJECTED, Reason.REJECTED))
+    assert gate.breaker is BreakerState.CLOSED
+
+
+def test_a_wrong_configuration_pauses_the_app_for_a_minute(gate: Gate) -> None:
+    send(gate, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG))
+    assert gate.room(bypassed=False) == 10, "one platform's key: not the whole app"
+    send(gate, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True))
+    assert (gate.room(bypassed=False), gate.closed_for_s(), gate.breaker) == (0, 60.0, BreakerState.CLOSED)
+
+
+def test_throttling_halves_what_the_app_may_take(gate: Gate) -> None:
+    assert gate.share == 1.0
+    send(gate, SENT)
+    send(gate, THROTTLED)
+    assert (gate.share, gate.room(bypassed=False)) == (0.5, 10)

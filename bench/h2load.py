@@ -51,9 +51,9 @@ def run(url: str, message: bytes, headers: Sequence[tuple[str, str]], seconds: f
     return load
 
 
-def run_http1(url: str, body: bytes, headers: Sequence[tuple[str, str]], seconds: float) -> Load:
-    """POST `body` again and again over 64 HTTP/1.1 connections. Raises RuntimeError when a status is not 2xx."""
-    return _run(url, body, headers, seconds, "--h1", "-c", str(CONNECTIONS * STREAMS))[0]
+def run_http2(url: str, body: bytes, headers: Sequence[tuple[str, str]], seconds: float) -> Load:
+    """POST `body` again and again over 4 HTTP/2 connections. Raises RuntimeError when a status is not 2xx."""
+    return _run(url, body, headers, seconds, "-c", "4", "-m", "50")[0]
 
 
 def _run(

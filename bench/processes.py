@@ -24,11 +24,12 @@ _END_S = 30.0
 
 @dataclass(frozen=True)
 class Running:
-    """A process that is ready: its id, the last word of its ready line, and how long it took to get there."""
+    """A process that is ready: its id, the last word of its ready line, how long it took, and what it said before."""
 
     pid: int
     address: str
     ready_s: float
+    said: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -44,14 +45,14 @@ def running(command: Sequence[str], ready: str, environment: Mapping[str, str] |
             command, cwd=folder, env=_clean(environment or {}), stdout=subprocess.PIPE, stderr=errors
         )
         try:
-            line = _ready_line(process, ready)
+            said = _said(process, ready)
             took = time.monotonic() - started
-            if line is None:
+            if said is None:
                 errors.seek(0)
                 raise RuntimeError(
                     f"{' '.join(command)} is not ready: {errors.read().decode(errors='replace')[-2000:]}"
                 )
-            yield Running(process.pid, line.split()[-1], took)
+            yield Running(process.pid, said[-1].split()[-1], took, tuple(said[:-1]))
         finally:
             _end(process)
 
@@ -62,7 +63,7 @@ def _clean(environment: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **environment}
 
 
-def _ready_line(process: subprocess.Popen[bytes], ready: str) -> str | None:
+def _said(process: subprocess.Popen[bytes], ready: str) -> list[str] | None:
     deadline = time.monotonic() + _READY_S
     assert process.stdout is not None
     received = b""
@@ -73,9 +74,10 @@ def _ready_line(process: subprocess.Popen[bytes], ready: str) -> str | None:
         if not chunk:
             break
         received += chunk
-        for line in received.decode().split("\n")[:-1]:
+        lines = received.decode().split("\n")[:-1]
+        for number, line in enumerate(lines):
             if line.startswith(ready):
-                return line
+                return lines[: number + 1]
     return None
 
 

@@ -307,9 +307,9 @@ def _fake_fcm(parsed: argparse.Namespace) -> int:
             except OSError as error:
                 what = f"--credentials: cannot write {parsed.credentials}: {error.strerror}"
                 raise ConfigurationError(f"fake-fcm: {what}") from None
-        print(f"fake-fcm: serving on {fake.base_url}", flush=True)
         if fake.ca_file is not None:
             print(f"fake-fcm: its CA certificate is {fake.ca_file}", flush=True)
+        print(f"fake-fcm: serving on {fake.base_url}", flush=True)
 
     try:
         settings = fake_fcm.FakeFcmSettings(

@@ -287,6 +287,7 @@ async def test_a_repeat_of_what_is_committed_does_not_ask_postgres(server: Serve
         return bool((await server.backend(request)).replayed)
 
     await wait_until(kept)
+    await until_states(server, first.notification_id, "SENT")
     before = await server.rows()
     # The record in PostgreSQL is made to say something else: who answers with the first answer did not look there.
     await server_sql(server, 'UPDATE request_records SET answer = \'{"notification_id": "x"}\'')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -54,7 +55,9 @@ async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
     """
     clock = SystemClock()
     async with (
-        open_database(stores.database_url, size=settings.database_pool_size, name="syncbeat") as database,
+        open_database(
+            stores.database_url, size=settings.database_pool_size, name=f"syncbeat {os.getpid()}"
+        ) as database,
         open_redis(stores.redis_url, clock) as bus,
     ):
         async with database.connection() as conn:

@@ -88,6 +88,17 @@ class Screens:
             found: list[dict[str, Any]] = (await answer.json())["deliveries"]
             return found
 
+    async def all_deliveries(self) -> list[dict[str, Any]]:
+        """Every message that is kept, oldest first."""
+        found: list[dict[str, Any]] = []
+        while True:
+            params = {"after": str(found[-1]["sequence"] if found else 0)}
+            async with self._session.get(f"{self._url}/deliveries", params=params) as answer:
+                page: list[dict[str, Any]] = (await answer.json())["deliveries"]
+            if not page:
+                return found
+            found += page
+
     async def wait_for(self, token: str, count: int) -> list[dict[str, Any]]:
         """The messages for a token as soon as there are `count`; what there is when they do not come."""
         found: list[dict[str, Any]] = []

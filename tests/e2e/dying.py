@@ -1,0 +1,56 @@
+"""`python -m tests.e2e.dying STEP NTH COMMAND`: `syncbeat-server COMMAND`, which kills itself at the Nth such step.
+
+SIGKILL, from within, at exactly that place: nothing of the process runs after it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from syncbeat_server import cli
+from syncbeat_server.push import expansion, queue, recorder, screening, service, store
+from syncbeat_server.push.providers.fcm import FcmProvider
+
+STEPS = {
+    # of a worker
+    "a claim is not committed": (queue, "claimed", "before"),
+    "a claim is committed": (screening.Screening, "judge", "before"),
+    "it is about to be sent": (FcmProvider, "send", "before"),
+    "it was sent": (FcmProvider, "send", "after"),
+    "the outcome is not committed": (queue, "finish", "after"),
+    "the outcome is committed": (recorder.Recorder, "_write", "after"),
+    "a lease is extended": (queue, "extend", "after"),
+    "leases are given back": (queue, "release", "before"),
+    "a page is written": (expansion, "advance", "after"),
+    # of a server
+    "an acceptance is not committed": (store, "insert_notifications", "after"),
+    "an acceptance is committed": (service.PushService, "_write", "after"),
+}
+
+
+def main() -> int:
+    """Arm the step, and run."""
+    step, nth, *command = sys.argv[1:]
+    owner, name, when = STEPS[step]
+    real: Any = getattr(owner, name)
+    left = int(nth)
+
+    async def dying(*arguments: Any, **named: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left <= 0 and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        answer = await real(*arguments, **named)
+        if left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    setattr(owner, name, dying)
+    return cli.main(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

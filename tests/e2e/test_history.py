@@ -1,0 +1,223 @@
+"""Whatever dies, stops or forgets: what was accepted is delivered, by who holds the lease, and shown once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import pytest
+import redis.asyncio
+
+from syncbeat import SyncbeatClient
+from syncbeat.v1 import core_pb2, push_service_pb2
+from syncbeat_server.devtools.demo.devices import eventually
+from syncbeat_server.devtools.demo.processes import Process
+from syncbeat_server.devtools.demo.stage import Stage, staged
+from syncbeat_server.devtools.embedded import EmbeddedStores
+from tests.conftest import DatabaseUrls
+from tests.deliveries import states
+from tests.e2e.dying import STEPS
+from tests.e2e.test_crashes import register
+from tests.e2e.witness import history_of, watch_database
+from tests.history import unended, violations
+
+pytestmark = pytest.mark.slow
+
+SERVER_STEPS = [step for step in STEPS if "acceptance" in step]
+WORKER_STEPS = [step for step in STEPS if "acceptance" not in step and "page" not in step]
+COUNT = 12
+
+
+@pytest.fixture
+async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
+    await watch_database(database_urls)
+    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+        yield staging
+
+
+def sending(number: int) -> push_service_pb2.SendNotificationRequest:
+    return push_service_pb2.SendNotificationRequest(
+        request_id=f"request-{number}",
+        user_ids=core_pb2.UserIds(ids=[f"user-{number % 10}", f"user-{(number + 1) % 10}"]),
+        notification=core_pb2.Notification(title=f"Number {number}"),
+    )
+
+
+class Load:
+    """Sends under ids until accepted, and keeps what it was promised."""
+
+    def __init__(self, backend: SyncbeatClient) -> None:
+        self._backend = backend
+        self.accepted: dict[str, int] = {}
+
+    async def send(self, number: int) -> None:
+        while True:
+            try:
+                answer = await self._backend.push.SendNotification(sending(number), timeout=5, wait_for_ready=True)
+            except grpc.aio.AioRpcError:
+                continue
+            self.accepted[answer.notification_id] = answer.delivery_count
+            return
+
+    async def run(self, first: int, count: int) -> None:
+        await asyncio.gather(*(self.send(first + number) for number in range(count)))
+
+
+async def dying(stage: Stage, step: str, nth: int, command: str) -> None:
+    """Run a process that kills itself at this step, and wait until it has."""
+    log = (stage.folder / f"dying-{command}.log").open("ab")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
+    with log:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.e2e.dying", step, str(nth), command),
+            env={**own, **stage.settings, "SYNCBEAT_ROLE": "rpc", "PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+    try:
+        async with asyncio.timeout(30):
+            if step == "leases are given back":
+
+                async def busy() -> bool:
+                    return bool((await stage.screens.stats())["requests"])
+
+                assert await eventually(busy, 20.0)
+                child.terminate()
+            assert await child.wait() == -signal.SIGKILL, "it did not come to this step"
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
+async def finish(stage: Stage, urls: DatabaseUrls, backend: SyncbeatClient, accepted: dict[str, int]) -> None:
+    """Let everything end, and check the history."""
+    total = sum(accepted.values())
+
+    async def done() -> bool:
+        return await states(backend) == {"SENT": total}
+
+    assert await eventually(done, 40.0), await states(backend)
+    history = await history_of(stage, urls, accepted)
+    assert violations(history) == []
+    assert unended(history) == 0
+
+
+@pytest.mark.parametrize("step", WORKER_STEPS)
+async def test_a_worker_is_killed_at_a_step(stage: Stage, database_urls: DatabaseUrls, step: str) -> None:
+    server = await stage.start_server()
+    async with stage.client(stage.identity.service_token, server) as backend:
+        await register(backend)
+        load = Load(backend)
+        if "lease" in step:
+            await stage.screens.set_latency(8000)  # longer than a lease, and than a drain
+        sends = asyncio.ensure_future(load.run(0, COUNT))
+        await dying(stage, step, 5 if "sent" in step else 1, "worker")
+        await sends
+        await stage.screens.set_latency(0)
+        await stage.start_worker()
+        await finish(stage, database_urls, backend, load.accepted)
+
+
+@pytest.mark.parametrize("step", SERVER_STEPS)
+async def test_a_server_is_killed_at_a_step(stage: Stage, database_urls: DatabaseUrls, step: str) -> None:
+    server, _ = await asyncio.gather(stage.start_server(), stage.start_worker())
+    async with stage.client(stage.identity.service_token, server) as backend:
+        await register(backend)
+        load = Load(backend)
+        await dying_server(stage, step, load)
+        await load.run(0, COUNT)  # the same ids, at the server that lives
+        await finish(stage, database_urls, backend, load.accepted)
+
+
+async def dying_server(stage: Stage, step: str, load: Load) -> None:
+    """A server that dies while it accepts what is sent to it; what it answered before is kept by `load`."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
+    settings = {**own, **stage.settings, "SYNCBEAT_ROLE": "rpc", "PYTHONPATH": str(Path(__file__).parents[2])}
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.e2e.dying", step, "3", "serve"), env=settings, stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    try:
+        async with asyncio.timeout(30):
+            line = b""
+            while b"serving on " not in line:
+                line = await child.stdout.readline()
+                assert line, "it did not start"
+            address = line.decode().strip().partition("serving on ")[2]
+            async with SyncbeatClient(address, token=stage.identity.service_token, tls=False) as doomed:
+                for number in range(COUNT):
+                    try:
+                        answer = await doomed.push.SendNotification(sending(number), timeout=5)
+                    except grpc.aio.AioRpcError:
+                        break
+                    load.accepted[answer.notification_id] = answer.delivery_count
+            assert await child.wait() == -signal.SIGKILL, "it did not come to this step"
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    assert len(load.accepted) == 2
+
+
+async def pause_a_worker(stage: Stage, stores: EmbeddedStores, workers: list[Process]) -> None:
+    """One stops for longer than its lease, and goes on as if nothing had been."""
+    await stage.screens.set_latency(500)
+
+    async def busy() -> bool:
+        return bool((await stage.screens.stats())["requests"])
+
+    async def taken_over() -> bool:
+        return "took over deliveries" in workers[1].log_text()
+
+    assert await eventually(busy, 10.0)
+    os.kill(workers[0].pid, signal.SIGSTOP)
+    assert await eventually(taken_over, 10.0), "its leases did not run out"
+    os.kill(workers[0].pid, signal.SIGCONT)
+
+
+async def restart_postgres(stage: Stage, stores: EmbeddedStores, workers: list[Process]) -> None:
+    stores.kill_postgres()
+    stores.start_postgres()
+
+
+async def flush_redis(stage: Stage, stores: EmbeddedStores, workers: list[Process]) -> None:
+    async with redis.asyncio.Redis.from_url(stores.redis_url) as client:
+        await client.flushall()
+
+
+async def lose_redis(stage: Stage, stores: EmbeddedStores, workers: list[Process]) -> None:
+    stores.kill_redis()
+
+
+Harm = Callable[[Stage, EmbeddedStores, list[Process]], Awaitable[None]]
+
+
+@pytest.mark.parametrize("harm", [pause_a_worker, restart_postgres, flush_redis, lose_redis])
+async def test_two_servers_and_two_workers_go_on(
+    stage: Stage, stores: EmbeddedStores, database_urls: DatabaseUrls, harm: Harm
+) -> None:
+    first, second = await asyncio.gather(stage.start_server(), stage.start_server())
+    workers = list(await asyncio.gather(stage.start_worker(), stage.start_worker()))
+    await stage.screens.set_latency(30)
+    async with stage.client(stage.identity.service_token, first, second) as backend:
+        await register(backend)
+        await stage.screens.script("*", "accepted-503", times=None, share=0.1, seed=5)
+        load = Load(backend)
+        try:
+            sends = asyncio.ensure_future(load.run(0, 60))
+            await harm(stage, stores, workers)
+            await sends
+            await load.run(60, 60)
+            await finish(stage, database_urls, backend, load.accepted)
+        finally:
+            stores.start_redis()
+    stats = await stage.screens.stats()
+    assert stats["shown"] == 240
+    assert stats["replaced"] > 0, "some came twice, each in its own place"

@@ -17,14 +17,13 @@ import redis.asyncio
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, push_service_pb2
 from syncbeat_server.devtools.demo.devices import eventually
-from syncbeat_server.devtools.demo.processes import Process
 from syncbeat_server.devtools.demo.stage import Stage, staged
 from syncbeat_server.devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.deliveries import states
 from tests.e2e.dying import STEPS
 from tests.e2e.test_crashes import register
-from tests.e2e.witness import history_of, watch_database
+from tests.e2e.witness import history_of, last_to_claim, watch_database
 from tests.history import unended, violations
 
 pytestmark = pytest.mark.slow
@@ -166,37 +165,42 @@ async def dying_server(stage: Stage, step: str, load: Load) -> None:
     assert len(load.accepted) == 2
 
 
-async def pause_a_worker(stage: Stage, stores: EmbeddedStores, workers: list[Process]) -> None:
-    """One stops for longer than its lease, and goes on as if nothing had been."""
+async def pause_a_worker(stage: Stage, stores: EmbeddedStores, urls: DatabaseUrls) -> None:
+    """One that holds leases stops for longer than they last, and goes on as if nothing had been."""
     await stage.screens.set_latency(500)
+    holder = 0
 
-    async def busy() -> bool:
-        return bool((await stage.screens.stats())["requests"])
+    async def held() -> bool:
+        nonlocal holder
+        holder = await last_to_claim(urls)
+        return holder > 0
 
     async def taken_over() -> bool:
-        return "took over deliveries" in workers[1].log_text()
+        return any("took over deliveries" in log.read_text() for log in sorted(stage.folder.glob("worker-*.log")))
 
-    assert await eventually(busy, 10.0)
-    os.kill(workers[0].pid, signal.SIGSTOP)
-    assert await eventually(taken_over, 10.0), "its leases did not run out"
-    os.kill(workers[0].pid, signal.SIGCONT)
+    assert await eventually(held, 10.0)
+    os.kill(holder, signal.SIGSTOP)
+    try:
+        assert await eventually(taken_over, 10.0), "its leases did not run out"
+    finally:
+        os.kill(holder, signal.SIGCONT)
 
 
-async def restart_postgres(stage: Stage, stores: EmbeddedStores, workers: list[Process]) -> None:
+async def restart_postgres(stage: Stage, stores: EmbeddedStores, urls: DatabaseUrls) -> None:
     stores.kill_postgres()
     stores.start_postgres()
 
 
-async def flush_redis(stage: Stage, stores: EmbeddedStores, workers: list[Process]) -> None:
+async def flush_redis(stage: Stage, stores: EmbeddedStores, urls: DatabaseUrls) -> None:
     async with redis.asyncio.Redis.from_url(stores.redis_url) as client:
         await client.flushall()
 
 
-async def lose_redis(stage: Stage, stores: EmbeddedStores, workers: list[Process]) -> None:
+async def lose_redis(stage: Stage, stores: EmbeddedStores, urls: DatabaseUrls) -> None:
     stores.kill_redis()
 
 
-Harm = Callable[[Stage, EmbeddedStores, list[Process]], Awaitable[None]]
+Harm = Callable[[Stage, EmbeddedStores, DatabaseUrls], Awaitable[None]]
 
 
 @pytest.mark.parametrize("harm", [pause_a_worker, restart_postgres, flush_redis, lose_redis])
@@ -204,7 +208,7 @@ async def test_two_servers_and_two_workers_go_on(
     stage: Stage, stores: EmbeddedStores, database_urls: DatabaseUrls, harm: Harm
 ) -> None:
     first, second = await asyncio.gather(stage.start_server(), stage.start_server())
-    workers = list(await asyncio.gather(stage.start_worker(), stage.start_worker()))
+    await asyncio.gather(stage.start_worker(), stage.start_worker())
     await stage.screens.set_latency(30)
     async with stage.client(stage.identity.service_token, first, second) as backend:
         await register(backend)
@@ -212,7 +216,7 @@ async def test_two_servers_and_two_workers_go_on(
         load = Load(backend)
         try:
             sends = asyncio.ensure_future(load.run(0, 60))
-            await harm(stage, stores, workers)
+            await harm(stage, stores, database_urls)
             await sends
             await load.run(60, 60)
             await finish(stage, database_urls, backend, load.accepted)

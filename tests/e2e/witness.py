@@ -34,6 +34,19 @@ async def watch_database(urls: DatabaseUrls) -> None:
         await conn.close()
 
 
+async def last_to_claim(urls: DatabaseUrls) -> int:
+    """The process that claimed last and holds what it claimed; 0 for none."""
+    conn = await asyncpg.connect(urls.admin_url)
+    try:
+        name = await conn.fetchval(
+            """SELECT process FROM history h JOIN deliveries d USING (delivery_id)
+               WHERE h.after = 'IN_FLIGHT' AND d.state = 'IN_FLIGHT' ORDER BY h.n DESC LIMIT 1"""
+        )
+    finally:
+        await conn.close()
+    return int(name.split()[-1]) if name else 0
+
+
 async def history_of(stage: Stage, urls: DatabaseUrls, accepted: Mapping[str, int]) -> History:
     """Everything that is known by now; `accepted` is what the callers were promised."""
     conn = await asyncpg.connect(urls.admin_url)

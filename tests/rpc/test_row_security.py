@@ -180,6 +180,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     limits.take_wakes: lambda c: limits.take_wakes(c, [CLAIMED]),
     limits.merge_held: lambda c: limits.merge_held(c, [CLAIMED]),
     registrations.bury: lambda c: registrations.bury(c, [CLAIMED]),
+    directory.forget_moves: lambda c: directory.forget_moves(c, 10),
     directory.set_preferences: lambda c: directory.set_preferences(c, "default", "bob", Preferences()),
     registrations.forget_removals: lambda c: registrations.forget_removals(c, 10),
     idempotency.answer_once: lambda c: idempotency.answer_once(c, [REQUEST], no_answers),

@@ -22,6 +22,7 @@ from syncbeat_server.push.upkeep import QueueFigures
 from syncbeat_server.push.worker import DeliveryWorker, WorkerHooks, WorkerRule
 from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 from syncbeat_server.storage.allowance import Allowance, Rate
+from syncbeat_server.storage.notices import listen
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ _RETIRED = 8  # providers that are kept open for the attempts that are still und
 @asynccontextmanager
 async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
     settings = process.settings
-    channels = _Channels(process)
+    channels, session_url = _Channels(process), settings.database_session_url
     await channels.open()
     try:
         worker = DeliveryWorker(
@@ -52,9 +53,15 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
                 ),
             ),
             process.clock,
-            WorkerHooks(process.metrics.attempt_ended, process.metrics.outcomes_voided, channels.audited),
+            WorkerHooks(
+                process.metrics.attempt_ended,
+                process.metrics.outcomes_voided,
+                process.metrics.removals_braked,
+                channels.audited,
+            ),
         )
-        async with running([worker.run(), channels.run()]):
+        listening = [] if session_url is None else [listen(session_url.get_secret_value(), worker.wake, process.clock)]
+        async with running([worker.run(), channels.run(), *listening]):
             try:
                 yield worker
             finally:

@@ -15,6 +15,7 @@ from syncbeat_server.directory.presence import Presence
 from syncbeat_server.ops.config import Settings
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
+from syncbeat_server.storage.notices import Notices
 from syncbeat_server.storage.postgres import Database, open_database
 from syncbeat_server.storage.redis import RedisBus, open_redis
 from syncbeat_server.sync.hub import Hub
@@ -42,6 +43,7 @@ class Process:
     hub: Hub
     presence: Presence
     apps: Apps
+    notices: Notices
 
 
 @asynccontextmanager
@@ -64,8 +66,9 @@ async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
             await require_restricted_login(conn)
             await require_current_schema(conn)
         apps = Apps(settings, clock)
-        async with running([bus.run_publisher(), apps.run()]):
-            yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus), apps)
+        notices = Notices(database, clock)
+        async with running([bus.run_publisher(), apps.run(), notices.run()]):
+            yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus), apps, notices)
 
 
 @asynccontextmanager

@@ -51,6 +51,8 @@ class Tellers:
         if self._worker is not None:
             self._worker.wake()
         self._process.bus.publish(_DELIVERIES, "")
+        if not self._process.bus.listening:
+            self._process.notices.tell()  # Redis is away: PostgreSQL tells those workers that listen to it
 
 
 def listening(process: Process, worker: DeliveryWorker | None, front: Front | None) -> Coroutine[Any, Any, None]:

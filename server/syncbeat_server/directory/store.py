@@ -87,6 +87,18 @@ async def record_move(
     return int(row)
 
 
+async def forget_moves(conn: Connection, limit: int) -> int:
+    """Delete up to `limit` moves of tokens that are older than half a year; how many."""
+    rows = await conn.fetch(
+        """WITH old AS (
+               SELECT ctid FROM token_moves WHERE moved_at < syncbeat_now() - interval '180 days'
+               LIMIT $1 FOR UPDATE SKIP LOCKED)
+           DELETE FROM token_moves m USING old WHERE m.ctid = old.ctid RETURNING 1 AS gone""",
+        limit,
+    )
+    return len(rows)
+
+
 async def count_devices(conn: Connection, app_id: str, user_id: str, but: str) -> int:
     """How many devices a user has beside one."""
     return int(

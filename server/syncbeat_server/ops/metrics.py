@@ -98,6 +98,12 @@ class Metrics:
             "Outcomes not recorded, since the lease had run out or the device had acknowledged before",
             registry=self.registry,
         )
+        self._braked = Counter(
+            "syncbeat_token_removals_braked",
+            "Times that too many registration tokens were called dead to believe it",
+            ("app",),
+            registry=self.registry,
+        )
         self._breaker_open = Gauge(
             "syncbeat_push_breaker_open", "1 while an app's provider is not asked", ("app",), registry=self.registry
         )
@@ -131,6 +137,10 @@ class Metrics:
     def outcomes_voided(self, count: int) -> None:
         """Count outcomes whose lease had run out."""
         self._voided.inc(count)
+
+    def removals_braked(self, app_id: str) -> None:
+        """Count that dead tokens of an app were not taken away."""
+        self._braked.labels(app_id).inc()
 
     def breakers(self, open_by_app: Mapping[str, bool]) -> None:
         """Whose provider is not asked now."""

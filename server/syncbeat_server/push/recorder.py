@@ -23,13 +23,22 @@ class Recorder:
     """Records under the lease: what a worker writes that lost it is void."""
 
     def __init__(
-        self, database: Database, clock: Clock, wake: Callable[[], None], voided: Callable[[int], None]
+        self,
+        database: Database,
+        clock: Clock,
+        wake: Callable[[], None],
+        voided: Callable[[int], None],
+        braked: Callable[[str], None],
     ) -> None:
-        """`wake` is called when something recorded is due at once; `voided(n)` when n leases had run out."""
+        """`wake` is called when something recorded is due at once; `voided(n)` when n leases had run out.
+
+        `braked(app)`: its provider called too many tokens dead, so that none was taken away.
+        """
         self._database = database
         self._clock = clock
         self._wake = wake
         self._voided = voided
+        self._braked = braked
         self._batches: Batcher[Finished, None] = Batcher(self._write)
 
     async def record(self, finished: Finished) -> None:
@@ -63,8 +72,7 @@ class Recorder:
             self._wake()
         return [None] * len(finished)
 
-    @staticmethod
-    async def _heed_provider(conn: Connection, finished: Sequence[Finished]) -> list[Finished]:
+    async def _heed_provider(self, conn: Connection, finished: Sequence[Finished]) -> list[Finished]:
         foreign = [f.delivery for f in finished if f.reason is Reason.WRONG_SENDER]
         if foreign:
             await registrations.quarantine(conn, foreign)
@@ -73,6 +81,7 @@ class Recorder:
             return list(finished)
         buried = await registrations.bury(conn, dead)
         for app_id in buried.braked:
+            self._braked(app_id)
             _log.error(
                 "the provider calls too many registration tokens dead: none is removed now; is the project right?",
                 extra={"app_id": app_id},

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.directory.store import forget_moves
 from syncbeat_server.push import followup, queue, registrations
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.postgres import Database
@@ -35,6 +36,7 @@ async def tidy(database: Database, keep_days: float) -> int:
         await idempotency.forget_old(conn, _BATCH)
         await registrations.age(conn, _BATCH)
         await registrations.forget_removals(conn, _BATCH)
+        await forget_moves(conn, _BATCH)
     if rescued:
         _log.warning("took over deliveries whose worker was gone", extra={"count": rescued})
     return rescued

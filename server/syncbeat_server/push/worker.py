@@ -50,10 +50,12 @@ class WorkerRule:
 
 @dataclass(frozen=True)
 class WorkerHooks:
-    """Who is told (the metrics): of each attempt, of outcomes whose lease had run out, of the queue's figures."""
+    """Who is told (the metrics): of each attempt, of outcomes whose lease had run out, of apps whose
+    tokens are not believed to be dead, of the queue's figures."""
 
     attempt_ended: Callable[[str], None] = lambda outcome: None
     voided: Callable[[int], None] = lambda count: None
+    braked: Callable[[str], None] = lambda app_id: None
     audited: Callable[[QueueFigures], None] = lambda figures: None
 
 
@@ -77,7 +79,7 @@ class DeliveryWorker:
         self._rule = rule
         self._clock = clock
         self._hooks = hooks
-        self._recorder = Recorder(database, clock, self.wake, hooks.voided)
+        self._recorder = Recorder(database, clock, self.wake, hooks.voided, hooks.braked)
         self._screening = Screening(database, channels, live, rule.retry, clock)
         self._sender = Sender(channels, self._recorder, rule.retry, hooks.attempt_ended)
         self._dice = random.SystemRandom()

@@ -123,9 +123,11 @@ class Screens:
             counters: dict[str, Any] = await answer.json()
             return counters
 
-    async def script(self, token: str, kind: str, *, times: int | None = 1, share: float = 1.0, seed: int = 0) -> None:
+    async def script(
+        self, token: str, kind: str, *, times: int | None = 1, share: float = 1.0, seed: int = 0, delay_ms: int = 0
+    ) -> None:
         """Let a fault happen to the next sends for a token (`*`: any), or to a share of them. No times: for ever."""
-        fault = {"token": token, "kind": kind, "times": times, "share": share, "seed": seed}
+        fault = {"token": token, "kind": kind, "times": times, "share": share, "seed": seed, "delay_ms": delay_ms}
         async with self._session.post(f"{self._url}/faults", json=fault) as answer:
             answer.raise_for_status()
 

@@ -41,6 +41,7 @@ CREATE TABLE token_removals (
     removed_at   timestamptz NOT NULL,
     PRIMARY KEY (app_id, removal_id)
 );
+CREATE INDEX token_moves_by_age ON token_moves (moved_at);
 CREATE INDEX token_removals_by_age ON token_removals (app_id, removed_at);
 
 -- A notification whose deliveries are still to be written, from the target after (after_user, after_device) on.

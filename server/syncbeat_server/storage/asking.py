@@ -37,8 +37,11 @@ class Asker:
         Raises:
             DependencyDown: Redis does not answer, so the others cannot be asked.
         """
-        if not self._bus.listening:
-            raise DependencyDown("redis does not answer, so the other processes cannot be asked")
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await self._bus.until_listening()  # it may only just have started
+        except TimeoutError:
+            raise DependencyDown("redis does not answer, so the other processes cannot be asked") from None
         number, pending = uuid.uuid4().hex, _Pending()
         self._pending[number] = pending
         try:

@@ -35,7 +35,16 @@ class RedisBus:
         self._clock = clock
         self._queued: deque[tuple[str, str]] = deque(maxlen=_MAX_QUEUED)
         self._to_send = asyncio.Event()
-        self.listening = False
+        self._subscribed = asyncio.Event()
+
+    @property
+    def listening(self) -> bool:
+        """Whether wake-ups of other processes arrive."""
+        return self._subscribed.is_set()
+
+    async def until_listening(self) -> None:
+        """Return when wake-ups of other processes arrive."""
+        await self._subscribed.wait()
 
     def publish(self, topic: str, message: str) -> None:
         """Queue a wake-up; it is sent soon, or lost when Redis is down (the oldest are dropped first)."""
@@ -86,7 +95,7 @@ class RedisBus:
             except (RedisError, OSError, TimeoutError) as error:
                 if self.listening:
                     _log.warning("redis subscription lost", extra={"error": type(error).__name__})
-            self.listening = False
+            self._subscribed.clear()
             await self._clock.sleep(_RECONNECT_S)
 
     async def _listen(
@@ -96,7 +105,7 @@ class RedisBus:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 await subscription.subscribe(*topics)
-            self.listening = True
+            self._subscribed.set()
             resumed()
             pinged = False
             while True:

@@ -95,3 +95,32 @@ def test_calls_that_are_called_off_neither_open_nor_heal(breaker: Breaker) -> No
     enter(breaker).release()
     enter(breaker).fail()
     assert breaker.state is BreakerState.OPEN
+
+
+def test_in_a_row_is_the_order_of_asking_not_of_answers(breaker: Breaker) -> None:
+    calls = [enter(breaker) for _ in range(200)]
+    failing = [call for number, call in enumerate(calls) if number % 25 in (3, 4, 5, 6)]
+    for call in failing:
+        call.fail()  # errors are answered first
+    assert breaker.state is BreakerState.CLOSED
+    for call in calls:
+        call.succeed()
+    assert breaker.state is BreakerState.CLOSED
+    late = [enter(breaker) for _ in range(5)]
+    for call in (late[4], late[0], late[2], late[1]):
+        call.fail()
+    assert breaker.state is BreakerState.CLOSED
+    late[3].fail()
+    assert breaker.room == 0, "open"
+
+
+def test_it_remembers_no_more_than_it_needs(breaker: Breaker) -> None:
+    for number in range(50_000):
+        call = enter(breaker)
+        if number % 2:
+            call.fail()
+        else:
+            call.succeed()
+    kept = vars(breaker)["_failed"]
+    assert breaker.state is BreakerState.CLOSED
+    assert len(kept) <= 10_001

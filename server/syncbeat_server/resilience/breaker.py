@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from syncbeat_server.clock import Clock
 
+_REMEMBERED = 10_000  # calls; many times what is under way at once
+
 
 class BreakerState(StrEnum):
     """Whether a dependency is asked."""
@@ -29,11 +31,12 @@ class BreakerRule:
 class Permit:
     """The right to ask once. It ends with `succeed`, `fail` or `release`, whichever comes first."""
 
-    __slots__ = ("_breaker", "_era", "_used")
+    __slots__ = ("_breaker", "_era", "_number", "_used")
 
-    def __init__(self, breaker: Breaker, era: int) -> None:
+    def __init__(self, breaker: Breaker, era: int, number: int) -> None:
         self._breaker = breaker
         self._era = era
+        self._number = number
         self._used = False
 
     def succeed(self) -> None:
@@ -51,18 +54,24 @@ class Permit:
     def _end(self, *, failed: bool | None) -> None:
         if not self._used:
             self._used = True
-            self._breaker._ended(self._era, failed=failed)
+            self._breaker._ended(self._era, self._number, failed=failed)
 
 
 class Breaker:
-    """Counts failures in a row. What was asked before it opened says nothing about the time after."""
+    """Counts failures in a row. What was asked before it opened says nothing about the time after.
+
+    In a row is in the order in which the calls were made, not in which they end: of two hundred at once the few that
+    fail may well be answered before all others.
+    """
 
     def __init__(self, rule: BreakerRule, clock: Clock) -> None:
         self._rule = rule
         self._clock = clock
         self._opened_at: float | None = None
         self._era = 0
-        self._failed_in_row = self._succeeded = self._trying = 0
+        self._succeeded = self._trying = self._number = 0
+        self._failed: set[int] = set()
+        self._released: set[int] = set()
 
     @property
     def state(self) -> BreakerState:
@@ -97,9 +106,10 @@ class Breaker:
             if room == 0:
                 return None
             self._trying += 1
-        return Permit(self, self._era)
+        self._number += 1
+        return Permit(self, self._era, self._number)
 
-    def _ended(self, era: int, *, failed: bool | None) -> None:
+    def _ended(self, era: int, number: int, *, failed: bool | None) -> None:
         if era != self._era:
             return
         if self._opened_at is not None:
@@ -110,10 +120,28 @@ class Breaker:
                 self._succeeded += 1
                 if self._succeeded >= self._rule.successes:
                     self._turn(None)
-        elif failed is not None:
-            self._failed_in_row = self._failed_in_row + 1 if failed else 0
-            if self._failed_in_row >= self._rule.failures:
+        elif failed is None:
+            self._released.add(number)
+        elif failed:
+            self._failed.add(number)
+            if 1 + self._failed_beside(number, -1) + self._failed_beside(number, 1) >= self._rule.failures:
                 self._open()
+        if len(self._failed) + len(self._released) > _REMEMBERED:
+            self._forget()
+
+    def _failed_beside(self, number: int, step: int) -> int:
+        """How many calls next to this one failed; those that were released do not count and do not part."""
+        count = 0
+        number += step
+        while number in self._failed or number in self._released:
+            count += number in self._failed
+            number += step
+        return count
+
+    def _forget(self) -> None:
+        oldest = self._number - _REMEMBERED
+        self._failed = {number for number in self._failed if number > oldest}
+        self._released = {number for number in self._released if number > oldest}
 
     def _open(self) -> None:
         self._turn(self._clock.monotonic())
@@ -121,4 +149,6 @@ class Breaker:
     def _turn(self, opened_at: float | None) -> None:
         self._era += 1
         self._opened_at = opened_at
-        self._failed_in_row = self._succeeded = self._trying = 0
+        self._succeeded = self._trying = 0
+        self._failed.clear()
+        self._released.clear()

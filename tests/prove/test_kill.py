@@ -16,7 +16,7 @@ from syncbeat_server.devtools.demo.stage import Stage
 from tests.prove.load import Promises, publish_for_ever, register, send_for_ever, settled, streams
 
 
-class _Victims:
+class Victims:
     """Two servers on fixed ports and two workers, each started again when it was killed."""
 
     def __init__(self, stage: Stage, ports: list[int]) -> None:
@@ -44,10 +44,14 @@ class _Victims:
     async def kill_for(self, seconds: float, dice: random.Random) -> None:
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
-            name = dice.choice(sorted(self._running))
-            await self._running[name].kill()
-            self.kills += 1
-            await self._start(name)
+            await self.kill_one(dice)
+
+    async def kill_one(self, dice: random.Random) -> None:
+        """Kill one of them, and start it again."""
+        name = dice.choice(sorted(self._running))
+        await self._running[name].kill()
+        self.kills += 1
+        await self._start(name)
 
     async def stop(self) -> None:
         await asyncio.gather(*(process.stop() for process in self._running.values()))
@@ -57,7 +61,7 @@ class _Victims:
 async def test_nothing_is_lost_or_shown_twice(
     stage: Stage, two_ports: list[int], soak_s: float, record: Callable[[str, dict[str, object]], None]
 ) -> None:
-    victims = _Victims(stage, two_ports)
+    victims = Victims(stage, two_ports)
     await victims.start()
     promises, over = Promises(), asyncio.Event()
     async with stage.client(stage.identity.service_token) as backend:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic import ValidationError
 
+from syncbeat_server.app.apps import Apps
+from syncbeat_server.app.delivering import providers
+from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.config import Role, Settings, describe_settings, digest_of, load_settings
+from syncbeat_server.ops.config import AppSettings, Role, Settings, describe_settings, digest_of, load_settings
 from syncbeat_server.ops.setting_types import CertificateEntry, TokenEntry
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -285,3 +291,65 @@ def test_every_setting_is_described_and_can_be_read_back() -> None:
     }
     said: dict[str, Any] = dict(line.split("=", 1) for line in lines)
     assert load_settings({name: value for name, value in said.items() if value}, env_file=None) == Settings()
+
+
+def account(folder: Path, token_uri: str) -> Path:
+    """A service account's JSON with a key of its own."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    path = folder / "account.json"
+    told = {
+        "type": "service_account",
+        "project_id": "p",
+        "private_key": pem,
+        "client_email": "a@p",
+        "private_key_id": "k",
+    }
+    path.write_text(json.dumps({**told, "token_uri": token_uri}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("timeout", "base_url", "good"),
+    [("5", "", False), ("10", "", True), ("5", "http://127.0.0.1:9", True), ("5", "https://example.org", False)],
+)
+def test_fcm_gets_ten_seconds_unless_it_is_a_fake_here(tmp_path: Path, timeout: str, base_url: str, good: bool) -> None:
+    given = {
+        "SYNCBEAT_DELIVERY_TIMEOUT_S": timeout,
+        "SYNCBEAT_FCM_CREDENTIALS": str(account(tmp_path, "https://oauth2.googleapis.com/token")),
+        **({"SYNCBEAT_FCM_BASE_URL": base_url} if base_url else {}),
+    }
+    if good:
+        assert load_settings(given, env_file=None).delivery_timeout_s == float(timeout)
+        return
+    with pytest.raises(ConfigurationError, match="DELIVERY_TIMEOUT_S: at least 10 s"):
+        load_settings(given, env_file=None)
+
+
+async def test_access_tokens_are_fetched_by_https_unless_from_here(tmp_path: Path) -> None:
+    for uri, good in (
+        ("https://oauth2.googleapis.com/token", True),
+        ("http://127.0.0.1:9/token", True),
+        ("http://oauth2.googleapis.com/token", False),
+        ("", False),
+    ):
+        app = AppSettings(fcm_credentials=account(tmp_path, uri))
+        if good:
+            first, _, rate_key = providers("default", app, Settings(), SystemClock())
+            await first.close()
+            assert rate_key == "fcm:p"
+        else:
+            with pytest.raises(ConfigurationError, match="token_uri of FCM_CREDENTIALS: "):
+                providers("default", app, Settings(), SystemClock())
+
+
+def test_templates_stand_in_the_apps_file(tmp_path: Path) -> None:
+    path = tmp_path / "apps.toml"
+    path.write_text('[apps.default.templates.note]\ndefault = { title = "{who}" }\n[apps.other.templates.x]\nde = {}\n')
+    settings = load_settings({"SYNCBEAT_APPS_FILE": str(path)}, env_file=None)
+    assert settings.all_apps()["default"].templates["note"]["default"].title == "{who}"
+    with pytest.raises(ConfigurationError, match="app 'other', template 'x': want a text for the locale 'default'"):
+        Apps(settings, SystemClock())
+    path.write_text('[apps.default]\nfcm_base_url = "https://example.org"\n')
+    with pytest.raises(ConfigurationError, match="is described by the environment"):
+        load_settings({"SYNCBEAT_APPS_FILE": str(path)}, env_file=None)

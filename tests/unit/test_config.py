@@ -343,9 +343,17 @@ async def test_access_tokens_are_fetched_by_https_unless_from_here(tmp_path: Pat
                 providers("default", app, Settings(), SystemClock())
 
 
+OTHER_APP = """
+[apps.other]
+jwt_issuer = "other"
+[apps.other.templates.x]
+de = {}
+"""
+
+
 def test_templates_stand_in_the_apps_file(tmp_path: Path) -> None:
     path = tmp_path / "apps.toml"
-    path.write_text('[apps.default.templates.note]\ndefault = { title = "{who}" }\n[apps.other.templates.x]\nde = {}\n')
+    path.write_text('[apps.default.templates.note]\ndefault = { title = "{who}" }\n' + OTHER_APP)
     settings = load_settings({"SYNCBEAT_APPS_FILE": str(path)}, env_file=None)
     assert settings.all_apps()["default"].templates["note"]["default"].title == "{who}"
     with pytest.raises(ConfigurationError, match="app 'other', template 'x': want a text for the locale 'default'"):

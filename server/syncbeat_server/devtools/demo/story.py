@@ -96,6 +96,7 @@ async def tell(stage: Stage, report: Report) -> None:
             await _repeats(story)
             await _faults(story)
             await _dead_token(story)
+            await _receipts(story)
             await _idle(story)
             await sign_in_and_out(stage, report)
             await _killed_worker(story)
@@ -204,6 +205,28 @@ async def _dead_token(story: Story) -> None:
     device = (await story.alice.directory.GetDevice(wanted)).device
     dropped = device.token_state == directory_service_pb2.TOKEN_STATE_DEAD
     report.claim("its token was dropped after one attempt", dropped and _state(delivery) == "DEAD")
+
+
+async def _receipts(story: Story) -> None:
+    report, push = story.report, story.backend.push
+    report.chapter("A phone says what became of a push; another push is called back")
+    delivery = await story.settled(await story.send("Read me"), "SENT")
+    shown = (await story.stage.screens.deliveries(BOBS_PHONE))[-1]["message"]["data"]
+    receipt = push_service_pb2.AcknowledgeDeliveryRequest(
+        ack_token=shown["ack_token"], kind=push_service_pb2.ACKNOWLEDGE_KIND_OPENED
+    )
+    async with story.stage.client("") as nobody:  # a background app, whose access token has expired
+        await nobody.push.AcknowledgeDelivery(receipt)
+    opened = await story.settled(delivery.notification_id, "OPENED")
+    report.claim("it was opened, says the phone without an access token", _state(opened) == "OPENED")
+    quiet = directory_service_pb2.QuietHours(start_minute=0, end_minute=0)
+    await story.bob.directory.SetPreferences(directory_service_pb2.SetPreferencesRequest(quiet_hours=quiet))
+    held = await story.settled(await story.send("Not now"), "HELD")
+    report.claim("bob has quiet hours: it is held", _state(held) == "HELD")
+    cancel = push_service_pb2.CancelNotificationRequest(notification_id=held.notification_id)
+    count = (await push.CancelNotification(cancel)).cancelled_count
+    await story.bob.directory.SetPreferences(directory_service_pb2.SetPreferencesRequest())
+    report.claim("and called back before it was ever sent", count == 1)
 
 
 async def _idle(story: Story) -> None:

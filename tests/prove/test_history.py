@@ -61,8 +61,13 @@ async def _harm(what: str, stage: Stage, stores: EmbeddedStores, urls: DatabaseU
         async with redis.asyncio.Redis.from_url(stores.redis_url) as client:
             await client.flushall()
     else:
+        before = (await stage.screens.stats())["accepted"]
         stores.kill_redis()
-        await eventually(lambda: asyncio.sleep(0, result=False), 2.0)
+
+        async def went_on() -> bool:
+            return bool((await stage.screens.stats())["accepted"] > before + 300)
+
+        await eventually(went_on, 3.0)
         stores.start_redis()
 
 

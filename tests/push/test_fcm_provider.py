@@ -15,34 +15,14 @@ import pytest
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, Fault, FaultKind, running_fake_fcm
-from syncbeat_server.push.model import ClaimedDelivery, Content, Kind, Lane, Outcome, Reason, Verdict
+from syncbeat_server.push.model import Content, Kind, Lane, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
+from tests.claimed import MESSAGE
 from tests.fakes import wait_until
 
-_DELIVERY = ClaimedDelivery(
-    app_id="default",
-    delivery_id="d-1",
-    lease_token="l-1",
-    notification_id="n-1",
-    user_id="u-1",
-    device_id="p-1",
-    platform="ANDROID",
-    registration_token="phone-1",
-    token_registered_at=datetime(2030, 1, 1, tzinfo=UTC),
-    kind=Kind.MESSAGE,
-    type="note",
-    scope="",
-    epoch="",
-    sequence=0,
-    content=Content(title="Anna", body="wrote something", data={"k": "v"}, badge=2),
-    collapse_key="",
-    lane=Lane.HIGH,
-    attempt=1,
-    ttl_s=3600.0,
-    age_s=0.0,
-    held=False,
-    seen=False,
+_DELIVERY = replace(
+    MESSAGE, delivery_id="d-1", content=Content(title="Anna", body="wrote something", data={"k": "v"}, badge=2)
 )
 
 

@@ -19,34 +19,12 @@ from google.auth.credentials import Credentials as GoogleCredentials
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.devtools.fake_fcm import FakeFcm, running_fake_fcm
-from syncbeat_server.push.model import ClaimedDelivery, Content, Kind, Lane, Reason, Verdict
+from syncbeat_server.push.model import Content, Kind, Lane, Reason, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
+from tests.claimed import MESSAGE
 
-DELIVERY = ClaimedDelivery(
-    app_id="default",
-    delivery_id="0197c1f0-6f6c-7d3e-9d6b-0f3f3f6f9a10",
-    lease_token="l",
-    notification_id="n",
-    user_id="u",
-    device_id="p",
-    platform="ANDROID",
-    registration_token="a-token",
-    token_registered_at=datetime(2030, 1, 1, tzinfo=UTC),
-    kind=Kind.MESSAGE,
-    type="note",
-    scope="",
-    epoch="",
-    sequence=0,
-    content=Content(),
-    collapse_key="",
-    lane=Lane.HIGH,
-    attempt=1,
-    ttl_s=3600.9,
-    age_s=0.0,
-    held=False,
-    seen=False,
-)
+DELIVERY = replace(MESSAGE, ttl_s=3600.9)
 CONTENTS = {
     "a title": Content(title="Anna"),
     "everything": Content(

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any
@@ -22,13 +23,11 @@ from syncbeat_server.push import expansion, followup, limits, queue, registratio
 from syncbeat_server.push import store as push
 from syncbeat_server.push.expansion import Page
 from syncbeat_server.push.model import (
-    ClaimedDelivery,
     Content,
     DeliveryFilter,
     DeliveryState,
     Finished,
     Kind,
-    Lane,
     NewNotification,
     Reason,
     Target,
@@ -38,6 +37,7 @@ from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner, StatementRejected
 from syncbeat_server.sync import store as sync
 from syncbeat_server.sync.model import Activity, Cursor, NewChange
+from tests import claimed
 from tests.rpc.conftest import Server
 from tests.rpc.isolation import PHONE, TOKEN, at, people
 
@@ -56,29 +56,18 @@ THEFT = Registration("default", "mallory", "mine", Platform.IOS, TOKEN, "", "")
 DIGEST = hashlib.sha256(TOKEN.encode()).digest()
 EVER = datetime(2000, 1, 1, tzinfo=UTC)
 IDS = [str(uuid.uuid4()) for _ in range(3)]
-CLAIMED = ClaimedDelivery(
-    app_id="default",
+CLAIMED = replace(
+    claimed.MESSAGE,
     delivery_id=IDS[0],
     lease_token=IDS[1],
     notification_id=IDS[2],
     user_id="bob",
     device_id="bobs phone",
-    platform="ANDROID",
     registration_token=TOKEN,
     token_registered_at=datetime(2100, 1, 1, tzinfo=UTC),
     kind=Kind.SYNC,
-    type="",
     scope="bobs",
-    epoch="",
     sequence=1,
-    content=Content(),
-    collapse_key="",
-    lane=Lane.HIGH,
-    attempt=1,
-    ttl_s=1.0,
-    age_s=1.0,
-    held=False,
-    seen=False,
 )
 NOTIFICATION = NewNotification(
     "default", IDS[2], Kind.MESSAGE, "user:bob", Content(title="t"), (Target(user_id="bob"), Target(scope="bobs"))

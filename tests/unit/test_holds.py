@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from syncbeat_server.directory.model import QuietHours
 from syncbeat_server.push import holds
-from syncbeat_server.push.model import QuietHours
 
 BERLIN = "Europe/Berlin"
 NIGHT = QuietHours(22 * 60, 7 * 60)

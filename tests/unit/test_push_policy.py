@@ -12,45 +12,21 @@ from hypothesis import strategies as st
 
 from syncbeat_server.push.model import (
     ClaimedDelivery,
-    Content,
     DeliveryState,
     Kind,
-    Lane,
     Outcome,
     Reason,
     Verdict,
 )
 from syncbeat_server.push.policy import RetryRule, conclude, triage
+from tests import claimed
 from tests.fakes import START
 
 # The same examples each time, however slow the machine is.
 steady = settings(deadline=None, database=None, derandomize=True)
 
 RULE = RetryRule(first_s=10.0, grace_s=5.0)
-DELIVERY = ClaimedDelivery(
-    app_id="default",
-    delivery_id="d",
-    lease_token="l",
-    notification_id="n",
-    user_id="ann",
-    device_id="phone",
-    platform="ANDROID",
-    registration_token="token",
-    token_registered_at=START,
-    kind=Kind.SYNC,
-    type="news",
-    scope="couple",
-    epoch="e",
-    sequence=1,
-    content=Content(),
-    collapse_key="",
-    lane=Lane.HIGH,
-    attempt=1,
-    ttl_s=3600.0,
-    age_s=0.0,
-    held=False,
-    seen=False,
-)
+DELIVERY = replace(claimed.MESSAGE, kind=Kind.SYNC, type="news", scope="couple", epoch="e", sequence=1)
 MESSAGE = replace(DELIVERY, kind=Kind.MESSAGE)
 
 

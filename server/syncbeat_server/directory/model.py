@@ -73,11 +73,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class QuietHours:
-    """Minutes of the day; `zone` is an IANA name, or '' for that of each device."""
+    """Minutes of the day, to before the end; an end at or before the start is on the next day.
+
+    `zone` is an IANA name, or '' for that of each device.
+    """
 
     start_minute: int
     end_minute: int
-    zone: str
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)

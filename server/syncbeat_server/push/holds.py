@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from syncbeat_server.push.model import QuietHours
+from syncbeat_server.directory.model import QuietHours
 
 _DAY_MINUTES = 1440
 
@@ -39,13 +39,13 @@ def quiet_for_s(quiet: QuietHours, device_zone: str, now: datetime) -> float:
     zone = zone_of(quiet.zone or device_zone)
     local = now.astimezone(zone)
     minute = local.hour * 60 + local.minute
-    length = (quiet.end - quiet.start) % _DAY_MINUTES or _DAY_MINUTES
-    passed = (minute - quiet.start) % _DAY_MINUTES
+    length = (quiet.end_minute - quiet.start_minute) % _DAY_MINUTES or _DAY_MINUTES
+    passed = (minute - quiet.start_minute) % _DAY_MINUTES
     if passed >= length:
         return 0.0
-    began = local.date() if minute >= quiet.start else local.date() - timedelta(days=1)
-    ends_on = began if quiet.end > quiet.start else began + timedelta(days=1)
-    end = datetime.combine(ends_on, time(quiet.end // 60, quiet.end % 60, fold=1), zone)
+    began = local.date() if minute >= quiet.start_minute else local.date() - timedelta(days=1)
+    ends_on = began if quiet.end_minute > quiet.start_minute else began + timedelta(days=1)
+    end = datetime.combine(ends_on, time(quiet.end_minute // 60, quiet.end_minute % 60, fold=1), zone)
     return max(1.0, (end.astimezone(UTC) - now).total_seconds())
 
 

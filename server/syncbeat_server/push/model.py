@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from syncbeat_server.directory.model import QuietHours
+
 
 class DeliveryState(StrEnum):
     """Where a delivery is. What was accepted is always the sum of these."""
@@ -84,15 +86,6 @@ class Content:
     def visible(self) -> bool:
         """Whether somebody sees it."""
         return bool(self.title or self.body or self.template)
-
-
-@dataclass(frozen=True, slots=True)
-class QuietHours:
-    """Minutes of the day from `start` to before `end`; an end at or before the start is on the next day."""
-
-    start: int
-    end: int
-    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)

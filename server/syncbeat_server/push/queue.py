@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
-from syncbeat_server.push.model import ClaimedDelivery, Content, Finished, Kind, Lane, QuietHours
+from syncbeat_server.directory.model import QuietHours
+from syncbeat_server.push.model import ClaimedDelivery, Content, Finished, Kind, Lane
 from syncbeat_server.storage.postgres import Connection, Row
 
 

@@ -35,7 +35,7 @@ _CLAIM_BATCH = 200
 _DOWN_PAUSE_S = 0.5
 _CANCEL_AGAIN_S = 0.2
 _AUDIT_EVERY_S = 30.0
-_REFILL = 0.75  # of what may be in flight: below it the next ones are claimed, so that claims stay large
+_REFILL = 0.5  # of what may be in flight: below it the next ones are claimed, so that claims stay large
 
 
 @dataclass(frozen=True)

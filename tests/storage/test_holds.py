@@ -141,7 +141,9 @@ async def test_the_day_of_a_device_is_shared_by_all_workers_and_a_retry_counts_o
             return counts == {"SENT": 7, "HELD": 33}
 
         await until(settled)
-    assert sum(len(provider.asked) for provider in providers) == 13
+    failed = 6 - sum(len(provider.script) for provider in providers)
+    assert sum(len(provider.asked) for provider in providers) == 7 + failed
+    assert failed > 0
 
 
 async def test_a_phone_is_woken_as_often_as_its_system_lets_it_and_the_rest_is_merged(

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from syncbeat_server import cli
-from syncbeat_server.push import expansion, queue, recorder, screening, service, store
+from syncbeat_server.push import queue, recorder, screening, service, store
 from syncbeat_server.push.providers.fcm import FcmProvider
 
 STEPS = {
@@ -24,7 +24,6 @@ STEPS = {
     "the outcome is committed": (recorder.Recorder, "_write", "after"),
     "a lease is extended": (queue, "extend", "after"),
     "leases are given back": (queue, "release", "before"),
-    "a page is written": (expansion, "advance", "after"),
     # of a server
     "an acceptance is not committed": (store, "insert_notifications", "after"),
     "an acceptance is committed": (service.PushService, "_write", "after"),

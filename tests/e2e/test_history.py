@@ -29,7 +29,7 @@ from tests.history import unended, violations
 pytestmark = pytest.mark.slow
 
 SERVER_STEPS = [step for step in STEPS if "acceptance" in step]
-WORKER_STEPS = [step for step in STEPS if "acceptance" not in step and "page" not in step]
+WORKER_STEPS = [step for step in STEPS if "acceptance" not in step]
 COUNT = 12
 
 

@@ -22,7 +22,7 @@ _BATCH = 500  # the most that one call takes
 
 class _OneToken(GoogleCredentials):
     def __init__(self, token: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # google-auth leaves it untyped
         self.token = token
 
     def refresh(self, request: object) -> None:

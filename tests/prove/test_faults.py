@@ -17,7 +17,8 @@ SHARES = {"503": 0.08, "500": 0.03, "accepted-503": 0.04, "accepted-reset": 0.03
 async def test_every_fault_ends_in_one_showing(
     stage: Stage, soak_s: float, record: Callable[[str, dict[str, object]], None]
 ) -> None:
-    stage.settings["SYNCBEAT_DELIVERY_RETRY_S"] = "0.2"
+    # A fifth of all sends fail here: now and then five in a row.
+    stage.settings |= {"SYNCBEAT_DELIVERY_RETRY_S": "0.2", "SYNCBEAT_DELIVERY_BREAKER_S": "1"}
     await stage.start_server()
     await asyncio.gather(stage.start_worker(), stage.start_worker())
     for seed, (kind, share) in enumerate(SHARES.items()):

@@ -65,7 +65,7 @@ class OneToken(GoogleCredentials):
     """An access token that is there. A service account's own would block the loop that the fake runs on."""
 
     def __init__(self, token: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # google-auth leaves it untyped
         self.token = token
 
     def refresh(self, request: object) -> None:

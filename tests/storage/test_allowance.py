@@ -117,7 +117,7 @@ async def test_while_redis_is_away_nobody_waits_for_it(nowhere: RedisBus) -> Non
         asked += 1
         return await read(key)
 
-    nowhere.read = counted  # type: ignore[method-assign]
+    nowhere.read = counted  # type: ignore[method-assign]  # counted on its way
     assert [await replays.find(REQUEST, SECRET) for _ in range(10)] == [None] * 10
     assert asked == 1
     await clock.advance(5)

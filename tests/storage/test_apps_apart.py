@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import cast
 
 import pytest
@@ -33,6 +34,10 @@ class Arrivals(ScriptedProvider):
     def __init__(self) -> None:
         super().__init__()
         self.at: list[float] = []
+
+    def came(self, count: int) -> bool:
+        """Whether so many have come."""
+        return len(self.at) >= count
 
     async def send(self, message: Message) -> Outcome:
         self.at.append(time.monotonic())
@@ -63,7 +68,7 @@ async def slowest(database: Database, worker: DeliveryWorker, calm: Arrivals) ->
         accepted = time.monotonic()
         await accept(database, message(Target(user_id="ann"), app_id="calm"))
         worker.wake()
-        await wait_until(lambda number=number: len(calm.at) > number)  # type: ignore[misc]
+        await wait_until(partial(calm.came, number + 1))
         waits.append(calm.at[-1] - accepted)
     return max(waits)
 

@@ -55,7 +55,7 @@ async def _count(conn: Connection, notification: NewNotification) -> int:
     targeted = _TARGETED.format(targets="$2::jsonb", app="$1::text")
     return int(
         await conn.fetchval(
-            f"SELECT count(*) FROM (SELECT DISTINCT user_id, device_id, scope FROM ({targeted}) t) t",  # noqa: S608
+            f"SELECT count(*) FROM (SELECT DISTINCT user_id, device_id, scope FROM ({targeted}) t) t",  # noqa: S608  # constants
             notification.app_id,
             _targets_json(notification),
         )

@@ -90,8 +90,8 @@ async def _add_users(owner_url: str, app_url: str, user_ids: Sequence[str], *, p
             devices,
         ),
         "scopes": (
-            "app_id scope head change_rate changed_at created_at",
-            [("default", scope, 7, 0.001, now, now) for _, scope in scopes],
+            "app_id scope head p_hot cold_count cold_s changed_at created_at",
+            [("default", scope, 7, 0.1, 7.0, 3600.0, now, now) for _, scope in scopes],
         ),
         "scope_members": (
             "app_id user_id scope role added_at",

@@ -266,6 +266,7 @@ EMPTY = {
     "GetHint": ("device_id", "user_id"),
     "WatchHints": ("user_id",),
     "ReportActivity": ("device_id", "activity", "user_id"),
+    "BoostScope": ("scope", "priority", "duration"),
     "PublishChanges": ("changes",),
     "ListChanges": ("cursor",),
     "SendNotification": ("notification", "target"),

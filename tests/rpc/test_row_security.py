@@ -35,8 +35,11 @@ from syncbeat_server.push.model import (
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner, StatementRejected
+from syncbeat_server.sync import scopes
 from syncbeat_server.sync import store as sync
-from syncbeat_server.sync.model import Activity, Cursor, NewChange
+from syncbeat_server.sync.model import Activity, Cursor, NewChange, Priority
+from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
+from syncbeat_server.sync.policy.signal import signal_after_change, unchanged
 from tests import claimed
 from tests.rpc.conftest import Server
 from tests.rpc.isolation import PHONE, TOKEN, at, people
@@ -55,6 +58,7 @@ REGISTRATION = Registration("default", "bob", "bobs phone", Platform.IOS, "t", "
 THEFT = Registration("default", "mallory", "mine", Platform.IOS, TOKEN, "", "")
 DIGEST = hashlib.sha256(TOKEN.encode()).digest()
 EVER = datetime(2000, 1, 1, tzinfo=UTC)
+SIGNAL = signal_after_change(unchanged(0.0), DEFAULT_PRIOR, 60.0)
 IDS = [str(uuid.uuid4()) for _ in range(3)]
 CLAIMED = replace(
     claimed.MESSAGE,
@@ -109,17 +113,19 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     sync.joined_starts: lambda c: sync.joined_starts(c, "default", "bob", ["bobs"], 10.0),
     sync.recent_joiners: others_who_joined,
     sync.starts: lambda c: sync.starts(c, "default", ["bobs"], EVER),
-    sync.current_heads: lambda c: sync.current_heads(c, [("default", "bobs")]),
-    sync.changed_scopes: lambda c: sync.changed_scopes(c, ["default", "other"], 1e6, 10),
-    sync.lock_scopes: lambda c: sync.lock_scopes(c, [("default", "bobs"), ("default", "shared")], create=False),
+    scopes.current_heads: lambda c: scopes.current_heads(c, [("default", "bobs")]),
+    scopes.changed_scopes: lambda c: scopes.changed_scopes(c, ["default", "other"], 1e6, 10),
+    scopes.lock_scopes: lambda c: scopes.lock_scopes(c, [("default", "bobs"), ("default", "shared")], create=False),
+    scopes.boost: lambda c: scopes.boost(c, "default", "bobs", Priority.FAST, 60.0),
+    scopes.note_presence: lambda c: scopes.note_presence(c, [("default", "bob")], present=True, limit=9),
     sync.key_sequences: lambda c: sync.key_sequences(c, [("default", "bobs", "k")]),
-    sync.advance_heads: lambda c: sync.advance_heads(c, [("default", "bobs", 99, 1)], 900.0),
+    scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL)]),
 }
 REFUSED: dict[Callable[..., Any], Attempt] = {
     directory.upsert_device: lambda c: directory.upsert_device(c, REGISTRATION, None),
     directory.record_move: lambda c: directory.record_move(c, REGISTRATION, DIGEST, ("bob", "d"), "user:bob"),
     directory.lock_scope: lambda c: directory.lock_scope(c, "default", "bobs"),
-    sync.drop_scopes: lambda c: sync.drop_scopes(c, [("default", "bobs")]),
+    scopes.drop_scopes: lambda c: scopes.drop_scopes(c, [("default", "bobs")]),
     directory.add_members: lambda c: directory.add_members(c, "default", "bobs", MEMBERS),
     directory.remove_members: lambda c: directory.remove_members(c, "default", "bobs", ["bob"]),
     directory.erase_memberships: lambda c: directory.erase_memberships(c, "default", "bob"),
@@ -183,7 +189,7 @@ SEEN[directory.find_preferences] = lambda c: directory.find_preferences(c, "defa
 STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner("default", ""), RowOwner("", ""))
 
 
-STORES = (directory, sync, push, queue, followup, expansion, limits, registrations, idempotency, auth, users)
+STORES = (directory, sync, scopes, push, queue, followup, expansion, limits, registrations, idempotency, auth, users)
 
 
 def functions(module: ModuleType) -> set[Callable[..., Any]]:
@@ -219,7 +225,7 @@ async def test_stores_show_and_change_nothing_in_a_strangers_transaction(
 
 
 SILENT = {
-    *(sync.report_activity, sync.record_seen, sync.advance_heads, registrations.quarantine, directory.lock_token),
+    *(sync.report_activity, sync.record_seen, scopes.advance_heads, registrations.quarantine, directory.lock_token),
     *(registrations.age, expansion.count_large),  # nobody has a month, or a thousand devices
 }
 LAST: list[Callable[..., Any]] = [
@@ -242,7 +248,7 @@ async def test_the_same_attempts_succeed_for_the_service(peopled: Server, databa
     async def seen(conn: Connection) -> None:
         await sync.record_seen(conn, [(PHONE, Cursor("bobs", epoch, 1))])
 
-    for function in (sync.report_activity, sync.advance_heads, sync.record_seen, registrations.quarantine):
+    for function in (sync.report_activity, scopes.advance_heads, sync.record_seen, registrations.quarantine):
         before = await peopled.rows()
         async with database.connection() as conn:
             await (seen if function is sync.record_seen else SEEN[function])(conn)
@@ -250,8 +256,8 @@ async def test_the_same_attempts_succeed_for_the_service(peopled: Server, databa
 
 
 READERS: dict[str, Attempt] = {
-    "locks nothing": lambda c: sync.lock_scopes(c, [("default", "shared")], create=False),
-    "moves no head": lambda c: sync.advance_heads(c, [("default", "shared", 99, 1)], 900.0),
+    "locks nothing": lambda c: scopes.lock_scopes(c, [("default", "shared")], create=False),
+    "moves no head": lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "shared", 99, SIGNAL)]),
 }
 
 

@@ -21,7 +21,7 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 OFFERED = {"SyncService", "PushService", "DirectoryService", "AuthService"}
 # What the first version of the service promises to have.
 FIRST_RPCS = {
-    *("GetHint", "WatchHints", "ReportActivity", "PublishChanges", "ListChanges"),
+    *("GetHint", "WatchHints", "ReportActivity", "PublishChanges", "ListChanges", "BoostScope"),
     *("SendNotification", "GetNotification", "ListDeliveries"),
     *("RegisterDevice", "UnregisterDevice", "GetDevice", "ListDevices"),
     *("AddScopeMembers", "RemoveScopeMembers", "ListScopeMembers", "ListScopes"),

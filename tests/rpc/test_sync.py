@@ -12,6 +12,7 @@ import grpc
 import jwt
 import orjson
 import pytest
+from google.protobuf import duration_pb2
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.auth.tokens import mint
@@ -74,12 +75,29 @@ async def test_a_hint_says_whether_there_is_news(ready: Server) -> None:
 
 async def test_a_hint_is_whole(ready: Server) -> None:
     hint = (await ready.user("alice")(hint_request())).hint
-    assert hint.poll_interval.seconds == 300
-    assert hint.priority == sync_service_pb2.PRIORITY_SLOW
-    assert hint.valid_duration.seconds > 0
-    assert abs(hint.next_poll_time.seconds - time.time() - 300) < 5
+    assert 10 < hint.poll_interval.seconds <= 60
+    assert hint.priority == sync_service_pb2.PRIORITY_NORMAL
+    assert hint.valid_duration.seconds >= 300
+    assert abs(hint.next_poll_time.seconds - time.time() - hint.poll_interval.seconds) < 5
     assert not hint.explanation
     assert "scopes" in (await ready.user("alice")(hint_request(explain=True))).hint.explanation
+
+
+async def test_a_boost_holds_the_devices_of_a_scope_at_a_tier(ready: Server) -> None:
+    alice, minute = ready.user("alice"), duration_pb2.Duration(seconds=60)
+    away = sync_service_pb2.Activity(state=sync_service_pb2.ACTIVITY_STATE_BACKGROUND)
+    before = (await alice(hint_request(activity=away))).hint.poll_interval
+    boost = sync_service_pb2.BoostScopeRequest(scope=S, priority=sync_service_pb2.PRIORITY_IMMEDIATE, duration=minute)
+    answer = await ready.backend(boost)
+    assert abs(answer.expire_time.seconds - time.time() - 60) < 5
+    hint = (await alice(hint_request(activity=away))).hint
+    assert hint.poll_interval.seconds == 10 < before.seconds
+    assert hint.priority == sync_service_pb2.PRIORITY_IMMEDIATE
+    boost.scope = "nowhere"
+    for caller, told in ((ready.backend, "NOT_FOUND"), (alice, "ACCESS_DENIED")):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await caller(boost)
+        assert refusal_of(caught.value).told[1] == told
 
 
 async def test_changes_and_attention_shorten_the_interval(ready: Server) -> None:
@@ -303,7 +321,7 @@ async def test_a_stream_opens_with_a_hint_and_a_checkpoint(ready: Server) -> Non
     stream = ready.user("alice").watch(device_id="phone")
     kind, hint = await stream.read()
     assert kind == "hint"
-    assert hint.poll_interval.seconds == 300
+    assert 10 < hint.poll_interval.seconds <= 60
     kind, checkpoint = await stream.read()
     assert kind == "checkpoint"
     assert [(cursor.scope, cursor.sequence) for cursor in checkpoint.cursors] == [(S, 0)]

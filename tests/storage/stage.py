@@ -26,6 +26,7 @@ from syncbeat_server.push.model import (
     Target,
 )
 from syncbeat_server.storage.postgres import Database
+from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 
@@ -33,6 +34,10 @@ APP = "default"
 EPOCH = "epoch-1"
 _MOMENT = datetime(2030, 1, 1, tzinfo=UTC)
 _numbers = itertools.count(1)
+
+
+def default_tuning(app_id: str) -> Tuning:
+    return DEFAULT_TUNING
 
 
 def directory(database: Database) -> DirectoryService:

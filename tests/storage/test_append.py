@@ -10,9 +10,11 @@ import pytest
 
 from syncbeat_server.errors import InvalidRequest, SequenceMismatch, SyncbeatError
 from syncbeat_server.storage.postgres import Database
+from syncbeat_server.sync import store
 from syncbeat_server.sync.append import Append, Appended, append
-from syncbeat_server.sync.model import NewChange
-from syncbeat_server.sync.policy import MEMORY_S
+from syncbeat_server.sync.model import NewChange, Signal
+from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
+from syncbeat_server.sync.policy.signal import signal_after_change, unchanged
 from tests.fakes import FakeClock
 from tests.storage.stage import APP, rows_of, value_of
 
@@ -48,7 +50,7 @@ async def write(
     database: Database, *calls: tuple[NewChange, ...], create: bool = True
 ) -> list[Appended | SyncbeatError]:
     async with database.transaction() as conn:
-        return await append(conn, [Append(APP, call) for call in calls], create_scopes=create)
+        return await append(conn, [Append(APP, call) for call in calls], lambda _: DEFAULT_PRIOR, create_scopes=create)
 
 
 def sequences(result: Appended | SyncbeatError) -> tuple[int, ...]:
@@ -146,18 +148,25 @@ async def test_values_grow_by_merging_up_to_the_limit(database: Database) -> Non
         await write(database, (put("k", {"c": piece}),))
 
 
-async def test_the_change_rate_counts_commits_and_decays(database: Database, clock: FakeClock) -> None:
-    async def rate() -> float:
-        return float(await value_of(database, "SELECT change_rate FROM scopes"))
+async def test_a_scope_keeps_what_is_known_of_its_changes(database: Database, clock: FakeClock) -> None:
+    async def known() -> Signal:
+        async with database.connection() as conn:
+            (state,) = await store.heads(conn, [(APP, None, "s")])
+        assert state is not None
+        return state.signal
 
+    made = clock.now().timestamp()
     await write(database, (put("a"), put("b"), put("c")), (put("d"),))
-    assert await rate() == pytest.approx(2 / MEMORY_S)  # two commits, however many changes
-    await clock.advance(MEMORY_S)
+    expected = unchanged(made)
+    for _ in range(2):  # two commits, however many changes
+        expected = signal_after_change(expected, DEFAULT_PRIOR, made)
+    assert await known() == expected
+    await clock.advance(600)
     await write(database, (put("a"),))
-    assert await rate() == pytest.approx((1 + 2 / 2.718281828) / MEMORY_S)
-    await clock.advance(10_000_000)
-    await write(database, (put("a"),))
-    assert await rate() == pytest.approx(1 / MEMORY_S)
+    after = signal_after_change(expected, DEFAULT_PRIOR, made + 600)
+    assert await known() == after
+    assert after.belief is not None
+    assert after.belief.hot_count + after.belief.cold_count == pytest.approx(3.0, rel=0.01)
 
 
 async def test_a_large_patch_costs_what_it_weighs(database: Database) -> None:

@@ -37,7 +37,7 @@ from syncbeat_server.sync.sweep import HeadSweep
 from syncbeat_server.sync.watch import HintStreams, WatchRequest
 from tests.fakes import FakeClock, settle, wait_until
 from tests.storage.doubles import Refuses
-from tests.storage.stage import APP, add_members, couple, directory, rows_of, until, value_of
+from tests.storage.stage import APP, add_members, couple, default_tuning, directory, rows_of, until, value_of
 
 pytestmark = pytest.mark.usefixtures("database", "clock")
 
@@ -57,10 +57,12 @@ class House:
         reachable = self.refuses.as_database
         self.reader = FeedReader(reachable)
         self.seen = SeenRecorder(reachable, self.clock)
-        self.service = SyncService(reachable, self.reader, self.seen, self.clock)
-        self.streams = HintStreams(self.hub, self.reader, self.seen, self.clock, lambda device: None)
+        self.service = SyncService(
+            reachable, self.reader, self.seen, self.clock, default_tuning, self.hub.scope_changed
+        )
+        self.streams = HintStreams(self.hub, self.reader, self.seen, self.clock, lambda device: None, default_tuning)
         self.sweep = HeadSweep(reachable, self.hub, self.clock, lambda: True)
-        self.publisher = Publisher(self.database, self.clock, self.hub.scope_changed, lambda: None)
+        self.publisher = Publisher(self.database, self.clock, default_tuning, self.hub.scope_changed, lambda: None)
 
     async def publish(self, *keys: str, scope: str = "couple") -> Cursor:
         changes = tuple(NewChange(scope, key, "{}") for key in keys)
@@ -231,7 +233,7 @@ async def test_a_sweep_finds_what_no_wake_up_told(house: House) -> None:
     await house.sweep.sweep(5.0)
     for subscription in (stream, whole):
         subscription.take_dirty()
-    quietly = Publisher(house.database, house.clock, lambda app_id, scope: None, lambda: None)
+    quietly = Publisher(house.database, house.clock, default_tuning, lambda app_id, scope: None, lambda: None)
     house.publisher = quietly
     await house.clock.advance(20)
     await house.publish("b")

@@ -27,6 +27,8 @@ from syncbeat_server.storage.postgres import Database, RowOwner, StatementReject
 from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql, urls_of
 
 APP = "syncbeat_app"
+NEXT = len(read_migrations()) + 1
+NEXT_FILE = f"{NEXT:04}_next.sql"
 _names = (f"empty_{number}" for number in itertools.count(1))
 
 
@@ -99,10 +101,10 @@ async def test_a_file_changed_after_it_was_applied_is_refused(empty: DatabaseUrl
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("0008_gap.sql", "0008_gap.sql: want 0007"),
+        (f"{NEXT + 1:04}_gap.sql", f"{NEXT + 1:04}_gap.sql: want {NEXT:04}"),
         ("0002_a_twin.sql", "0002_directory.sql: want 0003"),
         ("5_short.sql", "5_short.sql: want NNNN_name.sql"),
-        ("0007-dash.sql", "0007-dash.sql: want NNNN_name.sql"),
+        (f"{NEXT:04}-dash.sql", f"{NEXT:04}-dash.sql: want NNNN_name.sql"),
     ],
 )
 def test_gaps_duplicates_and_odd_names_are_refused(files: Path, name: str, why: str) -> None:
@@ -112,9 +114,9 @@ def test_gaps_duplicates_and_odd_names_are_refused(files: Path, name: str, why: 
 
 
 async def test_a_file_that_fails_leaves_nothing_and_names_its_line(empty: DatabaseUrls, files: Path) -> None:
-    broken = files / "0007_broken.sql"
+    broken = files / f"{NEXT:04}_broken.sql"
     broken.write_text("CREATE TABLE half_made (id int);\n\nSELECT no_such_column;\n")
-    with pytest.raises(MigrationFailed, match=r"0007_broken.sql: line 3: SQLSTATE 42703"):
+    with pytest.raises(MigrationFailed, match=rf"{NEXT:04}_broken.sql: line 3: SQLSTATE 42703"):
         await migrate(empty.owner_url, app_login=APP, directory=files)
     assert await applied(empty) == shipped()
     broken.write_text("CREATE TABLE half_made (id int);\nCOMMIT;\n")
@@ -127,28 +129,28 @@ async def test_an_older_database_is_refused_with_the_command_that_mends_it(empty
     with pytest.raises(MigrationNeeded, match="run 'syncbeat-server migrate'"):
         await look(empty)
     await migrate(empty.owner_url, app_login=APP)
-    (files / "0007_next.sql").write_text("SELECT 1;")
-    with pytest.raises(MigrationNeeded, match=r"lacks 0007_next.sql\): run 'syncbeat-server migrate'"):
+    (files / NEXT_FILE).write_text("SELECT 1;")
+    with pytest.raises(MigrationNeeded, match=rf"lacks {NEXT_FILE}\): run 'syncbeat-server migrate'"):
         await look(empty, files)
-    assert await migrate(empty.owner_url, app_login=APP, directory=files) == ["0007_next.sql"]
+    assert await migrate(empty.owner_url, app_login=APP, directory=files) == [NEXT_FILE]
     await look(empty, files)
 
 
 async def test_a_newer_database_is_refused(empty: DatabaseUrls, files: Path) -> None:
-    (files / "0007_next.sql").write_text("SELECT 1;")
+    (files / NEXT_FILE).write_text("SELECT 1;")
     await migrate(empty.owner_url, app_login=APP, directory=files)
     with pytest.raises(MigrationNeeded, match="newer than this server"):
         await look(empty)
-    with pytest.raises(MigrationFailed, match=r"0007_next\.sql: is in the database and not here"):
+    with pytest.raises(MigrationFailed, match=rf"{NEXT_FILE}: is in the database and not here"):
         await migrate(empty.owner_url, app_login=APP)
 
 
 async def test_the_state_names_what_is_applied_and_missing(database: Database, files: Path) -> None:
-    (files / "0007_next.sql").write_text("SELECT 1;")
+    (files / NEXT_FILE).write_text("SELECT 1;")
     async with database.connection() as conn:
         assert (await schema_state(conn)).current
         state = await schema_state(conn, files)
-    assert (list(state.applied), state.missing, state.unknown) == (shipped(), ("0007_next.sql",), ())
+    assert (list(state.applied), state.missing, state.unknown) == (shipped(), (NEXT_FILE,), ())
 
 
 async def test_wrong_logins_are_refused_with_the_fix(empty: DatabaseUrls) -> None:

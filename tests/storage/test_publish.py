@@ -24,7 +24,17 @@ from syncbeat_server.storage import postgres
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync.model import NewChange
 from tests.fakes import FakeClock
-from tests.storage.stage import APP, add_device, add_members, couple, deliveries, rows_of, states, value_of
+from tests.storage.stage import (
+    APP,
+    add_device,
+    add_members,
+    couple,
+    default_tuning,
+    deliveries,
+    rows_of,
+    states,
+    value_of,
+)
 
 pytestmark = pytest.mark.usefixtures("database", "clock")
 
@@ -50,7 +60,7 @@ def told() -> Told:
 
 @pytest.fixture
 async def publisher(database: Database, clock: FakeClock, told: Told) -> Publisher:
-    return Publisher(database, clock, told.scope_changed, told.deliveries_accepted)
+    return Publisher(database, clock, default_tuning, told.scope_changed, told.deliveries_accepted)
 
 
 def call(*changes: NewChange | str, request_id: str = "", user_id: str | None = None, **trigger: Any) -> Publish:

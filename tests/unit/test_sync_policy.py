@@ -1,7 +1,8 @@
-"""The square-root law keeps its promises: shorter with more change and more attention, within its bounds."""
+"""A hint keeps its promises: shorter with more change, more attention and worse reach, within its bounds."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import timedelta
 
@@ -10,73 +11,202 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncbeat_server.sync import policy
-from syncbeat_server.sync.model import Activity, ActivityState, Cursor, Network, Priority, ScopeState
+from syncbeat_server.sync.model import (
+    Activity,
+    ActivityState,
+    Belief,
+    Cursor,
+    Network,
+    Priority,
+    Reach,
+    ScopeState,
+    Signal,
+    Windows,
+)
+from syncbeat_server.sync.policy import DEFAULT_TUNING, Situation, Tuning
+from syncbeat_server.sync.policy.attention import attention, poll_cost
+from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
+from syncbeat_server.sync.policy.interval import Bounds, Price
+from syncbeat_server.sync.policy.reach import LONGEST_S, miss_share
+from syncbeat_server.sync.policy.rivals import PolicyName
+from syncbeat_server.sync.policy.signal import signal_after_change, unchanged
 from tests.fakes import START
 
+NOW = START.timestamp()
 LOOKING = Activity()
 AWAY = Activity(ActivityState.BACKGROUND)
+ANSWERS = Reach(usable=True, answered=20.0, missed=0.0, at=NOW)
 
 # The same examples each time, however slow the machine is.
 steady = settings(deadline=None, database=None, derandomize=True)
 
-rates = st.floats(0.0, 10.0)
-weights = st.floats(0.0, 1.0)
+finite = st.floats(0.0, 1e9)
+shares = st.floats(0.0, 1.0)
+beliefs = st.builds(Belief, shares, finite, finite, finite, finite, st.floats(NOW - 1e9, NOW + 1e6))
+signals = st.builds(
+    Signal,
+    st.none() | beliefs,
+    st.builds(Windows, finite, finite, st.just(NOW), st.floats(0.0, NOW)),
+    st.booleans(),
+    st.floats(0.0, NOW + 1e6),
+    shares,
+)
+scopes = st.builds(ScopeState, st.text(max_size=3), st.just("e"), st.just(1), signals)
 activities = st.builds(
     Activity, st.sampled_from(ActivityState), st.floats(0.0, 1e7), st.sampled_from(Network), st.booleans()
 )
+reaches = st.builds(Reach, st.booleans(), st.floats(0.0, 1e6), st.floats(0.0, 1e6), st.floats(0.0, NOW + 1e6))
+situations = st.builds(Situation, st.lists(scopes, max_size=4), activities, reaches, st.booleans())
+tunings = st.builds(
+    Tuning,
+    st.sampled_from(PolicyName),
+    st.just("a test"),
+    st.just(Bounds(5.0, 60.0)),
+    st.just(DEFAULT_PRIOR),
+    st.builds(Price, st.floats(1e-6, 1e6), st.floats(0.0, 1e6)),
+    st.floats(1.0, 600.0),
+    shares,
+    st.booleans(),
+)
 
 
-def scope(per_hour: float, name: str = "s", head: int = 1) -> ScopeState:
-    return ScopeState(name, "e", head, per_hour / 3600, START)
+def scope(commits: int = 0, every_s: float = 60.0, name: str = "s", head: int = 1) -> ScopeState:
+    """A scope that has changed so often of late, the last time just now."""
+    signal = unchanged(NOW - 86_400.0)
+    for number in range(commits):
+        signal = signal_after_change(signal, DEFAULT_PRIOR, NOW - (commits - 1 - number) * every_s)
+    return ScopeState(name, "e", head, signal)
+
+
+def wait(situation: Situation, tuning: Tuning = DEFAULT_TUNING) -> float:
+    return policy.reckon(situation, tuning, NOW).interval_s
+
+
+def same_or_shorter(one: float, other: float) -> bool:
+    return one <= other * (1.0 + 1e-3)
 
 
 @steady
-@given(rates, rates, weights)
-def test_more_change_never_means_a_longer_wait(one: float, other: float, weight: float) -> None:
+@given(situations, tunings)
+def test_whatever_is_known_the_wait_is_a_number_within_its_bounds(situation: Situation, tuning: Tuning) -> None:
+    interval = wait(situation, tuning)
+    assert math.isfinite(interval)
+    assert 5.0 <= interval <= LONGEST_S
+
+
+@steady
+@given(situations, scopes)
+def test_another_scope_never_makes_the_wait_longer(situation: Situation, more: ScopeState) -> None:
+    # Unless pushes bring its changes: then more of what changes needs no poll.
+    alone = situation._replace(reach=Reach(), streaming=False)
+    assert same_or_shorter(wait(alone._replace(scopes=[*alone.scopes, more])), wait(alone))
+
+
+@steady
+@given(st.floats(0.0, 7200.0), st.floats(0.0, 7200.0), st.integers(0, 8))
+def test_the_longer_a_scope_is_silent_the_longer_the_wait(one: float, other: float, commits: int) -> None:
+    soon, late = sorted((one, other))
+    states = Situation([scope(commits)], LOOKING)
+    waits = [policy.reckon(states, DEFAULT_TUNING, NOW + silent).interval_s for silent in (soon, late)]
+    assert same_or_shorter(*waits)
+
+
+@steady
+@given(st.integers(0, 20), st.integers(0, 20))
+def test_more_changes_never_mean_a_longer_wait(one: int, other: int) -> None:
     few, many = sorted((one, other))
-    assert policy.interval_s(many, weight) <= policy.interval_s(few, weight)
+    assert same_or_shorter(wait(Situation([scope(many)], LOOKING)), wait(Situation([scope(few)], LOOKING)))
 
 
 @steady
-@given(rates, weights, weights)
-def test_more_attention_never_means_a_longer_wait(rate: float, one: float, other: float) -> None:
-    less, more = sorted((one, other))
-    assert policy.interval_s(rate, more) <= policy.interval_s(rate, less)
+@given(situations, tunings, st.floats(0.0, 1e6), st.floats(0.0, 1e6))
+def test_more_attention_never_means_a_longer_wait(
+    situation: Situation, tuning: Tuning, one: float, other: float
+) -> None:
+    less_idle, more_idle = sorted((one, other))
+    soon, late = (replace(situation.activity, idle_s=idle) for idle in (less_idle, more_idle))
+    punctual = tuning._replace(price=Price(tuning.price.staleness))
+    assert same_or_shorter(
+        wait(situation._replace(activity=soon), punctual), wait(situation._replace(activity=late), punctual)
+    )
 
 
 @steady
-@given(st.floats(0.0, allow_infinity=False, allow_nan=False), weights)
-def test_the_wait_is_from_ten_seconds_to_five_minutes(rate: float, weight: float) -> None:
-    assert 10.0 <= policy.interval_s(rate, weight) <= 300.0
+@given(situations, st.floats(0.0, 50.0), st.floats(0.0, 50.0))
+def test_better_reach_never_means_a_shorter_wait(situation: Situation, one: float, other: float) -> None:
+    few, many = sorted((one, other))
+    worse, better = (
+        situation._replace(reach=Reach(usable=True, answered=count, at=NOW), streaming=False) for count in (few, many)
+    )
+    assert same_or_shorter(wait(worse), wait(better))
+    assert same_or_shorter(wait(situation._replace(reach=Reach(), streaming=False)), wait(worse))
 
 
-def test_between_the_bounds_it_is_the_square_root_law() -> None:
-    slow, fast = policy.interval_s(0.001, 1.0), policy.interval_s(0.004, 1.0)
-    assert slow == pytest.approx(2 * fast)  # four times the rate, half the wait
-    assert policy.interval_s(0.004, 0.25) == pytest.approx(slow)  # attention weighs as the rate does
+@steady
+@given(situations, tunings, st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
+def test_a_higher_price_of_staleness_never_means_a_longer_wait(
+    situation: Situation, tuning: Tuning, one: float, other: float
+) -> None:
+    low, high = (tuning._replace(price=Price(price)) for price in sorted((one, other)))
+    assert same_or_shorter(wait(situation, high), wait(situation, low))
 
 
 @steady
 @given(activities)
 def test_attention_is_a_share_and_never_more_when_something_speaks_against_it(activity: Activity) -> None:
-    weight = policy.attention(activity)
-    assert 0.0 <= weight <= 1.0
-    for lesser in (
-        replace(activity, state=ActivityState.BACKGROUND),
-        replace(activity, idle_s=activity.idle_s * 2 + 1),
-        replace(activity, battery_low=True),
-        replace(activity, network=Network.CELLULAR),
-    ):
-        assert policy.attention(lesser) <= weight
+    weight = attention(activity)
+    assert 0.05 <= weight <= 1.0
+    assert attention(replace(activity, state=ActivityState.BACKGROUND)) <= weight
+    assert attention(replace(activity, idle_s=activity.idle_s * 2 + 1)) <= weight
 
 
-def test_attention_counts_what_a_device_says() -> None:
-    assert policy.attention(LOOKING) == 1.0
-    assert policy.attention(replace(LOOKING, idle_s=120.0)) == pytest.approx(0.5)
-    assert policy.attention(replace(LOOKING, idle_s=-5.0)) == 1.0
-    assert policy.attention(AWAY) == pytest.approx(0.1)
-    assert policy.attention(replace(LOOKING, network=Network.WIFI)) == 1.0
-    assert policy.attention(replace(LOOKING, network=Network.CELLULAR, battery_low=True)) == pytest.approx(0.4)
+def test_a_poll_costs_more_where_it_wakes_a_radio() -> None:
+    assert poll_cost(LOOKING) == 1.0
+    assert poll_cost(replace(LOOKING, network=Network.CELLULAR)) == 1.0
+    assert poll_cost(AWAY) == 3.0
+    assert poll_cost(replace(AWAY, network=Network.CELLULAR)) == pytest.approx(5.0)
+    assert poll_cost(replace(LOOKING, battery_low=True)) == 2.0
+
+
+def test_reach_is_earned() -> None:
+    never_pushed = Reach(usable=True)
+    assert miss_share(Reach(usable=False, answered=50.0, at=NOW), 0.02, NOW) == 1.0
+    assert miss_share(never_pushed, 0.02, NOW) > 0.85
+    assert miss_share(ANSWERS, 0.02, NOW) == pytest.approx(0.02, rel=0.01)
+    silent = ANSWERS._replace(answered=2.0, missed=4.0)  # its token has died
+    assert miss_share(silent, 0.02, NOW) > 0.9
+    assert miss_share(ANSWERS._replace(answered=2.0), 0.02, NOW + 30 * 86_400) > 0.85  # long ago
+
+
+def test_a_device_that_pushes_reach_polls_rarely_until_pushes_break() -> None:
+    triggered = scope(3)._replace(signal=scope(3).signal._replace(triggered=1.0))
+    unreached = Situation([triggered], LOOKING)
+    reached = unreached._replace(reach=ANSWERS)
+    assert wait(reached) > 5 * wait(unreached)
+    assert wait(reached, DEFAULT_TUNING._replace(pushing=False)) == wait(unreached)
+    assert wait(Situation([scope(3)], LOOKING, ANSWERS)) == wait(Situation([scope(3)], LOOKING))  # nobody pushes it
+
+
+def test_a_writer_who_comes_shortens_the_wait_and_one_who_leaves_lengthens_it() -> None:
+    quiet = scope(3, every_s=7200.0)
+    later = NOW + 1800.0
+
+    def told(*, present: bool) -> Situation:
+        signal = quiet.signal._replace(present=present, presence_at=later - 5.0)
+        return Situation([quiet._replace(signal=signal)], LOOKING)
+
+    came, nobody, left = (
+        policy.reckon(one, DEFAULT_TUNING, later).interval_s
+        for one in (told(present=True), Situation([quiet], LOOKING), told(present=False))
+    )
+    assert came < nobody <= left
+
+
+def test_a_boost_holds_a_scope_at_its_tier_until_it_ends() -> None:
+    quiet = scope()._replace(boosted=Priority.IMMEDIATE, boosted_until=NOW + 60.0)
+    assert wait(Situation([quiet], AWAY)) == 10.0
+    over = policy.reckon(Situation([quiet], AWAY), DEFAULT_TUNING, NOW + 60.0).interval_s
+    assert over > 60.0
 
 
 @pytest.mark.parametrize(
@@ -88,62 +218,72 @@ def test_attention_counts_what_a_device_says() -> None:
         (30.001, Priority.NORMAL),
         (120.0, Priority.NORMAL),
         (120.001, Priority.SLOW),
-        (300.0, Priority.SLOW),
+        (4000.0, Priority.SLOW),
     ],
 )
 def test_a_tier_is_the_label_of_an_interval(interval: float, label: Priority) -> None:
     assert policy.tier(interval) is label
 
 
-@steady
-@given(rates, rates, weights)
-def test_a_shorter_wait_never_has_a_slower_label(one: float, other: float, weight: float) -> None:
-    order = list(Priority)
-    short, long = sorted((policy.interval_s(one, weight), policy.interval_s(other, weight)))
-    assert order.index(policy.tier(short)) <= order.index(policy.tier(long))
+def test_policies_by_name_give_what_they_are_named_for() -> None:
+    situation = Situation([scope(5)], AWAY)
+    assert wait(situation, DEFAULT_TUNING._replace(policy=PolicyName.FIXED)) == 30.0
+    assert wait(situation, DEFAULT_TUNING._replace(policy=PolicyName.TIER_TABLE)) == 10.0
+    assert wait(Situation([], AWAY), DEFAULT_TUNING._replace(policy=PolicyName.TIER_TABLE)) == 300.0
+    looking = Situation([scope(5)], LOOKING)
+    by_ewma = wait(looking, DEFAULT_TUNING._replace(policy=PolicyName.SQRT_EWMA))
+    rate = sum(math.exp(-60.0 * n / 180.0) for n in range(5)) / 180.0
+    assert by_ewma == pytest.approx(max(5.0, math.sqrt(2.0 / (3.2 * rate))))
 
 
-def test_a_rate_decays_with_the_time_since_the_last_change() -> None:
-    state = scope(per_hour=36.0)
-    assert policy.rate_at(state, START) == pytest.approx(0.01)
-    assert policy.rate_at(state, START + timedelta(seconds=policy.MEMORY_S)) == pytest.approx(0.01 / 2.718281828)
-    assert policy.rate_at(state, START + timedelta(days=365)) == pytest.approx(0.0)
-    assert policy.rate_at(state, START - timedelta(seconds=60)) == pytest.approx(0.01)  # clocks differ
-    assert policy.rate_at(state._replace(changed_at=None), START) == 0.0
-
-
-@steady
-@given(st.lists(st.floats(0.0, 500.0), max_size=6), st.floats(0.0, 500.0), activities, st.integers(0, 100_000))
-def test_another_scope_never_makes_the_wait_longer(
-    per_hour: list[float], more: float, activity: Activity, later_s: int
-) -> None:
-    states = [scope(rate, f"s{n}") for n, rate in enumerate(per_hour)]
-    now = START + timedelta(seconds=later_s)
-    few = policy.decide(states, activity, now, changed=False)
-    many = policy.decide([*states, scope(more, "more")], activity, now, changed=False)
-    assert many.poll_interval_s <= few.poll_interval_s + 1e-9
+def test_of_very_many_scopes_a_sample_stands_for_those_that_are_quiet() -> None:
+    quiet = [scope(1, name=f"q{number}")._replace(signal=unchanged(NOW - 86_400.0)) for number in range(400)]
+    busy = [scope(4, name="busy"), *quiet]
+    exact = policy.reckon(Situation(quiet[:40], LOOKING), DEFAULT_TUNING, NOW).outlook.rate * 10
+    assert policy.reckon(Situation(quiet, LOOKING), DEFAULT_TUNING, NOW).outlook.rate == pytest.approx(exact)
+    assert policy.reckon(Situation(busy, LOOKING), DEFAULT_TUNING, NOW).outlook.rate > exact
 
 
 def test_a_hint_says_when_how_soon_and_where_everything_is() -> None:
-    hint = policy.decide([scope(20, "b", 7), scope(0, "a", 3)], LOOKING, START, changed=True)
+    situation = Situation([scope(4, name="b", head=7), scope(0, name="a", head=3)], LOOKING)
+    hint = policy.decide(situation, DEFAULT_TUNING, START, changed=True)
     assert hint.next_poll_at == START + timedelta(seconds=hint.poll_interval_s)
     assert hint.priority is policy.tier(hint.poll_interval_s)
     assert hint.heads == (Cursor("a", "e", 3), Cursor("b", "e", 7))
     assert (hint.changed, hint.explanation) == (True, "")
+    assert 300.0 <= hint.valid_s <= LONGEST_S
 
 
 def test_a_device_without_scopes_waits_longest() -> None:
-    hint = policy.decide([], LOOKING, START, changed=False)
-    assert (hint.poll_interval_s, hint.priority, hint.heads) == (300.0, Priority.SLOW, ())
+    hint = policy.decide(Situation([], LOOKING), DEFAULT_TUNING, START, changed=False)
+    assert (hint.poll_interval_s, hint.priority, hint.heads) == (60.0, Priority.NORMAL, ())
+
+
+def test_pacing_has_the_last_word() -> None:
+    def pace(interval: float, background: bool) -> float:
+        return interval * (3.0 if background else 2.0)
+
+    for activity, factor in ((LOOKING, 2.0), (AWAY, 3.0)):
+        situation = Situation([scope(2)], activity)
+        plain = policy.decide(situation, DEFAULT_TUNING, START, changed=False)
+        paced = policy.decide(situation, DEFAULT_TUNING, START, changed=False, pace=pace)
+        assert paced.poll_interval_s == pytest.approx(factor * plain.poll_interval_s)
 
 
 def test_a_stream_is_advised_to_who_looks_at_what_changes_often() -> None:
-    assert policy.decide([scope(60)], LOOKING, START, changed=False).prefer_stream
-    assert not policy.decide([scope(60)], AWAY, START, changed=False).prefer_stream
-    assert not policy.decide([scope(0.1)], LOOKING, START, changed=False).prefer_stream
+    def advised(*scopes: ScopeState, activity: Activity = LOOKING) -> bool:
+        return policy.decide(Situation(scopes, activity), DEFAULT_TUNING, START, changed=False).prefer_stream
+
+    assert advised(scope(6))
+    assert not advised(scope(6), activity=AWAY)
+    assert not advised(scope())
 
 
 def test_an_explanation_gives_the_figures() -> None:
-    hint = policy.decide([scope(20)], replace(LOOKING, idle_s=60.0), START, changed=False, explain=True)
-    for figure in ("1 scopes", "20.00 times an hour", "foreground", "idle 60 s", f"{hint.poll_interval_s:.1f} s"):
-        assert figure in hint.explanation
+    situation = Situation([scope(4)], replace(LOOKING, idle_s=60.0))
+    hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, explain=True)
+    rate = policy.reckon(situation, DEFAULT_TUNING, NOW).outlook.rate * 3600
+    for words in ("1 scopes", f"{rate:.2f} times an hour", "foreground", "idle 60 s", "no pushes reach it"):
+        assert words in hint.explanation
+    for words in ("a mean staleness of 15 s", "3.2 polls", f"{hint.poll_interval_s:.1f} s"):
+        assert words in hint.explanation

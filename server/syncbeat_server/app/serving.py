@@ -32,6 +32,7 @@ from syncbeat_server.push.service import PushService
 from syncbeat_server.push.watch import DeliveryWatches
 from syncbeat_server.push.worker import DeliveryWorker
 from syncbeat_server.storage.replays import Replays
+from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.sweep import HeadSweep
 from syncbeat_server.sync.watch import HintStreams
@@ -100,15 +101,15 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     reader, seen = FeedReader(database), SeenRecorder(database, clock)
     watches = DeliveryWatches(database, clock)
     keeper = PresenceKeeper(process.presence, lambda: [_device(key) for key in hub.live_devices()], clock)
-    streams = HintStreams(hub, reader, seen, clock, lambda key: keeper.moved(_device(key)))
+    streams = HintStreams(hub, reader, seen, clock, lambda key: keeper.moved(_device(key)), _tuning)
     attempts = Attempts(clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
-    publisher = Publisher(database, clock, tell.scope_changed, tell.deliveries_accepted)
+    publisher = Publisher(database, clock, _tuning, tell.scope_changed, tell.deliveries_accepted)
     directory = DirectoryService(database, cancel_waiting, tell.members_changed)
     server = RpcServer(
         Interceptors(front.door, process.metrics, clock),
         {
             "SyncService": SyncServicer(
-                SyncService(database, reader, seen, clock),
+                SyncService(database, reader, seen, clock, _tuning, tell.scope_changed),
                 streams,
                 publisher,
                 front.door.recheck,
@@ -168,6 +169,10 @@ def _sessions(process: Process, tell: Tellers) -> SessionService:
         secrets = {kid: secret.get_secret_value().encode() for kid, secret in settings.session_secrets.items()}
         signing = Signing({name: keys[0] for name, keys in rows.items()}, RefreshKeys(secrets))
     return SessionService(process.database, signing, session_rule(settings), process.clock, tell.caller_changed)
+
+
+def _tuning(_: str) -> Tuning:
+    return DEFAULT_TUNING
 
 
 def _device(key: Any) -> tuple[str, str, str]:

@@ -18,6 +18,7 @@ from syncbeat_server.storage.idempotency import Answer, RequestKey
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner, become_user, step_up
 from syncbeat_server.sync.append import Append, Appended, append
 from syncbeat_server.sync.model import Cursor, NewChange
+from syncbeat_server.sync.policy import Prior, Tuning
 
 _RPC = "PublishChanges"
 _WAKE_TTL_S = 3600.0
@@ -70,12 +71,16 @@ class Publisher:
         self,
         database: Database,
         clock: Clock,
+        tuning: Callable[[str], Tuning],
         scope_changed: Callable[[str, str], None],
         deliveries_accepted: Callable[[], None],
     ) -> None:
-        """After a commit, `scope_changed(app, scope)` is told of each new head, `deliveries_accepted` of wake-ups."""
+        """`tuning` has each app's prior.
+
+        After a commit, `scope_changed(app, scope)` is told of each new head, `deliveries_accepted` of wake-ups."""
         self._database = database
         self._clock = clock
+        self._tuning = tuning
         self._scope_changed = scope_changed
         self._deliveries_accepted = deliveries_accepted
         self._publishes: Batcher[Publish, Published] = Batcher(self._write, max_batch=_MAX_BATCH)
@@ -117,7 +122,7 @@ class Publisher:
         # The request's record is the caller's, who may be a service: only the feed is written as the user.
         if first.user_id is not None:
             await become_user(conn, RowOwner(first.app_id, first.user_id))
-        appended = await append(conn, calls, create_scopes=not by_user)
+        appended = await append(conn, calls, self._prior, create_scopes=not by_user)
         if by_user:
             await step_up(conn)
         woken: dict[int, NewNotification] = {}
@@ -129,6 +134,9 @@ class Publisher:
             result if isinstance(result, SyncbeatError) else _as_json(result, woken.get(index))
             for index, result in enumerate(appended)
         ]
+
+    def _prior(self, app_id: str) -> Prior:
+        return self._tuning(app_id).prior
 
     def _wake_up(self, publish: Publish, trigger: Trigger, heads: Sequence[Cursor]) -> NewNotification:
         return NewNotification(

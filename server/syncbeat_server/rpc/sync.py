@@ -47,7 +47,6 @@ from syncbeat_server.sync.service import SyncService
 from syncbeat_server.sync.watch import DEFAULT_HEARTBEAT_S, HintStreams, WatchRequest
 
 _DEFAULT_WINDOW_S = 300.0
-_HINT_KEPT_S = 3600
 _MAX_PUBLISH_BYTES = 1 << 20
 _PRIORITIES = {priority: pb.Priority.Value(f"PRIORITY_{priority}") for priority in Priority}
 
@@ -89,6 +88,15 @@ class SyncServicer:
             is_user=call.is_user,
         )
         return pb.ReportActivityResponse(hint=_hint(hint))
+
+    async def BoostScope(self, request: pb.BoostScopeRequest, call: Call) -> Message:
+        """Hold a scope's devices at a tier."""
+        priority = enum_member(Priority, pb.Priority, "PRIORITY_", request.priority)
+        if priority is None:
+            raise InvalidRequest(FieldViolation("priority", "required"))
+        app_id, lasting = call.app(request.app_id), seconds(request.duration)
+        ends = await self._sync.boost(app_id, request.scope, priority, lasting)
+        return pb.BoostScopeResponse(expire_time=timestamp(ends))
 
     async def ListChanges(self, request: pb.ListChangesRequest, call: Call) -> Message:
         """A page of a feed, and the hint when to ask again."""
@@ -177,7 +185,7 @@ def _hint(hint: Hint) -> pb.Hint:
     add_head = made.heads.add
     for head in hint.heads:
         add_head(scope=head.scope, epoch=head.epoch, sequence=head.sequence)
-    made.valid_duration.seconds = _HINT_KEPT_S
+    made.valid_duration.seconds = int(hint.valid_s)
     made.prefer_stream = hint.prefer_stream
     made.explanation = hint.explanation
     return made

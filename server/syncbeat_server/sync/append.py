@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from syncbeat_server.errors import (
@@ -14,8 +14,9 @@ from syncbeat_server.errors import (
     SyncbeatError,
 )
 from syncbeat_server.storage.postgres import Connection, StatementRejected
-from syncbeat_server.sync import policy, store
-from syncbeat_server.sync.model import Cursor, NewChange
+from syncbeat_server.sync import scopes, store
+from syncbeat_server.sync.model import Cursor, NewChange, Signal
+from syncbeat_server.sync.policy import Prior, signal_after_change
 
 _DATA_EXCEPTION = "22"
 _TOO_COMPLEX = "54001"
@@ -38,14 +39,18 @@ class Appended:
     heads: tuple[Cursor, ...]
 
 
-async def append(conn: Connection, calls: Sequence[Append], *, create_scopes: bool) -> list[Appended | SyncbeatError]:
+async def append(
+    conn: Connection, calls: Sequence[Append], prior: Callable[[str], Prior], *, create_scopes: bool
+) -> list[Appended | SyncbeatError]:
     """Write the changes of several calls. A call whose expectation fails gets its error and writes nothing.
+
+    `prior` knows what each app's scopes have in common.
 
     Raises:
         InvalidRequest: PostgreSQL cannot hold a value (the transaction is over then).
     """
     keys = [(call.app_id, change.scope) for call in calls for change in call.changes]
-    locked = await store.lock_scopes(conn, keys, create=create_scopes)
+    locked = await scopes.lock_scopes(conn, keys, create=create_scopes)
     present = await _expected_keys(conn, calls)
     heads = {key: scope.head for key, scope in locked.items()}
     commits: dict[tuple[str, str], int] = defaultdict(int)
@@ -57,19 +62,31 @@ async def append(conn: Connection, calls: Sequence[Append], *, create_scopes: bo
             results.append(fault)
             continue
         sequences = tuple(_plan(call.app_id, change, heads, present, rounds) for change in call.changes)
-        scopes = sorted({change.scope for change in call.changes})
-        for scope in scopes:
+        names = sorted({change.scope for change in call.changes})
+        for scope in names:
             commits[call.app_id, scope] += 1
-        ends = tuple(Cursor(s, locked[call.app_id, s].epoch, heads[call.app_id, s]) for s in scopes)
+        ends = tuple(Cursor(s, locked[call.app_id, s].epoch, heads[call.app_id, s]) for s in names)
         results.append(Appended(sequences, ends))
     await _write(conn, rounds)
     if commits:
-        moved = [(*key, heads[key], count) for key, count in sorted(commits.items())]
-        await store.advance_heads(conn, moved, policy.MEMORY_S)
+        await scopes.advance_heads(
+            conn,
+            [
+                scopes.MovedScope(*key, heads[key], _signal(locked[key], prior(key[0]), count))
+                for key, count in sorted(commits.items())
+            ],
+        )
     unused = [key for key, scope in locked.items() if scope.created and key not in commits]
     if unused:
-        await store.drop_scopes(conn, unused)
+        await scopes.drop_scopes(conn, unused)
     return results
+
+
+def _signal(scope: scopes.LockedScope, prior: Prior, commits: int) -> Signal:
+    signal = scope.signal
+    for _ in range(commits):
+        signal = signal_after_change(signal, prior, scope.now)
+    return signal
 
 
 async def _expected_keys(conn: Connection, calls: Sequence[Append]) -> dict[tuple[str, str, str], int]:
@@ -83,7 +100,7 @@ async def _expected_keys(conn: Connection, calls: Sequence[Append]) -> dict[tupl
 
 
 def _fault(
-    call: Append, locked: dict[tuple[str, str], store.LockedScope], present: dict[tuple[str, str, str], int]
+    call: Append, locked: dict[tuple[str, str], scopes.LockedScope], present: dict[tuple[str, str, str], int]
 ) -> SyncbeatError | None:
     for change in call.changes:
         if (call.app_id, change.scope) not in locked:

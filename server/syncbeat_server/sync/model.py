@@ -58,15 +58,51 @@ class Cursor(NamedTuple):
     sequence: int | None = None
 
 
+class Belief(NamedTuple):
+    """What is known of one scope as of `at`: P(hot), and changes and seconds while hot and while cold (see
+    `policy.belief`). Times are seconds since 1970."""
+
+    hot: float
+    hot_count: float
+    hot_s: float
+    cold_count: float
+    cold_s: float
+    at: float
+
+
+class Windows(NamedTuple):
+    """Changes of late and of the last hours, decayed up to `at`, of a scope that exists since `born`."""
+
+    recent: float
+    long: float
+    at: float
+    born: float
+
+
+class Signal(NamedTuple):
+    """What is known of a scope's changes. No belief: it has not changed yet.
+
+    `present` and `presence_at` are the last that was heard of its writers: one came, or left. `triggered` is the share
+    of the commits of late that woke devices.
+    """
+
+    belief: Belief | None
+    windows: Windows
+    present: bool = False
+    presence_at: float = 0.0
+    triggered: float = 0.0
+
+
 class ScopeState(NamedTuple):
-    """The head of a scope's feed and how often it changes; `change_rate` is commits a second as of `changed_at`."""
+    """The head of a scope's feed and what is known of its changes; `boosted`: held at this tier until then."""
 
     scope: str
     epoch: str
     head: int
-    change_rate: float
-    changed_at: datetime | None
+    signal: Signal
     seen: Cursor | None = None
+    boosted: Priority | None = None
+    boosted_until: float = 0.0
 
     @property
     def cursor(self) -> Cursor:
@@ -74,8 +110,17 @@ class ScopeState(NamedTuple):
         return Cursor(self.scope, self.epoch, self.head)
 
 
+class Reach(NamedTuple):
+    """What wake-ups did on a device: counts as of `at` that decay. `usable`: it has a token to push to."""
+
+    usable: bool = False
+    answered: float = 0.0
+    missed: float = 0.0
+    at: float = 0.0
+
+
 class Hint(NamedTuple):
-    """When a device should ask again, and whether there is news now."""
+    """When a device should ask again, and whether there is news now; `valid_s`: how long to go by it unheard."""
 
     poll_interval_s: float
     priority: Priority
@@ -83,6 +128,7 @@ class Hint(NamedTuple):
     changed: bool
     heads: tuple[Cursor, ...]
     prefer_stream: bool
+    valid_s: float
     explanation: str = ""
 
 

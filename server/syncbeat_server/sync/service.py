@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -12,8 +12,9 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import AccessDenied, NotFound, SyncbeatError
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import policy, store
-from syncbeat_server.sync.model import Activity, Change, Cursor, DeviceKey, FeedPage, Hint, ScopeState
+from syncbeat_server.sync import policy, scopes, store
+from syncbeat_server.sync.model import Activity, Change, Cursor, DeviceKey, FeedPage, Hint, Priority, ScopeState
+from syncbeat_server.sync.policy import Situation, Tuning
 
 _log = logging.getLogger(__name__)
 
@@ -150,7 +151,18 @@ def _page(plan: _Plan, changes: tuple[Change, ...]) -> FeedPage:
 class SyncService:
     """GetHint, ReportActivity, ListChanges."""
 
-    def __init__(self, database: Database, reader: FeedReader, seen: SeenRecorder, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        reader: FeedReader,
+        seen: SeenRecorder,
+        clock: Clock,
+        tuning: Callable[[str], Tuning],
+        scope_changed: Callable[[str, str], None],
+    ) -> None:
+        """`tuning` knows by what each app's hints are decided; `scope_changed` is told of each boost."""
+        self._scope_changed = scope_changed
+        self._tuning = tuning
         self._database = database
         self._reader = reader
         self._seen = seen
@@ -194,12 +206,28 @@ class SyncService:
         if fresh:
             self._seen.note(device, fresh)
         shown = activity or view.activity or _NOTHING_REPORTED
-        return policy.decide(view.scopes, shown, self._clock.now(), changed=changed, explain=explain)
+        situation = Situation(view.scopes, shown)
+        return policy.decide(
+            situation, self._tuning(device.app_id), self._clock.now(), changed=changed, explain=explain
+        )
 
     async def report_activity(self, device: DeviceKey, activity: Activity, *, is_user: bool) -> Hint:
         """Remember what the device reports, and answer the hint that follows from it. Raises as `hint`."""
         await self._reports.submit((device, activity))
         return await self.hint(device, (), activity, explain=False, is_user=is_user)
+
+    async def boost(self, app_id: str, scope: str, priority: Priority, seconds: float) -> datetime:
+        """Hold the hints of a scope's devices at a tier or faster; the answer is until when.
+
+        Raises:
+            NotFound: there is no such scope.
+        """
+        async with self._database.connection() as conn:
+            ends = await scopes.boost(conn, app_id, scope, priority, seconds)
+        if ends is None:
+            raise NotFound("there is no such scope", scope=scope)
+        self._scope_changed(app_id, scope)
+        return ends
 
     async def list_changes(
         self, app_id: str, user_id: str | None, device: DeviceKey | None, cursor: Cursor, limit: int
@@ -217,7 +245,8 @@ class SyncService:
             raise NotFound("there is no such scope", scope=cursor.scope)
         if device is not None and not page.reset:
             self._seen.note(device, [cursor])
-        return page, policy.decide([page.state], Activity(), self._clock.now(), changed=page.more)
+        situation = Situation([page.state], _NOTHING_REPORTED)
+        return page, policy.decide(situation, self._tuning(app_id), self._clock.now(), changed=page.more)
 
     async def _read_views(self, devices: Sequence[DeviceKey]) -> Sequence[store.DeviceView | None]:
         # Hashing a key is not free: each is looked up once.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from syncbeat_server.storage.postgres import Connection, Row
+from syncbeat_server.storage.postgres import Connection
 from syncbeat_server.sync.model import (
     Activity,
     ActivityState,
@@ -20,6 +20,7 @@ from syncbeat_server.sync.model import (
     NewChange,
     ScopeState,
 )
+from syncbeat_server.sync.scopes import STATE, STATE_COLUMNS, scope_state
 
 MAX_SCOPES = 500
 
@@ -32,24 +33,14 @@ class DeviceView:
     scopes: tuple[ScopeState, ...]
 
 
-class LockedScope(NamedTuple):
-    """The row of a scope that this transaction has locked; `created`: made by it."""
-
-    epoch: str
-    head: int
-    created: bool
-
-
 async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[DeviceView | None]:
     """For each device its view, or None when it is not registered. At most `MAX_SCOPES` scopes each, newest first."""
     rows = await conn.fetch(
-        """SELECT k.i, d.activity, s.scope, s.epoch, s.head, s.change_rate, s.changed_at,
-                  c.epoch AS seen_epoch, c.sequence AS seen_sequence
+        f"""SELECT k.i, d.activity, c.epoch AS seen_epoch, c.sequence AS seen_sequence, {STATE}
            FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (app_id, user_id, device_id, i)
            JOIN devices d USING (app_id, user_id, device_id)
            LEFT JOIN LATERAL (
-               SELECT s.scope, s.epoch, s.head, s.change_rate, s.changed_at
-               FROM scope_members m JOIN scopes s ON s.app_id = m.app_id AND s.scope = m.scope
+               SELECT s.* FROM scope_members m JOIN scopes s ON s.app_id = m.app_id AND s.scope = m.scope
                WHERE m.app_id = k.app_id AND m.user_id = k.user_id
                ORDER BY s.changed_at DESC NULLS LAST, s.scope LIMIT $4) s ON true
            LEFT JOIN device_cursors c ON (c.app_id, c.user_id, c.device_id, c.scope)
@@ -61,29 +52,18 @@ async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[D
     activities: dict[int, str | None] = {}
     scopes: dict[int, list[ScopeState]] = {}
     for row in rows:
-        place, activity, scope, epoch, head, change_rate, changed_at, seen_epoch, seen_sequence = row.values()
+        place, activity, seen_epoch, seen_sequence, *columns = row.values()
+        scope = columns[0]
         states = scopes.get(place)
         if states is None:
             states = scopes[place] = []
             activities[place] = activity
         if scope is not None:
             seen = None if seen_sequence is None else Cursor(scope, seen_epoch, seen_sequence)
-            states.append(ScopeState(scope, epoch, head, change_rate, changed_at, seen))
+            states.append(scope_state(columns, seen))
     for place, states in scopes.items():
         views[place - 1] = DeviceView(_activity(activities[place]), tuple(states))
     return views
-
-
-def _scope_state(row: Row) -> ScopeState:
-    seen = row["seen_sequence"]
-    return ScopeState(
-        scope=row["scope"],
-        epoch=row["epoch"],
-        head=row["head"],
-        change_rate=row["change_rate"],
-        changed_at=row["changed_at"],
-        seen=None if seen is None else Cursor(row["scope"], row["seen_epoch"], seen),
-    )
 
 
 def _activity(text: str | None) -> Activity | None:
@@ -129,8 +109,7 @@ async def record_seen(conn: Connection, seen: Sequence[tuple[DeviceKey, Cursor]]
 async def heads(conn: Connection, reads: Sequence[tuple[str, str | None, str]]) -> list[ScopeState | None]:
     """For each (app, user, scope) the scope's state, or None: no such scope, or `user` is not a member of it."""
     rows = await conn.fetch(
-        """SELECT k.i, s.scope, s.epoch, s.head, s.change_rate, s.changed_at,
-                  NULL AS seen_epoch, NULL::bigint AS seen_sequence
+        f"""SELECT k.i, {STATE}
            FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (app_id, user_id, scope, i)
            JOIN scopes s USING (app_id, scope)
            WHERE k.user_id IS NULL OR EXISTS (
@@ -142,7 +121,8 @@ async def heads(conn: Connection, reads: Sequence[tuple[str, str | None, str]]) 
     )
     found: list[ScopeState | None] = [None] * len(reads)
     for row in rows:
-        found[row["i"] - 1] = _scope_state(row)
+        place, *columns = row.values()
+        found[place - 1] = scope_state(columns)
     return found
 
 
@@ -194,8 +174,7 @@ async def changes_between(conn: Connection, reads: Sequence[FeedRead]) -> list[t
 async def member_scopes(conn: Connection, app_id: str, user_id: str) -> list[ScopeState]:
     """The scopes of a user, at most `MAX_SCOPES`, those that changed last first."""
     rows = await conn.fetch(
-        """SELECT s.scope, s.epoch, s.head, s.change_rate, s.changed_at,
-                  NULL AS seen_epoch, NULL::bigint AS seen_sequence
+        f"""SELECT {STATE}
            FROM scope_members m JOIN scopes s USING (app_id, scope)
            WHERE m.app_id = $1 AND m.user_id = $2
            ORDER BY s.changed_at DESC NULLS LAST, s.scope LIMIT $3""",
@@ -203,7 +182,7 @@ async def member_scopes(conn: Connection, app_id: str, user_id: str) -> list[Sco
         user_id,
         MAX_SCOPES,
     )
-    return [_scope_state(row) for row in rows]
+    return [scope_state(list(row.values())) for row in rows]
 
 
 async def joined_starts(
@@ -241,8 +220,7 @@ async def recent_joiners(conn: Connection, within_s: float, limit: int) -> list[
 async def starts(conn: Connection, app_id: str, scopes: Sequence[str], since: datetime) -> list[tuple[ScopeState, int]]:
     """Each scope's state, and the sequence before its first change since a moment (its head when there is none)."""
     rows = await conn.fetch(
-        """SELECT s.scope, s.epoch, s.head, s.change_rate, s.changed_at,
-                  NULL AS seen_epoch, NULL::bigint AS seen_sequence,
+        f"""SELECT {STATE},
                   coalesce((SELECT min(c.sequence) - 1 FROM changes c
                             WHERE c.app_id = s.app_id AND c.scope = s.scope AND c.changed_at >= $3), s.head) AS start
            FROM scopes s WHERE s.app_id = $1 AND s.scope = ANY($2::text[])""",
@@ -250,71 +228,7 @@ async def starts(conn: Connection, app_id: str, scopes: Sequence[str], since: da
         list(scopes),
         since,
     )
-    return [(_scope_state(row), row["start"]) for row in rows]
-
-
-async def current_heads(conn: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """The head of each (app, scope) that exists."""
-    rows = await conn.fetch(
-        """SELECT app_id, scope, head FROM scopes
-           JOIN unnest($1::text[], $2::text[]) AS k (app_id, scope) USING (app_id, scope)""",
-        [app_id for app_id, _ in keys],
-        [scope for _, scope in keys],
-    )
-    return {(row["app_id"], row["scope"]): row["head"] for row in rows}
-
-
-async def changed_scopes(
-    conn: Connection, app_ids: Sequence[str], within_s: float, limit: int
-) -> list[tuple[str, str]]:
-    """(app, scope) of what changed in the last seconds: what a stream that follows all scopes looks at."""
-    rows = await conn.fetch(
-        """SELECT app_id, scope FROM scopes
-           WHERE app_id = ANY($1::text[]) AND changed_at > syncbeat_now() - make_interval(secs => $2)
-           ORDER BY changed_at DESC LIMIT $3""",
-        list(app_ids),
-        within_s,
-        limit,
-    )
-    return [(row["app_id"], row["scope"]) for row in rows]
-
-
-async def lock_scopes(
-    conn: Connection, keys: Sequence[tuple[str, str]], *, create: bool
-) -> dict[tuple[str, str], LockedScope]:
-    """Lock the scopes' rows in sorted order, by (app, scope). `create` makes those that are missing.
-
-    In a USER's transaction only those that it may write are found.
-    """
-    ordered = sorted(set(keys))
-    columns = ([app_id for app_id, _ in ordered], [scope for _, scope in ordered])
-    if create:
-        rows = await conn.fetch(
-            """INSERT INTO scopes AS s (app_id, scope, created_at)
-               SELECT app_id, scope, syncbeat_now() FROM unnest($1::text[], $2::text[]) AS k (app_id, scope)
-               ORDER BY app_id COLLATE "C", scope COLLATE "C"
-               ON CONFLICT (app_id, scope) DO UPDATE SET app_id = s.app_id
-               RETURNING app_id, scope, epoch, head, s.xmax = 0 AS created""",
-            *columns,
-        )
-    else:
-        rows = await conn.fetch(
-            """SELECT s.app_id, s.scope, s.epoch, s.head, false AS created FROM scopes s
-               JOIN unnest($1::text[], $2::text[]) AS k (app_id, scope) USING (app_id, scope)
-               ORDER BY s.app_id, s.scope FOR UPDATE OF s""",
-            *columns,
-        )
-    return {(row["app_id"], row["scope"]): LockedScope(row["epoch"], row["head"], row["created"]) for row in rows}
-
-
-async def drop_scopes(conn: Connection, keys: Sequence[tuple[str, str]]) -> None:
-    """Take back scopes that `lock_scopes` made in this transaction."""
-    await conn.execute(
-        """DELETE FROM scopes s USING unnest($1::text[], $2::text[]) AS k (app_id, scope)
-           WHERE (s.app_id, s.scope) = (k.app_id, k.scope)""",
-        [app_id for app_id, _ in keys],
-        [scope for _, scope in keys],
-    )
+    return [(scope_state(list(row.values())[:STATE_COLUMNS]), row["start"]) for row in rows]
 
 
 async def key_sequences(conn: Connection, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
@@ -350,21 +264,6 @@ async def write_changes(conn: Connection, changes: Sequence[tuple[str, int, NewC
         [None if change.deleted else change.merge_patch_json for _, _, change in changes],
         [change.deleted for _, _, change in changes],
         [sequence for _, sequence, _ in changes],
-    )
-
-
-async def advance_heads(conn: Connection, heads: Sequence[tuple[str, str, int, int]], memory_s: float) -> None:
-    """Set each (app, scope) to its new head, and count its commits in its change rate."""
-    await conn.execute(
-        """UPDATE scopes s SET
-               head = k.head,
-               change_rate = k.commits / $5::float8 + s.change_rate * exp(greatest(-700.0,
-                   -coalesce(extract(epoch FROM syncbeat_now() - s.changed_at), 0)::float8 / $5::float8)),
-               changed_at = greatest(s.changed_at, syncbeat_now())
-           FROM unnest($1::text[], $2::text[], $3::bigint[], $4::int[]) AS k (app_id, scope, head, commits)
-           WHERE (s.app_id, s.scope) = (k.app_id, k.scope)""",
-        *([head[column] for head in heads] for column in range(4)),
-        memory_s,
     )
 
 

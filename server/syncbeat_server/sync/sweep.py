@@ -8,7 +8,7 @@ from collections.abc import Callable
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import store
+from syncbeat_server.sync import scopes, store
 from syncbeat_server.sync.hub import Hub, ScopeKey
 
 _log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class HeadSweep:
         heads: dict[ScopeKey, int] = {}
         for start in range(0, len(followed), _CHUNK):
             async with self._database.connection() as conn:
-                heads |= await store.current_heads(conn, followed[start : start + _CHUNK])
+                heads |= await scopes.current_heads(conn, followed[start : start + _CHUNK])
         for key, head in heads.items():
             if self._heads.get(key) != head:
                 self._hub.scope_changed(*key)
@@ -58,6 +58,6 @@ class HeadSweep:
         apps = self._hub.apps_followed_whole()
         if apps:
             async with self._database.connection() as conn:
-                changed = await store.changed_scopes(conn, apps, 3 * pause_s, _MAX_CHANGED)
+                changed = await scopes.changed_scopes(conn, apps, 3 * pause_s, _MAX_CHANGED)
             for key in changed:
                 self._hub.scope_changed(*key)

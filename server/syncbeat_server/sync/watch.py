@@ -23,6 +23,7 @@ from syncbeat_server.sync.model import (
     ScopeState,
     StreamEvent,
 )
+from syncbeat_server.sync.policy import Situation, Tuning
 from syncbeat_server.sync.service import FeedReader, SeenRecorder
 
 MIN_HEARTBEAT_S, MAX_HEARTBEAT_S, DEFAULT_HEARTBEAT_S = 5.0, 300.0, 30.0
@@ -75,8 +76,10 @@ class HintStreams:
         seen: SeenRecorder,
         clock: Clock,
         device_moved: Callable[[DeviceKey], None],
+        tuning: Callable[[str], Tuning],
     ) -> None:
-        """`device_moved` is told of each device whose stream opened or closed."""
+        """`device_moved` is told of each device whose stream opened or closed; `tuning` decides an app's hints."""
+        self._tuning = tuning
         self._device_moved = device_moved
         self._hub = hub
         self._reader = reader
@@ -283,7 +286,8 @@ class HintStreams:
         return hint
 
     def _hint(self, request: WatchRequest, progress: _Progress) -> Hint:
-        return policy.decide(progress.states.values(), request.activity, self._clock.now(), changed=False)
+        situation = Situation(list(progress.states.values()), request.activity)
+        return policy.decide(situation, self._tuning(request.device.app_id), self._clock.now(), changed=False)
 
     def _checkpoint(self, request: WatchRequest, progress: _Progress) -> Checkpoint:
         left = None if request.expires_at is None else (request.expires_at - self._clock.now()).total_seconds()

@@ -37,7 +37,7 @@ class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.Val
     PRIORITY_NORMAL: _Priority.ValueType  # 3
     """PRIORITY_NORMAL is an interval of up to 2 min."""
     PRIORITY_SLOW: _Priority.ValueType  # 4
-    """PRIORITY_SLOW is an interval of up to 5 min."""
+    """PRIORITY_SLOW is a longer interval. A boost to it holds devices at 5 min or less."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
     """Priority is a tier of poll intervals: a label of the interval, not its cause."""
@@ -51,7 +51,7 @@ PRIORITY_FAST: Priority.ValueType  # 2
 PRIORITY_NORMAL: Priority.ValueType  # 3
 """PRIORITY_NORMAL is an interval of up to 2 min."""
 PRIORITY_SLOW: Priority.ValueType  # 4
-"""PRIORITY_SLOW is an interval of up to 5 min."""
+"""PRIORITY_SLOW is a longer interval. A boost to it holds devices at 5 min or less."""
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
 class _ActivityState:
@@ -164,7 +164,9 @@ class Hint(_message.Message):
     """explanation says in a sentence for people how the interval came about. Empty unless asked for."""
     @_builtins.property
     def poll_interval(self) -> _duration_pb2.Duration:
-        """poll_interval is the time until the next poll: 10 s to 5 min."""
+        """poll_interval is the time until the next poll: by default 5 s to 1 min for a device in the foreground that
+        pushes do not reach, and up to 4 h for others.
+        """
 
     @_builtins.property
     def next_poll_time(self) -> _timestamp_pb2.Timestamp:

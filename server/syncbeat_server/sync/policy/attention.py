@@ -1,0 +1,28 @@
+"""How much does a stale second matter on a device, and what does a poll cost it? Pure."""
+
+from __future__ import annotations
+
+import math
+
+from syncbeat_server.sync.model import Activity, ActivityState, Network
+
+_UNATTENDED = 0.05
+_FADES_IN_S = 120.0
+_BACKGROUND_COST, _CELLULAR_COST, _LOW_BATTERY_COST = 3.0, 5.0 / 3.0, 2.0
+
+
+def attention(activity: Activity) -> float:
+    """How much a stale second matters now, from 0.05 to 1: somebody who looks at the app, and touched it of late."""
+    if activity.state is not ActivityState.FOREGROUND:
+        return _UNATTENDED
+    return _UNATTENDED + (1.0 - _UNATTENDED) * math.exp(-max(0.0, activity.idle_s) / _FADES_IN_S)
+
+
+def poll_cost(activity: Activity) -> float:
+    """What a poll costs, in polls of a device in the foreground on Wi-Fi: waking a radio costs more than a request."""
+    cost = 1.0
+    if activity.state is not ActivityState.FOREGROUND:
+        cost *= _BACKGROUND_COST
+        if activity.network is Network.CELLULAR:
+            cost *= _CELLULAR_COST
+    return cost * _LOW_BATTERY_COST if activity.battery_low else cost

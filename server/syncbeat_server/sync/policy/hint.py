@@ -1,0 +1,177 @@
+"""When should this device ask again? What is known of it, of its scopes and of its app, put together. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from operator import attrgetter
+from typing import NamedTuple
+
+from syncbeat_server.sync.model import Activity, ActivityState, Hint, Priority, Reach, ScopeState
+from syncbeat_server.sync.policy.attention import attention, poll_cost
+from syncbeat_server.sync.policy.belief import Outlook
+from syncbeat_server.sync.policy.interval import Bounds, poll_interval
+from syncbeat_server.sync.policy.reach import LONGEST_S, STREAM_MISSES, longest_wait, miss_share
+from syncbeat_server.sync.policy.rivals import (
+    FIXED_S,
+    PolicyName,
+    ewma_rate,
+    square_root_interval,
+    tier_interval,
+)
+from syncbeat_server.sync.policy.signal import signal_outlook
+from syncbeat_server.sync.policy.tuning import Tuning
+
+TIER_S = {Priority.IMMEDIATE: 10.0, Priority.FAST: 30.0, Priority.NORMAL: 120.0, Priority.SLOW: 300.0}
+"""The longest interval of each tier but the last, which has no end."""
+
+_MOST_LOOKED_AT = 32
+_SAMPLE = 8
+_STREAM_BELOW_S = 30.0
+_VALID_INTERVALS, _VALID_LEAST_S = 10.0, 300.0
+_BY_SCOPE = attrgetter("scope")
+
+Pace = Callable[[float, bool], float]
+"""Where a device's interval, and whether it is in the background, is moved to a moment at which few others come."""
+
+
+class Situation(NamedTuple):
+    """What is known of a device that asks. `scopes`: those that changed last come first."""
+
+    scopes: Sequence[ScopeState]
+    activity: Activity
+    reach: Reach = Reach()
+    streaming: bool = False
+
+
+class Reckoning(NamedTuple):
+    """How an interval came about: what of the outlook polls must find, and how much that matters."""
+
+    outlook: Outlook
+    attention: float
+    residual: float
+    interval_s: float
+    boosted: bool
+
+
+def decide(
+    situation: Situation,
+    tuning: Tuning,
+    now: datetime,
+    *,
+    changed: bool,
+    pace: Pace | None = None,
+    explain: bool = False,
+) -> Hint:
+    """The hint for a device."""
+    reckoning = reckon(situation, tuning, now.timestamp())
+    interval = reckoning.interval_s
+    looking = situation.activity.state is ActivityState.FOREGROUND
+    if pace is not None:
+        interval = pace(interval, not looking)
+    return Hint(
+        poll_interval_s=interval,
+        priority=tier(interval),
+        next_poll_at=now + timedelta(seconds=interval),
+        changed=changed,
+        heads=tuple([state.cursor for state in sorted(situation.scopes, key=_BY_SCOPE)]),
+        prefer_stream=looking and interval <= _STREAM_BELOW_S,
+        valid_s=min(LONGEST_S, max(_VALID_LEAST_S, _VALID_INTERVALS * interval)),
+        explanation=_explanation(situation, tuning, reckoning, interval) if explain else "",
+    )
+
+
+def reckon(situation: Situation, tuning: Tuning, now: float) -> Reckoning:
+    """The interval of a device before pacing, and how it came about. `now` is in unix seconds."""
+    matters = attention(situation.activity)
+    missed = _missed(situation, tuning, now)
+    whole, left = _outlooks(situation.scopes, tuning, now, missed)
+    residual = left.rate / whole.rate if whole.rate > 0.0 else missed
+    interval = _interval(situation, tuning, left.times(matters), residual, now)
+    boosts = [TIER_S[state.boosted] for state in situation.scopes if state.boosted and state.boosted_until > now]
+    return Reckoning(whole, matters, residual, min([interval, *boosts]), bool(boosts))
+
+
+def tier(interval_s: float) -> Priority:
+    """The label of an interval."""
+    for label, longest in TIER_S.items():
+        if interval_s <= longest:
+            return label
+    return Priority.SLOW
+
+
+def _missed(situation: Situation, tuning: Tuning, now: float) -> float:
+    if situation.streaming:
+        return STREAM_MISSES
+    return miss_share(situation.reach, tuning.app_misses, now) if tuning.pushing else 1.0
+
+
+def _outlooks(scopes: Sequence[ScopeState], tuning: Tuning, now: float, missed: float) -> tuple[Outlook, Outlook]:
+    """The outlook of all changes, and of those that only polls will find.
+
+    Of a device with very many scopes those that changed last are looked at one by one, and a sample of the others.
+    """
+    rest = len(scopes) - _MOST_LOOKED_AT
+    looked_at: Sequence[ScopeState] = scopes
+    weights: Sequence[float] = (1.0,) * len(scopes)
+    if rest > _SAMPLE:
+        looked_at = [*scopes[:_MOST_LOOKED_AT], *scopes[_MOST_LOOKED_AT :: math.ceil(rest / _SAMPLE)]]
+        sampled = len(looked_at) - _MOST_LOOKED_AT
+        weights = (1.0,) * _MOST_LOOKED_AT + (rest / sampled,) * sampled
+    level = swing = left_level = left_swing = 0.0
+    for state, weight in zip(looked_at, weights, strict=True):
+        one = signal_outlook(state.signal, tuning.prior, now)
+        level += weight * one.level
+        swing += weight * one.swing
+        left = weight * (1.0 - state.signal.triggered * (1.0 - missed))
+        left_level += left * one.level
+        left_swing += left * one.swing
+    fade = tuning.prior.start_per_s + tuning.prior.end_per_s
+    return Outlook(level, swing, fade), Outlook(left_level, left_swing, fade)
+
+
+def _interval(situation: Situation, tuning: Tuning, outlook: Outlook, residual: float, now: float) -> float:
+    if tuning.policy is PolicyName.FIXED:
+        return FIXED_S
+    windows = [state.signal.windows for state in situation.scopes]
+    if tuning.policy is PolicyName.TIER_TABLE:
+        return min([tier_interval(one, now) for one in windows], default=TIER_S[Priority.SLOW])
+    cost, weight = poll_cost(situation.activity), attention(situation.activity)
+    floor_s, cap_s = tuning.bounds
+    bounds = Bounds(floor_s, min(LONGEST_S, longest_wait(cap_s * math.sqrt(cost / weight), residual)))
+    if tuning.policy is PolicyName.SQRT_EWMA:
+        usual = _usual_rate(tuning)
+        rate = weight * residual * sum([ewma_rate(one, usual, now) for one in windows])
+        return square_root_interval(rate, tuning.price.staleness, cost, bounds)
+    return poll_interval(outlook, tuning.price, cost, bounds, tuning.late_s)
+
+
+def _usual_rate(tuning: Tuning) -> float:
+    # The mean rate of a scope of the app, by its prior.
+    prior = tuning.prior
+    hot_share = prior.start_per_s / (prior.start_per_s + prior.end_per_s)
+    return hot_share * prior.hot_per_s + (1.0 - hot_share) * prior.cold_per_s
+
+
+def _explanation(situation: Situation, tuning: Tuning, reckoning: Reckoning, paced_s: float) -> str:
+    activity = situation.activity
+    by = (
+        f"a stale second is worth {tuning.price.staleness:.3g} polls, which gives {reckoning.interval_s:.1f} s"
+        if tuning.policy in (PolicyName.ADAPTIVE, PolicyName.SQRT_EWMA)
+        else f"the policy {tuning.policy} gives {reckoning.interval_s:.1f} s"
+    )
+    now_boosted = ", held at a tier by a boost" if reckoning.boosted else ""
+    return (
+        f"{len(situation.scopes)} scopes are expected to change {reckoning.outlook.rate * 3600:.2f} times an hour; "
+        f"attention {reckoning.attention:.2f} ({activity.state.lower()}, idle {activity.idle_s:.0f} s); "
+        f"{_reached(situation, reckoning)}; for {tuning.target} {by}{now_boosted}; "
+        f"pacing makes it {paced_s:.1f} s"
+    )
+
+
+def _reached(situation: Situation, reckoning: Reckoning) -> str:
+    left = f"polls must find {reckoning.residual:.1%} of the changes"
+    if situation.streaming:
+        return f"a stream is open, {left}"
+    return f"{left}, pushes bring the rest" if reckoning.residual < 1.0 else f"no pushes reach it, {left}"

@@ -1,0 +1,99 @@
+"""How long may a device wait? Until the stale seconds that a poll will find are worth one poll. Pure.
+
+A poll after t seconds of an outlook finds, in expectation, D(t) = integral of rate(s) * (t - s) ds stale seconds. Of
+all causal policies with one price V for a stale second, the best polls when V * D(t) reaches the cost of a poll; for a
+constant rate that is the square-root law t = sqrt(2 * cost / (V * rate)) (Cho and Garcia-Molina, "Effective page
+refresh policies for web crawlers", 2003, and Sia, Cho and Cho, "Efficient monitoring algorithm for fast news alerts",
+2007, for the delay of each change).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from syncbeat_server.sync.policy.belief import Outlook
+
+_STEPS = 8
+_EXACT = 1e-4
+_SLOW_FADE = 1e-4  # below this fade * t the series is used, since the closed form loses its digits
+
+
+class Price(NamedTuple):
+    """What a second of staleness costs, in polls, and what a change costs that is late (see `poll_interval`)."""
+
+    staleness: float
+    lateness: float = 0.0
+
+
+class Bounds(NamedTuple):
+    """The shortest and the longest interval, in seconds."""
+
+    floor_s: float
+    cap_s: float
+
+
+def stale_s(outlook: Outlook, wait_s: float) -> float:
+    """The stale seconds that a poll after `wait_s` is expected to find."""
+    level, swing, fade = outlook
+    x = fade * wait_s
+    series = x < _SLOW_FADE
+    part = wait_s * wait_s * (0.5 - x / 6.0) if series else (wait_s - (1.0 - math.exp(-x)) / fade) / fade
+    return level * wait_s * wait_s / 2.0 + swing * part
+
+
+def changes(outlook: Outlook, wait_s: float) -> float:
+    """The changes that are expected within `wait_s`."""
+    level, swing, fade = outlook
+    x = fade * wait_s
+    part = wait_s * (1.0 - x / 2.0) if x < _SLOW_FADE else (1.0 - math.exp(-x)) / fade
+    return level * wait_s + swing * part
+
+
+def worth_a_poll(outlook: Outlook, price: float, cost: float, bounds: Bounds) -> float:
+    """The wait within bounds after which `price * stale_s` is `cost`, by Newton's method.
+
+    The stale seconds are a convex, growing function of the wait, so that after at most one step it is approached from
+    above. What lies outside of the bounds is found without a step.
+    """
+    floor_s, cap_s = bounds
+    enough = cost / price
+    if stale_s(outlook, cap_s) <= enough:
+        return cap_s
+    if stale_s(outlook, floor_s) >= enough:
+        return floor_s
+    wait = min(cap_s, max(floor_s, math.sqrt(2.0 * enough / outlook.rate))) if outlook.rate > 0.0 else cap_s
+    for _ in range(_STEPS):
+        step = (stale_s(outlook, wait) - enough) / changes(outlook, wait)
+        wait = min(cap_s, max(floor_s, wait - step))
+        if abs(step) <= _EXACT * wait:
+            break
+    return wait
+
+
+def poll_interval(outlook: Outlook, price: Price, cost: float, bounds: Bounds, late_s: float) -> float:
+    """Seconds until the next poll, within bounds.
+
+    With a price of lateness a change that is seen later than `late_s` costs that much beside its stale seconds. Then a
+    wait is either short enough for nothing to be late, or the scope is so quiet that lateness is accepted and the wait
+    is a longer one: whichever costs less a second.
+    """
+    plain = worth_a_poll(outlook, price.staleness, cost, bounds)
+    if price.lateness <= 0.0 or plain <= late_s:
+        return plain
+    rate = changes(outlook, plain) / plain
+    if rate <= 0.0:
+        return plain
+    punctual = max(bounds.floor_s, min(late_s, plain))
+    margin = cost - price.lateness * late_s * rate
+    if margin <= 0.0:
+        return punctual
+    patient = min(bounds.cap_s, math.sqrt(2.0 * margin / (price.staleness * rate)))
+    if patient <= late_s:
+        return punctual
+    late = price.lateness * rate * (patient - late_s)
+    if (cost + price.staleness * rate * patient * patient / 2.0 + late) / patient < (
+        cost + price.staleness * stale_s(outlook, punctual)
+    ) / punctual:
+        return patient
+    return punctual

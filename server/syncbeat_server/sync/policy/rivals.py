@@ -1,0 +1,71 @@
+"""Simpler policies, to compare with: by name in an app's settings, and in the simulator. Pure.
+
+The two-window estimate is that of moving averages with exponential weights, of the last minutes and of the last hours,
+whichever is larger; the tier table is what backends write by hand; the multiplicative back-off is that of many clients.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+from syncbeat_server.sync.model import Windows
+from syncbeat_server.sync.policy.interval import Bounds
+
+FIXED_S = 30.0
+"""The interval of fixed polling."""
+REVIEW_S = 300.0
+"""How long a device stays in the tier that the table gave it."""
+
+_RECENT_S, _LONG_S = 180.0, 7200.0
+_PRIOR_CHANGES = 0.5
+_TIERS = ((1.5, 10.0), (0.5, 30.0), (0.02, 120.0))  # changes of late (decayed), and the interval from there on
+_SLOWEST_S = 300.0
+_ON_NEWS, _ON_NONE = 0.5, 1.5
+
+
+class PolicyName(StrEnum):
+    """What decides the intervals of an app."""
+
+    ADAPTIVE = "adaptive"
+    SQRT_EWMA = "sqrt-ewma"
+    TIER_TABLE = "tier-table"
+    FIXED = "fixed-30s"
+
+
+def windows_after_change(windows: Windows, now: float) -> Windows:
+    """The counts after a commit at `now`."""
+    elapsed = max(0.0, now - windows.at)
+    recent = windows.recent * math.exp(-elapsed / _RECENT_S) + 1.0
+    long = windows.long * math.exp(-elapsed / _LONG_S) + 1.0
+    return Windows(recent, long, max(now, windows.at), windows.born)
+
+
+def ewma_rate(windows: Windows, mean_rate: float, now: float) -> float:
+    """Changes a second by the two windows. `mean_rate` is that of the app's scopes, for one that is new."""
+    elapsed = max(0.0, now - windows.at)
+    recent = windows.recent * math.exp(-elapsed / _RECENT_S) / _RECENT_S
+    seen_s = _LONG_S * -math.expm1(-max(0.0, now - windows.born) / _LONG_S)
+    long = windows.long * math.exp(-elapsed / _LONG_S)
+    return max(recent, (long + _PRIOR_CHANGES) / (seen_s + _PRIOR_CHANGES / mean_rate))
+
+
+def square_root_interval(rate: float, price: float, cost: float, bounds: Bounds) -> float:
+    """The square-root law for a rate that is taken for constant: sqrt(2 * cost / (price * rate)), within bounds."""
+    if rate <= 0.0:
+        return bounds.cap_s
+    return min(bounds.cap_s, max(bounds.floor_s, math.sqrt(2.0 * cost / (price * rate))))
+
+
+def tier_interval(windows: Windows, now: float) -> float:
+    """The tier table: 10 s, 30 s, 2 min or 5 min by the changes of the last minutes."""
+    recent = windows.recent * math.exp(-max(0.0, now - windows.at) / _RECENT_S)
+    for least, interval in _TIERS:
+        if recent >= least:
+            return interval
+    return _SLOWEST_S
+
+
+def backed_off(previous_s: float, bounds: Bounds, *, news: bool) -> float:
+    """Multiplicative back-off: half the interval where the poll found news, half more of it where it did not."""
+    return min(bounds.cap_s, max(bounds.floor_s, previous_s * (_ON_NEWS if news else _ON_NONE)))

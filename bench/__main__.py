@@ -10,6 +10,7 @@ from bench import (
     auth,
     hint_cold_vs_echo,
     hint_vs_echo,
+    policy_us,
     publish_vs_echo,
     push_accept_per_s,
     push_vs_firebase_admin,
@@ -21,6 +22,7 @@ from bench.figure import Figure, Options
 FIGURES: dict[str, Callable[[Options], Figure]] = {
     "hint_vs_echo": hint_vs_echo.measure,
     "hint_cold_vs_echo": hint_cold_vs_echo.measure,
+    "policy_us": policy_us.measure,
     "publish_vs_echo": publish_vs_echo.measure,
     "push_cpu_us_vs_firebase_admin": push_vs_firebase_admin.cpu,
     "push_delivered_per_s": push_vs_firebase_admin.rate,

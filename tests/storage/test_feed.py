@@ -35,6 +35,7 @@ from syncbeat_server.sync.model import (
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.sweep import HeadSweep
 from syncbeat_server.sync.watch import HintStreams, WatchRequest
+from syncbeat_server.sync.writers import WriterPresence
 from tests.fakes import FakeClock, settle, wait_until
 from tests.storage.doubles import Refuses
 from tests.storage.stage import APP, add_members, couple, default_tuning, directory, rows_of, until, value_of
@@ -57,10 +58,19 @@ class House:
         reachable = self.refuses.as_database
         self.reader = FeedReader(reachable)
         self.seen = SeenRecorder(reachable, self.clock)
+        self.writers = WriterPresence(reachable, self.clock, self.hub.scope_changed)
         self.service = SyncService(
-            reachable, self.reader, self.seen, self.clock, default_tuning, self.hub.scope_changed
+            reachable,
+            self.reader,
+            self.seen,
+            self.clock,
+            default_tuning,
+            self.hub.scope_changed,
+            self.writers.note,
         )
-        self.streams = HintStreams(self.hub, self.reader, self.seen, self.clock, lambda device: None, default_tuning)
+        self.streams = HintStreams(
+            self.hub, self.reader, self.seen, self.clock, lambda device: None, default_tuning, self.writers.note
+        )
         self.sweep = HeadSweep(reachable, self.hub, self.clock, lambda: True)
         self.publisher = Publisher(self.database, self.clock, default_tuning, self.hub.scope_changed, lambda: None)
 
@@ -165,6 +175,27 @@ async def test_a_hint_goes_by_the_activity_that_was_reported_last(house: House) 
     assert (await house.hint(activity=Activity())).poll_interval_s == looking.poll_interval_s
     await house.clock.advance(7200)
     assert (await house.hint()).priority is Priority.SLOW
+
+
+async def test_a_writer_who_comes_shortens_the_others_intervals(house: House) -> None:
+    await house.publish("a")
+    await house.clock.advance(3600)
+    quiet = (await house.hint()).poll_interval_s
+    await house.service.report_activity(PHONE, Activity(), is_user=True)
+    stream = Subscription(PHONE, all_scopes=False)
+    house.hub.add(stream)
+    house.hub.follow(stream, ["couple"])
+    await house.writers.flush()
+    assert stream.take_dirty() == {"couple"}  # whoever keeps the scope hears that its outlook is another one
+    came = (await house.hint()).poll_interval_s
+    assert came < quiet
+    await house.service.report_activity(PHONE, Activity(), is_user=True)
+    await house.writers.flush()
+    assert not stream.take_dirty()  # that is known
+    await house.service.report_activity(PHONE, Activity(ActivityState.BACKGROUND), is_user=True)
+    await house.writers.flush()
+    assert stream.take_dirty() == {"couple"}
+    assert (await house.hint(activity=Activity())).poll_interval_s > came
 
 
 async def test_a_hint_is_for_registered_devices_and_their_scopes(house: House) -> None:

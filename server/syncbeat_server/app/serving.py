@@ -36,6 +36,7 @@ from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.sweep import HeadSweep
 from syncbeat_server.sync.watch import HintStreams
+from syncbeat_server.sync.writers import WriterPresence
 
 _log = logging.getLogger(__name__)
 
@@ -99,9 +100,10 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     settings, clock, database, hub = process.settings, process.clock, process.database, process.hub
     tell = Tellers(process, worker, front.door)
     reader, seen = FeedReader(database), SeenRecorder(database, clock)
+    writers = WriterPresence(database, clock, tell.scope_changed)
     watches = DeliveryWatches(database, clock)
     keeper = PresenceKeeper(process.presence, lambda: [_device(key) for key in hub.live_devices()], clock)
-    streams = HintStreams(hub, reader, seen, clock, lambda key: keeper.moved(_device(key)), _tuning)
+    streams = HintStreams(hub, reader, seen, clock, lambda key: keeper.moved(_device(key)), _tuning, writers.note)
     attempts = Attempts(clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
     publisher = Publisher(database, clock, _tuning, tell.scope_changed, tell.deliveries_accepted)
     directory = DirectoryService(database, cancel_waiting, tell.members_changed)
@@ -109,7 +111,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
         Interceptors(front.door, process.metrics, clock),
         {
             "SyncService": SyncServicer(
-                SyncService(database, reader, seen, clock, _tuning, tell.scope_changed),
+                SyncService(database, reader, seen, clock, _tuning, tell.scope_changed, writers.note),
                 streams,
                 publisher,
                 front.door.recheck,
@@ -123,7 +125,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
         share_port=settings.share_port,
     )
     sweep = HeadSweep(database, hub, clock, lambda: process.bus.listening)
-    async with running([seen.run(), keeper.run(), keeper.run_refresh(), sweep.run()]):
+    async with running([seen.run(), writers.run(), keeper.run(), keeper.run_refresh(), sweep.run()]):
         port, *_ = await server.start(listeners(settings))
         await server.ready()
         try:

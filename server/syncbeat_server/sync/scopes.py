@@ -157,16 +157,22 @@ async def boost(conn: Connection, app_id: str, scope: str, priority: Priority, s
 async def note_presence(
     conn: Connection, users: Iterable[tuple[str, str]], *, present: bool, limit: int
 ) -> list[tuple[str, str]]:
-    """Writers came, or left: keep it with the scopes they write, at most `limit` of each. The scopes."""
+    """Writers came, or left: keep it with the scopes they write, at most `limit` of each that changed last.
+
+    The answer is the scopes of which that was not known yet, or for long.
+    """
     told = sorted(set(users))
     rows = await conn.fetch(
         """WITH told AS (
                SELECT m.app_id, m.scope FROM unnest($1::text[], $2::text[]) AS k (app_id, user_id)
                CROSS JOIN LATERAL (
-                   SELECT m.app_id, m.scope FROM scope_members m
-                   WHERE m.app_id = k.app_id AND m.user_id = k.user_id AND m.role = 'WRITER' LIMIT $4) m),
+                   SELECT m.app_id, m.scope FROM scope_members m JOIN scopes s USING (app_id, scope)
+                   WHERE m.app_id = k.app_id AND m.user_id = k.user_id AND m.role = 'WRITER'
+                   ORDER BY s.changed_at DESC NULLS LAST LIMIT $4) m),
            locked AS (
                SELECT s.app_id, s.scope FROM scopes s JOIN (SELECT DISTINCT * FROM told) t USING (app_id, scope)
+               WHERE s.present <> $3 OR s.presence_at IS NULL AND $3
+                   OR s.presence_at < syncbeat_now() - interval '10 minutes'
                ORDER BY s.app_id, s.scope FOR UPDATE OF s)
            UPDATE scopes s SET present = $3, presence_at = syncbeat_now() FROM locked l
            WHERE (s.app_id, s.scope) = (l.app_id, l.scope) RETURNING s.app_id, s.scope""",

@@ -159,8 +159,13 @@ class SyncService:
         clock: Clock,
         tuning: Callable[[str], Tuning],
         scope_changed: Callable[[str, str], None],
+        reported: Callable[[DeviceKey, Activity], None],
     ) -> None:
-        """`tuning` knows by what each app's hints are decided; `scope_changed` is told of each boost."""
+        """`tuning` knows by what each app's hints are decided.
+
+        `scope_changed` is told of each boost, `reported` of each report.
+        """
+        self._reported = reported
         self._scope_changed = scope_changed
         self._tuning = tuning
         self._database = database
@@ -214,6 +219,7 @@ class SyncService:
     async def report_activity(self, device: DeviceKey, activity: Activity, *, is_user: bool) -> Hint:
         """Remember what the device reports, and answer the hint that follows from it. Raises as `hint`."""
         await self._reports.submit((device, activity))
+        self._reported(device, activity)
         return await self.hint(device, (), activity, explain=False, is_user=is_user)
 
     async def boost(self, app_id: str, scope: str, priority: Priority, seconds: float) -> datetime:

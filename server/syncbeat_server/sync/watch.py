@@ -77,8 +77,13 @@ class HintStreams:
         clock: Clock,
         device_moved: Callable[[DeviceKey], None],
         tuning: Callable[[str], Tuning],
+        reported: Callable[[DeviceKey, Activity], None],
     ) -> None:
-        """`device_moved` is told of each device whose stream opened or closed; `tuning` decides an app's hints."""
+        """`device_moved` is told of each device whose stream opened or closed.
+
+        `tuning` knows by what each app's hints are decided; `reported` is told what a user's stream says at its start.
+        """
+        self._reported = reported
         self._tuning = tuning
         self._device_moved = device_moved
         self._hub = hub
@@ -99,6 +104,8 @@ class HintStreams:
         subscription = Subscription(request.device, all_scopes=request.user_id is None)
         self._hub.add(subscription)
         self._tell_moved(request)
+        if request.user_id is not None:
+            self._reported(request.device, request.activity)
         try:
             progress = _Progress(self._clock.now())
             async for event in self._open(request, subscription, progress):

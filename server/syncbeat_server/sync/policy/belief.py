@@ -17,7 +17,6 @@ from syncbeat_server.sync.model import Belief
 MEMORY_S = 7 * 86_400.0
 """After how long what was learned of a scope's rates counts for 1/e."""
 
-_KAPPA = 0.5  # how far a scope that is busier than others when cold is taken to be so when hot
 _LEAST_HOT = 2.0  # hot is at least so many times the cold rate, or the two would trade places
 _TINY = 1e-300
 
@@ -65,10 +64,13 @@ def fresh(prior: Prior, now: float) -> Belief:
 
 def rates(belief: Belief, prior: Prior) -> tuple[float, float]:
     """The change rates while hot and while cold, a second."""
-    cold = (belief.cold_count + prior.cold_shape) / (belief.cold_s + prior.cold_shape / prior.cold_per_s)
-    expected_hot = prior.hot_per_s * (cold / prior.cold_per_s) ** _KAPPA
-    hot = (belief.hot_count + prior.hot_shape) / (belief.hot_s + prior.hot_shape / expected_hot)
-    return max(hot, _LEAST_HOT * cold), cold
+    _, hot_count, hot_s, cold_count, cold_s, _ = belief
+    _, _, usual_hot, hot_shape, usual_cold, cold_shape = prior
+    cold = (cold_count + cold_shape) / (cold_s + cold_shape / usual_cold)
+    # A scope that is busier than others when cold is taken to be half as much so, by the logarithm, when hot.
+    expected_hot = usual_hot * math.sqrt(cold / usual_cold)
+    hot = (hot_count + hot_shape) / (hot_s + hot_shape / expected_hot)
+    return (max(_LEAST_HOT * cold, hot)), cold
 
 
 def advanced(belief: Belief, prior: Prior, now: float) -> Belief:
@@ -78,29 +80,33 @@ def advanced(belief: Belief, prior: Prior, now: float) -> Belief:
     share a factor that cancels in P(hot), so that nothing under- or overflows. The seconds spent hot follow exactly
     from how likely the silence was: -ln P(silence) is the integral of the expected rate.
     """
-    elapsed = now - belief.at
+    hot, hot_count, hot_s, cold_count, cold_s, at = belief
+    elapsed = now - at
     if not elapsed > 0.0:
         return belief
-    start, end = prior.start_per_s, prior.end_per_s
+    start, end = prior[0], prior[1]
     hot_rate, cold_rate = rates(belief, prior)
     half = (start + cold_rate - end - hot_rate) / 2.0
     root = math.sqrt(half * half + start * end)
     faded = math.exp(-2.0 * root * elapsed)
     even, odd = (1.0 + faded) / 2.0, (1.0 - faded) / (2.0 * root)
-    hot = belief.hot
-    hot_now = even * hot + odd * (half * hot + start * (1.0 - hot))
-    cold_now = even * (1.0 - hot) + odd * (end * hot - half * (1.0 - hot))
-    likelihood = max(hot_now + cold_now, _TINY)
+    cold = 1.0 - hot
+    hot_now = even * hot + odd * (half * hot + start * cold)
+    likelihood = hot_now + even * cold + odd * (end * hot - half * cold)
+    if likelihood < _TINY:
+        likelihood = _TINY
     surprise = ((start + end + hot_rate + cold_rate) / 2.0 - root) * elapsed - math.log(likelihood)
-    share = min(1.0, max(0.0, (surprise / elapsed - cold_rate) / (hot_rate - cold_rate)))
+    share = (surprise / elapsed - cold_rate) / (hot_rate - cold_rate)
+    share = 0.0 if share < 0.0 else min(share, 1.0)
+    hot_now /= likelihood
     kept = math.exp(-elapsed / MEMORY_S)
     gained = MEMORY_S * (1.0 - kept)
     return Belief(
-        min(1.0, max(0.0, hot_now / likelihood)),
-        belief.hot_count * kept,
-        belief.hot_s * kept + share * gained,
-        belief.cold_count * kept,
-        belief.cold_s * kept + (1.0 - share) * gained,
+        0.0 if hot_now < 0.0 else min(hot_now, 1.0),
+        hot_count * kept,
+        hot_s * kept + share * gained,
+        cold_count * kept,
+        cold_s * kept + (1.0 - share) * gained,
         now,
     )
 

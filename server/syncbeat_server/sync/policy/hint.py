@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import NamedTuple
@@ -88,7 +89,7 @@ def reckon(situation: Situation, tuning: Tuning, now: float) -> Reckoning:
     missed = _missed(situation, tuning, now)
     whole, left = _outlooks(situation.scopes, tuning, now, missed)
     residual = left.rate / whole.rate if whole.rate > 0.0 else missed
-    interval = _interval(situation, tuning, left.times(matters), residual, now)
+    interval = _interval(situation, tuning, left, matters, residual, now)
     boosts = [TIER_S[state.boosted] for state in situation.scopes if state.boosted and state.boosted_until > now]
     return Reckoning(whole, matters, residual, min([interval, *boosts]), bool(boosts))
 
@@ -108,43 +109,47 @@ def _missed(situation: Situation, tuning: Tuning, now: float) -> float:
 
 
 def _outlooks(scopes: Sequence[ScopeState], tuning: Tuning, now: float, missed: float) -> tuple[Outlook, Outlook]:
-    """The outlook of all changes, and of those that only polls will find.
+    """The outlook of all changes, and of those that only polls will find."""
+    prior, reached = tuning.prior, 1.0 - missed
+    level = swing = brought_level = brought_swing = 0.0
+    for state, weight in _weighed(scopes):
+        one_level, one_swing, _ = signal_outlook(state.signal, prior, now)
+        level += weight * one_level
+        swing += weight * one_swing
+        if reached > 0.0 and state.signal.triggered > 0.0:
+            brought = weight * reached * state.signal.triggered
+            brought_level += brought * one_level
+            brought_swing += brought * one_swing
+    fade = prior.start_per_s + prior.end_per_s
+    return Outlook(level, swing, fade), Outlook(level - brought_level, swing - brought_swing, fade)
 
-    Of a device with very many scopes those that changed last are looked at one by one, and a sample of the others.
-    """
+
+def _weighed(scopes: Sequence[ScopeState]) -> Iterable[tuple[ScopeState, float]]:
+    """The scopes of a device, each for itself; of very many those that changed last, and a sample of the others."""
     rest = len(scopes) - _MOST_LOOKED_AT
-    looked_at: Sequence[ScopeState] = scopes
-    weights: Sequence[float] = (1.0,) * len(scopes)
-    if rest > _SAMPLE:
-        looked_at = [*scopes[:_MOST_LOOKED_AT], *scopes[_MOST_LOOKED_AT :: math.ceil(rest / _SAMPLE)]]
-        sampled = len(looked_at) - _MOST_LOOKED_AT
-        weights = (1.0,) * _MOST_LOOKED_AT + (rest / sampled,) * sampled
-    level = swing = left_level = left_swing = 0.0
-    for state, weight in zip(looked_at, weights, strict=True):
-        one = signal_outlook(state.signal, tuning.prior, now)
-        level += weight * one.level
-        swing += weight * one.swing
-        left = weight * (1.0 - state.signal.triggered * (1.0 - missed))
-        left_level += left * one.level
-        left_swing += left * one.swing
-    fade = tuning.prior.start_per_s + tuning.prior.end_per_s
-    return Outlook(level, swing, fade), Outlook(left_level, left_swing, fade)
+    if rest <= _SAMPLE:
+        return zip(scopes, itertools.repeat(1.0))
+    sample = scopes[_MOST_LOOKED_AT :: math.ceil(rest / _SAMPLE)]
+    each = zip(scopes[:_MOST_LOOKED_AT], itertools.repeat(1.0))
+    return itertools.chain(each, zip(sample, itertools.repeat(rest / len(sample))))
 
 
-def _interval(situation: Situation, tuning: Tuning, outlook: Outlook, residual: float, now: float) -> float:
+def _interval(
+    situation: Situation, tuning: Tuning, outlook: Outlook, matters: float, residual: float, now: float
+) -> float:
     if tuning.policy is PolicyName.FIXED:
         return FIXED_S
-    windows = [state.signal.windows for state in situation.scopes]
     if tuning.policy is PolicyName.TIER_TABLE:
-        return min([tier_interval(one, now) for one in windows], default=TIER_S[Priority.SLOW])
-    cost, weight = poll_cost(situation.activity), attention(situation.activity)
+        tiers = [tier_interval(state.signal.windows, now) for state in situation.scopes]
+        return min(tiers, default=TIER_S[Priority.SLOW])
+    cost = poll_cost(situation.activity)
     floor_s, cap_s = tuning.bounds
-    bounds = Bounds(floor_s, min(LONGEST_S, longest_wait(cap_s * math.sqrt(cost / weight), residual)))
+    bounds = Bounds(floor_s, min(LONGEST_S, longest_wait(cap_s * math.sqrt(cost / matters), residual)))
     if tuning.policy is PolicyName.SQRT_EWMA:
         usual = _usual_rate(tuning)
-        rate = weight * residual * sum([ewma_rate(one, usual, now) for one in windows])
-        return square_root_interval(rate, tuning.price.staleness, cost, bounds)
-    return poll_interval(outlook, tuning.price, cost, bounds, tuning.late_s)
+        rates = [ewma_rate(state.signal.windows, usual, now) for state in situation.scopes]
+        return square_root_interval(matters * residual * sum(rates), tuning.price.staleness, cost, bounds)
+    return poll_interval(outlook.times(matters), tuning.price, cost, bounds, tuning.late_s)
 
 
 def _usual_rate(tuning: Tuning) -> float:

@@ -33,41 +33,41 @@ class Bounds(NamedTuple):
     cap_s: float
 
 
-def stale_s(outlook: Outlook, wait_s: float) -> float:
-    """The stale seconds that a poll after `wait_s` is expected to find."""
-    level, swing, fade = outlook
-    x = fade * wait_s
-    series = x < _SLOW_FADE
-    part = wait_s * wait_s * (0.5 - x / 6.0) if series else (wait_s - (1.0 - math.exp(-x)) / fade) / fade
-    return level * wait_s * wait_s / 2.0 + swing * part
+class Gathered(NamedTuple):
+    """What a poll is expected to find: the stale seconds of all changes, and how many they are."""
+
+    stale_s: float
+    changes: float
 
 
-def changes(outlook: Outlook, wait_s: float) -> float:
-    """The changes that are expected within `wait_s`."""
+def gathered(outlook: Outlook, wait_s: float) -> Gathered:
+    """What a poll after `wait_s` is expected to find."""
     level, swing, fade = outlook
     x = fade * wait_s
-    part = wait_s * (1.0 - x / 2.0) if x < _SLOW_FADE else (1.0 - math.exp(-x)) / fade
-    return level * wait_s + swing * part
+    if x < _SLOW_FADE:
+        once, twice = wait_s * (1.0 - x / 2.0), wait_s * wait_s * (0.5 - x / 6.0)
+    else:
+        once = (1.0 - math.exp(-x)) / fade
+        twice = (wait_s - once) / fade
+    return Gathered(level * wait_s * wait_s / 2.0 + swing * twice, level * wait_s + swing * once)
 
 
 def worth_a_poll(outlook: Outlook, price: float, cost: float, bounds: Bounds) -> float:
-    """The wait within bounds after which `price * stale_s` is `cost`, by Newton's method.
+    """The wait within bounds after which the stale seconds that a poll will find are worth it, by Newton's method.
 
-    The stale seconds are a convex, growing function of the wait, so that after at most one step it is approached from
-    above. What lies outside of the bounds is found without a step.
+    They are a convex, growing function of the wait, so that after at most one step it is approached from above.
     """
     floor_s, cap_s = bounds
-    enough = cost / price
-    if stale_s(outlook, cap_s) <= enough:
+    enough, rate = cost / price, outlook.rate
+    if rate <= 0.0:
         return cap_s
-    if stale_s(outlook, floor_s) >= enough:
-        return floor_s
-    wait = min(cap_s, max(floor_s, math.sqrt(2.0 * enough / outlook.rate))) if outlook.rate > 0.0 else cap_s
+    wait = min(cap_s, max(floor_s, math.sqrt(2.0 * enough / rate)))
     for _ in range(_STEPS):
-        step = (stale_s(outlook, wait) - enough) / changes(outlook, wait)
-        wait = min(cap_s, max(floor_s, wait - step))
-        if abs(step) <= _EXACT * wait:
-            break
+        stale, changes = gathered(outlook, wait)
+        better = min(cap_s, max(floor_s, wait - (stale - enough) / changes))
+        if abs(better - wait) <= _EXACT * wait:
+            return better
+        wait = better
     return wait
 
 
@@ -81,7 +81,7 @@ def poll_interval(outlook: Outlook, price: Price, cost: float, bounds: Bounds, l
     plain = worth_a_poll(outlook, price.staleness, cost, bounds)
     if price.lateness <= 0.0 or plain <= late_s:
         return plain
-    rate = changes(outlook, plain) / plain
+    rate = gathered(outlook, plain).changes / plain
     if rate <= 0.0:
         return plain
     punctual = max(bounds.floor_s, min(late_s, plain))
@@ -93,7 +93,7 @@ def poll_interval(outlook: Outlook, price: Price, cost: float, bounds: Bounds, l
         return punctual
     late = price.lateness * rate * (patient - late_s)
     if (cost + price.staleness * rate * patient * patient / 2.0 + late) / patient < (
-        cost + price.staleness * stale_s(outlook, punctual)
+        cost + price.staleness * gathered(outlook, punctual).stale_s
     ) / punctual:
         return patient
     return punctual

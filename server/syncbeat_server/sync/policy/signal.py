@@ -14,7 +14,7 @@ from syncbeat_server.sync.policy.belief import (
 )
 from syncbeat_server.sync.policy.rivals import windows_after_change
 
-_WRITER_CAME, _WRITER_LEFT = 10.0, 0.1  # how much likelier of a hot scope than of a cold one
+_WRITER_CAME, _WRITER_LEFT = 10.0, 0.3  # how much likelier of a hot scope than of a cold one
 
 
 def unchanged(born: float) -> Signal:
@@ -39,4 +39,7 @@ def signal_after_change(signal: Signal, prior: Prior, now: float) -> Signal:
 
 def signal_outlook(signal: Signal, prior: Prior, now: float) -> Outlook:
     """The expected change rate from `now` on."""
-    return outlook(current_belief(signal, prior), prior, now)
+    belief = signal.belief
+    if belief is None or signal.presence_at > belief.at:
+        belief = current_belief(signal, prior)
+    return outlook(belief, prior, now)

@@ -1,0 +1,46 @@
+"""What it costs to decide a hint: the adaptive policy against the moving averages, in microseconds of CPU."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+from bench.figure import Figure, Options, Round, paired
+from syncbeat_server.sync.model import Activity, ScopeState
+from syncbeat_server.sync.policy import DEFAULT_TUNING, Situation, Tuning, decide, signal_after_change
+from syncbeat_server.sync.policy.rivals import PolicyName
+from syncbeat_server.sync.policy.signal import unchanged
+
+_HINTS = 20_000
+_SCOPES = 3
+_NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def measure(options: Options) -> Figure:
+    """A device with three scopes that have changed one, two and three times within two hours."""
+    situation = Situation([_scope(number) for number in range(1, _SCOPES + 1)], Activity())
+    rival = DEFAULT_TUNING._replace(policy=PolicyName.SQRT_EWMA)
+    return paired(
+        "policy_us",
+        "us of CPU/hint",
+        options,
+        lambda: _decided(situation, DEFAULT_TUNING),
+        lambda: _decided(situation, rival),
+        baseline_is="the square-root law over two moving averages",
+        scopes=_SCOPES,
+    )
+
+
+def _scope(commits: int) -> ScopeState:
+    made = (_NOW - timedelta(days=1)).timestamp()
+    signal = unchanged(made)
+    for number in range(commits):
+        signal = signal_after_change(signal, DEFAULT_TUNING.prior, _NOW.timestamp() - 7200.0 + 600.0 * number)
+    return ScopeState(f"scope-{commits}", "epoch", commits, signal)
+
+
+def _decided(situation: Situation, tuning: Tuning) -> Round:
+    before = time.process_time()
+    for number in range(_HINTS):
+        decide(situation, tuning, _NOW + timedelta(seconds=number % 60), changed=False)
+    return Round((time.process_time() - before) / _HINTS * 1e6, None, None)

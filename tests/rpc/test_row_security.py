@@ -35,7 +35,7 @@ from syncbeat_server.push.model import (
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner, StatementRejected
-from syncbeat_server.sync import scopes
+from syncbeat_server.sync import scopes, touches
 from syncbeat_server.sync import store as sync
 from syncbeat_server.sync.model import Activity, Cursor, NewChange, Priority
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
@@ -182,6 +182,9 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     idempotency.forget_caller: lambda c: idempotency.forget_caller(c, "default", "user:bob"),
     idempotency.forget_old: lambda c: idempotency.forget_old(c, 10),
 }
+SEEN[touches.recent_heads] = lambda c: touches.recent_heads(c, ["default", "other"], 1e6, 10)
+REFUSED[touches.touched] = lambda c: touches.touched(c, "3", 10)
+REFUSED[touches.forget_touches] = lambda c: touches.forget_touches(c, 0.0, 10)
 SEEN[registrations.quarantine] = lambda c: registrations.quarantine(c, [CLAIMED])
 SEEN[registrations.age] = lambda c: registrations.age(c, 10)
 SEEN[expansion.count_large] = lambda c: expansion.count_large(c, [NOTIFICATION])
@@ -189,7 +192,10 @@ SEEN[directory.find_preferences] = lambda c: directory.find_preferences(c, "defa
 STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner("default", ""), RowOwner("", ""))
 
 
-STORES = (directory, sync, scopes, push, queue, followup, expansion, limits, registrations, idempotency, auth, users)
+STORES = (
+    *(directory, sync, scopes, touches, push, queue, followup, expansion, limits, registrations),
+    *(idempotency, auth, users),
+)
 
 
 def functions(module: ModuleType) -> set[Callable[..., Any]]:

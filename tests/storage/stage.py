@@ -41,7 +41,7 @@ def default_tuning(app_id: str) -> Tuning:
 
 
 def directory(database: Database) -> DirectoryService:
-    return DirectoryService(database, cancel_waiting, lambda app_id, user_ids: None)
+    return DirectoryService(database, cancel_waiting, lambda app_id, user_ids: None, lambda app_id, user_ids: None)
 
 
 async def add_device(database: Database, user_id: str, device_id: str = "phone", token: str | None = None) -> None:

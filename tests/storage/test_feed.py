@@ -34,6 +34,7 @@ from syncbeat_server.sync.model import (
 )
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.sweep import HeadSweep
+from syncbeat_server.sync.views import Views
 from syncbeat_server.sync.watch import HintStreams, WatchRequest
 from syncbeat_server.sync.writers import WriterPresence
 from tests.fakes import FakeClock, settle, wait_until
@@ -59,9 +60,11 @@ class House:
         self.reader = FeedReader(reachable)
         self.seen = SeenRecorder(reachable, self.clock)
         self.writers = WriterPresence(reachable, self.clock, self.hub.scope_changed)
+        views = Views(reachable, self.clock, lambda: False, 100)  # nothing is kept: `test_views` is about that
         self.service = SyncService(
             reachable,
             self.reader,
+            views,
             self.seen,
             self.clock,
             default_tuning,

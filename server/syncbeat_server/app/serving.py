@@ -32,9 +32,11 @@ from syncbeat_server.push.service import PushService
 from syncbeat_server.push.watch import DeliveryWatches
 from syncbeat_server.push.worker import DeliveryWorker
 from syncbeat_server.storage.replays import Replays
+from syncbeat_server.sync.model import Activity, DeviceKey
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
-from syncbeat_server.sync.sweep import HeadSweep
+from syncbeat_server.sync.sweep import HeadSweep, ViewSweep
+from syncbeat_server.sync.views import Views
 from syncbeat_server.sync.watch import HintStreams
 from syncbeat_server.sync.writers import WriterPresence
 
@@ -79,9 +81,11 @@ async def _front(process: Process) -> AsyncIterator[Front]:
     name = f"{socket.gethostname()}:{os.getpid()}"
     caches = TokenCaches(at_door.door, process.bus, name, process.hub.callers_changed)
     process.metrics.watch_token_cache(at_door.door.stats)
+    size = process.settings.view_cache_size
+    views = Views(process.database, process.clock, lambda: process.bus.listening, size)
     try:
         async with running([caches.run(), *(store.run() for store in at_door.jwks)]):
-            yield Front(at_door.door, caches)
+            yield Front(at_door.door, caches, views)
     finally:
         await at_door.close()
 
@@ -98,20 +102,25 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     from syncbeat_server.rpc.sync import SyncServicer
 
     settings, clock, database, hub = process.settings, process.clock, process.database, process.hub
-    tell = Tellers(process, worker, front.door)
+    tell = Tellers(process, worker, front)
     reader, seen = FeedReader(database), SeenRecorder(database, clock)
     writers = WriterPresence(database, clock, tell.scope_changed)
+
+    def reported(device: DeviceKey, activity: Activity) -> None:
+        tell.devices_changed(device.app_id, [device.user_id])
+        writers.note(device, activity)
+
     watches = DeliveryWatches(database, clock)
     keeper = PresenceKeeper(process.presence, lambda: [_device(key) for key in hub.live_devices()], clock)
     streams = HintStreams(hub, reader, seen, clock, lambda key: keeper.moved(_device(key)), _tuning, writers.note)
     attempts = Attempts(clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
     publisher = Publisher(database, clock, _tuning, tell.scope_changed, tell.deliveries_accepted)
-    directory = DirectoryService(database, cancel_waiting, tell.members_changed)
+    directory = DirectoryService(database, cancel_waiting, tell.members_changed, tell.devices_changed)
     server = RpcServer(
         Interceptors(front.door, process.metrics, clock),
         {
             "SyncService": SyncServicer(
-                SyncService(database, reader, seen, clock, _tuning, tell.scope_changed, writers.note),
+                SyncService(database, reader, front.views, seen, clock, _tuning, tell.scope_changed, reported),
                 streams,
                 publisher,
                 front.door.recheck,
@@ -125,7 +134,9 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
         share_port=settings.share_port,
     )
     sweep = HeadSweep(database, hub, clock, lambda: process.bus.listening)
-    async with running([seen.run(), writers.run(), keeper.run(), keeper.run_refresh(), sweep.run()]):
+    view_sweep = ViewSweep(database, front.views, clock, list(settings.all_apps()))
+    sweeps = [sweep.run(), view_sweep.run()]
+    async with running([seen.run(), writers.run(), keeper.run(), keeper.run_refresh(), *sweeps]):
         port, *_ = await server.start(listeners(settings))
         await server.ready()
         try:

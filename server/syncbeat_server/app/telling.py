@@ -10,42 +10,50 @@ from syncbeat_server.app.process import Process
 from syncbeat_server.auth.fleet import TokenCaches
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.push.worker import DeliveryWorker
+from syncbeat_server.sync.hub import Hub
+from syncbeat_server.sync.views import Views
 
 _CHANGES, _MEMBERS, _DELIVERIES = "syncbeat:changes", "syncbeat:members", "syncbeat:deliveries"
-_CALLERS = "syncbeat:callers"
+_CALLERS, _DEVICES = "syncbeat:callers", "syncbeat:devices"
 _SEPARATOR = "\x1f"
-_MAX_TOLD_MEMBERS = 1_000
+_MAX_TOLD = 1_000
 
 
 @dataclass(frozen=True)
 class Front:
-    """What a process that serves RPCs has beside: who is at the door, and the caches of all processes."""
+    """What a process that serves RPCs has beside: who is at the door, the caches of all processes, and what hints are
+    made of."""
 
     door: Authenticator
     caches: TokenCaches
+    views: Views
 
 
 class Tellers:
     """What is told after a commit: first to this process, which does not wait for Redis, then to the others."""
 
-    def __init__(self, process: Process, worker: DeliveryWorker | None, door: Authenticator) -> None:
+    def __init__(self, process: Process, worker: DeliveryWorker | None, front: Front) -> None:
         self._process = process
         self._worker = worker
-        self._door = door
+        self._front = front
 
     def scope_changed(self, app_id: str, scope: str) -> None:
-        self._process.hub.scope_changed(app_id, scope)
-        self._process.bus.publish(_CHANGES, f"{app_id}{_SEPARATOR}{scope}")
+        self._changed(_CHANGES, app_id, [scope])
 
     def members_changed(self, app_id: str, user_ids: Sequence[str]) -> None:
-        for user_id in user_ids[:_MAX_TOLD_MEMBERS]:
-            self._process.hub.members_changed(app_id, user_id)
-            self._process.bus.publish(_MEMBERS, f"{app_id}{_SEPARATOR}{user_id}")
+        self._changed(_MEMBERS, app_id, user_ids)
+
+    def devices_changed(self, app_id: str, user_ids: Sequence[str]) -> None:
+        self._changed(_DEVICES, app_id, user_ids)
 
     def caller_changed(self, app_id: str, user_id: str) -> None:
-        self._door.revoked(app_id, user_id)
-        self._process.hub.callers_changed(app_id, user_id)
-        self._process.bus.publish(_CALLERS, f"{app_id}{_SEPARATOR}{user_id}")
+        self._changed(_CALLERS, app_id, [user_id])
+
+    def _changed(self, topic: str, app_id: str, names: Sequence[str]) -> None:
+        for name in names:
+            _changed_here(self._process.hub, self._front, topic, app_id, name)
+        for name in names[:_MAX_TOLD]:
+            self._process.bus.publish(topic, f"{app_id}{_SEPARATOR}{name}")
 
     def deliveries_accepted(self) -> None:
         if self._worker is not None:
@@ -53,6 +61,20 @@ class Tellers:
         self._process.bus.publish(_DELIVERIES, "")
         if not self._process.bus.listening:
             self._process.notices.tell()  # Redis is away: PostgreSQL tells those workers that listen to it
+
+
+def _changed_here(hub: Hub, front: Front, topic: str, app_id: str, name: str) -> None:
+    """A scope or a user is no longer as it was: what is kept of it ends, and streams look."""
+    if topic == _CHANGES:
+        front.views.scope_changed(app_id, name)
+        hub.scope_changed(app_id, name)
+        return
+    front.views.user_changed(app_id, name)
+    if topic == _MEMBERS:
+        hub.members_changed(app_id, name)
+    elif topic == _CALLERS:
+        front.door.revoked(app_id, name)
+        hub.callers_changed(app_id, name)
 
 
 def listening(process: Process, worker: DeliveryWorker | None, front: Front | None) -> Coroutine[Any, Any, None]:
@@ -66,22 +88,18 @@ def listening(process: Process, worker: DeliveryWorker | None, front: Front | No
             if worker is not None:
                 worker.wake()
             return
-        app_id, _, name = message.partition(_SEPARATOR)
-        if topic == _CHANGES:
-            hub.scope_changed(app_id, name)
-        elif topic == _MEMBERS:
-            hub.members_changed(app_id, name)
-        elif front is not None:
-            front.door.revoked(app_id, name)
-            hub.callers_changed(app_id, name)
+        if front is not None:
+            app_id, _, name = message.partition(_SEPARATOR)
+            _changed_here(hub, front, topic, app_id, name)
 
     def resumed() -> None:
         # Whatever was said meanwhile is lost: look for yourself.
         if front is not None:
             front.door.forget_all()
+            front.views.forget_all()
         hub.look_everywhere()
         if worker is not None:
             worker.wake()
 
-    topics = [_CHANGES, _MEMBERS, _DELIVERIES, _CALLERS, *(front.caches.topics if front is not None else ())]
+    topics = [_CHANGES, _MEMBERS, _DELIVERIES, _CALLERS, _DEVICES, *(front.caches.topics if front is not None else ())]
     return process.bus.run_listener(topics, heard, resumed)

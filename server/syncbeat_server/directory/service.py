@@ -27,11 +27,14 @@ class DirectoryService:
         database: Database,
         cancel_waiting: CancelWaiting,
         members_changed: Callable[[str, Sequence[str]], None],
+        devices_changed: Callable[[str, Sequence[str]], None],
     ) -> None:
-        """`members_changed(app, users)` is told of each change of membership after its commit."""
+        """After its commit `members_changed(app, users)` is told of each change of membership, and
+        `devices_changed(app, users)` of each of a device."""
         self._database = database
         self._cancel_waiting = cancel_waiting
         self._members_changed = members_changed
+        self._devices_changed = devices_changed
 
     async def register(self, device: Registration, caller: str, *, by_user: bool) -> Device:
         """Register a device; its token moves here from wherever it was, and what waited there is cancelled.
@@ -44,23 +47,28 @@ class DirectoryService:
             raise InvalidRequest(FieldViolation("time_zone", "not a time zone of the IANA database"))
         token = device.registration_token
         digest = hashlib.sha256(token.encode()).digest() if token else None
+        concerned = [device.user_id]
         async with self._database.transaction() as conn:
             if digest is not None:
-                await self._move_token(conn, device, digest, caller)
+                concerned += await self._move_token(conn, device, digest, caller)
             if await store.count_devices(conn, device.app_id, device.user_id, device.device_id) >= MAX_DEVICES:
                 raise RateLimited(f"a user has at most {MAX_DEVICES} devices")
             if by_user:
                 await become_user(conn, RowOwner(device.app_id, device.user_id))
-            return await store.upsert_device(conn, device, digest)
+            registered = await store.upsert_device(conn, device, digest)
+        self._devices_changed(device.app_id, concerned)
+        return registered
 
-    async def _move_token(self, conn: Connection, device: Registration, digest: bytes, caller: str) -> None:
+    async def _move_token(self, conn: Connection, device: Registration, digest: bytes, caller: str) -> list[str]:
+        """Take the token from whoever holds it: the user, if there was one."""
         await store.lock_token(conn, device.app_id, digest)
         previous = await store.release_token(conn, device, digest)
         if previous is None:
-            return
+            return []
         if await store.record_move(conn, device, digest, previous, caller) > MAX_MOVES_A_DAY:
             raise RateLimited("this registration token moves between devices too often", retry_after_s=3600.0)
         await self._cancel_waiting(conn, device.app_id, *previous)
+        return [previous[0]]
 
     async def unregister(self, app_id: str, user_id: str, device_id: str, *, by_user: bool) -> None:
         """Forget a device and cancel what waits for it. Raises AccessDenied (a user) or NotFound (a service)."""
@@ -70,6 +78,7 @@ class DirectoryService:
                 await become_user(conn, RowOwner(app_id, user_id))
             if not await store.delete_device(conn, app_id, user_id, device_id):
                 raise _absent(by_user=by_user)
+        self._devices_changed(app_id, [user_id])
 
     async def set_preferences(self, app_id: str, user_id: str, wanted: Preferences, *, by_user: bool) -> Preferences:
         """Replace what a user wants to be spared. Raises InvalidRequest: the time zone is unknown."""

@@ -151,6 +151,7 @@ class Settings(AppSettings):
     refreshes_per_minute: int = Field(default=600, ge=1, le=1_000_000)
     wrong_refreshes_per_minute: int = Field(default=30, ge=1, le=1_000_000)
     token_cache_size: int = Field(default=20_000, ge=100, le=1_000_000)
+    view_cache_size: int = Field(default=20_000, ge=100, le=1_000_000)
     tls_certificate: OptionalPath = None
     tls_key: OptionalPath = None
     mtls_listen: Address = Field(default="", pattern=r"^(.+:\d{1,5})?$")

@@ -100,7 +100,6 @@ class ScopeState(NamedTuple):
     epoch: str
     head: int
     signal: Signal
-    seen: Cursor | None = None
     boosted: Priority | None = None
     boosted_until: float = 0.0
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from syncbeat_server.storage.postgres import Connection, Row
-from syncbeat_server.sync.model import Belief, Cursor, Priority, ScopeState, Signal, Windows
+from syncbeat_server.sync.model import Belief, Priority, ScopeState, Signal, Windows
 
 _NOW = "extract(epoch FROM syncbeat_now())::float8 AS now"
 _SIGNAL = """s.p_hot, s.hot_count, s.hot_s, s.cold_count, s.cold_s, s.recent_count, s.long_count,
@@ -37,11 +37,11 @@ class MovedScope(NamedTuple):
     signal: Signal
 
 
-def scope_state(columns: Sequence[Any], seen: Cursor | None = None) -> ScopeState:
+def scope_state(columns: Sequence[Any]) -> ScopeState:
     """A scope's state from the columns of `STATE`."""
     scope, epoch, head, boosted, boosted_until, *signal = columns
     return ScopeState(
-        scope, epoch, head, _signal(signal), seen, None if boosted is None else Priority(boosted), boosted_until or 0.0
+        scope, epoch, head, _signal(signal), None if boosted is None else Priority(boosted), boosted_until or 0.0
     )
 
 

@@ -15,6 +15,8 @@ from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import policy, scopes, store
 from syncbeat_server.sync.model import Activity, Change, Cursor, DeviceKey, FeedPage, Hint, Priority, ScopeState
 from syncbeat_server.sync.policy import Situation, Tuning
+from syncbeat_server.sync.store import DeviceView
+from syncbeat_server.sync.views import Views
 
 _log = logging.getLogger(__name__)
 
@@ -155,6 +157,7 @@ class SyncService:
         self,
         database: Database,
         reader: FeedReader,
+        views: Views,
         seen: SeenRecorder,
         clock: Clock,
         tuning: Callable[[str], Tuning],
@@ -163,16 +166,16 @@ class SyncService:
     ) -> None:
         """`tuning` knows by what each app's hints are decided.
 
-        `scope_changed` is told of each boost, `reported` of each report.
+        `scope_changed` is told of each boost, `reported` of each report, after its commit: both end what is kept of it.
         """
         self._reported = reported
         self._scope_changed = scope_changed
         self._tuning = tuning
         self._database = database
         self._reader = reader
+        self._views = views
         self._seen = seen
         self._clock = clock
-        self._views: Batcher[DeviceKey, store.DeviceView | None] = Batcher(self._read_views)
         self._reports: Batcher[tuple[DeviceKey, Activity], None] = Batcher(self._write_reports)
 
     async def hint(
@@ -190,28 +193,16 @@ class SyncService:
             AccessDenied: the device is not the calling user's, or a cursor names a scope it is not a member of.
             NotFound: a service asks for a device that is not registered.
         """
-        view = await self._views.submit(device)
+        view = self._views.cached(device)
+        if view is None or not _covers(view, cursors):
+            view = await self._views.read(device)
         if view is None:
             if is_user:
                 raise AccessDenied("not a registered device of this user")
             raise NotFound("this device is not registered")
-        states = {state.scope: state for state in view.scopes}
-        changed = False
-        fresh = []
-        for cursor in cursors:
-            state = states.get(cursor.scope)
-            if state is None:
-                raise AccessDenied("not a member of this scope", scope=cursor.scope)
-            known = cursor.sequence if cursor.epoch in ("", state.epoch) else None
-            changed = changed or known is None or known < state.head
-            if known is not None and cursor.epoch and _is_news(state, cursor):
-                fresh.append(cursor)
-        if not cursors:
-            changed = any(state.head > 0 for state in view.scopes)
-        if fresh:
-            self._seen.note(device, fresh)
+        changed = self._compare(device, view, cursors)
         shown = activity or view.activity or _NOTHING_REPORTED
-        situation = Situation(view.scopes, shown)
+        situation = Situation(list(view.scopes.values()), shown)
         return policy.decide(
             situation, self._tuning(device.app_id), self._clock.now(), changed=changed, explain=explain
         )
@@ -254,13 +245,24 @@ class SyncService:
         situation = Situation([page.state], _NOTHING_REPORTED)
         return page, policy.decide(situation, self._tuning(app_id), self._clock.now(), changed=page.more)
 
-    async def _read_views(self, devices: Sequence[DeviceKey]) -> Sequence[store.DeviceView | None]:
-        # Hashing a key is not free: each is looked up once.
-        places: dict[DeviceKey, int] = {}
-        asked = [places.setdefault(device, len(places)) for device in devices]
-        async with self._database.connection() as conn:
-            found = await store.device_views(conn, list(places))
-        return [found[place] for place in asked]
+    def _compare(self, device: DeviceKey, view: DeviceView, cursors: Sequence[Cursor]) -> bool:
+        """Whether a scope is ahead of what the device shows. What that tells of the device is noted."""
+        if not cursors:
+            return any(state.head > 0 for state in view.scopes.values())
+        changed = False
+        for cursor in cursors:
+            scope, epoch, sequence = cursor
+            state = view.scopes.get(scope)
+            if state is None:
+                raise AccessDenied("not a member of this scope", scope=scope)
+            if sequence is None or epoch not in ("", state.epoch):
+                changed = True
+                continue
+            changed = changed or sequence < state.head
+            if epoch and sequence <= state.head and _is_news(view.seen.get(scope), cursor):
+                view.seen[scope] = cursor
+                self._seen.note(device, [cursor])
+        return changed
 
     async def _write_reports(self, reports: Sequence[tuple[DeviceKey, Activity]]) -> Sequence[None]:
         async with self._database.connection() as conn:
@@ -268,6 +270,14 @@ class SyncService:
         return [None] * len(reports)
 
 
-def _is_news(state: ScopeState, cursor: Cursor) -> bool:
-    seen = state.seen
+def _is_news(seen: Cursor | None, cursor: Cursor) -> bool:
     return seen is None or seen.epoch != cursor.epoch or (seen.sequence or 0) < (cursor.sequence or 0)
+
+
+def _covers(view: DeviceView, cursors: Sequence[Cursor]) -> bool:
+    """Whether a view knows whatever the device does: else it is older than that."""
+    for scope, _, sequence in cursors:
+        state = view.scopes.get(scope)
+        if state is None or (sequence is not None and sequence > state.head):
+            return False
+    return True

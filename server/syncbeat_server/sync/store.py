@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -25,12 +24,13 @@ from syncbeat_server.sync.scopes import STATE, STATE_COLUMNS, scope_state
 MAX_SCOPES = 500
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceView:
-    """What a hint is made of: the scopes of a device's user, and the activity it last reported."""
+class DeviceView(NamedTuple):
+    """What a hint is made of: the activity a device last reported, its user's scopes by name (where they are many, those
+    that changed last come first), and the newest cursors that it has shown."""
 
     activity: Activity | None
-    scopes: tuple[ScopeState, ...]
+    scopes: dict[str, ScopeState]
+    seen: dict[str, Cursor]
 
 
 async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[DeviceView | None]:
@@ -49,20 +49,16 @@ async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[D
         MAX_SCOPES,
     )
     views: list[DeviceView | None] = [None] * len(devices)
-    activities: dict[int, str | None] = {}
-    scopes: dict[int, list[ScopeState]] = {}
     for row in rows:
         place, activity, seen_epoch, seen_sequence, *columns = row.values()
+        view = views[place - 1]
+        if view is None:
+            view = views[place - 1] = DeviceView(_activity(activity), {}, {})
         scope = columns[0]
-        states = scopes.get(place)
-        if states is None:
-            states = scopes[place] = []
-            activities[place] = activity
         if scope is not None:
-            seen = None if seen_sequence is None else Cursor(scope, seen_epoch, seen_sequence)
-            states.append(scope_state(columns, seen))
-    for place, states in scopes.items():
-        views[place - 1] = DeviceView(_activity(activities[place]), tuple(states))
+            view.scopes[scope] = scope_state(columns)
+            if seen_sequence is not None:
+                view.seen[scope] = Cursor(scope, seen_epoch, seen_sequence)
     return views
 
 

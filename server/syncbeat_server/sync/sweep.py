@@ -1,15 +1,16 @@
-"""Looks unasked at the heads of followed scopes and at who joined one: wake-ups are fast, and may be lost."""
+"""Looks unasked at heads that moved, at who joined a scope or left it: wake-ups are fast, and may be lost."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import scopes, store
+from syncbeat_server.sync import scopes, store, touches
 from syncbeat_server.sync.hub import Hub, ScopeKey
+from syncbeat_server.sync.views import Views
 
 _log = logging.getLogger(__name__)
 
@@ -17,6 +18,9 @@ _EVERY_S = 5.0
 _EVERY_WHEN_DEAF_S = 1.0
 _CHUNK = 5_000
 _MAX_CHANGED = 10_000
+# As long as a transaction may take, and two sweeps more: heads carry the moment that theirs began at.
+_LOOK_BACK_S = 30.0
+_TOUCHES_KEPT_S = 120.0
 
 
 class HeadSweep:
@@ -61,3 +65,40 @@ class HeadSweep:
                 changed = await scopes.changed_scopes(conn, apps, 3 * pause_s, _MAX_CHANGED)
             for key in changed:
                 self._hub.scope_changed(*key)
+
+
+class ViewSweep:
+    """Holds the kept views against the database, since wake-ups may be lost: so none is wrong for much over 5 s."""
+
+    def __init__(self, database: Database, views: Views, clock: Clock, app_ids: Sequence[str]) -> None:
+        self._database = database
+        self._views = views
+        self._clock = clock
+        self._app_ids = app_ids
+        self._floor: str | None = None
+
+    async def run(self) -> None:
+        """Sweep for ever. When it cannot, the views forget by themselves."""
+        while True:
+            try:
+                await self.sweep()
+            except SyncbeatError as error:
+                _log.warning("cannot look at what changed now", extra={"reason": error.reason})
+            await self._clock.sleep(_EVERY_S)
+
+    async def sweep(self) -> None:
+        """Look once at what changed since the last look."""
+        began = self._clock.monotonic()
+        async with self._database.connection() as conn:
+            touched = await touches.touched(conn, self._floor, _MAX_CHANGED)
+            heads = await touches.recent_heads(conn, self._app_ids, _LOOK_BACK_S, _MAX_CHANGED)
+            await touches.forget_touches(conn, _TOUCHES_KEPT_S, _MAX_CHANGED)
+        unknown = self._floor is None or _MAX_CHANGED in (len(touched.users) + len(touched.scopes), len(heads))
+        self._floor = touched.next_floor
+        if unknown:
+            self._views.forget_all()
+        for user in touched.users:
+            self._views.user_changed(*user)
+        for scope in touched.scopes:
+            self._views.scope_changed(*scope)
+        self._views.looked_at(heads, began)

@@ -25,7 +25,7 @@ MAX_SCOPES = 500
 
 
 class DeviceView(NamedTuple):
-    """What a hint is made of: the activity a device last reported, its user's scopes by name (where they are many, those
+    """What a hint is made of: the activity a device last reported, its user's scopes by name (of many, those
     that changed last come first), and the newest cursors that it has shown."""
 
     activity: Activity | None

@@ -49,7 +49,7 @@ def _request() -> bytes:
 def _check(answer: bytes) -> None:
     hint = sync_service_pb2.GetHintResponse.FromString(answer).hint
     assert len(hint.heads) == 3
-    assert hint.poll_interval.seconds >= 10
+    assert hint.poll_interval.seconds >= 5
 
 
 def _load(

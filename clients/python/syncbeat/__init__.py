@@ -1,12 +1,15 @@
-"""The Python client of Syncbeat: `SyncbeatClient` calls, `watch` follows changes, `Session` keeps a user's
-token fresh, `explain` reads errors.
+"""The Python client of Syncbeat: `SyncbeatClient` calls, `SmartSync` keeps a device in sync, `watch` follows changes,
+`Session` keeps a user's token fresh, `explain` reads errors.
 
 Messages are the generated ones, in `syncbeat.v1`.
 """
 
 from syncbeat.client import SyncbeatClient, Token
 from syncbeat.errors import ErrorDetails, Violation, explain
+from syncbeat.feeds import SyncBatch
 from syncbeat.session import Session, SessionStorage, SessionTokens, SignedOut
+from syncbeat.smart_sync import SmartSync
+from syncbeat.steady import SyncClock
 from syncbeat.watch import Watch, WatchEvent
 
 __all__ = [
@@ -15,6 +18,9 @@ __all__ = [
     "SessionStorage",
     "SessionTokens",
     "SignedOut",
+    "SmartSync",
+    "SyncBatch",
+    "SyncClock",
     "SyncbeatClient",
     "Token",
     "Violation",

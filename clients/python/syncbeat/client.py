@@ -116,6 +116,11 @@ class SyncbeatClient:
         if session is not None:
             session.bind(self.auth)
 
+    @property
+    def renews_token(self) -> bool:
+        """Whether a call that is made again may have another token: it was not given as a plain str."""
+        return self._renewable
+
     def watch(
         self,
         device_id: str = "",
@@ -125,6 +130,7 @@ class SyncbeatClient:
         user_id: str = "",
         all_scopes: bool = False,
         heartbeat_s: float = 30.0,
+        on_break: Callable[[], None] | None = None,
     ) -> Watch:
         """Follow changes and hints from `cursors` on, over as many streams as it takes. See `Watch`.
 
@@ -136,13 +142,14 @@ class SyncbeatClient:
             all_scopes: Follow every scope of the app; for services.
             heartbeat_s: The longest time without a checkpoint, 5 to 300 seconds. A stream that is silent for three
                 times as long is given up for a new one.
+            on_break: Called when a stream has ended that was not drained, for who polls until `is_open` is true again.
         """
         request = sync_service_pb2.WatchHintsRequest(
             user_id=user_id, device_id=device_id, cursors=cursors, activity=activity, all_scopes=all_scopes
         )
         request.heartbeat_interval.FromMilliseconds(round(heartbeat_s * 1000))
         renew = self._session.renew_after_stream if self._session is not None else None
-        return Watch(self.sync, request, token_changes=self._renewable, renew=renew)
+        return Watch(self.sync, request, token_changes=self._renewable, renew=renew, on_break=on_break)
 
     async def close(self) -> None:
         """End what is under way and disconnect. A session is its owner's to close."""

@@ -11,6 +11,26 @@ from google.rpc import error_details_pb2, status_pb2
 
 from syncbeat.v1 import error_reason_pb2
 
+PASSING = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+"""What may be otherwise when it is tried again."""
+
+MAX_EXPIRIES = 8
+"""In a row: one that renews its token by a clock that is behind comes to a good one yet."""
+
+# What a cursor of a scope that the caller no longer sees is refused with: in a stream, and in a list to a service.
+_GONE = frozenset(
+    {error_reason_pb2.ErrorReason.ERROR_REASON_ACCESS_DENIED, error_reason_pb2.ErrorReason.ERROR_REASON_NOT_FOUND}
+)
 _DOMAIN = "syncbeat"
 _STATUS_KEY = "grpc-status-details-bin"
 
@@ -38,6 +58,16 @@ class ErrorDetails:
     metadata: Mapping[str, str]
     violations: tuple[Violation, ...]
     retry_after_s: float | None
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the token has expired: with a new one the call may be made again."""
+        return self.reason == error_reason_pb2.ErrorReason.ERROR_REASON_TOKEN_EXPIRED
+
+    @property
+    def left_scope(self) -> str | None:
+        """The scope that was refused because it is not the caller's any more; None: that is not what is wrong."""
+        return self.metadata.get("scope") if self.reason in _GONE else None
 
 
 def explain(error: grpc.aio.AioRpcError) -> ErrorDetails:

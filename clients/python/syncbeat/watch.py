@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 import grpc
 
-from syncbeat.errors import ErrorDetails, explain
+from syncbeat.errors import MAX_EXPIRIES, PASSING, ErrorDetails, explain
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat.v1.error_reason_pb2 import ErrorReason
 
 if TYPE_CHECKING:
     from syncbeat.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
@@ -31,24 +30,10 @@ _FIRST_DELAY_S, _MAX_DELAY_S = 0.5, 30.0
 _MIN_DRAIN_DELAY_S = 0.1
 _MAX_ASKED_DELAY_S = 300.0
 _STEADY_S = 10.0  # a stream that lasted so long makes the next delay a short one again
-_MAX_EXPIRIES = 8  # in a row: one that renews by a clock that is behind comes to a good token yet
 _SILENT_HEARTBEATS = 3
 _MAX_NAMED = 500  # cursors of a request
 _MAX_KEPT = 100_000  # as many as the server keeps for a stream of all scopes
 _PAGE = 1_000
-_PASSING = frozenset(
-    {
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.UNKNOWN,
-    }
-)
-# What a cursor of a scope that the caller no longer sees is refused with: in a stream, and in a list to a service.
-_GONE = frozenset({ErrorReason.ERROR_REASON_ACCESS_DENIED, ErrorReason.ERROR_REASON_NOT_FOUND})
 
 _log = logging.getLogger(__name__)
 
@@ -71,17 +56,28 @@ class Watch:
     """
 
     def __init__(
-        self, stub: SyncServiceAsyncStub, request: pb.WatchHintsRequest, *, token_changes: bool, renew: Renew = None
+        self,
+        stub: SyncServiceAsyncStub,
+        request: pb.WatchHintsRequest,
+        *,
+        token_changes: bool,
+        renew: Renew = None,
+        on_break: Callable[[], None] | None = None,
     ) -> None:
         """`request` says what to watch and where to start; `token_changes`: whether a new attempt has a new token;
-        `renew` is called when the server finds the token expired."""
-        self._feed = _Feed(stub, request, token_changes=token_changes, renew=renew)
+        `renew` is called when the server finds the token expired, `on_break` when a stream ended without a drain."""
+        self._feed = _Feed(stub, request, token_changes=token_changes, renew=renew, on_break=on_break)
         self._events = self._feed.follow()
 
     @property
     def cursors(self) -> list[core_pb2.ScopeCursor]:
         """Where the watch is in each scope, the event that was yielded last included. What to keep, to resume by."""
         return list(self._feed.cursors.values())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a stream brings what is new: one has begun and did not break. One that was drained did not."""
+        return self._feed.is_open
 
     def __aiter__(self) -> Self:
         return self
@@ -106,13 +102,21 @@ class _Feed:
     """The streams behind a watch, apart from it: the stream of a watch that nobody holds any more ends."""
 
     def __init__(
-        self, stub: SyncServiceAsyncStub, request: pb.WatchHintsRequest, *, token_changes: bool, renew: Renew
+        self,
+        stub: SyncServiceAsyncStub,
+        request: pb.WatchHintsRequest,
+        *,
+        token_changes: bool,
+        renew: Renew,
+        on_break: Callable[[], None] | None,
     ) -> None:
         self._renew = renew
+        self._on_break = on_break
         self._stub = stub
         self._request = request
         self._token_changes = token_changes
         self.cursors = {cursor.scope: cursor for cursor in request.cursors}
+        self.is_open = False
 
     async def follow(self) -> AsyncGenerator[WatchEvent, None]:
         """The events of one stream after the other."""
@@ -132,6 +136,9 @@ class _Feed:
                 failure = error
             except TimeoutError:
                 _log.info("the stream was silent for too long")
+            self.is_open = drain is not None
+            if drain is None and self._on_break is not None:
+                self._on_break()
             if time.monotonic() - opened_at >= _STEADY_S:
                 streak = _Streak()
             problem = explain(failure) if failure is not None else None
@@ -139,7 +146,7 @@ class _Feed:
                 continue
             if failure is not None and problem is not None and not self._may_pass(problem, streak):
                 raise failure
-            if self._renew is not None and problem is not None and _has_expired(problem):
+            if self._renew is not None and problem is not None and problem.has_expired:
                 await self._renew(opened_at)
             delay_s = _drain_delay(drain) if drain is not None else streak.next_delay(problem)
             cause = problem.code.name if problem is not None else "drained" if drain is not None else "no status"
@@ -147,9 +154,9 @@ class _Feed:
             await asyncio.sleep(delay_s)
 
     def _may_pass(self, problem: ErrorDetails, streak: _Streak) -> bool:
-        if _has_expired(problem):
-            return self._token_changes and streak.expiries < _MAX_EXPIRIES
-        return problem.code in _PASSING
+        if problem.has_expired:
+            return self._token_changes and streak.expiries < MAX_EXPIRIES
+        return problem.code in PASSING
 
     async def _stream(self) -> AsyncGenerator[WatchEvent | pb.Drain, None]:
         """The events of one stream from the cursors on."""
@@ -167,6 +174,7 @@ class _Feed:
                     response = await call.read()
                 if not isinstance(response, pb.WatchHintsResponse):
                     return
+                self.is_open = True
                 # These start from now on the server. It has started: what came before is listed.
                 while unnamed:
                     async with contextlib.aclosing(self._list(unnamed.pop())) as listed:
@@ -247,8 +255,8 @@ class _Feed:
 
     def _drop_left_scope(self, problem: ErrorDetails) -> bool:
         """Forget a cursor that was refused because its scope is not the caller's any more; whether one was."""
-        scope = problem.metadata.get("scope")
-        if scope not in self.cursors or problem.reason not in _GONE:
+        scope = problem.left_scope
+        if scope not in self.cursors:
             return False
         _log.warning("not a member of the scope %r: it is no longer followed", scope)
         del self.cursors[scope]
@@ -264,7 +272,7 @@ class _Streak:
 
     def next_delay(self, problem: ErrorDetails | None) -> float:
         """Count one more, and how long to wait after it, in seconds."""
-        self.expiries = self.expiries + 1 if problem is not None and _has_expired(problem) else 0
+        self.expiries = self.expiries + 1 if problem is not None and problem.has_expired else 0
         if self.expiries == 1:
             return 0.0
         self.failures += 1
@@ -272,10 +280,6 @@ class _Streak:
         # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         longest_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** min(self.failures - 1, 10))
         return min(asked_s, _MAX_ASKED_DELAY_S) + random.uniform(0.0, longest_s)  # noqa: S311  # not a secret
-
-
-def _has_expired(problem: ErrorDetails) -> bool:
-    return problem.reason == ErrorReason.ERROR_REASON_TOKEN_EXPIRED
 
 
 def _drain_delay(drain: pb.Drain) -> float:

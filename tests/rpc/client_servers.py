@@ -130,9 +130,9 @@ class Scripted(grpc.GenericRpcHandler):
 
 
 @asynccontextmanager
-async def scripted_server() -> AsyncIterator[tuple[Scripted, str]]:
-    """A scripted server and its address."""
-    script = Scripted()
+async def scripted_server(given: Scripted | None = None) -> AsyncIterator[tuple[Scripted, str]]:
+    """A scripted server, of one's own if it is given, and its address."""
+    script = given or Scripted()
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((script,))
     port = server.add_insecure_port("127.0.0.1:0")

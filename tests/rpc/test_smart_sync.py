@@ -232,6 +232,43 @@ async def test_a_fetch_that_fails_is_tried_again_and_a_new_push_does_not_wait_fo
             assert device.count("GetHint") == 0
 
 
+@pytest.mark.parametrize(("first", "lists"), [((5,), 2), ((5, 6), 1)])
+async def test_a_push_during_a_fetch_is_not_lost(first: tuple[int, ...], lists: int) -> None:
+    applied: list[int] = []
+
+    async def apply(batch: SyncBatch) -> None:
+        if not applied:
+            sync.woken(wake_up(6) | {"ack_token": ""})
+        applied.extend(change.sequence for change in batch.changes)
+
+    async with phone(reported(300, at(5)), cursors=[at(4)]) as device:
+        device.script.prepare("ListChanges", page(*first), page(6))
+        sync = SmartSync(device.client, "phone", on_changes=apply, cursors=[at(4)], clock=device.clock)
+        async with sync:
+            await device.clock.quiet()
+        assert (applied, device.count("ListChanges")) == ([5, 6], lists)
+
+
+async def test_pages_that_lead_nowhere_end() -> None:
+    async with phone(reported(300, at(5)), cursors=[at(4)]) as device:
+        device.script.prepare("ListChanges", page(4, more=True))
+        async with device.sync:
+            await device.clock.quiet()
+        assert device.count("ListChanges") == 1
+
+
+async def test_the_app_may_close_it_while_it_applies_a_batch() -> None:
+    async def apply(batch: SyncBatch) -> None:
+        await sync.close()
+
+    async with phone(reported(300, at(5))) as device:
+        device.script.prepare("ListChanges", page(5))
+        sync = SmartSync(device.client, "phone", on_changes=apply, clock=device.clock)
+        async with sync:
+            await asyncio.wait_for(sync.wait(), WAIT_S)
+        assert sync.cursors == []
+
+
 async def test_reports_are_few_and_the_last_one_counts() -> None:
     async with phone(*[reported(300)] * 20) as device, device.sync:
         await device.clock.quiet()

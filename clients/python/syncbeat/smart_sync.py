@@ -37,9 +37,9 @@ class SmartSync:
     **When it asks.** At the start; then never before the last hint's `poll_interval` has passed, also not when the
     date is set or the device was suspended (one that slept past the moment asks within some 13 s of waking). While the
     server cannot be reached it goes on at that interval plus a delay drawn from 0 to a bound that doubles up to 5 min,
-    and not before a moment that the server asked for; a hint that is no longer valid counts as 5 min at least. Only
-    `foreground` and `woken` make it call at once, and a change of network, battery or screen, which is said at most
-    three times in a row and then every 10 s.
+    and not before a moment that the server asked for; a hint that is no longer valid counts as 5 min at least.
+    `foreground` and `woken` call at once. What else the device says of itself goes out at once too, and is answered by
+    a new hint, but at most three times in a row and then every 10 s; what became different meanwhile is said together.
 
     **Streams.** While hints prefer one and it is open, nothing is polled. When it breaks, polls go on by the last hint
     until it is there again.
@@ -108,7 +108,7 @@ class SmartSync:
         self._follower.stir()
 
     def touched(self) -> None:
-        """The user did something. Cheap: told to the server with the next poll, or at once after a minute without."""
+        """The user did something. Cheap: it goes with the next poll, unless the server was told of a minute without."""
         follower = self._follower
         follower.activity.touch(follower.now())
         follower.stir()

@@ -60,6 +60,13 @@ class Hold:
 
 
 @dataclass(frozen=True)
+class Until:
+    """As a step of a stream: it goes on when a test says so."""
+
+    event: asyncio.Event
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One call as it reached the server."""
 
@@ -69,7 +76,7 @@ class Attempt:
     at: float
 
 
-Stream = list[sync_service_pb2.WatchHintsResponse | Refusal | Hold]
+Stream = list[sync_service_pb2.WatchHintsResponse | Refusal | Hold | Until]
 
 
 class Scripted(grpc.GenericRpcHandler):
@@ -111,6 +118,8 @@ class Scripted(grpc.GenericRpcHandler):
                 await context.abort(step.code, "refused", step.trailers())
             elif isinstance(step, Hold):
                 await self._hold()
+            elif isinstance(step, Until):
+                await step.event.wait()
             else:
                 yield step.SerializeToString()
 

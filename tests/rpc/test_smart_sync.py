@@ -306,7 +306,7 @@ async def test_coming_to_the_screen_asks_at_once_and_follows_the_new_hint() -> N
 
 async def test_what_cannot_be_reported_goes_with_the_next_poll() -> None:
     async with phone(reported(60)) as device, device.sync:
-        device.script.prepare("ReportActivity", BROKEN, reported(60))
+        device.script.prepare("ReportActivity", BROKEN, reported(60), BROKEN, reported(60))
         await device.clock.quiet()
         device.sync.background()
         await device.clock.travel(59)
@@ -314,6 +314,12 @@ async def test_what_cannot_be_reported_goes_with_the_next_poll() -> None:
         await device.clock.travel(5)
         assert (device.count("ReportActivity"), device.count("GetHint")) == (3, 0)
         assert device.last("ReportActivity").activity.state == pb.ACTIVITY_STATE_BACKGROUND
+        device.sync.battery(low=True)
+        await device.clock.travel(20)
+        assert device.count("ReportActivity") == 4
+        device.sync.network(pb.NETWORK_WIFI)
+        await device.clock.quiet()
+        assert device.count("ReportActivity") == 5
 
 
 async def test_that_somebody_looks_is_tried_again_soon() -> None:

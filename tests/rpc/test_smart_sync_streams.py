@@ -6,9 +6,10 @@ import asyncio
 
 import grpc
 
+from syncbeat import SmartSync, SyncBatch
 from syncbeat.v1 import sync_service_pb2 as pb
 from tests.fakes import wait_until
-from tests.rpc.client_servers import WAIT_S, Hold, Refusal
+from tests.rpc.client_servers import WAIT_S, Hold, Refusal, Until
 from tests.rpc.phones import Phone, at, hint, page, phone, polled, reported, reset, row, streamed
 
 BROKEN = Refusal(grpc.StatusCode.INTERNAL, "INTERNAL")
@@ -42,16 +43,33 @@ async def test_nothing_is_polled_while_a_stream_is_open() -> None:
 
 async def test_a_hint_of_the_stream_sends_it_back_to_polls_and_not_to_a_new_stream_at_once() -> None:
     async with phone(reported(10, stream=True)) as device:
-        device.script.prepare("WatchHints", [streamed(hint=hint(40)), Hold()], [checkpoint(), Hold()])
-        device.script.prepare("GetHint", polled(20, stream=True), polled(20, stream=True))
+        device.script.prepare("WatchHints", [streamed(hint=hint(10)), Hold()], [checkpoint(), Hold()])
+        device.script.prepare("GetHint", *[polled(10, stream=True)] * 5)
         async with device.sync:
             await asyncio.wait_for(device.script.left.wait(), WAIT_S)
-            await device.clock.travel(39)
+            await device.clock.travel(9)
             assert device.count("GetHint") == 0
-            await device.clock.travel(2)
-            assert device.count("GetHint") == 1
+            await device.clock.travel(20)
+            assert (device.count("GetHint"), device.count("WatchHints")) == (2, 1)
+            await device.clock.travel(12)
             await streaming(device)
     assert device.count("WatchHints") == 2
+
+
+async def test_devices_whose_streams_break_together_do_not_poll_together() -> None:
+    breaks = asyncio.Event()
+    async with phone(reported(10, stream=True)) as device:
+        device.script.prepare("WatchHints", [checkpoint(), Until(breaks), BROKEN], [Hold()])
+        device.script.prepare("GetHint", *[polled(10)] * 2)
+        async with device.sync:
+            await streaming(device)
+            await device.clock.travel(55)
+            breaks.set()
+            await wait_until(lambda: not device.sync.is_streaming)
+            await device.clock.quiet()
+            assert device.count("GetHint") == 0
+            await device.clock.travel(10)
+            assert device.count("GetHint") == 1
 
 
 async def test_a_broken_stream_is_polled_for_until_it_is_there_again() -> None:
@@ -108,10 +126,11 @@ async def test_a_reset_is_listed_after_its_delay_and_what_comes_meanwhile_waits(
             await streaming(device)
             await device.clock.travel(7)
             assert (device.applied, device.sync.cursors) == ([], [at(9)])
-            device.script.prepare("ListChanges", page(4, 6, epoch="new"))
+            device.script.prepare("ListChanges", page(4, epoch="new", more=True), page(6, epoch="new"))
             await device.clock.travel(2)
-            assert [batch.drop for batch in device.applied] == [True]
-            assert not device.last("ListChanges").cursor.HasField("sequence")
+            assert [batch.drop for batch in device.applied] == [True, False]
+            starts = [attempt.request.cursor for attempt in device.script.attempts["ListChanges"]]
+            assert [start.HasField("sequence") for start in starts] == [False, True]
             assert (device.sequences, device.sync.cursors) == ([4, 6], [at(6, epoch="new")])
 
 
@@ -138,6 +157,22 @@ async def test_a_device_that_leaves_the_screen_leaves_its_stream_and_comes_back_
             device.sync.foreground()
             await streaming(device)
     assert (device.count("WatchHints"), device.count("ReportActivity"), device.count("GetHint")) == (2, 3, 0)
+
+
+async def test_no_stream_is_opened_for_what_the_device_is_no_more() -> None:
+    async def hide(batch: SyncBatch) -> None:
+        sync.background()
+
+    async with phone(reported(100), reported(100), reported(10, at(1), stream=True), reported(100, at(1))) as device:
+        device.script.prepare("ListChanges", page(1))
+        sync = SmartSync(device.client, "phone", on_changes=hide, clock=device.clock)
+        async with sync:
+            await device.clock.quiet()
+            sync.background()
+            await device.clock.quiet()
+            sync.foreground()
+            await device.clock.travel(12)
+    assert (device.count("WatchHints"), device.count("ReportActivity")) == (0, 4)
 
 
 async def test_another_network_means_another_stream() -> None:
@@ -178,8 +213,8 @@ async def test_a_device_that_slept_gives_up_its_stream_and_asks() -> None:
 
 async def test_streams_can_be_declined() -> None:
     async with phone(reported(10, stream=True)) as device:
-        device.sync = type(device.sync)(device.client, "phone", clock=device.clock, streams=False)
+        sync = SmartSync(device.client, "phone", clock=device.clock, streams=False)
         device.script.prepare("GetHint", *[polled(10, stream=True)] * 4)
-        async with device.sync:
+        async with sync:
             await device.clock.travel(35)
     assert (device.count("WatchHints"), device.count("GetHint")) == (0, 3)

@@ -40,6 +40,7 @@ class SmartSync:
     and not before a moment that the server asked for; a hint that is no longer valid counts as 5 min at least.
     `foreground` and `woken` call at once. What else the device says of itself goes out at once too, and is answered by
     a new hint, but at most three times in a row and then every 10 s; what became different meanwhile is said together.
+    A call that finds the server UNAVAILABLE is made up to four times by the client, within seconds, and counts as one.
 
     **Streams.** While hints prefer one and it is open, nothing is polled. When it breaks, polls go on by the last hint
     until it is there again.

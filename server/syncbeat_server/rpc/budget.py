@@ -1,16 +1,20 @@
 """How long a call may take: as `asyncio.timeout`, without a timer of the loop for each call.
 
-A timer costs ten microseconds, a tenth of what a call costs besides gRPC. Calls that end in the same hundredth of a
-second share one, and so may end up to that much early.
+A timer costs ten microseconds, a tenth of what a call costs besides gRPC. Calls that never wait have none; those that
+end in the same hundredth of a second share one, and so may end up to that much early.
 """
 
 from __future__ import annotations
 
 import asyncio
+import types
+from collections.abc import Coroutine, Generator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 _PER_SECOND = 100
+
+Answer = TypeVar("Answer")
 
 
 class Budgets:
@@ -19,9 +23,20 @@ class Budgets:
     def __init__(self) -> None:
         self._ending: dict[int, set[Budget]] = {}
 
-    def budget(self, seconds: float) -> Budget:
-        """A block that raises TimeoutError when it takes longer."""
-        return Budget(self, seconds)
+    @types.coroutine
+    def within(self, seconds: float, work: Coroutine[Any, Any, Answer]) -> Generator[Any, Any, Answer]:
+        """What `work` answers; to be awaited. Its time runs from when it first has to wait.
+
+        Raises:
+            TimeoutError: it took longer.
+        """
+        try:
+            waits_for = work.send(None)
+        except StopIteration as done:
+            answer: Answer = done.value
+            return answer
+        with Budget(self, seconds):
+            return (yield from _resumed(work, waits_for))
 
     def join(self, budget: Budget, seconds: float) -> set[Budget]:
         """The calls that end together with this one."""
@@ -37,6 +52,21 @@ class Budgets:
     def _end(self, place: int) -> None:
         for budget in self._ending.pop(place):
             budget.end()
+
+
+def _resumed(work: Coroutine[Any, Any, Answer], waits_for: Any) -> Generator[Any, Any, Answer]:
+    # `yield from` for a coroutine that has begun already (PEP 380).
+    try:
+        while True:
+            try:
+                sent = yield waits_for
+            except BaseException as error:  # noqa: BLE001  # whatever it is, it is the work's to handle
+                waits_for = work.throw(error)
+            else:
+                waits_for = work.send(sent)
+    except StopIteration as done:
+        answer: Answer = done.value
+        return answer
 
 
 class Budget:

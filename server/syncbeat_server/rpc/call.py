@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
@@ -10,8 +10,7 @@ from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
 DEFAULT_APP = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What a servicer method knows beside its request. `peer` is told of public methods' callers only."""
 
     method: str
@@ -32,14 +31,18 @@ class Call:
             AccessDenied: it may not act for that app.
         """
         principal = self.principal
-        allowed = {principal.app_id} if principal.kind is PrincipalKind.USER else principal.apps
+        if principal.kind is PrincipalKind.USER:
+            if named not in ("", principal.app_id):
+                raise _other_app()
+            return principal.app_id
+        allowed = principal.apps
         if not named and len(allowed) == 1:
             return next(iter(allowed))
         if not named and DEFAULT_APP not in allowed:
             raise InvalidRequest(FieldViolation("app_id", "required: this caller serves several apps"))
         named = named or DEFAULT_APP
         if named not in allowed:
-            raise AccessDenied("this caller may not act for this app")
+            raise _other_app()
         return named
 
     def user(self, named: str) -> str:
@@ -61,3 +64,7 @@ class Call:
     def is_user(self) -> bool:
         """Whether an end user calls, who sees only what is its own."""
         return self.principal.kind is PrincipalKind.USER
+
+
+def _other_app() -> AccessDenied:
+    return AccessDenied("this caller may not act for this app")

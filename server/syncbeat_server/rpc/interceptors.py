@@ -175,7 +175,14 @@ def _code_of(error: BaseException) -> str:
     return "INTERNAL" if isinstance(error, Exception) else "CANCELLED"
 
 
+async def _answer(method: _Method, behaviour: Unary, data: bytes, around: _Around) -> Message:
+    request, call = await method.admit(data, around)
+    return await behaviour(request, call)
+
+
 def _unary(method: _Method, behaviour: Unary) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    within = method.stack.budgets.within
+
     async def handle(data: bytes, context: Context) -> bytes:
         around = _Around(method, context)
         try:
@@ -184,9 +191,7 @@ def _unary(method: _Method, behaviour: Unary) -> Callable[[bytes, Context], Awai
             if budget <= 0:
                 raise DeadlineExceeded("no time left to do this")
             try:
-                with method.stack.budgets.budget(budget):
-                    request, call = await method.admit(data, around)
-                    answer = await behaviour(request, call)
+                answer = await within(budget, _answer(method, behaviour, data, around))
             except TimeoutError:
                 raise DeadlineExceeded("the work took longer than the call's deadline") from None
             serialized = answer.SerializeToString()
@@ -204,8 +209,7 @@ def _stream(method: _Method, behaviour: Stream) -> Callable[[bytes, Context], As
         around = _Around(method, context)
         try:
             try:
-                with method.stack.budgets.budget(_DEFAULT_DEADLINE_S):
-                    request, call = await method.admit(data, around)
+                request, call = await method.stack.budgets.within(_DEFAULT_DEADLINE_S, method.admit(data, around))
             except TimeoutError:
                 raise DeadlineExceeded("it took too long to find out who calls") from None
             answers = behaviour(request, call)

@@ -78,7 +78,9 @@ class SyncServicer:
             explain=request.explain,
             is_user=call.is_user,
         )
-        return pb.GetHintResponse(hint=_hint(hint))
+        answer = pb.GetHintResponse()
+        _fill_hint(answer.hint, hint)
+        return answer
 
     async def ReportActivity(self, request: pb.ReportActivityRequest, call: Call) -> Message:
         """Remember what a device says of itself."""
@@ -176,8 +178,13 @@ def _activity(given: pb.Activity) -> Activity:
 
 
 def _hint(hint: Hint) -> pb.Hint:
-    # Filled in place: half the time of making the parts and copying them into the whole.
     made = pb.Hint()
+    _fill_hint(made, hint)
+    return made
+
+
+def _fill_hint(made: pb.Hint, hint: Hint) -> None:
+    # Filled in place: half the time of making the parts and copying them into the whole.
     set_duration(made.poll_interval, hint.poll_interval_s)
     made.priority = _PRIORITIES[hint.priority]
     set_timestamp(made.next_poll_time, hint.next_poll_at)
@@ -188,7 +195,6 @@ def _hint(hint: Hint) -> pb.Hint:
     made.valid_duration.seconds = int(hint.valid_s)
     made.prefer_stream = hint.prefer_stream
     made.explanation = hint.explanation
-    return made
 
 
 def _change(change: Change) -> pb.Change:

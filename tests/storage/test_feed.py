@@ -72,7 +72,14 @@ class House:
             self.writers.note,
         )
         self.streams = HintStreams(
-            self.hub, self.reader, self.seen, self.clock, lambda device: None, default_tuning, self.writers.note
+            self.hub,
+            self.reader,
+            self.seen,
+            self.clock,
+            lambda device: None,
+            default_tuning,
+            self.writers.note,
+            lambda: 0.0,
         )
         self.sweep = HeadSweep(reachable, self.hub, self.clock, lambda: True)
         self.publisher = Publisher(self.database, self.clock, default_tuning, self.hub.scope_changed, lambda: None)

@@ -113,7 +113,7 @@ def test_what_is_over_is_forgotten() -> None:
     assert book.pass_to(START + 100.0) == 100
     assert book.forecast() == 0.0
     assert book.pass_to(START + 10 * HORIZON_S) == 0
-    assert book.peak_over_mean() == 1.0
+    assert book.coming() == (0, 0.0)
 
 
 def test_two_processes_that_tell_each_other_are_as_good_as_one() -> None:

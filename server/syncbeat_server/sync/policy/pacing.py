@@ -33,6 +33,7 @@ _CROWDED, _CROWDED_BY = 1.25, 4.0
 _REMEMBERED = 16_384
 _COUNTED_ANEW = 1.1
 _A_LITTLE = 1e-3
+_MOST_TOLD = 1_000
 _FORECAST_S, _WINDOW_S = 60, 10
 _AIM, _CALM = 0.8, 0.6
 _EASED = 0.95
@@ -121,8 +122,16 @@ class Book:
         return over
 
     def take_fresh(self) -> dict[int, int]:
-        """What was promised here and is not told to the others yet, by second; it counts as told from now."""
-        fresh, self._fresh = self._fresh, {}
+        """What was promised here and is not told to the others yet, by second; it counts as told from now.
+
+        At most a thousand seconds, the next ones first; the rest is left for the next time.
+        """
+        fresh, left = self._fresh, {}
+        if len(fresh) > _MOST_TOLD:
+            seconds = sorted(fresh)
+            left = {second: fresh[second] for second in seconds[_MOST_TOLD:]}
+            fresh = {second: fresh[second] for second in seconds[:_MOST_TOLD]}
+        self._fresh = left
         for second, count in fresh.items():
             self._own[second & _MASK] += count
         return fresh
@@ -151,10 +160,10 @@ class Book:
         windows = range(first, first + _FORECAST_S, _WINDOW_S)
         return max(sum(self._booked[at & _MASK] for at in range(w, w + _WINDOW_S)) for w in windows) / _WINDOW_S
 
-    def peak_over_mean(self) -> float:
-        """The fullest second of the coming ten over their mean; 1 when nothing is promised."""
+    def coming(self) -> tuple[int, float]:
+        """What is promised to the fullest of the coming ten seconds, and to them on average."""
         coming = [self._booked[at & _MASK] for at in range(self._second + 1, self._second + 1 + _WINDOW_S)]
-        return max(coming) * _WINDOW_S / sum(coming) if any(coming) else 1.0
+        return max(coming), sum(coming) / _WINDOW_S
 
     def _further(self, now: float, interval_s: float, draw: Draw, floor_s: float, found: _Moment) -> float:
         rate = self._promised * self._count / (self._sum_s + _A_LITTLE)
@@ -163,6 +172,22 @@ class Book:
             wait = min(HORIZON_S - 1.0, max(floor_s, interval_s * (1.0 - _WIDE + 2.0 * _WIDE * draw())))
             best = min(best, _Moment(self._booked[int(now + wait) & _MASK] + rate * self._below[int(wait)], wait))
         return best.wait_s
+
+
+class Turns:
+    """Spaces out those who are sent away at one moment: they come back one after the other, at what can be borne.
+
+    That is the spread over the time that it takes to serve them all, E/(C - what comes anyway), without having to know
+    how many they will be.
+    """
+
+    def __init__(self) -> None:
+        self._free_at = 0.0
+
+    def next(self, now: float, per_s: float) -> float:
+        """In how many seconds the next one may come back, where `per_s` of them can be borne a second."""
+        self._free_at = max(now, self._free_at) + 1.0 / per_s
+        return self._free_at - now
 
 
 class Load(NamedTuple):

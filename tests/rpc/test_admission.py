@@ -29,10 +29,11 @@ RANKS = {
 
 
 async def outcome(caller: Caller) -> tuple[str, float, float]:
-    """How a hint's call ended, after how long, and in how long it shall be made again."""
+    """How a device's report ended, after how long, and in how long it shall be made again."""
     started = time.monotonic()
     try:
-        await caller(sync_service_pb2.GetHintRequest(device_id="phone"), DEADLINE_S)
+        activity = sync_service_pb2.Activity(state=sync_service_pb2.ACTIVITY_STATE_FOREGROUND)
+        await caller(sync_service_pb2.ReportActivityRequest(device_id="phone", activity=activity), DEADLINE_S)
     except grpc.aio.AioRpcError as error:
         return refusal_of(error).reason, time.monotonic() - started, delay_of(error)
     return "OK", time.monotonic() - started, 0.0

@@ -32,6 +32,7 @@ from syncbeat_server.sync.model import (
     Reset,
     StreamEvent,
 )
+from syncbeat_server.sync.policy.pacing import Book, Pacing
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.sweep import HeadSweep
 from syncbeat_server.sync.views import Views
@@ -70,6 +71,7 @@ class House:
             default_tuning,
             self.hub.scope_changed,
             self.writers.note,
+            Pacing(Book(self.clock.now().timestamp()), lambda: 0.5),
         )
         self.streams = HintStreams(
             self.hub,

@@ -56,7 +56,7 @@ async def after_an_outage(pacers: list[Pacer], clock: FakeClock, seconds: int) -
         arrivals.append(0)
         while devices[0] < second:
             at = devices[0]
-            wait = chance.choice(pacers).paced(EVERY_S, background=False, now=clock.now())
+            wait = chance.choice(pacers).paced(EVERY_S, background=False, now=clock.now().timestamp())
             # The clock stands at the beginning of the second.
             heapq.heapreplace(devices, at + wait)
             waits.append(wait)
@@ -90,7 +90,7 @@ async def test_what_was_promised_while_redis_was_away_is_told_when_it_is_back(bu
     clock, seen = FakeClock(), Seen()
     alone = pacer(nowhere, clock, Seen())
     for _ in range(50):
-        alone.paced(4.0, background=False, now=clock.now())
+        alone.paced(4.0, background=False, now=clock.now().timestamp())
     await alone.tick()
     alone._bus = bus  # it is back
     await alone.tick()
@@ -119,7 +119,7 @@ async def test_the_fleet_together_is_held_against_its_capacity(bus: RedisBus) ->
     assert stretched[0] == stretched[1], "all processes agree"
     assert [shared.overload for shared in pacers] == pytest.approx([0.75, 0.75], abs=0.01)
     assert "400% of what can be borne (rate)" in pacers[0].describe()
-    waits = [pacers[0].paced(100.0, background=True, now=clock.now()) for _ in range(50)]
+    waits = [pacers[0].paced(100.0, background=True, now=clock.now().timestamp()) for _ in range(50)]
     assert mean(waits) >= 90.0 * stretched[0]
     await requests(10, 600)
     assert [one.told[0] for one in seen] == [1.0, 1.0], "and it eases off"
@@ -130,7 +130,7 @@ async def test_what_is_promised_stretches_before_it_comes(bus: RedisBus) -> None
     clock, seen = FakeClock(), Seen()
     foresees = pacer(bus, clock, seen, UNLIMITED._replace(capacity_per_s=10.0))
     for _ in range(2_000):
-        foresees.paced(60.0, background=False, now=clock.now())
+        foresees.paced(60.0, background=False, now=clock.now().timestamp())
     for _ in range(20):
         await clock.advance(1.0)
         await foresees.tick()

@@ -124,7 +124,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
         Interceptors(front.door, process.metrics, clock, admission),
         {
             "SyncService": SyncServicer(
-                SyncService(database, reader, front.views, seen, clock, _tuning, tell.scope_changed, reported),
+                SyncService(database, reader, front.views, seen, clock, _tuning, tell.scope_changed, reported, pacer),
                 streams,
                 publisher,
                 front.door.recheck,

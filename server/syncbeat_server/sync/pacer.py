@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from syncbeat_server.clock import Clock
@@ -95,9 +94,9 @@ class Pacer:
         self.overload = 0.0
         """What share of the requests is more than the capacity."""
 
-    def paced(self, interval_s: float, *, background: bool, now: datetime, floor_s: float = 0.0) -> float:
-        """The interval to give to a device that will come by it; its arrival is booked."""
-        return self._pacing.paced(interval_s, background=background, now=now.timestamp(), floor_s=floor_s)
+    def paced(self, interval_s: float, *, background: bool, now: float, floor_s: float = 0.0) -> float:
+        """The interval to give to a device that will come by it; its arrival is booked. `now` is in unix seconds."""
+        return self._pacing.paced(interval_s, background=background, now=now, floor_s=floor_s)
 
     def describe(self) -> str:
         """What pacing does now, for people."""

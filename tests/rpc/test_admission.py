@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 
+import aiohttp
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
@@ -53,9 +54,10 @@ def delay_of(error: grpc.aio.AioRpcError) -> float:
 
 
 async def test_a_server_under_overload_sheds_and_serves_the_others_in_time(
-    database_urls: DatabaseUrls, redis_url: str
+    database_urls: DatabaseUrls, redis_url: str, unused_tcp_port: int
 ) -> None:
-    async with running_server(database_urls, redis_url, MAX_IN_FLIGHT="8") as server:
+    ops = f"127.0.0.1:{unused_tcp_port}"
+    async with running_server(database_urls, redis_url, MAX_IN_FLIGHT="8", OPS_LISTEN=ops) as server:
         await server.register("alice", "phone")
         alice = server.user("alice")
         await alice(sync_service_pb2.GetHintRequest(device_id="phone"))
@@ -67,9 +69,13 @@ async def test_a_server_under_overload_sheds_and_serves_the_others_in_time(
         healthy, registered, *ended = await asyncio.gather(
             health.Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S), server.backend(register), *storm
         )
+        async with aiohttp.ClientSession() as session, session.get(f"http://{ops}/metrics") as answer:
+            metrics = await answer.text()
     told = Counter(one[0] for one in ended)
     assert set(told) == {"OK", "OVERLOADED"}
     assert told["OVERLOADED"] >= CALLS / 4
+    assert f'syncbeat_shed_total{{rank="poll"}} {told["OVERLOADED"]}.0' in metrics
+    assert "syncbeat_stretch " in metrics
     assert max(seconds for _, seconds, _ in ended) < DEADLINE_S
     assert healthy.status == health_pb2.HealthCheckResponse.SERVING
     assert registered.device.device_id == "tablet", "a service is let in where devices are not"

@@ -62,6 +62,7 @@ class House:
         self.seen = SeenRecorder(reachable, self.clock)
         self.writers = WriterPresence(reachable, self.clock, self.hub.scope_changed)
         views = Views(reachable, self.clock, lambda: False, 100)  # nothing is kept: `test_views` is about that
+        self.pacing = Pacing(Book(self.clock.now().timestamp()), lambda: 0.5)
         self.service = SyncService(
             reachable,
             self.reader,
@@ -71,7 +72,7 @@ class House:
             default_tuning,
             self.hub.scope_changed,
             self.writers.note,
-            Pacing(Book(self.clock.now().timestamp()), lambda: 0.5),
+            self.pacing,
         )
         self.streams = HintStreams(
             self.hub,
@@ -187,6 +188,17 @@ async def test_a_hint_goes_by_the_activity_that_was_reported_last(house: House) 
     assert (await house.hint(activity=Activity())).poll_interval_s == looking.poll_interval_s
     await house.clock.advance(7200)
     assert (await house.hint()).priority is Priority.SLOW
+
+
+async def test_a_hint_is_booked_for_who_will_come_by_it(house: House) -> None:
+    await house.publish("a")
+    await house.service.list_changes(APP, None, None, Cursor("couple"), 10)
+    assert house.pacing.book.take_fresh() == {}, "nobody comes by it"
+    hint = await house.hint(explain=True)
+    assert house.pacing.book.take_fresh() == {int(hint.next_poll_at.timestamp()): 1}
+    assert "load is 0% of what can be borne" in hint.explanation
+    _, hint = await house.service.list_changes(APP, PHONE.user_id, PHONE, Cursor("couple"), 10)
+    assert house.pacing.book.take_fresh() == {int(hint.next_poll_at.timestamp()): 1}
 
 
 async def test_a_writer_who_comes_shortens_the_others_intervals(house: House) -> None:

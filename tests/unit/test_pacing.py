@@ -75,6 +75,18 @@ def test_blind_jitter_leaves_the_devices_in_step() -> None:
     assert peak_over_mean(arrivals[600:]) > 2.5
 
 
+def test_devices_that_break_their_promise_do_not_spoil_it() -> None:
+    choose, chance = booked(), random.Random(5)
+
+    def unreliable(now: float, interval_s: float) -> float:
+        wait = choose(now, interval_s)
+        kind = chance.random()
+        return wait * chance.random() if kind < 0.2 else 3.0 * wait if kind > 0.9 else wait
+
+    arrivals, _ = fleet(unreliable, equal, 780)
+    assert peak_over_mean(arrivals[600:]) <= 1.3
+
+
 def test_where_all_is_calm_intervals_stay_within_a_tenth_and_do_not_grow() -> None:
     book, chance = Book(START), random.Random(3)
     waits = []

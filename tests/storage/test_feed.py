@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -32,7 +32,7 @@ from syncbeat_server.sync.model import (
     Reset,
     StreamEvent,
 )
-from syncbeat_server.sync.policy.pacing import Book, Pacing
+from syncbeat_server.sync.policy.pacing import Book, Pacing, Turns
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.sweep import HeadSweep
 from syncbeat_server.sync.views import Views
@@ -45,6 +45,7 @@ from tests.storage.stage import APP, add_members, couple, default_tuning, direct
 pytestmark = pytest.mark.usefixtures("database", "clock")
 
 PHONE = DeviceKey(APP, "ann", "phone")
+COME_BACK_PER_S = 2.0
 
 
 @dataclass
@@ -74,6 +75,7 @@ class House:
             self.writers.note,
             self.pacing,
         )
+        self.turns = Turns()
         self.streams = HintStreams(
             self.hub,
             self.reader,
@@ -82,7 +84,7 @@ class House:
             lambda device: None,
             default_tuning,
             self.writers.note,
-            lambda: 0.0,
+            lambda: self.turns.next(self.clock.monotonic(), COME_BACK_PER_S),
         )
         self.sweep = HeadSweep(reachable, self.hub, self.clock, lambda: True)
         self.publisher = Publisher(self.database, self.clock, default_tuning, self.hub.scope_changed, lambda: None)
@@ -387,6 +389,18 @@ async def test_a_stream_ends_with_its_token_and_when_the_process_drains(house: H
         await wait_until(lambda: reader.ended)
         assert isinstance(reader.events[-1], Drain)
         assert isinstance(reader.events[-2], Checkpoint)
+
+
+async def test_streams_that_are_drained_together_come_back_one_after_the_other(house: House) -> None:
+    async with AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(stream(house)) for _ in range(40)]
+        house.hub.drain()
+        await wait_until(lambda: all(reader.ended for reader in readers))
+    delays = sorted(event.reconnect_delay_s for reader in readers if isinstance(event := reader.events[-1], Drain))
+    assert len(delays) == len(readers)
+    assert delays[-1] >= len(readers) / COME_BACK_PER_S
+    most_at_once = max(sum(at <= other < at + 2.0 for other in delays) for at in delays)
+    assert most_at_once <= 4.0 * COME_BACK_PER_S
 
 
 async def test_a_stream_outlives_an_outage_and_misses_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

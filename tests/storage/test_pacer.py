@@ -155,6 +155,16 @@ async def test_a_process_that_cannot_keep_up_stretches(
     assert f"200% of what can be borne ({named})" in busy.describe()
 
 
+async def test_one_full_second_among_ten_stretches_nothing(bus: RedisBus) -> None:
+    clock, seen = FakeClock(), Seen()
+    calm = pacer(bus, clock, seen)
+    for second in range(30):
+        seen.figures = Figures(in_flight=4_000 if second % 10 == 5 else 0)
+        await clock.advance(1.0)
+        await calm.tick()
+    assert seen.told[0] == 1.0
+
+
 async def test_who_is_shed_comes_back_at_the_rate_that_is_left(bus: RedisBus) -> None:
     clock, seen = FakeClock(), Seen()
     served = pacer(bus, clock, seen)

@@ -88,7 +88,7 @@ class Pacer:
         self._times_own = 1.0
         self._over = 0
         self._kept = 1.0
-        self._worst = Load()
+        self._seen: list[tuple[Figures, float]] = []
         self._usual_per_s, self._ability_per_s = 0.0, _LEAST_ABILITY_PER_S
         self._handshakes_per_s = _LEAST_HANDSHAKES_PER_S
         self.overload = 0.0
@@ -144,12 +144,7 @@ class Pacer:
         self._usual_per_s += min(1.0, _USUAL_WEIGHT * elapsed) * (served - self._usual_per_s)
         self._ability_per_s = max(served, _LEAST_ABILITY_PER_S, _ABILITY_FADES * self._ability_per_s)
         self._handshakes_per_s = max(self._handshakes_per_s, (figures.streams - before.streams) / elapsed)
-        limits, worst = self._limits, self._worst
-        self._worst = worst._replace(
-            in_flight=max(worst.in_flight, figures.in_flight / limits.in_flight),
-            lag=max(worst.lag, lag_s / _BEARABLE_LAG_S),
-            pool=max(worst.pool, figures.waiting / limits.connections),
-        )
+        self._seen.append((figures, lag_s))
 
     async def _exchange(self, second: int) -> None:
         book = self._pacing.book
@@ -184,14 +179,21 @@ class Pacer:
         if self._over:
             kept = min(_MOST_KEPT, max(_LEAST_KEPT, requests / self._over))
             self._kept += _KEPT_WEIGHT * (kept - self._kept)
-        capacity = self._limits.capacity_per_s
-        load = self._worst
+        # Means, since a full second among nine empty ones is no load.
+        limits, count = self._limits, len(self._seen)
+        load = Load(
+            in_flight=sum(seen.in_flight for seen, _ in self._seen) / count / limits.in_flight,
+            lag=sum(lag_s for _, lag_s in self._seen) / count / _BEARABLE_LAG_S,
+            pool=sum(seen.waiting for seen, _ in self._seen) / count / limits.connections,
+        )
+        capacity = limits.capacity_per_s
         if capacity is not None:
             promised = self._pacing.book.forecast() * self._kept
             load = load._replace(rate=requests / seconds / capacity, promised=promised / capacity)
         self._pacing.bear(load)
         self.overload = max(0.0, 1.0 - 1.0 / load.rate) if load.rate > 1.0 else 0.0
-        self._worst, self._own, self._over = Load(), 0, 0
+        self._seen.clear()
+        self._own, self._over = 0, 0
 
 
 def _minute_key(minute: int) -> str:

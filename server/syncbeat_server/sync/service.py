@@ -255,9 +255,8 @@ class SyncService:
         if device is not None and not page.reset:
             self._seen.note(device, [cursor])
         situation = Situation([page.state], _NOTHING_REPORTED)
-        if device is None:  # nobody who will come by it
-            return page, policy.decide(situation, self._tuning(app_id), self._clock.now(), changed=page.more)
-        return page, self._paced(situation, app_id, page.more, explain=False)
+        # A hint of one scope among those of the device, which will come by the one for all of them: nothing is booked.
+        return page, policy.decide(situation, self._tuning(app_id), self._clock.now(), changed=page.more)
 
     def _paced(self, situation: Situation, app_id: str, changed: bool, explain: bool) -> Hint:
         now, tuning = self._clock.now(), self._tuning(app_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from syncbeat_server.auth.tokens import check, mint, read
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.rpc.access import policies
+from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.interceptors import Context, Interceptors
 
@@ -159,7 +161,8 @@ def _handler(door: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]
         return _ANSWER
 
     name = "GetDevice"
-    stack = Interceptors(door, Metrics(), SystemClock())
+    admission = Admission(1_000, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
+    stack = Interceptors(door, Metrics(), SystemClock(), admission)
     made: grpc.RpcMethodHandler[bytes, bytes] = stack.handler(
         _SERVICE.methods_by_name[name], policies(_SERVICE)[name], nothing
     )

@@ -28,6 +28,7 @@ from syncbeat_server.auth.sessions import Creation, SessionService, Signing
 from syncbeat_server.auth.standings import Standings
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.metrics import Metrics
+from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.auth import AuthServicer
 from syncbeat_server.rpc.interceptors import Interceptors
 from syncbeat_server.rpc.server import Listener, RpcServer
@@ -122,7 +123,8 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
         sessions = SessionService(database, signing, SessionRule(), clock, told)
         caches = TokenCaches(door, bus, "world", lambda *_: None)
         servicer = AuthServicer(sessions, caches, Attempts(clock, 1_000_000, 30))
-        interceptors = Interceptors(door, Metrics(), clock)
+        admission = Admission(USERS, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
+        interceptors = Interceptors(door, Metrics(), clock, admission)
         server = RpcServer(interceptors, {"AuthService": servicer}, reflection=False, share_port=False)
         (port,) = await server.start([Listener("", "127.0.0.1:0")])
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -32,6 +32,7 @@ from syncbeat_server.sync.model import (
     Reset,
     StreamEvent,
 )
+from syncbeat_server.sync.policy.pacing import Book, Pacing, Turns
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.sweep import HeadSweep
 from syncbeat_server.sync.views import Views
@@ -44,6 +45,7 @@ from tests.storage.stage import APP, add_members, couple, default_tuning, direct
 pytestmark = pytest.mark.usefixtures("database", "clock")
 
 PHONE = DeviceKey(APP, "ann", "phone")
+COME_BACK_PER_S = 2.0
 
 
 @dataclass
@@ -61,6 +63,7 @@ class House:
         self.seen = SeenRecorder(reachable, self.clock)
         self.writers = WriterPresence(reachable, self.clock, self.hub.scope_changed)
         views = Views(reachable, self.clock, lambda: False, 100)  # nothing is kept: `test_views` is about that
+        self.pacing = Pacing(Book(self.clock.now().timestamp()), lambda: 0.5)
         self.service = SyncService(
             reachable,
             self.reader,
@@ -70,9 +73,18 @@ class House:
             default_tuning,
             self.hub.scope_changed,
             self.writers.note,
+            self.pacing,
         )
+        self.turns = Turns()
         self.streams = HintStreams(
-            self.hub, self.reader, self.seen, self.clock, lambda device: None, default_tuning, self.writers.note
+            self.hub,
+            self.reader,
+            self.seen,
+            self.clock,
+            lambda device: None,
+            default_tuning,
+            self.writers.note,
+            lambda: self.turns.next(self.clock.monotonic(), COME_BACK_PER_S),
         )
         self.sweep = HeadSweep(reachable, self.hub, self.clock, lambda: True)
         self.publisher = Publisher(self.database, self.clock, default_tuning, self.hub.scope_changed, lambda: None)
@@ -178,6 +190,15 @@ async def test_a_hint_goes_by_the_activity_that_was_reported_last(house: House) 
     assert (await house.hint(activity=Activity())).poll_interval_s == looking.poll_interval_s
     await house.clock.advance(7200)
     assert (await house.hint()).priority is Priority.SLOW
+
+
+async def test_a_hint_is_booked_for_who_will_come_by_it(house: House) -> None:
+    await house.publish("a")
+    await house.service.list_changes(APP, PHONE.user_id, PHONE, Cursor("couple"), 10)
+    assert house.pacing.book.take_fresh() == {}, "it comes by the hint for all of its scopes"
+    hint = await house.hint(explain=True)
+    assert house.pacing.book.take_fresh() == {int(hint.next_poll_at.timestamp()): 1}
+    assert "load is 0% of what can be borne" in hint.explanation
 
 
 async def test_a_writer_who_comes_shortens_the_others_intervals(house: House) -> None:
@@ -366,6 +387,18 @@ async def test_a_stream_ends_with_its_token_and_when_the_process_drains(house: H
         await wait_until(lambda: reader.ended)
         assert isinstance(reader.events[-1], Drain)
         assert isinstance(reader.events[-2], Checkpoint)
+
+
+async def test_streams_that_are_drained_together_come_back_one_after_the_other(house: House) -> None:
+    async with AsyncExitStack() as stack:
+        readers = [await stack.enter_async_context(stream(house)) for _ in range(40)]
+        house.hub.drain()
+        await wait_until(lambda: all(reader.ended for reader in readers))
+    delays = sorted(event.reconnect_delay_s for reader in readers if isinstance(event := reader.events[-1], Drain))
+    assert len(delays) == len(readers)
+    assert delays[-1] >= len(readers) / COME_BACK_PER_S
+    most_at_once = max(sum(at <= other < at + 2.0 for other in delays) for at in delays)
+    assert most_at_once <= 4.0 * COME_BACK_PER_S
 
 
 async def test_a_stream_outlives_an_outage_and_misses_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,11 +52,13 @@ def test_everything_can_be_said_by_the_environment(tmp_path: Path) -> None:
         FCM_CREDENTIALS=str(credentials),
         FCM_BASE_URL="http://127.0.0.1:8080",
         ROLE="worker",
+        CAPACITY_RPS="1500",
         DELIVERY_LEASE_S="12.5",
         REFLECTION="true",
     )
     assert settings.store_urls() == ("postgresql://u:p@h/db", "redis://h")
     assert (settings.role, settings.delivery_lease_s, settings.database_pool_size) == (Role.WORKER, 12.5, 1)
+    assert (settings.capacity_rps, settings.max_in_flight) == (1500.0, 2_000)
     assert list(settings.jwt_secrets) == ["new", "old"]
     backend, other = settings.service_tokens
     assert backend == TokenEntry(

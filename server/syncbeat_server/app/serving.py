@@ -13,6 +13,7 @@ from typing import Any
 
 from syncbeat_server.app.callers import callers, session_rows, session_rule
 from syncbeat_server.app.delivering import running_worker
+from syncbeat_server.app.pacing import pacing
 from syncbeat_server.app.process import Process, Stores, opened, running
 from syncbeat_server.app.telling import Front, Tellers, listening
 from syncbeat_server.auth.attempts import Attempts
@@ -102,6 +103,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     from syncbeat_server.rpc.sync import SyncServicer
 
     settings, clock, database, hub = process.settings, process.clock, process.database, process.hub
+    pacer, admission = pacing(process)
     tell = Tellers(process, worker, front)
     reader, seen = FeedReader(database), SeenRecorder(database, clock)
     writers = WriterPresence(database, clock, tell.scope_changed)
@@ -112,15 +114,17 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
 
     watches = DeliveryWatches(database, clock)
     keeper = PresenceKeeper(process.presence, lambda: [_device(key) for key in hub.live_devices()], clock)
-    streams = HintStreams(hub, reader, seen, clock, lambda key: keeper.moved(_device(key)), _tuning, writers.note)
+    streams = HintStreams(
+        hub, reader, seen, clock, lambda key: keeper.moved(_device(key)), _tuning, writers.note, pacer.turn
+    )
     attempts = Attempts(clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
     publisher = Publisher(database, clock, _tuning, tell.scope_changed, tell.deliveries_accepted)
     directory = DirectoryService(database, cancel_waiting, tell.members_changed, tell.devices_changed)
     server = RpcServer(
-        Interceptors(front.door, process.metrics, clock),
+        Interceptors(front.door, process.metrics, clock, admission),
         {
             "SyncService": SyncServicer(
-                SyncService(database, reader, front.views, seen, clock, _tuning, tell.scope_changed, reported),
+                SyncService(database, reader, front.views, seen, clock, _tuning, tell.scope_changed, reported, pacer),
                 streams,
                 publisher,
                 front.door.recheck,
@@ -135,7 +139,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     )
     sweep = HeadSweep(database, hub, clock, lambda: process.bus.listening)
     view_sweep = ViewSweep(database, front.views, clock, list(settings.all_apps()))
-    sweeps = [sweep.run(), view_sweep.run()]
+    sweeps = [sweep.run(), view_sweep.run(), pacer.run()]
     async with running([seen.run(), writers.run(), keeper.run(), keeper.run_refresh(), *sweeps]):
         port, *_ = await server.start(listeners(settings))
         await server.ready()

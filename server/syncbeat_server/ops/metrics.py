@@ -122,6 +122,19 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._stretch = Gauge(
+            "syncbeat_stretch", "How many times intervals in the background are made longer", registry=self.registry
+        )
+        self._booked = Gauge(
+            "syncbeat_booked_per_second",
+            "Arrivals that hints promise to the coming ten seconds: the fullest, and the mean",
+            ("of",),
+            registry=self.registry,
+        )
+        self._shed = Counter(
+            "syncbeat_shed", "Calls refused because there were too many, by rank", ("rank",), registry=self.registry
+        )
+
     def watch_token_cache(self, figures: Callable[[], TokenCacheFigures]) -> None:
         """Show the figures of the cache of checked tokens."""
         self.registry.register(_TokenCacheCollector(figures))
@@ -129,6 +142,16 @@ class Metrics:
     def call_handled(self, service: str, method: str, code: str, seconds: float) -> None:
         """Count one finished RPC."""
         self._calls.count(service, method, code, seconds)
+
+    def call_shed(self, rank: str) -> None:
+        """Count one call that was refused because there were too many."""
+        self._shed.labels(rank).inc()
+
+    def paced(self, stretch: float, booked_peak: int, booked_mean: float) -> None:
+        """What pacing does to intervals, and what the book of promised arrivals holds."""
+        self._stretch.set(stretch)
+        self._booked.labels("peak").set(booked_peak)
+        self._booked.labels("mean").set(booked_mean)
 
     def attempt_ended(self, outcome: str) -> None:
         """Count one delivery attempt."""

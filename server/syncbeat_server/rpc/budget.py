@@ -22,6 +22,10 @@ class Budgets:
 
     def __init__(self) -> None:
         self._ending: dict[int, set[Budget]] = {}
+        self.started = 0
+        """How many calls there were."""
+        self.under_way = 0
+        """How many there are now. Of a stream that is only what comes before its first answer."""
 
     @types.coroutine
     def within(self, seconds: float, work: Coroutine[Any, Any, Answer]) -> Generator[Any, Any, Answer]:
@@ -90,13 +94,17 @@ class Budget:
             raise RuntimeError("a budget needs a task")
         self._task = task
         self._cancelling = task.cancelling()
-        self._together = self._budgets.join(self, self._seconds)
+        budgets = self._budgets
+        self._together = budgets.join(self, self._seconds)
+        budgets.started += 1
+        budgets.under_way += 1
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._together.discard(self)
+        self._budgets.under_way -= 1
         # As in asyncio.Timeout: a cancellation that is not ours goes on.
         if self._ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error

@@ -22,7 +22,7 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, FieldViolation, InvalidRequest, SyncbeatError
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.access import AccessPolicy
-from syncbeat_server.rpc.budget import Budgets
+from syncbeat_server.rpc.admission import Admission, rank_of
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.errors import STATUS, abort
 from syncbeat_server.rpc.tls import certificate_names
@@ -73,11 +73,12 @@ class CallObserver(Protocol):
 class Interceptors:
     """Makes the gRPC handler of a servicer method."""
 
-    def __init__(self, door: Doorkeeper, observer: CallObserver, clock: Clock) -> None:
+    def __init__(self, door: Doorkeeper, observer: CallObserver, clock: Clock, admission: Admission) -> None:
         self.door = door
         self.observer = observer
         self.clock = clock
-        self.budgets = Budgets()
+        self.admission = admission
+        self.budgets = admission.budgets
 
     def handler(
         self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Any
@@ -96,6 +97,7 @@ class _Method:
         self.stack = stack
         self.policy = policy
         self.name = method.name
+        self.rank = rank_of(method, policy)
         self.service = method.containing_service.full_name
         self.request_type = method.input_type
         self.request_class: type[Message] = GetMessageClass(method.input_type)
@@ -105,12 +107,16 @@ class _Method:
     async def admit(self, data: bytes, around: _Around) -> tuple[Message, Call]:
         """Who is calling, may they, and what do they ask."""
         if self.policy.public:
+            self.stack.admission.check(self.rank, None)
             return self.parse(data, NOBODY), Call(self.name, around.request_id, NOBODY, around.context.peer())
         door, authorization = self.stack.door, around.authorization
         if authorization:
-            principal = door.cached(authorization) or await door.authenticate(authorization)
+            known = door.cached(authorization)
+            self.stack.admission.check(self.rank, known)
+            principal = known or await door.authenticate(authorization)
         else:
             principal = door.certified(certificate_names(around.context))
+            self.stack.admission.check(self.rank, principal)
         self.policy.check(principal)
         return self.parse(data, principal), Call(self.name, around.request_id, principal)
 

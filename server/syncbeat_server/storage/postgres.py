@@ -138,12 +138,14 @@ class Database:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
+        self.waiting = 0
+        """Who waits for a connection now."""
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection for statements that are each their own transaction."""
         with translated_errors():
-            async with self._pool.acquire(timeout=_CONNECT_TIMEOUT_S) as conn:
+            async with self._acquired() as conn:
                 yield _Session(conn)
 
     @asynccontextmanager
@@ -153,7 +155,7 @@ class Database:
         With `owner` it runs under the role that sees only that user's rows; `step_up` ends that.
         """
         with translated_errors():
-            async with self._pool.acquire(timeout=_CONNECT_TIMEOUT_S) as conn:
+            async with self._acquired() as conn:
                 try:
                     await conn.execute(f"BEGIN; SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
                     session = _Session(conn)
@@ -166,6 +168,18 @@ class Database:
                     if _is_read_only(error):
                         await self._pool.expire_connections()
                     raise
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
+        self.waiting += 1
+        try:
+            conn = await self._pool.acquire(timeout=_CONNECT_TIMEOUT_S)
+        finally:
+            self.waiting -= 1
+        try:
+            yield conn
+        finally:
+            await self._pool.release(conn)
 
 
 async def step_up(conn: Connection) -> None:

@@ -179,6 +179,29 @@ class RedisBus:
         """
         await self._pipelined(lambda pipe, key: pipe.set(key, values[key], px=int(seconds * 1000)), list(values))
 
+    async def tally(
+        self, counts: Mapping[str, Mapping[int, int]], read: Sequence[str], seconds: float
+    ) -> list[dict[int, int]]:
+        """Add to counters that all processes share, in one round trip, and read some: each key has several, by number.
+
+        A key that was added to is kept for `seconds`.
+
+        Raises:
+            DependencyDown: Redis does not answer; whether it has counted is not known.
+        """
+        with _translated_errors():
+            pipeline = self._client.pipeline(transaction=False)
+            for key, fields in counts.items():
+                for field, count in fields.items():
+                    pipeline.hincrby(key, str(field), count)
+                pipeline.pexpire(key, int(seconds * 1000))
+            for key in read:
+                pipeline.hgetall(key)
+            async with asyncio.timeout(_TIMEOUT_S):
+                answers = await pipeline.execute()
+        tables = answers[len(answers) - len(read) :]
+        return [{int(field): int(count) for field, count in table.items()} for table in tables]
+
     async def _pipelined(
         self, command: Callable[[redis.asyncio.client.Pipeline, str], object], keys: Sequence[str]
     ) -> None:

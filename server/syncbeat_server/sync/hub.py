@@ -76,12 +76,15 @@ class Hub:
         self._to_wake: deque[Subscription] = deque()
         self._waking = False
         self.draining = False
+        self.opened = 0
+        """How many streams were opened."""
 
     def __len__(self) -> int:
         return sum(map(len, self._by_user.values()))
 
     def add(self, subscription: Subscription) -> None:
         """Start to wake this stream."""
+        self.opened += 1
         key = subscription.device
         self._by_user[key.app_id, key.user_id].add(subscription)
         if subscription.all_scopes:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import AccessDenied, NotFound, SyncbeatError
@@ -150,6 +150,18 @@ def _page(plan: _Plan, changes: tuple[Change, ...]) -> FeedPage:
     return FeedPage(plan.state, changes, last, more=more, reset=plan.reset)
 
 
+class Paces(Protocol):
+    """Moves intervals to moments at which few others come: `pacer.Pacer`, or `policy.pacing.Pacing` of one process."""
+
+    def paced(self, interval_s: float, *, background: bool, now: float, floor_s: float = 0.0) -> float:
+        """The interval to give to a device that will come by it."""
+        ...
+
+    def describe(self) -> str:
+        """What pacing does now, for people."""
+        ...
+
+
 class SyncService:
     """GetHint, ReportActivity, ListChanges."""
 
@@ -163,11 +175,13 @@ class SyncService:
         tuning: Callable[[str], Tuning],
         scope_changed: Callable[[str, str], None],
         reported: Callable[[DeviceKey, Activity], None],
+        pacing: Paces,
     ) -> None:
-        """`tuning` knows by what each app's hints are decided.
+        """`tuning` knows by what each app's hints are decided, `pacing` to which moment each is moved.
 
         `scope_changed` is told of each boost, `reported` of each report, after its commit: both end what is kept of it.
         """
+        self._pacing = pacing
         self._reported = reported
         self._scope_changed = scope_changed
         self._tuning = tuning
@@ -202,10 +216,8 @@ class SyncService:
             raise NotFound("this device is not registered")
         changed = self._compare(device, view, cursors)
         shown = activity or view.activity or _NOTHING_REPORTED
-        situation = Situation(list(view.scopes.values()), shown)
-        return policy.decide(
-            situation, self._tuning(device.app_id), self._clock.now(), changed=changed, explain=explain
-        )
+        hint = self._paced(Situation(list(view.scopes.values()), shown), device.app_id, changed, explain)
+        return hint._replace(explanation=f"{hint.explanation}; {self._pacing.describe()}") if explain else hint
 
     async def report_activity(self, device: DeviceKey, activity: Activity, *, is_user: bool) -> Hint:
         """Remember what the device reports, and answer the hint that follows from it. Raises as `hint`."""
@@ -243,7 +255,18 @@ class SyncService:
         if device is not None and not page.reset:
             self._seen.note(device, [cursor])
         situation = Situation([page.state], _NOTHING_REPORTED)
+        # A hint of one scope among those of the device, which will come by the one for all of them: nothing is booked.
         return page, policy.decide(situation, self._tuning(app_id), self._clock.now(), changed=page.more)
+
+    def _paced(self, situation: Situation, app_id: str, changed: bool, explain: bool) -> Hint:
+        now, tuning = self._clock.now(), self._tuning(app_id)
+
+        def pace(interval_s: float, background: bool) -> float:
+            return self._pacing.paced(
+                interval_s, background=background, now=now.timestamp(), floor_s=tuning.bounds.floor_s
+            )
+
+        return policy.decide(situation, tuning, now, changed=changed, pace=pace, explain=explain)
 
     def _compare(self, device: DeviceKey, view: DeviceView, cursors: Sequence[Cursor]) -> bool:
         """Whether a scope is ahead of what the device shows. What that tells of the device is noted."""

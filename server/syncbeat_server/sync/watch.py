@@ -78,11 +78,14 @@ class HintStreams:
         device_moved: Callable[[DeviceKey], None],
         tuning: Callable[[str], Tuning],
         reported: Callable[[DeviceKey, Activity], None],
+        turn: Callable[[], float],
     ) -> None:
         """`device_moved` is told of each device whose stream opened or closed.
 
-        `tuning` knows by what each app's hints are decided; `reported` is told what a user's stream says at its start.
+        `tuning` knows by what each app's hints are decided; `reported` is told what a user's stream says at its start;
+        `turn` knows in how many seconds one of many who are sent away together may come back.
         """
+        self._turn = turn
         self._reported = reported
         self._tuning = tuning
         self._device_moved = device_moved
@@ -147,7 +150,7 @@ class HintStreams:
         if given is None or given.sequence is None:
             return None
         if (given.epoch and given.epoch != state.epoch) or given.sequence > state.head:
-            return Reset(state.cursor, self._jitter(0.0, _REFETCH_S))
+            return Reset(state.cursor, self._jitter(0.0, _REFETCH_S) + self._turn())
         progress.sent[state.scope] = given.sequence
         return None
 
@@ -160,7 +163,7 @@ class HintStreams:
         while True:
             if self._hub.draining or self._clock.monotonic() >= ends_at:
                 yield self._checkpoint(request, progress)
-                yield Drain(self._jitter(0.1, _RECONNECT_S))
+                yield Drain(self._jitter(0.1, _RECONNECT_S) + self._turn())
                 return
             try:
                 await self._recheck(request, subscription, progress)
@@ -226,7 +229,7 @@ class HintStreams:
                 continue
             progress.states[cursor.scope] = page.state
             if page.reset:
-                events.append(Reset(page.state.cursor, self._jitter(0.0, _REFETCH_S)))
+                events.append(Reset(page.state.cursor, self._jitter(0.0, _REFETCH_S) + self._turn()))
                 progress.sent[cursor.scope] = page.state.head
                 progress.shown.discard(cursor.scope)
                 continue

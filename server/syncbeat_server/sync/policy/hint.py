@@ -71,13 +71,15 @@ def decide(
     looking = situation.activity.state is ActivityState.FOREGROUND
     if pace is not None:
         interval = pace(interval, not looking)
+        if reckoning.boosted:
+            interval = min(interval, reckoning.interval_s)
     return Hint(
         poll_interval_s=interval,
         priority=tier(interval),
         next_poll_at=now + timedelta(seconds=interval),
         changed=changed,
         heads=tuple([state.cursor for state in sorted(situation.scopes, key=_BY_SCOPE)]),
-        prefer_stream=looking and interval <= _STREAM_BELOW_S,
+        prefer_stream=looking and reckoning.interval_s <= _STREAM_BELOW_S,
         valid_s=min(LONGEST_S, max(_VALID_LEAST_S, _VALID_INTERVALS * interval)),
         explanation=_explanation(situation, tuning, reckoning, interval) if explain else "",
     )

@@ -88,7 +88,7 @@ def poll_interval(outlook: Outlook, price: Price, cost: float, bounds: Bounds, l
     margin = cost - price.lateness * late_s * rate
     if margin <= 0.0:
         return punctual
-    patient = min(bounds.cap_s, math.sqrt(2.0 * margin / (price.staleness * rate)))
+    patient = min(bounds.cap_s, max(bounds.floor_s, math.sqrt(2.0 * margin / (price.staleness * rate))))
     if patient <= late_s:
         return punctual
     late = price.lateness * rate * (patient - late_s)

@@ -1,0 +1,135 @@
+"""More calls than can be served: who is shed, what those are told, and how those fare that are let in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+
+import aiohttp
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from syncbeat.v1 import directory_service_pb2, sync_service_pb2
+from syncbeat_server.auth.model import Principal, PrincipalKind
+from syncbeat_server.errors import Overloaded
+from syncbeat_server.rpc.access import policies
+from syncbeat_server.rpc.admission import Admission, Rank, rank_of
+from syncbeat_server.rpc.server import CONTRACT
+from tests.conftest import DatabaseUrls
+from tests.rpc.conftest import Caller, refusal_of, running_server
+
+CALLS = 600
+DEADLINE_S = 5.0
+USER, SERVICE, OPERATOR = (Principal(kind, "somebody") for kind in PrincipalKind)
+RANKS = {
+    method.name: rank_of(method, policies(service)[method.name]) for service in CONTRACT for method in service.methods
+}
+
+
+async def outcome(caller: Caller) -> tuple[str, float, float]:
+    """How a device's report ended, after how long, and in how long it shall be made again."""
+    started = time.monotonic()
+    try:
+        activity = sync_service_pb2.Activity(state=sync_service_pb2.ACTIVITY_STATE_FOREGROUND)
+        await caller(sync_service_pb2.ReportActivityRequest(device_id="phone", activity=activity), DEADLINE_S)
+    except grpc.aio.AioRpcError as error:
+        return refusal_of(error).reason, time.monotonic() - started, delay_of(error)
+    return "OK", time.monotonic() - started, 0.0
+
+
+def delay_of(error: grpc.aio.AioRpcError) -> float:
+    """What RetryInfo says, and the pushback with it."""
+    refusal = refusal_of(error)
+    assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    trailers = dict(error.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in status.details)
+    delay_s: float = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    assert int(refusal.pushback) == (pytest.approx(delay_s * 1000, abs=1) if delay_s <= 5 else -1)
+    return delay_s
+
+
+async def test_a_server_under_overload_sheds_and_serves_the_others_in_time(
+    database_urls: DatabaseUrls, redis_url: str, unused_tcp_port: int
+) -> None:
+    ops = f"127.0.0.1:{unused_tcp_port}"
+    async with running_server(database_urls, redis_url, MAX_IN_FLIGHT="8", OPS_LISTEN=ops) as server:
+        await server.register("alice", "phone")
+        alice = server.user("alice")
+        await alice(sync_service_pb2.GetHintRequest(device_id="phone"))
+        register = directory_service_pb2.RegisterDeviceRequest(
+            user_id="bob", device_id="tablet", platform=directory_service_pb2.PLATFORM_ANDROID
+        )
+        health = health_pb2_grpc.HealthStub(server.channel)
+        storm = [asyncio.ensure_future(outcome(alice)) for _ in range(CALLS)]
+        healthy, registered, *ended = await asyncio.gather(
+            health.Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S), server.backend(register), *storm
+        )
+        async with aiohttp.ClientSession() as session, session.get(f"http://{ops}/metrics") as answer:
+            metrics = await answer.text()
+    told = Counter(one[0] for one in ended)
+    assert set(told) == {"OK", "OVERLOADED"}
+    assert told["OVERLOADED"] >= CALLS / 4
+    assert f'syncbeat_shed_total{{rank="poll"}} {told["OVERLOADED"]}.0' in metrics
+    assert "syncbeat_stretch " in metrics
+    assert max(seconds for _, seconds, _ in ended) < DEADLINE_S
+    assert healthy.status == health_pb2.HealthCheckResponse.SERVING
+    assert registered.device.device_id == "tablet", "a service is let in where devices are not"
+    returns = sorted(retry_s for reason, _, retry_s in ended if reason == "OVERLOADED")
+    assert returns[0] >= 0.5
+    assert returns[-1] - returns[0] >= len(returns) / 1_000, "spread over the time it takes to serve them"
+
+
+def admission(in_flight: int, overload: float = 0.0, draw: float = 0.5) -> tuple[Admission, list[str]]:
+    shed: list[str] = []
+    made = Admission(100, lambda: overload, lambda: 7.0, lambda: draw, shed.append)
+    made.budgets.under_way = in_flight
+    return made, shed
+
+
+@pytest.mark.parametrize(
+    ("rank", "principal", "room"),
+    [
+        (Rank.POLL, USER, 100),
+        (Rank.POLL, None, 100),
+        (Rank.DEVICE, USER, 125),
+        (Rank.SIGN_IN, None, 150),
+        (Rank.POLL, SERVICE, 200),
+        (Rank.SERVICE, SERVICE, 200),
+    ],
+)
+def test_the_cheaper_it_is_to_wait_the_earlier_a_call_is_shed(
+    rank: Rank, principal: Principal | None, room: int
+) -> None:
+    admission(room)[0].check(rank, principal)
+    full, shed = admission(room + 1)
+    with pytest.raises(Overloaded) as raised:
+        full.check(rank, principal)
+    assert raised.value.retry_after_s == 7.75
+    assert shed == [Rank.SERVICE if principal is SERVICE else rank]
+    assert full.shed == 1
+
+
+def test_operators_are_never_shed() -> None:
+    admission(1_000_000)[0].check(Rank.OPERATOR, OPERATOR)
+    admission(1_000_000)[0].check(Rank.POLL, OPERATOR)
+
+
+def test_above_the_capacity_of_the_fleet_that_share_of_the_polls_is_shed() -> None:
+    with pytest.raises(Overloaded):
+        admission(0, overload=0.6, draw=0.59)[0].check(Rank.POLL, USER)
+    admission(0, overload=0.6, draw=0.61)[0].check(Rank.POLL, USER)
+    for rank, principal in ((Rank.DEVICE, USER), (Rank.SIGN_IN, None), (Rank.POLL, SERVICE)):
+        admission(0, overload=0.99, draw=0.0)[0].check(rank, principal)
+
+
+def test_every_method_has_its_rank() -> None:
+    assert {name for name, rank in RANKS.items() if rank is Rank.POLL} == {"GetHint", "ReportActivity"}
+    assert RANKS["WatchHints"] is Rank.DEVICE
+    assert RANKS["RefreshSession"] is Rank.SIGN_IN
+    assert RANKS["SendNotification"] is Rank.SERVICE
+    assert RANKS["RedriveDeliveries"] is Rank.OPERATOR

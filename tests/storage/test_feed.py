@@ -32,6 +32,7 @@ from syncbeat_server.sync.model import (
     Reset,
     StreamEvent,
 )
+from syncbeat_server.sync.recorder import Recorder
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.sweep import HeadSweep
 from syncbeat_server.sync.views import Views
@@ -61,6 +62,7 @@ class House:
         self.seen = SeenRecorder(reachable, self.clock)
         self.writers = WriterPresence(reachable, self.clock, self.hub.scope_changed)
         views = Views(reachable, self.clock, lambda: False, 100)  # nothing is kept: `test_views` is about that
+        self.recorder = Recorder(default_tuning)
         self.service = SyncService(
             reachable,
             self.reader,
@@ -70,9 +72,17 @@ class House:
             default_tuning,
             self.hub.scope_changed,
             self.writers.note,
+            self.recorder,
         )
         self.streams = HintStreams(
-            self.hub, self.reader, self.seen, self.clock, lambda device: None, default_tuning, self.writers.note
+            self.hub,
+            self.reader,
+            self.seen,
+            self.clock,
+            lambda device: None,
+            default_tuning,
+            self.writers.note,
+            self.recorder,
         )
         self.sweep = HeadSweep(reachable, self.hub, self.clock, lambda: True)
         self.publisher = Publisher(self.database, self.clock, default_tuning, self.hub.scope_changed, lambda: None)

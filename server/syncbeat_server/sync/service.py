@@ -15,6 +15,7 @@ from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import policy, scopes, store
 from syncbeat_server.sync.model import Activity, Change, Cursor, DeviceKey, FeedPage, Hint, Priority, ScopeState
 from syncbeat_server.sync.policy import Situation, Tuning
+from syncbeat_server.sync.recorder import Recorder
 from syncbeat_server.sync.store import DeviceView
 from syncbeat_server.sync.views import Views
 
@@ -163,11 +164,13 @@ class SyncService:
         tuning: Callable[[str], Tuning],
         scope_changed: Callable[[str, str], None],
         reported: Callable[[DeviceKey, Activity], None],
+        recorder: Recorder,
     ) -> None:
-        """`tuning` knows by what each app's hints are decided.
+        """`tuning` knows by what each app's hints are decided; `recorder` counts what came of them.
 
         `scope_changed` is told of each boost, `reported` of each report, after its commit: both end what is kept of it.
         """
+        self._recorder = recorder
         self._reported = reported
         self._scope_changed = scope_changed
         self._tuning = tuning
@@ -203,9 +206,10 @@ class SyncService:
         changed = self._compare(device, view, cursors)
         shown = activity or view.activity or _NOTHING_REPORTED
         situation = Situation(list(view.scopes.values()), shown)
-        return policy.decide(
-            situation, self._tuning(device.app_id), self._clock.now(), changed=changed, explain=explain
-        )
+        now = self._clock.now()
+        hint = policy.decide(situation, self._tuning(device.app_id), now, changed=changed, explain=explain)
+        self._recorder.polled(device, now.timestamp(), hint, view.scopes, cursors)
+        return hint
 
     async def report_activity(self, device: DeviceKey, activity: Activity, *, is_user: bool) -> Hint:
         """Remember what the device reports, and answer the hint that follows from it. Raises as `hint`."""
@@ -240,10 +244,13 @@ class SyncService:
             if user_id is not None:
                 raise AccessDenied("not a member of this scope", scope=cursor.scope)
             raise NotFound("there is no such scope", scope=cursor.scope)
+        now = self._clock.now()
+        if device is not None:
+            self._recorder.fetched(device, now.timestamp(), [change.changed_at.timestamp() for change in page.changes])
         if device is not None and not page.reset:
             self._seen.note(device, [cursor])
         situation = Situation([page.state], _NOTHING_REPORTED)
-        return page, policy.decide(situation, self._tuning(app_id), self._clock.now(), changed=page.more)
+        return page, policy.decide(situation, self._tuning(app_id), now, changed=page.more)
 
     def _compare(self, device: DeviceKey, view: DeviceView, cursors: Sequence[Cursor]) -> bool:
         """Whether a scope is ahead of what the device shows. What that tells of the device is noted."""

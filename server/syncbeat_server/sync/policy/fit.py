@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from syncbeat_server.sync.policy.belief import Prior
+from syncbeat_server.sync.policy.evidence import Fitted, History
 from syncbeat_server.sync.policy.simplex import minimised
 
 LEAST_SCOPES, LEAST_CHANGES, LEAST_SPAN_S = 20, 200, 3 * 3600.0
@@ -44,22 +44,6 @@ _EXPECTED = np.array(
     [math.log(10), math.log(0.7), math.log(0.4), math.log(0.9), math.log(1 / 21_600), math.log(1 / 720)]
 )
 _WITHIN = np.array([2.0, 0.7, 2.0, 0.7, 2.0, 2.0])
-
-
-class History(NamedTuple):
-    """When a scope changed, between two moments: unix seconds, ascending."""
-
-    start_s: float
-    end_s: float
-    changes: Sequence[float]
-
-
-class Fitted(NamedTuple):
-    """A prior, and from how much it was learned."""
-
-    prior: Prior
-    scopes: int
-    changes: int
 
 
 def fit(histories: Sequence[History], before: Prior, out_of_time: Callable[[], bool] = lambda: False) -> Fitted | None:

@@ -15,7 +15,7 @@ from syncbeat_server.sync.policy.tuned import Sums, Tuned
 _SELECT = """
     SELECT app_id, target_kind, target_value, price_staleness, price_lateness,
            extract(epoch FROM tuned_at)::float8 AS tuned_at, changes, stale_s, late, polls, capped, floored, requests,
-           unit_requests, unit_s, mean_s, late_share, prior, sample_share,
+           unit_changes, unit_stale_s, unit_requests, unit_s, mean_s, late_share, prior, sample_share,
            extract(epoch FROM syncbeat_now())::float8 AS now
     FROM app_learning"""
 
@@ -38,10 +38,12 @@ async def begin(conn: Connection, app_id: str, tuned: Tuned) -> None:
     """Make the row of an app that has none."""
     await conn.execute(
         """INSERT INTO app_learning (app_id, target_kind, target_value, price_staleness, price_lateness,
-                                     tuned_at, sampled_since)
-           VALUES ($1, $2, $3, $4, $5, syncbeat_now(), syncbeat_now()) ON CONFLICT (app_id) DO NOTHING""",
+                                     unit_changes, unit_stale_s, tuned_at, sampled_since)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, syncbeat_now(), syncbeat_now()) ON CONFLICT (app_id) DO NOTHING""",
         app_id,
         *_target_and_price(tuned),
+        tuned.unit_changes,
+        tuned.unit_stale_s,
     )
 
 
@@ -55,12 +57,15 @@ async def keep(conn: Connection, app_id: str, tuned: Tuned) -> None:
     """Write the price of a locked row and what was measured."""
     await conn.execute(
         """UPDATE app_learning SET target_kind = $2, target_value = $3, price_staleness = $4, price_lateness = $5,
-               tuned_at = to_timestamp($6), unit_requests = $7, unit_s = $8, mean_s = $9, late_share = $10,
-               changes = $11, stale_s = $12, late = $13, polls = $14, capped = $15, floored = $16, requests = $17
+               tuned_at = to_timestamp($6), unit_changes = $7, unit_stale_s = $8, unit_requests = $9, unit_s = $10,
+               mean_s = $11, late_share = $12, changes = $13, stale_s = $14, late = $15, polls = $16, capped = $17,
+               floored = $18, requests = $19
            WHERE app_id = $1""",
         app_id,
         *_target_and_price(tuned),
         tuned.tuned_at,
+        tuned.unit_changes,
+        tuned.unit_stale_s,
         tuned.unit_requests,
         tuned.unit_s,
         tuned.mean_s,
@@ -199,6 +204,8 @@ def _learned(row: Row) -> Learned:
         Price(row["price_staleness"], row["price_lateness"]),
         row["tuned_at"],
         Sums(*(row[name] for name in Sums._fields)),
+        row["unit_changes"],
+        row["unit_stale_s"],
         row["unit_requests"],
         row["unit_s"],
         row["mean_s"],

@@ -25,7 +25,7 @@ CREATE TABLE app_learning (
     price_staleness double precision NOT NULL CHECK (price_staleness > 0),
     price_lateness  double precision NOT NULL CHECK (price_lateness >= 0),
     tuned_at        timestamptz NOT NULL,
-    -- Measured since tuned_at by all processes (sync/policy/target.py: Measured).
+    -- Measured since tuned_at by all processes (sync/policy/tuned.py: Sums).
     changes         double precision NOT NULL DEFAULT 0,
     stale_s         double precision NOT NULL DEFAULT 0,
     late            double precision NOT NULL DEFAULT 0,
@@ -33,7 +33,10 @@ CREATE TABLE app_learning (
     capped          double precision NOT NULL DEFAULT 0,
     floored         double precision NOT NULL DEFAULT 0,
     requests        double precision NOT NULL DEFAULT 0,
-    -- Requests over the root of their price, and the seconds in which they came; both fade within a day.
+    -- Staleness times the root of its price, of so many changes, which fades within half an hour; and requests over the
+    -- root of their price, of so many seconds, which fades within a day.
+    unit_changes    double precision NOT NULL DEFAULT 0,
+    unit_stale_s    double precision NOT NULL DEFAULT 0,
     unit_requests   double precision NOT NULL DEFAULT 0,
     unit_s          double precision NOT NULL DEFAULT 0,
     -- Measured before the last adjustment, for people to look at.

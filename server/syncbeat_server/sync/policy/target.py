@@ -3,7 +3,7 @@
 Only one number of the interval's formula is free: what a stale second costs, in polls. Nobody knows it, but everybody
 knows how stale their app may be, how late a change may come, or how many requests they can pay. So the target is given
 in those terms, and the price follows from what is measured: staleness goes with 1 / sqrt(price), requests with
-sqrt(price).
+sqrt(price), so that staleness * sqrt(price) and requests / sqrt(price) are the app's own, whatever the price was.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LATE_SHARE = 0.05
 
 _GAIN = 0.2
 _MOST = 0.5  # of a step, in ln(price): one odd minute must not undo an hour
-_DOUBT = 5.0  # changes that are taken to be on target beside those measured: few of them say little
+_DOUBT = 20.0  # changes that are taken to be on target beside those measured: few of them say little
 _SPAN = 30.0  # how many times the price goes from the one that the prior gives, either way
 _PINNED = 0.9  # of polls at a bound: the price moves nothing there
 _KNOWN_RATES = 0.65  # prices at which known rates and the filter's guesses are equally stale, one over the other
@@ -73,24 +73,20 @@ DEFAULT_TARGET = Target(TargetKind.MEAN, 15.0)
 
 
 class Measured(NamedTuple):
-    """What devices met since the last adjustment.
+    """What devices met.
 
-    `changes` is how many changes were shown, `stale_s` the sum of their delays and `late` how many were late, all of
-    them weighed by attention. `capped` and `floored` are the shares of polls whose interval was at a bound.
-    `unit_load` is requests a second at a price of 1: requests / sqrt(price), over a day; 0 while nothing is known.
+    `unit_stale_s` is the mean staleness of late at a price of 1 (staleness * sqrt(price)), `unit_load` the requests a
+    second of a day at a price of 1 (requests / sqrt(price)); 0 while nothing is known. Since the last adjustment,
+    `changes` is how many changes were shown and `late` how many were late, weighed by attention; `capped` and `floored`
+    are the shares of polls whose interval was at a bound.
     """
 
+    unit_stale_s: float = 0.0
+    unit_load: float = 0.0
     changes: float = 0.0
-    stale_s: float = 0.0
     late: float = 0.0
     capped: float = 0.0
     floored: float = 0.0
-    unit_load: float = 0.0
-
-    @property
-    def mean_s(self) -> float:
-        """The mean staleness."""
-        return self.stale_s / self.changes if self.changes > 0.0 else 0.0
 
 
 def first_price(target: Target, prior: Prior = DEFAULT_PRIOR) -> Price:
@@ -114,30 +110,36 @@ def first_price(target: Target, prior: Prior = DEFAULT_PRIOR) -> Price:
 def adjusted(price: Price, target: Target, measured: Measured, prior: Prior = DEFAULT_PRIOR) -> Price:
     """The price for the time to come. Without anything measured it stays.
 
-    For a mean and a p95 target it is an integral controller, `ln V += 0.2 ln(measured / meant)`: a tenth of the way,
-    since the staleness goes with the root of the price, and less where little was measured. A budget is of a day, so
-    that its price must not follow the hours: it comes straight from the day's load.
+    For a mean and for a budget it is solved for, from what is the app's own. Intervals at their bounds bend that law,
+    but a price that meets the target stays, and others approach it. A budget is of a day, so that its price must not
+    follow the hours. The share of late changes has no such law: a p95 target has an integral controller.
     """
     first = first_price(target, prior)
     match target.kind:
         case TargetKind.MEAN:
-            meant = target.value * (measured.changes + _DOUBT)
-            step = _step((measured.stale_s + _DOUBT * target.value) / meant, measured)
-            return Price(_moved(price.staleness, first.staleness, step))
+            return _solved(price, first, measured.unit_stale_s / target.value, measured)
+        case TargetKind.BUDGET:
+            load = measured.unit_load
+            return _solved(price, first, target.value / _DAY_S / load if load > 0.0 else 0.0, measured)
         case TargetKind.P95:
             return _punctual(price, first, measured)
-        case TargetKind.BUDGET:
-            if measured.unit_load <= 0.0:
-                return price
-            wanted = 2.0 * math.log(target.value / _DAY_S / measured.unit_load)
-            step = _limited(wanted - math.log(price.staleness))
-            return Price(_moved(price.staleness, first.staleness, step))
+
+
+def _solved(price: Price, first: Price, root: float, measured: Measured) -> Price:
+    """A bounded step to the price whose root this is."""
+    if root <= 0.0:
+        return price
+    step = _step(2.0 * math.log(root) - math.log(price.staleness), measured)
+    return Price(_moved(price.staleness, first.staleness, step))
 
 
 def _punctual(price: Price, first: Price, measured: Measured) -> Price:
-    """The price of lateness moves as long as it matters; below, the price of staleness does."""
-    meant = LATE_SHARE * (measured.changes + _DOUBT)
-    step = _step((measured.late + LATE_SHARE * _DOUBT) / meant, measured)
+    """The price of lateness moves as long as it matters; below, the price of staleness does.
+
+    The step is linear in what was late: few changes are late, and the logarithm of few is biased.
+    """
+    meant = LATE_SHARE * measured.changes
+    step = _step(_GAIN * (measured.late - meant) / (LATE_SHARE * (measured.changes + _DOUBT)), measured)
     least = first.lateness / _SPAN
     cheap = price.staleness < first.staleness
     if cheap or (step < 0.0 and price.lateness <= least):
@@ -146,15 +148,11 @@ def _punctual(price: Price, first: Price, measured: Measured) -> Price:
     return Price(price.staleness, _moved(max(least, price.lateness), first.lateness, step))
 
 
-def _step(excess: float, measured: Measured) -> float:
-    """In ln(price), for what is measured over what is meant; none where the intervals cannot follow."""
-    if (excess < 1.0 and measured.capped > _PINNED) or (excess > 1.0 and measured.floored > _PINNED):
+def _step(wanted: float, measured: Measured) -> float:
+    """In ln(price): bounded, and none where the intervals cannot follow."""
+    if (wanted < 0.0 and measured.capped > _PINNED) or (wanted > 0.0 and measured.floored > _PINNED):
         return 0.0
-    return _limited(_GAIN * math.log(excess))
-
-
-def _limited(step: float) -> float:
-    return min(_MOST, max(-_MOST, step))
+    return min(_MOST, max(-_MOST, wanted))
 
 
 def _moved(price: float, first: float, step: float) -> float:

@@ -33,6 +33,7 @@ from syncbeat_server.sync.model import (
     StreamEvent,
 )
 from syncbeat_server.sync.policy.pacing import Book, Pacing, Turns
+from syncbeat_server.sync.recorder import Recorder
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.sweep import HeadSweep
 from syncbeat_server.sync.views import Views
@@ -64,6 +65,7 @@ class House:
         self.writers = WriterPresence(reachable, self.clock, self.hub.scope_changed)
         views = Views(reachable, self.clock, lambda: False, 100)  # nothing is kept: `test_views` is about that
         self.pacing = Pacing(Book(self.clock.now().timestamp()), lambda: 0.5)
+        self.recorder = Recorder(default_tuning)
         self.service = SyncService(
             reachable,
             self.reader,
@@ -74,6 +76,7 @@ class House:
             self.hub.scope_changed,
             self.writers.note,
             self.pacing,
+            self.recorder,
         )
         self.turns = Turns()
         self.streams = HintStreams(
@@ -85,6 +88,7 @@ class House:
             default_tuning,
             self.writers.note,
             lambda: self.turns.next(self.clock.monotonic(), COME_BACK_PER_S),
+            self.recorder,
         )
         self.sweep = HeadSweep(reachable, self.hub, self.clock, lambda: True)
         self.publisher = Publisher(self.database, self.clock, default_tuning, self.hub.scope_changed, lambda: None)

@@ -16,6 +16,7 @@ from syncbeat_server.storage.postgres import Connection, Database, RowOwner
 from syncbeat_server.sync import scopes, store, sweep
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Priority
 from syncbeat_server.sync.policy.pacing import Book, Pacing
+from syncbeat_server.sync.recorder import Recorder
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.store import DeviceView
 from syncbeat_server.sync.sweep import ViewSweep
@@ -74,6 +75,7 @@ class House:
             lambda app_id, scope: None,
             lambda device, activity: None,
             Pacing(Book(clock.now().timestamp()), lambda: 0.5),
+            Recorder(default_tuning),
         )
 
     async def asked_for(self, device: DeviceKey = PHONE) -> tuple[int, DeviceView | None]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from syncbeat_server.app.apps import stamp_of
+from syncbeat_server.app.learning import nightly_fit
 from syncbeat_server.app.process import Process, running
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError
@@ -61,7 +62,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
             ),
         )
         listening = [] if session_url is None else [listen(session_url.get_secret_value(), worker.wake, process.clock)]
-        async with running([worker.run(), channels.run(), *listening]):
+        async with running([worker.run(), channels.run(), nightly_fit(process).run(), *listening]):
             try:
                 yield worker
             finally:

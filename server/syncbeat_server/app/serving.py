@@ -13,6 +13,7 @@ from typing import Any
 
 from syncbeat_server.app.callers import callers, session_rows, session_rule
 from syncbeat_server.app.delivering import running_worker
+from syncbeat_server.app.learning import learning_of, sampling
 from syncbeat_server.app.pacing import pacing
 from syncbeat_server.app.process import Process, Stores, opened, running
 from syncbeat_server.app.telling import Front, Tellers, listening
@@ -34,7 +35,6 @@ from syncbeat_server.push.watch import DeliveryWatches
 from syncbeat_server.push.worker import DeliveryWorker
 from syncbeat_server.storage.replays import Replays
 from syncbeat_server.sync.model import Activity, DeviceKey
-from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
 from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
 from syncbeat_server.sync.sweep import HeadSweep, ViewSweep
 from syncbeat_server.sync.views import Views
@@ -107,6 +107,8 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     tell = Tellers(process, worker, front)
     reader, seen = FeedReader(database), SeenRecorder(database, clock)
     writers = WriterPresence(database, clock, tell.scope_changed)
+    learning = learning_of(process)
+    tuning, recorder = learning.tuning, learning.recorder
 
     def reported(device: DeviceKey, activity: Activity) -> None:
         tell.devices_changed(device.app_id, [device.user_id])
@@ -115,16 +117,19 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     watches = DeliveryWatches(database, clock)
     keeper = PresenceKeeper(process.presence, lambda: [_device(key) for key in hub.live_devices()], clock)
     streams = HintStreams(
-        hub, reader, seen, clock, lambda key: keeper.moved(_device(key)), _tuning, writers.note, pacer.turn
+        hub, reader, seen, clock, lambda key: keeper.moved(_device(key)), tuning, writers.note, pacer.turn, recorder
     )
     attempts = Attempts(clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
-    publisher = Publisher(database, clock, _tuning, tell.scope_changed, tell.deliveries_accepted)
+    published = sampling(process, recorder, tell.scope_changed)
+    publisher = Publisher(database, clock, tuning, published, tell.deliveries_accepted)
     directory = DirectoryService(database, cancel_waiting, tell.members_changed, tell.devices_changed)
     server = RpcServer(
         Interceptors(front.door, process.metrics, clock, admission),
         {
             "SyncService": SyncServicer(
-                SyncService(database, reader, front.views, seen, clock, _tuning, tell.scope_changed, reported, pacer),
+                SyncService(
+                    database, reader, front.views, seen, clock, tuning, tell.scope_changed, reported, pacer, recorder
+                ),
                 streams,
                 publisher,
                 front.door.recheck,
@@ -140,7 +145,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     sweep = HeadSweep(database, hub, clock, lambda: process.bus.listening)
     view_sweep = ViewSweep(database, front.views, clock, list(settings.all_apps()))
     sweeps = [sweep.run(), view_sweep.run(), pacer.run()]
-    async with running([seen.run(), writers.run(), keeper.run(), keeper.run_refresh(), *sweeps]):
+    async with running([seen.run(), learning.run(), writers.run(), keeper.run(), keeper.run_refresh(), *sweeps]):
         port, *_ = await server.start(listeners(settings))
         await server.ready()
         try:
@@ -186,10 +191,6 @@ def _sessions(process: Process, tell: Tellers) -> SessionService:
         secrets = {kid: secret.get_secret_value().encode() for kid, secret in settings.session_secrets.items()}
         signing = Signing({name: keys[0] for name, keys in rows.items()}, RefreshKeys(secrets))
     return SessionService(process.database, signing, session_rule(settings), process.clock, tell.caller_changed)
-
-
-def _tuning(_: str) -> Tuning:
-    return DEFAULT_TUNING
 
 
 def _device(key: Any) -> tuple[str, str, str]:

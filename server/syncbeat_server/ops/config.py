@@ -34,6 +34,9 @@ from syncbeat_server.ops.setting_types import (
 
 PREFIX = "SYNCBEAT_"
 DEFAULT_APP = "default"
+DEFAULT_STALENESS_S = 15.0
+"""The mean staleness that an app is to have when its settings name no target."""
+_LONGEST_POLL_S = 14_400.0
 _IN_APPS_FILE = frozenset({"apps", "issuers", "templates"})
 _OF_DEFAULT = frozenset({"issuers", "templates"})
 
@@ -65,6 +68,15 @@ class UnknownUsers(StrEnum):
 
     ACCEPT = "accept"
     REFUSE = "refuse"
+
+
+class Scheduling(StrEnum):
+    """What decides when an app's devices poll: our own policy, or a simpler one to compare it with."""
+
+    ADAPTIVE = "adaptive"
+    SQRT_EWMA = "sqrt-ewma"
+    TIER_TABLE = "tier-table"
+    FIXED = "fixed-30s"
 
 
 class IssuerSettings(BaseModel):
@@ -102,9 +114,10 @@ class TemplateText(BaseModel):
 
 
 class AppSettings(IssuerSettings):
-    """One app (tenant): who issues its users' tokens and how its devices are reached.
+    """One app (tenant): who issues its users' tokens, how its devices are reached and how fresh they are to be.
 
     `issuers` are those beside the first one. They and `templates` (name, locale, text) stand in the apps file only.
+    Of the three targets one is in force: a mean staleness of 15 s unless another is set.
     """
 
     issuers: tuple[IssuerSettings, ...] = ()
@@ -115,6 +128,35 @@ class AppSettings(IssuerSettings):
     webhook_token: OptionalSecret = None
     max_per_day: Annotated[int, Field(ge=1, le=10_000)] | None = None
     templates: dict[str, dict[str, TemplateText]] = {}
+    staleness_target_s: Annotated[float, Field(ge=1.0, le=86_400.0)] | None = None
+    staleness_p95_s: Annotated[float, Field(ge=2.0, le=86_400.0)] | None = None
+    requests_per_day: Annotated[int, Field(ge=100, le=10**12)] | None = None
+    poll_floor_s: float = Field(default=5.0, ge=1.0, le=3_600.0)
+    poll_cap_s: Annotated[float, Field(ge=5.0, le=14_400.0)] | None = None
+    policy: Scheduling = Scheduling.ADAPTIVE
+
+    @property
+    def longest_poll_s(self) -> float:
+        """The longest interval of a device that no push reaches: four times the mean target unless it is set."""
+        if self.poll_cap_s is not None:
+            return self.poll_cap_s
+        usual = 4.0 * (self.staleness_target_s or DEFAULT_STALENESS_S)
+        return min(_LONGEST_POLL_S, max(self.poll_floor_s, usual, 4.0 * (self.staleness_p95_s or 0.0)))
+
+    @model_validator(mode="after")
+    def _one_target_that_can_be_met(self) -> Self:
+        if sum(one is not None for one in (self.staleness_target_s, self.staleness_p95_s, self.requests_per_day)) > 1:
+            raise ValueError(
+                "STALENESS_TARGET_S, STALENESS_P95_S, REQUESTS_PER_DAY: set one of them, since each decides the others"
+            )
+        if self.longest_poll_s < self.poll_floor_s:
+            raise ValueError("POLL_CAP_S: at least POLL_FLOOR_S")
+        # Polling at the floor for ever gives half of it as the mean, and 0.95 of it as the p95.
+        if self.staleness_target_s is not None and self.staleness_target_s < self.poll_floor_s / 2:
+            raise ValueError("STALENESS_TARGET_S: at least half of POLL_FLOOR_S, or no polling meets it")
+        if self.staleness_p95_s is not None and self.staleness_p95_s < self.poll_floor_s:
+            raise ValueError("STALENESS_P95_S: at least POLL_FLOOR_S, or no polling meets it")
+        return self
 
     @model_validator(mode="after")
     def _safe_provider(self) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Protocol
 
@@ -36,8 +36,7 @@ class _CallCollector(Collector):
         yield handled
         taken = HistogramMetricFamily("grpc_server_handling_seconds", "Time to handle an RPC", labels=labels[:2])
         for method, buckets in self._buckets.items():
-            bounds = zip((*map(str, _SECONDS), "+Inf"), accumulate(buckets), strict=True)
-            taken.add_metric(method, list(bounds), self._sums[method])
+            taken.add_metric(method, _cumulative(_SECONDS, buckets), self._sums[method])
         yield taken
 
 
@@ -76,6 +75,97 @@ class _TokenCacheCollector(Collector):
         yield CounterMetricFamily(f"{prefix}_hits", "Calls whose token was remembered", now.hits)
         yield CounterMetricFamily(f"{prefix}_misses", "Calls whose token had to be checked", now.misses)
         yield CounterMetricFamily(f"{prefix}_evictions", "Remembered tokens dropped to make room", now.evictions)
+
+
+class SyncFigures(Protocol):
+    """What hints, polls and streams of one app tell of themselves."""
+
+    @property
+    def staleness(self) -> Sequence[float]:
+        """Changes by their age when a device first heard of them: a histogram."""
+        ...
+
+    @property
+    def staleness_sum(self) -> float:
+        """Their ages in all, in seconds."""
+        ...
+
+    @property
+    def intervals(self) -> Sequence[int]:
+        """Hints by their interval: a histogram."""
+        ...
+
+    @property
+    def interval_sum(self) -> float:
+        """Their intervals in all, in seconds."""
+        ...
+
+    @property
+    def requests(self) -> int:
+        """Polls and fetches."""
+        ...
+
+    @property
+    def avoided(self) -> float:
+        """Polls less than those of fixed polling at the same target."""
+        ...
+
+    @property
+    def optimality(self) -> float | None:
+        """The fewest polls that give the same staleness, over those there were; None while too little is known."""
+        ...
+
+
+class _SyncCollector(Collector):
+    """How fresh devices are and what it costs, by app. Counted where it happens, put together when somebody looks."""
+
+    def __init__(
+        self,
+        figures: Callable[[], Mapping[str, SyncFigures]],
+        staleness_s: Sequence[float],
+        intervals_s: Sequence[float],
+        tiers: Mapping[str, float],
+    ) -> None:
+        self._figures = figures
+        self._staleness_s = staleness_s
+        self._intervals_s = intervals_s
+        self._tiers = tiers
+
+    def collect(self) -> Iterator[Metric]:
+        label = ("app",)
+        staleness = HistogramMetricFamily(
+            "syncbeat_sync_staleness_seconds", "Age of changes when a device first hears of them", labels=label
+        )
+        intervals = HistogramMetricFamily("syncbeat_sync_interval_seconds", "Intervals told to devices", labels=label)
+        tiers = CounterMetricFamily("syncbeat_sync_hints", "Hints by tier", labels=("app", "tier"))
+        requests = CounterMetricFamily("syncbeat_sync_requests", "Polls and fetches of devices", labels=label)
+        avoided = CounterMetricFamily(
+            "syncbeat_sync_requests_avoided",
+            "Polls less than fixed polling at the same target would have sent",
+            labels=label,
+        )
+        optimality = GaugeMetricFamily(
+            "syncbeat_sync_optimality_ratio",
+            "Fewest polls that give the measured staleness at the believed rates, over the polls of the last hour",
+            labels=label,
+        )
+        for app_id, one in self._figures().items():
+            staleness.add_metric((app_id,), _cumulative(self._staleness_s, one.staleness), one.staleness_sum)
+            intervals.add_metric((app_id,), _cumulative(self._intervals_s, one.intervals), one.interval_sum)
+            seen = 0
+            for tier, longest_s in self._tiers.items():
+                until = sum(one.intervals[: bisect_left(self._intervals_s, longest_s) + 1])
+                tiers.add_metric((app_id, tier), until - seen)
+                seen = until
+            requests.add_metric((app_id,), one.requests)
+            avoided.add_metric((app_id,), one.avoided)
+            if one.optimality is not None:
+                optimality.add_metric((app_id,), one.optimality)
+        yield from (staleness, intervals, tiers, requests, avoided, optimality)
+
+
+def _cumulative(bounds: Sequence[float], counts: Sequence[float]) -> list[tuple[str, float]]:
+    return list(zip((*map(str, bounds), "+Inf"), accumulate(counts), strict=True))
 
 
 class Metrics:
@@ -138,6 +228,16 @@ class Metrics:
     def watch_token_cache(self, figures: Callable[[], TokenCacheFigures]) -> None:
         """Show the figures of the cache of checked tokens."""
         self.registry.register(_TokenCacheCollector(figures))
+
+    def watch_sync(
+        self,
+        figures: Callable[[], Mapping[str, SyncFigures]],
+        staleness_s: Sequence[float],
+        intervals_s: Sequence[float],
+        tiers: Mapping[str, float],
+    ) -> None:
+        """Show how fresh devices are: figures by app, their buckets' bounds, the longest interval of each tier."""
+        self.registry.register(_SyncCollector(figures, staleness_s, intervals_s, tiers))
 
     def call_handled(self, service: str, method: str, code: str, seconds: float) -> None:
         """Count one finished RPC."""

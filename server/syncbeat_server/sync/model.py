@@ -119,7 +119,11 @@ class Reach(NamedTuple):
 
 
 class Hint(NamedTuple):
-    """When a device should ask again, and whether there is news now; `valid_s`: how long to go by it unheard."""
+    """When a device should ask again, and whether there is news now; `valid_s`: how long to go by it unheard.
+
+    What it was made from is kept for measuring: the device's `attention`, the `residual` share of changes that only
+    polls will find, and how many of those are expected a second, weighed by attention.
+    """
 
     poll_interval_s: float
     priority: Priority
@@ -129,6 +133,9 @@ class Hint(NamedTuple):
     prefer_stream: bool
     valid_s: float
     explanation: str = ""
+    attention: float = 1.0
+    residual: float = 1.0
+    rate_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

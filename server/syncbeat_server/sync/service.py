@@ -15,6 +15,7 @@ from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import policy, scopes, store
 from syncbeat_server.sync.model import Activity, Change, Cursor, DeviceKey, FeedPage, Hint, Priority, ScopeState
 from syncbeat_server.sync.policy import Situation, Tuning
+from syncbeat_server.sync.recorder import Recorder
 from syncbeat_server.sync.store import DeviceView
 from syncbeat_server.sync.views import Views
 
@@ -176,12 +177,15 @@ class SyncService:
         scope_changed: Callable[[str, str], None],
         reported: Callable[[DeviceKey, Activity], None],
         pacing: Paces,
+        recorder: Recorder,
     ) -> None:
         """`tuning` knows by what each app's hints are decided, `pacing` to which moment each is moved.
 
         `scope_changed` is told of each boost, `reported` of each report, after its commit: both end what is kept of it.
+        `recorder` counts what came of the hints.
         """
         self._pacing = pacing
+        self._recorder = recorder
         self._reported = reported
         self._scope_changed = scope_changed
         self._tuning = tuning
@@ -216,7 +220,9 @@ class SyncService:
             raise NotFound("this device is not registered")
         changed = self._compare(device, view, cursors)
         shown = activity or view.activity or _NOTHING_REPORTED
-        hint = self._paced(Situation(list(view.scopes.values()), shown), device.app_id, changed, explain)
+        now = self._clock.now()
+        hint = self._paced(Situation(list(view.scopes.values()), shown), device.app_id, now, changed, explain)
+        self._recorder.polled(device, now.timestamp(), hint, view.scopes, cursors)
         return hint._replace(explanation=f"{hint.explanation}; {self._pacing.describe()}") if explain else hint
 
     async def report_activity(self, device: DeviceKey, activity: Activity, *, is_user: bool) -> Hint:
@@ -252,14 +258,17 @@ class SyncService:
             if user_id is not None:
                 raise AccessDenied("not a member of this scope", scope=cursor.scope)
             raise NotFound("there is no such scope", scope=cursor.scope)
+        now = self._clock.now()
+        if device is not None:
+            self._recorder.fetched(device, now.timestamp(), [change.changed_at.timestamp() for change in page.changes])
         if device is not None and not page.reset:
             self._seen.note(device, [cursor])
         situation = Situation([page.state], _NOTHING_REPORTED)
         # A hint of one scope among those of the device, which will come by the one for all of them: nothing is booked.
-        return page, policy.decide(situation, self._tuning(app_id), self._clock.now(), changed=page.more)
+        return page, policy.decide(situation, self._tuning(app_id), now, changed=page.more)
 
-    def _paced(self, situation: Situation, app_id: str, changed: bool, explain: bool) -> Hint:
-        now, tuning = self._clock.now(), self._tuning(app_id)
+    def _paced(self, situation: Situation, app_id: str, now: datetime, changed: bool, explain: bool) -> Hint:
+        tuning = self._tuning(app_id)
 
         def pace(interval_s: float, background: bool) -> float:
             return self._pacing.paced(

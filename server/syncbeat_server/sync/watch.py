@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -13,6 +13,7 @@ from syncbeat_server.sync import policy
 from syncbeat_server.sync.hub import Hub, Subscription
 from syncbeat_server.sync.model import (
     Activity,
+    Change,
     ChangesSent,
     Checkpoint,
     Cursor,
@@ -24,6 +25,7 @@ from syncbeat_server.sync.model import (
     StreamEvent,
 )
 from syncbeat_server.sync.policy import Situation, Tuning
+from syncbeat_server.sync.recorder import Recorder
 from syncbeat_server.sync.service import FeedReader, SeenRecorder
 
 MIN_HEARTBEAT_S, MAX_HEARTBEAT_S, DEFAULT_HEARTBEAT_S = 5.0, 300.0, 30.0
@@ -79,13 +81,16 @@ class HintStreams:
         tuning: Callable[[str], Tuning],
         reported: Callable[[DeviceKey, Activity], None],
         turn: Callable[[], float],
+        recorder: Recorder,
     ) -> None:
         """`device_moved` is told of each device whose stream opened or closed.
 
         `tuning` knows by what each app's hints are decided; `reported` is told what a user's stream says at its start;
-        `turn` knows in how many seconds one of many who are sent away together may come back.
+        `turn` knows in how many seconds one of many who are sent away together may come back; `recorder` counts what
+        streams show.
         """
         self._turn = turn
+        self._recorder = recorder
         self._reported = reported
         self._tuning = tuning
         self._device_moved = device_moved
@@ -235,11 +240,18 @@ class HintStreams:
                 continue
             if page.changes:
                 events.append(ChangesSent(page.changes))
+                self._record(request, progress, page.changes)
                 progress.shown.add(cursor.scope)
             progress.sent[cursor.scope] = page.next_sequence
             if page.more:
                 subscription.dirty.add(cursor.scope)
         return events
+
+    def _record(self, request: WatchRequest, progress: _Progress, changes: Sequence[Change]) -> None:
+        """Count what a device's stream shows, but for what it missed before."""
+        if request.device.device_id:
+            instants = [change.changed_at.timestamp() for change in changes if change.changed_at > progress.opened_at]
+            self._recorder.streamed(request.device.app_id, self._clock.now().timestamp(), instants)
 
     async def _refresh_members(
         self, request: WatchRequest, subscription: Subscription, progress: _Progress, *, opening: bool

@@ -13,6 +13,13 @@ ALTER TABLE device_cursors
     ADD COLUMN fetched bigint,
     ADD COLUMN fetched_at timestamptz;
 
+-- What is left of a count made at a moment, if half of it goes in `half_life_s` seconds.
+CREATE FUNCTION syncbeat_decay(counted_at timestamptz, half_life_s double precision) RETURNS double precision
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN counted_at IS NULL THEN 0 ELSE power(0.5::float8, least(1000::float8, greatest(0::float8,
+        extract(epoch FROM syncbeat_now() - counted_at)::float8 / half_life_s))) END
+$$;
+
 -- Wake-ups that the device answered, and that it did not: both as of reach_at, and half as many a day later
 -- (push/reach.py).
 ALTER TABLE devices

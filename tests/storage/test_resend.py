@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -12,6 +11,7 @@ import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import DependencyDown
+from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.push import followup
 from syncbeat_server.push.model import Content, NewNotification, Outcome, Reason, Verdict
 from syncbeat_server.push.policy import RetryRule
@@ -21,7 +21,7 @@ from syncbeat_server.storage.allowance import Allowance
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync.fetched import record_fetched
 from syncbeat_server.sync.model import Cursor, DeviceKey
-from tests.fakes import FakeClock, wait_until
+from tests.fakes import START, FakeClock, wait_until
 from tests.storage.doubles import Refuses, ScriptedProvider, Streams, Unlimited, channel
 from tests.storage.stage import (
     APP,
@@ -81,6 +81,13 @@ async def until_over(database: Database, clock: FakeClock) -> None:
     await until(partial(over, database), "nobody waits for an answer", moving=clock)
 
 
+async def until_counted(database: Database, clock: FakeClock) -> None:
+    """What a wake-up that is over tells of its device is kept."""
+    counted = partial(value_of, database, "SELECT bool_and(reach_at > $1) FROM devices", START)
+    await until(counted, "what it tells is kept", moving=clock)
+    assert await over(database)
+
+
 async def fetch(database: Database, sequence: int, epoch: str = EPOCH) -> None:
     """A call of ann's phone was answered up to a sequence."""
     async with database.connection() as conn:
@@ -96,7 +103,7 @@ async def send(database: Database, worker: DeliveryWorker, notification: NewNoti
 
 @pytest.mark.usefixtures("ann")
 async def test_a_lost_wake_up_is_sent_again_in_growing_waits_and_given_up(database: Database, clock: FakeClock) -> None:
-    provider, at, woken, missed = ScriptedProvider(), list[float](), list[bool](), Counter[str]()
+    provider, at, metrics = ScriptedProvider(), list[float](), Metrics()
     provider.on_send = lambda: at.append(clock.monotonic())
     worker = DeliveryWorker(
         database,
@@ -105,22 +112,21 @@ async def test_a_lost_wake_up_is_sent_again_in_growing_waits_and_given_up(databa
         cast(Allowance, Unlimited()),
         WorkerRule(),
         clock,
-        WorkerHooks(
-            woken=lambda app, again: woken.append(again),
-            missed=lambda app, tries, count: missed.update({tries: count}),
-        ),
+        WorkerHooks(woken=metrics.woken, missed=metrics.wake_ups_missed),
     )
     async with running(worker):
         await send(database, worker, wake(1, ttl_s=3600.0))
-        await until_over(database, clock)
+        await until_counted(database, clock)
         await move(clock, 30)
         (delivery,) = await deliveries(database)
         assert (delivery.state, delivery.attempts) == ("SENT", 5)
     waits = [later - sooner for sooner, later in pairwise(at)]
     assert [round(wait) for wait in waits] == [pytest.approx(wait, abs=2) for wait in (15, 30, 60, 120)]
     assert {(d.delivery_id, d.sequence) for d in provider.asked} == {(delivery.delivery_id, 1)}
-    assert woken == [False, True, True, True, True]
-    assert missed == {"first": 1, "resend": 4, "all": 1}
+    sample = metrics.registry.get_sample_value
+    told = [sample("syncbeat_wakeups_total", {"app": APP, "kind": kind}) for kind in ("first", "resend")]
+    missed = [sample("syncbeat_wakeups_missed_total", {"app": APP, "tries": t}) for t in ("first", "resend", "all")]
+    assert (told, missed) == ([1, 4], [1, 4, 1])
     assert await rows_of(database, REACH) == [(pytest.approx(98.7, abs=0.3), pytest.approx(2.0, abs=0.02))]
     columns = "first_answered, first_missed, second_answered, second_missed, all_answered, all_missed"
     assert await rows_of(database, f"SELECT round({columns.replace(', ', '), round(')}) FROM app_reach") == [
@@ -143,7 +149,7 @@ async def test_one_that_is_answered_is_not_sent_again(database: Database, clock:
         else:
             async with database.connection() as conn:
                 await followup.acknowledge(conn, APP, delivery.delivery_id, opened=False)
-        await until_over(database, clock)
+        await until_counted(database, clock)
         await move(clock, 30)
         expected = "ann RECEIVED" if how == "acknowledges" else "ann SENT"
         assert await shown(database, sent) == [expected]
@@ -175,7 +181,7 @@ async def test_what_a_poll_found_later_tells_that_the_push_did_not_come(database
         await until_asked(provider, 2, clock)
         await move(clock, 28)
         await fetch(database, 1)
-        await until_over(database, clock)
+        await until_counted(database, clock)
     assert len(provider.asked) == 2
     ((answered, missed),) = await rows_of(database, REACH)
     assert answered < 1.2
@@ -305,7 +311,7 @@ async def test_what_the_budget_does_not_allow_is_put_off_and_given_up(database: 
         assert 150 < await value_of(database, put_off) < 180
         assert len(provider.asked) == 1
         await until_asked(provider, 2, clock)
-        assert await shown(database, sent) == ["ann SENT"]
+        await until_shown(database, "ann SENT", of=sent)
 
 
 @pytest.mark.usefixtures("ann")
@@ -365,7 +371,7 @@ async def test_without_times_none_is_sent_again_and_reach_is_measured_all_the_sa
     rule: dict[str, Any] = {"retry": RetryRule(resend=ResendRule(()))}
     async with running(worker := make_worker(database, clock, provider, **rule)):
         await send(database, worker, wake(1))
-        await until_over(database, clock)
+        await until_counted(database, clock)
     assert len(provider.asked) == 1
     assert await value_of(database, "SELECT reach_missed > 1.9 FROM devices")
 

@@ -243,6 +243,8 @@ async def fetched_by_ann(house: House) -> list[tuple[Any, ...]]:
 async def test_up_to_where_a_devices_calls_were_answered_is_kept_beside_what_it_showed(house: House) -> None:
     first = await house.publish("a")
     await house.hint()
+    assert await fetched_by_ann(house) == [], "who shows no cursor does not say that it fetches"
+    await house.hint(Cursor("couple"))
     assert await fetched_by_ann(house) == [(first.epoch, 0, 1)]
     head = await house.publish("b", "c")
     await house.hint(first)
@@ -268,9 +270,9 @@ async def test_in_a_new_epoch_a_device_has_neither_shown_nor_fetched_anything(ho
     assert await fetched_by_ann(house) == [("newer", 0, 2)]
 
 
-async def test_who_asks_again_and_again_without_a_cursor_costs_one_statement(house: House) -> None:
+async def test_who_asks_again_and_again_with_an_old_cursor_costs_one_statement(house: House) -> None:
     head = await house.publish("a")
-    await house.hint()
+    await house.hint(Cursor("couple"))
     await house.seen.flush()
     house.refuses.error = DependencyDown("no statement is expected")
     house.seen.note_fetched(PHONE, [head])

@@ -275,9 +275,8 @@ class SyncService:
     def _compare(self, device: DeviceKey, view: DeviceView, cursors: Sequence[Cursor]) -> bool:
         """Whether a scope is ahead of what the device shows. What that tells of the device is noted."""
         if not cursors:
-            ahead = [state.cursor for state in view.scopes.values() if state.head > 0]
-        else:
-            ahead = self._ahead(device, view, cursors)
+            return any(state.head > 0 for state in view.scopes.values())
+        ahead = self._ahead(device, view, cursors)
         if ahead:
             self._seen.note_fetched(device, ahead)
         return bool(ahead)

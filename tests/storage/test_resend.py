@@ -12,7 +12,7 @@ import pytest
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.push import followup
+from syncbeat_server.push import followup, unanswered
 from syncbeat_server.push.model import Content, NewNotification, Outcome, Reason, Verdict
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.push.resend import ResendRule
@@ -390,6 +390,14 @@ async def test_first_tries_go_before_those_that_are_sent_again(database: Databas
         assert [d.resends for d in provider.asked] == [0, 0], "the only place is taken"
         provider.gate.set()
         await until_asked(provider, 3, clock)
+
+
+async def test_looking_takes_the_index_of_those_that_wait(database: Database) -> None:
+    async with database.transaction() as conn:
+        await conn.execute("SET LOCAL enable_seqscan = off")
+        plan = [row["QUERY PLAN"] for row in await conn.fetch("EXPLAIN " + unanswered.DUE, 10, 600.0, 86_400.0)]
+    assert any("deliveries_unanswered" in line for line in plan), plan
+    assert any("deliveries_by_device" in line for line in plan), plan
 
 
 async def test_reach_decays_with_a_half_life_of_a_day(database: Database, clock: FakeClock) -> None:

@@ -11,6 +11,38 @@ from syncbeat_server.storage.postgres import Connection, Row
 
 _FOREGROUND_S = 600.0
 
+DUE = """
+WITH due AS MATERIALIZED (
+    SELECT * FROM deliveries
+    WHERE answer_by <= syncbeat_now() AND state IN ('SENT', 'RECEIVED', 'OPENED')
+    ORDER BY answer_by LIMIT $1 FOR UPDATE SKIP LOCKED)
+SELECT due.app_id, due.delivery_id, due.user_id, due.device_id, due.resends,
+       coalesce(v.platform, '') AS platform,
+       extract(epoch FROM due.expires_at - syncbeat_now())::float8 AS ttl_s,
+       extract(epoch FROM due.answer_by - due.sent_at)::float8 AS waited_s,
+       due.state <> 'SENT' AS acknowledged,
+       extract(epoch FROM least(CASE WHEN c.sequence >= due.sequence THEN c.seen_at END,
+                                CASE WHEN c.fetched >= due.sequence THEN c.fetched_at END)
+                          - due.sent_at)::float8 AS fetched_s,
+       coalesce(v.activity ->> 'state' = 'FOREGROUND'
+                AND v.activity_at > syncbeat_now() - make_interval(secs => $2), false) AS foreground,
+       coalesce(v.token_state IN ('ACTIVE', 'STALE'), false) AS usable,
+       EXISTS (SELECT 1 FROM deliveries newer
+               WHERE (newer.app_id, newer.user_id, newer.device_id)
+                   = (due.app_id, due.user_id, due.device_id)
+                 AND newer.delivery_id > due.delivery_id AND newer.scope = due.scope
+                 AND newer.state IN ('IN_FLIGHT', 'SENT', 'RECEIVED', 'OPENED')
+                 AND (newer.epoch <> due.epoch OR newer.sequence >= due.sequence)) AS superseded,
+       coalesce(v.reach_answered * decay.left, 0) AS answered,
+       coalesce(v.reach_missed * decay.left, 0) AS missed
+FROM due
+LEFT JOIN devices v USING (app_id, user_id, device_id)
+LEFT JOIN device_cursors c ON (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
+                            = (due.app_id, due.user_id, due.device_id, due.scope, due.epoch)
+CROSS JOIN LATERAL (SELECT syncbeat_decay(v.reach_at, $3) AS left) decay
+ORDER BY due.answer_by
+"""
+
 
 class Step(NamedTuple):
     """How a wake-up goes on: leased to be sent again, looked at again in `wait_s`; neither: nobody waits any more."""
@@ -38,35 +70,7 @@ class Counts(NamedTuple):
 async def due(conn: Connection, limit: int) -> list[Unanswered]:
     """Lock up to `limit` wake-ups whose time to be answered is over, the oldest first."""
     rows = await conn.fetch(
-        """WITH due AS MATERIALIZED (
-               SELECT * FROM deliveries
-               WHERE answer_by <= syncbeat_now() AND state IN ('SENT', 'RECEIVED', 'OPENED')
-               ORDER BY answer_by LIMIT $1 FOR UPDATE SKIP LOCKED)
-           SELECT due.app_id, due.delivery_id, due.user_id, due.device_id, due.resends,
-                  coalesce(v.platform, '') AS platform,
-                  extract(epoch FROM due.expires_at - syncbeat_now())::float8 AS ttl_s,
-                  extract(epoch FROM due.answer_by - due.sent_at)::float8 AS waited_s,
-                  due.state <> 'SENT' AS acknowledged,
-                  extract(epoch FROM least(CASE WHEN c.sequence >= due.sequence THEN c.seen_at END,
-                                           CASE WHEN c.fetched >= due.sequence THEN c.fetched_at END)
-                                     - due.sent_at)::float8 AS fetched_s,
-                  coalesce(v.activity ->> 'state' = 'FOREGROUND'
-                           AND v.activity_at > syncbeat_now() - make_interval(secs => $2), false) AS foreground,
-                  coalesce(v.token_state IN ('ACTIVE', 'STALE'), false) AS usable,
-                  EXISTS (SELECT 1 FROM deliveries newer
-                          WHERE (newer.app_id, newer.user_id, newer.device_id)
-                              = (due.app_id, due.user_id, due.device_id)
-                            AND newer.delivery_id > due.delivery_id AND newer.scope = due.scope
-                            AND newer.state IN ('IN_FLIGHT', 'SENT', 'RECEIVED', 'OPENED')
-                            AND (newer.epoch <> due.epoch OR newer.sequence >= due.sequence)) AS superseded,
-                  coalesce(v.reach_answered * decay.left, 0) AS answered,
-                  coalesce(v.reach_missed * decay.left, 0) AS missed
-           FROM due
-           LEFT JOIN devices v USING (app_id, user_id, device_id)
-           LEFT JOIN device_cursors c ON (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
-                                       = (due.app_id, due.user_id, due.device_id, due.scope, due.epoch)
-           CROSS JOIN LATERAL (SELECT syncbeat_decay(v.reach_at, $3) AS left) decay
-           ORDER BY due.answer_by""",
+        DUE,
         limit,
         _FOREGROUND_S,
         HALF_LIFE_S,

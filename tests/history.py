@@ -55,6 +55,7 @@ def violations(history: History) -> list[str]:
         *_stale(history.changes),
         *_revived(history.changes),
         *_shown_twice(history.arrivals),
+        *_asked_again(history),
         *_claimed_without_sending(history),
     ]
 
@@ -77,12 +78,16 @@ def _lost(history: History) -> Iterable[str]:
 def _stale(changes: Sequence[Change]) -> Iterable[str]:
     """A completion by who does not hold the lease."""
     holder: dict[str, tuple[str | None, str]] = {}
+    sent = set[str]()
     for change in changes:
+        if change.before == "SENT":
+            sent.add(change.delivery_id)
         if change.after == "IN_FLIGHT" and change.before != "IN_FLIGHT":
             holder[change.delivery_id] = (change.lease_after, change.process)
         elif change.before == "IN_FLIGHT" and change.after in _ATTEMPT_ENDS:
             lease, process = holder.get(change.delivery_id, (None, ""))
-            rescued = change.after == "PENDING" and change.overdue
+            waits = "SENT" if change.delivery_id in sent else "PENDING"
+            rescued = change.after == waits and change.overdue
             if change.lease_before != lease or (change.process != process and not rescued):
                 yield f"stale: {change.process} ended {change.delivery_id}, which {process or 'nobody'} held"
         elif change.before in QUEUED and change.after in ("SENT", "DEAD"):
@@ -90,11 +95,11 @@ def _stale(changes: Sequence[Change]) -> Iterable[str]:
 
 
 def _revived(changes: Sequence[Change]) -> Iterable[str]:
-    """What has ended stays so, but for receipts and redrives."""
+    """What has ended stays so, but for receipts, redrives, and wake-ups that are sent again."""
     for change in changes:
         received = change.after in ("RECEIVED", "OPENED")
-        redriven = (change.before, change.after) == ("DEAD", "PENDING")
-        if change.before in ENDED and change.after != change.before and not received and not redriven:
+        again = (change.before, change.after) in (("DEAD", "PENDING"), ("SENT", "IN_FLIGHT"))
+        if change.before in ENDED and change.after != change.before and not received and not again:
             yield f"revived: {change.delivery_id} went from {change.before} to {change.after}"
 
 
@@ -103,6 +108,17 @@ def _shown_twice(arrivals: Sequence[Arrival]) -> Iterable[str]:
     for (token, delivery), times in shown.items():
         if times > 1:
             yield f"shown twice: {delivery} came up {times} times on {token}"
+
+
+def _asked_again(history: History) -> Iterable[str]:
+    """Only what shows nothing is sent again after the provider took it, and it stays taken."""
+    again = {c.delivery_id for c in history.changes if (c.before, c.after) == ("SENT", "IN_FLIGHT")}
+    for delivery in again & {arrival.delivery_id for arrival in history.arrivals if arrival.effect != "data"}:
+        yield f"shown again: {delivery} shows something and was sent again"
+    for delivery in again:
+        _, state = history.final.get(delivery, ("", "SENT"))
+        if state not in REACHED | {"IN_FLIGHT"}:
+            yield f"taken back: {delivery} was sent and is {state}"
 
 
 def _claimed_without_sending(history: History) -> Iterable[str]:

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from syncbeat_server import cli
-from syncbeat_server.push import queue, recorder, screening, service, store
+from syncbeat_server.push import queue, recorder, resending, screening, service, store
 from syncbeat_server.push.providers.fcm import FcmProvider
 
 STEPS = {
@@ -24,6 +24,8 @@ STEPS = {
     "the outcome is committed": (recorder.Recorder, "_write", "after"),
     "a lease is extended": (queue, "extend", "after"),
     "leases are given back": (queue, "release", "before"),
+    # of a worker that sends a wake-up again
+    "a wake-up is leased again": (resending.Resending, "take", "after"),
     # of a server
     "an acceptance is not committed": (store, "insert_notifications", "after"),
     "an acceptance is committed": (service.PushService, "_write", "after"),

@@ -7,29 +7,32 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import asyncpg
 import grpc
 import pytest
 import redis.asyncio
 
 from syncbeat import SyncbeatClient
-from syncbeat.v1 import core_pb2, push_service_pb2
+from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_server.devtools.demo.devices import eventually
 from syncbeat_server.devtools.demo.stage import Stage, staged
 from syncbeat_server.devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.deliveries import states
 from tests.e2e.dying import STEPS
-from tests.e2e.test_crashes import register
+from tests.e2e.test_crashes import DEVICES, register
 from tests.e2e.witness import history_of, last_to_claim, watch_database
 from tests.history import unended, violations
 
 pytestmark = pytest.mark.slow
 
 SERVER_STEPS = [step for step in STEPS if "acceptance" in step]
-WORKER_STEPS = [step for step in STEPS if "acceptance" not in step]
+WAKE_STEPS = [step for step in STEPS if "wake-up" in step]
+WORKER_STEPS = [step for step in STEPS if "acceptance" not in step and step not in WAKE_STEPS]
 COUNT = 12
 
 
@@ -133,6 +136,49 @@ async def test_a_server_is_killed_at_a_step(stage: Stage, database_urls: Databas
         await dying_server(stage, step, load)
         await load.run(0, COUNT)  # the same ids, at the server that lives
         await finish(stage, database_urls, backend, load.accepted)
+
+
+@pytest.mark.parametrize("step", [*WAKE_STEPS, "it was sent"])
+async def test_a_worker_is_killed_while_it_wakes_phones_that_do_not_answer(
+    stage: Stage, database_urls: DatabaseUrls, step: str
+) -> None:
+    stage.settings["SYNCBEAT_RESEND_S"] = "0.5,0.5,0.5"
+    server = await stage.start_server()
+    async with stage.client(stage.identity.service_token, server) as backend:
+        await register(backend)
+        notification_id = await wake_all(backend)
+        await dying(stage, step, 15 if step == "it was sent" else 1, "worker")
+        await stage.start_worker()
+        conn = await asyncpg.connect(database_urls.app_url)
+        try:
+
+            async def all_tried() -> bool:
+                query = "SELECT bool_and(resends = 3 AND state = 'SENT') FROM deliveries"
+                return bool(await conn.fetchval(query))
+
+            assert await eventually(all_tried, 30.0)
+            assert await conn.fetchval("SELECT count(*) FROM deliveries WHERE attempts > resends + 1") == 0
+        finally:
+            await conn.close()
+        history = await history_of(stage, database_urls, {notification_id: DEVICES})
+        assert violations(history) == []
+        arrived = Counter(arrival.delivery_id for arrival in history.arrivals)
+        assert len(arrived) == DEVICES
+        assert min(arrived.values()) >= 2
+        assert max(arrived.values()) <= 4
+
+
+async def wake_all(backend: SyncbeatClient) -> str:
+    """Every device of a scope is to be woken for one change; the notification."""
+    writer = directory_service_pb2.ROLE_WRITER
+    members = [directory_service_pb2.ScopeMember(user_id=f"user-{n}", role=writer) for n in range(DEVICES)]
+    request = directory_service_pb2.AddScopeMembersRequest(scope="all", members=members)
+    await backend.directory.AddScopeMembers(request)
+    change = core_pb2.NewChange(scope="all", key="topic", merge_patch_json="{}")
+    published = await backend.sync.PublishChanges(
+        sync_service_pb2.PublishChangesRequest(changes=[change], trigger=core_pb2.SyncTrigger(type="news"))
+    )
+    return str(published.notification_id)
 
 
 async def dying_server(stage: Stage, step: str, load: Load) -> None:

@@ -28,7 +28,7 @@ from syncbeat_server.push.model import (
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
 from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
+from tests.fakes import FakeClock, wait_until
 
 APP = "default"
 EPOCH = "epoch-1"
@@ -173,6 +173,12 @@ async def cut_connections(urls: DatabaseUrls) -> int:
         await conn.close()
 
 
-async def until(holds: Callable[[], Awaitable[bool]], what: str = "") -> None:
-    """Wait until a question to the database is answered by yes."""
-    await wait_until(holds, what=what)
+async def until(holds: Callable[[], Awaitable[object]], what: str = "", moving: FakeClock | None = None) -> None:
+    """Wait until a question to the database is answered by yes, while the clock moves if it is given."""
+
+    async def moved() -> object:
+        if moving is not None:
+            await moving.advance(1.0)
+        return await holds()
+
+    await wait_until(moved, what=what)

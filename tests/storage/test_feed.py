@@ -260,6 +260,50 @@ async def test_the_newest_cursor_that_a_device_showed_is_kept(house: House) -> N
     assert await seen_by_ann(house) == [(head.epoch, 4)]  # nor what still waits to be written
 
 
+async def fetched_by_ann(house: House) -> list[tuple[Any, ...]]:
+    await house.seen.flush()
+    return await rows_of(house.database, "SELECT epoch, sequence, fetched FROM device_cursors")
+
+
+async def test_up_to_where_a_devices_calls_were_answered_is_kept_beside_what_it_showed(house: House) -> None:
+    first = await house.publish("a")
+    await house.hint()
+    assert await fetched_by_ann(house) == [], "who shows no cursor does not say that it fetches"
+    await house.hint(Cursor("couple"))
+    assert await fetched_by_ann(house) == [(first.epoch, 0, 1)]
+    head = await house.publish("b", "c")
+    await house.hint(first)
+    assert await fetched_by_ann(house) == [(first.epoch, 1, 3)]
+    await house.service.list_changes(APP, "ann", PHONE, Cursor("couple", head.epoch, 1), 1)
+    await house.hint(head)
+    assert await fetched_by_ann(house) == [(first.epoch, 3, 3)]
+    house.seen.note_fetched(PHONE, [Cursor("couple", head.epoch, 9), Cursor("none", head.epoch, 1)])
+    assert await fetched_by_ann(house) == [(first.epoch, 3, 3)], "there is no such sequence"
+
+
+async def test_in_a_new_epoch_a_device_has_neither_shown_nor_fetched_anything(house: House) -> None:
+    head = await house.publish("a", "b")
+    await house.service.list_changes(APP, "ann", PHONE, head, 10)
+    assert await fetched_by_ann(house) == [(head.epoch, 2, 2)]
+    async with house.database.connection() as conn:
+        await conn.execute("UPDATE scopes SET epoch = 'new'")
+    house.seen.note(PHONE, [Cursor("couple", "new", 1)])
+    assert await fetched_by_ann(house) == [("new", 1, None)]
+    async with house.database.connection() as conn:
+        await conn.execute("UPDATE scopes SET epoch = 'newer'")
+    await house.service.list_changes(APP, "ann", PHONE, head, 10)
+    assert await fetched_by_ann(house) == [("newer", 0, 2)]
+
+
+async def test_who_asks_again_and_again_with_an_old_cursor_costs_one_statement(house: House) -> None:
+    head = await house.publish("a")
+    await house.hint(Cursor("couple"))
+    await house.seen.flush()
+    house.refuses.error = DependencyDown("no statement is expected")
+    house.seen.note_fetched(PHONE, [head])
+    await house.seen.flush()
+
+
 async def test_what_cannot_have_been_seen_is_not_recorded(house: House) -> None:
     head = await house.publish("a")
     house.seen.note(PHONE, [Cursor("couple", head.epoch, 2)])

@@ -269,6 +269,22 @@ async def test_triggers_of_one_batch_keep_their_window_and_the_newest_cursor(
     assert await rows_of(database, "SELECT sequence FROM dedupe_windows") == [(6,)]
 
 
+async def test_a_scope_knows_how_many_of_its_commits_wake(database: Database, publisher: Publisher) -> None:
+    await couple(database)
+    share = "SELECT round(triggered_share::numeric, 2)::float8 FROM scopes WHERE scope = 'couple'"
+    assert await value_of(database, share) is None
+    await publisher.publish(call("a", type="news"))
+    assert await value_of(database, share) == 1.0
+    await together(publisher, *(call(f"k{n}") for n in range(4)))
+    assert await value_of(database, share) == round(0.9**4, 2)
+    for n in range(40):
+        await publisher.publish(call(f"k{n}", type="news"))
+    assert await value_of(database, share) > 0.95
+    before = await rows_of(database, "SELECT triggered_share FROM scopes")
+    await publisher.publish(call("b", user_id="ann"))
+    assert await rows_of(database, "SELECT triggered_share FROM scopes") < before, "a user's commits count too"
+
+
 async def test_a_trailing_wake_up_lives_as_long_as_its_window_and_an_hour(
     database: Database, publisher: Publisher
 ) -> None:

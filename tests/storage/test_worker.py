@@ -193,6 +193,7 @@ async def test_the_last_change_of_a_window_is_pushed_at_its_end(database: Databa
             await accept(database, call)
             worker.wake()
             await until_shown(database, "ann SENT", of=calls[0])
+        await mark_seen(database, 1)
         await clock.advance(59)
         assert len(provider.asked) == 1
         await clock.advance(2)

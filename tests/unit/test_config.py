@@ -309,6 +309,17 @@ def test_every_setting_is_described_and_can_be_read_back() -> None:
     assert load_settings({name: value for name, value in said.items() if value}, env_file=None) == Settings()
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", ()), ("5", (5.0,)), ("1, 2.5", (1.0, 2.5)), ("0", None), ("soon", None), ("4000", None), ("1," * 9, None)],
+)
+def test_the_times_at_which_wake_ups_are_sent_again(text: str, expected: tuple[float, ...] | None) -> None:
+    if expected is None:
+        assert "RESEND_S" in refused(RESEND_S=text)
+    else:
+        assert load(RESEND_S=text).resend_s == expected
+
+
 def account(folder: Path, token_uri: str) -> Path:
     """A service account's JSON with a key of its own."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -25,6 +25,8 @@ RESCUED = [
     change("PENDING", "IN_FLIGHT", "worker-2", "lease-2"),
     change("IN_FLIGHT", "SENT", "worker-2", "lease-2"),
 ]
+WOKEN = Arrival("d", "phone", "data")
+ASKED_AGAIN = [CLAIMED, ENDED, change("SENT", "IN_FLIGHT", "worker-2", "lease-2")]
 TWICE = [SHOWN, replace(SHOWN, effect="replaced")]
 
 
@@ -36,6 +38,16 @@ TWICE = [SHOWN, replace(SHOWN, effect="replaced")]
         replace(GOOD, final={"d": ("n", "OPENED")}, changes=[*GOOD.changes, change("SENT", "OPENED", "server")]),
         replace(GOOD, final={"d": ("n", "OPENED")}, changes=[CLAIMED, change("IN_FLIGHT", "OPENED", "server")]),
         replace(GOOD, final={"d": ("n", "PENDING")}, changes=[], arrivals=[]),
+        replace(
+            GOOD,
+            changes=[*ASKED_AGAIN, change("IN_FLIGHT", "SENT", "worker-2", "lease-2")],
+            arrivals=[WOKEN, WOKEN],
+        ),
+        replace(
+            GOOD,
+            changes=[*ASKED_AGAIN, change("IN_FLIGHT", "SENT", "worker-1", "lease-2", overdue=True)],
+            arrivals=[WOKEN],
+        ),
     ],
 )
 def test_a_good_history_has_no_violations(history: History) -> None:
@@ -57,6 +69,19 @@ PLANTED = {
         GOOD, changes=[CLAIMED, RESCUED[1], change("PENDING", "SENT")]
     ),
     "revived: d went from SENT to PENDING": replace(GOOD, changes=[*GOOD.changes, change("SENT", "PENDING")]),
+    "shown again: d shows something": replace(GOOD, changes=ASKED_AGAIN, arrivals=[SHOWN]),
+    "taken back: d was sent and is DEAD": replace(
+        GOOD,
+        final={"d": ("n", "DEAD")},
+        changes=[*ASKED_AGAIN, change("IN_FLIGHT", "DEAD", "worker-2", "lease-2")],
+        arrivals=[WOKEN],
+    ),
+    "stale: worker-1 ended d, which worker-2": replace(
+        GOOD, changes=[*ASKED_AGAIN, change("IN_FLIGHT", "SENT", lease="lease-2")], arrivals=[WOKEN]
+    ),
+    "stale: worker-2 ended d, which worker-1": replace(
+        GOOD, changes=[CLAIMED, change("IN_FLIGHT", "SENT", "worker-2", overdue=True)]
+    ),
     "shown twice: d came up 2 times on phone": replace(GOOD, changes=RESCUED, arrivals=[SHOWN, SHOWN]),
     "never sent: d is SENT": replace(GOOD, arrivals=[]),
     "sent on its own: d was taken 2 times and claimed 1 times": replace(GOOD, arrivals=TWICE),

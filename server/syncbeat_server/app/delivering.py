@@ -19,6 +19,7 @@ from syncbeat_server.push.gate import Gate
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.push.providers.log import LogProvider
+from syncbeat_server.push.resend import ResendRule
 from syncbeat_server.push.upkeep import QueueFigures
 from syncbeat_server.push.worker import DeliveryWorker, WorkerHooks, WorkerRule
 from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
@@ -51,6 +52,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
                     first_s=settings.delivery_retry_s,
                     grace_s=settings.stream_grace_s,
                     give_up_s=settings.delivery_give_up_s,
+                    resend=ResendRule(settings.resend_s),
                 ),
             ),
             process.clock,
@@ -59,6 +61,8 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
                 process.metrics.outcomes_voided,
                 process.metrics.removals_braked,
                 channels.audited,
+                process.metrics.woken,
+                process.metrics.wake_ups_missed,
             ),
         )
         listening = [] if session_url is None else [listen(session_url.get_secret_value(), worker.wake, process.clock)]

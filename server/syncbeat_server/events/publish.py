@@ -19,6 +19,7 @@ from syncbeat_server.storage.postgres import Connection, Database, RowOwner, bec
 from syncbeat_server.sync.append import Append, Appended, append
 from syncbeat_server.sync.model import Cursor, NewChange
 from syncbeat_server.sync.policy import Prior, Tuning
+from syncbeat_server.sync.triggers import Commits, note_triggers
 
 _RPC = "PublishChanges"
 _WAKE_TTL_S = 3600.0
@@ -129,6 +130,9 @@ class Publisher:
         for index, (publish, result) in enumerate(zip(publishes, appended, strict=True)):
             if publish.trigger is not None and isinstance(result, Appended):
                 woken[index] = self._wake_up(publish, publish.trigger, result.heads)
+        commits = _commits(publishes, appended)
+        if commits:
+            await note_triggers(conn, commits)
         await accept(conn, list(woken.values()))
         return [
             result if isinstance(result, SyncbeatError) else _as_json(result, woken.get(index))
@@ -167,6 +171,18 @@ class Publisher:
             self._scope_changed(app_id, head.scope)
         if published.notification_id:
             self._deliveries_accepted()
+
+
+def _commits(
+    publishes: Sequence[Publish], appended: Sequence[Appended | SyncbeatError]
+) -> dict[tuple[str, str], Commits]:
+    counted: dict[tuple[str, str], Commits] = {}
+    for publish, result in zip(publishes, appended, strict=True):
+        for head in result.heads if isinstance(result, Appended) else ():
+            known = counted.get((publish.app_id, head.scope), Commits(0, 0))
+            triggered = known.triggered + (publish.trigger is not None)
+            counted[publish.app_id, head.scope] = Commits(known.made + 1, triggered)
+    return counted
 
 
 def _as_json(appended: Appended, woken: NewNotification | None) -> str:

@@ -24,6 +24,7 @@ from syncbeat_server.ops.setting_types import (
     OptionalPath,
     OptionalSecret,
     RedisUrl,
+    Seconds,
     Secrets,
     TokenEntries,
     check_base_url,
@@ -202,6 +203,7 @@ class Settings(AppSettings):
     delivery_poll_s: float = Field(default=1.0, ge=0.02, le=60.0)
     delivery_retry_s: float = Field(default=10.0, ge=0.05, le=600.0)
     delivery_give_up_s: float = Field(default=3600.0, ge=1.0, le=86_400.0)
+    resend_s: Seconds = (15.0, 30.0, 60.0, 120.0)
     delivery_timeout_s: float = Field(default=15.0, ge=0.1, le=120.0)
     delivery_in_flight: int = Field(default=200, ge=1, le=2000)
     delivery_breaker_s: float = Field(default=60.0, ge=0.1, le=3600.0)
@@ -380,6 +382,7 @@ def describe_settings() -> str:
     for name, field in Settings.model_fields.items():
         if name not in _IN_APPS_FILE:
             default = field.get_default(call_default_factory=True)
-            shown = ",".join(sorted(default)) if isinstance(default, frozenset) else str(default or "")
+            several = sorted(default) if isinstance(default, frozenset) else default
+            shown = ",".join(map(str, several)) if isinstance(several, list | tuple) else str(default or "")
             lines.append(f"{PREFIX}{name.upper()}={shown}")
     return "\n".join(lines)

@@ -194,6 +194,18 @@ class Metrics:
             ("app",),
             registry=self.registry,
         )
+        self._woken = Counter(
+            "syncbeat_wakeups",
+            "Silent wake-ups that the provider took: for the first time, or sent again",
+            ("app", "kind"),
+            registry=self.registry,
+        )
+        self._missed = Counter(
+            "syncbeat_wakeups_missed",
+            "Wake-ups that nobody answered in time: the first try, one sent again, or all tries of one",
+            ("app", "tries"),
+            registry=self.registry,
+        )
         self._breaker_open = Gauge(
             "syncbeat_push_breaker_open", "1 while an app's provider is not asked", ("app",), registry=self.registry
         )
@@ -264,6 +276,14 @@ class Metrics:
     def removals_braked(self, app_id: str) -> None:
         """Count that dead tokens of an app were not taken away."""
         self._braked.labels(app_id).inc()
+
+    def woken(self, app_id: str, again: bool) -> None:
+        """Count a silent wake-up that the provider took."""
+        self._woken.labels(app_id, "resend" if again else "first").inc()
+
+    def wake_ups_missed(self, app_id: str, tries: str, count: int) -> None:
+        """Count wake-ups that were not answered: `tries` is first, resend or all."""
+        self._missed.labels(app_id, tries).inc(count)
 
     def breakers(self, open_by_app: Mapping[str, bool]) -> None:
         """Whose provider is not asked now."""

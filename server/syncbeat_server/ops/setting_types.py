@@ -70,6 +70,10 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
 
 
+def _seconds(value: object) -> object:
+    return tuple(_parts(value)) if isinstance(value, str) else value
+
+
 def _token_entries(value: object) -> object:
     return tuple(map(TokenEntry.parse, _parts(value))) if isinstance(value, str) else value
 
@@ -131,6 +135,9 @@ def _check_store_url(url: str, schemes: tuple[str, ...]) -> None:
 
 Address = Annotated[str, AfterValidator(_port_exists)]
 Secrets = Annotated[dict[str, SecretStr], BeforeValidator(_secrets)]
+Seconds = Annotated[
+    tuple[Annotated[float, Field(ge=0.1, le=3600.0)], ...], BeforeValidator(_seconds), Field(max_length=8)
+]
 Names = Annotated[frozenset[str], BeforeValidator(_names)]
 CertificateEntries = Annotated[tuple[CertificateEntry, ...], BeforeValidator(_certificate_entries)]
 TokenEntries = Annotated[tuple[TokenEntry, ...], BeforeValidator(_token_entries)]

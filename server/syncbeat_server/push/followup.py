@@ -54,7 +54,8 @@ async def acknowledge(conn: Connection, app_id: str, delivery_id: str, *, opened
 async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | None:
     """Cancel what is not sent yet of a notification; how many, or None when there is no such notification.
 
-    What it held off by its dedupe key may come again; what was to take the last place of a window gives it up.
+    What it held off by its dedupe key may come again; what was to take the last place of a window gives it up. Wake-ups
+    that were sent are not sent again.
     """
     known = await conn.fetchval(
         "SELECT true FROM notifications WHERE app_id = $1 AND notification_id = $2", app_id, notification_id
@@ -83,6 +84,12 @@ async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | N
         """UPDATE deliveries SET state = 'CANCELLED', reason = '', updated_at = syncbeat_now()
            WHERE app_id = $1 AND notification_id = $2 AND state IN ('PENDING', 'HELD', 'SCHEDULED')
            RETURNING 1 AS cancelled""",
+        app_id,
+        notification_id,
+    )
+    await conn.execute(
+        """UPDATE deliveries SET answer_by = NULL
+           WHERE app_id = $1 AND notification_id = $2 AND answer_by IS NOT NULL""",
         app_id,
         notification_id,
     )

@@ -30,6 +30,11 @@ class Gate:
         return self._breaker.state
 
     @property
+    def broken(self) -> bool:
+        """Whether the provider cannot be relied on: its breaker is not closed, or nothing is let through."""
+        return self._breaker.state is not BreakerState.CLOSED or self.closed_for_s() > 0
+
+    @property
     def share(self) -> float:
         """The share of its rate that the app may use now: 1 unless its provider throttles."""
         return self._pace.share(self._clock.monotonic())

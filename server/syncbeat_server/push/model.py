@@ -142,7 +142,8 @@ class Accepted:
 class ClaimedDelivery:
     """One attempt to make: what, to which registration token, as which delivery.
 
-    `ttl_s` is what is left until it expires, `age_s` the seconds since it was claimed for the first time.
+    `ttl_s` is what is left until it expires, `age_s` the seconds since it was claimed for the first time. `resends`
+    counts how often it was leased to be sent again.
     """
 
     app_id: str
@@ -171,6 +172,7 @@ class ClaimedDelivery:
     critical: bool = False
     patient: bool = False
     moves: int = 0
+    resends: int = 0
     locale: str = ""
     time_zone: str = ""
     quiet: QuietHours | None = None
@@ -210,6 +212,7 @@ class Outcome:
 class Finished:
     """How a claimed delivery goes on: its new state, and when it is due again if it waits.
 
+    A wake-up that is SENT waits for its answer: it is looked at after `due_in_s`, or for 0 never again.
     `lives_on`: its time to live does not run while it waits. `moved`: it goes to a newer registration token.
     """
 

@@ -7,7 +7,7 @@ as long each time, jittered; Retry-After wins; 429 waits a minute; what fails fo
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from syncbeat_server.push import holds
@@ -20,6 +20,7 @@ from syncbeat_server.push.model import (
     Reason,
     Verdict,
 )
+from syncbeat_server.push.resend import ResendRule
 
 _LONGEST_WAIT_S = 600.0
 _THROTTLED_FACTOR = 6.0  # of the first wait: a minute for 10 s
@@ -31,12 +32,13 @@ MAX_MOVES = 3
 class RetryRule:
     """`first_s`: the least wait before a retry, `give_up_s`: how long it is tried after the first attempt.
 
-    `grace_s`: how long a device with a live stream may take to show it.
+    `grace_s`: how long a device with a live stream may take to show it. `resend`: when what was sent is sent again.
     """
 
     first_s: float = 10.0
     grace_s: float = 5.0
     give_up_s: float = 3600.0
+    resend: ResendRule = field(default_factory=ResendRule)
 
 
 def triage(delivery: ClaimedDelivery, live: bool, now: datetime, rule: RetryRule) -> Finished | None:

@@ -83,7 +83,8 @@ async def claimed(conn: Connection, lease_token: str, delivery_ids: Sequence[str
     """What was claimed under this token, with everything an attempt needs."""
     rows = await conn.fetch(
         """SELECT d.app_id, d.delivery_id, d.notification_id, d.user_id, d.device_id, d.scope, d.epoch, d.sequence,
-                  d.attempts, d.priority, d.reason, d.moves, v.platform, v.token_registered_at, v.locale, v.time_zone,
+                  d.attempts, d.priority, d.reason, d.moves, d.resends,
+                  v.platform, v.token_registered_at, v.locale, v.time_zone,
                   CASE WHEN v.token_state IN ('ACTIVE', 'STALE') THEN v.registration_token END AS registration_token,
                   n.kind, n.type, n.content, n.collapse_key, n.critical, n.patient,
                   p.quiet_start, p.quiet_end, p.quiet_zone, p.max_per_day,
@@ -93,7 +94,7 @@ async def claimed(conn: Connection, lease_token: str, delivery_ids: Sequence[str
                   EXISTS (SELECT 1 FROM device_cursors c
                           WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
                               = (d.app_id, d.user_id, d.device_id, d.scope, d.epoch)
-                            AND c.sequence >= d.sequence) AS seen,
+                            AND (c.sequence >= d.sequence OR d.resends > 0 AND c.fetched >= d.sequence)) AS seen,
                   EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
                             AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL) AS shut_out
            FROM deliveries d
@@ -112,7 +113,8 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
     """Record what became of claimed deliveries: the ids of those whose lease still held; the others are void."""
     rows = await conn.fetch(
         """UPDATE deliveries d SET
-               state = k.state, reason = k.reason, provider_message_id = k.message_id,
+               state = k.state, reason = k.reason,
+               provider_message_id = coalesce(nullif(k.message_id, ''), d.provider_message_id),
                due_at = CASE WHEN k.state IN ('PENDING', 'HELD')
                              THEN syncbeat_now() + make_interval(secs => k.due_in_s) ELSE d.due_at END,
                expires_at = CASE WHEN k.lives_on
@@ -123,7 +125,11 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
                first_claimed_at = CASE WHEN k.give_back AND d.attempts = 1 THEN NULL ELSE d.first_claimed_at END,
                moves = d.moves + CASE WHEN k.moved THEN 1 ELSE 0 END,
                ambiguous = d.ambiguous OR k.reason = 'AMBIGUOUS',
-               sent_at = CASE WHEN k.state = 'SENT' THEN syncbeat_now() ELSE d.sent_at END,
+               sent_at = CASE WHEN k.state = 'SENT' AND NOT k.give_back THEN syncbeat_now() ELSE d.sent_at END,
+               -- One that was called back while it was sent again is not looked at any more.
+               answer_by = CASE WHEN k.state = 'SENT' AND k.due_in_s > 0
+                                     AND (d.resends = 0 OR d.answer_by IS NOT NULL)
+                                THEN syncbeat_now() + make_interval(secs => k.due_in_s) END,
                lease_token = NULL, lease_until = NULL, updated_at = syncbeat_now()
            FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::bool[],
                        $9::bool[], $10::bool[])
@@ -159,13 +165,17 @@ async def extend(conn: Connection, lease_tokens: Sequence[str], lease_s: float) 
 
 
 async def rescue(conn: Connection, limit: int) -> int:
-    """Put back what a worker left behind: leases that ran out. State and lease are checked again under the lock."""
+    """Put back what a worker left behind: leases that ran out. State and lease are checked again under the lock.
+
+    A wake-up that was to be sent again is SENT as before; the look at it that is due decides how it goes on.
+    """
     rows = await conn.fetch(
         """WITH lost AS (
                SELECT app_id, delivery_id FROM deliveries
                WHERE state = 'IN_FLIGHT' AND lease_until < syncbeat_now()
                ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED)
-           UPDATE deliveries d SET state = 'PENDING', lease_token = NULL, lease_until = NULL,
+           UPDATE deliveries d SET state = CASE WHEN d.resends > 0 THEN 'SENT' ELSE 'PENDING' END,
+                  lease_token = NULL, lease_until = NULL,
                   due_at = syncbeat_now(), updated_at = syncbeat_now()
            FROM lost WHERE (d.app_id, d.delivery_id) = (lost.app_id, lost.delivery_id)
            RETURNING d.delivery_id""",
@@ -177,7 +187,8 @@ async def rescue(conn: Connection, limit: int) -> int:
 async def release(conn: Connection, lease_tokens: Sequence[str]) -> int:
     """Give back everything this worker holds, uncounted: it stops before it tried."""
     rows = await conn.fetch(
-        """UPDATE deliveries SET state = 'PENDING', attempts = attempts - 1, lease_token = NULL, lease_until = NULL,
+        """UPDATE deliveries SET state = CASE WHEN resends > 0 THEN 'SENT' ELSE 'PENDING' END,
+                  attempts = attempts - 1, lease_token = NULL, lease_until = NULL,
                   first_claimed_at = CASE WHEN attempts = 1 THEN NULL ELSE first_claimed_at END,
                   due_at = syncbeat_now(), updated_at = syncbeat_now()
            WHERE lease_token = ANY($1::uuid[]) AND state = 'IN_FLIGHT' RETURNING 1 AS given""",
@@ -214,6 +225,7 @@ def _claimed(row: Row, lease_token: str) -> ClaimedDelivery:
         critical=row["critical"],
         patient=row["patient"],
         moves=row["moves"],
+        resends=row["resends"],
         locale=row["locale"] or "",
         time_zone=row["time_zone"] or "",
         quiet=None

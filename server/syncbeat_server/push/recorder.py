@@ -11,6 +11,7 @@ from syncbeat_server.errors import DependencyDown, Overloaded
 from syncbeat_server.push import limits, queue, registrations
 from syncbeat_server.push.model import DeliveryState, Finished, Reason
 from syncbeat_server.push.policy import MAX_MOVES
+from syncbeat_server.push.resend import ResendRule, goes_on, silent
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.postgres import Connection, Database
 
@@ -29,16 +30,21 @@ class Recorder:
         wake: Callable[[], None],
         voided: Callable[[int], None],
         braked: Callable[[str], None],
+        rule: ResendRule,
+        woken: Callable[[str, bool], None],
     ) -> None:
         """`wake` is called when something recorded is due at once; `voided(n)` when n leases had run out.
 
-        `braked(app)`: its provider called too many tokens dead, so that none was taken away.
+        `braked(app)`: its provider called too many tokens dead, so that none was taken away. `woken(app, again)`: its
+        provider took a silent wake-up, for the first time or again.
         """
         self._database = database
         self._clock = clock
         self._wake = wake
         self._voided = voided
         self._braked = braked
+        self._rule = rule
+        self._woken = woken
         self._batches: Batcher[Finished, None] = Batcher(self._write)
 
     async def record(self, finished: Finished) -> None:
@@ -59,7 +65,7 @@ class Recorder:
 
     async def _write(self, finished: Sequence[Finished]) -> list[None]:
         async with self._database.transaction() as conn:
-            ends = await self._heed_provider(conn, finished)
+            ends = [goes_on(end, self._rule) for end in await self._heed_provider(conn, finished)]
             recorded = await queue.finish(conn, ends)
             held = [f.delivery for f in ends if f.reason is Reason.WAKE_BUDGET]
             if held:
@@ -68,6 +74,9 @@ class Recorder:
             # A device that acknowledges before its attempt ended leaves nothing to record either.
             _log.info("attempts ended without their lease", extra={"count": len(finished) - len(recorded)})
             self._voided(len(finished) - len(recorded))
+        for end in ends:
+            if end.state is DeliveryState.SENT and not end.give_back_attempt and silent(end.delivery):
+                self._woken(end.delivery.app_id, end.delivery.resends > 0)
         if any(end.moved for end in ends):
             self._wake()
         return [None] * len(finished)

@@ -17,12 +17,13 @@ from functools import partial
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
-from syncbeat_server.push import policy, queue, upkeep
+from syncbeat_server.push import policy, queue, unanswered, upkeep
 from syncbeat_server.push.accept import expand
 from syncbeat_server.push.channel import Channel
 from syncbeat_server.push.model import ClaimedDelivery, Reason
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.push.recorder import Recorder
+from syncbeat_server.push.resending import Resending
 from syncbeat_server.push.screening import Live, Screening
 from syncbeat_server.push.sender import Sender
 from syncbeat_server.push.upkeep import QueueFigures
@@ -35,6 +36,8 @@ _CLAIM_BATCH = 200
 _DOWN_PAUSE_S = 0.5
 _CANCEL_AGAIN_S = 0.2
 _AUDIT_EVERY_S = 30.0
+_HEALTH_EVERY_S = 5.0
+_BROKEN_S = 30.0
 _REFILL = 0.5  # of what may be in flight: below it the next ones are claimed, so that claims stay large
 
 
@@ -51,12 +54,15 @@ class WorkerRule:
 @dataclass(frozen=True)
 class WorkerHooks:
     """Who is told (the metrics): of each attempt, of outcomes whose lease had run out, of apps whose
-    tokens are not believed to be dead, of the queue's figures."""
+    tokens are not believed to be dead, of the queue's figures, of wake-ups (app, whether again) and of tries that
+    nobody answered (app, which, how many)."""
 
     attempt_ended: Callable[[str], None] = lambda outcome: None
     voided: Callable[[int], None] = lambda count: None
     braked: Callable[[str], None] = lambda app_id: None
     audited: Callable[[QueueFigures], None] = lambda figures: None
+    woken: Callable[[str, bool], None] = lambda app_id, again: None
+    missed: Callable[[str, str, int], None] = lambda app_id, tries, count: None
 
 
 class DeliveryWorker:
@@ -79,7 +85,10 @@ class DeliveryWorker:
         self._rule = rule
         self._clock = clock
         self._hooks = hooks
-        self._recorder = Recorder(database, clock, self.wake, hooks.voided, hooks.braked)
+        self._recorder = Recorder(
+            database, clock, self.wake, hooks.voided, hooks.braked, rule.retry.resend, hooks.woken
+        )
+        self._resending = Resending(database, rule.retry.resend, rule.lease_s, hooks.missed)
         self._screening = Screening(database, channels, live, rule.retry, clock)
         self._sender = Sender(channels, self._recorder, rule.retry, hooks.attempt_ended)
         self._dice = random.SystemRandom()
@@ -90,6 +99,7 @@ class DeliveryWorker:
         self._credit: Counter[str] = Counter()
         self._held: Counter[str] = Counter()
         self._attempts: set[asyncio.Task[None]] = set()
+        self._claiming = asyncio.Lock()
 
     def wake(self) -> None:
         """There may be something due."""
@@ -99,6 +109,8 @@ class DeliveryWorker:
         """Work until `drain`; whatever is held when cancelled is given back."""
         chores = [
             asyncio.ensure_future(self._every(self._rule.poll_s, self._look)),
+            asyncio.ensure_future(self._every(self._rule.poll_s, self._ask_again)),
+            asyncio.ensure_future(self._every(_HEALTH_EVERY_S, self._tell_broken)),
             asyncio.ensure_future(self._every(self._rule.lease_s / 4, self._extend)),
             asyncio.ensure_future(self._every(self._rule.lease_s / 2, self._tidy)),
             asyncio.ensure_future(self._every(_AUDIT_EVERY_S, self._audit)),
@@ -134,7 +146,8 @@ class DeliveryWorker:
         while not self._draining:
             self._woken.clear()
             try:
-                more = await self._take()
+                async with self._claiming:
+                    more = await self._take()
             except SyncbeatError as error:
                 _log.warning("cannot claim deliveries now", extra={"reason": error.reason}, exc_info=error.__cause__)
                 await self._clock.sleep(_DOWN_PAUSE_S)
@@ -162,6 +175,38 @@ class DeliveryWorker:
         full = {app_id for app_id, most in room.items() if took[app_id] >= most}
         self._short |= full
         return bool(full)
+
+    async def _ask_again(self) -> None:
+        """Send again what nobody answered, as far as the attempts of `_take` leave room."""
+        while not self._draining:
+            lease_token = str(uuid.uuid4())
+            async with self._claiming:
+                again = await self._resending.take(lease_token, self._spare())
+                if again.deliveries:
+                    self._held[lease_token] += len(again.deliveries)
+                    await self._start_all(lease_token, again.deliveries)
+            if again.told:
+                await self._resending.count(again.told)
+            if not again.more:
+                return
+
+    def _spare(self) -> dict[str, int]:
+        """How many more of each app may go out now, of what was granted already."""
+        return {
+            app_id: min(channel.gate.room(bypassed=channel.fallback is not None), self._credit[app_id])
+            for app_id, channel in self._channels.items()
+        }
+
+    async def _tell_broken(self) -> None:
+        """Tell the processes that answer devices whose provider is not asked now."""
+        broken = {
+            app_id: channel.gate.closed_for_s() + _BROKEN_S
+            for app_id, channel in self._channels.items()
+            if channel.fallback is None and channel.gate.broken
+        }
+        if broken:
+            async with self._database.connection() as conn:
+                await unanswered.mark_broken(conn, broken)
 
     async def _room(self) -> dict[str, int]:
         """How many of each app may be claimed now: what its gate and its rate let through."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -13,6 +14,7 @@ from syncbeat_server.errors import AccessDenied, NotFound, SyncbeatError
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import policy, scopes, store
+from syncbeat_server.sync.fetched import record_fetched
 from syncbeat_server.sync.model import Activity, Change, Cursor, DeviceKey, FeedPage, Hint, Priority, ScopeState
 from syncbeat_server.sync.policy import Situation, Tuning
 from syncbeat_server.sync.recorder import Recorder
@@ -29,7 +31,8 @@ _SEEN_RETRY_S = 1.0
 
 
 class SeenRecorder:
-    """Writes down which cursors devices have shown, off the callers' path: the newest for each device and scope.
+    """Writes down which cursors devices have shown, and up to where their calls were answered, off the callers' path:
+    the newest for each device and scope.
 
     What a crash loses of it costs at most a push that was not needed.
     """
@@ -37,21 +40,24 @@ class SeenRecorder:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._newest: dict[tuple[DeviceKey, str], Cursor] = {}
+        self._shown = _Newest()
+        self._fetched = _Newest()
+        self._told = _Newest()
         self._noted = asyncio.Event()
 
     def note(self, device: DeviceKey, cursors: Sequence[Cursor]) -> None:
         """A device has shown that it knows these cursors."""
-        for cursor in cursors:
-            if cursor.sequence is None or not cursor.epoch:
-                continue
-            key = device, cursor.scope
-            known = self._newest.get(key)
-            if known is None and len(self._newest) >= _MAX_SEEN:
-                continue
-            if known is None or known.epoch != cursor.epoch or (known.sequence or 0) < cursor.sequence:
-                self._newest[key] = cursor
-                self._noted.set()
+        if self._shown.take(device, cursors):
+            self._noted.set()
+
+    def note_fetched(self, device: DeviceKey, cursors: Sequence[Cursor]) -> None:
+        """A call of a device was answered with these cursors: it knows them, or asks again if that was lost."""
+        if len(self._told) >= _MAX_SEEN:
+            self._told.clear()
+        # Who is told again what it does not show costs no statement each time.
+        fresh = self._told.take(device, cursors)
+        if self._fetched.take(device, fresh):
+            self._noted.set()
 
     async def run(self) -> None:
         """Write what is noted, for ever."""
@@ -68,14 +74,33 @@ class SeenRecorder:
 
     async def flush(self) -> None:
         """Write everything that is noted now."""
-        while self._newest:
-            keys = list(self._newest)[:_SEEN_BATCH]
-            batch = {key: self._newest[key] for key in keys}
-            async with self._database.connection() as conn:
-                await store.record_seen(conn, [(device, cursor) for (device, _), cursor in batch.items()])
-            for key, cursor in batch.items():
-                if self._newest.get(key) is cursor:
-                    del self._newest[key]
+        for newest, write in ((self._shown, store.record_seen), (self._fetched, record_fetched)):
+            while newest:
+                batch = dict(itertools.islice(newest.items(), _SEEN_BATCH))
+                async with self._database.connection() as conn:
+                    await write(conn, [(device, cursor) for (device, _), cursor in batch.items()])
+                for key, cursor in batch.items():
+                    if newest.get(key) is cursor:
+                        del newest[key]
+
+
+class _Newest(dict[tuple[DeviceKey, str], Cursor]):
+    """The newest cursor for each device and scope, of at most `_MAX_SEEN`."""
+
+    def take(self, device: DeviceKey, cursors: Sequence[Cursor]) -> list[Cursor]:
+        """Take in what is newer; what that was."""
+        taken = []
+        for cursor in cursors:
+            if cursor.sequence is None or not cursor.epoch:
+                continue
+            key = device, cursor.scope
+            known = self.get(key)
+            if known is None and len(self) >= _MAX_SEEN:
+                continue
+            if known is None or known.epoch != cursor.epoch or (known.sequence or 0) < cursor.sequence:
+                self[key] = cursor
+                taken.append(cursor)
+        return taken
 
 
 class FeedReader:
@@ -261,8 +286,9 @@ class SyncService:
         now = self._clock.now()
         if device is not None:
             self._recorder.fetched(device, now.timestamp(), [change.changed_at.timestamp() for change in page.changes])
-        if device is not None and not page.reset:
-            self._seen.note(device, [cursor])
+            self._seen.note_fetched(device, [page.next])
+            if not page.reset:
+                self._seen.note(device, [cursor])
         situation = Situation([page.state], _NOTHING_REPORTED)
         # A hint of one scope among those of the device, which will come by the one for all of them: nothing is booked.
         return page, policy.decide(situation, self._tuning(app_id), now, changed=page.more)
@@ -281,20 +307,27 @@ class SyncService:
         """Whether a scope is ahead of what the device shows. What that tells of the device is noted."""
         if not cursors:
             return any(state.head > 0 for state in view.scopes.values())
-        changed = False
+        ahead = self._ahead(device, view, cursors)
+        if ahead:
+            self._seen.note_fetched(device, ahead)
+        return bool(ahead)
+
+    def _ahead(self, device: DeviceKey, view: DeviceView, cursors: Sequence[Cursor]) -> list[Cursor]:
+        ahead = []
         for cursor in cursors:
             scope, epoch, sequence = cursor
             state = view.scopes.get(scope)
             if state is None:
                 raise AccessDenied("not a member of this scope", scope=scope)
             if sequence is None or epoch not in ("", state.epoch):
-                changed = True
+                ahead.append(state.cursor)
                 continue
-            changed = changed or sequence < state.head
+            if sequence < state.head:
+                ahead.append(state.cursor)
             if epoch and sequence <= state.head and _is_news(view.seen.get(scope), cursor):
                 view.seen[scope] = cursor
                 self._seen.note(device, [cursor])
-        return changed
+        return ahead
 
     async def _write_reports(self, reports: Sequence[tuple[DeviceKey, Activity]]) -> Sequence[None]:
         async with self._database.connection() as conn:

@@ -93,7 +93,8 @@ async def record_seen(conn: Connection, seen: Sequence[tuple[DeviceKey, Cursor]]
            JOIN scopes s ON (s.app_id, s.scope, s.epoch) = (k.app_id, k.scope, k.epoch) AND k.sequence <= s.head
            ORDER BY k.app_id, k.user_id, k.device_id, k.scope
            ON CONFLICT (app_id, user_id, device_id, scope) DO UPDATE
-           SET epoch = excluded.epoch, sequence = excluded.sequence, seen_at = excluded.seen_at
+           SET epoch = excluded.epoch, sequence = excluded.sequence, seen_at = excluded.seen_at,
+               fetched = CASE WHEN c.epoch = excluded.epoch THEN c.fetched END
            WHERE c.epoch <> excluded.epoch OR c.sequence < excluded.sequence""",
         *_device_columns([device for device, _ in newest]),
         [scope for _, scope in newest],

@@ -135,7 +135,9 @@ class SyncTrigger(_message.Message):
     """SyncTrigger wakes the devices of the members of the changed scopes. A device with a live stream gets the
     change there: its push is held for a grace and cancelled when it shows a cursor at or above the change. The
     others are pushed, at most once per (device, scope, type, window); the last change of a window is pushed at
-    its end if it was never shown.
+    its end if it was never shown. A silent wake-up is sent again 15, 45, 105 and 225 s later, as far as the device's
+    system lets wake-ups through, until the device answers it: by GetHint with its cursors, by ListChanges, or by
+    AcknowledgeDelivery.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -37,9 +37,11 @@ class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliver
     DELIVERY_STATE_PENDING: _DeliveryState.ValueType  # 3
     """DELIVERY_STATE_PENDING waits for an attempt, the first or the next."""
     DELIVERY_STATE_IN_FLIGHT: _DeliveryState.ValueType  # 4
-    """DELIVERY_STATE_IN_FLIGHT is being sent."""
+    """DELIVERY_STATE_IN_FLIGHT is being sent, or sent again."""
     DELIVERY_STATE_SENT: _DeliveryState.ValueType  # 5
-    """DELIVERY_STATE_SENT was taken by the provider."""
+    """DELIVERY_STATE_SENT was taken by the provider. A silent wake-up that its device does not answer within seconds is
+    sent again: it is IN_FLIGHT for that moment and SENT after it, whatever came of that.
+    """
     DELIVERY_STATE_RECEIVED: _DeliveryState.ValueType  # 6
     """DELIVERY_STATE_RECEIVED was acknowledged by the device."""
     DELIVERY_STATE_OPENED: _DeliveryState.ValueType  # 7
@@ -65,9 +67,11 @@ DELIVERY_STATE_HELD: DeliveryState.ValueType  # 2
 DELIVERY_STATE_PENDING: DeliveryState.ValueType  # 3
 """DELIVERY_STATE_PENDING waits for an attempt, the first or the next."""
 DELIVERY_STATE_IN_FLIGHT: DeliveryState.ValueType  # 4
-"""DELIVERY_STATE_IN_FLIGHT is being sent."""
+"""DELIVERY_STATE_IN_FLIGHT is being sent, or sent again."""
 DELIVERY_STATE_SENT: DeliveryState.ValueType  # 5
-"""DELIVERY_STATE_SENT was taken by the provider."""
+"""DELIVERY_STATE_SENT was taken by the provider. A silent wake-up that its device does not answer within seconds is
+sent again: it is IN_FLIGHT for that moment and SENT after it, whatever came of that.
+"""
 DELIVERY_STATE_RECEIVED: DeliveryState.ValueType  # 6
 """DELIVERY_STATE_RECEIVED was acknowledged by the device."""
 DELIVERY_STATE_OPENED: DeliveryState.ValueType  # 7
@@ -105,7 +109,9 @@ class _DeliveryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delive
     DELIVERY_REASON_DEVICE_GONE: _DeliveryReason.ValueType  # 7
     """DELIVERY_REASON_DEVICE_GONE: the device was unregistered, or its token moved to another."""
     DELIVERY_REASON_UNREGISTERED: _DeliveryReason.ValueType  # 8
-    """DELIVERY_REASON_UNREGISTERED: the provider does not know the registration token any more; it was dropped."""
+    """DELIVERY_REASON_UNREGISTERED: the provider does not know the registration token any more; it was dropped. At SENT:
+    that was told when it was to be sent again.
+    """
     DELIVERY_REASON_WRONG_SENDER: _DeliveryReason.ValueType  # 9
     """DELIVERY_REASON_WRONG_SENDER: the registration token belongs to another sender; it is QUARANTINED."""
     DELIVERY_REASON_REJECTED: _DeliveryReason.ValueType  # 10
@@ -153,7 +159,9 @@ DELIVERY_REASON_ALREADY_SEEN: DeliveryReason.ValueType  # 6
 DELIVERY_REASON_DEVICE_GONE: DeliveryReason.ValueType  # 7
 """DELIVERY_REASON_DEVICE_GONE: the device was unregistered, or its token moved to another."""
 DELIVERY_REASON_UNREGISTERED: DeliveryReason.ValueType  # 8
-"""DELIVERY_REASON_UNREGISTERED: the provider does not know the registration token any more; it was dropped."""
+"""DELIVERY_REASON_UNREGISTERED: the provider does not know the registration token any more; it was dropped. At SENT:
+that was told when it was to be sent again.
+"""
 DELIVERY_REASON_WRONG_SENDER: DeliveryReason.ValueType  # 9
 """DELIVERY_REASON_WRONG_SENDER: the registration token belongs to another sender; it is QUARANTINED."""
 DELIVERY_REASON_REJECTED: DeliveryReason.ValueType  # 10
@@ -267,7 +275,7 @@ class Delivery(_message.Message):
     reason: Global___DeliveryReason.ValueType
     """reason says why, where the state alone does not."""
     attempts: _builtins.int
-    """attempts is how often it was handed to the provider."""
+    """attempts is how often it was handed to the provider; each time a wake-up is sent again is one."""
     possibly_duplicated: _builtins.bool
     """possibly_duplicated says that an attempt may have reached the device before the last one did. A message is shown
     once all the same, since the later copy replaces the earlier; data comes twice with the same delivery_id.
@@ -290,7 +298,7 @@ class Delivery(_message.Message):
 
     @_builtins.property
     def send_time(self) -> _timestamp_pb2.Timestamp:
-        """send_time is when the provider took it. Absent: it has not."""
+        """send_time is when the provider took it, for the last time if it was sent again. Absent: it has not."""
 
     @_builtins.property
     def receive_time(self) -> _timestamp_pb2.Timestamp:

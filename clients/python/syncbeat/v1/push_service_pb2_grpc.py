@@ -99,7 +99,8 @@ class PushServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDeliveries(self, request, context):
-        """ListDeliveries pages through deliveries, oldest first.
+        """ListDeliveries pages through deliveries, oldest first. A silent wake-up that is sent again stays one delivery,
+        whose `attempts` grow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,7 +128,7 @@ class PushServiceServicer:
 
     def CancelNotification(self, request, context):
         """CancelNotification cancels the deliveries of a notification that are not sent yet. One in flight may
-        still arrive. What they held off by a dedupe key may come again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
+        still arrive. What they held off by a dedupe key may come again, and wake-ups that were sent are not sent again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,9 @@ class PushServiceStub:
     there: NOT_FOUND / NOT_FOUND.
     """
     ListDeliveries: _grpc.UnaryUnaryMultiCallable[_push_service_pb2.ListDeliveriesRequest, _push_service_pb2.ListDeliveriesResponse]
-    """ListDeliveries pages through deliveries, oldest first."""
+    """ListDeliveries pages through deliveries, oldest first. A silent wake-up that is sent again stays one delivery,
+    whose `attempts` grow.
+    """
     WatchDeliveries: _grpc.UnaryStreamMultiCallable[_push_service_pb2.WatchDeliveriesRequest, _push_service_pb2.WatchDeliveriesResponse]
     """WatchDeliveries streams the deliveries of a notification or a user: first each as it is, then each change
     of state, within a second or so. It ends OK when the server drains and UNAVAILABLE / DEPENDENCY_DOWN when it
@@ -63,7 +65,7 @@ class PushServiceStub:
     """
     CancelNotification: _grpc.UnaryUnaryMultiCallable[_push_service_pb2.CancelNotificationRequest, _push_service_pb2.CancelNotificationResponse]
     """CancelNotification cancels the deliveries of a notification that are not sent yet. One in flight may
-    still arrive. What they held off by a dedupe key may come again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
+    still arrive. What they held off by a dedupe key may come again, and wake-ups that were sent are not sent again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
     """
     RedriveDeliveries: _grpc.UnaryUnaryMultiCallable[_push_service_pb2.RedriveDeliveriesRequest, _push_service_pb2.RedriveDeliveriesResponse]
     """RedriveDeliveries makes DEAD deliveries PENDING again, with a fresh count of attempts and a fresh time to live: at
@@ -92,7 +94,9 @@ class PushServiceAsyncStub(PushServiceStub):
     there: NOT_FOUND / NOT_FOUND.
     """
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_push_service_pb2.ListDeliveriesRequest, _push_service_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
-    """ListDeliveries pages through deliveries, oldest first."""
+    """ListDeliveries pages through deliveries, oldest first. A silent wake-up that is sent again stays one delivery,
+    whose `attempts` grow.
+    """
     WatchDeliveries: _aio.UnaryStreamMultiCallable[_push_service_pb2.WatchDeliveriesRequest, _push_service_pb2.WatchDeliveriesResponse]  # type: ignore[assignment]
     """WatchDeliveries streams the deliveries of a notification or a user: first each as it is, then each change
     of state, within a second or so. It ends OK when the server drains and UNAVAILABLE / DEPENDENCY_DOWN when it
@@ -107,7 +111,7 @@ class PushServiceAsyncStub(PushServiceStub):
     """
     CancelNotification: _aio.UnaryUnaryMultiCallable[_push_service_pb2.CancelNotificationRequest, _push_service_pb2.CancelNotificationResponse]  # type: ignore[assignment]
     """CancelNotification cancels the deliveries of a notification that are not sent yet. One in flight may
-    still arrive. What they held off by a dedupe key may come again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
+    still arrive. What they held off by a dedupe key may come again, and wake-ups that were sent are not sent again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
     """
     RedriveDeliveries: _aio.UnaryUnaryMultiCallable[_push_service_pb2.RedriveDeliveriesRequest, _push_service_pb2.RedriveDeliveriesResponse]  # type: ignore[assignment]
     """RedriveDeliveries makes DEAD deliveries PENDING again, with a fresh count of attempts and a fresh time to live: at
@@ -151,7 +155,9 @@ class PushServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _push_service_pb2.ListDeliveriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_push_service_pb2.ListDeliveriesResponse, _abc.Awaitable[_push_service_pb2.ListDeliveriesResponse]]:
-        """ListDeliveries pages through deliveries, oldest first."""
+        """ListDeliveries pages through deliveries, oldest first. A silent wake-up that is sent again stays one delivery,
+        whose `attempts` grow.
+        """
 
     @_abc_1.abstractmethod
     def WatchDeliveries(
@@ -184,7 +190,7 @@ class PushServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_push_service_pb2.CancelNotificationResponse, _abc.Awaitable[_push_service_pb2.CancelNotificationResponse]]:
         """CancelNotification cancels the deliveries of a notification that are not sent yet. One in flight may
-        still arrive. What they held off by a dedupe key may come again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
+        still arrive. What they held off by a dedupe key may come again, and wake-ups that were sent are not sent again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
         """
 
     @_abc_1.abstractmethod

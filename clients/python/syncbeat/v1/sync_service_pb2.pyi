@@ -724,7 +724,9 @@ class ListChangesRequest(_message.Message):
     by itself leaves it empty, and so does a user.
     """
     device_id: _builtins.str
-    """device_id is the device that lists: the cursor is recorded as seen by it. Empty: nothing is recorded."""
+    """device_id is the device that lists: the cursor is recorded as seen by it, and that it fetched what follows. Empty:
+    nothing is recorded, and a wake-up for it counts as unanswered.
+    """
     page_size: _builtins.int
     """page_size is the most changes of a page, up to 1,000. 0 means 50. A page may hold fewer."""
     @_builtins.property

@@ -14,6 +14,7 @@ from syncbeat_server.devtools.demo.report import Report
 from syncbeat_server.devtools.demo.sessions import lines_with_secrets
 from syncbeat_server.devtools.demo.stage import Stage, staged
 from syncbeat_server.devtools.demo.story import tell
+from syncbeat_server.devtools.demo.wakes import RESENT_AFTER_S
 from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.storage.migrate import migrate
 
@@ -32,6 +33,7 @@ async def _play(stores: EmbeddedStores, folder: Path, report: Report) -> int:
     report.chapter("Real stores, two servers, a worker, and a fake of FCM")
     await migrate(stores.owner_url, app_login="syncbeat_app")
     async with staged(stores, folder) as stage:
+        stage.settings["SYNCBEAT_RESEND_S"] = f"{RESENT_AFTER_S},{RESENT_AFTER_S}"
         await stage.start_all()
         report.note(f"servers on {stage.servers[0].address} and {stage.servers[1].address}, a worker beside them")
         await tell(stage, report)

@@ -11,6 +11,7 @@ from syncbeat_server.devtools.demo.devices import StreamingDevice, cursor_of, ev
 from syncbeat_server.devtools.demo.report import Report
 from syncbeat_server.devtools.demo.sessions import sign_in_and_out
 from syncbeat_server.devtools.demo.stage import Stage
+from syncbeat_server.devtools.demo.wakes import fetch, lose_a_wake_up
 
 SCOPE = "couple:alice-and-bob"
 _WINDOW_S = 3
@@ -94,6 +95,8 @@ async def tell(stage: Stage, report: Report) -> None:
         try:
             await _first_change(story)
             await _repeats(story)
+            sequence = await lose_a_wake_up(stage, report, backend, bob, BOBS_PHONE, SCOPE)
+            story.published.append(sequence)
             await _faults(story)
             await _dead_token(story)
             await _receipts(story)
@@ -137,6 +140,7 @@ async def _first_change(story: Story) -> None:
     pushes = await screens.wait_for(BOBS_PHONE, 1)
     carried = [cursor_of(push) for push in pushes]
     report.claim("bob's phone got one wake-up with the cursor, seen at FCM over HTTP", carried == [sequence], carried)
+    report.claim("and fetched what it was woken for", await fetch(story.bob, BOBS_PHONE, SCOPE) == sequence)
 
     async def held_back() -> bool:
         found = await story.deliveries(user_id="alice", device_id=PHONE)
@@ -157,6 +161,7 @@ async def _repeats(story: Story) -> None:
     early = await story.stage.screens.deliveries(BOBS_PHONE)
     report.claim("the repeats woke nobody", len(early) == 1, f"{len(early)} push so far")
     pushes = await story.stage.screens.wait_for(BOBS_PHONE, 2)
+    await fetch(story.bob, BOBS_PHONE, SCOPE)
     carried = [cursor_of(push) for push in pushes[1:]]
     report.claim("when the window ended the last one still arrived, once", carried == [last], carried)
     states: list[str] = []

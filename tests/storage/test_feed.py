@@ -16,6 +16,8 @@ from syncbeat_server.errors import AccessDenied, DependencyDown, NotFound, Token
 from syncbeat_server.events.publish import Publish, Publisher
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import watch as watching
+from syncbeat_server.sync.feed import FeedReader
+from syncbeat_server.sync.hints import Hints
 from syncbeat_server.sync.hub import Hub, Subscription
 from syncbeat_server.sync.model import (
     Activity,
@@ -34,7 +36,8 @@ from syncbeat_server.sync.model import (
 )
 from syncbeat_server.sync.policy.pacing import Book, Pacing, Turns
 from syncbeat_server.sync.recorder import Recorder
-from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
+from syncbeat_server.sync.seen import SeenRecorder
+from syncbeat_server.sync.service import SyncService
 from syncbeat_server.sync.sweep import HeadSweep
 from syncbeat_server.sync.views import Views
 from syncbeat_server.sync.watch import HintStreams, WatchRequest
@@ -66,18 +69,8 @@ class House:
         views = Views(reachable, self.clock, lambda: False, 100)  # nothing is kept: `test_views` is about that
         self.pacing = Pacing(Book(self.clock.now().timestamp()), lambda: 0.5)
         self.recorder = Recorder(default_tuning)
-        self.service = SyncService(
-            reachable,
-            self.reader,
-            views,
-            self.seen,
-            self.clock,
-            default_tuning,
-            self.hub.scope_changed,
-            self.writers.note,
-            self.pacing,
-            self.recorder,
-        )
+        hints = Hints(views, self.seen, self.recorder, self.pacing, default_tuning, self.hub.is_live, self.clock)
+        self.service = SyncService(reachable, self.reader, hints, self.hub.scope_changed, self.writers.note)
         self.turns = Turns()
         self.streams = HintStreams(
             self.hub,

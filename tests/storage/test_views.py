@@ -14,10 +14,13 @@ from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import AccessDenied, DependencyDown
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner
 from syncbeat_server.sync import scopes, store, sweep
+from syncbeat_server.sync.feed import FeedReader
+from syncbeat_server.sync.hints import Hints
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Priority
 from syncbeat_server.sync.policy.pacing import Book, Pacing
 from syncbeat_server.sync.recorder import Recorder
-from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
+from syncbeat_server.sync.seen import SeenRecorder
+from syncbeat_server.sync.service import SyncService
 from syncbeat_server.sync.store import DeviceView
 from syncbeat_server.sync.sweep import ViewSweep
 from syncbeat_server.sync.views import MOST_SCOPES_EACH, TRUSTED_S, Views
@@ -64,18 +67,11 @@ class House:
         self.views = Views(reachable, clock, lambda: self.listening, size)
         self.sweep = ViewSweep(database, self.views, clock, [APP])
         self.seen = SeenRecorder(database, clock)
-        reader = FeedReader(database)
+        pacing = Pacing(Book(clock.now().timestamp()), lambda: 0.5)
+        recorder = Recorder(default_tuning)
+        hints = Hints(self.views, self.seen, recorder, pacing, default_tuning, lambda device: False, clock)
         self.service = SyncService(
-            reachable,
-            reader,
-            self.views,
-            self.seen,
-            clock,
-            default_tuning,
-            lambda app_id, scope: None,
-            lambda device, activity: None,
-            Pacing(Book(clock.now().timestamp()), lambda: 0.5),
-            Recorder(default_tuning),
+            reachable, FeedReader(database), hints, lambda app_id, scope: None, lambda device, activity: None
         )
 
     async def asked_for(self, device: DeviceKey = PHONE) -> tuple[int, DeviceView | None]:

@@ -9,23 +9,20 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 from syncbeat_server.app.callers import callers, session_rows, session_rule
 from syncbeat_server.app.delivering import running_worker
-from syncbeat_server.app.learning import learning_of, sampling
 from syncbeat_server.app.pacing import pacing
 from syncbeat_server.app.process import Process, Stores, opened, running
+from syncbeat_server.app.syncing import syncing
 from syncbeat_server.app.telling import Front, Tellers, listening
 from syncbeat_server.auth.attempts import Attempts
 from syncbeat_server.auth.fleet import TokenCaches
 from syncbeat_server.auth.keys import public_jwks
 from syncbeat_server.auth.refresh import RefreshKeys
 from syncbeat_server.auth.sessions import SessionService, Signing
-from syncbeat_server.directory.presence import PresenceKeeper
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import SyncbeatError
-from syncbeat_server.events.publish import Publisher
 from syncbeat_server.events.users import UserLifecycle
 from syncbeat_server.ops.config import DEFAULT_APP, Role, Settings
 from syncbeat_server.push.accept import cancel_waiting
@@ -34,12 +31,7 @@ from syncbeat_server.push.service import PushService
 from syncbeat_server.push.watch import DeliveryWatches
 from syncbeat_server.push.worker import DeliveryWorker
 from syncbeat_server.storage.replays import Replays
-from syncbeat_server.sync.model import Activity, DeviceKey
-from syncbeat_server.sync.service import FeedReader, SeenRecorder, SyncService
-from syncbeat_server.sync.sweep import HeadSweep, ViewSweep
 from syncbeat_server.sync.views import Views
-from syncbeat_server.sync.watch import HintStreams
-from syncbeat_server.sync.writers import WriterPresence
 
 _log = logging.getLogger(__name__)
 
@@ -102,50 +94,26 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     from syncbeat_server.rpc.server import RpcServer
     from syncbeat_server.rpc.sync import SyncServicer
 
-    settings, clock, database, hub = process.settings, process.clock, process.database, process.hub
+    settings, clock, database = process.settings, process.clock, process.database
     pacer, admission = pacing(process)
     tell = Tellers(process, worker, front)
-    reader, seen = FeedReader(database), SeenRecorder(database, clock)
-    writers = WriterPresence(database, clock, tell.scope_changed)
-    learning = learning_of(process)
-    tuning, recorder = learning.tuning, learning.recorder
-
-    def reported(device: DeviceKey, activity: Activity) -> None:
-        tell.devices_changed(device.app_id, [device.user_id])
-        writers.note(device, activity)
-
+    sync = syncing(process, front, tell, pacer)
     watches = DeliveryWatches(database, clock)
-    keeper = PresenceKeeper(process.presence, lambda: [_device(key) for key in hub.live_devices()], clock)
-    streams = HintStreams(
-        hub, reader, seen, clock, lambda key: keeper.moved(_device(key)), tuning, writers.note, pacer.turn, recorder
-    )
     attempts = Attempts(clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
-    published = sampling(process, recorder, tell.scope_changed)
-    publisher = Publisher(database, clock, tuning, published, tell.deliveries_accepted)
     directory = DirectoryService(database, cancel_waiting, tell.members_changed, tell.devices_changed)
+    templates = process.apps.templates
     server = RpcServer(
         Interceptors(front.door, process.metrics, clock, admission),
         {
-            "SyncService": SyncServicer(
-                SyncService(
-                    database, reader, front.views, seen, clock, tuning, tell.scope_changed, reported, pacer, recorder
-                ),
-                streams,
-                publisher,
-                front.door.recheck,
-                process.apps.templates,
-            ),
-            "PushService": PushServicer(await _push(process, tell), watches, process.apps.templates, clock),
+            "SyncService": SyncServicer(sync.service, sync.streams, sync.publisher, front.door.recheck, templates),
+            "PushService": PushServicer(await _push(process, tell), watches, templates, clock),
             "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, tell.caller_changed)),
             "AuthService": AuthServicer(_sessions(process, tell), front.caches, attempts),
         },
         reflection=settings.reflection,
         share_port=settings.share_port,
     )
-    sweep = HeadSweep(database, hub, clock, lambda: process.bus.listening)
-    view_sweep = ViewSweep(database, front.views, clock, list(settings.all_apps()))
-    sweeps = [sweep.run(), view_sweep.run(), pacer.run()]
-    async with running([seen.run(), learning.run(), writers.run(), keeper.run(), keeper.run_refresh(), *sweeps]):
+    async with running(sync.tasks):
         port, *_ = await server.start(listeners(settings))
         await server.ready()
         try:
@@ -153,10 +121,10 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
         finally:
             # Streams are asked to end first, so that each says where it was; then the calls under way may finish.
             await server.retire()
-            hub.drain()
+            process.hub.drain()
             watches.drain()
             await server.stop(settings.drain_s)
-            await seen.flush()
+            await sync.seen.flush()
 
 
 @asynccontextmanager
@@ -191,7 +159,3 @@ def _sessions(process: Process, tell: Tellers) -> SessionService:
         secrets = {kid: secret.get_secret_value().encode() for kid, secret in settings.session_secrets.items()}
         signing = Signing({name: keys[0] for name, keys in rows.items()}, RefreshKeys(secrets))
     return SessionService(process.database, signing, session_rule(settings), process.clock, tell.caller_changed)
-
-
-def _device(key: Any) -> tuple[str, str, str]:
-    return (key.app_id, key.user_id, key.device_id)

@@ -151,6 +151,10 @@ class Hub:
         """The apps of which some stream follows all scopes."""
         return list(self._all_of_app)
 
+    def is_live(self, device: DeviceKey) -> bool:
+        """Whether a device has an open stream here."""
+        return any(s.device == device for s in self._by_user.get((device.app_id, device.user_id), ()))
+
     def live_devices(self) -> list[DeviceKey]:
         """The devices with an open stream here."""
         return list({s.device for group in self._by_user.values() for s in group if s.device.device_id})

@@ -11,6 +11,7 @@ from syncbeat_server.sync.policy.evidence import Fitted, History
 from syncbeat_server.sync.policy.interval import Price
 from syncbeat_server.sync.policy.target import Target, TargetKind
 from syncbeat_server.sync.policy.tuned import Sums, Tuned
+from syncbeat_server.sync.policy.tuning import DEFAULT_TUNING
 
 _SELECT = """
     SELECT app_id, target_kind, target_value, price_staleness, price_lateness,
@@ -18,6 +19,9 @@ _SELECT = """
            unit_changes, unit_stale_s, unit_requests, unit_s, mean_s, late_share, prior, sample_share,
            extract(epoch FROM syncbeat_now())::float8 AS now
     FROM app_learning"""
+
+
+_DOUBT = 50.0  # tries that are taken to have gone as usual beside those that were counted
 
 
 class Learned(NamedTuple):
@@ -32,6 +36,26 @@ class Learned(NamedTuple):
 async def all_learned(conn: Connection) -> dict[str, Learned]:
     """What was learned of each app."""
     return {row["app_id"]: _learned(row) for row in await conn.fetch(_SELECT)}
+
+
+class PushHealth(NamedTuple):
+    """How an app's pushes do: the share of wake-ups that devices which they reach miss after all, and whether they work
+    now."""
+
+    misses: float
+    working: bool
+
+
+async def push_health(conn: Connection) -> dict[str, PushHealth]:
+    """The health of the pushes of each app that has sent some; few tries say little."""
+    rows = await conn.fetch(
+        """SELECT app_id, coalesce(broken_until > syncbeat_now(), false) AS broken,
+                  (all_missed + $1::float8 * $2::float8) / (all_answered + all_missed + $2::float8) AS misses
+           FROM app_reach""",
+        DEFAULT_TUNING.app_misses,
+        _DOUBT,
+    )
+    return {row["app_id"]: PushHealth(row["misses"], not row["broken"]) for row in rows}
 
 
 async def begin(conn: Connection, app_id: str, tuned: Tuned) -> None:

@@ -15,7 +15,7 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import learned
-from syncbeat_server.sync.learned import Learned
+from syncbeat_server.sync.learned import Learned, PushHealth
 from syncbeat_server.sync.model import DeviceKey
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.interval import Bounds
@@ -57,6 +57,7 @@ class Learning:
         self._streaming = streaming
         self._clock = clock
         self._learned: Mapping[str, Learned] = {}
+        self._pushes: Mapping[str, PushHealth] = {}
         self._tunings: dict[str, Tuning] = {}
         self.recorder = Recorder(self.tuning)
         self._tune()
@@ -83,6 +84,7 @@ class Learning:
         """Take over what all processes learned. Raises DependencyDown."""
         async with self._database.connection() as conn:
             self._learned = await learned.all_learned(conn)
+            self._pushes = await learned.push_health(conn)
         self.recorder.shares = {app_id: one.share for app_id, one in self._learned.items()}
         self._tune()
 
@@ -134,9 +136,11 @@ class Learning:
         return max(_LEAST_FIXED_S, _FIXED_OVER_MEAN * (mean_s or DEFAULT_TARGET.value))
 
     def _tune(self) -> None:
-        self._tunings = {app_id: self._tuned(aim, self._learned.get(app_id)) for app_id, aim in self._aims().items()}
+        self._tunings = {app_id: self._tuned(app_id, aim) for app_id, aim in self._aims().items()}
 
-    def _tuned(self, aim: Aim, row: Learned | None) -> Tuning:
+    def _tuned(self, app_id: str, aim: Aim) -> Tuning:
+        row = self._learned.get(app_id)
+        pushes = self._pushes.get(app_id, PushHealth(DEFAULT_TUNING.app_misses, working=True))
         prior: Prior = DEFAULT_PRIOR if row is None or row.prior is None else row.prior
         price = first_price(aim.target, prior) if row is None or row.tuned.target != aim.target else row.tuned.price
         return DEFAULT_TUNING._replace(
@@ -146,4 +150,6 @@ class Learning:
             prior=prior,
             price=price,
             late_s=aim.target.late_s,
+            app_misses=pushes.misses,
+            pushing=pushes.working,
         )

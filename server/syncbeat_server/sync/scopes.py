@@ -12,10 +12,10 @@ from syncbeat_server.sync.model import Belief, Priority, ScopeState, Signal, Win
 _NOW = "extract(epoch FROM syncbeat_now())::float8 AS now"
 _SIGNAL = """s.p_hot, s.hot_count, s.hot_s, s.cold_count, s.cold_s, s.recent_count, s.long_count,
     extract(epoch FROM s.changed_at)::float8 AS changed, extract(epoch FROM s.created_at)::float8 AS born,
-    s.present, extract(epoch FROM s.presence_at)::float8 AS presence"""
+    s.present, extract(epoch FROM s.presence_at)::float8 AS presence, s.triggered_share"""
 STATE = f"s.scope, s.epoch, s.head, s.boosted, extract(epoch FROM s.boosted_until)::float8 AS boost_end, {_SIGNAL}"
 """The columns of a scope `s`, in the order of `scope_state`."""
-STATE_COLUMNS = 16
+STATE_COLUMNS = 17
 
 
 class LockedScope(NamedTuple):
@@ -46,9 +46,9 @@ def scope_state(columns: Sequence[Any]) -> ScopeState:
 
 
 def _signal(columns: Sequence[Any]) -> Signal:
-    p_hot, hot_count, hot_s, cold_count, cold_s, recent, long, changed, born, present, presence = columns
+    p_hot, hot_count, hot_s, cold_count, cold_s, recent, long, changed, born, present, presence, triggered = columns
     belief = None if p_hot is None else Belief(p_hot, hot_count, hot_s, cold_count, cold_s, changed)
-    return Signal(belief, Windows(recent, long, changed or born, born), present, presence or 0.0)
+    return Signal(belief, Windows(recent, long, changed or born, born), present, presence or 0.0, triggered or 0.0)
 
 
 async def current_heads(conn: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:

@@ -17,6 +17,7 @@ from syncbeat_server.sync.model import (
     DeviceKey,
     Network,
     NewChange,
+    Reach,
     ScopeState,
 )
 from syncbeat_server.sync.scopes import STATE, STATE_COLUMNS, scope_state
@@ -25,10 +26,11 @@ MAX_SCOPES = 500
 
 
 class DeviceView(NamedTuple):
-    """What a hint is made of: the activity a device last reported, its user's scopes by name (of many, those
-    that changed last come first), and the newest cursors that it has shown."""
+    """What a hint is made of: the activity a device last reported, how far pushes reach it, its user's scopes by name
+    (of many, those that changed last come first), and the newest cursors that it has shown."""
 
     activity: Activity | None
+    reach: Reach
     scopes: dict[str, ScopeState]
     seen: dict[str, Cursor]
 
@@ -36,7 +38,8 @@ class DeviceView(NamedTuple):
 async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[DeviceView | None]:
     """For each device its view, or None when it is not registered. At most `MAX_SCOPES` scopes each, newest first."""
     rows = await conn.fetch(
-        f"""SELECT k.i, d.activity, c.epoch AS seen_epoch, c.sequence AS seen_sequence, {STATE}
+        f"""SELECT k.i, d.activity, d.token_state IN ('ACTIVE', 'STALE'), d.reach_answered, d.reach_missed,
+                  extract(epoch FROM d.reach_at)::float8, c.epoch AS seen_epoch, c.sequence AS seen_sequence, {STATE}
            FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (app_id, user_id, device_id, i)
            JOIN devices d USING (app_id, user_id, device_id)
            LEFT JOIN LATERAL (
@@ -50,10 +53,12 @@ async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[D
     )
     views: list[DeviceView | None] = [None] * len(devices)
     for row in rows:
-        place, activity, seen_epoch, seen_sequence, *columns = row.values()
+        place, activity, usable, answered, missed, reach_at, seen_epoch, seen_sequence, *columns = row.values()
         view = views[place - 1]
         if view is None:
-            view = views[place - 1] = DeviceView(_activity(activity), {}, {})
+            view = views[place - 1] = DeviceView(
+                _activity(activity), Reach(usable, answered, missed, reach_at or 0.0), {}, {}
+            )
         scope = columns[0]
         if scope is not None:
             view.scopes[scope] = scope_state(columns)

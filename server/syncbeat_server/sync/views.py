@@ -14,7 +14,7 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import store
-from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, ScopeState
+from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, Reach, ScopeState
 from syncbeat_server.sync.store import DeviceView
 from syncbeat_server.sync.touches import ScopeKey, UserKey
 
@@ -22,6 +22,7 @@ TRUSTED_S = 8.0
 MOST_SCOPES_EACH = 5
 """How many scopes a view may have on the average; with more of them fewer views are kept."""
 _FEW = 32
+_KEPT_S = 600.0  # how far pushes reach is not told each time
 
 
 class _Slot:
@@ -37,10 +38,14 @@ class _Slot:
 class _Kept:
     """The view of a device: of its scopes only where they stand."""
 
-    __slots__ = ("activity", "seen", "slots")
+    __slots__ = ("activity", "ends_at", "reach", "seen", "slots")
 
-    def __init__(self, activity: Activity | None, seen: dict[str, Cursor], slots: dict[str, _Slot]) -> None:
+    def __init__(
+        self, activity: Activity | None, reach: Reach, seen: dict[str, Cursor], slots: dict[str, _Slot], ends_at: float
+    ) -> None:
         self.activity = activity
+        self.reach = reach
+        self.ends_at = ends_at
         self.seen = seen
         self.slots = slots
 
@@ -92,7 +97,7 @@ class Views:
         if len(scopes) > _FEW:
             # As they are read: those that changed last come first.
             scopes = dict(sorted(scopes.items(), key=_changed_at, reverse=True))
-        return DeviceView(kept.activity, scopes, kept.seen)
+        return DeviceView(kept.activity, kept.reach, scopes, kept.seen)
 
     async def read(self, device: DeviceKey) -> DeviceView | None:
         """The view of a device, or None when it is not registered: of a kept one only what is so no longer is read.
@@ -148,10 +153,11 @@ class Views:
         kept = self._kept.get(device)
         if kept is None or not self._listening():
             return None
-        if self._clock.monotonic() >= self._trusted_until:
+        now = self._clock.monotonic()
+        if now >= self._trusted_until:
             self.forget_all()
             return None
-        return kept
+        return kept if now < kept.ends_at else None
 
     async def _read(self, devices: Sequence[DeviceKey]) -> Sequence[DeviceView | None]:
         # Hashing a key is not free: each is looked up once.
@@ -197,7 +203,7 @@ class Views:
             _fill(slot, key, state, reading)
             slot.views += 1
             slots[name] = slot
-        self._kept[device] = _Kept(view.activity, view.seen, slots)
+        self._kept[device] = _Kept(view.activity, view.reach, view.seen, slots, self._clock.monotonic() + _KEPT_S)
         self._of_user[device[:2]].add(device)
         self._slots_held += len(slots)
         while len(self._kept) > self._size or self._slots_held > self._size * MOST_SCOPES_EACH:

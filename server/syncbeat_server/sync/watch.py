@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import AccessDenied, DependencyDown, NotFound, TokenExpired
 from syncbeat_server.sync import policy
+from syncbeat_server.sync.feed import FeedReader
 from syncbeat_server.sync.hub import Hub, Subscription
 from syncbeat_server.sync.model import (
     Activity,
@@ -26,7 +27,7 @@ from syncbeat_server.sync.model import (
 )
 from syncbeat_server.sync.policy import Situation, Tuning
 from syncbeat_server.sync.recorder import Recorder
-from syncbeat_server.sync.service import FeedReader, SeenRecorder
+from syncbeat_server.sync.seen import SeenRecorder
 
 MIN_HEARTBEAT_S, MAX_HEARTBEAT_S, DEFAULT_HEARTBEAT_S = 5.0, 300.0, 30.0
 _PAGE = 200

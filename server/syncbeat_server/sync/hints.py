@@ -1,0 +1,144 @@
+"""Makes the hints of devices that ask: what is known of them, what the policy says of it, what is noted on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from syncbeat_server.clock import Clock
+from syncbeat_server.errors import AccessDenied
+from syncbeat_server.sync import policy
+from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, FeedPage, Hint
+from syncbeat_server.sync.policy import Situation, Tuning
+from syncbeat_server.sync.recorder import Recorder
+from syncbeat_server.sync.seen import SeenRecorder
+from syncbeat_server.sync.store import DeviceView
+from syncbeat_server.sync.views import Views
+
+_NOTHING_REPORTED = Activity()
+
+
+class Paces(Protocol):
+    """Moves intervals to moments at which few others come: `pacer.Pacer`, or `policy.pacing.Pacing` of one process."""
+
+    def paced(self, interval_s: float, *, background: bool, now: float, floor_s: float = 0.0) -> float:
+        """The interval to give to a device that will come by it."""
+        ...
+
+    def describe(self) -> str:
+        """What pacing does now, for people."""
+        ...
+
+
+class Hints:
+    """The hints of one process."""
+
+    def __init__(
+        self,
+        views: Views,
+        seen: SeenRecorder,
+        recorder: Recorder,
+        pacing: Paces,
+        tuning: Callable[[str], Tuning],
+        streaming: Callable[[DeviceKey], bool],
+        clock: Clock,
+    ) -> None:
+        """`tuning` knows by what each app's hints are decided, `pacing` to which moment each is moved.
+
+        `streaming` tells whether a device has a stream open here; `recorder` counts what came of the hints.
+        """
+        self._views = views
+        self._seen = seen
+        self._recorder = recorder
+        self._pacing = pacing
+        self._tuning = tuning
+        self._streaming = streaming
+        self._clock = clock
+
+    async def polled(
+        self, device: DeviceKey, cursors: Sequence[Cursor], activity: Activity | None, *, explain: bool
+    ) -> Hint | None:
+        """The hint for a device that shows `cursors`; None: it is not registered.
+
+        Raises:
+            AccessDenied: a cursor names a scope that its user is not a member of.
+        """
+        view = self._views.cached(device)
+        if view is None or not _covers(view, cursors):
+            view = await self._views.read(device)
+        if view is None:
+            return None
+        changed = self._compare(device, view, cursors)
+        now = self._clock.now()
+        hint = self._paced(device, self._situation(device, view, activity), now, changed=changed, explain=explain)
+        self._recorder.polled(device, now.timestamp(), hint, view.scopes, cursors)
+        return hint._replace(explanation=f"{hint.explanation}; {self._pacing.describe()}") if explain else hint
+
+    async def listed(self, app_id: str, device: DeviceKey | None, cursor: Cursor, page: FeedPage) -> Hint:
+        """The hint beside a page that followed `cursor`: of all scopes of the device, if it is one that we know.
+
+        Who lists has polled before and comes by that hint, so that no moment is booked.
+        """
+        now = self._clock.now()
+        situation = Situation([page.state], _NOTHING_REPORTED)
+        if device is not None:
+            self._recorder.fetched(device, now.timestamp(), [change.changed_at.timestamp() for change in page.changes])
+            self._seen.note_fetched(device, [page.next])
+            if not page.reset:
+                self._seen.note(device, [cursor])
+            view = self._views.cached(device) or await self._views.read(device)
+            if view is not None:
+                situation = self._situation(device, view, None)
+        return policy.decide(situation, self._tuning(app_id), now, changed=page.more)
+
+    def _situation(self, device: DeviceKey, view: DeviceView, activity: Activity | None) -> Situation:
+        shown = activity or view.activity or _NOTHING_REPORTED
+        return Situation(list(view.scopes.values()), shown, view.reach, self._streaming(device))
+
+    def _paced(self, device: DeviceKey, situation: Situation, now: datetime, *, changed: bool, explain: bool) -> Hint:
+        tuning, moment = self._tuning(device.app_id), now.timestamp()
+
+        def pace(interval_s: float, background: bool) -> float:
+            return self._pacing.paced(interval_s, background=background, now=moment, floor_s=tuning.bounds.floor_s)
+
+        return policy.decide(situation, tuning, now, changed=changed, pace=pace, explain=explain)
+
+    def _compare(self, device: DeviceKey, view: DeviceView, cursors: Sequence[Cursor]) -> bool:
+        """Whether a scope is ahead of what the device shows. What that tells of the device is noted."""
+        if not cursors:
+            return any(state.head > 0 for state in view.scopes.values())
+        ahead = self._ahead(device, view, cursors)
+        if ahead:
+            self._seen.note_fetched(device, ahead)
+        return bool(ahead)
+
+    def _ahead(self, device: DeviceKey, view: DeviceView, cursors: Sequence[Cursor]) -> list[Cursor]:
+        ahead = []
+        for cursor in cursors:
+            scope, epoch, sequence = cursor
+            state = view.scopes.get(scope)
+            if state is None:
+                raise AccessDenied("not a member of this scope", scope=scope)
+            if sequence is None or epoch not in ("", state.epoch):
+                ahead.append(state.cursor)
+                continue
+            if sequence < state.head:
+                ahead.append(state.cursor)
+            if epoch and sequence <= state.head and _is_news(view.seen.get(scope), cursor):
+                view.seen[scope] = cursor
+                self._seen.note(device, [cursor])
+        return ahead
+
+
+def _is_news(seen: Cursor | None, cursor: Cursor) -> bool:
+    return seen is None or seen.epoch != cursor.epoch or (seen.sequence or 0) < (cursor.sequence or 0)
+
+
+def _covers(view: DeviceView, cursors: Sequence[Cursor]) -> bool:
+    """Whether a view knows whatever the device does: else it is older than that."""
+    for scope, _, sequence in cursors:
+        state = view.scopes.get(scope)
+        if state is None or (sequence is not None and sequence > state.head):
+            return False
+    return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -203,7 +203,9 @@ async def _roll_back(conn: asyncpg.pool.PoolConnectionProxy) -> None:
         if not conn.is_closed():
             await conn.execute("ROLLBACK", timeout=_CONNECT_TIMEOUT_S)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-        conn.terminate()
+        # One that was lost the pool has taken back by itself: then there is nothing left to close.
+        with suppress(asyncpg.InterfaceError):
+            conn.terminate()
 
 
 def _is_read_only(error: BaseException) -> bool:

@@ -1,0 +1,108 @@
+"""Hints know how far pushes reach: a device that answers them polls rarely, until they break or it lists."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from syncbeat_server.events.publish import Publish, Publisher, Trigger
+from syncbeat_server.push.model import Content
+from syncbeat_server.storage.postgres import Database
+from syncbeat_server.sync.feed import FeedReader
+from syncbeat_server.sync.hints import Hints
+from syncbeat_server.sync.learning import Aim, Learning
+from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, Hint, NewChange
+from syncbeat_server.sync.policy.pacing import Book, Pacing
+from syncbeat_server.sync.seen import SeenRecorder
+from syncbeat_server.sync.service import SyncService
+from syncbeat_server.sync.views import Views
+from tests.fakes import FakeClock
+from tests.storage.stage import APP, couple
+
+PHONE = DeviceKey(APP, "ann", "phone")
+
+
+class House:
+    """A couple whose backend wakes devices with each change, and a phone of it that asks."""
+
+    def __init__(self, database: Database, clock: FakeClock) -> None:
+        self.database = database
+        self.learning = Learning(database, lambda: {APP: Aim()}, lambda: (), clock)
+        self.streaming = False
+        views = Views(database, clock, lambda: False, 100)
+        seen = SeenRecorder(database, clock)
+        pacing = Pacing(Book(clock.now().timestamp()), lambda: 0.5)
+        tuning = self.learning.tuning
+        hints = Hints(views, seen, self.learning.recorder, pacing, tuning, lambda device: self.streaming, clock)
+        reader = FeedReader(database)
+        self.service = SyncService(database, reader, hints, lambda app_id, scope: None, lambda device, activity: None)
+        self.publisher = Publisher(database, clock, tuning, lambda app_id, scope: None, lambda: None)
+
+    async def publish(self) -> None:
+        wake = Trigger("news", "", "", Content(), 60.0)
+        digest = hashlib.sha256(b"").digest()
+        change = NewChange("couple", "k", "{}")
+        await self.publisher.publish(Publish(APP, "service:test", (change,), wake, None, "", digest))
+
+    async def hint(self) -> Hint:
+        return await self.service.hint(PHONE, (), Activity(), explain=True, is_user=True)
+
+    async def run(self, statement: str) -> None:
+        async with self.database.connection() as conn:
+            await conn.execute(statement)
+
+
+@pytest.fixture
+async def house(database: Database, clock: FakeClock) -> House:
+    await couple(database)
+    made = House(database, clock)
+    for _ in range(3):
+        await made.publish()
+    return made
+
+
+ANSWERED = "UPDATE devices SET reach_answered = 20, reach_at = syncbeat_now()"
+BROKEN = "INSERT INTO app_reach (app_id, broken_until) VALUES ('default', syncbeat_now() + interval '1 minute')"
+
+
+async def test_a_device_that_answers_pushes_polls_rarely_until_they_break(house: House, clock: FakeClock) -> None:
+    unproven = await house.hint()
+    assert "polls must find 9" in unproven.explanation  # nine of ten: nobody knows yet whether its token works
+    await house.run(ANSWERED)
+    reached = await house.hint()
+    assert reached.poll_interval_s > 5 * unproven.poll_interval_s
+    assert "pushes bring the rest" in reached.explanation
+    await house.run(BROKEN)
+    await house.learning.read()
+    broken = await house.hint()
+    assert broken.poll_interval_s <= unproven.poll_interval_s
+    assert "no pushes reach it" in broken.explanation
+    await clock.advance(61)
+    await house.learning.read()
+    assert (await house.hint()).poll_interval_s > 5 * broken.poll_interval_s
+
+
+async def test_misses_of_all_devices_of_an_app_shorten_the_intervals_of_each(house: House) -> None:
+    await house.run(ANSWERED)
+    before = (await house.hint()).poll_interval_s
+    await house.run("INSERT INTO app_reach (app_id, all_answered, all_missed) VALUES ('default', 800, 200)")
+    await house.learning.read()
+    assert (await house.hint()).poll_interval_s < before / 2
+
+
+async def test_a_device_with_an_open_stream_polls_for_safety_only(house: House) -> None:
+    polling = (await house.hint()).poll_interval_s
+    house.streaming = True
+    streaming = await house.hint()
+    assert streaming.poll_interval_s > 5 * polling
+    assert "a stream is open" in streaming.explanation
+
+
+async def test_a_list_answers_the_hint_of_the_whole_device(house: House) -> None:
+    await house.run(ANSWERED)
+    polled = await house.hint()
+    _, listed = await house.service.list_changes(APP, "ann", PHONE, Cursor("couple"), 10)
+    assert listed.poll_interval_s == pytest.approx(polled.poll_interval_s, rel=0.1)  # it is not moved by pacing
+    _, by_backend = await house.service.list_changes(APP, "ann", None, Cursor("couple"), 10)
+    assert by_backend.poll_interval_s < polled.poll_interval_s

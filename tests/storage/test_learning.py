@@ -279,6 +279,17 @@ async def test_a_prior_is_fitted_once_a_day_and_every_process_goes_by_it(databas
     assert solve.before == [DEFAULT_PRIOR, FOUND.prior]
 
 
+async def test_a_prior_from_less_than_a_day_is_fitted_again_soon(database: Database, clock: FakeClock) -> None:
+    await process(database, clock).write()
+    await add_scopes(database, 3, clock)
+    nightly = NightlyFit(database, lambda: [APP], clock, Solver(FOUND))
+    due = []
+    for _ in range(60):
+        await clock.advance(3_600.0)
+        due.append(await nightly.look(APP) is not None)
+    assert [hour for hour, fitted in enumerate(due, 1) if fitted] == [1, 8, 15, 22, 29, 52]
+
+
 async def test_a_fit_that_fails_or_finds_too_little_leaves_the_prior_and_is_tried_again(
     database: Database, clock: FakeClock
 ) -> None:

@@ -73,7 +73,7 @@ class Fleet:
         state = ScopeState("s", "e", self._heads[place], Signal(None, Windows(0.0, 0.0, self._newest[place], 0.0)))
         hint = Hint(
             wait, Priority.FAST, datetime.fromtimestamp(at, UTC), self._heads[place] > shows, (),
-            prefer_stream=False, valid_s=300.0, rate_per_s=rate,
+            prefer_stream=False, valid_s=300.0, wanted_s=wait, rate_per_s=rate,
         )  # fmt: skip
         device = DeviceKey(APP, str(place), "phone")
         learning.recorder.polled(device, at, hint, {"s": state}, [Cursor("s", "e", shows)])

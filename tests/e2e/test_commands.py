@@ -15,7 +15,7 @@ import pytest
 from dotenv import dotenv_values
 
 from syncbeat import Session, SessionTokens, SyncbeatClient
-from syncbeat.v1 import auth_service_pb2, directory_service_pb2, sync_service_pb2
+from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.devtools.demo.processes import DemoFailed, Identity, start
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
@@ -228,17 +228,22 @@ async def test_keys_that_were_printed_serve_sessions(
 async def test_operators_read_metrics_and_readiness_over_http(
     database_urls: DatabaseUrls, redis_url: str, tmp_path: Path, free_port: int
 ) -> None:
+    identity = Identity.new()
     settings = {
-        **Identity.new().settings(),
+        **identity.settings(),
         "SYNCBEAT_DATABASE_URL": database_urls.app_url,
         "SYNCBEAT_REDIS_URL": redis_url,
         "SYNCBEAT_LISTEN": "127.0.0.1:0",
         "SYNCBEAT_OPS_LISTEN": f"127.0.0.1:{free_port}",
+        "SYNCBEAT_STALENESS_P95_S": "30",
     }
     process = await start(["serve"], settings, tmp_path / "log")
     async with SyncbeatClient(process.address, token="no token", tls=False) as client:
         with pytest.raises(grpc.aio.AioRpcError):
             await client.sync.GetHint(sync_service_pb2.GetHintRequest(device_id="phone"))
+    async with SyncbeatClient(process.address, token=identity.service_token, tls=False) as backend:
+        explanation = await _meet_a_change(backend)
+    assert "for 95 of 100 changes seen within 30 s" in explanation
     async with aiohttp.ClientSession(f"http://127.0.0.1:{free_port}") as session:
         async with session.get("/readyz") as answer:
             assert answer.status == 200
@@ -247,11 +252,37 @@ async def test_operators_read_metrics_and_readiness_over_http(
             # The caller has its answer before the server has counted the call.
             async with session.get("/metrics") as answer:
                 text = await answer.text()
-            names = ('grpc_method="GetHint"', 'grpc_code="UNAUTHENTICATED"', "syncbeat_token_cache_misses_total 1.0")
+            names = (
+                *('grpc_method="GetHint"', 'grpc_code="UNAUTHENTICATED"', "syncbeat_token_cache_misses_total"),
+                'syncbeat_sync_staleness_seconds_count{app="default"} 1.0',
+                'syncbeat_sync_requests_total{app="default"} 2.0',
+            )
             return all(name in text for name in names)
 
         await wait_until(counted)
     assert await process.stop() == 0
+
+
+async def _meet_a_change(backend: SyncbeatClient) -> str:
+    """A phone asks, a change comes, the phone asks again; how the last hint came about."""
+    await backend.directory.RegisterDevice(
+        directory_service_pb2.RegisterDeviceRequest(
+            user_id="ann", device_id="phone", platform=directory_service_pb2.PLATFORM_ANDROID
+        )
+    )
+    member = directory_service_pb2.ScopeMember(user_id="ann", role=directory_service_pb2.ROLE_READER)
+    news = core_pb2.NewChange(scope="s", key="k", merge_patch_json="{}")
+    publish = sync_service_pb2.PublishChangesRequest(changes=[news])
+    await backend.sync.PublishChanges(publish)
+    await backend.directory.AddScopeMembers(directory_service_pb2.AddScopeMembersRequest(scope="s", members=[member]))
+    ask = sync_service_pb2.GetHintRequest(
+        user_id="ann", device_id="phone", cursors=[core_pb2.ScopeCursor(scope="s", sequence=1)], explain=True
+    )
+    assert not (await backend.sync.GetHint(ask)).hint.changed
+    await backend.sync.PublishChanges(publish)
+    hint = (await backend.sync.GetHint(ask)).hint
+    assert hint.changed
+    return hint.explanation
 
 
 async def test_copies_end_with_their_parent_however_it_ends(

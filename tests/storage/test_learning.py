@@ -73,7 +73,7 @@ class Fleet:
         state = ScopeState("s", "e", self._heads[place], Signal(None, Windows(0.0, 0.0, self._newest[place], 0.0)))
         hint = Hint(
             wait, Priority.FAST, datetime.fromtimestamp(at, UTC), self._heads[place] > shows, (),
-            prefer_stream=False, valid_s=300.0, rate_per_s=rate,
+            prefer_stream=False, valid_s=300.0, wanted_s=wait, rate_per_s=rate,
         )  # fmt: skip
         device = DeviceKey(APP, str(place), "phone")
         learning.recorder.polled(device, at, hint, {"s": state}, [Cursor("s", "e", shows)])
@@ -277,6 +277,17 @@ async def test_a_prior_is_fitted_once_a_day_and_every_process_goes_by_it(databas
     await clock.advance(12 * 3_600.0)
     assert await nightly[1].look(APP) == FOUND
     assert solve.before == [DEFAULT_PRIOR, FOUND.prior]
+
+
+async def test_a_prior_from_less_than_a_day_is_fitted_again_soon(database: Database, clock: FakeClock) -> None:
+    await process(database, clock).write()
+    await add_scopes(database, 3, clock)
+    nightly = NightlyFit(database, lambda: [APP], clock, Solver(FOUND))
+    due = []
+    for _ in range(60):
+        await clock.advance(3_600.0)
+        due.append(await nightly.look(APP) is not None)
+    assert [hour for hour, fitted in enumerate(due, 1) if fitted] == [1, 8, 15, 22, 29, 52]
 
 
 async def test_a_fit_that_fails_or_finds_too_little_leaves_the_prior_and_is_tried_again(

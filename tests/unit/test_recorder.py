@@ -22,15 +22,23 @@ def recorder() -> Recorder:
     return Recorder(lambda app_id: DEFAULT_TUNING._replace(late_s=30.0))
 
 
-def hint(interval_s: float = 20.0, *, changed: bool = True, attention: float = 1.0, residual: float = 1.0) -> Hint:
+def hint(
+    interval_s: float = 20.0,
+    *,
+    changed: bool = True,
+    attention: float = 1.0,
+    residual: float = 1.0,
+    stretch: float = 1.0,
+) -> Hint:
     return Hint(
-        interval_s,
+        interval_s * stretch,
         Priority.FAST,
         datetime.fromtimestamp(T0, UTC),
         changed,
         (),
         prefer_stream=False,
         valid_s=300.0,
+        wanted_s=interval_s,
         attention=attention,
         residual=residual,
         rate_per_s=0.01,
@@ -113,12 +121,21 @@ def test_requests_without_cursors_are_requests_only() -> None:
 
 def test_intervals_at_their_bounds_are_told() -> None:
     counted = recorder()
-    for at, interval_s in enumerate((5.0, 5.05, 60.0, 59.0, 30.0)):
-        poll(counted, float(at), [state(1, T0 - 5)], 1, hint(interval_s, changed=False))
-    poll(counted, 6.0, [state(1, T0 - 5)], 1, hint(600.0, attention=0.05))  # nobody looks: its cap is another
-    poll(counted, 7.0, [state(1, T0 - 5)], 1, hint(7_200.0, residual=0.01))  # pushes reach it
+    for at, given in enumerate(
+        (
+            hint(5.0),
+            hint(5.0, stretch=1.1),  # a quieter moment
+            hint(60.0),
+            hint(60.0, stretch=0.9),
+            hint(30.0),
+            hint(30.0, stretch=3.0),  # under load: no price makes it shorter
+            hint(600.0, attention=0.05),  # nobody looks: its cap is another
+            hint(7_200.0, residual=0.01),  # pushes reach it
+        )
+    ):
+        poll(counted, float(at), [state(1, T0 - 5)], 1, given)
     sums = counted.tallies[APP].sums()
-    assert (sums.polls, sums.floored, sums.capped) == (5, 2, 2)
+    assert (sums.polls, sums.floored, sums.capped) == (6, 3, 2)
     assert counted.tallies[APP].intervals[INTERVALS_S.index(5.0)] == 1
 
 

@@ -141,13 +141,15 @@ class Turn(NamedTuple):
 async def take_turn(conn: Connection, app_id: str, every_s: float, fit_every_s: float, lag_s: float) -> Turn | None:
     """The turn, if nobody has had it for `every_s`: so a fit that is cut short is made by another an hour later.
 
-    What is younger than `lag_s`, processes may not have written yet.
+    A fit is due after `fit_every_s`, or after six hours as long as it was not from a whole day. What is younger than
+    `lag_s`, processes may not have written yet.
     """
     row = await conn.fetchrow(
         """UPDATE app_learning SET looked_at = syncbeat_now()
            WHERE app_id = $1 AND (looked_at IS NULL OR looked_at <= syncbeat_now() - make_interval(secs => $2))
            RETURNING sample_share, prior,
-               fitted_at IS NULL OR fitted_at <= syncbeat_now() - make_interval(secs => $3) AS due,
+               fitted_at IS NULL OR fitted_at <= syncbeat_now() - make_interval(secs => $3)
+                   OR fitted_at < least(sampled_since + interval '1 day', syncbeat_now() - interval '6 hours') AS due,
                extract(epoch FROM greatest(sampled_since + make_interval(secs => $4),
                                            syncbeat_now() - interval '1 day'))::float8 AS start_s,
                extract(epoch FROM syncbeat_now() - make_interval(secs => $4))::float8 AS end_s""",

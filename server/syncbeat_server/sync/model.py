@@ -121,8 +121,8 @@ class Reach(NamedTuple):
 class Hint(NamedTuple):
     """When a device should ask again, and whether there is news now; `valid_s`: how long to go by it unheard.
 
-    What it was made from is kept for measuring: the device's `attention`, the `residual` share of changes that only
-    polls will find, and how many of those are expected a second, weighed by attention.
+    What it was made from is kept for measuring: the interval before pacing, the device's `attention`, the `residual`
+    share of changes that only polls will find, and how many of those are expected a second, weighed by attention.
     """
 
     poll_interval_s: float
@@ -133,6 +133,7 @@ class Hint(NamedTuple):
     prefer_stream: bool
     valid_s: float
     explanation: str = ""
+    wanted_s: float = 0.0
     attention: float = 1.0
     residual: float = 1.0
     rate_per_s: float = 0.0

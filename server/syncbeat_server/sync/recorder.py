@@ -72,7 +72,7 @@ class Recorder:
         tuning = self._tuning(device.app_id)
         mostly_polled = hint.residual >= _MOSTLY_POLLED
         if mostly_polled and hint.attention >= _LOOKED_AT:
-            tally.bounded(hint.poll_interval_s, tuning.bounds)
+            tally.bounded(hint.wanted_s, hint.poll_interval_s, tuning.bounds)
         now_asked = _Poll(now, hint.poll_interval_s, hint.rate_per_s, hint.attention, mostly_polled)
         before = self._replaced(device, now_asked)
         if before is None:

@@ -14,7 +14,7 @@ STALENESS_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 90
 INTERVALS_S = (5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 14_400.0)
 """The upper bounds of the histograms' buckets; those of intervals include the tiers'."""
 
-_NEAR = 1.02  # pacing moves intervals a little
+_STRETCHED = 1.5  # times: more than what moves a poll to a quieter moment
 _KEPT = math.exp(-1 / 60)  # of the optimality's window, a minute later: it is about an hour long
 _LEAST_CHANGES = 30.0
 
@@ -86,12 +86,15 @@ class Tally:
         self.intervals[bisect_left(INTERVALS_S, interval_s)] += 1
         self.interval_sum += interval_s
 
-    def bounded(self, interval_s: float, bounds: Bounds) -> None:
-        """The interval of a device that polls, and that somebody looks at."""
+    def bounded(self, wanted_s: float, told_s: float, bounds: Bounds) -> None:
+        """The interval of a device that polls, and that somebody looks at, before pacing and after it.
+
+        Where pacing stretches it under load, a higher price makes it no shorter: as good as at the floor.
+        """
         self._polls += 1
-        if interval_s <= _NEAR * bounds.floor_s:
+        if wanted_s <= bounds.floor_s or told_s > _STRETCHED * wanted_s:
             self._floored += 1
-        elif interval_s * _NEAR >= bounds.cap_s:
+        elif wanted_s >= bounds.cap_s:
             self._capped += 1
 
     def served(self, waited_s: float, rate_per_s: float, *, mostly_polled: bool) -> None:

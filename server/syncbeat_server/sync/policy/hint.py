@@ -82,6 +82,7 @@ def decide(
         prefer_stream=looking and reckoning.interval_s <= _STREAM_BELOW_S,
         valid_s=min(LONGEST_S, max(_VALID_LEAST_S, _VALID_INTERVALS * interval)),
         explanation=_explanation(situation, tuning, reckoning, interval) if explain else "",
+        wanted_s=reckoning.interval_s,
         attention=reckoning.attention,
         residual=reckoning.residual,
         rate_per_s=reckoning.outlook.rate * reckoning.residual * reckoning.attention,

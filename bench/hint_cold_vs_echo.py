@@ -1,8 +1,7 @@
 """GetHint of 10,000 devices, each once and with a token never seen before, against a bare echo of the same bytes.
 
-In the first round nothing is known of them. In the others it is as with a device that has renewed its token: how its user
-stands and its view are in memory, the token is checked. The figure is the median; what the first round came to stands
-beside it.
+In the first round nothing is known of them. The others are as when a device has renewed its token: how its user stands
+and its view are in memory, the token is checked. The figure is the median; the first round's ratio stands beside it.
 """
 
 from __future__ import annotations

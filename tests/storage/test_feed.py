@@ -63,13 +63,12 @@ class House:
         self.reader = FeedReader(reachable)
         self.seen = SeenRecorder(reachable, self.clock)
         self.writers = WriterPresence(reachable, self.clock, self.hub.scope_changed)
-        views = Views(reachable, self.clock, lambda: False, 100)  # nothing is kept: `test_views` is about that
         self.pacing = Pacing(Book(self.clock.now().timestamp()), lambda: 0.5)
         self.recorder = Recorder(default_tuning)
         self.service = SyncService(
             reachable,
             self.reader,
-            views,
+            Views(reachable, self.clock, lambda: False, 100),  # nothing is kept: `test_views` is about that
             self.seen,
             self.clock,
             default_tuning,

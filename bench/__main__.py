@@ -9,6 +9,7 @@ from collections.abc import Callable
 from bench import (
     auth,
     hint_cold_vs_echo,
+    hint_rows_cpu,
     hint_vs_echo,
     policy_us,
     publish_vs_echo,
@@ -23,6 +24,7 @@ FIGURES: dict[str, Callable[[Options], Figure]] = {
     "hint_vs_echo": hint_vs_echo.measure,
     "hint_cold_vs_echo": hint_cold_vs_echo.measure,
     "policy_us": policy_us.measure,
+    "hint_rows_cpu": hint_rows_cpu.measure,
     "publish_vs_echo": publish_vs_echo.measure,
     "push_cpu_us_vs_firebase_admin": push_vs_firebase_admin.cpu,
     "push_delivered_per_s": push_vs_firebase_admin.rate,

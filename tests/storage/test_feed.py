@@ -66,9 +66,9 @@ class House:
         self.reader = FeedReader(reachable)
         self.seen = SeenRecorder(reachable, self.clock)
         self.writers = WriterPresence(reachable, self.clock, self.hub.scope_changed)
-        views = Views(reachable, self.clock, lambda: False, 100)  # nothing is kept: `test_views` is about that
         self.pacing = Pacing(Book(self.clock.now().timestamp()), lambda: 0.5)
         self.recorder = Recorder(default_tuning)
+        views = Views(reachable, self.clock, lambda: False, 100)  # nothing is kept: `test_views` is about that
         hints = Hints(views, self.seen, self.recorder, self.pacing, default_tuning, self.hub.is_live, self.clock)
         self.service = SyncService(reachable, self.reader, hints, self.hub.scope_changed, self.writers.note)
         self.turns = Turns()

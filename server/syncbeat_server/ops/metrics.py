@@ -15,29 +15,36 @@ from prometheus_client.registry import Collector
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 1.0, 2.5, 5.0, 10.0)
 
 
+class _Calls:
+    """The finished calls of one method: by code, and by how long they took."""
+
+    def __init__(self) -> None:
+        self.codes: defaultdict[str, int] = defaultdict(int)
+        self.buckets = [0] * (len(_SECONDS) + 1)
+        self.seconds = 0.0
+
+    def count(self, code: str, seconds: float) -> None:
+        self.codes[code] += 1
+        self.buckets[bisect_left(_SECONDS, seconds)] += 1
+        self.seconds += seconds
+
+
 class _CallCollector(Collector):
     """Finished RPCs. The library's own counters cost several times as much, on every call."""
 
     def __init__(self) -> None:
-        self._handled: defaultdict[tuple[str, str, str], int] = defaultdict(int)
-        self._buckets: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * (len(_SECONDS) + 1))
-        self._sums: defaultdict[tuple[str, str], float] = defaultdict(float)
-
-    def count(self, service: str, method: str, code: str, seconds: float) -> None:
-        self._handled[service, method, code] += 1
-        self._buckets[service, method][bisect_left(_SECONDS, seconds)] += 1
-        self._sums[service, method] += seconds
+        self.methods: defaultdict[tuple[str, str], _Calls] = defaultdict(_Calls)
 
     def collect(self) -> Iterator[Metric]:
         labels = ("grpc_service", "grpc_method", "grpc_code")
         handled = CounterMetricFamily("grpc_server_handled", "RPCs completed on the server", labels=labels)
-        for series, count in self._handled.items():
-            handled.add_metric(series, count)
-        yield handled
         taken = HistogramMetricFamily("grpc_server_handling_seconds", "Time to handle an RPC", labels=labels[:2])
-        for method, buckets in self._buckets.items():
-            taken.add_metric(method, _cumulative(_SECONDS, buckets), self._sums[method])
-        yield taken
+        for method, calls in self.methods.items():
+            if calls.codes:
+                taken.add_metric(method, _cumulative(_SECONDS, calls.buckets), calls.seconds)
+            for code, count in calls.codes.items():
+                handled.add_metric((*method, code), count)
+        yield from (handled, taken)
 
 
 class TokenCacheFigures(Protocol):
@@ -251,9 +258,9 @@ class Metrics:
         """Show how fresh devices are: figures by app, their buckets' bounds, the longest interval of each tier."""
         self.registry.register(_SyncCollector(figures, staleness_s, intervals_s, tiers))
 
-    def call_handled(self, service: str, method: str, code: str, seconds: float) -> None:
-        """Count one finished RPC."""
-        self._calls.count(service, method, code, seconds)
+    def counter(self, service: str, method: str) -> Callable[[str, float], None]:
+        """Counts each finished call of a method: its code, and the seconds it took."""
+        return self._calls.methods[service, method].count
 
     def call_shed(self, rank: str) -> None:
         """Count one call that was refused because there were too many."""

@@ -34,13 +34,17 @@ class Budgets:
         Raises:
             TimeoutError: it took longer.
         """
+        self.started += 1
+        self.under_way += 1
         try:
             waits_for = work.send(None)
+            with Budget(self, seconds):
+                return (yield from _resumed(work, waits_for))
         except StopIteration as done:
             answer: Answer = done.value
             return answer
-        with Budget(self, seconds):
-            return (yield from _resumed(work, waits_for))
+        finally:
+            self.under_way -= 1
 
     def join(self, budget: Budget, seconds: float) -> set[Budget]:
         """The calls that end together with this one."""
@@ -94,17 +98,13 @@ class Budget:
             raise RuntimeError("a budget needs a task")
         self._task = task
         self._cancelling = task.cancelling()
-        budgets = self._budgets
-        self._together = budgets.join(self, self._seconds)
-        budgets.started += 1
-        budgets.under_way += 1
+        self._together = self._budgets.join(self, self._seconds)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._together.discard(self)
-        self._budgets.under_way -= 1
         # As in asyncio.Timeout: a cancellation that is not ours goes on.
         if self._ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error

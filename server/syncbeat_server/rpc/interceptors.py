@@ -26,7 +26,8 @@ from syncbeat_server.rpc.admission import Admission, rank_of
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.errors import STATUS, abort
 from syncbeat_server.rpc.tls import certificate_names
-from syncbeat_server.rpc.validation import Validator, acting_user_field, compile_validator, undecodable_texts
+from syncbeat_server.rpc.undecodable import undecodable_texts
+from syncbeat_server.rpc.validation import Validator, acting_user_field, compile_validator
 
 _DEFAULT_DEADLINE_S = 10.0
 _MARGIN_S = 0.02  # so that the answer "no time left" still reaches the caller
@@ -65,8 +66,8 @@ class Doorkeeper(Protocol):
 class CallObserver(Protocol):
     """Told of each call that ended (the metrics hook)."""
 
-    def call_handled(self, service: str, method: str, code: str, seconds: float) -> None:
-        """One call of `method` ended with `code` after `seconds`."""
+    def counter(self, service: str, method: str) -> Callable[[str, float], None]:
+        """Is told of each call of a method that ended: its code, and the seconds that it took."""
         ...
 
 
@@ -95,10 +96,11 @@ class _Method:
 
     def __init__(self, stack: Interceptors, method: MethodDescriptor, policy: AccessPolicy) -> None:
         self.stack = stack
+        self.monotonic = stack.clock.monotonic
+        self.handled = stack.observer.counter(method.containing_service.full_name, method.name)
         self.policy = policy
         self.name = method.name
         self.rank = rank_of(method, policy)
-        self.service = method.containing_service.full_name
         self.request_type = method.input_type
         self.request_class: type[Message] = GetMessageClass(method.input_type)
         self.validate: Validator = compile_validator(method.input_type)
@@ -150,7 +152,7 @@ class _Around:
         self.context = context
         self.authorization: list[str] = []
         self.request_id = ""
-        self.started = method.stack.clock.monotonic()
+        self.started = method.monotonic()
         for key, value in received_metadata.get() or context.invocation_metadata() or ():
             if key == "authorization":
                 self.authorization.append(value if isinstance(value, str) else "")
@@ -170,9 +172,7 @@ class _Around:
 
     def ended(self, code: str = "OK") -> None:
         """Tell the metrics."""
-        stack = self.method.stack
-        seconds = stack.clock.monotonic() - self.started
-        stack.observer.call_handled(self.method.service, self.method.name, code, seconds)
+        self.method.handled(code, self.method.monotonic() - self.started)
 
 
 def _code_of(error: BaseException) -> str:

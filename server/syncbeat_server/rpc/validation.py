@@ -6,7 +6,7 @@ Every violation is found, so that a caller learns all of them at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -29,7 +29,6 @@ _DURATION = "google.protobuf.Duration"
 _TIMESTAMP = "google.protobuf.Timestamp"
 _MIN_TIMESTAMP_S = -62_135_596_800  # 0001-01-01, from the comments of timestamp.proto
 _MAX_TIMESTAMP_S = 253_402_300_799  # 9999-12-31
-_MAX_FIELDS_LOOKED_AT = 10_000
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _CONTROL = dict.fromkeys((*range(32), 127))
 _CONTROL_BUT_LINES = {code: None for code in _CONTROL if chr(code) not in "\n\r\t"}
@@ -40,31 +39,75 @@ def compile_validator(message: Descriptor) -> Validator:
     return _compile(message, {})
 
 
-def _compile(message: Descriptor, made: dict[str, list[Validator]]) -> Validator:
-    checks = made.get(message.full_name)
-    if checks is None:
-        checks = made[message.full_name] = []
-        checks.extend(_field_check(field, made) for field in message.fields)
-        checks.extend(
-            _oneof_check(oneof.name)
-            for oneof in message.oneofs
-            if oneof.GetOptions().Extensions[field_rules_pb2.one_required]
-        )
+def _compile(message: Descriptor, made: dict[str, Validator]) -> Validator:
+    known = made.get(message.full_name)
+    if known is not None:
+        return known
+    checks: list[Validator] = []
+    others: list[Validator] = []
+    is_good = _quick_check([field for field in message.fields if _is_plain_text(field)], others)
 
     def validate(value: Message) -> Faults:
         found = _NONE
-        for check in checks:
-            faults = check(value)
-            if faults:
-                found = [*found, *faults]
+        if not is_good(value):
+            for check in checks:
+                faults = check(value)
+                if faults:
+                    found = [*found, *faults]
         return found
 
+    made[message.full_name] = validate
+    for field in message.fields:
+        checks.append(_field_check(field, made))
+        if not _is_plain_text(field) and not _is_plain_flag(field):
+            others.append(checks[-1])
+    required = (o for o in message.oneofs if o.GetOptions().Extensions[field_rules_pb2.one_required])
+    for oneof in required:
+        checks.append(_oneof_check(oneof.name))
+        others.append(checks[-1])
     return validate
+
+
+def _is_plain_text(field: FieldDescriptor) -> bool:
+    rules = _rules(field)
+    other = field.is_repeated or field.has_presence or rules.json or rules.multiline
+    return field.type == FieldDescriptor.TYPE_STRING and not other
+
+
+def _is_plain_flag(field: FieldDescriptor) -> bool:
+    return field.type == FieldDescriptor.TYPE_BOOL and not (field.is_repeated or _rules(field).required)
+
+
+def _quick_check(texts: Sequence[FieldDescriptor], others: Sequence[Validator]) -> Callable[[Any], bool]:
+    """Whether nothing is wrong with a message, where that is plain to see: its texts are short and printable ASCII.
+
+    Most messages are so, and a function made for the type finds it sooner than a check for each field.
+    """
+    lines = ["def is_good(message):"]
+    for field in texts:
+        rules = _rules(field)
+        wrong = f"len(text) > {_most_bytes(rules)} or not text.isascii() or not text.isprintable()"
+        lines.append(f"    text = message.{field.name}")
+        lines.append(f"    if {'not text or' if rules.required else 'text and'} ({wrong}): return False")
+    lines += ["    for check in others:", "        if check(message): return False", "    return True"]
+    made: dict[str, Any] = {"others": others}
+    exec("\n".join(lines), made)  # noqa: S102  # names and numbers of our own contract
+    is_good: Callable[[Any], bool] = made["is_good"]
+    return is_good
+
+
+def _rules(field: FieldDescriptor) -> field_rules_pb2.FieldRules:
+    found: field_rules_pb2.FieldRules = field.GetOptions().Extensions[field_rules_pb2.rules]
+    return found
+
+
+def _most_bytes(rules: field_rules_pb2.FieldRules) -> int:
+    return rules.max_bytes or _DEFAULT_MAX_BYTES
 
 
 def acting_user_field(message: Descriptor) -> str:
     """The field that names the user for whom a service calls; empty when the message has none."""
-    named = (f.name for f in message.fields if f.GetOptions().Extensions[field_rules_pb2.rules].acting_user)
+    named = (field.name for field in message.fields if _rules(field).acting_user)
     return next(named, "")
 
 
@@ -83,8 +126,8 @@ def _oneof_check(name: str) -> Validator:
     return check
 
 
-def _field_check(field: FieldDescriptor, made: dict[str, list[Validator]]) -> Validator:
-    rules = field.GetOptions().Extensions[field_rules_pb2.rules]
+def _field_check(field: FieldDescriptor, made: dict[str, Validator]) -> Validator:
+    rules = _rules(field)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         return _map_check(field, rules)
     one = _value_check(field, rules, made)
@@ -147,7 +190,7 @@ def _repeated_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, o
 def _map_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules) -> Validator:
     name, most = field.name, rules.max_items
     key_check = _string_check(_DEFAULT_MAX_BYTES, multiline=False, not_empty=True)
-    value_check = _string_check(rules.max_bytes or _DEFAULT_MAX_BYTES, multiline=rules.multiline)
+    value_check = _string_check(_most_bytes(rules), multiline=rules.multiline)
 
     def check(message: Message) -> Faults:
         entries = getattr(message, name)
@@ -163,20 +206,18 @@ def _map_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules) -> Val
     return check
 
 
-def _value_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, made: dict[str, list[Validator]]) -> _Check:
+def _value_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, made: dict[str, Validator]) -> _Check:
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_MESSAGE if field.message_type is not None:
             return _message_check(field.message_type, rules, made)
         case FieldDescriptor.CPPTYPE_ENUM if field.enum_type is not None:
             return _enum_check(field.enum_type)
         case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_BYTES:
-            return _bytes_check(rules.max_bytes or _DEFAULT_MAX_BYTES)
+            return _bytes_check(_most_bytes(rules))
         case FieldDescriptor.CPPTYPE_STRING if rules.json:
             return _json_check(rules)
         case FieldDescriptor.CPPTYPE_STRING:
-            return _string_check(
-                rules.max_bytes or _DEFAULT_MAX_BYTES, multiline=rules.multiline, not_empty=field.is_repeated
-            )
+            return _string_check(_most_bytes(rules), multiline=rules.multiline, not_empty=field.is_repeated)
         case FieldDescriptor.CPPTYPE_BOOL:
             return _accept
         case _:
@@ -187,7 +228,7 @@ def _accept(_value: Any) -> str:
     return ""
 
 
-def _message_check(message: Descriptor, rules: field_rules_pb2.FieldRules, made: dict[str, list[Validator]]) -> _Check:
+def _message_check(message: Descriptor, rules: field_rules_pb2.FieldRules, made: dict[str, Validator]) -> _Check:
     if message.full_name == _DURATION:
         return _duration_check(rules)
     if message.full_name == _TIMESTAMP:
@@ -258,7 +299,7 @@ def _timestamp_check(value: Any) -> str:
 
 
 def _json_check(rules: field_rules_pb2.FieldRules) -> _Check:
-    most, depth = rules.max_bytes or _DEFAULT_MAX_BYTES, rules.max_depth
+    most, depth = _most_bytes(rules), rules.max_depth
 
     def check(value: str) -> str:
         if not value:
@@ -289,85 +330,3 @@ def _deeper_than(document: object, depth: int) -> bool:
         if not level:
             return False
     return True
-
-
-def undecodable_texts(message: Descriptor, data: bytes) -> Violations:
-    """The strings in the bytes of a message that are not UTF-8; empty when something else is wrong with them.
-
-    protobuf refuses such bytes without a word about the field. Only looked at then, and only up to a bound.
-    """
-    violations: Violations = []
-    try:
-        _find_undecodable(message, data, "", violations, iter(range(_MAX_FIELDS_LOOKED_AT)))
-    except (ValueError, IndexError):
-        return []
-    return violations
-
-
-def _find_undecodable(
-    message: Descriptor, data: bytes, path: str, violations: Violations, budget: Iterator[int]
-) -> None:
-    counts: dict[int, int] = {}
-    for number, content in _delimited(data):
-        if next(budget, None) is None:
-            raise ValueError("too many fields to look at")
-        field = message.fields_by_number.get(number)
-        if field is None:
-            continue
-        here = f"{path}.{field.name}" if path else field.name
-        kind = field.message_type
-        if kind is not None and kind.GetOptions().map_entry:
-            inside: Violations = []
-            _find_undecodable(kind, content, "", inside, budget)
-            violations.extend(FieldViolation(here, violation.description) for violation in inside)
-            continue
-        if field.is_repeated:
-            counts[number] = counts.get(number, -1) + 1
-            here = f"{here}[{counts[number]}]"
-        if kind is not None:
-            _find_undecodable(kind, content, here, violations, budget)
-        elif field.type == FieldDescriptor.TYPE_STRING and not _is_utf8(content):
-            violations.append(FieldViolation(here, "not UTF-8"))
-
-
-def _is_utf8(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _delimited(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The length-delimited fields of a message (protobuf.dev, "Encoding"). Raises ValueError or IndexError."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        match tag & 7:
-            case 0:
-                _, at = _varint(data, at)
-            case 1:
-                at += 8
-            case 2:
-                length, at = _varint(data, at)
-                end = at + length
-                if end > len(data):
-                    raise ValueError("a field reaches beyond the end")
-                yield tag >> 3, data[at:end]
-                at = end
-            case 5:
-                at += 4
-            case _:
-                raise ValueError("a group, which no message of ours has")
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 64:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise ValueError("a number without an end")

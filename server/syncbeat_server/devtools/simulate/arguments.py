@@ -21,16 +21,16 @@ def add_simulate(commands: Any) -> None:
     fleets = ("default", "constant", "bursty", "heavy")
     simulate.add_argument("--fleet", choices=fleets, default="default", help="default: %(default)s")
     simulate.add_argument(
-        "--devices", type=_devices, default=800, help="simulated for each seed (default: %(default)s)"
+        "--devices", type=_devices, default=800, help="simulated a seed (default: %(default)s)"
     )
     simulate.add_argument("--full", action="store_true", help="simulate all 20,000 devices")
     simulate.add_argument("--seed", type=int, action="append", help="may be repeated (default: 11, 12 and 13)")
     simulate.add_argument(
-        "--mean", type=_mean, default=15.0, help="the mean staleness to meet, in seconds (default: 15)"
+        "--mean", type=_mean, default=15.0, help="mean staleness to meet, seconds (default: 15)"
     )
     simulate.add_argument("--known-days", type=_days, default=3, help="feeds are known so long (default: %(default)s)")
     simulate.add_argument(
-        "--trace", type=Path, help="replay the first day of a log: CSV with time, scope, device, kind"
+        "--trace", type=Path, help="replay a day of a log: CSV with time, scope, device, kind"
     )
     simulate.add_argument("--processes", type=_processes, default=os.cpu_count() or 1, help="default: one a core")
     simulate.add_argument("--json", action="store_true", help="print JSON")

@@ -1,4 +1,4 @@
-"""The policies as the event loop asks them: each keeps what the server would, and asks `sync.policy` how long to wait."""
+"""The policies as the event loop asks them: each keeps what the server would, and asks `sync.policy` for its waits."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from syncbeat_server.devtools.simulate.fleet import Device
+from syncbeat_server.devtools.simulate.waking import Handset, Waking
 
 _HALVINGS = 80
 
@@ -55,9 +56,20 @@ class Bound:
         return pulled + waited
 
 
-def bound_of(devices: Iterable[Device], signalled: Iterable[Device] = ()) -> Bound:
-    """The bound of these devices, some of which can be signalled."""
-    return Bound(_stretches(devices), _stretches(signalled))
+def bound_of(devices: Iterable[Device]) -> Bound:
+    """The bound of these devices without signals."""
+    return Bound(tuple(stretch for device in devices for stretch in _stretches(device, hot=None)))
+
+
+def signalled_bound(devices: Iterable[Device], handsets: Iterable[Handset], waking: Waking) -> Bound:
+    """The bound where pushes reach some of these devices, and streams those whose session is on."""
+    pulling: list[tuple[float, float]] = []
+    signalled: list[tuple[float, float]] = []
+    for device, told in zip(devices, handsets, strict=True):
+        hot, cold = _stretches(device, hot=True), _stretches(device, hot=False)
+        (signalled if told.reachable or waking.unreached_stream else pulling).extend(hot)
+        (signalled if told.reachable else pulling).extend(cold)
+    return Bound(tuple(pulling), tuple(signalled))
 
 
 def merged(bounds: Iterable[Bound]) -> Bound:
@@ -69,13 +81,10 @@ def merged(bounds: Iterable[Bound]) -> Bound:
     )
 
 
-def _stretches(devices: Iterable[Device]) -> tuple[tuple[float, float], ...]:
-    return tuple(
-        stretch
-        for device in devices
-        for stretch in (
-            (device.hot_per_s, sum(part.end - part.start for part in device.segments if part.hot)),
-            (device.cold_per_s, sum(part.end - part.start for part in device.segments if not part.hot)),
-        )
-        if stretch[1] > 0.0 and stretch[0] > 0.0
-    )
+def _stretches(device: Device, *, hot: bool | None) -> list[tuple[float, float]]:
+    kept: list[tuple[float, float]] = []
+    for state, rate in ((True, device.hot_per_s), (False, device.cold_per_s)):
+        span = math.fsum(part.end - part.start for part in device.segments if part.hot is state)
+        if span > 0.0 and hot in (None, state):
+            kept.append((rate, span))
+    return kept

@@ -132,13 +132,14 @@ def _rates(spec: FleetSpec, seed: int, index: int, sample: int) -> tuple[float, 
 
 def _normal(seed: int, what: str, index: int, sample: int) -> float:
     """A normal number from the stratum of this device: a sample then has as many lively feeds as the fleet has."""
-    stratum = _strata(seed, what, sample)[index]
+    stratum = strata(seed, what, sample)[index]
     within = random.Random(f"{what}:{seed}:{index}").uniform(0.001, 0.999)
     return _NORMAL.inv_cdf((stratum + within) / sample)
 
 
 @lru_cache(maxsize=16)
-def _strata(seed: int, what: str, sample: int) -> list[int]:
+def strata(seed: int, what: str, sample: int) -> list[int]:
+    """Numbers from 0 to below `sample`, mixed: to each device one."""
     order = list(range(sample))
     random.Random(f"{what}:{seed}").shuffle(order)
     return order

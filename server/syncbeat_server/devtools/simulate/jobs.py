@@ -6,17 +6,19 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 
 from syncbeat_server.devtools.simulate.bounds import bound_of
 from syncbeat_server.devtools.simulate.fleet import DAY, Device, FleetSpec, make_device
+from syncbeat_server.devtools.simulate.hybrid import HybridDay
 from syncbeat_server.devtools.simulate.pulling import poll_through
-from syncbeat_server.devtools.simulate.schedules import PolicyRow, Settings, schedule_for
+from syncbeat_server.devtools.simulate.schedules import PolicyRow, Settings, known_prior, schedule_for
 from syncbeat_server.devtools.simulate.tally import Tally, summed
 from syncbeat_server.devtools.simulate.traces import read_trace
+from syncbeat_server.devtools.simulate.waking import Handset, handset
 
 CHUNK = 50
 """Devices of one job: few enough that the processes end together."""
@@ -71,12 +73,28 @@ class Job:
     fleet_rate: float
 
 
+_WOKEN_ROWS = {PolicyRow.HYBRID, PolicyRow.HYBRID_CEILING}
+
+
+def handset_of(job: Job, index: int) -> Handset:
+    """The device itself, whatever is known of it."""
+    return handset(job.settings.waking, job.sample.seed, index, job.sample.size)
+
+
 def run_job(job: Job) -> Tally:
     """A day of these devices."""
     tally, sample = Tally(), job.sample
     for device in sample.devices(job.first, job.last):
         # The same chance for every policy: rows differ by what the policies did.
         chance = random.Random(f"{sample.seed}:{device.index}")
+        if job.row in _WOKEN_ROWS:
+            settings = job.settings
+            if job.row is PolicyRow.HYBRID_CEILING:
+                # Told all that the server has to learn; and no push is lost.
+                known = known_prior(device, sample.spec, DAY / 2)
+                settings = replace(settings, prior=known, waking=replace(settings.waking, loss=0.0, dark=0.0))
+            HybridDay(device, handset_of(job, device.index), settings, tally, chance).run()
+            continue
         phase = chance.random()
         schedule = schedule_for(job.row, job.settings, sample.spec, device, job.fleet_rate, chance)
         poll_through(device, schedule, tally, phase)
@@ -87,11 +105,11 @@ class Crew:
     """Processes that run jobs, and a line on the terminal that says how far they are."""
 
     def __init__(self, executor: Executor, show: Callable[[float, str], None]) -> None:
-        self._executor, self._show = executor, show
+        self.executor, self._show = executor, show
 
     def run(self, jobs: Sequence[Job], what: str) -> dict[int, Tally]:
         """The tally of each seed."""
-        under_way = {self._executor.submit(run_job, job): job for job in jobs}
+        under_way = {self.executor.submit(run_job, job): job for job in jobs}
         found: dict[int, Tally] = {}
         parts: dict[int, list[tuple[int, Tally]]] = {}
         for count, future in enumerate(as_completed(under_way), start=1):

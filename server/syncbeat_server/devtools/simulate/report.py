@@ -13,16 +13,19 @@ from syncbeat_server.devtools.simulate.tally import Tally, half_width, summed
 _MILLION = 1e6
 
 
-def row_of(outcome: Outcome, days: Days, ceiling: Outcome | None, reference: Outcome | None) -> dict[str, Any]:
+def row_of(
+    outcome: Outcome, days: Days, ceiling: Outcome | None, reference: Outcome | None, name: str = ""
+) -> dict[str, Any]:
     """A policy's figures, of the whole fleet and a day. Error bars are halves of 95 % intervals over the seeds."""
-    fleet = days.samples[0].spec.devices
+    fleet = days.fleet
     whole = summed(outcome.tallies.values())
     seeds = sorted(outcome.tallies)
     per_seed = [outcome.tallies[seed] for seed in seeds]
     p50, p95, p99 = whole.quantiles_s(0.5, 0.95, 0.99)
-    bound = merged(days.bounds.values()).least_requests(whole.mean_s) if days.known else None
+    bounds = (outcome.bounds or days.bounds).values()
+    bound = merged(bounds).least_requests(whole.mean_s) if days.known else None
     row: dict[str, Any] = {
-        "name": outcome.row.value,
+        "name": name or outcome.row.value,
         "requests_per_day": round(whole.per_day(whole.requests, fleet)),
         "mean_s": round(whole.mean_s, 2),
         "p50_s": round(p50, 2),
@@ -65,6 +68,43 @@ def paired(outcome: Outcome, reference: Outcome) -> dict[str, float | None]:
     return {"ratio": round(math.fsum(ratios) / len(ratios), 4), "plus_minus": _half(ratios, 4)}
 
 
+def text_of(found: dict[str, Any]) -> str:
+    """What was found, for a terminal."""
+    if "after_outage" in found:
+        ways = [
+            (
+                f"  moments {way['moments']:<9} peak {way['peak_per_s']:>6,}  mean {way['mean_per_s']:>6,}  "
+                f"peak/mean {way['peak_over_mean']:.2f}  intervals {way['interval_given_over_wanted']:.3f} of wanted"
+            )
+            for way in found["after_outage"]
+        ]
+        head = "20,000 devices ask in the same second; requests a second from ten minutes later on:"
+        return "\n".join([head, *ways, "", f"took {found['seconds']} s"])
+    seeds = ", ".join(map(str, found["seeds"]))
+    title = (
+        f"fleet {found['fleet']}: {found['fleet_devices']:,} devices, of which {found['devices_per_seed']} simulated "
+        f"for each seed ({seeds}); {found['changes_per_day']:,} changes a day to be seen; feeds known for "
+        f"{found['known_days']} days; ± is half of a 95 % interval"
+    )
+    lines = [title, "", table(found["policies"])]
+    for row in found["policies"]:
+        if "estimator" in row:
+            said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row["estimator"].items())
+            lines += ["", f"{row['name']}: {said}"]
+        if row["name"] == "adaptive-pull":
+            ratio = row["requests_over_sqrt_ewma"]
+            lines.append(
+                f"{row['name']}: {ratio['ratio']:.3f} of sqrt-ewma's requests, paired (±{ratio['plus_minus']})"
+            )
+        if row["name"] == "adaptive-hybrid":
+            parts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in row["made_of"].items())
+            lines.append(f"{row['name']}: {parts}")
+    lines += ["", "as they are written, at their own staleness:", table(found["as_written"])]
+    if "variants" in found:
+        lines += ["", "variants:", table(found["variants"])]
+    return "\n".join([*lines, "", f"took {found['seconds']} s"])
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for a terminal."""
     head = ("policy", "M requests/day", "mean s", "p50", "p95", "p99", "wake-ups", "peak/mean", "GB/day", "bound M",
@@ -105,7 +145,7 @@ def _optimality(outcome: Outcome, days: Days) -> float:
 
 def _optimality_of(outcome: Outcome, days: Days, seed: int) -> float:
     tally = outcome.tallies[seed]
-    return days.bounds[seed].least_requests(tally.mean_s) / tally.requests
+    return (outcome.bounds or days.bounds)[seed].least_requests(tally.mean_s) / tally.requests
 
 
 def _made_of(tally: Tally) -> dict[str, int]:

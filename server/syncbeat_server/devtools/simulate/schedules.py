@@ -10,10 +10,12 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from syncbeat_server.devtools.simulate.fleet import DAY, Device, FleetSpec
+from syncbeat_server.devtools.simulate.waking import DEFAULT_WAKING, Waking
 from syncbeat_server.sync.model import Windows
 from syncbeat_server.sync.policy import belief, interval, rivals, signal
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Outlook, Prior
 from syncbeat_server.sync.policy.interval import Bounds, Price
+from syncbeat_server.sync.policy.tuning import Tuning
 
 _POLL_COST = 1.0
 _KNOWN = 1e12
@@ -37,6 +39,7 @@ class PolicyRow(StrEnum):
     HYBRID = "adaptive-hybrid"
     PRESENCE = "adaptive-pull+presence"
     CEILING = "known-parameters"
+    HYBRID_CEILING = "known-parameters-hybrid"
     ORACLE = "oracle"
 
 
@@ -72,8 +75,30 @@ class Settings:
     bounds: Bounds = DEFAULT_BOUNDS
     prior: Prior = DEFAULT_PRIOR
     presence_lag_s: float = 30.0
+    waking: Waking = DEFAULT_WAKING
+    lateness_s: float = 0.0
+    """How many stale seconds a change that is late is as bad as."""
+    app_misses: float = 0.02
+    push_misses: float = 0.05
     presence_unseen: float = 0.2
     """The share of sessions that the server does not hear of, and of hints of a session that there is none."""
+
+    @property
+    def price(self) -> Price:
+        """The price that the multiplier stands for."""
+        staleness = DEFAULT_PRICE / self.multiplier**2
+        return Price(staleness, staleness * self.lateness_s)
+
+    @property
+    def tuning(self) -> Tuning:
+        """What the server decides a hint by."""
+        return Tuning(
+            bounds=self.bounds,
+            prior=self.prior,
+            price=self.price,
+            app_misses=self.app_misses,
+            push_misses=self.push_misses,
+        )
 
 
 class _Silent:
@@ -136,7 +161,7 @@ class EwmaSchedule(_Silent):
     """The square root of a rate by two moving averages."""
 
     def __init__(self, settings: Settings, born: float, mean_rate: float) -> None:
-        self._price = DEFAULT_PRICE / settings.multiplier**2
+        self._price = settings.price.staleness
         self._bounds, self._mean_rate = settings.bounds, mean_rate
         self._windows = Windows(0.0, 0.0, born, born)
 
@@ -157,7 +182,7 @@ class AdaptiveSchedule:
     """
 
     def __init__(self, settings: Settings, born: float, presence: Iterable[tuple[float, bool]] = ()) -> None:
-        self._price = Price(DEFAULT_PRICE / settings.multiplier**2)
+        self._price = settings.price
         self._bounds, self._prior = settings.bounds, settings.prior
         self._signal = signal.unchanged(born)._replace(presence_at=born)
         self._outlook = Outlook(0.0, 0.0, 1.0)
@@ -192,13 +217,12 @@ class CeilingSchedule(_Silent):
     """
 
     def __init__(self, settings: Settings, device: Device, spec: FleetSpec) -> None:
-        self._price = Price(DEFAULT_PRICE / settings.multiplier**2)
+        self._price = settings.price
         self._spec, self._device = spec, device
         self._belief = belief.fresh(self._prior(device.born), device.born)
 
     def _prior(self, now: float) -> Prior:
-        device, spec = self._device, self._spec
-        return Prior(spec.start_rate(now), 1 / spec.session_s, device.hot_per_s, _KNOWN, device.cold_per_s, _KNOWN)
+        return known_prior(self._device, self._spec, now)
 
     def changed(self, at: float) -> None:
         """The server heard of a change."""
@@ -212,6 +236,11 @@ class CeilingSchedule(_Silent):
         return interval.poll_interval(view, self._price, _POLL_COST, _UNBOUNDED, DAY)
 
 
+def known_prior(device: Device, spec: FleetSpec, now: float) -> Prior:
+    """A prior so sure of this feed's true rates that nothing moves it, at this time of day."""
+    return Prior(spec.start_rate(now), 1 / spec.session_s, device.hot_per_s, _KNOWN, device.cold_per_s, _KNOWN)
+
+
 class OracleSchedule(_Silent):
     """The square-root law for the true rate of the wait itself, sessions to come included: no policy knows that.
 
@@ -219,7 +248,7 @@ class OracleSchedule(_Silent):
     """
 
     def __init__(self, settings: Settings, device: Device) -> None:
-        self._price = DEFAULT_PRICE / settings.multiplier**2
+        self._price = settings.price.staleness
         self._segments = device.segments
         self._first = 0
 
@@ -250,7 +279,8 @@ class OracleSchedule(_Silent):
 
 
 def _expected(view: Outlook, wait_s: float) -> Expectation:
-    return Expectation(view.rate, interval.changes(view, wait_s), interval.stale_s(view, wait_s))
+    found = interval.gathered(view, wait_s)
+    return Expectation(view.rate, found.changes, found.stale_s)
 
 
 def presence_of(device: Device, spec: FleetSpec, settings: Settings, chance: random.Random) -> list[tuple[float, bool]]:
@@ -285,5 +315,5 @@ def schedule_for(
             return CeilingSchedule(settings, device, spec)
         case PolicyRow.ORACLE:
             return OracleSchedule(settings, device)
-        case PolicyRow.PULL | PolicyRow.HYBRID:
+        case _:
             return AdaptiveSchedule(settings, device.born)

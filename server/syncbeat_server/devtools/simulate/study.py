@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from syncbeat_server.devtools.simulate.bounds import Bound, bound_of
+from syncbeat_server.devtools.simulate.bounds import Bound, bound_of, signalled_bound
 from syncbeat_server.devtools.simulate.jobs import Crew, Job, Sample, jobs_of
 from syncbeat_server.devtools.simulate.schedules import PolicyRow, Settings
 from syncbeat_server.devtools.simulate.tally import Tally, summed
+from syncbeat_server.devtools.simulate.waking import Waking, handset
 
 _FIRST_GUESS = {
     PolicyRow.FIXED: 1.0,
@@ -24,6 +25,10 @@ _FIRST_GUESS = {
 """Multipliers that give about 15 s on the default fleet."""
 _SOLVED_AT_S = 15.0
 _ROOT_ROWS = {PolicyRow.EWMA, PolicyRow.PULL, PolicyRow.PRESENCE, PolicyRow.CEILING, PolicyRow.ORACLE}
+_MOST_MEAN_S, LATE_S, _MOST_LATE = 9.8, 32.0, 0.047
+"""What the hybrid is solved for: below 10 s in the mean, and 32 s at the 95th percentile."""
+LATENESS_S = 450.0
+_HYBRID_GUESS, _HYBRID_STEPS = 0.85, 3
 _PILOT_SHARE, _PILOT_LEAST = 0.15, 60
 _STEPS, _CLOSE, _TELLING = 3, 0.004, 0.03
 
@@ -36,6 +41,8 @@ class Outcome:
     tallies: dict[int, Tally]
     multiplier: float
     slope: float = -1.0
+    bounds: dict[int, Bound] | None = None
+    """The bounds of what this policy may use, where that is more than polls."""
 
     def at_target(self, seed: int, target_s: float) -> float:
         """Requests of a seed's sample, corrected for how far its mean is off the target."""
@@ -54,6 +61,11 @@ class Days:
     def known(self) -> bool:
         """Whether the true rates are known, and so the bounds: they are not of a log."""
         return all(sample.trace is None for sample in self.samples)
+
+    @property
+    def fleet(self) -> int:
+        """How many devices the figures are given for: the fleet's, or the log's own."""
+        return self.samples[0].spec.devices if self.known else self.samples[0].size
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Days:
@@ -82,9 +94,9 @@ def solved(row: PolicyRow, days: Days, settings: Settings, target_s: float, crew
     return Outcome(row, run(row, days, replace(settings, multiplier=multiplier), crew), multiplier, _slope(points))
 
 
-def run(row: PolicyRow, days: Days, settings: Settings, crew: Crew) -> dict[int, Tally]:
+def run(row: PolicyRow, days: Days, settings: Settings, crew: Crew, what: str = "") -> dict[int, Tally]:
     """The policy on all devices, as it is set."""
-    return crew.run(_jobs(row, days, settings, days.samples[0].size), row)
+    return crew.run(_jobs(row, days, settings, days.samples[0].size), f"{row} {what}")
 
 
 def pilot_size(size: int) -> int:
@@ -125,3 +137,40 @@ def _root_mean(bounds: list[Bound]) -> float:
     stretches = [stretch for bound in bounds for stretch in bound.pulling]
     changes = sum(rate * span for rate, span in stretches)
     return sum(math.sqrt(rate) * span for rate, span in stretches) / changes if changes else 1.0
+
+
+def solved_hybrid(days: Days, settings: Settings, crew: Crew, row: PolicyRow = PolicyRow.HYBRID) -> Outcome:
+    """The hybrid at a price that keeps both its limits, which pushes are missed measured on the way.
+
+    One scalar is searched for: a late change is as bad as a fixed number of stale seconds.
+    """
+    settings = replace(settings, lateness_s=LATENESS_S, multiplier=_HYBRID_GUESS)
+    points: list[tuple[float, float, float]] = []
+    for _ in range(_HYBRID_STEPS):
+        tally = summed(run(row, days, settings, crew, "tuning").values())
+        settings = measured_misses(settings, tally)
+        late = sum(delay > LATE_S for delay in tally.delays) / len(tally.delays)
+        excess = math.log(max(tally.mean_s / _MOST_MEAN_S, late / _MOST_LATE))
+        points.append((math.log(settings.multiplier), excess, 0.0))
+        settings = replace(settings, multiplier=settings.multiplier * math.exp(-excess / _gain(points)))
+    bounds = signalled_bounds(days, settings.waking) if days.known else None
+    return Outcome(row, run(row, days, settings, crew), settings.multiplier, bounds=bounds)
+
+
+def measured_misses(settings: Settings, tally: Tally) -> Settings:
+    """The settings with what a day has shown of how many pushes are missed."""
+    return replace(
+        settings, app_misses=tally.lost / max(1, tally.woken), push_misses=tally.missed / max(1, tally.tried)
+    )
+
+
+def signalled_bounds(days: Days, waking: Waking) -> dict[int, Bound]:
+    """The bound of each seed's devices, where pushes and streams reach them as they do."""
+    return {
+        sample.seed: signalled_bound(
+            sample.devices(),
+            (handset(waking, sample.seed, index, sample.size) for index in range(sample.size)),
+            waking,
+        )
+        for sample in days.samples
+    }

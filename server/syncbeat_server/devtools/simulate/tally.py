@@ -29,6 +29,12 @@ class Tally:
     pushes: int = 0
     resends: int = 0
     needless_resends: int = 0
+    woken: int = 0
+    lost: int = 0
+    tried: int = 0
+    missed: int = 0
+    """Of devices taken for reachable: wake-ups that have ended, of which nothing came in spite of all resends, and
+    single pushes, of which nothing came in time."""
     wakeups: int = 0
     traffic_bytes: int = 0
     delays: array[float] = field(default_factory=lambda: array("d"))
@@ -92,6 +98,10 @@ class Tally:
         self.pushes += other.pushes
         self.resends += other.resends
         self.needless_resends += other.needless_resends
+        self.woken += other.woken
+        self.lost += other.lost
+        self.tried += other.tried
+        self.missed += other.missed
         self.wakeups += other.wakeups
         self.traffic_bytes += other.traffic_bytes
         self.delays.extend(other.delays)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syncbeat_server import __version__
+from syncbeat_server.devtools.simulate.arguments import add_simulate
 from syncbeat_server.errors import ConfigurationError, DependencyDown, SyncbeatError
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _add_devtools(commands: Any) -> None:
     demo.add_argument("--json", action="store_true", help="print JSON lines")
     demo.add_argument("--serve", action="store_true", help="keep serving until Ctrl-C, with tokens to try")
     demo.set_defaults(run=_demo)
+    add_simulate(commands)
 
 
 def _port(text: str) -> int:

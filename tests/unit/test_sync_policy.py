@@ -184,6 +184,7 @@ def test_a_device_that_pushes_reach_polls_rarely_until_pushes_break() -> None:
     reached = unreached._replace(reach=ANSWERS)
     assert wait(reached) > 5 * wait(unreached)
     assert wait(reached, DEFAULT_TUNING._replace(pushing=False)) == wait(unreached)
+    assert wait(reached) > wait(reached._replace(woken_again=False)) > wait(unreached)
     assert wait(Situation([scope(3)], LOOKING, ANSWERS)) == wait(Situation([scope(3)], LOOKING))  # nobody pushes it
 
 

@@ -38,12 +38,16 @@ Pace = Callable[[float, bool], float]
 
 
 class Situation(NamedTuple):
-    """What is known of a device that asks. `scopes`: those that changed last come first."""
+    """What is known of a device that asks. `scopes`: those that changed last come first.
+
+    `woken_again`: a wake-up that it does not answer is sent to it again (not on iOS in the background).
+    """
 
     scopes: Sequence[ScopeState]
     activity: Activity
     reach: Reach = Reach()
     streaming: bool = False
+    woken_again: bool = True
 
 
 class Reckoning(NamedTuple):
@@ -111,7 +115,9 @@ def tier(interval_s: float) -> Priority:
 def _missed(situation: Situation, tuning: Tuning, now: float) -> float:
     if situation.streaming:
         return STREAM_MISSES
-    return miss_share(situation.reach, tuning.app_misses, now) if tuning.pushing else 1.0
+    if not tuning.pushing:
+        return 1.0
+    return miss_share(situation.reach, tuning.app_misses if situation.woken_again else tuning.push_misses, now)
 
 
 def _outlooks(scopes: Sequence[ScopeState], tuning: Tuning, now: float, missed: float) -> tuple[Outlook, Outlook]:

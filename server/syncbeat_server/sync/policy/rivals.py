@@ -57,13 +57,18 @@ def square_root_interval(rate: float, price: float, cost: float, bounds: Bounds)
     return min(bounds.cap_s, max(bounds.floor_s, math.sqrt(2.0 * cost / (price * rate))))
 
 
-def tier_interval(windows: Windows, now: float) -> float:
-    """The tier table: 10 s, 30 s, 2 min or 5 min by the changes of the last minutes."""
+def fixed_interval(scale: float = 1.0) -> float:
+    """Fixed polling: 30 s, times `scale`."""
+    return FIXED_S * scale
+
+
+def tier_interval(windows: Windows, now: float, scale: float = 1.0) -> float:
+    """The tier table: 10 s, 30 s, 2 min or 5 min by the changes of the last minutes, times `scale`."""
     recent = windows.recent * math.exp(-max(0.0, now - windows.at) / _RECENT_S)
     for least, interval in _TIERS:
         if recent >= least:
-            return interval
-    return _SLOWEST_S
+            return interval * scale
+    return _SLOWEST_S * scale
 
 
 def backed_off(previous_s: float, bounds: Bounds, *, news: bool) -> float:

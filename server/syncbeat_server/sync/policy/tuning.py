@@ -13,7 +13,8 @@ class Tuning(NamedTuple):
     """The app's target and bounds from its settings, and what was learned: the prior, the price that meets the target.
 
     `late_s` is when a change counts as late; `app_misses` the share of changes that devices which pushes reach do not
-    fetch after all; `pushing` is False while the app's pushes do not get through.
+    fetch after all, and `push_misses` the share of single pushes that they do not answer; `pushing` is False while the
+    app's pushes do not get through.
     """
 
     policy: PolicyName = PolicyName.ADAPTIVE
@@ -23,6 +24,7 @@ class Tuning(NamedTuple):
     price: Price = Price(3.2)
     late_s: float = 30.0
     app_misses: float = 0.02
+    push_misses: float = 0.05
     pushing: bool = True
 
 

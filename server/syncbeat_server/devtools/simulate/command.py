@@ -1,0 +1,174 @@
+"""What `syncbeat-server simulate` does."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from syncbeat_server.devtools.simulate.estimate import recount
+from syncbeat_server.devtools.simulate.fleet import DAY, FLEETS
+from syncbeat_server.devtools.simulate.jobs import Crew, Sample, crew
+from syncbeat_server.devtools.simulate.outage import after_outage
+from syncbeat_server.devtools.simulate.plots import check_plot, draw_curves, draw_sweeps
+from syncbeat_server.devtools.simulate.report import row_of, text_of
+from syncbeat_server.devtools.simulate.schedules import PolicyRow, Settings
+from syncbeat_server.devtools.simulate.study import LATENESS_S, Days, Outcome, run, solved, solved_hybrid
+from syncbeat_server.devtools.simulate.sweeps import curves, sweeps
+from syncbeat_server.devtools.simulate.traces import read_trace
+from syncbeat_server.devtools.simulate.variants import variants
+from syncbeat_server.sync.policy import DEFAULT_TUNING
+from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
+from syncbeat_server.sync.policy.evidence import History
+from syncbeat_server.sync.policy.fit import fit
+from syncbeat_server.sync.policy.interval import Bounds
+from syncbeat_server.sync.policy.rivals import FIXED_S
+
+COMPARED = (PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF, PolicyRow.EWMA, PolicyRow.PULL)
+_DEFAULT_MEAN_S = 15.0
+_BACKOFF_CAP_S = 300.0
+_CURVE_DEVICES, _CURVE_SEEDS = 150, 2
+_FITTED_FEEDS, _ANOTHER_SEED = 300, 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command was asked for."""
+
+    fleet: str = "default"
+    devices: int = 800
+    seeds: tuple[int, ...] = (11, 12, 13)
+    target_s: float = 15.0
+    cap_s: float | None = None
+    known_days: int = 3
+    trace: Path | None = None
+    variants: bool = False
+    outage: bool = False
+    plot: Path | None = None
+    sweep: Path | None = None
+    workers: int = os.cpu_count() or 1
+    as_json: bool = False
+
+
+def simulate(request: Request) -> int:
+    """Run it and print what came of it; 0."""
+    started = time.monotonic()
+    for path in (request.plot, request.sweep):
+        if path is not None:
+            check_plot(path)
+    with crew(request.workers, progress(sys.stderr)) as hands:
+        found = _outage(request, hands) if request.outage else _compared(request, hands)
+    found["seconds"] = round(time.monotonic() - started, 1)
+    print(json.dumps(found, indent=1) if request.as_json else text_of(found))
+    return 0
+
+
+def _outage(request: Request, hands: Crew) -> dict[str, Any]:
+    spec, seed = FLEETS[request.fleet], request.seeds[0]
+    ways = after_outage(spec, seed, spec.devices, hands.executor)
+    return {
+        "fleet": request.fleet,
+        "seed": seed,
+        "after_outage": [
+            {
+                "moments": way.placing.value,
+                "peak_per_s": way.peak_per_s,
+                "mean_per_s": round(way.mean_per_s, 1),
+                "peak_over_mean": round(way.peak_over_mean, 3),
+                "interval_given_over_wanted": round(way.lengthened, 4),
+            }
+            for way in ways
+        ],
+    }
+
+
+def _compared(request: Request, hands: Crew) -> dict[str, Any]:
+    days = _days(request, request.devices)
+    settings = _settings(request, days)
+    found = compare(request, days, settings, hands)
+    if request.variants and days.known:
+        found["variants"] = variants(days, settings, request.target_s, hands)
+    few = _days(replace(request, seeds=request.seeds[:_CURVE_SEEDS]), min(request.devices, _CURVE_DEVICES))
+    if request.plot is not None:
+        found["curves"] = curves(few, settings, hands)
+        draw_curves(request.plot, found["curves"], f"fleet {request.fleet}, {few.samples[0].size} devices a seed")
+    if request.sweep is not None:
+        price = next(row["multiplier"] for row in found["policies"] if row["name"] == PolicyRow.HYBRID)
+        found["sweeps"] = sweeps(few, replace(settings, multiplier=price, lateness_s=LATENESS_S), hands)
+        draw_sweeps(request.sweep, found["sweeps"])
+    return found
+
+
+def _days(request: Request, devices: int) -> Days:
+    spec, trace = FLEETS[request.fleet], request.trace
+    if trace is not None:
+        return Days.of([Sample(spec, request.seeds[0], len(read_trace(trace)), 0, trace)])
+    return Days.of([Sample(spec, seed, devices, request.known_days) for seed in request.seeds])
+
+
+def _settings(request: Request, days: Days) -> Settings:
+    floor_s, cap_s = DEFAULT_TUNING.bounds
+    bounds = Bounds(floor_s, request.cap_s or cap_s * request.target_s / _DEFAULT_MEAN_S)
+    return Settings(1.0, bounds, fitted_prior(days.samples[0]))
+
+
+def fitted_prior(sample: Sample) -> Prior:
+    """What the server's nightly fit makes of a day of other feeds of the fleet; of a log, of the devices' own day."""
+    others = replace(sample, seed=sample.seed + _ANOTHER_SEED, size=_FITTED_FEEDS, history_days=0)
+    histories = [History(0.0, DAY, device.changes) for device in others.devices()[:_FITTED_FEEDS]]
+    fitted = fit(histories, DEFAULT_PRIOR)
+    return DEFAULT_PRIOR if fitted is None else fitted.prior
+
+
+def compare(request: Request, days: Days, settings: Settings, hands: Crew) -> dict[str, Any]:
+    """All policies at the same mean staleness on the same days, and the hybrid at its own limits."""
+    ceiling = solved(PolicyRow.CEILING, days, settings, request.target_s, hands) if days.known else None
+    outcomes = {row: solved(row, days, settings, request.target_s, hands) for row in COMPARED}
+    reference = outcomes[PolicyRow.EWMA]
+    hybrid = solved_hybrid(days, settings, hands)
+    hybrid_ceiling = solved_hybrid(days, settings, hands, PolicyRow.HYBRID_CEILING) if days.known else None
+    return {
+        "fleet": request.fleet if request.trace is None else request.trace.name,
+        "fleet_devices": days.fleet,
+        "devices_per_seed": days.samples[0].size,
+        "seeds": [sample.seed for sample in days.samples],
+        "known_days": request.known_days,
+        "target_mean_s": request.target_s,
+        "bounds_s": list(settings.bounds),
+        "fitted_prior": settings.prior._asdict(),
+        "changes_per_day": round(_changes(reference, days)),
+        "policies": [
+            *(row_of(outcome, days, ceiling, reference) for outcome in outcomes.values()),
+            row_of(hybrid, days, hybrid_ceiling, None),
+        ],
+        "as_written": [
+            row_of(Outcome(row, run(row, days, replace(settings, multiplier=scale), hands), scale), days, None, None)
+            for row, scale in ((PolicyRow.TIERS, 1.0), (PolicyRow.BACKOFF, _BACKOFF_CAP_S / FIXED_S))
+        ],
+        "original_estimate": recount()._asdict(),
+    }
+
+
+def progress(stream: Any) -> Callable[[float, str], None]:
+    """A bar on a terminal; nothing where nobody looks."""
+    if not stream.isatty():
+        return lambda _share, _what: None
+
+    def show(share: float, what: str) -> None:
+        filled = round(share * 30)
+        stream.write(f"\r[{'#' * filled}{'.' * (30 - filled)}] {share:4.0%} {what:<32}")
+        stream.flush()
+        if share >= 1.0:
+            stream.write("\r\x1b[K")
+
+    return show
+
+
+def _changes(outcome: Outcome, days: Days) -> float:
+    counts = [tally.per_day(len(tally.delays), days.fleet) for tally in outcome.tallies.values()]
+    return sum(counts) / len(counts)

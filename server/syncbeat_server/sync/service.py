@@ -59,8 +59,9 @@ class SyncService:
     async def report_activity(self, device: DeviceKey, activity: Activity, *, is_user: bool) -> Hint:
         """Remember what the device reports, and answer the hint that follows from it. Raises as `hint`."""
         await self._reports.submit((device, activity))
+        hint = await self.hint(device, (), activity, explain=False, is_user=is_user)
         self._reported(device, activity)
-        return await self.hint(device, (), activity, explain=False, is_user=is_user)
+        return hint
 
     async def boost(self, app_id: str, scope: str, priority: Priority, seconds: float) -> datetime:
         """Hold the hints of a scope's devices at a tier or faster; the answer is until when.

@@ -113,12 +113,12 @@ class HintStreams:
         subscription = Subscription(request.device, all_scopes=request.user_id is None)
         self._hub.add(subscription)
         self._tell_moved(request)
-        if request.user_id is not None:
-            self._reported(request.device, request.activity)
         try:
             progress = _Progress(self._clock.now())
             async for event in self._open(request, subscription, progress):
                 yield event
+            if request.user_id is not None:
+                self._reported(request.device, request.activity)
             async for event in self._follow(request, subscription, progress):
                 yield event
         finally:

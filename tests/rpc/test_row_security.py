@@ -182,6 +182,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     idempotency.forget_caller: lambda c: idempotency.forget_caller(c, "default", "user:bob"),
     idempotency.forget_old: lambda c: idempotency.forget_old(c, 10),
 }
+SEEN[touches.heads_of] = lambda c: touches.heads_of(c, [("default", "bobs")])
 SEEN[touches.recent_heads] = lambda c: touches.recent_heads(c, ["default", "other"], 1e6, 10)
 REFUSED[touches.touched] = lambda c: touches.touched(c, "3", 10)
 REFUSED[touches.forget_touches] = lambda c: touches.forget_touches(c, 0.0, 10)

@@ -316,6 +316,23 @@ async def test_too_much_to_look_at_is_everything(house: House, monkeypatch: pyte
     assert (await house.asked_for())[0] == 1
 
 
+async def test_where_too_many_heads_move_those_that_are_kept_are_looked_at(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.sweep.sweep()
+    monkeypatch.setattr(sweep, "_MAX_CHANGED", 2)
+    monkeypatch.setattr(sweep, "_CHUNK", 1)
+    for name in ("others", "more", "couple"):
+        await add_members(house.database, name, "eve")
+        await house.move_head(name)
+    await house.sweep.sweep()
+    await house.asked_for()
+    await house.move_head("anns")
+    await house.sweep.sweep()
+    assert (await house.heads())["anns"] == 1
+    assert (await house.asked_for())[0] == 0
+
+
 async def test_touches_are_forgotten(house: House) -> None:
     await leave(house)
     assert await value_of(house.database, "SELECT count(*) > 0 FROM touches")

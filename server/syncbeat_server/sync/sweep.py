@@ -92,8 +92,12 @@ class ViewSweep:
         async with self._database.connection() as conn:
             touched = await touches.touched(conn, self._floor, _MAX_CHANGED)
             heads = await touches.recent_heads(conn, self._app_ids, _LOOK_BACK_S, _MAX_CHANGED)
+            if len(heads) == _MAX_CHANGED:  # more change than are kept, or nearly so: look at those
+                kept = self._views.scopes()
+                for start in range(0, len(kept), _CHUNK):
+                    heads |= await touches.heads_of(conn, kept[start : start + _CHUNK])
             await touches.forget_touches(conn, _TOUCHES_KEPT_S, _MAX_CHANGED)
-        unknown = self._floor is None or _MAX_CHANGED in (len(touched.users) + len(touched.scopes), len(heads))
+        unknown = self._floor is None or len(touched.users) + len(touched.scopes) == _MAX_CHANGED
         self._floor = touched.next_floor
         if unknown:
             self._views.forget_all()

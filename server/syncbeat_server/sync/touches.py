@@ -49,6 +49,17 @@ async def recent_heads(
     return {(row["app_id"], row["scope"]): (row["epoch"], row["head"]) for row in rows}
 
 
+async def heads_of(conn: Connection, keys: Sequence[ScopeKey]) -> dict[ScopeKey, tuple[str, int]]:
+    """(epoch, head) of these scopes."""
+    rows = await conn.fetch(
+        """SELECT app_id, scope, epoch, head FROM scopes
+           JOIN unnest($1::text[], $2::text[]) AS k (app_id, scope) USING (app_id, scope)""",
+        [app_id for app_id, _ in keys],
+        [scope for _, scope in keys],
+    )
+    return {(row["app_id"], row["scope"]): (row["epoch"], row["head"]) for row in rows}
+
+
 async def forget_touches(conn: Connection, older_s: float, limit: int) -> int:
     """Delete up to `limit` touches that every process has seen by now; how many."""
     rows = await conn.fetch(

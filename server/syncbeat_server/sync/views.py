@@ -140,6 +140,10 @@ class Views:
             reading.everything = True
         self._trusted_until = self._clock.monotonic() + TRUSTED_S
 
+    def scopes(self) -> list[ScopeKey]:
+        """The (app, scope) that some kept view has."""
+        return list(self._slots)
+
     def looked_at(self, heads: Mapping[ScopeKey, tuple[str, int]], moment: float) -> None:
         """What is kept was held against the database at a (monotonic) moment: `heads` are those that moved of late."""
         for key, (epoch, head) in heads.items():

@@ -119,8 +119,9 @@ def _settings(request: Request, days: Days) -> Settings:
 
 def fitted_prior(sample: Sample) -> Prior:
     """What the server's nightly fit makes of a day of other feeds of the fleet; of a log, of the devices' own day."""
-    others = replace(sample, seed=sample.seed + _ANOTHER_SEED, size=_FITTED_FEEDS, history_days=0)
-    histories = [History(0.0, DAY, device.changes) for device in others.devices()[:_FITTED_FEEDS]]
+    few = min(sample.size, _FITTED_FEEDS)
+    others = replace(sample, seed=sample.seed + _ANOTHER_SEED, size=few, history_days=0)
+    histories = [History(0.0, DAY, device.changes) for device in others.devices()[:few]]
     fitted = fit(histories, DEFAULT_PRIOR)
     return DEFAULT_PRIOR if fitted is None else fitted.prior
 

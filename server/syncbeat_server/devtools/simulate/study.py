@@ -28,7 +28,7 @@ _ROOT_ROWS = {PolicyRow.EWMA, PolicyRow.PULL, PolicyRow.PRESENCE, PolicyRow.CEIL
 _MOST_MEAN_S, LATE_S, _MOST_LATE = 9.8, 32.0, 0.047
 """What the hybrid is solved for: below 10 s in the mean, and 32 s at the 95th percentile."""
 LATENESS_S = 450.0
-_HYBRID_GUESS, _HYBRID_STEPS = 0.85, 3
+_HYBRID_GUESS, _HYBRID_STEPS = 0.95, 2
 _PILOT_SHARE, _PILOT_LEAST = 0.15, 60
 _STEPS, _CLOSE, _TELLING = 3, 0.004, 0.03
 
@@ -145,6 +145,7 @@ def solved_hybrid(days: Days, settings: Settings, crew: Crew, row: PolicyRow = P
     One scalar is searched for: a late change is as bad as a fixed number of stale seconds.
     """
     settings = replace(settings, lateness_s=LATENESS_S, multiplier=_HYBRID_GUESS)
+    settings = measured_misses(settings, summed(run(row, days, settings, crew, "learning").values()))
     points: list[tuple[float, float, float]] = []
     for _ in range(_HYBRID_STEPS):
         tally = summed(run(row, days, settings, crew, "tuning").values())

@@ -130,7 +130,7 @@ def compare(request: Request, days: Days, settings: Settings, hands: Crew) -> di
     """All policies at the same mean staleness on the same days, and the hybrid at its own limits."""
     ceiling = solved(PolicyRow.CEILING, days, settings, request.target_s, hands) if days.known else None
     outcomes = {row: solved(row, days, settings, request.target_s, hands) for row in COMPARED}
-    reference = outcomes[PolicyRow.EWMA]
+    others = (outcomes[PolicyRow.FIXED], outcomes[PolicyRow.EWMA])
     hybrid = solved_hybrid(days, settings, hands)
     hybrid_ceiling = solved_hybrid(days, settings, hands, PolicyRow.HYBRID_CEILING) if days.known else None
     return {
@@ -142,13 +142,13 @@ def compare(request: Request, days: Days, settings: Settings, hands: Crew) -> di
         "target_mean_s": request.target_s,
         "bounds_s": list(settings.bounds),
         "fitted_prior": settings.prior._asdict(),
-        "changes_per_day": round(_changes(reference, days)),
+        "changes_per_day": round(_changes(others[0], days)),
         "policies": [
-            *(row_of(outcome, days, ceiling, reference) for outcome in outcomes.values()),
-            row_of(hybrid, days, hybrid_ceiling, None),
+            *(row_of(outcome, days, ceiling, others) for outcome in outcomes.values()),
+            row_of(hybrid, days, hybrid_ceiling),
         ],
         "as_written": [
-            row_of(Outcome(row, run(row, days, replace(settings, multiplier=scale), hands), scale), days, None, None)
+            row_of(Outcome(row, run(row, days, replace(settings, multiplier=scale), hands), scale), days, None)
             for row, scale in ((PolicyRow.TIERS, 1.0), (PolicyRow.BACKOFF, _BACKOFF_CAP_S / FIXED_S))
         ],
         "original_estimate": recount()._asdict(),

@@ -20,7 +20,7 @@ def variants(days: Days, settings: Settings, target_s: float, crew: Crew) -> lis
     uncapped = replace(settings, bounds=Bounds(1.0, _LONG_S))
     unknown = Days.of([replace(sample, history_days=0) for sample in days.samples])
     rows = [
-        row_of(solved(row, those, at, target_s, crew), those, None, None, name)
+        row_of(solved(row, those, at, target_s, crew), those, None, (), name)
         for name, row, those, at in (
             ("sqrt-ewma, no cap", PolicyRow.EWMA, days, uncapped),
             ("adaptive-pull, no cap", PolicyRow.PULL, days, uncapped),
@@ -39,5 +39,5 @@ def variants(days: Days, settings: Settings, target_s: float, crew: Crew) -> lis
         ("hybrid, 2.5 % dark, 2.5 % lost", {"dark": 0.025, "loss": 0.025}),
     ):
         at = replace(settings, waking=replace(settings.waking, **changed))
-        rows.append(row_of(solved_hybrid(days, at, crew), days, None, None, name))
+        rows.append(row_of(solved_hybrid(days, at, crew), days, None, (), name))
     return rows

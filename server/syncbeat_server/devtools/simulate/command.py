@@ -32,7 +32,7 @@ from syncbeat_server.sync.policy.rivals import FIXED_S
 COMPARED = (PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF, PolicyRow.EWMA, PolicyRow.PULL)
 _DEFAULT_MEAN_S = 15.0
 _BACKOFF_CAP_S = 300.0
-_CURVE_DEVICES, _CURVE_SEEDS = 150, 2
+_CURVE_DEVICES, _CURVE_SEEDS = 120, 2
 _FITTED_FEEDS, _ANOTHER_SEED = 300, 1_000_000
 
 

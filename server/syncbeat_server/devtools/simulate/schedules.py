@@ -39,6 +39,7 @@ class PolicyRow(StrEnum):
     HYBRID = "adaptive-hybrid"
     PRESENCE = "adaptive-pull+presence"
     CEILING = "known-parameters"
+    CAPPED_CEILING = "known-parameters, within the same bounds"
     HYBRID_CEILING = "known-parameters-hybrid"
     ORACLE = "oracle"
 
@@ -216,8 +217,8 @@ class CeilingSchedule(_Silent):
     this rule does, to 0.1 % (0.7 % on bursty fleets).
     """
 
-    def __init__(self, settings: Settings, device: Device, spec: FleetSpec) -> None:
-        self._price = settings.price
+    def __init__(self, settings: Settings, device: Device, spec: FleetSpec, bounds: Bounds) -> None:
+        self._price, self._bounds = settings.price, bounds
         self._spec, self._device = spec, device
         self._belief = belief.fresh(self._prior(device.born), device.born)
 
@@ -233,7 +234,7 @@ class CeilingSchedule(_Silent):
         prior = self._prior(now)
         self._belief = belief.advanced(self._belief, prior, now)
         view = belief.outlook(self._belief, prior, now)
-        return interval.poll_interval(view, self._price, _POLL_COST, _UNBOUNDED, DAY)
+        return interval.poll_interval(view, self._price, _POLL_COST, self._bounds, DAY)
 
 
 def known_prior(device: Device, spec: FleetSpec, now: float) -> Prior:
@@ -312,7 +313,9 @@ def schedule_for(
         case PolicyRow.PRESENCE:
             return AdaptiveSchedule(settings, device.born, presence_of(device, spec, settings, chance))
         case PolicyRow.CEILING:
-            return CeilingSchedule(settings, device, spec)
+            return CeilingSchedule(settings, device, spec, _UNBOUNDED)
+        case PolicyRow.CAPPED_CEILING:
+            return CeilingSchedule(settings, device, spec, settings.bounds)
         case PolicyRow.ORACLE:
             return OracleSchedule(settings, device)
         case _:

@@ -20,11 +20,19 @@ _FIRST_GUESS = {
     PolicyRow.PULL: 1.2,
     PolicyRow.PRESENCE: 1.25,
     PolicyRow.CEILING: 1.13,
+    PolicyRow.CAPPED_CEILING: 1.25,
     PolicyRow.ORACLE: 1.31,
 }
 """Multipliers that give about 15 s on the default fleet."""
 _SOLVED_AT_S = 15.0
-_ROOT_ROWS = {PolicyRow.EWMA, PolicyRow.PULL, PolicyRow.PRESENCE, PolicyRow.CEILING, PolicyRow.ORACLE}
+_ROOT_ROWS = {
+    PolicyRow.EWMA,
+    PolicyRow.PULL,
+    PolicyRow.PRESENCE,
+    PolicyRow.CEILING,
+    PolicyRow.CAPPED_CEILING,
+    PolicyRow.ORACLE,
+}
 _MOST_MEAN_S, LATE_S, _MOST_LATE = 9.8, 32.0, 0.047
 """What the hybrid is solved for: below 10 s in the mean, and 32 s at the 95th percentile."""
 LATENESS_S = 450.0

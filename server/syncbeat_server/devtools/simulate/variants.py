@@ -16,6 +16,7 @@ _LONG_S = 3600.0
 
 def variants(days: Days, settings: Settings, target_s: float, crew: Crew) -> list[dict[str, Any]]:
     """Rows beside those that are compared."""
+    long = replace(settings, bounds=Bounds(settings.bounds.floor_s, 4.5 * target_s))
     longer = replace(settings, bounds=Bounds(settings.bounds.floor_s, 5.0 * target_s))
     uncapped = replace(settings, bounds=Bounds(1.0, _LONG_S))
     unknown = Days.of([replace(sample, history_days=0) for sample in days.samples])
@@ -25,6 +26,8 @@ def variants(days: Days, settings: Settings, target_s: float, crew: Crew) -> lis
             ("sqrt-ewma, no cap", PolicyRow.EWMA, days, uncapped),
             ("adaptive-pull, no cap", PolicyRow.PULL, days, uncapped),
             ("adaptive-pull, cap 5 x mean", PolicyRow.PULL, days, longer),
+            ("adaptive-pull, cap 4.5 x mean", PolicyRow.PULL, days, long),
+            ("all parameters known, same bounds", PolicyRow.CAPPED_CEILING, days, settings),
             ("adaptive-pull, the first day", PolicyRow.PULL, unknown, settings),
             ("adaptive-pull, presence 30 s late, 20 % unseen", PolicyRow.PRESENCE, days, settings),
             ("oracle: present and coming rates known", PolicyRow.ORACLE, days, settings),

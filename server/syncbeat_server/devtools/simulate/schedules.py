@@ -312,10 +312,9 @@ def schedule_for(
             return EwmaSchedule(settings, device.born, mean_rate)
         case PolicyRow.PRESENCE:
             return AdaptiveSchedule(settings, device.born, presence_of(device, spec, settings, chance))
-        case PolicyRow.CEILING:
-            return CeilingSchedule(settings, device, spec, _UNBOUNDED)
-        case PolicyRow.CAPPED_CEILING:
-            return CeilingSchedule(settings, device, spec, settings.bounds)
+        case PolicyRow.CEILING | PolicyRow.CAPPED_CEILING:
+            bounds = settings.bounds if row is PolicyRow.CAPPED_CEILING else _UNBOUNDED
+            return CeilingSchedule(settings, device, spec, bounds)
         case PolicyRow.ORACLE:
             return OracleSchedule(settings, device)
         case _:

@@ -88,7 +88,7 @@ def solved(row: PolicyRow, days: Days, settings: Settings, target_s: float, crew
     are; by the square-root law its mean is then off by the ratio of the means of sqrt(rate) and of rate.
     """
     pilot = pilot_size(days.samples[0].size)
-    goal = target_s * (_composition(days, pilot) if row in _ROOT_ROWS else 1.0)
+    goal = target_s * (_composition(days, pilot) if row not in _ROOTLESS else 1.0)
     points: list[tuple[float, float, float]] = []  # ln multiplier, ln mean, ln requests
     guess = math.log(_FIRST_GUESS[row] * target_s / _SOLVED_AT_S)
     for _ in range(_STEPS):

@@ -13,7 +13,8 @@ from syncbeat_server.devtools.simulate.bounds import bound_of
 from syncbeat_server.devtools.simulate.fleet import CONSTANT, DAY, DEFAULT, FLEETS, HOUR, Device, Segment, make_device
 from syncbeat_server.devtools.simulate.jobs import Sample, jobs_of, run_job
 from syncbeat_server.devtools.simulate.pulling import TrueRates, poll_through
-from syncbeat_server.devtools.simulate.schedules import PolicyRow, Settings, schedule_for
+from syncbeat_server.devtools.simulate.schedules import schedule_for
+from syncbeat_server.devtools.simulate.settings import PolicyRow, Settings
 from syncbeat_server.devtools.simulate.tally import Tally, half_width, summed
 from syncbeat_server.sync.model import Activity, ScopeState
 from syncbeat_server.sync.policy import belief, hint, interval, rivals, signal

@@ -17,7 +17,7 @@ from syncbeat_server.devtools.simulate.jobs import Crew, Sample, crew
 from syncbeat_server.devtools.simulate.outage import after_outage
 from syncbeat_server.devtools.simulate.plots import check_plot, draw_curves, draw_sweeps
 from syncbeat_server.devtools.simulate.report import row_of, text_of
-from syncbeat_server.devtools.simulate.schedules import PolicyRow, Settings
+from syncbeat_server.devtools.simulate.settings import PolicyRow, Settings
 from syncbeat_server.devtools.simulate.study import LATENESS_S, Days, Outcome, run, solved, solved_hybrid
 from syncbeat_server.devtools.simulate.sweeps import curves, sweeps
 from syncbeat_server.devtools.simulate.traces import read_trace

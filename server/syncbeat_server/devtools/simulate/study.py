@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from syncbeat_server.devtools.simulate.bounds import Bound, bound_of, signalled_bound
 from syncbeat_server.devtools.simulate.jobs import Crew, Job, Sample, jobs_of
-from syncbeat_server.devtools.simulate.schedules import PolicyRow, Settings
+from syncbeat_server.devtools.simulate.settings import PolicyRow, Settings
 from syncbeat_server.devtools.simulate.tally import Tally, summed
 from syncbeat_server.devtools.simulate.waking import Waking, handset
 
@@ -25,14 +25,7 @@ _FIRST_GUESS = {
 }
 """Multipliers that give about 15 s on the default fleet."""
 _SOLVED_AT_S = 15.0
-_ROOT_ROWS = {
-    PolicyRow.EWMA,
-    PolicyRow.PULL,
-    PolicyRow.PRESENCE,
-    PolicyRow.CEILING,
-    PolicyRow.CAPPED_CEILING,
-    PolicyRow.ORACLE,
-}
+_ROOTLESS = {PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF}
 _MOST_MEAN_S, LATE_S, _MOST_LATE = 9.8, 32.0, 0.047
 """What the hybrid is solved for: below 10 s in the mean, and 32 s at the 95th percentile."""
 LATENESS_S = 450.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from syncbeat_server.devtools.simulate.jobs import Crew
 from syncbeat_server.devtools.simulate.report import row_of
-from syncbeat_server.devtools.simulate.schedules import PolicyRow, Settings
+from syncbeat_server.devtools.simulate.settings import PolicyRow, Settings
 from syncbeat_server.devtools.simulate.study import Days, solved, solved_hybrid
 from syncbeat_server.sync.policy.interval import Bounds
 

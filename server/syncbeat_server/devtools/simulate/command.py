@@ -17,7 +17,7 @@ from syncbeat_server.devtools.simulate.jobs import Crew, Sample, crew
 from syncbeat_server.devtools.simulate.outage import after_outage
 from syncbeat_server.devtools.simulate.plots import check_plot, draw_curves, draw_sweeps
 from syncbeat_server.devtools.simulate.report import row_of, text_of
-from syncbeat_server.devtools.simulate.schedules import PolicyRow, Settings
+from syncbeat_server.devtools.simulate.settings import PolicyRow, Settings
 from syncbeat_server.devtools.simulate.study import LATENESS_S, Days, Outcome, run, solved, solved_hybrid
 from syncbeat_server.devtools.simulate.sweeps import curves, sweeps
 from syncbeat_server.devtools.simulate.traces import read_trace
@@ -32,7 +32,7 @@ from syncbeat_server.sync.policy.rivals import FIXED_S
 COMPARED = (PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF, PolicyRow.EWMA, PolicyRow.PULL)
 _DEFAULT_MEAN_S = 15.0
 _BACKOFF_CAP_S = 300.0
-_CURVE_DEVICES, _CURVE_SEEDS = 150, 2
+_CURVE_DEVICES, _CURVE_SEEDS = 120, 2
 _FITTED_FEEDS, _ANOTHER_SEED = 300, 1_000_000
 
 
@@ -119,8 +119,9 @@ def _settings(request: Request, days: Days) -> Settings:
 
 def fitted_prior(sample: Sample) -> Prior:
     """What the server's nightly fit makes of a day of other feeds of the fleet; of a log, of the devices' own day."""
-    others = replace(sample, seed=sample.seed + _ANOTHER_SEED, size=_FITTED_FEEDS, history_days=0)
-    histories = [History(0.0, DAY, device.changes) for device in others.devices()[:_FITTED_FEEDS]]
+    few = min(sample.size, _FITTED_FEEDS)
+    others = replace(sample, seed=sample.seed + _ANOTHER_SEED, size=few, history_days=0)
+    histories = [History(0.0, DAY, device.changes) for device in others.devices()[:few]]
     fitted = fit(histories, DEFAULT_PRIOR)
     return DEFAULT_PRIOR if fitted is None else fitted.prior
 
@@ -129,7 +130,7 @@ def compare(request: Request, days: Days, settings: Settings, hands: Crew) -> di
     """All policies at the same mean staleness on the same days, and the hybrid at its own limits."""
     ceiling = solved(PolicyRow.CEILING, days, settings, request.target_s, hands) if days.known else None
     outcomes = {row: solved(row, days, settings, request.target_s, hands) for row in COMPARED}
-    reference = outcomes[PolicyRow.EWMA]
+    others = (outcomes[PolicyRow.FIXED], outcomes[PolicyRow.EWMA])
     hybrid = solved_hybrid(days, settings, hands)
     hybrid_ceiling = solved_hybrid(days, settings, hands, PolicyRow.HYBRID_CEILING) if days.known else None
     return {
@@ -141,13 +142,13 @@ def compare(request: Request, days: Days, settings: Settings, hands: Crew) -> di
         "target_mean_s": request.target_s,
         "bounds_s": list(settings.bounds),
         "fitted_prior": settings.prior._asdict(),
-        "changes_per_day": round(_changes(reference, days)),
+        "changes_per_day": round(_changes(others[0], days)),
         "policies": [
-            *(row_of(outcome, days, ceiling, reference) for outcome in outcomes.values()),
-            row_of(hybrid, days, hybrid_ceiling, None),
+            *(row_of(outcome, days, ceiling, others) for outcome in outcomes.values()),
+            row_of(hybrid, days, hybrid_ceiling),
         ],
         "as_written": [
-            row_of(Outcome(row, run(row, days, replace(settings, multiplier=scale), hands), scale), days, None, None)
+            row_of(Outcome(row, run(row, days, replace(settings, multiplier=scale), hands), scale), days, None)
             for row, scale in ((PolicyRow.TIERS, 1.0), (PolicyRow.BACKOFF, _BACKOFF_CAP_S / FIXED_S))
         ],
         "original_estimate": recount()._asdict(),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from syncbeat_server.devtools.simulate.fleet import DAY, Device
-from syncbeat_server.devtools.simulate.schedules import Settings
+from syncbeat_server.devtools.simulate.settings import Settings
 from syncbeat_server.devtools.simulate.tally import (
     AWAKE_S,
     EMPTY_POLL_BYTES,

@@ -14,8 +14,10 @@ from pathlib import Path
 from syncbeat_server.devtools.simulate.bounds import bound_of
 from syncbeat_server.devtools.simulate.fleet import DAY, Device, FleetSpec, make_device
 from syncbeat_server.devtools.simulate.hybrid import HybridDay
+from syncbeat_server.devtools.simulate.known import known_prior
 from syncbeat_server.devtools.simulate.pulling import poll_through
-from syncbeat_server.devtools.simulate.schedules import PolicyRow, Settings, known_prior, schedule_for
+from syncbeat_server.devtools.simulate.schedules import schedule_for
+from syncbeat_server.devtools.simulate.settings import PolicyRow, Settings
 from syncbeat_server.devtools.simulate.tally import Tally, summed
 from syncbeat_server.devtools.simulate.traces import read_trace
 from syncbeat_server.devtools.simulate.waking import Handset, handset

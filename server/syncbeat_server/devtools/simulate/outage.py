@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from syncbeat_server.devtools.simulate.fleet import FleetSpec, make_device
-from syncbeat_server.devtools.simulate.schedules import AdaptiveSchedule, Settings
+from syncbeat_server.devtools.simulate.schedules import AdaptiveSchedule
+from syncbeat_server.devtools.simulate.settings import Settings
 from syncbeat_server.sync.policy.pacing import Book
 
 _OVER_AT, _WATCHED_S, _CALM_AFTER_S = 12 * 3600, 1800, 600

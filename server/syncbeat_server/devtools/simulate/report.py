@@ -14,7 +14,7 @@ _MILLION = 1e6
 
 
 def row_of(
-    outcome: Outcome, days: Days, ceiling: Outcome | None, reference: Outcome | None, name: str = ""
+    outcome: Outcome, days: Days, ceiling: Outcome | None, others: Sequence[Outcome] = (), name: str = ""
 ) -> dict[str, Any]:
     """A policy's figures, of the whole fleet and a day. Error bars are halves of 95 % intervals over the seeds."""
     fleet = days.fleet
@@ -47,8 +47,8 @@ def row_of(
         "multiplier": round(outcome.multiplier, 4),
         "made_of": {name: round(whole.per_day(count, fleet)) for name, count in _made_of(whole).items() if count},
     }
-    if reference is not None:
-        row["requests_over_sqrt_ewma"] = paired(outcome, reference)
+    if others:
+        row["requests_over"] = {other.row.value: paired(outcome, other) for other in others}
     if whole.predictions:
         row["estimator"] = {
             "expected_over_true_changes": round(whole.predicted_changes / whole.expected, 3),
@@ -92,10 +92,10 @@ def text_of(found: dict[str, Any]) -> str:
             said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row["estimator"].items())
             lines += ["", f"{row['name']}: {said}"]
         if row["name"] == "adaptive-pull":
-            ratio = row["requests_over_sqrt_ewma"]
-            lines.append(
-                f"{row['name']}: {ratio['ratio']:.3f} of sqrt-ewma's requests, paired (±{ratio['plus_minus']})"
-            )
+            lines += [
+                f"{row['name']}: {ratio['ratio']:.3f} ±{ratio['plus_minus']} of {other}'s requests, paired by seed"
+                for other, ratio in row["requests_over"].items()
+            ]
         if row["name"] == "adaptive-hybrid":
             parts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in row["made_of"].items())
             lines.append(f"{row['name']}: {parts}")

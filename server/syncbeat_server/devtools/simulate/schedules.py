@@ -5,42 +5,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from syncbeat_server.devtools.simulate.fleet import DAY, Device, FleetSpec
-from syncbeat_server.devtools.simulate.waking import DEFAULT_WAKING, Waking
+from syncbeat_server.devtools.simulate.known import UNBOUNDED, CeilingSchedule, OracleSchedule
+from syncbeat_server.devtools.simulate.settings import POLL_COST, PolicyRow, Settings
 from syncbeat_server.sync.model import Windows
-from syncbeat_server.sync.policy import belief, interval, rivals, signal
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Outlook, Prior
-from syncbeat_server.sync.policy.interval import Bounds, Price
-from syncbeat_server.sync.policy.tuning import Tuning
-
-_POLL_COST = 1.0
-_KNOWN = 1e12
-"""The shape of a prior that nothing moves: of a rate that is known."""
-DEFAULT_BOUNDS = Bounds(5.0, 60.0)
-_UNBOUNDED = Bounds(0.5, DAY)
-_HALVINGS = 40
-
-DEFAULT_PRICE = 3.2
-"""The price of a stale second, in polls, at a multiplier of 1: about 15 s on the default fleet."""
-
-
-class PolicyRow(StrEnum):
-    """The policies that are compared, and two that know what no policy can: the causal ceiling and the oracle."""
-
-    FIXED = "fixed-30s"
-    TIERS = "tier-table"
-    BACKOFF = "backoff"
-    EWMA = "sqrt-ewma"
-    PULL = "adaptive-pull"
-    HYBRID = "adaptive-hybrid"
-    PRESENCE = "adaptive-pull+presence"
-    CEILING = "known-parameters"
-    HYBRID_CEILING = "known-parameters-hybrid"
-    ORACLE = "oracle"
+from syncbeat_server.sync.policy import interval, rivals, signal
+from syncbeat_server.sync.policy.belief import Outlook
+from syncbeat_server.sync.policy.interval import Bounds
 
 
 class Expectation(NamedTuple):
@@ -65,40 +38,6 @@ class Schedule(Protocol):
     def expectation(self, wait_s: float) -> Expectation | None:
         """What the policy expects of the wait it just named; None of one that expects nothing."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a policy is run with. `multiplier` is what is solved for: a price, a scale or a cap, by the policy."""
-
-    multiplier: float
-    bounds: Bounds = DEFAULT_BOUNDS
-    prior: Prior = DEFAULT_PRIOR
-    presence_lag_s: float = 30.0
-    waking: Waking = DEFAULT_WAKING
-    lateness_s: float = 0.0
-    """How many stale seconds a change that is late is as bad as."""
-    app_misses: float = 0.02
-    push_misses: float = 0.05
-    presence_unseen: float = 0.2
-    """The share of sessions that the server does not hear of, and of hints of a session that there is none."""
-
-    @property
-    def price(self) -> Price:
-        """The price that the multiplier stands for."""
-        staleness = DEFAULT_PRICE / self.multiplier**2
-        return Price(staleness, staleness * self.lateness_s)
-
-    @property
-    def tuning(self) -> Tuning:
-        """What the server decides a hint by."""
-        return Tuning(
-            bounds=self.bounds,
-            prior=self.prior,
-            price=self.price,
-            app_misses=self.app_misses,
-            push_misses=self.push_misses,
-        )
 
 
 class _Silent:
@@ -172,7 +111,7 @@ class EwmaSchedule(_Silent):
     def interval(self, now: float, *, news: bool) -> float:
         """The wait after a poll."""
         rate = rivals.ewma_rate(self._windows, self._mean_rate, now)
-        return rivals.square_root_interval(rate, self._price, _POLL_COST, self._bounds)
+        return rivals.square_root_interval(rate, self._price, POLL_COST, self._bounds)
 
 
 class AdaptiveSchedule:
@@ -197,7 +136,7 @@ class AdaptiveSchedule:
         """The wait after a poll."""
         self._hear_until(now)
         self._outlook = signal.signal_outlook(self._signal, self._prior, now)
-        return interval.poll_interval(self._outlook, self._price, _POLL_COST, self._bounds, self._bounds.cap_s)
+        return interval.poll_interval(self._outlook, self._price, POLL_COST, self._bounds, self._bounds.cap_s)
 
     def expectation(self, wait_s: float) -> Expectation | None:
         """What the outlook says of the wait."""
@@ -207,75 +146,6 @@ class AdaptiveSchedule:
         while self._presence and self._presence[-1][0] <= now:
             at, present = self._presence.pop()
             self._signal = self._signal._replace(presence_at=at, present=present)
-
-
-class CeilingSchedule(_Silent):
-    """The filter told each feed's true rates, and how often sessions begin at this time of day: the causal ceiling.
-
-    The prior is so sure of its rates that nothing moves them. Value iteration on the same knowledge gains no more than
-    this rule does, to 0.1 % (0.7 % on bursty fleets).
-    """
-
-    def __init__(self, settings: Settings, device: Device, spec: FleetSpec) -> None:
-        self._price = settings.price
-        self._spec, self._device = spec, device
-        self._belief = belief.fresh(self._prior(device.born), device.born)
-
-    def _prior(self, now: float) -> Prior:
-        return known_prior(self._device, self._spec, now)
-
-    def changed(self, at: float) -> None:
-        """The server heard of a change."""
-        self._belief = belief.after_change(self._belief, self._prior(at), at)
-
-    def interval(self, now: float, *, news: bool) -> float:
-        """The wait after a poll."""
-        prior = self._prior(now)
-        self._belief = belief.advanced(self._belief, prior, now)
-        view = belief.outlook(self._belief, prior, now)
-        return interval.poll_interval(view, self._price, _POLL_COST, _UNBOUNDED, DAY)
-
-
-def known_prior(device: Device, spec: FleetSpec, now: float) -> Prior:
-    """A prior so sure of this feed's true rates that nothing moves it, at this time of day."""
-    return Prior(spec.start_rate(now), 1 / spec.session_s, device.hot_per_s, _KNOWN, device.cold_per_s, _KNOWN)
-
-
-class OracleSchedule(_Silent):
-    """The square-root law for the true rate of the wait itself, sessions to come included: no policy knows that.
-
-    The rate that counts is the mean over the wait, each second weighed by how long its changes will have waited.
-    """
-
-    def __init__(self, settings: Settings, device: Device) -> None:
-        self._price = settings.price.staleness
-        self._segments = device.segments
-        self._first = 0
-
-    def interval(self, now: float, *, news: bool) -> float:
-        """The wait after a poll."""
-        while self._segments[self._first].end <= now and self._first < len(self._segments) - 1:
-            self._first += 1
-        low, high = _UNBOUNDED
-        for _ in range(_HALVINGS):
-            wait = math.sqrt(low * high)
-            if rivals.square_root_interval(self._rate(now, wait), self._price, _POLL_COST, _UNBOUNDED) > wait:
-                low = wait
-            else:
-                high = wait
-        return rivals.square_root_interval(self._rate(now, high), self._price, _POLL_COST, _UNBOUNDED)
-
-    def _rate(self, now: float, wait: float) -> float:
-        end, weighed = now + wait, 0.0
-        for segment in self._segments[self._first :]:
-            low = max(now, segment.start)
-            # The last rate of the day goes on.
-            high = end if segment.end >= DAY else min(end, segment.end)
-            if high > low:
-                weighed += segment.per_s * ((end - low) ** 2 - (end - high) ** 2)
-            if segment.end >= end:
-                break
-        return weighed / (wait * wait)
 
 
 def _expected(view: Outlook, wait_s: float) -> Expectation:
@@ -311,8 +181,9 @@ def schedule_for(
             return EwmaSchedule(settings, device.born, mean_rate)
         case PolicyRow.PRESENCE:
             return AdaptiveSchedule(settings, device.born, presence_of(device, spec, settings, chance))
-        case PolicyRow.CEILING:
-            return CeilingSchedule(settings, device, spec)
+        case PolicyRow.CEILING | PolicyRow.CAPPED_CEILING:
+            bounds = settings.bounds if row is PolicyRow.CAPPED_CEILING else UNBOUNDED
+            return CeilingSchedule(settings, device, spec, bounds)
         case PolicyRow.ORACLE:
             return OracleSchedule(settings, device)
         case _:

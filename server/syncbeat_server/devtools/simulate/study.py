@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from syncbeat_server.devtools.simulate.bounds import Bound, bound_of, signalled_bound
 from syncbeat_server.devtools.simulate.jobs import Crew, Job, Sample, jobs_of
-from syncbeat_server.devtools.simulate.schedules import PolicyRow, Settings
+from syncbeat_server.devtools.simulate.settings import PolicyRow, Settings
 from syncbeat_server.devtools.simulate.tally import Tally, summed
 from syncbeat_server.devtools.simulate.waking import Waking, handset
 
@@ -20,15 +20,16 @@ _FIRST_GUESS = {
     PolicyRow.PULL: 1.2,
     PolicyRow.PRESENCE: 1.25,
     PolicyRow.CEILING: 1.13,
+    PolicyRow.CAPPED_CEILING: 1.25,
     PolicyRow.ORACLE: 1.31,
 }
 """Multipliers that give about 15 s on the default fleet."""
 _SOLVED_AT_S = 15.0
-_ROOT_ROWS = {PolicyRow.EWMA, PolicyRow.PULL, PolicyRow.PRESENCE, PolicyRow.CEILING, PolicyRow.ORACLE}
+_ROOTLESS = {PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF}
 _MOST_MEAN_S, LATE_S, _MOST_LATE = 9.8, 32.0, 0.047
 """What the hybrid is solved for: below 10 s in the mean, and 32 s at the 95th percentile."""
 LATENESS_S = 450.0
-_HYBRID_GUESS, _HYBRID_STEPS = 0.85, 3
+_HYBRID_GUESS, _HYBRID_STEPS = 0.95, 2
 _PILOT_SHARE, _PILOT_LEAST = 0.15, 60
 _STEPS, _CLOSE, _TELLING = 3, 0.004, 0.03
 
@@ -80,7 +81,7 @@ def solved(row: PolicyRow, days: Days, settings: Settings, target_s: float, crew
     are; by the square-root law its mean is then off by the ratio of the means of sqrt(rate) and of rate.
     """
     pilot = pilot_size(days.samples[0].size)
-    goal = target_s * (_composition(days, pilot) if row in _ROOT_ROWS else 1.0)
+    goal = target_s * (_composition(days, pilot) if row not in _ROOTLESS else 1.0)
     points: list[tuple[float, float, float]] = []  # ln multiplier, ln mean, ln requests
     guess = math.log(_FIRST_GUESS[row] * target_s / _SOLVED_AT_S)
     for _ in range(_STEPS):
@@ -145,6 +146,7 @@ def solved_hybrid(days: Days, settings: Settings, crew: Crew, row: PolicyRow = P
     One scalar is searched for: a late change is as bad as a fixed number of stale seconds.
     """
     settings = replace(settings, lateness_s=LATENESS_S, multiplier=_HYBRID_GUESS)
+    settings = measured_misses(settings, summed(run(row, days, settings, crew, "learning").values()))
     points: list[tuple[float, float, float]] = []
     for _ in range(_HYBRID_STEPS):
         tally = summed(run(row, days, settings, crew, "tuning").values())

@@ -7,7 +7,7 @@ from typing import Any
 
 from syncbeat_server.devtools.simulate.bounds import merged
 from syncbeat_server.devtools.simulate.jobs import Crew
-from syncbeat_server.devtools.simulate.schedules import PolicyRow, Settings
+from syncbeat_server.devtools.simulate.settings import PolicyRow, Settings
 from syncbeat_server.devtools.simulate.study import LATENESS_S, Days, measured_misses, run, signalled_bounds, solved
 from syncbeat_server.devtools.simulate.tally import Tally, summed
 from syncbeat_server.sync.policy.interval import Bounds

@@ -7,6 +7,7 @@ need not be told, or is empty. Lines of any other kind (`poll`, say) tell that t
 from __future__ import annotations
 
 import csv
+import math
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
@@ -71,7 +72,9 @@ def _lines(path: Path) -> list[Line]:
 
 def _seconds(text: str | None, path: Path, number: int) -> float:
     try:
-        return float(text or "")
+        seconds = float(text or "")
+        if math.isfinite(seconds):
+            return seconds
     except ValueError:
         pass
     try:

@@ -1,0 +1,138 @@
+"""Pushes, streams and resends of a simulated day, and what the systems let through."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from syncbeat_server.devtools.simulate.bounds import bound_of, signalled_bound
+from syncbeat_server.devtools.simulate.fleet import DAY, DEFAULT, HOUR, Device, Segment, make_device
+from syncbeat_server.devtools.simulate.hybrid import HybridDay
+from syncbeat_server.devtools.simulate.settings import Settings
+from syncbeat_server.devtools.simulate.tally import Tally
+from syncbeat_server.devtools.simulate.waking import ANDROID, IOS, Air, Handset, Waking, handset
+from syncbeat_server.sync.policy import hint
+from syncbeat_server.sync.policy.hint import Reckoning
+
+EXACT = Waking(loss=0.0, latency_s=3.0, latency_sigma=0.0)
+QUIET = Settings(1.0, waking=EXACT, app_misses=0.0)
+HISTORY = tuple(-HOUR * hours for hours in range(48, 0, -1))
+
+
+def feed(*changes: float, sessions: tuple[tuple[float, float], ...] = ()) -> Device:
+    """A device that sees these changes."""
+    return Device(0, changes, (Segment(0.0, DAY, 1 / HOUR, hot=False),), 0.0, 1 / HOUR, -2 * DAY, HISTORY, sessions)
+
+
+def a_day(
+    device: Device, settings: Settings, platform: str = ANDROID, *, reachable: bool = True, dark: float = 0.0
+) -> Tally:
+    """Of one device; dark from noon for so long."""
+    tally = Tally()
+    spells = ((DAY / 2, DAY / 2 + dark),) if dark else ()
+    HybridDay(device, Handset(platform, reachable, spells), settings, tally, random.Random(1)).run()
+    return tally
+
+
+def test_a_push_brings_a_change_and_nothing_else_is_asked() -> None:
+    tally = a_day(feed(8 * HOUR, 9 * HOUR, 9 * HOUR + 1.0, 10 * HOUR), QUIET)
+    assert list(tally.delays) == pytest.approx([3.0, 3.0, 2.0, 3.0])  # one push serves what came while it was under way
+    assert (tally.fetches, tally.pushes, tally.resends, tally.lost) == (3, 3, 0, 0)
+    assert tally.polls == 0
+    assert tally.safety_polls <= 24
+
+
+def test_what_is_lost_in_the_dark_is_sent_again() -> None:
+    tally = a_day(feed(DAY / 2 + 10.0), QUIET, dark=30.0)
+    assert (tally.pushes, tally.resends, tally.fetches) == (3, 2, 1)  # after 15 s it is dark still, 30 s later not
+    assert list(tally.delays) == pytest.approx([15.0 + 30.0 + 3.0])
+    given_up = a_day(feed(DAY / 2 + 10.0), QUIET, dark=6 * HOUR)
+    assert (given_up.pushes, given_up.resends, given_up.lost) == (5, 4, 1)
+
+
+def test_ios_is_not_woken_again_in_the_background() -> None:
+    tally = a_day(feed(DAY / 2 + 10.0), QUIET, IOS, dark=30.0)
+    assert (tally.pushes, tally.resends, tally.missed) == (1, 0, 1)
+
+
+def test_a_push_that_comes_late_is_needless_when_it_was_sent_again() -> None:
+    tally = a_day(feed(8 * HOUR), replace(QUIET, waking=replace(EXACT, latency_s=20.0)))
+    assert (tally.pushes, tally.resends, tally.needless_resends, tally.fetches) == (2, 1, 1, 1)
+    assert list(tally.delays) == pytest.approx([20.0])
+
+
+def test_who_looks_gets_changes_through_the_stream() -> None:
+    tally = a_day(feed(8 * HOUR + 60.0, 8 * HOUR + 90.0, sessions=((8 * HOUR, 8 * HOUR + 600.0),)), QUIET)
+    assert list(tally.delays) == pytest.approx([0.2, 0.2])
+    assert (tally.stream_opens, tally.stream_messages, tally.pushes) == (1, 2, 0)
+    unseen = replace(QUIET, waking=replace(EXACT, watched=0.0))
+    assert a_day(feed(8 * HOUR, sessions=((8 * HOUR, 8 * HOUR + 600.0),)), unseen).stream_opens == 0
+
+
+def test_who_is_not_reached_polls_and_is_not_believed_to_be_reached() -> None:
+    device = make_device(DEFAULT, 5, 3, 24, history_days=2)
+    reached, unreached = a_day(device, QUIET), a_day(device, QUIET, reachable=False)
+    assert unreached.polls > 4 * (reached.safety_polls + 1)
+    assert unreached.fetches == unreached.safety_polls == unreached.tried == 0
+    streamless = a_day(device, replace(QUIET, waking=replace(EXACT, unreached_stream=False)), reachable=False)
+    assert streamless.stream_opens == 0
+
+
+def test_systems_let_through_what_their_budget_allows() -> None:
+    air = Air(EXACT, Handset(IOS, True, ()), random.Random(1))
+    sent = []
+    now = 0.0
+    while now < HOUR:
+        free = air.free_at(now)
+        if free <= now:
+            air.send(now)
+            sent.append(now)
+        now = max(free, now + 1.0)
+    assert len(sent) == 3 + 2  # three at once, then one each twenty minutes
+    lost = Air(replace(EXACT, loss=1.0), Handset(ANDROID, True, ()), random.Random(1))
+    assert lost.send(0.0) is None
+
+
+def test_the_system_holds_back_polls_in_the_background() -> None:
+    device = make_device(DEFAULT, 5, 3, 24, history_days=2)
+    dozing = replace(QUIET, waking=replace(EXACT, android_floor_s=900.0))
+    held = a_day(device, dozing, reachable=False)
+    assert held.polls <= DAY / 900.0 + len(device.sessions) + 1
+    assert held.polls < a_day(device, QUIET, reachable=False).polls
+
+
+def test_every_wait_of_a_woken_device_is_the_servers_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = hint.reckon
+
+    def halved(*known: object) -> Reckoning:
+        found = plain(*known)  # type: ignore[arg-type]
+        return found._replace(interval_s=found.interval_s / 2.0)
+
+    device = make_device(DEFAULT, 5, 3, 24, history_days=2)
+    polls = a_day(device, QUIET, reachable=False).polls
+    monkeypatch.setattr(hint, "reckon", halved)
+    assert a_day(device, QUIET, reachable=False).polls > 1.6 * polls
+
+
+def test_a_sample_has_the_fleets_shares() -> None:
+    waking = Waking(reach=0.85, ios=0.3, dark=0.1)
+    told = [handset(waking, 7, index, 400) for index in range(400)]
+    assert sum(one.reachable for one in told) == 340
+    assert sum(one.platform == IOS for one in told) == 120
+    dark = sum(min(end, DAY) - max(start, 0.0) for one in told for start, end in one.dark)
+    assert dark / (400 * DAY) == pytest.approx(0.1, rel=0.15)
+
+
+def test_signals_lower_the_bound_down_to_one_request_a_change() -> None:
+    devices = [make_device(DEFAULT, 5, index, 24) for index in range(24)]
+    told = [Handset(ANDROID, index >= 6, ()) for index in range(24)]
+    pulled, some = bound_of(devices), signalled_bound(devices, told, Waking())
+    all_told = signalled_bound(devices, [Handset(ANDROID, True, ())] * 24, Waking())
+    assert some.changes() == pytest.approx(pulled.changes())
+    for mean_s in (1.0, 10.0, 60.0):
+        least = [bound.least_requests(mean_s) for bound in (all_told, some, pulled)]
+        assert least == sorted(least)
+        assert least[0] <= pulled.changes()
+    assert all_told.least_requests(0.001) == pytest.approx(pulled.changes(), rel=0.01)

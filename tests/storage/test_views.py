@@ -256,7 +256,8 @@ async def test_a_sweep_finds_what_no_wake_up_told(house: House, change: Callable
     await house.sweep.sweep()
     asked, view = await house.asked_for()
     async with house.database.connection() as conn:
-        assert [view] == await store.device_views(conn, [PHONE])
+        (row,) = await store.device_views(conn, [PHONE])
+    assert (view and view._replace(heads=None)) == row
     assert asked == 1
     await house.sweep.sweep()
     if view is not None:

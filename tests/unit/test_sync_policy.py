@@ -240,9 +240,9 @@ def test_policies_by_name_give_what_they_are_named_for() -> None:
 def test_of_very_many_scopes_a_sample_stands_for_those_that_are_quiet() -> None:
     quiet = [scope(1, name=f"q{number}")._replace(signal=unchanged(NOW - 86_400.0)) for number in range(400)]
     busy = [scope(4, name="busy"), *quiet]
-    exact = policy.reckon(Situation(quiet[:40], LOOKING), DEFAULT_TUNING, NOW).outlook.rate * 10
-    assert policy.reckon(Situation(quiet, LOOKING), DEFAULT_TUNING, NOW).outlook.rate == pytest.approx(exact)
-    assert policy.reckon(Situation(busy, LOOKING), DEFAULT_TUNING, NOW).outlook.rate > exact
+    exact = policy.reckon(Situation(quiet[:40], LOOKING), DEFAULT_TUNING, NOW).rate * 10
+    assert policy.reckon(Situation(quiet, LOOKING), DEFAULT_TUNING, NOW).rate == pytest.approx(exact)
+    assert policy.reckon(Situation(busy, LOOKING), DEFAULT_TUNING, NOW).rate > exact
 
 
 def test_a_hint_says_when_how_soon_and_where_everything_is() -> None:
@@ -283,7 +283,7 @@ def test_a_stream_is_advised_to_who_looks_at_what_changes_often() -> None:
 def test_an_explanation_gives_the_figures() -> None:
     situation = Situation([scope(4)], replace(LOOKING, idle_s=60.0))
     hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, explain=True)
-    rate = policy.reckon(situation, DEFAULT_TUNING, NOW).outlook.rate * 3600
+    rate = policy.reckon(situation, DEFAULT_TUNING, NOW).rate * 3600
     for words in ("1 scopes", f"{rate:.2f} times an hour", "foreground", "idle 60 s", "no pushes reach it"):
         assert words in hint.explanation
     for words in ("a mean staleness of 15 s", "3.2 polls", f"{hint.poll_interval_s:.1f} s"):

@@ -9,7 +9,7 @@ from typing import Protocol
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import AccessDenied
 from syncbeat_server.sync import policy
-from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, FeedPage, Hint
+from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, FeedPage, Hint
 from syncbeat_server.sync.policy import Situation, Tuning
 from syncbeat_server.sync.recorder import Recorder
 from syncbeat_server.sync.seen import SeenRecorder
@@ -17,6 +17,7 @@ from syncbeat_server.sync.store import DeviceView
 from syncbeat_server.sync.views import Views
 
 _NOTHING_REPORTED = Activity()
+_IOS = "IOS"  # which lets nobody wake it again in the background
 
 
 class Paces(Protocol):
@@ -71,7 +72,7 @@ class Hints:
             return None
         changed = self._compare(device, view, cursors)
         now = self._clock.now()
-        hint = self._paced(device, self._situation(device, view, activity), now, changed=changed, explain=explain)
+        hint = self._paced(device, view, activity, now, changed=changed, explain=explain)
         self._recorder.polled(device, now.timestamp(), hint, view.scopes, cursors)
         return hint._replace(explanation=f"{hint.explanation}; {self._pacing.describe()}") if explain else hint
 
@@ -94,15 +95,26 @@ class Hints:
 
     def _situation(self, device: DeviceKey, view: DeviceView, activity: Activity | None) -> Situation:
         shown = activity or view.activity or _NOTHING_REPORTED
-        return Situation(list(view.scopes.values()), shown, view.reach, self._streaming(device))
+        woken_again = view.platform != _IOS or shown.state is ActivityState.FOREGROUND
+        return Situation(list(view.scopes.values()), shown, view.reach, self._streaming(device), woken_again)
 
-    def _paced(self, device: DeviceKey, situation: Situation, now: datetime, *, changed: bool, explain: bool) -> Hint:
+    def _paced(
+        self,
+        device: DeviceKey,
+        view: DeviceView,
+        activity: Activity | None,
+        now: datetime,
+        *,
+        changed: bool,
+        explain: bool,
+    ) -> Hint:
         tuning, moment = self._tuning(device.app_id), now.timestamp()
+        situation = self._situation(device, view, activity)
 
         def pace(interval_s: float, background: bool) -> float:
             return self._pacing.paced(interval_s, background=background, now=moment, floor_s=tuning.bounds.floor_s)
 
-        return policy.decide(situation, tuning, now, changed=changed, pace=pace, explain=explain)
+        return policy.decide(situation, tuning, now, changed=changed, heads=view.heads, pace=pace, explain=explain)
 
     def _compare(self, device: DeviceKey, view: DeviceView, cursors: Sequence[Cursor]) -> bool:
         """Whether a scope is ahead of what the device shows. What that tells of the device is noted."""

@@ -14,7 +14,8 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import store
-from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, Reach, ScopeState
+from syncbeat_server.sync.model import DeviceKey, ScopeState
+from syncbeat_server.sync.policy import heads_of
 from syncbeat_server.sync.store import DeviceView
 from syncbeat_server.sync.touches import ScopeKey, UserKey
 
@@ -36,18 +37,15 @@ class _Slot:
 
 
 class _Kept:
-    """The view of a device: of its scopes only where they stand."""
+    """The view of a device as it was put together last, from these states of its scopes, and where they stand now."""
 
-    __slots__ = ("activity", "ends_at", "reach", "seen", "slots")
+    __slots__ = ("ends_at", "slots", "states", "view")
 
-    def __init__(
-        self, activity: Activity | None, reach: Reach, seen: dict[str, Cursor], slots: dict[str, _Slot], ends_at: float
-    ) -> None:
-        self.activity = activity
-        self.reach = reach
-        self.ends_at = ends_at
-        self.seen = seen
+    def __init__(self, view: DeviceView, slots: dict[str, _Slot], ends_at: float) -> None:
+        self.view = view
+        self.states: list[ScopeState | None] = []
         self.slots = slots
+        self.ends_at = ends_at
 
 
 class _Reading:
@@ -87,17 +85,13 @@ class Views:
         kept = self._believed(device)
         if kept is None:
             return None
-        scopes = {}
-        for name, slot in kept.slots.items():
-            state = slot.state
-            if state is None:
+        states = [slot.state for slot in kept.slots.values()]
+        if states != kept.states:
+            if None in states:
                 return None
-            scopes[name] = state
+            kept.view, kept.states = _renewed(kept), states
         self._kept.move_to_end(device)
-        if len(scopes) > _FEW:
-            # As they are read: those that changed last come first.
-            scopes = dict(sorted(scopes.items(), key=_changed_at, reverse=True))
-        return DeviceView(kept.activity, kept.reach, scopes, kept.seen)
+        return kept.view
 
     async def read(self, device: DeviceKey) -> DeviceView | None:
         """The view of a device, or None when it is not registered: of a kept one only what is so no longer is read.
@@ -207,7 +201,7 @@ class Views:
             _fill(slot, key, state, reading)
             slot.views += 1
             slots[name] = slot
-        self._kept[device] = _Kept(view.activity, view.reach, view.seen, slots, self._clock.monotonic() + _KEPT_S)
+        self._kept[device] = _Kept(view, slots, self._clock.monotonic() + _KEPT_S)
         self._of_user[device[:2]].add(device)
         self._slots_held += len(slots)
         while len(self._kept) > self._size or self._slots_held > self._size * MOST_SCOPES_EACH:
@@ -226,6 +220,14 @@ class Views:
         devices.discard(device)
         if not devices:
             del self._of_user[device[:2]]
+
+
+def _renewed(kept: _Kept) -> DeviceView:
+    scopes = {name: slot.state for name, slot in kept.slots.items() if slot.state is not None}
+    if len(scopes) > _FEW:
+        # As they are read: those that changed last come first.
+        scopes = dict(sorted(scopes.items(), key=_changed_at, reverse=True))
+    return kept.view._replace(scopes=scopes, heads=heads_of(scopes.values()))
 
 
 def _changed_at(scope: tuple[str, ScopeState]) -> float:

@@ -149,8 +149,8 @@ class AdaptiveSchedule:
 
 
 def _expected(view: Outlook, wait_s: float) -> Expectation:
-    found = interval.gathered(view, wait_s)
-    return Expectation(view.rate, found.changes, found.stale_s)
+    stale_s, changes = interval.gathered(view, wait_s)
+    return Expectation(view.rate, changes, stale_s)
 
 
 def presence_of(device: Device, spec: FleetSpec, settings: Settings, chance: random.Random) -> list[tuple[float, bool]]:

@@ -1,8 +1,18 @@
 """When should a device ask again? Pure: from what is known of scopes, devices and apps to a hint."""
 
 from syncbeat_server.sync.policy.belief import Prior
-from syncbeat_server.sync.policy.hint import Situation, decide, reckon, tier
+from syncbeat_server.sync.policy.hint import Situation, decide, heads_of, reckon, tier
 from syncbeat_server.sync.policy.signal import signal_after_change
 from syncbeat_server.sync.policy.tuning import DEFAULT_TUNING, Tuning
 
-__all__ = ["DEFAULT_TUNING", "Prior", "Situation", "Tuning", "decide", "reckon", "signal_after_change", "tier"]
+__all__ = [
+    "DEFAULT_TUNING",
+    "Prior",
+    "Situation",
+    "Tuning",
+    "decide",
+    "heads_of",
+    "reckon",
+    "signal_after_change",
+    "tier",
+]

@@ -9,7 +9,6 @@ distributions from soft counts of what happened while hot and while cold. Times 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from syncbeat_server.sync.model import Belief
@@ -52,10 +51,6 @@ class Outlook(NamedTuple):
         """Expected changes a second now."""
         return self.level + self.swing
 
-    def times(self, weight: float) -> Outlook:
-        """The same for changes that count for `weight` each."""
-        return Outlook(self.level * weight, self.swing * weight, self.fade_per_s)
-
 
 def fresh(prior: Prior, now: float) -> Belief:
     """What is known of a scope before its first change."""
@@ -64,28 +59,34 @@ def fresh(prior: Prior, now: float) -> Belief:
 
 def rates(belief: Belief, prior: Prior) -> tuple[float, float]:
     """The change rates while hot and while cold, a second."""
-    _, hot_count, hot_s, cold_count, cold_s, _ = belief
-    _, _, usual_hot, hot_shape, usual_cold, cold_shape = prior
-    cold = (cold_count + cold_shape) / (cold_s + cold_shape / usual_cold)
-    # A scope that is busier than others when cold is taken to be half as much so, by the logarithm, when hot.
-    expected_hot = usual_hot * math.sqrt(cold / usual_cold)
-    hot = (hot_count + hot_shape) / (hot_s + hot_shape / expected_hot)
-    return (max(_LEAST_HOT * cold, hot)), cold
+    return _rates(belief[1], belief[2], belief[3], belief[4], prior)
 
 
 def advanced(belief: Belief, prior: Prior, now: float) -> Belief:
-    """The belief after silence until `now`: one step, however long. Time that goes back changes nothing.
+    """The belief after silence until `now`: one step, however long. Time that goes back changes nothing."""
+    elapsed = now - belief.at
+    return Belief(*_silent(belief, prior, elapsed), now) if elapsed > 0.0 else belief
+
+
+# What each hint calculates for each scope is a plain tuple: a named one costs a tenth of it to make.
+def _rates(hot_count: float, hot_s: float, cold_count: float, cold_s: float, prior: Prior) -> tuple[float, float]:
+    _, _, usual_hot, hot_shape, usual_cold, cold_shape = prior
+    cold = (cold_count + cold_shape) / (cold_s + cold_shape / usual_cold)
+    # A scope that is busier than others when cold is taken to be half as much so, by the logarithm, when hot.
+    hot = (hot_count + hot_shape) / (hot_s + hot_shape / (usual_hot * math.sqrt(cold / usual_cold)))
+    return (max(_LEAST_HOT * cold, hot)), cold
+
+
+def _silent(belief: Belief, prior: Prior, elapsed: float) -> tuple[float, float, float, float, float]:
+    """All of the belief but its time, after silence.
 
     The transition matrix of silence is exp(Q t) of the generator less the rates. Both its eigenvalues' exponentials
     share a factor that cancels in P(hot), so that nothing under- or overflows. The seconds spent hot follow exactly
     from how likely the silence was: -ln P(silence) is the integral of the expected rate.
     """
-    hot, hot_count, hot_s, cold_count, cold_s, at = belief
-    elapsed = now - at
-    if not elapsed > 0.0:
-        return belief
+    hot, hot_count, hot_s, cold_count, cold_s, _ = belief
     start, end = prior[0], prior[1]
-    hot_rate, cold_rate = rates(belief, prior)
+    hot_rate, cold_rate = _rates(hot_count, hot_s, cold_count, cold_s, prior)
     half = (start + cold_rate - end - hot_rate) / 2.0
     root = math.sqrt(half * half + start * end)
     faded = math.exp(-2.0 * root * elapsed)
@@ -101,13 +102,12 @@ def advanced(belief: Belief, prior: Prior, now: float) -> Belief:
     hot_now /= likelihood
     kept = math.exp(-elapsed / MEMORY_S)
     gained = MEMORY_S * (1.0 - kept)
-    return Belief(
+    return (
         0.0 if hot_now < 0.0 else min(hot_now, 1.0),
         hot_count * kept,
         hot_s * kept + share * gained,
         cold_count * kept,
         cold_s * kept + (1.0 - share) * gained,
-        now,
     )
 
 
@@ -128,18 +128,15 @@ def after_evidence(belief: Belief, likelihood_ratio: float) -> Belief:
 
 def outlook(belief: Belief, prior: Prior, now: float) -> Outlook:
     """The expected change rate from `now` on, where the scope stays silent until then."""
-    seen = advanced(belief, prior, now)
-    hot_rate, cold_rate = rates(seen, prior)
-    fade = prior.start_per_s + prior.end_per_s
-    usually = prior.start_per_s / fade
+    return Outlook(*expected(belief, prior, now), prior.start_per_s + prior.end_per_s)
+
+
+def expected(belief: Belief, prior: Prior, now: float) -> tuple[float, float]:
+    """The level and the swing of the outlook from `now` on."""
+    elapsed = now - belief[5]
+    hot, hot_count, hot_s, cold_count, cold_s = _silent(belief, prior, elapsed) if elapsed > 0.0 else belief[:5]
+    hot_rate, cold_rate = _rates(hot_count, hot_s, cold_count, cold_s, prior)
+    start = prior[0]
+    usually = start / (start + prior[1])
     between = hot_rate - cold_rate
-    return Outlook(cold_rate + between * usually, between * (seen.hot - usually), fade)
-
-
-def total(outlooks: Iterable[Outlook], fade_per_s: float) -> Outlook:
-    """The outlook of several scopes of one app together."""
-    level = swing = 0.0
-    for one in outlooks:
-        level += one.level
-        swing += one.swing
-    return Outlook(level, swing, fade_per_s)
+    return cold_rate + between * usually, between * (hot - usually)

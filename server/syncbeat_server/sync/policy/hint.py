@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import NamedTuple
 
-from syncbeat_server.sync.model import Activity, ActivityState, Hint, Priority, Reach, ScopeState
+from syncbeat_server.sync.model import Activity, ActivityState, Cursor, Hint, Priority, Reach, ScopeState
 from syncbeat_server.sync.policy.attention import attention, poll_cost
 from syncbeat_server.sync.policy.belief import Outlook
 from syncbeat_server.sync.policy.interval import Bounds, poll_interval
@@ -21,7 +21,7 @@ from syncbeat_server.sync.policy.rivals import (
     square_root_interval,
     tier_interval,
 )
-from syncbeat_server.sync.policy.signal import signal_outlook
+from syncbeat_server.sync.policy.signal import signal_expected
 from syncbeat_server.sync.policy.tuning import Tuning
 
 TIER_S = {Priority.IMMEDIATE: 10.0, Priority.FAST: 30.0, Priority.NORMAL: 120.0, Priority.SLOW: 300.0}
@@ -51,9 +51,9 @@ class Situation(NamedTuple):
 
 
 class Reckoning(NamedTuple):
-    """How an interval came about: what of the outlook polls must find, and how much that matters."""
+    """How an interval came about: the expected changes a second, what polls must find of them, how much it matters."""
 
-    outlook: Outlook
+    rate: float
     attention: float
     residual: float
     interval_s: float
@@ -66,10 +66,11 @@ def decide(
     now: datetime,
     *,
     changed: bool,
+    heads: tuple[Cursor, ...] | None = None,
     pace: Pace | None = None,
     explain: bool = False,
 ) -> Hint:
-    """The hint for a device."""
+    """The hint for a device. `heads` are its scopes' by name, where they are known already."""
     reckoning = reckon(situation, tuning, now.timestamp())
     interval = reckoning.interval_s
     looking = situation.activity.state is ActivityState.FOREGROUND
@@ -82,14 +83,14 @@ def decide(
         priority=tier(interval),
         next_poll_at=now + timedelta(seconds=interval),
         changed=changed,
-        heads=tuple([state.cursor for state in sorted(situation.scopes, key=_BY_SCOPE)]),
+        heads=heads_of(situation.scopes) if heads is None else heads,
         prefer_stream=looking and reckoning.interval_s <= _STREAM_BELOW_S,
         valid_s=min(LONGEST_S, max(_VALID_LEAST_S, _VALID_INTERVALS * interval)),
         explanation=_explanation(situation, tuning, reckoning, interval) if explain else "",
         wanted_s=reckoning.interval_s,
         attention=reckoning.attention,
         residual=reckoning.residual,
-        rate_per_s=reckoning.outlook.rate * reckoning.residual * reckoning.attention,
+        rate_per_s=reckoning.rate * reckoning.residual * reckoning.attention,
     )
 
 
@@ -97,11 +98,16 @@ def reckon(situation: Situation, tuning: Tuning, now: float) -> Reckoning:
     """The interval of a device before pacing, and how it came about. `now` is in unix seconds."""
     matters = attention(situation.activity)
     missed = _missed(situation, tuning, now)
-    whole, left = _outlooks(situation.scopes, tuning, now, missed)
-    residual = left.rate / whole.rate if whole.rate > 0.0 else missed
+    rate, left = _outlooks(situation.scopes, tuning, now, missed, matters)
+    residual = left.rate / (rate * matters) if rate > 0.0 else missed
     interval = _interval(situation, tuning, left, matters, residual, now)
     boosts = [TIER_S[state.boosted] for state in situation.scopes if state.boosted and state.boosted_until > now]
-    return Reckoning(whole, matters, residual, min([interval, *boosts]), bool(boosts))
+    return Reckoning(rate, matters, residual, min([interval, *boosts]) if boosts else interval, bool(boosts))
+
+
+def heads_of(scopes: Iterable[ScopeState]) -> tuple[Cursor, ...]:
+    """The heads of scopes, by name."""
+    return tuple([state.cursor for state in sorted(scopes, key=_BY_SCOPE)])
 
 
 def tier(interval_s: float) -> Priority:
@@ -120,20 +126,27 @@ def _missed(situation: Situation, tuning: Tuning, now: float) -> float:
     return miss_share(situation.reach, tuning.app_misses if situation.woken_again else tuning.push_misses, now)
 
 
-def _outlooks(scopes: Sequence[ScopeState], tuning: Tuning, now: float, missed: float) -> tuple[Outlook, Outlook]:
-    """The outlook of all changes, and of those that only polls will find."""
+def _outlooks(
+    scopes: Sequence[ScopeState], tuning: Tuning, now: float, missed: float, matters: float
+) -> tuple[float, Outlook]:
+    """The expected rate of all changes now, and the outlook of those that only polls will find, by attention."""
     prior, reached = tuning.prior, 1.0 - missed
     level = swing = brought_level = brought_swing = 0.0
     for state, weight in _weighed(scopes):
-        one_level, one_swing, _ = signal_outlook(state.signal, prior, now)
+        signal = state.signal
+        one_level, one_swing = signal_expected(signal, prior, now)
         level += weight * one_level
         swing += weight * one_swing
-        if reached > 0.0 and state.signal.triggered > 0.0:
-            brought = weight * reached * state.signal.triggered
+        if reached > 0.0 and signal.triggered > 0.0:
+            brought = weight * reached * signal.triggered
             brought_level += brought * one_level
             brought_swing += brought * one_swing
-    fade = prior.start_per_s + prior.end_per_s
-    return Outlook(level, swing, fade), Outlook(level - brought_level, swing - brought_swing, fade)
+    left = Outlook(
+        matters * (level - brought_level),
+        matters * (swing - brought_swing),
+        prior.start_per_s + prior.end_per_s,
+    )
+    return level + swing, left
 
 
 def _weighed(scopes: Sequence[ScopeState]) -> Iterable[tuple[ScopeState, float]]:
@@ -161,7 +174,7 @@ def _interval(
         usual = _usual_rate(tuning)
         rates = [ewma_rate(state.signal.windows, usual, now) for state in situation.scopes]
         return square_root_interval(matters * residual * sum(rates), tuning.price.staleness, cost, bounds)
-    return poll_interval(outlook.times(matters), tuning.price, cost, bounds, tuning.late_s)
+    return poll_interval(outlook, tuning.price, cost, bounds, tuning.late_s)
 
 
 def _usual_rate(tuning: Tuning) -> float:
@@ -180,7 +193,7 @@ def _explanation(situation: Situation, tuning: Tuning, reckoning: Reckoning, pac
     )
     now_boosted = ", held at a tier by a boost" if reckoning.boosted else ""
     return (
-        f"{len(situation.scopes)} scopes are expected to change {reckoning.outlook.rate * 3600:.2f} times an hour; "
+        f"{len(situation.scopes)} scopes are expected to change {reckoning.rate * 3600:.2f} times an hour; "
         f"attention {reckoning.attention:.2f} ({activity.state.lower()}, idle {activity.idle_s:.0f} s); "
         f"{_reached(situation, reckoning)}; for {tuning.target} {by}{now_boosted}; "
         f"pacing makes it {paced_s:.1f} s"

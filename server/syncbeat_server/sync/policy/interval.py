@@ -15,7 +15,7 @@ from typing import NamedTuple
 from syncbeat_server.sync.policy.belief import Outlook
 
 _STEPS = 8
-_EXACT = 1e-4
+_EXACT = 1e-3
 _SLOW_FADE = 1e-4  # below this fade * t the series is used, since the closed form loses its digits
 
 
@@ -33,15 +33,8 @@ class Bounds(NamedTuple):
     cap_s: float
 
 
-class Gathered(NamedTuple):
-    """What a poll is expected to find: the stale seconds of all changes, and how many they are."""
-
-    stale_s: float
-    changes: float
-
-
-def gathered(outlook: Outlook, wait_s: float) -> Gathered:
-    """What a poll after `wait_s` is expected to find."""
+def gathered(outlook: Outlook, wait_s: float) -> tuple[float, float]:
+    """What a poll after `wait_s` is expected to find: the stale seconds of all changes, and how many they are."""
     level, swing, fade = outlook
     x = fade * wait_s
     if x < _SLOW_FADE:
@@ -49,7 +42,7 @@ def gathered(outlook: Outlook, wait_s: float) -> Gathered:
     else:
         once = (1.0 - math.exp(-x)) / fade
         twice = (wait_s - once) / fade
-    return Gathered(level * wait_s * wait_s / 2.0 + swing * twice, level * wait_s + swing * once)
+    return level * wait_s * wait_s / 2.0 + swing * twice, level * wait_s + swing * once
 
 
 def worth_a_poll(outlook: Outlook, price: float, cost: float, bounds: Bounds) -> float:
@@ -81,7 +74,7 @@ def poll_interval(outlook: Outlook, price: Price, cost: float, bounds: Bounds, l
     plain = worth_a_poll(outlook, price.staleness, cost, bounds)
     if price.lateness <= 0.0 or plain <= late_s:
         return plain
-    rate = gathered(outlook, plain).changes / plain
+    rate = gathered(outlook, plain)[1] / plain
     if rate <= 0.0:
         return plain
     punctual = max(bounds.floor_s, min(late_s, plain))
@@ -93,7 +86,7 @@ def poll_interval(outlook: Outlook, price: Price, cost: float, bounds: Bounds, l
         return punctual
     late = price.lateness * rate * (patient - late_s)
     if (cost + price.staleness * rate * patient * patient / 2.0 + late) / patient < (
-        cost + price.staleness * gathered(outlook, punctual).stale_s
+        cost + price.staleness * gathered(outlook, punctual)[0]
     ) / punctual:
         return patient
     return punctual

@@ -9,8 +9,8 @@ from syncbeat_server.sync.policy.belief import (
     advanced,
     after_change,
     after_evidence,
+    expected,
     fresh,
-    outlook,
 )
 from syncbeat_server.sync.policy.rivals import windows_after_change
 
@@ -39,7 +39,12 @@ def signal_after_change(signal: Signal, prior: Prior, now: float) -> Signal:
 
 def signal_outlook(signal: Signal, prior: Prior, now: float) -> Outlook:
     """The expected change rate from `now` on."""
+    return Outlook(*signal_expected(signal, prior, now), prior.start_per_s + prior.end_per_s)
+
+
+def signal_expected(signal: Signal, prior: Prior, now: float) -> tuple[float, float]:
+    """The level and the swing of the outlook from `now` on."""
     belief = signal.belief
-    if belief is None or signal.presence_at > belief.at:
+    if belief is None or signal.presence_at > belief[5]:
         belief = current_belief(signal, prior)
-    return outlook(belief, prior, now)
+    return expected(belief, prior, now)

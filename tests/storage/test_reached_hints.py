@@ -12,7 +12,7 @@ from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync.feed import FeedReader
 from syncbeat_server.sync.hints import Hints
 from syncbeat_server.sync.learning import Aim, Learning
-from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, Hint, NewChange
+from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Hint, NewChange
 from syncbeat_server.sync.policy.pacing import Book, Pacing
 from syncbeat_server.sync.seen import SeenRecorder
 from syncbeat_server.sync.service import SyncService
@@ -21,6 +21,7 @@ from tests.fakes import FakeClock
 from tests.storage.stage import APP, couple
 
 PHONE = DeviceKey(APP, "ann", "phone")
+LOOKING = Activity()
 
 
 class House:
@@ -45,8 +46,8 @@ class House:
         change = NewChange("couple", "k", "{}")
         await self.publisher.publish(Publish(APP, "service:test", (change,), wake, None, "", digest))
 
-    async def hint(self) -> Hint:
-        return await self.service.hint(PHONE, (), Activity(), explain=True, is_user=True)
+    async def hint(self, activity: Activity = LOOKING) -> Hint:
+        return await self.service.hint(PHONE, (), activity, explain=True, is_user=True)
 
     async def run(self, statement: str) -> None:
         async with self.database.connection() as conn:
@@ -89,6 +90,19 @@ async def test_misses_of_all_devices_of_an_app_shorten_the_intervals_of_each(hou
     await house.run("INSERT INTO app_reach (app_id, all_answered, all_missed) VALUES ('default', 800, 200)")
     await house.learning.read()
     assert (await house.hint()).poll_interval_s < before / 2
+
+
+async def test_an_iphone_in_the_background_misses_what_one_push_misses(house: House) -> None:
+    await house.run(ANSWERED)
+    columns = "(app_id, all_answered, all_missed, first_answered, first_missed)"
+    await house.run(f"INSERT INTO app_reach {columns} VALUES ('default', 1000, 0, 800, 200)")
+    await house.learning.read()
+    away = Activity(ActivityState.BACKGROUND)
+    android = await house.hint(away)
+    await house.run("UPDATE devices SET platform = 'IOS'")
+    iphone = await house.hint(away)
+    assert iphone.poll_interval_s < android.poll_interval_s / 2
+    assert "polls must find 19" in iphone.explanation  # a fifth, and the doubt of so few tries
 
 
 async def test_a_device_with_an_open_stream_polls_for_safety_only(house: House) -> None:

@@ -39,10 +39,11 @@ async def all_learned(conn: Connection) -> dict[str, Learned]:
 
 
 class PushHealth(NamedTuple):
-    """How an app's pushes do: the share of wake-ups that devices which they reach miss after all, and whether they work
-    now."""
+    """How an app's pushes do at devices that they reach: the share of wake-ups missed after all resends, that of single
+    pushes, and whether they work now."""
 
     misses: float
+    single_misses: float
     working: bool
 
 
@@ -50,12 +51,14 @@ async def push_health(conn: Connection) -> dict[str, PushHealth]:
     """The health of the pushes of each app that has sent some; few tries say little."""
     rows = await conn.fetch(
         """SELECT app_id, coalesce(broken_until > syncbeat_now(), false) AS broken,
-                  (all_missed + $1::float8 * $2::float8) / (all_answered + all_missed + $2::float8) AS misses
+                  (all_missed + $1::float8 * $2::float8) / (all_answered + all_missed + $2::float8) AS misses,
+                  (first_missed + $3::float8 * $2::float8) / (first_answered + first_missed + $2::float8) AS single
            FROM app_reach""",
         DEFAULT_TUNING.app_misses,
         _DOUBT,
+        DEFAULT_TUNING.push_misses,
     )
-    return {row["app_id"]: PushHealth(row["misses"], not row["broken"]) for row in rows}
+    return {row["app_id"]: PushHealth(row["misses"], row["single"], not row["broken"]) for row in rows}
 
 
 async def begin(conn: Connection, app_id: str, tuned: Tuned) -> None:

@@ -31,6 +31,7 @@ _READ_EVERY_S = 10.0
 _WRITE_EVERY_S = 60.0
 _FIXED_OVER_MEAN, _FIXED_OVER_P95 = 2.0, 1 / 0.95
 _LEAST_FIXED_S = 1.0
+_ASSUMED_HEALTH = PushHealth(DEFAULT_TUNING.app_misses, DEFAULT_TUNING.push_misses, working=True)
 
 
 class Aim(NamedTuple):
@@ -140,7 +141,7 @@ class Learning:
 
     def _tuned(self, app_id: str, aim: Aim) -> Tuning:
         row = self._learned.get(app_id)
-        pushes = self._pushes.get(app_id, PushHealth(DEFAULT_TUNING.app_misses, working=True))
+        pushes = self._pushes.get(app_id, _ASSUMED_HEALTH)
         prior: Prior = DEFAULT_PRIOR if row is None or row.prior is None else row.prior
         price = first_price(aim.target, prior) if row is None or row.tuned.target != aim.target else row.tuned.price
         return DEFAULT_TUNING._replace(
@@ -151,5 +152,6 @@ class Learning:
             price=price,
             late_s=aim.target.late_s,
             app_misses=pushes.misses,
+            push_misses=pushes.single_misses,
             pushing=pushes.working,
         )

@@ -60,7 +60,8 @@ def draw_curves(path: Path, found: dict[str, list[dict[str, float]]], title: str
     axes.set_ylabel("requests a day of 20,000 devices")
     axes.set_title(title, fontsize=10)
     axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.set_ylim(0.4, 500)
+    axes.legend(fontsize=8, loc="upper right")
     figure.tight_layout()
     figure.savefig(path, dpi=_DPI)
     plt.close(figure)
@@ -75,7 +76,7 @@ def draw_sweeps(path: Path, found: dict[str, Any]) -> None:
         points = swept["points"]
         values = [point["value"] for point in points]
         axes.plot(values, [point["requests"] / _MILLION for point in points], "P-", color="#882255")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.3 * max(point["requests"] for point in points) / _MILLION)
         axes.set_xlabel(swept["meaning"], fontsize=8)
         axes.set_ylabel("M requests a day", color="#882255", fontsize=8)
         beside = axes.twinx()
@@ -87,7 +88,7 @@ def draw_sweeps(path: Path, found: dict[str, Any]) -> None:
         beside.set_yticks(seconds, [f"{at} s" for at in seconds], minor=False)
         beside.minorticks_off()
         beside.set_ylabel("staleness, seconds", color="#4477aa", fontsize=8)
-        beside.legend(fontsize=7, loc="upper center")
+        beside.legend(fontsize=7, loc="upper left")
         axes.grid(visible=True, alpha=0.3)
     figure.suptitle("adaptive-hybrid at one price, as its assumptions change one at a time", fontsize=11)
     figure.tight_layout()

@@ -26,7 +26,7 @@ _FIRST_GUESS = {
 """Multipliers that give about 15 s on the default fleet."""
 _SOLVED_AT_S = 15.0
 _ROOTLESS = {PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF}
-_MOST_MEAN_S, LATE_S, _MOST_LATE = 9.8, 32.0, 0.047
+_MOST_MEAN_S, LATE_S, _MOST_LATE = 9.8, 32.0, 0.048
 """What the hybrid is solved for: below 10 s in the mean, and 32 s at the 95th percentile."""
 LATENESS_S = 450.0
 _HYBRID_GUESS, _HYBRID_STEPS = 0.95, 2
@@ -77,11 +77,14 @@ class Days:
 def solved(row: PolicyRow, days: Days, settings: Settings, target_s: float, crew: Crew) -> Outcome:
     """The policy at the multiplier that gives the target as its mean staleness.
 
-    It is found on a part of the devices, by the secant rule on logarithms. That part's feeds may be livelier than all
-    are; by the square-root law its mean is then off by the ratio of the means of sqrt(rate) and of rate.
+    It is found by the secant rule on logarithms, where the square-root law holds on a part of the devices: should that
+    part's feeds be livelier than all are, its mean is off by the ratio of the means of sqrt(rate) and of rate.
     """
-    pilot = pilot_size(days.samples[0].size)
-    goal = target_s * (_composition(days, pilot) if row not in _ROOTLESS else 1.0)
+    size = days.samples[0].size
+    pilot, goal = size, target_s
+    if row not in _ROOTLESS:
+        pilot = pilot_size(size)
+        goal *= _composition(days, pilot)
     points: list[tuple[float, float, float]] = []  # ln multiplier, ln mean, ln requests
     guess = math.log(_FIRST_GUESS[row] * target_s / _SOLVED_AT_S)
     for _ in range(_STEPS):

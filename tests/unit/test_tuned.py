@@ -43,6 +43,25 @@ def test_it_converges_within_an_hour_and_noise_moves_it_little(changes: int, wit
     assert spread / average < within
 
 
+def test_a_month_without_a_change_moves_nothing() -> None:
+    quiet = minutes(begun(MEAN, DEFAULT_PRIOR, T0), lambda row: Sums(), 30 * 1_440)[-1]
+    assert quiet.price.staleness == pytest.approx(first_price(MEAN).staleness)
+
+
+def test_an_app_of_one_device_does_not_follow_each_of_its_changes() -> None:
+    # One change every two hours, by turns as fresh and as old as can be: their mean is on target.
+    k, dice = 15.0 * math.sqrt(first_price(MEAN).staleness), random.Random(5)
+
+    def met(row: Tuned) -> Sums:
+        if dice.random() > 1 / 120:
+            return Sums()
+        return Sums(changes=1.0, stale_s=dice.uniform(0.0, 2.0) * k / math.sqrt(row.price.staleness))
+
+    rows = minutes(begun(MEAN, DEFAULT_PRIOR, T0), met, 20 * 1_440)
+    moved = [math.log(row.price.staleness / first_price(MEAN).staleness) for row in rows]
+    assert max(map(abs, moved)) < 0.6
+
+
 def test_sums_are_kept_until_it_is_time() -> None:
     row = begun(MEAN, DEFAULT_PRIOR, T0)
     row = tuned_after(row, Sums(changes=10.0, stale_s=600.0), MEAN, DEFAULT_PRIOR, T0 + 20)

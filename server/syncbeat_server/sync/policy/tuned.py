@@ -16,6 +16,7 @@ from syncbeat_server.sync.policy.target import Measured, Target, TargetKind, adj
 _LOAD_FADES_IN_S = 86_400.0
 _STALE_FADES_IN_S = 1_800.0
 _LEAST_TARGETS = 10.0  # so many times the target, a mean is measured over
+_LEAST_CHANGES = 100.0  # so many changes a mean is over, however long that takes: of few it is chance
 _ASSUMED = 10.0  # changes that are taken to have been as stale as the first price is to make them
 _PUNCTUAL = 0.9  # of the time to measure: who comes a little early must not wait for another round
 _LONGEST_S = 3600.0  # between two adjustments: beyond it nobody was there to measure
@@ -48,8 +49,9 @@ class Tuned(NamedTuple):
     """The price for a target as of `tuned_at` (unix seconds), and what was measured since.
 
     `unit_stale_s` is staleness times the root of the price, of `unit_changes`, which fades within half an hour (ten
-    times the target, if that is longer). `unit_requests` are requests over the root of the price, of `unit_s` seconds,
-    which fades within a day. `mean_s` and `late_share` were measured before the last adjustment, for people to look at.
+    times the target, if that is longer), but not to fewer than a hundred. `unit_requests` are requests over the root of
+    the price, of `unit_s` seconds, which fades within a day. `mean_s` and `late_share` were measured before the last
+    adjustment, for people to look at.
     """
 
     target: Target
@@ -86,6 +88,8 @@ def tuned_after(tuned: Tuned, sums: Sums, target: Target, prior: Prior, now: flo
         max(_STALE_FADES_IN_S, _LEAST_TARGETS * target.value) if target.kind is TargetKind.MEAN else _STALE_FADES_IN_S
     )
     kept, kept_load = math.exp(-elapsed / window_s), math.exp(-elapsed / _LOAD_FADES_IN_S)
+    if kept * tuned.unit_changes < _LEAST_CHANGES:
+        kept = min(1.0, _LEAST_CHANGES / max(tuned.unit_changes, 1.0))
     seen = since.changes > 0.0
     after = tuned._replace(
         tuned_at=now,

@@ -271,6 +271,12 @@ def test_pacing_has_the_last_word() -> None:
         assert paced.poll_interval_s == pytest.approx(factor * plain.poll_interval_s)
 
 
+def test_however_loaded_it_is_nobody_waits_longer_than_a_hint_holds() -> None:
+    situation = Situation([], AWAY, streaming=True)
+    hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, pace=lambda wait, background: 12.0 * wait)
+    assert hint.poll_interval_s == hint.valid_s == hint.wanted_s == LONGEST_S
+
+
 def test_a_stream_is_advised_to_who_looks_at_what_changes_often() -> None:
     def advised(*scopes: ScopeState, activity: Activity = LOOKING) -> bool:
         return policy.decide(Situation(scopes, activity), DEFAULT_TUNING, START, changed=False).prefer_stream

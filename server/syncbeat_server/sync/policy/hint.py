@@ -75,7 +75,7 @@ def decide(
     interval = reckoning.interval_s
     looking = situation.activity.state is ActivityState.FOREGROUND
     if pace is not None:
-        interval = pace(interval, not looking)
+        interval = min(LONGEST_S, pace(interval, not looking))
         if reckoning.boosted:
             interval = min(interval, reckoning.interval_s)
     return Hint(

@@ -24,10 +24,15 @@ from syncbeat_server.storage.migrate import (
     schema_state,
 )
 from syncbeat_server.storage.postgres import Database, RowOwner, StatementRejected, open_database, step_up
+from syncbeat_server.sync.model import DeviceKey
+from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
+from syncbeat_server.sync.policy.signal import signal_outlook, unchanged
+from syncbeat_server.sync.store import device_views
 from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql, urls_of
 
 APP = "syncbeat_app"
 NEXT = len(read_migrations()) + 1
+FIRST_RELEASE = 6
 NEXT_FILE = f"{NEXT:04}_next.sql"
 _names = (f"empty_{number}" for number in itertools.count(1))
 
@@ -71,6 +76,33 @@ async def test_eight_runners_at_once_apply_each_file_once(empty: DatabaseUrls) -
     assert await applied(empty) == shipped()
     assert await migrate(empty.owner_url, app_login=APP) == []
     await look(empty)
+
+
+async def test_rows_of_the_first_release_are_carried_over(empty: DatabaseUrls, files: Path) -> None:
+    newer = shipped()[FIRST_RELEASE:]
+    for name in newer:
+        (files / name).unlink()
+    await migrate(empty.owner_url, app_login=APP, directory=files)
+    await run_sql(
+        empty.admin_url,
+        """INSERT INTO scopes (app_id, scope, head, changed_at, created_at, change_rate)
+           VALUES ('default', 'lively', 9, now(), now() - interval '90 days', 0.01)""",
+        """INSERT INTO devices (app_id, user_id, device_id, platform, token_state, registered_at, updated_at)
+           VALUES ('default', 'ann', 'phone', 'IOS', 'NONE', now(), now())""",
+        """INSERT INTO scope_members (app_id, scope, user_id, role, added_at)
+           VALUES ('default', 'lively', 'ann', 'WRITER', now())""",
+    )
+    assert await migrate(empty.owner_url, app_login=APP) == newer
+    async with open_database(empty.app_url, size=1, name="test") as database, database.connection() as conn:
+        (view,) = await device_views(conn, [DeviceKey("default", "ann", "phone")])
+    assert view is not None
+    assert not view.reach.usable
+    state = view.scopes["lively"]
+    # How often it changed is not known any more; but it is no scope that was silent for ninety days.
+    changed_at = state.signal.windows.at
+    rate = signal_outlook(state.signal, DEFAULT_PRIOR, changed_at).rate
+    unknown = signal_outlook(unchanged(changed_at), DEFAULT_PRIOR, changed_at).rate
+    assert (state.head, rate) == (9, pytest.approx(unknown))
 
 
 async def test_databases_of_one_cluster_without_our_roles_migrate_at_once() -> None:

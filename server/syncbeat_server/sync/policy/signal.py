@@ -24,7 +24,7 @@ def unchanged(born: float) -> Signal:
 
 def current_belief(signal: Signal, prior: Prior) -> Belief:
     """The belief as of the last change or the last that was heard of a writer, whichever is later."""
-    belief = signal.belief or fresh(prior, signal.windows.born)
+    belief = signal.belief or fresh(prior, signal.windows.at)
     if signal.presence_at <= belief.at:
         return belief
     seen = advanced(belief, prior, signal.presence_at)

@@ -125,8 +125,8 @@ def test_intervals_at_their_bounds_are_told() -> None:
         (
             hint(5.0),
             hint(5.0, stretch=1.1),  # a quieter moment
-            hint(60.0),
-            hint(60.0, stretch=0.9),
+            hint(75.0),
+            hint(75.0, stretch=0.9),
             hint(30.0),
             hint(30.0, stretch=3.0),  # under load: no price makes it shorter
             hint(600.0, attention=0.05),  # nobody looks: its cap is another

@@ -257,7 +257,7 @@ def test_a_hint_says_when_how_soon_and_where_everything_is() -> None:
 
 def test_a_device_without_scopes_waits_longest() -> None:
     hint = policy.decide(Situation([], LOOKING), DEFAULT_TUNING, START, changed=False)
-    assert (hint.poll_interval_s, hint.priority, hint.heads) == (60.0, Priority.NORMAL, ())
+    assert (hint.poll_interval_s, hint.priority, hint.heads) == (75.0, Priority.NORMAL, ())
 
 
 def test_pacing_has_the_last_word() -> None:

@@ -15,7 +15,7 @@ from syncbeat_server.sync.policy.interval import Bounds
 _MEANS_S = (7.5, 15.0, 30.0, 60.0)
 _BOUND_MEANS_S = (3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 80.0)
 _MULTIPLIERS = (0.5, 0.7, 1.0, 1.5, 2.5)
-_CAP_OVER_MEAN = 4.0
+_CAP_OVER_MEAN = 5.0
 
 SWEPT: dict[str, tuple[str, tuple[float, ...]]] = {
     "reach": ("share of devices that pushes reach", (0.5, 0.7, 0.85, 0.95, 1.0)),

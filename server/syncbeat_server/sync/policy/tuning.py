@@ -19,7 +19,7 @@ class Tuning(NamedTuple):
 
     policy: PolicyName = PolicyName.ADAPTIVE
     target: str = "a mean staleness of 15 s"
-    bounds: Bounds = Bounds(5.0, 60.0)
+    bounds: Bounds = Bounds(5.0, 75.0)
     prior: Prior = DEFAULT_PRIOR
     price: Price = Price(3.2)
     late_s: float = 30.0

@@ -27,7 +27,7 @@ MEAN, P95, BUDGET = TargetKind.MEAN, TargetKind.P95, TargetKind.BUDGET
         (AppSettings(staleness_target_s=40.0), Aim(Target(MEAN, 40.0), Bounds(5.0, 200.0))),
         (AppSettings(staleness_target_s=10_000.0), Aim(Target(MEAN, 10_000.0), Bounds(5.0, 14_400.0))),
         (AppSettings(staleness_p95_s=30.0), Aim(Target(P95, 30.0), Bounds(5.0, 120.0))),
-        (AppSettings(requests_per_day=5_000), Aim(Target(BUDGET, 5_000.0), Bounds(5.0, 75.0))),
+        (AppSettings(requests_per_day=5_000), Aim(Target(BUDGET, 5_000.0), Bounds(5.0, 14_400.0))),
         (AppSettings(poll_floor_s=10.0, poll_cap_s=3_600.0), Aim(Target(MEAN, 15.0), Bounds(10.0, 3_600.0))),
         (
             AppSettings(policy=Scheduling.TIER_TABLE),

@@ -131,6 +131,15 @@ def test_a_budget_is_met_however_far_off_it_was() -> None:
     assert hour(first_price(BUDGET), BUDGET, load)[-1].staleness == pytest.approx(right)
 
 
+def test_a_budget_of_a_hundredth_of_what_the_prior_gives_is_met_too() -> None:
+    right = first_price(BUDGET).staleness / 9_000
+
+    def load(price: Price) -> Measured:
+        return Measured(unit_load=BUDGET.value / 86_400 / math.sqrt(right))
+
+    assert hour(first_price(BUDGET), BUDGET, load)[-1].staleness == pytest.approx(right)
+
+
 def test_a_budget_that_the_bounds_bend_is_met_too() -> None:
     # With intervals at their bounds requests follow the price less than by its root.
     def requests_a_day(price: Price) -> float:

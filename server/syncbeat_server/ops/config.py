@@ -140,10 +140,13 @@ class AppSettings(IssuerSettings):
     def longest_poll_s(self) -> float:
         """The longest interval of a device that no push reaches: five times the mean target unless it is set.
 
-        Shorter caps cost more requests than they spare staleness: docs/polling-analysis.md.
+        Shorter caps cost more requests than they spare staleness: docs/polling-analysis.md. A budget is to be kept
+        whatever staleness comes of it.
         """
         if self.poll_cap_s is not None:
             return self.poll_cap_s
+        if self.requests_per_day is not None:
+            return _LONGEST_POLL_S
         usual = 5.0 * (self.staleness_target_s or DEFAULT_STALENESS_S)
         return min(_LONGEST_POLL_S, max(self.poll_floor_s, usual, 4.0 * (self.staleness_p95_s or 0.0)))
 

@@ -22,6 +22,7 @@ _GAIN = 0.2
 _MOST = 0.5  # of a step, in ln(price): one odd minute must not undo an hour
 _DOUBT = 20.0  # changes that are taken to be on target beside those measured: few of them say little
 _SPAN = 30.0  # how many times the price goes from the one that the prior gives, either way
+_BUDGET_SPAN = 10_000.0  # the same for a budget, which does not say how stale an app may be
 _PINNED = 0.9  # of polls at a bound: the price moves nothing there
 _KNOWN_RATES = 0.65  # prices at which known rates and the filter's guesses are equally stale, one over the other
 _QUIET = 2.0  # times the cold rate: below it a scope is given up rather than polled within a p95 limit
@@ -120,17 +121,18 @@ def adjusted(price: Price, target: Target, measured: Measured, prior: Prior = DE
             return _solved(price, first, measured.unit_stale_s / target.value, measured)
         case TargetKind.BUDGET:
             load = measured.unit_load
-            return _solved(price, first, target.value / _DAY_S / load if load > 0.0 else 0.0, measured)
+            root = target.value / _DAY_S / load if load > 0.0 else 0.0
+            return _solved(price, first, root, measured, _BUDGET_SPAN)
         case TargetKind.P95:
             return _punctual(price, first, measured)
 
 
-def _solved(price: Price, first: Price, root: float, measured: Measured) -> Price:
+def _solved(price: Price, first: Price, root: float, measured: Measured, span: float = _SPAN) -> Price:
     """A bounded step to the price whose root this is."""
     if root <= 0.0:
         return price
     step = _step(2.0 * math.log(root) - math.log(price.staleness), measured)
-    return Price(_moved(price.staleness, first.staleness, step))
+    return Price(_moved(price.staleness, first.staleness, step, span))
 
 
 def _punctual(price: Price, first: Price, measured: Measured) -> Price:
@@ -155,8 +157,8 @@ def _step(wanted: float, measured: Measured) -> float:
     return min(_MOST, max(-_MOST, wanted))
 
 
-def _moved(price: float, first: float, step: float) -> float:
-    return min(first * _SPAN, max(first / _SPAN, price * math.exp(step)))
+def _moved(price: float, first: float, step: float, span: float = _SPAN) -> float:
+    return min(first * span, max(first / span, price * math.exp(step)))
 
 
 def _mean_root(mean: float, shape: float) -> float:

@@ -106,6 +106,13 @@ def test_news_counts_once_however_often_it_is_shown() -> None:
     assert counted.tallies[APP].sums().stale_s == 12.0
 
 
+def test_who_does_not_fetch_weighs_no_more_than_others() -> None:
+    counted = recorder()
+    poll(counted, 0.0, [state(1_000, T0 - 5)], 1, hint()._replace(heads=(Cursor("s", "e", 1_000),)))
+    poll(counted, 20.0, [state(1_001, T0 + 10)], 1)
+    assert counted.tallies[APP].sums() == Sums(changes=1.0, stale_s=10.0, polls=2, requests=2)
+
+
 def test_who_only_reads_the_feed_measures_what_it_reads() -> None:
     counted = recorder()
     counted.fetched(PHONE, T0, [T0 - 7_200.0, T0 - 40.0, T0 - 3.0])  # two hours ago it was away

@@ -20,17 +20,20 @@ _MAX_SAMPLES_OF_APP = 2_000
 _MAX_APPS = 1_000
 _LOOKED_AT = 0.5  # of all attention: the bounds of other devices are wider
 _MOSTLY_POLLED = 0.5  # of its changes: a device that pushes reach is no measure of how well polls are spread
+_FEW_HEADS = 32
 _HASHES = float(1 << 32)
 
 
 class _Poll(NamedTuple):
-    """The last poll of a device: its moment, the wait it was told, and what that was made from."""
+    """The last poll of a device: its moment, the wait it was told, what that was made from, and the heads it was told
+    (none of a device with many scopes)."""
 
     at: float
     told_s: float
     rate_per_s: float
     attention: float
     mostly_polled: bool
+    heads: tuple[Cursor, ...]
 
 
 class Recorder:
@@ -73,7 +76,8 @@ class Recorder:
         mostly_polled = hint.residual >= _MOSTLY_POLLED
         if mostly_polled and hint.attention >= _LOOKED_AT:
             tally.bounded(hint.wanted_s, hint.poll_interval_s, tuning.bounds)
-        now_asked = _Poll(now, hint.poll_interval_s, hint.rate_per_s, hint.attention, mostly_polled)
+        heads = hint.heads if len(hint.heads) <= _FEW_HEADS else ()
+        now_asked = _Poll(now, hint.poll_interval_s, hint.rate_per_s, hint.attention, mostly_polled, heads)
         before = self._replaced(device, now_asked)
         if before is None:
             return
@@ -82,7 +86,7 @@ class Recorder:
             return
         tally.served(waited_s, before.rate_per_s, mostly_polled=before.mostly_polled)
         if hint.changed:
-            for newest_at, unseen in _news(states, cursors, before.at):
+            for newest_at, unseen in _news(states, cursors, before):
                 met = met_by_poll(now, before.at, newest_at, unseen, tuning.late_s)
                 newest_s = max(0.0, now - newest_at)
                 tally.showed(met, newest_s, waited_s, before.attention, mostly_polled=before.mostly_polled)
@@ -161,14 +165,16 @@ def sampled(scope: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(scope.encode()).digest()[:4], "big") < share * _HASHES
 
 
-def _news(
-    states: Mapping[str, ScopeState], cursors: Sequence[Cursor], shown_until: float
-) -> Iterator[tuple[float, int]]:
-    """Of each scope that is ahead of its cursor: the newest change's instant, and how many there are."""
+def _news(states: Mapping[str, ScopeState], cursors: Sequence[Cursor], before: _Poll) -> Iterator[tuple[float, int]]:
+    """Of each scope that is ahead of its cursor: the newest change's instant, and how many there are that the poll
+    before did not tell of, whether they were fetched since or not."""
+    told = {head.scope: head for head in before.heads}
     for scope, epoch, sequence in cursors:
         state = states.get(scope)
         if state is None or sequence is None or epoch not in ("", state.epoch):
             continue
+        known = told.get(scope)
+        shown = sequence if known is None or known.epoch != state.epoch else max(sequence, known.sequence or 0)
         newest_at = state.signal.windows.at
-        if sequence < state.head and newest_at > shown_until:
-            yield newest_at, state.head - sequence
+        if shown < state.head and newest_at > before.at:
+            yield newest_at, state.head - shown

@@ -171,9 +171,17 @@ def test_whatever_is_measured_the_price_is_sane(price: Price, target: Target, me
     assert moved.staleness > 0.0
     assert math.isfinite(moved.lateness)
     assert moved.lateness >= 0.0
-    first = first_price(target)
-    if first.staleness / 30 <= price.staleness <= first.staleness * 30:
+    if target is not P95 or price.staleness <= first_price(P95).staleness:
         assert abs(math.log(moved.staleness / price.staleness)) <= 0.5 + 1e-9
+
+
+def test_a_prior_fitted_to_nonsense_does_not_move_the_price() -> None:
+    # As of a day on which all scopes were written in one second.
+    nonsense = Prior(1.18e-05, 1.16e-05, 2.0, 0.2, 2.83e-06, 0.2)
+    good = first_price(MEAN)
+    on_target = Measured(unit_stale_s=MEAN.value * math.sqrt(good.staleness), changes=100.0)
+    assert first_price(MEAN, nonsense).staleness < good.staleness / 1_000
+    assert adjusted(good, MEAN, on_target, nonsense).staleness == pytest.approx(good.staleness)
 
 
 def test_nothing_measured_moves_nothing() -> None:

@@ -158,7 +158,9 @@ def _step(wanted: float, measured: Measured) -> float:
 
 
 def _moved(price: float, first: float, step: float, span: float = _SPAN) -> float:
-    return min(first * span, max(first / span, price * math.exp(step)))
+    # Another prior has another first price: that keeps the price from going on, but moves it nowhere by itself.
+    least, most = min(price, first / span), max(price, first * span)
+    return min(most, max(least, price * math.exp(step)))
 
 
 def _mean_root(mean: float, shape: float) -> float:

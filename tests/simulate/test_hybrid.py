@@ -44,6 +44,16 @@ def test_a_push_brings_a_change_and_nothing_else_is_asked() -> None:
     assert tally.safety_polls <= 24
 
 
+def test_a_window_holds_back_the_last_change_and_no_more_than_that() -> None:
+    windows = replace(QUIET, waking=replace(EXACT, window_s=300.0))
+    at = 8 * HOUR
+    tally = a_day(feed(at, at + 10.0, at + 20.0, at + 610.0), windows)
+    assert (tally.pushes, tally.fetches, tally.safety_polls) == (3, 3, tally.safety_polls)
+    assert list(tally.delays) == pytest.approx([3.0, 293.0, 283.0, 3.0])
+    seen = a_day(feed(at, at + 1.0, at + 301.0), windows)  # the first push brings both, so that the window ends in time
+    assert list(seen.delays) == pytest.approx([3.0, 2.0, 3.0])
+
+
 def test_what_is_lost_in_the_dark_is_sent_again() -> None:
     tally = a_day(feed(DAY / 2 + 10.0), QUIET, dark=30.0)
     assert (tally.pushes, tally.resends, tally.fetches) == (3, 2, 1)  # after 15 s it is dark still, 30 s later not

@@ -43,9 +43,10 @@ class _Kind(IntEnum):
     FOREGROUND = 1
     BACKGROUND = 2
     ARRIVAL = 3
-    SEND = 4
-    LOOK = 5
-    POLL = 6
+    TRAIL = 4
+    SEND = 5
+    LOOK = 6
+    POLL = 7
 
 
 @dataclass(slots=True)
@@ -74,6 +75,8 @@ class HybridDay:
         self._hint_number = 0
         self._wake: _Wake | None = None
         self._wake_number = 0
+        self._window_until = -math.inf
+        self._trailing = False
         self._roused_at = -math.inf
         self._signal = _learned(device, tuning)
         self._reach = _known_reach(device, handset)
@@ -96,6 +99,7 @@ class HybridDay:
             _Kind.FOREGROUND: self._foreground,
             _Kind.BACKGROUND: self._background,
             _Kind.ARRIVAL: self._arrival,
+            _Kind.TRAIL: self._trail,
             _Kind.SEND: self._send_due,
             _Kind.LOOK: self._look,
             _Kind.POLL: self._poll,
@@ -129,9 +133,11 @@ class HybridDay:
             self._tally.stream_messages += 1
             self._count(now, FETCH_BYTES)
             self._deliver(now + self._waking.stream_s, now)
-        elif self._wake is None and self._reach.usable:
-            self._wake = _Wake()
-            self._send_due(now, self._wake_number)
+        if now >= self._window_until:
+            self._trigger(now)
+        elif not self._trailing:
+            self._trailing = True
+            self._at(self._window_until, _Kind.TRAIL)
 
     def _foreground(self, now: float, _: int) -> None:
         self._tally.stream_opens += 1
@@ -165,6 +171,19 @@ class HybridDay:
         self._deliver(now, now)
 
     # What the server does.
+
+    def _trigger(self, now: float) -> None:
+        self._window_until = now + self._waking.window_s
+        if self._wake is None and self._reach.usable and not self._streaming:
+            self._wake = _Wake()
+            self._send_due(now, self._wake_number)
+
+    def _trail(self, now: float, _: int) -> None:
+        self._trailing = False
+        if self._delivered == self._committed:
+            self._window_until = now
+        else:
+            self._trigger(now)
 
     def _send_due(self, now: float, number: int) -> None:
         if self._wake is None or number != self._wake_number:

@@ -38,6 +38,8 @@ def variants(days: Days, settings: Settings, target_s: float, crew: Crew) -> lis
         ("hybrid, half of the sessions watched", {"watched": 0.5}),
         ("hybrid, Android only", {"ios": 0.0}),
         ("hybrid, all reachable", {"reach": 1.0}),
+        ("hybrid, dedupe windows of 30 s", {"window_s": 30.0}),
+        ("hybrid, dedupe windows of 5 min, the default of a trigger", {"window_s": 300.0}),
         ("hybrid, 1 % dark, 4 % lost", {"dark": 0.01, "loss": 0.04}),
         ("hybrid, 2.5 % dark, 2.5 % lost", {"dark": 0.025, "loss": 0.025}),
     ):

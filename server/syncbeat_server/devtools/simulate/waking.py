@@ -35,6 +35,8 @@ class Waking:
     """Of sessions, those in which the device's own app is in the foreground, with a stream open."""
     watched_after_s: float = 10.0
     """Into a session, when the app comes to the foreground."""
+    window_s: float = 0.0
+    """The `dedupe_window` of the backend's triggers: after one, the next push goes out when it is over."""
     stream_s: float = 0.2
     """What a change takes through a stream."""
     unreached_stream: bool = True

@@ -12,7 +12,6 @@ import grpc
 import jwt
 import orjson
 import pytest
-from google.protobuf import duration_pb2
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.auth.tokens import mint
@@ -82,23 +81,6 @@ async def test_a_hint_is_whole(ready: Server) -> None:
     assert abs(hint.next_poll_time.seconds - time.time() - hint.poll_interval.seconds) < 5
     assert not hint.explanation
     assert "scopes" in (await ready.user("alice")(hint_request(explain=True))).hint.explanation
-
-
-async def test_a_boost_holds_the_devices_of_a_scope_at_a_tier(ready: Server) -> None:
-    alice, minute = ready.user("alice"), duration_pb2.Duration(seconds=60)
-    away = sync_service_pb2.Activity(state=sync_service_pb2.ACTIVITY_STATE_BACKGROUND)
-    before = (await alice(hint_request(activity=away))).hint.poll_interval
-    boost = sync_service_pb2.BoostScopeRequest(scope=S, priority=sync_service_pb2.PRIORITY_IMMEDIATE, duration=minute)
-    answer = await ready.backend(boost)
-    assert abs(answer.expire_time.seconds - time.time() - 60) < 5
-    hint = (await alice(hint_request(activity=away))).hint
-    assert 9 <= hint.poll_interval.seconds <= 10 < before.seconds
-    assert hint.priority == sync_service_pb2.PRIORITY_IMMEDIATE
-    boost.scope = "nowhere"
-    for caller, told in ((ready.backend, "NOT_FOUND"), (alice, "ACCESS_DENIED")):
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await caller(boost)
-        assert refusal_of(caught.value).told[1] == told
 
 
 async def test_changes_and_attention_shorten_the_interval(ready: Server) -> None:

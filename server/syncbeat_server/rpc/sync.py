@@ -46,7 +46,7 @@ from syncbeat_server.sync.model import (
 from syncbeat_server.sync.service import SyncService
 from syncbeat_server.sync.watch import DEFAULT_HEARTBEAT_S, HintStreams, WatchRequest
 
-_DEFAULT_WINDOW_S = 300.0
+_SILENT_WINDOW_S, _SHOWN_WINDOW_S = 30.0, 300.0
 _MAX_PUBLISH_BYTES = 1 << 20
 _PRIORITIES = {priority: pb.Priority.Value(f"PRIORITY_{priority}") for priority in Priority}
 
@@ -230,7 +230,8 @@ def _trigger(given: core_pb2.SyncTrigger, templates: Mapping[str, Template]) -> 
     shown = content(given.notification, "trigger.notification", templates, faults)
     if faults:
         raise InvalidRequest(*faults)
-    window = seconds(given.dedupe_window) if given.HasField("dedupe_window") else _DEFAULT_WINDOW_S
+    default_window = _SHOWN_WINDOW_S if given.HasField("notification") else _SILENT_WINDOW_S
+    window = seconds(given.dedupe_window) if given.HasField("dedupe_window") else default_window
     return Trigger(
         type=given.type,
         exclude_user_id=given.exclude_user_id,

@@ -165,8 +165,8 @@ class SyncTrigger(_message.Message):
 
     @_builtins.property
     def dedupe_window(self) -> _duration_pb2.Duration:
-        """dedupe_window is how long one push holds off the next; at most 30 days. Absent: 5 minutes. 0: none is
-        held off.
+        """dedupe_window is how long one push holds off the next; at most 30 days. Absent: 30 seconds for a silent
+        wake-up, 5 minutes for one that shows a notification. 0: none is held off.
         """
 
     def __init__(

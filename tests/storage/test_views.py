@@ -183,6 +183,19 @@ async def test_a_view_that_does_not_hold_all_scopes_is_not_kept(house: House, mo
     assert [(await house.asked_for())[0] for _ in range(2)] == [1, 1]
 
 
+async def test_a_member_of_more_scopes_than_a_view_has_may_show_each(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MAX_SCOPES", 1)
+    await house.move_head("anns")
+    assert not await house.hint(Cursor("couple", "", 0), Cursor("anns", "", 1))
+    await house.move_head("couple")
+    assert await house.hint(Cursor("couple", "", 0), Cursor("anns", "", 1))
+    await add_members(house.database, "bobs", "bob")
+    with pytest.raises(AccessDenied):
+        await house.hint(Cursor("bobs", "", 0))
+
+
 Told = Callable[[Views], None]
 TOLD: dict[str, Told] = {
     "of the scope": lambda views: views.scope_changed(APP, "couple"),

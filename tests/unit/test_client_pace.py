@@ -91,6 +91,9 @@ def test_what_is_wanted_is_bounded() -> None:
 
 def test_a_cursor_without_an_epoch_is_of_the_present_one() -> None:
     feeds = Feeds([core_pb2.ScopeCursor(scope="s", sequence=4)])
+    told = [core_pb2.ScopeCursor(scope=str(number)) for number in range(500)]
+    assert feeds.left(told[:499]) == ["s"]
+    assert feeds.left(told) == []  # there may be more than a server names
     feeds.compare([core_pb2.ScopeCursor(scope="s", epoch="e", sequence=4)])
     assert not feeds.wanted
     assert not feeds.is_news(pb.Change(scope="s", epoch="e", sequence=4))

@@ -11,6 +11,7 @@ from syncbeat.v1 import sync_service_pb2 as pb
 
 _MAX_WANTED = 10_000
 _MAX_ACKS = 20
+_MOST_FOLLOWED = 500
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,10 @@ class Feeds:
                 self._keep(head)
 
     def left(self, followed: Iterable[core_pb2.ScopeCursor]) -> list[str]:
-        """The scopes with a cursor that are not among those that the server follows for the user."""
-        return list(self.cursors.keys() - {cursor.scope for cursor in followed})
+        """The scopes with a cursor that are not among those that the server follows for the user. It names so many at
+        most, and then none is known to be left."""
+        names = {cursor.scope for cursor in followed}
+        return [] if len(names) >= _MOST_FOLLOWED else list(self.cursors.keys() - names)
 
     def want(
         self,

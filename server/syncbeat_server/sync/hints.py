@@ -8,7 +8,7 @@ from typing import Protocol
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import AccessDenied
-from syncbeat_server.sync import policy
+from syncbeat_server.sync import policy, store
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, FeedPage, Hint
 from syncbeat_server.sync.policy import Situation, Tuning
 from syncbeat_server.sync.recorder import Recorder
@@ -70,6 +70,8 @@ class Hints:
             view = await self._views.read(device)
         if view is None:
             return None
+        if len(view.scopes) >= store.MAX_SCOPES:
+            view = await self._views.with_scopes(device, view, [cursor.scope for cursor in cursors])
         changed = self._compare(device, view, cursors)
         now = self._clock.now()
         hint = self._paced(device, view, activity, now, changed=changed, explain=explain)

@@ -109,6 +109,19 @@ class Views:
                     return view
         return await self._reads.submit(device)
 
+    async def with_scopes(self, device: DeviceKey, view: DeviceView, named: Sequence[str]) -> DeviceView:
+        """The view of a device whose user has more scopes than a view, with those of the named ones that are its.
+
+        Raises:
+            DependencyDown: the database does not answer.
+        """
+        more = [name for name in named if name not in view.scopes]
+        if not more:
+            return view
+        async with self._database.connection() as conn:
+            found = await store.heads(conn, [(device.app_id, device.user_id, name) for name in more])
+        return view._replace(scopes=view.scopes | {state.scope: state for state in found if state is not None})
+
     def scope_changed(self, app_id: str, scope: str) -> None:
         """The state of a scope is another."""
         slot = self._slots.get((app_id, scope))

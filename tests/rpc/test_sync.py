@@ -80,7 +80,7 @@ async def test_a_hint_is_whole(ready: Server) -> None:
     assert hint.valid_duration.seconds >= 300
     assert abs(hint.next_poll_time.seconds - time.time() - hint.poll_interval.seconds) < 5
     assert not hint.explanation
-    assert "scopes" in (await ready.user("alice")(hint_request(explain=True))).hint.explanation
+    assert "expected to change" in (await ready.user("alice")(hint_request(explain=True))).hint.explanation
 
 
 async def test_changes_and_attention_shorten_the_interval(ready: Server) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.devtools.embedded import EmbeddedStores
@@ -191,6 +192,17 @@ async def test_presence_is_marked_asked_and_taken_back(bus: RedisBus, redis_url:
     await bus.mark_absent(keys[:-1])
     assert sum(await bus.present(keys)) == 1
     assert await bus.present([]) == []
+
+
+async def test_counters_that_somebody_else_wrote_are_an_outage_and_no_crash(bus: RedisBus, redis_url: str) -> None:
+    key = "syncbeat:test-tally"
+    assert await bus.tally({key: {7: 2}}, [key], 60.0) == [{7: 2}]
+    assert await bus.tally({key: {7: 1, 8: 4}}, [key], 60.0) == [{7: 3, 8: 4}]
+    async with redis.asyncio.Redis.from_url(redis_url) as other:
+        await other.hset(key, "no number", "1")
+    with pytest.raises(DependencyDown):
+        await bus.tally({}, [key], 60.0)
+    await bus.mark_absent([key])
 
 
 async def test_nobody_is_present_when_redis_is_not_there(tmp_path: object) -> None:

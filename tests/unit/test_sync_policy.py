@@ -290,7 +290,7 @@ def test_an_explanation_gives_the_figures() -> None:
     situation = Situation([scope(4)], replace(LOOKING, idle_s=60.0))
     hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, explain=True)
     rate = policy.reckon(situation, DEFAULT_TUNING, NOW).rate * 3600
-    for words in ("1 scopes", f"{rate:.2f} times an hour", "foreground", "idle 60 s", "no pushes reach it"):
+    for words in ("1 scope is", f"{rate:.2f} times an hour", "foreground", "idle 60 s", "no pushes bring any"):
         assert words in hint.explanation
     for words in ("a mean staleness of 15 s", "3.2 polls", f"{hint.poll_interval_s:.1f} s"):
         assert words in hint.explanation

@@ -187,7 +187,7 @@ class RedisBus:
         A key that was added to is kept for `seconds`.
 
         Raises:
-            DependencyDown: Redis does not answer; whether it has counted is not known.
+            DependencyDown: Redis does not answer, or somebody else wrote there; whether it has counted is not known.
         """
         with _translated_errors():
             pipeline = self._client.pipeline(transaction=False)
@@ -200,7 +200,10 @@ class RedisBus:
             async with asyncio.timeout(_TIMEOUT_S):
                 answers = await pipeline.execute()
         tables = answers[len(answers) - len(read) :]
-        return [{int(field): int(count) for field, count in table.items()} for table in tables]
+        try:
+            return [{int(field): int(count) for field, count in table.items()} for table in tables]
+        except ValueError as error:
+            raise DependencyDown("redis holds counters that are not ours") from error
 
     async def _pipelined(
         self, command: Callable[[redis.asyncio.client.Pipeline, str], object], keys: Sequence[str]

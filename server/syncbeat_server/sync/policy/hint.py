@@ -185,18 +185,18 @@ def _usual_rate(tuning: Tuning) -> float:
 
 
 def _explanation(situation: Situation, tuning: Tuning, reckoning: Reckoning, paced_s: float) -> str:
-    activity = situation.activity
-    by = (
-        f"a stale second is worth {tuning.price.staleness:.3g} polls, which gives {reckoning.interval_s:.1f} s"
-        if tuning.policy in (PolicyName.ADAPTIVE, PolicyName.SQRT_EWMA)
-        else f"the policy {tuning.policy} gives {reckoning.interval_s:.1f} s"
-    )
-    now_boosted = ", held at a tier by a boost" if reckoning.boosted else ""
+    activity, many = situation.activity, len(situation.scopes) != 1
+    if reckoning.boosted:
+        by = f"a boost holds it at {reckoning.interval_s:.1f} s"
+    elif tuning.policy in (PolicyName.ADAPTIVE, PolicyName.SQRT_EWMA):
+        by = f"a stale second is worth {tuning.price.staleness:.3g} polls, which gives {reckoning.interval_s:.1f} s"
+    else:
+        by = f"the policy {tuning.policy} gives {reckoning.interval_s:.1f} s"
     return (
-        f"{len(situation.scopes)} scopes are expected to change {reckoning.rate * 3600:.2f} times an hour; "
+        f"{len(situation.scopes)} {'scopes are' if many else 'scope is'} expected to change "
+        f"{reckoning.rate * 3600:.2f} times an hour; "
         f"attention {reckoning.attention:.2f} ({activity.state.lower()}, idle {activity.idle_s:.0f} s); "
-        f"{_reached(situation, reckoning)}; for {tuning.target} {by}{now_boosted}; "
-        f"pacing makes it {paced_s:.1f} s"
+        f"{_reached(situation, reckoning)}; for {tuning.target} {by}; pacing makes it {paced_s:.1f} s"
     )
 
 
@@ -204,4 +204,4 @@ def _reached(situation: Situation, reckoning: Reckoning) -> str:
     left = f"polls must find {reckoning.residual:.1%} of the changes"
     if situation.streaming:
         return f"a stream is open, {left}"
-    return f"{left}, pushes bring the rest" if reckoning.residual < 1.0 else f"no pushes reach it, {left}"
+    return f"{left}, pushes bring the rest" if reckoning.residual < 1.0 else f"no pushes bring any, {left}"

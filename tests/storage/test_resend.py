@@ -178,8 +178,9 @@ async def test_what_a_poll_found_later_tells_that_the_push_did_not_come(database
         await conn.execute("UPDATE devices SET reach_answered = 1, reach_missed = 1")
     provider = ScriptedProvider()
     async with running(worker := make_worker(database, clock, provider)):
-        await send(database, worker, wake(1))
+        await send(database, worker, sent := wake(1))
         await until_asked(provider, 2, clock)
+        await until_shown(database, "ann SENT", of=sent)  # recorded before the clock goes on, or it was sent later
         await move(clock, 28)
         await fetch(database, 1)
         await until_counted(database, clock)

@@ -101,7 +101,7 @@ def test_every_wait_comes_from_the_policy(row: PolicyRow, monkeypatch: pytest.Mo
     ):
         plain = getattr(module, name)
 
-        def noting(*known: object, plain=plain, **named: object) -> float:  # type: ignore[no-untyped-def]
+        def noting(*known: object, plain=plain, **named: object) -> float:  # type: ignore[no-untyped-def]  # any policy function
             wait = float(plain(*known, **named))
             answered.add(wait)
             return wait

@@ -117,7 +117,7 @@ def test_every_wait_of_a_woken_device_is_the_servers_hint(monkeypatch: pytest.Mo
     plain = hint.reckon
 
     def halved(*known: object) -> Reckoning:
-        found = plain(*known)  # type: ignore[arg-type]
+        found = plain(*known)  # type: ignore[arg-type]  # passed on as it came
         return found._replace(interval_s=found.interval_s / 2.0)
 
     device = make_device(DEFAULT, 5, 3, 24, history_days=2)

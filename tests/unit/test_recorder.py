@@ -70,6 +70,13 @@ def test_what_a_poll_shows_counts_with_its_delay() -> None:
     assert tally.staleness[at_30] == pytest.approx(2 * 5 / 14)
 
 
+def test_a_scope_named_twice_counts_once() -> None:
+    counted = recorder()
+    poll(counted, 0.0, [state(1, T0 - 5)], 1, hint(changed=False))
+    poll(counted, 20.0, [state(2, T0 + 14), state(2, T0 + 14)], 1)
+    assert counted.tallies[APP].sums() == Sums(changes=1.0, stale_s=6.0, polls=2, requests=2)
+
+
 def test_attention_weighs_what_the_price_is_found_by() -> None:
     counted = recorder()
     poll(counted, 0.0, [state(1, T0 - 5)], 1, hint(attention=0.25))

@@ -169,7 +169,8 @@ def _news(states: Mapping[str, ScopeState], cursors: Sequence[Cursor], before: _
     """Of each scope that is ahead of its cursor: the newest change's instant, and how many there are that the poll
     before did not tell of, whether they were fetched since or not."""
     told = {head.scope: head for head in before.heads}
-    for scope, epoch, sequence in cursors:
+    shows = {cursor.scope: cursor for cursor in cursors}  # who names a scope twice does not count twice
+    for scope, epoch, sequence in shows.values():
         state = states.get(scope)
         if state is None or sequence is None or epoch not in ("", state.epoch):
             continue

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from syncbeat_server.auth import service, users
+from syncbeat_server.auth.bearer import bearer_of
 from syncbeat_server.auth.keys import key_table
 from syncbeat_server.auth.model import Issuer, KeyRow, Principal, PrincipalKind
 from syncbeat_server.auth.service import Authenticator, Known
@@ -43,9 +44,10 @@ def bearer(clock: FakeClock, user_id: str = "ann", life_s: float = 600.0, sessio
     return f"Bearer {mint(KEY, user_id, clock.now(), timedelta(seconds=life_s), session_id=session_id)}"
 
 
-async def enter(door: Authenticator, value: str) -> Principal:
+async def enter(door: Authenticator, *values: str) -> Principal:
     """As the interceptor asks."""
-    return door.cached([value]) or await door.authenticate([value])
+    shown = bearer_of(values)
+    return door.cached(shown) or await door.authenticate(shown)
 
 
 async def test_a_user_comes_in_by_a_jwt(door: Authenticator, clock: FakeClock) -> None:
@@ -59,7 +61,7 @@ async def test_a_user_comes_in_by_a_jwt(door: Authenticator, clock: FakeClock) -
 
 async def test_a_service_comes_in_by_its_token_without_the_database(door: Authenticator, refuses: Refuses) -> None:
     refuses.error = DependencyDown("the database does not answer")
-    assert door.cached([f"Bearer {TOKEN}"]) is BACKEND
+    assert door.cached(bearer_of([f"Bearer {TOKEN}"])) is BACKEND
     assert BACKEND.caller == "service:backend"
 
 
@@ -81,7 +83,7 @@ async def test_a_service_comes_in_by_its_token_without_the_database(door: Authen
 )
 async def test_anything_else_stays_out(door: Authenticator, values: list[str]) -> None:
     with pytest.raises(TokenInvalid) as raised:
-        door.cached(values) or await door.authenticate(values)
+        await enter(door, *values)
     assert TOKEN not in raised.value.message
 
 

@@ -18,6 +18,7 @@ from syncbeat import Session, SessionTokens
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1.auth_service_pb2_grpc import AuthServiceStub
 from syncbeat_server.auth.attempts import Attempts
+from syncbeat_server.auth.bearer import bearer_of
 from syncbeat_server.auth.fleet import TokenCaches
 from syncbeat_server.auth.keys import key_table, new_signing_key, signing_keys
 from syncbeat_server.auth.model import Issuer, KeyRow
@@ -96,10 +97,10 @@ class World:
         return await self.stub.RefreshSession(request, timeout=timeout)
 
     async def call(self, session: Session) -> None:
-        values = [f"Bearer {await session.token()}"]
+        shown = bearer_of([f"Bearer {await session.token()}"])
         try:
-            if self.door.cached(values) is None:
-                await self.door.authenticate(values)
+            if self.door.cached(shown) is None:
+                await self.door.authenticate(shown)
             self.outcomes["OK"] += 1
         except SyncbeatError as error:
             self.outcomes[error.reason] += 1

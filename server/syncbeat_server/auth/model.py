@@ -1,4 +1,4 @@
-"""Who is calling, and what the parts of that are."""
+"""Who is calling, and what the parts of that are. What each call makes anew are tuples, which cost a third to make."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_LEEWAY = timedelta(seconds=30)
 ROLE = "authenticated"
@@ -23,8 +23,7 @@ class PrincipalKind(StrEnum):
     ADMIN = "admin"
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(NamedTuple):
     """A caller whose credentials were checked.
 
     `name` is the user id or the service's name. `app_id` is the app of a USER; a SERVICE or ADMIN names the app in each
@@ -74,8 +73,7 @@ class KeyRow:
     key: Any
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedToken:
+class VerifiedToken(NamedTuple):
     """What a good token says. `generation` and `counter` are told by tokens of our own sessions only."""
 
     issuer: Issuer
@@ -87,8 +85,7 @@ class VerifiedToken:
     counter: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StandingKey:
+class StandingKey(NamedTuple):
     """Whose standing is asked for. `session_id` is empty for tokens of other issuers, whose sessions are not ours."""
 
     app_id: str

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from syncbeat_server.auth.bearer import Bearer
 from syncbeat_server.auth.cache import CacheStats, TokenCache
 from syncbeat_server.auth.jwks import JwksStore
 from syncbeat_server.auth.keys import KeyTable
 from syncbeat_server.auth.model import KeyRow, Principal, PrincipalKind, VerifiedToken
 from syncbeat_server.auth.policy import is_dead
 from syncbeat_server.auth.standings import Standings
-from syncbeat_server.auth.tokens import MAX_TOKEN_BYTES, UnverifiedToken, check, read
+from syncbeat_server.auth.tokens import UnverifiedToken, check, read
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import TokenExpired, TokenInvalid, TokenRevoked
 
@@ -43,17 +43,12 @@ class Authenticator:
         self._clock = clock
         self._cache = TokenCache(clock, cache_size)
 
-    def cached(self, authorization: Sequence[str]) -> Principal | None:
-        """The caller behind the `authorization` values, if it is known here without asking anybody.
+    def cached(self, bearer: Bearer) -> Principal | None:
+        """The caller who shows a token, if it is known here without asking anybody."""
+        return self._known.holders.get(bearer.digest) or self._cache.find(bearer.digest)
 
-        Raises:
-            TokenInvalid: there is not exactly one value, or it is no bearer token.
-        """
-        digest = _digest(_bearer(authorization))
-        return self._known.holders.get(digest) or self._cache.find(digest)
-
-    async def authenticate(self, authorization: Sequence[str]) -> Principal:
-        """The caller behind the `authorization` values that `cached` does not know.
+    async def authenticate(self, bearer: Bearer) -> Principal:
+        """The caller who shows a token that `cached` does not know.
 
         Raises:
             TokenInvalid: it is no token that is genuine and for this service.
@@ -61,15 +56,14 @@ class Authenticator:
             TokenRevoked: its user or session is gone, shut out or revoked.
             DependencyDown: that cannot be found out now.
         """
-        text = _bearer(authorization)
-        token = await self._verify(text)
+        token = await self._verify(bearer.token)
         standing = await self._standings.of(token)
         if is_dead(token, standing.standing):
             raise TokenRevoked("the access token has been revoked")
         principal = Principal(
             PrincipalKind.USER, token.user_id, app_id=token.issuer.app_id, expires_at=token.expires_at, token=token
         )
-        self._cache.keep(_digest(text), principal, token, standing)
+        self._cache.keep(bearer.digest, principal, token, standing)
         return principal
 
     def certified(self, names: Sequence[str]) -> Principal:
@@ -126,17 +120,3 @@ class Authenticator:
         if store is None:
             return None
         return await store.find(token.kid)
-
-
-def _bearer(authorization: Sequence[str]) -> str:
-    if len(authorization) != 1:
-        raise TokenInvalid("want exactly one authorization value")
-    scheme, _, token = authorization[0].partition(" ")
-    if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_BYTES:
-        raise TokenInvalid("want 'authorization: Bearer <token>'")
-    return token
-
-
-def _digest(token: str) -> bytes:
-    # Whatever else a metadata value may hold, a token is ASCII; what is not is no token and found nowhere.
-    return hashlib.sha256(token.encode(errors="replace")).digest()

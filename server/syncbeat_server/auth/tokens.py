@@ -9,10 +9,9 @@ import re
 import uuid
 from binascii import a2b_base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jwt
 import orjson
@@ -42,8 +41,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAX_COUNTER = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class UnverifiedToken:
+class UnverifiedToken(NamedTuple):
     """A token taken apart. Nothing of it is believed but which key's row it asks for."""
 
     signed: bytes
@@ -82,7 +80,7 @@ def check(token: UnverifiedToken, row: KeyRow, now: datetime) -> VerifiedToken:
     if not genuine or not ALGORITHMS[row.algorithm].verify(token.signed, row.key, token.signature):
         raise TokenInvalid("the access token is not valid")
     issuer, claims = row.issuer, token.claims
-    if not claims.keys() >= _ALWAYS | issuer.required:
+    if not (claims.keys() >= _ALWAYS and claims.keys() >= issuer.required):
         raise TokenInvalid("the access token is not valid")
     if "aud" in issuer.required and not _is_for(issuer.audience, claims["aud"]):
         raise TokenInvalid("the access token is not for this service")
@@ -142,11 +140,14 @@ def _checked(issuer: Issuer, claims: Mapping[str, Any], now: datetime) -> Verifi
     expires_at = _time(claims["exp"])
     issued_at = _time(claims["iat"]) if "iat" in claims else None
     not_before = _time(claims["nbf"]) if "nbf" in claims else None
-    if any(moment is not None and moment > now + issuer.leeway for moment in (issued_at, not_before)):
+    latest = now + issuer.leeway
+    if (issued_at is not None and issued_at > latest) or (not_before is not None and not_before > latest):
         raise TokenInvalid("the access token is not valid yet")
     if expires_at <= now - issuer.leeway:
         raise TokenExpired("the access token has expired")
-    generation, counter = (_number(claims.get(name)) if issuer.own else 0 for name in (GENERATION, COUNTER))
+    if not issuer.own:
+        return VerifiedToken(issuer, subject, session_id, issued_at, expires_at)
+    generation, counter = _number(claims.get(GENERATION)), _number(claims.get(COUNTER))
     return VerifiedToken(issuer, subject, session_id, issued_at, expires_at, generation, counter)
 
 

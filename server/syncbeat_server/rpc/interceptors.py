@@ -17,6 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from syncbeat_server.auth.bearer import Bearer, bearer_of
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, FieldViolation, InvalidRequest, SyncbeatError
@@ -50,11 +51,11 @@ time it is asked, which costs as much as the rest of what stands around a call."
 class Doorkeeper(Protocol):
     """Knows who calls; see `auth.service.Authenticator`."""
 
-    def cached(self, authorization: Sequence[str]) -> Principal | None:
+    def cached(self, bearer: Bearer) -> Principal | None:
         """The caller, if it is known without asking anybody."""
         ...
 
-    async def authenticate(self, authorization: Sequence[str]) -> Principal:
+    async def authenticate(self, bearer: Bearer) -> Principal:
         """The caller, checked."""
         ...
 
@@ -113,9 +114,10 @@ class _Method:
             return self.parse(data, NOBODY), Call(self.name, around.request_id, NOBODY, around.context.peer())
         door, authorization = self.stack.door, around.authorization
         if authorization:
-            known = door.cached(authorization)
+            bearer = bearer_of(authorization)
+            known = door.cached(bearer)
             self.stack.admission.check(self.rank, known)
-            principal = known or await door.authenticate(authorization)
+            principal = known or await door.authenticate(bearer)
         else:
             principal = door.certified(certificate_names(around.context))
             self.stack.admission.check(self.rank, principal)

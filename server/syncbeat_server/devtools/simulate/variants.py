@@ -16,8 +16,8 @@ _LONG_S = 3600.0
 
 def variants(days: Days, settings: Settings, target_s: float, crew: Crew) -> list[dict[str, Any]]:
     """Rows beside those that are compared."""
-    long = replace(settings, bounds=Bounds(settings.bounds.floor_s, 4.5 * target_s))
-    longer = replace(settings, bounds=Bounds(settings.bounds.floor_s, 5.0 * target_s))
+    short = replace(settings, bounds=Bounds(settings.bounds.floor_s, 4.0 * target_s))
+    shorter = replace(settings, bounds=Bounds(settings.bounds.floor_s, 3.0 * target_s))
     uncapped = replace(settings, bounds=Bounds(1.0, _LONG_S))
     unknown = Days.of([replace(sample, history_days=0) for sample in days.samples])
     rows = [
@@ -25,9 +25,10 @@ def variants(days: Days, settings: Settings, target_s: float, crew: Crew) -> lis
         for name, row, those, at in (
             ("sqrt-ewma, no cap", PolicyRow.EWMA, days, uncapped),
             ("adaptive-pull, no cap", PolicyRow.PULL, days, uncapped),
-            ("adaptive-pull, cap 5 x mean", PolicyRow.PULL, days, longer),
-            ("adaptive-pull, cap 4.5 x mean", PolicyRow.PULL, days, long),
+            ("adaptive-pull, cap 4 x mean", PolicyRow.PULL, days, short),
+            ("adaptive-pull, cap 3 x mean", PolicyRow.PULL, days, shorter),
             ("all parameters known, same bounds", PolicyRow.CAPPED_CEILING, days, settings),
+            ("all parameters known, cap 4 x mean", PolicyRow.CAPPED_CEILING, days, short),
             ("adaptive-pull, the first day", PolicyRow.PULL, unknown, settings),
             ("adaptive-pull, presence 30 s late, 20 % unseen", PolicyRow.PRESENCE, days, settings),
             ("oracle: present and coming rates known", PolicyRow.ORACLE, days, settings),
@@ -38,8 +39,8 @@ def variants(days: Days, settings: Settings, target_s: float, crew: Crew) -> lis
         ("hybrid, half of the sessions watched", {"watched": 0.5}),
         ("hybrid, Android only", {"ios": 0.0}),
         ("hybrid, all reachable", {"reach": 1.0}),
-        ("hybrid, dedupe windows of 30 s", {"window_s": 30.0}),
-        ("hybrid, dedupe windows of 5 min, the default of a trigger", {"window_s": 300.0}),
+        ("hybrid, dedupe windows of 30 s, the default of a silent trigger", {"window_s": 30.0}),
+        ("hybrid, dedupe windows of 5 min", {"window_s": 300.0}),
         ("hybrid, 1 % dark, 4 % lost", {"dark": 0.01, "loss": 0.04}),
         ("hybrid, 2.5 % dark, 2.5 % lost", {"dark": 0.025, "loss": 0.025}),
     ):

@@ -36,8 +36,9 @@ lint: setup ## style, types, import contracts, house rules, protos, freshness of
 	@echo "lint: generated code is fresh" && sh tools/check_drift.sh
 	@echo "lint: Dockerfile" && $(BIN)/hadolint Dockerfile
 
-test: setup ## the test suite, on real PostgreSQL and Valkey (ARGS="-k name" for some)
-	@$(BIN)/pytest --quiet $(ARGS)
+# All of it in two processes, each with stores of its own, by whole files; some of it in one, to be read and debugged.
+test: setup ## the test suite, on real PostgreSQL and Valkey, in two processes (ARGS="-k name" for some, in one)
+	@$(BIN)/pytest --quiet $(if $(strip $(ARGS)),$(ARGS),--numprocesses 2 --dist loadfile --no-loadscope-reorder)
 
 check: lint test demo ## what CI runs: lint, test, demo
 

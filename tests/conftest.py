@@ -1,4 +1,4 @@
-"""Real PostgreSQL and Valkey, started once; a migrated database of its own for each test that asks for one."""
+"""Real PostgreSQL and Valkey, started once a test process; a migrated database of its own for each test that asks."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def no_secret_is_logged() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def stores() -> Iterator[EmbeddedStores]:
-    """PostgreSQL and Valkey for the whole run. A test that stops them starts them again."""
+    """PostgreSQL and Valkey for all tests of this process. A test that stops them starts them again."""
     with running_stores() as running:
         yield running
 

@@ -273,12 +273,14 @@ async def test_a_thousand_races_of_refresh_and_revoke_leave_nothing_alive(house:
             else:
                 await other.sessions.revoke("default", user_id, first.session_id, by_user=False)
 
+        # Who starts together is nearly always revoked first, so a quarter refreshes first: its repeat races then.
+        early = await house.outcome(first) if number // 2 % 4 == 0 else None
         outcome, again, _ = await asyncio.gather(house.outcome(first), other.outcome(first), revoke())
-        for tokens in (first, outcome, again):
+        for tokens in (first, early, outcome, again):
             if isinstance(tokens, SessionTokens):
                 assert not await house.use(tokens)
                 assert isinstance(await other.outcome(tokens), TokenRevoked)
-        came_to[type(outcome).__name__] += 1
+        came_to[type(early or outcome).__name__] += 1
 
     for start in range(0, 1_000, 50):
         await asyncio.gather(*(race(number) for number in range(start, start + 50)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -150,14 +149,6 @@ async def scripted_server(given: Scripted | None = None) -> AsyncIterator[tuple[
         yield script, f"127.0.0.1:{port}"
     finally:
         await server.stop(None)
-
-
-def free_port() -> int:
-    """A port nobody listens on, to start servers on one after the other."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def environment(urls: DatabaseUrls, redis_url: str, port: int) -> dict[str, str]:

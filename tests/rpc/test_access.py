@@ -201,15 +201,17 @@ async def test_a_corpus_of_forged_tokens_is_refused_at_once_over_the_wire(
         }
         assert len(sent) > 140
         for name, token_ in sent.items():
-            costs = []
-            for _ in range(3):
+            cost_s = 1.0
+            for attempt in range(30):  # others may keep the cores busy for some of these
                 start = time.monotonic()
                 refusal = await server.bearer(token_).outcome(method, b"")
                 assert refusal is not None, name
-                costs.append(time.monotonic() - start)
+                cost_s = min(cost_s, time.monotonic() - start)
                 assert refusal.told == INVALID, name
                 assert CANARY not in refusal.message
-            assert min(costs) < 0.005, name
+                if attempt >= 2 and cost_s < 0.005:
+                    break
+            assert cost_s < 0.005, name
 
 
 GUARDED = [method for method in IMPLEMENTED if not lets_in(method, access_pb2.ACCESS_PUBLIC)]

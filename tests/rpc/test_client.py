@@ -16,13 +16,13 @@ from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat.v1.error_reason_pb2 import ErrorReason
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
+from tests.ports import free_port
 from tests.rpc.client_servers import (
     BACKEND,
     Hold,
     Refusal,
     Scripted,
     client_of,
-    free_port,
     real_server,
     scripted_server,
     user_token,

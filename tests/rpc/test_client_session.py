@@ -132,7 +132,7 @@ async def test_a_good_token_is_given_at_once_and_refreshed_in_time_by_itself(des
     await clock.advance(3_600 - 361)
     assert not desk.issuer.asked
     await clock.advance(62)
-    await wait_until(lambda: desk.session._unsaved is False and desk.issuer.asked)
+    await wait_until(lambda: "refresh-1" in (desk.vault.text or ""))
     assert desk.issuer.asked == ["refresh-0"]
     assert "authorization" not in desk.issuer.metadata[0]
     assert await desk.session.token() == "access-1"

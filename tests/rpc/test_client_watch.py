@@ -18,6 +18,7 @@ from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat.v1.error_reason_pb2 import ErrorReason
 from syncbeat_server.devtools.demo.processes import start
 from tests.conftest import DatabaseUrls
+from tests.ports import free_port
 from tests.rpc.client_servers import (
     WAIT_S,
     Hold,
@@ -25,7 +26,6 @@ from tests.rpc.client_servers import (
     Scripted,
     client_of,
     environment,
-    free_port,
     publish,
     real_server,
     scripted_server,

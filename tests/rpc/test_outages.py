@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_
 from syncbeat_server.devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
+from tests.ports import free_port
 from tests.rpc.conftest import METHODS, Server, running_server
 
 DEVICES = directory_service_pb2.ListDevicesRequest()
@@ -42,13 +42,6 @@ def without_redis(stores: EmbeddedStores) -> Iterator[None]:
 async def told(server: Server, token: str) -> tuple[str, str] | None:
     refusal = await server.bearer(token).outcome(METHODS["ListDevicesRequest"], b"")
     return None if refusal is None else refusal.told
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_without_postgres_nobody_is_told_to_sign_in_again(

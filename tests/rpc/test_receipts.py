@@ -331,7 +331,8 @@ async def test_ten_thousand_triggers_of_a_window_make_one_push_and_one_that_trai
 
 
 def publishing(change: core_pb2.NewChange) -> Any:
-    return sync_service_pb2.PublishChangesRequest(changes=[change], trigger=core_pb2.SyncTrigger(type="t"))
+    trigger = core_pb2.SyncTrigger(type="t", dedupe_window=Duration(seconds=300))
+    return sync_service_pb2.PublishChangesRequest(changes=[change], trigger=trigger)
 
 
 def reason_of(row: str) -> tuple[str, str]:

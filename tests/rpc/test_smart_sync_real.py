@@ -10,7 +10,8 @@ from syncbeat import SmartSync, SyncBatch, SyncbeatClient
 from syncbeat.v1 import core_pb2, directory_service_pb2
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
-from tests.rpc.client_servers import client_of, free_port, publish, real_server, user_token
+from tests.ports import free_port
+from tests.rpc.client_servers import client_of, publish, real_server, user_token
 from tests.rpc.phones import DeviceClock
 
 

@@ -19,8 +19,8 @@ from syncbeat_server.rpc.probe import probe
 from syncbeat_server.rpc.tls import TlsFiles, server_credentials
 from tests.certificates import Authority, Pair, replace
 from tests.conftest import DatabaseUrls
+from tests.ports import free_port
 from tests.rpc.conftest import Caller, Server, running_server
-from tests.rpc.test_outages import free_port
 
 CA, OTHER_CA, CLIENT_CA = Authority("servers"), Authority("strangers"), Authority("clients")
 BACKEND_URI = "spiffe://example.org/backend"

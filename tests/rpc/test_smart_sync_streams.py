@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import pytest
 
 from syncbeat import SmartSync, SyncBatch
 from syncbeat.v1 import sync_service_pb2 as pb
@@ -90,12 +91,13 @@ async def test_a_broken_stream_is_polled_for_until_it_is_there_again() -> None:
             assert list(device.last("WatchHints").cursors) == [at(1)]
 
 
-async def test_a_stream_that_is_refused_is_not_asked_for_again_soon() -> None:
+async def test_a_stream_that_is_refused_is_not_asked_for_again_soon(caplog: pytest.LogCaptureFixture) -> None:
     async with phone(reported(60, stream=True)) as device:
         device.script.prepare("WatchHints", [Refusal(grpc.StatusCode.UNIMPLEMENTED)], [checkpoint(), Hold()])
         device.script.prepare("GetHint", *[polled(60, stream=True)] * 9)
         async with device.sync:
-            await wait_until(lambda: device.count("WatchHints"), WAIT_S)
+            # It was refused when the device has heard so, which is later than the request.
+            await wait_until(lambda: "the stream ended" in caplog.text, WAIT_S)
             await device.clock.travel(280)
             assert (device.count("WatchHints"), device.count("GetHint")) == (1, 4)
             await device.clock.travel(40)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import shutil
 import ssl
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import aiohttp
 import h2.errors
 import h2.events
 import h2.settings
-import orjson
 import pytest
 import uvloop
 
-from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm, serve
+from syncbeat_server.devtools.fake_fcm import FakeFcm
 from tests.devtools.fcm_client import SEND_PATH, FcmClient, H2Client, Reply, h2_connection, signed_in, trust
 from tests.fakes import wait_until
 
@@ -359,62 +356,3 @@ def test_it_does_the_same_under_uvloop(tls: bool) -> None:
             return found
 
     assert uvloop.run(play()) == [200, 503, 200, 104, 200]
-
-
-async def test_serve_says_when_it_is_ready_and_runs_until_it_is_cancelled() -> None:
-    ready: asyncio.Future[FakeFcm] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve(FakeFcmSettings(), ready.set_result))
-    fake = await asyncio.wait_for(ready, 20)
-    async with aiohttp.request("GET", f"{fake.base_url}/control/stats") as answer:
-        assert orjson.loads(await answer.read())["requests"] == 0
-    port = int(fake.base_url.rpartition(":")[2])
-    with pytest.raises(OSError, match="address already in use"):
-        await serve(FakeFcmSettings(port=port), ready.set_result)
-    serving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await serving
-    with pytest.raises(OSError, match="Connect call failed"):
-        await asyncio.open_connection("127.0.0.1", port)
-
-
-async def test_nothing_is_left_running_when_it_ends() -> None:
-    async with signed_in() as client:
-        left = [asyncio.create_task(client.send(f"fault:{kind}:1")) for kind in ("hang", "slow+600000")]
-        left.append(asyncio.create_task(client.control("GET", "deliveries?wait_ms=60000")))
-        await wait_until(lambda: client.fake.stats().requests == 2 and client.fake.ledger._waiters)
-        fake = client.fake
-        await stop(fake, left)
-    assert (fake.stats().accepted, fake.stats().hanging, fake.ledger._waiters) == (0, 0, [])
-
-
-async def stop(fake: FakeFcm, left: list[asyncio.Task[Reply]]) -> None:
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
-    fake.reset()
-
-
-async def test_its_end_breaks_the_connections_that_are_open() -> None:
-    async with running_fake_fcm() as fake:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(fake.base_url.rpartition(":")[2]))
-        await wait_until(lambda: fake.stats().connections == 1)
-    try:
-        assert await asyncio.wait_for(reader.read(), 10) == b""
-    except ConnectionResetError:
-        assert fake.stats().connections == 0
-    writer.transport.abort()
-    await wait_until(lambda: fake.stats().connections == 0)
-
-
-@pytest.mark.parametrize("tls", [False, True])
-async def test_only_tls_needs_files_and_they_go_with_it(
-    tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    async with running_fake_fcm(FakeFcmSettings(tls=tls)):
-        assert bool(_files(tmp_path)) == tls
-    assert not _files(tmp_path)
-
-
-def _files(folder: Path) -> list[Path]:
-    return list(folder.iterdir())

@@ -110,7 +110,9 @@ async def test_changes_and_attention_shorten_the_interval(ready: Server) -> None
 
 async def test_hints_of_devices_that_are_not_there(ready: Server) -> None:
     request = sync_service_pb2.GetHintRequest(user_id="alice", device_id="tablet")
-    report = sync_service_pb2.ReportActivityRequest(user_id="alice", device_id="tablet", activity={})  # type: ignore[arg-type]
+    report = sync_service_pb2.ReportActivityRequest(
+        user_id="alice", device_id="tablet", activity=sync_service_pb2.Activity()
+    )
     for asked in (request, report):
         assert (await ready.backend.refusal(asked)).told == ("NOT_FOUND", "NOT_FOUND")
     request.device_id = "phone"

@@ -235,7 +235,7 @@ def test_ids_are_of_the_default_size(method: MethodDescriptor) -> None:
 
 
 def change(**fields: object) -> core_pb2.NewChange:
-    return core_pb2.NewChange(**{"scope": "s", "key": "k", "merge_patch_json": "{}", **fields})  # type: ignore[arg-type]
+    return core_pb2.NewChange(**{"scope": "s", "key": "k", "merge_patch_json": "{}", **fields})  # type: ignore[arg-type]  # fields of any type
 
 
 def cursors(count: int) -> list[core_pb2.ScopeCursor]:
@@ -246,7 +246,7 @@ def sent(**fields: object) -> push_service_pb2.SendNotificationRequest:
     least: dict[str, object] = {"notification": core_pb2.Notification(title="t")}
     if not fields.keys() & {"user_ids", "device_ids", "scope"}:
         least["user_ids"] = core_pb2.UserIds(ids=["u"])
-    return push_service_pb2.SendNotificationRequest(**{**least, **fields})  # type: ignore[arg-type]
+    return push_service_pb2.SendNotificationRequest(**{**least, **fields})  # type: ignore[arg-type]  # fields of any type
 
 
 def published(*changes: core_pb2.NewChange) -> sync_service_pb2.PublishChangesRequest:

@@ -320,6 +320,15 @@ async def test_draining_ends_in_time_though_a_claim_was_under_way(database: Data
     assert await states(database) == {"PENDING": 1}
 
 
+async def test_draining_does_not_wait_for_a_database_that_is_down(database: Database, clock: FakeClock) -> None:
+    refuses = Refuses(database)
+    refuses.error = DependencyDown("the database does not answer")
+    worker = make_worker(refuses.as_database, clock, ScriptedProvider())
+    task = asyncio.ensure_future(worker.run())
+    await wait_until(lambda: refuses.refused)
+    await asyncio.wait_for(asyncio.gather(worker.drain(10), task), 5)
+
+
 async def test_two_workers_send_everything_once(database: Database, clock: FakeClock) -> None:
     for user in range(20):
         await add_device(database, f"user-{user}")

@@ -145,13 +145,13 @@ class DeliveryWorker:
     async def _work(self) -> None:
         while not self._draining:
             self._woken.clear()
+            more = False
             try:
                 async with self._claiming:
                     more = await self._take()
             except SyncbeatError as error:
                 _log.warning("cannot claim deliveries now", extra={"reason": error.reason}, exc_info=error.__cause__)
-                await self._clock.sleep(_DOWN_PAUSE_S)
-                continue
+                self._wake_in(_DOWN_PAUSE_S)  # or sooner: draining wakes too, and is not to wait for this
             if not more:
                 await self._woken.wait()
         while self._attempts:

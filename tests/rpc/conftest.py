@@ -31,6 +31,7 @@ from syncbeat_server.rpc.directory import DirectoryServicer
 from syncbeat_server.rpc.push import PushServicer
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.sync import SyncServicer
+from syncbeat_server.sync import sweep, views
 from tests.conftest import DatabaseUrls, create_database, drop_database
 
 DEADLINE_S = 10.0
@@ -359,6 +360,13 @@ async def running_server(
         stop.set()
         async with asyncio.timeout(DEADLINE_S):
             await task
+
+
+@pytest.fixture
+def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of this test look for changes by themselves once an hour: what is known sooner, a wake-up told."""
+    monkeypatch.setattr(sweep, "_EVERY_S", 3_600.0)
+    monkeypatch.setattr(views, "TRUSTED_S", 3_600.0)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -77,18 +76,17 @@ async def test_a_change_is_seen_at_once_where_it_is_made(ready: Server, change: 
 
 
 @each_change
+@pytest.mark.usefixtures("unswept")
 async def test_a_change_is_heard_of_by_another_server(ready: Server, redis_url: str, change: Change) -> None:
     async with running_server(ready.urls, redis_url) as second:
         await publish(ready)
         before = await told(second)
-        began = time.monotonic()
         await change(ready)
 
         async def heard() -> bool:
             return bool(await told(second) != before)
 
         await wait_until(heard)
-        assert time.monotonic() - began < 4, "by the wake-up, and not by the sweep"
 
 
 async def test_a_server_that_hears_nothing_asks_the_database_each_time(ready: Server) -> None:

@@ -315,13 +315,12 @@ async def test_a_stream_opens_with_a_hint_and_a_checkpoint(ready: Server) -> Non
     assert not service.HasField("token_remaining")
 
 
+@pytest.mark.usefixtures("unswept")
 async def test_a_publish_reaches_the_stream(ready: Server) -> None:
     stream = ready.user("alice").watch(device_id="phone")
     await stream.opened()
-    began = time.monotonic()
     await ready.user("bob")(publish(change("a", {"x": 1}), change("b"), change("a", deleted=True)))
     events = await stream.until(lambda kind, _: kind == "checkpoint")
-    assert time.monotonic() - began < 4
     changes = [event for kind, event in events if kind == "change"]
     assert [(c.scope, c.key, c.sequence, c.value_json, c.deleted) for c in changes] == [
         (S, "b", 2, "1", False),
@@ -394,7 +393,7 @@ async def test_a_stream_ends_with_its_token(ready: Server) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stream.next("drain")
     assert refusal_of(caught.value).told == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
-    assert expires <= time.time() < expires + 1
+    assert expires <= time.time() < expires + 5, "a poll would be answered for 30 s more"
 
 
 async def test_an_expired_token_opens_no_stream_for_long(ready: Server) -> None:
@@ -415,6 +414,7 @@ async def test_a_service_follows_all_scopes(ready: Server) -> None:
     assert {"made now", S} >= {cursor.scope for cursor in checkpoint.cursors} > set()
 
 
+@pytest.mark.usefixtures("unswept")
 async def test_a_publish_on_one_server_reaches_the_streams_of_another(ready: Server, redis_url: str) -> None:
     async with running_server(ready.urls, redis_url) as second:
         streams = [
@@ -424,13 +424,11 @@ async def test_a_publish_on_one_server_reaches_the_streams_of_another(ready: Ser
         ]
         for stream in streams:
             await stream.opened()
-        began = time.monotonic()
         await ready.publish(S, "one")
         await second.publish(S, "two")
         for stream in streams:
             keys = [(await stream.next("change")).key for _ in range(2)]
             assert keys == ["one", "two"]
-        assert time.monotonic() - began < 4, "by the wake-up, and not by the sweep"
 
 
 async def test_what_a_stream_has_brought_counts_as_seen(ready: Server) -> None:

@@ -87,7 +87,7 @@ async def test_a_server_under_overload_sheds_and_serves_the_others_in_time(
 def admission(in_flight: int, overload: float = 0.0, draw: float = 0.5) -> tuple[Admission, list[str]]:
     shed: list[str] = []
     made = Admission(100, lambda: overload, lambda: 7.0, lambda: draw, shed.append)
-    made.budgets.under_way = in_flight
+    made.under_way = in_flight
     return made, shed
 
 

@@ -30,6 +30,7 @@ from syncbeat_server.sync.model import (
     FeedPage,
     Hint,
     NewChange,
+    Poll,
     Priority,
     Reset,
     StreamEvent,
@@ -98,8 +99,8 @@ class House:
         return found
 
     async def hint(self, *cursors: Cursor, **fields: Any) -> Hint:
-        given = {"activity": None, "explain": False, "is_user": True, **fields}
-        return await self.service.hint(PHONE, cursors, **given)
+        poll = Poll(PHONE, cursors, **fields)
+        return self.service.hint_at_once(poll) or await self.service.hint(poll, is_user=True)
 
 
 @pytest.fixture
@@ -225,9 +226,9 @@ async def test_a_hint_is_for_registered_devices_and_their_scopes(house: House) -
         await house.hint(Cursor("private"))
     nowhere = DeviceKey(APP, "ann", "lost")
     with pytest.raises(AccessDenied):
-        await house.service.hint(nowhere, (), None, explain=False, is_user=True)
+        await house.service.hint(Poll(nowhere), is_user=True)
     with pytest.raises(NotFound):
-        await house.service.hint(nowhere, (), None, explain=False, is_user=False)
+        await house.service.hint(Poll(nowhere), is_user=False)
     page, _ = await house.service.list_changes(APP, None, None, Cursor("private"), 10)
     assert keys(page) == ["x"]
     with pytest.raises(AccessDenied):

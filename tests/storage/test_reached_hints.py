@@ -12,7 +12,7 @@ from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync.feed import FeedReader
 from syncbeat_server.sync.hints import Hints
 from syncbeat_server.sync.learning import Aim, Learning
-from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Hint, NewChange
+from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Hint, NewChange, Poll
 from syncbeat_server.sync.policy.pacing import Book, Pacing
 from syncbeat_server.sync.seen import SeenRecorder
 from syncbeat_server.sync.service import SyncService
@@ -47,7 +47,8 @@ class House:
         await self.publisher.publish(Publish(APP, "service:test", (change,), wake, None, "", digest))
 
     async def hint(self, activity: Activity = LOOKING) -> Hint:
-        return await self.service.hint(PHONE, (), activity, explain=True, is_user=True)
+        poll = Poll(PHONE, activity=activity, explain=True)
+        return self.service.hint_at_once(poll) or await self.service.hint(poll, is_user=True)
 
     async def run(self, statement: str) -> None:
         async with self.database.connection() as conn:

@@ -16,7 +16,7 @@ from syncbeat_server.storage.postgres import Connection, Database, RowOwner
 from syncbeat_server.sync import scopes, store, sweep
 from syncbeat_server.sync.feed import FeedReader
 from syncbeat_server.sync.hints import Hints
-from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Priority
+from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Poll, Priority
 from syncbeat_server.sync.policy.pacing import Book, Pacing
 from syncbeat_server.sync.recorder import Recorder
 from syncbeat_server.sync.seen import SeenRecorder
@@ -91,7 +91,8 @@ class House:
             await conn.execute("UPDATE scopes SET head = head + 1, changed_at = syncbeat_now() WHERE scope = $1", scope)
 
     async def hint(self, *cursors: Cursor) -> bool:
-        hint = await self.service.hint(PHONE, cursors, None, explain=False, is_user=True)
+        poll = Poll(PHONE, cursors)
+        hint = self.service.hint_at_once(poll) or await self.service.hint(poll, is_user=True)
         return hint.changed
 
 

@@ -11,7 +11,7 @@ from syncbeat_server.auth.jwks import JwksStore
 from syncbeat_server.auth.keys import KeyTable
 from syncbeat_server.auth.model import KeyRow, Principal, PrincipalKind, VerifiedToken
 from syncbeat_server.auth.policy import is_dead
-from syncbeat_server.auth.standings import Standings
+from syncbeat_server.auth.standings import KeptStanding, Standings
 from syncbeat_server.auth.tokens import UnverifiedToken, check, read
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import TokenExpired, TokenInvalid, TokenRevoked
@@ -47,8 +47,24 @@ class Authenticator:
         """The caller who shows a token, if it is known here without asking anybody."""
         return self._known.holders.get(bearer.digest) or self._cache.find(bearer.digest)
 
-    async def authenticate(self, bearer: Bearer) -> Principal:
-        """The caller who shows a token that `cached` does not know.
+    def at_once(self, bearer: Bearer) -> Principal | VerifiedToken | None:
+        """The caller who shows a token that `cached` does not know, where nobody has to be asked.
+
+        Its token, which is genuine, where how its user stands has to be found out; None: its key has to be fetched.
+
+        Raises:
+            TokenInvalid, TokenExpired, TokenRevoked: as `authenticate`.
+        """
+        unverified = read(bearer.token)
+        row = self._known.keys.get((unverified.issuer, unverified.kid))
+        if row is None:
+            return None
+        token = check(unverified, row, self._clock.now())
+        standing = self._standings.kept(token)
+        return token if standing is None else self._accepted(bearer, token, standing)
+
+    async def authenticate(self, bearer: Bearer, token: VerifiedToken | None = None) -> Principal:
+        """The caller who shows a token that `cached` does not know; `token`: what `at_once` found it to be.
 
         Raises:
             TokenInvalid: it is no token that is genuine and for this service.
@@ -56,15 +72,9 @@ class Authenticator:
             TokenRevoked: its user or session is gone, shut out or revoked.
             DependencyDown: that cannot be found out now.
         """
-        token = await self._verify(bearer.token)
-        standing = await self._standings.of(token)
-        if is_dead(token, standing.standing):
-            raise TokenRevoked("the access token has been revoked")
-        principal = Principal(
-            PrincipalKind.USER, token.user_id, app_id=token.issuer.app_id, expires_at=token.expires_at, token=token
-        )
-        self._cache.keep(bearer.digest, principal, token, standing)
-        return principal
+        if token is None:
+            token = await self._verify(bearer.token)
+        return self._accepted(bearer, token, await self._standings.of(token))
 
     def certified(self, names: Sequence[str]) -> Principal:
         """The service whose client certificate has these names. Raises TokenInvalid when it is none known here."""
@@ -107,6 +117,15 @@ class Authenticator:
     def stats(self) -> CacheStats:
         """How well the cache of checked tokens works."""
         return self._cache.stats()
+
+    def _accepted(self, bearer: Bearer, token: VerifiedToken, standing: KeptStanding) -> Principal:
+        if is_dead(token, standing.standing):
+            raise TokenRevoked("the access token has been revoked")
+        principal = Principal(
+            PrincipalKind.USER, token.user_id, app_id=token.issuer.app_id, expires_at=token.expires_at, token=token
+        )
+        self._cache.keep(bearer.digest, principal, token, standing)
+        return principal
 
     async def _verify(self, text: str) -> VerifiedToken:
         unverified = read(text)

@@ -60,6 +60,15 @@ class Standings:
         self._batches: Batcher[_Asked, Standing] = Batcher(self._read)
         self._spread = random.SystemRandom().uniform
 
+    def kept(self, token: VerifiedToken) -> KeptStanding | None:
+        """How the bearer of a token stands, if that is known here and the token says nothing new."""
+        key = _key(token)
+        kept = self._kept.get(key)
+        if kept is None or kept.until <= self._clock.monotonic() or _is_news(token.counter, kept.standing):
+            return None
+        self._kept.move_to_end(key)
+        return kept
+
     async def of(self, token: VerifiedToken, *, fresh: bool = False) -> KeptStanding:
         """How the bearer of a token stands. A user seen for the first time is recorded, where the issuer allows it.
 
@@ -68,13 +77,10 @@ class Standings:
         Raises:
             DependencyDown: it is not known here, and the database does not answer.
         """
-        issuer = token.issuer
-        key = StandingKey(issuer.app_id, token.user_id, token.session_id if issuer.own else "")
-        kept = self._kept.get(key)
-        good = not fresh and kept is not None and kept.until > self._clock.monotonic()
-        if good and kept is not None and not _is_news(token.counter, kept.standing):
-            self._kept.move_to_end(key)
+        kept = None if fresh else self.kept(token)
+        if kept is not None:
             return kept
+        key, issuer = _key(token), token.issuer
         load = self._loads.get(key)
         if load is None or load.task.done():
             asked = _Asked(key, issuer.first_sight and not issuer.own, token.counter)
@@ -170,6 +176,10 @@ class Standings:
             replace(standing, confirmed=max(one.counter, standing.confirmed)) if standing.session_alive else standing
             for one, standing in zip(asked, found, strict=True)
         ]
+
+
+def _key(token: VerifiedToken) -> StandingKey:
+    return StandingKey(token.issuer.app_id, token.user_id, token.session_id if token.issuer.own else "")
 
 
 def _is_news(counter: int, standing: Standing) -> bool:

@@ -11,7 +11,6 @@ from google.protobuf.descriptor import MethodDescriptor
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.errors import Overloaded
 from syncbeat_server.rpc.access import AccessPolicy
-from syncbeat_server.rpc.budget import Budgets
 
 
 class Rank(StrEnum):
@@ -55,22 +54,32 @@ class Admission:
 
         `draw` gives numbers from 0 to 1 by chance, `observe` is told the rank of each call that is shed.
         """
-        self.budgets = Budgets()
-        self.shed = 0
-        """How many calls were shed."""
+        self.started = self.shed = 0
+        """How many calls there were, and how many were shed."""
+        self.under_way = 0
+        """How many there are now. Of a stream that is only what comes before its first answer."""
         self._most = most_in_flight
         self._overload = overload
         self._return_s = return_s
         self._draw = draw
         self._observe = observe
 
+    def enter(self) -> None:
+        """A call has come; `leave` says that it has ended."""
+        self.started += 1
+        self.under_way += 1
+
+    def leave(self) -> None:
+        """A call that has come ended."""
+        self.under_way -= 1
+
     def check(self, rank: Rank, principal: Principal | None) -> None:
         """Raise Overloaded when this call is to be shed. `rank` is its method's, `principal` None while not known."""
-        if self.budgets.under_way <= self._most and not (rank is Rank.POLL and self._overload()):
+        if self.under_way <= self._most and not (rank is Rank.POLL and self._overload()):
             return
         if principal is not None:
             rank = _RANK_OF.get(principal.kind, rank)
-        full = self.budgets.under_way > self._most * _ROOM[rank]
+        full = self.under_way > self._most * _ROOM[rank]
         if full or (rank is Rank.POLL and self._draw() < self._overload()):
             self.shed += 1
             self._observe(rank)

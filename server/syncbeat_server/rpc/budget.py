@@ -22,10 +22,6 @@ class Budgets:
 
     def __init__(self) -> None:
         self._ending: dict[int, set[Budget]] = {}
-        self.started = 0
-        """How many calls there were."""
-        self.under_way = 0
-        """How many there are now. Of a stream that is only what comes before its first answer."""
 
     @types.coroutine
     def within(self, seconds: float, work: Coroutine[Any, Any, Answer]) -> Generator[Any, Any, Answer]:
@@ -34,8 +30,6 @@ class Budgets:
         Raises:
             TimeoutError: it took longer.
         """
-        self.started += 1
-        self.under_way += 1
         try:
             waits_for = work.send(None)
             with Budget(self, seconds):
@@ -43,8 +37,6 @@ class Budgets:
         except StopIteration as done:
             answer: Answer = done.value
             return answer
-        finally:
-            self.under_way -= 1
 
     def join(self, budget: Budget, seconds: float) -> set[Budget]:
         """The calls that end together with this one."""

@@ -10,7 +10,8 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol, cast
+from functools import partial
+from typing import Any, NamedTuple, Protocol, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -18,15 +19,17 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from syncbeat_server.auth.bearer import Bearer, bearer_of
-from syncbeat_server.auth.model import Principal, PrincipalKind
+from syncbeat_server.auth.model import Principal, PrincipalKind, VerifiedToken
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, FieldViolation, InvalidRequest, SyncbeatError
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.admission import Admission, rank_of
+from syncbeat_server.rpc.budget import Budgets
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.errors import STATUS, abort
 from syncbeat_server.rpc.tls import certificate_names
+from syncbeat_server.rpc.together import Together
 from syncbeat_server.rpc.undecodable import undecodable_texts
 from syncbeat_server.rpc.validation import Validator, acting_user_field, compile_validator
 
@@ -40,6 +43,8 @@ _numbers = itertools.count(1)
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Metadata = Sequence[tuple[str, str | bytes]]
 Unary = Callable[[Any, Call], Awaitable[Message]]
+AtOnce = Callable[[Any, Call], Message | None]
+Asked = tuple[Message, Call]
 Stream = Callable[[Any, Call], AsyncIterator[bytes]]
 NOBODY = Principal(PrincipalKind.USER, "")
 
@@ -55,8 +60,12 @@ class Doorkeeper(Protocol):
         """The caller, if it is known without asking anybody."""
         ...
 
-    async def authenticate(self, bearer: Bearer) -> Principal:
-        """The caller, checked."""
+    def at_once(self, bearer: Bearer) -> Principal | VerifiedToken | None:
+        """The caller, checked without asking anybody, or as far as that goes."""
+        ...
+
+    async def authenticate(self, bearer: Bearer, token: VerifiedToken | None = None) -> Principal:
+        """The caller, checked; `token` is what `at_once` came to."""
         ...
 
     def certified(self, names: Sequence[str]) -> Principal:
@@ -72,6 +81,13 @@ class CallObserver(Protocol):
         ...
 
 
+class Unknown(NamedTuple):
+    """What a caller shows about which somebody has to be asked; its token, if that was found genuine already."""
+
+    bearer: Bearer
+    token: VerifiedToken | None
+
+
 class Interceptors:
     """Makes the gRPC handler of a servicer method."""
 
@@ -80,16 +96,21 @@ class Interceptors:
         self.observer = observer
         self.clock = clock
         self.admission = admission
-        self.budgets = admission.budgets
+        self.budgets = Budgets()
+        self.together = Together()
 
     def handler(
-        self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Any
+        self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Any, at_once: AtOnce | None = None
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """The handler of `method`: `behaviour` is `Unary`, or `Stream` for a server stream."""
+        """The handler of `method`: `behaviour` is `Unary`, or `Stream` for a server stream.
+
+        A method that can often be answered without asking anybody has `at_once` beside it, which answers None where it
+        cannot.
+        """
         around = _Method(self, method, policy)
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(_stream(around, behaviour))
-        return grpc.unary_unary_rpc_method_handler(_unary(around, behaviour))
+        return grpc.unary_unary_rpc_method_handler(_unary(around, behaviour, at_once))
 
 
 class _Method:
@@ -107,20 +128,30 @@ class _Method:
         self.validate: Validator = compile_validator(method.input_type)
         self.acting_user = acting_user_field(method.input_type)
 
-    async def admit(self, data: bytes, around: _Around) -> tuple[Message, Call]:
-        """Who is calling, may they, and what do they ask."""
+    def begin(self, data: bytes, around: _Around) -> Asked | Unknown:
+        """What a caller asks that is known and may; or what it shows, where somebody has to be asked about that."""
+        admission, door, authorization = self.stack.admission, self.stack.door, around.authorization
         if self.policy.public:
-            self.stack.admission.check(self.rank, None)
+            admission.check(self.rank, None)
             return self.parse(data, NOBODY), Call(self.name, around.request_id, NOBODY, around.context.peer())
-        door, authorization = self.stack.door, around.authorization
-        if authorization:
-            bearer = bearer_of(authorization)
-            known = door.cached(bearer)
-            self.stack.admission.check(self.rank, known)
-            principal = known or await door.authenticate(bearer)
-        else:
+        if not authorization:
             principal = door.certified(certificate_names(around.context))
-            self.stack.admission.check(self.rank, principal)
+            admission.check(self.rank, principal)
+            return self.let_in(principal, data, around)
+        bearer = bearer_of(authorization)
+        known = door.cached(bearer)
+        admission.check(self.rank, known)  # before the work of checking a signature
+        found = known or door.at_once(bearer)
+        return self.let_in(found, data, around) if isinstance(found, Principal) else Unknown(bearer, found)
+
+    async def admit(self, begun: Asked | Unknown, data: bytes, around: _Around) -> Asked:
+        """What a caller asks, once it is known and may."""
+        if isinstance(begun, Unknown):
+            return self.let_in(await self.stack.door.authenticate(*begun), data, around)
+        return begun
+
+    def let_in(self, principal: Principal, data: bytes, around: _Around) -> Asked:
+        """What a caller asks that is known, if it may."""
         self.policy.check(principal)
         return self.parse(data, principal), Call(self.name, around.request_id, principal)
 
@@ -183,43 +214,66 @@ def _code_of(error: BaseException) -> str:
     return "INTERNAL" if isinstance(error, Exception) else "CANCELLED"
 
 
-async def _answer(method: _Method, behaviour: Unary, data: bytes, around: _Around) -> Message:
-    request, call = await method.admit(data, around)
-    return await behaviour(request, call)
+def _begin(method: _Method, at_once: AtOnce, data: bytes, around: _Around) -> bytes | Asked | Unknown:
+    """The answer, where nobody has to be asked for it; else how far it got."""
+    logged_request_id.set(around.request_id)  # it runs in nobody's context
+    asked = method.begin(data, around)
+    if isinstance(asked, Unknown):
+        return asked
+    answer = at_once(*asked)
+    return asked if answer is None else answer.SerializeToString()
 
 
-def _unary(method: _Method, behaviour: Unary) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    within = method.stack.budgets.within
+async def _answer(method: _Method, behaviour: Unary, data: bytes, around: _Around, begun: Asked | Unknown) -> bytes:
+    answer = await behaviour(*await method.admit(begun, data, around))
+    return answer.SerializeToString()
+
+
+def _unary(method: _Method, behaviour: Unary, at_once: AtOnce | None) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    admission, within, together = method.stack.admission, method.stack.budgets.within, method.stack.together.serve
 
     async def handle(data: bytes, context: Context) -> bytes:
         around = _Around(method, context)
+        admission.enter()
         try:
             left = cast(float | None, context.time_remaining())
             budget = _DEFAULT_DEADLINE_S if left is None else min(left, _DEFAULT_DEADLINE_S) - _MARGIN_S
             if budget <= 0:
                 raise DeadlineExceeded("no time left to do this")
-            try:
-                answer = await within(budget, _answer(method, behaviour, data, around))
-            except TimeoutError:
-                raise DeadlineExceeded("the work took longer than the call's deadline") from None
-            serialized = answer.SerializeToString()
+            if at_once is None:
+                answer: bytes | Asked | Unknown = method.begin(data, around)
+            else:
+                answer = await together(partial(_begin, method, at_once, data, around))
+            if not isinstance(answer, bytes):
+                try:
+                    answer = await within(budget, _answer(method, behaviour, data, around, answer))
+                except TimeoutError:
+                    raise DeadlineExceeded("the work took longer than the call's deadline") from None
         except BaseException as error:
             await around.failed(error)
             raise
+        finally:
+            admission.leave()
         around.ended()
-        return serialized
+        return answer
 
     return handle
 
 
 def _stream(method: _Method, behaviour: Stream) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
+    admission, within = method.stack.admission, method.stack.budgets.within
+
     async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
         around = _Around(method, context)
         try:
+            admission.enter()
             try:
-                request, call = await method.stack.budgets.within(_DEFAULT_DEADLINE_S, method.admit(data, around))
+                begun = method.begin(data, around)
+                request, call = await within(_DEFAULT_DEADLINE_S, method.admit(begun, data, around))
             except TimeoutError:
                 raise DeadlineExceeded("it took too long to find out who calls") from None
+            finally:
+                admission.leave()
             answers = behaviour(request, call)
             try:
                 async for answer in answers:

@@ -20,7 +20,7 @@ from syncbeat.v1 import (
 )
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc.access import policies
-from syncbeat_server.rpc.interceptors import Interceptors, received_metadata
+from syncbeat_server.rpc.interceptors import AtOnce, Interceptors, received_metadata
 
 MAX_REQUEST_BYTES = 1_310_720
 """Above it grpc-core answers RESOURCE_EXHAUSTED by itself: 1 MiB of changes and room for their keys."""
@@ -75,7 +75,8 @@ class RpcServer:
     def __init__(
         self, interceptors: Interceptors, servicers: Mapping[str, object], *, reflection: bool, share_port: bool
     ) -> None:
-        """`servicers` by service name (`SyncService`): each public method of one is the RPC of its name.
+        """`servicers` by service name (`SyncService`): each public method of one is the RPC of its name. One may have
+        a mapping `at_once` of methods that can often be answered without waiting; see `Interceptors.handler`.
 
         `share_port` lets other processes of this user listen on the same port; else a port that is taken is refused.
 
@@ -140,8 +141,10 @@ def _handlers(
         for method in service.methods:
             if method.name in offered:
                 path = f"/{service.full_name}/{method.name}"
-                behaviour = getattr(servicer, method.name)
-                handlers[path] = interceptors.handler(method, access[method.name], behaviour)
+                at_once: Mapping[str, AtOnce] = getattr(servicer, "at_once", {})
+                handlers[path] = interceptors.handler(
+                    method, access[method.name], getattr(servicer, method.name), at_once.get(method.name)
+                )
     return handlers
 
 

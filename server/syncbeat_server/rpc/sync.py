@@ -28,6 +28,7 @@ from syncbeat_server.rpc.convert import (
     set_timestamp,
     timestamp,
 )
+from syncbeat_server.rpc.interceptors import AtOnce
 from syncbeat_server.sync.model import (
     Activity,
     ActivityState,
@@ -39,6 +40,7 @@ from syncbeat_server.sync.model import (
     Hint,
     Network,
     NewChange,
+    Poll,
     Priority,
     Reset,
     StreamEvent,
@@ -68,19 +70,15 @@ class SyncServicer:
         self._streams = streams
         self._publisher = publisher
         self._recheck = recheck
+        self.at_once: Mapping[str, AtOnce] = {"GetHint": self._hint_at_once}
 
     async def GetHint(self, request: pb.GetHintRequest, call: Call) -> Message:
         """When to ask again."""
-        hint = await self._sync.hint(
-            DeviceKey(call.app(request.app_id), call.user(request.user_id), request.device_id),
-            [cursor(given) for given in request.cursors],
-            _activity(request.activity) if request.HasField("activity") else None,
-            explain=request.explain,
-            is_user=call.is_user,
-        )
-        answer = pb.GetHintResponse()
-        _fill_hint(answer.hint, hint)
-        return answer
+        return _hint_answer(await self._sync.hint(_poll(request, call), is_user=call.is_user))
+
+    def _hint_at_once(self, request: pb.GetHintRequest, call: Call) -> Message | None:
+        hint = self._sync.hint_at_once(_poll(request, call))
+        return None if hint is None else _hint_answer(hint)
 
     async def ReportActivity(self, request: pb.ReportActivityRequest, call: Call) -> Message:
         """Remember what a device says of itself."""
@@ -175,6 +173,21 @@ def _activity(given: pb.Activity) -> Activity:
         network=enum_member(Network, pb.Network, "NETWORK_", given.network) or Network.UNKNOWN,
         battery_low=given.battery_low,
     )
+
+
+def _poll(request: pb.GetHintRequest, call: Call) -> Poll:
+    return Poll(
+        DeviceKey(call.app(request.app_id), call.user(request.user_id), request.device_id),
+        [cursor(given) for given in request.cursors],
+        _activity(request.activity) if request.HasField("activity") else None,
+        request.explain,
+    )
+
+
+def _hint_answer(hint: Hint) -> pb.GetHintResponse:
+    answer = pb.GetHintResponse()
+    _fill_hint(answer.hint, hint)
+    return answer
 
 
 def _hint(hint: Hint) -> pb.Hint:

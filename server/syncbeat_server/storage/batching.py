@@ -1,9 +1,7 @@
 """Group commit for the stores: concurrent calls become one statement, one transaction.
 
-A lone call starts a batch at once. Where the batch before it held several calls, more are on their way: then a batch
-gathers for as long as the loop keeps bringing calls in. What arrives while `lanes` batches are under way waits for
-the next one; the second lane is for a batch that is slow, or for more calls than one batch takes. So a lone call
-pays nothing, and under load the batches grow by themselves.
+How calls come together, `gathering.py` says. What arrives while `lanes` batches are under way waits for the next one;
+the second lane is for a batch that is slow, or for more calls than one batch takes.
 """
 
 from __future__ import annotations
@@ -13,14 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
+from syncbeat_server.gathering import Gathering
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-# Turns of the loop: without a new call until a batch that gathers starts, and at most. An idle turn takes microseconds;
-# under load a turn has work to do. Measured where 64 calls are under way: with neither, batches of 2; with these, 40.
-_QUIET_TURNS = 20
-_MAX_TURNS = 500
 _SLOW_S = 0.01
 
 
@@ -46,8 +41,8 @@ class Batcher(Generic[Item, Answer]):
         self._lanes = lanes
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._running: set[asyncio.Task[DependencyDown | None]] = set()
-        self._gathering = False
-        self._several = False
+        self._is_gathering = False
+        self._gathering = Gathering(lambda: len(self._waiting), max_batch, self._start)
         self._late: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Answer:
@@ -61,12 +56,12 @@ class Batcher(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((item, future))
-        if not self._gathering and len(self._running) < self._lanes:
-            self._gathering = True
+        if not self._is_gathering and len(self._running) < self._lanes:
+            self._is_gathering = True
             if self._running:
                 self._late = loop.call_later(_SLOW_S, self._start)
             else:
-                loop.call_soon(self._gather, 0, 0, 0)
+                self._gathering.begin()
         elif self._late is not None and len(self._waiting) >= self._max_batch:
             self._start()
         return await future
@@ -78,27 +73,18 @@ class Batcher(Generic[Item, Answer]):
                 self._start()
             await asyncio.wait(set(self._running))
 
-    def _gather(self, turns: int, quiet: int, before: int) -> None:
-        count = len(self._waiting)
-        quiet = quiet + 1 if count == before else 0
-        full = count >= self._max_batch
-        if full or not self._several or quiet >= _QUIET_TURNS or turns >= _MAX_TURNS:
-            self._start()
-        else:
-            asyncio.get_running_loop().call_soon(self._gather, turns + 1, quiet, count)
-
     def _start(self) -> None:
         self._end_gathering()
         while self._waiting and len(self._running) < self._lanes:
             batch = self._waiting[: self._max_batch]
             del self._waiting[: self._max_batch]
-            self._several = len(batch) > 1
+            self._gathering.served(len(batch))
             task = asyncio.get_running_loop().create_task(self._run(batch))
             self._running.add(task)
             task.add_done_callback(self._ended)
 
     def _end_gathering(self) -> None:
-        self._gathering = False
+        self._is_gathering = False
         if self._late is not None:
             self._late.cancel()
             self._late = None
@@ -107,8 +93,8 @@ class Batcher(Generic[Item, Answer]):
         self._running.discard(task)
         if self._waiting:
             self._end_gathering()
-            self._gathering = True
-            self._gather(0, 0, 0)
+            self._is_gathering = True
+            self._gathering.look()
 
     async def _run(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> DependencyDown | None:
         # The answer is why the batch could not be asked for at all.

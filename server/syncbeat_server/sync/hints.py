@@ -9,7 +9,7 @@ from typing import Protocol
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import AccessDenied
 from syncbeat_server.sync import policy, store
-from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, FeedPage, Hint
+from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, FeedPage, Hint, Poll
 from syncbeat_server.sync.policy import Situation, Tuning
 from syncbeat_server.sync.recorder import Recorder
 from syncbeat_server.sync.seen import SeenRecorder
@@ -57,26 +57,32 @@ class Hints:
         self._streaming = streaming
         self._clock = clock
 
-    async def polled(
-        self, device: DeviceKey, cursors: Sequence[Cursor], activity: Activity | None, *, explain: bool
-    ) -> Hint | None:
-        """The hint for a device that shows `cursors`; None: it is not registered.
+    def polled_at_once(self, poll: Poll) -> Hint | None:
+        """As `polled`, where what it is made of is in memory; None: it has to be read.
+
+        Raises:
+            AccessDenied: as `polled`.
+        """
+        view = self._views.cached(poll.device)
+        if view is None or not _covers(view, poll.cursors) or len(view.scopes) >= store.MAX_SCOPES:
+            return None
+        return self._told(poll, view)
+
+    async def polled(self, poll: Poll) -> Hint | None:
+        """The hint for a device; None: it is not registered.
 
         Raises:
             AccessDenied: a cursor names a scope that its user is not a member of.
         """
+        device = poll.device
         view = self._views.cached(device)
-        if view is None or not _covers(view, cursors):
+        if view is None or not _covers(view, poll.cursors):
             view = await self._views.read(device)
         if view is None:
             return None
         if len(view.scopes) >= store.MAX_SCOPES:
-            view = await self._views.with_scopes(device, view, [cursor.scope for cursor in cursors])
-        changed = self._compare(device, view, cursors)
-        now = self._clock.now()
-        hint = self._paced(device, view, activity, now, changed=changed, explain=explain)
-        self._recorder.polled(device, now.timestamp(), hint, view.scopes, cursors)
-        return hint._replace(explanation=f"{hint.explanation}; {self._pacing.describe()}") if explain else hint
+            view = await self._views.with_scopes(device, view, [cursor.scope for cursor in poll.cursors])
+        return self._told(poll, view)
 
     async def listed(self, app_id: str, device: DeviceKey | None, cursor: Cursor, page: FeedPage) -> Hint:
         """The hint beside a page that followed `cursor`: of all scopes of the device, if it is one that we know.
@@ -94,6 +100,14 @@ class Hints:
             if view is not None:
                 situation = self._situation(device, view, None)
         return policy.decide(situation, self._tuning(app_id), now, changed=page.more)
+
+    def _told(self, poll: Poll, view: DeviceView) -> Hint:
+        device, cursors, activity, explain = poll
+        changed = self._compare(device, view, cursors)
+        now = self._clock.now()
+        hint = self._paced(device, view, activity, now, changed=changed, explain=explain)
+        self._recorder.polled(device, now.timestamp(), hint, view.scopes, cursors)
+        return hint._replace(explanation=f"{hint.explanation}; {self._pacing.describe()}") if explain else hint
 
     def _situation(self, device: DeviceKey, view: DeviceView, activity: Activity | None) -> Situation:
         shown = activity or view.activity or _NOTHING_REPORTED

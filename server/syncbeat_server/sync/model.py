@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -56,6 +57,18 @@ class Cursor(NamedTuple):
     scope: str
     epoch: str = ""
     sequence: int | None = None
+
+
+class Poll(NamedTuple):
+    """A device that asks when to come again, and shows `cursors`. No activity: it is as it said last.
+
+    `explain`: it wants to be told how the hint came about.
+    """
+
+    device: DeviceKey
+    cursors: Sequence[Cursor] = ()
+    activity: Activity | None = None
+    explain: bool = False
 
 
 class Belief(NamedTuple):

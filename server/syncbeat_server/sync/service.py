@@ -11,7 +11,7 @@ from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import scopes, store
 from syncbeat_server.sync.feed import FeedReader
 from syncbeat_server.sync.hints import Hints
-from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, FeedPage, Hint, Priority
+from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, FeedPage, Hint, Poll, Priority
 
 
 class SyncService:
@@ -34,22 +34,18 @@ class SyncService:
         self._reported = reported
         self._reports: Batcher[tuple[DeviceKey, Activity], None] = Batcher(self._write_reports)
 
-    async def hint(
-        self,
-        device: DeviceKey,
-        cursors: Sequence[Cursor],
-        activity: Activity | None,
-        *,
-        explain: bool,
-        is_user: bool,
-    ) -> Hint:
-        """When this device should ask again, and whether any of its scopes is ahead of `cursors`.
+    def hint_at_once(self, poll: Poll) -> Hint | None:
+        """As `hint`, where what it is made of is in memory; None: it is not."""
+        return self._hints.polled_at_once(poll)
+
+    async def hint(self, poll: Poll, *, is_user: bool) -> Hint:
+        """When this device should ask again, and whether any of its scopes is ahead of its cursors.
 
         Raises:
             AccessDenied: the device is not the calling user's, or a cursor names a scope it is not a member of.
             NotFound: a service asks for a device that is not registered.
         """
-        hint = await self._hints.polled(device, cursors, activity, explain=explain)
+        hint = await self._hints.polled(poll)
         if hint is None:
             if is_user:
                 raise AccessDenied("not a registered device of this user")
@@ -59,7 +55,7 @@ class SyncService:
     async def report_activity(self, device: DeviceKey, activity: Activity, *, is_user: bool) -> Hint:
         """Remember what the device reports, and answer the hint that follows from it. Raises as `hint`."""
         await self._reports.submit((device, activity))
-        hint = await self.hint(device, (), activity, explain=False, is_user=is_user)
+        hint = await self.hint(Poll(device, activity=activity), is_user=is_user)
         self._reported(device, activity)
         return hint
 

@@ -16,12 +16,6 @@ from syncbeat_server.storage.redis import RedisBus, open_redis
 from tests.fakes import wait_until
 
 
-@pytest.fixture(autouse=True)
-def own_questions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Channels are everybody's, also of servers that another test left serving."""
-    monkeypatch.setattr(asking, "_QUESTIONS", f"{request.node.name}:questions")
-
-
 @asynccontextmanager
 async def process(redis_url: str, answer: Callable[[str], str]) -> AsyncIterator[Asker]:
     """One process that listens and answers."""

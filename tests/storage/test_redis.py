@@ -22,6 +22,7 @@ from syncbeat_server.storage.redis import RedisBus, open_redis
 from tests.fakes import FakeClock, settle, wait_until
 
 DEVICE = ("default", "ann", "phone")
+OWN = "syncbeat:ours:"
 
 
 @asynccontextmanager
@@ -39,7 +40,7 @@ async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[list[asynci
 
 @pytest.fixture
 async def bus(redis_url: str) -> AsyncIterator[RedisBus]:
-    async with open_redis(redis_url, SystemClock()) as opened:
+    async with open_redis(redis_url, SystemClock(), "ours") as opened:
         yield opened
 
 
@@ -66,7 +67,7 @@ def ear(request: pytest.FixtureRequest) -> Ear:
 
 async def test_what_one_process_publishes_another_hears_in_order(bus: RedisBus, redis_url: str, ear: Ear) -> None:
     async with (
-        open_redis(redis_url, SystemClock()) as other,
+        open_redis(redis_url, SystemClock(), "ours") as other,
         running(bus.run_publisher(), ear.listen(other), ear.listen(bus)),
     ):
         await wait_until(lambda: ear.resumed == 2)
@@ -83,8 +84,8 @@ async def test_what_is_no_text_does_not_end_the_listener(bus: RedisBus, redis_ur
     async with running(ear.listen(bus)):
         await wait_until(lambda: ear.resumed)
         with redis.Redis.from_url(redis_url) as client:
-            client.publish(ear.topics[0], b"\xff\xfe")
-            client.publish(ear.topics[0], "next")
+            client.publish(OWN + ear.topics[0], b"\xff\xfe")
+            client.publish(OWN + ear.topics[0], "next")
         await wait_until(lambda: len(ear.heard) == 2)
     assert ear.heard[1] == (ear.topics[0], "next")
 
@@ -186,7 +187,7 @@ async def test_presence_is_marked_asked_and_taken_back(bus: RedisBus, redis_url:
     await bus.mark_present(keys, 30.0)
     assert await bus.present([*keys, "absent"]) == [True] * 1_100 + [False]
     with redis.Redis.from_url(redis_url) as client:
-        life = client.pttl("key-0")
+        life = client.pttl(f"{OWN}key-0")
     assert isinstance(life, int)
     assert 25_000 < life <= 30_000
     await bus.mark_absent(keys[:-1])
@@ -195,11 +196,11 @@ async def test_presence_is_marked_asked_and_taken_back(bus: RedisBus, redis_url:
 
 
 async def test_counters_that_somebody_else_wrote_are_an_outage_and_no_crash(bus: RedisBus, redis_url: str) -> None:
-    key = "syncbeat:test-tally"
+    key = "tally"
     assert await bus.tally({key: {7: 2}}, [key], 60.0) == [{7: 2}]
     assert await bus.tally({key: {7: 1, 8: 4}}, [key], 60.0) == [{7: 3, 8: 4}]
     async with redis.asyncio.Redis.from_url(redis_url) as other:
-        await other.hset(key, "no number", "1")
+        await other.hset(OWN + key, "no number", "1")
     with pytest.raises(DependencyDown):
         await bus.tally({}, [key], 60.0)
     await bus.mark_absent([key])

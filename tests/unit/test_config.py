@@ -362,9 +362,9 @@ async def test_access_tokens_are_fetched_by_https_unless_from_here(tmp_path: Pat
     ):
         app = AppSettings(fcm_credentials=account(tmp_path, uri))
         if good:
-            first, _, rate_key = providers("default", app, Settings(), SystemClock())
+            first, _, project = providers("default", app, Settings(), SystemClock())
             await first.close()
-            assert rate_key == "fcm:p"
+            assert project == "fcm:p"
         else:
             with pytest.raises(ConfigurationError, match="token_uri of FCM_CREDENTIALS: "):
                 providers("default", app, Settings(), SystemClock())

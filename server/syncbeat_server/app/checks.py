@@ -53,7 +53,7 @@ async def _store_faults(stores: Stores) -> list[str]:
         return [error.message]
     async with open_redis(stores.redis_url, SystemClock()) as bus:
         try:
-            await bus.present(["syncbeat:check"])
+            await bus.present(["check"])
         except DependencyDown as error:
             return [error.message]
     return []

@@ -130,7 +130,9 @@ class _Channels:
         known = self.by_app.get(app_id)
         if known is None or made_of != self._made_of[app_id]:
             settings, clock = self._process.settings, self._process.clock
-            first, fallback, rate_key = providers(app_id, app, settings, clock)
+            first, fallback, project = providers(app_id, app, settings, clock)
+            # Deployments that send through one project share its quota: FCM counts what they send together.
+            rate_key = project or f"{self._process.bus.deployment}:{app_id}"
             if known is None:
                 secret = await app_secret(self._process.database, app_id)
                 gate = Gate(settings.delivery_in_flight, BreakerRule(open_s=settings.delivery_breaker_s), clock)
@@ -148,7 +150,7 @@ class _Channels:
 
 
 def providers(app_id: str, app: AppSettings, settings: Settings, clock: Clock) -> tuple[Provider, Provider | None, str]:
-    """An app's provider, the one for when that cannot be reached, and the name of what shares its rate.
+    """An app's provider, the one for when that cannot be reached, and the project whose rate it shares, or "".
 
     Raises:
         ConfigurationError: it cannot be used.
@@ -160,7 +162,7 @@ def providers(app_id: str, app: AppSettings, settings: Settings, clock: Clock) -
         token = "" if app.webhook_token is None else app.webhook_token.get_secret_value()
         webhook = WebhookProvider(app.webhook_url, token, settings.delivery_in_flight, settings.delivery_timeout_s)
     if app.fcm_credentials is None:
-        return webhook or LogProvider(), None, f"app:{app_id}"
+        return webhook or LogProvider(), None, ""
     # firebase-admin is large: a process that pushes nothing to FCM does without it.
     from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -12,8 +13,9 @@ from typing import Any
 from syncbeat_server.app.apps import Apps
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.directory.presence import Presence
-from syncbeat_server.ops.config import Settings
+from syncbeat_server.ops.config import DEFAULT_APP, Settings
 from syncbeat_server.ops.metrics import Metrics
+from syncbeat_server.push.channel import app_secret
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.notices import Notices
 from syncbeat_server.storage.postgres import Database, open_database
@@ -56,19 +58,30 @@ async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
         MigrationNeeded: it is older than this code.
     """
     clock = SystemClock()
-    async with (
-        open_database(
-            stores.database_url, size=settings.database_pool_size, name=f"syncbeat {os.getpid()}"
-        ) as database,
-        open_redis(stores.redis_url, clock) as bus,
-    ):
+    async with open_database(
+        stores.database_url, size=settings.database_pool_size, name=f"syncbeat {os.getpid()}"
+    ) as database:
         async with database.connection() as conn:
             await require_restricted_login(conn)
             await require_current_schema(conn)
         apps = Apps(settings, clock)
         notices = Notices(database, clock)
-        async with running([bus.run_publisher(), apps.run(), notices.run()]):
+        async with (
+            open_redis(stores.redis_url, clock, await _deployment(database)) as bus,
+            running([bus.run_publisher(), apps.run(), notices.run()]),
+        ):
             yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus), apps, notices)
+
+
+async def _deployment(database: Database) -> str:
+    """What the names in Redis of all who use this database begin with: 48 bits that tell nothing of its secret.
+
+    With the database's name, so that a copy under another one is a deployment of its own.
+    """
+    secret = await app_secret(database, DEFAULT_APP)
+    async with database.connection() as conn:
+        name: str = await conn.fetchval("SELECT current_database()::text")
+    return hmac.digest(secret, b"redis\0" + name.encode(), "sha256").hex()[:12]
 
 
 @asynccontextmanager

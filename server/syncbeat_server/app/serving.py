@@ -61,7 +61,7 @@ async def serve(
         # What is there now stays: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
-        _log.info("serving", extra={"listen": address, "role": role})
+        _log.info("serving", extra={"listen": address, "role": role, "deployment": process.bus.deployment})
         ready(address)
         await stop.wait()
         _log.info("draining")

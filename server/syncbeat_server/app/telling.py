@@ -13,8 +13,7 @@ from syncbeat_server.push.worker import DeliveryWorker
 from syncbeat_server.sync.hub import Hub
 from syncbeat_server.sync.views import Views
 
-_CHANGES, _MEMBERS, _DELIVERIES = "syncbeat:changes", "syncbeat:members", "syncbeat:deliveries"
-_CALLERS, _DEVICES = "syncbeat:callers", "syncbeat:devices"
+_CHANGES, _MEMBERS, _DELIVERIES, _CALLERS, _DEVICES = "changes", "members", "deliveries", "callers", "devices"
 _SEPARATOR = "\x1f"
 _MAX_TOLD = 1_000
 

@@ -75,4 +75,4 @@ class PresenceKeeper:
 
 
 def _key(device: Device) -> str:
-    return "syncbeat:live:" + "\x1f".join(device)
+    return "live:" + "\x1f".join(device)

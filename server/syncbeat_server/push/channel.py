@@ -16,7 +16,7 @@ from syncbeat_server.storage.postgres import Database
 class Channel:
     """Replaced in part when the app's configuration changes; the gate keeps what it learned.
 
-    `rate_key` names what shares a rate: the provider's project, on all processes. `fallback` is asked when the
+    `rate_key` names what shares a rate: the provider's project, in all deployments. `fallback` is asked when the
     provider cannot be reached. `max_per_day` is the day's maximum of a device whose user set none; None: no maximum.
     """
 

@@ -1,4 +1,4 @@
-"""A rate that all processes share: a token bucket in Redis, which warms up from cold."""
+"""A rate that all processes of all deployments share: a token bucket in Redis, which warms up from cold."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Allowance:
         rate = self._rate
         try:
             granted, wait_s = await self._bus.run_script(
-                _TAKE, f"syncbeat:rate:{key}", rate.per_s, rate.burst, rate.ramp_s, wanted, cost
+                _TAKE, f"rate:{key}", rate.per_s, rate.burst, rate.ramp_s, wanted, cost
             )
         except DependencyDown:
             return self._take_alone(key, wanted, cost)

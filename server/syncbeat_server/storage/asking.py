@@ -9,7 +9,7 @@ from collections.abc import Callable
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis import RedisBus
 
-_QUESTIONS = "syncbeat:questions"
+_QUESTIONS = "questions"
 _SEPARATOR = "\x1f"
 _TIMEOUT_S = 1.0
 
@@ -27,7 +27,7 @@ class Asker:
         """`answer(question)` is what this process says to any question, its own too."""
         self._bus = bus
         self._answer = answer
-        self._replies = f"syncbeat:replies:{uuid.uuid4().hex}"
+        self._replies = f"replies:{uuid.uuid4().hex}"
         self._pending: dict[str, _Pending] = {}
         self.topics = (_QUESTIONS, self._replies)
 

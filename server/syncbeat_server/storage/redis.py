@@ -1,5 +1,8 @@
 """Redis: wake-ups between processes and who has a live stream. It makes things fast; losing it loses no data.
 
+The names of keys and channels are completed here, and nowhere else: they begin with the deployment's id, so that those
+which use one Redis do not hear each other. Only the keys of `run_script` are everybody's.
+
 Nothing here is awaited on a caller's path but `present`, which the delivery worker asks once a batch.
 """
 
@@ -20,6 +23,7 @@ from syncbeat_server.errors import DependencyDown
 
 _log = logging.getLogger(__name__)
 
+_SHARED = "syncbeat:"
 _TIMEOUT_S = 1.0
 _MAX_QUEUED = 10_000
 _PIPELINE = 500
@@ -30,7 +34,10 @@ _PING_S = 5.0
 class RedisBus:
     """Publishes wake-ups without waiting, hears those of other processes, keeps presence keys."""
 
-    def __init__(self, client: redis.asyncio.Redis, clock: Clock) -> None:
+    def __init__(self, client: redis.asyncio.Redis, clock: Clock, deployment: str) -> None:
+        self.deployment = deployment
+        """The id of all processes that share its keys and channels."""
+        self._own = f"{_SHARED}{deployment}:"
         self._client = client
         self._clock = clock
         self._queued: deque[tuple[str, str]] = deque(maxlen=_MAX_QUEUED)
@@ -59,7 +66,7 @@ class RedisBus:
         """
         with _translated_errors():
             async with asyncio.timeout(_TIMEOUT_S):
-                return int(await self._client.publish(topic, message))
+                return int(await self._client.publish(self._own + topic, message))
 
     async def run_publisher(self) -> None:
         """Send what `publish` queued, in pipelines, for ever."""
@@ -71,7 +78,7 @@ class RedisBus:
                 try:
                     pipeline = self._client.pipeline(transaction=False)
                     for topic, message in batch:
-                        pipeline.publish(topic, message)
+                        pipeline.publish(self._own + topic, message)
                     async with asyncio.timeout(_TIMEOUT_S):
                         await pipeline.execute()
                 except (RedisError, OSError, TimeoutError):
@@ -104,7 +111,7 @@ class RedisBus:
         subscription = self._client.pubsub()
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                await subscription.subscribe(*topics)
+                await subscription.subscribe(*(self._own + topic for topic in topics))
             self._subscribed.set()
             resumed()
             pinged = False
@@ -116,7 +123,7 @@ class RedisBus:
                     async with asyncio.timeout(_TIMEOUT_S):
                         await subscription.ping()
                 elif message["type"] == "message":
-                    heard(_text(message["channel"]), _text(message["data"]))
+                    heard(_text(message["channel"]).removeprefix(self._own), _text(message["data"]))
                 pinged = message is None
         finally:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
@@ -128,7 +135,7 @@ class RedisBus:
         Raises:
             DependencyDown: Redis does not answer.
         """
-        await self._pipelined(lambda pipeline, key: pipeline.set(key, b"1", px=int(seconds * 1000)), list(keys))
+        await self.write(dict.fromkeys(keys, b"1"), seconds)
 
     async def mark_absent(self, keys: Iterable[str]) -> None:
         """Say that these keys are gone.
@@ -136,7 +143,7 @@ class RedisBus:
         Raises:
             DependencyDown: Redis does not answer.
         """
-        await self._pipelined(lambda pipeline, key: pipeline.delete(key), list(keys))
+        await self._pipelined(lambda pipeline, key: pipeline.delete(self._own + key), list(keys))
 
     async def present(self, keys: Sequence[str]) -> list[bool]:
         """For each key whether it is alive.
@@ -148,17 +155,18 @@ class RedisBus:
             return []
         with _translated_errors():
             async with asyncio.timeout(_TIMEOUT_S):
-                return [value is not None for value in await self._client.mget(keys)]
+                values = await self._client.mget([self._own + key for key in keys])
+        return [value is not None for value in values]
 
     async def run_script(self, script: str, key: str, *arguments: float) -> list[bytes]:
-        """What a Lua script answers for one key.
+        """What a Lua script answers for one key, which all deployments share.
 
         Raises:
             DependencyDown: Redis does not answer.
         """
         with _translated_errors():
             async with asyncio.timeout(_TIMEOUT_S):
-                return list(await self._client.eval(script, 1, key, *arguments))
+                return list(await self._client.eval(script, 1, _SHARED + key, *arguments))
 
     async def read(self, key: str) -> bytes | None:
         """The value of a key, or None.
@@ -168,7 +176,7 @@ class RedisBus:
         """
         with _translated_errors():
             async with asyncio.timeout(_TIMEOUT_S):
-                value = await self._client.get(key)
+                value = await self._client.get(self._own + key)
         return value.encode() if isinstance(value, str) else value
 
     async def write(self, values: Mapping[str, bytes], seconds: float) -> None:
@@ -177,7 +185,9 @@ class RedisBus:
         Raises:
             DependencyDown: Redis does not answer.
         """
-        await self._pipelined(lambda pipe, key: pipe.set(key, values[key], px=int(seconds * 1000)), list(values))
+        await self._pipelined(
+            lambda pipe, key: pipe.set(self._own + key, values[key], px=int(seconds * 1000)), list(values)
+        )
 
     async def tally(
         self, counts: Mapping[str, Mapping[int, int]], read: Sequence[str], seconds: float
@@ -193,10 +203,10 @@ class RedisBus:
             pipeline = self._client.pipeline(transaction=False)
             for key, fields in counts.items():
                 for field, count in fields.items():
-                    pipeline.hincrby(key, str(field), count)
-                pipeline.pexpire(key, int(seconds * 1000))
+                    pipeline.hincrby(self._own + key, str(field), count)
+                pipeline.pexpire(self._own + key, int(seconds * 1000))
             for key in read:
-                pipeline.hgetall(key)
+                pipeline.hgetall(self._own + key)
             async with asyncio.timeout(_TIMEOUT_S):
                 answers = await pipeline.execute()
         tables = answers[len(answers) - len(read) :]
@@ -231,14 +241,14 @@ def _translated_errors() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def open_redis(url: str, clock: Clock) -> AsyncIterator[RedisBus]:
-    """The bus for the block. Redis need not be up: the bus connects when it can."""
+async def open_redis(url: str, clock: Clock, deployment: str = "") -> AsyncIterator[RedisBus]:
+    """The bus of a deployment for the block. Redis need not be up: the bus connects when it can."""
     # No socket_timeout: redis-py would wait for its writes with asyncio.wait_for, which before Python 3.12 forgets a
     # cancellation that comes while the write is done already (CPython issue 86296). Each call has a timeout of ours.
     client = redis.asyncio.Redis.from_url(
         url, socket_timeout=None, socket_connect_timeout=_TIMEOUT_S, retry=None, health_check_interval=0
     )
     try:
-        yield RedisBus(client, clock)
+        yield RedisBus(client, clock, deployment)
     finally:
         await client.aclose()

@@ -64,4 +64,4 @@ class Replays:
 
 
 def _key(request: RequestKey, secret: bytes) -> str:
-    return f"syncbeat:answer:{hmac.digest(secret, orjson.dumps(request.identity), 'sha256').hex()}"
+    return f"answer:{hmac.digest(secret, orjson.dumps(request.identity), 'sha256').hex()}"

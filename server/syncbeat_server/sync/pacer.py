@@ -197,8 +197,8 @@ class Pacer:
 
 
 def _minute_key(minute: int) -> str:
-    return f"syncbeat:booked:{minute}"
+    return f"booked:{minute}"
 
 
 def _window_key(window: int) -> str:
-    return f"syncbeat:requests:{window}"
+    return f"requests:{window}"

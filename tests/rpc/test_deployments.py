@@ -20,7 +20,7 @@ from syncbeat_server.ops.config import Role, load_settings
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.storage.allowance import Allowance, Rate
 from syncbeat_server.sync.pacer import Figures, Limits, Pacer
-from tests.conftest import DatabaseUrls, create_database, drop_database
+from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql
 from tests.fakes import FakeClock, wait_until
 from tests.rpc.conftest import Server, running_server
 
@@ -105,6 +105,9 @@ async def test_a_copy_of_a_database_under_another_name_is_another_deployment(
         await drop_database(stores, copy.name)
     async with process(database_urls, redis_url) as one:
         assert one.bus.deployment == ours, "the same after each start"
+    await run_sql(database_urls.app_url, "DELETE FROM app_secrets")
+    async with process(database_urls, redis_url) as one:
+        assert one.bus.deployment != ours, "what the README says of a copy with the same name"
 
 
 async def head(server: Server) -> int:

@@ -1,0 +1,140 @@
+"""The sync feature over one database, and readers of its streams, for tests of feeds."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from syncbeat_server.errors import AccessDenied, TokenExpired
+from syncbeat_server.events.publish import Publish, Publisher
+from syncbeat_server.storage.postgres import Database
+from syncbeat_server.sync.feed import FeedReader
+from syncbeat_server.sync.hints import Hints
+from syncbeat_server.sync.hub import Hub
+from syncbeat_server.sync.model import (
+    Activity,
+    ChangesSent,
+    Checkpoint,
+    Cursor,
+    DeviceKey,
+    FeedPage,
+    Hint,
+    NewChange,
+    Poll,
+    StreamEvent,
+)
+from syncbeat_server.sync.policy.pacing import Book, Pacing, Turns
+from syncbeat_server.sync.recorder import Recorder
+from syncbeat_server.sync.seen import SeenRecorder
+from syncbeat_server.sync.service import SyncService
+from syncbeat_server.sync.sweep import HeadSweep
+from syncbeat_server.sync.views import Views
+from syncbeat_server.sync.watch import HintStreams, WatchRequest
+from syncbeat_server.sync.writers import WriterPresence
+from tests.fakes import FakeClock, wait_until
+from tests.storage.doubles import Refuses
+from tests.storage.stage import APP, default_tuning
+
+PHONE = DeviceKey(APP, "ann", "phone")
+COME_BACK_PER_S = 2.0
+
+
+@dataclass
+class House:
+    """The sync feature over one database that can be made to refuse."""
+
+    database: Database
+    clock: FakeClock
+    hub: Hub = field(default_factory=Hub)
+
+    def __post_init__(self) -> None:
+        self.refuses = Refuses(self.database)
+        reachable = self.refuses.as_database
+        self.reader = FeedReader(reachable)
+        self.seen = SeenRecorder(reachable, self.clock)
+        self.writers = WriterPresence(reachable, self.clock, self.hub.scope_changed)
+        self.pacing = Pacing(Book(self.clock.now().timestamp()), lambda: 0.5)
+        self.recorder = Recorder(default_tuning)
+        views = Views(reachable, self.clock, lambda: False, 100)  # nothing is kept: `test_views` is about that
+        hints = Hints(views, self.seen, self.recorder, self.pacing, default_tuning, self.hub.is_live, self.clock)
+        self.service = SyncService(reachable, self.reader, hints, self.hub.scope_changed, self.writers.note)
+        self.turns = Turns()
+        self.streams = HintStreams(
+            self.hub,
+            self.reader,
+            self.seen,
+            self.clock,
+            lambda device: None,
+            default_tuning,
+            self.writers.note,
+            lambda: self.turns.next(self.clock.monotonic(), COME_BACK_PER_S),
+            self.recorder,
+        )
+        self.sweep = HeadSweep(reachable, self.hub, self.clock, lambda: True)
+        self.publisher = Publisher(self.database, self.clock, default_tuning, self.hub.scope_changed, lambda: None)
+
+    async def publish(self, *keys: str, scope: str = "couple", deleted: bool = False) -> Cursor:
+        changes = tuple(NewChange(scope, key, "" if deleted else "{}", deleted) for key in keys)
+        digest = hashlib.sha256(repr(changes).encode()).digest()
+        published = await self.publisher.publish(Publish(APP, "service:test", changes, None, None, "", digest))
+        return published.heads[0]
+
+    async def page(self, cursor: Cursor, limit: int = 10, user_id: str | None = None) -> FeedPage:
+        (found,) = await self.reader.pages(APP, user_id, [cursor], limit)
+        assert found is not None
+        return found
+
+    async def hint(self, *cursors: Cursor, **fields: Any) -> Hint:
+        poll = Poll(PHONE, cursors, **fields)
+        return self.service.hint_at_once(poll) or await self.service.hint(poll, is_user=True)
+
+
+def keys(page: FeedPage | ChangesSent) -> list[str]:
+    return [change.key for change in page.changes]
+
+
+class Reader:
+    """Reads a stream in the background."""
+
+    def __init__(self) -> None:
+        self.events: list[StreamEvent] = []
+        self.error: Exception | None = None
+        self.ended = False
+
+    async def read(self, events: AsyncIterator[StreamEvent]) -> None:
+        try:
+            async for event in events:
+                self.events.append(event)
+        except (AccessDenied, TokenExpired) as error:
+            self.error = error
+        self.ended = True
+
+    def changes(self) -> list[tuple[str, int]]:
+        return [(c.key, c.sequence) for e in self.events if isinstance(e, ChangesSent) for c in e.changes]
+
+    def count(self, kind: type[StreamEvent]) -> int:
+        return sum(isinstance(event, kind) for event in self.events)
+
+
+async def let_in() -> None:
+    """The caller of a stream is as good as ever."""
+
+
+@asynccontextmanager
+async def stream(house: House, *cursors: Cursor, user_id: str | None = "ann", **fields: Any) -> AsyncIterator[Reader]:
+    """An open stream; it has said its first checkpoint."""
+    given = {"activity": Activity(), "heartbeat_s": 30.0, "expires_at": None, "recheck": let_in, **fields}
+    reader = Reader()
+    events = house.streams.watch(WatchRequest(PHONE, user_id, cursors, **given))
+    reading = asyncio.ensure_future(reader.read(events))
+    await wait_until(lambda: reader.ended or reader.count(Checkpoint))
+    try:
+        yield reader
+    finally:
+        reading.cancel()
+        await asyncio.wait([reading])
+        await events.aclose()

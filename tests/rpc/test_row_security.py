@@ -35,7 +35,7 @@ from syncbeat_server.push.model import (
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner, StatementRejected
-from syncbeat_server.sync import scopes, touches
+from syncbeat_server.sync import scopes, tombstones, touches
 from syncbeat_server.sync import store as sync
 from syncbeat_server.sync.model import Activity, Cursor, NewChange, Priority
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
@@ -89,6 +89,11 @@ async def others_who_joined(conn: Connection) -> list[tuple[str, str]]:
     return [joiner for joiner in await sync.recent_joiners(conn, 1e6, 100) if joiner != ("default", "alice")]
 
 
+async def parts_of_feeds(conn: Connection) -> list[object]:
+    (part,) = await sync.changes_between(conn, [sync.FeedRead("default", "bobs", "e", 0, 99, 10)])
+    return [part.changes or part.pruned]
+
+
 Attempt = Callable[[Connection], Awaitable[object]]
 SEEN: dict[Callable[..., Any], Attempt] = {
     directory.lock_token: lambda c: directory.lock_token(c, "default", DIGEST),
@@ -108,7 +113,7 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     sync.report_activity: lambda c: sync.report_activity(c, [(PHONE, Activity(battery_low=True))]),
     sync.record_seen: lambda c: sync.record_seen(c, [(PHONE, Cursor("bobs", "e", 1))]),
     sync.heads: lambda c: sync.heads(c, [("default", None, "bobs"), ("default", "bob", "bobs")]),
-    sync.changes_between: lambda c: sync.changes_between(c, [sync.FeedRead("default", "bobs", "e", 0, 99, 10)]),
+    sync.changes_between: parts_of_feeds,
     sync.member_scopes: lambda c: sync.member_scopes(c, "default", "bob"),
     sync.joined_starts: lambda c: sync.joined_starts(c, "default", "bob", ["bobs"], 10.0),
     sync.recent_joiners: others_who_joined,
@@ -185,6 +190,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
 SEEN[touches.heads_of] = lambda c: touches.heads_of(c, [("default", "bobs")])
 SEEN[touches.recent_heads] = lambda c: touches.recent_heads(c, ["default", "other"], 1e6, 10)
 REFUSED[touches.touched] = lambda c: touches.touched(c, "3", 10)
+REFUSED[tombstones.remove_old] = lambda c: tombstones.remove_old(c, 0.0, 10)
 REFUSED[touches.forget_touches] = lambda c: touches.forget_touches(c, 0.0, 10)
 SEEN[registrations.quarantine] = lambda c: registrations.quarantine(c, [CLAIMED])
 SEEN[registrations.age] = lambda c: registrations.age(c, 10)
@@ -194,7 +200,7 @@ STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner(
 
 
 STORES = (
-    *(directory, sync, scopes, touches, push, queue, followup, expansion, limits, registrations),
+    *(directory, sync, scopes, touches, tombstones, push, queue, followup, expansion, limits, registrations),
     *(idempotency, auth, users),
 )
 

@@ -6,8 +6,13 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from syncbeat import SmartSync, SyncBatch, SyncbeatClient
-from syncbeat.v1 import core_pb2, directory_service_pb2
+import pytest
+
+from syncbeat import SmartSync, SyncBatch, SyncbeatClient, follower
+from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
+from syncbeat_server.clock import SystemClock
+from syncbeat_server.storage.postgres import Database
+from syncbeat_server.sync.pruning import TombstonePruning
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.ports import free_port
@@ -135,3 +140,26 @@ async def test_it_outlives_a_server(database_urls: DatabaseUrls, redis_url: str)
             await wait_until(lambda: "between" in store.rows["room"], timeout_s=20)
             await sync.close()
     assert store.applied == list(range(1, 42))
+
+
+async def test_a_device_that_was_away_for_longer_than_tombstones_are_kept_drops_what_was_deleted(
+    database_urls: DatabaseUrls, redis_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "_PAGE", 2)
+    store, clock = Store(), DeviceClock()
+    async with real_server(database_urls, redis_url) as address, member(address, "room") as (backend, client):
+        await publish(backend, "room", *"abcdef")
+        async with SmartSync(client, "phone", on_changes=store.apply, clock=clock, streams=False):
+            await clock.quiet()
+        deletion = core_pb2.NewChange(scope="room", key="b", deleted=True)
+        await backend.sync.PublishChanges(sync_service_pb2.PublishChangesRequest(changes=[deletion]))
+        await publish(backend, "room", "g")
+        async with database.connection() as conn:
+            await conn.execute("UPDATE changes SET changed_at = changed_at - interval '32 days'")
+        assert await TombstonePruning(database, 30.0, SystemClock()).prune() == 1
+        before = list(store.applied)
+        kept = store.cursors.values()
+        async with SmartSync(client, "phone", on_changes=store.apply, cursors=kept, clock=clock, streams=False):
+            await clock.quiet()
+    assert list(store.rows["room"]) == list("acdefg")
+    assert store.applied == [*before, 1, 3, 4, 5, 6, 8]

@@ -25,6 +25,7 @@ from syncbeat_server.push.worker import DeliveryWorker, WorkerHooks, WorkerRule
 from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 from syncbeat_server.storage.allowance import Allowance, Rate
 from syncbeat_server.storage.notices import listen
+from syncbeat_server.sync.pruning import TombstonePruning
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,9 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
             ),
         )
         listening = [] if session_url is None else [listen(session_url.get_secret_value(), worker.wake, process.clock)]
-        async with running([worker.run(), channels.run(), nightly_fit(process).run(), *listening]):
+        pruning = TombstonePruning(process.database, settings.keep_tombstones_days, process.clock)
+        chores = [channels.run(), nightly_fit(process).run(), pruning.run(), *listening]
+        async with running([worker.run(), *chores]):
             try:
                 yield worker
             finally:

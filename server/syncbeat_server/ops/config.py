@@ -216,6 +216,7 @@ class Settings(AppSettings):
     push_per_minute: int = Field(default=600_000, ge=60, le=60_000_000)
     push_ramp_s: float = Field(default=60.0, ge=0.0, le=3600.0)
     keep_deliveries_days: float = Field(default=30.0, ge=1.0, le=3660.0)
+    keep_tombstones_days: float = Field(default=30.0, ge=1.0, le=3660.0)
     stream_grace_s: float = Field(default=5.0, ge=0.1, le=300.0)
     capacity_rps: Annotated[float, Field(gt=0.0, le=1e9)] | None = None
     max_in_flight: int = Field(default=2_000, ge=1, le=1_000_000)

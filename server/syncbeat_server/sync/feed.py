@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from syncbeat_server.storage.batching import Batcher
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres import Connection, Database
 from syncbeat_server.sync import store
 from syncbeat_server.sync.model import Change, Cursor, FeedPage, ScopeState
+from syncbeat_server.sync.resuming import can_resume, reached
 
 
 class FeedReader:
@@ -59,9 +60,10 @@ class FeedReader:
         async with self._database.connection() as conn:
             states = dict(zip(wanted, await store.heads(conn, wanted), strict=True))
             plans = [_plan(read, states[read[0], read[1], read[2].scope]) for read in reads]
-            feeds = list(dict.fromkeys(plan.feed for plan in plans if plan is not None))
-            changes = dict(zip(feeds, await store.changes_between(conn, feeds), strict=True))
-        return [None if plan is None else _page(plan, changes[plan.feed]) for plan in plans]
+            parts = await _parts(conn, plans)
+            plans = [plan and _caught_up(read, plan, parts[plan.feed]) for read, plan in zip(reads, plans, strict=True)]
+            parts |= await _parts(conn, [plan for plan in plans if plan is not None and plan.feed not in parts])
+        return [None if plan is None else _page(plan, parts[plan.feed].changes) for plan in plans]
 
 
 class _Plan(NamedTuple):
@@ -74,13 +76,26 @@ def _plan(read: tuple[str, str | None, Cursor, int], state: ScopeState | None) -
     app_id, _, cursor, limit = read
     if state is None:
         return None
-    after = cursor.sequence or 0
-    reset = bool(cursor.epoch and cursor.epoch != state.epoch) or after > state.head
-    feed = store.FeedRead(app_id, state.scope, state.epoch, 0 if reset else after, state.head, limit)
-    return _Plan(state, feed, reset)
+    reset = not can_resume(cursor, state)
+    after = 0 if reset else cursor.sequence or 0
+    return _Plan(state, store.FeedRead(app_id, state.scope, state.epoch, after, state.head, limit), reset)
+
+
+def _caught_up(read: tuple[str, str | None, Cursor, int], plan: _Plan, part: store.FeedPart) -> _Plan | None:
+    # Tombstones may have been removed since the heads were read. Who would miss them starts from the beginning.
+    if part.pruned == plan.state.pruned:
+        return plan
+    return _plan(read, plan.state._replace(pruned=part.pruned))
+
+
+async def _parts(conn: Connection, plans: Sequence[_Plan | None]) -> dict[store.FeedRead, store.FeedPart]:
+    feeds = list(dict.fromkeys(plan.feed for plan in plans if plan is not None))
+    if not feeds:
+        return {}
+    return dict(zip(feeds, await store.changes_between(conn, feeds), strict=True))
 
 
 def _page(plan: _Plan, changes: tuple[Change, ...]) -> FeedPage:
     more = len(changes) == plan.feed.limit
     last = changes[-1].sequence if more else plan.state.head
-    return FeedPage(plan.state, changes, last, more=more, reset=plan.reset)
+    return FeedPage(plan.state, changes, reached(plan.state, last), more=more, reset=plan.reset)

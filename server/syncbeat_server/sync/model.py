@@ -107,7 +107,10 @@ class Signal(NamedTuple):
 
 
 class ScopeState(NamedTuple):
-    """The head of a scope's feed and what is known of its changes; `boosted`: held at this tier until then."""
+    """The head of a scope's feed and what is known of its changes; `boosted`: held at this tier until then.
+
+    `pruned` is the highest sequence of a tombstone that was removed.
+    """
 
     scope: str
     epoch: str
@@ -115,6 +118,7 @@ class ScopeState(NamedTuple):
     signal: Signal
     boosted: Priority | None = None
     boosted_until: float = 0.0
+    pruned: int = 0
 
     @property
     def cursor(self) -> Cursor:
@@ -167,18 +171,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class FeedPage:
-    """Changes after a cursor, up to `next_sequence`; `reset`: that cursor was not of this feed."""
+    """Changes after a cursor, up to `next`, where the next page starts; `reset`: nothing can follow that cursor, and
+    this is the first page of the whole feed."""
 
     state: ScopeState
     changes: tuple[Change, ...]
-    next_sequence: int
+    next: Cursor
     more: bool = False
     reset: bool = False
-
-    @property
-    def next(self) -> Cursor:
-        """Where the next page starts."""
-        return Cursor(self.state.scope, self.state.epoch, self.next_sequence)
 
 
 @dataclass(frozen=True, slots=True)

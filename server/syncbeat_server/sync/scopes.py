@@ -13,9 +13,10 @@ _NOW = "extract(epoch FROM syncbeat_now())::float8 AS now"
 _SIGNAL = """s.p_hot, s.hot_count, s.hot_s, s.cold_count, s.cold_s, s.recent_count, s.long_count,
     extract(epoch FROM s.changed_at)::float8 AS changed, extract(epoch FROM s.created_at)::float8 AS born,
     s.present, extract(epoch FROM s.presence_at)::float8 AS presence, s.triggered_share"""
-STATE = f"s.scope, s.epoch, s.head, s.boosted, extract(epoch FROM s.boosted_until)::float8 AS boost_end, {_SIGNAL}"
+STATE = f"""s.scope, s.epoch, s.head, s.pruned, s.boosted, extract(epoch FROM s.boosted_until)::float8 AS boost_end,
+    {_SIGNAL}"""
 """The columns of a scope `s`, in the order of `scope_state`."""
-STATE_COLUMNS = 17
+STATE_COLUMNS = 18
 
 
 class LockedScope(NamedTuple):
@@ -39,10 +40,9 @@ class MovedScope(NamedTuple):
 
 def scope_state(columns: Sequence[Any]) -> ScopeState:
     """A scope's state from the columns of `STATE`."""
-    scope, epoch, head, boosted, boosted_until, *signal = columns
-    return ScopeState(
-        scope, epoch, head, _signal(signal), None if boosted is None else Priority(boosted), boosted_until or 0.0
-    )
+    scope, epoch, head, pruned, boosted, boosted_until, *signal = columns
+    tier = None if boosted is None else Priority(boosted)
+    return ScopeState(scope, epoch, head, _signal(signal), tier, boosted_until or 0.0, pruned)
 
 
 def _signal(columns: Sequence[Any]) -> Signal:

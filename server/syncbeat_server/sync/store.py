@@ -144,16 +144,25 @@ class FeedRead(NamedTuple):
     limit: int
 
 
-async def changes_between(conn: Connection, reads: Sequence[FeedRead]) -> list[tuple[Change, ...]]:
+class FeedPart(NamedTuple):
+    """The next changes of a read, and the highest sequence of a tombstone that was gone by then."""
+
+    pruned: int
+    changes: tuple[Change, ...]
+
+
+async def changes_between(conn: Connection, reads: Sequence[FeedRead]) -> list[FeedPart]:
     """The next changes of each read, oldest first. Access was checked by `heads`."""
+    # `pruned` as of the same snapshot as the changes: no pause, however long, comes between the two.
     rows = await conn.fetch(
-        """SELECT k.i, c.key, c.value::text AS value, c.deleted, c.sequence, c.changed_at
+        """SELECT k.i, s.pruned, c.key, c.value::text AS value, c.deleted, c.sequence, c.changed_at
            FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
                 WITH ORDINALITY AS k (app_id, scope, after, head, most, i)
-           CROSS JOIN LATERAL (
+           JOIN scopes s USING (app_id, scope)
+           LEFT JOIN LATERAL (
                SELECT * FROM changes c
                WHERE c.app_id = k.app_id AND c.scope = k.scope AND c.sequence > k.after AND c.sequence <= k.head
-               ORDER BY c.sequence LIMIT k.most) c
+               ORDER BY c.sequence LIMIT k.most) c ON true
            ORDER BY k.i, c.sequence""",
         [read.app_id for read in reads],
         [read.scope for read in reads],
@@ -161,9 +170,13 @@ async def changes_between(conn: Connection, reads: Sequence[FeedRead]) -> list[t
         [read.head for read in reads],
         [read.limit for read in reads],
     )
+    pruned = [0] * len(reads)
     pages: list[list[Change]] = [[] for _ in reads]
     for row in rows:
         index = row["i"] - 1
+        pruned[index] = row["pruned"]
+        if row["sequence"] is None:
+            continue
         pages[index].append(
             Change(
                 scope=reads[index].scope,
@@ -175,7 +188,7 @@ async def changes_between(conn: Connection, reads: Sequence[FeedRead]) -> list[t
                 changed_at=row["changed_at"],
             )
         )
-    return [tuple(page) for page in pages]
+    return [FeedPart(mark, tuple(page)) for mark, page in zip(pruned, pages, strict=True)]
 
 
 async def member_scopes(conn: Connection, app_id: str, user_id: str) -> list[ScopeState]:

@@ -27,6 +27,7 @@ from syncbeat_server.sync.model import (
 )
 from syncbeat_server.sync.policy import Situation, Tuning
 from syncbeat_server.sync.recorder import Recorder
+from syncbeat_server.sync.resuming import can_resume
 from syncbeat_server.sync.seen import SeenRecorder
 
 MIN_HEARTBEAT_S, MAX_HEARTBEAT_S, DEFAULT_HEARTBEAT_S = 5.0, 300.0, 30.0
@@ -63,7 +64,7 @@ class _Progress:
 
     opened_at: datetime
     states: dict[str, ScopeState] = field(default_factory=dict)
-    sent: dict[str, int] = field(default_factory=dict)
+    sent: dict[str, Cursor] = field(default_factory=dict)
     shown: set[str] = field(default_factory=set)
     hint: Hint | None = None
     recheck_at: float = 0.0
@@ -152,12 +153,12 @@ class HintStreams:
 
     def _start_scope(self, progress: _Progress, state: ScopeState, given: Cursor | None) -> Reset | None:
         progress.states[state.scope] = state
-        progress.sent[state.scope] = state.head
+        progress.sent[state.scope] = state.cursor
         if given is None or given.sequence is None:
             return None
-        if (given.epoch and given.epoch != state.epoch) or given.sequence > state.head:
+        if not can_resume(given, state):
             return Reset(state.cursor, self._jitter(0.0, _REFETCH_S) + self._turn())
-        progress.sent[state.scope] = given.sequence
+        progress.sent[state.scope] = given._replace(epoch=given.epoch or state.epoch)
         return None
 
     async def _follow(
@@ -223,7 +224,7 @@ class HintStreams:
         try:
             if request.user_id is None:
                 subscription.dirty |= await self._learn_scopes(request, progress, dirty)
-            cursors = [self._cursor(progress, scope) for scope in sorted(dirty & progress.sent.keys())]
+            cursors = [progress.sent[scope] for scope in sorted(dirty & progress.sent.keys())]
             pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, _PAGE)
         except DependencyDown:
             subscription.dirty |= dirty  # a scope that is not known yet stands nowhere else
@@ -236,14 +237,14 @@ class HintStreams:
             progress.states[cursor.scope] = page.state
             if page.reset:
                 events.append(Reset(page.state.cursor, self._jitter(0.0, _REFETCH_S) + self._turn()))
-                progress.sent[cursor.scope] = page.state.head
+                progress.sent[cursor.scope] = page.state.cursor
                 progress.shown.discard(cursor.scope)
                 continue
             if page.changes:
                 events.append(ChangesSent(page.changes))
                 self._record(request, progress, page.changes)
                 progress.shown.add(cursor.scope)
-            progress.sent[cursor.scope] = page.next_sequence
+            progress.sent[cursor.scope] = page.next
             if page.more:
                 subscription.dirty.add(cursor.scope)
         return events
@@ -273,7 +274,7 @@ class HintStreams:
             )
         for state in joined:
             self._start_scope(progress, state, None)
-            progress.sent[state.scope] = begin.get(state.scope, state.head)
+            progress.sent[state.scope] = state.cursor._replace(sequence=begin.get(state.scope, state.head))
         self._hub.follow(subscription, progress.sent)
         subscription.dirty |= begin.keys()
 
@@ -286,7 +287,7 @@ class HintStreams:
         since = progress.opened_at - timedelta(seconds=_LONGEST_TRANSACTION_S)
         for state, sequence in await self._reader.starts(request.device.app_id, unknown[:_PAGE], since):
             progress.states[state.scope] = state
-            progress.sent[state.scope] = sequence
+            progress.sent[state.scope] = state.cursor._replace(sequence=sequence)
         while len(progress.sent) > _MAX_CURSORS_OF_ALL:
             oldest = next(iter(progress.sent))
             del progress.sent[oldest], progress.states[oldest]
@@ -314,16 +315,10 @@ class HintStreams:
 
     def _checkpoint(self, request: WatchRequest, progress: _Progress) -> Checkpoint:
         left = None if request.expires_at is None else (request.expires_at - self._clock.now()).total_seconds()
-        return Checkpoint(tuple(self._cursors(progress)), self._hint(request, progress), left)
-
-    def _cursor(self, progress: _Progress, scope: str) -> Cursor:
-        return Cursor(scope, progress.states[scope].epoch, progress.sent[scope])
-
-    def _cursors(self, progress: _Progress) -> list[Cursor]:
-        return [self._cursor(progress, scope) for scope in progress.sent]
+        return Checkpoint(tuple(progress.sent.values()), self._hint(request, progress), left)
 
     def _note_seen(self, request: WatchRequest, progress: _Progress) -> None:
         # Only what the device named or was sent: where it began "from now" it may never have seen what is there.
         if request.user_id is not None and request.device.device_id:
             shown = progress.shown & progress.sent.keys()
-            self._seen.note(request.device, [self._cursor(progress, scope) for scope in shown])
+            self._seen.note(request.device, [progress.sent[scope] for scope in shown])

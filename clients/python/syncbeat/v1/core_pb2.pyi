@@ -61,7 +61,8 @@ class ScopeCursor(_message.Message):
     """scope names the feed. Required."""
     epoch: _builtins.str
     """epoch says of which life of the feed the sequence is; an operator starts a new one after a restore.
-    Empty: the present one.
+    Empty: the present one. Hand it back as it came: within a long list from the start it may also say when
+    the list began.
     """
     sequence: _builtins.int
     """sequence is the last change that is known, 0 for none. Absent: from now in a stream, from the start in a
@@ -106,10 +107,13 @@ class NewChange(_message.Message):
     deep; the merged value at most 1 MiB. Required unless `deleted`, and then empty.
     """
     deleted: _builtins.bool
-    """deleted removes the key; readers see a tombstone. A later patch starts from nothing."""
+    """deleted removes the key; readers see a tombstone for at least 30 days (unless set otherwise), and are
+    reset if they come later than that. A later patch starts from nothing.
+    """
     expected_sequence: _builtins.int
     """expected_sequence is the sequence that the key must have, 0 for "is not there"; otherwise ABORTED /
-    SEQUENCE_MISMATCH and nothing of the call is written. Absent: any.
+    SEQUENCE_MISMATCH and nothing of the call is written. Absent: any. A deleted key has the sequence of its
+    deletion, and is not there once its tombstone is gone.
     """
     def __init__(
         self,

@@ -222,7 +222,7 @@ class Change(_message.Message):
     value_json: _builtins.str
     """value_json is the whole value as a JSON document, not a patch. Empty when `deleted`."""
     deleted: _builtins.bool
-    """deleted says that the key is gone: the row is its tombstone."""
+    """deleted says that the key is gone: the row is its tombstone, which is removed some day."""
     sequence: _builtins.int
     """sequence is the place of the key's latest change in the feed: greater than that of every change before it
     in this scope.

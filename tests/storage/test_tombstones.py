@@ -327,6 +327,28 @@ async def test_a_scope_that_is_written_now_is_left_for_later(house: House) -> No
     assert await pruned(house) == 2
 
 
+PAUSED_CLOCK = """CREATE OR REPLACE FUNCTION syncbeat_now() RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF current_setting('application_name') = 'paused' THEN PERFORM pg_advisory_xact_lock_shared(1); END IF;
+    RETURN (SELECT at FROM test_clock);
+END $$"""
+
+
+async def test_a_key_that_came_back_since_the_look_is_spared(house: House, database_urls: DatabaseUrls) -> None:
+    await house.publish("a", "b", deleted=True)
+    await house.clock.advance(32 * DAY_S)
+    await run_sql(database_urls.owner_url, PAUSED_CLOCK)
+    async with open_database(database_urls.app_url, size=1, name="paused") as paused:
+        async with house.database.transaction() as conn:
+            await conn.execute("SELECT pg_advisory_xact_lock(1)")
+            removing = asyncio.ensure_future(pruner(house, database=paused).prune())
+            waits = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            await until(lambda: value_of(house.database, waits), what="it has begun, and looks at what it saw then")
+            await house.publish("a")
+        assert await removing == 1
+    assert await rows_of(house.database, "SELECT key, deleted FROM changes") == [("a", False)]
+
+
 async def test_an_index_finds_them(house: House, database_urls: DatabaseUrls) -> None:
     await house.publish("dead", deleted=True)
     await run_sql(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 
 import pytest
 
+from syncbeat_server import gathering
 from syncbeat_server.rpc.together import Together
 from tests.fakes import settle
 
@@ -25,6 +30,12 @@ def noted(served: list[str], name: str) -> Callable[[], str]:
     return work
 
 
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns count, however long a busy machine makes them."""
+    monkeypatch.setattr(gathering, "_LONGEST_S", 60.0)
+
+
 async def serve_two(together: Together) -> None:
     """So that the next ones gather."""
     assert list(await asyncio.gather(together.serve(lambda: 1), together.serve(lambda: 2))) == [1, 2]
@@ -37,6 +48,7 @@ async def test_a_lone_call_is_served_in_the_next_turn() -> None:
     assert call.result() == "answer"
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_after_several_more_are_waited_for_and_served_in_their_order() -> None:
     together, served = Together(), list[str]()
     await serve_two(together)
@@ -50,6 +62,7 @@ async def test_after_several_more_are_waited_for_and_served_in_their_order() -> 
     assert list(await asyncio.gather(first, second)) == served
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_after_eight_lone_calls_nobody_waits_for_more() -> None:
     together = Together()
     await serve_two(together)
@@ -62,6 +75,20 @@ async def test_after_eight_lone_calls_nobody_waits_for_more() -> None:
     assert waited == [True] * 8 + [False] * 2
 
 
+async def test_nobody_waits_for_long_where_turns_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = Together()
+    await serve_two(together)
+    call = asyncio.ensure_future(together.serve(lambda: "answer"))
+    loop = asyncio.get_running_loop()
+    passed, began = 0, loop.time()
+    monkeypatch.setattr(loop, "time", lambda: began + passed * 0.002)  # the process has other work to do
+    while not call.done():
+        await turns(1)
+        passed += 1
+    assert passed < 10, "quiet turns count as long as they are short"
+
+
+@pytest.mark.usefixtures("unhurried")
 async def test_a_full_row_is_served_though_more_keep_coming() -> None:
     together, served = Together(), list[str]()
     await serve_two(together)
@@ -75,6 +102,20 @@ async def test_a_full_row_is_served_though_more_keep_coming() -> None:
     assert served == [f"{number}" for number in range(len(calls))]
 
 
+@pytest.mark.usefixtures("unhurried")
+async def test_a_row_is_of_32_at_most_and_others_have_a_turn_before_the_next() -> None:
+    together, served = Together(), list[str]()
+    await serve_two(together)
+    calls = [asyncio.ensure_future(together.serve(noted(served, f"{number}"))) for number in range(70)]
+    seen = [0]
+    while len(served) < 70:
+        await turns(1)
+        if len(served) != seen[-1]:
+            seen.append(len(served))
+    assert seen == [0, 32, 64, 70]
+    assert list(await asyncio.gather(*calls)) == served == [f"{number}" for number in range(70)]
+
+
 async def test_an_error_is_its_callers_alone() -> None:
     together = Together()
 
@@ -86,6 +127,50 @@ async def test_an_error_is_its_callers_alone() -> None:
     assert (first, third) == ("good", "good too")
     with pytest.raises(ValueError, match="this one"):
         raise second  # type: ignore[misc]  # it is one
+
+
+class Panic(BaseException):
+    """As what a library in Rust raises for a fault of its own."""
+
+
+@pytest.mark.parametrize(("raised", "told"), [(Panic(), Panic), (StopIteration(), RuntimeError)], ids=repr)
+async def test_what_is_no_error_leaves_nobody_waiting(raised: BaseException, told: type[BaseException]) -> None:
+    together = Together()
+
+    def fails() -> str:
+        raise raised
+
+    calls = [asyncio.ensure_future(together.serve(work)) for work in (lambda: "good", fails, lambda: "good too")]
+    _, waiting = await asyncio.wait(calls, timeout=5)
+    assert not waiting
+    assert (calls[0].result(), type(calls[1].exception()), calls[2].result()) == ("good", told, "good too")
+
+
+class Asked:
+    """What a call holds."""
+
+
+async def test_calls_are_let_go_of_when_they_are_answered_whatever_became_of_their_row() -> None:
+    """Requests may be large, and what hangs in a circle stays until it is collected."""
+    together = Together()
+    gone: list[weakref.ref[Asked]] = []
+
+    def refused(_: Asked) -> None:
+        raise ValueError("refused")
+
+    async def call(answer: Callable[[Asked], None]) -> None:
+        asked = Asked()
+        gone.append(weakref.ref(asked))
+        with suppress(ValueError):
+            await together.serve(partial(answer, asked))
+
+    gc.collect()
+    gc.disable()
+    try:
+        await asyncio.gather(*map(call, (lambda _: None, refused, lambda _: None, refused)))
+        assert [one() for one in gone] == [None] * 4
+    finally:
+        gc.enable()
 
 
 async def test_what_a_caller_that_has_gone_wanted_is_not_done() -> None:

@@ -34,17 +34,29 @@ class Together:
         self._waiting.append((work, future))
         if len(self._waiting) == 1:
             self._gathering.begin()
-        return await future
+        try:
+            return await future
+        finally:
+            del work, future  # what is raised holds this frame: so it does not hold itself
 
     def _serve(self) -> None:
-        served, self._waiting = self._waiting, []
-        self._gathering.served(len(served))
-        for work, future in served:
-            if future.done():
-                continue
-            try:
-                answer = work()
-            except Exception as error:  # noqa: BLE001  # it is the caller's
-                future.set_exception(error)
-            else:
-                future.set_result(answer)
+        row, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+        self._gathering.served(len(row))
+        if self._waiting:
+            self._gathering.begin()
+        row.reverse()
+        while row:
+            _settle(*row.pop())  # so that what one of them raises, which holds this frame too, holds no other call
+
+
+def _settle(work: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+    if future.done():
+        return
+    try:
+        future.set_result(work())
+    except StopIteration as error:  # which no future takes; as of a coroutine
+        future.set_exception(RuntimeError(repr(error)).with_traceback(error.__traceback__))
+    except BaseException as error:  # noqa: BLE001  # whatever it is, it is its caller's, and the others are not to wait
+        future.set_exception(error)
+    finally:
+        del work, future

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 import pytest
 
@@ -71,6 +72,31 @@ async def test_batches_are_bounded_served_in_order_and_at_most_two_at_once() -> 
     assert [item for batch in desk.batches for item in batch] == [*range(1, 12), 99]
     assert max(map(len, desk.batches)) == 3
     assert desk.most_under_way == 2
+
+
+async def test_a_batch_has_nobodys_context() -> None:
+    """What it logs would be taken for one caller's."""
+    name: ContextVar[str] = ContextVar("name", default="nobody")
+    gate, found = asyncio.Event(), list[str]()
+
+    async def work(items: Sequence[int]) -> Sequence[int]:
+        found.append(name.get())
+        await gate.wait()
+        return items
+
+    batcher: Batcher[int, int] = Batcher(work, max_batch=2)
+
+    async def call(item: int) -> int:
+        name.set(f"caller {item}")
+        return await batcher.submit(item)
+
+    first = [asyncio.ensure_future(call(item)) for item in range(2)]
+    await wait_until(lambda: found)
+    second = [asyncio.ensure_future(call(item)) for item in range(2)]  # while the first is under way
+    await wait_until(lambda: len(found) == 2)
+    gate.set()
+    assert await asyncio.gather(*first, *second) == [0, 1] * 2
+    assert found == ["nobody"] * 2
 
 
 async def test_nobody_starves_while_others_keep_coming() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
@@ -79,7 +80,7 @@ class Batcher(Generic[Item, Answer]):
             batch = self._waiting[: self._max_batch]
             del self._waiting[: self._max_batch]
             self._gathering.served(len(batch))
-            task = asyncio.get_running_loop().create_task(self._run(batch))
+            task = asyncio.get_running_loop().create_task(self._run(batch), context=Context())  # nobody's
             self._running.add(task)
             task.add_done_callback(self._ended)
 

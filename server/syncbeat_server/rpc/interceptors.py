@@ -178,11 +178,12 @@ class _Around:
     `authorization` holds the values of that metadata key; a binary one counts as empty.
     """
 
-    __slots__ = ("authorization", "context", "method", "request_id", "started")
+    __slots__ = ("authorization", "context", "entered", "method", "request_id", "started")
 
     def __init__(self, method: _Method, context: Context) -> None:
         self.method = method
         self.context = context
+        self.entered = False
         self.authorization: list[str] = []
         self.request_id = ""
         self.started = method.monotonic()
@@ -194,6 +195,17 @@ class _Around:
         if not self.request_id:
             self.request_id = f"{_PROCESS}{next(_numbers):08x}"
         logged_request_id.set(self.request_id)
+
+    def enter(self) -> None:
+        """Its turn has come: from here on it is under way."""
+        self.entered = True
+        self.method.stack.admission.enter()
+
+    def leave(self) -> None:
+        """It is under way no longer, if it was."""
+        if self.entered:
+            self.entered = False
+            self.method.stack.admission.leave()
 
     async def failed(self, error: BaseException) -> None:
         """End the call by an error, which becomes its status: raises, unless the call was cancelled."""
@@ -215,13 +227,19 @@ def _code_of(error: BaseException) -> str:
 
 
 def _begin(method: _Method, at_once: AtOnce, data: bytes, around: _Around) -> bytes | Asked | Unknown:
-    """The answer, where nobody has to be asked for it; else how far it got."""
+    """The answer, where nobody has to be asked for it; else how far it got: then the call is under way from here on."""
     logged_request_id.set(around.request_id)  # it runs in nobody's context
-    asked = method.begin(data, around)
-    if isinstance(asked, Unknown):
-        return asked
-    answer = at_once(*asked)
-    return asked if answer is None else answer.SerializeToString()
+    around.enter()
+    try:
+        begun = method.begin(data, around)
+        answer = None if isinstance(begun, Unknown) else at_once(*begun)
+        if answer is None:
+            return begun
+        around.leave()
+        return answer.SerializeToString()
+    except BaseException:
+        around.leave()  # now, and not when its task goes on: the rest of the row is to find room
+        raise
 
 
 async def _answer(method: _Method, behaviour: Unary, data: bytes, around: _Around, begun: Asked | Unknown) -> bytes:
@@ -230,30 +248,31 @@ async def _answer(method: _Method, behaviour: Unary, data: bytes, around: _Aroun
 
 
 def _unary(method: _Method, behaviour: Unary, at_once: AtOnce | None) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    admission, within, together = method.stack.admission, method.stack.budgets.within, method.stack.together.serve
+    within, together = method.stack.budgets.within, method.stack.together.serve
 
     async def handle(data: bytes, context: Context) -> bytes:
         around = _Around(method, context)
-        admission.enter()
         try:
             left = cast(float | None, context.time_remaining())
             budget = _DEFAULT_DEADLINE_S if left is None else min(left, _DEFAULT_DEADLINE_S) - _MARGIN_S
             if budget <= 0:
                 raise DeadlineExceeded("no time left to do this")
-            if at_once is None:
-                answer: bytes | Asked | Unknown = method.begin(data, around)
-            else:
-                answer = await together(partial(_begin, method, at_once, data, around))
-            if not isinstance(answer, bytes):
-                try:
-                    answer = await within(budget, _answer(method, behaviour, data, around, answer))
-                except TimeoutError:
-                    raise DeadlineExceeded("the work took longer than the call's deadline") from None
+            try:
+                if at_once is None:
+                    around.enter()
+                    answer: bytes | Asked | Unknown = method.begin(data, around)
+                else:
+                    answer = await together(partial(_begin, method, at_once, data, around))
+                if not isinstance(answer, bytes):
+                    left = budget - (method.monotonic() - around.started)
+                    answer = await within(left, _answer(method, behaviour, data, around, answer))
+            except TimeoutError:
+                raise DeadlineExceeded("the work took longer than the call's deadline") from None
+            finally:
+                around.leave()
         except BaseException as error:
             await around.failed(error)
             raise
-        finally:
-            admission.leave()
         around.ended()
         return answer
 
@@ -261,19 +280,19 @@ def _unary(method: _Method, behaviour: Unary, at_once: AtOnce | None) -> Callabl
 
 
 def _stream(method: _Method, behaviour: Stream) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
-    admission, within = method.stack.admission, method.stack.budgets.within
+    within = method.stack.budgets.within
 
     async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
         around = _Around(method, context)
         try:
-            admission.enter()
+            around.enter()
             try:
                 begun = method.begin(data, around)
                 request, call = await within(_DEFAULT_DEADLINE_S, method.admit(begun, data, around))
             except TimeoutError:
                 raise DeadlineExceeded("it took too long to find out who calls") from None
             finally:
-                admission.leave()
+                around.leave()
             answers = behaviour(request, call)
             try:
                 async for answer in answers:

@@ -329,6 +329,22 @@ async def test_draining_does_not_wait_for_a_database_that_is_down(database: Data
     await asyncio.wait_for(asyncio.gather(worker.drain(10), task), 5)
 
 
+async def test_a_database_that_is_down_is_asked_twice_a_second_however_often_the_worker_is_woken(
+    database: Database, clock: FakeClock
+) -> None:
+    refuses = Refuses(database)
+    refuses.error = DependencyDown("the database does not answer")
+    worker = make_worker(refuses.as_database, clock, ScriptedProvider())
+    async with running(worker):
+        await wait_until(lambda: refuses.refused)
+        for _ in range(20):
+            worker.wake()
+            await settle()
+        assert refuses.refused == 1
+        await clock.advance(0.5)
+        assert refuses.refused == 2
+
+
 async def test_two_workers_send_everything_once(database: Database, clock: FakeClock) -> None:
     for user in range(20):
         await add_device(database, f"user-{user}")

@@ -92,9 +92,9 @@ class DeliveryWorker:
         self._screening = Screening(database, channels, live, rule.retry, clock)
         self._sender = Sender(channels, self._recorder, rule.retry, hooks.attempt_ended)
         self._dice = random.SystemRandom()
-        self._woken, self._to_expand, self._stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._woken, self._to_expand = asyncio.Event(), asyncio.Event()
+        self._draining, self._stopped = asyncio.Event(), asyncio.Event()
         self._alarm: asyncio.Task[None] | None = None
-        self._draining = False
         self._short: set[str] = set()
         self._credit: Counter[str] = Counter()
         self._held: Counter[str] = Counter()
@@ -129,7 +129,7 @@ class DeliveryWorker:
 
     async def drain(self, seconds: float) -> None:
         """Claim no more, and end `run` when the attempts under way are recorded, or after `seconds`."""
-        self._draining = True
+        self._draining.set()
         self.wake()
         stopped = asyncio.ensure_future(self._stopped.wait())
         try:
@@ -143,19 +143,28 @@ class DeliveryWorker:
             stopped.cancel()
 
     async def _work(self) -> None:
-        while not self._draining:
+        while not self._draining.is_set():
             self._woken.clear()
-            more = False
             try:
                 async with self._claiming:
                     more = await self._take()
             except SyncbeatError as error:
                 _log.warning("cannot claim deliveries now", extra={"reason": error.reason}, exc_info=error.__cause__)
-                self._wake_in(_DOWN_PAUSE_S)  # or sooner: draining wakes too, and is not to wait for this
+                await self._pause(_DOWN_PAUSE_S)
+                continue
             if not more:
                 await self._woken.wait()
         while self._attempts:
             await asyncio.wait(set(self._attempts))
+
+    async def _pause(self, seconds: float) -> None:
+        # Whoever wakes it meanwhile; but draining does not wait for this.
+        ends = [asyncio.ensure_future(one) for one in (self._clock.sleep(seconds), self._draining.wait())]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
 
     async def _take(self) -> bool:
         """Claim what there is room for, and start its attempts; whether there is more to claim at once."""
@@ -178,7 +187,7 @@ class DeliveryWorker:
 
     async def _ask_again(self) -> None:
         """Send again what nobody answered, as far as the attempts of `_take` leave room."""
-        while not self._draining:
+        while not self._draining.is_set():
             lease_token = str(uuid.uuid4())
             async with self._claiming:
                 again = await self._resending.take(lease_token, self._spare())

@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.clock import Clock
@@ -67,6 +68,14 @@ class House:
         """Let so many polls come together, and serve them in a row."""
         await wait_until(lambda: self.waiting == count)
         Context().run(self._around.together._serve)
+
+    async def refuses_calls(self) -> bool:
+        """Whether the server has begun to end."""
+        try:
+            await health_pb2_grpc.HealthStub(self.server.channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        except grpc.aio.AioRpcError as error:
+            return error.code() is grpc.StatusCode.UNAVAILABLE
+        return False
 
     def handled(self) -> Counter[str]:
         """How many polls ended with each code."""
@@ -197,6 +206,23 @@ async def test_the_time_in_a_row_is_of_the_time_that_a_call_has(
             assert (await asyncio.wait_for(call, 3.0))[0] == "DEADLINE_EXCEEDED"
         await conn.close()
         assert here.admission.under_way == 0
+
+
+async def test_a_row_is_served_though_the_server_is_told_to_end(
+    monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
+) -> None:
+    async with house(monkeypatch, database_urls, redis_url) as here:
+        await here.settle_in("ann")
+        ann, bob = here.server.user("ann"), here.server.user("bob")
+        await ann(poll())
+        here.hold()
+        row = [asyncio.ensure_future(told(caller(poll()))) for caller in (ann, ann, bob)]
+        await wait_until(lambda: here.waiting == 3)
+        here.server.stop.set()
+        await wait_until(here.refuses_calls)
+        await here.serve(3)
+        assert [one for one, _ in await asyncio.gather(*row)] == ["ann", "ann", "ACCESS_DENIED"]
+    assert here.admission.under_way == 0
 
 
 async def test_a_stream_counts_until_it_is_let_in(

@@ -57,7 +57,8 @@ class Admission:
         self.started = self.shed = 0
         """How many calls there were, and how many were shed."""
         self.under_way = 0
-        """How many there are now. Of a stream that is only what comes before its first answer."""
+        """How many there are now, without those that wait for others to be served with. Of a stream that is only what
+        comes before its first answer."""
         self._most = most_in_flight
         self._overload = overload
         self._return_s = return_s
@@ -65,12 +66,12 @@ class Admission:
         self._observe = observe
 
     def enter(self) -> None:
-        """A call has come; `leave` says that it has ended."""
+        """The turn of a call has come; `leave` says that it has ended."""
         self.started += 1
         self.under_way += 1
 
     def leave(self) -> None:
-        """A call that has come ended."""
+        """A call that was under way has ended."""
         self.under_way -= 1
 
     def check(self, rank: Rank, principal: Principal | None) -> None:

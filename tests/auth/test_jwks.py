@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import gzip
 import itertools
 import json
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 
 import jwt
 import pytest
@@ -18,9 +21,15 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from syncbeat_server.auth import jwks
+from syncbeat_server.auth.bearer import Bearer, bearer_of
 from syncbeat_server.auth.jwks import COOLDOWN_S, REFRESH_S, STALE_S, JwksStore
-from syncbeat_server.auth.model import Issuer
-from syncbeat_server.errors import DependencyDown
+from syncbeat_server.auth.keys import key_table
+from syncbeat_server.auth.model import Issuer, KeyRow, VerifiedToken
+from syncbeat_server.auth.service import Authenticator, Known
+from syncbeat_server.auth.standings import Standings
+from syncbeat_server.auth.tokens import mint
+from syncbeat_server.errors import DependencyDown, TokenInvalid
+from syncbeat_server.storage.postgres import Database
 from tests.fakes import FakeClock, wait_until
 
 ISSUER = Issuer("default", "https://issuer.example")
@@ -127,6 +136,25 @@ async def test_a_key_is_found_by_its_kid(store: JwksStore) -> None:
         assert (row.issuer, row.algorithm) == (ISSUER, "ES256")
         assert await store.find("k1") is row
         assert store.row("k2") is None
+
+
+async def test_a_token_is_checked_at_once_where_the_published_key_is_known(store: JwksStore, clock: FakeClock) -> None:
+    standings = Standings(cast(Database, None), clock, 10)
+    door = Authenticator(Known(key_table([]), {ISSUER.name: store}, {}, {}), standings, clock, 10)
+
+    def shown(row: KeyRow) -> Bearer:
+        return bearer_of([f"Bearer {mint(row, str(uuid.UUID(int=7)), clock.now(), timedelta(minutes=10))}"])
+
+    ours = shown(KeyRow(ISSUER, "k1", "ES256", KEY))
+    assert door.at_once(ours) is None, "its key has to be fetched"
+    async with running(store):
+        assert isinstance(door.at_once(ours), VerifiedToken)
+        assert door.at_once(shown(KeyRow(ISSUER, "k2", "ES256", KEY))) is None
+        nowhere = dataclasses.replace(ISSUER, name="https://elsewhere.example")
+        forged = KeyRow(ISSUER, "k1", "ES256", ec.generate_private_key(ec.SECP256R1()))
+        for row in (forged, KeyRow(nowhere, "k1", "ES256", KEY)):
+            with pytest.raises(TokenInvalid):
+                door.at_once(shown(row))
 
 
 async def test_ten_thousand_unknown_kids_make_one_fetch_in_thirty_seconds(

@@ -56,9 +56,11 @@ class Authenticator:
             TokenInvalid, TokenExpired, TokenRevoked: as `authenticate`.
         """
         unverified = read(bearer.token)
-        row = self._known.keys.get((unverified.issuer, unverified.kid))
+        row = self._row(unverified)
         if row is None:
-            return None
+            if unverified.issuer in self._known.jwks:
+                return None
+            raise _no_key()
         token = check(unverified, row, self._clock.now())
         standing = self._standings.kept(token)
         return token if standing is None else self._accepted(bearer, token, standing)
@@ -129,13 +131,18 @@ class Authenticator:
 
     async def _verify(self, text: str) -> VerifiedToken:
         unverified = read(text)
-        row = self._known.keys.get((unverified.issuer, unverified.kid)) or await self._published(unverified)
+        row, store = self._row(unverified), self._known.jwks.get(unverified.issuer)
+        if row is None and store is not None:
+            row = await store.find(unverified.kid)
         if row is None:
-            raise TokenInvalid("the access token is not from an issuer and key known here")
+            raise _no_key()
         return check(unverified, row, self._clock.now())
 
-    async def _published(self, token: UnverifiedToken) -> KeyRow | None:
-        store = self._known.jwks.get(token.issuer)
-        if store is None:
-            return None
-        return await store.find(token.kid)
+    def _row(self, token: UnverifiedToken) -> KeyRow | None:
+        # Its key, if that is in memory.
+        row, store = self._known.keys.get((token.issuer, token.kid)), self._known.jwks.get(token.issuer)
+        return row if row is not None or store is None else store.row(token.kid)
+
+
+def _no_key() -> TokenInvalid:
+    return TokenInvalid("the access token is not from an issuer and key known here")

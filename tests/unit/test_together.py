@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -195,3 +197,22 @@ async def test_nobodys_context_is_there() -> None:
 
     assert await asyncio.gather(*(asyncio.create_task(call(own)) for own in ("ann", "bob"))) == ["nobody", "nobody"]
     await settle()
+
+
+async def test_calls_that_take_long_do_not_hold_the_loop_for_the_whole_row() -> None:
+    together, seen = Together(), list[str]()
+
+    def slow() -> None:
+        until = time.monotonic() + 0.004
+        while time.monotonic() < until:
+            pass
+        seen.append("call")
+
+    calls = [asyncio.ensure_future(together.serve(slow)) for _ in range(6)]
+    await turns(1)
+    while not all(call.done() for call in calls):
+        seen.append("others")
+        await turns(1)
+    rows = [len(list(row)) for what, row in itertools.groupby(seen) if what == "call"]
+    assert sum(rows) == 6
+    assert max(rows) <= 2

@@ -7,13 +7,14 @@ fetch our code and values anew. Served in a row they take half the time, and gRP
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from syncbeat_server.gathering import Gathering
 
-_MOST = 32
-"""Calls in a row: nothing else runs meanwhile, so that they are kept to a few milliseconds."""
+_MOST, _LONGEST_S = 32, 0.005
+"""Calls in a row, and seconds after which no other one begins: nothing else runs meanwhile."""
 
 Answer = TypeVar("Answer")
 
@@ -22,7 +23,7 @@ class Together:
     """The calls of one loop that wait to be served in a row."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._gathering = Gathering(lambda: len(self._waiting), _MOST, self._serve)
 
     async def serve(self, work: Callable[[], Answer]) -> Answer:
@@ -40,13 +41,14 @@ class Together:
             del work, future  # what is raised holds this frame: so it does not hold itself
 
     def _serve(self) -> None:
-        row, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
-        self._gathering.served(len(row))
+        time, served = asyncio.get_running_loop().time, 0
+        until = time() + _LONGEST_S
+        while self._waiting and served < _MOST and (not served or time() < until):
+            _settle(*self._waiting.popleft())  # so that what it raises, which holds this frame, holds no other call
+            served += 1
+        self._gathering.served(served)
         if self._waiting:
             self._gathering.begin()
-        row.reverse()
-        while row:
-            _settle(*row.pop())  # so that what one of them raises, which holds this frame too, holds no other call
 
 
 def _settle(work: Callable[[], Any], future: asyncio.Future[Any]) -> None:

@@ -169,12 +169,19 @@ async def test_an_older_database_is_refused_with_the_command_that_mends_it(empty
     await look(empty, files)
 
 
-async def test_a_newer_database_is_refused(empty: DatabaseUrls, files: Path) -> None:
+async def test_a_newer_database_is_refused_where_it_is_breaking(empty: DatabaseUrls, files: Path) -> None:
     (files / NEXT_FILE).write_text("SELECT 1;")
     await migrate(empty.owner_url, app_login=APP, directory=files)
-    with pytest.raises(MigrationNeeded, match="newer than this server"):
+    await look(empty)
+    assert await migrate(empty.owner_url, app_login=APP) == []
+    breaking = f"{NEXT + 1:04}_breaking_names.sql"
+    (files / breaking).write_text("SELECT 1;")
+    (files / f"{NEXT + 2:04}_next.sql").write_text("SELECT 1;")
+    await migrate(empty.owner_url, app_login=APP, directory=files)
+    await look(empty, files)
+    with pytest.raises(MigrationNeeded, match=rf"newer than this server \(it has {breaking}\)"):
         await look(empty)
-    with pytest.raises(MigrationFailed, match=rf"{NEXT_FILE}: is in the database and not here"):
+    with pytest.raises(MigrationFailed, match=rf"{breaking}: is in the database and not here"):
         await migrate(empty.owner_url, app_login=APP)
 
 

@@ -1,7 +1,10 @@
 """The migration runner: numbered SQL files, each applied once, in order, in a transaction of its own.
 
 It runs on a direct connection (or a session pooler's), under an advisory lock, as the login that owns the
-database. Servers only look: `require_current_schema` refuses a database of another age.
+database. Servers only look: `require_current_schema` refuses a database that is older, or newer and broken for them.
+
+Migrations leave a schema that earlier versions work on, so that a server can start again, or be rolled back to, once
+the database was migrated. One that does not says so by its name: `NNNN_breaking_name.sql`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ COMMAND = "syncbeat-server migrate"
 DIRECTORY = Path(__file__).with_name("migrations")
 
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_BREAKING = re.compile(r"\d{4}_breaking_")
 _LOCK_KEY = int.from_bytes(b"syncbeat", "big")
 _CONNECT_S = 10.0
 _RUNNERS_WAIT_S = 120
@@ -69,6 +73,11 @@ class SchemaState:
     def current(self) -> bool:
         """Whether the database is exactly what the code expects."""
         return not (self.missing or self.unknown or self.changed)
+
+    @property
+    def breaking(self) -> str:
+        """The last file that the code does not know and cannot work with; empty: there is none."""
+        return next((name for name in reversed(self.unknown) if _BREAKING.match(name)), "")
 
 
 def read_migrations(directory: Path | None = None) -> list[Migration]:
@@ -124,10 +133,11 @@ async def schema_state(conn: Connection, directory: Path | None = None) -> Schem
 
 
 async def require_current_schema(conn: Connection, directory: Path | None = None) -> None:
-    """Return when the database is of the code's age; what a server asks before it serves.
+    """Return when the code works with the database; what a server asks before it serves.
 
     Raises:
-        MigrationNeeded: it is older, newer, or was migrated by other files; the message says what to do.
+        MigrationNeeded: it is older, newer by a file that is breaking, or was migrated by other files; the message says
+            what to do.
         DependencyDown: the database does not answer.
     """
     try:
@@ -136,10 +146,8 @@ async def require_current_schema(conn: Connection, directory: Path | None = None
         if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
             raise
         raise MigrationNeeded(f"the login may not read the database's tables: run '{COMMAND}'") from error
-    if state.unknown:
-        raise MigrationNeeded(
-            f"the database is newer than this server (it has {state.unknown[-1]}): run a newer server"
-        )
+    if state.breaking:
+        raise MigrationNeeded(f"the database is newer than this server (it has {state.breaking}): run a newer server")
     if state.changed:
         raise MigrationNeeded(f"{state.changed[0]} is not the file the database was migrated with")
     if state.missing:
@@ -257,8 +265,8 @@ async def _pending(conn: _Raw, migrations: Sequence[Migration]) -> list[Migratio
         raise MigrationFailed(
             f"{state.changed[0]}: was changed after it was applied; restore it and write a new file instead"
         )
-    if state.unknown:
-        raise MigrationFailed(f"{state.unknown[-1]}: is in the database and not here; run a newer {COMMAND}")
+    if state.breaking:
+        raise MigrationFailed(f"{state.breaking}: is in the database and not here; run a newer {COMMAND}")
     return [migration for migration in migrations if migration.name in state.missing]
 
 

@@ -779,7 +779,7 @@ class ListChangesResponse(_message.Message):
 
     @_builtins.property
     def hint(self) -> Global___Hint:
-        """hint is when to ask again, for the device in device_id. Absent without one."""
+        """hint is when to ask again: for the device in device_id, or without one for this scope alone."""
 
     def __init__(
         self,

@@ -120,10 +120,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [head]
     for row in rows:
         bars = row["plus_minus"]
+        requests = row["requests_per_day"] / _MILLION
         lines.append(
             (
                 row["name"],
-                _with_bar(row["requests_per_day"] / _MILLION, (bars["requests_per_day"] or 0) / _MILLION, 2),
+                # A log may be of a few devices.
+                _with_bar(requests, (bars["requests_per_day"] or 0) / _MILLION, 2 if requests >= 1.0 else 4),
                 f"{row['mean_s']:.1f}",
                 f"{row['p50_s']:.1f}",
                 f"{row['p95_s']:.1f}",

@@ -22,6 +22,7 @@ from syncbeat_server.errors import ConfigurationError, DependencyDown, SyncbeatE
 
 if TYPE_CHECKING:
     from syncbeat_server.app import Stores
+    from syncbeat_server.devtools.embedded import EmbeddedStores
     from syncbeat_server.ops.config import Role, Settings
 
 _PROBE_S = 3.0
@@ -133,20 +134,20 @@ def _serve(role_name: str | None) -> int:
 
     settings = _settings()
     role = Role(role_name) if role_name else settings.role
-    with _stores(settings) as stores:
+    with _stores(settings) as (stores, embedded):
         if settings.workers > 1:
-            return _serve_copies(settings, stores, role)
+            return _serve_copies(settings, stores, role, embedded)
         from syncbeat_server import app
 
         def ready(address: str) -> None:
             # The line to wait for. It says that calls are served now.
             print(f"syncbeat-server: serving on {address}", flush=True)
 
-        _run(lambda stop: app.serve(settings, stores, role, stop, ready))
+        _run(lambda stop: app.serve(settings, stores, role, stop, ready), embedded)
     return 0
 
 
-def _serve_copies(settings: Settings, stores: Stores, role: Role) -> int:
+def _serve_copies(settings: Settings, stores: Stores, role: Role, embedded: EmbeddedStores | None) -> int:
     from syncbeat_server.ops.config import PREFIX
     from syncbeat_server.ops.processes import run_copies
 
@@ -161,18 +162,18 @@ def _serve_copies(settings: Settings, stores: Stores, role: Role) -> int:
         f"{PREFIX}REDIS_URL": stores.redis_url,
     }
     command = [sys.executable, "-m", "syncbeat_server.cli", "serve"]
-    _run(lambda stop: run_copies(command, environment, settings.workers, stop))
+    _run(lambda stop: run_copies(command, environment, settings.workers, stop), embedded)
     return 0
 
 
 @contextlib.contextmanager
-def _stores(settings: Settings) -> Iterator[Stores]:
-    """The stores the settings name; without any, embedded ones, migrated."""
+def _stores(settings: Settings) -> Iterator[tuple[Stores, EmbeddedStores | None]]:
+    """The stores the settings name; without any, embedded ones, migrated, beside what runs them."""
     urls = settings.store_urls()
     if urls is not None:
         from syncbeat_server.app import Stores
 
-        yield Stores(*urls)
+        yield Stores(*urls), None
         return
     from syncbeat_server.devtools.embedded import running_stores
 
@@ -182,11 +183,11 @@ def _stores(settings: Settings) -> Iterator[Stores]:
         from syncbeat_server.storage.migrate import migrate
 
         asyncio.run(migrate(embedded.owner_url, app_login="syncbeat_app"))
-        yield Stores(embedded.app_url, embedded.redis_url)
+        yield Stores(embedded.app_url, embedded.redis_url), embedded
 
 
-def _run(work: Any) -> None:
-    """Run `work(stop)` on uvloop; SIGTERM and SIGINT set `stop`."""
+def _run(work: Any, embedded: EmbeddedStores | None = None) -> None:
+    """Run `work(stop)` on uvloop; SIGTERM, SIGINT and the end of an embedded store set `stop`."""
     import uvloop
 
     async def until_stopped() -> None:
@@ -195,7 +196,7 @@ def _run(work: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         coroutine: Coroutine[Any, Any, None] = work(stop)
-        await coroutine
+        await (coroutine if embedded is None else embedded.needed_by(coroutine, stop.set))
 
     uvloop.run(until_stopped())
 

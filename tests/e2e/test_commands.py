@@ -194,6 +194,19 @@ async def test_serve_needs_nothing_but_a_secret(tmp_path: Path) -> None:
     await wait_until(lambda: not any(_alive(child) for child in stores), what="the stores end with the server")
 
 
+@pytest.mark.parametrize(("program", "name"), [("postgres", "PostgreSQL"), ("valkey-server", "Valkey")])
+async def test_serve_ends_with_an_embedded_store_that_ends_by_itself(program: str, name: str, tmp_path: Path) -> None:
+    settings = {"SYNCBEAT_JWT_SECRETS": SECRET, "SYNCBEAT_LISTEN": "127.0.0.1:0"}
+    process = await start(["serve"], settings, tmp_path / "log")
+    stores = {child.name(): child for child in psutil.Process(process.pid).children()}
+    stores[program].kill()
+    assert await asyncio.wait_for(process.wait(), 20) == 1
+    told = f"the embedded {name} ended by itself (signal 9)"
+    assert f"{told}: what needs it ends now" in process.log_text()
+    assert process.log_text().splitlines()[-1] == f"syncbeat-server: {told}"
+    assert not any(_alive(child.pid) for child in stores.values())
+
+
 def _children(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children()]
 

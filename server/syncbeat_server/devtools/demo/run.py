@@ -26,7 +26,7 @@ def play(*, as_json: bool) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does: with everything it started
     report = Report(as_json=as_json)
     with running_stores() as stores, tempfile.TemporaryDirectory(prefix="syncbeat-demo-") as folder:
-        return asyncio.run(_play(stores, Path(folder), report))
+        return asyncio.run(stores.needed_by(_play(stores, Path(folder), report)))
 
 
 async def _play(stores: EmbeddedStores, folder: Path, report: Report) -> int:
@@ -53,7 +53,7 @@ async def _stop(stage: Stage, report: Report) -> None:
 def serve() -> int:
     """Serve on embedded stores and a fake FCM until Ctrl-C; print what one needs to try it."""
     with running_stores() as stores, tempfile.TemporaryDirectory(prefix="syncbeat-run-") as folder:
-        return asyncio.run(_serve(stores, Path(folder)))
+        return asyncio.run(stores.needed_by(_serve(stores, Path(folder))))
 
 
 async def _serve(stores: EmbeddedStores, folder: Path) -> int:

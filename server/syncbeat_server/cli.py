@@ -345,6 +345,8 @@ def _fake_fcm(parsed: argparse.Namespace) -> int:
 
 
 def _demo(parsed: argparse.Namespace) -> int:
+    if parsed.serve and parsed.json:
+        raise ConfigurationError("demo: --serve prints no JSON: leave out --json")
     from syncbeat_server.devtools.demo.run import play, serve
 
     return serve() if parsed.serve else play(as_json=parsed.json)

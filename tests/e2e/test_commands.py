@@ -75,6 +75,7 @@ def test_a_token_command_never_prints_the_signing_secret() -> None:
         ("fake-fcm --port 000000199999", {}, "--port: want a number from 0 to 65535"),
         ("fake-fcm --host 203.0.113.1 --allow-remote", {}, "cannot listen on 203.0.113.1:0"),
         ("fake-fcm --credentials /no/such/folder", {}, "--credentials: cannot write /no/such/folder: No such file"),
+        ("demo --serve --json", {}, "demo: --serve prints no JSON: leave out --json"),
         ("migrate", {}, "SYNCBEAT_DATABASE_URL: name the database"),
         ("migrate", {"DATABASE_URL": "postgresql://u@127.0.0.1:1/x"}, "check SYNCBEAT_DATABASE_URL"),
         ("migrate", {"DATABASE_SESSION_URL": "postgresql://u@127.0.0.1:1/x"}, "check SYNCBEAT_DATABASE_SESSION_URL"),
@@ -205,6 +206,24 @@ async def test_serve_ends_with_an_embedded_store_that_ends_by_itself(program: st
     assert f"{told}: what needs it ends now" in process.log_text()
     assert process.log_text().splitlines()[-1] == f"syncbeat-server: {told}"
     assert not any(_alive(child.pid) for child in stores.values())
+
+
+async def test_a_demo_serves_where_it_is_told_and_leaves_nothing_when_it_is_killed(free_port: int) -> None:
+    demo = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "syncbeat_server.cli", "demo", "--serve"),
+        env={**os.environ, "SYNCBEAT_LISTEN": f"127.0.0.1:{free_port}"},
+        stdout=subprocess.PIPE,
+    )
+    assert demo.stdout is not None
+    text = (await asyncio.wait_for(demo.stdout.readuntil(b"SERVICE_TOKEN="), 30)).decode()
+    assert f"Syncbeat serves on 127.0.0.1:{free_port};" in text
+    log = Path(text.partition("Its log is ")[2].partition(". ")[0])
+    await wait_until(log.exists)
+    family = [child.pid for child in psutil.Process(demo.pid).children(recursive=True)]
+    demo.kill()
+    await demo.communicate()
+    await wait_until(lambda: not log.parent.parent.exists(), what="its folder is removed")
+    await wait_until(lambda: not any(_alive(child) for child in family), what="all that it started ends")
 
 
 def _children(pid: int) -> list[int]:

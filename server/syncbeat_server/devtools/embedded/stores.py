@@ -61,6 +61,8 @@ class EmbeddedStores:
     admin_url: str
     """The superuser, for tests."""
     redis_url: str
+    folder: Path
+    """For files of those who use them; it goes when the stores go, even when this process is killed."""
     _postgres: Server = field(repr=False)
     _redis: Server = field(repr=False)
 
@@ -160,6 +162,8 @@ def running_stores(directory: Path | None = None) -> Iterator[EmbeddedStores]:
 @contextmanager
 def _both(binaries: Binaries, cluster: postgres.Cluster, kept: Path, runtime: Path) -> Iterator[EmbeddedStores]:
     (kept / "valkey").mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = runtime / "files"
+    files.mkdir(mode=0o700)
     socket_path = runtime / "redis.sock"
     redis_server = Server(
         valkey.program(
@@ -185,6 +189,7 @@ def _both(binaries: Binaries, cluster: postgres.Cluster, kept: Path, runtime: Pa
             app_url=cluster.url(postgres.APP),
             admin_url=cluster.url(postgres.SUPERUSER),
             redis_url=f"unix://{socket_path}",
+            folder=files,
             _postgres=postgres_server,
             _redis=redis_server,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import re
@@ -28,10 +29,49 @@ if TYPE_CHECKING:
 _PROBE_S = 3.0
 _MAX_PORT = 65_535
 _MAX_MINUTES = 525_600.0  # a year
+_READER_LEFT = 128 + signal.SIGPIPE  # as a shell tells it of any other program
+_EMBEDDED_ONLY = ("h2", "hpack", "httptools")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
+    try:
+        try:
+            return _status(arguments)
+        finally:
+            sys.stdout.flush()
+    except (OSError, BaseExceptionGroup) as error:
+        fault = _output_fault(error)
+        if fault is None:
+            raise
+        # What cannot be written is not tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(fault, BrokenPipeError):
+            return _READER_LEFT
+        print(f"syncbeat-server: cannot write: {fault.strerror}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if not name or name in ("syncbeat", "syncbeat_server"):
+            raise
+        extra = "server,embedded" if name in _EMBEDDED_ONLY else "server"
+        print(f"syncbeat-server: '{name}' is not installed: pip install 'syncbeat[{extra}]'", file=sys.stderr)
+        return 2
+
+
+def _output_fault(error: BaseException) -> OSError | None:
+    """What keeps standard output from being written, if that is what `error` is about."""
+    try:
+        sys.stdout.flush()  # what could not be written is still there
+    except OSError as fault:
+        return fault
+    first = _first(error)
+    if isinstance(first, OSError) and first.errno in (errno.EPIPE, errno.ENOSPC):
+        return first  # an output without a buffer; the errors of other pipes are translated where they arise
+    return None
+
+
+def _status(arguments: Sequence[str] | None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         return int(parsed.run(parsed) or 0)
@@ -49,10 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _first(group: BaseException | None) -> str:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return str(group)
+def _first(error: BaseException | None) -> BaseException | None:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 # `make` lists the verbs. Every verb sets up what it needs: .venv with the pinned packages, once.
-# Everything is made inside this folder; nothing is started that is not stopped.
+# What is kept is made inside this folder; what runs has its files in the temporary folder, and leaves none.
+# Nothing is started that is not stopped.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -45,7 +46,7 @@ check: lint test demo ## what CI runs: lint, test, demo
 prove: setup ## the long proof: kill -9 of servers and workers, and every fault of FCM, under load; results go to docs/proof/
 	@$(BIN)/pytest --quiet tests/prove $(ARGS)
 
-run: setup ## serve on embedded stores and a fake FCM until Ctrl-C; prints address, tokens and a command to try
+run: setup ## serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN; prints address, tokens and a command to try
 	@$(BIN)/syncbeat-server demo --serve $(ARGS)
 
 demo: setup ## play the whole story over real processes and check each claim (ARGS=--json for JSON lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import re
@@ -22,15 +23,55 @@ from syncbeat_server.errors import ConfigurationError, DependencyDown, SyncbeatE
 
 if TYPE_CHECKING:
     from syncbeat_server.app import Stores
+    from syncbeat_server.devtools.embedded import EmbeddedStores
     from syncbeat_server.ops.config import Role, Settings
 
 _PROBE_S = 3.0
 _MAX_PORT = 65_535
 _MAX_MINUTES = 525_600.0  # a year
+_READER_LEFT = 128 + signal.SIGPIPE  # as a shell tells it of any other program
+_EMBEDDED_ONLY = ("h2", "hpack", "httptools")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
+    try:
+        try:
+            return _status(arguments)
+        finally:
+            sys.stdout.flush()
+    except (OSError, BaseExceptionGroup) as error:
+        fault = _output_fault(error)
+        if fault is None:
+            raise
+        # What cannot be written is not tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(fault, BrokenPipeError):
+            return _READER_LEFT
+        print(f"syncbeat-server: cannot write: {fault.strerror}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if not name or name in ("syncbeat", "syncbeat_server"):
+            raise
+        extra = "server,embedded" if name in _EMBEDDED_ONLY else "server"
+        print(f"syncbeat-server: '{name}' is not installed: pip install 'syncbeat[{extra}]'", file=sys.stderr)
+        return 2
+
+
+def _output_fault(error: BaseException) -> OSError | None:
+    """What keeps standard output from being written, if that is what `error` is about."""
+    try:
+        sys.stdout.flush()  # what could not be written is still there
+    except OSError as fault:
+        return fault
+    first = _first(error)
+    if isinstance(first, OSError) and first.errno in (errno.EPIPE, errno.ENOSPC):
+        return first  # an output without a buffer; the errors of other pipes are translated where they arise
+    return None
+
+
+def _status(arguments: Sequence[str] | None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         return int(parsed.run(parsed) or 0)
@@ -48,10 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _first(group: BaseException | None) -> str:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return str(group)
+def _first(error: BaseException | None) -> BaseException | None:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,20 +174,20 @@ def _serve(role_name: str | None) -> int:
 
     settings = _settings()
     role = Role(role_name) if role_name else settings.role
-    with _stores(settings) as stores:
+    with _stores(settings) as (stores, embedded):
         if settings.workers > 1:
-            return _serve_copies(settings, stores, role)
+            return _serve_copies(settings, stores, role, embedded)
         from syncbeat_server import app
 
         def ready(address: str) -> None:
             # The line to wait for. It says that calls are served now.
             print(f"syncbeat-server: serving on {address}", flush=True)
 
-        _run(lambda stop: app.serve(settings, stores, role, stop, ready))
+        _run(lambda stop: app.serve(settings, stores, role, stop, ready), embedded)
     return 0
 
 
-def _serve_copies(settings: Settings, stores: Stores, role: Role) -> int:
+def _serve_copies(settings: Settings, stores: Stores, role: Role, embedded: EmbeddedStores | None) -> int:
     from syncbeat_server.ops.config import PREFIX
     from syncbeat_server.ops.processes import run_copies
 
@@ -161,18 +202,18 @@ def _serve_copies(settings: Settings, stores: Stores, role: Role) -> int:
         f"{PREFIX}REDIS_URL": stores.redis_url,
     }
     command = [sys.executable, "-m", "syncbeat_server.cli", "serve"]
-    _run(lambda stop: run_copies(command, environment, settings.workers, stop))
+    _run(lambda stop: run_copies(command, environment, settings.workers, stop), embedded)
     return 0
 
 
 @contextlib.contextmanager
-def _stores(settings: Settings) -> Iterator[Stores]:
-    """The stores the settings name; without any, embedded ones, migrated."""
+def _stores(settings: Settings) -> Iterator[tuple[Stores, EmbeddedStores | None]]:
+    """The stores the settings name; without any, embedded ones, migrated, beside what runs them."""
     urls = settings.store_urls()
     if urls is not None:
         from syncbeat_server.app import Stores
 
-        yield Stores(*urls)
+        yield Stores(*urls), None
         return
     from syncbeat_server.devtools.embedded import running_stores
 
@@ -182,11 +223,11 @@ def _stores(settings: Settings) -> Iterator[Stores]:
         from syncbeat_server.storage.migrate import migrate
 
         asyncio.run(migrate(embedded.owner_url, app_login="syncbeat_app"))
-        yield Stores(embedded.app_url, embedded.redis_url)
+        yield Stores(embedded.app_url, embedded.redis_url), embedded
 
 
-def _run(work: Any) -> None:
-    """Run `work(stop)` on uvloop; SIGTERM and SIGINT set `stop`."""
+def _run(work: Any, embedded: EmbeddedStores | None = None) -> None:
+    """Run `work(stop)` on uvloop; SIGTERM, SIGINT and the end of an embedded store set `stop`."""
     import uvloop
 
     async def until_stopped() -> None:
@@ -195,7 +236,7 @@ def _run(work: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         coroutine: Coroutine[Any, Any, None] = work(stop)
-        await coroutine
+        await (coroutine if embedded is None else embedded.needed_by(coroutine, stop.set))
 
     uvloop.run(until_stopped())
 
@@ -344,6 +385,8 @@ def _fake_fcm(parsed: argparse.Namespace) -> int:
 
 
 def _demo(parsed: argparse.Namespace) -> int:
+    if parsed.serve and parsed.json:
+        raise ConfigurationError("demo: --serve prints no JSON: leave out --json")
     from syncbeat_server.devtools.demo.run import play, serve
 
     return serve() if parsed.serve else play(as_json=parsed.json)

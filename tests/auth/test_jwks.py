@@ -8,6 +8,7 @@ import gc
 import gzip
 import itertools
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -29,6 +30,7 @@ from syncbeat_server.auth.service import Authenticator, Known
 from syncbeat_server.auth.standings import Standings
 from syncbeat_server.auth.tokens import mint
 from syncbeat_server.errors import DependencyDown, TokenInvalid
+from syncbeat_server.ops.logs import request_id
 from syncbeat_server.storage.postgres import Database
 from tests.fakes import FakeClock, wait_until
 
@@ -234,6 +236,23 @@ async def test_a_thousand_at_once_share_one_request(store: JwksStore, publisher:
     found = await asyncio.gather(*(store.find("k1") for _ in range(1_000)))
     assert all(found)
     assert publisher.requests == 1
+
+
+async def test_a_failure_is_not_told_as_the_call_that_asked_first(
+    store: JwksStore, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str | None] = []
+
+    def note(_: logging.LogRecord) -> bool:
+        told.append(request_id.get())
+        return True
+
+    caplog.handler.addFilter(note)
+    publisher.away = True
+    request_id.set("who asked first")
+    with pytest.raises(DependencyDown):
+        await store.find("k1")
+    assert told == [None]
 
 
 async def test_one_who_gives_up_ends_nobody_elses_fetch(store: JwksStore) -> None:

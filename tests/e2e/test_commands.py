@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import aiohttp
 import grpc
@@ -75,6 +76,7 @@ def test_a_token_command_never_prints_the_signing_secret() -> None:
         ("fake-fcm --port 000000199999", {}, "--port: want a number from 0 to 65535"),
         ("fake-fcm --host 203.0.113.1 --allow-remote", {}, "cannot listen on 203.0.113.1:0"),
         ("fake-fcm --credentials /no/such/folder", {}, "--credentials: cannot write /no/such/folder: No such file"),
+        ("demo --serve --json", {}, "demo: --serve prints no JSON: leave out --json"),
         ("migrate", {}, "SYNCBEAT_DATABASE_URL: name the database"),
         ("migrate", {"DATABASE_URL": "postgresql://u@127.0.0.1:1/x"}, "check SYNCBEAT_DATABASE_URL"),
         ("migrate", {"DATABASE_SESSION_URL": "postgresql://u@127.0.0.1:1/x"}, "check SYNCBEAT_DATABASE_SESSION_URL"),
@@ -93,6 +95,53 @@ def test_what_is_wrong_is_named_without_a_traceback(arguments: str, settings: di
     assert named in done.stderr
     assert "Traceback" not in done.stderr
     assert "pydantic" not in done.stderr
+
+
+def writing_to(output: IO[bytes], arguments: str, unbuffered: str) -> tuple[int, str]:
+    """What becomes of a command whose output goes there: its exit status, and what it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "syncbeat_server.cli", *arguments.split()],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+OUTPUTS = [("--help", ""), ("check-config --list", ""), ("check-config --list", "1"), ("demo --json", "")]
+
+
+@pytest.mark.parametrize(("arguments", "unbuffered"), OUTPUTS)
+def test_a_reader_who_leaves_ends_it_quietly(arguments: str, unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        assert writing_to(closed, arguments, unbuffered) == (141, "")
+
+
+@pytest.mark.parametrize(("arguments", "unbuffered"), OUTPUTS)
+def test_an_output_that_is_full_is_told_in_a_line(arguments: str, unbuffered: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        told = "syncbeat-server: cannot write: No space left on device\n"
+        assert writing_to(full, arguments, unbuffered) == (1, told)
+
+
+def test_the_bare_client_names_what_the_command_needs() -> None:
+    # As after `pip install syncbeat`: what is None there cannot be imported.
+    for missing, extra in (("dotenv", "server"), ("uvloop", "server"), ("httptools", "server,embedded")):
+        script = f"import sys; sys.modules[{missing!r}] = None; from syncbeat_server.cli import main; sys.exit(main())"
+        done = subprocess.run(
+            [sys.executable, "-c", script, "serve" if missing == "dotenv" else "fake-fcm"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        told = f"syncbeat-server: '{missing}' is not installed: pip install 'syncbeat[{extra}]'\n"
+        assert (done.returncode, done.stderr) == (2, told)
 
 
 def test_a_damaged_jwks_is_named(tmp_path: Path) -> None:
@@ -192,6 +241,37 @@ async def test_serve_needs_nothing_but_a_secret(tmp_path: Path) -> None:
     stores = _children(process.pid)
     await process.kill()
     await wait_until(lambda: not any(_alive(child) for child in stores), what="the stores end with the server")
+
+
+@pytest.mark.parametrize(("program", "name"), [("postgres", "PostgreSQL"), ("valkey-server", "Valkey")])
+async def test_serve_ends_with_an_embedded_store_that_ends_by_itself(program: str, name: str, tmp_path: Path) -> None:
+    settings = {"SYNCBEAT_JWT_SECRETS": SECRET, "SYNCBEAT_LISTEN": "127.0.0.1:0"}
+    process = await start(["serve"], settings, tmp_path / "log")
+    stores = {child.name(): child for child in psutil.Process(process.pid).children()}
+    stores[program].kill()
+    assert await asyncio.wait_for(process.wait(), 20) == 1
+    told = f"the embedded {name} ended by itself (signal 9)"
+    assert f"{told}: what needs it ends now" in process.log_text()
+    assert process.log_text().splitlines()[-1] == f"syncbeat-server: {told}"
+    assert not any(_alive(child.pid) for child in stores.values())
+
+
+async def test_a_demo_serves_where_it_is_told_and_leaves_nothing_when_it_is_killed(free_port: int) -> None:
+    demo = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "syncbeat_server.cli", "demo", "--serve"),
+        env={**os.environ, "SYNCBEAT_LISTEN": f"127.0.0.1:{free_port}"},
+        stdout=subprocess.PIPE,
+    )
+    assert demo.stdout is not None
+    text = (await asyncio.wait_for(demo.stdout.readuntil(b"SERVICE_TOKEN="), 30)).decode()
+    assert f"Syncbeat serves on 127.0.0.1:{free_port};" in text
+    log = Path(text.partition("Its log is ")[2].partition(". ")[0])
+    await wait_until(log.exists)
+    family = [child.pid for child in psutil.Process(demo.pid).children(recursive=True)]
+    demo.kill()
+    await demo.communicate()
+    await wait_until(lambda: not log.parent.parent.exists(), what="its folder is removed")
+    await wait_until(lambda: not any(_alive(child) for child in family), what="all that it started ends")
 
 
 def _children(pid: int) -> list[int]:

@@ -11,6 +11,7 @@ import pytest
 
 from syncbeat_server.devtools.embedded import EmbeddedStores
 from syncbeat_server.errors import DependencyDown, NotFound
+from syncbeat_server.ops.logs import request_id
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.postgres import (
     Conflict,
@@ -255,6 +256,26 @@ async def test_cut_connections_are_an_outage_and_then_it_works_again(
         await running
     await until(partial(works, database), what="the pool has connections again")
     assert await who(database) == SERVICE
+
+
+async def test_what_befalls_a_connection_is_not_told_as_the_call_that_opened_it(
+    database_urls: DatabaseUrls,
+) -> None:
+    told: list[str | None] = []
+
+    async def call(pool: Database) -> None:
+        request_id.set("of a call that has ended")
+        async with pool._acquired() as first, pool._acquired() as second:
+            for conn in (first, second):
+                conn.add_termination_listener(lambda _: told.append(request_id.get()))
+
+    async with open_database(database_urls.app_url, size=4, name="opened by a call") as pool:
+        await pool._pool.expire_connections()
+        await asyncio.create_task(call(pool))
+        assert await cut_connections(database_urls) == 2
+        await wait_until(lambda: len(told) >= 2, what="both connections are lost")
+        assert await works(pool)
+    assert set(told) == {None}
 
 
 async def works(database: Database) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping
+from contextvars import Context
 
 import aiohttp
 
@@ -99,9 +100,9 @@ class JwksStore:
             await self._session.close()
 
     def _fetch(self) -> asyncio.Task[None]:
-        # One at a time, which all who want it share.
+        # One at a time, which all who want it share: in nobody's context.
         if self._fetching is None:
-            self._fetching = asyncio.get_running_loop().create_task(self._fetched())
+            self._fetching = asyncio.get_running_loop().create_task(self._fetched(), context=Context())
         return self._fetching
 
     async def _fetched(self) -> None:

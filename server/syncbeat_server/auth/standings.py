@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
+from contextvars import Context
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -84,7 +85,10 @@ class Standings:
         load = self._loads.get(key)
         if load is None or load.task.done():
             asked = _Asked(key, issuer.first_sight and not issuer.own, token.counter)
-            load = self._loads[key] = _Load(asyncio.get_running_loop().create_task(self._load(asked)))
+            # Nobody's: who else asks for it shares it.
+            load = self._loads[key] = _Load(
+                asyncio.get_running_loop().create_task(self._load(asked), context=Context())
+            )
             load.task.add_done_callback(_retrieved)
             self._of_user[key.app_id, key.user_id].add(key)
         return await asyncio.shield(load.task)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -227,6 +228,20 @@ def _errors_of_opening() -> Iterator[None]:
         raise DependencyDown(f"{error.message}: check {_SETTING}, and that it runs there") from error
 
 
+async def _connect(*address: Any, **settings: Any) -> asyncpg.Connection:
+    # In nobody's context: a connection outlives the call that happened to open it, and what befalls it later is not to
+    # be logged as that call's.
+    opening = asyncio.get_running_loop().create_task(asyncpg.connect(*address, **settings), context=Context())
+    try:
+        opened: asyncpg.Connection = await opening
+        return opened
+    except asyncio.CancelledError:
+        # It may have opened in the moment in which its call gave up.
+        if opening.done() and not opening.cancelled() and opening.exception() is None:
+            opening.result().terminate()
+        raise
+
+
 @asynccontextmanager
 async def open_database(url: str, *, size: int, name: str) -> AsyncIterator[Database]:
     """Open the pool for the block.
@@ -234,19 +249,24 @@ async def open_database(url: str, *, size: int, name: str) -> AsyncIterator[Data
     Raises:
         DependencyDown: the database cannot be reached, or refuses the login.
     """
-    with _errors_of_opening(), translated_errors():
-        pool = await asyncpg.create_pool(
-            url,
-            min_size=1,
-            max_size=size,
-            statement_cache_size=0,
-            connection_class=_PoolerSafeConnection,
-            max_inactive_connection_lifetime=_IDLE_CONNECTION_LIFE_S,
-            command_timeout=_STATEMENT_TIMEOUT_S,
-            timeout=_CONNECT_TIMEOUT_S,
-            server_settings={"application_name": name},
-        )
+    pool = asyncpg.create_pool(
+        url,
+        # No floor: the task that restores it would be that of the call which met the loss, and whoever comes next
+        # connects anyway.
+        min_size=0,
+        max_size=size,
+        connect=_connect,
+        statement_cache_size=0,
+        connection_class=_PoolerSafeConnection,
+        max_inactive_connection_lifetime=_IDLE_CONNECTION_LIFE_S,
+        command_timeout=_STATEMENT_TIMEOUT_S,
+        timeout=_CONNECT_TIMEOUT_S,
+        server_settings={"application_name": name},
+    )
     try:
+        with _errors_of_opening(), translated_errors():
+            await pool
+            await pool.release(await pool.acquire(timeout=_CONNECT_TIMEOUT_S))
         yield Database(pool)
     finally:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from contextvars import Context
 
 import orjson
 
@@ -51,7 +52,7 @@ class Replays:
         """Keep the answer of a request that is committed, without waiting for it."""
         if len(self._writes) < _MAX_WRITES and self._breaker.room != 0:
             task = asyncio.get_running_loop().create_task(
-                self._write(_key(request, secret), request.content_hash + answer)
+                self._write(_key(request, secret), request.content_hash + answer), context=Context()
             )
             self._writes.add(task)
             task.add_done_callback(self._writes.discard)

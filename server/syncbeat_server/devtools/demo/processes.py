@@ -46,6 +46,10 @@ class Process:
             self._child.kill()
         await self._child.wait()
 
+    async def wait(self) -> int:
+        """Its exit status, once it has ended."""
+        return await self._child.wait()
+
     async def stop(self) -> int:
         """End it by SIGTERM, as an orchestrator does; its exit status."""
         if self._child.returncode is None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,8 +25,8 @@ def play(*, as_json: bool) -> int:
     """Play the story and check each claim; 0 when all held."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does: with everything it started
     report = Report(as_json=as_json)
-    with running_stores() as stores, tempfile.TemporaryDirectory(prefix="syncbeat-demo-") as folder:
-        return asyncio.run(_play(stores, Path(folder), report))
+    with running_stores() as stores:
+        return asyncio.run(stores.needed_by(_play(stores, stores.folder, report)))
 
 
 async def _play(stores: EmbeddedStores, folder: Path, report: Report) -> int:
@@ -51,9 +51,9 @@ async def _stop(stage: Stage, report: Report) -> None:
 
 
 def serve() -> int:
-    """Serve on embedded stores and a fake FCM until Ctrl-C; print what one needs to try it."""
-    with running_stores() as stores, tempfile.TemporaryDirectory(prefix="syncbeat-run-") as folder:
-        return asyncio.run(_serve(stores, Path(folder)))
+    """Serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN if that is set; print what to try."""
+    with running_stores() as stores:
+        return asyncio.run(stores.needed_by(_serve(stores, stores.folder)))
 
 
 async def _serve(stores: EmbeddedStores, folder: Path) -> int:
@@ -63,7 +63,7 @@ async def _serve(stores: EmbeddedStores, folder: Path) -> int:
     fake = await start(["fake-fcm", "--credentials", str(credentials)], {}, folder / "fake-fcm.log")
     settings = {
         **identity.settings(),
-        "SYNCBEAT_LISTEN": _ADDRESS,
+        "SYNCBEAT_LISTEN": os.environ.get("SYNCBEAT_LISTEN") or _ADDRESS,
         "SYNCBEAT_DATABASE_URL": stores.app_url,
         "SYNCBEAT_REDIS_URL": stores.redis_url,
         "SYNCBEAT_FCM_CREDENTIALS": str(credentials),
@@ -105,5 +105,9 @@ Put the two lines above into another shell, in this folder, and try:
 {call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_ids": {{"ids": ["alice"]}},
   "notification": {{"title": "Hello"}}}}' {service}.PushService/SendNotification
 {call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_id": "alice"}}' {service}.AuthService/CreateSession
+
+This one comes last: it takes back every token that alice had until then, USER_TOKEN too. The one above makes her a new
+one, as accessToken.
+
 {call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_id": "alice"}}' {service}.AuthService/RevokeUser
 """

@@ -57,6 +57,11 @@ class Server:
         """Its process id, None when it does not run."""
         return self._child.pid if self._child is not None and self._child.poll() is None else None
 
+    @property
+    def ended_by_itself(self) -> int | None:
+        """Its exit status (-N for signal N) when it has ended without `stop` or `kill`; None else."""
+        return None if self._child is None else self._child.poll()
+
     def spawn(self) -> None:
         """Start it and do not wait; `wait_ready` does. Nothing happens when it runs already."""
         if self.pid is None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
+import logging
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from syncbeat_server.devtools.embedded import postgres, valkey
 from syncbeat_server.devtools.embedded.binaries import (
@@ -21,9 +24,13 @@ from syncbeat_server.devtools.embedded.binaries import (
 from syncbeat_server.devtools.embedded.servers import Account, Server
 from syncbeat_server.errors import EmbeddedUnavailable
 
+_log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
+
 # A socket's path has at most 107 bytes (104 on macOS), of which ours needs 40 below this folder.
 _MAX_TEMPORARY_FOLDER = 60
 _TIDY_S = 15.0
+_LOOK_S = 0.5
 _MIN_MEMORY_BYTES = 1 << 30
 
 # Waits for a line, or for our death when none comes: then it ends whoever still runs (Linux has done so by
@@ -54,6 +61,8 @@ class EmbeddedStores:
     admin_url: str
     """The superuser, for tests."""
     redis_url: str
+    folder: Path
+    """For files of those who use them; it goes when the stores go, even when this process is killed."""
     _postgres: Server = field(repr=False)
     _redis: Server = field(repr=False)
 
@@ -85,6 +94,38 @@ class EmbeddedStores:
     def kill_redis(self) -> None:
         """End Valkey by SIGKILL."""
         self._redis.kill()
+
+    async def needed_by(self, work: Coroutine[Any, Any, _Answer], end: Callable[[], object] | None = None) -> _Answer:
+        """What `work` comes to. When a server ends by itself, and not by a method of this class, `end` is called to
+        end the work in order; without it the work is cancelled.
+
+        Raises:
+            EmbeddedUnavailable: a server ended by itself; the message names it.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            ended = self._ended()
+            while ended is None and not task.done():
+                await asyncio.wait((task,), timeout=_LOOK_S)
+                ended = self._ended()
+            if ended is None:
+                return await task
+            _log.error("%s: what needs it ends now", ended)
+            (end or task.cancel)()
+            await asyncio.wait((task,))
+            raise EmbeddedUnavailable(ended) from (None if task.cancelled() else task.exception())
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait((task,))
+            raise
+
+    def _ended(self) -> str | None:
+        for server in (self._postgres, self._redis):
+            status = server.ended_by_itself
+            if status is not None:
+                how = f"signal {-status}" if status < 0 else f"exit code {status}"
+                return f"the embedded {server.program.name} ended by itself ({how})"
+        return None
 
 
 @contextmanager
@@ -121,6 +162,8 @@ def running_stores(directory: Path | None = None) -> Iterator[EmbeddedStores]:
 @contextmanager
 def _both(binaries: Binaries, cluster: postgres.Cluster, kept: Path, runtime: Path) -> Iterator[EmbeddedStores]:
     (kept / "valkey").mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = runtime / "files"
+    files.mkdir(mode=0o700)
     socket_path = runtime / "redis.sock"
     redis_server = Server(
         valkey.program(
@@ -146,6 +189,7 @@ def _both(binaries: Binaries, cluster: postgres.Cluster, kept: Path, runtime: Pa
             app_url=cluster.url(postgres.APP),
             admin_url=cluster.url(postgres.SUPERUSER),
             redis_url=f"unix://{socket_path}",
+            folder=files,
             _postgres=postgres_server,
             _redis=redis_server,
         )

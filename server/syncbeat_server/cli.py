@@ -113,7 +113,7 @@ def _add_devtools(commands: Any) -> None:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text[:6]) <= _MAX_PORT):
+    if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text) <= _MAX_PORT):
         raise argparse.ArgumentTypeError(f"want a number from 0 to {_MAX_PORT}")
     return int(text)
 

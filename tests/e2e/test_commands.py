@@ -72,6 +72,7 @@ def test_a_token_command_never_prints_the_signing_secret() -> None:
         ("token service a\tb", {}, "token service: a name is"),
         ("token admin a --methods b,c", {}, "--methods and --apps: want names joined by |"),
         ("fake-fcm --port 99999", {}, "--port: want a number from 0 to 65535"),
+        ("fake-fcm --port 000000199999", {}, "--port: want a number from 0 to 65535"),
         ("fake-fcm --host 203.0.113.1 --allow-remote", {}, "cannot listen on 203.0.113.1:0"),
         ("fake-fcm --credentials /no/such/folder", {}, "--credentials: cannot write /no/such/folder: No such file"),
         ("migrate", {}, "SYNCBEAT_DATABASE_URL: name the database"),

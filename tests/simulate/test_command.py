@@ -61,7 +61,7 @@ def test_a_log_is_replayed_without_bounds(tmp_path: Path, capsys: pytest.Capture
         ("time,scope,device\n", "wants the columns kind"),
         ("time,scope,device,kind\n", "has no lines"),
         ("time,scope,device,kind\nnoon,a,b,change\n", "line 2: no time: 'noon'"),
-        ("time,scope,device,kind\n1,a,b,change\n", "no device has a change to see"),
+        ("time,scope,device,kind\n1,a,b,change\n80000,a,b,change\n", "no device has a change to see"),
         ("time,scope,device,kind\nnan,a,b,change\n", "line 2: no time: 'nan'"),
     ],
 )

@@ -22,12 +22,17 @@ def main() -> None:
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
+    # After the change of user, which resets it (prctl(2)); it survives the exec.
+    end_with_parent(parent, death_signal)
+    os.execv(sys.argv[5], sys.argv[5:])  # noqa: S606  # the caller's fixed list, no shell
+
+
+def end_with_parent(parent: int, death_signal: int) -> None:
+    """Let the kernel send this process the signal when its parent ends; exits at once when that has ended before."""
     if sys.platform == "linux":
-        # After the change of user, which resets it (prctl(2)); it survives the exec.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
         if os.getppid() != parent:  # gone before it was asked for
             sys.exit(1)
-    os.execv(sys.argv[5], sys.argv[5:])  # noqa: S606  # the caller's fixed list, no shell
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 _FLEET = 20_000
 _MOST_MEAN_S = 600.0
 _MOST_KNOWN_DAYS = 30
+_MOST_DIGITS = 9
 
 
 def add_simulate(commands: Any) -> None:
@@ -26,7 +27,7 @@ def add_simulate(commands: Any) -> None:
     simulate.add_argument("--mean", type=_mean, default=15.0, help="mean staleness to meet, seconds (default: 15)")
     simulate.add_argument("--cap", type=_mean, help="the longest interval, seconds (default: the server's)")
     simulate.add_argument("--known-days", type=_days, default=3, help="feeds are known so long (default: %(default)s)")
-    simulate.add_argument("--trace", type=Path, help="replay a day of a log: CSV with time, scope, device, kind")
+    simulate.add_argument("--trace", type=Path, help="replay a log's first day: CSV with time, scope, device, kind")
     simulate.add_argument("--variants", action="store_true", help="also what presence, caps and wake-ups change")
     simulate.add_argument("--outage", action="store_true", help="instead: 20,000 devices after an outage")
     simulate.add_argument("--plot", type=Path, metavar="FILE", help="draw staleness against requests (.png, .svg)")
@@ -37,7 +38,8 @@ def add_simulate(commands: Any) -> None:
 
 
 def _simulate(parsed: argparse.Namespace) -> int:
-    from syncbeat_server.devtools.simulate.command import Request, simulate
+    from syncbeat_server.devtools.simulate.command import simulate
+    from syncbeat_server.devtools.simulate.request import Request
 
     return simulate(
         Request(
@@ -71,7 +73,7 @@ def _processes(text: str) -> int:
 
 
 def _whole(text: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and least <= int(text[:9]) <= most):
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and least <= int(text) <= most):
         raise argparse.ArgumentTypeError(f"want a whole number from {least} to {most}")
     return int(text)
 

@@ -3,69 +3,48 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from syncbeat_server.devtools.simulate.estimate import recount
 from syncbeat_server.devtools.simulate.fleet import DAY, FLEETS
 from syncbeat_server.devtools.simulate.jobs import Crew, Sample, crew
 from syncbeat_server.devtools.simulate.outage import after_outage
-from syncbeat_server.devtools.simulate.plots import check_plot, draw_curves, draw_sweeps
+from syncbeat_server.devtools.simulate.plots import draw_curves, draw_sweeps
+from syncbeat_server.devtools.simulate.printing import printed
 from syncbeat_server.devtools.simulate.report import row_of, text_of
+from syncbeat_server.devtools.simulate.request import Request, bounds_of, check
 from syncbeat_server.devtools.simulate.settings import PolicyRow, Settings
 from syncbeat_server.devtools.simulate.study import LATENESS_S, Days, Outcome, run, solved, solved_hybrid
 from syncbeat_server.devtools.simulate.sweeps import curves, sweeps
 from syncbeat_server.devtools.simulate.traces import read_trace
 from syncbeat_server.devtools.simulate.variants import variants
-from syncbeat_server.sync.policy import DEFAULT_TUNING
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.evidence import History
 from syncbeat_server.sync.policy.fit import fit
-from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.rivals import FIXED_S
 
 COMPARED = (PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF, PolicyRow.EWMA, PolicyRow.PULL)
-_DEFAULT_MEAN_S = 15.0
 _BACKOFF_CAP_S = 300.0
 _CURVE_DEVICES, _CURVE_SEEDS = 120, 2
 _FITTED_FEEDS, _ANOTHER_SEED = 300, 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the command was asked for."""
-
-    fleet: str = "default"
-    devices: int = 800
-    seeds: tuple[int, ...] = (11, 12, 13)
-    target_s: float = 15.0
-    cap_s: float | None = None
-    known_days: int = 3
-    trace: Path | None = None
-    variants: bool = False
-    outage: bool = False
-    plot: Path | None = None
-    sweep: Path | None = None
-    workers: int = os.cpu_count() or 1
-    as_json: bool = False
-
-
 def simulate(request: Request) -> int:
-    """Run it and print what came of it; 0."""
+    """Run it and print what came of it; 0, or 1 when nobody reads it.
+
+    Raises:
+        ConfigurationError: it contradicts itself, or a file of it is no good.
+    """
     started = time.monotonic()
-    for path in (request.plot, request.sweep):
-        if path is not None:
-            check_plot(path)
+    check(request)
     with crew(request.workers, progress(sys.stderr)) as hands:
         found = _outage(request, hands) if request.outage else _compared(request, hands)
     found["seconds"] = round(time.monotonic() - started, 1)
-    print(json.dumps(found, indent=1) if request.as_json else text_of(found))
-    return 0
+    return printed(json.dumps(found, indent=1) if request.as_json else text_of(found))
 
 
 def _outage(request: Request, hands: Crew) -> dict[str, Any]:
@@ -91,12 +70,14 @@ def _compared(request: Request, hands: Crew) -> dict[str, Any]:
     days = _days(request, request.devices)
     settings = _settings(request, days)
     found = compare(request, days, settings, hands)
-    if request.variants and days.known:
+    if request.variants:
         found["variants"] = variants(days, settings, request.target_s, hands)
     few = _days(replace(request, seeds=request.seeds[:_CURVE_SEEDS]), min(request.devices, _CURVE_DEVICES))
     if request.plot is not None:
         found["curves"] = curves(few, settings, hands)
-        draw_curves(request.plot, found["curves"], f"fleet {request.fleet}, {few.samples[0].size} devices a seed")
+        size = few.samples[0].size
+        title = f"fleet {request.fleet}, {size} devices a seed" if days.known else f"log {found['log']}, {size} devices"
+        draw_curves(request.plot, found["curves"], title, days.fleet)
     if request.sweep is not None:
         price = next(row["multiplier"] for row in found["policies"] if row["name"] == PolicyRow.HYBRID)
         found["sweeps"] = sweeps(few, replace(settings, multiplier=price, lateness_s=LATENESS_S), hands)
@@ -112,9 +93,7 @@ def _days(request: Request, devices: int) -> Days:
 
 
 def _settings(request: Request, days: Days) -> Settings:
-    floor_s, cap_s = DEFAULT_TUNING.bounds
-    bounds = Bounds(floor_s, request.cap_s or cap_s * request.target_s / _DEFAULT_MEAN_S)
-    return Settings(1.0, bounds, fitted_prior(days.samples[0]))
+    return Settings(1.0, bounds_of(request), fitted_prior(days.samples[0]))
 
 
 def fitted_prior(sample: Sample) -> Prior:
@@ -135,10 +114,11 @@ def compare(request: Request, days: Days, settings: Settings, hands: Crew) -> di
     hybrid_ceiling = solved_hybrid(days, settings, hands, PolicyRow.HYBRID_CEILING) if days.known else None
     return {
         "fleet": request.fleet if request.trace is None else request.trace.name,
+        "log": None if request.trace is None else request.trace.name,
         "fleet_devices": days.fleet,
         "devices_per_seed": days.samples[0].size,
         "seeds": [sample.seed for sample in days.samples],
-        "known_days": request.known_days,
+        "known_days": days.samples[0].history_days,
         "target_mean_s": request.target_s,
         "bounds_s": list(settings.bounds),
         "fitted_prior": settings.prior._asdict(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,6 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from syncbeat_server.devtools.simulate.bounds import bound_of
+from syncbeat_server.devtools.simulate.endings import ending_executor
 from syncbeat_server.devtools.simulate.fleet import DAY, Device, FleetSpec, make_device
 from syncbeat_server.devtools.simulate.hybrid import HybridDay
 from syncbeat_server.devtools.simulate.known import known_prior
@@ -127,7 +128,7 @@ class Crew:
 @contextmanager
 def crew(workers: int, show: Callable[[float, str], None]) -> Iterator[Crew]:
     """So many processes, until the end of the block."""
-    with ProcessPoolExecutor(workers) as executor:
+    with ending_executor(workers) as executor:
         yield Crew(executor, show)
 
 

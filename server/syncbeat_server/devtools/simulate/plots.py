@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MILLION = 1e6
+_FLEET = 20_000
+"""The devices that the scale of requests is laid out for; others have it in proportion."""
 _INK, _DPI = "#333333", 110
 _STYLES = {
     "fixed-30s": ("#999999", "o"),
@@ -38,9 +41,13 @@ def check_plot(path: Path) -> None:
         raise ConfigurationError(f"{path}: want a name that ends with .png or .svg")
     if not path.parent.is_dir():
         raise ConfigurationError(f"{path}: there is no such directory")
+    if path.is_dir():
+        raise ConfigurationError(f"{path}: is a directory")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigurationError(f"{path}: may not be written")
 
 
-def draw_curves(path: Path, found: dict[str, list[dict[str, float]]], title: str) -> None:
+def draw_curves(path: Path, found: dict[str, list[dict[str, float]]], title: str, devices: int) -> None:
     """Requests a day against mean staleness, both in logarithms: a straight line is requests * staleness = const."""
     from matplotlib import pyplot as plt
 
@@ -48,19 +55,22 @@ def draw_curves(path: Path, found: dict[str, list[dict[str, float]]], title: str
     for name, (colour, marker) in _STYLES.items():
         _line(axes, found[name], label=name, color=colour, marker=marker, linewidth=1.5, markersize=5)
     for name, (colour, style, label) in _LINES.items():
-        _line(axes, found[name], label=label, color=colour, linestyle=style, linewidth=1.2)
+        if name in found:
+            _line(axes, found[name], label=label, color=colour, linestyle=style, linewidth=1.2)
     axes.set_xscale("log")
     axes.set_yscale("log")
     ticks = [3, 5, 7.5, 10, 15, 20, 30, 45, 60]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    amounts = [0.5, 1, 2, 5, 10, 20, 50, 100]
-    axes.set_yticks(amounts, [f"{amount:g} M" for amount in amounts])
+    scale = devices / _FLEET
+    amounts = [amount * scale for amount in (0.5, 1, 2, 5, 10, 20, 50, 100)]
+    axes.set_yticks(amounts, [f"{amount:.3g} M" if amount >= 0.1 else f"{amount * 1000:.3g} k" for amount in amounts])
     axes.set_xlabel("mean staleness of a change, seconds")
-    axes.set_ylabel("requests a day of 20,000 devices")
+    axes.set_ylabel(f"requests a day of {devices:,} devices")
     axes.set_title(title, fontsize=10)
     axes.grid(visible=True, alpha=0.3)
-    axes.set_ylim(0.4, 500)
+    least = min(point["requests"] for points in found.values() for point in points) / _MILLION
+    axes.set_ylim(min(0.4 * scale, 0.8 * least), 500 * scale)
     axes.legend(fontsize=8, loc="upper right")
     figure.tight_layout()
     figure.savefig(path, dpi=_DPI)

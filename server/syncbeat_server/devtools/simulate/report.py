@@ -80,20 +80,15 @@ def text_of(found: dict[str, Any]) -> str:
         ]
         head = "20,000 devices ask in the same second; requests a second from ten minutes later on:"
         return "\n".join([head, *ways, "", f"took {found['seconds']} s"])
-    seeds = ", ".join(map(str, found["seeds"]))
-    title = (
-        f"fleet {found['fleet']}: {found['fleet_devices']:,} devices, of which {found['devices_per_seed']} simulated "
-        f"for each seed ({seeds}); {found['changes_per_day']:,} changes a day to be seen; feeds known for "
-        f"{found['known_days']} days; ± is half of a 95 % interval"
-    )
-    lines = [title, "", table(found["policies"])]
+    lines = [_title(found), "", table(found["policies"])]
     for row in found["policies"]:
         if "estimator" in row:
             said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row["estimator"].items())
             lines += ["", f"{row['name']}: {said}"]
         if row["name"] == "adaptive-pull":
             lines += [
-                f"{row['name']}: {ratio['ratio']:.3f} ±{ratio['plus_minus']} of {other}'s requests, paired by seed"
+                f"{row['name']}: {_with_bar(ratio['ratio'], ratio['plus_minus'], 3)} of {other}'s requests"
+                + (", paired by seed" if len(found["seeds"]) > 1 else "")
                 for other, ratio in row["requests_over"].items()
             ]
         if row["name"] == "adaptive-hybrid":
@@ -105,6 +100,19 @@ def text_of(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"took {found['seconds']} s"])
 
 
+def _title(found: dict[str, Any]) -> str:
+    changes = f"{found['changes_per_day']:,} changes a day to be seen"
+    if found["log"] is not None:
+        devices = f"{found['fleet_devices']:,} devices"
+        return f"log {found['log']}: its first 24 hours, {devices}; {changes}; nothing is known from before"
+    seeds = ", ".join(map(str, found["seeds"]))
+    bars = "; ± is half of a 95 % interval" if len(found["seeds"]) > 1 else ""
+    return (
+        f"fleet {found['fleet']}: {found['fleet_devices']:,} devices, of which {found['devices_per_seed']} simulated "
+        f"for each seed ({seeds}); {changes}; feeds known for {found['known_days']} days{bars}"
+    )
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for a terminal."""
     head = ("policy", "M requests/day", "mean s", "p50", "p95", "p99", "wake-ups", "peak/mean", "GB/day", "bound M",
@@ -112,10 +120,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [head]
     for row in rows:
         bars = row["plus_minus"]
+        requests = row["requests_per_day"] / _MILLION
         lines.append(
             (
                 row["name"],
-                _with_bar(row["requests_per_day"] / _MILLION, (bars["requests_per_day"] or 0) / _MILLION, 2),
+                # A log may be of a few devices.
+                _with_bar(requests, (bars["requests_per_day"] or 0) / _MILLION, 2 if requests >= 1.0 else 4),
                 f"{row['mean_s']:.1f}",
                 f"{row['p50_s']:.1f}",
                 f"{row['p95_s']:.1f}",
@@ -166,7 +176,7 @@ def _half(values: list[float], digits: int) -> float | None:
     return None if half is None else round(half, digits)
 
 
-def _with_bar(value: float, bar: float, digits: int) -> str:
+def _with_bar(value: float, bar: float | None, digits: int) -> str:
     return f"{value:.{digits}f} ±{bar:.{digits}f}" if bar else f"{value:.{digits}f}"
 
 

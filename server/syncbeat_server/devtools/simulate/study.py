@@ -32,6 +32,9 @@ LATENESS_S = 450.0
 _HYBRID_GUESS, _HYBRID_STEPS = 0.95, 2
 _PILOT_SHARE, _PILOT_LEAST = 0.15, 60
 _STEPS, _CLOSE, _TELLING = 3, 0.004, 0.03
+_FARTHEST = math.log(10.0)
+"""How far from its first guess a multiplier is looked for: the few changes of a small log would lead anywhere."""
+_SHORTEST_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +81,16 @@ def solved(row: PolicyRow, days: Days, settings: Settings, target_s: float, crew
     """The policy at the multiplier that gives the target as its mean staleness.
 
     It is found by the secant rule on logarithms, where the square-root law holds on a part of the devices: should that
-    part's feeds be livelier than all are, its mean is off by the ratio of the means of sqrt(rate) and of rate.
+    part's feeds be livelier than all are, its mean is off by the ratio of the means of sqrt(rate) and of rate. That
+    ratio cannot be told of a log, whose rates nobody knows: all of its devices are solved on.
     """
     size = days.samples[0].size
     pilot, goal = size, target_s
-    if row not in _ROOTLESS:
+    if row not in _ROOTLESS and days.known:
         pilot = pilot_size(size)
         goal *= _composition(days, pilot)
     points: list[tuple[float, float, float]] = []  # ln multiplier, ln mean, ln requests
-    guess = math.log(_FIRST_GUESS[row] * target_s / _SOLVED_AT_S)
+    first = guess = math.log(_FIRST_GUESS[row] * target_s / _SOLVED_AT_S)
     for _ in range(_STEPS):
         tallies = crew.run(_jobs(row, days, replace(settings, multiplier=math.exp(guess)), pilot), f"{row}: tuning")
         mean, requests = _pooled(tallies)
@@ -94,6 +98,7 @@ def solved(row: PolicyRow, days: Days, settings: Settings, target_s: float, crew
         if row is PolicyRow.FIXED or abs(mean / goal - 1.0) < _CLOSE:
             break
         guess += (math.log(goal) - points[-1][1]) / _gain(points)
+        guess = min(first + _FARTHEST, max(first - _FARTHEST, guess))
     multiplier = math.exp(guess)
     return Outcome(row, run(row, days, replace(settings, multiplier=multiplier), crew), multiplier, _slope(points))
 
@@ -114,7 +119,7 @@ def _jobs(row: PolicyRow, days: Days, settings: Settings, last: int) -> list[Job
 
 def _pooled(tallies: dict[int, Tally]) -> tuple[float, int]:
     total = summed(tallies.values())
-    return total.mean_s, total.requests
+    return max(_SHORTEST_S, total.mean_s), max(1, total.requests)
 
 
 def _gain(points: list[tuple[float, float, float]]) -> float:

@@ -16,6 +16,7 @@ _MEANS_S = (7.5, 15.0, 30.0, 60.0)
 _BOUND_MEANS_S = (3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 80.0)
 _MULTIPLIERS = (0.5, 0.7, 1.0, 1.5, 2.5)
 _CAP_OVER_MEAN = 5.0
+_CURVES = (PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF, PolicyRow.EWMA, PolicyRow.PULL)
 
 SWEPT: dict[str, tuple[str, tuple[float, ...]]] = {
     "reach": ("share of devices that pushes reach", (0.5, 0.7, 0.85, 0.95, 1.0)),
@@ -28,9 +29,9 @@ SWEPT: dict[str, tuple[str, tuple[float, ...]]] = {
 
 
 def curves(days: Days, settings: Settings, crew: Crew) -> dict[str, list[dict[str, float]]]:
-    """Points of mean staleness and requests a day, of each policy and of the bounds."""
+    """Points of mean staleness and requests a day, of each policy; but of a log, of the ceiling and the bounds too."""
     found: dict[str, list[dict[str, float]]] = {}
-    for row in (PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF, PolicyRow.EWMA, PolicyRow.PULL, PolicyRow.CEILING):
+    for row in (*_CURVES, PolicyRow.CEILING) if days.known else _CURVES:
         found[row.value] = []
         for mean_s in _MEANS_S:
             at = replace(settings, bounds=Bounds(settings.bounds.floor_s, _CAP_OVER_MEAN * mean_s))
@@ -39,6 +40,8 @@ def curves(days: Days, settings: Settings, crew: Crew) -> dict[str, list[dict[st
         _point(days, _settled(days, replace(settings, multiplier=multiplier, lateness_s=LATENESS_S), crew))
         for multiplier in _MULTIPLIERS
     ]
+    if not days.known:
+        return found
     pulled, signalled = merged(days.bounds.values()), merged(signalled_bounds(days, settings.waking).values())
     scale = days.fleet / sum(sample.size for sample in days.samples)
     for name, bound in (("bound of polling", pulled), ("bound with signals", signalled)):

@@ -1,0 +1,149 @@
+"""What `simulate` refuses with one line before it works, and what it does where others would fail at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from syncbeat_server.cli import main
+from syncbeat_server.devtools.simulate.fleet import DEFAULT
+from syncbeat_server.devtools.simulate.jobs import Sample, crew
+from syncbeat_server.devtools.simulate.printing import printed
+from syncbeat_server.devtools.simulate.settings import PolicyRow, Settings
+from syncbeat_server.devtools.simulate.study import Days, pilot_size, solved
+from syncbeat_server.devtools.simulate.traces import read_trace
+from syncbeat_server.errors import ConfigurationError
+
+HEAD = "time,scope,device,kind\n"
+DAY = "0,a,ben,poll\n500,a,anna,change\n80000,a,anna,change\n"
+SMALL = ["--devices", "2", "--known-days", "0", "--processes", "1"]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """A day of two devices."""
+    path = tmp_path / "log.csv"
+    path.write_text(HEAD + DAY, encoding="utf-8")
+    return path
+
+
+def test_quiet_devices_first_are_no_matter(log: Path) -> None:
+    quiet = [f"{number},s{number},a{number:03},poll\n" for number in range(61)]
+    changes = [f"{4000 * number},sz,,change\n" for number in range(1, 22)]
+    log.write_text("".join([HEAD, *quiet, "5,sz,zz,poll\n", *changes]), encoding="utf-8")
+    days = Days.of([Sample(DEFAULT, 11, 62, 0, log)])
+    assert pilot_size(62) < 62
+    with crew(1, lambda _share, _what: None) as hands:
+        outcome = solved(PolicyRow.EWMA, days, Settings(1.0), 15.0, hands)
+    assert outcome.tallies[11].mean_s == pytest.approx(15.0, rel=0.3)
+
+
+def test_one_change_leads_no_search_astray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "one.csv"
+    log.write_text(f"{HEAD}1,a,b,change\n2,a,c,poll\n80000,a,c,poll\n", encoding="utf-8")
+    assert main(["simulate", "--trace", str(log), "--processes", "1"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("log one.csv: its first 24 hours, 2 devices; 1 changes a day")
+    assert "None" not in told
+    assert "±" not in told
+
+
+def test_a_plot_of_a_log_has_no_bounds(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plot = log.with_name("log.svg")
+    assert main(["simulate", "--trace", str(log), "--plot", str(plot), "--processes", "1", "--json"]) == 0
+    curves = json.loads(capsys.readouterr().out)["curves"]
+    assert "adaptive-hybrid" in curves
+    assert not {"known-parameters", "bound of polling", "bound with signals"} & curves.keys()
+    assert plot.read_text(encoding="utf-8").rstrip().endswith("</svg>")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("100,a,ben,poll\n3700,a,anna,change\n", "spans 1.0 hours, from line 2 to line 3; want a day, 20 hours"),
+        ("1764235588000,a,b,change\n", "line 2: want seconds since 1970: '1764235588000'"),
+        ("-1e308,a,b,change\n", "line 2: want seconds since 1970"),
+        (
+            "1700000000,a,b,change\n0,a,c,poll\n1700080000,a,b,change\n",
+            "spans 0.0 hours, from line 3 to line 3, and is silent for 19,676 days then, until line 2 (is one of their",
+        ),
+        ("1,a,c,poll\n9000,a,b,change\n1e9,a,b,change\n", "from line 2 to line 3, and is silent for"),
+        ("1,a\n", "line 2: ends before all of its columns"),
+    ],
+)
+def test_a_log_that_is_no_day_is_refused(lines: str, said: str, log: Path) -> None:
+    log.write_text(HEAD + lines, encoding="utf-8")
+    with pytest.raises(ConfigurationError) as refusal:
+        read_trace(log)
+    assert said in refusal.value.message
+
+
+def test_spreadsheets_write_logs_too(log: Path) -> None:
+    log.write_text("\ufeff" + HEAD + DAY.replace("change", " Change"), encoding="utf-8")
+    assert [device.changes for device in read_trace(log)] == [(), (500.0, 80000.0)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--seed", "7", "--seed", "7"], "--seed: the same one twice"),
+        (["--mean", "1"], "intervals from 5 to 5 s give means between 2.5 and 2.5 s, so 1 s cannot be met"),
+        (["--cap", "2"], "so 15 s cannot be met"),
+        (["--cap", "30"], "intervals from 5 to 30 s give means between 2.5 and 15 s, so 15 s cannot be met"),
+        (["--outage", "--variants"], "--outage: is a study of its own"),
+        (["--plot", "x.png", "--sweep", "x.png"], "--plot, --sweep: want two files"),
+        (["--plot", "none/x.png"], "none/x.png: there is no such directory"),
+        (["--trace", "log.csv", "--variants"], "--variants: needs the true rates"),
+    ],
+)
+def test_what_cannot_be_met_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", *SMALL, *arguments]) == 1
+    told = capsys.readouterr()
+    assert said in told.err
+    assert told.err.count("\n") == 1
+    assert not told.out
+
+
+def test_a_plot_onto_a_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = tmp_path / "taken.png"
+    taken.mkdir()
+    assert main(["simulate", *SMALL, "--plot", str(taken)]) == 1
+    assert "taken.png: is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("devices", ["000000001" + "9" * 12, "20001", "9" * 5000])
+def test_devices_are_as_many_as_a_fleet_has(devices: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["simulate", "--devices", devices])
+    assert "want a whole number from 1 to 20000" in capsys.readouterr().err
+
+
+def test_letters_that_the_output_lacks_are_written_otherwise() -> None:
+    raw = io.BytesIO()
+    with contextlib.redirect_stdout(io.TextIOWrapper(raw, encoding="ascii")):
+        assert printed("0.7 ±0.1 of fünf") == 0
+        assert raw.getvalue() == b"0.7 +-0.1 of f\\xfcnf\n"
+
+
+def test_nobody_reads() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = "import sys; from syncbeat_server.devtools.simulate.printing import printed; sys.exit(printed('x'))"
+    ended = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def test_a_full_disk_is_one_line() -> None:
+    program = "import sys; from syncbeat_server.devtools.simulate.printing import printed; sys.exit(printed('x'))"
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.rstrip().endswith(b"the result cannot be written: No space left on device")

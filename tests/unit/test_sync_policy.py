@@ -188,6 +188,25 @@ def test_a_device_that_pushes_reach_polls_rarely_until_pushes_break() -> None:
     assert wait(Situation([scope(3)], LOOKING, ANSWERS)) == wait(Situation([scope(3)], LOOKING))  # nobody pushes it
 
 
+def test_a_stream_brings_every_change_whether_or_not_anybody_wakes_devices() -> None:
+    untriggered, triggered = (
+        scope(6)._replace(signal=scope(6).signal._replace(triggered=share)) for share in (0.0, 1.0)
+    )
+    alone = Situation([untriggered], LOOKING)
+    streaming = alone._replace(streaming=True)
+    assert policy.reckon(streaming, DEFAULT_TUNING, NOW).residual == pytest.approx(0.001)
+    assert wait(streaming) == wait(streaming._replace(scopes=[triggered])) > 5 * wait(alone)
+    assert wait(streaming, DEFAULT_TUNING._replace(pushing=False)) == wait(streaming)
+
+
+def test_an_open_stream_does_not_speak_against_itself() -> None:
+    for scopes in ([scope(6)], [scope()]):
+        alone = policy.decide(Situation(scopes, LOOKING), DEFAULT_TUNING, START, changed=False)
+        streaming = policy.decide(Situation(scopes, LOOKING, streaming=True), DEFAULT_TUNING, START, changed=False)
+        assert streaming.prefer_stream is alone.prefer_stream
+        assert streaming.poll_interval_s > alone.poll_interval_s
+
+
 def test_a_writer_who_comes_shortens_the_wait_and_one_who_leaves_lengthens_it() -> None:
     quiet = scope(3, every_s=7200.0)
     later = NOW + 1800.0

@@ -84,7 +84,7 @@ def decide(
         next_poll_at=now + timedelta(seconds=interval),
         changed=changed,
         heads=heads_of(situation.scopes) if heads is None else heads,
-        prefer_stream=looking and reckoning.interval_s <= _STREAM_BELOW_S,
+        prefer_stream=looking and _alone_s(situation, tuning, now, reckoning) <= _STREAM_BELOW_S,
         valid_s=min(LONGEST_S, max(_VALID_LEAST_S, _VALID_INTERVALS * interval)),
         explanation=_explanation(situation, tuning, reckoning, interval) if explain else "",
         wanted_s=reckoning.interval_s,
@@ -98,11 +98,18 @@ def reckon(situation: Situation, tuning: Tuning, now: float) -> Reckoning:
     """The interval of a device before pacing, and how it came about. `now` is in unix seconds."""
     matters = attention(situation.activity)
     missed = _missed(situation, tuning, now)
-    rate, left = _outlooks(situation.scopes, tuning, now, missed, matters)
+    rate, left = _outlooks(situation, tuning, now, missed, matters)
     residual = left.rate / (rate * matters) if rate > 0.0 else missed
     interval = _interval(situation, tuning, left, matters, residual, now)
     boosts = [TIER_S[state.boosted] for state in situation.scopes if state.boosted and state.boosted_until > now]
     return Reckoning(rate, matters, residual, min([interval, *boosts]) if boosts else interval, bool(boosts))
+
+
+def _alone_s(situation: Situation, tuning: Tuning, now: datetime, reckoning: Reckoning) -> float:
+    # What a stream brings must not speak against the stream.
+    if not situation.streaming:
+        return reckoning.interval_s
+    return reckon(situation._replace(streaming=False), tuning, now.timestamp()).interval_s
 
 
 def heads_of(scopes: Iterable[ScopeState]) -> tuple[Cursor, ...]:
@@ -126,19 +133,20 @@ def _missed(situation: Situation, tuning: Tuning, now: float) -> float:
     return miss_share(situation.reach, tuning.app_misses if situation.woken_again else tuning.push_misses, now)
 
 
-def _outlooks(
-    scopes: Sequence[ScopeState], tuning: Tuning, now: float, missed: float, matters: float
-) -> tuple[float, Outlook]:
-    """The expected rate of all changes now, and the outlook of those that only polls will find, by attention."""
-    prior, reached = tuning.prior, 1.0 - missed
+def _outlooks(situation: Situation, tuning: Tuning, now: float, missed: float, matters: float) -> tuple[float, Outlook]:
+    """The expected rate of all changes now, and the outlook of those that only polls will find, by attention.
+
+    A push brings what somebody triggers, a stream every change.
+    """
+    prior, reached, streaming = tuning.prior, 1.0 - missed, situation.streaming
     level = swing = brought_level = brought_swing = 0.0
-    for state, weight in _weighed(scopes):
+    for state, weight in _weighed(situation.scopes):
         signal = state.signal
         one_level, one_swing = signal_expected(signal, prior, now)
         level += weight * one_level
         swing += weight * one_swing
-        if reached > 0.0 and signal.triggered > 0.0:
-            brought = weight * reached * signal.triggered
+        if reached > 0.0:
+            brought = weight * reached * (1.0 if streaming else signal.triggered)
             brought_level += brought * one_level
             brought_swing += brought * one_swing
     left = Outlook(

@@ -51,12 +51,17 @@ class Situation(NamedTuple):
 
 
 class Reckoning(NamedTuple):
-    """How an interval came about: the expected changes a second, what polls must find of them, how much it matters."""
+    """How an interval came about: the expected changes a second, what polls must find of them, how much it matters.
+
+    `held_s`: no longer than this, by the boosts of its scopes, even when intervals are stretched; `boosted`: that made
+    it shorter than the policy did.
+    """
 
     rate: float
     attention: float
     residual: float
     interval_s: float
+    held_s: float
     boosted: bool
 
 
@@ -75,9 +80,7 @@ def decide(
     interval = reckoning.interval_s
     looking = situation.activity.state is ActivityState.FOREGROUND
     if pace is not None:
-        interval = min(LONGEST_S, pace(interval, not looking))
-        if reckoning.boosted:
-            interval = min(interval, reckoning.interval_s)
+        interval = min(LONGEST_S, reckoning.held_s, pace(interval, not looking))
     return Hint(
         poll_interval_s=interval,
         priority=tier(interval),
@@ -102,7 +105,8 @@ def reckon(situation: Situation, tuning: Tuning, now: float) -> Reckoning:
     residual = left.rate / (rate * matters) if rate > 0.0 else missed
     interval = _interval(situation, tuning, left, matters, residual, now)
     boosts = [TIER_S[state.boosted] for state in situation.scopes if state.boosted and state.boosted_until > now]
-    return Reckoning(rate, matters, residual, min([interval, *boosts]) if boosts else interval, bool(boosts))
+    held_s = max(tuning.bounds.floor_s, min(boosts)) if boosts else math.inf
+    return Reckoning(rate, matters, residual, min(interval, held_s), held_s, held_s < interval)
 
 
 def _alone_s(situation: Situation, tuning: Tuning, now: datetime, reckoning: Reckoning) -> float:
@@ -171,10 +175,10 @@ def _interval(
     situation: Situation, tuning: Tuning, outlook: Outlook, matters: float, residual: float, now: float
 ) -> float:
     if tuning.policy is PolicyName.FIXED:
-        return FIXED_S
+        return max(tuning.bounds.floor_s, FIXED_S)
     if tuning.policy is PolicyName.TIER_TABLE:
         tiers = [tier_interval(state.signal.windows, now) for state in situation.scopes]
-        return min(tiers, default=TIER_S[Priority.SLOW])
+        return max(tuning.bounds.floor_s, min(tiers, default=TIER_S[Priority.SLOW]))
     cost = poll_cost(situation.activity)
     floor_s, cap_s = tuning.bounds
     bounds = Bounds(floor_s, min(LONGEST_S, longest_wait(cap_s * math.sqrt(cost / matters), residual)))
@@ -209,7 +213,8 @@ def _explanation(situation: Situation, tuning: Tuning, reckoning: Reckoning, pac
 
 
 def _reached(situation: Situation, reckoning: Reckoning) -> str:
-    left = f"polls must find {reckoning.residual:.1%} of the changes"
+    share = f"{reckoning.residual:.1%}"
+    left = f"polls must find {share} of the changes"
     if situation.streaming:
         return f"a stream is open, {left}"
-    return f"{left}, pushes bring the rest" if reckoning.residual < 1.0 else f"no pushes bring any, {left}"
+    return f"no pushes bring any, {left}" if share == "100.0%" else f"{left}, pushes bring the rest"

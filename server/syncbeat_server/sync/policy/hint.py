@@ -102,7 +102,8 @@ def reckon(situation: Situation, tuning: Tuning, now: float) -> Reckoning:
     matters = attention(situation.activity)
     missed = _missed(situation, tuning, now)
     rate, left = _outlooks(situation, tuning, now, missed, matters)
-    residual = left.rate / (rate * matters) if rate > 0.0 else missed
+    # Never less than what is missed, though the difference of two rates loses its last digits.
+    residual = max(missed, left.rate / (rate * matters)) if rate > 0.0 else missed
     interval = _interval(situation, tuning, left, matters, residual, now)
     boosts = [TIER_S[state.boosted] for state in situation.scopes if state.boosted and state.boosted_until > now]
     held_s = max(tuning.bounds.floor_s, min(boosts)) if boosts else math.inf

@@ -181,6 +181,41 @@ async def test_who_is_shed_comes_back_at_the_rate_that_is_left(bus: RedisBus) ->
     assert served.return_s() < 0.1, "all are back"
 
 
+async def test_who_is_shed_because_the_fleet_is_over_its_capacity_comes_back_at_what_that_leaves(
+    bus: RedisBus,
+) -> None:
+    clock, seen = FakeClock(), [Seen(), Seen()]
+    pacers = [pacer(bus, clock, one, UNLIMITED._replace(capacity_per_s=40.0)) for one in seen]
+
+    async def calls(served: int, shed: int, seconds: int) -> None:
+        for _ in range(seconds):
+            for one in seen:
+                figures = one.figures
+                one.figures = figures._replace(started=figures.started + served + shed, shed=figures.shed + shed)
+            await clock.advance(1.0)
+            for shared in pacers:
+                await shared.tick()
+
+    await calls(5, 0, 300)
+    # Each has half of 40 a second, though it could serve more, and 5 come anyway.
+    assert max(pacers[0].return_s() for _ in range(60)) == pytest.approx(60 / 15, rel=0.05)
+    await calls(20, 80, 600)
+    assert max(pacers[1].return_s() for _ in range(60)) == pytest.approx(60 / 2, rel=0.05), "a tenth is always spared"
+
+
+async def test_a_capacity_beyond_what_was_seen_to_work_brings_nobody_back_sooner(bus: RedisBus) -> None:
+    able = pacer(bus, FakeClock(), Seen(), UNLIMITED._replace(capacity_per_s=10_000.0))
+    assert max(able.return_s() for _ in range(100)) == pytest.approx(1.0)
+
+
+async def test_however_many_are_shed_nobody_is_put_off_for_longer_than_five_minutes(bus: RedisBus) -> None:
+    clock = FakeClock()
+    full = pacer(bus, clock, Seen(), UNLIMITED._replace(capacity_per_s=10.0))
+    assert max(full.return_s() for _ in range(9_000)) == 300.0
+    await clock.advance(299.0)
+    assert full.return_s() < 2.0, "and all are back by then"
+
+
 async def test_who_is_sent_away_with_a_stream_comes_back_at_five_hundred_a_second_or_what_was_seen(
     bus: RedisBus,
 ) -> None:

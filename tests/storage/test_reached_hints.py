@@ -106,6 +106,22 @@ async def test_an_iphone_in_the_background_misses_what_one_push_misses(house: Ho
     assert "polls must find 19" in iphone.explanation  # a fifth, and the doubt of so few tries
 
 
+async def test_an_iphone_counts_as_on_the_screen_for_as_long_as_it_is_woken_again(
+    house: House, clock: FakeClock
+) -> None:
+    await house.run(ANSWERED + ", platform = 'IOS'")
+    columns = "(app_id, all_answered, all_missed, first_answered, first_missed)"
+    await house.run(f"INSERT INTO app_reach {columns} VALUES ('default', 1000, 0, 800, 200)")
+    await house.learning.read()
+    never_reported = await house.hint()
+    assert "polls must find 19" in never_reported.explanation  # a fifth: each push that is missed
+    await house.service.report_activity(PHONE, LOOKING, is_user=True)
+    on_screen = await house.hint()
+    assert on_screen.poll_interval_s > 2 * never_reported.poll_interval_s
+    await clock.advance(601)
+    assert "polls must find 19" in (await house.hint()).explanation
+
+
 async def test_a_device_with_an_open_stream_polls_for_safety_only(house: House) -> None:
     polling = (await house.hint()).poll_interval_s
     house.streaming = True

@@ -118,6 +118,8 @@ def test_everything_can_be_said_by_the_environment(tmp_path: Path) -> None:
         ),
         ({"STALENESS_TARGET_S": "15", "REQUESTS_PER_DAY": "1000"}, ["REQUESTS_PER_DAY: set one"]),
         ({"STALENESS_TARGET_S": "2"}, ["STALENESS_TARGET_S:", "half of POLL_FLOOR_S"]),
+        ({"POLL_FLOOR_S": "100"}, ["STALENESS_TARGET_S:", "half of POLL_FLOOR_S", "15 s unless it is set"]),
+        ({"POLL_FLOOR_S": "100", "STALENESS_TARGET_S": "15"}, ["STALENESS_TARGET_S:", "half of POLL_FLOOR_S"]),
         ({"STALENESS_P95_S": "4"}, ["STALENESS_P95_S:", "at least POLL_FLOOR_S"]),
         ({"STALENESS_TARGET_S": "0"}, ["STALENESS_TARGET_S:", "greater than or equal to 1"]),
         ({"STALENESS_TARGET_S": "soon"}, ["STALENESS_TARGET_S:", "valid number"]),

@@ -66,6 +66,7 @@ tunings = st.builds(
     st.builds(Price, st.floats(1e-6, 1e6), st.floats(0.0, 1e6)),
     st.floats(1.0, 600.0),
     shares,
+    shares,
     st.booleans(),
 )
 
@@ -188,6 +189,25 @@ def test_a_device_that_pushes_reach_polls_rarely_until_pushes_break() -> None:
     assert wait(Situation([scope(3)], LOOKING, ANSWERS)) == wait(Situation([scope(3)], LOOKING))  # nobody pushes it
 
 
+def test_a_stream_brings_every_change_whether_or_not_anybody_wakes_devices() -> None:
+    untriggered, triggered = (
+        scope(6)._replace(signal=scope(6).signal._replace(triggered=share)) for share in (0.0, 1.0)
+    )
+    alone = Situation([untriggered], LOOKING)
+    streaming = alone._replace(streaming=True)
+    assert policy.reckon(streaming, DEFAULT_TUNING, NOW).residual == pytest.approx(0.001)
+    assert wait(streaming) == wait(streaming._replace(scopes=[triggered])) > 5 * wait(alone)
+    assert wait(streaming, DEFAULT_TUNING._replace(pushing=False)) == wait(streaming)
+
+
+def test_an_open_stream_does_not_speak_against_itself() -> None:
+    for scopes in ([scope(6)], [scope()]):
+        alone = policy.decide(Situation(scopes, LOOKING), DEFAULT_TUNING, START, changed=False)
+        streaming = policy.decide(Situation(scopes, LOOKING, streaming=True), DEFAULT_TUNING, START, changed=False)
+        assert streaming.prefer_stream is alone.prefer_stream
+        assert streaming.poll_interval_s > alone.poll_interval_s
+
+
 def test_a_writer_who_comes_shortens_the_wait_and_one_who_leaves_lengthens_it() -> None:
     quiet = scope(3, every_s=7200.0)
     later = NOW + 1800.0
@@ -208,6 +228,45 @@ def test_a_boost_holds_a_scope_at_its_tier_until_it_ends() -> None:
     assert wait(Situation([quiet], AWAY)) == 10.0
     over = policy.reckon(Situation([quiet], AWAY), DEFAULT_TUNING, NOW + 60.0).interval_s
     assert over > 60.0
+
+
+@pytest.mark.parametrize("stretch", [1.1, 12.0])
+@pytest.mark.parametrize("tier", [Priority.NORMAL, Priority.SLOW])
+def test_a_boost_that_holds_nothing_frees_nobody_from_the_stretch_below_its_tier(
+    tier: Priority, stretch: float
+) -> None:
+    plain = scope(4)
+    idle = plain._replace(boosted=tier, boosted_until=NOW + 60.0)
+    wanted = wait(Situation([plain], AWAY))
+    assert 50.0 < wanted < 109.0
+    hint, boosted = (
+        policy.decide(
+            Situation([one], AWAY), DEFAULT_TUNING, START, changed=False, pace=lambda s, _: stretch * s, explain=True
+        )
+        for one in (plain, idle)
+    )
+    assert boosted.poll_interval_s == min(hint.poll_interval_s, policy.hint.TIER_S[tier])
+    assert "a boost" not in boosted.explanation
+    assert "a stale second is worth" in boosted.explanation
+
+
+def test_a_boost_that_holds_is_kept_however_loaded_it_is() -> None:
+    fast = scope()._replace(boosted=Priority.FAST, boosted_until=NOW + 60.0)
+    hint = policy.decide(
+        Situation([fast], AWAY), DEFAULT_TUNING, START, changed=False, pace=lambda wait, _: 12.0 * wait, explain=True
+    )
+    assert hint.poll_interval_s == 30.0
+    assert "a boost holds it at 30.0 s" in hint.explanation
+
+
+@pytest.mark.parametrize("name", PolicyName)
+def test_nothing_goes_below_the_floor(name: PolicyName) -> None:
+    slow = DEFAULT_TUNING._replace(policy=name, bounds=Bounds(60.0, 300.0))
+    boosted = scope(9)._replace(boosted=Priority.IMMEDIATE, boosted_until=NOW + 60.0)
+    for one in (scope(9), boosted):
+        assert wait(Situation([one], LOOKING), slow) == 60.0
+    hint = policy.decide(Situation([boosted], LOOKING), slow, START, changed=False, pace=lambda wait, _: 2.0 * wait)
+    assert hint.poll_interval_s == 60.0
 
 
 @pytest.mark.parametrize(
@@ -294,3 +353,10 @@ def test_an_explanation_gives_the_figures() -> None:
         assert words in hint.explanation
     for words in ("a mean staleness of 15 s", "3.2 polls", f"{hint.poll_interval_s:.1f} s"):
         assert words in hint.explanation
+
+
+@pytest.mark.parametrize("activity", [LOOKING, replace(LOOKING, idle_s=60.0), AWAY])
+def test_an_explanation_speaks_of_pushes_only_where_they_bring_something(activity: Activity) -> None:
+    for commits in range(1, 9):  # the share of some of them is off by the last bit
+        hint = policy.decide(Situation([scope(commits)], activity), DEFAULT_TUNING, START, changed=False, explain=True)
+        assert "no pushes bring any, polls must find 100.0% of the changes" in hint.explanation

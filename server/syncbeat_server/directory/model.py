@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+FOREGROUND_S = 600.0
+"""For how long an app counts as on the screen after its device has reported that."""
+
 
 class Platform(StrEnum):
     """What a device runs."""

@@ -159,8 +159,12 @@ class AppSettings(IssuerSettings):
         if self.longest_poll_s < self.poll_floor_s:
             raise ValueError("POLL_CAP_S: at least POLL_FLOOR_S")
         # Polling at the floor for ever gives half of it as the mean, and 0.95 of it as the p95.
-        if self.staleness_target_s is not None and self.staleness_target_s < self.poll_floor_s / 2:
-            raise ValueError("STALENESS_TARGET_S: at least half of POLL_FLOOR_S, or no polling meets it")
+        by_mean = self.staleness_p95_s is None and self.requests_per_day is None
+        if by_mean and (self.staleness_target_s or DEFAULT_STALENESS_S) < self.poll_floor_s / 2:
+            raise ValueError(
+                "STALENESS_TARGET_S: at least half of POLL_FLOOR_S, or no polling meets it "
+                f"({DEFAULT_STALENESS_S:g} s unless it is set)"
+            )
         if self.staleness_p95_s is not None and self.staleness_p95_s < self.poll_floor_s:
             raise ValueError("STALENESS_P95_S: at least POLL_FLOOR_S, or no polling meets it")
         return self

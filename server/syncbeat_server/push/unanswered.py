@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from syncbeat_server.directory.model import FOREGROUND_S
 from syncbeat_server.push.reach import HALF_LIFE_S, RECENT_HALF_LIFE_S, AppReach
 from syncbeat_server.push.resend import Unanswered
 from syncbeat_server.storage.postgres import Connection, Row
-
-_FOREGROUND_S = 600.0
 
 DUE = """
 WITH due AS MATERIALIZED (
@@ -72,7 +71,7 @@ async def due(conn: Connection, limit: int) -> list[Unanswered]:
     rows = await conn.fetch(
         DUE,
         limit,
-        _FOREGROUND_S,
+        FOREGROUND_S,
         HALF_LIFE_S,
     )
     return [_unanswered(row) for row in rows]

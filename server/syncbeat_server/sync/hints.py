@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.directory.model import FOREGROUND_S
 from syncbeat_server.errors import AccessDenied
 from syncbeat_server.sync import policy, store
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, FeedPage, Hint, Poll
@@ -98,7 +99,7 @@ class Hints:
                 self._seen.note(device, [cursor])
             view = self._views.cached(device) or await self._views.read(device)
             if view is not None:
-                situation = self._situation(device, view, None)
+                situation = self._situation(device, view, None, now.timestamp())
         return policy.decide(situation, self._tuning(app_id), now, changed=page.more)
 
     def _told(self, poll: Poll, view: DeviceView) -> Hint:
@@ -109,9 +110,9 @@ class Hints:
         self._recorder.polled(device, now.timestamp(), hint, view.scopes, cursors)
         return hint._replace(explanation=f"{hint.explanation}; {self._pacing.describe()}") if explain else hint
 
-    def _situation(self, device: DeviceKey, view: DeviceView, activity: Activity | None) -> Situation:
+    def _situation(self, device: DeviceKey, view: DeviceView, activity: Activity | None, now: float) -> Situation:
         shown = activity or view.activity or _NOTHING_REPORTED
-        woken_again = view.platform != _IOS or shown.state is ActivityState.FOREGROUND
+        woken_again = view.platform != _IOS or (shown.state is ActivityState.FOREGROUND and _on_screen(view, now))
         return Situation(list(view.scopes.values()), shown, view.reach, self._streaming(device), woken_again)
 
     def _paced(
@@ -125,7 +126,7 @@ class Hints:
         explain: bool,
     ) -> Hint:
         tuning, moment = self._tuning(device.app_id), now.timestamp()
-        situation = self._situation(device, view, activity)
+        situation = self._situation(device, view, activity, moment)
 
         def pace(interval_s: float, background: bool) -> float:
             return self._pacing.paced(interval_s, background=background, now=moment, floor_s=tuning.bounds.floor_s)
@@ -157,6 +158,12 @@ class Hints:
                 view.seen[scope] = cursor
                 self._seen.note(device, [cursor])
         return ahead
+
+
+def _on_screen(view: DeviceView, now: float) -> bool:
+    # What is sent again goes by reports alone: what a call says beside them is not kept.
+    said = view.activity
+    return said is not None and said.state is ActivityState.FOREGROUND and now < view.reported_at + FOREGROUND_S
 
 
 def _is_news(seen: Cursor | None, cursor: Cursor) -> bool:

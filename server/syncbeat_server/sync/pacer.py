@@ -107,9 +107,14 @@ class Pacer:
         return self._turns.next(self._clock.monotonic(), self._handshakes_per_s)
 
     def return_s(self) -> float:
-        """In how many seconds a call that is shed now may come again: all of them fill what others leave free."""
-        free = self._ability_per_s - self._usual_per_s
-        spare = max(_LEAST_SPARE * self._ability_per_s, free)
+        """In how many seconds a call that is shed now may come again: all of them fill what others leave free.
+
+        That is of what this process was seen to serve, or of its share of the capacity, whichever is less.
+        """
+        able, capacity = self._ability_per_s, self._limits.capacity_per_s
+        if capacity is not None:
+            able = min(able, capacity / self._times_own)
+        spare = max(_LEAST_SPARE * able, able - self._usual_per_s)
         return self._returns.next(self._clock.monotonic(), spare)
 
     async def run(self) -> None:

@@ -26,11 +26,12 @@ MAX_SCOPES = 500
 
 
 class DeviceView(NamedTuple):
-    """What a hint is made of: the activity a device last reported, how far pushes reach it, its user's scopes by name
-    (of many, those that changed last come first), the newest cursors that it has shown, and the heads of its scopes by
-    name where they were asked for before."""
+    """What a hint is made of: the activity a device last reported and when (unix seconds), how far pushes reach it, its
+    user's scopes by name (of many, those that changed last come first), the newest cursors that it has shown, and the
+    heads of its scopes by name where they were asked for before."""
 
     activity: Activity | None
+    reported_at: float
     reach: Reach
     platform: str
     scopes: dict[str, ScopeState]
@@ -41,7 +42,8 @@ class DeviceView(NamedTuple):
 async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[DeviceView | None]:
     """For each device its view, or None when it is not registered. At most `MAX_SCOPES` scopes each, newest first."""
     rows = await conn.fetch(
-        f"""SELECT k.i, d.activity, d.platform, d.token_state IN ('ACTIVE', 'STALE'), d.reach_answered, d.reach_missed,
+        f"""SELECT k.i, d.activity, extract(epoch FROM d.activity_at)::float8 AS reported_at, d.platform,
+                  d.token_state IN ('ACTIVE', 'STALE'), d.reach_answered, d.reach_missed,
                   extract(epoch FROM d.reach_at)::float8, c.epoch AS seen_epoch, c.sequence AS seen_sequence, {STATE}
            FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (app_id, user_id, device_id, i)
            JOIN devices d USING (app_id, user_id, device_id)
@@ -56,13 +58,28 @@ async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[D
     )
     views: list[DeviceView | None] = [None] * len(devices)
     for row in rows:
-        place, activity, platform, usable, answered, missed, reach_at, seen_epoch, seen_sequence, *columns = (
-            row.values()
-        )
+        (
+            place,
+            activity,
+            reported_at,
+            platform,
+            usable,
+            answered,
+            missed,
+            reach_at,
+            seen_epoch,
+            seen_sequence,
+            *columns,
+        ) = row.values()
         view = views[place - 1]
         if view is None:
             view = views[place - 1] = DeviceView(
-                _activity(activity), Reach(usable, answered, missed, reach_at or 0.0), platform, {}, {}
+                _activity(activity),
+                reported_at or 0.0,
+                Reach(usable, answered, missed, reach_at or 0.0),
+                platform,
+                {},
+                {},
             )
         scope = columns[0]
         if scope is not None:

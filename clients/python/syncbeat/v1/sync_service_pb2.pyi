@@ -164,7 +164,7 @@ class Hint(_message.Message):
     """explanation says in a sentence for people how the interval came about. Empty unless asked for."""
     @_builtins.property
     def poll_interval(self) -> _duration_pb2.Duration:
-        """poll_interval is the time until the next poll: by default 5 s to 1 min for a device in the foreground that
+        """poll_interval is the time until the next poll: by default 5 s to 75 s for a device in the foreground that
         pushes do not reach, and up to 4 h for others.
         """
 

@@ -51,12 +51,17 @@ class Situation(NamedTuple):
 
 
 class Reckoning(NamedTuple):
-    """How an interval came about: the expected changes a second, what polls must find of them, how much it matters."""
+    """How an interval came about: the expected changes a second, what polls must find of them, how much it matters.
+
+    `held_s`: no longer than this, by the boosts of its scopes, even when intervals are stretched; `boosted`: that made
+    it shorter than the policy did.
+    """
 
     rate: float
     attention: float
     residual: float
     interval_s: float
+    held_s: float
     boosted: bool
 
 
@@ -75,16 +80,14 @@ def decide(
     interval = reckoning.interval_s
     looking = situation.activity.state is ActivityState.FOREGROUND
     if pace is not None:
-        interval = min(LONGEST_S, pace(interval, not looking))
-        if reckoning.boosted:
-            interval = min(interval, reckoning.interval_s)
+        interval = min(LONGEST_S, reckoning.held_s, pace(interval, not looking))
     return Hint(
         poll_interval_s=interval,
         priority=tier(interval),
         next_poll_at=now + timedelta(seconds=interval),
         changed=changed,
         heads=heads_of(situation.scopes) if heads is None else heads,
-        prefer_stream=looking and reckoning.interval_s <= _STREAM_BELOW_S,
+        prefer_stream=looking and _alone_s(situation, tuning, now, reckoning) <= _STREAM_BELOW_S,
         valid_s=min(LONGEST_S, max(_VALID_LEAST_S, _VALID_INTERVALS * interval)),
         explanation=_explanation(situation, tuning, reckoning, interval) if explain else "",
         wanted_s=reckoning.interval_s,
@@ -98,11 +101,20 @@ def reckon(situation: Situation, tuning: Tuning, now: float) -> Reckoning:
     """The interval of a device before pacing, and how it came about. `now` is in unix seconds."""
     matters = attention(situation.activity)
     missed = _missed(situation, tuning, now)
-    rate, left = _outlooks(situation.scopes, tuning, now, missed, matters)
-    residual = left.rate / (rate * matters) if rate > 0.0 else missed
+    rate, left = _outlooks(situation, tuning, now, missed, matters)
+    # Never less than what is missed, though the difference of two rates loses its last digits.
+    residual = max(missed, left.rate / (rate * matters)) if rate > 0.0 else missed
     interval = _interval(situation, tuning, left, matters, residual, now)
     boosts = [TIER_S[state.boosted] for state in situation.scopes if state.boosted and state.boosted_until > now]
-    return Reckoning(rate, matters, residual, min([interval, *boosts]) if boosts else interval, bool(boosts))
+    held_s = max(tuning.bounds.floor_s, min(boosts)) if boosts else math.inf
+    return Reckoning(rate, matters, residual, min(interval, held_s), held_s, held_s < interval)
+
+
+def _alone_s(situation: Situation, tuning: Tuning, now: datetime, reckoning: Reckoning) -> float:
+    # What a stream brings must not speak against the stream.
+    if not situation.streaming:
+        return reckoning.interval_s
+    return reckon(situation._replace(streaming=False), tuning, now.timestamp()).interval_s
 
 
 def heads_of(scopes: Iterable[ScopeState]) -> tuple[Cursor, ...]:
@@ -126,19 +138,20 @@ def _missed(situation: Situation, tuning: Tuning, now: float) -> float:
     return miss_share(situation.reach, tuning.app_misses if situation.woken_again else tuning.push_misses, now)
 
 
-def _outlooks(
-    scopes: Sequence[ScopeState], tuning: Tuning, now: float, missed: float, matters: float
-) -> tuple[float, Outlook]:
-    """The expected rate of all changes now, and the outlook of those that only polls will find, by attention."""
-    prior, reached = tuning.prior, 1.0 - missed
+def _outlooks(situation: Situation, tuning: Tuning, now: float, missed: float, matters: float) -> tuple[float, Outlook]:
+    """The expected rate of all changes now, and the outlook of those that only polls will find, by attention.
+
+    A push brings what somebody triggers, a stream every change.
+    """
+    prior, reached, streaming = tuning.prior, 1.0 - missed, situation.streaming
     level = swing = brought_level = brought_swing = 0.0
-    for state, weight in _weighed(scopes):
+    for state, weight in _weighed(situation.scopes):
         signal = state.signal
         one_level, one_swing = signal_expected(signal, prior, now)
         level += weight * one_level
         swing += weight * one_swing
-        if reached > 0.0 and signal.triggered > 0.0:
-            brought = weight * reached * signal.triggered
+        if reached > 0.0:
+            brought = weight * reached * (1.0 if streaming else signal.triggered)
             brought_level += brought * one_level
             brought_swing += brought * one_swing
     left = Outlook(
@@ -163,10 +176,10 @@ def _interval(
     situation: Situation, tuning: Tuning, outlook: Outlook, matters: float, residual: float, now: float
 ) -> float:
     if tuning.policy is PolicyName.FIXED:
-        return FIXED_S
+        return max(tuning.bounds.floor_s, FIXED_S)
     if tuning.policy is PolicyName.TIER_TABLE:
         tiers = [tier_interval(state.signal.windows, now) for state in situation.scopes]
-        return min(tiers, default=TIER_S[Priority.SLOW])
+        return max(tuning.bounds.floor_s, min(tiers, default=TIER_S[Priority.SLOW]))
     cost = poll_cost(situation.activity)
     floor_s, cap_s = tuning.bounds
     bounds = Bounds(floor_s, min(LONGEST_S, longest_wait(cap_s * math.sqrt(cost / matters), residual)))
@@ -201,7 +214,8 @@ def _explanation(situation: Situation, tuning: Tuning, reckoning: Reckoning, pac
 
 
 def _reached(situation: Situation, reckoning: Reckoning) -> str:
-    left = f"polls must find {reckoning.residual:.1%} of the changes"
+    share = f"{reckoning.residual:.1%}"
+    left = f"polls must find {share} of the changes"
     if situation.streaming:
         return f"a stream is open, {left}"
-    return f"{left}, pushes bring the rest" if reckoning.residual < 1.0 else f"no pushes bring any, {left}"
+    return f"no pushes bring any, {left}" if share == "100.0%" else f"{left}, pushes bring the rest"

@@ -38,6 +38,7 @@ _FORECAST_S, _WINDOW_S = 60, 10
 _AIM, _CALM = 0.8, 0.6
 _EASED = 0.95
 _FOREGROUND_FROM = 3.0
+_LONGEST_TURN_S = 300.0
 
 Draw = Callable[[], float]
 """A number from 0 to 1 by chance, as `random.random`."""
@@ -178,7 +179,7 @@ class Turns:
     """Spaces out those who are sent away at one moment: they come back one after the other, at what can be borne.
 
     That is the spread over the time that it takes to serve them all, E/(C - what comes anyway), without having to know
-    how many they will be.
+    how many they will be. Nobody waits longer than five minutes, since more turns than that would be kept by nobody.
     """
 
     def __init__(self) -> None:
@@ -186,7 +187,7 @@ class Turns:
 
     def next(self, now: float, per_s: float) -> float:
         """In how many seconds the next one may come back, where `per_s` of them can be borne a second."""
-        self._free_at = max(now, self._free_at) + 1.0 / per_s
+        self._free_at = min(now + _LONGEST_TURN_S, max(now, self._free_at) + 1.0 / per_s)
         return self._free_at - now
 
 

@@ -78,7 +78,6 @@ def _compared(request: Request, hands: Crew) -> dict[str, Any]:
     days = _days(request, request.devices)
     settings = _settings(request, days)
     found = compare(request, days, settings, hands)
-    found["original_estimate"] = recount()._asdict()
     if request.variants:
         found["variants"] = variants(days, settings, request.target_s, hands)
     few = _days(replace(request, seeds=request.seeds[:_CURVE_SEEDS]), min(request.devices, _CURVE_DEVICES))
@@ -91,6 +90,7 @@ def _compared(request: Request, hands: Crew) -> dict[str, Any]:
         price = next(row["multiplier"] for row in found["policies"] if row["name"] == PolicyRow.HYBRID)
         found["sweeps"] = sweeps(few, replace(settings, multiplier=price, lateness_s=LATENESS_S), hands)
         draw_sweeps(request.sweep, found["sweeps"])
+    found["original_estimate"] = recount()._asdict()
     return found
 
 

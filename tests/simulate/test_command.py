@@ -42,6 +42,11 @@ def test_a_small_fleet_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["adaptive-pull"]["plus_minus"]["optimality"] is not None
     assert rows["adaptive-pull"]["estimator"]["expected_over_true_changes"] == pytest.approx(1.0, abs=0.5)
     assert found["as_written"][0]["mean_s"] > 30.0
+    (elsewhere,) = found["on_other_days"]
+    assert [day["seed"] for day in elsewhere["by_seed"]] == [3, 4, 5, 6]
+    assert [day["seed"] for day in rows["adaptive-hybrid"]["by_seed"]] == [1, 2]
+    assert elsewhere["multiplier"] == rows["adaptive-hybrid"]["multiplier"]
+    assert elsewhere["requests_per_day"] != rows["adaptive-hybrid"]["requests_per_day"]
 
 
 def test_a_log_is_replayed_without_bounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

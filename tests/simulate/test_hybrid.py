@@ -21,6 +21,25 @@ QUIET = Settings(1.0, waking=EXACT, app_misses=0.0)
 HISTORY = tuple(-HOUR * hours for hours in range(48, 0, -1))
 
 
+class Hinted(Tally):
+    """A tally that also keeps when requests came, each hint (moment, seconds), and the number of each poll's hint."""
+
+    __slots__ = ("hints", "moments", "polled")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hints: list[tuple[float, float]] = []
+        self.moments: list[float] = []
+        self.polled: list[tuple[int, float]] = []
+
+    def request(self, at: float) -> None:
+        """Note it; a poll, which is counted just before, with the hint that it follows."""
+        super().request(at)
+        self.moments.append(at)
+        if self.polls + self.safety_polls > len(self.polled):
+            self.polled.append((len(self.hints) - 1, at))
+
+
 def feed(*changes: float, sessions: tuple[tuple[float, float], ...] = ()) -> Device:
     """A device that sees these changes."""
     return Device(0, changes, (Segment(0.0, DAY, 1 / HOUR, hot=False),), 0.0, 1 / HOUR, -2 * DAY, HISTORY, sessions)
@@ -113,17 +132,46 @@ def test_the_system_holds_back_polls_in_the_background() -> None:
     assert held.polls < a_day(device, QUIET, reachable=False).polls
 
 
-def test_every_wait_of_a_woken_device_is_the_servers_hint(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = hint.reckon
+@pytest.mark.parametrize(
+    ("platform", "reachable", "floor_s", "fewest"),
+    [
+        (ANDROID, False, 0.0, 5000),
+        (IOS, False, 0.0, 5000),
+        (ANDROID, True, 0.0, 300),
+        (IOS, True, 0.0, 1000),
+        (ANDROID, False, 300.0, 1000),
+    ],
+)
+def test_every_wait_of_a_woken_device_is_the_servers_hint(
+    platform: str, reachable: bool, floor_s: float, fewest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, polls = hint.reckon, 0
+    waking = replace(EXACT, loss=0.1, android_floor_s=floor_s)
+    settings = Settings(0.7, lateness_s=450.0, waking=waking, app_misses=0.01, push_misses=0.1)
+    for index in range(12):
+        tally = Hinted()
 
-    def halved(*known: object) -> Reckoning:
-        found = plain(*known)  # type: ignore[arg-type]  # passed on as it came
-        return found._replace(interval_s=found.interval_s / 2.0)
+        def noting(*known: object, tally: Hinted = tally) -> Reckoning:
+            found = plain(*known)  # type: ignore[arg-type]  # passed on as it came
+            tally.hints.append((float(known[2]), found.interval_s))  # type: ignore[arg-type]  # the moment
+            return found
 
-    device = make_device(DEFAULT, 5, 3, 24, history_days=2)
-    polls = a_day(device, QUIET, reachable=False).polls
-    monkeypatch.setattr(hint, "reckon", halved)
-    assert a_day(device, QUIET, reachable=False).polls > 1.6 * polls
+        monkeypatch.setattr(hint, "reckon", noting)
+        device = make_device(DEFAULT, 5, index, 24, history_days=2)
+        HybridDay(device, Handset(platform, reachable, ()), settings, tally, random.Random(index)).run()
+        due = [at + max(seconds, floor_s) for at, seconds in tally.hints]
+        for number, polled_at in tally.polled:
+            if number == 0:  # the day begins somewhere in a wait
+                assert 0.0 <= polled_at <= due[0]
+            else:
+                assert polled_at == pytest.approx(due[number], abs=1e-6)
+        for (at, _), (next_at, _), due_at in zip(tally.hints, tally.hints[1:], due, strict=False):
+            streamed = any(at <= start + waking.watched_after_s <= due_at for start, _ in device.sessions)
+            assert streamed or next_at <= due_at + 1e-6  # no poll was left out
+        asked = {0.0, *tally.moments, *(end for _, end in device.sessions)}
+        assert {at for at, _ in tally.hints} <= asked  # of the moment at which it asked, or left the screen
+        polls += len(tally.polled)
+    assert polls > fewest
 
 
 def test_a_sample_has_the_fleets_shares() -> None:

@@ -18,7 +18,15 @@ from syncbeat_server.devtools.simulate.printing import printed
 from syncbeat_server.devtools.simulate.report import row_of, text_of
 from syncbeat_server.devtools.simulate.request import Request, bounds_of, check
 from syncbeat_server.devtools.simulate.settings import PolicyRow, Settings
-from syncbeat_server.devtools.simulate.study import LATENESS_S, Days, Outcome, run, solved, solved_hybrid
+from syncbeat_server.devtools.simulate.study import (
+    LATENESS_S,
+    Days,
+    Outcome,
+    on_other_days,
+    run,
+    solved,
+    solved_hybrid,
+)
 from syncbeat_server.devtools.simulate.sweeps import curves, sweeps
 from syncbeat_server.devtools.simulate.traces import read_trace
 from syncbeat_server.devtools.simulate.variants import variants
@@ -82,6 +90,7 @@ def _compared(request: Request, hands: Crew) -> dict[str, Any]:
         price = next(row["multiplier"] for row in found["policies"] if row["name"] == PolicyRow.HYBRID)
         found["sweeps"] = sweeps(few, replace(settings, multiplier=price, lateness_s=LATENESS_S), hands)
         draw_sweeps(request.sweep, found["sweeps"])
+    found["original_estimate"] = recount()._asdict()
     return found
 
 
@@ -112,7 +121,7 @@ def compare(request: Request, days: Days, settings: Settings, hands: Crew) -> di
     others = (outcomes[PolicyRow.FIXED], outcomes[PolicyRow.EWMA])
     hybrid = solved_hybrid(days, settings, hands)
     hybrid_ceiling = solved_hybrid(days, settings, hands, PolicyRow.HYBRID_CEILING) if days.known else None
-    return {
+    found = {
         "fleet": request.fleet if request.trace is None else request.trace.name,
         "log": None if request.trace is None else request.trace.name,
         "fleet_devices": days.fleet,
@@ -131,8 +140,11 @@ def compare(request: Request, days: Days, settings: Settings, hands: Crew) -> di
             row_of(Outcome(row, run(row, days, replace(settings, multiplier=scale), hands), scale), days, None)
             for row, scale in ((PolicyRow.TIERS, 1.0), (PolicyRow.BACKOFF, _BACKOFF_CAP_S / FIXED_S))
         ],
-        "original_estimate": recount()._asdict(),
     }
+    if days.known:
+        elsewhere, same_price = on_other_days(hybrid, days, settings, hands)
+        found["on_other_days"] = [row_of(same_price, elsewhere, None)]
+    return found
 
 
 def progress(stream: Any) -> Callable[[float, str], None]:

@@ -42,6 +42,7 @@ def row_of(
             "p95_s": _half([tally.quantiles_s(0.95)[0] for tally in per_seed], 2),
             "optimality": _half([_optimality_of(outcome, days, seed) for seed in seeds], 4) if days.known else None,
         },
+        "by_seed": [_of_seed(seed, outcome.tallies[seed], fleet) for seed in seeds],
         "empirical_mean_s": round(whole.empirical_mean_s, 2),
         "bytes_per_day": round(whole.per_day(whole.traffic_bytes, fleet)),
         "multiplier": round(outcome.multiplier, 4),
@@ -95,6 +96,13 @@ def text_of(found: dict[str, Any]) -> str:
             parts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in row["made_of"].items())
             lines.append(f"{row['name']}: {parts}")
     lines += ["", "as they are written, at their own staleness:", table(found["as_written"])]
+    if "on_other_days" in found:
+        seeds = ", ".join(str(day["seed"]) for day in found["on_other_days"][0]["by_seed"])
+        lines += [
+            "",
+            f"at the same price on days that it was not solved on (seeds {seeds}):",
+            table(found["on_other_days"]),
+        ]
     if "variants" in found:
         lines += ["", "variants:", table(found["variants"])]
     return "\n".join([*lines, "", f"took {found['seconds']} s"])
@@ -128,7 +136,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 _with_bar(requests, (bars["requests_per_day"] or 0) / _MILLION, 2 if requests >= 1.0 else 4),
                 f"{row['mean_s']:.1f}",
                 f"{row['p50_s']:.1f}",
-                f"{row['p95_s']:.1f}",
+                _with_bar(row["p95_s"], bars["p95_s"] or 0, 1),
                 f"{row['p99_s']:.1f}",
                 f"{row['wakeups_per_device_day']:.0f}",
                 f"{row['peak_over_mean']:.2f}",
@@ -156,6 +164,15 @@ def _optimality(outcome: Outcome, days: Days) -> float:
 def _optimality_of(outcome: Outcome, days: Days, seed: int) -> float:
     tally = outcome.tallies[seed]
     return (outcome.bounds or days.bounds)[seed].least_requests(tally.mean_s) / tally.requests
+
+
+def _of_seed(seed: int, tally: Tally, fleet: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "requests_per_day": round(tally.per_day(tally.requests, fleet)),
+        "mean_s": round(tally.mean_s, 2),
+        "p95_s": round(tally.quantiles_s(0.95)[0], 2),
+    }
 
 
 def _made_of(tally: Tally) -> dict[str, int]:

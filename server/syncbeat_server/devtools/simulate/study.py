@@ -167,6 +167,16 @@ def solved_hybrid(days: Days, settings: Settings, crew: Crew, row: PolicyRow = P
     return Outcome(row, run(row, days, settings, crew), settings.multiplier, bounds=bounds)
 
 
+def on_other_days(hybrid: Outcome, days: Days, settings: Settings, crew: Crew) -> tuple[Days, Outcome]:
+    """The hybrid on twice as many other days, at the price and with the misses of these: neither was found on those."""
+    last, few = max(days.bounds), 2 * len(days.samples)
+    others = Days.of([replace(days.samples[0], seed=seed) for seed in range(last + 1, last + 1 + few)])
+    settings = replace(settings, lateness_s=LATENESS_S, multiplier=hybrid.multiplier)
+    settings = measured_misses(settings, summed(hybrid.tallies.values()))
+    tallies = run(hybrid.row, others, settings, crew, "on other days")
+    return others, replace(hybrid, tallies=tallies, bounds=signalled_bounds(others, settings.waking))
+
+
 def measured_misses(settings: Settings, tally: Tally) -> Settings:
     """The settings with what a day has shown of how many pushes are missed."""
     return replace(

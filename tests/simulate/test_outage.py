@@ -1,0 +1,55 @@
+"""The half hour after an outage: that the policy says how long to wait, and the way of placing alone when to come."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from syncbeat_server.devtools.simulate import outage
+from syncbeat_server.devtools.simulate.fleet import DEFAULT
+from syncbeat_server.devtools.simulate.outage import Placing, after_outage
+from syncbeat_server.sync.policy import interval
+
+DEVICES = 60
+
+
+def test_every_wait_after_an_outage_is_the_policys(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[float] = []
+    came: dict[Placing, list[float]] = {way: [] for way in Placing}
+    due: dict[Placing, set[float]] = {way: set() for way in Placing}
+    ask, placer = interval.poll_interval, outage._placer
+
+    def noting(*known: object, **named: object) -> float:
+        answers.append(float(ask(*known, **named)))  # type: ignore[arg-type]  # passed on as it came
+        return answers[-1]
+
+    def placing(way: Placing, chance: random.Random) -> outage.Place:
+        place = placer(way, chance)
+
+        def placed(now: float, wanted: float) -> float:
+            assert wanted == answers[-1]
+            came[way].append(now)
+            given = place(now, wanted)
+            due[way].add(now + given)
+            return given
+
+        return placed
+
+    monkeypatch.setattr(interval, "poll_interval", noting)
+    monkeypatch.setattr(outage, "_placer", placing)
+    with ThreadPoolExecutor(1) as executor:
+        for found in after_outage(DEFAULT, 5, DEVICES, executor):
+            assert found.lengthened == pytest.approx(1.0, abs=0.02)
+    for way in Placing:
+        assert came[way][:DEVICES] == [came[way][0]] * DEVICES  # all of them in the same second
+        assert set(came[way][DEVICES:]) <= due[way]
+        assert len(came[way]) > 10 * DEVICES
+
+
+def test_booked_moments_level_a_step_that_exact_ones_keep() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        booked, jittered, exact = (way.peak_over_mean for way in after_outage(DEFAULT, 5, 1000, executor))
+    assert booked < 1.5
+    assert booked < jittered < exact

@@ -130,7 +130,7 @@ async def test_a_writer_who_comes_shortens_the_others_intervals(house: House) ->
     await house.clock.advance(3600)
     quiet = (await house.hint()).poll_interval_s
     await house.service.report_activity(PHONE, Activity(), is_user=True)
-    stream = Subscription(PHONE, all_scopes=False)
+    stream = Subscription(DeviceKey(APP, "bob", "phone"), all_scopes=False)
     house.hub.add(stream)
     house.hub.follow(stream, ["couple"])
     await house.writers.flush()

@@ -85,7 +85,7 @@ class Scripted(grpc.GenericRpcHandler):
         self.answers: dict[str, list[Message | Refusal | Hold | Stream]] = defaultdict(list)
         self.attempts: dict[str, list[Attempt]] = defaultdict(list)
         self.left = asyncio.Event()
-        """Set when a client has gone from a call on `Hold`."""
+        """Set when a client has gone from a call that has `Hold`, whether or not the call was there yet."""
 
     def prepare(self, method: str, *answers: Message | Refusal | Hold | Stream) -> None:
         """What the next attempts of a method are answered with, in turn."""
@@ -103,7 +103,7 @@ class Scripted(grpc.GenericRpcHandler):
             if isinstance(given, Refusal):
                 await context.abort(given.code, "refused", given.trailers())
             if isinstance(given, Hold):
-                await self._hold()
+                await asyncio.Event().wait()
             assert isinstance(given, Message)
             return given.SerializeToString()
 
@@ -116,17 +116,11 @@ class Scripted(grpc.GenericRpcHandler):
             if isinstance(step, Refusal):
                 await context.abort(step.code, "refused", step.trailers())
             elif isinstance(step, Hold):
-                await self._hold()
+                await asyncio.Event().wait()
             elif isinstance(step, Until):
                 await step.event.wait()
             else:
                 yield step.SerializeToString()
-
-    async def _hold(self) -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.left.set()
 
     def _record(self, name: str, data: bytes, context: Any) -> Message | Refusal | Hold | Stream:
         request = GetMessageClass(METHODS[name].input_type).FromString(data)
@@ -134,7 +128,10 @@ class Scripted(grpc.GenericRpcHandler):
         now = asyncio.get_running_loop().time()
         attempt = Attempt(request, metadata.get("authorization"), context.time_remaining(), now)
         self.attempts[name].append(attempt)
-        return self.answers[name].pop(0)
+        given = self.answers[name].pop(0)
+        if any(isinstance(step, Hold) for step in (given if isinstance(given, list) else [given])):
+            context.add_done_callback(lambda _: self.left.set())
+        return given
 
 
 @asynccontextmanager

@@ -163,6 +163,26 @@ async def test_each_server_can_be_stopped_killed_and_started_again() -> None:
                 assert client.ping()
 
 
+async def test_a_server_that_was_killed_answers_nobody_any_more() -> None:
+    with running_stores() as stores:
+        client = await asyncpg.connect(stores.app_url)
+        backend = psutil.Process(client.get_server_pid())
+        resumed = threading.Event()
+
+        def resume() -> None:
+            resumed.set()
+            backend.resume()
+
+        backend.suspend()  # it sees late that its parent is gone
+        late = threading.Timer(0.3, resume)
+        late.start()
+        stores.kill_postgres()
+        assert resumed.is_set(), "it did not wait"
+        late.join()
+        with pytest.raises((OSError, asyncpg.PostgresConnectionError)):
+            await client.fetchval("SELECT 1")
+
+
 async def test_only_the_user_who_started_them_can_log_in(stores: EmbeddedStores) -> None:
     sockets = folder_of(stores.app_url) / "pg"
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import subprocess
 import threading
@@ -51,6 +53,8 @@ class Server:
 
     program: Program
     _child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _held_open: int = field(default=-1, repr=False)
+    """Reads as ended when the program and all that it started are gone: each of them has the other end."""
 
     @property
     def pid(self) -> int | None:
@@ -66,7 +70,7 @@ class Server:
         """Start it and do not wait; `wait_ready` does. Nothing happens when it runs already."""
         if self.pid is None:
             self._reap()
-            self._child = spawn(self.program)
+            self._child, self._held_open = spawn(self.program)
 
     def wait_ready(self) -> None:
         """Return when it answers.
@@ -103,13 +107,19 @@ class Server:
         self._reap()
 
     def kill(self) -> None:
-        """End it by SIGKILL, as a crash would. Nothing happens when it does not run."""
+        """End it by SIGKILL, as a crash would, and wait for what it started to go too. Nothing happens when it does not
+        run."""
         self.stop(signal.SIGKILL)
 
     def _reap(self) -> None:
         if self._child is not None:
             self._child.wait()
             self._child = None
+            # What a killed server started goes on for a moment, and answers.
+            ends = select.poll()
+            ends.register(self._held_open)
+            ends.poll(_STOP_S * 1_000)
+            os.close(self._held_open)
 
     def _tail(self) -> str:
         try:
@@ -130,18 +140,28 @@ def launcher(account: Account, death_signal: signal.Signals) -> list[str]:
     return processes.launcher(death_signal, account.uid, account.gid)
 
 
-def spawn(program: Program) -> subprocess.Popen[bytes]:
-    """Start the program in a session of its own, so that Ctrl-C reaches us and not it."""
-    with program.log.open("wb") as log:
-        return subprocess.Popen(
-            [*launcher(program.account, program.death_signal), *program.command],
-            cwd=program.cwd,
-            env=_ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+def spawn(program: Program) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the program in a session of its own, so that Ctrl-C reaches us and not it; and the end of a pipe which can
+    be read when it is gone with all that it started."""
+    ended, held = os.pipe()
+    try:
+        with program.log.open("wb") as log:
+            child = subprocess.Popen(
+                [*launcher(program.account, program.death_signal), *program.command],
+                cwd=program.cwd,
+                env=_ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=[held],
+            )
+    except BaseException:
+        os.close(ended)
+        raise
+    finally:
+        os.close(held)
+    return child, ended
 
 
 def run(name: str, command: Sequence[str], *, cwd: Path, account: Account, stdin: str = "") -> None:

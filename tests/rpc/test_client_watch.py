@@ -354,9 +354,12 @@ async def test_more_cursors_than_a_stream_takes_are_listed(scripted: tuple[Scrip
 
 async def test_a_silent_stream_is_given_up(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
-    script.prepare("WatchHints", [change(1), Hold()], [change(2), Hold()])
+    # On a slow machine streams are given up before their first event too: each brings what the test has come to.
+    script.answers["WatchHints"] = [[change(1), Hold()] for _ in range(100)]
     async with client_of(address) as client, client.watch(heartbeat_s=0.1) as watch:
-        assert await sequences(watch, 2) == [1, 2]
+        assert await sequences(watch, 1) == [1]
+        script.answers["WatchHints"] = [[change(2), Hold()] for _ in range(100)]
+        assert await sequences(watch, 2) == [2]
         await asyncio.wait_for(script.left.wait(), WAIT_S)
 
 

@@ -161,6 +161,22 @@ async def test_a_device_that_leaves_the_screen_leaves_its_stream_and_comes_back_
     assert (device.count("WatchHints"), device.count("ReportActivity"), device.count("GetHint")) == (2, 3, 0)
 
 
+async def test_who_comes_to_the_screen_while_a_stream_closes_gets_a_new_one() -> None:
+    away = asyncio.Event()
+    async with phone(*[reported(10, stream=True)] * 2) as device:
+        device.script.prepare("WatchHints", [checkpoint(), Until(away), streamed(hint=hint(10)), Hold()])
+        device.script.prepare("WatchHints", [checkpoint(), Hold()])
+        async with device.sync:
+            await streaming(device)
+            away.set()
+            async with asyncio.timeout(WAIT_S):
+                while device.sync.is_streaming:  # noqa: ASYNC110  # the very turn of the loop counts
+                    await asyncio.sleep(0)
+            device.sync.foreground()
+            await streaming(device)
+    assert (device.count("WatchHints"), device.count("GetHint")) == (2, 0)
+
+
 async def test_no_stream_is_opened_for_what_the_device_is_no_more() -> None:
     async def hide(batch: SyncBatch) -> None:
         sync.background()

@@ -40,7 +40,11 @@ class DeviceClock(FakeClock):
         await self.quiet()
 
     async def quiet(self) -> None:
-        """Return when the device has nothing to do but wait."""
+        """Return when the device has nothing to do but wait.
+
+        It may be waiting for a stream that opens, or for the next event of one, and that comes in real time: a test
+        waits for it before it looks, and before it moves the clock past what it decides.
+        """
         await settle()
         await wait_until(lambda: self.sleepers, what="the device still works")
 

@@ -217,7 +217,7 @@ async def test_what_is_no_wake_up_of_ours_is_left_to_the_app(wrong: dict[str, st
 
 async def test_a_fetch_that_fails_is_tried_again_and_a_new_push_does_not_wait_for_it() -> None:
     async with phone(reported(3_000, at(4)), cursors=[at(4)]) as device:
-        device.script.prepare("ListChanges", *[BROKEN] * 9)
+        device.script.prepare("ListChanges", *[BROKEN] * 50)
         async with device.sync:
             await device.clock.quiet()
             device.sync.woken(wake_up(5) | {"ack_token": ""})

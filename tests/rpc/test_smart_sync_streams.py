@@ -10,7 +10,7 @@ import pytest
 from syncbeat import SmartSync, SyncBatch
 from syncbeat.v1 import sync_service_pb2 as pb
 from tests.fakes import wait_until
-from tests.rpc.client_servers import WAIT_S, Hold, Refusal, Until
+from tests.rpc.client_servers import WAIT_S, Hold, Refusal, Stream, Until
 from tests.rpc.phones import Phone, at, hint, page, phone, polled, reported, reset, row, streamed
 
 BROKEN = Refusal(grpc.StatusCode.INTERNAL, "INTERNAL")
@@ -74,18 +74,18 @@ async def test_devices_whose_streams_break_together_do_not_poll_together() -> No
 
 
 async def test_a_broken_stream_is_polled_for_until_it_is_there_again() -> None:
+    back = asyncio.Event()
     async with phone(reported(10, at(1), stream=True), cursors=[at(1)]) as device:
-        device.script.prepare("WatchHints", [checkpoint(row(1)), BROKEN])
-        for _ in range(100):
-            device.script.prepare("WatchHints", [BROKEN])
+        resumed: Stream = [Until(back), streamed(change=row(2)), streamed(change=row(4)), Hold()]
+        device.script.prepare("WatchHints", [checkpoint(row(1)), BROKEN], [BROKEN], resumed)
         device.script.prepare("GetHint", polled(10, at(3), stream=True), polled(10, at(3), stream=True))
         device.script.prepare("ListChanges", page(2, 3))
         async with device.sync:
-            await wait_until(lambda: device.count("WatchHints") >= 2, WAIT_S)
+            await wait_until(lambda: device.count("WatchHints") == 3, WAIT_S)
             await device.clock.travel(10.5)
             assert (device.count("GetHint"), device.sequences) == (1, [2, 3])
             # The stream resumes where it was: what the poll brought is not applied again.
-            device.script.answers["WatchHints"] = [[streamed(change=row(2)), streamed(change=row(4)), Hold()]]
+            back.set()
             await streaming(device)
             await wait_until(lambda: device.sequences == [2, 3, 4])
             assert list(device.last("WatchHints").cursors) == [at(1)]
@@ -159,6 +159,22 @@ async def test_a_device_that_leaves_the_screen_leaves_its_stream_and_comes_back_
             device.sync.foreground()
             await streaming(device)
     assert (device.count("WatchHints"), device.count("ReportActivity"), device.count("GetHint")) == (2, 3, 0)
+
+
+async def test_who_comes_to_the_screen_while_a_stream_closes_gets_a_new_one() -> None:
+    away = asyncio.Event()
+    async with phone(*[reported(10, stream=True)] * 2) as device:
+        device.script.prepare("WatchHints", [checkpoint(), Until(away), streamed(hint=hint(10)), Hold()])
+        device.script.prepare("WatchHints", [checkpoint(), Hold()])
+        async with device.sync:
+            await streaming(device)
+            away.set()
+            async with asyncio.timeout(WAIT_S):
+                while device.sync.is_streaming:  # noqa: ASYNC110  # the very turn of the loop counts
+                    await asyncio.sleep(0)
+            device.sync.foreground()
+            await streaming(device)
+    assert (device.count("WatchHints"), device.count("GetHint")) == (2, 0)
 
 
 async def test_no_stream_is_opened_for_what_the_device_is_no_more() -> None:

@@ -186,8 +186,8 @@ class Follower:
         if self.stream.standing is None:
             return
         if not hint.prefer_stream:
+            self._stream_after = now + _STREAM_PAUSE_S  # first, for who comes to the screen meanwhile ends it
             await self.stream.close()
-            self._stream_after = now + _STREAM_PAUSE_S
         elif self.stream.standing != self.activity.standing and not self.activity.is_news(now, streaming=False):
             # Its hints are for what the device was. Another one is opened.
             await self.stream.close()

@@ -132,16 +132,6 @@ async def test_streams_end_everywhere_when_their_token_is_taken_back(pair: tuple
     assert (await kept.next("change")).scope == "s"
 
 
-async def test_a_stream_ends_with_its_token(server: Server) -> None:
-    stream = server.user("ann", life_s=1.5).watch()
-    start = time.time()
-    await stream.opened()
-    _, how = await end_of(stream)
-    assert how == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
-    # `exp` has whole seconds.
-    assert int(start + 1.5) <= time.time() < int(start + 1.5) + 1.0
-
-
 async def test_foreign_tokens_die_with_their_user_and_new_ones_live(pair: tuple[Server, Server]) -> None:
     one, two = pair
     foreign = one.user("ann")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import grpc
-import jwt
 import orjson
 import pytest
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
+from syncbeat_server.auth.model import MAX_LEEWAY
 from syncbeat_server.auth.tokens import mint
 from tests.fakes import wait_until
+from tests.rpc.clocks import HeldClock
 from tests.rpc.conftest import KEY, Caller, Server, refusal_of, running_server
 
 S = "couple:1"
@@ -384,16 +385,22 @@ async def test_joining_and_leaving_a_scope(ready: Server) -> None:
     assert [cursor.scope for cursor in checkpoint.cursors] == [S]
 
 
-async def test_a_stream_ends_with_its_token(ready: Server) -> None:
-    token = mint(KEY, "alice", datetime.now(UTC), timedelta(seconds=2))
-    expires = jwt.decode(token, options={"verify_signature": False})["exp"]
-    stream = ready.bearer(token).watch(device_id="phone")
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> HeldClock:
+    """The clock of the server: it does not go on before the stream is open."""
+    return HeldClock.of_servers(monkeypatch)
+
+
+async def test_a_stream_ends_with_its_token(held: HeldClock, ready: Server) -> None:
+    expires = held.now() + timedelta(seconds=1)
+    stream = ready.bearer(mint(KEY, "alice", held.now(), timedelta(seconds=1))).watch(device_id="phone")
     checkpoint = await stream.opened()
-    assert checkpoint.token_remaining.seconds < 2
+    assert checkpoint.token_remaining.seconds == 1
+    held.go_on()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stream.next("drain")
     assert refusal_of(caught.value).told == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
-    assert expires <= time.time() < expires + 5, "a poll would be answered for 30 s more"
+    assert expires <= held.now() < expires + MAX_LEEWAY, "a poll would be answered for 30 s more"
 
 
 async def test_an_expired_token_opens_no_stream_for_long(ready: Server) -> None:

@@ -287,8 +287,8 @@ class Server:
         return self.backend if access_pb2.ACCESS_SERVICE in options or not options else self.operator
 
     async def rows(self) -> dict[str, list[str]]:
-        """Everything that stands in the database, by table, but for who was seen, whoever calls is, and what is learned
-        of all calls."""
+        """Everything that stands in the database, by table, but for who was seen, whoever calls is, what is learned of
+        all calls, and what is removed after two minutes."""
         conn = await asyncpg.connect(self.urls.admin_url)
         try:
             tables = await conn.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
@@ -296,7 +296,7 @@ class Server:
             return {
                 name: [row["text"] for row in await conn.fetch(f"SELECT t::text AS text FROM {name} t ORDER BY 1")]
                 for (name,) in tables
-                if name not in ("users", "app_learning", "change_samples")
+                if name not in ("users", "app_learning", "change_samples", "touches")
             }
         finally:
             await conn.close()

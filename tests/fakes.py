@@ -88,15 +88,15 @@ async def settle() -> None:
 
 
 @overload
-async def wait_until(predicate: Callable[[], Awaitable[Value]], timeout_s: float = 10.0, what: str = "") -> Value: ...
+async def wait_until(predicate: Callable[[], Awaitable[Value]], timeout_s: float = 20.0, what: str = "") -> Value: ...
 
 
 @overload
-async def wait_until(predicate: Callable[[], Value], timeout_s: float = 10.0, what: str = "") -> Value: ...
+async def wait_until(predicate: Callable[[], Value], timeout_s: float = 20.0, what: str = "") -> Value: ...
 
 
 async def wait_until(
-    predicate: Callable[[], Value | Awaitable[Value]], timeout_s: float = 10.0, what: str = ""
+    predicate: Callable[[], Value | Awaitable[Value]], timeout_s: float = 20.0, what: str = ""
 ) -> Value:
     """Ask until the answer is truthy, and return it; the only polling tests do.
 

@@ -36,7 +36,7 @@ from syncbeat_server.sync import sweep, views
 from tests.conftest import DatabaseUrls, create_database, drop_database
 from tests.fakes import wait_until
 
-DEADLINE_S = 10.0
+DEADLINE_S = 20.0
 KID, SECRET = "k1", "0123456789abcdef0123456789abcdef"
 ISSUER = Issuer("default", "syncbeat", uuid_subjects=False)
 KEY = KeyRow(ISSUER, KID, "HS256", SECRET)
@@ -373,7 +373,11 @@ async def hear_each_other(*servers: Server) -> None:
 
     async def all_answer() -> bool:
         for server in servers:
-            told = await server.backend(auth_service_pb2.GetTokenCacheStatsRequest())
+            try:
+                told = await server.backend(auth_service_pb2.GetTokenCacheStatsRequest())
+            except grpc.aio.AioRpcError as error:  # it does not listen yet
+                assert refusal_of(error).reason == "DEPENDENCY_DOWN"
+                return False
             assert len(told.processes) <= len(servers)
             if len(told.processes) < len(servers):
                 return False

@@ -17,7 +17,7 @@ from syncbeat_server.auth.model import MAX_LEEWAY
 from syncbeat_server.auth.tokens import mint
 from tests.fakes import wait_until
 from tests.rpc.clocks import HeldClock
-from tests.rpc.conftest import KEY, Caller, Server, refusal_of, running_server
+from tests.rpc.conftest import DEADLINE_S, KEY, Caller, Server, refusal_of, running_server
 
 S = "couple:1"
 PACED = 1.1 / 0.9  # how far apart pacing puts two hints that are alike
@@ -75,11 +75,12 @@ async def test_a_hint_says_whether_there_is_news(ready: Server) -> None:
 
 
 async def test_a_hint_is_whole(ready: Server) -> None:
+    began = int(time.time())
     hint = (await ready.user("alice")(hint_request())).hint
     assert 10 < hint.poll_interval.seconds <= 60
     assert hint.priority == sync_service_pb2.PRIORITY_NORMAL
     assert hint.valid_duration.seconds >= 300
-    assert abs(hint.next_poll_time.seconds - time.time() - hint.poll_interval.seconds) < 5
+    assert began <= hint.next_poll_time.seconds - hint.poll_interval.seconds <= time.time() + 1
     assert not hint.explanation
     assert "expected to change" in (await ready.user("alice")(hint_request(explain=True))).hint.explanation
 
@@ -273,10 +274,11 @@ async def test_the_feed_pages(ready: Server) -> None:
     assert pages == [[1, 2, 3], [4, 5, 6], [7]]
     assert (cursor.scope, cursor.sequence) == (S, 7)
     assert not (await feed(alice, cursor)).changes
+    began = int(time.time())
     await ready.publish(S, "k0")
     page = await feed(alice, cursor)
     assert [(row.key, row.sequence, row.epoch) for row in page.changes] == [("k0", 8, cursor.epoch)]
-    assert page.changes[0].change_time.seconds == pytest.approx(time.time(), abs=5)
+    assert began <= page.changes[0].change_time.seconds <= time.time()
     assert page.hint.HasField("poll_interval")
 
 
@@ -370,7 +372,7 @@ async def test_joining_and_leaving_a_scope(ready: Server) -> None:
     await ready.add("joined", "alice")
     # Once the stream follows it: a publish that came before would not be news to it.
     event = asyncio.ensure_future(stream.next("change"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         while not event.done():
             await ready.publish("joined")
             await asyncio.wait([event], timeout=0.2)

@@ -32,7 +32,7 @@ from syncbeat_server.rpc.push import PushServicer
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.sync import SyncServicer
 from syncbeat_server.storage import asking, redis
-from syncbeat_server.sync import sweep, views
+from syncbeat_server.sync import pacer, sweep, views
 from tests.conftest import DatabaseUrls, create_database, drop_database
 from tests.fakes import wait_until
 
@@ -396,6 +396,12 @@ def patient_with_redis(monkeypatch: pytest.MonkeyPatch) -> None:
 def patient_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers of this test wait longer for the answers of others than a busy machine may need."""
     monkeypatch.setattr(asking, "_TIMEOUT_S", DEADLINE_S / 2)
+
+
+@pytest.fixture
+def unstretched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of this test do not lengthen intervals because the machine pauses and they seem to bear too much."""
+    monkeypatch.setattr(pacer, "_WINDOW_S", 10**9)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ async def feed(caller: Caller, cursor: core_pb2.ScopeCursor | None = None, **fie
 
 
 @pytest.fixture
-async def ready(server: Server) -> Server:
+async def ready(unstretched: None, server: Server) -> Server:
     """Alice and bob write one scope; alice has a phone."""
     await server.add(S, "alice", "bob")
     await server.register("alice", "phone")

@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import TypeVar, overload
 
 Value = TypeVar("Value")
@@ -47,6 +48,10 @@ class FakeClock:
         """How many sleep on it."""
         return sum(not future.done() for _, _, future in self._sleepers)
 
+    def until_next_s(self) -> float:
+        """Seconds until the first of their sleeps ends; infinite where nobody sleeps."""
+        return min((due_s for due_s, _, future in self._sleepers if not future.done()), default=inf) - self._elapsed_s
+
     async def sleep(self, seconds: float) -> None:
         """Return when the clock was moved by `seconds`; at once, after a turn of the loop, for none."""
         if seconds <= 0:
@@ -83,15 +88,15 @@ async def settle() -> None:
 
 
 @overload
-async def wait_until(predicate: Callable[[], Awaitable[Value]], timeout_s: float = 10.0, what: str = "") -> Value: ...
+async def wait_until(predicate: Callable[[], Awaitable[Value]], timeout_s: float = 20.0, what: str = "") -> Value: ...
 
 
 @overload
-async def wait_until(predicate: Callable[[], Value], timeout_s: float = 10.0, what: str = "") -> Value: ...
+async def wait_until(predicate: Callable[[], Value], timeout_s: float = 20.0, what: str = "") -> Value: ...
 
 
 async def wait_until(
-    predicate: Callable[[], Value | Awaitable[Value]], timeout_s: float = 10.0, what: str = ""
+    predicate: Callable[[], Value | Awaitable[Value]], timeout_s: float = 20.0, what: str = ""
 ) -> Value:
     """Ask until the answer is truthy, and return it; the only polling tests do.
 

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import gc
 import gzip
-import itertools
+import heapq
 import json
 import logging
 import time
@@ -90,11 +90,35 @@ async def store(publisher: Publisher, clock: FakeClock) -> AsyncIterator[JwksSto
     await made.close()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause of a busy machine is taken for an issuer that does not answer."""
+    monkeypatch.setattr(jwks, "_TIMEOUT_S", 20.0)
+
+
+def clock_of(store: JwksStore) -> FakeClock:
+    return cast(FakeClock, store._clock)
+
+
+async def rests(store: JwksStore) -> None:
+    """Return when the store's own loop sleeps: the clock may be moved then."""
+    await wait_until(lambda: store._fetching is None and clock_of(store).sleepers)
+
+
+async def pass_time(store: JwksStore, seconds: float) -> None:
+    """Move the clock, and let each fetch of the store's loop end before time goes on."""
+    clock = clock_of(store)
+    end_s = clock.monotonic() + seconds
+    while clock.monotonic() < end_s:
+        await clock.advance(min(clock.until_next_s(), end_s - clock.monotonic()))
+        await rests(store)
+
+
 @asynccontextmanager
 async def running(store: JwksStore) -> AsyncIterator[None]:
     """The store's own loop, past its first fetch."""
     task = asyncio.ensure_future(store.run())
-    await wait_until(lambda: store.fetches and store._fetching is None)
+    await rests(store)
     try:
         yield
     finally:
@@ -103,22 +127,25 @@ async def running(store: JwksStore) -> AsyncIterator[None]:
 
 
 class Lag:
-    """The longest turn of the loop, in seconds of this thread's CPU: what others do to the machine is not ours."""
+    """The longest turns of the loop, in seconds of this thread's CPU: what others do to the machine is not ours."""
 
     def __init__(self) -> None:
-        self.longest_s = 0.0
+        self.longest_s = [0.0] * 3
 
     async def watch(self) -> None:
         before = time.thread_time()
         while True:
             await asyncio.sleep(0)
             now = time.thread_time()
-            self.longest_s = max(self.longest_s, now - before)
+            heapq.heappushpop(self.longest_s, now - before)
             before = now
 
 
 async def watched(work: Coroutine[Any, Any, None]) -> float:
-    """The longest turn of the loop while this is done."""
+    """The third longest turn of the loop while this is done, which is more than twice.
+
+    A virtual machine that is paused may count that as the CPU of whatever ran.
+    """
     # As a server does when it has started: else the collector walks the whole test suite in one of the turns.
     gc.collect()
     gc.freeze()
@@ -128,7 +155,7 @@ async def watched(work: Coroutine[Any, Any, None]) -> float:
     await work
     watcher.cancel()
     gc.unfreeze()
-    return lag.longest_s
+    return lag.longest_s[0]
 
 
 async def test_a_key_is_found_by_its_kid(store: JwksStore) -> None:
@@ -190,10 +217,11 @@ async def test_an_hour_without_the_issuer_is_noticed_by_nobody_whose_key_is_know
         longest_s = await watched(ask())
         assert store.failures > failures + 10
         assert longest_s < LAG_S
+        await rests(store)
         publisher.away = False
         publisher.body = document("k2")
-        await clock.advance(COOLDOWN_S * 1.2)
-        await wait_until(lambda: store.row("k2"))
+        await pass_time(store, COOLDOWN_S * 1.2)
+        assert store.row("k2") is not None
 
 
 async def test_what_cannot_be_known_is_an_outage_and_not_a_bad_token(
@@ -219,11 +247,11 @@ async def test_a_day_without_the_issuer_is_the_end(store: JwksStore, publisher: 
     async with running(store):
         publisher.away = True
         stale_at_s = store._fetched_at + STALE_S
-        await clock.advance(HOUR)
+        await pass_time(store, HOUR)
         assert store.failures > 100
     await clock.advance(STALE_S - 2 * HOUR)  # nobody asks in these hours: that is 5,000 requests
     async with running(store):
-        await clock.advance(stale_at_s - clock.monotonic() - 1.0)
+        await pass_time(store, stale_at_s - clock.monotonic() - 1.0)
         assert store.failures > 200
         assert store.row("k1") is not None
         await clock.advance(2.0)
@@ -270,23 +298,20 @@ async def test_a_key_that_the_issuer_takes_back_is_trusted_until_the_next_refres
         publisher.body = document("k2")
         await clock.advance(REFRESH_S * 0.89)
         assert store.row("k1") is not None
-        await clock.advance(REFRESH_S * 0.22)
-        await wait_until(lambda: store.row("k2"))
+        await pass_time(store, REFRESH_S * 0.22)
+        assert store.row("k2") is not None
         assert store.row("k1") is None
 
 
 async def test_refreshes_are_spread_by_a_tenth(store: JwksStore, clock: FakeClock) -> None:
     async with running(store):
-        at = []
-        for _ in range(20):
-            fetches = store.fetches
-            while store.fetches == fetches:
-                await clock.advance(1.0)
-            await wait_until(lambda: store._fetching is None)
-            at.append(clock.monotonic())
-    pauses = [after - before for before, after in itertools.pairwise(at)]
-    assert min(pauses) >= REFRESH_S * 0.9 - 1
-    assert max(pauses) <= REFRESH_S * 1.1 + 1
+        pauses = []
+        for _ in range(40):
+            pauses.append(clock.until_next_s())
+            await pass_time(store, pauses[-1])
+        assert store.fetches == 1 + len(pauses)
+    assert min(pauses) >= REFRESH_S * 0.9
+    assert max(pauses) <= REFRESH_S * 1.1
     assert max(pauses) - min(pauses) > 5
 
 
@@ -315,8 +340,7 @@ async def test_what_has_not_changed_is_not_sent_again(store: JwksStore, publishe
 
     publisher.answer = answer
     async with running(store):
-        await clock.advance(REFRESH_S * 1.1)
-        await wait_until(lambda: len(sent) == 2 and store._fetching is None)
+        await pass_time(store, REFRESH_S * 1.1)
         assert sent == [None, '"v1"']
         assert store.failures == 0
         assert store.row("k1") is not None
@@ -324,11 +348,6 @@ async def test_what_has_not_changed_is_not_sent_again(store: JwksStore, publishe
 
 async def redirect(_: web.Request) -> web.StreamResponse:
     raise web.HTTPFound("/elsewhere")
-
-
-async def slow(_: web.Request) -> web.StreamResponse:
-    await asyncio.get_running_loop().create_future()
-    return web.Response()
 
 
 async def endless(request: web.Request) -> web.StreamResponse:
@@ -358,7 +377,6 @@ def fixed(body: bytes) -> Callable[[web.Request], Awaitable[web.StreamResponse]]
     "answer",
     [
         redirect,
-        slow,
         endless,
         bomb,
         broken,
@@ -371,7 +389,6 @@ def fixed(body: bytes) -> Callable[[web.Request], Awaitable[web.StreamResponse]]
     ],
     ids=[
         "redirect",
-        "slow",
         "endless",
         "bomb",
         "500",
@@ -383,14 +400,27 @@ def fixed(body: bytes) -> Callable[[web.Request], Awaitable[web.StreamResponse]]
         "one kid twice",
     ],
 )
-async def test_what_is_no_good_answer_is_a_failure(
-    store: JwksStore, publisher: Publisher, answer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jwks, "_TIMEOUT_S", 0.3)
+async def test_what_is_no_good_answer_is_a_failure(store: JwksStore, publisher: Publisher, answer: Any) -> None:
     publisher.answer = answer
     with pytest.raises(DependencyDown):
         await store.find("k1")
     assert (store.fetches, store.failures, publisher.requests) == (1, 1, 1)
+    assert store.row("k1") is None
+
+
+async def slow(_: web.Request) -> web.StreamResponse:
+    await asyncio.get_running_loop().create_future()
+    return web.Response()
+
+
+async def test_an_answer_that_takes_too_long_is_a_failure(
+    store: JwksStore, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "_TIMEOUT_S", 0.3)
+    publisher.answer = slow
+    with pytest.raises(DependencyDown):
+        await store.find("k1")
+    assert (store.fetches, store.failures) == (1, 1)
     assert store.row("k1") is None
 
 
@@ -412,6 +442,8 @@ async def test_sixty_four_keys_are_read_without_holding_the_loop(store: JwksStor
     publisher.body = document(*(f"k{number}" for number in range(64)))
 
     async def ask() -> None:
-        assert await store.find("k63") is not None
+        for _ in range(5):
+            await store.flush()
+            assert await store.find("k63") is not None
 
     assert await watched(ask()) < LAG_S

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
-from syncbeat.v1 import access_pb2, core_pb2, directory_service_pb2, field_rules_pb2, sync_service_pb2
+from syncbeat.v1 import access_pb2, auth_service_pb2, core_pb2, directory_service_pb2, field_rules_pb2, sync_service_pb2
 from syncbeat_server.app import Stores, serve
 from syncbeat_server.auth.keys import new_signing_key
 from syncbeat_server.auth.model import Issuer, KeyRow
@@ -31,10 +31,12 @@ from syncbeat_server.rpc.directory import DirectoryServicer
 from syncbeat_server.rpc.push import PushServicer
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.sync import SyncServicer
-from syncbeat_server.sync import sweep, views
+from syncbeat_server.storage import asking, redis
+from syncbeat_server.sync import pacer, sweep, views
 from tests.conftest import DatabaseUrls, create_database, drop_database
+from tests.fakes import wait_until
 
-DEADLINE_S = 10.0
+DEADLINE_S = 20.0
 KID, SECRET = "k1", "0123456789abcdef0123456789abcdef"
 ISSUER = Issuer("default", "syncbeat", uuid_subjects=False)
 KEY = KeyRow(ISSUER, KID, "HS256", SECRET)
@@ -285,8 +287,8 @@ class Server:
         return self.backend if access_pb2.ACCESS_SERVICE in options or not options else self.operator
 
     async def rows(self) -> dict[str, list[str]]:
-        """Everything that stands in the database, by table, but for who was seen, whoever calls is, and what is learned
-        of all calls."""
+        """Everything that stands in the database, by table, but for who was seen, whoever calls is, what is learned of
+        all calls, and what is removed after two minutes."""
         conn = await asyncpg.connect(self.urls.admin_url)
         try:
             tables = await conn.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
@@ -294,7 +296,7 @@ class Server:
             return {
                 name: [row["text"] for row in await conn.fetch(f"SELECT t::text AS text FROM {name} t ORDER BY 1")]
                 for (name,) in tables
-                if name not in ("users", "app_learning", "change_samples")
+                if name not in ("users", "app_learning", "change_samples", "touches")
             }
         finally:
             await conn.close()
@@ -360,6 +362,46 @@ async def running_server(
         stop.set()
         async with asyncio.timeout(DEADLINE_S):
             await task
+
+
+async def hear_each_other(*servers: Server) -> None:
+    """Return when these, all of a deployment, hear the wake-ups of each other, and have heard what they said so far.
+
+    That they all answer shows that they listen: what a server does when it begins to is done. Their answers come
+    after what they said before, and when they answer again they have heard it.
+    """
+
+    async def all_answer() -> bool:
+        for server in servers:
+            try:
+                told = await server.backend(auth_service_pb2.GetTokenCacheStatsRequest())
+            except grpc.aio.AioRpcError:  # it does not listen yet
+                return False
+            assert len(told.processes) <= len(servers)
+            if len(told.processes) < len(servers):
+                return False
+        return True
+
+    for _ in range(2):
+        await wait_until(all_answer)
+
+
+@pytest.fixture(autouse=True)
+def patient_with_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of tests wait longer for Redis than a busy machine may need; one that is not there refuses at once."""
+    monkeypatch.setattr(redis, "_TIMEOUT_S", DEADLINE_S)
+
+
+@pytest.fixture
+def patient_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of this test wait longer for the answers of others than a busy machine may need."""
+    monkeypatch.setattr(asking, "_TIMEOUT_S", DEADLINE_S / 2)
+
+
+@pytest.fixture
+def unstretched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of this test do not lengthen intervals because the machine pauses and they seem to bear too much."""
+    monkeypatch.setattr(pacer, "_WINDOW_S", 10**9)
 
 
 @pytest.fixture

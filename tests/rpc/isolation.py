@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import asyncpg
 from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
@@ -53,14 +54,21 @@ async def people(server: Server) -> str:
     watch.call.cancel()
     session = auth_service_pb2.CreateSessionRequest(user_id="bob", device_id=PHONE.device_id, request_id="r session")
     session_id: str = (await server.backend(session)).session_id
-    # A stream that opens behind what was recorded proves that it was: the answer to GetHint does not wait for it.
-    await seen_by_bob(server)
+    await until_recorded(server)
     assert {table for table, rows in (await server.rows()).items() if rows} >= FULL
     return session_id
 
 
-async def seen_by_bob(server: Server) -> None:
-    async def recorded() -> bool:
-        return len((await server.rows())["device_cursors"]) >= 2
+async def until_recorded(server: Server) -> None:
+    """Return when all is written that no answer waits for: what bob's stream has shown, and that a writer came."""
+    conn = await asyncpg.connect(server.urls.admin_url)
 
-    await wait_until(recorded)
+    async def recorded() -> bool:
+        cursors = await conn.fetchval("SELECT count(*) FROM device_cursors")
+        written = await conn.fetchval("SELECT count(*) FROM scopes WHERE presence_at IS NOT NULL")
+        return bool((cursors, written) == (2, 2))
+
+    try:
+        await wait_until(recorded)
+    finally:
+        await conn.close()

@@ -25,9 +25,9 @@ from syncbeat_server.auth.model import MAX_LEEWAY, KeyRow
 from syncbeat_server.auth.tokens import mint
 from syncbeat_server.devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls, create_database, drop_database
-from tests.fakes import wait_until
 from tests.forged import CANARY, HOSTED, OTHER_SECRET, SHOP, Forger
 from tests.forged import SECRET as FORGED_SECRET
+from tests.rpc.clocks import HeldClock
 from tests.rpc.conftest import (
     BACKEND,
     IMPLEMENTED,
@@ -36,7 +36,6 @@ from tests.rpc.conftest import (
     KID,
     METHODS,
     Caller,
-    Refusal,
     Server,
     entry,
     request_of,
@@ -202,16 +201,14 @@ async def test_a_corpus_of_forged_tokens_is_refused_at_once_over_the_wire(
         assert len(sent) > 140
         for name, token_ in sent.items():
             cost_s = 1.0
-            for attempt in range(30):  # others may keep the cores busy for some of these
-                start = time.monotonic()
+            for _ in range(5):  # of which some meet what the server does besides
+                start = time.process_time()  # of both sides, and not what others do to the machine
                 refusal = await server.bearer(token_).outcome(method, b"")
                 assert refusal is not None, name
-                cost_s = min(cost_s, time.monotonic() - start)
+                cost_s = min(cost_s, time.process_time() - start)
                 assert refusal.told == INVALID, name
                 assert CANARY not in refusal.message
-                if attempt >= 2 and cost_s < 0.005:
-                    break
-            assert cost_s < 0.005, name
+            assert cost_s < 0.01, name
 
 
 GUARDED = [method for method in IMPLEMENTED if not lets_in(method, access_pb2.ACCESS_PUBLIC)]
@@ -311,20 +308,17 @@ async def test_asymmetric_tokens_are_checked_by_the_jwks(guarded: Server, algori
     assert (await guarded.user("u", key=other).refusal(register)).told == INVALID
 
 
-async def test_a_token_that_was_accepted_expires_all_the_same(guarded: Server) -> None:
-    # Accepted for one more second: the clocks of issuer and server may differ by MAX_LEEWAY.
-    life = timedelta(seconds=1.5) - MAX_LEEWAY
-    user = guarded.bearer(mint(KEY, "u", datetime.now(UTC), life))
-    request = directory_service_pb2.ListDevicesRequest()
-    method = IMPLEMENTED[[m.name for m in IMPLEMENTED].index("ListDevices")]
-    await user(request)
-
-    refusals: list[Refusal] = []
-
-    async def refused() -> bool:
-        outcome = await user.outcome(method, request.SerializeToString())
-        refusals.extend([outcome] if outcome else [])
-        return outcome is not None
-
-    await wait_until(refused, 5)
-    assert refusals[0].told == EXPIRED
+async def test_a_token_that_was_accepted_expires_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
+) -> None:
+    clock = HeldClock.of_servers(monkeypatch)
+    life_s = 20.0  # less than what is accepted is remembered for
+    async with running_server(database_urls, redis_url) as server:
+        user = server.bearer(mint(KEY, "u", clock.now(), timedelta(seconds=life_s)))
+        request = directory_service_pb2.ListDevicesRequest()
+        await user(request)
+        # The clocks of issuer and server may differ.
+        clock.move(life_s + MAX_LEEWAY.total_seconds() - 1.0)
+        await user(request)
+        clock.move(1.0)
+        assert (await user.refusal(request)).told == EXPIRED

@@ -17,12 +17,14 @@ from syncbeat.v1 import directory_service_pb2
 from syncbeat_server.sync import watch
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
-from tests.rpc.conftest import METHODS, Caller, Server, entry, refusal_of, running_server
+from tests.rpc.conftest import METHODS, Caller, Server, entry, hear_each_other, refusal_of, running_server
+
+pytestmark = pytest.mark.usefixtures("patient_with_each_other")
 
 REVOKED = ("UNAUTHENTICATED", "TOKEN_REVOKED")
 DENIED = ("PERMISSION_DENIED", "ACCESS_DENIED")
-TOLD_WITHIN_S = 2.0
-ENDED_WITHIN_S = 5.0
+# By a wake-up, and not because what is kept ends: that is 45 s at the least. A busy machine needs its time too.
+TOLD_WITHIN_S = ENDED_WITHIN_S = 20.0
 
 
 @pytest.fixture
@@ -132,16 +134,6 @@ async def test_streams_end_everywhere_when_their_token_is_taken_back(pair: tuple
     assert (await kept.next("change")).scope == "s"
 
 
-async def test_a_stream_ends_with_its_token(server: Server) -> None:
-    stream = server.user("ann", life_s=1.5).watch()
-    start = time.time()
-    await stream.opened()
-    _, how = await end_of(stream)
-    assert how == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
-    # `exp` has whole seconds.
-    assert int(start + 1.5) <= time.time() < int(start + 1.5) + 1.0
-
-
 async def test_foreign_tokens_die_with_their_user_and_new_ones_live(pair: tuple[Server, Server]) -> None:
     one, two = pair
     foreign = one.user("ann")
@@ -187,7 +179,9 @@ async def test_a_disabled_user_waits_and_a_deleted_one_begins_anew(pair: tuple[S
 
 async def test_the_caches_tell_how_well_they_work_and_forget_when_told(pair: tuple[Server, Server]) -> None:
     one, two = pair
+    await hear_each_other(*pair)
     tokens, others = await create(one), await create(one, "bob")
+    await hear_each_other(*pair)
     for server in pair:
         for _ in range(4):
             assert await outcome(server, tokens) is None

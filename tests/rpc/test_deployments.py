@@ -22,7 +22,9 @@ from syncbeat_server.storage.allowance import Allowance, Rate
 from syncbeat_server.sync.pacer import Figures, Limits, Pacer
 from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql
 from tests.fakes import FakeClock, wait_until
-from tests.rpc.conftest import Server, running_server
+from tests.rpc.conftest import Server, hear_each_other, running_server
+
+pytestmark = pytest.mark.usefixtures("patient_with_each_other")
 
 NO_REDIS = "unix:///nonexistent/redis.sock"
 S = "couple:1"
@@ -134,8 +136,8 @@ async def test_a_wake_up_is_heard_in_its_deployment_only(
     ):
         for server in (one, other):
             await people(server)
-        stats = [await server.backend(asked) for server in (one, other)]
-        assert [len(found.processes) for found in stats] == [2, 1]
+        await hear_each_other(one, two)
+        await hear_each_other(other)
         assert [await head(server) for server in (two, other)] == [0, 0]
         await mute.publish(S)  # what the other deployment does not know yet, and would if it were woken
         await one.publish(S)
@@ -159,6 +161,8 @@ async def test_tokens_are_forgotten_in_their_deployment_only(
         running_server(database_urls, redis_url) as two,
         running_server(others_urls, redis_url) as other,
     ):
+        await hear_each_other(one, two)
+        await hear_each_other(other)
         for server in (one, two, other):
             await server.user("ann")(directory_service_pb2.ListDevicesRequest())
         forgotten = await one.backend(auth_service_pb2.InvalidateTokenCacheRequest(user_id="ann"))

@@ -14,7 +14,7 @@ from syncbeat_server.devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.ports import free_port
-from tests.rpc.conftest import METHODS, Server, running_server
+from tests.rpc.conftest import METHODS, Server, hear_each_other, running_server
 
 DEVICES = directory_service_pb2.ListDevicesRequest()
 DOWN = ("UNAVAILABLE", "DEPENDENCY_DOWN")
@@ -83,6 +83,7 @@ async def test_without_redis_everything_works_and_revocations_are_heard_when_it_
     async with running_server(database_urls, redis_url) as one, running_server(database_urls, redis_url) as two:
         await one.register("ann", "phone", "a token")
         session = await one.backend(pb.CreateSessionRequest(user_id="ann"))
+        await hear_each_other(one, two)  # or what is told now is forgotten again
         assert await told(one, session.access_token) is None
         assert await told(two, session.access_token) is None
         stream = two.bearer(session.access_token).watch()

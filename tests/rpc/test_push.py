@@ -8,12 +8,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import redis.asyncio
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_server.ops.config import Role
-from tests.conftest import DatabaseUrls
+from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
 from tests.rpc.conftest import Server, running_server
 
@@ -21,7 +22,6 @@ NOT_THERE = ("NOT_FOUND", "NOT_FOUND")
 PENDING, SCHEDULED = push_service_pb2.DELIVERY_STATE_PENDING, push_service_pb2.DELIVERY_STATE_SCHEDULED
 SUPPRESSED, CANCELLED = push_service_pb2.DELIVERY_STATE_SUPPRESSED, push_service_pb2.DELIVERY_STATE_CANCELLED
 SENT, HELD = push_service_pb2.DELIVERY_STATE_SENT, push_service_pb2.DELIVERY_STATE_HELD
-UNDER_WAY = {PENDING, SCHEDULED, HELD, push_service_pb2.DELIVERY_STATE_IN_FLIGHT}
 HOUR = Duration(seconds=3600)
 
 
@@ -110,7 +110,8 @@ async def test_a_notification_is_told_as_it_was_sent(ready: Server) -> None:
         click_action="OPEN",
         channel_id="news",
     )
-    due = Timestamp(seconds=int(time.time()) + 600)
+    began = int(time.time())
+    due = Timestamp(seconds=began + 600)
     request = send(
         notification=shown,
         type="news",
@@ -125,8 +126,9 @@ async def test_a_notification_is_told_as_it_was_sent(ready: Server) -> None:
     assert told.notification.HasField("badge")
     assert (told.kind, told.priority) == (push_service_pb2.NOTIFICATION_KIND_MESSAGE, core_pb2.PUSH_PRIORITY_HIGH)
     assert (told.type, told.dedupe_key, told.collapse_key) == ("news", "d", "c")
-    assert told.create_time.seconds == pytest.approx(time.time(), abs=5)
-    assert told.due_time.seconds == pytest.approx(due.seconds, abs=2)
+    assert began <= told.create_time.seconds <= time.time()
+    # What is kept is in how long: between reading one clock and the other a busy machine may pause.
+    assert told.due_time.seconds == pytest.approx(due.seconds, abs=60)
     assert told.expire_time.seconds - told.due_time.seconds == 120
     found = await deliveries(ready, notification_id=told.notification_id, user_id="bob")
     assert [delivery.state for delivery in found] == [SCHEDULED]
@@ -213,29 +215,39 @@ async def test_unregistering_and_moving_cancel_what_waits(ready: Server) -> None
 
 async def test_a_worker_sends_what_was_accepted(database_urls: DatabaseUrls, redis_url: str) -> None:
     """With the provider that writes to the log; and a device with a live stream gets its change there."""
-    variables: Any = {"STREAM_GRACE_S": "0.5"}
-    async with running_server(database_urls, redis_url, Role.ALL, **variables) as server:
+    grace: Any = {"STREAM_GRACE_S": "300"}  # which ends when the test says so
+    async with (
+        running_server(database_urls, redis_url, Role.ALL, **grace) as server,
+        redis.asyncio.Redis.from_url(redis_url) as client,
+    ):
         await people(server)
         stream = server.user("alice").watch(device_id="phone")
         await stream.opened()
 
-        async def live() -> bool:
-            await server.backend(send(user_ids=users("carol")))
-            change = core_pb2.NewChange(scope="s", key="k", merge_patch_json="1")
-            trigger = core_pb2.SyncTrigger(type="t", dedupe_window=Duration())
-            request = sync_service_pb2.PublishChangesRequest(changes=[change], trigger=trigger)
-            notification_id = (await server.backend(request)).notification_id
+        async def marked() -> bool:
+            return bool(await client.keys("syncbeat:*:live:*"))
 
-            async def over() -> list[push_service_pb2.Delivery]:
-                found = await deliveries(server, notification_id=notification_id)
-                return [] if {d.state for d in found} & UNDER_WAY else found
+        await wait_until(marked)
+        await server.backend(send(user_ids=users("carol")))
+        change = core_pb2.NewChange(scope="s", key="k", merge_patch_json="1")
+        trigger = core_pb2.SyncTrigger(type="t", dedupe_window=Duration())
+        request = sync_service_pb2.PublishChangesRequest(changes=[change], trigger=trigger)
+        notification_id = (await server.backend(request)).notification_id
 
-            found: Any = await wait_until(over)
-            ended = {(delivery.user_id, delivery.device_id): delivery for delivery in found}
-            assert ended["bob", "phone"].state == SENT
-            assert ended["bob", "phone"].attempts == 1
-            assert ended["bob", "phone"].HasField("send_time")
-            return bool(ended["alice", "phone"].reason == push_service_pb2.DELIVERY_REASON_ALREADY_SEEN)
+        async def of(user_id: str, *states: int) -> Any:
+            found = [d for d in await deliveries(server, user_id=user_id) if d.device_id == "phone"]
+            return found[0] if [d.state in states for d in found] == [True] else None
 
-        await wait_until(live)
-        assert {d.state for d in await deliveries(server, user_id="carol")} == {SENT}
+        sent = await wait_until(lambda: of("bob", SENT))
+        assert (sent.notification_id, sent.attempts) == (notification_id, 1)
+        assert sent.HasField("send_time")
+        await wait_until(lambda: of("carol", SENT))
+        await wait_until(lambda: of("alice", HELD, CANCELLED))
+
+        async def shown() -> bool:
+            return any("phone" in row for row in (await server.rows())["device_cursors"])
+
+        await wait_until(shown)
+        await run_sql(database_urls.admin_url, "UPDATE deliveries SET due_at = now() WHERE state = 'HELD'")
+        ended = await wait_until(lambda: of("alice", SENT, CANCELLED))
+        assert ended.reason == push_service_pb2.DELIVERY_REASON_ALREADY_SEEN

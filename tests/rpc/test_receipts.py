@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import grpc
 import pytest
+import redis
 from google.protobuf.duration_pb2 import Duration
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
@@ -279,14 +280,11 @@ async def test_a_hundred_twins_over_two_processes_make_one_notification(
         assert len((await one.rows())["notifications"]) == len((await one.rows())["deliveries"]) == 1
 
 
-async def test_a_repeat_of_what_is_committed_does_not_ask_postgres(server: Server) -> None:
+async def test_a_repeat_of_what_is_committed_does_not_ask_postgres(server: Server, redis_url: str) -> None:
     request = send(request_id="again")
     first = await server.backend(request)
-
-    async def kept() -> bool:
-        return bool((await server.backend(request)).replayed)
-
-    await wait_until(kept)
+    with redis.Redis.from_url(redis_url) as client:
+        await wait_until(lambda: client.keys("syncbeat:*:answer:*"), what="the answer is kept")
     await until_states(server, first.notification_id, "SENT")
     before = await server.rows()
     # The record in PostgreSQL is made to say something else: who answers with the first answer did not look there.

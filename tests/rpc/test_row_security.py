@@ -240,7 +240,7 @@ async def test_stores_show_and_change_nothing_in_a_strangers_transaction(
 SILENT = {
     *(sync.report_activity, sync.record_seen, scopes.advance_heads, registrations.quarantine, directory.lock_token),
     *(registrations.age, expansion.count_large),  # nobody has a month, or a thousand devices
-    scopes.note_presence,  # the server may have noted it already
+    scopes.note_presence,  # the server has noted it already
 }
 LAST: list[Callable[..., Any]] = [
     auth.revoke_sessions,

@@ -209,10 +209,14 @@ async def test_several_processes_share_one_port_and_end_together(
     }
     process = await start(["serve"], settings, tmp_path / "log")
     try:
-        health = await asyncio.to_thread(run, "healthcheck", "--address", f"127.0.0.1:{free_port}")
-        assert health.returncode == 0, health.stdout
-        children = _children(process.pid)
-        assert len(children) == 2
+
+        async def serves() -> bool:
+            # The copy that is asked may be the one that has not said yet that it serves.
+            health = await asyncio.to_thread(run, "healthcheck", "--address", f"127.0.0.1:{free_port}")
+            return health.returncode == 0
+
+        await wait_until(serves, 20)
+        children = await wait_until(lambda: _two(_children(process.pid)))
     finally:
         assert await process.stop() == 0
     assert not any(_alive(child) for child in children)
@@ -272,6 +276,10 @@ async def test_a_demo_serves_where_it_is_told_and_leaves_nothing_when_it_is_kill
     await demo.communicate()
     await wait_until(lambda: not log.parent.parent.exists(), what="its folder is removed")
     await wait_until(lambda: not any(_alive(child) for child in family), what="all that it started ends")
+
+
+def _two(pids: list[int]) -> list[int]:
+    return pids if len(pids) == 2 else []
 
 
 def _children(pid: int) -> list[int]:
@@ -380,7 +388,7 @@ async def test_copies_end_with_their_parent_however_it_ends(
         "SYNCBEAT_WORKERS": "2",
     }
     process = await start(["serve"], settings, tmp_path / "log")
-    children = _children(process.pid)
+    children = await wait_until(lambda: _two(_children(process.pid)))
     await process.kill()
     await wait_until(lambda: not any(_alive(child) for child in children), what="the copies end")
 

@@ -209,13 +209,8 @@ async def test_several_processes_share_one_port_and_end_together(
     }
     process = await start(["serve"], settings, tmp_path / "log")
     try:
-
-        async def serves() -> bool:
-            # The copy that is asked may be the one that has not said yet that it serves.
-            health = await asyncio.to_thread(run, "healthcheck", "--address", f"127.0.0.1:{free_port}")
-            return health.returncode == 0
-
-        await wait_until(serves, 20)
+        # The copy that is asked may be the one that has not said yet that it serves.
+        await wait_until(lambda: _serves(f"127.0.0.1:{free_port}"), 20)
         children = await wait_until(lambda: _two(_children(process.pid)))
     finally:
         assert await process.stop() == 0
@@ -239,8 +234,7 @@ async def test_a_port_that_is_taken_is_named(database_urls: DatabaseUrls, redis_
 async def test_serve_needs_nothing_but_a_secret(tmp_path: Path) -> None:
     settings = {"SYNCBEAT_JWT_SECRETS": SECRET, "SYNCBEAT_LISTEN": "127.0.0.1:0"}
     process = await start(["serve"], settings, tmp_path / "log")
-    health = await asyncio.to_thread(run, "healthcheck", "--address", process.address)
-    assert health.stdout.strip().endswith("SERVING")
+    await wait_until(lambda: _serves(process.address), 20)
     assert psutil.Process(process.pid).memory_info().rss < 120 * 1024 * 1024
     stores = _children(process.pid)
     await process.kill()
@@ -276,6 +270,11 @@ async def test_a_demo_serves_where_it_is_told_and_leaves_nothing_when_it_is_kill
     await demo.communicate()
     await wait_until(lambda: not log.parent.parent.exists(), what="its folder is removed")
     await wait_until(lambda: not any(_alive(child) for child in family), what="all that it started ends")
+
+
+async def _serves(address: str) -> bool:
+    health = await asyncio.to_thread(run, "healthcheck", "--address", address)
+    return (health.returncode, health.stdout) == (0, f"syncbeat-server: {address} is SERVING\n")
 
 
 def _two(pids: list[int]) -> list[int]:

@@ -32,10 +32,17 @@ if ! grep -qsF "$venv/bin/python" "$venv/bin/pip" || ! "$venv/bin/python" -m pip
   "$python" -m venv "$venv"
 fi
 echo "setup: the packages of requirements/dev.txt (the first time takes a minute)"
-if ! "$venv/bin/python" -m pip install --quiet --require-hashes --requirement requirements/dev.txt; then
-  echo "setup: the packages could not be installed (see above). They come from the index pip is configured for;" >&2
-  echo "setup: 'pip config list' shows it. Behind a proxy set HTTPS_PROXY and, for its certificate, PIP_CERT." >&2
-  exit 1
-fi
+# pip asks again when it cannot connect, but not when a download breaks off.
+tries=3
+until "$venv/bin/python" -m pip install --quiet --require-hashes --requirement requirements/dev.txt; do
+  tries=$((tries - 1))
+  if [ "$tries" -eq 0 ]; then
+    echo "setup: the packages could not be installed (see above). They come from the index pip is configured for;" >&2
+    echo "setup: 'pip config list' shows it. Behind a proxy set HTTPS_PROXY and, for its certificate, PIP_CERT." >&2
+    exit 1
+  fi
+  echo "setup: that failed (see above); once more in 5 s" >&2
+  sleep 5
+done
 "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 echo "$key" >"$stamp"

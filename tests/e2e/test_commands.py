@@ -209,10 +209,9 @@ async def test_several_processes_share_one_port_and_end_together(
     }
     process = await start(["serve"], settings, tmp_path / "log")
     try:
-        health = await asyncio.to_thread(run, "healthcheck", "--address", f"127.0.0.1:{free_port}")
-        assert health.returncode == 0, health.stdout
-        children = _children(process.pid)
-        assert len(children) == 2
+        # The copy that is asked may be the one that has not said yet that it serves.
+        await wait_until(lambda: _serves(f"127.0.0.1:{free_port}"), 20)
+        children = await wait_until(lambda: _two(_children(process.pid)))
     finally:
         assert await process.stop() == 0
     assert not any(_alive(child) for child in children)
@@ -235,8 +234,7 @@ async def test_a_port_that_is_taken_is_named(database_urls: DatabaseUrls, redis_
 async def test_serve_needs_nothing_but_a_secret(tmp_path: Path) -> None:
     settings = {"SYNCBEAT_JWT_SECRETS": SECRET, "SYNCBEAT_LISTEN": "127.0.0.1:0"}
     process = await start(["serve"], settings, tmp_path / "log")
-    health = await asyncio.to_thread(run, "healthcheck", "--address", process.address)
-    assert health.stdout.strip().endswith("SERVING")
+    await wait_until(lambda: _serves(process.address), 20)
     assert psutil.Process(process.pid).memory_info().rss < 120 * 1024 * 1024
     stores = _children(process.pid)
     await process.kill()
@@ -274,12 +272,24 @@ async def test_a_demo_serves_where_it_is_told_and_leaves_nothing_when_it_is_kill
     await wait_until(lambda: not any(_alive(child) for child in family), what="all that it started ends")
 
 
+async def _serves(address: str) -> bool:
+    health = await asyncio.to_thread(run, "healthcheck", "--address", address)
+    return (health.returncode, health.stdout) == (0, f"syncbeat-server: {address} is SERVING\n")
+
+
+def _two(pids: list[int]) -> list[int]:
+    return pids if len(pids) == 2 else []
+
+
 def _children(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children()]
 
 
 def _alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def test_keys_that_were_printed_serve_sessions(
@@ -377,7 +387,7 @@ async def test_copies_end_with_their_parent_however_it_ends(
         "SYNCBEAT_WORKERS": "2",
     }
     process = await start(["serve"], settings, tmp_path / "log")
-    children = _children(process.pid)
+    children = await wait_until(lambda: _two(_children(process.pid)))
     await process.kill()
     await wait_until(lambda: not any(_alive(child) for child in children), what="the copies end")
 

@@ -21,6 +21,9 @@ pytestmark = pytest.mark.slow
 
 DEVICES = 10
 
+# For tests in which nobody dies who holds a lease: it does not run out while the machine pauses.
+LONG_LEASE_S = "60"
+
 
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
@@ -61,6 +64,7 @@ async def all_sent(backend: SyncbeatClient, count: int) -> bool:
 
 async def test_what_a_killed_server_accepted_arrives_and_a_retry_of_the_rest_doubles_nothing(stage: Stage) -> None:
     count = 120
+    stage.settings["SYNCBEAT_DELIVERY_LEASE_S"] = LONG_LEASE_S
     first, second = await asyncio.gather(stage.start_server(), stage.start_server())
     token = stage.identity.service_token
     async with stage.client(token, first) as doomed, stage.client(token, second) as backend:
@@ -108,6 +112,7 @@ async def test_a_worker_that_is_killed_again_and_again_loses_nothing_and_shows_n
 
 
 async def test_sigterm_gives_leases_back_and_ends_streams_with_a_drain(stage: Stage) -> None:
+    stage.settings["SYNCBEAT_DELIVERY_LEASE_S"] = LONG_LEASE_S
     first, second = await asyncio.gather(stage.start_server(), stage.start_server())
     async with (
         stage.client(stage.identity.service_token, second) as backend,

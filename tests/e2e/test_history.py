@@ -157,15 +157,18 @@ async def test_a_worker_is_killed_while_it_wakes_phones_that_do_not_answer(
                 return bool(await conn.fetchval(query))
 
             assert await eventually(all_tried, 30.0)
-            assert await conn.fetchval("SELECT count(*) FROM deliveries WHERE attempts > resends + 1") == 0
+            tried = {str(row["delivery_id"]): row["attempts"] for row in await conn.fetch("SELECT * FROM deliveries")}
         finally:
             await conn.close()
         history = await history_of(stage, database_urls, {notification_id: DEVICES})
         assert violations(history) == []
         arrived = Counter(arrival.delivery_id for arrival in history.arrivals)
         assert len(arrived) == DEVICES
-        assert min(arrived.values()) >= 2
-        assert max(arrived.values()) <= 4
+        # A first attempt whose lease ran out, on a machine that paused for so long, is made once more.
+        again = Counter(c.delivery_id for c in history.changes if (c.before, c.after) == ("IN_FLIGHT", "PENDING"))
+        for delivery_id, times in arrived.items():
+            assert 2 <= times <= 4 + again[delivery_id]
+            assert tried[delivery_id] <= 4 + again[delivery_id]
 
 
 async def wake_all(backend: SyncbeatClient) -> str:
@@ -213,7 +216,7 @@ async def dying_server(stage: Stage, step: str, load: Load) -> None:
 
 async def pause_a_worker(stage: Stage, stores: EmbeddedStores, urls: DatabaseUrls) -> None:
     """One that holds leases stops for longer than they last, and goes on as if nothing had been."""
-    await stage.screens.set_latency(500)
+    await stage.screens.set_latency(4000)  # whoever claims holds for as long
     holder = 0
 
     async def held() -> bool:
@@ -224,10 +227,11 @@ async def pause_a_worker(stage: Stage, stores: EmbeddedStores, urls: DatabaseUrl
     async def taken_over() -> bool:
         return any("took over deliveries" in log.read_text() for log in sorted(stage.folder.glob("worker-*.log")))
 
-    assert await eventually(held, 10.0)
+    assert await eventually(held, 20.0)
     os.kill(holder, signal.SIGSTOP)
     try:
-        assert await eventually(taken_over, 10.0), "its leases did not run out"
+        await stage.screens.set_latency(30)
+        assert await eventually(taken_over, 20.0), "its leases did not run out"
     finally:
         os.kill(holder, signal.SIGCONT)
 

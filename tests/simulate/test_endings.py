@@ -49,7 +49,7 @@ def test_a_signal_ends_all_processes_quietly(number: signal.Signals, whole_group
         (os.killpg if whole_group else os.kill)(program.pid, number)
         try:
             # Until the last process that holds the pipes has ended, the workers among them.
-            _, said = program.communicate(timeout=10)
+            _, said = program.communicate(timeout=20)
         except subprocess.TimeoutExpired:
             os.killpg(program.pid, signal.SIGKILL)
             raise

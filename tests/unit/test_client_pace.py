@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat.activity import ActivityReports
@@ -15,9 +15,6 @@ from syncbeat.pace import SAFE_INTERVAL_S, Backoff, Pace
 from syncbeat.steady import SystemClock
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-
-# The same examples each time, however slow the machine is.
-steady = settings(deadline=None, database=None, derandomize=True)
 
 
 def test_delays_double_up_to_their_bound_and_are_drawn_from_all_of_it() -> None:
@@ -60,7 +57,6 @@ def test_nobody_is_left_alone_for_more_than_an_hour() -> None:
     assert pace.not_before == 3_600.0
 
 
-@steady
 @given(st.lists(st.tuples(st.floats(0, 600), st.sampled_from(["show", "hide", "low", "full"])), max_size=60))
 def test_reports_are_never_more_than_three_and_one_in_ten_seconds(steps: list[tuple[float, str]]) -> None:
     activity, now = ActivityReports(0.0), 0.0

@@ -72,7 +72,7 @@ MOMENTS = st.integers(0, 3 * 365 * 1440).map(
 )
 
 
-@settings(deadline=None, database=None, derandomize=True, max_examples=500)
+@settings(max_examples=500)
 @given(start=st.integers(0, 1439), length=st.integers(1, 1439), zone=ZONES, now=MOMENTS)
 def test_every_hold_ends_within_a_day_and_soon_after_it_nothing_is_quiet(
     start: int, length: int, zone: str, now: datetime

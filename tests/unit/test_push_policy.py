@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat_server.push.model import (
@@ -21,9 +21,6 @@ from syncbeat_server.push.model import (
 from syncbeat_server.push.policy import RetryRule, conclude, triage
 from tests import claimed
 from tests.fakes import START
-
-# The same examples each time, however slow the machine is.
-steady = settings(deadline=None, database=None, derandomize=True)
 
 RULE = RetryRule(first_s=10.0, grace_s=5.0)
 DELIVERY = replace(claimed.MESSAGE, kind=Kind.SYNC, type="news", scope="couple", epoch="e", sequence=1)
@@ -85,7 +82,6 @@ def test_an_outcome_decides(outcome: Outcome, state: DeliveryState, reason: Reas
     assert not finished.give_back_attempt
 
 
-@steady
 @given(attempt=st.integers(1, 10_000), seed=st.integers())
 def test_a_retry_waits_at_least_the_first_wait_and_at_most_ten_minutes(attempt: int, seed: int) -> None:
     delivery = replace(DELIVERY, attempt=attempt)

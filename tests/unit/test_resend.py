@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat_server.push import reach
@@ -16,8 +16,6 @@ from syncbeat_server.push.policy import put_off
 from syncbeat_server.push.reach import AppReach
 from syncbeat_server.push.resend import Look, ResendRule, Unanswered, goes_on, look, next_resend_s
 from tests import claimed
-
-steady = settings(deadline=None, database=None, derandomize=True)
 
 RULE = ResendRule()
 WAKE = replace(claimed.MESSAGE, kind=Kind.SYNC, scope="couple", epoch="e", sequence=1)
@@ -107,7 +105,6 @@ def test_polls_are_not_taken_for_answers(seed: int) -> None:
     assert share_learned(4.0, 60.0, seed) > 0.9
 
 
-@steady
 @given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e9), st.floats(0, 1e9))
 def test_belief_is_a_probability_that_falls_with_the_delay(
     answered: float, missed: float, after_s: float, more_s: float

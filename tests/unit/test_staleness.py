@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat_server.sync.policy.staleness import NOTHING, Met, is_away, met_by_poll, met_on_stream
 
 LATE_S = 30.0
 
-steady = settings(deadline=None, database=None, derandomize=True)
 times = st.floats(0.0, 1e6)
 
 
@@ -50,7 +49,6 @@ def test_the_others_are_spread_since_the_last_poll() -> None:
     assert met_by_poll(100.0, 40.0, 80.0, 3, LATE_S) == Met(3.0, 20.0 + 2 * 40.0, 1.5)
 
 
-@steady
 @given(times, times, times, st.integers(0, 1_000), st.floats(0.1, 1e4))
 def test_clocks_may_disagree(now: float, last: float, newest: float, unseen: int, late_s: float) -> None:
     met = met_by_poll(now, last, newest, unseen, late_s)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat_server.sync import policy
@@ -38,7 +38,6 @@ AWAY = Activity(ActivityState.BACKGROUND)
 ANSWERS = Reach(usable=True, answered=20.0, missed=0.0, at=NOW)
 
 # The same examples each time, however slow the machine is.
-steady = settings(deadline=None, database=None, derandomize=True)
 
 finite = st.floats(0.0, 1e9)
 shares = st.floats(0.0, 1.0)
@@ -87,7 +86,6 @@ def same_or_shorter(one: float, other: float) -> bool:
     return one <= other * (1.0 + 1e-3)
 
 
-@steady
 @given(situations, tunings)
 def test_whatever_is_known_the_wait_is_a_number_within_its_bounds(situation: Situation, tuning: Tuning) -> None:
     interval = wait(situation, tuning)
@@ -95,7 +93,6 @@ def test_whatever_is_known_the_wait_is_a_number_within_its_bounds(situation: Sit
     assert 5.0 <= interval <= LONGEST_S
 
 
-@steady
 @given(situations, scopes)
 def test_another_scope_never_makes_the_wait_longer(situation: Situation, more: ScopeState) -> None:
     # Unless pushes bring its changes: then more of what changes needs no poll.
@@ -103,7 +100,6 @@ def test_another_scope_never_makes_the_wait_longer(situation: Situation, more: S
     assert same_or_shorter(wait(alone._replace(scopes=[*alone.scopes, more])), wait(alone))
 
 
-@steady
 @given(st.floats(0.0, 7200.0), st.floats(0.0, 7200.0), st.integers(0, 8))
 def test_the_longer_a_scope_is_silent_the_longer_the_wait(one: float, other: float, commits: int) -> None:
     soon, late = sorted((one, other))
@@ -112,14 +108,12 @@ def test_the_longer_a_scope_is_silent_the_longer_the_wait(one: float, other: flo
     assert same_or_shorter(*waits)
 
 
-@steady
 @given(st.integers(0, 20), st.integers(0, 20))
 def test_more_changes_never_mean_a_longer_wait(one: int, other: int) -> None:
     few, many = sorted((one, other))
     assert same_or_shorter(wait(Situation([scope(many)], LOOKING)), wait(Situation([scope(few)], LOOKING)))
 
 
-@steady
 @given(situations, tunings, st.floats(0.0, 1e6), st.floats(0.0, 1e6))
 def test_more_attention_never_means_a_longer_wait(
     situation: Situation, tuning: Tuning, one: float, other: float
@@ -132,7 +126,6 @@ def test_more_attention_never_means_a_longer_wait(
     )
 
 
-@steady
 @given(situations, st.floats(0.0, 50.0), st.floats(0.0, 50.0))
 def test_better_reach_never_means_a_shorter_wait(situation: Situation, one: float, other: float) -> None:
     few, many = sorted((one, other))
@@ -143,7 +136,6 @@ def test_better_reach_never_means_a_shorter_wait(situation: Situation, one: floa
     assert same_or_shorter(wait(situation._replace(reach=Reach(), streaming=False)), wait(worse))
 
 
-@steady
 @given(situations, tunings, st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
 def test_a_higher_price_of_staleness_never_means_a_longer_wait(
     situation: Situation, tuning: Tuning, one: float, other: float
@@ -152,7 +144,6 @@ def test_a_higher_price_of_staleness_never_means_a_longer_wait(
     assert same_or_shorter(wait(situation, high), wait(situation, low))
 
 
-@steady
 @given(activities)
 def test_attention_is_a_share_and_never_more_when_something_speaks_against_it(activity: Activity) -> None:
     weight = attention(activity)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
@@ -15,8 +15,6 @@ from syncbeat_server.sync.policy.target import DEFAULT_TARGET, Measured, Target,
 
 MEAN, P95 = DEFAULT_TARGET, Target(TargetKind.P95, 30.0)
 BUDGET = Target(TargetKind.BUDGET, 1_000_000)
-
-steady = settings(deadline=None, database=None, derandomize=True)
 
 
 def stale_fleet(price: Price, k: float = 40.0, cap_s: float = 1e9) -> Measured:
@@ -163,7 +161,6 @@ measures = st.builds(
 )
 
 
-@steady
 @given(prices, st.sampled_from([MEAN, P95, BUDGET]), measures)
 def test_whatever_is_measured_the_price_is_sane(price: Price, target: Target, measured: Measured) -> None:
     moved = adjusted(price, target, measured)

@@ -15,6 +15,7 @@ from functools import partial
 import pytest
 
 from syncbeat_server import gathering
+from syncbeat_server.rpc import together as rows
 from syncbeat_server.rpc.together import Together
 from tests.fakes import settle
 
@@ -34,8 +35,9 @@ def noted(served: list[str], name: str) -> Callable[[], str]:
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turns count, however long a busy machine makes them."""
-    monkeypatch.setattr(gathering, "_LONGEST_S", 60.0)
+    """Turns and rows count, however long a busy machine makes them."""
+    for module in (gathering, rows):
+        monkeypatch.setattr(module, "_LONGEST_S", 60.0)
 
 
 async def serve_two(together: Together) -> None:
@@ -143,7 +145,7 @@ async def test_what_is_no_error_leaves_nobody_waiting(raised: BaseException, tol
         raise raised
 
     calls = [asyncio.ensure_future(together.serve(work)) for work in (lambda: "good", fails, lambda: "good too")]
-    _, waiting = await asyncio.wait(calls, timeout=5)
+    _, waiting = await asyncio.wait(calls, timeout=20)
     assert not waiting
     assert (calls[0].result(), type(calls[1].exception()), calls[2].result()) == ("good", told, "good too")
 
@@ -175,6 +177,7 @@ async def test_calls_are_let_go_of_when_they_are_answered_whatever_became_of_the
         gc.enable()
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_what_a_caller_that_has_gone_wanted_is_not_done() -> None:
     together, served = Together(), list[str]()
     await serve_two(together)

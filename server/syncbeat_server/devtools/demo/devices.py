@@ -99,18 +99,6 @@ class Screens:
                 return found
             found += page
 
-    async def wait_for(self, token: str, count: int) -> list[dict[str, Any]]:
-        """The messages for a token as soon as there are `count`; what there is when they do not come."""
-        found: list[dict[str, Any]] = []
-
-        async def came() -> bool:
-            nonlocal found
-            found = await self.deliveries(token)
-            return len(found) >= count
-
-        await eventually(came)
-        return found
-
     async def device(self, token: str) -> dict[str, Any]:
         """What a device would have shown."""
         async with self._session.get(f"{self._url}/devices/{token}") as answer:

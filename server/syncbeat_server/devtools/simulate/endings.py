@@ -16,6 +16,8 @@ from syncbeat_server.ops.launch import end_with_parent
 _BY_SIGNAL = 128
 """A shell's exit status of a program that a signal ended, less the signal's number."""
 
+_HELD_BACK = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
 def ending_executor(workers: int) -> Iterator[Executor]:
@@ -26,6 +28,12 @@ def ending_executor(workers: int) -> Iterator[Executor]:
     before = signal.signal(signal.SIGTERM, _terminated)
     executor = ProcessPoolExecutor(workers, initializer=_obey, initargs=(os.getpid(),))
     try:
+        # A process is a copy of this one until it obeys: what comes before that waits for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        try:
+            executor.submit(os.getpid)  # starts all of them
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         yield executor
     except BaseException:
         for child in multiprocessing.active_children():
@@ -46,4 +54,5 @@ def _obey(parent: int) -> None:
     """In each process: Ctrl-C reaches all of the terminal's processes, and the parent answers for them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
     end_with_parent(parent, signal.SIGKILL)

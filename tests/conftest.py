@@ -7,9 +7,12 @@ import itertools
 import logging
 import re
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 import pytest
@@ -138,11 +141,42 @@ async def database_urls(stores: EmbeddedStores, template: str) -> AsyncIterator[
     await drop_database(stores, urls.name)
 
 
+class WatchedDatabase(Database):
+    """The service's pool, which knows who works with it."""
+
+    def __init__(self, opened: Database) -> None:
+        super().__init__(opened._pool)
+        self._users = Counter[asyncio.Task[Any] | None]()
+        self._left = asyncio.Event()
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
+        task = asyncio.current_task()
+        self._users[task] += 1
+        try:
+            async with super()._acquired() as conn:
+                yield conn
+        finally:
+            self._users[task] -= 1
+            if not self._users[task]:
+                del self._users[task]
+            self._left.set()
+
+    async def rest(self) -> bool:
+        """Return when no task but this one waits for it or is in a transaction; whether that took any waiting."""
+        waited = False
+        while self._users.keys() - {asyncio.current_task()}:
+            waited = True
+            self._left.clear()
+            await self._left.wait()
+        return waited
+
+
 @pytest.fixture
-async def database(database_urls: DatabaseUrls) -> AsyncIterator[Database]:
+async def database(database_urls: DatabaseUrls) -> AsyncIterator[WatchedDatabase]:
     """The service's pool on this test's database, as the service's login."""
     async with open_database(database_urls.app_url, size=4, name="test") as opened:
-        yield opened
+        yield WatchedDatabase(opened)
 
 
 @pytest.fixture
@@ -156,18 +190,21 @@ def redis_url(stores: EmbeddedStores) -> str:
 
 @pytest.fixture
 async def clock(request: pytest.FixtureRequest) -> AsyncIterator[FakeClock]:
-    """A clock moved by hand. The database of a test that has one goes by it too."""
+    """A clock moved by hand. The database of a test that has one goes by it too, and it waits for that."""
     if "database_urls" not in request.fixturenames:
         yield FakeClock()
         return
     urls: DatabaseUrls = request.getfixturevalue("database_urls")
+    watched: WatchedDatabase | None = None
+    if "database" in request.fixturenames:
+        watched = request.getfixturevalue("database")
     conn = await asyncpg.connect(urls.owner_url)
 
     async def move(moment: datetime) -> None:
         await conn.execute("UPDATE test_clock SET at = $1", moment)
 
     try:
-        moved = FakeClock(on_move=move)
+        moved = FakeClock(on_move=move, rest=None if watched is None else watched.rest)
         await move(moved.now())
         yield moved
     finally:

@@ -106,7 +106,7 @@ async def test_a_lost_wake_up_is_sent_again_in_growing_waits_and_given_up(databa
         {APP: channel(provider, clock)},
         Streams().live,
         cast(Allowance, Unlimited()),
-        WorkerRule(),
+        WorkerRule(poll_s=3.0),
         clock,
         WorkerHooks(woken=metrics.woken, missed=metrics.wake_ups_missed),
     )

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import re
+import socket
 import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +20,7 @@ import pytest
 import redis
 
 from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
+from syncbeat_server.storage import redis as storage_redis
 from syncbeat_server.storage.migrate import migrate
 from syncbeat_server.storage.postgres import Database, open_database
 from tests.fakes import FakeClock
@@ -180,8 +182,20 @@ async def database(database_urls: DatabaseUrls) -> AsyncIterator[WatchedDatabase
 
 
 @pytest.fixture
-def redis_url(stores: EmbeddedStores) -> str:
-    """An empty database of Valkey for this test alone. Channels are everybody's, as in production."""
+def closed_port() -> Iterator[int]:
+    """A TCP port that refuses who connects: it is taken, so that nobody else gets it, and nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])
+
+
+@pytest.fixture
+def redis_url(stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty database of Valkey for this test alone. Channels are everybody's, as in production.
+
+    That it is gone is told by its socket: a pause of this machine is not to be taken for that.
+    """
+    monkeypatch.setattr(storage_redis, "_TIMEOUT_S", 20.0)
     url = f"{stores.redis_url}?db={next(_numbers) % _REDIS_DATABASES + 1}"
     with redis.Redis.from_url(url) as client:
         client.flushdb()

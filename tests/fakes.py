@@ -7,7 +7,8 @@ import heapq
 import inspect
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import TypeVar, overload
@@ -92,6 +93,18 @@ class FakeClock:
             self._elapsed_s = elapsed_s
             if self._on_move is not None:
                 await self._on_move(self.now())
+
+
+@contextmanager
+def ahead(seconds: float) -> Iterator[None]:
+    """For the block, the timers of the running loop take it to be so much later: a timeout comes when the test says."""
+    loop = asyncio.get_running_loop()
+    real = loop.time
+    loop.time = lambda: real() + seconds  # type: ignore[method-assign]  # asyncio asks the loop for all times
+    try:
+        yield
+    finally:
+        loop.time = real  # type: ignore[method-assign]
 
 
 async def settle() -> None:

@@ -6,10 +6,14 @@ import asyncio
 import itertools
 import logging
 import re
+import socket
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 import hypothesis
@@ -17,6 +21,7 @@ import pytest
 import redis
 
 from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
+from syncbeat_server.storage import redis as storage_redis
 from syncbeat_server.storage.migrate import migrate
 from syncbeat_server.storage.postgres import Database, open_database
 from tests.fakes import FakeClock
@@ -149,16 +154,59 @@ async def database_urls(stores: EmbeddedStores, template: str) -> AsyncIterator[
     await drop_database(stores, urls.name)
 
 
+class WatchedDatabase(Database):
+    """The service's pool, which knows who works with it."""
+
+    def __init__(self, opened: Database) -> None:
+        super().__init__(opened._pool)
+        self._users = Counter[asyncio.Task[Any] | None]()
+        self._left = asyncio.Event()
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
+        task = asyncio.current_task()
+        self._users[task] += 1
+        try:
+            async with super()._acquired() as conn:
+                yield conn
+        finally:
+            self._users[task] -= 1
+            if not self._users[task]:
+                del self._users[task]
+            self._left.set()
+
+    async def rest(self) -> bool:
+        """Return when no task but this one waits for it or is in a transaction; whether that took any waiting."""
+        waited = False
+        while self._users.keys() - {asyncio.current_task()}:
+            waited = True
+            self._left.clear()
+            await self._left.wait()
+        return waited
+
+
 @pytest.fixture
-async def database(database_urls: DatabaseUrls) -> AsyncIterator[Database]:
+async def database(database_urls: DatabaseUrls) -> AsyncIterator[WatchedDatabase]:
     """The service's pool on this test's database, as the service's login."""
     async with open_database(database_urls.app_url, size=4, name="test") as opened:
-        yield opened
+        yield WatchedDatabase(opened)
 
 
 @pytest.fixture
-def redis_url(stores: EmbeddedStores) -> str:
-    """An empty database of Valkey for this test alone. Channels are everybody's, as in production."""
+def closed_port() -> Iterator[int]:
+    """A TCP port that refuses who connects: it is taken, so that nobody else gets it, and nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])
+
+
+@pytest.fixture
+def redis_url(stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty database of Valkey for this test alone. Channels are everybody's, as in production.
+
+    That it is gone is told by its socket: a pause of this machine is not to be taken for that.
+    """
+    monkeypatch.setattr(storage_redis, "_TIMEOUT_S", 20.0)
     url = f"{stores.redis_url}?db={next(_numbers) % _REDIS_DATABASES + 1}"
     with redis.Redis.from_url(url) as client:
         client.flushdb()
@@ -167,18 +215,21 @@ def redis_url(stores: EmbeddedStores) -> str:
 
 @pytest.fixture
 async def clock(request: pytest.FixtureRequest) -> AsyncIterator[FakeClock]:
-    """A clock moved by hand. The database of a test that has one goes by it too."""
+    """A clock moved by hand. The database of a test that has one goes by it too, and it waits for that."""
     if "database_urls" not in request.fixturenames:
         yield FakeClock()
         return
     urls: DatabaseUrls = request.getfixturevalue("database_urls")
+    watched: WatchedDatabase | None = None
+    if "database" in request.fixturenames:
+        watched = request.getfixturevalue("database")
     conn = await asyncpg.connect(urls.owner_url)
 
     async def move(moment: datetime) -> None:
         await conn.execute("UPDATE test_clock SET at = $1", moment)
 
     try:
-        moved = FakeClock(on_move=move)
+        moved = FakeClock(on_move=move, rest=None if watched is None else watched.rest)
         await move(moved.now())
         yield moved
     finally:

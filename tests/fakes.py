@@ -7,7 +7,8 @@ import heapq
 import inspect
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import TypeVar, overload
@@ -25,13 +26,20 @@ class FakeClock:
     """A clock that stands still until a test moves it.
 
     Whoever sleeps on it wakes when it is moved past the end of the sleep. `on_move` hears each new moment before the
-    sleepers wake: the database takes its time from there.
+    sleepers wake: the database takes its time from there. `rest` returns when nobody waits for anything but the clock,
+    as for an answer of the database, and whether that took any waiting: no time passes meanwhile, however slow it is.
     """
 
-    def __init__(self, start: datetime = START, on_move: Callable[[datetime], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self,
+        start: datetime = START,
+        on_move: Callable[[datetime], Awaitable[None]] | None = None,
+        rest: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
         self._start = start
         self._elapsed_s = 0.0
         self._on_move = on_move
+        self._rest = rest
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
@@ -63,6 +71,7 @@ class FakeClock:
 
     async def advance(self, seconds: float) -> None:
         """Move it, stopping wherever somebody's sleep ends, so that loops run as often as they would."""
+        await self._settle()  # who is on the way to its sleep is asleep, and sleeps from here on
         end_s = self._elapsed_s + seconds
         while self._sleepers and self._sleepers[0][0] <= end_s:
             due_s, _, future = heapq.heappop(self._sleepers)
@@ -70,15 +79,32 @@ class FakeClock:
                 continue
             await self._move(due_s)
             future.set_result(None)
-            await settle()
+            await self._settle()
         await self._move(end_s)
+        await self._settle()
+
+    async def _settle(self) -> None:
         await settle()
+        while self._rest is not None and await self._rest():
+            await settle()
 
     async def _move(self, elapsed_s: float) -> None:
         if elapsed_s != self._elapsed_s:
             self._elapsed_s = elapsed_s
             if self._on_move is not None:
                 await self._on_move(self.now())
+
+
+@contextmanager
+def ahead(seconds: float) -> Iterator[None]:
+    """For the block, the timers of the running loop take it to be so much later: a timeout comes when the test says."""
+    loop = asyncio.get_running_loop()
+    real = loop.time
+    loop.time = lambda: real() + seconds  # type: ignore[method-assign]  # asyncio asks the loop for all times
+    try:
+        yield
+    finally:
+        loop.time = real  # type: ignore[method-assign]
 
 
 async def settle() -> None:

@@ -43,7 +43,7 @@ async def provider(relay: Relay) -> AsyncIterator[WebhookProvider]:
     app = web.Application()
     app.router.add_post("/push", relay.answer)
     async with TestServer(app) as server:
-        made = WebhookProvider(str(server.make_url("/push")), "a-relay-token", 10, 5.0)
+        made = WebhookProvider(str(server.make_url("/push")), "a-relay-token", 10, 20.0)
         yield made
         await made.close()
 
@@ -81,7 +81,7 @@ async def test_what_its_answers_mean(
     assert len(relay.got) == 1, "nothing is tried again here"
 
 
-async def test_a_relay_that_is_not_there_was_surely_not_heard(unused_tcp_port: int) -> None:
-    provider = WebhookProvider(f"http://127.0.0.1:{unused_tcp_port}", "", 1, 1.0)
+async def test_a_relay_that_is_not_there_was_surely_not_heard(closed_port: int) -> None:
+    provider = WebhookProvider(f"http://127.0.0.1:{closed_port}", "", 1, 20.0)
     assert await provider.send(MESSAGE) == Outcome(RETRY, Reason.UNAVAILABLE)
     await provider.close()

@@ -181,7 +181,8 @@ async def until(holds: Callable[[], Awaitable[object]], what: str = "", moving: 
             await moving.advance(1.0)
         return await holds()
 
-    await wait_until(moved, what=what)
+    # The way may be long: each second that the clock moves costs workers some statements.
+    await wait_until(moved, timeout_s=100.0, what=what)
 
 
 async def known_to_answer(database: Database) -> None:

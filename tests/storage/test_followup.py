@@ -150,7 +150,7 @@ async def test_dead_deliveries_are_sent_again_with_a_fresh_life(database: Databa
     async with running(worker):
         await until_shown(database, "ann DEAD REJECTED", of=sent)
         await until_shown(database, "bob DEAD REJECTED", of=other)
-        await clock.advance(1000)
+        await clock.advance(101)
         assert await redrive(database, user_id="ann") == 1
         worker.wake()
         await until_shown(database, "ann SENT", of=sent)

@@ -26,8 +26,8 @@ async def bus(redis_url: str) -> AsyncIterator[RedisBus]:
 
 
 @pytest.fixture
-async def nowhere(unused_tcp_port: int) -> AsyncIterator[RedisBus]:
-    async with open_redis(f"redis://127.0.0.1:{unused_tcp_port}", SystemClock()) as opened:
+async def nowhere(closed_port: int) -> AsyncIterator[RedisBus]:
+    async with open_redis(f"redis://127.0.0.1:{closed_port}", SystemClock()) as opened:
         yield opened
 
 

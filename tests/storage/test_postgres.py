@@ -12,6 +12,7 @@ import pytest
 from syncbeat_server.devtools.embedded import EmbeddedStores
 from syncbeat_server.errors import DependencyDown, NotFound
 from syncbeat_server.ops.logs import request_id
+from syncbeat_server.storage import postgres
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.postgres import (
     Conflict,
@@ -45,6 +46,13 @@ async def who(database: Database) -> tuple[str, str, str]:
     return user, user_id or "", app_id or ""
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a connection waits until it is its turn."""
+    monkeypatch.setattr(postgres, "_CONNECT_TIMEOUT_S", 20.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_one_connection_serves_many_calls_at_once(single: Database) -> None:
     async def in_transaction(number: int) -> int:
         async with single.transaction() as conn:
@@ -60,7 +68,7 @@ async def test_one_connection_serves_many_calls_at_once(single: Database) -> Non
         asyncio.gather(*map(as_user, numbers)),
         asyncio.gather(*(value_of(single, "SELECT $1::int", number) for number in numbers)),
     )
-    assert await asyncio.wait_for(calls, 10) == [
+    assert await asyncio.wait_for(calls, 20) == [
         list(numbers),
         [f"user-{number}" for number in numbers],
         list(numbers),
@@ -68,6 +76,7 @@ async def test_one_connection_serves_many_calls_at_once(single: Database) -> Non
     assert (single._pool.get_size(), single._pool.get_idle_size()) == (1, 1)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_one_connection_is_enough_for_batches(single: Database) -> None:
     async def work(numbers: object) -> list[int | Exception]:
         async with single.transaction() as conn:
@@ -76,7 +85,7 @@ async def test_one_connection_is_enough_for_batches(single: Database) -> None:
 
     batcher: Batcher[int, int] = Batcher(work, max_batch=8)
     calls = asyncio.gather(*(batcher.submit(number) for number in range(100)))
-    assert await asyncio.wait_for(calls, 10) == [number * 2 for number in range(100)]
+    assert await asyncio.wait_for(calls, 20) == [number * 2 for number in range(100)]
 
 
 async def test_a_transaction_is_kept_whole_or_not_at_all(single: Database) -> None:
@@ -109,7 +118,9 @@ async def test_a_users_transaction_sees_the_users_rows_and_leaves_nothing_behind
 
 
 @pytest.mark.parametrize("how", ["error", "cancelled", "rejected"])
-async def test_the_role_ends_with_the_transaction_however_it_ends(single: Database, how: str) -> None:
+async def test_the_role_ends_with_the_transaction_however_it_ends(
+    single: Database, database_urls: DatabaseUrls, how: str
+) -> None:
     inside = asyncio.Event()
 
     async def as_user() -> None:
@@ -124,13 +135,21 @@ async def test_the_role_ends_with_the_transaction_however_it_ends(single: Databa
     running = asyncio.ensure_future(as_user())
     await inside.wait()
     if how == "cancelled":
+        await until_asleep(database_urls)  # PostgreSQL passes over a cancellation that comes before its statement
         running.cancel()
-    await asyncio.wait([running], timeout=10)
+    await asyncio.wait([running], timeout=20)
     assert running.done()
     assert running.cancelled() == (how == "cancelled")
     assert running.cancelled() or isinstance(running.exception(), NotFound | StatementRejected)
     assert await who(single) == SERVICE
     assert (single._pool.get_size(), single._pool.get_idle_size()) == (1, 1)
+
+
+async def until_asleep(urls: DatabaseUrls) -> None:
+    """Until a statement of this database sleeps."""
+    async with open_database(urls.admin_url, size=1, name="looks on") as database:
+        asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+        await until(partial(value_of, database, asleep), what="a statement sleeps")
 
 
 async def test_being_cancelled_again_while_rolling_back_leaves_no_transaction_open(
@@ -154,7 +173,7 @@ async def test_being_cancelled_again_while_rolling_back_leaves_no_transaction_op
             for _ in range(turns):
                 await asyncio.sleep(0)
             running.cancel()
-            await asyncio.wait([running], timeout=5)
+            await asyncio.wait([running], timeout=20)
             assert running.cancelled()
             assert await who(database) == SERVICE
             assert await value_of(database, "SELECT count(*) FROM scopes") == 0
@@ -240,17 +259,13 @@ async def test_two_in_each_others_way_are_a_conflict_for_one(database: Database,
 async def test_cut_connections_are_an_outage_and_then_it_works_again(
     database: Database, database_urls: DatabaseUrls
 ) -> None:
-    asleep = asyncio.Event()
-
     async def busy() -> None:
         async with database.transaction() as conn:
-            asleep.set()
             await conn.execute("SELECT pg_sleep(60)")
 
     running = asyncio.ensure_future(busy())
-    await asleep.wait()
-    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
-    await wait_until(lambda: value_of(database, waits))
+    await until_asleep(database_urls)
+    assert await works(database), "by a second connection"
     assert await cut_connections(database_urls) >= 2
     with pytest.raises(DependencyDown):
         await running
@@ -272,7 +287,8 @@ async def test_what_befalls_a_connection_is_not_told_as_the_call_that_opened_it(
     async with open_database(database_urls.app_url, size=4, name="opened by a call") as pool:
         await pool._pool.expire_connections()
         await asyncio.create_task(call(pool))
-        assert await cut_connections(database_urls) == 2
+        # The one that was given up may not be gone yet.
+        assert await cut_connections(database_urls) >= 2
         await wait_until(lambda: len(told) >= 2, what="both connections are lost")
         assert await works(pool)
     assert set(told) == {None}
@@ -294,9 +310,9 @@ async def test_the_server_goes_away_and_comes_back(
     try:
         for pool in (database, single):
             with pytest.raises(DependencyDown):
-                await asyncio.wait_for(value_of(pool, "SELECT 1"), 8)
+                await asyncio.wait_for(value_of(pool, "SELECT 1"), 20)
             with pytest.raises(DependencyDown):
-                async with asyncio.timeout(8), pool.transaction() as conn:
+                async with asyncio.timeout(20), pool.transaction() as conn:
                     await conn.execute("SELECT 1")
     finally:
         stores.start_postgres()

@@ -106,7 +106,7 @@ async def test_a_lost_wake_up_is_sent_again_in_growing_waits_and_given_up(databa
         {APP: channel(provider, clock)},
         Streams().live,
         cast(Allowance, Unlimited()),
-        WorkerRule(),
+        WorkerRule(poll_s=3.0),
         clock,
         WorkerHooks(woken=metrics.woken, missed=metrics.wake_ups_missed),
     )
@@ -337,7 +337,7 @@ async def test_a_provider_that_fails_costs_a_wake_up_that_was_sent_nothing(
 @pytest.mark.usefixtures("ann")
 async def test_the_worker_that_sends_it_again_may_die(database: Database, clock: FakeClock) -> None:
     refuses, hangs, works = Refuses(database), ScriptedProvider(), ScriptedProvider()
-    async with running(crashing := make_worker(refuses.as_database, clock, hangs)):
+    async with running(crashing := make_worker(refuses.as_database, clock, hangs), patience_s=0.0):
         await send(database, crashing, sent := wake(1))
         hangs.gate.clear()
         await until_asked(hangs, 2, clock)
@@ -353,7 +353,7 @@ async def test_the_worker_that_sends_it_again_may_die(database: Database, clock:
 @pytest.mark.usefixtures("ann")
 async def test_draining_leaves_what_was_to_be_sent_again_as_it_was(database: Database, clock: FakeClock) -> None:
     provider = ScriptedProvider()
-    async with running(worker := make_worker(database, clock, provider)):
+    async with running(worker := make_worker(database, clock, provider), patience_s=0.0):
         await send(database, worker, sent := wake(1))
         provider.gate.clear()
         await until_asked(provider, 2, clock)

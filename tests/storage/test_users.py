@@ -18,8 +18,8 @@ from syncbeat_server.push.erase import erase
 from syncbeat_server.push.model import DeliveryState, Finished, Reason, Target
 from syncbeat_server.push.policy import RetryRule, triage
 from syncbeat_server.storage.idempotency import RequestKey, answer_once
-from syncbeat_server.storage.postgres import Database
-from tests.conftest import DatabaseUrls
+from syncbeat_server.storage.postgres import Database, open_database
+from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import START, FakeClock
 from tests.storage.doubles import Refuses
 from tests.storage.stage import (
@@ -154,7 +154,7 @@ async def until_waiting(database: Database) -> None:
     """Until a transaction waits for another one's lock."""
 
     async def waits() -> bool:
-        query = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)"
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         return bool(await value_of(database, query))
 
     await until(waits, "a transaction that waits")
@@ -320,16 +320,29 @@ async def test_of_two_who_are_erased_at_once_the_second_takes_their_notification
     assert await value_of(database, "SELECT count(*) FROM notifications") == 0
 
 
-async def test_an_erasure_that_loses_a_deadlock_begins_again(database: Database, lifecycle: UserLifecycle) -> None:
+async def test_an_erasure_that_loses_a_deadlock_begins_again(
+    database: Database, database_urls: DatabaseUrls, told: Told
+) -> None:
     await couple(database)
     await accept(database, wake(1))
-    async with database.transaction() as conn:
-        # As accepting does: a window first, then the device of a new one.
-        await conn.execute("SELECT FROM dedupe_windows WHERE user_id = 'bob' FOR UPDATE")
-        erasing = asyncio.ensure_future(lifecycle.delete(APP, "bob"))
-        await until_waiting(database)
-        await conn.execute("SELECT FROM devices WHERE user_id = 'bob' FOR KEY SHARE")
-    assert (await erasing).devices == 1
+    # Who waits for so long looks for a deadlock, once, and gives way if it finds one.
+    await run_sql(
+        database_urls.admin_url,
+        f"ALTER ROLE syncbeat_app IN DATABASE {database_urls.name} SET deadlock_timeout = '3s'",
+        f"ALTER ROLE postgres IN DATABASE {database_urls.name} SET deadlock_timeout = '1h'",
+    )
+    async with open_database(database_urls.app_url, size=1, name="erases") as erases:
+        async with (
+            open_database(database_urls.admin_url, size=1, name="accepts") as accepts,
+            accepts.transaction() as conn,
+        ):
+            # As accepting does: a window first, then the device of a new one.
+            await conn.execute("SELECT FROM dedupe_windows WHERE user_id = 'bob' FOR UPDATE")
+            erasing = asyncio.ensure_future(UserLifecycle(erases, told).delete(APP, "bob"))
+            await until_waiting(database)
+            await conn.execute("SELECT FROM devices WHERE user_id = 'bob' FOR KEY SHARE")
+        assert (await erasing).devices == 1
+    assert told.users == [(APP, "bob")]
 
 
 async def test_what_was_under_way_when_its_user_was_disabled_is_not_tried_again(

@@ -283,14 +283,14 @@ async def test_draining_waits_for_the_attempts_under_way_and_claims_no_more(
     worker = make_worker(database, clock, provider)
     task = asyncio.ensure_future(worker.run())
     await wait_until(lambda: provider.asked)
-    draining = asyncio.ensure_future(worker.drain(10))
+    draining = asyncio.ensure_future(worker.drain(60))
     await settle()
     await accept(database, waiting)
     worker.wake()
     await settle()
     assert not draining.done()
     provider.gate.set()
-    await asyncio.wait_for(asyncio.gather(draining, task), 5)
+    await asyncio.wait_for(asyncio.gather(draining, task), 20)
     assert await shown(database, flying, waiting) == ["ann SENT", "ann PENDING"]
 
 
@@ -298,8 +298,7 @@ async def test_draining_gives_back_what_does_not_end_in_time(database: Database,
     await couple(database)
     await accept(database, message(), message())
     provider = ScriptedProvider(gated=True)
-    worker = make_worker(database, clock, provider)
-    async with running(worker):
+    async with running(make_worker(database, clock, provider), patience_s=0.1):
         await wait_until(lambda: len(provider.asked) == 2)
     assert {(d.state.value, d.attempts) for d in await deliveries(database)} == {("PENDING", 0)}
     assert await rows_of(database, "SELECT 1 FROM deliveries WHERE lease_token IS NOT NULL") == []
@@ -315,9 +314,9 @@ async def test_draining_ends_in_time_though_a_claim_was_under_way(database: Data
     draining = asyncio.ensure_future(worker.drain(0.1))
     await settle()
     slow.gate.set()
-    await asyncio.wait_for(asyncio.gather(draining, task), 5)
-    assert len(provider.asked) == 1
-    assert await states(database) == {"PENDING": 1}
+    await asyncio.wait_for(asyncio.gather(draining, task), 20)
+    assert len(provider.asked) <= 1, "its attempt may be over before it has begun"
+    assert {(d.state.value, d.attempts) for d in await deliveries(database)} == {("PENDING", 0)}
 
 
 async def test_draining_does_not_wait_for_a_database_that_is_down(database: Database, clock: FakeClock) -> None:
@@ -326,7 +325,7 @@ async def test_draining_does_not_wait_for_a_database_that_is_down(database: Data
     worker = make_worker(refuses.as_database, clock, ScriptedProvider())
     task = asyncio.ensure_future(worker.run())
     await wait_until(lambda: refuses.refused)
-    await asyncio.wait_for(asyncio.gather(worker.drain(10), task), 5)
+    await asyncio.wait_for(asyncio.gather(worker.drain(60), task), 20)
 
 
 async def test_a_database_that_is_down_is_asked_twice_a_second_however_often_the_worker_is_woken(
@@ -392,7 +391,7 @@ async def test_the_deliveries_of_a_crashed_worker_are_delivered_by_another_after
     await wait_until(lambda: hangs.asked)
     refuses.error = DependencyDown("it is dead and gives nothing back")
     crashing.cancel()
-    await asyncio.wait([crashing], timeout=5)
+    await asyncio.wait([crashing], timeout=20)
     async with running(make_worker(database, clock, works, lease_s=30.0)):
         await clock.advance(29)
         assert works.asked == []

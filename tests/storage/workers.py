@@ -40,15 +40,16 @@ def make_worker(
 
 
 @asynccontextmanager
-async def running(*workers: DeliveryWorker) -> AsyncIterator[None]:
-    """Run workers for the block, and drain them."""
+async def running(*workers: DeliveryWorker, patience_s: float = 20.0) -> AsyncIterator[None]:
+    """Run workers for the block, and drain them: attempts that are under way then end within `patience_s` or are given
+    back."""
     tasks = [asyncio.ensure_future(worker.run()) for worker in workers]
     try:
         await settle()
         yield
     finally:
-        await asyncio.gather(*(worker.drain(0.2) for worker in workers))
-        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        await asyncio.gather(*(worker.drain(patience_s) for worker in workers))
+        await asyncio.wait_for(asyncio.gather(*tasks), 20)
 
 
 async def until_shown(database: Database, *expected: str, of: Any, moving: FakeClock | None = None) -> None:

@@ -43,8 +43,8 @@ test: setup ## the test suite, on real PostgreSQL and Valkey, in two processes (
 
 check: lint test demo ## what CI runs: lint, test, demo
 
-prove: setup ## the long proof: kill -9 of servers and workers, and every fault of FCM, under load; results go to docs/proof/
-	@$(BIN)/pytest --quiet tests/prove $(ARGS)
+prove: setup ## the long proof: kill -9 of servers and workers, every fault of FCM, under load, random examples; results go to docs/proof/
+	@$(BIN)/pytest --quiet --hypothesis-profile roaming $(if $(strip $(ARGS)),,tests/unit tests/rpc/test_fuzz.py) tests/prove $(ARGS)
 
 run: setup ## serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN; prints address, tokens and a command to try
 	@$(BIN)/syncbeat-server demo --serve $(ARGS)

@@ -42,14 +42,13 @@ CREATE OR REPLACE FUNCTION syncbeat_now() RETURNS timestamptz LANGUAGE sql STABL
 # A JWT or half of one, a refresh token, an authorization value, a private key, and what the tests call their tokens.
 _SECRET = re.compile(r"eyJ[\w-]{8,}|sbr_[\w-]{8,}|[Bb]earer [\w.-]{8,}|PRIVATE KEY|a-token-of-|0123456789abcdef0123")
 
-# The same examples each time, and none is wrong because the machine paused while it was drawn or checked.
-hypothesis.settings.register_profile(
-    "steady",
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+# The same examples each time, and none is wrong because the machine paused while it was drawn or checked. `make prove`
+# tries many more, others each time.
+_STEADY = hypothesis.settings(
+    deadline=None, database=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
+hypothesis.settings.register_profile("steady", _STEADY)
+hypothesis.settings.register_profile("roaming", _STEADY, derandomize=False, max_examples=2_000)
 hypothesis.settings.load_profile("steady")
 
 _numbers = itertools.count(1)

@@ -62,13 +62,7 @@ REQUESTS = st.sampled_from(IMPLEMENTED).flatmap(
 )
 
 
-@settings(
-    max_examples=300,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(call=REQUESTS, by_user=st.booleans())
 async def test_whatever_comes_is_never_our_fault(
     module_server: Server, call: tuple[MethodDescriptor, bytes], by_user: bool

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncbeat import SmartSync, SyncBatch
@@ -85,7 +85,7 @@ async def day(answers: list[float | Refusal], moves: list[tuple[str, float]]) ->
     return adviser.polls, clock
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=60)
 @given(answers=st.lists(answers, min_size=1, max_size=6), moves=st.lists(moves, min_size=1, max_size=12))
 def test_no_two_polls_are_closer_than_told(answers: list[float | Refusal], moves: list[tuple[str, float]]) -> None:
     polls, _ = asyncio.run(day(answers, moves))
@@ -100,7 +100,7 @@ def test_no_two_polls_are_closer_than_told(answers: list[float | Refusal], moves
         assert following.at - poll.at >= least_s - 1e-6
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=40)
 @given(interval_s=st.integers(1, 300), moves=st.lists(moves, min_size=1, max_size=12))
 def test_no_poll_waits_longer_than_told_once_the_device_is_awake(
     interval_s: int, moves: list[tuple[str, float]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -53,7 +54,7 @@ async def publish_much(server: Server) -> None:
 
 @pytest.mark.usefixtures("uncollected")
 async def test_a_stream_that_is_left_while_it_sends_is_closed_at_once(
-    monkeypatch: pytest.MonkeyPatch, server: Server, redis_url: str
+    monkeypatch: pytest.MonkeyPatch, server: Server, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent = Messages(monkeypatch)
     await server.add("s", "alice")
@@ -68,3 +69,5 @@ async def test_a_stream_that_is_left_while_it_sends_is_closed_at_once(
             stream.call.cancel()
             await wait_until(lambda: not client.keys("syncbeat:*:live:*"), what="it counts as gone")
     assert sent.changes < CHANGES, "it was left with some to send"
+    told = [record for record in caplog.records if record.name.startswith("grpc") and record.levelno >= logging.WARNING]
+    assert told == [], "nothing went wrong"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,9 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+_GRPC_LOG = logging.getLogger("grpc._cython.cygrpc")
+
+
 class _Methods(grpc.GenericRpcHandler):
     """The handlers by full method name. What is not there, grpc-core answers UNIMPLEMENTED."""
 
@@ -83,6 +87,7 @@ class RpcServer:
         Raises:
             ConfigurationError: a method of the contract has no access option, or a servicer one that is not in it.
         """
+        _GRPC_LOG.addFilter(_is_worth_a_line)
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", int(share_port)), *_OPTIONS))
         self._server.add_generic_rpc_handlers((_Methods(_handlers(interceptors, servicers)),))
         self._services = [service.full_name for service in CONTRACT if service.name in servicers]
@@ -126,6 +131,11 @@ class RpcServer:
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         for name in ("", *self._services):
             await self._health.set(name, status)
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    # A caller that leaves while an answer is on its way is no error; grpc.aio logs one, with a traceback.
+    return record.exc_info is None or type(record.exc_info[1]).__name__ != "ExecuteBatchError"
 
 
 def _handlers(

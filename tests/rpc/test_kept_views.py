@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.fakes import wait_until
 from tests.rpc.conftest import METHODS, Server, refusal_of, running_server
 
 S = "couple:1"
-ASK = pb.GetHintRequest(user_id="alice", device_id="phone")
+ASK = pb.GetHintRequest(user_id="alice", device_id="phone", explain=True)
 NO_REDIS = "unix:///nonexistent/redis.sock"
 
 
@@ -30,12 +31,17 @@ async def ready(server: Server) -> Server:
 
 
 async def told(server: Server) -> Any:
-    """What is told of alice's phone: the heads, how long to wait; or why nothing."""
+    """What is told of alice's phone: the heads, what is known of its activity; or why nothing.
+
+    Not how long to wait: no two calls are told the same moment.
+    """
     try:
         hint = (await server.backend(ASK)).hint
     except grpc.aio.AioRpcError as error:
         return refusal_of(error).told
-    return [(head.scope, head.sequence) for head in hint.heads], hint.poll_interval.seconds
+    activity = re.search(r"attention .* \((\w+), idle", hint.explanation)
+    assert activity is not None
+    return [(head.scope, head.sequence) for head in hint.heads], activity[1]
 
 
 async def publish(server: Server) -> None:

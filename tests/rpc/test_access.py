@@ -200,15 +200,19 @@ async def test_a_corpus_of_forged_tokens_is_refused_at_once_over_the_wire(
         }
         assert len(sent) > 140
         for name, token_ in sent.items():
-            cost_s = 1.0
-            for _ in range(5):  # of which some meet what the server does besides
-                start = time.process_time()  # of both sides, and not what others do to the machine
+            cost_s = took_s = 1.0
+            for attempt in range(30):  # of which some meet what the server does besides, or a busy machine
+                start, began = time.process_time(), time.monotonic()
                 refusal = await server.bearer(token_).outcome(method, b"")
                 assert refusal is not None, name
-                cost_s = min(cost_s, time.process_time() - start)
+                cost_s = min(cost_s, time.process_time() - start)  # of both sides
+                took_s = min(took_s, time.monotonic() - began)
                 assert refusal.told == INVALID, name
                 assert CANARY not in refusal.message
+                if attempt >= 4 and took_s < 0.02:
+                    break
             assert cost_s < 0.01, name
+            assert took_s < 0.02, f"{name}: who refuses it waits for something"
 
 
 GUARDED = [method for method in IMPLEMENTED if not lets_in(method, access_pb2.ACCESS_PUBLIC)]

@@ -9,22 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
 import pytest
 from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2
+from syncbeat_server.auth import standings
 from syncbeat_server.sync import watch
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
 from tests.rpc.conftest import METHODS, Caller, Server, entry, hear_each_other, refusal_of, running_server
 
-pytestmark = pytest.mark.usefixtures("patient_with_each_other")
+pytestmark = pytest.mark.usefixtures("patient_with_each_other", "long_kept")
 
 REVOKED = ("UNAUTHENTICATED", "TOKEN_REVOKED")
 DENIED = ("PERMISSION_DENIED", "ACCESS_DENIED")
 # By a wake-up, and not because what is kept ends: that is 45 s at the least. A busy machine needs its time too.
 TOLD_WITHIN_S = ENDED_WITHIN_S = 20.0
+
+
+@pytest.fixture
+def long_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That somebody is shut out is kept as long as that somebody is not: else it ends within what is waited for."""
+    monkeypatch.setattr(standings, "KEPT_ABSENT_S", standings.KEPT_S)
 
 
 @pytest.fixture
@@ -84,6 +92,15 @@ async def test_a_session_lives_on_every_server_and_dies_on_every_server(pair: tu
     assert await refused_soon(two, second) < TOLD_WITHIN_S
     assert (await anybody(two).refusal(refresh(second))).told == REVOKED
     assert not (await one.backend(pb.ListSessionsRequest(user_id="ann"))).sessions
+
+
+async def test_access_tokens_live_as_long_as_is_set(database_urls: DatabaseUrls, redis_url: str) -> None:
+    async with running_server(database_urls, redis_url, ACCESS_TOKEN_S="600") as server:
+        made = await create(server)
+        for tokens in (made, await anybody(server)(refresh(made))):
+            claims = jwt.decode(tokens.access_token, options={"verify_signature": False})
+            assert 539 <= claims["exp"] - claims["iat"] <= 600, "up to a tenth shorter, so that they spread"
+            assert tokens.access_expire_time.seconds == claims["exp"]
 
 
 async def test_a_stolen_refresh_token_shuts_thief_and_owner_out_on_every_server(pair: tuple[Server, Server]) -> None:

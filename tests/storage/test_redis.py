@@ -156,6 +156,7 @@ async def test_a_quiet_channel_stays_subscribed(bus: RedisBus, ear: Ear, monkeyp
 
 def hasty_pings(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """A channel counts as quiet after a moment, and has time to answer the ping that follows; the pings are counted."""
+    monkeypatch.setattr(storage_redis, "_PING_S", 0.01)
     pings: list[None] = []
     asked = False
     ping, get_message = redis.asyncio.client.PubSub.ping, redis.asyncio.client.PubSub.get_message
@@ -168,7 +169,7 @@ def hasty_pings(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
     async def hasty(subscription: Any, *, timeout: float) -> Any:
         nonlocal asked
-        message = await get_message(subscription, timeout=20.0 if asked else 0.01)
+        message = await get_message(subscription, timeout=20.0 if asked else timeout)
         asked = False
         return message
 

@@ -37,8 +37,6 @@ LOOKING = Activity()
 AWAY = Activity(ActivityState.BACKGROUND)
 ANSWERS = Reach(usable=True, answered=20.0, missed=0.0, at=NOW)
 
-# The same examples each time, however slow the machine is.
-
 finite = st.floats(0.0, 1e9)
 shares = st.floats(0.0, 1.0)
 beliefs = st.builds(Belief, shares, finite, finite, finite, finite, st.floats(NOW - 1e9, NOW + 1e6))

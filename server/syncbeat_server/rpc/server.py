@@ -135,7 +135,7 @@ class RpcServer:
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
     # A caller that leaves while an answer is on its way is no error; grpc.aio logs one, with a traceback.
-    return record.exc_info is None or type(record.exc_info[1]).__name__ != "ExecuteBatchError"
+    return not record.exc_info or type(record.exc_info[1]).__name__ != "ExecuteBatchError"
 
 
 def _handlers(

@@ -104,7 +104,7 @@ def ahead(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        loop.time = real  # type: ignore[method-assign]
+        loop.time = real  # type: ignore[method-assign]  # as above
 
 
 async def settle() -> None:

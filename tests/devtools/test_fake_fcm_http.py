@@ -287,7 +287,7 @@ async def test_a_reset_over_http2_breaks_the_whole_connection() -> None:
 async def test_curl_agrees_about_http2_without_tls() -> None:
     curl = shutil.which("curl")
     if curl is None:
-        pytest.skip("no curl here")
+        pytest.skip("no curl here")  # it is the user's tool, and none of ours
     async with signed_in() as client:
         for option in ("--http2-prior-knowledge", "--http2", "--http1.1"):
             process = await asyncio.create_subprocess_exec(

@@ -17,10 +17,9 @@ from syncbeat_server.sync import pruning, tombstones
 from syncbeat_server.sync import watch as watching
 from syncbeat_server.sync.append import Append, append
 from syncbeat_server.sync.feed import FeedReader
-from syncbeat_server.sync.model import Checkpoint, Cursor, NewChange, Reset, ScopeState, Signal, Windows
+from syncbeat_server.sync.model import Checkpoint, Cursor, NewChange, Reset
 from syncbeat_server.sync.policy import DEFAULT_TUNING
 from syncbeat_server.sync.pruning import TombstonePruning
-from syncbeat_server.sync.resuming import can_resume, reached
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, settle, wait_until
 from tests.storage.house import House, Reader, keys, stream
@@ -386,43 +385,3 @@ async def test_a_key_whose_tombstone_is_gone_is_not_there(house: House) -> None:
         assert refused.value.metadata["sequence"] == "0"
     assert await publish(0) == (3,)
     assert await rows_of(house.database, "SELECT value::text FROM changes") == [('{"again": true}',)]
-
-
-STATE = ScopeState("s", "e", 20, Signal(None, Windows(0.0, 0.0, 0.0, 0.0)), pruned=10)
-
-
-@pytest.mark.parametrize(
-    ("epoch", "sequence", "expected"),
-    [
-        ("e", 9, False),
-        ("", 9, False),
-        ("e", 10, True),
-        ("", 20, True),
-        ("e", 21, False),
-        ("e", 0, True),
-        ("e", None, True),
-        ("e~10", 3, True),
-        ("e~9", 3, False),
-        ("e~9", 10, True),
-        ("e~10", 21, False),
-        ("f", 15, False),
-        ("f~10", 15, False),
-        ("e~", 15, False),
-        ("e~-1", 15, False),
-        ("e~1\u0660", 15, False),
-        ("e~" + "9" * 5_000, 15, False),
-        ("e~10~10", 15, False),
-    ],
-)
-def test_a_cursor_can_be_resumed_from_if_all_is_told_that_came_after(
-    epoch: str, sequence: int | None, expected: bool
-) -> None:
-    assert can_resume(Cursor("s", epoch, sequence), STATE) is expected
-
-
-def test_only_who_is_below_what_was_pruned_is_marked() -> None:
-    assert reached(STATE, 9) == Cursor("s", "e~10", 9)
-    assert reached(STATE, 10) == Cursor("s", "e", 10)
-    assert can_resume(reached(STATE, 9), STATE._replace(pruned=9))
-    assert not can_resume(reached(STATE, 9), STATE._replace(pruned=11)), "more was removed since"
-    assert can_resume(reached(STATE._replace(epoch="with~a mark"), 9), STATE._replace(epoch="with~a mark"))

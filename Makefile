@@ -10,6 +10,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 ARGS ?=
 ONLY ?=
+AGAINST ?=
 PYTHON ?=
 export PYTHON
 export BUF_CACHE_DIR := $(CURDIR)/.venv/.cache/buf
@@ -52,8 +53,8 @@ run: setup ## serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_
 demo: setup ## play the whole story over real processes and check each claim (ARGS=--json for JSON lines)
 	@$(BIN)/syncbeat-server demo $(ARGS)
 
-bench: setup ## one JSON line per figure, each beside its baseline (ONLY=name,name for some)
-	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+bench: setup ## one JSON line per figure, each beside its baseline (ONLY=name,name for some; AGAINST=REV compares with a commit)
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(AGAINST),--against $(AGAINST)) $(ARGS)
 
 image: setup ## build the container image; without an engine: lint the Dockerfile and run its steps in an empty folder
 	@$(BIN)/hadolint Dockerfile

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 from collections.abc import Callable
 
 from bench import (
+    against,
     auth,
     hint_cold_vs_echo,
     hint_rows_cpu,
@@ -45,10 +47,16 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(FIGURES), help="figures, separated by commas (default: all)")
     parser.add_argument("--seconds", type=float, default=Options.seconds, help="of each side of a round")
     parser.add_argument("--rounds", type=int, default=Options.rounds)
+    parser.add_argument("--against", metavar="REV", help="compare with this commit, in rounds of a process of each")
+    parser.add_argument("--minutes", type=float, default=against.Plan.minutes, help="of each figure, with --against")
+    parser.add_argument("--seed", type=int, help="of the order in rounds, with --against (default: a new one, told)")
     parsed = parser.parse_args()
     names = parsed.only.split(",")
     if unknown := [name for name in names if name not in FIGURES]:
         parser.error(f"no such figure: {', '.join(unknown)}; there are {', '.join(FIGURES)}")
+    if parsed.against:
+        seed = random.randrange(1 << 31) if parsed.seed is None else parsed.seed
+        return against.run(names, parsed.against, against.Plan(seed, parsed.minutes))
     for name in names:
         print(FIGURES[name](Options(parsed.seconds, parsed.rounds)).line(), flush=True)
     return 0

@@ -14,7 +14,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import Message
 
-from bench.figure import Figure, Options, Round, paired
+from bench.figure import Better, Figure, Options, Round, paired
 from syncbeat.v1 import directory_service_pb2
 from syncbeat_server.auth.bearer import bearer_of
 from syncbeat_server.auth.keys import key_table
@@ -62,6 +62,7 @@ def cached(options: Options) -> Figure:
     return paired(
         "auth_cached_us",
         "us of CPU",
+        Better.LESS,
         options,
         lambda: _cost(lambda: door.cached(bearer_of(values)), 40_000),
         lambda: _cost(decode, 4_000),
@@ -85,6 +86,7 @@ def interceptor(options: Options) -> Figure:
     return paired(
         "auth_interceptor_us",
         "us of CPU",
+        Better.LESS,
         options,
         lambda: _cost_of_calls(lambda: handler(data, context), 8_000),
         lambda: _cost_of_calls(lambda: bare(data, context), 8_000),
@@ -107,6 +109,7 @@ def _signed(name: str, algorithm: str, count: int, options: Options) -> Figure:
     return paired(
         name,
         "us of CPU",
+        Better.LESS,
         options,
         lambda: _cost(ours, count),
         lambda: _cost(decode, count),

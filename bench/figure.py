@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from statistics import median
 from typing import Any
 
@@ -18,6 +19,13 @@ class Options:
 
     seconds: float = 1.5
     rounds: int = 9
+
+
+class Better(StrEnum):
+    """Which way a figure is better."""
+
+    MORE = "more"
+    LESS = "less"
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Figure:
 
     name: str
     unit: str
+    better: Better
     value: float
     baseline: float | None
     runs: list[list[float]]
@@ -49,11 +58,12 @@ class Figure:
         return json.dumps(
             {
                 "name": self.name,
-                "value": _short(self.value),
+                "value": short(self.value),
                 "unit": self.unit,
-                "baseline": None if self.baseline is None else _short(self.baseline),
+                "better": self.better,
+                "baseline": None if self.baseline is None else short(self.baseline),
                 "ratio": ratio,
-                "runs": [[_short(value) for value in run] for run in self.runs],
+                "runs": [[short(value) for value in run] for run in self.runs],
                 **self.notes,
             }
         )
@@ -62,6 +72,7 @@ class Figure:
 def paired(
     name: str,
     unit: str,
+    better: Better,
     options: Options,
     ours: Callable[[], Round],
     baseline: Callable[[], Round],
@@ -83,6 +94,7 @@ def paired(
     return Figure(
         name=name,
         unit=unit,
+        better=better,
         value=median(one.value for one in mine),
         baseline=median(one.value for one in theirs),
         runs=[[one.value, other.value] for one, other in zip(mine, theirs, strict=True)],
@@ -100,5 +112,6 @@ def _median(values: list[float | None]) -> float | None:
     return round(median(known), 1) if known else None
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
+    """Returns a value with as many digits as are told of it."""
     return round(value, 3) if value < 100 else round(value, 1)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import count
 
 from bench import raw_load
-from bench.figure import Figure, Options, Round, paired
+from bench.figure import Better, Figure, Options, Round, paired
 from bench.processes import Running
 from bench.stage import (
     GET_HINT,
@@ -51,6 +51,7 @@ def measure(options: Options) -> Figure:
                 figure = paired(
                     "hint_cold_vs_echo",
                     "requests/s",
+                    Better.MORE,
                     replace(options, rounds=min(options.rounds, _MOST_ROUNDS)),
                     lambda: _load(ours, stores.pids[0], fresh()),
                     lambda: _load(echo, None, fresh()),

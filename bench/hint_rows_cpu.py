@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from bench import raw_load
-from bench.figure import Figure, Options, Round, paired, say
+from bench.figure import Better, Figure, Options, Round, paired, say
 from bench.processes import Running
 from bench.stage import GET_HINT, call, measured, migrated_stores, our_server, user_token
 from syncbeat.v1 import sync_service_pb2
@@ -68,6 +68,7 @@ def measure(options: Options) -> Figure:
         return paired(
             "hint_rows_cpu",
             "us of CPU",
+            Better.LESS,
             options,
             lambda: many.load(options.seconds),
             lambda: few.load(options.seconds),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench import h2load, raw_load
-from bench.figure import Figure, Options, Round, paired
+from bench.figure import Better, Figure, Options, Round, paired
 from bench.processes import Running
 from bench.stage import GET_HINT, add_users, call, echo_server, measured, migrated_stores, our_server, user_token
 from syncbeat.v1 import core_pb2, sync_service_pb2
@@ -29,6 +29,7 @@ def measure(options: Options) -> Figure:
                 figure = paired(
                     "hint_vs_echo",
                     "requests/s",
+                    Better.MORE,
                     options,
                     lambda: _load(ours, database, request, token, options.seconds, len(answer)),
                     lambda: _load(echo, None, request, token, options.seconds, len(answer)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-from bench.figure import Figure, Options, Round, paired
+from bench.figure import Better, Figure, Options, Round, paired
 from syncbeat_server.sync.model import Activity, ScopeState
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Situation, Tuning, decide, signal_after_change
 from syncbeat_server.sync.policy.rivals import PolicyName
@@ -23,6 +23,7 @@ def measure(options: Options) -> Figure:
     return paired(
         "policy_us",
         "us of CPU/hint",
+        Better.LESS,
         options,
         lambda: _decided(situation, DEFAULT_TUNING),
         lambda: _decided(situation, rival),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import count
 
 from bench import raw_load
-from bench.figure import Figure, Options, Round, paired
+from bench.figure import Better, Figure, Options, Round, paired
 from bench.processes import Running
 from bench.stage import PUBLISH, SERVICE_TOKEN, call, echo_server, measured, migrated_stores, our_server
 from syncbeat.v1 import core_pb2, sync_service_pb2
@@ -30,6 +30,7 @@ def measure(options: Options) -> Figure:
             return paired(
                 "publish_vs_echo",
                 "requests/s",
+                Better.MORE,
                 options,
                 lambda: _load(ours, stores.pids[0], calls()),
                 lambda: _load(echo, None, calls()),

@@ -9,7 +9,7 @@ from statistics import median, quantiles
 import asyncpg
 import grpc
 
-from bench.figure import Figure, Options, say
+from bench.figure import Better, Figure, Options, say
 from bench.push_stage import PushStage, push_stage, sent, until_sent
 from bench.stage import SEND, SERVICE_TOKEN
 
@@ -41,6 +41,7 @@ def accepted(options: Options) -> Figure:
     return Figure(
         name="push_accept_per_s",
         unit="deliveries/s",
+        better=Better.MORE,
         value=median(mine for mine, _ in runs),
         baseline=median(theirs for _, theirs in runs),
         runs=[list(run) for run in runs],
@@ -101,6 +102,7 @@ def latency(options: Options) -> Figure:
     return Figure(
         name="push_p95_ms",
         unit="ms",
+        better=Better.LESS,
         value=cuts[94],
         baseline=idle[94],
         runs=[[cuts[94], idle[94]]],

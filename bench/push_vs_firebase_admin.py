@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from statistics import median
 
-from bench.figure import Figure, Options, say
+from bench.figure import Better, Figure, Options, say
 from bench.push_stage import USERS, Pushed, push_stage
 
 _CALLS = 2
@@ -27,6 +27,7 @@ def cpu(options: Options) -> Figure:
     return Figure(
         name="push_cpu_us_vs_firebase_admin",
         unit="us of CPU/delivery",
+        better=Better.LESS,
         value=median(side.pushed.cpu_us for side in sides),
         baseline=median(side.firebase_cpu_us for side in sides),
         runs=[[side.pushed.cpu_us, side.firebase_cpu_us] for side in sides],
@@ -46,6 +47,7 @@ def rate(options: Options) -> Figure:
     return Figure(
         name="push_delivered_per_s",
         unit="deliveries/s",
+        better=Better.MORE,
         value=median(mine for mine, _ in ours),
         baseline=median(theirs for _, theirs in ours),
         runs=[list(pair) for pair in ours],

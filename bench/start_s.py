@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from bench.figure import Figure, Options, say
+from bench.figure import Better, Figure, Options, say
 from bench.processes import rss_kb, running
 
 _IDLE_S = 1.0
@@ -30,6 +30,7 @@ def measure(options: Options) -> Figure:
     return Figure(
         name="start_s",
         unit="s",
+        better=Better.LESS,
         value=median(took),
         baseline=None,
         runs=[[one] for one in took],

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import grpc
 
 from bench.echo import STREAM
-from bench.figure import Figure, Options, Round, paired
+from bench.figure import Better, Figure, Options, Round, paired
 from bench.processes import Running, rss_kb
 from bench.stage import add_users, echo_server, migrated_stores, our_server, user_token
 from syncbeat.v1 import sync_service_pb2
@@ -41,7 +41,7 @@ def measure(options: Options) -> Figure:
                 return _grown(server, tokens, request)
 
         few = replace(options, rounds=min(options.rounds, _MOST_ROUNDS))
-        return paired("stream_rss_kb", "KiB/stream", few, ours, baseline, streams=_STREAMS)
+        return paired("stream_rss_kb", "KiB/stream", Better.LESS, few, ours, baseline, streams=_STREAMS)
 
 
 def _grown(server: Running, tokens: list[str], request: bytes) -> Round:

@@ -9,14 +9,16 @@ import hpack
 import pytest
 
 from bench import h2load, wire
-from bench.figure import Figure, Options, Round, paired
+from bench.figure import Better, Figure, Options, Round, paired
 
 
 def test_a_figure_is_one_line_of_json_with_the_ratio_of_its_rounds() -> None:
     ours = iter([Round(50.0, 400.0, 30.0), Round(90.0, 300.0, 20.0), Round(70.0, 200.0, 10.0)])
     theirs = iter([Round(100.0, 200.0), Round(100.0, 200.0), Round(200.0, 100.0)])
 
-    figure = paired("hint", "requests/s", Options(rounds=3), lambda: next(ours), lambda: next(theirs), h2load=True)
+    figure = paired(
+        "hint", "requests/s", Better.MORE, Options(rounds=3), lambda: next(ours), lambda: next(theirs), h2load=True
+    )
 
     line = figure.line()
     assert "\n" not in line
@@ -24,6 +26,7 @@ def test_a_figure_is_one_line_of_json_with_the_ratio_of_its_rounds() -> None:
         "name": "hint",
         "value": 70.0,
         "unit": "requests/s",
+        "better": "more",
         "baseline": 100.0,
         "ratio": 0.5,
         "runs": [[50.0, 100.0], [90.0, 100.0], [70.0, 200.0]],
@@ -35,7 +38,7 @@ def test_a_figure_is_one_line_of_json_with_the_ratio_of_its_rounds() -> None:
 
 
 def test_a_figure_without_a_baseline_has_no_ratio() -> None:
-    told = json.loads(Figure("start", "s", 1.25, None, [[1.25]]).line())
+    told = json.loads(Figure("start", "s", Better.LESS, 1.25, None, [[1.25]]).line())
     assert (told["value"], told["baseline"], told["ratio"], told["runs"]) == (1.25, None, None, [[1.25]])
 
 

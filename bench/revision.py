@@ -1,0 +1,156 @@
+"""Another revision of this repository, built in a folder of its own under .venv with what it requires itself."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.figure import say
+from bench.processes import ROOT
+
+# Each takes about half a gigabyte, nearly all of it packages.
+_KEPT = 3
+_GIT_S = 60.0
+_BUILD_S = 900.0
+_LIST = "import json, bench.__main__ as bench; print(json.dumps(list(bench.FIGURES)))"
+
+
+class Unusable(Exception):
+    """The revision cannot be measured; the message is a sentence that says why."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A revision that can be run: its folder and its interpreter."""
+
+    root: Path
+
+    @property
+    def python(self) -> Path:
+        """The interpreter of its virtual environment. Never resolved: by its link it finds its packages."""
+        return self.root / ".venv" / "bin" / "python"
+
+
+def commit_of(revision: str, root: Path = ROOT) -> str:
+    """Returns the full hash of a commit.
+
+    Raises:
+        Unusable: there is no git, or no such commit in this clone.
+    """
+    done = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if done.returncode:
+        raise Unusable(f"{revision} is no commit of this clone (git fetch --unshallow, where it holds only the newest)")
+    return done.stdout.decode().strip()
+
+
+def here(root: Path = ROOT) -> str:
+    """Returns what is measured: the commit, with a + where files differ from it."""
+    changed = _git(root, "status", "--porcelain").stdout.strip()
+    return commit_of("HEAD", root) + ("+" if changed else "")
+
+
+def built(commit: str, root: Path = ROOT) -> Side:
+    """Returns the revision, ready to run; what was built before is used again.
+
+    Raises:
+        Unusable: it has no bench, or cannot be built.
+    """
+    shelf = root / ".venv" / "against"
+    shelf.mkdir(parents=True, exist_ok=True)
+    with _alone(shelf):
+        for left in shelf.glob("part-*"):  # of a run that was killed
+            shutil.rmtree(left)
+        folder = shelf / commit
+        if not folder.exists():
+            _extract(commit, root, folder)
+        os.utime(folder)
+        for old in sorted(shelf.glob("[0-9a-f]*"), key=lambda one: one.stat().st_mtime)[:-_KEPT]:
+            shutil.rmtree(old)
+        _set_up(commit, folder)
+    return Side(folder)
+
+
+def figures_of(side: Side) -> frozenset[str]:
+    """Returns the names of the figures that a revision has.
+
+    Raises:
+        Unusable: its bench does not tell.
+    """
+    done = subprocess.run(
+        [side.python, "-c", _LIST],
+        cwd=side.root,
+        env=clean_environment(),
+        capture_output=True,
+        timeout=_GIT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise Unusable(f"the bench of {side.root.name} does not start: {_last_line(done.stderr)}")
+    return frozenset(json.loads(done.stdout))
+
+
+def clean_environment() -> Mapping[str, str]:
+    """Returns our environment without what would lead one revision's Python to another's modules."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+
+
+def _extract(commit: str, root: Path, folder: Path) -> None:
+    part = Path(tempfile.mkdtemp(prefix="part-", dir=folder.parent))
+    try:
+        with (part / "tar").open("w+b") as packed:
+            if _git(root, "archive", "--format=tar", f"--output={packed.name}", commit).returncode:
+                raise Unusable(f"{commit} cannot be read from this clone")
+            with tarfile.open(packed.name) as archive:
+                archive.extractall(part / "tree", filter="data")
+        for needed in ("bench/__main__.py", "tools/setup.sh"):
+            if not (part / "tree" / needed).exists():
+                raise Unusable(f"{commit} cannot be measured: it has no {needed}")
+        (part / "tree").rename(folder)  # whole or not at all
+    finally:
+        shutil.rmtree(part)
+
+
+def _set_up(commit: str, folder: Path) -> None:
+    # Its own script, which says nothing when that was done, and goes on where a killed one stopped.
+    say(f"against: set up {commit}")
+    try:
+        done = subprocess.run(
+            ["sh", "tools/setup.sh"],
+            cwd=folder,
+            env=clean_environment(),
+            capture_output=True,
+            timeout=_BUILD_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Unusable(f"{commit} cannot be built: not done after {_BUILD_S:.0f} s") from None
+    if done.returncode:
+        raise Unusable(f"{commit} cannot be built: {_last_line(done.stderr)}")
+
+
+def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, timeout=_GIT_S, check=False)
+    except FileNotFoundError:
+        raise Unusable("there is no git here to ask for another revision") from None
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it says nothing"
+
+
+@contextmanager
+def _alone(shelf: Path) -> Iterator[None]:
+    with (shelf / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

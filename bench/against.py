@@ -7,34 +7,30 @@ hits both sides of a round about alike.
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench.figure import Better, say, short
-from bench.processes import ROOT
+from bench.processes import ROOT, finished
 from bench.ratios import FEWEST_ROUNDS, MOST_ROUNDS, Change, Verdict, change, enough, judge
-from bench.revision import Side, Unusable, built, clean_environment, commit_of, figures_of, here
-from syncbeat_server.ops import launch
+from bench.revision import Side, Unusable, built, commit_of, figures_of, here
 
 # Of one process. Where a load runs for so many seconds, the median of three short runs is less often spoiled by what
-# else the machine does than one long run: log ratios of two processes of one revision spread by 6 % instead of 27 %.
+# else the machine does than one long run: log ratios of two processes of one revision spread by 8 % instead of 11 % on
+# a busy machine (publish_vs_echo).
 _USUAL = ("--rounds", "1")
 _LOADS = ("--rounds", "3", "--seconds", "0.5")
 _LOADED = frozenset({"hint_vs_echo", "publish_vs_echo", "hint_rows_cpu", "push_accept_per_s"})
 
 # hint_rows_cpu, the longest, takes some two minutes on a busy machine.
 _MEASURE_S = 600.0
-_END_S = 30.0
 
 # Ctrl-C must reach it, also where a shell's & has made us ignore that: by it the bench ends what it has started.
 _START = (
@@ -199,36 +195,15 @@ def measure(side: Side, name: str) -> Measured:
         Failed: it ended with an error, or not in time, or its line cannot be read.
     """
     arguments = ("--only", name, *(_LOADS if name in _LOADED else _USUAL))
-    command = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(signal.SIGINT)), "-1", "-1"]
-    process = subprocess.Popen(
-        [*command, str(side.python), "-c", _START, *arguments],
-        cwd=side.root,
-        env=dict(clean_environment()),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # so that whatever it started can be ended with it
-    )
     try:
-        output, errors = process.communicate(timeout=_MEASURE_S)
+        done = finished([str(side.python), "-c", _START, *arguments], side.root, _MEASURE_S)
     except subprocess.TimeoutExpired:
         raise Failed(f"{name} in {side.root} is not measured after {_MEASURE_S:.0f} s") from None
-    finally:
-        _end(process)
-    if process.returncode:
-        said = errors.decode(errors="replace").strip().splitlines()
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
         last = said[-1] if said else "it says nothing"
-        raise Failed(f"{name} in {side.root} ended with {process.returncode}: {last}")
-    return read(output.decode())
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=_END_S)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+        raise Failed(f"{name} in {side.root} ended with {done.returncode}: {last}")
+    return read(done.stdout.decode())
 
 
 def read(output: str) -> Measured:

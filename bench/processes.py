@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from syncbeat_server.ops import launch
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "syncbeat_server.cli")
@@ -61,6 +65,39 @@ def _clean(environment: Mapping[str, str]) -> dict[str, str]:
     # The settings of whoever runs the bench must not reach what is measured.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
     return {**kept, "PYTHONPATH": str(ROOT), **environment}
+
+
+def clean_environment() -> dict[str, str]:
+    """Returns our environment without what would lead one revision's Python to another's modules."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+
+
+def finished(command: Sequence[str], folder: Path, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+    """Run `command` to its end. When we are interrupted meanwhile it is too, with all it runs; when killed, it alone.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer, and was ended.
+    """
+    launched = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(signal.SIGINT)), "-1", "-1"]
+    process = subprocess.Popen(
+        [*launched, shutil.which(command[0]) or command[0], *command[1:]],
+        cwd=folder,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # so that whatever it started can be ended with it
+    )
+    try:
+        output, errors = process.communicate(timeout=timeout_s)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=_END_S)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def _said(process: subprocess.Popen[bytes], ready: str) -> list[str] | None:

@@ -9,13 +9,13 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.figure import say
-from bench.processes import ROOT
+from bench.processes import ROOT, clean_environment, finished
 
 # Each takes about half a gigabyte, nearly all of it packages.
 _KEPT = 3
@@ -98,11 +98,6 @@ def figures_of(side: Side) -> frozenset[str]:
     return frozenset(json.loads(done.stdout))
 
 
-def clean_environment() -> Mapping[str, str]:
-    """Returns our environment without what would lead one revision's Python to another's modules."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-
-
 def _extract(commit: str, root: Path, folder: Path) -> None:
     part = Path(tempfile.mkdtemp(prefix="part-", dir=folder.parent))
     try:
@@ -123,14 +118,7 @@ def _set_up(commit: str, folder: Path) -> None:
     # Its own script, which says nothing when that was done, and goes on where a killed one stopped.
     say(f"against: set up {commit}")
     try:
-        done = subprocess.run(
-            ["sh", "tools/setup.sh"],
-            cwd=folder,
-            env=clean_environment(),
-            capture_output=True,
-            timeout=_BUILD_S,
-            check=False,
-        )
+        done = finished(["sh", "tools/setup.sh"], folder, _BUILD_S)
     except subprocess.TimeoutExpired:
         raise Unusable(f"{commit} cannot be built: not done after {_BUILD_S:.0f} s") from None
     if done.returncode:

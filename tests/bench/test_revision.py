@@ -48,6 +48,12 @@ from bench.against import measure
 from bench.revision import Side
 measure(Side(Path(sys.argv[1])), "figure")
 """
+_RUN = """
+import sys
+from pathlib import Path
+from bench.against import Plan, run
+sys.exit(run(["figure"], "HEAD", Plan(1), Path(sys.argv[1])))
+"""
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -134,6 +140,20 @@ def test_revision_that_cannot_be_built_says_why_and_is_tried_again(clone: Path, 
         built(commit, clone)
     (clone / ".venv" / "against" / commit / "tools" / "setup.sh").write_text(_SETUP)
     assert built(commit, clone).python.exists()
+
+
+async def test_build_that_is_interrupted_ends_what_it_runs(clone: Path) -> None:
+    commit = _commit(clone, 1, ["figure"], "sleep 300 &\necho $! >part\nmv part child\nsleep 300\n")
+    run = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _RUN, str(clone)), cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    child = clone / ".venv" / "against" / commit / "child"
+    await wait_until(child.exists)
+    started = psutil.Process(int(child.read_text()))
+    run.send_signal(signal.SIGTERM)
+    assert await run.wait() == 130
+    # Killed, if perhaps not yet reaped by who has taken it over.
+    await wait_until(lambda: not started.is_running() or started.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_revision_without_a_bench_is_refused(clone: Path) -> None:

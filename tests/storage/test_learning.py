@@ -163,7 +163,7 @@ async def test_nothing_is_lost_while_the_database_is_away(database_urls: Databas
         await learning.read()
         before = learning.tuning(APP)
         learning.recorder.streamed(APP, clock.now().timestamp(), [clock.now().timestamp() - 60.0] * 50)
-        await closed._pool.close()
+        await closed._pool.driver.close()
         with pytest.raises(DependencyDown):
             await learning.write()
         assert learning.tuning(APP) == before

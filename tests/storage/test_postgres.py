@@ -12,7 +12,7 @@ import pytest
 from syncbeat_server.devtools.embedded import EmbeddedStores
 from syncbeat_server.errors import DependencyDown, NotFound
 from syncbeat_server.ops.logs import request_id
-from syncbeat_server.storage import postgres
+from syncbeat_server.storage import pool
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.postgres import (
     Conflict,
@@ -24,7 +24,7 @@ from syncbeat_server.storage.postgres import (
     open_database,
     step_up,
 )
-from tests.conftest import DatabaseUrls
+from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
 from tests.storage.stage import APP, add_device, cut_connections, rows_of, until, value_of
 
@@ -49,7 +49,7 @@ async def who(database: Database) -> tuple[str, str, str]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for a connection waits until it is its turn."""
-    monkeypatch.setattr(postgres, "_CONNECT_TIMEOUT_S", 20.0)
+    monkeypatch.setattr(pool, "CONNECT_TIMEOUT_S", 20.0)
 
 
 @pytest.mark.usefixtures("patient")
@@ -73,7 +73,7 @@ async def test_one_connection_serves_many_calls_at_once(single: Database) -> Non
         [f"user-{number}" for number in numbers],
         list(numbers),
     ]
-    assert (single._pool.get_size(), single._pool.get_idle_size()) == (1, 1)
+    assert (single._pool.driver.get_size(), single._pool.driver.get_idle_size()) == (1, 1)
 
 
 @pytest.mark.usefixtures("patient")
@@ -142,7 +142,7 @@ async def test_the_role_ends_with_the_transaction_however_it_ends(
     assert running.cancelled() == (how == "cancelled")
     assert running.cancelled() or isinstance(running.exception(), NotFound | StatementRejected)
     assert await who(single) == SERVICE
-    assert (single._pool.get_size(), single._pool.get_idle_size()) == (1, 1)
+    assert (single._pool.driver.get_size(), single._pool.driver.get_idle_size()) == (1, 1)
 
 
 async def until_asleep(urls: DatabaseUrls) -> None:
@@ -220,6 +220,32 @@ async def test_what_takes_too_long_counts_as_down(database: Database) -> None:
         await slow()
 
 
+@pytest.mark.parametrize("timeout", ["idle_in_transaction_session_timeout", "transaction_timeout"])
+async def test_transaction_left_open_for_too_long_is_an_outage_for_its_own_call(
+    database: Database, database_urls: DatabaseUrls, timeout: str
+) -> None:
+    async def left_open() -> None:
+        async with database.transaction() as conn:
+            pid = await conn.fetchval("SELECT pg_backend_pid()")
+            await conn.execute(f"SET LOCAL {timeout} = 20")
+            gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)"
+            async with open_database(database_urls.admin_url, size=1, name="looks on") as admin:
+                await until(partial(value_of, admin, gone, pid), what="the session was ended")
+            await conn.execute("SELECT 1")
+
+    with pytest.raises(DependencyDown):
+        await left_open()
+    assert await works(database)
+
+
+async def test_idle_sessions_that_the_server_ends_are_no_outage(database_urls: DatabaseUrls) -> None:
+    await run_sql(database_urls.admin_url, f"ALTER DATABASE {database_urls.name} SET idle_session_timeout = 50")
+    async with open_database(database_urls.app_url, size=2, name="idle") as database:
+        for _ in range(5):
+            assert await value_of(database, "SELECT true")
+            await wait_until(lambda: not database._pool.driver.get_size(), what="the server has ended it")
+
+
 async def test_a_lock_that_is_not_given_is_told_as_that(database: Database) -> None:
     await add_device(database, "ann")
     query = "SELECT 1 FROM devices FOR UPDATE"
@@ -278,19 +304,19 @@ async def test_what_befalls_a_connection_is_not_told_as_the_call_that_opened_it(
 ) -> None:
     told: list[str | None] = []
 
-    async def call(pool: Database) -> None:
+    async def call(database: Database) -> None:
         request_id.set("of a call that has ended")
-        async with pool._acquired() as first, pool._acquired() as second:
+        async with database._acquired() as first, database._acquired() as second:
             for conn in (first, second):
                 conn.add_termination_listener(lambda _: told.append(request_id.get()))
 
-    async with open_database(database_urls.app_url, size=4, name="opened by a call") as pool:
-        await pool._pool.expire_connections()
-        await asyncio.create_task(call(pool))
+    async with open_database(database_urls.app_url, size=4, name="opened by a call") as database:
+        await database._pool.driver.expire_connections()
+        await asyncio.create_task(call(database))
         # The one that was given up may not be gone yet.
         assert await cut_connections(database_urls) >= 2
         await wait_until(lambda: len(told) >= 2, what="both connections are lost")
-        assert await works(pool)
+        assert await works(database)
     assert set(told) == {None}
 
 
@@ -308,17 +334,17 @@ async def test_the_server_goes_away_and_comes_back(
     assert await works(database)
     stores.kill_postgres()
     try:
-        for pool in (database, single):
+        for each in (database, single):
             with pytest.raises(DependencyDown):
-                await asyncio.wait_for(value_of(pool, "SELECT 1"), 20)
+                await asyncio.wait_for(value_of(each, "SELECT 1"), 20)
             with pytest.raises(DependencyDown):
-                async with asyncio.timeout(20), pool.transaction() as conn:
+                async with asyncio.timeout(20), each.transaction() as conn:
                     await conn.execute("SELECT 1")
     finally:
         stores.start_postgres()
-    for pool in (database, single):
-        await until(partial(works, pool), what="the pool has connections again")
-        assert await who(pool) == SERVICE
+    for each in (database, single):
+        await until(partial(works, each), what="the pool has connections again")
+        assert await who(each) == SERVICE
 
 
 async def test_a_database_that_is_not_there_is_told_at_the_start(tmp_path: object) -> None:

@@ -195,7 +195,8 @@ async def test_twins_of_a_call_that_fails_fail_alike(publisher: Publisher) -> No
 async def test_a_twin_that_does_not_end_is_reported(
     database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "_LOCK_TIMEOUT_MS", 50)
+    impatient = postgres._BEGIN.replace("lock_timeout = 4000", "lock_timeout = 50")
+    monkeypatch.setattr(postgres, "_BEGIN", impatient)
     async with database.transaction() as conn:
         await conn.execute(
             """INSERT INTO request_records (app_id, caller, rpc, request_id, content_hash, created_at)

@@ -2,6 +2,9 @@
 
 Safe behind a transaction pooler: no kept prepared statements, no LISTEN, no session settings, no session locks.
 Everything a transaction needs is set with SET LOCAL, in the same round trip as its BEGIN.
+
+Nothing rests on a default that an administrator or a provider may set for the database or the login: transactions name
+their isolation, and where the default is another one, statements by themselves get a transaction too.
 """
 
 from __future__ import annotations
@@ -9,25 +12,39 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import asyncpg
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
+from syncbeat_server.storage.pool import (
+    CONNECT_TIMEOUT_S,
+    READ_COMMITTED,
+    STATEMENT_TIMEOUT_S,
+    ConnectionPool,
+    PooledConnection,
+)
 
 Row = Mapping[str, Any]
 
 _LOCK_TIMEOUT_MS = 4_000
-_STATEMENT_TIMEOUT_S = 10.0
-_CONNECT_TIMEOUT_S = 5.0
-_IDLE_CONNECTION_LIFE_S = 300.0
+# A process that vanishes, or is stopped, holds its locks until the database ends its session: sooner than those who
+# wait for them give up, so that these go on as if nothing had been.
+_IDLE_IN_TRANSACTION_MS = 3_000
+# What the client gives up after that long ends on the server too, also when no client is left to cancel it.
+_BEGIN = f"""BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS};
+SET LOCAL idle_in_transaction_session_timeout = {_IDLE_IN_TRANSACTION_MS};
+SET LOCAL statement_timeout = {round(STATEMENT_TIMEOUT_S * 1000)};
+SET LOCAL tcp_user_timeout = 15000"""
 _SETTING = "SYNCBEAT_DATABASE_URL"
 
 # SQLSTATE classes and codes that say "the server, not the statement": PostgreSQL documentation, appendix A.
 _DOWN_CLASSES = ("08", "53", "57P", "58")
 _READ_ONLY = "25006"
+# The session was ended because we let its transaction wait: this process was stopped, or too busy, for that long.
+_LEFT_OPEN = ("25P03", "25P04")
 _LOCK_NOT_AVAILABLE = "55P03"
 _QUERY_CANCELED = "57014"
 # The last of these is a foreign key: what a statement had found a moment before was deleted meanwhile.
@@ -79,12 +96,6 @@ class RowOwner:
     user_id: str
 
 
-class _PoolerSafeConnection(asyncpg.Connection):
-    def get_reset_query(self) -> str:
-        # Nothing of ours outlives a transaction, so there is nothing to reset: this saves a round trip a call.
-        return ""
-
-
 @contextmanager
 def translated_errors() -> Iterator[None]:
     """Turn the driver's errors into domain errors; the driver's text stays in `__cause__` for the log."""
@@ -102,7 +113,7 @@ def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
         return LockTimeout("another call holds this row; try again")
     if state == _QUERY_CANCELED:
         return DependencyDown("the database took too long")
-    if state == _READ_ONLY or state.startswith(_DOWN_CLASSES):
+    if state == _READ_ONLY or state in _LEFT_OPEN or state.startswith(_DOWN_CLASSES):
         return DependencyDown("the database does not answer")
     if state in _RETRY_ALONE:
         return Conflict("two calls were in each other's way")
@@ -134,20 +145,50 @@ class _Session:
             return str(await self._conn.execute(query, *args))
 
 
+class _StatementsOfTheirOwn(_Session):
+    """Gives each statement a transaction that names its isolation, where the database's default is another one."""
+
+    async def fetch(self, query: str, *args: object) -> Sequence[Row]:
+        async with self._isolated():
+            return await super().fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: object) -> Row | None:
+        async with self._isolated():
+            return await super().fetchrow(query, *args)
+
+    async def fetchval(self, query: str, *args: object) -> Any:
+        async with self._isolated():
+            return await super().fetchval(query, *args)
+
+    async def execute(self, query: str, *args: object) -> str:
+        async with self._isolated():
+            return await super().execute(query, *args)
+
+    @asynccontextmanager
+    async def _isolated(self) -> AsyncIterator[None]:
+        with translated_errors():
+            async with _begun(self._conn):
+                yield
+
+
 class Database:
     """The pool. Acquire through `connection` (single statements) or `transaction`; never nest the two."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
-        self.waiting = 0
-        """Who waits for a connection now."""
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for a connection now."""
+        return self._pool.waiting
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection for statements that are each their own transaction."""
         with translated_errors():
             async with self._acquired() as conn:
-                yield _Session(conn)
+                isolation = cast(PooledConnection, conn).default_isolation
+                yield _Session(conn) if isolation == READ_COMMITTED else _StatementsOfTheirOwn(conn)
 
     @asynccontextmanager
     async def transaction(self, owner: RowOwner | None = None) -> AsyncIterator[Connection]:
@@ -158,29 +199,34 @@ class Database:
         with translated_errors():
             async with self._acquired() as conn:
                 try:
-                    await conn.execute(f"BEGIN; SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
-                    session = _Session(conn)
-                    if owner is not None:
-                        await become_user(session, owner)
-                    yield session
-                    await conn.execute("COMMIT")
+                    async with _begun(conn):
+                        session = _Session(conn)
+                        if owner is not None:
+                            await become_user(session, owner)
+                        yield session
                 except BaseException as error:
-                    await _roll_back(conn)
                     if _is_read_only(error):
-                        await self._pool.expire_connections()
+                        await self._pool.driver.expire_connections()
                     raise
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
-        self.waiting += 1
-        try:
-            conn = await self._pool.acquire(timeout=_CONNECT_TIMEOUT_S)
-        finally:
-            self.waiting -= 1
+        conn = await self._pool.acquire()
         try:
             yield conn
         finally:
             await self._pool.release(conn)
+
+
+@asynccontextmanager
+async def _begun(conn: asyncpg.pool.PoolConnectionProxy) -> AsyncIterator[None]:
+    try:
+        await conn.execute(_BEGIN)
+        yield
+        await conn.execute("COMMIT")
+    except BaseException:
+        await _roll_back(conn)
+        raise
 
 
 async def step_up(conn: Connection) -> None:
@@ -202,7 +248,7 @@ async def _roll_back(conn: asyncpg.pool.PoolConnectionProxy) -> None:
     # A connection that cannot roll back is closed, and the pool makes a new one.
     try:
         if not conn.is_closed():
-            await conn.execute("ROLLBACK", timeout=_CONNECT_TIMEOUT_S)
+            await conn.execute("ROLLBACK", timeout=CONNECT_TIMEOUT_S)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
         # One that was lost the pool has taken back by itself: then there is nothing left to close.
         with suppress(asyncpg.InterfaceError):
@@ -228,20 +274,6 @@ def _errors_of_opening() -> Iterator[None]:
         raise DependencyDown(f"{error.message}: check {_SETTING}, and that it runs there") from error
 
 
-async def _connect(*address: Any, **settings: Any) -> asyncpg.Connection:
-    # In nobody's context: a connection outlives the call that happened to open it, and what befalls it later is not to
-    # be logged as that call's.
-    opening = asyncio.get_running_loop().create_task(asyncpg.connect(*address, **settings), context=Context())
-    try:
-        opened: asyncpg.Connection = await opening
-        return opened
-    except asyncio.CancelledError:
-        # It may have opened in the moment in which its call gave up.
-        if opening.done() and not opening.cancelled() and opening.exception() is None:
-            opening.result().terminate()
-        raise
-
-
 @asynccontextmanager
 async def open_database(url: str, *, size: int, name: str) -> AsyncIterator[Database]:
     """Open the pool for the block.
@@ -249,28 +281,15 @@ async def open_database(url: str, *, size: int, name: str) -> AsyncIterator[Data
     Raises:
         DependencyDown: the database cannot be reached, or refuses the login.
     """
-    pool = asyncpg.create_pool(
-        url,
-        # No floor: the task that restores it would be that of the call which met the loss, and whoever comes next
-        # connects anyway.
-        min_size=0,
-        max_size=size,
-        connect=_connect,
-        statement_cache_size=0,
-        connection_class=_PoolerSafeConnection,
-        max_inactive_connection_lifetime=_IDLE_CONNECTION_LIFE_S,
-        command_timeout=_STATEMENT_TIMEOUT_S,
-        timeout=_CONNECT_TIMEOUT_S,
-        server_settings={"application_name": name},
-    )
+    with _errors_of_opening(), translated_errors():
+        pool = ConnectionPool(url, size=size, name=name)
     try:
         with _errors_of_opening(), translated_errors():
-            await pool
-            await pool.release(await pool.acquire(timeout=_CONNECT_TIMEOUT_S))
+            await pool.open()
         yield Database(pool)
     finally:
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await pool.close()
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await pool.driver.close()
         except TimeoutError:
-            pool.terminate()
+            pool.driver.terminate()

@@ -6,6 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
@@ -61,7 +62,9 @@ def device(user: str = "") -> Message:
 OF_SERVICES: list[Message] = [
     sync_service_pb2.PublishChangesRequest(changes=[CHANGE]),
     sync_service_pb2.PublishChangesRequest(changes=[CHANGE], trigger=core_pb2.SyncTrigger(type="t")),
-    sync_service_pb2.BoostScopeRequest(scope="s", priority=sync_service_pb2.PRIORITY_FAST, duration={"seconds": 60}),
+    sync_service_pb2.BoostScopeRequest(
+        scope="s", priority=sync_service_pb2.PRIORITY_FAST, duration=duration_pb2.Duration(seconds=60)
+    ),
     push_service_pb2.SendNotificationRequest(
         user_ids=core_pb2.UserIds(ids=["ann"]), notification=core_pb2.Notification(title="t")
     ),

@@ -99,6 +99,9 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     directory.lock_token: lambda c: directory.lock_token(c, "default", DIGEST),
     directory.release_token: lambda c: directory.release_token(c, THEFT, DIGEST),
     directory.count_devices: lambda c: directory.count_devices(c, "default", "bob", ""),
+    directory.lock_devices: lambda c: directory.lock_devices(c, "default", "bob", None),
+    directory.lock_mover: lambda c: directory.lock_mover(c, REGISTRATION, b"digest"),
+    directory.lock_registering: lambda c: directory.lock_registering(c, "default", "bob", erasing=True),
     directory.delete_device: lambda c: directory.delete_device(c, "default", "bob", "bobs phone"),
     directory.find_device: lambda c: directory.find_device(c, "default", "bob", "bobs phone"),
     directory.list_devices: lambda c: directory.list_devices(c, "default", "bob", "", 10),
@@ -241,6 +244,7 @@ async def test_stores_show_and_change_nothing_in_a_strangers_transaction(
 SILENT = {
     *(sync.report_activity, sync.record_seen, scopes.advance_heads, registrations.quarantine, directory.lock_token),
     *(registrations.age, expansion.count_large),  # nobody has a month, or a thousand devices
+    *(directory.lock_devices, directory.lock_mover, directory.lock_registering),
     sync.oversized,  # nor a value of a mebibyte
     scopes.note_presence,  # the server has noted it already
 }

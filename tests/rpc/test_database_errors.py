@@ -50,6 +50,7 @@ TOLD = {
     "53200": (DOWN, DOWN),
     "57P01": (DOWN, DOWN),
 }
+MINUTE = duration_pb2.Duration(seconds=60)
 CHANGE = core_pb2.NewChange(scope="s", key="k", merge_patch_json="{}")
 
 

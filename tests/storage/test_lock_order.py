@@ -19,7 +19,7 @@ from syncbeat_server.push.model import DeliveryState, Finished, Reason, Target
 from syncbeat_server.storage.postgres import Database, open_database
 from syncbeat_server.sync.model import NewChange
 from tests.conftest import DatabaseUrls
-from tests.fakes import FakeClock
+from tests.fakes import FakeClock, wait_until
 from tests.storage.stage import (
     APP,
     accept,
@@ -35,13 +35,19 @@ from tests.storage.test_publish import call
 
 USERS = ["ann", "bob", "cat", "dan"]
 SCOPES = ["couple", "chat"]
-ROUNDS = 30
+ROUNDS = 60
 
 
 async def deadlocks(urls: DatabaseUrls) -> int:
     conn = await asyncpg.connect(urls.admin_url)
     try:
-        await conn.execute("SELECT pg_stat_clear_snapshot()")
+        # A connection tells what it counted when it ends, at the latest.
+        here = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'everybody'"
+
+        async def all_left() -> bool:
+            return not await conn.fetchval(here)
+
+        await wait_until(all_left)
         query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         return int(await conn.fetchval(query))
     finally:

@@ -37,7 +37,7 @@ from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner, StatementRejected
 from syncbeat_server.sync import scopes, tombstones, touches
 from syncbeat_server.sync import store as sync
-from syncbeat_server.sync.model import Activity, Cursor, NewChange, Priority
+from syncbeat_server.sync.model import Activity, Cursor, Priority
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.signal import signal_after_change, unchanged
 from tests import claimed
@@ -78,7 +78,7 @@ NOTIFICATION = NewNotification(
 )
 REQUEST = RequestKey("default", "user:bob", "PublishChanges", "r bobs", b"")
 MEMBERS = [Member("bobs", "mallory", MemberRole.WRITER)]
-WRITE = [("default", 99, NewChange("bobs", "k", "{}"))]
+WRITE = [sync.Write("default", "bobs", "k", 99, None, "{}")]
 
 
 async def no_answers(_indexes: Sequence[int]) -> list[str]:
@@ -99,6 +99,9 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     directory.lock_token: lambda c: directory.lock_token(c, "default", DIGEST),
     directory.release_token: lambda c: directory.release_token(c, THEFT, DIGEST),
     directory.count_devices: lambda c: directory.count_devices(c, "default", "bob", ""),
+    directory.lock_devices: lambda c: directory.lock_devices(c, "default", "bob", None),
+    directory.lock_mover: lambda c: directory.lock_mover(c, REGISTRATION, b"digest"),
+    directory.lock_registering: lambda c: directory.lock_registering(c, "default", "bob", erasing=True),
     directory.delete_device: lambda c: directory.delete_device(c, "default", "bob", "bobs phone"),
     directory.find_device: lambda c: directory.find_device(c, "default", "bob", "bobs phone"),
     directory.list_devices: lambda c: directory.list_devices(c, "default", "bob", "", 10),
@@ -123,6 +126,7 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     scopes.lock_scopes: lambda c: scopes.lock_scopes(c, [("default", "bobs"), ("default", "shared")], create=False),
     scopes.boost: lambda c: scopes.boost(c, "default", "bobs", Priority.FAST, 60.0),
     scopes.note_presence: lambda c: scopes.note_presence(c, [("default", "bob")], present=False, limit=9),
+    sync.oversized: lambda c: sync.oversized(c, WRITE),
     sync.key_sequences: lambda c: sync.key_sequences(c, [("default", "bobs", "k")]),
     scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL)]),
 }
@@ -240,6 +244,8 @@ async def test_stores_show_and_change_nothing_in_a_strangers_transaction(
 SILENT = {
     *(sync.report_activity, sync.record_seen, scopes.advance_heads, registrations.quarantine, directory.lock_token),
     *(registrations.age, expansion.count_large),  # nobody has a month, or a thousand devices
+    *(directory.lock_devices, directory.lock_mover, directory.lock_registering),
+    sync.oversized,  # nor a value of a mebibyte
     scopes.note_presence,  # the server has noted it already
 }
 LAST: list[Callable[..., Any]] = [
@@ -283,7 +289,7 @@ async def test_a_reader_writes_nothing_by_the_stores(peopled: Server, database: 
     for key in ("k", "new"):
         with pytest.raises(StatementRejected) as caught:
             async with database.transaction(alice) as conn:
-                await sync.write_changes(conn, [("default", 99, NewChange("shared", key, "{}"))])
+                await sync.write_changes(conn, [sync.Write("default", "shared", key, 99, None, "{}")])
         assert caught.value.sqlstate == "42501"
     async with database.transaction(alice) as conn:
         members = await directory.list_members(conn, "default", "shared", "", 10)

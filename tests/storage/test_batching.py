@@ -10,6 +10,7 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown, NotFound, Overloaded
 from syncbeat_server.storage.batching import Batcher
+from syncbeat_server.storage.postgres import TooSlow
 from tests.fakes import settle, wait_until
 
 
@@ -234,3 +235,88 @@ async def test_draining_waits_for_everything_submitted() -> None:
     await settle()
     assert [call.result() for call in calls] == [2, 4, 6]
     await asyncio.wait_for(batcher.drain(), 20)
+
+
+async def test_too_slow_batch_is_run_apart_and_only_the_slow_one_fails() -> None:
+    desk = Desk()
+
+    def fault(items: Sequence[int]) -> None:
+        if 13 in items:
+            raise TooSlow("the database took too long")
+
+    desk.fault = fault
+    results = await gathered(Batcher(desk), 1, 13, 2, 3)
+    assert [results[0], *results[2:]] == [2, 4, 6]
+    assert isinstance(results[1], TooSlow)
+    assert (desk.batches[0], sorted(desk.batches[1:])) == ([1, 13, 2, 3], [[1], [2], [3], [13]])
+
+
+async def test_too_slow_calls_that_run_apart_hold_up_nobody() -> None:
+    slow = asyncio.Event()
+    alone = 0
+
+    async def work(items: Sequence[int]) -> list[int | Exception]:
+        nonlocal alone
+        if len(items) > 1 and 0 in items:
+            raise TooSlow("the database took too long")
+        if items[0] == 0:
+            alone += 1
+            await slow.wait()
+        return [item * 2 for item in items]
+
+    batcher: Batcher[int, int] = Batcher(work, lanes=1)
+    hung = [asyncio.ensure_future(batcher.submit(0)) for _ in range(9)]
+    await wait_until(lambda: alone == 4)  # so many, and no more, run beside the lanes
+    assert await gathered(batcher, 1, 2, 3) == [2, 4, 6]
+    assert alone == 4
+    draining = asyncio.ensure_future(batcher.drain())
+    await settle()
+    assert not draining.done()
+    slow.set()
+    assert await asyncio.wait_for(asyncio.gather(*hung), 20) == [0] * 9
+    await asyncio.wait_for(draining, 20)
+
+
+async def test_patience_gives_a_batch_up_and_runs_its_calls_alone() -> None:
+    async def work(items: Sequence[int]) -> list[int | Exception]:
+        if len(items) > 1:
+            await asyncio.Event().wait()
+        return [item * 2 for item in items]
+
+    assert await gathered(Batcher(work, patience_s=0.01), 1, 2, 3) == [2, 4, 6]
+
+
+async def test_abandoned_batch_is_cancelled_with_its_last_caller() -> None:
+    desk = Desk(closed=True)
+    batcher: Batcher[int, int] = Batcher(desk, lanes=1, abandons=True)
+    calls = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2, 3)]
+    await wait_until(lambda: desk.under_way)
+    for call in calls[:2]:
+        call.cancel()
+    await settle()
+    assert desk.under_way == 1  # somebody is there
+    calls[2].cancel()
+    await wait_until(lambda: not desk.under_way)
+    desk.gate.set()
+    assert await asyncio.wait_for(batcher.submit(4), 20) == 8
+    assert desk.batches == [[1, 2, 3], [4]]
+
+
+async def test_abandoning_one_of_the_calls_that_are_tried_alone_leaves_the_others() -> None:
+    reached, gate = asyncio.Event(), asyncio.Event()
+
+    async def work(items: Sequence[int]) -> list[int | Exception]:
+        if len(items) > 1:
+            raise ValueError("somebody's fault")
+        if items == [1]:
+            reached.set()
+            await gate.wait()
+        return [item * 2 for item in items]
+
+    batcher: Batcher[int, int] = Batcher(work, abandons=True)
+    calls = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2)]
+    await reached.wait()
+    calls[0].cancel()
+    await settle()
+    gate.set()
+    assert await asyncio.wait_for(calls[1], 20) == 4

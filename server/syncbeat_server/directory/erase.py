@@ -15,6 +15,12 @@ class Erased(NamedTuple):
     memberships: int
 
 
+async def begin_erasing(conn: Connection, app_id: str, user_id: str) -> None:
+    """Lock a user's devices, before what waits for them."""
+    await store.lock_registering(conn, app_id, user_id, erasing=True)
+    await store.lock_devices(conn, app_id, user_id, None)
+
+
 async def erase(conn: Connection, app_id: str, user_id: str) -> Erased:
     """Forget a user's devices, memberships, preferences, and what became of its registration tokens."""
     devices = await store.erase_devices(conn, app_id, user_id)

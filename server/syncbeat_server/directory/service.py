@@ -49,6 +49,7 @@ class DirectoryService:
         digest = hashlib.sha256(token.encode()).digest() if token else None
         concerned = [device.user_id]
         async with self._database.transaction() as conn:
+            await store.lock_registering(conn, device.app_id, device.user_id, erasing=False)
             if digest is not None:
                 concerned += await self._move_token(conn, device, digest, caller)
             if await store.count_devices(conn, device.app_id, device.user_id, device.device_id) >= MAX_DEVICES:
@@ -62,6 +63,7 @@ class DirectoryService:
     async def _move_token(self, conn: Connection, device: Registration, digest: bytes, caller: str) -> list[str]:
         """Take the token from whoever holds it: the user, if there was one."""
         await store.lock_token(conn, device.app_id, digest)
+        await store.lock_mover(conn, device, digest)
         previous = await store.release_token(conn, device, digest)
         if previous is None:
             return []
@@ -73,6 +75,7 @@ class DirectoryService:
     async def unregister(self, app_id: str, user_id: str, device_id: str, *, by_user: bool) -> None:
         """Forget a device and cancel what waits for it. Raises AccessDenied (a user) or NotFound (a service)."""
         async with self._database.transaction() as conn:
+            await store.lock_devices(conn, app_id, user_id, device_id)
             await self._cancel_waiting(conn, app_id, user_id, device_id)
             if by_user:
                 await become_user(conn, RowOwner(app_id, user_id))

@@ -51,6 +51,25 @@ async def lock_token(conn: Connection, app_id: str, digest: bytes) -> None:
     await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"{app_id} {digest.hex()}")
 
 
+async def lock_mover(conn: Connection, device: Registration, digest: bytes) -> None:
+    """Lock the device that holds a token and the one that is to have it, as everybody locks several: in their order."""
+    await conn.execute(
+        """SELECT FROM devices
+           WHERE app_id = $1 AND (token_digest = $2 OR (user_id, device_id) = ($3, $4))
+           ORDER BY user_id, device_id FOR NO KEY UPDATE""",
+        device.app_id,
+        digest,
+        device.user_id,
+        device.device_id,
+    )
+
+
+async def lock_registering(conn: Connection, app_id: str, user_id: str, *, erasing: bool) -> None:
+    """Let a user's devices register side by side, and none while the user is erased, which would leave it."""
+    lock = "pg_advisory_xact_lock" if erasing else "pg_advisory_xact_lock_shared"
+    await conn.execute(f"SELECT {lock}(hashtextextended($1, 1))", f"{app_id} {user_id}")
+
+
 async def release_token(conn: Connection, device: Registration, digest: bytes) -> tuple[str, str] | None:
     """Take a token from the device that holds it, if that is another one: its (user, device)."""
     row = await conn.fetchrow(
@@ -108,6 +127,17 @@ async def count_devices(conn: Connection, app_id: str, user_id: str, but: str) -
             user_id,
             but,
         )
+    )
+
+
+async def lock_devices(conn: Connection, app_id: str, user_id: str, device_id: str | None) -> None:
+    """Lock a device of a user, or for None all of them, before what waits for them; who accepts goes on."""
+    await conn.execute(
+        """SELECT FROM devices WHERE app_id = $1 AND user_id = $2 AND ($3::text IS NULL OR device_id = $3)
+           ORDER BY device_id FOR NO KEY UPDATE""",
+        app_id,
+        user_id,
+        device_id,
     )
 
 
@@ -176,8 +206,11 @@ async def add_members(conn: Connection, app_id: str, scope: str, members: Sequen
 async def remove_members(conn: Connection, app_id: str, scope: str, user_ids: Sequence[str]) -> int:
     """Take members out of a scope; how many were in it."""
     rows = await conn.fetch(
-        """DELETE FROM scope_members WHERE app_id = $1 AND scope = $2 AND user_id = ANY($3::text[])
-           RETURNING user_id""",
+        """WITH own AS MATERIALIZED (
+               SELECT user_id FROM scope_members WHERE app_id = $1 AND scope = $2 AND user_id = ANY($3::text[])
+               ORDER BY user_id FOR UPDATE)
+           DELETE FROM scope_members m USING own WHERE m.app_id = $1 AND m.scope = $2 AND m.user_id = own.user_id
+           RETURNING m.user_id""",
         app_id,
         scope,
         list(user_ids),

@@ -57,8 +57,9 @@ class UserLifecycle:
         async def erase(conn: Connection) -> Erased:
             # The user's row first: sessions that are made meanwhile wait for it.
             sessions = await auth.erase(conn, app_id, user_id)
-            devices, memberships = await directory.erase(conn, app_id, user_id)
+            await directory.begin_erasing(conn, app_id, user_id)
             cancelled = await push.erase(conn, app_id, user_id)
+            devices, memberships = await directory.erase(conn, app_id, user_id)
             await forget_caller(conn, app_id, f"user:{user_id}")
             return Erased(devices, memberships, sessions, cancelled)
 
@@ -67,8 +68,8 @@ class UserLifecycle:
         return erased
 
     async def _carry_out(self, work: Callable[[Connection], Awaitable[Value]]) -> Value:
-        # Devices, windows and deliveries are locked here in another order than accepting and claiming lock them: who
-        # loses a deadlock begins again, and the winner has ended by then.
+        # What is locked is locked in one order by all. But a device goes with windows that were opened meanwhile, and
+        # those are behind it in that order: who loses a deadlock begins again, and the winner has ended by then.
         for tries_left in reversed(range(_TRIES)):
             try:
                 async with self._database.transaction() as conn:

@@ -84,7 +84,8 @@ async def next_page(conn: Connection, app_ids: Sequence[str]) -> Page | None:
                   n.patient, greatest(0, extract(epoch FROM n.due_at - syncbeat_now()))::float8 AS delay_s,
                   extract(epoch FROM n.expires_at - greatest(n.due_at, syncbeat_now()))::float8 AS ttl_s
            FROM expansions e JOIN notifications n USING (app_id, notification_id)
-           WHERE e.app_id = ANY($1::text[]) ORDER BY e.created_at LIMIT 1 FOR UPDATE OF e SKIP LOCKED""",
+           WHERE e.app_id = ANY($1::text[]) ORDER BY e.created_at LIMIT 1
+           FOR UPDATE OF e SKIP LOCKED FOR NO KEY UPDATE OF n SKIP LOCKED""",
         list(app_ids),
     )
     if job is None:

@@ -63,10 +63,17 @@ async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | N
     if known is None:
         return None
     unwritten = await expansion.stop(conn, app_id, notification_id)
-    # In the order in which accepting locks them, and before the deliveries, as it does.
+    # The deliveries first, as in claiming; the windows in the order in which accepting locks them.
     await conn.execute(
-        """WITH own AS (
-               SELECT w.ctid FROM dedupe_windows w
+        """SELECT FROM deliveries WHERE app_id = $1 AND notification_id = $2
+             AND (state IN ('PENDING', 'HELD', 'SCHEDULED') OR answer_by IS NOT NULL)
+           ORDER BY delivery_id FOR UPDATE""",
+        app_id,
+        notification_id,
+    )
+    await conn.execute(
+        """WITH own AS MATERIALIZED (
+               SELECT w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FROM dedupe_windows w
                JOIN deliveries d ON (d.app_id, d.user_id, d.device_id, d.scope)
                                   = (w.app_id, w.user_id, w.device_id, w.scope)
                WHERE d.app_id = $1 AND d.notification_id = $2 AND d.state IN ('PENDING', 'HELD', 'SCHEDULED')
@@ -76,7 +83,8 @@ async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | N
                trailed_by = NULLIF(w.trailed_by, $2),
                window_until = CASE WHEN w.opened_by = $2 AND w.trailed_by IS NULL THEN syncbeat_now()
                                    ELSE w.window_until END
-           FROM own WHERE w.ctid = own.ctid""",
+           FROM own WHERE (w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope)
+                        = (own.app_id, own.user_id, own.device_id, own.dedupe_key, own.scope)""",
         app_id,
         notification_id,
     )

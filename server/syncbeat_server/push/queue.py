@@ -112,7 +112,15 @@ async def claimed(conn: Connection, lease_token: str, delivery_ids: Sequence[str
 async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
     """Record what became of claimed deliveries: the ids of those whose lease still held; the others are void."""
     rows = await conn.fetch(
-        """UPDATE deliveries d SET
+        """WITH k AS (
+               SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[],
+                                    $7::float8[], $8::bool[], $9::bool[], $10::bool[])
+                   AS k (app_id, delivery_id, lease_token, state, reason, message_id, due_in_s, give_back, lives_on,
+                         moved)
+           ), own AS MATERIALIZED (
+               SELECT d.app_id, d.delivery_id FROM deliveries d JOIN k USING (app_id, delivery_id, lease_token)
+               WHERE d.state = 'IN_FLIGHT' ORDER BY d.app_id, d.delivery_id FOR UPDATE OF d)
+           UPDATE deliveries d SET
                state = k.state, reason = k.reason,
                provider_message_id = coalesce(nullif(k.message_id, ''), d.provider_message_id),
                due_at = CASE WHEN k.state IN ('PENDING', 'HELD')
@@ -131,10 +139,8 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
                                      AND (d.resends = 0 OR d.answer_by IS NOT NULL)
                                 THEN syncbeat_now() + make_interval(secs => k.due_in_s) END,
                lease_token = NULL, lease_until = NULL, updated_at = syncbeat_now()
-           FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::bool[],
-                       $9::bool[], $10::bool[])
-                AS k (app_id, delivery_id, lease_token, state, reason, message_id, due_in_s, give_back, lives_on, moved)
-           WHERE d.app_id = k.app_id AND d.delivery_id = k.delivery_id
+           FROM own JOIN k USING (app_id, delivery_id)
+           WHERE d.app_id = own.app_id AND d.delivery_id = own.delivery_id
              AND d.lease_token = k.lease_token AND d.state = 'IN_FLIGHT'
            RETURNING d.delivery_id""",
         [f.delivery.app_id for f in finished],

@@ -168,25 +168,52 @@ async def insert_deliveries(
 async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str | None, reason: Reason) -> None:
     """Cancel what waits for a device, or for None all of a user's, and close the dedupe windows."""
     await conn.execute(
-        """WITH windows AS (
-               DELETE FROM dedupe_windows
-               WHERE app_id = $1 AND user_id = $2 AND ($3::text IS NULL OR device_id = $3))
-           UPDATE deliveries SET state = 'CANCELLED', reason = $4, updated_at = syncbeat_now()
-           WHERE app_id = $1 AND user_id = $2 AND ($3::text IS NULL OR device_id = $3)
-             AND state IN ('PENDING', 'HELD', 'SCHEDULED')""",
+        """WITH waiting AS MATERIALIZED (
+               SELECT delivery_id FROM deliveries
+               WHERE app_id = $1 AND user_id = $2 AND ($3::text IS NULL OR device_id = $3)
+                 AND state IN ('PENDING', 'HELD', 'SCHEDULED')
+               ORDER BY delivery_id FOR UPDATE)
+           UPDATE deliveries d SET state = 'CANCELLED', reason = $4, updated_at = syncbeat_now()
+           FROM waiting w WHERE d.app_id = $1 AND d.delivery_id = w.delivery_id""",
         app_id,
         user_id,
         device_id,
         reason,
     )
+    await _close_windows(conn, app_id, user_id, device_id)
+
+
+async def _close_windows(conn: Connection, app_id: str, user_id: str, device_id: str | None) -> None:
+    # In the order in which accepting locks them.
+    await conn.execute(
+        """WITH own AS MATERIALIZED (
+               SELECT device_id, dedupe_key, scope FROM dedupe_windows
+               WHERE app_id = $1 AND user_id = $2 AND ($3::text IS NULL OR device_id = $3)
+               ORDER BY device_id, dedupe_key, scope FOR UPDATE)
+           DELETE FROM dedupe_windows w USING own
+           WHERE w.app_id = $1 AND w.user_id = $2
+             AND (w.device_id, w.dedupe_key, w.scope) = (own.device_id, own.dedupe_key, own.scope)""",
+        app_id,
+        user_id,
+        device_id,
+    )
 
 
 async def erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tuple[int, list[str]]:
     """Forget a user's deliveries, those under way too: how many waited, and the notifications they were of."""
+    await conn.execute(
+        """SELECT FROM notifications WHERE app_id = $1 AND notification_id IN (
+               SELECT notification_id FROM deliveries WHERE app_id = $1 AND user_id = $2)
+           ORDER BY notification_id FOR UPDATE""",
+        app_id,
+        user_id,
+    )
     rows = await conn.fetch(
-        """WITH gone AS (
-               DELETE FROM deliveries WHERE app_id = $1 AND user_id = $2
-               RETURNING state IN ('SCHEDULED', 'HELD', 'PENDING') AS waited, notification_id
+        """WITH own AS MATERIALIZED (
+               SELECT delivery_id FROM deliveries WHERE app_id = $1 AND user_id = $2 ORDER BY delivery_id FOR UPDATE
+           ), gone AS (
+               DELETE FROM deliveries d USING own WHERE d.app_id = $1 AND d.delivery_id = own.delivery_id
+               RETURNING d.state IN ('SCHEDULED', 'HELD', 'PENDING') AS waited, d.notification_id
            ), counts AS (
                SELECT notification_id, count(*) AS n, count(*) FILTER (WHERE waited) AS waited FROM gone GROUP BY 1
            ), fewer AS (
@@ -196,6 +223,7 @@ async def erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tuple
         app_id,
         user_id,
     )
+    await _close_windows(conn, app_id, user_id, None)
     return sum(row["waited"] for row in rows), [row["notification_id"] for row in rows]
 
 

@@ -5,7 +5,6 @@ Every violation is found, so that a caller learns all of them at once.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from google.protobuf.message import Message
 
 from syncbeat.v1 import field_rules_pb2
 from syncbeat_server.errors import FieldViolation
+from syncbeat_server.rpc.documents import fault_of
 
 Violations = list[FieldViolation]
 Faults = Sequence[FieldViolation]
@@ -29,7 +29,6 @@ _DURATION = "google.protobuf.Duration"
 _TIMESTAMP = "google.protobuf.Timestamp"
 _MIN_TIMESTAMP_S = -62_135_596_800  # 0001-01-01, from the comments of timestamp.proto
 _MAX_TIMESTAMP_S = 253_402_300_799  # 9999-12-31
-_NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _CONTROL = dict.fromkeys((*range(32), 127))
 _CONTROL_BUT_LINES = {code: None for code in _CONTROL if chr(code) not in "\n\r\t"}
 
@@ -306,27 +305,6 @@ def _json_check(rules: field_rules_pb2.FieldRules) -> _Check:
             return ""
         if len(value.encode()) > most:
             return f"at most {most} bytes"
-        try:
-            document = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return "not a JSON document"
-        if _NUL_ESCAPE.search(value):
-            return "the character U+0000 cannot be stored"
-        return f"nested deeper than {depth}" if depth and _deeper_than(document, depth) else ""
+        return fault_of(value, depth)
 
     return check
-
-
-def _deeper_than(document: object, depth: int) -> bool:
-    level = [document]
-    for _ in range(depth):
-        level = [
-            child
-            for parent in level
-            if isinstance(parent, dict | list)
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return False
-    return True

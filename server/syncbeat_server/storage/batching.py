@@ -7,17 +7,20 @@ the second lane is for a batch that is slow, or for more calls than one batch ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
 from syncbeat_server.gathering import Gathering
+from syncbeat_server.storage.postgres import TooSlow
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 _SLOW_S = 0.01
+# Of a pool of ten connections and more, so that others get theirs.
+_MAX_ALONE = 4
 
 
 class Batcher(Generic[Item, Answer]):
@@ -25,7 +28,11 @@ class Batcher(Generic[Item, Answer]):
 
     `work` answers each item in order: a value, or an exception that only this item's caller gets. When `work` itself
     raises, the items are run again one by one, so that one caller's fault is never another's; an unreachable
-    dependency is everyone's and is not tried again.
+    dependency is everyone's and is not tried again. Items of a batch that took too long (`TooSlow`) run alone and side
+    by side, since one of them may take as long again.
+
+    `patience_s`, for work that may be begun twice: a batch that takes longer is given up, and its items run alone.
+    `abandons`: a batch of which every caller has left is cancelled.
     """
 
     def __init__(
@@ -35,13 +42,19 @@ class Batcher(Generic[Item, Answer]):
         max_batch: int = 256,
         max_waiting: int = 20_000,
         lanes: int = 2,
+        patience_s: float | None = None,
+        abandons: bool = False,
     ) -> None:
         self._work = work
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._lanes = lanes
+        self._patience_s = patience_s
+        self._abandons = abandons
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._running: set[asyncio.Task[DependencyDown | None]] = set()
+        self._alone: set[asyncio.Task[DependencyDown | None]] = set()
+        self._places_alone = asyncio.Semaphore(_MAX_ALONE)
         self._is_gathering = False
         self._gathering = Gathering(lambda: len(self._waiting), max_batch, self._start)
         self._late: asyncio.TimerHandle | None = None
@@ -69,10 +82,10 @@ class Batcher(Generic[Item, Answer]):
 
     async def drain(self) -> None:
         """Return when everything submitted so far was answered."""
-        while self._running or self._waiting:
+        while self._running or self._waiting or self._alone:
             if not self._running:
                 self._start()
-            await asyncio.wait(set(self._running))
+            await asyncio.wait(self._running | self._alone)
 
     def _start(self) -> None:
         self._end_gathering()
@@ -80,9 +93,17 @@ class Batcher(Generic[Item, Answer]):
             batch = self._waiting[: self._max_batch]
             del self._waiting[: self._max_batch]
             self._gathering.served(len(batch))
-            task = asyncio.get_running_loop().create_task(self._run(batch), context=Context())  # nobody's
+            task = self._begin(self._run(batch), batch)
             self._running.add(task)
             task.add_done_callback(self._ended)
+
+    def _begin(
+        self, work: Coroutine[Any, Any, DependencyDown | None], batch: Sequence[tuple[Item, asyncio.Future[Answer]]]
+    ) -> asyncio.Task[DependencyDown | None]:
+        task = asyncio.get_running_loop().create_task(work, context=Context())  # nobody's
+        if self._abandons:
+            _cancel_when_all_left(task, [future for _, future in batch])
+        return task
 
     def _end_gathering(self) -> None:
         self._is_gathering = False
@@ -103,8 +124,16 @@ class Batcher(Generic[Item, Answer]):
         if not live:
             return None
         try:
-            answers = await self._work([item for item, _ in live])
+            # A single one has the whole time that a statement may take.
+            async with asyncio.timeout(self._patience_s if len(live) > 1 else None):
+                answers = await self._work([item for item, _ in live])
             answered = list(zip(live, answers, strict=True))
+        except (TooSlow, TimeoutError) as error:
+            if len(live) > 1:
+                self._run_apart(live)
+                return None
+            _settle(live[0][1], error)
+            return None
         except DependencyDown as error:
             for _, future in live:
                 _settle(future, error)
@@ -122,6 +151,17 @@ class Batcher(Generic[Item, Answer]):
             _settle(future, answer)
         return None
 
+    def _run_apart(self, live: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        # Beside the lanes, which are for the others.
+        for pair in live:
+            task = self._begin(self._run_alone(pair), [pair])
+            self._alone.add(task)
+            task.add_done_callback(self._alone.discard)
+
+    async def _run_alone(self, pair: tuple[Item, asyncio.Future[Answer]]) -> DependencyDown | None:
+        async with self._places_alone:
+            return await self._run([pair])
+
     async def _run_singly(self, live: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> DependencyDown | None:
         for number, pair in enumerate(live):
             down = await self._run([pair])
@@ -130,6 +170,19 @@ class Batcher(Generic[Item, Answer]):
                     _settle(future, down)
                 return down
         return None
+
+
+def _cancel_when_all_left(task: asyncio.Task[Any], futures: Sequence[asyncio.Future[Answer]]) -> None:
+    here = len(futures)
+
+    def left(future: asyncio.Future[Answer]) -> None:
+        nonlocal here
+        here -= future.cancelled()
+        if not here:
+            task.cancel()
+
+    for future in futures:
+        future.add_done_callback(left)
 
 
 def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:

@@ -10,6 +10,7 @@ the database was migrated. One that does not says so by its name: `NNNN_breaking
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,8 @@ import asyncpg
 
 from syncbeat_server.errors import ConfigurationError, MigrationFailed, MigrationNeeded
 from syncbeat_server.storage.postgres import Connection, StatementRejected, translated_errors
+
+_log = logging.getLogger(__name__)
 
 COMMAND = "syncbeat-server migrate"
 DIRECTORY = Path(__file__).with_name("migrations")
@@ -270,7 +273,14 @@ async def _pending(conn: _Raw, migrations: Sequence[Migration]) -> list[Migratio
     return [migration for migration in migrations if migration.name in state.missing]
 
 
+def _tell(_conn: object, message: asyncpg.PostgresLogMessage) -> None:
+    # What a migration has to say of the rows that it changed.
+    if getattr(message, "severity", "") == "WARNING":
+        _log.warning("%s", getattr(message, "message", ""))
+
+
 async def _apply(conn: _Raw, migration: Migration) -> None:
+    conn.add_log_listener(_tell)
     try:
         async with conn.transaction():
             await conn.execute(migration.sql)
@@ -286,6 +296,8 @@ async def _apply(conn: _Raw, migration: Migration) -> None:
         place = _line(migration.sql, getattr(error, "position", None))
         what = f"{migration.name}: {place}SQLSTATE {error.sqlstate}; nothing of it was kept"
         raise MigrationFailed(what) from error
+    finally:
+        conn.remove_log_listener(_tell)
 
 
 def _line(sql: str, position: str | None) -> str:

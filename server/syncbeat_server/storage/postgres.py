@@ -13,11 +13,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import asyncpg
 
-from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
+from syncbeat_server.errors import AccessDenied, DependencyDown, Overloaded, SyncbeatError
 from syncbeat_server.storage.pool import (
     CONNECT_TIMEOUT_S,
     READ_COMMITTED,
@@ -47,8 +47,9 @@ _READ_ONLY = "25006"
 _LEFT_OPEN = ("25P03", "25P04")
 _LOCK_NOT_AVAILABLE = "55P03"
 _QUERY_CANCELED = "57014"
-# The last of these is a foreign key: what a statement had found a moment before was deleted meanwhile.
-_RETRY_ALONE = ("40001", "40P01", "21000", "23503")
+_INSUFFICIENT_PRIVILEGE = "42501"
+# The last two are keys: what a statement had found a moment before was deleted meanwhile, or what it had not was made.
+_RETRY_ALONE = ("40001", "40P01", "21000", "23503", "23505")
 
 
 class Connection(Protocol):
@@ -74,10 +75,28 @@ class Connection(Protocol):
 class StatementRejected(SyncbeatError):
     """PostgreSQL refused a value or a constraint was broken; `sqlstate` says which, no driver text is kept."""
 
+    said: ClassVar[str] = "a statement was rejected by the database"
+
     def __init__(self, sqlstate: str, constraint: str) -> None:
-        super().__init__("a statement was rejected by the database")
+        super().__init__(self.said)
         self.sqlstate = sqlstate
         self.constraint = constraint
+
+
+class RightLost(StatementRejected, AccessDenied):
+    """Row security refused a user's statement: it may not do this, or not any more since its call was let in."""
+
+    said = "this is not the caller's to do, or not any more"
+
+
+class RightMissing(StatementRejected, DependencyDown):
+    """The service's own login may not do this, which only its operators can mend."""
+
+    said = "the database refuses this to the service"
+
+
+class TooSlow(DependencyDown):
+    """One statement took longer than any may, and was ended: nothing of its transaction is kept."""
 
 
 class Conflict(Overloaded):
@@ -112,7 +131,9 @@ def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
     if state == _LOCK_NOT_AVAILABLE:
         return LockTimeout("another call holds this row; try again")
     if state == _QUERY_CANCELED:
-        return DependencyDown("the database took too long")
+        return TooSlow("the database took too long")
+    if state == _INSUFFICIENT_PRIVILEGE:
+        return RightMissing(state, "")
     if state == _READ_ONLY or state in _LEFT_OPEN or state.startswith(_DOWN_CLASSES):
         return DependencyDown("the database does not answer")
     if state in _RETRY_ALONE:
@@ -123,25 +144,39 @@ def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
 class _Session:
     """A connection whose errors are domain errors already inside a transaction, where callers decide by them."""
 
-    __slots__ = ("_conn",)
+    __slots__ = ("_conn", "as_user")
 
     def __init__(self, conn: asyncpg.pool.PoolConnectionProxy) -> None:
         self._conn = conn
+        self.as_user = False
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except asyncpg.PostgresError as error:
+            if self.as_user and error.sqlstate == _INSUFFICIENT_PRIVILEGE:
+                raise RightLost(_INSUFFICIENT_PRIVILEGE, "") from error
+            raise _translate(error) from error
+        except TimeoutError as error:
+            raise TooSlow("the database took too long") from error
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+            raise DependencyDown("the database does not answer") from error
 
     async def fetch(self, query: str, *args: object) -> Sequence[Row]:
-        with translated_errors():
+        with self._translated():
             return cast(Sequence[Row], await self._conn.fetch(query, *args))
 
     async def fetchrow(self, query: str, *args: object) -> Row | None:
-        with translated_errors():
+        with self._translated():
             return cast(Row | None, await self._conn.fetchrow(query, *args))
 
     async def fetchval(self, query: str, *args: object) -> Any:
-        with translated_errors():
+        with self._translated():
             return await self._conn.fetchval(query, *args)
 
     async def execute(self, query: str, *args: object) -> str:
-        with translated_errors():
+        with self._translated():
             return str(await self._conn.execute(query, *args))
 
 
@@ -232,6 +267,7 @@ async def _begun(conn: asyncpg.pool.PoolConnectionProxy) -> AsyncIterator[None]:
 async def step_up(conn: Connection) -> None:
     """Leave the USER role for the rest of the transaction, for what the service does by itself."""
     await conn.execute("SET LOCAL ROLE NONE")
+    _note_role(conn, as_user=False)
 
 
 async def become_user(conn: Connection, owner: RowOwner) -> None:
@@ -242,6 +278,12 @@ async def become_user(conn: Connection, owner: RowOwner) -> None:
         owner.app_id,
         owner.user_id,
     )
+    _note_role(conn, as_user=True)
+
+
+def _note_role(conn: Connection, *, as_user: bool) -> None:
+    if isinstance(conn, _Session):
+        conn.as_user = as_user
 
 
 async def _roll_back(conn: asyncpg.pool.PoolConnectionProxy) -> None:

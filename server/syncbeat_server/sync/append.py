@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from syncbeat_server.errors import (
     AccessDenied,
@@ -15,12 +17,17 @@ from syncbeat_server.errors import (
 )
 from syncbeat_server.storage.postgres import Connection, StatementRejected
 from syncbeat_server.sync import scopes, store
+from syncbeat_server.sync.compose import compose
 from syncbeat_server.sync.model import Cursor, NewChange, Signal
 from syncbeat_server.sync.policy import Prior, signal_after_change
 
-_DATA_EXCEPTION = "22"
-_TOO_COMPLEX = "54001"
-_SIZE_CONSTRAINT = "changes_value_size"
+# SQLSTATE classes of a value that cannot be held: data exception, program limit exceeded.
+_UNFIT = ("22", "54")
+_SIZE_CONSTRAINTS = ("changes_value_size", "changes_value_octets")
+_TOO_LARGE = "the merged value would pass 1 MiB"
+_UNSTORABLE = "the value cannot be stored as JSON"
+# Composing more than this would keep everybody else waiting for longer than a few milliseconds.
+_COMPOSED_ASIDE_BYTES = 65_536
 
 
 @dataclass(frozen=True)
@@ -47,35 +54,37 @@ async def append(
     `prior` knows what each app's scopes have in common.
 
     Raises:
-        InvalidRequest: PostgreSQL cannot hold a value (the transaction is over then).
+        InvalidRequest: PostgreSQL cannot hold a value (the transaction is over then). `blame` says which.
+        AccessDenied: the user is a writer of a scope no longer.
     """
     keys = [(call.app_id, change.scope) for call in calls for change in call.changes]
     locked = await scopes.lock_scopes(conn, keys, create=create_scopes)
     present = await _expected_keys(conn, calls)
     heads = {key: scope.head for key, scope in locked.items()}
     commits: dict[tuple[str, str], int] = defaultdict(int)
-    rounds: list[dict[tuple[str, str, str], tuple[str, int, NewChange]]] = []
+    planned: dict[tuple[str, str, str], _Planned] = {}
     results: list[Appended | SyncbeatError] = []
     for call in calls:
         fault = _fault(call, locked, present)
         if fault is not None:
             results.append(fault)
             continue
-        sequences = tuple(_plan(call.app_id, change, heads, present, rounds) for change in call.changes)
+        sequences = tuple(_plan(call.app_id, change, heads, present, planned) for change in call.changes)
         names = sorted({change.scope for change in call.changes})
         for scope in names:
             commits[call.app_id, scope] += 1
         ends = tuple(Cursor(s, locked[call.app_id, s].epoch, heads[call.app_id, s]) for s in names)
         results.append(Appended(sequences, ends))
-    await _write(conn, rounds)
     if commits:
-        await scopes.advance_heads(
-            conn,
-            [
-                scopes.MovedScope(*key, heads[key], _signal(locked[key], prior(key[0]), count))
-                for key, count in sorted(commits.items())
-            ],
-        )
+        await _write(conn, list(planned.values()))
+        moved = [
+            scopes.MovedScope(*key, heads[key], _signal(locked[key], prior(key[0]), count))
+            for key, count in sorted(commits.items())
+        ]
+        if await scopes.advance_heads(conn, moved) < len(moved):
+            # The rows are locked, so nothing but the right to write them can have gone. Changes above the head would be
+            # read by nobody, and in the way of whoever comes next.
+            raise AccessDenied("not a writer of this scope any more")
     unused = [key for key, scope in locked.items() if scope.created and key not in commits]
     if unused:
         await scopes.drop_scopes(conn, unused)
@@ -114,32 +123,75 @@ def _fault(
     return None
 
 
+class _Planned(NamedTuple):
+    """What is to become of one key: the patches of its changes in their order, None for a deletion."""
+
+    app_id: str
+    scope: str
+    key: str
+    patches: list[str | None]
+    sequences: list[int]
+
+
 def _plan(
     app_id: str,
     change: NewChange,
     heads: dict[tuple[str, str], int],
     present: dict[tuple[str, str, str], int],
-    rounds: list[dict[tuple[str, str, str], tuple[str, int, NewChange]]],
+    planned: dict[tuple[str, str, str], _Planned],
 ) -> int:
-    # One statement may touch a key once: the second change of a key goes into the next round.
     sequence = heads[app_id, change.scope] = heads[app_id, change.scope] + 1
     key = (app_id, change.scope, change.key)
     present[key] = sequence
-    for written in rounds:
-        if key not in written:
-            written[key] = (app_id, sequence, change)
-            return sequence
-    rounds.append({key: (app_id, sequence, change)})
+    plan = planned.get(key)
+    if plan is None:
+        plan = planned[key] = _Planned(*key, [], [])
+    plan.patches.append(None if change.deleted else change.merge_patch_json)
+    plan.sequences.append(sequence)
     return sequence
 
 
-async def _write(conn: Connection, rounds: list[dict[tuple[str, str, str], tuple[str, int, NewChange]]]) -> None:
+async def _write(conn: Connection, planned: Sequence[_Planned]) -> None:
+    writes = await _composed(planned)
     try:
-        for written in rounds:
-            await store.write_changes(conn, list(written.values()))
+        await store.write_changes(conn, writes)
     except StatementRejected as error:
-        if error.constraint == _SIZE_CONSTRAINT:
-            raise InvalidRequest(FieldViolation("changes", "a merged value would pass 1 MiB")) from error
-        if error.sqlstate.startswith(_DATA_EXCEPTION) or error.sqlstate == _TOO_COMPLEX:
-            raise InvalidRequest(FieldViolation("changes", "a value cannot be stored as JSON")) from error
+        if error.constraint in _SIZE_CONSTRAINTS:
+            raise InvalidRequest(FieldViolation("changes", _TOO_LARGE)) from error
+        if error.sqlstate.startswith(_UNFIT):
+            raise InvalidRequest(FieldViolation("changes", _UNSTORABLE)) from error
         raise
+
+
+async def _composed(planned: Sequence[_Planned]) -> list[store.Write]:
+    several = [plan.patches for plan in planned if len(plan.patches) > 1]
+    try:
+        if sum(len(patch or "") for patches in several for patch in patches) > _COMPOSED_ASIDE_BYTES:
+            return await asyncio.to_thread(_writes, planned)
+        return _writes(planned)
+    except ValueError as error:
+        raise InvalidRequest(FieldViolation("changes", _UNSTORABLE)) from error
+
+
+def _writes(planned: Sequence[_Planned]) -> list[store.Write]:
+    return [
+        store.Write(plan.app_id, plan.scope, plan.key, plan.sequences[-1], *compose(plan.patches)) for plan in planned
+    ]
+
+
+async def blame(conn: Connection, call: Append, refused: InvalidRequest) -> InvalidRequest:
+    """The same refusal of a call, with the change that it is for where that can be told: the last of its key."""
+    planned: dict[tuple[str, str, str], _Planned] = {}
+    heads = {(call.app_id, change.scope): 0 for change in call.changes}
+    places: dict[tuple[str, str, str], int] = {}
+    for index, change in enumerate(call.changes):
+        _plan(call.app_id, change, heads, {}, planned)
+        places[call.app_id, change.scope, change.key] = index
+    said = refused.violations[0].description
+    guilty = list(places.values()) if len(places) == 1 else []
+    if not guilty and said == _TOO_LARGE:
+        found = await store.oversized(conn, await _composed(list(planned.values())))
+        guilty = [places[key] for place, key in enumerate(planned) if place in found]
+    if not guilty:
+        return refused
+    return InvalidRequest(*(FieldViolation(f"changes[{index}].merge_patch_json", said) for index in sorted(guilty)))

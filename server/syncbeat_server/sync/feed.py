@@ -13,14 +13,21 @@ from syncbeat_server.sync import store
 from syncbeat_server.sync.model import Change, Cursor, FeedPage, ScopeState
 from syncbeat_server.sync.resuming import can_resume, reached
 
+# Of a batch of reads; after that each runs alone, so that one which is slow is so for its own caller.
+_PATIENCE_S = 1.0
+
 
 class FeedReader:
     """Reads feeds for many callers at once. Access is checked on (user, scope) pairs in the same batch."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._pages: Batcher[tuple[str, str | None, Cursor, int], FeedPage | None] = Batcher(self._read_pages)
-        self._members: Batcher[tuple[str, str | None, str], ScopeState | None] = Batcher(self._read_heads)
+        self._pages: Batcher[tuple[str, str | None, Cursor, int], FeedPage | None] = Batcher(
+            self._read_pages, patience_s=_PATIENCE_S
+        )
+        self._members: Batcher[tuple[str, str | None, str], ScopeState | None] = Batcher(
+            self._read_heads, patience_s=_PATIENCE_S
+        )
 
     async def pages(
         self, app_id: str, user_id: str | None, cursors: Sequence[Cursor], limit: int

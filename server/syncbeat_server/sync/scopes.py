@@ -120,11 +120,11 @@ async def drop_scopes(conn: Connection, keys: Sequence[tuple[str, str]]) -> None
     )
 
 
-async def advance_heads(conn: Connection, moved: Sequence[MovedScope]) -> None:
-    """Set the heads of locked scopes, and what is known of their changes."""
+async def advance_heads(conn: Connection, moved: Sequence[MovedScope]) -> int:
+    """Set the heads of locked scopes, and what is known of their changes; how many of them this transaction may set."""
     signals = [(one.signal.belief, one.signal.windows) for one in moved]
     beliefs = [belief for belief, _ in signals if belief is not None]
-    await conn.execute(
+    done = await conn.execute(
         """UPDATE scopes s SET head = k.head, changed_at = greatest(s.changed_at, syncbeat_now()),
                p_hot = k.p_hot, hot_count = k.hot_count, hot_s = k.hot_s, cold_count = k.cold_count, cold_s = k.cold_s,
                recent_count = k.recent_count, long_count = k.long_count
@@ -139,6 +139,7 @@ async def advance_heads(conn: Connection, moved: Sequence[MovedScope]) -> None:
         [windows.recent for _, windows in signals],
         [windows.long for _, windows in signals],
     )
+    return int(done.rsplit(" ", 1)[-1])
 
 
 async def boost(conn: Connection, app_id: str, scope: str, priority: Priority, seconds: float) -> datetime | None:

@@ -16,13 +16,14 @@ from syncbeat_server.sync.model import (
     Cursor,
     DeviceKey,
     Network,
-    NewChange,
     Reach,
     ScopeState,
 )
 from syncbeat_server.sync.scopes import STATE, STATE_COLUMNS, scope_state
 
 MAX_SCOPES = 500
+MAX_OCTETS = 1 << 20
+"""What a value may come to as text, or as PostgreSQL holds it; two constraints of the table see to it."""
 
 
 class DeviceView(NamedTuple):
@@ -278,30 +279,55 @@ async def key_sequences(conn: Connection, keys: Sequence[tuple[str, str, str]]) 
     return {(row["app_id"], row["scope"], row["key"]): row["sequence"] for row in rows}
 
 
-async def write_changes(conn: Connection, changes: Sequence[tuple[str, int, NewChange]]) -> None:
-    """Merge each (app, sequence, change) into the feed: one statement, each key once.
+class Write(NamedTuple):
+    """What becomes of one key: merged with `patch`, after what `reset` takes away, or without a patch deleted."""
+
+    app_id: str
+    scope: str
+    key: str
+    sequence: int
+    reset: str | None
+    patch: str | None
+
+
+# $1 to $6 are the columns of `Write`.
+_MERGED = """SELECT k.*, CASE WHEN k.patch IS NULL THEN NULL
+                   WHEN k.reset IS NULL THEN syncbeat_merge_patch(old.value, k.patch::jsonb)
+                   ELSE syncbeat_merge_patch(syncbeat_merge_patch(old.value, k.reset::jsonb), k.patch::jsonb)
+                   END AS value
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[])
+                WITH ORDINALITY AS k (app_id, scope, key, sequence, reset, patch, i)
+           LEFT JOIN changes old USING (app_id, scope, key)"""
+
+
+async def write_changes(conn: Connection, writes: Sequence[Write]) -> None:
+    """Write keys into the feed, each once: one statement.
 
     The scopes are locked by `lock_scopes`, so the old values that are read here are the newest.
     """
     await conn.execute(
-        """INSERT INTO changes AS c (app_id, scope, key, value, deleted, sequence, changed_at)
-           SELECT app_id, scope, key,
-                  CASE WHEN k.deleted THEN NULL ELSE syncbeat_merge_patch(old.value, k.patch::jsonb) END,
-                  k.deleted, k.sequence, syncbeat_now()
-           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bool[], $6::bigint[])
-                AS k (app_id, scope, key, patch, deleted, sequence)
-           LEFT JOIN changes old USING (app_id, scope, key)
+        f"""INSERT INTO changes AS c (app_id, scope, key, value, deleted, sequence, changed_at)
+           SELECT app_id, scope, key, value, patch IS NULL, sequence, syncbeat_now() FROM ({_MERGED}) AS merged
            ORDER BY app_id, scope, key
            ON CONFLICT (app_id, scope, key) DO UPDATE
            SET value = excluded.value, deleted = excluded.deleted,
                sequence = excluded.sequence, changed_at = excluded.changed_at""",
-        [app_id for app_id, _, _ in changes],
-        [change.scope for _, _, change in changes],
-        [change.key for _, _, change in changes],
-        [None if change.deleted else change.merge_patch_json for _, _, change in changes],
-        [change.deleted for _, _, change in changes],
-        [sequence for _, sequence, _ in changes],
+        *_write_columns(writes),
     )
+
+
+async def oversized(conn: Connection, writes: Sequence[Write]) -> list[int]:
+    """The places of those writes whose value would pass what a value may come to."""
+    rows = await conn.fetch(
+        f"""SELECT i - 1 AS place FROM ({_MERGED}) AS merged
+            WHERE greatest(octet_length(value::text), pg_column_size(value)) > {MAX_OCTETS} ORDER BY 1""",
+        *_write_columns(writes),
+    )
+    return [row["place"] for row in rows]
+
+
+def _write_columns(writes: Sequence[Write]) -> list[list[Any]]:
+    return [list(column) for column in zip(*writes, strict=True)]
 
 
 def _device_columns(devices: Sequence[DeviceKey]) -> tuple[list[str], list[str], list[str]]:

@@ -104,7 +104,9 @@ class NewChange(_message.Message):
     """key names the row of the feed. Required. A key that is not there is made."""
     merge_patch_json: _builtins.str
     """merge_patch_json is an RFC 7396 JSON merge patch onto the key's value: at most 256 KiB, nested at most 32
-    deep; the merged value at most 1 MiB. Required unless `deleted`, and then empty.
+    deep; the merged value at most 1 MiB, with its numbers written out as readers get them. Numbers have at most 34
+    significant digits and a decimal exponent from -307 to 308, and are kept exactly. Required unless `deleted`, and
+    then empty.
     """
     deleted: _builtins.bool
     """deleted removes the key; readers see a tombstone for at least 30 days (unless set otherwise), and are

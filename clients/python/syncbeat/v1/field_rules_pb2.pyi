@@ -57,7 +57,9 @@ class FieldRules(_message.Message):
     """max_millis is the longest google.protobuf.Duration that is let in, in milliseconds. Absent: 366 days."""
     json: _builtins.bool
     """json wants a JSON document (RFC 8259) in the string, without the character U+0000, which cannot be
-    stored.
+    stored. Its numbers have at most 34 significant digits (leading zeros, and those that end a whole number, do not
+    count) and a decimal exponent, in scientific notation, from -307 to 308; written out without an exponent they come
+    to 1 MiB at most.
     """
     max_depth: _builtins.int
     """max_depth bounds how deep a JSON document's arrays and objects nest. 0 means no bound but max_bytes."""

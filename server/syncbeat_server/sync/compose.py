@@ -1,0 +1,121 @@
+"""Compose JSON merge patches (RFC 7396), so that any number of them costs one merge of what they are merged onto.
+
+Two merge patches do not make one: {"a": 5} and then {"a": {"y": 2}} leaves {"y": 2} whatever `a` was, and no patch says
+that. But two always do, one after the other: the first takes away what a patch replaced that a later one
+made an object again, the second sets what is left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import orjson
+
+_Json: TypeAlias = "dict[str, _Json] | list[_Json] | str | bool | orjson.Fragment | None"
+
+
+class Composed(NamedTuple):
+    """Two merge patches, to be applied in this order; no `reset`: the second alone. No `patch`: the key is deleted."""
+
+    reset: str | None
+    patch: str | None
+
+
+class _Known(NamedTuple):
+    """A place whose value is known, whatever was there before. None: nothing is there."""
+
+    value: _Json
+
+
+class _Merging(dict[str, "_Known | _Merging"]):
+    """A place where an object is merged onto what is there: its members that any patch spoke of."""
+
+
+def compose(patches: Sequence[str | None]) -> Composed:
+    """Two patches that do what `patches`, JSON documents, do one after the other. None is a deletion.
+
+    Raises:
+        ValueError: one is no JSON document, or nests too deep.
+    """
+    # Of what was there before a deletion, or before a patch that is no object, nothing is left.
+    begin = max((place for place, patch in enumerate(patches) if patch is None or not _is_object(patch)), default=-1)
+    reset = None if begin < 0 else "null"
+    rest = [patch for patch in patches[begin + 1 :] if patch is not None]
+    if not rest:
+        return Composed(None, patches[begin])
+    if len(rest) == 1:
+        return Composed(reset, rest[0])
+    try:
+        if reset is not None:
+            value: _Json = None
+            for patch in rest:
+                value = _merged(value, _read(patch))
+            return Composed(reset, _written(value))
+        merging = _Merging()
+        for patch in rest:
+            _merge(merging, _read(patch))
+        resets = _resets(merging)
+        return Composed(_written(resets) if resets else None, _written(_sets(merging)))
+    except (TypeError, RecursionError) as error:
+        raise ValueError("a patch cannot be read or written as JSON") from error
+
+
+def _is_object(patch: str) -> bool:
+    return patch.lstrip(" \t\n\r").startswith("{")
+
+
+def _read(patch: str) -> _Json:
+    # Numbers stay as they are written: what is put together here is to be stored exactly.
+    read: _Json = json.loads(patch, parse_float=orjson.Fragment, parse_int=orjson.Fragment)
+    return read
+
+
+def _written(value: _Json) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _merged(value: _Json, patch: _Json) -> _Json:
+    # RFC 7396, section 2. Whatever is changed here was read for this.
+    if not isinstance(patch, dict):
+        return patch
+    members: dict[str, _Json] = value if isinstance(value, dict) else {}
+    for name, member in patch.items():
+        if member is None:
+            members.pop(name, None)
+        else:
+            members[name] = _merged(members.get(name), member)
+    return members
+
+
+def _merge(merging: _Merging, patch: _Json) -> None:
+    if not isinstance(patch, dict):
+        raise TypeError("a patch that is merged is an object")
+    for name, member in patch.items():
+        place = merging.get(name)
+        if not isinstance(member, dict):
+            merging[name] = _Known(member)
+        elif isinstance(place, _Known):
+            merging[name] = _Known(_merged(place.value, member))
+        else:
+            if place is None:
+                place = merging[name] = _Merging()
+            _merge(place, member)
+
+
+def _resets(merging: _Merging) -> dict[str, _Json]:
+    # An object would be merged into what is there, where it is to take its place.
+    resets: dict[str, _Json] = {}
+    for name, place in merging.items():
+        if isinstance(place, _Merging):
+            inner = _resets(place)
+            if inner:
+                resets[name] = inner
+        elif isinstance(place.value, dict):
+            resets[name] = None
+    return resets
+
+
+def _sets(merging: _Merging) -> dict[str, _Json]:
+    return {name: _sets(place) if isinstance(place, _Merging) else place.value for name, place in merging.items()}

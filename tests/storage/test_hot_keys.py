@@ -1,0 +1,179 @@
+"""Many patches of one key: one statement, one write; and nothing of a publish outlives its caller or its right."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+
+import pytest
+
+from syncbeat_server.errors import AccessDenied, InvalidRequest, SequenceMismatch
+from syncbeat_server.events.publish import Published, Publisher
+from syncbeat_server.storage.postgres import Database
+from syncbeat_server.sync.model import NewChange
+from tests.conftest import DatabaseUrls, run_sql
+from tests.fakes import FakeClock, wait_until
+from tests.storage.stage import APP, add_members, default_tuning, directory, rows_of, value_of
+from tests.storage.test_publish import call, together
+
+pytestmark = pytest.mark.usefixtures("database", "clock")
+
+COUNTING = (
+    "CREATE TABLE written (key text, statement boolean)",
+    "GRANT ALL ON written TO PUBLIC",
+    """CREATE FUNCTION count_writes() RETURNS trigger LANGUAGE plpgsql AS $$
+       BEGIN
+           INSERT INTO written VALUES (CASE TG_LEVEL WHEN 'ROW' THEN NEW.key END, TG_LEVEL = 'STATEMENT');
+           RETURN NULL;
+       END $$""",
+    "CREATE TRIGGER row_written AFTER INSERT OR UPDATE ON changes FOR EACH ROW EXECUTE FUNCTION count_writes()",
+    "CREATE TRIGGER written AFTER INSERT ON changes FOR EACH STATEMENT EXECUTE FUNCTION count_writes()",
+)
+
+
+@pytest.fixture
+async def publisher(database: Database, clock: FakeClock) -> Publisher:
+    return Publisher(database, clock, default_tuning, lambda app_id, scope: None, lambda: None)
+
+
+@pytest.fixture
+async def counted(database_urls: DatabaseUrls) -> None:
+    await run_sql(database_urls.admin_url, *COUNTING)
+
+
+async def writes(database: Database) -> tuple[int, int]:
+    """How many statements wrote to the feed, and how many rows."""
+    statements = await value_of(database, "SELECT count(*) FILTER (WHERE statement) FROM written")
+    return statements, await value_of(database, "SELECT count(*) FILTER (WHERE NOT statement) FROM written")
+
+
+def patch(value: object) -> NewChange:
+    return NewChange("couple", "hot", json.dumps(value))
+
+
+@pytest.mark.usefixtures("counted")
+async def test_hot_key_of_one_call_is_one_statement_and_one_write(database: Database, publisher: Publisher) -> None:
+    large = [patch({f"k{n % 10}": {"v": "x" * 8_000, "n": n}}) for n in range(100)]
+    published = await publisher.publish(call(*large))
+    assert published.sequences == tuple(range(1, 101))
+    assert await writes(database) == (1, 1)
+    ((text, sequence),) = await rows_of(database, "SELECT value::text, sequence FROM changes")
+    assert sequence == 100
+    assert {name: member["n"] for name, member in json.loads(text).items()} == {f"k{n}": 90 + n for n in range(10)}
+
+
+@pytest.mark.usefixtures("counted")
+async def test_hot_key_of_a_batch_of_calls_is_one_write(database: Database, publisher: Publisher) -> None:
+    results = await together(publisher, *(call(patch({str(n): n})) for n in range(64)))
+    assert sorted(one.sequences[0] for one in results if isinstance(one, Published)) == list(range(1, 65))
+    statements, rows = await writes(database)
+    assert statements == rows <= 3  # the first comes alone; a batch is one
+    assert json.loads(await value_of(database, "SELECT value::text FROM changes")) == {str(n): n for n in range(64)}
+    assert await value_of(database, "SELECT head FROM scopes") == 64
+
+
+async def test_hot_key_that_is_reset_in_between_is_not_merged_with_what_was_there(
+    database: Database, publisher: Publisher
+) -> None:
+    await publisher.publish(call(patch({"a": {"x": 1}, "b": 1})))
+    await publisher.publish(call(patch({"a": 5}), patch({"a": {"y": 2}})))
+    assert json.loads(await value_of(database, "SELECT value::text FROM changes")) == {"a": {"y": 2}, "b": 1}
+    gone = NewChange("couple", "hot", "", deleted=True)
+    await publisher.publish(call(patch({"c": 1}), gone, NewChange("couple", "hot", '{"d": 1.50}'), patch({"e": None})))
+    assert await value_of(database, "SELECT value::text FROM changes") == '{"d": 1.50}'
+    await publisher.publish(call(patch({"c": 1}), gone))
+    assert await rows_of(database, "SELECT value, deleted, sequence FROM changes") == [(None, True, 9)]
+
+
+async def test_hot_key_expectations_are_those_of_each_call(database: Database, publisher: Publisher) -> None:
+    results = await together(
+        publisher,
+        call(NewChange("couple", "hot", '{"a": 1}', expected_sequence=0)),
+        call(NewChange("couple", "hot", '{"a": 2}', expected_sequence=0)),
+        call(NewChange("couple", "hot", '{"b": 3}', expected_sequence=1)),
+    )
+    assert Counter(type(one) for one in results) == {Published: 2, SequenceMismatch: 1}
+    assert await value_of(database, "SELECT value::text FROM changes") == '{"a": 1, "b": 3}'
+
+
+async def test_oversized_value_is_refused_by_its_change(database: Database, publisher: Publisher) -> None:
+    wide = "[" + ",".join(["1e300"] * 3_000) + "]"  # 0.9 MiB when it is read
+    await publisher.publish(call(NewChange("couple", "wide", f'{{"a": {wide}}}')))
+    for user_id in (None, "ann"):
+        if user_id:
+            await add_members(database, "couple", user_id)
+        more = NewChange("couple", "wide", f'{{"b": {wide}}}')
+        with pytest.raises(InvalidRequest, match="1 MiB") as refused:
+            await publisher.publish(call("before", more, "after", user_id=user_id))
+        assert [fault.path for fault in refused.value.violations] == ["changes[1].merge_patch_json"]
+    assert await rows_of(database, "SELECT key FROM changes") == [("wide",)]
+
+
+REMOVE = """CREATE FUNCTION remove_writer() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+    BEGIN
+        DELETE FROM scope_members WHERE user_id = 'ann';
+        RETURN NULL;
+    END $$"""
+
+
+async def test_writer_removed_after_its_changes_were_written_leaves_none(
+    database: Database, database_urls: DatabaseUrls, publisher: Publisher
+) -> None:
+    """Changes above the head would be read by nobody, and be in the way of the next."""
+    await add_members(database, "couple", "ann")
+    trigger = "CREATE TRIGGER removes AFTER INSERT ON changes FOR EACH STATEMENT EXECUTE FUNCTION remove_writer()"
+    await run_sql(database_urls.admin_url, REMOVE, trigger)
+    with pytest.raises(AccessDenied):
+        await publisher.publish(call("k", user_id="ann"))
+    await run_sql(database_urls.admin_url, "DROP TRIGGER removes ON changes")
+    assert await value_of(database, "SELECT count(*) FROM changes") == 0
+    assert (await publisher.publish(call("other"))).sequences == (1,)
+
+
+async def test_writers_removed_while_publishing_are_denied(database: Database, publisher: Publisher) -> None:
+    outcomes = Counter[str]()
+    service = directory(database)
+    await add_members(database, "couple", "ann")
+
+    async def publish(name: str) -> None:
+        while min(outcomes["published"], outcomes["denied"]) < 20:
+            assert outcomes.total() < 5_000, outcomes
+            try:
+                await publisher.publish(call(f"{name}{outcomes.total()}", user_id="ann"))
+                outcomes["published"] += 1
+            except AccessDenied:
+                outcomes["denied"] += 1
+
+    async def come_and_go() -> None:
+        while not publishing.done():
+            await service.remove_members(APP, "couple", ["ann"])
+            await add_members(database, "couple", "ann")
+
+    publishing = asyncio.ensure_future(asyncio.gather(*map(publish, "abc")))
+    await come_and_go()
+    await publishing
+    assert await value_of(database, "SELECT head FROM scopes") == outcomes["published"]
+    assert await value_of(database, "SELECT count(*) FROM changes WHERE sequence > (SELECT head FROM scopes)") == 0
+
+
+@pytest.mark.parametrize("user_id", [None, "ann"])
+async def test_publish_ends_with_its_caller_and_leaves_nothing(
+    database: Database, publisher: Publisher, user_id: str | None
+) -> None:
+    await add_members(database, "couple", "ann")
+    async with database.transaction() as conn:
+        await conn.execute("SELECT FROM scopes FOR UPDATE")
+        publishing = asyncio.ensure_future(publisher.publish(call("k", user_id=user_id)))
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        await wait_until(lambda: value_of(database, waiting))
+        publishing.cancel()
+
+        async def nobody_waits() -> bool:
+            return not await value_of(database, waiting)
+
+        await wait_until(nobody_waits, timeout_s=3.0)  # the lock would be waited for for 4 s
+    assert publishing.cancelled()
+    assert (await publisher.publish(call("other"))).sequences == (1,)

@@ -113,8 +113,8 @@ class RateLimited(SyncbeatError):
 
     reason = Reason.RATE_LIMITED
 
-    def __init__(self, message: str, *, retry_after_s: float = 60.0) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, retry_after_s: float = 60.0, **metadata: str) -> None:
+        super().__init__(message, **metadata)
         self.retry_after_s = retry_after_s
 
 

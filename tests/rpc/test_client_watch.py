@@ -338,26 +338,26 @@ async def test_tokens_that_have_all_expired_are_raised(
 
 async def test_more_cursors_than_a_stream_takes_are_listed(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
-    script.prepare("WatchHints", [change(9, "c501"), change(8, "c0"), Hold()])
+    script.prepare("WatchHints", [change(9, "c2001"), change(8, "c0"), Hold()])
     script.prepare(
         "ListChanges",
-        pb.ListChangesResponse(changes=[change(7, "c501").change], next_cursor=at(7, "c501"), more=True),
-        pb.ListChangesResponse(changes=[change(9, "c501").change], next_cursor=at(9, "c501")),
-        pb.ListChangesResponse(changes=[change(1, "c500").change], next_cursor=at(3, "c500", "new"), reset=True),
+        pb.ListChangesResponse(changes=[change(7, "c2001").change], next_cursor=at(7, "c2001"), more=True),
+        pb.ListChangesResponse(changes=[change(9, "c2001").change], next_cursor=at(9, "c2001")),
+        pb.ListChangesResponse(changes=[change(1, "c2000").change], next_cursor=at(3, "c2000", "new"), reset=True),
     )
-    given = [at(5, f"c{number}") for number in range(502)]
+    given = [at(5, f"c{number}") for number in range(2_002)]
     async with client_of(address) as client, client.watch(cursors=given, all_scopes=True) as watch:
         assert await sequences(watch, 9) == [7, 9]
         event = await anext(watch)
         assert isinstance(event, pb.Reset)
-        assert event.head == at(3, "c500", "new")
+        assert event.head == at(3, "c2000", "new")
         assert await sequences(watch, 8) == [8]
         cursors = {cursor.scope: cursor for cursor in watch.cursors}
-    assert list(script.attempts["WatchHints"][0].request.cursors) == given[:500]
+    assert list(script.attempts["WatchHints"][0].request.cursors) == given[:2_000]
     asked = [attempt.request.cursor for attempt in script.attempts["ListChanges"]]
-    assert asked == [at(5, "c501"), at(7, "c501"), at(5, "c500")]
-    assert len(cursors) == 502
-    assert (cursors["c500"], cursors["c501"]) == (at(3, "c500", "new"), at(9, "c501"))
+    assert asked == [at(5, "c2001"), at(7, "c2001"), at(5, "c2000")]
+    assert len(cursors) == 2_002
+    assert (cursors["c2000"], cursors["c2001"]) == (at(3, "c2000", "new"), at(9, "c2001"))
 
 
 async def test_a_silent_stream_is_given_up(scripted: tuple[Scripted, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,9 +89,14 @@ async def others_who_joined(conn: Connection) -> list[tuple[str, str]]:
     return [joiner for joiner in await sync.recent_joiners(conn, 1e6, 100) if joiner != ("default", "alice")]
 
 
+async def scopes_of_bob(conn: Connection) -> list[object]:
+    found, _ = await sync.member_scopes(conn, "default", "bob")
+    return list(found)
+
+
 async def parts_of_feeds(conn: Connection) -> list[object]:
-    (part,) = await sync.changes_between(conn, [sync.FeedRead("default", "bobs", "e", 0, 99, 10)])
-    return [part.changes or part.pruned]
+    (part,) = await sync.changes_between(conn, [sync.FeedRead("default", "bobs", "e", 0, 99, 10)], 1_000)
+    return [] if part is None else [part.changes or part.pruned]
 
 
 Attempt = Callable[[Connection], Awaitable[object]]
@@ -106,6 +111,9 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     directory.find_device: lambda c: directory.find_device(c, "default", "bob", "bobs phone"),
     directory.list_devices: lambda c: directory.list_devices(c, "default", "bob", "", 10),
     directory.known_scopes: lambda c: directory.known_scopes(c, [("default", "bobs")]),
+    directory.count_members: lambda c: directory.count_members(c, "default", "bobs"),
+    directory.count_scopes: lambda c: directory.count_scopes(c, "default", ["bob"], 9),
+    directory.lock_memberships: lambda c: directory.lock_memberships(c, "default"),
     directory.list_members: lambda c: directory.list_members(c, "default", "bobs", "", 10),
     directory.list_scopes: lambda c: directory.list_scopes(c, "default", "bob", "", 10),
     auth.revoke_session: lambda c: auth.revoke_session(c, "default", SESSION[0], "bob", "theft"),
@@ -117,7 +125,7 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     sync.record_seen: lambda c: sync.record_seen(c, [(PHONE, Cursor("bobs", "e", 1))]),
     sync.heads: lambda c: sync.heads(c, [("default", None, "bobs"), ("default", "bob", "bobs")]),
     sync.changes_between: parts_of_feeds,
-    sync.member_scopes: lambda c: sync.member_scopes(c, "default", "bob"),
+    sync.member_scopes: scopes_of_bob,
     sync.joined_starts: lambda c: sync.joined_starts(c, "default", "bob", ["bobs"], 10.0),
     sync.recent_joiners: others_who_joined,
     sync.starts: lambda c: sync.starts(c, "default", ["bobs"], EVER),
@@ -243,6 +251,7 @@ async def test_stores_show_and_change_nothing_in_a_strangers_transaction(
 
 SILENT = {
     *(sync.report_activity, sync.record_seen, scopes.advance_heads, registrations.quarantine, directory.lock_token),
+    directory.lock_memberships,
     *(registrations.age, expansion.count_large),  # nobody has a month, or a thousand devices
     *(directory.lock_devices, directory.lock_mover, directory.lock_registering),
     sync.oversized,  # nor a value of a mebibyte

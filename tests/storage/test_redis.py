@@ -178,12 +178,13 @@ def hasty_pings(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return pings
 
 
-async def test_publishing_never_waits_and_keeps_the_newest(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_publishing_never_waits_and_keeps_the_newest(tmp_path: object, caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
     async with open_redis(f"unix://{tmp_path}/nothing.sock", clock) as bus:
         for number in range(storage_redis._MAX_QUEUED + 5):
             bus.publish("t", str(number))
         assert len(bus._queued) == storage_redis._MAX_QUEUED
+        assert caplog.text.count("too many wake-ups wait") == 1
         assert bus._queued[0] == ("t", "5")
         async with running(bus.run_publisher()):
             await wait_until(lambda: clock.sleepers)

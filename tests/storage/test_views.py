@@ -181,7 +181,16 @@ async def test_the_views_are_bounded_and_those_unused_for_longest_go_first(datab
 
 async def test_a_view_that_does_not_hold_all_scopes_is_not_kept(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "MAX_SCOPES", 2)
-    assert [(await house.asked_for())[0] for _ in range(2)] == [1, 1]
+    asked, view = await house.asked_for()
+    assert view is not None
+    assert (asked, len(view.scopes), view.more_scopes) == (1, 2, False)
+    assert (await house.asked_for())[0] == 0
+    monkeypatch.setattr(store, "MAX_SCOPES", 1)
+    house.views.forget_all()
+    for _ in range(2):
+        asked, view = await house.asked_for()
+        assert view is not None
+        assert (asked, len(view.scopes), view.more_scopes) == (1, 1, True)
 
 
 async def test_a_member_of_more_scopes_than_a_view_has_may_show_each(

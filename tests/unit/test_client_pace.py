@@ -91,13 +91,19 @@ def test_what_is_wanted_is_bounded() -> None:
 
 def test_a_cursor_without_an_epoch_is_of_the_present_one() -> None:
     feeds = Feeds([core_pb2.ScopeCursor(scope="s", sequence=4)])
-    told = [core_pb2.ScopeCursor(scope=str(number)) for number in range(500)]
-    assert feeds.left(told[:499]) == ["s"]
-    assert feeds.left(told) == []  # there may be more than a server names
     feeds.compare([core_pb2.ScopeCursor(scope="s", epoch="e", sequence=4)])
     assert not feeds.wanted
     assert not feeds.is_news(pb.Change(scope="s", epoch="e", sequence=4))
     assert feeds.is_news(pb.Change(scope="s", epoch="e", sequence=5))
+
+
+def test_scopes_left_are_those_that_a_server_does_not_name_unless_it_says_that_there_are_more() -> None:
+    feeds = Feeds([core_pb2.ScopeCursor(scope="s", sequence=4)])
+    told = [core_pb2.ScopeCursor(scope=str(number)) for number in range(2_000)]
+    for count in (0, 499, 501, 2_000):
+        assert feeds.left(told[:count], pb.Hint()) == ["s"]
+        assert feeds.left(told[:count], pb.Hint(more_scopes=True)) == []
+    assert feeds.left(told[:500], pb.Hint()) == []  # an older server names so many at most, and says nothing of it
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the clock is another one")

@@ -28,6 +28,7 @@ from syncbeat.v1 import (
 )
 from syncbeat_server import errors
 from syncbeat_server.directory import model as directory
+from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.errors import FieldViolation
 from syncbeat_server.push import model as push
 from syncbeat_server.rpc.validation import compile_validator
@@ -218,7 +219,7 @@ def test_everything_in_a_request_is_bounded(method: MethodDescriptor) -> None:
     for field in fields_within(method.input_type):
         bounds = rules(field)
         if field.is_repeated:
-            assert 0 < bounds.max_items <= 1000, field.full_name
+            assert 0 < bounds.max_items <= (MAX_SCOPES if field.name == "cursors" else 1_000), field.full_name
         if field.cpp_type in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64):
             assert bounds.HasField("min_value"), field.full_name
         if field.type == FieldDescriptor.TYPE_STRING:
@@ -274,8 +275,8 @@ CAPS: list[tuple[str, Message, Message]] = [
     ),
     (
         "cursors",
-        sync_service_pb2.GetHintRequest(device_id="d", cursors=cursors(500)),
-        sync_service_pb2.GetHintRequest(device_id="d", cursors=cursors(501)),
+        sync_service_pb2.GetHintRequest(device_id="d", cursors=cursors(2000)),
+        sync_service_pb2.GetHintRequest(device_id="d", cursors=cursors(2001)),
     ),
     (
         "user_ids.ids",

@@ -22,7 +22,7 @@ PASSING = frozenset(
         grpc.StatusCode.UNKNOWN,
     }
 )
-"""What may be otherwise when it is tried again."""
+"""What may be otherwise when it is tried again: see `ErrorDetails.may_pass`."""
 
 MAX_EXPIRIES = 8
 """In a row: one that renews its token by a clock that is behind comes to a good one yet."""
@@ -49,7 +49,7 @@ class ErrorDetails:
 
     `reason` is what to branch on; ERROR_REASON_UNSPECIFIED when the server did not say (the connection broke), or said
     one that this client does not know. `metadata` has the server's `request_id`, and what the reason names.
-    `retry_after_s` is how long the server asks to be left alone, None when it does not.
+    `retry_after_s` is how long the server asks to be left alone, None when it does not. `told`: the server said why.
     """
 
     code: grpc.StatusCode
@@ -58,6 +58,16 @@ class ErrorDetails:
     metadata: Mapping[str, str]
     violations: tuple[Violation, ...]
     retry_after_s: float | None
+    told: bool = False
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same call may succeed when it is made again.
+
+        The server says why it is RESOURCE_EXHAUSTED: then that passes. What says nothing is a limit of gRPC's own, as
+        for the size of a message, here or there: the same message meets it again.
+        """
+        return self.code in PASSING and (self.told or self.code is not grpc.StatusCode.RESOURCE_EXHAUSTED)
 
     @property
     def has_expired(self) -> bool:
@@ -89,6 +99,7 @@ def explain(error: grpc.aio.AioRpcError) -> ErrorDetails:
         metadata=dict(info.metadata),
         violations=tuple(Violation(one.field, one.description) for one in invalid.field_violations),
         retry_after_s=wait_s,
+        told=info.domain == _DOMAIN,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from syncbeat.v1 import core_pb2
@@ -11,7 +11,9 @@ from syncbeat.v1 import sync_service_pb2 as pb
 
 _MAX_WANTED = 10_000
 _MAX_ACKS = 20
-_MOST_FOLLOWED = 500
+MOST_NAMED = 2_000
+"""Cursors of a request."""
+_NAMED_BY_OLDER_SERVERS = 500  # at most, without a word of it
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Want:
     acks: list[str] = field(default_factory=list)
 
 
+def names_some(names: Collection[str], hint: pb.Hint) -> bool:
+    """Whether a server that names these scopes beside this hint may follow others of the user, or leave some out."""
+    return hint.more_scopes or len(names) == _NAMED_BY_OLDER_SERVERS
+
+
 class Feeds:
     """The cursors of one device and what is wanted beyond them."""
 
@@ -64,11 +71,11 @@ class Feeds:
             elif head.scope not in self.cursors:
                 self._keep(head)
 
-    def left(self, followed: Iterable[core_pb2.ScopeCursor]) -> list[str]:
-        """The scopes with a cursor that are not among those that the server follows for the user. It names so many at
-        most, and then none is known to be left."""
+    def left(self, followed: Iterable[core_pb2.ScopeCursor], hint: pb.Hint) -> list[str]:
+        """The scopes with a cursor that are not among those that the server follows for the user, as its hint says.
+        Where the user has more than it names, none is known to be left."""
         names = {cursor.scope for cursor in followed}
-        return [] if len(names) >= _MOST_FOLLOWED else list(self.cursors.keys() - names)
+        return [] if names_some(names, hint) else list(self.cursors.keys() - names)
 
     def want(
         self,

@@ -14,8 +14,8 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from syncbeat.activity import ActivityReports
-from syncbeat.errors import MAX_EXPIRIES, PASSING, explain
-from syncbeat.feeds import Feeds, SyncBatch, Want
+from syncbeat.errors import MAX_EXPIRIES, explain
+from syncbeat.feeds import MOST_NAMED, Feeds, SyncBatch, Want
 from syncbeat.pace import Backoff, Pace
 from syncbeat.session import SignedOut
 from syncbeat.steady import Elapsed, SyncClock
@@ -35,7 +35,6 @@ _GAP_S = 10.0  # so much later than it should be: it slept
 _WAKE_SPREAD_S = 3.0
 _STREAM_PAUSE_S = 30.0  # after hints that preferred polls
 _NO_STREAM_S = 300.0  # after a server that refused the stream
-_MAX_NAMED = 500  # cursors of a request
 _MAX_ACKS = 100
 _PAGE = 1_000
 _CALLBACK_DELAY_S = 60.0
@@ -167,7 +166,7 @@ class Follower:
             self.activity.taken(activity)
         else:
             # Where one cursor was refused, others may be: asked without any, the heads tell of all at once.
-            cursors = [] if self._scope_refused else self.feeds.newest(_MAX_NAMED)
+            cursors = [] if self._scope_refused else self.feeds.newest(MOST_NAMED)
             request = pb.GetHintRequest(
                 user_id=self._user_id, device_id=self._device_id, cursors=cursors, activity=activity
             )
@@ -176,7 +175,7 @@ class Follower:
         self._expiries = 0
         await self._follow(hint)
         self.feeds.compare(hint.heads)
-        for scope in self.feeds.left(hint.heads):
+        for scope in self.feeds.left(hint.heads, hint):
             await self._leave(scope)
 
     async def _follow(self, hint: pb.Hint) -> None:
@@ -287,7 +286,7 @@ class Follower:
                 await self._follow(event)
             case pb.Checkpoint():
                 self.feeds.pass_checkpoint(event.cursors)
-                for scope in self.feeds.left(event.cursors):
+                for scope in self.feeds.left(event.cursors, event.hint):
                     await self._leave(scope)
                 if event.HasField("hint"):
                     await self._follow(event.hint)
@@ -312,7 +311,7 @@ class Follower:
                 return
             if problem.has_expired and self._client.renews_token and self._expiries < MAX_EXPIRIES:
                 self._expiries += 1
-            elif problem.code not in PASSING:
+            elif not problem.may_pass:
                 raise
             _log.info("the server could not be asked (%s)", problem.code.name)
             note(problem.retry_after_s)

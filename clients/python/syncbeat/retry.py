@@ -38,9 +38,11 @@ _POLICY = {
     "initialBackoff": "0.2s",
     "maxBackoff": "5s",
     "backoffMultiplier": 2,
-    # With RESOURCE_EXHAUSTED the server says when to come back (grpc-retry-pushback-ms), and that is obeyed. CANCELLED
-    # is what a server that shuts down answers to calls that reach it before the client knows of it; a call that its
-    # own caller cancels is over, whatever stands here.
+    # With RESOURCE_EXHAUSTED the server says when to come back (grpc-retry-pushback-ms), and that is obeyed. An answer
+    # that is too large is not asked for again, since it has begun; nor is a request sent again that the server finds
+    # too large, since it does not fit into the buffer either (`client.py`). CANCELLED is what a
+    # server that shuts down answers to calls that reach it before the client knows of it; a call that its own caller
+    # cancels is over, whatever stands here.
     "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
 }
 # Half of the tokens gone means that no call is repeated until successes have brought them back.

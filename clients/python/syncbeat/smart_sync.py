@@ -46,7 +46,8 @@ class SmartSync:
     until it is there again.
 
     Its methods are for the event loop's thread. What cannot pass (a revoked token, a device that is not registered, the
-    end of the session) ends it, and is raised by `wait`, by the iteration, and at the end of the `async with` block.
+    end of the session, a message above a limit of gRPC's) ends it, and is raised by `wait`, by the iteration, and at
+    the end of the `async with` block.
     """
 
     def __init__(

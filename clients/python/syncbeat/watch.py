@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 import grpc
 
-from syncbeat.errors import MAX_EXPIRIES, PASSING, ErrorDetails, explain
+from syncbeat.errors import MAX_EXPIRIES, ErrorDetails, explain
+from syncbeat.feeds import MOST_NAMED, names_some
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 
@@ -31,7 +32,6 @@ _MIN_DRAIN_DELAY_S = 0.1
 _MAX_ASKED_DELAY_S = 300.0
 _STEADY_S = 10.0  # a stream that lasted so long makes the next delay a short one again
 _SILENT_HEARTBEATS = 3
-_MAX_NAMED = 500  # cursors of a request
 _MAX_KEPT = 100_000  # as many as the server keeps for a stream of all scopes
 _PAGE = 1_000
 
@@ -47,8 +47,9 @@ class Watch:
 
     It connects again by itself: after a lost connection or an error that passes, with a delay drawn from 0 up to a
     bound that doubles (30 s at most); after a drain, when the server says; and when the token has expired, at once
-    with a new one. Every other error is raised and ends it: a refused or revoked token, a wrong request, no access.
-    So does an expired token that is a plain str, or that is followed by eight others that have expired too.
+    with a new one. Every other error is raised and ends it: a refused or revoked token, a wrong request, no access, a
+    message above a limit of gRPC's. So does an expired token that is a plain str, or that is followed by eight others
+    that have expired too.
 
     Resuming is safe because the server sends the changes of one scope in the order of their sequence: when a change
     has come, all before it in its scope have. After a reset the watch goes on from its head: list the scope from the
@@ -156,7 +157,7 @@ class _Feed:
     def _may_pass(self, problem: ErrorDetails, streak: _Streak) -> bool:
         if problem.has_expired:
             return self._token_changes and streak.expiries < MAX_EXPIRIES
-        return problem.code in PASSING
+        return problem.may_pass
 
     async def _stream(self) -> AsyncGenerator[WatchEvent | pb.Drain, None]:
         """The events of one stream from the cursors on."""
@@ -164,11 +165,11 @@ class _Feed:
         request = pb.WatchHintsRequest()
         request.CopyFrom(self._request)
         del request.cursors[:]
-        request.cursors.extend(at_start[:_MAX_NAMED])
+        request.cursors.extend(at_start[:MOST_NAMED])
         silent_s = request.heartbeat_interval.ToTimedelta().total_seconds() * _SILENT_HEARTBEATS
         call = self._stub.WatchHints(request)
         try:
-            unnamed = [cursor for cursor in at_start[_MAX_NAMED:] if cursor.HasField("sequence")]
+            unnamed = [cursor for cursor in at_start[MOST_NAMED:] if cursor.HasField("sequence")]
             while True:
                 async with asyncio.timeout(silent_s):
                     response = await call.read()
@@ -236,9 +237,9 @@ class _Feed:
         return cursor.sequence > known.sequence
 
     def _move_to(self, checkpoint: pb.Checkpoint) -> None:
-        if not self._request.all_scopes:
-            # A user's checkpoint names every scope it follows. A cursor of one that it has left would be refused.
-            followed = {cursor.scope for cursor in checkpoint.cursors}
+        followed = {cursor.scope for cursor in checkpoint.cursors}
+        if not self._request.all_scopes and not names_some(followed, checkpoint.hint):
+            # A user's checkpoint names every scope it has. A cursor of one that it has left would be refused.
             for scope in self.cursors.keys() - followed:
                 del self.cursors[scope]
         for cursor in checkpoint.cursors:

@@ -15,7 +15,6 @@ from syncbeat_server.sync.views import Views
 
 _CHANGES, _MEMBERS, _DELIVERIES, _CALLERS, _DEVICES = "changes", "members", "deliveries", "callers", "devices"
 _SEPARATOR = "\x1f"
-_MAX_TOLD = 1_000
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ class Tellers:
     def _changed(self, topic: str, app_id: str, names: Sequence[str]) -> None:
         for name in names:
             _changed_here(self._process.hub, self._front, topic, app_id, name)
-        for name in names[:_MAX_TOLD]:
             self._process.bus.publish(topic, f"{app_id}{_SEPARATOR}{name}")
 
     def deliveries_accepted(self) -> None:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+MAX_SCOPES = 2_000
+"""How many scopes a user may be a member of, and how many of them are followed of who had more before: hints name them
+all, and a request may show a cursor of each."""
 FOREGROUND_S = 600.0
 """For how long an app counts as on the screen after its device has reported that."""
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from syncbeat_server.directory import store
-from syncbeat_server.directory.model import Device, Member, Preferences, Registration
+from syncbeat_server.directory.model import MAX_SCOPES, Device, Member, Preferences, Registration
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, NotFound, RateLimited
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner, become_user
 
@@ -113,14 +113,16 @@ class DirectoryService:
         """Add members to a scope, which is made when it is not there; how many it has then.
 
         Raises:
-            RateLimited: the scope would have too many.
+            RateLimited: the scope would have too many, or one of them would be in too many scopes.
         """
         newest = {member.user_id: member for member in members}
         async with self._database.transaction() as conn:
             await store.lock_scope(conn, app_id, scope)
-            count = await store.add_members(conn, app_id, scope, list(newest.values()))
+            joined = await store.add_members(conn, app_id, scope, list(newest.values()))
+            count = await store.count_members(conn, app_id, scope)
             if count > MAX_MEMBERS:
                 raise RateLimited(f"a scope has at most {MAX_MEMBERS} members")
+            await _check_scopes(conn, app_id, joined)
         self._members_changed(app_id, list(newest))
         return count
 
@@ -144,6 +146,18 @@ class DirectoryService:
         """A user's memberships by scope."""
         async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
             return await store.list_scopes(conn, app_id, user_id, after, limit)
+
+
+async def _check_scopes(conn: Connection, app_id: str, joined: Sequence[str]) -> None:
+    counts = await store.count_scopes(conn, app_id, joined, MAX_SCOPES)
+    if max(counts.values(), default=0) > MAX_SCOPES // 2:
+        # Who adds the same users to other scopes now is not seen by this count. Of those who are far from the limit it
+        # does not matter: so many calls are never under way.
+        await store.lock_memberships(conn, app_id)
+        counts = await store.count_scopes(conn, app_id, joined, MAX_SCOPES)
+    full = sorted(user_id for user_id, count in counts.items() if count > MAX_SCOPES)
+    if full:
+        raise RateLimited(f"a user is a member of at most {MAX_SCOPES} scopes", user_id=full[0])
 
 
 def _is_time_zone(name: str) -> bool:

@@ -186,21 +186,47 @@ async def lock_scope(conn: Connection, app_id: str, scope: str) -> None:
     )
 
 
-async def add_members(conn: Connection, app_id: str, scope: str, members: Sequence[Member]) -> int:
-    """Add members, or change their role; how many the scope has then."""
-    await conn.execute(
+async def add_members(conn: Connection, app_id: str, scope: str, members: Sequence[Member]) -> list[str]:
+    """Add members, or change their role; the users who were no members before."""
+    rows = await conn.fetch(
         """INSERT INTO scope_members (app_id, user_id, scope, role, added_at)
            SELECT $1, user_id, $2, role, syncbeat_now() FROM unnest($3::text[], $4::text[]) AS k (user_id, role)
            ORDER BY user_id
-           ON CONFLICT (app_id, user_id, scope) DO UPDATE SET role = excluded.role""",
+           ON CONFLICT (app_id, user_id, scope) DO UPDATE SET role = excluded.role
+           RETURNING user_id, xmax = 0 AS joined""",
         app_id,
         scope,
         [member.user_id for member in members],
         [member.role for member in members],
     )
+    return [row["user_id"] for row in rows if row["joined"]]
+
+
+async def count_members(conn: Connection, app_id: str, scope: str) -> int:
+    """How many members a scope has."""
     return int(
         await conn.fetchval("SELECT count(*) FROM scope_members WHERE app_id = $1 AND scope = $2", app_id, scope)
     )
+
+
+async def count_scopes(conn: Connection, app_id: str, user_ids: Sequence[str], most: int) -> dict[str, int]:
+    """How many scopes each user is a member of who is in any; more than `most` are not counted further."""
+    rows = await conn.fetch(
+        """SELECT k.user_id, m.count FROM unnest($2::text[]) AS k (user_id)
+           CROSS JOIN LATERAL (
+               SELECT count(*) FROM (
+                   SELECT 1 FROM scope_members WHERE app_id = $1 AND user_id = k.user_id LIMIT $3) counted) m
+           WHERE m.count > 0""",
+        app_id,
+        list(user_ids),
+        most + 1,
+    )
+    return {row["user_id"]: row["count"] for row in rows}
+
+
+async def lock_memberships(conn: Connection, app_id: str) -> None:
+    """Let one transaction at a time add members to the app's scopes, of those that ask for it."""
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"{app_id} memberships")
 
 
 async def remove_members(conn: Connection, app_id: str, scope: str, user_ids: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 
 from google.protobuf.message import Message
@@ -208,6 +208,7 @@ def _fill_hint(made: pb.Hint, hint: Hint) -> None:
     made.valid_duration.seconds = int(hint.valid_s)
     made.prefer_stream = hint.prefer_stream
     made.explanation = hint.explanation
+    made.more_scopes = hint.more_scopes
 
 
 def _change(change: Change) -> pb.Change:
@@ -254,19 +255,21 @@ def _trigger(given: core_pb2.SyncTrigger, templates: Mapping[str, Template]) -> 
     )
 
 
-def _messages(event: StreamEvent) -> list[pb.WatchHintsResponse]:
+def _messages(event: StreamEvent) -> Iterator[pb.WatchHintsResponse]:
+    # One after the other: what a client does not take yet is not there twice.
     match event:
         case ChangesSent(changes):
-            return [pb.WatchHintsResponse(change=_change(change)) for change in changes]
+            for change in changes:
+                yield pb.WatchHintsResponse(change=_change(change))
         case Hint():
-            return [pb.WatchHintsResponse(hint=_hint(event))]
+            yield pb.WatchHintsResponse(hint=_hint(event))
         case Checkpoint():
-            return [pb.WatchHintsResponse(checkpoint=_checkpoint(event))]
+            yield pb.WatchHintsResponse(checkpoint=_checkpoint(event))
         case Reset(head, refetch_delay_s):
             reset = pb.Reset(scope=head.scope, head=cursor_message(head), refetch_delay=duration(refetch_delay_s))
-            return [pb.WatchHintsResponse(reset=reset)]
+            yield pb.WatchHintsResponse(reset=reset)
         case Drain(reconnect_delay_s):
-            return [pb.WatchHintsResponse(drain=pb.Drain(reconnect_delay=duration(reconnect_delay_s)))]
+            yield pb.WatchHintsResponse(drain=pb.Drain(reconnect_delay=duration(reconnect_delay_s)))
 
 
 def _checkpoint(event: Checkpoint) -> pb.Checkpoint:

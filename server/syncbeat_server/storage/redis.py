@@ -41,6 +41,7 @@ class RedisBus:
         self._client = client
         self._clock = clock
         self._queued: deque[tuple[str, str]] = deque(maxlen=_MAX_QUEUED)
+        self._is_full = False
         self._to_send = asyncio.Event()
         self._subscribed = asyncio.Event()
 
@@ -55,6 +56,9 @@ class RedisBus:
 
     def publish(self, topic: str, message: str) -> None:
         """Queue a wake-up; it is sent soon, or lost when Redis is down (the oldest are dropped first)."""
+        if len(self._queued) == _MAX_QUEUED and not self._is_full:
+            self._is_full = True
+            _log.warning("too many wake-ups wait for redis: the oldest are dropped, and found by looking")
         self._queued.append((topic, message))
         self._to_send.set()
 
@@ -73,6 +77,7 @@ class RedisBus:
         while True:
             await self._to_send.wait()
             self._to_send.clear()
+            self._is_full = False
             while self._queued:
                 batch = [self._queued.popleft() for _ in range(min(_PIPELINE, len(self._queued)))]
                 try:

@@ -1,20 +1,42 @@
-"""Reads the change feed."""
+"""Reads the change feed.
+
+What is read at once is bounded in octets, whoever asks for it: so an answer fits its receiver, a stream whose client
+does not read holds little, and no caller waits long for what others are sent.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.postgres import Connection, Database
 from syncbeat_server.sync import store
-from syncbeat_server.sync.model import Change, Cursor, FeedPage, ScopeState
+from syncbeat_server.sync.model import Cursor, FeedPage, ScopeState
 from syncbeat_server.sync.resuming import can_resume, reached
 
+PAGE_OCTETS = 1 << 20
+"""How much the pages of one call, and of one batch of calls, hold together; one change may be larger. gRPC's receivers
+take 4 MiB unless they are told otherwise."""
+_READS_AT_ONCE = 256
+_HEADS_AT_ONCE = 2_000
 # Of a batch of reads; after that each runs alone, so that one which is slow is so for its own caller.
 _PATIENCE_S = 1.0
+
+
+class _Ask(NamedTuple):
+    """The pages that one caller wants; `passed_over`: how often there was no room for any of them."""
+
+    app_id: str
+    user_id: str | None
+    cursors: tuple[Cursor, ...]
+    limit: int
+    passed_over: int
+
+
+_Pages = list[FeedPage | None]
+_Members = tuple[str, str | None, tuple[str, ...]]
 
 
 class FeedReader:
@@ -22,25 +44,29 @@ class FeedReader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._pages: Batcher[tuple[str, str | None, Cursor, int], FeedPage | None] = Batcher(
-            self._read_pages, patience_s=_PATIENCE_S
-        )
-        self._members: Batcher[tuple[str, str | None, str], ScopeState | None] = Batcher(
-            self._read_heads, patience_s=_PATIENCE_S
-        )
+        self._pages: Batcher[_Ask, _Pages | None] = Batcher(self._read_pages, patience_s=_PATIENCE_S)
+        self._members: Batcher[_Members, list[ScopeState | None]] = Batcher(self._read_heads, patience_s=_PATIENCE_S)
 
-    async def pages(
-        self, app_id: str, user_id: str | None, cursors: Sequence[Cursor], limit: int
-    ) -> list[FeedPage | None]:
-        """For each cursor its page; None: no such scope, or `user_id` is not a member (None: a service, sees all)."""
-        return list(await asyncio.gather(*(self._pages.submit((app_id, user_id, cursor, limit)) for cursor in cursors)))
+    async def pages(self, app_id: str, user_id: str | None, cursors: Sequence[Cursor], limit: int) -> _Pages:
+        """For each cursor its page; None: no such scope, or `user_id` is not a member (None: a service, sees all).
+
+        All of them hold `PAGE_OCTETS` together, or one change. Those there was no room for are empty and say `more`.
+        """
+        if not cursors:
+            return []
+        passed_over = 0
+        while True:
+            pages = await self._pages.submit(_Ask(app_id, user_id, tuple(cursors), limit, passed_over))
+            if pages is not None:
+                return pages
+            passed_over += 1
 
     async def heads(self, app_id: str, user_id: str | None, scopes: Sequence[str]) -> list[ScopeState | None]:
         """For each scope its state, or None as in `pages`."""
-        return list(await asyncio.gather(*(self._members.submit((app_id, user_id, scope)) for scope in scopes)))
+        return await self._members.submit((app_id, user_id, tuple(scopes))) if scopes else []
 
-    async def member_scopes(self, app_id: str, user_id: str) -> list[ScopeState]:
-        """The scopes of a user."""
+    async def member_scopes(self, app_id: str, user_id: str) -> tuple[list[ScopeState], bool]:
+        """The scopes of a user that changed last, and whether there are more."""
         async with self._database.connection() as conn:
             return await store.member_scopes(conn, app_id, user_id)
 
@@ -54,55 +80,101 @@ class FeedReader:
         async with self._database.connection() as conn:
             return await store.starts(conn, app_id, scopes, since)
 
-    async def _read_heads(self, reads: Sequence[tuple[str, str | None, str]]) -> Sequence[ScopeState | None]:
-        distinct = list(dict.fromkeys(reads))
+    async def _read_heads(self, asks: Sequence[_Members]) -> Sequence[list[ScopeState | None]]:
+        distinct = list(dict.fromkeys((app_id, user_id, scope) for app_id, user_id, scopes in asks for scope in scopes))
+        found: dict[tuple[str, str | None, str], ScopeState | None] = {}
         async with self._database.connection() as conn:
-            found = dict(zip(distinct, await store.heads(conn, distinct), strict=True))
-        return [found[read] for read in reads]
+            for start in range(0, len(distinct), _HEADS_AT_ONCE):
+                reads = distinct[start : start + _HEADS_AT_ONCE]
+                found |= zip(reads, await store.heads(conn, reads), strict=True)
+        return [[found[app_id, user_id, scope] for scope in scopes] for app_id, user_id, scopes in asks]
 
-    async def _read_pages(self, reads: Sequence[tuple[str, str | None, Cursor, int]]) -> Sequence[FeedPage | None]:
-        # Heads first, with the right to see them: a sequence is given out under the scope's lock, so whatever is at or
-        # below a head that was read before is there to be read after; and what came later, the right may not cover.
-        wanted = list(dict.fromkeys((app_id, user_id, cursor.scope) for app_id, user_id, cursor, _ in reads))
+    async def _read_pages(self, asks: Sequence[_Ask]) -> Sequence[_Pages | None]:
+        # Who was passed over goes first: however many come, nobody is passed over for ever.
+        order = sorted(range(len(asks)), key=lambda place: -asks[place].passed_over)
+        answers: list[_Pages | None] = [None] * len(asks)
+        room = PAGE_OCTETS
         async with self._database.connection() as conn:
-            states = dict(zip(wanted, await store.heads(conn, wanted), strict=True))
-            plans = [_plan(read, states[read[0], read[1], read[2].scope]) for read in reads]
-            parts = await _parts(conn, plans)
-            plans = [plan and _caught_up(read, plan, parts[plan.feed]) for read, plan in zip(reads, plans, strict=True)]
-            parts |= await _parts(conn, [plan for plan in plans if plan is not None and plan.feed not in parts])
-        return [None if plan is None else _page(plan, parts[plan.feed].changes) for plan in plans]
+            for places in _slices(order, asks):
+                if room <= 0:
+                    break
+                reads = [(ask, cursor) for ask in (asks[place] for place in places) for cursor in ask.cursors]
+                found, octets = await _read(conn, reads, room)
+                room -= octets
+                pages = iter(found)
+                for place in places:
+                    of_ask = [next(pages) for _ in asks[place].cursors]
+                    if not all(page is not None and page.is_unread for page in of_ask):
+                        answers[place] = of_ask
+        return answers
+
+
+def _slices(order: Sequence[int], asks: Sequence[_Ask]) -> Iterator[list[int]]:
+    """The places of asks, as many at a time as may be read at once, and one at least."""
+    slice_: list[int] = []
+    reads = 0
+    for place in order:
+        count = len(asks[place].cursors)
+        if slice_ and reads + count > _READS_AT_ONCE:
+            yield slice_
+            slice_, reads = [], 0
+        slice_.append(place)
+        reads += count
+    yield slice_
+
+
+async def _read(conn: Connection, reads: Sequence[tuple[_Ask, Cursor]], room: int) -> tuple[_Pages, int]:
+    """The page of each read as far as there is room, and what they take."""
+    # Heads first, with the right to see them: a sequence is given out under the scope's lock, so whatever is at or
+    # below a head that was read before is there to be read after; and what came later, the right may not cover.
+    wanted = list(dict.fromkeys((ask.app_id, ask.user_id, cursor.scope) for ask, cursor in reads))
+    states = dict(zip(wanted, await store.heads(conn, wanted), strict=True))
+    plans = [_plan(ask, cursor, states[ask.app_id, ask.user_id, cursor.scope]) for ask, cursor in reads]
+    parts = await _parts(conn, plans, room)
+    plans = [plan and _caught_up(read, plan, parts[plan.feed]) for read, plan in zip(reads, plans, strict=True)]
+    late = [plan for plan in plans if plan is not None and plan.feed not in parts]
+    parts |= await _parts(conn, late, room - _octets(parts.values()))
+    return [None if plan is None else _page(plan, parts[plan.feed]) for plan in plans], _octets(parts.values())
 
 
 class _Plan(NamedTuple):
     state: ScopeState
     feed: store.FeedRead
+    cursor: Cursor
     reset: bool
 
 
-def _plan(read: tuple[str, str | None, Cursor, int], state: ScopeState | None) -> _Plan | None:
-    app_id, _, cursor, limit = read
+def _plan(ask: _Ask, cursor: Cursor, state: ScopeState | None) -> _Plan | None:
     if state is None:
         return None
     reset = not can_resume(cursor, state)
     after = 0 if reset else cursor.sequence or 0
-    return _Plan(state, store.FeedRead(app_id, state.scope, state.epoch, after, state.head, limit), reset)
+    feed = store.FeedRead(ask.app_id, state.scope, state.epoch, after, state.head, ask.limit)
+    return _Plan(state, feed, cursor, reset)
 
 
-def _caught_up(read: tuple[str, str | None, Cursor, int], plan: _Plan, part: store.FeedPart) -> _Plan | None:
+def _caught_up(read: tuple[_Ask, Cursor], plan: _Plan, part: store.FeedPart | None) -> _Plan | None:
     # Tombstones may have been removed since the heads were read. Who would miss them starts from the beginning.
-    if part.pruned == plan.state.pruned:
+    if part is None or part.pruned == plan.state.pruned:
         return plan
-    return _plan(read, plan.state._replace(pruned=part.pruned))
+    return _plan(*read, plan.state._replace(pruned=part.pruned))
 
 
-async def _parts(conn: Connection, plans: Sequence[_Plan | None]) -> dict[store.FeedRead, store.FeedPart]:
+async def _parts(
+    conn: Connection, plans: Sequence[_Plan | None], octets: int
+) -> dict[store.FeedRead, store.FeedPart | None]:
     feeds = list(dict.fromkeys(plan.feed for plan in plans if plan is not None))
     if not feeds:
         return {}
-    return dict(zip(feeds, await store.changes_between(conn, feeds), strict=True))
+    return dict(zip(feeds, await store.changes_between(conn, feeds, octets), strict=True))
 
 
-def _page(plan: _Plan, changes: tuple[Change, ...]) -> FeedPage:
-    more = len(changes) == plan.feed.limit
-    last = changes[-1].sequence if more else plan.state.head
-    return FeedPage(plan.state, changes, reached(plan.state, last), more=more, reset=plan.reset)
+def _octets(parts: Iterable[store.FeedPart | None]) -> int:
+    return sum(part.octets for part in parts if part is not None)
+
+
+def _page(plan: _Plan, part: store.FeedPart | None) -> FeedPage:
+    if part is None:
+        return FeedPage(plan.state, (), plan.cursor, more=True)
+    last = part.changes[-1].sequence if part.more else plan.state.head
+    return FeedPage(plan.state, part.changes, reached(plan.state, last), more=part.more, reset=plan.reset)

@@ -9,7 +9,7 @@ from typing import Protocol
 from syncbeat_server.clock import Clock
 from syncbeat_server.directory.model import FOREGROUND_S
 from syncbeat_server.errors import AccessDenied
-from syncbeat_server.sync import policy, store
+from syncbeat_server.sync import policy
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, FeedPage, Hint, Poll
 from syncbeat_server.sync.policy import Situation, Tuning
 from syncbeat_server.sync.recorder import Recorder
@@ -65,7 +65,7 @@ class Hints:
             AccessDenied: as `polled`.
         """
         view = self._views.cached(poll.device)
-        if view is None or not _covers(view, poll.cursors) or len(view.scopes) >= store.MAX_SCOPES:
+        if view is None or not _covers(view, poll.cursors):
             return None
         return self._told(poll, view)
 
@@ -81,7 +81,7 @@ class Hints:
             view = await self._views.read(device)
         if view is None:
             return None
-        if len(view.scopes) >= store.MAX_SCOPES:
+        if view.more_scopes:
             view = await self._views.with_scopes(device, view, [cursor.scope for cursor in poll.cursors])
         return self._told(poll, view)
 
@@ -113,7 +113,8 @@ class Hints:
     def _situation(self, device: DeviceKey, view: DeviceView, activity: Activity | None, now: float) -> Situation:
         shown = activity or view.activity or _NOTHING_REPORTED
         woken_again = view.platform != _IOS or (shown.state is ActivityState.FOREGROUND and _on_screen(view, now))
-        return Situation(list(view.scopes.values()), shown, view.reach, self._streaming(device), woken_again)
+        scopes, streaming = list(view.scopes.values()), self._streaming(device)
+        return Situation(scopes, shown, view.reach, streaming, woken_again, view.more_scopes)
 
     def _paced(
         self,

@@ -136,7 +136,8 @@ class Reach(NamedTuple):
 
 
 class Hint(NamedTuple):
-    """When a device should ask again, and whether there is news now; `valid_s`: how long to go by it unheard.
+    """When a device should ask again, and whether there is news now; `valid_s`: how long to go by it unheard;
+    `more_scopes`: its user has more scopes than `heads` names.
 
     What it was made from is kept for measuring: the interval before pacing, the device's `attention`, the `residual`
     share of changes that only polls will find, and how many of those are expected a second, weighed by attention.
@@ -150,6 +151,7 @@ class Hint(NamedTuple):
     prefer_stream: bool
     valid_s: float
     explanation: str = ""
+    more_scopes: bool = False
     wanted_s: float = 0.0
     attention: float = 1.0
     residual: float = 1.0
@@ -179,6 +181,11 @@ class FeedPage:
     next: Cursor
     more: bool = False
     reset: bool = False
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether there was no room for any of it: it is where it was."""
+        return self.more and not self.changes
 
 
 @dataclass(frozen=True, slots=True)

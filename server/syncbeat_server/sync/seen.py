@@ -35,12 +35,14 @@ class SeenRecorder:
         self._shown = _Newest()
         self._fetched = _Newest()
         self._told = _Newest()
+        self._is_full = False
         self._noted = asyncio.Event()
 
     def note(self, device: DeviceKey, cursors: Sequence[Cursor]) -> None:
         """A device has shown that it knows these cursors."""
         if self._shown.take(device, cursors):
             self._noted.set()
+        self._tell_full(self._shown)
 
     def note_fetched(self, device: DeviceKey, cursors: Sequence[Cursor]) -> None:
         """A call of a device was answered with these cursors: it knows them, or asks again if that was lost."""
@@ -50,6 +52,7 @@ class SeenRecorder:
         fresh = self._told.take(device, cursors)
         if self._fetched.take(device, fresh):
             self._noted.set()
+        self._tell_full(self._fetched)
 
     async def run(self) -> None:
         """Write what is noted, for ever."""
@@ -64,8 +67,16 @@ class SeenRecorder:
                 self._noted.set()
                 await self._clock.sleep(_SEEN_RETRY_S)
 
+    def _tell_full(self, newest: _Newest) -> None:
+        if len(newest) >= _MAX_SEEN and not self._is_full:
+            self._is_full = True
+            _log.warning(
+                "too many cursors wait to be recorded: others are not, and their devices may be woken once more"
+            )
+
     async def flush(self) -> None:
         """Write everything that is noted now."""
+        self._is_full = False
         for newest, write in ((self._shown, store.record_seen), (self._fetched, record_fetched)):
             while newest:
                 batch = dict(itertools.islice(newest.items(), _SEEN_BATCH))

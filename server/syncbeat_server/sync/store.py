@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
 
-from syncbeat_server.storage.postgres import Connection
+from syncbeat_server.directory.model import MAX_SCOPES
+from syncbeat_server.storage.postgres import Connection, Row
 from syncbeat_server.sync.model import (
     Activity,
     ActivityState,
@@ -21,15 +24,16 @@ from syncbeat_server.sync.model import (
 )
 from syncbeat_server.sync.scopes import STATE, STATE_COLUMNS, scope_state
 
-MAX_SCOPES = 500
 MAX_OCTETS = 1 << 20
 """What a value may come to as text, or as PostgreSQL holds it; two constraints of the table see to it."""
+ROW_OCTETS = 400
+"""What a change takes on the wire beside its value, at most: the names of its scope and key, epoch, numbers, times."""
 
 
 class DeviceView(NamedTuple):
     """What a hint is made of: the activity a device last reported and when (unix seconds), how far pushes reach it, its
-    user's scopes by name (of many, those that changed last come first), the newest cursors that it has shown, and the
-    heads of its scopes by name where they were asked for before."""
+    user's scopes by name (of many, those that changed last come first), the newest cursors that it has shown, the
+    heads of its scopes by name where they were asked for before, and whether the user has more scopes than these."""
 
     activity: Activity | None
     reported_at: float
@@ -38,6 +42,7 @@ class DeviceView(NamedTuple):
     scopes: dict[str, ScopeState]
     seen: dict[str, Cursor]
     heads: tuple[Cursor, ...] | None = None
+    more_scopes: bool = False
 
 
 async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[DeviceView | None]:
@@ -55,7 +60,7 @@ async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[D
            LEFT JOIN device_cursors c ON (c.app_id, c.user_id, c.device_id, c.scope)
                                        = (k.app_id, k.user_id, k.device_id, s.scope)""",
         *_device_columns(devices),
-        MAX_SCOPES,
+        MAX_SCOPES + 1,
     )
     views: list[DeviceView | None] = [None] * len(devices)
     for row in rows:
@@ -83,7 +88,9 @@ async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[D
                 {},
             )
         scope = columns[0]
-        if scope is not None:
+        if len(view.scopes) == MAX_SCOPES:
+            views[place - 1] = view._replace(more_scopes=True)
+        elif scope is not None:
             view.scopes[scope] = scope_state(columns)
             if seen_sequence is not None:
                 view.seen[scope] = Cursor(scope, seen_epoch, seen_sequence)
@@ -163,54 +170,74 @@ class FeedRead(NamedTuple):
 
 
 class FeedPart(NamedTuple):
-    """The next changes of a read, and the highest sequence of a tombstone that was gone by then."""
+    """The next changes of a read, what they take on the wire at most, whether others follow up to its head, and the
+    highest sequence of a tombstone that was gone by then."""
 
     pruned: int
     changes: tuple[Change, ...]
+    octets: int
+    more: bool
 
 
-async def changes_between(conn: Connection, reads: Sequence[FeedRead]) -> list[FeedPart]:
-    """The next changes of each read, oldest first. Access was checked by `heads`."""
+async def changes_between(conn: Connection, reads: Sequence[FeedRead], octets: int) -> list[FeedPart | None]:
+    """The next changes of each read, oldest first: in the order of the reads as many as fit into `octets`, and one at
+    least. None: there was no room left for any of the read. Access was checked by `heads`."""
     # `pruned` as of the same snapshot as the changes: no pause, however long, comes between the two.
+    # Sizes are summed before any value is looked at: what is not sent is neither fetched nor rendered.
     rows = await conn.fetch(
-        """SELECT k.i, s.pruned, c.key, c.value::text AS value, c.deleted, c.sequence, c.changed_at
-           FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
-                WITH ORDINALITY AS k (app_id, scope, after, head, most, i)
-           JOIN scopes s USING (app_id, scope)
+        """SELECT t.i, t.pruned, c.key, c.value, c.deleted, t.sequence, c.changed_at, t.octets, t.followed
+           FROM (
+               SELECT k.i, k.app_id, k.scope, s.pruned, c.*,
+                      sum(c.octets) OVER w <= $6 OR sum(c.octets) OVER w = c.octets AS fits
+               FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
+                    WITH ORDINALITY AS k (app_id, scope, after, head, most, i)
+               JOIN scopes s USING (app_id, scope)
+               LEFT JOIN LATERAL (
+                   SELECT c.sequence, c.octets + $7 AS octets,
+                          lead(true, 1, false) OVER (ORDER BY c.sequence) AS followed
+                   FROM changes c
+                   WHERE c.app_id = k.app_id AND c.scope = k.scope AND c.sequence > k.after AND c.sequence <= k.head
+                   ORDER BY c.sequence LIMIT k.most) c ON true
+               WINDOW w AS (ORDER BY k.i, c.sequence)) t
            LEFT JOIN LATERAL (
-               SELECT * FROM changes c
-               WHERE c.app_id = k.app_id AND c.scope = k.scope AND c.sequence > k.after AND c.sequence <= k.head
-               ORDER BY c.sequence LIMIT k.most) c ON true
-           ORDER BY k.i, c.sequence""",
+               SELECT c.key, c.value::text AS value, c.deleted, c.changed_at FROM changes c
+               WHERE c.app_id = t.app_id AND c.scope = t.scope AND c.sequence = t.sequence LIMIT 1) c ON true
+           WHERE t.fits IS NOT FALSE
+           ORDER BY t.i, t.sequence""",
         [read.app_id for read in reads],
         [read.scope for read in reads],
         [read.after for read in reads],
         [read.head for read in reads],
         [read.limit for read in reads],
+        octets,
+        ROW_OCTETS,
     )
-    pruned = [0] * len(reads)
-    pages: list[list[Change]] = [[] for _ in reads]
-    for row in rows:
-        index = row["i"] - 1
-        pruned[index] = row["pruned"]
-        if row["sequence"] is None:
-            continue
-        pages[index].append(
-            Change(
-                scope=reads[index].scope,
-                epoch=reads[index].epoch,
-                key=row["key"],
-                value_json=row["value"] or "",
-                deleted=row["deleted"],
-                sequence=row["sequence"],
-                changed_at=row["changed_at"],
-            )
+    parts: list[FeedPart | None] = [None] * len(reads)
+    for place, of_read in itertools.groupby(rows, key=itemgetter("i")):
+        parts[place - 1] = _part(reads[place - 1], list(of_read))
+    return parts
+
+
+def _part(read: FeedRead, rows: Sequence[Row]) -> FeedPart:
+    found = [row for row in rows if row["sequence"] is not None]
+    changes = tuple(
+        Change(
+            scope=read.scope,
+            epoch=read.epoch,
+            key=row["key"],
+            value_json=row["value"] or "",
+            deleted=row["deleted"],
+            sequence=row["sequence"],
+            changed_at=row["changed_at"],
         )
-    return [FeedPart(mark, tuple(page)) for mark, page in zip(pruned, pages, strict=True)]
+        for row in found
+    )
+    more = bool(found) and found[-1]["followed"]
+    return FeedPart(rows[0]["pruned"], changes, sum(row["octets"] for row in found), more)
 
 
-async def member_scopes(conn: Connection, app_id: str, user_id: str) -> list[ScopeState]:
-    """The scopes of a user, at most `MAX_SCOPES`, those that changed last first."""
+async def member_scopes(conn: Connection, app_id: str, user_id: str) -> tuple[list[ScopeState], bool]:
+    """The scopes of a user, at most `MAX_SCOPES`, those that changed last first; and whether there are more."""
     rows = await conn.fetch(
         f"""SELECT {STATE}
            FROM scope_members m JOIN scopes s USING (app_id, scope)
@@ -218,9 +245,9 @@ async def member_scopes(conn: Connection, app_id: str, user_id: str) -> list[Sco
            ORDER BY s.changed_at DESC NULLS LAST, s.scope LIMIT $3""",
         app_id,
         user_id,
-        MAX_SCOPES,
+        MAX_SCOPES + 1,
     )
-    return [scope_state(list(row.values())) for row in rows]
+    return [scope_state(list(row.values())) for row in rows[:MAX_SCOPES]], len(rows) > MAX_SCOPES
 
 
 async def joined_starts(

@@ -57,6 +57,8 @@ class HeadSweep:
         if len(self._hub):
             async with self._database.connection() as conn:
                 joiners = await store.recent_joiners(conn, 3 * pause_s, _MAX_CHANGED)
+            if len(joiners) == _MAX_CHANGED:  # and perhaps others: every stream looks for itself
+                self._hub.look_everywhere()
             for joiner in joiners:
                 self._hub.members_changed(*joiner)
         apps = self._hub.apps_followed_whole()

@@ -179,7 +179,7 @@ class Views:
                 found = await store.device_views(conn, list(places))
             if self._listening() and not reading.everything:
                 for device, view in zip(places, found, strict=True):
-                    if view is not None and device[:2] not in reading.users and len(view.scopes) < store.MAX_SCOPES:
+                    if view is not None and device[:2] not in reading.users and not view.more_scopes:
                         self._keep(device, view, reading)
         return [found[place] for place in asked]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.errors import AccessDenied, DependencyDown, NotFound, TokenExpired
 from syncbeat_server.sync import policy
 from syncbeat_server.sync.feed import FeedReader
@@ -40,6 +41,7 @@ _HINT_MOVES_BY = 2.0
 _RETRY_S = 1.0
 _LONGEST_TRANSACTION_S = 10.0
 _MAX_CURSORS_OF_ALL = 100_000
+_MOST_FOLLOWED = 2 * MAX_SCOPES  # those that are named, and those that changed last
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class WatchRequest:
 
 @dataclass
 class _Progress:
-    """Where one stream is."""
+    """Where one stream is. `more_scopes`: its user has more scopes than it follows."""
 
     opened_at: datetime
     states: dict[str, ScopeState] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class _Progress:
     shown: set[str] = field(default_factory=set)
     hint: Hint | None = None
     recheck_at: float = 0.0
+    more_scopes: bool = False
 
 
 class HintStreams:
@@ -224,7 +227,9 @@ class HintStreams:
         try:
             if request.user_id is None:
                 subscription.dirty |= await self._learn_scopes(request, progress, dirty)
-            cursors = [progress.sent[scope] for scope in sorted(dirty & progress.sent.keys())]
+            known = sorted(dirty & progress.sent.keys())
+            subscription.dirty |= set(known[_PAGE:])
+            cursors = [progress.sent[scope] for scope in known[:_PAGE]]
             pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, _PAGE)
         except DependencyDown:
             subscription.dirty |= dirty  # a scope that is not known yet stands nowhere else
@@ -260,18 +265,22 @@ class HintStreams:
     ) -> None:
         if request.user_id is None:
             return
-        states = await self._reader.member_scopes(request.device.app_id, request.user_id)
-        present = {state.scope for state in states}
-        for scope in set(progress.sent) - present:
+        app_id, user_id = request.device.app_id, request.user_id
+        states, progress.more_scopes = await self._reader.member_scopes(app_id, user_id)
+        gone = list(progress.sent.keys() - {state.scope for state in states})
+        if progress.more_scopes:
+            # Of very many those that changed last are told, and the stream may follow others.
+            still = await self._reader.heads(app_id, user_id, gone)
+            gone = [scope for scope, state in zip(gone, still, strict=True) if state is None]
+        for scope in gone:
             self._leave(subscription, progress, scope)
-        joined = [state for state in states if state.scope not in progress.sent]
+        room = max(0, _MOST_FOLLOWED - len(progress.sent))
+        joined = [state for state in states if state.scope not in progress.sent][:room]
         begin: dict[str, int] = {}
         if joined and not opening:
             # What was published between the join and its being noticed here is news to this stream.
             names = [state.scope for state in joined]
-            begin = await self._reader.joined_starts(
-                request.device.app_id, request.user_id, names, _LONGEST_TRANSACTION_S
-            )
+            begin = await self._reader.joined_starts(app_id, user_id, names, _LONGEST_TRANSACTION_S)
         for state in joined:
             self._start_scope(progress, state, None)
             progress.sent[state.scope] = state.cursor._replace(sequence=begin.get(state.scope, state.head))
@@ -310,7 +319,7 @@ class HintStreams:
         return hint
 
     def _hint(self, request: WatchRequest, progress: _Progress) -> Hint:
-        situation = Situation(list(progress.states.values()), request.activity)
+        situation = Situation(list(progress.states.values()), request.activity, more_scopes=progress.more_scopes)
         return policy.decide(situation, self._tuning(request.device.app_id), self._clock.now(), changed=False)
 
     def _checkpoint(self, request: WatchRequest, progress: _Progress) -> Checkpoint:

@@ -160,8 +160,9 @@ class DirectoryServiceServicer:
 
     def AddScopeMembers(self, request, context):
         """AddScopeMembers adds members to a scope, which is made when it is not there; one that is a member gets
-        the role. Repeating it changes nothing. More members than a scope may have (10,000 unless set otherwise):
-        RESOURCE_EXHAUSTED / RATE_LIMITED, and none is added.
+        the role. Repeating it changes nothing. More members than a scope may have (10,000), or a user with more than
+        2,000 scopes, whom the metadata names as `user_id`: RESOURCE_EXHAUSTED / RATE_LIMITED, and none is added. Who had
+        more before there was that limit keeps them, and may get other roles in them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

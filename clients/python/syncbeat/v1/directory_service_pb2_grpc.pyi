@@ -61,8 +61,9 @@ class DirectoryServiceStub:
     """GetPreferences answers what a user wants to be spared; the defaults when nothing was set."""
     AddScopeMembers: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.AddScopeMembersRequest, _directory_service_pb2.AddScopeMembersResponse]
     """AddScopeMembers adds members to a scope, which is made when it is not there; one that is a member gets
-    the role. Repeating it changes nothing. More members than a scope may have (10,000 unless set otherwise):
-    RESOURCE_EXHAUSTED / RATE_LIMITED, and none is added.
+    the role. Repeating it changes nothing. More members than a scope may have (10,000), or a user with more than
+    2,000 scopes, whom the metadata names as `user_id`: RESOURCE_EXHAUSTED / RATE_LIMITED, and none is added. Who had
+    more before there was that limit keeps them, and may get other roles in them.
     """
     RemoveScopeMembers: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.RemoveScopeMembersRequest, _directory_service_pb2.RemoveScopeMembersResponse]
     """RemoveScopeMembers takes members out of a scope; who is not in it is passed over. Their streams bring no
@@ -122,8 +123,9 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     """GetPreferences answers what a user wants to be spared; the defaults when nothing was set."""
     AddScopeMembers: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.AddScopeMembersRequest, _directory_service_pb2.AddScopeMembersResponse]  # type: ignore[assignment]
     """AddScopeMembers adds members to a scope, which is made when it is not there; one that is a member gets
-    the role. Repeating it changes nothing. More members than a scope may have (10,000 unless set otherwise):
-    RESOURCE_EXHAUSTED / RATE_LIMITED, and none is added.
+    the role. Repeating it changes nothing. More members than a scope may have (10,000), or a user with more than
+    2,000 scopes, whom the metadata names as `user_id`: RESOURCE_EXHAUSTED / RATE_LIMITED, and none is added. Who had
+    more before there was that limit keeps them, and may get other roles in them.
     """
     RemoveScopeMembers: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.RemoveScopeMembersRequest, _directory_service_pb2.RemoveScopeMembersResponse]  # type: ignore[assignment]
     """RemoveScopeMembers takes members out of a scope; who is not in it is passed over. Their streams bring no
@@ -222,8 +224,9 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_directory_service_pb2.AddScopeMembersResponse, _abc.Awaitable[_directory_service_pb2.AddScopeMembersResponse]]:
         """AddScopeMembers adds members to a scope, which is made when it is not there; one that is a member gets
-        the role. Repeating it changes nothing. More members than a scope may have (10,000 unless set otherwise):
-        RESOURCE_EXHAUSTED / RATE_LIMITED, and none is added.
+        the role. Repeating it changes nothing. More members than a scope may have (10,000), or a user with more than
+        2,000 scopes, whom the metadata names as `user_id`: RESOURCE_EXHAUSTED / RATE_LIMITED, and none is added. Who had
+        more before there was that limit keeps them, and may get other roles in them.
         """
 
     @_abc_1.abstractmethod

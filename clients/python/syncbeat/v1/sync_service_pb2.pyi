@@ -152,6 +152,7 @@ class Hint(_message.Message):
     VALID_DURATION_FIELD_NUMBER: _builtins.int
     PREFER_STREAM_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    MORE_SCOPES_FIELD_NUMBER: _builtins.int
     priority: Global___Priority.ValueType
     """priority is the tier that poll_interval falls into."""
     changed: _builtins.bool
@@ -162,6 +163,11 @@ class Hint(_message.Message):
     """prefer_stream advises WatchHints instead of polls: somebody looks, and changes are frequent."""
     explanation: _builtins.str
     """explanation says in a sentence for people how the interval came about. Empty unless asked for."""
+    more_scopes: _builtins.bool
+    """more_scopes says that the user has more scopes than `heads` names, as who joined them before there was a limit of
+    2,000 may have: that one is not named does not mean that the user has left it. Polls name those that changed last;
+    a stream brings nothing of scopes that its checkpoints do not name, so that such a hint does not prefer one.
+    """
     @_builtins.property
     def poll_interval(self) -> _duration_pb2.Duration:
         """poll_interval is the time until the next poll: by default 5 s to 75 s for a device in the foreground that
@@ -174,7 +180,9 @@ class Hint(_message.Message):
 
     @_builtins.property
     def heads(self) -> _containers.RepeatedCompositeFieldContainer[_core_pb2.ScopeCursor]:
-        """heads are the newest cursors of the device's scopes, by scope."""
+        """heads are the newest cursors of the device's scopes, by scope: of the 2,000 that changed last, and of those
+        that the request named.
+        """
 
     @_builtins.property
     def valid_duration(self) -> _duration_pb2.Duration:
@@ -191,10 +199,11 @@ class Hint(_message.Message):
         valid_duration: _duration_pb2.Duration | None = ...,
         prefer_stream: _builtins.bool = ...,
         explanation: _builtins.str = ...,
+        more_scopes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_poll_time", b"next_poll_time", "poll_interval", b"poll_interval", "valid_duration", b"valid_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "explanation", b"explanation", "heads", b"heads", "next_poll_time", b"next_poll_time", "poll_interval", b"poll_interval", "prefer_stream", b"prefer_stream", "priority", b"priority", "valid_duration", b"valid_duration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "explanation", b"explanation", "heads", b"heads", "more_scopes", b"more_scopes", "next_poll_time", b"next_poll_time", "poll_interval", b"poll_interval", "prefer_stream", b"prefer_stream", "priority", b"priority", "valid_duration", b"valid_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -272,7 +281,7 @@ class GetHintRequest(_message.Message):
     """explain asks for `hint.explanation`."""
     @_builtins.property
     def cursors(self) -> _containers.RepeatedCompositeFieldContainer[_core_pb2.ScopeCursor]:
-        """cursors are how far the device has come in its scopes: at most 500. Empty: `changed` tells whether any
+        """cursors are how far the device has come in its scopes: at most 2,000. Empty: `changed` tells whether any
         scope has changes.
         """
 
@@ -353,7 +362,7 @@ class WatchHintsRequest(_message.Message):
     """
     @_builtins.property
     def cursors(self) -> _containers.RepeatedCompositeFieldContainer[_core_pb2.ScopeCursor]:
-        """cursors say where to resume: at most 500. A scope that is not named, or whose cursor has no sequence,
+        """cursors say where to resume: at most 2,000. A scope that is not named, or whose cursor has no sequence,
         starts from now.
         """
 
@@ -728,7 +737,9 @@ class ListChangesRequest(_message.Message):
     nothing is recorded, and a wake-up for it counts as unanswered.
     """
     page_size: _builtins.int
-    """page_size is the most changes of a page, up to 1,000. 0 means 50. A page may hold fewer."""
+    """page_size is the most changes of a page, up to 1,000. 0 means 50. A page may hold fewer: it ends at about
+    1 MiB, after one change at least, so that it fits a client with gRPC's default limit of 4 MiB.
+    """
     @_builtins.property
     def cursor(self) -> _core_pb2.ScopeCursor:
         """cursor is where to go on: `next_cursor` of the page before. Required; without a sequence the list starts

@@ -85,7 +85,8 @@ class SyncServiceServicer:
 
     def WatchHints(self, request, context):
         """WatchHints streams changes and hints. A user's stream always follows all of the user's scopes, also those
-        it joins later; cursors only say where to resume. Changes of one scope come in order of their sequence,
+        it joins later (of more than 2,000 those that are named or changed last; its hints say `more_scopes` then);
+        cursors only say where to resume. Changes of one scope come in order of their sequence,
         each key with its latest value. A cursor of a scope the user is not a member of: PERMISSION_DENIED /
         ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
         TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain: connect again with the latest

@@ -43,7 +43,8 @@ class SyncServiceStub:
     """
     WatchHints: _grpc.UnaryStreamMultiCallable[_sync_service_pb2.WatchHintsRequest, _sync_service_pb2.WatchHintsResponse]
     """WatchHints streams changes and hints. A user's stream always follows all of the user's scopes, also those
-    it joins later; cursors only say where to resume. Changes of one scope come in order of their sequence,
+    it joins later (of more than 2,000 those that are named or changed last; its hints say `more_scopes` then);
+    cursors only say where to resume. Changes of one scope come in order of their sequence,
     each key with its latest value. A cursor of a scope the user is not a member of: PERMISSION_DENIED /
     ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
     TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain: connect again with the latest
@@ -89,7 +90,8 @@ class SyncServiceAsyncStub(SyncServiceStub):
     """
     WatchHints: _aio.UnaryStreamMultiCallable[_sync_service_pb2.WatchHintsRequest, _sync_service_pb2.WatchHintsResponse]  # type: ignore[assignment]
     """WatchHints streams changes and hints. A user's stream always follows all of the user's scopes, also those
-    it joins later; cursors only say where to resume. Changes of one scope come in order of their sequence,
+    it joins later (of more than 2,000 those that are named or changed last; its hints say `more_scopes` then);
+    cursors only say where to resume. Changes of one scope come in order of their sequence,
     each key with its latest value. A cursor of a scope the user is not a member of: PERMISSION_DENIED /
     ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
     TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain: connect again with the latest
@@ -144,7 +146,8 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sync_service_pb2.WatchHintsResponse], _abc.AsyncIterator[_sync_service_pb2.WatchHintsResponse]]:
         """WatchHints streams changes and hints. A user's stream always follows all of the user's scopes, also those
-        it joins later; cursors only say where to resume. Changes of one scope come in order of their sequence,
+        it joins later (of more than 2,000 those that are named or changed last; its hints say `more_scopes` then);
+        cursors only say where to resume. Changes of one scope come in order of their sequence,
         each key with its latest value. A cursor of a scope the user is not a member of: PERMISSION_DENIED /
         ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
         TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain: connect again with the latest

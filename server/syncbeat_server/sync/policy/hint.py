@@ -40,7 +40,8 @@ Pace = Callable[[float, bool], float]
 class Situation(NamedTuple):
     """What is known of a device that asks. `scopes`: those that changed last come first.
 
-    `woken_again`: a wake-up that it does not answer is sent to it again (not on iOS in the background).
+    `woken_again`: a wake-up that it does not answer is sent to it again (not on iOS in the background). `more_scopes`:
+    its user has more scopes than these.
     """
 
     scopes: Sequence[ScopeState]
@@ -48,6 +49,7 @@ class Situation(NamedTuple):
     reach: Reach = Reach()
     streaming: bool = False
     woken_again: bool = True
+    more_scopes: bool = False
 
 
 class Reckoning(NamedTuple):
@@ -87,9 +89,10 @@ def decide(
         next_poll_at=now + timedelta(seconds=interval),
         changed=changed,
         heads=heads_of(situation.scopes) if heads is None else heads,
-        prefer_stream=looking and _alone_s(situation, tuning, now, reckoning) <= _STREAM_BELOW_S,
+        prefer_stream=looking and _is_for_streams(situation, tuning, now, reckoning),
         valid_s=min(LONGEST_S, max(_VALID_LEAST_S, _VALID_INTERVALS * interval)),
         explanation=_explanation(situation, tuning, reckoning, interval) if explain else "",
+        more_scopes=situation.more_scopes,
         wanted_s=reckoning.interval_s,
         attention=reckoning.attention,
         residual=reckoning.residual,
@@ -108,6 +111,11 @@ def reckon(situation: Situation, tuning: Tuning, now: float) -> Reckoning:
     boosts = [TIER_S[state.boosted] for state in situation.scopes if state.boosted and state.boosted_until > now]
     held_s = max(tuning.bounds.floor_s, min(boosts)) if boosts else math.inf
     return Reckoning(rate, matters, residual, min(interval, held_s), held_s, held_s < interval)
+
+
+def _is_for_streams(situation: Situation, tuning: Tuning, now: datetime, reckoning: Reckoning) -> bool:
+    # A stream follows so many scopes at most, and a poll names those that changed last, whichever they are.
+    return not situation.more_scopes and _alone_s(situation, tuning, now, reckoning) <= _STREAM_BELOW_S
 
 
 def _alone_s(situation: Situation, tuning: Tuning, now: datetime, reckoning: Reckoning) -> float:

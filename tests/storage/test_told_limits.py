@@ -1,0 +1,47 @@
+"""What finds no room is told, or found by looking: nothing is cut off in silence."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncbeat_server.storage.postgres import Database
+from syncbeat_server.sync import seen, sweep
+from syncbeat_server.sync.hub import Subscription
+from syncbeat_server.sync.model import Cursor
+from tests.fakes import FakeClock
+from tests.storage.house import PHONE, House
+from tests.storage.stage import add_members, couple
+
+pytestmark = pytest.mark.usefixtures("database", "clock")
+
+
+@pytest.fixture
+async def house(database: Database, clock: FakeClock) -> House:
+    await couple(database)
+    return House(database, clock)
+
+
+async def test_a_sweep_that_cannot_tell_all_who_joined_lets_every_stream_look(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_MAX_CHANGED", 2)
+    first = Subscription(PHONE, all_scopes=False)
+    house.hub.add(first)
+    for user in ("ann", "bob", "carl"):  # ann joined first, and two are told of
+        await house.clock.advance(0.1)
+        await add_members(house.database, "chat", user)
+    first.members_changed = False
+    await house.sweep.sweep(5.0)
+    assert first.members_changed
+
+
+async def test_cursors_that_find_no_room_to_be_recorded_are_told_in_the_log_once(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(seen, "_MAX_SEEN", 2)
+    for number in range(5):
+        house.seen.note(PHONE, [Cursor(f"scope {number}", "e", 1)])
+    assert caplog.text.count("too many cursors wait") == 1
+    await house.seen.flush()
+    house.seen.note(PHONE, [Cursor("couple", "e", 1)])
+    assert caplog.text.count("too many cursors wait") == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime
 from typing import NamedTuple
 
 from syncbeat_server.storage.batching import Batcher
@@ -41,11 +40,6 @@ class FeedReader:
         """Where a user who joined scopes begins to see them."""
         async with self._database.connection() as conn:
             return await store.joined_starts(conn, app_id, user_id, scopes, margin_s)
-
-    async def starts(self, app_id: str, scopes: Sequence[str], since: datetime) -> list[tuple[ScopeState, int]]:
-        """Where each scope stood at a moment."""
-        async with self._database.connection() as conn:
-            return await store.starts(conn, app_id, scopes, since)
 
     async def _read_heads(self, reads: Sequence[tuple[str, str | None, str]]) -> Sequence[ScopeState | None]:
         distinct = list(dict.fromkeys(reads))

@@ -59,12 +59,6 @@ class HeadSweep:
                 joiners = await store.recent_joiners(conn, 3 * pause_s, _MAX_CHANGED)
             for joiner in joiners:
                 self._hub.members_changed(*joiner)
-        apps = self._hub.apps_followed_whole()
-        if apps:
-            async with self._database.connection() as conn:
-                changed = await scopes.changed_scopes(conn, apps, 3 * pause_s, _MAX_CHANGED)
-            for key in changed:
-                self._hub.scope_changed(*key)
 
 
 class ViewSweep:

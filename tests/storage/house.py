@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -170,3 +170,22 @@ async def _reading(events: AsyncGenerator[StreamEvent, None]) -> AsyncIterator[R
         reading.cancel()
         await asyncio.wait([reading])
         await events.aclose()
+
+
+async def came(reader: Reader, *places: tuple[str, int]) -> None:
+    """Return when these have come, and nothing else; in this order."""
+    await wait_until(lambda: len(reader.places()) >= len(places), what=f"{reader.places()} of {places}")
+    assert reader.places() == list(places)
+
+
+async def token_of_now(house: House) -> str:
+    """Where a stream of the whole app begins that begins now."""
+    async with whole(house) as reader:
+        return reader.token
+
+
+async def publish_to(house: House, scopes: Sequence[str], key: str = "k", patch: str = "{}") -> None:
+    """One change in each scope."""
+    for start in range(0, len(scopes), 1_000):
+        changes = tuple(NewChange(scope, key, patch) for scope in scopes[start : start + 1_000])
+        await house.publisher.publish(Publish(APP, "service:test", changes, None, None, "", b""))

@@ -1,8 +1,8 @@
 """Streams of a whole app: everything that changes, from a token on, whose cost grows with what changed.
 
-The hub says that there is news; by itself a stream looks every 5 s. What is new is what was committed since the snapshot
-at which the last round ended (`sync/rounds.py`): nobody's clock is asked, and nobody waits for a transaction that stays
-open. Of what it reads a stream holds one page.
+The hub says that there is news; by itself a stream looks every 5 s. What is new is what was committed since the
+snapshot at which the last round ended (`sync/rounds.py`): nobody's clock is asked, and nobody waits for a transaction
+that stays open. Of what it reads a stream holds one page.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ class Firehose:
                 continue
             while True:
                 (page,) = await self._reader.pages(request.app_id, None, [cursor], _PAGE)
-                assert page is not None, "scopes stay"
+                if page is None:
+                    raise NotFound("there is no such scope", scope=name)
                 if page.reset:
                     progress.known[name] = page.state.cursor
                     yield self._reset(page.state.cursor)

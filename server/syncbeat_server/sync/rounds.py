@@ -57,8 +57,8 @@ _PLACE = """
         SELECT pg_current_snapshot() AS now, coalesce($3::text::pg_snapshot, pg_current_snapshot()) AS until,
                $2::text::pg_snapshot AS since)"""
 
-# By transaction: from the first that had not begun, and those that were running. Ranges in order, also of one number, and
-# rows by their places, since that leaves no other plan than the index, however often the numbers come.
+# By transaction: from the first that had not begun, and those that were running. Ranges in order, also of one number,
+# and rows by their places, since that leaves no other plan than the index, however often the numbers come.
 _FEW = f"""
     entries AS MATERIALIZED (
         (SELECT c.ctid AS tuple, c.scope, c.sequence, c.xid FROM changes c
@@ -76,8 +76,8 @@ _FEW = f"""
         WHERE pg_visible_in_snapshot(e.xid, until) AND (e.scope, e.sequence) > ($4, $5::bigint)),
     last AS (SELECT NULL::text AS scope, NULL::bigint AS sequence)"""
 
-# In order of (scope, sequence), whoever wrote it. Without `since` everything is news, rows included that came with a dump
-# from a cluster with higher numbers: those that this statement sees although no transaction here has such a number.
+# In order of (scope, sequence), whoever wrote it. Without `since` everything is news, rows included that came with a
+# dump from a cluster with higher numbers: this statement sees them although no transaction here has such a number.
 _ALL = f"""
     entries AS MATERIALIZED (
         SELECT c.ctid AS tuple, c.scope, c.sequence, c.xid FROM changes c
@@ -110,8 +110,7 @@ IN_ORDER = f"WITH {_PLACE}, {_ALL}, {_PAGE}"
 
 async def look(conn: Connection, app_id: str) -> Look:
     """Returns the present moment of an app's feed."""
-    row = await conn.fetchrow(f"SELECT {_LOOK} FROM (SELECT pg_current_snapshot() AS now) place", app_id)
-    assert row is not None
+    (row,) = await conn.fetch(f"SELECT {_LOOK} FROM (SELECT pg_current_snapshot() AS now) place", app_id)
     return _look(row)
 
 

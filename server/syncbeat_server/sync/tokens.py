@@ -1,7 +1,8 @@
 """Where a stream of a whole app is, and the token that says so.
 
-A place is a snapshot of PostgreSQL: which transactions had ended. What the others wrote is still to come, whatever their
-number and however late they end. A long catch-up stops at a second snapshot and goes by (scope, sequence) in between.
+A place is a snapshot of PostgreSQL: which transactions had ended. What the others wrote is still to come, whatever
+their number and however late they end. A long catch-up stops at a second snapshot and goes by (scope, sequence) in
+between.
 """
 
 from __future__ import annotations

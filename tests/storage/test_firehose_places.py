@@ -12,7 +12,7 @@ from syncbeat_server.errors import InvalidRequest
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import firehose, rounds
 from syncbeat_server.sync.firehose import FirehoseRequest
-from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, ResetAll
+from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, ResetAll
 from syncbeat_server.sync.pruning import TombstonePruning
 from syncbeat_server.sync.tokens import Snapshot, decode, encode
 from tests.conftest import DatabaseUrls, run_sql
@@ -277,3 +277,40 @@ async def test_a_malformed_token_is_refused_by_its_field(house: House, token: st
         assert isinstance(reader.error, InvalidRequest)
         assert [fault.path for fault in reader.error.violations] == ["token"]
     assert len(house.hub) == 0
+
+
+async def test_a_reset_by_pruning_comes_once_also_while_a_transaction_stays_open(house: House) -> None:
+    await house.publish("a", "b")
+    token = await token_of_now(house)
+    async with house.database.transaction() as held:
+        await held.execute("SELECT pg_current_xact_id()")  # no snapshot is beyond this number as long as it is open
+        await house.publish("a", deleted=True)
+        await house.clock.advance(32 * DAY_S)
+        assert await prune(house) == 1
+        await reset_by(house, token)
+        async with whole(house) as reader:
+            await house.publish("c")
+            await came(reader, ("couple", 4))
+            assert reader.count(ResetAll) == 0
+            await wait_until(lambda: isinstance(reader.events[-1], Checkpoint))
+            token = reader.token
+        async with whole(house, token) as reader:
+            await house.publish("d")
+            await came(reader, ("couple", 5))
+            assert reader.count(ResetAll) == 0
+
+
+async def test_a_reset_forgets_the_cursors_it_began_with(house: House, database_urls: DatabaseUrls) -> None:
+    await house.publish("a", "b", "c")
+    async with whole(house, "", Cursor("couple", "", 0)) as reader:
+        await came(reader, ("couple", 1), ("couple", 2), ("couple", 3))
+        await run_sql(
+            database_urls.admin_url,
+            "CREATE OR REPLACE FUNCTION syncbeat_feed_identity() RETURNS text LANGUAGE sql AS $$ SELECT 'restored' $$",
+            "UPDATE scopes SET head = 1",
+            "DELETE FROM changes WHERE sequence > 1",
+        )
+        house.hub.look_everywhere()
+        await wait_until(lambda: reader.count(ResetAll))
+        await house.publish("b")
+        await wait_until(lambda: reader.places()[3:] == [("couple", 2)])

@@ -29,11 +29,11 @@ def snapshots(draw: Any, most: int = 256) -> Snapshot:
 AFTER = some.tuples(some.text(max_size=32).filter(lambda text: "\0" not in text), some.integers(0, 2**63 - 1))
 
 
-@given(some.none() | snapshots(), some.none() | snapshots(), AFTER)
+@given(some.none() | snapshots(), some.none() | snapshots(), AFTER, some.integers(0, 2**63 - 1))
 def test_a_token_says_the_place_it_was_made_of(
-    since: Snapshot | None, until: Snapshot | None, after: tuple[str, int]
+    since: Snapshot | None, until: Snapshot | None, after: tuple[str, int], pruned: int
 ) -> None:
-    place = Place(FEED, since, until, after)
+    place = Place(FEED, since, until, after, pruned)
     assert decode("shop", encode("shop", place)) == place
 
 
@@ -41,7 +41,7 @@ def test_a_token_is_small_however_many_transactions_run() -> None:
     xmin = 2**62
     running = tuple(xmin + number * 8_388_000 for number in range(256))  # as far apart as 2**31 allows
     full = Snapshot(xmin, running[-1] + 1, running)
-    token = encode("shop", Place(FEED, full, full, ("é" * 64, 2**63 - 1)))
+    token = encode("shop", Place(FEED, full, full, ("é" * 64, 2**63 - 1), 2**63 - 1))
     assert len(token) <= MAX_TOKEN_BYTES
     assert decode("shop", token).since == full
 
@@ -58,7 +58,9 @@ def test_a_token_of_very_many_transactions_goes_back_and_leaves_none_out() -> No
     assert not any(holds(since, xid) and not holds(many, xid) for xid in range(900, 5_100))
     assert sum(holds(since, xid) for xid in range(900, 5_100)) > 300
     few = Snapshot(7, 9)
-    assert decode("shop", encode("shop", Place(FEED, few, many, ("s", 1)))) == Place(FEED, few), "the round begins anew"
+    assert decode("shop", encode("shop", Place(FEED, few, many, ("s", 1), 5))) == Place(FEED, few, pruned=5), (
+        "the round begins anew"
+    )
 
 
 @pytest.mark.parametrize("text", ["7:7:", "7:9:7", "7:90:7,8,42"])
@@ -86,24 +88,26 @@ def test_a_token_of_another_app_or_with_one_other_character_is_refused() -> None
 WRONG: list[list[Any]] = [
     [],
     [1],
-    [1, FEED, None, None, "s"],
-    [1, 7, None, None, "s", 1],
-    [1, FEED, None, None, "s\0", 1],
-    [1, FEED, None, None, "s" * 129, 1],
-    [1, FEED, None, None, "s", -1],
-    [1, FEED, None, None, "s", True],
-    [1, FEED, None, None, "s", 1.5],
-    [1, FEED, None, None, "s", 2**63],
-    [1, FEED, "7:7:", None, "s", 1],
-    [1, FEED, [7], None, "s", 1],
-    [1, FEED, [0, 7], None, "s", 1],
-    [1, FEED, [8, 7], None, "s", 1],
-    [1, FEED, [7, 9, 2], None, "s", 1],
-    [1, FEED, [7, 99, 2, 0], None, "s", 1],
-    [1, FEED, [7, 99, -1], None, "s", 1],
-    [1, FEED, [7, 2**63], None, "s", 1],
-    [1, FEED, [7, 2**40, *[1] * 257], None, "s", 1],
-    [1, FEED, {"7": 9}, None, "s", 1],
+    [1, FEED, None, None, "s", 0],
+    [1, 7, None, None, "s", 1, 0],
+    [1, FEED, None, None, "s\0", 1, 0],
+    [1, FEED, None, None, "s" * 129, 1, 0],
+    [1, FEED, None, None, "s", -1, 0],
+    [1, FEED, None, None, "s", True, 0],
+    [1, FEED, None, None, "s", 1.5, 0],
+    [1, FEED, None, None, "s", 2**63, 0],
+    [1, FEED, None, None, "s", 1, -1],
+    [1, FEED, None, None, "s", 1],
+    [1, FEED, "7:7:", None, "s", 1, 0],
+    [1, FEED, [7], None, "s", 1, 0],
+    [1, FEED, [0, 7], None, "s", 1, 0],
+    [1, FEED, [8, 7], None, "s", 1, 0],
+    [1, FEED, [7, 9, 2], None, "s", 1, 0],
+    [1, FEED, [7, 99, 2, 0], None, "s", 1, 0],
+    [1, FEED, [7, 99, -1], None, "s", 1, 0],
+    [1, FEED, [7, 2**63], None, "s", 1, 0],
+    [1, FEED, [7, 2**40, *[1] * 257], None, "s", 1, 0],
+    [1, FEED, {"7": 9}, None, "s", 1, 0],
 ]
 
 

@@ -62,12 +62,15 @@ class FirehoseRequest:
 @dataclass
 class _Progress:
     """Where one stream is. `known`: how far it is in scopes that it began in by cursor, and for who resumes by cursors,
-    in all that it met."""
+    in all that it met; `pruned`: as in `Place`, when its round began; `is_level`: it has all that there was."""
 
     place: Place
     lifetime: Lifetime
     known: dict[str, Cursor] = field(default_factory=dict)
     crowded: bool = False
+    pruned: int = 0
+    is_level: bool = False
+    is_over: bool = False
 
 
 class Firehose:
@@ -119,7 +122,7 @@ class Firehose:
     async def _now(self, app_id: str) -> Place:
         async with self._database.connection() as conn:
             look = await rounds.look(conn, app_id)
-        return Place(look.feed, look.now)
+        return _here(look)
 
     async def _catch_up(self, request: FirehoseRequest, progress: _Progress) -> AsyncIterator[StreamEvent]:
         """What came since the cursors that were given. Some of it the first round will find again, and not tell."""
@@ -154,51 +157,57 @@ class Firehose:
     ) -> AsyncIterator[StreamEvent]:
         lifetime = progress.lifetime
         checkpoint_at = self._clock.monotonic()
-        while not lifetime.is_over:
+        while not (lifetime.is_over or progress.is_over):
+            told = False
             try:
                 await lifetime.check()
-                page = await self._next_page(request.app_id, progress)
+                async for event in self._page(request, progress):
+                    told = True
+                    yield event
             except DependencyDown:
                 # The stream outlives an outage of the database: where it is it keeps.
                 await subscription.wait(RETRY_S)
                 continue
-            if not _can_go_on(progress.place, page.look):
-                if request.token is None:
-                    break  # cursors say themselves what they are of: to whoever comes back with them
-                progress.place = Place(page.look.feed, page.look.now)
-                token = encode(request.app_id, Place(page.look.feed, None))
-                yield ResetAll(token, jitter(0.0, REFETCH_S) + self._turn())
-                yield self._checkpoint(request, progress)
-                continue
-            for event in _sent(self._news(request, progress, page.changes)):
-                yield event
-            self._move(progress, page)
-            if request.token is None and page.changes:
+            if told and request.token is None:
                 checkpoint_at = min(checkpoint_at, self._clock.monotonic() + _CURSORS_EVERY_S)
-            if (request.token is not None and page.changes) or self._clock.monotonic() >= checkpoint_at:
+            if (told and request.token is not None) or self._clock.monotonic() >= checkpoint_at:
                 yield self._checkpoint(request, progress)
                 checkpoint_at = self._clock.monotonic() + request.heartbeat_s
-            if page.after is None:
+            if progress.is_level:
                 await self._wait(subscription, lifetime, checkpoint_at)
         yield self._checkpoint(request, progress)
         yield lifetime.drain()
+
+    async def _page(self, request: FirehoseRequest, progress: _Progress) -> AsyncIterator[StreamEvent]:
+        """The events of the next page, which is held no longer than it takes to tell them."""
+        place = progress.place
+        async with self._database.connection() as conn:
+            page = await rounds.next_page(conn, request.app_id, place, crowded=progress.crowded)
+        if not _can_go_on(place, page.look):
+            # Cursors say themselves what they are of: to whoever comes back with them.
+            progress.is_over = request.token is None
+            progress.place, progress.crowded, progress.is_level = _here(page.look), False, False
+            progress.known.clear()
+            if request.token is not None:
+                token = encode(request.app_id, Place(page.look.feed, None))
+                yield ResetAll(token, jitter(0.0, REFETCH_S) + self._turn())
+            return
+        for event in _sent(self._news(request, progress, page.changes)):
+            yield event
+        if place.until is None:
+            progress.pruned = page.look.pruned
+        progress.is_level = page.after is None
+        if page.after is None:
+            pruned = max(progress.pruned, place.pruned)
+            progress.place, progress.crowded = Place(place.feed, page.until, pruned=pruned), False
+        else:
+            progress.place = place._replace(until=page.until, after=page.after)
+            progress.crowded = page.crowded
 
     async def _wait(self, subscription: Subscription, lifetime: Lifetime, checkpoint_at: float) -> None:
         look_s = _LOOK_S if self._listening() else _LOOK_WHEN_DEAF_S
         await asyncio.sleep(_PAUSE_S)
         await subscription.wait(min(look_s, lifetime.patience_s(checkpoint_at)))
-
-    async def _next_page(self, app_id: str, progress: _Progress) -> rounds.Page:
-        async with self._database.connection() as conn:
-            return await rounds.next_page(conn, app_id, progress.place, crowded=progress.crowded)
-
-    def _move(self, progress: _Progress, page: rounds.Page) -> None:
-        place = progress.place
-        if page.after is None:
-            progress.place, progress.crowded = Place(place.feed, page.until), False
-        else:
-            progress.place = place._replace(until=page.until, after=page.after)
-            progress.crowded = page.crowded
 
     def _news(self, request: FirehoseRequest, progress: _Progress, changes: Sequence[Change]) -> list[Change]:
         """Those that were not told by cursor; the cursors move past them."""
@@ -247,7 +256,11 @@ def _can_go_on(place: Place, look: rounds.Look) -> bool:
         return False
     # Who has been told nothing when a list began lacks no deletion of before.
     floor = place.since or place.until
-    return floor is None or look.pruned < floor.xmin
+    return floor is None or look.pruned < floor.xmin or look.pruned == place.pruned
+
+
+def _here(look: rounds.Look) -> Place:
+    return Place(look.feed, look.now, pruned=look.pruned)
 
 
 def _sent(changes: Sequence[Change]) -> list[ChangesSent]:

@@ -62,13 +62,13 @@ _PLACE = """
 _FEW = f"""
     entries AS MATERIALIZED (
         (SELECT c.ctid AS tuple, c.scope, c.sequence, c.xid FROM changes c
-         WHERE c.app_id = $1 AND c.xid >= pg_snapshot_xmax($2::text::pg_snapshot)
+         WHERE c.app_id = $1 AND c.xid >= pg_snapshot_xmax($2::text::pg_snapshot) AND c.xid > '0'
            AND c.xid < (SELECT pg_snapshot_xmax(until) FROM place)
          ORDER BY c.xid LIMIT {MOST_ENTRIES + 1})
         UNION ALL
         (SELECT f.* FROM pg_snapshot_xip($2::text::pg_snapshot) running CROSS JOIN LATERAL (
              SELECT c.ctid, c.scope, c.sequence, c.xid FROM changes c
-             WHERE c.app_id = $1 AND c.xid >= running AND c.xid <= running
+             WHERE c.app_id = $1 AND c.xid >= running AND c.xid <= running AND c.xid > '0'
              ORDER BY c.xid LIMIT {MOST_ENTRIES + 1}) f
          LIMIT {MOST_ENTRIES + 1})),
     news AS (

@@ -42,13 +42,15 @@ class Place(NamedTuple):
     """What of an app's feed was brought: all that had ended at `since` (None: nothing yet), and of what ended between
     that and `until`, if there is one, the rows up to `after`, in order of (scope, sequence).
 
-    `feed` tells the feed's table, in this database of this cluster, from others.
+    `feed` tells the feed's table, in this database of this cluster, from others; `pruned` is the last transaction whose
+    tombstones had been removed at `since`, or earlier.
     """
 
     feed: str
     since: Snapshot | None
     until: Snapshot | None = None
     after: tuple[str, int] = ("", 0)
+    pruned: int = 0
 
 
 class NotAToken(ValueError):
@@ -70,10 +72,10 @@ def encode(app_id: str, place: Place) -> str:
     """Returns the token of a place. Where very many transactions run, what the newest of them wrote may come again."""
     if place.until is not None and len(place.until.running) > _MAX_RUNNING:
         # A catch-up cannot stop at an earlier moment than it did: it begins anew.
-        place = Place(place.feed, place.since)
+        place = Place(place.feed, place.since, pruned=place.pruned)
     since = None if place.since is None else _parts(_coarse(place.since))
     until = None if place.until is None else _parts(place.until)
-    told = orjson.dumps([_VERSION, place.feed, since, until, *place.after])
+    told = orjson.dumps([_VERSION, place.feed, since, until, *place.after, place.pruned])
     return base64.urlsafe_b64encode(_check(app_id, told) + told).decode().rstrip("=")
 
 
@@ -113,12 +115,12 @@ def _parts(snapshot: Snapshot) -> list[int]:
     return [snapshot.xmin, snapshot.xmax, *(xid - last for last, xid in zip(before, snapshot.running, strict=False))]
 
 
-def _place(feed: Any, since: Any, until: Any, scope: Any, sequence: Any) -> Place:
+def _place(feed: Any, since: Any, until: Any, scope: Any, sequence: Any, pruned: Any) -> Place:
     if not isinstance(feed, str) or not isinstance(scope, str) or "\0" in scope:
         raise NotAToken
-    if len(scope.encode()) > _MAX_SCOPE_BYTES or not _is_number(sequence):
+    if len(scope.encode()) > _MAX_SCOPE_BYTES or not (_is_number(sequence) and _is_number(pruned)):
         raise NotAToken
-    return Place(feed, _snapshot(since), _snapshot(until), (scope, sequence))
+    return Place(feed, _snapshot(since), _snapshot(until), (scope, sequence), pruned)
 
 
 def _snapshot(parts: Any) -> Snapshot | None:

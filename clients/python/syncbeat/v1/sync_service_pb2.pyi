@@ -366,7 +366,7 @@ class WatchHintsRequest(_message.Message):
     @_builtins.property
     def cursors(self) -> _containers.RepeatedCompositeFieldContainer[_core_pb2.ScopeCursor]:
         """cursors say where to resume: at most 500. A scope that is not named, or whose cursor has no sequence,
-        starts from now.
+        starts from now. None beside a `token` that is not empty.
         """
 
     @_builtins.property
@@ -417,7 +417,7 @@ class WatchHintsResponse(_message.Message):
     @_builtins.property
     def hint(self) -> Global___Hint:
         """hint is sent first, and whenever the interval to poll by, should the stream break, has halved or
-        doubled.
+        doubled. Of all scopes it is that of a device that follows none: nobody polls them all.
         """
 
     @_builtins.property

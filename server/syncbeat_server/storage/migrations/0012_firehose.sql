@@ -4,9 +4,10 @@
 -- Rows of before were written by nobody that a stream may still wait for. A constant default rewrites no row.
 ALTER TABLE changes ADD COLUMN xid xid8 NOT NULL DEFAULT '0';
 ALTER TABLE changes ALTER COLUMN xid SET DEFAULT pg_current_xact_id();
-CREATE INDEX changes_by_xid ON changes (app_id, xid);
+CREATE INDEX changes_by_xid ON changes (app_id, xid) WHERE xid > '0';
 
--- Servers of earlier versions do not name the column when they change a row; for those that do this is never called.
+-- Servers of earlier versions do not name the column when they change a row; for those that do this is called only where
+-- a transaction changes a row twice.
 CREATE FUNCTION syncbeat_stamp_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.xid := pg_current_xact_id();
@@ -30,11 +31,13 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON pruned_feeds TO syncbeat_service;
 -- Which table the transactions of the feeds are of: a dump that is restored, here or elsewhere, makes another one. Some
 -- providers may keep the cluster's identifier to themselves; the two oids are told to everybody.
 CREATE FUNCTION syncbeat_feed_identity() RETURNS text LANGUAGE plpgsql STABLE AS $$
-DECLARE cluster bigint;
+DECLARE cluster bigint := 0;
 BEGIN
-    IF has_function_privilege('pg_control_system()', 'EXECUTE') THEN
+    BEGIN
         cluster := (SELECT system_identifier FROM pg_control_system());
-    END IF;
-    RETURN concat_ws('.', coalesce(cluster, 0), (SELECT oid FROM pg_database WHERE datname = current_database()),
+    EXCEPTION WHEN insufficient_privilege OR undefined_function OR feature_not_supported THEN
+        NULL;
+    END;
+    RETURN concat_ws('.', cluster, (SELECT oid FROM pg_database WHERE datname = current_database()),
                      'changes'::regclass::oid);
 END $$;

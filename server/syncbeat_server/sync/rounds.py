@@ -52,10 +52,11 @@ _LOOK = f"""
     coalesce((SELECT p.xid FROM pruned_feeds p WHERE p.app_id = $1 AND p.xid < pg_snapshot_xmax(now)), '0')::text
         AS pruned"""
 
+_PAGED = f"page AS MATERIALIZED (SELECT tuple FROM news ORDER BY scope, sequence LIMIT {MAX_CHANGES})"
+
 _PLACE = """
     place AS MATERIALIZED (
-        SELECT pg_current_snapshot() AS now, coalesce($3::text::pg_snapshot, pg_current_snapshot()) AS until,
-               $2::text::pg_snapshot AS since)"""
+        SELECT pg_current_snapshot() AS now, coalesce($3::text::pg_snapshot, pg_current_snapshot()) AS until)"""
 
 # By transaction: from the first that had not begun, and those that were running. Ranges in order, also of one number,
 # and rows by their places, since that leaves no other plan than the index, however often the numbers come.
@@ -74,33 +75,40 @@ _FEW = f"""
     news AS (
         SELECT e.* FROM entries e, place
         WHERE pg_visible_in_snapshot(e.xid, until) AND (e.scope, e.sequence) > ($4, $5::bigint)),
-    last AS (SELECT NULL::text AS scope, NULL::bigint AS sequence)"""
+    {_PAGED},
+    ends AS (
+        SELECT NULL::text AS last_scope, NULL::bigint AS last_sequence,
+               (SELECT count(*) FROM entries) > {MOST_ENTRIES} AS crowded)"""
 
 # In order of (scope, sequence), whoever wrote it. Without `since` everything is news, rows included that came with a
 # dump from a cluster with higher numbers: this statement sees them although no transaction here has such a number.
+# The walk ends where the page is full; `ends` goes on from the last that was passed only where it is not.
 _ALL = f"""
-    entries AS MATERIALIZED (
+    entries AS NOT MATERIALIZED (
         SELECT c.ctid AS tuple, c.scope, c.sequence, c.xid FROM changes c
         WHERE c.app_id = $1 AND (c.scope, c.sequence) > ($4, $5::bigint)
         ORDER BY c.scope, c.sequence LIMIT {MOST_ENTRIES}),
-    news AS (
-        SELECT e.* FROM entries e, place
-        WHERE (since IS NULL OR NOT pg_visible_in_snapshot(e.xid, since))
-          AND (pg_visible_in_snapshot(e.xid, until) OR since IS NULL AND e.xid >= pg_snapshot_xmax(now))),
-    last AS (SELECT scope, sequence FROM entries ORDER BY scope DESC, sequence DESC LIMIT 1)"""
+    news AS NOT MATERIALIZED (
+        SELECT * FROM entries
+        WHERE ($2::text IS NULL OR NOT pg_visible_in_snapshot(xid, $2::text::pg_snapshot))
+          AND (pg_visible_in_snapshot(xid, (SELECT until FROM place))
+               OR $2::text IS NULL AND xid >= (SELECT pg_snapshot_xmax(now) FROM place))),
+    {_PAGED},
+    ends AS (
+        SELECT scope AS last_scope, sequence AS last_sequence, true AS crowded FROM entries
+        WHERE (SELECT count(*) FROM page) < {MAX_CHANGES}
+        ORDER BY scope, sequence OFFSET {MOST_ENTRIES - 1})"""
 
 _PAGE = f"""
-    page AS MATERIALIZED (SELECT tuple FROM news ORDER BY scope, sequence LIMIT {MAX_CHANGES}),
     sized AS (
         SELECT c.scope, s.epoch, c.key, c.value, c.deleted, c.sequence, c.changed_at,
                row_number() OVER w AS n, sum({OCTETS}) OVER w AS octets
         FROM changes c JOIN scopes s ON (s.app_id, s.scope) = (c.app_id, c.scope)
         WHERE c.ctid = ANY (ARRAY(SELECT tuple FROM page))
         WINDOW w AS (ORDER BY c.scope, c.sequence ROWS UNBOUNDED PRECEDING)),
-    seen AS (
-        SELECT {_LOOK}, until::text AS until, (SELECT count(*) FROM page) AS paged,
-               (SELECT count(*) FROM entries) AS entries, last.scope AS last_scope, last.sequence AS last_sequence
-        FROM place LEFT JOIN last ON true)
+    seen AS MATERIALIZED (
+        SELECT {_LOOK}, until::text AS until, (SELECT count(*) FROM page) AS paged, ends.*
+        FROM place LEFT JOIN ends ON true)
     SELECT seen.*, z.scope, z.epoch, z.key, z.value::text AS value, z.deleted, z.sequence, z.changed_at
     FROM seen LEFT JOIN sized z ON z.n = 1 OR z.octets <= {MAX_OCTETS} ORDER BY z.n"""
 
@@ -124,7 +132,7 @@ async def next_page(conn: Connection, app_id: str, place: Place, *, crowded: boo
     )
     if not crowded and place.since is not None:
         rows = await conn.fetch(BY_TRANSACTION, *arguments)
-        if rows[0]["entries"] <= MOST_ENTRIES:
+        if not rows[0]["crowded"]:
             return _page(rows, crowded=False)
     return _page(await conn.fetch(IN_ORDER, *arguments), crowded=True)
 
@@ -151,6 +159,6 @@ def _page(rows: Sequence[Row], *, crowded: bool) -> Page:
     after = None
     if changes and (len(changes) < seen["paged"] or seen["paged"] == MAX_CHANGES):
         after = (changes[-1].scope, changes[-1].sequence)
-    elif crowded and seen["entries"] == MOST_ENTRIES:
+    elif seen["last_scope"] is not None:
         after = (seen["last_scope"], seen["last_sequence"])
     return Page(_look(seen), snapshot_of(seen["until"]), changes, after, crowded)

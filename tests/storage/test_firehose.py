@@ -293,7 +293,8 @@ async def test_a_firehose_from_a_cursor_that_cannot_be_gone_on_from_is_reset_in_
 async def test_a_firehose_by_cursors_is_sent_away_when_its_database_is_another(
     house: House, database_urls: DatabaseUrls
 ) -> None:
-    async with whole(house, None) as reader:
+    head = await house.publish("a")
+    async with whole(house, None, head) as reader:
         await run_sql(
             database_urls.owner_url,
             "CREATE OR REPLACE FUNCTION syncbeat_feed_identity() RETURNS text LANGUAGE sql AS $$ SELECT 'other' $$",
@@ -301,6 +302,7 @@ async def test_a_firehose_by_cursors_is_sent_away_when_its_database_is_another(
         house.hub.look_everywhere()
         await wait_until(lambda: reader.ended)
         assert isinstance(reader.events[-1], Drain)
+        assert cursors_of(reader) == {("couple", 1)}, "what it is to come back with"
 
 
 async def test_a_firehose_keeps_a_bounded_number_of_cursors(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,13 +184,12 @@ class Firehose:
         async with self._database.connection() as conn:
             page = await rounds.next_page(conn, request.app_id, place, crowded=progress.crowded)
         if not _can_go_on(place, page.look):
-            # Cursors say themselves what they are of: to whoever comes back with them.
-            progress.is_over = request.token is None
+            if request.token is None:
+                progress.is_over = True  # cursors say themselves what they are of: to whoever comes back with them
+                return
             progress.place, progress.crowded, progress.is_level = _here(page.look), False, False
             progress.known.clear()
-            if request.token is not None:
-                token = encode(request.app_id, Place(page.look.feed, None))
-                yield ResetAll(token, jitter(0.0, REFETCH_S) + self._turn())
+            yield ResetAll(encode(request.app_id, Place(page.look.feed, None)), jitter(0.0, REFETCH_S) + self._turn())
             return
         for event in _sent(self._news(request, progress, page.changes)):
             yield event

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from bench import (
     against,
     auth,
+    firehose,
     hint_cold_vs_echo,
     hint_rows_cpu,
     hint_vs_echo,
@@ -33,6 +34,8 @@ FIGURES: dict[str, Callable[[Options], Figure]] = {
     "push_accept_per_s": push_accept_per_s.accepted,
     "push_p95_ms": push_accept_per_s.latency,
     "stream_rss_kb": stream_rss_kb.measure,
+    "firehose_cpu_ms": firehose.cpu,
+    "firehose_kib": firehose.octets,
     "start_s": start_s.measure,
     "auth_cached_us": auth.cached,
     "auth_hs256_us": auth.hs256,

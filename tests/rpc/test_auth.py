@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2
 from syncbeat_server.auth import standings
-from syncbeat_server.sync import watch
+from syncbeat_server.sync import lifetime
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
 from tests.rpc.conftest import METHODS, Caller, Server, entry, hear_each_other, refusal_of, running_server
@@ -255,8 +255,8 @@ async def test_an_operator_keeps_to_its_methods_and_apps(
 async def test_an_idle_stream_is_looked_at_again_although_nobody_told(
     database_urls: DatabaseUrls, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert watch._RECHECK_S <= 60.0
-    monkeypatch.setattr(watch, "_RECHECK_S", 0.3)
+    assert lifetime._RECHECK_S <= 60.0
+    monkeypatch.setattr(lifetime, "_RECHECK_S", 0.3)
     async with running_server(database_urls, redis_url) as server:
         tokens = await create(server)
         stream = server.bearer(tokens.access_token).watch()

@@ -35,11 +35,12 @@ from syncbeat_server.push.model import (
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner, StatementRejected
-from syncbeat_server.sync import scopes, tombstones, touches
+from syncbeat_server.sync import rounds, scopes, tombstones, touches
 from syncbeat_server.sync import store as sync
 from syncbeat_server.sync.model import Activity, Cursor, Priority
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.signal import signal_after_change, unchanged
+from syncbeat_server.sync.tokens import Place
 from tests import claimed
 from tests.rpc.conftest import Server
 from tests.rpc.isolation import PHONE, TOKEN, at, people
@@ -128,9 +129,7 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     sync.member_scopes: scopes_of_bob,
     sync.joined_starts: lambda c: sync.joined_starts(c, "default", "bob", ["bobs"], 10.0),
     sync.recent_joiners: others_who_joined,
-    sync.starts: lambda c: sync.starts(c, "default", ["bobs"], EVER),
     scopes.current_heads: lambda c: scopes.current_heads(c, [("default", "bobs")]),
-    scopes.changed_scopes: lambda c: scopes.changed_scopes(c, ["default", "other"], 1e6, 10),
     scopes.lock_scopes: lambda c: scopes.lock_scopes(c, [("default", "bobs"), ("default", "shared")], create=False),
     scopes.boost: lambda c: scopes.boost(c, "default", "bobs", Priority.FAST, 60.0),
     scopes.note_presence: lambda c: scopes.note_presence(c, [("default", "bob")], present=False, limit=9),
@@ -203,6 +202,8 @@ SEEN[touches.heads_of] = lambda c: touches.heads_of(c, [("default", "bobs")])
 SEEN[touches.recent_heads] = lambda c: touches.recent_heads(c, ["default", "other"], 1e6, 10)
 REFUSED[touches.touched] = lambda c: touches.touched(c, "3", 10)
 REFUSED[tombstones.remove_old] = lambda c: tombstones.remove_old(c, 0.0, 10)
+REFUSED[rounds.look] = lambda c: rounds.look(c, "default")
+REFUSED[rounds.next_page] = lambda c: rounds.next_page(c, "default", Place("", None), crowded=True)
 REFUSED[touches.forget_touches] = lambda c: touches.forget_touches(c, 0.0, 10)
 SEEN[registrations.quarantine] = lambda c: registrations.quarantine(c, [CLAIMED])
 SEEN[registrations.age] = lambda c: registrations.age(c, 10)
@@ -212,7 +213,7 @@ STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner(
 
 
 STORES = (
-    *(directory, sync, scopes, touches, tombstones, push, queue, followup, expansion, limits, registrations),
+    *(directory, sync, scopes, touches, tombstones, rounds, push, queue, followup, expansion, limits, registrations),
     *(idempotency, auth, users),
 )
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from syncbeat_server.errors import AccessDenied, TokenExpired
+from syncbeat_server.errors import AccessDenied, InvalidRequest, NotFound, TokenExpired
 from syncbeat_server.events.publish import Publish, Publisher
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync.feed import FeedReader
+from syncbeat_server.sync.firehose import Firehose, FirehoseRequest
 from syncbeat_server.sync.hints import Hints
 from syncbeat_server.sync.hub import Hub
 from syncbeat_server.sync.model import (
@@ -74,6 +75,15 @@ class House:
             lambda: self.turns.next(self.clock.monotonic(), COME_BACK_PER_S),
             self.recorder,
         )
+        self.firehose = Firehose(
+            self.hub,
+            reachable,
+            self.reader,
+            self.clock,
+            default_tuning,
+            lambda: True,
+            lambda: self.turns.next(self.clock.monotonic(), COME_BACK_PER_S),
+        )
         self.sweep = HeadSweep(reachable, self.hub, self.clock, lambda: True)
         self.publisher = Publisher(self.database, self.clock, default_tuning, self.hub.scope_changed, lambda: None)
 
@@ -109,12 +119,21 @@ class Reader:
         try:
             async for event in events:
                 self.events.append(event)
-        except (AccessDenied, TokenExpired) as error:
+        except (AccessDenied, InvalidRequest, NotFound, TokenExpired) as error:
             self.error = error
         self.ended = True
 
     def changes(self) -> list[tuple[str, int]]:
         return [(c.key, c.sequence) for e in self.events if isinstance(e, ChangesSent) for c in e.changes]
+
+    def places(self) -> list[tuple[str, int]]:
+        """(scope, sequence) of the changes."""
+        return [(c.scope, c.sequence) for e in self.events if isinstance(e, ChangesSent) for c in e.changes]
+
+    @property
+    def token(self) -> str:
+        """That of the last checkpoint."""
+        return [event.token for event in self.events if isinstance(event, Checkpoint)][-1]
 
     def count(self, kind: type[StreamEvent]) -> int:
         return sum(isinstance(event, kind) for event in self.events)
@@ -125,11 +144,24 @@ async def let_in() -> None:
 
 
 @asynccontextmanager
-async def stream(house: House, *cursors: Cursor, user_id: str | None = "ann", **fields: Any) -> AsyncIterator[Reader]:
-    """An open stream; it has said its first checkpoint."""
+async def stream(house: House, *cursors: Cursor, **fields: Any) -> AsyncIterator[Reader]:
+    """An open stream of ann's phone; it has said its first checkpoint."""
     given = {"activity": Activity(), "heartbeat_s": 30.0, "expires_at": None, "recheck": let_in, **fields}
+    async with _reading(house.streams.watch(WatchRequest(PHONE, "ann", cursors, **given))) as reader:
+        yield reader
+
+
+@asynccontextmanager
+async def whole(house: House, token: str | None = "", *cursors: Cursor, **fields: Any) -> AsyncIterator[Reader]:
+    """An open stream of the whole app, from a token on; it has said its first checkpoint."""
+    given = {"activity": Activity(), "heartbeat_s": 30.0, "expires_at": None, "recheck": let_in, **fields}
+    async with _reading(house.firehose.watch(FirehoseRequest(APP, token, cursors, **given))) as reader:
+        yield reader
+
+
+@asynccontextmanager
+async def _reading(events: AsyncGenerator[StreamEvent, None]) -> AsyncIterator[Reader]:
     reader = Reader()
-    events = house.streams.watch(WatchRequest(PHONE, user_id, cursors, **given))
     reading = asyncio.ensure_future(reader.read(events))
     await wait_until(lambda: reader.ended or reader.count(Checkpoint))
     try:
@@ -138,3 +170,22 @@ async def stream(house: House, *cursors: Cursor, user_id: str | None = "ann", **
         reading.cancel()
         await asyncio.wait([reading])
         await events.aclose()
+
+
+async def came(reader: Reader, *places: tuple[str, int]) -> None:
+    """Return when these have come, and nothing else; in this order."""
+    await wait_until(lambda: len(reader.places()) >= len(places), what=f"{reader.places()} of {places}")
+    assert reader.places() == list(places)
+
+
+async def token_of_now(house: House) -> str:
+    """Where a stream of the whole app begins that begins now."""
+    async with whole(house) as reader:
+        return reader.token
+
+
+async def publish_to(house: House, scopes: Sequence[str], key: str = "k", patch: str = "{}") -> None:
+    """One change in each scope."""
+    for start in range(0, len(scopes), 1_000):
+        changes = tuple(NewChange(scope, key, patch) for scope in scopes[start : start + 1_000])
+        await house.publisher.publish(Publish(APP, "service:test", changes, None, None, "", b""))

@@ -42,7 +42,7 @@ What returns it is asked for each call and each attempt of a stream: let it cach
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
-_MAX_ANSWER_BYTES = 32 << 20  # a checkpoint of all scopes has up to 100,000 cursors
+_MAX_ANSWER_BYTES = 32 << 20  # a checkpoint of all scopes from a server without tokens has up to 100,000 cursors
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.service_config", service_config()),
     # The largest request the server takes; what does not fit into the buffer is never sent twice.
@@ -129,6 +129,7 @@ class SyncbeatClient:
         activity: sync_service_pb2.Activity | None = None,
         user_id: str = "",
         all_scopes: bool = False,
+        token: str = "",
         heartbeat_s: float = 30.0,
         on_break: Callable[[], None] | None = None,
     ) -> Watch:
@@ -140,6 +141,8 @@ class SyncbeatClient:
             activity: What the device says of itself, for the hints.
             user_id: Whose scopes are followed; for services.
             all_scopes: Follow every scope of the app; for services.
+            token: Where to resume a watch of all scopes: the `Watch.token` that was kept. Empty: from now, or where
+                `cursors` say so from there, which an earlier version may have kept.
             heartbeat_s: The longest time without a checkpoint, 5 to 300 seconds. A stream that is silent for three
                 times as long is given up for a new one.
             on_break: Called when a stream has ended that was not drained, for who polls until `is_open` is true again.
@@ -147,6 +150,8 @@ class SyncbeatClient:
         request = sync_service_pb2.WatchHintsRequest(
             user_id=user_id, device_id=device_id, cursors=cursors, activity=activity, all_scopes=all_scopes
         )
+        if all_scopes:
+            request.token = token
         request.heartbeat_interval.FromMilliseconds(round(heartbeat_s * 1000))
         renew = self._session.renew_after_stream if self._session is not None else None
         return Watch(self.sync, request, token_changes=self._renewable, renew=renew, on_break=on_break)

@@ -32,7 +32,8 @@ _MIN_DRAIN_DELAY_S = 0.1
 _MAX_ASKED_DELAY_S = 300.0
 _STEADY_S = 10.0  # a stream that lasted so long makes the next delay a short one again
 _SILENT_HEARTBEATS = 3
-_MAX_KEPT = 100_000  # as many as the server keeps for a stream of all scopes
+_MAX_KEPT = 100_000  # as many as the server keeps for a stream of all scopes that has no token
+_MAX_KEPT_BESIDE_TOKEN = 10_000  # what may come again after the last token: twenty pages of the server's
 _PAGE = 1_000
 
 _log = logging.getLogger(__name__)
@@ -50,6 +51,11 @@ class Watch:
     with a new one. Every other error is raised and ends it: a refused or revoked token, a wrong request, no access, a
     message above a limit of gRPC's. So does an expired token that is a plain str, or that is followed by eight others
     that have expired too.
+
+    A watch of all scopes keeps one `token` instead of cursors, whatever the number of scopes: keep that when a
+    checkpoint has come and what was before it is handled. A reset without a scope says that the token can no longer be
+    gone on from: what is kept of all scopes is to be made anew, for which a watch from the reset's own token brings all
+    there is.
 
     Resuming is safe because the server sends the changes of one scope in the order of their sequence: when a change
     has come, all before it in its scope have. After a reset the watch goes on from its head: list the scope from the
@@ -74,6 +80,11 @@ class Watch:
     def cursors(self) -> list[core_pb2.ScopeCursor]:
         """Where the watch is in each scope, the event that was yielded last included. What to keep, to resume by."""
         return list(self._feed.cursors.values())
+
+    @property
+    def token(self) -> str:
+        """Where a watch of all scopes is, as of the last checkpoint. What to keep, to resume by; empty before that."""
+        return self._feed.token
 
     @property
     def is_open(self) -> bool:
@@ -117,6 +128,7 @@ class _Feed:
         self._request = request
         self._token_changes = token_changes
         self.cursors = {cursor.scope: cursor for cursor in request.cursors}
+        self.token = request.token
         self.is_open = False
 
     async def follow(self) -> AsyncGenerator[WatchEvent, None]:
@@ -165,6 +177,9 @@ class _Feed:
         request = pb.WatchHintsRequest()
         request.CopyFrom(self._request)
         del request.cursors[:]
+        if self.token:
+            request.token = self.token
+            at_start = []
         request.cursors.extend(at_start[:MOST_NAMED])
         silent_s = request.heartbeat_interval.ToTimedelta().total_seconds() * _SILENT_HEARTBEATS
         call = self._stub.WatchHints(request)
@@ -216,7 +231,7 @@ class _Feed:
                 self._move_to(response.checkpoint)
                 return response.checkpoint
             case "reset":
-                self._keep(response.reset.head)
+                self._start_again(response.reset)
                 return response.reset
             case "drain":
                 return response.drain
@@ -236,7 +251,14 @@ class _Feed:
             return True
         return cursor.sequence > known.sequence
 
+    def _start_again(self, reset: pb.Reset) -> None:
+        if reset.scope:
+            self._keep(reset.head)
+        else:
+            self.cursors.clear()  # sequences may be lower now; the next checkpoint has a token that is good
+
     def _move_to(self, checkpoint: pb.Checkpoint) -> None:
+        self.token = checkpoint.token or self.token
         followed = {cursor.scope for cursor in checkpoint.cursors}
         if not self._request.all_scopes and not names_some(followed, checkpoint.hint):
             # A user's checkpoint names every scope it has. A cursor of one that it has left would be refused.
@@ -251,7 +273,7 @@ class _Feed:
         # The scopes that changed last stand last; when there are too many, those that changed first are forgotten.
         self.cursors.pop(cursor.scope, None)
         self.cursors[cursor.scope] = cursor
-        if len(self.cursors) > _MAX_KEPT:
+        while len(self.cursors) > (_MAX_KEPT_BESIDE_TOKEN if self.token else _MAX_KEPT):
             del self.cursors[next(iter(self.cursors))]
 
     def _drop_left_scope(self, problem: ErrorDetails) -> bool:

@@ -105,7 +105,9 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     server = RpcServer(
         Interceptors(front.door, process.metrics, clock, admission),
         {
-            "SyncService": SyncServicer(sync.service, sync.streams, sync.publisher, front.door.recheck, templates),
+            "SyncService": SyncServicer(
+                sync.service, sync.streams, sync.firehose, sync.publisher, front.door.recheck, templates
+            ),
             "PushService": PushServicer(await _push(process, tell), watches, templates, clock),
             "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, tell.caller_changed)),
             "AuthService": AuthServicer(_sessions(process, tell), front.caches, attempts),

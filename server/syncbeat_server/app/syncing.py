@@ -12,6 +12,7 @@ from syncbeat_server.app.telling import Front, Tellers
 from syncbeat_server.directory.presence import PresenceKeeper
 from syncbeat_server.events.publish import Publisher
 from syncbeat_server.sync.feed import FeedReader
+from syncbeat_server.sync.firehose import Firehose
 from syncbeat_server.sync.hints import Hints
 from syncbeat_server.sync.model import Activity, DeviceKey
 from syncbeat_server.sync.pacer import Pacer
@@ -28,6 +29,7 @@ class Syncing:
 
     service: SyncService
     streams: HintStreams
+    firehose: Firehose
     publisher: Publisher
     seen: SeenRecorder
     tasks: Sequence[Coroutine[Any, Any, None]]
@@ -53,10 +55,12 @@ def syncing(process: Process, front: Front, tell: Tellers, pacer: Pacer) -> Sync
     hints = Hints(front.views, seen, recorder, pacer, tuning, hub.is_live, clock)
     published = sampling(process, recorder, tell.scope_changed)
     sweep = HeadSweep(database, hub, clock, lambda: process.bus.listening)
+    firehose = Firehose(hub, database, reader, clock, tuning, lambda: process.bus.listening, pacer.turn)
     view_sweep = ViewSweep(database, front.views, clock, list(process.settings.all_apps()))
     return Syncing(
         service=SyncService(database, reader, hints, tell.scope_changed, reported),
         streams=streams,
+        firehose=firehose,
         publisher=Publisher(database, clock, tuning, published, tell.deliveries_accepted),
         seen=seen,
         tasks=[

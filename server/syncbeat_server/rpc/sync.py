@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 
 from google.protobuf.message import Message
@@ -29,6 +29,8 @@ from syncbeat_server.rpc.convert import (
     timestamp,
 )
 from syncbeat_server.rpc.interceptors import AtOnce
+from syncbeat_server.sync.firehose import Firehose, FirehoseRequest
+from syncbeat_server.sync.lifetime import DEFAULT_HEARTBEAT_S
 from syncbeat_server.sync.model import (
     Activity,
     ActivityState,
@@ -43,10 +45,11 @@ from syncbeat_server.sync.model import (
     Poll,
     Priority,
     Reset,
+    ResetAll,
     StreamEvent,
 )
 from syncbeat_server.sync.service import SyncService
-from syncbeat_server.sync.watch import DEFAULT_HEARTBEAT_S, HintStreams, WatchRequest
+from syncbeat_server.sync.watch import HintStreams, WatchRequest
 
 _SILENT_WINDOW_S, _SHOWN_WINDOW_S = 30.0, 300.0
 _MAX_PUBLISH_BYTES = 1 << 20
@@ -60,6 +63,7 @@ class SyncServicer:
         self,
         sync: SyncService,
         streams: HintStreams,
+        firehose: Firehose,
         publisher: Publisher,
         recheck: Callable[[Principal], Awaitable[None]],
         templates: Templates,
@@ -68,6 +72,7 @@ class SyncServicer:
         self._sync = sync
         self._templates = templates
         self._streams = streams
+        self._firehose = firehose
         self._publisher = publisher
         self._recheck = recheck
         self.at_once: Mapping[str, AtOnce] = {"GetHint": self._hint_at_once}
@@ -144,26 +149,47 @@ class SyncServicer:
 
     async def WatchHints(self, request: pb.WatchHintsRequest, call: Call) -> AsyncIterator[bytes]:
         """The stream of a device, or of a service that follows everything."""
-        app_id = call.app(request.app_id)
-        if request.all_scopes and call.is_user:
-            raise AccessDenied("only a service may follow all scopes")
-        user_id = None if request.all_scopes else call.user(request.user_id)
-        watch = WatchRequest(
-            device=DeviceKey(app_id, user_id or "", request.device_id),
-            user_id=user_id,
-            cursors=tuple(cursor(given) for given in request.cursors),
-            activity=_activity(request.activity),
-            heartbeat_s=seconds(request.heartbeat_interval) or DEFAULT_HEARTBEAT_S,
-            expires_at=call.principal.expires_at,
-            recheck=partial(self._recheck, call.principal),
-        )
-        events = self._streams.watch(watch)
+        events = self._all_scopes(request, call) if request.all_scopes else self._user_scopes(request, call)
         try:
             async for event in events:
                 for message in _messages(event):
                     yield message.SerializeToString()
         finally:
             await events.aclose()
+
+    def _user_scopes(self, request: pb.WatchHintsRequest, call: Call) -> AsyncGenerator[StreamEvent, None]:
+        if request.HasField("token"):
+            raise InvalidRequest(FieldViolation("token", "only with all_scopes"))
+        user_id = call.user(request.user_id)
+        return self._streams.watch(
+            WatchRequest(
+                device=DeviceKey(call.app(request.app_id), user_id, request.device_id),
+                user_id=user_id,
+                cursors=tuple(cursor(given) for given in request.cursors),
+                activity=_activity(request.activity),
+                heartbeat_s=seconds(request.heartbeat_interval) or DEFAULT_HEARTBEAT_S,
+                expires_at=call.principal.expires_at,
+                recheck=partial(self._recheck, call.principal),
+            )
+        )
+
+    def _all_scopes(self, request: pb.WatchHintsRequest, call: Call) -> AsyncGenerator[StreamEvent, None]:
+        app_id = call.app(request.app_id)
+        if call.is_user:
+            raise AccessDenied("only a service may follow all scopes")
+        if request.token and request.cursors:
+            raise InvalidRequest(FieldViolation("cursors", "want none beside a token"))
+        return self._firehose.watch(
+            FirehoseRequest(
+                app_id=app_id,
+                token=request.token if request.HasField("token") else None,
+                cursors=tuple(cursor(given) for given in request.cursors),
+                activity=_activity(request.activity),
+                heartbeat_s=seconds(request.heartbeat_interval) or DEFAULT_HEARTBEAT_S,
+                expires_at=call.principal.expires_at,
+                recheck=partial(self._recheck, call.principal),
+            )
+        )
 
 
 def _activity(given: pb.Activity) -> Activity:
@@ -268,6 +294,8 @@ def _messages(event: StreamEvent) -> Iterator[pb.WatchHintsResponse]:
         case Reset(head, refetch_delay_s):
             reset = pb.Reset(scope=head.scope, head=cursor_message(head), refetch_delay=duration(refetch_delay_s))
             yield pb.WatchHintsResponse(reset=reset)
+        case ResetAll(token, refetch_delay_s):
+            yield pb.WatchHintsResponse(reset=pb.Reset(token=token, refetch_delay=duration(refetch_delay_s)))
         case Drain(reconnect_delay_s):
             yield pb.WatchHintsResponse(drain=pb.Drain(reconnect_delay=duration(reconnect_delay_s)))
 
@@ -278,4 +306,5 @@ def _checkpoint(event: Checkpoint) -> pb.Checkpoint:
         cursors=[cursor_message(at) for at in event.cursors],
         hint=_hint(event.hint),
         token_remaining=None if left is None else duration(left),
+        token=event.token,
     )

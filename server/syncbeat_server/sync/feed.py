@@ -7,7 +7,6 @@ does not read holds little, and no caller waits long for what others are sent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from typing import NamedTuple
 
 from syncbeat_server.storage.batching import Batcher
@@ -74,11 +73,6 @@ class FeedReader:
         """Where a user who joined scopes begins to see them."""
         async with self._database.connection() as conn:
             return await store.joined_starts(conn, app_id, user_id, scopes, margin_s)
-
-    async def starts(self, app_id: str, scopes: Sequence[str], since: datetime) -> list[tuple[ScopeState, int]]:
-        """Where each scope stood at a moment."""
-        async with self._database.connection() as conn:
-            return await store.starts(conn, app_id, scopes, since)
 
     async def _read_heads(self, asks: Sequence[_Members]) -> Sequence[list[ScopeState | None]]:
         distinct = list(dict.fromkeys((app_id, user_id, scope) for app_id, user_id, scopes in asks for scope in scopes))

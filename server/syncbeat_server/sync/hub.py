@@ -15,14 +15,13 @@ from typing import TypeVar
 from syncbeat_server.sync.model import DeviceKey
 
 _WAKE_CHUNK = 100
-_MAX_DIRTY = 10_000
 
 ScopeKey = tuple[str, str]
 _K = TypeVar("_K")
 
 
 class Subscription:
-    """One open stream: which scopes it follows and which of them have news."""
+    """One open stream: which scopes it follows and which of them have news. One of all scopes is only woken."""
 
     __slots__ = ("_waiter", "all_scopes", "device", "dirty", "members_changed", "recheck", "scopes", "woken")
 
@@ -111,8 +110,7 @@ class Hub:
         for subscription in self._by_scope.get((app_id, scope), ()):
             self._mark(subscription, scope)
         for subscription in self._all_of_app.get(app_id, ()):
-            if len(subscription.dirty) < _MAX_DIRTY:
-                self._mark(subscription, scope)
+            self._wake(subscription)
 
     def members_changed(self, app_id: str, user_id: str) -> None:
         """A user joined or left a scope."""
@@ -146,10 +144,6 @@ class Hub:
     def followed(self) -> list[ScopeKey]:
         """Every (app, scope) that some stream follows by name."""
         return list(self._by_scope)
-
-    def apps_followed_whole(self) -> list[str]:
-        """The apps of which some stream follows all scopes."""
-        return list(self._all_of_app)
 
     def is_live(self, device: DeviceKey) -> bool:
         """Whether a device has an open stream here."""

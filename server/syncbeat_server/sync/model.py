@@ -208,11 +208,12 @@ class ChangesSent:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Stream: everything up to these cursors was sent."""
+    """Stream: everything up to these cursors was sent, or, of all scopes, up to where `token` says."""
 
     cursors: tuple[Cursor, ...]
     hint: Hint
     token_remaining_s: float | None
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +225,19 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
+class ResetAll:
+    """Stream of all scopes: the token was of another feed; list everything again after `refetch_delay_s`, or open a
+    stream with `token`, which brings it. This one goes on from now."""
+
+    token: str
+    refetch_delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Stream: this process stops; connect again after `reconnect_delay_s`."""
 
     reconnect_delay_s: float
 
 
-StreamEvent = ChangesSent | Hint | Checkpoint | Reset | Drain
+StreamEvent = ChangesSent | Hint | Checkpoint | Reset | ResetAll | Drain

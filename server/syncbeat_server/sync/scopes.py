@@ -16,7 +16,6 @@ _SIGNAL = """s.p_hot, s.hot_count, s.hot_s, s.cold_count, s.cold_s, s.recent_cou
 STATE = f"""s.scope, s.epoch, s.head, s.pruned, s.boosted, extract(epoch FROM s.boosted_until)::float8 AS boost_end,
     {_SIGNAL}"""
 """The columns of a scope `s`, in the order of `scope_state`."""
-STATE_COLUMNS = 18
 
 
 class LockedScope(NamedTuple):
@@ -60,21 +59,6 @@ async def current_heads(conn: Connection, keys: Sequence[tuple[str, str]]) -> di
         [scope for _, scope in keys],
     )
     return {(row["app_id"], row["scope"]): row["head"] for row in rows}
-
-
-async def changed_scopes(
-    conn: Connection, app_ids: Sequence[str], within_s: float, limit: int
-) -> list[tuple[str, str]]:
-    """(app, scope) of what changed in the last seconds: what a stream that follows all scopes looks at."""
-    rows = await conn.fetch(
-        """SELECT app_id, scope FROM scopes
-           WHERE app_id = ANY($1::text[]) AND changed_at > syncbeat_now() - make_interval(secs => $2)
-           ORDER BY changed_at DESC LIMIT $3""",
-        list(app_ids),
-        within_s,
-        limit,
-    )
-    return [(row["app_id"], row["scope"]) for row in rows]
 
 
 async def lock_scopes(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from datetime import datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from syncbeat_server.sync.model import (
     Reach,
     ScopeState,
 )
-from syncbeat_server.sync.scopes import STATE, STATE_COLUMNS, scope_state
+from syncbeat_server.sync.scopes import STATE, scope_state
 
 MAX_OCTETS = 1 << 20
 """What a value may come to as text, or as PostgreSQL holds it; two constraints of the table see to it."""
@@ -282,20 +281,6 @@ async def recent_joiners(conn: Connection, within_s: float, limit: int) -> list[
     return [(row["app_id"], row["user_id"]) for row in rows]
 
 
-async def starts(conn: Connection, app_id: str, scopes: Sequence[str], since: datetime) -> list[tuple[ScopeState, int]]:
-    """Each scope's state, and the sequence before its first change since a moment (its head when there is none)."""
-    rows = await conn.fetch(
-        f"""SELECT {STATE},
-                  coalesce((SELECT min(c.sequence) - 1 FROM changes c
-                            WHERE c.app_id = s.app_id AND c.scope = s.scope AND c.changed_at >= $3), s.head) AS start
-           FROM scopes s WHERE s.app_id = $1 AND s.scope = ANY($2::text[])""",
-        app_id,
-        list(scopes),
-        since,
-    )
-    return [(scope_state(list(row.values())[:STATE_COLUMNS]), row["start"]) for row in rows]
-
-
 async def key_sequences(conn: Connection, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
     """The present sequence of each (app, scope, key) that exists."""
     rows = await conn.fetch(
@@ -338,7 +323,7 @@ async def write_changes(conn: Connection, writes: Sequence[Write]) -> None:
            ORDER BY app_id, scope, key
            ON CONFLICT (app_id, scope, key) DO UPDATE
            SET value = excluded.value, deleted = excluded.deleted,
-               sequence = excluded.sequence, changed_at = excluded.changed_at""",
+               sequence = excluded.sequence, changed_at = excluded.changed_at, xid = excluded.xid""",
         *_write_columns(writes),
     )
 

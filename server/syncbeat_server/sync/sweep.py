@@ -61,12 +61,6 @@ class HeadSweep:
                 self._hub.look_everywhere()
             for joiner in joiners:
                 self._hub.members_changed(*joiner)
-        apps = self._hub.apps_followed_whole()
-        if apps:
-            async with self._database.connection() as conn:
-                changed = await scopes.changed_scopes(conn, apps, 3 * pause_s, _MAX_CHANGED)
-            for key in changed:
-                self._hub.scope_changed(*key)
 
 
 class ViewSweep:

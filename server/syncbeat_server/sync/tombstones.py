@@ -7,11 +7,12 @@ from syncbeat_server.storage.postgres import Connection
 # The scopes' rows are locked, so that `pruned` and the tombstones move together for every reader, and nobody publishes
 # in between. A key that was published since the look is another version of its row, which the last conditions spare.
 # All of a day go together, so that a list under way is made to begin anew once a day at most. An array, so that the
-# rows are found by their places, however many others there are.
+# rows are found by their places, however many others there are. What is noted for the streams of whole apps are the
+# transactions of this cluster: a restored dump may hold others.
 REMOVE_OLD = """
     WITH day AS (SELECT date_trunc('day', syncbeat_now() - make_interval(secs => $1 * 86400), 'UTC') AS begins),
     old AS MATERIALIZED (
-        SELECT c.ctid AS place, c.app_id, c.scope, c.sequence FROM changes c
+        SELECT c.ctid AS place, c.app_id, c.scope, c.sequence, c.xid FROM changes c
         WHERE c.deleted AND c.changed_at < (SELECT begins FROM day)
         ORDER BY c.changed_at LIMIT $2),
     locked AS MATERIALIZED (
@@ -22,7 +23,12 @@ REMOVE_OLD = """
         UPDATE scopes s SET pruned = greatest(s.pruned, o.highest)
         FROM (SELECT app_id, scope, max(sequence) AS highest FROM old JOIN locked USING (app_id, scope)
               GROUP BY app_id, scope) o
-        WHERE (s.app_id, s.scope) = (o.app_id, o.scope))
+        WHERE (s.app_id, s.scope) = (o.app_id, o.scope)),
+    noted AS (
+        INSERT INTO pruned_feeds AS p (app_id, xid)
+        SELECT app_id, max(o.xid) FROM old o JOIN locked USING (app_id, scope)
+        WHERE o.xid < pg_snapshot_xmax(pg_current_snapshot()) GROUP BY app_id ORDER BY app_id
+        ON CONFLICT (app_id) DO UPDATE SET xid = greatest(p.xid, excluded.xid))
     DELETE FROM changes c
     WHERE c.ctid = ANY (ARRAY(SELECT o.place FROM old o JOIN locked USING (app_id, scope)))
       AND c.deleted AND c.changed_at < (SELECT begins FROM day)

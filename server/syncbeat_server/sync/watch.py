@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.directory.model import MAX_SCOPES
-from syncbeat_server.errors import AccessDenied, DependencyDown, NotFound, TokenExpired
+from syncbeat_server.errors import AccessDenied, DependencyDown
 from syncbeat_server.sync import policy
 from syncbeat_server.sync.feed import FeedReader
 from syncbeat_server.sync.hub import Hub, Subscription
+from syncbeat_server.sync.lifetime import REFETCH_S, RETRY_S, Lifetime, jitter
 from syncbeat_server.sync.model import (
     Activity,
     Change,
@@ -20,7 +20,6 @@ from syncbeat_server.sync.model import (
     Checkpoint,
     Cursor,
     DeviceKey,
-    Drain,
     Hint,
     Reset,
     ScopeState,
@@ -31,28 +30,18 @@ from syncbeat_server.sync.recorder import Recorder
 from syncbeat_server.sync.resuming import can_resume
 from syncbeat_server.sync.seen import SeenRecorder
 
-MIN_HEARTBEAT_S, MAX_HEARTBEAT_S, DEFAULT_HEARTBEAT_S = 5.0, 300.0, 30.0
 _PAGE = 200
-_REFETCH_S = 2.0
-_RECONNECT_S = 2.0
-_MAX_AGE_S = 30 * 60.0
-_RECHECK_S = 50.0
 _HINT_MOVES_BY = 2.0
-_RETRY_S = 1.0
 _LONGEST_TRANSACTION_S = 10.0
-_MAX_CURSORS_OF_ALL = 100_000
 _MOST_FOLLOWED = 2 * MAX_SCOPES  # those that are named, and those that changed last
 
 
 @dataclass(frozen=True)
 class WatchRequest:
-    """Who watches what. `user_id` None: a service that sees every scope of the app.
-
-    `recheck` raises when the caller is no longer let in, DependencyDown when that cannot be known now.
-    """
+    """Who watches, from where on; see `Lifetime` for `recheck`."""
 
     device: DeviceKey
-    user_id: str | None
+    user_id: str
     cursors: tuple[Cursor, ...]
     activity: Activity
     heartbeat_s: float
@@ -69,7 +58,6 @@ class _Progress:
     sent: dict[str, Cursor] = field(default_factory=dict)
     shown: set[str] = field(default_factory=set)
     hint: Hint | None = None
-    recheck_at: float = 0.0
     more_scopes: bool = False
 
 
@@ -103,26 +91,23 @@ class HintStreams:
         self._reader = reader
         self._seen = seen
         self._clock = clock
-        self._jitter: Callable[[float, float], float] = random.SystemRandom().uniform
 
     async def watch(self, request: WatchRequest) -> AsyncGenerator[StreamEvent, None]:
         """The events of one stream, until the token expires, the process drains or half an hour is over.
 
         Raises:
             AccessDenied: a cursor names a scope that the user is not a member of.
-            NotFound: a service's cursor names a scope that does not exist.
             TokenExpired: the caller's token came to its end.
             TokenRevoked: it was taken back.
         """
-        subscription = Subscription(request.device, all_scopes=request.user_id is None)
+        subscription = Subscription(request.device, all_scopes=False)
         self._hub.add(subscription)
         self._tell_moved(request)
         try:
             progress = _Progress(self._clock.now())
             async for event in self._open(request, subscription, progress):
                 yield event
-            if request.user_id is not None:
-                self._reported(request.device, request.activity)
+            self._reported(request.device, request.activity)
             async for event in self._follow(request, subscription, progress):
                 yield event
         finally:
@@ -142,8 +127,6 @@ class HintStreams:
         named = await self._reader.heads(request.device.app_id, request.user_id, list(given))
         for name, state in zip(given, named, strict=True):
             if state is None:
-                if request.user_id is None:
-                    raise NotFound("there is no such scope", scope=name)
                 raise AccessDenied("not a member of this scope", scope=name)
             reset = self._start_scope(progress, state, given[name])
             if reset is None and given[name].sequence is not None:
@@ -160,30 +143,29 @@ class HintStreams:
         if given is None or given.sequence is None:
             return None
         if not can_resume(given, state):
-            return Reset(state.cursor, self._jitter(0.0, _REFETCH_S) + self._turn())
+            return Reset(state.cursor, jitter(0.0, REFETCH_S) + self._turn())
         progress.sent[state.scope] = given._replace(epoch=given.epoch or state.epoch)
         return None
 
     async def _follow(
         self, request: WatchRequest, subscription: Subscription, progress: _Progress
     ) -> AsyncIterator[StreamEvent]:
-        now = self._clock.monotonic()
-        ends_at = now + _MAX_AGE_S * self._jitter(0.85, 1.0)
-        checkpoint_at = now
+        lifetime = Lifetime(self._hub, subscription, self._clock, request.expires_at, request.recheck, self._turn)
+        checkpoint_at = self._clock.monotonic()
         while True:
-            if self._hub.draining or self._clock.monotonic() >= ends_at:
-                yield self._checkpoint(request, progress)
-                yield Drain(self._jitter(0.1, _RECONNECT_S) + self._turn())
+            if lifetime.is_over:
+                yield self._checkpoint(request, progress, lifetime)
+                yield lifetime.drain()
                 return
             try:
-                await self._recheck(request, subscription, progress)
+                await lifetime.check()
                 news = await self._catch_up(request, subscription, progress)
             except DependencyDown:
                 # The stream outlives an outage of the database: what it missed is read when it is back.
                 subscription.dirty |= set(progress.sent)
                 subscription.members_changed = True
                 subscription.woken = False
-                await subscription.wait(_RETRY_S)
+                await subscription.wait(RETRY_S)
                 continue
             for event in news:
                 yield event
@@ -191,48 +173,26 @@ class HintStreams:
             if moved is not None:
                 yield moved
             if news or self._clock.monotonic() >= checkpoint_at:
-                yield self._checkpoint(request, progress)
+                yield self._checkpoint(request, progress, lifetime)
                 self._note_seen(request, progress)
                 checkpoint_at = self._clock.monotonic() + request.heartbeat_s
             if not subscription.dirty:
-                await subscription.wait(self._patience(request, min(checkpoint_at, ends_at, progress.recheck_at)))
-
-    async def _recheck(self, request: WatchRequest, subscription: Subscription, progress: _Progress) -> None:
-        if request.expires_at is not None and self._clock.now() >= request.expires_at:
-            raise TokenExpired("the access token has expired")
-        if not subscription.recheck and self._clock.monotonic() < progress.recheck_at:
-            return
-        # First the flag: what is told while the answer is under way is asked again.
-        subscription.recheck = False
-        try:
-            await request.recheck()
-        except DependencyDown:
-            subscription.recheck = True
-            raise
-        progress.recheck_at = self._clock.monotonic() + _RECHECK_S * self._jitter(0.9, 1.0)
-
-    def _patience(self, request: WatchRequest, until: float) -> float:
-        seconds = until - self._clock.monotonic()
-        if request.expires_at is not None:
-            seconds = min(seconds, (request.expires_at - self._clock.now()).total_seconds())
-        return seconds
+                await subscription.wait(lifetime.patience_s(checkpoint_at))
 
     async def _catch_up(
         self, request: WatchRequest, subscription: Subscription, progress: _Progress
     ) -> list[StreamEvent]:
-        if subscription.members_changed and request.user_id is not None:
+        if subscription.members_changed:
             subscription.members_changed = False
             await self._refresh_members(request, subscription, progress, opening=False)
         dirty = subscription.take_dirty()
         try:
-            if request.user_id is None:
-                subscription.dirty |= await self._learn_scopes(request, progress, dirty)
             known = sorted(dirty & progress.sent.keys())
             subscription.dirty |= set(known[_PAGE:])
             cursors = [progress.sent[scope] for scope in known[:_PAGE]]
             pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, _PAGE)
         except DependencyDown:
-            subscription.dirty |= dirty  # a scope that is not known yet stands nowhere else
+            subscription.dirty |= dirty
             raise
         events: list[StreamEvent] = []
         for cursor, page in zip(cursors, pages, strict=True):
@@ -241,7 +201,7 @@ class HintStreams:
                 continue
             progress.states[cursor.scope] = page.state
             if page.reset:
-                events.append(Reset(page.state.cursor, self._jitter(0.0, _REFETCH_S) + self._turn()))
+                events.append(Reset(page.state.cursor, jitter(0.0, REFETCH_S) + self._turn()))
                 progress.sent[cursor.scope] = page.state.cursor
                 progress.shown.discard(cursor.scope)
                 continue
@@ -263,8 +223,6 @@ class HintStreams:
     async def _refresh_members(
         self, request: WatchRequest, subscription: Subscription, progress: _Progress, *, opening: bool
     ) -> None:
-        if request.user_id is None:
-            return
         app_id, user_id = request.device.app_id, request.user_id
         states, progress.more_scopes = await self._reader.member_scopes(app_id, user_id)
         gone = list(progress.sent.keys() - {state.scope for state in states})
@@ -287,21 +245,6 @@ class HintStreams:
         self._hub.follow(subscription, progress.sent)
         subscription.dirty |= begin.keys()
 
-    async def _learn_scopes(self, request: WatchRequest, progress: _Progress, dirty: set[str]) -> set[str]:
-        # A stream of all scopes knows a scope from its first news on, and starts where it stood when the stream opened.
-        # The answer is what is left for the next round.
-        unknown = sorted(dirty - progress.sent.keys())
-        if not unknown:
-            return set()
-        since = progress.opened_at - timedelta(seconds=_LONGEST_TRANSACTION_S)
-        for state, sequence in await self._reader.starts(request.device.app_id, unknown[:_PAGE], since):
-            progress.states[state.scope] = state
-            progress.sent[state.scope] = state.cursor._replace(sequence=sequence)
-        while len(progress.sent) > _MAX_CURSORS_OF_ALL:
-            oldest = next(iter(progress.sent))
-            del progress.sent[oldest], progress.states[oldest]
-        return set(unknown[_PAGE:])
-
     def _leave(self, subscription: Subscription, progress: _Progress, scope: str) -> None:
         progress.sent.pop(scope, None)
         progress.states.pop(scope, None)
@@ -322,12 +265,11 @@ class HintStreams:
         situation = Situation(list(progress.states.values()), request.activity, more_scopes=progress.more_scopes)
         return policy.decide(situation, self._tuning(request.device.app_id), self._clock.now(), changed=False)
 
-    def _checkpoint(self, request: WatchRequest, progress: _Progress) -> Checkpoint:
-        left = None if request.expires_at is None else (request.expires_at - self._clock.now()).total_seconds()
-        return Checkpoint(tuple(progress.sent.values()), self._hint(request, progress), left)
+    def _checkpoint(self, request: WatchRequest, progress: _Progress, lifetime: Lifetime) -> Checkpoint:
+        return Checkpoint(tuple(progress.sent.values()), self._hint(request, progress), lifetime.remaining_s)
 
     def _note_seen(self, request: WatchRequest, progress: _Progress) -> None:
         # Only what the device named or was sent: where it began "from now" it may never have seen what is there.
-        if request.user_id is not None and request.device.device_id:
+        if request.device.device_id:
             shown = progress.shown & progress.sent.keys()
             self._seen.note(request.device, [progress.sent[scope] for scope in shown])

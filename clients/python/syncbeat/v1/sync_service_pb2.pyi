@@ -346,6 +346,7 @@ class WatchHintsRequest(_message.Message):
     ACTIVITY_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     ALL_SCOPES_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     app_id: _builtins.str
     """app_id is the app. A service for several apps names it; a user leaves it empty."""
     user_id: _builtins.str
@@ -358,12 +359,23 @@ class WatchHintsRequest(_message.Message):
     """
     all_scopes: _builtins.bool
     """all_scopes follows every scope of the app that changes. Services only; a user gets PERMISSION_DENIED /
-    ACCESS_DENIED.
+    ACCESS_DENIED. Resume it by `token`. Without that field it is resumed by cursors: checkpoints then carry
+    those of the scopes that the stream met, at each heartbeat and within 5 s of news, and a scope whose only
+    change fell while nobody watched is not told of.
+    """
+    token: _builtins.str
+    """token is where a stream of all scopes resumes: that of the last checkpoint, as it came. The stream then
+    brings the newest change of every key that changed since, of each scope in order, and says where it is by
+    tokens. After a lost connection, what came after that checkpoint comes again. Empty: from now, or in the
+    scopes of `cursors` from there, which are refused beside a token that is not empty. Absent: see all_scopes.
+    A token is good for as long as deletions are told (30 days unless set otherwise); one that cannot be gone on
+    from is answered by a reset without a scope. One that is malformed, of another app, or without all_scopes:
+    INVALID_ARGUMENT / INVALID_FIELD. At most 8,192 bytes.
     """
     @_builtins.property
     def cursors(self) -> _containers.RepeatedCompositeFieldContainer[_core_pb2.ScopeCursor]:
         """cursors say where to resume: at most 2,000. A scope that is not named, or whose cursor has no sequence,
-        starts from now.
+        starts from now. None beside a `token` that is not empty.
         """
 
     @_builtins.property
@@ -384,12 +396,15 @@ class WatchHintsRequest(_message.Message):
         activity: Global___Activity | None = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
         all_scopes: _builtins.bool = ...,
+        token: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_token", b"_token", "activity", b"activity", "heartbeat_interval", b"heartbeat_interval", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "all_scopes", b"all_scopes", "app_id", b"app_id", "cursors", b"cursors", "device_id", b"device_id", "heartbeat_interval", b"heartbeat_interval", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_token", b"_token", "activity", b"activity", "all_scopes", b"all_scopes", "app_id", b"app_id", "cursors", b"cursors", "device_id", b"device_id", "heartbeat_interval", b"heartbeat_interval", "token", b"token", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__token: _TypeAlias = _typing.Literal["token"]  # noqa: Y015
+    _WhichOneofArgType__token: _TypeAlias = _typing.Literal["_token", b"_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token) -> _WhichOneofReturnType__token | None: ...
 
 Global___WatchHintsRequest: _TypeAlias = WatchHintsRequest  # noqa: Y015
 
@@ -411,7 +426,7 @@ class WatchHintsResponse(_message.Message):
     @_builtins.property
     def hint(self) -> Global___Hint:
         """hint is sent first, and whenever the interval to poll by, should the stream break, has halved or
-        doubled.
+        doubled. Of all scopes it is that of a device that follows none: nobody polls them all.
         """
 
     @_builtins.property
@@ -447,16 +462,21 @@ Global___WatchHintsResponse: _TypeAlias = WatchHintsResponse  # noqa: Y015
 
 @_typing.final
 class Checkpoint(_message.Message):
-    """Checkpoint says that everything up to its cursors was sent. Keep the cursors: they are where to resume."""
+    """Checkpoint says that everything up to its cursors, or its token, was sent. Keep them: they are where to resume."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CURSORS_FIELD_NUMBER: _builtins.int
     HINT_FIELD_NUMBER: _builtins.int
     TOKEN_REMAINING_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """token is where a stream of all scopes is, whatever their number: the `token` of the request that resumes it.
+    Empty in other streams.
+    """
     @_builtins.property
     def cursors(self) -> _containers.RepeatedCompositeFieldContainer[_core_pb2.ScopeCursor]:
-        """cursors are where the stream is in each scope that it follows."""
+        """cursors are where the stream is in each scope that it follows. Empty in a stream that has a token."""
 
     @_builtins.property
     def hint(self) -> Global___Hint:
@@ -472,10 +492,11 @@ class Checkpoint(_message.Message):
         cursors: _abc.Iterable[_core_pb2.ScopeCursor] | None = ...,
         hint: Global___Hint | None = ...,
         token_remaining: _duration_pb2.Duration | None = ...,
+        token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hint", b"hint", "token_remaining", b"token_remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursors", b"cursors", "hint", b"hint", "token_remaining", b"token_remaining"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursors", b"cursors", "hint", b"hint", "token", b"token", "token_remaining", b"token_remaining"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -485,6 +506,9 @@ Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 class Reset(_message.Message):
     """Reset says that a cursor is of another epoch, ahead of the head, or below what tombstones still tell: drop
     what is kept of the scope and list it from the start. The stream goes on from `head`.
+    Without a scope it says so of the token of a stream of all scopes, which is of another database, of a life that a
+    restore or the operator ended, or older than what deletions are told of: drop everything. The stream goes on from
+    now, with a new token in the checkpoint that follows.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -492,11 +516,16 @@ class Reset(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     REFETCH_DELAY_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
-    """scope is the scope to list again."""
+    """scope is the scope to list again. Empty: all of them."""
+    token: _builtins.str
+    """token opens a stream of all scopes that begins with the newest change of every key there is: what the app
+    holds. Empty with a scope.
+    """
     @_builtins.property
     def head(self) -> _core_pb2.ScopeCursor:
-        """head is where the stream goes on from."""
+        """head is where the stream goes on from. Absent without a scope."""
 
     @_builtins.property
     def refetch_delay(self) -> _duration_pb2.Duration:
@@ -508,10 +537,11 @@ class Reset(_message.Message):
         scope: _builtins.str = ...,
         head: _core_pb2.ScopeCursor | None = ...,
         refetch_delay: _duration_pb2.Duration | None = ...,
+        token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "refetch_delay", b"refetch_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "refetch_delay", b"refetch_delay", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "refetch_delay", b"refetch_delay", "scope", b"scope", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

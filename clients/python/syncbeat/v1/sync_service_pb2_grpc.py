@@ -90,7 +90,7 @@ class SyncServiceServicer:
         each key with its latest value. A cursor of a scope the user is not a member of: PERMISSION_DENIED /
         ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
         TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain: connect again with the latest
-        cursors and nothing is missed. An outage of the database does not end it.
+        cursors, or the latest token, and nothing is missed. An outage of the database does not end it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

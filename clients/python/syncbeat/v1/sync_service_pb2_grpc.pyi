@@ -48,7 +48,7 @@ class SyncServiceStub:
     each key with its latest value. A cursor of a scope the user is not a member of: PERMISSION_DENIED /
     ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
     TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain: connect again with the latest
-    cursors and nothing is missed. An outage of the database does not end it.
+    cursors, or the latest token, and nothing is missed. An outage of the database does not end it.
     """
     ReportActivity: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.ReportActivityRequest, _sync_service_pb2.ReportActivityResponse]
     """ReportActivity keeps what a device says of itself, which decides its hints until it says otherwise, and
@@ -95,7 +95,7 @@ class SyncServiceAsyncStub(SyncServiceStub):
     each key with its latest value. A cursor of a scope the user is not a member of: PERMISSION_DENIED /
     ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
     TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain: connect again with the latest
-    cursors and nothing is missed. An outage of the database does not end it.
+    cursors, or the latest token, and nothing is missed. An outage of the database does not end it.
     """
     ReportActivity: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.ReportActivityRequest, _sync_service_pb2.ReportActivityResponse]  # type: ignore[assignment]
     """ReportActivity keeps what a device says of itself, which decides its hints until it says otherwise, and
@@ -151,7 +151,7 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
         each key with its latest value. A cursor of a scope the user is not a member of: PERMISSION_DENIED /
         ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
         TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain: connect again with the latest
-        cursors and nothing is missed. An outage of the database does not end it.
+        cursors, or the latest token, and nothing is missed. An outage of the database does not end it.
         """
 
     @_abc_1.abstractmethod

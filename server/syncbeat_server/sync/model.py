@@ -223,4 +223,12 @@ class Drain:
     reconnect_delay_s: float
 
 
+class Extent(NamedTuple):
+    """How much of a database would begin new epochs."""
+
+    database: str
+    apps: int
+    scopes: int
+
+
 StreamEvent = ChangesSent | Hint | Checkpoint | Reset | Drain

@@ -51,6 +51,11 @@ class SeenRecorder:
         if self._fetched.take(device, fresh):
             self._noted.set()
 
+    def forget(self) -> None:
+        """The database was restored: what was shown and told before may be of what it took back."""
+        for newest in (self._shown, self._fetched, self._told):
+            newest.clear()
+
     async def run(self) -> None:
         """Write what is noted, for ever."""
         while True:

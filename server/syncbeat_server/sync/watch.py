@@ -221,6 +221,9 @@ class HintStreams:
             subscription.members_changed = False
             await self._refresh_members(request, subscription, progress, opening=False)
         dirty = subscription.take_dirty()
+        if subscription.all_sent:
+            subscription.all_sent = False
+            dirty |= progress.sent.keys()
         try:
             if request.user_id is None:
                 subscription.dirty |= await self._learn_scopes(request, progress, dirty)

@@ -1,4 +1,4 @@
-"""A restore from a real dump, of many scopes, over and over, while publishes go on: what is published after it is had."""
+"""A restore from a real dump, of many scopes, again and again: what is published after it arrives."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def _measured(name: str, unit: str, options: Options, value: Callable[[float, in
         return paired(
             name,
             unit,
-            Better.LOWER,
+            Better.LESS,
             options,
             lambda: side(ours, _MANY),
             lambda: side(baseline, _FEW),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from syncbeat_server import __version__
 from syncbeat_server.devtools.simulate.arguments import add_simulate
 from syncbeat_server.errors import ConfigurationError, DependencyDown, SyncbeatError
+from syncbeat_server.recovery import add_new_epoch
 
 if TYPE_CHECKING:
     from syncbeat_server.app import Stores
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-config", help="check the settings, and the stores they name")
     check.add_argument("--list", action="store_true", help="list every setting and its default")
     check.set_defaults(run=_check_config)
+    add_new_epoch(commands, _settings, _stores)
     health = commands.add_parser("healthcheck", help="exit 0 when the server at SYNCBEAT_LISTEN serves")
     health.add_argument("--address", help="host:port to ask instead")
     health.set_defaults(run=_healthcheck)

@@ -36,7 +36,7 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-COMMANDS = ("serve", "worker", "migrate", "check-config", "healthcheck", "token", "fake-fcm", "demo")
+COMMANDS = ("serve", "worker", "migrate", "check-config", "new-epoch", "healthcheck", "token", "fake-fcm", "demo")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -76,6 +76,7 @@ def test_a_token_command_never_prints_the_signing_secret() -> None:
         ("fake-fcm --host 203.0.113.1 --allow-remote", {}, "cannot listen on 203.0.113.1:0"),
         ("fake-fcm --credentials /no/such/folder", {}, "--credentials: cannot write /no/such/folder: No such file"),
         ("demo --serve --json", {}, "demo: --serve prints no JSON: leave out --json"),
+        ("new-epoch", {}, "SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores"),
         ("migrate", {}, "SYNCBEAT_DATABASE_URL: name the database"),
         ("migrate", {"DATABASE_URL": "postgresql://u@127.0.0.1:1/x"}, "check SYNCBEAT_DATABASE_URL"),
         ("migrate", {"DATABASE_SESSION_URL": "postgresql://u@127.0.0.1:1/x"}, "check SYNCBEAT_DATABASE_SESSION_URL"),

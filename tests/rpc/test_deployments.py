@@ -201,7 +201,7 @@ async def test_a_stream_holds_back_pushes_of_its_deployment_only(
         await stream.opened()
 
         async def marked() -> bool:
-            return bool(await client.keys("syncbeat:*:live:*"))
+            return bool(await client.keys("syncbeat:*:streams:*"))
 
         await wait_until(marked)
         for server, wanted in ((one, {"HELD", "CANCELLED"}), (other, {"SENT"})):
@@ -212,3 +212,33 @@ async def test_a_stream_holds_back_pushes_of_its_deployment_only(
     deployments = {name[2] for name in names if name[1] == "rate"}
     assert len(deployments) == 2, "what is no project's rate is a deployment's own"
     assert {name[1] for name in names} <= {"rate", *deployments}
+
+
+async def test_a_stream_that_ends_leaves_the_device_connected_by_another_on_another_server(
+    database_urls: DatabaseUrls, redis_url: str
+) -> None:
+    grace: Any = {"STREAM_GRACE_S": "60"}
+    async with (
+        running_server(database_urls, redis_url, Role.ALL, **grace) as one,
+        running_server(database_urls, redis_url, **grace) as two,
+        redis.asyncio.Redis.from_url(redis_url) as client,
+    ):
+        await people(one)
+
+        async def holders() -> int:
+            return sum([await client.zcard(key) for key in await client.keys("syncbeat:*:streams:*")])
+
+        async def both() -> bool:
+            return await holders() == 2
+
+        streams = [server.user("ann").watch(device_id="phone") for server in (one, two)]
+        for stream in streams:
+            await stream.opened()
+        await wait_until(both)
+        streams[0].call.cancel()
+
+        async def left() -> bool:
+            return await holders() == 1
+
+        await wait_until(left)
+        assert await wait_until(partial(state_of, one, await publish(one))) in {"HELD", "CANCELLED"}

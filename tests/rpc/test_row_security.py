@@ -32,10 +32,10 @@ from syncbeat_server.push.model import (
     Reason,
     Target,
 )
-from syncbeat_server.storage import idempotency
+from syncbeat_server.storage import idempotency, lineage
 from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner, StatementRejected
-from syncbeat_server.sync import rounds, scopes, tombstones, touches
+from syncbeat_server.sync import epochs, rounds, scopes, tombstones, touches
 from syncbeat_server.sync import store as sync
 from syncbeat_server.sync.model import Activity, Cursor, Priority
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
@@ -100,6 +100,10 @@ async def parts_of_feeds(conn: Connection) -> list[object]:
     return [] if part is None else [part.changes or part.pruned]
 
 
+async def scopes_in_sight(conn: Connection) -> int:
+    return (await epochs.extent(conn, None)).scopes
+
+
 Attempt = Callable[[Connection], Awaitable[object]]
 SEEN: dict[Callable[..., Any], Attempt] = {
     directory.lock_token: lambda c: directory.lock_token(c, "default", DIGEST),
@@ -129,7 +133,6 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     sync.member_scopes: scopes_of_bob,
     sync.joined_starts: lambda c: sync.joined_starts(c, "default", "bob", ["bobs"], 10.0),
     sync.recent_joiners: others_who_joined,
-    scopes.current_heads: lambda c: scopes.current_heads(c, [("default", "bobs")]),
     scopes.lock_scopes: lambda c: scopes.lock_scopes(c, [("default", "bobs"), ("default", "shared")], create=False),
     scopes.boost: lambda c: scopes.boost(c, "default", "bobs", Priority.FAST, 60.0),
     scopes.note_presence: lambda c: scopes.note_presence(c, [("default", "bob")], present=False, limit=9),
@@ -200,6 +203,12 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
 }
 SEEN[touches.heads_of] = lambda c: touches.heads_of(c, [("default", "bobs")])
 SEEN[touches.recent_heads] = lambda c: touches.recent_heads(c, ["default", "other"], 1e6, 10)
+REFUSED[lineage.lineage] = lineage.lineage
+REFUSED[lineage.begin_feed_generation] = lineage.begin_feed_generation
+SEEN[epochs.extent] = scopes_in_sight
+SEEN[epochs.lock_page] = lambda c: epochs.lock_page(c, None, ("", ""), 10, 250)
+SEEN[epochs.renew] = lambda c: epochs.renew(c, [("default", "bobs")])
+SEEN[epochs.forget_foreign_transactions] = lambda c: epochs.forget_foreign_transactions(c, [("default", "bobs")])
 REFUSED[touches.touched] = lambda c: touches.touched(c, "3", 10)
 REFUSED[tombstones.remove_old] = lambda c: tombstones.remove_old(c, 0.0, 10)
 REFUSED[rounds.look] = lambda c: rounds.look(c, "default")
@@ -213,8 +222,8 @@ STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner(
 
 
 STORES = (
-    *(directory, sync, scopes, touches, tombstones, rounds, push, queue, followup, expansion, limits, registrations),
-    *(idempotency, auth, users),
+    *(directory, sync, scopes, epochs, touches, tombstones, rounds, push, queue, followup, expansion, limits),
+    *(registrations, idempotency, lineage, auth, users),
 )
 
 

@@ -63,11 +63,11 @@ async def test_a_stream_that_is_left_while_it_sends_is_closed_at_once(
         stream = replace(server.user("alice"), channel=channel).watch(device_id="phone")
         await stream.opened()
         with redis.Redis.from_url(redis_url) as client:
-            await wait_until(lambda: client.keys("syncbeat:*:live:*"), what="the device counts as connected")
+            await wait_until(lambda: client.keys("syncbeat:*:streams:*"), what="the device counts as connected")
             await publish_much(server)
             await wait_until(lambda: sent.changes)
             stream.call.cancel()
-            await wait_until(lambda: not client.keys("syncbeat:*:live:*"), what="it counts as gone")
+            await wait_until(lambda: not client.keys("syncbeat:*:streams:*"), what="it counts as gone")
     assert sent.changes < CHANGES, "it was left with some to send"
     told = [record for record in caplog.records if record.name.startswith("grpc") and record.levelno >= logging.WARNING]
     assert told == [], "nothing went wrong"

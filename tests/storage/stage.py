@@ -94,8 +94,13 @@ def wake(sequence: int, scope: str = "couple", **fields: Any) -> NewNotification
 
 
 async def accept(database: Database, *notifications: NewNotification) -> list[Accepted]:
-    """Accept them as one batch."""
+    """Accept them as one batch. The scopes of wake-ups are in their epoch, and at least as far as devices may show."""
     async with database.transaction() as conn:
+        for target in (target for one in notifications for target in one.targets if target.epoch):
+            await conn.execute(
+                "UPDATE scopes SET epoch = $2, head = greatest(head, $3, 100) WHERE scope = $1",
+                *(target.scope, target.epoch, target.sequence),
+            )
         return await push.accept(conn, notifications)
 
 

@@ -136,7 +136,7 @@ async def test_a_server_that_does_not_answer_counts_as_gone(
             with pytest.raises(DependencyDown):
                 await asyncio.wait_for(bus.present(["k"]), 20)
             with pytest.raises(DependencyDown):
-                await asyncio.wait_for(bus.mark_present(["k"], 1.0), 20)
+                await asyncio.wait_for(bus.mark_present(["k"], "one", 1.0), 20)
         finally:
             os.kill(pid, signal.SIGCONT)
             monkeypatch.setattr(storage_redis, "_TIMEOUT_S", 20.0)
@@ -194,19 +194,6 @@ async def test_publishing_never_waits_and_keeps_the_newest(tmp_path: object, cap
             await wait_until(lambda: not bus._queued)
 
 
-async def test_presence_is_marked_asked_and_taken_back(bus: RedisBus, redis_url: str) -> None:
-    keys = [f"key-{number}" for number in range(1_100)]
-    await bus.mark_present(keys, 300.0)
-    assert await bus.present([*keys, "absent"]) == [True] * 1_100 + [False]
-    with redis.Redis.from_url(redis_url) as client:
-        life = client.pttl(f"{OWN}key-0")
-    assert isinstance(life, int)
-    assert 250_000 < life <= 300_000
-    await bus.mark_absent(keys[:-1])
-    assert sum(await bus.present(keys)) == 1
-    assert await bus.present([]) == []
-
-
 async def test_counters_that_somebody_else_wrote_are_an_outage_and_no_crash(bus: RedisBus, redis_url: str) -> None:
     key = "tally"
     assert await bus.tally({key: {7: 2}}, [key], 60.0) == [{7: 2}]
@@ -215,39 +202,7 @@ async def test_counters_that_somebody_else_wrote_are_an_outage_and_no_crash(bus:
         await other.hset(OWN + key, "no number", "1")
     with pytest.raises(DependencyDown):
         await bus.tally({}, [key], 60.0)
-    await bus.mark_absent([key])
-
-
-async def test_nobody_is_present_when_redis_is_not_there(tmp_path: object) -> None:
-    async with open_redis(f"unix://{tmp_path}/nothing.sock", FakeClock()) as bus:
-        with pytest.raises(DependencyDown):
-            await bus.present(["k"])
-        assert await Presence(bus).live([DEVICE, DEVICE]) == [False, False]
-
-
-async def test_a_stream_is_marked_when_it_opens_refreshed_and_taken_back(redis_url: str) -> None:
-    clock, here = FakeClock(), {DEVICE}
-    async with open_redis(redis_url, clock) as bus:
-        presence = Presence(bus)
-        keeper = PresenceKeeper(presence, lambda: list(here), clock)
-
-        async def live() -> bool:
-            return (await presence.live([DEVICE]))[0]
-
-        async with running(keeper.run(), keeper.run_refresh()):
-            keeper.moved(DEVICE)
-            await wait_until(live)
-            with redis.Redis.from_url(redis_url) as client:
-                client.flushdb()
-            await clock.advance(10)
-            await wait_until(live)
-            here.clear()
-            keeper.moved(DEVICE)
-
-            async def gone() -> bool:
-                return not await live()
-
-            await wait_until(gone)
+    assert await bus.forget(key) == 1
 
 
 @pytest.mark.parametrize("what", ["presence", "publisher", "question"])

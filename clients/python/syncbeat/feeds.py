@@ -57,15 +57,18 @@ class Feeds:
         # The scopes that moved last stand last.
         self.cursors = {cursor.scope: cursor for cursor in cursors}
         self.wanted: dict[str, Want] = {}
+        # By scope: the cursor that was ahead of its head, and that head. It was asked about.
+        self._doubted: dict[str, tuple[int, int]] = {}
 
     def newest(self, most: int) -> list[core_pb2.ScopeCursor]:
         """The cursors that moved last."""
         return list(self.cursors.values())[-most:]
 
     def compare(self, heads: Iterable[core_pb2.ScopeCursor]) -> None:
-        """Want the scopes whose heads are ahead; of one that was unknown and is empty, keep the head."""
+        """Want the scopes whose heads are ahead, or behind without a known reason; of one that was unknown and is
+        empty, keep the head."""
         for head in heads:
-            if self._is_behind(head):
+            if self._is_behind(head) or self._is_doubtful(head):
                 if head.scope not in self.wanted:
                     self.want(head.scope)
             elif head.scope not in self.cursors:
@@ -120,19 +123,19 @@ class Feeds:
     def is_news(self, change: pb.Change) -> bool:
         """Whether a streamed change is to be applied: it is not known, and no list that is to come brings it."""
         known = self.cursors.get(change.scope)
-        if known is None:
-            # A scope the user joined: its stream begins with the change, what stood there before it is listed.
+        if known is None or _are_of_two_lives(known, change.epoch):
+            # A scope the user joined: its stream begins with the change, what stood there before it is listed. Of two
+            # epochs a list tells which one is over.
             self.want(change.scope)
         if known is None or change.scope in self.wanted:
             return False
-        return (
-            not known.HasField("sequence") or known.epoch not in ("", change.epoch) or known.sequence < change.sequence
-        )
+        return not known.HasField("sequence") or known.sequence < change.sequence
 
     def pass_checkpoint(self, cursors: Iterable[core_pb2.ScopeCursor]) -> None:
         """A stream has sent everything up to here, and it was applied."""
         for cursor in cursors:
-            if cursor.scope not in self.cursors:
+            known = self.cursors.get(cursor.scope)
+            if known is None or _are_of_two_lives(known, cursor.epoch):
                 self.compare([cursor])
             elif cursor.scope not in self.wanted and self._is_behind(cursor):
                 self._keep(cursor)
@@ -144,6 +147,7 @@ class Feeds:
             return
         self.cursors.pop(batch.scope, None)
         self.wanted.pop(batch.scope, None)
+        self._doubted.pop(batch.scope, None)
 
     def _is_behind(self, head: core_pb2.ScopeCursor) -> bool:
         known = self.cursors.get(head.scope)
@@ -151,6 +155,24 @@ class Feeds:
             return head.sequence > 0
         return known.epoch not in ("", head.epoch) or known.sequence < head.sequence
 
+    def _is_doubtful(self, head: core_pb2.ScopeCursor) -> bool:
+        """Whether a cursor is to be listed that is ahead of a head: the server was restored, and a list is reset, or
+        the head is older than what a stream has brought, and the list is empty. It is asked once for such a head."""
+        known = self.cursors.get(head.scope)
+        if known is None or known.epoch != head.epoch or known.sequence <= head.sequence:
+            self._doubted.pop(head.scope, None)
+            return False
+        cursor, asked = self._doubted.get(head.scope, (-1, 0))
+        if cursor == known.sequence and head.sequence >= asked:
+            return False
+        self._doubted[head.scope] = known.sequence, head.sequence
+        return True
+
     def _keep(self, cursor: core_pb2.ScopeCursor) -> None:
         self.cursors.pop(cursor.scope, None)
         self.cursors[cursor.scope] = cursor
+
+
+def _are_of_two_lives(known: core_pb2.ScopeCursor, epoch: str) -> bool:
+    # What stands behind the epoch of a list under way is the server's own.
+    return known.HasField("sequence") and bool(known.epoch) and not known.epoch.startswith(epoch)

@@ -67,16 +67,16 @@ async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
         apps = Apps(settings, clock)
         notices = Notices(database, clock)
         async with (
-            open_redis(stores.redis_url, clock, await _deployment(database)) as bus,
+            open_redis(stores.redis_url, clock, await deployment(database)) as bus,
             running([bus.run_publisher(), apps.run(), notices.run()]),
         ):
             yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus), apps, notices)
 
 
-async def _deployment(database: Database) -> str:
+async def deployment(database: Database) -> str:
     """What the names in Redis of all who use this database begin with: 48 bits that tell nothing of its secret.
 
-    With the database's name, so that a copy under another one is a deployment of its own.
+    With the database's name, so that a copy under another one is a deployment of its own. Raises DependencyDown.
     """
     secret = await app_secret(database, DEFAULT_APP)
     async with database.connection() as conn:

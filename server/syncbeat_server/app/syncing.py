@@ -18,7 +18,7 @@ from syncbeat_server.sync.model import Activity, DeviceKey
 from syncbeat_server.sync.pacer import Pacer
 from syncbeat_server.sync.seen import SeenRecorder
 from syncbeat_server.sync.service import SyncService
-from syncbeat_server.sync.sweep import HeadSweep, ViewSweep
+from syncbeat_server.sync.sweep import HeadSweep, LineageSweep, ViewSweep
 from syncbeat_server.sync.watch import HintStreams
 from syncbeat_server.sync.writers import WriterPresence
 
@@ -51,12 +51,19 @@ def syncing(process: Process, front: Front, tell: Tellers, pacer: Pacer) -> Sync
     def moved(device: DeviceKey) -> None:
         keeper.moved(_device(device))
 
+    def restored() -> None:
+        front.door.forget_all()
+        front.views.forget_all()
+        seen.forget()
+        hub.look_everywhere(restored=True)
+
     streams = HintStreams(hub, reader, seen, clock, moved, tuning, writers.note, pacer.turn, recorder)
     hints = Hints(front.views, seen, recorder, pacer, tuning, hub.is_live, clock)
     published = sampling(process, recorder, tell.scope_changed)
     sweep = HeadSweep(database, hub, clock, lambda: process.bus.listening)
     firehose = Firehose(hub, database, reader, clock, tuning, lambda: process.bus.listening, pacer.turn)
     view_sweep = ViewSweep(database, front.views, clock, list(process.settings.all_apps()))
+    lineage_sweep = LineageSweep(database, clock, restored)
     return Syncing(
         service=SyncService(database, reader, hints, tell.scope_changed, reported),
         streams=streams,
@@ -65,7 +72,7 @@ def syncing(process: Process, front: Front, tell: Tellers, pacer: Pacer) -> Sync
         seen=seen,
         tasks=[
             *(seen.run(), writers.run(), keeper.run(), keeper.run_refresh()),
-            *(learning.run(), pacer.run(), sweep.run(), view_sweep.run()),
+            *(learning.run(), pacer.run(), sweep.run(), view_sweep.run(), lineage_sweep.run()),
         ],
     )
 

@@ -1,8 +1,13 @@
-"""Which devices have a live stream on any process: short-lived keys in Redis. Unknown counts as absent."""
+"""Which devices have a live stream on any process: short-lived marks in Redis. Unknown counts as absent.
+
+Each process has marks of its own and takes back no others: a device whose stream ends on one may have another one
+elsewhere. The marks of a process that was killed end by themselves.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Sequence
 
 from syncbeat_server.clock import Clock
@@ -20,21 +25,23 @@ class Presence:
 
     def __init__(self, bus: RedisBus) -> None:
         self._bus = bus
+        self._process = secrets.token_hex(8)  # no two processes are taken for one, as process ids of two machines are
 
     async def mark(self, devices: Sequence[Device]) -> None:
         """These devices have a stream here. Raises DependencyDown."""
-        await self._bus.mark_present(map(_key, devices), _LIVES_S)
+        await self._bus.mark_present(map(_key, devices), self._process, _LIVES_S)
 
     async def unmark(self, devices: Sequence[Device]) -> None:
-        """These devices have no stream here any more. Raises DependencyDown."""
-        await self._bus.mark_absent(map(_key, devices))
+        """These devices have no stream here any more; elsewhere they may. Raises DependencyDown."""
+        await self._bus.mark_absent(map(_key, devices), self._process)
 
     async def live(self, devices: Sequence[Device]) -> list[bool]:
         """For each device whether it has a stream somewhere; all False when Redis does not answer."""
         try:
-            return await self._bus.present([_key(device) for device in devices])
+            found = await self._bus.present([name(device) for name in (_key, _earlier_key) for device in devices])
         except DependencyDown:
             return [False] * len(devices)
+        return [now or earlier for now, earlier in zip(found[: len(devices)], found[len(devices) :], strict=True)]
 
 
 class PresenceKeeper:
@@ -75,4 +82,9 @@ class PresenceKeeper:
 
 
 def _key(device: Device) -> str:
+    return "streams:" + "\x1f".join(device)
+
+
+def _earlier_key(device: Device) -> str:
+    # As earlier versions mark a device: their servers run beside this one during an update.
     return "live:" + "\x1f".join(device)

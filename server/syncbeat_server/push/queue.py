@@ -80,8 +80,29 @@ async def close_trailed_windows(conn: Connection, lease_token: str) -> None:
 
 
 async def claimed(conn: Connection, lease_token: str, delivery_ids: Sequence[str]) -> list[ClaimedDelivery]:
-    """What was claimed under this token, with everything an attempt needs."""
-    rows = await conn.fetch(
+    """What was claimed under this token, with everything an attempt needs.
+
+    A wake-up of an epoch that its scope has left, since the database was restored meanwhile, goes to the scope's head.
+    """
+    rows = await _claimed_rows(conn, lease_token, delivery_ids)
+    if any(row["outlived"] for row in rows):
+        await _go_to_head(conn, lease_token)
+        rows = await _claimed_rows(conn, lease_token, delivery_ids)
+    return [_claimed(row, lease_token) for row in rows]
+
+
+async def _go_to_head(conn: Connection, lease_token: str) -> None:
+    await conn.execute(
+        """UPDATE deliveries d SET epoch = s.epoch, sequence = s.head
+           FROM scopes s
+           WHERE d.state = 'IN_FLIGHT' AND d.lease_token = $1
+             AND (s.app_id, s.scope) = (d.app_id, d.scope) AND s.epoch <> d.epoch""",
+        lease_token,
+    )
+
+
+async def _claimed_rows(conn: Connection, lease_token: str, delivery_ids: Sequence[str]) -> Sequence[Row]:
+    return await conn.fetch(
         """SELECT d.app_id, d.delivery_id, d.notification_id, d.user_id, d.device_id, d.scope, d.epoch, d.sequence,
                   d.attempts, d.priority, d.reason, d.moves, d.resends,
                   v.platform, v.token_registered_at, v.locale, v.time_zone,
@@ -94,19 +115,22 @@ async def claimed(conn: Connection, lease_token: str, delivery_ids: Sequence[str
                   EXISTS (SELECT 1 FROM device_cursors c
                           WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
                               = (d.app_id, d.user_id, d.device_id, d.scope, d.epoch)
-                            AND (c.sequence >= d.sequence OR d.resends > 0 AND c.fetched >= d.sequence)) AS seen,
+                            -- What is ahead of the head was seen of a feed that a restore took back.
+                            AND (c.sequence BETWEEN d.sequence AND s.head
+                                 OR d.resends > 0 AND c.fetched BETWEEN d.sequence AND s.head)) AS seen,
+                  s.epoch <> d.epoch AS outlived,
                   EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
                             AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL) AS shut_out
            FROM deliveries d
            JOIN notifications n USING (app_id, notification_id)
            LEFT JOIN devices v USING (app_id, user_id, device_id)
            LEFT JOIN preferences p ON (p.app_id, p.user_id) = (d.app_id, d.user_id)
+           LEFT JOIN scopes s ON (s.app_id, s.scope) = (d.app_id, d.scope)
            WHERE d.state = 'IN_FLIGHT' AND d.lease_token = $1 AND d.delivery_id = ANY($2::uuid[])
            ORDER BY d.priority, d.due_at""",
         lease_token,
         list(delivery_ids),
     )
-    return [_claimed(row, lease_token) for row in rows]
 
 
 async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:

@@ -20,8 +20,8 @@ SELECT due.app_id, due.delivery_id, due.user_id, due.device_id, due.resends,
        extract(epoch FROM due.expires_at - syncbeat_now())::float8 AS ttl_s,
        extract(epoch FROM due.answer_by - due.sent_at)::float8 AS waited_s,
        due.state <> 'SENT' AS acknowledged,
-       extract(epoch FROM least(CASE WHEN c.sequence >= due.sequence THEN c.seen_at END,
-                                CASE WHEN c.fetched >= due.sequence THEN c.fetched_at END)
+       extract(epoch FROM least(CASE WHEN c.sequence BETWEEN due.sequence AND s.head THEN c.seen_at END,
+                                CASE WHEN c.fetched BETWEEN due.sequence AND s.head THEN c.fetched_at END)
                           - due.sent_at)::float8 AS fetched_s,
        coalesce(v.activity ->> 'state' = 'FOREGROUND'
                 AND v.activity_at > syncbeat_now() - make_interval(secs => $2), false) AS foreground,
@@ -36,6 +36,7 @@ SELECT due.app_id, due.delivery_id, due.user_id, due.device_id, due.resends,
        coalesce(v.reach_missed * decay.left, 0) AS missed
 FROM due
 LEFT JOIN devices v USING (app_id, user_id, device_id)
+LEFT JOIN scopes s ON (s.app_id, s.scope) = (due.app_id, due.scope)
 LEFT JOIN device_cursors c ON (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
                             = (due.app_id, due.user_id, due.device_id, due.scope, due.epoch)
 CROSS JOIN LATERAL (SELECT syncbeat_decay(v.reach_at, $3) AS left) decay

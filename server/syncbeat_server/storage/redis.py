@@ -30,9 +30,34 @@ _PIPELINE = 500
 _RECONNECT_S = 0.5
 _PING_S = 5.0
 
+# Who holds a key, each until a moment of its own: a sorted set of holders by the millisecond at which their marks end,
+# on Redis's clock. The key ends with its newest mark, so that it exists as long as anybody holds it.
+# ARGV: the holder, how long its mark lasts (ms).
+_MARK = """
+local now = redis.call('TIME'); now = now[1] * 1000 + math.floor(now[2] / 1000)
+for _, key in ipairs(KEYS) do
+  redis.call('ZADD', key, now + ARGV[2], ARGV[1])
+  redis.call('ZREMRANGEBYSCORE', key, 0, now)
+  redis.call('PEXPIREAT', key, redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2])
+end
+"""
+_UNMARK = """
+for _, key in ipairs(KEYS) do
+  if redis.call('ZREM', key, ARGV[1]) == 1 then
+    local newest = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
+    if newest then redis.call('PEXPIREAT', key, newest) end
+  end
+end
+"""
+_EXISTS = """
+local found = {}
+for i, key in ipairs(KEYS) do found[i] = redis.call('EXISTS', key) end
+return found
+"""
+
 
 class RedisBus:
-    """Publishes wake-ups without waiting, hears those of other processes, keeps presence keys."""
+    """Publishes wake-ups without waiting, hears those of other processes, marks who has a stream."""
 
     def __init__(self, client: redis.asyncio.Redis, clock: Clock, deployment: str) -> None:
         self.deployment = deployment
@@ -134,34 +159,44 @@ class RedisBus:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 await subscription.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
 
-    async def mark_present(self, keys: Iterable[str], seconds: float) -> None:
-        """Say that these keys are alive for the next `seconds`.
+    async def mark_present(self, keys: Iterable[str], holder: str, seconds: float) -> None:
+        """Say that these keys are held by `holder` for the next `seconds`, whoever else holds them.
 
         Raises:
             DependencyDown: Redis does not answer.
         """
-        await self.write(dict.fromkeys(keys, b"1"), seconds)
+        await self._for_all(_MARK, list(keys), holder, int(seconds * 1000))
 
-    async def mark_absent(self, keys: Iterable[str]) -> None:
-        """Say that these keys are gone.
+    async def mark_absent(self, keys: Iterable[str], holder: str) -> None:
+        """Say that `holder` holds these keys no more; the marks of others stay.
 
         Raises:
             DependencyDown: Redis does not answer.
         """
-        await self._pipelined(lambda pipeline, key: pipeline.delete(self._own + key), list(keys))
+        await self._for_all(_UNMARK, list(keys), holder)
 
     async def present(self, keys: Sequence[str]) -> list[bool]:
-        """For each key whether it is alive.
+        """For each key whether it is there, as one is that anybody holds.
 
         Raises:
             DependencyDown: Redis does not answer.
         """
-        if not keys:
-            return []
-        with _translated_errors():
-            async with asyncio.timeout(_TIMEOUT_S):
-                values = await self._client.mget([self._own + key for key in keys])
-        return [value is not None for value in values]
+        return [found == 1 for found in await self._for_all(_EXISTS, keys)]
+
+    async def forget(self, prefix: str) -> int:
+        """Delete the keys that begin with `prefix`, in batches that block nobody; how many.
+
+        Raises:
+            DependencyDown: Redis does not answer.
+        """
+        gone, cursor = 0, 0
+        while True:
+            with _translated_errors():
+                async with asyncio.timeout(_TIMEOUT_S):
+                    cursor, keys = await self._client.scan(cursor, match=f"{self._own}{prefix}*", count=_PIPELINE)
+                    gone += await self._client.unlink(*keys) if keys else 0
+            if not cursor:
+                return gone
 
     async def run_script(self, script: str, key: str, *arguments: float) -> list[bytes]:
         """What a Lua script answers for one key, which all deployments share.
@@ -219,6 +254,16 @@ class RedisBus:
             return [{int(field): int(count) for field, count in table.items()} for table in tables]
         except ValueError as error:
             raise DependencyDown("redis holds counters that are not ours") from error
+
+    async def _for_all(self, script: str, keys: Sequence[str], *arguments: float | str) -> list[int]:
+        """What a script answers for keys of this deployment, so many in a call that it holds up nobody else."""
+        answers: list[int] = []
+        for start in range(0, len(keys), _PIPELINE):
+            names = [self._own + key for key in keys[start : start + _PIPELINE]]
+            with _translated_errors():
+                async with asyncio.timeout(_TIMEOUT_S):
+                    answers += await self._client.eval(script, len(names), *names, *arguments) or ()
+        return answers
 
     async def _pipelined(
         self, command: Callable[[redis.asyncio.client.Pipeline, str], object], keys: Sequence[str]

@@ -18,6 +18,7 @@ from syncbeat_server.resilience.breaker import Breaker, BreakerRule
 from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.redis import RedisBus
 
+_PREFIX = "answer:"
 _KEPT_S = 3600.0
 _MAX_WRITES = 1_000
 # While Redis is away calls must not wait for it one by one.
@@ -64,5 +65,10 @@ class Replays:
             return
 
 
+async def forget_answers(bus: RedisBus) -> int:
+    """Forget all answers, as those of calls that a restored database does not know; how many. Raises DependencyDown."""
+    return await bus.forget(_PREFIX)
+
+
 def _key(request: RequestKey, secret: bytes) -> str:
-    return f"answer:{hmac.digest(secret, orjson.dumps(request.identity), 'sha256').hex()}"
+    return f"{_PREFIX}{hmac.digest(secret, orjson.dumps(request.identity), 'sha256').hex()}"

@@ -23,7 +23,9 @@ async def record_fetched(conn: Connection, fetched: Sequence[tuple[DeviceKey, Cu
            ON CONFLICT (app_id, user_id, device_id, scope) DO UPDATE
            SET sequence = CASE WHEN c.epoch = excluded.epoch THEN c.sequence ELSE 0 END,
                epoch = excluded.epoch, fetched = excluded.fetched, fetched_at = excluded.fetched_at
-           WHERE c.epoch <> excluded.epoch OR c.fetched IS NULL OR c.fetched < excluded.fetched""",
+           -- What is kept and ahead of the head was lost with a restore.
+           WHERE c.epoch <> excluded.epoch OR c.fetched IS NULL OR c.fetched < excluded.fetched
+              OR c.fetched > (SELECT s.head FROM scopes s WHERE (s.app_id, s.scope) = (c.app_id, c.scope))""",
         [device.app_id for device, _ in newest],
         [device.user_id for device, _ in newest],
         [device.device_id for device, _ in newest],

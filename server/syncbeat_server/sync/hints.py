@@ -135,30 +135,32 @@ class Hints:
         return policy.decide(situation, tuning, now, changed=changed, heads=view.heads, pace=pace, explain=explain)
 
     def _compare(self, device: DeviceKey, view: DeviceView, cursors: Sequence[Cursor]) -> bool:
-        """Whether a scope is ahead of what the device shows. What that tells of the device is noted."""
+        """Whether a scope is not where the device shows it. What that tells of the device is noted."""
         if not cursors:
             return any(state.head > 0 for state in view.scopes.values())
-        ahead = self._ahead(device, view, cursors)
-        if ahead:
-            self._seen.note_fetched(device, ahead)
-        return bool(ahead)
+        moved = self._moved(device, view, cursors)
+        if moved:
+            self._seen.note_fetched(device, moved)
+        return bool(moved)
 
-    def _ahead(self, device: DeviceKey, view: DeviceView, cursors: Sequence[Cursor]) -> list[Cursor]:
-        ahead = []
+    def _moved(self, device: DeviceKey, view: DeviceView, cursors: Sequence[Cursor]) -> list[Cursor]:
+        """The heads that are not where their cursors are: ahead, in another epoch, or behind, since what is shown was
+        lost with a restore."""
+        moved = []
         for cursor in cursors:
             scope, epoch, sequence = cursor
             state = view.scopes.get(scope)
             if state is None:
                 raise AccessDenied("not a member of this scope", scope=scope)
             if sequence is None or epoch not in ("", state.epoch):
-                ahead.append(state.cursor)
+                moved.append(state.cursor)
                 continue
-            if sequence < state.head:
-                ahead.append(state.cursor)
-            if epoch and sequence <= state.head and _is_news(view.seen.get(scope), cursor):
+            if sequence != state.head:
+                moved.append(state.cursor)
+            if epoch and sequence <= state.head and _is_news(view.seen.get(scope), cursor, state.head):
                 view.seen[scope] = cursor
                 self._seen.note(device, [cursor])
-        return ahead
+        return moved
 
 
 def _on_screen(view: DeviceView, now: float) -> bool:
@@ -167,14 +169,18 @@ def _on_screen(view: DeviceView, now: float) -> bool:
     return said is not None and said.state is ActivityState.FOREGROUND and now < view.reported_at + FOREGROUND_S
 
 
-def _is_news(seen: Cursor | None, cursor: Cursor) -> bool:
-    return seen is None or seen.epoch != cursor.epoch or (seen.sequence or 0) < (cursor.sequence or 0)
+def _is_news(seen: Cursor | None, cursor: Cursor, head: int) -> bool:
+    if seen is None or seen.epoch != cursor.epoch:
+        return True
+    return not (cursor.sequence or 0) <= (seen.sequence or 0) <= head
 
 
 def _covers(view: DeviceView, cursors: Sequence[Cursor]) -> bool:
-    """Whether a view knows whatever the device does: else it is older than that."""
-    for scope, _, sequence in cursors:
+    """Whether a view knows whatever the device does: else it is older than that, or the device is."""
+    for scope, epoch, sequence in cursors:
         state = view.scopes.get(scope)
         if state is None or (sequence is not None and sequence > state.head):
+            return False
+        if epoch and not epoch.startswith(state.epoch):  # it may have a mark behind it (`resuming`)
             return False
     return True

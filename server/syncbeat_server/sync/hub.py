@@ -23,7 +23,17 @@ _K = TypeVar("_K")
 class Subscription:
     """One open stream: which scopes it follows and which of them have news. One of all scopes is only woken."""
 
-    __slots__ = ("_waiter", "all_scopes", "device", "dirty", "members_changed", "recheck", "scopes", "woken")
+    __slots__ = (
+        "_waiter",
+        "all_scopes",
+        "all_sent",
+        "device",
+        "dirty",
+        "members_changed",
+        "recheck",
+        "scopes",
+        "woken",
+    )
 
     def __init__(self, device: DeviceKey, *, all_scopes: bool) -> None:
         self.device = device
@@ -31,6 +41,8 @@ class Subscription:
         self.scopes: set[str] = set()
         self.dirty: set[str] = set()
         self.members_changed = False
+        self.all_sent = False
+        """Whatever was sent may be so no longer."""
         self.recheck = False
         self.woken = False
         self._waiter: asyncio.Future[None] | None = None
@@ -126,11 +138,12 @@ class Hub:
                 subscription.recheck = True
                 self._wake(subscription)
 
-    def look_everywhere(self) -> None:
-        """Wake-ups may have been lost: every stream looks for itself."""
+    def look_everywhere(self, *, restored: bool = False) -> None:
+        """Wake-ups may have been lost: every stream looks for itself; at all that it has sent, if it was `restored`."""
         for subscriptions in self._by_user.values():
             for subscription in subscriptions:
                 subscription.dirty |= subscription.scopes
+                subscription.all_sent = subscription.all_sent or restored
                 subscription.members_changed = subscription.recheck = True
                 self._wake(subscription)
 

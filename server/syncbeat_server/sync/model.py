@@ -240,4 +240,12 @@ class Drain:
     reconnect_delay_s: float
 
 
+class Extent(NamedTuple):
+    """How much of a database would begin new epochs."""
+
+    database: str
+    apps: int
+    scopes: int
+
+
 StreamEvent = ChangesSent | Hint | Checkpoint | Reset | ResetAll | Drain

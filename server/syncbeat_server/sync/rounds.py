@@ -21,9 +21,8 @@ MOST_ENTRIES = 20_000
 """How many rows a statement looks at: some 20 ms. Up to so many are found by their transactions and sorted for each
 page; where there are more, all rows of the app are passed in order, so many a page, which is less work then."""
 
-# What an operator counts up to end all tokens.
-GENERATION = "0"
-OCTETS = "coalesce(octet_length(c.value::text), 0)"
+# What an operator begins anew to end all tokens (storage/lineage.py).
+_GENERATION = "(SELECT feed_generation FROM deployment)"
 
 
 class Look(NamedTuple):
@@ -48,7 +47,7 @@ class Page(NamedTuple):
 
 # A mark that came with a dump may be of a number that this cluster has not come to: it says nothing here.
 _LOOK = f"""
-    syncbeat_feed_identity() || '.' || {GENERATION} AS identity, now::text AS now,
+    syncbeat_feed_identity() || '.' || {_GENERATION} AS identity, now::text AS now,
     coalesce((SELECT p.xid FROM pruned_feeds p WHERE p.app_id = $1 AND p.xid < pg_snapshot_xmax(now)), '0')::text
         AS pruned"""
 
@@ -102,7 +101,7 @@ _ALL = f"""
 _PAGE = f"""
     sized AS (
         SELECT c.scope, s.epoch, c.key, c.value, c.deleted, c.sequence, c.changed_at,
-               row_number() OVER w AS n, sum({OCTETS}) OVER w AS octets
+               row_number() OVER w AS n, sum(c.octets) OVER w AS octets
         FROM changes c JOIN scopes s ON (s.app_id, s.scope) = (c.app_id, c.scope)
         WHERE c.ctid = ANY (ARRAY(SELECT tuple FROM page))
         WINDOW w AS (ORDER BY c.scope, c.sequence ROWS UNBOUNDED PRECEDING)),

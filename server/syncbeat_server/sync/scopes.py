@@ -50,17 +50,6 @@ def _signal(columns: Sequence[Any]) -> Signal:
     return Signal(belief, Windows(recent, long, changed or born, born), present, presence or 0.0, triggered or 0.0)
 
 
-async def current_heads(conn: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """The head of each (app, scope) that exists."""
-    rows = await conn.fetch(
-        """SELECT app_id, scope, head FROM scopes
-           JOIN unnest($1::text[], $2::text[]) AS k (app_id, scope) USING (app_id, scope)""",
-        [app_id for app_id, _ in keys],
-        [scope for _, scope in keys],
-    )
-    return {(row["app_id"], row["scope"]): row["head"] for row in rows}
-
-
 async def lock_scopes(
     conn: Connection, keys: Sequence[tuple[str, str]], *, create: bool
 ) -> dict[tuple[str, str], LockedScope]:

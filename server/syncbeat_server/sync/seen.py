@@ -54,6 +54,11 @@ class SeenRecorder:
             self._noted.set()
         self._tell_full(self._fetched)
 
+    def forget(self) -> None:
+        """The database was restored: what was shown and told before may be of what it took back."""
+        for newest in (self._shown, self._fetched, self._told):
+            newest.clear()
+
     async def run(self) -> None:
         """Write what is noted, for ever."""
         while True:

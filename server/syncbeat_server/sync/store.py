@@ -129,7 +129,9 @@ async def record_seen(conn: Connection, seen: Sequence[tuple[DeviceKey, Cursor]]
            ON CONFLICT (app_id, user_id, device_id, scope) DO UPDATE
            SET epoch = excluded.epoch, sequence = excluded.sequence, seen_at = excluded.seen_at,
                fetched = CASE WHEN c.epoch = excluded.epoch THEN c.fetched END
-           WHERE c.epoch <> excluded.epoch OR c.sequence < excluded.sequence""",
+           -- What is kept and ahead of the head was lost with a restore.
+           WHERE c.epoch <> excluded.epoch OR c.sequence < excluded.sequence
+              OR c.sequence > (SELECT s.head FROM scopes s WHERE (s.app_id, s.scope) = (c.app_id, c.scope))""",
         *_device_columns([device for device, _ in newest]),
         [scope for _, scope in newest],
         [cursor.epoch for cursor in newest.values()],

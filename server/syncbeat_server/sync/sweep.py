@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.storage.lineage import lineage
 from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import scopes, store, touches
+from syncbeat_server.sync import store, touches
 from syncbeat_server.sync.hub import Hub, ScopeKey
 from syncbeat_server.sync.views import Views
 
@@ -31,7 +32,7 @@ class HeadSweep:
         self._hub = hub
         self._clock = clock
         self._listening = listening
-        self._heads: dict[ScopeKey, int] = {}
+        self._heads: dict[ScopeKey, tuple[str, int]] = {}
 
     async def run(self) -> None:
         """Sweep for ever."""
@@ -46,12 +47,12 @@ class HeadSweep:
     async def sweep(self, pause_s: float) -> None:
         """Look once at what some stream follows; `pause_s` is about how long ago the last look was."""
         followed = self._hub.followed()
-        heads: dict[ScopeKey, int] = {}
+        heads: dict[ScopeKey, tuple[str, int]] = {}
         for start in range(0, len(followed), _CHUNK):
             async with self._database.connection() as conn:
-                heads |= await scopes.current_heads(conn, followed[start : start + _CHUNK])
+                heads |= await touches.heads_of(conn, followed[start : start + _CHUNK])
         for key, head in heads.items():
-            if self._heads.get(key) != head:
+            if self._heads.get(key) != head:  # forwards, backwards, or in another epoch
                 self._hub.scope_changed(*key)
         self._heads = heads
         if len(self._hub):
@@ -61,6 +62,38 @@ class HeadSweep:
                 self._hub.look_everywhere()
             for joiner in joiners:
                 self._hub.members_changed(*joiner)
+
+
+class LineageSweep:
+    """Notices that the database was restored: whatever was known of it may be so no longer, and nothing else tells."""
+
+    def __init__(self, database: Database, clock: Clock, restored: Callable[[], None]) -> None:
+        """`restored` is told; a restart of PostgreSQL counts, since a restore may lie behind it."""
+        self._database = database
+        self._clock = clock
+        self._restored = restored
+        self._known: str | None = None
+
+    async def run(self) -> None:
+        """Look for ever; while the database does not answer, each second."""
+        while True:
+            pause = _EVERY_S
+            try:
+                await self.sweep()
+            except SyncbeatError as error:
+                _log.warning("cannot look at the database now", extra={"reason": error.reason})
+                pause = _EVERY_WHEN_DEAF_S
+            await self._clock.sleep(pause)
+
+    async def sweep(self) -> None:
+        """Look once whether it is the database that it was."""
+        async with self._database.connection() as conn:
+            found = await lineage(conn)
+        if found != self._known:
+            if self._known is not None:
+                _log.warning("PostgreSQL was restarted or restored; everything is looked at anew")
+                self._restored()
+            self._known = found
 
 
 class ViewSweep:
@@ -93,7 +126,9 @@ class ViewSweep:
                 for start in range(0, len(kept), _CHUNK):
                     heads |= await touches.heads_of(conn, kept[start : start + _CHUNK])
             await touches.forget_touches(conn, _TOUCHES_KEPT_S, _MAX_CHANGED)
-        unknown = self._floor is None or len(touched.users) + len(touched.scopes) == _MAX_CHANGED
+        # A floor that is not reached yet is of a database that was another one: what was touched since is not known.
+        unknown = self._floor is None or int(self._floor) > int(touched.next_floor)
+        unknown = unknown or len(touched.users) + len(touched.scopes) == _MAX_CHANGED
         self._floor = touched.next_floor
         if unknown:
             self._views.forget_all()

@@ -156,7 +156,7 @@ class Views:
         for key, (epoch, head) in heads.items():
             slot = self._slots.get(key)
             state = None if slot is None else slot.state
-            if state is not None and (state.epoch != epoch or state.head < head):
+            if state is not None and (state.epoch != epoch or state.head != head):
                 self.scope_changed(*key)
         self._trusted_until = moment + TRUSTED_S
 
@@ -248,6 +248,8 @@ def _changed_at(scope: tuple[str, ScopeState]) -> float:
 
 
 def _fill(slot: _Slot, key: ScopeKey, state: ScopeState, reading: _Reading) -> None:
-    # Of two reads that overlap, the later to end may have begun earlier.
-    if key not in reading.scopes and (slot.state is None or slot.state.head <= state.head):
+    # Of two reads that overlap, the later to end may have begun earlier. Of two epochs nobody knows which is the newer
+    # one: what is wrong is found by the sweep.
+    kept = slot.state
+    if key not in reading.scopes and (kept is None or kept.epoch != state.epoch or kept.head <= state.head):
         slot.state = state

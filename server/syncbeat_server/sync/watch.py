@@ -186,6 +186,9 @@ class HintStreams:
             subscription.members_changed = False
             await self._refresh_members(request, subscription, progress, opening=False)
         dirty = subscription.take_dirty()
+        if subscription.all_sent:
+            subscription.all_sent = False
+            dirty |= progress.sent.keys()
         try:
             known = sorted(dirty & progress.sent.keys())
             subscription.dirty |= set(known[_PAGE:])

@@ -156,7 +156,8 @@ class Hint(_message.Message):
     priority: Global___Priority.ValueType
     """priority is the tier that poll_interval falls into."""
     changed: _builtins.bool
-    """changed says that a scope is ahead of the cursors of the request: list its changes now. Without cursors:
+    """changed says that a scope is not where a cursor of the request is: ahead of it, in another epoch, or behind
+    it, since the server was restored from a backup. List its changes now. Without cursors:
     that any scope has changes. Always false in a stream, which brings the changes itself.
     """
     prefer_stream: _builtins.bool

@@ -1,0 +1,65 @@
+"""Begins new epochs after the database was restored, so that nobody goes on from what the restore took back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from syncbeat_server.clock import Clock
+from syncbeat_server.errors import Overloaded
+from syncbeat_server.storage.lineage import begin_feed_generation
+from syncbeat_server.storage.postgres import Database
+from syncbeat_server.sync import epochs
+from syncbeat_server.sync.epochs import ScopeKey
+from syncbeat_server.sync.model import Extent
+
+PAGE = 1_000
+"""Scopes a transaction: some 30 ms, for which those who publish to them wait."""
+_LOCK_MS = 250  # who publishes to the scopes of a page that are locked already waits no longer than that
+_TRIES = 60
+_PAUSE_S = 0.25  # with `_LOCK_MS` 30 s in all, and no transaction of the service takes more than 10
+
+
+async def extent(database: Database, app_id: str | None) -> Extent:
+    """How much there is to renew. Raises DependencyDown."""
+    async with database.connection() as conn:
+        return await epochs.extent(conn, app_id)
+
+
+async def renew_epochs(
+    database: Database, clock: Clock, app_id: str | None, told: Callable[[int], None] = lambda count: None
+) -> tuple[int, int]:
+    """Begin a new epoch in every scope, of one app or of all: how many, and the new feed generation.
+
+    Whatever carries an epoch is held against its scope's when it is used (cursors of devices, of streams, of pushes),
+    so that nothing else has to be rewritten. Each page is a transaction: a run that was cut leaves whole ones, and the
+    next begins with all again. `told` hears how many scopes are done after each page.
+
+    Raises:
+        DependencyDown: the database does not answer.
+        Overloaded: scopes stayed locked by somebody else.
+    """
+    async with database.connection() as conn:
+        # First: what was given out before resumes nothing from here on, and running processes look for themselves.
+        generation = await begin_feed_generation(conn)
+    after: ScopeKey = ("", "")
+    done = 0
+    while keys := await _page(database, clock, app_id, after):
+        after = keys[-1]
+        done += len(keys)
+        told(done)
+    return done, generation
+
+
+async def _page(database: Database, clock: Clock, app_id: str | None, after: ScopeKey) -> list[ScopeKey]:
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            async with database.transaction() as conn:
+                keys = await epochs.lock_page(conn, app_id, after, PAGE, _LOCK_MS)
+                await epochs.renew(conn, keys)
+                await epochs.forget_foreign_transactions(conn, keys)
+                return keys
+        except Overloaded:
+            if not tries_left:
+                raise
+            await clock.sleep(_PAUSE_S)
+    return []

@@ -13,13 +13,13 @@ from syncbeat_server.errors import Overloaded
 from syncbeat_server.storage.lineage import lineage
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import renewal
-from syncbeat_server.sync.model import Checkpoint, Cursor, Reset
+from syncbeat_server.sync.model import Checkpoint, Cursor, Reset, ResetAll
 from syncbeat_server.sync.renewal import extent, renew_epochs
 from syncbeat_server.sync.sweep import LineageSweep, ViewSweep
 from syncbeat_server.sync.views import Views
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
-from tests.storage.house import PHONE, House, stream
+from tests.storage.house import PHONE, House, came, stream, whole
 from tests.storage.stage import APP, accept, add_device, add_members, couple, rows_of, value_of, wake
 from tests.storage.test_queue import claimed_one
 from tests.storage.test_views import House as KeptHouse
@@ -100,14 +100,18 @@ async def test_stream_is_reset_by_the_next_sweep(house: House, change: str) -> N
         assert last.cursors == (reset.head,)
 
 
-async def test_stream_of_all_scopes_is_reset_in_scopes_that_it_did_not_name(house: House) -> None:
-    async with stream(house, user_id=None) as reader:
+async def test_stream_of_all_scopes_is_reset_by_new_epochs_and_goes_on(house: House, clock: FakeClock) -> None:
+    async with whole(house) as reader:
         await house.publish("a")
-        await wait_until(lambda: reader.changes() == [("a", 1)])
-        async with house.database.connection() as conn:
-            await conn.execute(RENEW)
+        await came(reader, ("couple", 1))
+        old = reader.token
+        await renew_epochs(house.database, clock, None)
         house.hub.look_everywhere(restored=True)
-        await wait_until(lambda: reader.count(Reset))
+        await wait_until(lambda: reader.count(ResetAll))
+        await house.publish("b")
+        await came(reader, ("couple", 1), ("couple", 2))
+    async with whole(house, old) as reader:
+        await wait_until(lambda: reader.count(ResetAll), what="its token is of before")
 
 
 async def test_lineage_changes_with_a_restore_and_not_by_itself(

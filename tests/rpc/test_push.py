@@ -225,7 +225,7 @@ async def test_a_worker_sends_what_was_accepted(database_urls: DatabaseUrls, red
         await stream.opened()
 
         async def marked() -> bool:
-            return bool(await client.keys("syncbeat:*:live:*"))
+            return bool(await client.keys("syncbeat:*:streams:*"))
 
         await wait_until(marked)
         await server.backend(send(user_ids=users("carol")))

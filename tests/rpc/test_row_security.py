@@ -265,6 +265,7 @@ SILENT = {
     *(registrations.age, expansion.count_large),  # nobody has a month, or a thousand devices
     *(directory.lock_devices, directory.lock_mover, directory.lock_registering),
     sync.oversized,  # nor a value of a mebibyte
+    epochs.forget_foreign_transactions,  # nor changes of another cluster
     scopes.note_presence,  # the server has noted it already
 }
 LAST: list[Callable[..., Any]] = [

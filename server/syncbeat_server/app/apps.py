@@ -12,7 +12,7 @@ from pathlib import Path
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
 from syncbeat_server.ops.config import AppSettings, Settings, reread_apps
-from syncbeat_server.ops.files import FileFault, read_file
+from syncbeat_server.ops.files import FileFault, read_file, written_at
 from syncbeat_server.ops.trouble import Trouble
 from syncbeat_server.push.templates import Template
 
@@ -25,11 +25,11 @@ _LOOK_S = 2.0
 class _Seen:
     """What the files held at one look: the apps file itself, digests of the others; text: why one could not be read.
 
-    No times, which say too little: two changes may have the same, and so may the file before and after one.
+    Not times alone, which say too little: two changes may have the same, and so may the file before and after one.
     """
 
     document: bytes | str
-    accounts: tuple[tuple[str, str], ...]
+    accounts: tuple[tuple[str, str, tuple[int, int]], ...]
 
 
 class Apps:
@@ -111,7 +111,7 @@ class Apps:
         accounts = sorted({str(app.fcm_credentials) for app in self.current.values() if app.fcm_credentials})
         return _Seen(
             document=b"" if file is None else _held(file),
-            accounts=tuple((path, _digest(_held(Path(path)))) for path in accounts),
+            accounts=tuple((path, _digest(_held(Path(path))), written_at(Path(path))) for path in accounts),
         )
 
 

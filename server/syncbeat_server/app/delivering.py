@@ -13,7 +13,7 @@ from syncbeat_server.app.process import Process, running
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
 from syncbeat_server.ops.config import AppSettings, Settings
-from syncbeat_server.ops.files import FileFault, read_file
+from syncbeat_server.ops.files import FileFault, read_file, written_at
 from syncbeat_server.ops.setting_types import check_base_url
 from syncbeat_server.ops.trouble import Trouble
 from syncbeat_server.push.channel import Channel, app_secret
@@ -153,7 +153,9 @@ class _Channels:
             known.max_per_day = app.max_per_day
             known.templates = self._process.apps.templates(app_id)
         account = await asyncio.to_thread(_account, app)
-        made_of = (app.fcm_base_url, app.webhook_url, app.webhook_token, account)
+        # Whoever writes the same credentials anew may want a new access token.
+        written = app.fcm_credentials and written_at(app.fcm_credentials)
+        made_of = (app.fcm_base_url, app.webhook_url, app.webhook_token, account, written)
         if known is not None and made_of == self._made_of[app_id]:
             return
         settings, clock = self._process.settings, self._process.clock

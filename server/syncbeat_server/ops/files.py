@@ -51,6 +51,15 @@ def read_file(path: Path) -> bytes:
     return bytes(content)
 
 
+def written_at(path: Path) -> tuple[int, int]:
+    """Returns what tells the same content written anew from what was there: time and inode; zeros without a file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return (0, 0)
+    return (found.st_mtime_ns, found.st_ino)
+
+
 def read_text(path: Path) -> str:
     """Returns the text of a file in UTF-8, with or without a byte order mark; its lines end with a line feed.
 

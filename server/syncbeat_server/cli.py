@@ -176,6 +176,7 @@ def _serve(role_name: str | None) -> int:
 
     settings = _settings()
     role = Role(role_name) if role_name else settings.role
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or its core writes a line for each handshake of strangers
     with _stores(settings) as (stores, embedded):
         if settings.workers > 1:
             return _serve_copies(settings, stores, role, embedded)
@@ -190,21 +191,22 @@ def _serve(role_name: str | None) -> int:
 
 
 def _serve_copies(settings: Settings, stores: Stores, role: Role, embedded: EmbeddedStores | None) -> int:
-    from syncbeat_server.ops.config import PREFIX
     from syncbeat_server.ops.processes import run_copies
+    from syncbeat_server.ops.sources import PREFIX
 
     if settings.listen.endswith(":0"):
         raise ConfigurationError(f"{PREFIX}WORKERS: several processes share one port, so SYNCBEAT_LISTEN needs one")
-    environment = {
-        **os.environ,
+    said = {
         f"{PREFIX}WORKERS": "1",
         f"{PREFIX}SHARE_PORT": "true",
         f"{PREFIX}ROLE": role.value,
         f"{PREFIX}DATABASE_URL": stores.database_url,
         f"{PREFIX}REDIS_URL": stores.redis_url,
     }
+    # What is said here is not to stand beside a file that says it.
+    own = {name: text for name, text in os.environ.items() if name.removesuffix("_FILE") not in said}
     command = [sys.executable, "-m", "syncbeat_server.cli", "serve"]
-    _run(lambda stop: run_copies(command, environment, settings.workers, stop), embedded)
+    _run(lambda stop: run_copies(command, own | said, settings.workers, stop), embedded)
     return 0
 
 
@@ -290,16 +292,16 @@ def _check_config(parsed: argparse.Namespace) -> int:
 
 
 def _healthcheck(parsed: argparse.Namespace) -> int:
-    from syncbeat_server.rpc.probe import probe
+    from syncbeat_server.rpc.probe import SERVING, own_addresses, probe_until_one_serves
 
-    settings, address = _settings(), parsed.address
-    if address is None:
-        host, _, port = settings.listen.rpartition(":")
-        address = f"{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}"  # noqa: S104  # compared, not bound
-    certificate = settings.tls_certificate
-    status = probe(address, _PROBE_S, certificate.read_bytes() if certificate is not None else None)
-    print(f"syncbeat-server: {address} is {status}")
-    return 0 if status == "SERVING" else 1
+    settings = _settings()
+    if parsed.address is None and settings.listen.endswith(":0"):
+        raise ConfigurationError("SYNCBEAT_LISTEN: nobody knows the port it takes: name one, or use --address")
+    addresses = own_addresses(settings.listen) if parsed.address is None else [parsed.address]
+    status = ""
+    for address, status in probe_until_one_serves(addresses, _PROBE_S, settings.tls_certificate):
+        print(f"syncbeat-server: {address} is {status}")
+    return 0 if status == SERVING else 1
 
 
 def _user_token(parsed: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import gzip
 import heapq
+import itertools
 import json
 import logging
 import time
@@ -115,12 +116,12 @@ async def pass_time(store: JwksStore, seconds: float) -> None:
 
 
 @asynccontextmanager
-async def running(store: JwksStore) -> AsyncIterator[None]:
+async def running(store: JwksStore) -> AsyncIterator[asyncio.Future[None]]:
     """The store's own loop, past its first fetch."""
     task = asyncio.ensure_future(store.run())
     await rests(store)
     try:
-        yield
+        yield task
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -447,3 +448,33 @@ async def test_sixty_four_keys_are_read_without_holding_the_loop(store: JwksStor
             assert await store.find("k63") is not None
 
     assert await watched(ask()) < LAG_S
+
+
+async def test_an_issuer_that_is_away_is_told_of_once_for_each_cause(
+    store: JwksStore, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    known = publisher.body
+    strange = [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"keys": 5}',
+        b"\xff\xfe",
+        b"[" * 5_000,
+        b'{"keys": [{"kid": 1, "n": []}]}',
+        b"0" * 300_000,
+    ]
+    async with running(store) as task:
+        for body in strange:
+            publisher.body = body
+            await pass_time(store, 400)
+        publisher.away = True
+        await pass_time(store, 400)
+        publisher.away, publisher.body = False, known
+        await pass_time(store, 400)
+        assert not task.done()
+    told = [record for record in caplog.records if record.name == "syncbeat_server.auth.jwks"]
+    causes = [record.__dict__.get("fault", record.message) for record in told]
+    assert all(one != other for one, other in itertools.pairwise(causes)), causes
+    assert causes[-1] == "the keys of an issuer can be fetched again"

@@ -19,6 +19,7 @@ from syncbeat_server.rpc.probe import probe
 from syncbeat_server.rpc.tls import TlsFiles, server_credentials
 from tests.certificates import Authority, Pair, replace
 from tests.conftest import DatabaseUrls
+from tests.damage import NOT_PEM, remove
 from tests.ports import free_port
 from tests.rpc.conftest import Caller, Server, running_server
 
@@ -160,6 +161,50 @@ async def test_half_a_rotation_and_a_broken_one_leave_the_old_certificate(secure
     new.write(secured.folder, "server")
     async with secured.caller(ca=OTHER_CA.certificate) as caller:
         assert await status(Caller(caller.channel, token)) == "OK"
+
+
+@pytest.mark.parametrize("name", ["server.pem", "server.key", "clients.pem"])
+async def test_files_that_cannot_be_read_anew_leave_the_old_ones_and_are_told_once(
+    secured: Secured, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    path = secured.folder / name
+    good = path.read_bytes()
+    client = CLIENT_CA.sign(BACKEND_URI)
+
+    async def handshake() -> str:
+        async with secured.caller(client, mtls=True) as caller:
+            return await status(caller)
+
+    for shape, damage in NOT_PEM.items():
+        caplog.clear()
+        remove(path)
+        damage(path)
+        assert [await handshake() for _ in range(3)] == ["OK"] * 3, shape
+        remove(path)
+        path.write_bytes(good)
+        assert await handshake() == "OK", shape
+        told = [record.message for record in caplog.records if record.name == "syncbeat_server.rpc.tls"]
+        assert told == [
+            "the new certificate cannot be used, the old one stays",
+            "the certificate can be used again",
+        ], shape
+    # Nobody came to the other listener meanwhile.
+    listeners = {record.__dict__["listener"] for record in caplog.records if hasattr(record, "listener")}
+    assert listeners == {"SYNCBEAT_MTLS_LISTEN"}
+
+
+async def test_a_certificate_written_twice_within_a_tick_is_taken(secured: Secured) -> None:
+    token = secured.server.backend.metadata
+    path = secured.folder / "server.pem"
+    for authority in (OTHER_CA, CA, OTHER_CA):
+        found = path.stat()
+        pair = authority.sign("localhost", "127.0.0.1")
+        pair.write(secured.folder, "server")
+        for one in (path, path.with_suffix(".key")):
+            os.utime(one, ns=(found.st_atime_ns, found.st_mtime_ns))
+        async with secured.caller(ca=authority.certificate) as caller:
+            assert await status(Caller(caller.channel, token)) == "OK"
 
 
 async def test_another_authority_for_services_is_taken_without_a_restart(secured: Secured) -> None:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from syncbeat_server.clock import Clock
-from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.errors import ConfigurationError, SyncbeatError
 from syncbeat_server.ops.config import AppSettings, Settings, reread_apps
+from syncbeat_server.ops.files import FileFault, read_file, written_at
+from syncbeat_server.ops.trouble import Trouble
 from syncbeat_server.push.templates import Template
 
 _log = logging.getLogger(__name__)
 
 _LOOK_S = 2.0
 
-Stamp = tuple[tuple[str, int, int], ...]
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the files held at one look: the apps file itself, digests of the others; text: why one could not be read.
+
+    Not times alone, which say too little: two changes may have the same, and so may the file before and after one.
+    """
+
+    document: bytes | str
+    accounts: tuple[tuple[str, str, tuple[int, int]], ...]
 
 
 class Apps:
@@ -26,51 +40,90 @@ class Apps:
         self._settings = settings
         self._clock = clock
         self._watchers: list[Callable[[], None]] = []
+        self._trouble = Trouble(
+            _log, "the apps file cannot be used now; what was read before stays", "the apps file can be used again"
+        )
         self.current = settings.all_apps()
         self._templates = _all_templates(self.current)
-        self._stamp = self._look()
+        self._seen = self._look()
+        self._in_use: bytes | str | None = None  # the settings were read a while ago
 
     def templates(self, app_id: str) -> Mapping[str, Template]:
         """The templates of an app."""
         return self._templates.get(app_id, {})
 
     def on_change(self, changed: Callable[[], None]) -> None:
-        """Call `changed` after each change; it may raise ConfigurationError."""
+        """Call `changed` after each change. When it raises, the change is undone for all, and tried again later."""
         self._watchers.append(changed)
 
     async def run(self) -> None:
-        """Look for changes, for ever. What cannot be used is said once and left alone."""
+        """Look for changes, for ever. What cannot be used is said once and left alone, whatever is wrong with it."""
         while True:
             await self._clock.sleep(_LOOK_S)
-            stamp = self._look()
-            if stamp != self._stamp:
-                self._stamp = stamp
-                self._reload()
+            try:
+                seen = await asyncio.to_thread(self._look)  # a network's file system may be slow
+                self._follow(seen)
+            except Exception as error:  # noqa: BLE001  # no file may end the process that serves by what it read before
+                self._trouble.met(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
 
-    def _reload(self) -> None:
-        try:
-            apps = reread_apps(self._settings)
-            templates = _all_templates(apps)
-        except ConfigurationError as error:
-            _log.error("the apps file cannot be used now; what was read before stays", extra={"fault": error.message})
+    def _follow(self, seen: _Seen) -> None:
+        before, self._seen = self._seen, seen
+        if seen.accounts != before.accounts:
+            self._tell()
+        if seen.document == self._in_use:
+            self._trouble.ended()
             return
+        if isinstance(seen.document, str):
+            raise ConfigurationError(seen.document)
+        apps = reread_apps(self._settings, seen.document)
+        templates = _all_templates(apps)
+        # What is being written may end between two tables, and is good TOML then: it has to stay for one more look.
+        if seen.document == before.document:
+            if apps != self.current:
+                self._adopt(apps, templates)
+                _log.info("apps read anew", extra={"apps": sorted(apps)})
+            self._in_use = seen.document
+            self._trouble.ended()
+
+    def _adopt(self, apps: dict[str, AppSettings], templates: dict[str, dict[str, Template]]) -> None:
+        before = self.current, self._templates
         self.current, self._templates = apps, templates
+        try:
+            self._tell()
+        except Exception:
+            self.current, self._templates = before
+            self._tell()
+            raise
+
+    def _tell(self) -> None:
+        """Call every watcher, and then raise what the first raised that did."""
+        faults = []
         for changed in self._watchers:
-            changed()
-        _log.info("apps read anew", extra={"apps": sorted(apps)})
+            try:
+                changed()
+            except Exception as fault:  # noqa: BLE001  # those after it hear of the change, or of its end, too
+                faults.append(fault)
+        if faults:
+            raise faults[0]
 
-    def _look(self) -> Stamp:
-        files = [self._settings.apps_file, *(app.fcm_credentials for app in self.current.values())]
-        return tuple(stamp_of(path) for path in files if path is not None)
+    def _look(self) -> _Seen:
+        file = self._settings.apps_file
+        accounts = sorted({str(app.fcm_credentials) for app in self.current.values() if app.fcm_credentials})
+        return _Seen(
+            document=b"" if file is None else _held(file),
+            accounts=tuple((path, _digest(_held(Path(path))), written_at(Path(path))) for path in accounts),
+        )
 
 
-def stamp_of(path: Path) -> tuple[str, int, int]:
-    """What changes when a file does."""
+def _held(path: Path) -> bytes | str:
     try:
-        found = path.stat()
-    except OSError:
-        return (str(path), 0, 0)
-    return (str(path), found.st_mtime_ns, found.st_ino)
+        return read_file(path)
+    except FileFault as fault:
+        return str(fault)
+
+
+def _digest(held: bytes | str) -> str:
+    return held if isinstance(held, str) else hashlib.sha256(held).hexdigest()
 
 
 def _all_templates(apps: Mapping[str, AppSettings]) -> dict[str, dict[str, Template]]:

@@ -22,6 +22,7 @@ from syncbeat_server.ops.config import (
     UnknownUsers,
     session_issuer,
 )
+from syncbeat_server.ops.files import read_file
 from syncbeat_server.ops.setting_types import CertificateEntry, TokenEntry
 from syncbeat_server.storage.postgres import Database
 
@@ -130,8 +131,8 @@ def _issuer_rows(given: IssuerSettings, issuer: Issuer) -> list[KeyRow]:
         rows.append(KeyRow(issuer, "", "HS256", rows[0].key))
     if given.jwks_file is not None:
         try:
-            published, faults = keys_of_jwks(given.jwks_file.read_bytes(), issuer)
-        except (OSError, ValueError) as error:
+            published, faults = keys_of_jwks(read_file(given.jwks_file), issuer)
+        except ValueError as error:
             raise ConfigurationError(f"SYNCBEAT_JWKS_FILE: {error}") from None
         if faults:
             raise ConfigurationError(f"SYNCBEAT_JWKS_FILE: {faults[0]}")

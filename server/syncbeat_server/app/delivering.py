@@ -6,14 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-from syncbeat_server.app.apps import stamp_of
 from syncbeat_server.app.learning import nightly_fit
 from syncbeat_server.app.process import Process, running
 from syncbeat_server.clock import Clock
-from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.errors import ConfigurationError, SyncbeatError
 from syncbeat_server.ops.config import AppSettings, Settings
+from syncbeat_server.ops.files import FileFault, read_file, written_at
 from syncbeat_server.ops.setting_types import check_base_url
+from syncbeat_server.ops.trouble import Trouble
 from syncbeat_server.push.channel import Channel, app_secret
 from syncbeat_server.push.gate import Gate
 from syncbeat_server.push.policy import RetryRule
@@ -27,8 +29,12 @@ from syncbeat_server.storage.allowance import Allowance, Rate
 from syncbeat_server.storage.notices import listen
 from syncbeat_server.sync.pruning import TombstonePruning
 
+if TYPE_CHECKING:
+    from syncbeat_server.push.providers.fcm import AccessTokens
+
 _log = logging.getLogger(__name__)
 
+_AGAIN_S = 2.0  # as often as files are looked at
 _BURST_S = 0.1
 _LEAST_BURST = 200.0
 _RETIRED = 8  # providers that are kept open for the attempts that are still under way in them
@@ -85,6 +91,7 @@ class _Channels:
         self._process = process
         self._changed = asyncio.Event()
         self._made_of: dict[str, object] = {}
+        self._troubles: dict[str, Trouble] = {}
         self._retired: list[Provider] = []
         self.by_app: dict[str, Channel] = {}
 
@@ -99,15 +106,33 @@ class _Channels:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            for app_id, app in self._process.apps.current.items():
-                try:
-                    await self._make(app_id, app)
-                except ConfigurationError as error:
-                    _log.error("an app keeps its provider", extra={"app_id": app_id, "fault": error.message})
-            for app_id in self.by_app.keys() - self._process.apps.current.keys():
-                self._retire(self.by_app.pop(app_id))
-            while len(self._retired) > _RETIRED:
+            while not await self._follow():
+                await self._process.clock.sleep(_AGAIN_S)
+
+    async def _follow(self) -> bool:
+        """Make what has changed; an app whose configuration cannot be used keeps what it has. Whether all could be."""
+        good = True
+        apps = self._process.apps.current
+        for app_id, app in apps.items():
+            trouble = self._troubles.setdefault(
+                app_id, Trouble(_log, "an app keeps its provider", "an app's provider can be made again", app_id=app_id)
+            )
+            try:
+                await self._make(app_id, app)
+                trouble.ended()
+            except Exception as error:  # noqa: BLE001  # nor may what one app is given end the deliveries of all
+                trouble.met(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
+                good = False
+        for app_id in self.by_app.keys() - apps.keys():
+            self._retire(self.by_app.pop(app_id))
+        for app_id in self._troubles.keys() - apps.keys():
+            del self._troubles[app_id]
+        while len(self._retired) > _RETIRED:
+            try:
                 await self._retired.pop(0).close()
+            except Exception:  # noqa: BLE001  # it is not used any more
+                _log.exception("a provider could not be closed")
+        return good
 
     async def close(self) -> None:
         """Close every provider."""
@@ -123,62 +148,83 @@ class _Channels:
         metrics.breakers({app_id: c.gate.breaker is not BreakerState.CLOSED for app_id, c in self.by_app.items()})
 
     async def _make(self, app_id: str, app: AppSettings) -> None:
-        account = app.fcm_credentials and stamp_of(app.fcm_credentials)
-        made_of = (
-            app.fcm_base_url,
-            app.webhook_url,
-            app.webhook_token,
-            account,
-        )
         known = self.by_app.get(app_id)
-        if known is None or made_of != self._made_of[app_id]:
-            settings, clock = self._process.settings, self._process.clock
-            first, fallback, project = providers(app_id, app, settings, clock)
-            # Deployments that send through one project share its quota: FCM counts what they send together.
-            rate_key = project or f"{self._process.bus.deployment}:{app_id}"
-            if known is None:
-                secret = await app_secret(self._process.database, app_id)
-                gate = Gate(settings.delivery_in_flight, BreakerRule(open_s=settings.delivery_breaker_s), clock)
-                known = self.by_app[app_id] = Channel(first, gate, rate_key, secret, fallback)
-            else:
-                self._retire(known)
-                known.provider, known.fallback, known.rate_key = first, fallback, rate_key
-            self._made_of[app_id] = made_of
-        known.max_per_day = app.max_per_day
-        known.templates = self._process.apps.templates(app_id)
+        if known is not None:
+            known.max_per_day = app.max_per_day
+            known.templates = self._process.apps.templates(app_id)
+        account = await asyncio.to_thread(_account, app)
+        # Whoever writes the same credentials anew may want a new access token.
+        written = app.fcm_credentials and written_at(app.fcm_credentials)
+        made_of = (app.fcm_base_url, app.webhook_url, app.webhook_token, account, written)
+        if known is not None and made_of == self._made_of[app_id]:
+            return
+        settings, clock = self._process.settings, self._process.clock
+        secret = await app_secret(self._process.database, app_id) if known is None else known.ack_secret
+        first, fallback, project = providers(app_id, app, settings, clock, account)
+        # Deployments that send through one project share its quota: FCM counts what they send together.
+        rate_key = project or f"{self._process.bus.deployment}:{app_id}"
+        if known is None:
+            gate = Gate(settings.delivery_in_flight, BreakerRule(open_s=settings.delivery_breaker_s), clock)
+            known = self.by_app[app_id] = Channel(first, gate, rate_key, secret, fallback)
+            known.max_per_day = app.max_per_day
+            known.templates = self._process.apps.templates(app_id)
+        else:
+            self._retire(known)
+            known.provider, known.fallback, known.rate_key = first, fallback, rate_key
+        self._made_of[app_id] = made_of
 
     def _retire(self, channel: Channel) -> None:
         # Not closed before the end: attempts may be under way.
         self._retired += [channel.provider] if channel.fallback is None else [channel.provider, channel.fallback]
 
 
-def providers(app_id: str, app: AppSettings, settings: Settings, clock: Clock) -> tuple[Provider, Provider | None, str]:
+def _account(app: AppSettings) -> bytes | None:
+    try:
+        return None if app.fcm_credentials is None else read_file(app.fcm_credentials)
+    except FileFault as fault:
+        raise ConfigurationError(f"SYNCBEAT_FCM_CREDENTIALS: {fault}") from None
+
+
+def providers(
+    app_id: str, app: AppSettings, settings: Settings, clock: Clock, account: bytes | None = None
+) -> tuple[Provider, Provider | None, str]:
     """An app's provider, the one for when that cannot be reached, and the project whose rate it shares, or "".
+
+    `account`: what its FCM credentials were found to hold; without it they are read.
 
     Raises:
         ConfigurationError: it cannot be used.
     """
+    tokens = None if app.fcm_credentials is None else _access_tokens(account or _account(app) or b"", clock)
     webhook = None
     if app.webhook_url:
         from syncbeat_server.push.providers.webhook import WebhookProvider
 
         token = "" if app.webhook_token is None else app.webhook_token.get_secret_value()
         webhook = WebhookProvider(app.webhook_url, token, settings.delivery_in_flight, settings.delivery_timeout_s)
-    if app.fcm_credentials is None:
+    if tokens is None:
         return webhook or LogProvider(), None, ""
-    # firebase-admin is large: a process that pushes nothing to FCM does without it.
-    from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
+    from syncbeat_server.push.providers.fcm import FcmProvider
 
-    try:
-        tokens = AccessTokens(app.fcm_credentials, clock)
-        check_base_url("the token_uri of FCM_CREDENTIALS", tokens.token_uri)
-    except (ValueError, OSError) as error:
-        fault = str(error) if "token_uri" in str(error) else "not the JSON of a service account"
-        raise ConfigurationError(f"SYNCBEAT_FCM_CREDENTIALS: {fault}") from None
     fcm = FcmProvider(
         tokens, app.fcm_base_url, settings.delivery_in_flight, clock, timeout_s=settings.delivery_timeout_s
     )
     return fcm, webhook, f"fcm:{tokens.project_id}"
+
+
+def _access_tokens(account: bytes, clock: Clock) -> AccessTokens:
+    # firebase-admin is large: a process that pushes nothing to FCM does without it.
+    from syncbeat_server.push.providers.fcm import AccessTokens
+
+    try:
+        tokens = AccessTokens(account, clock)
+    except Exception:  # noqa: BLE001  # google-auth and cryptography raise many kinds for what is no key
+        raise ConfigurationError("SYNCBEAT_FCM_CREDENTIALS: not the JSON of a service account") from None
+    try:
+        check_base_url("the token_uri of FCM_CREDENTIALS", tokens.token_uri)
+    except ValueError as error:
+        raise ConfigurationError(f"SYNCBEAT_FCM_CREDENTIALS: {error}") from None
+    return tokens
 
 
 def _rate(settings: Settings) -> Rate:

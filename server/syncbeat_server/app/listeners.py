@@ -16,8 +16,10 @@ def listeners(settings: Settings) -> list[Listener]:
     certificate, key = settings.tls_certificate, settings.tls_key
     if certificate is None or key is None:
         return [Listener("SYNCBEAT_LISTEN", settings.listen)]
-    found = [Listener("SYNCBEAT_LISTEN", settings.listen, server_credentials(TlsFiles(certificate, key)))]
+    found = [
+        Listener("SYNCBEAT_LISTEN", settings.listen, server_credentials(TlsFiles(certificate, key), "SYNCBEAT_LISTEN"))
+    ]
     if settings.mtls_listen:
-        credentials = server_credentials(TlsFiles(certificate, key, settings.mtls_client_ca))
+        credentials = server_credentials(TlsFiles(certificate, key, settings.mtls_client_ca), "SYNCBEAT_MTLS_LISTEN")
         found.append(Listener("SYNCBEAT_MTLS_LISTEN", settings.mtls_listen, credentials))
     return found

@@ -14,6 +14,7 @@ from syncbeat_server.auth.keys import keys_of_jwks
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown
+from syncbeat_server.ops.trouble import Trouble
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,14 @@ class JwksStore:
         self._etag = ""
         self._fetched_at = self._forced_at = _NEVER
         self._failing = True
+        self._faults: list[str] = []
+        self._trouble = Trouble(
+            _log,
+            "the keys of an issuer could not be fetched",
+            "the keys of an issuer can be fetched again",
+            logging.WARNING,
+            issuer=issuer.name,
+        )
         self._generation = 0
         self._fetching: asyncio.Task[None] | None = None
         self._spread = random.SystemRandom().uniform
@@ -115,18 +124,19 @@ class JwksStore:
             if generation == self._generation:
                 self._rows, self._etag = rows, etag
                 self._fetched_at, self._failing = self._clock.monotonic(), False
-        except (aiohttp.ClientError, OSError, TimeoutError, _Unusable, ValueError) as error:
+            self._trouble.ended()
+        except Exception as error:  # noqa: BLE001  # whatever an issuer answers: who serves by known keys goes on
             self.failures += 1
             self._failing = True
-            extra = {"issuer": self.issuer.name, "error": type(error).__name__, "failures": self.failures}
-            _log.warning("the keys of an issuer could not be fetched", extra=extra)
+            self._trouble.met(str(error) if isinstance(error, _Unusable) else type(error).__name__)
         finally:
             self._fetching = None
 
     def _read(self, document: bytes) -> Mapping[str, KeyRow]:
         rows, faults = keys_of_jwks(document, self.issuer)
-        for fault in faults:
+        for fault in [] if faults == self._faults else faults:  # each is told once, not with every fetch
             _log.warning("a key of an issuer is not used", extra={"issuer": self.issuer.name, "fault": fault})
+        self._faults = faults
         found = {row.kid: row for row in rows}
         if len(found) != len(rows):
             raise _Unusable("two keys of one kid")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.setting_types import (
@@ -32,14 +30,17 @@ from syncbeat_server.ops.setting_types import (
     check_secrets,
     is_loopback,
 )
+from syncbeat_server.ops.sources import PREFIX, read_app_tables, read_values
 
-PREFIX = "SYNCBEAT_"
 DEFAULT_APP = "default"
 DEFAULT_STALENESS_S = 15.0
 """The mean staleness that an app is to have when its settings name no target."""
 _LONGEST_POLL_S = 14_400.0
 _IN_APPS_FILE = frozenset({"apps", "issuers", "templates"})
 _OF_DEFAULT = frozenset({"issuers", "templates"})
+_SHOWN_PART = 31
+_RUNNING = "running"
+"""Of validation: files were read already, and each that is gone now is told by who reads it anew."""
 
 
 class Role(StrEnum):
@@ -97,11 +98,12 @@ class IssuerSettings(BaseModel):
     unknown_users: UnknownUsers = UnknownUsers.ACCEPT
 
     @model_validator(mode="after")
-    def _safe_keys(self) -> Self:
+    def _safe_keys(self, info: ValidationInfo) -> Self:
         check_secrets("JWT_SECRETS", self.jwt_secrets)
         if self.jwks_url:
             check_base_url("JWKS_URL", self.jwks_url)
-        check_file("JWKS_FILE", self.jwks_file)
+        if info.context != _RUNNING:
+            check_file("JWKS_FILE", self.jwks_file)
         return self
 
 
@@ -170,9 +172,10 @@ class AppSettings(IssuerSettings):
         return self
 
     @model_validator(mode="after")
-    def _safe_provider(self) -> Self:
+    def _safe_provider(self, info: ValidationInfo) -> Self:
         check_base_url("FCM_BASE_URL", self.fcm_base_url)
-        check_file("FCM_CREDENTIALS", self.fcm_credentials)
+        if info.context != _RUNNING:
+            check_file("FCM_CREDENTIALS", self.fcm_credentials)
         if self.webhook_url:
             check_base_url("WEBHOOK_URL", self.webhook_url)
         return self
@@ -271,10 +274,10 @@ class Settings(AppSettings):
         return self
 
     @model_validator(mode="after")
-    def _safe_listeners(self) -> Self:
+    def _safe_listeners(self, info: ValidationInfo) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS_CERTIFICATE and TLS_KEY: set both, or neither")
-        for name in ("tls_certificate", "tls_key", "mtls_client_ca"):
+        for name in ("tls_certificate", "tls_key", "mtls_client_ca") if info.context != _RUNNING else ():
             check_file(name.upper(), getattr(self, name))
         if self.mtls_listen and (self.tls_certificate is None or self.mtls_client_ca is None):
             raise ValueError("MTLS_LISTEN: needs TLS_CERTIFICATE, TLS_KEY and MTLS_CLIENT_CA")
@@ -286,25 +289,21 @@ class Settings(AppSettings):
 
     def all_apps(self) -> dict[str, AppSettings]:
         """Every app by name; `default` is what the environment itself describes."""
-        own = AppSettings(**{name: getattr(self, name) for name in AppSettings.model_fields})
+        # What they consist of was checked as part of these settings.
+        own = AppSettings.model_construct(**{name: getattr(self, name) for name in AppSettings.model_fields})
         return {DEFAULT_APP: own, **self.apps}
 
 
-def reread_apps(settings: Settings) -> dict[str, AppSettings]:
-    """Every app as the apps file describes it now, beside what the environment said at the start.
+def reread_apps(settings: Settings, document: bytes) -> dict[str, AppSettings]:
+    """Every app as the apps file, whose content is `document`, describes it beside what the environment said.
 
     Raises:
-        ConfigurationError: the file cannot be used now.
+        ConfigurationError: it cannot be used; a start would refuse it too.
     """
     if settings.apps_file is None:
         return settings.all_apps()
-    try:
-        tables = _read_apps(settings.apps_file)
-        own = {name: getattr(settings, name) for name in AppSettings.model_fields}
-        default = AppSettings(**own | {"issuers": (), "templates": {}} | tables.pop(DEFAULT_APP, {}))
-        return {DEFAULT_APP: default, **{name: AppSettings(**table) for name, table in tables.items()}}
-    except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from None
+    said = {name: getattr(settings, name) for name in Settings.model_fields if name not in _IN_APPS_FILE}
+    return _checked(said, read_app_tables(settings.apps_file, document), running=True).all_apps()
 
 
 def session_issuer(app_id: str, app: AppSettings) -> str:
@@ -322,61 +321,32 @@ def load_settings(environment: Mapping[str, str] | None = None, env_file: Path |
     Raises:
         ConfigurationError: a setting is unknown, malformed or unsafe; the message names each and the fix.
     """
-    variables = dict(os.environ if environment is None else environment)
-    if env_file is not None and env_file.is_file():
-        variables = {**{k: v for k, v in dotenv_values(env_file).items() if v is not None}, **variables}
-    values = _read_variables(variables)
-    try:
-        if values.get("apps_file"):
-            values["apps"] = _read_apps(Path(values["apps_file"]))
-            values |= values["apps"].pop(DEFAULT_APP, {})
-        return Settings(**values)
-    except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from None
-
-
-def _read_variables(variables: Mapping[str, str]) -> dict[str, Any]:
     known = set(Settings.model_fields) - _IN_APPS_FILE
-    values: dict[str, Any] = {}
-    for variable, text in variables.items():
-        if not variable.startswith(PREFIX):
-            continue
-        name = variable.removeprefix(PREFIX).lower()
-        from_file = name.removesuffix("_file")
-        if name in known:
-            values[name] = text
-        elif name.endswith("_file") and from_file in known:
-            try:
-                values[from_file] = Path(text).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError):
-                raise ConfigurationError(f"{variable}: cannot read the file {text}") from None
-        else:
-            raise ConfigurationError(f"{variable}: no such setting; see 'syncbeat-server check-config --list'")
-    return values
+    said = read_values(os.environ if environment is None else environment, env_file, known)
+    return _checked(said, read_app_tables(Path(said["apps_file"])) if said.get("apps_file") else {}, running=False)
 
 
-def _read_apps(path: Path) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{PREFIX}APPS_FILE: cannot read {path}: {type(error).__name__}") from None
-    apps = table.get("apps")
-    if not isinstance(apps, dict) or set(table) != {"apps"}:
-        raise ConfigurationError(f"{PREFIX}APPS_FILE: want tables [apps.NAME] and nothing else")
-    if set(apps.get(DEFAULT_APP, ())) - _OF_DEFAULT:
+def _checked(said: Mapping[str, Any], tables: dict[str, dict[str, Any]], *, running: bool) -> Settings:
+    default = tables.pop(DEFAULT_APP, {})
+    if set(default) - _OF_DEFAULT:
         raise ConfigurationError(
             f"{PREFIX}APPS_FILE: the app {DEFAULT_APP!r} is described by the environment, but for its more `issuers` "
             "and its `templates`"
         )
-    if not all(re.fullmatch(NAME, name) for name in apps):
+    if not all(re.fullmatch(NAME, name) for name in tables):
         raise ConfigurationError(f"{PREFIX}APPS_FILE: an app's name is 1 to 64 of A-Z a-z 0-9 _ . -")
-    return apps
+    values = {**said, **default, "apps": tables}
+    try:
+        return Settings.model_validate(values, context=_RUNNING if running else None)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
 
 
 def _explain(error: ValidationError) -> str:
     lines = []
     for fault in error.errors(include_input=False, include_url=False, include_context=False):
-        name = ".".join(str(part) for part in fault["loc"])
+        # Keys of tables stand in it too, which may be a secret in the wrong place; those have 32 characters or more.
+        name = ".".join(str(part)[:_SHOWN_PART] for part in fault["loc"])
         prefix = f"{PREFIX}{name.upper()}: " if name else PREFIX
         lines.append(prefix + fault["msg"].removeprefix("Value error, "))
     return "; ".join(lines)

@@ -1,4 +1,4 @@
-"""Structured logs: one line an event, with the request id of the call that it belongs to."""
+"""Structured logs: one line an event, with the request id of the call that it belongs to; bounded by `ops/repeats`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from contextvars import ContextVar
 
 import structlog
 
+from syncbeat_server.ops.repeats import BoundedHandler
+
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
-def _add_request_id(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    current = request_id.get()
-    if current is not None:
-        event["request_id"] = current
-    return event
-
-
 def set_up(*, as_json: bool, level: str) -> None:
-    """Send every log record of this process to standard error, formatted once for all."""
+    """Send the log records of this process to standard error, formatted once for all, repeats of trouble counted."""
+    handler = BoundedHandler(sys.stderr)
+    handler.addFilter(_note_request_id)
+    handler.setFormatter(formatter(as_json=as_json))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
+def formatter(*, as_json: bool) -> logging.Formatter:
+    """Returns what makes a line of a record."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
@@ -27,17 +32,18 @@ def set_up(*, as_json: bool, level: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
-        _add_request_id,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=before,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=before,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
+
+
+def _note_request_id(record: logging.LogRecord) -> bool:
+    # Noted by the call that logs: what is counted is told later, by a thread that knows of no call.
+    current = request_id.get()
+    if current is not None:
+        record.request_id = current
+    return True

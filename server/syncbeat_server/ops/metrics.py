@@ -293,7 +293,8 @@ class Metrics:
         self._missed.labels(app_id, tries).inc(count)
 
     def breakers(self, open_by_app: Mapping[str, bool]) -> None:
-        """Whose provider is not asked now."""
+        """Whose provider is not asked now, of all apps there are."""
+        self._breaker_open.clear()
         for app_id, is_open in open_by_app.items():
             self._breaker_open.labels(app_id).set(is_open)
 

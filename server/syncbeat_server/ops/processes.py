@@ -15,6 +15,7 @@ from syncbeat_server.errors import ConfigurationError
 _log = logging.getLogger(__name__)
 
 _RESTART_S = 1.0
+_STARTED_AGAIN = "a serving process ended and is started again"
 _LAUNCH = Path(__file__).with_name("launch.py")
 
 
@@ -46,6 +47,7 @@ async def _keep_running(
     command: Sequence[str], environment: Mapping[str, str], stop: asyncio.Event, faults: asyncio.Event
 ) -> None:
     stopping = asyncio.ensure_future(stop.wait())
+    again = False
     while not stop.is_set():
         child = await asyncio.create_subprocess_exec(*launcher(signal.SIGTERM), *command, env=dict(environment))
         exited = asyncio.ensure_future(child.wait())
@@ -55,9 +57,12 @@ async def _keep_running(
             await exited
         elif stop.is_set():
             return
-        elif child.returncode >= 0:
+        elif child.returncode >= 0 and not again:
             faults.set()
             stop.set()
         else:
-            _log.error("a serving process was killed and is started again", extra={"signal": -child.returncode})
+            # One that took the place of another may meet a file or a database that is away for now: the others, which
+            # serve by what they read before, do not end for that.
+            again = True
+            _log.error(_STARTED_AGAIN, extra={"status": child.returncode})
             await asyncio.wait((stopping,), timeout=_RESTART_S)

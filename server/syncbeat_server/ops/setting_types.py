@@ -10,11 +10,15 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
+from syncbeat_server.ops.files import FileFault, read_file
+
 NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 """What an app and the holder of a token may be called."""
 _MAX_PORT = 65_535
 _DATABASE_SCHEMES = ("postgresql", "postgres")
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
+_ONE_HOST_SCHEMES = ("redis", "rediss")
+_SHOWN_KID = 16  # what is longer may be half of a secret
 _MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key as long as the hash for HS256
 
 
@@ -90,7 +94,8 @@ def _secrets(value: object) -> object:
     if not isinstance(value, str):
         return value
     pairs = [part.partition("=") for part in _parts(value)]
-    if any(not kid or not secret for kid, _, secret in pairs):
+    # A secret in base64 may end with `=`: without a kid it would be taken for one, and shown.
+    if any(not kid or not secret.strip("=") for kid, _, secret in pairs):
         raise ValueError("want kid=secret, several separated by commas")
     if len({kid for kid, _, _ in pairs}) != len(pairs):
         raise ValueError("each kid once")
@@ -125,7 +130,10 @@ def _check_store_url(url: str, schemes: tuple[str, ...]) -> None:
     if scheme == "unix":
         return
     # PostgreSQL takes several hosts, separated by commas, which urlsplit knows nothing of.
-    for host in re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(","):
+    hosts = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(",")
+    if len(hosts) > 1 and scheme in _ONE_HOST_SCHEMES:
+        raise ValueError(f"{scheme}:// names one host, not a list: name the address that leads to the primary")
+    for host in hosts:
         port = re.sub(r"^\[[^]]*\]", "", host).partition(":")[2]
         if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= _MAX_PORT):
             raise ValueError(
@@ -165,11 +173,18 @@ def is_loopback(url: str) -> bool:
 
 
 def check_file(name: str, path: Path | None) -> None:
-    if path is not None and not path.is_file():
-        raise ValueError(f"{name}: there is no file {path}")
+    """Raise ValueError unless there is no path, or a file that can be read."""
+    if path is None:
+        return
+    try:
+        read_file(path)
+    except FileFault as fault:
+        raise ValueError(f"{name}: {fault}") from None
 
 
 def check_secrets(name: str, secrets: Mapping[str, SecretStr]) -> None:
-    for kid, secret in secrets.items():
+    """Raise ValueError if a secret is too short."""
+    for number, (kid, secret) in enumerate(secrets.items(), start=1):
         if len(secret.get_secret_value().encode()) < _MIN_SECRET_BYTES:
-            raise ValueError(f"{name}: the secret of kid {kid!r} is shorter than {_MIN_SECRET_BYTES} bytes")
+            of_kid = f"of kid {kid!r}" if len(kid) <= _SHOWN_KID else f"number {number}"
+            raise ValueError(f"{name}: the secret {of_kid} is shorter than {_MIN_SECRET_BYTES} bytes")

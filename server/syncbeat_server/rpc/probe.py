@@ -2,9 +2,56 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
 import grpc
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.files import FileFault, read_file
+
+SERVING = "SERVING"
+
+# A proxy that the environment names is for others: a server on this machine is asked by itself.
+_OPTIONS = [("grpc.enable_http_proxy", 0)]
+
+
+def own_addresses(listen: str) -> list[str]:
+    """Returns where a server that listens at `listen` is found from its own machine, the likelier place first.
+
+    All addresses of the machine are no place to ask at: the loopback ones are asked, and those of both families for
+    `[::]`, as one of them may be off.
+    """
+    host, _, port = listen.rpartition(":")
+    try:
+        listening = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return [listen]  # a host's name
+    if not listening.is_unspecified:
+        return [listen]
+    return ([f"[::1]:{port}"] if listening.version == 6 else []) + [f"127.0.0.1:{port}"]
+
+
+def probe_until_one_serves(
+    addresses: Sequence[str], timeout_s: float, certificate_file: Path | None
+) -> Iterator[tuple[str, str]]:
+    """Yields each address beside its status, up to the first that is SERVING. They share `timeout_s`.
+
+    Raises:
+        ConfigurationError: the server's certificate cannot be read.
+    """
+    try:
+        certificate = None if certificate_file is None else read_file(certificate_file)
+    except FileFault as fault:
+        raise ConfigurationError(f"SYNCBEAT_TLS_CERTIFICATE: {fault}") from None
+    for address in addresses:
+        status = probe(address, timeout_s / len(addresses), certificate)
+        yield address, status
+        if status == SERVING:
+            return
 
 
 def probe(address: str, timeout_s: float, certificate: bytes | None = None) -> str:
@@ -24,10 +71,10 @@ def probe(address: str, timeout_s: float, certificate: bytes | None = None) -> s
 
 def _channel(address: str, certificate: bytes | None) -> grpc.Channel:
     if certificate is None:
-        return grpc.insecure_channel(address)
+        return grpc.insecure_channel(address, options=_OPTIONS)
     # On this machine the server goes by another name than those in its certificate.
     override = [("grpc.ssl_target_name_override", name) for name in _names(certificate)[:1]]
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(certificate), options=override)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(certificate), options=[*_OPTIONS, *override])
 
 
 def _names(certificate: bytes) -> list[str]:

@@ -22,6 +22,7 @@ import asyncpg
 
 from syncbeat_server.errors import ConfigurationError, MigrationFailed, MigrationNeeded
 from syncbeat_server.storage.postgres import Connection, StatementRejected, translated_errors
+from syncbeat_server.storage.roles import grant_roles, require_roles
 
 _log = logging.getLogger(__name__)
 
@@ -35,13 +36,10 @@ _CONNECT_S = 10.0
 _RUNNERS_WAIT_S = 120
 _TABLE_LOCK_S = 30
 _FILE_S = 900
-_GRANT_TRIES = 20
 _POOLER_ROUNDS = 4
 _Raw: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 _INSUFFICIENT_PRIVILEGE = "42501"
-# What GRANTs of one role in several databases at once do to each other: one fails, and may try again.
-_RACES = ("XX000", "23505", "40001", "40P01")
 
 
 @dataclass(frozen=True)
@@ -162,11 +160,14 @@ async def require_restricted_login(conn: Connection) -> None:
     """Return when row-level security binds the login of `conn`.
 
     Raises:
-        ConfigurationError: it is a superuser, has BYPASSRLS or owns the tables (itself or through a role).
+        ConfigurationError: it is a superuser, has BYPASSRLS or owns the tables (itself or through a role), or its
+            row_security is off, with which PostgreSQL refuses every statement that a policy would bind.
         DependencyDown: the database does not answer.
     """
     row = await conn.fetchrow(
-        """SELECT current_user::text AS login,
+        """SELECT current_user::text AS login, quote_ident(current_user) AS quoted,
+                  quote_ident(current_database()) AS database,
+                  (SELECT source FROM pg_settings WHERE name = 'row_security' AND setting = 'off') AS off_by,
                   bool_or(r.rolsuper OR r.rolbypassrls) AS bypasses,
                   EXISTS (SELECT FROM pg_class c
                           WHERE c.relkind IN ('r', 'p') AND c.relnamespace = current_schema()::regnamespace
@@ -177,6 +178,13 @@ async def require_restricted_login(conn: Connection) -> None:
         raise ConfigurationError(
             f"SYNCBEAT_DATABASE_URL: the login {row['login']} is above row-level security (superuser, BYPASSRLS "
             "or owner of the tables): give the service a login of its own, as deploy/postgres/10-logins.sh does"
+        )
+    if row is not None and row["off_by"] is not None:
+        # A setting of this login in this database goes before all others but what the address itself says.
+        fix = f"run ALTER ROLE {row['quoted']} IN DATABASE {row['database']} SET row_security = on"
+        raise ConfigurationError(
+            f"SYNCBEAT_DATABASE_URL: row_security is off for the login {row['login']}, so that PostgreSQL refuses its "
+            f"queries: {'take row_security out of the address' if row['off_by'] == 'client' else fix}"
         )
 
 
@@ -196,9 +204,10 @@ async def migrate(session_url: str, *, app_login: str, directory: Path | None = 
             await _refuse_pooler(conn, session_url)
             await _take_lock(conn)
             pending = await _pending(conn, migrations)
+            await require_roles(conn, app_login)
             for migration in pending:
                 await _apply(conn, migration)
-            await _grant_roles(conn, app_login)
+            await grant_roles(conn, app_login)
     return [migration.name for migration in pending]
 
 
@@ -248,7 +257,10 @@ async def _take_lock(conn: _Raw) -> None:
         await conn.execute(f"SELECT pg_advisory_lock({_LOCK_KEY})")
     except asyncpg.LockNotAvailableError as error:
         raise MigrationFailed(f"another migration has been running for {_RUNNERS_WAIT_S} s") from error
-    await conn.execute(f"SET lock_timeout = '{_TABLE_LOCK_S}s'; SET statement_timeout = '{_FILE_S}s'")
+    # With row_security off, as some set it for owners who dump, a file that reads our tables would fail.
+    await conn.execute(
+        f"SET lock_timeout = '{_TABLE_LOCK_S}s'; SET statement_timeout = '{_FILE_S}s'; SET row_security = on"
+    )
 
 
 async def _pending(conn: _Raw, migrations: Sequence[Migration]) -> list[Migration]:
@@ -303,41 +315,3 @@ async def _apply(conn: _Raw, migration: Migration) -> None:
 def _line(sql: str, position: str | None) -> str:
     # PostgreSQL counts characters from 1.
     return f"line {sql.count(chr(10), 0, int(position) - 1) + 1}: " if position else ""
-
-
-async def _grant_roles(conn: _Raw, app_login: str) -> None:
-    """Let `app_login` inherit the service's rights and take the user's role, unless it can already."""
-    if not await conn.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", app_login):
-        raise MigrationFailed(
-            f"there is no login {app_login}: create it first (deploy/postgres/10-logins.sh shows how)"
-        )
-    for _ in range(_GRANT_TRIES):
-        missing = await _missing_grants(conn, app_login)
-        try:
-            for grant in missing:
-                await conn.execute(grant)
-        except asyncpg.InsufficientPrivilegeError as error:
-            raise MigrationFailed(f"this login may not run: {missing[0]}; an administrator can") from error
-        except asyncpg.PostgresError as error:
-            if error.sqlstate not in _RACES:
-                raise
-        else:
-            return
-    raise MigrationFailed(f"roles could not be granted to {app_login}: others keep changing them")
-
-
-async def _missing_grants(conn: _Raw, app_login: str) -> list[str]:
-    # The service's rights are inherited; the user's role is taken, and where PostgreSQL can tell the two apart (16
-    # and later) not inherited. Before, a plain grant does both, which is harmless: what inherits syncbeat_service
-    # sees every row anyway.
-    login = await conn.fetchval("SELECT quote_ident($1)", app_login)
-    per_grant = int(await conn.fetchval("SHOW server_version_num")) >= 160000
-    wanted = (
-        ("syncbeat_service", "USAGE", "WITH INHERIT TRUE"),
-        ("syncbeat_user", "SET" if per_grant else "MEMBER", "WITH INHERIT FALSE, SET TRUE"),
-    )
-    missing = []
-    for role, privilege, option in wanted:
-        if not await conn.fetchval("SELECT pg_has_role($1::name, $2::name, $3)", app_login, role, privilege):
-            missing.append(f"GRANT {role} TO {login} {option if per_grant else ''}".rstrip())
-    return missing

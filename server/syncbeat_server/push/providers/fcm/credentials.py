@@ -10,6 +10,7 @@ from pathlib import Path
 from firebase_admin import credentials
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.ops.files import read_file
 
 _REFRESH_BEFORE = timedelta(minutes=5)
 # google-auth gives the token endpoint two minutes, and three tries: too long for a delivery to wait for.
@@ -23,10 +24,11 @@ class NoAccessToken(Exception):
 class AccessTokens:
     """The bearer token of one service account."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
-        """Raises ValueError or OSError: the file is no service account, or its token endpoint is not safe."""
-        self.token_uri = str(json.loads(path.read_bytes()).get("token_uri", ""))
-        self._certificate = credentials.Certificate(str(path))
+    def __init__(self, account: Path | bytes, clock: Clock) -> None:
+        """`account` is the JSON of a service account, or the file that holds it. Raises ValueError: it is none."""
+        document = _document(read_file(account) if isinstance(account, Path) else account)
+        self.token_uri = str(document.get("token_uri", ""))
+        self._certificate = credentials.Certificate(document)
         self._clock = clock
         self._refreshing: asyncio.Task[None] | None = None
         self._token = ""
@@ -68,3 +70,14 @@ class AccessTokens:
         self._refreshing = None
         if not task.cancelled():
             task.exception()  # heard, even if nobody waits for it any more
+
+
+def _document(account: bytes) -> dict[str, object]:
+    try:
+        document = json.loads(account)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    # The project stands in the address of each send; google-auth takes an account without one.
+    if not isinstance(document, dict) or not isinstance(document.get("project_id"), str):
+        raise ValueError("no object with a project_id")
+    return document

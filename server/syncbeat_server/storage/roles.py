@@ -1,0 +1,103 @@
+"""The roles that row-level security needs: who makes them, who grants them to the service's login, and who may not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import asyncpg
+
+from syncbeat_server.errors import MigrationFailed
+
+_GRANT_TRIES = 20
+# What GRANTs of one role in several databases at once do to each other: one fails, and may try again.
+_RACES = ("XX000", "23505", "40001", "40P01")
+_Raw: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+async def require_roles(conn: _Raw, app_login: str) -> None:
+    """Raise before anything is applied if this login can neither make nor grant the roles that are missing.
+
+    The owner of a managed database often may not (no CREATEROLE): then the message has what an administrator runs.
+    """
+    names = [role for role, _, _ in _wanted(per_grant=True)]
+    us = await conn.fetchrow(
+        """SELECT current_user::text AS login, rolsuper OR rolcreaterole AS makes_roles,
+                  ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1)) AS found
+           FROM pg_roles WHERE rolname = current_user""",
+        [*names, app_login],
+    )
+    assert us is not None  # noqa: S101  # whoever asks has a row
+    missing = [name for name in (*names, app_login) if name not in us["found"]]
+    if us["makes_roles"] and app_login in missing:
+        raise MigrationFailed(
+            f"there is no login {app_login}: create it first (deploy/postgres/10-logins.sh shows how)"
+        )
+    wanted = [f"CREATE ROLE {name} NOLOGIN" for name in names if name in missing and not us["makes_roles"]]
+    if app_login in missing:
+        wanted.append(f"CREATE ROLE {await _quoted(conn, app_login)} LOGIN PASSWORD '...'")
+    for role, grant in await _missing_grants(conn, app_login, missing):
+        # Who makes a role administers it; until PostgreSQL 16 whoever could make roles administered all.
+        made_here = us["makes_roles"] and (role in missing or not await _per_grant(conn))
+        if not made_here and not await _administers(conn, role):
+            wanted.append(grant)
+    if wanted:
+        raise MigrationFailed(
+            f"the login {us['login']} may not make or grant the roles that row-level security needs: let an "
+            f"administrator run this once, and migrate again: {'; '.join(wanted)};"
+        )
+
+
+async def _administers(conn: _Raw, role: str) -> bool:
+    """Whether this login administers a role; not, where there is none."""
+    return bool(
+        await conn.fetchval(
+            "SELECT pg_has_role(oid, 'MEMBER WITH ADMIN OPTION') FROM pg_roles WHERE rolname = $1", role
+        )
+    )
+
+
+async def grant_roles(conn: _Raw, app_login: str) -> None:
+    """Let `app_login` inherit the service's rights and take the user's role, unless it can already."""
+    for _ in range(_GRANT_TRIES):
+        missing = [grant for _, grant in await _missing_grants(conn, app_login, [])]
+        try:
+            for grant in missing:
+                await conn.execute(grant)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise MigrationFailed(f"this login may not run: {'; '.join(missing)}; an administrator can") from error
+        except asyncpg.PostgresError as error:
+            if error.sqlstate not in _RACES:
+                raise
+        else:
+            return
+    raise MigrationFailed(f"roles could not be granted to {app_login}: others keep changing them")
+
+
+async def _missing_grants(conn: _Raw, app_login: str, absent: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns (role, statement) of each that `app_login` lacks; of `absent` roles and logins nobody has anything."""
+    login = await _quoted(conn, app_login)
+    missing = []
+    for role, privilege, option in _wanted(per_grant=await _per_grant(conn)):
+        has = role not in absent and app_login not in absent
+        if not (has and await conn.fetchval("SELECT pg_has_role($1::name, $2::name, $3)", app_login, role, privilege)):
+            missing.append((role, f"GRANT {role} TO {login} {option}".rstrip()))
+    return missing
+
+
+def _wanted(*, per_grant: bool) -> Sequence[tuple[str, str, str]]:
+    # The service's rights are inherited; the user's role is taken, and where PostgreSQL can tell the two apart (16
+    # and later) not inherited. Before, a plain grant does both, which is harmless: what inherits syncbeat_service
+    # sees every row anyway.
+    return (
+        ("syncbeat_service", "USAGE", "WITH INHERIT TRUE" if per_grant else ""),
+        ("syncbeat_user", "SET" if per_grant else "MEMBER", "WITH INHERIT FALSE, SET TRUE" if per_grant else ""),
+    )
+
+
+async def _per_grant(conn: _Raw) -> bool:
+    return int(await conn.fetchval("SHOW server_version_num")) >= 160000
+
+
+async def _quoted(conn: _Raw, name: str) -> str:
+    return str(await conn.fetchval("SELECT quote_ident($1)", name))

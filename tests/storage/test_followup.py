@@ -169,8 +169,8 @@ async def test_what_has_ended_is_forgotten_in_time_and_what_waits_is_not(databas
     await clock.advance(2 * 86_400)
     await accept(database, message())
     async with database.connection() as conn:
-        assert await followup.forget_notifications(conn, 3.0, 100) == 0
-        assert await followup.forget_notifications(conn, 1.0, 100) == 1
+        assert (await followup.forget_notifications(conn, 3.0, 100)).gone == 0
+        assert (await followup.forget_notifications(conn, 1.0, 100)).gone == 2, "with its delivery"
     assert await value_of(database, "SELECT count(*) FROM notifications") == 2
     assert await shown(database, waiting) == ["ann PENDING"]
 

@@ -213,6 +213,9 @@ class Metrics:
             ("app", "tries"),
             registry=self.registry,
         )
+        self._forgotten = Counter(
+            "syncbeat_rows_forgotten", "Old rows deleted, by what they are", ("rows",), registry=self.registry
+        )
         self._breaker_open = Gauge(
             "syncbeat_push_breaker_open", "1 while an app's provider is not asked", ("app",), registry=self.registry
         )
@@ -283,6 +286,10 @@ class Metrics:
     def removals_braked(self, app_id: str) -> None:
         """Count that dead tokens of an app were not taken away."""
         self._braked.labels(app_id).inc()
+
+    def rows_forgotten(self, rows: str, count: int) -> None:
+        """Count old rows that were deleted."""
+        self._forgotten.labels(rows).inc(count)
 
     def woken(self, app_id: str, again: bool) -> None:
         """Count a silent wake-up that the provider took."""

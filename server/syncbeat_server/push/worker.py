@@ -20,7 +20,8 @@ from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.push import policy, queue, unanswered, upkeep
 from syncbeat_server.push.accept import expand
 from syncbeat_server.push.channel import Channel
-from syncbeat_server.push.model import ClaimedDelivery, Reason
+from syncbeat_server.push.frontier import Frontier
+from syncbeat_server.push.model import ClaimedDelivery, Lane, Reason
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.push.recorder import Recorder
 from syncbeat_server.push.resending import Resending
@@ -43,11 +44,10 @@ _REFILL = 0.5  # of what may be in flight: below it the next ones are claimed, s
 
 @dataclass(frozen=True)
 class WorkerRule:
-    """How a worker works: length of a lease, how often it looks unasked, for how many days it keeps what has ended."""
+    """How a worker works: length of a lease, how often it looks unasked."""
 
     lease_s: float = 30.0
     poll_s: float = 1.0
-    keep_days: float = 30.0
     retry: RetryRule = field(default_factory=RetryRule)
 
 
@@ -88,7 +88,8 @@ class DeliveryWorker:
         self._recorder = Recorder(
             database, clock, self.wake, hooks.voided, hooks.braked, rule.retry.resend, hooks.woken
         )
-        self._resending = Resending(database, rule.retry.resend, rule.lease_s, hooks.missed)
+        self._resending = Resending(database, rule.retry.resend, rule.lease_s, hooks.missed, clock)
+        self._frontier, self._lost = Frontier[queue.AppLane](clock), Frontier[None](clock)
         self._screening = Screening(database, channels, live, rule.retry, clock)
         self._sender = Sender(channels, self._recorder, rule.retry, hooks.attempt_ended)
         self._dice = random.SystemRandom()
@@ -112,7 +113,7 @@ class DeliveryWorker:
             asyncio.ensure_future(self._every(self._rule.poll_s, self._ask_again)),
             asyncio.ensure_future(self._every(_HEALTH_EVERY_S, self._tell_broken)),
             asyncio.ensure_future(self._every(self._rule.lease_s / 4, self._extend)),
-            asyncio.ensure_future(self._every(self._rule.lease_s / 2, self._tidy)),
+            asyncio.ensure_future(self._every(self._rule.lease_s / 2, self._rescue)),
             asyncio.ensure_future(self._every(_AUDIT_EVERY_S, self._audit)),
             asyncio.ensure_future(self._expand()),
         ]
@@ -172,18 +173,32 @@ class DeliveryWorker:
         if not room:
             return False
         lease_token = str(uuid.uuid4())
+        reach = self._frontier.begin()
         async with self._database.transaction() as conn:
-            ids = await queue.claim(conn, lease_token, self._rule.lease_s, room)
-            if not ids:
-                return False
-            await queue.close_trailed_windows(conn, lease_token)
-            deliveries = await queue.claimed(conn, lease_token, ids)
+            found = await queue.claim(conn, lease_token, self._rule.lease_s, room, partial(self._frontier.place, reach))
+            if found.keys:
+                await queue.close_trailed_windows(conn, lease_token, found.keys)
+            deliveries = await queue.claimed(conn, lease_token, found.keys) if found.keys else []
+        self._walked(room, found)
+        self._frontier.end(reach)
+        if not found.keys:
+            return False
         self._held[lease_token] += len(deliveries)
         await self._start_all(lease_token, deliveries)
         took = Counter(delivery.app_id for delivery in deliveries)
         full = {app_id for app_id, most in room.items() if took[app_id] >= most}
         self._short |= full
         return bool(full)
+
+    def _walked(self, room: Mapping[str, int], found: queue.Claim) -> None:
+        took = Counter(app_id for app_id, _ in found.keys)
+        for app_id, priority in ((app_id, priority) for app_id in room for priority in Lane):
+            last = found.last.get((app_id, priority))
+            if took[app_id] < room[app_id]:
+                self._frontier.stopped_at((app_id, priority), None, found.now)
+            elif last is not None:
+                self._frontier.stopped_at((app_id, priority), last, found.now)
+            # Else the other lane took all the room, and this one was not walked to anywhere.
 
     async def _ask_again(self) -> None:
         """Send again what nobody answered, as far as the attempts of `_take` leave room."""
@@ -314,8 +329,8 @@ class DeliveryWorker:
             async with self._database.connection() as conn:
                 await queue.extend(conn, list(self._held), self._rule.lease_s)
 
-    async def _tidy(self) -> None:
-        if await upkeep.tidy(self._database, self._rule.keep_days):
+    async def _rescue(self) -> None:
+        if await upkeep.rescue(self._database, self._lost):
             self.wake()
 
     async def _audit(self) -> None:

@@ -77,7 +77,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
                 yield worker
             finally:
                 retention.stop()
-                await worker.drain(settings.drain_s)
+                await worker.drain(process.ending.left_s())
     finally:
         await channels.close()
 

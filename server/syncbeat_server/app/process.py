@@ -14,6 +14,7 @@ from syncbeat_server.app.apps import Apps
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.directory.presence import Presence
 from syncbeat_server.ops.config import DEFAULT_APP, Settings
+from syncbeat_server.ops.ending import Ending
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.push.channel import app_secret
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
@@ -46,10 +47,11 @@ class Process:
     presence: Presence
     apps: Apps
     notices: Notices
+    ending: Ending
 
 
 @asynccontextmanager
-async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
+async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIterator[Process]:
     """Open the stores and make what every role needs; closed at the end of the block.
 
     Raises:
@@ -70,7 +72,7 @@ async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
             open_redis(stores.redis_url, clock, await _deployment(database)) as bus,
             running([bus.run_publisher(), apps.run(), notices.run()]),
         ):
-            yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus), apps, notices)
+            yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus), apps, notices, ending)
 
 
 async def _deployment(database: Database) -> str:

@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _CLAIM_BATCH = 200
 _DOWN_PAUSE_S = 0.5
 _CANCEL_AGAIN_S = 0.2
+_GIVE_BACK_S = 0.8
 _AUDIT_EVERY_S = 30.0
 _HEALTH_EVERY_S = 5.0
 _BROKEN_S = 30.0
@@ -128,14 +129,23 @@ class DeliveryWorker:
             await self._give_back()
             self._stopped.set()
 
-    async def drain(self, seconds: float) -> None:
-        """Claim no more, and end `run` when the attempts under way are recorded, or after `seconds`."""
+    def claim_no_more(self) -> None:
+        """Begin to drain: what is under way goes on."""
         self._draining.set()
         self.wake()
+
+    async def drain(self, seconds: float) -> None:
+        """Claim no more, and end `run` when the attempts under way are recorded, or after `seconds`.
+
+        What was to be recorded and given back then has a moment more; when the database does not answer, leases run out.
+        """
+        self.claim_no_more()
+        loop = asyncio.get_running_loop()
         stopped = asyncio.ensure_future(self._stopped.wait())
         try:
             await asyncio.wait([stopped], timeout=seconds)
-            while not stopped.done():
+            ends = loop.time() + _GIVE_BACK_S
+            while not stopped.done() and loop.time() < ends:
                 # More than once: a claim that was under way may only now start its attempts.
                 for task in set(self._attempts):
                     task.cancel()

@@ -171,7 +171,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     followup.redrive: lambda c: followup.redrive(c, "default", DeliveryFilter()),
     followup.forget_notifications: lambda c: followup.forget_notifications(c, 1.0, 10),
     followup.forget_windows: lambda c: followup.forget_windows(c, 10),
-    followup.unaccounted: lambda c: followup.unaccounted(c, EVER, 10),
+    followup.unaccounted: lambda c: followup.unaccounted(c, timedelta(days=1), 10),
     followup.waiting: followup.waiting,
     expansion.start: lambda c: expansion.start(c, [NOTIFICATION], [1]),
     expansion.next_page: lambda c: expansion.next_page(c, ["default"]),

@@ -164,7 +164,7 @@ async def test_the_frontier_goes_back_the_less_often_the_longer_it_takes() -> No
     reach = frontier.begin()
     await clock.advance(1.0)
     frontier.end(reach)
-    waits = {}
+    waits: dict[Reach, float] = {}
     for tenth in range(300):
         waits.setdefault(frontier.begin(), tenth / 10)
         await clock.advance(0.1)

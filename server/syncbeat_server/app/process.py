@@ -21,6 +21,7 @@ from syncbeat_server.storage.migrate import require_current_schema, require_rest
 from syncbeat_server.storage.notices import Notices
 from syncbeat_server.storage.postgres import Database, open_database
 from syncbeat_server.storage.redis import RedisBus, open_redis
+from syncbeat_server.storage.skew import ClockSkew
 from syncbeat_server.sync.hub import Hub
 
 _CANCEL_AGAIN_S = 0.2
@@ -67,12 +68,13 @@ async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIte
             await require_restricted_login(conn)
             await require_current_schema(conn)
         apps = Apps(settings, clock)
-        notices = Notices(database, clock)
+        notices, metrics = Notices(database, clock), Metrics()
+        skew = ClockSkew(database, clock, metrics.clock_skew)
         async with (
             open_redis(stores.redis_url, clock, await _deployment(database)) as bus,
-            running([bus.run_publisher(), apps.run(), notices.run()]),
+            running([bus.run_publisher(), apps.run(), notices.run(), skew.run()]),
         ):
-            yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus), apps, notices, ending)
+            yield Process(settings, clock, metrics, database, bus, Hub(), Presence(bus), apps, notices, ending)
 
 
 async def _deployment(database: Database) -> str:

@@ -1,7 +1,7 @@
 """The end of a process: everything on the way out shares one budget, and what hangs beyond it is left behind.
 
-A database that is stopped, or cut off, still takes connections: cancelling a statement, rolling back and closing each wait
-for it in turn. Nothing is lost by ending without them: what was accepted is committed, leases run out.
+A database that is stopped, or cut off, still takes connections: cancelling a statement, rolling back and closing each
+wait for it in turn. Nothing is lost by ending without them: what was accepted is committed, leases run out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -34,17 +33,17 @@ class Ending:
     def begin(self) -> None:
         """The process is to end; the first time counts."""
         if self._began is None:
-            self._began = time.monotonic()
+            self._began = asyncio.get_running_loop().time()
 
     def left_s(self) -> float:
         """Seconds until draining is over."""
         if self._began is None:
             return self._drain_s
-        return max(0.0, self._began + self._drain_s - time.monotonic())
+        return max(0.0, self._began + self._drain_s - asyncio.get_running_loop().time())
 
     async def within(self, work: Awaitable[object], grace_s: float) -> bool:
-        """Wait for `work` until `grace_s` after draining is over; whether it ended. It is not waited for any longer, not
-        even until it is cancelled. Raises what it raises.
+        """Wait for `work` until `grace_s` after draining is over; whether it ended. It is not waited for any longer,
+        not even until it is cancelled. Raises what it raises.
         """
         task = asyncio.ensure_future(work)
         await asyncio.wait([task], timeout=self.left_s() + grace_s)
@@ -56,7 +55,9 @@ class Ending:
 
 
 def heed_signals(stop: asyncio.Event, drain_s: float | None) -> None:
-    """Let SIGTERM and SIGINT set `stop`. With `drain_s` the process then ends soon after so many seconds, whatever hangs."""
+    """Let SIGTERM and SIGINT set `stop`. With `drain_s` the process then ends soon after so many seconds, whatever
+    hangs.
+    """
 
     def told() -> None:
         if drain_s is not None and not stop.is_set():
@@ -83,8 +84,12 @@ def given_up(stop: asyncio.Event) -> Iterator[Callable[[], None]]:
         task.cancel()
 
     watching = asyncio.ensure_future(cancel())
+
+    def started() -> None:
+        watching.cancel()
+
     try:
-        yield lambda: watching.cancel() and None
+        yield started
     except asyncio.CancelledError:
         if not watching.done() or watching.cancelled():
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from syncbeat_server.push import expansion
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState
@@ -177,18 +177,20 @@ async def forget_windows(conn: Connection, limit: int, since: datetime | None = 
     return await forget_oldest(conn, FORGET_WINDOWS, limit, since)
 
 
-async def unaccounted(conn: Connection, since: datetime, limit: int) -> tuple[int, int]:
-    """Of the newest notifications: how many deliveries were looked at, and how many are accepted but in no state.
+async def unaccounted(conn: Connection, within: timedelta, limit: int) -> tuple[int, int]:
+    """Of the newest notifications, none older than `within`: how many deliveries were looked at, and how many are
+    accepted but in no state.
 
     Always 0 of the latter: a delivery is written with its notification and never taken away alone.
     """
     row = await conn.fetchrow(
         """SELECT coalesce(sum(found.n), 0) AS looked_at, coalesce(sum(abs(newest.accepted - found.n)), 0) AS missing
            FROM (SELECT app_id, notification_id, accepted FROM notifications
-                 WHERE created_at > $1 AND accepted IS NOT NULL ORDER BY created_at DESC LIMIT $2) newest
+                 WHERE created_at > syncbeat_now() - $1::interval AND accepted IS NOT NULL
+                 ORDER BY created_at DESC LIMIT $2) newest
            CROSS JOIN LATERAL (SELECT count(*) AS n FROM deliveries d
                                WHERE (d.app_id, d.notification_id) = (newest.app_id, newest.notification_id)) found""",
-        since,
+        within,
         limit,
     )
     return (0, 0) if row is None else (int(row["looked_at"]), int(row["missing"]))

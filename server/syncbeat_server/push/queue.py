@@ -131,7 +131,7 @@ async def claimed(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey
                   n.kind, n.type, n.content, n.collapse_key, n.critical, n.patient,
                   p.quiet_start, p.quiet_end, p.quiet_zone, p.max_per_day,
                   n.type <> '' AND n.type = ANY(p.muted_types) AS muted,
-                  extract(epoch FROM d.expires_at - syncbeat_now())::float8 AS ttl_s,
+                  syncbeat_now() AS claimed_at, extract(epoch FROM d.expires_at - syncbeat_now())::float8 AS ttl_s,
                   extract(epoch FROM syncbeat_now() - d.first_claimed_at)::float8 AS age_s,
                   EXISTS (SELECT 1 FROM device_cursors c
                           WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
@@ -283,6 +283,7 @@ def _claimed(row: Row, lease_token: str) -> ClaimedDelivery:
         age_s=row["age_s"],
         held=row["reason"] == "LIVE_STREAM",
         seen=row["seen"],
+        claimed_at=row["claimed_at"],
         shut_out=row["shut_out"],
         critical=row["critical"],
         patient=row["patient"],

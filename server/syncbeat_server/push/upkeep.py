@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from syncbeat_server.clock import Clock
 from syncbeat_server.directory.store import forget_moves
 from syncbeat_server.push import followup, queue, registrations
 from syncbeat_server.push.frontier import Frontier
@@ -65,11 +64,11 @@ def old_rows(keep_days: float) -> list[OldRows]:
     ]
 
 
-async def audit(database: Database, clock: Clock) -> QueueFigures:
+async def audit(database: Database) -> QueueFigures:
     """Count what waits, and check that what was accepted is the sum of the states."""
     async with database.connection() as conn:
         waiting = await followup.waiting(conn)
-        looked_at, unaccounted = await followup.unaccounted(conn, clock.now() - _AUDITED_FOR, _AUDITED)
+        looked_at, unaccounted = await followup.unaccounted(conn, _AUDITED_FOR, _AUDITED)
     if unaccounted:
         _log.error("accepted deliveries are in no state", extra={"unaccounted": unaccounted, "looked_at": looked_at})
     return QueueFigures(waiting, unaccounted)

@@ -91,7 +91,7 @@ class DeliveryWorker:
         )
         self._resending = Resending(database, rule.retry.resend, rule.lease_s, hooks.missed, clock)
         self._frontier, self._lost = Frontier[queue.AppLane](clock), Frontier[None](clock)
-        self._screening = Screening(database, channels, live, rule.retry, clock)
+        self._screening = Screening(database, channels, live, rule.retry)
         self._sender = Sender(channels, self._recorder, rule.retry, hooks.attempt_ended)
         self._dice = random.SystemRandom()
         self._woken, self._to_expand = asyncio.Event(), asyncio.Event()
@@ -137,7 +137,7 @@ class DeliveryWorker:
     async def drain(self, seconds: float) -> None:
         """Claim no more, and end `run` when the attempts under way are recorded, or after `seconds`.
 
-        What was to be recorded and given back then has a moment more; when the database does not answer, leases run out.
+        What was to be recorded and given back then has a moment more; without the database's answer, leases run out.
         """
         self.claim_no_more()
         loop = asyncio.get_running_loop()
@@ -344,7 +344,7 @@ class DeliveryWorker:
             self.wake()
 
     async def _audit(self) -> None:
-        self._hooks.audited(await upkeep.audit(self._database, self._clock))
+        self._hooks.audited(await upkeep.audit(self._database))
 
     async def _give_back(self) -> None:
         if not self._held:

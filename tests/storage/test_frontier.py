@@ -58,8 +58,10 @@ async def buffers_of_a_claim(urls: DatabaseUrls, place: Place) -> int:
             [int(lane) for lane in lanes],
             [place.at] * len(lanes),
             [place.delivery_id] * len(lanes),
+            200,
         )
         await conn.execute("ROLLBACK")
+        assert "Seq Scan" not in told
         plan = json.loads(told)[0]["Plan"]
         return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
     finally:

@@ -39,11 +39,14 @@ CLAIM = """
                   * CASE priority WHEN 0 THEN 1 ELSE 4 END AS turn FROM picked
     ), due AS (
         SELECT *, row_number() OVER (PARTITION BY app_id ORDER BY turn, priority) AS place FROM turns
+    ), chosen AS (
+        -- The planner does not know how little a lane's room is, and would read the whole table for what it expects.
+        SELECT * FROM due WHERE place <= room LIMIT $8
     ), taken AS (
         UPDATE deliveries d SET state = 'IN_FLIGHT', attempts = d.attempts + 1, lease_token = $1,
                lease_until = syncbeat_now() + make_interval(secs => $2), updated_at = syncbeat_now(),
                first_claimed_at = coalesce(d.first_claimed_at, syncbeat_now())
-        FROM due WHERE due.place <= due.room AND (d.app_id, d.delivery_id) = (due.app_id, due.delivery_id)
+        FROM chosen c WHERE (d.app_id, d.delivery_id) = (c.app_id, c.delivery_id)
         RETURNING d.app_id, d.priority, d.delivery_id, d.due_at)
     SELECT syncbeat_now() AS now, taken.* FROM (SELECT) always LEFT JOIN taken ON true
     ORDER BY taken.due_at, taken.delivery_id"""
@@ -80,6 +83,7 @@ async def claim(
         [priority for _, priority in lanes],
         [place.at for place in places],
         [place.delivery_id for place in places],
+        sum(room.values()),
     )
     found = [row for row in rows if row["delivery_id"] is not None]
     last = {(row["app_id"], row["priority"]): Place(row["due_at"], str(row["delivery_id"])) for row in found}

@@ -145,12 +145,12 @@ async def test_schedule_time_is_kept_whatever_the_clock_of_the_server_says(
     told = await notification(ready, (await ready.backend(send(schedule_time=due))).notification_id)
     assert told.due_time == due
     assert told.expire_time.seconds - due.seconds == 3600
-    (found, *_) = await deliveries(ready, notification_id=told.notification_id)
+    (found,) = await deliveries(ready, notification_id=told.notification_id, user_id="bob")
     assert (found.due_time, found.state) == (due, SCHEDULED)
     # Over by the server's clock, but not by the one that decides; and the other way round.
     soon = Timestamp(seconds=int(time.time()))
     told = await notification(ready, (await ready.backend(send(schedule_time=soon))).notification_id)
-    (found, *_) = await deliveries(ready, notification_id=told.notification_id)
+    (found,) = await deliveries(ready, notification_id=told.notification_id, user_id="bob")
     assert found.state == (SCHEDULED if ahead_s > 0 else PENDING)
 
 

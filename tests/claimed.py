@@ -29,4 +29,5 @@ MESSAGE = ClaimedDelivery(
     age_s=0.0,
     held=False,
     seen=False,
+    claimed_at=datetime(2030, 1, 1, 12, tzinfo=UTC),
 )

@@ -186,7 +186,7 @@ def _serve(role_name: str | None) -> int:
             # The line to wait for. It says that calls are served now.
             print(f"syncbeat-server: serving on {address}", flush=True)
 
-        _run(lambda stop: app.serve(settings, stores, role, stop, ready), embedded)
+        _run(lambda stop: app.serve(settings, stores, role, stop, ready), embedded, settings.drain_s)
     return 0
 
 
@@ -206,7 +206,7 @@ def _serve_copies(settings: Settings, stores: Stores, role: Role, embedded: Embe
     # What is said here is not to stand beside a file that says it.
     own = {name: text for name, text in os.environ.items() if name.removesuffix("_FILE") not in said}
     command = [sys.executable, "-m", "syncbeat_server.cli", "serve"]
-    _run(lambda stop: run_copies(command, own | said, settings.workers, stop), embedded)
+    _run(lambda stop: run_copies(command, own | said, settings.workers, stop), embedded, settings.drain_s)
     return 0
 
 
@@ -230,15 +230,15 @@ def _stores(settings: Settings) -> Iterator[tuple[Stores, EmbeddedStores | None]
         yield Stores(embedded.app_url, embedded.redis_url), embedded
 
 
-def _run(work: Any, embedded: EmbeddedStores | None = None) -> None:
-    """Run `work(stop)` on uvloop; SIGTERM, SIGINT and the end of an embedded store set `stop`."""
+def _run(work: Any, embedded: EmbeddedStores | None = None, drain_s: float | None = None) -> None:
+    """Run `work(stop)` on uvloop; signals (`heed_signals`) and the end of an embedded store set `stop`."""
     import uvloop
+
+    from syncbeat_server.ops.ending import heed_signals
 
     async def until_stopped() -> None:
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+        heed_signals(stop, drain_s if embedded is None else None)
         coroutine: Coroutine[Any, Any, None] = work(stop)
         await (coroutine if embedded is None else embedded.needed_by(coroutine, stop.set))
 

@@ -17,6 +17,7 @@ from syncbeat_server.app.process import Process, opened
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.devtools.embedded import EmbeddedStores
 from syncbeat_server.ops.config import Role, load_settings
+from syncbeat_server.ops.ending import Ending
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.storage.allowance import Allowance, Rate
 from syncbeat_server.sync.pacer import Figures, Limits, Pacer
@@ -45,7 +46,7 @@ async def others_urls(
 async def process(urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Process]:
     """What a process of the database's deployment has open."""
     settings = load_settings({"SYNCBEAT_DATABASE_POOL_SIZE": "2"}, env_file=None)
-    async with opened(settings, Stores(urls.app_url, redis_url)) as one:
+    async with opened(settings, Stores(urls.app_url, redis_url), Ending(1.0)) as one:
         yield one
 
 

@@ -72,7 +72,7 @@ async def test_an_erased_user_stands_in_no_table_but_as_erased(peopled: Server) 
 
 async def test_a_delivery_under_way_to_an_erased_user_disturbs_no_other(peopled: Server, database: Database) -> None:
     async with database.transaction() as conn:
-        claimed = await queue.claimed(conn, LEASE, await queue.claim(conn, LEASE, 30.0, {"default": 100}))
+        claimed = await queue.claimed(conn, LEASE, (await queue.claim(conn, LEASE, 30.0, {"default": 100})).keys)
     assert {delivery.user_id for delivery in claimed} == {"alice", "bob"}
     await peopled.backend(DELETE)
     async with database.transaction() as conn:

@@ -129,9 +129,9 @@ async def states(database: Database) -> Counter[str]:
 async def claim(database: Database, lease_token: str, limit: int = 100, lease_s: float = 30.0) -> list[ClaimedDelivery]:
     """Claim as a worker does."""
     async with database.transaction() as conn:
-        ids = await queue.claim(conn, lease_token, lease_s, {APP: limit})
-        await queue.close_trailed_windows(conn, lease_token)
-        return await queue.claimed(conn, lease_token, ids)
+        keys = (await queue.claim(conn, lease_token, lease_s, {APP: limit})).keys
+        await queue.close_trailed_windows(conn, lease_token, keys)
+        return await queue.claimed(conn, lease_token, keys)
 
 
 async def mark_seen(

@@ -167,9 +167,9 @@ async def test_records_are_kept_for_thirty_days(database: Database, clock: FakeC
     await answer(database, key("young"))
     await clock.advance(29 * 86_400)
     async with database.connection() as conn:
-        assert await forget_old(conn, 10) == 0
+        assert (await forget_old(conn, 10)).gone == 0
     await clock.advance(1)
     async with database.connection() as conn:
-        assert await forget_old(conn, 2) == 2
-        assert await forget_old(conn, 10) == 1
+        assert (await forget_old(conn, 2)).gone == 2
+        assert (await forget_old(conn, 10)).gone == 1
     assert await rows_of(database, "SELECT request_id FROM request_records") == [("young",)]

@@ -45,7 +45,7 @@ async def finish(database: Database, *finished: Finished) -> set[str]:
 
 async def rescue(database: Database) -> int:
     async with database.connection() as conn:
-        return await queue.rescue(conn, 100)
+        return (await queue.rescue(conn, 100)).back
 
 
 async def claimed_one(database: Database, lease: str = LEASE) -> ClaimedDelivery:
@@ -97,8 +97,8 @@ async def test_what_one_worker_is_claiming_another_passes_over(database: Databas
     await couple(database)
     await accept(database, *(message() for _ in range(4)))
     async with database.transaction() as one, database.transaction() as other:
-        first = await queue.claim(one, LEASE, 30.0, {APP: 2})
-        second = await queue.claim(other, OTHER, 30.0, {APP: 10})  # waits for nobody, or it would time out
+        first = (await queue.claim(one, LEASE, 30.0, {APP: 2})).keys
+        second = (await queue.claim(other, OTHER, 30.0, {APP: 10})).keys  # waits for nobody, or it would time out
         assert (len(first), len(second)) == (2, 2)
         assert not set(first) & set(second)
     assert await claim(database, LEASE) == []
@@ -326,10 +326,10 @@ async def test_windows_are_forgotten_an_hour_after_they_end_unless_something_tra
     await accept(database, wake(2, exclude_user_id="bob"))
     await clock.advance(3660)
     async with database.connection() as conn:
-        assert await followup.forget_windows(conn, 100) == 0
+        assert (await followup.forget_windows(conn, 100)).gone == 0
     await clock.advance(1)
     async with database.connection() as conn:
-        assert await followup.forget_windows(conn, 100) == 2
+        assert (await followup.forget_windows(conn, 100)).gone == 2
     assert await rows_of(database, "SELECT user_id, scope FROM dedupe_windows") == [("ann", "couple")]
 
 
@@ -346,6 +346,6 @@ async def test_each_app_is_claimed_up_to_its_own_room(database: Database) -> Non
         await directory(database).register(registration, "test", by_user=False)
         await accept(database, *(message(app_id=app_id) for _ in range(30)))
     async with database.transaction() as conn:
-        ids = await queue.claim(conn, LEASE, 30.0, {"a": 3, "b": 50})
-        taken = await queue.claimed(conn, LEASE, ids)
+        found = await queue.claim(conn, LEASE, 30.0, {"a": 3, "b": 50})
+        taken = await queue.claimed(conn, LEASE, found.keys)
     assert Counter(d.app_id for d in taken) == {"a": 3, "b": 30}, "an app without room is left alone"

@@ -13,6 +13,7 @@ from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.push import followup, unanswered
+from syncbeat_server.push.frontier import FIRST
 from syncbeat_server.push.model import Content, NewNotification, Outcome, Reason, Verdict
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.push.resend import ResendRule
@@ -392,6 +393,7 @@ async def test_first_tries_go_before_those_that_are_sent_again(database: Databas
 async def test_looking_takes_the_index_of_those_that_wait(database: Database) -> None:
     async with database.transaction() as conn:
         await conn.execute("SET LOCAL enable_seqscan = off")
-        plan = [row["QUERY PLAN"] for row in await conn.fetch("EXPLAIN " + unanswered.DUE, 10, 600.0, 86_400.0)]
+        rows = await conn.fetch("EXPLAIN " + unanswered.DUE, 10, 600.0, 86_400.0, FIRST.at)
+        plan = [row["QUERY PLAN"] for row in rows]
     assert any("deliveries_unanswered" in line for line in plan), plan
     assert any("deliveries_by_device" in line for line in plan), plan

@@ -13,6 +13,7 @@ import pytest
 from syncbeat_server.errors import DependencyDown, SequenceMismatch
 from syncbeat_server.events.publish import Publish
 from syncbeat_server.storage.postgres import Database, open_database
+from syncbeat_server.storage.retention import BEGINNING
 from syncbeat_server.sync import pruning, tombstones
 from syncbeat_server.sync import watch as watching
 from syncbeat_server.sync.append import Append, append
@@ -269,7 +270,7 @@ async def test_it_is_done_in_batches(house: House, monkeypatch: pytest.MonkeyPat
     await house.publish("a", "b", "c", "d", "e", deleted=True)
     await house.clock.advance(32 * DAY_S)
     async with house.database.connection() as conn:
-        assert await tombstones.remove_old(conn, 30.0, 2) == 2
+        assert (await tombstones.remove_old(conn, 30.0, 2)).gone == 2
     assert await value_of(house.database, "SELECT count(*) FROM changes") == 3
     monkeypatch.setattr(pruning, "_BATCH", 1)
     whole = asyncio.ensure_future(pruner(house).prune())
@@ -357,7 +358,8 @@ async def test_an_index_finds_them(house: House, database_urls: DatabaseUrls) ->
         "ANALYZE changes",
     )
     await house.clock.advance(32 * DAY_S)
-    plan = [line for (line,) in await rows_of(house.database, f"EXPLAIN {tombstones.REMOVE_OLD}", 30.0, 1_000)]
+    explained = f"EXPLAIN {tombstones.REMOVE_OLD}"
+    plan = [line for (line,) in await rows_of(house.database, explained, 30.0, 1_000, BEGINNING)]
     assert any("changes_tombstones" in line for line in plan), plan
     assert not any("Seq Scan on changes" in line for line in plan), plan
 

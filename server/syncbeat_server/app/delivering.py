@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from syncbeat_server.app.learning import nightly_fit
 from syncbeat_server.app.process import Process, running
+from syncbeat_server.auth.erase import OLD_ROWS as OLD_SESSIONS
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
 from syncbeat_server.ops.config import AppSettings, Settings
@@ -22,11 +23,13 @@ from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.push.providers.log import LogProvider
 from syncbeat_server.push.resend import ResendRule
-from syncbeat_server.push.upkeep import QueueFigures
+from syncbeat_server.push.upkeep import QueueFigures, old_rows
 from syncbeat_server.push.worker import DeliveryWorker, WorkerHooks, WorkerRule
 from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 from syncbeat_server.storage.allowance import Allowance, Rate
 from syncbeat_server.storage.notices import listen
+from syncbeat_server.storage.retention import Retention
+from syncbeat_server.sync.pruning import OLD_ROWS as OLD_SYNC_ROWS
 from syncbeat_server.sync.pruning import TombstonePruning
 
 if TYPE_CHECKING:
@@ -54,7 +57,6 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
             WorkerRule(
                 lease_s=settings.delivery_lease_s,
                 poll_s=settings.delivery_poll_s,
-                keep_days=settings.keep_deliveries_days,
                 retry=RetryRule(
                     first_s=settings.delivery_retry_s,
                     grace_s=settings.stream_grace_s,
@@ -74,14 +76,22 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
         )
         listening = [] if session_url is None else [listen(session_url.get_secret_value(), worker.wake, process.clock)]
         pruning = TombstonePruning(process.database, settings.keep_tombstones_days, process.clock)
-        chores = [channels.run(), nightly_fit(process).run(), pruning.run(), *listening]
+        retention = retention_of(process)
+        chores = [channels.run(), nightly_fit(process).run(), pruning.run(), retention.run(), *listening]
         async with running([worker.run(), *chores]):
             try:
                 yield worker
             finally:
-                await worker.drain(settings.drain_s)
+                retention.stop()
+                await worker.drain(process.ending.left_s())
     finally:
         await channels.close()
+
+
+def retention_of(process: Process) -> Retention:
+    """What deletes the old rows of every feature."""
+    kinds = [*old_rows(process.settings.keep_deliveries_days), *OLD_SESSIONS, *OLD_SYNC_ROWS]
+    return Retention(process.database, kinds, process.clock, process.metrics.rows_forgotten)
 
 
 class _Channels:

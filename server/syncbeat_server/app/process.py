@@ -14,12 +14,14 @@ from syncbeat_server.app.apps import Apps
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.directory.presence import Presence
 from syncbeat_server.ops.config import DEFAULT_APP, Settings
+from syncbeat_server.ops.ending import Ending
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.push.channel import app_secret
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.notices import Notices
 from syncbeat_server.storage.postgres import Database, open_database
 from syncbeat_server.storage.redis import RedisBus, open_redis
+from syncbeat_server.storage.skew import ClockSkew
 from syncbeat_server.sync.hub import Hub
 
 _CANCEL_AGAIN_S = 0.2
@@ -46,10 +48,11 @@ class Process:
     presence: Presence
     apps: Apps
     notices: Notices
+    ending: Ending
 
 
 @asynccontextmanager
-async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
+async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIterator[Process]:
     """Open the stores and make what every role needs; closed at the end of the block.
 
     Raises:
@@ -65,12 +68,13 @@ async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
             await require_restricted_login(conn)
             await require_current_schema(conn)
         apps = Apps(settings, clock)
-        notices = Notices(database, clock)
+        notices, metrics = Notices(database, clock), Metrics()
+        skew = ClockSkew(database, clock, metrics.clock_skew)
         async with (
             open_redis(stores.redis_url, clock, await deployment(database)) as bus,
-            running([bus.run_publisher(), apps.run(), notices.run()]),
+            running([bus.run_publisher(), apps.run(), notices.run(), skew.run()]),
         ):
-            yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus), apps, notices)
+            yield Process(settings, clock, metrics, database, bus, Hub(), Presence(bus), apps, notices, ending)
 
 
 async def deployment(database: Database) -> str:

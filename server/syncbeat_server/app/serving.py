@@ -25,15 +25,19 @@ from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.users import UserLifecycle
 from syncbeat_server.ops.config import DEFAULT_APP, Role, Settings
+from syncbeat_server.ops.ending import Ending, given_up
 from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.channel import app_secret
 from syncbeat_server.push.service import PushService
 from syncbeat_server.push.watch import DeliveryWatches
 from syncbeat_server.push.worker import DeliveryWorker
 from syncbeat_server.storage.replays import Replays
+from syncbeat_server.sync.seen import SeenRecorder
 from syncbeat_server.sync.views import Views
 
 _log = logging.getLogger(__name__)
+
+_FLUSH_S = 0.4  # of the second and a half that is left after draining
 
 
 async def serve(
@@ -46,25 +50,31 @@ async def serve(
         DependencyDown: the database cannot be reached at the start.
         MigrationNeeded: it is older than this code.
     """
-    async with AsyncExitStack() as stack:
-        process = await stack.enter_async_context(opened(settings, stores))
-        worker: DeliveryWorker | None = None
-        if role is not Role.RPC:
-            worker = await stack.enter_async_context(running_worker(process))
-        address, front = "worker", None
-        if role is not Role.WORKER:
-            front = await stack.enter_async_context(_front(process))
-            address = await stack.enter_async_context(_running_rpc(process, worker, front))
-        await stack.enter_async_context(running([listening(process, worker, front)]))
-        if settings.ops_listen:
-            await stack.enter_async_context(_ops_http(process, stop))
-        # What is there now stays: the collector need not walk it again and again.
-        gc.collect()
-        gc.freeze()
-        _log.info("serving", extra={"listen": address, "role": role, "deployment": process.bus.deployment})
-        ready(address)
-        await stop.wait()
-        _log.info("draining")
+    ending = Ending(settings.drain_s)
+    with given_up(stop) as started:
+        async with AsyncExitStack() as stack:
+            process = await stack.enter_async_context(opened(settings, stores, ending))
+            worker: DeliveryWorker | None = None
+            if role is not Role.RPC:
+                worker = await stack.enter_async_context(running_worker(process))
+            address, front = "worker", None
+            if role is not Role.WORKER:
+                front = await stack.enter_async_context(_front(process))
+                address = await stack.enter_async_context(_running_rpc(process, worker, front))
+            await stack.enter_async_context(running([listening(process, worker, front)]))
+            if settings.ops_listen:
+                await stack.enter_async_context(_ops_http(process, stop))
+            # What is there now stays: the collector need not walk it again and again.
+            gc.collect()
+            gc.freeze()
+            _log.info("serving", extra={"listen": address, "role": role, "deployment": process.bus.deployment})
+            started()
+            ready(address)
+            await stop.wait()
+            _log.info("draining")
+            ending.begin()
+            if worker is not None:
+                worker.claim_no_more()  # while RPCs drain, so that both share the time
     _log.info("stopped")
 
 
@@ -125,8 +135,18 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
             await server.retire()
             process.hub.drain()
             watches.drain()
-            await server.stop(settings.drain_s)
-            await sync.seen.flush()
+            await server.stop(process.ending.left_s())
+            await _flushed(process, sync.seen)
+
+
+async def _flushed(process: Process, seen: SeenRecorder) -> None:
+    try:
+        if await process.ending.within(seen.flush(), _FLUSH_S):
+            return
+    except SyncbeatError as error:
+        _log.warning("cursors not recorded", extra={"reason": error.reason})
+    else:
+        _log.warning("cursors not recorded in time")
 
 
 @asynccontextmanager

@@ -1,9 +1,12 @@
-"""Shutting users out and erasing their sessions, in the caller's transaction."""
+"""Shutting users out and erasing their sessions, in the caller's transaction; sessions that ended long ago."""
 
 from __future__ import annotations
 
 from syncbeat_server.auth import store, users
 from syncbeat_server.storage.postgres import Connection
+from syncbeat_server.storage.retention import OldRows
+
+OLD_ROWS = (OldRows("sessions", store.forget_expired),)
 
 
 async def disable(conn: Connection, app_id: str, user_id: str) -> None:

@@ -10,6 +10,7 @@ import orjson
 
 from syncbeat_server.auth.model import Session, SessionState
 from syncbeat_server.storage.postgres import Connection
+from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,14 @@ async def forget_ended(conn: Connection, app_id: str, user_id: str, after: timed
         after,
         limit,
     )
+
+
+FORGET_EXPIRED = oldest("sessions", "app_id, session_id", "expires_at", "7 days")
+
+
+async def forget_expired(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+    """Delete up to `limit` sessions, of whomever, whose longest life was over a week ago."""
+    return await forget_oldest(conn, FORGET_EXPIRED, limit, since)
 
 
 async def list_sessions(conn: Connection, app_id: str, user_id: str, before: str, limit: int) -> list[Session]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
 from syncbeat_server.directory.model import (
     Device,
@@ -15,6 +16,7 @@ from syncbeat_server.directory.model import (
     TokenState,
 )
 from syncbeat_server.storage.postgres import Connection, Row
+from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
 
 
 async def upsert_device(conn: Connection, device: Registration, digest: bytes | None) -> Device:
@@ -106,16 +108,12 @@ async def record_move(
     return int(row)
 
 
-async def forget_moves(conn: Connection, limit: int) -> int:
-    """Delete up to `limit` moves of tokens that are older than half a year; how many."""
-    rows = await conn.fetch(
-        """WITH old AS (
-               SELECT ctid FROM token_moves WHERE moved_at < syncbeat_now() - interval '180 days'
-               LIMIT $1 FOR UPDATE SKIP LOCKED)
-           DELETE FROM token_moves m USING old WHERE m.ctid = old.ctid RETURNING 1 AS gone""",
-        limit,
-    )
-    return len(rows)
+FORGET_MOVES = oldest("token_moves", "app_id, move_id", "moved_at", "180 days")
+
+
+async def forget_moves(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+    """Delete up to `limit` moves of tokens that are older than half a year."""
+    return await forget_oldest(conn, FORGET_MOVES, limit, since)
 
 
 async def count_devices(conn: Connection, app_id: str, user_id: str, but: str) -> int:

@@ -244,6 +244,18 @@ class Metrics:
             "syncbeat_shed", "Calls refused because there were too many, by rank", ("rank",), registry=self.registry
         )
 
+        self._watch_upkeep()
+
+    def _watch_upkeep(self) -> None:
+        self._forgotten = Counter(
+            "syncbeat_rows_forgotten", "Old rows deleted, by what they are", ("rows",), registry=self.registry
+        )
+        self._skew = Gauge(
+            "syncbeat_clock_skew_seconds",
+            "By how much this machine's clock is ahead of the database's",
+            registry=self.registry,
+        )
+
     def watch_token_cache(self, figures: Callable[[], TokenCacheFigures]) -> None:
         """Show the figures of the cache of checked tokens."""
         self.registry.register(_TokenCacheCollector(figures))
@@ -283,6 +295,14 @@ class Metrics:
     def removals_braked(self, app_id: str) -> None:
         """Count that dead tokens of an app were not taken away."""
         self._braked.labels(app_id).inc()
+
+    def clock_skew(self, ahead_s: float) -> None:
+        """By how much this machine's clock is ahead of the database's."""
+        self._skew.set(ahead_s)
+
+    def rows_forgotten(self, rows: str, count: int) -> None:
+        """Count old rows that were deleted."""
+        self._forgotten.labels(rows).inc(count)
 
     def woken(self, app_id: str, again: bool) -> None:
         """Count a silent wake-up that the provider took."""

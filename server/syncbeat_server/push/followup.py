@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from syncbeat_server.push import expansion
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState
 from syncbeat_server.storage.postgres import Connection
+from syncbeat_server.storage.retention import BEGINNING, Batch, forget_oldest, oldest
 
 REDRIVEN_AT_ONCE = 10_000
+_DELIVERIES_OF_EACH = 10
 
 
 async def app_secret(conn: Connection, app_id: str) -> bytes:
@@ -128,49 +130,74 @@ async def redrive(conn: Connection, app_id: str, wanted: DeliveryFilter) -> int:
     return len(rows)
 
 
-async def forget_notifications(conn: Connection, days: float, limit: int) -> int:
-    """Delete up to `limit` notifications, with their deliveries, that ended longer than `days` ago; how many."""
-    rows = await conn.fetch(
-        """WITH old AS (
-               SELECT n.ctid FROM notifications n
-               WHERE n.created_at < syncbeat_now() - make_interval(secs => $1::float8 * 86400)
-                 AND n.expires_at < syncbeat_now() - make_interval(secs => $1::float8 * 86400)
-                 AND NOT EXISTS (SELECT 1 FROM deliveries d
-                                 WHERE (d.app_id, d.notification_id) = (n.app_id, n.notification_id)
-                                   AND d.state IN ('PENDING', 'HELD', 'SCHEDULED', 'IN_FLIGHT'))
-               ORDER BY n.created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-           DELETE FROM notifications n USING old WHERE n.ctid = old.ctid RETURNING 1 AS gone""",
-        days,
-        limit,
+FORGET_DELIVERIES = """
+    WITH old AS MATERIALIZED (
+        SELECT n.app_id, n.notification_id, n.created_at FROM notifications n
+        WHERE n.created_at >= $3
+          AND n.created_at < syncbeat_now() - make_interval(secs => $1::float8 * 86400)
+          AND n.expires_at < syncbeat_now() - make_interval(secs => $1::float8 * 86400)
+          AND NOT EXISTS (SELECT 1 FROM deliveries d
+                          WHERE (d.app_id, d.notification_id) = (n.app_id, n.notification_id)
+                            AND d.state IN ('PENDING', 'HELD', 'SCHEDULED', 'IN_FLIGHT'))
+        ORDER BY n.created_at LIMIT $2 FOR UPDATE SKIP LOCKED),
+    ended AS MATERIALIZED (
+        SELECT d.app_id, d.delivery_id FROM old JOIN deliveries d USING (app_id, notification_id) LIMIT $4),
+    gone AS (
+        DELETE FROM deliveries d USING ended WHERE (d.app_id, d.delivery_id) = (ended.app_id, ended.delivery_id)
+          AND d.state NOT IN ('PENDING', 'HELD', 'SCHEDULED', 'IN_FLIGHT')
+        RETURNING 1)
+    SELECT (SELECT count(*) FROM gone) AS gone, count(*) AS found, max(created_at) AS last,
+           array_agg(app_id) AS app_ids, array_agg(notification_id) AS notification_ids FROM old"""
+
+
+async def forget_notifications(conn: Connection, days: float, limit: int, since: datetime | None = None) -> Batch:
+    """Delete up to `limit` notifications that ended longer than `days` ago, after their deliveries.
+
+    Of those at most ten times as many, so that one with a million takes several batches instead of one long statement.
+    """
+    most = limit * _DELIVERIES_OF_EACH
+    row = await conn.fetchrow(FORGET_DELIVERIES, days, limit, since or BEGINNING, most)
+    if row is None or not row["found"]:
+        return Batch(0, more=False, place=since)
+    gone = await conn.fetch(
+        """DELETE FROM notifications n USING unnest($1::text[], $2::uuid[]) AS k (app_id, notification_id)
+           WHERE (n.app_id, n.notification_id) = (k.app_id, k.notification_id)
+             AND NOT EXISTS (SELECT 1 FROM deliveries d
+                             WHERE (d.app_id, d.notification_id) = (n.app_id, n.notification_id))
+           RETURNING 1 AS gone""",
+        row["app_ids"],
+        row["notification_ids"],
     )
-    return len(rows)
+    count = row["gone"] + len(gone)
+    if len(gone) < row["found"]:  # some have more deliveries than go at once
+        return Batch(count, more=count > 0, place=since)
+    return Batch(count, more=row["found"] == limit, place=row["last"])
 
 
-async def forget_windows(conn: Connection, limit: int) -> int:
-    """Delete up to `limit` dedupe windows that ended a while ago with nothing trailing; how many."""
-    rows = await conn.fetch(
-        """WITH old AS (
-               SELECT ctid FROM dedupe_windows
-               WHERE window_until < syncbeat_now() - interval '1 hour' AND trailed_by IS NULL
-               LIMIT $1 FOR UPDATE SKIP LOCKED)
-           DELETE FROM dedupe_windows w USING old WHERE w.ctid = old.ctid RETURNING 1 AS gone""",
-        limit,
-    )
-    return len(rows)
+FORGET_WINDOWS = oldest(
+    "dedupe_windows", "app_id, user_id, device_id, dedupe_key, scope", "window_until", "1 hour", "trailed_by IS NULL"
+)
 
 
-async def unaccounted(conn: Connection, since: datetime, limit: int) -> tuple[int, int]:
-    """Of the newest notifications: how many deliveries were looked at, and how many are accepted but in no state.
+async def forget_windows(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+    """Delete up to `limit` dedupe windows that ended a while ago with nothing trailing."""
+    return await forget_oldest(conn, FORGET_WINDOWS, limit, since)
+
+
+async def unaccounted(conn: Connection, within: timedelta, limit: int) -> tuple[int, int]:
+    """Of the newest notifications, none older than `within`: how many deliveries were looked at, and how many are
+    accepted but in no state.
 
     Always 0 of the latter: a delivery is written with its notification and never taken away alone.
     """
     row = await conn.fetchrow(
         """SELECT coalesce(sum(found.n), 0) AS looked_at, coalesce(sum(abs(newest.accepted - found.n)), 0) AS missing
            FROM (SELECT app_id, notification_id, accepted FROM notifications
-                 WHERE created_at > $1 AND accepted IS NOT NULL ORDER BY created_at DESC LIMIT $2) newest
+                 WHERE created_at > syncbeat_now() - $1::interval AND accepted IS NOT NULL
+                 ORDER BY created_at DESC LIMIT $2) newest
            CROSS JOIN LATERAL (SELECT count(*) AS n FROM deliveries d
                                WHERE (d.app_id, d.notification_id) = (newest.app_id, newest.notification_id)) found""",
-        since,
+        within,
         limit,
     )
     return (0, 0) if row is None else (int(row["looked_at"]), int(row["missing"]))

@@ -124,6 +124,7 @@ class NewNotification:
     lane: Lane = Lane.NORMAL
     critical: bool = False
     delay_s: float = 0.0
+    due_at: datetime | None = None
     ttl_s: float = 3600.0
     patient: bool = False
 
@@ -142,8 +143,8 @@ class Accepted:
 class ClaimedDelivery:
     """One attempt to make: what, to which registration token, as which delivery.
 
-    `ttl_s` is what is left until it expires, `age_s` the seconds since it was claimed for the first time. `resends`
-    counts how often it was leased to be sent again.
+    `ttl_s` is what is left until it expires, `age_s` the seconds since it was claimed for the first time, both as of
+    `claimed_at`, the database's time. `resends` counts how often it was leased to be sent again.
     """
 
     app_id: str
@@ -168,6 +169,7 @@ class ClaimedDelivery:
     age_s: float
     held: bool
     seen: bool
+    claimed_at: datetime
     shut_out: bool = False
     critical: bool = False
     patient: bool = False

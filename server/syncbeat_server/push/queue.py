@@ -1,53 +1,98 @@
 """SQL of the delivery queue: claim, finish, rescue. Every write of a worker is fenced by its lease token.
 
 Time is the database's alone. No transaction is open while a provider is asked.
+Only what is in flight has a lease token (a CHECK of the table). Where rows are found by their keys the state is not
+asked for beside it: the planner would take the index of leases, and walk past all that ended and is not vacuumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
 
 import orjson
 
 from syncbeat_server.directory.model import QuietHours
+from syncbeat_server.push.frontier import FIRST, Place
 from syncbeat_server.push.model import ClaimedDelivery, Content, Finished, Kind, Lane
 from syncbeat_server.storage.postgres import Connection, Row
 
+AppLane = tuple[str, int]
+"""What is due in a lane of an app is claimed in its order."""
 
-async def claim(conn: Connection, lease_token: str, lease_s: float, room: Mapping[str, int]) -> list[str]:
-    """Lease what is due, of each app up to its room; the ids. The attempt counts from here, so a crash counts.
+DeliveryKey = tuple[str, str]
+"""An app and the id of a delivery."""
 
-    Of an app's lanes HIGH goes first, oldest first, but every fifth is a NORMAL one while both wait.
+
+CLAIM = """
+    WITH picked AS MATERIALIZED (
+        SELECT r.app_id, r.room, r.priority, d.delivery_id, d.due_at
+        FROM unnest($3::text[], $4::int[], $5::smallint[], $6::timestamptz[], $7::uuid[])
+             AS r (app_id, room, priority, after_due, after_id)
+        CROSS JOIN LATERAL (
+            SELECT delivery_id, due_at FROM deliveries
+            WHERE app_id = r.app_id AND priority = r.priority
+              AND state IN ('PENDING', 'HELD', 'SCHEDULED') AND due_at <= syncbeat_now()
+              AND (due_at, delivery_id) > (r.after_due, r.after_id)
+            ORDER BY due_at, delivery_id LIMIT r.room FOR UPDATE SKIP LOCKED) d
+    ), turns AS (
+        SELECT *, row_number() OVER (PARTITION BY app_id, priority ORDER BY due_at, delivery_id)
+                  * CASE priority WHEN 0 THEN 1 ELSE 4 END AS turn FROM picked
+    ), due AS (
+        SELECT *, row_number() OVER (PARTITION BY app_id ORDER BY turn, priority) AS place FROM turns
+    ), chosen AS (
+        -- The planner does not know how little a lane's room is, and would read the whole table for what it expects.
+        SELECT * FROM due WHERE place <= room LIMIT $8
+    ), taken AS (
+        UPDATE deliveries d SET state = 'IN_FLIGHT', attempts = d.attempts + 1, lease_token = $1,
+               lease_until = syncbeat_now() + make_interval(secs => $2), updated_at = syncbeat_now(),
+               first_claimed_at = coalesce(d.first_claimed_at, syncbeat_now())
+        FROM chosen c WHERE (d.app_id, d.delivery_id) = (c.app_id, c.delivery_id)
+        RETURNING d.app_id, d.priority, d.delivery_id, d.due_at)
+    SELECT syncbeat_now() AS now, taken.* FROM (SELECT) always LEFT JOIN taken ON true
+    ORDER BY taken.due_at, taken.delivery_id"""
+
+
+class Claim(NamedTuple):
+    """What was leased, the last of each lane, and the database's time."""
+
+    keys: list[DeliveryKey]
+    last: dict[AppLane, Place]
+    now: datetime
+
+
+async def claim(
+    conn: Connection,
+    lease_token: str,
+    lease_s: float,
+    room: Mapping[str, int],
+    after: Callable[[AppLane], Place] = lambda lane: FIRST,
+) -> Claim:
+    """Lease what is due, of each app up to its room. The attempt counts from here, so a crash counts.
+
+    Of an app's lanes HIGH goes first, oldest first, but every fifth is a NORMAL one while both wait. Each lane is
+    walked from behind a place on.
     """
+    lanes = [(app_id, priority) for app_id in room for priority in Lane]
+    places = [after(lane) for lane in lanes]
     rows = await conn.fetch(
-        """WITH picked AS MATERIALIZED (
-               SELECT r.app_id, r.room, lane.priority, d.delivery_id, d.due_at
-               FROM unnest($3::text[], $4::int[]) AS r (app_id, room)
-               CROSS JOIN (VALUES (0::smallint), (1::smallint)) AS lane (priority)
-               CROSS JOIN LATERAL (
-                   SELECT delivery_id, due_at FROM deliveries
-                   WHERE app_id = r.app_id AND priority = lane.priority
-                     AND state IN ('PENDING', 'HELD', 'SCHEDULED') AND due_at <= syncbeat_now()
-                   ORDER BY due_at LIMIT r.room FOR UPDATE SKIP LOCKED) d
-           ), turns AS (
-               SELECT *, row_number() OVER (PARTITION BY app_id, priority ORDER BY due_at)
-                         * CASE priority WHEN 0 THEN 1 ELSE 4 END AS turn FROM picked
-           ), due AS (
-               SELECT *, row_number() OVER (PARTITION BY app_id ORDER BY turn, priority) AS place FROM turns)
-           UPDATE deliveries d SET state = 'IN_FLIGHT', attempts = d.attempts + 1, lease_token = $1,
-                  lease_until = syncbeat_now() + make_interval(secs => $2), updated_at = syncbeat_now(),
-                  first_claimed_at = coalesce(d.first_claimed_at, syncbeat_now())
-           FROM due WHERE due.place <= due.room AND (d.app_id, d.delivery_id) = (due.app_id, due.delivery_id)
-           RETURNING d.delivery_id""",
+        CLAIM,
         lease_token,
         lease_s,
-        list(room),
-        list(room.values()),
+        [app_id for app_id, _ in lanes],
+        [room[app_id] for app_id, _ in lanes],
+        [priority for _, priority in lanes],
+        [place.at for place in places],
+        [place.delivery_id for place in places],
+        sum(room.values()),
     )
-    return [str(row["delivery_id"]) for row in rows]
+    found = [row for row in rows if row["delivery_id"] is not None]
+    last = {(row["app_id"], row["priority"]): Place(row["due_at"], str(row["delivery_id"])) for row in found}
+    return Claim([(row["app_id"], str(row["delivery_id"])) for row in found], last, rows[0]["now"])
 
 
-async def close_trailed_windows(conn: Connection, lease_token: str) -> None:
+async def close_trailed_windows(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> None:
     """Of what was just claimed: trailing deliveries take their window's newest cursor, and start a new window.
 
     A device that has seen that cursor gets nothing, so its window ends at once. The windows are locked in the order in
@@ -56,10 +101,12 @@ async def close_trailed_windows(conn: Connection, lease_token: str) -> None:
     await conn.execute(
         """WITH due AS (
                SELECT w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope, d.delivery_id, d.notification_id
-               FROM deliveries d JOIN dedupe_windows w
+               FROM unnest($2::text[], $3::uuid[]) AS k (app_id, delivery_id)
+               JOIN deliveries d ON (d.app_id, d.delivery_id) = (k.app_id, k.delivery_id)
+               JOIN dedupe_windows w
                     ON (w.app_id, w.user_id, w.device_id, w.scope, w.trailed_by)
                      = (d.app_id, d.user_id, d.device_id, d.scope, d.notification_id)
-               WHERE d.lease_token = $1 AND d.reason = 'TRAILING' AND d.state = 'IN_FLIGHT'
+               WHERE d.lease_token = $1 AND d.reason = 'TRAILING'
                ORDER BY w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FOR UPDATE OF w
            ), closed AS (
                UPDATE dedupe_windows w SET
@@ -76,32 +123,34 @@ async def close_trailed_windows(conn: Connection, lease_token: str) -> None:
            UPDATE deliveries d SET epoch = closed.epoch, sequence = closed.sequence, reason = ''
            FROM closed WHERE (d.app_id, d.delivery_id) = (closed.app_id, closed.delivery_id)""",
         lease_token,
+        *_columns(keys),
     )
 
 
-async def claimed(conn: Connection, lease_token: str, delivery_ids: Sequence[str]) -> list[ClaimedDelivery]:
+async def claimed(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> list[ClaimedDelivery]:
     """What was claimed under this token, with everything an attempt needs.
 
     A wake-up of an epoch that its scope has left, since the database was restored meanwhile, goes to the scope's head.
     """
-    rows = await _claimed_rows(conn, lease_token, delivery_ids)
+    rows = await _claimed_rows(conn, lease_token, keys)
     if any(row["outlived"] for row in rows):
-        await _go_to_head(conn, lease_token)
-        rows = await _claimed_rows(conn, lease_token, delivery_ids)
+        await _go_to_head(conn, lease_token, keys)
+        rows = await _claimed_rows(conn, lease_token, keys)
     return [_claimed(row, lease_token) for row in rows]
 
 
-async def _go_to_head(conn: Connection, lease_token: str) -> None:
+async def _go_to_head(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> None:
     await conn.execute(
         """UPDATE deliveries d SET epoch = s.epoch, sequence = s.head
-           FROM scopes s
-           WHERE d.state = 'IN_FLIGHT' AND d.lease_token = $1
+           FROM unnest($2::text[], $3::uuid[]) AS k (app_id, delivery_id), scopes s
+           WHERE (d.app_id, d.delivery_id) = (k.app_id, k.delivery_id) AND d.lease_token = $1
              AND (s.app_id, s.scope) = (d.app_id, d.scope) AND s.epoch <> d.epoch""",
         lease_token,
+        *_columns(keys),
     )
 
 
-async def _claimed_rows(conn: Connection, lease_token: str, delivery_ids: Sequence[str]) -> Sequence[Row]:
+async def _claimed_rows(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> Sequence[Row]:
     return await conn.fetch(
         """SELECT d.app_id, d.delivery_id, d.notification_id, d.user_id, d.device_id, d.scope, d.epoch, d.sequence,
                   d.attempts, d.priority, d.reason, d.moves, d.resends,
@@ -110,7 +159,7 @@ async def _claimed_rows(conn: Connection, lease_token: str, delivery_ids: Sequen
                   n.kind, n.type, n.content, n.collapse_key, n.critical, n.patient,
                   p.quiet_start, p.quiet_end, p.quiet_zone, p.max_per_day,
                   n.type <> '' AND n.type = ANY(p.muted_types) AS muted,
-                  extract(epoch FROM d.expires_at - syncbeat_now())::float8 AS ttl_s,
+                  syncbeat_now() AS claimed_at, extract(epoch FROM d.expires_at - syncbeat_now())::float8 AS ttl_s,
                   extract(epoch FROM syncbeat_now() - d.first_claimed_at)::float8 AS age_s,
                   EXISTS (SELECT 1 FROM device_cursors c
                           WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
@@ -121,15 +170,16 @@ async def _claimed_rows(conn: Connection, lease_token: str, delivery_ids: Sequen
                   s.epoch <> d.epoch AS outlived,
                   EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
                             AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL) AS shut_out
-           FROM deliveries d
-           JOIN notifications n USING (app_id, notification_id)
-           LEFT JOIN devices v USING (app_id, user_id, device_id)
+           FROM unnest($2::text[], $3::uuid[]) AS k (app_id, delivery_id)
+           JOIN deliveries d ON (d.app_id, d.delivery_id) = (k.app_id, k.delivery_id)
+           JOIN notifications n ON (n.app_id, n.notification_id) = (d.app_id, d.notification_id)
+           LEFT JOIN devices v ON (v.app_id, v.user_id, v.device_id) = (d.app_id, d.user_id, d.device_id)
            LEFT JOIN preferences p ON (p.app_id, p.user_id) = (d.app_id, d.user_id)
            LEFT JOIN scopes s ON (s.app_id, s.scope) = (d.app_id, d.scope)
-           WHERE d.state = 'IN_FLIGHT' AND d.lease_token = $1 AND d.delivery_id = ANY($2::uuid[])
+           WHERE d.lease_token = $1
            ORDER BY d.priority, d.due_at""",
         lease_token,
-        list(delivery_ids),
+        *_columns(keys),
     )
 
 
@@ -143,7 +193,7 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
                          moved)
            ), own AS MATERIALIZED (
                SELECT d.app_id, d.delivery_id FROM deliveries d JOIN k USING (app_id, delivery_id, lease_token)
-               WHERE d.state = 'IN_FLIGHT' ORDER BY d.app_id, d.delivery_id FOR UPDATE OF d)
+               ORDER BY d.app_id, d.delivery_id FOR UPDATE OF d)
            UPDATE deliveries d SET
                state = k.state, reason = k.reason,
                provider_message_id = coalesce(nullif(k.message_id, ''), d.provider_message_id),
@@ -164,8 +214,7 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
                                 THEN syncbeat_now() + make_interval(secs => k.due_in_s) END,
                lease_token = NULL, lease_until = NULL, updated_at = syncbeat_now()
            FROM own JOIN k USING (app_id, delivery_id)
-           WHERE d.app_id = own.app_id AND d.delivery_id = own.delivery_id
-             AND d.lease_token = k.lease_token AND d.state = 'IN_FLIGHT'
+           WHERE d.app_id = own.app_id AND d.delivery_id = own.delivery_id AND d.lease_token = k.lease_token
            RETURNING d.delivery_id""",
         [f.delivery.app_id for f in finished],
         [f.delivery.delivery_id for f in finished],
@@ -194,37 +243,56 @@ async def extend(conn: Connection, lease_tokens: Sequence[str], lease_s: float) 
     return len(rows)
 
 
-async def rescue(conn: Connection, limit: int) -> int:
-    """Put back what a worker left behind: leases that ran out. State and lease are checked again under the lock.
+class Rescued(NamedTuple):
+    """How many were put back, whether that is all, and the database's time."""
+
+    back: int
+    all: bool
+    now: datetime
+
+
+async def rescue(conn: Connection, limit: int, since: datetime = FIRST.at) -> Rescued:
+    """Put back what a worker left behind: leases that ran out, from a time on. State and lease are checked again under
+    the lock.
 
     A wake-up that was to be sent again is SENT as before; the look at it that is due decides how it goes on.
     """
-    rows = await conn.fetch(
+    row = await conn.fetchrow(
         """WITH lost AS (
                SELECT app_id, delivery_id FROM deliveries
-               WHERE state = 'IN_FLIGHT' AND lease_until < syncbeat_now()
-               ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED)
-           UPDATE deliveries d SET state = CASE WHEN d.resends > 0 THEN 'SENT' ELSE 'PENDING' END,
-                  lease_token = NULL, lease_until = NULL,
-                  due_at = syncbeat_now(), updated_at = syncbeat_now()
-           FROM lost WHERE (d.app_id, d.delivery_id) = (lost.app_id, lost.delivery_id)
-           RETURNING d.delivery_id""",
+               WHERE state = 'IN_FLIGHT' AND lease_until >= $2 AND lease_until < syncbeat_now()
+               ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED),
+           back AS (
+               UPDATE deliveries d SET state = CASE WHEN d.resends > 0 THEN 'SENT' ELSE 'PENDING' END,
+                      lease_token = NULL, lease_until = NULL,
+                      due_at = syncbeat_now(), updated_at = syncbeat_now()
+               FROM lost WHERE (d.app_id, d.delivery_id) = (lost.app_id, lost.delivery_id)
+               RETURNING 1)
+           SELECT (SELECT count(*) FROM lost) AS found, (SELECT count(*) FROM back) AS back, syncbeat_now() AS now""",
         limit,
+        since,
     )
-    return len(rows)
+    if row is None:
+        raise AssertionError("a statement without a table returns a row")
+    return Rescued(row["back"], row["found"] < limit, row["now"])
 
 
 async def release(conn: Connection, lease_tokens: Sequence[str]) -> int:
-    """Give back everything this worker holds, uncounted: it stops before it tried."""
+    """Give back everything this worker holds, uncounted: it stops before it tried. What ran out is rescued."""
     rows = await conn.fetch(
         """UPDATE deliveries SET state = CASE WHEN resends > 0 THEN 'SENT' ELSE 'PENDING' END,
                   attempts = attempts - 1, lease_token = NULL, lease_until = NULL,
                   first_claimed_at = CASE WHEN attempts = 1 THEN NULL ELSE first_claimed_at END,
                   due_at = syncbeat_now(), updated_at = syncbeat_now()
-           WHERE lease_token = ANY($1::uuid[]) AND state = 'IN_FLIGHT' RETURNING 1 AS given""",
+           WHERE lease_token = ANY($1::uuid[]) AND state = 'IN_FLIGHT' AND lease_until > syncbeat_now()
+           RETURNING 1 AS given""",
         list(lease_tokens),
     )
     return len(rows)
+
+
+def _columns(keys: Sequence[DeliveryKey]) -> tuple[list[str], list[str]]:
+    return [app_id for app_id, _ in keys], [delivery_id for _, delivery_id in keys]
 
 
 def _claimed(row: Row, lease_token: str) -> ClaimedDelivery:
@@ -251,6 +319,7 @@ def _claimed(row: Row, lease_token: str) -> ClaimedDelivery:
         age_s=row["age_s"],
         held=row["reason"] == "LIVE_STREAM",
         seen=row["seen"],
+        claimed_at=row["claimed_at"],
         shut_out=row["shut_out"],
         critical=row["critical"],
         patient=row["patient"],

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from syncbeat_server.push.model import ClaimedDelivery, device_columns
 from syncbeat_server.storage.postgres import Connection
+from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
 
 BRAKE_COUNT = 100
 BRAKE_SHARE = 0.05
@@ -142,13 +144,9 @@ async def age(conn: Connection, limit: int) -> int:
     return len(rows)
 
 
-async def forget_removals(conn: Connection, limit: int) -> int:
-    """Delete up to `limit` removals that are older than a month; how many."""
-    rows = await conn.fetch(
-        """WITH old AS (
-               SELECT ctid FROM token_removals WHERE removed_at < syncbeat_now() - interval '30 days'
-               LIMIT $1 FOR UPDATE SKIP LOCKED)
-           DELETE FROM token_removals r USING old WHERE r.ctid = old.ctid RETURNING 1 AS gone""",
-        limit,
-    )
-    return len(rows)
+FORGET_REMOVALS = oldest("token_removals", "app_id, removal_id", "removed_at", "30 days")
+
+
+async def forget_removals(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+    """Delete up to `limit` removals that are older than a month."""
+    return await forget_oldest(conn, FORGET_REMOVALS, limit, since)

@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from syncbeat_server.push import queue, reach, unanswered
+from syncbeat_server.clock import Clock
+from syncbeat_server.push import queue, unanswered
+from syncbeat_server.push import reach as odds
+from syncbeat_server.push.frontier import Frontier, Place
 from syncbeat_server.push.model import ClaimedDelivery
 from syncbeat_server.push.resend import Look, ResendRule, Unanswered, look
 from syncbeat_server.push.unanswered import Counts, Step
@@ -29,32 +32,45 @@ class Resending:
     """Finds the wake-ups to send again."""
 
     def __init__(
-        self, database: Database, rule: ResendRule, lease_s: float, missed: Callable[[str, str, int], None]
+        self,
+        database: Database,
+        rule: ResendRule,
+        lease_s: float,
+        missed: Callable[[str, str, int], None],
+        clock: Clock,
     ) -> None:
         """`missed(app, tries, count)` is told of tries that were not answered: the first, one again, or all."""
         self._database = database
         self._rule = rule
         self._lease_s = lease_s
         self._missed = missed
+        self._frontier = Frontier[None](clock)
 
     async def take(self, lease_token: str, room: Mapping[str, int]) -> Again:
         """Look at what is due, and lease of each app what has room; the others wait a moment. Raises DependencyDown."""
+        reach = self._frontier.begin()
         async with self._database.transaction() as conn:
-            wakes = await unanswered.due(conn, _PAGE)
-            if not wakes:
-                return Again([], [], more=False)
-            looks = [look(wake, self._rule) for wake in wakes]
-            steps = list(self._steps(wakes, looks, room))
-            # Who waits for room is looked at again: it tells only then.
-            told = [
-                (wake, found)
-                for wake, found, step in zip(wakes, looks, steps, strict=True)
-                if step.again or not found.again
-            ]
-            await unanswered.settle(conn, lease_token, self._lease_s, steps)
-            ids = [step.wake.delivery_id for step in steps if step.again]
-            deliveries = await queue.claimed(conn, lease_token, ids) if ids else []
-        return Again(deliveries, told, more=len(wakes) == _PAGE)
+            wakes, last, now = await unanswered.due(conn, _PAGE, self._frontier.place(reach, None).at)
+            again, told = await self._settle(conn, lease_token, wakes, room) if wakes else ([], [])
+        full = len(wakes) == _PAGE
+        self._frontier.stopped_at(None, Place(last) if full and last is not None else None, now)
+        self._frontier.end(reach)
+        return Again(again, told, more=full)
+
+    async def _settle(
+        self, conn: Connection, lease_token: str, wakes: Sequence[Unanswered], room: Mapping[str, int]
+    ) -> tuple[list[ClaimedDelivery], list[tuple[Unanswered, Look]]]:
+        looks = [look(wake, self._rule) for wake in wakes]
+        steps = list(self._steps(wakes, looks, room))
+        # Who waits for room is looked at again: it tells only then.
+        told = [
+            (wake, found)
+            for wake, found, step in zip(wakes, looks, steps, strict=True)
+            if step.again or not found.again
+        ]
+        await unanswered.settle(conn, lease_token, self._lease_s, steps)
+        keys = [(step.wake.app_id, step.wake.delivery_id) for step in steps if step.again]
+        return (await queue.claimed(conn, lease_token, keys) if keys else []), told
 
     async def count(self, told: Sequence[tuple[Unanswered, Look]]) -> None:
         """Keep what looks told of devices and apps. Raises DependencyDown."""
@@ -93,7 +109,7 @@ async def _count(conn: Connection, told: Sequence[tuple[Unanswered, Look]]) -> N
         await unanswered.count_devices(conn, devices)
     if apps:
         stand = await unanswered.count_apps(conn, apps)
-        fallen = {app_id: _FALLEN_S for app_id, counts in stand.items() if reach.fallen(counts)}
+        fallen = {app_id: _FALLEN_S for app_id, counts in stand.items() if odds.fallen(counts)}
         if fallen:
             await unanswered.mark_broken(conn, fallen)
 
@@ -114,7 +130,7 @@ def _counts(wake: Unanswered, found: Look) -> Counts:
 def _misses(told: Sequence[tuple[Unanswered, Look]]) -> Counter[tuple[str, str]]:
     missed = Counter[tuple[str, str]]()
     for wake, found in told:
-        if found.tried is not None and found.tried < reach.KNOWN_SHARE:
+        if found.tried is not None and found.tried < odds.KNOWN_SHARE:
             missed[wake.app_id, "first" if wake.resends == 0 else "resend"] += 1
         if found.lost:
             missed[wake.app_id, "all"] += 1

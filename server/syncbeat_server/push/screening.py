@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
 
-from syncbeat_server.clock import Clock
 from syncbeat_server.push import holds, limits, policy
 from syncbeat_server.push.channel import Channel
 from syncbeat_server.push.model import ClaimedDelivery, Finished, Kind, Reason
@@ -19,14 +17,11 @@ Live = Callable[[Sequence[tuple[str, str, str]]], Awaitable[Sequence[bool]]]
 class Screening:
     """Tells what needs no attempt, or none yet."""
 
-    def __init__(
-        self, database: Database, channels: Mapping[str, Channel], live: Live, rule: RetryRule, clock: Clock
-    ) -> None:
+    def __init__(self, database: Database, channels: Mapping[str, Channel], live: Live, rule: RetryRule) -> None:
         self._database = database
         self._channels = channels
         self._live = live
         self._rule = rule
-        self._clock = clock
 
     async def judge(self, deliveries: Sequence[ClaimedDelivery]) -> list[Finished | None]:
         """For each delivery how it goes on without an attempt, or None when it is to be sent.
@@ -35,13 +30,12 @@ class Screening:
             DependencyDown: the database does not answer.
         """
         live = await self._ask_live(deliveries)
-        now = self._clock.now()
         judged = [
-            policy.triage(delivery, is_live, now, self._rule)
+            policy.triage(delivery, is_live, delivery.claimed_at, self._rule)
             for delivery, is_live in zip(deliveries, live, strict=True)
         ]
         left = [delivery for delivery, found in zip(deliveries, judged, strict=True) if found is None]
-        held = await self._within_limits(left, now)
+        held = await self._within_limits(left)
         return [
             held.get(delivery.delivery_id) if found is None else found
             for delivery, found in zip(deliveries, judged, strict=True)
@@ -56,9 +50,9 @@ class Screening:
         found = dict(zip(ordered, await self._live(ordered), strict=True))
         return [found.get(d.device, False) for d in deliveries]
 
-    async def _within_limits(self, deliveries: Sequence[ClaimedDelivery], now: datetime) -> dict[str, Finished]:
+    async def _within_limits(self, deliveries: Sequence[ClaimedDelivery]) -> dict[str, Finished]:
         capped = [
-            (delivery, most, holds.day_of(delivery.time_zone, now))
+            (delivery, most, holds.day_of(delivery.time_zone, delivery.claimed_at))
             for delivery in deliveries
             if (most := self._most_a_day(delivery)) is not None
         ]
@@ -71,7 +65,7 @@ class Screening:
                 may = await limits.count_shown(conn, [(delivery, most, day[0]) for delivery, most, day in capped])
                 for delivery, _, (_, ends) in capped:
                     if delivery.delivery_id not in may:
-                        wait_s = (ends - now).total_seconds()
+                        wait_s = (ends - delivery.claimed_at).total_seconds()
                         held[delivery.delivery_id] = policy.hold(delivery, Reason.DAILY_MAXIMUM, wait_s)
             if wakes:
                 waits = await limits.take_wakes(conn, [d for d in wakes if d.delivery_id not in held])

@@ -33,9 +33,13 @@ from syncbeat_server.storage.postgres import Connection, Row
 # What is left to write of a notification whose targets are expanded later comes here page by page.
 _INSERT_DELIVERIES = """
 WITH call AS (
-    SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::bool[], $6::smallint[],
-                         $7::float8[], $8::float8[], $9::text[]) WITH ORDINALITY
-        AS k (app_id, notification_id, dedupe_key, window_s, trails, priority, delay_s, ttl_s, mutable_type, i)
+    -- When one is due is reckoned here, by the clock that will say that it is.
+    SELECT k.app_id, k.notification_id, k.dedupe_key, k.window_s, k.trails, k.priority, k.ttl_s, k.mutable_type, k.i,
+           CASE WHEN k.due_at IS NULL THEN k.given_s
+                ELSE greatest(0, extract(epoch FROM k.due_at - syncbeat_now())::float8) END AS delay_s
+    FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::bool[], $6::smallint[],
+                $7::float8[], $8::float8[], $9::text[], $18::timestamptz[]) WITH ORDINALITY
+        AS k (app_id, notification_id, dedupe_key, window_s, trails, priority, given_s, ttl_s, mutable_type, due_at, i)
 ), wanted AS (
     SELECT * FROM unnest($10::int[], $11::text[], $12::text[], $13::text[], $14::text[], $15::bigint[],
                          $16::text[], $17::text[])
@@ -124,9 +128,13 @@ async def insert_notifications(
                   critical, patient, accepted, syncbeat_now(), syncbeat_now() + make_interval(secs => delay_s),
                   syncbeat_now() + make_interval(secs => delay_s + ttl_s)
            FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                       $9::text[], $10::bool[], $11::float8[], $12::float8[], $13::bool[], $14::int[])
+                       $9::text[], $10::bool[], $11::float8[], $12::float8[], $13::bool[], $14::int[],
+                       $15::timestamptz[])
                 AS k (app_id, notification_id, kind, caller, content, type, dedupe_key, collapse_key, priority,
-                      critical, delay_s, ttl_s, patient, accepted)""",
+                      critical, given_s, ttl_s, patient, accepted, due_at),
+                LATERAL (SELECT CASE WHEN k.due_at IS NULL THEN k.given_s
+                                     ELSE greatest(0, extract(epoch FROM k.due_at - syncbeat_now())::float8) END
+                         AS delay_s) due""",
         [n.app_id for n in notifications],
         [n.notification_id for n in notifications],
         [n.kind for n in notifications],
@@ -141,6 +149,7 @@ async def insert_notifications(
         [n.ttl_s for n in notifications],
         [n.patient for n in notifications],
         [accepted.get(n.notification_id) for n in notifications],
+        [n.due_at for n in notifications],
     )
 
 
@@ -158,6 +167,7 @@ async def insert_deliveries(
         _INSERT_DELIVERIES,
         *_call_columns(notifications),
         *_target_columns(targets),
+        [n.due_at for n in notifications],
     )
     counts: dict[str, dict[tuple[DeliveryState, Reason], int]] = {n.notification_id: {} for n in notifications}
     for row in rows:

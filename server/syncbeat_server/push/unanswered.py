@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from syncbeat_server.directory.model import FOREGROUND_S
+from syncbeat_server.push.frontier import FIRST
 from syncbeat_server.push.reach import HALF_LIFE_S, RECENT_HALF_LIFE_S, AppReach
 from syncbeat_server.push.resend import Unanswered
 from syncbeat_server.storage.postgres import Connection, Row
@@ -13,9 +15,10 @@ from syncbeat_server.storage.postgres import Connection, Row
 DUE = """
 WITH due AS MATERIALIZED (
     SELECT * FROM deliveries
-    WHERE answer_by <= syncbeat_now() AND state IN ('SENT', 'RECEIVED', 'OPENED')
+    WHERE answer_by >= $4 AND answer_by <= syncbeat_now() AND state IN ('SENT', 'RECEIVED', 'OPENED')
     ORDER BY answer_by LIMIT $1 FOR UPDATE SKIP LOCKED)
-SELECT due.app_id, due.delivery_id, due.user_id, due.device_id, due.resends,
+SELECT syncbeat_now() AS now, found.* FROM (SELECT) always LEFT JOIN (
+SELECT due.answer_by, due.app_id, due.delivery_id, due.user_id, due.device_id, due.resends,
        coalesce(v.platform, '') AS platform,
        extract(epoch FROM due.expires_at - syncbeat_now())::float8 AS ttl_s,
        extract(epoch FROM due.answer_by - due.sent_at)::float8 AS waited_s,
@@ -40,7 +43,7 @@ LEFT JOIN scopes s ON (s.app_id, s.scope) = (due.app_id, due.scope)
 LEFT JOIN device_cursors c ON (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
                             = (due.app_id, due.user_id, due.device_id, due.scope, due.epoch)
 CROSS JOIN LATERAL (SELECT syncbeat_decay(v.reach_at, $3) AS left) decay
-ORDER BY due.answer_by
+) found ON true ORDER BY found.answer_by
 """
 
 
@@ -67,15 +70,19 @@ class Counts(NamedTuple):
         return Counts(*(own + more for own, more in zip(self, other, strict=True)))
 
 
-async def due(conn: Connection, limit: int) -> list[Unanswered]:
-    """Lock up to `limit` wake-ups whose time to be answered is over, the oldest first."""
-    rows = await conn.fetch(
-        DUE,
-        limit,
-        FOREGROUND_S,
-        HALF_LIFE_S,
-    )
-    return [_unanswered(row) for row in rows]
+class Due(NamedTuple):
+    """Wake-ups in the order of their times, the time of the last one, and the database's."""
+
+    wakes: list[Unanswered]
+    last: datetime | None
+    now: datetime
+
+
+async def due(conn: Connection, limit: int, since: datetime = FIRST.at) -> Due:
+    """Lock up to `limit` wake-ups whose time to be answered is over, the oldest first, from a time on."""
+    rows = await conn.fetch(DUE, limit, FOREGROUND_S, HALF_LIFE_S, since)
+    wakes = [_unanswered(row) for row in rows if row["delivery_id"] is not None]
+    return Due(wakes, rows[-1]["answer_by"], rows[0]["now"])
 
 
 async def settle(conn: Connection, lease_token: str, lease_s: float, steps: Sequence[Step]) -> None:
@@ -104,7 +111,7 @@ async def count_devices(conn: Connection, counts: Mapping[tuple[str, str, str], 
     ordered = sorted(counts)
     await conn.execute(
         """WITH own AS (
-               SELECT k.*, v.ctid FROM devices v
+               SELECT k.* FROM devices v
                JOIN unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::float8[])
                     AS k (app_id, user_id, device_id, answered, missed) USING (app_id, user_id, device_id)
                ORDER BY v.app_id, v.user_id, v.device_id FOR NO KEY UPDATE OF v)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from syncbeat_server.clock import Clock
 from syncbeat_server.directory.store import forget_moves
 from syncbeat_server.push import followup, queue, registrations
+from syncbeat_server.push.frontier import Frontier
 from syncbeat_server.storage import idempotency
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres import Connection, Database
+from syncbeat_server.storage.retention import Batch, OldRows
 
 _log = logging.getLogger(__name__)
 
@@ -27,26 +28,47 @@ class QueueFigures:
     unaccounted: int
 
 
-async def tidy(database: Database, keep_days: float) -> int:
-    """Put back what workers left behind: how many. And delete what is old, a batch of each kind."""
-    async with database.connection() as conn:
-        rescued = await queue.rescue(conn, _BATCH)
-        await followup.forget_windows(conn, _BATCH)
-        await followup.forget_notifications(conn, keep_days, _BATCH)
-        await idempotency.forget_old(conn, _BATCH)
-        await registrations.age(conn, _BATCH)
-        await registrations.forget_removals(conn, _BATCH)
-        await forget_moves(conn, _BATCH)
+async def rescue(database: Database, frontier: Frontier[None]) -> int:
+    """Put back what workers left behind: how many."""
+    reach, rescued = frontier.begin(), 0
+    while True:
+        async with database.connection() as conn:
+            found = await queue.rescue(conn, _BATCH, frontier.place(reach, None).at)
+        rescued += found.back
+        if found.all or not found.back:
+            break
+    frontier.stopped_at(None, None, found.now)
+    frontier.end(reach)
     if rescued:
         _log.warning("took over deliveries whose worker was gone", extra={"count": rescued})
     return rescued
 
 
-async def audit(database: Database, clock: Clock) -> QueueFigures:
+def old_rows(keep_days: float) -> list[OldRows]:
+    """What delivering leaves behind, and tokens that age."""
+
+    async def notifications(conn: Connection, limit: int, since: datetime | None) -> Batch:
+        return await followup.forget_notifications(conn, keep_days, limit, since)
+
+    async def tokens(conn: Connection, limit: int, _: None) -> Batch:
+        aged = await registrations.age(conn, limit)
+        return Batch(aged, more=aged == limit, place=None)
+
+    return [
+        OldRows("dedupe_windows", followup.forget_windows),
+        OldRows("notifications", notifications),
+        OldRows("request_records", idempotency.forget_old),
+        OldRows("registration_tokens", tokens),
+        OldRows("token_removals", registrations.forget_removals),
+        OldRows("token_moves", forget_moves),
+    ]
+
+
+async def audit(database: Database) -> QueueFigures:
     """Count what waits, and check that what was accepted is the sum of the states."""
     async with database.connection() as conn:
         waiting = await followup.waiting(conn)
-        looked_at, unaccounted = await followup.unaccounted(conn, clock.now() - _AUDITED_FOR, _AUDITED)
+        looked_at, unaccounted = await followup.unaccounted(conn, _AUDITED_FOR, _AUDITED)
     if unaccounted:
         _log.error("accepted deliveries are in no state", extra={"unaccounted": unaccounted, "looked_at": looked_at})
     return QueueFigures(waiting, unaccounted)

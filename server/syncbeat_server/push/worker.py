@@ -20,7 +20,8 @@ from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.push import policy, queue, unanswered, upkeep
 from syncbeat_server.push.accept import expand
 from syncbeat_server.push.channel import Channel
-from syncbeat_server.push.model import ClaimedDelivery, Reason
+from syncbeat_server.push.frontier import Frontier
+from syncbeat_server.push.model import ClaimedDelivery, Lane, Reason
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.push.recorder import Recorder
 from syncbeat_server.push.resending import Resending
@@ -35,6 +36,7 @@ _log = logging.getLogger(__name__)
 _CLAIM_BATCH = 200
 _DOWN_PAUSE_S = 0.5
 _CANCEL_AGAIN_S = 0.2
+_GIVE_BACK_S = 0.8
 _AUDIT_EVERY_S = 30.0
 _HEALTH_EVERY_S = 5.0
 _BROKEN_S = 30.0
@@ -43,11 +45,10 @@ _REFILL = 0.5  # of what may be in flight: below it the next ones are claimed, s
 
 @dataclass(frozen=True)
 class WorkerRule:
-    """How a worker works: length of a lease, how often it looks unasked, for how many days it keeps what has ended."""
+    """How a worker works: length of a lease, how often it looks unasked."""
 
     lease_s: float = 30.0
     poll_s: float = 1.0
-    keep_days: float = 30.0
     retry: RetryRule = field(default_factory=RetryRule)
 
 
@@ -88,8 +89,9 @@ class DeliveryWorker:
         self._recorder = Recorder(
             database, clock, self.wake, hooks.voided, hooks.braked, rule.retry.resend, hooks.woken
         )
-        self._resending = Resending(database, rule.retry.resend, rule.lease_s, hooks.missed)
-        self._screening = Screening(database, channels, live, rule.retry, clock)
+        self._resending = Resending(database, rule.retry.resend, rule.lease_s, hooks.missed, clock)
+        self._frontier, self._lost = Frontier[queue.AppLane](clock), Frontier[None](clock)
+        self._screening = Screening(database, channels, live, rule.retry)
         self._sender = Sender(channels, self._recorder, rule.retry, hooks.attempt_ended)
         self._dice = random.SystemRandom()
         self._woken, self._to_expand = asyncio.Event(), asyncio.Event()
@@ -112,7 +114,7 @@ class DeliveryWorker:
             asyncio.ensure_future(self._every(self._rule.poll_s, self._ask_again)),
             asyncio.ensure_future(self._every(_HEALTH_EVERY_S, self._tell_broken)),
             asyncio.ensure_future(self._every(self._rule.lease_s / 4, self._extend)),
-            asyncio.ensure_future(self._every(self._rule.lease_s / 2, self._tidy)),
+            asyncio.ensure_future(self._every(self._rule.lease_s / 2, self._rescue)),
             asyncio.ensure_future(self._every(_AUDIT_EVERY_S, self._audit)),
             asyncio.ensure_future(self._expand()),
         ]
@@ -127,14 +129,23 @@ class DeliveryWorker:
             await self._give_back()
             self._stopped.set()
 
-    async def drain(self, seconds: float) -> None:
-        """Claim no more, and end `run` when the attempts under way are recorded, or after `seconds`."""
+    def claim_no_more(self) -> None:
+        """Begin to drain: what is under way goes on."""
         self._draining.set()
         self.wake()
+
+    async def drain(self, seconds: float) -> None:
+        """Claim no more, and end `run` when the attempts under way are recorded, or after `seconds`.
+
+        What was to be recorded and given back then has a moment more; without the database's answer, leases run out.
+        """
+        self.claim_no_more()
+        loop = asyncio.get_running_loop()
         stopped = asyncio.ensure_future(self._stopped.wait())
         try:
             await asyncio.wait([stopped], timeout=seconds)
-            while not stopped.done():
+            ends = loop.time() + _GIVE_BACK_S
+            while not stopped.done() and loop.time() < ends:
                 # More than once: a claim that was under way may only now start its attempts.
                 for task in set(self._attempts):
                     task.cancel()
@@ -172,18 +183,32 @@ class DeliveryWorker:
         if not room:
             return False
         lease_token = str(uuid.uuid4())
+        reach = self._frontier.begin()
         async with self._database.transaction() as conn:
-            ids = await queue.claim(conn, lease_token, self._rule.lease_s, room)
-            if not ids:
-                return False
-            await queue.close_trailed_windows(conn, lease_token)
-            deliveries = await queue.claimed(conn, lease_token, ids)
+            found = await queue.claim(conn, lease_token, self._rule.lease_s, room, partial(self._frontier.place, reach))
+            if found.keys:
+                await queue.close_trailed_windows(conn, lease_token, found.keys)
+            deliveries = await queue.claimed(conn, lease_token, found.keys) if found.keys else []
+        self._walked(room, found)
+        self._frontier.end(reach)
+        if not found.keys:
+            return False
         self._held[lease_token] += len(deliveries)
         await self._start_all(lease_token, deliveries)
         took = Counter(delivery.app_id for delivery in deliveries)
         full = {app_id for app_id, most in room.items() if took[app_id] >= most}
         self._short |= full
         return bool(full)
+
+    def _walked(self, room: Mapping[str, int], found: queue.Claim) -> None:
+        took = Counter(app_id for app_id, _ in found.keys)
+        for app_id, priority in ((app_id, priority) for app_id in room for priority in Lane):
+            last = found.last.get((app_id, priority))
+            if took[app_id] < room[app_id]:
+                self._frontier.stopped_at((app_id, priority), None, found.now)
+            elif last is not None:
+                self._frontier.stopped_at((app_id, priority), last, found.now)
+            # Else the other lane took all the room, and this one was not walked to anywhere.
 
     async def _ask_again(self) -> None:
         """Send again what nobody answered, as far as the attempts of `_take` leave room."""
@@ -314,12 +339,12 @@ class DeliveryWorker:
             async with self._database.connection() as conn:
                 await queue.extend(conn, list(self._held), self._rule.lease_s)
 
-    async def _tidy(self) -> None:
-        if await upkeep.tidy(self._database, self._rule.keep_days):
+    async def _rescue(self) -> None:
+        if await upkeep.rescue(self._database, self._lost):
             self.wake()
 
     async def _audit(self) -> None:
-        self._hooks.audited(await upkeep.audit(self._database, self._clock))
+        self._hooks.audited(await upkeep.audit(self._database))
 
     async def _give_back(self) -> None:
         if not self._held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.message import Message
 
@@ -55,7 +56,7 @@ class PushServicer:
         """Accept a notification."""
         app_id = call.app(request.app_id)
         faults: list[FieldViolation] = []
-        delay_s = self._delay_s(request, faults)
+        due_at = self._due_at(request, faults)
         shown = content(request.notification, "notification", self._templates(app_id), faults)
         if not (shown.visible or shown.data):
             faults.append(FieldViolation("notification", "want a title, a body, a template or data"))
@@ -76,7 +77,7 @@ class PushServicer:
             collapse_key=request.collapse_key,
             lane=Lane.NORMAL if lane is None else lane,
             critical=request.critical,
-            delay_s=delay_s,
+            due_at=due_at,
             ttl_s=seconds(request.ttl) or _DEFAULT_TTL_S,
             patient=not request.HasField("ttl"),
         )
@@ -165,13 +166,17 @@ class PushServicer:
         )
         return pb.RedriveDeliveriesResponse(redriven_count=count, replayed=replayed)
 
-    def _delay_s(self, request: pb.SendNotificationRequest, faults: list[FieldViolation]) -> float:
+    def _due_at(self, request: pb.SendNotificationRequest, faults: list[FieldViolation]) -> datetime | None:
+        """When it is due, which the database holds against its own clock. How far ahead is no matter of seconds."""
         if not request.HasField("schedule_time"):
-            return 0.0
-        delay = request.schedule_time.seconds + request.schedule_time.nanos / 1e9 - self._clock.now().timestamp()
-        if delay > _MAX_DELAY_S:
+            return None
+        given, now = request.schedule_time, self._clock.now()
+        ahead_s = given.seconds + given.nanos / 1e9 - now.timestamp()
+        if ahead_s > _MAX_DELAY_S:
             faults.append(FieldViolation("schedule_time", "at most 366 days ahead"))
-        return max(0.0, delay)
+        if abs(ahead_s) > _MAX_DELAY_S:
+            return now  # long over, or refused; perhaps of a year that Python or PostgreSQL do not know
+        return datetime.fromtimestamp(given.seconds, UTC) + timedelta(microseconds=given.nanos // 1_000)
 
 
 def _targets(request: pb.SendNotificationRequest) -> tuple[Target, ...]:

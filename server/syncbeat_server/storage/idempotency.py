@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from syncbeat_server.errors import RequestIdReused, RequestInFlight, SyncbeatError
 from syncbeat_server.storage.postgres import Connection, LockTimeout
+from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
 
 KEPT_FOR = timedelta(days=30)
 
@@ -136,19 +137,12 @@ async def _keep(conn: Connection, answers: Sequence[tuple[RequestKey, str]]) -> 
     )
 
 
-async def forget_old(conn: Connection, limit: int) -> int:
-    """Delete up to `limit` records older than `KEPT_FOR`; answers how many."""
-    return int(
-        await conn.fetchval(
-            """WITH old AS (
-                   SELECT ctid FROM request_records WHERE created_at < syncbeat_now() - $1::interval
-                   LIMIT $2 FOR UPDATE SKIP LOCKED),
-               gone AS (DELETE FROM request_records r USING old WHERE r.ctid = old.ctid RETURNING 1)
-               SELECT count(*) FROM gone""",
-            KEPT_FOR,
-            limit,
-        )
-    )
+FORGET_OLD = oldest("request_records", "app_id, caller, rpc, request_id", "created_at", f"{KEPT_FOR.days} days")
+
+
+async def forget_old(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+    """Delete up to `limit` records older than `KEPT_FOR`."""
+    return await forget_oldest(conn, FORGET_OLD, limit, since)
 
 
 async def forget_caller(conn: Connection, app_id: str, caller: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from syncbeat_server.storage.postgres import Connection
+from syncbeat_server.storage.retention import Batch
 from syncbeat_server.sync.model import Cursor, DeviceKey
 
 
@@ -33,3 +34,29 @@ async def record_fetched(conn: Connection, fetched: Sequence[tuple[DeviceKey, Cu
         [cursor.epoch for cursor in newest.values()],
         [cursor.sequence for cursor in newest.values()],
     )
+
+
+# Page by page through the primary key: an index by time would have to be moved with each poll.
+FORGET_LEFT = """
+    WITH page AS MATERIALIZED (
+        SELECT app_id, user_id, device_id, scope FROM device_cursors
+        WHERE (app_id, user_id, device_id, scope) > ($1, $2, $3, $4)
+        ORDER BY app_id, user_id, device_id, scope LIMIT $5),
+    gone AS (
+        DELETE FROM device_cursors c USING page
+        WHERE (c.app_id, c.user_id, c.device_id, c.scope) = (page.app_id, page.user_id, page.device_id, page.scope)
+          AND greatest(c.seen_at, c.fetched_at) < syncbeat_now() - interval '30 days'
+          AND NOT EXISTS (SELECT 1 FROM scope_members m
+                          WHERE (m.app_id, m.user_id, m.scope) = (c.app_id, c.user_id, c.scope))
+        RETURNING 1)
+    SELECT app_id, user_id, device_id, scope, (SELECT count(*) FROM gone) AS gone, count(*) OVER () AS found
+    FROM page ORDER BY app_id DESC, user_id DESC, device_id DESC, scope DESC LIMIT 1"""
+
+
+async def forget_left(conn: Connection, limit: int, after: tuple[str, str, str, str] | None = None) -> Batch:
+    """Look at `limit` cursors, and delete those of scopes that their users left, not shown for a month."""
+    row = await conn.fetchrow(FORGET_LEFT, *(after or ("", "", "", "")), limit)
+    if row is None:
+        return Batch(0, more=False, place=None)
+    place = (row["app_id"], row["user_id"], row["device_id"], row["scope"])
+    return Batch(row["gone"], more=row["found"] == limit, place=place)

@@ -32,8 +32,6 @@ _SCOPES = 300.0
 _MOST_SCOPES = 1_000
 _MOST_COUNTED = 1_000_000
 _OFF_BY = 2.0
-_KEEP_DAYS = 2.0
-_FORGET_BATCH = 100_000
 _CHILD_S = 60.0
 
 Solve = Callable[[Sequence[History], Prior], Awaitable[Fitted | None]]
@@ -75,7 +73,6 @@ class NightlyFit:
             turn = await learned.take_turn(conn, app_id, _TURN_S, _FIT_EVERY_S, _LAG_S)
             if turn is None:
                 return None
-            await learned.forget_samples(conn, _KEEP_DAYS, _FORGET_BATCH)
             histories = await learned.histories(conn, app_id, turn, _MOST_SCOPES) if turn.due else []
             wanted = min(1.0, _SCOPES / max(1, await learned.active_scopes(conn, app_id, _MOST_COUNTED)))
             if not 1 / _OFF_BY < wanted / turn.share < _OFF_BY:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from syncbeat_server.storage.postgres import Connection, Row
+from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
 from syncbeat_server.sync.policy.belief import Prior
 from syncbeat_server.sync.policy.evidence import Fitted, History
 from syncbeat_server.sync.policy.interval import Price
@@ -113,15 +115,12 @@ async def add_samples(conn: Connection, app_id: str, samples: Sequence[tuple[str
     )
 
 
-async def forget_samples(conn: Connection, days: float, limit: int) -> None:
-    """Delete samples that are old."""
-    await conn.execute(
-        """DELETE FROM change_samples WHERE ctid = ANY(ARRAY(
-               SELECT ctid FROM change_samples WHERE changed_at < syncbeat_now() - make_interval(secs => $1)
-               LIMIT $2))""",
-        days * 86_400.0,
-        limit,
-    )
+FORGET_SAMPLES = oldest("change_samples", "app_id, scope, changed_at", "changed_at", "2 days")
+
+
+async def forget_samples(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+    """Delete up to `limit` samples that are older than two days."""
+    return await forget_oldest(conn, FORGET_SAMPLES, limit, since)
 
 
 async def thin_out(conn: Connection, app_id: str) -> None:

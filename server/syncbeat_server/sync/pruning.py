@@ -7,7 +7,10 @@ import logging
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.retention import OldRows
 from syncbeat_server.sync import tombstones
+from syncbeat_server.sync.fetched import forget_left
+from syncbeat_server.sync.learned import forget_samples
 
 _log = logging.getLogger(__name__)
 
@@ -15,6 +18,12 @@ _log = logging.getLogger(__name__)
 _EVERY_S = 3600.0
 _BATCH = 1_000
 _PAUSE_S = 0.1
+
+OLD_ROWS = (
+    OldRows("change_samples", forget_samples),
+    # All cursors are looked at for that, so once a day is enough.
+    OldRows("device_cursors", forget_left, every_s=86_400.0),
+)
 
 
 class TombstonePruning:
@@ -40,14 +49,13 @@ class TombstonePruning:
         Raises:
             DependencyDown: the database does not answer; the batches before are removed.
         """
-        removed = 0
-        while True:
+        removed, since, more = 0, None, True
+        while more:
             async with self._database.connection() as conn:
-                gone = await tombstones.remove_old(conn, self._keep_days, _BATCH)
+                gone, more, since = await tombstones.remove_old(conn, self._keep_days, _BATCH, since)
             removed += gone
-            if gone < _BATCH:
-                break
-            await self._clock.sleep(_PAUSE_S)
+            if more:
+                await self._clock.sleep(_PAUSE_S)
         if removed:
             _log.info("removed old tombstones", extra={"count": removed})
         return removed

@@ -19,6 +19,7 @@ _EVERY_S = 5.0
 _EVERY_WHEN_DEAF_S = 1.0
 _CHUNK = 5_000
 _MAX_CHANGED = 10_000
+_FROM_FIRST_EVERY = 60  # sweeps: five minutes
 # As long as a transaction may take, and two sweeps more: heads carry the moment that theirs began at.
 _LOOK_BACK_S = 30.0
 _TOUCHES_KEPT_S = 120.0
@@ -105,6 +106,8 @@ class ViewSweep:
         self._clock = clock
         self._app_ids = app_ids
         self._floor: str | None = None
+        self._sweeps = 0
+        self._forgotten = "0"
 
     async def run(self) -> None:
         """Sweep for ever. When it cannot, the views forget by themselves."""
@@ -125,7 +128,10 @@ class ViewSweep:
                 kept = self._views.scopes()
                 for start in range(0, len(kept), _CHUNK):
                     heads |= await touches.heads_of(conn, kept[start : start + _CHUNK])
-            await touches.forget_touches(conn, _TOUCHES_KEPT_S, _MAX_CHANGED)
+            # Old ones stay in the index until it is vacuumed: they are walked past once in a while, not each time.
+            self._sweeps += 1
+            since = "0" if self._sweeps % _FROM_FIRST_EVERY == 1 else self._forgotten
+            _, self._forgotten = await touches.forget_touches(conn, _TOUCHES_KEPT_S, _MAX_CHANGED, since)
         # A floor that is not reached yet is of a database that was another one: what was touched since is not known.
         unknown = self._floor is None or int(self._floor) > int(touched.next_floor)
         unknown = unknown or len(touched.users) + len(touched.scopes) == _MAX_CHANGED

@@ -60,14 +60,20 @@ async def heads_of(conn: Connection, keys: Sequence[ScopeKey]) -> dict[ScopeKey,
     return {(row["app_id"], row["scope"]): (row["epoch"], row["head"]) for row in rows}
 
 
-async def forget_touches(conn: Connection, older_s: float, limit: int) -> int:
-    """Delete up to `limit` touches that every process has seen by now; how many."""
-    rows = await conn.fetch(
-        """WITH old AS (
-               SELECT ctid FROM touches WHERE touched_at < syncbeat_now() - make_interval(secs => $1)
-               LIMIT $2 FOR UPDATE SKIP LOCKED)
-           DELETE FROM touches t USING old WHERE t.ctid = old.ctid RETURNING 1 AS gone""",
-        older_s,
-        limit,
-    )
-    return len(rows)
+FORGET_TOUCHES = """
+    WITH oldest AS MATERIALIZED (
+        SELECT app_id, user_id, scope, xid, touched_at FROM touches WHERE xid >= $3::text::xid8 ORDER BY xid LIMIT $2),
+    gone AS (
+        DELETE FROM touches t USING oldest o
+        WHERE (t.app_id, t.user_id, t.scope, t.xid) = (o.app_id, o.user_id, o.scope, o.xid)
+          AND t.touched_at < syncbeat_now() - make_interval(secs => $1)
+        RETURNING t.xid)
+    SELECT count(*) AS gone, (SELECT xid::text FROM gone ORDER BY xid DESC LIMIT 1) AS last FROM gone"""
+
+
+async def forget_touches(conn: Connection, older_s: float, limit: int, since: str = "0") -> tuple[int, str]:
+    """Delete up to `limit` touches that every process has seen by now, of transactions from one on: how many, and from
+    which one to go on.
+    """
+    (row,) = await conn.fetch(FORGET_TOUCHES, older_s, limit, since)
+    return row["gone"], row["last"] or since

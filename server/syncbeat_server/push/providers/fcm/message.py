@@ -36,8 +36,8 @@ class Encoder:
     def __init__(self) -> None:
         self._forms: OrderedDict[tuple[object, ...], list[str]] = OrderedDict()
 
-    def encode(self, message: Message, now_s: float) -> bytes:
-        """The body of `messages:send`; `now_s` is the time of the clock, in seconds since 1970.
+    def encode(self, message: Message) -> bytes:
+        """The body of `messages:send`.
 
         The delivery id stands in it as Android tag, apns-collapse-id and `data.delivery_id`, so that a retry after an
         ambiguous failure replaces the first copy on the device.
@@ -52,7 +52,7 @@ class Encoder:
             _DELIVERY: delivery.delivery_id,
             _ACK: message.ack_token,
             _TTL: str(ttl_s),
-            _EXPIRY: str(int(now_s) + ttl_s),
+            _EXPIRY: str(int(delivery.claimed_at.timestamp()) + ttl_s),
             _SCOPE: delivery.scope,
             _EPOCH: delivery.epoch,
             _SEQUENCE: str(delivery.sequence),

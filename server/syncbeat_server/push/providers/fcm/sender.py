@@ -62,7 +62,7 @@ class FcmProvider:
     async def send(self, message: Message) -> Outcome:
         """One attempt; after a 401 once more with a fresh access token."""
         try:
-            body = self._encoder.encode(message, self._clock.now().timestamp())
+            body = self._encoder.encode(message)
         except ValueError as error:
             _log.warning("message refused by FCM's encoder", extra={"error": str(error)})
             return Outcome(Verdict.REJECTED, Reason.REJECTED)

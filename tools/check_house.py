@@ -79,7 +79,8 @@ def files(root: Path) -> Iterator[Path]:
             and here / name != GENERATED
         ]
         for name in names:
-            if not name.endswith((".pyc", ".env")):
+            # In a worktree .git is a file, which names the folder of the clone.
+            if name != ".git" and not name.endswith((".pyc", ".env")):
                 yield here / name
 
 

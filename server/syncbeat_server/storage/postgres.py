@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 
 import asyncpg
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
+from syncbeat_server.storage.hosts import Hosts
 
 Row = Mapping[str, Any]
 
@@ -228,10 +230,10 @@ def _errors_of_opening() -> Iterator[None]:
         raise DependencyDown(f"{error.message}: check {_SETTING}, and that it runs there") from error
 
 
-async def _connect(*address: Any, **settings: Any) -> asyncpg.Connection:
+async def _connect(hosts: Hosts, url: str, **settings: Any) -> asyncpg.Connection:
     # In nobody's context: a connection outlives the call that happened to open it, and what befalls it later is not to
     # be logged as that call's.
-    opening = asyncio.get_running_loop().create_task(asyncpg.connect(*address, **settings), context=Context())
+    opening = asyncio.get_running_loop().create_task(hosts.connect(url, **settings), context=Context())
     try:
         opened: asyncpg.Connection = await opening
         return opened
@@ -255,7 +257,7 @@ async def open_database(url: str, *, size: int, name: str) -> AsyncIterator[Data
         # connects anyway.
         min_size=0,
         max_size=size,
-        connect=_connect,
+        connect=partial(_connect, Hosts(url)),
         statement_cache_size=0,
         connection_class=_PoolerSafeConnection,
         max_inactive_connection_lifetime=_IDLE_CONNECTION_LIFE_S,

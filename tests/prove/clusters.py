@@ -63,17 +63,35 @@ class Node:
             connection.close()
 
     def kill(self) -> None:
-        """End Patroni and its PostgreSQL by SIGKILL at once, as a host that loses its power."""
+        """End Patroni and its PostgreSQL by SIGKILL at once: whoever connects is refused."""
         self.patroni.kill()
+        for process in self._postgres():
+            process.kill()
+
+    def stop(self) -> None:
+        """Stop all of it by SIGSTOP, as a host that hangs: connections stay open, new ones too, and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on, or start it again when it was killed."""
+        if self.patroni.pid is None:
+            self.patroni.start()
+        else:
+            self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in (psutil.Process(self.patroni.pid), *self._postgres()):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def _postgres(self) -> list[psutil.Process]:
         # No child of Patroni's, so that PostgreSQL survives its restarts.
-        with suppress(OSError, ValueError, psutil.NoSuchProcess):
-            first_line = (self.folder / "postgres" / "postmaster.pid").read_text().splitlines()[0]
-            postmaster = psutil.Process(int(first_line))
-            if Path(postmaster.cwd()) == self.folder / "postgres":
-                doomed = [postmaster, *postmaster.children(recursive=True)]
-                for process in doomed:
-                    process.kill()
-                psutil.wait_procs(doomed, timeout=10)
+        folder = self.folder / "postgres"
+        with suppress(OSError, ValueError, IndexError, psutil.NoSuchProcess):
+            postmaster = psutil.Process(int((folder / "postmaster.pid").read_text().splitlines()[0]))
+            if Path(postmaster.cwd()) == folder:
+                return [postmaster, *postmaster.children(recursive=True)]
+        return []
 
 
 @dataclass

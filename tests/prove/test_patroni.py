@@ -15,12 +15,13 @@ from syncbeat_server.devtools.embedded.postgres import APP, OWNER
 from syncbeat_server.storage.migrate import migrate
 from tests.conftest import run_sql
 from tests.fakes import wait_until
-from tests.prove.clusters import TTL_S, PatroniCluster, lacks_for_patroni, running_cluster
+from tests.prove.clusters import TTL_S, Node, PatroniCluster, lacks_for_patroni, running_cluster
 from tests.prove.tools import reason_missing, require
 from tests.prove.writers import Written, differences
 
 SCOPES = 6
 BEFORE, AFTER = 300, 300
+HARMS: dict[str, Callable[[Node], None]] = {"killed": Node.kill, "stopped": Node.stop}
 # The lease runs out, the standby notices at its next look (3 s) and is promoted (a second or two); a busy machine.
 BACK_S = TTL_S + 20.0
 
@@ -46,7 +47,9 @@ async def _two_servers(stage: Stage) -> None:
 
 
 @pytest.mark.timeout(420)
+@pytest.mark.parametrize("how", HARMS)
 async def test_failover_through_patroni_loses_no_acknowledged_publish(
+    how: str,
     cluster: PatroniCluster,
     stores: EmbeddedStores,
     tmp_path: Path,
@@ -66,13 +69,13 @@ async def test_failover_through_patroni_loses_no_acknowledged_publish(
         assert killed is not None
         assert standby is not None
         assert standby is not killed
-        await asyncio.to_thread(killed.kill)
+        await asyncio.to_thread(HARMS[how], killed)
         moment = time.monotonic()
         acknowledged = written.count
         await wait_until(lambda: len(written.after(moment)) == SCOPES, BACK_S, "every scope takes writes again")
         await wait_until(lambda: written.count >= acknowledged + AFTER, 60.0, "publishes are acknowledged again")
         # The former leader rejoins what went on without it.
-        killed.patroni.start()
+        killed.resume()
         await wait_until(lambda: cluster.synchronous() is killed, 90.0, "the former leader follows")
         over.set()
         await asyncio.gather(*load)
@@ -80,11 +83,11 @@ async def test_failover_through_patroni_loses_no_acknowledged_publish(
             await client.close()
     found = await differences(cluster.url("postgres"), written)
     record(
-        "patroni",
+        f"patroni-{how}",
         {
             "command": "make prove ARGS='-k patroni'",
             "ttl_s": TTL_S,
-            "acknowledged_before_the_kill": acknowledged,
+            "acknowledged_before": acknowledged,
             "acknowledged": written.count,
             **found,
             "writes_back_after_s": round(written.longest_silence(), 1),

@@ -36,14 +36,17 @@ make_python() {
   done
 }
 
+# Offline, a run of the proofs is not to wait long for this.
+patience="-o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 -o Acquire::Retries=1"
+
 # apt with its own lists where the system's are empty or old; whoever runs this need not be root.
 private_apt() {
   mkdir -p "$tools/apt/lists/partial" "$tools/apt/cache/archives/partial"
-  "$@" -o APT::Sandbox::User= -o Debug::NoLocking=true -o Dir::Cache="$tools/apt/cache" -o Dir::State::Lists="$tools/apt/lists"
+  "$@" $patience -o APT::Sandbox::User= -o Debug::NoLocking=true -o Dir::Cache="$tools/apt/cache" -o Dir::State::Lists="$tools/apt/lists"
 }
 
 download() { # A package, into the folder that one is in.
-  apt-get -qq -o APT::Sandbox::User= download "$1" 2>/dev/null && return
+  apt-get -qq $patience -o APT::Sandbox::User= download "$1" 2>/dev/null && return
   [ -n "$(ls "$tools/apt/lists" 2>/dev/null | grep -v partial)" ] || private_apt apt-get -qq update || return 1
   private_apt apt-get -qq download "$1"
 }

@@ -44,7 +44,9 @@ test: setup ## the test suite, on real PostgreSQL and Valkey, in two processes (
 
 check: lint test demo ## what CI runs: lint, test, demo
 
-prove: setup ## the long proof: kill -9 of servers and workers, every fault of FCM, under load, random examples; results go to docs/proof/
+# Half an hour. What this machine cannot have (Patroni, PgBouncer) is named in the last line; REQUIRE_ALL=1 makes it a failure.
+prove: setup ## the long proofs: kills, fail-overs, a stopped host, faults of FCM, a pooler; results go to docs/proof/ (ARGS="-k patroni" for one)
+	@sh tools/proof_tools.sh
 	@$(BIN)/pytest --quiet --hypothesis-profile roaming $(if $(strip $(ARGS)),,tests/unit tests/rpc/test_fuzz.py tests/rpc/test_smart_sync_clocks.py) tests/prove $(ARGS)
 
 run: setup ## serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN; prints address, tokens and a command to try

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -25,6 +26,7 @@ from syncbeat_server.storage import redis as storage_redis
 from syncbeat_server.storage.migrate import migrate
 from syncbeat_server.storage.postgres import Database, open_database
 from tests.fakes import FakeClock
+from tests.pooler import pooled
 
 _TEMPLATE = "syncbeat_template"
 _REDIS_DATABASES = 127
@@ -125,11 +127,21 @@ def no_secret_is_logged() -> Iterator[None]:
     assert not handler.found
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the service's login go through a pooler: `make prove` runs the tests of storage and RPCs that way too."""
+    parser.addoption("--pgbouncer", type=Path, help="the program of a PgBouncer to put before PostgreSQL")
+
+
 @pytest.fixture(scope="session")
-def stores() -> Iterator[EmbeddedStores]:
+def stores(pytestconfig: pytest.Config) -> Iterator[EmbeddedStores]:
     """PostgreSQL and Valkey for all tests of this process. A test that stops them starts them again."""
+    pgbouncer: Path | None = pytestconfig.getoption("--pgbouncer")
     with running_stores() as running:
-        yield running
+        if pgbouncer is None:
+            yield running
+            return
+        with pooled(running, pgbouncer) as behind:
+            yield behind
 
 
 @pytest.fixture(scope="session")

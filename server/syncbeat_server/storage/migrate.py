@@ -21,6 +21,7 @@ from typing import TypeAlias
 import asyncpg
 
 from syncbeat_server.errors import ConfigurationError, MigrationFailed, MigrationNeeded
+from syncbeat_server.storage.hosts import Hosts
 from syncbeat_server.storage.postgres import Connection, StatementRejected, translated_errors
 from syncbeat_server.storage.roles import grant_roles, require_roles
 
@@ -215,7 +216,7 @@ async def migrate(session_url: str, *, app_login: str, directory: Path | None = 
 async def _connection(url: str) -> AsyncIterator[_Raw]:
     with translated_errors():
         try:
-            conn = await asyncpg.connect(
+            conn = await Hosts(url).connect(
                 url,
                 timeout=_CONNECT_S,
                 statement_cache_size=0,

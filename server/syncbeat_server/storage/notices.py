@@ -14,6 +14,7 @@ import asyncpg
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.storage.hosts import Hosts
 from syncbeat_server.storage.postgres import Database
 
 _log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ async def _listen(url: str, heard: Callable[[], None], clock: Clock) -> bool:
         came.set()
         heard()
 
-    conn = await asyncpg.connect(
+    conn = await Hosts(url).connect(
         url, timeout=_CONNECT_TIMEOUT_S, server_settings={"application_name": "syncbeat listen"}
     )
     try:

@@ -16,6 +16,8 @@ from typing import Any, cast
 import asyncpg
 from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 
+from syncbeat_server.storage.hosts import Hosts
+
 CONNECT_TIMEOUT_S = 5.0
 """How long a caller waits for a connection, and the pool for the server to take one."""
 STATEMENT_TIMEOUT_S = 10.0
@@ -67,6 +69,7 @@ class ConnectionPool:
             timeout=CONNECT_TIMEOUT_S,
             server_settings={"application_name": name},
         )
+        self._hosts = Hosts(url)
         self._queue: deque[asyncio.Future[None]] = deque()
         self._refusal: asyncpg.PostgresError | None = None
         self._refused_until = 0.0
@@ -143,7 +146,7 @@ class ConnectionPool:
                 raise self._refusal.with_traceback(None)
             self._put_off_asking()  # one caller asks again for all
         try:
-            opened = await _opened(*address, **settings)
+            opened = await _opened(self._hosts, *address, **settings)
         except asyncpg.PostgresError as error:
             if _is_too_many(error) and self._refusal is None:
                 self._put_off_asking()
@@ -182,10 +185,10 @@ def _is_too_many(error: asyncpg.PostgresError) -> bool:
     )
 
 
-async def _opened(*address: Any, **settings: Any) -> asyncpg.Connection:
+async def _opened(hosts: Hosts, *address: Any, **settings: Any) -> asyncpg.Connection:
     # In nobody's context: a connection outlives the call that happened to open it, and what befalls it later is not to
     # be logged as that call's.
-    opening = asyncio.get_running_loop().create_task(asyncpg.connect(*address, **settings), context=Context())
+    opening = asyncio.get_running_loop().create_task(hosts.connect(*address, **settings), context=Context())
     try:
         opened: asyncpg.Connection = await opening
     except asyncio.CancelledError:

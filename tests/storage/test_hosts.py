@@ -61,7 +61,7 @@ async def test_host_that_says_nothing_keeps_nobody_from_the_next(deaf: DeafHost,
     url = deaf.before(database_urls.app_url)
     async with open_database(url, size=4, name="two hosts") as database:
         assert deaf.callers() == 1
-        await database._pool.expire_connections()
+        await database._pool.driver.expire_connections()
         assert await asyncio.gather(*(answer(database) for _ in range(4))) == [42] * 4
         # Whoever answered is asked first from then on.
         assert deaf.callers() == 0

@@ -22,6 +22,7 @@ import pytest
 import redis
 
 from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
+from syncbeat_server.storage import postgres
 from syncbeat_server.storage import redis as storage_redis
 from syncbeat_server.storage.migrate import migrate
 from syncbeat_server.storage.postgres import Database, open_database
@@ -130,6 +131,14 @@ def no_secret_is_logged() -> Iterator[None]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the service's login go through a pooler: `make prove` runs the tests of storage and RPCs that way too."""
     parser.addoption("--pgbouncer", type=Path, help="the program of a PgBouncer to put before PostgreSQL")
+
+
+@pytest.fixture(autouse=True)
+def patient_with_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that a test holds open stays so for as long as a busy machine needs to come to its end."""
+    patient = postgres._BEGIN.replace("session_timeout = 6000", "session_timeout = 60000")
+    assert patient != postgres._BEGIN
+    monkeypatch.setattr(postgres, "_BEGIN", patient)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import logging
 import math
 import os
 import re
@@ -76,15 +77,12 @@ def _status(arguments: Sequence[str] | None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         return int(parsed.run(parsed) or 0)
-    except SyncbeatError as error:
-        print(f"syncbeat-server: {error.message}", file=sys.stderr)
-        return 1
-    except BaseExceptionGroup as group:
+    except (SyncbeatError, BaseExceptionGroup) as error:
         # What a background task died of ends the process with it.
-        known, unknown = group.split(SyncbeatError)
-        if unknown is not None:
+        if isinstance(error, BaseExceptionGroup) and error.split(SyncbeatError)[1] is not None:
             raise
-        print(f"syncbeat-server: {_first(known)}", file=sys.stderr)
+        logging.shutdown()  # the log tells what it has counted first: the reason of the end stands last
+        print(f"syncbeat-server: {_first(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -10,6 +10,7 @@ import pytest
 
 from syncbeat_server.events.publish import Publish
 from syncbeat_server.push import queue
+from syncbeat_server.storage import postgres
 from syncbeat_server.storage.postgres import Database, open_database
 from syncbeat_server.sync.model import Activity, Cursor, NewChange
 from tests.conftest import DatabaseUrls, run_sql
@@ -17,6 +18,7 @@ from tests.fakes import FakeClock
 from tests.storage.house import PHONE, House, keys
 from tests.storage.stage import APP, accept, claim, couple, message, rows_of, value_of
 
+BEGIN = postgres._BEGIN
 DEFAULTS = [
     "default_transaction_isolation = 'serializable'",
     "default_transaction_isolation = 'repeatable read'",
@@ -97,7 +99,10 @@ async def test_foreign_isolation_is_not_taken_for_single_statements(database_url
 
 
 @pytest.mark.parametrize("setting", ["idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout"])
-async def test_transactions_bound_what_they_hold(database: Database, setting: str) -> None:
+async def test_transactions_bound_what_they_hold(
+    database: Database, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setattr(postgres, "_BEGIN", BEGIN)
     async with database.transaction() as conn:
         milliseconds: Any = await conn.fetchval("SELECT setting::int FROM pg_settings WHERE name = $1", setting)
     assert 0 < milliseconds <= 10_000

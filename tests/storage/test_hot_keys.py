@@ -175,5 +175,6 @@ async def test_publish_ends_with_its_caller_and_leaves_nothing(
             return not await value_of(database, waiting)
 
         await wait_until(nobody_waits, timeout_s=3.0)  # the lock would be waited for for 4 s
+        await asyncio.wait([publishing], timeout=20)
     assert publishing.cancelled()
     assert (await publisher.publish(call("other"))).sequences == (1,)

@@ -29,9 +29,10 @@ from syncbeat_server.storage.pool import (
 Row = Mapping[str, Any]
 
 _LOCK_TIMEOUT_MS = 4_000
-# A process that vanishes, or is stopped, holds its locks until the database ends its session: sooner than those who
-# wait for them give up, so that these go on as if nothing had been.
-_IDLE_IN_TRANSACTION_MS = 3_000
+# A process that vanishes, or is stopped, holds its locks until the database ends its session. That is longer than a
+# busy loop or a paused machine keeps a transaction waiting (4 s were seen), and shorter than two waits for its locks:
+# whoever was refused once gets through when it tries again.
+_IDLE_IN_TRANSACTION_MS = 6_000
 # What the client gives up after that long ends on the server too, also when no client is left to cancel it.
 _BEGIN = f"""BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS};

@@ -139,6 +139,7 @@ def patient_with_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
     patient = postgres._BEGIN.replace("session_timeout = 6000", "session_timeout = 60000")
     assert patient != postgres._BEGIN
     monkeypatch.setattr(postgres, "_BEGIN", patient)
+    monkeypatch.setattr(postgres, "_BOUND", postgres._BOUND.replace("10000", "60000"))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from tests.fakes import FakeClock
 from tests.storage.house import PHONE, House, keys
 from tests.storage.stage import APP, accept, claim, couple, message, rows_of, value_of
 
-BEGIN = postgres._BEGIN
+BEGIN, BOUND = postgres._BEGIN, postgres._BOUND
 DEFAULTS = [
     "default_transaction_isolation = 'serializable'",
     "default_transaction_isolation = 'repeatable read'",
@@ -98,11 +98,15 @@ async def test_foreign_isolation_is_not_taken_for_single_statements(database_url
         assert await rows_of(database, "SELECT scope FROM scopes") == [("s",)]
 
 
-@pytest.mark.parametrize("setting", ["idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout"])
+@pytest.mark.parametrize(
+    "setting",
+    ["idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout", "transaction_timeout"],
+)
 async def test_transactions_bound_what_they_hold(
     database: Database, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
     monkeypatch.setattr(postgres, "_BEGIN", BEGIN)
+    monkeypatch.setattr(postgres, "_BOUND", BOUND)
     async with database.transaction() as conn:
         milliseconds: Any = await conn.fetchval("SELECT setting::int FROM pg_settings WHERE name = $1", setting)
     assert 0 < milliseconds <= 10_000

@@ -22,6 +22,7 @@ from syncbeat_server.storage.notices import Notices
 from syncbeat_server.storage.postgres import Database, open_database
 from syncbeat_server.storage.redis import RedisBus, open_redis
 from syncbeat_server.storage.skew import ClockSkew
+from syncbeat_server.storage.stuck_sessions import watch_sessions
 from syncbeat_server.sync.hub import Hub
 
 _CANCEL_AGAIN_S = 0.2
@@ -72,7 +73,7 @@ async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIte
         skew = ClockSkew(database, clock, metrics.clock_skew)
         async with (
             open_redis(stores.redis_url, clock, await deployment(database)) as bus,
-            running([bus.run_publisher(), apps.run(), notices.run(), skew.run()]),
+            running([bus.run_publisher(), apps.run(), notices.run(), skew.run(), watch_sessions(database, clock)]),
         ):
             yield Process(settings, clock, metrics, database, bus, Hub(), Presence(bus), apps, notices, ending)
 

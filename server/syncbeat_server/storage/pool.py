@@ -43,6 +43,11 @@ class PooledConnection(asyncpg.Connection):
 
     default_isolation: str = READ_COMMITTED
 
+    @property
+    def bounds_transactions(self) -> bool:
+        """Whether the server knows `transaction_timeout`."""
+        return self.get_server_version().major >= 17
+
     def get_reset_query(self) -> str:
         """Nothing: no setting of ours outlives a transaction, and this saves a round trip a call."""
         return ""

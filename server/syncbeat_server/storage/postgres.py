@@ -39,6 +39,9 @@ SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS};
 SET LOCAL idle_in_transaction_session_timeout = {_IDLE_IN_TRANSACTION_MS};
 SET LOCAL statement_timeout = {round(STATEMENT_TIMEOUT_S * 1000)};
 SET LOCAL tcp_user_timeout = 15000"""
+# Since version 17. It ends a session that waits for the second part of a statement too; storage/stuck_sessions.py does
+# so on earlier ones.
+_BOUND = ";\nSET LOCAL transaction_timeout = 10000"
 _SETTING = "SYNCBEAT_DATABASE_URL"
 
 # SQLSTATE classes and codes that say "the server, not the statement": PostgreSQL documentation, appendix A.
@@ -257,7 +260,7 @@ class Database:
 @asynccontextmanager
 async def _begun(conn: asyncpg.pool.PoolConnectionProxy) -> AsyncIterator[None]:
     try:
-        await conn.execute(_BEGIN)
+        await conn.execute(_BEGIN + _BOUND if cast(PooledConnection, conn).bounds_transactions else _BEGIN)
         yield
         await conn.execute("COMMIT")
     except BaseException:

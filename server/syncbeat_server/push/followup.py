@@ -63,20 +63,22 @@ async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | N
     if known is None:
         return None
     unwritten = await expansion.stop(conn, app_id, notification_id)
-    # The deliveries first, as in claiming; the windows in the order in which accepting locks them.
-    await conn.execute(
-        """SELECT FROM deliveries WHERE app_id = $1 AND notification_id = $2
+    # The deliveries first, as in claiming; the windows in the order in which accepting locks them. What comes to wait
+    # from now on, since an attempt of it ended, was under way when this was called.
+    locked = await conn.fetch(
+        """SELECT delivery_id FROM deliveries WHERE app_id = $1 AND notification_id = $2
              AND (state IN ('PENDING', 'HELD', 'SCHEDULED') OR answer_by IS NOT NULL)
            ORDER BY delivery_id FOR UPDATE""",
         app_id,
         notification_id,
     )
+    delivery_ids = [row["delivery_id"] for row in locked]
     await conn.execute(
         """WITH own AS MATERIALIZED (
                SELECT w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FROM dedupe_windows w
                JOIN deliveries d ON (d.app_id, d.user_id, d.device_id, d.scope)
                                   = (w.app_id, w.user_id, w.device_id, w.scope)
-               WHERE d.app_id = $1 AND d.notification_id = $2 AND d.state IN ('PENDING', 'HELD', 'SCHEDULED')
+               WHERE d.app_id = $1 AND d.delivery_id = ANY($3::uuid[]) AND d.state IN ('PENDING', 'HELD', 'SCHEDULED')
                  AND $2 IN (w.opened_by, w.trailed_by)
                ORDER BY w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FOR UPDATE OF w)
            UPDATE dedupe_windows w SET
@@ -87,19 +89,20 @@ async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | N
                         = (own.app_id, own.user_id, own.device_id, own.dedupe_key, own.scope)""",
         app_id,
         notification_id,
+        delivery_ids,
     )
     rows = await conn.fetch(
         """UPDATE deliveries SET state = 'CANCELLED', reason = '', updated_at = syncbeat_now()
-           WHERE app_id = $1 AND notification_id = $2 AND state IN ('PENDING', 'HELD', 'SCHEDULED')
+           WHERE app_id = $1 AND delivery_id = ANY($2::uuid[]) AND state IN ('PENDING', 'HELD', 'SCHEDULED')
            RETURNING 1 AS cancelled""",
         app_id,
-        notification_id,
+        delivery_ids,
     )
     await conn.execute(
         """UPDATE deliveries SET answer_by = NULL
-           WHERE app_id = $1 AND notification_id = $2 AND answer_by IS NOT NULL""",
+           WHERE app_id = $1 AND delivery_id = ANY($2::uuid[]) AND answer_by IS NOT NULL""",
         app_id,
-        notification_id,
+        delivery_ids,
     )
     return len(rows) + unwritten
 
@@ -132,14 +135,19 @@ async def forget_notifications(conn: Connection, days: float, limit: int) -> int
     """Delete up to `limit` notifications, with their deliveries, that ended longer than `days` ago; how many."""
     rows = await conn.fetch(
         """WITH old AS (
-               SELECT n.ctid FROM notifications n
+               SELECT n.ctid, n.app_id, n.notification_id FROM notifications n
                WHERE n.created_at < syncbeat_now() - make_interval(secs => $1::float8 * 86400)
                  AND n.expires_at < syncbeat_now() - make_interval(secs => $1::float8 * 86400)
                  AND NOT EXISTS (SELECT 1 FROM deliveries d
                                  WHERE (d.app_id, d.notification_id) = (n.app_id, n.notification_id)
                                    AND d.state IN ('PENDING', 'HELD', 'SCHEDULED', 'IN_FLIGHT'))
-               ORDER BY n.created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-           DELETE FROM notifications n USING old WHERE n.ctid = old.ctid RETURNING 1 AS gone""",
+               ORDER BY n.created_at LIMIT $2 FOR UPDATE SKIP LOCKED
+           ), own AS MATERIALIZED (
+               -- They go by a foreign key, in no order: so they are locked in theirs before.
+               SELECT d.delivery_id FROM deliveries d JOIN old USING (app_id, notification_id)
+               ORDER BY d.app_id, d.delivery_id FOR UPDATE OF d)
+           DELETE FROM notifications n USING old
+           WHERE n.ctid = old.ctid AND (SELECT count(*) FROM own) >= 0 RETURNING 1 AS gone""",
         days,
         limit,
     )

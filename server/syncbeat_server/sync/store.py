@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from syncbeat_server.directory.locks import lock_in_order
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.storage.postgres import Connection, Row
 from syncbeat_server.sync.model import (
@@ -106,6 +107,7 @@ def _activity(text: str | None) -> Activity | None:
 async def report_activity(conn: Connection, reports: Sequence[tuple[DeviceKey, Activity]]) -> None:
     """Keep the newest report of each device; devices that are not registered are passed over."""
     newest = dict(reports)
+    await lock_in_order(conn, *_device_columns(list(newest)))
     await conn.execute(
         """UPDATE devices d SET activity = k.activity::jsonb, activity_at = syncbeat_now()
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS k (app_id, user_id, device_id, activity)

@@ -17,6 +17,7 @@ from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.auth import store as auth
 from syncbeat_server.auth import users
 from syncbeat_server.auth.model import StandingKey
+from syncbeat_server.directory import locks
 from syncbeat_server.directory import store as directory
 from syncbeat_server.directory.model import Member, MemberRole, Platform, Preferences, Registration
 from syncbeat_server.push import expansion, followup, limits, queue, registrations
@@ -109,10 +110,11 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     directory.lock_token: lambda c: directory.lock_token(c, "default", DIGEST),
     directory.release_token: lambda c: directory.release_token(c, THEFT, DIGEST),
     directory.count_devices: lambda c: directory.count_devices(c, "default", "bob", ""),
-    directory.lock_devices: lambda c: directory.lock_devices(c, "default", "bob", None),
+    locks.lock_in_order: lambda c: locks.lock_in_order(c, ["default"], ["bob"], ["bobs phone"]),
+    locks.lock_devices: lambda c: locks.lock_devices(c, "default", "bob", None),
     directory.lock_mover: lambda c: directory.lock_mover(c, REGISTRATION, b"digest"),
     directory.lock_registering: lambda c: directory.lock_registering(c, "default", "bob", erasing=True),
-    directory.delete_device: lambda c: directory.delete_device(c, "default", "bob", "bobs phone"),
+    locks.delete_devices: lambda c: locks.delete_devices(c, "default", "bob", "bobs phone"),
     directory.find_device: lambda c: directory.find_device(c, "default", "bob", "bobs phone"),
     directory.list_devices: lambda c: directory.list_devices(c, "default", "bob", "", 10),
     directory.known_scopes: lambda c: directory.known_scopes(c, [("default", "bobs")]),
@@ -123,7 +125,6 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     directory.list_scopes: lambda c: directory.list_scopes(c, "default", "bob", "", 10),
     auth.revoke_session: lambda c: auth.revoke_session(c, "default", SESSION[0], "bob", "theft"),
     auth.list_sessions: lambda c: auth.list_sessions(c, "default", "bob", "", 10),
-    directory.erase_devices: lambda c: directory.erase_devices(c, "default", "alice"),
     auth.revoke_sessions: lambda c: auth.revoke_sessions(c, "default", "bob", "theft"),
     sync.device_views: lambda c: sync.device_views(c, [PHONE]),
     sync.report_activity: lambda c: sync.report_activity(c, [(PHONE, Activity(battery_low=True))]),
@@ -166,6 +167,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     sync.write_changes: lambda c: sync.write_changes(c, WRITE),
     push.insert_notifications: lambda c: push.insert_notifications(c, [NOTIFICATION], {}),
     push.insert_deliveries: lambda c: push.insert_deliveries(c, [NOTIFICATION]),
+    push.close_windows: lambda c: push.close_windows(c, "default", "bob", None),
     push.cancel_waiting: lambda c: push.cancel_waiting(c, "default", "bob", None, Reason.DEVICE_GONE),
     push.erase_deliveries: lambda c: push.erase_deliveries(c, "default", "bob"),
     push.erase_undelivered: lambda c: push.erase_undelivered(c, "default", IDS),
@@ -204,8 +206,10 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
 }
 SEEN[touches.heads_of] = lambda c: touches.heads_of(c, [("default", "bobs")])
 SEEN[touches.recent_heads] = lambda c: touches.recent_heads(c, ["default", "other"], 1e6, 10)
+REFUSED[locks.lock_keys] = lambda c: locks.lock_keys(c, "default", "bob", "bobs phone")
 REFUSED[lineage.lineage] = lineage.lineage
 REFUSED[lineage.begin_feed_generation] = lineage.begin_feed_generation
+SEEN[sync.values_of] = lambda c: sync.values_of(c, [("default", "bobs", "k")])
 SEEN[epochs.extent] = scopes_in_sight
 SEEN[epochs.lock_page] = lambda c: epochs.lock_page(c, None, ("", ""), 10, 250)
 SEEN[epochs.renew] = lambda c: epochs.renew(c, [("default", "bobs")])
@@ -215,6 +219,7 @@ REFUSED[tombstones.remove_old] = lambda c: tombstones.remove_old(c, 0.0, 10)
 REFUSED[rounds.look] = lambda c: rounds.look(c, "default")
 REFUSED[rounds.next_page] = lambda c: rounds.next_page(c, "default", Place("", None), crowded=True)
 REFUSED[touches.forget_touches] = lambda c: touches.forget_touches(c, 0.0, 10)
+SEEN[registrations.lock] = lambda c: registrations.lock(c, [CLAIMED], [])
 SEEN[registrations.quarantine] = lambda c: registrations.quarantine(c, [CLAIMED])
 SEEN[registrations.age] = lambda c: registrations.age(c, 10)
 SEEN[expansion.count_large] = lambda c: expansion.count_large(c, [NOTIFICATION])
@@ -224,7 +229,7 @@ STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner(
 
 STORES = (
     *(directory, sync, scopes, epochs, touches, tombstones, rounds, push, queue, followup, expansion, limits),
-    *(registrations, idempotency, lineage, auth, users),
+    *(locks, registrations, idempotency, lineage, auth, users),
 )
 
 
@@ -264,17 +269,17 @@ SILENT = {
     *(sync.report_activity, sync.record_seen, scopes.advance_heads, registrations.quarantine, directory.lock_token),
     directory.lock_memberships,
     *(registrations.age, expansion.count_large),  # nobody has a month, or a thousand devices
-    *(directory.lock_devices, directory.lock_mover, directory.lock_registering),
+    *(registrations.lock, locks.lock_in_order, directory.lock_mover, directory.lock_registering),
     sync.oversized,  # nor a value of a mebibyte
     epochs.forget_foreign_transactions,  # nor changes of another cluster
     scopes.note_presence,  # the server has noted it already
+    epochs.forget_foreign_transactions,  # nothing is of another cluster
 }
 LAST: list[Callable[..., Any]] = [
     auth.revoke_sessions,
     auth.revoke_session,
     directory.release_token,
-    directory.delete_device,
-    directory.erase_devices,
+    locks.delete_devices,
 ]  # these take away what the others look at
 
 

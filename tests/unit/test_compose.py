@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncbeat_server.sync.compose import Composed, compose
+from syncbeat_server.sync.compose import Composed, apply, compose
 
 GONE = object()
 
@@ -88,3 +88,10 @@ def test_composing_a_single_patch_hands_it_on() -> None:
 def test_composing_what_is_no_document_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"JSON|Expecting"):
         compose([wrong, "{}"])
+
+
+@given(values, st.lists(st.none() | patches.map(json.dumps), min_size=1, max_size=4))
+def test_applied_patches_do_what_they_do_one_by_one(value: Any, those: list[str | None]) -> None:
+    expected = one_by_one(value, those)
+    found = apply(None if value is GONE else json.dumps(value, default=float), those)
+    assert (GONE if found is None else read(found)) == expected

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.rpc.documents import fault_of
+from syncbeat_server.rpc.documents import MAX_OCTETS, fault_of
 
 DIGITS_34 = "1234567890" * 3 + "1234"
 
@@ -143,6 +143,10 @@ def test_depth_counts_arrays_and_objects_and_no_brackets_in_strings(value: objec
 
 SLOW = {
     "exponents": "[" + ",".join(["1e0"] * 65_000) + "]",
+    "fractions": "[" + ",".join(["1.5e1"] * 43_000) + "]",
+    "near limit": "[" + ",".join(["1e19"] * 52_000) + "]",
+    "nested": "[" + ",".join(["[" * 31 + "]" * 31] * 4_000) + "]",
+    "unclosed": "[" * 262_000,
     "long numbers": "[" + ",".join(["1" * 34 + ".0"] * 7_000) + "]",
     "short numbers": "[1e0," + ",".join(["1"] * 130_000) + "]",
     "objects": "[" + ",".join(["{}"] * 87_000) + "]",
@@ -159,6 +163,31 @@ SLOW = {
 
 @pytest.mark.parametrize("text", SLOW.values(), ids=SLOW)
 def test_slow_document_takes_a_fraction_of_a_second(text: str) -> None:
-    began = time.process_time()
-    fault_of(text, 32)
-    assert time.process_time() - began < 0.5
+    # 0.03 s at most by itself; nobody else is served meanwhile.
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        fault_of(text, 32)
+        took.append(time.process_time() - began)
+    assert min(took) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("number", "count", "fits"),
+    [
+        ("1e10", 52_000, True),  # 12 characters each, with the comma
+        ("1e30", 52_000, False),
+        ("1.00000000001e12", 15_000, True),
+        ("0.00000001e8", 20_000, True),
+        ("1e-10", 43_000, True),
+        ("1e-40", 43_000, False),
+        ("1" + "0" * 34 + "e50", 6_700, True),
+        ("1e300", 3_000, True),
+        ("1e0300", 3_600, False),
+    ],
+)
+def test_large_number_of_numbers_is_let_in_as_far_as_they_fit(number: str, count: int, fits: bool) -> None:
+    text = "[" + ",".join([number] * count) + "]"
+    assert len(text) < 1 << 18
+    assert (len(format(Decimal(number), "f")) + 1) * count <= MAX_OCTETS if fits else True
+    assert (fault_of(text, 0) == "") is fits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from syncbeat_server.directory import store
+from syncbeat_server.directory import locks, store
 from syncbeat_server.storage.postgres import Connection
 
 
@@ -18,12 +18,14 @@ class Erased(NamedTuple):
 async def begin_erasing(conn: Connection, app_id: str, user_id: str) -> None:
     """Lock a user's devices, before what waits for them."""
     await store.lock_registering(conn, app_id, user_id, erasing=True)
-    await store.lock_devices(conn, app_id, user_id, None)
+    await locks.lock_devices(conn, app_id, user_id, None)
 
 
 async def erase(conn: Connection, app_id: str, user_id: str) -> Erased:
     """Forget a user's devices, memberships, preferences, and what became of its registration tokens."""
-    devices = await store.erase_devices(conn, app_id, user_id)
     memberships = await store.erase_memberships(conn, app_id, user_id)
     await store.erase_traces(conn, app_id, user_id)
+    # Last, so that nothing else is waited for while the keys are locked.
+    await locks.lock_keys(conn, app_id, user_id, None)
+    devices = await locks.delete_devices(conn, app_id, user_id, None)
     return Erased(devices, memberships)

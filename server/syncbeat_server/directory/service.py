@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from syncbeat_server.directory import store
+from syncbeat_server.directory import locks, store
 from syncbeat_server.directory.model import MAX_SCOPES, Device, Member, Preferences, Registration
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, NotFound, RateLimited
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner, become_user
@@ -15,8 +16,13 @@ MAX_DEVICES = 100
 MAX_MEMBERS = 10_000
 MAX_MOVES_A_DAY = 10
 
-CancelWaiting = Callable[[Connection, str, str, str], Awaitable[None]]
-"""Cancels what waits to be pushed to (app, user, device), in the caller's transaction; the push feature's part."""
+
+class CancelWaiting(Protocol):
+    """Cancels what waits to be pushed to a device, in the caller's transaction; the push feature's part."""
+
+    async def __call__(self, conn: Connection, app_id: str, user_id: str, device_id: str, *, stays: bool) -> None:
+        """`stays`: the device is not deleted in this transaction."""
+        ...
 
 
 class DirectoryService:
@@ -69,17 +75,20 @@ class DirectoryService:
             return []
         if await store.record_move(conn, device, digest, previous, caller) > MAX_MOVES_A_DAY:
             raise RateLimited("this registration token moves between devices too often", retry_after_s=3600.0)
-        await self._cancel_waiting(conn, device.app_id, *previous)
+        await self._cancel_waiting(conn, device.app_id, *previous, stays=True)
         return [previous[0]]
 
     async def unregister(self, app_id: str, user_id: str, device_id: str, *, by_user: bool) -> None:
         """Forget a device and cancel what waits for it. Raises AccessDenied (a user) or NotFound (a service)."""
         async with self._database.transaction() as conn:
-            await store.lock_devices(conn, app_id, user_id, device_id)
-            await self._cancel_waiting(conn, app_id, user_id, device_id)
+            # One that is registered from now on is another one.
+            if not await locks.lock_devices(conn, app_id, user_id, device_id):
+                raise _absent(by_user=by_user)
+            await self._cancel_waiting(conn, app_id, user_id, device_id, stays=False)
+            await locks.lock_keys(conn, app_id, user_id, device_id)
             if by_user:
                 await become_user(conn, RowOwner(app_id, user_id))
-            if not await store.delete_device(conn, app_id, user_id, device_id):
+            if not await locks.delete_devices(conn, app_id, user_id, device_id):
                 raise _absent(by_user=by_user)
         self._devices_changed(app_id, [user_id])
 

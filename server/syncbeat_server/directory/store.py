@@ -128,28 +128,6 @@ async def count_devices(conn: Connection, app_id: str, user_id: str, but: str) -
     )
 
 
-async def lock_devices(conn: Connection, app_id: str, user_id: str, device_id: str | None) -> None:
-    """Lock a device of a user, or for None all of them, before what waits for them; who accepts goes on."""
-    await conn.execute(
-        """SELECT FROM devices WHERE app_id = $1 AND user_id = $2 AND ($3::text IS NULL OR device_id = $3)
-           ORDER BY device_id FOR NO KEY UPDATE""",
-        app_id,
-        user_id,
-        device_id,
-    )
-
-
-async def delete_device(conn: Connection, app_id: str, user_id: str, device_id: str) -> bool:
-    """Forget a device; whether there was one."""
-    row = await conn.fetchrow(
-        "DELETE FROM devices WHERE app_id = $1 AND user_id = $2 AND device_id = $3 RETURNING 1 AS gone",
-        app_id,
-        user_id,
-        device_id,
-    )
-    return row is not None
-
-
 async def find_device(conn: Connection, app_id: str, user_id: str, device_id: str) -> Device | None:
     """One device."""
     row = await conn.fetchrow(
@@ -277,14 +255,6 @@ async def list_scopes(conn: Connection, app_id: str, user_id: str, after: str, l
         limit,
     )
     return [_member(row) for row in rows]
-
-
-async def erase_devices(conn: Connection, app_id: str, user_id: str) -> int:
-    """Forget all devices of a user, with what each has seen and its dedupe windows: how many there were."""
-    rows = await conn.fetch(
-        "DELETE FROM devices WHERE app_id = $1 AND user_id = $2 RETURNING 1 AS gone", app_id, user_id
-    )
-    return len(rows)
 
 
 async def erase_memberships(conn: Connection, app_id: str, user_id: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,8 @@ _WAKE_TTL_S = 3600.0
 _MAX_BATCH = 64
 # Merging takes PostgreSQL up to 1.4 us a byte: what shares a transaction makes the others wait for 0.1 s at most.
 _MAX_SHARED_BYTES = 65_536
+# So that what is large leaves most connections (`SYNCBEAT_DATABASE_POOL_SIZE`, 8 unless set) to all others.
+_LARGE_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Publisher:
         self._tuning = tuning
         self._scope_changed = scope_changed
         self._deliveries_accepted = deliveries_accepted
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._publishes: Batcher[Publish, Published] = Batcher(self._write, max_batch=_MAX_BATCH, abandons=True)
 
     async def publish(self, publish: Publish) -> Published:
@@ -100,12 +104,18 @@ class Publisher:
         # A user's transaction runs under a role of its own, so it is not shared with others; and nobody is to wait for
         # what is large. What runs alone ends with its caller, so that nothing goes on after the deadline.
         try:
-            if publish.user_id is None and _weight(publish) <= _MAX_SHARED_BYTES:
+            if _weight(publish) > _MAX_SHARED_BYTES:
+                async with self._large:
+                    return await self._publish_alone(publish)
+            if publish.user_id is None:
                 return await self._publishes.submit(publish)
-            (answer,) = await self._write([publish])
+            return await self._publish_alone(publish)
         except InvalidRequest as error:
             async with self._database.transaction() as conn:
                 raise await blame(conn, Append(publish.app_id, publish.changes), error) from error
+
+    async def _publish_alone(self, publish: Publish) -> Published:
+        (answer,) = await self._write([publish])
         if isinstance(answer, SyncbeatError):
             raise answer
         return answer

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from syncbeat_server.auth import erase as auth
 from syncbeat_server.directory import erase as directory
 from syncbeat_server.push import erase as push
 from syncbeat_server.storage.idempotency import forget_caller
-from syncbeat_server.storage.postgres import Conflict, Connection, Database
-
-Value = TypeVar("Value")
-
-_TRIES = 3
+from syncbeat_server.storage.postgres import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +32,9 @@ class UserLifecycle:
 
     async def disable(self, app_id: str, user_id: str) -> None:
         """Shut a user out, and cancel what waits for its devices."""
-
-        async def shut_out(conn: Connection) -> None:
+        async with self._database.transaction() as conn:
             await auth.disable(conn, app_id, user_id)
             await push.cancel_of_user(conn, app_id, user_id)
-
-        await self._carry_out(shut_out)
         self._told(app_id, user_id)
 
     async def enable(self, app_id: str, user_id: str) -> None:
@@ -53,28 +45,12 @@ class UserLifecycle:
 
     async def delete(self, app_id: str, user_id: str) -> Erased:
         """Erase a user: what it published stays, and so does that it was deleted, which keeps its tokens dead."""
-
-        async def erase(conn: Connection) -> Erased:
+        async with self._database.transaction() as conn:
             # The user's row first: sessions that are made meanwhile wait for it.
             sessions = await auth.erase(conn, app_id, user_id)
             await directory.begin_erasing(conn, app_id, user_id)
             cancelled = await push.erase(conn, app_id, user_id)
-            devices, memberships = await directory.erase(conn, app_id, user_id)
             await forget_caller(conn, app_id, f"user:{user_id}")
-            return Erased(devices, memberships, sessions, cancelled)
-
-        erased = await self._carry_out(erase)
+            devices, memberships = await directory.erase(conn, app_id, user_id)
         self._told(app_id, user_id)
-        return erased
-
-    async def _carry_out(self, work: Callable[[Connection], Awaitable[Value]]) -> Value:
-        # What is locked is locked in one order by all. But a device goes with windows that were opened meanwhile, and
-        # those are behind it in that order: who loses a deadlock begins again, and the winner has ended by then.
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                async with self._database.transaction() as conn:
-                    return await work(conn)
-            except Conflict:
-                if not tries_left:
-                    raise
-        raise AssertionError("the last try returns or raises")
+        return Erased(devices, memberships, sessions, cancelled)

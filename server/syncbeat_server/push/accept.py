@@ -59,6 +59,11 @@ async def expand(conn: Connection, app_ids: Sequence[str]) -> int | None:
     return written
 
 
-async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str) -> None:
-    """Cancel what waits for a device that is its user's no more."""
+async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str, *, stays: bool) -> None:
+    """Cancel what waits for a device that is its user's no more, or `stays` without its token.
+
+    The dedupe windows of one that goes go with it.
+    """
     await store.cancel_waiting(conn, app_id, user_id, device_id, Reason.DEVICE_GONE)
+    if stays:
+        await store.close_windows(conn, app_id, user_id, device_id)

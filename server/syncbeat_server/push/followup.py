@@ -65,20 +65,22 @@ async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | N
     if known is None:
         return None
     unwritten = await expansion.stop(conn, app_id, notification_id)
-    # The deliveries first, as in claiming; the windows in the order in which accepting locks them.
-    await conn.execute(
-        """SELECT FROM deliveries WHERE app_id = $1 AND notification_id = $2
+    # The deliveries first, as in claiming; the windows in the order in which accepting locks them. What comes to wait
+    # from now on, since an attempt of it ended, was under way when this was called.
+    locked = await conn.fetch(
+        """SELECT delivery_id FROM deliveries WHERE app_id = $1 AND notification_id = $2
              AND (state IN ('PENDING', 'HELD', 'SCHEDULED') OR answer_by IS NOT NULL)
            ORDER BY delivery_id FOR UPDATE""",
         app_id,
         notification_id,
     )
+    delivery_ids = [row["delivery_id"] for row in locked]
     await conn.execute(
         """WITH own AS MATERIALIZED (
                SELECT w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FROM dedupe_windows w
                JOIN deliveries d ON (d.app_id, d.user_id, d.device_id, d.scope)
                                   = (w.app_id, w.user_id, w.device_id, w.scope)
-               WHERE d.app_id = $1 AND d.notification_id = $2 AND d.state IN ('PENDING', 'HELD', 'SCHEDULED')
+               WHERE d.app_id = $1 AND d.delivery_id = ANY($3::uuid[]) AND d.state IN ('PENDING', 'HELD', 'SCHEDULED')
                  AND $2 IN (w.opened_by, w.trailed_by)
                ORDER BY w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FOR UPDATE OF w)
            UPDATE dedupe_windows w SET
@@ -89,19 +91,20 @@ async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | N
                         = (own.app_id, own.user_id, own.device_id, own.dedupe_key, own.scope)""",
         app_id,
         notification_id,
+        delivery_ids,
     )
     rows = await conn.fetch(
         """UPDATE deliveries SET state = 'CANCELLED', reason = '', updated_at = syncbeat_now()
-           WHERE app_id = $1 AND notification_id = $2 AND state IN ('PENDING', 'HELD', 'SCHEDULED')
+           WHERE app_id = $1 AND delivery_id = ANY($2::uuid[]) AND state IN ('PENDING', 'HELD', 'SCHEDULED')
            RETURNING 1 AS cancelled""",
         app_id,
-        notification_id,
+        delivery_ids,
     )
     await conn.execute(
         """UPDATE deliveries SET answer_by = NULL
-           WHERE app_id = $1 AND notification_id = $2 AND answer_by IS NOT NULL""",
+           WHERE app_id = $1 AND delivery_id = ANY($2::uuid[]) AND answer_by IS NOT NULL""",
         app_id,
-        notification_id,
+        delivery_ids,
     )
     return len(rows) + unwritten
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from syncbeat_server.directory.locks import lock_in_order
 from syncbeat_server.push import holds
 from syncbeat_server.push.model import ClaimedDelivery, device_columns
 from syncbeat_server.storage.postgres import Connection
@@ -18,12 +19,7 @@ async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, 
     """
     deliveries = [delivery for delivery, _, _ in capped]
     columns = device_columns(deliveries)
-    await conn.execute(
-        """SELECT FROM devices JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (app_id, user_id, device_id)
-                  USING (app_id, user_id, device_id)
-           ORDER BY app_id, user_id, device_id FOR NO KEY UPDATE OF devices""",
-        *columns,
-    )
+    await lock_in_order(conn, *columns)
     rows = await conn.fetch(
         """SELECT k.delivery_id, own.counted_at IS NOT NULL AS counted,
                   (SELECT count(*) FROM deliveries d
@@ -48,9 +44,13 @@ async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, 
             may.add(delivery.delivery_id)
             fresh.append(delivery)
     await conn.execute(
-        """UPDATE deliveries d SET counted_at = syncbeat_now()
-           FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS k (app_id, delivery_id, lease_token)
-           WHERE (d.app_id, d.delivery_id, d.lease_token) = (k.app_id, k.delivery_id, k.lease_token)""",
+        """WITH own AS MATERIALIZED (
+               SELECT d.app_id, d.delivery_id FROM deliveries d
+               JOIN unnest($1::text[], $2::uuid[], $3::uuid[]) AS k (app_id, delivery_id, lease_token)
+                    USING (app_id, delivery_id, lease_token)
+               ORDER BY d.app_id, d.delivery_id FOR NO KEY UPDATE OF d)
+           UPDATE deliveries d SET counted_at = syncbeat_now()
+           FROM own WHERE (d.app_id, d.delivery_id) = (own.app_id, own.delivery_id)""",
         [d.app_id for d in fresh],
         [d.delivery_id for d in fresh],
         [d.lease_token for d in fresh],
@@ -71,13 +71,13 @@ async def take_wakes(conn: Connection, wakes: Sequence[ClaimedDelivery]) -> Mapp
         [budget.most for budget in budgets.values()],
     )
     await conn.execute(
-        """INSERT INTO wake_budgets (app_id, user_id, device_id, tokens, filled_at)
+        """INSERT INTO wake_budgets AS b (app_id, user_id, device_id, tokens, filled_at)
            SELECT app_id, user_id, device_id, most, syncbeat_now()
            FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[]) AS k (app_id, user_id, device_id, most)
            JOIN devices v USING (app_id, user_id, device_id)
-           WHERE NOT EXISTS (SELECT 1 FROM wake_budgets b
-                             WHERE (b.app_id, b.user_id, b.device_id) = (k.app_id, k.user_id, k.device_id))
-           ORDER BY app_id, user_id, device_id ON CONFLICT DO NOTHING""",
+           ORDER BY app_id, user_id, device_id
+           -- Locks those that are there, before the foreign keys of new ones lock devices.
+           ON CONFLICT (app_id, user_id, device_id) DO UPDATE SET tokens = b.tokens WHERE false""",
         *columns,
     )
     rows = await conn.fetch(
@@ -110,19 +110,25 @@ async def take_wakes(conn: Connection, wakes: Sequence[ClaimedDelivery]) -> Mapp
 
 
 async def merge_held(conn: Connection, held: Sequence[ClaimedDelivery]) -> int:
-    """Of the wake-ups that wait for the budget of one device and tell of one scope, keep the newest; how many go."""
+    """Of the wake-ups that wait for the budget of one device and tell of one scope, keep the newest; how many go.
+
+    What others hold is left to the next time: this comes after other deliveries were locked, and must not wait.
+    """
     rows = await conn.fetch(
-        """UPDATE deliveries d SET state = 'SUPPRESSED', reason = 'MERGED', updated_at = syncbeat_now()
-           FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
-                     AS k (app_id, user_id, device_id, scope)) k
-           WHERE (d.app_id, d.user_id, d.device_id, d.scope) = (k.app_id, k.user_id, k.device_id, k.scope)
-             AND d.state = 'HELD' AND d.reason = 'WAKE_BUDGET'
+        """WITH older AS MATERIALIZED (
+           SELECT d.app_id, d.delivery_id FROM deliveries d
+           JOIN (SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
+                     AS k (app_id, user_id, device_id, scope)) k USING (app_id, user_id, device_id, scope)
+           WHERE d.state = 'HELD' AND d.reason = 'WAKE_BUDGET'
              AND EXISTS (SELECT 1 FROM deliveries newer
                          WHERE (newer.app_id, newer.user_id, newer.device_id, newer.scope)
                              = (d.app_id, d.user_id, d.device_id, d.scope)
                            AND newer.state = 'HELD' AND newer.reason = 'WAKE_BUDGET'
                            AND newer.epoch = d.epoch
                            AND (newer.sequence, newer.delivery_id) > (d.sequence, d.delivery_id))
+           FOR NO KEY UPDATE OF d SKIP LOCKED)
+           UPDATE deliveries d SET state = 'SUPPRESSED', reason = 'MERGED', updated_at = syncbeat_now()
+           FROM older WHERE (d.app_id, d.delivery_id) = (older.app_id, older.delivery_id)
            RETURNING 1 AS merged""",
         *device_columns(held),
         [d.scope for d in held],

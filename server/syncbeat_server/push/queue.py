@@ -18,6 +18,12 @@ from syncbeat_server.push.frontier import FIRST, Place
 from syncbeat_server.push.model import ClaimedDelivery, Content, Finished, Kind, Lane
 from syncbeat_server.storage.postgres import Connection, Row
 
+# What is leased under the tokens of $1, locked as everybody locks deliveries: by their keys. What ran out is rescued.
+_HELD = """held AS MATERIALIZED (
+               SELECT app_id, delivery_id FROM deliveries
+               WHERE lease_token = ANY($1::uuid[]) AND state = 'IN_FLIGHT' AND lease_until > syncbeat_now()
+               ORDER BY app_id, delivery_id FOR NO KEY UPDATE)"""
+
 AppLane = tuple[str, int]
 """What is due in a lane of an app is claimed in its order."""
 
@@ -234,9 +240,11 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
 async def extend(conn: Connection, lease_tokens: Sequence[str], lease_s: float) -> int:
     """Renew the leases held under these tokens; how many there are."""
     rows = await conn.fetch(
-        """UPDATE deliveries SET lease_until = syncbeat_now() + make_interval(secs => $2)
-           WHERE lease_token = ANY($1::uuid[]) AND state = 'IN_FLIGHT' AND lease_until > syncbeat_now()
-           RETURNING 1 AS held""",
+        f"""WITH {_HELD}
+           UPDATE deliveries d SET lease_until = syncbeat_now() + make_interval(secs => $2)
+           FROM held WHERE (d.app_id, d.delivery_id) = (held.app_id, held.delivery_id)
+             AND d.lease_until > syncbeat_now()
+           RETURNING 1 AS held""",  # noqa: S608  # constants
         list(lease_tokens),
         lease_s,
     )
@@ -280,12 +288,12 @@ async def rescue(conn: Connection, limit: int, since: datetime = FIRST.at) -> Re
 async def release(conn: Connection, lease_tokens: Sequence[str]) -> int:
     """Give back everything this worker holds, uncounted: it stops before it tried. What ran out is rescued."""
     rows = await conn.fetch(
-        """UPDATE deliveries SET state = CASE WHEN resends > 0 THEN 'SENT' ELSE 'PENDING' END,
-                  attempts = attempts - 1, lease_token = NULL, lease_until = NULL,
-                  first_claimed_at = CASE WHEN attempts = 1 THEN NULL ELSE first_claimed_at END,
+        f"""WITH {_HELD}
+           UPDATE deliveries d SET state = CASE WHEN d.resends > 0 THEN 'SENT' ELSE 'PENDING' END,
+                  attempts = d.attempts - 1, lease_token = NULL, lease_until = NULL,
+                  first_claimed_at = CASE WHEN d.attempts = 1 THEN NULL ELSE d.first_claimed_at END,
                   due_at = syncbeat_now(), updated_at = syncbeat_now()
-           WHERE lease_token = ANY($1::uuid[]) AND state = 'IN_FLIGHT' AND lease_until > syncbeat_now()
-           RETURNING 1 AS given""",
+           FROM held WHERE (d.app_id, d.delivery_id) = (held.app_id, held.delivery_id) RETURNING 1 AS given""",  # noqa: S608  # constants
         list(lease_tokens),
     )
     return len(rows)

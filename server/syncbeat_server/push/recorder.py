@@ -83,9 +83,11 @@ class Recorder:
 
     async def _heed_provider(self, conn: Connection, finished: Sequence[Finished]) -> list[Finished]:
         foreign = [f.delivery for f in finished if f.reason is Reason.WRONG_SENDER]
+        dead = [f.delivery for f in finished if f.reason is Reason.UNREGISTERED]
+        if foreign or dead:
+            await registrations.lock(conn, dead, foreign)
         if foreign:
             await registrations.quarantine(conn, foreign)
-        dead = [f.delivery for f in finished if f.reason is Reason.UNREGISTERED]
         if not dead:
             return list(finished)
         buried = await registrations.bury(conn, dead)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from syncbeat_server.directory.locks import lock_in_order
 from syncbeat_server.push.model import ClaimedDelivery, device_columns
 from syncbeat_server.storage.postgres import Connection
 from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
@@ -24,15 +25,21 @@ class Buried:
     braked: frozenset[str]
 
 
+async def lock(conn: Connection, dead: Sequence[ClaimedDelivery], foreign: Sequence[ClaimedDelivery]) -> None:
+    """Lock what `bury` and `quarantine` are to change in this transaction, as everybody locks several devices."""
+    for app_id in sorted({d.app_id for d in dead}):  # one transaction at a time counts removals
+        await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"syncbeat removals {app_id}")
+    await lock_in_order(conn, *device_columns([*dead, *foreign]))
+
+
 async def bury(conn: Connection, dead: Sequence[ClaimedDelivery]) -> Buried:
     """Take away registration tokens that the provider calls dead, unless they were registered again meanwhile.
+    `lock` comes before.
 
     A provider that calls many dead at once is more likely wrong than right: beyond 100, and 5 % of an app's tokens, in
     10 minutes none is taken away.
     """
     apps = sorted({d.app_id for d in dead})
-    for app_id in apps:  # one transaction at a time counts, and in the same order
-        await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"syncbeat removals {app_id}")
     moved = await _with_newer_token(conn, dead)
     braked: set[str] = set()
     for app_id in apps:
@@ -98,7 +105,7 @@ async def _remove(conn: Connection, dead: Sequence[ClaimedDelivery]) -> None:
 
 
 async def quarantine(conn: Connection, foreign: Sequence[ClaimedDelivery]) -> None:
-    """Push no more to tokens of another sender, unless they were registered again meanwhile."""
+    """Push no more to tokens of another sender, unless they were registered again meanwhile. `lock` comes before."""
     await conn.execute(
         """UPDATE devices v SET token_state = 'QUARANTINED', token_state_at = syncbeat_now(),
                   updated_at = syncbeat_now()
@@ -132,12 +139,16 @@ async def age(conn: Connection, limit: int) -> int:
                      WHERE token_state IN ('ACTIVE', 'STALE', 'PRUNED')
                        AND token_registered_at < syncbeat_now() - interval '30 days') old
            ), due AS (
-               SELECT * FROM aged WHERE becomes <> token_state LIMIT $1)
-           UPDATE devices v SET token_state = due.becomes, token_state_at = syncbeat_now(),
-                  registration_token = CASE WHEN due.becomes = 'DEAD' THEN NULL ELSE v.registration_token END,
-                  token_digest = CASE WHEN due.becomes = 'DEAD' THEN NULL ELSE v.token_digest END
-           FROM due WHERE (v.app_id, v.user_id, v.device_id) = (due.app_id, due.user_id, due.device_id)
-             AND v.token_state = due.token_state
+               SELECT * FROM aged WHERE becomes <> token_state LIMIT $1
+           ), free AS MATERIALIZED (
+               -- Who is busy with a device has heard of it, or comes to an end: it is looked at the next time.
+               SELECT v.app_id, v.user_id, v.device_id, due.becomes
+               FROM devices v JOIN due USING (app_id, user_id, device_id, token_state)
+               FOR NO KEY UPDATE OF v SKIP LOCKED)
+           UPDATE devices v SET token_state = free.becomes, token_state_at = syncbeat_now(),
+                  registration_token = CASE WHEN free.becomes = 'DEAD' THEN NULL ELSE v.registration_token END,
+                  token_digest = CASE WHEN free.becomes = 'DEAD' THEN NULL ELSE v.token_digest END
+           FROM free WHERE (v.app_id, v.user_id, v.device_id) = (free.app_id, free.user_id, free.device_id)
            RETURNING 1 AS moved""",
         limit,
     )

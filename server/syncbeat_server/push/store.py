@@ -176,7 +176,7 @@ async def insert_deliveries(
 
 
 async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str | None, reason: Reason) -> None:
-    """Cancel what waits for a device, or for None all of a user's, and close the dedupe windows."""
+    """Cancel what waits for a device, or for None all of a user's."""
     await conn.execute(
         """WITH waiting AS MATERIALIZED (
                SELECT delivery_id FROM deliveries
@@ -190,10 +190,10 @@ async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id:
         device_id,
         reason,
     )
-    await _close_windows(conn, app_id, user_id, device_id)
 
 
-async def _close_windows(conn: Connection, app_id: str, user_id: str, device_id: str | None) -> None:
+async def close_windows(conn: Connection, app_id: str, user_id: str, device_id: str | None) -> None:
+    """Close the dedupe windows of a device, or for None all of a user's."""
     # In the order in which accepting locks them.
     await conn.execute(
         """WITH own AS MATERIALIZED (
@@ -211,10 +211,11 @@ async def _close_windows(conn: Connection, app_id: str, user_id: str, device_id:
 
 async def erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tuple[int, list[str]]:
     """Forget a user's deliveries, those under way too: how many waited, and the notifications they were of."""
+    # Not their keys: who has claimed a delivery and changed it twice locks that of its notification when it commits.
     await conn.execute(
         """SELECT FROM notifications WHERE app_id = $1 AND notification_id IN (
                SELECT notification_id FROM deliveries WHERE app_id = $1 AND user_id = $2)
-           ORDER BY notification_id FOR UPDATE""",
+           ORDER BY notification_id FOR NO KEY UPDATE""",
         app_id,
         user_id,
     )
@@ -233,7 +234,6 @@ async def erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tuple
         app_id,
         user_id,
     )
-    await _close_windows(conn, app_id, user_id, None)
     return sum(row["waited"] for row in rows), [row["notification_id"] for row in rows]
 
 
@@ -242,7 +242,7 @@ async def erase_undelivered(conn: Connection, app_id: str, notification_ids: Seq
     # Of two users who are erased at once, the second waits here and sees that the first one's deliveries are gone.
     await conn.execute(
         """SELECT FROM notifications WHERE app_id = $1 AND notification_id = ANY($2::uuid[])
-           ORDER BY notification_id FOR UPDATE""",
+           ORDER BY notification_id FOR NO KEY UPDATE""",
         app_id,
         list(notification_ids),
     )

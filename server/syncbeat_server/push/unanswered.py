@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from syncbeat_server.directory.locks import lock_in_order
 from syncbeat_server.directory.model import FOREGROUND_S
 from syncbeat_server.push.frontier import FIRST
 from syncbeat_server.push.reach import HALF_LIFE_S, RECENT_HALF_LIFE_S, AppReach
@@ -109,17 +110,15 @@ async def settle(conn: Connection, lease_token: str, lease_s: float, steps: Sequ
 async def count_devices(conn: Connection, counts: Mapping[tuple[str, str, str], tuple[float, float]]) -> None:
     """Add (answered, missed) wake-ups to the reach of each (app, user, device)."""
     ordered = sorted(counts)
+    await lock_in_order(conn, *([device[column] for device in ordered] for column in range(3)))
     await conn.execute(
-        """WITH own AS (
-               SELECT k.* FROM devices v
-               JOIN unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::float8[])
-                    AS k (app_id, user_id, device_id, answered, missed) USING (app_id, user_id, device_id)
-               ORDER BY v.app_id, v.user_id, v.device_id FOR NO KEY UPDATE OF v)
-           UPDATE devices v SET
+        """UPDATE devices v SET
                reach_answered = v.reach_answered * syncbeat_decay(v.reach_at, $6) + own.answered,
                reach_missed = v.reach_missed * syncbeat_decay(v.reach_at, $6) + own.missed,
                reach_at = syncbeat_now()
-           FROM own WHERE (v.app_id, v.user_id, v.device_id) = (own.app_id, own.user_id, own.device_id)""",
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::float8[])
+                AS own (app_id, user_id, device_id, answered, missed)
+           WHERE (v.app_id, v.user_id, v.device_id) = (own.app_id, own.user_id, own.device_id)""",
         *([device[column] for device in ordered] for column in range(3)),
         *([counts[device][column] for device in ordered] for column in range(2)),
         HALF_LIFE_S,

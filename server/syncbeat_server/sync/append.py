@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from syncbeat_server.errors import (
 )
 from syncbeat_server.storage.postgres import Connection, StatementRejected
 from syncbeat_server.sync import scopes, store
-from syncbeat_server.sync.compose import compose
+from syncbeat_server.sync.compose import apply, compose
 from syncbeat_server.sync.model import Cursor, NewChange, Signal
 from syncbeat_server.sync.policy import Prior, signal_after_change
 
@@ -28,6 +28,9 @@ _TOO_LARGE = "the merged value would pass 1 MiB"
 _UNSTORABLE = "the value cannot be stored as JSON"
 # Composing more than this would keep everybody else waiting for longer than a few milliseconds.
 _COMPOSED_ASIDE_BYTES = 65_536
+# PostgreSQL takes 50 us for each object that it merges, a hundred times as long as Python: with the 40,000 that a patch
+# may have, all the time that a statement may take.
+_MERGED_BY_DATABASE = 1_000
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ def _plan(
 
 
 async def _write(conn: Connection, planned: Sequence[_Planned]) -> None:
-    writes = await _composed(planned)
+    writes = await _composed(conn, planned)
     try:
         await store.write_changes(conn, writes)
     except StatementRejected as error:
@@ -163,7 +166,17 @@ async def _write(conn: Connection, planned: Sequence[_Planned]) -> None:
         raise
 
 
-async def _composed(planned: Sequence[_Planned]) -> list[store.Write]:
+async def _composed(conn: Connection, planned: Sequence[_Planned]) -> list[store.Write]:
+    intricate = [plan for plan in planned if _objects(plan) > _MERGED_BY_DATABASE]
+    if intricate:
+        rest = [plan for plan in planned if _objects(plan) <= _MERGED_BY_DATABASE]
+        values = await store.values_of(conn, [plan[:3] for plan in intricate])
+        try:
+            merged = await asyncio.to_thread(_merged, intricate, values)
+        except ValueError as error:
+            raise InvalidRequest(FieldViolation("changes", _UNSTORABLE)) from error
+        by_key = {write[:3]: write for write in [*merged, *await _composed(conn, rest)]}
+        return [by_key[plan[:3]] for plan in planned]
     several = [plan.patches for plan in planned if len(plan.patches) > 1]
     try:
         if sum(len(patch or "") for patches in several for patch in patches) > _COMPOSED_ASIDE_BYTES:
@@ -171,6 +184,17 @@ async def _composed(planned: Sequence[_Planned]) -> list[store.Write]:
         return _writes(planned)
     except ValueError as error:
         raise InvalidRequest(FieldViolation("changes", _UNSTORABLE)) from error
+
+
+def _objects(plan: _Planned) -> int:
+    return sum(patch.count("{") for patch in plan.patches if patch is not None)
+
+
+def _merged(planned: Sequence[_Planned], values: Mapping[tuple[str, str, str], str | None]) -> list[store.Write]:
+    return [
+        store.Write(*plan[:3], plan.sequences[-1], None, apply(values.get(plan[:3]), plan.patches), whole=True)
+        for plan in planned
+    ]
 
 
 def _writes(planned: Sequence[_Planned]) -> list[store.Write]:
@@ -190,7 +214,7 @@ async def blame(conn: Connection, call: Append, refused: InvalidRequest) -> Inva
     said = refused.violations[0].description
     guilty = list(places.values()) if len(places) == 1 else []
     if not guilty and said == _TOO_LARGE:
-        found = await store.oversized(conn, await _composed(list(planned.values())))
+        found = await store.oversized(conn, await _composed(conn, list(planned.values())))
         guilty = [places[key] for place, key in enumerate(planned) if place in found]
     if not guilty:
         return refused

@@ -62,6 +62,21 @@ def compose(patches: Sequence[str | None]) -> Composed:
         raise ValueError("a patch cannot be read or written as JSON") from error
 
 
+def apply(value: str | None, patches: Sequence[str | None]) -> str | None:
+    """Returns what a value, JSON or None, becomes by patches one after the other; None: it is deleted.
+
+    Raises:
+        ValueError: one is no JSON document, or nests too deep.
+    """
+    try:
+        known: _Json = None if value is None else _read(value)
+        for patch in patches:
+            known = None if patch is None else _merged(known, _read(patch))
+        return None if patches and patches[-1] is None else _written(known)
+    except (TypeError, RecursionError) as error:
+        raise ValueError("a value cannot be read or written as JSON") from error
+
+
 def _is_object(patch: str) -> bool:
     return patch.lstrip(" \t\n\r").startswith("{")
 

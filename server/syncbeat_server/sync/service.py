@@ -89,6 +89,6 @@ class SyncService:
         return page, await self._hints.listed(app_id, device, cursor, page)
 
     async def _write_reports(self, reports: Sequence[tuple[DeviceKey, Activity]]) -> Sequence[None]:
-        async with self._database.connection() as conn:
+        async with self._database.transaction() as conn:
             await store.report_activity(conn, reports)
         return [None] * len(reports)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from syncbeat_server.directory.locks import lock_in_order
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.storage.postgres import Connection, Row
 from syncbeat_server.sync.model import (
@@ -106,6 +107,7 @@ def _activity(text: str | None) -> Activity | None:
 async def report_activity(conn: Connection, reports: Sequence[tuple[DeviceKey, Activity]]) -> None:
     """Keep the newest report of each device; devices that are not registered are passed over."""
     newest = dict(reports)
+    await lock_in_order(conn, *_device_columns(list(newest)))
     await conn.execute(
         """UPDATE devices d SET activity = k.activity::jsonb, activity_at = syncbeat_now()
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS k (app_id, user_id, device_id, activity)
@@ -294,7 +296,8 @@ async def key_sequences(conn: Connection, keys: Sequence[tuple[str, str, str]]) 
 
 
 class Write(NamedTuple):
-    """What becomes of one key: merged with `patch`, after what `reset` takes away, or without a patch deleted."""
+    """What becomes of one key: merged with `patch`, after what `reset` takes away, or without a patch deleted. `whole`:
+    `patch` is the value itself."""
 
     app_id: str
     scope: str
@@ -302,15 +305,17 @@ class Write(NamedTuple):
     sequence: int
     reset: str | None
     patch: str | None
+    whole: bool = False
 
 
-# $1 to $6 are the columns of `Write`.
+# $1 to $7 are the columns of `Write`.
 _MERGED = """SELECT k.*, CASE WHEN k.patch IS NULL THEN NULL
+                   WHEN k.whole THEN k.patch::jsonb
                    WHEN k.reset IS NULL THEN syncbeat_merge_patch(old.value, k.patch::jsonb)
                    ELSE syncbeat_merge_patch(syncbeat_merge_patch(old.value, k.reset::jsonb), k.patch::jsonb)
                    END AS value
-           FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[])
-                WITH ORDINALITY AS k (app_id, scope, key, sequence, reset, patch, i)
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bool[])
+                WITH ORDINALITY AS k (app_id, scope, key, sequence, reset, patch, whole, i)
            LEFT JOIN changes old USING (app_id, scope, key)"""
 
 
@@ -328,6 +333,16 @@ async def write_changes(conn: Connection, writes: Sequence[Write]) -> None:
                sequence = excluded.sequence, changed_at = excluded.changed_at, xid = excluded.xid""",
         *_write_columns(writes),
     )
+
+
+async def values_of(conn: Connection, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], str | None]:
+    """The present value of each (app, scope, key) that exists, as JSON."""
+    rows = await conn.fetch(
+        """SELECT app_id, scope, key, value::text AS value FROM changes
+           JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (app_id, scope, key) USING (app_id, scope, key)""",
+        *([key[column] for key in keys] for column in range(3)),
+    )
+    return {(row["app_id"], row["scope"], row["key"]): row["value"] for row in rows}
 
 
 async def oversized(conn: Connection, writes: Sequence[Write]) -> list[int]:

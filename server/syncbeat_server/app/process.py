@@ -20,6 +20,7 @@ from syncbeat_server.storage.migrate import require_current_schema, require_rest
 from syncbeat_server.storage.notices import Notices
 from syncbeat_server.storage.postgres import Database, open_database
 from syncbeat_server.storage.redis import RedisBus, open_redis
+from syncbeat_server.storage.redis_watch import RedisWatch
 from syncbeat_server.sync.hub import Hub
 
 _CANCEL_AGAIN_S = 0.2
@@ -53,7 +54,7 @@ async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
     """Open the stores and make what every role needs; closed at the end of the block.
 
     Raises:
-        ConfigurationError: a setting cannot be used.
+        ConfigurationError: a setting cannot be used, or Redis is a Cluster.
         DependencyDown: the database cannot be reached.
         MigrationNeeded: it is older than this code.
     """
@@ -66,11 +67,12 @@ async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
             await require_current_schema(conn)
         apps = Apps(settings, clock)
         notices = Notices(database, clock)
-        async with (
-            open_redis(stores.redis_url, clock, await _deployment(database)) as bus,
-            running([bus.run_publisher(), apps.run(), notices.run()]),
-        ):
-            yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus), apps, notices)
+        async with open_redis(stores.redis_url, clock, await _deployment(database)) as bus:
+            watch, metrics = RedisWatch(bus), Metrics()
+            metrics.watch_redis(bus.health)
+            await watch.start()
+            async with running([bus.run_publisher(), watch.run(), apps.run(), notices.run()]):
+                yield Process(settings, clock, metrics, database, bus, Hub(), Presence(bus), apps, notices)
 
 
 async def _deployment(database: Database) -> str:

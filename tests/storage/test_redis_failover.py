@@ -209,7 +209,7 @@ async def test_address_that_follows_late_is_followed_then(tmp_path: Path) -> Non
             looks = [process.bus.health.errors[Cause.READ_ONLY] for process in processes]
             await wait_until(
                 lambda: all(
-                    process.bus.health.errors[Cause.READ_ONLY] > count + 20
+                    process.bus.health.errors[Cause.READ_ONLY] > count + 150  # some trials long
                     for process, count in zip(processes, looks, strict=True)
                 )
             )

@@ -126,11 +126,6 @@ FAULTS: dict[str, tuple[Made, Cause, str]] = {
         "password",
     ),
     "no password": (valkey("--requirepass", PASSWORD), Cause.WRONG_PASSWORD, "password"),
-    "a password for a server without": (
-        valkey(url=f"redis://:{PASSWORD}@127.0.0.1:{{port}}"),
-        Cause.WRONG_PASSWORD,
-        "password",
-    ),
     "an unknown user": (valkey(url=f"redis://nobody:{PASSWORD}@127.0.0.1:{{port}}"), Cause.WRONG_PASSWORD, "user"),
     "TLS to a plain port": (valkey(url="rediss://127.0.0.1:{port}"), Cause.TLS_UNKNOWN, "redis://"),
     "a file of authorities that is not there": (
@@ -269,6 +264,11 @@ async def test_acl_rule_of_the_documents_grants_enough_and_no_more(tmp_path: Pat
 def test_acl_rule_stands_in_the_readme() -> None:
     readme = Path(__file__).parents[2] / "README.md"
     assert ACL_RULE in readme.read_text()
+
+
+async def test_password_for_a_redis_without_one_is_no_fault(tmp_path: Path) -> None:
+    with running_valkey(tmp_path) as one:
+        assert await found_refused(address_of(f"redis://:{PASSWORD}@127.0.0.1:{one.port}"), "check") == []
 
 
 @asynccontextmanager

@@ -89,6 +89,10 @@ def address_of(url: str) -> RedisAddress:
     """
     try:
         address = _sentinel_address(url) if "+sentinel://" in url[:24] else RedisAddress(dict(parse_url(url)))
+        for login in (address.kwargs, address.sentinel_kwargs):
+            if "password" in login:
+                # A default user without a password takes any that comes with a name, and none that comes alone.
+                login.setdefault("username", "default")
         _try_parameters(address)
     except (ValueError, TypeError, RedisError) as error:
         what = str(error) if isinstance(error, _Unusable) else "want redis://[user:password@]host[:port][/database]"

@@ -19,6 +19,7 @@ from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, sync_
 from syncbeat_server.devtools.demo.processes import DemoFailed, Identity, start
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
+from tests.valkeys import running_valkey
 
 SECRET = "demo=" + "s" * 32
 
@@ -119,6 +120,21 @@ def test_a_damaged_jwks_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "SYNCBEAT_JWKS_FILE: each key of a JWKS is an object" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_check_config_tells_what_redis_refuses(database_urls: DatabaseUrls, tmp_path: Path, redis_url: str) -> None:
+    good = {"DATABASE_URL": database_urls.app_url, "JWT_SECRETS": SECRET}
+    assert run("check-config", **good, REDIS_URL=redis_url).returncode == 0
+    with running_valkey(tmp_path, "--requirepass", "not-to-be-told") as valkey:
+        for url, named in (
+            (valkey.url, "the user or the password"),
+            (f"rediss://127.0.0.1:{valkey.port}", "it speaks no TLS"),
+            (f"redis+sentinel://:not-to-be-told@127.0.0.1:{valkey.port}/heart", "refuse their own user or password"),
+            (f"redis://:not-to-be-told@127.0.0.1:{valkey.port}?foo=1", "SYNCBEAT_REDIS_URL: a parameter"),
+        ):
+            done = run("check-config", **good, REDIS_URL=url)
+            assert (done.returncode, named in done.stderr) == (1, True), done.stderr
+            assert "not-to-be-told" not in done.stdout + done.stderr
 
 
 def test_a_database_is_migrated_without_a_redis(database_urls: DatabaseUrls) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -11,10 +12,12 @@ import pytest
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_server.errors import ConfigurationError
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.ports import free_port
 from tests.rpc.conftest import METHODS, Server, hear_each_other, running_server
+from tests.valkeys import running_valkey
 
 DEVICES = directory_service_pb2.ListDevicesRequest()
 DOWN = ("UNAVAILABLE", "DEPENDENCY_DOWN")
@@ -113,3 +116,41 @@ async def test_without_redis_everything_works_and_revocations_are_heard_when_it_
         await wait_until(refused)
         with pytest.raises(Exception, match="revoked"):
             await stream.until(lambda *_: False)
+
+
+async def test_redis_that_is_full_is_no_outage_and_is_told_by_metrics(
+    database_urls: DatabaseUrls, tmp_path: Path
+) -> None:
+    ops = f"127.0.0.1:{free_port()}"
+    with running_valkey(tmp_path, "--maxmemory", "1") as valkey:
+        async with running_server(database_urls, valkey.url, OPS_LISTEN=ops) as server, aiohttp.ClientSession() as http:
+            await server.register("ann", "phone", "a token")
+            asked = await server.user("ann")(sync_service_pb2.GetHintRequest(device_id="phone"))
+            assert asked.hint.poll_interval.seconds >= 10
+            async with http.get(f"http://{ops}/readyz") as answer:
+                assert answer.status == 200
+
+            async def told() -> str:
+                async with http.get(f"http://{ops}/metrics") as answer:
+                    return await answer.text()
+
+            first = await told()
+            assert "syncbeat_redis_up 0.0" in first
+            assert 'syncbeat_redis_errors_total{cause="full"} 0.0' not in first
+            with valkey.client() as client:
+                client.config_set("maxmemory", "0")
+
+            async def over() -> bool:
+                return "syncbeat_redis_up 1.0" in await told()
+
+            await wait_until(over)
+
+
+async def test_redis_cluster_ends_the_start_by_a_sentence(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+    sentence = r"SYNCBEAT_REDIS_URL: it is a Redis Cluster.*redis\+sentinel://"
+    with (
+        running_valkey(tmp_path, "--cluster-enabled", "yes") as valkey,
+        pytest.raises(ConfigurationError, match=sentence),
+    ):
+        async with running_server(database_urls, valkey.url):
+            pass

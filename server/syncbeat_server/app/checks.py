@@ -7,12 +7,13 @@ from syncbeat_server.app.callers import key_rows, session_rows
 from syncbeat_server.app.delivering import providers
 from syncbeat_server.app.process import Stores
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.errors import ConfigurationError, DependencyDown, SyncbeatError
+from syncbeat_server.errors import ConfigurationError, SyncbeatError
 from syncbeat_server.ops.config import Settings
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres import open_database
-from syncbeat_server.storage.redis import open_redis
+from syncbeat_server.storage.redis_address import address_of
+from syncbeat_server.storage.redis_trial import found_refused
 
 
 async def faults(settings: Settings, stores: Stores | None) -> list[str]:
@@ -51,9 +52,7 @@ async def _store_faults(stores: Stores) -> list[str]:
             await require_current_schema(conn)
     except SyncbeatError as error:
         return [error.message]
-    async with open_redis(stores.redis_url, SystemClock()) as bus:
-        try:
-            await bus.present(["check"])
-        except DependencyDown as error:
-            return [error.message]
-    return []
+    try:
+        return await found_refused(address_of(stores.redis_url), "check")
+    except ConfigurationError as error:
+        return [error.message]

@@ -21,6 +21,7 @@ from syncbeat_server.storage.migrate import require_current_schema, require_rest
 from syncbeat_server.storage.notices import Notices
 from syncbeat_server.storage.postgres import Database, open_database
 from syncbeat_server.storage.redis import RedisBus, open_redis
+from syncbeat_server.storage.redis_watch import RedisWatch
 from syncbeat_server.storage.skew import ClockSkew
 from syncbeat_server.storage.stuck_sessions import watch_sessions
 from syncbeat_server.sync.hub import Hub
@@ -57,7 +58,7 @@ async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIte
     """Open the stores and make what every role needs; closed at the end of the block.
 
     Raises:
-        ConfigurationError: a setting cannot be used.
+        ConfigurationError: a setting cannot be used, or Redis is a Cluster.
         DependencyDown: the database cannot be reached.
         MigrationNeeded: it is older than this code.
     """
@@ -71,11 +72,13 @@ async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIte
         apps = Apps(settings, clock)
         notices, metrics = Notices(database, clock), Metrics()
         skew = ClockSkew(database, clock, metrics.clock_skew)
-        async with (
-            open_redis(stores.redis_url, clock, await deployment(database)) as bus,
-            running([bus.run_publisher(), apps.run(), notices.run(), skew.run(), watch_sessions(database, clock)]),
-        ):
-            yield Process(settings, clock, metrics, database, bus, Hub(), Presence(bus), apps, notices, ending)
+        async with open_redis(stores.redis_url, clock, await deployment(database)) as bus:
+            watch = RedisWatch(bus)
+            metrics.watch_redis(bus.health)
+            await watch.start()
+            chores = [bus.run_publisher(), watch.run(), apps.run(), notices.run(), skew.run()]
+            async with running([*chores, watch_sessions(database, clock)]):
+                yield Process(settings, clock, metrics, database, bus, Hub(), Presence(bus), apps, notices, ending)
 
 
 async def deployment(database: Database) -> str:

@@ -55,9 +55,10 @@ class Tellers:
     def deliveries_accepted(self) -> None:
         if self._worker is not None:
             self._worker.wake()
-        self._process.bus.publish(_DELIVERIES, "")
-        if not self._process.bus.listening:
-            self._process.notices.tell()  # Redis is away: PostgreSQL tells those workers that listen to it
+        bus = self._process.bus
+        bus.publish(_DELIVERIES, "")
+        if not (bus.listening and bus.health.is_up):
+            self._process.notices.tell()  # Redis is away, or half: PostgreSQL tells those workers that listen to it
 
 
 def _changed_here(hub: Hub, front: Front, topic: str, app_id: str, name: str) -> None:

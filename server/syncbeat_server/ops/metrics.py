@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -82,6 +82,29 @@ class _TokenCacheCollector(Collector):
         yield CounterMetricFamily(f"{prefix}_hits", "Calls whose token was remembered", now.hits)
         yield CounterMetricFamily(f"{prefix}_misses", "Calls whose token had to be checked", now.misses)
         yield CounterMetricFamily(f"{prefix}_evictions", "Remembered tokens dropped to make room", now.evictions)
+
+
+class RedisFigures(Protocol):
+    """Tells of Redis: whether it is there in full, and the errors so far by cause."""
+
+    errors: dict[Any, int]
+
+    @property
+    def is_up(self) -> bool:
+        """True while all that was tried last has worked."""
+        ...
+
+
+class _RedisCollector(Collector):
+    def __init__(self, figures: RedisFigures) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        up = "1 while Redis does all that is asked of it; nothing is lost while it does not"
+        errors = CounterMetricFamily("syncbeat_redis_errors", "Calls of Redis that failed, by cause", labels=("cause",))
+        for cause, count in self._figures.errors.items():
+            errors.add_metric((cause,), count)
+        yield from (GaugeMetricFamily("syncbeat_redis_up", up, self._figures.is_up), errors)
 
 
 class SyncFigures(Protocol):
@@ -259,6 +282,10 @@ class Metrics:
     def watch_token_cache(self, figures: Callable[[], TokenCacheFigures]) -> None:
         """Show the figures of the cache of checked tokens."""
         self.registry.register(_TokenCacheCollector(figures))
+
+    def watch_redis(self, figures: RedisFigures) -> None:
+        """Show whether Redis is there in full."""
+        self.registry.register(_RedisCollector(figures))
 
     def watch_sync(
         self,

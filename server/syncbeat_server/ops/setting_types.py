@@ -16,7 +16,8 @@ NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 """What an app and the holder of a token may be called."""
 _MAX_PORT = 65_535
 _DATABASE_SCHEMES = ("postgresql", "postgres")
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
+_SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+_REDIS_SCHEMES = ("redis", "rediss", *_SENTINEL_SCHEMES, "unix")
 _ONE_HOST_SCHEMES = ("redis", "rediss")
 _SHOWN_KID = 16  # what is longer may be half of a secret
 _MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key as long as the hash for HS256
@@ -129,10 +130,12 @@ def _check_store_url(url: str, schemes: tuple[str, ...]) -> None:
         raise ValueError(f"want a URL that starts with {' or '.join(f'{one}://' for one in schemes)}")
     if scheme == "unix":
         return
-    # PostgreSQL takes several hosts, separated by commas, which urlsplit knows nothing of.
+    # PostgreSQL and sentinels are several hosts, separated by commas, which urlsplit knows nothing of.
     hosts = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(",")
     if len(hosts) > 1 and scheme in _ONE_HOST_SCHEMES:
-        raise ValueError(f"{scheme}:// names one host, not a list: name the address that leads to the primary")
+        raise ValueError("want one host; several are sentinels': redis+sentinel://host,host/<name of the primary>")
+    if scheme in _SENTINEL_SCHEMES and not re.search(r"^[^/?#]+/[^/?#]", rest):
+        raise ValueError("want redis+sentinel://host:26379,host:26379/<name of the primary>[/database]")
     for host in hosts:
         port = re.sub(r"^\[[^]]*\]", "", host).partition(":")[2]
         if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= _MAX_PORT):

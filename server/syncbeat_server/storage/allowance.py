@@ -13,7 +13,7 @@ _ALONE = 8.0
 
 # tokens as of `at`, and since when it is warm. Time is Redis's own, so that the processes agree.
 # ARGV: rate per second, burst, seconds to warm up, how many are wanted, what each costs.
-_TAKE = """
+TAKE = """
 local now = redis.call('TIME'); now = now[1] + now[2] / 1e6
 local rate, burst, ramp = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local want, cost = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -65,7 +65,7 @@ class Allowance:
         rate = self._rate
         try:
             granted, wait_s = await self._bus.run_script(
-                _TAKE, f"rate:{key}", rate.per_s, rate.burst, rate.ramp_s, wanted, cost
+                TAKE, f"rate:{key}", rate.per_s, rate.burst, rate.ramp_s, wanted, cost
             )
         except DependencyDown:
             return self._take_alone(key, wanted, cost)

@@ -92,7 +92,7 @@ class Fleet:
         """Whether wake-ups, presence (of a user whose stream is new) and rates (taken since then) work, on this one."""
         try:
             with primary.client() as client:
-                present = any(user.encode() in key for key in client.scan_iter("*live:*", count=1_000))
+                present = any(user.encode() in key for key in client.scan_iter("*streams:*", count=1_000))
                 taken = [float(client.hget(key, "at") or 0) for key in client.scan_iter("*rate:*", count=1_000)]
         except redis.RedisError:
             return False

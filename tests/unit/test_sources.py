@@ -157,7 +157,7 @@ def test_an_apps_file_that_cannot_be_used_is_a_sentence(tmp_path: Path, shape: s
 def test_a_list_of_redis_hosts_is_refused_with_the_way_out(url: str) -> None:
     message = refused(REDIS_URL=url)
     assert message.startswith("SYNCBEAT_REDIS_URL: ")
-    assert "names one host, not a list: name the address that leads to the primary" in message
+    assert "want one host; several are sentinels': redis+sentinel://" in message
     assert "p,w" not in message
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import secrets
 from collections import deque
@@ -25,6 +26,8 @@ from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis_address import RedisAddress, address_of
 from syncbeat_server.storage.redis_faults import MOVED
 from syncbeat_server.storage.redis_health import RedisHealth
+
+_log = logging.getLogger(__name__)
 
 FAILURES = (RedisError, OSError, TimeoutError, ValueError, TypeError, LookupError, AttributeError)
 """What redis-py raises: also for answers that Redis would not give, and for a connection that is closed under it."""
@@ -291,6 +294,20 @@ class RedisBus:
         async with self._call():
             value = await self._client.get(self.own + key)
         return value.encode() if isinstance(value, str) else value
+
+    async def forget(self, prefix: str) -> int:
+        """Delete the keys that begin with `prefix`, in batches that block nobody; how many.
+
+        Raises:
+            DependencyDown: Redis does not answer.
+        """
+        gone, cursor = 0, 0
+        while True:
+            async with self._call():
+                cursor, keys = await self._client.scan(cursor, match=f"{self.own}{prefix}*", count=_PIPELINE)
+                gone += int(await self._client.unlink(*keys)) if keys else 0
+            if not cursor:
+                return gone
 
     async def write(self, values: Mapping[str, bytes], seconds: float) -> None:
         """Keep values for `seconds`.

@@ -28,7 +28,7 @@ from redis.exceptions import (
 
 ACL_RULE = (
     "~syncbeat:* &syncbeat:* +ping +select +role +get +set +hgetall +hincrby +hmget +hset +expire +pexpire +pexpireat "
-    "+exists +time +zadd +zrange +zrem +zremrangebyscore +eval +publish +subscribe"
+    "+exists +scan +unlink +time +zadd +zrange +zrem +zremrangebyscore +eval +publish +subscribe"
 )
 """All that a user of Redis must be permitted: keys, channels and commands, as `ACL SETUSER` takes them."""
 

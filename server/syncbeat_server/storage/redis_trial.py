@@ -100,6 +100,11 @@ async def _take(client: redis.asyncio.Redis, key: str) -> object:
     return await client.eval(TAKE, 1, f"{key}:rate", 1, 1, 0, 1, 1)
 
 
+async def _forget(client: redis.asyncio.Redis, key: str) -> object:
+    await client.scan(0, match=f"{key}*", count=1)
+    return await client.unlink(key)
+
+
 async def _publish(client: redis.asyncio.Redis, key: str) -> object:
     return int(await client.publish(key, "check"))
 
@@ -125,6 +130,7 @@ _STEPS: dict[str, _Step] = {
     "counters in hashes": _count,
     "scripts that mark streams": _mark,
     "scripts that share rates": _take,
+    "SCAN and UNLINK, for new epochs": _forget,
     "PUBLISH": _publish,
 }
 

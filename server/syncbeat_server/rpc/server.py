@@ -19,12 +19,17 @@ from syncbeat.v1 import (
     push_service_pb2,
     sync_service_pb2,
 )
+from syncbeat_server.auth.tokens import MAX_TOKEN_BYTES
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc.access import policies
 from syncbeat_server.rpc.interceptors import AtOnce, Interceptors, received_metadata
 
 MAX_REQUEST_BYTES = 1_310_720
 """Above it grpc-core answers RESOURCE_EXHAUSTED by itself: 1 MiB of changes and room for their keys."""
+
+MAX_METADATA_BYTES = 2 * MAX_TOKEN_BYTES
+"""Of a call, as HTTP/2 counts them: above it grpc-core answers RESOURCE_EXHAUSTED by itself. The longest token has room
+for as much again beside it, so that one that is somewhat longer is still told why it is refused."""
 
 CONTRACT: tuple[ServiceDescriptor, ...] = (
     sync_service_pb2.DESCRIPTOR.services_by_name["SyncService"],
@@ -37,6 +42,9 @@ CONTRACT: tuple[ServiceDescriptor, ...] = (
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    # One limit: between a soft and a hard one (8 and 16 KiB unless set) grpc-core refuses by chance.
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     # grpc-core's defaults (1,000 and 3,000) refuse a reconnect storm with CANCELLED.
     ("grpc.server.max_pending_requests", 50_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),

@@ -50,8 +50,13 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
     # Finds dead connections under streams. The server refuses pings that come more often than every 20 s.
     ("grpc.keepalive_time_ms", 30_000),
+    # A ping that is not answered in time ends the connection by the latter; the former is what the kernel is told, for
+    # octets that nobody acknowledges (TCP_USER_TIMEOUT).
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # Channels to the same server would share a connection, and so its end: a new one is to be a new connection.
+    ("grpc.use_local_subchannel_pool", 1),
     # The default waits up to two minutes before it tries a server again that was away.
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 20_000),

@@ -20,7 +20,7 @@ from syncbeat_server.storage.migrate import require_current_schema, require_rest
 from syncbeat_server.storage.notices import Notices
 from syncbeat_server.storage.postgres import Database, open_database
 from syncbeat_server.storage.redis import RedisBus, open_redis
-from syncbeat_server.sync.hub import Hub
+from syncbeat_server.sync.hub import MAX_STREAM_AGE_S, Hub
 
 _CANCEL_AGAIN_S = 0.2
 
@@ -70,7 +70,9 @@ async def opened(settings: Settings, stores: Stores) -> AsyncIterator[Process]:
             open_redis(stores.redis_url, clock, await deployment(database)) as bus,
             running([bus.run_publisher(), apps.run(), notices.run()]),
         ):
-            yield Process(settings, clock, Metrics(), database, bus, Hub(), Presence(bus), apps, notices)
+            # Streams are spread as calls are: where connections are to end sooner, so are they.
+            hub = Hub(min(MAX_STREAM_AGE_S, settings.connection_age_s))
+            yield Process(settings, clock, Metrics(), database, bus, hub, Presence(bus), apps, notices)
 
 
 async def deployment(database: Database) -> str:

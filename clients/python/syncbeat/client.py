@@ -6,11 +6,12 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
 
+from syncbeat.connections import Connection, Connections
 from syncbeat.errors import explain
 from syncbeat.retry import public_paths, service_config
 from syncbeat.session import Session
@@ -103,13 +104,16 @@ class SyncbeatClient:
         """
         session = token if isinstance(token, Session) else None
         additions = _Additions(token.token if isinstance(token, Session) else token, app_id, timeout_s)
-        interceptors = [_UnaryInterceptor(additions, session), _StreamInterceptor(additions)]
-        if tls is False:
-            channel = grpc.aio.insecure_channel(address, _OPTIONS, interceptors=interceptors)
-        else:
-            credentials = grpc.ssl_channel_credentials() if tls is True else tls
-            channel = grpc.aio.secure_channel(address, credentials, _OPTIONS, interceptors=interceptors)
-        self._channel = channel
+        credentials = grpc.ssl_channel_credentials() if tls is True else tls or None
+
+        def open_channel(connection: Connection) -> grpc.aio.Channel:
+            interceptors = [_UnaryInterceptor(additions, session, connection), _StreamInterceptor(additions)]
+            if credentials is None:
+                return grpc.aio.insecure_channel(address, _OPTIONS, interceptors=interceptors)
+            return grpc.aio.secure_channel(address, credentials, _OPTIONS, interceptors=interceptors)
+
+        self._connections = Connections(open_channel)
+        channel = cast(grpc.aio.Channel, self._connections)  # what stubs use of one
         self._renewable = not isinstance(token, str)
         self.sync = SyncServiceStub(channel)
         self.push = PushServiceStub(channel)
@@ -149,7 +153,7 @@ class SyncbeatClient:
             token: Where to resume a watch of all scopes: the `Watch.token` that was kept. Empty: from now, or where
                 `cursors` say so from there, which an earlier version may have kept.
             heartbeat_s: The longest time without a checkpoint, 5 to 300 seconds. A stream that is silent for three
-                times as long is given up for a new one.
+                times as long is given up for a new one, on a new connection.
             on_break: Called when a stream has ended that was not drained, for who polls until `is_open` is true again.
         """
         request = sync_service_pb2.WatchHintsRequest(
@@ -159,11 +163,18 @@ class SyncbeatClient:
             request.token = token
         request.heartbeat_interval.FromMilliseconds(round(heartbeat_s * 1000))
         renew = self._session.renew_after_stream if self._session is not None else None
-        return Watch(self.sync, request, token_changes=self._renewable, renew=renew, on_break=on_break)
+        return Watch(
+            self.sync,
+            request,
+            token_changes=self._renewable,
+            on_silence=self._connections.silent,
+            renew=renew,
+            on_break=on_break,
+        )
 
     async def close(self) -> None:
         """End what is under way and disconnect. A session is its owner's to close."""
-        await self._channel.close()
+        await self._connections.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -230,9 +241,10 @@ def _path(details: grpc.aio.ClientCallDetails) -> str:
 
 
 class _UnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
-    def __init__(self, additions: _Additions, session: Session | None) -> None:
+    def __init__(self, additions: _Additions, session: Session | None, connection: Connection) -> None:
         self._additions = additions
         self._session = session
+        self._connection = connection
 
     async def intercept_unary_unary(
         self,
@@ -245,13 +257,16 @@ class _UnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
         details = await self._additions.details(client_call_details, self._additions.timeout_s)
         filled = self._additions.request(request)
         call = await continuation(details, filled)
+        call.add_done_callback(self._connection.ended)
         refused = _bearer(details)
         if self._session is None or not refused or not await _has_expired(call):
             return call
         # A call that was refused did nothing: it is made once more, with a new token.
         await self._session.renew(refused)
         details = await self._additions.details(client_call_details, self._additions.timeout_s)
-        return await continuation(details, filled)
+        call = await continuation(details, filled)
+        call.add_done_callback(self._connection.ended)
+        return call
 
 
 def _bearer(details: grpc.aio.ClientCallDetails) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import grpc
 import pytest
@@ -45,13 +44,11 @@ async def test_client_notices_a_half_open_connection(monkeypatch: pytest.MonkeyP
         stream = Watch(client.sync.WatchHints(pb.WatchHintsRequest()))
         await stream.opened()
         (path,) = relay.swallow()
-        since = time.monotonic()
         async with asyncio.timeout(BOUND_S):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stream.read()
             await path.client_left.wait()
     assert explain(caught.value).code is grpc.StatusCode.UNAVAILABLE
-    assert time.monotonic() - since >= 0.5 * configured_s(faster(syncbeat.client._OPTIONS))
 
 
 async def test_server_notices_a_half_open_connection(

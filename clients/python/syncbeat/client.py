@@ -45,7 +45,6 @@ _Response = TypeVar("_Response")
 
 _MAX_ANSWER_BYTES = 32 << 20  # a checkpoint of all scopes from a server without tokens has up to 100,000 cursors
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
-    ("grpc.service_config", service_config()),
     # The largest request the server takes; what does not fit into the buffer is never sent twice.
     ("grpc.per_rpc_retry_buffer_size", 1_310_720),
     ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
@@ -62,6 +61,7 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 20_000),
 )
+_LISTS = ("ipv4:", "ipv6:")  # of addresses, of which the first is meant to be tried first
 _PUBLIC = public_paths()
 
 
@@ -94,7 +94,8 @@ class SyncbeatClient:
         """Make it inside a running event loop; it connects with the first call.
 
         Args:
-            address: `host:port`, or any other gRPC target.
+            address: `host:port`, or any other gRPC target. Of a name with several addresses each connection takes any;
+                a list, `ipv4:10.0.0.1:50051,10.0.0.2:50051`, is gone by in its order.
             token: The caller's token, or what returns it. Empty: no credentials are sent. What it raises, the call
                 raises; it has `timeout_s` for its answer.
             tls: True trusts the system's authorities, credentials say what else to trust. False sends everything,
@@ -106,11 +107,14 @@ class SyncbeatClient:
         additions = _Additions(token.token if isinstance(token, Session) else token, app_id, timeout_s)
         credentials = grpc.ssl_channel_credentials() if tls is True else tls or None
 
+        config = service_config(shuffle=not address.startswith(_LISTS))
+        options = (("grpc.service_config", config), *_OPTIONS)
+
         def open_channel(connection: Connection) -> grpc.aio.Channel:
             interceptors = [_UnaryInterceptor(additions, session, connection), _StreamInterceptor(additions)]
             if credentials is None:
-                return grpc.aio.insecure_channel(address, _OPTIONS, interceptors=interceptors)
-            return grpc.aio.secure_channel(address, credentials, _OPTIONS, interceptors=interceptors)
+                return grpc.aio.insecure_channel(address, options, interceptors=interceptors)
+            return grpc.aio.secure_channel(address, credentials, options, interceptors=interceptors)
 
         self._connections = Connections(open_channel)
         channel = cast(grpc.aio.Channel, self._connections)  # what stubs use of one

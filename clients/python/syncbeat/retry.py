@@ -59,15 +59,25 @@ def is_repeatable(method: MethodDescriptor) -> bool:
     )
 
 
-def service_config() -> str:
-    """The service config (JSON) that repeats what is safe to repeat, and nothing else."""
+def service_config(*, shuffle: bool) -> str:
+    """The service config (JSON) that repeats what is safe to repeat, and nothing else.
+
+    `shuffle`: a connection goes to any of the addresses that a name has, and not to the first that answers: else all
+    clients of a name server that does not turn its answers have the same server.
+    """
     names = [
         {"service": service.full_name, "method": method.name}
         for service in SERVICES
         for method in service.methods
         if is_repeatable(method)
     ]
-    return json.dumps({"methodConfig": [{"name": names, "retryPolicy": _POLICY}], "retryThrottling": _THROTTLING})
+    return json.dumps(
+        {
+            "loadBalancingConfig": [{"pick_first": {"shuffleAddressList": shuffle}}],
+            "methodConfig": [{"name": names, "retryPolicy": _POLICY}],
+            "retryThrottling": _THROTTLING,
+        }
+    )
 
 
 def public_paths() -> frozenset[str]:

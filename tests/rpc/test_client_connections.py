@@ -258,6 +258,24 @@ async def test_streams_take_more_connections_than_a_proxy_lets_through_and_leave
             await asyncio.gather(*(watch.close() for watch in watches))
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_streams_of_several_silent_connections_all_go_on() -> None:
+    async with reached() as (script, relay, client):
+        script.answers["WatchHints"] = [*held(1, 1_000)]
+        watches = [client.watch(heartbeat_s=1.0) for _ in range(200)]
+        async with asyncio.timeout(2 * WAIT_S):
+            await asyncio.gather(*map(anext, watches))
+            dead = relay.swallow()
+            script.answers["WatchHints"] = [*held(2, 1_000)]
+            await asyncio.gather(*map(anext, watches))
+        assert [len(list(watch.cursors)) for watch in watches] == [1] * 200
+        assert {cursor.sequence for watch in watches for cursor in watch.cursors} == {2}
+        assert len(dead) >= 3
+        # As many as before, and not one for each stream.
+        assert len(relay.paths) <= 4 * len(dead)
+        await asyncio.gather(*(watch.close() for watch in watches))
+
+
 async def test_a_thousand_streams_and_calls_of_one_client_on_a_real_server(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:

@@ -38,6 +38,8 @@ class Connection:
         """How many are under way, streams included."""
         self.streams = 0
         self.channel = open_channel(self)
+        self.methods: dict[str, Callable[..., _Call]] = {}
+        """The methods that were called over it, by path."""
         self.on_silence: Callable[[Connection], None] | None = None
         self._silent_calls = 0
         self._looking: set[asyncio.Task[None]] = set()
@@ -72,98 +74,98 @@ class Connections:
     """Stands in for a channel: stubs that are made of it call over whichever connection is the right one then."""
 
     def __init__(self, open_channel: Callable[[Connection], grpc.aio.Channel]) -> None:
+        """See `Connection`; the first one is opened now."""
         self._open_channel = open_channel
-        self._lines = [self._open()]
+        self._used = [self._open()]
         self._retired: set[Connection] = set()
         self._closed = False
         self._closing: set[asyncio.Task[None]] = set()
-        self._line_of: weakref.WeakKeyDictionary[_Call, Connection] = weakref.WeakKeyDictionary()
+        self._of_stream: weakref.WeakKeyDictionary[_Call, Connection] = weakref.WeakKeyDictionary()
 
     def unary_unary(self, path: str, **options: _Options) -> Callable[..., _Call]:
         """A method that is answered once, as of a channel."""
-        made: weakref.WeakKeyDictionary[Connection, Callable[..., _Call]] = weakref.WeakKeyDictionary()
 
         def call(request: object, **how: _Options) -> _Call:
-            line = self._lines[0]
-            method = made.get(line)
+            connection = self._used[0]
+            method = connection.methods.get(path)
             if method is None:
-                method = made[line] = line.channel.unary_unary(path, **options)
+                method = connection.methods[path] = connection.channel.unary_unary(path, **options)
             begun = method(request, **how)
-            line.calls += 1
-            begun.add_done_callback(lambda _: self._left(line))
+            connection.calls += 1
+            begun.add_done_callback(lambda _: self._left(connection))
             return begun
 
         return call
 
     def unary_stream(self, path: str, *, response_deserializer: Callable[[bytes], Any], **options: _Options) -> Any:
         """A method that is answered by a stream, as of a channel."""
-        made: weakref.WeakKeyDictionary[Connection, Callable[..., _Call]] = weakref.WeakKeyDictionary()
 
-        def method_of(line: Connection) -> Callable[..., _Call]:
+        def method_of(connection: Connection) -> Callable[..., _Call]:
             def read(data: bytes) -> Any:
-                line.heard()
+                connection.heard()
                 return response_deserializer(data)
 
-            return line.channel.unary_stream(path, response_deserializer=read, **options)
+            return connection.channel.unary_stream(path, response_deserializer=read, **options)
 
         def call(request: object, **how: _Options) -> _Call:
-            line = self._with_room()
-            method = made.get(line)
+            connection = self._with_room()
+            method = connection.methods.get(path)
             if method is None:
-                method = made[line] = method_of(line)
+                method = connection.methods[path] = method_of(connection)
             begun = method(request, **how)
-            line.calls += 1
-            line.streams += 1
-            self._line_of[begun] = line
-            begun.add_done_callback(lambda _: self._left(line, stream=True))
+            connection.calls += 1
+            connection.streams += 1
+            self._of_stream[begun] = connection
+            begun.add_done_callback(lambda _: self._left(connection, stream=True))
             return begun
 
         return call
 
     def silent(self, call: _Call) -> None:
         """A stream brought nothing for as long as it may."""
-        line = self._line_of.get(call)
-        if line is not None:
-            self._replace(line)
+        connection = self._of_stream.get(call)
+        if connection is not None:
+            self._replace(connection)
 
     async def close(self) -> None:
         """End whatever is under way, and all connections."""
         self._closed = True
-        await asyncio.gather(*(line.channel.close() for line in (*self._lines, *self._retired)), *self._closing)
+        every = *self._used, *self._retired
+        await asyncio.gather(*(connection.channel.close() for connection in every), *self._closing)
 
     def _open(self) -> Connection:
-        line = Connection(self._open_channel)
-        line.on_silence = self._replace
-        return line
+        connection = Connection(self._open_channel)
+        connection.on_silence = self._replace
+        return connection
 
     def _with_room(self) -> Connection:
-        for line in self._lines:
-            if line.streams < _MOST_STREAMS:
-                return line
-        self._lines.append(self._open())
-        return self._lines[-1]
+        for connection in self._used:
+            if connection.streams < _MOST_STREAMS:
+                return connection
+        self._used.append(self._open())
+        return self._used[-1]
 
-    def _replace(self, line: Connection) -> None:
+    def _replace(self, silent: Connection) -> None:
         now = time.monotonic()
-        if self._closed or line not in self._lines or now - line.opened_at < _PAUSE_S:
+        if self._closed or silent not in self._used or now - silent.opened_at < _PAUSE_S:
             return
-        _log.info("a connection is silent; opening another")
-        self._lines.remove(line)
-        self._retired.add(line)
-        # Where several were silent together, the first of them was replaced already.
-        if not self._lines or now - self._lines[0].opened_at >= _PAUSE_S:
-            self._lines.insert(0, self._open())
-        self._close_if_left(line)
+        _log.info("a connection is silent; it is used no longer")
+        self._used.remove(silent)
+        self._retired.add(silent)
+        # Where several were silent together, there is a new one already.
+        if not self._used or now - self._used[0].opened_at >= _PAUSE_S:
+            self._used.insert(0, self._open())
+        self._close_if_left(silent)
 
-    def _left(self, line: Connection, *, stream: bool = False) -> None:
-        line.calls -= 1
-        line.streams -= stream
-        self._close_if_left(line)
+    def _left(self, connection: Connection, *, stream: bool = False) -> None:
+        connection.calls -= 1
+        connection.streams -= stream
+        self._close_if_left(connection)
 
-    def _close_if_left(self, line: Connection) -> None:
+    def _close_if_left(self, connection: Connection) -> None:
         # Calls under way end in their own time, by their deadlines or by gRPC's pings.
-        if line.calls == 0 and line in self._retired:
-            self._retired.remove(line)
-            task = asyncio.ensure_future(line.channel.close())
+        if connection.calls == 0 and connection in self._retired:
+            self._retired.remove(connection)
+            task = asyncio.ensure_future(connection.channel.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

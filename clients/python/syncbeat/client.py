@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from syncbeat.connections import Connection, Connections
 from syncbeat.errors import explain
-from syncbeat.retry import public_paths, service_config
+from syncbeat.retry import MAX_CONNECTIONS, public_paths, service_config
 from syncbeat.session import Session
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -55,6 +55,7 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_connections_per_subchannel_cap", MAX_CONNECTIONS),
     # Channels to the same server would share a connection, and so its end: a new one is to be a new connection.
     ("grpc.use_local_subchannel_pool", 1),
     # The default waits up to two minutes before it tries a server again that was away.

@@ -1,4 +1,4 @@
-"""The connections behind a client: a new one in place of one that is silent, one more where none has room for streams.
+"""The channels behind a client: a new one, and so new connections, in place of one that is silent.
 
 A path may be dead without either side being told, as behind a router that forgot it: then a connection stays as it is,
 and whatever is called on it ends at its deadline. gRPC notices by pings, which it sends while calls are open for 30 s;
@@ -18,9 +18,6 @@ import grpc
 
 _log = logging.getLogger(__name__)
 
-_MOST_STREAMS = (
-    90  # proxies let through 100 calls of a connection, and those beyond wait without a word: ten for the rest
-)
 _SILENT_CALLS = 2  # one may have met a server that is slow
 _PAUSE_S = 10.0  # from one new connection to the next, where silence is not the connection's fault
 
@@ -29,14 +26,13 @@ _Call: TypeAlias = Any  # the calls of grpc.aio, whose types say less than there
 
 
 class Connection:
-    """A channel with a connection of its own, and what is known of it."""
+    """A channel with connections of its own, and what is known of it."""
 
     def __init__(self, open_channel: Callable[[Connection], grpc.aio.Channel]) -> None:
         """`open_channel` makes the channel, which tells this of each unary call that has ended."""
         self.opened_at = time.monotonic()
         self.calls = 0
-        """How many are under way, streams included."""
-        self.streams = 0
+        """How many are under way."""
         self.channel = open_channel(self)
         self.methods: dict[str, Callable[..., _Call]] = {}
         """The methods that were called over it, by path."""
@@ -76,7 +72,7 @@ class Connections:
     def __init__(self, open_channel: Callable[[Connection], grpc.aio.Channel]) -> None:
         """See `Connection`; the first one is opened now."""
         self._open_channel = open_channel
-        self._used = [self._open()]
+        self._present = self._open()
         self._retired: set[Connection] = set()
         self._closed = False
         self._closing: set[asyncio.Task[None]] = set()
@@ -86,7 +82,7 @@ class Connections:
         """A method that is answered once, as of a channel."""
 
         def call(request: object, **how: _Options) -> _Call:
-            connection = self._used[0]
+            connection = self._present
             method = connection.methods.get(path)
             if method is None:
                 method = connection.methods[path] = connection.channel.unary_unary(path, **options)
@@ -108,15 +104,14 @@ class Connections:
             return connection.channel.unary_stream(path, response_deserializer=read, **options)
 
         def call(request: object, **how: _Options) -> _Call:
-            connection = self._with_room()
+            connection = self._present
             method = connection.methods.get(path)
             if method is None:
                 method = connection.methods[path] = method_of(connection)
             begun = method(request, **how)
             connection.calls += 1
-            connection.streams += 1
             self._of_stream[begun] = connection
-            begun.add_done_callback(lambda _: self._left(connection, stream=True))
+            begun.add_done_callback(lambda _: self._left(connection))
             return begun
 
         return call
@@ -130,7 +125,7 @@ class Connections:
     async def close(self) -> None:
         """End whatever is under way, and all connections."""
         self._closed = True
-        every = *self._used, *self._retired
+        every = self._present, *self._retired
         await asyncio.gather(*(connection.channel.close() for connection in every), *self._closing)
 
     def _open(self) -> Connection:
@@ -138,28 +133,17 @@ class Connections:
         connection.on_silence = self._replace
         return connection
 
-    def _with_room(self) -> Connection:
-        for connection in self._used:
-            if connection.streams < _MOST_STREAMS:
-                return connection
-        self._used.append(self._open())
-        return self._used[-1]
-
     def _replace(self, silent: Connection) -> None:
-        now = time.monotonic()
-        if self._closed or silent not in self._used or now - silent.opened_at < _PAUSE_S:
+        # Of several calls that were silent together, the first has done it.
+        if self._closed or silent is not self._present or time.monotonic() - silent.opened_at < _PAUSE_S:
             return
-        _log.info("a connection is silent; it is used no longer")
-        self._used.remove(silent)
+        _log.info("the connection is silent; opening another")
         self._retired.add(silent)
-        # Where several were silent together, there is a new one already.
-        if not self._used or now - self._used[0].opened_at >= _PAUSE_S:
-            self._used.insert(0, self._open())
+        self._present = self._open()
         self._close_if_left(silent)
 
-    def _left(self, connection: Connection, *, stream: bool = False) -> None:
+    def _left(self, connection: Connection) -> None:
         connection.calls -= 1
-        connection.streams -= stream
         self._close_if_left(connection)
 
     def _close_if_left(self, connection: Connection) -> None:

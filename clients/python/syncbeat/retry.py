@@ -45,6 +45,9 @@ _POLICY = {
     # cancels is over, whatever stands here.
     "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
 }
+MAX_CONNECTIONS = 100
+"""To a server: 10,000 streams behind a proxy that takes 100 calls on a connection."""
+
 # Half of the tokens gone means that no call is repeated until successes have brought them back.
 _THROTTLING = {"maxTokens": 10, "tokenRatio": 0.1}
 
@@ -73,6 +76,8 @@ def service_config(*, shuffle: bool) -> str:
     ]
     return json.dumps(
         {
+            # What is above the number of calls that a peer takes on a connection (proxies: 100) waits without a word.
+            "connectionScaling": {"maxConnectionsPerSubchannel": MAX_CONNECTIONS},
             "loadBalancingConfig": [{"pick_first": {"shuffleAddressList": shuffle}}],
             "methodConfig": [{"name": names, "retryPolicy": _POLICY}],
             "retryThrottling": _THROTTLING,

@@ -36,11 +36,11 @@ async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: P
         yield staging
 
 
-async def endings(client: SyncbeatClient) -> list[str]:
+async def endings(client: SyncbeatClient, *, all_scopes: bool = False) -> list[str]:
     """Open one stream after the other: the last event of each, or the error that cut it."""
     found = []
     for _ in range(GENERATIONS):
-        call, last = client.sync.WatchHints(pb.WatchHintsRequest()), "nothing"
+        call, last = client.sync.WatchHints(pb.WatchHintsRequest(all_scopes=all_scopes)), "nothing"
         try:
             async for event in call:
                 last = str(event.WhichOneof("event"))
@@ -54,12 +54,16 @@ async def test_streams_end_with_a_drain_before_their_connection_does(stage: Stag
     server = await stage.start_server()
     async with relayed(server.address) as relay, asyncio.timeout(WAIT_S):
         clients = [SyncbeatClient(relay.address, token=stage.user_token("ann"), tls=False) for _ in range(CHANNELS)]
-        found = await asyncio.gather(*(endings(client) for client in clients for _ in range(STREAMS)))
-        assert Counter(last for one in found for last in one) == {"drain": CHANNELS * STREAMS * GENERATIONS}
+        backend = SyncbeatClient(relay.address, token=stage.identity.service_token, tls=False)
+        found = await asyncio.gather(
+            *(endings(client) for client in clients for _ in range(STREAMS)),
+            *(endings(backend, all_scopes=True) for _ in range(STREAMS)),
+        )
+        assert Counter(last for one in found for last in one) == {"drain": (CHANNELS + 1) * STREAMS * GENERATIONS}
         # Each had several connections, and those that are too old are closed by the server.
-        assert len(relay.paths) > CHANNELS
+        assert len(relay.paths) > CHANNELS + 1
         await wait_until(lambda: sum(path.server_left.is_set() for path in relay.paths) >= CHANNELS)
-        await asyncio.gather(*(client.close() for client in clients))
+        await asyncio.gather(*(client.close() for client in (*clients, backend)))
 
 
 async def test_watch_deliveries_ends_ok_when_it_is_old(stage: Stage) -> None:

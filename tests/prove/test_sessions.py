@@ -32,7 +32,7 @@ from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.auth import AuthServicer
 from syncbeat_server.rpc.interceptors import Interceptors
-from syncbeat_server.rpc.server import Listener, RpcServer
+from syncbeat_server.rpc.server import ConnectionAge, Listener, RpcServer
 from syncbeat_server.storage.postgres import open_database
 from syncbeat_server.storage.redis import open_redis
 from tests.conftest import DatabaseUrls
@@ -126,7 +126,9 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
         servicer = AuthServicer(sessions, caches, Attempts(clock, 1_000_000, 30))
         admission = Admission(USERS, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
         interceptors = Interceptors(door, Metrics(), clock, admission)
-        server = RpcServer(interceptors, {"AuthService": servicer}, reflection=False, share_port=False)
+        server = RpcServer(
+            interceptors, {"AuthService": servicer}, reflection=False, share_port=False, age=ConnectionAge(1_800, 1_800)
+        )
         (port,) = await server.start([Listener("", "127.0.0.1:0")])
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield World(clock, door, sessions, channel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -135,15 +135,17 @@ class Scripted(grpc.GenericRpcHandler):
 
 
 @asynccontextmanager
-async def scripted_server(given: Scripted | None = None) -> AsyncIterator[tuple[Scripted, str]]:
-    """A scripted server, of one's own if it is given, and its address."""
+async def scripted_server(
+    given: Scripted | None = None, options: Sequence[tuple[str, int]] = (), listen: str = "127.0.0.1:0"
+) -> AsyncIterator[tuple[Scripted, str]]:
+    """A scripted server, of one's own if it is given, and its address; `options` are gRPC's."""
     script = given or Scripted()
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=options)
     server.add_generic_rpc_handlers((script,))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(listen)
     await server.start()
     try:
-        yield script, f"127.0.0.1:{port}"
+        yield script, f"{listen.rpartition(':')[0]}:{port}"
     finally:
         await server.stop(None)
 

@@ -97,6 +97,14 @@ def span(seconds: int, nanos: int = 0) -> Break:
     return breaks
 
 
+def nanos_apart(millis: int, nanos: int) -> Break:
+    """Set a span to so many nanoseconds more than some milliseconds."""
+    total = millis * 1_000_000 + nanos
+    sign = -1 if total < 0 else 1
+    seconds, rest = divmod(abs(total), 1_000_000_000)
+    return span(sign * seconds, sign * rest)
+
+
 def bad_texts(bounds: field_rules_pb2.FieldRules) -> list[str]:
     most = bounds.max_bytes or 128
     texts = ["x" * (most + 1), "é" * (most // 2 + 1), "a\0b", "\x1b[0m", "\x7f"]
@@ -131,7 +139,9 @@ def breaks_of(field: FieldDescriptor) -> Iterator[Break]:
     elif field.message_type is not None and field.message_type.name == "Duration":
         least, most = bounds.min_millis, bounds.max_millis or 366 * 86_400_000
         yield from (span(-1), span(0, -1), span(0, 10**9), span(1, -1), span(-1, 1), span(2**62), span(-(2**62)))
-        yield from (span(most // 1000, 1_000_000), span(0, (least - 1) * 1_000_000 if 0 < least <= 1000 else -1))
+        # By the smallest step there is, on either side, and below nothing.
+        yield from (nanos_apart(most, 1), nanos_apart(least, -1), span(0, -500_000_000), span(0, -999_999_999))
+        yield nanos_apart(most, 1_000_000)
     elif field.message_type is not None and field.message_type.name == "Timestamp":
         yield from (span(2**62), span(-(2**62)), span(253_402_300_800), span(0, -1), span(0, 10**9))
     elif bounds.HasField("min_value"):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from syncbeat import v1
@@ -258,6 +259,10 @@ def nested(depth: int) -> str:
     return "[" * depth + "]" * depth
 
 
+def beating(seconds: int, nanos: int = 0) -> sync_service_pb2.WatchHintsRequest:
+    return sync_service_pb2.WatchHintsRequest(heartbeat_interval=Duration(seconds=seconds, nanos=nanos))
+
+
 CAPS: list[tuple[str, Message, Message]] = [
     ("changes", published(*[change()] * 1000), published(*[change()] * 1001)),
     ("changes", published(change()), published()),
@@ -273,6 +278,10 @@ CAPS: list[tuple[str, Message, Message]] = [
         published(change(merge_patch_json='"' + "x" * 262_142 + '"')),
         published(change(merge_patch_json='"' + "x" * 262_143 + '"')),
     ),
+    ("heartbeat_interval", beating(300), beating(300, 1)),
+    ("heartbeat_interval", beating(299, 999_999_999), beating(300, 999_999)),
+    ("heartbeat_interval", beating(5), beating(4, 999_999_999)),
+    ("heartbeat_interval", beating(5, 1), beating(0, -500_000_000)),
     (
         "cursors",
         sync_service_pb2.GetHintRequest(device_id="d", cursors=cursors(2000)),

@@ -6,13 +6,14 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
 
+from syncbeat.connections import Connection, Connections
 from syncbeat.errors import explain
-from syncbeat.retry import public_paths, service_config
+from syncbeat.retry import MAX_CONNECTIONS, public_paths, service_config
 from syncbeat.session import Session
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -44,18 +45,24 @@ _Response = TypeVar("_Response")
 
 _MAX_ANSWER_BYTES = 32 << 20  # a checkpoint of all scopes from a server without tokens has up to 100,000 cursors
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
-    ("grpc.service_config", service_config()),
     # The largest request the server takes; what does not fit into the buffer is never sent twice.
     ("grpc.per_rpc_retry_buffer_size", 1_310_720),
     ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
     # Finds dead connections under streams. The server refuses pings that come more often than every 20 s.
     ("grpc.keepalive_time_ms", 30_000),
+    # A ping that is not answered in time ends the connection by the latter; the former is what the kernel is told, for
+    # octets that nobody acknowledges (TCP_USER_TIMEOUT).
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_connections_per_subchannel_cap", MAX_CONNECTIONS),
+    # Channels to the same server would share a connection, and so its end: a new one is to be a new connection.
+    ("grpc.use_local_subchannel_pool", 1),
     # The default waits up to two minutes before it tries a server again that was away.
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 20_000),
 )
+_LISTS = ("ipv4:", "ipv6:")  # of addresses, of which the first is meant to be tried first
 _PUBLIC = public_paths()
 
 
@@ -88,7 +95,8 @@ class SyncbeatClient:
         """Make it inside a running event loop; it connects with the first call.
 
         Args:
-            address: `host:port`, or any other gRPC target.
+            address: `host:port`, or any other gRPC target. Of a name with several addresses each connection takes any;
+                a list, `ipv4:10.0.0.1:50051,10.0.0.2:50051`, is gone by in its order.
             token: The caller's token, or what returns it. Empty: no credentials are sent. What it raises, the call
                 raises; it has `timeout_s` for its answer.
             tls: True trusts the system's authorities, credentials say what else to trust. False sends everything,
@@ -98,13 +106,19 @@ class SyncbeatClient:
         """
         session = token if isinstance(token, Session) else None
         additions = _Additions(token.token if isinstance(token, Session) else token, app_id, timeout_s)
-        interceptors = [_UnaryInterceptor(additions, session), _StreamInterceptor(additions)]
-        if tls is False:
-            channel = grpc.aio.insecure_channel(address, _OPTIONS, interceptors=interceptors)
-        else:
-            credentials = grpc.ssl_channel_credentials() if tls is True else tls
-            channel = grpc.aio.secure_channel(address, credentials, _OPTIONS, interceptors=interceptors)
-        self._channel = channel
+        credentials = grpc.ssl_channel_credentials() if tls is True else tls or None
+
+        config = service_config(shuffle=not address.startswith(_LISTS))
+        options = (("grpc.service_config", config), *_OPTIONS)
+
+        def open_channel(connection: Connection) -> grpc.aio.Channel:
+            interceptors = [_UnaryInterceptor(additions, session, connection), _StreamInterceptor(additions)]
+            if credentials is None:
+                return grpc.aio.insecure_channel(address, options, interceptors=interceptors)
+            return grpc.aio.secure_channel(address, credentials, options, interceptors=interceptors)
+
+        self._connections = Connections(open_channel)
+        channel = cast(grpc.aio.Channel, self._connections)  # what stubs use of one
         self._renewable = not isinstance(token, str)
         self.sync = SyncServiceStub(channel)
         self.push = PushServiceStub(channel)
@@ -144,7 +158,7 @@ class SyncbeatClient:
             token: Where to resume a watch of all scopes: the `Watch.token` that was kept. Empty: from now, or where
                 `cursors` say so from there, which an earlier version may have kept.
             heartbeat_s: The longest time without a checkpoint, 5 to 300 seconds. A stream that is silent for three
-                times as long is given up for a new one.
+                times as long is given up for a new one, on a new connection.
             on_break: Called when a stream has ended that was not drained, for who polls until `is_open` is true again.
         """
         request = sync_service_pb2.WatchHintsRequest(
@@ -154,11 +168,18 @@ class SyncbeatClient:
             request.token = token
         request.heartbeat_interval.FromMilliseconds(round(heartbeat_s * 1000))
         renew = self._session.renew_after_stream if self._session is not None else None
-        return Watch(self.sync, request, token_changes=self._renewable, renew=renew, on_break=on_break)
+        return Watch(
+            self.sync,
+            request,
+            token_changes=self._renewable,
+            on_silence=self._connections.silent,
+            renew=renew,
+            on_break=on_break,
+        )
 
     async def close(self) -> None:
         """End what is under way and disconnect. A session is its owner's to close."""
-        await self._channel.close()
+        await self._connections.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -225,9 +246,10 @@ def _path(details: grpc.aio.ClientCallDetails) -> str:
 
 
 class _UnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
-    def __init__(self, additions: _Additions, session: Session | None) -> None:
+    def __init__(self, additions: _Additions, session: Session | None, connection: Connection) -> None:
         self._additions = additions
         self._session = session
+        self._connection = connection
 
     async def intercept_unary_unary(
         self,
@@ -240,13 +262,16 @@ class _UnaryInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
         details = await self._additions.details(client_call_details, self._additions.timeout_s)
         filled = self._additions.request(request)
         call = await continuation(details, filled)
+        call.add_done_callback(self._connection.ended)
         refused = _bearer(details)
         if self._session is None or not refused or not await _has_expired(call):
             return call
         # A call that was refused did nothing: it is made once more, with a new token.
         await self._session.renew(refused)
         details = await self._additions.details(client_call_details, self._additions.timeout_s)
-        return await continuation(details, filled)
+        call = await continuation(details, filled)
+        call.add_done_callback(self._connection.ended)
+        return call
 
 
 def _bearer(details: grpc.aio.ClientCallDetails) -> str:

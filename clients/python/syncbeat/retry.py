@@ -45,6 +45,9 @@ _POLICY = {
     # cancels is over, whatever stands here.
     "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
 }
+MAX_CONNECTIONS = 100
+"""To a server: 10,000 streams behind a proxy that takes 100 calls on a connection."""
+
 # Half of the tokens gone means that no call is repeated until successes have brought them back.
 _THROTTLING = {"maxTokens": 10, "tokenRatio": 0.1}
 
@@ -59,15 +62,27 @@ def is_repeatable(method: MethodDescriptor) -> bool:
     )
 
 
-def service_config() -> str:
-    """The service config (JSON) that repeats what is safe to repeat, and nothing else."""
+def service_config(*, shuffle: bool) -> str:
+    """The service config (JSON) that repeats what is safe to repeat, and nothing else.
+
+    `shuffle`: a connection goes to any of the addresses that a name has, and not to the first that answers: else all
+    clients of a name server that does not turn its answers have the same server.
+    """
     names = [
         {"service": service.full_name, "method": method.name}
         for service in SERVICES
         for method in service.methods
         if is_repeatable(method)
     ]
-    return json.dumps({"methodConfig": [{"name": names, "retryPolicy": _POLICY}], "retryThrottling": _THROTTLING})
+    return json.dumps(
+        {
+            # What is above the number of calls that a peer takes on a connection (proxies: 100) waits without a word.
+            "connectionScaling": {"maxConnectionsPerSubchannel": MAX_CONNECTIONS},
+            "loadBalancingConfig": [{"pick_first": {"shuffleAddressList": shuffle}}],
+            "methodConfig": [{"name": names, "retryPolicy": _POLICY}],
+            "retryThrottling": _THROTTLING,
+        }
+    )
 
 
 def public_paths() -> frozenset[str]:

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from syncbeat.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
 
 WatchEvent: TypeAlias = pb.Change | pb.Hint | pb.Checkpoint | pb.Reset
+"""What a watch yields."""
 Renew: TypeAlias = Callable[[float], Awaitable[None]] | None
 """Gets a new token for streams that were opened at a moment (monotonic seconds) and found expired; None cannot."""
-"""What a watch yields."""
+OnSilence: TypeAlias = Callable[[object], None]
+"""Told of a call that brought nothing for three heartbeats, before it is given up."""
 
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.5, 30.0
 _MIN_DRAIN_DELAY_S = 0.1
@@ -68,12 +70,16 @@ class Watch:
         request: pb.WatchHintsRequest,
         *,
         token_changes: bool,
+        on_silence: OnSilence,
         renew: Renew = None,
         on_break: Callable[[], None] | None = None,
     ) -> None:
         """`request` says what to watch and where to start; `token_changes`: whether a new attempt has a new token;
-        `renew` is called when the server finds the token expired, `on_break` when a stream ended without a drain."""
-        self._feed = _Feed(stub, request, token_changes=token_changes, renew=renew, on_break=on_break)
+        `renew` is called when the server finds the token expired, `on_break` when a stream ended without a drain,
+        `on_silence` with the call of a stream that brought nothing for three heartbeats."""
+        self._feed = _Feed(
+            stub, request, token_changes=token_changes, on_silence=on_silence, renew=renew, on_break=on_break
+        )
         self._events = self._feed.follow()
 
     @property
@@ -119,10 +125,12 @@ class _Feed:
         request: pb.WatchHintsRequest,
         *,
         token_changes: bool,
+        on_silence: OnSilence,
         renew: Renew,
         on_break: Callable[[], None] | None,
     ) -> None:
         self._renew = renew
+        self._on_silence = on_silence
         self._on_break = on_break
         self._stub = stub
         self._request = request
@@ -186,8 +194,12 @@ class _Feed:
         try:
             unnamed = [cursor for cursor in at_start[MOST_NAMED:] if cursor.HasField("sequence")]
             while True:
-                async with asyncio.timeout(silent_s):
-                    response = await call.read()
+                try:
+                    async with asyncio.timeout(silent_s):
+                        response = await call.read()
+                except TimeoutError:
+                    self._on_silence(call)
+                    raise
                 if not isinstance(response, pb.WatchHintsResponse):
                     return
                 self.is_open = True

@@ -24,7 +24,7 @@ from syncbeat_server.storage.redis import RedisBus, open_redis
 from syncbeat_server.storage.redis_watch import RedisWatch
 from syncbeat_server.storage.skew import ClockSkew
 from syncbeat_server.storage.stuck_sessions import watch_sessions
-from syncbeat_server.sync.hub import Hub
+from syncbeat_server.sync.hub import MAX_STREAM_AGE_S, Hub
 
 _CANCEL_AGAIN_S = 0.2
 
@@ -72,13 +72,15 @@ async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIte
         apps = Apps(settings, clock)
         notices, metrics = Notices(database, clock), Metrics()
         skew = ClockSkew(database, clock, metrics.clock_skew)
+        # Streams are spread as calls are: where connections are to end sooner, so are they.
+        hub = Hub(min(MAX_STREAM_AGE_S, settings.connection_age_s))
         async with open_redis(stores.redis_url, clock, await deployment(database)) as bus:
             watch = RedisWatch(bus)
             metrics.watch_redis(bus.health)
             await watch.start()
             chores = [bus.run_publisher(), watch.run(), apps.run(), notices.run(), skew.run()]
             async with running([*chores, watch_sessions(database, clock)]):
-                yield Process(settings, clock, metrics, database, bus, Hub(), Presence(bus), apps, notices, ending)
+                yield Process(settings, clock, metrics, database, bus, hub, Presence(bus), apps, notices, ending)
 
 
 async def deployment(database: Database) -> str:

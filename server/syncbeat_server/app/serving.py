@@ -101,14 +101,14 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     from syncbeat_server.rpc.directory import DirectoryServicer
     from syncbeat_server.rpc.interceptors import Interceptors
     from syncbeat_server.rpc.push import PushServicer
-    from syncbeat_server.rpc.server import RpcServer
+    from syncbeat_server.rpc.server import ConnectionAge, RpcServer
     from syncbeat_server.rpc.sync import SyncServicer
 
     settings, clock, database = process.settings, process.clock, process.database
     pacer, admission = pacing(process)
     tell = Tellers(process, worker, front)
     sync = syncing(process, front, tell, pacer)
-    watches = DeliveryWatches(database, clock)
+    watches = DeliveryWatches(database, clock, process.hub.stream_age_s)
     attempts = Attempts(clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
     directory = DirectoryService(database, cancel_waiting, tell.members_changed, tell.devices_changed)
     templates = process.apps.templates
@@ -124,6 +124,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
         },
         reflection=settings.reflection,
         share_port=settings.share_port,
+        age=ConnectionAge(settings.connection_age_s, process.hub.stream_age_s),
     )
     async with running(sync.tasks):
         port, *_ = await server.start(listeners(settings))

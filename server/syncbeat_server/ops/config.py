@@ -226,6 +226,7 @@ class Settings(AppSettings):
     keep_tombstones_days: float = Field(default=30.0, ge=1.0, le=3660.0)
     stream_grace_s: float = Field(default=5.0, ge=0.1, le=300.0)
     capacity_rps: Annotated[float, Field(gt=0.0, le=1e9)] | None = None
+    connection_age_s: float = Field(default=1800.0, ge=1.0, le=86_400.0)
     max_in_flight: int = Field(default=2_000, ge=1, le=1_000_000)
     drain_s: float = Field(default=20.0, ge=0.5, le=300.0)
     reflection: bool = False

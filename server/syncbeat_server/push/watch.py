@@ -29,7 +29,9 @@ _Told = tuple[datetime, str, str, int]
 class DeliveryWatches:
     """Streams of deliveries, bounded in number."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, age_s: float) -> None:
+        """`age_s`: after which time a stream ends at the latest."""
+        self._age_s = age_s
         self._database = database
         self._clock = clock
         self._open = 0
@@ -40,7 +42,7 @@ class DeliveryWatches:
         self._draining = True
 
     async def watch(self, app_id: str, wanted: DeliveryFilter) -> AsyncGenerator[list[Delivery]]:
-        """First each delivery as it is, then each that changed, until the process drains.
+        """First each delivery as it is, then each that changed, until the process drains or it is old.
 
         Raises:
             NotFound: there is no such notification.
@@ -56,7 +58,8 @@ class DeliveryWatches:
                     if await store.find_notification(conn, app_id, wanted.notification_id) is None:
                         raise NotFound("there is no such notification")
             follower = _Follower(self._database, app_id, wanted)
-            while not self._draining:
+            ends_at = self._clock.monotonic() + self._age_s
+            while not self._draining and self._clock.monotonic() < ends_at:
                 async for page in follower.look():
                     yield page
                 await self._clock.sleep(_LOOK_S)

@@ -19,12 +19,17 @@ from syncbeat.v1 import (
     push_service_pb2,
     sync_service_pb2,
 )
+from syncbeat_server.auth.tokens import MAX_TOKEN_BYTES
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc.access import policies
 from syncbeat_server.rpc.interceptors import AtOnce, Interceptors, received_metadata
 
 MAX_REQUEST_BYTES = 1_310_720
 """Above it grpc-core answers RESOURCE_EXHAUSTED by itself: 1 MiB of changes and room for their keys."""
+
+MAX_METADATA_BYTES = 2 * MAX_TOKEN_BYTES
+"""Of a call, as HTTP/2 counts them: above it grpc-core answers RESOURCE_EXHAUSTED by itself. The longest token has room
+for as much again beside it, so that one that is somewhat longer is still told why it is refused."""
 
 CONTRACT: tuple[ServiceDescriptor, ...] = (
     sync_service_pb2.DESCRIPTOR.services_by_name["SyncService"],
@@ -37,6 +42,9 @@ CONTRACT: tuple[ServiceDescriptor, ...] = (
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    # One limit: between a soft and a hard one (8 and 16 KiB unless set) grpc-core refuses by chance.
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     # grpc-core's defaults (1,000 and 3,000) refuse a reconnect storm with CANCELLED.
     ("grpc.server.max_pending_requests", 50_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
@@ -45,7 +53,10 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 60_000),
+    # A ping that is not answered in time ends the connection by the latter; the former is what the kernel is told, for
+    # octets that nobody acknowledges (TCP_USER_TIMEOUT).
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
 )
 
 
@@ -64,6 +75,26 @@ class _Methods(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
+_STREAM_MARGIN_S = 60.0  # a stream opens, and says at its end where it was, while the database is slow
+
+
+@dataclass(frozen=True)
+class ConnectionAge:
+    """When a connection takes no new calls any more, which gRPC moves by up to 10 % either way; how old streams become.
+
+    A stream may be the last call that a connection takes: so whatever is open then has all the time of a stream.
+    """
+
+    age_s: float
+    stream_age_s: float
+
+    def options(self) -> tuple[tuple[str, int], ...]:
+        """The options of a server."""
+        grace_s = self.stream_age_s + _STREAM_MARGIN_S
+        ages = ("grpc.max_connection_age_ms", self.age_s), ("grpc.max_connection_age_grace_ms", grace_s)
+        return tuple((name, round(seconds * 1000)) for name, seconds in ages)
+
+
 @dataclass(frozen=True)
 class Listener:
     """An address to listen on, the setting that names it, and its credentials; None: in the clear."""
@@ -77,7 +108,13 @@ class RpcServer:
     """Serves what the servicers implement of the contract."""
 
     def __init__(
-        self, interceptors: Interceptors, servicers: Mapping[str, object], *, reflection: bool, share_port: bool
+        self,
+        interceptors: Interceptors,
+        servicers: Mapping[str, object],
+        *,
+        reflection: bool,
+        share_port: bool,
+        age: ConnectionAge,
     ) -> None:
         """`servicers` by service name (`SyncService`): each public method of one is the RPC of its name. One may have
         a mapping `at_once` of methods that can often be answered without waiting; see `Interceptors.handler`.
@@ -88,7 +125,7 @@ class RpcServer:
             ConfigurationError: a method of the contract has no access option, or a servicer one that is not in it.
         """
         _GRPC_LOG.addFilter(_is_worth_a_line)
-        self._server = grpc.aio.server(options=(("grpc.so_reuseport", int(share_port)), *_OPTIONS))
+        self._server = grpc.aio.server(options=(("grpc.so_reuseport", int(share_port)), *_OPTIONS, *age.options()))
         self._server.add_generic_rpc_handlers((_Methods(_handlers(interceptors, servicers)),))
         self._services = [service.full_name for service in CONTRACT if service.name in servicers]
         self._health = health.aio.HealthServicer()

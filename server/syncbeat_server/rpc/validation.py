@@ -25,6 +25,7 @@ _NONE: Faults = ()
 
 _DEFAULT_MAX_BYTES = 128
 _MAX_SPAN_MS = 366 * 86_400_000
+_NANOS_OF_S, _NANOS_OF_MS = 1_000_000_000, 1_000_000
 _DURATION = "google.protobuf.Duration"
 _TIMESTAMP = "google.protobuf.Timestamp"
 _MIN_TIMESTAMP_S = -62_135_596_800  # 0001-01-01, from the comments of timestamp.proto
@@ -280,12 +281,14 @@ def _number_check(rules: field_rules_pb2.FieldRules) -> _Check:
 def _duration_check(rules: field_rules_pb2.FieldRules) -> _Check:
     least = rules.min_millis if rules.HasField("min_millis") else 0
     most = rules.max_millis if rules.HasField("max_millis") else _MAX_SPAN_MS
+    # Exactly: as milliseconds, 300 s and a nanosecond were 300 s.
+    least_nanos, most_nanos = least * _NANOS_OF_MS, most * _NANOS_OF_MS
 
     def check(value: Any) -> str:
         seconds, nanos = value.seconds, value.nanos
         if abs(nanos) > 999_999_999 or (seconds > 0 > nanos) or (seconds < 0 < nanos):
             return "not a well-formed duration"
-        if not least <= seconds * 1000 + nanos // 1_000_000 <= most:
+        if not least_nanos <= seconds * _NANOS_OF_S + nanos <= most_nanos:
             return f"must be from {least} ms to {most} ms"
         return ""
 

@@ -14,6 +14,8 @@ from typing import TypeVar
 
 from syncbeat_server.sync.model import DeviceKey
 
+MAX_STREAM_AGE_S = 30 * 60.0
+
 _WAKE_CHUNK = 100
 
 ScopeKey = tuple[str, str]
@@ -80,7 +82,9 @@ class Subscription:
 class Hub:
     """The subscriptions of this process, by what they follow."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream_age_s: float = MAX_STREAM_AGE_S) -> None:
+        """`stream_age_s`: after which time a stream is to have ended at the latest."""
+        self.stream_age_s = stream_age_s
         self._by_scope: dict[ScopeKey, set[Subscription]] = defaultdict(set)
         self._by_user: dict[tuple[str, str], set[Subscription]] = defaultdict(set)
         self._all_of_app: dict[str, set[Subscription]] = defaultdict(set)

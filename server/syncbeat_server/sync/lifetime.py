@@ -1,4 +1,4 @@
-"""How long a stream goes on: until its caller is let in no more, this process drains, or half an hour is over."""
+"""How long a stream goes on: until its caller is let in no more, this process drains, or it is old."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ REFETCH_S = 2.0
 """Within which time those who are reset together fetch."""
 
 _RECONNECT_S = 2.0
-_MAX_AGE_S = 30 * 60.0
 _RECHECK_S = 50.0
 
 jitter: Callable[[float, float], float] = random.SystemRandom().uniform
@@ -43,7 +42,7 @@ class Lifetime:
     ends_at: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ends_at = self.clock.monotonic() + _MAX_AGE_S * jitter(0.85, 1.0)
+        self.ends_at = self.clock.monotonic() + self.hub.stream_age_s * jitter(0.85, 1.0)
 
     @property
     def is_over(self) -> bool:

@@ -93,7 +93,7 @@ class HintStreams:
         self._clock = clock
 
     async def watch(self, request: WatchRequest) -> AsyncGenerator[StreamEvent, None]:
-        """The events of one stream, until the token expires, the process drains or half an hour is over.
+        """The events of one stream, until the token expires, the process drains or it is as old as streams become.
 
         Raises:
             AccessDenied: a cursor names a scope that the user is not a member of.

@@ -108,8 +108,8 @@ class PushServiceServicer:
 
     def WatchDeliveries(self, request, context):
         """WatchDeliveries streams the deliveries of a notification or a user: first each as it is, then each change
-        of state, within a second or so. It ends OK when the server drains and UNAVAILABLE / DEPENDENCY_DOWN when it
-        cannot go on; opened again, it starts with each as it is. A notification that is not there: NOT_FOUND /
+        of state, within a second or so. It ends OK when the server drains or half an hour is over, and UNAVAILABLE /
+        DEPENDENCY_DOWN when it cannot go on; opened again, it starts with each as it is. A notification that is not there: NOT_FOUND /
         NOT_FOUND. More than 200 streams on a process: RESOURCE_EXHAUSTED / OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

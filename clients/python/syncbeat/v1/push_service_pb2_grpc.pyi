@@ -53,8 +53,8 @@ class PushServiceStub:
     """
     WatchDeliveries: _grpc.UnaryStreamMultiCallable[_push_service_pb2.WatchDeliveriesRequest, _push_service_pb2.WatchDeliveriesResponse]
     """WatchDeliveries streams the deliveries of a notification or a user: first each as it is, then each change
-    of state, within a second or so. It ends OK when the server drains and UNAVAILABLE / DEPENDENCY_DOWN when it
-    cannot go on; opened again, it starts with each as it is. A notification that is not there: NOT_FOUND /
+    of state, within a second or so. It ends OK when the server drains or half an hour is over, and UNAVAILABLE /
+    DEPENDENCY_DOWN when it cannot go on; opened again, it starts with each as it is. A notification that is not there: NOT_FOUND /
     NOT_FOUND. More than 200 streams on a process: RESOURCE_EXHAUSTED / OVERLOADED.
     """
     AcknowledgeDelivery: _grpc.UnaryUnaryMultiCallable[_push_service_pb2.AcknowledgeDeliveryRequest, _push_service_pb2.AcknowledgeDeliveryResponse]
@@ -99,8 +99,8 @@ class PushServiceAsyncStub(PushServiceStub):
     """
     WatchDeliveries: _aio.UnaryStreamMultiCallable[_push_service_pb2.WatchDeliveriesRequest, _push_service_pb2.WatchDeliveriesResponse]  # type: ignore[assignment]
     """WatchDeliveries streams the deliveries of a notification or a user: first each as it is, then each change
-    of state, within a second or so. It ends OK when the server drains and UNAVAILABLE / DEPENDENCY_DOWN when it
-    cannot go on; opened again, it starts with each as it is. A notification that is not there: NOT_FOUND /
+    of state, within a second or so. It ends OK when the server drains or half an hour is over, and UNAVAILABLE /
+    DEPENDENCY_DOWN when it cannot go on; opened again, it starts with each as it is. A notification that is not there: NOT_FOUND /
     NOT_FOUND. More than 200 streams on a process: RESOURCE_EXHAUSTED / OVERLOADED.
     """
     AcknowledgeDelivery: _aio.UnaryUnaryMultiCallable[_push_service_pb2.AcknowledgeDeliveryRequest, _push_service_pb2.AcknowledgeDeliveryResponse]  # type: ignore[assignment]
@@ -166,8 +166,8 @@ class PushServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_push_service_pb2.WatchDeliveriesResponse], _abc.AsyncIterator[_push_service_pb2.WatchDeliveriesResponse]]:
         """WatchDeliveries streams the deliveries of a notification or a user: first each as it is, then each change
-        of state, within a second or so. It ends OK when the server drains and UNAVAILABLE / DEPENDENCY_DOWN when it
-        cannot go on; opened again, it starts with each as it is. A notification that is not there: NOT_FOUND /
+        of state, within a second or so. It ends OK when the server drains or half an hour is over, and UNAVAILABLE /
+        DEPENDENCY_DOWN when it cannot go on; opened again, it starts with each as it is. A notification that is not there: NOT_FOUND /
         NOT_FOUND. More than 200 streams on a process: RESOURCE_EXHAUSTED / OVERLOADED.
         """
 

@@ -89,8 +89,10 @@ class SyncServiceServicer:
         cursors only say where to resume. Changes of one scope come in order of their sequence,
         each key with its latest value. A cursor of a scope the user is not a member of: PERMISSION_DENIED /
         ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
-        TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain: connect again with the latest
-        cursors, or the latest token, and nothing is missed. An outage of the database does not end it.
+        TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain, which comes after half an hour at the
+        latest: connect again with the latest cursors, or the latest token, and nothing is missed. An outage of the
+        database does not end it. A stream that is silent for three heartbeats is lost, and so may be its connection:
+        open another on a new one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

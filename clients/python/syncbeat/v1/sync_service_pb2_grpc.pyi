@@ -47,8 +47,10 @@ class SyncServiceStub:
     cursors only say where to resume. Changes of one scope come in order of their sequence,
     each key with its latest value. A cursor of a scope the user is not a member of: PERMISSION_DENIED /
     ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
-    TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain: connect again with the latest
-    cursors, or the latest token, and nothing is missed. An outage of the database does not end it.
+    TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain, which comes after half an hour at the
+    latest: connect again with the latest cursors, or the latest token, and nothing is missed. An outage of the
+    database does not end it. A stream that is silent for three heartbeats is lost, and so may be its connection:
+    open another on a new one.
     """
     ReportActivity: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.ReportActivityRequest, _sync_service_pb2.ReportActivityResponse]
     """ReportActivity keeps what a device says of itself, which decides its hints until it says otherwise, and
@@ -94,8 +96,10 @@ class SyncServiceAsyncStub(SyncServiceStub):
     cursors only say where to resume. Changes of one scope come in order of their sequence,
     each key with its latest value. A cursor of a scope the user is not a member of: PERMISSION_DENIED /
     ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
-    TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain: connect again with the latest
-    cursors, or the latest token, and nothing is missed. An outage of the database does not end it.
+    TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain, which comes after half an hour at the
+    latest: connect again with the latest cursors, or the latest token, and nothing is missed. An outage of the
+    database does not end it. A stream that is silent for three heartbeats is lost, and so may be its connection:
+    open another on a new one.
     """
     ReportActivity: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.ReportActivityRequest, _sync_service_pb2.ReportActivityResponse]  # type: ignore[assignment]
     """ReportActivity keeps what a device says of itself, which decides its hints until it says otherwise, and
@@ -150,8 +154,10 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
         cursors only say where to resume. Changes of one scope come in order of their sequence,
         each key with its latest value. A cursor of a scope the user is not a member of: PERMISSION_DENIED /
         ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
-        TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain: connect again with the latest
-        cursors, or the latest token, and nothing is missed. An outage of the database does not end it.
+        TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain, which comes after half an hour at the
+        latest: connect again with the latest cursors, or the latest token, and nothing is missed. An outage of the
+        database does not end it. A stream that is silent for three heartbeats is lost, and so may be its connection:
+        open another on a new one.
         """
 
     @_abc_1.abstractmethod

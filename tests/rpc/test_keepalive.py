@@ -1,0 +1,69 @@
+"""Half-open connections: whoever hears nothing ends them in the time that is configured, on either side."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+
+import syncbeat.client
+import syncbeat_server.rpc.server
+from syncbeat import explain
+from syncbeat.v1 import sync_service_pb2 as pb
+from tests.conftest import DatabaseUrls
+from tests.relays import relayed
+from tests.rpc.client_servers import Hold, client_of, scripted_server, user_token
+from tests.rpc.conftest import Watch, running_server
+
+# What is shipped, so many times as fast. Without one that works, the default of a minute stays as it is.
+FASTER = 20
+TIMES = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
+BOUND_S = 25.0  # 4 s are configured then; a busy machine takes longer, and the default of gRPC a minute more
+
+
+def faster(options: tuple[tuple[str, int | str], ...]) -> tuple[tuple[str, int | str], ...]:
+    return tuple((name, value // FASTER if name in TIMES else value) for name, value in options)  # type: ignore[operator]  # these are numbers
+
+
+def configured_s(options: tuple[tuple[str, int | str], ...]) -> float:
+    """After which time of silence a connection is to end."""
+    found = dict(options)
+    return (int(found["grpc.keepalive_time_ms"]) + int(found["grpc.http2.ping_timeout_ms"])) / 1000
+
+
+def test_both_sides_notice_a_dead_peer_within_80_s() -> None:
+    assert configured_s(syncbeat.client._OPTIONS) <= 40
+    assert configured_s(syncbeat_server.rpc.server._OPTIONS) <= 80
+
+
+async def test_client_notices_a_half_open_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syncbeat.client, "_OPTIONS", faster(syncbeat.client._OPTIONS))
+    async with scripted_server() as (script, address), relayed(address) as relay, client_of(relay.address) as client:
+        script.prepare("WatchHints", [pb.WatchHintsResponse(checkpoint=pb.Checkpoint()), Hold()])
+        stream = Watch(client.sync.WatchHints(pb.WatchHintsRequest()))
+        await stream.opened()
+        (path,) = relay.swallow()
+        async with asyncio.timeout(BOUND_S):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stream.read()
+            await path.client_left.wait()
+    assert explain(caught.value).code is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_server_notices_a_half_open_connection(
+    database_urls: DatabaseUrls, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syncbeat_server.rpc.server, "_OPTIONS", faster(syncbeat_server.rpc.server._OPTIONS))
+    async with (
+        running_server(database_urls, redis_url) as server,
+        relayed(server.address) as relay,
+        client_of(relay.address, token=user_token("ann")) as client,
+    ):
+        stream = Watch(client.sync.WatchHints(pb.WatchHintsRequest()))
+        await stream.opened()
+        (path,) = relay.swallow()
+        async with asyncio.timeout(BOUND_S):
+            await path.server_left.wait()
+        assert not path.client_left.is_set()
+        stream.call.cancel()

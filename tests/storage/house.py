@@ -172,6 +172,12 @@ async def _reading(events: AsyncGenerator[StreamEvent, None]) -> AsyncIterator[R
         await events.aclose()
 
 
+async def tell(house: House) -> None:
+    """Five seconds pass: the streams say where they are, if there was news."""
+    await house.clock.advance(5)
+    house.hub.look_everywhere()
+
+
 async def came(reader: Reader, *places: tuple[str, int]) -> None:
     """Return when these have come, and nothing else; in this order."""
     await wait_until(lambda: len(reader.places()) >= len(places), what=f"{reader.places()} of {places}")

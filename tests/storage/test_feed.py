@@ -26,7 +26,7 @@ from syncbeat_server.sync.model import (
     Reset,
 )
 from tests.fakes import FakeClock, settle, wait_until
-from tests.storage.house import COME_BACK_PER_S, PHONE, House, keys, stream
+from tests.storage.house import COME_BACK_PER_S, PHONE, House, keys, stream, tell
 from tests.storage.stage import APP, add_members, couple, default_tuning, directory, rows_of, until, value_of
 
 pytestmark = pytest.mark.usefixtures("database", "clock")
@@ -270,6 +270,7 @@ async def test_a_stream_goes_on_where_its_cursor_is_and_then_tells_what_is_new(h
         await wait_until(lambda: reader.changes() == [("b", 2)])
         head = await house.publish("c")
         await wait_until(lambda: reader.changes() == [("b", 2), ("c", 3)])
+        await tell(house)
         await wait_until(lambda: (head,) in [e.cursors for e in reader.events if isinstance(e, Checkpoint)])
     assert len(house.hub) == 0
     assert await seen_by_ann(house) == [(head.epoch, 3)]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import feed, store
 from syncbeat_server.sync.feed import PAGE_OCTETS
-from syncbeat_server.sync.model import Activity, Change, ChangesSent, Checkpoint, Cursor, FeedPage, StreamEvent
+from syncbeat_server.sync.model import Change, Cursor, FeedPage
 from syncbeat_server.sync.pruning import TombstonePruning
-from syncbeat_server.sync.watch import WatchRequest
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
-from tests.storage.house import PHONE, House, keys, let_in, stream
+from tests.storage.house import House, keys, stream
 from tests.storage.stage import APP, add_members, couple, rows_of, until
 
 pytestmark = pytest.mark.usefixtures("database", "clock")
@@ -151,31 +150,26 @@ async def test_many_reads_of_one_caller_are_answered_as_far_as_there_is_room(hou
     assert rounds <= 9
 
 
-async def rounds_of(events: AsyncIterator[StreamEvent], wanted: int) -> list[list[Change]]:
-    """What a stream sends between one checkpoint and the next, until it has sent so many changes."""
-    rounds: list[list[Change]] = [[]]
-    async for event in events:
-        if isinstance(event, ChangesSent):
-            rounds[-1] += event.changes
-        elif isinstance(event, Checkpoint):
-            if sum(map(len, rounds)) >= wanted:
-                return rounds
-            rounds.append([])
-    raise AssertionError("the stream ended")
-
-
-async def test_a_round_of_a_stream_holds_a_mebibyte_however_many_scopes_have_news(house: House) -> None:
+async def test_a_round_of_a_stream_holds_a_mebibyte_however_many_scopes_have_news(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scopes = [f"big-{n}" for n in range(36)]
     for scope in scopes:
         await fill(house, 4, 256 * KIB, scope)
         await add_members(house.database, scope, "ann")
-    cursors = tuple(Cursor(scope, "", 0) for scope in scopes)
-    events = house.streams.watch(WatchRequest(PHONE, "ann", cursors, Activity(), 30.0, None, let_in))
-    async with asyncio.timeout(60):
-        rounds = await rounds_of(events, 5 * len(scopes))
-    await events.aclose()
-    assert max(octets_of(tuple(changes)) for changes in rounds) <= PAGE_OCTETS
-    sent = {scope: [c.sequence for changes in rounds for c in changes if c.scope == scope] for scope in scopes}
+    rounds: list[list[FeedPage]] = []
+    read = house.reader.pages
+
+    async def noted(*ask: Any) -> list[FeedPage | None]:
+        pages = await read(*ask)
+        rounds.append([page for page in pages if page is not None])
+        return pages
+
+    monkeypatch.setattr(house.reader, "pages", noted)
+    async with stream(house, *(Cursor(scope, "", 0) for scope in scopes)) as reader:
+        await wait_until(lambda: len(reader.changes()) >= 5 * len(scopes))
+        sent = {scope: [at for name, at in reader.places() if name == scope] for scope in scopes}
+    assert max(sum(octets_of(page.changes) for page in pages) for pages in rounds) <= PAGE_OCTETS
     assert set(map(tuple, sent.values())) == {(1, 2, 3, 4, 5)}
 
 

@@ -19,7 +19,7 @@ from syncbeat_server.sync.sweep import LineageSweep, ViewSweep
 from syncbeat_server.sync.views import Views
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
-from tests.storage.house import PHONE, House, came, stream, whole
+from tests.storage.house import PHONE, House, came, stream, tell, whole
 from tests.storage.stage import APP, accept, add_device, add_members, couple, rows_of, value_of, wake
 from tests.storage.test_queue import claimed_one
 from tests.storage.test_views import House as KeptHouse
@@ -95,6 +95,7 @@ async def test_stream_is_reset_by_the_next_sweep(house: House, change: str) -> N
         await wait_until(lambda: reader.count(Reset))
         reset = next(event for event in reader.events if isinstance(event, Reset))
         assert reset.head == Cursor("couple", *(("another", 20) if change == RENEW else (head.epoch, 10)))
+        await tell(house)
         await wait_until(lambda: reader.events[-1] is not reset)
         last = [event for event in reader.events if isinstance(event, Checkpoint)][-1]
         assert last.cursors == (reset.head,)

@@ -6,7 +6,10 @@ does not read holds little, and no caller waits long for what others are sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+import itertools
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from syncbeat_server.storage.batching import Batcher
@@ -18,10 +21,15 @@ from syncbeat_server.sync.resuming import can_resume, reached
 PAGE_OCTETS = 1 << 20
 """How much the pages of one call, and of one batch of calls, hold together; one change may be larger. gRPC's receivers
 take 4 MiB unless they are told otherwise."""
+_LARGE_OCTETS = 64 << 10  # more than that takes long enough to put on the wire to be done one after the other
+_MOST_SERVED = 10_000
 _READS_AT_ONCE = 256
 _HEADS_AT_ONCE = 2_000
 # Of a batch of reads; after that each runs alone, so that one which is slow is so for its own caller.
 _PATIENCE_S = 1.0
+
+
+_Caller = tuple[str, str | None]
 
 
 class _Ask(NamedTuple):
@@ -31,7 +39,12 @@ class _Ask(NamedTuple):
     user_id: str | None
     cursors: tuple[Cursor, ...]
     limit: int
-    passed_over: int
+    passed_over: int = 0
+
+    @property
+    def caller(self) -> _Caller:
+        """Whose turn it takes."""
+        return self.app_id, self.user_id
 
 
 _Pages = list[FeedPage | None]
@@ -43,6 +56,9 @@ class FeedReader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._served: OrderedDict[_Caller, int] = OrderedDict()
+        self._turns = itertools.count(1)
+        self._one_large = asyncio.Lock()
         self._pages: Batcher[_Ask, _Pages | None] = Batcher(self._read_pages, patience_s=_PATIENCE_S)
         self._members: Batcher[_Members, list[ScopeState | None]] = Batcher(self._read_heads, patience_s=_PATIENCE_S)
 
@@ -56,9 +72,14 @@ class FeedReader:
         passed_over = 0
         while True:
             pages = await self._pages.submit(_Ask(app_id, user_id, tuple(cursors), limit, passed_over))
-            if pages is not None:
-                return pages
-            passed_over += 1
+            if pages is None:
+                passed_over += 1
+                continue
+            if _octets_of(pages) > _LARGE_OCTETS:
+                # Those of a batch are not put on the wire all in one turn of the loop: others wait for that.
+                async with self._one_large:
+                    await asyncio.sleep(0)
+            return pages
 
     async def heads(self, app_id: str, user_id: str | None, scopes: Sequence[str]) -> list[ScopeState | None]:
         """For each scope its state, or None as in `pages`."""
@@ -84,9 +105,9 @@ class FeedReader:
         return [[found[app_id, user_id, scope] for scope in scopes] for app_id, user_id, scopes in asks]
 
     async def _read_pages(self, asks: Sequence[_Ask]) -> Sequence[_Pages | None]:
-        # Who was passed over goes first: however many come, nobody is passed over for ever.
-        order = sorted(range(len(asks)), key=lambda place: -asks[place].passed_over)
+        order = _in_turns(asks, self._served)
         answers: list[_Pages | None] = [None] * len(asks)
+        handed: Counter[_Caller] = Counter()
         room = PAGE_OCTETS
         async with self._database.connection() as conn:
             for places in _slices(order, asks):
@@ -99,8 +120,47 @@ class FeedReader:
                 for place in places:
                     of_ask = [next(pages) for _ in asks[place].cursors]
                     if not all(page is not None and page.is_unread for page in of_ask):
-                        answers[place] = of_ask
+                        answers[place] = _within_share(asks[place].caller, of_ask, handed)
+        if None in answers:
+            self._note_served(asks, answers)
         return answers
+
+    def _note_served(self, asks: Sequence[_Ask], answers: Sequence[_Pages | None]) -> None:
+        turn = next(self._turns)
+        for caller in {ask.caller for ask, answer in zip(asks, answers, strict=True) if answer is not None}:
+            self._served[caller] = turn
+            self._served.move_to_end(caller)
+        while len(self._served) > _MOST_SERVED:
+            self._served.popitem(last=False)
+
+
+def _in_turns(asks: Sequence[_Ask], served: Mapping[_Caller, int]) -> list[int]:
+    """The places of asks in the order in which there is room for them: the oldest one of each caller, then their second
+    ones, and so on. Of callers those go first who were served longest ago, of as long those whose ask is older.
+
+    So a caller with a hundred asks takes turns with who has one; and nobody is passed over for ever.
+    """
+    of_callers: defaultdict[_Caller, list[int]] = defaultdict(list)
+    for place in sorted(range(len(asks)), key=lambda place: -asks[place].passed_over):
+        of_callers[asks[place].caller].append(place)
+    callers = sorted(of_callers, key=lambda caller: served.get(caller, 0))
+    turns = itertools.zip_longest(*(of_callers[caller] for caller in callers))
+    return [place for turn in turns for place in turn if place is not None]
+
+
+def _within_share(caller: _Caller, pages: _Pages, handed: Counter[_Caller]) -> _Pages | None:
+    """The pages, if all that this batch hands to their caller fits in a page; a first answer always does. Answers of
+    the same feed are read once, but each goes over the wire."""
+    octets = _octets_of(pages)
+    if handed[caller] and handed[caller] + octets > PAGE_OCTETS:
+        return None
+    handed[caller] += octets
+    return pages
+
+
+def _octets_of(pages: _Pages) -> int:
+    """About what the values of pages take on the wire."""
+    return sum(len(change.value_json) for page in pages if page is not None for change in page.changes)
 
 
 def _slices(order: Sequence[int], asks: Sequence[_Ask]) -> Iterator[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Sequence
 from operator import itemgetter
@@ -29,6 +30,8 @@ MAX_OCTETS = 1 << 20
 ROW_OCTETS = 400
 """What a change takes on the wire beside its value, at most: the names of its scope and key, epoch, numbers, times."""
 
+_ROWS_A_TURN = 500  # some two milliseconds
+
 
 class DeviceView(NamedTuple):
     """What a hint is made of: the activity a device last reported and when (unix seconds), how far pushes reach it, its
@@ -45,8 +48,11 @@ class DeviceView(NamedTuple):
     more_scopes: bool = False
 
 
-async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[DeviceView | None]:
-    """For each device its view, or None when it is not registered. At most `MAX_SCOPES` scopes each, newest first."""
+async def device_views(
+    conn: Connection, devices: Sequence[DeviceKey], most: int = MAX_SCOPES
+) -> list[DeviceView | None]:
+    """For each device its view, or None when it is not registered. At most `most` scopes each, newest first."""
+    # OFFSET 0: a planner without statistics looks for each cursor among all of the device otherwise.
     rows = await conn.fetch(
         f"""SELECT k.i, d.activity, extract(epoch FROM d.activity_at)::float8 AS reported_at, d.platform,
                   d.token_state IN ('ACTIVE', 'STALE'), d.reach_answered, d.reach_missed,
@@ -57,13 +63,17 @@ async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[D
                SELECT s.* FROM scope_members m JOIN scopes s ON s.app_id = m.app_id AND s.scope = m.scope
                WHERE m.app_id = k.app_id AND m.user_id = k.user_id
                ORDER BY s.changed_at DESC NULLS LAST, s.scope LIMIT $4) s ON true
-           LEFT JOIN device_cursors c ON (c.app_id, c.user_id, c.device_id, c.scope)
-                                       = (k.app_id, k.user_id, k.device_id, s.scope)""",
+           LEFT JOIN LATERAL (
+               SELECT c.epoch, c.sequence FROM device_cursors c
+               WHERE (c.app_id, c.user_id, c.device_id, c.scope) = (k.app_id, k.user_id, k.device_id, s.scope)
+               OFFSET 0) c ON true""",
         *_device_columns(devices),
-        MAX_SCOPES + 1,
+        most + 1,
     )
     views: list[DeviceView | None] = [None] * len(devices)
-    for row in rows:
+    for number, row in enumerate(rows, 1):
+        if not number % _ROWS_A_TURN:
+            await asyncio.sleep(0)  # others have their turn of the loop
         (
             place,
             activity,
@@ -88,7 +98,7 @@ async def device_views(conn: Connection, devices: Sequence[DeviceKey]) -> list[D
                 {},
             )
         scope = columns[0]
-        if len(view.scopes) == MAX_SCOPES:
+        if len(view.scopes) == most:
             views[place - 1] = view._replace(more_scopes=True)
         elif scope is not None:
             view.scopes[scope] = scope_state(columns)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.storage.batching import Batcher
 from syncbeat_server.storage.postgres import Database
 from syncbeat_server.sync import store
@@ -23,6 +24,10 @@ TRUSTED_S = 8.0
 MOST_SCOPES_EACH = 5
 """How many scopes a view may have on the average; with more of them fewer views are kept."""
 _FEW = 32
+_USUAL_SCOPES = 100
+"""Most views have no more. Those that have are read apart, so that nobody waits for 2,000 rows of each of others."""
+_LARGE_AT_ONCE = 8
+_MOST_LARGE = 10_000
 _KEPT_S = 600.0  # how far pushes reach is not told each time
 
 
@@ -75,6 +80,10 @@ class Views:
         self._readings: set[_Reading] = set()
         self._trusted_until = clock.monotonic() + TRUSTED_S
         self._reads: Batcher[DeviceKey, DeviceView | None] = Batcher(self._read)
+        self._large: OrderedDict[UserKey, None] = OrderedDict()
+        self._large_reads: Batcher[DeviceKey, DeviceView | None] = Batcher(
+            self._read_large, max_batch=_LARGE_AT_ONCE, lanes=1
+        )
         self._renewals: Batcher[Sequence[ScopeKey], None] = Batcher(self._renew)
 
     def __len__(self) -> int:
@@ -107,7 +116,21 @@ class Views:
                 view = self.cached(device)
                 if view is not None:
                     return view
-        return await self._reads.submit(device)
+        user = device.app_id, device.user_id
+        if user not in self._large:
+            view = await self._reads.submit(device)
+            if view is None or not view.more_scopes:
+                return view
+            self._note_large(user)
+        view = await self._large_reads.submit(device)
+        if view is None or (len(view.scopes) <= _USUAL_SCOPES and not view.more_scopes):
+            self._large.pop(user, None)
+        return view
+
+    def _note_large(self, user: UserKey) -> None:
+        self._large[user] = None
+        if len(self._large) > _MOST_LARGE:
+            self._large.popitem(last=False)
 
     async def with_scopes(self, device: DeviceKey, view: DeviceView, named: Sequence[str]) -> DeviceView:
         """The view of a device whose user has more scopes than a view, with those of the named ones that are its.
@@ -171,12 +194,18 @@ class Views:
         return kept if now < kept.ends_at else None
 
     async def _read(self, devices: Sequence[DeviceKey]) -> Sequence[DeviceView | None]:
+        return await self._read_up_to(_USUAL_SCOPES, devices)
+
+    async def _read_large(self, devices: Sequence[DeviceKey]) -> Sequence[DeviceView | None]:
+        return await self._read_up_to(MAX_SCOPES, devices)
+
+    async def _read_up_to(self, most: int, devices: Sequence[DeviceKey]) -> Sequence[DeviceView | None]:
         # Hashing a key is not free: each is looked up once.
         places: dict[DeviceKey, int] = {}
         asked = [places.setdefault(device, len(places)) for device in devices]
         with self._reading() as reading:
             async with self._database.connection() as conn:
-                found = await store.device_views(conn, list(places))
+                found = await store.device_views(conn, list(places), most)
             if self._listening() and not reading.everything:
                 for device, view in zip(places, found, strict=True):
                     if view is not None and device[:2] not in reading.users and not view.more_scopes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,6 +34,7 @@ from syncbeat_server.sync.seen import SeenRecorder
 _PAGE = 200
 _HINT_MOVES_BY = 2.0
 _LONGEST_TRANSACTION_S = 10.0
+_TELL_EVERY_S = 5.0  # a checkpoint names every scope: up to 4,000 for a change of one
 _MOST_FOLLOWED = 2 * MAX_SCOPES  # those that are named, and those that changed last
 
 
@@ -51,7 +53,9 @@ class WatchRequest:
 
 @dataclass
 class _Progress:
-    """Where one stream is. `more_scopes`: its user has more scopes than it follows."""
+    """Where one stream is. `more_scopes`: its user has more scopes than it follows; `unnoted`: the scopes whose cursors
+    moved and are not noted as seen; `moved`: what it follows, or where it is, is not as the last checkpoint said;
+    `stirred`: nor may the hint be."""
 
     opened_at: datetime
     states: dict[str, ScopeState] = field(default_factory=dict)
@@ -59,6 +63,60 @@ class _Progress:
     shown: set[str] = field(default_factory=set)
     hint: Hint | None = None
     more_scopes: bool = False
+    unnoted: set[str] = field(default_factory=set)
+    moved: bool = False
+    stirred: bool = False
+
+    def move(self, cursor: Cursor) -> None:
+        """Take note of where it is in a scope now."""
+        if self.sent.get(cursor.scope) != cursor:
+            self.sent[cursor.scope] = cursor
+            self.unnoted.add(cursor.scope)
+            self.moved = True
+
+    def leave(self, scope: str) -> None:
+        """Forget a scope."""
+        self.states.pop(scope, None)
+        self.shown.discard(scope)
+        if self.sent.pop(scope, None) is not None:
+            self.moved = True
+
+
+class _Agenda:
+    """When a stream tells its hint and where it is: at each heartbeat, and within 5 s of news, but for heartbeats no
+    more often than that. Streams of one scope draw their moments, so that they do not all tell at once."""
+
+    def __init__(self, clock: Clock, heartbeat_s: float) -> None:
+        self._clock = clock
+        self._heartbeat_s = heartbeat_s
+        self._told_at = -math.inf
+        self._news_at = math.inf
+        self._heartbeat_at = clock.monotonic()
+
+    @property
+    def next_at(self) -> float:
+        """The next moment."""
+        return min(self._news_at, self._heartbeat_at)
+
+    def heard(self) -> None:
+        """There is news to tell."""
+        if self._news_at == math.inf:
+            now = self._clock.monotonic()
+            self._news_at = max(now + jitter(0.0, _TELL_EVERY_S), self._told_at + _TELL_EVERY_S)
+
+    def is_due(self) -> bool:
+        """Whether to tell now."""
+        return self._clock.monotonic() >= self.next_at
+
+    def is_heartbeat(self) -> bool:
+        """Whether a checkpoint is due, news or not."""
+        return self._clock.monotonic() >= self._heartbeat_at
+
+    def told(self, *, is_checkpoint: bool) -> None:
+        """What was due has been told."""
+        self._told_at, self._news_at = self._clock.monotonic(), math.inf
+        if is_checkpoint:
+            self._heartbeat_at = self._told_at + self._heartbeat_s
 
 
 class HintStreams:
@@ -139,22 +197,22 @@ class HintStreams:
 
     def _start_scope(self, progress: _Progress, state: ScopeState, given: Cursor | None) -> Reset | None:
         progress.states[state.scope] = state
-        progress.sent[state.scope] = state.cursor
+        progress.move(state.cursor)
         if given is None or given.sequence is None:
             return None
         if not can_resume(given, state):
             return Reset(state.cursor, jitter(0.0, REFETCH_S) + self._turn())
-        progress.sent[state.scope] = given._replace(epoch=given.epoch or state.epoch)
+        progress.move(given._replace(epoch=given.epoch or state.epoch))
         return None
 
     async def _follow(
         self, request: WatchRequest, subscription: Subscription, progress: _Progress
     ) -> AsyncIterator[StreamEvent]:
         lifetime = Lifetime(self._hub, subscription, self._clock, request.expires_at, request.recheck, self._turn)
-        checkpoint_at = self._clock.monotonic()
+        agenda = _Agenda(self._clock, request.heartbeat_s)
         while True:
             if lifetime.is_over:
-                yield self._checkpoint(request, progress, lifetime)
+                yield self._checkpoint(progress, self._hint(request, progress), lifetime)
                 yield lifetime.drain()
                 return
             try:
@@ -169,15 +227,31 @@ class HintStreams:
                 continue
             for event in news:
                 yield event
-            moved = self._moved_hint(request, progress)
-            if moved is not None:
-                yield moved
-            if news or self._clock.monotonic() >= checkpoint_at:
-                yield self._checkpoint(request, progress, lifetime)
-                self._note_seen(request, progress)
-                checkpoint_at = self._clock.monotonic() + request.heartbeat_s
+            self._note_seen(request, progress)
+            if progress.moved or progress.stirred:
+                agenda.heard()
+            for tidings in self._due(request, progress, lifetime, agenda):
+                yield tidings
             if not subscription.dirty:
-                await subscription.wait(lifetime.patience_s(checkpoint_at))
+                await subscription.wait(lifetime.patience_s(agenda.next_at))
+
+    def _due(
+        self, request: WatchRequest, progress: _Progress, lifetime: Lifetime, agenda: _Agenda
+    ) -> list[StreamEvent]:
+        """What is to be told now: the hint if it moved, and where the stream is if that moved, or at a heartbeat."""
+        if not agenda.is_due():
+            return []
+        tidings: list[StreamEvent] = []
+        hint = self._hint(request, progress)
+        if _has_moved(hint, progress.hint):
+            progress.hint = hint
+            tidings.append(hint)
+        is_checkpoint = progress.moved or agenda.is_heartbeat()
+        if is_checkpoint:
+            tidings.append(self._checkpoint(progress, hint, lifetime))
+        progress.moved = progress.stirred = False
+        agenda.told(is_checkpoint=is_checkpoint)
+        return tidings
 
     async def _catch_up(
         self, request: WatchRequest, subscription: Subscription, progress: _Progress
@@ -202,17 +276,18 @@ class HintStreams:
             if page is None:
                 self._leave(subscription, progress, cursor.scope)
                 continue
+            progress.stirred = progress.stirred or progress.states[cursor.scope] != page.state
             progress.states[cursor.scope] = page.state
             if page.reset:
                 events.append(Reset(page.state.cursor, jitter(0.0, REFETCH_S) + self._turn()))
-                progress.sent[cursor.scope] = page.state.cursor
+                progress.move(page.state.cursor)
                 progress.shown.discard(cursor.scope)
                 continue
             if page.changes:
                 events.append(ChangesSent(page.changes))
                 self._record(request, progress, page.changes)
                 progress.shown.add(cursor.scope)
-            progress.sent[cursor.scope] = page.next
+            progress.move(page.next)
             if page.more:
                 subscription.dirty.add(cursor.scope)
         return events
@@ -227,7 +302,9 @@ class HintStreams:
         self, request: WatchRequest, subscription: Subscription, progress: _Progress, *, opening: bool
     ) -> None:
         app_id, user_id = request.device.app_id, request.user_id
-        states, progress.more_scopes = await self._reader.member_scopes(app_id, user_id)
+        states, more_scopes = await self._reader.member_scopes(app_id, user_id)
+        progress.stirred = progress.stirred or progress.more_scopes != more_scopes
+        progress.more_scopes = more_scopes
         gone = list(progress.sent.keys() - {state.scope for state in states})
         if progress.more_scopes:
             # Of very many those that changed last are told, and the stream may follow others.
@@ -244,35 +321,31 @@ class HintStreams:
             begin = await self._reader.joined_starts(app_id, user_id, names, _LONGEST_TRANSACTION_S)
         for state in joined:
             self._start_scope(progress, state, None)
-            progress.sent[state.scope] = state.cursor._replace(sequence=begin.get(state.scope, state.head))
+            progress.move(state.cursor._replace(sequence=begin.get(state.scope, state.head)))
         self._hub.follow(subscription, progress.sent)
         subscription.dirty |= begin.keys()
 
     def _leave(self, subscription: Subscription, progress: _Progress, scope: str) -> None:
-        progress.sent.pop(scope, None)
-        progress.states.pop(scope, None)
-        progress.shown.discard(scope)
+        progress.leave(scope)
         self._hub.follow(subscription, progress.sent)
-
-    def _moved_hint(self, request: WatchRequest, progress: _Progress) -> Hint | None:
-        hint = self._hint(request, progress)
-        before = progress.hint
-        if before is not None:
-            ratio = hint.poll_interval_s / before.poll_interval_s
-            if 1 / _HINT_MOVES_BY < ratio < _HINT_MOVES_BY:
-                return None
-        progress.hint = hint
-        return hint
 
     def _hint(self, request: WatchRequest, progress: _Progress) -> Hint:
         situation = Situation(list(progress.states.values()), request.activity, more_scopes=progress.more_scopes)
         return policy.decide(situation, self._tuning(request.device.app_id), self._clock.now(), changed=False)
 
-    def _checkpoint(self, request: WatchRequest, progress: _Progress, lifetime: Lifetime) -> Checkpoint:
-        return Checkpoint(tuple(progress.sent.values()), self._hint(request, progress), lifetime.remaining_s)
+    def _checkpoint(self, progress: _Progress, hint: Hint, lifetime: Lifetime) -> Checkpoint:
+        return Checkpoint(tuple(progress.sent.values()), hint, lifetime.remaining_s)
 
     def _note_seen(self, request: WatchRequest, progress: _Progress) -> None:
         # Only what the device named or was sent: where it began "from now" it may never have seen what is there.
         if request.device.device_id:
-            shown = progress.shown & progress.sent.keys()
+            shown = progress.unnoted & progress.shown & progress.sent.keys()
             self._seen.note(request.device, [progress.sent[scope] for scope in shown])
+        progress.unnoted.clear()
+
+
+def _has_moved(hint: Hint, before: Hint | None) -> bool:
+    """Whether a hint differs from the one that was told last by enough to tell it."""
+    if before is None:
+        return True
+    return not 1 / _HINT_MOVES_BY < hint.poll_interval_s / before.poll_interval_s < _HINT_MOVES_BY

@@ -426,13 +426,16 @@ class WatchHintsResponse(_message.Message):
 
     @_builtins.property
     def hint(self) -> Global___Hint:
-        """hint is sent first, and whenever the interval to poll by, should the stream break, has halved or
-        doubled. Of all scopes it is that of a device that follows none: nobody polls them all.
+        """hint is sent before the first checkpoint, and within 5 s whenever the interval to poll by, should the
+        stream break, has halved or doubled. Of all scopes it is that of a device that follows none: nobody polls them all.
         """
 
     @_builtins.property
     def checkpoint(self) -> Global___Checkpoint:
-        """checkpoint says how far the stream has come, after changes and at each heartbeat."""
+        """checkpoint says how far the stream has come: within 5 s of news and no more often, at each heartbeat, and
+        before a drain. Between two of them the newest change of a scope is where to resume it. Of all scopes with
+        a `token` it comes after all that was new.
+        """
 
     @_builtins.property
     def reset(self) -> Global___Reset:

@@ -153,13 +153,16 @@ async def test_a_round_is_found_by_its_index_however_large_the_feed_is(
 
 
 async def reset_by(house: House, token: str) -> Any:
-    """The answer to a token that cannot be gone on from; after it the stream goes on from now."""
+    """The answer to a token that cannot be gone on from; after it the stream brings all there is, and goes on."""
     async with whole(house, token) as reader:
         (reset,) = [event for event in reader.events if isinstance(event, ResetAll)]
-        assert reader.places() == []
+        there = await rows_of(house.database, "SELECT scope, sequence FROM changes ORDER BY scope, sequence")
+        await came(reader, *there)
+        await wait_until(lambda: isinstance(reader.events[-1], Checkpoint))
         seen = reader.token
         await house.publish("after the reset", scope="news")
-        await wait_until(lambda: [scope for scope, _ in reader.places()] == ["news"])
+        await wait_until(lambda: [scope for scope, _ in reader.places()[len(there) :]] == ["news"])
+        assert reader.count(ResetAll) == 1
     async with whole(house, seen) as reader:
         await wait_until(lambda: [scope for scope, _ in reader.places()] == ["news"])
     return reset
@@ -312,5 +315,51 @@ async def test_a_reset_forgets_the_cursors_it_began_with(house: House, database_
         )
         house.hub.look_everywhere()
         await wait_until(lambda: reader.count(ResetAll))
+        await wait_until(lambda: reader.places()[3:] == [("couple", 1)])
         await house.publish("b")
-        await wait_until(lambda: reader.places()[3:] == [("couple", 2)])
+        await wait_until(lambda: reader.places()[4:] == [("couple", 2)])
+
+
+async def test_a_reset_that_lists_many_pages_is_not_reset_again_by_a_tombstone_that_nobody_lacks(
+    house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await token_of_now(house)
+    async with house.database.transaction() as held:
+        await held.execute("SELECT pg_current_xact_id()")  # no snapshot is beyond this number as long as it is open
+        await house.publish("gone", deleted=True)
+        await house.clock.advance(32 * DAY_S)
+        assert await prune(house) == 1
+        await add_rows(database_urls, 2_000)
+        async with whole(house, token) as reader:
+            await wait_until(lambda: len(reader.places()) >= 2_000)
+            assert reader.count(ResetAll) == 1
+            await house.publish("last")
+            await wait_until(lambda: reader.places()[2_000:] == [("couple", 2)])
+            assert reader.count(ResetAll) == 1
+
+
+@pytest.mark.parametrize("stops_after", [0, 1, 2])
+async def test_a_reset_is_gone_on_from_wherever_its_reader_stops(
+    house: House, database_urls: DatabaseUrls, stops_after: int
+) -> None:
+    await add_rows(database_urls, 2_000)
+    place = decode(APP, await token_of_now(house))
+    kept, seen = encode(APP, place._replace(feed="another")), list[tuple[str, int]]()
+    events = house.firehose.watch(FirehoseRequest(APP, kept, (), Activity(), 30.0, None, let_in))
+    pending, checkpoints = list[tuple[str, int]](), 0
+    async for event in events:
+        if isinstance(event, ResetAll):
+            checkpoints = 0
+        elif isinstance(event, ChangesSent):
+            pending += [(change.scope, change.sequence) for change in event.changes]
+        elif isinstance(event, Checkpoint):
+            kept, seen, pending, checkpoints = event.token, seen + pending, [], checkpoints + 1
+            if checkpoints > stops_after:
+                break
+    await events.aclose()
+    assert len(seen) == 500 * stops_after
+    async with whole(house, kept) as reader:
+        await wait_until(lambda: len(reader.places()) >= 2_000 - len(seen))
+        there = await rows_of(house.database, "SELECT scope, sequence FROM changes ORDER BY scope, sequence")
+        assert seen + reader.places() == there
+        assert reader.count(ResetAll) == 0

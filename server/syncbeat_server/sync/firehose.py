@@ -187,9 +187,11 @@ class Firehose:
             if request.token is None:
                 progress.is_over = True  # cursors say themselves what they are of: to whoever comes back with them
                 return
-            progress.place, progress.crowded, progress.is_level = _here(page.look), False, False
+            # From the start: whoever drops all that it keeps, and goes on reading, gets all there is.
+            progress.place = Place(page.look.feed, None, pruned=page.look.pruned)
+            progress.crowded, progress.is_level = False, False
             progress.known.clear()
-            yield ResetAll(encode(request.app_id, Place(page.look.feed, None)), jitter(0.0, REFETCH_S) + self._turn())
+            yield ResetAll(encode(request.app_id, progress.place), jitter(0.0, REFETCH_S) + self._turn())
             return
         for event in _sent(self._news(request, progress, page.changes)):
             yield event

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import textwrap
 from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,10 @@ def readmes_consumer(backend: SyncbeatClient, kept: Kept) -> Coroutine[None, Non
     return made
 
 
+def has(kept: Kept, drops: int, rows: int) -> bool:
+    return (kept.drops, len(kept.rows)) == (drops, rows)
+
+
 async def test_readmes_consumer_has_everything_after_new_epochs(database_urls: DatabaseUrls, redis_url: str) -> None:
     kept = Kept()
     async with (
@@ -272,7 +277,7 @@ async def test_readmes_consumer_has_everything_after_new_epochs(database_urls: D
         await wait_until(lambda: len(kept.rows) == 5)
         for drops in (1, 2):  # while it watches
             await renew_epochs(database, SystemClock(), None)
-            await wait_until(lambda drops=drops: (kept.drops, len(kept.rows)) == (drops, 5))
+            await wait_until(partial(has, kept, drops, 5))
         await wait_until(lambda: kept.token != before)
         consuming.cancel()
         await asyncio.wait([consuming])
@@ -280,7 +285,7 @@ async def test_readmes_consumer_has_everything_after_new_epochs(database_urls: D
         await publish(client, "s5", "k")
         kept.token = before
         consuming = asyncio.ensure_future(readmes_consumer(client, kept))
-        await wait_until(lambda: (kept.drops, len(kept.rows)) == (3, 6))
+        await wait_until(partial(has, kept, 3, 6))
         await wait_until(lambda: kept.token != before)
         consuming.cancel()
         await asyncio.wait([consuming])

@@ -14,6 +14,7 @@ from syncbeat_server.sync import firehose, rounds
 from syncbeat_server.sync.firehose import FirehoseRequest
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, ResetAll
 from syncbeat_server.sync.pruning import TombstonePruning
+from syncbeat_server.sync.renewal import renew_epochs
 from syncbeat_server.sync.tokens import Snapshot, decode, encode
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
@@ -264,7 +265,7 @@ async def test_a_pruned_tombstone_of_another_cluster_resets_nobody(house: House,
     await run_sql(
         database_urls.admin_url,
         "UPDATE changes SET xid = '4611686018427387904' WHERE key = 'a'",
-        "INSERT INTO pruned_feeds VALUES ('default', '4611686018427387904')",
+        "INSERT INTO pruned_feeds VALUES ('default', '4611686018427387904', 'another')",
     )
     token = await token_of_now(house)
     await house.clock.advance(32 * DAY_S)
@@ -272,6 +273,61 @@ async def test_a_pruned_tombstone_of_another_cluster_resets_nobody(house: House,
     async with whole(house, token) as reader:
         await house.publish("c")
         await came(reader, ("couple", 3))
+
+
+async def add_mark(urls: DatabaseUrls, ahead: int) -> None:
+    """Of a cluster that was further by some transactions, as a dump brings it."""
+    await run_sql(
+        urls.admin_url,
+        f"""INSERT INTO pruned_feeds
+            VALUES ('default', (pg_current_xact_id()::text::bigint + {ahead})::text::xid8, 'another')""",
+    )
+
+
+async def test_a_mark_of_a_pruned_tombstone_that_a_dump_brought_resets_nobody_when_its_number_comes_up(
+    house: House, database_urls: DatabaseUrls
+) -> None:
+    await add_mark(database_urls, 10)
+    async with whole(house) as reader:
+        for number in range(30):
+            await house.publish(f"k{number}")
+        await came(reader, *(("couple", sequence) for sequence in range(1, 31)))
+        assert reader.count(ResetAll) == 0
+
+
+@pytest.mark.parametrize("ahead", [-5, 1_000])
+async def test_a_mark_that_a_dump_brought_gives_way_to_one_of_this_cluster(
+    house: House, database_urls: DatabaseUrls, ahead: int
+) -> None:
+    await add_mark(database_urls, ahead)
+    await house.publish("a", "b")
+    token = await token_of_now(house)
+    await house.publish("a", deleted=True)
+    await house.clock.advance(32 * DAY_S)
+    assert await prune(house) == 1
+    await reset_by(house, token)
+
+
+async def test_a_mark_that_a_dump_brought_is_made_its_own_when_an_earlier_server_raises_it(
+    house: House, database_urls: DatabaseUrls
+) -> None:
+    await add_mark(database_urls, 1_000)
+    await house.publish("a", "b")
+    token = await token_of_now(house)
+    await house.publish("a", deleted=True)
+    async with house.database.transaction() as conn:  # as versions do that do not know of the column
+        await conn.execute("DELETE FROM changes WHERE deleted")
+        await conn.execute(
+            """INSERT INTO pruned_feeds AS p (app_id, xid) VALUES ('default', '3')
+               ON CONFLICT (app_id) DO UPDATE SET xid = greatest(p.xid, excluded.xid)"""
+        )
+    await reset_by(house, token)
+
+
+async def test_new_epochs_delete_the_marks_of_pruned_tombstones(house: House, database_urls: DatabaseUrls) -> None:
+    await add_mark(database_urls, 1_000)
+    await renew_epochs(house.database, house.clock, None)
+    assert await rows_of(house.database, "SELECT app_id FROM pruned_feeds") == []
 
 
 @pytest.mark.parametrize("token", ["x", "AAAA", "no token at all", "=", "é", "A" * 8_192])

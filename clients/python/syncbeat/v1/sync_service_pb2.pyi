@@ -477,7 +477,9 @@ class Checkpoint(_message.Message):
     """
     @_builtins.property
     def cursors(self) -> _containers.RepeatedCompositeFieldContainer[_core_pb2.ScopeCursor]:
-        """cursors are where the stream is in each scope that it follows. Empty in a stream that has a token."""
+        """cursors are where the stream is in each scope that it follows. Empty in a stream that has a token. In a stream of
+        all scopes a checkpoint may name a part of them, as it is 1 MiB at most: keep those of scopes that it does not name.
+        """
 
     @_builtins.property
     def hint(self) -> Global___Hint:

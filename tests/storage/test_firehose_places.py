@@ -338,6 +338,29 @@ async def test_a_malformed_token_is_refused_by_its_field(house: House, token: st
     assert len(house.hub) == 0
 
 
+AHEAD = [
+    Snapshot(2**62 + 1, 2**63 - 1),
+    Snapshot(5, 2**63 - 1),
+    Snapshot(2**32 + 3, 2**40 + 3, (2**32 + 3, 2**33, 2**40)),
+    Snapshot(2**32 - 1, 2**32 + 1, (2**32 - 1, 2**32)),
+]
+
+
+@pytest.mark.parametrize("snapshot", AHEAD, ids=lambda snapshot: snapshot.text)
+async def test_a_token_of_numbers_as_large_as_they_may_be_is_reset(house: House, snapshot: Snapshot) -> None:
+    await house.publish("a")
+    place = decode(APP, await token_of_now(house))
+    for forged in (
+        place._replace(since=snapshot, after=("\x7f", 2**63 - 1), pruned=2**63 - 1),
+        place._replace(since=snapshot, until=snapshot),
+        place._replace(until=snapshot, after=("\x7f", 2**63 - 1)),
+        place._replace(since=None, until=snapshot),
+    ):
+        async with whole(house, encode(APP, forged)) as reader:
+            await came(reader, ("couple", 1))
+            assert reader.count(ResetAll) == 1
+
+
 async def test_a_reset_by_pruning_comes_once_also_while_a_transaction_stays_open(house: House) -> None:
     await house.publish("a", "b")
     token = await token_of_now(house)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import textwrap
+from collections.abc import AsyncIterator, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,7 +17,11 @@ from syncbeat import SyncbeatClient, Watch, explain
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat.v1.error_reason_pb2 import ErrorReason
+from syncbeat_server.clock import SystemClock
+from syncbeat_server.storage.postgres import open_database
+from syncbeat_server.sync.renewal import renew_epochs
 from tests.conftest import DatabaseUrls, run_sql
+from tests.fakes import wait_until
 from tests.ports import free_port
 from tests.rpc.client_servers import (
     WAIT_S,
@@ -26,6 +34,7 @@ from tests.rpc.client_servers import (
     scripted_server,
 )
 
+ROOT = Path(__file__).parents[2]
 DOWN = Refusal(grpc.StatusCode.UNAVAILABLE)
 
 
@@ -209,8 +218,83 @@ async def test_a_token_of_before_the_database_became_another_is_reset_and_all_th
             reset = await first_reset(watch)
             assert not reset.scope
             assert not reset.HasField("head")
+            assert await changes(watch, ("room", 2)) == [("room", 1), ("room", 2)]
         async with client.watch(all_scopes=True, token=reset.token) as watch:
             assert await changes(watch, ("room", 2)) == [("room", 1), ("room", 2)]
+
+
+class Kept:
+    """The database of README's consumer."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], str] = {}
+        self.token = ""
+        self.drops = 0
+
+    async def kept_token(self) -> str:
+        return self.token
+
+    async def keep_token(self, token: str) -> None:
+        self.token = token
+
+    async def drop_everything(self) -> None:
+        self.rows.clear()
+        self.drops += 1
+
+    async def put(self, scope: str, key: str, value_json: str, deleted: bool) -> None:
+        if deleted:
+            self.rows.pop((scope, key), None)
+        else:
+            self.rows[scope, key] = value_json
+
+
+def readmes_consumer(backend: SyncbeatClient, kept: Kept) -> Coroutine[None, None, None]:
+    """The code that README gives to a service that follows everything, as it stands there."""
+    section = (ROOT / "README.md").read_text().split("### A service that follows everything")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {"backend": backend, "database": kept, "sync_service_pb2": pb}
+    exec("async def consume():\n" + textwrap.indent(code, "    "), names)  # noqa: S102  # our own README
+    made: Coroutine[None, None, None] = names["consume"]()
+    return made
+
+
+def has(kept: Kept, drops: int, rows: int) -> bool:
+    return (kept.drops, len(kept.rows)) == (drops, rows)
+
+
+async def test_readmes_consumer_has_everything_after_new_epochs(database_urls: DatabaseUrls, redis_url: str) -> None:
+    kept = Kept()
+    async with (
+        real_server(database_urls, redis_url) as address,
+        client_of(address) as client,
+        open_database(database_urls.app_url, size=1, name="operator") as database,
+    ):
+        consuming = asyncio.ensure_future(readmes_consumer(client, kept))
+        await wait_until(lambda: kept.token)
+        before = kept.token
+        for number in range(5):
+            await publish(client, f"s{number}", "k")
+        await wait_until(lambda: len(kept.rows) == 5)
+        for drops in (1, 2):  # while it watches
+            await renew_epochs(database, SystemClock(), None)
+            await wait_until(partial(has, kept, drops, 5))
+        await wait_until(lambda: kept.token != before)
+        consuming.cancel()
+        await asyncio.wait([consuming])
+        await renew_epochs(database, SystemClock(), None)  # while it is away
+        await publish(client, "s5", "k")
+        kept.token = before
+        consuming = asyncio.ensure_future(readmes_consumer(client, kept))
+        await wait_until(partial(has, kept, 3, 6))
+        await wait_until(lambda: kept.token != before)
+        consuming.cancel()
+        await asyncio.wait([consuming])
+        consuming = asyncio.ensure_future(readmes_consumer(client, kept))
+        await publish(client, "s6", "k")
+        await wait_until(lambda: len(kept.rows) == 7)
+        consuming.cancel()
+        await asyncio.wait([consuming])
+    assert kept.drops == 3
 
 
 async def refused(client: SyncbeatClient, **fields: object) -> tuple[grpc.StatusCode, str, list[str]]:

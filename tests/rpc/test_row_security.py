@@ -213,7 +213,10 @@ SEEN[sync.values_of] = lambda c: sync.values_of(c, [("default", "bobs", "k")])
 SEEN[epochs.extent] = scopes_in_sight
 SEEN[epochs.lock_page] = lambda c: epochs.lock_page(c, None, ("", ""), 10, 250)
 SEEN[epochs.renew] = lambda c: epochs.renew(c, [("default", "bobs")])
-SEEN[epochs.forget_foreign_transactions] = lambda c: epochs.forget_foreign_transactions(c, [("default", "bobs")])
+SEEN[epochs.foreign_apps] = lambda c: epochs.foreign_apps(c, "3", None)
+SEEN[epochs.forget_foreign_transactions] = lambda c: epochs.forget_foreign_transactions(c, "3", "default", ("", ""), 10)
+REFUSED[epochs.next_transaction] = epochs.next_transaction
+REFUSED[epochs.forget_pruned_tombstones] = epochs.forget_pruned_tombstones
 REFUSED[touches.touched] = lambda c: touches.touched(c, "3", 10)
 REFUSED[tombstones.remove_old] = lambda c: tombstones.remove_old(c, 0.0, 10)
 REFUSED[rounds.look] = lambda c: rounds.look(c, "default")
@@ -240,7 +243,7 @@ def functions(module: ModuleType) -> set[Callable[..., Any]]:
 
 
 def is_nothing(answer: object) -> bool:
-    return not answer or (isinstance(answer, list) and not any(answer))
+    return not answer or (isinstance(answer, list | tuple) and not any(answer))
 
 
 async def test_no_store_function_is_left_out() -> None:
@@ -271,9 +274,8 @@ SILENT = {
     *(registrations.age, expansion.count_large),  # nobody has a month, or a thousand devices
     *(registrations.lock, locks.lock_in_order, directory.lock_mover, directory.lock_registering),
     sync.oversized,  # nor a value of a mebibyte
-    epochs.forget_foreign_transactions,  # nor changes of another cluster
+    *(epochs.foreign_apps, epochs.forget_foreign_transactions),  # nor changes of another cluster
     scopes.note_presence,  # the server has noted it already
-    epochs.forget_foreign_transactions,  # nothing is of another cluster
 }
 LAST: list[Callable[..., Any]] = [
     auth.revoke_sessions,

@@ -315,6 +315,23 @@ async def test_a_firehose_keeps_a_bounded_number_of_cursors(house: House, monkey
         assert len(reader.places()) == 5
 
 
+async def test_a_firehose_divides_very_many_cursors_between_checkpoints(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firehose, "_CURSORS_EVERY_S", 0.0)
+    names = [f"{number:05}".rjust(115, "s") for number in range(9_000)]
+    async with whole(house, None) as reader:
+        await publish_to(house, names)
+        await wait_until(lambda: len(reader.places()) == len(names), 60.0)
+        before = len(reader.events)
+        house.hub.drain()
+        await wait_until(lambda: reader.ended)
+    parts = [event.cursors for event in reader.events[before:] if isinstance(event, Checkpoint)][-3:]
+    assert [len(part) for part in parts] == [4_000, 4_000, 1_000]
+    assert {cursor.scope for part in parts for cursor in part} == {*names}
+    assert isinstance(reader.events[-1], Drain)
+
+
 async def test_a_firehose_is_drained_with_a_token_that_it_goes_on_from(house: House) -> None:
     async with whole(house) as reader:
         await house.publish("a")

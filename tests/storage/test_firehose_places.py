@@ -14,6 +14,7 @@ from syncbeat_server.sync import firehose, rounds
 from syncbeat_server.sync.firehose import FirehoseRequest
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, ResetAll
 from syncbeat_server.sync.pruning import TombstonePruning
+from syncbeat_server.sync.renewal import renew_epochs
 from syncbeat_server.sync.tokens import Snapshot, decode, encode
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
@@ -153,13 +154,16 @@ async def test_a_round_is_found_by_its_index_however_large_the_feed_is(
 
 
 async def reset_by(house: House, token: str) -> Any:
-    """The answer to a token that cannot be gone on from; after it the stream goes on from now."""
+    """The answer to a token that cannot be gone on from; after it the stream brings all there is, and goes on."""
     async with whole(house, token) as reader:
         (reset,) = [event for event in reader.events if isinstance(event, ResetAll)]
-        assert reader.places() == []
+        there = await rows_of(house.database, "SELECT scope, sequence FROM changes ORDER BY scope, sequence")
+        await came(reader, *there)
+        await wait_until(lambda: isinstance(reader.events[-1], Checkpoint))
         seen = reader.token
         await house.publish("after the reset", scope="news")
-        await wait_until(lambda: [scope for scope, _ in reader.places()] == ["news"])
+        await wait_until(lambda: [scope for scope, _ in reader.places()[len(there) :]] == ["news"])
+        assert reader.count(ResetAll) == 1
     async with whole(house, seen) as reader:
         await wait_until(lambda: [scope for scope, _ in reader.places()] == ["news"])
     return reset
@@ -261,7 +265,7 @@ async def test_a_pruned_tombstone_of_another_cluster_resets_nobody(house: House,
     await run_sql(
         database_urls.admin_url,
         "UPDATE changes SET xid = '4611686018427387904' WHERE key = 'a'",
-        "INSERT INTO pruned_feeds VALUES ('default', '4611686018427387904')",
+        "INSERT INTO pruned_feeds VALUES ('default', '4611686018427387904', 'another')",
     )
     token = await token_of_now(house)
     await house.clock.advance(32 * DAY_S)
@@ -271,12 +275,90 @@ async def test_a_pruned_tombstone_of_another_cluster_resets_nobody(house: House,
         await came(reader, ("couple", 3))
 
 
+async def add_mark(urls: DatabaseUrls, ahead: int) -> None:
+    """Of a cluster that was further by some transactions, as a dump brings it."""
+    await run_sql(
+        urls.admin_url,
+        f"""INSERT INTO pruned_feeds
+            VALUES ('default', (pg_current_xact_id()::text::bigint + {ahead})::text::xid8, 'another')""",
+    )
+
+
+async def test_a_mark_of_a_pruned_tombstone_that_a_dump_brought_resets_nobody_when_its_number_comes_up(
+    house: House, database_urls: DatabaseUrls
+) -> None:
+    await add_mark(database_urls, 10)
+    async with whole(house) as reader:
+        for number in range(30):
+            await house.publish(f"k{number}")
+        await came(reader, *(("couple", sequence) for sequence in range(1, 31)))
+        assert reader.count(ResetAll) == 0
+
+
+@pytest.mark.parametrize("ahead", [-5, 1_000])
+async def test_a_mark_that_a_dump_brought_gives_way_to_one_of_this_cluster(
+    house: House, database_urls: DatabaseUrls, ahead: int
+) -> None:
+    await add_mark(database_urls, ahead)
+    await house.publish("a", "b")
+    token = await token_of_now(house)
+    await house.publish("a", deleted=True)
+    await house.clock.advance(32 * DAY_S)
+    assert await prune(house) == 1
+    await reset_by(house, token)
+
+
+async def test_a_mark_that_a_dump_brought_is_made_its_own_when_an_earlier_server_raises_it(
+    house: House, database_urls: DatabaseUrls
+) -> None:
+    await add_mark(database_urls, 1_000)
+    await house.publish("a", "b")
+    token = await token_of_now(house)
+    await house.publish("a", deleted=True)
+    async with house.database.transaction() as conn:  # as versions do that do not know of the column
+        await conn.execute("DELETE FROM changes WHERE deleted")
+        await conn.execute(
+            """INSERT INTO pruned_feeds AS p (app_id, xid) VALUES ('default', '3')
+               ON CONFLICT (app_id) DO UPDATE SET xid = greatest(p.xid, excluded.xid)"""
+        )
+    await reset_by(house, token)
+
+
+async def test_new_epochs_delete_the_marks_of_pruned_tombstones(house: House, database_urls: DatabaseUrls) -> None:
+    await add_mark(database_urls, 1_000)
+    await renew_epochs(house.database, house.clock, None)
+    assert await rows_of(house.database, "SELECT app_id FROM pruned_feeds") == []
+
+
 @pytest.mark.parametrize("token", ["x", "AAAA", "no token at all", "=", "é", "A" * 8_192])
 async def test_a_malformed_token_is_refused_by_its_field(house: House, token: str) -> None:
     async with whole(house, token) as reader:
         assert isinstance(reader.error, InvalidRequest)
         assert [fault.path for fault in reader.error.violations] == ["token"]
     assert len(house.hub) == 0
+
+
+AHEAD = [
+    Snapshot(2**62 + 1, 2**63 - 1),
+    Snapshot(5, 2**63 - 1),
+    Snapshot(2**32 + 3, 2**40 + 3, (2**32 + 3, 2**33, 2**40)),
+    Snapshot(2**32 - 1, 2**32 + 1, (2**32 - 1, 2**32)),
+]
+
+
+@pytest.mark.parametrize("snapshot", AHEAD, ids=lambda snapshot: snapshot.text)
+async def test_a_token_of_numbers_as_large_as_they_may_be_is_reset(house: House, snapshot: Snapshot) -> None:
+    await house.publish("a")
+    place = decode(APP, await token_of_now(house))
+    for forged in (
+        place._replace(since=snapshot, after=("\x7f", 2**63 - 1), pruned=2**63 - 1),
+        place._replace(since=snapshot, until=snapshot),
+        place._replace(until=snapshot, after=("\x7f", 2**63 - 1)),
+        place._replace(since=None, until=snapshot),
+    ):
+        async with whole(house, encode(APP, forged)) as reader:
+            await came(reader, ("couple", 1))
+            assert reader.count(ResetAll) == 1
 
 
 async def test_a_reset_by_pruning_comes_once_also_while_a_transaction_stays_open(house: House) -> None:
@@ -312,5 +394,51 @@ async def test_a_reset_forgets_the_cursors_it_began_with(house: House, database_
         )
         house.hub.look_everywhere()
         await wait_until(lambda: reader.count(ResetAll))
+        await wait_until(lambda: reader.places()[3:] == [("couple", 1)])
         await house.publish("b")
-        await wait_until(lambda: reader.places()[3:] == [("couple", 2)])
+        await wait_until(lambda: reader.places()[4:] == [("couple", 2)])
+
+
+async def test_a_reset_that_lists_many_pages_is_not_reset_again_by_a_tombstone_that_nobody_lacks(
+    house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await token_of_now(house)
+    async with house.database.transaction() as held:
+        await held.execute("SELECT pg_current_xact_id()")  # no snapshot is beyond this number as long as it is open
+        await house.publish("gone", deleted=True)
+        await house.clock.advance(32 * DAY_S)
+        assert await prune(house) == 1
+        await add_rows(database_urls, 2_000)
+        async with whole(house, token) as reader:
+            await wait_until(lambda: len(reader.places()) >= 2_000)
+            assert reader.count(ResetAll) == 1
+            await house.publish("last")
+            await wait_until(lambda: reader.places()[2_000:] == [("couple", 2)])
+            assert reader.count(ResetAll) == 1
+
+
+@pytest.mark.parametrize("stops_after", [0, 1, 2])
+async def test_a_reset_is_gone_on_from_wherever_its_reader_stops(
+    house: House, database_urls: DatabaseUrls, stops_after: int
+) -> None:
+    await add_rows(database_urls, 2_000)
+    place = decode(APP, await token_of_now(house))
+    kept, seen = encode(APP, place._replace(feed="another")), list[tuple[str, int]]()
+    events = house.firehose.watch(FirehoseRequest(APP, kept, (), Activity(), 30.0, None, let_in))
+    pending, checkpoints = list[tuple[str, int]](), 0
+    async for event in events:
+        if isinstance(event, ResetAll):
+            checkpoints = 0
+        elif isinstance(event, ChangesSent):
+            pending += [(change.scope, change.sequence) for change in event.changes]
+        elif isinstance(event, Checkpoint):
+            kept, seen, pending, checkpoints = event.token, seen + pending, [], checkpoints + 1
+            if checkpoints > stops_after:
+                break
+    await events.aclose()
+    assert len(seen) == 500 * stops_after
+    async with whole(house, kept) as reader:
+        await wait_until(lambda: len(reader.places()) >= 2_000 - len(seen))
+        there = await rows_of(house.database, "SELECT scope, sequence FROM changes ORDER BY scope, sequence")
+        assert seen + reader.places() == there
+        assert reader.count(ResetAll) == 0

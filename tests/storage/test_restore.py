@@ -108,11 +108,13 @@ async def test_stream_of_all_scopes_is_reset_by_new_epochs_and_goes_on(house: Ho
         old = reader.token
         await renew_epochs(house.database, clock, None)
         house.hub.look_everywhere(restored=True)
-        await wait_until(lambda: reader.count(ResetAll))
+        await came(reader, ("couple", 1), ("couple", 1))
+        assert reader.count(ResetAll) == 1
         await house.publish("b")
-        await came(reader, ("couple", 1), ("couple", 2))
+        await came(reader, ("couple", 1), ("couple", 1), ("couple", 2))
     async with whole(house, old) as reader:
         await wait_until(lambda: reader.count(ResetAll), what="its token is of before")
+        await came(reader, ("couple", 1), ("couple", 2))
 
 
 async def test_lineage_changes_with_a_restore_and_not_by_itself(

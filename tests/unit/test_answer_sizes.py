@@ -9,10 +9,11 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from syncbeat.v1 import sync_service_pb2
+from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.rpc.server import CONTRACT, MAX_REQUEST_BYTES
 from syncbeat_server.sync.feed import PAGE_OCTETS
+from syncbeat_server.sync.firehose import MOST_CURSORS
 from syncbeat_server.sync.store import ROW_OCTETS
 
 GRPC_DEFAULT = 4 << 20
@@ -20,7 +21,7 @@ NAME = "é" * 64  # an id of 128 octets
 PAGE = 1_000
 MOST: dict[str, int] = {
     "syncbeat.v1.Hint.heads": 2 * MAX_SCOPES,  # those that changed last, and those that were named
-    "syncbeat.v1.Checkpoint.cursors": 2 * MAX_SCOPES,
+    "syncbeat.v1.Checkpoint.cursors": max(2 * MAX_SCOPES, MOST_CURSORS),  # of a user, and of all scopes
     "syncbeat.v1.ListChangesResponse.changes": 1,  # `test_page_sizes` is about these
     "syncbeat.v1.Preferences.muted_types": 100,
     "syncbeat.v1.Notification.data": 64,
@@ -92,3 +93,11 @@ def test_the_octets_of_a_row_cover_what_stands_beside_its_value() -> None:
     beside.change_time.FromJsonString("2100-01-01T00:00:00.999999999Z")
     lengths = 2 * 5  # of the value, and of the change in its answer
     assert beside.ByteSize() + lengths <= ROW_OCTETS
+
+
+def test_the_largest_checkpoint_of_all_scopes_stays_below_a_mebibyte() -> None:
+    epoch = f"{'e' * 32}~{2**63 - 1}"  # as `sync/resuming.py` makes the longest
+    cursor = core_pb2.ScopeCursor(scope=NAME, epoch=epoch, sequence=2**63 - 1)
+    checkpoint = sync_service_pb2.Checkpoint(cursors=[cursor] * MOST_CURSORS)
+    checkpoint.token_remaining.FromSeconds(2**31)
+    assert checkpoint.ByteSize() + 1_000 <= 1 << 20  # the hint has no heads

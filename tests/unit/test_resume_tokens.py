@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import string
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ from hypothesis import strategies as some
 from syncbeat_server.sync.tokens import MAX_TOKEN_BYTES, NotAToken, Place, Snapshot, decode, encode, snapshot_of
 
 FEED = "0123456789abcdef"
-NUMBERS = some.integers(1, 2**62)
+NUMBERS = some.integers(1, 2**62).filter(lambda number: number % 2**32)
 
 
 @some.composite
@@ -23,7 +24,8 @@ def snapshots(draw: Any, most: int = 256) -> Snapshot:
     xmin = draw(NUMBERS)
     later = draw(some.lists(some.integers(1, 2**31), unique=True, max_size=most - 1))
     running = tuple(sorted(xmin + distance for distance in later))
-    return Snapshot(xmin, (running[-1] if running else xmin) + draw(some.integers(1, 99)), running)
+    last = running[-1] if running else xmin
+    return Snapshot(xmin, last + draw(some.integers(1, 99).filter(lambda more: (last + more) % 2**32)), running)
 
 
 AFTER = some.tuples(some.text(max_size=32).filter(lambda text: "\0" not in text), some.integers(0, 2**63 - 1))
@@ -38,7 +40,7 @@ def test_a_token_says_the_place_it_was_made_of(
 
 
 def test_a_token_is_small_however_many_transactions_run() -> None:
-    xmin = 2**62
+    xmin = 2**62 + 3
     running = tuple(xmin + number * 8_388_000 for number in range(256))  # as far apart as 2**31 allows
     full = Snapshot(xmin, running[-1] + 1, running)
     token = encode("shop", Place(FEED, full, full, ("é" * 64, 2**63 - 1), 2**63 - 1))
@@ -85,6 +87,25 @@ def test_a_token_of_another_app_or_with_one_other_character_is_refused() -> None
             decode("shop", token[:place] + other + token[place + 1 :])
 
 
+@pytest.mark.parametrize("scope", ["", "r", "ro"])
+def test_a_token_is_refused_with_another_tail_than_it_was_given(scope: str) -> None:
+    token = encode("shop", Place(FEED, Snapshot(700, 800), None, (scope, 7)))
+    digits = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+    others = [token[:-1] + digit for digit in digits if digit != token[-1]]
+    for other in [
+        *others,
+        f"{token}=",
+        f"{token}==",
+        f"{token}===",
+        f"{token}\n",
+        f"{token} ",
+        f" {token}",
+        f"={token}",
+    ]:
+        with pytest.raises(NotAToken):
+            decode("shop", other)
+
+
 WRONG: list[list[Any]] = [
     [],
     [1],
@@ -106,6 +127,8 @@ WRONG: list[list[Any]] = [
     [1, FEED, [7, 99, 2, 0], None, "s", 1, 0],
     [1, FEED, [7, 99, -1], None, "s", 1, 0],
     [1, FEED, [7, 2**63], None, "s", 1, 0],
+    *[[1, FEED, snapshot, None, "s", 1, 0] for snapshot in ([2**62, 2**63 - 1], [2**32, 2**32 + 9], [7, 2**33])],
+    [1, FEED, None, [7, 2**32], "s", 1, 0],
     [1, FEED, [7, 2**40, *[1] * 257], None, "s", 1, 0],
     [1, FEED, {"7": 9}, None, "s", 1, 0],
 ]

@@ -56,8 +56,7 @@ class Watch:
 
     A watch of all scopes keeps one `token` instead of cursors, whatever the number of scopes: keep that when a
     checkpoint has come and what was before it is handled. A reset without a scope says that the token can no longer be
-    gone on from: what is kept of all scopes is to be made anew, for which a watch from the reset's own token brings all
-    there is.
+    gone on from: drop what is kept of all scopes, and go on reading, since all there is comes next.
 
     Resuming is safe because the server sends the changes of one scope in the order of their sequence: when a change
     has come, all before it in its scope have. After a reset the watch goes on from its head: list the scope from the
@@ -267,7 +266,7 @@ class _Feed:
         if reset.scope:
             self._keep(reset.head)
         else:
-            self.cursors.clear()  # sequences may be lower now; the next checkpoint has a token that is good
+            self.cursors.clear()  # all comes anew, with sequences that may be lower; the next token is good
 
     def _move_to(self, checkpoint: pb.Checkpoint) -> None:
         self.token = checkpoint.token or self.token

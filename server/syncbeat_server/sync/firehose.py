@@ -8,7 +8,7 @@ that stays open. Of what it reads a stream holds one page.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -43,6 +43,8 @@ _PAGE = 200
 _AT_ONCE = 50  # changes of one event, so that others get their turn in between
 _CURSORS_EVERY_S = 5.0
 _MAX_CURSORS = 100_000
+MOST_CURSORS = 4_000
+"""Of one checkpoint, at up to 200 octets each: less than 1 MiB, so that it fits every client."""
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,13 @@ class Firehose:
             if told and request.token is None:
                 checkpoint_at = min(checkpoint_at, self._clock.monotonic() + _CURSORS_EVERY_S)
             if (told and request.token is not None) or self._clock.monotonic() >= checkpoint_at:
-                yield self._checkpoint(request, progress)
+                for checkpoint in self._checkpoints(request, progress):
+                    yield checkpoint
                 checkpoint_at = self._clock.monotonic() + request.heartbeat_s
             if progress.is_level:
                 await self._wait(subscription, lifetime, checkpoint_at)
-        yield self._checkpoint(request, progress)
+        for checkpoint in self._checkpoints(request, progress):
+            yield checkpoint
         yield lifetime.drain()
 
     async def _page(self, request: FirehoseRequest, progress: _Progress) -> AsyncIterator[StreamEvent]:
@@ -187,9 +191,11 @@ class Firehose:
             if request.token is None:
                 progress.is_over = True  # cursors say themselves what they are of: to whoever comes back with them
                 return
-            progress.place, progress.crowded, progress.is_level = _here(page.look), False, False
+            # From the start: whoever drops all that it keeps, and goes on reading, gets all there is.
+            progress.place = Place(page.look.feed, None, pruned=page.look.pruned)
+            progress.crowded, progress.is_level = False, False
             progress.known.clear()
-            yield ResetAll(encode(request.app_id, Place(page.look.feed, None)), jitter(0.0, REFETCH_S) + self._turn())
+            yield ResetAll(encode(request.app_id, progress.place), jitter(0.0, REFETCH_S) + self._turn())
             return
         for event in _sent(self._news(request, progress, page.changes)):
             yield event
@@ -223,11 +229,15 @@ class Firehose:
             del known[scope]
         return news
 
-    def _checkpoint(self, request: FirehoseRequest, progress: _Progress) -> Checkpoint:
+    def _checkpoints(self, request: FirehoseRequest, progress: _Progress) -> Iterator[Checkpoint]:
+        """Where the stream is: in one message by its token, in several by its cursors, if there are very many."""
         hint, left = self._hint(request), progress.lifetime.remaining_s
-        if request.token is None:
-            return Checkpoint(tuple(progress.known.values()), hint, left)
-        return Checkpoint((), hint, left, encode(request.app_id, progress.place))
+        if request.token is not None:
+            yield Checkpoint((), hint, left, encode(request.app_id, progress.place))
+            return
+        known = tuple(progress.known.values())
+        for start in range(0, max(1, len(known)), MOST_CURSORS):
+            yield Checkpoint(known[start : start + MOST_CURSORS], hint, left)
 
     def _hint(self, request: FirehoseRequest) -> Hint:
         # Nobody polls a whole app: the hint is that of a device without scopes.

@@ -226,8 +226,8 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class ResetAll:
-    """Stream of all scopes: the token was of another feed; list everything again after `refetch_delay_s`, or open a
-    stream with `token`, which brings it. This one goes on from now."""
+    """Stream of all scopes: the token was of another feed; drop everything. The stream goes on from `token`, which is
+    the start; who lists by other means does that after `refetch_delay_s`."""
 
     token: str
     refetch_delay_s: float

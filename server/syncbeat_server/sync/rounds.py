@@ -45,10 +45,10 @@ class Page(NamedTuple):
     crowded: bool
 
 
-# A mark that came with a dump may be of a number that this cluster has not come to: it says nothing here.
+# A mark that came with a dump is of another feed, and says nothing here.
 _LOOK = f"""
     syncbeat_feed_identity() || '.' || {_GENERATION} AS identity, now::text AS now,
-    coalesce((SELECT p.xid FROM pruned_feeds p WHERE p.app_id = $1 AND p.xid < pg_snapshot_xmax(now)), '0')::text
+    coalesce((SELECT p.xid FROM pruned_feeds p WHERE p.app_id = $1 AND p.feed = syncbeat_feed_identity()), '0')::text
         AS pruned"""
 
 _PAGED = f"page AS MATERIALIZED (SELECT tuple FROM news ORDER BY scope, sequence LIMIT {MAX_CHANGES})"

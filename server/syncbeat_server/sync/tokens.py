@@ -22,6 +22,7 @@ _FEED_DIGITS = 16
 _MAX_RUNNING = 256
 _MAX_NUMBER = 2**63 - 1
 _MAX_SCOPE_BYTES = 128
+_ERA = 2**32  # the first number of each is no transaction's: PostgreSQL reads no snapshot that begins or ends there
 
 
 class Snapshot(NamedTuple):
@@ -76,7 +77,7 @@ def encode(app_id: str, place: Place) -> str:
     since = None if place.since is None else _parts(_coarse(place.since))
     until = None if place.until is None else _parts(place.until)
     told = orjson.dumps([_VERSION, place.feed, since, until, *place.after, place.pruned])
-    return base64.urlsafe_b64encode(_check(app_id, told) + told).decode().rstrip("=")
+    return _text(_check(app_id, told) + told)
 
 
 def decode(app_id: str, token: str) -> Place:
@@ -88,6 +89,8 @@ def decode(app_id: str, token: str) -> Place:
     """
     try:
         given = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        if _text(given) != token:  # bits behind the last octet, or padding
+            raise NotAToken
         check, told = given[:_CHECK_BYTES], given[_CHECK_BYTES:]
         if check != _check(app_id, told):
             raise NotAToken
@@ -96,6 +99,10 @@ def decode(app_id: str, token: str) -> Place:
         return _place(*rest) if version == _VERSION else Place("", None)
     except (ValueError, TypeError) as error:
         raise NotAToken("not a token of this app") from error
+
+
+def _text(octets: bytes) -> str:
+    return base64.urlsafe_b64encode(octets).decode().rstrip("=")
 
 
 def _coarse(snapshot: Snapshot) -> Snapshot:
@@ -136,6 +143,8 @@ def _snapshot(parts: Any) -> Snapshot | None:
         running.append(last)
     in_order = all(distance > 0 for distance in distances[1:])
     if not 0 < xmin <= xmax <= _MAX_NUMBER or not in_order or (running and running[-1] >= xmax):
+        raise NotAToken
+    if not (xmin % _ERA and xmax % _ERA):
         raise NotAToken
     return Snapshot(xmin, xmax, tuple(running))
 

@@ -30,7 +30,8 @@ REMOVE_OLD = """
         INSERT INTO pruned_feeds AS p (app_id, xid)
         SELECT app_id, max(o.xid) FROM old o JOIN locked USING (app_id, scope)
         WHERE o.xid < pg_snapshot_xmax(pg_current_snapshot()) GROUP BY app_id ORDER BY app_id
-        ON CONFLICT (app_id) DO UPDATE SET xid = greatest(p.xid, excluded.xid)),
+        ON CONFLICT (app_id) DO UPDATE SET feed = excluded.feed,
+            xid = CASE p.feed WHEN excluded.feed THEN greatest(p.xid, excluded.xid) ELSE excluded.xid END),
     gone AS (
         DELETE FROM changes c USING old JOIN locked USING (app_id, scope)
         WHERE (c.app_id, c.scope, c.key) = (old.app_id, old.scope, old.key) AND c.deleted AND c.sequence = old.sequence

@@ -370,7 +370,7 @@ class WatchHintsRequest(_message.Message):
     tokens. After a lost connection, what came after that checkpoint comes again. Empty: from now, or in the
     scopes of `cursors` from there, which are refused beside a token that is not empty. Absent: see all_scopes.
     A token is good for as long as deletions are told (30 days unless set otherwise); one that cannot be gone on
-    from is answered by a reset without a scope. One that is malformed, of another app, or without all_scopes:
+    from is answered by a reset without a scope, and all there is comes after it. One that is malformed, of another app, or without all_scopes:
     INVALID_ARGUMENT / INVALID_FIELD. At most 8,192 bytes.
     """
     @_builtins.property
@@ -480,7 +480,9 @@ class Checkpoint(_message.Message):
     """
     @_builtins.property
     def cursors(self) -> _containers.RepeatedCompositeFieldContainer[_core_pb2.ScopeCursor]:
-        """cursors are where the stream is in each scope that it follows. Empty in a stream that has a token."""
+        """cursors are where the stream is in each scope that it follows. Empty in a stream that has a token. In a stream of
+        all scopes a checkpoint may name a part of them, as it is 1 MiB at most: keep those of scopes that it does not name.
+        """
 
     @_builtins.property
     def hint(self) -> Global___Hint:
@@ -511,8 +513,11 @@ class Reset(_message.Message):
     """Reset says that a cursor is of another epoch, ahead of the head, or below what tombstones still tell: drop
     what is kept of the scope and list it from the start. The stream goes on from `head`.
     Without a scope it says so of the token of a stream of all scopes, which is of another database, of a life that a
-    restore or the operator ended, or older than what deletions are told of: drop everything. The stream goes on from
-    now, with a new token in the checkpoint that follows.
+    restore or the operator ended, or older than what deletions are told of: drop everything. The stream then goes on
+    from the start: it brings the newest change of every key there is, then what is new, and its checkpoints carry
+    tokens that are good. Whoever goes on reading, and keeps those tokens, misses nothing. A stream that is cut before
+    the first of them is reset again when it is resumed by the old token. Servers from before this was so went on
+    from now: there a stream from the reset's own `token` brings all.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -524,8 +529,8 @@ class Reset(_message.Message):
     scope: _builtins.str
     """scope is the scope to list again. Empty: all of them."""
     token: _builtins.str
-    """token opens a stream of all scopes that begins with the newest change of every key there is: what the app
-    holds. Empty with a scope.
+    """token opens a stream of all scopes that begins with the newest change of every key there is, which is where this
+    one goes on too. Empty with a scope.
     """
     @_builtins.property
     def head(self) -> _core_pb2.ScopeCursor:
@@ -533,7 +538,9 @@ class Reset(_message.Message):
 
     @_builtins.property
     def refetch_delay(self) -> _duration_pb2.Duration:
-        """refetch_delay is how long to wait before listing, so that not all devices do it at once."""
+        """refetch_delay is how long to wait before listing, so that not all devices do it at once. Who reads on after a reset
+        of all scopes has nothing to wait for.
+        """
 
     def __init__(
         self,

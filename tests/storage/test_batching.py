@@ -320,3 +320,33 @@ async def test_abandoning_one_of_the_calls_that_are_tried_alone_leaves_the_other
     await settle()
     gate.set()
     assert await asyncio.wait_for(calls[1], 20) == 4
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_abandoned_call_that_is_tried_alone_ends_though_others_of_its_batch_were_answered(place: int) -> None:
+    gates = [asyncio.Event() for _ in range(3)]
+    begun, ended = list[int](), list[int]()
+
+    async def work(items: Sequence[int]) -> list[int | Exception]:
+        if len(items) > 1:
+            raise ValueError("somebody's fault")
+        begun.append(items[0])
+        try:
+            await gates[items[0]].wait()
+        finally:
+            ended.append(items[0])
+        return [item * 2 for item in items]
+
+    batcher: Batcher[int, int] = Batcher(work, abandons=True)
+    calls = [asyncio.ensure_future(batcher.submit(item)) for item in range(3)]
+    for gate in gates[:place]:
+        gate.set()
+    await wait_until(lambda: begun == list(range(place + 1)))
+    calls[place].cancel()
+    await wait_until(lambda: ended == list(range(place + 1)))  # its gate is closed still
+    for gate in gates[place + 1 :]:
+        gate.set()
+    rest = [item for item in range(3) if item != place]
+    assert await asyncio.wait_for(asyncio.gather(*(calls[item] for item in rest)), 20) == [item * 2 for item in rest]
+    await asyncio.wait_for(batcher.drain(), 20)
+    assert ended == [0, 1, 2]

@@ -12,6 +12,7 @@ import pytest
 from syncbeat_server.errors import AccessDenied, InvalidRequest, SequenceMismatch
 from syncbeat_server.events.publish import Published, Publisher
 from syncbeat_server.storage.postgres import Database
+from syncbeat_server.sync.compose import apply
 from syncbeat_server.sync.model import NewChange
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
@@ -202,3 +203,40 @@ async def test_merge_of_an_intricate_patch_takes_a_fraction_of_what_a_statement_
 
 def patch_of(key: str, value: object) -> NewChange:
     return NewChange("couple", key, json.dumps(value))
+
+
+def nested(inner: str, depth: int) -> str:
+    return '{"a":' * depth + inner + "}" * depth
+
+
+async def large_and_deep(publisher: Publisher, key: str) -> None:
+    """A value of 39,000 members in the thirtieth object."""
+    for part in range(3):
+        members = ",".join(f'"{n:05}":1' for n in range(part * 13_000, (part + 1) * 13_000))
+        await publisher.publish(call(NewChange("couple", key, nested(f"{{{members}}}", 29))))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        nested('{"x":1}', 29),
+        '{"b":1,"a":' + nested('{"x":1,"00000":null}', 28) + "}",
+        nested('{"a":{"x":1},"b":{"c":{}}}', 28),
+        '{"a":' * 29 + '{"x":1}' + ',"b":null}' * 29,
+    ],
+)
+async def test_merge_into_a_large_deep_value_costs_what_both_weigh(
+    database: Database, publisher: Publisher, text: str
+) -> None:
+    """200 octets took PostgreSQL 3 s, a pass over what is there for each level."""
+    await large_and_deep(publisher, "hot")
+    old = json.loads(await value_of(database, "SELECT value::text FROM changes"))
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        await publisher.publish(call(NewChange("couple", "hot", text)))
+        took.append(time.monotonic() - began)
+    assert min(took) < 0.6  # 0.05 s by itself
+    merged = apply(json.dumps(old), [text])
+    assert merged is not None
+    assert json.loads(await value_of(database, "SELECT value::text FROM changes")) == json.loads(merged)

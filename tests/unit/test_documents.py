@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from decimal import Decimal
@@ -170,6 +171,28 @@ def test_slow_document_takes_a_fraction_of_a_second(text: str) -> None:
         fault_of(text, 32)
         took.append(time.process_time() - began)
     assert min(took) < 0.15
+
+
+PARTS = [
+    *('"', '\\"', "\\\\", "\\", '"\\', "\\u0000", '"" ', '"1e309"', '"a":', "é"),
+    *("[", "]", "{", "}", "[1e309,", ",", ":", " "),
+    *("1", "0", ".", "e", "-", "+", "1.", "1e5", "1.1e1", "1e309", "1e-400", "e000", "9" * 34 + ",", "9" * 299 + ","),
+]
+BEGINNINGS = ["", '"', "[1e309,", '["', '1e309"', '[1e309,"', '{"a":1e309,"']
+ENDS = ["", '"', "]", "1e309", '"]', "1e309]"]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part[:8])
+def test_time_of_a_check_is_linear_in_what_is_repeated(part: str) -> None:
+    """Where a string did not end, each of its quotes was taken for the start of another: 0.5 s for 16 KiB."""
+    for repeated, beginning, end in itertools.product([part, part + '\\"', "1e5" + part], BEGINNINGS, ENDS):
+        text = beginning + repeated * (16_384 // len(repeated)) + end
+        took: list[float] = []
+        while len(took) < 3 and min(took, default=1.0) > 0.1:  # 0.004 s at most by itself
+            began = time.process_time()
+            fault_of(text, 32)
+            took.append(time.process_time() - began)
+        assert min(took) < 0.1, (beginning, repeated, end)
 
 
 @pytest.mark.parametrize(

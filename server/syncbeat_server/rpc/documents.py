@@ -18,7 +18,8 @@ MAX_OCTETS = 1 << 20
 """What a value may come to when it is read."""
 
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+# One that does not end is taken to the end of the text, so that none of what it holds is looked at as another's start.
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"?+', re.DOTALL)
 # Whatever has no exponent and fewer characters than this keeps to the bounds.
 _SUSPECT = re.compile(r"[0-9][eE]|[0-9.]{35}")
 # And so does an exponent of two digits, behind fewer characters than that.
@@ -31,7 +32,7 @@ _NUMBER = re.compile(
     re.ASCII,
 )
 # What a double does not hold, which orjson refuses, has at least this.
-_HUGE = re.compile(r"[eE]\+?0*+[0-9]{3}|[0-9]{300}")
+_HUGE = re.compile(r"[eE]\+?0*+[0-9]{3}|(?<![0-9])[0-9]{300}")
 _MOST_POWER_DIGITS = 6  # 256 KiB of digits before it make no more good than this
 _TOO_LONG = f"a number has more than {MAX_DIGITS} significant digits"
 _TOO_FAR = f"a number's decimal exponent is not from {LEAST_EXPONENT} to {MOST_EXPONENT}"

@@ -154,9 +154,15 @@ class Batcher(Generic[Item, Answer]):
     def _run_apart(self, live: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
         # Beside the lanes, which are for the others.
         for pair in live:
-            task = self._begin(self._run_alone(pair), [pair])
-            self._alone.add(task)
-            task.add_done_callback(self._alone.discard)
+            self._begin_alone(self._run_alone(pair), pair)
+
+    def _begin_alone(
+        self, work: Coroutine[Any, Any, DependencyDown | None], pair: tuple[Item, asyncio.Future[Answer]]
+    ) -> asyncio.Task[DependencyDown | None]:
+        task = self._begin(work, [pair])
+        self._alone.add(task)
+        task.add_done_callback(self._alone.discard)
+        return task
 
     async def _run_alone(self, pair: tuple[Item, asyncio.Future[Answer]]) -> DependencyDown | None:
         async with self._places_alone:
@@ -164,7 +170,13 @@ class Batcher(Generic[Item, Answer]):
 
     async def _run_singly(self, live: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> DependencyDown | None:
         for number, pair in enumerate(live):
-            down = await self._run([pair])
+            # A task of its own, which ends with its caller, though others of the batch have not left.
+            one = self._begin_alone(self._run([pair]), pair)
+            try:
+                await asyncio.wait([one])
+            finally:
+                one.cancel()
+            down = None if one.cancelled() else one.result()
             if down is not None:
                 for _, future in live[number:]:
                     _settle(future, down)

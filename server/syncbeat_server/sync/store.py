@@ -355,6 +355,16 @@ async def values_of(conn: Connection, keys: Sequence[tuple[str, str, str]]) -> d
     return {(row["app_id"], row["scope"], row["key"]): row["value"] for row in rows}
 
 
+async def octets_of(conn: Connection, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
+    """What the present value of each (app, scope, key) that exists takes as JSON, without reading it."""
+    rows = await conn.fetch(
+        """SELECT app_id, scope, key, octets FROM changes
+           JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (app_id, scope, key) USING (app_id, scope, key)""",
+        *([key[column] for key in keys] for column in range(3)),
+    )
+    return {(row["app_id"], row["scope"], row["key"]): row["octets"] for row in rows}
+
+
 async def oversized(conn: Connection, writes: Sequence[Write]) -> list[int]:
     """The places of those writes whose value would pass what a value may come to."""
     rows = await conn.fetch(

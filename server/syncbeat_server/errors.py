@@ -144,6 +144,12 @@ class DependencyDown(SyncbeatError):
         self.retry_after_s = retry_after_s
 
 
+class DependencyUnfit(DependencyDown):
+    """A dependency answers and is not as the service needs it; `fault` names what its operators have to mend."""
+
+    fault = ""
+
+
 class MigrationNeeded(SyncbeatError):
     """The database is older than the code. The message names the command that mends it."""
 

@@ -49,6 +49,7 @@ TOLD = {
     "57014": (DOWN, DOWN),
     "53200": (DOWN, DOWN),
     "57P01": (DOWN, DOWN),
+    **dict.fromkeys(("3D000", "3F000", "42P01", "42883", "42703", "42P10", "28000", "XX000"), (DOWN, DOWN)),
 }
 MINUTE = duration_pb2.Duration(seconds=60)
 CHANGE = core_pb2.NewChange(scope="s", key="k", merge_patch_json="{}")

@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from syncbeat_server.errors import (
     DependencyDown,
+    DependencyUnfit,
     FieldViolation,
     InvalidRequest,
     Overloaded,
@@ -60,7 +61,10 @@ async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exceptio
         _log.error("internal error", exc_info=error)
         error = SyncbeatError(f"internal error; the log has it under request id {request_id}")
     elif error.reason is Reason.DEPENDENCY_DOWN:
-        _log.warning("dependency down", exc_info=error.__cause__ or error)
+        if isinstance(error, DependencyUnfit):
+            _log.error("dependency unfit (%s)", error.fault, exc_info=error.__cause__ or error)
+        else:
+            _log.warning("dependency down", exc_info=error.__cause__ or error)
     status = to_status(error, request_id)
     trailers: list[tuple[str, str | bytes]] = [(_STATUS_KEY, status.SerializeToString())]
     if isinstance(error, Overloaded | RateLimited | DependencyDown):

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, cast
 
 import asyncpg
 
-from syncbeat_server.errors import AccessDenied, DependencyDown, Overloaded, SyncbeatError
+from syncbeat_server.errors import AccessDenied, DependencyDown, DependencyUnfit, Overloaded, SyncbeatError
 from syncbeat_server.storage.pool import (
     CONNECT_TIMEOUT_S,
     READ_COMMITTED,
@@ -49,6 +49,10 @@ _DOWN_CLASSES = ("08", "53", "57P", "58")
 _READ_ONLY = "25006"
 # The session was ended because we let its transaction wait: this process was stopped, or too busy, for that long.
 _LEFT_OPEN = ("25P03", "25P04")
+# Login, database, schema, table, function, column, type, key: there with each migrated database, and there again once a
+# restore is over, in the course of which they come one after the other. XX: what is dropped while it is looked up.
+_MISSING = ("28000", "28P01", "3D000", "3F000", "42P01", "42883", "42703", "42704", "42P10")
+_MISSING_CLASS = "XX"
 _LOCK_NOT_AVAILABLE = "55P03"
 _QUERY_CANCELED = "57014"
 _INSUFFICIENT_PRIVILEGE = "42501"
@@ -84,6 +88,7 @@ class StatementRejected(SyncbeatError):
     def __init__(self, sqlstate: str, constraint: str) -> None:
         super().__init__(self.said)
         self.sqlstate = sqlstate
+        self.fault = f"SQLSTATE {sqlstate}"
         self.constraint = constraint
 
 
@@ -93,10 +98,17 @@ class RightLost(StatementRejected, AccessDenied):
     said = "this is not the caller's to do, or not any more"
 
 
-class RightMissing(StatementRejected, DependencyDown):
+class RightMissing(StatementRejected, DependencyUnfit):
     """The service's own login may not do this, which only its operators can mend."""
 
     said = "the database refuses this to the service"
+
+
+class ObjectMissing(StatementRejected, DependencyUnfit):
+    """What every statement of the service rests on is not there: the database is dropped, made anew or restored just
+    now, or was never migrated."""
+
+    said = "the database is not as the service needs it"
 
 
 class TooSlow(DependencyDown):
@@ -140,9 +152,17 @@ def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
         return RightMissing(state, "")
     if state == _READ_ONLY or state in _LEFT_OPEN or state.startswith(_DOWN_CLASSES):
         return DependencyDown("the database does not answer")
+    if state in _MISSING or state.startswith(_MISSING_CLASS):
+        return ObjectMissing(state, "")
     if state in _RETRY_ALONE:
         return Conflict("two calls were in each other's way")
     return StatementRejected(state, getattr(error, "constraint_name", None) or "")
+
+
+def _lacks_grant(error: asyncpg.PostgresError) -> bool:
+    # Not a row's but a table's or a function's, which all users may use once the database is whole. The words are those
+    # of the server's language; the place in its source is not.
+    return getattr(error, "server_source_function", None) == "aclcheck_error"
 
 
 class _Session:
@@ -159,7 +179,7 @@ class _Session:
         try:
             yield
         except asyncpg.PostgresError as error:
-            if self.as_user and error.sqlstate == _INSUFFICIENT_PRIVILEGE:
+            if self.as_user and error.sqlstate == _INSUFFICIENT_PRIVILEGE and not _lacks_grant(error):
                 raise RightLost(_INSUFFICIENT_PRIVILEGE, "") from error
             raise _translate(error) from error
         except TimeoutError as error:

@@ -240,3 +240,25 @@ async def test_merge_into_a_large_deep_value_costs_what_both_weigh(
     merged = apply(json.dumps(old), [text])
     assert merged is not None
     assert json.loads(await value_of(database, "SELECT value::text FROM changes")) == json.loads(merged)
+
+
+@pytest.mark.parametrize("size", [1, 70_000])
+async def test_publishes_of_one_user_leave_connections_to_others(
+    database: Database, publisher: Publisher, size: int
+) -> None:
+    await add_members(database, "couple", "ann")
+    await add_members(database, "other", "bob")
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with database.transaction() as conn:
+        await conn.execute("SELECT FROM scopes WHERE scope = 'couple' FOR UPDATE")
+        many = [asyncio.ensure_future(publisher.publish(call(patch("x" * size), user_id="ann"))) for _ in range(14)]
+        await wait_until(lambda: value_of(database, waiting))
+        many[-1].cancel()  # one that waits for a place
+        for turn in range(3):
+            calm = publisher.publish(call(NewChange("other", "k", "{}"), user_id="bob"))
+            assert (await asyncio.wait_for(calm, 3)).sequences == (turn + 1,)  # the lock is waited for for 4 s
+        assert await value_of(database, waiting) == 2
+    results = await asyncio.gather(*many, return_exceptions=True)
+    published = [one.sequences[0] for one in results if isinstance(one, Published)]
+    assert sorted(published) == list(range(1, len(published) + 1))
+    assert len(published) >= 11  # two may have waited for the lock for too long, and one has left

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +31,8 @@ _MAX_BATCH = 64
 _MAX_SHARED_BYTES = 65_536
 # So that what is large leaves most connections (`SYNCBEAT_DATABASE_POOL_SIZE`, 8 unless set) to all others.
 _LARGE_AT_ONCE = 2
+# And so that no caller takes them by what is slow and small: of what does not share a transaction.
+_ALONE_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class Publisher:
         self._scope_changed = scope_changed
         self._deliveries_accepted = deliveries_accepted
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._places: dict[tuple[str, str], asyncio.Semaphore] = {}
+        self._callers = Counter[tuple[str, str]]()
         self._publishes: Batcher[Publish, Published] = Batcher(self._write, max_batch=_MAX_BATCH, abandons=True)
 
     async def publish(self, publish: Publish) -> Published:
@@ -104,21 +110,37 @@ class Publisher:
         # A user's transaction runs under a role of its own, so it is not shared with others; and nobody is to wait for
         # what is large. What runs alone ends with its caller, so that nothing goes on after the deadline.
         try:
-            if _weight(publish) > _MAX_SHARED_BYTES:
-                async with self._large:
-                    return await self._publish_alone(publish)
-            if publish.user_id is None:
+            if publish.user_id is None and _weight(publish) <= _MAX_SHARED_BYTES:
                 return await self._publishes.submit(publish)
             return await self._publish_alone(publish)
         except InvalidRequest as error:
-            async with self._database.transaction() as conn:
+            async with self._place(publish), self._database.transaction() as conn:
                 raise await blame(conn, Append(publish.app_id, publish.changes), error) from error
 
     async def _publish_alone(self, publish: Publish) -> Published:
-        (answer,) = await self._write([publish])
+        async with self._place(publish):
+            if _weight(publish) > _MAX_SHARED_BYTES:
+                async with self._large:
+                    (answer,) = await self._write([publish])
+            else:
+                (answer,) = await self._write([publish])
         if isinstance(answer, SyncbeatError):
             raise answer
         return answer
+
+    @asynccontextmanager
+    async def _place(self, publish: Publish) -> AsyncIterator[None]:
+        # One of the caller's own; others of its calls wait for it without a connection.
+        caller = (publish.app_id, publish.caller)
+        places = self._places.setdefault(caller, asyncio.Semaphore(_ALONE_AT_ONCE))
+        self._callers[caller] += 1
+        try:
+            async with places:
+                yield
+        finally:
+            self._callers[caller] -= 1
+            if not self._callers[caller]:
+                del self._callers[caller], self._places[caller]
 
     async def _write(self, publishes: Sequence[Publish]) -> list[Published | SyncbeatError]:
         async with self._database.transaction() as conn:

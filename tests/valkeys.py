@@ -70,7 +70,16 @@ def running_valkey(folder: Path, *settings: str) -> Iterator[Valkey]:
     port = free_port()
     own = folder / str(port)
     own.mkdir()
-    usual = ("--bind", "127.0.0.1 -::1", "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
+    usual: tuple[str, ...] = (
+        "--bind",
+        "127.0.0.1 -::1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--repl-diskless-sync-delay",
+        "0",
+    )
     if "--cluster-enabled" in settings:  # else ten thousand above, where systems give ports to whoever asks for any
         usual = (*usual, "--cluster-port", str(free_port()))
     command = [str(find_binaries().valkey_server), "--port", str(port), "--dir", str(own), *usual, *settings]

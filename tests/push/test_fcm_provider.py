@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -234,100 +233,3 @@ async def test_an_access_token_is_renewed_before_it_ends(tmp_path: Path) -> None
         clock.by = timedelta(minutes=56)
         assert await tokens.current() != first
         assert fake.stats().token_calls == 2
-
-
-Write = Callable[[asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def answering(write: Write) -> AsyncIterator[str]:
-    """A server that answers one request after the other with whatever `write` writes."""
-
-    served: list[asyncio.Task[Any]] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        served.extend(filter(None, [asyncio.current_task()]))
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
-            await write(writer)
-            writer.close()
-            await writer.wait_closed()
-        except ConnectionError:
-            writer.transport.abort()  # the client has heard enough
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        await asyncio.gather(*served)
-
-
-def answer(head: str, body: bytes) -> bytes:
-    return f"HTTP/1.1 {head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
-
-
-UNREGISTERED = (
-    b'{"error":{"code":404,"details":[{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError",'
-    b'"errorCode":"UNREGISTERED"}]}}'
-)
-
-
-async def outcome_of(parts: list[bytes], tmp_path: Path) -> Outcome:
-    async def write(writer: asyncio.StreamWriter) -> None:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-            for _ in range(20):  # the client reads this part before the next comes
-                await asyncio.sleep(0)
-
-    async with (
-        running_fake_fcm() as fake,
-        answering(write) as base_url,
-        providing(fake, tmp_path, base_url=base_url) as provider,
-    ):
-        return await provider.send(DELIVERY)
-
-
-async def test_an_answer_may_come_in_pieces(tmp_path: Path) -> None:
-    whole = answer("404 Not Found", UNREGISTERED)
-    outcome = await outcome_of([whole[:60], whole[60:90], whole[90:]], tmp_path)
-    assert outcome == Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
-
-
-async def test_an_answer_that_breaks_off_counts_by_its_head(tmp_path: Path) -> None:
-    cut = answer("200 OK", b'{"name":"x"}')[:-3]
-    assert await outcome_of([cut], tmp_path) == Outcome(Verdict.SENT)
-    cut = answer("404 Not Found", UNREGISTERED)[:-3]
-    assert await outcome_of([cut], tmp_path) == Outcome(Verdict.RETRY, Reason.AMBIGUOUS)
-
-
-async def test_an_answer_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
-    endless = answer("503 Busy", b"x" * 5_000_000)
-    assert await outcome_of([endless], tmp_path) == Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        ("0", 0.0),
-        ("-5", None),
-        ("1.5", None),
-        ("²", None),
-        ("soon", None),
-        ("", None),
-        ("Fri, 31 Dec 9999 23:59:00 -2359", None),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-        (format_datetime(datetime(2099, 1, 1, tzinfo=UTC), usegmt=True), "far"),
-        ("Thu, 01 Jan 2099 00:00:00 -0000", "far"),
-    ],
-)
-async def test_a_retry_after_that_makes_no_sense_is_none(
-    header: str, seconds: float | str | None, tmp_path: Path
-) -> None:
-    outcome = await outcome_of([answer(f"503 Busy\r\nRetry-After: {header}", b"{}")], tmp_path)
-    assert outcome.reason is Reason.UNAVAILABLE
-    if seconds == "far":
-        assert outcome.retry_after_s is not None
-        expected = (datetime(2099, 1, 1, tzinfo=UTC) - SystemClock().now()).total_seconds()
-        assert abs(outcome.retry_after_s - expected) < 60
-    else:
-        assert outcome.retry_after_s == seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,13 +25,17 @@ class Relay:
 
     def __init__(self) -> None:
         self.status, self.body = 204, ""
+        self.headers: dict[str, str] = {}
         self.got: list[tuple[str, dict[str, Any]]] = []
 
     async def answer(self, request: web.Request) -> web.Response:
         self.got.append((request.headers.get("authorization", ""), json.loads(await request.read())))
         if self.status == 0 and request.transport is not None:
             request.transport.close()
-        return web.Response(status=self.status or 200, text=self.body)
+        told = web.Response(status=self.status or 200, text=self.body, headers=self.headers)
+        if self.headers.get("content-encoding") == "gzip":
+            told.body = gzip.compress(self.body.encode())
+        return told
 
 
 @pytest.fixture
@@ -79,6 +84,13 @@ async def test_what_its_answers_mean(
     relay.status, relay.body = status, body
     assert await provider.send(MESSAGE) == outcome
     assert len(relay.got) == 1, "nothing is tried again here"
+
+
+async def test_a_relays_compressed_answer_is_read(relay: Relay, provider: WebhookProvider) -> None:
+    relay.status, relay.body, relay.headers = 410, '{"unregistered": true}', {"content-encoding": "gzip"}
+    assert await provider.send(MESSAGE) == Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
+    relay.status, relay.body, relay.headers = 200, "", {"content-encoding": "br"}
+    assert await provider.send(MESSAGE) == Outcome(Verdict.SENT)
 
 
 async def test_a_relay_that_is_not_there_was_surely_not_heard(closed_port: int) -> None:

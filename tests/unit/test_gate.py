@@ -97,11 +97,25 @@ def test_dead_tokens_and_bad_messages_are_no_failures_of_the_provider(gate: Gate
     assert gate.breaker is BreakerState.CLOSED
 
 
-def test_a_wrong_configuration_pauses_the_app_for_a_minute(gate: Gate) -> None:
-    send(gate, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG))
+CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
+
+
+def test_a_wrong_configuration_closes_the_app_after_five_in_a_row(gate: Gate) -> None:
+    for _ in range(5):
+        send(gate, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG))
     assert gate.room(bypassed=False) == 10, "one platform's key: not the whole app"
-    send(gate, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True))
-    assert (gate.room(bypassed=False), gate.closed_for_s(), gate.breaker) == (0, 60.0, BreakerState.CLOSED)
+    for _ in range(4):
+        send(gate, CONFIG)
+    assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
+    send(gate, CONFIG)
+    assert (gate.room(bypassed=False), gate.closed_for_s(), gate.breaker) == (0, 60.0, BreakerState.OPEN)
+
+
+def test_a_wrong_configuration_for_some_stops_no_app_that_works_for_others(gate: Gate) -> None:
+    for _ in range(100):
+        for outcome in (CONFIG, CONFIG, SENT):
+            send(gate, outcome)
+    assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
 
 
 def test_throttling_halves_what_the_app_may_take(gate: Gate) -> None:

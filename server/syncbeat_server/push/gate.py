@@ -10,7 +10,6 @@ from syncbeat_server.push.model import Outcome, Reason, Verdict
 from syncbeat_server.push.pace import Pace
 from syncbeat_server.resilience.breaker import Breaker, BreakerRule, BreakerState, Permit
 
-_CONFIG_PAUSE_S = 60.0
 _FAILURES = (Reason.UNAVAILABLE, Reason.AMBIGUOUS)
 
 
@@ -58,13 +57,15 @@ class Gate:
         return None if self._pace.paused_for(self._clock.monotonic()) > 0 else self._breaker.enter()
 
     def learned(self, permit: Permit, outcome: Outcome) -> None:
-        """What came of what was let through. A dead token or a bad message is no failure of the provider."""
+        """Learn from what came of what was let through. A dead token or a bad message is no failure of the provider.
+
+        A configuration that looks wrong is one, like an outage: five in a row close the gate for a minute. A single one
+        may be a proxy's doing, and others may get through.
+        """
         now = self._clock.monotonic()
         throttled = outcome.verdict is Verdict.RETRY and outcome.reason is Reason.THROTTLED
         self._pace.answered(now, throttled=throttled, retry_after_s=outcome.retry_after_s)
-        if outcome.app_wide:
-            self._pace.pause(now, _CONFIG_PAUSE_S)
-        if outcome.verdict is Verdict.RETRY and outcome.reason in _FAILURES:
+        if outcome.verdict is Verdict.RETRY and (outcome.app_wide or outcome.reason in _FAILURES):
             permit.fail()
         elif outcome.verdict is Verdict.RETRY:
             permit.release()

@@ -200,7 +200,7 @@ class Verdict(StrEnum):
 class Outcome:
     """The verdict of a provider on one attempt; `retry_after_s` when the provider asked for a delay.
 
-    `app_wide`: not this message is wrong but the app's credentials or project, so that the next would fare alike.
+    `app_wide`: not this message looks wrong but the app's credentials or project: a failure of its provider.
     """
 
     verdict: Verdict

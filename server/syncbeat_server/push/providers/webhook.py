@@ -8,7 +8,7 @@ import aiohttp
 import orjson
 
 from syncbeat_server.push.model import Outcome, Reason, Verdict
-from syncbeat_server.push.providers import Message
+from syncbeat_server.push.providers import Message, answers
 
 _CONNECT_TIMEOUT_S = 5.0
 
@@ -19,19 +19,22 @@ class WebhookProvider:
     def __init__(self, url: str, token: str, in_flight: int, timeout_s: float) -> None:
         """`token`: the bearer token that the relay knows us by; '' for none."""
         self._url = url
-        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
+        headers = {"content-type": "application/json", **answers.PLAIN} | (
+            {"authorization": f"Bearer {token}"} if token else {}
+        )
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=in_flight, ssl=ssl.create_default_context()),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
             headers=headers,
+            auto_decompress=False,
         )
 
     async def send(self, message: Message) -> Outcome:
         """One attempt."""
         try:
             async with self._session.post(self._url, data=_body(message), allow_redirects=False) as answer:
-                return _classify(answer.status, await answer.content.read(4096))
+                return _classify(answer.status, await answers.read(answer))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             return Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
         except (aiohttp.ClientError, TimeoutError, OSError):
@@ -64,18 +67,10 @@ def _body(message: Message) -> bytes:
 def _classify(status: int, text: bytes) -> Outcome:
     if 200 <= status < 300:
         return Outcome(Verdict.SENT)
-    if status in (404, 410) and _says_unregistered(text):
+    if status in (404, 410) and answers.parse(text).get("unregistered") is True:
         return Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
     if status in (401, 403, 404):
         return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
     if status in (400, 410, 413, 422):
         return Outcome(Verdict.REJECTED, Reason.REJECTED)
     return Outcome(Verdict.RETRY, Reason.THROTTLED if status == 429 else Reason.UNAVAILABLE)
-
-
-def _says_unregistered(text: bytes) -> bool:
-    try:
-        answer = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(answer, dict) and answer.get("unregistered") is True

@@ -1,22 +1,24 @@
 """Sends to FCM over a pool of kept connections, and says of each answer what it means.
 
-Only `FcmError.errorCode` condemns a token: a bare 404 may be a wrong project, a 400 may be our own bad payload.
+Only `FcmError.errorCode` condemns a token: a bare 404 may be a wrong project, a 400 may be our own bad payload. What
+a proxy in between wrote and not FCM (HTML, nothing, half of something), means what its status means:
+
+- 200: it was taken. Another 2xx: somebody took it, but who? It may be a delivery, and is tried again.
+- 401: the access token was not taken. 403, 404: the project or the address is wrong.
+- 413: the message is too large. 429: slower. Everything else, redirects too: FCM was not reached.
 """
 
 from __future__ import annotations
 
 import logging
 import ssl
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
-import orjson
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.push.model import Outcome, Reason, Verdict
-from syncbeat_server.push.providers import Message
+from syncbeat_server.push.providers import Message, answers
 from syncbeat_server.push.providers.fcm.credentials import AccessTokens, NoAccessToken
 from syncbeat_server.push.providers.fcm.message import Encoder
 
@@ -25,9 +27,9 @@ _log = logging.getLogger(__name__)
 # FCM's internal calls take up to 10 s, so a shorter timeout makes duplicates ("Best practices ... at scale").
 _TIMEOUT_S = 15.0
 _CONNECT_TIMEOUT_S = 5.0
-_MAX_ANSWER_BYTES = 64 * 1024
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 # Of the service account or the project, not of this message: no message is to be lost for it, nor an attempt.
+# Whether the app is to pause for it depends on the others, of which this message knows nothing: see `Gate`.
 _CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
 
 _VERDICTS: dict[str, tuple[Verdict, Reason]] = {
@@ -56,7 +58,8 @@ class FcmProvider:
             connector=aiohttp.TCPConnector(limit=in_flight, ssl=ssl.create_default_context()),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
-            auto_decompress=False,
+            headers=answers.PLAIN,
+            auto_decompress=False,  # of what is broken, aiohttp raises where the head is all one needs
         )
 
     async def send(self, message: Message) -> Outcome:
@@ -85,7 +88,7 @@ class FcmProvider:
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         try:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
-                text = await _read(answer)
+                text = await answers.read(answer)
                 return self._classify(answer.status, text, answer.headers.get("retry-after")), token
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             return Outcome(Verdict.RETRY, Reason.UNAVAILABLE), token
@@ -94,7 +97,7 @@ class FcmProvider:
             return Outcome(Verdict.RETRY, Reason.AMBIGUOUS), token
 
     def _classify(self, status: int, text: bytes, retry_after: str | None) -> Outcome | None:
-        answer = _parse(text)
+        answer = answers.parse(text)
         if status == 200:
             # FCM took it. An answer that cannot be read changes nothing about that.
             return Outcome(Verdict.SENT, provider_message_id=str(answer.get("name", ""))[:256])
@@ -108,46 +111,11 @@ class FcmProvider:
         elif status in (403, 404):
             # A bare one, without the code that would condemn the token.
             return _CONFIG
-        elif status in (400, 413):
+        elif status == 413 or (status == 400 and isinstance(answer.get("error"), dict)):
             verdict, reason = Verdict.REJECTED, Reason.REJECTED
         else:
-            verdict, reason = Verdict.RETRY, Reason.UNAVAILABLE
-        return Outcome(verdict, reason, retry_after_s=self._seconds(retry_after))
-
-    def _seconds(self, retry_after: str | None) -> float | None:
-        # RFC 9110, 10.2.3: delay in seconds, or an HTTP date.
-        if retry_after is None:
-            return None
-        try:
-            if retry_after.isdecimal():
-                return float(retry_after)
-            moment = parsedate_to_datetime(retry_after)
-            # Without a zone it is meant to be in GMT, as all dates of HTTP.
-            moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-        except (ValueError, OverflowError):
-            return None
-        return max(0.0, (moment - self._clock.now()).total_seconds())
-
-
-async def _read(answer: aiohttp.ClientResponse) -> bytes:
-    """The whole body, or its beginning when there is too much of it."""
-    text = b""
-    try:
-        while len(text) < _MAX_ANSWER_BYTES and (piece := await answer.content.readany()):
-            text += piece
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        if answer.status != 200:
-            raise
-        # The head says that FCM took it.
-    return text
-
-
-def _parse(text: bytes) -> dict[str, Any]:
-    try:
-        answer = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
+            verdict, reason = Verdict.RETRY, Reason.AMBIGUOUS if 200 <= status < 300 else Reason.UNAVAILABLE
+        return Outcome(verdict, reason, retry_after_s=answers.retry_after_s(retry_after, self._clock.now()))
 
 
 def _fcm_code(answer: dict[str, Any]) -> str:

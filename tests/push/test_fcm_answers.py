@@ -12,11 +12,13 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
+from firebase_admin import _utils, messaging
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.devtools.fake_fcm import running_fake_fcm
-from syncbeat_server.push.model import Outcome, Reason, Verdict
+from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from tests.push.test_fcm_provider import DELIVERY, providing
 
 Write = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -129,7 +131,7 @@ CUT = gzipped(UNREGISTERED)[:-30]
 RAW_DEFLATE = zlib.compressobj(wbits=-15)
 DEFLATED = RAW_DEFLATE.compress(UNREGISTERED) + RAW_DEFLATE.flush()
 UNKNOWN_TOKEN = Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
-CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
+CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
 UNREACHED = Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
 PERHAPS = Outcome(Verdict.RETRY, Reason.AMBIGUOUS)
 CHUNKED = b"HTTP/1.1 404 Not Found\r\ntransfer-encoding: chunked\r\n"
@@ -189,3 +191,62 @@ async def test_a_proxys_answer_has_one_meaning(head: str, body: bytes, outcome: 
 )
 async def test_a_proxys_framing_changes_nothing(whole: bytes, outcome: Outcome, tmp_path: Path) -> None:
     assert await outcome_of([whole], tmp_path) == outcome
+
+
+def refusal(status: int, code: str) -> bytes:
+    detail = {"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": code}
+    return answer(f"{status} Refused", orjson.dumps({"error": {"code": status, "details": [detail]}}))
+
+
+IPHONES = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.PLATFORM)
+# The reference of `ErrorCode` has all but APNS_AUTH_ERROR, which is an older name that firebase-admin still knows.
+CODES = {
+    "UNSPECIFIED_ERROR": (500, UNREACHED),
+    "INVALID_ARGUMENT": (400, Outcome(Verdict.REJECTED, Reason.REJECTED)),
+    "UNREGISTERED": (404, UNKNOWN_TOKEN),
+    "SENDER_ID_MISMATCH": (403, Outcome(Verdict.REJECTED, Reason.WRONG_SENDER)),
+    "QUOTA_EXCEEDED": (429, Outcome(Verdict.RETRY, Reason.THROTTLED)),
+    "UNAVAILABLE": (503, UNREACHED),
+    "INTERNAL": (500, UNREACHED),
+    "THIRD_PARTY_AUTH_ERROR": (401, IPHONES),
+    "APNS_AUTH_ERROR": (401, IPHONES),
+}
+# By the class that firebase-admin raises.
+VERDICTS = {
+    messaging.UnregisteredError: UNKNOWN_TOKEN,
+    messaging.SenderIdMismatchError: Outcome(Verdict.REJECTED, Reason.WRONG_SENDER),
+    messaging.QuotaExceededError: Outcome(Verdict.RETRY, Reason.THROTTLED),
+    messaging.ThirdPartyAuthError: IPHONES,
+}
+
+
+@pytest.mark.parametrize("code", CODES)
+async def test_fcm_error_codes_have_the_meaning_of_the_reference(code: str, tmp_path: Path) -> None:
+    status, outcome = CODES[code]
+    assert await outcome_of([refusal(status, code)], tmp_path) == outcome
+
+
+def test_fcm_error_codes_agree_with_firebase_admins_own_map() -> None:
+    service: Any = vars(messaging)["_MessagingService"]
+    assert set(service.FCM_ERROR_TYPES) <= set(CODES), "firebase-admin knows a code that has no row"
+    for code, raised in service.FCM_ERROR_TYPES.items():
+        assert CODES[code][1] == VERDICTS[raised], code
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (400, Outcome(Verdict.REJECTED, Reason.REJECTED)),
+        (401, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG)),
+        (403, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG)),
+        (404, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG)),
+        (409, UNREACHED),
+        (412, UNREACHED),
+        (429, Outcome(Verdict.RETRY, Reason.THROTTLED)),
+        (500, UNREACHED),
+        (503, UNREACHED),
+    ],
+)
+async def test_fcm_error_codes_that_are_new_blame_no_app(status: int, outcome: Outcome, tmp_path: Path) -> None:
+    assert status in vars(_utils)["_HTTP_STATUS_TO_ERROR_CODE"], "each status that firebase-admin tells apart"
+    assert await outcome_of([refusal(status, "A_CODE_OF_NEXT_YEAR")], tmp_path) == outcome

@@ -14,7 +14,7 @@ import pytest
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, Fault, FaultKind, running_fake_fcm
-from syncbeat_server.push.model import Content, Kind, Lane, Outcome, Reason, Verdict
+from syncbeat_server.push.model import Blame, Content, Kind, Lane, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
 from tests.claimed import MESSAGE
@@ -116,7 +116,8 @@ async def test_each_answer_has_its_meaning_and_nothing_is_tried_again_here(
     for fault, (verdict, reason, retry_after_s) in ANSWERS.items():
         before = fake.stats().requests
         outcome = await provider.send(to(f"fault:{fault}:1"))
-        assert outcome == Outcome(verdict, reason, retry_after_s=retry_after_s, app_wide=fault == "404"), fault
+        blame = {"404": Blame.APP, "third-party-auth": Blame.PLATFORM}.get(fault, Blame.MESSAGE)
+        assert outcome == Outcome(verdict, reason, retry_after_s=retry_after_s, blame=blame), fault
         assert fake.stats().requests - before == 1, fault
     assert fake.stats().accepted == 0
     assert fake.stats().token_calls == 1
@@ -181,7 +182,7 @@ async def test_an_access_token_that_is_always_refused_is_a_matter_of_configurati
     fake: FakeFcm, provider: FcmProvider
 ) -> None:
     outcome = await provider.send(to("fault:401:*"))
-    assert outcome == Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
+    assert outcome == Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
     assert (fake.stats().requests, fake.stats().token_calls) == (2, 2)
 
 
@@ -196,7 +197,7 @@ async def test_a_token_endpoint_that_refuses_is_asked_once_for_all_and_again_lat
 ) -> None:
     fake.script("/token", Fault(FaultKind.BAD_PAYLOAD))
     outcomes = await asyncio.gather(*(provider.send(to(f"p{n}")) for n in range(30)))
-    assert set(outcomes) == {Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)}
+    assert set(outcomes) == {Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)}
     assert fake.stats().requests == 0
     assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
     assert fake.stats().token_calls == 1
@@ -208,7 +209,7 @@ async def test_a_token_endpoint_that_hangs_is_not_waited_for(
     monkeypatch.setattr("syncbeat_server.push.providers.fcm.credentials._WAIT_S", 0.1)
     fake.script("/token", Fault(FaultKind.HANG))
     outcomes = [await provider.send(DELIVERY) for _ in range(2)]
-    assert outcomes == [Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)] * 2
+    assert outcomes == [Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)] * 2
     await wait_until(lambda: fake.stats().hanging == 1)  # one for both
     assert fake.release("/token") == 1
     monkeypatch.undo()

@@ -11,13 +11,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from syncbeat_server.push.model import Content, Outcome, Reason, Verdict
+from syncbeat_server.push.model import Blame, Content, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.webhook import WebhookProvider
 from tests.push.test_like_firebase_admin import DELIVERY
 
 MESSAGE = Message(DELIVERY, Content(title="Anna", data={"k": "v"}), "default.ack")
-RETRY, CONFIG = Verdict.RETRY, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
+RETRY, CONFIG = Verdict.RETRY, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
 
 
 class Relay:

@@ -12,7 +12,7 @@ import pytest
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.push.channel import Channel
-from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
+from syncbeat_server.push.model import Blame, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.providers import Message, Provider
 from syncbeat_server.push.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.storage.allowance import Allowance
@@ -167,7 +167,7 @@ async def test_a_wrong_configuration_burns_no_attempts(database: Database, clock
     await couple(database)
     sent = message()
     await accept(database, sent)
-    refused = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
+    refused = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
     provider = ScriptedProvider(*[refused] * 3)
     async with running(make_worker(database, clock, provider)):
         await until_shown(database, "ann PENDING PROVIDER_CONFIG", of=sent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from syncbeat_server.push.gate import Gate
-from syncbeat_server.push.model import Outcome, Reason, Verdict
+from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from syncbeat_server.push.pace import Pace
 from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 from tests.fakes import FakeClock
@@ -68,10 +68,10 @@ def gate(clock: FakeClock) -> Gate:
     return Gate(10, BreakerRule(), clock)
 
 
-def send(gate: Gate, outcome: Outcome) -> None:
-    permit = gate.enter()
+def send(gate: Gate, outcome: Outcome, platform: str = "ANDROID") -> None:
+    permit = gate.enter(platform)
     assert permit is not None
-    gate.learned(permit, outcome)
+    gate.learned(permit, outcome, platform)
 
 
 def test_an_app_has_so_many_under_way_and_no_more(gate: Gate) -> None:
@@ -85,7 +85,7 @@ async def test_a_provider_that_is_down_is_left_alone_unless_there_is_another(gat
     for _ in range(5):
         send(gate, UNAVAILABLE)
     assert (gate.room(bypassed=False), gate.room(bypassed=True), gate.closed_for_s()) == (0, 10, 60.0)
-    assert gate.enter() is None
+    assert gate.enter("ANDROID") is None
     await clock.advance(60)
     assert (gate.breaker, gate.room(bypassed=False)) == (BreakerState.HALF_OPEN, 3)
 
@@ -97,13 +97,10 @@ def test_dead_tokens_and_bad_messages_are_no_failures_of_the_provider(gate: Gate
     assert gate.breaker is BreakerState.CLOSED
 
 
-CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
+CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
 
 
 def test_a_wrong_configuration_closes_the_app_after_five_in_a_row(gate: Gate) -> None:
-    for _ in range(5):
-        send(gate, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG))
-    assert gate.room(bypassed=False) == 10, "one platform's key: not the whole app"
     for _ in range(4):
         send(gate, CONFIG)
     assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
@@ -116,6 +113,28 @@ def test_a_wrong_configuration_for_some_stops_no_app_that_works_for_others(gate:
         for outcome in (CONFIG, CONFIG, SENT):
             send(gate, outcome)
     assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
+
+
+IPHONES = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.PLATFORM)
+
+
+async def test_apns_credentials_that_are_refused_stop_iphones_and_not_android(gate: Gate, clock: FakeClock) -> None:
+    for _ in range(4):
+        send(gate, IPHONES, "IOS")
+        send(gate, SENT, "ANDROID")
+    assert gate.closed_for_s("IOS") == 0.0
+    send(gate, IPHONES, "IOS")
+    assert (gate.enter("IOS"), gate.closed_for_s("IOS")) == (None, 60.0)
+    send(gate, SENT, "ANDROID")
+    send(gate, SENT, "WEB")
+    assert (gate.closed_for_s("ANDROID"), gate.closed_for_s(), gate.broken) == (0.0, 0.0, False)
+    await clock.advance(60)
+    send(gate, IPHONES, "IOS")
+    assert gate.closed_for_s("IOS") == 60.0, "still wrong: one is enough to see it"
+    await clock.advance(60)
+    send(gate, SENT, "IOS")
+    send(gate, IPHONES, "IOS")
+    assert gate.closed_for_s("IOS") == 0.0
 
 
 def test_throttling_halves_what_the_app_may_take(gate: Gate) -> None:

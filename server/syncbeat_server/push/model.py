@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import IntEnum, StrEnum
+from enum import Enum, IntEnum, StrEnum, auto
 from typing import Any
 
 from syncbeat_server.directory.model import QuietHours
@@ -196,18 +196,23 @@ class Verdict(StrEnum):
     REJECTED = "REJECTED"
 
 
+class Blame(Enum):
+    """What an attempt that failed tells of others: nothing, or that those of its platform or app will fare alike."""
+
+    MESSAGE = auto()
+    PLATFORM = auto()
+    APP = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The verdict of a provider on one attempt; `retry_after_s` when the provider asked for a delay.
-
-    `app_wide`: not this message looks wrong but the app's credentials or project: a failure of its provider.
-    """
+    """The verdict of a provider on one attempt; `retry_after_s` when the provider asked for a delay."""
 
     verdict: Verdict
     reason: Reason = Reason.NONE
     provider_message_id: str = ""
     retry_after_s: float | None = None
-    app_wide: bool = False
+    blame: Blame = Blame.MESSAGE
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import ssl
 import aiohttp
 import orjson
 
-from syncbeat_server.push.model import Outcome, Reason, Verdict
+from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message, answers
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -70,7 +70,7 @@ def _classify(status: int, text: bytes) -> Outcome:
     if status in (404, 410) and answers.parse(text).get("unregistered") is True:
         return Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
     if status in (401, 403, 404):
-        return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
+        return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
     if status in (400, 410, 413, 422):
         return Outcome(Verdict.REJECTED, Reason.REJECTED)
     return Outcome(Verdict.RETRY, Reason.THROTTLED if status == 429 else Reason.UNAVAILABLE)

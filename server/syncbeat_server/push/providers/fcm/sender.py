@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import logging
 import ssl
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 
 from syncbeat_server.clock import Clock
-from syncbeat_server.push.model import Outcome, Reason, Verdict
+from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message, answers
 from syncbeat_server.push.providers.fcm.credentials import AccessTokens, NoAccessToken
 from syncbeat_server.push.providers.fcm.message import Encoder
@@ -30,16 +31,23 @@ _CONNECT_TIMEOUT_S = 5.0
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 # Of the service account or the project, not of this message: no message is to be lost for it, nor an attempt.
 # Whether the app is to pause for it depends on the others, of which this message knows nothing: see `Gate`.
-_CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
+_CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
 
-_VERDICTS: dict[str, tuple[Verdict, Reason]] = {
-    "UNREGISTERED": (Verdict.DEAD_TOKEN, Reason.UNREGISTERED),
-    "SENDER_ID_MISMATCH": (Verdict.REJECTED, Reason.WRONG_SENDER),
-    "QUOTA_EXCEEDED": (Verdict.RETRY, Reason.THROTTLED),
-    "UNAVAILABLE": (Verdict.RETRY, Reason.UNAVAILABLE),
-    "INTERNAL": (Verdict.RETRY, Reason.UNAVAILABLE),
-    "THIRD_PARTY_AUTH_ERROR": (Verdict.RETRY, Reason.PROVIDER_CONFIG),
-    "INVALID_ARGUMENT": (Verdict.REJECTED, Reason.REJECTED),
+# Of the key for APNs or for web push in the project, which the other platforms do without.
+_PLATFORM = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.PLATFORM)
+_UNREACHED = Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
+# All of the reference of `ErrorCode`, and what firebase-admin knows beside it. Whatever else FCM may say is no fault
+# of the app's credentials: it is judged by its HTTP status.
+_OUTCOMES: dict[str, Outcome] = {
+    "UNREGISTERED": Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED),
+    "SENDER_ID_MISMATCH": Outcome(Verdict.REJECTED, Reason.WRONG_SENDER),
+    "QUOTA_EXCEEDED": Outcome(Verdict.RETRY, Reason.THROTTLED),
+    "UNAVAILABLE": _UNREACHED,
+    "INTERNAL": _UNREACHED,
+    "UNSPECIFIED_ERROR": _UNREACHED,
+    "THIRD_PARTY_AUTH_ERROR": _PLATFORM,
+    "APNS_AUTH_ERROR": _PLATFORM,
+    "INVALID_ARGUMENT": Outcome(Verdict.REJECTED, Reason.REJECTED),
 }
 
 
@@ -104,18 +112,19 @@ class FcmProvider:
         code = _fcm_code(answer)
         if status == 401 and not code:
             return None
-        if code in _VERDICTS:
-            verdict, reason = _VERDICTS[code]
-        elif status == 429:
-            verdict, reason = Verdict.RETRY, Reason.THROTTLED
-        elif status in (403, 404):
-            # A bare one, without the code that would condemn the token.
-            return _CONFIG
-        elif status == 413 or (status == 400 and isinstance(answer.get("error"), dict)):
-            verdict, reason = Verdict.REJECTED, Reason.REJECTED
-        else:
-            verdict, reason = Verdict.RETRY, Reason.AMBIGUOUS if 200 <= status < 300 else Reason.UNAVAILABLE
-        return Outcome(verdict, reason, retry_after_s=answers.retry_after_s(retry_after, self._clock.now()))
+        outcome = _OUTCOMES.get(code) or _by_status(status, answer, known=bool(code))
+        return replace(outcome, retry_after_s=answers.retry_after_s(retry_after, self._clock.now()))
+
+
+def _by_status(status: int, answer: dict[str, Any], *, known: bool) -> Outcome:
+    """Return what a status means without a code that says it; `known`: FCM knew the app well enough to name one."""
+    if status == 429:
+        return _OUTCOMES["QUOTA_EXCEEDED"]
+    if status in (401, 403, 404):
+        return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG) if known else _CONFIG
+    if status == 413 or (status == 400 and isinstance(answer.get("error"), dict)):
+        return Outcome(Verdict.REJECTED, Reason.REJECTED)
+    return Outcome(Verdict.RETRY, Reason.AMBIGUOUS) if 200 <= status < 300 else _UNREACHED
 
 
 def _fcm_code(answer: dict[str, Any]) -> str:

@@ -250,3 +250,32 @@ def test_fcm_error_codes_agree_with_firebase_admins_own_map() -> None:
 async def test_fcm_error_codes_that_are_new_blame_no_app(status: int, outcome: Outcome, tmp_path: Path) -> None:
     assert status in vars(_utils)["_HTTP_STATUS_TO_ERROR_CODE"], "each status that firebase-admin tells apart"
     assert await outcome_of([refusal(status, "A_CODE_OF_NEXT_YEAR")], tmp_path) == outcome
+
+
+def bad_request(*fields: object, status: int = 400) -> bytes:
+    detail = {
+        "@type": "type.googleapis.com/google.rpc.BadRequest",
+        "fieldViolations": [{"field": field, "description": "wrong"} for field in fields],
+    }
+    return answer(f"{status} Refused", orjson.dumps({"error": {"code": status, "details": [1, {}, detail]}}))
+
+
+INVALID = Outcome(Verdict.INVALID_TOKEN, Reason.UNREGISTERED)
+REJECTED = Outcome(Verdict.REJECTED, Reason.REJECTED)
+
+
+@pytest.mark.parametrize(
+    ("whole", "outcome"),
+    [
+        (bad_request("message.token"), INVALID),
+        (bad_request("message.data", "message.token"), INVALID),
+        (bad_request("message.data[0].value"), REJECTED),
+        (bad_request("message.android.notification.token"), REJECTED),
+        (bad_request(7, None, ["message.token"]), REJECTED),
+        (bad_request(), REJECTED),
+        (bad_request("message.token", status=404), CONFIG),
+        (bad_request("message.token", status=503), UNREACHED),
+    ],
+)
+async def test_a_bad_request_condemns_the_token_it_names(whole: bytes, outcome: Outcome, tmp_path: Path) -> None:
+    assert await outcome_of([whole], tmp_path) == outcome

@@ -98,6 +98,7 @@ ANSWERS = {
     "404": (Verdict.RETRY, Reason.PROVIDER_CONFIG, None),
     "sender-mismatch": (Verdict.REJECTED, Reason.WRONG_SENDER, None),
     "bad-token": (Verdict.REJECTED, Reason.REJECTED, None),
+    "bad-token-field": (Verdict.INVALID_TOKEN, Reason.UNREGISTERED, None),
     "bad-payload": (Verdict.REJECTED, Reason.REJECTED, None),
     "quota": (Verdict.RETRY, Reason.THROTTLED, None),
     "quota+30": (Verdict.RETRY, Reason.THROTTLED, 30.0),

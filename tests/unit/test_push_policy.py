@@ -68,6 +68,7 @@ def test_a_stream_is_given_its_grace() -> None:
     [
         (Outcome(Verdict.SENT, provider_message_id="m"), DeliveryState.SENT, Reason.NONE),
         (Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED), DeliveryState.DEAD, Reason.UNREGISTERED),
+        (Outcome(Verdict.INVALID_TOKEN, Reason.UNREGISTERED), DeliveryState.DEAD, Reason.UNREGISTERED),
         (Outcome(Verdict.REJECTED, Reason.WRONG_SENDER), DeliveryState.DEAD, Reason.WRONG_SENDER),
         (Outcome(Verdict.RETRY, Reason.AMBIGUOUS), DeliveryState.PENDING, Reason.AMBIGUOUS),
     ],
@@ -80,6 +81,7 @@ def test_an_outcome_decides(outcome: Outcome, state: DeliveryState, reason: Reas
         outcome.provider_message_id,
     )
     assert not finished.give_back_attempt
+    assert finished.invalid_token == (outcome.verdict is Verdict.INVALID_TOKEN)
 
 
 @given(attempt=st.integers(1, 10_000), seed=st.integers())

@@ -193,6 +193,7 @@ class Verdict(StrEnum):
     SENT = "SENT"
     RETRY = "RETRY"
     DEAD_TOKEN = "DEAD_TOKEN"  # noqa: S105  # a verdict, no secret
+    INVALID_TOKEN = "INVALID_TOKEN"  # noqa: S105  # the same
     REJECTED = "REJECTED"
 
 
@@ -221,6 +222,7 @@ class Finished:
 
     A wake-up that is SENT waits for its answer: it is looked at after `due_in_s`, or for 0 never again.
     `lives_on`: its time to live does not run while it waits. `moved`: it goes to a newer registration token.
+    `invalid_token`: the provider says that its token is none, and not only that it does not know it.
     """
 
     delivery: ClaimedDelivery
@@ -231,6 +233,7 @@ class Finished:
     give_back_attempt: bool = False
     lives_on: bool = False
     moved: bool = False
+    invalid_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)

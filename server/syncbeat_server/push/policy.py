@@ -86,6 +86,8 @@ def conclude(
             return Finished(delivery, DeliveryState.SENT, Reason.NONE, outcome.provider_message_id)
         case Verdict.DEAD_TOKEN | Verdict.REJECTED:
             return Finished(delivery, DeliveryState.DEAD, outcome.reason)
+        case Verdict.INVALID_TOKEN:
+            return Finished(delivery, DeliveryState.DEAD, outcome.reason, invalid_token=True)
         case Verdict.RETRY if outcome.reason is Reason.PROVIDER_CONFIG:
             wait_s = max(_CONFIG_WAIT_S, outcome.retry_after_s or 0.0) * dice.uniform(1.0, 1.2)
             return put_off(delivery, outcome.reason, wait_s)

@@ -1,6 +1,7 @@
 """Sends to FCM over a pool of kept connections, and says of each answer what it means.
 
-Only `FcmError.errorCode` condemns a token: a bare 404 may be a wrong project, a 400 may be our own bad payload. What
+Only `FcmError.errorCode`, or a 400 that names `message.token`, condemns a token: a bare 404 may be a wrong project, and
+another 400 our own bad payload. What
 a proxy in between wrote and not FCM (HTML, nothing, half of something), means what its status means:
 
 - 200: it was taken. Another 2xx: somebody took it, but who? It may be a delivery, and is tried again.
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 # FCM's internal calls take up to 10 s, so a shorter timeout makes duplicates ("Best practices ... at scale").
 _TIMEOUT_S = 15.0
 _CONNECT_TIMEOUT_S = 5.0
+_BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 # Of the service account or the project, not of this message: no message is to be lost for it, nor an attempt.
 # Whether the app is to pause for it depends on the others, of which this message knows nothing: see `Gate`.
@@ -112,6 +114,8 @@ class FcmProvider:
         code = _fcm_code(answer)
         if status == 401 and not code:
             return None
+        if status == 400 and _names_token(answer):
+            return Outcome(Verdict.INVALID_TOKEN, Reason.UNREGISTERED)
         outcome = _OUTCOMES.get(code) or _by_status(status, answer, known=bool(code))
         return replace(outcome, retry_after_s=answers.retry_after_s(retry_after, self._clock.now()))
 
@@ -128,9 +132,21 @@ def _by_status(status: int, answer: dict[str, Any], *, known: bool) -> Outcome:
 
 
 def _fcm_code(answer: dict[str, Any]) -> str:
+    return next((str(detail.get("errorCode", "")) for detail in _details(answer, _FCM_ERROR)), "")
+
+
+def _names_token(answer: dict[str, Any]) -> bool:
+    """Whether a bad request is so for its token, which we only hand on, and not for the rest, which we made."""
+    for detail in _details(answer, _BAD_REQUEST):
+        violations = detail.get("fieldViolations")
+        for violation in violations if isinstance(violations, list) else ():
+            if isinstance(violation, dict) and violation.get("field") == "message.token":
+                return True
+    return False
+
+
+def _details(answer: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     error = answer.get("error")
     details = error.get("details") if isinstance(error, dict) else None
-    for detail in details if isinstance(details, list) else ():
-        if isinstance(detail, dict) and detail.get("@type") == _FCM_ERROR:
-            return str(detail.get("errorCode", ""))
-    return ""
+    found = details if isinstance(details, list) else []
+    return [detail for detail in found if isinstance(detail, dict) and detail.get("@type") == kind]

@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 
 MAX_BYTES = 64 * 1024
+MAX_RETRY_AFTER_S = 3600.0
 # Nothing is asked for in a compressed form, since answers are short; some proxies compress all the same.
 PLAIN = {"accept-encoding": "identity"}
 
@@ -47,18 +48,21 @@ def parse(text: bytes) -> dict[str, Any]:
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:
-    """Return the seconds of a Retry-After header: a delay, or an HTTP date (RFC 9110, 10.2.3); None for neither."""
+    """Return the seconds of a Retry-After header: a delay, or an HTTP date (RFC 9110, 10.2.3); None for neither.
+
+    More than an hour counts as one: whoever names a day, or a year that its clock has wrong, is asked again by then.
+    """
     if header is None:
         return None
     try:
         if header.isdecimal():
-            return float(header)
+            return min(MAX_RETRY_AFTER_S, float(header))
         moment = parsedate_to_datetime(header)
         # Without a zone it is meant to be in GMT, as all dates of HTTP.
         moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
-    return max(0.0, (moment - now).total_seconds())
+    return min(MAX_RETRY_AFTER_S, max(0.0, (moment - now).total_seconds()))
 
 
 def _decoded(text: bytes, headers: list[str]) -> bytes:

@@ -96,6 +96,7 @@ def as_firebase_would(message: Message) -> messaging.Message:
         data["sequence"] = str(delivery.sequence)
     high = delivery.lane is Lane.HIGH
     link = content.click_action if content.click_action.startswith("https://") else None
+    data |= {"click_action": link} if link else {}
     return messaging.Message(
         token=delivery.registration_token,
         data=data,
@@ -109,7 +110,8 @@ def as_firebase_would(message: Message) -> messaging.Message:
             notification=messaging.AndroidNotification(
                 tag=delivery.delivery_id,
                 sound=content.sound or None,
-                click_action=content.click_action or None,
+                default_sound=None if content.sound else True,
+                click_action=None if link else content.click_action or None,
                 channel_id=content.channel_id or None,
                 notification_count=content.badge,
             )
@@ -125,9 +127,9 @@ def as_firebase_would(message: Message) -> messaging.Message:
             payload=messaging.APNSPayload(
                 messaging.Aps(
                     content_available=None if shown else True,
-                    sound=content.sound or None,
+                    sound=content.sound or ("default" if shown else None),
                     badge=content.badge,
-                    category=content.click_action or None,
+                    category=None if link else content.click_action or None,
                     mutable_content=True if content.image_url else None,
                 )
             ),

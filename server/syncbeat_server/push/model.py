@@ -9,6 +9,7 @@ from enum import Enum, IntEnum, StrEnum, auto
 from typing import Any
 
 from syncbeat_server.directory.model import QuietHours
+from syncbeat_server.push.links import is_link
 
 
 class DeliveryState(StrEnum):
@@ -86,6 +87,19 @@ class Content:
     def visible(self) -> bool:
         """Whether somebody sees it."""
         return bool(self.title or self.body or self.template)
+
+    @property
+    def badge_alone(self) -> bool:
+        """Whether the badge is all that somebody sees of it."""
+        return self.badge is not None and not self.visible
+
+    @property
+    def link(self) -> str:
+        """The URL that a tap opens, its scheme in lower case, as Android compares it; empty where it opens none."""
+        if not is_link(self.click_action):
+            return ""
+        scheme, _, rest = self.click_action.partition(":")
+        return f"{scheme.lower()}:{rest}"
 
 
 @dataclass(frozen=True, slots=True)

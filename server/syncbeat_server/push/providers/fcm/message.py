@@ -107,6 +107,11 @@ def _data(delivery: ClaimedDelivery, content: Content) -> dict[str, str]:
             "epoch": _EPOCH,
             "sequence": _SEQUENCE,
         }
+    # Where a platform has no field for it. An Android app takes its badge away, or opens a URL, by these.
+    if content.link:
+        own["click_action"] = content.link
+    if content.badge_alone:
+        own["badge"] = str(content.badge)
     return {**content.data, **own}
 
 
@@ -121,9 +126,11 @@ def _android(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> mes
     notification = messaging.AndroidNotification(
         tag=_DELIVERY,
         sound=content.sound or None,
-        click_action=content.click_action or None,
+        default_sound=None if content.sound else True,
+        # An intent. For one that the app does not have nothing opens at all, and it has none that is called as a URL.
+        click_action=None if content.link else content.click_action or None,
         channel_id=content.channel_id or None,
-        notification_count=content.badge,
+        notification_count=content.badge or None,  # 0 means "one more" to FCM
     )
     return messaging.AndroidConfig(
         collapse_key=collapse_key,
@@ -134,17 +141,19 @@ def _android(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> mes
 
 
 def _apns(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> messaging.APNSConfig:
+    # What APNs calls an alert is shown, heard, or changes the badge; iOS may drop what is called background.
+    alert = shown or content.badge_alone
     headers = {
         "apns-collapse-id": _DELIVERY,
         "apns-expiration": _EXPIRY,
-        "apns-push-type": "alert" if shown else "background",
-        "apns-priority": "10" if shown and delivery.lane is Lane.HIGH else "5",
+        "apns-push-type": "alert" if alert else "background",
+        "apns-priority": "10" if alert and delivery.lane is Lane.HIGH else "5",
     }
     aps = messaging.Aps(
-        content_available=None if shown else True,
-        sound=content.sound or None,
+        content_available=None if shown or (alert and not content.data) else True,
+        sound=content.sound or ("default" if shown else None),  # without one iOS is silent
         badge=content.badge,
-        category=content.click_action or None,
+        category=None if content.link else content.click_action or None,
         mutable_content=True if content.image_url else None,
     )
     return messaging.APNSConfig(headers=headers, payload=messaging.APNSPayload(aps))
@@ -153,7 +162,7 @@ def _apns(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> messag
 def _webpush(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> messaging.WebpushConfig:
     # RFC 8030: TTL, Urgency. A notification's tag replaces an earlier one of the same name.
     headers = {"TTL": _TTL, "Urgency": "high" if delivery.lane is Lane.HIGH else "normal"}
-    link = content.click_action if content.click_action.startswith("https://") else None
+    link = content.link if content.link.startswith("https://") else None  # of other schemes FCM takes none
     return messaging.WebpushConfig(
         headers=headers,
         notification=messaging.WebpushNotification(tag=_DELIVERY) if shown else None,

@@ -5,6 +5,7 @@ The fake checks each field against the reference of `projects.messages`. A case 
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from copy import deepcopy
 from dataclasses import replace
@@ -178,3 +179,42 @@ async def test_payload_of_normal_priority_and_of_wake_ups(
         assert told["apns"]["headers"]["apns-push-type"] == ("background" if content == Content() else "alert")
     cursor = {"syncbeat": "sync", "type": "note", "scope": "s", "epoch": "e", "sequence": "7"}
     assert of_wake_up["data"] == {**of_message["data"], **cursor}
+
+
+@pytest.mark.parametrize("key", ["chat-1", "x" * 64, "x" * 65, "grüße", 'a "key"', "k" * 128])
+async def test_collapse_key_replaces_on_every_platform(fake: FakeFcm, provider: FcmProvider, key: str) -> None:
+    for number in (1, 2):
+        delivery = replace(MESSAGE, delivery_id=f"d-{number}", collapse_key=key)
+        await provider.send(Message(delivery, TITLE, "default.ack"))
+    device = fake.device("a-token")
+    assert (device.shown, device.replaced, len(device.on_screen)) == (1, 1, 1), "the later one replaces the earlier"
+    first, second = (record.message for record in fake.deliveries())
+    assert first["android"]["collapse_key"] == key
+    for told in (first, second):
+        assert (told["android"]["notification"]["tag"], told["webpush"]["notification"]["tag"]) == (key, key)
+        collapse_id = told["apns"]["headers"]["apns-collapse-id"]
+        assert collapse_id.isascii()
+        assert len(collapse_id) <= 64, "Apple's limit"
+        assert (collapse_id == key) == (key in ("chat-1", "x" * 64, 'a "key"')), "as it was given, where it fits"
+        assert re.fullmatch(r"[A-Za-z0-9_-]{32}", told["webpush"]["headers"]["Topic"]), "RFC 8030, 5.4"
+    del first["data"], second["data"]
+    assert first == second, "all but the ids are the same"
+
+
+async def test_collapse_keys_keep_to_themselves(fake: FakeFcm, provider: FcmProvider) -> None:
+    keys = ["x" * 65, "x" * 66, "a", "b", ""]
+    for number, key in enumerate(keys):
+        delivery = replace(MESSAGE, delivery_id=f"d-{number}", collapse_key=key)
+        await provider.send(Message(delivery, TITLE, "default.ack"))
+    told = [record.message for record in fake.deliveries()]
+    assert fake.device("a-token").replaced == 0
+    assert len({message["apns"]["headers"]["apns-collapse-id"] for message in told}) == len(keys)
+    topics = [message["webpush"]["headers"].get("Topic") for message in told]
+    assert (len(set(topics)), topics[-1]) == (len(keys), None)
+
+
+async def test_collapse_key_is_none_for_a_second_copy_of_a_delivery(fake: FakeFcm, provider: FcmProvider) -> None:
+    for delivery in (MESSAGE, MESSAGE, replace(MESSAGE, delivery_id="d-2")):
+        await provider.send(Message(delivery, TITLE, "default.ack"))
+    device = fake.device("a-token")
+    assert (device.shown, device.replaced, len(device.on_screen)) == (2, 1, 2)

@@ -429,8 +429,8 @@ class SendNotificationRequest(_message.Message):
     others are SUPPRESSED. Empty: never a duplicate.
     """
     collapse_key: _builtins.str
-    """collapse_key makes a later notification replace an earlier one on the device. Empty: none replaces
-    another.
+    """collapse_key makes a later notification replace an earlier one of the same key on the screen of a device, and in the
+    store of a push service that still holds it, on Android, iOS and the web. Empty: none replaces another.
     """
     priority: _core_pb2.PushPriority.ValueType
     """priority says how urgently it goes out. Unspecified: NORMAL."""

@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, Fault, FaultKind, running_fake_fcm
+from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm
 from syncbeat_server.push.model import Blame, Content, Kind, Lane, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
@@ -50,8 +49,7 @@ async def providing(fake: FakeFcm, folder: Path, **arguments: Any) -> AsyncItera
 async def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeFcm]:
     async with running_fake_fcm(FakeFcmSettings(tls=request.param == "https")) as running:
         if running.ca_file is not None:
-            monkeypatch.setenv("SSL_CERT_FILE", str(running.ca_file))  # for sends
-            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(running.ca_file))  # for google-auth
+            monkeypatch.setenv("SSL_CERT_FILE", str(running.ca_file))
         yield running
 
 
@@ -191,47 +189,3 @@ async def test_first_sends_share_one_access_token(fake: FakeFcm, provider: FcmPr
     outcomes = await asyncio.gather(*(provider.send(to(f"p{n}")) for n in range(100)))
     assert {outcome.verdict for outcome in outcomes} == {Verdict.SENT}
     assert (fake.stats().token_calls, fake.stats().connections <= 52) == (1, True)
-
-
-async def test_a_token_endpoint_that_refuses_is_asked_once_for_all_and_again_later(
-    fake: FakeFcm, provider: FcmProvider
-) -> None:
-    fake.script("/token", Fault(FaultKind.BAD_PAYLOAD))
-    outcomes = await asyncio.gather(*(provider.send(to(f"p{n}")) for n in range(30)))
-    assert set(outcomes) == {Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)}
-    assert fake.stats().requests == 0
-    assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
-    assert fake.stats().token_calls == 1
-
-
-async def test_a_token_endpoint_that_hangs_is_not_waited_for(
-    fake: FakeFcm, provider: FcmProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("syncbeat_server.push.providers.fcm.credentials._WAIT_S", 0.1)
-    fake.script("/token", Fault(FaultKind.HANG))
-    outcomes = [await provider.send(DELIVERY) for _ in range(2)]
-    assert outcomes == [Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)] * 2
-    await wait_until(lambda: fake.stats().hanging == 1)  # one for both
-    assert fake.release("/token") == 1
-    monkeypatch.undo()
-    assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
-    assert fake.stats().token_calls == 1
-
-
-async def test_an_access_token_is_renewed_before_it_ends(tmp_path: Path) -> None:
-    class Later(SystemClock):
-        by = timedelta()
-
-        def now(self) -> datetime:
-            return super().now() + self.by
-
-    async with running_fake_fcm() as fake:
-        fake.write_service_account(tmp_path / "account.json")
-        clock = Later()
-        tokens = AccessTokens(tmp_path / "account.json", clock)
-        first = await tokens.current()
-        clock.by = timedelta(minutes=54)
-        assert await tokens.current() == first
-        clock.by = timedelta(minutes=56)
-        assert await tokens.current() != first
-        assert fake.stats().token_calls == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from syncbeat_server.push.gate import Gate
@@ -113,6 +115,19 @@ def test_a_wrong_configuration_for_some_stops_no_app_that_works_for_others(gate:
         for outcome in (CONFIG, CONFIG, SENT):
             send(gate, outcome)
     assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
+
+
+async def test_access_tokens_that_are_not_to_be_had_pause_the_app_as_long_as_nobody_asks(
+    gate: Gate, clock: FakeClock
+) -> None:
+    none = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.ACCESS)
+    for _ in range(50):
+        send(gate, none)
+    assert (gate.closed_for_s(), gate.breaker) == (0.0, BreakerState.CLOSED), "one failure, of which many heard"
+    send(gate, replace(none, retry_after_s=10.0))
+    assert (gate.enter("WEB"), gate.closed_for_s()) == (None, 10.0)
+    await clock.advance(10)
+    send(gate, SENT)
 
 
 IPHONES = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.PLATFORM)

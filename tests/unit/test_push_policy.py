@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat_server.push.model import (
+    Blame,
     ClaimedDelivery,
     DeliveryState,
     Kind,
@@ -152,6 +153,14 @@ def test_retry_after_is_heeded_within_the_hour_of_trying() -> None:
         for age_s in (0.0, 3600.0, 3601.0)
     ]
     assert states == [DeliveryState.PENDING, DeliveryState.PENDING, DeliveryState.DEAD]
+
+
+def test_an_access_token_is_waited_for_as_long_as_nobody_asks_for_one() -> None:
+    for asked, least in ((None, 10.0), (2.0, 10.0), (30.0, 30.0)):
+        outcome = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=asked, blame=Blame.ACCESS)
+        finished = conclude(DELIVERY, outcome, RULE, random.Random(1))
+        assert (finished.state, finished.give_back_attempt) == (DeliveryState.PENDING, True)
+        assert least <= finished.due_in_s <= least * 1.2
 
 
 @pytest.mark.parametrize("ttl_s", [30.0, 0.0, 86_400.0])

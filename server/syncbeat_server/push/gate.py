@@ -92,6 +92,8 @@ class Gate:
         now = self._clock.monotonic()
         throttled = outcome.verdict is Verdict.RETRY and outcome.reason is Reason.THROTTLED
         self._pace.answered(now, throttled=throttled, retry_after_s=outcome.retry_after_s)
+        if outcome.blame is Blame.ACCESS:
+            self._pace.pause(now, outcome.retry_after_s or 0.0)
         self._platforms.answered(platform, now, refused=outcome.blame is Blame.PLATFORM)
         if outcome.verdict is Verdict.RETRY and (outcome.blame is Blame.APP or outcome.reason in _FAILURES):
             permit.fail()

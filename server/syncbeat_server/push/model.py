@@ -212,11 +212,15 @@ class Verdict(StrEnum):
 
 
 class Blame(Enum):
-    """What an attempt that failed tells of others: nothing, or that those of its platform or app will fare alike."""
+    """What an attempt that failed tells of others: nothing, or that those of its platform or app will fare alike.
+
+    ACCESS: nothing was sent, since there is no access token, and will not be before `retry_after_s`.
+    """
 
     MESSAGE = auto()
     PLATFORM = auto()
     APP = auto()
+    ACCESS = auto()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from syncbeat_server.push import holds
 from syncbeat_server.push.model import (
+    Blame,
     ClaimedDelivery,
     DeliveryState,
     Finished,
@@ -91,7 +92,8 @@ def conclude(
         case Verdict.INVALID_TOKEN:
             return Finished(delivery, DeliveryState.DEAD, outcome.reason, invalid_token=True)
         case Verdict.RETRY if outcome.reason is Reason.PROVIDER_CONFIG:
-            wait_s = max(_CONFIG_WAIT_S, outcome.retry_after_s or 0.0) * dice.uniform(1.0, 1.2)
+            least_s = rule.first_s if outcome.blame is Blame.ACCESS else _CONFIG_WAIT_S
+            wait_s = max(least_s, outcome.retry_after_s or 0.0) * dice.uniform(1.0, 1.2)
             return put_off(delivery, outcome.reason, wait_s)
         case Verdict.RETRY:
             return _retry(delivery, outcome, rule, dice, share)

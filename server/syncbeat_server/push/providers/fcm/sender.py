@@ -92,9 +92,9 @@ class FcmProvider:
         # None: FCM did not take this access token.
         try:
             token = await self._tokens.current(refused=refused)
-        except NoAccessToken as error:
-            _log.warning("no access token for FCM", extra={"error": repr(error.__cause__)})
-            return _CONFIG, ""
+        except NoAccessToken as none:
+            held_s = none.held_s or None
+            return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=held_s, blame=Blame.ACCESS), ""
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
         try:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:

@@ -165,7 +165,7 @@ class _Channels:
         account = await asyncio.to_thread(_account, app)
         # Whoever writes the same credentials anew may want a new access token.
         written = app.fcm_credentials and written_at(app.fcm_credentials)
-        made_of = (app.fcm_base_url, app.webhook_url, app.webhook_token, account, written)
+        made_of = (app.fcm_base_url, app.webhook_url, app.webhook_token, app.webhook_private, account, written)
         if known is not None and made_of == self._made_of[app_id]:
             return
         settings, clock = self._process.settings, self._process.clock
@@ -211,7 +211,14 @@ def providers(
         from syncbeat_server.push.providers.webhook import WebhookProvider
 
         token = "" if app.webhook_token is None else app.webhook_token.get_secret_value()
-        webhook = WebhookProvider(app.webhook_url, token, settings.delivery_in_flight, settings.delivery_timeout_s)
+        webhook = WebhookProvider(
+            app.webhook_url,
+            token,
+            settings.delivery_in_flight,
+            settings.delivery_timeout_s,
+            clock,
+            private=app.webhook_private,
+        )
     if tokens is None:
         return webhook or LogProvider(), None, ""
     from syncbeat_server.push.providers.fcm import FcmProvider

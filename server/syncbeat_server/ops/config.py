@@ -27,6 +27,7 @@ from syncbeat_server.ops.setting_types import (
     TokenEntries,
     check_base_url,
     check_file,
+    check_public,
     check_secrets,
     is_loopback,
 )
@@ -129,6 +130,7 @@ class AppSettings(IssuerSettings):
     fcm_base_url: str = "https://fcm.googleapis.com"
     webhook_url: str = ""
     webhook_token: OptionalSecret = None
+    webhook_private: bool = False
     max_per_day: Annotated[int, Field(ge=1, le=10_000)] | None = None
     templates: dict[str, dict[str, TemplateText]] = {}
     staleness_target_s: Annotated[float, Field(ge=1.0, le=86_400.0)] | None = None
@@ -178,6 +180,8 @@ class AppSettings(IssuerSettings):
             check_file("FCM_CREDENTIALS", self.fcm_credentials)
         if self.webhook_url:
             check_base_url("WEBHOOK_URL", self.webhook_url)
+            if not self.webhook_private:
+                check_public("WEBHOOK_URL", self.webhook_url, "WEBHOOK_PRIVATE=true")
         return self
 
 

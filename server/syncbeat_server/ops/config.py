@@ -225,6 +225,7 @@ class Settings(AppSettings):
     delivery_in_flight: int = Field(default=200, ge=1, le=2000)
     delivery_breaker_s: float = Field(default=60.0, ge=0.1, le=3600.0)
     push_per_minute: int = Field(default=600_000, ge=60, le=60_000_000)
+    push_proxy: OptionalSecret = None
     push_ramp_s: float = Field(default=60.0, ge=0.0, le=3600.0)
     keep_deliveries_days: float = Field(default=30.0, ge=1.0, le=3660.0)
     keep_tombstones_days: float = Field(default=30.0, ge=1.0, le=3660.0)

@@ -12,6 +12,7 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message, answers
 from syncbeat_server.push.providers.addresses import PublicOnly
+from syncbeat_server.push.providers.proxies import proxy_for
 
 _CONNECT_TIMEOUT_S = 5.0
 
@@ -24,9 +25,24 @@ class WebhookProvider:
     """
 
     def __init__(
-        self, url: str, token: str, in_flight: int, timeout_s: float, clock: Clock, *, private: bool = False
+        self,
+        url: str,
+        token: str,
+        in_flight: int,
+        timeout_s: float,
+        clock: Clock,
+        *,
+        private: bool = False,
+        proxy: str = "",
     ) -> None:
-        """`token`: the bearer token that the relay knows us by; '' for none. `private`: it may be no public one."""
+        """`token`: the bearer token that the relay knows us by; '' for none. `private`: it may be no public one.
+
+        For `proxy` see `proxy_for`: where one leads to the relay, it is the one who looks up names and lets through.
+
+        Raises:
+            NoProxy: it is none.
+        """
+        way = proxy_for(url, proxy)
         self._url = url
         self._clock = clock
         headers = {"content-type": "application/json", **answers.PLAIN} | (
@@ -34,8 +50,9 @@ class WebhookProvider:
         )
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=in_flight, ssl=ssl.create_default_context(), resolver=None if private else PublicOnly()
+                limit=in_flight, ssl=ssl.create_default_context(), resolver=None if private or way else PublicOnly()
             ),
+            proxy=way,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
             headers=headers,
@@ -51,7 +68,7 @@ class WebhookProvider:
                     return outcome
                 asked = answers.retry_after_s(answer.headers.get("retry-after"), self._clock.now())
                 return replace(outcome, retry_after_s=asked)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError):
             return Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return Outcome(Verdict.RETRY, Reason.AMBIGUOUS)

@@ -19,6 +19,7 @@ from firebase_admin import credentials
 from syncbeat_server.clock import Clock
 from syncbeat_server.ops.files import read_file
 from syncbeat_server.push.providers import answers
+from syncbeat_server.push.providers.proxies import proxy_for
 
 _log = logging.getLogger(__name__)
 
@@ -51,13 +52,18 @@ class _Refused(Exception):
 class AccessTokens:
     """The bearer token of one service account."""
 
-    def __init__(self, account: Path | bytes, clock: Clock) -> None:
-        """`account` is the JSON of a service account, or the file that holds it. Raises ValueError: it is none."""
+    def __init__(self, account: Path | bytes, clock: Clock, *, proxy: str = "") -> None:
+        """`account` is the JSON of a service account, or the file that holds it; for `proxy` see `proxy_for`.
+
+        Raises:
+            ValueError: it is none, or NoProxy.
+        """
         document = _document(read_file(account) if isinstance(account, Path) else account)
         self.token_uri = str(document.get("token_uri", ""))
         self._certificate = credentials.Certificate(document)  # which also finds what is no key
         self._private_key, self._key_id = str(document["private_key"]), str(document.get("private_key_id") or "")
         self._clock = clock
+        self._proxy = proxy_for(self.token_uri, proxy)
         self._minting: asyncio.Task[None] | None = None
         self._token = ""
         self._renew_at = self._ends_at = self._held_until = 0.0
@@ -107,6 +113,7 @@ class AccessTokens:
             asyncio.timeout(_WAIT_S),
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=trust),
+                proxy=self._proxy,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=answers.PLAIN,
                 auto_decompress=False,

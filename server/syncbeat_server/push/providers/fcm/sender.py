@@ -23,6 +23,7 @@ from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message, answers
 from syncbeat_server.push.providers.fcm.credentials import AccessTokens, NoAccessToken
 from syncbeat_server.push.providers.fcm.message import Encoder
+from syncbeat_server.push.providers.proxies import proxy_for
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +58,16 @@ class FcmProvider:
     """One app's way to FCM. `timeout_s` is for one attempt, with its answer."""
 
     def __init__(
-        self, tokens: AccessTokens, base_url: str, in_flight: int, clock: Clock, *, timeout_s: float = _TIMEOUT_S
+        self,
+        tokens: AccessTokens,
+        base_url: str,
+        in_flight: int,
+        clock: Clock,
+        *,
+        timeout_s: float = _TIMEOUT_S,
+        proxy: str = "",
     ) -> None:
+        """Open nothing yet; for `proxy` see `proxy_for`. Raises NoProxy: it is none."""
         self._tokens = tokens
         self._clock = clock
         self._encoder = Encoder()
@@ -66,6 +75,7 @@ class FcmProvider:
         self._session = aiohttp.ClientSession(
             # A context of its own: aiohttp's dates from its import, and knows no SSL_CERT_FILE that was set later.
             connector=aiohttp.TCPConnector(limit=in_flight, ssl=ssl.create_default_context()),
+            proxy=proxy_for(self._url, proxy),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
             headers=answers.PLAIN,
@@ -100,7 +110,7 @@ class FcmProvider:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
                 text = await answers.read(answer)
                 return self._classify(answer.status, text, answer.headers.get("retry-after")), token
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError):
             return Outcome(Verdict.RETRY, Reason.UNAVAILABLE), token
         except (aiohttp.ClientError, TimeoutError, OSError):
             # The request may have been read: the device may have it already.

@@ -166,7 +166,8 @@ def content(
     )
     wrong = _template_faults(shown, path, templates)
     faults += wrong or _size_faults(shown, path, templates)
-    faults += _link_faults(shown, path)
+    if shown.image_url or shown.click_action or shown.badge is not None:
+        faults += _link_faults(shown, path)
     faults += [FieldViolation(f'{path}.data["{name}"]', "a reserved name") for name in sorted(shown.data) if _own(name)]
     return shown
 
@@ -211,7 +212,7 @@ def _size(shown: Content) -> int:
     data = {**shown.data, "click_action": shown.link} if shown.link else shown.data  # browsers get a link twice
     for name, value in data.items():
         texts += (name, value)
-    return sum(len(orjson.dumps(text)) - _QUOTES for text in texts) + len(data) * _ENTRY_BYTES
+    return sum(len(orjson.dumps(text)) - _QUOTES for text in texts if text) + len(data) * _ENTRY_BYTES
 
 
 def _own(name: str) -> bool:

@@ -110,6 +110,19 @@ async def test_retry_after_is_honoured(database: Database, clock: FakeClock) -> 
         await until_shown(database, "ann SENT", of=sent)
 
 
+async def test_retry_after_beyond_its_life_expires_a_message(database: Database, clock: FakeClock) -> None:
+    await couple(database)
+    sent = message(ttl_s=90.0)
+    await accept(database, sent)
+    provider = ScriptedProvider(Outcome(Verdict.RETRY, Reason.UNAVAILABLE, retry_after_s=3600.0))
+    async with running(make_worker(database, clock, provider)):
+        await until_shown(database, "ann PENDING UNAVAILABLE", of=sent)
+        await clock.advance(89)
+        assert await shown(database, sent) == ["ann PENDING UNAVAILABLE"]
+        await until_shown(database, "ann EXPIRED", of=sent, moving=clock)
+    assert len(provider.asked) == 1, "not before the time that was asked for"
+
+
 async def test_unregistered_takes_the_token_away(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent, next_one = message(), message(Target(scope="couple"))

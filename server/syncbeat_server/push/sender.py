@@ -54,7 +54,8 @@ class Sender:
         outcome = await self._through_gate(channel, message)
         if outcome is None:
             wait_s = channel.gate.closed_for_s(delivery.platform) + self._dice.uniform(0.0, _SPREAD_S)
-            return policy.put_off(delivery, Reason.UNAVAILABLE, wait_s)
+            of_platform = channel.gate.closed_for_s() <= 0 < channel.gate.closed_for_s(delivery.platform)
+            return policy.put_off(delivery, Reason.PROVIDER_CONFIG if of_platform else Reason.UNAVAILABLE, wait_s)
         self._attempt_ended(outcome.reason or outcome.verdict)
         return policy.conclude(delivery, outcome, self._rule, self._dice, channel.gate.share)
 

@@ -53,6 +53,9 @@ BAD_FIELDS: list[tuple[dict[str, Any], list[str]]] = [
     ({"token": "a", "data": {"k": "v", "n": {"x": "y"}}}, ["message.data[1].value"]),
     ({"token": "a", "data": ["x"]}, ["message.data"]),
     ({"token": "a", "data": {"from": "x"}}, ["message.data"]),
+    ({"token": "a", "data": {"message_type": "x"}}, ["message.data"]),
+    ({"token": "a", "data": {"collapse_key": "x"}}, ["message.data"]),
+    ({"token": "a", "data": {"gcm.x": "x"}}, ["message.data"]),
     ({"token": "a", "data": {"google.x": "x"}}, ["message.data"]),
     ({"token": "a", "android": {"data": {"gcm": "x"}}}, ["message.data"]),
     ({"token": "a", "android": []}, ["message.android"]),
@@ -154,6 +157,23 @@ async def test_the_payload_may_have_4096_bytes_and_2048_to_a_topic() -> None:
         assert (await client.send(apns={"payload": {"own": "x" * 4096}})).status == 400
         assert (await client.send(webpush={"notification": {"body": "x" * 4096}})).status == 400
         assert (await client.send(data={"a": "x" * 4090}, android={"data": {"b": "y"}})).status == 200
+
+
+async def test_the_payload_of_apns_and_browsers_counts_as_json_and_that_of_android_does_not() -> None:
+    async with signed_in() as client:
+        quotes = {"body": '"' * 2100}
+        assert (await client.send(notification=quotes)).status == 200
+        android = {"notification": {"tag": "d"}}
+        assert (await client.send(notification=quotes, android=android)).status == 200
+        for platform in ({"apns": {"payload": {"aps": {"badge": 1}}}}, {"webpush": {"notification": {"tag": "d"}}}):
+            assert (await client.send(notification=quotes, **platform)).code == "INVALID_ARGUMENT"
+            assert (await client.send(notification={"body": '"' * 1900}, **platform)).status == 200
+        # Exactly: {"aps":{"alert":{"body":"..."},"badge":1}}
+        frame = len('{"aps":{"badge":1,"alert":{"body":""}}}')
+        for extra, status in ((0, 200), (1, 400)):
+            body = "x" * (4096 - frame + extra)
+            reply = await client.send(notification={"body": body}, apns={"payload": {"aps": {"badge": 1}}})
+            assert reply.status == status
 
 
 async def test_a_dry_run_is_checked_and_not_delivered() -> None:

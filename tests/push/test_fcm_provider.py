@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, Fault, FaultKind, running_fake_fcm
-from syncbeat_server.push.model import Content, Kind, Lane, Outcome, Reason, Verdict
+from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm
+from syncbeat_server.push.model import Blame, Content, Kind, Lane, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
 from tests.claimed import MESSAGE
@@ -51,8 +49,7 @@ async def providing(fake: FakeFcm, folder: Path, **arguments: Any) -> AsyncItera
 async def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeFcm]:
     async with running_fake_fcm(FakeFcmSettings(tls=request.param == "https")) as running:
         if running.ca_file is not None:
-            monkeypatch.setenv("SSL_CERT_FILE", str(running.ca_file))  # for sends
-            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(running.ca_file))  # for google-auth
+            monkeypatch.setenv("SSL_CERT_FILE", str(running.ca_file))
         yield running
 
 
@@ -99,6 +96,7 @@ ANSWERS = {
     "404": (Verdict.RETRY, Reason.PROVIDER_CONFIG, None),
     "sender-mismatch": (Verdict.REJECTED, Reason.WRONG_SENDER, None),
     "bad-token": (Verdict.REJECTED, Reason.REJECTED, None),
+    "bad-token-field": (Verdict.INVALID_TOKEN, Reason.UNREGISTERED, None),
     "bad-payload": (Verdict.REJECTED, Reason.REJECTED, None),
     "quota": (Verdict.RETRY, Reason.THROTTLED, None),
     "quota+30": (Verdict.RETRY, Reason.THROTTLED, 30.0),
@@ -117,7 +115,8 @@ async def test_each_answer_has_its_meaning_and_nothing_is_tried_again_here(
     for fault, (verdict, reason, retry_after_s) in ANSWERS.items():
         before = fake.stats().requests
         outcome = await provider.send(to(f"fault:{fault}:1"))
-        assert outcome == Outcome(verdict, reason, retry_after_s=retry_after_s, app_wide=fault == "404"), fault
+        blame = {"404": Blame.APP, "third-party-auth": Blame.PLATFORM}.get(fault, Blame.MESSAGE)
+        assert outcome == Outcome(verdict, reason, retry_after_s=retry_after_s, blame=blame), fault
         assert fake.stats().requests - before == 1, fault
     assert fake.stats().accepted == 0
     assert fake.stats().token_calls == 1
@@ -182,7 +181,7 @@ async def test_an_access_token_that_is_always_refused_is_a_matter_of_configurati
     fake: FakeFcm, provider: FcmProvider
 ) -> None:
     outcome = await provider.send(to("fault:401:*"))
-    assert outcome == Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
+    assert outcome == Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
     assert (fake.stats().requests, fake.stats().token_calls) == (2, 2)
 
 
@@ -190,144 +189,3 @@ async def test_first_sends_share_one_access_token(fake: FakeFcm, provider: FcmPr
     outcomes = await asyncio.gather(*(provider.send(to(f"p{n}")) for n in range(100)))
     assert {outcome.verdict for outcome in outcomes} == {Verdict.SENT}
     assert (fake.stats().token_calls, fake.stats().connections <= 52) == (1, True)
-
-
-async def test_a_token_endpoint_that_refuses_is_asked_once_for_all_and_again_later(
-    fake: FakeFcm, provider: FcmProvider
-) -> None:
-    fake.script("/token", Fault(FaultKind.BAD_PAYLOAD))
-    outcomes = await asyncio.gather(*(provider.send(to(f"p{n}")) for n in range(30)))
-    assert set(outcomes) == {Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)}
-    assert fake.stats().requests == 0
-    assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
-    assert fake.stats().token_calls == 1
-
-
-async def test_a_token_endpoint_that_hangs_is_not_waited_for(
-    fake: FakeFcm, provider: FcmProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("syncbeat_server.push.providers.fcm.credentials._WAIT_S", 0.1)
-    fake.script("/token", Fault(FaultKind.HANG))
-    outcomes = [await provider.send(DELIVERY) for _ in range(2)]
-    assert outcomes == [Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)] * 2
-    await wait_until(lambda: fake.stats().hanging == 1)  # one for both
-    assert fake.release("/token") == 1
-    monkeypatch.undo()
-    assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
-    assert fake.stats().token_calls == 1
-
-
-async def test_an_access_token_is_renewed_before_it_ends(tmp_path: Path) -> None:
-    class Later(SystemClock):
-        by = timedelta()
-
-        def now(self) -> datetime:
-            return super().now() + self.by
-
-    async with running_fake_fcm() as fake:
-        fake.write_service_account(tmp_path / "account.json")
-        clock = Later()
-        tokens = AccessTokens(tmp_path / "account.json", clock)
-        first = await tokens.current()
-        clock.by = timedelta(minutes=54)
-        assert await tokens.current() == first
-        clock.by = timedelta(minutes=56)
-        assert await tokens.current() != first
-        assert fake.stats().token_calls == 2
-
-
-Write = Callable[[asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def answering(write: Write) -> AsyncIterator[str]:
-    """A server that answers one request after the other with whatever `write` writes."""
-
-    served: list[asyncio.Task[Any]] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        served.extend(filter(None, [asyncio.current_task()]))
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
-            await write(writer)
-            writer.close()
-            await writer.wait_closed()
-        except ConnectionError:
-            writer.transport.abort()  # the client has heard enough
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        await asyncio.gather(*served)
-
-
-def answer(head: str, body: bytes) -> bytes:
-    return f"HTTP/1.1 {head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
-
-
-UNREGISTERED = (
-    b'{"error":{"code":404,"details":[{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError",'
-    b'"errorCode":"UNREGISTERED"}]}}'
-)
-
-
-async def outcome_of(parts: list[bytes], tmp_path: Path) -> Outcome:
-    async def write(writer: asyncio.StreamWriter) -> None:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-            for _ in range(20):  # the client reads this part before the next comes
-                await asyncio.sleep(0)
-
-    async with (
-        running_fake_fcm() as fake,
-        answering(write) as base_url,
-        providing(fake, tmp_path, base_url=base_url) as provider,
-    ):
-        return await provider.send(DELIVERY)
-
-
-async def test_an_answer_may_come_in_pieces(tmp_path: Path) -> None:
-    whole = answer("404 Not Found", UNREGISTERED)
-    outcome = await outcome_of([whole[:60], whole[60:90], whole[90:]], tmp_path)
-    assert outcome == Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
-
-
-async def test_an_answer_that_breaks_off_counts_by_its_head(tmp_path: Path) -> None:
-    cut = answer("200 OK", b'{"name":"x"}')[:-3]
-    assert await outcome_of([cut], tmp_path) == Outcome(Verdict.SENT)
-    cut = answer("404 Not Found", UNREGISTERED)[:-3]
-    assert await outcome_of([cut], tmp_path) == Outcome(Verdict.RETRY, Reason.AMBIGUOUS)
-
-
-async def test_an_answer_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
-    endless = answer("503 Busy", b"x" * 5_000_000)
-    assert await outcome_of([endless], tmp_path) == Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        ("0", 0.0),
-        ("-5", None),
-        ("1.5", None),
-        ("²", None),
-        ("soon", None),
-        ("", None),
-        ("Fri, 31 Dec 9999 23:59:00 -2359", None),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-        (format_datetime(datetime(2099, 1, 1, tzinfo=UTC), usegmt=True), "far"),
-        ("Thu, 01 Jan 2099 00:00:00 -0000", "far"),
-    ],
-)
-async def test_a_retry_after_that_makes_no_sense_is_none(
-    header: str, seconds: float | str | None, tmp_path: Path
-) -> None:
-    outcome = await outcome_of([answer(f"503 Busy\r\nRetry-After: {header}", b"{}")], tmp_path)
-    assert outcome.reason is Reason.UNAVAILABLE
-    if seconds == "far":
-        assert outcome.retry_after_s is not None
-        expected = (datetime(2099, 1, 1, tzinfo=UTC) - SystemClock().now()).total_seconds()
-        assert abs(outcome.retry_after_s - expected) < 60
-    else:
-        assert outcome.retry_after_s == seconds

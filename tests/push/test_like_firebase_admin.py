@@ -25,6 +25,7 @@ from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
 from tests.claimed import MESSAGE
 
 DELIVERY = replace(MESSAGE, ttl_s=3600.9)
+TOPIC_OF_K = "glTDKakoUPbVOd03b0gW7idkUX2l4CNV"
 CONTENTS = {
     "a title": Content(title="Anna"),
     "everything": Content(
@@ -96,6 +97,7 @@ def as_firebase_would(message: Message) -> messaging.Message:
         data["sequence"] = str(delivery.sequence)
     high = delivery.lane is Lane.HIGH
     link = content.click_action if content.click_action.startswith("https://") else None
+    data |= {"click_action": link} if link else {}
     return messaging.Message(
         token=delivery.registration_token,
         data=data,
@@ -107,9 +109,10 @@ def as_firebase_would(message: Message) -> messaging.Message:
             priority="high" if high else "normal",
             ttl=timedelta(seconds=int(delivery.ttl_s)),
             notification=messaging.AndroidNotification(
-                tag=delivery.delivery_id,
+                tag=delivery.collapse_key or delivery.delivery_id,
                 sound=content.sound or None,
-                click_action=content.click_action or None,
+                default_sound=None if content.sound else True,
+                click_action=None if link else content.click_action or None,
                 channel_id=content.channel_id or None,
                 notification_count=content.badge,
             )
@@ -118,23 +121,27 @@ def as_firebase_would(message: Message) -> messaging.Message:
         ),
         apns=messaging.APNSConfig(
             headers={
-                "apns-collapse-id": delivery.delivery_id,
+                "apns-collapse-id": delivery.collapse_key or delivery.delivery_id,
                 "apns-push-type": "alert" if shown else "background",
                 "apns-priority": "10" if shown and high else "5",
             },
             payload=messaging.APNSPayload(
                 messaging.Aps(
                     content_available=None if shown else True,
-                    sound=content.sound or None,
+                    sound=content.sound or ("default" if shown else None),
                     badge=content.badge,
-                    category=content.click_action or None,
+                    category=None if link else content.click_action or None,
                     mutable_content=True if content.image_url else None,
                 )
             ),
         ),
         webpush=messaging.WebpushConfig(
-            headers={"TTL": str(int(delivery.ttl_s)), "Urgency": "high" if high else "normal"},
-            notification=messaging.WebpushNotification(tag=delivery.delivery_id) if shown else None,
+            headers={"TTL": str(int(delivery.ttl_s)), "Urgency": "high" if high else "normal"}
+            # Of "k", by hand: printf k | sha256sum | xxd -r -p | head -c 24 | basenc --base64url
+            | ({"Topic": TOPIC_OF_K} if delivery.collapse_key else {}),
+            notification=messaging.WebpushNotification(tag=delivery.collapse_key or delivery.delivery_id)
+            if shown
+            else None,
             fcm_options=messaging.WebpushFCMOptions(link) if link and shown else None,
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,13 +11,18 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from syncbeat_server.push.model import Content, Outcome, Reason, Verdict
+from syncbeat_server.clock import SystemClock
+from syncbeat_server.push.model import Blame, Content, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message
+from syncbeat_server.push.providers.addresses import is_public
 from syncbeat_server.push.providers.webhook import WebhookProvider
 from tests.push.test_like_firebase_admin import DELIVERY
 
 MESSAGE = Message(DELIVERY, Content(title="Anna", data={"k": "v"}), "default.ack")
-RETRY, CONFIG = Verdict.RETRY, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
+RETRY, CONFIG = Verdict.RETRY, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
+
+
+CLOCK = SystemClock()
 
 
 class Relay:
@@ -24,13 +30,17 @@ class Relay:
 
     def __init__(self) -> None:
         self.status, self.body = 204, ""
+        self.headers: dict[str, str] = {}
         self.got: list[tuple[str, dict[str, Any]]] = []
 
     async def answer(self, request: web.Request) -> web.Response:
         self.got.append((request.headers.get("authorization", ""), json.loads(await request.read())))
         if self.status == 0 and request.transport is not None:
             request.transport.close()
-        return web.Response(status=self.status or 200, text=self.body)
+        told = web.Response(status=self.status or 200, text=self.body, headers=self.headers)
+        if self.headers.get("content-encoding") == "gzip":
+            told.body = gzip.compress(self.body.encode())
+        return told
 
 
 @pytest.fixture
@@ -43,7 +53,7 @@ async def provider(relay: Relay) -> AsyncIterator[WebhookProvider]:
     app = web.Application()
     app.router.add_post("/push", relay.answer)
     async with TestServer(app) as server:
-        made = WebhookProvider(str(server.make_url("/push")), "a-relay-token", 10, 20.0)
+        made = WebhookProvider(str(server.make_url("/push")), "a-relay-token", 10, 20.0, CLOCK, private=True)
         yield made
         await made.close()
 
@@ -64,7 +74,9 @@ async def test_a_relay_is_told_everything_a_push_needs(relay: Relay, provider: W
         (404, '{"unregistered": true}', Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)),
         (410, '{"unregistered": true}', Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)),
         (410, "gone", Outcome(Verdict.REJECTED, Reason.REJECTED)),
-        (404, "", CONFIG),
+        (404, "", Outcome(Verdict.REJECTED, Reason.REJECTED)),
+        (404, "<html>", Outcome(Verdict.REJECTED, Reason.REJECTED)),
+        (403, "", CONFIG),
         (401, '{"unregistered": true}', CONFIG),
         (422, "", Outcome(Verdict.REJECTED, Reason.REJECTED)),
         (429, "", Outcome(RETRY, Reason.THROTTLED)),
@@ -81,7 +93,64 @@ async def test_what_its_answers_mean(
     assert len(relay.got) == 1, "nothing is tried again here"
 
 
+async def test_a_relays_compressed_answer_is_read(relay: Relay, provider: WebhookProvider) -> None:
+    relay.status, relay.body, relay.headers = 410, '{"unregistered": true}', {"content-encoding": "gzip"}
+    assert await provider.send(MESSAGE) == Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
+    relay.status, relay.body, relay.headers = 200, "", {"content-encoding": "br"}
+    assert await provider.send(MESSAGE) == Outcome(Verdict.SENT)
+
+
 async def test_a_relay_that_is_not_there_was_surely_not_heard(closed_port: int) -> None:
-    provider = WebhookProvider(f"http://127.0.0.1:{closed_port}", "", 1, 20.0)
+    provider = WebhookProvider(f"http://127.0.0.1:{closed_port}", "", 1, 20.0, CLOCK, private=True)
     assert await provider.send(MESSAGE) == Outcome(RETRY, Reason.UNAVAILABLE)
     await provider.close()
+
+
+@pytest.mark.parametrize("status", [429, 503, 500, 401])
+@pytest.mark.parametrize(("header", "seconds"), [("17", 17.0), ("7200", 3600.0), ("soon", None), ("far", 3600.0)])
+async def test_webhook_retry_after_is_heeded(
+    relay: Relay, provider: WebhookProvider, status: int, header: str, seconds: float | None
+) -> None:
+    header = header.replace("far", "Fri, 01 Jan 2100 00:00:00 GMT")
+    relay.status, relay.headers = status, {"retry-after": header}
+    outcome = await provider.send(MESSAGE)
+    assert (outcome.verdict, outcome.retry_after_s) == (RETRY, seconds)
+
+
+async def test_webhook_retry_after_says_nothing_beside_an_acceptance(relay: Relay, provider: WebhookProvider) -> None:
+    relay.status, relay.headers = 200, {"retry-after": "17"}
+    assert await provider.send(MESSAGE) == Outcome(Verdict.SENT)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_webhook_url_is_not_changed_by_a_redirect(relay: Relay, provider: WebhookProvider, status: int) -> None:
+    relay.status, relay.headers = status, {"location": "/push?again=1"}
+    assert await provider.send(MESSAGE) == Outcome(RETRY, Reason.UNAVAILABLE)
+    assert len(relay.got) == 1
+
+
+async def test_webhook_in_a_private_network_is_an_operators_choice(relay: Relay) -> None:
+    """By names, of which nobody knows where they lead before they are asked; `0x7f.1` is an address to the resolver."""
+    app = web.Application()
+    app.router.add_post("/push", relay.answer)
+    async with TestServer(app) as server:
+        for host in ("localhost", "0x7f.1"):
+            for private, outcome in ((False, Outcome(RETRY, Reason.UNAVAILABLE)), (True, Outcome(Verdict.SENT))):
+                made = WebhookProvider(f"http://{host}:{server.port}/push", "", 10, 20.0, CLOCK, private=private)
+                assert await made.send(MESSAGE) == outcome, (host, private)
+                await made.close()
+    assert len(relay.got) == 2
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        *((address, True) for address in ("8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::808:808")),
+        *((address, False) for address in ("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254")),
+        *((address, False) for address in ("0.0.0.0", "100.64.0.1", "224.0.0.1", "255.255.255.255", "::1", "::")),
+        *((address, False) for address in ("fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1")),
+        *((address, False) for address in ("2002:7f00:1::", "::ffff:127.0.0.1", "ff02::1")),
+    ],
+)
+def test_webhook_addresses_are_public_or_not(address: str, public: bool) -> None:
+    assert is_public(address) == public

@@ -12,7 +12,7 @@ import pytest
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.push.channel import Channel
-from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
+from syncbeat_server.push.model import Blame, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.providers import Message, Provider
 from syncbeat_server.push.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.storage.allowance import Allowance
@@ -167,7 +167,7 @@ async def test_a_wrong_configuration_burns_no_attempts(database: Database, clock
     await couple(database)
     sent = message()
     await accept(database, sent)
-    refused = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True)
+    refused = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
     provider = ScriptedProvider(*[refused] * 3)
     async with running(make_worker(database, clock, provider)):
         await until_shown(database, "ann PENDING PROVIDER_CONFIG", of=sent)
@@ -175,6 +175,38 @@ async def test_a_wrong_configuration_burns_no_attempts(database: Database, clock
         await until_shown(database, "ann SENT", of=sent, moving=clock)
     assert len(provider.asked) == 4
     assert {d.attempt for d in provider.asked} == {1}
+
+
+class NoIphones(ScriptedProvider):
+    """As FCM without a good key for APNs."""
+
+    async def send(self, message: Message) -> Outcome:
+        sent = await super().send(message)
+        refused = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.PLATFORM)
+        return refused if message.delivery.platform == "IOS" else sent
+
+
+async def test_apns_credentials_that_are_refused_stop_iphones_and_not_android(
+    database: Database, clock: FakeClock
+) -> None:
+    await couple(database)
+    iphone = Registration("default", "bob", "iphone", Platform.IOS, "token-of-bobs-iphone", "", "")
+    await directory(database).register(iphone, "test", by_user=False)
+    to_iphone = Target(user_id="bob", device_id="iphone")
+    refused = [message(to_iphone) for _ in range(5)]
+    provider = NoIphones()
+    async with running(make_worker(database, clock, provider)):
+        for sent in refused:
+            await accept(database, sent)
+        for sent in refused:
+            await until_shown(database, "bob PENDING PROVIDER_CONFIG", of=sent, moving=clock)
+        later, to_ann = message(to_iphone), message()
+        for sent in (later, to_ann):
+            await accept(database, sent)
+        await until_shown(database, "ann SENT", of=to_ann, moving=clock)
+        await until_shown(database, "bob PENDING PROVIDER_CONFIG", of=later, moving=clock)
+    assert len(provider.asked) == 6, "five to the iPhone and one to Ann's phone"
+    assert await value_of(database, "SELECT max(attempts) FROM deliveries WHERE user_id = 'bob'") == 0
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from syncbeat_server.directory.model import TokenState
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.push.channel import Channel
 from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
@@ -25,6 +26,7 @@ from tests.storage.stage import (
     add_members,
     couple,
     deliveries,
+    directory,
     mark_seen,
     message,
     rows_of,
@@ -108,6 +110,19 @@ async def test_retry_after_is_honoured(database: Database, clock: FakeClock) -> 
         await until_shown(database, "ann SENT", of=sent)
 
 
+async def test_retry_after_beyond_its_life_expires_a_message(database: Database, clock: FakeClock) -> None:
+    await couple(database)
+    sent = message(ttl_s=90.0)
+    await accept(database, sent)
+    provider = ScriptedProvider(Outcome(Verdict.RETRY, Reason.UNAVAILABLE, retry_after_s=3600.0))
+    async with running(make_worker(database, clock, provider)):
+        await until_shown(database, "ann PENDING UNAVAILABLE", of=sent)
+        await clock.advance(89)
+        assert await shown(database, sent) == ["ann PENDING UNAVAILABLE"]
+        await until_shown(database, "ann EXPIRED", of=sent, moving=clock)
+    assert len(provider.asked) == 1, "not before the time that was asked for"
+
+
 async def test_unregistered_takes_the_token_away(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent, next_one = message(), message(Target(scope="couple"))
@@ -119,6 +134,32 @@ async def test_unregistered_takes_the_token_away(database: Database, clock: Fake
     tokens = await rows_of(database, "SELECT user_id, token_state, registration_token FROM devices ORDER BY 1")
     assert tokens == [("ann", "DEAD", None), ("bob", "ACTIVE", "token-of-bob-phone")]
     assert (await shown(database, next_one))[0] == "ann SUPPRESSED NO_TOKEN"
+
+
+async def test_an_invalid_token_is_taken_away_and_told_as_such_until_it_is_registered_again(
+    database: Database, clock: FakeClock
+) -> None:
+    await couple(database)
+    sent, next_one = message(), message()
+    await accept(database, sent)
+    provider = ScriptedProvider(Outcome(Verdict.INVALID_TOKEN, Reason.UNREGISTERED))
+
+    async def state() -> TokenState:
+        return (await directory(database).device(APP, "ann", "phone", by_user=False)).token_state
+
+    async with running(make_worker(database, clock, provider)):
+        await until_shown(database, "ann DEAD UNREGISTERED", of=sent)
+    assert await state() is TokenState.INVALID
+    await accept(database, next_one)
+    assert await shown(database, next_one) == ["ann SUPPRESSED NO_TOKEN"]
+    await clock.advance(1)
+    await add_device(database, "ann")
+    assert await state() is TokenState.ACTIVE
+    another = message()
+    await accept(database, another)
+    async with running(make_worker(database, clock, ScriptedProvider(UNREGISTERED))):
+        await until_shown(database, "ann DEAD UNREGISTERED", of=another)
+    assert await state() is TokenState.DEAD, "this time for another reason"
 
 
 async def test_a_token_of_another_sender_is_not_pushed_to_until_it_is_registered_again(

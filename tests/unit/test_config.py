@@ -379,6 +379,30 @@ async def test_access_tokens_are_fetched_by_https_unless_from_here(tmp_path: Pat
                 providers("default", app, Settings(), SystemClock())
 
 
+@pytest.mark.parametrize(
+    ("url", "private"),
+    [
+        ("https://relay.example.org/push", False),
+        ("https://8.8.8.8/push", False),
+        ("https://10.0.0.5/push", True),
+        ("https://[fc00::1]/push", True),
+        ("https://[::ffff:10.0.0.5]/push", True),
+        ("https://169.254.169.254/latest", True),
+        ("http://127.0.0.1:9/push", True),
+        ("http://localhost:9/push", True),
+        ("https://a.localhost/push", True),
+    ],
+)
+def test_webhook_url_in_a_private_network_wants_a_setting(url: str, private: bool) -> None:
+    given = {"WEBHOOK_URL": url}
+    if private:
+        with pytest.raises(ConfigurationError, match="WEBHOOK_URL: a private address; WEBHOOK_PRIVATE=true"):
+            load_settings({f"SYNCBEAT_{name}": value for name, value in given.items()}, env_file=None)
+        given["WEBHOOK_PRIVATE"] = "true"
+    settings = load_settings({f"SYNCBEAT_{name}": value for name, value in given.items()}, env_file=None)
+    assert settings.webhook_url == url
+
+
 OTHER_APP = """
 [apps.other]
 jwt_issuer = "other"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from syncbeat_server.push.gate import Gate
-from syncbeat_server.push.model import Outcome, Reason, Verdict
+from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from syncbeat_server.push.pace import Pace
 from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 from tests.fakes import FakeClock
@@ -68,10 +70,10 @@ def gate(clock: FakeClock) -> Gate:
     return Gate(10, BreakerRule(), clock)
 
 
-def send(gate: Gate, outcome: Outcome) -> None:
-    permit = gate.enter()
+def send(gate: Gate, outcome: Outcome, platform: str = "ANDROID") -> None:
+    permit = gate.enter(platform)
     assert permit is not None
-    gate.learned(permit, outcome)
+    gate.learned(permit, outcome, platform)
 
 
 def test_an_app_has_so_many_under_way_and_no_more(gate: Gate) -> None:
@@ -85,7 +87,7 @@ async def test_a_provider_that_is_down_is_left_alone_unless_there_is_another(gat
     for _ in range(5):
         send(gate, UNAVAILABLE)
     assert (gate.room(bypassed=False), gate.room(bypassed=True), gate.closed_for_s()) == (0, 10, 60.0)
-    assert gate.enter() is None
+    assert gate.enter("ANDROID") is None
     await clock.advance(60)
     assert (gate.breaker, gate.room(bypassed=False)) == (BreakerState.HALF_OPEN, 3)
 
@@ -97,11 +99,57 @@ def test_dead_tokens_and_bad_messages_are_no_failures_of_the_provider(gate: Gate
     assert gate.breaker is BreakerState.CLOSED
 
 
-def test_a_wrong_configuration_pauses_the_app_for_a_minute(gate: Gate) -> None:
-    send(gate, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG))
-    assert gate.room(bypassed=False) == 10, "one platform's key: not the whole app"
-    send(gate, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, app_wide=True))
-    assert (gate.room(bypassed=False), gate.closed_for_s(), gate.breaker) == (0, 60.0, BreakerState.CLOSED)
+CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
+
+
+def test_a_wrong_configuration_closes_the_app_after_five_in_a_row(gate: Gate) -> None:
+    for _ in range(4):
+        send(gate, CONFIG)
+    assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
+    send(gate, CONFIG)
+    assert (gate.room(bypassed=False), gate.closed_for_s(), gate.breaker) == (0, 60.0, BreakerState.OPEN)
+
+
+def test_a_wrong_configuration_for_some_stops_no_app_that_works_for_others(gate: Gate) -> None:
+    for _ in range(100):
+        for outcome in (CONFIG, CONFIG, SENT):
+            send(gate, outcome)
+    assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
+
+
+async def test_access_tokens_that_are_not_to_be_had_pause_the_app_as_long_as_nobody_asks(
+    gate: Gate, clock: FakeClock
+) -> None:
+    none = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.ACCESS)
+    for _ in range(50):
+        send(gate, none)
+    assert (gate.closed_for_s(), gate.breaker) == (0.0, BreakerState.CLOSED), "one failure, of which many heard"
+    send(gate, replace(none, retry_after_s=10.0))
+    assert (gate.enter("WEB"), gate.closed_for_s()) == (None, 10.0)
+    await clock.advance(10)
+    send(gate, SENT)
+
+
+IPHONES = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.PLATFORM)
+
+
+async def test_apns_credentials_that_are_refused_stop_iphones_and_not_android(gate: Gate, clock: FakeClock) -> None:
+    for _ in range(4):
+        send(gate, IPHONES, "IOS")
+        send(gate, SENT, "ANDROID")
+    assert gate.closed_for_s("IOS") == 0.0
+    send(gate, IPHONES, "IOS")
+    assert (gate.enter("IOS"), gate.closed_for_s("IOS")) == (None, 60.0)
+    send(gate, SENT, "ANDROID")
+    send(gate, SENT, "WEB")
+    assert (gate.closed_for_s("ANDROID"), gate.closed_for_s(), gate.broken) == (0.0, 0.0, False)
+    await clock.advance(60)
+    send(gate, IPHONES, "IOS")
+    assert gate.closed_for_s("IOS") == 60.0, "still wrong: one is enough to see it"
+    await clock.advance(60)
+    send(gate, SENT, "IOS")
+    send(gate, IPHONES, "IOS")
+    assert gate.closed_for_s("IOS") == 0.0
 
 
 def test_throttling_halves_what_the_app_may_take(gate: Gate) -> None:

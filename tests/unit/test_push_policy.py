@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat_server.push.model import (
+    Blame,
     ClaimedDelivery,
     DeliveryState,
     Kind,
@@ -68,6 +69,7 @@ def test_a_stream_is_given_its_grace() -> None:
     [
         (Outcome(Verdict.SENT, provider_message_id="m"), DeliveryState.SENT, Reason.NONE),
         (Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED), DeliveryState.DEAD, Reason.UNREGISTERED),
+        (Outcome(Verdict.INVALID_TOKEN, Reason.UNREGISTERED), DeliveryState.DEAD, Reason.UNREGISTERED),
         (Outcome(Verdict.REJECTED, Reason.WRONG_SENDER), DeliveryState.DEAD, Reason.WRONG_SENDER),
         (Outcome(Verdict.RETRY, Reason.AMBIGUOUS), DeliveryState.PENDING, Reason.AMBIGUOUS),
     ],
@@ -80,6 +82,7 @@ def test_an_outcome_decides(outcome: Outcome, state: DeliveryState, reason: Reas
         outcome.provider_message_id,
     )
     assert not finished.give_back_attempt
+    assert finished.invalid_token == (outcome.verdict is Verdict.INVALID_TOKEN)
 
 
 @given(attempt=st.integers(1, 10_000), seed=st.integers())
@@ -120,17 +123,52 @@ def test_retry_after_wins_but_for_the_least_wait(asked: float, waits: float) -> 
 @pytest.mark.parametrize(
     ("delivery", "gives_up"),
     [
-        (replace(DELIVERY, ttl_s=100.0), True),
-        (replace(DELIVERY, ttl_s=100.1), False),
-        (replace(DELIVERY, ttl_s=86_400.0, age_s=3500.1), True),
-        (replace(DELIVERY, ttl_s=86_400.0, age_s=3500.0), False),
+        (replace(DELIVERY, ttl_s=10.0), True),
+        (replace(DELIVERY, ttl_s=21.0), False),
+        (replace(DELIVERY, ttl_s=86_400.0, age_s=3590.1), True),
+        (replace(DELIVERY, ttl_s=86_400.0, age_s=3580.0), False),
     ],
 )
 def test_a_retry_that_comes_too_late_is_not_made(delivery: ClaimedDelivery, gives_up: bool) -> None:
-    outcome = Outcome(Verdict.RETRY, Reason.UNAVAILABLE, retry_after_s=100.0)
-    finished = conclude(delivery, outcome, RULE, random.Random(1))
+    outcome = Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
+    finished = conclude(delivery, outcome, RULE, random.Random(1))  # it waits for 10 to 20 s
     expected = (DeliveryState.DEAD, Reason.RETRIES_EXHAUSTED) if gives_up else (DeliveryState.PENDING, outcome.reason)
     assert (finished.state, finished.reason) == expected
+
+
+@pytest.mark.parametrize("reason", [Reason.UNAVAILABLE, Reason.THROTTLED])
+@pytest.mark.parametrize("ttl_s", [5.0, 60.0, 3600.0, 86_400.0])
+@pytest.mark.parametrize("asked", [10.0, 3599.0, 3600.0])
+def test_retry_after_makes_no_message_give_up_at_its_first_attempt(reason: Reason, ttl_s: float, asked: float) -> None:
+    outcome = Outcome(Verdict.RETRY, reason, retry_after_s=asked)
+    finished = conclude(replace(DELIVERY, ttl_s=ttl_s), outcome, RULE, random.Random(1))
+    assert (finished.state, finished.reason) == (DeliveryState.PENDING, reason)
+    assert min(asked, ttl_s) <= finished.due_in_s <= ttl_s, "never before it was asked for, and it expires in its time"
+
+
+def test_retry_after_is_heeded_within_the_hour_of_trying() -> None:
+    outcome = Outcome(Verdict.RETRY, Reason.UNAVAILABLE, retry_after_s=3600.0)
+    states = [
+        conclude(replace(DELIVERY, ttl_s=86_400.0, age_s=age_s), outcome, RULE, random.Random(1)).state
+        for age_s in (0.0, 3600.0, 3601.0)
+    ]
+    assert states == [DeliveryState.PENDING, DeliveryState.PENDING, DeliveryState.DEAD]
+
+
+def test_an_access_token_is_waited_for_as_long_as_nobody_asks_for_one() -> None:
+    for asked, least in ((None, 10.0), (2.0, 10.0), (30.0, 30.0)):
+        outcome = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=asked, blame=Blame.ACCESS)
+        finished = conclude(DELIVERY, outcome, RULE, random.Random(1))
+        assert (finished.state, finished.give_back_attempt) == (DeliveryState.PENDING, True)
+        assert least <= finished.due_in_s <= least * 1.2
+
+
+@pytest.mark.parametrize("ttl_s", [30.0, 0.0, 86_400.0])
+def test_a_wrong_configuration_is_waited_for_no_longer_than_a_message_lives(ttl_s: float) -> None:
+    outcome = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=3600.0)
+    finished = conclude(replace(DELIVERY, ttl_s=ttl_s), outcome, RULE, random.Random(1))
+    assert (finished.state, finished.give_back_attempt) == (DeliveryState.PENDING, True)
+    assert min(3600.0, ttl_s) <= finished.due_in_s <= min(4320.0, ttl_s)
 
 
 def test_a_held_message_does_not_exist() -> None:

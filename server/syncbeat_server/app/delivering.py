@@ -22,6 +22,7 @@ from syncbeat_server.push.gate import Gate
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.push.providers.log import LogProvider
+from syncbeat_server.push.providers.proxies import NoProxy
 from syncbeat_server.push.resend import ResendRule
 from syncbeat_server.push.upkeep import QueueFigures, old_rows
 from syncbeat_server.push.worker import DeliveryWorker, WorkerHooks, WorkerRule
@@ -165,7 +166,7 @@ class _Channels:
         account = await asyncio.to_thread(_account, app)
         # Whoever writes the same credentials anew may want a new access token.
         written = app.fcm_credentials and written_at(app.fcm_credentials)
-        made_of = (app.fcm_base_url, app.webhook_url, app.webhook_token, account, written)
+        made_of = (app.fcm_base_url, app.webhook_url, app.webhook_token, app.webhook_private, account, written)
         if known is not None and made_of == self._made_of[app_id]:
             return
         settings, clock = self._process.settings, self._process.clock
@@ -205,29 +206,48 @@ def providers(
     Raises:
         ConfigurationError: it cannot be used.
     """
-    tokens = None if app.fcm_credentials is None else _access_tokens(account or _account(app) or b"", clock)
+    proxy = "" if settings.push_proxy is None else settings.push_proxy.get_secret_value()
+    try:
+        return _providers(app, settings, clock, account, proxy)
+    except NoProxy as error:
+        raise ConfigurationError(f"HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, or SYNCBEAT_PUSH_PROXY: {error}") from None
+
+
+def _providers(
+    app: AppSettings, settings: Settings, clock: Clock, account: bytes | None, proxy: str
+) -> tuple[Provider, Provider | None, str]:
+    tokens = None if app.fcm_credentials is None else _access_tokens(account or _account(app) or b"", clock, proxy)
     webhook = None
     if app.webhook_url:
         from syncbeat_server.push.providers.webhook import WebhookProvider
 
-        token = "" if app.webhook_token is None else app.webhook_token.get_secret_value()
-        webhook = WebhookProvider(app.webhook_url, token, settings.delivery_in_flight, settings.delivery_timeout_s)
+        webhook = WebhookProvider(
+            app.webhook_url,
+            "" if app.webhook_token is None else app.webhook_token.get_secret_value(),
+            settings.delivery_in_flight,
+            settings.delivery_timeout_s,
+            clock,
+            private=app.webhook_private,
+            proxy=proxy,
+        )
     if tokens is None:
         return webhook or LogProvider(), None, ""
     from syncbeat_server.push.providers.fcm import FcmProvider
 
     fcm = FcmProvider(
-        tokens, app.fcm_base_url, settings.delivery_in_flight, clock, timeout_s=settings.delivery_timeout_s
+        tokens, app.fcm_base_url, settings.delivery_in_flight, clock, timeout_s=settings.delivery_timeout_s, proxy=proxy
     )
     return fcm, webhook, f"fcm:{tokens.project_id}"
 
 
-def _access_tokens(account: bytes, clock: Clock) -> AccessTokens:
+def _access_tokens(account: bytes, clock: Clock, proxy: str) -> AccessTokens:
     # firebase-admin is large: a process that pushes nothing to FCM does without it.
     from syncbeat_server.push.providers.fcm import AccessTokens
 
     try:
-        tokens = AccessTokens(account, clock)
+        tokens = AccessTokens(account, clock, proxy=proxy)
+    except NoProxy:
+        raise
     except Exception:  # noqa: BLE001  # google-auth and cryptography raise many kinds for what is no key
         raise ConfigurationError("SYNCBEAT_FCM_CREDENTIALS: not the JSON of a service account") from None
     try:

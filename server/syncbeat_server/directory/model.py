@@ -31,6 +31,7 @@ class TokenState(StrEnum):
     STALE = "STALE"
     PRUNED = "PRUNED"
     QUARANTINED = "QUARANTINED"
+    INVALID = "INVALID"
 
 
 class MemberRole(StrEnum):

@@ -319,12 +319,19 @@ def _device(row: Row) -> Device:
         user_id=row["user_id"],
         device_id=row["device_id"],
         platform=Platform(row["platform"]),
-        token_state=TokenState(row["token_state"]),
+        token_state=_token_state(row),
         time_zone=row["time_zone"],
         locale=row["locale"],
         registered_at=row["registered_at"],
         updated_at=row["updated_at"],
     )
+
+
+def _token_state(row: Row) -> TokenState:
+    # Servers of before know no INVALID: the column has DEAD, and the moment at which it was both tells them apart.
+    state = TokenState(row["token_state"])
+    marked = row["token_invalid_at"]
+    return TokenState.INVALID if state is TokenState.DEAD and marked and marked == row["token_state_at"] else state
 
 
 def _member(row: Row) -> Member:

@@ -27,6 +27,7 @@ from syncbeat_server.ops.setting_types import (
     TokenEntries,
     check_base_url,
     check_file,
+    check_public,
     check_secrets,
     is_loopback,
 )
@@ -129,6 +130,7 @@ class AppSettings(IssuerSettings):
     fcm_base_url: str = "https://fcm.googleapis.com"
     webhook_url: str = ""
     webhook_token: OptionalSecret = None
+    webhook_private: bool = False
     max_per_day: Annotated[int, Field(ge=1, le=10_000)] | None = None
     templates: dict[str, dict[str, TemplateText]] = {}
     staleness_target_s: Annotated[float, Field(ge=1.0, le=86_400.0)] | None = None
@@ -178,6 +180,8 @@ class AppSettings(IssuerSettings):
             check_file("FCM_CREDENTIALS", self.fcm_credentials)
         if self.webhook_url:
             check_base_url("WEBHOOK_URL", self.webhook_url)
+            if not self.webhook_private:
+                check_public("WEBHOOK_URL", self.webhook_url, "WEBHOOK_PRIVATE=true")
         return self
 
 
@@ -221,6 +225,7 @@ class Settings(AppSettings):
     delivery_in_flight: int = Field(default=200, ge=1, le=2000)
     delivery_breaker_s: float = Field(default=60.0, ge=0.1, le=3600.0)
     push_per_minute: int = Field(default=600_000, ge=60, le=60_000_000)
+    push_proxy: OptionalSecret = None
     push_ramp_s: float = Field(default=60.0, ge=0.0, le=3600.0)
     keep_deliveries_days: float = Field(default=30.0, ge=1.0, le=3660.0)
     keep_tombstones_days: float = Field(default=30.0, ge=1.0, le=3660.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -168,6 +169,17 @@ def check_base_url(name: str, url: str) -> None:
         raise ValueError(f"{name}: not a URL") from None
     if not parts.hostname or (parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(url))):
         raise ValueError(f"{name}: want https (http only to loopback)")
+
+
+def check_public(name: str, url: str, unless: str) -> None:
+    """Raise ValueError if `url` names this machine or a private address; `unless`: the setting by which it may."""
+    host = urlsplit(url).hostname or ""
+    try:
+        public = ipaddress.ip_address(host).is_global
+    except ValueError:  # a name, which is looked at when it is resolved
+        public = host != "localhost" and not host.endswith(".localhost")
+    if not public:
+        raise ValueError(f"{name}: a private address; {unless} if that is meant")
 
 
 def is_loopback(url: str) -> bool:

@@ -6,12 +6,32 @@ Each app has a gate of its own, so that one whose provider hangs takes nothing f
 from __future__ import annotations
 
 from syncbeat_server.clock import Clock
-from syncbeat_server.push.model import Outcome, Reason, Verdict
+from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from syncbeat_server.push.pace import Pace
 from syncbeat_server.resilience.breaker import Breaker, BreakerRule, BreakerState, Permit
 
-_CONFIG_PAUSE_S = 60.0
 _FAILURES = (Reason.UNAVAILABLE, Reason.AMBIGUOUS)
+_PLATFORM_PAUSE_S = 60.0  # a key of APNs or of web push is replaced by somebody's hand
+
+
+class _PlatformPauses:
+    """Pauses a platform whose own credentials the provider refuses some times in a row; then one more is enough."""
+
+    def __init__(self, failures: int) -> None:
+        self._failures = failures
+        self._in_a_row: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+
+    def paused_for(self, platform: str, now: float) -> float:
+        return max(0.0, self._until.get(platform, 0.0) - now) if self._until else 0.0
+
+    def answered(self, platform: str, now: float, *, refused: bool) -> None:
+        if refused:
+            self._in_a_row[platform] = self._in_a_row.get(platform, 0) + 1
+            if self._in_a_row[platform] >= self._failures:
+                self._until[platform] = now + _PLATFORM_PAUSE_S
+        elif self._in_a_row:
+            self._in_a_row.pop(platform, None)
 
 
 class Gate:
@@ -22,6 +42,7 @@ class Gate:
         self._clock = clock
         self._breaker = Breaker(rule, clock)
         self._pace = Pace()
+        self._platforms = _PlatformPauses(rule.failures)
         self.under_way = 0
 
     @property
@@ -49,22 +70,32 @@ class Gate:
         tries = self._breaker.room
         return free if tries is None else min(free, tries)
 
-    def closed_for_s(self) -> float:
-        """Seconds until it may open again; 0 when it is open."""
-        return max(self._breaker.opens_in_s, self._pace.paused_for(self._clock.monotonic()))
+    def closed_for_s(self, platform: str = "") -> float:
+        """Seconds until it may open again, for a platform or for those that are not paused; 0 when it is open."""
+        now = self._clock.monotonic()
+        return max(self._breaker.opens_in_s, self._pace.paused_for(now), self._platforms.paused_for(platform, now))
 
-    def enter(self) -> Permit | None:
-        """Leave to send one now; None when what was claimed has to wait after all."""
-        return None if self._pace.paused_for(self._clock.monotonic()) > 0 else self._breaker.enter()
+    def enter(self, platform: str) -> Permit | None:
+        """Leave to send one to a platform now; None when what was claimed has to wait after all."""
+        now = self._clock.monotonic()
+        if self._pace.paused_for(now) > 0 or self._platforms.paused_for(platform, now) > 0:
+            return None
+        return self._breaker.enter()
 
-    def learned(self, permit: Permit, outcome: Outcome) -> None:
-        """What came of what was let through. A dead token or a bad message is no failure of the provider."""
+    def learned(self, permit: Permit, outcome: Outcome, platform: str) -> None:
+        """Learn from what came of what was let through. A dead token or a bad message is no failure of the provider.
+
+        A configuration that looks wrong is one, like an outage: five in a row close the gate for a minute. A single one
+        may be a proxy's doing, and others may get through. What is wrong with a platform's own credentials closes the
+        gate to that platform only.
+        """
         now = self._clock.monotonic()
         throttled = outcome.verdict is Verdict.RETRY and outcome.reason is Reason.THROTTLED
         self._pace.answered(now, throttled=throttled, retry_after_s=outcome.retry_after_s)
-        if outcome.app_wide:
-            self._pace.pause(now, _CONFIG_PAUSE_S)
-        if outcome.verdict is Verdict.RETRY and outcome.reason in _FAILURES:
+        if outcome.blame is Blame.ACCESS:
+            self._pace.pause(now, outcome.retry_after_s or 0.0)
+        self._platforms.answered(platform, now, refused=outcome.blame is Blame.PLATFORM)
+        if outcome.verdict is Verdict.RETRY and (outcome.blame is Blame.APP or outcome.reason in _FAILURES):
             permit.fail()
         elif outcome.verdict is Verdict.RETRY:
             permit.release()

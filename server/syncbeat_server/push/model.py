@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import IntEnum, StrEnum
+from enum import Enum, IntEnum, StrEnum, auto
 from typing import Any
 
 from syncbeat_server.directory.model import QuietHours
+from syncbeat_server.push.links import is_link
 
 
 class DeliveryState(StrEnum):
@@ -86,6 +87,19 @@ class Content:
     def visible(self) -> bool:
         """Whether somebody sees it."""
         return bool(self.title or self.body or self.template)
+
+    @property
+    def badge_alone(self) -> bool:
+        """Whether the badge is all that somebody sees of it."""
+        return self.badge is not None and not self.visible
+
+    @property
+    def link(self) -> str:
+        """The URL that a tap opens, its scheme in lower case, as Android compares it; empty where it opens none."""
+        if not is_link(self.click_action):
+            return ""
+        scheme, _, rest = self.click_action.partition(":")
+        return f"{scheme.lower()}:{rest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,21 +207,31 @@ class Verdict(StrEnum):
     SENT = "SENT"
     RETRY = "RETRY"
     DEAD_TOKEN = "DEAD_TOKEN"  # noqa: S105  # a verdict, no secret
+    INVALID_TOKEN = "INVALID_TOKEN"  # noqa: S105  # the same
     REJECTED = "REJECTED"
+
+
+class Blame(Enum):
+    """What an attempt that failed tells of others: nothing, or that those of its platform or app will fare alike.
+
+    ACCESS: nothing was sent, since there is no access token, and will not be before `retry_after_s`.
+    """
+
+    MESSAGE = auto()
+    PLATFORM = auto()
+    APP = auto()
+    ACCESS = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The verdict of a provider on one attempt; `retry_after_s` when the provider asked for a delay.
-
-    `app_wide`: not this message is wrong but the app's credentials or project, so that the next would fare alike.
-    """
+    """The verdict of a provider on one attempt; `retry_after_s` when the provider asked for a delay."""
 
     verdict: Verdict
     reason: Reason = Reason.NONE
     provider_message_id: str = ""
     retry_after_s: float | None = None
-    app_wide: bool = False
+    blame: Blame = Blame.MESSAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +240,7 @@ class Finished:
 
     A wake-up that is SENT waits for its answer: it is looked at after `due_in_s`, or for 0 never again.
     `lives_on`: its time to live does not run while it waits. `moved`: it goes to a newer registration token.
+    `invalid_token`: the provider says that its token is none, and not only that it does not know it.
     """
 
     delivery: ClaimedDelivery
@@ -226,6 +251,7 @@ class Finished:
     give_back_attempt: bool = False
     lives_on: bool = False
     moved: bool = False
+    invalid_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)

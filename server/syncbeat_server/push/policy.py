@@ -1,7 +1,8 @@
 """What becomes of a delivery: before an attempt, and after it. Pure.
 
 Retries follow FCM's own rules (firebase.google.com, "Best practices when using FCM at scale"): never before 10 s, twice
-as long each time, jittered; Retry-After wins; 429 waits a minute; what fails for an hour is an outage or a wrong class.
+as long each time, jittered; Retry-After wins, up to an hour; 429 waits a minute; what fails for an hour is an outage or
+a wrong class. What the provider asks to wait makes no message give up: it goes on after that, or expires.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from datetime import datetime
 
 from syncbeat_server.push import holds
 from syncbeat_server.push.model import (
+    Blame,
     ClaimedDelivery,
     DeliveryState,
     Finished,
@@ -73,8 +75,9 @@ def hold(delivery: ClaimedDelivery, reason: Reason, seconds: float) -> Finished:
 
 
 def put_off(delivery: ClaimedDelivery, reason: Reason, seconds: float) -> Finished:
-    """It could not be tried now, which is not its fault: later, and the attempt does not count."""
-    return Finished(delivery, DeliveryState.PENDING, reason, due_in_s=seconds, give_back_attempt=True)
+    """It could not be tried now, which is not its fault: later, if it lives, and the attempt does not count."""
+    due_in_s = min(seconds, max(0.0, delivery.ttl_s))
+    return Finished(delivery, DeliveryState.PENDING, reason, due_in_s=due_in_s, give_back_attempt=True)
 
 
 def conclude(
@@ -86,8 +89,11 @@ def conclude(
             return Finished(delivery, DeliveryState.SENT, Reason.NONE, outcome.provider_message_id)
         case Verdict.DEAD_TOKEN | Verdict.REJECTED:
             return Finished(delivery, DeliveryState.DEAD, outcome.reason)
+        case Verdict.INVALID_TOKEN:
+            return Finished(delivery, DeliveryState.DEAD, outcome.reason, invalid_token=True)
         case Verdict.RETRY if outcome.reason is Reason.PROVIDER_CONFIG:
-            wait_s = max(_CONFIG_WAIT_S, outcome.retry_after_s or 0.0) * dice.uniform(1.0, 1.2)
+            least_s = rule.first_s if outcome.blame is Blame.ACCESS else _CONFIG_WAIT_S
+            wait_s = max(least_s, outcome.retry_after_s or 0.0) * dice.uniform(1.0, 1.2)
             return put_off(delivery, outcome.reason, wait_s)
         case Verdict.RETRY:
             return _retry(delivery, outcome, rule, dice, share)
@@ -102,8 +108,11 @@ def _retry(delivery: ClaimedDelivery, outcome: Outcome, rule: RetryRule, dice: r
         wait = max(least, asked or 0.0) + dice.uniform(0.0, least * (1.0 - share) + 1.0)
     elif asked is not None:
         wait = max(rule.first_s, asked)
-    if wait >= delivery.ttl_s or delivery.age_s + wait > rule.give_up_s:
+    told = asked is not None and asked >= rule.first_s
+    gives_up = delivery.age_s > rule.give_up_s if told else delivery.age_s + wait > rule.give_up_s
+    if gives_up or (wait >= delivery.ttl_s and not told):
         return Finished(delivery, DeliveryState.DEAD, Reason.RETRIES_EXHAUSTED)
+    wait = min(wait, delivery.ttl_s)  # told to wait for longer than it lives, it expires
     return Finished(delivery, DeliveryState.PENDING, outcome.reason, due_in_s=wait)
 
 

@@ -90,7 +90,8 @@ class Recorder:
             await registrations.quarantine(conn, foreign)
         if not dead:
             return list(finished)
-        buried = await registrations.bury(conn, dead)
+        invalid = frozenset(f.delivery.delivery_id for f in finished if f.invalid_token)
+        buried = await registrations.bury(conn, dead, invalid)
         for app_id in buried.braked:
             self._braked(app_id)
             _log.error(

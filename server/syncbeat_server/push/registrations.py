@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -32,9 +32,11 @@ async def lock(conn: Connection, dead: Sequence[ClaimedDelivery], foreign: Seque
     await lock_in_order(conn, *device_columns([*dead, *foreign]))
 
 
-async def bury(conn: Connection, dead: Sequence[ClaimedDelivery]) -> Buried:
+async def bury(conn: Connection, dead: Sequence[ClaimedDelivery], invalid: Set[str] = frozenset()) -> Buried:
     """Take away registration tokens that the provider calls dead, unless they were registered again meanwhile.
     `lock` comes before.
+
+    `invalid`: the ids of those deliveries to whose tokens it said that they are none. They are marked so.
 
     A provider that calls many dead at once is more likely wrong than right: beyond 100, and 5 % of an app's tokens, in
     10 minutes none is taken away.
@@ -47,7 +49,7 @@ async def bury(conn: Connection, dead: Sequence[ClaimedDelivery]) -> Buried:
         allowed = await _allowance(conn, app_id, len(of_app))
         if allowed < len(of_app):
             braked.add(app_id)
-        await _remove(conn, of_app[:allowed])
+        await _remove(conn, of_app[:allowed], invalid)
     return Buried(frozenset(moved), frozenset(braked))
 
 
@@ -85,13 +87,14 @@ async def _allowance(conn: Connection, app_id: str, wanted: int) -> int:
     return max(0, min(wanted, most - recent))
 
 
-async def _remove(conn: Connection, dead: Sequence[ClaimedDelivery]) -> None:
+async def _remove(conn: Connection, dead: Sequence[ClaimedDelivery], invalid: Set[str]) -> None:
     await conn.execute(
         """WITH gone AS (
                UPDATE devices v SET registration_token = NULL, token_digest = NULL, token_state = 'DEAD',
-                      token_state_at = syncbeat_now(), updated_at = syncbeat_now()
-               FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bytea[])
-                    AS k (app_id, user_id, device_id, token, registered_at, digest)
+                      token_state_at = syncbeat_now(), updated_at = syncbeat_now(),
+                      token_invalid_at = CASE WHEN k.invalid THEN syncbeat_now() END
+               FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bytea[], $7::bool[])
+                    AS k (app_id, user_id, device_id, token, registered_at, digest, invalid)
                WHERE (v.app_id, v.user_id, v.device_id) = (k.app_id, k.user_id, k.device_id)
                  AND v.registration_token = k.token AND v.token_registered_at <= k.registered_at
                RETURNING v.app_id, v.user_id, v.device_id, k.digest)
@@ -101,6 +104,7 @@ async def _remove(conn: Connection, dead: Sequence[ClaimedDelivery]) -> None:
         [d.registration_token for d in dead],
         [d.token_registered_at for d in dead],
         [hashlib.sha256(d.registration_token.encode()).digest() for d in dead],
+        [d.delivery_id in invalid for d in dead],
     )
 
 

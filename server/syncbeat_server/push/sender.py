@@ -53,18 +53,20 @@ class Sender:
             return Finished(delivery, DeliveryState.DEAD, Reason.REJECTED)
         outcome = await self._through_gate(channel, message)
         if outcome is None:
-            wait_s = channel.gate.closed_for_s() + self._dice.uniform(0.0, _SPREAD_S)
-            return policy.put_off(delivery, Reason.UNAVAILABLE, wait_s)
+            wait_s = channel.gate.closed_for_s(delivery.platform) + self._dice.uniform(0.0, _SPREAD_S)
+            of_platform = channel.gate.closed_for_s() <= 0 < channel.gate.closed_for_s(delivery.platform)
+            return policy.put_off(delivery, Reason.PROVIDER_CONFIG if of_platform else Reason.UNAVAILABLE, wait_s)
         self._attempt_ended(outcome.reason or outcome.verdict)
         return policy.conclude(delivery, outcome, self._rule, self._dice, channel.gate.share)
 
     async def _through_gate(self, channel: Channel, message: Message) -> Outcome | None:
-        permit = channel.gate.enter()
+        platform = message.delivery.platform
+        permit = channel.gate.enter(platform)
         outcome = None
         if permit is not None:
             try:
                 outcome = await _ask(channel.provider, message)
-                channel.gate.learned(permit, outcome)
+                channel.gate.learned(permit, outcome, platform)
             finally:
                 permit.release()  # nothing was learned of an attempt that was cancelled
         if channel.fallback is not None and (outcome is None or _unreached(outcome)):

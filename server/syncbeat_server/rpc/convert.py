@@ -16,14 +16,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from syncbeat.v1 import core_pb2
 from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.push.links import action_fault, image_fault
 from syncbeat_server.push.model import Content
 from syncbeat_server.push.templates import Template, in_all_locales
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.sync.model import Cursor
 
 DEFAULT_PAGE_SIZE = 50
-# FCM takes 4,096 bytes of payload; what we add (ids, a cursor, an ack token) stays below this.
+# FCM takes 4,096 bytes of payload; what we add (ids, a cursor, an ack token, JSON around it all) stays below the rest.
 MAX_CONTENT_BYTES = 3_072
+_QUOTES = len('""')
+_ENTRY_BYTES = len('"":"",')
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -146,8 +149,8 @@ def content(
 ) -> Content:
     """What a notification shows.
 
-    `faults` hears of a template that is not there, a variable of it that is missing, data under a reserved name, and
-    of one that is too large.
+    `faults` hears of a template that is not there, a variable of it that is missing, data under a reserved name, URLs
+    that no notification may have, and of one that is too large.
     """
     shown = Content(
         title=given.title,
@@ -163,8 +166,22 @@ def content(
     )
     wrong = _template_faults(shown, path, templates)
     faults += wrong or _size_faults(shown, path, templates)
+    if shown.image_url or shown.click_action or shown.badge is not None:
+        faults += _link_faults(shown, path)
     faults += [FieldViolation(f'{path}.data["{name}"]', "a reserved name") for name in sorted(shown.data) if _own(name)]
     return shown
+
+
+def _link_faults(shown: Content, path: str) -> list[FieldViolation]:
+    told = {"image_url": image_fault(shown.image_url), "click_action": action_fault(shown.click_action)}
+    faults = [FieldViolation(f"{path}.{name}", fault) for name, fault in told.items() if fault is not None]
+    # Where a platform has no field for them, they go to the app among its data.
+    beside = {"click_action": bool(shown.link), "badge": shown.badge_alone}
+    return faults + [
+        FieldViolation(f'{path}.data["{name}"]', "stands for the field of this name")
+        for name, given in beside.items()
+        if given and name in shown.data
+    ]
 
 
 def _template_faults(shown: Content, path: str, templates: Mapping[str, Template]) -> list[FieldViolation]:
@@ -185,13 +202,17 @@ def _template_faults(shown: Content, path: str, templates: Mapping[str, Template
 def _size_faults(shown: Content, path: str, templates: Mapping[str, Template]) -> list[FieldViolation]:
     told = in_all_locales(shown, templates[shown.template]) if shown.template else [shown]
     if max(map(_size, told)) > MAX_CONTENT_BYTES:
-        return [FieldViolation(path, f"at most {MAX_CONTENT_BYTES} bytes in all")]
+        return [FieldViolation(path, f"at most {MAX_CONTENT_BYTES} bytes in all, as JSON")]
     return []
 
 
 def _size(shown: Content) -> int:
-    texts = (shown.title, shown.body, shown.image_url, shown.click_action, *shown.data.keys(), *shown.data.values())
-    return sum(len(text.encode()) for text in texts)
+    """Count bytes as APNs and web push do, which are sent JSON: a quote or a line break in a text is two."""
+    texts = [shown.title, shown.body, shown.image_url, shown.click_action, shown.sound, shown.channel_id]
+    data = {**shown.data, "click_action": shown.link} if shown.link else shown.data  # browsers get a link twice
+    for name, value in data.items():
+        texts += (name, value)
+    return sum(len(orjson.dumps(text)) - _QUOTES for text in texts if text) + len(data) * _ENTRY_BYTES
 
 
 def _own(name: str) -> bool:

@@ -58,8 +58,8 @@ class PushServicer:
         faults: list[FieldViolation] = []
         due_at = self._due_at(request, faults)
         shown = content(request.notification, "notification", self._templates(app_id), faults)
-        if not (shown.visible or shown.data):
-            faults.append(FieldViolation("notification", "want a title, a body, a template or data"))
+        if not (shown.visible or shown.data or shown.badge_alone):
+            faults.append(FieldViolation("notification", "want a title, a body, a template, data or a badge"))
         if faults:
             raise InvalidRequest(*faults)
         given_window = request.HasField("dedupe_window")

@@ -194,7 +194,9 @@ Global___SyncTrigger: _TypeAlias = SyncTrigger  # noqa: Y015
 
 @_typing.final
 class Notification(_message.Message):
-    """Notification is what a device shows: either said here, or a template of the app with its variables."""
+    """Notification is what a device shows: either said here, or a template of the app with its variables. It has at most
+    3,072 bytes of keys and values in all as JSON, in which a quote or a line break is two and an entry of data six more.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -253,13 +255,19 @@ class Notification(_message.Message):
     body: _builtins.str
     """body is the text, line breaks allowed; at most 4,096 bytes. Empty: none."""
     image_url: _builtins.str
-    """image_url is a picture to show; at most 2,048 bytes. Empty: none."""
+    """image_url is a picture to show: an https URL of at most 2,048 bytes. Empty: none."""
     sound: _builtins.str
-    """sound names a sound of the app. Empty: the platform's default."""
+    """sound names a sound of the app. Empty: the platform's default, where a text is shown."""
     badge: _builtins.int
-    """badge is the number on the app's icon, 0 to 99,999; 0 takes it away. Absent: left as it is."""
+    """badge is the number on the app's icon, 0 to 99,999; 0 takes it away. It may stand alone: iOS shows it by itself, and
+    an Android app is woken with it as `data.badge`, to set or clear it. Beside a text Android counts by itself for 0.
+    Absent: left as it is.
+    """
     click_action: _builtins.str
-    """click_action is what a tap opens: an intent, a category or a URL; at most 2,048 bytes. Empty: the app."""
+    """click_action is what a tap opens: the name of an intent (Android) and category (iOS), or a URL; at most 2,048 bytes.
+    A URL is https, or of the app's own scheme (myapp://...): a browser opens it if it is https, and the app is opened with
+    it as `data.click_action`. Empty: the app.
+    """
     channel_id: _builtins.str
     """channel_id is the Android notification channel. Empty: the app's default."""
     template: _builtins.str

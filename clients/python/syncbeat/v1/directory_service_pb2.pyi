@@ -72,6 +72,8 @@ class _TokenStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TokenState
     """
     TOKEN_STATE_QUARANTINED: _TokenState.ValueType  # 7
     """TOKEN_STATE_QUARANTINED: its token belongs to another sender, so that it is not pushed to. It should register anew."""
+    TOKEN_STATE_INVALID: _TokenState.ValueType  # 8
+    """TOKEN_STATE_INVALID: the provider says that its token is none, which was taken away. It should register anew."""
 
 class TokenState(_TokenState, metaclass=_TokenStateEnumTypeWrapper):
     """TokenState says whether a device can be pushed to."""
@@ -94,6 +96,8 @@ brings it back; then its token is forgotten. iOS devices stay STALE: their token
 """
 TOKEN_STATE_QUARANTINED: TokenState.ValueType  # 7
 """TOKEN_STATE_QUARANTINED: its token belongs to another sender, so that it is not pushed to. It should register anew."""
+TOKEN_STATE_INVALID: TokenState.ValueType  # 8
+"""TOKEN_STATE_INVALID: the provider says that its token is none, which was taken away. It should register anew."""
 Global___TokenState: _TypeAlias = TokenState  # noqa: Y015
 
 class _Role:

@@ -109,7 +109,7 @@ class _DeliveryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delive
     DELIVERY_REASON_DEVICE_GONE: _DeliveryReason.ValueType  # 7
     """DELIVERY_REASON_DEVICE_GONE: the device was unregistered, or its token moved to another."""
     DELIVERY_REASON_UNREGISTERED: _DeliveryReason.ValueType  # 8
-    """DELIVERY_REASON_UNREGISTERED: the provider does not know the registration token any more; it was dropped. At SENT:
+    """DELIVERY_REASON_UNREGISTERED: the provider does not know the registration token (any more); it was dropped. At SENT:
     that was told when it was to be sent again.
     """
     DELIVERY_REASON_WRONG_SENDER: _DeliveryReason.ValueType  # 9
@@ -159,7 +159,7 @@ DELIVERY_REASON_ALREADY_SEEN: DeliveryReason.ValueType  # 6
 DELIVERY_REASON_DEVICE_GONE: DeliveryReason.ValueType  # 7
 """DELIVERY_REASON_DEVICE_GONE: the device was unregistered, or its token moved to another."""
 DELIVERY_REASON_UNREGISTERED: DeliveryReason.ValueType  # 8
-"""DELIVERY_REASON_UNREGISTERED: the provider does not know the registration token any more; it was dropped. At SENT:
+"""DELIVERY_REASON_UNREGISTERED: the provider does not know the registration token (any more); it was dropped. At SENT:
 that was told when it was to be sent again.
 """
 DELIVERY_REASON_WRONG_SENDER: DeliveryReason.ValueType  # 9
@@ -429,8 +429,8 @@ class SendNotificationRequest(_message.Message):
     others are SUPPRESSED. Empty: never a duplicate.
     """
     collapse_key: _builtins.str
-    """collapse_key makes a later notification replace an earlier one on the device. Empty: none replaces
-    another.
+    """collapse_key makes a later notification replace an earlier one of the same key on the screen of a device, and in the
+    store of a push service that still holds it, on Android, iOS and the web. Empty: none replaces another.
     """
     priority: _core_pb2.PushPriority.ValueType
     """priority says how urgently it goes out. Unspecified: NORMAL."""

@@ -54,7 +54,7 @@ class Message(NamedTuple):
 _TARGETS = tuple((kind, kind.value) for kind in TargetKind)
 _DEVICE = re.compile(r"[\x21-\x7e]{1,4096}")
 _TOPIC = re.compile(r"(/topics/)?[a-zA-Z0-9\-_.~%]{1,900}")
-_RESERVED_KEYS = frozenset({"from", "message_type", "gcm"})
+_RESERVED_KEYS = frozenset({"from", "message_type", "gcm", "collapse_key"})
 _NOTHING: dict[str, Any] = {}
 
 
@@ -115,20 +115,50 @@ def _slot(tag: str | None, apns: dict[str, Any], web: dict[str, Any]) -> str | N
 
 
 def _check_size(message: dict[str, Any], kind: TargetKind, data: dict[str, str]) -> None:
-    """Refuse what is too big for one of the platforms. `data` is what an Android device gets."""
+    """Refuse what is too big for one of the platforms. `data` is what an Android device gets.
+
+    Android gets keys and values. APNs and web push get JSON, in which a quote or a line break is two bytes.
+    """
     limit = _MAX_TOPIC_BYTES if kind in (TargetKind.TOPIC, TargetKind.CONDITION) else _MAX_BYTES
-    android, web = (message.get(name) or _NOTHING for name in ("android", "webpush"))
-    payload = (message.get("apns") or _NOTHING).get("payload")
-    shown = _text_bytes(message.get("notification"))
-    common = _text_bytes(message.get("data")) + shown
+    shown = message.get("notification")
+    android = message.get("android") or _NOTHING
     sizes = {
-        "Android": _text_bytes(data) + shown + _text_bytes(android.get("notification")),
-        "APNS": common + len(orjson.dumps(payload)) if payload else 0,
-        "Web Push": common + _text_bytes(web.get("data")) + _text_bytes(web.get("notification")),
+        "Android": _text_bytes(data) + _text_bytes(shown) + _text_bytes(android.get("notification")),
+        "APNS": _apns_bytes(message.get("data"), shown or _NOTHING, message.get("apns") or _NOTHING),
+        "Web Push": _web_bytes(message.get("data"), shown or _NOTHING, message.get("webpush") or _NOTHING),
     }
     for platform, size in sizes.items():
         if size > limit:
             raise Violation("message", f"{platform} message is too big", as_fcm=True)
+
+
+def _apns_bytes(data: dict[str, str] | None, shown: dict[str, Any], apns: dict[str, Any]) -> int:
+    """Bytes of the payload that FCM makes for APNs: the given one, with the texts as its alert and the data beside."""
+    payload = apns.get("payload")
+    if not payload:
+        return 0
+    aps = payload.get("aps")
+    aps = dict(aps) if type(aps) is dict else {}
+    alert = {name: shown[name] for name in ("title", "body") if shown.get(name)}
+    if alert and type(aps.get("alert", _NOTHING)) is dict:
+        aps["alert"] = {**alert, **aps.get("alert", _NOTHING)}
+    image = (apns.get("fcm_options") or _NOTHING).get("image") or shown.get("image")
+    options = {"fcm_options": {"image": image}} if image else {}
+    return len(orjson.dumps({**(data or _NOTHING), **payload, "aps": aps, **options}))
+
+
+def _web_bytes(data: dict[str, str] | None, shown: dict[str, Any], web: dict[str, Any]) -> int:
+    """Bytes of the payload that FCM makes for a browser."""
+    if not web:
+        return 0
+    notification = {**shown, **(web.get("notification") or _NOTHING)}
+    link = (web.get("fcm_options") or _NOTHING).get("link")
+    parts = {
+        "data": {**(data or _NOTHING), **(web.get("data") or _NOTHING)},
+        "notification": notification,
+        "fcmOptions": {"link": link} if link else {},
+    }
+    return len(orjson.dumps({name: part for name, part in parts.items() if part}))
 
 
 def _text_bytes(value: Any) -> int:

@@ -6,6 +6,8 @@ a notification. So it encodes a form with marks in place of what differs, once, 
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import secrets
@@ -21,6 +23,7 @@ from syncbeat_server.push.providers import Message
 
 _MAX_TTL_S = 2_419_200  # four weeks, FCM's own limit
 _SYNC_COLLAPSE_KEY = "sync"
+_MAX_COLLAPSE_ID = 64
 _FORMS = 1_000
 
 # Unguessable, so that no content can hold one.
@@ -39,8 +42,8 @@ class Encoder:
     def encode(self, message: Message) -> bytes:
         """The body of `messages:send`.
 
-        The delivery id stands in it as Android tag, apns-collapse-id and `data.delivery_id`, so that a retry after an
-        ambiguous failure replaces the first copy on the device.
+        What shall replace each other on the screen has the same Android tag, apns-collapse-id and web tag: all messages
+        of one collapse key on a device, and without one what an ambiguous failure made two copies of a delivery.
 
         Raises:
             ValueError: the message breaks FCM's rules.
@@ -107,6 +110,11 @@ def _data(delivery: ClaimedDelivery, content: Content) -> dict[str, str]:
             "epoch": _EPOCH,
             "sequence": _SEQUENCE,
         }
+    # Where a platform has no field for it. An Android app takes its badge away, or opens a URL, by these.
+    if content.link:
+        own["click_action"] = content.link
+    if content.badge_alone:
+        own["badge"] = str(content.badge)
     return {**content.data, **own}
 
 
@@ -119,11 +127,13 @@ def _notification(content: Content) -> messaging.Notification:
 def _android(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> messaging.AndroidConfig:
     collapse_key = delivery.collapse_key or (_SYNC_COLLAPSE_KEY if delivery.kind is Kind.SYNC else None)
     notification = messaging.AndroidNotification(
-        tag=_DELIVERY,
+        tag=delivery.collapse_key or _DELIVERY,
         sound=content.sound or None,
-        click_action=content.click_action or None,
+        default_sound=None if content.sound else True,
+        # An intent. For one that the app does not have nothing opens at all, and it has none that is called as a URL.
+        click_action=None if content.link else content.click_action or None,
         channel_id=content.channel_id or None,
-        notification_count=content.badge,
+        notification_count=content.badge or None,  # 0 means "one more" to FCM
     )
     return messaging.AndroidConfig(
         collapse_key=collapse_key,
@@ -134,28 +144,44 @@ def _android(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> mes
 
 
 def _apns(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> messaging.APNSConfig:
+    # What APNs calls an alert is shown, heard, or changes the badge; iOS may drop what is called background.
+    alert = shown or content.badge_alone
     headers = {
-        "apns-collapse-id": _DELIVERY,
+        "apns-collapse-id": _collapse_id(delivery.collapse_key) if delivery.collapse_key else _DELIVERY,
         "apns-expiration": _EXPIRY,
-        "apns-push-type": "alert" if shown else "background",
-        "apns-priority": "10" if shown and delivery.lane is Lane.HIGH else "5",
+        "apns-push-type": "alert" if alert else "background",
+        "apns-priority": "10" if alert and delivery.lane is Lane.HIGH else "5",
     }
     aps = messaging.Aps(
-        content_available=None if shown else True,
-        sound=content.sound or None,
+        content_available=None if shown or (alert and not content.data) else True,
+        sound=content.sound or ("default" if shown else None),  # without one iOS is silent
         badge=content.badge,
-        category=content.click_action or None,
+        category=None if content.link else content.click_action or None,
         mutable_content=True if content.image_url else None,
     )
     return messaging.APNSConfig(headers=headers, payload=messaging.APNSPayload(aps))
 
 
 def _webpush(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> messaging.WebpushConfig:
-    # RFC 8030: TTL, Urgency. A notification's tag replaces an earlier one of the same name.
+    # RFC 8030: TTL, Urgency, and Topic, which replaces what the push service still holds. A notification's tag replaces
+    # an earlier one of the same name on the screen.
     headers = {"TTL": _TTL, "Urgency": "high" if delivery.lane is Lane.HIGH else "normal"}
-    link = content.click_action if content.click_action.startswith("https://") else None
+    if delivery.collapse_key:
+        headers["Topic"] = _topic(delivery.collapse_key)
+    link = content.link if content.link.startswith("https://") else None  # of other schemes FCM takes none
     return messaging.WebpushConfig(
         headers=headers,
-        notification=messaging.WebpushNotification(tag=_DELIVERY) if shown else None,
+        notification=messaging.WebpushNotification(tag=delivery.collapse_key or _DELIVERY) if shown else None,
         fcm_options=messaging.WebpushFCMOptions(link=link) if link and shown else None,
     )
+
+
+def _collapse_id(key: str) -> str:
+    # A header, of 64 bytes at most (Apple, "Sending notification requests to APNs"): what fits is as it was given.
+    plain = len(key) <= _MAX_COLLAPSE_ID and key.isascii() and key.isprintable()
+    return key if plain else hashlib.sha256(key.encode()).hexdigest()
+
+
+def _topic(key: str) -> str:
+    # RFC 8030, 5.4: at most 32 characters of base64url, whatever the key has: 24 bytes of a digest.
+    return base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest()[:24]).decode()

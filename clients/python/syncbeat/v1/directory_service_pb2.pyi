@@ -57,13 +57,13 @@ class _TokenStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TokenState
     TOKEN_STATE_UNSPECIFIED: _TokenState.ValueType  # 0
     """TOKEN_STATE_UNSPECIFIED is never answered."""
     TOKEN_STATE_NONE: _TokenState.ValueType  # 1
-    """TOKEN_STATE_NONE: it registered without a token; it polls and streams."""
+    """TOKEN_STATE_NONE: it registered without a token, lately at least; it polls and streams."""
     TOKEN_STATE_ACTIVE: _TokenState.ValueType  # 2
     """TOKEN_STATE_ACTIVE: it can be pushed to."""
     TOKEN_STATE_DEAD: _TokenState.ValueType  # 3
     """TOKEN_STATE_DEAD: the provider does not know its token any more. It should register anew."""
     TOKEN_STATE_MOVED: _TokenState.ValueType  # 4
-    """TOKEN_STATE_MOVED: its token was registered on another device."""
+    """TOKEN_STATE_MOVED: its token was registered on another device, or was to be and that was refused."""
     TOKEN_STATE_STALE: _TokenState.ValueType  # 5
     """TOKEN_STATE_STALE: it was not heard of for 30 days. It is pushed to all the same."""
     TOKEN_STATE_PRUNED: _TokenState.ValueType  # 6
@@ -79,13 +79,13 @@ class TokenState(_TokenState, metaclass=_TokenStateEnumTypeWrapper):
 TOKEN_STATE_UNSPECIFIED: TokenState.ValueType  # 0
 """TOKEN_STATE_UNSPECIFIED is never answered."""
 TOKEN_STATE_NONE: TokenState.ValueType  # 1
-"""TOKEN_STATE_NONE: it registered without a token; it polls and streams."""
+"""TOKEN_STATE_NONE: it registered without a token, lately at least; it polls and streams."""
 TOKEN_STATE_ACTIVE: TokenState.ValueType  # 2
 """TOKEN_STATE_ACTIVE: it can be pushed to."""
 TOKEN_STATE_DEAD: TokenState.ValueType  # 3
 """TOKEN_STATE_DEAD: the provider does not know its token any more. It should register anew."""
 TOKEN_STATE_MOVED: TokenState.ValueType  # 4
-"""TOKEN_STATE_MOVED: its token was registered on another device."""
+"""TOKEN_STATE_MOVED: its token was registered on another device, or was to be and that was refused."""
 TOKEN_STATE_STALE: TokenState.ValueType  # 5
 """TOKEN_STATE_STALE: it was not heard of for 30 days. It is pushed to all the same."""
 TOKEN_STATE_PRUNED: TokenState.ValueType  # 6
@@ -337,7 +337,7 @@ class RegisterDeviceRequest(_message.Message):
     """platform is what it runs. Required."""
     registration_token: _builtins.str
     """registration_token is FCM's address of the device; at most 4,096 bytes. Empty: it polls and streams, and
-    gets no push.
+    gets no push, whatever token it had.
     """
     time_zone: _builtins.str
     """time_zone is the IANA name of its time zone. Empty: not known."""

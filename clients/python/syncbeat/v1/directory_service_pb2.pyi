@@ -177,7 +177,8 @@ Global___Device: _TypeAlias = Device  # noqa: Y015
 @_typing.final
 class QuietHours(_message.Message):
     """QuietHours are the hours of each day in which nothing is pushed that is not critical: what falls into them
-    waits for their end.
+    waits for their end. It is quiet when the clock on the wall shows a time between start and end: an end that the
+    clock skips comes when it is put forward, and times that it shows twice are judged alike both times.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -43,6 +43,22 @@ async def test_a_device_is_registered_read_and_forgotten(server: Server) -> None
     assert (await alice.refusal(read)).told == DENIED
 
 
+# As FCM gives them: an instance id and 140 characters, older ones without it, and as long as they may ever be.
+TOKENS = ("fMo-1_" * 3 + "dQ8x:APA91b" + "Hx-_9" * 28, "APA91b" + "Zy_-0" * 30, "x" * 4096, "!~")
+
+
+async def test_a_registration_token_is_visible_ascii(server: Server) -> None:
+    alice = server.user("alice")
+    for token in TOKENS:
+        assert (await alice(register(registration_token=token))).device.token_state == ACTIVE
+    before = await server.rows()
+    for token in (f"{TOKENS[0]}\n", f" {TOKENS[0]}", TOKENS[0].replace(":", " "), TOKENS[0] + "ü", "x" * 4097, "\x7f"):
+        refusal = await alice.refusal(register(registration_token=token))
+        assert (refusal.told, refusal.fields) == (("INVALID_ARGUMENT", "INVALID_FIELD"), ("registration_token",))
+        assert token not in refusal.message
+    assert await server.rows() == before
+
+
 async def test_a_service_names_the_user(server: Server) -> None:
     for request in (pb.GetDeviceRequest, pb.UnregisterDeviceRequest):
         assert (await server.backend.refusal(request(user_id="alice", device_id="phone"))).told == NOT_THERE

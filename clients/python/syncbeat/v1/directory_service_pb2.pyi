@@ -337,8 +337,8 @@ class RegisterDeviceRequest(_message.Message):
     platform: Global___Platform.ValueType
     """platform is what it runs. Required."""
     registration_token: _builtins.str
-    """registration_token is FCM's address of the device; at most 4,096 bytes. Empty: it polls and streams, and
-    gets no push, whatever token it had.
+    """registration_token is FCM's address of the device; at most 4,096 bytes of visible ASCII, without spaces. Empty:
+    it polls and streams, and gets no push, whatever token it had.
     """
     time_zone: _builtins.str
     """time_zone is the IANA name of its time zone. Empty: not known."""

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from syncbeat.v1 import directory_service_pb2 as pb
 from tests.rpc.conftest import Server
 
@@ -57,6 +59,29 @@ async def test_a_registration_token_is_visible_ascii(server: Server) -> None:
         assert (refusal.told, refusal.fields) == (("INVALID_ARGUMENT", "INVALID_FIELD"), ("registration_token",))
         assert token not in refusal.message
     assert await server.rows() == before
+
+
+@pytest.mark.parametrize("zone", ["GMT+05:30", "GMT+0530", "+05:30", "UTC-3"])
+async def test_a_time_zone_may_be_an_offset(server: Server, zone: str) -> None:
+    alice = server.user("alice")
+    assert (await alice(register(time_zone=zone))).device.time_zone == zone
+    quiet = pb.QuietHours(start_minute=0, end_minute=60, time_zone=zone)
+    kept = (await alice(pb.SetPreferencesRequest(quiet_hours=quiet))).preferences
+    assert kept.quiet_hours == quiet
+
+
+@pytest.mark.parametrize(
+    "zone", ["Mars/Base", "GMT+99:00", "localtime", "India Standard Time", "../../etc/passwd", "é"]
+)
+async def test_a_time_zone_that_is_none_is_refused_alone(server: Server, zone: str) -> None:
+    alice = server.user("alice")
+    await alice(register(registration_token="old", time_zone="Europe/Berlin"))
+    device = (await alice(register(registration_token="new", time_zone=zone, locale="hi-IN"))).device
+    assert (device.token_state, device.locale, device.time_zone) == (ACTIVE, "hi-IN", ""), "not known"
+    assert (await alice(pb.GetDeviceRequest(device_id="phone"))).device == device
+    quiet = pb.QuietHours(start_minute=0, end_minute=60, time_zone=zone)
+    refusal = await alice.refusal(pb.SetPreferencesRequest(quiet_hours=quiet))
+    assert refusal.fields == ("quiet_hours.time_zone",), "what was asked for is nothing without its zone"
 
 
 async def test_a_service_names_the_user(server: Server) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
-from functools import lru_cache
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from syncbeat_server.directory.model import QuietHours
+from syncbeat_server.directory.zones import zone_of
 
 _DAY_MINUTES = 1440
 _SECOND = timedelta(seconds=1)
@@ -83,15 +82,3 @@ def day_of(device_zone: str, now: datetime) -> tuple[datetime, datetime]:
     begins = datetime.combine(today, time(), zone).astimezone(UTC)
     ends = datetime.combine(today + timedelta(days=1), time(), zone).astimezone(UTC)
     return begins, ends
-
-
-@lru_cache(maxsize=1_000)  # tzdata has 600 names
-def zone_of(name: str) -> ZoneInfo:
-    """The time zone of that name; UTC for none, and for one that this machine does not know.
-
-    Kept, since zoneinfo keeps eight zones and reads others from their files.
-    """
-    try:
-        return ZoneInfo(name or "UTC")
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return ZoneInfo("UTC")

@@ -143,7 +143,7 @@ class Device(_message.Message):
     token_state: Global___TokenState.ValueType
     """token_state says whether it can be pushed to."""
     time_zone: _builtins.str
-    """time_zone is the IANA name of its time zone. Empty: not known."""
+    """time_zone is the IANA name of its time zone, or its offset. Empty: not known, to the device or to the server."""
     locale: _builtins.str
     """locale is its BCP 47 language tag. Empty: not known."""
     @_builtins.property
@@ -191,8 +191,8 @@ class QuietHours(_message.Message):
     end_minute: _builtins.int
     """end_minute is the minute of the day they end at: 0 to 1,439. At or before start_minute: on the next day."""
     time_zone: _builtins.str
-    """time_zone is the IANA name of the zone they are told in. Empty: that of each device, UTC where it is not
-    known.
+    """time_zone is the IANA name of the zone they are told in, or an offset as GMT+05:30. Empty: that of each device,
+    UTC where it is not known.
     """
     def __init__(
         self,
@@ -341,7 +341,9 @@ class RegisterDeviceRequest(_message.Message):
     it polls and streams, and gets no push, whatever token it had.
     """
     time_zone: _builtins.str
-    """time_zone is the IANA name of its time zone. Empty: not known."""
+    """time_zone is the IANA name of its time zone, or an offset from -12:00 to +14:00 as GMT+05:30, UTC+5 or +0530,
+    which knows no daylight saving time. One that the server does not know counts as empty. Empty: not known.
+    """
     locale: _builtins.str
     """locale is its BCP 47 language tag. Empty: not known."""
     def __init__(

@@ -39,25 +39,22 @@ def quiet_for_s(quiet: QuietHours, device_zone: str, now: datetime) -> float:
     what is held once may be shown at the end, and the end is the same whenever it is asked for.
     """
     zone = zone_of(quiet.zone or device_zone)
-    left, at = _quiet_left(quiet, now.astimezone(zone)), now
-    while left > timedelta():
-        change = _change_of_clock(zone, at, at + left)
+    left_s, at = _quiet_left_s(quiet, now.astimezone(zone)), now
+    while left_s > 0:
+        end = at + timedelta(seconds=left_s)
+        change = _change_of_clock(zone, at, end)
         if change is None:
-            at += left
+            at = end
             break
-        at, left = change, _quiet_left(quiet, change.astimezone(zone))
-    return 0.0 if at == now else max(1.0, (at - now).total_seconds())
+        at, left_s = change, _quiet_left_s(quiet, change.astimezone(zone))
+    return 0.0 if at is now else max(1.0, (at - now).total_seconds())
 
 
-def _quiet_left(quiet: QuietHours, local: datetime) -> timedelta:
+def _quiet_left_s(quiet: QuietHours, local: datetime) -> float:
     """How long it stays quiet by a clock that is not changed; start and end at one minute: always."""
-    passed = timedelta(
-        minutes=(local.hour * 60 + local.minute - quiet.start_minute) % _DAY_MINUTES,
-        seconds=local.second,
-        microseconds=local.microsecond,
-    )
-    length = timedelta(minutes=(quiet.end_minute - quiet.start_minute) % _DAY_MINUTES or _DAY_MINUTES)
-    return max(timedelta(), length - passed)
+    passed = (local.hour * 60 + local.minute - quiet.start_minute) % _DAY_MINUTES
+    length = (quiet.end_minute - quiet.start_minute) % _DAY_MINUTES or _DAY_MINUTES
+    return 0.0 if passed >= length else (length - passed) * 60 - local.second - local.microsecond / 1e6
 
 
 def _change_of_clock(zone: tzinfo, after: datetime, until: datetime) -> datetime | None:

@@ -172,7 +172,7 @@ async def test_foreign_tokens_die_with_their_user_and_new_ones_live(pair: tuple[
 async def test_a_disabled_user_waits_and_a_deleted_one_begins_anew(pair: tuple[Server, Server]) -> None:
     one, two = pair
     tokens = await create(one)
-    await one.register("ann", "phone", "a token")
+    await one.register("ann", "phone", "a-token")
     await one.add("s", "ann")
     await one.backend(directory_service_pb2.DisableUserRequest(user_id="ann"))
     await refused_soon(two, tokens)

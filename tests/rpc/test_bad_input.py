@@ -108,6 +108,8 @@ def nanos_apart(millis: int, nanos: int) -> Break:
 def bad_texts(bounds: field_rules_pb2.FieldRules) -> list[str]:
     most = bounds.max_bytes or 128
     texts = ["x" * (most + 1), "é" * (most // 2 + 1), "a\0b", "\x1b[0m", "\x7f"]
+    if bounds.visible_ascii:
+        texts += ["a b", " ab", "ab ", " ", "é", "\u00a0", "\u2028", "\ufeffab", "\uff41", "a\u200bb", "🔑"]
     return texts if bounds.multiline else [*texts, "a\nb", "\t"]
 
 

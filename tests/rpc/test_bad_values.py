@@ -75,10 +75,10 @@ BEYOND_THE_RULES: list[tuple[Message, tuple[str, ...]]] = [
     ),
     *(
         (
-            directory_service_pb2.RegisterDeviceRequest(
-                user_id="u", device_id="d", platform=directory_service_pb2.PLATFORM_WEB, time_zone=zone
+            directory_service_pb2.SetPreferencesRequest(
+                user_id="u", quiet_hours=directory_service_pb2.QuietHours(end_minute=60, time_zone=zone)
             ),
-            ("time_zone",),
+            ("quiet_hours.time_zone",),
         )
         for zone in ("Mars/Base", "../../etc/passwd", "/etc/passwd", "Europe", "é")
     ),

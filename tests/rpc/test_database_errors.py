@@ -108,7 +108,7 @@ async def planted(server: Server, prepared: dict[str, bool]) -> asyncpg.Connecti
     if not prepared:
         prepared["done"] = True
         await server.add("s", "ann")
-        await server.register("ann", "phone", "a registration")
+        await server.register("ann", "phone", "a-registration")
         await server.user("ann")(directory_service_pb2.ListDevicesRequest())
         await conn.execute(PLANT)
     return conn

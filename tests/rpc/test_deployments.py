@@ -121,7 +121,7 @@ async def head(server: Server) -> int:
 
 async def people(server: Server) -> None:
     await server.add(S, "ann")
-    await server.register("ann", "phone", "a token")
+    await server.register("ann", "phone", "a-token")
 
 
 @pytest.mark.usefixtures("unswept")

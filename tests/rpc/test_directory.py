@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from syncbeat.v1 import directory_service_pb2 as pb
 from tests.rpc.conftest import Server
 
@@ -37,10 +39,49 @@ async def test_a_device_is_registered_read_and_forgotten(server: Server) -> None
     assert (await alice(read)).device == device
     again = (await alice(full)).device
     assert again.register_time == device.register_time
-    changed = (await alice(register(platform=pb.PLATFORM_ANDROID))).device
-    assert (changed.platform, changed.token_state) == (pb.PLATFORM_ANDROID, ACTIVE), "an empty token changes none"
+    changed = (await alice(register(platform=pb.PLATFORM_ANDROID, registration_token="secret-token"))).device
+    assert (changed.platform, changed.token_state, changed.locale) == (pb.PLATFORM_ANDROID, ACTIVE, "")
     await alice(pb.UnregisterDeviceRequest(device_id="phone"))
     assert (await alice.refusal(read)).told == DENIED
+
+
+# As FCM gives them: an instance id and 140 characters, older ones without it, and as long as they may ever be.
+TOKENS = ("fMo-1_" * 3 + "dQ8x:APA91b" + "Hx-_9" * 28, "APA91b" + "Zy_-0" * 30, "x" * 4096, "!~")
+
+
+async def test_a_registration_token_is_visible_ascii(server: Server) -> None:
+    alice = server.user("alice")
+    for token in TOKENS:
+        assert (await alice(register(registration_token=token))).device.token_state == ACTIVE
+    before = await server.rows()
+    for token in (f"{TOKENS[0]}\n", f" {TOKENS[0]}", TOKENS[0].replace(":", " "), TOKENS[0] + "ü", "x" * 4097, "\x7f"):
+        refusal = await alice.refusal(register(registration_token=token))
+        assert (refusal.told, refusal.fields) == (("INVALID_ARGUMENT", "INVALID_FIELD"), ("registration_token",))
+        assert token not in refusal.message
+    assert await server.rows() == before
+
+
+@pytest.mark.parametrize("zone", ["GMT+05:30", "GMT+0530", "+05:30", "UTC-3"])
+async def test_a_time_zone_may_be_an_offset(server: Server, zone: str) -> None:
+    alice = server.user("alice")
+    assert (await alice(register(time_zone=zone))).device.time_zone == zone
+    quiet = pb.QuietHours(start_minute=0, end_minute=60, time_zone=zone)
+    kept = (await alice(pb.SetPreferencesRequest(quiet_hours=quiet))).preferences
+    assert kept.quiet_hours == quiet
+
+
+@pytest.mark.parametrize(
+    "zone", ["Mars/Base", "GMT+99:00", "localtime", "India Standard Time", "../../etc/passwd", "é"]
+)
+async def test_a_time_zone_that_is_none_is_refused_alone(server: Server, zone: str) -> None:
+    alice = server.user("alice")
+    await alice(register(registration_token="old", time_zone="Europe/Berlin"))
+    device = (await alice(register(registration_token="new", time_zone=zone, locale="hi-IN"))).device
+    assert (device.token_state, device.locale, device.time_zone) == (ACTIVE, "hi-IN", ""), "not known"
+    assert (await alice(pb.GetDeviceRequest(device_id="phone"))).device == device
+    quiet = pb.QuietHours(start_minute=0, end_minute=60, time_zone=zone)
+    refusal = await alice.refusal(pb.SetPreferencesRequest(quiet_hours=quiet))
+    assert refusal.fields == ("quiet_hours.time_zone",), "what was asked for is nothing without its zone"
 
 
 async def test_a_service_names_the_user(server: Server) -> None:
@@ -63,15 +104,6 @@ async def test_a_registration_token_lives_on_one_device(server: Server) -> None:
     await server.user("alice")(register(device_id="tablet", registration_token="t2"))
     assert (await state(server, "alice"), await state(server, "alice", "tablet")) == (MOVED, ACTIVE)
     assert len((await server.rows())["token_moves"]) == 2
-
-
-async def test_a_token_that_keeps_moving_is_stopped(server: Server) -> None:
-    for index in range(11):
-        await server.user(f"user {index}")(register(registration_token="t"))
-    before = await server.rows()
-    assert (await server.user("one more").refusal(register(registration_token="t"))).told == LIMITED
-    assert await server.rows() == before
-    assert await state(server, "user 10") == ACTIVE
 
 
 async def test_a_user_has_so_many_devices(server: Server) -> None:

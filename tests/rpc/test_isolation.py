@@ -140,7 +140,7 @@ async def two_apps(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) 
     variables: Any = {"APPS_FILE": str(file)}
     async with running_server(database_urls, redis_url, **variables) as running:
         for app_id in ("default", "other"):
-            await running.register("u", "d", "one token", app_id)
+            await running.register("u", "d", "one-token", app_id)
             await running.add("s", "u", app_id=app_id)
         yield running
 

@@ -26,7 +26,7 @@ NO_REDIS = "unix:///nonexistent/redis.sock"
 async def ready(server: Server) -> Server:
     """Alice has a phone and is a member of one scope."""
     await server.add(S, "alice")
-    await server.register("alice", "phone", "a token")
+    await server.register("alice", "phone", "a-token")
     return server
 
 

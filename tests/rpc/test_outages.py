@@ -84,7 +84,7 @@ async def test_without_redis_everything_works_and_revocations_are_heard_when_it_
     stores: EmbeddedStores, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with running_server(database_urls, redis_url) as one, running_server(database_urls, redis_url) as two:
-        await one.register("ann", "phone", "a token")
+        await one.register("ann", "phone", "a-token")
         session = await one.backend(pb.CreateSessionRequest(user_id="ann"))
         await hear_each_other(one, two)  # or what is told now is forgotten again
         assert await told(one, session.access_token) is None

@@ -19,7 +19,7 @@ from syncbeat_server.auth import users
 from syncbeat_server.auth.model import StandingKey
 from syncbeat_server.directory import locks
 from syncbeat_server.directory import store as directory
-from syncbeat_server.directory.model import Member, MemberRole, Platform, Preferences, Registration
+from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
 from syncbeat_server.push import expansion, followup, limits, queue, registrations
 from syncbeat_server.push import store as push
 from syncbeat_server.push.expansion import Page
@@ -57,7 +57,7 @@ async def peopled(server: Server) -> Server:
 
 
 REGISTRATION = Registration("default", "bob", "bobs phone", Platform.IOS, "t", "", "")
-THEFT = Registration("default", "mallory", "mine", Platform.IOS, TOKEN, "", "")
+BOBS = Holder("bob", PHONE.device_id)
 DIGEST = hashlib.sha256(TOKEN.encode()).digest()
 EVER = datetime(2000, 1, 1, tzinfo=UTC)
 SIGNAL = signal_after_change(unchanged(0.0), DEFAULT_PRIOR, 60.0)
@@ -108,7 +108,7 @@ async def scopes_in_sight(conn: Connection) -> int:
 Attempt = Callable[[Connection], Awaitable[object]]
 SEEN: dict[Callable[..., Any], Attempt] = {
     directory.lock_token: lambda c: directory.lock_token(c, "default", DIGEST),
-    directory.release_token: lambda c: directory.release_token(c, THEFT, DIGEST),
+    directory.release_token: lambda c: directory.release_token(c, "default", BOBS, DIGEST),
     directory.count_devices: lambda c: directory.count_devices(c, "default", "bob", ""),
     locks.lock_in_order: lambda c: locks.lock_in_order(c, ["default"], ["bob"], ["bobs phone"]),
     locks.lock_devices: lambda c: locks.lock_devices(c, "default", "bob", None),
@@ -143,7 +143,8 @@ SEEN: dict[Callable[..., Any], Attempt] = {
 }
 REFUSED: dict[Callable[..., Any], Attempt] = {
     directory.upsert_device: lambda c: directory.upsert_device(c, REGISTRATION, None),
-    directory.record_move: lambda c: directory.record_move(c, REGISTRATION, DIGEST, ("bob", "d"), "user:bob"),
+    directory.record_move: lambda c: directory.record_move(c, REGISTRATION, DIGEST, BOBS, "user:bob", refused=False),
+    directory.recent_moves: lambda c: directory.recent_moves(c, "default", DIGEST),
     directory.lock_scope: lambda c: directory.lock_scope(c, "default", "bobs"),
     scopes.drop_scopes: lambda c: scopes.drop_scopes(c, [("default", "bobs")]),
     directory.add_members: lambda c: directory.add_members(c, "default", "bobs", MEMBERS),

@@ -128,7 +128,7 @@ def encoded(request: Message) -> bytes:
 
 async def test_erasing_goes_well_with_whatever_else_happens_to_the_user(peopled: Server) -> None:
     async def meanwhile(number: int) -> None:
-        await peopled.register("bob", PHONE.device_id, f"token {number}")
+        await peopled.register("bob", PHONE.device_id, f"token-{number}")
         await peopled.backend(send("bob"))
         await peopled.add("bobs", "bob")
 

@@ -69,6 +69,25 @@ async def test_quiet_hours_hold_a_message_until_they_end(database: Database, clo
     assert [(d.attempt, d.ttl_s > 3500) for d in provider.asked] == [(1, True), (1, True)]
 
 
+@pytest.mark.parametrize("quiet", [QuietHours(22 * 60, 150), QuietHours(60, 150)])
+async def test_quiet_hours_that_end_in_a_skipped_hour_hold_once(
+    database: Database, clock: FakeClock, quiet: QuietHours
+) -> None:
+    await phone(database, "ann", Platform.ANDROID, BERLIN)
+    await prefer(database, quiet_hours=quiet)
+    put_forward = datetime(2030, 3, 31, 1, tzinfo=UTC)
+    await clock.advance((put_forward - clock.now()).total_seconds() - 1800)
+    sent = message(patient=True)
+    await accept(database, sent)
+    provider = ScriptedProvider()
+    async with running(make_worker(database, clock, provider, poll_s=60.0)):
+        await until_shown(database, "ann HELD QUIET_HOURS", of=sent)
+        (held,) = await deliveries(database)
+        assert held.due_at == put_forward, "2:30 never comes: held anew each second, for half an hour"
+        await until_shown(database, "ann SENT", of=sent, moving=clock)
+    assert [d.attempt for d in provider.asked] == [1]
+
+
 async def test_what_is_wanted_within_a_time_expires_in_it_all_the_same(database: Database, clock: FakeClock) -> None:
     await phone(database, "ann", Platform.ANDROID, BERLIN)
     await prefer(database, quiet_hours=REST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 MAX_SCOPES = 2_000
 """How many scopes a user may be a member of, and how many of them are followed of who had more before: hints name them
@@ -66,6 +67,22 @@ class Device:
     locale: str
     registered_at: datetime
     updated_at: datetime
+
+
+class Holder(NamedTuple):
+    """The device of an app that has a registration token."""
+
+    user_id: str
+    device_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMove:
+    """A registration token went from a device. `refused`: to nobody; `without`: the device has had no other since."""
+
+    previous: Holder
+    refused: bool
+    without: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from syncbeat_server.directory import locks, store
-from syncbeat_server.directory.model import MAX_SCOPES, Device, Member, Preferences, Registration
+from syncbeat_server.directory import locks, store, zones
+from syncbeat_server.directory.model import MAX_SCOPES, Device, Holder, Member, Preferences, Registration
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, NotFound, RateLimited
 from syncbeat_server.storage.postgres import Connection, Database, RowOwner, become_user
 
 MAX_DEVICES = 100
 MAX_MEMBERS = 10_000
 MAX_MOVES_A_DAY = 10
+MAX_RELEASES_A_DAY = 100
+"""How often a refused move takes a token from who has it: far more often than people share a phone, and yet so seldom
+that who knows another's token cannot keep it from its owner for ever."""
 
 
 class CancelWaiting(Protocol):
@@ -23,6 +26,16 @@ class CancelWaiting(Protocol):
     async def __call__(self, conn: Connection, app_id: str, user_id: str, device_id: str, *, stays: bool) -> None:
         """`stays`: the device is not deleted in this transaction."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A token's move from another device. `may_release`: it is taken from there even if the move is refused."""
+
+    digest: bytes
+    previous: Holder
+    may_release: bool
+    too_often: bool
 
 
 class DirectoryService:
@@ -45,38 +58,44 @@ class DirectoryService:
     async def register(self, device: Registration, caller: str, *, by_user: bool) -> Device:
         """Register a device; its token moves here from wherever it was, and what waited there is cancelled.
 
+        A refused move takes the token from its former device all the same: whoever holds it in hands now is not to see
+        what is for the former user.
+
         Raises:
-            InvalidRequest: the time zone is unknown.
             RateLimited: the token moves too often, or the user has too many devices.
         """
-        if device.time_zone and not _is_time_zone(device.time_zone):
-            raise InvalidRequest(FieldViolation("time_zone", "not a time zone of the IANA database"))
-        token = device.registration_token
-        digest = hashlib.sha256(token.encode()).digest() if token else None
+        if not zones.is_known(device.time_zone):  # newer than our database perhaps: no reason to push nothing to it
+            device = replace(device, time_zone="")
         concerned = [device.user_id]
         async with self._database.transaction() as conn:
             await store.lock_registering(conn, device.app_id, device.user_id, erasing=False)
-            if digest is not None:
-                concerned += await self._move_token(conn, device, digest, caller)
-            if await store.count_devices(conn, device.app_id, device.user_id, device.device_id) >= MAX_DEVICES:
-                raise RateLimited(f"a user has at most {MAX_DEVICES} devices")
-            if by_user:
-                await become_user(conn, RowOwner(device.app_id, device.user_id))
-            registered = await store.upsert_device(conn, device, digest)
+            digest = _digest(device.registration_token)
+            move = None if digest is None else await _find_move(conn, device, digest)
+            refusal = await _refusal(conn, device, move)
+            if move is not None and (refusal is None or move.may_release):
+                await self._take_away(conn, device, move, caller, refused=refusal is not None)
+                concerned.append(move.previous.user_id)
+            outcome = refusal or await self._write(conn, device, digest, by_user=by_user)
         self._devices_changed(device.app_id, concerned)
-        return registered
+        if isinstance(outcome, RateLimited):  # not before the commit: the former device has lost the token
+            raise outcome
+        return outcome
 
-    async def _move_token(self, conn: Connection, device: Registration, digest: bytes, caller: str) -> list[str]:
-        """Take the token from whoever holds it: the user, if there was one."""
-        await store.lock_token(conn, device.app_id, digest)
-        await store.lock_mover(conn, device, digest)
-        previous = await store.release_token(conn, device, digest)
-        if previous is None:
-            return []
-        if await store.record_move(conn, device, digest, previous, caller) > MAX_MOVES_A_DAY:
-            raise RateLimited("this registration token moves between devices too often", retry_after_s=3600.0)
-        await self._cancel_waiting(conn, device.app_id, *previous, stays=True)
-        return [previous[0]]
+    async def _write(self, conn: Connection, device: Registration, digest: bytes | None, *, by_user: bool) -> Device:
+        if digest is None:  # it gets no push from now on
+            await locks.lock_devices(conn, device.app_id, device.user_id, device.device_id)
+            await self._cancel_waiting(conn, device.app_id, device.user_id, device.device_id, stays=True)
+        if by_user:
+            await become_user(conn, RowOwner(device.app_id, device.user_id))
+        return await store.upsert_device(conn, device, digest)
+
+    async def _take_away(
+        self, conn: Connection, device: Registration, move: _Move, caller: str, *, refused: bool
+    ) -> None:
+        """Take the token from the device that has it, or had it until a refusal."""
+        await store.record_move(conn, device, move.digest, move.previous, caller, refused=refused)
+        if await store.release_token(conn, device.app_id, move.previous, move.digest):
+            await self._cancel_waiting(conn, device.app_id, *move.previous, stays=True)
 
     async def unregister(self, app_id: str, user_id: str, device_id: str, *, by_user: bool) -> None:
         """Forget a device and cancel what waits for it. Raises AccessDenied (a user) or NotFound (a service)."""
@@ -95,8 +114,10 @@ class DirectoryService:
     async def set_preferences(self, app_id: str, user_id: str, wanted: Preferences, *, by_user: bool) -> Preferences:
         """Replace what a user wants to be spared. Raises InvalidRequest: the time zone is unknown."""
         zone = "" if wanted.quiet_hours is None else wanted.quiet_hours.zone
-        if zone and not _is_time_zone(zone):
-            raise InvalidRequest(FieldViolation("quiet_hours.time_zone", "not a time zone of the IANA database"))
+        if zone and not zones.is_known(zone):
+            raise InvalidRequest(
+                FieldViolation("quiet_hours.time_zone", "neither a time zone of the IANA database nor an offset")
+            )
         async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
             return await store.set_preferences(conn, app_id, user_id, wanted)
 
@@ -169,12 +190,40 @@ async def _check_scopes(conn: Connection, app_id: str, joined: Sequence[str]) ->
         raise RateLimited(f"a user is a member of at most {MAX_SCOPES} scopes", user_id=full[0])
 
 
-def _is_time_zone(name: str) -> bool:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return True
+def _digest(token: str) -> bytes | None:
+    return hashlib.sha256(token.encode()).digest() if token else None
+
+
+async def _find_move(conn: Connection, device: Registration, digest: bytes) -> _Move | None:
+    """Lock a token, and say from where it would move here; None: it was nobody else's.
+
+    A token that a refusal took away is still its device's: that one gets it back, to others it moves.
+    """
+    await store.lock_token(conn, device.app_id, digest)
+    own, holder = Holder(device.user_id, device.device_id), await store.lock_mover(conn, device, digest)
+    if holder == own:
+        return None
+    moves = await store.recent_moves(conn, device.app_id, digest)
+    refused = [move for move in moves if move.refused]
+    if holder is None and any(move.previous == own for move in refused):
+        return None
+    previous = holder or next((move.previous for move in refused if move.without), None)
+    if previous is None:
+        return None
+    return _Move(
+        digest,
+        previous,
+        may_release=holder is not None and len(refused) < MAX_RELEASES_A_DAY,
+        too_often=len(moves) - len(refused) >= MAX_MOVES_A_DAY,
+    )
+
+
+async def _refusal(conn: Connection, device: Registration, move: _Move | None) -> RateLimited | None:
+    if move is not None and move.too_often:
+        return RateLimited("this registration token moves between devices too often", retry_after_s=3600.0)
+    if await store.count_devices(conn, device.app_id, device.user_id, device.device_id) >= MAX_DEVICES:
+        return RateLimited(f"a user has at most {MAX_DEVICES} devices")
+    return None
 
 
 def _owner(app_id: str, user_id: str, *, by_user: bool) -> RowOwner | None:

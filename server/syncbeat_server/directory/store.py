@@ -7,12 +7,14 @@ from datetime import datetime
 
 from syncbeat_server.directory.model import (
     Device,
+    Holder,
     Member,
     MemberRole,
     Platform,
     Preferences,
     QuietHours,
     Registration,
+    TokenMove,
     TokenState,
 )
 from syncbeat_server.storage.postgres import Connection, Row
@@ -20,7 +22,7 @@ from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
 
 
 async def upsert_device(conn: Connection, device: Registration, digest: bytes | None) -> Device:
-    """Register a device, or change its registration. An empty token leaves the one it has."""
+    """Register a device, or replace its registration. Without a token it gets no push, whatever it had."""
     row = await conn.fetchrow(
         """INSERT INTO devices AS d (app_id, user_id, device_id, platform, registration_token, token_digest,
                                      token_state, token_registered_at, time_zone, locale, registered_at, updated_at)
@@ -28,10 +30,8 @@ async def upsert_device(conn: Connection, device: Registration, digest: bytes | 
                    CASE WHEN $5::text IS NOT NULL THEN syncbeat_now() END, $7, $8, syncbeat_now(), syncbeat_now())
            ON CONFLICT (app_id, user_id, device_id) DO UPDATE SET
                platform = excluded.platform,
-               registration_token = coalesce(excluded.registration_token, d.registration_token),
-               token_digest = coalesce(excluded.token_digest, d.token_digest),
-               token_state = CASE WHEN excluded.token_digest IS NULL THEN d.token_state ELSE 'ACTIVE' END,
-               token_registered_at = coalesce(excluded.token_registered_at, d.token_registered_at),
+               registration_token = excluded.registration_token, token_digest = excluded.token_digest,
+               token_state = excluded.token_state, token_registered_at = excluded.token_registered_at,
                time_zone = excluded.time_zone, locale = excluded.locale, updated_at = excluded.updated_at
            RETURNING *""",
         device.app_id,
@@ -53,10 +53,13 @@ async def lock_token(conn: Connection, app_id: str, digest: bytes) -> None:
     await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"{app_id} {digest.hex()}")
 
 
-async def lock_mover(conn: Connection, device: Registration, digest: bytes) -> None:
-    """Lock the device that holds a token and the one that is to have it, as everybody locks several: in their order."""
-    await conn.execute(
-        """SELECT FROM devices
+async def lock_mover(conn: Connection, device: Registration, digest: bytes) -> Holder | None:
+    """Lock the device that holds a token and the one that is to have it, as everybody locks several: in their order.
+
+    Returns whose token it is.
+    """
+    rows = await conn.fetch(
+        """SELECT user_id, device_id, token_digest FROM devices
            WHERE app_id = $1 AND (token_digest = $2 OR (user_id, device_id) = ($3, $4))
            ORDER BY user_id, device_id FOR NO KEY UPDATE""",
         device.app_id,
@@ -64,6 +67,8 @@ async def lock_mover(conn: Connection, device: Registration, digest: bytes) -> N
         device.user_id,
         device.device_id,
     )
+    holders = [Holder(row["user_id"], row["device_id"]) for row in rows if row["token_digest"] == digest]
+    return holders[0] if holders else None
 
 
 async def lock_registering(conn: Connection, app_id: str, user_id: str, *, erasing: bool) -> None:
@@ -72,40 +77,53 @@ async def lock_registering(conn: Connection, app_id: str, user_id: str, *, erasi
     await conn.execute(f"SELECT {lock}(hashtextextended($1, 1))", f"{app_id} {user_id}")
 
 
-async def release_token(conn: Connection, device: Registration, digest: bytes) -> tuple[str, str] | None:
-    """Take a token from the device that holds it, if that is another one: its (user, device)."""
+async def release_token(conn: Connection, app_id: str, holder: Holder, digest: bytes) -> bool:
+    """Take a token from the device that holds it; whether it did."""
     row = await conn.fetchrow(
         """UPDATE devices SET registration_token = NULL, token_digest = NULL, token_state = 'MOVED',
                               updated_at = syncbeat_now()
-           WHERE app_id = $1 AND token_digest = $2 AND (user_id, device_id) <> ($3, $4)
-           RETURNING user_id, device_id""",
-        device.app_id,
+           WHERE app_id = $1 AND user_id = $2 AND device_id = $3 AND token_digest = $4
+           RETURNING 1 AS released""",
+        app_id,
+        holder.user_id,
+        holder.device_id,
         digest,
-        device.user_id,
-        device.device_id,
     )
-    return None if row is None else (row["user_id"], row["device_id"])
+    return row is not None
+
+
+async def recent_moves(conn: Connection, app_id: str, digest: bytes) -> list[TokenMove]:
+    """Where a token went within the last 24 hours, the latest first, from the audit trail."""
+    rows = await conn.fetch(
+        """SELECT m.from_user_id, m.from_device_id, m.refused, coalesce(v.token_state = 'MOVED', false) AS without
+           FROM token_moves m LEFT JOIN devices v
+                ON (v.app_id, v.user_id, v.device_id) = (m.app_id, m.from_user_id, m.from_device_id)
+           WHERE m.app_id = $1 AND m.token_digest = $2 AND m.moved_at > syncbeat_now() - interval '24 hours'
+           ORDER BY m.moved_at DESC, m.move_id DESC""",
+        app_id,
+        digest,
+    )
+    return [
+        TokenMove(Holder(row["from_user_id"], row["from_device_id"]), row["refused"], row["without"]) for row in rows
+    ]
 
 
 async def record_move(
-    conn: Connection, device: Registration, digest: bytes, previous: tuple[str, str], caller: str
-) -> int:
-    """Write a token's move into the audit trail: how often it moved in the last 24 hours, this one included."""
-    row = await conn.fetchval(
-        """WITH moved AS (
-               INSERT INTO token_moves (app_id, token_digest, from_user_id, from_device_id, to_user_id, to_device_id,
-                                        caller, moved_at)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, syncbeat_now()))
-           SELECT count(*) + 1 FROM token_moves
-           WHERE app_id = $1 AND token_digest = $2 AND moved_at > syncbeat_now() - interval '24 hours'""",
+    conn: Connection, device: Registration, digest: bytes, previous: Holder, caller: str, *, refused: bool
+) -> None:
+    """Write a token's move into the audit trail; `refused`: it was taken from there, and went nowhere."""
+    await conn.execute(
+        """INSERT INTO token_moves (app_id, token_digest, from_user_id, from_device_id, to_user_id, to_device_id,
+                                    caller, moved_at, refused)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, syncbeat_now(), $8)""",
         device.app_id,
         digest,
         *previous,
         device.user_id,
         device.device_id,
         caller,
+        refused,
     )
-    return int(row)
 
 
 FORGET_MOVES = oldest("token_moves", "app_id, move_id", "moved_at", "180 days")

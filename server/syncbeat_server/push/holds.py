@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from datetime import UTC, datetime, time, timedelta, tzinfo
 
 from syncbeat_server.directory.model import QuietHours
+from syncbeat_server.directory.zones import zone_of
 
 _DAY_MINUTES = 1440
+_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +34,42 @@ def wake_budget(platform: str) -> WakeBudget | None:
 def quiet_for_s(quiet: QuietHours, device_zone: str, now: datetime) -> float:
     """Seconds until quiet hours end; 0 outside of them.
 
-    Told by the clock on the wall, so that they follow daylight saving time: an end that the clock skips comes as much
-    later, one that it shows twice counts the second time.
+    It is quiet whenever the clock on the wall shows a time between start and end, also where it is put forward or back:
+    an end that it skips comes when it is put forward, and times that it shows twice are judged alike both times. So
+    what is held once may be shown at the end, and the end is the same whenever it is asked for.
     """
     zone = zone_of(quiet.zone or device_zone)
-    local = now.astimezone(zone)
-    minute = local.hour * 60 + local.minute
+    left_s, at = _quiet_left_s(quiet, now.astimezone(zone)), now
+    while left_s > 0:
+        end = at + timedelta(seconds=left_s)
+        change = _change_of_clock(zone, at, end)
+        if change is None:
+            at = end
+            break
+        at, left_s = change, _quiet_left_s(quiet, change.astimezone(zone))
+    return 0.0 if at is now else max(1.0, (at - now).total_seconds())
+
+
+def _quiet_left_s(quiet: QuietHours, local: datetime) -> float:
+    """How long it stays quiet by a clock that is not changed; start and end at one minute: always."""
+    passed = (local.hour * 60 + local.minute - quiet.start_minute) % _DAY_MINUTES
     length = (quiet.end_minute - quiet.start_minute) % _DAY_MINUTES or _DAY_MINUTES
-    passed = (minute - quiet.start_minute) % _DAY_MINUTES
-    if passed >= length:
-        return 0.0
-    began = local.date() if minute >= quiet.start_minute else local.date() - timedelta(days=1)
-    ends_on = began if quiet.end_minute > quiet.start_minute else began + timedelta(days=1)
-    end = datetime.combine(ends_on, time(quiet.end_minute // 60, quiet.end_minute % 60, fold=1), zone)
-    return max(1.0, (end.astimezone(UTC) - now).total_seconds())
+    return 0.0 if passed >= length else (length - passed) * 60 - local.second - local.microsecond / 1e6
+
+
+def _change_of_clock(zone: tzinfo, after: datetime, until: datetime) -> datetime | None:
+    """When a zone's clock is put forward or back within a day, to the second; no zone does so twice."""
+    before = after.astimezone(zone).utcoffset()
+    if until.astimezone(zone).utcoffset() == before:
+        return None
+    low, high = after.replace(microsecond=0), until
+    while high - low > _SECOND:
+        middle = low + (high - low) // _SECOND // 2 * _SECOND
+        if middle.astimezone(zone).utcoffset() == before:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def day_of(device_zone: str, now: datetime) -> tuple[datetime, datetime]:
@@ -56,11 +79,3 @@ def day_of(device_zone: str, now: datetime) -> tuple[datetime, datetime]:
     begins = datetime.combine(today, time(), zone).astimezone(UTC)
     ends = datetime.combine(today + timedelta(days=1), time(), zone).astimezone(UTC)
     return begins, ends
-
-
-def zone_of(name: str) -> ZoneInfo:
-    """The time zone of that name; UTC for none, and for one that this machine does not know."""
-    try:
-        return ZoneInfo(name or "UTC")
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return ZoneInfo("UTC")

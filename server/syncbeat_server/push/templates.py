@@ -10,6 +10,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from syncbeat_server.push import locales
 from syncbeat_server.push.model import Content
 
 DEFAULT_LOCALE = "default"
@@ -48,13 +49,15 @@ class Template:
     """Title and body by locale; the locale 'default' is for all others."""
 
     texts: Mapping[str, tuple[Text, Text]]
+    offered: tuple[str, ...]
 
     @classmethod
     def parse(cls, texts: Mapping[str, tuple[str, str]]) -> Template:
         """Read a template: (title, body) by locale. Raises ValueError when it is wrong, or has no default."""
         if DEFAULT_LOCALE not in texts:
             raise ValueError(f"want a text for the locale {DEFAULT_LOCALE!r}, for devices of any other")
-        return cls({_tag(locale): (Text.parse(title), Text.parse(body)) for locale, (title, body) in texts.items()})
+        parsed = {_tag(locale): (Text.parse(title), Text.parse(body)) for locale, (title, body) in texts.items()}
+        return cls(parsed, locales.broad_first(parsed.keys() - {DEFAULT_LOCALE}))
 
     @property
     def variables(self) -> frozenset[str]:
@@ -62,11 +65,8 @@ class Template:
         return frozenset().union(*(text.variables for pair in self.texts.values() for text in pair))
 
     def told(self, locale: str, variables: Mapping[str, str]) -> tuple[str, str]:
-        """Title and body in a locale, or the nearest to it (RFC 4647, section 3.4). Raises KeyError."""
-        tag = _tag(locale)
-        while tag and tag not in self.texts:
-            tag = tag.rpartition("-")[0]
-        title, body = self.texts[tag or DEFAULT_LOCALE]
+        """Title and body in a locale, or the nearest to it. Raises KeyError."""
+        title, body = self.texts[locales.nearest(locale, self.offered) or DEFAULT_LOCALE]
         return title.filled(variables), body.filled(variables)
 
 
@@ -84,4 +84,9 @@ def in_all_locales(content: Content, template: Template) -> list[Content]:
 
 
 def _tag(locale: str) -> str:
-    return locale.replace("_", "-").lower()
+    if locale == DEFAULT_LOCALE:
+        return locale
+    try:
+        return locales.canonical(locale)
+    except ValueError:
+        raise ValueError(f"{locale!r} is no locale: want a tag of BCP 47, as zh-Hant") from None

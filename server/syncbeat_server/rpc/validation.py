@@ -70,7 +70,7 @@ def _compile(message: Descriptor, made: dict[str, Validator]) -> Validator:
 
 def _is_plain_text(field: FieldDescriptor) -> bool:
     rules = _rules(field)
-    other = field.is_repeated or field.has_presence or rules.json or rules.multiline
+    other = field.is_repeated or field.has_presence or rules.json or rules.multiline or rules.visible_ascii
     return field.type == FieldDescriptor.TYPE_STRING and not other
 
 
@@ -216,6 +216,8 @@ def _value_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, made
             return _bytes_check(_most_bytes(rules))
         case FieldDescriptor.CPPTYPE_STRING if rules.json:
             return _json_check(rules)
+        case FieldDescriptor.CPPTYPE_STRING if rules.visible_ascii:
+            return _visible_check(_most_bytes(rules))
         case FieldDescriptor.CPPTYPE_STRING:
             return _string_check(_most_bytes(rules), multiline=rules.multiline, not_empty=field.is_repeated)
         case FieldDescriptor.CPPTYPE_BOOL:
@@ -256,6 +258,15 @@ def _string_check(most: int, *, multiline: bool, not_empty: bool = False) -> _Ch
         if not value.isprintable() and value.translate(forbidden) != value:
             return "control characters are not allowed"
         return ""
+
+    return check
+
+
+def _visible_check(most: int) -> _Check:
+    def check(value: str) -> str:
+        if not value.isascii() or not value.isprintable() or " " in value:
+            return "only visible ASCII characters, without spaces"
+        return f"at most {most} bytes" if len(value) > most else ""
 
     return check
 

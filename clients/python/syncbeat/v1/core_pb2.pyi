@@ -271,7 +271,8 @@ class Notification(_message.Message):
     channel_id: _builtins.str
     """channel_id is the Android notification channel. Empty: the app's default."""
     template: _builtins.str
-    """template names a template of the app, told in each device's locale. With it title and body stay empty.
+    """template names a template of the app, told in each device's locale, or in the nearest of the same language and
+    script that it has, else in its default. With it title and body stay empty.
     Empty: none.
     """
     @_builtins.property

@@ -57,13 +57,13 @@ class _TokenStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TokenState
     TOKEN_STATE_UNSPECIFIED: _TokenState.ValueType  # 0
     """TOKEN_STATE_UNSPECIFIED is never answered."""
     TOKEN_STATE_NONE: _TokenState.ValueType  # 1
-    """TOKEN_STATE_NONE: it registered without a token; it polls and streams."""
+    """TOKEN_STATE_NONE: it registered without a token, lately at least; it polls and streams."""
     TOKEN_STATE_ACTIVE: _TokenState.ValueType  # 2
     """TOKEN_STATE_ACTIVE: it can be pushed to."""
     TOKEN_STATE_DEAD: _TokenState.ValueType  # 3
     """TOKEN_STATE_DEAD: the provider does not know its token any more. It should register anew."""
     TOKEN_STATE_MOVED: _TokenState.ValueType  # 4
-    """TOKEN_STATE_MOVED: its token was registered on another device."""
+    """TOKEN_STATE_MOVED: its token was registered on another device, or was to be and that was refused."""
     TOKEN_STATE_STALE: _TokenState.ValueType  # 5
     """TOKEN_STATE_STALE: it was not heard of for 30 days. It is pushed to all the same."""
     TOKEN_STATE_PRUNED: _TokenState.ValueType  # 6
@@ -81,13 +81,13 @@ class TokenState(_TokenState, metaclass=_TokenStateEnumTypeWrapper):
 TOKEN_STATE_UNSPECIFIED: TokenState.ValueType  # 0
 """TOKEN_STATE_UNSPECIFIED is never answered."""
 TOKEN_STATE_NONE: TokenState.ValueType  # 1
-"""TOKEN_STATE_NONE: it registered without a token; it polls and streams."""
+"""TOKEN_STATE_NONE: it registered without a token, lately at least; it polls and streams."""
 TOKEN_STATE_ACTIVE: TokenState.ValueType  # 2
 """TOKEN_STATE_ACTIVE: it can be pushed to."""
 TOKEN_STATE_DEAD: TokenState.ValueType  # 3
 """TOKEN_STATE_DEAD: the provider does not know its token any more. It should register anew."""
 TOKEN_STATE_MOVED: TokenState.ValueType  # 4
-"""TOKEN_STATE_MOVED: its token was registered on another device."""
+"""TOKEN_STATE_MOVED: its token was registered on another device, or was to be and that was refused."""
 TOKEN_STATE_STALE: TokenState.ValueType  # 5
 """TOKEN_STATE_STALE: it was not heard of for 30 days. It is pushed to all the same."""
 TOKEN_STATE_PRUNED: TokenState.ValueType  # 6
@@ -147,7 +147,7 @@ class Device(_message.Message):
     token_state: Global___TokenState.ValueType
     """token_state says whether it can be pushed to."""
     time_zone: _builtins.str
-    """time_zone is the IANA name of its time zone. Empty: not known."""
+    """time_zone is the IANA name of its time zone, or its offset. Empty: not known, to the device or to the server."""
     locale: _builtins.str
     """locale is its BCP 47 language tag. Empty: not known."""
     @_builtins.property
@@ -181,7 +181,8 @@ Global___Device: _TypeAlias = Device  # noqa: Y015
 @_typing.final
 class QuietHours(_message.Message):
     """QuietHours are the hours of each day in which nothing is pushed that is not critical: what falls into them
-    waits for their end.
+    waits for their end. It is quiet when the clock on the wall shows a time between start and end: an end that the
+    clock skips comes when it is put forward, and times that it shows twice are judged alike both times.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -194,8 +195,8 @@ class QuietHours(_message.Message):
     end_minute: _builtins.int
     """end_minute is the minute of the day they end at: 0 to 1,439. At or before start_minute: on the next day."""
     time_zone: _builtins.str
-    """time_zone is the IANA name of the zone they are told in. Empty: that of each device, UTC where it is not
-    known.
+    """time_zone is the IANA name of the zone they are told in, or an offset as GMT+05:30. Empty: that of each device,
+    UTC where it is not known.
     """
     def __init__(
         self,
@@ -340,11 +341,13 @@ class RegisterDeviceRequest(_message.Message):
     platform: Global___Platform.ValueType
     """platform is what it runs. Required."""
     registration_token: _builtins.str
-    """registration_token is FCM's address of the device; at most 4,096 bytes. Empty: it polls and streams, and
-    gets no push.
+    """registration_token is FCM's address of the device; at most 4,096 bytes of visible ASCII, without spaces. Empty:
+    it polls and streams, and gets no push, whatever token it had.
     """
     time_zone: _builtins.str
-    """time_zone is the IANA name of its time zone. Empty: not known."""
+    """time_zone is the IANA name of its time zone, or an offset from -12:00 to +14:00 as GMT+05:30, UTC+5 or +0530,
+    which knows no daylight saving time. One that the server does not know counts as empty. Empty: not known.
+    """
     locale: _builtins.str
     """locale is its BCP 47 language tag. Empty: not known."""
     def __init__(

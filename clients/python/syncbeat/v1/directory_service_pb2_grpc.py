@@ -110,10 +110,12 @@ class DirectoryServiceServicer:
 
     def RegisterDevice(self, request, context):
         """RegisterDevice makes or replaces a device; its key is (app, user, device). A registration token lives on
-        one device: when it stands elsewhere it moves here, and what waits to be pushed there is cancelled; moves
-        are limited and audited. Repeating it changes nothing. An unknown time zone: INVALID_ARGUMENT /
-        INVALID_FIELD. A token that moves too often, or more than 100 devices of a user: RESOURCE_EXHAUSTED /
-        RATE_LIMITED.
+        one device: when it stands elsewhere it moves here, and what waits to be pushed there is cancelled. Without a
+        token the device gets no push, and what waits to be pushed to it is cancelled. Repeating it changes nothing. A
+        time zone that is not known is left out, which the answer shows, and the rest is kept. A token that moves more
+        than 10 times in 24 hours, or more than 100 devices of a user: RESOURCE_EXHAUSTED / RATE_LIMITED, and nothing is
+        registered; but up to 100 times in 24 hours the token is taken from its former device all the same, since
+        somebody else is at it now. The former device gets it back by registering again. All of this is audited.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

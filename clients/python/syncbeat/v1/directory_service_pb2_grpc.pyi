@@ -37,10 +37,12 @@ class DirectoryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> DirectoryServiceAsyncStub: ...
     RegisterDevice: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.RegisterDeviceRequest, _directory_service_pb2.RegisterDeviceResponse]
     """RegisterDevice makes or replaces a device; its key is (app, user, device). A registration token lives on
-    one device: when it stands elsewhere it moves here, and what waits to be pushed there is cancelled; moves
-    are limited and audited. Repeating it changes nothing. An unknown time zone: INVALID_ARGUMENT /
-    INVALID_FIELD. A token that moves too often, or more than 100 devices of a user: RESOURCE_EXHAUSTED /
-    RATE_LIMITED.
+    one device: when it stands elsewhere it moves here, and what waits to be pushed there is cancelled. Without a
+    token the device gets no push, and what waits to be pushed to it is cancelled. Repeating it changes nothing. A
+    time zone that is not known is left out, which the answer shows, and the rest is kept. A token that moves more
+    than 10 times in 24 hours, or more than 100 devices of a user: RESOURCE_EXHAUSTED / RATE_LIMITED, and nothing is
+    registered; but up to 100 times in 24 hours the token is taken from its former device all the same, since
+    somebody else is at it now. The former device gets it back by registering again. All of this is audited.
     """
     UnregisterDevice: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.UnregisterDeviceRequest, _directory_service_pb2.UnregisterDeviceResponse]
     """UnregisterDevice forgets a device and cancels what waits to be pushed to it. One that is not there: to a
@@ -99,10 +101,12 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterDevice: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.RegisterDeviceRequest, _directory_service_pb2.RegisterDeviceResponse]  # type: ignore[assignment]
     """RegisterDevice makes or replaces a device; its key is (app, user, device). A registration token lives on
-    one device: when it stands elsewhere it moves here, and what waits to be pushed there is cancelled; moves
-    are limited and audited. Repeating it changes nothing. An unknown time zone: INVALID_ARGUMENT /
-    INVALID_FIELD. A token that moves too often, or more than 100 devices of a user: RESOURCE_EXHAUSTED /
-    RATE_LIMITED.
+    one device: when it stands elsewhere it moves here, and what waits to be pushed there is cancelled. Without a
+    token the device gets no push, and what waits to be pushed to it is cancelled. Repeating it changes nothing. A
+    time zone that is not known is left out, which the answer shows, and the rest is kept. A token that moves more
+    than 10 times in 24 hours, or more than 100 devices of a user: RESOURCE_EXHAUSTED / RATE_LIMITED, and nothing is
+    registered; but up to 100 times in 24 hours the token is taken from its former device all the same, since
+    somebody else is at it now. The former device gets it back by registering again. All of this is audited.
     """
     UnregisterDevice: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.UnregisterDeviceRequest, _directory_service_pb2.UnregisterDeviceResponse]  # type: ignore[assignment]
     """UnregisterDevice forgets a device and cancels what waits to be pushed to it. One that is not there: to a
@@ -164,10 +168,12 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_directory_service_pb2.RegisterDeviceResponse, _abc.Awaitable[_directory_service_pb2.RegisterDeviceResponse]]:
         """RegisterDevice makes or replaces a device; its key is (app, user, device). A registration token lives on
-        one device: when it stands elsewhere it moves here, and what waits to be pushed there is cancelled; moves
-        are limited and audited. Repeating it changes nothing. An unknown time zone: INVALID_ARGUMENT /
-        INVALID_FIELD. A token that moves too often, or more than 100 devices of a user: RESOURCE_EXHAUSTED /
-        RATE_LIMITED.
+        one device: when it stands elsewhere it moves here, and what waits to be pushed there is cancelled. Without a
+        token the device gets no push, and what waits to be pushed to it is cancelled. Repeating it changes nothing. A
+        time zone that is not known is left out, which the answer shows, and the rest is kept. A token that moves more
+        than 10 times in 24 hours, or more than 100 devices of a user: RESOURCE_EXHAUSTED / RATE_LIMITED, and nothing is
+        registered; but up to 100 times in 24 hours the token is taken from its former device all the same, since
+        somebody else is at it now. The former device gets it back by registering again. All of this is audited.
         """
 
     @_abc_1.abstractmethod

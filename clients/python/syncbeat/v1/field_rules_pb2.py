@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsyncbeat/v1/field_rules.proto\x12\x0bsyncbeat.v1\x1a google/protobuf/descriptor.proto\"\x98\x03\n\nFieldRules\x12\x1a\n\x08required\x18\x01 \x01(\x08R\x08required\x12\x1b\n\tmax_bytes\x18\x02 \x01(\rR\x08maxBytes\x12\x1b\n\tmax_items\x18\x03 \x01(\rR\x08maxItems\x12 \n\tmin_value\x18\x04 \x01(\x03H\x00R\x08minValue\x88\x01\x01\x12 \n\tmax_value\x18\x05 \x01(\x03H\x01R\x08maxValue\x88\x01\x01\x12\"\n\nmin_millis\x18\x06 \x01(\x03H\x02R\tminMillis\x88\x01\x01\x12\"\n\nmax_millis\x18\x07 \x01(\x03H\x03R\tmaxMillis\x88\x01\x01\x12\x12\n\x04json\x18\x08 \x01(\x08R\x04json\x12\x1b\n\tmax_depth\x18\t \x01(\rR\x08maxDepth\x12\x1c\n\tmultiline\x18\n \x01(\x08R\tmultiline\x12\x1f\n\x0b\x61\x63ting_user\x18\x0b \x01(\x08R\nactingUserB\x0c\n\n_min_valueB\x0c\n\n_max_valueB\r\n\x0b_min_millisB\r\n\x0b_max_millis:N\n\x05rules\x12\x1d.google.protobuf.FieldOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x17.syncbeat.v1.FieldRulesR\x05rules:B\n\x0cone_required\x12\x1d.google.protobuf.OneofOptions\x18\xd3\x86\x03 \x01(\x08R\x0boneRequiredb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsyncbeat/v1/field_rules.proto\x12\x0bsyncbeat.v1\x1a google/protobuf/descriptor.proto\"\xbd\x03\n\nFieldRules\x12\x1a\n\x08required\x18\x01 \x01(\x08R\x08required\x12\x1b\n\tmax_bytes\x18\x02 \x01(\rR\x08maxBytes\x12\x1b\n\tmax_items\x18\x03 \x01(\rR\x08maxItems\x12 \n\tmin_value\x18\x04 \x01(\x03H\x00R\x08minValue\x88\x01\x01\x12 \n\tmax_value\x18\x05 \x01(\x03H\x01R\x08maxValue\x88\x01\x01\x12\"\n\nmin_millis\x18\x06 \x01(\x03H\x02R\tminMillis\x88\x01\x01\x12\"\n\nmax_millis\x18\x07 \x01(\x03H\x03R\tmaxMillis\x88\x01\x01\x12\x12\n\x04json\x18\x08 \x01(\x08R\x04json\x12\x1b\n\tmax_depth\x18\t \x01(\rR\x08maxDepth\x12\x1c\n\tmultiline\x18\n \x01(\x08R\tmultiline\x12\x1f\n\x0b\x61\x63ting_user\x18\x0b \x01(\x08R\nactingUser\x12#\n\rvisible_ascii\x18\x0c \x01(\x08R\x0cvisibleAsciiB\x0c\n\n_min_valueB\x0c\n\n_max_valueB\r\n\x0b_min_millisB\r\n\x0b_max_millis:N\n\x05rules\x12\x1d.google.protobuf.FieldOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x17.syncbeat.v1.FieldRulesR\x05rules:B\n\x0cone_required\x12\x1d.google.protobuf.OneofOptions\x18\xd3\x86\x03 \x01(\x08R\x0boneRequiredb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'syncbeat.v1.field_rules_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FIELDRULES']._serialized_start=81
-  _globals['_FIELDRULES']._serialized_end=489
+  _globals['_FIELDRULES']._serialized_end=526
 # @@protoc_insertion_point(module_scope)

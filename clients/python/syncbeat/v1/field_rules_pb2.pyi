@@ -37,6 +37,7 @@ class FieldRules(_message.Message):
     MAX_DEPTH_FIELD_NUMBER: _builtins.int
     MULTILINE_FIELD_NUMBER: _builtins.int
     ACTING_USER_FIELD_NUMBER: _builtins.int
+    VISIBLE_ASCII_FIELD_NUMBER: _builtins.int
     required: _builtins.bool
     """required refuses the field's absence: an unset message, an empty string, list or map, a zero number, the
     zero enum value.
@@ -67,6 +68,8 @@ class FieldRules(_message.Message):
     """multiline lets in newline, carriage return and tab. Other control characters are never let in."""
     acting_user: _builtins.bool
     """acting_user refuses the absence of the user for whom a service calls. A user leaves the field empty."""
+    visible_ascii: _builtins.bool
+    """visible_ascii lets in nothing but the ASCII characters from ! to ~: no spaces. Absent: any text."""
     def __init__(
         self,
         *,
@@ -81,10 +84,11 @@ class FieldRules(_message.Message):
         max_depth: _builtins.int = ...,
         multiline: _builtins.bool = ...,
         acting_user: _builtins.bool = ...,
+        visible_ascii: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_millis", b"_max_millis", "_max_value", b"_max_value", "_min_millis", b"_min_millis", "_min_value", b"_min_value", "max_millis", b"max_millis", "max_value", b"max_value", "min_millis", b"min_millis", "min_value", b"min_value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_millis", b"_max_millis", "_max_value", b"_max_value", "_min_millis", b"_min_millis", "_min_value", b"_min_value", "acting_user", b"acting_user", "json", b"json", "max_bytes", b"max_bytes", "max_depth", b"max_depth", "max_items", b"max_items", "max_millis", b"max_millis", "max_value", b"max_value", "min_millis", b"min_millis", "min_value", b"min_value", "multiline", b"multiline", "required", b"required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_millis", b"_max_millis", "_max_value", b"_max_value", "_min_millis", b"_min_millis", "_min_value", b"_min_value", "acting_user", b"acting_user", "json", b"json", "max_bytes", b"max_bytes", "max_depth", b"max_depth", "max_items", b"max_items", "max_millis", b"max_millis", "max_value", b"max_value", "min_millis", b"min_millis", "min_value", b"min_value", "multiline", b"multiline", "required", b"required", "visible_ascii", b"visible_ascii"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_millis: _TypeAlias = _typing.Literal["max_millis"]  # noqa: Y015
     _WhichOneofArgType__max_millis: _TypeAlias = _typing.Literal["_max_millis", b"_max_millis"]  # noqa: Y015

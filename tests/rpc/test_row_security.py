@@ -211,6 +211,7 @@ REFUSED[locks.lock_keys] = lambda c: locks.lock_keys(c, "default", "bob", "bobs 
 REFUSED[lineage.lineage] = lineage.lineage
 REFUSED[lineage.begin_feed_generation] = lineage.begin_feed_generation
 SEEN[sync.values_of] = lambda c: sync.values_of(c, [("default", "bobs", "k")])
+SEEN[sync.octets_of] = lambda c: sync.octets_of(c, [("default", "bobs", "k")])
 SEEN[epochs.extent] = scopes_in_sight
 SEEN[epochs.lock_page] = lambda c: epochs.lock_page(c, None, ("", ""), 10, 250)
 SEEN[epochs.renew] = lambda c: epochs.renew(c, [("default", "bobs")])

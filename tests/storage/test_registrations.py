@@ -38,6 +38,7 @@ DAY_S = 86_400.0
 
 async def bury(database: Database, dead: list[ClaimedDelivery]) -> registrations.Buried:
     async with database.transaction() as conn:
+        await registrations.lock(conn, dead, [])
         return await registrations.bury(conn, dead)
 
 

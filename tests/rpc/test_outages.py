@@ -124,7 +124,7 @@ async def test_redis_that_is_full_is_no_outage_and_is_told_by_metrics(
     ops = f"127.0.0.1:{free_port()}"
     with running_valkey(tmp_path, "--maxmemory", "1") as valkey:
         async with running_server(database_urls, valkey.url, OPS_LISTEN=ops) as server, aiohttp.ClientSession() as http:
-            await server.register("ann", "phone", "a token")
+            await server.register("ann", "phone", "a-token")
             asked = await server.user("ann")(sync_service_pb2.GetHintRequest(device_id="phone"))
             assert asked.hint.poll_interval.seconds >= 10
             async with http.get(f"http://{ops}/readyz") as answer:

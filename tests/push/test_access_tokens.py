@@ -83,7 +83,7 @@ async def test_access_token_with_life_left_is_used_when_its_renewal_fails(
     for count in (1, 2, 3):
         assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
         # It is told when it is over, and holds off the next.
-        await wait_until(lambda count=count: caplog.text.count("no new access token") == count)  # type: ignore[misc]
+        await wait_until(lambda count=count: caplog.text.count("no new access token") == count)  # type: ignore[misc]  # bound by a default
         clock.by_s += 10.0  # longer than the next is held off
     assert fake.stats().faults == {"bad-payload": 3}
     fake.script("/token", Fault(FaultKind.HANG))

@@ -267,7 +267,7 @@ async def test_a_firehose_from_cursors_tells_nothing_twice_and_answers_tokens_wh
     head = await house.publish("c")
     place = decode(APP, token)
     # A round that begins before what the cursors are answered with.
-    house.firehose._now = partial(_just, place)  # type: ignore[method-assign]
+    house.firehose._now = partial(_just, place)  # type: ignore[method-assign]  # it begins there
     async with whole(house, "", Cursor("couple", "", 1)) as reader:
         await house.publish("d")
         await came(reader, ("couple", 2), ("couple", 3), ("couple", 4))

@@ -83,7 +83,7 @@ async def test_a_claim_passes_nothing_that_went_under_a_held_snapshot(
         last = FIRST
         for _ in range(PASSED // 2_000):
             async with database.transaction() as conn:
-                found = await queue.claim(conn, LEASE, 30.0, {APP: 2_000}, lambda lane, last=last: last)  # type: ignore[misc]
+                found = await queue.claim(conn, LEASE, 30.0, {APP: 2_000}, lambda lane, last=last: last)  # type: ignore[misc]  # bound by a default
             assert len(found.keys) == 2_000
             last = found.last[APP, 0]
         near, far = [await buffers_of_a_claim(database_urls, place) for place in (last, FIRST)]

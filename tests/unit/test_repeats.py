@@ -100,7 +100,7 @@ async def test_causes_are_told_apart_by_error_and_place_and_what_no_caller_choos
 
 async def test_messages_that_differ_in_numbers_and_addresses_are_one_cause(log: Log) -> None:
     for number in range(1_000):
-        log.logger.error(f"Task exception was never retrieved: Task-{number} at 0x7f{number:x}\n{number}")  # noqa: G004
+        log.logger.error(f"Task exception was never retrieved: Task-{number} at 0x7f{number:x}\n{number}")  # noqa: G004  # as asyncio
     assert len(log.lines) == 1
     log.handler.tell()
     assert log.lines[-1]["repeated"] == 999

@@ -20,6 +20,7 @@ from syncbeat_server.auth.model import StandingKey
 from syncbeat_server.directory import locks
 from syncbeat_server.directory import store as directory
 from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
+from syncbeat_server.push import erase as push_erase
 from syncbeat_server.push import expansion, followup, limits, queue, registrations
 from syncbeat_server.push import store as push
 from syncbeat_server.push.expansion import Page
@@ -170,8 +171,10 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     push.insert_deliveries: lambda c: push.insert_deliveries(c, [NOTIFICATION]),
     push.close_windows: lambda c: push.close_windows(c, "default", "bob", None),
     push.cancel_waiting: lambda c: push.cancel_waiting(c, "default", "bob", None, Reason.DEVICE_GONE),
-    push.erase_deliveries: lambda c: push.erase_deliveries(c, "default", "bob"),
-    push.erase_undelivered: lambda c: push.erase_undelivered(c, "default", IDS),
+    push_erase.cancel_of_user: lambda c: push_erase.cancel_of_user(c, "default", "bob"),
+    push_erase.erase: lambda c: push_erase.erase(c, "default", "bob"),
+    push_erase.erase_deliveries: lambda c: push_erase.erase_deliveries(c, "default", "bob"),
+    push_erase.erase_undelivered: lambda c: push_erase.erase_undelivered(c, "default", IDS),
     push.find_notification: lambda c: push.find_notification(c, "default", IDS[2]),
     push.list_deliveries: lambda c: push.list_deliveries(c, "default", DeliveryFilter(), None, 10),
     queue.claim: lambda c: queue.claim(c, IDS[1], 30.0, {"default": 10}),
@@ -233,7 +236,21 @@ STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner(
 
 
 STORES = (
-    *(directory, sync, scopes, epochs, touches, tombstones, rounds, push, queue, followup, expansion, limits),
+    *(
+        directory,
+        sync,
+        scopes,
+        epochs,
+        touches,
+        tombstones,
+        rounds,
+        push,
+        push_erase,
+        queue,
+        followup,
+        expansion,
+        limits,
+    ),
     *(locks, registrations, idempotency, lineage, auth, users),
 )
 

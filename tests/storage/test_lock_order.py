@@ -14,16 +14,18 @@ from typing import NamedTuple
 import asyncpg
 import pytest
 
+from syncbeat_server.directory import locks
 from syncbeat_server.directory.model import Member, MemberRole
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimited
 from syncbeat_server.events.publish import Publisher
 from syncbeat_server.events.users import UserLifecycle
 from syncbeat_server.push import accept as push
-from syncbeat_server.push import followup, limits, queue, registrations
+from syncbeat_server.push import followup, limits, queue, registrations, unanswered
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, Finished, Reason, Target
 from syncbeat_server.push.policy import hold
 from syncbeat_server.storage.postgres import Connection, Database, open_database
+from syncbeat_server.sync import store as sync_store
 from syncbeat_server.sync.fetched import record_fetched
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
 from syncbeat_server.sync.store import record_seen, report_activity
@@ -39,6 +41,7 @@ from tests.storage.stage import (
     default_tuning,
     directory,
     message,
+    until,
     value_of,
     wake,
 )
@@ -262,3 +265,59 @@ async def test_deadlock_with_a_deletion_is_none_for_who_adds_to_the_device(
     assert await deadlocks(database_urls) == before
     for table in ("devices", "dedupe_windows", "device_cursors"):
         assert await value_of(database, f"SELECT count(*) FROM {table}") == 0, table
+
+
+async def test_deadlock_with_an_erasure_is_none_for_who_deletes_what_was_accepted_meanwhile(
+    database: Database, clock: FakeClock, database_urls: DatabaseUrls
+) -> None:
+    """A message comes while the erasure waits for the notification of an older one."""
+    for user in ("ann", "bob"):
+        await add_device(database, user)
+    both = message(Target(user_id="ann"), Target(user_id="bob"))
+    late = message(Target(user_id="ann"), Target(user_id="bob"))
+    await accept(database, both)
+    before = await deadlocks(database_urls)
+    lock = "SELECT FROM notifications WHERE app_id = $1 AND notification_id = $2 FOR NO KEY UPDATE"
+    forget = "DELETE FROM deliveries WHERE app_id = $1 AND notification_id = $2"
+    async with contextlib.AsyncExitStack() as calls:
+        held = await calls.enter_async_context(database.transaction())
+        await held.execute(lock, APP, both.notification_id)
+        erasing = asyncio.create_task(UserLifecycle(database, lambda app, user: None).delete(APP, "ann"))
+        await until_waiting(database)
+        await accept(database, late)
+        async with database.transaction() as forgetting:
+            await forgetting.execute(lock, APP, late.notification_id)
+            await calls.aclose()
+            pid = await forgetting.fetchval("SELECT pg_backend_pid()")
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))"
+            await until(lambda: value_of(database, waits, pid), "an erasure that waits for what is deleted")
+            await forgetting.execute(forget, APP, late.notification_id)
+    erased = await erasing
+    assert (await deadlocks(database_urls), erased.cancelled) == (before, 1)
+    assert await value_of(database, "SELECT array_agg(user_id) FROM deliveries") == ["bob"]
+
+
+CHANGES: dict[str, Callable[[Connection, DeviceKey], Awaitable[None]]] = {
+    "activity": lambda conn, device: report_activity(conn, [(device, Activity())]),
+    "reach": lambda conn, device: unanswered.count_devices(
+        conn, {(device.app_id, device.user_id, device.device_id): (1.0, 0.0)}
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_lock_order_leaves_alone_a_device_that_was_registered_after_the_lock(
+    database: Database, clock: FakeClock, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not locked in order, so that a change of it could close a circle."""
+
+    async def lock_before_registration(conn: Connection, *columns: list[str]) -> set[locks.DeviceRow]:
+        locked = await locks.lock_in_order(conn, *columns)
+        await add_device(database, "ann")
+        return locked
+
+    for module in (sync_store, unanswered):
+        monkeypatch.setattr(module, "lock_in_order", lock_before_registration)
+    async with database.transaction() as conn:
+        await CHANGES[change](conn, DeviceKey(APP, "ann", "phone"))
+    assert await value_of(database, "SELECT activity_at IS NULL AND reach_at IS NULL FROM devices")

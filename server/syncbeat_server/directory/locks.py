@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from syncbeat_server.storage.postgres import Connection
 
+# The primary key of a device: app, user, device.
+DeviceRow = tuple[str, str, str]
+
 # What refers to a device and goes with it, by primary key.
 _ALONG = {
     "dedupe_windows": "device_id, dedupe_key, scope",
@@ -18,20 +21,21 @@ _TRIES = 20
 
 async def lock_in_order(
     conn: Connection, app_ids: Sequence[str], user_ids: Sequence[str], device_ids: Sequence[str]
-) -> None:
-    """Lock devices that are to be changed: by a statement of its own, each once.
+) -> set[DeviceRow]:
+    """Lock devices that are to be changed, by a statement of its own, and return those that were there.
 
     One that locked and changed them would look at a row that somebody else had changed meanwhile as it was before:
-    where others wait.
+    where others wait. Only what is returned may be changed: a device that was registered since is not locked in order.
     """
-    await conn.execute(
-        """SELECT FROM devices
+    rows = await conn.fetch(
+        """SELECT app_id, user_id, device_id FROM devices
            WHERE (app_id, user_id, device_id) IN (SELECT * FROM unnest($1::text[], $2::text[], $3::text[]))
            ORDER BY app_id, user_id, device_id FOR NO KEY UPDATE""",
         app_ids,
         user_ids,
         device_ids,
     )
+    return {(row["app_id"], row["user_id"], row["device_id"]) for row in rows}
 
 
 async def lock_devices(conn: Connection, app_id: str, user_id: str, device_id: str | None) -> int:

@@ -209,52 +209,6 @@ async def close_windows(conn: Connection, app_id: str, user_id: str, device_id: 
     )
 
 
-async def erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tuple[int, list[str]]:
-    """Forget a user's deliveries, those under way too: how many waited, and the notifications they were of."""
-    # Not their keys: who has claimed a delivery and changed it twice locks that of its notification when it commits.
-    await conn.execute(
-        """SELECT FROM notifications WHERE app_id = $1 AND notification_id IN (
-               SELECT notification_id FROM deliveries WHERE app_id = $1 AND user_id = $2)
-           ORDER BY notification_id FOR NO KEY UPDATE""",
-        app_id,
-        user_id,
-    )
-    rows = await conn.fetch(
-        """WITH own AS MATERIALIZED (
-               SELECT delivery_id FROM deliveries WHERE app_id = $1 AND user_id = $2 ORDER BY delivery_id FOR UPDATE
-           ), gone AS (
-               DELETE FROM deliveries d USING own WHERE d.app_id = $1 AND d.delivery_id = own.delivery_id
-               RETURNING d.state IN ('SCHEDULED', 'HELD', 'PENDING') AS waited, d.notification_id
-           ), counts AS (
-               SELECT notification_id, count(*) AS n, count(*) FILTER (WHERE waited) AS waited FROM gone GROUP BY 1
-           ), fewer AS (
-               UPDATE notifications n SET accepted = n.accepted - counts.n
-               FROM counts WHERE n.app_id = $1 AND n.notification_id = counts.notification_id)
-           SELECT waited, notification_id::text AS notification_id FROM counts""",
-        app_id,
-        user_id,
-    )
-    return sum(row["waited"] for row in rows), [row["notification_id"] for row in rows]
-
-
-async def erase_undelivered(conn: Connection, app_id: str, notification_ids: Sequence[str]) -> None:
-    """Forget those of the notifications that have no delivery."""
-    # Of two users who are erased at once, the second waits here and sees that the first one's deliveries are gone.
-    await conn.execute(
-        """SELECT FROM notifications WHERE app_id = $1 AND notification_id = ANY($2::uuid[])
-           ORDER BY notification_id FOR NO KEY UPDATE""",
-        app_id,
-        list(notification_ids),
-    )
-    await conn.execute(
-        """DELETE FROM notifications n WHERE n.app_id = $1 AND n.notification_id = ANY($2::uuid[])
-             AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.app_id = n.app_id
-                                                          AND d.notification_id = n.notification_id)""",
-        app_id,
-        list(notification_ids),
-    )
-
-
 async def find_notification(conn: Connection, app_id: str, notification_id: str) -> Notification | None:
     """A notification with its counts."""
     row = await conn.fetchrow(

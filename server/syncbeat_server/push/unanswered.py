@@ -109,8 +109,8 @@ async def settle(conn: Connection, lease_token: str, lease_s: float, steps: Sequ
 
 async def count_devices(conn: Connection, counts: Mapping[tuple[str, str, str], tuple[float, float]]) -> None:
     """Add (answered, missed) wake-ups to the reach of each (app, user, device)."""
-    ordered = sorted(counts)
-    await lock_in_order(conn, *([device[column] for device in ordered] for column in range(3)))
+    there = await lock_in_order(conn, *([device[column] for device in counts] for column in range(3)))
+    ordered = sorted(there)
     await conn.execute(
         """UPDATE devices v SET
                reach_answered = v.reach_answered * syncbeat_decay(v.reach_at, $6) + own.answered,

@@ -120,7 +120,8 @@ def _activity(text: str | None) -> Activity | None:
 async def report_activity(conn: Connection, reports: Sequence[tuple[DeviceKey, Activity]]) -> None:
     """Keep the newest report of each device; devices that are not registered are passed over."""
     newest = dict(reports)
-    await lock_in_order(conn, *_device_columns(list(newest)))
+    there = await lock_in_order(conn, *_device_columns(list(newest)))
+    newest = {device: activity for device, activity in newest.items() if tuple(device) in there}
     await conn.execute(
         """UPDATE devices d SET activity = k.activity::jsonb, activity_at = syncbeat_now()
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS k (app_id, user_id, device_id, activity)

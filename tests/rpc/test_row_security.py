@@ -62,6 +62,7 @@ BOBS = Holder("bob", PHONE.device_id)
 DIGEST = hashlib.sha256(TOKEN.encode()).digest()
 EVER = datetime(2000, 1, 1, tzinfo=UTC)
 SIGNAL = signal_after_change(unchanged(0.0), DEFAULT_PRIOR, 60.0)
+ONCE = scopes.Commits(1, 0)
 IDS = [str(uuid.uuid4()) for _ in range(3)]
 CLAIMED = replace(
     claimed.MESSAGE,
@@ -140,7 +141,7 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     scopes.note_presence: lambda c: scopes.note_presence(c, [("default", "bob")], present=False, limit=9),
     sync.oversized: lambda c: sync.oversized(c, WRITE),
     sync.key_sequences: lambda c: sync.key_sequences(c, [("default", "bobs", "k")]),
-    scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL)]),
+    scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)]),
 }
 REFUSED: dict[Callable[..., Any], Attempt] = {
     directory.upsert_device: lambda c: directory.upsert_device(c, REGISTRATION, None),
@@ -324,7 +325,7 @@ async def test_the_same_attempts_succeed_for_the_service(peopled: Server, databa
 
 READERS: dict[str, Attempt] = {
     "locks nothing": lambda c: scopes.lock_scopes(c, [("default", "shared")], create=False),
-    "moves no head": lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "shared", 99, SIGNAL)]),
+    "moves no head": lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "shared", 99, SIGNAL, ONCE)]),
 }
 
 

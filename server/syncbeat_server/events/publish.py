@@ -22,7 +22,6 @@ from syncbeat_server.storage.postgres import Connection, Database, RowOwner, bec
 from syncbeat_server.sync.append import Append, Appended, append, blame
 from syncbeat_server.sync.model import Cursor, NewChange
 from syncbeat_server.sync.policy import Prior, Tuning
-from syncbeat_server.sync.triggers import Commits, note_triggers
 
 _RPC = "PublishChanges"
 _WAKE_TTL_S = 3600.0
@@ -158,7 +157,7 @@ class Publisher:
     async def _carry_out(self, conn: Connection, publishes: Sequence[Publish]) -> list[str | SyncbeatError]:
         first = publishes[0]
         by_user = first.user_id is not None
-        calls = [Append(publish.app_id, publish.changes) for publish in publishes]
+        calls = [Append(publish.app_id, publish.changes, publish.trigger is not None) for publish in publishes]
         # The request's record is the caller's, who may be a service: only the feed is written as the user.
         if first.user_id is not None:
             await become_user(conn, RowOwner(first.app_id, first.user_id))
@@ -169,9 +168,6 @@ class Publisher:
         for index, (publish, result) in enumerate(zip(publishes, appended, strict=True)):
             if publish.trigger is not None and isinstance(result, Appended):
                 woken[index] = self._wake_up(publish, publish.trigger, result.heads)
-        commits = _commits(publishes, appended)
-        if commits:
-            await note_triggers(conn, commits)
         await accept(conn, list(woken.values()))
         return [
             result if isinstance(result, SyncbeatError) else _as_json(result, woken.get(index))
@@ -214,18 +210,6 @@ class Publisher:
 
 def _weight(publish: Publish) -> int:
     return sum(len(change.merge_patch_json) for change in publish.changes)
-
-
-def _commits(
-    publishes: Sequence[Publish], appended: Sequence[Appended | SyncbeatError]
-) -> dict[tuple[str, str], Commits]:
-    counted: dict[tuple[str, str], Commits] = {}
-    for publish, result in zip(publishes, appended, strict=True):
-        for head in result.heads if isinstance(result, Appended) else ():
-            known = counted.get((publish.app_id, head.scope), Commits(0, 0))
-            triggered = known.triggered + (publish.trigger is not None)
-            counted[publish.app_id, head.scope] = Commits(known.made + 1, triggered)
-    return counted
 
 
 def _as_json(appended: Appended, woken: NewNotification | None) -> str:

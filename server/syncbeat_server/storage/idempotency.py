@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from syncbeat_server.errors import RequestIdReused, RequestInFlight, SyncbeatError
-from syncbeat_server.storage.postgres import Connection, LockTimeout
+from syncbeat_server.storage.postgres import Connection, LockTimeout, Row
 from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
 
 KEPT_FOR = timedelta(days=30)
+# App, caller, RPC and request_id, which are unique.
+_Identity = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class RequestKey:
         return cls(app_id, caller, rpc, request_id, content_hash) if request_id else None
 
     @property
-    def identity(self) -> tuple[str, str, str, str]:
+    def identity(self) -> _Identity:
         """What must be unique."""
         return (self.app_id, self.caller, self.rpc, self.request_id)
 
@@ -77,38 +79,56 @@ async def _claim(conn: Connection, keys: Sequence[RequestKey]) -> dict[RequestKe
     """Claim the keys: None for a new one, else the JSON of the first answer."""
     if not keys:
         return {}
-    distinct = list({key.identity: key for key in reversed(keys)}.values())
-    await _insert(conn, distinct)
+    distinct = {key.identity: key for key in reversed(keys)}
+    fresh = await _insert(conn, list(distinct.values()))
+    known = await _read(conn, [key for identity, key in distinct.items() if identity not in fresh])
+    answers: dict[RequestKey, str | None] = {}
+    for key in keys:
+        if key.identity in fresh:
+            content_hash, answer = distinct[key.identity].content_hash, None
+        elif key.identity in known:
+            content_hash, answer = known[key.identity]
+        else:
+            raise RequestInFlight("the first call with this request_id was forgotten just now")
+        if content_hash != key.content_hash:
+            raise RequestIdReused("this request_id came before with other content")
+        answers[key] = answer
+    return answers
+
+
+async def _read(conn: Connection, keys: Sequence[RequestKey]) -> dict[_Identity, tuple[bytes, str | None]]:
+    """Read the content hash and the answer of each record."""
+    if not keys:
+        return {}
     rows = await conn.fetch(
         """SELECT r.app_id, r.caller, r.rpc, r.request_id, r.content_hash, r.answer
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
                 AS k (app_id, caller, rpc, request_id)
            JOIN request_records r USING (app_id, caller, rpc, request_id)""",
-        *_columns(distinct)[:4],
+        *_columns(keys)[:4],
     )
-    found = {(r["app_id"], r["caller"], r["rpc"], r["request_id"]): r for r in rows}
-    answers: dict[RequestKey, str | None] = {}
-    for key in keys:
-        row = found[key.identity]
-        if row["content_hash"] != key.content_hash:
-            raise RequestIdReused("this request_id came before with other content")
-        answers[key] = row["answer"]
-    return answers
+    return {_identity(row): (row["content_hash"], row["answer"]) for row in rows}
 
 
-async def _insert(conn: Connection, keys: Sequence[RequestKey]) -> None:
+def _identity(row: Row) -> _Identity:
+    return (row["app_id"], row["caller"], row["rpc"], row["request_id"])
+
+
+async def _insert(conn: Connection, keys: Sequence[RequestKey]) -> set[_Identity]:
+    """Add the records that are not there, and return their identities; one of another transaction is waited for."""
     try:
-        await conn.execute(
+        rows = await conn.fetch(
             """INSERT INTO request_records (app_id, caller, rpc, request_id, content_hash, created_at)
                SELECT app_id, caller, rpc, request_id, content_hash, syncbeat_now()
                FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[])
                     AS k (app_id, caller, rpc, request_id, content_hash)
                ORDER BY app_id, caller, rpc, request_id
-               ON CONFLICT DO NOTHING""",
+               ON CONFLICT DO NOTHING RETURNING app_id, caller, rpc, request_id""",
             *_columns(keys),
         )
     except LockTimeout:
         raise RequestInFlight("the first call with this request_id has not ended yet") from None
+    return {_identity(row) for row in rows}
 
 
 async def _abandon(conn: Connection, keys: Sequence[RequestKey]) -> None:

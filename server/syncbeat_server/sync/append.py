@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,10 +38,11 @@ _MOST_PASSED_OCTETS = 262_144
 
 @dataclass(frozen=True)
 class Append:
-    """The changes of one call: all are written, or none."""
+    """The changes of one call: all are written, or none. `triggered`: it wakes devices too."""
 
     app_id: str
     changes: tuple[NewChange, ...]
+    triggered: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ async def append(
     locked = await scopes.lock_scopes(conn, keys, create=create_scopes)
     present = await _expected_keys(conn, calls)
     heads = {key: scope.head for key, scope in locked.items()}
-    commits: dict[tuple[str, str], int] = defaultdict(int)
+    commits: dict[tuple[str, str], scopes.Commits] = {}
     planned: dict[tuple[str, str, str], _Planned] = {}
     results: list[Appended | SyncbeatError] = []
     for call in calls:
@@ -79,14 +79,15 @@ async def append(
         sequences = tuple(_plan(call.app_id, change, heads, present, planned) for change in call.changes)
         names = sorted({change.scope for change in call.changes})
         for scope in names:
-            commits[call.app_id, scope] += 1
+            made, triggered = commits.get((call.app_id, scope), (0, 0))
+            commits[call.app_id, scope] = scopes.Commits(made + 1, triggered + call.triggered)
         ends = tuple(Cursor(s, locked[call.app_id, s].epoch, heads[call.app_id, s]) for s in names)
         results.append(Appended(sequences, ends))
     if commits:
         await _write(conn, list(planned.values()))
         moved = [
-            scopes.MovedScope(*key, heads[key], _signal(locked[key], prior(key[0]), count))
-            for key, count in sorted(commits.items())
+            scopes.MovedScope(*key, heads[key], _signal(locked[key], prior(key[0]), made.made), made)
+            for key, made in sorted(commits.items())
         ]
         if await scopes.advance_heads(conn, moved) < len(moved):
             # The rows are locked, so nothing but the right to write them can have gone. Changes above the head would be

@@ -10,6 +10,7 @@ from syncbeat_server.storage.postgres import Connection, Row
 from syncbeat_server.sync.model import Belief, Priority, ScopeState, Signal, Windows
 
 _NOW = "extract(epoch FROM syncbeat_now())::float8 AS now"
+_TRIGGER_WEIGHT = 0.1  # of each commit in the share of those that wake devices: the latest ten or twenty count
 _SIGNAL = """s.p_hot, s.hot_count, s.hot_s, s.cold_count, s.cold_s, s.recent_count, s.long_count,
     extract(epoch FROM s.changed_at)::float8 AS changed, extract(epoch FROM s.created_at)::float8 AS born,
     s.present, extract(epoch FROM s.presence_at)::float8 AS presence, s.triggered_share"""
@@ -28,13 +29,21 @@ class LockedScope(NamedTuple):
     now: float
 
 
+class Commits(NamedTuple):
+    """How many commits of one scope there were, and how many of them came with a trigger."""
+
+    made: int
+    triggered: int
+
+
 class MovedScope(NamedTuple):
-    """Where a locked scope is after this transaction."""
+    """Where a locked scope is after this transaction, which is so many commits."""
 
     app_id: str
     scope: str
     head: int
     signal: Signal
+    commits: Commits
 
 
 def scope_state(columns: Sequence[Any]) -> ScopeState:
@@ -94,16 +103,22 @@ async def drop_scopes(conn: Connection, keys: Sequence[tuple[str, str]]) -> None
 
 
 async def advance_heads(conn: Connection, moved: Sequence[MovedScope]) -> int:
-    """Set the heads of locked scopes, and what is known of their changes; how many of them this transaction may set."""
+    """Set the heads of locked scopes, and what is known of their changes; how many of them this transaction may set.
+
+    Known are their rates, and the share of commits that wake devices: where none does, no push can be relied on,
+    however well it arrives.
+    """
     signals = [(one.signal.belief, one.signal.windows) for one in moved]
     beliefs = [belief for belief, _ in signals if belief is not None]
     done = await conn.execute(
         """UPDATE scopes s SET head = k.head, changed_at = greatest(s.changed_at, syncbeat_now()),
                p_hot = k.p_hot, hot_count = k.hot_count, hot_s = k.hot_s, cold_count = k.cold_count, cold_s = k.cold_s,
-               recent_count = k.recent_count, long_count = k.long_count
+               recent_count = k.recent_count, long_count = k.long_count,
+               triggered_share = coalesce(s.triggered_share + (k.triggered - s.triggered_share) * k.weight, k.triggered)
            FROM unnest($1::text[], $2::text[], $3::bigint[], $4::float8[], $5::float8[], $6::float8[], $7::float8[],
-                       $8::float8[], $9::float8[], $10::float8[])
-                AS k (app_id, scope, head, p_hot, hot_count, hot_s, cold_count, cold_s, recent_count, long_count)
+                       $8::float8[], $9::float8[], $10::float8[], $11::float8[], $12::float8[])
+                AS k (app_id, scope, head, p_hot, hot_count, hot_s, cold_count, cold_s, recent_count, long_count,
+                      triggered, weight)
            WHERE (s.app_id, s.scope) = (k.app_id, k.scope)""",
         [one.app_id for one in moved],
         [one.scope for one in moved],
@@ -111,6 +126,8 @@ async def advance_heads(conn: Connection, moved: Sequence[MovedScope]) -> int:
         *([belief[column] for belief in beliefs] for column in range(5)),
         [windows.recent for _, windows in signals],
         [windows.long for _, windows in signals],
+        [one.commits.triggered / one.commits.made for one in moved],
+        [1.0 - (1.0 - _TRIGGER_WEIGHT) ** one.commits.made for one in moved],
     )
     return int(done.rsplit(" ", 1)[-1])
 

@@ -115,7 +115,8 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     locks.lock_in_order: lambda c: locks.lock_in_order(c, ["default"], ["bob"], ["bobs phone"]),
     locks.lock_devices: lambda c: locks.lock_devices(c, "default", "bob", None),
     directory.lock_mover: lambda c: directory.lock_mover(c, REGISTRATION, b"digest"),
-    directory.lock_registering: lambda c: directory.lock_registering(c, "default", "bob", erasing=True),
+    directory.lock_registering: lambda c: directory.lock_registering(c, "default", "bob", "bobs"),
+    directory.lock_erasing: lambda c: directory.lock_erasing(c, "default", "bob"),
     locks.delete_devices: lambda c: locks.delete_devices(c, "default", "bob", "bobs phone"),
     directory.find_device: lambda c: directory.find_device(c, "default", "bob", "bobs phone"),
     directory.list_devices: lambda c: directory.list_devices(c, "default", "bob", "", 10),
@@ -292,7 +293,13 @@ SILENT = {
     *(sync.report_activity, sync.record_seen, scopes.advance_heads, registrations.quarantine, directory.lock_token),
     directory.lock_memberships,
     *(registrations.age, expansion.count_large),  # nobody has a month, or a thousand devices
-    *(registrations.lock, locks.lock_in_order, directory.lock_mover, directory.lock_registering),
+    *(
+        registrations.lock,
+        locks.lock_in_order,
+        directory.lock_mover,
+        directory.lock_registering,
+        directory.lock_erasing,
+    ),
     sync.oversized,  # nor a value of a mebibyte
     *(epochs.foreign_apps, epochs.forget_foreign_transactions),  # nor changes of another cluster
     scopes.note_presence,  # the server has noted it already

@@ -9,13 +9,14 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
 
 from syncbeat_server.directory import locks
-from syncbeat_server.directory.model import Member, MemberRole
+from syncbeat_server.directory import store as directory_store
+from syncbeat_server.directory.model import Device, Member, MemberRole
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimited
 from syncbeat_server.events.publish import Publisher
@@ -41,6 +42,7 @@ from tests.storage.stage import (
     default_tuning,
     directory,
     message,
+    rows_of,
     until,
     value_of,
     wake,
@@ -321,3 +323,36 @@ async def test_lock_order_leaves_alone_a_device_that_was_registered_after_the_lo
     async with database.transaction() as conn:
         await CHANGES[change](conn, DeviceKey(APP, "ann", "phone"))
     assert await value_of(database, "SELECT activity_at IS NULL AND reach_at IS NULL FROM devices")
+
+
+async def test_lock_order_lets_one_registration_of_a_device_that_is_not_there_wait_for_another(
+    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would come to the other one's row after that of its token's former holder, whatever their order."""
+    await add_device(database, "bob", token="moves")
+    locked, goes_on = asyncio.Event(), asyncio.Event()
+    upsert = directory_store.upsert_device
+
+    async def upsert_late(*arguments: Any) -> Device:
+        if not locked.is_set():
+            locked.set()
+            await goes_on.wait()
+        return await upsert(*arguments)
+
+    monkeypatch.setattr(directory_store, "upsert_device", upsert_late)
+    first = asyncio.create_task(add_device(database, "ann", token="moves"))
+    await locked.wait()
+    second = asyncio.create_task(add_device(database, "ann", token="another"))
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    async def second_is_decided() -> bool:
+        return second.done() or bool(await value_of(database, query))
+
+    await until(second_is_decided)
+    assert not second.done()
+    goes_on.set()
+    await asyncio.gather(first, second)
+    assert await rows_of(database, "SELECT user_id, registration_token FROM devices ORDER BY 1") == [
+        ("ann", "another"),
+        ("bob", None),
+    ]

@@ -17,7 +17,7 @@ class Erased(NamedTuple):
 
 async def begin_erasing(conn: Connection, app_id: str, user_id: str) -> None:
     """Lock a user's devices, before what waits for them."""
-    await store.lock_registering(conn, app_id, user_id, erasing=True)
+    await store.lock_erasing(conn, app_id, user_id)
     await locks.lock_devices(conn, app_id, user_id, None)
 
 

@@ -68,7 +68,7 @@ class DirectoryService:
             device = replace(device, time_zone="")
         concerned = [device.user_id]
         async with self._database.transaction() as conn:
-            await store.lock_registering(conn, device.app_id, device.user_id, erasing=False)
+            await store.lock_registering(conn, device.app_id, device.user_id, device.device_id)
             digest = _digest(device.registration_token)
             move = None if digest is None else await _find_move(conn, device, digest)
             refusal = await _refusal(conn, device, move)

@@ -71,10 +71,23 @@ async def lock_mover(conn: Connection, device: Registration, digest: bytes) -> H
     return holders[0] if holders else None
 
 
-async def lock_registering(conn: Connection, app_id: str, user_id: str, *, erasing: bool) -> None:
-    """Let a user's devices register side by side, and none while the user is erased, which would leave it."""
-    lock = "pg_advisory_xact_lock" if erasing else "pg_advisory_xact_lock_shared"
-    await conn.execute(f"SELECT {lock}(hashtextextended($1, 1))", f"{app_id} {user_id}")
+async def lock_registering(conn: Connection, app_id: str, user_id: str, device_id: str) -> None:
+    """Let a user's devices register side by side, each by one transaction at a time, and none while the user is erased.
+
+    A device that is not there yet has no row to lock: of two who add it, the second would meet the first one's row out
+    of the order of rows.
+    """
+    await conn.execute(
+        """SELECT pg_advisory_xact_lock_shared(hashtextextended($1, 1)),
+                  pg_advisory_xact_lock(hashtextextended($1 || ' ' || $2::text, 2))""",
+        f"{app_id} {user_id}",
+        device_id,
+    )
+
+
+async def lock_erasing(conn: Connection, app_id: str, user_id: str) -> None:
+    """Let no device of the user register meanwhile, which would leave it."""
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 1))", f"{app_id} {user_id}")
 
 
 async def release_token(conn: Connection, app_id: str, holder: Holder, digest: bytes) -> bool:

@@ -48,7 +48,7 @@ secrets: setup ## scan the working tree and its history for secrets
 check: lint secrets test demo ## what CI runs: lint, secrets, test, demo
 
 # Half an hour. What this machine cannot have (Patroni, PgBouncer) is named in the last line; REQUIRE_ALL=1 makes it a failure.
-prove: setup ## the long proofs: kills, fail-overs, a stopped host, faults of FCM, a pooler; results go to docs/proof/ (ARGS="-k patroni" for one)
+prove: setup ## the long proofs: kills, fail-overs, a stopped host, faults of FCM, a pooler, an audit of the pins; results go to docs/proof/ (ARGS="-k patroni" for one)
 	@sh tools/proof_tools.sh
 	@$(BIN)/pytest --quiet --hypothesis-profile roaming $(if $(strip $(ARGS)),,tests/unit tests/rpc/test_fuzz.py tests/rpc/test_smart_sync_clocks.py) tests/prove $(ARGS)
 

@@ -94,12 +94,19 @@ def _networks(value: object) -> object:
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    network = ipaddress.ip_network(text)
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError:  # not repeated: it may be a secret in the wrong place
+        raise ValueError("want networks such as 10.0.0.0/8, separated by commas") from None
+    network = interface.network
+    if interface.ip != network.network_address:
+        raise ValueError(f"an address within {network}: write the network")
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     if mapped is not None and network.prefixlen >= _MAPPED_BITS:
-        raise ValueError(f"{text} is compared with IPv4 addresses: write {mapped}/{network.prefixlen - _MAPPED_BITS}")
+        bits = network.prefixlen - _MAPPED_BITS
+        raise ValueError(f"{network} is compared with IPv4 addresses: write {mapped}/{bits}")
     if network.prefixlen == 0:
-        raise ValueError(f"{text} would trust everybody: name the networks of your proxies")
+        raise ValueError(f"{network} would trust everybody: name the networks of your proxies")
     return network
 
 

@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup gen fmt lint test check prove run demo bench image clean pins
+.PHONY: help setup gen fmt lint secrets test check prove run demo bench image clean pins
 SHELL := /bin/sh
 
 BIN := .venv/bin
@@ -42,10 +42,13 @@ lint: setup ## style, types, import contracts, house rules, protos, freshness of
 test: setup ## the test suite, on real PostgreSQL and Valkey, in two processes (ARGS="-k name" for some, in one)
 	@$(BIN)/pytest --quiet $(if $(strip $(ARGS)),$(ARGS),--numprocesses 2 --dist loadfile --no-loadscope-reorder)
 
-check: lint test demo ## what CI runs: lint, test, demo
+secrets: setup ## scan the working tree and its history for secrets
+	@echo "secrets: tree and history" && $(BIN)/python tools/scan_secrets.py
+
+check: lint secrets test demo ## what CI runs: lint, secrets, test, demo
 
 # Half an hour. What this machine cannot have (Patroni, PgBouncer) is named in the last line; REQUIRE_ALL=1 makes it a failure.
-prove: setup ## the long proofs: kills, fail-overs, a stopped host, faults of FCM, a pooler; results go to docs/proof/ (ARGS="-k patroni" for one)
+prove: setup ## the long proofs: kills, fail-overs, a stopped host, faults of FCM, a pooler, an audit of the pins; results go to docs/proof/ (ARGS="-k patroni" for one)
 	@sh tools/proof_tools.sh
 	@$(BIN)/pytest --quiet --hypothesis-profile roaming $(if $(strip $(ARGS)),,tests/unit tests/rpc/test_fuzz.py tests/rpc/test_smart_sync_clocks.py) tests/prove $(ARGS)
 

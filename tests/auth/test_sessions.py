@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from syncbeat_server.auth import users
+from syncbeat_server.auth.attempts import RefreshLimits
 from syncbeat_server.auth.keys import key_table, new_signing_key, signing_keys
 from syncbeat_server.auth.model import Issuer, KeyRow, SessionTokens, StandingKey, VerifiedToken
 from syncbeat_server.auth.policy import SessionRule, is_dead
@@ -24,6 +25,7 @@ from syncbeat_server.errors import (
     InvalidRequest,
     NotConfigured,
     NotFound,
+    RateLimited,
     SyncbeatError,
     TokenExpired,
     TokenInvalid,
@@ -38,6 +40,7 @@ ISSUER = Issuer("default", "syncbeat:default", own=True, uuid_subjects=False)
 TABLE = key_table([KeyRow(ISSUER, SIGNER.kid, SIGNER.algorithm, SIGNER.key.public_key())])
 SIGNING = Signing({"default": SIGNER}, RefreshKeys({"k1": b"s" * 32}))
 RULE = SessionRule(access_s=600, idle_s=3_600, max_s=86_400, grace_s=30, per_user=5)
+PER_MINUTE = 60
 HOUR = 3_600.0
 
 
@@ -48,11 +51,15 @@ class House:
         self.told: list[tuple[str, str]] = []
         self.database = database
         self.clock = clock
-        self.sessions = SessionService(database, signing, RULE, clock, lambda *who: self.told.append(who))
+        limits = RefreshLimits(clock, PER_MINUTE, PER_MINUTE)
+        self.sessions = SessionService(database, signing, RULE, clock, lambda *who: self.told.append(who), limits)
 
     async def create(self, user_id: str = "ann", **fields: Any) -> SessionTokens:
         made = Creation("default", user_id, "", {}, "service:backend", "", b"")
         return await self.sessions.create(replace(made, **fields))
+
+    async def refresh(self, token: str) -> SessionTokens:
+        return await self.sessions.refresh(token, "192.0.2.1")
 
     def verified(self, tokens: SessionTokens) -> VerifiedToken:
         unverified = read(tokens.access_token)
@@ -70,7 +77,7 @@ class House:
     async def outcome(self, tokens: SessionTokens) -> SessionTokens | SyncbeatError:
         """What a refresh comes to."""
         try:
-            return await self.sessions.refresh(tokens.refresh_token)
+            return await self.refresh(tokens.refresh_token)
         except SyncbeatError as error:
             return error
 
@@ -108,7 +115,7 @@ async def test_a_session_gives_tokens_that_let_its_user_in(house: House, clock: 
 async def test_a_refresh_gives_the_next_tokens_and_moves_the_idle_end(house: House, clock: FakeClock) -> None:
     first = await house.create()
     await clock.advance(HOUR / 2)
-    second = await house.sessions.refresh(first.refresh_token)
+    second = await house.refresh(first.refresh_token)
     assert second.session_id == first.session_id
     assert second.refresh_token != first.refresh_token
     assert second.refresh_expires_at == clock.now() + timedelta(hours=1)
@@ -119,16 +126,16 @@ async def test_a_refresh_gives_the_next_tokens_and_moves_the_idle_end(house: Hou
 async def test_a_hundred_at_once_get_one_successor(house: House, other: House) -> None:
     first = await house.create()
     callers = [house, other] * 50
-    got = await asyncio.gather(*(caller.sessions.refresh(first.refresh_token) for caller in callers))
+    got = await asyncio.gather(*(caller.refresh(first.refresh_token) for caller in callers))
     assert len({tokens.refresh_token for tokens in got}) == 1
     assert await state(house, "counter") == 1
     assert all([await house.use(tokens) for tokens in got[:4]])
-    assert (await other.sessions.refresh(got[0].refresh_token)).refresh_token != got[0].refresh_token
+    assert (await other.refresh(got[0].refresh_token)).refresh_token != got[0].refresh_token
 
 
 async def test_one_who_gives_up_takes_nothing_from_the_others(house: House) -> None:
     first = await house.create()
-    tasks = [asyncio.ensure_future(house.sessions.refresh(first.refresh_token)) for _ in range(3)]
+    tasks = [asyncio.ensure_future(house.refresh(first.refresh_token)) for _ in range(3)]
     await asyncio.sleep(0)
     tasks[0].cancel()
     second, third = await asyncio.gather(*tasks[1:])
@@ -140,21 +147,21 @@ async def test_an_answer_that_was_lost_is_given_again_an_hour_later(
     house: House, other: House, clock: FakeClock
 ) -> None:
     first = await house.create()
-    lost = await house.sessions.refresh(first.refresh_token)
+    lost = await house.refresh(first.refresh_token)
     await clock.advance(HOUR - 1)
-    again = await other.sessions.refresh(first.refresh_token)
+    again = await other.refresh(first.refresh_token)
     assert again.refresh_token == lost.refresh_token
     assert await house.use(again)
-    assert (await house.sessions.refresh(again.refresh_token)).session_id == first.session_id
+    assert (await house.refresh(again.refresh_token)).session_id == first.session_id
 
 
 async def test_in_the_same_second_three_rotations_are_three(house: House, clock: FakeClock) -> None:
     tokens = [await house.create()]
     for _ in range(3):
-        tokens.append(await house.sessions.refresh(tokens[-1].refresh_token))
+        tokens.append(await house.refresh(tokens[-1].refresh_token))
     assert len({one.refresh_token for one in tokens}) == 4
     with pytest.raises(TokenRevoked):
-        await house.sessions.refresh(tokens[1].refresh_token)
+        await house.refresh(tokens[1].refresh_token)
 
 
 Theft = Callable[[House, FakeClock], Any]
@@ -162,13 +169,13 @@ Theft = Callable[[House, FakeClock], Any]
 
 async def grandparent(house: House, _clock: FakeClock) -> tuple[SessionTokens, SessionTokens]:
     first = await house.create()
-    second = await house.sessions.refresh(first.refresh_token)
-    return first, await house.sessions.refresh(second.refresh_token)
+    second = await house.refresh(first.refresh_token)
+    return first, await house.refresh(second.refresh_token)
 
 
 async def parent_of_one_in_use(house: House, clock: FakeClock) -> tuple[SessionTokens, SessionTokens]:
     first = await house.create()
-    second = await house.sessions.refresh(first.refresh_token)
+    second = await house.refresh(first.refresh_token)
     assert await house.use(second)
     await clock.advance(31)
     return first, second
@@ -185,7 +192,7 @@ async def test_a_spent_token_that_comes_again_kills_the_family_for_good(
 ) -> None:
     stolen, newest = await theft(house, clock)
     with caplog.at_level(logging.WARNING), pytest.raises(TokenRevoked):
-        await house.sessions.refresh(stolen.refresh_token)
+        await house.refresh(stolen.refresh_token)
     # Committed, although the call failed; every process sees it, and one that starts anew does too.
     assert await state(other, "revoke_reason") == "REUSED"
     assert house.told[-1] == ("default", "ann")
@@ -200,7 +207,7 @@ async def test_a_spent_token_that_comes_again_kills_the_family_for_good(
 
 async def test_the_family_dies_even_when_the_caller_is_gone(house: House, clock: FakeClock) -> None:
     stolen, newest = await grandparent(house, clock)
-    calling = asyncio.ensure_future(house.sessions.refresh(stolen.refresh_token))
+    calling = asyncio.ensure_future(house.refresh(stolen.refresh_token))
     await asyncio.sleep(0)
     calling.cancel()
     await wait_until(lambda: not house.sessions._renewals)
@@ -212,12 +219,12 @@ async def test_a_session_ends_idle_and_ends_for_good(house: House, clock: FakeCl
     idle, busy = await house.create(), await house.create("bob")
     for _ in range(47):
         await clock.advance(HOUR / 2)
-        busy = await house.sessions.refresh(busy.refresh_token)
+        busy = await house.refresh(busy.refresh_token)
     assert isinstance(await house.outcome(idle), TokenExpired)
     # The last tokens end with the session: 30 minutes are left of its day.
     assert busy.refresh_expires_at - clock.now() == timedelta(minutes=30)
     await clock.advance(HOUR / 4)
-    busy = await house.sessions.refresh(busy.refresh_token)
+    busy = await house.refresh(busy.refresh_token)
     assert busy.access_expires_at - clock.now() <= timedelta(minutes=15)
     await clock.advance(HOUR / 4)
     assert isinstance(await house.outcome(busy), TokenExpired)
@@ -254,7 +261,7 @@ async def test_revoking_a_user_ends_all_that_was_and_nothing_that_comes(house: H
         assert isinstance(await house.outcome(tokens), TokenRevoked)
         assert not await house.use(tokens)
     assert await house.use(after)  # in the same second: the generation tells them apart
-    assert (await house.sessions.refresh(after.refresh_token)).session_id == after.session_id
+    assert (await house.refresh(after.refresh_token)).session_id == after.session_id
     assert (await other.sessions.revoke_user("default", "ann", ""))[1] == 1
     assert (await other.sessions.revoke_user("default", "nobody", ""))[1] == 0
 
@@ -372,3 +379,43 @@ async def test_refresh_tokens_of_another_server_or_app_are_refused(
     assert isinstance(await elsewhere.outcome(tokens), TokenInvalid)
     with pytest.raises(NotConfigured, match="SYNCBEAT_SESSION_KEYS"):
         await House(database, clock, None).create()
+
+
+async def test_forged_refresh_tokens_cost_no_store_call_and_no_good_token_its_turn(
+    database_urls: DatabaseUrls, clock: FakeClock
+) -> None:
+    async with open_database(database_urls.app_url, size=1, name="one") as database:
+        house = House(database, clock)
+        tokens = await house.create()
+        forged = RefreshKeys({"k1": b"t" * 32}).token(SIGNING.refresh.claim(tokens.refresh_token))
+        async with database.connection():  # the only one: whoever asks the database waits for it
+            for number in range(2 * PER_MINUTE):
+                with pytest.raises(TokenInvalid if number < PER_MINUTE else RateLimited):
+                    await asyncio.wait_for(house.refresh(forged), 1.0)
+        assert (await house.refresh(tokens.refresh_token)).session_id == tokens.session_id
+
+
+async def test_a_session_is_refreshed_so_often_and_no_more(house: House, clock: FakeClock) -> None:
+    tokens, others = await house.create(), await house.create("bob")
+    for _ in range(PER_MINUTE):
+        tokens = await house.refresh(tokens.refresh_token)
+    with pytest.raises(RateLimited) as raised:
+        await house.refresh(tokens.refresh_token)
+    assert raised.value.retry_after_s == 60 / PER_MINUTE
+    assert await state(house, "max(counter)") == PER_MINUTE
+    others = await house.refresh(others.refresh_token)
+    await clock.advance(raised.value.retry_after_s)
+    assert (await house.refresh(tokens.refresh_token)).session_id == tokens.session_id
+
+
+async def test_twins_under_way_count_once_in_the_limit_of_their_session(house: House) -> None:
+    tokens = await house.create()
+    got = await asyncio.gather(*(house.refresh(tokens.refresh_token) for _ in range(3 * PER_MINUTE)))
+    assert len({one.refresh_token for one in got}) == 1
+
+
+async def test_a_session_that_has_ended_costs_store_calls_within_its_limit_only(house: House) -> None:
+    tokens = await house.create()
+    await house.sessions.revoke("default", "ann", tokens.session_id, by_user=False)
+    came_to = [type(await house.outcome(tokens)) for _ in range(2 * PER_MINUTE)]
+    assert came_to == [TokenRevoked] * PER_MINUTE + [RateLimited] * PER_MINUTE

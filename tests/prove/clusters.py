@@ -24,7 +24,7 @@ from syncbeat_server.devtools.embedded.postgres import APP, DATABASE, OWNER, acc
 from syncbeat_server.devtools.embedded.servers import Account, Program, Server
 from syncbeat_server.ops.processes import launcher
 from tests.ports import free_port
-from tests.prove.tools import patroni_folder, runs
+from tests.prove.tools import proof_programs, runs
 
 TTL_S = 20
 """How long a leader that is not heard of keeps its lease, at the least that Patroni allows."""
@@ -130,7 +130,7 @@ class PatroniCluster:
 
 def lacks_for_patroni() -> str:
     """Why Patroni cannot run here though it is installed; empty when it can."""
-    programs = (patroni_folder() / "patroni", find_binaries().postgres_folder / "bin" / "pg_basebackup")
+    programs = (proof_programs() / "patroni", find_binaries().postgres_folder / "bin" / "pg_basebackup")
     if all(runs(*_as_account(account_for_postgres()), program, "--version") for program in programs):
         return ""
     return "root's PostgreSQL runs as 'nobody', who may not run what is in this folder: run as another user"
@@ -189,7 +189,7 @@ def _etcd(folder: Path, port: int) -> Program:
     }
     return Program(
         name="etcd",
-        command=[str(patroni_folder() / "etcd"), *(f"--{name}={value}" for name, value in options.items())],
+        command=[str(proof_programs() / "etcd"), *(f"--{name}={value}" for name, value in options.items())],
         cwd=folder,
         log=_log(folder, "etcd"),
         account=Account(),
@@ -210,7 +210,7 @@ def _node(name: str, folder: Path, account: Account, etcd_port: int, passwords: 
     path.chmod(0o600)
     program = Program(
         name=f"Patroni {name}",
-        command=[*_as_account(account), str(patroni_folder() / "patroni"), str(path)],
+        command=[*_as_account(account), str(proof_programs() / "patroni"), str(path)],
         cwd=home,
         log=_log(folder, name),
         account=Account(),

@@ -17,7 +17,7 @@ import pytest
 from syncbeat import Session, SessionTokens
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1.auth_service_pb2_grpc import AuthServiceStub
-from syncbeat_server.auth.attempts import Attempts
+from syncbeat_server.auth.attempts import RefreshLimits
 from syncbeat_server.auth.bearer import bearer_of
 from syncbeat_server.auth.fleet import TokenCaches
 from syncbeat_server.auth.keys import key_table, new_signing_key, signing_keys
@@ -121,9 +121,9 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
             door.revoked(app_id, user_id)
 
         signing = Signing({"default": signer}, RefreshKeys({"k": b"s" * 32}))
-        sessions = SessionService(database, signing, SessionRule(), clock, told)
+        sessions = SessionService(database, signing, SessionRule(), clock, told, RefreshLimits(clock, 60, 30))
         caches = TokenCaches(door, bus, "world", lambda *_: None)
-        servicer = AuthServicer(sessions, caches, Attempts(clock, 1_000_000, 30))
+        servicer = AuthServicer(sessions, caches)
         admission = Admission(USERS, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
         interceptors = Interceptors(door, Metrics(), clock, admission)
         server = RpcServer(

@@ -35,8 +35,8 @@ def reason_missing(name: str) -> str:
     return "" if (_FOLDER / f"{name}.made").is_file() else "run 'sh tools/proof_tools.sh' first, as 'make prove' does"
 
 
-def patroni_folder() -> Path:
-    """Where `patroni`, `etcd` and their Python are."""
+def proof_programs() -> Path:
+    """Where `patroni`, `etcd`, `pip-audit` and their Python are."""
     return _FOLDER / "python" / "bin"
 
 

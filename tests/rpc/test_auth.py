@@ -218,20 +218,6 @@ async def test_the_caches_tell_how_well_they_work_and_forget_when_told(pair: tup
     assert (await one.backend(pb.GetTokenCacheStatsRequest())).total.size == 0
 
 
-async def test_who_guesses_refresh_tokens_is_stopped(database_urls: DatabaseUrls, redis_url: str) -> None:
-    async with running_server(database_urls, redis_url, WRONG_REFRESHES_PER_MINUTE="5") as server:
-        await guess_often(server)
-
-
-async def guess_often(server: Server) -> None:
-    tokens = await create(server)
-    guess = pb.RefreshSessionRequest(refresh_token="sbr_" + "A" * 80)
-    answers = [await told(anybody(server), guess) for _ in range(8)]
-    assert answers == [("UNAUTHENTICATED", "TOKEN_INVALID")] * 5 + [("RESOURCE_EXHAUSTED", "RATE_LIMITED")] * 3
-    refusal = await anybody(server).refusal(refresh(tokens))
-    assert refusal.told == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
-
-
 async def test_an_operator_keeps_to_its_methods_and_apps(
     database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
 ) -> None:

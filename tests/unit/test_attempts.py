@@ -1,43 +1,68 @@
-"""How often an address may try refresh tokens."""
+"""How often a session may be refreshed, and an address bring forged refresh tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from syncbeat_server.auth.attempts import Attempts
+from syncbeat_server.auth import attempts
+from syncbeat_server.auth.attempts import RefreshLimits
 from syncbeat_server.errors import RateLimited
 from tests.fakes import FakeClock
 
+Limit = Callable[[str], None]
 
-async def test_who_brings_good_tokens_has_many_attempts_and_gets_them_back() -> None:
+
+def limits(clock: FakeClock, kind: str) -> tuple[Limit, Limit]:
+    """The limit of 5 a minute of a kind, by key, and the other kind's, of 1."""
+    made = RefreshLimits(clock, *((5, 1) if kind == "sessions" else (1, 5)))
+
+    def renewal(key: str) -> None:
+        made.renewal("default", key)
+
+    return (renewal, made.forged) if kind == "sessions" else (made.forged, renewal)
+
+
+each_kind = pytest.mark.parametrize("kind", ["sessions", "addresses"])
+
+
+@each_kind
+async def test_refresh_limits_refill_evenly_and_are_apart(kind: str) -> None:
     clock = FakeClock()
-    attempts = Attempts(clock, 60, 5)
-    for _ in range(60):
-        attempts.take("a")
-    with pytest.raises(RateLimited) as raised:
-        attempts.take("a")
-    assert raised.value.retry_after_s == 1.0
-    attempts.take("b")
-    await clock.advance(1.0)
-    attempts.take("a")
-
-
-async def test_who_brings_wrong_ones_has_few() -> None:
-    clock = FakeClock()
-    attempts = Attempts(clock, 60, 5)
+    limit, other = limits(clock, kind)
     for _ in range(5):
-        attempts.take("a")
-        attempts.failed("a")
-    with pytest.raises(RateLimited) as raised:
-        attempts.take("a")
-    assert raised.value.retry_after_s == 12.0
+        limit("a")
+    for _ in range(2):  # a refusal costs nothing
+        with pytest.raises(RateLimited) as raised:
+            limit("a")
+        assert raised.value.retry_after_s == 12.0
+    limit("b")
+    other("a")
     await clock.advance(12.0)
-    attempts.take("a")
+    limit("a")
+    with pytest.raises(RateLimited):
+        limit("a")
+    await clock.advance(3_600.0)
+    for _ in range(5):  # no more than that, however long it was away
+        limit("a")
+    with pytest.raises(RateLimited):
+        limit("a")
 
 
-async def test_peers_without_number_are_not_remembered_without_end() -> None:
-    attempts = Attempts(FakeClock(), 1, 1)
-    for number in range(10_001):
-        attempts.take(f"peer {number}")
-    assert len(attempts._peers) == 10_000
-    attempts.take("peer 0")
+@each_kind
+async def test_refresh_limits_keep_a_bounded_number_of_keys(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "_MAX_KEYS", 3)
+    _, limit = limits(FakeClock(), kind)
+    for key in "abcd":
+        limit(key)
+    for key in "bcd":  # the latest are known
+        with pytest.raises(RateLimited):
+            limit(key)
+    limit("a")
+
+
+def test_apps_do_not_share_the_limits_of_sessions() -> None:
+    made = RefreshLimits(FakeClock(), 1, 1)
+    made.renewal("default", "s")
+    made.renewal("shop", "s")

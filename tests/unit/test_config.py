@@ -55,10 +55,12 @@ def test_everything_can_be_said_by_the_environment(tmp_path: Path) -> None:
         CAPACITY_RPS="1500",
         DELIVERY_LEASE_S="12.5",
         REFLECTION="true",
+        TRUSTED_PROXIES="10.0.0.0/8, 192.0.2.7\n2001:db8::/48",
     )
     assert settings.store_urls() == ("postgresql://u:p@h/db", "redis://h")
     assert (settings.role, settings.delivery_lease_s, settings.database_pool_size) == (Role.WORKER, 12.5, 1)
     assert (settings.capacity_rps, settings.max_in_flight) == (1500.0, 2_000)
+    assert [str(network) for network in settings.trusted_proxies] == ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/48"]
     assert list(settings.jwt_secrets) == ["new", "old"]
     backend, other = settings.service_tokens
     assert backend == TokenEntry(
@@ -132,6 +134,13 @@ def test_everything_can_be_said_by_the_environment(tmp_path: Path) -> None:
         ({"POLL_FLOOR_S": "0.1"}, ["POLL_FLOOR_S:", "greater than or equal to 1"]),
         ({"POLL_FLOOR_S": "20", "POLL_CAP_S": "10"}, ["POLL_CAP_S:", "at least POLL_FLOOR_S"]),
         ({"POLL_CAP_S": "90000"}, ["POLL_CAP_S:", "less than or equal to 14400"]),
+        ({"TRUSTED_PROXIES": "proxy.internal"}, ["TRUSTED_PROXIES:", "want networks such as"]),
+        ({"TRUSTED_PROXIES": "10.0.0.1/8"}, ["TRUSTED_PROXIES:", "within 10.0.0.0/8: write the network"]),
+        ({"TRUSTED_PROXIES": "10.0.0.0/8,0.0.0.0/0"}, ["TRUSTED_PROXIES:", "0.0.0.0/0 would trust everybody"]),
+        ({"TRUSTED_PROXIES": "::/0"}, ["TRUSTED_PROXIES:", "::/0 would trust everybody"]),
+        ({"TRUSTED_PROXIES": "::ffff:10.0.0.0/104"}, ["TRUSTED_PROXIES:", "write 10.0.0.0/8"]),
+        ({"REFRESHES_PER_MINUTE": "0"}, ["REFRESHES_PER_MINUTE:", "greater than or equal to 1"]),
+        ({"SESSION_SECRETS": f"k={SECRET}"}, ["SESSION_KEYS and SESSION_SECRETS: set both"]),
         ({"POLICY": "guess"}, ["POLICY:", "'adaptive', 'sqrt-ewma', 'tier-table' or 'fixed-30s'"]),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",

@@ -16,7 +16,7 @@ from syncbeat_server.app.pacing import pacing
 from syncbeat_server.app.process import Process, Stores, opened, running
 from syncbeat_server.app.syncing import syncing
 from syncbeat_server.app.telling import Front, Tellers, listening
-from syncbeat_server.auth.attempts import Attempts
+from syncbeat_server.auth.attempts import RefreshLimits
 from syncbeat_server.auth.fleet import TokenCaches
 from syncbeat_server.auth.keys import public_jwks
 from syncbeat_server.auth.refresh import RefreshKeys
@@ -109,18 +109,17 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     tell = Tellers(process, worker, front)
     sync = syncing(process, front, tell, pacer)
     watches = DeliveryWatches(database, clock, process.hub.stream_age_s)
-    attempts = Attempts(clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
     directory = DirectoryService(database, cancel_waiting, tell.members_changed, tell.devices_changed)
     templates = process.apps.templates
     server = RpcServer(
-        Interceptors(front.door, process.metrics, clock, admission),
+        Interceptors(front.door, process.metrics, clock, admission, settings.trusted_proxies),
         {
             "SyncService": SyncServicer(
                 sync.service, sync.streams, sync.firehose, sync.publisher, front.door.recheck, templates
             ),
             "PushService": PushServicer(await _push(process, tell), watches, templates, clock),
             "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, tell.caller_changed)),
-            "AuthService": AuthServicer(_sessions(process, tell), front.caches, attempts),
+            "AuthService": AuthServicer(_sessions(process, tell), front.caches),
         },
         reflection=settings.reflection,
         share_port=settings.share_port,
@@ -181,4 +180,6 @@ def _sessions(process: Process, tell: Tellers) -> SessionService:
     if settings.session_keys is not None:
         secrets = {kid: secret.get_secret_value().encode() for kid, secret in settings.session_secrets.items()}
         signing = Signing({name: keys[0] for name, keys in rows.items()}, RefreshKeys(secrets))
-    return SessionService(process.database, signing, session_rule(settings), process.clock, tell.caller_changed)
+    limits = RefreshLimits(process.clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
+    rule = session_rule(settings)
+    return SessionService(process.database, signing, rule, process.clock, tell.caller_changed, limits)

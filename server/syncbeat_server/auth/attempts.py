@@ -1,61 +1,73 @@
-"""How often a peer may try refresh tokens: a bucket of attempts for each, on this process. It needs no Redis."""
+"""Limits on refreshing, each process by itself: genuine tokens count for their session, forged ones for their address.
+
+They need no Redis. No limit on an address ever meets a genuine token: many users share an address, and whoever
+forges tokens there is one of them.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
+from typing import NamedTuple
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import RateLimited
 
-_MAX_PEERS = 10_000
+_MAX_KEYS = 10_000  # of each kind, a megabyte or two; the one unused for longest is forgotten, and begins anew
 _WINDOW_S = 60.0
 
 
-class _Bucket:
-    __slots__ = ("at", "tries", "wrong")
-
-    def __init__(self, tries: float, wrong: float, at: float) -> None:
-        self.tries = tries
-        self.wrong = wrong
-        self.at = at
+class _Bucket(NamedTuple):
+    left: float
+    at: float
 
 
-class Attempts:
-    """Counts attempts by peer. A peer that brings wrong tokens has few, one that brings good ones many."""
+class _Buckets:
+    """A token bucket a key: `per_minute` at once, refilled evenly."""
 
-    def __init__(self, clock: Clock, per_minute: int, wrong_per_minute: int) -> None:
+    def __init__(self, clock: Clock, per_minute: int) -> None:
         self._clock = clock
-        self._per_minute = per_minute
-        self._wrong_per_minute = wrong_per_minute
-        self._peers: OrderedDict[str, _Bucket] = OrderedDict()
+        self._per_minute = float(per_minute)
+        self._buckets: OrderedDict[Hashable, _Bucket] = OrderedDict()
 
-    def take(self, peer: str) -> None:
-        """Count an attempt of `peer`.
+    def take(self, key: Hashable) -> float:
+        """Take one of `key`: 0, or the seconds until there is one."""
+        now = self._clock.monotonic()
+        left, at = self._buckets.get(key, _Bucket(self._per_minute, now))
+        left = min(self._per_minute, left + (now - at) / _WINDOW_S * self._per_minute)
+        wait_s = 0.0 if left >= 1 else (1 - left) * _WINDOW_S / self._per_minute
+        self._buckets[key] = _Bucket(left if wait_s else left - 1, now)
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > _MAX_KEYS:
+            self._buckets.popitem(last=False)
+        return wait_s
+
+
+class RefreshLimits:
+    """Counts renewals by session and forged tokens by address."""
+
+    def __init__(self, clock: Clock, per_session: int, forged_per_address: int) -> None:
+        """Both limits are per minute."""
+        self._sessions = _Buckets(clock, per_session)
+        self._addresses = _Buckets(clock, forged_per_address)
+
+    def renewal(self, app_id: str, session_id: str) -> None:
+        """Count a genuine token of a session, before the database is asked about it.
 
         Raises:
-            RateLimited: it has made too many within the minute, or brought too many wrong tokens.
+            RateLimited: the session had too many within the minute.
         """
-        bucket = self._bucket(peer)
-        for left, rate in ((bucket.tries, self._per_minute), (bucket.wrong, self._wrong_per_minute)):
-            if left < 1:
-                wait_s = (1 - left) * _WINDOW_S / rate
-                raise RateLimited("too many attempts to refresh from this address", retry_after_s=max(1.0, wait_s))
-        bucket.tries -= 1
+        _check(self._sessions.take((app_id, session_id)), "this session is refreshed too often")
 
-    def failed(self, peer: str) -> None:
-        """The attempt of `peer` brought a token that is wrong."""
-        self._bucket(peer).wrong -= 1
+    def forged(self, address: str) -> None:
+        """Count a token that was not made here.
 
-    def _bucket(self, peer: str) -> _Bucket:
-        now = self._clock.monotonic()
-        bucket = self._peers.get(peer)
-        if bucket is None:
-            bucket = self._peers[peer] = _Bucket(self._per_minute, self._wrong_per_minute, now)
-            if len(self._peers) > _MAX_PEERS:
-                self._peers.popitem(last=False)
-        minutes = (now - bucket.at) / _WINDOW_S
-        bucket.tries = min(float(self._per_minute), bucket.tries + minutes * self._per_minute)
-        bucket.wrong = min(float(self._wrong_per_minute), bucket.wrong + minutes * self._wrong_per_minute)
-        bucket.at = now
-        self._peers.move_to_end(peer)
-        return bucket
+        Raises:
+            RateLimited: the address brought too many of them within the minute.
+        """
+        _check(self._addresses.take(address), "too many invalid refresh tokens from this address")
+
+
+def _check(wait_s: float, message: str) -> None:
+    if wait_s:
+        raise RateLimited(message, retry_after_s=max(1.0, wait_s))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from syncbeat_server.auth import store, users
+from syncbeat_server.auth.attempts import RefreshLimits
 from syncbeat_server.auth.model import KeyRow, Session, SessionTokens
 from syncbeat_server.auth.policy import Rotation, SessionRule, rotate
 from syncbeat_server.auth.refresh import RefreshClaim, RefreshKeys
@@ -72,6 +73,7 @@ class SessionService:
         rule: SessionRule,
         clock: Clock,
         told: Callable[[str, str], None],
+        limits: RefreshLimits,
     ) -> None:
         """`told(app, user)` is called after each commit that changes how a user or a session stands."""
         self._database = database
@@ -79,6 +81,7 @@ class SessionService:
         self._rule = rule
         self._clock = clock
         self._told = told
+        self._limits = limits
         self._renewals: dict[RefreshClaim, asyncio.Task[SessionTokens]] = {}
         self._spread = random.SystemRandom().uniform
 
@@ -107,22 +110,22 @@ class SessionService:
             self._told(new.app_id, new.user_id)
         return self._first_tokens(signing, new, answer)
 
-    async def refresh(self, text: str) -> SessionTokens:
-        """Spend a refresh token for the next tokens of its session.
+    async def refresh(self, text: str, address: str) -> SessionTokens:
+        """Spend a refresh token for the next tokens of its session; `address` is who brings it.
 
-        Callers who hold the same token share one answer, and one connection to the database.
+        Callers who hold the same token share one answer, one connection to the database and one count of the limit.
 
         Raises:
+            RateLimited: its session is refreshed too often; of one not made here, the address brings too many.
             TokenInvalid: it was not made here.
             TokenExpired: its time, or its session's, is over.
             TokenRevoked: its session has ended, or ends now, because the token was spent before: it was stolen.
         """
         signing = self._configured()
-        claim = signing.refresh.claim(text)
-        if claim.app_id not in signing.access:
-            raise TokenInvalid("the refresh token is not valid")
+        claim = self._genuine(signing, text, address)
         task = self._renewals.get(claim)
         if task is None:
+            self._limits.renewal(claim.app_id, claim.session_id)
             task = asyncio.get_running_loop().create_task(self._renew(signing, claim))
             self._renewals[claim] = task
             task.add_done_callback(lambda done: self._renewed(claim, done))
@@ -178,6 +181,17 @@ class SessionService:
         claim = RefreshClaim(new.app_id, kept["session_id"], 0)
         tokens = self._tokens(signing, claim, new.user_id, new.claims, kept["generation"], times)
         return replace(tokens, replayed=answer.replayed)
+
+    def _genuine(self, signing: Signing, text: str, address: str) -> RefreshClaim:
+        # Nothing here asks the database, so that a flood of forged tokens costs an HMAC each.
+        try:
+            claim = signing.refresh.claim(text)
+            if claim.app_id not in signing.access:
+                raise TokenInvalid("the refresh token is not valid")
+        except TokenInvalid:
+            self._limits.forged(address)
+            raise
+        return claim
 
     async def _renew(self, signing: Signing, claim: RefreshClaim) -> SessionTokens:
         async with self._database.transaction() as conn:

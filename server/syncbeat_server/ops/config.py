@@ -13,12 +13,14 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.session_settings import SessionSettings
 from syncbeat_server.ops.setting_types import (
     NAME,
     Address,
     CertificateEntries,
     DatabaseUrl,
     Names,
+    Networks,
     OptionalPath,
     OptionalSecret,
     RedisUrl,
@@ -185,7 +187,7 @@ class AppSettings(IssuerSettings):
         return self
 
 
-class Settings(AppSettings):
+class Settings(AppSettings, SessionSettings):
     """Everything the service can be told. Each field is the environment variable SYNCBEAT_<NAME>."""
 
     listen: Address = Field(default="0.0.0.0:50051", pattern=r"^.+:\d{1,5}$")  # a server listens
@@ -193,6 +195,7 @@ class Settings(AppSettings):
     role: Role = Role.ALL
     workers: int = Field(default=1, ge=1, le=64)
     share_port: bool = False
+    trusted_proxies: Networks = ()
     database_url: DatabaseUrl = None
     database_session_url: DatabaseUrl = None
     database_pool_size: int = Field(default=8, ge=1, le=500)
@@ -202,14 +205,6 @@ class Settings(AppSettings):
     service_tokens: TokenEntries = ()
     admin_tokens: TokenEntries = ()
     service_certificates: CertificateEntries = ()
-    session_keys: OptionalSecret = None
-    session_secrets: Secrets = {}
-    access_token_s: float = Field(default=3600.0, ge=1.0, le=86_400.0)
-    session_idle_s: float = Field(default=30 * 86_400.0, ge=1.0, le=366 * 86_400.0)
-    session_max_s: float = Field(default=180 * 86_400.0, ge=1.0, le=1_098 * 86_400.0)
-    session_grace_s: float = Field(default=30.0, ge=0.0, le=600.0)
-    refreshes_per_minute: int = Field(default=600, ge=1, le=1_000_000)
-    wrong_refreshes_per_minute: int = Field(default=30, ge=1, le=1_000_000)
     token_cache_size: int = Field(default=20_000, ge=100, le=1_000_000)
     view_cache_size: int = Field(default=20_000, ge=100, le=1_000_000)
     tls_certificate: OptionalPath = None
@@ -270,13 +265,6 @@ class Settings(AppSettings):
             for app in self.all_apps().values():
                 if app.fcm_credentials is not None and not is_loopback(app.fcm_base_url):
                     raise ValueError("DELIVERY_TIMEOUT_S: at least 10 s for FCM")
-        return self
-
-    @model_validator(mode="after")
-    def _safe_sessions(self) -> Self:
-        check_secrets("SESSION_SECRETS", self.session_secrets)
-        if (self.session_keys is None) != (not self.session_secrets):
-            raise ValueError("SESSION_KEYS and SESSION_SECRETS: set both ('syncbeat-server token keys' prints them)")
         return self
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from syncbeat_server.ops.files import FileFault, read_file
 NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 """What an app and the holder of a token may be called."""
 _MAX_PORT = 65_535
+_MAPPED_BITS = 96  # of ::ffff:0:0/96, which holds the IPv4 addresses
 _DATABASE_SCHEMES = ("postgresql", "postgres")
 _SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 _REDIS_SCHEMES = ("redis", "rediss", *_SENTINEL_SCHEMES, "unix")
@@ -88,6 +89,27 @@ def _certificate_entries(value: object) -> object:
     return tuple(map(CertificateEntry.parse, _parts(value))) if isinstance(value, str) else value
 
 
+def _networks(value: object) -> object:
+    return tuple(map(_network, _parts(value))) if isinstance(value, str) else value
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        interface = ipaddress.ip_interface(text)
+    except ValueError:  # not repeated: it may be a secret in the wrong place
+        raise ValueError("want networks such as 10.0.0.0/8, separated by commas") from None
+    network = interface.network
+    if interface.ip != network.network_address:
+        raise ValueError(f"an address within {network}: write the network")
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is not None and network.prefixlen >= _MAPPED_BITS:
+        bits = network.prefixlen - _MAPPED_BITS
+        raise ValueError(f"{network} is compared with IPv4 addresses: write {mapped}/{bits}")
+    if network.prefixlen == 0:
+        raise ValueError(f"{network} would trust everybody: name the networks of your proxies")
+    return network
+
+
 def _names(value: object) -> object:
     return frozenset(_parts(value)) if isinstance(value, str) else value
 
@@ -150,6 +172,7 @@ Secrets = Annotated[dict[str, SecretStr], BeforeValidator(_secrets)]
 Seconds = Annotated[
     tuple[Annotated[float, Field(ge=0.1, le=3600.0)], ...], BeforeValidator(_seconds), Field(max_length=8)
 ]
+Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_networks)]
 Names = Annotated[frozenset[str], BeforeValidator(_names)]
 CertificateEntries = Annotated[tuple[CertificateEntry, ...], BeforeValidator(_certificate_entries)]
 TokenEntries = Annotated[tuple[TokenEntry, ...], BeforeValidator(_token_entries)]

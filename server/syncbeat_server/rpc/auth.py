@@ -5,12 +5,11 @@ from __future__ import annotations
 from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2 as pb
-from syncbeat_server.auth.attempts import Attempts
 from syncbeat_server.auth.cache import CacheStats
 from syncbeat_server.auth.fleet import ProcessStats, TokenCaches
 from syncbeat_server.auth.model import PrincipalKind, Session
 from syncbeat_server.auth.sessions import Creation, SessionService
-from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, TokenInvalid, TokenRevoked
+from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.convert import content_hash, next_page_token, page_size, page_start, timestamp
 
@@ -18,10 +17,9 @@ from syncbeat_server.rpc.convert import content_hash, next_page_token, page_size
 class AuthServicer:
     """Converts, calls, converts."""
 
-    def __init__(self, sessions: SessionService, caches: TokenCaches, attempts: Attempts) -> None:
+    def __init__(self, sessions: SessionService, caches: TokenCaches) -> None:
         self._sessions = sessions
         self._caches = caches
-        self._attempts = attempts
 
     async def CreateSession(self, request: pb.CreateSessionRequest, call: Call) -> Message:
         """A session for a user whom the calling service has signed in."""
@@ -47,13 +45,7 @@ class AuthServicer:
 
     async def RefreshSession(self, request: pb.RefreshSessionRequest, call: Call) -> Message:
         """The next tokens of a session."""
-        peer = _host(call.peer)
-        self._attempts.take(peer)
-        try:
-            tokens = await self._sessions.refresh(request.refresh_token)
-        except (TokenInvalid, TokenRevoked):
-            self._attempts.failed(peer)
-            raise
+        tokens = await self._sessions.refresh(request.refresh_token, call.address)
         return pb.RefreshSessionResponse(
             session_id=tokens.session_id,
             access_token=tokens.access_token,
@@ -106,11 +98,6 @@ class AuthServicer:
         return pb.GetTokenCacheStatsResponse(
             total=_stats("", _sum(processes)), processes=[_stats(one.process, one.stats) for one in processes]
         )
-
-
-def _host(peer: str) -> str:
-    # gRPC says ipv4:127.0.0.1:54321; each connection has another port.
-    return peer.rpartition(":")[0]
 
 
 def _session(session: Session) -> pb.Session:

@@ -11,12 +11,12 @@ DEFAULT_APP = "default"
 
 
 class Call(NamedTuple):
-    """What a servicer method knows beside its request. `peer` is told of public methods' callers only."""
+    """What a servicer method knows beside its request. `address` is told of public methods' callers only."""
 
     method: str
     request_id: str
     principal: Principal
-    peer: str = ""
+    address: str = ""
 
     @property
     def caller(self) -> str:

@@ -24,6 +24,7 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, FieldViolation, InvalidRequest, SyncbeatError
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.access import AccessPolicy
+from syncbeat_server.rpc.addresses import FORWARDED, Network, caller_address
 from syncbeat_server.rpc.admission import Admission, rank_of
 from syncbeat_server.rpc.budget import Budgets
 from syncbeat_server.rpc.call import Call
@@ -91,11 +92,20 @@ class Unknown(NamedTuple):
 class Interceptors:
     """Makes the gRPC handler of a servicer method."""
 
-    def __init__(self, door: Doorkeeper, observer: CallObserver, clock: Clock, admission: Admission) -> None:
+    def __init__(
+        self,
+        door: Doorkeeper,
+        observer: CallObserver,
+        clock: Clock,
+        admission: Admission,
+        trusted_proxies: tuple[Network, ...] = (),
+    ) -> None:
+        """`trusted_proxies`: whose `x-forwarded-for` is believed."""
         self.door = door
         self.observer = observer
         self.clock = clock
         self.admission = admission
+        self.trusted_proxies = trusted_proxies
         self.budgets = Budgets()
         self.together = Together()
 
@@ -133,7 +143,7 @@ class _Method:
         admission, door, authorization = self.stack.admission, self.stack.door, around.authorization
         if self.policy.public:
             admission.check(self.rank, None)
-            return self.parse(data, NOBODY), Call(self.name, around.request_id, NOBODY, around.context.peer())
+            return self.parse(data, NOBODY), Call(self.name, around.request_id, NOBODY, self.address(around.context))
         if not authorization:
             principal = door.certified(certificate_names(around.context))
             admission.check(self.rank, principal)
@@ -143,6 +153,13 @@ class _Method:
         admission.check(self.rank, known)  # before the work of checking a signature
         found = known or door.at_once(bearer)
         return self.let_in(found, data, around) if isinstance(found, Principal) else Unknown(bearer, found)
+
+    def address(self, context: Context) -> str:
+        """What stands for the caller in limits."""
+        trusted = self.stack.trusted_proxies
+        received = (context.invocation_metadata() or ()) if trusted else ()
+        told = [value for key, value in received if key == FORWARDED and isinstance(value, str)]
+        return caller_address(context.peer(), told, trusted)
 
     async def admit(self, begun: Asked | Unknown, data: bytes, around: _Around) -> Asked:
         """What a caller asks, once it is known and may."""

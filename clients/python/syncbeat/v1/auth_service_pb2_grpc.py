@@ -96,8 +96,9 @@ class AuthServiceServicer:
         token again: for 30 s, and after that as long as nothing that came with the new one was used, because the
         answer may have been lost. Any other spent one means that it was stolen: the session is revoked.
         A token that was not made here: UNAUTHENTICATED / TOKEN_INVALID; one whose time is over: TOKEN_EXPIRED; a
-        stolen one, or one of a session that has ended: TOKEN_REVOKED. Too many attempts from one address:
-        RESOURCE_EXHAUSTED / RATE_LIMITED.
+        stolen one, or one of a session that has ended: TOKEN_REVOKED. A session that is refreshed too
+        often, 60 times a minute unless configured: RESOURCE_EXHAUSTED / RATE_LIMITED; so are tokens that were not made
+        here, of one address (of IPv6 a /64) that brings more than 30 of them a minute, and no others of that address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -348,14 +348,12 @@ async def write_changes(conn: Connection, writes: Sequence[Write]) -> None:
     )
 
 
-async def values_of(conn: Connection, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], str | None]:
-    """The present value of each (app, scope, key) that exists, as JSON."""
-    rows = await conn.fetch(
-        """SELECT app_id, scope, key, value::text AS value FROM changes
-           JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (app_id, scope, key) USING (app_id, scope, key)""",
-        *([key[column] for key in keys] for column in range(3)),
+async def value_of(conn: Connection, app_id: str, scope: str, key: str) -> str | None:
+    """Returns the present value of a key, as JSON; None: it has none."""
+    value: str | None = await conn.fetchval(
+        "SELECT value::text FROM changes WHERE app_id = $1 AND scope = $2 AND key = $3", app_id, scope, key
     )
-    return {(row["app_id"], row["scope"], row["key"]): row["value"] for row in rows}
+    return value
 
 
 async def octets_of(conn: Connection, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import psutil
 import pytest
 
 from syncbeat_server.aside import Children
@@ -17,6 +20,18 @@ from syncbeat_server.sync.compose import apply
 from tests.aside_work import die, die_once, fail, never_end, niceness, pid, refuse
 from tests.fakes import wait_until
 
+OWNER = """
+import asyncio, uvloop
+from syncbeat_server.aside import Children
+from tests.aside_work import pid
+
+async def main():
+    print(await Children().run(pid), flush=True)
+    await asyncio.Event().wait()
+
+uvloop.run(main())
+"""
+
 
 @pytest.fixture
 async def children() -> AsyncIterator[Children]:
@@ -25,12 +40,11 @@ async def children() -> AsyncIterator[Children]:
     await made.close()
 
 
-async def is_gone(process: int) -> bool:
+def is_gone(process: int) -> bool:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return True
-    return False
 
 
 async def test_child_process_answers_what_the_function_does(children: Children) -> None:
@@ -116,3 +130,15 @@ async def test_close_ends_the_processes_and_refuses_what_waits() -> None:
     assert await wait_until(lambda: is_gone(process), 5, "the child is gone")
     with pytest.raises(Overloaded):
         await children.run(pid)
+
+
+async def test_children_end_with_their_process_also_when_it_is_killed() -> None:
+    owner = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", OWNER), stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert owner.stdout is not None
+    process = int(await owner.stdout.readline())
+    assert not is_gone(process)
+    owner.kill()
+    await owner.wait()
+    await wait_until(lambda: is_gone(process), 10, "the child is gone")

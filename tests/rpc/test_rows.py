@@ -15,6 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import sync_service_pb2
+from syncbeat_server.aside import Aside
 from syncbeat_server.clock import Clock
 from syncbeat_server.gathering import Gathering
 from syncbeat_server.ops.metrics import Metrics
@@ -106,9 +107,11 @@ async def house(
     made: list[House] = []
 
     class Noted(Interceptors):
-        def __init__(self, door: Doorkeeper, observer: CallObserver, clock: Clock, admission: Admission) -> None:
+        def __init__(
+            self, door: Doorkeeper, observer: CallObserver, clock: Clock, admission: Admission, aside: Aside
+        ) -> None:
             late = Late(clock)
-            super().__init__(door, observer, late, admission)
+            super().__init__(door, observer, late, admission, aside)
             made.append(House(self, late))
 
     monkeypatch.setattr(interceptors, "Interceptors", Noted)

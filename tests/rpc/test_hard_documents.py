@@ -7,9 +7,14 @@ import json
 import time
 
 import grpc
+import pytest
 
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
+from syncbeat_server.rpc import validation
+from syncbeat_server.rpc.documents import fault_of
+from syncbeat_server.rpc.large_requests import LARGE_BYTES
+from syncbeat_server.sync import compose
 from tests.hard_documents import drawn
 from tests.rpc.conftest import METHODS, Server
 
@@ -59,3 +64,46 @@ async def test_hard_documents_are_answered_soon_and_can_be_read(server: Server) 
                 read += 1
             cursor, more = page.next_cursor, page.more
     assert read > told.count(None) // 3
+
+
+async def test_large_documents_are_neither_checked_nor_merged_where_others_are_served(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await server.add("hard", "ann")
+    here: list[str] = []
+    read = compose._read
+
+    def checked(text: str, most_depth: int) -> str:
+        here.append(text)
+        return fault_of(text, most_depth)
+
+    def read_here(patch: str) -> object:
+        here.append(patch)
+        return read(patch)
+
+    monkeypatch.setattr(validation, "fault_of", checked)
+    monkeypatch.setattr(compose, "_read", read_here)
+    ann, method = server.user("ann"), METHODS["PublishChangesRequest"]
+
+    async def publish(*patches: str, key: str = "k") -> tuple[tuple[str, str], tuple[str, ...]] | None:
+        changes = [core_pb2.NewChange(scope="hard", key=key, merge_patch_json=patch) for patch in patches]
+        refusal = await ann.outcome(method, pb.PublishChangesRequest(changes=changes).SerializeToString())
+        return None if refusal is None else (refusal.told, refusal.fields)
+
+    invalid = ("INVALID_ARGUMENT", "INVALID_FIELD")
+    numbers, members = ",".join(["1e30"] * 20_000), ",".join(f'"k{n}":{{"a":1}}' for n in range(5_000))
+    assert await publish(f"[{numbers}]") is None
+    assert await publish("1", f"[{numbers},1e309]") == (invalid, ("changes[1].merge_patch_json",))
+    assert await publish(f"[{numbers}") == (invalid, ("changes[0].merge_patch_json",))
+    assert await publish(*(f"[{numbers[:5_000]}]" for _ in range(9))) == (
+        invalid,
+        tuple(f"changes[{n}].merge_patch_json" for n in range(9)),
+    )
+    assert await publish("{" + members + "}") is None  # an intricate patch
+    assert await publish("{" + members + "}", '{"k1":null}', "{" + members + "}", key="l") is None  # several of a key
+    assert await publish('{"k2":{"a":null,"b":[]}}') is None
+    page = await ann(pb.ListChangesRequest(cursor=core_pb2.ScopeCursor(scope="hard")))
+    values = {change.key: json.loads(change.value_json) for change in page.changes}
+    assert len(values["l"]) == len(values["k"]) == 5_000
+    assert values["k"]["k2"] == {"b": []}
+    assert max(map(len, here)) <= LARGE_BYTES

@@ -106,9 +106,9 @@ async def house(
     made: list[House] = []
 
     class Noted(Interceptors):
-        def __init__(self, door: Doorkeeper, observer: CallObserver, clock: Clock, admission: Admission) -> None:
+        def __init__(self, door: Doorkeeper, observer: CallObserver, clock: Clock, *rest: Any) -> None:
             late = Late(clock)
-            super().__init__(door, observer, late, admission)
+            super().__init__(door, observer, late, *rest)
             made.append(House(self, late))
 
     monkeypatch.setattr(interceptors, "Interceptors", Noted)

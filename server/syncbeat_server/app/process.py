@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncbeat_server.app.apps import Apps
+from syncbeat_server.aside import Children, children
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.directory.presence import Presence
 from syncbeat_server.ops.config import DEFAULT_APP, Settings
@@ -51,6 +52,7 @@ class Process:
     apps: Apps
     notices: Notices
     ending: Ending
+    children: Children
 
 
 @asynccontextmanager
@@ -74,13 +76,13 @@ async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIte
         skew = ClockSkew(database, clock, metrics.clock_skew)
         # Streams are spread as calls are: where connections are to end sooner, so are they.
         hub = Hub(min(MAX_STREAM_AGE_S, settings.connection_age_s))
-        async with open_redis(stores.redis_url, clock, await deployment(database)) as bus:
+        async with open_redis(stores.redis_url, clock, await deployment(database)) as bus, children() as aside:
             watch = RedisWatch(bus)
             metrics.watch_redis(bus.health)
             await watch.start()
             chores = [bus.run_publisher(), watch.run(), apps.run(), notices.run(), skew.run()]
             async with running([*chores, watch_sessions(database, clock)]):
-                yield Process(settings, clock, metrics, database, bus, hub, Presence(bus), apps, notices, ending)
+                yield Process(settings, clock, metrics, database, bus, hub, Presence(bus), apps, notices, ending, aside)
 
 
 async def deployment(database: Database) -> str:

@@ -112,7 +112,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     directory = DirectoryService(database, cancel_waiting, tell.members_changed, tell.devices_changed)
     templates = process.apps.templates
     server = RpcServer(
-        Interceptors(front.door, process.metrics, clock, admission, settings.trusted_proxies),
+        Interceptors(front.door, process.metrics, clock, admission, settings.trusted_proxies, process.children.run),
         {
             "SyncService": SyncServicer(
                 sync.service, sync.streams, sync.firehose, sync.publisher, front.door.recheck, templates

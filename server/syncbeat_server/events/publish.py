@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
+from syncbeat_server.aside import Aside, inline
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import InvalidRequest, SyncbeatError
 from syncbeat_server.push.accept import accept, new_notification_id
@@ -22,6 +21,7 @@ from syncbeat_server.storage.postgres import Connection, Database, RowOwner, bec
 from syncbeat_server.sync.append import Append, Appended, append, blame
 from syncbeat_server.sync.model import Cursor, NewChange
 from syncbeat_server.sync.policy import Prior, Tuning
+from syncbeat_server.turns import Turns
 
 _RPC = "PublishChanges"
 _WAKE_TTL_S = 3600.0
@@ -83,8 +83,9 @@ class Publisher:
         tuning: Callable[[str], Tuning],
         scope_changed: Callable[[str, str], None],
         deliveries_accepted: Callable[[], None],
+        aside: Aside = inline,
     ) -> None:
-        """`tuning` has each app's prior.
+        """`tuning` has each app's prior; `aside` runs merges of large values.
 
         After a commit, `scope_changed(app, scope)` is told of each new head, `deliveries_accepted` of wake-ups."""
         self._database = database
@@ -93,8 +94,9 @@ class Publisher:
         self._scope_changed = scope_changed
         self._deliveries_accepted = deliveries_accepted
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
-        self._places: dict[tuple[str, str], asyncio.Semaphore] = {}
-        self._callers = Counter[tuple[str, str]]()
+        # Others of a caller's wait without a connection.
+        self._places = Turns[tuple[str, str]](_ALONE_AT_ONCE)
+        self._aside = aside
         self._publishes: Batcher[Publish, Published] = Batcher(self._write, max_batch=_MAX_BATCH, abandons=True)
 
     async def publish(self, publish: Publish) -> Published:
@@ -113,11 +115,12 @@ class Publisher:
                 return await self._publishes.submit(publish)
             return await self._publish_alone(publish)
         except InvalidRequest as error:
-            async with self._place(publish), self._database.transaction() as conn:
-                raise await blame(conn, Append(publish.app_id, publish.changes), error) from error
+            async with self._places.turn((publish.app_id, publish.caller)), self._database.transaction() as conn:
+                call = Append(publish.app_id, publish.changes)
+                raise await blame(conn, call, error, self._aside) from error
 
     async def _publish_alone(self, publish: Publish) -> Published:
-        async with self._place(publish):
+        async with self._places.turn((publish.app_id, publish.caller)):
             if _weight(publish) > _MAX_SHARED_BYTES:
                 async with self._large:
                     (answer,) = await self._write([publish])
@@ -126,20 +129,6 @@ class Publisher:
         if isinstance(answer, SyncbeatError):
             raise answer
         return answer
-
-    @asynccontextmanager
-    async def _place(self, publish: Publish) -> AsyncIterator[None]:
-        # One of the caller's own; others of its calls wait for it without a connection.
-        caller = (publish.app_id, publish.caller)
-        places = self._places.setdefault(caller, asyncio.Semaphore(_ALONE_AT_ONCE))
-        self._callers[caller] += 1
-        try:
-            async with places:
-                yield
-        finally:
-            self._callers[caller] -= 1
-            if not self._callers[caller]:
-                del self._callers[caller], self._places[caller]
 
     async def _write(self, publishes: Sequence[Publish]) -> list[Published | SyncbeatError]:
         async with self._database.transaction() as conn:
@@ -161,7 +150,7 @@ class Publisher:
         # The request's record is the caller's, who may be a service: only the feed is written as the user.
         if first.user_id is not None:
             await become_user(conn, RowOwner(first.app_id, first.user_id))
-        appended = await append(conn, calls, self._prior, create_scopes=not by_user)
+        appended = await append(conn, calls, self._prior, create_scopes=not by_user, aside=self._aside)
         if by_user:
             await step_up(conn)
         woken: dict[int, NewNotification] = {}

@@ -18,6 +18,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from syncbeat_server.aside import Aside, inline
 from syncbeat_server.auth.bearer import Bearer, bearer_of
 from syncbeat_server.auth.model import Principal, PrincipalKind, VerifiedToken
 from syncbeat_server.clock import Clock
@@ -29,14 +30,18 @@ from syncbeat_server.rpc.admission import Admission, rank_of
 from syncbeat_server.rpc.budget import Budgets
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.errors import STATUS, abort
+from syncbeat_server.rpc.large_requests import LARGE_BYTES, faults_aside, holds_documents
 from syncbeat_server.rpc.tls import certificate_names
 from syncbeat_server.rpc.together import Together
 from syncbeat_server.rpc.undecodable import undecodable_texts
 from syncbeat_server.rpc.validation import Validator, acting_user_field, compile_validator
+from syncbeat_server.turns import Turns
 
 _DEFAULT_DEADLINE_S = 10.0
 _MARGIN_S = 0.02  # so that the answer "no time left" still reaches the caller
 _MAX_REQUEST_ID = 128
+# Of one caller's requests, so that its large documents leave a process to those of others.
+_LARGE_AT_ONCE = 1
 # Ids of calls that bring none: unlike those of any other process, and cheaper than random ones.
 _PROCESS = os.urandom(6).hex()
 _numbers = itertools.count(1)
@@ -89,6 +94,15 @@ class Unknown(NamedTuple):
     token: VerifiedToken | None
 
 
+class Unchecked(NamedTuple):
+    """A caller that may ask, and whose request is too large to be checked while others wait."""
+
+    principal: Principal
+
+
+Begun = Asked | Unknown | Unchecked
+
+
 class Interceptors:
     """Makes the gRPC handler of a servicer method."""
 
@@ -99,8 +113,9 @@ class Interceptors:
         clock: Clock,
         admission: Admission,
         trusted_proxies: tuple[Network, ...] = (),
+        aside: Aside = inline,
     ) -> None:
-        """`trusted_proxies`: whose `x-forwarded-for` is believed."""
+        """`trusted_proxies`: whose `x-forwarded-for` is believed. `aside` runs the checks of large requests."""
         self.door = door
         self.observer = observer
         self.clock = clock
@@ -108,6 +123,8 @@ class Interceptors:
         self.trusted_proxies = trusted_proxies
         self.budgets = Budgets()
         self.together = Together()
+        self.aside = aside
+        self.turns = Turns[tuple[str, str]](_LARGE_AT_ONCE)
 
     def handler(
         self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Any, at_once: AtOnce | None = None
@@ -137,13 +154,16 @@ class _Method:
         self.request_class: type[Message] = GetMessageClass(method.input_type)
         self.validate: Validator = compile_validator(method.input_type)
         self.acting_user = acting_user_field(method.input_type)
+        self.holds_documents = holds_documents(method.input_type)
 
-    def begin(self, data: bytes, around: _Around) -> Asked | Unknown:
+    def begin(self, data: bytes, around: _Around) -> Begun:
         """What a caller asks that is known and may; or what it shows, where somebody has to be asked about that."""
         admission, door, authorization = self.stack.admission, self.stack.door, around.authorization
         if self.policy.public:
             admission.check(self.rank, None)
-            return self.parse(data, NOBODY), Call(self.name, around.request_id, NOBODY, self.address(around.context))
+            request = self.message(data)
+            self.check(self.validate(request), request, NOBODY)
+            return request, Call(self.name, around.request_id, NOBODY, self.address(around.context))
         if not authorization:
             principal = door.certified(certificate_names(around.context))
             admission.check(self.rank, principal)
@@ -161,32 +181,43 @@ class _Method:
         told = [value for key, value in received if key == FORWARDED and isinstance(value, str)]
         return caller_address(context.peer(), told, trusted)
 
-    async def admit(self, begun: Asked | Unknown, data: bytes, around: _Around) -> Asked:
+    async def admit(self, begun: Begun, data: bytes, around: _Around) -> Asked:
         """What a caller asks, once it is known and may."""
         if isinstance(begun, Unknown):
-            return self.let_in(await self.stack.door.authenticate(*begun), data, around)
-        return begun
+            begun = self.let_in(await self.stack.door.authenticate(*begun), data, around)
+        if not isinstance(begun, Unchecked):
+            return begun
+        principal, request = begun.principal, self.message(data)
+        async with self.stack.turns.turn((principal.app_id, principal.caller)):
+            faults = await faults_aside(self.stack.aside, self.request_class, data)
+        self.check(faults, request, principal)
+        return request, Call(self.name, around.request_id, principal)
 
-    def let_in(self, principal: Principal, data: bytes, around: _Around) -> Asked:
+    def let_in(self, principal: Principal, data: bytes, around: _Around) -> Asked | Unchecked:
         """What a caller asks that is known, if it may."""
         self.policy.check(principal)
-        return self.parse(data, principal), Call(self.name, around.request_id, principal)
+        if self.holds_documents and len(data) > LARGE_BYTES:
+            return Unchecked(principal)
+        request = self.message(data)
+        self.check(self.validate(request), request, principal)
+        return request, Call(self.name, around.request_id, principal)
 
-    def parse(self, data: bytes, principal: Principal) -> Message:
-        """The request message; everything that is wrong with it at once."""
+    def message(self, data: bytes) -> Message:
+        """The request message of these bytes."""
         try:
-            request = self.request_class.FromString(data)
+            return self.request_class.FromString(data)
         except (DecodeError, UnicodeDecodeError, ValueError, RecursionError):
             undecodable = undecodable_texts(self.request_type, data)
             whole = FieldViolation("", "these bytes are not a message of this type")
             raise InvalidRequest(*(undecodable or [whole])) from None
-        violations = self.validate(request)
+
+    def check(self, violations: Sequence[FieldViolation], request: Message, principal: Principal) -> None:
+        """Refuse a request for `violations` of its rules, and for what its caller has to say: all of them at once."""
         acting = self.acting_user
         if acting and principal.kind is not PrincipalKind.USER and not getattr(request, acting):
             violations = [*violations, FieldViolation(acting, "required when a service calls")]
         if violations:
             raise InvalidRequest(*violations)
-        return request
 
 
 class _Around:
@@ -243,13 +274,13 @@ def _code_of(error: BaseException) -> str:
     return "INTERNAL" if isinstance(error, Exception) else "CANCELLED"
 
 
-def _begin(method: _Method, at_once: AtOnce, data: bytes, around: _Around) -> bytes | Asked | Unknown:
+def _begin(method: _Method, at_once: AtOnce, data: bytes, around: _Around) -> bytes | Begun:
     """The answer, where nobody has to be asked for it; else how far it got: then the call is under way from here on."""
     logged_request_id.set(around.request_id)  # it runs in nobody's context
     around.enter()
     try:
         begun = method.begin(data, around)
-        answer = None if isinstance(begun, Unknown) else at_once(*begun)
+        answer = None if isinstance(begun, Unknown | Unchecked) else at_once(*begun)
         if answer is None:
             return begun
         around.leave()
@@ -259,7 +290,7 @@ def _begin(method: _Method, at_once: AtOnce, data: bytes, around: _Around) -> by
         raise
 
 
-async def _answer(method: _Method, behaviour: Unary, data: bytes, around: _Around, begun: Asked | Unknown) -> bytes:
+async def _answer(method: _Method, behaviour: Unary, data: bytes, around: _Around, begun: Begun) -> bytes:
     answer = await behaviour(*await method.admit(begun, data, around))
     return answer.SerializeToString()
 
@@ -277,7 +308,7 @@ def _unary(method: _Method, behaviour: Unary, at_once: AtOnce | None) -> Callabl
             try:
                 if at_once is None:
                     around.enter()
-                    answer: bytes | Asked | Unknown = method.begin(data, around)
+                    answer: bytes | Begun = method.begin(data, around)
                 else:
                     answer = await together(partial(_begin, method, at_once, data, around))
                 if not isinstance(answer, bytes):

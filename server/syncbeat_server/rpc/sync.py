@@ -243,6 +243,7 @@ def _change(change: Change) -> pb.Change:
         epoch=change.epoch,
         key=change.key,
         value_json=change.value_json,
+        omitted_octets=change.omitted_octets,
         deleted=change.deleted,
         sequence=change.sequence,
         change_time=timestamp(change.changed_at),

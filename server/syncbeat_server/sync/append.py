@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from syncbeat_server.aside import Aside, inline
 from syncbeat_server.errors import (
     AccessDenied,
     FieldViolation,
@@ -16,7 +16,7 @@ from syncbeat_server.errors import (
 )
 from syncbeat_server.storage.postgres import Connection, StatementRejected
 from syncbeat_server.sync import scopes, store
-from syncbeat_server.sync.compose import apply, compose
+from syncbeat_server.sync.compose import apply, compose_each
 from syncbeat_server.sync.model import Cursor, NewChange, Signal
 from syncbeat_server.sync.policy import Prior, signal_after_change
 
@@ -25,8 +25,8 @@ _UNFIT = ("22", "54")
 _SIZE_CONSTRAINTS = ("changes_value_size", "changes_value_octets")
 _TOO_LARGE = "the merged value would pass 1 MiB"
 _UNSTORABLE = "the value cannot be stored as JSON"
-# Composing more than this would keep everybody else waiting for longer than a few milliseconds.
-_COMPOSED_ASIDE_BYTES = 65_536
+# Composing more than this here would keep everybody else waiting for longer than a millisecond.
+_COMPOSED_ASIDE_BYTES = 16_384
 # PostgreSQL takes 50 us for each object that it merges, a hundred times as long as Python: with the 40,000 that a patch
 # may have, all the time that a statement may take.
 _MERGED_BY_DATABASE = 1_000
@@ -54,13 +54,19 @@ class Appended:
 
 
 async def append(
-    conn: Connection, calls: Sequence[Append], prior: Callable[[str], Prior], *, create_scopes: bool
+    conn: Connection,
+    calls: Sequence[Append],
+    prior: Callable[[str], Prior],
+    *,
+    create_scopes: bool,
+    aside: Aside = inline,
 ) -> list[Appended | SyncbeatError]:
     """Write the changes of several calls. A call whose expectation fails gets its error and writes nothing.
 
-    `prior` knows what each app's scopes have in common.
+    `prior` knows what each app's scopes have in common; `aside` runs merges of large values.
 
     Raises:
+        Overloaded, DependencyDown: `aside` could not.
         InvalidRequest: PostgreSQL cannot hold a value (the transaction is over then). `blame` says which.
         AccessDenied: the user is a writer of a scope no longer.
     """
@@ -84,7 +90,7 @@ async def append(
         ends = tuple(Cursor(s, locked[call.app_id, s].epoch, heads[call.app_id, s]) for s in names)
         results.append(Appended(sequences, ends))
     if commits:
-        await _write(conn, list(planned.values()))
+        await _write(conn, list(planned.values()), aside)
         moved = [
             scopes.MovedScope(*key, heads[key], _signal(locked[key], prior(key[0]), made.made), made)
             for key, made in sorted(commits.items())
@@ -159,8 +165,8 @@ def _plan(
     return sequence
 
 
-async def _write(conn: Connection, planned: Sequence[_Planned]) -> None:
-    writes = await _composed(conn, planned)
+async def _write(conn: Connection, planned: Sequence[_Planned], aside: Aside) -> None:
+    writes = await _composed(conn, planned, aside)
     try:
         await store.write_changes(conn, writes)
     except StatementRejected as error:
@@ -171,19 +177,15 @@ async def _write(conn: Connection, planned: Sequence[_Planned]) -> None:
         raise
 
 
-async def _composed(conn: Connection, planned: Sequence[_Planned]) -> list[store.Write]:
+async def _composed(conn: Connection, planned: Sequence[_Planned], aside: Aside) -> list[store.Write]:
     intricate = await _intricate(conn, planned)
     rest = [plan for plan in planned if plan[:3] not in intricate]
     several = [plan.patches for plan in rest if len(plan.patches) > 1]
     try:
-        if sum(len(patch or "") for patches in several for patch in patches) > _COMPOSED_ASIDE_BYTES:
-            writes = await asyncio.to_thread(_writes, rest)
-        else:
-            writes = _writes(rest)
-        if not intricate:
-            return writes
-        values = await store.values_of(conn, list(intricate))
-        merged = await asyncio.to_thread(_merged, list(intricate.values()), values)
+        is_large = sum(len(patch or "") for patches in several for patch in patches) > _COMPOSED_ASIDE_BYTES
+        composed = await (aside if is_large else inline)(compose_each, [plan.patches for plan in rest])
+        writes = [store.Write(*plan[:3], plan.sequences[-1], *two) for plan, two in zip(rest, composed, strict=True)]
+        merged = [await _merged(conn, plan, aside) for plan in intricate.values()]
     except ValueError as error:
         raise InvalidRequest(FieldViolation("changes", _UNSTORABLE)) from error
     by_key = {write[:3]: write for write in [*merged, *writes]}
@@ -206,20 +208,12 @@ def _objects(plan: _Planned) -> int:
     return sum(patch.count("{") for patch in plan.patches if patch is not None)
 
 
-def _merged(planned: Sequence[_Planned], values: Mapping[tuple[str, str, str], str | None]) -> list[store.Write]:
-    return [
-        store.Write(*plan[:3], plan.sequences[-1], None, apply(values.get(plan[:3]), plan.patches), whole=True)
-        for plan in planned
-    ]
+async def _merged(conn: Connection, plan: _Planned, aside: Aside) -> store.Write:
+    value = await store.value_of(conn, *plan[:3])  # one at a time: a call may have a thousand
+    return store.Write(*plan[:3], plan.sequences[-1], None, await aside(apply, value, plan.patches), whole=True)
 
 
-def _writes(planned: Sequence[_Planned]) -> list[store.Write]:
-    return [
-        store.Write(plan.app_id, plan.scope, plan.key, plan.sequences[-1], *compose(plan.patches)) for plan in planned
-    ]
-
-
-async def blame(conn: Connection, call: Append, refused: InvalidRequest) -> InvalidRequest:
+async def blame(conn: Connection, call: Append, refused: InvalidRequest, aside: Aside = inline) -> InvalidRequest:
     """The same refusal of a call, with the change that it is for where that can be told: the last of its key."""
     planned: dict[tuple[str, str, str], _Planned] = {}
     heads = {(call.app_id, change.scope): 0 for change in call.changes}
@@ -230,7 +224,7 @@ async def blame(conn: Connection, call: Append, refused: InvalidRequest) -> Inva
     said = refused.violations[0].description
     guilty = list(places.values()) if len(places) == 1 else []
     if not guilty and said == _TOO_LARGE:
-        found = await store.oversized(conn, await _composed(conn, list(planned.values())))
+        found = await store.oversized(conn, await _composed(conn, list(planned.values()), aside))
         guilty = [places[key] for place, key in enumerate(planned) if place in found]
     if not guilty:
         return refused

@@ -62,6 +62,15 @@ def compose(patches: Sequence[str | None]) -> Composed:
         raise ValueError("a patch cannot be read or written as JSON") from error
 
 
+def compose_each(several: Sequence[Sequence[str | None]]) -> list[Composed]:
+    """Composes the patches of several keys.
+
+    Raises:
+        ValueError: as `compose`.
+    """
+    return [compose(patches) for patches in several]
+
+
 def apply(value: str | None, patches: Sequence[str | None]) -> str | None:
     """Returns what a value, JSON or None, becomes by patches one after the other; None: it is deleted.
 

@@ -160,7 +160,7 @@ class Hint(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
-    """One row of a feed: the latest value of a key."""
+    """One row of a feed: the latest value of a key. `omitted_octets`: that of a value which is too large to be sent."""
 
     scope: str
     epoch: str
@@ -169,6 +169,7 @@ class Change:
     deleted: bool
     sequence: int
     changed_at: datetime
+    omitted_octets: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from syncbeat_server.storage.postgres import Connection, Row
 from syncbeat_server.sync.model import Change
+from syncbeat_server.sync.sent import MOST_READ_OCTETS, change_of
 from syncbeat_server.sync.tokens import Place, Snapshot, feed_of, snapshot_of
 
 MAX_CHANGES = 500
@@ -101,6 +102,7 @@ _ALL = f"""
 _PAGE = f"""
     sized AS (
         SELECT c.scope, s.epoch, c.key, c.value, c.deleted, c.sequence, c.changed_at,
+               c.octets AS value_octets,
                row_number() OVER w AS n, sum(c.octets) OVER w AS octets
         FROM changes c JOIN scopes s ON (s.app_id, s.scope) = (c.app_id, c.scope)
         WHERE c.ctid = ANY (ARRAY(SELECT tuple FROM page))
@@ -108,7 +110,9 @@ _PAGE = f"""
     seen AS MATERIALIZED (
         SELECT {_LOOK}, until::text AS until, (SELECT count(*) FROM page) AS paged, ends.*
         FROM place LEFT JOIN ends ON true)
-    SELECT seen.*, z.scope, z.epoch, z.key, z.value::text AS value, z.deleted, z.sequence, z.changed_at
+    SELECT seen.*, z.scope, z.epoch, z.key, z.value_octets,
+           CASE WHEN z.value_octets <= {MOST_READ_OCTETS} THEN z.value::text END AS value,
+           z.deleted, z.sequence, z.changed_at
     FROM seen LEFT JOIN sized z ON z.n = 1 OR z.octets <= {MAX_OCTETS} ORDER BY z.n"""
 
 BY_TRANSACTION = f"WITH {_PLACE}, {_FEW}, {_PAGE}"
@@ -132,29 +136,17 @@ async def next_page(conn: Connection, app_id: str, place: Place, *, crowded: boo
     if not crowded and place.since is not None:
         rows = await conn.fetch(BY_TRANSACTION, *arguments)
         if not rows[0]["crowded"]:
-            return _page(rows, crowded=False)
-    return _page(await conn.fetch(IN_ORDER, *arguments), crowded=True)
+            return await _page(rows, crowded=False)
+    return await _page(await conn.fetch(IN_ORDER, *arguments), crowded=True)
 
 
 def _look(row: Row) -> Look:
     return Look(feed_of(row["identity"]), snapshot_of(row["now"]), int(row["pruned"]))
 
 
-def _page(rows: Sequence[Row], *, crowded: bool) -> Page:
+async def _page(rows: Sequence[Row], *, crowded: bool) -> Page:
     seen = rows[0]
-    changes = tuple(
-        Change(
-            scope=row["scope"],
-            epoch=row["epoch"],
-            key=row["key"],
-            value_json=row["value"] or "",
-            deleted=row["deleted"],
-            sequence=row["sequence"],
-            changed_at=row["changed_at"],
-        )
-        for row in rows
-        if row["scope"] is not None
-    )
+    changes = tuple([await change_of(row, row["scope"], row["epoch"]) for row in rows if row["scope"] is not None])
     after = None
     if changes and (len(changes) < seen["paged"] or seen["paged"] == MAX_CHANGES):
         after = (changes[-1].scope, changes[-1].sequence)

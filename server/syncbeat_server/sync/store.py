@@ -24,9 +24,8 @@ from syncbeat_server.sync.model import (
     ScopeState,
 )
 from syncbeat_server.sync.scopes import STATE, scope_state
+from syncbeat_server.sync.sent import MAX_OCTETS, MOST_READ_OCTETS, change_of
 
-MAX_OCTETS = 1 << 20
-"""What a value may come to as text, or as PostgreSQL holds it; two constraints of the table see to it."""
 ROW_OCTETS = 400
 """What a change takes on the wire beside its value, at most: the names of its scope and key, epoch, numbers, times."""
 
@@ -202,7 +201,8 @@ async def changes_between(conn: Connection, reads: Sequence[FeedRead], octets: i
     # `pruned` as of the same snapshot as the changes: no pause, however long, comes between the two.
     # Sizes are summed before any value is looked at: what is not sent is neither fetched nor rendered.
     rows = await conn.fetch(
-        """SELECT t.i, t.pruned, c.key, c.value, c.deleted, t.sequence, c.changed_at, t.octets, t.followed
+        f"""SELECT t.i, t.pruned, c.key, c.value, c.deleted, t.sequence, c.changed_at, t.octets, t.followed,
+                  t.octets - $7 AS value_octets
            FROM (
                SELECT k.i, k.app_id, k.scope, s.pruned, c.*,
                       sum(c.octets) OVER w <= $6 OR sum(c.octets) OVER w = c.octets AS fits
@@ -217,7 +217,9 @@ async def changes_between(conn: Connection, reads: Sequence[FeedRead], octets: i
                    ORDER BY c.sequence LIMIT k.most) c ON true
                WINDOW w AS (ORDER BY k.i, c.sequence)) t
            LEFT JOIN LATERAL (
-               SELECT c.key, c.value::text AS value, c.deleted, c.changed_at FROM changes c
+               SELECT c.key, CASE WHEN c.octets <= {MOST_READ_OCTETS} THEN c.value::text END AS value, c.deleted,
+                      c.changed_at
+               FROM changes c
                WHERE c.app_id = t.app_id AND c.scope = t.scope AND c.sequence = t.sequence LIMIT 1) c ON true
            WHERE t.fits IS NOT FALSE
            ORDER BY t.i, t.sequence""",
@@ -231,24 +233,13 @@ async def changes_between(conn: Connection, reads: Sequence[FeedRead], octets: i
     )
     parts: list[FeedPart | None] = [None] * len(reads)
     for place, of_read in itertools.groupby(rows, key=itemgetter("i")):
-        parts[place - 1] = _part(reads[place - 1], list(of_read))
+        parts[place - 1] = await _part(reads[place - 1], list(of_read))
     return parts
 
 
-def _part(read: FeedRead, rows: Sequence[Row]) -> FeedPart:
+async def _part(read: FeedRead, rows: Sequence[Row]) -> FeedPart:
     found = [row for row in rows if row["sequence"] is not None]
-    changes = tuple(
-        Change(
-            scope=read.scope,
-            epoch=read.epoch,
-            key=row["key"],
-            value_json=row["value"] or "",
-            deleted=row["deleted"],
-            sequence=row["sequence"],
-            changed_at=row["changed_at"],
-        )
-        for row in found
-    )
+    changes = tuple([await change_of(row, read.scope, read.epoch) for row in found])
     more = bool(found) and found[-1]["followed"]
     return FeedPart(rows[0]["pruned"], changes, sum(row["octets"] for row in found), more)
 
@@ -349,14 +340,12 @@ async def write_changes(conn: Connection, writes: Sequence[Write]) -> None:
     )
 
 
-async def values_of(conn: Connection, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], str | None]:
-    """The present value of each (app, scope, key) that exists, as JSON."""
-    rows = await conn.fetch(
-        """SELECT app_id, scope, key, value::text AS value FROM changes
-           JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (app_id, scope, key) USING (app_id, scope, key)""",
-        *([key[column] for key in keys] for column in range(3)),
+async def value_of(conn: Connection, app_id: str, scope: str, key: str) -> str | None:
+    """Returns the present value of a key, as JSON; None: it has none."""
+    value: str | None = await conn.fetchval(
+        "SELECT value::text FROM changes WHERE app_id = $1 AND scope = $2 AND key = $3", app_id, scope, key
     )
-    return {(row["app_id"], row["scope"], row["key"]): row["value"] for row in rows}
+    return value
 
 
 async def octets_of(conn: Connection, keys: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:

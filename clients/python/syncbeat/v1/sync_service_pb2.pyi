@@ -223,6 +223,7 @@ class Change(_message.Message):
     DELETED_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    OMITTED_OCTETS_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """scope names the feed."""
     epoch: _builtins.str
@@ -230,12 +231,16 @@ class Change(_message.Message):
     key: _builtins.str
     """key names the row within its scope."""
     value_json: _builtins.str
-    """value_json is the whole value as a JSON document, not a patch. Empty when `deleted`."""
+    """value_json is the whole value as a JSON document, not a patch. Empty when `deleted` or omitted."""
     deleted: _builtins.bool
     """deleted says that the key is gone: the row is its tombstone, which is removed some day."""
     sequence: _builtins.int
     """sequence is the place of the key's latest change in the feed: greater than that of every change before it
     in this scope.
+    """
+    omitted_octets: _builtins.int
+    """omitted_octets is the size of a value that is there and is not sent, since it has more than 3 MiB: 0 for all
+    others. Only values from before they were bounded can be so large. Publish or delete the key to replace it.
     """
     @_builtins.property
     def change_time(self) -> _timestamp_pb2.Timestamp:
@@ -251,10 +256,11 @@ class Change(_message.Message):
         deleted: _builtins.bool = ...,
         sequence: _builtins.int = ...,
         change_time: _timestamp_pb2.Timestamp | None = ...,
+        omitted_octets: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "deleted", b"deleted", "epoch", b"epoch", "key", b"key", "scope", b"scope", "sequence", b"sequence", "value_json", b"value_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "deleted", b"deleted", "epoch", b"epoch", "key", b"key", "omitted_octets", b"omitted_octets", "scope", b"scope", "sequence", b"sequence", "value_json", b"value_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,7 +53,7 @@ def triage(delivery: ClaimedDelivery, live: bool, now: datetime, rule: RetryRule
         return _needless(delivery, DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
     if not delivery.registration_token:
         return _needless(delivery, DeliveryState.DEAD, Reason.NO_TOKEN)
-    if delivery.kind is Kind.MESSAGE and delivery.muted and not delivery.critical:
+    if delivery.kind is Kind.MESSAGE and delivery.muted:
         return _needless(delivery, DeliveryState.SUPPRESSED, Reason.MUTED)
     if delivery.kind is Kind.SYNC and live and not delivery.held:
         return Finished(delivery, DeliveryState.HELD, Reason.LIVE_STREAM, due_in_s=rule.grace_s, give_back_attempt=True)

@@ -171,7 +171,7 @@ async def _claimed_rows(conn: Connection, lease_token: str, keys: Sequence[Deliv
                   n.kind, n.type, n.content, n.collapse_key, n.critical, n.patient,
                   n.expires_at <= n.due_at AS at_once,
                   p.quiet_start, p.quiet_end, p.quiet_zone, p.max_per_day,
-                  n.type <> '' AND n.type = ANY(p.muted_types) AS muted,
+                  NOT n.critical AND n.type <> '' AND n.type = ANY(p.muted_types) AS muted,
                   syncbeat_now() AS claimed_at, extract(epoch FROM d.expires_at - syncbeat_now())::float8 AS ttl_s,
                   extract(epoch FROM syncbeat_now() - d.first_claimed_at)::float8 AS age_s,
                   EXISTS (SELECT 1 FROM device_cursors c

@@ -16,6 +16,7 @@ from syncbeat_server.push import accept as push
 from syncbeat_server.push import expansion, followup, store
 from syncbeat_server.push.model import Content, DeliveryState, NewNotification, Notification, Target
 from syncbeat_server.push.templates import Template
+from syncbeat_server.push.upkeep import warn_of_lacking
 from syncbeat_server.storage.postgres import Database
 from tests.fakes import START, FakeClock
 from tests.storage.doubles import ScriptedProvider
@@ -305,3 +306,14 @@ async def test_template_without_a_kept_text_is_told_as_before(database: Database
     await accept(database, old)
     async with running(make_worker(database, clock, ScriptedProvider())):
         await until_shown(database, "ann DEAD REJECTED", of=old)
+
+
+async def test_template_that_does_not_fit_what_is_scheduled_is_told_of(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    await couple(database)
+    await accept(database, *(scheduled(content=Content(template="note", variables={"who": "Eve"})) for _ in range(2)))
+    await warn_of_lacking(database, APP, {"note": template("{who} and {whom}")})
+    await warn_of_lacking(database, APP, {"note": template("{who}")})
+    (told_of,) = [r for r in caplog.records if "do not fit" in r.message]
+    assert vars(told_of).items() >= {"app_id": APP, "template": "note", "count": 2}.items()

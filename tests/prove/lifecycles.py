@@ -132,14 +132,19 @@ class Lifecycles(RuleBasedStateMachine):
         self.stand.members.add(user)
 
     @rule(
-        to=st.sampled_from([*USERS, SCOPE]),
+        target=under_way,
+        to=st.sampled_from([*USERS, SCOPE, SCOPE]),
         delay_s=st.sampled_from([0, 0, 40, 400]),
         key=st.sampled_from(["", "", "k"]),
         kind=st.sampled_from(["", "ads"]),
         critical=st.booleans(),
         ttl_s=st.sampled_from([0.0, 120.0, 3600.0, 3600.0]),
     )
-    def send(self, to: str, delay_s: int, key: str, kind: str, critical: bool, ttl_s: float) -> None:
+    def send_and_claim(self, to: str, delay_s: int, key: str, kind: str, critical: bool, ttl_s: float) -> Any:
+        self.send(to, delay_s, key, kind, critical=critical, ttl_s=ttl_s)
+        return self.claim(4)
+
+    def send(self, to: str, delay_s: int, key: str, kind: str, *, critical: bool, ttl_s: float) -> None:
         now = self.clock.now()
         sent = NewNotification(
             app_id=APP,
@@ -166,9 +171,11 @@ class Lifecycles(RuleBasedStateMachine):
         async with self.database.transaction() as conn:
             return await push.accept(conn, [sent])
 
-    @rule(seconds=st.sampled_from([1.0, 5.0, 15.0, 45.0, 300.0]))
-    def wait(self, seconds: float) -> None:
+    @rule(target=under_way, seconds=st.sampled_from([1.0, 5.0, 15.0, 45.0, 300.0]))
+    def wait_and_claim(self, seconds: float) -> Any:
         self.run(self.clock.advance(seconds))
+        self.run(self._resolve())
+        return self.claim(4)
 
     @rule(user=st.sampled_from(USERS), token=st.sampled_from(["", *TOKENS]))
     def register(self, user: str, token: str) -> None:
@@ -206,10 +213,12 @@ class Lifecycles(RuleBasedStateMachine):
     @rule(which=st.integers(0, 100))
     def cancel(self, which: int) -> None:
         if self.sent:
-            notification_id = self.sent[-1 - which % len(self.sent)].notification_id
-            self.run(self._cancel(notification_id))
-            self.stand.cancelled.add(notification_id)
-            FIGURES["cancels"] += 1
+            self._call_back(self.sent[-1 - which % len(self.sent)].notification_id)
+
+    def _call_back(self, notification_id: str) -> None:
+        self.run(self._cancel(notification_id))
+        self.stand.cancelled.add(notification_id)
+        FIGURES["cancels"] += 1
 
     async def _cancel(self, notification_id: str) -> None:
         before = await self._waiting(notification_id)
@@ -227,17 +236,12 @@ class Lifecycles(RuleBasedStateMachine):
         )
         return sum(row["state"] in WAITING and row["free"] for row in rows) if resolved else None
 
-    @rule()
-    def resolve(self) -> None:
-        self.run(self._resolve())
-
     async def _resolve(self) -> None:
         async with self.database.transaction() as conn:
             written = await push.expand(conn, [APP])
         if written:
             FIGURES["resolved_when_due"] += 1
 
-    @rule(target=under_way, limit=st.integers(1, 4))
     def claim(self, limit: int) -> Any:
         begun = self.run(self._claim(limit))
         for delivery in begun:
@@ -288,6 +292,39 @@ class Lifecycles(RuleBasedStateMachine):
             )
         if outcome == "unregistered" and self.stand.holders.get(delivery.registration_token) == delivery.user_id:
             self.run(self._forget_dead(delivery.user_id))
+
+    @rule(
+        target=under_way,
+        delivery=consumes(under_way),
+        by=st.sampled_from(["cancel", "sign out", "move", "mute", "later"]),
+        outcome=st.sampled_from(["unavailable", "ambiguous", "rejected"]),
+    )
+    def interrupt(self, delivery: ClaimedDelivery, by: str, outcome: str) -> Any:
+        """An attempt fails after something happened to its delivery; and it would be due again."""
+        match by:
+            case "cancel":
+                self._call_back(delivery.notification_id)
+            case "sign out":
+                self.sign_out_and_in(delivery.user_id)
+                self.run(self._check_not_tried_again(delivery, outcome))
+                return multiple()
+            case "move":
+                self.register(USERS[USERS.index(delivery.user_id) - 1], delivery.registration_token)
+            case "mute":
+                self.prefer(delivery.user_id, muted=True, quiet=False)
+            case _:
+                self.send(delivery.user_id, 0, delivery.collapse_key, "", critical=True, ttl_s=3600.0)
+                for later in self.run(self._claim(4)):
+                    self._check_begun(later)
+                    self.end(later, "sent")
+        self.end(delivery, outcome)
+        self.run(self.clock.advance(25.0))
+        return self.claim(4)
+
+    async def _check_not_tried_again(self, delivery: ClaimedDelivery, outcome: str) -> None:
+        await self._record(policy.conclude(delivery, OUTCOMES[outcome], self.rule, self.dice))
+        state = await self.admin.fetchval("SELECT state FROM deliveries WHERE delivery_id = $1", delivery.delivery_id)
+        assert state in ("CANCELLED", "SENT", "EXPIRED", "DEAD", "SUPPRESSED"), "it waits for who signed in again"
 
     async def _is_sent(self, delivery: ClaimedDelivery) -> bool:
         return bool(

@@ -142,7 +142,7 @@ class Lifecycles(RuleBasedStateMachine):
     )
     def send_and_claim(self, to: str, delay_s: int, key: str, kind: str, critical: bool, ttl_s: float) -> Any:
         self.send(to, delay_s, key, kind, critical=critical, ttl_s=ttl_s)
-        return self.claim(4)
+        return self.claim()
 
     def send(self, to: str, delay_s: int, key: str, kind: str, *, critical: bool, ttl_s: float) -> None:
         now = self.clock.now()
@@ -175,7 +175,7 @@ class Lifecycles(RuleBasedStateMachine):
     def wait_and_claim(self, seconds: float) -> Any:
         self.run(self.clock.advance(seconds))
         self.run(self._resolve())
-        return self.claim(4)
+        return self.claim()
 
     @rule(user=st.sampled_from(USERS), token=st.sampled_from(["", *TOKENS]))
     def register(self, user: str, token: str) -> None:
@@ -242,20 +242,22 @@ class Lifecycles(RuleBasedStateMachine):
         if written:
             FIGURES["resolved_when_due"] += 1
 
-    def claim(self, limit: int) -> Any:
-        begun = self.run(self._claim(limit))
+    def claim(self) -> Any:
+        begun = self.run(self._claim())
         for delivery in begun:
             self._check_begun(delivery)
         return multiple(*begun)
 
-    async def _claim(self, limit: int) -> list[ClaimedDelivery]:
+    async def _claim(self) -> list[ClaimedDelivery]:
         lease = str(uuid.uuid4())
         async with self.database.transaction() as conn:
-            keys = (await queue.claim(conn, lease, LEASE_S, {APP: limit})).keys
+            keys = (await queue.claim(conn, lease, LEASE_S, {APP: 200})).keys
             claimed = await queue.claimed(conn, lease, keys) if keys else []
         judged = await self.screening.judge(claimed)
         await self._record(*(one for one in judged if one is not None))
-        return [delivery for delivery, one in zip(claimed, judged, strict=True) if one is None]
+        begun = [delivery for delivery, one in zip(claimed, judged, strict=True) if one is None]
+        # Ids are drawn anew each time, and a history must come out the same when it is played again.
+        return sorted(begun, key=lambda one: (self.stand.due[one.notification_id], one.user_id))
 
     async def _record(self, *ends: Finished) -> None:
         written: list[Awaitable[None]] = [self.recorder.record(end) for end in ends]
@@ -314,12 +316,12 @@ class Lifecycles(RuleBasedStateMachine):
                 self.prefer(delivery.user_id, muted=True, quiet=False)
             case _:
                 self.send(delivery.user_id, 0, delivery.collapse_key, "", critical=True, ttl_s=3600.0)
-                for later in self.run(self._claim(4)):
+                for later in self.run(self._claim()):
                     self._check_begun(later)
                     self.end(later, "sent")
         self.end(delivery, outcome)
         self.run(self.clock.advance(25.0))
-        return self.claim(4)
+        return self.claim()
 
     async def _check_not_tried_again(self, delivery: ClaimedDelivery, outcome: str) -> None:
         await self._record(policy.conclude(delivery, OUTCOMES[outcome], self.rule, self.dice))
@@ -376,7 +378,7 @@ class Lifecycles(RuleBasedStateMachine):
                 await self.clock.advance(8 * 86_400.0)
                 await self._resolve()
                 await self._rescue()
-                while await self._claim(100):
+                while await self._claim():
                     pass
             for sent in self.sent:
                 async with self.database.connection() as conn:

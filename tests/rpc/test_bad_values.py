@@ -68,6 +68,8 @@ BEYOND_THE_RULES: list[tuple[Message, tuple[str, ...]]] = [
         ('notification.data["from"]', 'notification.data["google.x"]'),
     ),
     (send(schedule_time={"seconds": 253_402_300_799}), ("schedule_time",)),
+    (send(ttl={"nanos": 999_999_999}), ("ttl",)),
+    (send(ttl={"seconds": -1}), ("ttl",)),
     (push_service_pb2.GetNotificationRequest(notification_id="no-uuid"), ("notification_id",)),
     (
         push_service_pb2.ListDeliveriesRequest(filter=push_service_pb2.DeliveryFilter(notification_id="x")),

@@ -129,11 +129,13 @@ async def test_a_notification_is_told_as_it_was_sent(ready: Server) -> None:
     assert began <= told.create_time.seconds <= time.time()
     assert told.due_time == due
     assert told.expire_time.seconds - told.due_time.seconds == 120
-    found = await deliveries(ready, notification_id=told.notification_id, user_id="bob")
-    assert [delivery.state for delivery in found] == [SCHEDULED]
+    assert [(count.state, count.count) for count in told.counts] == [(SCHEDULED, 3)]
+    assert (told.resolved, told.expanding) == (False, False)
+    assert await deliveries(ready, notification_id=told.notification_id) == []
     defaults = await notification(ready, (await ready.backend(send())).notification_id)
     assert defaults.priority == core_pb2.PUSH_PRIORITY_NORMAL
     assert defaults.expire_time.seconds - defaults.due_time.seconds == 3600
+    assert defaults.resolved
 
 
 @pytest.mark.parametrize("ahead_s", [-40, 40])
@@ -145,13 +147,11 @@ async def test_schedule_time_is_kept_whatever_the_clock_of_the_server_says(
     told = await notification(ready, (await ready.backend(send(schedule_time=due))).notification_id)
     assert told.due_time == due
     assert told.expire_time.seconds - due.seconds == 3600
-    (found,) = await deliveries(ready, notification_id=told.notification_id, user_id="bob")
-    assert (found.due_time, found.state) == (due, SCHEDULED)
+    assert not told.resolved
     # Over by the server's clock, but not by the one that decides; and the other way round.
     soon = Timestamp(seconds=int(time.time()))
     told = await notification(ready, (await ready.backend(send(schedule_time=soon))).notification_id)
-    (found,) = await deliveries(ready, notification_id=told.notification_id, user_id="bob")
-    assert found.state == (SCHEDULED if ahead_s > 0 else PENDING)
+    assert told.resolved is (ahead_s < 0)
 
 
 async def test_a_dedupe_key_lets_one_through_to_each_device(ready: Server) -> None:

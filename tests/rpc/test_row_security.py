@@ -20,8 +20,7 @@ from syncbeat_server.auth.model import StandingKey
 from syncbeat_server.directory import locks
 from syncbeat_server.directory import store as directory
 from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
-from syncbeat_server.push import erase as push_erase
-from syncbeat_server.push import expansion, followup, limits, queue, registrations
+from syncbeat_server.push import collapse, erase, expansion, followup, limits, queue, registrations
 from syncbeat_server.push import store as push
 from syncbeat_server.push.expansion import Page
 from syncbeat_server.push.model import (
@@ -173,10 +172,11 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     push.insert_deliveries: lambda c: push.insert_deliveries(c, [NOTIFICATION]),
     push.close_windows: lambda c: push.close_windows(c, "default", "bob", None),
     push.cancel_waiting: lambda c: push.cancel_waiting(c, "default", "bob", None, Reason.DEVICE_GONE),
-    push_erase.cancel_of_user: lambda c: push_erase.cancel_of_user(c, "default", "bob"),
-    push_erase.erase: lambda c: push_erase.erase(c, "default", "bob"),
-    push_erase.erase_deliveries: lambda c: push_erase.erase_deliveries(c, "default", "bob"),
-    push_erase.erase_undelivered: lambda c: push_erase.erase_undelivered(c, "default", IDS),
+    erase.erase: lambda c: erase.erase(c, "default", "bob"),
+    erase.cancel_of_user: lambda c: erase.cancel_of_user(c, "default", "bob"),
+    collapse.keep_order: lambda c: collapse.keep_order(c, [CLAIMED]),
+    queue.still_wanted: lambda c: queue.still_wanted(c, CLAIMED),
+    queue.texts_as_accepted: lambda c: queue.texts_as_accepted(c, CLAIMED),
     push.find_notification: lambda c: push.find_notification(c, "default", IDS[2]),
     push.list_deliveries: lambda c: push.list_deliveries(c, "default", DeliveryFilter(), None, 10),
     queue.claim: lambda c: queue.claim(c, IDS[1], 30.0, {"default": 10}),
@@ -196,9 +196,11 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     followup.unaccounted: lambda c: followup.unaccounted(c, timedelta(days=1), 10),
     followup.waiting: followup.waiting,
     expansion.start: lambda c: expansion.start(c, [NOTIFICATION], [1]),
-    expansion.next_page: lambda c: expansion.next_page(c, ["default"]),
-    expansion.advance: lambda c: expansion.advance(c, Page(NOTIFICATION, ("", ""), last=True), 0),
-    expansion.stop: lambda c: expansion.stop(c, "default", IDS[2]),
+    expansion.next_pages: lambda c: expansion.next_pages(c, ["default"]),
+    expansion.write: lambda c: expansion.write(c, [Page(NOTIFICATION, ("", ""), last=True)]),
+    expansion.call_off: lambda c: expansion.call_off(c, "default", IDS[2]),
+    expansion.lacking: lambda c: expansion.lacking(c, "default", {}),
+    expansion.count_deferred: lambda c: expansion.count_deferred(c, [NOTIFICATION]),
     limits.count_shown: lambda c: limits.count_shown(c, [(CLAIMED, 1, EVER)]),
     limits.take_wakes: lambda c: limits.take_wakes(c, [CLAIMED]),
     limits.merge_held: lambda c: limits.merge_held(c, [CLAIMED]),
@@ -232,28 +234,13 @@ REFUSED[touches.forget_touches] = lambda c: touches.forget_touches(c, 0.0, 10)
 SEEN[registrations.lock] = lambda c: registrations.lock(c, [CLAIMED], [])
 SEEN[registrations.quarantine] = lambda c: registrations.quarantine(c, [CLAIMED])
 SEEN[registrations.age] = lambda c: registrations.age(c, 10)
-SEEN[expansion.count_large] = lambda c: expansion.count_large(c, [NOTIFICATION])
 SEEN[directory.find_preferences] = lambda c: directory.find_preferences(c, "default", "bob")
 STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner("default", ""), RowOwner("", ""))
 
 
 STORES = (
-    *(
-        directory,
-        sync,
-        scopes,
-        epochs,
-        touches,
-        tombstones,
-        rounds,
-        push,
-        push_erase,
-        queue,
-        followup,
-        expansion,
-        limits,
-    ),
-    *(locks, registrations, idempotency, lineage, auth, users),
+    *(directory, sync, scopes, epochs, touches, tombstones, rounds, push, queue, followup, expansion, limits),
+    *(collapse, erase, locks, registrations, idempotency, lineage, auth, users),
 )
 
 
@@ -292,14 +279,9 @@ async def test_stores_show_and_change_nothing_in_a_strangers_transaction(
 SILENT = {
     *(sync.report_activity, sync.record_seen, scopes.advance_heads, registrations.quarantine, directory.lock_token),
     directory.lock_memberships,
-    *(registrations.age, expansion.count_large),  # nobody has a month, or a thousand devices
-    *(
-        registrations.lock,
-        locks.lock_in_order,
-        directory.lock_mover,
-        directory.lock_registering,
-        directory.lock_erasing,
-    ),
+    registrations.age,  # nobody has a month
+    *(registrations.lock, locks.lock_in_order, directory.lock_mover),
+    *(directory.lock_registering, directory.lock_erasing),
     sync.oversized,  # nor a value of a mebibyte
     *(epochs.foreign_apps, epochs.forget_foreign_transactions),  # nor changes of another cluster
     scopes.note_presence,  # the server has noted it already

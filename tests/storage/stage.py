@@ -69,7 +69,7 @@ def message(*targets: Target, **fields: Any) -> NewNotification:
         notification_id=push.new_notification_id(_MOMENT),
         kind=Kind.MESSAGE,
         caller="service:test",
-        content=Content(title=f"message {next(_numbers)}"),
+        content=fields.pop("content", None) or Content(title=f"message {next(_numbers)}"),
         targets=targets or (Target(user_id="ann"),),
         **fields,
     )

@@ -224,16 +224,6 @@ async def _restore_windows(database: Database, kept: list[tuple[object, ...]]) -
             await conn.execute(f"INSERT INTO dedupe_windows VALUES ({places})", *row)
 
 
-async def test_a_scheduled_notification_waits_and_its_time_to_live_starts_then(database: Database) -> None:
-    await couple(database)
-    sent = message(delay_s=7200.0, ttl_s=600.0)
-    await accept(database, sent)
-    (delivery,) = await deliveries(database)
-    assert delivery.state is DeliveryState.SCHEDULED
-    assert (delivery.due_at - START).total_seconds() == 7200
-    assert (delivery.expires_at - START).total_seconds() == 7800
-
-
 async def test_the_service_tells_a_notification_with_its_counts(database: Database) -> None:
     await couple(database)
     await add_device(database, "ann", "old", token="")

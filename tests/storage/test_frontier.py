@@ -113,10 +113,11 @@ class TestBehindTheFrontier:
         self, database: Database, clock: FakeClock, behind_s: int
     ) -> None:
         await couple(database)
-        before, back = message(), message(delay_s=100_000.0, ttl_s=200_000.0)
+        before, back = message(), message(ttl_s=200_000.0)
         async with running(make_worker(database, clock, ScriptedProvider())):
             await accept(database, before, back)
             await until_shown(database, "ann SENT", of=before, moving=clock)
+            await until_shown(database, "ann SENT", of=back)
             await clock.advance(10)
             async with database.connection() as conn:
                 await conn.execute(

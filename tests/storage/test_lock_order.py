@@ -89,10 +89,13 @@ class Everybody:
         users = self.random.sample(USERS, 3)
         once = {"dedupe_key": self.random.choice("ab"), "dedupe_window_s": 60.0}
         shown = message(*(Target(user_id=user) for user in users), **once)
-        await accept(self.database, shown, wake(1, self.random.choice(SCOPES)))
-        if self.random.random() < 0.5:
-            async with self.database.transaction() as conn:
-                await followup.cancel(conn, APP, shown.notification_id)
+        targets = [Target(user_id=self.someone()), Target(scope=self.random.choice(SCOPES))]
+        later = message(*targets, due_at=self.clock.now() + timedelta(days=1))
+        await accept(self.database, shown, wake(1, self.random.choice(SCOPES)), later)
+        for one in (shown, later):
+            if self.random.random() < 0.5:
+                async with self.database.transaction() as conn:
+                    await followup.cancel(conn, APP, one.notification_id)
 
     async def publish(self) -> None:
         changes = [NewChange(scope, "k", "{}") for scope in self.random.sample(SCOPES, 2)]
@@ -140,6 +143,12 @@ class Everybody:
             await followup.redrive(conn, APP, DeliveryFilter())
             await registrations.age(conn, 100)
             await followup.forget_notifications(conn, -1.0, 5)
+            await conn.execute(
+                """UPDATE expansions SET due_at = syncbeat_now() WHERE notification_id IN (
+                       SELECT notification_id FROM expansions LIMIT 9 FOR UPDATE SKIP LOCKED)"""
+            )
+        async with self.database.transaction() as conn:
+            await push.expand(conn, [APP])
 
     def devices(self) -> list[DeviceKey]:
         devices = [DeviceKey(APP, user, device) for user in USERS for device in ("phone", "tablet")]

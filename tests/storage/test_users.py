@@ -16,11 +16,9 @@ from syncbeat_server.events.users import Erased, UserLifecycle
 from syncbeat_server.push import queue, registrations
 from syncbeat_server.push.erase import erase
 from syncbeat_server.push.model import DeliveryState, Finished, Reason, Target
-from syncbeat_server.push.policy import RetryRule, triage
 from syncbeat_server.storage.idempotency import RequestKey, answer_once
 from syncbeat_server.storage.postgres import Database, open_database
 from tests.conftest import DatabaseUrls, run_sql
-from tests.fakes import START, FakeClock
 from tests.storage.doubles import Refuses
 from tests.storage.stage import (
     APP,
@@ -227,14 +225,13 @@ async def test_disabling_cancels_what_waits_leaves_what_is_under_way_and_skips_w
     database: Database, lifecycle: UserLifecycle
 ) -> None:
     await couple(database)
-    under_way, waits, later = (message(Target(user_id="ann"), Target(user_id="bob"), delay_s=d) for d in (0, 0, 60))
+    under_way, waits = (message(Target(user_id="ann"), Target(user_id="bob")) for _ in range(2))
     await accept(database, under_way)
     await claim(database, LEASE)
-    await accept(database, waits, later)
+    await accept(database, waits)
     await lifecycle.disable(APP, "bob")
     assert await shown(database, under_way) == ["ann IN_FLIGHT", "bob IN_FLIGHT"]
     assert await shown(database, waits) == ["ann PENDING", "bob CANCELLED USER_DISABLED"]
-    assert await shown(database, later) == ["ann SCHEDULED", "bob CANCELLED USER_DISABLED"]
     to_bob, to_both = message(Target(user_id="bob")), wake(1)
     assert [one.delivery_count for one in await accept(database, to_bob, to_both)] == [0, 1]
     assert await shown(database, to_bob, to_both) == ["ann PENDING"]
@@ -343,22 +340,3 @@ async def test_an_erasure_that_loses_a_deadlock_begins_again(
             await conn.execute("SELECT FROM devices WHERE user_id = 'bob' FOR KEY SHARE")
         assert (await erasing).devices == 1
     assert told.users == [(APP, "bob")]
-
-
-async def test_what_was_under_way_when_its_user_was_disabled_is_not_tried_again(
-    database: Database, clock: FakeClock, lifecycle: UserLifecycle
-) -> None:
-    await couple(database)
-    sent = message(Target(user_id="bob"))
-    await accept(database, sent)
-    (first,) = await claim(database, LEASE)
-    await lifecycle.disable(APP, "bob")
-    async with database.transaction() as conn:
-        await queue.finish(conn, [Finished(first, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=10.0)])
-    await clock.advance(10)
-    (again,) = await claim(database, LEASE)
-    needless = triage(again, False, START, RetryRule())
-    assert needless is not None
-    async with database.transaction() as conn:
-        await queue.finish(conn, [needless])
-    assert await shown(database, sent) == ["bob CANCELLED USER_DISABLED"]

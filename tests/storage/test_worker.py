@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 from functools import partial
 from typing import cast
 
@@ -63,7 +64,7 @@ async def test_what_is_due_is_sent_and_recorded(database: Database, clock: FakeC
 
 async def test_a_worker_looks_unasked(database: Database, clock: FakeClock) -> None:
     await couple(database)
-    sent = message(delay_s=20.0)
+    sent = message(due_at=clock.now() + timedelta(seconds=20))
     await accept(database, sent)
     provider = ScriptedProvider()
     async with running(make_worker(database, clock, provider, poll_s=1.0)):

@@ -24,7 +24,7 @@ from syncbeat_server.push.providers import Provider
 from syncbeat_server.push.providers.log import LogProvider
 from syncbeat_server.push.providers.proxies import NoProxy
 from syncbeat_server.push.resend import ResendRule
-from syncbeat_server.push.upkeep import QueueFigures, old_rows
+from syncbeat_server.push.upkeep import QueueFigures, old_rows, warn_of_lacking
 from syncbeat_server.push.worker import DeliveryWorker, WorkerHooks, WorkerRule
 from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 from syncbeat_server.storage.allowance import Allowance, Rate
@@ -162,7 +162,9 @@ class _Channels:
         known = self.by_app.get(app_id)
         if known is not None:
             known.max_per_day = app.max_per_day
-            known.templates = self._process.apps.templates(app_id)
+            before, known.templates = known.templates, self._process.apps.templates(app_id)
+            if known.templates != before:
+                await warn_of_lacking(self._process.database, app_id, known.templates)
         account = await asyncio.to_thread(_account, app)
         # Whoever writes the same credentials anew may want a new access token.
         written = app.fcm_credentials and written_at(app.fcm_credentials)

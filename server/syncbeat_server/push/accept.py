@@ -22,26 +22,28 @@ def new_notification_id(now: datetime) -> str:
 async def accept(conn: Connection, notifications: Sequence[NewNotification]) -> list[Accepted]:
     """Write notifications and a delivery for each device they target; how many, and how many of those suppressed.
 
-    Of a notification for more than 1,000 devices only the job is written that writes its deliveries (`expand`); none
-    of them counts as suppressed yet.
+    Of a scheduled notification, and of one for more than 1,000 devices, only the job is written that writes its
+    deliveries (`expand`); how many is an estimate, and none of them counts as suppressed yet.
     """
     if not notifications:
         return []
-    large = await expansion.count_large(conn, notifications)
-    counts = await store.insert_deliveries(
-        conn, [replace(n, targets=()) if n.notification_id in large else n for n in notifications]
-    )
-    accepted = {name: sum(by_state.values()) for name, by_state in counts.items() if name not in large}
-    await store.insert_notifications(conn, notifications, accepted)
-    if large:
-        jobs = [n for n in notifications if n.notification_id in large]
-        await expansion.start(conn, jobs, [large[n.notification_id] for n in jobs])
+    deferred = await expansion.count_deferred(conn, notifications)
+    # What was to go out in the past goes out now, and is no older than what else does.
+    now = [replace(n, due_at=None) for n in notifications if n.notification_id not in deferred]
+    later = [n for n in notifications if n.notification_id in deferred]
+    counts = await store.insert_deliveries(conn, now) if now else {}
+    accepted = {name: sum(by_state.values()) for name, by_state in counts.items()}
+    await store.insert_notifications(conn, [*now, *later], accepted)
+    if later:
+        await expansion.start(conn, later, [deferred[n.notification_id] for n in later])
     return [
         Accepted(
             notification.notification_id,
-            delivery_count=(accepted | large)[notification.notification_id],
+            delivery_count=(accepted | deferred)[notification.notification_id],
             suppressed_count=sum(
-                n for (state, _), n in counts[notification.notification_id].items() if state is DeliveryState.SUPPRESSED
+                n
+                for (state, _), n in counts.get(notification.notification_id, {}).items()
+                if state is DeliveryState.SUPPRESSED
             ),
         )
         for notification in notifications
@@ -49,14 +51,9 @@ async def accept(conn: Connection, notifications: Sequence[NewNotification]) -> 
 
 
 async def expand(conn: Connection, app_ids: Sequence[str]) -> int | None:
-    """Write the next deliveries of one large notification of these apps: how many; None when there is none to write."""
-    page = await expansion.next_page(conn, app_ids)
-    if page is None:
-        return None
-    counts = await store.insert_deliveries(conn, [page.notification])
-    written = sum(counts[page.notification.notification_id].values())
-    await expansion.advance(conn, page, written)
-    return written
+    """Write the next deliveries of what is due of these apps: how many; None when there are none to write."""
+    pages = await expansion.next_pages(conn, app_ids)
+    return await expansion.write(conn, pages) if pages else None
 
 
 async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str, *, stays: bool) -> None:

@@ -20,12 +20,30 @@ async def cancel_of_user(conn: Connection, app_id: str, user_id: str) -> None:
 async def erase(conn: Connection, app_id: str, user_id: str) -> int:
     """Forget a user's deliveries, and notifications that were for nobody else; how many waited. The dedupe windows
     go with the devices."""
-    waited, notification_ids = await erase_deliveries(conn, app_id, user_id)
-    await erase_undelivered(conn, app_id, notification_ids)
-    return waited
+    scheduled = await _erase_targets(conn, app_id, user_id)
+    waited, notification_ids = await _erase_deliveries(conn, app_id, user_id)
+    await _erase_undelivered(conn, app_id, [*notification_ids, *scheduled])
+    return waited + len(scheduled)
 
 
-async def erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tuple[int, list[str]]:
+async def _erase_targets(conn: Connection, app_id: str, user_id: str) -> list[str]:
+    """Take a user out of what is to be expanded: the notifications that named it."""
+    rows = await conn.fetch(
+        """WITH named AS MATERIALIZED (
+               SELECT notification_id FROM expansions
+               WHERE app_id = $1 AND targets @> jsonb_build_array(jsonb_build_object('user_id', $2::text))
+               ORDER BY notification_id FOR UPDATE)
+           UPDATE expansions e SET targets = coalesce((SELECT jsonb_agg(t) FROM jsonb_array_elements(e.targets) t
+                                                       WHERE t ->> 'user_id' IS DISTINCT FROM $2), '[]')
+           FROM named WHERE e.app_id = $1 AND e.notification_id = named.notification_id
+           RETURNING e.notification_id::text AS notification_id""",
+        app_id,
+        user_id,
+    )
+    return [row["notification_id"] for row in rows]
+
+
+async def _erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tuple[int, list[str]]:
     """Forget a user's deliveries, those under way too: how many waited, and the notifications they were of."""
     delivery_ids = await _lock_with_notifications(conn, app_id, user_id)
     rows = await conn.fetch(
@@ -75,7 +93,7 @@ async def _lock_with_notifications(conn: Connection, app_id: str, user_id: str) 
         await conn.execute("ROLLBACK TO SAVEPOINT none_locked; RELEASE SAVEPOINT none_locked")
 
 
-async def erase_undelivered(conn: Connection, app_id: str, notification_ids: Sequence[str]) -> None:
+async def _erase_undelivered(conn: Connection, app_id: str, notification_ids: Sequence[str]) -> None:
     """Forget those of the notifications that have no delivery."""
     # Of two users who are erased at once, the second waits here and sees that the first one's deliveries are gone.
     await conn.execute(
@@ -87,7 +105,9 @@ async def erase_undelivered(conn: Connection, app_id: str, notification_ids: Seq
     await conn.execute(
         """DELETE FROM notifications n WHERE n.app_id = $1 AND n.notification_id = ANY($2::uuid[])
              AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.app_id = n.app_id
-                                                          AND d.notification_id = n.notification_id)""",
+                                                          AND d.notification_id = n.notification_id)
+             AND NOT EXISTS (SELECT 1 FROM expansions e WHERE e.app_id = n.app_id AND e.targets <> '[]'
+                                                          AND e.notification_id = n.notification_id)""",
         app_id,
         list(notification_ids),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from syncbeat_server.push import expansion
-from syncbeat_server.push.model import DeliveryFilter, DeliveryState
+from syncbeat_server.push.model import NOW_S, DeliveryFilter, DeliveryState
 from syncbeat_server.storage.postgres import Connection
 from syncbeat_server.storage.retention import BEGINNING, Batch, forget_oldest, oldest
 
@@ -56,6 +56,7 @@ async def acknowledge(conn: Connection, app_id: str, delivery_id: str, *, opened
 async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | None:
     """Cancel what is not sent yet of a notification; how many, or None when there is no such notification.
 
+    One in flight counts as well: it is not tried again, and ends SENT where its attempt succeeds all the same.
     What it held off by its dedupe key may come again; what was to take the last place of a window gives it up. Wake-ups
     that were sent are not sent again.
     """
@@ -64,12 +65,12 @@ async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | N
     )
     if known is None:
         return None
-    unwritten = await expansion.stop(conn, app_id, notification_id)
-    # The deliveries first, as in claiming; the windows in the order in which accepting locks them. What comes to wait
-    # from now on, since an attempt of it ended, was under way when this was called.
+    # Before the deliveries are locked: what it writes is CANCELLED already, and counts once.
+    unwritten = await expansion.call_off(conn, app_id, notification_id)
+    # The deliveries first, as in claiming; the windows in the order in which accepting locks them.
     locked = await conn.fetch(
         """SELECT delivery_id FROM deliveries WHERE app_id = $1 AND notification_id = $2
-             AND (state IN ('PENDING', 'HELD', 'SCHEDULED') OR answer_by IS NOT NULL)
+             AND (state IN ('PENDING', 'HELD', 'SCHEDULED', 'IN_FLIGHT') OR answer_by IS NOT NULL)
            ORDER BY delivery_id FOR UPDATE""",
         app_id,
         notification_id,
@@ -94,8 +95,13 @@ async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | N
         delivery_ids,
     )
     rows = await conn.fetch(
-        """UPDATE deliveries SET state = 'CANCELLED', reason = '', updated_at = syncbeat_now()
-           WHERE app_id = $1 AND delivery_id = ANY($2::uuid[]) AND state IN ('PENDING', 'HELD', 'SCHEDULED')
+        """UPDATE deliveries SET
+               state = CASE WHEN state = 'IN_FLIGHT' THEN state ELSE 'CANCELLED' END, updated_at = syncbeat_now(),
+               reason = CASE WHEN state = 'IN_FLIGHT' THEN reason ELSE '' END,
+               called_back = CASE WHEN state = 'IN_FLIGHT' THEN '' END
+           WHERE app_id = $1 AND delivery_id = ANY($2::uuid[])
+             AND (state IN ('PENDING', 'HELD', 'SCHEDULED')
+                  OR state = 'IN_FLIGHT' AND resends = 0 AND called_back IS NULL)
            RETURNING 1 AS cancelled""",
         app_id,
         delivery_ids,
@@ -119,7 +125,8 @@ async def redrive(conn: Connection, app_id: str, wanted: DeliveryFilter) -> int:
                ORDER BY delivery_id LIMIT $5 FOR UPDATE)
            UPDATE deliveries d SET state = 'PENDING', reason = '', attempts = 0, moves = 0, first_claimed_at = NULL,
                   due_at = syncbeat_now(), updated_at = syncbeat_now(),
-                  expires_at = syncbeat_now() + (n.expires_at - n.due_at)
+                  expires_at = syncbeat_now() + coalesce(nullif(n.expires_at - n.due_at, interval '0'),
+                                                         make_interval(secs => $6))
            FROM dead JOIN deliveries own USING (app_id, delivery_id)
                 JOIN notifications n USING (app_id, notification_id)
            WHERE (d.app_id, d.delivery_id) = (dead.app_id, dead.delivery_id)
@@ -129,6 +136,7 @@ async def redrive(conn: Connection, app_id: str, wanted: DeliveryFilter) -> int:
         wanted.user_id or None,
         wanted.device_id or None,
         REDRIVEN_AT_ONCE,
+        NOW_S,
     )
     return len(rows)
 
@@ -207,10 +215,18 @@ async def unaccounted(conn: Connection, within: timedelta, limit: int) -> tuple[
 
 
 async def waiting(conn: Connection) -> dict[tuple[str, str], tuple[int, float]]:
-    """By app and state of what is not ended: how many, and for how many seconds the oldest has been due."""
+    """By app and state of what is not ended: how many, and for how many seconds the oldest has been due.
+
+    What is scheduled counts as it was estimated.
+    """
     rows = await conn.fetch(
-        """SELECT app_id, state, count(*) AS n,
+        """SELECT app_id, state, sum(n)::bigint AS n,
                   greatest(0, extract(epoch FROM syncbeat_now() - min(due_at)))::float8 AS oldest_s
-           FROM deliveries WHERE state IN ('PENDING', 'HELD', 'SCHEDULED') GROUP BY 1, 2"""
+           FROM (SELECT app_id, state, count(*) AS n, min(due_at) AS due_at FROM deliveries
+                 WHERE state IN ('PENDING', 'HELD', 'SCHEDULED') GROUP BY 1, 2
+                 UNION ALL
+                 SELECT app_id, 'SCHEDULED', sum(greatest(0, expected - written)), min(due_at) FROM expansions
+                 GROUP BY 1) waiting
+           GROUP BY 1, 2"""
     )
     return {(row["app_id"], row["state"]): (row["n"], row["oldest_s"]) for row in rows}

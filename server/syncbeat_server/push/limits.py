@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from syncbeat_server.directory.locks import lock_in_order
 from syncbeat_server.push import holds
@@ -12,37 +13,51 @@ from syncbeat_server.push.model import ClaimedDelivery, device_columns
 from syncbeat_server.storage.postgres import Connection
 
 
-async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, int, datetime]]) -> set[str]:
-    """Count deliveries into the day of their device, as far as its maximum goes: the ids of those that may be shown.
+class Counted(NamedTuple):
+    """The ids of deliveries that may be shown, and of those that may be if one that is under way is not."""
 
-    Each comes with the most of its device's day, and when that day began. One that was counted before may be shown.
+    may: set[str]
+    perhaps: set[str]
+
+
+async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, int, datetime]]) -> Counted:
+    """Count deliveries into the day of their device, as far as its maximum goes.
+
+    Each comes with the most of its device's day, and when that day began. One that was counted before may be shown. An
+    attempt that shows nothing gives its place back (`queue.finish`), so that nobody waits for a day because of it.
     """
     deliveries = [delivery for delivery, _, _ in capped]
     columns = device_columns(deliveries)
     await lock_in_order(conn, *columns)
     rows = await conn.fetch(
         """SELECT k.delivery_id, own.counted_at IS NOT NULL AS counted,
-                  (SELECT count(*) FROM deliveries d
-                   WHERE (d.app_id, d.user_id, d.device_id) = (k.app_id, k.user_id, k.device_id)
-                     AND d.counted_at >= k.since) AS shown
+                  found.shown, found.under_way
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
                 AS k (app_id, user_id, device_id, delivery_id, since)
-           JOIN deliveries own ON own.app_id = k.app_id AND own.delivery_id = k.delivery_id::uuid""",
+           JOIN deliveries own ON own.app_id = k.app_id AND own.delivery_id = k.delivery_id::uuid
+           CROSS JOIN LATERAL (
+               SELECT count(*) FILTER (WHERE d.state <> 'IN_FLIGHT') AS shown,
+                      count(*) FILTER (WHERE d.state = 'IN_FLIGHT') AS under_way
+               FROM deliveries d
+               WHERE (d.app_id, d.user_id, d.device_id) = (k.app_id, k.user_id, k.device_id)
+                 AND d.counted_at >= k.since) found""",
         *columns,
         [d.delivery_id for d in deliveries],
         [since for _, _, since in capped],
     )
     found = {row["delivery_id"]: row for row in rows}
     more: Counter[tuple[str, str, str]] = Counter()
-    may, fresh = set(), []
+    may, perhaps, fresh = set[str](), set[str](), []
     for delivery, most, _ in capped:
         row = found.get(delivery.delivery_id)
         if row is None or row["counted"]:
             may.add(delivery.delivery_id)
-        elif row["shown"] + more[delivery.device] < most:
+        elif row["shown"] + row["under_way"] + more[delivery.device] < most:
             more[delivery.device] += 1
             may.add(delivery.delivery_id)
             fresh.append(delivery)
+        elif row["shown"] < most:
+            perhaps.add(delivery.delivery_id)
     await conn.execute(
         """WITH own AS MATERIALIZED (
                SELECT d.app_id, d.delivery_id FROM deliveries d
@@ -55,7 +70,7 @@ async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, 
         [d.delivery_id for d in fresh],
         [d.lease_token for d in fresh],
     )
-    return may
+    return Counted(may, perhaps)
 
 
 async def take_wakes(conn: Connection, wakes: Sequence[ClaimedDelivery]) -> Mapping[str, float]:

@@ -66,11 +66,19 @@ class Reason(StrEnum):
     QUIET_HOURS = "QUIET_HOURS"
     DAILY_MAXIMUM = "DAILY_MAXIMUM"
     WAKE_BUDGET = "WAKE_BUDGET"
+    REPLACED = "REPLACED"
+
+
+NOW_S = 10.0
+"""How late what has no time to live may be handed over: as long as one attempt takes at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What to show. All empty for a silent wake-up. A template stands for title and body, told in each locale."""
+    """What to show. All empty for a silent wake-up. A template stands for title and body, told in each locale.
+
+    `texts` is what the template came to by locale when it was accepted, as (title, body); it is kept apart.
+    """
 
     title: str = ""
     body: str = ""
@@ -82,6 +90,7 @@ class Content:
     channel_id: str = ""
     template: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, tuple[str, str]] = field(default_factory=dict, compare=False)
 
     @property
     def visible(self) -> bool:
@@ -120,9 +129,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class NewNotification:
-    """A notification to accept. No `dedupe_key`, or no window: never a duplicate. Times in seconds from now.
+    """A notification to accept. No `dedupe_key`, or no window: never a duplicate.
 
-    `patient`: its caller named no time to live, so that it lives on for as long as it is held.
+    `due_at`: None, or over by the database's clock, for now. `ttl_s`: seconds from then on; 0 for now or never.
+    `patient`: its caller named no time to live, so that it lives on for as long as it is held. `called_off`: it was
+    cancelled before its deliveries were written.
     """
 
     app_id: str
@@ -137,10 +148,10 @@ class NewNotification:
     collapse_key: str = ""
     lane: Lane = Lane.NORMAL
     critical: bool = False
-    delay_s: float = 0.0
     due_at: datetime | None = None
     ttl_s: float = 3600.0
     patient: bool = False
+    called_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +169,8 @@ class ClaimedDelivery:
     """One attempt to make: what, to which registration token, as which delivery.
 
     `ttl_s` is what is left until it expires, `age_s` the seconds since it was claimed for the first time, both as of
-    `claimed_at`, the database's time. `resends` counts how often it was leased to be sent again.
+    `claimed_at`, the database's time. `resends` counts how often it was leased to be sent again. `at_once`: it has no
+    time to live, so that one attempt is made and the provider is not to keep it.
     """
 
     app_id: str
@@ -194,6 +206,12 @@ class ClaimedDelivery:
     quiet: QuietHours | None = None
     max_per_day: int | None = None
     muted: bool = False
+    at_once: bool = False
+
+    @property
+    def kept_s(self) -> int:
+        """For how many seconds a provider may keep it."""
+        return 0 if self.at_once else max(0, int(self.ttl_s))
 
     @property
     def device(self) -> tuple[str, str, str]:
@@ -256,7 +274,10 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """An accepted notification with the count of its deliveries in each state."""
+    """An accepted notification with the count of its deliveries in each state.
+
+    `resolved`: all its deliveries are written. `expanding`: they are being written.
+    """
 
     notification_id: str
     kind: Kind
@@ -270,6 +291,7 @@ class Notification:
     expires_at: datetime
     counts: Mapping[DeliveryState, int]
     expanding: bool
+    resolved: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +328,7 @@ class DeliveryFilter:
 
 def content_fields(content: Content) -> dict[str, Any]:
     """The content as plain fields, without those that are empty."""
-    values = {name: getattr(content, name) for name in Content.__slots__}
+    values = {name: getattr(content, name) for name in Content.__slots__ if name != "texts"}
     return {name: value for name, value in values.items() if value not in ("", None, {})}
 
 

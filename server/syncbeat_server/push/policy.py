@@ -53,6 +53,8 @@ def triage(delivery: ClaimedDelivery, live: bool, now: datetime, rule: RetryRule
         return _needless(delivery, DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
     if not delivery.registration_token:
         return _needless(delivery, DeliveryState.DEAD, Reason.NO_TOKEN)
+    if delivery.kind is Kind.MESSAGE and delivery.muted:
+        return _needless(delivery, DeliveryState.SUPPRESSED, Reason.MUTED)
     if delivery.kind is Kind.SYNC and live and not delivery.held:
         return Finished(delivery, DeliveryState.HELD, Reason.LIVE_STREAM, due_in_s=rule.grace_s, give_back_attempt=True)
     if delivery.quiet is not None and delivery.content.visible and not (delivery.critical or delivery.muted):
@@ -91,6 +93,8 @@ def conclude(
             return Finished(delivery, DeliveryState.DEAD, outcome.reason)
         case Verdict.INVALID_TOKEN:
             return Finished(delivery, DeliveryState.DEAD, outcome.reason, invalid_token=True)
+        case Verdict.RETRY if delivery.at_once:
+            return Finished(delivery, DeliveryState.EXPIRED, Reason.NONE)
         case Verdict.RETRY if outcome.reason is Reason.PROVIDER_CONFIG:
             least_s = rule.first_s if outcome.blame is Blame.ACCESS else _CONFIG_WAIT_S
             wait_s = max(least_s, outcome.retry_after_s or 0.0) * dice.uniform(1.0, 1.2)

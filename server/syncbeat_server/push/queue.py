@@ -24,6 +24,12 @@ _HELD = """held AS MATERIALIZED (
                WHERE lease_token = ANY($1::uuid[]) AND state = 'IN_FLIGHT' AND lease_until > syncbeat_now()
                ORDER BY app_id, delivery_id FOR NO KEY UPDATE)"""
 
+# What becomes of one whose worker is gone. A wake-up that was to be sent again is SENT as before.
+_LEFT = """state = CASE WHEN d.resends > 0 THEN 'SENT' WHEN d.called_back IS NULL THEN 'PENDING' ELSE 'CANCELLED' END,
+           reason = CASE WHEN d.resends > 0 THEN d.reason ELSE coalesce(d.called_back, d.reason) END,
+           called_back = NULL, lease_token = NULL, lease_until = NULL, due_at = syncbeat_now(),
+           updated_at = syncbeat_now()"""
+
 AppLane = tuple[str, int]
 """What is due in a lane of an app is claimed in its order."""
 
@@ -163,8 +169,9 @@ async def _claimed_rows(conn: Connection, lease_token: str, keys: Sequence[Deliv
                   v.platform, v.token_registered_at, v.locale, v.time_zone,
                   CASE WHEN v.token_state IN ('ACTIVE', 'STALE') THEN v.registration_token END AS registration_token,
                   n.kind, n.type, n.content, n.collapse_key, n.critical, n.patient,
+                  n.expires_at <= n.due_at AS at_once,
                   p.quiet_start, p.quiet_end, p.quiet_zone, p.max_per_day,
-                  n.type <> '' AND n.type = ANY(p.muted_types) AS muted,
+                  NOT n.critical AND n.type <> '' AND n.type = ANY(p.muted_types) AS muted,
                   syncbeat_now() AS claimed_at, extract(epoch FROM d.expires_at - syncbeat_now())::float8 AS ttl_s,
                   extract(epoch FROM syncbeat_now() - d.first_claimed_at)::float8 AS age_s,
                   EXISTS (SELECT 1 FROM device_cursors c
@@ -201,7 +208,10 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
                SELECT d.app_id, d.delivery_id FROM deliveries d JOIN k USING (app_id, delivery_id, lease_token)
                ORDER BY d.app_id, d.delivery_id FOR UPDATE OF d)
            UPDATE deliveries d SET
-               state = k.state, reason = k.reason,
+               -- What was called back in flight is not tried again; what was sent is sent.
+               state = CASE WHEN d.called_back IS NULL OR k.state = 'SENT' THEN k.state ELSE 'CANCELLED' END,
+               reason = CASE WHEN d.called_back IS NULL OR k.state = 'SENT' THEN k.reason ELSE d.called_back END,
+               called_back = NULL,
                provider_message_id = coalesce(nullif(k.message_id, ''), d.provider_message_id),
                due_at = CASE WHEN k.state IN ('PENDING', 'HELD')
                              THEN syncbeat_now() + make_interval(secs => k.due_in_s) ELSE d.due_at END,
@@ -210,12 +220,14 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
                                             d.created_at + greatest(d.expires_at - d.created_at, interval '7 days'))
                                  ELSE d.expires_at END,
                attempts = d.attempts - CASE WHEN k.give_back THEN 1 ELSE 0 END,
+               -- The day's maximum counts what was shown, or may have been.
+               counted_at = CASE WHEN k.state = 'SENT' OR k.reason = 'AMBIGUOUS' OR d.ambiguous THEN d.counted_at END,
                first_claimed_at = CASE WHEN k.give_back AND d.attempts = 1 THEN NULL ELSE d.first_claimed_at END,
                moves = d.moves + CASE WHEN k.moved THEN 1 ELSE 0 END,
                ambiguous = d.ambiguous OR k.reason = 'AMBIGUOUS',
                sent_at = CASE WHEN k.state = 'SENT' AND NOT k.give_back THEN syncbeat_now() ELSE d.sent_at END,
                -- One that was called back while it was sent again is not looked at any more.
-               answer_by = CASE WHEN k.state = 'SENT' AND k.due_in_s > 0
+               answer_by = CASE WHEN k.state = 'SENT' AND k.due_in_s > 0 AND d.called_back IS NULL
                                      AND (d.resends = 0 OR d.answer_by IS NOT NULL)
                                 THEN syncbeat_now() + make_interval(secs => k.due_in_s) END,
                lease_token = NULL, lease_until = NULL, updated_at = syncbeat_now()
@@ -235,6 +247,30 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
         [f.moved for f in finished],
     )
     return {str(row["delivery_id"]) for row in rows}
+
+
+async def still_wanted(conn: Connection, delivery: ClaimedDelivery) -> bool:
+    """Whether what was claimed is neither called back nor leased by another meanwhile."""
+    return bool(
+        await conn.fetchval(
+            """SELECT called_back IS NULL FROM deliveries
+               WHERE (app_id, delivery_id, lease_token) = ($1, $2::uuid, $3::uuid)""",
+            delivery.app_id,
+            delivery.delivery_id,
+            delivery.lease_token,
+        )
+    )
+
+
+async def texts_as_accepted(conn: Connection, delivery: ClaimedDelivery) -> dict[str, tuple[str, str]]:
+    """What its template came to by locale when it was accepted, as (title, body); nothing if it is of before that was
+    kept."""
+    found = await conn.fetchval(
+        "SELECT texts FROM notifications WHERE app_id = $1 AND notification_id = $2",
+        delivery.app_id,
+        delivery.notification_id,
+    )
+    return {} if found is None else {locale: (text[0], text[1]) for locale, text in orjson.loads(found).items()}
 
 
 async def extend(conn: Connection, lease_tokens: Sequence[str], lease_s: float) -> int:
@@ -266,17 +302,15 @@ async def rescue(conn: Connection, limit: int, since: datetime = FIRST.at) -> Re
     A wake-up that was to be sent again is SENT as before; the look at it that is due decides how it goes on.
     """
     row = await conn.fetchrow(
-        """WITH lost AS (
+        f"""WITH lost AS (
                SELECT app_id, delivery_id FROM deliveries
                WHERE state = 'IN_FLIGHT' AND lease_until >= $2 AND lease_until < syncbeat_now()
                ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED),
            back AS (
-               UPDATE deliveries d SET state = CASE WHEN d.resends > 0 THEN 'SENT' ELSE 'PENDING' END,
-                      lease_token = NULL, lease_until = NULL,
-                      due_at = syncbeat_now(), updated_at = syncbeat_now()
+               UPDATE deliveries d SET {_LEFT}
                FROM lost WHERE (d.app_id, d.delivery_id) = (lost.app_id, lost.delivery_id)
                RETURNING 1)
-           SELECT (SELECT count(*) FROM lost) AS found, (SELECT count(*) FROM back) AS back, syncbeat_now() AS now""",
+           SELECT (SELECT count(*) FROM lost) AS found, (SELECT count(*) FROM back) AS back, syncbeat_now() AS now""",  # noqa: S608  # constants
         limit,
         since,
     )
@@ -289,10 +323,9 @@ async def release(conn: Connection, lease_tokens: Sequence[str]) -> int:
     """Give back everything this worker holds, uncounted: it stops before it tried. What ran out is rescued."""
     rows = await conn.fetch(
         f"""WITH {_HELD}
-           UPDATE deliveries d SET state = CASE WHEN d.resends > 0 THEN 'SENT' ELSE 'PENDING' END,
-                  attempts = d.attempts - 1, lease_token = NULL, lease_until = NULL,
+           UPDATE deliveries d SET {_LEFT}, attempts = d.attempts - 1,
                   first_claimed_at = CASE WHEN d.attempts = 1 THEN NULL ELSE d.first_claimed_at END,
-                  due_at = syncbeat_now(), updated_at = syncbeat_now()
+                  counted_at = CASE WHEN d.ambiguous THEN d.counted_at END
            FROM held WHERE (d.app_id, d.delivery_id) = (held.app_id, held.delivery_id) RETURNING 1 AS given""",  # noqa: S608  # constants
         list(lease_tokens),
     )
@@ -331,6 +364,7 @@ def _claimed(row: Row, lease_token: str) -> ClaimedDelivery:
         shut_out=row["shut_out"],
         critical=row["critical"],
         patient=row["patient"],
+        at_once=row["at_once"],
         moves=row["moves"],
         resends=row["resends"],
         locale=row["locale"] or "",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from syncbeat_server.push import holds, limits, policy
+from syncbeat_server.push import collapse, holds, limits, policy
 from syncbeat_server.push.channel import Channel
 from syncbeat_server.push.model import ClaimedDelivery, Finished, Kind, Reason
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.storage.postgres import Database
+
+_OUTCOME_S = 2.0  # until an attempt under way has shown whether it takes a place: most take less
 
 Live = Callable[[Sequence[tuple[str, str, str]]], Awaitable[Sequence[bool]]]
 """For each (app, user, device) whether it has a live stream somewhere."""
@@ -56,16 +58,19 @@ class Screening:
             for delivery in deliveries
             if (most := self._most_a_day(delivery)) is not None
         ]
+        keyed = [delivery for delivery in deliveries if delivery.collapse_key]
         wakes = [delivery for delivery in deliveries if delivery.kind is Kind.SYNC]
-        if not capped and not wakes:
+        if not capped and not wakes and not keyed:
             return {}
-        held: dict[str, Finished] = {}
         async with self._database.transaction() as conn:
+            held = await collapse.keep_order(conn, keyed) if keyed else {}
+            capped = [one for one in capped if one[0].delivery_id not in held]
             if capped:
-                may = await limits.count_shown(conn, [(delivery, most, day[0]) for delivery, most, day in capped])
+                counted = await limits.count_shown(conn, [(delivery, most, day[0]) for delivery, most, day in capped])
                 for delivery, _, (_, ends) in capped:
-                    if delivery.delivery_id not in may:
-                        wait_s = (ends - delivery.claimed_at).total_seconds()
+                    if delivery.delivery_id not in counted.may:
+                        perhaps = delivery.delivery_id in counted.perhaps
+                        wait_s = _OUTCOME_S if perhaps else (ends - delivery.claimed_at).total_seconds()
                         held[delivery.delivery_id] = policy.hold(delivery, Reason.DAILY_MAXIMUM, wait_s)
             if wakes:
                 waits = await limits.take_wakes(conn, [d for d in wakes if d.delivery_id not in held])

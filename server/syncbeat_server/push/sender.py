@@ -6,17 +6,20 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 
-from syncbeat_server.push import policy
+from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.push import policy, queue
 from syncbeat_server.push.channel import Channel
 from syncbeat_server.push.model import ClaimedDelivery, Content, DeliveryState, Finished, Outcome, Reason, Verdict
 from syncbeat_server.push.policy import RetryRule
 from syncbeat_server.push.providers import Message, Provider
 from syncbeat_server.push.receipts import ack_token
 from syncbeat_server.push.recorder import Recorder
-from syncbeat_server.push.templates import in_locale
+from syncbeat_server.push.templates import as_accepted, in_locale
+from syncbeat_server.storage.postgres import Database
 
 _log = logging.getLogger(__name__)
 
+_DOWN_PAUSE_S = 0.5
 _UNKNOWN_APP_S = 60.0
 _SPREAD_S = 5.0
 
@@ -26,12 +29,14 @@ class Sender:
 
     def __init__(
         self,
+        database: Database,
         channels: Mapping[str, Channel],
         recorder: Recorder,
         rule: RetryRule,
         attempt_ended: Callable[[str], None],
     ) -> None:
         """`attempt_ended(outcome)` is told of each attempt (the metrics hook)."""
+        self._database = database
         self._channels = channels
         self._recorder = recorder
         self._rule = rule
@@ -47,9 +52,11 @@ class Sender:
         if channel is None:
             return policy.put_off(delivery, Reason.PROVIDER_CONFIG, _UNKNOWN_APP_S)
         try:
-            message = _message(delivery, channel)
-        except KeyError as missing:
-            _log.warning("a template or a variable of it is gone", extra={"missing": str(missing)})
+            message = await self._message(delivery, channel)
+        except SyncbeatError as error:
+            _log.warning("cannot look up a text now", extra={"reason": error.reason})
+            return policy.put_off(delivery, Reason.NONE, _DOWN_PAUSE_S)
+        if message is None:
             return Finished(delivery, DeliveryState.DEAD, Reason.REJECTED)
         outcome = await self._through_gate(channel, message)
         if outcome is None:
@@ -58,6 +65,27 @@ class Sender:
             return policy.put_off(delivery, Reason.PROVIDER_CONFIG if of_platform else Reason.UNAVAILABLE, wait_s)
         self._attempt_ended(outcome.reason or outcome.verdict)
         return policy.conclude(delivery, outcome, self._rule, self._dice, channel.gate.share)
+
+    async def _message(self, delivery: ClaimedDelivery, channel: Channel) -> Message | None:
+        content = Content(data=delivery.content.data) if delivery.muted else delivery.content
+        try:
+            told = in_locale(content, channel.templates, delivery.locale)
+        except KeyError as missing:
+            async with self._database.connection() as conn:
+                texts = await queue.texts_as_accepted(conn, delivery)
+            _log.warning("a template or a variable of it is gone", extra={"missing": str(missing), "kept": bool(texts)})
+            if not texts:
+                return None
+            told = as_accepted(content, texts, delivery.locale)
+        return Message(delivery, told, ack_token(channel.ack_secret, delivery.app_id, delivery.delivery_id))
+
+    async def _still_wanted(self, delivery: ClaimedDelivery) -> bool:
+        try:
+            async with self._database.connection() as conn:
+                return await queue.still_wanted(conn, delivery)
+        except SyncbeatError as error:
+            _log.warning("cannot look at a delivery now", extra={"reason": error.reason})
+            return False  # it is tried again when the database answers
 
     async def _through_gate(self, channel: Channel, message: Message) -> Outcome | None:
         platform = message.delivery.platform
@@ -69,18 +97,11 @@ class Sender:
                 channel.gate.learned(permit, outcome, platform)
             finally:
                 permit.release()  # nothing was learned of an attempt that was cancelled
-        if channel.fallback is not None and (outcome is None or _unreached(outcome)):
-            outcome = await _ask(channel.fallback, message)
-        return outcome
-
-
-def _message(delivery: ClaimedDelivery, channel: Channel) -> Message:
-    content = Content(data=delivery.content.data) if delivery.muted else delivery.content
-    return Message(
-        delivery,
-        in_locale(content, channel.templates, delivery.locale),
-        ack_token(channel.ack_secret, delivery.app_id, delivery.delivery_id),
-    )
+        if channel.fallback is None or not (outcome is None or _unreached(outcome)):
+            return outcome
+        if outcome is not None and not await self._still_wanted(message.delivery):
+            return outcome
+        return await _ask(channel.fallback, message)
 
 
 async def _ask(provider: Provider, message: Message) -> Outcome:

@@ -8,6 +8,7 @@ from datetime import datetime
 import orjson
 
 from syncbeat_server.push.model import (
+    NOW_S,
     Content,
     Delivery,
     DeliveryFilter,
@@ -33,13 +34,10 @@ from syncbeat_server.storage.postgres import Connection, Row
 # What is left to write of a notification whose targets are expanded later comes here page by page.
 _INSERT_DELIVERIES = """
 WITH call AS (
-    -- When one is due is reckoned here, by the clock that will say that it is.
-    SELECT k.app_id, k.notification_id, k.dedupe_key, k.window_s, k.trails, k.priority, k.ttl_s, k.mutable_type, k.i,
-           CASE WHEN k.due_at IS NULL THEN k.given_s
-                ELSE greatest(0, extract(epoch FROM k.due_at - syncbeat_now())::float8) END AS delay_s
-    FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::bool[], $6::smallint[],
-                $7::float8[], $8::float8[], $9::text[], $18::timestamptz[]) WITH ORDINALITY
-        AS k (app_id, notification_id, dedupe_key, window_s, trails, priority, given_s, ttl_s, mutable_type, due_at, i)
+    SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::bool[], $6::smallint[],
+                         $7::float8[], $8::text[], $9::text[], $18::timestamptz[], $19::bool[]) WITH ORDINALITY
+        AS k (app_id, notification_id, dedupe_key, window_s, trails, priority, ttl_s, mutable_type, collapse_key,
+              was_due_at, called_off, i)
 ), wanted AS (
     SELECT * FROM unnest($10::int[], $11::text[], $12::text[], $13::text[], $14::text[], $15::bigint[],
                          $16::text[], $17::text[])
@@ -74,7 +72,7 @@ WITH call AS (
            app_id, user_id, device_id, dedupe_key, scope, trails, notification_id,
            CASE WHEN trails THEN lead(notification_id) OVER same END,
            last_value(epoch) OVER same, last_value(sequence) OVER same,
-           syncbeat_now() + make_interval(secs => delay_s + window_s),
+           syncbeat_now() + make_interval(secs => window_s),
            make_interval(secs => last_value(window_s) OVER same)
     FROM target WHERE dedupe_key <> '' AND barred = ''
     WINDOW same AS (PARTITION BY app_id, user_id, device_id, dedupe_key, scope ORDER BY i
@@ -99,14 +97,14 @@ WITH call AS (
     FROM target t LEFT JOIN claim c USING (app_id, user_id, device_id, dedupe_key, scope)
 ), written AS (
     INSERT INTO deliveries (app_id, notification_id, user_id, device_id, scope, epoch, sequence, state, reason,
-                            priority, due_at, expires_at, created_at, updated_at)
+                            priority, due_at, expires_at, created_at, updated_at, collapse_key, collapse_order)
     SELECT app_id, notification_id, user_id, device_id, scope, epoch, sequence,
            CASE WHEN reason IN ('NO_TOKEN', 'MUTED', 'MERGED', 'DUPLICATE') THEN 'SUPPRESSED'
-                WHEN reason = 'TRAILING' OR delay_s > 0 THEN 'SCHEDULED' ELSE 'PENDING' END,
-           reason, priority,
-           CASE WHEN reason = 'TRAILING' THEN window_until
-                ELSE syncbeat_now() + make_interval(secs => delay_s) END,
-           syncbeat_now() + make_interval(secs => delay_s + ttl_s), syncbeat_now(), syncbeat_now()
+                WHEN called_off THEN 'CANCELLED'
+                WHEN reason = 'TRAILING' THEN 'SCHEDULED' ELSE 'PENDING' END,
+           reason, priority, CASE WHEN reason = 'TRAILING' THEN window_until ELSE syncbeat_now() END,
+           syncbeat_now() + make_interval(secs => ttl_s), syncbeat_now(), syncbeat_now(),
+           collapse_key, CASE WHEN collapse_key <> '' THEN coalesce(was_due_at, syncbeat_now()) END
     FROM verdict
     RETURNING notification_id, state, reason
 )
@@ -123,18 +121,17 @@ async def insert_notifications(
     """
     await conn.execute(
         """INSERT INTO notifications (app_id, notification_id, kind, caller, content, type, dedupe_key, collapse_key,
-                                      priority, critical, patient, accepted, created_at, due_at, expires_at)
+                                      priority, critical, patient, accepted, texts, created_at, due_at, expires_at)
            SELECT app_id, notification_id, kind, caller, content::jsonb, type, dedupe_key, collapse_key, priority,
-                  critical, patient, accepted, syncbeat_now(), syncbeat_now() + make_interval(secs => delay_s),
-                  syncbeat_now() + make_interval(secs => delay_s + ttl_s)
+                  critical, patient, accepted, texts::jsonb, syncbeat_now(), due.at,
+                  due.at + make_interval(secs => ttl_s)
            FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                       $9::text[], $10::bool[], $11::float8[], $12::float8[], $13::bool[], $14::int[],
-                       $15::timestamptz[])
+                       $9::text[], $10::bool[], $11::float8[], $12::bool[], $13::int[], $14::timestamptz[],
+                       $15::text[])
                 AS k (app_id, notification_id, kind, caller, content, type, dedupe_key, collapse_key, priority,
-                      critical, given_s, ttl_s, patient, accepted, due_at),
-                LATERAL (SELECT CASE WHEN k.due_at IS NULL THEN k.given_s
-                                     ELSE greatest(0, extract(epoch FROM k.due_at - syncbeat_now())::float8) END
-                         AS delay_s) due""",
+                      critical, ttl_s, patient, accepted, due_at, texts),
+                -- By the clock that will say that it is due.
+                LATERAL (SELECT greatest(k.due_at, syncbeat_now()) AS at) due""",
         [n.app_id for n in notifications],
         [n.notification_id for n in notifications],
         [n.kind for n in notifications],
@@ -145,11 +142,11 @@ async def insert_notifications(
         [n.collapse_key for n in notifications],
         [n.lane.name for n in notifications],
         [n.critical for n in notifications],
-        [n.delay_s for n in notifications],
         [n.ttl_s for n in notifications],
         [n.patient for n in notifications],
         [accepted.get(n.notification_id) for n in notifications],
         [n.due_at for n in notifications],
+        [orjson.dumps(n.content.texts).decode() if n.content.texts else None for n in notifications],
     )
 
 
@@ -168,6 +165,7 @@ async def insert_deliveries(
         *_call_columns(notifications),
         *_target_columns(targets),
         [n.due_at for n in notifications],
+        [n.called_off for n in notifications],
     )
     counts: dict[str, dict[tuple[DeliveryState, Reason], int]] = {n.notification_id: {} for n in notifications}
     for row in rows:
@@ -176,14 +174,18 @@ async def insert_deliveries(
 
 
 async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str | None, reason: Reason) -> None:
-    """Cancel what waits for a device, or for None all of a user's."""
+    """Cancel what waits for a device, or for None all of a user's. What is in flight is not tried again."""
     await conn.execute(
         """WITH waiting AS MATERIALIZED (
                SELECT delivery_id FROM deliveries
                WHERE app_id = $1 AND user_id = $2 AND ($3::text IS NULL OR device_id = $3)
-                 AND state IN ('PENDING', 'HELD', 'SCHEDULED')
+                 AND (state IN ('PENDING', 'HELD', 'SCHEDULED') OR state = 'IN_FLIGHT' AND resends = 0)
                ORDER BY delivery_id FOR UPDATE)
-           UPDATE deliveries d SET state = 'CANCELLED', reason = $4, updated_at = syncbeat_now()
+           UPDATE deliveries d SET
+               state = CASE WHEN d.state = 'IN_FLIGHT' THEN d.state ELSE 'CANCELLED' END,
+               reason = CASE WHEN d.state = 'IN_FLIGHT' THEN d.reason ELSE $4 END,
+               called_back = CASE WHEN d.state = 'IN_FLIGHT' THEN coalesce(d.called_back, $4) END,
+               updated_at = syncbeat_now()
            FROM waiting w WHERE d.app_id = $1 AND d.delivery_id = w.delivery_id""",
         app_id,
         user_id,
@@ -210,9 +212,13 @@ async def close_windows(conn: Connection, app_id: str, user_id: str, device_id: 
 
 
 async def find_notification(conn: Connection, app_id: str, notification_id: str) -> Notification | None:
-    """A notification with its counts."""
+    """A notification with its counts; one that is not due yet counts as many SCHEDULED as it would come to."""
     row = await conn.fetchrow(
-        "SELECT * FROM notifications WHERE app_id = $1 AND notification_id = $2", app_id, notification_id
+        """SELECT n.*, CASE WHEN e.due_at > syncbeat_now() THEN e.expected END AS scheduled
+           FROM notifications n LEFT JOIN expansions e USING (app_id, notification_id)
+           WHERE n.app_id = $1 AND n.notification_id = $2""",
+        app_id,
+        notification_id,
     )
     if row is None:
         return None
@@ -221,6 +227,7 @@ async def find_notification(conn: Connection, app_id: str, notification_id: str)
         app_id,
         notification_id,
     )
+    waits = {} if row["scheduled"] is None else {DeliveryState.SCHEDULED: row["scheduled"]}
     return Notification(
         notification_id=str(row["notification_id"]),
         kind=Kind(row["kind"]),
@@ -232,8 +239,9 @@ async def find_notification(conn: Connection, app_id: str, notification_id: str)
         created_at=row["created_at"],
         due_at=row["due_at"],
         expires_at=row["expires_at"],
-        counts={DeliveryState(count["state"]): count["n"] for count in counts},
-        expanding=row["accepted"] is None,
+        counts=waits | {DeliveryState(count["state"]): count["n"] for count in counts},
+        expanding=row["accepted"] is None and row["scheduled"] is None,
+        resolved=row["accepted"] is not None,
     )
 
 
@@ -310,10 +318,10 @@ def _call_columns(notifications: Sequence[NewNotification]) -> tuple[list[object
         [n.dedupe_window_s for n in notifications],
         [n.kind is Kind.SYNC for n in notifications],
         [int(n.lane) for n in notifications],
-        [n.delay_s for n in notifications],
-        [n.ttl_s for n in notifications],
+        [n.ttl_s or NOW_S for n in notifications],
         # Of a wake-up only what it shows is muted, which the worker leaves out.
         ["" if n.critical or n.kind is Kind.SYNC else n.type for n in notifications],
+        [n.collapse_key for n in notifications],
     )
 
 

@@ -78,6 +78,12 @@ def in_locale(content: Content, templates: Mapping[str, Template], locale: str) 
     return replace(content, title=title, body=body, template="", variables={})
 
 
+def as_accepted(content: Content, texts: Mapping[str, tuple[str, str]], locale: str) -> Content:
+    """What a device shows of a template that fits no more: the text of when it was accepted."""
+    title, body = texts[locales.nearest(locale, locales.broad_first(texts.keys() - {DEFAULT_LOCALE})) or DEFAULT_LOCALE]
+    return replace(content, title=title, body=body, template="", variables={})
+
+
 def in_all_locales(content: Content, template: Template) -> list[Content]:
     """What it comes to in each locale of its template. Raises KeyError for a variable that is missing."""
     return [in_locale(content, {content.template: template}, locale) for locale in template.texts]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from syncbeat_server.directory.store import forget_moves
-from syncbeat_server.push import followup, queue, registrations
+from syncbeat_server.push import expansion, followup, queue, registrations
 from syncbeat_server.push.frontier import Frontier
+from syncbeat_server.push.templates import Template
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.postgres import Connection, Database
 from syncbeat_server.storage.retention import Batch, OldRows
@@ -62,6 +64,22 @@ def old_rows(keep_days: float) -> list[OldRows]:
         OldRows("token_removals", registrations.forget_removals),
         OldRows("token_moves", forget_moves),
     ]
+
+
+async def warn_of_lacking(database: Database, app_id: str, templates: Mapping[str, Template]) -> None:
+    """Log which of an app's new templates do not fit what is scheduled. That is told as it was when it was accepted.
+
+    Raises:
+        DependencyDown: the database does not answer.
+    """
+    async with database.connection() as conn:
+        needs = {name: template.variables for name, template in templates.items()}
+        lacking = await expansion.lacking(conn, app_id, needs)
+    for name, count in sorted(lacking.items()):
+        _log.warning(
+            "scheduled notifications do not fit a template: they are told as they were accepted",
+            extra={"app_id": app_id, "template": name, "count": count},
+        )
 
 
 async def audit(database: Database) -> QueueFigures:

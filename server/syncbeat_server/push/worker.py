@@ -92,7 +92,7 @@ class DeliveryWorker:
         self._resending = Resending(database, rule.retry.resend, rule.lease_s, hooks.missed, clock)
         self._frontier, self._lost = Frontier[queue.AppLane](clock), Frontier[None](clock)
         self._screening = Screening(database, channels, live, rule.retry)
-        self._sender = Sender(channels, self._recorder, rule.retry, hooks.attempt_ended)
+        self._sender = Sender(database, channels, self._recorder, rule.retry, hooks.attempt_ended)
         self._dice = random.SystemRandom()
         self._woken, self._to_expand = asyncio.Event(), asyncio.Event()
         self._draining, self._stopped = asyncio.Event(), asyncio.Event()

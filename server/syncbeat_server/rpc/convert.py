@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Protocol, TypeVar
@@ -165,7 +166,14 @@ def content(
         variables=dict(given.variables),
     )
     wrong = _template_faults(shown, path, templates)
-    faults += wrong or _size_faults(shown, path, templates)
+    if shown.template and not wrong:
+        template = templates[shown.template]
+        told = in_all_locales(shown, template)
+        texts = {locale: (one.title, one.body) for locale, one in zip(template.texts, told, strict=True)}
+        shown = replace(shown, texts=texts)
+    else:
+        told = [shown]
+    faults += wrong or _size_faults(told, path)
     if shown.image_url or shown.click_action or shown.badge is not None:
         faults += _link_faults(shown, path)
     faults += [FieldViolation(f'{path}.data["{name}"]', "a reserved name") for name in sorted(shown.data) if _own(name)]
@@ -199,8 +207,7 @@ def _template_faults(shown: Content, path: str, templates: Mapping[str, Template
     return faults
 
 
-def _size_faults(shown: Content, path: str, templates: Mapping[str, Template]) -> list[FieldViolation]:
-    told = in_all_locales(shown, templates[shown.template]) if shown.template else [shown]
+def _size_faults(told: Sequence[Content], path: str) -> list[FieldViolation]:
     if max(map(_size, told)) > MAX_CONTENT_BYTES:
         return [FieldViolation(path, f"at most {MAX_CONTENT_BYTES} bytes in all, as JSON")]
     return []

@@ -60,6 +60,9 @@ class PushServicer:
         shown = content(request.notification, "notification", self._templates(app_id), faults)
         if not (shown.visible or shown.data or shown.badge_alone):
             faults.append(FieldViolation("notification", "want a title, a body, a template, data or a badge"))
+        ttl_s = seconds(request.ttl) if request.HasField("ttl") else _DEFAULT_TTL_S
+        if 0.0 < ttl_s < 1.0:
+            faults.append(FieldViolation("ttl", "want 0, for now or never, or 1 s to 28 days"))
         if faults:
             raise InvalidRequest(*faults)
         given_window = request.HasField("dedupe_window")
@@ -78,7 +81,7 @@ class PushServicer:
             lane=Lane.NORMAL if lane is None else lane,
             critical=request.critical,
             due_at=due_at,
-            ttl_s=seconds(request.ttl) or _DEFAULT_TTL_S,
+            ttl_s=ttl_s,
             patient=not request.HasField("ttl"),
         )
         accepted = await self._push.send(notification, request.request_id, content_hash(request))
@@ -107,6 +110,7 @@ class PushServicer:
             expire_time=timestamp(found.expires_at),
             counts=_counts(found.counts.items()),
             expanding=found.expanding,
+            resolved=found.resolved,
         )
 
     async def ListDeliveries(self, request: pb.ListDeliveriesRequest, call: Call) -> Message:

@@ -31,7 +31,7 @@ class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliver
     DELIVERY_STATE_UNSPECIFIED: _DeliveryState.ValueType  # 0
     """DELIVERY_STATE_UNSPECIFIED is never answered; in a filter it means every state."""
     DELIVERY_STATE_SCHEDULED: _DeliveryState.ValueType  # 1
-    """DELIVERY_STATE_SCHEDULED waits for its time, or for its window to end."""
+    """DELIVERY_STATE_SCHEDULED waits for its window to end. In counts, also those of a notification that is not due yet."""
     DELIVERY_STATE_HELD: _DeliveryState.ValueType  # 2
     """DELIVERY_STATE_HELD waits whether a live stream brings the change to the device first."""
     DELIVERY_STATE_PENDING: _DeliveryState.ValueType  # 3
@@ -47,7 +47,7 @@ class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliver
     DELIVERY_STATE_OPENED: _DeliveryState.ValueType  # 7
     """DELIVERY_STATE_OPENED was opened by the user. Final."""
     DELIVERY_STATE_SUPPRESSED: _DeliveryState.ValueType  # 8
-    """DELIVERY_STATE_SUPPRESSED was not sent, since another one says the same. Final."""
+    """DELIVERY_STATE_SUPPRESSED was not sent, since another one says the same, or its device or user wants none. Final."""
     DELIVERY_STATE_EXPIRED: _DeliveryState.ValueType  # 9
     """DELIVERY_STATE_EXPIRED was not sent before its time to live was over. Final."""
     DELIVERY_STATE_DEAD: _DeliveryState.ValueType  # 10
@@ -56,12 +56,14 @@ class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliver
     """DELIVERY_STATE_CANCELLED was called back, or was not needed any more. Final."""
 
 class DeliveryState(_DeliveryState, metaclass=_DeliveryStateEnumTypeWrapper):
-    """DeliveryState is where a delivery is. What was accepted is always the sum of these."""
+    """DeliveryState is where a delivery is. What was accepted is the sum of these from the moment that the notification is
+    resolved.
+    """
 
 DELIVERY_STATE_UNSPECIFIED: DeliveryState.ValueType  # 0
 """DELIVERY_STATE_UNSPECIFIED is never answered; in a filter it means every state."""
 DELIVERY_STATE_SCHEDULED: DeliveryState.ValueType  # 1
-"""DELIVERY_STATE_SCHEDULED waits for its time, or for its window to end."""
+"""DELIVERY_STATE_SCHEDULED waits for its window to end. In counts, also those of a notification that is not due yet."""
 DELIVERY_STATE_HELD: DeliveryState.ValueType  # 2
 """DELIVERY_STATE_HELD waits whether a live stream brings the change to the device first."""
 DELIVERY_STATE_PENDING: DeliveryState.ValueType  # 3
@@ -77,7 +79,7 @@ DELIVERY_STATE_RECEIVED: DeliveryState.ValueType  # 6
 DELIVERY_STATE_OPENED: DeliveryState.ValueType  # 7
 """DELIVERY_STATE_OPENED was opened by the user. Final."""
 DELIVERY_STATE_SUPPRESSED: DeliveryState.ValueType  # 8
-"""DELIVERY_STATE_SUPPRESSED was not sent, since another one says the same. Final."""
+"""DELIVERY_STATE_SUPPRESSED was not sent, since another one says the same, or its device or user wants none. Final."""
 DELIVERY_STATE_EXPIRED: DeliveryState.ValueType  # 9
 """DELIVERY_STATE_EXPIRED was not sent before its time to live was over. Final."""
 DELIVERY_STATE_DEAD: DeliveryState.ValueType  # 10
@@ -129,15 +131,19 @@ class _DeliveryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delive
     DELIVERY_REASON_USER_DISABLED: _DeliveryReason.ValueType  # 16
     """DELIVERY_REASON_USER_DISABLED: the user was shut out while it waited."""
     DELIVERY_REASON_MUTED: _DeliveryReason.ValueType  # 17
-    """DELIVERY_REASON_MUTED: the user has muted notifications of this type."""
+    """DELIVERY_REASON_MUTED: the user has muted notifications of this type, before it was accepted or while it waited."""
     DELIVERY_REASON_QUIET_HOURS: _DeliveryReason.ValueType  # 18
     """DELIVERY_REASON_QUIET_HOURS: it waits for the end of the user's quiet hours."""
     DELIVERY_REASON_DAILY_MAXIMUM: _DeliveryReason.ValueType  # 19
-    """DELIVERY_REASON_DAILY_MAXIMUM: the device has shown as many as the user wants in a day; it waits for the next."""
+    """DELIVERY_REASON_DAILY_MAXIMUM: the device has shown as many as the user wants in a day; it waits for the next, or
+    for the outcome of one that is being sent. What the provider refuses is not counted.
+    """
     DELIVERY_REASON_WAKE_BUDGET: _DeliveryReason.ValueType  # 20
     """DELIVERY_REASON_WAKE_BUDGET: the device's system lets no more wake-ups through now; it waits, and newer ones for
     the same scope take its place.
     """
+    DELIVERY_REASON_REPLACED: _DeliveryReason.ValueType  # 21
+    """DELIVERY_REASON_REPLACED: a later notification of its collapse_key was sent to the device before it."""
 
 class DeliveryReason(_DeliveryReason, metaclass=_DeliveryReasonEnumTypeWrapper):
     """DeliveryReason says why a delivery is in its state, where the state alone does not."""
@@ -179,15 +185,19 @@ DELIVERY_REASON_RETRIES_EXHAUSTED: DeliveryReason.ValueType  # 15
 DELIVERY_REASON_USER_DISABLED: DeliveryReason.ValueType  # 16
 """DELIVERY_REASON_USER_DISABLED: the user was shut out while it waited."""
 DELIVERY_REASON_MUTED: DeliveryReason.ValueType  # 17
-"""DELIVERY_REASON_MUTED: the user has muted notifications of this type."""
+"""DELIVERY_REASON_MUTED: the user has muted notifications of this type, before it was accepted or while it waited."""
 DELIVERY_REASON_QUIET_HOURS: DeliveryReason.ValueType  # 18
 """DELIVERY_REASON_QUIET_HOURS: it waits for the end of the user's quiet hours."""
 DELIVERY_REASON_DAILY_MAXIMUM: DeliveryReason.ValueType  # 19
-"""DELIVERY_REASON_DAILY_MAXIMUM: the device has shown as many as the user wants in a day; it waits for the next."""
+"""DELIVERY_REASON_DAILY_MAXIMUM: the device has shown as many as the user wants in a day; it waits for the next, or
+for the outcome of one that is being sent. What the provider refuses is not counted.
+"""
 DELIVERY_REASON_WAKE_BUDGET: DeliveryReason.ValueType  # 20
 """DELIVERY_REASON_WAKE_BUDGET: the device's system lets no more wake-ups through now; it waits, and newer ones for
 the same scope take its place.
 """
+DELIVERY_REASON_REPLACED: DeliveryReason.ValueType  # 21
+"""DELIVERY_REASON_REPLACED: a later notification of its collapse_key was sent to the device before it."""
 Global___DeliveryReason: _TypeAlias = DeliveryReason  # noqa: Y015
 
 class _NotificationKind:
@@ -430,7 +440,9 @@ class SendNotificationRequest(_message.Message):
     """
     collapse_key: _builtins.str
     """collapse_key makes a later notification replace an earlier one of the same key on the screen of a device, and in the
-    store of a push service that still holds it, on Android, iOS and the web. Empty: none replaces another.
+    store of a push service that still holds it, on Android, iOS and the web. The one that was due later is the later
+    one; once it was sent to a device, or may have been, an earlier one that still waits is SUPPRESSED. Empty: none
+    replaces another.
     """
     priority: _core_pb2.PushPriority.ValueType
     """priority says how urgently it goes out. Unspecified: NORMAL."""
@@ -454,13 +466,17 @@ class SendNotificationRequest(_message.Message):
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """ttl is how long it is worth sending, from schedule_time on: 1 s to 28 days. Absent: 1 hour, which does not run
+        """ttl is how long it is worth sending, from schedule_time on: 1 s to 28 days, or 0 for now or never: one attempt,
+        within 10 s, which is not repeated and which the push service does not store. Absent: 1 hour, which does not run
         while it is held for the user's sake (quiet hours, the day's maximum), for up to a week.
         """
 
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
-        """schedule_time is when to send it, at most 366 days ahead. Absent or past: now."""
+        """schedule_time is when to send it, at most 366 days ahead. Absent or past: now. Whom it goes to is resolved then:
+        the members, devices, tokens, muted types and templates of that moment decide. A template that its variables no
+        longer fit by then is told as it was when the notification was accepted.
+        """
 
     def __init__(
         self,
@@ -504,10 +520,11 @@ class SendNotificationResponse(_message.Message):
     """notification_id names the notification."""
     delivery_count: _builtins.int
     """delivery_count is how many deliveries were accepted, the suppressed ones included. 0: there is no device. Of more
-    than 1,000 it is how many devices were targeted: their deliveries are written afterwards.
+    than 1,000, and of a scheduled notification, it is an estimate, how many devices are targeted as things stand: their
+    deliveries are written afterwards, until GetNotification says `resolved`.
     """
     suppressed_count: _builtins.int
-    """suppressed_count is how many of them are SUPPRESSED from the start; 0 of more than 1,000."""
+    """suppressed_count is how many of them are SUPPRESSED from the start; 0 where the deliveries are written afterwards."""
     replayed: _builtins.bool
     """replayed says that an earlier call with this request_id did it, and that this is its answer."""
     def __init__(
@@ -570,6 +587,7 @@ class GetNotificationResponse(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     EXPANDING_FIELD_NUMBER: _builtins.int
+    RESOLVED_FIELD_NUMBER: _builtins.int
     notification_id: _builtins.str
     """notification_id names it."""
     kind: Global___NotificationKind.ValueType
@@ -583,7 +601,11 @@ class GetNotificationResponse(_message.Message):
     priority: _core_pb2.PushPriority.ValueType
     """priority says how urgently it goes out."""
     expanding: _builtins.bool
-    """expanding says that more deliveries are still being written, as for targets of more than 1,000 devices."""
+    """expanding says that its deliveries are being written, as for targets of more than 1,000 devices."""
+    resolved: _builtins.bool
+    """resolved says that all its deliveries are written: from then on `counts` add up to what was accepted. False: it is
+    not due yet, or is expanding. Up to 1,000 deliveries are written in one transaction.
+    """
     @_builtins.property
     def notification(self) -> _core_pb2.Notification:
         """notification is what it shows. Absent for a silent wake-up."""
@@ -602,7 +624,9 @@ class GetNotificationResponse(_message.Message):
 
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveryCount]:
-        """counts are how many of its deliveries are in each state, without the states that none is in."""
+        """counts are how many of its deliveries are in each state, without the states that none is in. Before it is due they
+        are the estimate, as SCHEDULED, of which ListDeliveries knows none yet.
+        """
 
     def __init__(
         self,
@@ -619,10 +643,11 @@ class GetNotificationResponse(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         counts: _abc.Iterable[Global___DeliveryCount] | None = ...,
         expanding: _builtins.bool = ...,
+        resolved: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "expire_time", b"expire_time", "notification", b"notification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collapse_key", b"collapse_key", "counts", b"counts", "create_time", b"create_time", "dedupe_key", b"dedupe_key", "due_time", b"due_time", "expanding", b"expanding", "expire_time", b"expire_time", "kind", b"kind", "notification", b"notification", "notification_id", b"notification_id", "priority", b"priority", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collapse_key", b"collapse_key", "counts", b"counts", "create_time", b"create_time", "dedupe_key", b"dedupe_key", "due_time", b"due_time", "expanding", b"expanding", "expire_time", b"expire_time", "kind", b"kind", "notification", b"notification", "notification_id", b"notification_id", "priority", b"priority", "resolved", b"resolved", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -828,7 +853,9 @@ class CancelNotificationResponse(_message.Message):
 
     CANCELLED_COUNT_FIELD_NUMBER: _builtins.int
     cancelled_count: _builtins.int
-    """cancelled_count is how many deliveries this call cancelled."""
+    """cancelled_count is how many deliveries this call cancelled, with those in flight, of which an attempt that succeeds
+    all the same makes SENT ones. Of more than 1,000 that are not written yet it is an estimate.
+    """
     def __init__(
         self,
         *,

@@ -127,8 +127,11 @@ class PushServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelNotification(self, request, context):
-        """CancelNotification cancels the deliveries of a notification that are not sent yet. One in flight may
-        still arrive. What they held off by a dedupe key may come again, and wake-ups that were sent are not sent again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
+        """CancelNotification cancels the deliveries of a notification that are not sent yet. No attempt begins after its
+        answer: one that is under way may still succeed, and its delivery is SENT then; otherwise it is CANCELLED and not
+        tried again. What is scheduled, or still being written, is written as CANCELLED. What they held off by a dedupe key
+        may come again, and wake-ups that were sent are not sent again. A notification that is not there: NOT_FOUND /
+        NOT_FOUND. Repeating it cancels nothing more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -64,8 +64,11 @@ class PushServiceStub:
     A token that is malformed, forged or older than the delivery is kept: UNAUTHENTICATED / TOKEN_INVALID.
     """
     CancelNotification: _grpc.UnaryUnaryMultiCallable[_push_service_pb2.CancelNotificationRequest, _push_service_pb2.CancelNotificationResponse]
-    """CancelNotification cancels the deliveries of a notification that are not sent yet. One in flight may
-    still arrive. What they held off by a dedupe key may come again, and wake-ups that were sent are not sent again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
+    """CancelNotification cancels the deliveries of a notification that are not sent yet. No attempt begins after its
+    answer: one that is under way may still succeed, and its delivery is SENT then; otherwise it is CANCELLED and not
+    tried again. What is scheduled, or still being written, is written as CANCELLED. What they held off by a dedupe key
+    may come again, and wake-ups that were sent are not sent again. A notification that is not there: NOT_FOUND /
+    NOT_FOUND. Repeating it cancels nothing more.
     """
     RedriveDeliveries: _grpc.UnaryUnaryMultiCallable[_push_service_pb2.RedriveDeliveriesRequest, _push_service_pb2.RedriveDeliveriesResponse]
     """RedriveDeliveries makes DEAD deliveries PENDING again, with a fresh count of attempts and a fresh time to live: at
@@ -110,8 +113,11 @@ class PushServiceAsyncStub(PushServiceStub):
     A token that is malformed, forged or older than the delivery is kept: UNAUTHENTICATED / TOKEN_INVALID.
     """
     CancelNotification: _aio.UnaryUnaryMultiCallable[_push_service_pb2.CancelNotificationRequest, _push_service_pb2.CancelNotificationResponse]  # type: ignore[assignment]
-    """CancelNotification cancels the deliveries of a notification that are not sent yet. One in flight may
-    still arrive. What they held off by a dedupe key may come again, and wake-ups that were sent are not sent again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
+    """CancelNotification cancels the deliveries of a notification that are not sent yet. No attempt begins after its
+    answer: one that is under way may still succeed, and its delivery is SENT then; otherwise it is CANCELLED and not
+    tried again. What is scheduled, or still being written, is written as CANCELLED. What they held off by a dedupe key
+    may come again, and wake-ups that were sent are not sent again. A notification that is not there: NOT_FOUND /
+    NOT_FOUND. Repeating it cancels nothing more.
     """
     RedriveDeliveries: _aio.UnaryUnaryMultiCallable[_push_service_pb2.RedriveDeliveriesRequest, _push_service_pb2.RedriveDeliveriesResponse]  # type: ignore[assignment]
     """RedriveDeliveries makes DEAD deliveries PENDING again, with a fresh count of attempts and a fresh time to live: at
@@ -189,8 +195,11 @@ class PushServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _push_service_pb2.CancelNotificationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_push_service_pb2.CancelNotificationResponse, _abc.Awaitable[_push_service_pb2.CancelNotificationResponse]]:
-        """CancelNotification cancels the deliveries of a notification that are not sent yet. One in flight may
-        still arrive. What they held off by a dedupe key may come again, and wake-ups that were sent are not sent again. A notification that is not there: NOT_FOUND / NOT_FOUND. Repeating it cancels nothing more.
+        """CancelNotification cancels the deliveries of a notification that are not sent yet. No attempt begins after its
+        answer: one that is under way may still succeed, and its delivery is SENT then; otherwise it is CANCELLED and not
+        tried again. What is scheduled, or still being written, is written as CANCELLED. What they held off by a dedupe key
+        may come again, and wake-ups that were sent are not sent again. A notification that is not there: NOT_FOUND /
+        NOT_FOUND. Repeating it cancels nothing more.
         """
 
     @_abc_1.abstractmethod

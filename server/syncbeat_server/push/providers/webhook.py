@@ -87,7 +87,7 @@ def _body(message: Message) -> bytes:
             "kind": delivery.kind,
             "platform": delivery.platform,
             "registration_token": delivery.registration_token,
-            "ttl_s": max(0, int(delivery.ttl_s)),
+            "ttl_s": delivery.kept_s,
             "priority": delivery.lane.name,
             "collapse_key": delivery.collapse_key,
             "type": delivery.type,

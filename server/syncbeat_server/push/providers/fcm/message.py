@@ -49,13 +49,14 @@ class Encoder:
             ValueError: the message breaks FCM's rules.
         """
         delivery = message.delivery
-        ttl_s = max(0, min(_MAX_TTL_S, int(delivery.ttl_s)))
+        ttl_s = min(_MAX_TTL_S, delivery.kept_s)
         values = {
             _TOKEN: delivery.registration_token,
             _DELIVERY: delivery.delivery_id,
             _ACK: message.ack_token,
             _TTL: str(ttl_s),
-            _EXPIRY: str(int(delivery.claimed_at.timestamp()) + ttl_s),
+            # 0 to APNs: try once and do not keep it.
+            _EXPIRY: str(int(delivery.claimed_at.timestamp()) + ttl_s) if ttl_s else "0",
             _SCOPE: delivery.scope,
             _EPOCH: delivery.epoch,
             _SEQUENCE: str(delivery.sequence),

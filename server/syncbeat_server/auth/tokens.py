@@ -29,7 +29,6 @@ RESERVED = frozenset({
 })  # fmt: skip
 """Claims that no caller may put into a session: RFC 7519's, and those that say who somebody is."""
 _MAX_ID_BYTES = 128
-_ALWAYS = frozenset({"exp", "iss", "sub"})
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]*")
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 # What a segment may end in, by its length modulo 4, for the bits that stand for nothing to be zero (RFC 4648, 3.5).
@@ -108,7 +107,7 @@ def check(token: UnverifiedToken, row: KeyRow, now: datetime) -> VerifiedToken:
     if not is_genuine(signed, header, signature, row):
         raise TokenInvalid("the access token is not valid")
     issuer = row.issuer
-    if not (claims.keys() >= _ALWAYS and claims.keys() >= issuer.required):
+    if not claims.keys() >= issuer.required:
         raise TokenInvalid("the access token is not valid")
     check_audience(issuer, claims)
     check_role(issuer, claims)
@@ -149,13 +148,13 @@ def _octets(segment: str) -> bytes:
 
 
 def _checked(issuer: Issuer, claims: Mapping[str, Any], now: datetime, latest: datetime) -> VerifiedToken:
-    subject = claims["sub"]
+    subject = claims.get("sub")
     if not isinstance(subject, str) or not is_user_id(issuer, subject):
         raise TokenInvalid("the access token has no usable subject")
     session_id = claims.get(SESSION_ID, "")
     if SESSION_ID in claims and not (isinstance(session_id, str) and _is_id(session_id)):
         raise TokenInvalid("the access token has no usable session")
-    expires_at = time_of(claims["exp"])
+    expires_at = time_of(claims.get("exp"))
     issued_at = time_of(claims["iat"]) if "iat" in claims else None
     not_before = time_of(claims["nbf"]) if "nbf" in claims else None
     if (issued_at is not None and issued_at > latest) or (not_before is not None and not_before > latest):
@@ -170,7 +169,7 @@ def _checked(issuer: Issuer, claims: Mapping[str, Any], now: datetime, latest: d
 
 def is_user_id(issuer: Issuer, text: str) -> bool:
     """Whether an issuer's tokens may name a user like this."""
-    return _is_id(text) and (not issuer.uuid_subjects or _UUID.fullmatch(text) is not None)
+    return _UUID.fullmatch(text) is not None if issuer.uuid_subjects else _is_id(text)
 
 
 def _is_id(text: str) -> bool:

@@ -103,7 +103,8 @@ def _signed(name: str, algorithm: str, count: int, options: Options) -> Figure:
 
     def ours() -> object:
         unverified = read(token)
-        return check(unverified, table[unverified.issuer, unverified.kid], clock.now())
+        header = unverified.header
+        return check(unverified, table[unverified.issuer, header.kid, header.algorithm], clock.now())
 
     decode = _pyjwt(algorithm, token)
     return paired(
@@ -124,7 +125,7 @@ def _token(algorithm: str) -> str:
 def _pyjwt(algorithm: str, token: str) -> Callable[[], object]:
     key: Any = _CHECK[algorithm]
     return lambda: jwt.decode(
-        token, key, algorithms=[algorithm], issuer=_ISSUER.name, audience=_ISSUER.audience, options=_REQUIRE
+        token, key, algorithms=[algorithm], issuer=_ISSUER.name, audience=_ISSUER.audiences[0], options=_REQUIRE
     )
 
 

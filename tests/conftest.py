@@ -129,7 +129,11 @@ def no_secret_is_logged() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the service's login go through a pooler: `make prove` runs the tests of storage and RPCs that way too."""
+    """What a run can be told.
+
+    With a pooler the service's login goes through it: `make prove` runs the tests of storage and RPCs that way too.
+    """
+    parser.addoption("--jose-vectors", type=Path, help="run the JOSE test vectors of this folder and nothing else")
     parser.addoption("--pgbouncer", type=Path, help="the program of a PgBouncer to put before PostgreSQL")
 
 

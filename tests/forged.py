@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from syncbeat_server.auth.keys import KeyTable, key_table, public_jwks
 from syncbeat_server.auth.model import Issuer, KeyRow
+from tests.forged_kinds import families
 
 USER = "1f0c7a52-6f6c-4d3e-9d6b-0f3f3f6f9a10"
 SECRET, OTHER_SECRET = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
@@ -28,7 +29,7 @@ CANARY = "canary-3f9d1c77"
 
 HOSTED = Issuer("default", "https://project.example/auth/v1")
 OURS = Issuer("default", "syncbeat:default", own=True)
-SHOP = Issuer("shop", "https://shop.example", "shop")
+SHOP = Issuer("shop", "https://shop.example", ("shop",))
 _RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 _EC = ec.generate_private_key(ec.SECP256R1())
 _ED = ed25519.Ed25519PrivateKey.generate()
@@ -112,6 +113,7 @@ class Forger:
             **self._claims(),
             **self._times(),
             **self._shapes(),
+            **families(self, _PRIVATE),
         }
 
     def _algorithms(self) -> dict[str, str]:
@@ -243,7 +245,7 @@ class Forger:
             **{f"role {value!r}": self.odd(role=value) for value in roles},
             **{f"session_id {value!r:.20}": self.odd(session_id=value) for value in sessions},
             **{f"our own with {what}": self.odd(**{**own, **changes}) for what, changes in numbers.items()},
-            "of another app's issuer": self.odd(iss=SHOP.name, aud=SHOP.audience),
+            "of another app's issuer": self.odd(iss=SHOP.name, aud=SHOP.audiences[0]),
             "our own by the issuer's key": jwt.encode(self.claims(**own), _RSA, "RS256", headers={"kid": "rsa"}),
             "Supabase's anon key": self.raw(
                 {"alg": "HS256", "typ": "JWT"},

@@ -144,6 +144,10 @@ class DependencyDown(SyncbeatError):
         self.retry_after_s = retry_after_s
 
 
+class KeyUnknownYet(DependencyDown):
+    """A token's key may have been published since its issuer was asked: nothing is down, and nothing is logged."""
+
+
 class DependencyUnfit(DependencyDown):
     """A dependency answers and is not as the service needs it; `fault` names what its operators have to mend."""
 

@@ -11,7 +11,7 @@ import pytest
 from syncbeat_server.auth import service, users
 from syncbeat_server.auth.bearer import bearer_of
 from syncbeat_server.auth.keys import key_table
-from syncbeat_server.auth.model import Issuer, KeyRow, Principal, PrincipalKind
+from syncbeat_server.auth.model import MAX_LEEWAY, Issuer, KeyRow, Principal, PrincipalKind
 from syncbeat_server.auth.service import Authenticator, Known
 from syncbeat_server.auth.standings import Standings
 from syncbeat_server.auth.tokens import check, mint
@@ -158,6 +158,9 @@ async def test_what_was_revoked_is_refused_once_told(door: Authenticator, databa
         await door.recheck(principal)
     with pytest.raises(TokenRevoked):
         await enter(door, bearer(clock))  # issued in the second of the revocation
+    await clock.advance(MAX_LEEWAY.total_seconds())
+    with pytest.raises(TokenRevoked):
+        await enter(door, bearer(clock))  # which an issuer whose clock is fast said of one of before
     await clock.advance(1)
     assert (await enter(door, bearer(clock))).name == "ann"
 

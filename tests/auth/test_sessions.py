@@ -63,7 +63,7 @@ class House:
 
     def verified(self, tokens: SessionTokens) -> VerifiedToken:
         unverified = read(tokens.access_token)
-        return check(unverified, TABLE[unverified.issuer, unverified.kid], self.clock.now())
+        return check(unverified, TABLE[unverified.issuer, SIGNER.kid, SIGNER.algorithm], self.clock.now())
 
     async def use(self, tokens: SessionTokens) -> bool:
         """Call with the access token: whether it is let in. It shows that the tokens have arrived."""

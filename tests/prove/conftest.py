@@ -25,6 +25,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         print("prove: not proven, no", "; no ".join(f"{name}: {reason}" for name, reason in unproven.items()))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Who names a folder of vectors wants those, and not half an hour of other proofs."""
+    if config.getoption("--jose-vectors") is not None:
+        items[:] = [item for item in items if item.path.name == "test_jose_vectors.py"]
+
+
 @pytest.fixture
 def soak_s() -> float:
     """How long a proof goes on, in seconds (SOAK_S)."""

@@ -151,22 +151,28 @@ async def test_streams_end_everywhere_when_their_token_is_taken_back(pair: tuple
     assert (await kept.next("change")).scope == "s"
 
 
-async def test_foreign_tokens_die_with_their_user_and_new_ones_live(pair: tuple[Server, Server]) -> None:
-    one, two = pair
-    foreign = one.user("ann")
-    await foreign(WHO_AM_I)
-    answer = await two.backend(pb.RevokeUserRequest(user_id="ann"))
-    assert answer.revoked_session_count == 0
+async def test_foreign_tokens_die_with_their_user_and_new_ones_live(
+    database_urls: DatabaseUrls, redis_url: str
+) -> None:
+    leeway: Any = {"JWT_LEEWAY_S": "1"}
+    async with (
+        running_server(database_urls, redis_url, **leeway) as one,
+        running_server(database_urls, redis_url, **leeway) as two,
+    ):
+        foreign = one.user("ann")
+        await foreign(WHO_AM_I)
+        answer = await two.backend(pb.RevokeUserRequest(user_id="ann"))
+        assert answer.revoked_session_count == 0
 
-    async def refused() -> bool:
-        return await told(foreign, WHO_AM_I) == REVOKED
+        async def refused() -> bool:
+            return await told(foreign, WHO_AM_I) == REVOKED
 
-    await wait_until(refused, timeout_s=TOLD_WITHIN_S)
+        await wait_until(refused, timeout_s=TOLD_WITHIN_S)
 
-    async def let_in() -> bool:  # once the second of the revocation is over
-        return await told(one.user("ann"), WHO_AM_I) is None
+        async def let_in() -> bool:  # once the second of the revocation and the leeway are over
+            return await told(one.user("ann"), WHO_AM_I) is None
 
-    await wait_until(let_in, timeout_s=TOLD_WITHIN_S)
+        await wait_until(let_in, timeout_s=TOLD_WITHIN_S)
 
 
 async def test_a_disabled_user_waits_and_a_deleted_one_begins_anew(pair: tuple[Server, Server]) -> None:

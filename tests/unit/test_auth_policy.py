@@ -39,7 +39,9 @@ def token(issuer: Issuer, issued_at: datetime | None = START, generation: int = 
         (Standing(known=True), False),
         (Standing(known=False), True),
         (Standing(known=True, shut_out=True), True),
-        (Standing(known=True, revoked_at=START - timedelta(seconds=1)), False),
+        (Standing(known=True, revoked_at=START - timedelta(seconds=31)), False),
+        (Standing(known=True, revoked_at=START - timedelta(seconds=30)), True),
+        (Standing(known=True, revoked_at=START - timedelta(seconds=1)), True),
         (Standing(known=True, revoked_at=START), True),
         (Standing(known=True, revoked_at=START + timedelta(milliseconds=1)), True),
         (Standing(known=True, revoked_at=START + timedelta(days=1)), True),
@@ -50,10 +52,22 @@ def test_a_foreign_token_dies_by_the_second_it_was_issued_in(standing: Standing,
     assert is_dead(token(FOREIGN), standing) is dead
 
 
-def test_a_foreign_token_of_the_second_of_a_revocation_is_dead_wherever_in_it() -> None:
+@pytest.mark.parametrize("leeway_s", [0, 1, 10, 30])
+def test_a_foreign_token_that_was_good_at_a_revocation_is_dead_whatever_its_clock_said(leeway_s: int) -> None:
+    issuer = replace(FOREIGN, leeway=timedelta(seconds=leeway_s))
+    revoked_at = START + timedelta(milliseconds=100)
+    standing = Standing(known=True, revoked_at=revoked_at)
+    for ahead_s in range(-leeway_s, leeway_s + 1):
+        assert is_dead(token(issuer, START + timedelta(seconds=ahead_s)), standing), ahead_s
+    assert is_dead(token(issuer, revoked_at + issuer.leeway), standing)
+    assert is_dead(token(issuer, START + issuer.leeway + timedelta(milliseconds=900)), standing)
+    assert not is_dead(token(issuer, START + issuer.leeway + timedelta(seconds=1)), standing)
+    # Our own sessions tell by their generation which came first.
+    assert not is_dead(token(replace(issuer, own=True)), replace(standing, session_alive=True, generation=2))
+
+
+def test_a_foreign_token_that_does_not_tell_its_second_is_dead_after_any_revocation() -> None:
     standing = Standing(known=True, revoked_at=START + timedelta(milliseconds=100))
-    assert is_dead(token(FOREIGN, START + timedelta(milliseconds=900)), standing)
-    assert not is_dead(token(FOREIGN, START + timedelta(seconds=1)), standing)
     assert is_dead(token(FOREIGN, None), standing)
     assert not is_dead(token(FOREIGN, None), Standing(known=True))
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from syncbeat_server.auth import tokens
-from syncbeat_server.auth.keys import KeyTable, key_table, keys_of_jwks
+from syncbeat_server.auth.keys import KeyTable, key_table, keys_of_jwks, row_in
 from syncbeat_server.auth.model import MAX_LEEWAY, OPTIONAL_CLAIMS, Issuer, KeyRow, VerifiedToken
 from syncbeat_server.auth.tokens import MAX_TOKEN_BYTES, mint, read
 from syncbeat_server.errors import TokenExpired, TokenInvalid
@@ -26,7 +26,7 @@ ISSUER, AUDIENCE = "https://issuer.example", "authenticated"
 SECRET, OLD_SECRET = "s" * 64, "o" * 32
 NOW = int(START.timestamp())
 OURS = Issuer("default", ISSUER, uuid_subjects=False, required=OPTIONAL_CLAIMS - {"role", "session_id"})
-SHOP = Issuer("shop", "https://shop.example", "shop", uuid_subjects=False)
+SHOP = Issuer("shop", "https://shop.example", ("shop",), uuid_subjects=False)
 STRICT = Issuer("default", "https://strict.example")
 SESSIONS = Issuer("default", "syncbeat:default", own=True, uuid_subjects=False)
 HS = KeyRow(OURS, "hs", "HS256", SECRET)
@@ -91,7 +91,7 @@ def by_hand(header: dict[str, Any], payload: object, secret: bytes = SECRET.enco
 def verify(token: str, table: KeyTable, now: datetime) -> VerifiedToken:
     """As the door does it."""
     unverified = read(token)
-    row = table.get((unverified.issuer, unverified.kid))
+    row = row_in(table, unverified.issuer, unverified.header.kid, unverified.header.algorithm)
     if row is None:
         raise TokenInvalid("no such key")
     return tokens.check(unverified, row, now)
@@ -156,7 +156,7 @@ def test_the_key_is_chosen_by_issuer_and_kid_together() -> None:
     refused(signed("unknown"))
     refused(jwt.encode(claims(), SECRET, algorithm="HS256"))  # no kid, and several keys
     refused(signed(iss="https://elsewhere.example"))
-    refused(signed(iss=SHOP.name, aud=SHOP.audience))  # another app's kid of the same name
+    refused(signed(iss=SHOP.name, aud=SHOP.audiences[0]))  # another app's kid of the same name
     only = key_table([KeyRow(OURS, "", "HS256", SECRET)])
     assert verify(jwt.encode(claims(), SECRET, algorithm="HS256"), only, START).user_id == "ann"
 
@@ -195,6 +195,9 @@ def test_every_claim_that_is_checked_must_be_there(missing: str) -> None:
         {"sub": "\ud800"},
         {"role": "anon"},
         {"role": "service_role"},
+        {"role": ["anon"]},
+        {"role": {"name": "anon"}},
+        {"role": "admin"},
     ],
     ids=str,
 )
@@ -212,9 +215,6 @@ def test_a_claim_that_is_wrong_is_refused(changes: dict[str, Any]) -> None:
         {"exp": NOW - 29},
         {"sub": "a" * 128},
         {"role": None},
-        {"role": ["anon"]},
-        {"role": {"name": "anon"}},
-        {"role": "admin"},
         {"amr": [{"method": "otp"}]},
     ],
     ids=str,
@@ -238,7 +238,7 @@ def test_by_default_everything_is_required() -> None:
 
 
 def test_what_an_issuer_may_be_let_do_without() -> None:
-    lenient = Issuer("default", ISSUER, "", frozenset(), frozenset(), uuid_subjects=False)
+    lenient = Issuer("default", ISSUER, (), frozenset(), frozenset(), uuid_subjects=False)
     table = key_table([KeyRow(lenient, "hs", "HS256", SECRET)])
     token = verify(signed(aud=None, iat=None, role=None), table, START)
     assert (token.issued_at, token.session_id) == (None, "")

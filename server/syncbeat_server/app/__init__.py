@@ -1,7 +1,7 @@
 """The composition root: opens the stores, wires the features, serves until told to stop, drains, closes."""
 
-from syncbeat_server.app.callers import key_rows
 from syncbeat_server.app.checks import faults
+from syncbeat_server.app.issuers import key_rows
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.restoring import restoring
 from syncbeat_server.app.serving import serve

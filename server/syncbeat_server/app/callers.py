@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
+from syncbeat_server.app.issuers import configured_issuers, issuer_of, tell_left_out
 from syncbeat_server.auth.jwks import JwksStore
-from syncbeat_server.auth.keys import key_table, keys_of_jwks, signing_keys
-from syncbeat_server.auth.model import OPTIONAL_CLAIMS, Issuer, KeyRow, Principal, PrincipalKind
+from syncbeat_server.auth.keys import key_table, signing_keys
+from syncbeat_server.auth.model import Issuer, KeyRow, Principal, PrincipalKind
 from syncbeat_server.auth.policy import SessionRule
 from syncbeat_server.auth.service import Authenticator, Known
 from syncbeat_server.auth.standings import Standings
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.config import (
-    AppSettings,
-    IssuerSettings,
-    Settings,
-    Subjects,
-    UnknownUsers,
-    session_issuer,
-)
-from syncbeat_server.ops.files import read_file
+from syncbeat_server.ops.config import AppSettings, Settings, session_issuer
 from syncbeat_server.ops.setting_types import CertificateEntry, TokenEntry
 from syncbeat_server.storage.postgres import Database
 
@@ -41,37 +33,39 @@ class Callers:
 
 
 def callers(settings: Settings, database: Database, clock: Clock) -> Callers:
-    """The door of one process.
+    """The door of one process. Raises as `known_callers`."""
+    known = known_callers(settings, clock)
+    standings = Standings(database, clock, settings.token_cache_size)
+    return Callers(Authenticator(known, standings, clock, settings.token_cache_size), tuple(known.jwks.values()))
+
+
+def known_callers(settings: Settings, clock: Clock) -> Known:
+    """Who may call, as the settings say. What they refuse, a start and `check-config` refuse alike.
 
     Raises:
-        ConfigurationError: a key or an allow-list cannot be used.
+        ConfigurationError: a key, what is said of an issuer, or an allow-list cannot be used.
     """
     apps = settings.all_apps()
-    rows = [row for name, app in apps.items() for row in key_rows(name, app)]
+    issuers = [one for name, app in apps.items() for one in configured_issuers(name, app)]
+    tell_left_out(issuers)
+    rows = [row for one in issuers for row in one.rows]
     rows += [row for name, app in apps.items() for row in _public(session_rows(settings, name, app))]
     jwks = {
-        issuer.name: JwksStore(given.jwks_url, issuer, clock)
-        for name, app in apps.items()
-        for given, issuer in _issuers(name, app)
-        if given.jwks_url
+        one.issuer.name: JwksStore(one.jwks_url, one.issuer, clock, frozenset(row.kid for row in one.rows))
+        for one in issuers
+        if one.jwks_url
     }
-    holders = {bytes.fromhex(entry.digest): holder for entry, holder in _holders(settings)}
+    try:
+        keys = key_table(rows)
+    except ValueError as error:
+        raise ConfigurationError(f"SYNCBEAT_JWT_SECRETS: {error}") from None
+    allowed = _allowed(settings)
+    holders = {bytes.fromhex(entry.digest): holder for entry, holder in _holders(settings, allowed)}
     certified = {
-        entry.san: _principal(entry, PrincipalKind.SERVICE, "CERTIFICATES", frozenset(apps))
+        entry.san: _principal(entry, PrincipalKind.SERVICE, "CERTIFICATES", allowed)
         for entry in settings.service_certificates
     }
-    known = Known(key_table(rows), jwks, holders, certified)
-    standings = Standings(database, clock, settings.token_cache_size)
-    return Callers(Authenticator(known, standings, clock, settings.token_cache_size), tuple(jwks.values()))
-
-
-def key_rows(name: str, app: AppSettings) -> list[KeyRow]:
-    """The keys in the settings that sign the access tokens of one app's users.
-
-    Raises:
-        ConfigurationError: a JWKS file cannot be used.
-    """
-    return [row for given, issuer in _issuers(name, app) for row in _issuer_rows(given, issuer)]
+    return Known(keys, jwks, holders, certified)
 
 
 def session_rows(settings: Settings, name: str, app: AppSettings) -> list[KeyRow]:
@@ -82,11 +76,12 @@ def session_rows(settings: Settings, name: str, app: AppSettings) -> list[KeyRow
     """
     if settings.session_keys is None:
         return []
+    first = issuer_of(name, app)
     issuer = Issuer(
         app_id=name,
         name=session_issuer(name, app),
-        uuid_subjects=app.jwt_subjects is Subjects.UUID,
-        leeway=timedelta(seconds=app.jwt_leeway_s),
+        uuid_subjects=first.uuid_subjects,
+        leeway=first.leeway,
         own=True,
     )
     try:
@@ -105,60 +100,40 @@ def session_rule(settings: Settings) -> SessionRule:
     )
 
 
-def _issuers(name: str, app: AppSettings) -> Iterable[tuple[IssuerSettings, Issuer]]:
-    return ((given, _issuer(name, given)) for given in (app, *app.issuers))
-
-
-def _issuer(name: str, given: IssuerSettings) -> Issuer:
-    if not given.jwt_optional <= OPTIONAL_CLAIMS:
-        raise ConfigurationError(f"SYNCBEAT_JWT_OPTIONAL: want some of {', '.join(sorted(OPTIONAL_CLAIMS))}")
-    return Issuer(
-        app_id=name,
-        name=given.jwt_issuer,
-        audience=given.jwt_audience,
-        required=OPTIONAL_CLAIMS - given.jwt_optional,
-        roles=given.jwt_roles,
-        uuid_subjects=given.jwt_subjects is Subjects.UUID,
-        leeway=timedelta(seconds=given.jwt_leeway_s),
-        first_sight=given.unknown_users is UnknownUsers.ACCEPT,
-    )
-
-
-def _issuer_rows(given: IssuerSettings, issuer: Issuer) -> list[KeyRow]:
-    rows = [KeyRow(issuer, kid, "HS256", secret.get_secret_value()) for kid, secret in given.jwt_secrets.items()]
-    if len(rows) == 1:
-        # A single secret also checks tokens without a kid, as Supabase's legacy secret signs them.
-        rows.append(KeyRow(issuer, "", "HS256", rows[0].key))
-    if given.jwks_file is not None:
-        try:
-            published, faults = keys_of_jwks(read_file(given.jwks_file), issuer)
-        except ValueError as error:
-            raise ConfigurationError(f"SYNCBEAT_JWKS_FILE: {error}") from None
-        if faults:
-            raise ConfigurationError(f"SYNCBEAT_JWKS_FILE: {faults[0]}")
-        rows += published
-    return rows
-
-
 def _public(rows: Iterable[KeyRow]) -> list[KeyRow]:
     return [KeyRow(row.issuer, row.kid, row.algorithm, row.key.public_key()) for row in rows]
 
 
-def _holders(settings: Settings) -> Iterable[tuple[TokenEntry, Principal]]:
-    apps = frozenset(settings.all_apps())
+@dataclass(frozen=True)
+class _Allowed:
+    # What an allow-list may name.
+    apps: frozenset[str]
+    methods: frozenset[str]
+
+
+def _allowed(settings: Settings) -> _Allowed:
+    # gRPC and protobuf are loaded only by processes that serve RPCs.
+    from syncbeat_server.rpc.server import CONTRACT
+
+    methods = frozenset(method.name for service in CONTRACT for method in service.methods)
+    return _Allowed(frozenset(settings.all_apps()), methods)
+
+
+def _holders(settings: Settings, allowed: _Allowed) -> Iterable[tuple[TokenEntry, Principal]]:
     lists: Mapping[PrincipalKind, tuple[TokenEntry, ...]] = {
         PrincipalKind.SERVICE: settings.service_tokens,
         PrincipalKind.ADMIN: settings.admin_tokens,
     }
-    return ((entry, _principal(entry, kind, "TOKENS", apps)) for kind, entries in lists.items() for entry in entries)
+    return ((entry, _principal(entry, kind, "TOKENS", allowed)) for kind, entries in lists.items() for entry in entries)
 
 
-def _principal(
-    entry: TokenEntry | CertificateEntry, kind: PrincipalKind, setting: str, apps: frozenset[str]
-) -> Principal:
-    unknown = sorted((entry.apps or frozenset()) - apps)
-    if unknown:
+def _principal(entry: TokenEntry | CertificateEntry, kind: PrincipalKind, setting: str, allowed: _Allowed) -> Principal:
+    place = f"SYNCBEAT_{kind.name}_{setting}: {entry.name}"
+    apps, methods = sorted((entry.apps or frozenset()) - allowed.apps), (entry.methods or frozenset()) - allowed.methods
+    if apps:
+        raise ConfigurationError(f"{place} is for app {apps[0]!r}, which is not configured")
+    if methods:
         raise ConfigurationError(
-            f"SYNCBEAT_{kind.name}_{setting}: {entry.name} is for app {unknown[0]!r}, which is not configured"
+            f"{place} may call {min(methods)!r}, which is no RPC: want names such as GetHint, or *"
         )
-    return Principal(kind, entry.name, methods=entry.methods, apps=apps if entry.apps is None else entry.apps)
+    return Principal(kind, entry.name, methods=entry.methods, apps=allowed.apps if entry.apps is None else entry.apps)

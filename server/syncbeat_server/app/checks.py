@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from syncbeat_server.app.apps import Apps
-from syncbeat_server.app.callers import key_rows, session_rows
+from syncbeat_server.app.callers import known_callers, session_rows
 from syncbeat_server.app.delivering import providers
+from syncbeat_server.app.issuers import configured_issuers
 from syncbeat_server.app.process import Stores
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
@@ -25,11 +26,16 @@ async def faults(settings: Settings, stores: Stores | None) -> list[str]:
         found.append(error.message)
     for name, app in settings.all_apps().items():
         try:
-            if not key_rows(name, app) and not app.jwks_url and not session_rows(settings, name, app):
+            keys = any(one.rows or one.jwks_url for one in configured_issuers(name, app))
+            if not keys and not session_rows(settings, name, app):
                 found.append(f"app {name!r}: no JWT_SECRETS, JWKS_FILE, JWKS_URL or SESSION_KEYS, so no user can call")
             await _close(providers(name, app, settings, SystemClock()))
         except ConfigurationError as error:
             found.append(error.message)
+    try:
+        known_callers(settings, SystemClock())
+    except ConfigurationError as error:
+        found += [error.message] if error.message not in found else []
     if stores is not None:
         found += await _store_faults(stores)
     return found

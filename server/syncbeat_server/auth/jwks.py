@@ -10,10 +10,11 @@ from contextvars import Context
 
 import aiohttp
 
-from syncbeat_server.auth.keys import keys_of_jwks
+from syncbeat_server.auth.keys import MAX_JWKS_BYTES, MAX_KID, PUBLISHED, also_without_kid, keys_of_jwks
 from syncbeat_server.auth.model import Issuer, KeyRow
+from syncbeat_server.auth.unknown_kids import UnknownKid, UnknownKids
 from syncbeat_server.clock import Clock
-from syncbeat_server.errors import DependencyDown
+from syncbeat_server.errors import DependencyDown, KeyUnknownYet
 from syncbeat_server.ops.trouble import Trouble
 
 _log = logging.getLogger(__name__)
@@ -21,10 +22,10 @@ _log = logging.getLogger(__name__)
 REFRESH_S, SPREAD = 300.0, 0.1
 COOLDOWN_S = 30.0
 STALE_S = 24 * 3_600.0
-MAX_BYTES = 256 * 1024
 _TIMEOUT_S = 2.0
 _FIRST_RETRY_S = 1.0
 _NEVER = float("-inf")
+_NO_KEYS: Mapping[tuple[str, str], KeyRow] = {}
 
 
 class _Unusable(Exception):
@@ -32,18 +33,25 @@ class _Unusable(Exception):
 
 
 class JwksStore:
-    """Looks keys up by kid. A kid that is not known makes it fetch anew, once in 30 s at most, whatever comes of it."""
+    """Looks keys up by kid. A kid that is not known makes it fetch anew, once in 30 s at most, whatever comes of it.
 
-    def __init__(self, url: str, issuer: Issuer, clock: Clock) -> None:
-        """`url` is https, or on this machine; the settings see to that."""
+    Once more in those 30 s it does so for a kid that many distinct addresses bring: then the issuer has changed its
+    keys while somebody's inventions had used up the fetch.
+    """
+
+    def __init__(self, url: str, issuer: Issuer, clock: Clock, taken: frozenset[str] = frozenset()) -> None:
+        """`url` is https, or on this machine; the settings see to that. `taken`: kids of keys in the settings."""
         self.issuer = issuer
-        self.fetches = self.failures = 0
+        self.fetches = self.failures = self._good_fetch = 0
         self._url = url
         self._clock = clock
+        self._taken = taken
         self._session: aiohttp.ClientSession | None = None
-        self._rows: Mapping[str, KeyRow] = {}
+        self._rows = _NO_KEYS
+        self._kids: frozenset[str] = frozenset()
+        self._unknown = UnknownKids()
         self._etag = ""
-        self._fetched_at = self._forced_at = _NEVER
+        self._fetched_at = self._forced_at = self._reserve_at = _NEVER
         self._failing = True
         self._faults: list[str] = []
         self._trouble = Trouble(
@@ -57,31 +65,62 @@ class JwksStore:
         self._fetching: asyncio.Task[None] | None = None
         self._spread = random.SystemRandom().uniform
 
-    def row(self, kid: str) -> KeyRow | None:
+    def row(self, kid: str, algorithm: str) -> KeyRow | None:
         """A key that is known, without asking anybody; for as long as 24 h after the issuer last answered."""
-        row = self._rows.get(kid)
-        return row if row is not None and self._clock.monotonic() - self._fetched_at <= STALE_S else None
+        row = self._rows.get((kid, algorithm))
+        return row if row is not None and self._is_fresh() else None
 
-    async def find(self, kid: str) -> KeyRow | None:
+    def publishes(self, kid: str) -> bool:
+        """Whether a key of this kid is known, whatever its algorithm."""
+        return kid in self._kids
+
+    async def find(self, kid: str, algorithm: str, address: str = "") -> KeyRow | None:
         """A key, which is asked for if `row` does not know it: None when the issuer has none of this name.
+
+        That it has none is known once it was asked after the kid had come up. `address`: who brings it.
 
         Raises:
             DependencyDown: that cannot be known, because the issuer does not answer.
+            KeyUnknownYet: that cannot be known yet, because the issuer was asked just before.
         """
-        row = self.row(kid)
-        if row is not None:
+        row = self.row(kid, algorithm)
+        if row is not None or not self._may_be_published(kid, algorithm):
             return row
-        now = self._clock.monotonic()
+        # What a fetch has told is the answer until there may be another.
+        may_ask_again = self._clock.monotonic() - self._fetched_at >= COOLDOWN_S
+        unknown = self._unknown.met(kid, address, self.fetches, self._good_fetch if may_ask_again else 0)
         if self._fetching is not None:
             await asyncio.shield(self._fetching)
-        elif now - self._forced_at >= COOLDOWN_S:
-            self._forced_at = now
+        if unknown.seen_after >= self._good_fetch and self._may_fetch_for(unknown):
             await asyncio.shield(self._fetch())
-        row = self.row(kid)
-        if row is None and self._failing:
+        row = self.row(kid, algorithm)
+        if row is None and (self._failing or unknown.seen_after >= self._good_fetch):
             wait_s = self._forced_at + COOLDOWN_S - self._clock.monotonic()
-            raise DependencyDown("the keys of the token's issuer cannot be fetched", retry_after_s=max(1.0, wait_s))
+            if self._failing:
+                raise DependencyDown("the keys of the token's issuer cannot be fetched", retry_after_s=max(1.0, wait_s))
+            raise KeyUnknownYet(
+                "the token's key is unknown, and its issuer was asked just before", retry_after_s=max(1.0, wait_s)
+            )
         return row
+
+    def _is_fresh(self) -> bool:
+        return self._clock.monotonic() - self._fetched_at <= STALE_S
+
+    def _may_be_published(self, kid: str, algorithm: str) -> bool:
+        # A kid that is known is of another algorithm; a token without one, where keys are known, may mean any of them.
+        if algorithm not in PUBLISHED or len(kid) > MAX_KID or kid in self._taken:
+            return False
+        return not self._is_fresh() or not (kid in self._kids if kid else self._kids)
+
+    def _may_fetch_for(self, unknown: UnknownKid) -> bool:
+        now = self._clock.monotonic()
+        if now - self._forced_at >= COOLDOWN_S:
+            self._forced_at = now
+            return True
+        if unknown.widely_seen and now - self._reserve_at >= COOLDOWN_S:
+            self._reserve_at = now
+            return True
+        return False
 
     async def run(self) -> None:
         """Fetch at once and then every 300 s +-10 %, for ever; after a failure sooner."""
@@ -95,7 +134,7 @@ class JwksStore:
     async def flush(self) -> None:
         """Trust no key any more, and fetch them anew."""
         self._generation += 1  # what is under way may have been read before the issuer took a key back
-        self._rows, self._etag, self._fetched_at, self._failing = {}, "", _NEVER, True
+        self._rows, self._kids, self._etag, self._fetched_at, self._failing = _NO_KEYS, frozenset(), "", _NEVER, True
         if self._fetching is not None:
             await asyncio.wait([self._fetching])
         self._forced_at = self._clock.monotonic()
@@ -116,14 +155,17 @@ class JwksStore:
 
     async def _fetched(self) -> None:
         self.fetches += 1
-        generation = self._generation
+        generation, number = self._generation, self.fetches
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 document, etag = await self._get()
-            rows = self._rows if document is None else self._read(document)
+            # In a thread, since looking at many keys takes a while.
+            rows = None if document is None else await asyncio.to_thread(keys_of_jwks, document, self.issuer)
             if generation == self._generation:
-                self._rows, self._etag = rows, etag
-                self._fetched_at, self._failing = self._clock.monotonic(), False
+                if rows is not None:
+                    self._use(*rows)
+                self._etag, self._fetched_at, self._failing = etag, self._clock.monotonic(), False
+                self._good_fetch = number
             self._trouble.ended()
         except Exception as error:  # noqa: BLE001  # whatever an issuer answers: who serves by known keys goes on
             self.failures += 1
@@ -132,15 +174,15 @@ class JwksStore:
         finally:
             self._fetching = None
 
-    def _read(self, document: bytes) -> Mapping[str, KeyRow]:
-        rows, faults = keys_of_jwks(document, self.issuer)
+    def _use(self, rows: list[KeyRow], faults: list[str]) -> None:
+        taken = sorted({row.kid for row in rows} & self._taken)
+        faults = [*faults, *(f"key {kid!r}: the settings have another key of this kid" for kid in taken)]
         for fault in [] if faults == self._faults else faults:  # each is told once, not with every fetch
             _log.warning("a key of an issuer is not used", extra={"issuer": self.issuer.name, "fault": fault})
         self._faults = faults
-        found = {row.kid: row for row in rows}
-        if len(found) != len(rows):
-            raise _Unusable("two keys of one kid")
-        return found
+        used = [row for row in rows if row.kid not in self._taken]
+        self._kids = frozenset(row.kid for row in used if row.kid)
+        self._rows = {(row.kid, row.algorithm): row for row in also_without_kid(used)}
 
     async def _get(self) -> tuple[bytes | None, str]:
         """The document, None when it has not changed; and its etag."""
@@ -155,7 +197,7 @@ class JwksStore:
                 return None, self._etag
             if answer.status != 200 or answer.headers.get("content-encoding", "identity") != "identity":
                 raise _Unusable(f"status {answer.status}")
-            return await _read_at_most(answer.content, MAX_BYTES), answer.headers.get("etag", "")
+            return await _read_at_most(answer.content, MAX_JWKS_BYTES), answer.headers.get("etag", "")
 
 
 async def _read_at_most(content: aiohttp.StreamReader, most: int) -> bytes:

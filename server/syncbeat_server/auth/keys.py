@@ -13,26 +13,61 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.exceptions import PyJWTError
 
 from syncbeat_server.auth.model import Issuer, KeyRow
+from syncbeat_server.auth.weak_keys import sharing_a_prime, weakness
 
 MAX_KEYS = 64
-_MIN_RSA_BITS = 2048
+MAX_JWKS_BYTES = 256 * 1024
+MAX_KID = 256
+SYMMETRIC = "HS256"
 # What RFC 7518 and RFC 8037 call the key types and curves. A key without an "alg" is used for the one of its type.
 _ASYMMETRIC = {"RS256": ("RSA", None), "ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519")}
+PUBLISHED = frozenset(_ASYMMETRIC)
+"""The algorithms whose keys are published."""
 _PRIVATE_PARTS = ("d", "p", "q", "dp", "dq", "qi", "oth")
-ALGORITHMS = {name: jwt.get_algorithm_by_name(name) for name in ("HS256", *_ASYMMETRIC)}
+ALGORITHMS = {name: jwt.get_algorithm_by_name(name) for name in (SYMMETRIC, *_ASYMMETRIC)}
 """PyJWT's own, which do the cryptography and prepare the keys."""
 
-KeyTable = Mapping[tuple[str, str], KeyRow]
-"""By (issuer, kid): the algorithm is that of the row, whatever a token's header says (RFC 8725, 3.1)."""
+KeyTable = Mapping[tuple[str, str, str], KeyRow]
+"""By (issuer, kid, algorithm). What a token's header says only selects a row, by the algorithm of which it is checked
+(RFC 8725, 3.1). A row without a kid serves tokens without one."""
+
+
+def usual_name(algorithm: str) -> str:
+    """What an algorithm is called here. RFC 9864 names EdDSA with this curve after the curve."""
+    return "EdDSA" if algorithm == "Ed25519" else algorithm
 
 
 def key_table(rows: Iterable[KeyRow]) -> KeyTable:
-    """The rows by (issuer, kid), their keys prepared for use.
+    """The rows by (issuer, kid, algorithm), their keys prepared for use.
 
     Raises:
-        ValueError: a key is none for its algorithm, or too short for it (RFC 7518, sections 3.2 and 3.3).
+        ValueError: a key is none for its algorithm, or too short for it (RFC 7518, sections 3.2 and 3.3), or two have
+            the same place.
     """
-    return {(row.issuer.name, row.kid): replace(row, key=_prepared(row)) for row in rows}
+    table: dict[tuple[str, str, str], KeyRow] = {}
+    for row in rows:
+        place = (row.issuer.name, row.kid, row.algorithm)
+        if place in table:
+            raise ValueError(f"two keys of kid {row.kid!r}")
+        table[place] = replace(row, key=_prepared(row))
+    return table
+
+
+def row_in(table: KeyTable, issuer: str, kid: str, algorithm: str) -> KeyRow | None:
+    """The key that a token asks for.
+
+    An issuer's only secret checks HS256 tokens whatever kid they have, unless that is another key's: some put one on
+    tokens that they sign by a secret of before there were kids, as GoTrue does.
+    """
+    row = table.get((issuer, kid, algorithm))
+    if row is not None or algorithm != SYMMETRIC or any((issuer, kid, other) in table for other in PUBLISHED):
+        return row
+    return table.get((issuer, "", SYMMETRIC))
+
+
+def also_without_kid(rows: list[KeyRow]) -> list[KeyRow]:
+    """The keys of one kind of an issuer: a single one also serves tokens without a kid."""
+    return [*rows, replace(rows[0], kid="")] if len(rows) == 1 and rows[0].kid else rows
 
 
 def _prepared(row: KeyRow) -> Any:
@@ -47,11 +82,13 @@ def _prepared(row: KeyRow) -> Any:
 
 
 def keys_of_jwks(document: bytes, issuer: Issuer) -> tuple[list[KeyRow], list[str]]:
-    """The signing keys of a JWKS document (RFC 7517), and what is wrong with each entry that was left out.
+    """The keys of a JWKS document (RFC 7517) that check signatures, and what is wrong with each that was left out.
 
     Raises:
-        ValueError: it is no JWKS, or holds more than 64 entries.
+        ValueError: it is no JWKS, holds more than 64 entries or is longer than 256 KiB.
     """
+    if len(document) > MAX_JWKS_BYTES:
+        raise ValueError(f"a JWKS has at most {MAX_JWKS_BYTES // 1024} KiB")
     rows, faults = [], []
     for entry in _entries(document):
         try:
@@ -59,7 +96,21 @@ def keys_of_jwks(document: bytes, issuer: Issuer) -> tuple[list[KeyRow], list[st
             rows.append(KeyRow(issuer, kid, algorithm, key))
         except ValueError as error:
             faults.append(str(error))
-    return rows, faults
+    open_ones = sharing_a_prime([row.key for row in rows])
+    faults += [f"key {rows[number].kid!r} has a prime in common with another key" for number in sorted(open_ones)]
+    kept, ambiguous = _unambiguous([row for number, row in enumerate(rows) if number not in open_ones])
+    return kept, faults + ambiguous
+
+
+def _unambiguous(rows: Sequence[KeyRow]) -> tuple[list[KeyRow], list[str]]:
+    # Two of one kid are told apart by their algorithms; of one algorithm too, nobody can say which is meant.
+    kept: dict[tuple[str, str], KeyRow] = {}
+    refused: dict[tuple[str, str], str] = {}
+    for row in rows:
+        place = (row.kid, row.algorithm)
+        if kept.setdefault(place, row).key != row.key:
+            refused[place] = f"key {row.kid!r}: several different keys have this kid"
+    return [row for place, row in kept.items() if place not in refused], list(refused.values())
 
 
 def signing_keys(document: str, issuer: Issuer) -> list[KeyRow]:
@@ -104,9 +155,11 @@ def _entries(document: bytes) -> list[object]:
 def _read(entry: object, *, private: bool) -> tuple[str, str, Any]:
     if not isinstance(entry, dict):
         raise ValueError("each key of a JWKS is an object")
-    kid = entry.get("kid")
-    if not isinstance(kid, str) or not kid:
-        raise ValueError("each key needs a kid")
+    entry = {name: value for name, value in entry.items() if value is not None}
+    kid = entry.get("kid", "")
+    if not isinstance(kid, str) or len(kid) > MAX_KID or (not kid and (private or "kid" in entry)):
+        raise ValueError(f"each key needs a kid of 1 to {MAX_KID} characters" + ("" if private else ", or none"))
+    _check_use(kid, entry, "sign" if private else "verify")
     algorithm = _algorithm(kid, entry)
     if private and not isinstance(entry.get("d"), str):
         raise ValueError(f"key {kid!r} is not a private key")
@@ -114,17 +167,26 @@ def _read(entry: object, *, private: bool) -> tuple[str, str, Any]:
     try:
         key = jwt.PyJWK(kept, algorithm).key
     except (PyJWTError, ValueError, TypeError):
-        raise ValueError(f"key {kid!r} cannot be read") from None
-    if algorithm == "RS256" and key.key_size < _MIN_RSA_BITS:
-        raise ValueError(f"key {kid!r}: RSA needs {_MIN_RSA_BITS} bits or more")
+        off_curve = ", or its point is not on the curve" if algorithm == "ES256" else ""
+        raise ValueError(f"key {kid!r} cannot be read{off_curve}") from None
+    fault = weakness(key)
+    if fault:
+        raise ValueError(f"key {kid!r} cannot be trusted: {fault}")
     return kid, algorithm, key
+
+
+def _check_use(kid: str, entry: Mapping[str, Any], operation: str) -> None:
+    # RFC 7517, sections 4.2 and 4.3.
+    operations = entry.get("key_ops", [operation])
+    if entry.get("use", "sig") != "sig" or not isinstance(operations, list) or operation not in operations:
+        raise ValueError(f"key {kid!r} is not for signatures (use, key_ops)")
 
 
 def _algorithm(kid: str, entry: Mapping[str, Any]) -> str:
     of_its_type = next((name for name, (kty, _) in _ASYMMETRIC.items() if kty == entry.get("kty")), "")
     algorithm = entry.get("alg", of_its_type)
-    kind = _ASYMMETRIC.get(algorithm) if isinstance(algorithm, str) else None
-    fits = kind is not None and kind[0] == entry.get("kty") and kind[1] in (None, entry.get("crv"))
-    if not fits or entry.get("use", "sig") != "sig":
-        raise ValueError(f"key {kid!r}: want RS256 with RSA, ES256 with P-256 or EdDSA with Ed25519, for signatures")
-    return str(algorithm)
+    algorithm = usual_name(algorithm) if isinstance(algorithm, str) else ""
+    kind = _ASYMMETRIC.get(algorithm)
+    if kind is None or kind[0] != entry.get("kty") or kind[1] not in (None, entry.get("crv")):
+        raise ValueError(f"key {kid!r}: want RS256 with RSA, ES256 with P-256 or EdDSA with Ed25519")
+    return algorithm

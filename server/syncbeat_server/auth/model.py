@@ -13,6 +13,8 @@ ROLE = "authenticated"
 """The role of a user who has signed in, as Supabase calls it."""
 OPTIONAL_CLAIMS = frozenset({"iat", "aud", "role", "session_id"})
 """What an issuer's tokens must say unless it is let do without; `exp`, `iss` and `sub` nobody can do without."""
+ACCESS_TOKEN_TYPES = frozenset({"jwt", "at+jwt"})
+"""What an access token may call itself in its header (`typ`): nothing, which counts as the first, or one of these."""
 
 
 class PrincipalKind(StrEnum):
@@ -44,23 +46,47 @@ class Principal(NamedTuple):
         return f"{self.kind}:{self.name}"
 
 
+class ClaimRule(NamedTuple):
+    """A claim that must have one of these values where it is present."""
+
+    claim: str
+    values: frozenset[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Issuer:
     """Who issues access tokens of an app's users, and what its tokens must say.
 
-    `own`: these are our sessions, whose rows are looked at. `first_sight`: a user nobody has heard of is let in and
-    recorded. `uuid_subjects`: a user id is a UUID. `roles`: those that are users, where the role is `required`.
+    What is not `required` may be absent; what is present has to be right all the same.
+
+    Attributes:
+        audiences: Tokens are for one of these; the first is what we mint.
+        required: Claims that must be there.
+        roles: Those that are users; None: `role` is no claim of the issuer's, and may say anything.
+        uuid_subjects: A user id is a UUID.
+        own: These are our sessions, whose rows are looked at.
+        first_sight: A user nobody has heard of is let in and recorded.
+        clients: Who the tokens may have been issued to (`azp`, `client_id`); empty: whoever it was.
+        client_optional: A token may leave open to whom.
+        types: What a token may call itself in its header, in lower case.
+        rules: Claims of the issuer's own that tell its access tokens from others that it signs.
+        id_tokens: Its ID tokens are what users show.
     """
 
     app_id: str
     name: str
-    audience: str = ROLE
+    audiences: tuple[str, ...] = (ROLE,)
     required: frozenset[str] = OPTIONAL_CLAIMS
-    roles: frozenset[str] = frozenset({ROLE})
+    roles: frozenset[str] | None = frozenset({ROLE})
     uuid_subjects: bool = True
     leeway: timedelta = MAX_LEEWAY
     own: bool = False
     first_sight: bool = True
+    clients: frozenset[str] = frozenset()
+    client_optional: bool = False
+    types: frozenset[str] = ACCESS_TOKEN_TYPES
+    rules: tuple[ClaimRule, ...] = ()
+    id_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,8 @@ def is_dead(token: VerifiedToken, standing: Standing) -> bool:
     """Whether a token that is genuine and in its time has been taken back.
 
     Tokens of our own sessions tell a generation, which only grows; those of other issuers only the second they were
-    issued in, so that what was issued in the second of a revocation is dead with it.
+    issued in, by a clock that may be fast by the leeway: what was good at the moment of a revocation may tell any
+    second up to then, and all of those are dead with it.
     """
     if not standing.known or standing.shut_out:
         return True
@@ -45,7 +46,8 @@ def is_dead(token: VerifiedToken, standing: Standing) -> bool:
         return not standing.session_alive or token.generation < standing.generation
     if standing.revoked_at is None:
         return False
-    return token.issued_at is None or int(token.issued_at.timestamp()) <= int(standing.revoked_at.timestamp())
+    last = standing.revoked_at + token.issuer.leeway
+    return token.issued_at is None or int(token.issued_at.timestamp()) <= int(last.timestamp())
 
 
 def rotate(session: SessionState, counter: int, now: datetime, rule: SessionRule) -> Rotation:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from syncbeat_server.auth.bearer import Bearer
 from syncbeat_server.auth.cache import CacheStats, TokenCache
 from syncbeat_server.auth.jwks import JwksStore
-from syncbeat_server.auth.keys import KeyTable
+from syncbeat_server.auth.keys import KeyTable, row_in
 from syncbeat_server.auth.model import KeyRow, Principal, PrincipalKind, VerifiedToken
 from syncbeat_server.auth.policy import is_dead
 from syncbeat_server.auth.standings import KeptStanding, Standings
@@ -65,8 +65,8 @@ class Authenticator:
         standing = self._standings.kept(token)
         return token if standing is None else self._accepted(bearer, token, standing)
 
-    async def authenticate(self, bearer: Bearer, token: VerifiedToken | None = None) -> Principal:
-        """The caller who shows a token that `cached` does not know; `token`: what `at_once` found it to be.
+    async def authenticate(self, bearer: Bearer, token: VerifiedToken | None = None, address: str = "") -> Principal:
+        """The caller at `address` who shows a token that `cached` does not know; `token`: what `at_once` made of it.
 
         Raises:
             TokenInvalid: it is no token that is genuine and for this service.
@@ -75,7 +75,7 @@ class Authenticator:
             DependencyDown: that cannot be found out now.
         """
         if token is None:
-            token = await self._verify(bearer.token)
+            token = await self._verify(bearer.token, address)
         return self._accepted(bearer, token, await self._standings.of(token))
 
     def certified(self, names: Sequence[str]) -> Principal:
@@ -129,19 +129,23 @@ class Authenticator:
         self._cache.keep(bearer.digest, principal, token, standing)
         return principal
 
-    async def _verify(self, text: str) -> VerifiedToken:
+    async def _verify(self, text: str, address: str) -> VerifiedToken:
         unverified = read(text)
         row, store = self._row(unverified), self._known.jwks.get(unverified.issuer)
         if row is None and store is not None:
-            row = await store.find(unverified.kid)
+            row = await store.find(unverified.header.kid, unverified.header.algorithm, address)
         if row is None:
             raise _no_key()
         return check(unverified, row, self._clock.now())
 
     def _row(self, token: UnverifiedToken) -> KeyRow | None:
         # Its key, if that is in memory.
-        row, store = self._known.keys.get((token.issuer, token.kid)), self._known.jwks.get(token.issuer)
-        return row if row is not None or store is None else store.row(token.kid)
+        issuer, kid, algorithm = token.issuer, token.header.kid, token.header.algorithm
+        store = self._known.jwks.get(issuer)
+        if store is not None and store.publishes(kid):
+            return store.row(kid, algorithm)
+        row = row_in(self._known.keys, issuer, kid, algorithm)
+        return row if row is not None or store is None else store.row(kid, algorithm)
 
 
 def _no_key() -> TokenInvalid:

@@ -9,14 +9,15 @@ import re
 import uuid
 from binascii import a2b_base64
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jwt
 import orjson
 
-from syncbeat_server.auth.keys import ALGORITHMS
+from syncbeat_server.auth.claims import check_audience, check_kind, check_role, time_of
+from syncbeat_server.auth.keys import ALGORITHMS, usual_name
 from syncbeat_server.auth.model import ROLE, Issuer, KeyRow, VerifiedToken
 from syncbeat_server.errors import TokenExpired, TokenInvalid
 
@@ -28,27 +29,31 @@ RESERVED = frozenset({
 })  # fmt: skip
 """Claims that no caller may put into a session: RFC 7519's, and those that say who somebody is."""
 _MAX_ID_BYTES = 128
-_ALWAYS = frozenset({"exp", "iss", "sub"})
-# Supabase signs its API keys with the users' secret and ships the first in every app: they are nobody.
-_NOBODY = frozenset({"anon", "service_role"})
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]*")
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 # What a segment may end in, by its length modulo 4, for the bits that stand for nothing to be zero (RFC 4648, 3.5).
 _LAST = ("", "", "AQgw", "AEIMQUYcgkosw048")
-_KNOWN_HEADERS = 256
+_KNOWN_HEADERS, _KNOWN_HEADER_BYTES = 256, 512
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAX_COUNTER = 1 << 62
+
+
+class Header(NamedTuple):
+    """What a token's header says: which key's row it asks for, and what kind of token it is, in lower case."""
+
+    kid: str
+    algorithm: str
+    kind: str
 
 
 class UnverifiedToken(NamedTuple):
     """A token taken apart. Nothing of it is believed but which key's row it asks for."""
 
     signed: bytes
-    header: Mapping[str, Any]
+    header: Header
     claims: Mapping[str, Any]
     signature: bytes
     issuer: str
-    kid: str
 
 
 def read(token: str) -> UnverifiedToken:
@@ -57,54 +62,79 @@ def read(token: str) -> UnverifiedToken:
     Raises:
         TokenInvalid: it is none; the message says nothing that helps to forge one.
     """
+    signed, header, payload, signature = parts(token)
+    try:
+        claims = _json_object(payload)
+    except ValueError:
+        raise TokenInvalid("the access token is malformed") from None
+    issuer = claims.get("iss")
+    if not isinstance(issuer, str):
+        raise TokenInvalid("the access token is malformed")
+    return UnverifiedToken(signed, header, claims, signature, issuer)
+
+
+def parts(token: str) -> tuple[bytes, Header, bytes, bytes]:
+    """What of a token is signed, its header, its payload and its signature (RFC 7515, compact serialization).
+
+    Raises:
+        TokenInvalid: it is none, or its header asks for what is not offered.
+    """
     if len(token) > MAX_TOKEN_BYTES:
         raise TokenInvalid("the access token is too long")
-    signed, header, claims, signature = _parts(token)
-    kid, issuer = header.get("kid", ""), claims.get("iss")
-    if not isinstance(kid, str) or not isinstance(issuer, str):
-        raise TokenInvalid("the access token is malformed")
-    return UnverifiedToken(signed, header, claims, signature, issuer, kid)
+    # PyJWT reads a token character by character, which costs ten times what checking its signature does. Only ASCII
+    # base64url without padding, and no second spelling of the same octets, is a segment (RFC 7515, section 2).
+    try:
+        header, payload, signature = token.split(".")
+        found = _known_header(header) if len(header) <= _KNOWN_HEADER_BYTES else _header(header)
+        return f"{header}.{payload}".encode(), found, _octets(payload), _octets(signature)
+    except ValueError:
+        raise TokenInvalid("the access token is malformed") from None
+
+
+def is_genuine(signed: bytes, header: Header, signature: bytes, row: KeyRow) -> bool:
+    """Whether the key of this row has signed that, by the only algorithm it is used for."""
+    return header.algorithm == row.algorithm and ALGORITHMS[row.algorithm].verify(signed, row.key, signature)
 
 
 def check(token: UnverifiedToken, row: KeyRow, now: datetime) -> VerifiedToken:
-    """Check signature, audience, times, subject and role against the key's row.
+    """Check signature, kind, audience, times, subject and role against the key's row.
 
     Raises:
         TokenExpired: everything is right but its time is over.
         TokenInvalid: anything else.
     """
-    # RFC 7515, section 4.1.11: an extension that is critical and not understood spoils the token; none is here.
-    header = token.header
-    genuine = header.get("alg") == row.algorithm and "crit" not in header and "b64" not in header
-    if not genuine or not ALGORITHMS[row.algorithm].verify(token.signed, row.key, token.signature):
+    signed, header, claims, signature, _ = token
+    if not is_genuine(signed, header, signature, row):
         raise TokenInvalid("the access token is not valid")
-    issuer, claims = row.issuer, token.claims
-    if not (claims.keys() >= _ALWAYS and claims.keys() >= issuer.required):
+    issuer = row.issuer
+    if not claims.keys() >= issuer.required:
         raise TokenInvalid("the access token is not valid")
-    if "aud" in issuer.required and not _is_for(issuer.audience, claims["aud"]):
-        raise TokenInvalid("the access token is not for this service")
-    _check_role(issuer, claims.get("role"))
-    return _checked(issuer, claims, now)
-
-
-def _parts(token: str) -> tuple[bytes, Mapping[str, Any], dict[str, Any], bytes]:
-    # PyJWT reads a token character by character, which costs ten times what checking its signature does. Only ASCII
-    # base64url without padding, and no second spelling of the same octets, is a segment (RFC 7515, section 2).
-    try:
-        header, payload, signature = token.split(".")
-        return f"{header}.{payload}".encode(), _header(header), _json_object(payload), _octets(signature)
-    except ValueError:
-        raise TokenInvalid("the access token is malformed") from None
+    check_audience(issuer, claims)
+    check_role(issuer, claims)
+    latest = now + issuer.leeway
+    check_kind(issuer, header.kind, claims, latest)
+    return _checked(issuer, claims, now, latest)
 
 
 @lru_cache(_KNOWN_HEADERS)
-def _header(segment: str) -> Mapping[str, Any]:
+def _known_header(segment: str) -> Header:
     # All tokens of a key have the same.
-    return _json_object(segment)
+    return _header(segment)
 
 
-def _json_object(segment: str) -> dict[str, Any]:
-    found = orjson.loads(_octets(segment))
+def _header(segment: str) -> Header:
+    found = _json_object(_octets(segment))
+    kid, algorithm, kind = found.get("kid", ""), found.get("alg"), found.get("typ", "JWT")
+    if not isinstance(kid, str) or not isinstance(algorithm, str) or not isinstance(kind, str):
+        raise ValueError
+    # RFC 7515, section 4.1.11: an extension that is critical and not understood spoils the token; none is here.
+    if "crit" in found or "b64" in found:
+        raise ValueError
+    return Header(kid, usual_name(algorithm), kind.lower().removeprefix("application/"))
+
+
+def _json_object(octets: bytes) -> dict[str, Any]:
+    found = orjson.loads(octets)
     if not isinstance(found, dict):
         raise ValueError
     return found
@@ -117,30 +147,16 @@ def _octets(segment: str) -> bytes:
     return a2b_base64(segment.encode().translate(_TO_STANDARD) + b"==")
 
 
-def _is_for(audience: str, claimed: object) -> bool:
-    if isinstance(claimed, list) and all(isinstance(one, str) for one in claimed):
-        return audience in claimed
-    return claimed == audience
-
-
-def _check_role(issuer: Issuer, role: object) -> None:
-    if isinstance(role, str) and role in _NOBODY:
-        raise TokenInvalid("an API key is not a user's token")
-    if "role" in issuer.required and (not isinstance(role, str) or role not in issuer.roles):
-        raise TokenInvalid("the access token's role is none of a user")
-
-
-def _checked(issuer: Issuer, claims: Mapping[str, Any], now: datetime) -> VerifiedToken:
-    subject = claims["sub"]
+def _checked(issuer: Issuer, claims: Mapping[str, Any], now: datetime, latest: datetime) -> VerifiedToken:
+    subject = claims.get("sub")
     if not isinstance(subject, str) or not is_user_id(issuer, subject):
         raise TokenInvalid("the access token has no usable subject")
     session_id = claims.get(SESSION_ID, "")
-    if not isinstance(session_id, str) or (SESSION_ID in issuer.required and not _is_id(session_id)):
+    if SESSION_ID in claims and not (isinstance(session_id, str) and _is_id(session_id)):
         raise TokenInvalid("the access token has no usable session")
-    expires_at = _time(claims["exp"])
-    issued_at = _time(claims["iat"]) if "iat" in claims else None
-    not_before = _time(claims["nbf"]) if "nbf" in claims else None
-    latest = now + issuer.leeway
+    expires_at = time_of(claims.get("exp"))
+    issued_at = time_of(claims["iat"]) if "iat" in claims else None
+    not_before = time_of(claims["nbf"]) if "nbf" in claims else None
     if (issued_at is not None and issued_at > latest) or (not_before is not None and not_before > latest):
         raise TokenInvalid("the access token is not valid yet")
     if expires_at <= now - issuer.leeway:
@@ -153,7 +169,7 @@ def _checked(issuer: Issuer, claims: Mapping[str, Any], now: datetime) -> Verifi
 
 def is_user_id(issuer: Issuer, text: str) -> bool:
     """Whether an issuer's tokens may name a user like this."""
-    return _is_id(text) and (not issuer.uuid_subjects or _UUID.fullmatch(text) is not None)
+    return _UUID.fullmatch(text) is not None if issuer.uuid_subjects else _is_id(text)
 
 
 def _is_id(text: str) -> bool:
@@ -165,15 +181,6 @@ def _number(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MAX_COUNTER:
         raise TokenInvalid("the access token has a number out of range")
     return value
-
-
-def _time(value: object) -> datetime:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TokenInvalid("the access token has a time that is no number")
-    try:
-        return datetime.fromtimestamp(value, UTC)
-    except (ValueError, OverflowError, OSError):
-        raise TokenInvalid("the access token has a time out of range") from None
 
 
 def mint(
@@ -197,11 +204,12 @@ def mint(
     said: dict[str, str | int] = {
         **(claims or {}),
         "iss": row.issuer.name,
-        "aud": row.issuer.audience,
         "sub": user_id,
         "iat": int(now.timestamp()),
         "exp": int((now + life).timestamp()),
         "role": ROLE,
         SESSION_ID: session_id or str(uuid.uuid4()),
     }
+    if row.issuer.audiences:
+        said["aud"] = row.issuer.audiences[0]
     return jwt.encode(said, row.key, algorithm=row.algorithm, headers={"kid": row.kid})

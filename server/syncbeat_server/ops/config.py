@@ -13,24 +13,22 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.jwt_settings import RUNNING, IssuerSettings
 from syncbeat_server.ops.session_settings import SessionSettings
 from syncbeat_server.ops.setting_types import (
     NAME,
     Address,
     CertificateEntries,
     DatabaseUrl,
-    Names,
     Networks,
     OptionalPath,
     OptionalSecret,
     RedisUrl,
     Seconds,
-    Secrets,
     TokenEntries,
     check_base_url,
     check_file,
     check_public,
-    check_secrets,
     is_loopback,
 )
 from syncbeat_server.ops.sources import PREFIX, read_app_tables, read_values
@@ -42,8 +40,6 @@ _LONGEST_POLL_S = 14_400.0
 _IN_APPS_FILE = frozenset({"apps", "issuers", "templates"})
 _OF_DEFAULT = frozenset({"issuers", "templates"})
 _SHOWN_PART = 31
-_RUNNING = "running"
-"""Of validation: files were read already, and each that is gone now is told by who reads it anew."""
 
 
 class Role(StrEnum):
@@ -61,20 +57,6 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
-class Subjects(StrEnum):
-    """What an issuer's user ids look like."""
-
-    UUID = "uuid"
-    ANY = "any"
-
-
-class UnknownUsers(StrEnum):
-    """What happens to a good token of a user nobody has heard of."""
-
-    ACCEPT = "accept"
-    REFUSE = "refuse"
-
-
 class Scheduling(StrEnum):
     """What decides when an app's devices poll: our own policy, or a simpler one to compare it with."""
 
@@ -82,32 +64,6 @@ class Scheduling(StrEnum):
     SQRT_EWMA = "sqrt-ewma"
     TIER_TABLE = "tier-table"
     FIXED = "fixed-30s"
-
-
-class IssuerSettings(BaseModel):
-    """Who issues access tokens of an app's users: its keys, and what its tokens must say."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    jwt_secrets: Secrets = {}
-    jwt_issuer: str = Field(default="syncbeat", min_length=1)
-    jwt_audience: str = "authenticated"
-    jwks_file: OptionalPath = None
-    jwks_url: str = ""
-    jwt_optional: Names = frozenset()
-    jwt_roles: Names = frozenset({"authenticated"})
-    jwt_subjects: Subjects = Subjects.UUID
-    jwt_leeway_s: float = Field(default=30.0, ge=0.0, le=30.0)
-    unknown_users: UnknownUsers = UnknownUsers.ACCEPT
-
-    @model_validator(mode="after")
-    def _safe_keys(self, info: ValidationInfo) -> Self:
-        check_secrets("JWT_SECRETS", self.jwt_secrets)
-        if self.jwks_url:
-            check_base_url("JWKS_URL", self.jwks_url)
-        if info.context != _RUNNING:
-            check_file("JWKS_FILE", self.jwks_file)
-        return self
 
 
 class TemplateText(BaseModel):
@@ -134,7 +90,7 @@ class AppSettings(IssuerSettings):
     webhook_token: OptionalSecret = None
     webhook_private: bool = False
     max_per_day: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    templates: dict[str, dict[str, TemplateText]] = {}
+    templates: dict[str, dict[str, TemplateText]] = Field(default_factory=dict)
     staleness_target_s: Annotated[float, Field(ge=1.0, le=86_400.0)] | None = None
     staleness_p95_s: Annotated[float, Field(ge=2.0, le=86_400.0)] | None = None
     requests_per_day: Annotated[int, Field(ge=100, le=10**12)] | None = None
@@ -178,7 +134,7 @@ class AppSettings(IssuerSettings):
     @model_validator(mode="after")
     def _safe_provider(self, info: ValidationInfo) -> Self:
         check_base_url("FCM_BASE_URL", self.fcm_base_url)
-        if info.context != _RUNNING:
+        if info.context != RUNNING:
             check_file("FCM_CREDENTIALS", self.fcm_credentials)
         if self.webhook_url:
             check_base_url("WEBHOOK_URL", self.webhook_url)
@@ -232,7 +188,7 @@ class Settings(AppSettings, SessionSettings):
     reflection: bool = False
     log_format: LogFormat = LogFormat.JSON
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
-    apps: dict[str, AppSettings] = {}
+    apps: dict[str, AppSettings] = Field(default_factory=dict)
 
     def store_urls(self) -> tuple[str, str] | None:
         """Where PostgreSQL and Redis are; None when the stores are ours to start.
@@ -271,7 +227,7 @@ class Settings(AppSettings, SessionSettings):
     def _safe_listeners(self, info: ValidationInfo) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS_CERTIFICATE and TLS_KEY: set both, or neither")
-        for name in ("tls_certificate", "tls_key", "mtls_client_ca") if info.context != _RUNNING else ():
+        for name in ("tls_certificate", "tls_key", "mtls_client_ca") if info.context != RUNNING else ():
             check_file(name.upper(), getattr(self, name))
         if self.mtls_listen and (self.tls_certificate is None or self.mtls_client_ca is None):
             raise ValueError("MTLS_LISTEN: needs TLS_CERTIFICATE, TLS_KEY and MTLS_CLIENT_CA")
@@ -331,7 +287,7 @@ def _checked(said: Mapping[str, Any], tables: dict[str, dict[str, Any]], *, runn
         raise ConfigurationError(f"{PREFIX}APPS_FILE: an app's name is 1 to 64 of A-Z a-z 0-9 _ . -")
     values = {**said, **default, "apps": tables}
     try:
-        return Settings.model_validate(values, context=_RUNNING if running else None)
+        return Settings.model_validate(values, context=RUNNING if running else None)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
 

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -22,6 +22,7 @@ _SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 _REDIS_SCHEMES = ("redis", "rediss", *_SENTINEL_SCHEMES, "unix")
 _ONE_HOST_SCHEMES = ("redis", "rediss")
 _SHOWN_KID = 16  # what is longer may be half of a secret
+_T = TypeVar("_T")
 _MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key as long as the hash for HS256
 
 
@@ -114,6 +115,10 @@ def _names(value: object) -> object:
     return frozenset(_parts(value)) if isinstance(value, str) else value
 
 
+def _ordered_names(value: object) -> object:
+    return tuple(dict.fromkeys(_parts(value))) if isinstance(value, str) else value
+
+
 def _secrets(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -174,9 +179,11 @@ Seconds = Annotated[
 ]
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_networks)]
 Names = Annotated[frozenset[str], BeforeValidator(_names)]
+OrderedNames = Annotated[tuple[str, ...], BeforeValidator(_ordered_names)]
 CertificateEntries = Annotated[tuple[CertificateEntry, ...], BeforeValidator(_certificate_entries)]
 TokenEntries = Annotated[tuple[TokenEntry, ...], BeforeValidator(_token_entries)]
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_none)]
+OptionalText = Annotated[_T | None, BeforeValidator(_empty_is_none)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
 DatabaseUrl = Annotated[
     SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_store_url(_DATABASE_SCHEMES))

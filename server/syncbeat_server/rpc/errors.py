@@ -15,6 +15,7 @@ from syncbeat_server.errors import (
     DependencyUnfit,
     FieldViolation,
     InvalidRequest,
+    KeyUnknownYet,
     Overloaded,
     RateLimited,
     Reason,
@@ -60,7 +61,7 @@ async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exceptio
     if not isinstance(error, SyncbeatError) or error.reason is Reason.INTERNAL:
         _log.error("internal error", exc_info=error)
         error = SyncbeatError(f"internal error; the log has it under request id {request_id}")
-    elif error.reason is Reason.DEPENDENCY_DOWN:
+    elif error.reason is Reason.DEPENDENCY_DOWN and not isinstance(error, KeyUnknownYet):
         if isinstance(error, DependencyUnfit):
             _log.error("dependency unfit (%s)", error.fault, exc_info=error.__cause__ or error)
         else:

@@ -70,8 +70,8 @@ class Doorkeeper(Protocol):
         """The caller, checked without asking anybody, or as far as that goes."""
         ...
 
-    async def authenticate(self, bearer: Bearer, token: VerifiedToken | None = None) -> Principal:
-        """The caller, checked; `token` is what `at_once` came to."""
+    async def authenticate(self, bearer: Bearer, token: VerifiedToken | None = None, address: str = "") -> Principal:
+        """The caller at `address`, checked; `token` is what `at_once` came to."""
         ...
 
     def certified(self, names: Sequence[str]) -> Principal:
@@ -88,10 +88,12 @@ class CallObserver(Protocol):
 
 
 class Unknown(NamedTuple):
-    """What a caller shows about which somebody has to be asked; its token, if that was found genuine already."""
+    """What a caller shows about which somebody has to be asked; its token, if that was found genuine already; where it
+    comes from."""
 
     bearer: Bearer
     token: VerifiedToken | None
+    address: str
 
 
 class Unchecked(NamedTuple):
@@ -172,7 +174,9 @@ class _Method:
         known = door.cached(bearer)
         admission.check(self.rank, known)  # before the work of checking a signature
         found = known or door.at_once(bearer)
-        return self.let_in(found, data, around) if isinstance(found, Principal) else Unknown(bearer, found)
+        if isinstance(found, Principal):
+            return self.let_in(found, data, around)
+        return Unknown(bearer, found, self.address(around.context))
 
     def address(self, context: Context) -> str:
         """What stands for the caller in limits."""

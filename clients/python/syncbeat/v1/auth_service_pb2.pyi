@@ -280,7 +280,7 @@ class RevokeUserResponse(_message.Message):
     """revoked_session_count is how many sessions ended."""
     @_builtins.property
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
-        """revoke_time is the moment up to which what was issued is dead."""
+        """revoke_time is the moment up to which what was issued is dead; by other issuers, up to the leeway after it."""
 
     def __init__(
         self,

@@ -116,6 +116,9 @@ class AuthServiceServicer:
     def RevokeUser(self, request, context):
         """RevokeUser makes every token of a user that was issued so far dead, whoever issued it, and ends its
         streams. New sessions are not affected. Repeating it kills what was issued since.
+        Tokens of other issuers tell only the second they were issued in, by a clock that may be fast by the
+        leeway (SYNCBEAT_JWT_LEEWAY_S, 30 s unless set): of those, what says a second up to revoke_time plus the
+        leeway is dead. Who signs in there within the leeway has to do so once more after it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

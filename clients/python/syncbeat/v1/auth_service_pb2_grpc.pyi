@@ -60,6 +60,9 @@ class AuthServiceStub:
     RevokeUser: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeUserRequest, _auth_service_pb2.RevokeUserResponse]
     """RevokeUser makes every token of a user that was issued so far dead, whoever issued it, and ends its
     streams. New sessions are not affected. Repeating it kills what was issued since.
+    Tokens of other issuers tell only the second they were issued in, by a clock that may be fast by the
+    leeway (SYNCBEAT_JWT_LEEWAY_S, 30 s unless set): of those, what says a second up to revoke_time plus the
+    leeway is dead. Who signs in there within the leeway has to do so once more after it.
     """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ListSessionsRequest, _auth_service_pb2.ListSessionsResponse]
     """ListSessions pages through a user's sessions that are neither revoked nor over, newest first."""
@@ -103,6 +106,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     RevokeUser: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RevokeUserRequest, _auth_service_pb2.RevokeUserResponse]  # type: ignore[assignment]
     """RevokeUser makes every token of a user that was issued so far dead, whoever issued it, and ends its
     streams. New sessions are not affected. Repeating it kills what was issued since.
+    Tokens of other issuers tell only the second they were issued in, by a clock that may be fast by the
+    leeway (SYNCBEAT_JWT_LEEWAY_S, 30 s unless set): of those, what says a second up to revoke_time plus the
+    leeway is dead. Who signs in there within the leeway has to do so once more after it.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ListSessionsRequest, _auth_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """ListSessions pages through a user's sessions that are neither revoked nor over, newest first."""
@@ -167,6 +173,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_service_pb2.RevokeUserResponse, _abc.Awaitable[_auth_service_pb2.RevokeUserResponse]]:
         """RevokeUser makes every token of a user that was issued so far dead, whoever issued it, and ends its
         streams. New sessions are not affected. Repeating it kills what was issued since.
+        Tokens of other issuers tell only the second they were issued in, by a clock that may be fast by the
+        leeway (SYNCBEAT_JWT_LEEWAY_S, 30 s unless set): of those, what says a second up to revoke_time plus the
+        leeway is dead. Who signs in there within the leeway has to do so once more after it.
         """
 
     @_abc_1.abstractmethod

@@ -212,8 +212,8 @@ class DirectoryServiceServicer:
 
     def DeleteUser(self, request, context):
         """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries. Tokens issued so far
-        are dead, and the user stays shut out until CreateSession or EnableUser lets it in anew. What the user
-        published into scopes stays. Repeating it erases nothing more.
+        are dead (those of other issuers as RevokeUser says), and the user stays shut out until CreateSession or
+        EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

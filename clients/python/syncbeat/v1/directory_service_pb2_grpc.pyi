@@ -88,8 +88,8 @@ class DirectoryServiceStub:
     """
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.DeleteUserRequest, _directory_service_pb2.DeleteUserResponse]
     """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries. Tokens issued so far
-    are dead, and the user stays shut out until CreateSession or EnableUser lets it in anew. What the user
-    published into scopes stays. Repeating it erases nothing more.
+    are dead (those of other issuers as RevokeUser says), and the user stays shut out until CreateSession or
+    EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more.
     """
 
 @_typing.type_check_only
@@ -152,8 +152,8 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     """
     DeleteUser: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.DeleteUserRequest, _directory_service_pb2.DeleteUserResponse]  # type: ignore[assignment]
     """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries. Tokens issued so far
-    are dead, and the user stays shut out until CreateSession or EnableUser lets it in anew. What the user
-    published into scopes stays. Repeating it erases nothing more.
+    are dead (those of other issuers as RevokeUser says), and the user stays shut out until CreateSession or
+    EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more.
     """
 
 class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -291,8 +291,8 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_directory_service_pb2.DeleteUserResponse, _abc.Awaitable[_directory_service_pb2.DeleteUserResponse]]:
         """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries. Tokens issued so far
-        are dead, and the user stays shut out until CreateSession or EnableUser lets it in anew. What the user
-        published into scopes stays. Repeating it erases nothing more.
+        are dead (those of other issuers as RevokeUser says), and the user stays shut out until CreateSession or
+        EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more.
         """
 
 def add_DirectoryServiceServicer_to_server(servicer: DirectoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,15 +25,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """ERROR_REASON_UNSPECIFIED is never sent."""
     ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 1
-    """ERROR_REASON_TOKEN_INVALID (UNAUTHENTICATED): the token is missing, malformed, forged or for somebody
-    else.
+    """ERROR_REASON_TOKEN_INVALID (UNAUTHENTICATED): the token is missing, malformed, forged, for somebody else
+    or of another kind, such as an ID or logout token; or it names a key that its issuer did not have when
+    its keys were fetched after the token had come up.
     """
     ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 2
     """ERROR_REASON_TOKEN_EXPIRED (UNAUTHENTICATED): the token was good and its time is over. Refresh it and
     call again.
     """
     ERROR_REASON_TOKEN_REVOKED: _ErrorReason.ValueType  # 3
-    """ERROR_REASON_TOKEN_REVOKED (UNAUTHENTICATED): the session or the user was revoked. Sign in again."""
+    """ERROR_REASON_TOKEN_REVOKED (UNAUTHENTICATED): the session or the user was revoked. Sign in again; of another
+    issuer once more if that was within the leeway of 30 s after the revocation (see RevokeUser).
+    """
     ERROR_REASON_ACCESS_DENIED: _ErrorReason.ValueType  # 4
     """ERROR_REASON_ACCESS_DENIED (PERMISSION_DENIED): the wrong kind of caller, a scope it is not a member of,
     another app's or user's thing, whether that exists or not. Metadata may name the `scope`.
@@ -72,8 +75,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_DEPENDENCY_DOWN: _ErrorReason.ValueType  # 14
     """ERROR_REASON_DEPENDENCY_DOWN (UNAVAILABLE): PostgreSQL, a JWKS endpoint or another dependency does not
-    answer. RetryInfo and grpc-retry-pushback-ms as above. A mutation may have happened: repeat it with its
-    request_id.
+    answer; or a token names a key that nobody knows, and its issuer's keys were fetched just before: after
+    RetryInfo, 30 s at most, one fetch tells whether it is TOKEN_INVALID. RetryInfo and
+    grpc-retry-pushback-ms as above. A mutation may have happened: repeat it with its request_id.
     """
     ERROR_REASON_MIGRATION_NEEDED: _ErrorReason.ValueType  # 15
     """ERROR_REASON_MIGRATION_NEEDED (FAILED_PRECONDITION): the database is older than the server. The message
@@ -102,15 +106,18 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """ERROR_REASON_UNSPECIFIED is never sent."""
 ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 1
-"""ERROR_REASON_TOKEN_INVALID (UNAUTHENTICATED): the token is missing, malformed, forged or for somebody
-else.
+"""ERROR_REASON_TOKEN_INVALID (UNAUTHENTICATED): the token is missing, malformed, forged, for somebody else
+or of another kind, such as an ID or logout token; or it names a key that its issuer did not have when
+its keys were fetched after the token had come up.
 """
 ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 2
 """ERROR_REASON_TOKEN_EXPIRED (UNAUTHENTICATED): the token was good and its time is over. Refresh it and
 call again.
 """
 ERROR_REASON_TOKEN_REVOKED: ErrorReason.ValueType  # 3
-"""ERROR_REASON_TOKEN_REVOKED (UNAUTHENTICATED): the session or the user was revoked. Sign in again."""
+"""ERROR_REASON_TOKEN_REVOKED (UNAUTHENTICATED): the session or the user was revoked. Sign in again; of another
+issuer once more if that was within the leeway of 30 s after the revocation (see RevokeUser).
+"""
 ERROR_REASON_ACCESS_DENIED: ErrorReason.ValueType  # 4
 """ERROR_REASON_ACCESS_DENIED (PERMISSION_DENIED): the wrong kind of caller, a scope it is not a member of,
 another app's or user's thing, whether that exists or not. Metadata may name the `scope`.
@@ -149,8 +156,9 @@ repeat it with its request_id.
 """
 ERROR_REASON_DEPENDENCY_DOWN: ErrorReason.ValueType  # 14
 """ERROR_REASON_DEPENDENCY_DOWN (UNAVAILABLE): PostgreSQL, a JWKS endpoint or another dependency does not
-answer. RetryInfo and grpc-retry-pushback-ms as above. A mutation may have happened: repeat it with its
-request_id.
+answer; or a token names a key that nobody knows, and its issuer's keys were fetched just before: after
+RetryInfo, 30 s at most, one fetch tells whether it is TOKEN_INVALID. RetryInfo and
+grpc-retry-pushback-ms as above. A mutation may have happened: repeat it with its request_id.
 """
 ERROR_REASON_MIGRATION_NEEDED: ErrorReason.ValueType  # 15
 """ERROR_REASON_MIGRATION_NEEDED (FAILED_PRECONDITION): the database is older than the server. The message

@@ -1,17 +1,18 @@
 """What surrounds every call: request id, metrics, errors, deadline, auth, parsing, validation: in order.
 
-One adapter serves both arities. The wrapped handler of each method is made once, at start. Request bytes are parsed
-here and not by gRPC, whose raising deserializer would answer UNKNOWN with the parser's text.
+One adapter serves both arities. The wrapped handler of each method is made once, at start. Request bytes are read
+(`rpc/bodies.py`) and parsed here and not by gRPC, which waits for them for ever, and whose raising deserializer would
+answer UNKNOWN with the parser's text.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -25,12 +26,14 @@ from syncbeat_server.errors import DeadlineExceeded, FieldViolation, InvalidRequ
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.admission import Admission, rank_of
+from syncbeat_server.rpc.answers import Answers, Outgoing
+from syncbeat_server.rpc.bodies import Bodies
 from syncbeat_server.rpc.budget import Budgets
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.errors import STATUS, abort
 from syncbeat_server.rpc.tls import certificate_names
 from syncbeat_server.rpc.together import Together
-from syncbeat_server.rpc.undecodable import undecodable_texts
+from syncbeat_server.rpc.undecodable import fault_of_public, undecodable_texts
 from syncbeat_server.rpc.validation import Validator, acting_user_field, compile_validator
 
 _DEFAULT_DEADLINE_S = 10.0
@@ -45,7 +48,9 @@ Metadata = Sequence[tuple[str, str | bytes]]
 Unary = Callable[[Any, Call], Awaitable[Message]]
 AtOnce = Callable[[Any, Call], Message | None]
 Asked = tuple[Message, Call]
-Stream = Callable[[Any, Call], AsyncIterator[bytes]]
+Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]
+Handled = TypeVar("Handled")
+Handle = Callable[[bytes, Context], Awaitable[Handled]]
 NOBODY = Principal(PrincipalKind.USER, "")
 
 received_metadata: ContextVar[Metadata | None] = ContextVar("received_metadata", default=None)
@@ -70,6 +75,10 @@ class Doorkeeper(Protocol):
 
     def certified(self, names: Sequence[str]) -> Principal:
         """The service whose client certificate has these names."""
+        ...
+
+    async def recheck(self, principal: Principal, *, fresh: bool = True) -> None:
+        """Raises when a caller whose call goes on is no longer let in."""
         ...
 
 
@@ -98,6 +107,8 @@ class Interceptors:
         self.admission = admission
         self.budgets = Budgets()
         self.together = Together()
+        self.bodies = Bodies()
+        self.answers = Answers()
 
     def handler(
         self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Any, at_once: AtOnce | None = None
@@ -109,8 +120,14 @@ class Interceptors:
         """
         around = _Method(self, method, policy)
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(_stream(around, behaviour))
-        return grpc.unary_unary_rpc_method_handler(_unary(around, behaviour, at_once))
+            return grpc.stream_stream_rpc_method_handler(_reading(around, _stream(around, behaviour)))
+        return grpc.stream_unary_rpc_method_handler(_reading(around, self.unary(method, policy, behaviour, at_once)))
+
+    def unary(
+        self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Unary, at_once: AtOnce | None = None
+    ) -> Handle[bytes]:
+        """What answers the request of a unary call once it has been read."""
+        return _unary(_Method(self, method, policy), behaviour, at_once)
 
 
 class _Method:
@@ -128,11 +145,25 @@ class _Method:
         self.validate: Validator = compile_validator(method.input_type)
         self.acting_user = acting_user_field(method.input_type)
 
+    def is_known(self, context: Context) -> bool:
+        """Whether a call is of a caller who is known without asking anybody; all may call a public method."""
+        if self.policy.public:
+            return False
+        shown = [str(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
+        try:
+            if not shown:
+                return bool(self.stack.door.certified(certificate_names(context)))
+            return self.stack.door.cached(bearer_of(shown)) is not None
+        except SyncbeatError:
+            return False
+
     def begin(self, data: bytes, around: _Around) -> Asked | Unknown:
         """What a caller asks that is known and may; or what it shows, where somebody has to be asked about that."""
         admission, door, authorization = self.stack.admission, self.stack.door, around.authorization
         if self.policy.public:
             admission.check(self.rank, None)
+            if fault := fault_of_public(data):
+                raise InvalidRequest(FieldViolation("", fault))
             return self.parse(data, NOBODY), Call(self.name, around.request_id, NOBODY, around.context.peer())
         if not authorization:
             principal = door.certified(certificate_names(around.context))
@@ -247,7 +278,22 @@ async def _answer(method: _Method, behaviour: Unary, data: bytes, around: _Aroun
     return answer.SerializeToString()
 
 
-def _unary(method: _Method, behaviour: Unary, at_once: AtOnce | None) -> Callable[[bytes, Context], Awaitable[bytes]]:
+def _reading(method: _Method, handle: Handle[Handled]) -> Callable[[object, Context], Awaitable[Handled]]:
+    """The handler that reads the request of a call first, which gRPC takes to be a stream."""
+    read, is_known = method.stack.bodies.read, method.is_known
+
+    async def read_first(_requests: object, context: Context) -> Handled:
+        try:
+            data = await read(context, is_known)
+        except SyncbeatError as fault:
+            await _Around(method, context).failed(fault)
+            raise
+        return await handle(data, context)
+
+    return read_first
+
+
+def _unary(method: _Method, behaviour: Unary, at_once: AtOnce | None) -> Handle[bytes]:
     within, together = method.stack.budgets.within, method.stack.together.serve
 
     async def handle(data: bytes, context: Context) -> bytes:
@@ -279,10 +325,10 @@ def _unary(method: _Method, behaviour: Unary, at_once: AtOnce | None) -> Callabl
     return handle
 
 
-def _stream(method: _Method, behaviour: Stream) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
-    within = method.stack.budgets.within
+def _stream(method: _Method, behaviour: Stream) -> Handle[None]:
+    within, sending, recheck = method.stack.budgets.within, method.stack.answers, method.stack.door.recheck
 
-    async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def handle(data: bytes, context: Context) -> None:
         around = _Around(method, context)
         try:
             around.enter()
@@ -293,12 +339,9 @@ def _stream(method: _Method, behaviour: Stream) -> Callable[[bytes, Context], As
                 raise DeadlineExceeded("it took too long to find out who calls") from None
             finally:
                 around.leave()
-            answers = behaviour(request, call)
-            try:
-                async for answer in answers:
-                    yield answer
-            finally:
-                await answers.aclose()  # type: ignore[attr-defined]  # behaviours are async generators
+            # What is kept of the caller's standing will do: a revocation ends that.
+            outgoing = Outgoing(context, partial(recheck, call.principal, fresh=False))
+            await sending.send(outgoing, behaviour(request, call))
         except BaseException as error:
             await around.failed(error)
             raise

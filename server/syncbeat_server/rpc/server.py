@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from syncbeat.v1 import (
     auth_service_pb2,
@@ -22,6 +22,7 @@ from syncbeat.v1 import (
 from syncbeat_server.auth.tokens import MAX_TOKEN_BYTES
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc.access import policies
+from syncbeat_server.rpc.health import SERVICE_NAME, Health
 from syncbeat_server.rpc.interceptors import AtOnce, Interceptors, received_metadata
 
 MAX_REQUEST_BYTES = 1_310_720
@@ -126,12 +127,13 @@ class RpcServer:
         """
         _GRPC_LOG.addFilter(_is_worth_a_line)
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", int(share_port)), *_OPTIONS, *age.options()))
-        self._server.add_generic_rpc_handlers((_Methods(_handlers(interceptors, servicers)),))
-        self._services = [service.full_name for service in CONTRACT if service.name in servicers]
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services = [service.full_name for service in CONTRACT if service.name in servicers]
+        self._answers = interceptors.answers
+        self._health = Health(services, interceptors.bodies, interceptors.answers)
+        handlers = {**_handlers(interceptors, servicers), **self._health.handlers()}
+        self._server.add_generic_rpc_handlers((_Methods(handlers),))
         if reflection:
-            _add_reflection(self._server, [*self._services, health.SERVICE_NAME])
+            _add_reflection(self._server, [*services, SERVICE_NAME])
 
     async def start(self, listeners: Sequence[Listener]) -> list[int]:
         """Listen; not serving yet by its health. The ports.
@@ -139,18 +141,18 @@ class RpcServer:
         Raises:
             ConfigurationError: an address is taken or unusable.
         """
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         ports = [self._add(listener) for listener in listeners]
         await self._server.start()
         return ports
 
-    async def ready(self) -> None:
+    def ready(self) -> None:
         """Health says SERVING from here."""
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(health_pb2.HealthCheckResponse.SERVING)
 
-    async def retire(self) -> None:
-        """Health says NOT_SERVING from here, whatever comes."""
-        await self._health.enter_graceful_shutdown()
+    def retire(self) -> None:
+        """Health says NOT_SERVING from here, whatever comes, and no client is waited for that does not read."""
+        self._health.retire()
+        self._answers.drain()
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, let those under way finish for `grace_s`, then end them."""
@@ -164,10 +166,6 @@ class RpcServer:
         except RuntimeError:
             what = f"cannot listen on {listener.address}; is the port taken?"
             raise ConfigurationError(f"{listener.setting}: {what}") from None
-
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        for name in ("", *self._services):
-            await self._health.set(name, status)
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:

@@ -35,7 +35,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_-]*")
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 # What a segment may end in, by its length modulo 4, for the bits that stand for nothing to be zero (RFC 4648, 3.5).
 _LAST = ("", "", "AQgw", "AEIMQUYcgkosw048")
-_KNOWN_HEADERS = 256
+_KNOWN_HEADERS, _LONGEST_KEPT = 256, 512
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAX_COUNTER = 1 << 62
 
@@ -97,9 +97,13 @@ def _parts(token: str) -> tuple[bytes, Mapping[str, Any], dict[str, Any], bytes]
         raise TokenInvalid("the access token is malformed") from None
 
 
-@lru_cache(_KNOWN_HEADERS)
 def _header(segment: str) -> Mapping[str, Any]:
-    # All tokens of a key have the same.
+    # All tokens of a key have the same. Anybody can bring others: long ones are not kept.
+    return _known_header(segment) if len(segment) <= _LONGEST_KEPT else _json_object(segment)
+
+
+@lru_cache(_KNOWN_HEADERS)
+def _known_header(segment: str) -> Mapping[str, Any]:
     return _json_object(segment)
 
 

@@ -151,13 +151,14 @@ async def test_a_slow_request_is_answered(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "most"), [("", bodies.MOST_OF_CONNECTION), (BACKEND, bodies.MOST_KNOWN_OF_CONNECTION)]
+    ("token", "many", "most"),
+    [("", 3 * bodies.MOST_OF_CONNECTION, bodies.MOST_OF_CONNECTION), (BACKEND, 90, bodies.MOST_KNOWN_OF_CONNECTION)],
 )
-async def test_few_requests_of_a_connection_may_stall(server: Server, token: str, most: int) -> None:
+async def test_few_requests_of_a_connection_may_stall(server: Server, token: str, many: int, most: int) -> None:
     async with raw_connection(server.address) as raw:
-        streams = [half(path_of(PUBLISH), raw, token) for _ in range(200)]
+        streams = [half(path_of(PUBLISH), raw, token) for _ in range(many)]
         with ahead(bodies.STALLED_S):
-            await wait_until(lambda: sum(raw.answers[stream].is_over for stream in streams) >= 200 - most)
+            await wait_until(lambda: sum(raw.answers[stream].is_over for stream in streams) >= many - most)
         ended = [stream for stream in streams if raw.answers[stream].is_over]
         assert ended == streams[:-most], "those that wait for longest"
         assert {raw.answers[stream].status for stream in ended} == {"8"}
@@ -171,6 +172,15 @@ async def test_few_requests_of_callers_not_known_may_stall_in_all(server: Server
             left = bodies.MOST_OF_PROCESS
             await wait_until(lambda: sum(not raw.answers[stream].is_over for raw, stream in streams) <= left)
         assert sum(not raw.answers[stream].is_over for raw, stream in streams) == left
+
+
+async def test_who_stalls_holds_up_only_its_own_connection(server: Server) -> None:
+    async with raw_connection(server.address) as raw, raw_connection(server.address) as other:
+        for _ in range(50):
+            half(path_of(REFRESH), raw)
+        waiting, served = raw.start(CHECK, grpc_message(b"")), other.start(CHECK, grpc_message(b""))
+        await wait_until(lambda: other.answers[served].status == "0")
+        assert not raw.answers[waiting].is_over
 
 
 async def test_a_burst_of_requests_that_arrive_is_served(server: Server) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 import grpc
 
@@ -21,8 +21,11 @@ BODY_S = 10.0
 """Within which a request has to arrive: as long as a call without a deadline of its own may take."""
 STALLED_S = 1.0
 """After which a request that has not arrived counts as stalled: one retransmission of TCP is over by then."""
-MOST_OF_CONNECTION, MOST_OF_PROCESS = 8, 64
-"""Stalled requests of callers that are not known. Each may hold `MAX_REQUEST_BYTES`: 80 MiB in all."""
+AT_A_TIME = 8
+"""Requests of callers that are not known which are read at a time on a connection: the others wait for their turn, and
+who is on other connections is served in between. To decompress 1.3 MB costs as much as twenty calls."""
+MOST_OF_CONNECTION, MOST_OF_PROCESS = 4, 64
+"""Stalled requests of such callers. Each may hold `MAX_REQUEST_BYTES`: 80 MiB in all."""
 MOST_KNOWN_OF_CONNECTION, MOST_KNOWN_OF_PROCESS = 64, 256
 """The same of callers that are known: a proxy has those of many phones, some of them in a tunnel, on one connection."""
 _LOOK_S = 0.5
@@ -31,15 +34,15 @@ _LOOK_S = 0.5
 class _Body:
     """A request on its way."""
 
-    __slots__ = ("began_s", "context", "fault", "is_known", "peer", "task")
+    __slots__ = ("began_s", "context", "fault", "known", "peer", "task")
 
-    def __init__(self, context: Context, is_known: Callable[[Context], bool], began_s: float) -> None:
+    def __init__(self, context: Context, peer: str, began_s: float, *, known: bool) -> None:
         self.context = context
-        self.is_known = is_known
+        self.peer = peer
         self.began_s = began_s
+        self.known = known
         self.task = asyncio.current_task()
         self.fault: SyncbeatError | None = None
-        self.peer = ""
 
     def end(self, fault: SyncbeatError) -> None:
         """Have `read` raise this."""
@@ -53,21 +56,29 @@ class Bodies:
 
     def __init__(self) -> None:
         self._coming: dict[_Body, None] = {}  # in the order in which they began
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._looking = False
 
-    def __len__(self) -> int:
-        return len(self._coming)
-
-    async def read(self, context: Context, is_known: Callable[[Context], bool]) -> bytes:
-        """Returns the request of a call. `is_known` is asked of one that stalls: whether its caller is known.
+    async def read(self, context: Context, *, known: bool) -> bytes:
+        """Returns the request of a call. `known`: so is its caller.
 
         Raises:
             DeadlineExceeded: it did not arrive within 10 s.
             InvalidRequest: the call has none.
             Overloaded: too many others stall on its connection, or in this process.
         """
+        if known:
+            return await self._read(context, "", known=True)
+        peer = context.peer()
+        turns = self._turns.get(peer)
+        if turns is None:
+            turns = self._turns[peer] = asyncio.Semaphore(AT_A_TIME)
+        async with turns:
+            return await self._read(context, peer, known=False)
+
+    async def _read(self, context: Context, peer: str, *, known: bool) -> bytes:
         loop = asyncio.get_running_loop()
-        body = _Body(context, is_known, loop.time())
+        body = _Body(context, peer, loop.time(), known=known)
         self._coming[body] = None
         if not self._looking:
             self._looking = True
@@ -104,13 +115,13 @@ class Bodies:
 
 
 def _has_room(body: _Body, counts: Counter[tuple[bool, str]]) -> bool:
-    known = body.is_known(body.context)
     of_connection, of_process = (
-        (MOST_KNOWN_OF_CONNECTION, MOST_KNOWN_OF_PROCESS) if known else (MOST_OF_CONNECTION, MOST_OF_PROCESS)
+        (MOST_KNOWN_OF_CONNECTION, MOST_KNOWN_OF_PROCESS) if body.known else (MOST_OF_CONNECTION, MOST_OF_PROCESS)
     )
     body.peer = body.peer or body.context.peer()
-    if counts[known, body.peer] >= of_connection or counts[known, ""] >= of_process:
+    here, anywhere = (body.known, body.peer), (body.known, "")
+    if counts[here] >= of_connection or counts[anywhere] >= of_process:
         return False
-    counts[known, body.peer] += 1
-    counts[known, ""] += 1
+    counts[here] += 1
+    counts[anywhere] += 1
     return True

@@ -84,7 +84,7 @@ class Health:
             await abort(context, fault, _request_id())
 
     async def _asked(self, context: Context) -> str:
-        data = await self._bodies.read(context, lambda _context: False)
+        data = await self._bodies.read(context, known=False)
         if fault := fault_of_public(data):
             raise InvalidRequest(FieldViolation("", fault))
         try:

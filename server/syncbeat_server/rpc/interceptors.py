@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -50,7 +50,7 @@ AtOnce = Callable[[Any, Call], Message | None]
 Asked = tuple[Message, Call]
 Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]
 Handled = TypeVar("Handled")
-Handle = Callable[[bytes, Context], Awaitable[Handled]]
+Handle: TypeAlias = "Callable[[bytes, _Around], Awaitable[Handled]]"
 NOBODY = Principal(PrincipalKind.USER, "")
 
 received_metadata: ContextVar[Metadata | None] = ContextVar("received_metadata", default=None)
@@ -121,13 +121,15 @@ class Interceptors:
         around = _Method(self, method, policy)
         if method.server_streaming:
             return grpc.stream_stream_rpc_method_handler(_reading(around, _stream(around, behaviour)))
-        return grpc.stream_unary_rpc_method_handler(_reading(around, self.unary(method, policy, behaviour, at_once)))
+        return grpc.stream_unary_rpc_method_handler(_reading(around, _unary(around, behaviour, at_once)))
 
-    def unary(
-        self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Unary, at_once: AtOnce | None = None
-    ) -> Handle[bytes]:
-        """What answers the request of a unary call once it has been read."""
-        return _unary(_Method(self, method, policy), behaviour, at_once)
+    def answering(
+        self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Unary
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        """What answers a unary call once its request has been read."""
+        around = _Method(self, method, policy)
+        handle = _unary(around, behaviour, None)
+        return lambda data, context: handle(data, _Around(around, context))
 
 
 class _Method:
@@ -145,17 +147,17 @@ class _Method:
         self.validate: Validator = compile_validator(method.input_type)
         self.acting_user = acting_user_field(method.input_type)
 
-    def is_known(self, context: Context) -> bool:
+    def is_known(self, around: _Around) -> bool:
         """Whether a call is of a caller who is known without asking anybody; all may call a public method."""
         if self.policy.public:
             return False
-        shown = [str(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
         try:
-            if not shown:
-                return bool(self.stack.door.certified(certificate_names(context)))
-            return self.stack.door.cached(bearer_of(shown)) is not None
+            if not around.authorization:
+                return bool(self.stack.door.certified(certificate_names(around.context)))
+            around.bearer = bearer_of(around.authorization)
+            return self.stack.door.cached(around.bearer) is not None
         except SyncbeatError:
-            return False
+            return False  # which is told once its request is there
 
     def begin(self, data: bytes, around: _Around) -> Asked | Unknown:
         """What a caller asks that is known and may; or what it shows, where somebody has to be asked about that."""
@@ -169,8 +171,8 @@ class _Method:
             principal = door.certified(certificate_names(around.context))
             admission.check(self.rank, principal)
             return self.let_in(principal, data, around)
-        bearer = bearer_of(authorization)
-        known = door.cached(bearer)
+        bearer = around.bearer or bearer_of(authorization)
+        known = door.cached(bearer)  # anew: it may have been revoked while the request was on its way
         admission.check(self.rank, known)  # before the work of checking a signature
         found = known or door.at_once(bearer)
         return self.let_in(found, data, around) if isinstance(found, Principal) else Unknown(bearer, found)
@@ -209,13 +211,14 @@ class _Around:
     `authorization` holds the values of that metadata key; a binary one counts as empty.
     """
 
-    __slots__ = ("authorization", "context", "entered", "method", "request_id", "started")
+    __slots__ = ("authorization", "bearer", "context", "entered", "method", "request_id", "started")
 
     def __init__(self, method: _Method, context: Context) -> None:
         self.method = method
         self.context = context
         self.entered = False
         self.authorization: list[str] = []
+        self.bearer: Bearer | None = None
         self.request_id = ""
         self.started = method.monotonic()
         for key, value in received_metadata.get() or context.invocation_metadata() or ():
@@ -283,12 +286,14 @@ def _reading(method: _Method, handle: Handle[Handled]) -> Callable[[object, Cont
     read, is_known = method.stack.bodies.read, method.is_known
 
     async def read_first(_requests: object, context: Context) -> Handled:
+        around = _Around(method, context)
         try:
-            data = await read(context, is_known)
-        except SyncbeatError as fault:
-            await _Around(method, context).failed(fault)
+            data = await read(context, known=is_known(around))
+        except BaseException as error:
+            await around.failed(error)
             raise
-        return await handle(data, context)
+        around.started = method.monotonic()  # the time that a request takes to arrive is its caller's
+        return await handle(data, around)
 
     return read_first
 
@@ -296,10 +301,9 @@ def _reading(method: _Method, handle: Handle[Handled]) -> Callable[[object, Cont
 def _unary(method: _Method, behaviour: Unary, at_once: AtOnce | None) -> Handle[bytes]:
     within, together = method.stack.budgets.within, method.stack.together.serve
 
-    async def handle(data: bytes, context: Context) -> bytes:
-        around = _Around(method, context)
+    async def handle(data: bytes, around: _Around) -> bytes:
         try:
-            left = cast(float | None, context.time_remaining())
+            left = cast(float | None, around.context.time_remaining())
             budget = _DEFAULT_DEADLINE_S if left is None else min(left, _DEFAULT_DEADLINE_S) - _MARGIN_S
             if budget <= 0:
                 raise DeadlineExceeded("no time left to do this")
@@ -328,8 +332,7 @@ def _unary(method: _Method, behaviour: Unary, at_once: AtOnce | None) -> Handle[
 def _stream(method: _Method, behaviour: Stream) -> Handle[None]:
     within, sending, recheck = method.stack.budgets.within, method.stack.answers, method.stack.door.recheck
 
-    async def handle(data: bytes, context: Context) -> None:
-        around = _Around(method, context)
+    async def handle(data: bytes, around: _Around) -> None:
         try:
             around.enter()
             try:
@@ -340,8 +343,8 @@ def _stream(method: _Method, behaviour: Stream) -> Handle[None]:
             finally:
                 around.leave()
             # What is kept of the caller's standing will do: a revocation ends that.
-            outgoing = Outgoing(context, partial(recheck, call.principal, fresh=False))
-            await sending.send(outgoing, behaviour(request, call))
+            check = partial(recheck, call.principal, fresh=False)
+            await sending.send(Outgoing(around.context, check), behaviour(request, call))
         except BaseException as error:
             await around.failed(error)
             raise

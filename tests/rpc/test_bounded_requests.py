@@ -166,7 +166,7 @@ async def test_few_requests_of_a_connection_may_stall(server: Server, token: str
 
 async def test_few_requests_of_callers_not_known_may_stall_in_all(server: Server) -> None:
     async with AsyncExitStack() as stack:
-        raws = [await stack.enter_async_context(raw_connection(server.address)) for _ in range(20)]
+        raws = [await stack.enter_async_context(raw_connection(server.address)) for _ in range(40)]
         streams = [(raw, half(path_of(REFRESH), raw)) for raw in raws for _ in range(bodies.MOST_OF_CONNECTION)]
         with ahead(bodies.STALLED_S):
             left = bodies.MOST_OF_PROCESS

@@ -21,10 +21,10 @@ BODY_S = 10.0
 """Within which a request has to arrive: as long as a call without a deadline of its own may take."""
 STALLED_S = 1.0
 """After which a request that has not arrived counts as stalled: one retransmission of TCP is over by then."""
-AT_A_TIME = 8
+AT_A_TIME = 4
 """Requests of callers that are not known which are read at a time on a connection: the others wait for their turn, and
 who is on other connections is served in between. To decompress 1.3 MB costs as much as twenty calls."""
-MOST_OF_CONNECTION, MOST_OF_PROCESS = 4, 64
+MOST_OF_CONNECTION, MOST_OF_PROCESS = 2, 64
 """Stalled requests of such callers. Each may hold `MAX_REQUEST_BYTES`: 80 MiB in all."""
 MOST_KNOWN_OF_CONNECTION, MOST_KNOWN_OF_PROCESS = 64, 256
 """The same of callers that are known: a proxy has those of many phones, some of them in a tunnel, on one connection."""
@@ -84,7 +84,7 @@ class Bodies:
             self._looking = True
             loop.call_later(_LOOK_S, self._look)
         try:
-            data: bytes = await context.read()
+            data: object = await context.read()
         except asyncio.CancelledError:
             if body.fault is None or body.task is None:
                 raise
@@ -93,6 +93,9 @@ class Bodies:
         finally:
             del self._coming[body]
         if not isinstance(data, bytes):
+            await asyncio.sleep(0)  # a call that was reset looks alike until its cancellation arrives
+            if context.cancelled():
+                raise asyncio.CancelledError
             raise InvalidRequest(FieldViolation("", "a call has one request, and this one has none"))
         return data
 

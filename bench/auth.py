@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-import grpc
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import Message
@@ -168,10 +167,7 @@ def _handler(door: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]
     name = "GetDevice"
     admission = Admission(1_000, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
     stack = Interceptors(door, Metrics(), SystemClock(), admission)
-    made: grpc.RpcMethodHandler[bytes, bytes] = stack.handler(
-        _SERVICE.methods_by_name[name], policies(_SERVICE)[name], nothing
-    )
-    return cast(Callable[[bytes, Context], Awaitable[bytes]], made.unary_unary)
+    return stack.answering(_SERVICE.methods_by_name[name], policies(_SERVICE)[name], nothing)
 
 
 def _cost(work: Callable[[], object], count: int) -> Round:

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from syncbeat_server.errors import RateLimited
 from syncbeat_server.sync import hub as hubs
 from syncbeat_server.sync.hub import Hub, Subscription
 from syncbeat_server.sync.model import DeviceKey
@@ -178,3 +179,28 @@ async def test_the_live_devices_are_named_once() -> None:
     hub.add(nameless)
     assert hub.live_devices() == [DeviceKey("a", "ann", "phone-ann")]
     assert len(hub) == 3
+
+
+@pytest.mark.parametrize(("most_of_user", "most_of_device", "whose"), [(3, 9, "user"), (9, 3, "device")])
+def test_streams_of_a_user_and_of_a_device_are_bounded(most_of_user: int, most_of_device: int, whose: str) -> None:
+    hub = Hub(most_of_user=most_of_user, most_of_device=most_of_device)
+    phone = DeviceKey("default", "ann", "phone")
+    subscriptions = [Subscription(phone, all_scopes=False) for _ in range(4)]
+    for subscription in subscriptions[:3]:
+        hub.add(subscription)
+    with pytest.raises(RateLimited, match=f"a {whose} has at most 3 streams") as raised:
+        hub.add(subscriptions[3])
+    assert raised.value.metadata == {"limit": "3", "remaining": "0", "reset": "30"}
+    assert hub.opened == len(hub) == 3
+    hub.add(Subscription(DeviceKey("default", "bob", "phone"), all_scopes=False))
+    hub.add(Subscription(DeviceKey("other", "ann", "phone"), all_scopes=False))
+    hub.remove(subscriptions[0])
+    hub.add(subscriptions[3])
+
+
+def test_streams_without_a_device_count_for_their_user_only() -> None:
+    hub = Hub(most_of_user=5, most_of_device=1)
+    for _ in range(5):
+        hub.add(Subscription(DeviceKey("default", "ann", ""), all_scopes=False))
+    for _ in range(6):
+        hub.add(Subscription(DeviceKey("default", "", ""), all_scopes=True))

@@ -294,3 +294,11 @@ def test_garbage_is_refused_without_a_stumble(token: str) -> None:
 def test_nobody_gets_a_token_that_would_be_refused(user_id: str) -> None:
     with pytest.raises(ValueError, match="1 to 128 bytes"):
         mint(HS, user_id, START, timedelta(minutes=5))
+
+
+def test_long_headers_are_not_kept() -> None:
+    before = tokens._known_header.cache_info().currsize
+    for number in range(10):
+        with pytest.raises(TokenInvalid):
+            check(by_hand({"alg": "HS256", "kid": f"{number}" + "k" * 2_000}, claims()))
+    assert tokens._known_header.cache_info().currsize == before

@@ -75,7 +75,8 @@ async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIte
         notices, metrics = Notices(database, clock), Metrics()
         skew = ClockSkew(database, clock, metrics.clock_skew)
         # Streams are spread as calls are: where connections are to end sooner, so are they.
-        hub = Hub(min(MAX_STREAM_AGE_S, settings.connection_age_s))
+        age_s = min(MAX_STREAM_AGE_S, settings.connection_age_s)
+        hub = Hub(age_s, settings.streams_per_user, settings.streams_per_device)
         async with open_redis(stores.redis_url, clock, await deployment(database)) as bus, children() as aside:
             watch = RedisWatch(bus)
             metrics.watch_redis(bus.health)

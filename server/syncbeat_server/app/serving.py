@@ -127,12 +127,12 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     )
     async with running(sync.tasks):
         port, *_ = await server.start(listeners(settings))
-        await server.ready()
+        server.ready()
         try:
             yield f"{settings.listen.rpartition(':')[0]}:{port}"
         finally:
             # Streams are asked to end first, so that each says where it was; then the calls under way may finish.
-            await server.retire()
+            server.retire()
             process.hub.drain()
             watches.drain()
             await server.stop(process.ending.left_s())

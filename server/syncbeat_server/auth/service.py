@@ -85,14 +85,17 @@ class Authenticator:
             raise TokenInvalid("want exactly one authorization value, or the certificate of a service known here")
         return next(iter(found.values()))
 
-    async def recheck(self, principal: Principal) -> None:
-        """Whether a caller is still good whose call goes on, as a stream does. Raises as `authenticate`."""
+    async def recheck(self, principal: Principal, *, fresh: bool = True) -> None:
+        """Whether a caller is still good whose call goes on, as a stream does. Raises as `authenticate`.
+
+        Without `fresh` what is known here of its standing will do, for the minute that it is kept unless it changes.
+        """
         token = principal.token
         if token is None:
             return
         if self._clock.now() >= token.expires_at:
             raise TokenExpired("the access token has expired")
-        if is_dead(token, (await self._standings.of(token, fresh=True)).standing):
+        if is_dead(token, (await self._standings.of(token, fresh=fresh)).standing):
             raise TokenRevoked("the access token has been revoked")
 
     def revoked(self, app_id: str, user_id: str) -> None:

@@ -181,6 +181,8 @@ class Settings(AppSettings, SessionSettings):
     keep_deliveries_days: float = Field(default=30.0, ge=1.0, le=3660.0)
     keep_tombstones_days: float = Field(default=30.0, ge=1.0, le=3660.0)
     stream_grace_s: float = Field(default=5.0, ge=0.1, le=300.0)
+    streams_per_user: int = Field(default=50, ge=1, le=100_000)
+    streams_per_device: int = Field(default=10, ge=1, le=100_000)
     capacity_rps: Annotated[float, Field(gt=0.0, le=1e9)] | None = None
     connection_age_s: float = Field(default=1800.0, ge=1.0, le=86_400.0)
     max_in_flight: int = Field(default=2_000, ge=1, le=1_000_000)

@@ -1,7 +1,11 @@
-"""What is read over HTTP: /metrics for Prometheus, /healthz and /readyz for an orchestrator, our sessions' keys."""
+"""What is read over HTTP: /metrics for Prometheus, /healthz and /readyz for an orchestrator, our sessions' keys.
+
+A connection has one request, so that whatever it does it is over in ten seconds: slow to ask, slow to read, or silent.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -13,6 +17,13 @@ from syncbeat_server.errors import ConfigurationError
 
 # Supabase's and Envoy's: a key that is new must be published for as long before it signs.
 _KEYS_CACHED = "public, max-age=600"
+
+CONNECTION_S = 10.0
+"""From the first octet of a connection to its last: as long as Prometheus waits unless told otherwise."""
+MOST_CONNECTIONS = 64
+"""At a time; of more the oldest ends. A handful of probes and scrapers ask, each for some milliseconds."""
+MOST_LINE, MOST_FIELD, MOST_HEADERS = 2_048, 4_096, 32
+"""Octets of a request line and of a header, and headers: 8 MiB on all connections together."""
 
 
 @asynccontextmanager
@@ -49,15 +60,52 @@ async def serving_http(
             web.get("/.well-known/jwks.json", keys),
         ]
     )
-    runner = web.AppRunner(application, access_log=None)
+    application.on_response_prepare.append(_close_after)
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        max_line_size=MOST_LINE,
+        max_field_size=MOST_FIELD,
+        max_headers=MOST_HEADERS,
+        lingering_time=0.0,  # a body is of no use here
+    )
     await runner.setup()
     host, _, port = listen.rpartition(":")
+    loop = asyncio.get_running_loop()
     try:
-        await web.TCPSite(runner, host, int(port), reuse_port=share_port).start()
+        server = await loop.create_server(_connections(runner), host, int(port), reuse_port=share_port)
     except OSError:
         await runner.cleanup()
         raise ConfigurationError(f"SYNCBEAT_OPS_LISTEN: cannot listen on {listen}; is the port taken?") from None
     try:
         yield
     finally:
+        server.close()
         await runner.cleanup()
+
+
+async def _close_after(_request: web.Request, response: web.StreamResponse) -> None:
+    response.force_close()
+
+
+def _connections(runner: web.AppRunner) -> Callable[[], web.RequestHandler]:
+    """What makes the protocol of each connection, and ends it."""
+    server, loop = runner.server, asyncio.get_running_loop()
+    if server is None:
+        raise RuntimeError("the runner has to be set up first")
+
+    def connection() -> web.RequestHandler:
+        here = server.connections
+        for oldest in here[: max(0, len(here) + 1 - MOST_CONNECTIONS)]:
+            _end(oldest)
+        made = server()
+        loop.call_later(CONNECTION_S, _end, made)
+        return made
+
+    return connection
+
+
+def _end(connection: web.RequestHandler) -> None:
+    # Not closed, which would wait for a client that does not read.
+    if isinstance(connection.transport, asyncio.Transport):
+        connection.transport.abort()

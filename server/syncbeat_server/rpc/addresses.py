@@ -9,7 +9,7 @@ from urllib.parse import unquote
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-FORWARDED = "x-forwarded-for"
+_FORWARDED = "x-forwarded-for"
 _MAX_HOPS = 16  # from the right; what stands further left is not looked at, however long the header is
 _SUBSCRIBER_BITS = 64  # RFC 6177: a site has a /64 at the least, and each of its hosts as many addresses as it likes
 
@@ -34,6 +34,11 @@ def caller_address(peer: str, forwarded: Iterable[str], trusted: tuple[Network, 
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((int(address), _SUBSCRIBER_BITS), strict=False))
     return str(address)
+
+
+def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None) -> list[str]:
+    """Return the values of `x-forwarded-for` in order."""
+    return [value for key, value in metadata or () if key == _FORWARDED and isinstance(value, str)]
 
 
 def _address(text: str) -> Address | None:

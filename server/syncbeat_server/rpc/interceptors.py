@@ -1,17 +1,18 @@
 """What surrounds every call: request id, metrics, errors, deadline, auth, parsing, validation: in order.
 
-One adapter serves both arities. The wrapped handler of each method is made once, at start. Request bytes are parsed
-here and not by gRPC, whose raising deserializer would answer UNKNOWN with the parser's text.
+One adapter serves both arities. The wrapped handler of each method is made once, at start. Request bytes are read
+(`rpc/bodies.py`) and parsed here and not by gRPC, which waits for them for ever, and whose raising deserializer would
+answer UNKNOWN with the parser's text.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -25,15 +26,17 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, FieldViolation, InvalidRequest, SyncbeatError
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.access import AccessPolicy
-from syncbeat_server.rpc.addresses import FORWARDED, Network, caller_address
+from syncbeat_server.rpc.addresses import Network, caller_address, forwarded
 from syncbeat_server.rpc.admission import Admission, rank_of
+from syncbeat_server.rpc.answers import Answers, Outgoing
+from syncbeat_server.rpc.bodies import Bodies
 from syncbeat_server.rpc.budget import Budgets
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.errors import STATUS, abort
 from syncbeat_server.rpc.large_requests import LARGE_BYTES, faults_aside, holds_documents
 from syncbeat_server.rpc.tls import certificate_names
 from syncbeat_server.rpc.together import Together
-from syncbeat_server.rpc.undecodable import undecodable_texts
+from syncbeat_server.rpc.undecodable import fault_of_public, undecodable_texts
 from syncbeat_server.rpc.validation import Validator, acting_user_field, compile_validator
 from syncbeat_server.turns import Turns
 
@@ -51,12 +54,13 @@ Metadata = Sequence[tuple[str, str | bytes]]
 Unary = Callable[[Any, Call], Awaitable[Message]]
 AtOnce = Callable[[Any, Call], Message | None]
 Asked = tuple[Message, Call]
-Stream = Callable[[Any, Call], AsyncIterator[bytes]]
+Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]
+Handled = TypeVar("Handled")
+Handle: TypeAlias = "Callable[[bytes, _Around], Awaitable[Handled]]"
 NOBODY = Principal(PrincipalKind.USER, "")
 
 received_metadata: ContextVar[Metadata | None] = ContextVar("received_metadata", default=None)
-"""The metadata of the call under way, where whoever found its handler had it already: gRPC decodes all of it anew each
-time it is asked, which costs as much as the rest of what stands around a call."""
+"""The metadata of the call under way, where it was decoded already to find the handler: gRPC does so each time."""
 
 
 class Doorkeeper(Protocol):
@@ -78,6 +82,10 @@ class Doorkeeper(Protocol):
         """The service whose client certificate has these names."""
         ...
 
+    async def recheck(self, principal: Principal, *, fresh: bool = True) -> None:
+        """Raises when a caller whose call goes on is no longer let in."""
+        ...
+
 
 class CallObserver(Protocol):
     """Told of each call that ended (the metrics hook)."""
@@ -88,8 +96,7 @@ class CallObserver(Protocol):
 
 
 class Unknown(NamedTuple):
-    """What a caller shows about which somebody has to be asked; its token, if that was found genuine already; where it
-    comes from."""
+    """What a caller shows about which somebody has to be asked; its token, if found genuine already; its address."""
 
     bearer: Bearer
     token: VerifiedToken | None
@@ -127,19 +134,28 @@ class Interceptors:
         self.together = Together()
         self.aside = aside
         self.turns = Turns[tuple[str, str]](_LARGE_AT_ONCE)
+        self.bodies = Bodies()
+        self.answers = Answers()
 
     def handler(
         self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Any, at_once: AtOnce | None = None
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         """The handler of `method`: `behaviour` is `Unary`, or `Stream` for a server stream.
 
-        A method that can often be answered without asking anybody has `at_once` beside it, which answers None where it
-        cannot.
+        A method that can often be answered without asking anybody has `at_once`, which answers None where it cannot.
         """
         around = _Method(self, method, policy)
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(_stream(around, behaviour))
-        return grpc.unary_unary_rpc_method_handler(_unary(around, behaviour, at_once))
+            return grpc.stream_stream_rpc_method_handler(_reading(around, _stream(around, behaviour)))
+        return grpc.stream_unary_rpc_method_handler(_reading(around, _unary(around, behaviour, at_once)))
+
+    def answering(
+        self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Unary
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        """What answers a unary call once its request has been read."""
+        around = _Method(self, method, policy)
+        handle = _unary(around, behaviour, None)
+        return lambda data, context: handle(data, _Around(around, context))
 
 
 class _Method:
@@ -158,11 +174,25 @@ class _Method:
         self.acting_user = acting_user_field(method.input_type)
         self.holds_documents = holds_documents(method.input_type)
 
+    def is_known(self, around: _Around) -> bool:
+        """Whether a call is of a caller who is known without asking anybody; all may call a public method."""
+        if self.policy.public:
+            return False
+        try:
+            if not around.authorization:
+                return bool(self.stack.door.certified(certificate_names(around.context)))
+            around.bearer = bearer_of(around.authorization)
+            return self.stack.door.cached(around.bearer) is not None
+        except SyncbeatError:
+            return False  # which is told once its request is there
+
     def begin(self, data: bytes, around: _Around) -> Begun:
         """What a caller asks that is known and may; or what it shows, where somebody has to be asked about that."""
         admission, door, authorization = self.stack.admission, self.stack.door, around.authorization
         if self.policy.public:
             admission.check(self.rank, None)
+            if fault := fault_of_public(data):
+                raise InvalidRequest(FieldViolation("", fault))
             request = self.message(data)
             self.check(self.validate(request), request, NOBODY)
             return request, Call(self.name, around.request_id, NOBODY, self.address(around.context))
@@ -170,8 +200,8 @@ class _Method:
             principal = door.certified(certificate_names(around.context))
             admission.check(self.rank, principal)
             return self.let_in(principal, data, around)
-        bearer = bearer_of(authorization)
-        known = door.cached(bearer)
+        bearer = around.bearer or bearer_of(authorization)
+        known = door.cached(bearer)  # anew: it may have been revoked while the request was on its way
         admission.check(self.rank, known)  # before the work of checking a signature
         found = known or door.at_once(bearer)
         if isinstance(found, Principal):
@@ -181,9 +211,7 @@ class _Method:
     def address(self, context: Context) -> str:
         """What stands for the caller in limits."""
         trusted = self.stack.trusted_proxies
-        received = (context.invocation_metadata() or ()) if trusted else ()
-        told = [value for key, value in received if key == FORWARDED and isinstance(value, str)]
-        return caller_address(context.peer(), told, trusted)
+        return caller_address(context.peer(), forwarded(context.invocation_metadata()) if trusted else (), trusted)
 
     async def admit(self, begun: Begun, data: bytes, around: _Around) -> Asked:
         """What a caller asks, once it is known and may."""
@@ -230,13 +258,14 @@ class _Around:
     `authorization` holds the values of that metadata key; a binary one counts as empty.
     """
 
-    __slots__ = ("authorization", "context", "entered", "method", "request_id", "started")
+    __slots__ = ("authorization", "bearer", "context", "entered", "method", "request_id", "started")
 
     def __init__(self, method: _Method, context: Context) -> None:
         self.method = method
         self.context = context
         self.entered = False
         self.authorization: list[str] = []
+        self.bearer: Bearer | None = None
         self.request_id = ""
         self.started = method.monotonic()
         for key, value in received_metadata.get() or context.invocation_metadata() or ():
@@ -299,13 +328,29 @@ async def _answer(method: _Method, behaviour: Unary, data: bytes, around: _Aroun
     return answer.SerializeToString()
 
 
-def _unary(method: _Method, behaviour: Unary, at_once: AtOnce | None) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    within, together = method.stack.budgets.within, method.stack.together.serve
+def _reading(method: _Method, handle: Handle[Handled]) -> Callable[[object, Context], Awaitable[Handled]]:
+    """The handler that reads the request of a call first, which gRPC takes to be a stream."""
+    read, is_known = method.stack.bodies.read, method.is_known
 
-    async def handle(data: bytes, context: Context) -> bytes:
+    async def read_first(_requests: object, context: Context) -> Handled:
         around = _Around(method, context)
         try:
-            left = cast(float | None, context.time_remaining())
+            data = await read(context, known=is_known(around))
+        except BaseException as error:
+            await around.failed(error)
+            raise
+        around.started = method.monotonic()  # the time that a request takes to arrive is its caller's
+        return await handle(data, around)
+
+    return read_first
+
+
+def _unary(method: _Method, behaviour: Unary, at_once: AtOnce | None) -> Handle[bytes]:
+    within, together = method.stack.budgets.within, method.stack.together.serve
+
+    async def handle(data: bytes, around: _Around) -> bytes:
+        try:
+            left = cast(float | None, around.context.time_remaining())
             budget = _DEFAULT_DEADLINE_S if left is None else min(left, _DEFAULT_DEADLINE_S) - _MARGIN_S
             if budget <= 0:
                 raise DeadlineExceeded("no time left to do this")
@@ -331,11 +376,10 @@ def _unary(method: _Method, behaviour: Unary, at_once: AtOnce | None) -> Callabl
     return handle
 
 
-def _stream(method: _Method, behaviour: Stream) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
-    within = method.stack.budgets.within
+def _stream(method: _Method, behaviour: Stream) -> Handle[None]:
+    within, sending, recheck = method.stack.budgets.within, method.stack.answers, method.stack.door.recheck
 
-    async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
-        around = _Around(method, context)
+    async def handle(data: bytes, around: _Around) -> None:
         try:
             around.enter()
             try:
@@ -345,12 +389,9 @@ def _stream(method: _Method, behaviour: Stream) -> Callable[[bytes, Context], As
                 raise DeadlineExceeded("it took too long to find out who calls") from None
             finally:
                 around.leave()
-            answers = behaviour(request, call)
-            try:
-                async for answer in answers:
-                    yield answer
-            finally:
-                await answers.aclose()  # type: ignore[attr-defined]  # behaviours are async generators
+            # What is kept of the caller's standing will do: a revocation ends that.
+            check = partial(recheck, call.principal, fresh=False)
+            await sending.send(Outgoing(around.context, check), behaviour(request, call))
         except BaseException as error:
             await around.failed(error)
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.message import Message
@@ -132,7 +132,7 @@ class PushServicer:
             next_page_token=next_page_token(call, found[size - 1].delivery_id if more else None, *asked),
         )
 
-    async def WatchDeliveries(self, request: pb.WatchDeliveriesRequest, call: Call) -> AsyncIterator[bytes]:
+    async def WatchDeliveries(self, request: pb.WatchDeliveriesRequest, call: Call) -> AsyncGenerator[bytes, None]:
         """The deliveries of a notification or a user, as they change."""
         app_id = call.app(request.app_id)
         if not (request.notification_id or request.user_id):

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from syncbeat.v1 import (
     auth_service_pb2,
@@ -22,6 +22,7 @@ from syncbeat.v1 import (
 from syncbeat_server.auth.tokens import MAX_TOKEN_BYTES
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc.access import policies
+from syncbeat_server.rpc.health import SERVICE_NAME, Health
 from syncbeat_server.rpc.interceptors import AtOnce, Interceptors, received_metadata
 
 MAX_REQUEST_BYTES = 1_310_720
@@ -48,7 +49,13 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # grpc-core's defaults (1,000 and 3,000) refuse a reconnect storm with CANCELLED.
     ("grpc.server.max_pending_requests", 50_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
+    # What a client has reset counts until it is freed here, so that a flood of resets is refused at that number (the
+    # default, on which we rely: without it such a flood held 1.2 GB after 18 s). Fewer streams would refuse honest
+    # clients too: of one with 150 calls at once on a connection that may have 100, half are REFUSED_STREAM.
     ("grpc.max_concurrent_streams", 1_000),
+    ("grpc.http.overload_protection", 1),
+    # TCP connections that say nothing, or do not finish their TLS handshake; two minutes by default.
+    ("grpc.server_handshake_timeout_ms", 20_000),
     # Phones ping through NATs; a client may do so every 20 s, also between calls.
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -126,12 +133,13 @@ class RpcServer:
         """
         _GRPC_LOG.addFilter(_is_worth_a_line)
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", int(share_port)), *_OPTIONS, *age.options()))
-        self._server.add_generic_rpc_handlers((_Methods(_handlers(interceptors, servicers)),))
-        self._services = [service.full_name for service in CONTRACT if service.name in servicers]
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services = [service.full_name for service in CONTRACT if service.name in servicers]
+        self._answers = interceptors.answers
+        self._health = Health(services, interceptors.bodies, interceptors.answers)
+        handlers = {**_handlers(interceptors, servicers), **self._health.handlers()}
+        self._server.add_generic_rpc_handlers((_Methods(handlers),))
         if reflection:
-            _add_reflection(self._server, [*self._services, health.SERVICE_NAME])
+            _add_reflection(self._server, [*services, SERVICE_NAME])
 
     async def start(self, listeners: Sequence[Listener]) -> list[int]:
         """Listen; not serving yet by its health. The ports.
@@ -139,18 +147,18 @@ class RpcServer:
         Raises:
             ConfigurationError: an address is taken or unusable.
         """
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         ports = [self._add(listener) for listener in listeners]
         await self._server.start()
         return ports
 
-    async def ready(self) -> None:
+    def ready(self) -> None:
         """Health says SERVING from here."""
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(health_pb2.HealthCheckResponse.SERVING)
 
-    async def retire(self) -> None:
-        """Health says NOT_SERVING from here, whatever comes."""
-        await self._health.enter_graceful_shutdown()
+    def retire(self) -> None:
+        """Health says NOT_SERVING from here, whatever comes, and no client is waited for that does not read."""
+        self._health.retire()
+        self._answers.drain()
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, let those under way finish for `grace_s`, then end them."""
@@ -164,10 +172,6 @@ class RpcServer:
         except RuntimeError:
             what = f"cannot listen on {listener.address}; is the port taken?"
             raise ConfigurationError(f"{listener.setting}: {what}") from None
-
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        for name in ("", *self._services):
-            await self._health.set(name, status)
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 
 from google.protobuf.message import Message
@@ -147,7 +147,7 @@ class SyncServicer:
             replayed=published.replayed,
         )
 
-    async def WatchHints(self, request: pb.WatchHintsRequest, call: Call) -> AsyncIterator[bytes]:
+    async def WatchHints(self, request: pb.WatchHintsRequest, call: Call) -> AsyncGenerator[bytes, None]:
         """The stream of a device, or of a service that follows everything."""
         events = self._all_scopes(request, call) if request.all_scopes else self._user_scopes(request, call)
         try:

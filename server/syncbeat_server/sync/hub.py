@@ -12,9 +12,12 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import TypeVar
 
+from syncbeat_server.errors import RateLimited
 from syncbeat_server.sync.model import DeviceKey
 
 MAX_STREAM_AGE_S = 30 * 60.0
+MOST_OF_USER, MOST_OF_DEVICE = 50, 10
+_AGAIN_S = 30.0  # within 80 s a connection that is dead has been noticed, and its streams are gone
 
 _WAKE_CHUNK = 100
 
@@ -82,9 +85,15 @@ class Subscription:
 class Hub:
     """The subscriptions of this process, by what they follow."""
 
-    def __init__(self, stream_age_s: float = MAX_STREAM_AGE_S) -> None:
+    def __init__(
+        self,
+        stream_age_s: float = MAX_STREAM_AGE_S,
+        most_of_user: int = MOST_OF_USER,
+        most_of_device: int = MOST_OF_DEVICE,
+    ) -> None:
         """`stream_age_s`: after which time a stream is to have ended at the latest."""
         self.stream_age_s = stream_age_s
+        self._most_of_user, self._most_of_device = most_of_user, most_of_device
         self._by_scope: dict[ScopeKey, set[Subscription]] = defaultdict(set)
         self._by_user: dict[tuple[str, str], set[Subscription]] = defaultdict(set)
         self._all_of_app: dict[str, set[Subscription]] = defaultdict(set)
@@ -98,9 +107,18 @@ class Hub:
         return sum(map(len, self._by_user.values()))
 
     def add(self, subscription: Subscription) -> None:
-        """Start to wake this stream."""
-        self.opened += 1
+        """Start to wake this stream.
+
+        Raises:
+            RateLimited: its user, or its device, has as many open as it may. Those of a service's own are not counted.
+        """
         key = subscription.device
+        others = self._by_user.get((key.app_id, key.user_id), ()) if key.user_id else ()
+        if len(others) >= self._most_of_user:
+            raise _too_many("user", self._most_of_user)
+        if key.device_id and sum(other.device == key for other in others) >= self._most_of_device:
+            raise _too_many("device", self._most_of_device)
+        self.opened += 1
         self._by_user[key.app_id, key.user_id].add(subscription)
         if subscription.all_scopes:
             self._all_of_app[key.app_id].add(subscription)
@@ -197,3 +215,8 @@ class Hub:
             group.discard(subscription)
             if not group:
                 del index[key]
+
+
+def _too_many(whose: str, most: int) -> RateLimited:
+    message = f"a {whose} has at most {most} streams open on a process: end one first"
+    return RateLimited(message, retry_after_s=_AGAIN_S, limit=str(most), remaining="0", reset=str(int(_AGAIN_S)))

@@ -155,6 +155,7 @@ class HintStreams:
 
         Raises:
             AccessDenied: a cursor names a scope that the user is not a member of.
+            RateLimited: the user, or the device, has as many streams open as it may.
             TokenExpired: the caller's token came to its end.
             TokenRevoked: it was taken back.
         """

@@ -49,7 +49,9 @@ class SyncServiceStub:
     ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
     TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain, which comes after half an hour at the
     latest: connect again with the latest cursors, or the latest token, and nothing is missed. An outage of the
-    database does not end it. A stream that is silent for three heartbeats is lost, and so may be its connection:
+    database does not end it. A user has 50 streams open on a process, and a device 10, unless the deployment sets
+    others; one more: RESOURCE_EXHAUSTED / RATE_LIMITED. A stream that the client does not read ends within 5 s of
+    its token's end too, by a reset (CANCELLED). A stream that is silent for three heartbeats is lost, and so may be its connection:
     open another on a new one.
     """
     ReportActivity: _grpc.UnaryUnaryMultiCallable[_sync_service_pb2.ReportActivityRequest, _sync_service_pb2.ReportActivityResponse]
@@ -98,7 +100,9 @@ class SyncServiceAsyncStub(SyncServiceStub):
     ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
     TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain, which comes after half an hour at the
     latest: connect again with the latest cursors, or the latest token, and nothing is missed. An outage of the
-    database does not end it. A stream that is silent for three heartbeats is lost, and so may be its connection:
+    database does not end it. A user has 50 streams open on a process, and a device 10, unless the deployment sets
+    others; one more: RESOURCE_EXHAUSTED / RATE_LIMITED. A stream that the client does not read ends within 5 s of
+    its token's end too, by a reset (CANCELLED). A stream that is silent for three heartbeats is lost, and so may be its connection:
     open another on a new one.
     """
     ReportActivity: _aio.UnaryUnaryMultiCallable[_sync_service_pb2.ReportActivityRequest, _sync_service_pb2.ReportActivityResponse]  # type: ignore[assignment]
@@ -156,7 +160,9 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
         ACCESS_DENIED. Leaving a scope ends its changes within 5 s. The stream ends UNAUTHENTICATED /
         TOKEN_EXPIRED within 1 s of the token's expiry, and OK after a drain, which comes after half an hour at the
         latest: connect again with the latest cursors, or the latest token, and nothing is missed. An outage of the
-        database does not end it. A stream that is silent for three heartbeats is lost, and so may be its connection:
+        database does not end it. A user has 50 streams open on a process, and a device 10, unless the deployment sets
+        others; one more: RESOURCE_EXHAUSTED / RATE_LIMITED. A stream that the client does not read ends within 5 s of
+        its token's end too, by a reset (CANCELLED). A stream that is silent for three heartbeats is lost, and so may be its connection:
         open another on a new one.
         """
 

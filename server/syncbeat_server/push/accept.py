@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from syncbeat_server.push import expansion, store
+from syncbeat_server.push import alerts, expansion, store, windows
 from syncbeat_server.push.model import Accepted, DeliveryState, NewNotification, Reason
 from syncbeat_server.storage.postgres import Connection
 
@@ -28,9 +28,7 @@ async def accept(conn: Connection, notifications: Sequence[NewNotification]) -> 
     if not notifications:
         return []
     large = await expansion.count_large(conn, notifications)
-    counts = await store.insert_deliveries(
-        conn, [replace(n, targets=()) if n.notification_id in large else n for n in notifications]
-    )
+    counts = await _insert(conn, [replace(n, targets=()) if n.notification_id in large else n for n in notifications])
     accepted = {name: sum(by_state.values()) for name, by_state in counts.items() if name not in large}
     await store.insert_notifications(conn, notifications, accepted)
     if large:
@@ -48,15 +46,33 @@ async def accept(conn: Connection, notifications: Sequence[NewNotification]) -> 
     ]
 
 
+async def _insert(
+    conn: Connection, notifications: Sequence[NewNotification]
+) -> Mapping[str, Mapping[tuple[DeliveryState, Reason], int]]:
+    shown = [n for n in notifications if n.alerts]
+    if not shown:
+        return await store.insert_deliveries(conn, notifications)
+    await alerts.lock_windows(conn, notifications)
+    others = await store.insert_deliveries(conn, [n for n in notifications if not n.alerts])
+    return others | dict(await alerts.insert_alerts(conn, shown))
+
+
 async def expand(conn: Connection, app_ids: Sequence[str]) -> int | None:
     """Write the next deliveries of one large notification of these apps: how many; None when there is none to write."""
     page = await expansion.next_page(conn, app_ids)
     if page is None:
         return None
-    counts = await store.insert_deliveries(conn, [page.notification])
+    counts = await _insert(conn, [page.notification])
     written = sum(counts[page.notification.notification_id].values())
     await expansion.advance(conn, page, written)
     return written
+
+
+async def close_windows(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> None:
+    """Of deliveries that were just claimed at the end of a window: say which begins the next, and with which cursor."""
+    if await windows.lock_trailed(conn, lease_token, keys):
+        await alerts.close_windows(conn, lease_token, keys)
+    await windows.close_trailed(conn, lease_token, keys)
 
 
 async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str, *, stays: bool) -> None:

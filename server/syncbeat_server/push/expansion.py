@@ -19,11 +19,12 @@ _DEVICES_OF_USER = 100
 _TARGETED = """
     SELECT d.user_id, d.device_id, w.scope, w.epoch, w.sequence
     FROM jsonb_to_recordset({targets}) AS w (user_id text, device_id text, scope text, epoch text, sequence bigint,
-                                             exclude_user_id text, exclude_device_id text)
+                                             exclude_user_id text, exclude_device_id text, exclude_device_of text)
     LEFT JOIN scope_members m ON w.scope IS NOT NULL AND m.app_id = {app} AND m.scope = w.scope
     JOIN devices d ON d.app_id = {app} AND d.user_id = coalesce(w.user_id, m.user_id)
                   AND (w.device_id IS NULL OR d.device_id = w.device_id)
-    WHERE d.user_id IS DISTINCT FROM w.exclude_user_id AND d.device_id IS DISTINCT FROM w.exclude_device_id
+    WHERE d.user_id IS DISTINCT FROM w.exclude_user_id
+      AND (d.device_id IS DISTINCT FROM w.exclude_device_id OR d.user_id <> w.exclude_device_of)
 """
 
 
@@ -53,9 +54,10 @@ async def count_large(conn: Connection, notifications: Sequence[NewNotification]
 
 async def _count(conn: Connection, notification: NewNotification) -> int:
     targeted = _TARGETED.format(targets="$2::jsonb", app="$1::text")
+    device = "user_id, device_id" if notification.alerts else "user_id, device_id, scope"
     return int(
         await conn.fetchval(
-            f"SELECT count(*) FROM (SELECT DISTINCT user_id, device_id, scope FROM ({targeted}) t) t",  # noqa: S608  # constants
+            f"SELECT count(*) FROM (SELECT DISTINCT {device} FROM ({targeted}) t) t",  # noqa: S608  # constants
             notification.app_id,
             _targets_json(notification),
         )

@@ -45,6 +45,8 @@ class RetryRule:
 
 def triage(delivery: ClaimedDelivery, live: bool, now: datetime, rule: RetryRule) -> Finished | None:
     """What makes an attempt needless, or untimely; None when it must be made."""
+    if delivery.superseded:
+        return _needless(delivery, DeliveryState.SUPPRESSED, Reason.MERGED)
     if delivery.ttl_s <= 0:
         return _needless(delivery, DeliveryState.EXPIRED, Reason.NONE)
     if delivery.shut_out:

@@ -56,7 +56,7 @@ class Screening:
             for delivery in deliveries
             if (most := self._most_a_day(delivery)) is not None
         ]
-        wakes = [delivery for delivery in deliveries if delivery.kind is Kind.SYNC]
+        wakes = [delivery for delivery in deliveries if delivery.wakes]
         if not capped and not wakes:
             return {}
         held: dict[str, Finished] = {}

@@ -8,12 +8,9 @@ from syncbeat_server.storage.postgres import Connection
 
 # Of a window `w`. To dedupe is to let one through: what ended before it was sent, or is to be shown later, holds off
 # nothing that is to be shown now.
-FREE = """(w.trailed_by IS NULL AND (w.window_until <= syncbeat_now() OR EXISTS (
-    SELECT 1 FROM deliveries o
-    WHERE (o.app_id, o.notification_id, o.user_id, o.device_id) = (w.app_id, w.opened_by, w.user_id, w.device_id)
-      AND (o.scope = w.scope OR o.cursors ? w.scope) AND o.sent_at IS NULL
-      AND (o.state IN ('DEAD', 'CANCELLED', 'EXPIRED', 'SUPPRESSED')
-           OR o.state = 'SCHEDULED' AND o.due_at > syncbeat_now()))))"""
+# A function, so that whoever finds no window open does not pay for planning it.
+FREE = """(w.trailed_by IS NULL AND (w.window_until <= syncbeat_now()
+    OR syncbeat_unsent(w.app_id, w.opened_by, w.user_id, w.device_id, w.scope)))"""
 
 
 async def lock_trailed(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> bool:

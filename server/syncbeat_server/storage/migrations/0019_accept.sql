@@ -9,3 +9,14 @@ CREATE INDEX deliveries_on_their_way ON deliveries (app_id, user_id, device_id, 
 
 -- How much of it went, of late, to wake-ups that users brought about: by scope and by user (push/shares.py).
 ALTER TABLE wake_budgets ADD COLUMN spent jsonb NOT NULL DEFAULT '{}';
+
+-- Whether what opened a dedupe window ended without having been sent, or is to be shown later: it holds off nothing now.
+CREATE FUNCTION syncbeat_unsent(app_id text, notification_id uuid, user_id text, device_id text, scope text)
+RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT 1 FROM deliveries o
+        WHERE (o.app_id, o.notification_id, o.user_id, o.device_id) = ($1, $2, $3, $4)
+          AND (o.scope = $5 OR o.cursors ? $5) AND o.sent_at IS NULL
+          AND (o.state IN ('DEAD', 'CANCELLED', 'EXPIRED', 'SUPPRESSED')
+               OR o.state = 'SCHEDULED' AND o.due_at > syncbeat_now()))
+$$;

@@ -17,6 +17,7 @@ from bench.stage import migrated_stores
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.devtools.embedded import EmbeddedStores
 from syncbeat_server.push import queue
+from syncbeat_server.push.accept import close_windows
 from syncbeat_server.push.frontier import Frontier
 from syncbeat_server.push.model import Lane
 from syncbeat_server.push.upkeep import old_rows
@@ -67,7 +68,8 @@ class _Claims:
         reach = self._frontier.begin()
         async with self._database.transaction() as conn:
             found = await queue.claim(conn, token, 30.0, {_APP: count}, partial(self._frontier.place, reach))
-            await queue.close_trailed_windows(conn, token, found.keys)
+            if found.trailing:
+                await close_windows(conn, token, found.trailing)
             await queue.claimed(conn, token, found.keys)
         took_ms = (time.perf_counter() - began) * 1000
         for lane in Lane:

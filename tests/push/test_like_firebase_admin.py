@@ -105,7 +105,7 @@ def as_firebase_would(message: Message) -> messaging.Message:
         if shown
         else None,
         android=messaging.AndroidConfig(
-            collapse_key=delivery.collapse_key or ("sync" if sync else None),
+            collapse_key=delivery.collapse_key or ("sync" if sync and not content.alerts else None),
             priority="high" if high else "normal",
             ttl=timedelta(seconds=int(delivery.ttl_s)),
             notification=messaging.AndroidNotification(

@@ -29,6 +29,7 @@ CURSOR = replace(
     scope='"' * 128,
     epoch="0" * 36,
     sequence=2**63 - 1,
+    other_scopes=('"' * 128,) * 3,
 )
 LONGEST = (CURSOR, replace(MESSAGE, collapse_key='"' * 128))  # a wake-up has no collapse key, a message no cursor
 TEXTS = st.text(alphabet='x"\\\n\r\té\u20ac\U0001f600', max_size=900)

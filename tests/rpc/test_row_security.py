@@ -20,7 +20,7 @@ from syncbeat_server.auth.model import StandingKey
 from syncbeat_server.directory import locks
 from syncbeat_server.directory import store as directory
 from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
-from syncbeat_server.push import collapse, erase, expansion, followup, limits, queue, registrations
+from syncbeat_server.push import alerts, collapse, erase, expansion, followup, limits, queue, registrations, windows
 from syncbeat_server.push import store as push
 from syncbeat_server.push.expansion import Page
 from syncbeat_server.push.model import (
@@ -79,6 +79,7 @@ CLAIMED = replace(
 NOTIFICATION = NewNotification(
     "default", IDS[2], Kind.MESSAGE, "user:bob", Content(title="t"), (Target(user_id="bob"), Target(scope="bobs"))
 )
+ALERT = replace(NOTIFICATION, kind=Kind.SYNC, targets=(Target(scope="bobs", epoch="e", sequence=1),))
 REQUEST = RequestKey("default", "user:bob", "PublishChanges", "r bobs", b"")
 MEMBERS = [Member("bobs", "mallory", MemberRole.WRITER)]
 WRITE = [sync.Write("default", "bobs", "k", 99, None, "{}")]
@@ -180,7 +181,11 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     push.find_notification: lambda c: push.find_notification(c, "default", IDS[2]),
     push.list_deliveries: lambda c: push.list_deliveries(c, "default", DeliveryFilter(), None, 10),
     queue.claim: lambda c: queue.claim(c, IDS[1], 30.0, {"default": 10}),
-    queue.close_trailed_windows: lambda c: queue.close_trailed_windows(c, IDS[1], [("default", IDS[0])]),
+    windows.lock_trailed: lambda c: windows.lock_trailed(c, IDS[1], [("default", IDS[0])]),
+    windows.close_trailed: lambda c: windows.close_trailed(c, IDS[1], [("default", IDS[0])]),
+    alerts.write: lambda c: alerts.write(c, [ALERT]),
+    alerts.close_windows: lambda c: alerts.close_windows(c, IDS[1], [("default", IDS[0])]),
+    alerts.merge_held: lambda c: alerts.merge_held(c, [CLAIMED]),
     queue.claimed: lambda c: queue.claimed(c, IDS[1], [("default", IDS[0])]),
     queue.finish: lambda c: queue.finish(c, [Finished(CLAIMED, DeliveryState.SENT, Reason.NONE)]),
     queue.extend: lambda c: queue.extend(c, IDS, 30.0),
@@ -240,7 +245,7 @@ STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner(
 
 STORES = (
     *(directory, sync, scopes, epochs, touches, tombstones, rounds, push, queue, followup, expansion, limits),
-    *(collapse, erase, locks, registrations, idempotency, lineage, auth, users),
+    *(alerts, collapse, erase, windows, locks, registrations, idempotency, lineage, auth, users),
 )
 
 

@@ -202,6 +202,23 @@ async def test_a_push_is_fetched_once_and_acknowledged() -> None:
             assert acked == ["ack-s-5", "ack-s-5", "ack-s-6"]
 
 
+@pytest.mark.parametrize("others", ['["b","c"]', "*"])
+async def test_a_push_that_stands_for_other_scopes_has_the_server_asked_for_them(others: str) -> None:
+    async with phone(reported(300, at(4), at(2, "b"), at(1, "c")), cursors=[at(4), at(2, "b"), at(1, "c")]) as device:
+        device.script.prepare("AcknowledgeDelivery", push_service_pb2.AcknowledgeDeliveryResponse())
+        device.script.prepare("GetHint", polled(300, at(5), at(3, "b"), at(1, "c")))
+        device.script.prepare("ListChanges", page(5), page(3))
+        async with device.sync:
+            await device.clock.quiet()
+            assert device.sync.woken(wake_up(5) | {"other_scopes": others})
+            await device.clock.quiet()
+            assert device.count("GetHint") == 1
+            asked = [attempt.request.cursor.scope for attempt in device.script.attempts["ListChanges"]]
+            assert asked == ["s", "b"]
+            await device.clock.travel(299)
+            assert device.count("GetHint") == 1
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"syncbeat": "other"}, {"scope": ""}, {"sequence": "-1"}, {"sequence": "9" * 19}, {"sequence": "x" * 5_000}],

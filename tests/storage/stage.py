@@ -96,7 +96,8 @@ def wake(sequence: int, scope: str = "couple", **fields: Any) -> NewNotification
 async def accept(database: Database, *notifications: NewNotification) -> list[Accepted]:
     """Accept them as one batch. The scopes of wake-ups are in their epoch, and at least as far as devices may show."""
     async with database.transaction() as conn:
-        for target in (target for one in notifications for target in one.targets if target.epoch):
+        wanted = [target for one in notifications for target in one.targets if target.epoch]
+        for target in sorted(wanted, key=lambda target: target.scope or ""):
             await conn.execute(
                 "UPDATE scopes SET epoch = $2, head = greatest(head, $3, 100) WHERE scope = $1",
                 *(target.scope, target.epoch, target.sequence),
@@ -129,9 +130,10 @@ async def states(database: Database) -> Counter[str]:
 async def claim(database: Database, lease_token: str, limit: int = 100, lease_s: float = 30.0) -> list[ClaimedDelivery]:
     """Claim as a worker does."""
     async with database.transaction() as conn:
-        keys = (await queue.claim(conn, lease_token, lease_s, {APP: limit})).keys
-        await queue.close_trailed_windows(conn, lease_token, keys)
-        return await queue.claimed(conn, lease_token, keys)
+        found = await queue.claim(conn, lease_token, lease_s, {APP: limit})
+        if found.trailing:
+            await push.close_windows(conn, lease_token, found.trailing)
+        return await queue.claimed(conn, lease_token, found.keys)
 
 
 async def mark_seen(

@@ -108,16 +108,18 @@ async def test_a_wake_up_disturbs_nobody_and_is_not_held(database: Database, clo
         await until_shown(database, "ann SENT", of=silent)
 
 
-async def test_of_a_muted_wake_up_only_what_it_shows_is_left_out(database: Database, clock: FakeClock) -> None:
+async def test_of_a_muted_type_a_wake_up_goes_out_as_one_that_makes_no_sound(
+    database: Database, clock: FakeClock
+) -> None:
     await couple(database)
     await prefer(database, muted_types=("news",))
-    shows = replace(wake(1), content=Content(title="T", data={"k": "v"}))
-    await accept(database, shows)
+    silent = replace(wake(1), content=Content(sound="bell", data={"k": "v"}))
+    await accept(database, silent)
     provider = ScriptedProvider()
     async with running(make_worker(database, clock, provider, poll_s=60.0)):
-        await until_shown(database, "ann SENT", "bob SENT", of=shows)
+        await until_shown(database, "ann SENT", "bob SENT", of=silent)
     contents = {m.delivery.user_id: m.content for m in provider.messages}
-    assert contents == {"ann": Content(data={"k": "v"}), "bob": Content(title="T", data={"k": "v"})}
+    assert contents == {"ann": Content(data={"k": "v"}), "bob": Content(sound="bell", data={"k": "v"})}
 
 
 async def test_a_muted_type_is_suppressed_and_holds_nothing_off(database: Database, clock: FakeClock) -> None:

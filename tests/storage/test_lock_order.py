@@ -22,7 +22,7 @@ from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimit
 from syncbeat_server.events.publish import Publisher
 from syncbeat_server.events.users import UserLifecycle
 from syncbeat_server.push import accept as push
-from syncbeat_server.push import followup, limits, queue, registrations, unanswered
+from syncbeat_server.push import alerts, followup, limits, queue, registrations, unanswered
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, Finished, Reason, Target
 from syncbeat_server.push.policy import hold
 from syncbeat_server.storage.postgres import Connection, Database, open_database
@@ -47,6 +47,7 @@ from tests.storage.stage import (
     value_of,
     wake,
 )
+from tests.storage.test_alerts import alert
 from tests.storage.test_publish import call
 from tests.storage.test_users import until_waiting
 
@@ -89,9 +90,10 @@ class Everybody:
         users = self.random.sample(USERS, 3)
         once = {"dedupe_key": self.random.choice("ab"), "dedupe_window_s": 60.0}
         shown = message(*(Target(user_id=user) for user in users), **once)
+        told = alert("told", *self.random.sample(SCOPES, 2), type="news")
         targets = [Target(user_id=self.someone()), Target(scope=self.random.choice(SCOPES))]
-        later = message(*targets, due_at=self.clock.now() + timedelta(days=1))
-        await accept(self.database, shown, wake(1, self.random.choice(SCOPES)), later)
+        later = message(*targets, due_at=self.clock.now() + timedelta(days=1), **once)
+        await accept(self.database, shown, told, wake(1, self.random.choice(SCOPES)), later)
         for one in (shown, later):
             if self.random.random() < 0.5:
                 async with self.database.transaction() as conn:
@@ -128,6 +130,7 @@ class Everybody:
             await registrations.bury(conn, claimed[1:3])
             await queue.finish(conn, [hold(one, Reason.WAKE_BUDGET, 0.0) for one in held])
             await limits.merge_held(conn, held)
+            await alerts.merge_held(conn, held)
         async with self.database.connection() as conn:
             await queue.release(conn, [lease])
 

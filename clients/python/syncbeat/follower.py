@@ -92,8 +92,10 @@ class Follower:
             self._stream_after = now
         self.stir()
 
-    def wake(self, place: core_pb2.ScopeCursor, ack: str) -> None:
-        """A push said that its scope has come to `place`."""
+    def wake(self, place: core_pb2.ScopeCursor, ack: str, *, others: bool = False) -> None:
+        """A push said that its scope has come to `place`, and perhaps that there may be news of others."""
+        if others:
+            self._pace.due_at = min(self._pace.due_at, self.now())
         if not self.feeds.has_reached(place):
             # That a push came says that the network is there: what failed before is tried now.
             self._fetch_after = min(self._fetch_after, self.now())

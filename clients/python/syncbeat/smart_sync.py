@@ -129,12 +129,13 @@ class SmartSync:
         """A push came, with these `data`. Whether it was one of ours that wakes; others are the app's to handle.
 
         The scope that it names is fetched now, unless the device is there already or about to be. Then the push is
-        acknowledged, so that it is not sent again.
+        acknowledged, so that it is not sent again. Where it stands for wake-ups of other scopes too, which a push
+        service may have dropped for it, the server is asked at once what is new.
         """
         place = _place(payload)
         if place is None:
             return False
-        self._follower.wake(place, payload.get("ack_token", ""))
+        self._follower.wake(place, payload.get("ack_token", ""), others=bool(payload.get("other_scopes")))
         return True
 
     async def wait(self) -> None:

@@ -36,13 +36,17 @@ _ALONE_AT_ONCE = 2
 
 @dataclass(frozen=True)
 class Trigger:
-    """Whom to wake for a publish: every member's device but the excluded ones. No content: a silent wake-up."""
+    """Whom to wake for a publish: every member's device but the excluded ones. No content: a silent wake-up.
+
+    `exclude_device_of` is whose device is excluded; None: everybody's with its id.
+    """
 
     type: str
     exclude_user_id: str
     exclude_device_id: str
     content: Content
     dedupe_window_s: float
+    exclude_device_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ class Publisher:
             app_id=publish.app_id,
             notification_id=new_notification_id(self._clock.now()),
             kind=Kind.SYNC,
-            caller=publish.caller,
+            caller=publish.caller if publish.user_id is None else f"user:{publish.user_id}",
             content=trigger.content,
             targets=tuple(
                 Target(
@@ -180,6 +184,7 @@ class Publisher:
                     sequence=head.sequence,
                     exclude_user_id=trigger.exclude_user_id or None,
                     exclude_device_id=trigger.exclude_device_id or None,
+                    exclude_device_of=trigger.exclude_device_of,
                 )
                 for head in heads
             ),
@@ -188,6 +193,7 @@ class Publisher:
             dedupe_window_s=trigger.dedupe_window_s,
             lane=Lane.HIGH,
             ttl_s=_WAKE_TTL_S + trigger.dedupe_window_s,
+            patient=trigger.content.alerts,
         )
 
     def _tell(self, app_id: str, published: Published) -> None:

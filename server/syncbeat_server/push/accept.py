@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from syncbeat_server.push import expansion, store
+from syncbeat_server.push import alerts, expansion, store, windows
 from syncbeat_server.push.model import Accepted, DeliveryState, NewNotification, Reason
 from syncbeat_server.storage.postgres import Connection
 
@@ -31,7 +31,7 @@ async def accept(conn: Connection, notifications: Sequence[NewNotification]) -> 
     # What was to go out in the past goes out now, and is no older than what else does.
     now = [replace(n, due_at=None) for n in notifications if n.notification_id not in deferred]
     later = [n for n in notifications if n.notification_id in deferred]
-    counts = await store.insert_deliveries(conn, now) if now else {}
+    counts = await alerts.write(conn, now) if now else {}
     accepted = {name: sum(by_state.values()) for name, by_state in counts.items()}
     await store.insert_notifications(conn, [*now, *later], accepted)
     if later:
@@ -54,6 +54,13 @@ async def expand(conn: Connection, app_ids: Sequence[str]) -> int | None:
     """Write the next deliveries of what is due of these apps: how many; None when there are none to write."""
     pages = await expansion.next_pages(conn, app_ids)
     return await expansion.write(conn, pages) if pages else None
+
+
+async def close_windows(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> None:
+    """Of deliveries that were just claimed at the end of a window: say which begins the next, and with which cursor."""
+    if await windows.lock_trailed(conn, lease_token, keys):
+        await alerts.close_windows(conn, lease_token, keys)
+    await windows.close_trailed(conn, lease_token, keys)
 
 
 async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str, *, stays: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import orjson
 
-from syncbeat_server.push import store
+from syncbeat_server.push import alerts
 from syncbeat_server.push.model import NOW_S, Content, DeliveryState, Kind, Lane, NewNotification, Target
 from syncbeat_server.storage.postgres import Connection, Row
 
@@ -21,11 +21,12 @@ _JOBS = 100  # small ones, that one transaction expands
 _TARGETED = """
     SELECT d.user_id, d.device_id, w.scope, w.epoch, w.sequence
     FROM jsonb_to_recordset({targets}) AS w (user_id text, device_id text, scope text, epoch text, sequence bigint,
-                                             exclude_user_id text, exclude_device_id text)
+                                             exclude_user_id text, exclude_device_id text, exclude_device_of text)
     LEFT JOIN scope_members m ON w.scope IS NOT NULL AND m.app_id = {app} AND m.scope = w.scope
     JOIN devices d ON d.app_id = {app} AND d.user_id = coalesce(w.user_id, m.user_id)
                   AND (w.device_id IS NULL OR d.device_id = w.device_id)
-    WHERE d.user_id IS DISTINCT FROM w.exclude_user_id AND d.device_id IS DISTINCT FROM w.exclude_device_id
+    WHERE d.user_id IS DISTINCT FROM w.exclude_user_id
+      AND (d.device_id IS DISTINCT FROM w.exclude_device_id OR d.user_id <> w.exclude_device_of)
       AND NOT EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
                                               AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL)
 """
@@ -68,10 +69,13 @@ async def count_deferred(conn: Connection, notifications: Sequence[NewNotificati
 
 async def _count(conn: Connection, deferred: Sequence[NewNotification]) -> dict[str, int]:
     rows = await conn.fetch(
-        f"""SELECT k.i, (SELECT count(*) FROM (SELECT DISTINCT user_id, device_id, scope FROM ({_OF_CALL}) t) t) AS n
-            FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k (app_id, targets, i)""",  # noqa: S608  # constants
+        f"""SELECT k.i, (SELECT count(*) FROM (SELECT DISTINCT user_id, device_id, CASE WHEN NOT k.alerts THEN scope END
+                                               FROM ({_OF_CALL}) t) t) AS n
+            FROM unnest($1::text[], $2::text[], $3::bool[]) WITH ORDINALITY
+                AS k (app_id, targets, alerts, i)""",  # noqa: S608  # constants
         [n.app_id for n in deferred],
         [_targets_json(n) for n in deferred],
+        [n.alerts for n in deferred],
     )
     return {deferred[row["i"] - 1].notification_id: row["n"] for row in rows}
 
@@ -111,7 +115,7 @@ async def _due_jobs(conn: Connection, app_ids: Sequence[str], size: str, limit: 
     return await conn.fetch(
         f"""{_JOB}
             WHERE e.app_id = ANY($1::text[]) AND e.due_at <= syncbeat_now() AND e.expected {size} {AT_ONCE}
-            ORDER BY e.due_at LIMIT $2
+            ORDER BY e.due_at, e.notification_id LIMIT $2
             FOR UPDATE OF e SKIP LOCKED FOR NO KEY UPDATE OF n SKIP LOCKED""",
         list(app_ids),
         limit,
@@ -174,7 +178,7 @@ async def write(conn: Connection, pages: Sequence[Page]) -> int:
 
     After its last page a notification knows what it came to, and the job is gone.
     """
-    counts = await store.insert_deliveries(conn, [page.notification for page in pages])
+    counts = await alerts.write(conn, [page.notification for page in pages])
     written = {name: sum(by_state.values()) for name, by_state in counts.items()}
     await _end(conn, [page.notification for page in pages if page.last])
     for page in pages:
@@ -231,7 +235,7 @@ async def call_off(conn: Connection, app_id: str, notification_id: str) -> int:
     if jobs[0]["expected"] > AT_ONCE:
         return max(0, int(jobs[0]["expected"] - jobs[0]["written"]))
     pages = await _read_pages(conn, jobs)
-    counts = await store.insert_deliveries(conn, [page.notification for page in pages])
+    counts = await alerts.write(conn, [page.notification for page in pages])
     await _end(conn, [page.notification for page in pages])
     return sum(n for (state, _), n in counts[notification_id].items() if state is DeliveryState.CANCELLED)
 

@@ -79,8 +79,8 @@ async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | N
     await conn.execute(
         """WITH own AS MATERIALIZED (
                SELECT w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FROM dedupe_windows w
-               JOIN deliveries d ON (d.app_id, d.user_id, d.device_id, d.scope)
-                                  = (w.app_id, w.user_id, w.device_id, w.scope)
+               JOIN deliveries d ON (d.app_id, d.user_id, d.device_id) = (w.app_id, w.user_id, w.device_id)
+                                AND (w.scope = d.scope OR d.cursors ? w.scope)
                WHERE d.app_id = $1 AND d.delivery_id = ANY($3::uuid[]) AND d.state IN ('PENDING', 'HELD', 'SCHEDULED')
                  AND $2 IN (w.opened_by, w.trailed_by)
                ORDER BY w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FOR UPDATE OF w)

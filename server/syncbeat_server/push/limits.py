@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+import orjson
+
 from syncbeat_server.directory.locks import lock_in_order
-from syncbeat_server.push import holds
+from syncbeat_server.push import holds, shares
 from syncbeat_server.push.model import ClaimedDelivery, device_columns
+from syncbeat_server.push.shares import Purse
 from syncbeat_server.storage.postgres import Connection
 
 
@@ -78,13 +81,7 @@ async def take_wakes(conn: Connection, wakes: Sequence[ClaimedDelivery]) -> Mapp
     budgets = {d.device: budget for d in wakes if (budget := holds.wake_budget(d.platform)) is not None}
     if not budgets:
         return {}
-    wanted = Counter(d.device for d in wakes)
-    columns = (
-        [device[0] for device in budgets],
-        [device[1] for device in budgets],
-        [device[2] for device in budgets],
-        [budget.most for budget in budgets.values()],
-    )
+    columns = [[device[column] for device in budgets] for column in range(3)]
     await conn.execute(
         """INSERT INTO wake_budgets AS b (app_id, user_id, device_id, tokens, filled_at)
            SELECT app_id, user_id, device_id, most, syncbeat_now()
@@ -94,33 +91,37 @@ async def take_wakes(conn: Connection, wakes: Sequence[ClaimedDelivery]) -> Mapp
            -- Locks those that are there, before the foreign keys of new ones lock devices.
            ON CONFLICT (app_id, user_id, device_id) DO UPDATE SET tokens = b.tokens WHERE false""",
         *columns,
+        [budget.most for budget in budgets.values()],
     )
     rows = await conn.fetch(
-        """WITH level AS (
-               SELECT k.*, least(k.most, b.tokens + extract(epoch FROM syncbeat_now() - b.filled_at) / k.refill_s)
-                           AS tokens
-               FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::float8[], $6::int[])
-                    AS k (app_id, user_id, device_id, most, refill_s, wanted)
-               JOIN wake_budgets b USING (app_id, user_id, device_id)
-               ORDER BY app_id, user_id, device_id FOR UPDATE OF b)
-           UPDATE wake_budgets b SET tokens = l.tokens - least(l.wanted, floor(l.tokens)), filled_at = syncbeat_now()
-           FROM level l WHERE (b.app_id, b.user_id, b.device_id) = (l.app_id, l.user_id, l.device_id)
-           RETURNING l.app_id, l.user_id, l.device_id, least(l.wanted, floor(l.tokens))::int AS granted,
-                     (l.refill_s * (1 - (l.tokens - floor(l.tokens))))::float8 AS wait_s""",
+        """SELECT b.app_id, b.user_id, b.device_id, b.tokens, b.spent,
+                  extract(epoch FROM syncbeat_now() - b.filled_at)::float8 AS passed_s
+           FROM unnest($1::text[], $2::text[], $3::text[]) AS k (app_id, user_id, device_id)
+           JOIN wake_budgets b USING (app_id, user_id, device_id)
+           ORDER BY app_id, user_id, device_id FOR UPDATE OF b""",
         *columns,
-        [budget.refill_s for budget in budgets.values()],
-        [wanted[device] for device in budgets],
     )
-    left = {(row["app_id"], row["user_id"], row["device_id"]): [row["granted"], row["wait_s"]] for row in rows}
+    purses = {}
+    for row in rows:
+        device = (row["app_id"], row["user_id"], row["device_id"])
+        purse = Purse(row["tokens"], orjson.loads(row["spent"]))
+        purses[device] = shares.refilled(purse, budgets[device], row["passed_s"])
     waits = {}
     for delivery in wakes:
-        purse = left.get(delivery.device)
-        if purse is None:
-            continue
-        if purse[0] > 0:
-            purse[0] -= 1
-        else:
-            waits[delivery.delivery_id] = max(1.0, purse[1])
+        if delivery.device in purses:
+            purse, wait_s = shares.spend(purses[delivery.device], budgets[delivery.device], shares.sharers(delivery))
+            purses[delivery.device] = purse
+            if wait_s > 0.0:
+                waits[delivery.delivery_id] = wait_s
+    await conn.execute(
+        """UPDATE wake_budgets b SET tokens = k.tokens, spent = k.spent::jsonb, filled_at = syncbeat_now()
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::text[])
+                AS k (app_id, user_id, device_id, tokens, spent)
+           WHERE (b.app_id, b.user_id, b.device_id) = (k.app_id, k.user_id, k.device_id)""",
+        *([device[column] for device in purses] for column in range(3)),
+        [purse.tokens for purse in purses.values()],
+        [orjson.dumps(purse.spent).decode() for purse in purses.values()],
+    )
     return waits
 
 

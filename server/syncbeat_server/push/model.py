@@ -11,6 +11,9 @@ from typing import Any
 from syncbeat_server.directory.model import QuietHours
 from syncbeat_server.push.links import is_link
 
+MOST_OTHER_SCOPES = 30
+"""So many are named beside a wake-up's own; of more only that there are."""
+
 
 class DeliveryState(StrEnum):
     """Where a delivery is. What was accepted is always the sum of these."""
@@ -103,6 +106,11 @@ class Content:
         return self.badge is not None and not self.visible
 
     @property
+    def alerts(self) -> bool:
+        """Whether it shows something, and does not only wake the app."""
+        return self.visible or self.badge_alone
+
+    @property
     def link(self) -> str:
         """The URL that a tap opens, its scheme in lower case, as Android compares it; empty where it opens none."""
         if not is_link(self.click_action):
@@ -115,7 +123,8 @@ class Content:
 class Target:
     """Some devices: one device, all of a user, or all of a scope's members with the cursor they should reach.
 
-    A user beside a scope is the member that is meant: its device gets the scope's cursor.
+    A user beside a scope is the member that is meant: its device gets the scope's cursor. `exclude_device_of` is whose
+    device is excluded; None: everybody's with its id.
     """
 
     user_id: str | None = None
@@ -125,6 +134,7 @@ class Target:
     sequence: int | None = None
     exclude_user_id: str | None = None
     exclude_device_id: str | None = None
+    exclude_device_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +163,11 @@ class NewNotification:
     patient: bool = False
     called_off: bool = False
 
+    @property
+    def alerts(self) -> bool:
+        """Whether it shows something for changes: one delivery a device, for all its scopes."""
+        return self.kind is Kind.SYNC and self.content.alerts
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -171,6 +186,8 @@ class ClaimedDelivery:
     `ttl_s` is what is left until it expires, `age_s` the seconds since it was claimed for the first time, both as of
     `claimed_at`, the database's time. `resends` counts how often it was leased to be sent again. `at_once`: it has no
     time to live, so that one attempt is made and the provider is not to keep it.
+    `superseded`: a later one of its window is shown in its place. `caller` is in whose name it was accepted.
+    `other_scopes`: those of a wake-up's device that it was woken for before and has not shown.
     """
 
     app_id: str
@@ -207,6 +224,14 @@ class ClaimedDelivery:
     max_per_day: int | None = None
     muted: bool = False
     at_once: bool = False
+    superseded: bool = False
+    caller: str = ""
+    other_scopes: tuple[str, ...] = ()
+
+    @property
+    def wakes(self) -> bool:
+        """Whether it only wakes the app, which its system lets through now and then."""
+        return self.kind is Kind.SYNC and not self.content.alerts
 
     @property
     def kept_s(self) -> int:

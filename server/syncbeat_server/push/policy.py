@@ -45,19 +45,12 @@ class RetryRule:
 
 def triage(delivery: ClaimedDelivery, live: bool, now: datetime, rule: RetryRule) -> Finished | None:
     """What makes an attempt needless, or untimely; None when it must be made."""
-    if delivery.ttl_s <= 0:
-        return _needless(delivery, DeliveryState.EXPIRED, Reason.NONE)
-    if delivery.shut_out:
-        return _needless(delivery, DeliveryState.CANCELLED, Reason.USER_DISABLED)
-    if delivery.kind is Kind.SYNC and delivery.seen:
-        return _needless(delivery, DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
-    if not delivery.registration_token:
-        return _needless(delivery, DeliveryState.DEAD, Reason.NO_TOKEN)
-    if delivery.kind is Kind.MESSAGE and delivery.muted:
-        return _needless(delivery, DeliveryState.SUPPRESSED, Reason.MUTED)
+    end = _end_without_attempt(delivery)
+    if end is not None:
+        return Finished(delivery, *end, give_back_attempt=True)
     if delivery.kind is Kind.SYNC and live and not delivery.held:
         return Finished(delivery, DeliveryState.HELD, Reason.LIVE_STREAM, due_in_s=rule.grace_s, give_back_attempt=True)
-    if delivery.quiet is not None and delivery.content.visible and not (delivery.critical or delivery.muted):
+    if delivery.quiet is not None and delivery.content.visible and not delivery.critical:
         wait_s = holds.quiet_for_s(delivery.quiet, delivery.time_zone, now)
         if wait_s > 0:
             return hold(delivery, Reason.QUIET_HOURS, wait_s)
@@ -120,5 +113,17 @@ def _retry(delivery: ClaimedDelivery, outcome: Outcome, rule: RetryRule, dice: r
     return Finished(delivery, DeliveryState.PENDING, outcome.reason, due_in_s=wait)
 
 
-def _needless(delivery: ClaimedDelivery, state: DeliveryState, reason: Reason) -> Finished:
-    return Finished(delivery, state, reason, give_back_attempt=True)
+def _end_without_attempt(delivery: ClaimedDelivery) -> tuple[DeliveryState, Reason] | None:
+    if delivery.superseded:
+        return DeliveryState.SUPPRESSED, Reason.MERGED
+    if delivery.ttl_s <= 0:
+        return DeliveryState.EXPIRED, Reason.NONE
+    if delivery.shut_out:
+        return DeliveryState.CANCELLED, Reason.USER_DISABLED
+    if delivery.kind is Kind.SYNC and delivery.seen:
+        return DeliveryState.CANCELLED, Reason.ALREADY_SEEN
+    if not delivery.registration_token:
+        return DeliveryState.DEAD, Reason.NO_TOKEN
+    if delivery.muted and not delivery.wakes:
+        return DeliveryState.SUPPRESSED, Reason.MUTED
+    return None

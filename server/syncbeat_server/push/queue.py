@@ -7,7 +7,9 @@ asked for beside it: the planner would take the index of leases, and walk past a
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import NamedTuple
 
@@ -15,7 +17,7 @@ import orjson
 
 from syncbeat_server.directory.model import QuietHours
 from syncbeat_server.push.frontier import FIRST, Place
-from syncbeat_server.push.model import ClaimedDelivery, Content, Finished, Kind, Lane
+from syncbeat_server.push.model import MOST_OTHER_SCOPES, ClaimedDelivery, Content, Finished, Kind, Lane, Reason
 from syncbeat_server.storage.postgres import Connection, Row
 
 # What is leased under the tokens of $1, locked as everybody locks deliveries: by their keys. What ran out is rescued.
@@ -61,17 +63,18 @@ CLAIM = """
                lease_until = syncbeat_now() + make_interval(secs => $2), updated_at = syncbeat_now(),
                first_claimed_at = coalesce(d.first_claimed_at, syncbeat_now())
         FROM chosen c WHERE (d.app_id, d.delivery_id) = (c.app_id, c.delivery_id)
-        RETURNING d.app_id, d.priority, d.delivery_id, d.due_at)
+        RETURNING d.app_id, d.priority, d.delivery_id, d.due_at, d.reason)
     SELECT syncbeat_now() AS now, taken.* FROM (SELECT) always LEFT JOIN taken ON true
     ORDER BY taken.due_at, taken.delivery_id"""
 
 
 class Claim(NamedTuple):
-    """What was leased, the last of each lane, and the database's time."""
+    """What was leased, the last of each lane, the database's time, and those that waited for their window to end."""
 
     keys: list[DeliveryKey]
     last: dict[AppLane, Place]
     now: datetime
+    trailing: list[DeliveryKey]
 
 
 async def claim(
@@ -101,42 +104,9 @@ async def claim(
     )
     found = [row for row in rows if row["delivery_id"] is not None]
     last = {(row["app_id"], row["priority"]): Place(row["due_at"], str(row["delivery_id"])) for row in found}
-    return Claim([(row["app_id"], str(row["delivery_id"])) for row in found], last, rows[0]["now"])
-
-
-async def close_trailed_windows(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> None:
-    """Of what was just claimed: trailing deliveries take their window's newest cursor, and start a new window.
-
-    A device that has seen that cursor gets nothing, so its window ends at once. The windows are locked in the order in
-    which accepting locks them.
-    """
-    await conn.execute(
-        """WITH due AS (
-               SELECT w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope, d.delivery_id, d.notification_id
-               FROM unnest($2::text[], $3::uuid[]) AS k (app_id, delivery_id)
-               JOIN deliveries d ON (d.app_id, d.delivery_id) = (k.app_id, k.delivery_id)
-               JOIN dedupe_windows w
-                    ON (w.app_id, w.user_id, w.device_id, w.scope, w.trailed_by)
-                     = (d.app_id, d.user_id, d.device_id, d.scope, d.notification_id)
-               WHERE d.lease_token = $1 AND d.reason = 'TRAILING'
-               ORDER BY w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FOR UPDATE OF w
-           ), closed AS (
-               UPDATE dedupe_windows w SET
-                   trailed_by = NULL, opened_by = due.notification_id,
-                   window_until = syncbeat_now() + CASE WHEN EXISTS (
-                       SELECT 1 FROM device_cursors c
-                       WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
-                           = (w.app_id, w.user_id, w.device_id, w.scope, w.epoch) AND c.sequence >= w.sequence
-                   ) THEN interval '0' ELSE w.duration END
-               FROM due
-               WHERE (w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope)
-                   = (due.app_id, due.user_id, due.device_id, due.dedupe_key, due.scope)
-               RETURNING due.app_id, due.delivery_id, w.epoch, w.sequence)
-           UPDATE deliveries d SET epoch = closed.epoch, sequence = closed.sequence, reason = ''
-           FROM closed WHERE (d.app_id, d.delivery_id) = (closed.app_id, closed.delivery_id)""",
-        lease_token,
-        *_columns(keys),
-    )
+    keys = [(row["app_id"], str(row["delivery_id"])) for row in found]
+    trailing = [key for key, row in zip(keys, found, strict=True) if row["reason"] == Reason.TRAILING]
+    return Claim(keys, last, rows[0]["now"], trailing)
 
 
 async def claimed(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> list[ClaimedDelivery]:
@@ -148,7 +118,11 @@ async def claimed(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey
     if any(row["outlived"] for row in rows):
         await _go_to_head(conn, lease_token, keys)
         rows = await _claimed_rows(conn, lease_token, keys)
-    return [_claimed(row, lease_token) for row in rows]
+    together = defaultdict[tuple[str, str, str], set[str]](set)
+    for row in rows:
+        if row["wakes"] and not row["seen"]:
+            together[row["app_id"], row["user_id"], row["device_id"]].add(row["scope"])
+    return [_claimed(row, lease_token, together[row["app_id"], row["user_id"], row["device_id"]]) for row in rows]
 
 
 async def _go_to_head(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> None:
@@ -168,18 +142,36 @@ async def _claimed_rows(conn: Connection, lease_token: str, keys: Sequence[Deliv
                   d.attempts, d.priority, d.reason, d.moves, d.resends,
                   v.platform, v.token_registered_at, v.locale, v.time_zone,
                   CASE WHEN v.token_state IN ('ACTIVE', 'STALE') THEN v.registration_token END AS registration_token,
-                  n.kind, n.type, n.content, n.collapse_key, n.critical, n.patient,
+                  n.kind, n.caller, n.type, n.content, n.collapse_key, n.critical, n.patient,
                   n.expires_at <= n.due_at AS at_once,
                   p.quiet_start, p.quiet_end, p.quiet_zone, p.max_per_day,
                   NOT n.critical AND n.type <> '' AND n.type = ANY(p.muted_types) AS muted,
                   syncbeat_now() AS claimed_at, extract(epoch FROM d.expires_at - syncbeat_now())::float8 AS ttl_s,
                   extract(epoch FROM syncbeat_now() - d.first_claimed_at)::float8 AS age_s,
-                  EXISTS (SELECT 1 FROM device_cursors c
+                  CASE WHEN d.cursors IS NOT NULL THEN NOT EXISTS (
+                      SELECT 1 FROM jsonb_each(d.cursors) AS told (scope, place)
+                      WHERE NOT EXISTS (SELECT 1 FROM device_cursors c JOIN scopes s USING (app_id, scope)
+                                        WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
+                                            = (d.app_id, d.user_id, d.device_id, told.scope, told.place ->> 0)
+                                          AND c.sequence BETWEEN (told.place ->> 1)::bigint AND s.head))
+                  ELSE EXISTS (SELECT 1 FROM device_cursors c
                           WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
                               = (d.app_id, d.user_id, d.device_id, d.scope, d.epoch)
                             -- What is ahead of the head was seen of a feed that a restore took back.
                             AND (c.sequence BETWEEN d.sequence AND s.head
-                                 OR d.resends > 0 AND c.fetched BETWEEN d.sequence AND s.head)) AS seen,
+                                 OR d.resends > 0 AND c.fetched BETWEEN d.sequence AND s.head)) END AS seen,
+                  d.epoch IS NOT NULL AND d.cursors IS NULL AS wakes,
+                  CASE WHEN d.epoch IS NOT NULL AND d.cursors IS NULL THEN ARRAY(
+                      SELECT DISTINCT o.scope FROM deliveries o
+                      WHERE (o.app_id, o.user_id, o.device_id) = (d.app_id, d.user_id, d.device_id)
+                        AND o.sent_at IS NOT NULL AND o.epoch IS NOT NULL AND o.cursors IS NULL
+                        AND o.expires_at > syncbeat_now() AND o.received_at IS NULL AND o.scope <> d.scope
+                        AND NOT EXISTS (SELECT 1 FROM device_cursors c
+                                        WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
+                                            = (o.app_id, o.user_id, o.device_id, o.scope, o.epoch)
+                                          AND greatest(c.sequence, c.fetched) >= o.sequence)
+                      LIMIT $4)
+                  WHEN d.cursors IS NOT NULL THEN ARRAY(SELECT jsonb_object_keys(d.cursors)) END AS other_scopes,
                   s.epoch <> d.epoch AS outlived,
                   EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
                             AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL) AS shut_out
@@ -193,6 +185,7 @@ async def _claimed_rows(conn: Connection, lease_token: str, keys: Sequence[Deliv
            ORDER BY d.priority, d.due_at""",
         lease_token,
         *_columns(keys),
+        MOST_OTHER_SCOPES + 1,
     )
 
 
@@ -336,7 +329,8 @@ def _columns(keys: Sequence[DeliveryKey]) -> tuple[list[str], list[str]]:
     return [app_id for app_id, _ in keys], [delivery_id for _, delivery_id in keys]
 
 
-def _claimed(row: Row, lease_token: str) -> ClaimedDelivery:
+def _claimed(row: Row, lease_token: str, together: AbstractSet[str]) -> ClaimedDelivery:
+    others = {*(row["other_scopes"] or ()), *(together if row["wakes"] else ())} - {row["scope"]}
     return ClaimedDelivery(
         app_id=row["app_id"],
         delivery_id=str(row["delivery_id"]),
@@ -374,4 +368,7 @@ def _claimed(row: Row, lease_token: str) -> ClaimedDelivery:
         else QuietHours(row["quiet_start"], row["quiet_end"], row["quiet_zone"]),
         max_per_day=row["max_per_day"],
         muted=bool(row["muted"]),
+        superseded=row["reason"] == Reason.MERGED,
+        caller=row["caller"],
+        other_scopes=tuple(sorted(others)),
     )

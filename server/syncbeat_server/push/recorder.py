@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown, Overloaded
-from syncbeat_server.push import limits, queue, registrations
-from syncbeat_server.push.model import DeliveryState, Finished, Reason
+from syncbeat_server.push import alerts, limits, queue, registrations
+from syncbeat_server.push.model import DeliveryState, Finished, Kind, Reason
 from syncbeat_server.push.policy import MAX_MOVES
 from syncbeat_server.push.resend import ResendRule, goes_on, silent
 from syncbeat_server.storage.batching import Batcher
@@ -18,6 +18,7 @@ from syncbeat_server.storage.postgres import Connection, Database
 _log = logging.getLogger(__name__)
 
 _DOWN_PAUSE_S = 0.5
+_SPARED = (Reason.QUIET_HOURS, Reason.DAILY_MAXIMUM)
 
 
 class Recorder:
@@ -70,6 +71,9 @@ class Recorder:
             held = [f.delivery for f in ends if f.reason is Reason.WAKE_BUDGET]
             if held:
                 await limits.merge_held(conn, held)
+            spared = [f.delivery for f in ends if f.reason in _SPARED and f.delivery.kind is Kind.SYNC]
+            if spared:
+                await alerts.merge_held(conn, spared)
         if len(recorded) < len(finished):
             # A device that acknowledges before its attempt ended leaves nothing to record either.
             _log.info("attempts ended without their lease", extra={"count": len(finished) - len(recorded)})

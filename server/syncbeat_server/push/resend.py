@@ -142,4 +142,4 @@ def goes_on(finished: Finished, rule: ResendRule) -> Finished:
 
 def silent(delivery: ClaimedDelivery) -> bool:
     """Whether it wakes and shows nothing. What shows something is sent once."""
-    return delivery.kind is Kind.SYNC and not delivery.content.visible
+    return delivery.kind is Kind.SYNC and not delivery.content.alerts

@@ -59,7 +59,7 @@ class Screening:
             if (most := self._most_a_day(delivery)) is not None
         ]
         keyed = [delivery for delivery in deliveries if delivery.collapse_key]
-        wakes = [delivery for delivery in deliveries if delivery.kind is Kind.SYNC]
+        wakes = [delivery for delivery in deliveries if delivery.wakes]
         if not capped and not wakes and not keyed:
             return {}
         async with self._database.transaction() as conn:
@@ -82,7 +82,7 @@ class Screening:
         return held
 
     def _most_a_day(self, delivery: ClaimedDelivery) -> int | None:
-        if not delivery.content.visible or delivery.muted or delivery.critical:
+        if not delivery.content.visible or delivery.critical:
             return None
         if delivery.max_per_day is not None:
             return delivery.max_per_day

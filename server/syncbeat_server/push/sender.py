@@ -67,6 +67,7 @@ class Sender:
         return policy.conclude(delivery, outcome, self._rule, self._dice, channel.gate.share)
 
     async def _message(self, delivery: ClaimedDelivery, channel: Channel) -> Message | None:
+        # Of a muted type only a silent wake-up comes here, which is to stay silent.
         content = Content(data=delivery.content.data) if delivery.muted else delivery.content
         try:
             told = in_locale(content, channel.templates, delivery.locale)

@@ -8,7 +8,6 @@ from datetime import datetime
 import orjson
 
 from syncbeat_server.push.model import (
-    NOW_S,
     Content,
     Delivery,
     DeliveryFilter,
@@ -18,52 +17,19 @@ from syncbeat_server.push.model import (
     NewNotification,
     Notification,
     Reason,
-    Target,
     content_fields,
 )
+from syncbeat_server.push.targets import TARGETED, columns
+from syncbeat_server.push.windows import FREE
 from syncbeat_server.storage.postgres import Connection, Row
 
-# One statement, because a window is opened, or found open, with the delivery that does it. Its parts:
-#   call     the notifications, numbered in the order they came
-#   wanted   their targets
-#   member   their users, a scope's among them
-#   target   the devices these come to, each once a call and scope
+# One statement, because a window is opened, or found open, with the delivery that does it. Its parts after the targets:
 #   claim    the dedupe windows of those devices, opened or found open
 #   verdict  what that makes of each device's delivery
 #   written  the deliveries
 # What is left to write of a notification whose targets are expanded later comes here page by page.
-_INSERT_DELIVERIES = """
-WITH call AS (
-    SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::bool[], $6::smallint[],
-                         $7::float8[], $8::text[], $9::text[], $18::timestamptz[], $19::bool[]) WITH ORDINALITY
-        AS k (app_id, notification_id, dedupe_key, window_s, trails, priority, ttl_s, mutable_type, collapse_key,
-              was_due_at, called_off, i)
-), wanted AS (
-    SELECT * FROM unnest($10::int[], $11::text[], $12::text[], $13::text[], $14::text[], $15::bigint[],
-                         $16::text[], $17::text[])
-        AS t (i, user_id, device_id, scope, epoch, sequence, exclude_user_id, exclude_device_id)
-), member AS (
-    SELECT * FROM wanted WHERE user_id IS NOT NULL
-    UNION ALL
-    SELECT w.i, m.user_id, w.device_id, w.scope, w.epoch, w.sequence, w.exclude_user_id, w.exclude_device_id
-    FROM wanted w JOIN call USING (i) JOIN scope_members m ON m.app_id = call.app_id AND m.scope = w.scope
-    WHERE w.user_id IS NULL
-), target AS (
-    SELECT DISTINCT ON (call.i, d.user_id, d.device_id, coalesce(w.scope, ''))
-           call.*, d.user_id, d.device_id, coalesce(w.scope, '') AS scope, w.epoch, w.sequence,
-           CASE WHEN d.token_state NOT IN ('ACTIVE', 'STALE') THEN 'NO_TOKEN'
-                WHEN call.mutable_type <> '' AND EXISTS (
-                    SELECT 1 FROM preferences p WHERE (p.app_id, p.user_id) = (d.app_id, d.user_id)
-                                                  AND call.mutable_type = ANY(p.muted_types)) THEN 'MUTED'
-                ELSE '' END AS barred
-    FROM member w JOIN call USING (i)
-    JOIN devices d ON d.app_id = call.app_id AND d.user_id = w.user_id
-                  AND (w.device_id IS NULL OR d.device_id = w.device_id)
-    WHERE NOT EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
-                                             AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL)
-      AND d.user_id IS DISTINCT FROM w.exclude_user_id
-      AND d.device_id IS DISTINCT FROM w.exclude_device_id
-), claim AS (
+_INSERT_DELIVERIES = f"""{TARGETED}
+, claim AS (
     -- Several calls for one window in this batch count as if they came one by one: the first may open it, the second
     -- may trail, and what the window keeps is the last one's.
     INSERT INTO dedupe_windows AS w (app_id, user_id, device_id, dedupe_key, scope, trails, opened_by, trailed_by,
@@ -79,12 +45,10 @@ WITH call AS (
                     ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
     ORDER BY app_id, user_id, device_id, dedupe_key, scope, i
     ON CONFLICT (app_id, user_id, device_id, dedupe_key, scope) DO UPDATE SET
-        opened_by = CASE WHEN w.window_until <= syncbeat_now() AND w.trailed_by IS NULL
-                         THEN excluded.opened_by ELSE w.opened_by END,
-        trailed_by = CASE WHEN w.window_until <= syncbeat_now() AND w.trailed_by IS NULL THEN excluded.trailed_by
+        opened_by = CASE WHEN {FREE} THEN excluded.opened_by ELSE w.opened_by END,
+        trailed_by = CASE WHEN {FREE} THEN excluded.trailed_by
                           WHEN w.trails THEN coalesce(w.trailed_by, excluded.opened_by) END,
-        window_until = CASE WHEN w.window_until <= syncbeat_now() AND w.trailed_by IS NULL
-                            THEN excluded.window_until ELSE w.window_until END,
+        window_until = CASE WHEN {FREE} THEN excluded.window_until ELSE w.window_until END,
         duration = excluded.duration, epoch = excluded.epoch, sequence = excluded.sequence
     RETURNING app_id, user_id, device_id, dedupe_key, scope, opened_by, trailed_by, window_until
 ), verdict AS (
@@ -109,7 +73,7 @@ WITH call AS (
     RETURNING notification_id, state, reason
 )
 SELECT notification_id, state, reason, count(*) AS n FROM written GROUP BY 1, 2, 3
-"""
+"""  # noqa: S608  # constants
 
 
 async def insert_notifications(
@@ -152,25 +116,18 @@ async def insert_notifications(
 
 async def insert_deliveries(
     conn: Connection, notifications: Sequence[NewNotification]
-) -> dict[str, dict[tuple[DeliveryState, Reason], int]]:
+) -> dict[str, Mapping[tuple[DeliveryState, Reason], int]]:
     """Write a delivery for every device that a notification targets; counts by (state, reason) of each notification.
 
     A dedupe window is opened, or found open, per (device, dedupe key) in the same statement. Who finds one open is
     suppressed; of sync triggers the first suppressed one trails: it is due when the window ends, and those that come
     after it only move its cursor.
     """
-    targets = [(index, target) for index, n in enumerate(notifications) for target in n.targets]
-    rows = await conn.fetch(
-        _INSERT_DELIVERIES,
-        *_call_columns(notifications),
-        *_target_columns(targets),
-        [n.due_at for n in notifications],
-        [n.called_off for n in notifications],
-    )
+    rows = await conn.fetch(_INSERT_DELIVERIES, *columns(notifications))
     counts: dict[str, dict[tuple[DeliveryState, Reason], int]] = {n.notification_id: {} for n in notifications}
     for row in rows:
         counts[str(row["notification_id"])][DeliveryState(row["state"]), Reason(row["reason"])] = row["n"]
-    return counts
+    return {**counts}
 
 
 async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str | None, reason: Reason) -> None:
@@ -307,39 +264,4 @@ def _delivery(row: Row) -> Delivery:
         received_at=row["received_at"],
         opened_at=row["opened_at"],
         ambiguous=row["ambiguous"],
-    )
-
-
-def _call_columns(notifications: Sequence[NewNotification]) -> tuple[list[object], ...]:
-    return (
-        [n.app_id for n in notifications],
-        [n.notification_id for n in notifications],
-        [_window_key(n) for n in notifications],
-        [n.dedupe_window_s for n in notifications],
-        [n.kind is Kind.SYNC for n in notifications],
-        [int(n.lane) for n in notifications],
-        [n.ttl_s or NOW_S for n in notifications],
-        # Of a wake-up only what it shows is muted, which the worker leaves out.
-        ["" if n.critical or n.kind is Kind.SYNC else n.type for n in notifications],
-        [n.collapse_key for n in notifications],
-    )
-
-
-def _window_key(notification: NewNotification) -> str:
-    # By kind, or a message could be held off by a wake-up whose key happens to be the same.
-    if not notification.dedupe_key or notification.dedupe_window_s <= 0:
-        return ""
-    return f"{notification.kind}:{notification.dedupe_key}"
-
-
-def _target_columns(targets: Sequence[tuple[int, Target]]) -> tuple[list[object], ...]:
-    return (
-        [index + 1 for index, _ in targets],
-        [target.user_id for _, target in targets],
-        [target.device_id for _, target in targets],
-        [target.scope for _, target in targets],
-        [target.epoch for _, target in targets],
-        [target.sequence for _, target in targets],
-        [target.exclude_user_id for _, target in targets],
-        [target.exclude_device_id for _, target in targets],
     )

@@ -33,7 +33,7 @@ SELECT due.answer_by, due.app_id, due.delivery_id, due.user_id, due.device_id, d
        EXISTS (SELECT 1 FROM deliveries newer
                WHERE (newer.app_id, newer.user_id, newer.device_id)
                    = (due.app_id, due.user_id, due.device_id)
-                 AND newer.delivery_id > due.delivery_id AND newer.scope = due.scope
+                 AND newer.delivery_id > due.delivery_id AND newer.scope = due.scope AND newer.cursors IS NULL
                  AND newer.state IN ('IN_FLIGHT', 'SENT', 'RECEIVED', 'OPENED')
                  AND (newer.epoch <> due.epoch OR newer.sequence >= due.sequence)) AS superseded,
        coalesce(v.reach_answered * decay.left, 0) AS answered,

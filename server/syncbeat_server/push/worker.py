@@ -18,7 +18,7 @@ from functools import partial
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.push import policy, queue, unanswered, upkeep
-from syncbeat_server.push.accept import expand
+from syncbeat_server.push.accept import close_windows, expand
 from syncbeat_server.push.channel import Channel
 from syncbeat_server.push.frontier import Frontier
 from syncbeat_server.push.model import ClaimedDelivery, Lane, Reason
@@ -186,8 +186,8 @@ class DeliveryWorker:
         reach = self._frontier.begin()
         async with self._database.transaction() as conn:
             found = await queue.claim(conn, lease_token, self._rule.lease_s, room, partial(self._frontier.place, reach))
-            if found.keys:
-                await queue.close_trailed_windows(conn, lease_token, found.keys)
+            if found.trailing:
+                await close_windows(conn, lease_token, found.trailing)
             deliveries = await queue.claimed(conn, lease_token, found.keys) if found.keys else []
         self._walked(room, found)
         self._frontier.end(reach)

@@ -29,6 +29,11 @@ MAX_CONTENT_BYTES = 3_072
 _QUOTES = len('""')
 _ENTRY_BYTES = len('"":"",')
 
+# FCM's own, from its reference of `data` and what it refuses, and those that every delivery of ours carries.
+_RESERVED = frozenset({"from", "message_type", "gcm", "collapse_key", "delivery_id", "ack_token", "syncbeat"})
+_RESERVED_BEGINNINGS = ("google.", "gcm.")
+RESERVED_OF_TRIGGER = _RESERVED | {"type", "scope", "epoch", "sequence", "other_scopes"}
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 E = TypeVar("E", bound=Enum)
@@ -146,7 +151,11 @@ class Templates(Protocol):
 
 
 def content(
-    given: core_pb2.Notification, path: str, templates: Mapping[str, Template], faults: list[FieldViolation]
+    given: core_pb2.Notification,
+    path: str,
+    templates: Mapping[str, Template],
+    faults: list[FieldViolation],
+    reserved: frozenset[str] = _RESERVED,
 ) -> Content:
     """What a notification shows.
 
@@ -176,7 +185,11 @@ def content(
     faults += wrong or _size_faults(told, path)
     if shown.image_url or shown.click_action or shown.badge is not None:
         faults += _link_faults(shown, path)
-    faults += [FieldViolation(f'{path}.data["{name}"]', "a reserved name") for name in sorted(shown.data) if _own(name)]
+    faults += [
+        FieldViolation(f'{path}.data["{name}"]', "a reserved name")
+        for name in sorted(shown.data)
+        if name in reserved or name.startswith(_RESERVED_BEGINNINGS)
+    ]
     return shown
 
 
@@ -220,9 +233,3 @@ def _size(shown: Content) -> int:
     for name, value in data.items():
         texts += (name, value)
     return sum(len(orjson.dumps(text)) - _QUOTES for text in texts if text) + len(data) * _ENTRY_BYTES
-
-
-def _own(name: str) -> bool:
-    # FCM's own, from its reference of `data`, and those that every delivery of ours carries.
-    ours = ("from", "message_type", "delivery_id", "ack_token", "syncbeat")
-    return name in ours or name.startswith(("google.", "gcm."))

@@ -16,6 +16,7 @@ from syncbeat_server.push.templates import Template
 from syncbeat_server.rpc.call import Call
 from syncbeat_server.rpc.convert import (
     DEFAULT_PAGE_SIZE,
+    RESERVED_OF_TRIGGER,
     Templates,
     content,
     content_hash,
@@ -52,6 +53,7 @@ from syncbeat_server.sync.service import SyncService
 from syncbeat_server.sync.watch import HintStreams, WatchRequest
 
 _SILENT_WINDOW_S, _SHOWN_WINDOW_S = 30.0, 300.0
+_LEAST_USER_WINDOW_S = 10.0
 _MAX_PUBLISH_BYTES = 1 << 20
 _PRIORITIES = {priority: pb.Priority.Value(f"PRIORITY_{priority}") for priority in Priority}
 
@@ -123,16 +125,17 @@ class SyncServicer:
         """Write changes and wake who they concern."""
         app_id = call.app(request.app_id)
         by_user = call.is_user or bool(request.user_id)
-        trigger = _trigger(request.trigger, self._templates(app_id)) if request.HasField("trigger") else None
-        if by_user and request.trigger.HasField("notification"):
-            raise AccessDenied("only a service may show a notification; a user's trigger is silent")
+        user_id = call.user(request.user_id) if by_user else None
+        trigger = None
+        if request.HasField("trigger"):
+            trigger = _trigger(request.trigger, self._templates(app_id), user_id)
         published = await self._publisher.publish(
             Publish(
                 app_id=app_id,
                 caller=call.caller,
                 changes=_new_changes(request),
                 trigger=trigger,
-                user_id=call.user(request.user_id) if by_user else None,
+                user_id=user_id,
                 request_id=request.request_id,
                 content_hash=content_hash(request),
             )
@@ -266,19 +269,25 @@ def _new_changes(request: pb.PublishChangesRequest) -> tuple[NewChange, ...]:
     return tuple(changes)
 
 
-def _trigger(given: core_pb2.SyncTrigger, templates: Mapping[str, Template]) -> Trigger:
+def _trigger(given: core_pb2.SyncTrigger, templates: Mapping[str, Template], user_id: str | None) -> Trigger:
+    """Whom to wake; with a `user_id`, in that user's name, so that it spends no more than its own."""
     faults: list[FieldViolation] = []
-    shown = content(given.notification, "trigger.notification", templates, faults)
+    shown = content(given.notification, "trigger.notification", templates, faults, RESERVED_OF_TRIGGER)
     if faults:
         raise InvalidRequest(*faults)
-    default_window = _SHOWN_WINDOW_S if given.HasField("notification") else _SILENT_WINDOW_S
+    if user_id is not None and given.HasField("notification"):
+        raise AccessDenied("only a service may show a notification; a user's trigger is silent")
+    if user_id is not None and given.exclude_user_id not in ("", user_id):
+        raise AccessDenied("a user may leave out itself only")
+    default_window = _SHOWN_WINDOW_S if shown.alerts else _SILENT_WINDOW_S
     window = seconds(given.dedupe_window) if given.HasField("dedupe_window") else default_window
     return Trigger(
         type=given.type,
         exclude_user_id=given.exclude_user_id,
         exclude_device_id=given.exclude_device_id,
         content=shown,
-        dedupe_window_s=window,
+        dedupe_window_s=window if user_id is None else max(window, _LEAST_USER_WINDOW_S),
+        exclude_device_of=user_id,
     )
 
 

@@ -138,12 +138,24 @@ Global___NewChange: _TypeAlias = NewChange  # noqa: Y015
 
 @_typing.final
 class SyncTrigger(_message.Message):
-    """SyncTrigger wakes the devices of the members of the changed scopes. A device with a live stream gets the
-    change there: its push is held for a grace and cancelled when it shows a cursor at or above the change. The
-    others are pushed, at most once per (device, scope, type, window); the last change of a window is pushed at
-    its end if it was never shown. A silent wake-up is sent again 15, 45, 105 and 225 s later, as far as the device's
-    system lets wake-ups through, until the device answers it: by GetHint with its cursors, by ListChanges, or by
-    AcknowledgeDelivery.
+    """SyncTrigger wakes the devices of the members of the changed scopes, or shows them something. A device with a live
+    stream gets the change there: its push is held for a grace and cancelled when it shows cursors at or above the change
+    in all scopes that the push is for.
+
+    A silent wake-up is pushed at most once per (device, scope, type, window); the last change of a window is pushed at
+    its end if it was never shown. It is sent as far as the device's system lets wake-ups through (Android 20 and then
+    one each 3 minutes, iOS 3 an hour); of what users trigger, each scope and each user has half of that, and what others
+    leave. It is sent again 15, 45, 105 and 225 s later, until the device answers it: by GetHint with its cursors, by
+    ListChanges, or by AcknowledgeDelivery.
+    A push service keeps one wake-up of a device that it does not reach. So `data.other_scopes` of each tells of which
+    others the device was woken for that it has not shown: a JSON list of names, or "*" where that has no room; absent
+    for none. A device that is told so calls GetHint with all its cursors.
+
+    What shows something is a notification as SendNotification's: it takes none of the device's wake-ups, quiet hours and
+    the day's maximum hold it for up to a week, and it is sent once. A call is one delivery a device, however many scopes
+    it changes. Of each window the first is shown at once and the latest at the end: at most two. One is shown at once
+    where any of its scopes has no window open, and then opens those of all. Of those that quiet hours hold the latest
+    is kept. To who has muted its type nothing is sent, whereas a silent wake-up cannot be muted.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -158,21 +170,25 @@ class SyncTrigger(_message.Message):
     any other.
     """
     exclude_user_id: _builtins.str
-    """exclude_user_id wakes no device of this user, usually the one who made the change. Empty: nobody is left
-    out.
+    """exclude_user_id wakes no device of this user, usually the one who made the change. A user may name only itself:
+    else PERMISSION_DENIED / ACCESS_DENIED. Empty: nobody is left out.
     """
     exclude_device_id: _builtins.str
-    """exclude_device_id wakes no device with this id, usually the one the change was made on. Empty: none is
-    left out by its id.
+    """exclude_device_id wakes no device with this id, usually the one the change was made on; of a user's trigger, no
+    device of that user with it. Empty: none is left out by its id.
     """
     @_builtins.property
     def notification(self) -> Global___Notification:
-        """notification is what to show. Absent: a silent wake-up. Only a service may set it."""
+        """notification is what to show. Absent, or with nothing but data: a silent wake-up. Only a service may set it, for
+        itself. Beside the names that Notification reserves its data may not have `type`, `scope`, `epoch`, `sequence` and
+        `other_scopes`, which tell of the change.
+        """
 
     @_builtins.property
     def dedupe_window(self) -> _duration_pb2.Duration:
-        """dedupe_window is how long one push holds off the next; at most 30 days. Absent: 30 seconds for a silent
-        wake-up, 5 minutes for one that shows a notification. 0: none is held off.
+        """dedupe_window is how long one push holds off the next; at most 30 days. One that was never sent holds off none.
+        Absent: 30 seconds for a silent wake-up, 5 minutes for one that shows something. 0: none is held off. Of what a
+        user triggers it is 10 seconds at least.
         """
 
     def __init__(
@@ -277,7 +293,10 @@ class Notification(_message.Message):
     """
     @_builtins.property
     def data(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """data goes to the app beside what is shown: at most 64 entries, keys of 128 and values of 2,048 bytes."""
+        """data goes to the app beside what is shown: at most 64 entries, keys of 128 and values of 2,048 bytes. Reserved as
+        keys are `delivery_id`, `ack_token` and `syncbeat`, and by FCM `from`, `gcm`, `collapse_key`, `message_type` and
+        all that begin with `google.` or `gcm.`.
+        """
 
     @_builtins.property
     def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

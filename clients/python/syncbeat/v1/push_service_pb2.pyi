@@ -101,13 +101,17 @@ class _DeliveryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delive
     DELIVERY_REASON_DUPLICATE: _DeliveryReason.ValueType  # 2
     """DELIVERY_REASON_DUPLICATE: the same dedupe_key came within its window."""
     DELIVERY_REASON_MERGED: _DeliveryReason.ValueType  # 3
-    """DELIVERY_REASON_MERGED: a delivery that waits already takes the newest cursor along."""
+    """DELIVERY_REASON_MERGED: a delivery that waits already takes the newest cursor along, or a later one is shown in its
+    place.
+    """
     DELIVERY_REASON_TRAILING: _DeliveryReason.ValueType  # 4
-    """DELIVERY_REASON_TRAILING: it waits for its window to end, for the last change in it."""
+    """DELIVERY_REASON_TRAILING: it waits for its window to end, for the last change in it. Of those that show something
+    each waits, and the last one is shown.
+    """
     DELIVERY_REASON_LIVE_STREAM: _DeliveryReason.ValueType  # 5
     """DELIVERY_REASON_LIVE_STREAM: a live stream of the device brings the change; the push is held for a grace."""
     DELIVERY_REASON_ALREADY_SEEN: _DeliveryReason.ValueType  # 6
-    """DELIVERY_REASON_ALREADY_SEEN: the device has shown a cursor at or above the change."""
+    """DELIVERY_REASON_ALREADY_SEEN: the device has shown a cursor at or above the change, in all its scopes."""
     DELIVERY_REASON_DEVICE_GONE: _DeliveryReason.ValueType  # 7
     """DELIVERY_REASON_DEVICE_GONE: the device was unregistered, or its token moved to another."""
     DELIVERY_REASON_UNREGISTERED: _DeliveryReason.ValueType  # 8
@@ -139,8 +143,8 @@ class _DeliveryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delive
     for the outcome of one that is being sent. What the provider refuses is not counted.
     """
     DELIVERY_REASON_WAKE_BUDGET: _DeliveryReason.ValueType  # 20
-    """DELIVERY_REASON_WAKE_BUDGET: the device's system lets no more wake-ups through now; it waits, and newer ones for
-    the same scope take its place.
+    """DELIVERY_REASON_WAKE_BUDGET: the device's system lets no more wake-ups through now, or none of its scope or user; it
+    waits, and newer ones for the same scope take its place.
     """
     DELIVERY_REASON_REPLACED: _DeliveryReason.ValueType  # 21
     """DELIVERY_REASON_REPLACED: a later notification of its collapse_key was sent to the device before it."""
@@ -155,13 +159,17 @@ DELIVERY_REASON_NO_TOKEN: DeliveryReason.ValueType  # 1
 DELIVERY_REASON_DUPLICATE: DeliveryReason.ValueType  # 2
 """DELIVERY_REASON_DUPLICATE: the same dedupe_key came within its window."""
 DELIVERY_REASON_MERGED: DeliveryReason.ValueType  # 3
-"""DELIVERY_REASON_MERGED: a delivery that waits already takes the newest cursor along."""
+"""DELIVERY_REASON_MERGED: a delivery that waits already takes the newest cursor along, or a later one is shown in its
+place.
+"""
 DELIVERY_REASON_TRAILING: DeliveryReason.ValueType  # 4
-"""DELIVERY_REASON_TRAILING: it waits for its window to end, for the last change in it."""
+"""DELIVERY_REASON_TRAILING: it waits for its window to end, for the last change in it. Of those that show something
+each waits, and the last one is shown.
+"""
 DELIVERY_REASON_LIVE_STREAM: DeliveryReason.ValueType  # 5
 """DELIVERY_REASON_LIVE_STREAM: a live stream of the device brings the change; the push is held for a grace."""
 DELIVERY_REASON_ALREADY_SEEN: DeliveryReason.ValueType  # 6
-"""DELIVERY_REASON_ALREADY_SEEN: the device has shown a cursor at or above the change."""
+"""DELIVERY_REASON_ALREADY_SEEN: the device has shown a cursor at or above the change, in all its scopes."""
 DELIVERY_REASON_DEVICE_GONE: DeliveryReason.ValueType  # 7
 """DELIVERY_REASON_DEVICE_GONE: the device was unregistered, or its token moved to another."""
 DELIVERY_REASON_UNREGISTERED: DeliveryReason.ValueType  # 8
@@ -193,8 +201,8 @@ DELIVERY_REASON_DAILY_MAXIMUM: DeliveryReason.ValueType  # 19
 for the outcome of one that is being sent. What the provider refuses is not counted.
 """
 DELIVERY_REASON_WAKE_BUDGET: DeliveryReason.ValueType  # 20
-"""DELIVERY_REASON_WAKE_BUDGET: the device's system lets no more wake-ups through now; it waits, and newer ones for
-the same scope take its place.
+"""DELIVERY_REASON_WAKE_BUDGET: the device's system lets no more wake-ups through now, or none of its scope or user; it
+waits, and newer ones for the same scope take its place.
 """
 DELIVERY_REASON_REPLACED: DeliveryReason.ValueType  # 21
 """DELIVERY_REASON_REPLACED: a later notification of its collapse_key was sent to the device before it."""
@@ -279,7 +287,7 @@ class Delivery(_message.Message):
     device_id: _builtins.str
     """device_id is the device it goes to."""
     scope: _builtins.str
-    """scope is what it wakes the device for. Empty for a message."""
+    """scope is what it wakes the device for, one of them where a trigger shows something for several. Empty for a message."""
     state: Global___DeliveryState.ValueType
     """state is where it is."""
     reason: Global___DeliveryReason.ValueType
@@ -436,7 +444,8 @@ class SendNotificationRequest(_message.Message):
     """type says what kind of notification it is, for users who mute some. Empty: none, which cannot be muted."""
     dedupe_key: _builtins.str
     """dedupe_key lets at most one notification with this key through to each device within dedupe_window; the
-    others are SUPPRESSED. Empty: never a duplicate.
+    others are SUPPRESSED. One that ends without having been sent holds off no other. One that is scheduled holds off
+    others, and is held off by them, from when it is due. Empty: never a duplicate.
     """
     collapse_key: _builtins.str
     """collapse_key makes a later notification replace an earlier one of the same key on the screen of a device, and in the

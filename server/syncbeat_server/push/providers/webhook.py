@@ -92,6 +92,7 @@ def _body(message: Message) -> bytes:
             "collapse_key": delivery.collapse_key,
             "type": delivery.type,
             "cursor": {"scope": delivery.scope, "epoch": delivery.epoch, "sequence": delivery.sequence},
+            "other_scopes": delivery.other_scopes,
             "content": content,
         }
     )

@@ -18,19 +18,22 @@ from typing import Any
 import orjson
 from firebase_admin import messaging
 
-from syncbeat_server.push.model import ClaimedDelivery, Content, Kind, Lane
+from syncbeat_server.push.model import MOST_OTHER_SCOPES, ClaimedDelivery, Content, Kind, Lane
 from syncbeat_server.push.providers import Message
 
 _MAX_TTL_S = 2_419_200  # four weeks, FCM's own limit
 _SYNC_COLLAPSE_KEY = "sync"
 _MAX_COLLAPSE_ID = 64
 _FORMS = 1_000
+_BARE = Content()
+_MOST_OTHERS_BYTES = 1_024
+_ALL_SCOPES = "*"
 
 # Unguessable, so that no content can hold one.
 _MARK = secrets.token_hex(8)
 _TOKEN, _DELIVERY, _ACK, _TTL, _EXPIRY = (f"{_MARK}{part}{_MARK}" for part in "tdaxe")
-_SCOPE, _EPOCH, _SEQUENCE = (f"{_MARK}{part}{_MARK}" for part in "oqs")
-_SPLIT = re.compile(f"({_MARK}[tdaxeoqs]{_MARK})")
+_SCOPE, _EPOCH, _SEQUENCE, _OTHERS = (f"{_MARK}{part}{_MARK}" for part in "oqsr")
+_SPLIT = re.compile(f"({_MARK}[tdaxeoqsr]{_MARK})")
 
 
 class Encoder:
@@ -60,6 +63,7 @@ class Encoder:
             _SCOPE: delivery.scope,
             _EPOCH: delivery.epoch,
             _SEQUENCE: str(delivery.sequence),
+            _OTHERS: _other_scopes(delivery, message.content),
         }
         pieces = self._form(message).copy()
         for index in range(1, len(pieces), 2):
@@ -69,7 +73,8 @@ class Encoder:
     def _form(self, message: Message) -> list[str]:
         delivery, content = message.delivery, message.content
         # By content, not by notification: what is silent, or told in one locale, is the same for many.
-        key = (delivery.kind, delivery.type, delivery.collapse_key, delivery.lane, orjson.dumps(content))
+        others = bool(delivery.other_scopes)
+        key = (delivery.kind, delivery.type, delivery.collapse_key, delivery.lane, others, orjson.dumps(content))
         form = self._forms.get(key)
         if form is None:
             form = self._forms[key] = _SPLIT.split(_form_text(delivery, content))
@@ -111,12 +116,21 @@ def _data(delivery: ClaimedDelivery, content: Content) -> dict[str, str]:
             "epoch": _EPOCH,
             "sequence": _SEQUENCE,
         }
+    if delivery.other_scopes:
+        own["other_scopes"] = _OTHERS
     # Where a platform has no field for it. An Android app takes its badge away, or opens a URL, by these.
     if content.link:
         own["click_action"] = content.link
     if content.badge_alone:
         own["badge"] = str(content.badge)
     return {**content.data, **own}
+
+
+def _other_scopes(delivery: ClaimedDelivery, content: Content) -> str:
+    """What else the device should look at: names as a JSON list, '*' where that has no room."""
+    names = orjson.dumps(delivery.other_scopes).decode()
+    fits = len(delivery.other_scopes) <= MOST_OTHER_SCOPES and len(orjson.dumps(names)) <= _MOST_OTHERS_BYTES
+    return names if fits and content == _BARE else _ALL_SCOPES
 
 
 def _notification(content: Content) -> messaging.Notification:
@@ -126,7 +140,9 @@ def _notification(content: Content) -> messaging.Notification:
 
 
 def _android(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> messaging.AndroidConfig:
-    collapse_key = delivery.collapse_key or (_SYNC_COLLAPSE_KEY if delivery.kind is Kind.SYNC else None)
+    # One for all wake-ups, which tell of each other's scopes: FCM keeps four of a device, and messages have theirs.
+    wakes = delivery.kind is Kind.SYNC and not content.alerts
+    collapse_key = delivery.collapse_key or (_SYNC_COLLAPSE_KEY if wakes else None)
     notification = messaging.AndroidNotification(
         tag=delivery.collapse_key or _DELIVERY,
         sound=content.sound or None,

@@ -157,6 +157,7 @@ async def test_scheduled_ones_and_one_for_now_hold_each_other_off_from_when_they
     now = once()
     for one in scheduled:
         await accept(ready, one)
+        await clock.advance(1)
     moments = sorted({*due_s, shown_s})
     for moment in moments:
         await clock.advance(moment - (clock.now() - begins).total_seconds())

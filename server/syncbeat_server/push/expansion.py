@@ -115,7 +115,7 @@ async def _due_jobs(conn: Connection, app_ids: Sequence[str], size: str, limit: 
     return await conn.fetch(
         f"""{_JOB}
             WHERE e.app_id = ANY($1::text[]) AND e.due_at <= syncbeat_now() AND e.expected {size} {AT_ONCE}
-            ORDER BY e.due_at, e.notification_id LIMIT $2
+            ORDER BY e.due_at, e.created_at LIMIT $2
             FOR UPDATE OF e SKIP LOCKED FOR NO KEY UPDATE OF n SKIP LOCKED""",
         list(app_ids),
         limit,

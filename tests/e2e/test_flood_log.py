@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from syncbeat.v1 import directory_service_pb2
 from syncbeat_server.auth.model import Issuer, KeyRow
@@ -45,9 +46,10 @@ async def test_floods_of_bad_calls_write_few_lines(database_urls: DatabaseUrls, 
             except grpc.aio.AioRpcError as error:
                 codes.add((path, error.code()))
 
+        key = ec.generate_private_key(ec.SECP256R1())
         request = directory_service_pb2.ListDevicesRequest().SerializeToString()
         for number in range(CALLS):
-            row = KeyRow(Issuer("default", "away", uuid_subjects=False), f"kid{number}", "HS256", "k" * 32)
+            row = KeyRow(Issuer("default", "away", uuid_subjects=False), f"kid{number}", "ES256", key)
             token = mint(row, f"user-{number}", datetime.now(UTC), timedelta(hours=1))
             await asyncio.gather(
                 call(LIST_DEVICES, request, token),

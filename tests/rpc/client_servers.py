@@ -166,9 +166,10 @@ def environment(urls: DatabaseUrls, redis_url: str, port: int) -> dict[str, str]
 
 
 @asynccontextmanager
-async def real_server(urls: DatabaseUrls, redis_url: str, port: int = 0) -> AsyncIterator[str]:
-    """A real server in this process, drained at the end of the block; its address."""
-    settings = load_settings(environment(urls, redis_url, port), env_file=None)
+async def real_server(urls: DatabaseUrls, redis_url: str, port: int = 0, **variables: str) -> AsyncIterator[str]:
+    """A real server in this process, drained at the end of the block; its address. `variables` are more settings."""
+    given = {f"SYNCBEAT_{name}": value for name, value in variables.items()}
+    settings = load_settings({**environment(urls, redis_url, port), **given}, env_file=None)
     stop = asyncio.Event()
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     async with asyncio.timeout(WAIT_S) as limit, asyncio.TaskGroup() as group:

@@ -286,7 +286,7 @@ async def test_a_thousand_streams_and_calls_of_one_client_on_a_real_server(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with (
-        real_server(database_urls, redis_url) as address,
+        real_server(database_urls, redis_url, STREAMS_PER_USER="2000") as address,
         client_of(address, token=user_token("ann")) as client,
     ):
         calls = [client.sync.WatchHints(pb.WatchHintsRequest()) for _ in range(1_005)]

@@ -50,7 +50,7 @@ class House:
 
     database: Database
     clock: FakeClock
-    hub: Hub = field(default_factory=Hub)
+    hub: Hub = field(default_factory=lambda: Hub(most_of_user=100, most_of_device=100))
 
     def __post_init__(self) -> None:
         self.refuses = Refuses(self.database)

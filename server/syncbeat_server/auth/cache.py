@@ -52,6 +52,14 @@ class TokenCache:
         self._misses += 1
         return None
 
+    def has(self, digest: bytes) -> bool:
+        """Whether `find` would find it, which is not counted."""
+        entry = self._entries.get(digest)
+        if entry is None:
+            return False
+        now = self._clock.monotonic()
+        return entry.until > now and entry.standing.until > now
+
     def keep(self, digest: bytes, principal: Principal, token: VerifiedToken, standing: KeptStanding) -> None:
         """Remember a token that is good, for a minute, but not beyond its own end."""
         left = (token.expires_at + token.issuer.leeway - self._clock.now()).total_seconds()

@@ -47,6 +47,10 @@ class Authenticator:
         """The caller who shows a token, if it is known here without asking anybody."""
         return self._known.holders.get(bearer.digest) or self._cache.find(bearer.digest)
 
+    def knows(self, bearer: Bearer) -> bool:
+        """Whether `cached` knows it now, which counts as no look of a call."""
+        return bearer.digest in self._known.holders or self._cache.has(bearer.digest)
+
     def at_once(self, bearer: Bearer) -> Principal | VerifiedToken | None:
         """The caller who shows a token that `cached` does not know, where nobody has to be asked.
 

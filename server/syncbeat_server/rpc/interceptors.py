@@ -68,23 +68,21 @@ class Doorkeeper(Protocol):
 
     def cached(self, bearer: Bearer) -> Principal | None:
         """The caller, if it is known without asking anybody."""
-        ...
+
+    def knows(self, bearer: Bearer) -> bool:
+        """Whether `cached` does."""
 
     def at_once(self, bearer: Bearer) -> Principal | VerifiedToken | None:
         """The caller, checked without asking anybody, or as far as that goes."""
-        ...
 
     async def authenticate(self, bearer: Bearer, token: VerifiedToken | None = None, address: str = "") -> Principal:
         """The caller at `address`, checked; `token` is what `at_once` came to."""
-        ...
 
     def certified(self, names: Sequence[str]) -> Principal:
         """The service whose client certificate has these names."""
-        ...
 
     async def recheck(self, principal: Principal, *, fresh: bool = True) -> None:
         """Raises when a caller whose call goes on is no longer let in."""
-        ...
 
 
 class CallObserver(Protocol):
@@ -92,11 +90,10 @@ class CallObserver(Protocol):
 
     def counter(self, service: str, method: str) -> Callable[[str, float], None]:
         """Is told of each call of a method that ended: its code, and the seconds that it took."""
-        ...
 
 
 class Unknown(NamedTuple):
-    """What a caller shows about which somebody has to be asked; its token, if found genuine already; its address."""
+    """What a caller shows about whom somebody has to be asked; its token, if found genuine already; its address."""
 
     bearer: Bearer
     token: VerifiedToken | None
@@ -182,7 +179,7 @@ class _Method:
             if not around.authorization:
                 return bool(self.stack.door.certified(certificate_names(around.context)))
             around.bearer = bearer_of(around.authorization)
-            return self.stack.door.cached(around.bearer) is not None
+            return self.stack.door.knows(around.bearer)
         except SyncbeatError:
             return False  # which is told once its request is there
 

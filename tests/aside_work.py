@@ -12,7 +12,7 @@ def pid() -> int:
 
 
 def niceness() -> int:
-    """How far it is behind others."""
+    """Return its niceness: how far it is behind others."""
     return os.nice(0)
 
 

@@ -129,7 +129,7 @@ def no_secret_is_logged() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What a run can be told.
+    """Add the options of a run.
 
     With a pooler the service's login goes through it: `make prove` runs the tests of storage and RPCs that way too.
     """

@@ -14,7 +14,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 NOW = 1_764_446_400
-"""When all of them were issued."""
+"""The time at which all of them were issued."""
 UUID = "1f0c7a52-6f6c-4d3e-9d6b-0f3f3f6f9a10"
 SECRET = "the-legacy-secret-of-a-project-of-ours"
 _LOGOUT: dict[str, Any] = {"http://schemas.openid.net/event/backchannel-logout": {}}

@@ -20,7 +20,7 @@ USUAL_WINDOW = 65_535
 
 @dataclass
 class Answer:
-    """What came back on a stream. `ended`: it came to an end; `reset`: with this code of RST_STREAM."""
+    """The answer on a stream. `ended`: it came to an end; `reset`: with this code of RST_STREAM."""
 
     headers: dict[str, str] = field(default_factory=dict)
     data: bytes = b""
@@ -29,7 +29,7 @@ class Answer:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more comes."""
+        """True once nothing more comes."""
         return self.ended or self.reset is not None
 
     @property

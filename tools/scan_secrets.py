@@ -32,7 +32,7 @@ class ScanError(Exception):
 
 
 class Known(NamedTuple):
-    """What identifies a finding: the rule, the path and the SHA-256 of the text."""
+    """The identity of a finding: the rule, the path and the SHA-256 of the text."""
 
     rule: str
     path: str
@@ -91,7 +91,7 @@ def commit_tree(root: Path, repository: Path) -> str:
 
 
 def git_path(root: Path, name: str) -> str:
-    """Where git keeps something of `root`, which may be a worktree."""
+    """Return the path where git keeps something of `root`, which may be a worktree."""
     return run(["git", "rev-parse", "--path-format=absolute", "--git-path", name], root)
 
 
@@ -122,7 +122,7 @@ def findings(repository: Path, tip: str) -> Iterator[Finding]:
 
 
 def finding(rule: str, told: dict[str, object]) -> Finding:
-    """What Kingfisher tells of one."""
+    """Convert one of Kingfisher's findings."""
     path, text, line, metadata = (told[name] for name in ("path", "snippet", "line", "git_metadata"))
     if not isinstance(line, int) or not isinstance(metadata, dict):
         raise ScanError("Kingfisher tells no commit or line of a finding")

@@ -21,7 +21,7 @@ def address(number: int) -> str:
 
 
 async def wait_s(store: JwksStore, kid: str, of: str = "") -> float:
-    """How long who brings this kid is told to wait."""
+    """Return the wait that the bearer of this kid is told."""
     with pytest.raises(DependencyDown) as raised:
         await store.find(kid, "ES256", of)
     return raised.value.retry_after_s

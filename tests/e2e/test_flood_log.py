@@ -1,4 +1,4 @@
-"""What a server writes while callers do wrong, or their issuer is away: a few lines, however often they call."""
+"""Bounds the log of a server whose callers do wrong, or whose issuer is away, however often they call."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Who names a folder of vectors wants those, and not half an hour of other proofs."""
+    """Select the vectors where a folder of them is named, and not half an hour of other proofs."""
     if config.getoption("--jose-vectors") is not None:
         items[:] = [item for item in items if item.path.name == "test_jose_vectors.py"]
 

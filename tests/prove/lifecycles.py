@@ -58,7 +58,7 @@ Answer = TypeVar("Answer")
 
 @dataclass
 class Stand:
-    """What is known without asking the service: who holds which token, what users want, what was called back."""
+    """The state known without asking the service: holders of tokens, users' preferences, what was called back."""
 
     holders: dict[str, str] = field(default_factory=dict)  # of a token
     members: set[str] = field(default_factory=set)
@@ -72,7 +72,7 @@ class Stand:
 
 
 FIGURES: Counter[str] = Counter()
-"""What all histories of this run came to."""
+"""The sums over all histories of this run."""
 
 
 class Lifecycles(RuleBasedStateMachine):

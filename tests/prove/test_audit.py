@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(2 * _AUDIT_S)
 
 
 class Audit(NamedTuple):
-    """What came of an audit: vulnerabilities as `package version id`, and why it was not run to its end, if so."""
+    """The result of an audit: vulnerabilities as `package version id`, and the reason if it was not run to its end."""
 
     vulnerable: list[str]
     lacks: str

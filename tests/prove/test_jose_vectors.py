@@ -38,7 +38,7 @@ class Vector:
 
     @property
     def algorithms(self) -> set[str]:
-        """What its keys are for."""
+        """The algorithms of its keys."""
         return {str(key.get("alg", "")) for key in self.keys}
 
 
@@ -63,7 +63,7 @@ def table_of(keys: tuple[Mapping[str, Any], ...]) -> KeyTable:
 
 
 def is_let_in(vector: Vector) -> bool:
-    """Whether header, encoding, key and signature are taken for good."""
+    """Tell if header, encoding, key and signature are taken for good."""
     try:
         table = table_of(vector.keys)
         signed, header, _, signature = parts(vector.token)

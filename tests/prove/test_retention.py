@@ -56,7 +56,7 @@ async def plant(urls: DatabaseUrls) -> None:
 
 
 async def claim_ms(database: Database) -> float:
-    """What a claim of all that waits takes; it is given back."""
+    """Measure a claim of all that waits, in ms, and give it back."""
     lease = str(uuid.uuid4())
     began = time.perf_counter()
     async with database.transaction() as conn:

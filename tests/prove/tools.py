@@ -36,7 +36,7 @@ def reason_missing(name: str) -> str:
 
 
 def proof_programs() -> Path:
-    """Where `patroni`, `etcd`, `pip-audit` and their Python are."""
+    """Return the folder of `patroni`, `etcd`, `pip-audit` and their Python."""
     return _FOLDER / "python" / "bin"
 
 

@@ -1,4 +1,4 @@
-"""What a wake-up tells an app: its scope, and the others whose wake-ups FCM may have dropped for it."""
+"""Tests the payload of a wake-up: its scope, and the others whose wake-ups FCM may have dropped for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller that nobody knows can cost: bytes, fields, requests that do not arrive."""
+"""Bounds the cost of unknown callers: bytes, fields, requests that do not arrive."""
 
 from __future__ import annotations
 

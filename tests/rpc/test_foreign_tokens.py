@@ -105,7 +105,7 @@ async def publisher() -> AsyncIterator[Publisher]:
 
 
 async def retry_after_s(caller: Caller) -> float:
-    """What RetryInfo says."""
+    """Return the delay of RetryInfo."""
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await caller(LIST)
     trailers = dict(raised.value.trailing_metadata() or ())

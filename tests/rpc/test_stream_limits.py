@@ -1,4 +1,4 @@
-"""How many streams a user and a device may have open."""
+"""Bounds the open streams of a user and of a device."""
 
 from __future__ import annotations
 

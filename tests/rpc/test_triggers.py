@@ -1,4 +1,4 @@
-"""What a SyncTrigger may ask for, and in whose name; where it shows something, what callers are told of it."""
+"""Tests what a SyncTrigger may ask for, and in whose name; where it shows something, what callers are told of it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def test_the_window_is_by_what_a_trigger_shows(ready: Server, trigger: dic
 
 @pytest.mark.parametrize("by", ["itself", "a backend in its name"])
 async def test_a_user_leaves_out_nobody_but_itself(ready: Server, by: str) -> None:
-    """Who is left out is not told of the change: another one could be muted that way."""
+    """A device left out is not told of the change: another user could be muted that way."""
     alice, user_id = (ready.user("alice"), "") if by == "itself" else (ready.backend, "alice")
     everybody = {("alice", "phone"), ("alice", "tablet"), ("bob", "phone")}
     for someone in ("bob", "nobody", "Alice"):

@@ -1,4 +1,4 @@
-"""What is shown for changes: one a device and call, the first and the last of a window, and no wake-up is spent."""
+"""Shows alerts for changes: one a device and call, the first and the last of a window, without spending wake-ups."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _sequences = itertools.count(1)
 
 
 def alert(text: str, *scopes: str, **fields: Any) -> NewNotification:
-    """What a trigger that shows something comes to; of the scope 'a' unless others are given."""
+    """Make the notification of a trigger that shows something; of the scope 'a' unless others are given."""
     sequence = fields.pop("sequence", None) or next(_sequences)
     targets = tuple(Target(scope=scope, epoch=EPOCH, sequence=sequence) for scope in scopes or ("a",))
     content = Content(**{"title": text, **fields.pop("content", {})})

@@ -216,7 +216,7 @@ async def test_what_was_cancelled_in_flight_and_lost_with_its_worker_holds_off_n
 
 
 async def test_a_window_holds_off_by_the_scope_that_its_first_was_for(ready: Database) -> None:
-    """That one scope's wake-up was needless tells nothing of another's."""
+    """A needless wake-up of one scope tells nothing of another's."""
     await add_members(ready, "chat", "ann")
     await accept(ready, wake(1, "chat"), wake(1))
     claimed = await claim(ready, str(uuid.uuid4()))

@@ -1,4 +1,4 @@
-"""What of a device's wake-ups users may bring about: nobody spends those of other scopes and of other users."""
+"""Divides a device's wake-ups: nobody spends those of other scopes and of other users."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def by(caller: str, sequence: int, scope: str = "chat") -> NewNotification:
 
 
 async def spent(database: Database) -> Counter[tuple[str, str]]:
-    """How many wake-ups of each scope were sent to each device."""
+    """Count the wake-ups of each scope that were sent to each device."""
     rows = await rows_of(database, "SELECT device_id, scope FROM deliveries WHERE state = 'SENT'")
     return Counter((device, scope) for device, scope in rows)
 

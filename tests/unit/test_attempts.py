@@ -1,4 +1,4 @@
-"""How often a session may be refreshed, and an address bring forged refresh tokens."""
+"""Limits refreshes per session, and forged refresh tokens per address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What claims say beside who a token is of: whom it is for, of what kind it is, and when."""
+"""Tests the claims of a token beside its subject: audience, kind and times."""
 
 from __future__ import annotations
 

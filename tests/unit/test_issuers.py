@@ -34,7 +34,7 @@ def jwks_file(folder: Path, *entries: Any) -> str:
 
 
 async def refused(**variables: str) -> str:
-    """What a start says against these settings, which `check-config` says too."""
+    """Return the objection of a start to these settings, which `check-config` has too."""
     settings = load_settings({f"SYNCBEAT_{name}": value for name, value in variables.items()}, None)
     with pytest.raises(ConfigurationError) as raised:
         known_callers(settings, FakeClock())

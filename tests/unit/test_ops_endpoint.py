@@ -44,7 +44,7 @@ async def connected(port: int) -> AsyncIterator[Streams]:
 
 
 async def is_over(streams: Streams) -> bytes:
-    """What comes until the connection ends."""
+    """Read until the connection ends."""
     with suppress(ConnectionError):
         return await asyncio.wait_for(streams[0].read(), 20)
     return b""

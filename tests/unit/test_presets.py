@@ -23,7 +23,7 @@ each_preset = pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: pres
 
 
 def subject_of(preset: Preset, folder: Path, changes: Any, **more: str) -> str:
-    """Who the preset says a token with these changes is of."""
+    """Return the subject that the preset finds in a token with these changes."""
     file = folder / "jwks.json"
     file.write_text(preset.jwks())
     variables = {"JWT_PROFILE": preset.name, "JWKS_FILE": str(file), **preset.settings, **more}

@@ -40,7 +40,7 @@ def callers(settings: Settings, database: Database, clock: Clock) -> Callers:
 
 
 def known_callers(settings: Settings, clock: Clock) -> Known:
-    """Who may call, as the settings say. What they refuse, a start and `check-config` refuse alike.
+    """Return who may call, as the settings say. A start and `check-config` refuse the same settings.
 
     Raises:
         ConfigurationError: a key, what is said of an issuer, or an allow-list cannot be used.

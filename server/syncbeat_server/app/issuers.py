@@ -1,4 +1,4 @@
-"""Who issues access tokens, and by which keys, from the settings and what is known of such issuers."""
+"""Reads the issuers of access tokens and their keys from the settings and the profiles of known issuers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _configured(app_id: str, given: IssuerSettings) -> ConfiguredIssuer:
 
 
 def issuer_of(app_id: str, given: IssuerSettings) -> Issuer:
-    """What an issuer's tokens must say. Raises ConfigurationError when a setting does not go with its kind."""
+    """Return the rules for an issuer's tokens. Raises ConfigurationError when a setting does not go with its kind."""
     profile = PROFILES.get(given.jwt_profile)
     if profile is None:
         raise ConfigurationError(f"SYNCBEAT_JWT_PROFILE: want one of {', '.join(filter(None, sorted(PROFILES)))}")

@@ -53,7 +53,7 @@ class TokenCache:
         return None
 
     def has(self, digest: bytes) -> bool:
-        """Whether `find` would find it, which is not counted."""
+        """Tell if `find` would find it, without counting a hit or a miss."""
         entry = self._entries.get(digest)
         if entry is None:
             return False

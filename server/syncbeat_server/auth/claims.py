@@ -1,4 +1,4 @@
-"""What the claims of a foreign access token must say beside who it is of: whom it is for, and that it is one. Pure."""
+"""Checks the claims of a foreign access token beside its subject: its audience, and that it is one. Pure."""
 
 from __future__ import annotations
 

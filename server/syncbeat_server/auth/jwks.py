@@ -71,7 +71,7 @@ class JwksStore:
         return row if row is not None and self._is_fresh() else None
 
     def publishes(self, kid: str) -> bool:
-        """Whether a key of this kid is known, whatever its algorithm."""
+        """Tell if a key of this kid is known, of any algorithm."""
         return kid in self._kids
 
     async def find(self, kid: str, algorithm: str, address: str = "") -> KeyRow | None:

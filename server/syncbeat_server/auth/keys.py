@@ -33,7 +33,7 @@ KeyTable = Mapping[tuple[str, str, str], KeyRow]
 
 
 def usual_name(algorithm: str) -> str:
-    """What an algorithm is called here. RFC 9864 names EdDSA with this curve after the curve."""
+    """Return the name used here for an algorithm. RFC 9864 names EdDSA with this curve after the curve."""
     return "EdDSA" if algorithm == "Ed25519" else algorithm
 
 

@@ -14,7 +14,7 @@ ROLE = "authenticated"
 OPTIONAL_CLAIMS = frozenset({"iat", "aud", "role", "session_id"})
 """What an issuer's tokens must say unless it is let do without; `exp`, `iss` and `sub` nobody can do without."""
 ACCESS_TOKEN_TYPES = frozenset({"jwt", "at+jwt"})
-"""What an access token may call itself in its header (`typ`): nothing, which counts as the first, or one of these."""
+"""The kinds (`typ`) that an access token may name in its header; none counts as the first."""
 
 
 class PrincipalKind(StrEnum):

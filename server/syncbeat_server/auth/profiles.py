@@ -1,4 +1,4 @@
-"""What tokens of well-known issuers look like: what they lack, and what tells access tokens from others. Pure.
+"""Describes tokens of well-known issuers: the claims they lack, and the marks of access tokens. Pure.
 
 Taken from the providers' own documents and from tokens as they issue them; docs/tokens.md has the table.
 """

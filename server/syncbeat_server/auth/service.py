@@ -48,7 +48,7 @@ class Authenticator:
         return self._known.holders.get(bearer.digest) or self._cache.find(bearer.digest)
 
     def knows(self, bearer: Bearer) -> bool:
-        """Whether `cached` knows it now, which counts as no look of a call."""
+        """Tell if `cached` knows it now, without counting a look-up."""
         return bearer.digest in self._known.holders or self._cache.has(bearer.digest)
 
     def at_once(self, bearer: Bearer) -> Principal | VerifiedToken | None:
@@ -90,7 +90,7 @@ class Authenticator:
         return next(iter(found.values()))
 
     async def recheck(self, principal: Principal, *, fresh: bool = True) -> None:
-        """Whether a caller is still good whose call goes on, as a stream does. Raises as `authenticate`.
+        """Check that a caller is still good whose call goes on, as a stream does. Raises as `authenticate`.
 
         Without `fresh` what is known here of its standing will do, for the minute that it is kept unless it changes.
         """

@@ -39,7 +39,7 @@ _MAX_COUNTER = 1 << 62
 
 
 class Header(NamedTuple):
-    """What a token's header says: which key's row it asks for, and what kind of token it is, in lower case."""
+    """The header of a token: the row of the key it asks for, and its kind (`typ`) in lower case."""
 
     kid: str
     algorithm: str
@@ -74,7 +74,7 @@ def read(token: str) -> UnverifiedToken:
 
 
 def parts(token: str) -> tuple[bytes, Header, bytes, bytes]:
-    """What of a token is signed, its header, its payload and its signature (RFC 7515, compact serialization).
+    """Split a token into its signed part, header, payload and signature (RFC 7515, compact serialization).
 
     Raises:
         TokenInvalid: it is none, or its header asks for what is not offered.
@@ -92,7 +92,7 @@ def parts(token: str) -> tuple[bytes, Header, bytes, bytes]:
 
 
 def is_genuine(signed: bytes, header: Header, signature: bytes, row: KeyRow) -> bool:
-    """Whether the key of this row has signed that, by the only algorithm it is used for."""
+    """Verify that the key of this row has signed it, by the only algorithm it is used for."""
     return header.algorithm == row.algorithm and ALGORITHMS[row.algorithm].verify(signed, row.key, signature)
 
 

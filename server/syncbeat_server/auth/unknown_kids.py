@@ -20,7 +20,7 @@ class UnknownKid:
 
     @property
     def widely_seen(self) -> bool:
-        """Whether many distinct addresses have asked for it."""
+        """Tell if many distinct addresses have asked for it."""
         return len(self.addresses) >= MANY_ADDRESSES
 
 

@@ -23,7 +23,7 @@ _D = -121665 * pow(121666, -1, _P) % _P
 
 
 def weakness(key: Any) -> str:
-    """What is wrong with a key for RS256, ES256 or EdDSA, private or public; empty: nothing that is known.
+    """Name the weakness of a key for RS256, ES256 or EdDSA, private or public; empty: none is known.
 
     Points of ES256 are checked when they are read.
     """

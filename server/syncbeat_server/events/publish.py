@@ -36,7 +36,7 @@ _ALONE_AT_ONCE = 2
 
 @dataclass(frozen=True)
 class Trigger:
-    """Whom to wake for a publish: every member's device but the excluded ones. No content: a silent wake-up.
+    """The devices to wake for a publish: every member's but the excluded ones. No content: a silent wake-up.
 
     `exclude_device_of` is whose device is excluded; None: everybody's with its id.
     """

@@ -1,4 +1,4 @@
-"""What is read over HTTP: /metrics for Prometheus, /healthz and /readyz for an orchestrator, our sessions' keys.
+"""Serves HTTP: /metrics for Prometheus, /healthz and /readyz for an orchestrator, our sessions' keys.
 
 A connection has one request, so that whatever it does it is over in ten seconds: slow to ask, slow to read, or silent.
 """
@@ -89,7 +89,7 @@ async def _close_after(_request: web.Request, response: web.StreamResponse) -> N
 
 
 def _connections(runner: web.AppRunner) -> Callable[[], web.RequestHandler]:
-    """What makes the protocol of each connection, and ends it."""
+    """Return the factory of connections, which ends the oldest of too many, and each after its time."""
     server, loop = runner.server, asyncio.get_running_loop()
     if server is None:
         raise RuntimeError("the runner has to be set up first")

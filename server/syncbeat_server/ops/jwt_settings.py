@@ -24,21 +24,21 @@ RUNNING = "running"
 
 
 class Subjects(StrEnum):
-    """What an issuer's user ids look like."""
+    """The form of an issuer's user ids."""
 
     UUID = "uuid"
     ANY = "any"
 
 
 class UnknownUsers(StrEnum):
-    """What happens to a good token of a user nobody has heard of."""
+    """The treatment of a good token of a user nobody has heard of."""
 
     ACCEPT = "accept"
     REFUSE = "refuse"
 
 
 class IssuerSettings(BaseModel):
-    """Who issues access tokens of an app's users: its keys, and what its tokens must say.
+    """Settings of the issuer of an app's access tokens: its keys, and the rules for its tokens.
 
     What is empty is as `jwt_profile`, the kind of issuer, has it.
     """

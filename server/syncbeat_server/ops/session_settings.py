@@ -10,7 +10,7 @@ from syncbeat_server.ops.setting_types import OptionalSecret, Secrets, check_sec
 
 
 class SessionSettings(BaseModel):
-    """What all apps' sessions have in common. Lives are in seconds; refreshes are limited per session and minute,
+    """Settings common to all apps' sessions. Lives are in seconds; refreshes are limited per session and minute,
     wrong ones (forged tokens) per address and minute."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

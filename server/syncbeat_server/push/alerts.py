@@ -69,7 +69,7 @@ FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """How a window stands: whether it holds nothing off, until when it does; what opened and what trails it anew.
+    """The state of a window: if it holds nothing off, or until when; its new opener and the one that trails.
 
     `epoch` and `sequence` are what was shown by the one that opened it.
     """

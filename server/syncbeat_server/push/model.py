@@ -73,12 +73,12 @@ class Reason(StrEnum):
 
 
 NOW_S = 10.0
-"""How late what has no time to live may be handed over: as long as one attempt takes at most."""
+"""The latest that a message without time to live may be handed over: as long as one attempt takes at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What to show. All empty for a silent wake-up. A template stands for title and body, told in each locale.
+    """The content to show. All empty for a silent wake-up. A template stands for title and body, told in each locale.
 
     `texts` is what the template came to by locale when it was accepted, as (title, body); it is kept apart.
     """
@@ -107,7 +107,7 @@ class Content:
 
     @property
     def alerts(self) -> bool:
-        """Whether it shows something, and does not only wake the app."""
+        """True for one that shows something, and does not only wake the app."""
         return self.visible or self.badge_alone
 
     @property
@@ -165,7 +165,7 @@ class NewNotification:
 
     @property
     def alerts(self) -> bool:
-        """Whether it shows something for changes: one delivery a device, for all its scopes."""
+        """True for one that shows something for changes: one delivery a device, for all its scopes."""
         return self.kind is Kind.SYNC and self.content.alerts
 
 
@@ -230,7 +230,7 @@ class ClaimedDelivery:
 
     @property
     def wakes(self) -> bool:
-        """Whether it only wakes the app, which its system lets through now and then."""
+        """True for one that only wakes the app, which its system lets through now and then."""
         return self.kind is Kind.SYNC and not self.content.alerts
 
     @property

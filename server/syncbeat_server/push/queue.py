@@ -69,7 +69,7 @@ CLAIM = """
 
 
 class Claim(NamedTuple):
-    """What was leased, the last of each lane, the database's time, and those that waited for their window to end."""
+    """The result of a claim: the leased, the last of each lane, the database's time, and those whose window ended."""
 
     keys: list[DeliveryKey]
     last: dict[AppLane, Place]
@@ -243,7 +243,7 @@ async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
 
 
 async def still_wanted(conn: Connection, delivery: ClaimedDelivery) -> bool:
-    """Whether what was claimed is neither called back nor leased by another meanwhile."""
+    """Tell if a claimed delivery is neither called back nor leased by another meanwhile."""
     return bool(
         await conn.fetchval(
             """SELECT called_back IS NULL FROM deliveries
@@ -256,7 +256,7 @@ async def still_wanted(conn: Connection, delivery: ClaimedDelivery) -> bool:
 
 
 async def texts_as_accepted(conn: Connection, delivery: ClaimedDelivery) -> dict[str, tuple[str, str]]:
-    """What its template came to by locale when it was accepted, as (title, body); nothing if it is of before that was
+    """Read the texts of its template at acceptance by locale, as (title, body); nothing if it is of before that was
     kept."""
     found = await conn.fetchval(
         "SELECT texts FROM notifications WHERE app_id = $1 AND notification_id = $2",

@@ -1,4 +1,4 @@
-"""What of a device's wake-ups those may spend that users bring about. Pure.
+"""Divides a device's wake-ups among the scopes and users that bring them about. Pure.
 
 The app's own backend may spend them all. Of what its users bring about, each scope and each user has a share, so that
 nobody takes away others': half of what comes at once and half of what comes later. What others leave is anybody's.
@@ -19,7 +19,7 @@ _BY_USER = "user:"
 
 @dataclass(frozen=True, slots=True)
 class Purse:
-    """How many wake-ups a device has left, and how many of late were spent by each that has a share."""
+    """The wake-ups a device has left, and those spent of late by each that has a share."""
 
     tokens: float
     spent: Mapping[str, float]

@@ -79,7 +79,7 @@ def in_locale(content: Content, templates: Mapping[str, Template], locale: str) 
 
 
 def as_accepted(content: Content, texts: Mapping[str, tuple[str, str]], locale: str) -> Content:
-    """What a device shows of a template that fits no more: the text of when it was accepted."""
+    """Return the content as it was accepted, for a template that does not fit any more."""
     title, body = texts[locales.nearest(locale, locales.broad_first(texts.keys() - {DEFAULT_LOCALE})) or DEFAULT_LOCALE]
     return replace(content, title=title, body=body, template="", variables={})
 

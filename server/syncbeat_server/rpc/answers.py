@@ -105,7 +105,7 @@ class Answers:
                 one.fault, one.doomed_s = fault, now_s
 
     async def _fault(self, outgoing: Outgoing, now_s: float) -> SyncbeatError | None:
-        """What a stalled call is to end with; None: it goes on."""
+        """Return the error that is to end a stalled call; None: it goes on."""
         if self._draining:
             return Overloaded("this server ends, and the client does not read")
         if outgoing.patience_s is not None and now_s - outgoing.began_s >= outgoing.patience_s:

@@ -11,7 +11,7 @@ DEFAULT_APP = "default"
 
 
 class Call(NamedTuple):
-    """What a servicer method knows beside its request. `address` is told of public methods' callers only."""
+    """The context of a servicer method beside its request. `address` is set for public methods' callers only."""
 
     method: str
     request_id: str

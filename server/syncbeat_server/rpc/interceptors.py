@@ -70,7 +70,7 @@ class Doorkeeper(Protocol):
         """The caller, if it is known without asking anybody."""
 
     def knows(self, bearer: Bearer) -> bool:
-        """Whether `cached` does."""
+        """Tell if `cached` does."""
 
     def at_once(self, bearer: Bearer) -> Principal | VerifiedToken | None:
         """The caller, checked without asking anybody, or as far as that goes."""
@@ -93,7 +93,7 @@ class CallObserver(Protocol):
 
 
 class Unknown(NamedTuple):
-    """What a caller shows about whom somebody has to be asked; its token, if found genuine already; its address."""
+    """The credentials of a caller who has to be asked about; its token, if found genuine already; its address."""
 
     bearer: Bearer
     token: VerifiedToken | None
@@ -149,7 +149,7 @@ class Interceptors:
     def answering(
         self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Unary
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        """What answers a unary call once its request has been read."""
+        """Return the handler of a unary call whose request has been read."""
         around = _Method(self, method, policy)
         handle = _unary(around, behaviour, None)
         return lambda data, context: handle(data, _Around(around, context))
@@ -172,7 +172,7 @@ class _Method:
         self.holds_documents = holds_documents(method.input_type)
 
     def is_known(self, around: _Around) -> bool:
-        """Whether a call is of a caller who is known without asking anybody; all may call a public method."""
+        """Tell if the caller is known without asking anybody; at a public method nobody is."""
         if self.policy.public:
             return False
         try:
@@ -206,7 +206,7 @@ class _Method:
         return Unknown(bearer, found, self.address(around.context))
 
     def address(self, context: Context) -> str:
-        """What stands for the caller in limits."""
+        """Return the address that stands for the caller in limits."""
         trusted = self.stack.trusted_proxies
         return caller_address(context.peer(), forwarded(context.invocation_metadata()) if trusted else (), trusted)
 

@@ -19,7 +19,7 @@ millisecond, of 256 KiB a few hundredths of a second."""
 
 
 def holds_documents(message: Descriptor) -> bool:
-    """Whether a message has JSON documents of its caller in it, at any depth."""
+    """Tell if a message type has JSON documents of its caller in it, at any depth."""
     return _holds_documents(message, set())
 
 
@@ -45,7 +45,7 @@ async def faults_aside(aside: Aside, kind: type[Message], data: bytes) -> list[F
 
 
 def faults_of(module: str, name: str, data: str) -> list[tuple[str, str]]:
-    """What `faults_aside` does elsewhere. A character of `data` is a byte, so that it has a form in JSON."""
+    """Find the faults for `faults_aside`, in the child. A character of `data` is a byte, so that JSON can carry it."""
     kind, validate = _validator(module, name)
     return [(fault.path, fault.description) for fault in validate(kind.FromString(data.encode("latin-1")))]
 

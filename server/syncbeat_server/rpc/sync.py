@@ -270,7 +270,7 @@ def _new_changes(request: pb.PublishChangesRequest) -> tuple[NewChange, ...]:
 
 
 def _trigger(given: core_pb2.SyncTrigger, templates: Mapping[str, Template], user_id: str | None) -> Trigger:
-    """Whom to wake; with a `user_id`, in that user's name, so that it spends no more than its own."""
+    """Return the trigger of a request; with a `user_id`, in that user's name, to spend no more than its own."""
     faults: list[FieldViolation] = []
     shown = content(given.notification, "trigger.notification", templates, faults, RESERVED_OF_TRIGGER)
     if faults:

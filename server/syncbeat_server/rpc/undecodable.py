@@ -13,11 +13,11 @@ from syncbeat_server.errors import FieldViolation
 
 _MAX_FIELDS_LOOKED_AT = 10_000
 MAX_PUBLIC_BYTES, MAX_PUBLIC_FIELDS = 16_384, 64
-"""What a request may have whose caller nobody knows: in the contract that is one token, and an enum."""
+"""The most fields of a request whose caller nobody knows: in the contract that is one token, and an enum."""
 
 
 def fault_of_public(data: bytes) -> str:
-    """What is wrong with a request of a caller who is not known, before it is parsed, in words; empty: nothing."""
+    """Name the fault of a request of an unknown caller, before it is parsed; empty: there is none."""
     if len(data) > MAX_PUBLIC_BYTES:
         return f"at most {MAX_PUBLIC_BYTES} bytes, decompressed"
     try:

@@ -79,7 +79,7 @@ def _is_plain_flag(field: FieldDescriptor) -> bool:
 
 
 def _quick_check(texts: Sequence[FieldDescriptor]) -> Callable[[Any], bool]:
-    """Whether nothing is wrong with the texts of a message, where that is plain to see: short and printable ASCII.
+    """Make a check that passes messages whose texts are plainly right: short and printable ASCII.
 
     Most messages are so, and a function made for the type finds it sooner than a check for each field.
     """

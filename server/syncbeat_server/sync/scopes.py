@@ -30,14 +30,14 @@ class LockedScope(NamedTuple):
 
 
 class Commits(NamedTuple):
-    """How many commits of one scope there were, and how many of them came with a trigger."""
+    """The number of commits of one scope, and of those that came with a trigger."""
 
     made: int
     triggered: int
 
 
 class MovedScope(NamedTuple):
-    """Where a locked scope is after this transaction, which is so many commits."""
+    """The place of a locked scope after this transaction, which is so many commits."""
 
     app_id: str
     scope: str

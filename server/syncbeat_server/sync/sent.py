@@ -9,9 +9,9 @@ from syncbeat_server.sync.model import Change
 from syncbeat_server.sync.shortening import sendable
 
 MAX_OCTETS = 1 << 20
-"""What a value may come to as text, or as PostgreSQL holds it; two constraints of the table see to it."""
+"""The most octets of a value as text, or as PostgreSQL holds it; two constraints of the table see to it."""
 MOST_READ_OCTETS = 32 << 20
-"""What is read of one from before those constraints: more than a value of 1 MiB in PostgreSQL's form can come to."""
+"""The most that is read of a value from before those constraints: more than 1 MiB in PostgreSQL's form comes to."""
 
 
 async def change_of(row: Row, scope: str, epoch: str) -> Change:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 MOST_SENT_OCTETS = 3 << 20
-"""What a value may have on the wire: gRPC's receivers take 4 MiB, and an answer has more than its values."""
+"""The most octets of a value on the wire: gRPC's receivers take 4 MiB, and an answer has more than its values."""
 
 _LEAST_ZEROS = 40
 # Strings are stepped over: what they hold is no number.

@@ -127,7 +127,7 @@ def _data(delivery: ClaimedDelivery, content: Content) -> dict[str, str]:
 
 
 def _other_scopes(delivery: ClaimedDelivery, content: Content) -> str:
-    """What else the device should look at: names as a JSON list, '*' where that has no room."""
+    """List the other scopes the device should look at: names as a JSON list, '*' where that has no room."""
     names = orjson.dumps(delivery.other_scopes).decode()
     fits = len(delivery.other_scopes) <= MOST_OTHER_SCOPES and len(orjson.dumps(names)) <= _MOST_OTHERS_BYTES
     return names if fits and content == _BARE else _ALL_SCOPES

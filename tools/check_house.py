@@ -19,7 +19,6 @@ SKIPPED_FOLDERS = {"__pycache__", "node_modules", "build", "dist", "htmlcov"}
 HIDDEN_FOLDERS_READ = {".ci", ".github"}
 
 MODULE_LINES = 400
-TEST_MODULE_LINES = 500
 FUNCTION_LINES = 70
 
 BANNED_WORDS = {
@@ -121,9 +120,9 @@ def check_text(path: Path, text: str) -> Iterator[Finding]:
 def check_python(path: Path, text: str) -> Iterator[Finding]:
     """Sizes and names; in tests also sleeps and mocks."""
     in_tests = path.parts[0] == "tests"
-    lines, limit = text.count("\n"), TEST_MODULE_LINES if in_tests else MODULE_LINES
-    if lines > limit:
-        yield Finding(path, 1, f"has {lines} lines; a module has at most {limit}")
+    lines = text.count("\n")
+    if lines > MODULE_LINES:
+        yield Finding(path, 1, f"has {lines} lines; a module has at most {MODULE_LINES}")
     try:
         tree = ast.parse(text)
     except SyntaxError as error:

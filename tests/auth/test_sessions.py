@@ -6,80 +6,30 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from syncbeat_server.auth import users
-from syncbeat_server.auth.attempts import RefreshLimits
-from syncbeat_server.auth.keys import key_table, new_signing_key, signing_keys
-from syncbeat_server.auth.model import Issuer, KeyRow, SessionTokens, StandingKey, VerifiedToken
-from syncbeat_server.auth.policy import SessionRule, is_dead
+from syncbeat_server.auth.model import SessionTokens
 from syncbeat_server.auth.refresh import RefreshKeys
-from syncbeat_server.auth.sessions import Creation, SessionService, Signing
-from syncbeat_server.auth.tokens import check, read
+from syncbeat_server.auth.sessions import Signing
+from syncbeat_server.auth.tokens import read
 from syncbeat_server.errors import (
     AccessDenied,
     InvalidRequest,
     NotConfigured,
     NotFound,
     RateLimited,
-    SyncbeatError,
     TokenExpired,
     TokenInvalid,
     TokenRevoked,
 )
 from syncbeat_server.storage.postgres import Database, open_database
+from tests.auth.sessions_house import HOUR, ISSUER, PER_MINUTE, SIGNER, SIGNING, House, state
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock, wait_until
-
-ISSUER = Issuer("default", "syncbeat:default", own=True, uuid_subjects=False)
-(SIGNER,) = signing_keys(new_signing_key("s1").decode(), ISSUER)
-TABLE = key_table([KeyRow(ISSUER, SIGNER.kid, SIGNER.algorithm, SIGNER.key.public_key())])
-SIGNING = Signing({"default": SIGNER}, RefreshKeys({"k1": b"s" * 32}))
-RULE = SessionRule(access_s=600, idle_s=3_600, max_s=86_400, grace_s=30, per_user=5)
-PER_MINUTE = 60
-HOUR = 3_600.0
-
-
-class House:
-    """One process's sessions, and what it told others."""
-
-    def __init__(self, database: Database, clock: FakeClock, signing: Signing | None = SIGNING) -> None:
-        self.told: list[tuple[str, str]] = []
-        self.database = database
-        self.clock = clock
-        limits = RefreshLimits(clock, PER_MINUTE, PER_MINUTE)
-        self.sessions = SessionService(database, signing, RULE, clock, lambda *who: self.told.append(who), limits)
-
-    async def create(self, user_id: str = "ann", **fields: Any) -> SessionTokens:
-        made = Creation("default", user_id, "", {}, "service:backend", "", b"")
-        return await self.sessions.create(replace(made, **fields))
-
-    async def refresh(self, token: str) -> SessionTokens:
-        return await self.sessions.refresh(token, "192.0.2.1")
-
-    def verified(self, tokens: SessionTokens) -> VerifiedToken:
-        unverified = read(tokens.access_token)
-        return check(unverified, TABLE[unverified.issuer, SIGNER.kid, SIGNER.algorithm], self.clock.now())
-
-    async def use(self, tokens: SessionTokens) -> bool:
-        """Call with the access token: whether it is let in. It shows that the tokens have arrived."""
-        token = self.verified(tokens)
-        async with self.database.connection() as conn:
-            key = StandingKey("default", token.user_id, token.session_id)
-            (standing,) = await users.standings(conn, [key])
-            await users.confirm_sessions(conn, [("default", token.session_id, token.counter)])
-        return not is_dead(token, standing)
-
-    async def outcome(self, tokens: SessionTokens) -> SessionTokens | SyncbeatError:
-        """What a refresh comes to."""
-        try:
-            return await self.refresh(tokens.refresh_token)
-        except SyncbeatError as error:
-            return error
 
 
 @pytest.fixture
@@ -92,11 +42,6 @@ async def other(database_urls: DatabaseUrls, clock: FakeClock) -> AsyncIterator[
     """Another process on the same database."""
     async with open_database(database_urls.app_url, size=4, name="another") as opened:
         yield House(opened, clock)
-
-
-async def state(house: House, column: str) -> Any:
-    async with house.database.connection() as conn:
-        return await conn.fetchval(f"SELECT {column} FROM sessions")
 
 
 async def test_a_session_gives_tokens_that_let_its_user_in(house: House, clock: FakeClock) -> None:

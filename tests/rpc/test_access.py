@@ -28,19 +28,8 @@ from tests.conftest import DatabaseUrls, create_database, drop_database
 from tests.forged import CANARY, HOSTED, OTHER_SECRET, SHOP, Forger
 from tests.forged import SECRET as FORGED_SECRET
 from tests.rpc.clocks import HeldClock
-from tests.rpc.conftest import (
-    BACKEND,
-    IMPLEMENTED,
-    ISSUER,
-    KEY,
-    KID,
-    METHODS,
-    Caller,
-    Server,
-    entry,
-    request_of,
-    running_server,
-)
+from tests.rpc.conftest import BACKEND, IMPLEMENTED, ISSUER, KEY, KID, METHODS, Caller, Server, entry, running_server
+from tests.rpc.requests import request_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

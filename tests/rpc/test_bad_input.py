@@ -16,19 +16,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 
 from syncbeat.v1 import core_pb2, field_rules_pb2, push_service_pb2
-from tests.rpc.conftest import (
-    IMPLEMENTED,
-    METHODS,
-    Server,
-    each_implemented,
-    fill,
-    inner,
-    is_map,
-    needed,
-    one_required,
-    request_of,
-    rules,
-)
+from tests.rpc.conftest import IMPLEMENTED, METHODS, Server, each_implemented
+from tests.rpc.requests import fill, inner, is_map, needed, one_required, request_of, rules
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -12,7 +12,8 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.rpc.conftest import DEADLINE_S, IMPLEMENTED, Server, is_map, refusal_of
+from tests.rpc.conftest import DEADLINE_S, IMPLEMENTED, Server, refusal_of
+from tests.rpc.requests import is_map
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

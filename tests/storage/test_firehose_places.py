@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
-
 import pytest
 
 from syncbeat_server.errors import InvalidRequest
@@ -18,6 +14,7 @@ from syncbeat_server.sync.renewal import renew_epochs
 from syncbeat_server.sync.tokens import Snapshot, decode, encode
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
+from tests.storage.firehose_reads import add_rows, first_page, pages_from, reset_by, three_pages
 from tests.storage.house import House, came, let_in, publish_to, token_of_now, whole
 from tests.storage.stage import APP, couple, rows_of, value_of
 
@@ -31,28 +28,6 @@ async def house(database: Database, clock: FakeClock) -> House:
 
 
 # ---------------------------------------------------------------------------------------------------------------- pages
-
-
-async def pages_from(house: House, token: str) -> AsyncIterator[tuple[list[tuple[str, int]], str]]:
-    """Between two checkpoints: the changes, and the token after them."""
-    events = house.firehose.watch(FirehoseRequest(APP, token, (), Activity(), 30.0, None, let_in))
-    changes: list[tuple[str, int]] = []
-    try:
-        async with asyncio.timeout(60):
-            async for event in events:
-                if isinstance(event, ChangesSent):
-                    changes += [(change.scope, change.sequence) for change in event.changes]
-                elif isinstance(event, Checkpoint):
-                    yield changes, event.token
-                    changes = []
-    finally:
-        await events.aclose()
-
-
-async def first_page(house: House, token: str) -> tuple[list[tuple[str, int]], str]:
-    async for page in pages_from(house, token):
-        return page
-    raise AssertionError("there is no page")
 
 
 async def test_a_long_catch_up_can_be_broken_off_after_each_page(house: House) -> None:
@@ -76,35 +51,15 @@ async def test_a_page_ends_at_a_mebibyte_and_holds_one_value_at_least(house: Hou
     token = await token_of_now(house)
     large = '"' + "x" * 250_000 + '"'
     await publish_to(house, [f"s{number}" for number in range(10)], patch=large)
-    held_at_once = [len(changes) for changes, _ in [page async for page in _three(house, token)]]
+    held_at_once = [len(changes) for changes, _ in [page async for page in three_pages(house, token)]]
     assert held_at_once == [4, 4, 2]
     token = await token_of_now(house)
     for number in range(2):
         patch = '{"%d": %s, "%dx": %s}' % (number, large, number, large)  # noqa: UP031  # braces of its own
         for scope in ("huge", "huger"):
             await publish_to(house, [scope], patch=patch)
-    sizes = [len(changes) for changes, _ in [page async for page in _three(house, token)]]
+    sizes = [len(changes) for changes, _ in [page async for page in three_pages(house, token)]]
     assert sizes[:2] == [1, 1]
-
-
-async def _three(house: House, token: str) -> AsyncIterator[tuple[list[tuple[str, int]], str]]:
-    for _ in range(3):
-        page = await first_page(house, token)
-        token = page[1]
-        yield page
-
-
-async def add_rows(urls: DatabaseUrls, many: int, keys: int = 5) -> None:
-    """As if each of so many rows had been published, all in one transaction."""
-    await run_sql(
-        urls.admin_url,
-        f"""INSERT INTO scopes (app_id, scope, head, created_at)
-            SELECT 'default', 'bulk-' || lpad(n::text, 6, '0'), {keys}, syncbeat_now()
-            FROM generate_series(1, {many // keys}) n""",
-        f"""INSERT INTO changes (app_id, scope, key, value, sequence, changed_at)
-            SELECT 'default', 'bulk-' || lpad(n::text, 6, '0'), 'k' || k, '1', k, syncbeat_now()
-            FROM generate_series(1, {many // keys}) n, generate_series(1, {keys}) k""",
-    )
 
 
 async def test_a_catch_up_of_very_many_changes_passes_the_whole_feed_and_can_be_broken_off(
@@ -151,22 +106,6 @@ async def test_a_round_is_found_by_its_index_however_large_the_feed_is(
 
 
 # --------------------------------------------------------------------------------------------------------------- resets
-
-
-async def reset_by(house: House, token: str) -> Any:
-    """The answer to a token that cannot be gone on from; after it the stream brings all there is, and goes on."""
-    async with whole(house, token) as reader:
-        (reset,) = [event for event in reader.events if isinstance(event, ResetAll)]
-        there = await rows_of(house.database, "SELECT scope, sequence FROM changes ORDER BY scope, sequence")
-        await came(reader, *there)
-        await wait_until(lambda: isinstance(reader.events[-1], Checkpoint))
-        seen = reader.token
-        await house.publish("after the reset", scope="news")
-        await wait_until(lambda: [scope for scope, _ in reader.places()[len(there) :]] == ["news"])
-        assert reader.count(ResetAll) == 1
-    async with whole(house, seen) as reader:
-        await wait_until(lambda: [scope for scope, _ in reader.places()] == ["news"])
-    return reset
 
 
 async def test_a_token_of_another_copy_of_the_database_is_reset(house: House, database_urls: DatabaseUrls) -> None:

@@ -13,7 +13,7 @@ from syncbeat_server.sync.model import DeviceKey
 from syncbeat_server.sync.store import DeviceView
 from tests.fakes import FakeClock
 from tests.storage.stage import APP, add_device, couple, value_of
-from tests.storage.test_views import BOBS, PHONE, House
+from tests.storage.views_house import BOBS, PHONE, House
 
 pytestmark = pytest.mark.usefixtures("database", "clock")
 SCOPES = 300

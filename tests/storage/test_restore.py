@@ -22,7 +22,7 @@ from tests.fakes import FakeClock, wait_until
 from tests.storage.house import PHONE, House, came, stream, tell, whole
 from tests.storage.stage import APP, accept, add_device, add_members, couple, rows_of, value_of, wake
 from tests.storage.test_queue import claimed_one
-from tests.storage.test_views import House as KeptHouse
+from tests.storage.views_house import House as KeptHouse
 
 FEED_GENERATION = "SELECT feed_generation FROM deployment"
 FALL = "UPDATE scopes SET head = 10 WHERE scope = 'couple'"

@@ -17,6 +17,7 @@ from syncbeat_server.auth import jwks
 from syncbeat_server.auth.jwks import JwksStore
 from syncbeat_server.auth.model import Issuer
 from tests.fakes import FakeClock, wait_until
+from tests.http_sites import site
 
 ISSUER = Issuer("default", "https://issuer.example")
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -55,14 +56,9 @@ class Publisher:
 @pytest.fixture
 async def publisher() -> AsyncIterator[Publisher]:
     made = Publisher()
-    application = web.Application()
-    application.router.add_get("/{rest:.*}", made.handle)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/jwks.json"
-    yield made
-    await runner.cleanup()
+    async with site("/{rest:.*}", made.handle) as address:
+        made.url = f"{address}/jwks.json"
+        yield made
 
 
 @pytest.fixture

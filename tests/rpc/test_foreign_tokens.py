@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from syncbeat.v1 import auth_service_pb2, directory_service_pb2
 from tests.conftest import DatabaseUrls
 from tests.forged import SECRET, USER, Forger
+from tests.http_sites import site
 from tests.rpc.clocks import HeldClock
 from tests.rpc.conftest import METHODS, Caller, Server, running_server
 
@@ -94,14 +95,9 @@ class Publisher:
 @pytest.fixture
 async def publisher() -> AsyncIterator[Publisher]:
     made = Publisher()
-    application = web.Application()
-    application.router.add_get("/keys", made.answer)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/keys"
-    yield made
-    await runner.cleanup()
+    async with site("/keys", made.answer) as address:
+        made.url = f"{address}/keys"
+        yield made
 
 
 async def retry_after_s(caller: Caller) -> float:

@@ -202,3 +202,25 @@ async def test_credentials_that_change_are_told_of_and_those_that_are_gone_hold_
         put(file, OTHER + SHOP + f'fcm_credentials = "{account}"\n')
         await run.look(2)
         assert run.title == "two"  # another file that is gone does not keep the texts from it
+
+
+async def test_credentials_gone_again_since_they_were_read_are_told(file: Path, tmp_path: Path) -> None:
+    account = tmp_path / "account.json"
+    put(account, "{}")
+    put(file, f'[apps.shop]\njwt_issuer = "https://shop.example"\nfcm_credentials = "{account}"\n')
+    async with running(file) as at:
+        changes: list[bool] = []
+        at.apps.on_change(lambda: changes.append(True))
+        at.apps.read_account(account)
+        remove(account)
+        await at.look()
+        assert changes == [True]
+        # While the change is followed the file is back; before the next look it is gone again, as that saw it before.
+        put(account, "{}")
+        at.apps.read_account(account)
+        remove(account)
+        await at.look()
+        assert changes == [True, True]
+        at.apps.read_account(account)
+        await at.look(2)
+        assert changes == [True, True], "what is in use is not told"

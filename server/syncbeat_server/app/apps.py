@@ -20,16 +20,38 @@ _log = logging.getLogger(__name__)
 
 _LOOK_S = 2.0
 
+_Mark = tuple[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class AccountFile:
+    """A file of FCM credentials as it was read; text: why it could not be.
+
+    Not its time alone, which says too little: two changes may have the same, and so may the file before and after one.
+    But its time, too: whoever writes the same credentials anew may want a new access token.
+    """
+
+    held: bytes | str
+    written: tuple[int, int]
+
+    @classmethod
+    def read(cls, path: Path) -> AccountFile:
+        """Read the file at `path`."""
+        return cls(_held(path), written_at(path))
+
+    @property
+    def mark(self) -> _Mark:
+        """A short value that differs when the file does: credentials are not kept for comparing alone."""
+        digest = self.held if isinstance(self.held, str) else hashlib.sha256(self.held).hexdigest()
+        return digest, self.written
+
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the files held at one look: the apps file itself, digests of the others; text: why one could not be read.
-
-    Not times alone, which say too little: two changes may have the same, and so may the file before and after one.
-    """
+    """What the files held at one look: the apps file itself, and a mark of each account."""
 
     document: bytes | str
-    accounts: tuple[tuple[str, str, tuple[int, int]], ...]
+    accounts: tuple[tuple[Path, _Mark], ...]
 
 
 class Apps:
@@ -46,6 +68,7 @@ class Apps:
         self.current = settings.all_apps()
         self._templates = _all_templates(self.current)
         self._seen = self._look()
+        self._accounts_in_use = dict(self._seen.accounts)
         self._in_use: bytes | str | None = None  # the settings were read a while ago
 
     def templates(self, app_id: str) -> Mapping[str, Template]:
@@ -55,6 +78,16 @@ class Apps:
     def on_change(self, changed: Callable[[], None]) -> None:
         """Call `changed` after each change. When it raises, the change is undone for all, and tried again later."""
         self._watchers.append(changed)
+
+    def read_account(self, path: Path) -> AccountFile:
+        """Read an app's FCM credentials, and tell watchers when the file becomes another than this. Any thread may.
+
+        Looks are compared with what is in use, not with the look before: of a file that is gone, back while it is
+        read, and gone again, two looks see the same.
+        """
+        account = AccountFile.read(path)
+        self._accounts_in_use[path] = account.mark
+        return account
 
     async def run(self) -> None:
         """Look for changes, for ever. What cannot be used is said once and left alone, whatever is wrong with it."""
@@ -68,7 +101,7 @@ class Apps:
 
     def _follow(self, seen: _Seen) -> None:
         before, self._seen = self._seen, seen
-        if seen.accounts != before.accounts:
+        if any(self._accounts_in_use.get(path, mark) != mark for path, mark in seen.accounts):
             self._tell()
         if seen.document == self._in_use:
             self._trouble.ended()
@@ -108,10 +141,10 @@ class Apps:
 
     def _look(self) -> _Seen:
         file = self._settings.apps_file
-        accounts = sorted({str(app.fcm_credentials) for app in self.current.values() if app.fcm_credentials})
+        accounts = {app.fcm_credentials for app in self.current.values() if app.fcm_credentials}
         return _Seen(
             document=b"" if file is None else _held(file),
-            accounts=tuple((path, _digest(_held(Path(path))), written_at(Path(path))) for path in accounts),
+            accounts=tuple((path, AccountFile.read(path).mark) for path in accounts),
         )
 
 
@@ -120,10 +153,6 @@ def _held(path: Path) -> bytes | str:
         return read_file(path)
     except FileFault as fault:
         return str(fault)
-
-
-def _digest(held: bytes | str) -> str:
-    return held if isinstance(held, str) else hashlib.sha256(held).hexdigest()
 
 
 def _all_templates(apps: Mapping[str, AppSettings]) -> dict[str, dict[str, Template]]:

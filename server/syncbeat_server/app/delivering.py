@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from syncbeat_server.app.apps import AccountFile
 from syncbeat_server.app.learning import nightly_fit
 from syncbeat_server.app.process import Process, running
 from syncbeat_server.auth.erase import OLD_ROWS as OLD_SESSIONS
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
 from syncbeat_server.ops.config import AppSettings, Settings
-from syncbeat_server.ops.files import FileFault, read_file, written_at
 from syncbeat_server.ops.setting_types import check_base_url
 from syncbeat_server.ops.trouble import Trouble
 from syncbeat_server.push.channel import Channel, app_secret
@@ -165,10 +165,10 @@ class _Channels:
             before, known.templates = known.templates, self._process.apps.templates(app_id)
             if known.templates != before:
                 await warn_of_lacking(self._process.database, app_id, known.templates)
-        account = await asyncio.to_thread(_account, app)
-        # Whoever writes the same credentials anew may want a new access token.
-        written = app.fcm_credentials and written_at(app.fcm_credentials)
-        made_of = (app.fcm_base_url, app.webhook_url, app.webhook_token, app.webhook_private, account, written)
+        path = app.fcm_credentials
+        file = None if path is None else await asyncio.to_thread(self._process.apps.read_account, path)
+        account = None if file is None else _content(file)
+        made_of = (app.fcm_base_url, app.webhook_url, app.webhook_token, app.webhook_private, file)
         if known is not None and made_of == self._made_of[app_id]:
             return
         settings, clock = self._process.settings, self._process.clock
@@ -191,11 +191,10 @@ class _Channels:
         self._retired += [channel.provider] if channel.fallback is None else [channel.provider, channel.fallback]
 
 
-def _account(app: AppSettings) -> bytes | None:
-    try:
-        return None if app.fcm_credentials is None else read_file(app.fcm_credentials)
-    except FileFault as fault:
-        raise ConfigurationError(f"SYNCBEAT_FCM_CREDENTIALS: {fault}") from None
+def _content(file: AccountFile) -> bytes:
+    if isinstance(file.held, str):
+        raise ConfigurationError(f"SYNCBEAT_FCM_CREDENTIALS: {file.held}")
+    return file.held
 
 
 def providers(
@@ -218,7 +217,10 @@ def providers(
 def _providers(
     app: AppSettings, settings: Settings, clock: Clock, account: bytes | None, proxy: str
 ) -> tuple[Provider, Provider | None, str]:
-    tokens = None if app.fcm_credentials is None else _access_tokens(account or _account(app) or b"", clock, proxy)
+    path = app.fcm_credentials
+    if path is not None and account is None:
+        account = _content(AccountFile.read(path))
+    tokens = None if path is None else _access_tokens(account or b"", clock, proxy)
     webhook = None
     if app.webhook_url:
         from syncbeat_server.push.providers.webhook import WebhookProvider

@@ -14,7 +14,7 @@ from syncbeat_server.app.app_configuration import Apps
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.directory.presence import Presence
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.settings.server import DEFAULT_APP, Settings
+from syncbeat_server.ops.settings.server import DEFAULT_APP, PreparedStatements, Settings
 from syncbeat_server.ops.shutdown_budget import Ending
 from syncbeat_server.push.delivery.channel import app_secret
 from syncbeat_server.runtime.worker_processes import Children, children
@@ -28,6 +28,8 @@ from syncbeat_server.storage.redis.monitor import RedisWatch
 from syncbeat_server.sync.streams.hub import MAX_STREAM_AGE_S, Hub
 
 _CANCEL_AGAIN_S = 0.2
+
+_PREPARE = {PreparedStatements.AUTO: None, PreparedStatements.ON: True, PreparedStatements.OFF: False}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,10 @@ async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIte
     """
     clock = SystemClock()
     async with open_database(
-        stores.database_url, size=settings.database_pool_size, name=f"syncbeat {os.getpid()}"
+        stores.database_url,
+        size=settings.database_pool_size,
+        name=f"syncbeat {os.getpid()}",
+        prepare=_PREPARE[settings.database_prepared_statements],
     ) as database:
         async with database.connection() as conn:
             await require_restricted_login(conn)

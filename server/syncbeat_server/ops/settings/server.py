@@ -57,6 +57,14 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
+class PreparedStatements(StrEnum):
+    """Whether connections to PostgreSQL keep prepared statements, which a pooler in transaction mode may not know."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class Scheduling(StrEnum):
     """What decides when an app's devices poll: our own policy, or a simpler one to compare it with."""
 
@@ -155,6 +163,7 @@ class Settings(AppSettings, SessionSettings):
     database_url: DatabaseUrl = None
     database_session_url: DatabaseUrl = None
     database_pool_size: int = Field(default=8, ge=1, le=500)
+    database_prepared_statements: PreparedStatements = PreparedStatements.AUTO
     redis_url: RedisUrl = None
     embedded_dir: OptionalPath = None
     apps_file: OptionalPath = None

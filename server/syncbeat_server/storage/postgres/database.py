@@ -154,7 +154,8 @@ def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
         return DependencyDown("the database does not answer")
     if state in _MISSING or state.startswith(_MISSING_CLASS):
         return ObjectMissing(state, "")
-    if state in _RETRY_ALONE:
+    # The latter: a migration changed what a kept statement returns. It is prepared anew next time.
+    if state in _RETRY_ALONE or isinstance(error, asyncpg.InvalidCachedStatementError):
         return Conflict("two calls were in each other's way")
     return StatementRejected(state, getattr(error, "constraint_name", None) or "")
 
@@ -341,14 +342,16 @@ def _errors_of_opening() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def open_database(url: str, *, size: int, name: str) -> AsyncIterator[Database]:
+async def open_database(url: str, *, size: int, name: str, prepare: bool | None = None) -> AsyncIterator[Database]:
     """Open the pool for the block.
+
+    `prepare`: keep prepared statements on each connection, or do not; None: on those that lead to the server itself.
 
     Raises:
         DependencyDown: the database cannot be reached, or refuses the login.
     """
     with _errors_of_opening(), translated_errors():
-        pool = ConnectionPool(url, size=size, name=name)
+        pool = ConnectionPool(url, size=size, name=name, prepare=prepare)
     try:
         with _errors_of_opening(), translated_errors():
             await pool.open()

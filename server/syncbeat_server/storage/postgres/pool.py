@@ -23,6 +23,8 @@ CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 10.0
 READ_COMMITTED = "read committed"
 _IDLE_CONNECTION_LIFE_S = 300.0
+_PREPARED_STATEMENTS = 300
+"""Kept by each connection that keeps any: all that a process uses, some 200; each is prepared anew after 5 minutes."""
 
 # "Too many connections" of PostgreSQL, of a login, of a database (documentation, appendix A). Poolers have no code of
 # their own for it: PgBouncer answers 08P01, Supavisor XX000, each with one of these words.
@@ -56,7 +58,9 @@ class PooledConnection(asyncpg.Connection):
 class ConnectionPool:
     """Hands out connections, at most `size` at once. Callers who find none wait, also where the server allows fewer."""
 
-    def __init__(self, url: str, *, size: int, name: str) -> None:
+    def __init__(self, url: str, *, size: int, name: str, prepare: bool | None = None) -> None:
+        """`prepare`: keep prepared statements, or do not; None: on connections that lead to the server itself."""
+        self._prepare = prepare
         self.waiting = 0
         """How many callers wait for a connection now."""
         self.driver: asyncpg.Pool = asyncpg.create_pool(
@@ -66,7 +70,7 @@ class ConnectionPool:
             min_size=0,
             max_size=size,
             connect=self._connect,
-            init=_read_default_isolation,
+            init=self._set_up,
             statement_cache_size=0,
             connection_class=PooledConnection,
             max_inactive_connection_lifetime=_IDLE_CONNECTION_LIFE_S,
@@ -160,6 +164,16 @@ class ConnectionPool:
         self._refusal, self._pause_s = None, _FIRST_PAUSE_S
         return opened
 
+    async def _set_up(self, conn: asyncpg.Connection) -> None:
+        ((isolation, process),) = await conn.fetch(
+            "SELECT current_setting('default_transaction_isolation'), pg_backend_pid()"
+        )
+        cast(PooledConnection, conn).default_isolation = isolation
+        # A pooler does not know, when it greets us, which server process will run a statement: it tells another number.
+        # Behind it a statement that one server process has prepared is unknown to the next one.
+        if self._prepare or (self._prepare is None and process == conn.get_server_pid()):
+            _keep_statements(conn)
+
     def _put_off_asking(self) -> None:
         self._refused_until = asyncio.get_running_loop().time() + self._pause_s * self._jitter(0.5, 1.0)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
@@ -216,7 +230,7 @@ def _keep_alive(conn: asyncpg.Connection) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-async def _read_default_isolation(conn: asyncpg.Connection) -> None:
-    cast(PooledConnection, conn).default_isolation = await conn.fetchval(
-        "SELECT current_setting('default_transaction_isolation')"
-    )
+def _keep_statements(conn: asyncpg.Connection) -> None:
+    driver = cast(Any, conn)  # it takes the size of its cache when it connects, before the server can be asked
+    driver._stmt_cache.set_max_size(_PREPARED_STATEMENTS)
+    driver._stmt_cache_enabled = True

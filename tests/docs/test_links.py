@@ -18,6 +18,9 @@ HEADING = re.compile(r"^#{1,6} +(?P<text>.+?)[ #]*$", re.MULTILINE)
 EXTERNAL = re.compile(r"[a-z][a-z+.-]*:", re.IGNORECASE)
 # Folders that a page names by their path from the root. Modules of the service are named below syncbeat_server instead.
 NAMED_PATH = re.compile(r"`(?P<path>(?:tests|tools|bench|deploy|docs|protos)/[\w./-]*[\w/])[`:]")
+SERVER = ROOT / "server"
+# A module or folder of the service, named from the folder below syncbeat_server on: `push/policy/resend.py`.
+NAMED_MODULE = re.compile(r"`(?P<path>[a-z_]+(?:/[\w]+)+(?:\.py)?/?)[`:]")
 HISTORY = {"CHANGELOG.md"}  # tells of files as they were
 
 
@@ -83,6 +86,25 @@ def test_paths_named_in_pages_exist() -> None:
     ]
     assert len(named) > 100, "tests and tools are named by their paths"
     assert [(name, path) for name, path in named if not (ROOT / path).exists()] == []
+
+
+def module_exists(path: str) -> bool:
+    """True if the path is a module or folder below syncbeat_server, or begins with syncbeat_devtools."""
+    base = SERVER if path.startswith("syncbeat_devtools/") else SERVER / "syncbeat_server"
+    return (base / path).exists() or (base / f"{path}.py").exists()
+
+
+def test_modules_named_in_pages_exist() -> None:
+    folders = {"syncbeat_devtools", *(one.name for one in (SERVER / "syncbeat_server").iterdir() if one.is_dir())}
+    named = [
+        (name, match["path"])
+        for name in PAGES
+        if name not in HISTORY
+        for match in NAMED_MODULE.finditer((ROOT / name).read_text())
+        if match["path"].split("/")[0] in folders
+    ]
+    assert len(named) > 100, "decisions name the modules that carry them out"
+    assert [(name, path) for name, path in named if not module_exists(path)] == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md"])

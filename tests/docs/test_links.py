@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.__main__ import FIGURES
+
 ROOT = Path(__file__).resolve().parents[2]
 
 FENCED = re.compile(r"^(?P<fence>```+|~~~+).*?^(?P=fence)[ \t]*$", re.MULTILINE | re.DOTALL)
@@ -105,6 +107,17 @@ def test_modules_named_in_pages_exist() -> None:
     ]
     assert len(named) > 100, "decisions name the modules that carry them out"
     assert [(name, path) for name, path in named if not module_exists(path)] == []
+
+
+def test_figures_named_in_pages_are_measured() -> None:
+    named = {
+        (name, figure)
+        for name in PAGES
+        for match in re.finditer(r"`make bench [^`]*ONLY=(?P<figures>[a-z0-9_,]+)", (ROOT / name).read_text())
+        for figure in match["figures"].split(",")
+    }
+    assert len(named) > 5, "figures stand beside the command that shows them"
+    assert {(name, figure) for name, figure in named if figure not in {"name", *FIGURES}} == set()
 
 
 @pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md"])

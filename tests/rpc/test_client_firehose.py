@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import textwrap
 from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from pathlib import Path
@@ -249,13 +248,13 @@ class Kept:
 
 
 def documented_consumer(backend: SyncbeatClient, kept: Kept) -> Coroutine[None, None, None]:
-    """The code that docs/streams.md gives to a service that follows everything, as it stands there."""
+    """The function that docs/streams.md gives to a service that follows everything, as it stands there."""
     section = (ROOT / "docs" / "streams.md").read_text().split("## A service that follows everything")[1]
     code = section.split("```python\n")[1].split("```")[0]
-    names: dict[str, Any] = {"backend": backend, "database": kept, "sync_service_pb2": pb}
-    exec("async def consume():\n" + textwrap.indent(code, "    "), names)  # noqa: S102  # our own page
-    made: Coroutine[None, None, None] = names["consume"]()
-    return made
+    names: dict[str, Any] = {"__name__": "streams"}
+    exec(code, names)  # noqa: S102  # our own page
+    consuming: Coroutine[None, None, None] = names["follow"](backend, kept)
+    return consuming
 
 
 def has(kept: Kept, drops: int, rows: int) -> bool:

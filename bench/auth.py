@@ -15,18 +15,18 @@ from google.protobuf.message import Message
 
 from bench.figure import Better, Figure, Options, Round, paired
 from syncbeat.v1 import directory_service_pb2
-from syncbeat_server.auth.bearer import bearer_of
-from syncbeat_server.auth.keys import key_table
+from syncbeat_server.auth.accounts.account_status_cache import KeptStanding, Standings
 from syncbeat_server.auth.model import Issuer, KeyRow, Standing, VerifiedToken
 from syncbeat_server.auth.service import Authenticator, Known
-from syncbeat_server.auth.standings import KeptStanding, Standings
-from syncbeat_server.auth.tokens import check, mint, read
+from syncbeat_server.auth.tokens.bearer import bearer_of
+from syncbeat_server.auth.tokens.keys import key_table
+from syncbeat_server.auth.tokens.verify import check, mint, read
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.rpc.access import policies
 from syncbeat_server.rpc.admission import Admission
-from syncbeat_server.rpc.call import Call
-from syncbeat_server.rpc.interceptors import Context, Interceptors
+from syncbeat_server.rpc.call_context import Call
+from syncbeat_server.rpc.handler_pipeline import Context, Interceptors
 
 _ISSUER = Issuer("default", "https://issuer.example")
 _USER = "1f0c7a52-6f6c-4d3e-9d6b-0f3f3f6f9a10"

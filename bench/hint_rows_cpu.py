@@ -18,7 +18,7 @@ from bench.figure import Better, Figure, Options, Round, paired, say
 from bench.processes import Running
 from bench.stage import GET_HINT, call, measured, migrated_stores, our_server, user_token
 from syncbeat.v1 import sync_service_pb2
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_devtools.embedded import EmbeddedStores
 
 _FEW, _MANY = 1_000, 1_000_000
 _ASKING = 1_000

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from bench.figure import Better, Figure, Options, Round, paired
 from syncbeat_server.sync.model import Activity, ScopeState
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Situation, Tuning, decide, signal_after_change
-from syncbeat_server.sync.policy.rivals import PolicyName
-from syncbeat_server.sync.policy.signal import unchanged
+from syncbeat_server.sync.policy.baselines import PolicyName
+from syncbeat_server.sync.policy.scope_signal import unchanged
 
 _HINTS = 20_000
 _SCOPES = 3

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from syncbeat_server.ops import launch
+from syncbeat_server.ops import child_process
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "syncbeat_server.cli")
@@ -78,7 +78,16 @@ def finished(command: Sequence[str], folder: Path, timeout_s: float) -> subproce
     Raises:
         subprocess.TimeoutExpired: it took longer, and was ended.
     """
-    launched = [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(int(signal.SIGINT)), "-1", "-1"]
+    launched = [
+        sys.executable,
+        "-I",
+        "-S",
+        child_process.__file__,
+        str(os.getpid()),
+        str(int(signal.SIGINT)),
+        "-1",
+        "-1",
+    ]
     process = subprocess.Popen(
         [*launched, shutil.which(command[0]) or command[0], *command[1:]],
         cwd=folder,

@@ -20,8 +20,8 @@ from bench import h2load
 from bench.processes import COMMAND, ROOT, Running, running
 from bench.stage import SEND, SERVICE_TOKEN, Cpu, add_users, call, migrated_stores, our_server
 from syncbeat.v1 import core_pb2, push_service_pb2
+from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.devtools.embedded import EmbeddedStores
 from syncbeat_server.push.providers.fcm import AccessTokens
 
 USERS = 2_000

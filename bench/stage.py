@@ -17,9 +17,9 @@ from bench import echo
 from bench.figure import Round
 from bench.h2load import Load
 from bench.processes import COMMAND, Running, cpu_between, cpu_s, running
+from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.auth.model import Issuer, KeyRow
-from syncbeat_server.auth.tokens import mint
-from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
+from syncbeat_server.auth.tokens.verify import mint
 from syncbeat_server.storage.migrate import migrate
 
 SERVICE_TOKEN = "bench-service-token"

@@ -21,11 +21,11 @@ import hypothesis
 import pytest
 import redis
 
-from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
-from syncbeat_server.storage import postgres
-from syncbeat_server.storage import redis as storage_redis
+from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.storage.migrate import migrate
-from syncbeat_server.storage.postgres import Database, open_database
+from syncbeat_server.storage.postgres import database as database_module
+from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.redis import bus as storage_redis
 from tests.fakes import FakeClock
 from tests.pooler import pooled
 
@@ -140,10 +140,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(autouse=True)
 def patient_with_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction that a test holds open stays so for as long as a busy machine needs to come to its end."""
-    patient = postgres._BEGIN.replace("session_timeout = 6000", "session_timeout = 60000")
-    assert patient != postgres._BEGIN
-    monkeypatch.setattr(postgres, "_BEGIN", patient)
-    monkeypatch.setattr(postgres, "_BOUND", postgres._BOUND.replace("10000", "60000"))
+    patient = database_module._BEGIN.replace("session_timeout = 6000", "session_timeout = 60000")
+    assert patient != database_module._BEGIN
+    monkeypatch.setattr(database_module, "_BEGIN", patient)
+    monkeypatch.setattr(database_module, "_BOUND", database_module._BOUND.replace("10000", "60000"))
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ import jwt
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from syncbeat_server.auth.keys import KeyTable, key_table, public_jwks
 from syncbeat_server.auth.model import Issuer, KeyRow
+from syncbeat_server.auth.tokens.keys import KeyTable, key_table, public_jwks
 from tests.forged_kinds import families
 
 USER = "1f0c7a52-6f6c-4d3e-9d6b-0f3f3f6f9a10"

@@ -17,9 +17,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from syncbeat_server.devtools.embedded import EmbeddedStores
-from syncbeat_server.devtools.embedded.postgres import APP, account_for_postgres, make_folder
-from syncbeat_server.devtools.embedded.servers import Program, Server
+from syncbeat_devtools.embedded import EmbeddedStores
+from syncbeat_devtools.embedded.postgres import APP, account_for_postgres, make_folder
+from syncbeat_devtools.embedded.servers import Program, Server
 
 _PORT = 6432
 _SOCKET = f".s.PGSQL.{_PORT}"

@@ -16,8 +16,8 @@ from google.protobuf.duration_pb2 import Duration
 from syncbeat import SmartSync, SyncBatch, SyncbeatClient
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.devtools.demo.stage import Stage
-from syncbeat_server.devtools.embedded.binaries import find_binaries
+from syncbeat_devtools.demo.stage import Stage
+from syncbeat_devtools.embedded.binaries import find_binaries
 from tests.conftest import DatabaseUrls, create_database, drop_database
 
 PATIENCE_S = 120.0

@@ -28,11 +28,11 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from syncbeat.v1 import access_pb2
 from syncbeat_server.errors import Reason
-from syncbeat_server.ops.config import AppSettings, Settings
-from syncbeat_server.ops.jwt_settings import IssuerSettings
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.session_settings import SessionSettings
-from syncbeat_server.ops.setting_descriptions import SettingDescription, described_settings
+from syncbeat_server.ops.settings.descriptions import SettingDescription, described_settings
+from syncbeat_server.ops.settings.issuer import IssuerSettings
+from syncbeat_server.ops.settings.server import AppSettings, Settings
+from syncbeat_server.ops.settings.sessions import SessionSettings
 from syncbeat_server.rpc.errors import RETRY_LATER, STATUS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from syncbeat_server.auth import jwks
-from syncbeat_server.auth.jwks import JwksStore
 from syncbeat_server.auth.model import Issuer
+from syncbeat_server.auth.tokens import jwks
+from syncbeat_server.auth.tokens.jwks import JwksStore
 from tests.fakes import FakeClock, wait_until
 from tests.http_sites import site
 

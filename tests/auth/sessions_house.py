@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from syncbeat_server.auth import users
-from syncbeat_server.auth.attempts import RefreshLimits
-from syncbeat_server.auth.keys import key_table, new_signing_key, signing_keys
 from syncbeat_server.auth.model import Issuer, KeyRow, SessionTokens, StandingKey, VerifiedToken
-from syncbeat_server.auth.policy import SessionRule, is_dead
-from syncbeat_server.auth.refresh import RefreshKeys
-from syncbeat_server.auth.sessions import Creation, SessionService, Signing
-from syncbeat_server.auth.tokens import check, read
+from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshLimits
+from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
+from syncbeat_server.auth.sessions.service import Creation, SessionService, Signing
+from syncbeat_server.auth.store import users
+from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, signing_keys
+from syncbeat_server.auth.tokens.lifetimes import SessionRule, is_dead
+from syncbeat_server.auth.tokens.verify import check, read
 from syncbeat_server.errors import (
     SyncbeatError,
 )
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
 
 ISSUER = Issuer("default", "syncbeat:default", own=True, uuid_subjects=False)

@@ -8,15 +8,16 @@ from datetime import timedelta
 
 import pytest
 
-from syncbeat_server.auth import service, users
-from syncbeat_server.auth.bearer import bearer_of
-from syncbeat_server.auth.keys import key_table
+from syncbeat_server.auth import service
+from syncbeat_server.auth.accounts.account_status_cache import Standings
 from syncbeat_server.auth.model import MAX_LEEWAY, Issuer, KeyRow, Principal, PrincipalKind
 from syncbeat_server.auth.service import Authenticator, Known
-from syncbeat_server.auth.standings import Standings
-from syncbeat_server.auth.tokens import check, mint
+from syncbeat_server.auth.store import users
+from syncbeat_server.auth.tokens.bearer import bearer_of
+from syncbeat_server.auth.tokens.keys import key_table
+from syncbeat_server.auth.tokens.verify import check, mint
 from syncbeat_server.errors import DependencyDown, TokenExpired, TokenInvalid, TokenRevoked
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
 from tests.storage.doubles import Refuses
 

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from syncbeat_server.auth.cache import CacheStats, TokenCache
+from syncbeat_server.auth.accounts.account_status_cache import KeptStanding
+from syncbeat_server.auth.accounts.token_cache import CacheStats, TokenCache
 from syncbeat_server.auth.model import Issuer, Principal, PrincipalKind, Standing, VerifiedToken
-from syncbeat_server.auth.standings import KeptStanding
 from tests.fakes import FakeClock
 
 SIZE = 10

@@ -20,17 +20,17 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from syncbeat_server.auth import jwks
-from syncbeat_server.auth.bearer import Bearer, bearer_of
-from syncbeat_server.auth.jwks import COOLDOWN_S, REFRESH_S, STALE_S, JwksStore
-from syncbeat_server.auth.keys import key_table
+from syncbeat_server.auth.accounts.account_status_cache import Standings
 from syncbeat_server.auth.model import KeyRow, VerifiedToken
 from syncbeat_server.auth.service import Authenticator, Known
-from syncbeat_server.auth.standings import Standings
-from syncbeat_server.auth.tokens import mint
+from syncbeat_server.auth.tokens import jwks
+from syncbeat_server.auth.tokens.bearer import Bearer, bearer_of
+from syncbeat_server.auth.tokens.jwks import COOLDOWN_S, REFRESH_S, STALE_S, JwksStore
+from syncbeat_server.auth.tokens.keys import key_table
+from syncbeat_server.auth.tokens.verify import mint
 from syncbeat_server.errors import DependencyDown, TokenInvalid
 from syncbeat_server.ops.logs import request_id
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres.database import Database
 from tests.auth.conftest import ISSUER, KEY, Publisher, document, entry, pass_time, rests, running
 from tests.fakes import FakeClock
 
@@ -383,7 +383,7 @@ async def test_an_issuer_that_is_away_is_told_of_once_for_each_cause(
         publisher.away, publisher.body = False, known
         await pass_time(store, 400)
         assert not task.done()
-    told = [record for record in caplog.records if record.name == "syncbeat_server.auth.jwks"]
+    told = [record for record in caplog.records if record.name == "syncbeat_server.auth.tokens.jwks"]
     causes = [record.__dict__.get("fault", record.message) for record in told]
     assert all(one != other for one, other in itertools.pairwise(causes)), causes
     assert causes[-1] == "the keys of an issuer can be fetched again"

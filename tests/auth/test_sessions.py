@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from syncbeat_server.auth import users
 from syncbeat_server.auth.model import SessionTokens
-from syncbeat_server.auth.refresh import RefreshKeys
-from syncbeat_server.auth.sessions import Signing
-from syncbeat_server.auth.tokens import read
+from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
+from syncbeat_server.auth.sessions.service import Signing
+from syncbeat_server.auth.store import users
+from syncbeat_server.auth.tokens.verify import read
 from syncbeat_server.errors import (
     AccessDenied,
     InvalidRequest,
@@ -26,7 +26,7 @@ from syncbeat_server.errors import (
     TokenInvalid,
     TokenRevoked,
 )
-from syncbeat_server.storage.postgres import Database, open_database
+from syncbeat_server.storage.postgres.database import Database, open_database
 from tests.auth.sessions_house import HOUR, ISSUER, PER_MINUTE, SIGNER, SIGNING, House, state
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock, wait_until

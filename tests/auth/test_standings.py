@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from syncbeat_server.auth import users
+from syncbeat_server.auth.accounts.account_status_cache import Standings
 from syncbeat_server.auth.model import Issuer, Standing, StandingKey, VerifiedToken
-from syncbeat_server.auth.policy import is_dead
-from syncbeat_server.auth.standings import Standings
+from syncbeat_server.auth.store import users
+from syncbeat_server.auth.tokens.lifetimes import is_dead
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.postgres import Connection, Database, open_database
+from syncbeat_server.storage.postgres.database import Connection, Database, open_database
 from tests.conftest import DatabaseUrls
 from tests.fakes import START, FakeClock, wait_until
 from tests.storage.doubles import Refuses

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from syncbeat_server.auth.jwks import COOLDOWN_S, JwksStore
-from syncbeat_server.auth.keys import MAX_KID
-from syncbeat_server.auth.unknown_kids import MANY_ADDRESSES
+from syncbeat_server.auth.tokens.jwks import COOLDOWN_S, JwksStore
+from syncbeat_server.auth.tokens.keys import MAX_KID
+from syncbeat_server.auth.tokens.unknown_kids import MANY_ADDRESSES
 from syncbeat_server.errors import DependencyDown
 from tests.auth.conftest import Publisher, document, pass_time, running
 from tests.fakes import FakeClock

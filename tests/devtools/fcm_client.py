@@ -17,7 +17,7 @@ import h2.events
 import jwt
 import orjson
 
-from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm
+from syncbeat_devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 import pytest
 
-from syncbeat_server.devtools.fake_fcm import Fault, FaultKind
+from syncbeat_devtools.fake_fcm import Fault, FaultKind
 from tests.devtools.fcm_client import FcmClient, signed_in
 from tests.fakes import wait_until
 

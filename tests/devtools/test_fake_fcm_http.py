@@ -15,7 +15,7 @@ import h2.settings
 import pytest
 import uvloop
 
-from syncbeat_server.devtools.fake_fcm import FakeFcm
+from syncbeat_devtools.fake_fcm import FakeFcm
 from tests.devtools.fcm_client import SEND_PATH, FcmClient, H2Client, Reply, h2_connection, signed_in, trust
 from tests.fakes import wait_until
 

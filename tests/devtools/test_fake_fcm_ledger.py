@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from syncbeat_server.devtools.fake_fcm import Effect, FakeFcmSettings
+from syncbeat_devtools.fake_fcm import Effect, FakeFcmSettings
 from tests.devtools.fcm_client import FcmClient, signed_in
 from tests.fakes import wait_until
 
@@ -123,7 +123,7 @@ async def test_the_oldest_messages_go_first_with_all_that_is_known_of_them() -> 
 
 
 async def test_the_bytes_kept_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncbeat_server.devtools.fake_fcm.ledger._MAX_BYTES", 10_000)
+    monkeypatch.setattr("syncbeat_devtools.fake_fcm.ledger._MAX_BYTES", 10_000)
     async with signed_in() as client:
         for _ in range(20):
             await client.send("a", data={"k": "x" * 2000})

@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 import pytest
 
-from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm, serve
+from syncbeat_devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm, serve
 from tests.devtools.fcm_client import Reply, signed_in
 from tests.fakes import wait_until
 

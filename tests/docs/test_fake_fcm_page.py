@@ -6,9 +6,9 @@ import re
 import subprocess
 import sys
 
-from syncbeat_server.devtools.fake_fcm import FaultKind
-from syncbeat_server.devtools.fake_fcm.control import ROUTES
-from syncbeat_server.devtools.fake_fcm.faults import fault_in_text
+from syncbeat_devtools.fake_fcm import FaultKind
+from syncbeat_devtools.fake_fcm.control import ROUTES
+from syncbeat_devtools.fake_fcm.faults import fault_in_text
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs/fake-fcm.md").read_text(encoding="utf-8")

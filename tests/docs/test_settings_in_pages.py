@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_server.app.callers import known_callers
-from syncbeat_server.auth.keys import row_in
+from syncbeat_server.app.authentication import known_callers
 from syncbeat_server.auth.model import OPTIONAL_CLAIMS, Issuer, KeyRow
-from syncbeat_server.auth.tokens import check, read
+from syncbeat_server.auth.tokens.keys import row_in
+from syncbeat_server.auth.tokens.verify import check, read
 from syncbeat_server.errors import SyncbeatError, TokenInvalid
-from syncbeat_server.ops.config import Settings, load_settings
+from syncbeat_server.ops.settings.server import Settings, load_settings
 from tests.docs.pages import ROOT, Block, blocks_of, run_program
 from tests.fakes import FakeClock
 from tests.presets import NOW, PRESETS, SECRET

@@ -10,24 +10,26 @@ import signal
 import sys
 from typing import Any
 
-from syncbeat_server import cli
-from syncbeat_server.push import queue, recorder, resending, screening, service, store
+from syncbeat_server.cli import main as cli_main
+from syncbeat_server.push import service
+from syncbeat_server.push.delivery import outcomes, preflight, resend_scan
 from syncbeat_server.push.providers.fcm import FcmProvider
+from syncbeat_server.push.store import notifications, queue
 
 STEPS = {
     # of a worker
     "a claim is not committed": (queue, "claimed", "before"),
-    "a claim is committed": (screening.Screening, "judge", "before"),
+    "a claim is committed": (preflight.Screening, "judge", "before"),
     "it is about to be sent": (FcmProvider, "send", "before"),
     "it was sent": (FcmProvider, "send", "after"),
     "the outcome is not committed": (queue, "finish", "after"),
-    "the outcome is committed": (recorder.Recorder, "_write", "after"),
+    "the outcome is committed": (outcomes.Recorder, "_write", "after"),
     "a lease is extended": (queue, "extend", "after"),
     "leases are given back": (queue, "release", "before"),
     # of a worker that sends a wake-up again
-    "a wake-up is leased again": (resending.Resending, "take", "after"),
+    "a wake-up is leased again": (resend_scan.Resending, "take", "after"),
     # of a server
-    "an acceptance is not committed": (store, "insert_notifications", "after"),
+    "an acceptance is not committed": (notifications, "insert_notifications", "after"),
     "an acceptance is committed": (service.PushService, "_write", "after"),
 }
 
@@ -50,7 +52,7 @@ def main() -> int:
         return answer
 
     setattr(owner, name, dying)
-    return cli.main(command)
+    return cli_main.main(command)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import grpc
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.devtools.demo.devices import eventually
-from syncbeat_server.devtools.demo.processes import Process, start
-from syncbeat_server.devtools.demo.stage import Stage
+from syncbeat_devtools.demo.devices import eventually
+from syncbeat_devtools.demo.processes import Process, start
+from syncbeat_devtools.demo.stage import Stage
 from tests.conftest import DatabaseUrls
 
 SKEWED = Path(__file__).with_name("skewed")

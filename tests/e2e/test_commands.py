@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 
 from syncbeat import Session, SessionTokens, SyncbeatClient
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
-from syncbeat_server.devtools.demo.processes import DemoFailed, Identity, start
+from syncbeat_devtools.demo.processes import DemoFailed, Identity, start
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
 from tests.valkeys import running_valkey
@@ -101,7 +101,9 @@ def test_what_is_wrong_is_named_without_a_traceback(arguments: str, settings: di
 def test_the_bare_client_names_what_the_command_needs() -> None:
     # As after `pip install syncbeat`: what is None there cannot be imported.
     for missing, extra in (("dotenv", "server"), ("uvloop", "server"), ("httptools", "server,embedded")):
-        script = f"import sys; sys.modules[{missing!r}] = None; from syncbeat_server.cli import main; sys.exit(main())"
+        script = (
+            f"import sys; sys.modules[{missing!r}] = None; from syncbeat_server.cli.main import main; sys.exit(main())"
+        )
         done = subprocess.run(
             [sys.executable, "-c", script, "serve" if missing == "dotenv" else "fake-fcm"],
             capture_output=True,

@@ -13,9 +13,9 @@ import pytest
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import directory_service_pb2, push_service_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.devtools.demo.processes import start
-from syncbeat_server.devtools.demo.stage import Stage, staged
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_devtools.demo.processes import start
+from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.ports import free_port

@@ -11,9 +11,9 @@ import pytest
 
 from syncbeat import SyncbeatClient, explain
 from syncbeat.v1 import core_pb2, directory_service_pb2, error_reason_pb2, push_service_pb2, sync_service_pb2
-from syncbeat_server.devtools.demo.devices import StreamingDevice, eventually
-from syncbeat_server.devtools.demo.stage import Stage, staged
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_devtools.demo.devices import StreamingDevice, eventually
+from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.deliveries import states
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from syncbeat_server.devtools.demo.processes import Identity, Process, start
-from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
+from syncbeat_devtools.demo.processes import Identity, Process, start
+from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.storage.migrate import migrate
 from tests.conftest import run_sql
 from tests.fakes import wait_until

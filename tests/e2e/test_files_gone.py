@@ -11,8 +11,8 @@ import pytest
 
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2
-from syncbeat_server.devtools.demo.processes import Identity, Process, start
-from syncbeat_server.devtools.fake_fcm import FakeFcm, running_fake_fcm
+from syncbeat_devtools.demo.processes import Identity, Process, start
+from syncbeat_devtools.fake_fcm import FakeFcm, running_fake_fcm
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 

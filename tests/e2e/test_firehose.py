@@ -12,9 +12,9 @@ import pytest
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.devtools.demo.devices import eventually
-from syncbeat_server.devtools.demo.stage import Stage, staged
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_devtools.demo.devices import eventually
+from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls, run_sql
 from tests.e2e.feed_story import Cable, Consumer, Hosts, Writers, hold, level
 from tests.ports import free_port

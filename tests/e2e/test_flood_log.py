@@ -11,9 +11,9 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from syncbeat.v1 import directory_service_pb2
+from syncbeat_devtools.demo.processes import Identity, start
 from syncbeat_server.auth.model import Issuer, KeyRow
-from syncbeat_server.auth.tokens import mint
-from syncbeat_server.devtools.demo.processes import Identity, start
+from syncbeat_server.auth.tokens.verify import mint
 from tests.conftest import DatabaseUrls
 from tests.ports import free_port
 

@@ -11,8 +11,8 @@ import grpc
 
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import directory_service_pb2
-from syncbeat_server.devtools.demo.processes import Identity, start
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_devtools.demo.processes import Identity, start
+from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 

@@ -15,9 +15,9 @@ import pytest
 
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, sync_service_pb2
-from syncbeat_server.devtools.demo.processes import Process
-from syncbeat_server.devtools.demo.stage import Stage, staged
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_devtools.demo.processes import Process
+from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import asyncpg
 
-from syncbeat_server.devtools.demo.stage import Stage
+from syncbeat_devtools.demo.stage import Stage
 from tests.conftest import DatabaseUrls
 from tests.history import Arrival, Change, History
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import psutil
 
-from syncbeat_server.devtools.embedded import EmbeddedStores
-from syncbeat_server.devtools.embedded.binaries import find_binaries
-from syncbeat_server.devtools.embedded.postgres import APP, DATABASE, OWNER, account_for_postgres, make_folder
-from syncbeat_server.devtools.embedded.servers import Account, Program, Server
-from syncbeat_server.ops.processes import launcher
+from syncbeat_devtools.embedded import EmbeddedStores
+from syncbeat_devtools.embedded.binaries import find_binaries
+from syncbeat_devtools.embedded.postgres import APP, DATABASE, OWNER, account_for_postgres, make_folder
+from syncbeat_devtools.embedded.servers import Account, Program, Server
+from syncbeat_server.ops.process_group import launcher
 from tests.ports import free_port
 from tests.prove.tools import proof_programs, runs
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from syncbeat_server.directory.model import Member, MemberRole, Platform, Preferences, QuietHours, Registration
-from syncbeat_server.events.users import UserLifecycle
+from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push import accept as push
-from syncbeat_server.push import followup, policy, queue, store
+from syncbeat_server.push.delivery.outcomes import Recorder
+from syncbeat_server.push.delivery.preflight import Screening
 from syncbeat_server.push.model import (
     ClaimedDelivery,
     Content,
@@ -31,10 +32,10 @@ from syncbeat_server.push.model import (
     Target,
     Verdict,
 )
-from syncbeat_server.push.policy import RetryRule
-from syncbeat_server.push.recorder import Recorder
-from syncbeat_server.push.screening import Screening
-from syncbeat_server.storage.postgres import Database, open_database
+from syncbeat_server.push.policy import decisions
+from syncbeat_server.push.policy.decisions import RetryRule
+from syncbeat_server.push.store import lifecycle, notifications, queue
+from syncbeat_server.storage.postgres.database import Database, open_database
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock
 from tests.storage.doubles import ScriptedProvider, Streams, channel
@@ -223,7 +224,7 @@ class Lifecycles(RuleBasedStateMachine):
     async def _cancel(self, notification_id: str) -> None:
         before = await self._waiting(notification_id)
         async with self.database.transaction() as conn:
-            count = await followup.cancel(conn, APP, notification_id)
+            count = await lifecycle.cancel(conn, APP, notification_id)
         if before is not None:
             assert count == before, "what waited is what was cancelled"
 
@@ -284,7 +285,7 @@ class Lifecycles(RuleBasedStateMachine):
 
     @rule(delivery=consumes(under_way), outcome=st.sampled_from([*OUTCOMES, "sent", "sent"]))
     def end(self, delivery: ClaimedDelivery, outcome: str) -> None:
-        ended = policy.conclude(delivery, OUTCOMES[outcome], self.rule, self.dice)
+        ended = decisions.conclude(delivery, OUTCOMES[outcome], self.rule, self.dice)
         self.run(self._record(ended))
         FIGURES[f"ended {outcome}"] += 1
         if outcome == "sent" and delivery.collapse_key and self.run(self._is_sent(delivery)):
@@ -324,7 +325,7 @@ class Lifecycles(RuleBasedStateMachine):
         return self.claim()
 
     async def _check_not_tried_again(self, delivery: ClaimedDelivery, outcome: str) -> None:
-        await self._record(policy.conclude(delivery, OUTCOMES[outcome], self.rule, self.dice))
+        await self._record(decisions.conclude(delivery, OUTCOMES[outcome], self.rule, self.dice))
         state = await self.admin.fetchval("SELECT state FROM deliveries WHERE delivery_id = $1", delivery.delivery_id)
         assert state in ("CANCELLED", "SENT", "EXPIRED", "DEAD", "SUPPRESSED"), "it waits for who signed in again"
 
@@ -382,7 +383,7 @@ class Lifecycles(RuleBasedStateMachine):
                     pass
             for sent in self.sent:
                 async with self.database.connection() as conn:
-                    found = await store.find_notification(conn, APP, sent.notification_id)
+                    found = await notifications.find_notification(conn, APP, sent.notification_id)
                 assert found is not None
                 assert found.resolved
                 assert not found.counts.keys() & {*WAITING}, found.counts

@@ -9,8 +9,8 @@ import grpc
 
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
-from syncbeat_server.devtools.demo.devices import StreamingDevice, eventually
-from syncbeat_server.devtools.demo.stage import Stage
+from syncbeat_devtools.demo.devices import StreamingDevice, eventually
+from syncbeat_devtools.demo.stage import Stage
 from tests.deliveries import states
 
 USERS = 8

@@ -18,8 +18,8 @@ import pytest
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, sync_service_pb2_grpc
 from syncbeat.v1 import sync_service_pb2 as pb
+from syncbeat_devtools.demo.stage import Stage
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.devtools.demo.stage import Stage
 from tests.prove.load import USERS, register
 
 DOCUMENTS = int(os.environ.get("DOCUMENTS", "1000"))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from syncbeat_server.devtools.demo.stage import Stage
+from syncbeat_devtools.demo.stage import Stage
 from tests.prove.load import Promises, register, send_for_ever, settled
 
 SHARES = {"503": 0.08, "500": 0.03, "accepted-503": 0.04, "accepted-reset": 0.03, "reset": 0.04, "not-json": 0.02}

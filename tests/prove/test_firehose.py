@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from syncbeat import SyncbeatClient
-from syncbeat_server.devtools.demo.stage import Stage
+from syncbeat_devtools.demo.stage import Stage
 from tests.conftest import DatabaseUrls
 from tests.e2e.feed_story import Cable, Consumer, Hosts, Writers, hold, level
 

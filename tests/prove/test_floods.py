@@ -16,9 +16,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import directory_service_pb2
+from syncbeat_devtools.demo.processes import Process
+from syncbeat_devtools.demo.stage import Stage
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.devtools.demo.processes import Process
-from syncbeat_server.devtools.demo.stage import Stage
 from tests.prove.floods import CONNECTIONS, floods
 
 FLOOD_S, ROUNDS, PAUSE_S, WARM_S = 10.0, 3, 0.01, 0.5

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import pytest
 import redis.asyncio
 
-from syncbeat_server.devtools.demo.devices import eventually
-from syncbeat_server.devtools.demo.stage import Stage
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_devtools.demo.devices import eventually
+from syncbeat_devtools.demo.stage import Stage
+from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.e2e.witness import history_of, last_to_claim, watch_database
 from tests.history import unended, violations

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from syncbeat import SyncbeatClient
-from syncbeat_server.devtools.demo.devices import StreamingDevice, eventually
-from syncbeat_server.devtools.demo.processes import Process, start
-from syncbeat_server.devtools.demo.stage import Stage
+from syncbeat_devtools.demo.devices import StreamingDevice, eventually
+from syncbeat_devtools.demo.processes import Process, start
+from syncbeat_devtools.demo.stage import Stage
 from tests.prove.load import Promises, publish_for_ever, register, send_for_ever, settled, streams
 
 

@@ -15,8 +15,8 @@ import pytest
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, directory_service_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
+from syncbeat_devtools.demo.stage import Stage
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.devtools.demo.stage import Stage
 from tests.conftest import DatabaseUrls
 
 SCOPES = [f"big-{number}" for number in range(6)]

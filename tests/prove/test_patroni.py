@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_server.devtools.demo.stage import Stage, staged
-from syncbeat_server.devtools.embedded import EmbeddedStores
-from syncbeat_server.devtools.embedded.postgres import APP, OWNER
+from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.embedded import EmbeddedStores
+from syncbeat_devtools.embedded.postgres import APP, OWNER
 from syncbeat_server.storage.migrate import migrate
 from tests.conftest import run_sql
 from tests.fakes import wait_until

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_server.ops.processes import launcher
+from syncbeat_server.ops.process_group import launcher
 from tests.prove.tools import pgbouncer_program, reason_missing, require
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from syncbeat import SyncbeatClient, explain
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2
 from syncbeat.v1.error_reason_pb2 import ErrorReason
-from syncbeat_server.devtools.demo.stage import Stage
+from syncbeat_devtools.demo.stage import Stage
 from tests.fakes import wait_until
 
 RACES, AT_ONCE = 1_000, 25

@@ -16,8 +16,8 @@ import redis
 
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_service_pb2
-from syncbeat_server.devtools.demo.devices import StreamingDevice
-from syncbeat_server.devtools.demo.stage import Stage
+from syncbeat_devtools.demo.devices import StreamingDevice
+from syncbeat_devtools.demo.stage import Stage
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.prove.load import settled

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_server.devtools.demo.stage import Stage
+from syncbeat_devtools.demo.stage import Stage
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.restores import PATIENCE_S, Deployment, dump, new_epoch, restore

@@ -13,10 +13,10 @@ import asyncpg
 import pytest
 
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.push import queue
+from syncbeat_server.push.delivery.maintenance import old_rows
 from syncbeat_server.push.model import Target
-from syncbeat_server.push.upkeep import old_rows
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import queue
+from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.retention import Retention
 from tests.conftest import DatabaseUrls
 from tests.storage.stage import APP, accept, add_device, message

@@ -17,24 +17,24 @@ import pytest
 from syncbeat import Session, SessionTokens
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1.auth_service_pb2_grpc import AuthServiceStub
-from syncbeat_server.auth.attempts import RefreshLimits
-from syncbeat_server.auth.bearer import bearer_of
-from syncbeat_server.auth.fleet import TokenCaches
-from syncbeat_server.auth.keys import key_table, new_signing_key, signing_keys
+from syncbeat_server.auth.accounts.account_status_cache import Standings
+from syncbeat_server.auth.cluster_token_cache import TokenCaches
 from syncbeat_server.auth.model import Issuer, KeyRow, Principal
-from syncbeat_server.auth.policy import SessionRule
-from syncbeat_server.auth.refresh import RefreshKeys
 from syncbeat_server.auth.service import Authenticator, Known
-from syncbeat_server.auth.sessions import Creation, SessionService, Signing
-from syncbeat_server.auth.standings import Standings
+from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshLimits
+from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
+from syncbeat_server.auth.sessions.service import Creation, SessionService, Signing
+from syncbeat_server.auth.tokens.bearer import bearer_of
+from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, signing_keys
+from syncbeat_server.auth.tokens.lifetimes import SessionRule
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.rpc.admission import Admission
-from syncbeat_server.rpc.auth import AuthServicer
-from syncbeat_server.rpc.interceptors import Interceptors
+from syncbeat_server.rpc.handler_pipeline import Interceptors
 from syncbeat_server.rpc.server import ConnectionAge, Listener, RpcServer
-from syncbeat_server.storage.postgres import open_database
-from syncbeat_server.storage.redis import open_redis
+from syncbeat_server.rpc.servicers.auth import AuthServicer
+from syncbeat_server.storage.postgres.database import open_database
+from syncbeat_server.storage.redis.bus import open_redis
 from tests.conftest import DatabaseUrls
 from tests.fakes import START
 

@@ -12,8 +12,8 @@ import pytest
 
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, push_service_pb2
-from syncbeat_server.devtools.demo.devices import eventually
-from syncbeat_server.devtools.demo.stage import Stage
+from syncbeat_devtools.demo.devices import eventually
+from syncbeat_devtools.demo.stage import Stage
 from tests.conftest import DatabaseUrls
 
 USERS = 20_000

@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from syncbeat_server.devtools.demo.stage import Stage
+from syncbeat_devtools.demo.stage import Stage
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.prove.writers import Written, differences

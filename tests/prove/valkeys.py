@@ -12,8 +12,8 @@ from pathlib import Path
 
 import redis
 
-from syncbeat_server.devtools.embedded.binaries import find_binaries
-from syncbeat_server.devtools.embedded.servers import Account, Program, Server
+from syncbeat_devtools.embedded.binaries import find_binaries
+from syncbeat_devtools.embedded.servers import Account, Program, Server
 from tests.ports import free_port
 
 NAME = "heart"

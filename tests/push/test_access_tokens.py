@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from syncbeat_devtools.fake_fcm import FakeFcm, FakeFcmSettings, Fault, FaultKind, running_fake_fcm
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, Fault, FaultKind, running_fake_fcm
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
 from syncbeat_server.push.providers.fcm.credentials import NoAccessToken

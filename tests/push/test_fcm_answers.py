@@ -16,7 +16,7 @@ import orjson
 import pytest
 from firebase_admin import _utils, messaging
 
-from syncbeat_server.devtools.fake_fcm import running_fake_fcm
+from syncbeat_devtools.fake_fcm import running_fake_fcm
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from tests.push.test_fcm_provider import DELIVERY, providing
 

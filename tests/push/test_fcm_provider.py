@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from syncbeat_devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm
 from syncbeat_server.push.model import Blame, Content, Kind, Lane, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider

@@ -17,8 +17,8 @@ import pytest
 from firebase_admin import exceptions, messaging
 from google.auth.credentials import Credentials as GoogleCredentials
 
+from syncbeat_devtools.fake_fcm import FakeFcm, running_fake_fcm
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.devtools.fake_fcm import FakeFcm, running_fake_fcm
 from syncbeat_server.push.model import Content, Kind, Lane, Reason, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from syncbeat.v1 import core_pb2
+from syncbeat_devtools.fake_fcm import FakeFcm, running_fake_fcm
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.devtools.fake_fcm import FakeFcm, running_fake_fcm
+from syncbeat_server.push.content.templates import Template, in_locale
 from syncbeat_server.push.model import Content, Kind, Lane, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
-from syncbeat_server.push.templates import Template, in_locale
 from tests.claimed import MESSAGE
 
 ID = MESSAGE.delivery_id

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat.v1 import core_pb2
-from syncbeat_server.devtools.fake_fcm.messages import read_message
-from syncbeat_server.devtools.fake_fcm.schema import Violation
+from syncbeat_devtools.fake_fcm.messages import read_message
+from syncbeat_devtools.fake_fcm.schema import Violation
 from syncbeat_server.errors import FieldViolation
 from syncbeat_server.push.model import ClaimedDelivery, Content, Kind
 from syncbeat_server.push.providers import Message
@@ -20,7 +20,7 @@ from syncbeat_server.push.providers.fcm.message import Encoder
 from syncbeat_server.rpc.convert import content
 from tests.claimed import MESSAGE
 
-# The longest name of an app, beside what the token always is (push/receipts.py).
+# The longest name of an app, beside what the token always is (push/content/ack_token.py).
 ACK_TOKEN = f"{'a' * 64}.{'x' * 43}"
 CURSOR = replace(
     MESSAGE,

@@ -20,8 +20,8 @@ from syncbeat.retry import SERVICES
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_server.app import Stores, serve
 from syncbeat_server.auth.model import Issuer, KeyRow
-from syncbeat_server.auth.tokens import mint
-from syncbeat_server.ops.config import Role, digest_of, load_settings
+from syncbeat_server.auth.tokens.verify import mint
+from syncbeat_server.ops.settings.server import Role, digest_of, load_settings
 from tests.conftest import DatabaseUrls
 
 WAIT_S = 20.0

@@ -20,19 +20,20 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
 from syncbeat.v1 import access_pb2, auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
+from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.app import Stores, serve
-from syncbeat_server.auth.keys import new_signing_key
 from syncbeat_server.auth.model import Issuer, KeyRow
-from syncbeat_server.auth.tokens import mint
-from syncbeat_server.devtools.embedded import EmbeddedStores
-from syncbeat_server.ops.config import Role, digest_of, load_settings
-from syncbeat_server.rpc.auth import AuthServicer
-from syncbeat_server.rpc.directory import DirectoryServicer
-from syncbeat_server.rpc.push import PushServicer
+from syncbeat_server.auth.tokens.keys import new_signing_key
+from syncbeat_server.auth.tokens.verify import mint
+from syncbeat_server.ops.settings.server import Role, digest_of, load_settings
 from syncbeat_server.rpc.server import CONTRACT
-from syncbeat_server.rpc.sync import SyncServicer
-from syncbeat_server.storage import asking, redis
-from syncbeat_server.sync import pacer, sweep, views
+from syncbeat_server.rpc.servicers.auth import AuthServicer
+from syncbeat_server.rpc.servicers.directory import DirectoryServicer
+from syncbeat_server.rpc.servicers.push import PushServicer
+from syncbeat_server.rpc.servicers.sync import SyncServicer
+from syncbeat_server.storage.redis import bus, cluster_query
+from syncbeat_server.sync.hints import load_pacer, view_cache
+from syncbeat_server.sync.streams import head_sweep
 from tests.conftest import DatabaseUrls, create_database, drop_database
 from tests.fakes import wait_until
 
@@ -331,26 +332,26 @@ async def hear_each_other(*servers: Server) -> None:
 @pytest.fixture(autouse=True)
 def patient_with_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers of tests wait longer for Redis than a busy machine may need; one that is not there refuses at once."""
-    monkeypatch.setattr(redis, "_TIMEOUT_S", DEADLINE_S)
+    monkeypatch.setattr(bus, "_TIMEOUT_S", DEADLINE_S)
 
 
 @pytest.fixture
 def patient_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers of this test wait longer for the answers of others than a busy machine may need."""
-    monkeypatch.setattr(asking, "_TIMEOUT_S", DEADLINE_S / 2)
+    monkeypatch.setattr(cluster_query, "_TIMEOUT_S", DEADLINE_S / 2)
 
 
 @pytest.fixture
 def unstretched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers of this test do not lengthen intervals because the machine pauses and they seem to bear too much."""
-    monkeypatch.setattr(pacer, "_WINDOW_S", 10**9)
+    monkeypatch.setattr(load_pacer, "_WINDOW_S", 10**9)
 
 
 @pytest.fixture
 def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers of this test look for changes by themselves once an hour: what is known sooner, a wake-up told."""
-    monkeypatch.setattr(sweep, "_EVERY_S", 3_600.0)
-    monkeypatch.setattr(views, "TRUSTED_S", 3_600.0)
+    monkeypatch.setattr(head_sweep, "_EVERY_S", 3_600.0)
+    monkeypatch.setattr(view_cache, "TRUSTED_S", 3_600.0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import asyncpg
 from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
-from syncbeat_server.storage.postgres import RowOwner
+from syncbeat_server.storage.postgres.database import RowOwner
 from syncbeat_server.sync.model import DeviceKey
 from tests.fakes import wait_until
 from tests.rpc.conftest import Server

@@ -21,9 +21,9 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 from syncbeat.v1 import access_pb2, directory_service_pb2, sync_service_pb2
+from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.auth.model import MAX_LEEWAY, KeyRow
-from syncbeat_server.auth.tokens import mint
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_server.auth.tokens.verify import mint
 from tests.conftest import DatabaseUrls, create_database, drop_database
 from tests.forged import CANARY, HOSTED, OTHER_SECRET, SHOP, Forger
 from tests.forged import SECRET as FORGED_SECRET

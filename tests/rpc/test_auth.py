@@ -15,8 +15,8 @@ from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2
-from syncbeat_server.auth import standings
-from syncbeat_server.sync import lifetime
+from syncbeat_server.auth.accounts import account_status_cache
+from syncbeat_server.sync.streams import lifetime
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
 from tests.rpc.conftest import METHODS, Caller, Server, entry, hear_each_other, refusal_of, running_server
@@ -32,7 +32,7 @@ TOLD_WITHIN_S = ENDED_WITHIN_S = 20.0
 @pytest.fixture
 def long_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """That somebody is shut out is kept as long as that somebody is not: else it ends within what is waited for."""
-    monkeypatch.setattr(standings, "KEPT_ABSENT_S", standings.KEPT_S)
+    monkeypatch.setattr(account_status_cache, "KEPT_ABSENT_S", account_status_cache.KEPT_S)
 
 
 @pytest.fixture

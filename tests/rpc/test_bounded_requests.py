@@ -14,9 +14,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import auth_service_pb2, core_pb2, push_service_pb2, sync_service_pb2
-from syncbeat_server.rpc import bodies
+from syncbeat_server.rpc import request_body
 from syncbeat_server.rpc.server import MAX_REQUEST_BYTES
-from syncbeat_server.rpc.undecodable import MAX_PUBLIC_BYTES, MAX_PUBLIC_FIELDS, fault_of_public, undecodable_texts
+from syncbeat_server.rpc.validation.wire_format import (
+    MAX_PUBLIC_BYTES,
+    MAX_PUBLIC_FIELDS,
+    fault_of_public,
+    undecodable_texts,
+)
 from tests.fakes import ahead, wait_until
 from tests.raw_http2 import RawConnection, grpc_message, raw_connection
 from tests.rpc.conftest import BACKEND, METHODS, Caller, Server, path_of
@@ -131,7 +136,7 @@ async def test_half_a_request_is_waited_for_ten_seconds(server: Server, path: st
         stream = half(path, raw)
         await health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert not raw.answers[stream].is_over
-        with ahead(bodies.BODY_S):
+        with ahead(request_body.BODY_S):
             await wait_until(lambda: raw.answers[stream].is_over)
         assert raw.answers[stream].status == "4"
 
@@ -142,7 +147,7 @@ async def test_a_slow_request_is_answered(server: Server) -> None:
     body = grpc_message(sync_service_pb2.PublishChangesRequest(changes=[change]).SerializeToString())
     async with raw_connection(server.address) as raw:
         stream = raw.start(path_of(PUBLISH), body[:60_000], [("authorization", f"Bearer {BACKEND}")], end=False)
-        with ahead(bodies.STALLED_S + 1):
+        with ahead(request_body.STALLED_S + 1):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(raw.closed.wait(), 1.5)
             raw.send(stream, body[60_000:])
@@ -152,12 +157,15 @@ async def test_a_slow_request_is_answered(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("token", "many", "most"),
-    [("", 3 * bodies.MOST_OF_CONNECTION, bodies.MOST_OF_CONNECTION), (BACKEND, 90, bodies.MOST_KNOWN_OF_CONNECTION)],
+    [
+        ("", 3 * request_body.MOST_OF_CONNECTION, request_body.MOST_OF_CONNECTION),
+        (BACKEND, 90, request_body.MOST_KNOWN_OF_CONNECTION),
+    ],
 )
 async def test_few_requests_of_a_connection_may_stall(server: Server, token: str, many: int, most: int) -> None:
     async with raw_connection(server.address) as raw:
         streams = [half(path_of(PUBLISH), raw, token) for _ in range(many)]
-        with ahead(bodies.STALLED_S):
+        with ahead(request_body.STALLED_S):
             await wait_until(lambda: sum(raw.answers[stream].is_over for stream in streams) >= many - most)
         ended = [stream for stream in streams if raw.answers[stream].is_over]
         assert ended == streams[:-most], "those that wait for longest"
@@ -167,9 +175,9 @@ async def test_few_requests_of_a_connection_may_stall(server: Server, token: str
 async def test_few_requests_of_callers_not_known_may_stall_in_all(server: Server) -> None:
     async with AsyncExitStack() as stack:
         raws = [await stack.enter_async_context(raw_connection(server.address)) for _ in range(40)]
-        streams = [(raw, half(path_of(REFRESH), raw)) for raw in raws for _ in range(bodies.MOST_OF_CONNECTION)]
-        with ahead(bodies.STALLED_S):
-            left = bodies.MOST_OF_PROCESS
+        streams = [(raw, half(path_of(REFRESH), raw)) for raw in raws for _ in range(request_body.MOST_OF_CONNECTION)]
+        with ahead(request_body.STALLED_S):
+            left = request_body.MOST_OF_PROCESS
             await wait_until(lambda: sum(not raw.answers[stream].is_over for raw, stream in streams) <= left)
         assert sum(not raw.answers[stream].is_over for raw, stream in streams) == left
 

@@ -18,8 +18,8 @@ from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat.v1.error_reason_pb2 import ErrorReason
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.storage.postgres import open_database
-from syncbeat_server.sync.renewal import renew_epochs
+from syncbeat_server.storage.postgres.database import open_database
+from syncbeat_server.sync.feed.epoch_renewal import renew_epochs
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
 from tests.ports import free_port

@@ -18,7 +18,7 @@ from syncbeat import Session, SessionTokens, SignedOut, SyncbeatClient
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2
 from syncbeat.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
-from syncbeat_server.auth.tokens import mint
+from syncbeat_server.auth.tokens.verify import mint
 from tests.conftest import DatabaseUrls
 from tests.fakes import START, FakeClock, settle, wait_until
 from tests.rpc.conftest import KEY, Server, running_server

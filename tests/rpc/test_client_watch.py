@@ -16,7 +16,7 @@ from syncbeat import Watch, explain
 from syncbeat.v1 import core_pb2, directory_service_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat.v1.error_reason_pb2 import ErrorReason
-from syncbeat_server.devtools.demo.processes import start
+from syncbeat_devtools.demo.processes import start
 from tests.conftest import DatabaseUrls
 from tests.ports import free_port
 from tests.rpc.client_servers import (

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
-from syncbeat_server.rpc import health
+from syncbeat_server.rpc.servicers import health
 from tests.conftest import DatabaseUrls
 from tests.fakes import ahead, wait_until
 from tests.raw_http2 import RawConnection, grpc_message, raw_connection

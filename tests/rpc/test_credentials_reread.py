@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from syncbeat.v1 import core_pb2, push_service_pb2
-from syncbeat_server.app import apps as app_apps
-from syncbeat_server.app import delivering
-from syncbeat_server.devtools.embedded import EmbeddedStores
-from syncbeat_server.devtools.fake_fcm import FakeFcm, running_fake_fcm
-from syncbeat_server.ops.config import Role
+from syncbeat_devtools.embedded import EmbeddedStores
+from syncbeat_devtools.fake_fcm import FakeFcm, running_fake_fcm
+from syncbeat_server.app import app_configuration as app_apps
+from syncbeat_server.app import push
+from syncbeat_server.ops.settings.server import Role
 from tests.conftest import DatabaseUrls
 from tests.damage import NOT_JSON, put, remove
 from tests.fakes import wait_until
@@ -40,7 +40,7 @@ async def server(
     database_urls: DatabaseUrls, redis_url: str, fake: FakeFcm, account: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Server]:
     monkeypatch.setattr(app_apps, "_LOOK_S", 0.02)
-    monkeypatch.setattr(delivering, "_AGAIN_S", 0.02)
+    monkeypatch.setattr(push, "_AGAIN_S", 0.02)
     apps = account.with_name("apps.toml")
     apps.write_text("[apps.default]\n")
     variables = {"FCM_CREDENTIALS": str(account), "FCM_BASE_URL": fake.base_url, "APPS_FILE": str(apps)}

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from syncbeat.v1 import core_pb2, directory_service_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls, create_database, drop_database
 from tests.fakes import wait_until
 from tests.restores import postgres_tool

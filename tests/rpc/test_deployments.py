@@ -12,15 +12,15 @@ import redis.asyncio
 from google.protobuf.duration_pb2 import Duration
 
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
+from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.app import Stores
 from syncbeat_server.app.process import Process, opened
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.devtools.embedded import EmbeddedStores
-from syncbeat_server.ops.config import Role, load_settings
-from syncbeat_server.ops.ending import Ending
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.storage.allowance import Allowance, Rate
-from syncbeat_server.sync.pacer import Figures, Limits, Pacer
+from syncbeat_server.ops.settings.server import Role, load_settings
+from syncbeat_server.ops.shutdown_budget import Ending
+from syncbeat_server.storage.redis.token_bucket import Allowance, Rate
+from syncbeat_server.sync.hints.load_pacer import Figures, Limits, Pacer
 from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql
 from tests.fakes import FakeClock, wait_until
 from tests.rpc.conftest import Server, hear_each_other, running_server

@@ -11,10 +11,10 @@ import pytest
 
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.rpc import validation
-from syncbeat_server.rpc.documents import fault_of
-from syncbeat_server.rpc.large_requests import LARGE_BYTES
-from syncbeat_server.sync import compose
+from syncbeat_server.rpc.validation import field_rules
+from syncbeat_server.rpc.validation.json_documents import fault_of
+from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES
+from syncbeat_server.sync.content import merge_patch
 from tests.hard_documents import drawn
 from tests.rpc.conftest import METHODS, Server
 
@@ -71,7 +71,7 @@ async def test_large_documents_are_neither_checked_nor_merged_where_others_are_s
 ) -> None:
     await server.add("hard", "ann")
     here: list[str] = []
-    read = compose._read
+    read = merge_patch._read
 
     def checked(text: str, most_depth: int) -> str:
         here.append(text)
@@ -81,8 +81,8 @@ async def test_large_documents_are_neither_checked_nor_merged_where_others_are_s
         here.append(patch)
         return read(patch)
 
-    monkeypatch.setattr(validation, "fault_of", checked)
-    monkeypatch.setattr(compose, "_read", read_here)
+    monkeypatch.setattr(field_rules, "fault_of", checked)
+    monkeypatch.setattr(merge_patch, "_read", read_here)
     ann, method = server.user("ann"), METHODS["PublishChangesRequest"]
 
     async def publish(*patches: str, key: str = "k") -> tuple[tuple[str, str], tuple[str, ...]] | None:

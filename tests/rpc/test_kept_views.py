@@ -13,7 +13,7 @@ import redis
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import directory_service_pb2 as directory
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_devtools.embedded import EmbeddedStores
 from tests.fakes import wait_until
 from tests.rpc.conftest import METHODS, Server, refusal_of, running_server
 

@@ -9,7 +9,7 @@ import pytest
 
 from syncbeat import SyncbeatClient, explain
 from syncbeat.v1 import auth_service_pb2
-from syncbeat_server.auth.tokens import MAX_TOKEN_BYTES
+from syncbeat_server.auth.tokens.verify import MAX_TOKEN_BYTES
 from syncbeat_server.rpc.server import MAX_METADATA_BYTES
 from tests.conftest import DatabaseUrls
 from tests.rpc.client_servers import client_of

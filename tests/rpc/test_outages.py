@@ -11,7 +11,7 @@ import pytest
 
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.errors import ConfigurationError
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until

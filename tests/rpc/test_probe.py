@@ -14,7 +14,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from syncbeat_server.rpc.probe import own_addresses
+from syncbeat_server.rpc.health_probe import own_addresses
 from tests.ports import free_port
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from syncbeat.v1 import core_pb2, sync_service_pb2
-from syncbeat_server.ops.config import Role
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import pruning
+from syncbeat_server.ops.settings.server import Role
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.feed import prune
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.rpc.conftest import running_server
@@ -16,7 +16,7 @@ from tests.rpc.conftest import running_server
 async def test_a_worker_removes_tombstones_of_the_age_that_is_set(
     database_urls: DatabaseUrls, redis_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pruning, "_EVERY_S", 0.02)
+    monkeypatch.setattr(prune, "_EVERY_S", 0.02)
     async with running_server(database_urls, redis_url, Role.ALL, KEEP_TOMBSTONES_DAYS="5") as server:
         for key in ("young", "old"):
             deletion = core_pb2.NewChange(scope="s", key=key, deleted=True)

@@ -13,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
-from syncbeat_server.ops.config import Role
+from syncbeat_server.ops.settings.server import Role
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
 from tests.rpc.conftest import Server, running_server

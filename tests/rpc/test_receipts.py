@@ -15,8 +15,8 @@ import redis
 from google.protobuf.duration_pb2 import Duration
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
-from syncbeat_server.devtools.fake_fcm import FakeFcm, Fault, FaultKind, running_fake_fcm
-from syncbeat_server.ops.config import Role
+from syncbeat_devtools.fake_fcm import FakeFcm, Fault, FaultKind, running_fake_fcm
+from syncbeat_server.ops.settings.server import Role
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.rpc.conftest import DEADLINE_S, METHODS, Caller, Server, path_of, running_server

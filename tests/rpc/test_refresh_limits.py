@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from syncbeat.v1 import auth_service_pb2 as pb
-from syncbeat_server.auth.refresh import RefreshClaim, RefreshKeys
+from syncbeat_server.auth.sessions.refresh_tokens import RefreshClaim, RefreshKeys
 from tests.conftest import DatabaseUrls
 from tests.rpc.conftest import SECRET, Caller, Server, running_server
 

@@ -14,15 +14,13 @@ from typing import Any
 import pytest
 
 from syncbeat.v1 import sync_service_pb2
-from syncbeat_server.auth import store as auth
-from syncbeat_server.auth import users
 from syncbeat_server.auth.model import StandingKey
-from syncbeat_server.directory import locks
+from syncbeat_server.auth.store import sessions as auth
+from syncbeat_server.auth.store import users
+from syncbeat_server.directory import device_locks
 from syncbeat_server.directory import store as directory
 from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
-from syncbeat_server.push import alerts, collapse, erase, expansion, followup, limits, queue, registrations, windows
-from syncbeat_server.push import store as push
-from syncbeat_server.push.expansion import Page
+from syncbeat_server.push import erase
 from syncbeat_server.push.model import (
     Content,
     DeliveryFilter,
@@ -33,15 +31,28 @@ from syncbeat_server.push.model import (
     Reason,
     Target,
 )
-from syncbeat_server.storage import idempotency, lineage
+from syncbeat_server.push.store import (
+    alerts,
+    collapse_keys,
+    dedupe,
+    device_limits,
+    device_tokens,
+    fanout,
+    lifecycle,
+    queue,
+)
+from syncbeat_server.push.store import notifications as push
+from syncbeat_server.push.store.fanout import Page
+from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.idempotency import RequestKey
-from syncbeat_server.storage.postgres import Connection, Database, RowOwner, StatementRejected
-from syncbeat_server.sync import epochs, rounds, scopes, tombstones, touches
-from syncbeat_server.sync import store as sync
+from syncbeat_server.storage.postgres import restore_detection
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, StatementRejected
+from syncbeat_server.sync.content.firehose_token import Place
 from syncbeat_server.sync.model import Activity, Cursor, Priority
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
-from syncbeat_server.sync.policy.signal import signal_after_change, unchanged
-from syncbeat_server.sync.tokens import Place
+from syncbeat_server.sync.policy.scope_signal import signal_after_change, unchanged
+from syncbeat_server.sync.store import changes as sync
+from syncbeat_server.sync.store import epochs, firehose_pages, invalidations, scopes, tombstones
 from tests import claimed
 from tests.rpc.conftest import Server
 from tests.rpc.isolation import PHONE, TOKEN, at, people
@@ -112,12 +123,12 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     directory.lock_token: lambda c: directory.lock_token(c, "default", DIGEST),
     directory.release_token: lambda c: directory.release_token(c, "default", BOBS, DIGEST),
     directory.count_devices: lambda c: directory.count_devices(c, "default", "bob", ""),
-    locks.lock_in_order: lambda c: locks.lock_in_order(c, ["default"], ["bob"], ["bobs phone"]),
-    locks.lock_devices: lambda c: locks.lock_devices(c, "default", "bob", None),
+    device_locks.lock_in_order: lambda c: device_locks.lock_in_order(c, ["default"], ["bob"], ["bobs phone"]),
+    device_locks.lock_devices: lambda c: device_locks.lock_devices(c, "default", "bob", None),
     directory.lock_mover: lambda c: directory.lock_mover(c, REGISTRATION, b"digest"),
     directory.lock_registering: lambda c: directory.lock_registering(c, "default", "bob", "bobs"),
     directory.lock_erasing: lambda c: directory.lock_erasing(c, "default", "bob"),
-    locks.delete_devices: lambda c: locks.delete_devices(c, "default", "bob", "bobs phone"),
+    device_locks.delete_devices: lambda c: device_locks.delete_devices(c, "default", "bob", "bobs phone"),
     directory.find_device: lambda c: directory.find_device(c, "default", "bob", "bobs phone"),
     directory.list_devices: lambda c: directory.list_devices(c, "default", "bob", "", 10),
     directory.known_scopes: lambda c: directory.known_scopes(c, [("default", "bobs")]),
@@ -175,14 +186,14 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     push.cancel_waiting: lambda c: push.cancel_waiting(c, "default", "bob", None, Reason.DEVICE_GONE),
     erase.erase: lambda c: erase.erase(c, "default", "bob"),
     erase.cancel_of_user: lambda c: erase.cancel_of_user(c, "default", "bob"),
-    collapse.keep_order: lambda c: collapse.keep_order(c, [CLAIMED]),
+    collapse_keys.keep_order: lambda c: collapse_keys.keep_order(c, [CLAIMED]),
     queue.still_wanted: lambda c: queue.still_wanted(c, CLAIMED),
     queue.texts_as_accepted: lambda c: queue.texts_as_accepted(c, CLAIMED),
     push.find_notification: lambda c: push.find_notification(c, "default", IDS[2]),
     push.list_deliveries: lambda c: push.list_deliveries(c, "default", DeliveryFilter(), None, 10),
     queue.claim: lambda c: queue.claim(c, IDS[1], 30.0, {"default": 10}),
-    windows.lock_trailed: lambda c: windows.lock_trailed(c, IDS[1], [("default", IDS[0])]),
-    windows.close_trailed: lambda c: windows.close_trailed(c, IDS[1], [("default", IDS[0])]),
+    dedupe.lock_trailed: lambda c: dedupe.lock_trailed(c, IDS[1], [("default", IDS[0])]),
+    dedupe.close_trailed: lambda c: dedupe.close_trailed(c, IDS[1], [("default", IDS[0])]),
     alerts.write: lambda c: alerts.write(c, [ALERT]),
     alerts.close_windows: lambda c: alerts.close_windows(c, IDS[1], [("default", IDS[0])]),
     alerts.merge_held: lambda c: alerts.merge_held(c, [CLAIMED]),
@@ -192,36 +203,36 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     queue.rescue: lambda c: queue.rescue(c, 10),
     queue.release: lambda c: queue.release(c, IDS),
     push.list_changed: lambda c: push.list_changed(c, "default", DeliveryFilter(user_id="bob"), None, 10),
-    followup.app_secret: lambda c: followup.app_secret(c, "default"),
-    followup.acknowledge: lambda c: followup.acknowledge(c, "default", IDS[0], opened=True),
-    followup.cancel: lambda c: followup.cancel(c, "default", IDS[2]),
-    followup.redrive: lambda c: followup.redrive(c, "default", DeliveryFilter()),
-    followup.forget_notifications: lambda c: followup.forget_notifications(c, 1.0, 10),
-    followup.forget_windows: lambda c: followup.forget_windows(c, 10),
-    followup.unaccounted: lambda c: followup.unaccounted(c, timedelta(days=1), 10),
-    followup.waiting: followup.waiting,
-    expansion.start: lambda c: expansion.start(c, [NOTIFICATION], [1]),
-    expansion.next_pages: lambda c: expansion.next_pages(c, ["default"]),
-    expansion.write: lambda c: expansion.write(c, [Page(NOTIFICATION, ("", ""), last=True)]),
-    expansion.call_off: lambda c: expansion.call_off(c, "default", IDS[2]),
-    expansion.lacking: lambda c: expansion.lacking(c, "default", {}),
-    expansion.count_deferred: lambda c: expansion.count_deferred(c, [NOTIFICATION]),
-    limits.count_shown: lambda c: limits.count_shown(c, [(CLAIMED, 1, EVER)]),
-    limits.take_wakes: lambda c: limits.take_wakes(c, [CLAIMED]),
-    limits.merge_held: lambda c: limits.merge_held(c, [CLAIMED]),
-    registrations.bury: lambda c: registrations.bury(c, [CLAIMED]),
+    lifecycle.app_secret: lambda c: lifecycle.app_secret(c, "default"),
+    lifecycle.acknowledge: lambda c: lifecycle.acknowledge(c, "default", IDS[0], opened=True),
+    lifecycle.cancel: lambda c: lifecycle.cancel(c, "default", IDS[2]),
+    lifecycle.redrive: lambda c: lifecycle.redrive(c, "default", DeliveryFilter()),
+    lifecycle.forget_notifications: lambda c: lifecycle.forget_notifications(c, 1.0, 10),
+    lifecycle.forget_windows: lambda c: lifecycle.forget_windows(c, 10),
+    lifecycle.unaccounted: lambda c: lifecycle.unaccounted(c, timedelta(days=1), 10),
+    lifecycle.waiting: lifecycle.waiting,
+    fanout.start: lambda c: fanout.start(c, [NOTIFICATION], [1]),
+    fanout.next_pages: lambda c: fanout.next_pages(c, ["default"]),
+    fanout.write: lambda c: fanout.write(c, [Page(NOTIFICATION, ("", ""), last=True)]),
+    fanout.call_off: lambda c: fanout.call_off(c, "default", IDS[2]),
+    fanout.lacking: lambda c: fanout.lacking(c, "default", {}),
+    fanout.count_deferred: lambda c: fanout.count_deferred(c, [NOTIFICATION]),
+    device_limits.count_shown: lambda c: device_limits.count_shown(c, [(CLAIMED, 1, EVER)]),
+    device_limits.take_wakes: lambda c: device_limits.take_wakes(c, [CLAIMED]),
+    device_limits.merge_held: lambda c: device_limits.merge_held(c, [CLAIMED]),
+    device_tokens.bury: lambda c: device_tokens.bury(c, [CLAIMED]),
     directory.forget_moves: lambda c: directory.forget_moves(c, 10),
     directory.set_preferences: lambda c: directory.set_preferences(c, "default", "bob", Preferences()),
-    registrations.forget_removals: lambda c: registrations.forget_removals(c, 10),
+    device_tokens.forget_removals: lambda c: device_tokens.forget_removals(c, 10),
     idempotency.answer_once: lambda c: idempotency.answer_once(c, [REQUEST], no_answers),
     idempotency.forget_caller: lambda c: idempotency.forget_caller(c, "default", "user:bob"),
     idempotency.forget_old: lambda c: idempotency.forget_old(c, 10),
 }
-SEEN[touches.heads_of] = lambda c: touches.heads_of(c, [("default", "bobs")])
-SEEN[touches.recent_heads] = lambda c: touches.recent_heads(c, ["default", "other"], 1e6, 10)
-REFUSED[locks.lock_keys] = lambda c: locks.lock_keys(c, "default", "bob", "bobs phone")
-REFUSED[lineage.lineage] = lineage.lineage
-REFUSED[lineage.begin_feed_generation] = lineage.begin_feed_generation
+SEEN[invalidations.heads_of] = lambda c: invalidations.heads_of(c, [("default", "bobs")])
+SEEN[invalidations.recent_heads] = lambda c: invalidations.recent_heads(c, ["default", "other"], 1e6, 10)
+REFUSED[device_locks.lock_keys] = lambda c: device_locks.lock_keys(c, "default", "bob", "bobs phone")
+REFUSED[restore_detection.lineage] = restore_detection.lineage
+REFUSED[restore_detection.begin_feed_generation] = restore_detection.begin_feed_generation
 SEEN[sync.value_of] = lambda c: sync.value_of(c, "default", "bobs", "k")
 SEEN[sync.octets_of] = lambda c: sync.octets_of(c, [("default", "bobs", "k")])
 SEEN[epochs.extent] = scopes_in_sight
@@ -231,21 +242,34 @@ SEEN[epochs.foreign_apps] = lambda c: epochs.foreign_apps(c, "3", None)
 SEEN[epochs.forget_foreign_transactions] = lambda c: epochs.forget_foreign_transactions(c, "3", "default", ("", ""), 10)
 REFUSED[epochs.next_transaction] = epochs.next_transaction
 REFUSED[epochs.forget_pruned_tombstones] = epochs.forget_pruned_tombstones
-REFUSED[touches.touched] = lambda c: touches.touched(c, "3", 10)
+REFUSED[invalidations.touched] = lambda c: invalidations.touched(c, "3", 10)
 REFUSED[tombstones.remove_old] = lambda c: tombstones.remove_old(c, 0.0, 10)
-REFUSED[rounds.look] = lambda c: rounds.look(c, "default")
-REFUSED[rounds.next_page] = lambda c: rounds.next_page(c, "default", Place("", None), crowded=True)
-REFUSED[touches.forget_touches] = lambda c: touches.forget_touches(c, 0.0, 10)
-SEEN[registrations.lock] = lambda c: registrations.lock(c, [CLAIMED], [])
-SEEN[registrations.quarantine] = lambda c: registrations.quarantine(c, [CLAIMED])
-SEEN[registrations.age] = lambda c: registrations.age(c, 10)
+REFUSED[firehose_pages.look] = lambda c: firehose_pages.look(c, "default")
+REFUSED[firehose_pages.next_page] = lambda c: firehose_pages.next_page(c, "default", Place("", None), crowded=True)
+REFUSED[invalidations.forget_touches] = lambda c: invalidations.forget_touches(c, 0.0, 10)
+SEEN[device_tokens.lock] = lambda c: device_tokens.lock(c, [CLAIMED], [])
+SEEN[device_tokens.quarantine] = lambda c: device_tokens.quarantine(c, [CLAIMED])
+SEEN[device_tokens.age] = lambda c: device_tokens.age(c, 10)
 SEEN[directory.find_preferences] = lambda c: directory.find_preferences(c, "default", "bob")
 STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner("default", ""), RowOwner("", ""))
 
 
 STORES = (
-    *(directory, sync, scopes, epochs, touches, tombstones, rounds, push, queue, followup, expansion, limits),
-    *(alerts, collapse, erase, windows, locks, registrations, idempotency, lineage, auth, users),
+    *(
+        directory,
+        sync,
+        scopes,
+        epochs,
+        invalidations,
+        tombstones,
+        firehose_pages,
+        push,
+        queue,
+        lifecycle,
+        fanout,
+        device_limits,
+    ),
+    *(alerts, collapse_keys, erase, dedupe, device_locks, device_tokens, idempotency, restore_detection, auth, users),
 )
 
 
@@ -282,10 +306,10 @@ async def test_stores_show_and_change_nothing_in_a_strangers_transaction(
 
 
 SILENT = {
-    *(sync.report_activity, sync.record_seen, scopes.advance_heads, registrations.quarantine, directory.lock_token),
+    *(sync.report_activity, sync.record_seen, scopes.advance_heads, device_tokens.quarantine, directory.lock_token),
     directory.lock_memberships,
-    registrations.age,  # nobody has a month
-    *(registrations.lock, locks.lock_in_order, directory.lock_mover),
+    device_tokens.age,  # nobody has a month
+    *(device_tokens.lock, device_locks.lock_in_order, directory.lock_mover),
     *(directory.lock_registering, directory.lock_erasing),
     sync.oversized,  # nor a value of a mebibyte
     *(epochs.foreign_apps, epochs.forget_foreign_transactions),  # nor changes of another cluster
@@ -295,7 +319,7 @@ LAST: list[Callable[..., Any]] = [
     auth.revoke_sessions,
     auth.revoke_session,
     directory.release_token,
-    locks.delete_devices,
+    device_locks.delete_devices,
 ]  # these take away what the others look at
 
 
@@ -310,7 +334,7 @@ async def test_the_same_attempts_succeed_for_the_service(peopled: Server, databa
     async def seen(conn: Connection) -> None:
         await sync.record_seen(conn, [(PHONE, Cursor("bobs", epoch, 1))])
 
-    for function in (sync.report_activity, scopes.advance_heads, sync.record_seen, registrations.quarantine):
+    for function in (sync.report_activity, scopes.advance_heads, sync.record_seen, device_tokens.quarantine):
         before = await peopled.rows()
         async with database.connection() as conn:
             await (seen if function is sync.record_seen else SEEN[function])(conn)

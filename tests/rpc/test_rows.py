@@ -16,11 +16,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.clock import Clock
-from syncbeat_server.gathering import Gathering
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.rpc import interceptors
+from syncbeat_server.rpc import handler_pipeline
 from syncbeat_server.rpc.admission import Admission
-from syncbeat_server.rpc.interceptors import CallObserver, Doorkeeper, Interceptors
+from syncbeat_server.rpc.handler_pipeline import CallObserver, Doorkeeper, Interceptors
+from syncbeat_server.runtime.adaptive_batching import Gathering
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.rpc.conftest import Caller, Server, refusal_of, running_server
@@ -111,7 +111,7 @@ async def house(
             super().__init__(door, observer, late, *rest)
             made.append(House(self, late))
 
-    monkeypatch.setattr(interceptors, "Interceptors", Noted)
+    monkeypatch.setattr(handler_pipeline, "Interceptors", Noted)
     async with running_server(urls, redis_url, MAX_IN_FLIGHT=f"{max_in_flight}") as server:
         made[0].server = server
         yield made[0]

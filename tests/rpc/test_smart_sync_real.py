@@ -11,8 +11,8 @@ import pytest
 from syncbeat import SmartSync, SyncBatch, SyncbeatClient, follower
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync.pruning import TombstonePruning
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.feed.prune import TombstonePruning
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.ports import free_port

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.rpc import sync
+from syncbeat_server.rpc.servicers import sync
 from syncbeat_server.sync.model import StreamEvent
 from tests.fakes import wait_until
 from tests.rpc.conftest import Server

@@ -10,7 +10,7 @@ import pytest
 
 from syncbeat.v1 import directory_service_pb2
 from syncbeat_server.auth.model import MAX_LEEWAY
-from syncbeat_server.auth.tokens import mint
+from syncbeat_server.auth.tokens.verify import mint
 from tests.fakes import wait_until
 from tests.rpc.clocks import HeldClock
 from tests.rpc.conftest import DEADLINE_S, KEY, Server, refusal_of, running_server

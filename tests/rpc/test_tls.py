@@ -15,7 +15,7 @@ import pytest
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.rpc.probe import probe
+from syncbeat_server.rpc.health_probe import probe
 from syncbeat_server.rpc.tls import TlsFiles, server_credentials
 from tests.certificates import Authority, Pair, replace
 from tests.conftest import DatabaseUrls

@@ -9,9 +9,9 @@ import pytest
 from google.protobuf.message import Message
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2
-from syncbeat_server.push import queue
 from syncbeat_server.push.model import DeliveryState, Finished, Reason
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import queue
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import wait_until
 from tests.rpc.conftest import METHODS, Server
 from tests.rpc.isolation import PHONE, people

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_server.cli import main
-from syncbeat_server.devtools.simulate.estimate import recount
-from syncbeat_server.devtools.simulate.traces import read_trace
+from syncbeat_devtools.simulate.estimate import recount
+from syncbeat_devtools.simulate.traces import read_trace
+from syncbeat_server.cli.main import main
 from syncbeat_server.errors import ConfigurationError
 
 NAMES = ["fixed-30s", "tier-table", "backoff", "sqrt-ewma", "adaptive-pull", "adaptive-hybrid"]

@@ -9,18 +9,18 @@ from dataclasses import replace
 
 import pytest
 
-from syncbeat_server.devtools.simulate.bounds import bound_of
-from syncbeat_server.devtools.simulate.fleet import CONSTANT, DAY, DEFAULT, FLEETS, HOUR, Device, Segment, make_device
-from syncbeat_server.devtools.simulate.jobs import Sample, jobs_of, run_job
-from syncbeat_server.devtools.simulate.pulling import TrueRates, poll_through
-from syncbeat_server.devtools.simulate.schedules import schedule_for
-from syncbeat_server.devtools.simulate.settings import PolicyRow, Settings
-from syncbeat_server.devtools.simulate.tally import Tally, half_width, summed
+from syncbeat_devtools.simulate.bounds import bound_of
+from syncbeat_devtools.simulate.fleet import CONSTANT, DAY, DEFAULT, FLEETS, HOUR, Device, Segment, make_device
+from syncbeat_devtools.simulate.jobs import Sample, jobs_of, run_job
+from syncbeat_devtools.simulate.pulling import TrueRates, poll_through
+from syncbeat_devtools.simulate.schedules import schedule_for
+from syncbeat_devtools.simulate.settings import PolicyRow, Settings
+from syncbeat_devtools.simulate.tally import Tally, half_width, summed
 from syncbeat_server.sync.model import Activity, ScopeState
-from syncbeat_server.sync.policy import belief, hint, interval, rivals, signal
+from syncbeat_server.sync.policy import baselines, belief, hint, interval, scope_signal
 from syncbeat_server.sync.policy.hint import Situation
+from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.interval import Bounds, Price
-from syncbeat_server.sync.policy.tuning import Tuning
 
 DEVICES = [make_device(DEFAULT, 5, index, 24, history_days=1) for index in range(24)]
 POLLING = [row for row in PolicyRow if row not in (PolicyRow.HYBRID, PolicyRow.HYBRID_CEILING)]
@@ -80,7 +80,7 @@ def test_a_bug_in_the_policy_moves_the_figures(monkeypatch: pytest.MonkeyPatch) 
 
     right = product()
     with monkeypatch.context() as bugs:
-        bugs.setattr(signal, "after_change", belief.advanced)  # a change tells nothing
+        bugs.setattr(scope_signal, "after_change", belief.advanced)  # a change tells nothing
         assert product() > 1.2 * right
     with monkeypatch.context() as bugs:
         plain = interval.worth_a_poll
@@ -94,10 +94,10 @@ def test_every_wait_comes_from_the_policy(row: PolicyRow, monkeypatch: pytest.Mo
     answered: set[float] = set()
     for module, name in (
         (interval, "poll_interval"),
-        (rivals, "fixed_interval"),
-        (rivals, "tier_interval"),
-        (rivals, "backed_off"),
-        (rivals, "square_root_interval"),
+        (baselines, "fixed_interval"),
+        (baselines, "tier_interval"),
+        (baselines, "backed_off"),
+        (baselines, "square_root_interval"),
     ):
         plain = getattr(module, name)
 
@@ -121,11 +121,11 @@ def test_every_wait_comes_from_the_policy(row: PolicyRow, monkeypatch: pytest.Mo
 def test_the_simulated_wait_is_what_the_server_would_hint() -> None:
     device = DEVICES[3]
     schedule = schedule_for(PolicyRow.PULL, Settings(1.0), DEFAULT, device, 5e-4, random.Random(1))
-    known = signal.unchanged(device.born)._replace(presence_at=device.born)
+    known = scope_signal.unchanged(device.born)._replace(presence_at=device.born)
     tuning = Tuning(price=Price(3.2))
     for at in device.history:
         schedule.changed(at)
-        known = signal.signal_after_change(known, tuning.prior, at)
+        known = scope_signal.signal_after_change(known, tuning.prior, at)
         hinted = hint.reckon(Situation([ScopeState("a", "e", 1, known)], Activity()), tuning, at + 40.0)
         assert schedule.interval(at + 40.0, news=True) == pytest.approx(hinted.interval_s)
 

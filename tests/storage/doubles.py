@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from syncbeat_server.clock import Clock
-from syncbeat_server.push.channel import Channel
-from syncbeat_server.push.gate import Gate
+from syncbeat_server.push.delivery.channel import Channel
+from syncbeat_server.push.delivery.flow_control import Gate
 from syncbeat_server.push.model import ClaimedDelivery, Outcome, Verdict
 from syncbeat_server.push.providers import Message, Provider
 from syncbeat_server.resilience.breaker import BreakerRule
-from syncbeat_server.storage.allowance import Grant
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.redis.token_bucket import Grant
 
 
 class ScriptedProvider:

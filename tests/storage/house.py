@@ -11,11 +11,12 @@ from typing import Any
 
 from syncbeat_server.errors import AccessDenied, InvalidRequest, NotFound, TokenExpired
 from syncbeat_server.events.publish import Publish, Publisher
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync.feed import FeedReader
-from syncbeat_server.sync.firehose import Firehose, FirehoseRequest
-from syncbeat_server.sync.hints import Hints
-from syncbeat_server.sync.hub import Hub
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.feed.reader import FeedReader
+from syncbeat_server.sync.hints.builder import Hints
+from syncbeat_server.sync.hints.cursor_recorder import SeenRecorder
+from syncbeat_server.sync.hints.view_cache import Views
+from syncbeat_server.sync.hints.writer_presence import WriterPresence
 from syncbeat_server.sync.model import (
     Activity,
     ChangesSent,
@@ -28,14 +29,13 @@ from syncbeat_server.sync.model import (
     Poll,
     StreamEvent,
 )
-from syncbeat_server.sync.policy.pacing import Book, Pacing, Turns
-from syncbeat_server.sync.recorder import Recorder
-from syncbeat_server.sync.seen import SeenRecorder
+from syncbeat_server.sync.policy.load_leveling import Book, Pacing, Turns
 from syncbeat_server.sync.service import SyncService
-from syncbeat_server.sync.sweep import HeadSweep
-from syncbeat_server.sync.views import Views
-from syncbeat_server.sync.watch import HintStreams, WatchRequest
-from syncbeat_server.sync.writers import WriterPresence
+from syncbeat_server.sync.streams.firehose import Firehose, FirehoseRequest
+from syncbeat_server.sync.streams.head_sweep import HeadSweep
+from syncbeat_server.sync.streams.hub import Hub
+from syncbeat_server.sync.streams.watch import HintStreams, WatchRequest
+from syncbeat_server.sync.tuning.hint_recorder import Recorder
 from tests.fakes import FakeClock, wait_until
 from tests.storage.doubles import Refuses
 from tests.storage.stage import APP, default_tuning

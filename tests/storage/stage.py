@@ -13,7 +13,6 @@ import asyncpg
 from syncbeat_server.directory.model import Member, MemberRole, Platform, Registration
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.push import accept as push
-from syncbeat_server.push import queue, store
 from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.model import (
     Accepted,
@@ -25,7 +24,9 @@ from syncbeat_server.push.model import (
     NewNotification,
     Target,
 )
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import notifications as notifications_store
+from syncbeat_server.push.store import queue
+from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock, wait_until
@@ -108,7 +109,7 @@ async def accept(database: Database, *notifications: NewNotification) -> list[Ac
 async def deliveries(database: Database, *notifications: NewNotification) -> list[Delivery]:
     """Every delivery, or those of these notifications in their order."""
     async with database.connection() as conn:
-        found = await store.list_deliveries(conn, APP, DeliveryFilter(), None, 10_000)
+        found = await notifications_store.list_deliveries(conn, APP, DeliveryFilter(), None, 10_000)
     if not notifications:
         return found
     return [d for n in notifications for d in found if d.notification_id == n.notification_id]

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import pytest
 
-from syncbeat_server.push import followup, queue, store
 from syncbeat_server.push.model import (
     Accepted,
     DeliveryFilter,
@@ -19,7 +18,8 @@ from syncbeat_server.push.model import (
     Reason,
     Target,
 )
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import lifecycle, notifications, queue
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import START, FakeClock
 from tests.storage.stage import (
     APP,
@@ -230,8 +230,8 @@ async def test_the_service_tells_a_notification_with_its_counts(database: Databa
     sent = message(Target(scope="couple"), dedupe_key="k", collapse_key="c", critical=True)
     await accept(database, sent)
     async with database.connection() as conn:
-        found = await store.find_notification(conn, APP, sent.notification_id)
-        assert await store.find_notification(conn, "other", sent.notification_id) is None
+        found = await notifications.find_notification(conn, APP, sent.notification_id)
+        assert await notifications.find_notification(conn, "other", sent.notification_id) is None
     assert found is not None
     assert (found.kind, found.content, found.dedupe_key, found.collapse_key) == (Kind.MESSAGE, sent.content, "k", "c")
     assert found.counts == {DeliveryState.PENDING: 2, DeliveryState.SUPPRESSED: 1}
@@ -244,10 +244,10 @@ async def test_deliveries_page_in_the_order_they_were_made(database: Database) -
     everything = [d.delivery_id for d in await deliveries(database)]
     found: list[str] = []
     async with database.connection() as conn:
-        while page := await store.list_deliveries(conn, APP, DeliveryFilter(), found[-1] if found else None, 2):
+        while page := await notifications.list_deliveries(conn, APP, DeliveryFilter(), found[-1] if found else None, 2):
             found += [d.delivery_id for d in page]
         wanted = DeliveryFilter(user_id="ann", device_id="phone", state=DeliveryState.PENDING)
-        anns = await store.list_deliveries(conn, APP, wanted, None, 10)
+        anns = await notifications.list_deliveries(conn, APP, wanted, None, 10)
     assert found == everything
     assert len(everything) == 6
     assert all(before < after for before, after in pairwise(everything))
@@ -307,7 +307,7 @@ class Story:
         await self.clock.advance(self.dice.choice((1.0, 10.0, 30.0)))
         async with self.database.connection() as conn:
             await queue.rescue(conn, 100)
-            await followup.forget_windows(conn, 100)
+            await lifecycle.forget_windows(conn, 100)
 
     async def move(self) -> None:
         user = self.dice.choice(("ann", "bob"))

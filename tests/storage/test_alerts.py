@@ -14,9 +14,9 @@ import pytest
 
 from syncbeat_server.directory.model import Platform, Preferences, QuietHours, Registration
 from syncbeat_server.push import accept as push
-from syncbeat_server.push import expansion, followup, queue
 from syncbeat_server.push.model import Content, NewNotification, Target
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import fanout, lifecycle, queue
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
 from tests.storage.doubles import ScriptedProvider, Streams
 from tests.storage.stage import (
@@ -297,7 +297,7 @@ async def test_an_alert_that_was_cancelled_leaves_the_end_of_its_window_to_the_o
     sent = [alert("first", *SCOPES), alert("second", "b"), alert("third", *SCOPES)]
     await accept_in_turn(database, *sent)
     async with database.transaction() as conn:
-        assert await followup.cancel(conn, APP, sent[2].notification_id) == 1
+        assert await lifecycle.cancel(conn, APP, sent[2].notification_id) == 1
     provider = ScriptedProvider()
     async with running(make_worker(database, clock, provider, poll_s=1.0)):
         await until_shown(database, "ann SENT", of=sent[1], moving=clock)
@@ -326,7 +326,7 @@ async def test_an_alert_whose_attempt_was_lost_is_shown_once_and_one_merged_stay
 async def test_an_alert_for_more_devices_than_are_written_at_once_is_counted_by_devices(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expansion, "AT_ONCE", 2)
+    monkeypatch.setattr(fanout, "AT_ONCE", 2)
     await phone(database)
     for user in ("bob", "cat", "dan"):
         await add_device(database, user)
@@ -346,7 +346,7 @@ async def test_an_alert_that_is_cancelled_while_its_deliveries_are_written_is_ca
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, at_once: int, written: int
 ) -> None:
     """Of three scopes it comes to more rows than are written at once, and to fewer deliveries."""
-    monkeypatch.setattr(expansion, "AT_ONCE", at_once)
+    monkeypatch.setattr(fanout, "AT_ONCE", at_once)
     await phone(database)
     users = ("bob", "cat", "dan")
     for user in users:
@@ -358,7 +358,7 @@ async def test_an_alert_that_is_cancelled_while_its_deliveries_are_written_is_ca
     async with database.transaction() as conn:
         if written:
             assert await push.expand(conn, [APP]) == written
-        assert await followup.cancel(conn, APP, sent.notification_id) == accepted.delivery_count == 4
+        assert await lifecycle.cancel(conn, APP, sent.notification_id) == accepted.delivery_count == 4
         while await push.expand(conn, [APP]):
             pass
     assert await shown(database, sent) == [f"{user} CANCELLED" for user in ("ann", *users)]

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.storage.allowance import Allowance, Rate
 from syncbeat_server.storage.idempotency import RequestKey
-from syncbeat_server.storage.redis import RedisBus, open_redis
-from syncbeat_server.storage.replays import Replays
+from syncbeat_server.storage.idempotency_cache import Replays
+from syncbeat_server.storage.redis.bus import RedisBus, open_redis
+from syncbeat_server.storage.redis.token_bucket import Allowance, Rate
 from tests.fakes import FakeClock, wait_until
 
 SECRET = b"s" * 32

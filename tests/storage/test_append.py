@@ -9,12 +9,12 @@ import orjson
 import pytest
 
 from syncbeat_server.errors import InvalidRequest, SequenceMismatch, SyncbeatError
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import store
-from syncbeat_server.sync.append import Append, Appended, append
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.feed.writer import Append, Appended, append
 from syncbeat_server.sync.model import NewChange, Signal
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
-from syncbeat_server.sync.policy.signal import signal_after_change, unchanged
+from syncbeat_server.sync.policy.scope_signal import signal_after_change, unchanged
+from syncbeat_server.sync.store import changes
 from tests.fakes import FakeClock
 from tests.storage.stage import APP, rows_of, value_of
 
@@ -151,7 +151,7 @@ async def test_values_grow_by_merging_up_to_the_limit(database: Database) -> Non
 async def test_a_scope_keeps_what_is_known_of_its_changes(database: Database, clock: FakeClock) -> None:
     async def known() -> Signal:
         async with database.connection() as conn:
-            (state,) = await store.heads(conn, [(APP, None, "s")])
+            (state,) = await changes.heads(conn, [(APP, None, "s")])
         assert state is not None
         return state.signal
 

@@ -11,13 +11,13 @@ import pytest
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.directory.model import Platform, Registration
-from syncbeat_server.push.channel import Channel
+from syncbeat_server.push.delivery.channel import Channel
+from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.push.model import Blame, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.providers import Message, Provider
-from syncbeat_server.push.worker import DeliveryWorker, WorkerRule
-from syncbeat_server.storage.allowance import Allowance
-from syncbeat_server.storage.notices import Notices, listen
-from syncbeat_server.storage.postgres import Database, open_database
+from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.pg_notify import Notices, listen
+from syncbeat_server.storage.redis.token_bucket import Allowance
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock, wait_until
 from tests.storage.doubles import ScriptedProvider, Streams, Unlimited, channel

@@ -10,9 +10,9 @@ import pytest
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage import asking
-from syncbeat_server.storage.asking import Asker
-from syncbeat_server.storage.redis import RedisBus, open_redis
+from syncbeat_server.storage.redis import cluster_query
+from syncbeat_server.storage.redis.bus import RedisBus, open_redis
+from syncbeat_server.storage.redis.cluster_query import Asker
 from tests.fakes import ahead, wait_until
 
 PATIENCE_S = 20.0
@@ -21,7 +21,7 @@ PATIENCE_S = 20.0
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause of this machine is no silence."""
-    monkeypatch.setattr(asking, "_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(cluster_query, "_TIMEOUT_S", PATIENCE_S)
 
 
 @asynccontextmanager
@@ -75,7 +75,7 @@ async def test_who_says_nothing_is_left_out(redis_url: str) -> None:
 
 
 async def test_without_redis_the_others_cannot_be_asked(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(cluster_query, "_TIMEOUT_S", 0.05)
     async with open_redis(redis_url, SystemClock()) as bus:
         asker = Asker(bus, lambda _: "here")
         with pytest.raises(DependencyDown):

@@ -9,8 +9,8 @@ from contextvars import ContextVar
 import pytest
 
 from syncbeat_server.errors import DependencyDown, NotFound, Overloaded
-from syncbeat_server.storage.batching import Batcher
-from syncbeat_server.storage.postgres import TooSlow
+from syncbeat_server.storage.batcher import Batcher
+from syncbeat_server.storage.postgres.database import TooSlow
 from tests.fakes import settle, wait_until
 
 

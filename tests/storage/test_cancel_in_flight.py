@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from syncbeat_server.directory.model import Preferences, QuietHours
-from syncbeat_server.events.users import UserLifecycle
-from syncbeat_server.push import followup, queue
+from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push.model import Blame, DeliveryFilter, Outcome, Reason, Target, Verdict
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import lifecycle as lifecycle_store
+from syncbeat_server.push.store import queue
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock, wait_until
 from tests.storage.doubles import ScriptedProvider
 from tests.storage.stage import (
@@ -44,7 +45,7 @@ FAILURES: dict[str, Outcome | Exception] = {
 
 async def cancel(database: Database, notification_id: str) -> int | None:
     async with database.transaction() as conn:
-        return await followup.cancel(conn, APP, notification_id)
+        return await lifecycle_store.cancel(conn, APP, notification_id)
 
 
 async def disable(database: Database) -> None:
@@ -182,7 +183,7 @@ async def test_cancelled_in_flight_is_not_redriven(database: Database, clock: Fa
         provider.gate.set()
         await until_shown(database, "ann CANCELLED", of=sent)
     async with database.transaction() as conn:
-        assert await followup.redrive(conn, APP, DeliveryFilter(user_id="ann")) == 0
+        assert await lifecycle_store.redrive(conn, APP, DeliveryFilter(user_id="ann")) == 0
 
 
 @pytest.mark.parametrize(

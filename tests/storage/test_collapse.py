@@ -9,7 +9,6 @@ from datetime import timedelta
 import pytest
 
 from syncbeat_server.directory.model import Preferences, QuietHours
-from syncbeat_server.push import collapse, followup, queue
 from syncbeat_server.push.model import (
     ClaimedDelivery,
     DeliveryFilter,
@@ -20,7 +19,8 @@ from syncbeat_server.push.model import (
     Target,
     Verdict,
 )
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import collapse_keys, lifecycle, queue
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import START, FakeClock, wait_until
 from tests.storage.doubles import ScriptedProvider
 from tests.storage.stage import APP, accept, add_device, claim, couple, directory, message, shown
@@ -35,7 +35,7 @@ REPLACED = "ann SUPPRESSED REPLACED"
 
 async def judged(database: Database, *claimed: ClaimedDelivery) -> list[tuple[str, str]]:
     async with database.transaction() as conn:
-        found = await collapse.keep_order(conn, claimed)
+        found = await collapse_keys.keep_order(conn, claimed)
     return [(one.state, one.reason) for one in found.values()]
 
 
@@ -87,7 +87,7 @@ async def test_later_that_was_handed_over_replaces_what_waits(database: Database
     await finish(database, ends[end])
     if end == "acknowledged":
         async with database.connection() as conn:
-            await followup.acknowledge(conn, APP, late.delivery_id, opened=True)
+            await lifecycle.acknowledge(conn, APP, late.delivery_id, opened=True)
     assert await judged(database, early) == ([] if end == "refused" else [("SUPPRESSED", "REPLACED")])
 
 
@@ -189,6 +189,6 @@ async def test_redriven_does_not_take_the_place_of_a_later_one(database: Databas
         await accept(database, later)
         await until_shown(database, "ann SENT", of=later, moving=clock)
         async with database.transaction() as conn:
-            assert await followup.redrive(conn, APP, DeliveryFilter(user_id="ann")) == 1
+            assert await lifecycle.redrive(conn, APP, DeliveryFilter(user_id="ann")) == 1
         await until_shown(database, REPLACED, of=dead, moving=clock)
     assert await shown(database, later) == ["ann SENT"]

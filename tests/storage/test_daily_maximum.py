@@ -7,9 +7,9 @@ import uuid
 import pytest
 
 from syncbeat_server.directory.model import Preferences
-from syncbeat_server.push import queue
 from syncbeat_server.push.model import Content, Outcome, Reason, Verdict
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import queue
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock, wait_until
 from tests.storage.doubles import ScriptedProvider
 from tests.storage.stage import APP, accept, claim, couple, deliveries, directory, message, shown, value_of

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock, settle, wait_until
 from tests.storage.doubles import Refuses, ScriptedProvider, SlowDatabase
 from tests.storage.stage import (

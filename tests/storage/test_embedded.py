@@ -21,8 +21,8 @@ import psutil
 import pytest
 import redis
 
-from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
-from syncbeat_server.devtools.embedded.binaries import find_binaries
+from syncbeat_devtools.embedded import EmbeddedStores, running_stores
+from syncbeat_devtools.embedded.binaries import find_binaries
 from syncbeat_server.errors import EmbeddedUnavailable
 from tests.fakes import wait_until
 
@@ -30,7 +30,7 @@ from tests.fakes import wait_until
 _HOST = """
 import json, os, sys
 from pathlib import Path
-from syncbeat_server.devtools.embedded import running_stores
+from syncbeat_devtools.embedded import running_stores
 
 with running_stores(Path(sys.argv[1]) if len(sys.argv) > 1 else None) as stores:
     facts = {name: getattr(stores, name) for name in ("owner_url", "admin_url", "redis_url", "pids")}

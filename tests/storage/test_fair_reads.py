@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import feed
-from syncbeat_server.sync.feed import PAGE_OCTETS, _Ask, _in_turns
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.feed import reader
+from syncbeat_server.sync.feed.reader import PAGE_OCTETS, _Ask, _in_turns
 from syncbeat_server.sync.model import Cursor
 from tests.fakes import FakeClock
 from tests.storage.house import House, keys
@@ -69,7 +69,7 @@ async def test_answers_of_one_batch_to_one_caller_fit_in_a_page(house: House, mo
     batches: list[int] = []
     read = house.reader._read_pages
 
-    async def noted(asks: list[_Ask]) -> list[feed._Pages | None]:
+    async def noted(asks: list[_Ask]) -> list[reader._Pages | None]:
         answers = list(await read(asks))
         told = [page for answer in answers if answer is not None for page in answer if page is not None]
         batches.append(sum(octets_of(page.changes) for page in told))

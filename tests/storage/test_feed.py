@@ -11,9 +11,7 @@ import pytest
 
 from syncbeat_server.errors import AccessDenied, DependencyDown, NotFound, TokenExpired
 from syncbeat_server.events.publish import Publisher
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import watch as watching
-from syncbeat_server.sync.hub import Subscription
+from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import (
     Activity,
     ActivityState,
@@ -25,6 +23,8 @@ from syncbeat_server.sync.model import (
     Priority,
     Reset,
 )
+from syncbeat_server.sync.streams import watch as watching
+from syncbeat_server.sync.streams.hub import Subscription
 from tests.fakes import FakeClock, settle, wait_until
 from tests.storage.house import COME_BACK_PER_S, PHONE, House, keys, stream, tell
 from tests.storage.stage import APP, add_members, couple, default_tuning, directory, rows_of, until, value_of

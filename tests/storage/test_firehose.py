@@ -13,13 +13,13 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown, NotFound
 from syncbeat_server.events.publish import Publish, Publisher
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import firehose
-from syncbeat_server.sync.append import Append, append
-from syncbeat_server.sync.firehose import FirehoseRequest
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.content.firehose_token import Place, decode
+from syncbeat_server.sync.feed.writer import Append, append
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, Drain, NewChange, Reset
 from syncbeat_server.sync.policy import DEFAULT_TUNING
-from syncbeat_server.sync.tokens import Place, decode
+from syncbeat_server.sync.streams import firehose
+from syncbeat_server.sync.streams.firehose import FirehoseRequest
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
 from tests.storage.house import House, Reader, came, let_in, publish_to, token_of_now, whole

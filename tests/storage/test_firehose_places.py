@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from syncbeat_server.errors import InvalidRequest
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import firehose, rounds
-from syncbeat_server.sync.firehose import FirehoseRequest
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.content.firehose_token import Snapshot, decode, encode
+from syncbeat_server.sync.feed.epoch_renewal import renew_epochs
+from syncbeat_server.sync.feed.prune import TombstonePruning
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, ResetAll
-from syncbeat_server.sync.pruning import TombstonePruning
-from syncbeat_server.sync.renewal import renew_epochs
-from syncbeat_server.sync.tokens import Snapshot, decode, encode
+from syncbeat_server.sync.store import firehose_pages
+from syncbeat_server.sync.streams import firehose
+from syncbeat_server.sync.streams.firehose import FirehoseRequest
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
 from tests.storage.firehose_reads import add_rows, first_page, pages_from, reset_by, three_pages
@@ -32,7 +33,7 @@ async def house(database: Database, clock: FakeClock) -> House:
 
 async def test_a_long_catch_up_can_be_broken_off_after_each_page(house: House) -> None:
     token = await token_of_now(house)
-    names = [f"scope-{number:04}" for number in range(2 * rounds.MAX_CHANGES + 10)]
+    names = [f"scope-{number:04}" for number in range(2 * firehose_pages.MAX_CHANGES + 10)]
     await publish_to(house, names)
     whole_pages = []
     for _ in range(3):
@@ -41,7 +42,7 @@ async def test_a_long_catch_up_can_be_broken_off_after_each_page(house: House) -
         assert [scope for scope, _ in page] == names[: len(page)]
         names = names[len(page) :]
         await house.publish("meanwhile", scope="scope-0000")  # is of the round after
-    assert whole_pages == [rounds.MAX_CHANGES, rounds.MAX_CHANGES, 10]
+    assert whole_pages == [firehose_pages.MAX_CHANGES, firehose_pages.MAX_CHANGES, 10]
     page, token = await first_page(house, token)
     assert page == [("scope-0000", 4)], "what was published thrice has one newest change"
     assert len(token) < 300
@@ -73,7 +74,7 @@ async def test_a_catch_up_of_very_many_changes_passes_the_whole_feed_and_can_be_
         "UPDATE scopes SET head = 10 WHERE scope LIKE 'bulk-%'",
     )
     expected = [(f"bulk-{scope:06}", sequence) for scope in range(1, 6_001) if scope != 7 for sequence in range(6, 11)]
-    assert len(expected) > rounds.MOST_ENTRIES
+    assert len(expected) > firehose_pages.MOST_ENTRIES
     found: list[tuple[str, int]] = []
     async for changes, after in pages_from(house, token):
         found += changes
@@ -95,12 +96,15 @@ async def test_a_round_is_found_by_its_index_however_large_the_feed_is(
     await run_sql(database_urls.admin_url, "ANALYZE changes, scopes")
     now = await value_of(house.database, "SELECT pg_current_snapshot()::text")
     plan = [
-        line for (line,) in await rows_of(house.database, f"EXPLAIN {rounds.BY_TRANSACTION}", APP, now, None, "", 0)
+        line
+        for (line,) in await rows_of(house.database, f"EXPLAIN {firehose_pages.BY_TRANSACTION}", APP, now, None, "", 0)
     ]
     assert sum("changes_by_xid" in line for line in plan) >= 2, plan
     assert not any("Seq Scan on changes" in line for line in plan), plan
     assert any("Tid Scan on changes" in line for line in plan), plan
-    plan = [line for (line,) in await rows_of(house.database, f"EXPLAIN {rounds.IN_ORDER}", APP, now, None, "b", 0)]
+    plan = [
+        line for (line,) in await rows_of(house.database, f"EXPLAIN {firehose_pages.IN_ORDER}", APP, now, None, "b", 0)
+    ]
     assert not any("Seq Scan on changes" in line for line in plan), plan
     assert any("changes_by_sequence" in line for line in plan), plan
 

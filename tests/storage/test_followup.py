@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from syncbeat_server.push import accept as push
-from syncbeat_server.push import expansion, followup, queue
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, Finished, Outcome, Reason, Target, Verdict
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import fanout, lifecycle, queue
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
 from tests.storage.doubles import ScriptedProvider
 from tests.storage.stage import (
@@ -39,17 +39,17 @@ LEASE = str(uuid.UUID(int=1))
 
 async def acknowledge(database: Database, delivery_id: str, *, opened: bool = False) -> DeliveryState | None:
     async with database.connection() as conn:
-        return await followup.acknowledge(conn, APP, delivery_id, opened=opened)
+        return await lifecycle.acknowledge(conn, APP, delivery_id, opened=opened)
 
 
 async def cancel(database: Database, notification: Any) -> int | None:
     async with database.transaction() as conn:
-        return await followup.cancel(conn, APP, notification.notification_id)
+        return await lifecycle.cancel(conn, APP, notification.notification_id)
 
 
 async def redrive(database: Database, **wanted: Any) -> int:
     async with database.transaction() as conn:
-        return await followup.redrive(conn, APP, DeliveryFilter(**wanted))
+        return await lifecycle.redrive(conn, APP, DeliveryFilter(**wanted))
 
 
 async def finish(database: Database, *finished: Finished) -> set[str]:
@@ -171,15 +171,15 @@ async def test_what_has_ended_is_forgotten_in_time_and_what_waits_is_not(databas
     await clock.advance(2 * 86_400)
     await accept(database, message())
     async with database.connection() as conn:
-        assert (await followup.forget_notifications(conn, 3.0, 100)).gone == 0
-        assert (await followup.forget_notifications(conn, 1.0, 100)).gone == 2, "with its delivery"
+        assert (await lifecycle.forget_notifications(conn, 3.0, 100)).gone == 0
+        assert (await lifecycle.forget_notifications(conn, 1.0, 100)).gone == 2, "with its delivery"
     assert await value_of(database, "SELECT count(*) FROM notifications") == 2
     assert await shown(database, waiting) == ["ann PENDING"]
 
 
 async def audit(database: Database, clock: FakeClock) -> tuple[int, int]:
     async with database.connection() as conn:
-        return await followup.unaccounted(conn, timedelta(hours=12), 1000)
+        return await lifecycle.unaccounted(conn, timedelta(hours=12), 1000)
 
 
 async def test_accepted_is_the_sum_of_the_states_and_a_lost_row_is_noticed(
@@ -307,4 +307,4 @@ def test_few_devices_need_no_counting() -> None:
     few = message(*(Target(user_id=f"u{n}") for n in range(10)))
     many = message(*(Target(user_id=f"u{n}") for n in range(11)))
     named = message(*(Target(user_id=f"u{n}", device_id="phone") for n in range(1000)))
-    assert [expansion.may_be_large(n) for n in (few, many, named, wake(1))] == [False, True, False, True]
+    assert [fanout.may_be_large(n) for n in (few, many, named, wake(1))] == [False, True, False, True]

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from syncbeat_server.events.publish import Publish
-from syncbeat_server.push import queue
-from syncbeat_server.storage import postgres
-from syncbeat_server.storage.postgres import Database, open_database
+from syncbeat_server.push.store import queue
+from syncbeat_server.storage.postgres import database as database_module
+from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.sync.model import Activity, Cursor, NewChange
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock
 from tests.storage.house import PHONE, House, keys
 from tests.storage.stage import APP, accept, claim, couple, message, rows_of, value_of
 
-BEGIN, BOUND = postgres._BEGIN, postgres._BOUND
+BEGIN, BOUND = database_module._BEGIN, database_module._BOUND
 DEFAULTS = [
     "default_transaction_isolation = 'serializable'",
     "default_transaction_isolation = 'repeatable read'",
@@ -105,8 +105,8 @@ async def test_foreign_isolation_is_not_taken_for_single_statements(database_url
 async def test_transactions_bound_what_they_hold(
     database: Database, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
-    monkeypatch.setattr(postgres, "_BEGIN", BEGIN)
-    monkeypatch.setattr(postgres, "_BOUND", BOUND)
+    monkeypatch.setattr(database_module, "_BEGIN", BEGIN)
+    monkeypatch.setattr(database_module, "_BOUND", BOUND)
     async with database.transaction() as conn:
         milliseconds: Any = await conn.fetchval("SELECT setting::int FROM pg_settings WHERE name = $1", setting)
     assert 0 < milliseconds <= 10_000

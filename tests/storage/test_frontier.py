@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from syncbeat_server.push import queue
 from syncbeat_server.push.accept import accept as accept_in
-from syncbeat_server.push.frontier import FIRST, Frontier, Place, Reach
 from syncbeat_server.push.model import Lane
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import queue
+from syncbeat_server.push.store.queue_frontier import FIRST, Frontier, Place, Reach
+from syncbeat_server.storage.postgres.database import Database
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock
 from tests.storage.doubles import ScriptedProvider

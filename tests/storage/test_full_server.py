@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage import pool as pools
-from syncbeat_server.storage.postgres import Database, open_database
+from syncbeat_server.storage.postgres import pool as pools
+from syncbeat_server.storage.postgres.database import Database, open_database
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
 from tests.storage.stage import value_of

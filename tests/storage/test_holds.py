@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from syncbeat_server.directory.model import Platform, Preferences, QuietHours, Registration
+from syncbeat_server.push.content.templates import Template
 from syncbeat_server.push.model import Content, Target
-from syncbeat_server.push.templates import Template
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
 from tests.storage.doubles import ScriptedProvider, Streams
 from tests.storage.stage import (

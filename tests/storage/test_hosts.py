@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.hosts import places
 from syncbeat_server.storage.migrate import migrate
-from syncbeat_server.storage.notices import listen
-from syncbeat_server.storage.postgres import Database, open_database
+from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.hosts import places
+from syncbeat_server.storage.postgres.pg_notify import listen
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock, wait_until
 

@@ -11,8 +11,8 @@ import pytest
 
 from syncbeat_server.errors import AccessDenied, InvalidRequest, SequenceMismatch
 from syncbeat_server.events.publish import Published, Publisher
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync.compose import apply
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.content.merge_patch import apply
 from syncbeat_server.sync.model import NewChange
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until

@@ -10,7 +10,7 @@ import pytest
 
 from syncbeat_server.errors import NotFound, RequestIdReused, RequestInFlight, SyncbeatError
 from syncbeat_server.storage.idempotency import Answer, RequestKey, answer_once, forget_old
-from syncbeat_server.storage.postgres import Connection, Database
+from syncbeat_server.storage.postgres.database import Connection, Database
 from tests.fakes import FakeClock, wait_until
 from tests.storage.stage import rows_of, value_of
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from syncbeat_server.storage.postgres import Connection, Database
-from syncbeat_server.sync import store, views
+from syncbeat_server.storage.postgres.database import Connection, Database
+from syncbeat_server.sync.hints import view_cache
 from syncbeat_server.sync.model import DeviceKey
-from syncbeat_server.sync.store import DeviceView
+from syncbeat_server.sync.store import changes
+from syncbeat_server.sync.store.changes import DeviceView
 from tests.fakes import FakeClock
 from tests.storage.stage import APP, add_device, couple, value_of
 from tests.storage.views_house import BOBS, PHONE, House
@@ -52,8 +53,8 @@ class Statements:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.told: list[tuple[list[DeviceKey], int]] = []
-        self._real = store.device_views
-        monkeypatch.setattr(store, "device_views", self._noted)
+        self._real = changes.device_views
+        monkeypatch.setattr(changes, "device_views", self._noted)
 
     async def _noted(self, conn: Connection, devices: Sequence[DeviceKey], most: int) -> list[DeviceView | None]:
         found = await self._real(conn, devices, most)
@@ -78,7 +79,7 @@ async def test_views_of_very_many_scopes_are_read_apart_from_others_and_few_at_o
         (others,) = [devices for devices, _ in statements.told if BOBS in devices]
         assert others == ([*phones, BOBS] if round_ == 0 else [BOBS]), "who has very many is remembered"
         large = [rows for devices, rows in statements.told if BOBS not in devices]
-        assert max(large) <= views._LARGE_AT_ONCE * (SCOPES + 1)
+        assert max(large) <= view_cache._LARGE_AT_ONCE * (SCOPES + 1)
 
 
 async def test_view_that_shrank_is_read_with_the_others_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +97,7 @@ async def test_view_that_shrank_is_read_with_the_others_again(house: House, monk
 async def test_cursors_of_a_view_are_looked_up_one_by_one(house: House) -> None:
     """Without statistics of the table each scope's was looked for among all of the device's."""
     async with house.database.transaction() as conn:
-        (view,) = await store.device_views(conn, [PHONE])
+        (view,) = await changes.device_views(conn, [PHONE])
         looked_at = await conn.fetchval(
             "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'device_cursors'"
         )

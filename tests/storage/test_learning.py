@@ -12,18 +12,18 @@ from datetime import UTC, datetime
 import pytest
 
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.postgres import Database, open_database
-from syncbeat_server.sync import learned
-from syncbeat_server.sync.fitting import NightlyFit, fit_in_child
-from syncbeat_server.sync.learning import Aim, Learning
+from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.sync.model import Cursor, DeviceKey, Hint, Priority, ScopeState, Signal, Windows
+from syncbeat_server.sync.policy.baselines import PolicyName
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Outlook, Prior
-from syncbeat_server.sync.policy.evidence import Fitted, History
+from syncbeat_server.sync.policy.fit_samples import Fitted, History
 from syncbeat_server.sync.policy.interval import Bounds, poll_interval
-from syncbeat_server.sync.policy.rivals import PolicyName
-from syncbeat_server.sync.policy.target import Target, TargetKind, first_price
-from syncbeat_server.sync.policy.tuned import Sums
-from syncbeat_server.sync.recorder import sampled
+from syncbeat_server.sync.policy.price_controller import Target, TargetKind, first_price
+from syncbeat_server.sync.policy.price_state import Sums
+from syncbeat_server.sync.store import app_tuning
+from syncbeat_server.sync.tuning.hint_recorder import sampled
+from syncbeat_server.sync.tuning.nightly_fit import NightlyFit, fit_in_child
+from syncbeat_server.sync.tuning.price_updates import Aim, Learning
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock
 from tests.storage.stage import APP
@@ -108,7 +108,7 @@ async def test_the_mean_is_met_within_an_hour_by_however_many_processes(
     first = first_price(MEAN.target)
     assert learning[0].tuning(APP).price.staleness < first.staleness / 1.5  # this fleet is not the prior's
     async with database.connection() as conn:
-        (row,) = (await learned.all_learned(conn)).values()
+        (row,) = (await app_tuning.all_learned(conn)).values()
     assert row.tuned.mean_s == pytest.approx(15.0, rel=0.25)  # of one minute
 
 
@@ -148,7 +148,7 @@ async def test_each_minute_one_of_them_adjusts(database: Database, clock: FakeCl
         prices.add(first.tuning(APP).price)
     assert len(prices) == 2  # as it was, and once adjusted
     async with database.connection() as conn:
-        row = (await learned.all_learned(conn))[APP]
+        row = (await app_tuning.all_learned(conn))[APP]
     assert row.tuned.tuned_at == clock.now().timestamp()
     assert row.tuned.mean_s == 60.0
     assert row.tuned.price.staleness == pytest.approx(begun.staleness * math.exp(0.5))  # the longest step
@@ -172,7 +172,7 @@ async def test_nothing_is_lost_while_the_database_is_away(database_urls: Databas
         await clock.advance(10.0)
         await learning.write()
         async with opened.connection() as conn:
-            row = (await learned.all_learned(conn))[APP]
+            row = (await app_tuning.all_learned(conn))[APP]
     assert row.tuned.since.changes == 50.0
 
 
@@ -188,7 +188,7 @@ async def test_another_target_begins_anew_and_settings_are_followed(database: Da
     assert (tuning.policy, tuning.target) == (PolicyName.SQRT_EWMA, "a mean staleness of 60 s")
     await learning.write()
     async with database.connection() as conn:
-        assert (await learned.all_learned(conn))[APP].tuned.target == aims[APP].target
+        assert (await app_tuning.all_learned(conn))[APP].tuned.target == aims[APP].target
 
 
 async def test_it_runs_by_itself(database: Database, clock: FakeClock) -> None:
@@ -200,7 +200,7 @@ async def test_it_runs_by_itself(database: Database, clock: FakeClock) -> None:
             learning.recorder.changed(APP, "s", clock.now().timestamp())
             await clock.advance(10.0)
         async with database.connection() as conn:
-            row = (await learned.all_learned(conn))[APP]
+            row = (await app_tuning.all_learned(conn))[APP]
             assert row.tuned.since != Sums()
             assert await conn.fetchval("SELECT count(*) FROM change_samples") == 6
     finally:
@@ -228,7 +228,7 @@ async def add_day(database: Database, clock: FakeClock, scopes: int, each: int) 
         (f"scope-{n + 1}", now - DAY_S + (k + 0.5) * DAY_S / each + n) for n in range(scopes) for k in range(each)
     ]
     async with database.connection() as conn:
-        await learned.add_samples(conn, APP, samples)
+        await app_tuning.add_samples(conn, APP, samples)
         await conn.execute("UPDATE scopes SET changed_at = syncbeat_now()")
 
 
@@ -363,7 +363,7 @@ async def test_a_flood_is_thinned_out_and_what_is_old_is_deleted(database: Datab
     async with database.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM change_samples") == 2_000
         await clock.advance(2.1 * DAY_S)
-        gone, _, _ = await learned.forget_samples(conn, 5_000)
+        gone, _, _ = await app_tuning.forget_samples(conn, 5_000)
         assert gone == 2_000
 
 
@@ -371,7 +371,7 @@ async def test_a_larger_sample_counts_from_when_it_was_taken(database: Database,
     learning = process(database, clock)
     await learning.write()
     async with database.connection() as conn:
-        await learned.sample_from_now(conn, APP, 0.1)
+        await app_tuning.sample_from_now(conn, APP, 0.1)
         await add_scopes(database, 30, clock)
         await clock.advance(DAY_S)
         await conn.execute("UPDATE scopes SET changed_at = syncbeat_now()")

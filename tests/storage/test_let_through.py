@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from syncbeat_server.push import accept as push
-from syncbeat_server.push import followup, queue, store
 from syncbeat_server.push.model import DeliveryState, Finished, NewNotification, Reason
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import lifecycle, queue
+from syncbeat_server.push.store import notifications as notifications_store
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
 from tests.storage.stage import APP, accept, add_members, claim, couple, message, rows_of, shown, wake
 
@@ -109,7 +110,7 @@ async def test_what_was_cancelled_does_not_hold_off_its_repeat(ready: Database) 
     first, again = once(), once()
     await accept(ready, first)
     async with ready.transaction() as conn:
-        assert await followup.cancel(conn, APP, first.notification_id) == 1
+        assert await lifecycle.cancel(conn, APP, first.notification_id) == 1
     await accept(ready, again)
     assert await shown(ready, again) == ["ann PENDING"]
 
@@ -117,7 +118,7 @@ async def test_what_was_cancelled_does_not_hold_off_its_repeat(ready: Database) 
 async def test_a_user_who_was_shut_out_and_let_in_again_is_told_the_repeat(ready: Database) -> None:
     await accept(ready, once())
     async with ready.transaction() as conn:
-        await store.cancel_waiting(conn, APP, "ann", None, Reason.USER_DISABLED)
+        await notifications_store.cancel_waiting(conn, APP, "ann", None, Reason.USER_DISABLED)
     again = once()
     await accept(ready, again)
     assert await shown(ready, again) == ["ann PENDING"]
@@ -174,7 +175,7 @@ async def recalled(database: Database, *notifications: NewNotification) -> None:
     """Cancel them while an attempt of each is under way."""
     async with database.transaction() as conn:
         for one in notifications:
-            assert await followup.cancel(conn, APP, one.notification_id) == 1
+            assert await lifecycle.cancel(conn, APP, one.notification_id) == 1
 
 
 @pytest.mark.parametrize(

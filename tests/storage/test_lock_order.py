@@ -14,22 +14,22 @@ from typing import Any, NamedTuple
 import asyncpg
 import pytest
 
-from syncbeat_server.directory import locks
+from syncbeat_server.directory import device_locks
 from syncbeat_server.directory import store as directory_store
 from syncbeat_server.directory.model import Device, Member, MemberRole
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimited
 from syncbeat_server.events.publish import Publisher
-from syncbeat_server.events.users import UserLifecycle
+from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push import accept as push
-from syncbeat_server.push import alerts, followup, limits, queue, registrations, unanswered
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, Finished, Reason, Target
-from syncbeat_server.push.policy import hold
-from syncbeat_server.storage.postgres import Connection, Database, open_database
-from syncbeat_server.sync import store as sync_store
-from syncbeat_server.sync.fetched import record_fetched
+from syncbeat_server.push.policy.decisions import hold
+from syncbeat_server.push.store import alerts, device_limits, device_tokens, lifecycle, queue, resends
+from syncbeat_server.storage.postgres.database import Connection, Database, open_database
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
-from syncbeat_server.sync.store import record_seen, report_activity
+from syncbeat_server.sync.store import changes as sync_store
+from syncbeat_server.sync.store.answered import record_fetched
+from syncbeat_server.sync.store.changes import record_seen, report_activity
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock, wait_until
 from tests.storage.stage import (
@@ -97,7 +97,7 @@ class Everybody:
         for one in (shown, later):
             if self.random.random() < 0.5:
                 async with self.database.transaction() as conn:
-                    await followup.cancel(conn, APP, one.notification_id)
+                    await lifecycle.cancel(conn, APP, one.notification_id)
 
     async def publish(self) -> None:
         changes = [NewChange(scope, "k", "{}") for scope in self.random.sample(SCOPES, 2)]
@@ -119,17 +119,17 @@ class Everybody:
         self.random.shuffle(claimed)
         begins = self.clock.now() - timedelta(days=1)
         async with self.database.transaction() as conn:
-            await limits.count_shown(conn, [(one, 1_000, begins) for one in claimed])
-            await limits.take_wakes(conn, claimed)
+            await device_limits.count_shown(conn, [(one, 1_000, begins) for one in claimed])
+            await device_limits.take_wakes(conn, claimed)
         async with self.database.connection() as conn:
             await queue.extend(conn, [lease], 30.0)
         held = [one for one in claimed if one.scope and self.random.random() < 0.7]
         async with self.database.transaction() as conn:
-            await registrations.lock(conn, claimed[1:3], claimed[:1])
-            await registrations.quarantine(conn, claimed[:1])
-            await registrations.bury(conn, claimed[1:3])
+            await device_tokens.lock(conn, claimed[1:3], claimed[:1])
+            await device_tokens.quarantine(conn, claimed[:1])
+            await device_tokens.bury(conn, claimed[1:3])
             await queue.finish(conn, [hold(one, Reason.WAKE_BUDGET, 0.0) for one in held])
-            await limits.merge_held(conn, held)
+            await device_limits.merge_held(conn, held)
             await alerts.merge_held(conn, held)
         async with self.database.connection() as conn:
             await queue.release(conn, [lease])
@@ -143,9 +143,9 @@ class Everybody:
                                          LIMIT 3 FOR UPDATE SKIP LOCKED)"""
             )
             await queue.rescue(conn, 20)
-            await followup.redrive(conn, APP, DeliveryFilter())
-            await registrations.age(conn, 100)
-            await followup.forget_notifications(conn, -1.0, 5)
+            await lifecycle.redrive(conn, APP, DeliveryFilter())
+            await device_tokens.age(conn, 100)
+            await lifecycle.forget_notifications(conn, -1.0, 5)
             await conn.execute(
                 """UPDATE expansions SET due_at = syncbeat_now() WHERE notification_id IN (
                        SELECT notification_id FROM expansions LIMIT 9 FOR UPDATE SKIP LOCKED)"""
@@ -313,7 +313,7 @@ async def test_deadlock_with_an_erasure_is_none_for_who_deletes_what_was_accepte
 
 CHANGES: dict[str, Callable[[Connection, DeviceKey], Awaitable[None]]] = {
     "activity": lambda conn, device: report_activity(conn, [(device, Activity())]),
-    "reach": lambda conn, device: unanswered.count_devices(
+    "reach": lambda conn, device: resends.count_devices(
         conn, {(device.app_id, device.user_id, device.device_id): (1.0, 0.0)}
     ),
 }
@@ -325,12 +325,12 @@ async def test_lock_order_leaves_alone_a_device_that_was_registered_after_the_lo
 ) -> None:
     """It is not locked in order, so that a change of it could close a circle."""
 
-    async def lock_before_registration(conn: Connection, *columns: list[str]) -> set[locks.DeviceRow]:
-        locked = await locks.lock_in_order(conn, *columns)
+    async def lock_before_registration(conn: Connection, *columns: list[str]) -> set[device_locks.DeviceRow]:
+        locked = await device_locks.lock_in_order(conn, *columns)
         await add_device(database, "ann")
         return locked
 
-    for module in (sync_store, unanswered):
+    for module in (sync_store, resends):
         monkeypatch.setattr(module, "lock_in_order", lock_before_registration)
     async with database.transaction() as conn:
         await CHANGES[change](conn, DeviceKey(APP, "ann", "phone"))

@@ -12,10 +12,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
+from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.errors import ConfigurationError, MigrationFailed
 from syncbeat_server.storage.migrate import migrate, read_migrations, require_current_schema, require_restricted_login
-from syncbeat_server.storage.postgres import RowOwner, open_database
+from syncbeat_server.storage.postgres.database import RowOwner, open_database
 from tests.conftest import DatabaseUrls, run_sql
 
 SHIPPED = [migration.name for migration in read_migrations()]

@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from syncbeat_server.devtools.embedded import EmbeddedStores, running_stores
+from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.errors import ConfigurationError, MigrationFailed, MigrationNeeded
 from syncbeat_server.storage import migrate as runner
 from syncbeat_server.storage.migrate import (
@@ -23,11 +23,11 @@ from syncbeat_server.storage.migrate import (
     require_restricted_login,
     schema_state,
 )
-from syncbeat_server.storage.postgres import Database, RowOwner, StatementRejected, open_database, step_up
+from syncbeat_server.storage.postgres.database import Database, RowOwner, StatementRejected, open_database, step_up
 from syncbeat_server.sync.model import DeviceKey
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
-from syncbeat_server.sync.policy.signal import signal_outlook, unchanged
-from syncbeat_server.sync.store import device_views
+from syncbeat_server.sync.policy.scope_signal import signal_outlook, unchanged
+from syncbeat_server.sync.store.changes import device_views
 from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql, urls_of
 
 APP = "syncbeat_app"

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import START, FakeClock
 from tests.storage.doubles import ScriptedProvider
 from tests.storage.stage import accept, couple, message, value_of

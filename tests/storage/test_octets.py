@@ -13,9 +13,9 @@ from shutil import copy
 import asyncpg
 import pytest
 
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.storage.migrate import DIRECTORY, migrate
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres.database import Database
 from tests.conftest import DatabaseUrls, create_database, drop_database
 from tests.storage.stage import rows_of
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
-from syncbeat_server.push import queue
 from syncbeat_server.push.model import MOST_OTHER_SCOPES, ClaimedDelivery, DeliveryState, Finished, Reason
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import queue
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
 from tests.storage.doubles import ScriptedProvider
 from tests.storage.stage import APP, accept, add_device, add_members, claim, directory, mark_seen, message, wake

@@ -10,8 +10,8 @@ from statistics import mean
 import pytest
 
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.storage.redis import RedisBus, open_redis
-from syncbeat_server.sync.pacer import Figures, Limits, Pacer
+from syncbeat_server.storage.redis.bus import RedisBus, open_redis
+from syncbeat_server.sync.hints.load_pacer import Figures, Limits, Pacer
 from tests.fakes import FakeClock
 
 DEVICES = 20_000

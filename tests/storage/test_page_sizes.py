@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import feed, store
-from syncbeat_server.sync.feed import PAGE_OCTETS
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.feed import reader as reader_module
+from syncbeat_server.sync.feed.prune import TombstonePruning
+from syncbeat_server.sync.feed.reader import PAGE_OCTETS
 from syncbeat_server.sync.model import Change, Cursor, FeedPage
-from syncbeat_server.sync.pruning import TombstonePruning
+from syncbeat_server.sync.store import changes as changes_store
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
 from tests.storage.house import House, keys, stream
@@ -69,8 +70,8 @@ async def test_a_page_ends_at_a_mebibyte_and_no_change_is_missed(house: House, c
     assert all(page.changes for page in pages)
     assert [page.more for page in pages] == [True] * (len(pages) - 1) + [False]
     for page in pages[:-1]:  # as large as it may be
-        size = octets_of(page.changes) + store.ROW_OCTETS * len(page.changes)
-        assert len(page.changes) == 1_000 or size + octets + store.ROW_OCTETS > PAGE_OCTETS
+        size = octets_of(page.changes) + changes_store.ROW_OCTETS * len(page.changes)
+        assert len(page.changes) == 1_000 or size + octets + changes_store.ROW_OCTETS > PAGE_OCTETS
 
 
 async def test_a_page_of_just_as_many_changes_as_were_asked_for_is_the_last(house: House) -> None:
@@ -108,14 +109,16 @@ async def test_readers_at_once_share_a_mebibyte_and_none_is_passed_over_for_ever
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    read = store.changes_between
+    read = changes_store.changes_between
 
-    async def watched(conn: object, reads: list[store.FeedRead], octets: int) -> list[store.FeedPart | None]:
+    async def watched(
+        conn: object, reads: list[changes_store.FeedRead], octets: int
+    ) -> list[changes_store.FeedPart | None]:
         parts = await read(conn, reads, octets)  # type: ignore[arg-type]  # a connection, as it came
         asked.append(sum(octets_of(part.changes) for part in parts if part is not None))
         return parts
 
-    monkeypatch.setattr(store, "changes_between", watched)
+    monkeypatch.setattr(changes_store, "changes_between", watched)
     scopes = [f"big-{n}" for n in range(6)]
     for scope in scopes:
         await fill(house, 60, 100 * KIB, scope)
@@ -199,7 +202,7 @@ async def test_a_stream_with_news_in_more_scopes_than_it_reads_at_once_tells_all
 async def test_readers_of_very_many_scopes_do_not_make_one_statement(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_READS_AT_ONCE", 4)
+    monkeypatch.setattr(reader_module, "_READS_AT_ONCE", 4)
     for n in range(6):
         await house.publish("a", scope=f"s{n}")
     wanted = [[Cursor(f"s{n}") for n in range(count)] for count in (3, 2, 6, 1)]
@@ -210,7 +213,7 @@ async def test_readers_of_very_many_scopes_do_not_make_one_statement(
 async def test_streams_of_very_many_scopes_that_open_at_once_are_not_too_many_reads(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_HEADS_AT_ONCE", 500)
+    monkeypatch.setattr(reader_module, "_HEADS_AT_ONCE", 500)
     await house.publish("a", scope="s7")
     names = [f"s{n}" for n in range(2_000)]
     found = await asyncio.gather(*(house.reader.heads(APP, None, names) for _ in range(20)))

@@ -9,12 +9,12 @@ from functools import partial
 import asyncpg
 import pytest
 
-from syncbeat_server.devtools.embedded import EmbeddedStores
+from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.errors import DependencyDown, NotFound
 from syncbeat_server.ops.logs import request_id
-from syncbeat_server.storage import pool
-from syncbeat_server.storage.batching import Batcher
-from syncbeat_server.storage.postgres import (
+from syncbeat_server.storage.batcher import Batcher
+from syncbeat_server.storage.postgres import pool
+from syncbeat_server.storage.postgres.database import (
     Conflict,
     Database,
     LockTimeout,

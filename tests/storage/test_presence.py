@@ -14,7 +14,7 @@ from syncbeat_server.clock import SystemClock
 from syncbeat_server.directory import presence as directory_presence
 from syncbeat_server.directory.presence import Presence, PresenceKeeper
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.redis import RedisBus, open_redis
+from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from tests.fakes import FakeClock, wait_until
 
 DEVICE = ("default", "ann", "phone")

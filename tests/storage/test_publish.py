@@ -20,8 +20,8 @@ from syncbeat_server.errors import (
 )
 from syncbeat_server.events.publish import Publish, Published, Publisher, Trigger
 from syncbeat_server.push.model import Content
-from syncbeat_server.storage import postgres
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres import database as database_module
+from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import NewChange
 from tests.fakes import FakeClock
 from tests.storage.stage import (
@@ -195,8 +195,8 @@ async def test_twins_of_a_call_that_fails_fail_alike(publisher: Publisher) -> No
 async def test_a_twin_that_does_not_end_is_reported(
     database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    impatient = postgres._BEGIN.replace("lock_timeout = 4000", "lock_timeout = 50")
-    monkeypatch.setattr(postgres, "_BEGIN", impatient)
+    impatient = database_module._BEGIN.replace("lock_timeout = 4000", "lock_timeout = 50")
+    monkeypatch.setattr(database_module, "_BEGIN", impatient)
     async with database.transaction() as conn:
         await conn.execute(
             """INSERT INTO request_records (app_id, caller, rpc, request_id, content_hash, created_at)

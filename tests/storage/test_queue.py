@@ -9,11 +9,12 @@ from collections import Counter
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
-from syncbeat_server.push import followup, policy, queue, registrations
 from syncbeat_server.push.accept import accept as accept_in
 from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, Finished, Kind, Lane, Reason, Target
-from syncbeat_server.push.policy import RetryRule
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.policy import decisions
+from syncbeat_server.push.policy.decisions import RetryRule
+from syncbeat_server.push.store import device_tokens, lifecycle, queue
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import START, FakeClock, wait_until
 from tests.storage.stage import (
     APP,
@@ -238,7 +239,7 @@ async def test_a_device_that_has_seen_the_cursor_gets_nothing_and_its_window_is_
     await clock.advance(60)
     trailing = await claimed_one(database)
     assert trailing.seen
-    verdict = policy.triage(trailing, False, START, RetryRule())
+    verdict = decisions.triage(trailing, False, START, RetryRule())
     assert verdict is not None
     assert (verdict.state, verdict.reason) == (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
     await finish(database, verdict)
@@ -284,7 +285,7 @@ async def test_a_dead_token_is_dropped_unless_it_was_registered_again_meanwhile(
     await clock.advance(1)
     await add_device(database, "bob")  # the same token, newly registered
     async with database.connection() as conn:
-        await registrations.bury(conn, dead)
+        await device_tokens.bury(conn, dead)
     found = await rows_of(
         database, "SELECT user_id, token_state, registration_token, token_digest IS NULL FROM devices ORDER BY 1"
     )
@@ -299,7 +300,7 @@ async def test_another_token_of_the_device_is_not_dropped(database: Database) ->
     dead = await claim(database, LEASE)
     await add_device(database, "ann", token="a new one")
     async with database.connection() as conn:
-        await registrations.bury(conn, dead)
+        await device_tokens.bury(conn, dead)
     assert await value_of(database, "SELECT registration_token FROM devices WHERE user_id = 'ann'") == "a new one"
 
 
@@ -309,7 +310,7 @@ async def test_a_delivery_outlives_its_device_and_ends(database: Database) -> No
     await accept(database, sent)
     async with database.connection() as conn:
         await conn.execute("DELETE FROM devices WHERE user_id = 'ann'")
-    verdict = policy.triage(await claimed_one(database), False, START, RetryRule())
+    verdict = decisions.triage(await claimed_one(database), False, START, RetryRule())
     assert verdict is not None
     await finish(database, verdict)
     assert await shown(database, sent) == ["ann DEAD NO_TOKEN"]
@@ -324,10 +325,10 @@ async def test_windows_are_forgotten_an_hour_after_they_end_unless_something_tra
     await accept(database, wake(2, exclude_user_id="bob"))
     await clock.advance(3660)
     async with database.connection() as conn:
-        assert (await followup.forget_windows(conn, 100)).gone == 0
+        assert (await lifecycle.forget_windows(conn, 100)).gone == 0
     await clock.advance(1)
     async with database.connection() as conn:
-        assert (await followup.forget_windows(conn, 100)).gone == 2
+        assert (await lifecycle.forget_windows(conn, 100)).gone == 2
     assert await rows_of(database, "SELECT user_id, scope FROM dedupe_windows") == [("ann", "couple")]
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from syncbeat_server.push.model import Outcome, Reason, Verdict
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
 from tests.storage.doubles import ScriptedProvider
 from tests.storage.stage import (

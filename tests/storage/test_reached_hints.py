@@ -8,15 +8,15 @@ import pytest
 
 from syncbeat_server.events.publish import Publish, Publisher, Trigger
 from syncbeat_server.push.model import Content
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync.feed import FeedReader
-from syncbeat_server.sync.hints import Hints
-from syncbeat_server.sync.learning import Aim, Learning
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.feed.reader import FeedReader
+from syncbeat_server.sync.hints.builder import Hints
+from syncbeat_server.sync.hints.cursor_recorder import SeenRecorder
+from syncbeat_server.sync.hints.view_cache import Views
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Hint, NewChange, Poll
-from syncbeat_server.sync.policy.pacing import Book, Pacing
-from syncbeat_server.sync.seen import SeenRecorder
+from syncbeat_server.sync.policy.load_leveling import Book, Pacing
 from syncbeat_server.sync.service import SyncService
-from syncbeat_server.sync.views import Views
+from syncbeat_server.sync.tuning.price_updates import Aim, Learning
 from tests.fakes import FakeClock
 from tests.storage.stage import APP, couple
 

@@ -13,12 +13,12 @@ import pytest
 import redis
 import redis.asyncio
 
+from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.devtools.embedded import EmbeddedStores
 from syncbeat_server.directory.presence import Presence, PresenceKeeper
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage import redis as storage_redis
-from syncbeat_server.storage.redis import RedisBus, open_redis
+from syncbeat_server.storage.redis import bus as storage_redis
+from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from tests.fakes import FakeClock, settle, wait_until
 
 DEVICE = ("default", "ann", "phone")

@@ -14,12 +14,12 @@ import pytest
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage import redis as storage_redis
-from syncbeat_server.storage.redis import RedisBus, open_redis
-from syncbeat_server.storage.redis_address import address_of
-from syncbeat_server.storage.redis_faults import Cause
-from syncbeat_server.storage.redis_trial import found_refused
-from syncbeat_server.storage.redis_watch import RedisWatch
+from syncbeat_server.storage.redis import bus as storage_redis
+from syncbeat_server.storage.redis.address import address_of
+from syncbeat_server.storage.redis.bus import RedisBus, open_redis
+from syncbeat_server.storage.redis.capability_check import found_refused
+from syncbeat_server.storage.redis.faults import Cause
+from syncbeat_server.storage.redis.monitor import RedisWatch
 from tests.fakes import wait_until
 from tests.valkeys import PRIMARY, Valkey, moving_address, running_sentinel, running_valkey, sentinel_url
 

@@ -16,11 +16,11 @@ import pytest
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.storage.redis import open_redis
-from syncbeat_server.storage.redis_address import address_of
-from syncbeat_server.storage.redis_faults import ACL_RULE, Cause
-from syncbeat_server.storage.redis_trial import found_refused
-from syncbeat_server.storage.redis_watch import RedisWatch
+from syncbeat_server.storage.redis.address import address_of
+from syncbeat_server.storage.redis.bus import open_redis
+from syncbeat_server.storage.redis.capability_check import found_refused
+from syncbeat_server.storage.redis.faults import ACL_RULE, Cause
+from syncbeat_server.storage.redis.monitor import RedisWatch
 from tests.certificates import Authority
 from tests.fakes import wait_until
 from tests.valkeys import PASSWORD, Valkey, moving_address, running_sentinel, running_valkey, saying, sentinel_url

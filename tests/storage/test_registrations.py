@@ -8,10 +8,10 @@ import uuid
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
-from syncbeat_server.push import registrations
 from syncbeat_server.push.model import ClaimedDelivery, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.providers import Message
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import device_tokens
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
 from tests.storage.doubles import ScriptedProvider
 from tests.storage.stage import (
@@ -36,10 +36,10 @@ UNREGISTERED = Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
 DAY_S = 86_400.0
 
 
-async def bury(database: Database, dead: list[ClaimedDelivery]) -> registrations.Buried:
+async def bury(database: Database, dead: list[ClaimedDelivery]) -> device_tokens.Buried:
     async with database.transaction() as conn:
-        await registrations.lock(conn, dead, [])
-        return await registrations.bury(conn, dead)
+        await device_tokens.lock(conn, dead, [])
+        return await device_tokens.bury(conn, dead)
 
 
 async def many(database: Database, count: int) -> list[ClaimedDelivery]:
@@ -62,7 +62,7 @@ async def test_a_wrong_project_costs_a_hundred_tokens_and_no_more(
 ) -> None:
     dead = await many(database, 400)
     first = await bury(database, dead[:60])
-    assert first == registrations.Buried(frozenset(), frozenset())
+    assert first == device_tokens.Buried(frozenset(), frozenset())
     both = await asyncio.gather(bury(database, dead[60:260]), bury(database, dead[260:]))
     assert any(buried.braked == {APP} for buried in both)
     counts = "SELECT token_state, count(*) FROM devices GROUP BY 1 ORDER BY 1"
@@ -145,7 +145,7 @@ async def heard_of(database: Database, user_id: str, days: float, *, called: flo
 
 async def age(database: Database) -> dict[str, str]:
     async with database.connection() as conn:
-        await registrations.age(conn, 100)
+        await device_tokens.age(conn, 100)
     found = await rows_of(database, "SELECT user_id, token_state FROM devices")
     return dict(found)
 

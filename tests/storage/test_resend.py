@@ -12,16 +12,16 @@ import pytest
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.push import followup, unanswered
-from syncbeat_server.push.frontier import FIRST
+from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks, WorkerRule
 from syncbeat_server.push.model import Content, NewNotification, Outcome, Reason, Verdict
-from syncbeat_server.push.policy import RetryRule
-from syncbeat_server.push.resend import ResendRule
-from syncbeat_server.push.worker import DeliveryWorker, WorkerHooks, WorkerRule
-from syncbeat_server.storage.allowance import Allowance
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync.fetched import record_fetched
+from syncbeat_server.push.policy.decisions import RetryRule
+from syncbeat_server.push.policy.resend import ResendRule
+from syncbeat_server.push.store import lifecycle, resends
+from syncbeat_server.push.store.queue_frontier import FIRST
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.redis.token_bucket import Allowance
 from syncbeat_server.sync.model import Cursor, DeviceKey
+from syncbeat_server.sync.store.answered import record_fetched
 from tests.fakes import START, FakeClock, wait_until
 from tests.storage.doubles import Refuses, ScriptedProvider, Streams, Unlimited, channel
 from tests.storage.stage import (
@@ -146,7 +146,7 @@ async def test_one_that_is_answered_is_not_sent_again(database: Database, clock:
             await fetch(database, 1)
         else:
             async with database.connection() as conn:
-                await followup.acknowledge(conn, APP, delivery.delivery_id, opened=False)
+                await lifecycle.acknowledge(conn, APP, delivery.delivery_id, opened=False)
         await until_counted(database, clock)
         await move(clock, 30)
         expected = "ann RECEIVED" if how == "acknowledges" else "ann SENT"
@@ -252,7 +252,7 @@ async def test_what_ended_is_not_sent_again(database: Database, clock: FakeClock
         await send(database, worker, sent := wake(1, ttl_s=10.0 if end == "it expires" else 3600.0))
         async with database.transaction() as conn:
             if end == "it is called back":
-                assert await followup.cancel(conn, APP, sent.notification_id) == 0
+                assert await lifecycle.cancel(conn, APP, sent.notification_id) == 0
             elif end == "its token is gone":
                 await conn.execute(
                     "UPDATE devices SET token_state = 'DEAD', registration_token = NULL, token_digest = NULL"
@@ -279,7 +279,7 @@ async def test_one_that_is_called_back_while_it_is_sent_again_is_looked_at_no_mo
         provider.gate.clear()
         await until_asked(provider, 2, clock)
         async with database.transaction() as conn:
-            await followup.cancel(conn, APP, sent.notification_id)
+            await lifecycle.cancel(conn, APP, sent.notification_id)
         provider.gate.set()
         await until_shown(database, "ann SENT", of=sent)
         assert await over(database)
@@ -393,7 +393,7 @@ async def test_first_tries_go_before_those_that_are_sent_again(database: Databas
 async def test_looking_takes_the_index_of_those_that_wait(database: Database) -> None:
     async with database.transaction() as conn:
         await conn.execute("SET LOCAL enable_seqscan = off")
-        rows = await conn.fetch("EXPLAIN " + unanswered.DUE, 10, 600.0, 86_400.0, FIRST.at)
+        rows = await conn.fetch("EXPLAIN " + resends.DUE, 10, 600.0, 86_400.0, FIRST.at)
         plan = [row["QUERY PLAN"] for row in rows]
     assert any("deliveries_unanswered" in line for line in plan), plan
     assert any("deliveries_by_device" in line for line in plan), plan

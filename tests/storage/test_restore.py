@@ -10,13 +10,13 @@ import pytest
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import Overloaded
-from syncbeat_server.storage.lineage import lineage
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import renewal
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.postgres.restore_detection import lineage
+from syncbeat_server.sync.feed import epoch_renewal
+from syncbeat_server.sync.feed.epoch_renewal import extent, renew_epochs
+from syncbeat_server.sync.hints.view_cache import Views
 from syncbeat_server.sync.model import Checkpoint, Cursor, Reset, ResetAll
-from syncbeat_server.sync.renewal import extent, renew_epochs
-from syncbeat_server.sync.sweep import LineageSweep, ViewSweep
-from syncbeat_server.sync.views import Views
+from syncbeat_server.sync.streams.head_sweep import LineageSweep, ViewSweep
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
 from tests.storage.house import PHONE, House, came, stream, tell, whole
@@ -157,7 +157,7 @@ async def epochs_of(database: Database) -> dict[str, str]:
 async def test_new_epochs_are_begun_in_pages_and_each_run_gives_others(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renewal, "PAGE", 3)
+    monkeypatch.setattr(epoch_renewal, "PAGE", 3)
     for number in range(7):
         await add_members(database, f"scope {number}", "ann")
     before, told = await epochs_of(database), list[int]()
@@ -200,7 +200,7 @@ async def test_new_epochs_of_one_app_leave_the_others_alone(database: Database, 
 async def test_new_epochs_wait_for_a_locked_scope_and_hold_no_other_meanwhile(
     database: Database, database_urls: DatabaseUrls, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renewal, "_LOCK_MS", 50)
+    monkeypatch.setattr(epoch_renewal, "_LOCK_MS", 50)
     await add_members(database, "a", "ann")
     await add_members(database, "b", "ann")
     holder = await asyncpg.connect(database_urls.owner_url.replace("syncbeat_owner@", "syncbeat_app@"))
@@ -218,7 +218,7 @@ async def test_new_epochs_wait_for_a_locked_scope_and_hold_no_other_meanwhile(
             await clock.advance(1.0)
         assert (await running)[0] == 2
         await holder.execute("BEGIN; SELECT FROM scopes WHERE scope = 'b' FOR UPDATE")
-        monkeypatch.setattr(renewal, "_TRIES", 1)
+        monkeypatch.setattr(epoch_renewal, "_TRIES", 1)
         with pytest.raises(Overloaded):
             await renew_epochs(database, SystemClock(), None)
     finally:

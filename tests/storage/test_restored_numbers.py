@@ -9,9 +9,9 @@ import pytest
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import Overloaded
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import renewal
-from syncbeat_server.sync.renewal import renew_epochs
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.feed import epoch_renewal
+from syncbeat_server.sync.feed.epoch_renewal import renew_epochs
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
 from tests.storage.house import House
@@ -42,7 +42,7 @@ async def fill(urls: DatabaseUrls, scopes: int, keys: int, app: str = "default")
 async def test_new_epochs_write_a_bounded_number_of_restored_changes_at_a_time(
     house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renewal, "ROWS", 1_000)
+    monkeypatch.setattr(epoch_renewal, "ROWS", 1_000)
     await fill(database_urls, 100, 120)
     await fill(database_urls, 10, 50, "other")
     await run_sql(
@@ -67,7 +67,7 @@ async def test_new_epochs_write_a_bounded_number_of_restored_changes_at_a_time(
 async def test_new_epochs_find_restored_changes_whose_number_comes_up_meanwhile(
     house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renewal, "ROWS", 1)
+    monkeypatch.setattr(epoch_renewal, "ROWS", 1)
     await fill(database_urls, 1, 30)
     await run_sql(
         database_urls.admin_url, "UPDATE changes SET xid = (pg_current_xact_id()::text::bigint + 20)::text::xid8"
@@ -102,8 +102,8 @@ async def test_new_epochs_leave_changes_that_are_written_meanwhile_and_wait_for_
 async def test_new_epochs_give_up_on_a_change_that_stays_locked(
     house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renewal, "_TRIES", 2)
-    monkeypatch.setattr(renewal, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(epoch_renewal, "_TRIES", 2)
+    monkeypatch.setattr(epoch_renewal, "_PAUSE_S", 0.0)
     await fill(database_urls, 1, 2)
     holder = await asyncpg.connect(database_urls.admin_url)
     try:

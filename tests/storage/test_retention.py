@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from syncbeat_server.auth import erase
-from syncbeat_server.auth import store as auth
+from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.directory import store as directory
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.push import followup, registrations, upkeep
+from syncbeat_server.push.delivery import maintenance
+from syncbeat_server.push.store import device_tokens, lifecycle
 from syncbeat_server.storage import idempotency, retention
-from syncbeat_server.storage.postgres import Connection, Database
+from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.storage.retention import BEGINNING, Batch, OldRows, Retention
-from syncbeat_server.sync import fetched, learned, pruning, touches
+from syncbeat_server.sync.feed import prune
+from syncbeat_server.sync.store import answered, app_tuning, invalidations
 from tests.conftest import DatabaseUrls, run_sql
 from tests.storage.stage import rows_of, value_of
 
@@ -61,14 +63,14 @@ _TABLES = (
 )
 _STATEMENTS: dict[str, tuple[str, tuple[object, ...]]] = {
     "request_records": (idempotency.FORGET_OLD, (1_000, BEGINNING)),
-    "notifications": (followup.FORGET_DELIVERIES, (30.0, 1_000, BEGINNING, 10_000)),
-    "dedupe_windows": (followup.FORGET_WINDOWS, (1_000, BEGINNING)),
+    "notifications": (lifecycle.FORGET_DELIVERIES, (30.0, 1_000, BEGINNING, 10_000)),
+    "dedupe_windows": (lifecycle.FORGET_WINDOWS, (1_000, BEGINNING)),
     "token_moves": (directory.FORGET_MOVES, (1_000, BEGINNING)),
-    "token_removals": (registrations.FORGET_REMOVALS, (1_000, BEGINNING)),
+    "token_removals": (device_tokens.FORGET_REMOVALS, (1_000, BEGINNING)),
     "sessions": (auth.FORGET_EXPIRED, (1_000, BEGINNING)),
-    "change_samples": (learned.FORGET_SAMPLES, (1_000, BEGINNING)),
-    "device_cursors": (fetched.FORGET_LEFT, ("", "", "", "", 1_000)),
-    "touches": (touches.FORGET_TOUCHES, (120.0, 1_000, "0")),
+    "change_samples": (app_tuning.FORGET_SAMPLES, (1_000, BEGINNING)),
+    "device_cursors": (answered.FORGET_LEFT, ("", "", "", "", 1_000)),
+    "touches": (invalidations.FORGET_TOUCHES, (120.0, 1_000, "0")),
 }
 
 
@@ -78,7 +80,7 @@ async def plant(urls: DatabaseUrls, old: int = OLD, fresh: int = FRESH) -> None:
 
 
 def everything(database: Database, forgot: Any = lambda name, count: None) -> Retention:
-    kinds = [*upkeep.old_rows(30.0), *erase.OLD_ROWS, *pruning.OLD_ROWS]
+    kinds = [*maintenance.old_rows(30.0), *erase.OLD_ROWS, *prune.OLD_ROWS]
     return Retention(database, kinds, SystemClock(), forgot)
 
 
@@ -124,7 +126,7 @@ async def test_retention_of_a_notification_with_many_deliveries_takes_several_ba
     more, place = True, None
     while more:
         async with database.transaction() as conn:
-            gone, more, place = await followup.forget_notifications(conn, 30.0, 10, place)
+            gone, more, place = await lifecycle.forget_notifications(conn, 30.0, 10, place)
         batches.append(gone)
     assert batches == [100, 100, 52]
     assert await value_of(database, "SELECT count(*) FROM notifications") == 0
@@ -195,7 +197,7 @@ async def test_touches_are_deleted_from_where_the_last_ones_were(
     since, counts = "0", []
     for _ in range(4):
         async with database.connection() as conn:
-            gone, since = await touches.forget_touches(conn, 120.0, 1_000, since)
+            gone, since = await invalidations.forget_touches(conn, 120.0, 1_000, since)
         counts.append(gone)
     assert (counts, since) == ([1_000, 1_000, 1_000, 500], str(OLD))
     assert await value_of(database, "SELECT count(*) FROM touches") == FRESH

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from syncbeat_server.directory.model import Preferences
-from syncbeat_server.events.users import UserLifecycle
+from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push import accept as push
-from syncbeat_server.push import expansion, followup, store
+from syncbeat_server.push.content.templates import Template
+from syncbeat_server.push.delivery.maintenance import warn_of_lacking
 from syncbeat_server.push.model import Content, DeliveryState, NewNotification, Notification, Target
-from syncbeat_server.push.templates import Template
-from syncbeat_server.push.upkeep import warn_of_lacking
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.push.store import fanout, notifications
+from syncbeat_server.push.store import lifecycle as lifecycle_store
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import START, FakeClock
 from tests.storage.doubles import ScriptedProvider
 from tests.storage.stage import (
@@ -47,14 +48,14 @@ def scheduled(*targets: Target, **fields: Any) -> NewNotification:
 
 async def told(database: Database, notification: NewNotification) -> Notification:
     async with database.connection() as conn:
-        found = await store.find_notification(conn, APP, notification.notification_id)
+        found = await notifications.find_notification(conn, APP, notification.notification_id)
     assert found is not None
     return found
 
 
 async def cancel(database: Database, notification: NewNotification) -> int | None:
     async with database.transaction() as conn:
-        return await followup.cancel(conn, APP, notification.notification_id)
+        return await lifecycle_store.cancel(conn, APP, notification.notification_id)
 
 
 async def come_due(database: Database, clock: FakeClock) -> list[int]:
@@ -265,7 +266,7 @@ async def test_scheduled_counts_as_waiting(database: Database, clock: FakeClock)
     await accept(database, scheduled())
     await clock.advance(HOUR.total_seconds() + 30)
     async with database.connection() as conn:
-        assert await followup.waiting(conn) == {(APP, "SCHEDULED"): (2, 30.0)}
+        assert await lifecycle_store.waiting(conn) == {(APP, "SCHEDULED"): (2, 30.0)}
 
 
 def template(text: str) -> Template:
@@ -291,7 +292,7 @@ async def test_template_of_when_it_is_due_or_the_text_of_when_it_was_accepted(
     await accept(database, now, later)
     async with database.connection() as conn:
         needs = {name: one.variables for name, one in templates.items()}
-        assert await expansion.lacking(conn, APP, needs) == ({} if what == "changed" else {"note": 1})
+        assert await fanout.lacking(conn, APP, needs) == ({} if what == "changed" else {"note": 1})
         await conn.execute("UPDATE devices SET locale = 'de' WHERE user_id = 'ann'")
     provider = ScriptedProvider()
     await clock.advance(HOUR.total_seconds() - 1)

@@ -11,7 +11,7 @@ import pytest
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.events.publish import Publisher
 from syncbeat_server.push.model import NewNotification
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import NewChange
 from tests.fakes import FakeClock
 from tests.storage.doubles import ScriptedProvider

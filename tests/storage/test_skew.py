@@ -9,8 +9,8 @@ import pytest
 
 from syncbeat_server.directory.model import Platform, Preferences, QuietHours, Registration
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.storage.skew import ClockSkew
+from syncbeat_server.storage.postgres.clock_skew import ClockSkew
+from syncbeat_server.storage.postgres.database import Database
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import START, FakeClock
 from tests.storage.doubles import ScriptedProvider
@@ -26,7 +26,7 @@ async def set_database(urls: DatabaseUrls, moment: datetime) -> None:
 async def test_clock_skew_is_warned_of_once_and_again_after_it_was_good(
     database: Database, database_urls: DatabaseUrls, caplog: pytest.LogCaptureFixture, ahead_s: float
 ) -> None:
-    caplog.set_level(logging.INFO, "syncbeat_server.storage.skew")
+    caplog.set_level(logging.INFO, "syncbeat_server.storage.postgres.clock_skew")
     clock, metrics = FakeClock(), Metrics()
     skew = ClockSkew(database, clock, metrics.clock_skew)
     for off_s, warnings in ((0.0, 0), (4.0, 0), (ahead_s, 1), (ahead_s, 1), (0.0, 1), (ahead_s, 2)):

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pytest
 
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import watch as watching
+from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import Checkpoint, Cursor, Drain, Hint, Priority
+from syncbeat_server.sync.streams import watch as watching
 from tests.fakes import FakeClock, settle, wait_until
 from tests.storage.house import House, Reader, stream, tell
 from tests.storage.stage import APP, add_members, couple, directory, value_of

@@ -9,10 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from syncbeat_server.storage import postgres
-from syncbeat_server.storage.pool import PooledConnection
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.storage.stuck_sessions import end_stuck_sessions, watch_sessions
+from syncbeat_server.storage.postgres import database as database_module
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.postgres.pool import PooledConnection
+from syncbeat_server.storage.postgres.stuck_sessions import end_stuck_sessions, watch_sessions
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock
 from tests.storage.stage import add_device, until, value_of
@@ -62,7 +62,7 @@ async def test_stuck_session_of_the_service_is_ended(database: Database, databas
 
 async def test_stuck_session_is_ended_by_the_database_itself(database: Database, database_urls: DatabaseUrls) -> None:
     await add_device(database, "ann")
-    begin = postgres._BEGIN + postgres._BOUND.replace("60000", "50")
+    begin = database_module._BEGIN + database_module._BOUND.replace("60000", "50")
     async with stuck(database_urls, "syncbeat 1", begin) as pid:
 
         async def gone() -> bool:

@@ -12,15 +12,16 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown, SequenceMismatch
 from syncbeat_server.events.publish import Publish
-from syncbeat_server.storage.postgres import Database, open_database
+from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.storage.retention import BEGINNING
-from syncbeat_server.sync import pruning, tombstones
-from syncbeat_server.sync import watch as watching
-from syncbeat_server.sync.append import Append, append
-from syncbeat_server.sync.feed import FeedReader
+from syncbeat_server.sync.feed import prune as prune_module
+from syncbeat_server.sync.feed.prune import TombstonePruning
+from syncbeat_server.sync.feed.reader import FeedReader
+from syncbeat_server.sync.feed.writer import Append, append
 from syncbeat_server.sync.model import Checkpoint, Cursor, NewChange, Reset
 from syncbeat_server.sync.policy import DEFAULT_TUNING
-from syncbeat_server.sync.pruning import TombstonePruning
+from syncbeat_server.sync.store import tombstones
+from syncbeat_server.sync.streams import watch as watching
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, settle, wait_until
 from tests.storage.house import House, Reader, keys, stream
@@ -273,7 +274,7 @@ async def test_it_is_done_in_batches(house: House, monkeypatch: pytest.MonkeyPat
     async with house.database.connection() as conn:
         assert (await tombstones.remove_old(conn, 30.0, 2)).gone == 2
     assert await value_of(house.database, "SELECT count(*) FROM changes") == 3
-    monkeypatch.setattr(pruning, "_BATCH", 1)
+    monkeypatch.setattr(prune_module, "_BATCH", 1)
     whole = asyncio.ensure_future(pruner(house).prune())
     await until(lambda: value_of(house.database, "SELECT count(*) = 0 FROM changes"), moving=house.clock)
     await house.clock.advance(1.0)

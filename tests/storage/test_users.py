@@ -8,16 +8,16 @@ import itertools
 import asyncpg
 import pytest
 
-from syncbeat_server.auth import users
-from syncbeat_server.auth.store import NewSession, add_session
+from syncbeat_server.auth.store import users
+from syncbeat_server.auth.store.sessions import NewSession, add_session
 from syncbeat_server.directory.model import Preferences
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.events.users import Erased, UserLifecycle
-from syncbeat_server.push import queue, registrations
+from syncbeat_server.events.user_lifecycle import Erased, UserLifecycle
 from syncbeat_server.push.erase import erase
 from syncbeat_server.push.model import DeliveryState, Finished, Reason, Target
+from syncbeat_server.push.store import device_tokens, queue
 from syncbeat_server.storage.idempotency import RequestKey, answer_once
-from syncbeat_server.storage.postgres import Database, open_database
+from syncbeat_server.storage.postgres.database import Database, open_database
 from tests.conftest import DatabaseUrls, run_sql
 from tests.storage.doubles import Refuses
 from tests.storage.stage import (
@@ -216,7 +216,7 @@ async def test_finishing_what_was_under_way_to_an_erased_user_finishes_the_rest_
     await lifecycle.delete(APP, "bob")
     async with database.transaction() as conn:
         done = await queue.finish(conn, [Finished(one, DeliveryState.DEAD, Reason.UNREGISTERED) for one in claimed])
-        await registrations.bury(conn, claimed)
+        await device_tokens.bury(conn, claimed)
     assert done == {one.delivery_id for one in claimed if one.user_id == "ann"}
     assert await shown(database, sent) == ["ann DEAD UNREGISTERED"]
 

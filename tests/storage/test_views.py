@@ -11,11 +11,13 @@ import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import AccessDenied, DependencyDown
-from syncbeat_server.storage.postgres import Database, RowOwner
-from syncbeat_server.sync import scopes, store, sweep, views
+from syncbeat_server.storage.postgres.database import Database, RowOwner
+from syncbeat_server.sync.hints import view_cache as views
+from syncbeat_server.sync.hints.view_cache import MOST_SCOPES_EACH, TRUSTED_S, Views
 from syncbeat_server.sync.model import Cursor, DeviceKey, Priority
-from syncbeat_server.sync.sweep import ViewSweep
-from syncbeat_server.sync.views import MOST_SCOPES_EACH, TRUSTED_S, Views
+from syncbeat_server.sync.store import changes, scopes
+from syncbeat_server.sync.streams import head_sweep
+from syncbeat_server.sync.streams.head_sweep import ViewSweep
 from tests.fakes import FakeClock, wait_until
 from tests.storage.stage import APP, add_device, add_members, couple, directory, rows_of, value_of
 from tests.storage.views_house import AWAY, BOBS, PHONE, TABLET, House
@@ -171,7 +173,7 @@ async def unregister(house: House) -> None:
 
 async def report(house: House) -> None:
     async with house.database.connection() as conn:
-        await store.report_activity(conn, [(PHONE, AWAY)])
+        await changes.report_activity(conn, [(PHONE, AWAY)])
 
 
 async def move_token(house: House) -> None:
@@ -206,7 +208,7 @@ async def test_a_sweep_finds_what_no_wake_up_told(house: House, change: Callable
     await house.sweep.sweep()
     asked, view = await house.asked_for()
     async with house.database.connection() as conn:
-        (row,) = await store.device_views(conn, [PHONE])
+        (row,) = await changes.device_views(conn, [PHONE])
     assert (view and view._replace(heads=None)) == row
     assert asked == 1
     await house.sweep.sweep()
@@ -260,7 +262,7 @@ async def test_of_many_scopes_those_that_changed_last_come_first(house: House) -
 
 async def test_too_much_to_look_at_is_everything(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     await house.sweep.sweep()
-    monkeypatch.setattr(sweep, "_MAX_CHANGED", 2)
+    monkeypatch.setattr(head_sweep, "_MAX_CHANGED", 2)
     await house.asked_for()
     await add_members(house.database, "crowd", "bob", "carl", "dora")
     await house.sweep.sweep()
@@ -271,8 +273,8 @@ async def test_where_too_many_heads_move_those_that_are_kept_are_looked_at(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await house.sweep.sweep()
-    monkeypatch.setattr(sweep, "_MAX_CHANGED", 2)
-    monkeypatch.setattr(sweep, "_CHUNK", 1)
+    monkeypatch.setattr(head_sweep, "_MAX_CHANGED", 2)
+    monkeypatch.setattr(head_sweep, "_CHUNK", 1)
     for name in ("others", "more", "couple"):
         await add_members(house.database, name, "eve")
         await house.move_head(name)

@@ -11,12 +11,12 @@ from typing import cast
 import pytest
 
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.push.channel import Channel
+from syncbeat_server.push.delivery.channel import Channel
+from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
-from syncbeat_server.push.policy import RetryRule
-from syncbeat_server.push.worker import DeliveryWorker, WorkerRule
-from syncbeat_server.storage.allowance import Allowance
-from syncbeat_server.storage.postgres import Database, StatementRejected
+from syncbeat_server.push.policy.decisions import RetryRule
+from syncbeat_server.storage.postgres.database import Database, StatementRejected
+from syncbeat_server.storage.redis.token_bucket import Allowance
 from tests.fakes import FakeClock, wait_until
 from tests.storage.doubles import Refuses, ScriptedProvider, Streams, Unlimited, channel
 from tests.storage.stage import (

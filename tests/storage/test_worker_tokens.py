@@ -6,7 +6,7 @@ import pytest
 
 from syncbeat_server.directory.model import TokenState
 from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
 from tests.storage.doubles import ScriptedProvider
 from tests.storage.stage import (

@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
-from syncbeat_server.storage.postgres import Connection, Database
-from syncbeat_server.sync.feed import FeedReader
-from syncbeat_server.sync.hints import Hints
+from syncbeat_server.storage.postgres.database import Connection, Database
+from syncbeat_server.sync.feed.reader import FeedReader
+from syncbeat_server.sync.hints.builder import Hints
+from syncbeat_server.sync.hints.cursor_recorder import SeenRecorder
+from syncbeat_server.sync.hints.view_cache import Views
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Poll
-from syncbeat_server.sync.policy.pacing import Book, Pacing
-from syncbeat_server.sync.recorder import Recorder
-from syncbeat_server.sync.seen import SeenRecorder
+from syncbeat_server.sync.policy.load_leveling import Book, Pacing
 from syncbeat_server.sync.service import SyncService
-from syncbeat_server.sync.store import DeviceView
-from syncbeat_server.sync.sweep import ViewSweep
-from syncbeat_server.sync.views import Views
+from syncbeat_server.sync.store.changes import DeviceView
+from syncbeat_server.sync.streams.head_sweep import ViewSweep
+from syncbeat_server.sync.tuning.hint_recorder import Recorder
 from tests.fakes import FakeClock
 from tests.storage.stage import APP, default_tuning
 

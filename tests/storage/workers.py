@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks, WorkerRule
 from syncbeat_server.push.providers import Provider
-from syncbeat_server.push.worker import DeliveryWorker, WorkerHooks, WorkerRule
-from syncbeat_server.storage.allowance import Allowance
-from syncbeat_server.storage.postgres import Database
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.redis.token_bucket import Allowance
 from tests.fakes import FakeClock, settle
 from tests.storage.doubles import Streams, Unlimited, channel
 from tests.storage.stage import APP, shown, until, value_of

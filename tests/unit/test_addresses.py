@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.rpc.addresses import caller_address
+from syncbeat_server.rpc.client_address import caller_address
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("2001:db8:ffff::/48"))
 PROXY = "ipv4:10.0.0.1:4711"

@@ -12,9 +12,9 @@ from google.protobuf.message_factory import GetMessageClass
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.rpc.server import CONTRACT, MAX_REQUEST_BYTES
-from syncbeat_server.sync.feed import PAGE_OCTETS
-from syncbeat_server.sync.firehose import MOST_CURSORS
-from syncbeat_server.sync.store import ROW_OCTETS
+from syncbeat_server.sync.feed.reader import PAGE_OCTETS
+from syncbeat_server.sync.store.changes import ROW_OCTETS
+from syncbeat_server.sync.streams.firehose import MOST_CURSORS
 
 GRPC_DEFAULT = 4 << 20
 NAME = "é" * 64  # an id of 128 octets
@@ -96,7 +96,7 @@ def test_the_octets_of_a_row_cover_what_stands_beside_its_value() -> None:
 
 
 def test_the_largest_checkpoint_of_all_scopes_stays_below_a_mebibyte() -> None:
-    epoch = f"{'e' * 32}~{2**63 - 1}"  # as `sync/resuming.py` makes the longest
+    epoch = f"{'e' * 32}~{2**63 - 1}"  # as `sync/feed/resume.py` makes the longest
     cursor = core_pb2.ScopeCursor(scope=NAME, epoch=epoch, sequence=2**63 - 1)
     checkpoint = sync_service_pb2.Checkpoint(cursors=[cursor] * MOST_CURSORS)
     checkpoint.token_remaining.FromSeconds(2**31)

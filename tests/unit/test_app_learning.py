@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from syncbeat_server.app.learning import aim_of
-from syncbeat_server.ops.config import AppSettings, Scheduling
+from syncbeat_server.app.tuning import aim_of
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.sync.learning import Aim
+from syncbeat_server.ops.settings.server import AppSettings, Scheduling
+from syncbeat_server.sync.policy.baselines import PolicyName
 from syncbeat_server.sync.policy.interval import Bounds
-from syncbeat_server.sync.policy.rivals import PolicyName
+from syncbeat_server.sync.policy.price_controller import Target, TargetKind
 from syncbeat_server.sync.policy.staleness import Met
-from syncbeat_server.sync.policy.target import Target, TargetKind
-from syncbeat_server.sync.tally import INTERVALS_S, STALENESS_S, Tally
+from syncbeat_server.sync.tuning.counters import INTERVALS_S, STALENESS_S, Tally
+from syncbeat_server.sync.tuning.price_updates import Aim
 
 MEAN, P95, BUDGET = TargetKind.MEAN, TargetKind.P95, TargetKind.BUDGET
 
@@ -79,5 +79,7 @@ def test_what_was_counted_is_shown_by_app() -> None:
 
 
 def test_only_the_child_that_fits_loads_numpy() -> None:
-    looked = "import sys, syncbeat_server.app.serving, syncbeat_server.rpc.sync; sys.exit('numpy' in sys.modules)"
+    looked = (
+        "import sys, syncbeat_server.app.serving, syncbeat_server.rpc.servicers.sync; sys.exit('numpy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", looked], check=False, timeout=60).returncode == 0

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from syncbeat_server.aside import Children
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
-from syncbeat_server.rpc.documents import fault_of
-from syncbeat_server.sync.compose import apply
+from syncbeat_server.rpc.validation.json_documents import fault_of
+from syncbeat_server.runtime.worker_processes import Children
+from syncbeat_server.sync.content.merge_patch import apply
 from tests.aside_work import die, die_once, fail, never_end, niceness, pid, refuse
 from tests.fakes import wait_until
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from syncbeat_server.auth import attempts
-from syncbeat_server.auth.attempts import RefreshLimits
+from syncbeat_server.auth.sessions import refresh_rate_limit
+from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshLimits
 from syncbeat_server.errors import RateLimited
 from tests.fakes import FakeClock
 
@@ -52,7 +52,7 @@ async def test_refresh_limits_refill_evenly_and_are_apart(kind: str) -> None:
 
 @each_kind
 async def test_refresh_limits_keep_a_bounded_number_of_keys(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "_MAX_KEYS", 3)
+    monkeypatch.setattr(refresh_rate_limit, "_MAX_KEYS", 3)
     _, limit = limits(FakeClock(), kind)
     for key in "abcd":
         limit(key)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from syncbeat_server.auth.model import Issuer, SessionState, Standing, VerifiedToken
-from syncbeat_server.auth.policy import Rotation, SessionRule, is_dead, rotate
+from syncbeat_server.auth.tokens.lifetimes import Rotation, SessionRule, is_dead, rotate
 from tests.fakes import START
 
 FOREIGN, OWN = Issuer("default", "issuer"), Issuer("default", "ours", own=True)

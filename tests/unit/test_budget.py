@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from syncbeat_server.rpc.budget import Budgets
+from syncbeat_server.rpc.fastpath.shared_deadline import Budgets
 from tests.fakes import settle
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from syncbeat_server.auth import tokens
-from syncbeat_server.auth.keys import key_table, row_in
 from syncbeat_server.auth.model import OPTIONAL_CLAIMS, ClaimRule, Issuer, KeyRow, VerifiedToken
-from syncbeat_server.auth.tokens import check, mint, read
+from syncbeat_server.auth.tokens import verify as verify_module
+from syncbeat_server.auth.tokens.keys import key_table, row_in
+from syncbeat_server.auth.tokens.verify import check, mint, read
 from syncbeat_server.errors import TokenExpired, TokenInvalid
 from tests.fakes import START
 from tests.forged import SECRET, Forger
@@ -285,12 +285,12 @@ def test_each_form_of_a_number_has_one_answer_in_every_time_claim(claim: str, te
 
 
 def test_a_long_header_is_not_remembered() -> None:
-    tokens._known_header.cache_clear()
+    verify_module._known_header.cache_clear()
     for number in range(50):
         header = {"alg": "HS256", "kid": "hs", "more": f"{number}" + "x" * 2_000}
         assert is_let_in(LENIENT, FORGER.raw(header, FORGER.claims()))
-    assert tokens._known_header.cache_info().currsize == 0
+    assert verify_module._known_header.cache_info().currsize == 0
     for _ in range(2):
         assert is_let_in(LENIENT, FORGER.good())
-    assert tokens._known_header.cache_info().hits == 1
+    assert verify_module._known_header.cache_info().hits == 1
     assert len(base64.urlsafe_b64decode(FORGER.good().split(".")[0] + "==")) < 100

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncbeat_server.sync.compose import Composed, apply, compose
+from syncbeat_server.sync.content.merge_patch import Composed, apply, compose
 
 GONE = object()
 

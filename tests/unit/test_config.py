@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic import ValidationError
 
-from syncbeat_server.app.delivering import providers
+from syncbeat_server.app.push import providers
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.config import AppSettings, Role, Settings, describe_settings, digest_of, load_settings
-from syncbeat_server.ops.setting_types import CertificateEntry, TokenEntry
+from syncbeat_server.ops.settings.server import AppSettings, Role, Settings, describe_settings, digest_of, load_settings
+from syncbeat_server.ops.settings.types import CertificateEntry, TokenEntry
 
 SECRET = "0123456789abcdef0123456789abcdef"
 DIGEST = digest_of("a token")

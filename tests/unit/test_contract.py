@@ -32,7 +32,7 @@ from syncbeat_server.directory import model as directory
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.errors import FieldViolation
 from syncbeat_server.push import model as push
-from syncbeat_server.rpc.validation import compile_validator
+from syncbeat_server.rpc.validation.field_rules import compile_validator
 from syncbeat_server.sync import model as sync
 
 PROTOS = Path(__file__).resolve().parents[2] / "protos" / "syncbeat" / "v1"

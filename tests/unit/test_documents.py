@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat.v1 import core_pb2, event_service_pb2, sync_service_pb2
-from syncbeat_server.rpc import validation
-from syncbeat_server.rpc.documents import MAX_OCTETS, fault_of
+from syncbeat_server.rpc.validation import field_rules
+from syncbeat_server.rpc.validation.json_documents import MAX_OCTETS, fault_of
 
 DIGITS_34 = "1234567890" * 3 + "1234"
 
@@ -248,6 +248,6 @@ def test_document_is_checked_once_whatever_is_wrong_with_it(
         looked_at.append(text)
         return fault_of(text, most_depth)
 
-    monkeypatch.setattr(validation, "fault_of", counted)
-    assert validation.compile_validator(cast(Descriptor, request_.DESCRIPTOR))(request_)
+    monkeypatch.setattr(field_rules, "fault_of", counted)
+    assert field_rules.compile_validator(cast(Descriptor, request_.DESCRIPTOR))(request_)
     assert len(looked_at) == documents

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
-from syncbeat_server.sync.policy.evidence import History
-from syncbeat_server.sync.policy.fit import LEAST_CHANGES, LEAST_SCOPES, fit
+from syncbeat_server.sync.policy.fit_samples import History
+from syncbeat_server.sync.tuning.prior_fit import LEAST_CHANGES, LEAST_SCOPES, fit
 
 DAY_S = 86_400.0
 HOUR_S = 3600.0

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies
 
-from syncbeat_server.auth.keys import row_in
-from syncbeat_server.auth.tokens import check, read
+from syncbeat_server.auth.tokens.keys import row_in
+from syncbeat_server.auth.tokens.verify import check, read
 from syncbeat_server.errors import TokenExpired, TokenInvalid
 from tests.fakes import START
 from tests.forged import CANARY, HOSTED, USER, Forger, table

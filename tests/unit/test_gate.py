@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from syncbeat_server.push.gate import Gate
+from syncbeat_server.push.delivery.flow_control import Gate
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
-from syncbeat_server.push.pace import Pace
+from syncbeat_server.push.policy.throttle import Pace
 from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 from tests.fakes import FakeClock
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncbeat_server.directory.model import QuietHours
-from syncbeat_server.push import holds
+from syncbeat_server.push.policy import quiet_hours
 
 BERLIN = "Europe/Berlin"
 NIGHT = QuietHours(22 * 60, 7 * 60)
@@ -42,12 +42,12 @@ def at(text: str, zone: str = BERLIN, fold: int = 0) -> datetime:
 )
 def test_quiet_hours_end_by_the_clock_on_the_wall(quiet: QuietHours, now: str, until: str | None) -> None:
     expected = 0.0 if until is None else (at(until) - at(now)).total_seconds()
-    assert holds.quiet_for_s(quiet, BERLIN, at(now)) == expected
+    assert quiet_hours.quiet_for_s(quiet, BERLIN, at(now)) == expected
 
 
 def test_a_night_in_which_the_clock_changes_is_as_long_as_it_is() -> None:
-    assert holds.quiet_for_s(NIGHT, BERLIN, at("2030-03-30T23:00")) == 7 * 3600
-    assert holds.quiet_for_s(NIGHT, BERLIN, at("2030-10-26T23:00")) == 9 * 3600
+    assert quiet_hours.quiet_for_s(NIGHT, BERLIN, at("2030-03-30T23:00")) == 7 * 3600
+    assert quiet_hours.quiet_for_s(NIGHT, BERLIN, at("2030-10-26T23:00")) == 9 * 3600
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_night_in_which_the_clock_changes_is_as_long_as_it_is() -> None:
 def test_whose_clock_it_is(quiet: QuietHours, zone: str, hour: int) -> None:
     for other in range(24):
         now = datetime(2030, 6, 1, other, 30, tzinfo=UTC)
-        assert (holds.quiet_for_s(quiet, zone, now) > 0) is (other == hour)
+        assert (quiet_hours.quiet_for_s(quiet, zone, now) > 0) is (other == hour)
 
 
 ZONES = st.sampled_from([BERLIN, "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "Pacific/Apia", "UTC"])
@@ -80,19 +80,19 @@ def test_every_hold_ends_within_a_day_and_soon_after_it_nothing_is_quiet(
     quiet = QuietHours(start, (start + length) % 1440)
     waits = 0.0
     for _ in range(3):  # an hour that the clock shows twice may hold a second time
-        wait_s = holds.quiet_for_s(quiet, zone, now + timedelta(seconds=waits))
+        wait_s = quiet_hours.quiet_for_s(quiet, zone, now + timedelta(seconds=waits))
         assert 0.0 <= wait_s <= 25.5 * 3600
         waits += wait_s
-    assert holds.quiet_for_s(quiet, zone, now + timedelta(seconds=waits)) == 0.0
+    assert quiet_hours.quiet_for_s(quiet, zone, now + timedelta(seconds=waits)) == 0.0
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2030-01-15", 24), ("2030-03-31", 23), ("2030-10-27", 25)])
 def test_a_day_is_that_of_the_device(day: str, hours: int) -> None:
-    begins, ends = holds.day_of(BERLIN, at(f"{day}T12:00"))
+    begins, ends = quiet_hours.day_of(BERLIN, at(f"{day}T12:00"))
     assert (begins, (ends - begins).total_seconds()) == (at(f"{day}T00:00"), hours * 3600)
 
 
 def test_budgets_are_those_that_the_systems_publish() -> None:
-    assert holds.wake_budget("ANDROID") == holds.WakeBudget(20.0, 180.0)
-    assert holds.wake_budget("IOS") == holds.WakeBudget(3.0, 1200.0)
-    assert holds.wake_budget("WEB") is None
+    assert quiet_hours.wake_budget("ANDROID") == quiet_hours.WakeBudget(20.0, 180.0)
+    assert quiet_hours.wake_budget("IOS") == quiet_hours.WakeBudget(3.0, 1200.0)
+    assert quiet_hours.wake_budget("WEB") is None

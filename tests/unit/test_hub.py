@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 
 from syncbeat_server.errors import RateLimited
-from syncbeat_server.sync import hub as hubs
-from syncbeat_server.sync.hub import Hub, Subscription
 from syncbeat_server.sync.model import DeviceKey
+from syncbeat_server.sync.streams import hub as hubs
+from syncbeat_server.sync.streams.hub import Hub, Subscription
 from tests.fakes import settle
 
 

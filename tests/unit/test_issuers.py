@@ -11,10 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from syncbeat_server.app import faults
-from syncbeat_server.app.callers import known_callers
+from syncbeat_server.app.authentication import known_callers
 from syncbeat_server.auth.service import Known
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.config import digest_of, load_settings
+from syncbeat_server.ops.settings.server import digest_of, load_settings
 from tests.fakes import FakeClock
 
 SECRET = "0123456789abcdef0123456789abcdef"

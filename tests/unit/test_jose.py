@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from syncbeat_server.auth.keys import KeyTable, also_without_kid, key_table, keys_of_jwks, row_in
 from syncbeat_server.auth.model import Issuer, KeyRow
-from syncbeat_server.auth.tokens import is_genuine, parts
+from syncbeat_server.auth.tokens.keys import KeyTable, also_without_kid, key_table, keys_of_jwks, row_in
+from syncbeat_server.auth.tokens.verify import is_genuine, parts
 from syncbeat_server.errors import TokenInvalid
 
 ISSUER = Issuer("default", "https://issuer.example")

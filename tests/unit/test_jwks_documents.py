@@ -10,8 +10,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from syncbeat_server.auth.keys import MAX_KID, also_without_kid, key_table, keys_of_jwks, row_in
 from syncbeat_server.auth.model import Issuer, KeyRow
+from syncbeat_server.auth.tokens.keys import MAX_KID, also_without_kid, key_table, keys_of_jwks, row_in
 
 ISSUER = Issuer("default", "https://issuer.example")
 

@@ -10,8 +10,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
-from syncbeat_server.auth.keys import key_table, keys_of_jwks, new_signing_key, public_jwks, signing_keys
 from syncbeat_server.auth.model import Issuer, KeyRow
+from syncbeat_server.auth.tokens.keys import key_table, keys_of_jwks, new_signing_key, public_jwks, signing_keys
 
 ISSUER = Issuer("default", "https://issuer.example")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from langcodes import Language
 
-from syncbeat_server.push import locales
-from syncbeat_server.push.templates import Template
+from syncbeat_server.push.content import locales
+from syncbeat_server.push.content.templates import Template
 
 MANY = [
     "de",

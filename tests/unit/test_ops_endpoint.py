@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from syncbeat_server.ops import endpoint
-from syncbeat_server.ops.endpoint import serving_http
+from syncbeat_server.http import operator_endpoint
+from syncbeat_server.http.operator_endpoint import serving_http
 from tests.fakes import ahead, wait_until
 from tests.ports import free_port
 
@@ -64,7 +64,7 @@ async def test_a_connection_that_stalls_ends(port: int, sent: bytes) -> None:
         streams[1].write(sent)
         async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/healthz") as answer:
             assert answer.status == 200, "while it stalls others are served"
-        with ahead(endpoint.CONNECTION_S):
+        with ahead(operator_endpoint.CONNECTION_S):
             await is_over(streams)
 
 
@@ -77,7 +77,7 @@ async def test_a_connection_that_trickles_ends(port: int) -> None:
             writer.write(b"a: b\r\n")
             return ended.done()
 
-        with ahead(endpoint.CONNECTION_S):
+        with ahead(operator_endpoint.CONNECTION_S):
             await wait_until(trickled)
 
 
@@ -85,7 +85,7 @@ async def test_a_connection_that_does_not_read_ends(port: int) -> None:
     async with connected(port) as (reader, writer):
         writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
-        with ahead(endpoint.CONNECTION_S):
+        with ahead(operator_endpoint.CONNECTION_S):
             async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/healthz"):
                 pass
         assert len(await is_over((reader, writer))) < 10_000_000
@@ -98,9 +98,9 @@ async def test_a_connection_has_one_request(port: int) -> None:
 
 
 OVER = {
-    "line": b"GET /" + b"x" * endpoint.MOST_LINE + b" HTTP/1.1\r\nhost: x\r\n\r\n",
-    "header": b"GET /healthz HTTP/1.1\r\nhost: x\r\nx: " + b"x" * endpoint.MOST_FIELD * 2 + b"\r\n\r\n",
-    "headers": b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + b"x: y\r\n" * endpoint.MOST_HEADERS + b"\r\n",
+    "line": b"GET /" + b"x" * operator_endpoint.MOST_LINE + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    "header": b"GET /healthz HTTP/1.1\r\nhost: x\r\nx: " + b"x" * operator_endpoint.MOST_FIELD * 2 + b"\r\n\r\n",
+    "headers": b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + b"x: y\r\n" * operator_endpoint.MOST_HEADERS + b"\r\n",
     "headers without an end": b"GET /healthz HTTP/1.1\r\n" + b"x: y\r\n" * 10_000,
     "a line without an end": b"GET /" + b"x" * 100_000,
 }
@@ -116,7 +116,7 @@ async def test_a_request_above_the_bounds_is_refused(port: int, sent: bytes) -> 
 
 async def test_of_too_many_connections_the_oldest_end(port: int) -> None:
     async with AsyncExitStack() as stack:
-        many = endpoint.MOST_CONNECTIONS + 10
+        many = operator_endpoint.MOST_CONNECTIONS + 10
         held = [await stack.enter_async_context(connected(port)) for _ in range(many)]
         for streams in held[:10]:
             await is_over(streams)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.sync.policy.pacing import HORIZON_S, LONGEST_STRETCH, Book, Load, Pacing, next_stretch
+from syncbeat_server.sync.policy.load_leveling import HORIZON_S, LONGEST_STRETCH, Book, Load, Pacing, next_stretch
 
 START = 1_900_000_000.0
 DEVICES = 20_000

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from syncbeat_server.app.callers import known_callers
-from syncbeat_server.auth.keys import row_in
-from syncbeat_server.auth.profiles import PROFILES
-from syncbeat_server.auth.tokens import check, read
+from syncbeat_server.app.authentication import known_callers
+from syncbeat_server.auth.tokens.issuer_presets import PROFILES
+from syncbeat_server.auth.tokens.keys import row_in
+from syncbeat_server.auth.tokens.verify import check, read
 from syncbeat_server.errors import ConfigurationError, TokenInvalid
-from syncbeat_server.ops.config import load_settings
+from syncbeat_server.ops.settings.server import load_settings
 from tests.fakes import FakeClock
 from tests.presets import NOW, PRESETS, SECRET, Preset, table
 

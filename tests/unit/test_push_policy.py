@@ -19,7 +19,7 @@ from syncbeat_server.push.model import (
     Reason,
     Verdict,
 )
-from syncbeat_server.push.policy import RetryRule, conclude, triage
+from syncbeat_server.push.policy.decisions import RetryRule, conclude, triage
 from tests import claimed
 from tests.fakes import START
 

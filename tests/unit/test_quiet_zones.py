@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import pytest
 
 from syncbeat_server.directory.model import QuietHours
-from syncbeat_server.push import holds
+from syncbeat_server.push.policy import quiet_hours
 
 BEGIN, END = datetime(2025, 1, 1, tzinfo=UTC), datetime(2035, 1, 1, tzinfo=UTC)
 MINUTE, WEEK = timedelta(minutes=1), timedelta(days=7)  # no zone changes its clock twice in a week
@@ -79,7 +79,7 @@ def test_quiet_hours_are_told_by_the_wall_clock_in_all_zones() -> None:
                 ends = next((i for i in range(begins, 2 * AROUND) if not is_quiet(quiet, wall[i])), None)
                 if ends is None:  # a day but for some minutes: held into the next
                     continue
-                wait_s = holds.quiet_for_s(quiet, name, at + moment * MINUTE)
+                wait_s = quiet_hours.quiet_for_s(quiet, name, at + moment * MINUTE)
                 assert wait_s == (ends - begins) * 60, (name, at, quiet, moment)
                 looked, held = looked + 1, held + (wait_s > 0)
     assert looked > held > 10_000
@@ -88,7 +88,7 @@ def test_quiet_hours_are_told_by_the_wall_clock_in_all_zones() -> None:
 def claims(quiet: QuietHours, zone: str, at: datetime) -> int:
     """How often a delivery is claimed until it may be shown."""
     count = 1
-    while (wait_s := holds.quiet_for_s(quiet, zone, at)) > 0 and count < 10:
+    while (wait_s := quiet_hours.quiet_for_s(quiet, zone, at)) > 0 and count < 10:
         at += timedelta(seconds=wait_s)
         count += 1
     return count
@@ -111,10 +111,10 @@ def test_days_follow_each_other_without_a_gap_in_all_zones() -> None:
     for (at, _, _), name in all_changes().items():
         for minutes in (-1500, -61, -1, 0, 1, 59, 60, 61, 1500):
             now = at + minutes * MINUTE
-            begins, ends = holds.day_of(name, now)
+            begins, ends = quiet_hours.day_of(name, now)
             assert begins <= now < ends <= begins + timedelta(hours=27)
-            assert holds.day_of(name, ends)[0] == ends, (name, now)
-            assert holds.day_of(name, begins - MINUTE)[1] == begins, (name, now)
+            assert quiet_hours.day_of(name, ends)[0] == ends, (name, now)
+            assert quiet_hours.day_of(name, begins - MINUTE)[1] == begins, (name, now)
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_days_follow_each_other_without_a_gap_in_all_zones() -> None:
 def test_quiet_hours_where_the_clock_changes(zone: str, quiet: QuietHours, now: str, until: str | None) -> None:
     at = datetime.fromisoformat(now).replace(tzinfo=UTC)
     expected = 0.0 if until is None else (datetime.fromisoformat(until).replace(tzinfo=UTC) - at).total_seconds()
-    assert holds.quiet_for_s(quiet, zone, at) == expected
+    assert quiet_hours.quiet_for_s(quiet, zone, at) == expected

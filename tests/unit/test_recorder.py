@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import pytest
 
 from syncbeat_server.sync.model import Cursor, DeviceKey, Hint, Priority, ScopeState, Signal, Windows
+from syncbeat_server.sync.policy.hint_inputs import DEFAULT_TUNING
+from syncbeat_server.sync.policy.price_state import Sums
 from syncbeat_server.sync.policy.staleness import Met
-from syncbeat_server.sync.policy.tuned import Sums
-from syncbeat_server.sync.policy.tuning import DEFAULT_TUNING
-from syncbeat_server.sync.recorder import Recorder, sampled
-from syncbeat_server.sync.tally import INTERVALS_S, STALENESS_S, Tally
+from syncbeat_server.sync.tuning.counters import INTERVALS_S, STALENESS_S, Tally
+from syncbeat_server.sync.tuning.hint_recorder import Recorder, sampled
 
 APP = "default"
 PHONE = DeviceKey(APP, "ann", "phone")

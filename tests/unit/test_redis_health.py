@@ -8,8 +8,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
-from syncbeat_server.storage.redis_faults import SENTENCES, Cause, cause_of
-from syncbeat_server.storage.redis_health import RedisHealth, Refusal
+from syncbeat_server.storage.redis.faults import SENTENCES, Cause, cause_of
+from syncbeat_server.storage.redis.health import RedisHealth, Refusal
 from tests.fakes import FakeClock
 
 FULL, LOADING, UNHEARD = (Refusal(cause, "SET") for cause in (Cause.FULL, Cause.LOADING, Cause.UNHEARD))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from syncbeat_server.ops import logs
-from syncbeat_server.ops.repeats import MOST_CAUSES, MOST_SAMPLES, WINDOW_S, BoundedHandler
+from syncbeat_server.ops.log_rate_limit import MOST_CAUSES, MOST_SAMPLES, WINDOW_S, BoundedHandler
 from tests.fakes import FakeClock
 
 

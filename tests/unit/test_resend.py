@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.push import reach
 from syncbeat_server.push.model import Content, DeliveryState, Finished, Kind, Reason
-from syncbeat_server.push.policy import put_off
-from syncbeat_server.push.reach import AppReach
-from syncbeat_server.push.resend import Look, ResendRule, Unanswered, goes_on, look, next_resend_s
+from syncbeat_server.push.policy import reachability
+from syncbeat_server.push.policy.decisions import put_off
+from syncbeat_server.push.policy.reachability import AppReach
+from syncbeat_server.push.policy.resend import Look, ResendRule, Unanswered, goes_on, look, next_resend_s
 from tests import claimed
 
 RULE = ResendRule()
@@ -92,9 +92,9 @@ def share_learned(answer_s: float | None, poll_s: float, seed: int) -> float:
     for _ in range(600):
         polls = dice.uniform(0.0, poll_s)
         fetches = polls if answer_s is None else min(polls, dice.expovariate(1 / answer_s))
-        woken = reach.belief(reach.share(answered, missed), fetches)
+        woken = reachability.belief(reachability.share(answered, missed), fetches)
         answered, missed = answered * 0.99 + woken, missed * 0.99 + 1.0 - woken
-    return reach.share(answered, missed)
+    return reachability.share(answered, missed)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -109,14 +109,14 @@ def test_polls_are_not_taken_for_answers(seed: int) -> None:
 def test_belief_is_a_probability_that_falls_with_the_delay(
     answered: float, missed: float, after_s: float, more_s: float
 ) -> None:
-    known = reach.share(answered, missed)
-    sooner, later = reach.belief(known, after_s), reach.belief(known, after_s + more_s)
+    known = reachability.share(answered, missed)
+    sooner, later = reachability.belief(known, after_s), reachability.belief(known, after_s + more_s)
     assert 0.0 <= later <= sooner + 1e-12
     assert sooner <= 1.0
 
 
 def test_a_device_counts_as_unreachable_until_it_answered() -> None:
-    assert reach.share(0.0, 0.0) < reach.KNOWN_SHARE
+    assert reachability.share(0.0, 0.0) < reachability.KNOWN_SHARE
     assert not unanswered(answered=0.0, missed=0.0).known_reachable
     assert unanswered().known_reachable
     assert not unanswered(platform="IOS").known_reachable
@@ -133,7 +133,7 @@ def test_a_device_counts_as_unreachable_until_it_answered() -> None:
     ],
 )
 def test_an_apps_pushes_have_fallen_when_half_of_what_came_comes_no_more(counts: AppReach, fallen: bool) -> None:
-    assert reach.fallen(counts) is fallen
+    assert reachability.fallen(counts) is fallen
 
 
 def test_an_answer_is_waited_for_once_the_provider_took_it() -> None:

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from syncbeat_server.sync.tokens import MAX_TOKEN_BYTES, NotAToken, Place, Snapshot, decode, encode, snapshot_of
+from syncbeat_server.sync.content.firehose_token import (
+    MAX_TOKEN_BYTES,
+    NotAToken,
+    Place,
+    Snapshot,
+    decode,
+    encode,
+    snapshot_of,
+)
 
 FEED = "0123456789abcdef"
 NUMBERS = some.integers(1, 2**62).filter(lambda number: number % 2**32)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from syncbeat_server.sync.feed.resume import can_resume, reached
 from syncbeat_server.sync.model import Cursor, ScopeState, Signal, Windows
-from syncbeat_server.sync.resuming import can_resume, reached
 
 STATE = ScopeState("s", "e", 20, Signal(None, Windows(0.0, 0.0, 0.0, 0.0)), pruned=10)
 

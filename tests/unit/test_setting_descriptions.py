@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from syncbeat_server.ops.config import AppSettings, Settings
-from syncbeat_server.ops.setting_descriptions import SettingDescription, described_settings
+from syncbeat_server.ops.settings.descriptions import SettingDescription, described_settings
+from syncbeat_server.ops.settings.server import AppSettings, Settings
 
 DESCRIBED = {one.name: one for one in described_settings(Settings)}
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.push.holds import WakeBudget, wake_budget
 from syncbeat_server.push.model import Kind
-from syncbeat_server.push.shares import Purse, refilled, sharers, spend
+from syncbeat_server.push.policy.quiet_hours import WakeBudget, wake_budget
+from syncbeat_server.push.policy.wakeup_shares import Purse, refilled, sharers, spend
 from tests.claimed import MESSAGE
 
 ANDROID, IOS = wake_budget("ANDROID"), wake_budget("IOS")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.rpc.documents import fault_of
-from syncbeat_server.sync.shortening import MOST_SENT_OCTETS, sendable
+from syncbeat_server.rpc.validation.json_documents import fault_of
+from syncbeat_server.sync.content.number_spelling import MOST_SENT_OCTETS, sendable
 
 _numbers = st.builds(
     lambda digits, scale, sign: format(Decimal((sign, digits, scale)), "f"),

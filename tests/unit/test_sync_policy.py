@@ -25,11 +25,11 @@ from syncbeat_server.sync.model import (
 )
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Situation, Tuning
 from syncbeat_server.sync.policy.attention import attention, poll_cost
+from syncbeat_server.sync.policy.baselines import PolicyName
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.interval import Bounds, Price
 from syncbeat_server.sync.policy.reach import LONGEST_S, miss_share
-from syncbeat_server.sync.policy.rivals import PolicyName
-from syncbeat_server.sync.policy.signal import signal_after_change, unchanged
+from syncbeat_server.sync.policy.scope_signal import signal_after_change, unchanged
 from tests.fakes import START
 
 NOW = START.timestamp()

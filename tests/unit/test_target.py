@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.interval import Price
-from syncbeat_server.sync.policy.target import DEFAULT_TARGET, Measured, Target, TargetKind, adjusted, first_price
+from syncbeat_server.sync.policy.price_controller import (
+    DEFAULT_TARGET,
+    Measured,
+    Target,
+    TargetKind,
+    adjusted,
+    first_price,
+)
 
 MEAN, P95 = DEFAULT_TARGET, Target(TargetKind.P95, 30.0)
 BUDGET = Target(TargetKind.BUDGET, 1_000_000)

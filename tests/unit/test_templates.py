@@ -7,9 +7,9 @@ import uuid
 
 import pytest
 
+from syncbeat_server.push.content.ack_token import ack_token, acknowledged, claimed_app
+from syncbeat_server.push.content.templates import Template, Text, in_all_locales, in_locale
 from syncbeat_server.push.model import Content
-from syncbeat_server.push.receipts import ack_token, acknowledged, claimed_app
-from syncbeat_server.push.templates import Template, Text, in_all_locales, in_locale
 
 TEMPLATE = Template.parse(
     {

@@ -14,9 +14,9 @@ from functools import partial
 
 import pytest
 
-from syncbeat_server import gathering
-from syncbeat_server.rpc import together as rows
-from syncbeat_server.rpc.together import Together
+from syncbeat_server.rpc.fastpath import request_batcher as rows
+from syncbeat_server.rpc.fastpath.request_batcher import Together
+from syncbeat_server.runtime import adaptive_batching
 from tests.fakes import settle
 
 
@@ -36,7 +36,7 @@ def noted(served: list[str], name: str) -> Callable[[], str]:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns and rows count, however long a busy machine makes them."""
-    for module in (gathering, rows):
+    for module in (adaptive_batching, rows):
         monkeypatch.setattr(module, "_LONGEST_S", 60.0)
 
 

@@ -15,10 +15,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from syncbeat_server.auth import tokens
-from syncbeat_server.auth.keys import KeyTable, key_table, keys_of_jwks, row_in
 from syncbeat_server.auth.model import MAX_LEEWAY, OPTIONAL_CLAIMS, Issuer, KeyRow, VerifiedToken
-from syncbeat_server.auth.tokens import MAX_TOKEN_BYTES, mint, read
+from syncbeat_server.auth.tokens import verify as verify_module
+from syncbeat_server.auth.tokens.keys import KeyTable, key_table, keys_of_jwks, row_in
+from syncbeat_server.auth.tokens.verify import MAX_TOKEN_BYTES, mint, read
 from syncbeat_server.errors import TokenExpired, TokenInvalid
 from tests.fakes import START
 
@@ -94,7 +94,7 @@ def verify(token: str, table: KeyTable, now: datetime) -> VerifiedToken:
     row = row_in(table, unverified.issuer, unverified.header.kid, unverified.header.algorithm)
     if row is None:
         raise TokenInvalid("no such key")
-    return tokens.check(unverified, row, now)
+    return verify_module.check(unverified, row, now)
 
 
 def check(token: str) -> VerifiedToken:
@@ -297,8 +297,8 @@ def test_nobody_gets_a_token_that_would_be_refused(user_id: str) -> None:
 
 
 def test_long_headers_are_not_kept() -> None:
-    before = tokens._known_header.cache_info().currsize
+    before = verify_module._known_header.cache_info().currsize
     for number in range(10):
         with pytest.raises(TokenInvalid):
             check(by_hand({"alg": "HS256", "kid": f"{number}" + "k" * 2_000}, claims()))
-    assert tokens._known_header.cache_info().currsize == before
+    assert verify_module._known_header.cache_info().currsize == before

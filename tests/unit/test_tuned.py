@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
-from syncbeat_server.sync.policy.target import DEFAULT_TARGET, Target, TargetKind, first_price
-from syncbeat_server.sync.policy.tuned import Sums, Tuned, begun, tuned_after
+from syncbeat_server.sync.policy.price_controller import DEFAULT_TARGET, Target, TargetKind, first_price
+from syncbeat_server.sync.policy.price_state import Sums, Tuned, begun, tuned_after
 
 T0 = 1_900_000_000.0
 MEAN = DEFAULT_TARGET

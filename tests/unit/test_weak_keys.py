@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from syncbeat_server.auth.keys import keys_of_jwks, signing_keys
 from syncbeat_server.auth.model import Issuer
-from syncbeat_server.auth.weak_keys import weakness
+from syncbeat_server.auth.tokens.keys import keys_of_jwks, signing_keys
+from syncbeat_server.auth.tokens.weak_keys import weakness
 
 ISSUER = Issuer("default", "https://issuer.example")
 PRIMES = [prime for prime in range(2, 1_000) if all(prime % smaller for smaller in range(2, prime))]

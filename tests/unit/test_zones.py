@@ -7,9 +7,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from syncbeat_server.directory import zones
+from syncbeat_server.directory import time_zones
 from syncbeat_server.directory.model import QuietHours
-from syncbeat_server.push import holds
+from syncbeat_server.push.policy import quiet_hours
 
 SUMMER = datetime(2030, 7, 1, 12, tzinfo=UTC)
 
@@ -26,8 +26,8 @@ SUMMER = datetime(2030, 7, 1, 12, tzinfo=UTC)
     ],
 )
 def test_a_time_zone_is_known_by_name_or_offset(name: str, minutes: int) -> None:
-    assert zones.is_known(name)
-    assert SUMMER.astimezone(zones.zone_of(name)).utcoffset() == timedelta(minutes=minutes)
+    assert time_zones.is_known(name)
+    assert SUMMER.astimezone(time_zones.zone_of(name)).utcoffset() == timedelta(minutes=minutes)
 
 
 @pytest.mark.parametrize(
@@ -52,16 +52,16 @@ def test_a_time_zone_is_known_by_name_or_offset(name: str, minutes: int) -> None
     ],
 )
 def test_a_time_zone_that_is_none_is_utc(name: str) -> None:
-    assert not zones.is_known(name)
-    assert SUMMER.astimezone(zones.zone_of(name)).utcoffset() == timedelta()
+    assert not time_zones.is_known(name)
+    assert SUMMER.astimezone(time_zones.zone_of(name)).utcoffset() == timedelta()
 
 
 def test_quiet_hours_and_days_go_by_an_offset_too() -> None:
-    assert holds.quiet_for_s(QuietHours(17 * 60, 18 * 60), "GMT+05:30", SUMMER) == 1800
-    assert holds.quiet_for_s(QuietHours(17 * 60, 18 * 60, "+05:30"), "Europe/Berlin", SUMMER) == 1800
-    assert holds.day_of("GMT-12", SUMMER) == (SUMMER, SUMMER + timedelta(days=1))
+    assert quiet_hours.quiet_for_s(QuietHours(17 * 60, 18 * 60), "GMT+05:30", SUMMER) == 1800
+    assert quiet_hours.quiet_for_s(QuietHours(17 * 60, 18 * 60, "+05:30"), "Europe/Berlin", SUMMER) == 1800
+    assert quiet_hours.day_of("GMT-12", SUMMER) == (SUMMER, SUMMER + timedelta(days=1))
 
 
 def test_zones_are_read_once() -> None:
-    assert zones.zone_of("Europe/Berlin") is zones.zone_of("Europe/Berlin")
-    assert zones.zone_of("Europe/Berlin") == ZoneInfo("Europe/Berlin")
+    assert time_zones.zone_of("Europe/Berlin") is time_zones.zone_of("Europe/Berlin")
+    assert time_zones.zone_of("Europe/Berlin") == ZoneInfo("Europe/Berlin")

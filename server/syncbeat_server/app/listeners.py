@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from syncbeat_server.ops.config import Settings
+from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.rpc.server import Listener
 from syncbeat_server.rpc.tls import TlsFiles, server_credentials
 

@@ -10,22 +10,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from syncbeat_server.app.apps import Apps
-from syncbeat_server.aside import Children, children
+from syncbeat_server.app.app_configuration import Apps
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.directory.presence import Presence
-from syncbeat_server.ops.config import DEFAULT_APP, Settings
-from syncbeat_server.ops.ending import Ending
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.push.channel import app_secret
+from syncbeat_server.ops.settings.server import DEFAULT_APP, Settings
+from syncbeat_server.ops.shutdown_budget import Ending
+from syncbeat_server.push.delivery.channel import app_secret
+from syncbeat_server.runtime.worker_processes import Children, children
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
-from syncbeat_server.storage.notices import Notices
-from syncbeat_server.storage.postgres import Database, open_database
-from syncbeat_server.storage.redis import RedisBus, open_redis
-from syncbeat_server.storage.redis_watch import RedisWatch
-from syncbeat_server.storage.skew import ClockSkew
-from syncbeat_server.storage.stuck_sessions import watch_sessions
-from syncbeat_server.sync.hub import MAX_STREAM_AGE_S, Hub
+from syncbeat_server.storage.postgres.clock_skew import ClockSkew
+from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.pg_notify import Notices
+from syncbeat_server.storage.postgres.stuck_sessions import watch_sessions
+from syncbeat_server.storage.redis.bus import RedisBus, open_redis
+from syncbeat_server.storage.redis.monitor import RedisWatch
+from syncbeat_server.sync.streams.hub import MAX_STREAM_AGE_S, Hub
 
 _CANCEL_AGAIN_S = 0.2
 

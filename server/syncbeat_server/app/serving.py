@@ -10,30 +10,30 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from syncbeat_server.app.callers import callers, session_rows, session_rule
-from syncbeat_server.app.delivering import running_worker
-from syncbeat_server.app.pacing import pacing
+from syncbeat_server.app.authentication import callers, session_rows, session_rule
+from syncbeat_server.app.change_notifier import Front, Tellers, listening
+from syncbeat_server.app.load_pacing import pacing
 from syncbeat_server.app.process import Process, Stores, opened, running
-from syncbeat_server.app.syncing import syncing
-from syncbeat_server.app.telling import Front, Tellers, listening
-from syncbeat_server.auth.attempts import RefreshLimits
-from syncbeat_server.auth.fleet import TokenCaches
-from syncbeat_server.auth.keys import public_jwks
-from syncbeat_server.auth.refresh import RefreshKeys
-from syncbeat_server.auth.sessions import SessionService, Signing
+from syncbeat_server.app.push import running_worker
+from syncbeat_server.app.sync import syncing
+from syncbeat_server.auth.cluster_token_cache import TokenCaches
+from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshLimits
+from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
+from syncbeat_server.auth.sessions.service import SessionService, Signing
+from syncbeat_server.auth.tokens.keys import public_jwks
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import SyncbeatError
-from syncbeat_server.events.users import UserLifecycle
-from syncbeat_server.ops.config import DEFAULT_APP, Role, Settings
-from syncbeat_server.ops.ending import Ending, given_up
+from syncbeat_server.events.user_lifecycle import UserLifecycle
+from syncbeat_server.ops.settings.server import DEFAULT_APP, Role, Settings
+from syncbeat_server.ops.shutdown_budget import Ending, given_up
 from syncbeat_server.push.accept import cancel_waiting
-from syncbeat_server.push.channel import app_secret
+from syncbeat_server.push.delivery.channel import app_secret
+from syncbeat_server.push.delivery.watch import DeliveryWatches
+from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.service import PushService
-from syncbeat_server.push.watch import DeliveryWatches
-from syncbeat_server.push.worker import DeliveryWorker
-from syncbeat_server.storage.replays import Replays
-from syncbeat_server.sync.seen import SeenRecorder
-from syncbeat_server.sync.views import Views
+from syncbeat_server.storage.idempotency_cache import Replays
+from syncbeat_server.sync.hints.cursor_recorder import SeenRecorder
+from syncbeat_server.sync.hints.view_cache import Views
 
 _log = logging.getLogger(__name__)
 
@@ -97,12 +97,12 @@ async def _front(process: Process) -> AsyncIterator[Front]:
 async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: Front) -> AsyncIterator[str]:
     # gRPC and protobuf are loaded only by processes that serve RPCs.
     from syncbeat_server.app.listeners import listeners
-    from syncbeat_server.rpc.auth import AuthServicer
-    from syncbeat_server.rpc.directory import DirectoryServicer
-    from syncbeat_server.rpc.interceptors import Interceptors
-    from syncbeat_server.rpc.push import PushServicer
+    from syncbeat_server.rpc.handler_pipeline import Interceptors
     from syncbeat_server.rpc.server import ConnectionAge, RpcServer
-    from syncbeat_server.rpc.sync import SyncServicer
+    from syncbeat_server.rpc.servicers.auth import AuthServicer
+    from syncbeat_server.rpc.servicers.directory import DirectoryServicer
+    from syncbeat_server.rpc.servicers.push import PushServicer
+    from syncbeat_server.rpc.servicers.sync import SyncServicer
 
     settings, clock, database = process.settings, process.clock, process.database
     pacer, admission = pacing(process)
@@ -151,7 +151,7 @@ async def _flushed(process: Process, seen: SeenRecorder) -> None:
 
 @asynccontextmanager
 async def _ops_http(process: Process, stop: asyncio.Event) -> AsyncIterator[None]:
-    from syncbeat_server.ops.endpoint import serving_http  # aiohttp's server is large, and this is optional
+    from syncbeat_server.http.operator_endpoint import serving_http  # aiohttp's server is large, and this is optional
 
     async def ready() -> bool:
         try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from syncbeat_server.auth.bearer import Bearer
-from syncbeat_server.auth.cache import CacheStats, TokenCache
-from syncbeat_server.auth.jwks import JwksStore
-from syncbeat_server.auth.keys import KeyTable, row_in
+from syncbeat_server.auth.accounts.account_status_cache import KeptStanding, Standings
+from syncbeat_server.auth.accounts.token_cache import CacheStats, TokenCache
 from syncbeat_server.auth.model import KeyRow, Principal, PrincipalKind, VerifiedToken
-from syncbeat_server.auth.policy import is_dead
-from syncbeat_server.auth.standings import KeptStanding, Standings
-from syncbeat_server.auth.tokens import UnverifiedToken, check, read
+from syncbeat_server.auth.tokens.bearer import Bearer
+from syncbeat_server.auth.tokens.jwks import JwksStore
+from syncbeat_server.auth.tokens.keys import KeyTable, row_in
+from syncbeat_server.auth.tokens.lifetimes import is_dead
+from syncbeat_server.auth.tokens.verify import UnverifiedToken, check, read
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import TokenExpired, TokenInvalid, TokenRevoked
 

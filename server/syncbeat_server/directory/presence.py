@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.redis import RedisBus
+from syncbeat_server.storage.redis.bus import RedisBus
 
 _LIVES_S = 30.0
 _REFRESHED_EVERY_S = 10.0

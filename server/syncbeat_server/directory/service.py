@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from syncbeat_server.directory import locks, store, zones
+from syncbeat_server.directory import device_locks, store, time_zones
 from syncbeat_server.directory.model import MAX_SCOPES, Device, Holder, Member, Preferences, Registration
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, NotFound, RateLimited
-from syncbeat_server.storage.postgres import Connection, Database, RowOwner, become_user
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, become_user
 
 MAX_DEVICES = 100
 MAX_MEMBERS = 10_000
@@ -64,7 +64,9 @@ class DirectoryService:
         Raises:
             RateLimited: the token moves too often, or the user has too many devices.
         """
-        if not zones.is_known(device.time_zone):  # newer than our database perhaps: no reason to push nothing to it
+        if not time_zones.is_known(
+            device.time_zone
+        ):  # newer than our database perhaps: no reason to push nothing to it
             device = replace(device, time_zone="")
         concerned = [device.user_id]
         async with self._database.transaction() as conn:
@@ -83,7 +85,7 @@ class DirectoryService:
 
     async def _write(self, conn: Connection, device: Registration, digest: bytes | None, *, by_user: bool) -> Device:
         if digest is None:  # it gets no push from now on
-            await locks.lock_devices(conn, device.app_id, device.user_id, device.device_id)
+            await device_locks.lock_devices(conn, device.app_id, device.user_id, device.device_id)
             await self._cancel_waiting(conn, device.app_id, device.user_id, device.device_id, stays=True)
         if by_user:
             await become_user(conn, RowOwner(device.app_id, device.user_id))
@@ -101,20 +103,20 @@ class DirectoryService:
         """Forget a device and cancel what waits for it. Raises AccessDenied (a user) or NotFound (a service)."""
         async with self._database.transaction() as conn:
             # One that is registered from now on is another one.
-            if not await locks.lock_devices(conn, app_id, user_id, device_id):
+            if not await device_locks.lock_devices(conn, app_id, user_id, device_id):
                 raise _absent(by_user=by_user)
             await self._cancel_waiting(conn, app_id, user_id, device_id, stays=False)
-            await locks.lock_keys(conn, app_id, user_id, device_id)
+            await device_locks.lock_keys(conn, app_id, user_id, device_id)
             if by_user:
                 await become_user(conn, RowOwner(app_id, user_id))
-            if not await locks.delete_devices(conn, app_id, user_id, device_id):
+            if not await device_locks.delete_devices(conn, app_id, user_id, device_id):
                 raise _absent(by_user=by_user)
         self._devices_changed(app_id, [user_id])
 
     async def set_preferences(self, app_id: str, user_id: str, wanted: Preferences, *, by_user: bool) -> Preferences:
         """Replace what a user wants to be spared. Raises InvalidRequest: the time zone is unknown."""
         zone = "" if wanted.quiet_hours is None else wanted.quiet_hours.zone
-        if zone and not zones.is_known(zone):
+        if zone and not time_zones.is_known(zone):
             raise InvalidRequest(
                 FieldViolation("quiet_hours.time_zone", "neither a time zone of the IANA database nor an offset")
             )

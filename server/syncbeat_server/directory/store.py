@@ -17,7 +17,7 @@ from syncbeat_server.directory.model import (
     TokenMove,
     TokenState,
 )
-from syncbeat_server.storage.postgres import Connection, Row
+from syncbeat_server.storage.postgres.database import Connection, Row
 from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
 
 

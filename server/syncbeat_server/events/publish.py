@@ -9,19 +9,19 @@ from typing import Any
 
 import orjson
 
-from syncbeat_server.aside import Aside, inline
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import InvalidRequest, SyncbeatError
 from syncbeat_server.push.accept import accept, new_notification_id
 from syncbeat_server.push.model import Content, Kind, Lane, NewNotification, Target
+from syncbeat_server.runtime.concurrency_limit import Turns
+from syncbeat_server.runtime.worker_processes import Aside, inline
 from syncbeat_server.storage import idempotency
-from syncbeat_server.storage.batching import Batcher
+from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.idempotency import Answer, RequestKey
-from syncbeat_server.storage.postgres import Connection, Database, RowOwner, become_user, step_up
-from syncbeat_server.sync.append import Append, Appended, append, blame
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, become_user, step_up
+from syncbeat_server.sync.feed.writer import Append, Appended, append, blame
 from syncbeat_server.sync.model import Cursor, NewChange
 from syncbeat_server.sync.policy import Prior, Tuning
-from syncbeat_server.turns import Turns
 
 _RPC = "PublishChanges"
 _WAKE_TTL_S = 3600.0

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import structlog
 
-from syncbeat_server.ops.repeats import BoundedHandler
+from syncbeat_server.ops.log_rate_limit import BoundedHandler
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from syncbeat_server.push import alerts, expansion, store, windows
 from syncbeat_server.push.model import Accepted, DeliveryState, NewNotification, Reason
-from syncbeat_server.storage.postgres import Connection
+from syncbeat_server.push.store import alerts, dedupe, fanout
+from syncbeat_server.push.store import notifications as notifications_store
+from syncbeat_server.storage.postgres.database import Connection
 
 
 def new_notification_id(now: datetime) -> str:
@@ -27,15 +28,15 @@ async def accept(conn: Connection, notifications: Sequence[NewNotification]) -> 
     """
     if not notifications:
         return []
-    deferred = await expansion.count_deferred(conn, notifications)
+    deferred = await fanout.count_deferred(conn, notifications)
     # What was to go out in the past goes out now, and is no older than what else does.
     now = [replace(n, due_at=None) for n in notifications if n.notification_id not in deferred]
     later = [n for n in notifications if n.notification_id in deferred]
     counts = await alerts.write(conn, now) if now else {}
     accepted = {name: sum(by_state.values()) for name, by_state in counts.items()}
-    await store.insert_notifications(conn, [*now, *later], accepted)
+    await notifications_store.insert_notifications(conn, [*now, *later], accepted)
     if later:
-        await expansion.start(conn, later, [deferred[n.notification_id] for n in later])
+        await fanout.start(conn, later, [deferred[n.notification_id] for n in later])
     return [
         Accepted(
             notification.notification_id,
@@ -52,15 +53,15 @@ async def accept(conn: Connection, notifications: Sequence[NewNotification]) -> 
 
 async def expand(conn: Connection, app_ids: Sequence[str]) -> int | None:
     """Write the next deliveries of what is due of these apps: how many; None when there are none to write."""
-    pages = await expansion.next_pages(conn, app_ids)
-    return await expansion.write(conn, pages) if pages else None
+    pages = await fanout.next_pages(conn, app_ids)
+    return await fanout.write(conn, pages) if pages else None
 
 
 async def close_windows(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> None:
     """Of deliveries that were just claimed at the end of a window: say which begins the next, and with which cursor."""
-    if await windows.lock_trailed(conn, lease_token, keys):
+    if await dedupe.lock_trailed(conn, lease_token, keys):
         await alerts.close_windows(conn, lease_token, keys)
-    await windows.close_trailed(conn, lease_token, keys)
+    await dedupe.close_trailed(conn, lease_token, keys)
 
 
 async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str, *, stays: bool) -> None:
@@ -68,6 +69,6 @@ async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id:
 
     The dedupe windows of one that goes go with it.
     """
-    await store.cancel_waiting(conn, app_id, user_id, device_id, Reason.DEVICE_GONE)
+    await notifications_store.cancel_waiting(conn, app_id, user_id, device_id, Reason.DEVICE_GONE)
     if stays:
-        await store.close_windows(conn, app_id, user_id, device_id)
+        await notifications_store.close_windows(conn, app_id, user_id, device_id)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncbeat_server.push import store
 from syncbeat_server.push.model import Reason
-from syncbeat_server.storage.postgres import Connection
+from syncbeat_server.push.store import notifications
+from syncbeat_server.storage.postgres.database import Connection
 
 _LOCK_ATTEMPTS = 20
 
 
 async def cancel_of_user(conn: Connection, app_id: str, user_id: str) -> None:
     """Cancel whatever waits for a user's devices."""
-    await store.cancel_waiting(conn, app_id, user_id, None, Reason.USER_DISABLED)
-    await store.close_windows(conn, app_id, user_id, None)
+    await notifications.cancel_waiting(conn, app_id, user_id, None, Reason.USER_DISABLED)
+    await notifications.close_windows(conn, app_id, user_id, None)
 
 
 async def erase(conn: Connection, app_id: str, user_id: str) -> int:

@@ -9,8 +9,8 @@ import orjson
 
 from syncbeat_server.directory.store import known_scopes
 from syncbeat_server.errors import NotFound, SyncbeatError, TokenInvalid
-from syncbeat_server.push import followup, store
 from syncbeat_server.push.accept import accept
+from syncbeat_server.push.content.ack_token import acknowledged, claimed_app
 from syncbeat_server.push.model import (
     Accepted,
     Delivery,
@@ -19,12 +19,12 @@ from syncbeat_server.push.model import (
     NewNotification,
     Notification,
 )
-from syncbeat_server.push.receipts import acknowledged, claimed_app
+from syncbeat_server.push.store import lifecycle, notifications
 from syncbeat_server.storage import idempotency
-from syncbeat_server.storage.batching import Batcher
+from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.idempotency import Answer, RequestKey
-from syncbeat_server.storage.postgres import Connection, Database
-from syncbeat_server.storage.replays import Replays
+from syncbeat_server.storage.idempotency_cache import Replays
+from syncbeat_server.storage.postgres.database import Connection, Database
 
 _SEND, _REDRIVE = "SendNotification", "RedriveDeliveries"
 
@@ -70,7 +70,7 @@ class PushService:
     async def notification(self, app_id: str, notification_id: str) -> Notification:
         """A notification with its counts per state. Raises NotFound."""
         async with self._database.transaction() as conn:
-            found = await store.find_notification(conn, app_id, notification_id)
+            found = await notifications.find_notification(conn, app_id, notification_id)
         if found is None:
             raise NotFound("there is no such notification")
         return found
@@ -78,12 +78,12 @@ class PushService:
     async def deliveries(self, app_id: str, wanted: DeliveryFilter, after: str | None, limit: int) -> list[Delivery]:
         """Deliveries that fit the filter, oldest first, after a delivery id."""
         async with self._database.connection() as conn:
-            return await store.list_deliveries(conn, app_id, wanted, after, limit)
+            return await notifications.list_deliveries(conn, app_id, wanted, after, limit)
 
     async def cancel(self, app_id: str, notification_id: str) -> int:
         """Cancel what is not sent yet of a notification; how many. Raises NotFound."""
         async with self._database.transaction() as conn:
-            cancelled = await followup.cancel(conn, app_id, notification_id)
+            cancelled = await lifecycle.cancel(conn, app_id, notification_id)
         if cancelled is None:
             raise NotFound("there is no such notification")
         return cancelled
@@ -101,7 +101,7 @@ class PushService:
         async with self._database.transaction() as conn:
 
             async def carry_out(indexes: Sequence[int]) -> list[str | SyncbeatError]:
-                return [str(await followup.redrive(conn, app_id, wanted)) for _ in indexes]
+                return [str(await lifecycle.redrive(conn, app_id, wanted)) for _ in indexes]
 
             (answer,) = await idempotency.answer_once(conn, [request], carry_out)
         if not isinstance(answer, Answer):
@@ -121,7 +121,7 @@ class PushService:
         if delivery_id is None:
             raise TokenInvalid("not an ack token of ours")
         async with self._database.connection() as conn:
-            state = await followup.acknowledge(conn, app_id, delivery_id, opened=opened)
+            state = await lifecycle.acknowledge(conn, app_id, delivery_id, opened=opened)
         if state is None:
             raise TokenInvalid("its delivery is not kept any more")
         return state

@@ -17,10 +17,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from syncbeat.v1 import core_pb2
 from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.push.content.templates import Template, in_all_locales
 from syncbeat_server.push.links import action_fault, image_fault
 from syncbeat_server.push.model import Content
-from syncbeat_server.push.templates import Template, in_all_locales
-from syncbeat_server.rpc.call import Call
+from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.sync.model import Cursor
 
 DEFAULT_PAGE_SIZE = 50

@@ -19,11 +19,11 @@ from syncbeat.v1 import (
     push_service_pb2,
     sync_service_pb2,
 )
-from syncbeat_server.auth.tokens import MAX_TOKEN_BYTES
+from syncbeat_server.auth.tokens.verify import MAX_TOKEN_BYTES
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc.access import policies
-from syncbeat_server.rpc.health import SERVICE_NAME, Health
-from syncbeat_server.rpc.interceptors import AtOnce, Interceptors, received_metadata
+from syncbeat_server.rpc.handler_pipeline import AtOnce, Interceptors, received_metadata
+from syncbeat_server.rpc.servicers.health import SERVICE_NAME, Health
 
 MAX_REQUEST_BYTES = 1_310_720
 """Above it grpc-core answers RESOURCE_EXHAUSTED by itself: 1 MiB of changes and room for their keys."""

@@ -13,8 +13,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.fault_log import Trouble
 from syncbeat_server.ops.files import read_file
-from syncbeat_server.ops.trouble import Trouble
 
 _log = logging.getLogger(__name__)
 

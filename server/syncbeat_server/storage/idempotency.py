@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from syncbeat_server.errors import RequestIdReused, RequestInFlight, SyncbeatError
-from syncbeat_server.storage.postgres import Connection, LockTimeout, Row
+from syncbeat_server.storage.postgres.database import Connection, LockTimeout, Row
 from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
 
 KEPT_FOR = timedelta(days=30)

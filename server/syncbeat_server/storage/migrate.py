@@ -21,9 +21,9 @@ from typing import TypeAlias
 import asyncpg
 
 from syncbeat_server.errors import ConfigurationError, MigrationFailed, MigrationNeeded
-from syncbeat_server.storage.hosts import Hosts
-from syncbeat_server.storage.postgres import Connection, StatementRejected, translated_errors
-from syncbeat_server.storage.roles import grant_roles, require_roles
+from syncbeat_server.storage.postgres.database import Connection, StatementRejected, translated_errors
+from syncbeat_server.storage.postgres.hosts import Hosts
+from syncbeat_server.storage.postgres.roles import grant_roles, require_roles
 
 _log = logging.getLogger(__name__)
 

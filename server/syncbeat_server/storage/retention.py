@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
-from syncbeat_server.storage.postgres import Connection, Database
+from syncbeat_server.storage.postgres.database import Connection, Database
 
 _log = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from syncbeat_server.errors import AccessDenied, NotFound
-from syncbeat_server.storage.batching import Batcher
-from syncbeat_server.storage.postgres import Database
-from syncbeat_server.sync import scopes, store
-from syncbeat_server.sync.feed import FeedReader
-from syncbeat_server.sync.hints import Hints
+from syncbeat_server.storage.batcher import Batcher
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.feed.reader import FeedReader
+from syncbeat_server.sync.hints.builder import Hints
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, FeedPage, Hint, Poll, Priority
+from syncbeat_server.sync.store import changes, scopes
 
 
 class SyncService:
@@ -90,5 +90,5 @@ class SyncService:
 
     async def _write_reports(self, reports: Sequence[tuple[DeviceKey, Activity]]) -> Sequence[None]:
         async with self._database.transaction() as conn:
-            await store.report_activity(conn, reports)
+            await changes.report_activity(conn, reports)
         return [None] * len(reports)

@@ -2,8 +2,8 @@
 
 from syncbeat_server.sync.policy.belief import Prior
 from syncbeat_server.sync.policy.hint import Situation, decide, heads_of, reckon, tier
-from syncbeat_server.sync.policy.signal import signal_after_change
-from syncbeat_server.sync.policy.tuning import DEFAULT_TUNING, Tuning
+from syncbeat_server.sync.policy.hint_inputs import DEFAULT_TUNING, Tuning
+from syncbeat_server.sync.policy.scope_signal import signal_after_change
 
 __all__ = [
     "DEFAULT_TUNING",

@@ -11,18 +11,12 @@ from typing import NamedTuple
 
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, Hint, Priority, Reach, ScopeState
 from syncbeat_server.sync.policy.attention import attention, poll_cost
+from syncbeat_server.sync.policy.baselines import FIXED_S, PolicyName, ewma_rate, square_root_interval, tier_interval
 from syncbeat_server.sync.policy.belief import Outlook
+from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.interval import Bounds, poll_interval
 from syncbeat_server.sync.policy.reach import LONGEST_S, STREAM_MISSES, longest_wait, miss_share
-from syncbeat_server.sync.policy.rivals import (
-    FIXED_S,
-    PolicyName,
-    ewma_rate,
-    square_root_interval,
-    tier_interval,
-)
-from syncbeat_server.sync.policy.signal import signal_expected
-from syncbeat_server.sync.policy.tuning import Tuning
+from syncbeat_server.sync.policy.scope_signal import signal_expected
 
 TIER_S = {Priority.IMMEDIATE: 10.0, Priority.FAST: 30.0, Priority.NORMAL: 120.0, Priority.SLOW: 300.0}
 """The longest interval of each tier but the last, which has no end."""

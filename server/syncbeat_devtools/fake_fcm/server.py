@@ -1,0 +1,108 @@
+"""Sockets: binds, chooses the HTTP version of each connection, starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+from syncbeat_devtools.fake_fcm.certificates import server_context
+from syncbeat_devtools.fake_fcm.fake import FakeFcm
+from syncbeat_devtools.fake_fcm.http1 import Http1Connection
+from syncbeat_devtools.fake_fcm.http2 import PREFACE, Http2Connection
+from syncbeat_devtools.fake_fcm.oauth import Issuer
+from syncbeat_devtools.fake_fcm.reading import ReadingProtocol
+from syncbeat_devtools.fake_fcm.routes import Router
+from syncbeat_devtools.fake_fcm.settings import FakeFcmSettings
+
+_BACKLOG = 4096
+
+
+class _Doorway(asyncio.Protocol):
+    """The first protocol of a connection: makes way for the HTTP version the client speaks."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, router: Router, *, http2: bool) -> None:
+        self._router = router
+        self._http2 = http2
+        self._seen = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)
+        self._transport = transport
+        self._router.connections.add(transport)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self._make_way(http2=tls.selected_alpn_protocol() == "h2")
+        elif not self._http2:
+            self._make_way(http2=False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._router.connections.discard(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._seen += data
+        if len(self._seen) < len(PREFACE) and PREFACE.startswith(self._seen):
+            return
+        self._make_way(http2=self._seen.startswith(PREFACE)).data_received(self._seen)
+
+    def _make_way(self, *, http2: bool) -> ReadingProtocol:
+        connection = Http2Connection(self._router) if http2 else Http1Connection(self._router)
+        self._transport.set_protocol(connection)
+        connection.connection_made(self._transport)
+        return connection
+
+
+@asynccontextmanager
+async def running_fake_fcm(settings: FakeFcmSettings | None = None) -> AsyncIterator[FakeFcm]:
+    """Run a fake FCM in the current event loop; on exit its connections are broken and its files are gone.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    settings = settings or FakeFcmSettings()
+    issuer = await asyncio.to_thread(Issuer, settings.project_id, settings.token_life_s)
+    fake = FakeFcm(settings, issuer)
+    router = Router(fake)
+    context: ssl.SSLContext | None = None
+    with ExitStack() as stack:
+        if settings.tls:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fake-fcm-")))
+            context, fake.ca_file = server_context(folder, settings.host, http2=settings.http2)
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _Doorway(router, http2=settings.http2),
+            settings.host,
+            settings.port,
+            ssl=context,
+            backlog=_BACKLOG,
+        )
+        port = server.sockets[0].getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        fake.base_url = f"{'https' if settings.tls else 'http'}://{host}:{port}"
+        try:
+            yield fake
+        finally:
+            server.close()
+            fake.stage.abandon()
+            await router.close()
+            for transport in tuple(fake.connections):
+                transport.abort()
+            await server.wait_closed()
+
+
+async def serve(settings: FakeFcmSettings, ready: Callable[[FakeFcm], None]) -> None:
+    """Run a fake FCM until cancelled; `ready` is called once it accepts connections.
+
+    Under uvloop it answers about twice as many requests a second as under asyncio's own loop.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    async with running_fake_fcm(settings) as fake:
+        ready(fake)
+        await asyncio.get_running_loop().create_future()

@@ -1,0 +1,88 @@
+"""The arguments of `syncbeat-server simulate`. Imports nothing that takes time: every command parses with it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+_FLEET = 20_000
+_MOST_MEAN_S = 600.0
+_MOST_KNOWN_DAYS = 30
+_MOST_DIGITS = 9
+
+
+def add_simulate(commands: Any) -> None:
+    """Add the command."""
+    simulate = commands.add_parser(
+        "simulate", help="a day of a fleet through the real policy code, policies side by side"
+    )
+    fleets = ("default", "constant", "bursty", "heavy")
+    simulate.add_argument("--fleet", choices=fleets, default="default", help="default: %(default)s")
+    simulate.add_argument("--devices", type=_devices, default=800, help="simulated a seed (default: %(default)s)")
+    simulate.add_argument("--full", action="store_true", help="simulate all 20,000 devices")
+    simulate.add_argument("--seed", type=int, action="append", help="may be repeated (default: 11, 12 and 13)")
+    simulate.add_argument("--mean", type=_mean, default=15.0, help="mean staleness to meet, seconds (default: 15)")
+    simulate.add_argument("--cap", type=_mean, help="the longest interval, seconds (default: the server's)")
+    simulate.add_argument("--known-days", type=_days, default=3, help="feeds are known so long (default: %(default)s)")
+    simulate.add_argument("--trace", type=Path, help="replay a log's first day: CSV with time, scope, device, kind")
+    simulate.add_argument("--variants", action="store_true", help="also what presence, caps and wake-ups change")
+    simulate.add_argument("--outage", action="store_true", help="instead: 20,000 devices after an outage")
+    simulate.add_argument("--plot", type=Path, metavar="FILE", help="draw staleness against requests (.png, .svg)")
+    simulate.add_argument("--sweep", type=Path, metavar="FILE", help="draw the hybrid as pushes and systems get worse")
+    simulate.add_argument("--processes", type=_processes, default=os.cpu_count() or 1, help="default: one a core")
+    simulate.add_argument("--json", action="store_true", help="print JSON")
+    simulate.set_defaults(run=_simulate)
+
+
+def _simulate(parsed: argparse.Namespace) -> int:
+    from syncbeat_devtools.simulate.command import simulate
+    from syncbeat_devtools.simulate.request import Request
+
+    return simulate(
+        Request(
+            fleet=parsed.fleet,
+            devices=_FLEET if parsed.full else parsed.devices,
+            seeds=tuple(parsed.seed or (11, 12, 13)),
+            target_s=parsed.mean,
+            cap_s=parsed.cap,
+            known_days=parsed.known_days,
+            trace=parsed.trace,
+            variants=parsed.variants,
+            outage=parsed.outage,
+            plot=parsed.plot,
+            sweep=parsed.sweep,
+            workers=parsed.processes,
+            as_json=parsed.json,
+        )
+    )
+
+
+def _devices(text: str) -> int:
+    return _whole(text, 1, _FLEET)
+
+
+def _days(text: str) -> int:
+    return _whole(text, 0, _MOST_KNOWN_DAYS)
+
+
+def _processes(text: str) -> int:
+    return _whole(text, 1, 256)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"want a whole number from {least} to {most}")
+    return int(text)
+
+
+def _mean(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 1.0 <= seconds <= _MOST_MEAN_S:
+        raise argparse.ArgumentTypeError(f"want seconds from 1 to {_MOST_MEAN_S:.0f}")
+    return seconds

@@ -1,0 +1,61 @@
+"""What `syncbeat-server simulate` is asked for, and whether it can be had."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncbeat_devtools.simulate.plots import check_plot
+from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.sync.policy import DEFAULT_TUNING
+from syncbeat_server.sync.policy.interval import Bounds
+
+_DEFAULT_MEAN_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command was asked for."""
+
+    fleet: str = "default"
+    devices: int = 800
+    seeds: tuple[int, ...] = (11, 12, 13)
+    target_s: float = 15.0
+    cap_s: float | None = None
+    known_days: int = 3
+    trace: Path | None = None
+    variants: bool = False
+    outage: bool = False
+    plot: Path | None = None
+    sweep: Path | None = None
+    workers: int = os.cpu_count() or 1
+    as_json: bool = False
+
+
+def bounds_of(request: Request) -> Bounds:
+    """The shortest and the longest interval of those policies that have them."""
+    floor_s, cap_s = DEFAULT_TUNING.bounds
+    return Bounds(floor_s, request.cap_s or cap_s * request.target_s / _DEFAULT_MEAN_S)
+
+
+def check(request: Request) -> None:
+    """ConfigurationError when it cannot be met, before the work and not after."""
+    if request.trace is not None and request.variants:
+        raise ConfigurationError("--variants: needs the true rates of a fleet, which no log tells: not with --trace")
+    if request.outage and (request.trace or request.variants or request.plot or request.sweep):
+        raise ConfigurationError("--outage: is a study of its own: not with --trace, --variants, --plot, --sweep")
+    if len(set(request.seeds)) < len(request.seeds):
+        raise ConfigurationError("--seed: the same one twice tells no more than once")
+    floor_s, cap_s = bounds_of(request)
+    # Polling at even intervals leaves half of an interval in the mean, whatever the policy.
+    if not floor_s / 2.0 < request.target_s < cap_s / 2.0:
+        raise ConfigurationError(
+            f"--mean, --cap: intervals from {floor_s:g} to {cap_s:g} s give means between {floor_s / 2.0:g} and "
+            f"{cap_s / 2.0:g} s, so {request.target_s:g} s cannot be met"
+        )
+    if request.plot is not None and request.plot == request.sweep:
+        raise ConfigurationError("--plot, --sweep: want two files")
+    for path in (request.plot, request.sweep):
+        if path is not None:
+            check_plot(path)

@@ -1,0 +1,139 @@
+"""Who may call: issuers and their keys, tokens and certificates, from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from syncbeat_server.app.token_issuers import configured_issuers, issuer_of, tell_left_out
+from syncbeat_server.auth.accounts.account_status_cache import Standings
+from syncbeat_server.auth.model import Issuer, KeyRow, Principal, PrincipalKind
+from syncbeat_server.auth.service import Authenticator, Known
+from syncbeat_server.auth.tokens.jwks import JwksStore
+from syncbeat_server.auth.tokens.keys import key_table, signing_keys
+from syncbeat_server.auth.tokens.lifetimes import SessionRule
+from syncbeat_server.clock import Clock
+from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.settings.server import AppSettings, Settings, session_issuer
+from syncbeat_server.ops.settings.types import CertificateEntry, TokenEntry
+from syncbeat_server.storage.postgres.database import Database
+
+
+@dataclass(frozen=True)
+class Callers:
+    """What checks who calls, and the keys that are fetched meanwhile."""
+
+    door: Authenticator
+    jwks: tuple[JwksStore, ...]
+
+    async def close(self) -> None:
+        """End the connections to issuers."""
+        for store in self.jwks:
+            await store.close()
+
+
+def callers(settings: Settings, database: Database, clock: Clock) -> Callers:
+    """The door of one process. Raises as `known_callers`."""
+    known = known_callers(settings, clock)
+    standings = Standings(database, clock, settings.token_cache_size)
+    return Callers(Authenticator(known, standings, clock, settings.token_cache_size), tuple(known.jwks.values()))
+
+
+def known_callers(settings: Settings, clock: Clock) -> Known:
+    """Return who may call, as the settings say. A start and `check-config` refuse the same settings.
+
+    Raises:
+        ConfigurationError: a key, what is said of an issuer, or an allow-list cannot be used.
+    """
+    apps = settings.all_apps()
+    issuers = [one for name, app in apps.items() for one in configured_issuers(name, app)]
+    tell_left_out(issuers)
+    rows = [row for one in issuers for row in one.rows]
+    rows += [row for name, app in apps.items() for row in _public(session_rows(settings, name, app))]
+    jwks = {
+        one.issuer.name: JwksStore(one.jwks_url, one.issuer, clock, frozenset(row.kid for row in one.rows))
+        for one in issuers
+        if one.jwks_url
+    }
+    try:
+        keys = key_table(rows)
+    except ValueError as error:
+        raise ConfigurationError(f"SYNCBEAT_JWT_SECRETS: {error}") from None
+    allowed = _allowed(settings)
+    holders = {bytes.fromhex(entry.digest): holder for entry, holder in _holders(settings, allowed)}
+    certified = {
+        entry.san: _principal(entry, PrincipalKind.SERVICE, "CERTIFICATES", allowed)
+        for entry in settings.service_certificates
+    }
+    return Known(keys, jwks, holders, certified)
+
+
+def session_rows(settings: Settings, name: str, app: AppSettings) -> list[KeyRow]:
+    """The private keys of an app's own sessions, the one that signs first; none when there are none.
+
+    Raises:
+        ConfigurationError: they cannot be used.
+    """
+    if settings.session_keys is None:
+        return []
+    first = issuer_of(name, app)
+    issuer = Issuer(
+        app_id=name,
+        name=session_issuer(name, app),
+        uuid_subjects=first.uuid_subjects,
+        leeway=first.leeway,
+        own=True,
+    )
+    try:
+        return signing_keys(settings.session_keys.get_secret_value(), issuer)
+    except ValueError as error:
+        raise ConfigurationError(f"SYNCBEAT_SESSION_KEYS: {error}") from None
+
+
+def session_rule(settings: Settings) -> SessionRule:
+    """How long our own sessions and their tokens live."""
+    return SessionRule(
+        access_s=settings.access_token_s,
+        idle_s=settings.session_idle_s,
+        max_s=settings.session_max_s,
+        grace_s=settings.session_grace_s,
+    )
+
+
+def _public(rows: Iterable[KeyRow]) -> list[KeyRow]:
+    return [KeyRow(row.issuer, row.kid, row.algorithm, row.key.public_key()) for row in rows]
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    # What an allow-list may name.
+    apps: frozenset[str]
+    methods: frozenset[str]
+
+
+def _allowed(settings: Settings) -> _Allowed:
+    # gRPC and protobuf are loaded only by processes that serve RPCs.
+    from syncbeat_server.rpc.server import CONTRACT
+
+    methods = frozenset(method.name for service in CONTRACT for method in service.methods)
+    return _Allowed(frozenset(settings.all_apps()), methods)
+
+
+def _holders(settings: Settings, allowed: _Allowed) -> Iterable[tuple[TokenEntry, Principal]]:
+    lists: Mapping[PrincipalKind, tuple[TokenEntry, ...]] = {
+        PrincipalKind.SERVICE: settings.service_tokens,
+        PrincipalKind.ADMIN: settings.admin_tokens,
+    }
+    return ((entry, _principal(entry, kind, "TOKENS", allowed)) for kind, entries in lists.items() for entry in entries)
+
+
+def _principal(entry: TokenEntry | CertificateEntry, kind: PrincipalKind, setting: str, allowed: _Allowed) -> Principal:
+    place = f"SYNCBEAT_{kind.name}_{setting}: {entry.name}"
+    apps, methods = sorted((entry.apps or frozenset()) - allowed.apps), (entry.methods or frozenset()) - allowed.methods
+    if apps:
+        raise ConfigurationError(f"{place} is for app {apps[0]!r}, which is not configured")
+    if methods:
+        raise ConfigurationError(
+            f"{place} may call {min(methods)!r}, which is no RPC: want names such as GetHint, or *"
+        )
+    return Principal(kind, entry.name, methods=entry.methods, apps=allowed.apps if entry.apps is None else entry.apps)

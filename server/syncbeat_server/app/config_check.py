@@ -1,0 +1,64 @@
+"""What would keep a configuration from serving."""
+
+from __future__ import annotations
+
+from syncbeat_server.app.app_configuration import Apps
+from syncbeat_server.app.authentication import known_callers, session_rows
+from syncbeat_server.app.process import Stores
+from syncbeat_server.app.push import providers
+from syncbeat_server.app.token_issuers import configured_issuers
+from syncbeat_server.clock import SystemClock
+from syncbeat_server.errors import ConfigurationError, SyncbeatError
+from syncbeat_server.ops.settings.server import Settings
+from syncbeat_server.push.providers import Provider
+from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
+from syncbeat_server.storage.postgres.database import open_database
+from syncbeat_server.storage.redis.address import address_of
+from syncbeat_server.storage.redis.capability_check import found_refused
+
+
+async def faults(settings: Settings, stores: Stores | None) -> list[str]:
+    """What would keep this configuration from serving, or make it unsafe; empty when it is good."""
+    found = []
+    try:
+        Apps(settings, SystemClock())
+    except ConfigurationError as error:
+        found.append(error.message)
+    for name, app in settings.all_apps().items():
+        try:
+            keys = any(one.rows or one.jwks_url for one in configured_issuers(name, app))
+            if not keys and not session_rows(settings, name, app):
+                found.append(f"app {name!r}: no JWT_SECRETS, JWKS_FILE, JWKS_URL or SESSION_KEYS, so no user can call")
+            await _close(providers(name, app, settings, SystemClock()))
+        except ConfigurationError as error:
+            found.append(error.message)
+    try:
+        known_callers(settings, SystemClock())
+    except ConfigurationError as error:
+        found += [error.message] if error.message not in found else []
+    if stores is not None:
+        found += await _store_faults(stores)
+    return found
+
+
+async def _close(made: tuple[Provider, Provider | None, str]) -> None:
+    first, fallback, _ = made
+    await first.close()
+    if fallback is not None:
+        await fallback.close()
+
+
+async def _store_faults(stores: Stores) -> list[str]:
+    try:
+        async with (
+            open_database(stores.database_url, size=1, name="syncbeat-check") as database,
+            database.connection() as conn,
+        ):
+            await require_restricted_login(conn)
+            await require_current_schema(conn)
+    except SyncbeatError as error:
+        return [error.message]
+    try:
+        return await found_refused(address_of(stores.redis_url), "check")
+    except ConfigurationError as error:
+        return [error.message]

@@ -1,0 +1,81 @@
+"""What is done after PostgreSQL was restored: new epochs, and nothing left of what the restore took back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from syncbeat_server.app.process import Stores, deployment
+from syncbeat_server.clock import SystemClock
+from syncbeat_server.errors import ConfigurationError, DependencyDown
+from syncbeat_server.storage.idempotency_cache import forget_answers
+from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
+from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.redis.bus import RedisBus, open_redis
+from syncbeat_server.sync.feed.epoch_renewal import extent, renew_epochs
+from syncbeat_server.sync.model import Extent
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What was done. `answers` is how many answers of earlier calls Redis had; None: it was not asked."""
+
+    scopes: int
+    generation: int
+    answers: int | None
+
+
+class Restoring:
+    """A restored database, and the Redis of its deployment, for one run of the command."""
+
+    def __init__(self, database: Database, bus: RedisBus | None, app_id: str | None) -> None:
+        """`app_id` None: all apps. `bus` None: Redis is left alone."""
+        self._database = database
+        self._bus = bus
+        self._app_id = app_id
+
+    async def extent(self) -> Extent:
+        """How much there is to do.
+
+        Raises:
+            ConfigurationError: the app that was named has no scope.
+            DependencyDown: the database does not answer.
+        """
+        found = await extent(self._database, self._app_id)
+        if self._app_id is not None and not found.scopes:
+            raise ConfigurationError(f"--app: {self._app_id!r} has no scopes in the database {found.database!r}")
+        return found
+
+    async def renew(self, told: Callable[[int], None]) -> Renewal:
+        """Do it; `told` hears how many scopes are done so far. Raises as `renew_epochs`."""
+        scopes, generation = await renew_epochs(self._database, SystemClock(), self._app_id, told)
+        answers = None if self._bus is None else await forget_answers(self._bus)
+        return Renewal(scopes, generation, answers)
+
+
+@asynccontextmanager
+async def restoring(stores: Stores, app_id: str | None, *, skip_redis: bool) -> AsyncIterator[Restoring]:
+    """Open the stores as the service does, and see that all that will be needed answers before anything is done.
+
+    Raises:
+        ConfigurationError: the login is not the service's.
+        DependencyDown: PostgreSQL or Redis does not answer.
+        MigrationNeeded: the backup is of an older version.
+    """
+    async with open_database(stores.database_url, size=1, name="syncbeat-new-epoch") as database:
+        async with database.connection() as conn:
+            await require_restricted_login(conn)
+            await require_current_schema(conn)
+        if skip_redis:
+            yield Restoring(database, None, app_id)
+            return
+        async with open_redis(stores.redis_url, SystemClock(), await deployment(database)) as bus:
+            try:
+                await bus.present(["check"])
+            except DependencyDown as error:
+                raise DependencyDown(
+                    f"{error.message}, and may keep answers of calls that the restore took back: start it, or give "
+                    "--skip-redis and flush it before it is used again"
+                ) from error
+            yield Restoring(database, bus, app_id)

@@ -1,0 +1,135 @@
+"""Reads the issuers of access tokens and their keys from the settings and the profiles of known issuers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from syncbeat_server.auth.model import OPTIONAL_CLAIMS, Issuer, KeyRow
+from syncbeat_server.auth.tokens.issuer_presets import PROFILES, Profile
+from syncbeat_server.auth.tokens.keys import SYMMETRIC, also_without_kid, keys_of_jwks
+from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.files import read_file
+from syncbeat_server.ops.settings.issuer import DEFAULT_ISSUER, IssuerSettings, Subjects, UnknownUsers
+from syncbeat_server.ops.settings.server import AppSettings
+from syncbeat_server.ops.settings.types import check_base_url
+
+_log = logging.getLogger(__name__)
+
+_ANY_CLIENT = "*"
+
+
+@dataclass(frozen=True)
+class ConfiguredIssuer:
+    """An issuer, its keys that stand in the settings, and where it publishes others.
+
+    Attributes:
+        jwks_url: Where its keys are; empty: nowhere.
+        left_out: What is wrong with the keys of its file that are not used.
+    """
+
+    issuer: Issuer
+    rows: tuple[KeyRow, ...]
+    jwks_url: str
+    left_out: tuple[str, ...]
+
+
+def configured_issuers(app_id: str, app: AppSettings) -> list[ConfiguredIssuer]:
+    """The issuers of an app's tokens, the first one first.
+
+    Raises:
+        ConfigurationError: a setting does not go with the kind of issuer, or a key cannot be used.
+    """
+    return [_configured(app_id, given) for given in (app, *app.issuers)]
+
+
+def key_rows(app_id: str, app: AppSettings) -> list[KeyRow]:
+    """The keys in the settings that sign the access tokens of one app's users. Raises as `configured_issuers`."""
+    return [row for one in configured_issuers(app_id, app) for row in one.rows]
+
+
+def tell_left_out(issuers: Iterable[ConfiguredIssuer]) -> None:
+    """Log which keys of files are not used."""
+    for one in issuers:
+        for fault in one.left_out:
+            _log.warning("a key of an issuer is not used", extra={"issuer": one.issuer.name, "fault": fault})
+
+
+def _configured(app_id: str, given: IssuerSettings) -> ConfiguredIssuer:
+    issuer = issuer_of(app_id, given)
+    jwks_url = given.jwks_url or _usual_keys(given, PROFILES[given.jwt_profile])
+    rows, left_out = _rows(given, issuer, jwks_url)
+    return ConfiguredIssuer(issuer, tuple(rows), jwks_url, tuple(left_out))
+
+
+def issuer_of(app_id: str, given: IssuerSettings) -> Issuer:
+    """Return the rules for an issuer's tokens. Raises ConfigurationError when a setting does not go with its kind."""
+    profile = PROFILES.get(given.jwt_profile)
+    if profile is None:
+        raise ConfigurationError(f"SYNCBEAT_JWT_PROFILE: want one of {', '.join(filter(None, sorted(PROFILES)))}")
+    may_lack = OPTIONAL_CLAIMS | {"azp"}
+    if not given.jwt_optional <= may_lack:
+        raise ConfigurationError(f"SYNCBEAT_JWT_OPTIONAL: want some of {', '.join(sorted(may_lack))}")
+    if given.jwt_profile and given.jwt_issuer == DEFAULT_ISSUER:
+        raise ConfigurationError(f"SYNCBEAT_JWT_ISSUER: set it to what tokens of {given.jwt_profile} have as `iss`")
+    set_here = {"JWT_AUDIENCE": given.jwt_audience, "JWT_CLIENTS": given.jwt_clients}
+    if profile.asks_for and not any(set_here[name] for name in profile.asks_for):
+        either = " or ".join(f"SYNCBEAT_{name}" for name in profile.asks_for)
+        raise ConfigurationError(f"{either}: set it, or the tokens of every app of this {given.jwt_profile} are let in")
+    # Who names audiences wants them told, also where such tokens usually tell none.
+    required = profile.required | ({"aud"} if given.jwt_audience else set())
+    return Issuer(
+        app_id=app_id,
+        name=given.jwt_issuer,
+        audiences=given.jwt_audience or _usual_audiences(given, profile),
+        required=required - given.jwt_optional,
+        roles=given.jwt_roles or profile.roles,
+        uuid_subjects=profile.uuid_subjects if given.jwt_subjects is None else given.jwt_subjects is Subjects.UUID,
+        leeway=timedelta(seconds=given.jwt_leeway_s),
+        first_sight=given.unknown_users is UnknownUsers.ACCEPT,
+        clients=given.jwt_clients if given.jwt_clients != {_ANY_CLIENT} else frozenset(),
+        client_optional=profile.client_optional or "azp" in given.jwt_optional,
+        types=profile.types,
+        rules=profile.rules,
+        id_tokens=profile.id_tokens,
+    )
+
+
+def _usual_audiences(given: IssuerSettings, profile: Profile) -> tuple[str, ...]:
+    if not profile.project_audience:
+        return profile.audiences
+    project = given.jwt_issuer.rpartition("/")[2]
+    if not project:
+        raise ConfigurationError("SYNCBEAT_JWT_ISSUER: want one that ends in the project, or set SYNCBEAT_JWT_AUDIENCE")
+    return (project,)
+
+
+def _usual_keys(given: IssuerSettings, profile: Profile) -> str:
+    if not profile.keys or given.jwt_secrets or given.jwks_file is not None:
+        return ""
+    url = profile.keys if profile.keys.startswith("https:") else given.jwt_issuer.rstrip("/") + profile.keys
+    try:
+        check_base_url("JWT_ISSUER", url)
+    except ValueError as error:
+        raise ConfigurationError(f"SYNCBEAT_{error}, or SYNCBEAT_JWKS_URL beside it") from None
+    return url
+
+
+def _rows(given: IssuerSettings, issuer: Issuer, jwks_url: str) -> tuple[list[KeyRow], list[str]]:
+    secrets = [KeyRow(issuer, kid, SYMMETRIC, secret.get_secret_value()) for kid, secret in given.jwt_secrets.items()]
+    if given.jwks_file is None:
+        return also_without_kid(secrets), []
+    try:
+        published, left_out = keys_of_jwks(read_file(given.jwks_file), issuer)
+    except ValueError as error:
+        raise ConfigurationError(f"SYNCBEAT_JWKS_FILE: {error}") from None
+    if not published:
+        why = ", ".join(left_out) or "it holds none"
+        raise ConfigurationError(f"SYNCBEAT_JWKS_FILE: {why}: no key of it can be used")
+    twice = sorted({row.kid for row in published} & given.jwt_secrets.keys())
+    if twice:
+        raise ConfigurationError(f"SYNCBEAT_JWKS_FILE: its kid {twice[0]!r} is also one of SYNCBEAT_JWT_SECRETS")
+    # Where others are published too, nobody knows that this one is the only one.
+    return also_without_kid(secrets) + (published if jwks_url else also_without_kid(published)), left_out

@@ -1,0 +1,1 @@
+"""Our own sessions: refresh tokens, their rotation and its limits."""

@@ -1,0 +1,184 @@
+"""SQL of our own sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import orjson
+
+from syncbeat_server.auth.model import Session, SessionState
+from syncbeat_server.storage.postgres.database import Connection
+from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """What a session is made with. Lives are in seconds."""
+
+    app_id: str
+    user_id: str
+    device_id: str
+    claims: Mapping[str, str]
+    generation: int
+    idle_s: float
+    max_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The moment a session was written, and until when its refresh token and itself are good."""
+
+    now: datetime
+    idle_until: datetime
+    expires_at: datetime
+
+
+async def add_session(conn: Connection, new: NewSession) -> tuple[str, Times]:
+    """Make a session: its id."""
+    row = await conn.fetchrow(
+        """INSERT INTO sessions (app_id, user_id, device_id, claims, generation, created_at, refreshed_at,
+                                 idle_until, expires_at)
+           SELECT $1, $2, $3, $4::jsonb, $5, t, t, t + least($6::interval, $7::interval), t + $7::interval
+           FROM syncbeat_now() AS t
+           RETURNING session_id, created_at, idle_until, expires_at""",
+        new.app_id,
+        new.user_id,
+        new.device_id,
+        orjson.dumps(dict(new.claims)).decode(),
+        new.generation,
+        timedelta(seconds=new.idle_s),
+        timedelta(seconds=new.max_s),
+    )
+    if row is None:
+        raise AssertionError("an insert returns its row")
+    return row["session_id"], Times(row["created_at"], row["idle_until"], row["expires_at"])
+
+
+async def lock_session(conn: Connection, app_id: str, session_id: str) -> tuple[SessionState, datetime] | None:
+    """A session's row, locked, and the database's time; None when there is no such session."""
+    row = await conn.fetchrow(
+        """SELECT s.user_id, s.claims::text AS claims, s.counter, s.confirmed, s.generation, s.refreshed_at,
+                  s.idle_until, s.expires_at, s.revoked_at IS NOT NULL AS revoked,
+                  coalesce(u.disabled_at, u.deleted_at) IS NOT NULL AS shut_out, u.generation AS user_generation,
+                  syncbeat_now() AS now
+           FROM sessions s JOIN users u USING (app_id, user_id)
+           WHERE s.app_id = $1 AND s.session_id = $2
+           FOR UPDATE OF s""",
+        app_id,
+        session_id,
+    )
+    if row is None:
+        return None
+    *_, now = row.values()
+    state = SessionState(
+        user_id=row["user_id"],
+        claims=orjson.loads(row["claims"]),
+        counter=row["counter"],
+        confirmed=row["confirmed"],
+        generation=row["generation"],
+        refreshed_at=row["refreshed_at"],
+        idle_until=row["idle_until"],
+        expires_at=row["expires_at"],
+        revoked=row["revoked"],
+        shut_out=row["shut_out"],
+        user_generation=row["user_generation"],
+    )
+    return state, now
+
+
+async def advance(conn: Connection, app_id: str, session_id: str, idle_s: float) -> Times:
+    """Spend a session's present refresh token for the next one; that it was presented shows that it had arrived."""
+    row = await conn.fetchrow(
+        """UPDATE sessions SET counter = counter + 1, confirmed = counter, refreshed_at = syncbeat_now(),
+                               idle_until = least(syncbeat_now() + $3::interval, expires_at)
+           WHERE app_id = $1 AND session_id = $2
+           RETURNING refreshed_at, idle_until, expires_at""",
+        app_id,
+        session_id,
+        timedelta(seconds=idle_s),
+    )
+    if row is None:
+        raise AssertionError("the session is locked, so it is there")
+    return Times(*row.values())
+
+
+async def revoke_session(conn: Connection, app_id: str, session_id: str, user_id: str, reason: str) -> bool:
+    """End a session of a user, if it has not ended yet; whether there is such a session."""
+    row = await conn.fetchrow(
+        """UPDATE sessions SET revoked_at = coalesce(revoked_at, syncbeat_now()),
+                               revoke_reason = CASE WHEN revoked_at IS NULL THEN $4 ELSE revoke_reason END
+           WHERE app_id = $1 AND session_id = $2 AND user_id = $3
+           RETURNING 1 AS found""",
+        app_id,
+        session_id,
+        user_id,
+        reason,
+    )
+    return row is not None
+
+
+async def revoke_sessions(conn: Connection, app_id: str, user_id: str, reason: str, keep: int = 0) -> int:
+    """End all live sessions of a user but the `keep` newest: how many."""
+    rows = await conn.fetch(
+        """UPDATE sessions SET revoked_at = syncbeat_now(), revoke_reason = $3
+           WHERE app_id = $1 AND session_id IN (
+               SELECT session_id FROM sessions
+               WHERE app_id = $1 AND user_id = $2 AND revoked_at IS NULL
+                 AND syncbeat_now() < least(idle_until, expires_at)
+               ORDER BY session_id DESC OFFSET $4)
+           RETURNING 1 AS ended""",
+        app_id,
+        user_id,
+        reason,
+        keep,
+    )
+    return len(rows)
+
+
+async def erase_sessions(conn: Connection, app_id: str, user_id: str) -> int:
+    """Forget all sessions of a user: how many there were."""
+    rows = await conn.fetch(
+        "DELETE FROM sessions WHERE app_id = $1 AND user_id = $2 RETURNING 1 AS gone", app_id, user_id
+    )
+    return len(rows)
+
+
+async def forget_ended(conn: Connection, app_id: str, user_id: str, after: timedelta, limit: int) -> None:
+    """Forget up to `limit` sessions of a user that ended longer ago than `after`."""
+    await conn.execute(
+        """DELETE FROM sessions WHERE app_id = $1 AND session_id IN (
+               SELECT session_id FROM sessions
+               WHERE app_id = $1 AND user_id = $2
+                 AND least(coalesce(revoked_at, expires_at), idle_until, expires_at) < syncbeat_now() - $3::interval
+               LIMIT $4)""",
+        app_id,
+        user_id,
+        after,
+        limit,
+    )
+
+
+FORGET_EXPIRED = oldest("sessions", "app_id, session_id", "expires_at", "7 days")
+
+
+async def forget_expired(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+    """Delete up to `limit` sessions, of whomever, whose longest life was over a week ago."""
+    return await forget_oldest(conn, FORGET_EXPIRED, limit, since)
+
+
+async def list_sessions(conn: Connection, app_id: str, user_id: str, before: str, limit: int) -> list[Session]:
+    """A user's sessions that have not ended, newest first, those before `before` (empty: from the newest)."""
+    rows = await conn.fetch(
+        """SELECT session_id, user_id, device_id, created_at, refreshed_at, least(idle_until, expires_at) AS expires_at
+           FROM sessions
+           WHERE app_id = $1 AND user_id = $2 AND revoked_at IS NULL AND syncbeat_now() < least(idle_until, expires_at)
+             AND ($3 = '' OR session_id < $3)
+           ORDER BY session_id DESC LIMIT $4""",
+        app_id,
+        user_id,
+        before,
+        limit,
+    )
+    return [Session(*row.values()) for row in rows]

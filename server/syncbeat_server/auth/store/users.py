@@ -1,0 +1,128 @@
+"""SQL of users: who is known, who is shut out, up to when tokens are dead; and how callers stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from syncbeat_server.auth.model import Standing, StandingKey
+from syncbeat_server.storage.postgres.database import Connection
+
+
+class Revoked(NamedTuple):
+    """A user whose tokens are dead: those of older generations, and of other issuers up to a moment."""
+
+    generation: int
+    revoked_at: datetime
+
+
+async def standings(conn: Connection, keys: Sequence[StandingKey]) -> list[Standing]:
+    """How each (user, session) stands."""
+    rows = await conn.fetch(
+        """SELECT u.user_id IS NOT NULL AS known,
+                  coalesce(u.disabled_at, u.deleted_at) IS NOT NULL AS shut_out,
+                  coalesce(u.generation, 0) AS generation, u.revoked_at,
+                  s.session_id IS NOT NULL AND s.revoked_at IS NULL AND s.expires_at > syncbeat_now() AS session_alive,
+                  coalesce(s.confirmed, 0) AS confirmed
+           FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (app_id, user_id, session_id, i)
+           LEFT JOIN users u ON (u.app_id, u.user_id) = (k.app_id, k.user_id)
+           LEFT JOIN sessions s ON (s.app_id, s.session_id, s.user_id) = (k.app_id, k.session_id, k.user_id)
+           ORDER BY k.i""",
+        [key.app_id for key in keys],
+        [key.user_id for key in keys],
+        [key.session_id for key in keys],
+    )
+    return [Standing(*row.values()) for row in rows]
+
+
+async def record_users(conn: Connection, users: Sequence[tuple[str, str]]) -> None:
+    """Know each (app, user) from now on; whoever is known already stays as they are."""
+    await conn.execute(
+        """INSERT INTO users (app_id, user_id, created_at)
+           SELECT app_id, user_id, syncbeat_now() FROM unnest($1::text[], $2::text[]) AS k (app_id, user_id)
+           ORDER BY app_id, user_id
+           ON CONFLICT DO NOTHING""",
+        [app_id for app_id, _ in users],
+        [user_id for _, user_id in users],
+    )
+
+
+async def confirm_sessions(conn: Connection, seen: Sequence[tuple[str, str, int]]) -> None:
+    """The holders of these (app, session) have shown that the tokens of this counter reached them."""
+    await conn.execute(
+        """UPDATE sessions s SET confirmed = k.counter
+           FROM unnest($1::text[], $2::text[], $3::bigint[]) AS k (app_id, session_id, counter)
+           WHERE (s.app_id, s.session_id) = (k.app_id, k.session_id)
+             AND s.confirmed < k.counter AND k.counter <= s.counter""",
+        *([one[column] for one in seen] for column in range(3)),
+    )
+
+
+async def let_in(conn: Connection, app_id: str, user_id: str) -> int:
+    """Make the user known, neither disabled nor deleted, and lock the row; its generation."""
+    return int(
+        await conn.fetchval(
+            """INSERT INTO users AS u (app_id, user_id, created_at) VALUES ($1, $2, syncbeat_now())
+               ON CONFLICT (app_id, user_id) DO UPDATE SET disabled_at = NULL, deleted_at = NULL
+               RETURNING u.generation""",
+            app_id,
+            user_id,
+        )
+    )
+
+
+async def lock_for_session(conn: Connection, app_id: str, user_id: str) -> int | None:
+    """Make the user known and lock the row, so that no revocation falls between; its generation, None when disabled.
+
+    A deleted user begins anew.
+    """
+    row = await conn.fetchrow(
+        """INSERT INTO users AS u (app_id, user_id, created_at) VALUES ($1, $2, syncbeat_now())
+           ON CONFLICT (app_id, user_id) DO UPDATE SET deleted_at = NULL
+           RETURNING u.generation, u.disabled_at IS NOT NULL AS disabled""",
+        app_id,
+        user_id,
+    )
+    if row is None:
+        raise AssertionError("an upsert returns its row")
+    return None if row["disabled"] else row["generation"]
+
+
+async def revoke_user(conn: Connection, app_id: str, user_id: str, reason: str) -> Revoked:
+    """Make every token that was issued so far dead."""
+    row = await conn.fetchrow(
+        """INSERT INTO users AS u (app_id, user_id, generation, revoked_at, revoke_reason, created_at)
+           VALUES ($1, $2, 1, syncbeat_now(), $3, syncbeat_now())
+           ON CONFLICT (app_id, user_id) DO UPDATE
+           SET generation = u.generation + 1, revoked_at = greatest(u.revoked_at, excluded.revoked_at),
+               revoke_reason = excluded.revoke_reason
+           RETURNING u.generation, u.revoked_at""",
+        app_id,
+        user_id,
+        reason,
+    )
+    if row is None:
+        raise AssertionError("an upsert returns its row")
+    return Revoked(row["generation"], row["revoked_at"])
+
+
+async def disable_user(conn: Connection, app_id: str, user_id: str) -> None:
+    """Shut a user out until `let_in`."""
+    await conn.execute(
+        """INSERT INTO users AS u (app_id, user_id, disabled_at, created_at)
+           VALUES ($1, $2, syncbeat_now(), syncbeat_now())
+           ON CONFLICT (app_id, user_id) DO UPDATE SET disabled_at = coalesce(u.disabled_at, excluded.disabled_at)""",
+        app_id,
+        user_id,
+    )
+
+
+async def mark_deleted(conn: Connection, app_id: str, user_id: str) -> None:
+    """Shut a user out whose rows are erased. Call `revoke_user` first, which makes the row."""
+    await conn.execute(
+        """UPDATE users SET deleted_at = coalesce(deleted_at, syncbeat_now()), disabled_at = NULL, revoke_reason = ''
+           WHERE app_id = $1 AND user_id = $2""",
+        app_id,
+        user_id,
+    )

@@ -1,0 +1,1 @@
+"""The command `syncbeat-server`: one module for each of its larger subcommands."""

@@ -1,0 +1,1 @@
+"""Settings: read once, validated, frozen. Only `cli` and `app` read them."""

@@ -1,0 +1,1 @@
+"""SQL of notifications, deliveries and registration tokens, one file for each family of tables."""

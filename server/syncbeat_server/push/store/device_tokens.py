@@ -1,0 +1,167 @@
+"""SQL of registration tokens: what the provider says of them, and what age does to them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime
+
+from syncbeat_server.directory.device_locks import lock_in_order
+from syncbeat_server.push.model import ClaimedDelivery, device_columns
+from syncbeat_server.storage.postgres.database import Connection
+from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
+
+BRAKE_COUNT = 100
+BRAKE_SHARE = 0.05
+BRAKE_MINUTES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """Deliveries whose device has a newer token by now, and the apps in which no more tokens were removed."""
+
+    moved: frozenset[str]
+    braked: frozenset[str]
+
+
+async def lock(conn: Connection, dead: Sequence[ClaimedDelivery], foreign: Sequence[ClaimedDelivery]) -> None:
+    """Lock what `bury` and `quarantine` are to change in this transaction, as everybody locks several devices."""
+    for app_id in sorted({d.app_id for d in dead}):  # one transaction at a time counts removals
+        await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"syncbeat removals {app_id}")
+    await lock_in_order(conn, *device_columns([*dead, *foreign]))
+
+
+async def bury(conn: Connection, dead: Sequence[ClaimedDelivery], invalid: Set[str] = frozenset()) -> Buried:
+    """Take away registration tokens that the provider calls dead, unless they were registered again meanwhile.
+    `lock` comes before.
+
+    `invalid`: the ids of those deliveries to whose tokens it said that they are none. They are marked so.
+
+    A provider that calls many dead at once is more likely wrong than right: beyond 100, and 5 % of an app's tokens, in
+    10 minutes none is taken away.
+    """
+    apps = sorted({d.app_id for d in dead})
+    moved = await _with_newer_token(conn, dead)
+    braked: set[str] = set()
+    for app_id in apps:
+        of_app = [d for d in dead if d.app_id == app_id and d.delivery_id not in moved]
+        allowed = await _allowance(conn, app_id, len(of_app))
+        if allowed < len(of_app):
+            braked.add(app_id)
+        await _remove(conn, of_app[:allowed], invalid)
+    return Buried(frozenset(moved), frozenset(braked))
+
+
+async def _with_newer_token(conn: Connection, dead: Sequence[ClaimedDelivery]) -> set[str]:
+    rows = await conn.fetch(
+        """SELECT k.delivery_id FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+                AS k (app_id, user_id, device_id, token, delivery_id)
+           JOIN devices v USING (app_id, user_id, device_id)
+           WHERE v.token_state IN ('ACTIVE', 'STALE') AND v.registration_token <> k.token""",
+        *device_columns(dead),
+        [d.registration_token for d in dead],
+        [d.delivery_id for d in dead],
+    )
+    return {row["delivery_id"] for row in rows}
+
+
+async def _allowance(conn: Connection, app_id: str, wanted: int) -> int:
+    recent = int(
+        await conn.fetchval(
+            """SELECT count(*) FROM token_removals
+               WHERE app_id = $1 AND removed_at > syncbeat_now() - make_interval(mins => $2)""",
+            app_id,
+            BRAKE_MINUTES,
+        )
+    )
+    if recent + wanted <= BRAKE_COUNT:
+        return wanted
+    tokens = int(
+        await conn.fetchval(
+            "SELECT count(*) FROM devices WHERE app_id = $1 AND token_digest IS NOT NULL",
+            app_id,
+        )
+    )
+    most = max(BRAKE_COUNT, int((tokens + recent) * BRAKE_SHARE))
+    return max(0, min(wanted, most - recent))
+
+
+async def _remove(conn: Connection, dead: Sequence[ClaimedDelivery], invalid: Set[str]) -> None:
+    await conn.execute(
+        """WITH gone AS (
+               UPDATE devices v SET registration_token = NULL, token_digest = NULL, token_state = 'DEAD',
+                      token_state_at = syncbeat_now(), updated_at = syncbeat_now(),
+                      token_invalid_at = CASE WHEN k.invalid THEN syncbeat_now() END
+               FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bytea[], $7::bool[])
+                    AS k (app_id, user_id, device_id, token, registered_at, digest, invalid)
+               WHERE (v.app_id, v.user_id, v.device_id) = (k.app_id, k.user_id, k.device_id)
+                 AND v.registration_token = k.token AND v.token_registered_at <= k.registered_at
+               RETURNING v.app_id, v.user_id, v.device_id, k.digest)
+           INSERT INTO token_removals (app_id, token_digest, user_id, device_id, removed_at)
+           SELECT app_id, digest, user_id, device_id, syncbeat_now() FROM gone""",
+        *device_columns(dead),
+        [d.registration_token for d in dead],
+        [d.token_registered_at for d in dead],
+        [hashlib.sha256(d.registration_token.encode()).digest() for d in dead],
+        [d.delivery_id in invalid for d in dead],
+    )
+
+
+async def quarantine(conn: Connection, foreign: Sequence[ClaimedDelivery]) -> None:
+    """Push no more to tokens of another sender, unless they were registered again meanwhile. `lock` comes before."""
+    await conn.execute(
+        """UPDATE devices v SET token_state = 'QUARANTINED', token_state_at = syncbeat_now(),
+                  updated_at = syncbeat_now()
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
+                AS k (app_id, user_id, device_id, token, registered_at)
+           WHERE (v.app_id, v.user_id, v.device_id) = (k.app_id, k.user_id, k.device_id)
+             AND v.registration_token = k.token AND v.token_registered_at <= k.registered_at""",
+        *device_columns(foreign),
+        [d.registration_token for d in foreign],
+        [d.token_registered_at for d in foreign],
+    )
+
+
+async def age(conn: Connection, limit: int) -> int:
+    """Move up to `limit` tokens on by what age makes of them; how many.
+
+    Tokens of devices that were not heard of for 30 days are STALE, and ACTIVE again when they are. After 270 days FCM
+    itself gives up Android's ("Best practices for registration token management"), and ours are PRUNED, which their
+    device undoes by a call within 30 days; then they are gone. iOS tokens do not end that way, and stay STALE.
+    """
+    rows = await conn.fetch(
+        """WITH aged AS (
+               SELECT app_id, user_id, device_id, token_state,
+                      CASE WHEN token_state = 'PRUNED' AND heard <= token_state_at
+                                AND token_state_at < syncbeat_now() - interval '30 days' THEN 'DEAD'
+                           WHEN token_state = 'PRUNED' AND heard <= token_state_at THEN 'PRUNED'
+                           WHEN heard > syncbeat_now() - interval '30 days' THEN 'ACTIVE'
+                           WHEN heard < syncbeat_now() - interval '270 days' AND platform <> 'IOS' THEN 'PRUNED'
+                           ELSE 'STALE' END AS becomes
+               FROM (SELECT *, greatest(token_registered_at, activity_at) AS heard FROM devices
+                     WHERE token_state IN ('ACTIVE', 'STALE', 'PRUNED')
+                       AND token_registered_at < syncbeat_now() - interval '30 days') old
+           ), due AS (
+               SELECT * FROM aged WHERE becomes <> token_state LIMIT $1
+           ), free AS MATERIALIZED (
+               -- Who is busy with a device has heard of it, or comes to an end: it is looked at the next time.
+               SELECT v.app_id, v.user_id, v.device_id, due.becomes
+               FROM devices v JOIN due USING (app_id, user_id, device_id, token_state)
+               FOR NO KEY UPDATE OF v SKIP LOCKED)
+           UPDATE devices v SET token_state = free.becomes, token_state_at = syncbeat_now(),
+                  registration_token = CASE WHEN free.becomes = 'DEAD' THEN NULL ELSE v.registration_token END,
+                  token_digest = CASE WHEN free.becomes = 'DEAD' THEN NULL ELSE v.token_digest END
+           FROM free WHERE (v.app_id, v.user_id, v.device_id) = (free.app_id, free.user_id, free.device_id)
+           RETURNING 1 AS moved""",
+        limit,
+    )
+    return len(rows)
+
+
+FORGET_REMOVALS = oldest("token_removals", "app_id, removal_id", "removed_at", "30 days")
+
+
+async def forget_removals(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+    """Delete up to `limit` removals that are older than a month."""
+    return await forget_oldest(conn, FORGET_REMOVALS, limit, since)

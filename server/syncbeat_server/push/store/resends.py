@@ -1,0 +1,187 @@
+"""SQL of wake-ups that wait for an answer: those that have waited long enough, and what came of the look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from syncbeat_server.directory.device_locks import lock_in_order
+from syncbeat_server.directory.model import FOREGROUND_S
+from syncbeat_server.push.policy.reachability import HALF_LIFE_S, RECENT_HALF_LIFE_S, AppReach
+from syncbeat_server.push.policy.resend import Unanswered
+from syncbeat_server.push.store.queue_frontier import FIRST
+from syncbeat_server.storage.postgres.database import Connection, Row
+
+DUE = """
+WITH due AS MATERIALIZED (
+    SELECT * FROM deliveries
+    WHERE answer_by >= $4 AND answer_by <= syncbeat_now() AND state IN ('SENT', 'RECEIVED', 'OPENED')
+    ORDER BY answer_by LIMIT $1 FOR UPDATE SKIP LOCKED)
+SELECT syncbeat_now() AS now, found.* FROM (SELECT) always LEFT JOIN (
+SELECT due.answer_by, due.app_id, due.delivery_id, due.user_id, due.device_id, due.resends,
+       coalesce(v.platform, '') AS platform,
+       extract(epoch FROM due.expires_at - syncbeat_now())::float8 AS ttl_s,
+       extract(epoch FROM due.answer_by - due.sent_at)::float8 AS waited_s,
+       due.state <> 'SENT' AS acknowledged,
+       extract(epoch FROM least(CASE WHEN c.sequence BETWEEN due.sequence AND s.head THEN c.seen_at END,
+                                CASE WHEN c.fetched BETWEEN due.sequence AND s.head THEN c.fetched_at END)
+                          - due.sent_at)::float8 AS fetched_s,
+       coalesce(v.activity ->> 'state' = 'FOREGROUND'
+                AND v.activity_at > syncbeat_now() - make_interval(secs => $2), false) AS foreground,
+       coalesce(v.token_state IN ('ACTIVE', 'STALE'), false) AS usable,
+       EXISTS (SELECT 1 FROM deliveries newer
+               WHERE (newer.app_id, newer.user_id, newer.device_id)
+                   = (due.app_id, due.user_id, due.device_id)
+                 AND newer.delivery_id > due.delivery_id AND newer.scope = due.scope AND newer.cursors IS NULL
+                 AND newer.state IN ('IN_FLIGHT', 'SENT', 'RECEIVED', 'OPENED')
+                 AND (newer.epoch <> due.epoch OR newer.sequence >= due.sequence)) AS superseded,
+       coalesce(v.reach_answered * decay.left, 0) AS answered,
+       coalesce(v.reach_missed * decay.left, 0) AS missed
+FROM due
+LEFT JOIN devices v USING (app_id, user_id, device_id)
+LEFT JOIN scopes s ON (s.app_id, s.scope) = (due.app_id, due.scope)
+LEFT JOIN device_cursors c ON (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
+                            = (due.app_id, due.user_id, due.device_id, due.scope, due.epoch)
+CROSS JOIN LATERAL (SELECT syncbeat_decay(v.reach_at, $3) AS left) decay
+) found ON true ORDER BY found.answer_by
+"""
+
+
+class Step(NamedTuple):
+    """How a wake-up goes on: leased to be sent again, looked at again in `wait_s`; neither: nobody waits any more."""
+
+    wake: Unanswered
+    again: bool
+    wait_s: float | None
+
+
+class Counts(NamedTuple):
+    """What the looks at an app's wake-ups told, over devices that pushes are known to reach."""
+
+    first_answered: float = 0.0
+    first_missed: float = 0.0
+    second_answered: float = 0.0
+    second_missed: float = 0.0
+    all_answered: float = 0.0
+    all_missed: float = 0.0
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together."""
+        return Counts(*(own + more for own, more in zip(self, other, strict=True)))
+
+
+class Due(NamedTuple):
+    """Wake-ups in the order of their times, the time of the last one, and the database's."""
+
+    wakes: list[Unanswered]
+    last: datetime | None
+    now: datetime
+
+
+async def due(conn: Connection, limit: int, since: datetime = FIRST.at) -> Due:
+    """Lock up to `limit` wake-ups whose time to be answered is over, the oldest first, from a time on."""
+    rows = await conn.fetch(DUE, limit, FOREGROUND_S, HALF_LIFE_S, since)
+    wakes = [_unanswered(row) for row in rows if row["delivery_id"] is not None]
+    return Due(wakes, rows[-1]["answer_by"], rows[0]["now"])
+
+
+async def settle(conn: Connection, lease_token: str, lease_s: float, steps: Sequence[Step]) -> None:
+    """Take the steps with what `due` locked in this transaction. A lease counts as an attempt, so a crash does too."""
+    await conn.execute(
+        """UPDATE deliveries d SET
+               answer_by = syncbeat_now() + make_interval(secs => k.wait_s),
+               state = CASE WHEN k.again THEN 'IN_FLIGHT' ELSE d.state END,
+               attempts = d.attempts + k.again::int, resends = d.resends + k.again::int,
+               lease_token = CASE WHEN k.again THEN $5::uuid END,
+               lease_until = CASE WHEN k.again THEN syncbeat_now() + make_interval(secs => $6) END,
+               updated_at = CASE WHEN k.again THEN syncbeat_now() ELSE d.updated_at END
+           FROM unnest($1::text[], $2::uuid[], $3::bool[], $4::float8[]) AS k (app_id, delivery_id, again, wait_s)
+           WHERE (d.app_id, d.delivery_id) = (k.app_id, k.delivery_id)""",
+        [step.wake.app_id for step in steps],
+        [step.wake.delivery_id for step in steps],
+        [step.again for step in steps],
+        [step.wait_s for step in steps],
+        lease_token,
+        lease_s,
+    )
+
+
+async def count_devices(conn: Connection, counts: Mapping[tuple[str, str, str], tuple[float, float]]) -> None:
+    """Add (answered, missed) wake-ups to the reach of each (app, user, device)."""
+    there = await lock_in_order(conn, *([device[column] for device in counts] for column in range(3)))
+    ordered = sorted(there)
+    await conn.execute(
+        """UPDATE devices v SET
+               reach_answered = v.reach_answered * syncbeat_decay(v.reach_at, $6) + own.answered,
+               reach_missed = v.reach_missed * syncbeat_decay(v.reach_at, $6) + own.missed,
+               reach_at = syncbeat_now()
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::float8[])
+                AS own (app_id, user_id, device_id, answered, missed)
+           WHERE (v.app_id, v.user_id, v.device_id) = (own.app_id, own.user_id, own.device_id)""",
+        *([device[column] for device in ordered] for column in range(3)),
+        *([counts[device][column] for device in ordered] for column in range(2)),
+        HALF_LIFE_S,
+    )
+
+
+async def count_apps(conn: Connection, counts: Mapping[str, Counts]) -> dict[str, AppReach]:
+    """Add to each app's counts; how its first tries stand now."""
+    ordered = sorted(counts)
+    rows = await conn.fetch(
+        """INSERT INTO app_reach AS r (app_id, first_answered, first_missed, second_answered, second_missed,
+                                       all_answered, all_missed, recent_answered, recent_missed, counted_at)
+           SELECT k.*, k.first_answered, k.first_missed, syncbeat_now()
+           FROM unnest($1::text[], $2::float8[], $3::float8[], $4::float8[], $5::float8[], $6::float8[], $7::float8[])
+                AS k (app_id, first_answered, first_missed, second_answered, second_missed, all_answered, all_missed)
+           ORDER BY k.app_id
+           ON CONFLICT (app_id) DO UPDATE SET
+               first_answered = r.first_answered * syncbeat_decay(r.counted_at, $8) + excluded.first_answered,
+               first_missed = r.first_missed * syncbeat_decay(r.counted_at, $8) + excluded.first_missed,
+               second_answered = r.second_answered * syncbeat_decay(r.counted_at, $8) + excluded.second_answered,
+               second_missed = r.second_missed * syncbeat_decay(r.counted_at, $8) + excluded.second_missed,
+               all_answered = r.all_answered * syncbeat_decay(r.counted_at, $8) + excluded.all_answered,
+               all_missed = r.all_missed * syncbeat_decay(r.counted_at, $8) + excluded.all_missed,
+               recent_answered = r.recent_answered * syncbeat_decay(r.counted_at, $9) + excluded.recent_answered,
+               recent_missed = r.recent_missed * syncbeat_decay(r.counted_at, $9) + excluded.recent_missed,
+               counted_at = excluded.counted_at
+           RETURNING app_id, first_answered, first_missed, recent_answered, recent_missed""",
+        ordered,
+        *([counts[app_id][column] for app_id in ordered] for column in range(6)),
+        HALF_LIFE_S,
+        RECENT_HALF_LIFE_S,
+    )
+    return {row["app_id"]: AppReach(*list(row.values())[1:]) for row in rows}
+
+
+async def mark_broken(conn: Connection, seconds: Mapping[str, float]) -> None:
+    """Say of each app that its pushes are not to be relied on for so many seconds from now; never takes time away."""
+    ordered = sorted(seconds)
+    await conn.execute(
+        """INSERT INTO app_reach AS r (app_id, broken_until)
+           SELECT app_id, syncbeat_now() + make_interval(secs => broken_s)
+           FROM unnest($1::text[], $2::float8[]) AS k (app_id, broken_s) ORDER BY app_id
+           ON CONFLICT (app_id) DO UPDATE SET broken_until = greatest(r.broken_until, excluded.broken_until)""",
+        ordered,
+        [seconds[app_id] for app_id in ordered],
+    )
+
+
+def _unanswered(row: Row) -> Unanswered:
+    return Unanswered(
+        app_id=row["app_id"],
+        delivery_id=str(row["delivery_id"]),
+        user_id=row["user_id"],
+        device_id=row["device_id"],
+        platform=row["platform"],
+        resends=row["resends"],
+        ttl_s=row["ttl_s"],
+        waited_s=row["waited_s"],
+        acknowledged=row["acknowledged"],
+        fetched_s=row["fetched_s"],
+        foreground=row["foreground"],
+        usable=row["usable"],
+        superseded=row["superseded"],
+        answered=row["answered"],
+        missed=row["missed"],
+    )

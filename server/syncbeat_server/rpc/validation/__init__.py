@@ -1,0 +1,1 @@
+"""Checks requests against the field rules of the contract."""

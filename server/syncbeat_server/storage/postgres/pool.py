@@ -1,0 +1,222 @@
+"""The pool of PostgreSQL connections: how one is opened, and what callers do when the server allows no more of them.
+
+asyncpg's pool opens a connection whenever none of its own is idle and it holds fewer than its size. A server that is
+full refuses that (SQLSTATE 53300), although a connection of ours may be idle a millisecond later: callers wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections import deque
+from contextvars import Context
+from typing import Any, cast
+
+import asyncpg
+from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
+
+from syncbeat_server.storage.postgres.hosts import Hosts
+
+CONNECT_TIMEOUT_S = 5.0
+"""How long a caller waits for a connection, and the pool for the server to take one."""
+STATEMENT_TIMEOUT_S = 10.0
+READ_COMMITTED = "read committed"
+_IDLE_CONNECTION_LIFE_S = 300.0
+
+# "Too many connections" of PostgreSQL, of a login, of a database (documentation, appendix A). Poolers have no code of
+# their own for it: PgBouncer answers 08P01, Supavisor XX000, each with one of these words.
+_TOO_MANY = "53300"
+_CODES_OF_POOLERS = ("08P01", "XX000")
+_WORDS_OF_POOLERS = ("no more connections allowed", "max client", "maxclients", "too many connections")
+# A server that is full is asked for one more after this long, then after twice as long each time, by all callers of a
+# process together: others share it.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
+
+# A host that vanishes says nothing more. It is probed after 10 s of silence, then each 5 s, and given up after three
+# probes without an answer, or 15 s after something was sent that it does not acknowledge (Linux: tcp(7)).
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}
+
+
+class PooledConnection(asyncpg.Connection):
+    """A connection that leaves nothing to reset, and knows the isolation that its database gives by default."""
+
+    default_isolation: str = READ_COMMITTED
+
+    @property
+    def bounds_transactions(self) -> bool:
+        """Whether the server knows `transaction_timeout`."""
+        return self.get_server_version().major >= 17
+
+    def get_reset_query(self) -> str:
+        """Nothing: no setting of ours outlives a transaction, and this saves a round trip a call."""
+        return ""
+
+
+class ConnectionPool:
+    """Hands out connections, at most `size` at once. Callers who find none wait, also where the server allows fewer."""
+
+    def __init__(self, url: str, *, size: int, name: str) -> None:
+        self.waiting = 0
+        """How many callers wait for a connection now."""
+        self.driver: asyncpg.Pool = asyncpg.create_pool(
+            url,
+            # No floor: the task that restores it would be that of the call which met the loss, and whoever comes next
+            # connects anyway.
+            min_size=0,
+            max_size=size,
+            connect=self._connect,
+            init=_read_default_isolation,
+            statement_cache_size=0,
+            connection_class=PooledConnection,
+            max_inactive_connection_lifetime=_IDLE_CONNECTION_LIFE_S,
+            command_timeout=STATEMENT_TIMEOUT_S,
+            timeout=CONNECT_TIMEOUT_S,
+            server_settings={"application_name": name},
+        )
+        self._hosts = Hosts(url)
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._refusal: asyncpg.PostgresError | None = None
+        self._refused_until = 0.0
+        self._pause_s = _FIRST_PAUSE_S
+        self._jitter = random.SystemRandom().uniform
+
+    async def open(self) -> None:
+        """Connect once, to find out whether the server takes us. Raises the driver's errors."""
+        await self.driver
+        _hand_out_connected_first(self.driver)
+        await self.release(await self.acquire())
+
+    async def acquire(self) -> PoolConnectionProxy:
+        """Returns a connection of the caller's own until it is released.
+
+        Raises:
+            TimeoutError: none was free within `CONNECT_TIMEOUT_S`.
+            asyncpg.PostgresError: the server refuses us; for too many connections, it did so all that time.
+        """
+        self.waiting += 1
+        try:
+            if self._refusal is None:
+                try:
+                    return await self.driver.acquire(timeout=CONNECT_TIMEOUT_S)
+                except asyncpg.PostgresError as error:
+                    if not _is_too_many(error):
+                        raise
+            return await self._wait_for_one()
+        finally:
+            self.waiting -= 1
+
+    async def release(self, conn: PoolConnectionProxy) -> None:
+        """Take a connection back, for the next who waits."""
+        try:
+            await self.driver.release(conn)
+        finally:
+            self._call_next()
+
+    async def _wait_for_one(self) -> PoolConnectionProxy:
+        now = asyncio.get_running_loop().time
+        ends_at = now() + CONNECT_TIMEOUT_S
+        while True:
+            # An idle one is taken at once; else whoever came first is called first when one is released, and who is not
+            # called asks the server again when its pause is over.
+            if self._queue or not self.driver.get_idle_size():
+                await self._turn(min(self._refused_until, ends_at) - now())
+            try:
+                return await self.driver.acquire(timeout=max(0.0, ends_at - now()))
+            except asyncpg.PostgresError as error:
+                if not _is_too_many(error) or now() >= ends_at:
+                    raise
+
+    async def _turn(self, seconds: float) -> None:
+        """Return when a connection was released for this caller, or after `seconds`."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await asyncio.wait([turn], timeout=max(0.0, seconds))
+        except asyncio.CancelledError:
+            if turn.done():
+                self._call_next()  # it was this caller's turn, and is the next one's now
+            raise
+        finally:
+            if not turn.done():
+                self._queue.remove(turn)
+
+    def _call_next(self) -> None:
+        if self._queue:
+            self._queue.popleft().set_result(None)
+
+    async def _connect(self, *address: Any, **settings: Any) -> asyncpg.Connection:
+        if self._refusal is not None:
+            if asyncio.get_running_loop().time() < self._refused_until:
+                raise self._refusal.with_traceback(None)
+            self._put_off_asking()  # one caller asks again for all
+        try:
+            opened = await _opened(self._hosts, *address, **settings)
+        except asyncpg.PostgresError as error:
+            if _is_too_many(error) and self._refusal is None:
+                self._put_off_asking()
+                self._refusal = error
+            raise
+        self._refusal, self._pause_s = None, _FIRST_PAUSE_S
+        return opened
+
+    def _put_off_asking(self) -> None:
+        self._refused_until = asyncio.get_running_loop().time() + self._pause_s * self._jitter(0.5, 1.0)
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+
+class _ConnectedFirst(asyncio.LifoQueue[PoolConnectionHolder]):
+    def _get(self) -> PoolConnectionHolder:
+        held: list[PoolConnectionHolder] = self._queue  # type: ignore[attr-defined]  # asyncio documents it for subclasses
+        for place in reversed(range(len(held))):
+            if held[place].is_connected():
+                return held.pop(place)
+        return held.pop()
+
+
+def _hand_out_connected_first(pool: asyncpg.Pool) -> None:
+    # The driver takes whichever place was put back last, also one that has lost its connection, while another is idle.
+    driver = cast(Any, pool)  # it offers no choice of its queue
+    ordered = _ConnectedFirst(pool.get_max_size())
+    while not driver._queue.empty():
+        ordered.put_nowait(driver._queue.get_nowait())
+    driver._queue = ordered
+
+
+def _is_too_many(error: asyncpg.PostgresError) -> bool:
+    said = str(error).lower()
+    return error.sqlstate == _TOO_MANY or (
+        error.sqlstate in _CODES_OF_POOLERS and any(words in said for words in _WORDS_OF_POOLERS)
+    )
+
+
+async def _opened(hosts: Hosts, *address: Any, **settings: Any) -> asyncpg.Connection:
+    # In nobody's context: a connection outlives the call that happened to open it, and what befalls it later is not to
+    # be logged as that call's.
+    opening = asyncio.get_running_loop().create_task(hosts.connect(*address, **settings), context=Context())
+    try:
+        opened: asyncpg.Connection = await opening
+    except asyncio.CancelledError:
+        # It may have opened in the moment in which its call gave up.
+        if opening.done() and not opening.cancelled() and opening.exception() is None:
+            opening.result().terminate()
+        raise
+    _keep_alive(opened)
+    return opened
+
+
+def _keep_alive(conn: asyncpg.Connection) -> None:
+    sock = cast(Any, conn)._transport.get_extra_info("socket")  # the driver has no option for it
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        option = getattr(socket, name, None)  # not every system has each
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+async def _read_default_isolation(conn: asyncpg.Connection) -> None:
+    cast(PooledConnection, conn).default_isolation = await conn.fetchval(
+        "SELECT current_setting('default_transaction_isolation')"
+    )

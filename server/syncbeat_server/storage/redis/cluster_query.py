@@ -1,0 +1,71 @@
+"""Asking every process one thing over Redis, and gathering what they answer."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+
+from syncbeat_server.errors import DependencyDown
+from syncbeat_server.storage.redis.bus import RedisBus
+
+_QUESTIONS = "questions"
+_SEPARATOR = "\x1f"
+_TIMEOUT_S = 1.0
+
+
+class _Pending:
+    def __init__(self) -> None:
+        self.answers: list[str] = []
+        self.arrived = asyncio.Event()
+
+
+class Asker:
+    """One process's part: it asks, and it answers what others ask. Its `topics` go to the bus's listener."""
+
+    def __init__(self, bus: RedisBus, answer: Callable[[str], str]) -> None:
+        """`answer(question)` is what this process says to any question, its own too."""
+        self._bus = bus
+        self._answer = answer
+        self._replies = f"replies:{uuid.uuid4().hex}"
+        self._pending: dict[str, _Pending] = {}
+        self.topics = (_QUESTIONS, self._replies)
+
+    async def ask(self, question: str) -> list[str]:
+        """What each process answers, this one included; those that say nothing within a second are left out.
+
+        Raises:
+            DependencyDown: Redis does not answer, so the others cannot be asked.
+        """
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await self._bus.until_listening()  # it may only just have started
+        except TimeoutError:
+            raise DependencyDown("redis does not answer, so the other processes cannot be asked") from None
+        number, pending = uuid.uuid4().hex, _Pending()
+        self._pending[number] = pending
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                asked = await self._bus.announce(_QUESTIONS, _SEPARATOR.join((self._replies, number, question)))
+                while len(pending.answers) < asked:
+                    pending.arrived.clear()
+                    await pending.arrived.wait()
+        except TimeoutError:
+            pass
+        finally:
+            del self._pending[number]
+        return pending.answers
+
+    def heard(self, topic: str, message: str) -> bool:
+        """Take what the bus heard; whether it was meant for this."""
+        if topic == _QUESTIONS:
+            replies, _, rest = message.partition(_SEPARATOR)
+            number, _, question = rest.partition(_SEPARATOR)
+            self._bus.publish(replies, f"{number}{_SEPARATOR}{self._answer(question)}")
+        elif topic == self._replies:
+            number, _, answer = message.partition(_SEPARATOR)
+            pending = self._pending.get(number)
+            if pending is not None:
+                pending.answers.append(answer)
+                pending.arrived.set()
+        return topic in self.topics

@@ -1,0 +1,1 @@
+"""Values of the change feed: merging, spelling, tokens. Pure."""

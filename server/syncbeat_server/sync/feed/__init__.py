@@ -1,0 +1,1 @@
+"""Reads and writes the change feed of a scope."""

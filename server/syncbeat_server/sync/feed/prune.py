@@ -1,0 +1,61 @@
+"""Removes the tombstones of keys that were deleted long ago, on any process, or on several at once."""
+
+from __future__ import annotations
+
+import logging
+
+from syncbeat_server.clock import Clock
+from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.retention import OldRows
+from syncbeat_server.sync.store import tombstones
+from syncbeat_server.sync.store.answered import forget_left
+from syncbeat_server.sync.store.app_tuning import forget_samples
+
+_log = logging.getLogger(__name__)
+
+# The first time is an hour after the start: by then no process of a version that does not know of this serves any more.
+_EVERY_S = 3600.0
+_BATCH = 1_000
+_PAUSE_S = 0.1
+
+OLD_ROWS = (
+    OldRows("change_samples", forget_samples),
+    # All cursors are looked at for that, so once a day is enough.
+    OldRows("device_cursors", forget_left, every_s=86_400.0),
+)
+
+
+class TombstonePruning:
+    """Keeps tombstones for `keep_days`, and for the rest of the day (UTC) after that."""
+
+    def __init__(self, database: Database, keep_days: float, clock: Clock) -> None:
+        self._database = database
+        self._keep_days = keep_days
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Prune for ever."""
+        while True:
+            await self._clock.sleep(_EVERY_S)
+            try:
+                await self.prune()
+            except SyncbeatError as error:
+                _log.warning("cannot remove old tombstones now", extra={"reason": error.reason})
+
+    async def prune(self) -> int:
+        """Remove all that are old enough, a batch after the other; how many.
+
+        Raises:
+            DependencyDown: the database does not answer; the batches before are removed.
+        """
+        removed, since, more = 0, None, True
+        while more:
+            async with self._database.connection() as conn:
+                gone, more, since = await tombstones.remove_old(conn, self._keep_days, _BATCH, since)
+            removed += gone
+            if more:
+                await self._clock.sleep(_PAUSE_S)
+        if removed:
+            _log.info("removed old tombstones", extra={"count": removed})
+        return removed

@@ -1,0 +1,1 @@
+"""Makes the hints of devices that ask."""

@@ -1,0 +1,31 @@
+"""What an app's hints are decided by, beside what is known of the device. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from syncbeat_server.sync.policy.baselines import PolicyName
+from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
+from syncbeat_server.sync.policy.interval import Bounds, Price
+
+
+class Tuning(NamedTuple):
+    """The app's target and bounds from its settings, and what was learned: the prior, the price that meets the target.
+
+    `late_s` is when a change counts as late; `app_misses` the share of changes that devices which pushes reach do not
+    fetch after all, and `push_misses` the share of single pushes that they do not answer; `pushing` is False while the
+    app's pushes do not get through.
+    """
+
+    policy: PolicyName = PolicyName.ADAPTIVE
+    target: str = "a mean staleness of 15 s"
+    bounds: Bounds = Bounds(5.0, 75.0)
+    prior: Prior = DEFAULT_PRIOR
+    price: Price = Price(3.2)
+    late_s: float = 30.0
+    app_misses: float = 0.02
+    push_misses: float = 0.05
+    pushing: bool = True
+
+
+DEFAULT_TUNING = Tuning()

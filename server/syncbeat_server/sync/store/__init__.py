@@ -1,0 +1,1 @@
+"""SQL of scopes, changes and cursors, one file for each family of tables."""

@@ -1,0 +1,175 @@
+"""SQL of the scopes' rows: heads, what is known of their changes, locks, boosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from syncbeat_server.storage.postgres.database import Connection, Row
+from syncbeat_server.sync.model import Belief, Priority, ScopeState, Signal, Windows
+
+_NOW = "extract(epoch FROM syncbeat_now())::float8 AS now"
+_TRIGGER_WEIGHT = 0.1  # of each commit in the share of those that wake devices: the latest ten or twenty count
+_SIGNAL = """s.p_hot, s.hot_count, s.hot_s, s.cold_count, s.cold_s, s.recent_count, s.long_count,
+    extract(epoch FROM s.changed_at)::float8 AS changed, extract(epoch FROM s.created_at)::float8 AS born,
+    s.present, extract(epoch FROM s.presence_at)::float8 AS presence, s.triggered_share"""
+STATE = f"""s.scope, s.epoch, s.head, s.pruned, s.boosted, extract(epoch FROM s.boosted_until)::float8 AS boost_end,
+    {_SIGNAL}"""
+"""The columns of a scope `s`, in the order of `scope_state`."""
+
+
+class LockedScope(NamedTuple):
+    """The row of a scope that this transaction has locked, at `now` (unix seconds); `created`: made by it."""
+
+    epoch: str
+    head: int
+    created: bool
+    signal: Signal
+    now: float
+
+
+class Commits(NamedTuple):
+    """The number of commits of one scope, and of those that came with a trigger."""
+
+    made: int
+    triggered: int
+
+
+class MovedScope(NamedTuple):
+    """The place of a locked scope after this transaction, which is so many commits."""
+
+    app_id: str
+    scope: str
+    head: int
+    signal: Signal
+    commits: Commits
+
+
+def scope_state(columns: Sequence[Any]) -> ScopeState:
+    """A scope's state from the columns of `STATE`."""
+    scope, epoch, head, pruned, boosted, boosted_until, *signal = columns
+    tier = None if boosted is None else Priority(boosted)
+    return ScopeState(scope, epoch, head, _signal(signal), tier, boosted_until or 0.0, pruned)
+
+
+def _signal(columns: Sequence[Any]) -> Signal:
+    p_hot, hot_count, hot_s, cold_count, cold_s, recent, long, changed, born, present, presence, triggered = columns
+    belief = None if p_hot is None else Belief(p_hot, hot_count, hot_s, cold_count, cold_s, changed)
+    return Signal(belief, Windows(recent, long, changed or born, born), present, presence or 0.0, triggered or 0.0)
+
+
+async def lock_scopes(
+    conn: Connection, keys: Sequence[tuple[str, str]], *, create: bool
+) -> dict[tuple[str, str], LockedScope]:
+    """Lock the scopes' rows in sorted order, by (app, scope). `create` makes those that are missing.
+
+    In a USER's transaction only those that it may write are found.
+    """
+    ordered = sorted(set(keys))
+    columns = ([app_id for app_id, _ in ordered], [scope for _, scope in ordered])
+    if create:
+        rows = await conn.fetch(
+            f"""INSERT INTO scopes AS s (app_id, scope, created_at)
+               SELECT app_id, scope, syncbeat_now() FROM unnest($1::text[], $2::text[]) AS k (app_id, scope)
+               ORDER BY app_id COLLATE "C", scope COLLATE "C"
+               ON CONFLICT (app_id, scope) DO UPDATE SET app_id = s.app_id
+               RETURNING app_id, scope, epoch, head, s.xmax = 0 AS created, {_NOW}, {_SIGNAL}""",
+            *columns,
+        )
+    else:
+        rows = await conn.fetch(
+            f"""SELECT s.app_id, s.scope, s.epoch, s.head, false AS created, {_NOW}, {_SIGNAL} FROM scopes s
+               JOIN unnest($1::text[], $2::text[]) AS k (app_id, scope) USING (app_id, scope)
+               ORDER BY s.app_id, s.scope FOR UPDATE OF s""",
+            *columns,
+        )
+    return dict(_locked(row) for row in rows)
+
+
+def _locked(row: Row) -> tuple[tuple[str, str], LockedScope]:
+    app_id, scope, epoch, head, created, now, *signal = row.values()
+    return (app_id, scope), LockedScope(epoch, head, created, _signal(signal), now)
+
+
+async def drop_scopes(conn: Connection, keys: Sequence[tuple[str, str]]) -> None:
+    """Take back scopes that `lock_scopes` made in this transaction."""
+    await conn.execute(
+        """DELETE FROM scopes s USING unnest($1::text[], $2::text[]) AS k (app_id, scope)
+           WHERE (s.app_id, s.scope) = (k.app_id, k.scope)""",
+        [app_id for app_id, _ in keys],
+        [scope for _, scope in keys],
+    )
+
+
+async def advance_heads(conn: Connection, moved: Sequence[MovedScope]) -> int:
+    """Set the heads of locked scopes, and what is known of their changes; how many of them this transaction may set.
+
+    Known are their rates, and the share of commits that wake devices: where none does, no push can be relied on,
+    however well it arrives.
+    """
+    signals = [(one.signal.belief, one.signal.windows) for one in moved]
+    beliefs = [belief for belief, _ in signals if belief is not None]
+    done = await conn.execute(
+        """UPDATE scopes s SET head = k.head, changed_at = greatest(s.changed_at, syncbeat_now()),
+               p_hot = k.p_hot, hot_count = k.hot_count, hot_s = k.hot_s, cold_count = k.cold_count, cold_s = k.cold_s,
+               recent_count = k.recent_count, long_count = k.long_count,
+               triggered_share = coalesce(s.triggered_share + (k.triggered - s.triggered_share) * k.weight, k.triggered)
+           FROM unnest($1::text[], $2::text[], $3::bigint[], $4::float8[], $5::float8[], $6::float8[], $7::float8[],
+                       $8::float8[], $9::float8[], $10::float8[], $11::float8[], $12::float8[])
+                AS k (app_id, scope, head, p_hot, hot_count, hot_s, cold_count, cold_s, recent_count, long_count,
+                      triggered, weight)
+           WHERE (s.app_id, s.scope) = (k.app_id, k.scope)""",
+        [one.app_id for one in moved],
+        [one.scope for one in moved],
+        [one.head for one in moved],
+        *([belief[column] for belief in beliefs] for column in range(5)),
+        [windows.recent for _, windows in signals],
+        [windows.long for _, windows in signals],
+        [one.commits.triggered / one.commits.made for one in moved],
+        [1.0 - (1.0 - _TRIGGER_WEIGHT) ** one.commits.made for one in moved],
+    )
+    return int(done.rsplit(" ", 1)[-1])
+
+
+async def boost(conn: Connection, app_id: str, scope: str, priority: Priority, seconds: float) -> datetime | None:
+    """Hold a scope at a tier from now on; the newest boost counts. When it ends; None: there is no such scope."""
+    ends: datetime | None = await conn.fetchval(
+        """UPDATE scopes SET boosted = $3, boosted_until = syncbeat_now() + make_interval(secs => $4)
+           WHERE (app_id, scope) = ($1, $2) RETURNING boosted_until""",
+        app_id,
+        scope,
+        priority,
+        seconds,
+    )
+    return ends
+
+
+async def note_presence(
+    conn: Connection, users: Iterable[tuple[str, str]], *, present: bool, limit: int
+) -> list[tuple[str, str]]:
+    """Writers came, or left: keep it with the scopes they write, at most `limit` of each that changed last.
+
+    The answer is the scopes of which that was not known yet, or for long.
+    """
+    told = sorted(set(users))
+    rows = await conn.fetch(
+        """WITH told AS (
+               SELECT m.app_id, m.scope FROM unnest($1::text[], $2::text[]) AS k (app_id, user_id)
+               CROSS JOIN LATERAL (
+                   SELECT m.app_id, m.scope FROM scope_members m JOIN scopes s USING (app_id, scope)
+                   WHERE m.app_id = k.app_id AND m.user_id = k.user_id AND m.role = 'WRITER'
+                   ORDER BY s.changed_at DESC NULLS LAST LIMIT $4) m),
+           locked AS (
+               SELECT s.app_id, s.scope FROM scopes s JOIN (SELECT DISTINCT * FROM told) t USING (app_id, scope)
+               WHERE s.present <> $3 OR s.presence_at IS NULL AND $3
+                   OR s.presence_at < syncbeat_now() - interval '10 minutes'
+               ORDER BY s.app_id, s.scope FOR UPDATE OF s)
+           UPDATE scopes s SET present = $3, presence_at = syncbeat_now() FROM locked l
+           WHERE (s.app_id, s.scope) = (l.app_id, l.scope) RETURNING s.app_id, s.scope""",
+        [app_id for app_id, _ in told],
+        [user_id for _, user_id in told],
+        present,
+        limit,
+    )
+    return [(row["app_id"], row["scope"]) for row in rows]

@@ -1,0 +1,1 @@
+"""Pushes news to the devices and services that are connected."""

@@ -1,0 +1,1 @@
+"""Learns an app's price and prior from what its devices met."""

@@ -109,6 +109,19 @@ def test_modules_named_in_pages_exist() -> None:
     assert [(name, path) for name, path in named if not module_exists(path)] == []
 
 
+def test_adr_numbers_named_in_code_and_pages_exist() -> None:
+    decisions = {int(path.name[:4]) for path in (ROOT / "docs" / "adr").glob("[0-9]*.md")}
+    named = [
+        (name, int(number))
+        for name in FILES
+        if name.endswith((".md", ".py", ".sql", ".proto", ".yaml", ".toml")) and not name.startswith("tests/docs/")
+        for match in re.finditer(r"\bADRs? (?P<numbers>\d+(?:(?:, | and )\d+)*)", (ROOT / name).read_text())
+        for number in re.findall(r"\d+", match["numbers"])
+    ]
+    assert {"server/syncbeat_server/storage/batcher.py", "ARCHITECTURE.md"} <= {name for name, _ in named}
+    assert [(name, number) for name, number in named if number not in decisions] == []
+
+
 def test_figures_named_in_pages_are_measured() -> None:
     named = {
         (name, figure)

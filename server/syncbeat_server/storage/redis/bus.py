@@ -1,4 +1,4 @@
-"""Redis: wake-ups between processes and who has a live stream. It makes things fast; losing it loses no data.
+"""Redis: wake-ups between processes and who has a live stream. It makes things fast; losing it loses no data (ADR 64).
 
 The names of keys and channels are completed here, and nowhere else: they begin with the deployment's id, so that those
 which use one Redis do not hear each other. Only the keys of `run_script` are everybody's.

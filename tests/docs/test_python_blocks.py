@@ -28,7 +28,9 @@ def test_python_block_runs(program: Block, reader_environment: dict[str, str], t
 
 
 def test_python_blocks_are_found() -> None:
-    assert {"docs/quickstart.md", "docs/fake-fcm.md", "docs/tokens.md"} <= {program.page for program in PROGRAMS}
+    assert {"docs/quickstart.md", "docs/fake-fcm.md", "docs/tokens.md", "docs/guides/supabase.md"} <= {
+        program.page for program in PROGRAMS
+    }
     languages = {block.language for page in PAGES for block in blocks_of(page)}
     assert not languages & {"py", "python3", "Python", "pycon"}, "a block under another name would not run"
 

@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup gen fmt lint secrets test check prove run demo bench image clean pins
+.PHONY: help setup gen fmt lint secrets test check prove run demo bench docs image clean pins
 SHELL := /bin/sh
 
 BIN := .venv/bin
@@ -13,6 +13,8 @@ ONLY ?=
 AGAINST ?=
 PYTHON ?=
 export PYTHON
+# Of the theme, which tells at each build of a successor.
+export NO_MKDOCS_2_WARNING := 1
 export BUF_CACHE_DIR := $(CURDIR)/.venv/.cache/buf
 
 help: ## list the verbs
@@ -21,21 +23,23 @@ help: ## list the verbs
 setup: ## make .venv with the pinned packages (PYTHON=... chooses the interpreter); every other verb does it too
 	@sh tools/setup.sh
 
-gen: setup ## generate clients/python/syncbeat/v1 from protos/
+gen: setup ## generate clients/python/syncbeat/v1 from protos/, and docs/reference/ from the code
 	@sh protos/gen.sh generate
+	@$(BIN)/python tools/gen_docs.py docs/reference
 
 fmt: setup ## format Python and protos
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/buf format --write
 
-lint: setup ## style, types, import contracts, house rules, protos, freshness of generated code
+lint: setup ## style, types, import contracts, house rules, protos, freshness of what is generated, links of the docs
 	@echo "lint: ruff" && $(BIN)/ruff check --quiet --output-format concise . && $(BIN)/ruff format --quiet --check .
 	@echo "lint: mypy" && $(BIN)/mypy --no-error-summary
 	@echo "lint: import contracts" && $(BIN)/lint-imports > .venv/.lint-imports.txt 2>&1 || { cat .venv/.lint-imports.txt; exit 1; }
-	@echo "lint: house rules" && $(BIN)/python tools/check_house.py
+	@echo "lint: house rules" && $(BIN)/python tools/check_house.py && $(BIN)/python tools/adr_index.py --check
 	@echo "lint: protos" && sh protos/gen.sh lint && sh protos/gen.sh breaking
-	@echo "lint: generated code is fresh" && sh tools/check_drift.sh
+	@echo "lint: what is generated is fresh" && sh tools/check_drift.sh
+	@echo "lint: docs" && $(BIN)/mkdocs build --quiet
 	@echo "lint: Dockerfile" && $(BIN)/hadolint Dockerfile
 
 # All of it in two processes, each with stores of its own, by whole files; some of it in one, to be read and debugged.
@@ -60,6 +64,9 @@ demo: setup ## play the whole story over real processes and check each claim (AR
 
 bench: setup ## one JSON line per figure, each beside its baseline (ONLY=name,name for some; AGAINST=REV compares with a commit)
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(if $(AGAINST),--against $(AGAINST)) $(ARGS)
+
+docs: setup ## serve the site of docs/ until Ctrl-C, and show changes as they are saved (ARGS="--dev-addr 127.0.0.1:8001")
+	@$(BIN)/mkdocs serve $(ARGS)
 
 image: setup ## build the container image; without an engine: lint the Dockerfile and run its steps in an empty folder
 	@$(BIN)/hadolint Dockerfile

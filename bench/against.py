@@ -1,4 +1,4 @@
-"""Measures this revision against another: each round a process of each, in an order drawn at random.
+"""Measures this revision against another: each round a process of each, in an order drawn at random (ADR 73).
 
 Only what runs at nearly the same time is compared. A shared machine's speed changes by a third within a minute, and
 hits both sides of a round about alike.

@@ -1,4 +1,4 @@
-"""Tells from the rounds of two revisions by how much one is better or worse, and when rounds are enough.
+"""Tells from the rounds of two revisions by how much one is better or worse, and when rounds are enough (ADR 73).
 
 The interval is Tukey's, of the signed rank test, around the Hodges-Lehmann estimate (Hollander, Wolfe, Chicken:
 Nonparametric Statistical Methods, section 3.3). It asks of the rounds' log ratios only to be symmetric about the truth,

@@ -1,4 +1,4 @@
-"""Checks a history of deliveries: what was promised, what the queue did, what the devices got.
+"""Checks a history of deliveries: what was promised, what the queue did, what the devices got (ADR 40).
 
 A history is made of three witnesses that do not know each other: the callers (what was accepted), a trigger in the
 database (each change of a delivery's state, and which process made it) and the fake FCM (what reached a device).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import textwrap
 from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from pathlib import Path
@@ -224,7 +223,7 @@ async def test_a_token_of_before_the_database_became_another_is_reset_and_all_th
 
 
 class Kept:
-    """The database of README's consumer."""
+    """The database of the consumer in docs/streams.md."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], str] = {}
@@ -248,28 +247,28 @@ class Kept:
             self.rows[scope, key] = value_json
 
 
-def readmes_consumer(backend: SyncbeatClient, kept: Kept) -> Coroutine[None, None, None]:
-    """The code that README gives to a service that follows everything, as it stands there."""
-    section = (ROOT / "README.md").read_text().split("### A service that follows everything")[1]
+def documented_consumer(backend: SyncbeatClient, kept: Kept) -> Coroutine[None, None, None]:
+    """The function that docs/streams.md gives to a service that follows everything, as it stands there."""
+    section = (ROOT / "docs" / "streams.md").read_text().split("## A service that follows everything")[1]
     code = section.split("```python\n")[1].split("```")[0]
-    names: dict[str, Any] = {"backend": backend, "database": kept, "sync_service_pb2": pb}
-    exec("async def consume():\n" + textwrap.indent(code, "    "), names)  # noqa: S102  # our own README
-    made: Coroutine[None, None, None] = names["consume"]()
-    return made
+    names: dict[str, Any] = {"__name__": "streams"}
+    exec(code, names)  # noqa: S102  # our own page
+    consuming: Coroutine[None, None, None] = names["follow"](backend, kept)
+    return consuming
 
 
 def has(kept: Kept, drops: int, rows: int) -> bool:
     return (kept.drops, len(kept.rows)) == (drops, rows)
 
 
-async def test_readmes_consumer_has_everything_after_new_epochs(database_urls: DatabaseUrls, redis_url: str) -> None:
+async def test_documented_consumer_has_everything_after_new_epochs(database_urls: DatabaseUrls, redis_url: str) -> None:
     kept = Kept()
     async with (
         real_server(database_urls, redis_url) as address,
         client_of(address) as client,
         open_database(database_urls.app_url, size=1, name="operator") as database,
     ):
-        consuming = asyncio.ensure_future(readmes_consumer(client, kept))
+        consuming = asyncio.ensure_future(documented_consumer(client, kept))
         await wait_until(lambda: kept.token)
         before = kept.token
         for number in range(5):
@@ -284,12 +283,12 @@ async def test_readmes_consumer_has_everything_after_new_epochs(database_urls: D
         await renew_epochs(database, SystemClock(), None)  # while it is away
         await publish(client, "s5", "k")
         kept.token = before
-        consuming = asyncio.ensure_future(readmes_consumer(client, kept))
+        consuming = asyncio.ensure_future(documented_consumer(client, kept))
         await wait_until(partial(has, kept, 3, 6))
         await wait_until(lambda: kept.token != before)
         consuming.cancel()
         await asyncio.wait([consuming])
-        consuming = asyncio.ensure_future(readmes_consumer(client, kept))
+        consuming = asyncio.ensure_future(documented_consumer(client, kept))
         await publish(client, "s6", "k")
         await wait_until(lambda: len(kept.rows) == 7)
         consuming.cancel()

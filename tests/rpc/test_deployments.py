@@ -110,7 +110,7 @@ async def test_a_copy_of_a_database_under_another_name_is_another_deployment(
         assert one.bus.deployment == ours, "the same after each start"
     await run_sql(database_urls.app_url, "DELETE FROM app_secrets")
     async with process(database_urls, redis_url) as one:
-        assert one.bus.deployment != ours, "what the README says of a copy with the same name"
+        assert one.bus.deployment != ours, "as docs/tenants.md says of a copy with the same name"
 
 
 async def head(server: Server) -> int:

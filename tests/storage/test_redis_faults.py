@@ -261,9 +261,9 @@ async def test_acl_rule_of_the_documents_grants_enough_and_no_more(tmp_path: Pat
             assert not refused or ACL_RULE in refused[0]
 
 
-def test_acl_rule_stands_in_the_readme() -> None:
-    readme = Path(__file__).parents[2] / "README.md"
-    assert ACL_RULE in readme.read_text()
+def test_acl_rule_stands_in_the_operations_page() -> None:
+    page = Path(__file__).parents[2] / "docs" / "operations.md"
+    assert ACL_RULE in page.read_text()
 
 
 async def test_password_for_a_redis_without_one_is_no_fault(tmp_path: Path) -> None:

@@ -260,7 +260,9 @@ def test_a_certificate_is_known_by_a_san_that_may_be_a_uri() -> None:
 
 
 def test_every_setting_is_described_and_can_be_read_back() -> None:
-    lines = describe_settings().splitlines()
+    listed = [entry.splitlines() for entry in describe_settings().split("\n\n")]
+    assert all(comment.startswith("# ") and len(comment) > 15 for comment, _ in listed)
+    lines = [line for _, line in listed]
     assert {line.split("=")[0] for line in lines} == {
         f"SYNCBEAT_{name.upper()}" for name in Settings.model_fields if name not in ("apps", "issuers", "templates")
     }

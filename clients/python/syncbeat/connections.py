@@ -1,4 +1,4 @@
-"""The channels behind a client: a new one, and so new connections, in place of one that is silent.
+"""The channels behind a client: a new one, and so new connections, in place of one that is silent (ADR 84).
 
 A path may be dead without either side being told, as behind a router that forgot it: then a connection stays as it is,
 and whatever is called on it ends at its deadline. gRPC notices by pings, which it sends while calls are open for 30 s;

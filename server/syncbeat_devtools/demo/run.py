@@ -93,10 +93,11 @@ def _invitation(identity: Identity, address: str, fake: str, folder: Path) -> st
 Syncbeat serves on {address}; its fake FCM on {fake}, what came of pushes on {fake}/control/deliveries
 Its log is {folder}/server.log. Ctrl-C ends everything.
 
-USER_TOKEN={user}
-SERVICE_TOKEN={identity.service_token}
+export ADDRESS={address}
+export USER_TOKEN={user}
+export SERVICE_TOKEN={identity.service_token}
 
-Put the two lines above into another shell, in this folder, and try:
+Put the three lines above into another shell, in this folder, and try these, or docs/quickstart.md:
 
 {call} -H "authorization: Bearer $USER_TOKEN" -d '{{"device_id": "phone", "platform": "PLATFORM_ANDROID",
   "registration_token": "phone-of-alice"}}' {service}.DirectoryService/RegisterDevice

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -13,6 +14,7 @@ from syncbeat_devtools.fake_fcm.fake import FakeFcm
 from syncbeat_devtools.fake_fcm.faults import Fault, FaultKind
 from syncbeat_devtools.fake_fcm.ledger import Accepted
 
+_DEVICES = "/control/devices/"
 _MAX_LIMIT = 10_000
 _MAX_WAIT_MS = 60_000
 _FAULT_FIELDS = frozenset({"kind", "times", "retry_after_s", "retry_after_as_date", "delay_ms"})
@@ -23,26 +25,35 @@ class BadControl(ValueError):
     """A control request that makes no sense; the text says why."""
 
 
+@dataclass(frozen=True)
+class _Request:
+    """A control request: the last part of its path, its query and body, and where the client reached the fake."""
+
+    name: str
+    query: dict[str, list[str]]
+    body: bytes
+    origin: str
+
+    @property
+    def token(self) -> str | None:
+        """The registration token that the query names, if any."""
+        return next(iter(self.query.get("token", ())), None)
+
+
 async def control(fake: FakeFcm, method: str, path: str, query: str, body: bytes, origin: str) -> Answer:
     """Answer one control request. `origin` is where the client reached the fake."""
+    name = path.removeprefix(_DEVICES)
+    handler = ROUTES.get((method, path if name == path else f"{_DEVICES}{{token}}"))
+    if handler is None:
+        return as_json({"error": f"fake-fcm: no {method} {path}"}, 404)
     try:
-        if (method, path) == ("GET", "/control/deliveries"):
-            return await _deliveries(fake, query)
-        if method == "GET" and path.startswith("/control/devices/"):
-            return _device(fake, unquote(path.removeprefix("/control/devices/")))
-        if (method, path) == ("GET", "/control/service-account"):
-            return as_json(fake.issuer.service_account(f"{origin}/token"))
-        handler = _HANDLERS.get((method, path))
-        if handler is None:
-            return as_json({"error": f"fake-fcm: no {method} {path}"}, 404)
-        return handler(fake, query, body)
+        return await handler(fake, _Request(unquote(name), parse_qs(query), body, origin))
     except ValueError as error:
         return as_json({"error": str(error)}, 400)
 
 
-async def _deliveries(fake: FakeFcm, query: str) -> Answer:
-    asked = parse_qs(query)
-    token = asked.get("token", [None])[0]
+async def _deliveries(fake: FakeFcm, request: _Request) -> Answer:
+    asked, token = request.query, request.token
     after = _number(asked, "after", 0)
     limit = _number(asked, "limit", 1000, _MAX_LIMIT)
     wait_ms = _number(asked, "wait_ms", 0, _MAX_WAIT_MS)
@@ -58,8 +69,8 @@ async def _deliveries(fake: FakeFcm, query: str) -> Answer:
     )
 
 
-def _device(fake: FakeFcm, token: str) -> Answer:
-    device = fake.device(token)
+async def _device(fake: FakeFcm, request: _Request) -> Answer:
+    device = fake.device(request.name)
     return as_json(
         {
             "token": device.token,
@@ -72,12 +83,16 @@ def _device(fake: FakeFcm, token: str) -> Answer:
     )
 
 
-def _stats(fake: FakeFcm, _query: str, _body: bytes) -> Answer:
+async def _service_account(fake: FakeFcm, request: _Request) -> Answer:
+    return as_json(fake.issuer.service_account(f"{request.origin}/token"))
+
+
+async def _stats(fake: FakeFcm, _request: _Request) -> Answer:
     return as_json(fake.stats())
 
 
-def _script(fake: FakeFcm, _query: str, body: bytes) -> Answer:
-    asked = orjson.loads(body)
+async def _script(fake: FakeFcm, request: _Request) -> Answer:
+    asked = orjson.loads(request.body)
     faults = asked if isinstance(asked, list) else [asked]
     # All are read before the first is scripted, so that a bad one leaves nothing behind.
     for arguments in [_read_fault(fault) for fault in faults]:
@@ -109,13 +124,13 @@ def _read_fault(asked: Any) -> tuple[str, Fault, float, int]:
     return token, fault, float(share), asked.get("seed") or 0
 
 
-def _clear_faults(fake: FakeFcm, query: str, _body: bytes) -> Answer:
-    fake.clear_faults(parse_qs(query).get("token", [None])[0])
+async def _clear_faults(fake: FakeFcm, request: _Request) -> Answer:
+    fake.clear_faults(request.token)
     return as_json({})
 
 
-def _set_latency(fake: FakeFcm, _query: str, body: bytes) -> Answer:
-    asked = orjson.loads(body)
+async def _set_latency(fake: FakeFcm, request: _Request) -> Answer:
+    asked = orjson.loads(request.body)
     latency_ms = asked.get("latency_ms") if isinstance(asked, dict) else None
     if type(latency_ms) is not int:
         raise BadControl("latency_ms must be a whole number")
@@ -123,16 +138,19 @@ def _set_latency(fake: FakeFcm, _query: str, body: bytes) -> Answer:
     return as_json({"latency_ms": latency_ms})
 
 
-def _release(fake: FakeFcm, query: str, _body: bytes) -> Answer:
-    return as_json({"released": fake.release(parse_qs(query).get("token", [None])[0])})
+async def _release(fake: FakeFcm, request: _Request) -> Answer:
+    return as_json({"released": fake.release(request.token)})
 
 
-def _reset(fake: FakeFcm, _query: str, _body: bytes) -> Answer:
+async def _reset(fake: FakeFcm, _request: _Request) -> Answer:
     fake.reset()
     return as_json({})
 
 
-_HANDLERS: dict[tuple[str, str], Callable[[FakeFcm, str, bytes], Answer]] = {
+ROUTES: dict[tuple[str, str], Callable[[FakeFcm, _Request], Awaitable[Answer]]] = {
+    ("GET", "/control/deliveries"): _deliveries,
+    ("GET", f"{_DEVICES}{{token}}"): _device,
+    ("GET", "/control/service-account"): _service_account,
     ("GET", "/control/stats"): _stats,
     ("POST", "/control/faults"): _script,
     ("DELETE", "/control/faults"): _clear_faults,
@@ -140,6 +158,7 @@ _HANDLERS: dict[tuple[str, str], Callable[[FakeFcm, str, bytes], Answer]] = {
     ("POST", "/control/release"): _release,
     ("POST", "/control/reset"): _reset,
 }
+"""By method and path. docs/fake-fcm.md describes each."""
 
 
 def _delivery(record: Accepted) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The end of a process: everything on the way out shares one budget, and what hangs beyond it is left behind.
+"""The end of a process: everything on the way out shares one budget, and what hangs beyond it is left behind (ADR 77).
 
 A database that is stopped, or cut off, still takes connections: cancelling a statement, rolling back and closing each
 wait for it in turn. Nothing is lost by ending without them: what was accepted is committed, leases run out.

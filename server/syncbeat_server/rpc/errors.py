@@ -55,6 +55,9 @@ STATUS: dict[Reason, grpc.StatusCode] = {
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 
+RETRY_LATER = (Overloaded, RateLimited, DependencyDown)
+"""The errors that say in RetryInfo when to come back."""
+
 
 async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exception, request_id: str) -> NoReturn:
     """End the call with the status of `error`. What is no domain error is logged whole and told to nobody."""
@@ -68,7 +71,7 @@ async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exceptio
             _log.warning("dependency down", exc_info=error.__cause__ or error)
     status = to_status(error, request_id)
     trailers: list[tuple[str, str | bytes]] = [(_STATUS_KEY, status.SerializeToString())]
-    if isinstance(error, Overloaded | RateLimited | DependencyDown):
+    if isinstance(error, RETRY_LATER):
         # Negative: a client's own retry does not help (gRPC A6); RetryInfo still says when to come back.
         pushback_ms = int(error.retry_after_s * 1000) if error.retry_after_s <= _LONGEST_PUSHBACK_S else -1
         trailers.append((_PUSHBACK_KEY, str(pushback_ms)))
@@ -87,7 +90,7 @@ def to_status(error: SyncbeatError, request_id: str) -> status_pb2.Status:
         packed.append(_pack(_bad_request(error.violations)))
     if isinstance(error, RequestIdReused):
         packed.append(_pack(_bad_request([FieldViolation("request_id", error.message)])))
-    if isinstance(error, Overloaded | RateLimited | DependencyDown):
+    if isinstance(error, RETRY_LATER):
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
         packed.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))

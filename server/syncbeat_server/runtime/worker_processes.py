@@ -1,4 +1,4 @@
-"""Runs slow pure functions in processes of their own, so that no call waits for another's large document.
+"""Runs slow pure functions in processes of their own, so that no call waits for another's large document (ADR 96).
 
 A thread would not do: one call of C over a megabyte holds the interpreter's lock to its end.
 """

@@ -1,4 +1,4 @@
-"""Group commit for the stores: concurrent calls become one statement, one transaction.
+"""Group commit for the stores: concurrent calls become one statement, one transaction (ADR 8).
 
 How calls come together, `gathering.py` says. What arrives while `lanes` batches are under way waits for the next one;
 the second lane is for a batch that is slow, or for more calls than one batch takes.

@@ -1,4 +1,4 @@
-"""Deletes what is old: batch after batch, kind after kind in turns, for as long as there is any.
+"""Deletes what is old: batch after batch, kind after kind in turns, for as long as there is any (ADR 77).
 
 Each batch is a transaction of its own, and is followed by a pause as long as it took, so that catching up takes half of
 one connection at most and gives way when the database is slow. One process of a database does it at a time.

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.settings.descriptions import SettingDescription, described_settings
 from syncbeat_server.ops.settings.issuer import RUNNING, IssuerSettings
 from syncbeat_server.ops.settings.sessions import SessionSettings
 from syncbeat_server.ops.settings.sources import PREFIX, read_app_tables, read_values
@@ -91,20 +92,37 @@ class AppSettings(IssuerSettings):
     """
 
     issuers: tuple[IssuerSettings, ...] = ()
+    """More issuers of the app's tokens, beside the first."""
     session_issuer: str = ""
+    """Claim `iss` of our own sessions' tokens. Empty: `syncbeat:` and the app's name."""
     fcm_credentials: OptionalPath = None
+    """File with the service account's JSON, read anew when it changes. None, and no webhook: pushes are only
+    logged."""
     fcm_base_url: str = "https://fcm.googleapis.com"
+    """Address of FCM HTTP v1; another one is for tests."""
     webhook_url: str = ""
+    """Relay of yours that takes pushes as JSON: instead of FCM, or beside it for when FCM cannot be reached."""
     webhook_token: OptionalSecret = None
+    """Bearer token that the relay is called with."""
     webhook_private: bool = False
+    """Lets the relay be on this machine or in a private network; else names that lead there are not followed."""
     max_per_day: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Messages a day on each device whose user set no maximum; none: no maximum."""
     templates: dict[str, dict[str, TemplateText]] = Field(default_factory=dict)
+    """Texts of notifications: a table for each template, with `title` and `body` for `default` and each locale."""
     staleness_target_s: Annotated[float, Field(ge=1.0, le=86_400.0)] | None = None
+    """Target: mean age of changes when a device hears of them; 15 s where an app names no target."""
     staleness_p95_s: Annotated[float, Field(ge=2.0, le=86_400.0)] | None = None
+    """Target: age that 95 of 100 changes keep to. At most one of the three targets is set."""
     requests_per_day: Annotated[int, Field(ge=100, le=10**12)] | None = None
+    """Target: polls and fetches of all the app's devices in a day."""
     poll_floor_s: float = Field(default=5.0, ge=1.0, le=3_600.0)
+    """Shortest poll interval, whatever the policy and boosts."""
     poll_cap_s: Annotated[float, Field(ge=5.0, le=14_400.0)] | None = None
+    """Longest poll interval in the foreground where no push arrives. Empty: five times the mean target, four times a
+    p95 (at least 75 s), 4 hours with a budget."""
     policy: Scheduling = Scheduling.ADAPTIVE
+    """Decides poll intervals: our own policy, or a simpler one to compare it with."""
 
     @property
     def longest_poll_s(self) -> float:
@@ -155,51 +173,97 @@ class Settings(AppSettings, SessionSettings):
     """Everything the service can be told. Each field is the environment variable SYNCBEAT_<NAME>."""
 
     listen: Address = Field(default="0.0.0.0:50051", pattern=r"^.+:\d{1,5}$")  # a server listens
+    """Address of the gRPC server; port 0 takes a free one."""
     ops_listen: Address = Field(default="", pattern=r"^(.+:\d{1,5})?$")
+    """Address for operators, over HTTP: /metrics, /healthz, /readyz, /.well-known/jwks.json. Empty: off."""
     role: Role = Role.ALL
+    """Work of a process: RPCs, deliveries (`worker`), or all."""
     workers: int = Field(default=1, ge=1, le=64)
+    """Processes that share the port."""
     share_port: bool = False
+    """Lets other processes listen on the same port; set by WORKERS for its processes."""
     trusted_proxies: Networks = ()
+    """Networks of proxies whose `x-forwarded-for` is believed, read from the right. Empty: nobody's."""
     database_url: DatabaseUrl = None
+    """PostgreSQL by the service's login, postgresql://...; several hosts may stand in it. Empty: embedded stores."""
     database_session_url: DatabaseUrl = None
+    """Direct connection beside a pooler: for `migrate`, and for a worker to be woken by while Redis is away."""
     database_pool_size: int = Field(default=8, ge=1, le=500)
+    """Connections to PostgreSQL of each process."""
     database_prepared_statements: PreparedStatements = PreparedStatements.AUTO
+    """Keep prepared statements: on, off, or on connections that lead to PostgreSQL itself and to no pooler."""
     redis_url: RedisUrl = None
+    """Redis or Valkey: redis(s)://, redis+sentinel://, rediss+sentinel:// or unix://. Empty: embedded stores."""
     embedded_dir: OptionalPath = None
+    """Folder that keeps the embedded stores' files. None: a temporary one."""
     apps_file: OptionalPath = None
+    """TOML file of the other apps, of templates and of more issuers; read anew when it changes."""
     service_tokens: TokenEntries = ()
+    """Services by token; 'syncbeat-server token service NAME' makes one."""
     admin_tokens: TokenEntries = ()
+    """Operators by token; 'syncbeat-server token admin NAME' makes one."""
     service_certificates: CertificateEntries = ()
+    """Services by the SAN of their client certificate, at MTLS_LISTEN."""
     token_cache_size: int = Field(default=20_000, ge=100, le=1_000_000)
+    """Checked tokens, and standings of sessions and users, that a process remembers."""
     view_cache_size: int = Field(default=20_000, ge=100, le=1_000_000)
+    """Devices whose scopes a process remembers for GetHint."""
     tls_certificate: OptionalPath = None
+    """Certificate chain (PEM) of the gRPC server, read anew when it changes. None: plain gRPC."""
     tls_key: OptionalPath = None
+    """Private key (PEM) of that certificate."""
     mtls_listen: Address = Field(default="", pattern=r"^(.+:\d{1,5})?$")
+    """Address for services with a client certificate. Empty: off."""
     mtls_client_ca: OptionalPath = None
+    """Authorities (PEM) that sign those certificates."""
     delivery_lease_s: float = Field(default=30.0, ge=1.0, le=600.0)
+    """Time for which a worker owns the deliveries it took; those of a dead worker are free after it."""
     delivery_poll_s: float = Field(default=1.0, ge=0.02, le=60.0)
+    """Interval at which a worker looks for due deliveries that nobody woke it for."""
     delivery_retry_s: float = Field(default=10.0, ge=0.05, le=600.0)
+    """Shortest wait before another attempt of a delivery; the longest doubles with each attempt, up to 10 min."""
     delivery_give_up_s: float = Field(default=3600.0, ge=1.0, le=86_400.0)
+    """Time from a delivery's first attempt to its last."""
     resend_s: Seconds = (15.0, 30.0, 60.0, 120.0)
+    """Waits after which a silent wake-up that nobody answered is sent again. Empty: never."""
     delivery_timeout_s: float = Field(default=15.0, ge=0.1, le=120.0)
+    """Longest time of one attempt; at least 10 s where pushes go to FCM itself."""
     delivery_in_flight: int = Field(default=200, ge=1, le=2000)
+    """Attempts at once of each app and process."""
     delivery_breaker_s: float = Field(default=60.0, ge=0.1, le=3600.0)
+    """Time for which an app's provider is left alone after its breaker has opened."""
     push_per_minute: int = Field(default=600_000, ge=60, le=60_000_000)
+    """Rate of an FCM project, shared by all processes."""
     push_proxy: OptionalSecret = None
+    """HTTP proxy to FCM, its token endpoint and webhooks, or `direct`. None: as HTTPS_PROXY and NO_PROXY say."""
     push_ramp_s: float = Field(default=60.0, ge=0.0, le=3600.0)
+    """Time in which that rate is reached from cold."""
     keep_deliveries_days: float = Field(default=30.0, ge=1.0, le=3660.0)
+    """Time for which deliveries that have ended, and what belongs to them, are kept."""
     keep_tombstones_days: float = Field(default=30.0, ge=1.0, le=3660.0)
+    """Time for which devices are told that a key was deleted; one that comes back later lists the scope anew."""
     stream_grace_s: float = Field(default=5.0, ge=0.1, le=300.0)
+    """Time for a device with an open stream to fetch what it was told of before it is pushed to."""
     streams_per_user: int = Field(default=50, ge=1, le=100_000)
+    """WatchHints streams of one user on a process."""
     streams_per_device: int = Field(default=10, ge=1, le=100_000)
+    """WatchHints streams of one device on a process."""
     capacity_rps: Annotated[float, Field(gt=0.0, le=1e9)] | None = None
+    """Requests a second that all processes together can serve; none: intervals are not stretched for it."""
     connection_age_s: float = Field(default=1800.0, ge=1.0, le=86_400.0)
+    """Time for which a connection takes new calls, moved by up to 10 %."""
     max_in_flight: int = Field(default=2_000, ge=1, le=1_000_000)
+    """Calls under way in a process above which polls are refused."""
     drain_s: float = Field(default=20.0, ge=0.5, le=300.0)
+    """Time for calls and streams to end after SIGTERM."""
     reflection: bool = False
+    """Serves grpc.reflection."""
     log_format: LogFormat = LogFormat.JSON
+    """Form of log lines."""
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+    """Least level that is logged."""
     apps: dict[str, AppSettings] = Field(default_factory=dict)
+    """Other apps, by name."""
 
     def store_urls(self) -> tuple[str, str] | None:
         """Where PostgreSQL and Redis are; None when the stores are ours to start.
@@ -319,12 +383,10 @@ def digest_of(token: str) -> str:
 
 
 def describe_settings() -> str:
-    """Every setting with its default, one a line."""
-    lines = []
-    for name, field in Settings.model_fields.items():
-        if name not in _IN_APPS_FILE:
-            default = field.get_default(call_default_factory=True)
-            several = sorted(default) if isinstance(default, frozenset) else default
-            shown = ",".join(map(str, several)) if isinstance(several, list | tuple) else str(default or "")
-            lines.append(f"{PREFIX}{name.upper()}={shown}")
-    return "\n".join(lines)
+    """Every setting as a line of `.env` with its default, under a comment that says what it does."""
+    return "\n\n".join(_described(one) for one in described_settings(Settings) if one.name not in _IN_APPS_FILE)
+
+
+def _described(one: SettingDescription) -> str:
+    kind = f"{one.kind}, {one.bounds}" if one.bounds else one.kind
+    return f"# {one.text} ({kind.replace('`', '')})\n{PREFIX}{one.name.upper()}={one.default}"

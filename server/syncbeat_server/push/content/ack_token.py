@@ -1,4 +1,4 @@
-"""The token by which a device acknowledges a push: it names one delivery, and only we can make it."""
+"""The token by which a device acknowledges a push: it names one delivery, and only we can make it (ADR 36)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of an app's texts a device's locale gets. Pure.
+"""Which of an app's texts a device's locale gets. Pure (ADR 93).
 
 Tags are those of BCP 47. What was replaced, the script that a region writes, and how near two tags are, is data of CLDR
 and of the IANA registry, which langcodes keeps.

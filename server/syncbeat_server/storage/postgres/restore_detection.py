@@ -1,4 +1,4 @@
-"""SQL that tells whether the database is still the one that it was, or was put back to an earlier state."""
+"""SQL that tells whether the database is still the one that it was, or was put back to an earlier state (ADR 72)."""
 
 from __future__ import annotations
 

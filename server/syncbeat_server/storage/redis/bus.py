@@ -1,7 +1,7 @@
 """Redis: wake-ups between processes and who has a live stream. It makes things fast; losing it loses no data.
 
 The names of keys and channels are completed here, and nowhere else: they begin with the deployment's id, so that those
-which use one Redis do not hear each other. Only the keys of `run_script` are everybody's.
+which use one Redis do not hear each other. Only the keys of `run_script` are everybody's (ADR 64).
 
 Nothing here is awaited on a caller's path but `present`, which the delivery worker asks once a batch. What fails is
 told to `health`, which says why; `storage/redis_watch` looks further and has the connections follow a failover.

@@ -1,4 +1,4 @@
-"""The ways in which Redis can be half there: what an error of a call means, and what to do about it.
+"""The ways in which Redis can be half there: what an error of a call means, and what to do about it (ADR 81).
 
 A server's own words are never passed on: they may quote a command with its values.
 """

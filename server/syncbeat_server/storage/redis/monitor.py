@@ -1,4 +1,4 @@
-"""Looks after Redis: tries it again and again, says what is wrong, and has the connections follow a failover.
+"""Looks after Redis: tries it again and again, says what is wrong, and has the connections follow a failover (ADR 81).
 
 Each trial connects anew, so that it meets whoever has the address now, and sends two messages to this process's own
 subscription: one by its new connection, one by those that the service has open. When either does not arrive, they lead

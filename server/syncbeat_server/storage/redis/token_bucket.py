@@ -1,4 +1,4 @@
-"""A rate that all processes of all deployments share: a token bucket in Redis, which warms up from cold."""
+"""A rate that all processes of all deployments share: a token bucket in Redis, which warms up from cold (ADR 29)."""
 
 from __future__ import annotations
 

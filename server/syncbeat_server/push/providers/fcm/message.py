@@ -1,4 +1,4 @@
-"""A delivery as an FCM v1 message, encoded and checked by firebase-admin's own encoder.
+"""A delivery as an FCM v1 message, encoded and checked by firebase-admin's own encoder (ADRs 37, 87).
 
 The encoder costs several times what the rest of a message costs, and most of a message is the same for all devices of
 a notification. So it encodes a form with marks in place of what differs, once, and the form is filled in for each.

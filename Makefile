@@ -32,6 +32,7 @@ fmt: setup ## format Python and protos
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/buf format --write
 
+# Not by `mkdocs build --quiet`, from which strict mode hears of no warning.
 lint: setup ## style, types, import contracts, house rules, protos, freshness of what is generated, links of the docs
 	@echo "lint: ruff" && $(BIN)/ruff check --quiet --output-format concise . && $(BIN)/ruff format --quiet --check .
 	@echo "lint: mypy" && $(BIN)/mypy --no-error-summary
@@ -39,7 +40,7 @@ lint: setup ## style, types, import contracts, house rules, protos, freshness of
 	@echo "lint: house rules" && $(BIN)/python tools/check_house.py && $(BIN)/python tools/adr_index.py --check
 	@echo "lint: protos" && sh protos/gen.sh lint && sh protos/gen.sh breaking
 	@echo "lint: what is generated is fresh" && sh tools/check_drift.sh
-	@echo "lint: docs" && $(BIN)/mkdocs build --quiet
+	@echo "lint: docs" && $(BIN)/mkdocs build > .venv/.mkdocs.txt 2>&1 || { grep -E "WARNING|ERROR|Aborted|Error" .venv/.mkdocs.txt; exit 1; }
 	@echo "lint: Dockerfile" && $(BIN)/hadolint Dockerfile
 
 # All of it in two processes, each with stores of its own, by whole files; some of it in one, to be read and debugged.

@@ -138,7 +138,12 @@ async def _go_to_head(conn: Connection, lease_token: str, keys: Sequence[Deliver
 
 async def _claimed_rows(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> Sequence[Row]:
     return await conn.fetch(
-        """SELECT d.app_id, d.delivery_id, d.notification_id, d.user_id, d.device_id, d.scope, d.epoch, d.sequence,
+        # Found first, by their keys: joined in one, the planner may go through every notification of an app for each.
+        """WITH d AS MATERIALIZED (
+               SELECT d.* FROM unnest($2::text[], $3::uuid[]) AS k (app_id, delivery_id)
+               JOIN deliveries d ON (d.app_id, d.delivery_id) = (k.app_id, k.delivery_id)
+               WHERE d.lease_token = $1)
+           SELECT d.app_id, d.delivery_id, d.notification_id, d.user_id, d.device_id, d.scope, d.epoch, d.sequence,
                   d.attempts, d.priority, d.reason, d.moves, d.resends,
                   v.platform, v.token_registered_at, v.locale, v.time_zone,
                   CASE WHEN v.token_state IN ('ACTIVE', 'STALE') THEN v.registration_token END AS registration_token,
@@ -175,13 +180,11 @@ async def _claimed_rows(conn: Connection, lease_token: str, keys: Sequence[Deliv
                   s.epoch <> d.epoch AS outlived,
                   EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
                             AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL) AS shut_out
-           FROM unnest($2::text[], $3::uuid[]) AS k (app_id, delivery_id)
-           JOIN deliveries d ON (d.app_id, d.delivery_id) = (k.app_id, k.delivery_id)
+           FROM d
            JOIN notifications n ON (n.app_id, n.notification_id) = (d.app_id, d.notification_id)
            LEFT JOIN devices v ON (v.app_id, v.user_id, v.device_id) = (d.app_id, d.user_id, d.device_id)
            LEFT JOIN preferences p ON (p.app_id, p.user_id) = (d.app_id, d.user_id)
-           LEFT JOIN scopes s ON (s.app_id, s.scope) = (d.app_id, d.scope)
-           WHERE d.lease_token = $1
+           LEFT JOIN scopes s ON (s.app_id, s.scope) = (d.app_id, d.scope) AND d.epoch IS NOT NULL
            ORDER BY d.priority, d.due_at""",
         lease_token,
         *_columns(keys),

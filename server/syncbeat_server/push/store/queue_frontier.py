@@ -1,9 +1,9 @@
-"""Where walks along the queue begin: where the last one ended, and now and then further back.
+"""Remembers where scans of the queue ended, so that the next one does not begin at the start of the index.
 
-What was claimed stays in the index until it is vacuumed, which a snapshot that somebody holds prevents. A walk from the
-very beginning passes all of that: after half a million deliveries it takes ten times as long. But what is committed
-late, or was locked by somebody who gave up, is behind: so a walk goes a minute back each second, and to the very
-beginning every three, as long as that takes a small part of the time.
+Claimed rows stay in the index until they are vacuumed, which a long snapshot prevents. A scan from the very beginning
+passes all of them: after half a million deliveries it takes ten times as long. But rows that commit late, or were
+locked by a transaction that rolled back, lie behind the end of the last scan: so a scan goes back a minute every
+second, and to the very beginning every three seconds, as long as that takes a small part of the time.
 """
 
 from __future__ import annotations
@@ -18,65 +18,68 @@ from syncbeat_server.clock import Clock
 
 Key = TypeVar("Key", bound=Hashable)
 
-# Most transactions that accept are over by then; the others are found by the next walk that begins further back.
+# Most transactions that accept have committed by then; a scan that begins further back finds the others.
 _MARGIN = timedelta(seconds=2)
 _RECENT = timedelta(seconds=60)
 _RECENT_EVERY_S, _ALL_EVERY_S = 1.0, 3.0
-# A walk that took long is repeated after so many times as long: a tenth of the time, and a twentieth.
+# A scan that took long is repeated after so many times as long: so it takes a tenth of the time, or a twentieth.
 _RECENT_SHARE, _ALL_SHARE = 10.0, 20.0
 _NO_ID = str(uuid.UUID(int=0))
 
 
-class Place(NamedTuple):
-    """A delivery in the order in which they are due; walks begin behind it."""
+class QueuePosition(NamedTuple):
+    """A position in the order in which deliveries are due; a scan begins behind it."""
 
-    at: datetime
+    due_at: datetime
     delivery_id: str = _NO_ID
 
 
-FIRST = Place(datetime(1970, 1, 1, tzinfo=UTC))
+QUEUE_START = QueuePosition(datetime(1970, 1, 1, tzinfo=UTC))
 
 
-class Reach(Enum):
-    """How far back a walk begins."""
+class ScanDepth(Enum):
+    """Distance that a scan goes back."""
 
-    NEAR = "where the last one ended"
-    RECENT = "a minute before that"
-    ALL = "at the very beginning"
+    NEAR = "to the end of the last scan"
+    RECENT = "a minute further"
+    ALL = "to the very beginning"
 
 
 class Frontier(Generic[Key]):
-    """The places of several walks that are made together, by key."""
+    """Keeps the positions of several scans that are made together, by key."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._places: dict[Key, Place] = {}
+        self._positions: dict[Key, QueuePosition] = {}
         self._recent_at = self._all_at = clock.monotonic()
         self._began = 0.0
 
-    def begin(self) -> Reach:
-        """A walk begins now: how far back."""
+    def begin_scan(self) -> ScanDepth:
+        """Return how far back the scan that begins now has to go."""
         self._began = self._clock.monotonic()
         if self._began >= self._all_at:
-            return Reach.ALL
-        return Reach.RECENT if self._began >= self._recent_at else Reach.NEAR
+            return ScanDepth.ALL
+        return ScanDepth.RECENT if self._began >= self._recent_at else ScanDepth.NEAR
 
-    def place(self, reach: Reach, key: Key) -> Place:
-        """Where it begins."""
-        place = self._places.get(key)
-        if place is None or reach is Reach.ALL:
-            return FIRST
-        return place if reach is Reach.NEAR else Place(place.at - _RECENT)
+    def position(self, depth: ScanDepth, key: Key) -> QueuePosition:
+        """Return the position behind which the scan of `key` begins."""
+        position = self._positions.get(key)
+        if position is None or depth is ScanDepth.ALL:
+            return QUEUE_START
+        return position if depth is ScanDepth.NEAR else QueuePosition(position.due_at - _RECENT)
 
-    def stopped_at(self, key: Key, place: Place | None, now: datetime) -> None:
-        """Keep where the walk stopped, with more behind; None: it found all there was at `now`, the database's time."""
-        self._places[key] = Place(now - _MARGIN) if place is None else place
+    def advance(self, key: Key, position: QueuePosition | None, now: datetime) -> None:
+        """Remember the position of the last row that was found; None if the scan found all there was.
 
-    def end(self, reach: Reach) -> None:
-        """The walk is over."""
+        `now` is the database's time of the scan.
+        """
+        self._positions[key] = QueuePosition(now - _MARGIN) if position is None else position
+
+    def end_scan(self, depth: ScanDepth) -> None:
+        """Schedule the next scan that goes as far back, by the time that this one took."""
         now = self._clock.monotonic()
         took_s = now - self._began
-        if reach is Reach.ALL:
+        if depth is ScanDepth.ALL:
             self._all_at = now + max(_ALL_EVERY_S, took_s * _ALL_SHARE)
-        if reach is not Reach.NEAR:
+        if depth is not ScanDepth.NEAR:
             self._recent_at = now + max(_RECENT_EVERY_S, took_s * _RECENT_SHARE)

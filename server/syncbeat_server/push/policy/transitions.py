@@ -39,7 +39,7 @@ class Event(StrEnum):
     SKIP = "muted or replaced"
     DROP = "user disabled or change already seen"
     KEEP_SENT = "resend not made, or failed"
-    END_CANCELLED = "attempt failed after a cancel"
+    END_CANCELLED = "attempt ended unsent"
     LOSE_LEASE = "lease expired"
     RELEASE = "worker stopped"
     RESEND = "no answer, sent again"
@@ -54,7 +54,7 @@ class Guard(StrEnum):
     ALWAYS = ""
     SENT_BEFORE = "it was a resend"
     CANCELLED_MEANWHILE = "cancelled meanwhile"
-    ATTEMPTED = "an attempt was made"
+    ATTEMPTED = "after an attempt"
 
 
 class Carried(Enum):
@@ -121,7 +121,12 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(_NEW, Event.ACCEPT_CANCELLED, DeliveryState.CANCELLED, _NO_REASON, Attempts.SAME, _INSERT),
     Transition(_WAITING, Event.CLAIM, DeliveryState.IN_FLIGHT, Carried.SAME, Attempts.COUNTED, ("queue.claim",)),
     Transition(
-        _IN_FLIGHT, Event.CLOSE_WINDOW, DeliveryState.IN_FLIGHT, _NO_REASON, Attempts.SAME, ("dedupe.close_trailed",)
+        _IN_FLIGHT,
+        Event.CLOSE_WINDOW,
+        DeliveryState.IN_FLIGHT,
+        _NO_REASON,
+        Attempts.SAME,
+        ("dedupe.close_trailed", "dedupe.close_alerts"),
     ),
     Transition(
         _IN_FLIGHT, Event.SUPERSEDE, DeliveryState.IN_FLIGHT, (Reason.MERGED,), Attempts.SAME, ("dedupe.close_alerts",)

@@ -59,8 +59,9 @@ async def expand(conn: Connection, app_ids: Sequence[str]) -> int | None:
 
 async def close_windows(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> None:
     """Close the dedupe windows that the deliveries claimed under this token trailed, and let them open new ones."""
-    if await dedupe.lock_trailed(conn, lease_token, keys):
-        await dedupe.close_alerts(conn, lease_token, keys)
+    of_alerts = await dedupe.lock_trailed(conn, lease_token, keys)
+    if of_alerts:
+        await dedupe.close_alerts(conn, lease_token, keys, of_alerts)
     await dedupe.close_trailed(conn, lease_token, keys)
 
 

@@ -8,7 +8,7 @@ windows of all its scopes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -16,21 +16,13 @@ from operator import itemgetter
 
 import orjson
 
-from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, NewNotification, Reason, device_columns
+from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, NewNotification, Reason, Target, device_columns
 from syncbeat_server.push.policy.transitions import Event, reason_after, state_after, states_before
 from syncbeat_server.push.store import dedupe
 from syncbeat_server.push.store import notifications as notifications_store
-from syncbeat_server.push.store.dedupe import IS_FREE, AlertWindow, WindowKey
+from syncbeat_server.push.store.dedupe import AlertWindow, WindowKey, window_key
 from syncbeat_server.push.store.state_sql import becomes, state_list, with_reason
-from syncbeat_server.push.store.targets import TARGETED, columns
 from syncbeat_server.storage.postgres.database import Connection, Row
-
-_FIND = f"""{TARGETED}
-SELECT t.i, t.app_id, t.user_id, t.device_id, t.dedupe_key, t.scope, t.epoch, t.sequence, t.barred,
-       w.window_until, coalesce({IS_FREE}, true) AS free, syncbeat_now() AS now
-FROM target t LEFT JOIN dedupe_windows w USING (app_id, user_id, device_id, dedupe_key, scope)
-ORDER BY t.i, t.user_id, t.device_id, t.scope
-"""
 
 _WRITE_DELIVERIES = """
 INSERT INTO deliveries (app_id, notification_id, user_id, device_id, scope, epoch, sequence, cursors, state, reason,
@@ -62,18 +54,35 @@ async def insert(
     shown = [n for n in notifications if n.is_alert]
     if not shown:
         return await notifications_store.insert_deliveries(conn, notifications)
-    # All windows in one order, before any is read.
-    await dedupe.lock_targeted(conn, notifications)
-    others = await notifications_store.insert_deliveries(conn, [n for n in notifications if not n.is_alert])
-    return others | dict(await _insert_alerts(conn, shown))
+    # All windows in one order, before any is read. Devices that become targets after that are left out: to lock their
+    # windows now, with others locked, could be a deadlock.
+    targets = await dedupe.lock_targeted(conn, notifications)
+    counts = await notifications_store.insert_deliveries(conn, _with_targets(notifications, targets))
+    of_alerts = [row for row in targets if notifications[row["i"] - 1].is_alert]
+    return counts | dict(await _insert_alerts(conn, notifications, of_alerts))
+
+
+def _with_targets(notifications: Sequence[NewNotification], rows: Sequence[Row]) -> list[NewNotification]:
+    """Return the notifications that are no alerts, with the devices whose windows are locked as their targets."""
+    targets: dict[int, list[Target]] = {i: [] for i, n in enumerate(notifications, 1) if not n.is_alert}
+    for row in rows:
+        if row["i"] in targets:
+            cursor = {"epoch": row["epoch"], "sequence": row["sequence"]}
+            targets[row["i"]].append(
+                Target(user_id=row["user_id"], device_id=row["device_id"], scope=row["scope"] or None, **cursor)
+            )
+    return [replace(notifications[i - 1], targets=tuple(found)) for i, found in targets.items()]
 
 
 async def _insert_alerts(
-    conn: Connection, alerts: Sequence[NewNotification]
+    conn: Connection, notifications: Sequence[NewNotification], rows: Sequence[Row]
 ) -> Mapping[str, Mapping[tuple[DeliveryState, Reason], int]]:
-    """Write the deliveries of alerts, whose windows are locked."""
-    rows = await conn.fetch(_FIND, *columns(alerts))
-    decided = _decide(alerts, rows)
+    """Write the deliveries of alerts to their targets, whose windows are locked."""
+    decided = _Decided(counts={n.notification_id: Counter() for n in notifications if n.is_alert})
+    keys = [key for row in rows if (key := _key(row)) is not None]
+    known, now = await dedupe.read_alert_windows(conn, keys) if keys else ({}, None)
+    for (i, _, _), scopes in groupby(rows, itemgetter("i", "user_id", "device_id")):
+        _decide(decided, notifications[i - 1], list(scopes), known, now)
     if decided.windows:
         await dedupe.write_alert_windows(conn, decided.windows)
     if decided.deliveries:
@@ -81,42 +90,37 @@ async def _insert_alerts(
     return decided.counts
 
 
-def _decide(alerts: Sequence[NewNotification], rows: Sequence[Row]) -> _Decided:
-    """Decide about the calls in their order, each with the windows as the calls before it left them."""
-    decided = _Decided(counts={alert.notification_id: Counter() for alert in alerts})
-    known: dict[WindowKey, AlertWindow] = {}
-    for (i, _, _), found in groupby(rows, itemgetter("i", "user_id", "device_id")):
-        alert, scopes = alerts[i - 1], list(found)
-        keyed = [] if scopes[0]["barred"] else list(_keyed(scopes))
+def _decide(
+    decided: _Decided,
+    alert: NewNotification,
+    scopes: Sequence[Row],
+    known: dict[WindowKey, AlertWindow],
+    now: datetime | None,
+) -> None:
+    """Decide about an alert to one device, with the windows as the calls before it left them in `known`."""
+    keyed = [] if scopes[0]["barred"] else [(key, row) for row in scopes if (key := _key(row)) is not None]
+    event, reason, due_at = Event.ACCEPT, Reason(scopes[0]["barred"]), None
+    duration = timedelta(seconds=alert.dedupe_window_s)
+    if reason:
+        event = Event.SUPPRESS
+    elif alert.called_off:
+        event = Event.ACCEPT_CANCELLED
+    elif keyed and not any(known[key].free for key, _ in keyed):
+        event, reason = Event.TRAIL, reason_after(Event.TRAIL)
+        due_at = min(known[key].until for key, _ in keyed)
+        for key, _ in keyed:
+            known[key] = replace(known[key], trailed_by=alert.notification_id, duration=duration)
+    elif now is not None:
         for key, row in keyed:
-            known.setdefault(key, AlertWindow(row["free"], row["window_until"]))
-        event, reason, due_at = Event.ACCEPT, Reason(scopes[0]["barred"]), None
-        duration = timedelta(seconds=alert.dedupe_window_s)
-        if reason:
-            event = Event.SUPPRESS
-        elif alert.called_off:
-            event = Event.ACCEPT_CANCELLED
-        elif keyed and not any(known[key].free for key, _ in keyed):
-            event, reason = Event.TRAIL, reason_after(Event.TRAIL)
-            due_at = min(known[key].until for key, _ in keyed)
-            for key, _ in keyed:
-                known[key] = replace(known[key], trailed_by=alert.notification_id, duration=duration)
-        else:
-            until = scopes[0]["now"] + duration
-            for key, row in keyed:
-                place = (row["epoch"], row["sequence"])
-                known[key] = AlertWindow(False, until, alert.notification_id, None, duration, *place)
-        state = state_after(event)
-        decided.windows.update((key, known[key]) for key, _ in keyed)
-        decided.deliveries.append(_delivery(alert, scopes, state, reason, due_at))
-        decided.counts[alert.notification_id][state, reason] += 1
-    return decided
+            cursor = (row["epoch"], row["sequence"])
+            known[key] = AlertWindow(False, now + duration, alert.notification_id, None, duration, *cursor)
+    decided.windows.update((key, known[key]) for key, _ in keyed)
+    decided.deliveries.append(_delivery(alert, scopes, state_after(event), reason, due_at))
+    decided.counts[alert.notification_id][state_after(event), reason] += 1
 
 
-def _keyed(scopes: Sequence[Row]) -> Iterator[tuple[WindowKey, Row]]:
-    for row in scopes:
-        if row["dedupe_key"]:
-            yield (row["app_id"], row["user_id"], row["device_id"], row["dedupe_key"], row["scope"]), row
+def _key(target: Row) -> WindowKey | None:
+    return window_key(target) if target["dedupe_key"] else None
 
 
 def _delivery(

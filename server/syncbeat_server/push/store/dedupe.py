@@ -14,7 +14,7 @@ from syncbeat_server.push.model import NewNotification
 from syncbeat_server.push.policy.transitions import Event
 from syncbeat_server.push.store.state_sql import WAITING, with_reason
 from syncbeat_server.push.store.targets import TARGETED, columns
-from syncbeat_server.storage.postgres.database import Connection
+from syncbeat_server.storage.postgres.database import Connection, Row
 from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
 
 WindowKey = tuple[str, str, str, str, str]
@@ -52,15 +52,20 @@ OPEN_OR_TRAIL = f"""claim AS (
     RETURNING app_id, user_id, device_id, dedupe_key, scope, opened_by, trailed_by, window_until
 )"""
 
-# A window that does not exist yet is written as one that is over.
+# A window that does not exist yet is written as one that is over. Those of barred devices are locked with the others,
+# because the bar may be lifted before the deliveries are written.
 _LOCK = f"""{TARGETED}
-INSERT INTO dedupe_windows AS w (app_id, user_id, device_id, dedupe_key, scope, trails, opened_by, window_until,
-                                 duration)
-SELECT DISTINCT ON (app_id, user_id, device_id, dedupe_key, scope)
-       app_id, user_id, device_id, dedupe_key, scope, trails, notification_id, 'epoch', make_interval(secs => window_s)
-FROM target WHERE dedupe_key <> '' AND barred = ''
-ORDER BY app_id, user_id, device_id, dedupe_key, scope
-ON CONFLICT (app_id, user_id, device_id, dedupe_key, scope) DO UPDATE SET duration = w.duration WHERE false
+, locked AS (
+    INSERT INTO dedupe_windows AS w (app_id, user_id, device_id, dedupe_key, scope, trails, opened_by, window_until,
+                                     duration)
+    SELECT DISTINCT ON (app_id, user_id, device_id, dedupe_key, scope)
+           app_id, user_id, device_id, dedupe_key, scope, trails, notification_id, 'epoch',
+           make_interval(secs => window_s)
+    FROM target WHERE dedupe_key <> ''
+    ORDER BY app_id, user_id, device_id, dedupe_key, scope
+    ON CONFLICT (app_id, user_id, device_id, dedupe_key, scope) DO UPDATE SET duration = w.duration WHERE false)
+SELECT i, app_id, user_id, device_id, dedupe_key, scope, epoch, sequence, barred
+FROM target ORDER BY i, user_id, device_id, scope
 """
 
 
@@ -80,9 +85,28 @@ class AlertWindow:
     sequence: int | None = None
 
 
-async def lock_targeted(conn: Connection, notifications: Sequence[NewNotification]) -> None:
-    """Lock the windows of all devices that the notifications target, creating those that do not exist."""
-    await conn.execute(_LOCK, *columns(notifications))
+async def lock_targeted(conn: Connection, notifications: Sequence[NewNotification]) -> Sequence[Row]:
+    """Lock the windows of all devices that the notifications target, creating those that do not exist.
+
+    Returns the targets: one row for each notification (`i`, from 1 on), device and scope, in that order.
+    """
+    return await conn.fetch(_LOCK, *columns(notifications))
+
+
+async def read_alert_windows(
+    conn: Connection, keys: Sequence[WindowKey]
+) -> tuple[dict[WindowKey, AlertWindow], datetime]:
+    """Return the windows with these keys, which are locked, and the database's time."""
+    rows = await conn.fetch(
+        f"""SELECT w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope, w.window_until, {IS_FREE} AS free,
+                  syncbeat_now() AS now
+           FROM dedupe_windows w
+           JOIN unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+                AS k (app_id, user_id, device_id, dedupe_key, scope)
+                USING (app_id, user_id, device_id, dedupe_key, scope)""",
+        *zip(*keys, strict=True),
+    )
+    return {window_key(row): AlertWindow(row["free"], row["window_until"]) for row in rows}, rows[0]["now"]
 
 
 async def write_alert_windows(conn: Connection, windows: Mapping[WindowKey, AlertWindow]) -> None:
@@ -106,13 +130,13 @@ async def write_alert_windows(conn: Connection, windows: Mapping[WindowKey, Aler
     )
 
 
-async def lock_trailed(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> bool:
+async def lock_trailed(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> list[WindowKey]:
     """Lock the windows that claimed deliveries trail, in the order in which accepting locks them.
 
-    Returns True if any of the deliveries is an alert, which has a window for each of its scopes.
+    Returns the keys of the windows of alerts, which have one for each of their scopes.
     """
     rows = await conn.fetch(
-        """SELECT d.cursors IS NOT NULL AS of_alert
+        """SELECT d.cursors IS NOT NULL AS of_alert, w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope
            FROM unnest($2::text[], $3::uuid[]) AS k (app_id, delivery_id)
            JOIN deliveries d USING (app_id, delivery_id) JOIN notifications n USING (app_id, notification_id)
            JOIN dedupe_windows w ON (w.app_id, w.user_id, w.device_id, w.dedupe_key)
@@ -124,7 +148,7 @@ async def lock_trailed(conn: Connection, lease_token: str, keys: Sequence[tuple[
         lease_token,
         *_columns(keys),
     )
-    return any(row["of_alert"] for row in rows)
+    return [window_key(row) for row in rows if row["of_alert"]]
 
 
 async def close_trailed(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> None:
@@ -161,10 +185,12 @@ async def close_trailed(conn: Connection, lease_token: str, keys: Sequence[tuple
     )
 
 
-async def close_alerts(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> None:
+async def close_alerts(
+    conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]], locked: Sequence[WindowKey]
+) -> None:
     """Let each claimed alert that is the last of a window open a new window of its scopes; mark the others MERGED.
 
-    The windows are locked.
+    Windows that are not among the `locked` ones were created since, and stay as they are.
     """
     await conn.execute(
         f"""WITH own AS (
@@ -190,6 +216,9 @@ async def close_alerts(conn: Connection, lease_token: str, keys: Sequence[tuple[
                UPDATE dedupe_windows w SET opened_by = f.notification_id, trailed_by = NULL, epoch = f.epoch,
                       sequence = f.sequence, window_until = syncbeat_now() + w.duration
                FROM found f JOIN verdict v USING (app_id, delivery_id)
+                    JOIN unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+                         AS l (app_id, user_id, device_id, dedupe_key, scope)
+                         USING (app_id, user_id, device_id, dedupe_key, scope)
                WHERE (w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope)
                    = (f.app_id, f.user_id, f.device_id, f.dedupe_key, f.scope)
                  -- A window that a later alert trails stays with that one.
@@ -199,6 +228,7 @@ async def close_alerts(conn: Connection, lease_token: str, keys: Sequence[tuple[
            FROM verdict v WHERE (d.app_id, d.delivery_id) = (v.app_id, v.delivery_id)""",
         lease_token,
         *_columns(keys),
+        *zip(*locked, strict=True),
     )
 
 
@@ -252,6 +282,11 @@ FORGET = oldest(
 async def forget(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
     """Delete up to `limit` windows that ended more than an hour ago and that nothing trails."""
     return await forget_oldest(conn, FORGET, limit, since)
+
+
+def window_key(row: Row) -> WindowKey:
+    """Return the key of a window from its columns."""
+    return row["app_id"], row["user_id"], row["device_id"], row["dedupe_key"], row["scope"]
 
 
 def _columns(keys: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:

@@ -157,7 +157,9 @@ FORGET_DELIVERIES = f"""
                             AND d.state IN {UNFINISHED})
         ORDER BY n.created_at LIMIT $2 FOR UPDATE SKIP LOCKED),
     ended AS MATERIALIZED (
-        SELECT d.app_id, d.delivery_id FROM old JOIN deliveries d USING (app_id, notification_id) LIMIT $4),
+        -- A transaction that has locked one locks others of other notifications: to wait for it could be a deadlock.
+        SELECT d.app_id, d.delivery_id FROM old JOIN deliveries d USING (app_id, notification_id) LIMIT $4
+        FOR UPDATE OF d SKIP LOCKED),
     gone AS (
         DELETE FROM deliveries d USING ended WHERE (d.app_id, d.delivery_id) = (ended.app_id, ended.delivery_id)
           AND d.state NOT IN {UNFINISHED}

@@ -18,9 +18,9 @@ from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.push.accept import close_windows
 from syncbeat_server.push.delivery.maintenance import old_rows
+from syncbeat_server.push.delivery.scan_frontier import Frontier
 from syncbeat_server.push.model import Lane
 from syncbeat_server.push.store import queue
-from syncbeat_server.push.store.queue_frontier import Frontier
 from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.storage.retention import Retention
 

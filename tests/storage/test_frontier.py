@@ -11,9 +11,10 @@ import asyncpg
 import pytest
 
 from syncbeat_server.push.accept import accept as accept_in
+from syncbeat_server.push.delivery.scan_frontier import Frontier, ScanDepth
 from syncbeat_server.push.model import Lane
 from syncbeat_server.push.store import queue
-from syncbeat_server.push.store.queue_frontier import QUEUE_START, Frontier, QueuePosition, ScanDepth
+from syncbeat_server.push.store.queue import QUEUE_START, QueuePosition
 from syncbeat_server.storage.postgres.database import Database
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock

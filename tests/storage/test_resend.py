@@ -18,7 +18,7 @@ from syncbeat_server.push.model import Content, NewNotification, Outcome, Reason
 from syncbeat_server.push.policy.resend import ResendRule
 from syncbeat_server.push.policy.retry import RetryRule
 from syncbeat_server.push.store import lifecycle, resends
-from syncbeat_server.push.store.queue_frontier import QUEUE_START
+from syncbeat_server.push.store.queue import QUEUE_START
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.token_bucket import Allowance
 from syncbeat_server.sync.model import Cursor, DeviceKey

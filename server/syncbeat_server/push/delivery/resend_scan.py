@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.push.delivery.scan_frontier import Frontier
 from syncbeat_server.push.delivery.worker_metrics import WorkerMetrics
 from syncbeat_server.push.model import ClaimedDelivery
 from syncbeat_server.push.policy import reachability
 from syncbeat_server.push.policy.resend import ResendDecision, ResendRule, UnansweredWakeUp, decide_resend
 from syncbeat_server.push.store import queue, resends
-from syncbeat_server.push.store.queue_frontier import Frontier, QueuePosition
+from syncbeat_server.push.store.queue import QueuePosition
 from syncbeat_server.push.store.resends import ReachCounts, ResendStep
 from syncbeat_server.storage.postgres.database import Connection, Database
 

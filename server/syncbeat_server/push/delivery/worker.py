@@ -24,10 +24,10 @@ from syncbeat_server.push.delivery.claim_budget import ClaimBudget
 from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
 from syncbeat_server.push.delivery.outcomes import OutcomeRecorder
 from syncbeat_server.push.delivery.resend_scan import ResendScan
+from syncbeat_server.push.delivery.scan_frontier import Frontier
 from syncbeat_server.push.model import ClaimedDelivery, Lane, Reason
 from syncbeat_server.push.policy.retry import RetryRule, postpone
 from syncbeat_server.push.store import queue, resends
-from syncbeat_server.push.store.queue_frontier import Frontier
 from syncbeat_server.resilience.breaker import BreakerState
 
 _log = logging.getLogger(__name__)

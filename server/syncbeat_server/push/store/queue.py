@@ -7,10 +7,11 @@ state beside them: the planner would take the index of leases, and scan all entr
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import orjson
@@ -18,9 +19,24 @@ import orjson
 from syncbeat_server.directory.model import QuietHours
 from syncbeat_server.push.model import MAX_OTHER_SCOPES, ClaimedDelivery, Content, DeliveryUpdate, Kind, Lane, Reason
 from syncbeat_server.push.policy.transitions import Event, Guard
-from syncbeat_server.push.store.queue_frontier import QUEUE_START, QueuePosition
 from syncbeat_server.push.store.state_sql import IN_FLIGHT, WAITING, becomes
 from syncbeat_server.storage.postgres.database import Connection, Row
+
+AppLane = tuple[str, int]
+"""An app and the value of a lane, within which deliveries are claimed in the order in which they are due."""
+
+DeliveryKey = tuple[str, str]
+"""An app and the id of a delivery."""
+
+
+class QueuePosition(NamedTuple):
+    """A position in the order in which deliveries are due; a scan begins behind it."""
+
+    due_at: datetime
+    delivery_id: str = str(uuid.UUID(int=0))
+
+
+QUEUE_START = QueuePosition(datetime(1970, 1, 1, tzinfo=UTC))
 
 # Leases held under the tokens of $1, locked in the order of the keys, as all statements lock deliveries. Those that
 # expired are left to `rescue`.
@@ -39,12 +55,6 @@ def _end_lease(event: Event) -> str:
            called_back = NULL, lease_token = NULL, lease_until = NULL, due_at = syncbeat_now(),
            updated_at = syncbeat_now()"""
 
-
-AppLane = tuple[str, int]
-"""An app and the value of a lane, within which deliveries are claimed in the order in which they are due."""
-
-DeliveryKey = tuple[str, str]
-"""An app and the id of a delivery."""
 
 CLAIM = f"""
     WITH picked AS MATERIALIZED (

@@ -11,7 +11,7 @@ from syncbeat_server.directory.model import FOREGROUND_S
 from syncbeat_server.push.policy.reachability import HALF_LIFE_S, RECENT_HALF_LIFE_S, AppReach
 from syncbeat_server.push.policy.resend import UnansweredWakeUp
 from syncbeat_server.push.policy.transitions import Event, states_before
-from syncbeat_server.push.store.queue_frontier import QUEUE_START
+from syncbeat_server.push.store.queue import QUEUE_START
 from syncbeat_server.push.store.state_sql import ATTEMPTED, HANDED_OVER, becomes, state_list
 from syncbeat_server.storage.postgres.database import Connection, Row
 

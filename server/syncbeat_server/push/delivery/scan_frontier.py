@@ -8,13 +8,13 @@ second, and to the very beginning every three seconds, as long as that takes a s
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Hashable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.push.store.queue import QUEUE_START, QueuePosition
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -24,17 +24,6 @@ _RECENT = timedelta(seconds=60)
 _RECENT_EVERY_S, _ALL_EVERY_S = 1.0, 3.0
 # A scan that took long is repeated after so many times as long: so it takes a tenth of the time, or a twentieth.
 _RECENT_SHARE, _ALL_SHARE = 10.0, 20.0
-_NO_ID = str(uuid.UUID(int=0))
-
-
-class QueuePosition(NamedTuple):
-    """A position in the order in which deliveries are due; a scan begins behind it."""
-
-    due_at: datetime
-    delivery_id: str = _NO_ID
-
-
-QUEUE_START = QueuePosition(datetime(1970, 1, 1, tzinfo=UTC))
 
 
 class ScanDepth(Enum):

@@ -58,13 +58,13 @@ class DeliveryWorker:
         """Start nothing yet: see `run`."""
         self._deps = deps
         self._rule = rule
+        self._woken, self._to_expand = asyncio.Event(), asyncio.Event()
+        self._draining, self._stopped = asyncio.Event(), asyncio.Event()
         self._recorder = OutcomeRecorder(deps.database, deps.clock, rule.retry.resend, deps.metrics, self.wake)
         self._resends = ResendScan(deps.database, rule.retry.resend, rule.lease_s, deps.metrics, deps.clock)
         self._budget = ClaimBudget(deps.channels, deps.allowance)
         self._due, self._expired_leases = Frontier[queue.AppLane](deps.clock), Frontier[None](deps.clock)
         self._rng = random.SystemRandom()
-        self._woken, self._to_expand = asyncio.Event(), asyncio.Event()
-        self._draining, self._stopped = asyncio.Event(), asyncio.Event()
         self._alarm: asyncio.Task[None] | None = None
         self._apps_at_limit: set[str] = set()
         self._leased: Counter[str] = Counter()  # deliveries held, by lease token

@@ -26,6 +26,7 @@ setup: ## make .venv with the pinned packages (PYTHON=... chooses the interprete
 gen: setup ## generate clients/python/syncbeat/v1 from protos/, and docs/reference/ from the code
 	@sh protos/gen.sh generate
 	@$(BIN)/python tools/gen_docs.py docs/reference
+	@$(BIN)/python tools/gen_delivery_states.py docs/reference
 
 fmt: setup ## format Python and protos
 	@$(BIN)/ruff check --quiet --fix-only .

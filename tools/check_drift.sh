@@ -11,6 +11,7 @@ if ! diff -r -q -x __pycache__ "$fresh/syncbeat/v1" clients/python/syncbeat/v1; 
   exit 1
 fi
 .venv/bin/python tools/gen_docs.py "$fresh/reference"
+.venv/bin/python tools/gen_delivery_states.py "$fresh/reference"
 if ! diff -r -q "$fresh/reference" docs/reference; then
   echo "check_drift: docs/reference is stale. Fix: make gen" >&2
   exit 1

@@ -319,7 +319,7 @@ class Metrics:
         """Count outcomes whose lease had run out."""
         self._voided.inc(count)
 
-    def removals_braked(self, app_id: str) -> None:
+    def removal_limit_hit(self, app_id: str) -> None:
         """Count that dead tokens of an app were not taken away."""
         self._braked.labels(app_id).inc()
 

@@ -17,7 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from syncbeat.v1 import core_pb2
 from syncbeat_server.errors import FieldViolation, InvalidRequest
-from syncbeat_server.push.content.templates import Template, in_all_locales
+from syncbeat_server.push.content.templates import Template, render_all
 from syncbeat_server.push.links import action_fault, image_fault
 from syncbeat_server.push.model import Content
 from syncbeat_server.rpc.call_context import Call
@@ -177,7 +177,7 @@ def content(
     wrong = _template_faults(shown, path, templates)
     if shown.template and not wrong:
         template = templates[shown.template]
-        told = in_all_locales(shown, template)
+        told = render_all(shown, template)
         texts = {locale: (one.title, one.body) for locale, one in zip(template.texts, told, strict=True)}
         shown = replace(shown, texts=texts)
     else:
@@ -197,7 +197,7 @@ def _link_faults(shown: Content, path: str) -> list[FieldViolation]:
     told = {"image_url": image_fault(shown.image_url), "click_action": action_fault(shown.click_action)}
     faults = [FieldViolation(f"{path}.{name}", fault) for name, fault in told.items() if fault is not None]
     # Where a platform has no field for them, they go to the app among its data.
-    beside = {"click_action": bool(shown.link), "badge": shown.badge_alone}
+    beside = {"click_action": bool(shown.link), "badge": shown.badge_only}
     return faults + [
         FieldViolation(f'{path}.data["{name}"]', "stands for the field of this name")
         for name, given in beside.items()

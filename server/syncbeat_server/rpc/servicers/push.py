@@ -58,7 +58,7 @@ class PushServicer:
         faults: list[FieldViolation] = []
         due_at = self._due_at(request, faults)
         shown = content(request.notification, "notification", self._templates(app_id), faults)
-        if not (shown.visible or shown.data or shown.badge_alone):
+        if not (shown.visible or shown.data or shown.badge_only):
             faults.append(FieldViolation("notification", "want a title, a body, a template, data or a badge"))
         ttl_s = seconds(request.ttl) if request.HasField("ttl") else _DEFAULT_TTL_S
         if 0.0 < ttl_s < 1.0:

@@ -39,6 +39,10 @@ _log = logging.getLogger(__name__)
 
 _FLUSH_S = 0.4  # of the second and a half that is left after draining
 
+_GC_THRESHOLDS = 50_000, 20, 100
+"""Of the cyclic collector. With Python's own (700, 10, 10) it walks, again and again, through the tens of thousands of
+containers that streams and kept views are, which hardly ever are in cycles."""
+
 
 async def serve(
     settings: Settings, stores: Stores, role: Role, stop: asyncio.Event, ready: Callable[[str], None]
@@ -67,6 +71,7 @@ async def serve(
             # What is there now stays: the collector need not walk it again and again.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*_GC_THRESHOLDS)
             _log.info("serving", extra={"listen": address, "role": role, "deployment": process.bus.deployment})
             started()
             ready(address)

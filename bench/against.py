@@ -45,9 +45,9 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Measured:
-    """What one process measured: the figure's value, and the CPU of a request where the figure tells it.
+    """The measurement of one process: the figure's value, and the CPU of a request if the figure reports it.
 
-    `better` is None of revisions whose figures did not say it yet; ours do.
+    `better` is None for revisions whose figures do not report it yet.
     """
 
     value: float
@@ -57,7 +57,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a comparison is made. `minutes` are of each figure: after them it is judged by the rounds there are."""
+    """The plan of a comparison. Each figure has `minutes`; then it is judged by the rounds made so far."""
 
     seed: int
     minutes: float = 30.0
@@ -66,7 +66,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Compared:
-    """What the rounds of a figure say. The CPU of a request is told beside, and judges nothing."""
+    """The comparison of a figure by its rounds. The CPU of a request is reported beside it, and decides nothing."""
 
     verdict: Verdict
     now: Sequence[Measured] = ()
@@ -77,7 +77,7 @@ class Compared:
 
     @property
     def ratio(self) -> float | None:
-        """Now over before, as it is: its middle, without a turned sign."""
+        """The ratio of now over before, without the sign turned for figures that are better when lower."""
         if self.change is None:
             return None
         less = self.now[0].better is Better.LESS

@@ -1,4 +1,4 @@
-"""What it costs to know who calls, in microseconds of CPU: from the cache, by signature, and all around a call."""
+"""Measures authentication in microseconds of CPU: from the cache, by signature, and all that surrounds a call."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ _SERVICE = directory_service_pb2.DESCRIPTOR.services_by_name["DirectoryService"]
 
 
 def hs256(options: Options) -> Figure:
-    """A token signed by HS256: read, looked up and checked, against PyJWT's bare decode."""
+    """Measure a token signed by HS256, read, looked up and checked, against PyJWT's bare decode."""
     return _signed("auth_hs256_us", "HS256", 4_000, options)
 
 
 def es256(options: Options) -> Figure:
-    """As `hs256`, by ES256."""
+    """Measure the same as `hs256`, by ES256."""
     return _signed("auth_es256_us", "ES256", 2_000, options)
 
 
 def cached(options: Options) -> Figure:
-    """A call whose token was checked within the minute, against decoding it again with PyJWT."""
+    """Measure a call whose token was checked within the minute, against decoding it again with PyJWT."""
     token = _token("HS256")
     door = _door(token)
     values = [f"Bearer {token}"]
@@ -71,8 +71,8 @@ def cached(options: Options) -> Figure:
 
 
 def interceptor(options: Options) -> Figure:
-    """Everything around a unary call (request id, metrics, deadline, auth, parsing, validation), against a handler
-    that only parses and serializes.
+    """Measure all that surrounds a unary call (request id, metrics, deadline, auth, parsing, validation), against a
+    handler that only parses and serializes.
     """
     token = _token("HS256")
     handler = _handler(_door(token))
@@ -130,14 +130,14 @@ def _pyjwt(algorithm: str, token: str) -> Callable[[], object]:
 
 
 class _AllStand:
-    """Standings that need no database: whoever has a good token is let in."""
+    """Account statuses that need no database: every valid token is let in."""
 
     async def of(self, _token: VerifiedToken, *, fresh: bool = False) -> KeptStanding:
         return KeptStanding(Standing(known=not fresh), float("inf"))
 
 
 def _door(token: str) -> Authenticator:
-    """One that has checked this token."""
+    """Return an authenticator that has checked this token."""
     clock, rows = SystemClock(), key_table([KeyRow(_ISSUER, "k", "HS256", _SECRET)])
     door = Authenticator(Known(rows, {}, {}, {}), cast(Standings, _AllStand()), clock, 100)
     asyncio.run(_enter(door, token))

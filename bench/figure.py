@@ -13,8 +13,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Options:
-    """How long to measure: seconds of one side of a round, and how many rounds. Many short ones tell more than few
-    long ones: a shared machine's speed changes from one second to the next.
+    """The length of a measurement: seconds of one side of a round, and the number of rounds. Many short rounds tell
+    more than few long ones, since a shared machine's speed changes from one second to the next.
     """
 
     seconds: float = 1.5
@@ -22,7 +22,7 @@ class Options:
 
 
 class Better(StrEnum):
-    """Which way a figure is better."""
+    """The direction in which a figure is better."""
 
     MORE = "more"
     LESS = "less"
@@ -30,7 +30,7 @@ class Better(StrEnum):
 
 @dataclass(frozen=True)
 class Round:
-    """What one side did in one round. CPU is in microseconds for each request; the database's apart, where it works."""
+    """The result of one side in one round. CPU is in microseconds for each request, that of the database apart."""
 
     value: float
     server_cpu_us: float | None = None

@@ -15,7 +15,7 @@ STREAMS = 4
 
 @dataclass(frozen=True)
 class Load:
-    """What a run of load achieved."""
+    """The result of one run of load."""
 
     requests: int
     seconds: float
@@ -27,7 +27,7 @@ class Load:
 
 
 def installed() -> bool:
-    """Whether there is an h2load to use."""
+    """Tell if h2load is installed."""
     return shutil.which("h2load") is not None
 
 

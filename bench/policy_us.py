@@ -1,4 +1,4 @@
-"""What it costs to decide a hint: the adaptive policy against the moving averages, in microseconds of CPU."""
+"""Measures the decision of a hint in microseconds of CPU: the adaptive policy against the moving averages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast SendNotification to 500 devices is accepted, and how soon a delivery is sent at half the load."""
+"""Measures the rate at which SendNotification to 500 devices is accepted, and the latency at half that load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a claim of 200 takes after many deliveries went, while somebody holds a snapshot; and how fast old rows go."""
+"""Measures a claim of 200 after many deliveries under a held snapshot, and the rate at which old rows are deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the push figures are measured on: a fake FCM over TLS and HTTP/2, a server and a worker, each a process."""
+"""Starts the processes that push figures are measured on: a fake FCM over TLS and HTTP/2, a server, a worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SELECT EXISTS (SELECT 1 FROM deliveries WHERE app_id = 'default' AND state IN ('
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a batch of deliveries took: from the first call to the last recorded SENT."""
+    """The cost of a batch of deliveries, from the first call to the last recorded SENT."""
 
     count: int
     seconds: float
@@ -75,7 +75,7 @@ class PushStage:
         ).SerializeToString()
 
     def firebase(self, count: int) -> tuple[float, float]:
-        """What firebase-admin's own sender does with the same fake: messages a second, and CPU of each."""
+        """Send by firebase-admin's own sender to the same fake; return messages a second, and CPU of each."""
         trusted = {"SSL_CERT_FILE": self.ca, "REQUESTS_CA_BUNDLE": self.ca, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "bench.firebase_sender", str(self.account), self.fake.address, str(count)]
         done = subprocess.run(command, env={**os.environ, **trusted}, capture_output=True, text=True, check=True)
@@ -137,7 +137,7 @@ def push_stage(*, worker: bool = True) -> Iterator[PushStage]:
 
 
 async def sent(connection: asyncpg.Connection) -> int:
-    """How many deliveries are SENT."""
+    """Count the deliveries that are SENT."""
     return int(await connection.fetchval("SELECT count(*) FROM deliveries WHERE state = 'SENT'"))
 
 

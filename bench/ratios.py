@@ -30,7 +30,7 @@ _END_LIMIT = -5.0
 
 
 class Verdict(StrEnum):
-    """What is told of a figure."""
+    """The verdict on a figure."""
 
     NOT_WORSE = "not worse by 3 %"
     WORSE = "worse"
@@ -83,7 +83,7 @@ def judge(found: Change | None) -> Verdict:
 
 
 def enough(rounds: int, found: Change | None) -> bool:
-    """Whether no more rounds are to be made."""
+    """Tell if the rounds made so far suffice."""
     narrow = found is not None and found.width <= WIDEST
     return rounds >= MOST_ROUNDS or (rounds >= FEWEST_ROUNDS and narrow)
 

@@ -1,4 +1,4 @@
-"""What a figure is measured on: embedded stores, our server, the bare echo, and rows and tokens to call with."""
+"""Starts what a figure is measured on: embedded stores, our server, the bare echo; makes rows and tokens."""
 
 from __future__ import annotations
 

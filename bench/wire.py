@@ -40,7 +40,7 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
 
 
 def opening() -> bytes:
-    """What a connection starts with: windows so wide that answers never wait for us."""
+    """Return the opening frames of a connection, with windows so wide that answers never wait for us."""
     setting = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + _WINDOW.to_bytes(4, "big")
     widen = (_WINDOW - _DEFAULT_WINDOW).to_bytes(4, "big")
     return PREFACE + frame(SETTINGS, 0, 0, setting) + frame(WINDOW_UPDATE, 0, 0, widen)

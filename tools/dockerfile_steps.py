@@ -122,7 +122,7 @@ def new_stage(folder: Path, name: str, step: Instruction) -> Stage:
 
 
 def inside(stage: Stage, path: str) -> Path:
-    """Where a path of the image is on this machine."""
+    """Return the place of an image's path on this machine."""
     absolute = path if path.startswith("/") else f"{stage.workdir}/{path}"
     return stage.folder / absolute.lstrip("/")
 
@@ -176,7 +176,7 @@ def copy(stage: Stage, stages: dict[str, Stage], step: Instruction) -> None:
 
 
 def in_context(source: str) -> bool:
-    """Whether .dockerignore lets this path through: the last line that fits decides."""
+    """Tell if .dockerignore lets this path through: the last line that matches decides."""
     let_through = True
     for line in (CONTEXT / ".dockerignore").read_text().splitlines():
         pattern = line.strip()
@@ -212,7 +212,7 @@ def check(stage: Stage) -> None:
 
 
 def answer(stage: Stage, root: Path, command: list[str]) -> str:
-    """What a command prints in the finished stage."""
+    """Return what a command prints in the finished stage."""
     settings = environment(stage, root)
     program = shutil.which(command[0], path=settings["PATH"])
     if program is None:

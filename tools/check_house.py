@@ -35,6 +35,7 @@ QUESTION_WORDS = {
 # The files and folders whose docstrings are checked.
 DOCSTRINGS_CHECKED = (
     "bench",
+    "clients/python/syncbeat",
     "server/syncbeat_server/clock.py",
     "server/syncbeat_server/errors.py",
     "server/syncbeat_server/rpc",

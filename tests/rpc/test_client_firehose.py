@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 import syncbeat.watch
+import syncbeat.watch_position
 from syncbeat import SyncbeatClient, Watch, explain
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
@@ -151,7 +152,7 @@ async def test_a_firehose_that_is_reset_takes_lower_sequences_and_the_token_afte
 async def test_a_firehose_remembers_a_bounded_number_of_scopes(
     scripted: tuple[Scripted, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(syncbeat.watch, "_MAX_KEPT_BESIDE_TOKEN", 3)
+    monkeypatch.setattr(syncbeat.watch_position, "_MAX_CURSORS_BESIDE_TOKEN", 3)
     script, address = scripted
     script.prepare("WatchHints", [checkpoint("t1"), *(change(f"s{number}", 1) for number in range(9)), Hold()])
     kept = [at(f"c{number}", 1) for number in range(9)]

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from syncbeat import SmartSync, SyncBatch, SyncbeatClient, follower
+from syncbeat import SmartSync, SyncBatch, SyncbeatClient, scope_fetcher
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.storage.postgres.database import Database
@@ -145,7 +145,7 @@ async def test_it_outlives_a_server(database_urls: DatabaseUrls, redis_url: str)
 async def test_a_device_that_was_away_for_longer_than_tombstones_are_kept_drops_what_was_deleted(
     database_urls: DatabaseUrls, redis_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower, "_PAGE", 2)
+    monkeypatch.setattr(scope_fetcher, "_PAGE_SIZE", 2)
     store, clock = Store(), DeviceClock()
     async with real_server(database_urls, redis_url) as address, member(address, "room") as (backend, client):
         await publish(backend, "room", *"abcdef")

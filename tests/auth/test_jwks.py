@@ -31,8 +31,10 @@ from syncbeat_server.auth.tokens.verify import mint
 from syncbeat_server.errors import DependencyDown, TokenInvalid
 from syncbeat_server.ops.logs import request_id
 from syncbeat_server.storage.postgres.database import Database
-from tests.auth.conftest import ISSUER, KEY, Publisher, document, entry, pass_time, rests, running
-from tests.fakes import FakeClock
+from tests.support.fake_clock import FakeClock
+from tests.support.jwks_publisher import ISSUER, KEY, Publisher, document, entry, pass_time, rests, running
+
+pytestmark = pytest.mark.http
 
 LAG_S = 0.02
 HOUR = 3_600.0

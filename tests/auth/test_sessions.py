@@ -27,9 +27,11 @@ from syncbeat_server.errors import (
     TokenRevoked,
 )
 from syncbeat_server.storage.postgres.database import Database, open_database
-from tests.auth.sessions_house import HOUR, ISSUER, PER_MINUTE, SIGNER, SIGNING, House, state
-from tests.conftest import DatabaseUrls
-from tests.fakes import FakeClock, wait_until
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import FakeClock, wait_until
+from tests.support.sessions_house import HOUR, ISSUER, PER_MINUTE, SIGNER, SIGNING, House, state
+
+pytestmark = pytest.mark.store
 
 
 @pytest.fixture

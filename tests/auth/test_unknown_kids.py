@@ -10,8 +10,10 @@ from syncbeat_server.auth.tokens.jwks import COOLDOWN_S, JwksStore
 from syncbeat_server.auth.tokens.keys import MAX_KID
 from syncbeat_server.auth.tokens.unknown_kids import MANY_ADDRESSES
 from syncbeat_server.errors import DependencyDown
-from tests.auth.conftest import Publisher, document, pass_time, running
-from tests.fakes import FakeClock
+from tests.support.fake_clock import FakeClock
+from tests.support.jwks_publisher import Publisher, document, pass_time, running
+
+pytestmark = pytest.mark.http
 
 BOT = "ipv4:192.0.2.1"
 

@@ -14,6 +14,8 @@ from bench.against import Failed, Measured, Plan, compare
 from bench.figure import Better
 from bench.ratios import Change, Verdict, change, enough, interval, judge
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize("better", list(Better))
 def test_minus_is_worse_whichever_way_the_figure_is_better(better: Better) -> None:

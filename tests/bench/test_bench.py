@@ -11,6 +11,8 @@ import pytest
 from bench import h2load, wire
 from bench.figure import Better, Figure, Options, Round, paired
 
+pytestmark = pytest.mark.unit
+
 
 def test_a_figure_is_one_line_of_json_with_the_ratio_of_its_rounds() -> None:
     ours = iter([Round(50.0, 400.0, 30.0), Round(90.0, 300.0, 20.0), Round(70.0, 200.0, 10.0)])

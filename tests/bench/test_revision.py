@@ -17,7 +17,9 @@ from bench import against
 from bench.against import Plan
 from bench.processes import ROOT
 from bench.revision import Unusable, built, commit_of, here
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
+
+pytestmark = pytest.mark.process
 
 # A bench that takes no time: what a revision prints is what its own code says.
 _BENCH = """

@@ -11,8 +11,10 @@ import aiohttp
 import pytest
 
 from syncbeat_devtools.fake_fcm import Fault, FaultKind
-from tests.devtools.fcm_client import FcmClient, signed_in
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
+from tests.support.fcm_client import FcmClient, signed_in
+
+pytestmark = pytest.mark.http
 
 # Each fault that has an answer: HTTP status, google.rpc status, FCM's own code, and whether the message went through.
 ANSWERS = {

@@ -16,8 +16,10 @@ import pytest
 import uvloop
 
 from syncbeat_devtools.fake_fcm import FakeFcm
-from tests.devtools.fcm_client import SEND_PATH, FcmClient, H2Client, Reply, h2_connection, signed_in, trust
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
+from tests.support.fcm_client import SEND_PATH, FcmClient, H2Client, Reply, h2_connection, signed_in, trust
+
+pytestmark = pytest.mark.http
 
 BODY = b'{"message":{"token":"a"}}'
 

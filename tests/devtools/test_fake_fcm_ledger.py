@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from syncbeat_devtools.fake_fcm import Effect, FakeFcmSettings
-from tests.devtools.fcm_client import FcmClient, signed_in
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
+from tests.support.fcm_client import FcmClient, signed_in
+
+pytestmark = pytest.mark.http
 
 
 def shown(tag: str | None, title: str = "T") -> dict[str, object]:

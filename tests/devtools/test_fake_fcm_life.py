@@ -11,8 +11,10 @@ import orjson
 import pytest
 
 from syncbeat_devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm, serve
-from tests.devtools.fcm_client import Reply, signed_in
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
+from tests.support.fcm_client import Reply, signed_in
+
+pytestmark = pytest.mark.http
 
 
 async def test_serve_says_when_it_is_ready_and_runs_until_it_is_cancelled() -> None:

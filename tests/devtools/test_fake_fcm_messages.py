@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import pytest
 
-from tests.devtools.fcm_client import FcmClient, Reply, signed_in
+from tests.support.fcm_client import FcmClient, Reply, signed_in
+
+pytestmark = pytest.mark.http
 
 FULL: dict[str, Any] = {
     "token": "phone-1",

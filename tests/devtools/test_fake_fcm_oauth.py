@@ -9,10 +9,13 @@ from typing import Any
 
 import jwt
 import orjson
+import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.devtools.fcm_client import GRANT_TYPE, SCOPE, assertion, claims, signed_in
+from tests.support.fcm_client import GRANT_TYPE, SCOPE, assertion, claims, signed_in
+
+pytestmark = pytest.mark.http
 
 
 async def test_a_good_assertion_gets_a_token_that_sends_are_accepted_with() -> None:

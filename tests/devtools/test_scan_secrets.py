@@ -20,7 +20,7 @@ from syncbeat_server.auth.tokens.keys import new_signing_key
 
 ROOT = Path(__file__).parents[2]
 # The first scan of a machine compiles the rules.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(300)]
 
 _drawn = random.Random(17)
 

@@ -21,7 +21,7 @@ from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_devtools.demo.devices import eventually
 from syncbeat_devtools.demo.processes import Process, start
 from syncbeat_devtools.demo.stage import Stage
-from tests.conftest import DatabaseUrls
+from tests.support.databases import DatabaseUrls
 
 SKEWED = Path(__file__).with_name("skewed")
 _MAX_TRIES = 300

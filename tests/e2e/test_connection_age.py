@@ -16,12 +16,12 @@ from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_devtools.demo.processes import start
 from syncbeat_devtools.demo.stage import Stage, staged
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.ports import free_port
-from tests.relays import Relay, relayed
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.ports import free_port
+from tests.support.tcp_relays import Relay, relayed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 AGE_S = 2.0  # streams end after 1.7 to 2.0 s then, connections take calls for 1.8 to 2.2 s
 CHANNELS, STREAMS, GENERATIONS = 4, 5, 3

@@ -14,10 +14,10 @@ from syncbeat.v1 import core_pb2, directory_service_pb2, error_reason_pb2, push_
 from syncbeat_devtools.demo.devices import StreamingDevice, eventually
 from syncbeat_devtools.demo.stage import Stage, staged
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
-from tests.deliveries import states
+from tests.support.databases import DatabaseUrls
+from tests.support.delivery_counts import states
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 DEVICES = 10
 

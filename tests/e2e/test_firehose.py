@@ -15,11 +15,11 @@ from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_devtools.demo.devices import eventually
 from syncbeat_devtools.demo.stage import Stage, staged
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls, run_sql
 from tests.e2e.feed_story import Cable, Consumer, Hosts, Writers, hold, level
-from tests.ports import free_port
+from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.ports import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 @pytest.fixture

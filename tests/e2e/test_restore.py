@@ -9,11 +9,11 @@ import pytest
 
 from syncbeat_devtools.demo.stage import Stage, staged
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.restores import PATIENCE_S, Deployment, dump, new_epoch, restore
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.restores import PATIENCE_S, Deployment, dump, new_epoch, restore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 @pytest.fixture

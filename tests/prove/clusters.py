@@ -23,8 +23,8 @@ from syncbeat_devtools.embedded.binaries import find_binaries
 from syncbeat_devtools.embedded.postgres import APP, DATABASE, OWNER, account_for_postgres, make_folder
 from syncbeat_devtools.embedded.servers import Account, Program, Server
 from syncbeat_server.ops.process_group import launcher
-from tests.ports import free_port
 from tests.prove.tools import proof_programs, runs
+from tests.support.ports import free_port
 
 TTL_S = 20
 """How long a leader that is not heard of keeps its lease, at the least that Patroni allows."""

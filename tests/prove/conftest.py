@@ -13,8 +13,8 @@ import pytest
 
 from syncbeat_devtools.demo.stage import Stage, staged
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
 from tests.prove.tools import UNPROVEN
+from tests.support.databases import DatabaseUrls
 
 _RESULTS = Path(__file__).parents[2] / "docs" / "proof"
 

@@ -36,10 +36,10 @@ from syncbeat_server.push.policy import decisions
 from syncbeat_server.push.policy.decisions import RetryRule
 from syncbeat_server.push.store import lifecycle, notifications, queue
 from syncbeat_server.storage.postgres.database import Database, open_database
-from tests.conftest import DatabaseUrls
-from tests.fakes import FakeClock
-from tests.storage.doubles import ScriptedProvider, Streams, channel
-from tests.storage.stage import APP, directory
+from tests.support.databases import DatabaseUrls
+from tests.support.doubles import ScriptedProvider, Streams, channel
+from tests.support.fake_clock import FakeClock
+from tests.support.seed import APP, directory
 
 USERS = ("ann", "bob", "cat")
 TOKENS = ("t1", "t2", "t3", "t4")

@@ -20,7 +20,7 @@ _AUDIT_S = 300.0
 _SHOWN = 200
 PIN = f"idna==3.6 --hash=sha256:{'0' * 64}\nurllib3==2.0.0 --hash=sha256:{'0' * 64}\n"
 
-pytestmark = pytest.mark.timeout(2 * _AUDIT_S)
+pytestmark = [pytest.mark.prove, pytest.mark.timeout(2 * _AUDIT_S)]
 
 
 class Audit(NamedTuple):

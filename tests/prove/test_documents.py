@@ -22,6 +22,8 @@ from syncbeat_devtools.demo.stage import Stage
 from syncbeat_server.clock import SystemClock
 from tests.prove.load import USERS, register
 
+pytestmark = pytest.mark.prove
+
 DOCUMENTS = int(os.environ.get("DOCUMENTS", "1000"))
 ROUND_S, PAUSE_S = 3.0, 0.02
 SCOPE, WRITER = "scope-0", "user-0"

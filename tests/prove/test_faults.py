@@ -10,6 +10,8 @@ import pytest
 from syncbeat_devtools.demo.stage import Stage
 from tests.prove.load import Promises, register, send_for_ever, settled
 
+pytestmark = pytest.mark.prove
+
 SHARES = {"503": 0.08, "500": 0.03, "accepted-503": 0.04, "accepted-reset": 0.03, "reset": 0.04, "not-json": 0.02}
 
 

@@ -10,8 +10,10 @@ import pytest
 
 from syncbeat import SyncbeatClient
 from syncbeat_devtools.demo.stage import Stage
-from tests.conftest import DatabaseUrls
 from tests.e2e.feed_story import Cable, Consumer, Hosts, Writers, hold, level
+from tests.support.databases import DatabaseUrls
+
+pytestmark = pytest.mark.prove
 
 ROUNDS = 3
 SCOPES = 2_000  # that are written all the time

@@ -16,11 +16,13 @@ import redis.asyncio
 from syncbeat_devtools.demo.devices import eventually
 from syncbeat_devtools.demo.stage import Stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
 from tests.e2e.witness import history_of, last_to_claim, watch_database
-from tests.history import unended, violations
 from tests.prove.load import Promises, register, send_for_ever, settled
 from tests.prove.test_kill import Victims
+from tests.support.databases import DatabaseUrls
+from tests.support.delivery_history import unended, violations
+
+pytestmark = pytest.mark.prove
 
 HARMS = ("kill", "kill", "kill", "pause", "postgres", "flush redis", "redis away")
 FAULTS = {"accepted-503": 0.05, "accepted-reset": 0.03, "503": 0.03, "reset": 0.03, "quota": 0.01}

@@ -21,6 +21,8 @@ from syncbeat_server.auth.tokens.keys import ALGORITHMS, KeyTable, also_without_
 from syncbeat_server.auth.tokens.verify import is_genuine, parts
 from syncbeat_server.errors import TokenInvalid
 
+pytestmark = pytest.mark.prove
+
 ISSUER = Issuer("default", "https://issuer.example")
 # Vectors that are called valid though RFC 7515, section 2, lets no other characters than those of base64url in.
 OTHER_CHARACTERS = ("InvalidCharacterInsertedInHeader", "InvalidCharacterInsertedInPayload")

@@ -15,6 +15,8 @@ from syncbeat_devtools.demo.processes import Process, start
 from syncbeat_devtools.demo.stage import Stage
 from tests.prove.load import Promises, publish_for_ever, register, send_for_ever, settled, streams
 
+pytestmark = pytest.mark.prove
+
 
 class Victims:
     """Two servers on fixed ports and two workers, each started again when it was killed."""

@@ -15,7 +15,9 @@ from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2
 from syncbeat.v1.error_reason_pb2 import ErrorReason
 from syncbeat_devtools.demo.stage import Stage
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
+
+pytestmark = pytest.mark.prove
 
 RACES, AT_ONCE = 1_000, 25
 REVOKED = "ERROR_REASON_TOKEN_REVOKED"

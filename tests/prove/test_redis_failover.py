@@ -18,11 +18,13 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_service_pb2
 from syncbeat_devtools.demo.devices import StreamingDevice
 from syncbeat_devtools.demo.stage import Stage
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
 from tests.prove.load import settled
 from tests.prove.valkeys import DOWN_AFTER_S, NAME, Pair, Valkey, moving_address, running_pair
 from tests.prove.writers import Written, differences
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+
+pytestmark = pytest.mark.prove
 
 SCOPES = 6
 PAUSE_S = 0.05  # with six writers 120 publishes a second at most

@@ -35,8 +35,10 @@ from syncbeat_server.rpc.server import ConnectionAge, Listener, RpcServer
 from syncbeat_server.rpc.servicers.auth import AuthServicer
 from syncbeat_server.storage.postgres.database import open_database
 from syncbeat_server.storage.redis.bus import open_redis
-from tests.conftest import DatabaseUrls
-from tests.fakes import START
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import START
+
+pytestmark = pytest.mark.prove
 
 USERS = 10_000
 STEP_S = 5.0

@@ -14,7 +14,7 @@ import redis
 
 from syncbeat_devtools.embedded.binaries import find_binaries
 from syncbeat_devtools.embedded.servers import Account, Program, Server
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 NAME = "heart"
 """What the sentinels call the primary they watch."""

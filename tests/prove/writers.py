@@ -13,7 +13,7 @@ import grpc
 
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, sync_service_pb2
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
 
 _TRY_S = 5.0
 _GIVE_UP_S = 120.0

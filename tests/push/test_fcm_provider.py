@@ -16,8 +16,10 @@ from syncbeat_server.clock import SystemClock
 from syncbeat_server.push.model import Blame, Content, Kind, Lane, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
-from tests.claimed import MESSAGE
-from tests.fakes import ahead, settle, wait_until
+from tests.support.claimed_delivery import MESSAGE
+from tests.support.fake_clock import ahead, settle, wait_until
+
+pytestmark = pytest.mark.http
 
 _DELIVERY = replace(
     MESSAGE, delivery_id="d-1", content=Content(title="Anna", body="wrote something", data={"k": "v"}, badge=2)

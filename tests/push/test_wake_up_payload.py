@@ -11,7 +11,9 @@ from syncbeat_devtools.fake_fcm.messages import read_message
 from syncbeat_server.push.model import ClaimedDelivery, Content, Kind
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm.message import Encoder
-from tests.claimed import MESSAGE
+from tests.support.claimed_delivery import MESSAGE
+
+pytestmark = pytest.mark.unit
 
 WAKE = replace(MESSAGE, kind=Kind.SYNC, scope="a", epoch="e", sequence=7)
 

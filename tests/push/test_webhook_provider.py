@@ -16,7 +16,9 @@ from syncbeat_server.push.model import Blame, Content, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.addresses import is_public
 from syncbeat_server.push.providers.webhook import WebhookProvider
-from tests.push.test_like_firebase_admin import DELIVERY
+from tests.push.test_firebase_admin_parity import DELIVERY
+
+pytestmark = pytest.mark.http
 
 MESSAGE = Message(DELIVERY, Content(title="Anna", data={"k": "v"}), "default.ack")
 RETRY, CONFIG = Verdict.RETRY, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)

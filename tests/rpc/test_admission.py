@@ -20,10 +20,12 @@ from syncbeat_server.errors import Overloaded
 from syncbeat_server.rpc.access import policies
 from syncbeat_server.rpc.admission import Admission, Rank, rank_of
 from syncbeat_server.rpc.server import CONTRACT
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.ports import free_port
-from tests.rpc.conftest import DEADLINE_S, Caller, refusal_of, running_server
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.ports import free_port
+from tests.support.rpc_server import DEADLINE_S, Caller, refusal_of, running_server
+
+pytestmark = pytest.mark.rpc
 
 CALLS = 600
 SHED = CALLS // 4  # at the least, before those are served that were let in

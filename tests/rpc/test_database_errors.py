@@ -10,9 +10,9 @@ from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
-from tests.rpc.conftest import METHODS, Server
+from tests.support.rpc_server import METHODS, Server
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.rpc, pytest.mark.asyncio(loop_scope="module")]
 
 PLANT = """
 CREATE TABLE planted (sqlstate text);

@@ -12,10 +12,10 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.rpc.conftest import DEADLINE_S, IMPLEMENTED, Server, refusal_of
-from tests.rpc.requests import is_map
+from tests.support.rpc_server import DEADLINE_S, IMPLEMENTED, Server, refusal_of
+from tests.support.valid_requests import is_map
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.rpc, pytest.mark.asyncio(loop_scope="module")]
 
 FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 SILENT = "WatchDeliveries"  # who is let in may have nothing to hear for ever; other streams begin with a checkpoint

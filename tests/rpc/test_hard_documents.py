@@ -15,8 +15,10 @@ from syncbeat_server.rpc.validation import field_rules
 from syncbeat_server.rpc.validation.json_documents import fault_of
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES
 from syncbeat_server.sync.content import merge_patch
-from tests.hard_documents import drawn
-from tests.rpc.conftest import METHODS, Server
+from tests.support.hard_documents import drawn
+from tests.support.rpc_server import METHODS, Server
+
+pytestmark = pytest.mark.rpc
 
 DOCUMENTS, HOT_KEYS = 60, 6
 # 0.2 s by itself; a busy machine takes several times as long, what was quadratic took minutes.

@@ -12,8 +12,10 @@ import asyncpg
 import pytest
 
 from syncbeat.v1 import core_pb2, push_service_pb2, sync_service_pb2
-from tests.fakes import wait_until
-from tests.rpc.conftest import BACKEND, Caller, Server, entry, running_server
+from tests.support.fake_clock import wait_until
+from tests.support.rpc_server import BACKEND, Caller, Server, entry, running_server
+
+pytestmark = pytest.mark.rpc
 
 REUSED = ("INVALID_ARGUMENT", "REQUEST_ID_REUSED")
 TWINS = 12

@@ -11,10 +11,12 @@ import syncbeat.client
 import syncbeat_server.rpc.server
 from syncbeat import explain
 from syncbeat.v1 import sync_service_pb2 as pb
-from tests.conftest import DatabaseUrls
-from tests.relays import relayed
-from tests.rpc.client_servers import Hold, client_of, scripted_server, user_token
-from tests.rpc.conftest import Watch, running_server
+from tests.support.client_servers import Hold, client_of, scripted_server, user_token
+from tests.support.databases import DatabaseUrls
+from tests.support.rpc_server import Watch, running_server
+from tests.support.tcp_relays import relayed
+
+pytestmark = pytest.mark.rpc
 
 # What is shipped, so many times as fast. Without one that works, the default of a minute stays as it is.
 FASTER = 20

@@ -11,9 +11,11 @@ from syncbeat import SyncbeatClient, explain
 from syncbeat.v1 import auth_service_pb2
 from syncbeat_server.auth.tokens.verify import MAX_TOKEN_BYTES
 from syncbeat_server.rpc.server import MAX_METADATA_BYTES
-from tests.conftest import DatabaseUrls
-from tests.rpc.client_servers import client_of
-from tests.rpc.conftest import Caller, Server, entry, running_server
+from tests.support.client_servers import client_of
+from tests.support.databases import DatabaseUrls
+from tests.support.rpc_server import Caller, Server, entry, running_server
+
+pytestmark = pytest.mark.rpc
 
 ASKED = auth_service_pb2.GetTokenCacheStatsRequest()
 LONGEST = "t" * MAX_TOKEN_BYTES

@@ -14,9 +14,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc import handler_pipeline
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.rpc.conftest import DEADLINE_S, IMPLEMENTED, KEY, SECRET, Caller, Server, refusal_of, running_server
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.rpc_server import DEADLINE_S, IMPLEMENTED, KEY, SECRET, Caller, Server, refusal_of, running_server
+
+pytestmark = pytest.mark.rpc
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 OFFERED = {"SyncService", "PushService", "DirectoryService", "AuthService"}

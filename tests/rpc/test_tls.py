@@ -17,11 +17,13 @@ from syncbeat.v1 import directory_service_pb2
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc.health_probe import probe
 from syncbeat_server.rpc.tls import TlsFiles, server_credentials
-from tests.certificates import Authority, Pair, replace
-from tests.conftest import DatabaseUrls
-from tests.damage import NOT_PEM, remove
-from tests.ports import free_port
-from tests.rpc.conftest import Caller, Server, running_server
+from tests.support.certificates import Authority, Pair, replace
+from tests.support.databases import DatabaseUrls
+from tests.support.file_damage import NOT_PEM, remove
+from tests.support.ports import free_port
+from tests.support.rpc_server import Caller, Server, running_server
+
+pytestmark = pytest.mark.rpc
 
 CA, OTHER_CA, CLIENT_CA = Authority("servers"), Authority("strangers"), Authority("clients")
 BACKEND_URI = "spiffe://example.org/backend"

@@ -12,6 +12,8 @@ from syncbeat_devtools.simulate.traces import read_trace
 from syncbeat_server.cli.main import main
 from syncbeat_server.errors import ConfigurationError
 
+pytestmark = pytest.mark.unit
+
 NAMES = ["fixed-30s", "tier-table", "backoff", "sqrt-ewma", "adaptive-pull", "adaptive-hybrid"]
 KEYS = {
     "name", "requests_per_day", "mean_s", "p50_s", "p95_s", "p99_s", "wakeups_per_device_day", "peak_over_mean",

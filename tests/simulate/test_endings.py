@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 # Work that outlasts every wait of the test; it prints the processes that do it, once they are there.
 PROGRAM = """
 import multiprocessing, os, signal, sys, time

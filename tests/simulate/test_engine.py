@@ -22,6 +22,8 @@ from syncbeat_server.sync.policy.hint import Situation
 from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.interval import Bounds, Price
 
+pytestmark = pytest.mark.unit
+
 DEVICES = [make_device(DEFAULT, 5, index, 24, history_days=1) for index in range(24)]
 POLLING = [row for row in PolicyRow if row not in (PolicyRow.HYBRID, PolicyRow.HYBRID_CEILING)]
 

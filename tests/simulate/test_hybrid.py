@@ -16,6 +16,8 @@ from syncbeat_devtools.simulate.waking import ANDROID, IOS, Air, Handset, Waking
 from syncbeat_server.sync.policy import hint
 from syncbeat_server.sync.policy.hint import Reckoning
 
+pytestmark = pytest.mark.unit
+
 EXACT = Waking(loss=0.0, latency_s=3.0, latency_sigma=0.0)
 QUIET = Settings(1.0, waking=EXACT, app_misses=0.0)
 HISTORY = tuple(-HOUR * hours for hours in range(48, 0, -1))

@@ -12,6 +12,8 @@ from syncbeat_devtools.simulate.fleet import DEFAULT
 from syncbeat_devtools.simulate.outage import Placing, after_outage
 from syncbeat_server.sync.policy import interval
 
+pytestmark = pytest.mark.unit
+
 DEVICES = 60
 
 

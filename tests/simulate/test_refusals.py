@@ -21,6 +21,8 @@ from syncbeat_devtools.simulate.traces import read_trace
 from syncbeat_server.cli.main import main
 from syncbeat_server.errors import ConfigurationError
 
+pytestmark = pytest.mark.unit
+
 HEAD = "time,scope,device,kind\n"
 DAY = "0,a,ben,poll\n500,a,anna,change\n80000,a,anna,change\n"
 SMALL = ["--devices", "2", "--known-days", "0", "--processes", "1"]

@@ -11,10 +11,10 @@ import pytest
 from syncbeat_server.errors import NotFound, RequestIdReused, RequestInFlight, SyncbeatError
 from syncbeat_server.storage.idempotency import Answer, RequestKey, answer_once, forget_old
 from syncbeat_server.storage.postgres.database import Connection, Database
-from tests.fakes import FakeClock, wait_until
-from tests.storage.stage import rows_of, value_of
+from tests.support.fake_clock import FakeClock, wait_until
+from tests.support.seed import rows_of, value_of
 
-pytestmark = pytest.mark.usefixtures("database", "clock")
+pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
 WAITING = """SELECT count(*) FROM pg_stat_activity
              WHERE datname = current_database() AND wait_event_type = 'Lock'"""

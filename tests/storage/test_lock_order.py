@@ -30,9 +30,12 @@ from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
 from syncbeat_server.sync.store import changes as sync_store
 from syncbeat_server.sync.store.answered import record_fetched
 from syncbeat_server.sync.store.changes import record_seen, report_activity
-from tests.conftest import DatabaseUrls
-from tests.fakes import FakeClock, wait_until
-from tests.storage.stage import (
+from tests.events.test_publish import call
+from tests.events.test_user_lifecycle import until_waiting
+from tests.push.test_alerts import alert
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import FakeClock, wait_until
+from tests.support.seed import (
     APP,
     EPOCH,
     accept,
@@ -47,9 +50,8 @@ from tests.storage.stage import (
     value_of,
     wake,
 )
-from tests.storage.test_alerts import alert
-from tests.storage.test_publish import call
-from tests.storage.test_users import until_waiting
+
+pytestmark = pytest.mark.store
 
 USERS = ["ann", "bob", "cat", "dan"]
 SCOPES = ["couple", "chat"]

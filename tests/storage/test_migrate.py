@@ -28,7 +28,9 @@ from syncbeat_server.sync.model import DeviceKey
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.scope_signal import signal_outlook, unchanged
 from syncbeat_server.sync.store.changes import device_views
-from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql, urls_of
+from tests.support.databases import DatabaseUrls, create_database, drop_database, run_sql, urls_of
+
+pytestmark = pytest.mark.store
 
 APP = "syncbeat_app"
 NEXT = len(read_migrations()) + 1

@@ -20,8 +20,10 @@ from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from syncbeat_server.storage.redis.capability_check import found_refused
 from syncbeat_server.storage.redis.faults import Cause
 from syncbeat_server.storage.redis.monitor import RedisWatch
-from tests.fakes import wait_until
-from tests.valkeys import PRIMARY, Valkey, moving_address, running_sentinel, running_valkey, sentinel_url
+from tests.support.fake_clock import wait_until
+from tests.support.valkeys import PRIMARY, Valkey, moving_address, running_sentinel, running_valkey, sentinel_url
+
+pytestmark = pytest.mark.store
 
 # Sentinels take a second to see it and some to choose; the rest is for a busy machine.
 FOLLOWED_S = 45.0

@@ -21,9 +21,19 @@ from syncbeat_server.storage.redis.bus import open_redis
 from syncbeat_server.storage.redis.capability_check import found_refused
 from syncbeat_server.storage.redis.faults import ACL_RULE, Cause
 from syncbeat_server.storage.redis.monitor import RedisWatch
-from tests.certificates import Authority
-from tests.fakes import wait_until
-from tests.valkeys import PASSWORD, Valkey, moving_address, running_sentinel, running_valkey, saying, sentinel_url
+from tests.support.certificates import Authority
+from tests.support.fake_clock import wait_until
+from tests.support.valkeys import (
+    PASSWORD,
+    Valkey,
+    moving_address,
+    running_sentinel,
+    running_valkey,
+    saying,
+    sentinel_url,
+)
+
+pytestmark = pytest.mark.store
 
 Made = Callable[[Path, ExitStack], str]
 

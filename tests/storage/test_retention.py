@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from syncbeat_server.auth import erase
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.clock import SystemClock
@@ -16,8 +18,10 @@ from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.storage.retention import BEGINNING, Batch, OldRows, Retention
 from syncbeat_server.sync.feed import prune
 from syncbeat_server.sync.store import answered, app_tuning, invalidations
-from tests.conftest import DatabaseUrls, run_sql
-from tests.storage.stage import rows_of, value_of
+from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.seed import rows_of, value_of
+
+pytestmark = pytest.mark.store
 
 OLD, FRESH = 3_500, 20
 # As the superuser, and as a replica would write them: without their triggers and references.

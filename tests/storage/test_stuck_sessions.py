@@ -13,9 +13,11 @@ from syncbeat_server.storage.postgres import database as database_module
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.pool import PooledConnection
 from syncbeat_server.storage.postgres.stuck_sessions import end_stuck_sessions, watch_sessions
-from tests.conftest import DatabaseUrls
-from tests.fakes import FakeClock
-from tests.storage.stage import add_device, until, value_of
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import FakeClock
+from tests.support.seed import add_device, until, value_of
+
+pytestmark = pytest.mark.store
 
 
 @asynccontextmanager

@@ -1,0 +1,227 @@
+"""From the credentials of a call to who is calling."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+
+from syncbeat_server.auth import service
+from syncbeat_server.auth.accounts.account_status_cache import Standings
+from syncbeat_server.auth.model import MAX_LEEWAY, Issuer, KeyRow, Principal, PrincipalKind
+from syncbeat_server.auth.service import Authenticator, Known
+from syncbeat_server.auth.store import users
+from syncbeat_server.auth.tokens.bearer import bearer_of
+from syncbeat_server.auth.tokens.keys import key_table
+from syncbeat_server.auth.tokens.verify import check, mint
+from syncbeat_server.errors import DependencyDown, TokenExpired, TokenInvalid, TokenRevoked
+from syncbeat_server.storage.postgres.database import Database
+from tests.support.doubles import Refuses
+from tests.support.fake_clock import FakeClock
+
+pytestmark = pytest.mark.store
+
+ISSUER = Issuer("default", "issuer", uuid_subjects=False)
+KEY = KeyRow(ISSUER, "k", "HS256", "s" * 32)
+BACKEND = Principal(PrincipalKind.SERVICE, "backend", methods=frozenset({"SendNotification"}))
+BILLING = Principal(PrincipalKind.SERVICE, "billing")
+TOKEN = "a-token-of-the-backend"
+
+
+@pytest.fixture
+def refuses(database: Database) -> Refuses:
+    return Refuses(database)
+
+
+@pytest.fixture
+def door(refuses: Refuses, clock: FakeClock) -> Authenticator:
+    holders = {hashlib.sha256(TOKEN.encode()).digest(): BACKEND}
+    certified = {"backend.example": BACKEND, "www.backend.example": BACKEND, "spiffe://example/billing": BILLING}
+    known = Known(key_table([KEY]), {}, holders, certified)
+    return Authenticator(known, Standings(refuses.as_database, clock, 100), clock, 100)
+
+
+def bearer(clock: FakeClock, user_id: str = "ann", life_s: float = 600.0, session_id: str = "s") -> str:
+    return f"Bearer {mint(KEY, user_id, clock.now(), timedelta(seconds=life_s), session_id=session_id)}"
+
+
+async def enter(door: Authenticator, *values: str) -> Principal:
+    """As the interceptor asks."""
+    shown = bearer_of(values)
+    found = door.cached(shown) or door.at_once(shown)
+    return found if isinstance(found, Principal) else await door.authenticate(shown, found)
+
+
+async def test_a_user_comes_in_by_a_jwt(door: Authenticator, clock: FakeClock) -> None:
+    principal = await enter(door, bearer(clock))
+    assert (principal.kind, principal.name, principal.app_id) == (PrincipalKind.USER, "ann", "default")
+    assert principal.caller == "user:ann"
+    assert principal.expires_at is not None
+    assert (principal.expires_at - clock.now()).total_seconds() == 600
+    assert await enter(door, bearer(clock).replace("Bearer", "bEARER")) == principal
+
+
+async def test_a_service_comes_in_by_its_token_without_the_database(door: Authenticator, refuses: Refuses) -> None:
+    refuses.error = DependencyDown("the database does not answer")
+    assert door.cached(bearer_of([f"Bearer {TOKEN}"])) is BACKEND
+    assert BACKEND.caller == "service:backend"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [f"Bearer {TOKEN}", f"Bearer {TOKEN}"],
+        [TOKEN],
+        ["Bearer"],
+        ["Bearer "],
+        [f"Basic {TOKEN}"],
+        [f"Bearer  {TOKEN}"],
+        [f"Bearer {TOKEN}x"],
+        [f"Bearer {hashlib.sha256(TOKEN.encode()).hexdigest()}"],
+        ["Bearer " + "x" * 8193],
+    ],
+    ids=str,
+)
+async def test_anything_else_stays_out(door: Authenticator, values: list[str]) -> None:
+    with pytest.raises(TokenInvalid) as raised:
+        await enter(door, *values)
+    assert TOKEN not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["backend.example"], BACKEND),
+        (["other.example", "backend.example", "www.backend.example"], BACKEND),
+        (["spiffe://example/billing"], BILLING),
+    ],
+)
+def test_a_service_comes_in_by_its_certificate(door: Authenticator, names: Sequence[str], found: Principal) -> None:
+    assert door.certified(names) is found
+
+
+@pytest.mark.parametrize("names", [[], ["other.example"], ["backend.example", "spiffe://example/billing"]])
+def test_a_certificate_that_names_nobody_or_several_stays_out(door: Authenticator, names: Sequence[str]) -> None:
+    with pytest.raises(TokenInvalid):
+        door.certified(names)
+
+
+async def test_a_token_that_was_checked_still_ends_in_time(door: Authenticator, clock: FakeClock) -> None:
+    value = bearer(clock, life_s=20.0)
+    for _ in range(5):
+        assert (await enter(door, value)).name == "ann"
+        await clock.advance(9.9)
+    await clock.advance(0.5)
+    with pytest.raises(TokenExpired):
+        await enter(door, value)
+
+
+async def test_a_checked_token_is_remembered_for_a_while(
+    door: Authenticator, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[object] = []
+
+    def counted(*arguments: object) -> object:
+        checks.append(arguments)
+        return real(*arguments)  # type: ignore[arg-type]  # whatever it is called with
+
+    real = check
+    monkeypatch.setattr(service, "check", counted)
+    value = bearer(clock)
+    for _ in range(3):
+        await enter(door, value)
+    assert len(checks) == 1
+    await clock.advance(60)
+    await enter(door, value)
+    assert len(checks) == 2
+    assert (door.stats().hits, door.stats().misses) == (2, 2)
+
+
+async def test_a_refused_token_is_not_remembered(door: Authenticator) -> None:
+    for number in range(3):
+        with pytest.raises(TokenInvalid):
+            await enter(door, f"Bearer a.b.{number}")
+    assert door.stats().size == 0
+
+
+async def test_what_was_revoked_is_refused_once_told(door: Authenticator, database: Database, clock: FakeClock) -> None:
+    value = bearer(clock)
+    principal = await enter(door, value)
+    await clock.advance(5)
+    async with database.transaction() as conn:
+        await users.revoke_user(conn, "default", "ann", "")
+    assert await enter(door, value) is principal
+    door.revoked("default", "ann")
+    with pytest.raises(TokenRevoked):
+        await enter(door, value)
+    with pytest.raises(TokenRevoked):
+        await door.recheck(principal)
+    with pytest.raises(TokenRevoked):
+        await enter(door, bearer(clock))  # issued in the second of the revocation
+    await clock.advance(MAX_LEEWAY.total_seconds())
+    with pytest.raises(TokenRevoked):
+        await enter(door, bearer(clock))  # which an issuer whose clock is fast said of one of before
+    await clock.advance(1)
+    assert (await enter(door, bearer(clock))).name == "ann"
+
+
+async def test_what_goes_on_is_checked_against_the_database_and_not_the_cache(
+    door: Authenticator, database: Database, clock: FakeClock
+) -> None:
+    principal = await enter(door, bearer(clock, life_s=30))
+    await door.recheck(principal)
+    async with database.transaction() as conn:
+        await users.disable_user(conn, "default", "ann")
+    with pytest.raises(TokenRevoked):
+        await door.recheck(principal)
+    await clock.advance(30)
+    with pytest.raises(TokenExpired):
+        await door.recheck(principal)
+    await door.recheck(BACKEND)
+
+
+async def test_what_was_looked_up_anew_for_a_stream_ends_the_older_answer(
+    door: Authenticator, database: Database, clock: FakeClock
+) -> None:
+    value = bearer(clock)
+    principal = await enter(door, value)
+    await door.recheck(principal)
+    assert (await enter(door, value)).name == "ann"
+    async with database.transaction() as conn:
+        await users.disable_user(conn, "default", "ann")
+    door.revoked("default", "ann")
+    with pytest.raises(TokenRevoked):
+        await enter(door, value)
+
+
+async def test_a_standing_that_made_room_for_others_ends_its_tokens(
+    refuses: Refuses, database: Database, clock: FakeClock
+) -> None:
+    standings = Standings(refuses.as_database, clock, 2)
+    door = Authenticator(Known(key_table([KEY]), {}, {}, {}), standings, clock, 100)
+    values = [bearer(clock, f"user-{number}") for number in range(4)]
+    for value in values:
+        await enter(door, value)
+    async with database.transaction() as conn:
+        await users.disable_user(conn, "default", "user-0")
+    door.revoked("default", "user-0")
+    with pytest.raises(TokenRevoked):
+        await enter(door, values[0])
+
+
+async def test_an_outage_is_told_as_one_and_who_was_checked_goes_on(
+    door: Authenticator, refuses: Refuses, clock: FakeClock
+) -> None:
+    value = bearer(clock)
+    await enter(door, value)
+    refuses.error = DependencyDown("the database does not answer")
+    await clock.advance(50)
+    assert (await enter(door, value)).name == "ann"
+    with pytest.raises(DependencyDown):
+        await enter(door, bearer(clock, "bob"))
+    await clock.advance(20)
+    with pytest.raises(DependencyDown):
+        await enter(door, value)

@@ -1,0 +1,76 @@
+"""Clients with gRPC's default limits get everything, however large the values of a feed are."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from syncbeat import SmartSync
+from syncbeat import client as client_module
+from syncbeat.v1 import core_pb2
+from syncbeat.v1 import sync_service_pb2 as pb
+from tests.client.test_smart_sync_real_server import Store
+from tests.support.client_servers import client_of, user_token
+from tests.support.fake_clock import wait_until
+from tests.support.phones import DeviceClock
+from tests.support.rpc_server import Server
+
+pytestmark = pytest.mark.rpc
+
+KIB = 1 << 10
+
+
+async def fill(server: Server, scope: str, count: int, octets: int) -> None:
+    """Give a scope so many keys with values of a size."""
+    await server.publish(scope, "first")
+    conn = await asyncpg.connect(server.urls.admin_url)
+    try:
+        await conn.execute(
+            """INSERT INTO changes (app_id, scope, key, value, sequence, changed_at)
+               SELECT 'default', $1, 'k' || n, to_jsonb(repeat('x', $3 - 2)), n + 1, now()
+               FROM generate_series(1, $2) n""",
+            scope,
+            count,
+            octets,
+        )
+        await conn.execute("UPDATE scopes SET head = $2 WHERE scope = $1", scope, count + 1)
+    finally:
+        await conn.close()
+
+
+@pytest.mark.parametrize("page_size", [0, 1_000])
+async def test_list_changes_fits_a_client_with_grpcs_default_limit(server: Server, page_size: int) -> None:
+    await fill(server, "s", 60, 100 * KIB)
+    cursor, keys, more = core_pb2.ScopeCursor(scope="s"), [], True
+    while more:
+        page = await server.backend(pb.ListChangesRequest(cursor=cursor, page_size=page_size))
+        assert page.ByteSize() <= (1 << 20) + KIB
+        keys += [change.key for change in page.changes]
+        cursor, more = page.next_cursor, page.more
+    assert keys == ["first", *(f"k{n}" for n in range(1, 61))]
+
+
+async def test_watch_hints_brings_what_a_client_with_grpcs_default_limit_missed(server: Server) -> None:
+    await fill(server, "s", 60, 100 * KIB)
+    await server.add("s", "ann")
+    watch = server.user("ann").watch(cursors=[core_pb2.ScopeCursor(scope="s", sequence=0)])
+    sequences = [(await watch.next("change")).sequence for _ in range(61)]
+    watch.call.cancel()
+    assert sequences == list(range(1, 62))
+
+
+async def test_smart_sync_comes_to_the_end_of_a_scope_of_36_mib(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = tuple(option for option in client_module._OPTIONS if option[0] != "grpc.max_receive_message_length")
+    monkeypatch.setattr(client_module, "_OPTIONS", options)
+    await fill(server, "s", 600, 60 * KIB)
+    await server.add("s", "ann")
+    await server.register("ann", "phone")
+    store, clock = Store(), DeviceClock()
+    async with (
+        client_of(server.address, token=user_token("ann")) as client,
+        SmartSync(client, "phone", on_changes=store.apply, clock=clock, streams=False),
+    ):
+        await wait_until(lambda: len(store.rows.get("s", {})) == 601)
+    assert store.applied == list(range(1, 602))

@@ -1,0 +1,223 @@
+"""Calls that come together are served in a row; a lone one does not wait, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import partial
+
+import pytest
+
+from syncbeat_server.rpc.fastpath import request_batcher as rows
+from syncbeat_server.rpc.fastpath.request_batcher import Together
+from syncbeat_server.runtime import adaptive_batching
+from tests.support.fake_clock import settle
+
+pytestmark = pytest.mark.unit
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def noted(served: list[str], name: str) -> Callable[[], str]:
+    def work() -> str:
+        served.append(name)
+        return name
+
+    return work
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns and rows count, however long a busy machine makes them."""
+    for module in (adaptive_batching, rows):
+        monkeypatch.setattr(module, "_LONGEST_S", 60.0)
+
+
+async def serve_two(together: Together) -> None:
+    """So that the next ones gather."""
+    assert list(await asyncio.gather(together.serve(lambda: 1), together.serve(lambda: 2))) == [1, 2]
+
+
+async def test_a_lone_call_is_served_in_the_next_turn() -> None:
+    call = asyncio.ensure_future(Together().serve(lambda: "answer"))
+    await turns(3)
+    assert call.done()
+    assert call.result() == "answer"
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_after_several_more_are_waited_for_and_served_in_their_order() -> None:
+    together, served = Together(), list[str]()
+    await serve_two(together)
+    first = asyncio.ensure_future(together.serve(noted(served, "first")))
+    await turns(10)
+    second = asyncio.ensure_future(together.serve(noted(served, "second")))
+    await turns(15)
+    assert served == [], "quiet for less than twenty turns"
+    await turns(10)
+    assert served == ["first", "second"]
+    assert list(await asyncio.gather(first, second)) == served
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_after_eight_lone_calls_nobody_waits_for_more() -> None:
+    together = Together()
+    await serve_two(together)
+    waited = []
+    for _ in range(10):
+        call = asyncio.ensure_future(together.serve(lambda: "answer"))
+        await turns(3)
+        waited.append(not call.done())
+        await call
+    assert waited == [True] * 8 + [False] * 2
+
+
+async def test_nobody_waits_for_long_where_turns_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = Together()
+    await serve_two(together)
+    call = asyncio.ensure_future(together.serve(lambda: "answer"))
+    loop = asyncio.get_running_loop()
+    passed, began = 0, loop.time()
+    monkeypatch.setattr(loop, "time", lambda: began + passed * 0.002)  # the process has other work to do
+    while not call.done():
+        await turns(1)
+        passed += 1
+    assert passed < 10, "quiet turns count as long as they are short"
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_full_row_is_served_though_more_keep_coming() -> None:
+    together, served = Together(), list[str]()
+    await serve_two(together)
+    calls: list[asyncio.Future[str]] = []
+    while not served:
+        calls.append(asyncio.ensure_future(together.serve(noted(served, f"{len(calls)}"))))
+        await turns(1)
+        assert len(calls) < 40
+    assert len(served) == 32
+    await asyncio.gather(*calls)
+    assert served == [f"{number}" for number in range(len(calls))]
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_a_row_is_of_32_at_most_and_others_have_a_turn_before_the_next() -> None:
+    together, served = Together(), list[str]()
+    await serve_two(together)
+    calls = [asyncio.ensure_future(together.serve(noted(served, f"{number}"))) for number in range(70)]
+    seen = [0]
+    while len(served) < 70:
+        await turns(1)
+        if len(served) != seen[-1]:
+            seen.append(len(served))
+    assert seen == [0, 32, 64, 70]
+    assert list(await asyncio.gather(*calls)) == served == [f"{number}" for number in range(70)]
+
+
+async def test_an_error_is_its_callers_alone() -> None:
+    together = Together()
+
+    def fails() -> str:
+        raise ValueError("this one")
+
+    calls = (together.serve(lambda: "good"), together.serve(fails), together.serve(lambda: "good too"))
+    first, second, third = await asyncio.gather(*calls, return_exceptions=True)
+    assert (first, third) == ("good", "good too")
+    with pytest.raises(ValueError, match="this one"):
+        raise second  # type: ignore[misc]  # it is one
+
+
+class Panic(BaseException):
+    """As what a library in Rust raises for a fault of its own."""
+
+
+@pytest.mark.parametrize(("raised", "told"), [(Panic(), Panic), (StopIteration(), RuntimeError)], ids=repr)
+async def test_what_is_no_error_leaves_nobody_waiting(raised: BaseException, told: type[BaseException]) -> None:
+    together = Together()
+
+    def fails() -> str:
+        raise raised
+
+    calls = [asyncio.ensure_future(together.serve(work)) for work in (lambda: "good", fails, lambda: "good too")]
+    _, waiting = await asyncio.wait(calls, timeout=20)
+    assert not waiting
+    assert (calls[0].result(), type(calls[1].exception()), calls[2].result()) == ("good", told, "good too")
+
+
+class Asked:
+    """What a call holds."""
+
+
+async def test_calls_are_let_go_of_when_they_are_answered_whatever_became_of_their_row() -> None:
+    """Requests may be large, and what hangs in a circle stays until it is collected."""
+    together = Together()
+    gone: list[weakref.ref[Asked]] = []
+
+    def refused(_: Asked) -> None:
+        raise ValueError("refused")
+
+    async def call(answer: Callable[[Asked], None]) -> None:
+        asked = Asked()
+        gone.append(weakref.ref(asked))
+        with suppress(ValueError):
+            await together.serve(partial(answer, asked))
+
+    gc.collect()
+    gc.disable()
+    try:
+        await asyncio.gather(*map(call, (lambda _: None, refused, lambda _: None, refused)))
+        assert [one() for one in gone] == [None] * 4
+    finally:
+        gc.enable()
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_what_a_caller_that_has_gone_wanted_is_not_done() -> None:
+    together, served = Together(), list[str]()
+    await serve_two(together)
+    calls = [asyncio.ensure_future(together.serve(noted(served, name))) for name in ("stays", "goes")]
+    await turns(2)
+    calls[1].cancel()
+    await asyncio.wait(calls)
+    assert served == ["stays"]
+    assert calls[1].cancelled()
+
+
+async def test_nobodys_context_is_there() -> None:
+    """A call that relied on the context would be served with another's."""
+    name: ContextVar[str] = ContextVar("name", default="nobody")
+    together = Together()
+
+    async def call(own: str) -> str:
+        name.set(own)
+        return await together.serve(name.get)
+
+    assert await asyncio.gather(*(asyncio.create_task(call(own)) for own in ("ann", "bob"))) == ["nobody", "nobody"]
+    await settle()
+
+
+async def test_calls_that_take_long_do_not_hold_the_loop_for_the_whole_row() -> None:
+    together, seen = Together(), list[str]()
+
+    def slow() -> None:
+        until = time.monotonic() + 0.004
+        while time.monotonic() < until:
+            pass
+        seen.append("call")
+
+    calls = [asyncio.ensure_future(together.serve(slow)) for _ in range(6)]
+    await turns(1)
+    while not all(call.done() for call in calls):
+        seen.append("others")
+        await turns(1)
+    rows = [len(list(row)) for what, row in itertools.groupby(seen) if what == "call"]
+    assert sum(rows) == 6
+    assert max(rows) <= 2

@@ -1,0 +1,74 @@
+"""A call's time is bounded when it has to wait."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from syncbeat_server.rpc.fastpath.shared_deadline import Budgets
+from tests.support.fake_clock import settle
+
+pytestmark = pytest.mark.unit
+
+
+async def test_a_call_that_never_waits_is_answered() -> None:
+    async def work() -> str:
+        return "done"
+
+    assert await Budgets().within(60.0, work()) == "done"
+
+
+async def test_a_call_that_waits_gets_what_it_waited_for() -> None:
+    budgets = Budgets()
+    first, second = (asyncio.get_running_loop().create_future() for _ in range(2))
+
+    async def work() -> list[str]:
+        answers = [await first]
+        try:
+            await second
+        except ValueError as error:
+            answers.append(str(error))
+        return answers
+
+    task = asyncio.ensure_future(budgets.within(60.0, work()))
+    await settle()
+    first.set_result("one")
+    second.set_exception(ValueError("two"))
+    assert await task == ["one", "two"]
+
+
+async def test_a_call_that_takes_too_long_is_told_so() -> None:
+    budgets = Budgets()
+    ended = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cleaned up")
+
+    with pytest.raises(TimeoutError):
+        await budgets.within(0.02, work())
+    assert ended == ["cleaned up"]
+
+
+async def test_errors_and_cancellations_go_through() -> None:
+    budgets = Budgets()
+
+    async def fails() -> None:
+        raise ValueError("at once")
+
+    async def fails_later() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("later")
+
+    with pytest.raises(ValueError, match="at once"):
+        await budgets.within(60.0, fails())
+    with pytest.raises(ValueError, match="later"):
+        await budgets.within(60.0, fails_later())
+    task = asyncio.ensure_future(budgets.within(60.0, asyncio.Event().wait()))
+    await settle()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()

@@ -1,0 +1,79 @@
+"""Redis's state is said once, hourly, when its cause changes and when it ends: no flood, and no silence."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
+
+from syncbeat_server.storage.redis.faults import SENTENCES, Cause, cause_of
+from syncbeat_server.storage.redis.health import RedisHealth, Refusal
+from tests.support.fake_clock import FakeClock
+
+pytestmark = pytest.mark.unit
+
+FULL, LOADING, UNHEARD = (Refusal(cause, "SET") for cause in (Cause.FULL, Cause.LOADING, Cause.UNHEARD))
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def causes(told: pytest.LogCaptureFixture) -> list[str]:
+    return [f"{record.levelname} {vars(record)['cause']}" for record in told.records]
+
+
+async def test_redis_health_is_said_once_hourly_and_at_its_end(told: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    health = RedisHealth(clock)
+    for _ in range(3 * 1_800):  # every two seconds for three hours
+        health.judge([FULL])
+        await clock.advance(2.0)
+    assert causes(told) == ["WARNING full"] * 3
+    assert [vars(record)["for_s"] for record in told.records] == [0, 3_600, 7_200]
+    health.judge([])
+    assert causes(told)[3:] == ["INFO full"]
+
+
+async def test_redis_health_names_each_cause_and_no_flapping(told: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    health = RedisHealth(clock)
+    for refusals in ([FULL], [LOADING], [FULL], [LOADING], [FULL]):
+        health.judge(refusals)
+        await clock.advance(2.0)
+    assert causes(told) == ["WARNING full", "WARNING loading"]
+    for _ in range(100):  # it comes and goes
+        health.judge([])
+        health.judge([FULL])
+        await clock.advance(2.0)
+    assert len(causes(told)) <= 2 + 2 * (200 / 60 + 1)
+
+
+def test_redis_health_is_good_only_when_a_trial_finds_nothing_and_no_call_has_failed() -> None:
+    health = RedisHealth(FakeClock())
+    assert not health.asked.is_set()
+    health.failed(RedisConnectionError("Connection closed by server."))
+    assert health.asked.is_set()
+    health.judge([])
+    assert (health.cause, health.asked.is_set()) == (Cause.CLOSED, False)
+    health.judge([])
+    assert health.is_up
+    assert health.errors[Cause.CLOSED] == 1
+
+
+def test_redis_health_asks_for_new_connections_once_there_is_a_primary() -> None:
+    health = RedisHealth(FakeClock())
+    health.failed(ReadOnlyError("You can't write against a read only replica."))
+    assert not health.judge([Refusal(Cause.READ_ONLY, "SET")])  # nothing better to connect to
+    assert health.judge([])
+    assert not health.judge([])
+    assert health.judge([UNHEARD])
+
+
+def test_redis_causes_have_a_sentence_each() -> None:
+    assert set(SENTENCES) == set(Cause)
+    assert cause_of(ValueError("an answer of another kind")) is Cause.FOREIGN

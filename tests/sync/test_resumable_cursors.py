@@ -1,0 +1,49 @@
+"""Which cursors can be resumed from, of those that are below what was pruned."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncbeat_server.sync.feed.resume import can_resume, reached
+from syncbeat_server.sync.model import Cursor, ScopeState, Signal, Windows
+
+pytestmark = pytest.mark.unit
+
+STATE = ScopeState("s", "e", 20, Signal(None, Windows(0.0, 0.0, 0.0, 0.0)), pruned=10)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "sequence", "expected"),
+    [
+        ("e", 9, False),
+        ("", 9, False),
+        ("e", 10, True),
+        ("", 20, True),
+        ("e", 21, False),
+        ("e", 0, True),
+        ("e", None, True),
+        ("e~10", 3, True),
+        ("e~9", 3, False),
+        ("e~9", 10, True),
+        ("e~10", 21, False),
+        ("f", 15, False),
+        ("f~10", 15, False),
+        ("e~", 15, False),
+        ("e~-1", 15, False),
+        ("e~1\u0660", 15, False),
+        ("e~" + "9" * 5_000, 15, False),
+        ("e~10~10", 15, False),
+    ],
+)
+def test_a_cursor_can_be_resumed_from_if_all_is_told_that_came_after(
+    epoch: str, sequence: int | None, expected: bool
+) -> None:
+    assert can_resume(Cursor("s", epoch, sequence), STATE) is expected
+
+
+def test_only_who_is_below_what_was_pruned_is_marked() -> None:
+    assert reached(STATE, 9) == Cursor("s", "e~10", 9)
+    assert reached(STATE, 10) == Cursor("s", "e", 10)
+    assert can_resume(reached(STATE, 9), STATE._replace(pruned=9))
+    assert not can_resume(reached(STATE, 9), STATE._replace(pruned=11)), "more was removed since"
+    assert can_resume(reached(STATE._replace(epoch="with~a mark"), 9), STATE._replace(epoch="with~a mark"))

@@ -21,7 +21,7 @@ jwt_secrets = {{ k = "{SECRET}" }}
 """
 
 
-def test_more_apps_come_from_a_file(tmp_path: Path) -> None:
+def test_apps_file_adds_apps(tmp_path: Path) -> None:
     path = tmp_path / "apps.toml"
     path.write_text(APPS)
     settings = load(APPS_FILE=str(path), JWT_ISSUER="https://own.example")
@@ -47,7 +47,7 @@ def test_more_apps_come_from_a_file(tmp_path: Path) -> None:
         ("[apps.shop]\nfcm_base_url = 'http://fcm.example'", "FCM_BASE_URL"),
     ],
 )
-def test_a_bad_apps_file_is_named(tmp_path: Path, text: str, named: str) -> None:
+def test_apps_file_error_is_named(tmp_path: Path, text: str, named: str) -> None:
     path = tmp_path / "apps.toml"
     path.write_text(text)
     message = refused(APPS_FILE=str(path))
@@ -55,7 +55,7 @@ def test_a_bad_apps_file_is_named(tmp_path: Path, text: str, named: str) -> None
     assert named in message
 
 
-def test_an_app_may_have_several_issuers(tmp_path: Path) -> None:
+def test_apps_file_app_may_have_several_issuers(tmp_path: Path) -> None:
     path = tmp_path / "apps.toml"
     issuer = 'jwt_issuer = "{}"\njwks_url = "https://issuer.example/jwks.json"\njwt_optional = ["session_id"]\n'
     default, shop = (
@@ -80,7 +80,7 @@ de = {}
 """
 
 
-def test_templates_stand_in_the_apps_file(tmp_path: Path) -> None:
+def test_apps_file_holds_templates(tmp_path: Path) -> None:
     path = tmp_path / "apps.toml"
     path.write_text('[apps.default.templates.note]\ndefault = { title = "{who}" }\n' + OTHER_APP)
     settings = load_settings({"SYNCBEAT_APPS_FILE": str(path)}, env_file=None)

@@ -82,7 +82,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("shape", NOT_APPS)
-async def test_an_apps_file_that_cannot_be_used_changes_nothing_and_is_told_once(
+async def test_reload_of_unusable_apps_file_changes_nothing_and_is_logged_once(
     file: Path, shape: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -104,7 +104,9 @@ async def test_an_apps_file_that_cannot_be_used_changes_nothing_and_is_told_once
         ]
 
 
-async def test_each_cause_is_told_once_and_the_end_once(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_reload_error_is_logged_once_per_cause_and_its_end_once(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     async with running(file) as run:
         for content in ("half", "", "half"):
@@ -119,7 +121,7 @@ async def test_each_cause_is_told_once_and_the_end_once(file: Path, caplog: pyte
     ]
 
 
-async def test_a_change_within_one_tick_of_the_clock_is_seen(file: Path) -> None:
+async def test_reload_sees_a_change_within_one_clock_tick(file: Path) -> None:
     async with running(file) as run:
         for text, title in ((OTHER, "two"), (GOOD, "one"), (OTHER, "two")):
             put_at_the_same_time(file, text)
@@ -127,7 +129,7 @@ async def test_a_change_within_one_tick_of_the_clock_is_seen(file: Path) -> None
             assert run.title == title
 
 
-async def test_what_is_still_written_is_not_taken_for_an_app_that_was_removed(file: Path) -> None:
+async def test_reload_of_half_written_file_removes_no_app(file: Path) -> None:
     put(file, GOOD + SHOP)
     async with running(file) as run:
         assert "shop" in run.apps.current
@@ -139,7 +141,7 @@ async def test_what_is_still_written_is_not_taken_for_an_app_that_was_removed(fi
         assert (run.title, "shop" in run.apps.current) == ("two", True)
 
 
-async def test_an_app_is_removed_by_removing_it_from_the_file(file: Path) -> None:
+async def test_reload_removes_an_app_that_left_the_file(file: Path) -> None:
     put(file, GOOD + SHOP)
     async with running(file) as run:
         put(file, GOOD)
@@ -147,7 +149,7 @@ async def test_an_app_is_removed_by_removing_it_from_the_file(file: Path) -> Non
         assert list(run.apps.current) == ["default"]
 
 
-async def test_a_configmap_is_swapped_as_kubernetes_does(tmp_path: Path) -> None:
+async def test_reload_follows_a_kubernetes_configmap_swap(tmp_path: Path) -> None:
     publish(tmp_path, "..2026_1", GOOD)
     file = tmp_path / "apps.toml"
     os.symlink("..data/apps.toml", file)
@@ -164,7 +166,7 @@ async def test_a_configmap_is_swapped_as_kubernetes_does(tmp_path: Path) -> None
         assert run.title == "one"
 
 
-async def test_a_watcher_that_raises_undoes_the_change_for_all(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_reload_is_undone_for_all_when_a_watcher_raises(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with running(file) as run:
         heard: list[list[str]] = [[], []]
         refusing = True
@@ -188,9 +190,7 @@ async def test_a_watcher_that_raises_undoes_the_change_for_all(file: Path, caplo
         assert [one[-1] for one in heard] == ["two", "two"]
 
 
-async def test_credentials_that_change_are_told_of_and_those_that_are_gone_hold_nothing_up(
-    file: Path, tmp_path: Path
-) -> None:
+async def test_credentials_change_is_announced_and_missing_ones_hold_nothing_up(file: Path, tmp_path: Path) -> None:
     account = tmp_path / "account.json"
     put(account, "{}")
     put(file, GOOD + SHOP + f'fcm_credentials = "{account}"\n')
@@ -206,7 +206,7 @@ async def test_credentials_that_change_are_told_of_and_those_that_are_gone_hold_
         assert run.title == "two"  # another file that is gone does not keep the texts from it
 
 
-async def test_credentials_gone_again_since_they_were_read_are_told(file: Path, tmp_path: Path) -> None:
+async def test_credentials_gone_since_they_were_read_are_announced(file: Path, tmp_path: Path) -> None:
     account = tmp_path / "account.json"
     put(account, "{}")
     put(file, f'[apps.shop]\njwt_issuer = "https://shop.example"\nfcm_credentials = "{account}"\n')

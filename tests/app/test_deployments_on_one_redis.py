@@ -67,7 +67,7 @@ def pacer(one: Process, clock: FakeClock) -> Pacer:
     return Pacer(one.bus, clock, Limits(None, 1_000, 8), Figures, Metrics())
 
 
-async def test_who_has_a_stream_is_known_in_its_deployment_only(three: tuple[Process, Process, Process]) -> None:
+async def test_presence_of_streams_is_per_deployment(three: tuple[Process, Process, Process]) -> None:
     one, two, other = three
     await one.presence.mark([PHONE])
     assert [await any_one.presence.live([PHONE]) for any_one in three] == [[True], [True], [False]]
@@ -75,7 +75,7 @@ async def test_who_has_a_stream_is_known_in_its_deployment_only(three: tuple[Pro
     assert await two.presence.live([PHONE]) == [True]
 
 
-async def test_promised_moments_and_requests_are_those_of_the_deployment(
+async def test_load_leveling_book_is_per_deployment(
     three: tuple[Process, Process, Process],
 ) -> None:
     clock = FakeClock()
@@ -90,12 +90,12 @@ async def test_promised_moments_and_requests_are_those_of_the_deployment(
     assert coming[2] == (0, 0.0)
 
 
-async def test_the_rate_of_a_project_is_one_for_all_deployments(three: tuple[Process, Process, Process]) -> None:
+async def test_rate_limit_of_an_fcm_project_is_shared_by_deployments(three: tuple[Process, Process, Process]) -> None:
     allowances = [Allowance(one.bus, Rate(0.001, 100.0, 0.0), SystemClock()) for one in three]
     assert [(await one.take("fcm:p", 40, 1.0)).count for one in allowances] == [40, 40, 20]
 
 
-async def test_a_copy_of_a_database_under_another_name_is_another_deployment(
+async def test_database_copy_under_another_name_is_another_deployment(
     stores: EmbeddedStores, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with process(database_urls, redis_url) as one:
@@ -125,7 +125,7 @@ async def people(server: Server) -> None:
 
 
 @pytest.mark.usefixtures("unswept")
-async def test_a_wake_up_is_heard_in_its_deployment_only(
+async def test_wake_up_is_heard_in_its_deployment_only(
     database_urls: DatabaseUrls, others_urls: DatabaseUrls, redis_url: str
 ) -> None:
     asked = auth_service_pb2.GetTokenCacheStatsRequest()
@@ -154,7 +154,7 @@ async def test_a_wake_up_is_heard_in_its_deployment_only(
         assert await head(other) == 2
 
 
-async def test_tokens_are_forgotten_in_their_deployment_only(
+async def test_token_cache_is_flushed_in_its_deployment_only(
     database_urls: DatabaseUrls, others_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with (
@@ -187,7 +187,7 @@ async def state_of(server: Server, notification_id: str) -> str:
     return "" if state in ("PENDING", "IN_FLIGHT") else state
 
 
-async def test_a_stream_holds_back_pushes_of_its_deployment_only(
+async def test_stream_holds_back_pushes_of_its_deployment_only(
     database_urls: DatabaseUrls, others_urls: DatabaseUrls, redis_url: str
 ) -> None:
     grace: Any = {"STREAM_GRACE_S": "60"}
@@ -215,9 +215,7 @@ async def test_a_stream_holds_back_pushes_of_its_deployment_only(
     assert {name[1] for name in names} <= {"rate", *deployments}
 
 
-async def test_a_stream_that_ends_leaves_the_device_connected_by_another_on_another_server(
-    database_urls: DatabaseUrls, redis_url: str
-) -> None:
+async def test_presence_survives_the_end_of_one_of_two_streams(database_urls: DatabaseUrls, redis_url: str) -> None:
     grace: Any = {"STREAM_GRACE_S": "60"}
     async with (
         running_server(database_urls, redis_url, Role.ALL, **grace) as one,

@@ -37,15 +37,15 @@ MEAN, P95, BUDGET = TargetKind.MEAN, TargetKind.P95, TargetKind.BUDGET
         ),
     ],
 )
-def test_settings_become_an_aim(settings: AppSettings, aim: Aim) -> None:
+def test_tuning_target_is_read_from_settings(settings: AppSettings, aim: Aim) -> None:
     assert aim_of(settings) == aim
 
 
-def test_every_policy_can_be_chosen() -> None:
+def test_policy_of_every_name_can_be_chosen() -> None:
     assert {aim_of(AppSettings(policy=name)).policy for name in Scheduling} == set(PolicyName)
 
 
-def test_what_was_counted_is_shown_by_app() -> None:
+def test_tuning_metrics_are_shown_by_app() -> None:
     tally = Tally()
     for interval_s in (8.0, 10.0, 20.0, 120.0, 9_999.0, 99_999.0):
         tally.told(interval_s)
@@ -80,7 +80,7 @@ def test_what_was_counted_is_shown_by_app() -> None:
     assert 0.5 < (read("syncbeat_sync_optimality_ratio") or 0.0) < 1.5
 
 
-def test_only_the_child_that_fits_loads_numpy() -> None:
+def test_numpy_is_loaded_by_the_fitting_child_only() -> None:
     looked = (
         "import sys, syncbeat_server.app.serving, syncbeat_server.rpc.servicers.sync; sys.exit('numpy' in sys.modules)"
     )

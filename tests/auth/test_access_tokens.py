@@ -112,13 +112,13 @@ def refused(token: str) -> str:
 @pytest.mark.parametrize(
     ("kid", "algorithm"), [("hs", "HS256"), ("old", "HS256"), ("rsa", "RS256"), ("ec", "ES256"), ("ed", "EdDSA")]
 )
-def test_a_good_token_says_who_of_which_app_until_when(kid: str, algorithm: str) -> None:
+def test_access_token_yields_user_app_and_expiry(kid: str, algorithm: str) -> None:
     key = {"hs": SECRET, "old": OLD_SECRET, "rsa": rsa_key(), "ec": ec_key(), "ed": ed_key()}[kid]
     verified = check(signed(kid, key, algorithm, session_id="s"))
     assert verified == VerifiedToken(OURS, "ann", "s", START, START + timedelta(seconds=600))
 
 
-def test_what_is_minted_is_accepted_for_its_life() -> None:
+def test_minted_token_is_accepted_for_its_lifetime() -> None:
     token = mint(OTHER_APP, "bob", START, timedelta(minutes=5), session_id="s")
     assert check(token) == VerifiedToken(SHOP, "bob", "s", START, START + timedelta(minutes=5))
     assert verify(token, keys(), START + timedelta(minutes=5) + MAX_LEEWAY - timedelta(seconds=1)).user_id == "bob"
@@ -126,7 +126,7 @@ def test_what_is_minted_is_accepted_for_its_life() -> None:
         verify(token, keys(), START + timedelta(minutes=5) + MAX_LEEWAY)
 
 
-def test_a_key_is_used_for_its_own_algorithm_only() -> None:
+def test_key_is_used_for_its_own_algorithm_only() -> None:
     public = (
         rsa_key().public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
@@ -139,13 +139,13 @@ def test_a_key_is_used_for_its_own_algorithm_only() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "", "HS257", None])
-def test_a_token_that_is_not_signed_is_refused(algorithm: str | None) -> None:
+def test_unsigned_token_is_refused(algorithm: str | None) -> None:
     good = by_hand({"alg": algorithm, "kid": "hs"}, claims())
     refused(good)
     refused(good.rsplit(".", 1)[0] + ".")
 
 
-def test_a_signature_of_another_key_is_refused() -> None:
+def test_signature_of_another_key_is_refused() -> None:
     refused(signed("hs", OLD_SECRET))
     refused(signed("rsa", rsa.generate_private_key(public_exponent=65537, key_size=2048), "RS256"))
     refused(signed("ec", ec.generate_private_key(ec.SECP256R1()), "ES256"))
@@ -154,7 +154,7 @@ def test_a_signature_of_another_key_is_refused() -> None:
     refused(f"{head}.{other}.{signature}")
 
 
-def test_the_key_is_chosen_by_issuer_and_kid_together() -> None:
+def test_key_is_chosen_by_issuer_and_kid() -> None:
     refused(signed("unknown"))
     refused(jwt.encode(claims(), SECRET, algorithm="HS256"))  # no kid, and several keys
     refused(signed(iss="https://elsewhere.example"))
@@ -163,7 +163,7 @@ def test_the_key_is_chosen_by_issuer_and_kid_together() -> None:
     assert verify(jwt.encode(claims(), SECRET, algorithm="HS256"), only, START).user_id == "ann"
 
 
-def test_keys_that_the_token_brings_along_are_not_used() -> None:
+def test_key_embedded_in_a_token_is_not_used() -> None:
     stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     own = jwk(stranger, "mine", "RS256")
     for header in ({"kid": "mine", "jwk": own}, {"kid": "rsa", "jwk": own, "jku": "https://evil.example/jwks"}):
@@ -171,7 +171,7 @@ def test_keys_that_the_token_brings_along_are_not_used() -> None:
 
 
 @pytest.mark.parametrize("missing", ["iss", "aud", "sub", "iat", "exp"])
-def test_every_claim_that_is_checked_must_be_there(missing: str) -> None:
+def test_claim_that_is_required_must_be_present(missing: str) -> None:
     refused(by_hand({"alg": "HS256", "kid": "hs"}, claims(**{missing: None})))
 
 
@@ -203,7 +203,7 @@ def test_every_claim_that_is_checked_must_be_there(missing: str) -> None:
     ],
     ids=str,
 )
-def test_a_claim_that_is_wrong_is_refused(changes: dict[str, Any]) -> None:
+def test_claim_with_a_wrong_value_is_refused(changes: dict[str, Any]) -> None:
     refused(by_hand({"alg": "HS256", "kid": "hs"}, claims(**changes)))
 
 
@@ -221,14 +221,14 @@ def test_a_claim_that_is_wrong_is_refused(changes: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_clocks_may_differ_by_the_leeway_and_more_claims_do_no_harm(changes: dict[str, Any]) -> None:
+def test_clock_leeway_and_extra_claims_are_accepted(changes: dict[str, Any]) -> None:
     assert check(signed(**changes)).issuer.app_id == "default"
 
 
 GOOD: dict[str, Any] = {"iss": STRICT.name, "sub": "1f0c7a52-6f6c-4d3e-9d6b-0f3f3f6f9a10", "session_id": "s"}
 
 
-def test_by_default_everything_is_required() -> None:
+def test_claims_are_all_required_by_default() -> None:
     assert check(signed(**GOOD)).session_id == "s"
     assert check(signed(**{**GOOD, "sub": GOOD["sub"].upper()})).user_id == GOOD["sub"].upper()
     for name in OPTIONAL_CLAIMS:
@@ -239,7 +239,7 @@ def test_by_default_everything_is_required() -> None:
         refused(signed(**{**GOOD, "session_id": session_id}))
 
 
-def test_what_an_issuer_may_be_let_do_without() -> None:
+def test_claims_can_be_made_optional_per_issuer() -> None:
     lenient = Issuer("default", ISSUER, (), frozenset(), frozenset(), uuid_subjects=False)
     table = key_table([KeyRow(lenient, "hs", "HS256", SECRET)])
     token = verify(signed(aud=None, iat=None, role=None), table, START)
@@ -251,7 +251,7 @@ def test_what_an_issuer_may_be_let_do_without() -> None:
         verify(signed(role="anon"), table, START)
 
 
-def test_our_own_sessions_tell_their_generation_and_counter() -> None:
+def test_own_session_token_carries_generation_and_counter() -> None:
     own: dict[str, Any] = {"iss": SESSIONS.name, "session_id": "s", "gen": 3, "ctr": 7}
     token = check(signed(**own))
     assert (token.generation, token.counter) == (3, 7)
@@ -260,7 +260,7 @@ def test_our_own_sessions_tell_their_generation_and_counter() -> None:
     refused(by_hand({"alg": "HS256", "kid": "hs"}, claims(**{**own, "gen": None})))
 
 
-def test_expired_is_told_only_of_a_token_that_was_good() -> None:
+def test_expired_is_reported_only_for_a_genuine_token() -> None:
     with pytest.raises(TokenExpired):
         check(signed(exp=NOW - 30))
     refused(signed("hs", OLD_SECRET, exp=NOW - 30))
@@ -287,18 +287,18 @@ def test_expired_is_told_only_of_a_token_that_was_good() -> None:
     ],
     ids=lambda token: token[:20] or "empty",
 )
-def test_garbage_is_refused_without_a_stumble(token: str) -> None:
+def test_garbage_token_is_refused_without_an_exception(token: str) -> None:
     message = refused(token)
     assert SECRET not in message
 
 
 @pytest.mark.parametrize("user_id", ["", "a\nb", "x" * 129, "\ud800"], ids=ascii)
-def test_nobody_gets_a_token_that_would_be_refused(user_id: str) -> None:
+def test_mint_refuses_a_token_that_would_be_refused(user_id: str) -> None:
     with pytest.raises(ValueError, match="1 to 128 bytes"):
         mint(HS, user_id, START, timedelta(minutes=5))
 
 
-def test_long_headers_are_not_kept() -> None:
+def test_header_cache_skips_long_headers() -> None:
     before = verify_module._known_header.cache_info().currsize
     for number in range(10):
         with pytest.raises(TokenInvalid):

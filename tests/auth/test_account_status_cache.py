@@ -78,7 +78,9 @@ async def add_session(database: Database, session_id: str, user_id: str = "ann",
         )
 
 
-async def test_a_thousand_misses_of_one_user_make_one_query(standings: Standings, reads: Reads) -> None:
+async def test_batched_lookup_makes_one_query_for_a_thousand_misses_of_one_user(
+    standings: Standings, reads: Reads
+) -> None:
     found = await asyncio.gather(*(standings.of(token()) for _ in range(1_000)))
     # One to look, and because the user was new, one more after recording it.
     assert [len(keys) for keys in reads.keys] == [1, 1]
@@ -87,7 +89,7 @@ async def test_a_thousand_misses_of_one_user_make_one_query(standings: Standings
     assert len(reads.keys) == 2
 
 
-async def test_misses_of_many_users_are_read_together(standings: Standings, reads: Reads, database: Database) -> None:
+async def test_batched_lookup_reads_many_users_together(standings: Standings, reads: Reads, database: Database) -> None:
     names = [f"user-{number}" for number in range(500)]
     await know(database, *names)
     await asyncio.gather(*(standings.of(token(name)) for name in names))
@@ -95,7 +97,7 @@ async def test_misses_of_many_users_are_read_together(standings: Standings, read
     assert len(reads.keys) <= 5
 
 
-async def test_one_who_gives_up_does_not_end_the_look_up_for_others(standings: Standings, reads: Reads) -> None:
+async def test_cancelled_caller_does_not_end_the_lookup_for_others(standings: Standings, reads: Reads) -> None:
     reads.gate.clear()
     first, second = (asyncio.ensure_future(standings.of(token())) for _ in range(2))
     await wait_until(lambda: reads.keys)
@@ -105,7 +107,7 @@ async def test_one_who_gives_up_does_not_end_the_look_up_for_others(standings: S
     assert first.cancelled()
 
 
-async def test_an_invalidation_beats_a_look_up_under_way(
+async def test_invalidation_beats_a_lookup_in_flight(
     standings: Standings, reads: Reads, database: Database, clock: FakeClock
 ) -> None:
     await know(database, "ann")
@@ -130,7 +132,7 @@ async def test_an_invalidation_beats_a_look_up_under_way(
     ],
     ids=["the user", "the app", "everybody"],
 )
-async def test_what_is_forgotten_is_read_anew(
+async def test_invalidated_status_is_read_again(
     standings: Standings, database: Database, forget: Callable[[Standings], None]
 ) -> None:
     before = await standings.of(token())
@@ -142,7 +144,7 @@ async def test_what_is_forgotten_is_read_anew(
     assert (await standings.of(token())).standing.shut_out
 
 
-async def test_another_users_invalidation_changes_nothing(standings: Standings, reads: Reads) -> None:
+async def test_invalidation_of_another_user_changes_nothing(standings: Standings, reads: Reads) -> None:
     await standings.of(token())
     count = len(reads.keys)
     standings.invalidate("default", "bob")
@@ -152,7 +154,7 @@ async def test_another_users_invalidation_changes_nothing(standings: Standings, 
     assert len(reads.keys) == count
 
 
-async def test_the_present_are_kept_for_a_minute_and_the_absent_for_ten_seconds_at_most(
+async def test_cache_ttl_is_a_minute_for_present_and_ten_seconds_for_absent(
     standings: Standings, database: Database, clock: FakeClock
 ) -> None:
     names = [f"user-{number}" for number in range(300)]
@@ -168,7 +170,7 @@ async def test_the_present_are_kept_for_a_minute_and_the_absent_for_ten_seconds_
     assert is_dead(token(issuer=CLOSED), absent[0].standing)
 
 
-async def test_a_user_is_recorded_once_however_many_see_it_first(
+async def test_user_is_recorded_once_on_concurrent_first_sight(
     database: Database, database_urls: DatabaseUrls, clock: FakeClock
 ) -> None:
     async with open_database(database_urls.app_url, size=4, name="another") as other:
@@ -180,7 +182,7 @@ async def test_a_user_is_recorded_once_however_many_see_it_first(
         assert await conn.fetchval("SELECT count(*) FROM users") == 20
 
 
-async def test_a_user_nobody_has_heard_of_is_refused_where_the_issuer_says_so(
+async def test_unknown_user_is_refused_where_the_issuer_requires_known_users(
     standings: Standings, database: Database, clock: FakeClock
 ) -> None:
     assert not (await standings.of(token(issuer=CLOSED))).standing.known
@@ -191,7 +193,7 @@ async def test_a_user_nobody_has_heard_of_is_refused_where_the_issuer_says_so(
     assert (await standings.of(token(issuer=CLOSED))).standing.known
 
 
-async def test_only_so_many_are_kept(database: Database, clock: FakeClock, reads: Reads) -> None:
+async def test_cache_size_is_bounded(database: Database, clock: FakeClock, reads: Reads) -> None:
     standings = Standings(database, clock, 10)
     await asyncio.gather(*(standings.of(token(f"user-{number}")) for number in range(50)))
     first = len(reads.keys)
@@ -206,7 +208,7 @@ def refuses(database: Database) -> Refuses:
     return Refuses(database)
 
 
-async def test_what_is_fresh_outlives_the_database(refuses: Refuses, clock: FakeClock) -> None:
+async def test_cached_status_outlives_a_database_outage(refuses: Refuses, clock: FakeClock) -> None:
     standings = Standings(refuses.as_database, clock, SIZE)
     await standings.of(token())
     refuses.error = DependencyDown("the database does not answer")
@@ -219,7 +221,7 @@ async def test_what_is_fresh_outlives_the_database(refuses: Refuses, clock: Fake
     assert (await standings.of(token())).standing.known
 
 
-async def test_a_session_stands_by_its_row(standings: Standings, database: Database, clock: FakeClock) -> None:
+async def test_session_status_comes_from_its_row(standings: Standings, database: Database, clock: FakeClock) -> None:
     await add_session(database, "s1")
     own = token(issuer=OURS, session_id="s1")
     assert not is_dead(own, (await standings.of(own)).standing)
@@ -236,7 +238,7 @@ async def confirmed(database: Database) -> int:
         return int(await conn.fetchval("SELECT confirmed FROM sessions"))
 
 
-async def test_the_first_use_of_an_access_token_confirms_that_it_arrived(
+async def test_first_use_of_an_access_token_confirms_its_delivery(
     standings: Standings, database: Database, reads: Reads
 ) -> None:
     await add_session(database, "s1", counter=3)

@@ -54,7 +54,7 @@ async def enter(door: Authenticator, *values: str) -> Principal:
     return found if isinstance(found, Principal) else await door.authenticate(shown, found)
 
 
-async def test_a_user_comes_in_by_a_jwt(door: Authenticator, clock: FakeClock) -> None:
+async def test_user_is_authenticated_by_jwt(door: Authenticator, clock: FakeClock) -> None:
     principal = await enter(door, bearer(clock))
     assert (principal.kind, principal.name, principal.app_id) == (PrincipalKind.USER, "ann", "default")
     assert principal.caller == "user:ann"
@@ -63,7 +63,7 @@ async def test_a_user_comes_in_by_a_jwt(door: Authenticator, clock: FakeClock) -
     assert await enter(door, bearer(clock).replace("Bearer", "bEARER")) == principal
 
 
-async def test_a_service_comes_in_by_its_token_without_the_database(door: Authenticator, refuses: Refuses) -> None:
+async def test_service_token_is_authenticated_without_the_database(door: Authenticator, refuses: Refuses) -> None:
     refuses.error = DependencyDown("the database does not answer")
     assert door.cached(bearer_of([f"Bearer {TOKEN}"])) is BACKEND
     assert BACKEND.caller == "service:backend"
@@ -85,7 +85,7 @@ async def test_a_service_comes_in_by_its_token_without_the_database(door: Authen
     ],
     ids=str,
 )
-async def test_anything_else_stays_out(door: Authenticator, values: list[str]) -> None:
+async def test_malformed_credentials_are_refused(door: Authenticator, values: list[str]) -> None:
     with pytest.raises(TokenInvalid) as raised:
         await enter(door, *values)
     assert TOKEN not in raised.value.message
@@ -99,17 +99,19 @@ async def test_anything_else_stays_out(door: Authenticator, values: list[str]) -
         (["spiffe://example/billing"], BILLING),
     ],
 )
-def test_a_service_comes_in_by_its_certificate(door: Authenticator, names: Sequence[str], found: Principal) -> None:
+def test_service_is_authenticated_by_client_certificate(
+    door: Authenticator, names: Sequence[str], found: Principal
+) -> None:
     assert door.certified(names) is found
 
 
 @pytest.mark.parametrize("names", [[], ["other.example"], ["backend.example", "spiffe://example/billing"]])
-def test_a_certificate_that_names_nobody_or_several_stays_out(door: Authenticator, names: Sequence[str]) -> None:
+def test_client_certificate_naming_nobody_or_several_is_refused(door: Authenticator, names: Sequence[str]) -> None:
     with pytest.raises(TokenInvalid):
         door.certified(names)
 
 
-async def test_a_token_that_was_checked_still_ends_in_time(door: Authenticator, clock: FakeClock) -> None:
+async def test_token_cache_does_not_outlive_token_expiry(door: Authenticator, clock: FakeClock) -> None:
     value = bearer(clock, life_s=20.0)
     for _ in range(5):
         assert (await enter(door, value)).name == "ann"
@@ -119,7 +121,7 @@ async def test_a_token_that_was_checked_still_ends_in_time(door: Authenticator, 
         await enter(door, value)
 
 
-async def test_a_checked_token_is_remembered_for_a_while(
+async def test_token_cache_remembers_a_verified_token(
     door: Authenticator, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks: list[object] = []
@@ -140,14 +142,16 @@ async def test_a_checked_token_is_remembered_for_a_while(
     assert (door.stats().hits, door.stats().misses) == (2, 2)
 
 
-async def test_a_refused_token_is_not_remembered(door: Authenticator) -> None:
+async def test_token_cache_does_not_remember_a_refused_token(door: Authenticator) -> None:
     for number in range(3):
         with pytest.raises(TokenInvalid):
             await enter(door, f"Bearer a.b.{number}")
     assert door.stats().size == 0
 
 
-async def test_what_was_revoked_is_refused_once_told(door: Authenticator, database: Database, clock: FakeClock) -> None:
+async def test_revoked_token_is_refused_after_invalidation(
+    door: Authenticator, database: Database, clock: FakeClock
+) -> None:
     value = bearer(clock)
     principal = await enter(door, value)
     await clock.advance(5)
@@ -168,9 +172,7 @@ async def test_what_was_revoked_is_refused_once_told(door: Authenticator, databa
     assert (await enter(door, bearer(clock))).name == "ann"
 
 
-async def test_what_goes_on_is_checked_against_the_database_and_not_the_cache(
-    door: Authenticator, database: Database, clock: FakeClock
-) -> None:
+async def test_stream_recheck_bypasses_the_cache(door: Authenticator, database: Database, clock: FakeClock) -> None:
     principal = await enter(door, bearer(clock, life_s=30))
     await door.recheck(principal)
     async with database.transaction() as conn:
@@ -183,7 +185,7 @@ async def test_what_goes_on_is_checked_against_the_database_and_not_the_cache(
     await door.recheck(BACKEND)
 
 
-async def test_what_was_looked_up_anew_for_a_stream_ends_the_older_answer(
+async def test_stream_recheck_replaces_the_cached_status(
     door: Authenticator, database: Database, clock: FakeClock
 ) -> None:
     value = bearer(clock)
@@ -197,7 +199,7 @@ async def test_what_was_looked_up_anew_for_a_stream_ends_the_older_answer(
         await enter(door, value)
 
 
-async def test_a_standing_that_made_room_for_others_ends_its_tokens(
+async def test_evicted_account_status_ends_its_cached_tokens(
     refuses: Refuses, database: Database, clock: FakeClock
 ) -> None:
     standings = Standings(refuses.as_database, clock, 2)
@@ -212,7 +214,7 @@ async def test_a_standing_that_made_room_for_others_ends_its_tokens(
         await enter(door, values[0])
 
 
-async def test_an_outage_is_told_as_one_and_who_was_checked_goes_on(
+async def test_outage_is_reported_as_unavailable_and_cached_callers_go_on(
     door: Authenticator, refuses: Refuses, clock: FakeClock
 ) -> None:
     value = bearer(clock)

@@ -43,7 +43,7 @@ def is_let_in(issuer: Issuer, token: str) -> bool:
 
 
 @pytest.mark.parametrize("claim", sorted(OPTIONAL_CLAIMS))
-def test_optional_means_that_it_may_be_absent(claim: str) -> None:
+def test_optional_claim_may_be_absent(claim: str) -> None:
     assert is_let_in(LENIENT, FORGER.odd(**{claim: None}))
     assert not is_let_in(replace(LENIENT, required=frozenset({claim})), FORGER.odd(**{claim: None}))
 
@@ -58,18 +58,18 @@ PRESENT_AND_WRONG: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize(("claim", "value"), [(name, one) for name, all_ in PRESENT_AND_WRONG.items() for one in all_])
 @pytest.mark.parametrize("issuer", [LENIENT, replace(LENIENT, required=OPTIONAL_CLAIMS)], ids=["optional", "required"])
-def test_what_is_present_and_wrong_is_refused(issuer: Issuer, claim: str, value: Any) -> None:
+def test_claim_present_and_wrong_is_refused(issuer: Issuer, claim: str, value: Any) -> None:
     assert is_let_in(issuer, FORGER.good())
     assert not is_let_in(issuer, FORGER.odd(**{claim: value}))
 
 
 @pytest.mark.parametrize("claim", [*sorted(OPTIONAL_CLAIMS), "exp", "nbf", "auth_time", "sub"])
-def test_null_is_present_and_wrong(claim: str) -> None:
+def test_claim_of_null_counts_as_present_and_wrong(claim: str) -> None:
     text = json.dumps(FORGER.claims(**{claim: "null"})).replace('"null"', "null")
     assert not is_let_in(LENIENT, FORGER.raw({"alg": "HS256", "kid": "hs"}, text.encode()))
 
 
-def test_a_token_may_be_for_any_of_several_audiences() -> None:
+def test_audience_may_be_any_of_several() -> None:
     issuer = replace(LENIENT, audiences=("api", "https://api.example/"))
     ours: tuple[Any, ...] = ("api", "https://api.example/", ["api"], ["userinfo", "https://api.example/"])
     for audience in ours:
@@ -88,14 +88,14 @@ def test_a_token_may_be_for_any_of_several_audiences() -> None:
     assert is_let_in(nobody, FORGER.odd(aud=None))
 
 
-def test_what_is_minted_here_is_for_the_first_audience() -> None:
+def test_audience_of_minted_tokens_is_the_first_configured() -> None:
     issuer = replace(LENIENT, audiences=("one", "two"))
     token = mint(KeyRow(issuer, "hs", "HS256", SECRET), "ann", START, timedelta(minutes=1))
     assert read(token).claims["aud"] == "one"
     assert is_let_in(issuer, token)
 
 
-def test_a_role_that_is_no_claim_of_the_issuers_may_say_anything_but_that_it_is_an_api_key() -> None:
+def test_role_claim_is_refused_only_for_api_keys() -> None:
     issuer = replace(LENIENT, roles=None)
     for role in ("admin", "", ["anon"], 7, None):
         assert is_let_in(issuer, FORGER.odd(role=role)), role
@@ -104,7 +104,7 @@ def test_a_role_that_is_no_claim_of_the_issuers_may_say_anything_but_that_it_is_
 
 
 @pytest.mark.parametrize("named", ["azp", "client_id"])
-def test_only_clients_that_are_listed_are_let_in(named: str) -> None:
+def test_client_id_must_be_listed(named: str) -> None:
     issuer = replace(LENIENT, clients=frozenset({"app", "web"}))
     for client in ("app", "web"):
         assert is_let_in(issuer, FORGER.odd(**{named: client}))
@@ -122,7 +122,7 @@ def test_only_clients_that_are_listed_are_let_in(named: str) -> None:
 
 
 @pytest.mark.parametrize("typ", [..., "JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", "application/jwt"])
-def test_an_access_token_may_call_itself_so(typ: Any) -> None:
+def test_token_type_of_access_token_is_accepted(typ: Any) -> None:
     assert is_let_in(LENIENT, FORGER.headed(typ=typ))
     only = replace(LENIENT, types=frozenset({"at+jwt"}))
     assert is_let_in(only, FORGER.headed(typ=typ)) is (typ is not ... and "at+" in typ.lower())
@@ -147,7 +147,7 @@ def test_an_access_token_may_call_itself_so(typ: Any) -> None:
     ],
     ids=str,
 )
-def test_what_calls_itself_something_else_is_refused(typ: Any) -> None:
+def test_token_type_of_anything_else_is_refused(typ: Any) -> None:
     assert not is_let_in(LENIENT, FORGER.headed(typ=typ))
 
 
@@ -173,7 +173,7 @@ OTHER_KINDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", OTHER_KINDS, ids=str)
-def test_id_refresh_logout_and_machine_tokens_are_refused(changes: dict[str, Any]) -> None:
+def test_token_type_id_refresh_logout_and_machine_are_refused(changes: dict[str, Any]) -> None:
     assert not is_let_in(LENIENT, FORGER.odd(**changes))
 
 
@@ -193,11 +193,11 @@ def test_id_refresh_logout_and_machine_tokens_are_refused(changes: dict[str, Any
     ],
     ids=str,
 )
-def test_claims_that_only_look_alike_do_no_harm(changes: dict[str, Any]) -> None:
+def test_claims_that_only_resemble_kinds_are_accepted(changes: dict[str, Any]) -> None:
     assert is_let_in(LENIENT, FORGER.odd(**changes))
 
 
-def test_a_rule_of_an_issuer_is_kept_where_its_claim_is_present() -> None:
+def test_issuer_rule_applies_where_its_claim_is_present() -> None:
     issuer = replace(LENIENT, rules=(ClaimRule("sts", frozenset({"active"})), ClaimRule("nonce", frozenset())))
     assert is_let_in(issuer, FORGER.odd(sts="active"))
     wrong: list[dict[str, Any]] = [{"sts": "pending"}, {"sts": ["active"]}, {"sts": {}}, {"nonce": ""}, {"nonce": "n"}]
@@ -205,7 +205,7 @@ def test_a_rule_of_an_issuer_is_kept_where_its_claim_is_present() -> None:
         assert not is_let_in(issuer, FORGER.odd(**changes)), changes
 
 
-def test_what_a_backend_puts_into_our_own_sessions_says_nothing_of_their_kind() -> None:
+def test_custom_claims_of_own_sessions_do_not_change_their_kind() -> None:
     own = replace(LENIENT, own=True)
     claims = {"gen": 0, "ctr": 0, "token_use": "id", "typ": "ID", "at_hash": "x", "auth_time": "yesterday", "gty": "x"}
     assert is_let_in(own, FORGER.odd(**claims))
@@ -265,7 +265,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("claim", ["exp", "iat", "nbf", "auth_time"])
 @pytest.mark.parametrize("text", NUMBERS, ids=lambda text: text[:24])
-def test_each_form_of_a_number_has_one_answer_in_every_time_claim(claim: str, text: str) -> None:
+def test_time_claims_treat_each_number_form_alike(claim: str, text: str) -> None:
     body = json.dumps(FORGER.claims(**{claim: "@"})).replace('"@"', text)
     token = FORGER.raw({"alg": "HS256", "kid": "hs"}, body.encode())
     if not NUMBERS[text]:
@@ -286,7 +286,7 @@ def test_each_form_of_a_number_has_one_answer_in_every_time_claim(claim: str, te
             assert told + timedelta(hours=23) - timedelta(hours=23) == told, "there is room to calculate with it"
 
 
-def test_a_long_header_is_not_remembered() -> None:
+def test_header_cache_skips_a_long_header() -> None:
     verify_module._known_header.cache_clear()
     for number in range(50):
         header = {"alg": "HS256", "kid": "hs", "more": f"{number}" + "x" * 2_000}

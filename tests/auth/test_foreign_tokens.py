@@ -42,7 +42,7 @@ NUMBERS += ["-1", "-62135596801", "true", '"1"', "null", "[1]", "0", "0.5", "1E3
 
 
 @pytest.mark.parametrize("claim", ["exp", "iat", "nbf", "auth_time"])
-async def test_no_number_is_more_than_a_server_can_calculate_with(server: Server, claim: str) -> None:
+async def test_numeric_claims_stay_within_computable_bounds(server: Server, claim: str) -> None:
     forger = Forger(HeldClock().now())
     for number in NUMBERS:
         body = json.dumps(forger.claims(**{claim: "@"})).replace('"@"', number)
@@ -58,7 +58,7 @@ async def test_no_number_is_more_than_a_server_can_calculate_with(server: Server
                 assert told == (EXPIRED if claim == "exp" and not far else None), number
 
 
-async def test_a_stream_opens_by_a_token_that_lasts_for_ever(server: Server) -> None:
+async def test_stream_opens_with_a_token_that_never_expires(server: Server) -> None:
     forger = Forger(HeldClock().now())
     user = server.bearer(forger.odd(exp=253402214399))
     await user(directory_service_pb2.RegisterDeviceRequest(device_id="d", platform=directory_service_pb2.PLATFORM_WEB))
@@ -66,7 +66,7 @@ async def test_a_stream_opens_by_a_token_that_lasts_for_ever(server: Server) -> 
 
 
 @pytest.mark.parametrize("ahead_s", [-3600, 0, 1, 15, 29])
-async def test_a_token_that_was_good_at_a_revocation_is_dead(server: Server, ahead_s: int) -> None:
+async def test_revocation_kills_a_foreign_token_that_was_valid_then(server: Server, ahead_s: int) -> None:
     forger = Forger(HeldClock().now())
     at = int(forger.now.timestamp())
     used = server.bearer(forger.odd(iat=at + ahead_s, jti="used"))
@@ -112,7 +112,7 @@ async def retry_after_s(caller: Caller) -> float:
     return float(retry.retry_delay.ToTimedelta().total_seconds())
 
 
-async def test_a_kid_that_came_up_after_the_last_fetch_is_an_outage_until_the_next(
+async def test_unknown_kid_is_unavailable_until_the_next_jwks_fetch(
     database_urls: DatabaseUrls, redis_url: str, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = HeldClock.of_servers(monkeypatch)
@@ -137,7 +137,7 @@ async def test_a_kid_that_came_up_after_the_last_fetch_is_an_outage_until_the_ne
         assert (await no_kid.refusal(LIST)).told == INVALID, "which of the two is not said"
 
 
-async def test_gotrue_signs_by_the_legacy_secret_with_a_kid_beside_published_keys(
+async def test_gotrue_legacy_secret_verifies_beside_published_keys(
     database_urls: DatabaseUrls, redis_url: str, publisher: Publisher
 ) -> None:
     variables: Any = {"JWKS_URL": publisher.url, "JWT_SECRETS": f"legacy={SECRET}", "JWT_ISSUER": ISSUER}
@@ -155,7 +155,7 @@ async def test_gotrue_signs_by_the_legacy_secret_with_a_kid_beside_published_key
             assert (await refused.refusal(LIST)).told == INVALID
 
 
-async def test_a_kid_of_the_settings_is_not_taken_from_a_url(
+async def test_kid_of_settings_is_not_overridden_by_jwks_url(
     database_urls: DatabaseUrls, redis_url: str, publisher: Publisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     publisher.kids = ["hs", "other"]

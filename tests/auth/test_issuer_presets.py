@@ -41,7 +41,7 @@ def subject_of(preset: Preset, folder: Path, changes: Any, **more: str) -> str:
     return check(unverified, row, datetime.fromtimestamp(NOW, UTC)).user_id
 
 
-def test_there_are_tokens_for_each_preset() -> None:
+def test_preset_corpus_covers_each_preset() -> None:
     assert {preset.name for preset in PRESETS} == PROFILES.keys() - {""}
 
 
@@ -49,7 +49,7 @@ def test_there_are_tokens_for_each_preset() -> None:
     ("preset", "what"),
     [pytest.param(preset, what, id=f"{preset.name} {what}") for preset in PRESETS for what in ("", *preset.good)],
 )
-def test_a_users_token_is_let_in(preset: Preset, what: str, tmp_path: Path) -> None:
+def test_preset_accepts_a_user_token(preset: Preset, what: str, tmp_path: Path) -> None:
     changes = preset.good.get(what, {})
     assert subject_of(preset, tmp_path, changes) == changes.get("sub", preset.claims["sub"])
 
@@ -58,28 +58,28 @@ def test_a_users_token_is_let_in(preset: Preset, what: str, tmp_path: Path) -> N
     ("preset", "what"),
     [pytest.param(preset, what, id=f"{preset.name} {what}") for preset in PRESETS for what in preset.refused],
 )
-def test_what_else_the_issuer_signs_is_refused(preset: Preset, what: str, tmp_path: Path) -> None:
+def test_preset_refuses_other_tokens_of_the_issuer(preset: Preset, what: str, tmp_path: Path) -> None:
     with pytest.raises(TokenInvalid):
         subject_of(preset, tmp_path, preset.refused[what])
 
 
 @each_preset
 @pytest.mark.parametrize("other", PRESETS, ids=lambda preset: preset.name)
-def test_no_preset_lets_in_what_another_issuer_made(preset: Preset, other: Preset, tmp_path: Path) -> None:
+def test_preset_refuses_tokens_of_other_issuers(preset: Preset, other: Preset, tmp_path: Path) -> None:
     if other.name != preset.name:
         with pytest.raises(TokenInvalid):
             subject_of(preset, tmp_path, {**dict.fromkeys(preset.claims), **other.claims})
 
 
 @each_preset
-def test_a_preset_knows_where_the_keys_are(preset: Preset) -> None:
+def test_preset_knows_the_jwks_url(preset: Preset) -> None:
     variables = {f"SYNCBEAT_{name}": value for name, value in {**preset.settings, "JWT_PROFILE": preset.name}.items()}
     known = known_callers(load_settings(variables, None), FakeClock())
     assert [store._url for store in known.jwks.values()] == ([preset.keys_at] if preset.keys_at else [])
 
 
 @each_preset
-def test_what_a_preset_needs_is_asked_for(preset: Preset) -> None:
+def test_preset_asks_for_its_missing_settings(preset: Preset) -> None:
     for left_out in preset.settings:
         variables = {**preset.settings, "JWT_PROFILE": preset.name, "JWKS_URL": "https://issuer.example/keys"}
         del variables[left_out]
@@ -90,12 +90,12 @@ def test_what_a_preset_needs_is_asked_for(preset: Preset) -> None:
             known_callers(settings, FakeClock())
 
 
-def test_any_client_may_be_let_in_if_that_is_said(tmp_path: Path) -> None:
+def test_preset_accepts_any_client_when_told_to(tmp_path: Path) -> None:
     cognito = next(preset for preset in PRESETS if preset.name == "cognito")
     assert subject_of(cognito, tmp_path, {"client_id": "another"}, JWT_CLIENTS="*") == cognito.claims["sub"]
 
 
-def test_what_is_set_goes_before_the_preset(tmp_path: Path) -> None:
+def test_preset_is_overridden_by_explicit_settings(tmp_path: Path) -> None:
     keycloak = next(preset for preset in PRESETS if preset.name == "keycloak")
     with pytest.raises(TokenInvalid):
         subject_of(keycloak, tmp_path, {}, JWT_AUDIENCE="our-api")
@@ -109,11 +109,11 @@ def test_what_is_set_goes_before_the_preset(tmp_path: Path) -> None:
         subject_of(keycloak, tmp_path, {"role": "guest"}, JWT_ROLES="user,admin")
 
 
-def test_a_preset_that_does_not_exist_is_refused_by_name() -> None:
+def test_preset_that_does_not_exist_is_refused_by_name() -> None:
     with pytest.raises(ConfigurationError, match=r"SYNCBEAT_JWT_PROFILE: want one of auth0, clerk, .* supabase"):
         known_callers(load_settings({"SYNCBEAT_JWT_PROFILE": "okta"}, None), FakeClock())
 
 
-def test_the_table_in_the_docs_is_that_of_these_tokens() -> None:
+def test_preset_table_in_docs_matches_these_tokens() -> None:
     _, _, rest = DOCUMENT.read_text().partition(BEGIN)
     assert rest.partition(END)[0].strip() == table().strip(), "python -m tests.support.presets prints it"

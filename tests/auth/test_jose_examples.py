@@ -122,13 +122,13 @@ def is_let_in(table: KeyTable, token: str) -> bool:
 
 
 @each_example
-def test_an_example_is_let_in(name: str) -> None:
+def test_jose_example_is_accepted(name: str) -> None:
     key, token = EXAMPLES[name]
     assert is_let_in(table_of(key), token)
 
 
 @each_example
-def test_no_octet_of_an_example_may_be_another(name: str) -> None:
+def test_jose_example_with_a_changed_octet_is_refused(name: str) -> None:
     key, token = EXAMPLES[name]
     table = table_of(key)
     for at in range(0, len(token), 7):
@@ -137,7 +137,7 @@ def test_no_octet_of_an_example_may_be_another(name: str) -> None:
 
 
 @each_example
-def test_an_example_is_let_in_by_no_other_key(name: str) -> None:
+def test_jose_example_is_refused_under_another_key(name: str) -> None:
     _, token = EXAMPLES[name]
     for other, (key, _) in EXAMPLES.items():
         if other != name:
@@ -159,6 +159,6 @@ def test_an_example_is_let_in_by_no_other_key(name: str) -> None:
     ],
     ids=["A.5", "A.4", "A.6", "A.7", "E"],
 )
-def test_examples_of_what_is_not_offered_are_refused(token: str) -> None:
+def test_jose_examples_of_unsupported_algorithms_are_refused(token: str) -> None:
     for key, _ in EXAMPLES.values():
         assert not is_let_in(table_of(key), token)

@@ -60,7 +60,7 @@ SAME, OTHER = jwk("ES256", 0), jwk("ES256", 1)
         pytest.param([SAME, {**OTHER, "y": OTHER["x"]}], ["ES256"], id="the other one is none"),
     ],
 )
-def test_two_keys_of_one_kid_disable_only_what_is_ambiguous(entries: list[Any], usable: list[str]) -> None:
+def test_jwks_duplicate_kid_disables_only_ambiguous_keys(entries: list[Any], usable: list[str]) -> None:
     others = [jwk("ES256", 2, kid="other"), jwk("RS256", 1, kid="another")]
     for document in (entries + others, others + entries, others[:1] + entries + others[1:]):
         found = used(*document)
@@ -71,14 +71,14 @@ def test_two_keys_of_one_kid_disable_only_what_is_ambiguous(entries: list[Any], 
 
 
 @pytest.mark.parametrize("member", ["use", "alg", "key_ops", "x5c", "x5t"])
-def test_what_is_null_counts_as_absent(member: str) -> None:
+def test_jwks_null_members_count_as_absent(member: str) -> None:
     for algorithm in ("ES256", "RS256", "EdDSA"):
         for value in (None, ...):
             assert used(jwk(algorithm, 0, **{member: value})) == [("k", algorithm)]
 
 
 @pytest.mark.parametrize("operations", [["verify"], ["sign", "verify"], ["verify", "verify"], ["verify", "encrypt"]])
-def test_a_key_that_may_verify_is_used(operations: list[str]) -> None:
+def test_jwks_key_with_verify_use_is_used(operations: list[str]) -> None:
     assert used(jwk(key_ops=operations, use=...)) == [("k", "ES256")]
 
 
@@ -102,7 +102,7 @@ def test_a_key_that_may_verify_is_used(operations: list[str]) -> None:
     ],
     ids=str,
 )
-def test_a_key_for_something_else_is_left_out_alone(changes: dict[str, Any]) -> None:
+def test_jwks_key_for_another_use_is_skipped_alone(changes: dict[str, Any]) -> None:
     for algorithm in ("ES256", "RS256", "EdDSA"):
         rows, (fault,) = read(jwk(algorithm, **changes), jwk("ES256", 1, kid="other"))
         assert [row.kid for row in rows] == ["other"]
@@ -110,7 +110,7 @@ def test_a_key_for_something_else_is_left_out_alone(changes: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("alg", ["Ed25519", "EdDSA", None, ...])
-def test_ed25519_goes_by_either_name(alg: Any) -> None:
+def test_jwks_ed25519_is_accepted_under_both_names(alg: Any) -> None:
     assert used(jwk("EdDSA", alg=alg)) == [("k", "EdDSA")]
     assert used(jwk("ES256", alg="Ed25519")) == []
     assert used(jwk("EdDSA", alg="Ed448")) == []
@@ -118,7 +118,7 @@ def test_ed25519_goes_by_either_name(alg: Any) -> None:
 
 
 @pytest.mark.parametrize("kid", [..., None])
-def test_a_key_without_a_kid_is_used_for_tokens_without_one(kid: Any) -> None:
+def test_jwks_key_without_kid_serves_tokens_without_kid(kid: Any) -> None:
     assert used(jwk(kid=kid)) == [("", "ES256")]
     assert used(jwk(kid=kid), jwk("RS256", kid=kid)) == [("", "ES256"), ("", "RS256")]
     assert used(jwk(kid=kid), jwk("ES256", 1, kid=kid)) == []
@@ -126,7 +126,7 @@ def test_a_key_without_a_kid_is_used_for_tokens_without_one(kid: Any) -> None:
 
 
 @pytest.mark.parametrize("kid", ["", 7, True, [], {}, "k" * (MAX_KID + 1)], ids=lambda kid: str(kid)[:9])
-def test_a_kid_that_is_none_disables_its_key_alone(kid: Any) -> None:
+def test_jwks_invalid_kid_disables_its_key_alone(kid: Any) -> None:
     rows, (fault,) = read(jwk(kid=kid), jwk("ES256", 1))
     assert [row.kid for row in rows] == ["k"]
     assert "kid" in fault
@@ -137,7 +137,7 @@ def found(rows: list[KeyRow], kid: str, algorithm: str) -> KeyRow | None:
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256", "EdDSA"])
-def test_a_single_key_serves_tokens_without_a_kid(algorithm: str) -> None:
+def test_jwks_single_key_serves_tokens_without_kid(algorithm: str) -> None:
     rows, _ = read(jwk(algorithm), jwk("RS256", 1, use="enc", kid="for encryption"), {"kty": "oct", "kid": "secret"})
     assert found(rows, "", algorithm) is not None
     assert found(rows, "k", algorithm) is not None
@@ -151,7 +151,7 @@ def secrets(*kids: str) -> list[KeyRow]:
     return [KeyRow(ISSUER, kid, "HS256", kid.ljust(32, "s")) for kid in kids]
 
 
-def test_the_only_secret_is_tried_whatever_kid_a_token_has_unless_that_is_another_keys() -> None:
+def test_single_secret_is_tried_for_any_kid_not_of_another_key() -> None:
     published, _ = read(jwk(), jwk("RS256", kid="rsa"))
     table = key_table([*also_without_kid(secrets("legacy")), *published])
     for kid in ("legacy", "", "Rb1Q0a9cEVDKYkrr", "another"):
@@ -167,6 +167,6 @@ def test_the_only_secret_is_tried_whatever_kid_a_token_has_unless_that_is_anothe
     assert row_in(several, ISSUER.name, "", "HS256") is None
 
 
-def test_no_two_keys_have_one_place_in_the_table() -> None:
+def test_key_table_refuses_a_duplicate_kid() -> None:
     with pytest.raises(ValueError, match="two keys of kid 'k'"):
         key_table([*secrets("k"), *secrets("k")])

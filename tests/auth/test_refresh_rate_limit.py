@@ -30,7 +30,7 @@ each_kind = pytest.mark.parametrize("kind", ["sessions", "addresses"])
 
 
 @each_kind
-async def test_refresh_limits_refill_evenly_and_are_apart(kind: str) -> None:
+async def test_refresh_rate_limit_refills_evenly_per_key(kind: str) -> None:
     clock = FakeClock()
     limit, other = limits(clock, kind)
     for _ in range(5):
@@ -53,7 +53,7 @@ async def test_refresh_limits_refill_evenly_and_are_apart(kind: str) -> None:
 
 
 @each_kind
-async def test_refresh_limits_keep_a_bounded_number_of_keys(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refresh_rate_limit_bounds_its_keys(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refresh_rate_limit, "_MAX_KEYS", 3)
     _, limit = limits(FakeClock(), kind)
     for key in "abcd":
@@ -64,7 +64,7 @@ async def test_refresh_limits_keep_a_bounded_number_of_keys(kind: str, monkeypat
     limit("a")
 
 
-def test_apps_do_not_share_the_limits_of_sessions() -> None:
+def test_refresh_rate_limit_is_per_app() -> None:
     made = RefreshLimits(FakeClock(), 1, 1)
     made.renewal("default", "s")
     made.renewal("shop", "s")

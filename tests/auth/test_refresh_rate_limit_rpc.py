@@ -48,7 +48,7 @@ async def refreshed(server: Server, tokens: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", FORGED)
-async def test_forged_refresh_tokens_do_not_lock_out_good_ones_at_the_address(
+async def test_refresh_rate_limit_of_forged_tokens_spares_genuine_ones_at_the_address(
     database_urls: DatabaseUrls, redis_url: str, kind: str
 ) -> None:
     async with running_server(database_urls, redis_url, WRONG_REFRESHES_PER_MINUTE="5") as server:
@@ -58,7 +58,7 @@ async def test_forged_refresh_tokens_do_not_lock_out_good_ones_at_the_address(
         assert (await refreshed(server, tokens)).session_id == tokens.session_id
 
 
-async def test_revoked_refresh_tokens_do_not_lock_out_other_sessions_at_the_address(
+async def test_refresh_rate_limit_of_revoked_tokens_spares_other_sessions_at_the_address(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     variables = {"REFRESHES_PER_MINUTE": "5", "WRONG_REFRESHES_PER_MINUTE": "5"}
@@ -71,7 +71,7 @@ async def test_revoked_refresh_tokens_do_not_lock_out_other_sessions_at_the_addr
         assert (await refreshed(server, others)).session_id == others.session_id
 
 
-async def test_a_refresh_token_that_is_replayed_is_limited_per_session_and_not_per_address(
+async def test_refresh_rate_limit_of_replays_is_per_session_not_per_address(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with running_server(
@@ -87,7 +87,7 @@ async def test_a_refresh_token_that_is_replayed_is_limited_per_session_and_not_p
         assert (await refreshed(server, await create(server, "bob"))).session_id
 
 
-async def test_forged_refresh_tokens_are_counted_by_the_address_that_a_trusted_proxy_tells(
+async def test_refresh_rate_limit_uses_the_forwarded_address_of_a_trusted_proxy(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with running_server(
@@ -105,7 +105,7 @@ async def test_forged_refresh_tokens_are_counted_by_the_address_that_a_trusted_p
         assert await refused(through(server, "2001:db8:0:1::1"), bad) == INVALID
 
 
-async def test_forwarded_addresses_are_not_believed_unless_a_proxy_is_listed(
+async def test_refresh_rate_limit_ignores_forwarded_addresses_of_untrusted_peers(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     for trusted in ("", "10.0.0.0/8"):

@@ -24,14 +24,14 @@ def refused(keys: RefreshKeys, token: str) -> None:
 @pytest.mark.parametrize(
     "claim", [CLAIM, CLAIM._replace(counter=0), CLAIM._replace(counter=2**63), RefreshClaim("a", "s\N{SNOWMAN}", 1)]
 )
-def test_what_was_made_is_read(claim: RefreshClaim) -> None:
+def test_refresh_token_round_trips(claim: RefreshClaim) -> None:
     token = KEYS.token(claim)
     assert KEYS.claim(token) == claim
     assert KEYS.token(claim) == token  # the same again, whenever it is asked for
     assert len(token) < MAX_BYTES
 
 
-def test_every_flipped_bit_is_noticed() -> None:
+def test_refresh_token_with_a_flipped_bit_is_refused() -> None:
     token = KEYS.token(CLAIM)
     octets = base64.urlsafe_b64decode(token.removeprefix("sbr_") + "=" * (-len(token[4:]) % 4))
     for at in range(len(octets)):
@@ -40,7 +40,7 @@ def test_every_flipped_bit_is_noticed() -> None:
             refused(KEYS, "sbr_" + base64.urlsafe_b64encode(changed).rstrip(b"=").decode())
 
 
-def test_every_changed_character_is_noticed() -> None:
+def test_refresh_token_with_a_changed_character_is_refused() -> None:
     token = KEYS.token(CLAIM)
     for at in range(len(token)):
         for other in "A_":
@@ -48,7 +48,7 @@ def test_every_changed_character_is_noticed() -> None:
                 refused(KEYS, token[:at] + other + token[at + 1 :])
 
 
-def test_what_is_no_token_is_refused() -> None:
+def test_refresh_token_malformed_is_refused() -> None:
     token = KEYS.token(CLAIM)
     body = token.removeprefix("sbr_")
     for text in (
@@ -59,13 +59,13 @@ def test_what_is_no_token_is_refused() -> None:
         refused(KEYS, text)
 
 
-def test_a_token_of_other_secrets_is_refused() -> None:
+def test_refresh_token_of_other_secrets_is_refused() -> None:
     token = KEYS.token(CLAIM)
     refused(RefreshKeys({"k1": b"t" * 32}), token)
     refused(RefreshKeys({"k2": b"s" * 32}), token)
 
 
-def test_secrets_can_be_changed_without_ending_sessions() -> None:
+def test_refresh_token_secrets_rotate_without_ending_sessions() -> None:
     both = RefreshKeys({"k2": b"t" * 32, "k1": b"s" * 32})
     assert both.claim(KEYS.token(CLAIM)) == CLAIM
     made = both.token(CLAIM)

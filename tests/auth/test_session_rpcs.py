@@ -79,7 +79,7 @@ async def refused_soon(server: Server, tokens: Any) -> float:
     return time.monotonic() - start
 
 
-async def test_a_session_lives_on_every_server_and_dies_on_every_server(pair: tuple[Server, Server]) -> None:
+async def test_session_is_valid_and_revoked_on_every_server(pair: tuple[Server, Server]) -> None:
     one, two = pair
     first = await create(one, claims={"plan": "pro"})
     assert await outcome(two, first) is None
@@ -94,7 +94,7 @@ async def test_a_session_lives_on_every_server_and_dies_on_every_server(pair: tu
     assert not (await one.backend(pb.ListSessionsRequest(user_id="ann"))).sessions
 
 
-async def test_access_tokens_live_as_long_as_is_set(database_urls: DatabaseUrls, redis_url: str) -> None:
+async def test_access_token_lifetime_follows_the_setting(database_urls: DatabaseUrls, redis_url: str) -> None:
     async with running_server(database_urls, redis_url, ACCESS_TOKEN_S="600") as server:
         made = await create(server)
         for tokens in (made, await anybody(server)(refresh(made))):
@@ -103,7 +103,7 @@ async def test_access_tokens_live_as_long_as_is_set(database_urls: DatabaseUrls,
             assert tokens.access_expire_time.seconds == claims["exp"]
 
 
-async def test_a_stolen_refresh_token_shuts_thief_and_owner_out_on_every_server(pair: tuple[Server, Server]) -> None:
+async def test_refresh_token_reuse_shuts_out_thief_and_owner_on_every_server(pair: tuple[Server, Server]) -> None:
     one, two = pair
     first = await create(one)
     second = await anybody(one)(refresh(first))
@@ -124,7 +124,7 @@ async def end_of(stream: Any) -> tuple[float, tuple[str, str]]:
 
 
 @pytest.mark.parametrize("way", ["RevokeSession", "RevokeUser", "DisableUser", "DeleteUser"])
-async def test_streams_end_everywhere_when_their_token_is_taken_back(pair: tuple[Server, Server], way: str) -> None:
+async def test_revocation_ends_streams_on_every_server(pair: tuple[Server, Server], way: str) -> None:
     one, two = pair
     await one.register("ann", "phone")
     tokens, others = await create(one), await create(one, "bob")
@@ -151,7 +151,7 @@ async def test_streams_end_everywhere_when_their_token_is_taken_back(pair: tuple
     assert (await kept.next("change")).scope == "s"
 
 
-async def test_foreign_tokens_die_with_their_user_and_new_ones_live(
+async def test_revocation_of_a_user_kills_foreign_tokens_and_new_ones_live(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     leeway: Any = {"JWT_LEEWAY_S": "1"}
@@ -175,7 +175,7 @@ async def test_foreign_tokens_die_with_their_user_and_new_ones_live(
         await wait_until(let_in, timeout_s=TOLD_WITHIN_S)
 
 
-async def test_a_disabled_user_waits_and_a_deleted_one_begins_anew(pair: tuple[Server, Server]) -> None:
+async def test_disabled_user_waits_and_deleted_user_begins_anew(pair: tuple[Server, Server]) -> None:
     one, two = pair
     tokens = await create(one)
     await one.register("ann", "phone", "a-token")
@@ -200,7 +200,7 @@ async def test_a_disabled_user_waits_and_a_deleted_one_begins_anew(pair: tuple[S
     assert await outcome(one, tokens) == REVOKED
 
 
-async def test_the_caches_tell_how_well_they_work_and_forget_when_told(pair: tuple[Server, Server]) -> None:
+async def test_token_cache_stats_are_reported_and_flush_works(pair: tuple[Server, Server]) -> None:
     one, two = pair
     await hear_each_other(*pair)
     tokens, others = await create(one), await create(one, "bob")
@@ -224,7 +224,7 @@ async def test_the_caches_tell_how_well_they_work_and_forget_when_told(pair: tup
     assert (await one.backend(pb.GetTokenCacheStatsRequest())).total.size == 0
 
 
-async def test_an_operator_keeps_to_its_methods_and_apps(
+async def test_operator_is_limited_to_its_methods_and_apps(
     database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
 ) -> None:
     apps = tmp_path / "apps.toml"
@@ -244,7 +244,7 @@ async def test_an_operator_keeps_to_its_methods_and_apps(
         assert await told(server.bearer("t1"), pb.GetTokenCacheStatsRequest()) == DENIED  # a service's
 
 
-async def test_an_idle_stream_is_looked_at_again_although_nobody_told(
+async def test_idle_stream_is_rechecked_without_an_invalidation(
     database_urls: DatabaseUrls, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert lifetime._RECHECK_S <= 60.0
@@ -258,7 +258,7 @@ async def test_an_idle_stream_is_looked_at_again_although_nobody_told(
             assert (await end_of(stream))[1] == REVOKED
 
 
-async def test_without_keys_for_sessions_a_server_says_what_is_missing(
+async def test_sessions_without_keys_are_refused_with_the_missing_setting(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with running_server(database_urls, redis_url, SESSION_KEYS="", SESSION_SECRETS="") as server:

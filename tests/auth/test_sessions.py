@@ -46,7 +46,7 @@ async def other(database_urls: DatabaseUrls, clock: FakeClock) -> AsyncIterator[
         yield House(opened, clock)
 
 
-async def test_a_session_gives_tokens_that_let_its_user_in(house: House, clock: FakeClock) -> None:
+async def test_session_tokens_authenticate_their_user(house: House, clock: FakeClock) -> None:
     tokens = await house.create(claims={"plan": "pro"})
     verified = house.verified(tokens)
     assert (verified.user_id, verified.session_id, verified.issuer) == ("ann", tokens.session_id, ISSUER)
@@ -59,7 +59,7 @@ async def test_a_session_gives_tokens_that_let_its_user_in(house: House, clock: 
     assert tokens.refresh_token not in repr(tokens)
 
 
-async def test_a_refresh_gives_the_next_tokens_and_moves_the_idle_end(house: House, clock: FakeClock) -> None:
+async def test_token_rotation_issues_the_next_pair_and_extends_idle_expiry(house: House, clock: FakeClock) -> None:
     first = await house.create()
     await clock.advance(HOUR / 2)
     second = await house.refresh(first.refresh_token)
@@ -70,7 +70,7 @@ async def test_a_refresh_gives_the_next_tokens_and_moves_the_idle_end(house: Hou
     assert await state(house, "counter") == 1
 
 
-async def test_a_hundred_at_once_get_one_successor(house: House, other: House) -> None:
+async def test_token_rotation_of_concurrent_refreshes_has_one_successor(house: House, other: House) -> None:
     first = await house.create()
     callers = [house, other] * 50
     got = await asyncio.gather(*(caller.refresh(first.refresh_token) for caller in callers))
@@ -80,7 +80,7 @@ async def test_a_hundred_at_once_get_one_successor(house: House, other: House) -
     assert (await other.refresh(got[0].refresh_token)).refresh_token != got[0].refresh_token
 
 
-async def test_one_who_gives_up_takes_nothing_from_the_others(house: House) -> None:
+async def test_token_rotation_survives_a_cancelled_caller(house: House) -> None:
     first = await house.create()
     tasks = [asyncio.ensure_future(house.refresh(first.refresh_token)) for _ in range(3)]
     await asyncio.sleep(0)
@@ -90,7 +90,7 @@ async def test_one_who_gives_up_takes_nothing_from_the_others(house: House) -> N
     assert tasks[0].cancelled()
 
 
-async def test_an_answer_that_was_lost_is_given_again_an_hour_later(
+async def test_token_rotation_repeats_a_lost_response_an_hour_later(
     house: House, other: House, clock: FakeClock
 ) -> None:
     first = await house.create()
@@ -102,7 +102,7 @@ async def test_an_answer_that_was_lost_is_given_again_an_hour_later(
     assert (await house.refresh(again.refresh_token)).session_id == first.session_id
 
 
-async def test_in_the_same_second_three_rotations_are_three(house: House, clock: FakeClock) -> None:
+async def test_token_rotation_thrice_in_one_second_is_three_rotations(house: House, clock: FakeClock) -> None:
     tokens = [await house.create()]
     for _ in range(3):
         tokens.append(await house.refresh(tokens[-1].refresh_token))
@@ -129,7 +129,7 @@ async def parent_of_one_in_use(house: House, clock: FakeClock) -> tuple[SessionT
 
 
 @pytest.mark.parametrize("theft", [grandparent, parent_of_one_in_use])
-async def test_a_spent_token_that_comes_again_kills_the_family_for_good(
+async def test_token_reuse_revokes_the_family(
     house: House,
     other: House,
     database_urls: DatabaseUrls,
@@ -152,7 +152,7 @@ async def test_a_spent_token_that_comes_again_kills_the_family_for_good(
     assert not any(stolen.refresh_token in str(record.__dict__) for record in caplog.records)
 
 
-async def test_the_family_dies_even_when_the_caller_is_gone(house: House, clock: FakeClock) -> None:
+async def test_token_reuse_revokes_the_family_even_if_the_caller_left(house: House, clock: FakeClock) -> None:
     stolen, newest = await grandparent(house, clock)
     calling = asyncio.ensure_future(house.refresh(stolen.refresh_token))
     await asyncio.sleep(0)
@@ -162,7 +162,7 @@ async def test_the_family_dies_even_when_the_caller_is_gone(house: House, clock:
     assert isinstance(await house.outcome(newest), TokenRevoked)
 
 
-async def test_a_session_ends_idle_and_ends_for_good(house: House, clock: FakeClock) -> None:
+async def test_session_expires_when_idle_and_at_its_maximum_age(house: House, clock: FakeClock) -> None:
     idle, busy = await house.create(), await house.create("bob")
     for _ in range(47):
         await clock.advance(HOUR / 2)
@@ -177,7 +177,7 @@ async def test_a_session_ends_idle_and_ends_for_good(house: House, clock: FakeCl
     assert isinstance(await house.outcome(busy), TokenExpired)
 
 
-async def test_a_revoked_session_gives_nothing_any_more(house: House, other: House) -> None:
+async def test_revoked_session_issues_nothing(house: House, other: House) -> None:
     tokens, kept = await house.create(), await house.create()
     await other.sessions.revoke("default", "ann", tokens.session_id, by_user=True)
     await other.sessions.revoke("default", "ann", tokens.session_id, by_user=False)
@@ -187,7 +187,7 @@ async def test_a_revoked_session_gives_nothing_any_more(house: House, other: Hou
     assert other.told == [("default", "ann")] * 2
 
 
-async def test_whose_session_it_is_not_does_not_end_it(house: House) -> None:
+async def test_revoke_session_of_another_user_is_refused(house: House) -> None:
     tokens = await house.create()
     for user_id, session_id in (("bob", tokens.session_id), ("ann", "no such session"), ("", tokens.session_id)):
         with pytest.raises(AccessDenied):
@@ -199,7 +199,7 @@ async def test_whose_session_it_is_not_does_not_end_it(house: House) -> None:
     assert await house.use(tokens)
 
 
-async def test_revoking_a_user_ends_all_that_was_and_nothing_that_comes(house: House, other: House) -> None:
+async def test_revoke_user_ends_earlier_sessions_and_spares_later_ones(house: House, other: House) -> None:
     before = [await house.create() for _ in range(3)]
     _, count = await other.sessions.revoke_user("default", "ann", "lost phone")
     assert count == 3
@@ -213,7 +213,7 @@ async def test_revoking_a_user_ends_all_that_was_and_nothing_that_comes(house: H
     assert (await other.sessions.revoke_user("default", "nobody", ""))[1] == 0
 
 
-async def test_a_thousand_races_of_refresh_and_revoke_leave_nothing_alive(house: House, other: House) -> None:
+async def test_revoke_racing_refresh_a_thousand_times_leaves_nothing_alive(house: House, other: House) -> None:
     came_to: Counter[str] = Counter()
 
     async def race(number: int) -> None:
@@ -243,9 +243,7 @@ async def test_a_thousand_races_of_refresh_and_revoke_leave_nothing_alive(house:
     assert min(came_to.values()) > 10, came_to
 
 
-async def test_a_session_made_while_its_user_is_revoked_is_old_or_new_and_nothing_between(
-    house: House, other: House
-) -> None:
+async def test_revoke_racing_session_creation_is_atomic(house: House, other: House) -> None:
     for number in range(100):
         user_id = f"user-{number}"
         made, (_, count) = await asyncio.gather(
@@ -254,7 +252,9 @@ async def test_a_session_made_while_its_user_is_revoked_is_old_or_new_and_nothin
         assert await house.use(made) is (count == 0)
 
 
-async def test_a_call_that_is_repeated_gets_the_same_session(house: House, other: House, clock: FakeClock) -> None:
+async def test_idempotency_of_create_session_returns_the_same_session(
+    house: House, other: House, clock: FakeClock
+) -> None:
     first = await house.create(request_id="r", content_hash=b"x")
     await clock.advance(60)
     again = await other.create(request_id="r", content_hash=b"x")
@@ -269,13 +269,13 @@ async def test_a_call_that_is_repeated_gets_the_same_session(house: House, other
 
 
 @pytest.mark.parametrize("name", ["sub", "exp", "role", "session_id", "gen", "ctr", "iss", "user_metadata"])
-async def test_a_claim_that_says_who_somebody_is_cannot_be_given(house: House, name: str) -> None:
+async def test_reserved_claims_cannot_be_given_to_a_session(house: House, name: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         await house.create(claims={"fine": "x", name: "x"})
     assert [fault.path for fault in raised.value.violations] == [f'claims["{name}"]']
 
 
-async def test_claims_that_fill_a_token_are_let_in_and_more_are_not(house: House) -> None:
+async def test_custom_claims_are_bounded_in_size(house: House) -> None:
     # Six octets in the token for each of these: none is longer once it is JSON.
     most = {f"c{number}": "\N{SNOWMAN}" * 300 for number in range(2)}
     assert await house.use(await house.create(claims=most))
@@ -284,7 +284,7 @@ async def test_claims_that_fill_a_token_are_let_in_and_more_are_not(house: House
     assert [fault.path for fault in raised.value.violations] == ["claims"]
 
 
-async def test_a_user_has_so_many_sessions_and_ended_ones_are_forgotten(house: House, clock: FakeClock) -> None:
+async def test_session_limit_per_user_evicts_ended_ones(house: House, clock: FakeClock) -> None:
     made = [await house.create() for _ in range(7)]
     alive = [await house.use(tokens) for tokens in made]
     assert alive == [False] * 2 + [True] * 5
@@ -298,7 +298,7 @@ async def test_a_user_has_so_many_sessions_and_ended_ones_are_forgotten(house: H
     assert await state(house, "count(*)") == 1
 
 
-async def test_a_disabled_user_gets_no_session_and_a_deleted_one_begins_anew(house: House) -> None:
+async def test_disabled_user_gets_no_session_and_deleted_user_begins_anew(house: House) -> None:
     old = await house.create()
     async with house.database.transaction() as conn:
         await users.disable_user(conn, "default", "ann")
@@ -328,7 +328,7 @@ async def test_refresh_tokens_of_another_server_or_app_are_refused(
         await House(database, clock, None).create()
 
 
-async def test_forged_refresh_tokens_cost_no_store_call_and_no_good_token_its_turn(
+async def test_refresh_rate_limit_of_forged_tokens_makes_no_store_call(
     database_urls: DatabaseUrls, clock: FakeClock
 ) -> None:
     async with open_database(database_urls.app_url, size=1, name="one") as database:
@@ -342,7 +342,7 @@ async def test_forged_refresh_tokens_cost_no_store_call_and_no_good_token_its_tu
         assert (await house.refresh(tokens.refresh_token)).session_id == tokens.session_id
 
 
-async def test_a_session_is_refreshed_so_often_and_no_more(house: House, clock: FakeClock) -> None:
+async def test_refresh_rate_limit_applies_per_session(house: House, clock: FakeClock) -> None:
     tokens, others = await house.create(), await house.create("bob")
     for _ in range(PER_MINUTE):
         tokens = await house.refresh(tokens.refresh_token)
@@ -355,13 +355,13 @@ async def test_a_session_is_refreshed_so_often_and_no_more(house: House, clock: 
     assert (await house.refresh(tokens.refresh_token)).session_id == tokens.session_id
 
 
-async def test_twins_under_way_count_once_in_the_limit_of_their_session(house: House) -> None:
+async def test_refresh_rate_limit_counts_concurrent_duplicates_once(house: House) -> None:
     tokens = await house.create()
     got = await asyncio.gather(*(house.refresh(tokens.refresh_token) for _ in range(3 * PER_MINUTE)))
     assert len({one.refresh_token for one in got}) == 1
 
 
-async def test_a_session_that_has_ended_costs_store_calls_within_its_limit_only(house: House) -> None:
+async def test_refresh_rate_limit_bounds_store_calls_of_ended_sessions(house: House) -> None:
     tokens = await house.create()
     await house.sessions.revoke("default", "ann", tokens.session_id, by_user=False)
     came_to = [type(await house.outcome(tokens)) for _ in range(2 * PER_MINUTE)]

@@ -48,7 +48,7 @@ def jwks(*entries: dict[str, Any]) -> tuple[list[KeyRow], list[str]]:
         (json.dumps({"keys": [{}] * 65}).encode(), "at most 64"),
     ],
 )
-def test_what_is_no_jwks_is_refused(document: bytes, said: str) -> None:
+def test_jwks_malformed_document_is_refused(document: bytes, said: str) -> None:
     try:
         faults = keys_of_jwks(document, ISSUER)[1]
     except ValueError as error:
@@ -78,13 +78,13 @@ def test_what_is_no_jwks_is_refused(document: bytes, said: str) -> None:
     ],
     ids=str,
 )
-def test_a_key_that_must_not_sign_is_refused(changes: dict[str, Any], said: str) -> None:
+def test_jwk_not_for_signing_is_refused(changes: dict[str, Any], said: str) -> None:
     rows, (fault,) = jwks({**jwk(rsa_key(), "rsa", "RS256"), **changes}, jwk(ec_key(), "ec", "ES256"))
     assert said in fault
     assert [row.kid for row in rows] == ["ec"]  # the others are used all the same
 
 
-def test_a_short_rsa_key_and_a_symmetric_one_are_refused() -> None:
+def test_jwk_short_rsa_and_symmetric_keys_are_refused() -> None:
     rows, faults = jwks(
         jwk(rsa_key(1024), "short", "RS256"), {"kty": "oct", "kid": "shared", "alg": "HS256", "k": "c2VjcmV0"}
     )
@@ -93,7 +93,7 @@ def test_a_short_rsa_key_and_a_symmetric_one_are_refused() -> None:
     assert "want RS256" in faults[1]
 
 
-def test_a_private_key_in_a_jwks_is_read_as_a_public_one() -> None:
+def test_jwk_private_key_is_read_as_public() -> None:
     private = jwt.algorithms.ECAlgorithm.to_jwk(ec_key(), as_dict=True)
     ((row,), _) = jwks({**private, "kid": "ec", "alg": "ES256"})
     assert isinstance(row.key, ec.EllipticCurvePublicKey)
@@ -108,14 +108,14 @@ def test_a_private_key_in_a_jwks_is_read_as_a_public_one() -> None:
     ],
     ids=["ES256", "EdDSA", "RS256"],
 )
-def test_a_key_without_an_algorithm_is_used_for_the_one_of_its_type(key: Any, algorithm: str) -> None:
+def test_jwk_without_alg_is_used_for_the_algorithm_of_its_type(key: Any, algorithm: str) -> None:
     entry = jwk(key, "k", algorithm)
     del entry["alg"], entry["use"]
     ((row,), faults) = jwks(entry)
     assert (row.algorithm, faults) == (algorithm, [])
 
 
-def test_curves_that_nobody_asked_for_are_refused() -> None:
+def test_jwk_of_an_unsupported_curve_is_refused() -> None:
     for key, algorithm in (
         (ec.generate_private_key(ec.SECP384R1()), "ES384"),
         (ed448.Ed448PrivateKey.generate(), "EdDSA"),
@@ -136,7 +136,7 @@ def test_curves_that_nobody_asked_for_are_refused() -> None:
     ],
     ids=["short", "public key as secret", "text as key"],
 )
-def test_a_key_that_does_not_fit_stops_the_start(row: KeyRow, said: str) -> None:
+def test_key_of_a_wrong_type_stops_the_start(row: KeyRow, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         key_table([row])
 
@@ -165,6 +165,6 @@ def test_signing_keys_are_published_without_their_private_half() -> None:
     ],
     ids=["empty", "no keys", "none", "public", "twice"],
 )
-def test_what_cannot_sign_is_no_signing_key(document: str) -> None:
+def test_signing_key_that_cannot_sign_is_refused(document: str) -> None:
     with pytest.raises(ValueError, match=r"JWKS|key"):
         signing_keys(document, ISSUER)

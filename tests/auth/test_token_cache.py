@@ -43,7 +43,7 @@ def keep(
     return standing
 
 
-async def test_a_token_is_known_for_a_minute(cache: TokenCache, clock: FakeClock) -> None:
+async def test_token_cache_keeps_a_token_for_a_minute(cache: TokenCache, clock: FakeClock) -> None:
     keep(cache, clock, b"1")
     await clock.advance(59.9)
     found = cache.find(b"1")
@@ -55,7 +55,7 @@ async def test_a_token_is_known_for_a_minute(cache: TokenCache, clock: FakeClock
     assert cache.stats() == CacheStats(size=1, hits=1, misses=2, evictions=0)
 
 
-async def test_not_beyond_its_own_end(cache: TokenCache, clock: FakeClock) -> None:
+async def test_token_cache_entry_ends_with_its_token(cache: TokenCache, clock: FakeClock) -> None:
     keep(cache, clock, b"1", life_s=5)
     await clock.advance(34.9)  # the issuer's clock may be 30 s ahead
     assert cache.find(b"1") is not None
@@ -63,13 +63,13 @@ async def test_not_beyond_its_own_end(cache: TokenCache, clock: FakeClock) -> No
     assert cache.find(b"1") is None
 
 
-async def test_not_when_its_standing_has_ended(cache: TokenCache, clock: FakeClock) -> None:
+async def test_token_cache_entry_ends_with_its_account_status(cache: TokenCache, clock: FakeClock) -> None:
     standing = keep(cache, clock, b"1")
     standing.until = float("-inf")
     assert cache.find(b"1") is None
 
 
-async def test_those_unused_for_longest_make_room(cache: TokenCache, clock: FakeClock) -> None:
+async def test_token_cache_evicts_least_recently_used(cache: TokenCache, clock: FakeClock) -> None:
     for number in range(SIZE):
         keep(cache, clock, bytes([number]))
     assert cache.find(bytes([0])) is not None
@@ -80,7 +80,7 @@ async def test_those_unused_for_longest_make_room(cache: TokenCache, clock: Fake
     assert cache.forget("default", "ann") == SIZE
 
 
-async def test_it_forgets_a_user_a_session_an_app_or_all(cache: TokenCache, clock: FakeClock) -> None:
+async def test_token_cache_forgets_by_user_session_app_or_all(cache: TokenCache, clock: FakeClock) -> None:
     def fill() -> None:
         for number, (app_id, user_id, session_id) in enumerate(
             [("default", "ann", "s1"), ("default", "ann", "s2"), ("default", "bob", "s3"), ("other", "ann", "s1")]

@@ -50,12 +50,12 @@ def token(issuer: Issuer, issued_at: datetime | None = START, generation: int = 
         (Standing(known=True, generation=99), False),
     ],
 )
-def test_a_foreign_token_dies_by_the_second_it_was_issued_in(standing: Standing, dead: bool) -> None:
+def test_revocation_kills_a_foreign_token_by_its_issue_second(standing: Standing, dead: bool) -> None:
     assert is_dead(token(FOREIGN), standing) is dead
 
 
 @pytest.mark.parametrize("leeway_s", [0, 1, 10, 30])
-def test_a_foreign_token_that_was_good_at_a_revocation_is_dead_whatever_its_clock_said(leeway_s: int) -> None:
+def test_revocation_kills_a_foreign_token_valid_then_despite_clock_skew(leeway_s: int) -> None:
     issuer = replace(FOREIGN, leeway=timedelta(seconds=leeway_s))
     revoked_at = START + timedelta(milliseconds=100)
     standing = Standing(known=True, revoked_at=revoked_at)
@@ -68,7 +68,7 @@ def test_a_foreign_token_that_was_good_at_a_revocation_is_dead_whatever_its_cloc
     assert not is_dead(token(replace(issuer, own=True)), replace(standing, session_alive=True, generation=2))
 
 
-def test_a_foreign_token_that_does_not_tell_its_second_is_dead_after_any_revocation() -> None:
+def test_revocation_kills_a_foreign_token_without_issue_time() -> None:
     standing = Standing(known=True, revoked_at=START + timedelta(milliseconds=100))
     assert is_dead(token(FOREIGN, None), standing)
     assert not is_dead(token(FOREIGN, None), Standing(known=True))
@@ -87,7 +87,7 @@ def test_a_foreign_token_that_does_not_tell_its_second_is_dead_after_any_revocat
         (Standing(known=True, session_alive=True, generation=2, revoked_at=START), False),
     ],
 )
-def test_a_token_of_ours_dies_by_its_session_and_generation(standing: Standing, dead: bool) -> None:
+def test_own_token_dies_by_its_session_and_generation(standing: Standing, dead: bool) -> None:
     assert is_dead(token(OWN), standing) is dead
 
 
@@ -115,7 +115,7 @@ LONG, SHORT = timedelta(hours=1), timedelta(seconds=30)
         (5, {"idle_until": START + timedelta(days=99)}, timedelta(days=90), Rotation.EXPIRED),
     ],
 )
-def test_what_becomes_of_a_refresh_token(
+def test_refresh_token_decision_table(
     counter: int, changes: dict[str, Any], after: timedelta, becomes: Rotation
 ) -> None:
     assert rotate(replace(SESSION, **changes), counter, START + after, RULE) is becomes

@@ -48,7 +48,7 @@ def faults(*entries: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("first", [1, 2, 3])
-def test_keys_of_the_generator_that_roca_is_about_are_refused(first: int) -> None:
+def test_roca_keys_are_refused(first: int) -> None:
     (fault,) = faults(rsa_entry(roca_factor(first) * roca_factor(first + 10)))
     assert "ROCA" in fault
 
@@ -75,7 +75,7 @@ def test_weak_rsa_keys_are_refused_with_the_reason(modulus: int, exponent: int, 
     assert reason in fault
 
 
-def test_keys_that_share_a_prime_are_refused_and_the_others_used() -> None:
+def test_shared_prime_keys_are_refused_and_others_used() -> None:
     shared = [rsa_entry(factor(1) * factor(number), kid=f"k{number}") for number in (2, 3)]
     good = rsa_entry(factor(4) * factor(5), kid="good")
     rows, told = keys_of_jwks(json.dumps({"keys": [shared[0], good, shared[1]]}).encode(), ISSUER)
@@ -87,11 +87,11 @@ def test_keys_that_share_a_prime_are_refused_and_the_others_used() -> None:
 
 @pytest.mark.parametrize("bits", [2048, 3072])
 @pytest.mark.parametrize("exponent", [3, 65537])
-def test_good_rsa_keys_are_not_refused(bits: int, exponent: int) -> None:
+def test_strong_rsa_keys_are_accepted(bits: int, exponent: int) -> None:
     assert weakness(rsa.generate_private_key(exponent, bits)) == ""  # old keys have this exponent
 
 
-def test_good_keys_are_not_refused() -> None:
+def test_strong_keys_are_accepted() -> None:
     for _ in range(20):
         assert weakness(ed25519.Ed25519PrivateKey.generate()) == ""
         assert weakness(ec.generate_private_key(ec.SECP256R1())) == ""
@@ -106,19 +106,19 @@ def ec_entry(x: int, y: int, size: int = 32) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("change", [(1, 0), (0, 1), (-1, 0), (7, 7)])
-def test_a_point_that_is_not_on_the_curve_is_refused(change: tuple[int, int]) -> None:
+def test_invalid_curve_point_is_refused(change: tuple[int, int]) -> None:
     numbers = ec.derive_private_key(12345, ec.SECP256R1()).public_key().public_numbers()
     (fault,) = faults(ec_entry(numbers.x + change[0], numbers.y + change[1]))
     assert "not on the curve" in fault
 
 
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (1, 1), (2**256 - 1, 2**256 - 1), (5, 0)])
-def test_what_is_no_point_at_all_is_refused(x: int, y: int) -> None:
+def test_malformed_curve_point_is_refused(x: int, y: int) -> None:
     (fault,) = faults(ec_entry(x, y))
     assert "not on the curve" in fault
 
 
-def test_coordinates_of_another_length_are_refused() -> None:
+def test_curve_coordinates_of_another_length_are_refused() -> None:
     numbers = ec.derive_private_key(12345, ec.SECP256R1()).public_key().public_numbers()
     assert faults(ec_entry(numbers.x, numbers.y, 33))
     assert not faults(ec_entry(numbers.x, numbers.y))
@@ -144,13 +144,13 @@ OFF_CURVE = [
 
 
 @pytest.mark.parametrize("encoded", SMALL_ORDER + OFF_CURVE)
-def test_a_point_of_ed25519_that_checks_nothing_is_refused(encoded: str) -> None:
+def test_ed25519_low_order_point_is_refused(encoded: str) -> None:
     x = base64.urlsafe_b64encode(bytes.fromhex(encoded)).rstrip(b"=").decode()
     (fault,) = faults({"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": x})
     assert ("small order" if encoded in SMALL_ORDER else "not on the curve") in fault
 
 
-def test_a_private_key_that_is_weak_does_not_sign_either() -> None:
+def test_weak_private_key_is_refused_for_signing() -> None:
     key = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505  # that is what is tried
     numbers = key.private_numbers()
     parts = {"d": numbers.d, "p": numbers.p, "q": numbers.q, "dp": numbers.dmp1, "dq": numbers.dmq1, "qi": numbers.iqmp}

@@ -31,7 +31,7 @@ OUTPUTS = [("--help", ""), ("check-config --list", ""), ("check-config --list", 
 
 
 @pytest.mark.parametrize(("arguments", "unbuffered"), OUTPUTS)
-def test_a_reader_who_leaves_ends_it_quietly(arguments: str, unbuffered: str) -> None:
+def test_closed_pipe_ends_the_command_quietly(arguments: str, unbuffered: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as closed:
@@ -39,7 +39,7 @@ def test_a_reader_who_leaves_ends_it_quietly(arguments: str, unbuffered: str) ->
 
 
 @pytest.mark.parametrize(("arguments", "unbuffered"), OUTPUTS)
-def test_an_output_that_is_full_is_told_in_a_line(arguments: str, unbuffered: str) -> None:
+def test_full_disk_is_reported_in_a_line(arguments: str, unbuffered: str) -> None:
     with Path("/dev/full").open("wb") as full:
         told = "syncbeat-server: cannot write: No space left on device\n"
         assert writing_to(full, arguments, unbuffered) == (1, told)

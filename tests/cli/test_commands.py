@@ -43,13 +43,13 @@ COMMANDS = ("serve", "worker", "migrate", "check-config", "new-epoch", "healthch
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_explains_itself(command: str) -> None:
+def test_help_explains_each_command(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: syncbeat-server {command}")
 
 
-def test_a_wrong_setting_stops_it_with_its_name_and_the_fix() -> None:
+def test_config_error_names_the_setting_and_the_fix() -> None:
     done = run("check-config", JWT_SECRETS="demo=short", WORKERS="0", TYPO="1")
     assert done.returncode == 1
     assert "SYNCBEAT_TYPO: no such setting" in done.stderr
@@ -59,7 +59,7 @@ def test_a_wrong_setting_stops_it_with_its_name_and_the_fix() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_token_command_never_prints_the_signing_secret() -> None:
+def test_token_command_never_prints_the_signing_secret() -> None:
     done = run("token", "user", "alice", JWT_SECRETS=SECRET, JWT_SUBJECTS="any")
     assert done.returncode == 0
     assert done.stdout.count(".") == 2
@@ -92,7 +92,7 @@ def test_a_token_command_never_prints_the_signing_secret() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named_without_a_traceback(arguments: str, settings: dict[str, str], named: str) -> None:
+def test_error_is_reported_without_a_traceback(arguments: str, settings: dict[str, str], named: str) -> None:
     done = run(*arguments.split(" "), **{"JWT_SECRETS": SECRET, **settings})
     assert done.returncode in (1, 2)
     assert named in done.stderr
@@ -100,7 +100,7 @@ def test_what_is_wrong_is_named_without_a_traceback(arguments: str, settings: di
     assert "pydantic" not in done.stderr
 
 
-def test_the_bare_client_names_what_the_command_needs() -> None:
+def test_client_without_server_extras_names_what_a_command_needs() -> None:
     # As after `pip install syncbeat`: what is None there cannot be imported.
     for missing, extra in (("dotenv", "server"), ("uvloop", "server"), ("httptools", "server,embedded")):
         script = (
@@ -117,7 +117,7 @@ def test_the_bare_client_names_what_the_command_needs() -> None:
         assert (done.returncode, done.stderr) == (2, told)
 
 
-def test_a_damaged_jwks_is_named(tmp_path: Path) -> None:
+def test_jwks_file_damage_is_named(tmp_path: Path) -> None:
     keys = tmp_path / "keys.json"
     keys.write_text('{"keys": [1]}')
     done = run("check-config", JWKS_FILE=str(keys))
@@ -126,7 +126,7 @@ def test_a_damaged_jwks_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_check_config_tells_what_redis_refuses(database_urls: DatabaseUrls, tmp_path: Path, redis_url: str) -> None:
+def test_check_config_reports_redis_faults(database_urls: DatabaseUrls, tmp_path: Path, redis_url: str) -> None:
     good = {"DATABASE_URL": database_urls.app_url, "JWT_SECRETS": SECRET}
     assert run("check-config", **good, REDIS_URL=redis_url).returncode == 0
     with running_valkey(tmp_path, "--requirepass", "not-to-be-told") as valkey:
@@ -141,20 +141,20 @@ def test_check_config_tells_what_redis_refuses(database_urls: DatabaseUrls, tmp_
             assert "not-to-be-told" not in done.stdout + done.stderr
 
 
-def test_a_database_is_migrated_without_a_redis(database_urls: DatabaseUrls) -> None:
+def test_migrate_needs_no_redis(database_urls: DatabaseUrls) -> None:
     for settings in ({"DATABASE_URL": database_urls.owner_url}, {"DATABASE_SESSION_URL": database_urls.owner_url}):
         done = run("migrate", **settings)
         assert (done.returncode, done.stdout) == (0, "syncbeat-server: nothing to do\n"), done.stderr
 
 
-def test_a_login_that_is_refused_names_the_setting(database_urls: DatabaseUrls, redis_url: str) -> None:
+def test_login_refused_names_the_setting(database_urls: DatabaseUrls, redis_url: str) -> None:
     url = database_urls.app_url.replace(database_urls.name, "no_such_database")
     done = run("serve", DATABASE_URL=url, REDIS_URL=redis_url, JWT_SECRETS=SECRET, LISTEN="127.0.0.1:0")
     assert done.returncode == 1
     assert "SYNCBEAT_DATABASE_URL (SQLSTATE 3D000)" in done.stderr
 
 
-def test_a_service_token_comes_with_its_entry() -> None:
+def test_token_command_prints_the_service_token_entry() -> None:
     done = run("token", "service", "backend", "--methods", "GetHint|SendNotification")
     token, entry = done.stdout.splitlines()
     checked = run("check-config", JWT_SECRETS=SECRET, SERVICE_TOKENS=entry.partition("=")[2])
@@ -162,7 +162,7 @@ def test_a_service_token_comes_with_its_entry() -> None:
     assert token.rpartition(" ")[2] not in entry
 
 
-def test_a_server_on_an_older_database_names_the_command(database_urls: DatabaseUrls, redis_url: str) -> None:
+def test_serve_on_an_older_schema_names_the_command(database_urls: DatabaseUrls, redis_url: str) -> None:
     asyncio.run(_undo_last_migration(database_urls))
     done = run(
         "serve", DATABASE_URL=database_urls.app_url, REDIS_URL=redis_url, JWT_SECRETS=SECRET, LISTEN="127.0.0.1:0"
@@ -176,7 +176,7 @@ async def _undo_last_migration(urls: DatabaseUrls) -> None:
     await run_sql(urls.owner_url, f"DELETE FROM schema_migrations WHERE version = ({newest})")
 
 
-def test_a_server_refuses_a_login_above_row_level_security(database_urls: DatabaseUrls, redis_url: str) -> None:
+def test_serve_refuses_a_login_that_bypasses_row_level_security(database_urls: DatabaseUrls, redis_url: str) -> None:
     done = run(
         "serve", DATABASE_URL=database_urls.admin_url, REDIS_URL=redis_url, JWT_SECRETS=SECRET, LISTEN="127.0.0.1:0"
     )
@@ -184,7 +184,7 @@ def test_a_server_refuses_a_login_above_row_level_security(database_urls: Databa
     assert "row-level security" in done.stderr
 
 
-async def test_several_processes_share_one_port_and_end_together(
+async def test_processes_share_one_port_and_end_together(
     database_urls: DatabaseUrls, redis_url: str, tmp_path: Path, free_port: int
 ) -> None:
     settings = {
@@ -205,7 +205,7 @@ async def test_several_processes_share_one_port_and_end_together(
     assert not any(_alive(child) for child in children)
 
 
-async def test_a_port_that_is_taken_is_named(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> None:
+async def test_port_in_use_is_named(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> None:
     with pytest.raises(DemoFailed, match="SYNCBEAT_LISTEN"):
         await start(
             ["serve"],
@@ -219,7 +219,7 @@ async def test_a_port_that_is_taken_is_named(database_urls: DatabaseUrls, redis_
         )
 
 
-async def test_serve_needs_nothing_but_a_secret(tmp_path: Path) -> None:
+async def test_serve_needs_only_a_secret(tmp_path: Path) -> None:
     settings = {"SYNCBEAT_JWT_SECRETS": SECRET, "SYNCBEAT_LISTEN": "127.0.0.1:0"}
     process = await start(["serve"], settings, tmp_path / "log")
     await wait_until(lambda: _serves(process.address), 20)
@@ -230,7 +230,7 @@ async def test_serve_needs_nothing_but_a_secret(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("program", "name"), [("postgres", "PostgreSQL"), ("valkey-server", "Valkey")])
-async def test_serve_ends_with_an_embedded_store_that_ends_by_itself(program: str, name: str, tmp_path: Path) -> None:
+async def test_serve_ends_when_an_embedded_store_dies(program: str, name: str, tmp_path: Path) -> None:
     settings = {"SYNCBEAT_JWT_SECRETS": SECRET, "SYNCBEAT_LISTEN": "127.0.0.1:0"}
     process = await start(["serve"], settings, tmp_path / "log")
     stores = {child.name(): child for child in psutil.Process(process.pid).children()}
@@ -242,7 +242,7 @@ async def test_serve_ends_with_an_embedded_store_that_ends_by_itself(program: st
     assert not any(_alive(child.pid) for child in stores.values())
 
 
-async def test_a_demo_serves_where_it_is_told_and_leaves_nothing_when_it_is_killed(free_port: int) -> None:
+async def test_demo_serves_where_told_and_leaves_nothing_when_killed(free_port: int) -> None:
     demo = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "syncbeat_server.cli", "demo", "--serve"),
         env={**os.environ, "SYNCBEAT_LISTEN": f"127.0.0.1:{free_port}"},
@@ -280,7 +280,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-async def test_keys_that_were_printed_serve_sessions(
+async def test_session_keys_that_were_printed_serve_sessions(
     database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
 ) -> None:
     env_file = tmp_path / "printed.env"
@@ -304,7 +304,7 @@ async def test_keys_that_were_printed_serve_sessions(
     assert await process.stop() == 0
 
 
-async def test_operators_read_metrics_and_readiness_over_http(
+async def test_metrics_and_readiness_are_served_over_http(
     database_urls: DatabaseUrls, redis_url: str, tmp_path: Path, free_port: int
 ) -> None:
     identity = Identity.new()
@@ -364,7 +364,7 @@ async def _meet_a_change(backend: SyncbeatClient) -> str:
     return hint.explanation
 
 
-async def test_copies_end_with_their_parent_however_it_ends(
+async def test_child_processes_end_with_their_parent(
     database_urls: DatabaseUrls, redis_url: str, tmp_path: Path, free_port: int
 ) -> None:
     settings = {
@@ -380,7 +380,7 @@ async def test_copies_end_with_their_parent_however_it_ends(
     await wait_until(lambda: not any(_alive(child) for child in children), what="the copies end")
 
 
-def test_copies_that_cannot_serve_are_not_started_for_ever(
+def test_child_processes_that_fail_are_not_restarted_forever(
     database_urls: DatabaseUrls, redis_url: str, free_port: int
 ) -> None:
     asyncio.run(_undo_last_migration(database_urls))

@@ -39,7 +39,7 @@ async def scripted() -> AsyncIterator[tuple[Scripted, str]]:
         yield served
 
 
-async def test_a_read_is_repeated_until_the_server_is_back(scripted: tuple[Scripted, str]) -> None:
+async def test_retry_of_a_read_until_the_server_is_back(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     hint = pb.GetHintResponse(hint=pb.Hint(explanation="at last"))
     script.prepare("GetHint", DOWN, DOWN, hint)
@@ -49,7 +49,7 @@ async def test_a_read_is_repeated_until_the_server_is_back(scripted: tuple[Scrip
     assert len(script.attempts["GetHint"]) == 3
 
 
-async def test_a_server_that_shuts_down_is_asked_again(scripted: tuple[Scripted, str]) -> None:
+async def test_retry_after_a_server_shutdown(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("GetHint", Refusal(grpc.StatusCode.CANCELLED), pb.GetHintResponse())
     script.prepare("RefreshSession", Refusal(grpc.StatusCode.CANCELLED))
@@ -61,7 +61,7 @@ async def test_a_server_that_shuts_down_is_asked_again(scripted: tuple[Scripted,
     assert (len(script.attempts["GetHint"]), len(script.attempts["RefreshSession"])) == (2, 1)
 
 
-async def test_a_call_its_caller_cancels_is_over(scripted: tuple[Scripted, str]) -> None:
+async def test_cancelled_call_is_not_retried(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("GetHint", Hold(), pb.GetHintResponse(), pb.GetHintResponse())
     async with client_of(address) as client:
@@ -75,7 +75,7 @@ async def test_a_call_its_caller_cancels_is_over(scripted: tuple[Scripted, str])
     assert [attempt.request.device_id for attempt in script.attempts["GetHint"]] == ["phone", "tablet"]
 
 
-async def test_it_gives_up_after_four_attempts(scripted: tuple[Scripted, str]) -> None:
+async def test_retry_gives_up_after_four_attempts(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("GetHint", DOWN, DOWN, DOWN, DOWN, pb.GetHintResponse())
     async with client_of(address) as client:
@@ -85,7 +85,7 @@ async def test_it_gives_up_after_four_attempts(scripted: tuple[Scripted, str]) -
     assert len(script.attempts["GetHint"]) == 4
 
 
-async def test_a_shed_call_comes_back_when_the_server_says(scripted: tuple[Scripted, str]) -> None:
+async def test_retry_waits_for_the_server_pushback(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     shed = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", retry_after_s=0.7)
     script.prepare("GetHint", shed, pb.GetHintResponse())
@@ -95,7 +95,7 @@ async def test_a_shed_call_comes_back_when_the_server_says(scripted: tuple[Scrip
     assert 0.65 <= second.at - first.at < 5.0
 
 
-async def test_what_spends_something_is_sent_once_and_without_the_token(scripted: tuple[Scripted, str]) -> None:
+async def test_retry_never_repeats_refresh_session_and_sends_no_token(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("RefreshSession", DOWN, auth_service_pb2.RefreshSessionResponse())
     async with client_of(address) as client:
@@ -105,7 +105,7 @@ async def test_what_spends_something_is_sent_once_and_without_the_token(scripted
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT])
-async def test_what_would_fail_again_is_not_repeated(scripted: tuple[Scripted, str], code: grpc.StatusCode) -> None:
+async def test_retry_skips_permanent_errors(scripted: tuple[Scripted, str], code: grpc.StatusCode) -> None:
     script, address = scripted
     script.prepare("GetHint", Refusal(code), pb.GetHintResponse())
     async with client_of(address) as client:
@@ -115,7 +115,7 @@ async def test_what_would_fail_again_is_not_repeated(scripted: tuple[Scripted, s
     assert len(script.attempts["GetHint"]) == 1
 
 
-def test_only_these_are_never_repeated() -> None:
+def test_retry_excludes_refresh_session_and_streams_only() -> None:
     others = {m.name for service in SERVICES for m in service.methods if not is_repeatable(m)}
     assert others == {"RefreshSession", "WatchHints", "WatchDeliveries"}
     (config,) = json.loads(service_config(shuffle=True))["methodConfig"]
@@ -123,7 +123,7 @@ def test_only_these_are_never_repeated() -> None:
     assert {"service": "syncbeat.v1.SyncService", "method": "PublishChanges"} in config["name"]
 
 
-async def test_a_repeated_publish_carries_one_request_id(scripted: tuple[Scripted, str]) -> None:
+async def test_retry_of_publish_keeps_its_request_id(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("PublishChanges", DOWN, pb.PublishChangesResponse(), pb.PublishChangesResponse())
     request = pb.PublishChangesRequest(changes=[core_pb2.NewChange(scope="s", key="k", merge_patch_json="1")])
@@ -136,7 +136,7 @@ async def test_a_repeated_publish_carries_one_request_id(scripted: tuple[Scripte
     assert request.request_id == ""
 
 
-async def test_a_large_publish_is_repeated_too(scripted: tuple[Scripted, str]) -> None:
+async def test_retry_of_a_large_publish(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("PublishChanges", DOWN, pb.PublishChangesResponse())
     patches = [json.dumps("x" * 200_000)] * 4
@@ -146,7 +146,7 @@ async def test_a_large_publish_is_repeated_too(scripted: tuple[Scripted, str]) -
     assert len(script.attempts["PublishChanges"]) == 2
 
 
-async def test_what_the_caller_says_itself_stays(scripted: tuple[Scripted, str]) -> None:
+async def test_explicit_request_id_deadline_and_metadata_are_kept(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     answer = push_service_pb2.SendNotificationResponse()
     script.prepare("SendNotification", answer, answer)
@@ -166,7 +166,7 @@ async def test_what_the_caller_says_itself_stays(scripted: tuple[Scripted, str])
     assert filled.deadline_s < 8.0
 
 
-async def test_a_call_ends_at_the_default_deadline() -> None:
+async def test_deadline_default_ends_a_call() -> None:
     async with client_of(f"127.0.0.1:{free_port()}", timeout_s=0.3) as client:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.sync.GetHint(pb.GetHintRequest(device_id="phone"), wait_for_ready=True)
@@ -184,7 +184,7 @@ async def returned_later() -> str:
     [("fixed", "Bearer fixed"), (lambda: "now", "Bearer now"), (returned_later, "Bearer later"), ("", None)],
     ids=["fixed", "function", "coroutine", "none"],
 )
-async def test_the_token_is_sent(scripted: tuple[Scripted, str], token: Token, sent: str | None) -> None:
+async def test_token_is_sent(scripted: tuple[Scripted, str], token: Token, sent: str | None) -> None:
     script, address = scripted
     script.prepare("GetHint", pb.GetHintResponse())
     async with client_of(address, token=token) as client:
@@ -192,7 +192,7 @@ async def test_the_token_is_sent(scripted: tuple[Scripted, str], token: Token, s
     assert script.attempts["GetHint"][0].authorization == sent
 
 
-async def test_what_the_token_function_raises_the_call_raises(scripted: tuple[Scripted, str]) -> None:
+async def test_token_function_error_is_raised_by_the_call(scripted: tuple[Scripted, str]) -> None:
     def signed_out() -> str:
         raise LookupError("signed out")
 
@@ -203,7 +203,7 @@ async def test_what_the_token_function_raises_the_call_raises(scripted: tuple[Sc
     assert not script.attempts["GetHint"]
 
 
-async def test_the_token_function_has_a_deadline(scripted: tuple[Scripted, str]) -> None:
+async def test_token_function_has_a_deadline(scripted: tuple[Scripted, str]) -> None:
     async def stuck() -> str:
         await asyncio.Event().wait()
         return ""
@@ -219,7 +219,7 @@ async def failure_of(client: SyncbeatClient, request: pb.GetHintRequest) -> grpc
     return caught.value
 
 
-async def test_errors_of_a_real_server_are_explained(database_urls: DatabaseUrls, redis_url: str) -> None:
+async def test_error_of_a_real_server_is_explained(database_urls: DatabaseUrls, redis_url: str) -> None:
     async with real_server(database_urls, redis_url) as address:
         async with client_of(address, token=user_token("alice")) as client:
             invalid = explain(await failure_of(client, pb.GetHintRequest()))
@@ -253,7 +253,7 @@ def error_with(*trailers: tuple[str, str | bytes], code: grpc.StatusCode) -> grp
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailers), "refused")
 
 
-def test_what_the_server_asks_for_and_what_nobody_knows_is_explained() -> None:
+def test_error_details_known_and_unknown_are_explained() -> None:
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     limited = explain(error_with(*Refusal(code, "RATE_LIMITED", {"a": "b"}, 1.5).trailers(), code=code))
     assert limited.reason == ErrorReason.ERROR_REASON_RATE_LIMITED
@@ -263,14 +263,14 @@ def test_what_the_server_asks_for_and_what_nobody_knows_is_explained() -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"\xff\xff\xff", b"\x1a\x02\x12\xff"])
-def test_damaged_details_are_no_details(value: bytes) -> None:
+def test_error_details_damaged_are_ignored(value: bytes) -> None:
     details = explain(error_with(("grpc-status-details-bin", value), code=grpc.StatusCode.INTERNAL))
     assert details.code is grpc.StatusCode.INTERNAL
     assert details.reason == ErrorReason.ERROR_REASON_UNSPECIFIED
     assert explain(grpc.aio.AioRpcError(grpc.StatusCode.UNKNOWN)).message == ""
 
 
-async def test_nothing_goes_out_unencrypted_unless_it_is_asked_for(scripted: tuple[Scripted, str]) -> None:
+async def test_tls_is_required_unless_disabled(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("GetHint", pb.GetHintResponse())
     async with SyncbeatClient(address, token="secret", timeout_s=1.0) as client:

@@ -89,7 +89,7 @@ def event(sequence: int) -> pb.WatchHintsResponse:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_calls_recover_on_a_new_connection_after_two_without_an_answer() -> None:
+async def test_reconnect_after_two_calls_without_an_answer() -> None:
     async with reached() as (script, relay, client):
         script.prepare("GetHint", *[polled(30)] * 9)
         assert await ask(client) == "OK"
@@ -101,7 +101,7 @@ async def test_calls_recover_on_a_new_connection_after_two_without_an_answer() -
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_connection_that_was_heard_of_between_two_silent_calls_is_kept() -> None:
+async def test_reconnect_is_not_triggered_by_interrupted_silence() -> None:
     async with reached() as (script, relay, client):
         script.prepare("GetHint", Hold(), polled(30), Hold(), Refusal(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"), Hold())
         script.prepare("GetHint", polled(30))
@@ -111,7 +111,7 @@ async def test_a_connection_that_was_heard_of_between_two_silent_calls_is_kept()
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_deadlines_that_the_server_tells_of_are_no_silence() -> None:
+async def test_reconnect_is_not_triggered_by_server_deadlines() -> None:
     late = Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
     async with reached(timeout_s=WAIT_S) as (script, relay, client):
         script.prepare("GetHint", *[late] * 4, polled(30))
@@ -120,7 +120,7 @@ async def test_deadlines_that_the_server_tells_of_are_no_silence() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_calls_that_their_callers_cancel_are_no_silence() -> None:
+async def test_reconnect_is_not_triggered_by_cancelled_calls() -> None:
     async with reached(timeout_s=WAIT_S) as (script, relay, client):
         script.prepare("GetHint", *[Hold()] * 4, polled(30))
         for count in range(1, 5):
@@ -132,7 +132,7 @@ async def test_calls_that_their_callers_cancel_are_no_silence() -> None:
         assert len(relay.paths) == 1
 
 
-async def test_new_connections_are_some_time_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reconnect_attempts_are_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
     async with reached(timeout_s=0.05) as (script, relay, client):
         script.prepare("GetHint", *[Hold()] * 99)
         assert {await ask(client) for _ in range(20)} == {"DEADLINE_EXCEEDED"}
@@ -144,7 +144,7 @@ async def test_new_connections_are_some_time_apart(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_watch_goes_on_by_a_new_connection_when_its_own_is_silent() -> None:
+async def test_reconnect_of_watch_when_its_connection_is_silent() -> None:
     async with reached() as (script, relay, client):
         script.answers["WatchHints"] = [*held(1, 100)]
         async with client.watch(heartbeat_s=HEARTBEAT_S) as watch, asyncio.timeout(WAIT_S):
@@ -158,7 +158,7 @@ async def test_watch_goes_on_by_a_new_connection_when_its_own_is_silent() -> Non
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_smart_sync_polls_again_when_its_connection_is_dead() -> None:
+async def test_reconnect_of_smart_sync_polls_when_its_connection_is_dead() -> None:
     clock, applied = DeviceClock(), []
 
     async def apply(batch: object) -> None:
@@ -177,7 +177,7 @@ async def test_smart_sync_polls_again_when_its_connection_is_dead() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_calls_under_way_on_a_connection_that_was_left_end_in_their_own_time() -> None:
+async def test_reconnect_leaves_calls_in_flight_to_their_own_deadline() -> None:
     go = asyncio.Event()
     async with reached(timeout_s=WAIT_S) as (script, relay, client):
         script.prepare("WatchHints", [event(1), Until(go), event(2)], [Hold()])
@@ -198,7 +198,7 @@ async def test_calls_under_way_on_a_connection_that_was_left_end_in_their_own_ti
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_session_renews_its_token_on_a_new_connection() -> None:
+async def test_reconnect_lets_session_renew_its_token() -> None:
     now = datetime.now(UTC)
     session = Session(SessionTokens("s", "access", now + timedelta(hours=1), "refresh", now + timedelta(days=1)))
     fresh = auth_service_pb2.RefreshSessionResponse(session_id="s", access_token="fresh", refresh_token="r2")
@@ -221,7 +221,7 @@ async def test_session_renews_its_token_on_a_new_connection() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_close_ends_the_connections_that_were_left_too() -> None:
+async def test_close_ends_abandoned_connections_too() -> None:
     async with reached() as (script, relay, client):
         script.prepare("WatchHints", [event(1), Hold()])
         call = client.sync.WatchHints(pb.WatchHintsRequest())
@@ -236,7 +236,7 @@ async def test_close_ends_the_connections_that_were_left_too() -> None:
         await closed(*relay.paths)
 
 
-async def test_streams_take_more_connections_than_a_proxy_lets_through_and_leave_room_for_calls() -> None:
+async def test_connection_pool_grows_past_proxy_stream_limits() -> None:
     async with reached(timeout_s=WAIT_S) as (script, relay, client):
         script.prepare("WatchHints", *held(1, 250))
         script.prepare("GetHint", *[polled(30)] * 20)
@@ -255,7 +255,7 @@ async def test_streams_take_more_connections_than_a_proxy_lets_through_and_leave
             await asyncio.gather(*(watch.close() for watch in watches))
 
 
-async def test_calls_beyond_what_a_connection_takes_are_answered() -> None:
+async def test_connection_pool_answers_calls_beyond_a_connection() -> None:
     async with reached(timeout_s=WAIT_S) as (script, relay, client):
         script.prepare("GetHint", *[Hold()] * (PROXY_STREAMS + 50), polled(30))
         waiting = [asyncio.ensure_future(ask(client)) for _ in range(PROXY_STREAMS + 50)]
@@ -268,7 +268,7 @@ async def test_calls_beyond_what_a_connection_takes_are_answered() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_streams_of_several_silent_connections_all_go_on() -> None:
+async def test_reconnect_of_streams_on_several_silent_connections() -> None:
     async with reached() as (script, relay, client):
         script.answers["WatchHints"] = [*held(1, 1_000)]
         watches = [client.watch(heartbeat_s=1.0) for _ in range(200)]
@@ -284,7 +284,7 @@ async def test_streams_of_several_silent_connections_all_go_on() -> None:
         await asyncio.gather(*(watch.close() for watch in watches))
 
 
-async def test_a_thousand_streams_and_calls_of_one_client_on_a_real_server(
+async def test_connection_pool_of_a_thousand_streams_on_a_real_server(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with (

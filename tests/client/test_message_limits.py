@@ -36,7 +36,7 @@ def large_page() -> pb.ListChangesResponse:
 
 
 @pytest.mark.usefixtures("small_limit")
-async def test_an_answer_above_the_clients_limit_is_asked_for_once() -> None:
+async def test_response_above_client_limit_is_requested_once() -> None:
     async with scripted_server() as (script, address), client_of(address) as client:
         script.prepare("ListChanges", large_page(), pb.ListChangesResponse())
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -47,7 +47,7 @@ async def test_an_answer_above_the_clients_limit_is_asked_for_once() -> None:
 
 
 @pytest.mark.parametrize("reason", ["OVERLOADED", "RATE_LIMITED", "A_NEWER_ONE"])
-async def test_what_the_server_says_it_has_exhausted_may_pass(reason: str) -> None:
+async def test_resource_exhausted_by_the_server_is_retried(reason: str) -> None:
     async with scripted_server() as (script, address), client_of(address) as client:
         script.prepare("RefreshSession", Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, reason))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -56,7 +56,7 @@ async def test_what_the_server_says_it_has_exhausted_may_pass(reason: str) -> No
 
 
 @pytest.mark.usefixtures("small_limit")
-async def test_a_page_above_the_clients_limit_ends_smart_sync(caplog: pytest.LogCaptureFixture) -> None:
+async def test_page_above_client_limit_ends_smart_sync(caplog: pytest.LogCaptureFixture) -> None:
     async with phone(reported(30, at(1))) as device:
         device.script.prepare("ListChanges", *[large_page()] * 9)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -67,7 +67,7 @@ async def test_a_page_above_the_clients_limit_ends_smart_sync(caplog: pytest.Log
     assert "has ended" in caplog.text
 
 
-async def test_smart_sync_goes_on_when_the_server_sheds_a_fetch() -> None:
+async def test_smart_sync_continues_when_the_server_sheds_a_fetch() -> None:
     async with phone(reported(30, at(1))) as device:
         shed = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", retry_after_s=0.05)
         device.script.prepare("ListChanges", *[shed] * 4, page(1))
@@ -77,7 +77,7 @@ async def test_smart_sync_goes_on_when_the_server_sheds_a_fetch() -> None:
 
 
 @pytest.mark.usefixtures("small_limit")
-async def test_an_event_above_the_clients_limit_ends_a_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_event_above_client_limit_ends_a_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "_FIRST_DELAY_S", 0.0)
     large = pb.WatchHintsResponse(change=pb.Change(scope="s", epoch="e", key="k", sequence=2, value_json=TOO_LARGE))
     async with scripted_server() as (script, address), client_of(address) as client:
@@ -126,9 +126,7 @@ async def counted(address: str) -> AsyncIterator[tuple[str, list[int]]]:
 
 
 @pytest.mark.parametrize("extra", [-200_000, 1_000, 100_000], ids=["taken", "just above", "above"])
-async def test_a_request_above_the_servers_limit_is_sent_once(
-    database_urls: DatabaseUrls, redis_url: str, extra: int
-) -> None:
+async def test_request_above_server_limit_is_sent_once(database_urls: DatabaseUrls, redis_url: str, extra: int) -> None:
     size = 1_310_720 + extra
     change = core_pb2.NewChange(scope="s", key="k", merge_patch_json='"' + "x" * (size - 40) + '"')
     async with (

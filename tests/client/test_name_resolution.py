@@ -63,7 +63,7 @@ async def ask(client: SyncbeatClient) -> None:
 
 
 @pytest.mark.parametrize("target", ["a name", "a list"])
-async def test_connections_spread_over_the_servers_of_a_name_and_keep_to_the_order_of_a_list(target: str) -> None:
+async def test_dns_name_spreads_connections_and_a_list_keeps_its_order(target: str) -> None:
     first, second = answering(), answering()
     async with AsyncExitStack() as stack:
         _, address = await stack.enter_async_context(scripted_server(first))
@@ -79,7 +79,7 @@ async def test_connections_spread_over_the_servers_of_a_name_and_keep_to_the_ord
     assert min(found) >= 2 if target == "a name" else found == [CLIENTS, 0]
 
 
-async def test_load_comes_back_to_a_server_of_the_name_that_was_away() -> None:
+async def test_dns_name_rebalances_to_a_server_that_returned() -> None:
     first, second = answering(), answering()
     async with AsyncExitStack() as stack:
         _, address = await stack.enter_async_context(scripted_server(first, options=AGE))

@@ -19,7 +19,7 @@ from syncbeat.v1 import sync_service_pb2 as pb
 pytestmark = pytest.mark.unit
 
 
-def test_delays_double_up_to_their_bound_and_are_drawn_from_all_of_it() -> None:
+def test_backoff_doubles_to_its_bound_with_full_jitter() -> None:
     drawn: list[list[float]] = [[] for _ in range(12)]
     for _ in range(300):
         backoff = Backoff(60.0)
@@ -31,7 +31,7 @@ def test_delays_double_up_to_their_bound_and_are_drawn_from_all_of_it() -> None:
         assert min(delays) < 0.1 * most_s
 
 
-def test_without_any_hint_the_delay_is_all() -> None:
+def test_backoff_before_the_first_hint_is_the_retry_delay() -> None:
     pace = Pace()
     assert pace.due_at == 0.0
     pace.failed(None, 10.0)
@@ -41,9 +41,7 @@ def test_without_any_hint_the_delay_is_all() -> None:
 
 
 @pytest.mark.parametrize(("told_s", "valid_s", "least_s"), [(0, 3_600, 300), (20, 0, 300), (900, 0, 900), (20, 50, 20)])
-def test_a_hint_of_nothing_and_one_that_is_over_mean_the_safe_interval(
-    told_s: float, valid_s: float, least_s: float
-) -> None:
+def test_poll_interval_of_empty_or_expired_hint_is_the_safe_one(told_s: float, valid_s: float, least_s: float) -> None:
     pace = Pace()
     pace.told(told_s, valid_s, 1_000.0)
     assert pace.due_at == 1_000.0 + (told_s or SAFE_INTERVAL_S)
@@ -51,7 +49,7 @@ def test_a_hint_of_nothing_and_one_that_is_over_mean_the_safe_interval(
     assert least_s <= pace.due_at - 1_000.0 <= least_s + 2.0
 
 
-def test_nobody_is_left_alone_for_more_than_an_hour() -> None:
+def test_poll_interval_is_at_most_an_hour() -> None:
     pace = Pace()
     pace.leave_alone(1e9, 0.0)
     assert pace.not_before == 3_600.0
@@ -60,7 +58,7 @@ def test_nobody_is_left_alone_for_more_than_an_hour() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 600), st.sampled_from(["show", "hide", "low", "full"])), max_size=60))
-def test_reports_are_never_more_than_three_and_one_in_ten_seconds(steps: list[tuple[float, str]]) -> None:
+def test_activity_report_rate_limit_is_three_and_one_per_ten_seconds(steps: list[tuple[float, str]]) -> None:
     activity, now = ActivityReports(0.0), 0.0
     sent: list[float] = []
     activity.taken(activity.message(0.0))
@@ -82,7 +80,7 @@ def test_reports_are_never_more_than_three_and_one_in_ten_seconds(steps: list[tu
             assert count <= 3 + (later - first) / 10 + 1e-6
 
 
-def test_what_is_wanted_is_bounded() -> None:
+def test_wanted_cursors_are_bounded() -> None:
     feeds = Feeds([])
     feeds.compare(core_pb2.ScopeCursor(scope=str(number), epoch="e", sequence=1) for number in range(10_050))
     assert len(feeds.wanted) == 10_000
@@ -91,7 +89,7 @@ def test_what_is_wanted_is_bounded() -> None:
     assert len(feeds.wanted["0"].acks) == 20
 
 
-def test_a_cursor_without_an_epoch_is_of_the_present_one() -> None:
+def test_cursor_without_epoch_is_of_the_present_epoch() -> None:
     feeds = Feeds([core_pb2.ScopeCursor(scope="s", sequence=4)])
     feeds.compare([core_pb2.ScopeCursor(scope="s", epoch="e", sequence=4)])
     assert not feeds.wanted
@@ -99,7 +97,7 @@ def test_a_cursor_without_an_epoch_is_of_the_present_one() -> None:
     assert feeds.is_news(pb.Change(scope="s", epoch="e", sequence=5))
 
 
-def test_scopes_left_are_those_that_a_server_does_not_name_unless_it_says_that_there_are_more() -> None:
+def test_left_scopes_are_those_unnamed_unless_more_are_flagged() -> None:
     feeds = Feeds([core_pb2.ScopeCursor(scope="s", sequence=4)])
     told = [core_pb2.ScopeCursor(scope=str(number)) for number in range(2_000)]
     for count in (0, 499, 501, 2_000):
@@ -109,7 +107,7 @@ def test_scopes_left_are_those_that_a_server_does_not_name_unless_it_says_that_t
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the clock is another one")
-def test_the_clock_counts_suspended_time() -> None:
+def test_clock_counts_suspended_time() -> None:
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     told = SystemClock().monotonic()
     assert before <= told <= time.clock_gettime(time.CLOCK_BOOTTIME)

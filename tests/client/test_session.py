@@ -132,7 +132,7 @@ async def desk(clock: FakeClock, issuer: tuple[Issuer, str]) -> AsyncIterator[De
     await made.client.close()
 
 
-async def test_a_good_token_is_given_at_once_and_refreshed_in_time_by_itself(desk: Desk, clock: FakeClock) -> None:
+async def test_session_token_is_immediate_and_refreshed_ahead_of_expiry(desk: Desk, clock: FakeClock) -> None:
     assert await desk.session.token() == "access-0"
     await clock.advance(3_600 - 361)
     assert not desk.issuer.asked
@@ -144,7 +144,7 @@ async def test_a_good_token_is_given_at_once_and_refreshed_in_time_by_itself(des
     assert SessionTokens.from_json(desk.vault.text or "").refresh_token == "refresh-1"
 
 
-async def test_refreshes_are_spread_over_a_minute(clock: FakeClock) -> None:
+async def test_session_refresh_has_a_minute_of_jitter(clock: FakeClock) -> None:
     early = [Session(SessionTokens.of(answer(0, clock)), clock=clock)._early_s for _ in range(200)]
     assert 300 <= min(early) < 310
     assert 350 < max(early) <= 360
@@ -152,7 +152,7 @@ async def test_refreshes_are_spread_over_a_minute(clock: FakeClock) -> None:
     assert Session(short, clock=clock)._early_s == 60
 
 
-async def test_a_hundred_tasks_share_one_refresh_and_one_may_leave(desk: Desk, clock: FakeClock) -> None:
+async def test_session_refresh_is_shared_by_a_hundred_tasks(desk: Desk, clock: FakeClock) -> None:
     desk.issuer.gate.clear()
     await desk.session.token()
     clock._elapsed_s += 2 * 3_600  # the device slept: no timer noticed
@@ -165,7 +165,7 @@ async def test_a_hundred_tasks_share_one_refresh_and_one_may_leave(desk: Desk, c
     assert tasks[0].cancelled()
 
 
-async def test_nobody_waits_for_a_refresh_while_the_token_is_good(desk: Desk, clock: FakeClock) -> None:
+async def test_session_refresh_does_not_block_while_the_token_is_valid(desk: Desk, clock: FakeClock) -> None:
     desk.issuer.gate.clear()
     await desk.session.token()
     clock._elapsed_s += 3_600 - 200
@@ -180,7 +180,7 @@ async def test_nobody_waits_for_a_refresh_while_the_token_is_good(desk: Desk, cl
     assert desk.issuer.asked == ["refresh-0"]
 
 
-async def test_tokens_are_stored_before_anybody_gets_them(desk: Desk, clock: FakeClock) -> None:
+async def test_session_tokens_are_stored_before_use(desk: Desk, clock: FakeClock) -> None:
     await desk.session.token()
     desk.vault.gate.clear()
     clock._elapsed_s += 2 * 3_600
@@ -193,7 +193,7 @@ async def test_tokens_are_stored_before_anybody_gets_them(desk: Desk, clock: Fak
     assert SessionTokens.from_json(desk.vault.text or "").refresh_token == "refresh-1"
 
 
-async def test_what_could_not_be_stored_is_kept_and_stored_later(desk: Desk, clock: FakeClock) -> None:
+async def test_session_tokens_not_stored_are_kept_and_stored_later(desk: Desk, clock: FakeClock) -> None:
     await desk.session.token()
     desk.vault.broken = True
     clock._elapsed_s += 2 * 3_600
@@ -205,7 +205,7 @@ async def test_what_could_not_be_stored_is_kept_and_stored_later(desk: Desk, clo
     assert desk.issuer.asked == ["refresh-0"]
 
 
-async def test_a_lost_answer_is_asked_for_again_with_the_same_token(desk: Desk, clock: FakeClock) -> None:
+async def test_session_refresh_retries_a_lost_response_with_the_same_token(desk: Desk, clock: FakeClock) -> None:
     await desk.session.token()
     desk.issuer.lose = 1
     clock._elapsed_s += 2 * 3_600
@@ -217,7 +217,7 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_token(desk: Desk, 
 
 
 @pytest.mark.parametrize("reason", ["TOKEN_REVOKED", "TOKEN_INVALID", "TOKEN_EXPIRED"])
-async def test_a_dead_refresh_token_signs_out_once(desk: Desk, clock: FakeClock, reason: str) -> None:
+async def test_session_with_dead_refresh_token_signs_out_once(desk: Desk, clock: FakeClock, reason: str) -> None:
     await desk.session.token()
     desk.issuer.fail = [(grpc.StatusCode.UNAUTHENTICATED, reason)]
     clock._elapsed_s += 2 * 3_600
@@ -229,7 +229,7 @@ async def test_a_dead_refresh_token_signs_out_once(desk: Desk, clock: FakeClock,
     assert desk.signed_out == 1
 
 
-async def test_who_signs_in_again_goes_on(desk: Desk, clock: FakeClock) -> None:
+async def test_session_continues_after_signing_in_again(desk: Desk, clock: FakeClock) -> None:
     await desk.session.token()
     desk.issuer.fail = [(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_REVOKED")]
     clock._elapsed_s += 2 * 3_600
@@ -238,7 +238,7 @@ async def test_who_signs_in_again_goes_on(desk: Desk, clock: FakeClock) -> None:
     assert SessionTokens.from_json(desk.vault.text or "").refresh_token == "refresh-70"
 
 
-async def test_a_session_is_found_where_it_was_stored(clock: FakeClock, issuer: tuple[Issuer, str]) -> None:
+async def test_session_is_restored_from_storage(clock: FakeClock, issuer: tuple[Issuer, str]) -> None:
     vault = Vault(SessionTokens.of(answer(3, clock)).to_json())
     async with Session(storage=vault, clock=clock) as session:
         assert await session.token() == "access-3"
@@ -248,7 +248,7 @@ async def test_a_session_is_found_where_it_was_stored(clock: FakeClock, issuer: 
                 await session.token()
 
 
-async def test_no_token_is_shown(desk: Desk) -> None:
+async def test_session_repr_shows_no_token(desk: Desk) -> None:
     tokens = SessionTokens.of(answer(0, desk.clock))
     for text in (repr(tokens), str(tokens), repr(desk.session)):
         assert "access-0" not in text
@@ -289,7 +289,7 @@ async def signed_in_client(server: Server, tokens: SessionTokens) -> AsyncIterat
         yield client
 
 
-async def test_a_call_refused_as_expired_is_made_once_more_with_a_new_token(server: Server) -> None:
+async def test_session_retries_an_expired_call_once_with_a_new_token(server: Server) -> None:
     tokens = await signed_in(server)
     async with signed_in_client(server, tokens) as client:
         refreshes = counted(client)
@@ -302,7 +302,7 @@ async def test_a_call_refused_as_expired_is_made_once_more_with_a_new_token(serv
         assert len(refreshes) == 1
 
 
-async def test_a_call_with_a_revoked_token_is_not_repeated(server: Server) -> None:
+async def test_session_does_not_retry_a_revoked_call(server: Server) -> None:
     tokens = await signed_in(server)
     session = Session(tokens)
     async with SyncbeatClient(server.address, token=session, tls=False) as client, session:
@@ -313,7 +313,7 @@ async def test_a_call_with_a_revoked_token_is_not_repeated(server: Server) -> No
         assert not refreshes
 
 
-async def test_signing_out_ends_the_session_on_the_server(server: Server) -> None:
+async def test_session_sign_out_ends_it_on_the_server(server: Server) -> None:
     tokens, vault = await signed_in(server), Vault()
     session = Session(tokens, storage=vault)
     async with SyncbeatClient(server.address, token=session, tls=False) as client:

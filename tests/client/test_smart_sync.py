@@ -30,7 +30,7 @@ def wake_up(sequence: int, scope: str = "s", epoch: str = "e") -> dict[str, str]
     }
 
 
-async def test_it_lists_what_is_behind_and_polls_when_it_was_told_to() -> None:
+async def test_smart_sync_lists_what_is_behind_and_polls_on_schedule() -> None:
     async with phone(reported(30, at(3), at(0, "empty"), at(7, "known")), cursors=[at(7, "known")]) as device:
         device.script.prepare("ListChanges", page(1, 2, more=True), page(3))
         async with device.sync:
@@ -56,7 +56,7 @@ async def test_it_lists_what_is_behind_and_polls_when_it_was_told_to() -> None:
     assert device.count("ReportActivity") == 1
 
 
-async def test_a_cursor_moves_only_when_its_batch_was_taken() -> None:
+async def test_smart_sync_cursor_moves_only_when_its_batch_was_applied() -> None:
     async with phone(reported(300, at(3))) as device:
         device.script.prepare("ListChanges", page(1, 2, 3))
         device.broken = 3
@@ -69,7 +69,7 @@ async def test_a_cursor_moves_only_when_its_batch_was_taken() -> None:
             assert device.sync.cursors == [at(3)]
 
 
-async def test_what_was_cut_off_comes_again() -> None:
+async def test_smart_sync_redelivers_an_interrupted_batch() -> None:
     started = asyncio.Event()
 
     async def stuck(batch: SyncBatch) -> None:
@@ -86,7 +86,7 @@ async def test_what_was_cut_off_comes_again() -> None:
         assert device.sequences == [1, 2]
 
 
-async def test_iterating_takes_a_batch_when_it_asks_for_the_next() -> None:
+async def test_smart_sync_iteration_acknowledges_on_the_next_step() -> None:
     async with phone(reported(300, at(3), at(1, "t"))) as device:
         device.script.prepare("ListChanges", page(1, 2, more=True), page(3), page(1, scope="t"))
         found: list[tuple[str, list[int]]] = []
@@ -101,7 +101,7 @@ async def test_iterating_takes_a_batch_when_it_asks_for_the_next() -> None:
         assert found == [("s", [1, 2]), ("s", [3]), ("t", [1])]
 
 
-async def test_a_reset_drops_the_scope_first() -> None:
+async def test_smart_sync_reset_drops_the_scope_first() -> None:
     async with phone(reported(300, at(2, epoch="new")), cursors=[at(9)]) as device:
         device.script.prepare("ListChanges", page(1, epoch="new", reset=True, more=True), page(2, epoch="new"))
         async with device.sync:
@@ -110,7 +110,7 @@ async def test_a_reset_drops_the_scope_first() -> None:
         assert device.sync.cursors == [at(2, epoch="new")]
 
 
-async def test_scopes_that_were_left_are_dropped_all_at_once() -> None:
+async def test_smart_sync_drops_left_scopes_at_once() -> None:
     gone = Refusal(grpc.StatusCode.PERMISSION_DENIED, "ACCESS_DENIED", {"scope": "a"})
     cursors = [at(1, "a"), at(1, "b"), at(1, "c"), at(1)]
     async with phone(reported(30, *cursors[1:]), cursors=cursors) as device, device.sync:
@@ -128,7 +128,7 @@ async def test_scopes_that_were_left_are_dropped_all_at_once() -> None:
         assert device.applied[-1] == SyncBatch("a", (), None, drop=True)
 
 
-async def test_while_the_server_is_away_it_goes_on_as_told_and_later() -> None:
+async def test_smart_sync_backoff_while_the_server_is_away() -> None:
     async with phone(reported(20, valid_s=100)) as device:
         device.script.prepare("GetHint", *[BROKEN] * 50)
         asked: list[float] = []
@@ -145,7 +145,7 @@ async def test_while_the_server_is_away_it_goes_on_as_told_and_later() -> None:
         assert len(asked) >= 5
 
 
-async def test_it_stays_away_for_as_long_as_it_is_asked_to() -> None:
+async def test_smart_sync_honours_retry_after() -> None:
     async with phone(reported(10)) as device:
         device.script.prepare("GetHint", Refusal(grpc.StatusCode.INTERNAL, "OVERLOADED", retry_after_s=200))
         device.script.prepare("ReportActivity", reported(10))
@@ -161,7 +161,7 @@ async def test_it_stays_away_for_as_long_as_it_is_asked_to() -> None:
             assert (device.count("ReportActivity"), device.sequences) == (2, [1])
 
 
-async def test_a_device_that_slept_past_the_moment_asks_soon() -> None:
+async def test_smart_sync_polls_soon_after_suspension() -> None:
     async with phone(reported(300)) as device:
         device.script.prepare("GetHint", polled(300), polled(300))
         async with device.sync:
@@ -174,7 +174,7 @@ async def test_a_device_that_slept_past_the_moment_asks_soon() -> None:
             assert device.count("GetHint") == 1
 
 
-async def test_a_clock_that_goes_back_neither_hurries_nor_stalls_it() -> None:
+async def test_smart_sync_is_immune_to_a_clock_set_back() -> None:
     async with phone(reported(60)) as device:
         device.script.prepare("GetHint", polled(60))
         async with device.sync:
@@ -186,7 +186,7 @@ async def test_a_clock_that_goes_back_neither_hurries_nor_stalls_it() -> None:
             assert device.count("GetHint") == 1
 
 
-async def test_a_push_is_fetched_once_and_acknowledged() -> None:
+async def test_smart_sync_fetches_and_acknowledges_a_push_once() -> None:
     async with phone(reported(300, at(4)), cursors=[at(4)]) as device:
         done = push_service_pb2.AcknowledgeDeliveryResponse()
         device.script.prepare("AcknowledgeDelivery", done, BROKEN, done)
@@ -205,7 +205,7 @@ async def test_a_push_is_fetched_once_and_acknowledged() -> None:
 
 
 @pytest.mark.parametrize("others", ['["b","c"]', "*"])
-async def test_a_push_that_stands_for_other_scopes_has_the_server_asked_for_them(others: str) -> None:
+async def test_smart_sync_push_for_other_scopes_polls_for_them(others: str) -> None:
     async with phone(reported(300, at(4), at(2, "b"), at(1, "c")), cursors=[at(4), at(2, "b"), at(1, "c")]) as device:
         device.script.prepare("AcknowledgeDelivery", push_service_pb2.AcknowledgeDeliveryResponse())
         device.script.prepare("GetHint", polled(300, at(5), at(3, "b"), at(1, "c")))
@@ -226,7 +226,7 @@ async def test_a_push_that_stands_for_other_scopes_has_the_server_asked_for_them
     [{"syncbeat": "other"}, {"scope": ""}, {"sequence": "-1"}, {"sequence": "9" * 19}, {"sequence": "x" * 5_000}],
     ids=str,
 )
-async def test_what_is_no_wake_up_of_ours_is_left_to_the_app(wrong: dict[str, str]) -> None:
+async def test_smart_sync_ignores_foreign_pushes(wrong: dict[str, str]) -> None:
     async with phone(reported(300)) as device, device.sync:
         assert not device.sync.woken(wake_up(1) | wrong)
         assert not device.sync.woken({})
@@ -234,7 +234,7 @@ async def test_what_is_no_wake_up_of_ours_is_left_to_the_app(wrong: dict[str, st
     assert device.count("ListChanges") == 0
 
 
-async def test_a_fetch_that_fails_is_tried_again_and_a_new_push_does_not_wait_for_it() -> None:
+async def test_smart_sync_retries_a_failed_fetch_and_a_new_push_does_not_wait() -> None:
     async with phone(reported(3_000, at(4)), cursors=[at(4)]) as device:
         device.script.prepare("ListChanges", *[BROKEN] * 50)
         async with device.sync:
@@ -250,7 +250,7 @@ async def test_a_fetch_that_fails_is_tried_again_and_a_new_push_does_not_wait_fo
 
 
 @pytest.mark.parametrize(("first", "lists"), [((5,), 2), ((5, 6), 1)])
-async def test_a_push_during_a_fetch_is_not_lost(first: tuple[int, ...], lists: int) -> None:
+async def test_smart_sync_push_during_a_fetch_is_not_lost(first: tuple[int, ...], lists: int) -> None:
     applied: list[int] = []
 
     async def apply(batch: SyncBatch) -> None:
@@ -266,7 +266,7 @@ async def test_a_push_during_a_fetch_is_not_lost(first: tuple[int, ...], lists: 
         assert (applied, device.count("ListChanges")) == ([5, 6], lists)
 
 
-async def test_pages_that_lead_nowhere_end() -> None:
+async def test_smart_sync_ends_on_pages_without_progress() -> None:
     async with phone(reported(300, at(5)), cursors=[at(4)]) as device:
         device.script.prepare("ListChanges", page(4, more=True))
         async with device.sync:
@@ -274,7 +274,7 @@ async def test_pages_that_lead_nowhere_end() -> None:
         assert device.count("ListChanges") == 1
 
 
-async def test_the_app_may_close_it_while_it_applies_a_batch() -> None:
+async def test_smart_sync_may_be_closed_from_its_callback() -> None:
     async def apply(batch: SyncBatch) -> None:
         await sync.close()
 
@@ -286,7 +286,7 @@ async def test_the_app_may_close_it_while_it_applies_a_batch() -> None:
         assert sync.cursors == []
 
 
-async def test_reports_are_few_and_the_last_one_counts() -> None:
+async def test_smart_sync_activity_reports_are_few_and_the_last_counts() -> None:
     async with phone(*[reported(300)] * 20) as device, device.sync:
         await device.clock.quiet()
         for _ in range(10):
@@ -310,7 +310,7 @@ async def test_reports_are_few_and_the_last_one_counts() -> None:
         assert device.count("GetHint") == 0
 
 
-async def test_coming_to_the_screen_asks_at_once_and_follows_the_new_hint() -> None:
+async def test_smart_sync_foreground_polls_at_once_and_follows_the_new_hint() -> None:
     async with phone(reported(300), reported(10)) as device, device.sync:
         device.script.prepare("GetHint", *[polled(300)] * 2)
         await device.clock.travel(30)
@@ -321,7 +321,7 @@ async def test_coming_to_the_screen_asks_at_once_and_follows_the_new_hint() -> N
         assert device.count("GetHint") == 1
 
 
-async def test_what_cannot_be_reported_goes_with_the_next_poll() -> None:
+async def test_smart_sync_unreported_activity_goes_with_the_next_poll() -> None:
     async with phone(reported(60)) as device, device.sync:
         device.script.prepare("ReportActivity", BROKEN, reported(60), BROKEN, reported(60))
         await device.clock.quiet()
@@ -339,7 +339,7 @@ async def test_what_cannot_be_reported_goes_with_the_next_poll() -> None:
         assert device.count("ReportActivity") == 5
 
 
-async def test_that_somebody_looks_is_tried_again_soon() -> None:
+async def test_smart_sync_foreground_report_is_retried_soon() -> None:
     async with phone(reported(300)) as device, device.sync:
         device.script.prepare("ReportActivity", *[BROKEN] * 9)
         await device.clock.quiet()

@@ -90,7 +90,9 @@ async def day(answers: list[float | Refusal], moves: list[tuple[str, float]]) ->
 
 @settings(max_examples=60)
 @given(answers=st.lists(answers, min_size=1, max_size=6), moves=st.lists(moves, min_size=1, max_size=12))
-def test_no_two_polls_are_closer_than_told(answers: list[float | Refusal], moves: list[tuple[str, float]]) -> None:
+def test_smart_sync_polls_are_never_closer_than_hinted(
+    answers: list[float | Refusal], moves: list[tuple[str, float]]
+) -> None:
     polls, _ = asyncio.run(day(answers, moves))
     interval_s = 0.0
     for poll, following in itertools.pairwise(polls):
@@ -105,7 +107,7 @@ def test_no_two_polls_are_closer_than_told(answers: list[float | Refusal], moves
 
 @settings(max_examples=40)
 @given(interval_s=st.integers(1, 300), moves=st.lists(moves, min_size=1, max_size=12))
-def test_no_poll_waits_longer_than_told_once_the_device_is_awake(
+def test_smart_sync_polls_are_never_later_than_hinted_when_awake(
     interval_s: int, moves: list[tuple[str, float]]
 ) -> None:
     polls, clock = asyncio.run(day([float(interval_s)], [*moves, ("awake", interval_s + _WAKE_S + 1)]))

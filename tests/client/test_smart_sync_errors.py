@@ -17,7 +17,7 @@ pytestmark = pytest.mark.rpc
 
 
 @pytest.mark.parametrize("reason", ["TOKEN_REVOKED", "ACCESS_DENIED"])
-async def test_what_cannot_pass_ends_it(reason: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_smart_sync_ends_on_permanent_errors(reason: str, caplog: pytest.LogCaptureFixture) -> None:
     async with phone() as device:
         device.script.prepare("ReportActivity", *[Refusal(grpc.StatusCode.UNAUTHENTICATED, reason)] * 2)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -30,7 +30,7 @@ async def test_what_cannot_pass_ends_it(reason: str, caplog: pytest.LogCaptureFi
                 await anext(sync)
 
 
-async def test_a_session_that_is_over_ends_it_and_a_network_that_is_away_does_not() -> None:
+async def test_smart_sync_ends_on_dead_session_and_survives_network_loss() -> None:
     problems: list[Exception] = [OSError("no network"), TimeoutError(), SignedOut("over")]
 
     def token() -> str:
@@ -45,7 +45,7 @@ async def test_a_session_that_is_over_ends_it_and_a_network_that_is_away_does_no
     assert not problems
 
 
-async def test_a_token_that_expired_may_be_renewed_and_a_fixed_one_may_not() -> None:
+async def test_smart_sync_renews_an_expired_token_unless_it_is_fixed() -> None:
     expired = Refusal(grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")
     async with phone(token=lambda: "new") as device:
         device.script.prepare("ReportActivity", expired, reported(30))
@@ -59,7 +59,7 @@ async def test_a_token_that_expired_may_be_renewed_and_a_fixed_one_may_not() -> 
                 await device.sync.wait()
 
 
-async def test_it_closes_in_the_middle_of_a_call_and_leaves_nothing_behind() -> None:
+async def test_smart_sync_close_mid_call_leaves_nothing_behind() -> None:
     async with phone() as device:
         device.script.prepare("ReportActivity", Hold())
         before = asyncio.all_tasks()
@@ -75,7 +75,7 @@ async def test_it_closes_in_the_middle_of_a_call_and_leaves_nothing_behind() -> 
             await device.sync.__aenter__()
 
 
-async def test_it_says_how_it_is_used() -> None:
+async def test_smart_sync_misuse_is_explained() -> None:
     async with phone() as device:
         with pytest.raises(RuntimeError, match="async with"):
             await device.sync.wait()

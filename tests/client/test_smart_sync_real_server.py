@@ -58,7 +58,7 @@ async def member(address: str, *scopes: str) -> AsyncIterator[tuple[SyncbeatClie
         yield backend, client
 
 
-async def test_a_device_keeps_in_sync_and_goes_on_where_it_was(database_urls: DatabaseUrls, redis_url: str) -> None:
+async def test_smart_sync_keeps_in_sync_and_resumes(database_urls: DatabaseUrls, redis_url: str) -> None:
     store, clock = Store(), DeviceClock()
     async with real_server(database_urls, redis_url) as address, member(address, "room", "hall") as (backend, client):
         await publish(backend, "room", *[f"k{number}" for number in range(20)])
@@ -84,7 +84,7 @@ async def test_a_device_keeps_in_sync_and_goes_on_where_it_was(database_urls: Da
         assert store.applied == [*before, 22]
 
 
-async def test_a_left_scope_is_dropped(database_urls: DatabaseUrls, redis_url: str) -> None:
+async def test_smart_sync_drops_a_left_scope(database_urls: DatabaseUrls, redis_url: str) -> None:
     store, clock = Store(), DeviceClock()
     async with real_server(database_urls, redis_url) as address, member(address, "room", "hall") as (backend, client):
         await publish(backend, "room", "k")
@@ -103,7 +103,7 @@ OFTEN = [f"k{number}" for number in range(40)]
 """So many changes that hints prefer a stream."""
 
 
-async def test_it_streams_while_somebody_looks(database_urls: DatabaseUrls, redis_url: str) -> None:
+async def test_smart_sync_streams_in_the_foreground(database_urls: DatabaseUrls, redis_url: str) -> None:
     store = Store()
     async with real_server(database_urls, redis_url) as address, member(address, "room") as (backend, client):
         await publish(backend, "room", *OFTEN)
@@ -119,7 +119,7 @@ async def test_it_streams_while_somebody_looks(database_urls: DatabaseUrls, redi
     assert store.applied == list(range(1, 43))
 
 
-async def test_it_outlives_a_server(database_urls: DatabaseUrls, redis_url: str) -> None:
+async def test_smart_sync_survives_a_server_restart(database_urls: DatabaseUrls, redis_url: str) -> None:
     store, clock, port = Store(), DeviceClock(), free_port()
 
     async def streams() -> bool:
@@ -144,7 +144,7 @@ async def test_it_outlives_a_server(database_urls: DatabaseUrls, redis_url: str)
     assert store.applied == list(range(1, 42))
 
 
-async def test_a_device_that_was_away_for_longer_than_tombstones_are_kept_drops_what_was_deleted(
+async def test_smart_sync_drops_deleted_keys_after_tombstone_pruning(
     database_urls: DatabaseUrls, redis_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follower, "_PAGE", 2)

@@ -29,7 +29,7 @@ async def streaming(device: Phone) -> None:
     await device.clock.quiet()
 
 
-async def test_nothing_is_polled_while_a_stream_is_open() -> None:
+async def test_smart_sync_does_not_poll_while_streaming() -> None:
     async with phone(reported(10, at(2), stream=True)) as device:
         device.script.prepare("ListChanges", page(1, 2))
         device.script.prepare("WatchHints", [checkpoint(row(2)), streamed(change=row(3)), checkpoint(row(4)), Hold()])
@@ -44,7 +44,7 @@ async def test_nothing_is_polled_while_a_stream_is_open() -> None:
     assert (device.count("GetHint"), device.count("WatchHints")) == (0, 1)
 
 
-async def test_a_hint_of_the_stream_sends_it_back_to_polls_and_not_to_a_new_stream_at_once() -> None:
+async def test_smart_sync_stream_hint_returns_it_to_polling() -> None:
     async with phone(reported(10, stream=True)) as device:
         device.script.prepare("WatchHints", [streamed(hint=hint(10)), Hold()], [checkpoint(), Hold()])
         device.script.prepare("GetHint", *[polled(10, stream=True)] * 5)
@@ -59,7 +59,7 @@ async def test_a_hint_of_the_stream_sends_it_back_to_polls_and_not_to_a_new_stre
     assert device.count("WatchHints") == 2
 
 
-async def test_devices_whose_streams_break_together_do_not_poll_together() -> None:
+async def test_smart_sync_stream_break_spreads_polls() -> None:
     breaks = asyncio.Event()
     async with phone(reported(10, stream=True)) as device:
         device.script.prepare("WatchHints", [checkpoint(), Until(breaks), BROKEN], [Hold()])
@@ -75,7 +75,7 @@ async def test_devices_whose_streams_break_together_do_not_poll_together() -> No
             assert device.count("GetHint") == 1
 
 
-async def test_a_broken_stream_is_polled_for_until_it_is_there_again() -> None:
+async def test_smart_sync_polls_until_a_broken_stream_is_back() -> None:
     back = asyncio.Event()
     async with phone(reported(10, at(1), stream=True), cursors=[at(1)]) as device:
         resumed: Stream = [Until(back), streamed(change=row(2)), streamed(change=row(4)), Hold()]
@@ -93,7 +93,7 @@ async def test_a_broken_stream_is_polled_for_until_it_is_there_again() -> None:
             assert list(device.last("WatchHints").cursors) == [at(1)]
 
 
-async def test_a_stream_that_is_refused_is_not_asked_for_again_soon(caplog: pytest.LogCaptureFixture) -> None:
+async def test_smart_sync_refused_stream_is_not_retried_soon(caplog: pytest.LogCaptureFixture) -> None:
     async with phone(reported(60, stream=True)) as device:
         device.script.prepare("WatchHints", [Refusal(grpc.StatusCode.UNIMPLEMENTED)], [checkpoint(), Hold()])
         device.script.prepare("GetHint", *[polled(60, stream=True)] * 9)
@@ -107,7 +107,7 @@ async def test_a_stream_that_is_refused_is_not_asked_for_again_soon(caplog: pyte
     assert device.count("WatchHints") == 2
 
 
-async def test_a_drain_is_waited_out_without_polls() -> None:
+async def test_smart_sync_waits_out_a_drain_without_polls() -> None:
     drained = streamed(drain=pb.Drain())
     drained.drain.reconnect_delay.FromMilliseconds(600)
     async with phone(reported(10, stream=True)) as device:
@@ -121,7 +121,7 @@ async def test_a_drain_is_waited_out_without_polls() -> None:
     assert second.at - first.at >= 0.6
 
 
-async def test_a_reset_is_listed_after_its_delay_and_what_comes_meanwhile_waits() -> None:
+async def test_smart_sync_stream_reset_is_listed_after_its_delay() -> None:
     dropped = reset(at(5, epoch="new"), 8)
     later = streamed(change=row(6, epoch="new"))
     async with phone(reported(10, at(9), stream=True), cursors=[at(9)]) as device:
@@ -138,7 +138,7 @@ async def test_a_reset_is_listed_after_its_delay_and_what_comes_meanwhile_waits(
             assert (device.sequences, device.sync.cursors) == ([4, 6], [at(6, epoch="new")])
 
 
-async def test_a_scope_that_was_joined_is_listed_and_one_that_was_left_is_dropped() -> None:
+async def test_smart_sync_stream_lists_joined_and_drops_left_scopes() -> None:
     async with phone(reported(10, at(1), stream=True), cursors=[at(1)]) as device:
         device.script.prepare("ListChanges", page(5, 7, scope="new"))
         everything = checkpoint(row(7, "new"), row(0, "empty"))
@@ -150,7 +150,7 @@ async def test_a_scope_that_was_joined_is_listed_and_one_that_was_left_is_droppe
             assert {cursor.scope: cursor.sequence for cursor in device.sync.cursors} == {"new": 7, "empty": 0}
 
 
-async def test_a_device_that_leaves_the_screen_leaves_its_stream_and_comes_back_to_it() -> None:
+async def test_smart_sync_stream_closes_in_background_and_reopens() -> None:
     async with phone(reported(10, stream=True), reported(200), reported(10, stream=True)) as device:
         device.script.prepare("WatchHints", [checkpoint(), Hold()], [checkpoint(), Hold()])
         async with device.sync:
@@ -163,7 +163,7 @@ async def test_a_device_that_leaves_the_screen_leaves_its_stream_and_comes_back_
     assert (device.count("WatchHints"), device.count("ReportActivity"), device.count("GetHint")) == (2, 3, 0)
 
 
-async def test_who_comes_to_the_screen_while_a_stream_closes_gets_a_new_one() -> None:
+async def test_smart_sync_stream_reopens_when_foregrounded_while_closing() -> None:
     away = asyncio.Event()
     async with phone(*[reported(10, stream=True)] * 2) as device:
         device.script.prepare("WatchHints", [checkpoint(), Until(away), streamed(hint=hint(10)), Hold()])
@@ -179,7 +179,7 @@ async def test_who_comes_to_the_screen_while_a_stream_closes_gets_a_new_one() ->
     assert (device.count("WatchHints"), device.count("GetHint")) == (2, 0)
 
 
-async def test_no_stream_is_opened_for_what_the_device_is_no_more() -> None:
+async def test_smart_sync_opens_no_stream_for_a_hint_of_a_past_state() -> None:
     async def hide(batch: SyncBatch) -> None:
         sync.background()
 
@@ -195,7 +195,7 @@ async def test_no_stream_is_opened_for_what_the_device_is_no_more() -> None:
     assert (device.count("WatchHints"), device.count("ReportActivity")) == (0, 4)
 
 
-async def test_another_network_means_another_stream() -> None:
+async def test_smart_sync_network_change_reopens_the_stream() -> None:
     async with phone(*[reported(10, stream=True)] * 2) as device:
         device.script.prepare("WatchHints", [checkpoint(), Hold()], [checkpoint(), Hold()])
         async with device.sync:
@@ -205,7 +205,7 @@ async def test_another_network_means_another_stream() -> None:
     assert device.last("WatchHints").activity.network == pb.NETWORK_CELLULAR
 
 
-async def test_how_idle_the_user_is_is_told_while_a_stream_is_open() -> None:
+async def test_smart_sync_reports_idle_time_while_streaming() -> None:
     async with phone(*[reported(10, stream=True)] * 3, reported(100)) as device:
         device.script.prepare("WatchHints", [checkpoint(), Hold()])
         async with device.sync:
@@ -218,7 +218,7 @@ async def test_how_idle_the_user_is_is_told_while_a_stream_is_open() -> None:
     assert len(told) == 4
 
 
-async def test_a_device_that_slept_gives_up_its_stream_and_asks() -> None:
+async def test_smart_sync_drops_its_stream_after_suspension_and_polls() -> None:
     async with phone(reported(10, stream=True)) as device:
         device.script.prepare("WatchHints", [checkpoint(), Hold()], [checkpoint(), Hold()])
         device.script.prepare("ReportActivity", *[reported(10, stream=True)] * 2)
@@ -231,7 +231,7 @@ async def test_a_device_that_slept_gives_up_its_stream_and_asks() -> None:
             assert (device.count("GetHint"), device.count("WatchHints")) == (1, 2)
 
 
-async def test_streams_can_be_declined() -> None:
+async def test_smart_sync_streams_can_be_declined() -> None:
     async with phone(reported(10, stream=True)) as device:
         sync = SmartSync(device.client, "phone", clock=device.clock, streams=False)
         device.script.prepare("GetHint", *[polled(10, stream=True)] * 4)

@@ -113,7 +113,7 @@ async def join(address: str, scope: str, user_id: str) -> None:
 
 
 @pytest.mark.slow
-async def test_it_survives_a_killed_server(
+async def test_watch_reconnects_after_a_killed_server(
     database_urls: DatabaseUrls, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(syncbeat.watch, "_MAX_DELAY_S", 1.0)  # else it grows with what the servers take to start
@@ -149,7 +149,7 @@ async def test_it_survives_a_killed_server(
                 await second.stop()
 
 
-async def test_it_goes_on_after_a_drain(
+async def test_watch_reconnects_after_a_drain(
     database_urls: DatabaseUrls, redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(syncbeat.watch, "_MAX_DELAY_S", 1.0)
@@ -175,7 +175,7 @@ async def test_it_goes_on_after_a_drain(
     assert "the stream ended (drained)" in caplog.text
 
 
-async def test_it_renews_the_token(database_urls: DatabaseUrls, redis_url: str) -> None:
+async def test_watch_renews_the_token(database_urls: DatabaseUrls, redis_url: str) -> None:
     lives = iter([2.0, 3600.0])
     renewed = asyncio.Event()
 
@@ -197,7 +197,7 @@ async def test_it_renews_the_token(database_urls: DatabaseUrls, redis_url: str) 
             assert await soon(reading) == ["before", "after"]
 
 
-async def test_a_change_never_comes_twice(scripted: tuple[Scripted, str]) -> None:
+async def test_watch_never_repeats_a_change(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("WatchHints", [change(1), checkpoint(at(1)), change(2), DOWN], [change(2), change(3), Hold()])
     async with client_of(address) as client, client.watch("phone", user_id="alice") as watch:
@@ -211,7 +211,7 @@ async def test_a_change_never_comes_twice(scripted: tuple[Scripted, str]) -> Non
     assert script.attempts["WatchHints"][0].deadline_s is None
 
 
-async def test_a_reset_moves_back_and_changes_of_another_epoch_count(scripted: tuple[Scripted, str]) -> None:
+async def test_watch_reset_moves_back_and_other_epochs_count(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare(
         "WatchHints", [reset(at(4)), change(4), change(5), change(1, epoch="f"), change(2, epoch="f"), Hold()]
@@ -224,7 +224,7 @@ async def test_a_reset_moves_back_and_changes_of_another_epoch_count(scripted: t
         assert watch.cursors == [at(2, epoch="f")]
 
 
-async def test_cursors_without_a_place_and_events_of_the_future(scripted: tuple[Scripted, str]) -> None:
+async def test_watch_accepts_cursors_without_place_and_unknown_events(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("WatchHints", [pb.WatchHintsResponse(), change(7), checkpoint(at(8)), Hold()])
     from_now = core_pb2.ScopeCursor(scope="s")
@@ -236,9 +236,7 @@ async def test_cursors_without_a_place_and_events_of_the_future(scripted: tuple[
 
 
 @pytest.mark.parametrize(("everything", "kept"), [(False, ["new"]), (True, ["s", "new"])])
-async def test_a_scope_that_was_left_is_forgotten(
-    scripted: tuple[Scripted, str], everything: bool, kept: list[str]
-) -> None:
+async def test_watch_forgets_a_left_scope(scripted: tuple[Scripted, str], everything: bool, kept: list[str]) -> None:
     script, address = scripted
     script.prepare("WatchHints", [checkpoint(at(1, "new")), Hold()])
     async with client_of(address) as client, client.watch(cursors=[at(3)], all_scopes=everything) as watch:
@@ -246,7 +244,7 @@ async def test_a_scope_that_was_left_is_forgotten(
         assert [cursor.scope for cursor in watch.cursors] == kept
 
 
-async def test_a_scope_that_was_left_meanwhile_is_forgotten(scripted: tuple[Scripted, str]) -> None:
+async def test_watch_forgets_a_scope_left_while_disconnected(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     denied = Refusal(grpc.StatusCode.PERMISSION_DENIED, "ACCESS_DENIED", {"scope": "gone"})
     script.prepare("WatchHints", [denied], [change(4), Hold()], [denied])
@@ -269,7 +267,7 @@ async def test_a_scope_that_was_left_meanwhile_is_forgotten(scripted: tuple[Scri
     ],
     ids=lambda refusal: refusal.reason or refusal.code.name,
 )
-async def test_what_does_not_pass_is_raised(scripted: tuple[Scripted, str], refusal: Refusal) -> None:
+async def test_watch_raises_permanent_errors(scripted: tuple[Scripted, str], refusal: Refusal) -> None:
     script, address = scripted
     script.prepare("WatchHints", [checkpoint(), refusal])
     async with client_of(address, token=lambda: "new") as client:
@@ -292,7 +290,7 @@ async def test_what_does_not_pass_is_raised(scripted: tuple[Scripted, str], refu
     ],
     ids=["internal", "deadline", "cancelled", "end"],
 )
-async def test_what_passes_is_waited_out(scripted: tuple[Scripted, str], ending: list[Refusal]) -> None:
+async def test_watch_backoff_waits_out_transient_errors(scripted: tuple[Scripted, str], ending: list[Refusal]) -> None:
     script, address = scripted
     script.prepare("WatchHints", [change(1), *ending], [*ending], [change(2), Hold()])
     async with client_of(address) as client, client.watch() as watch:
@@ -302,7 +300,7 @@ async def test_what_passes_is_waited_out(scripted: tuple[Scripted, str], ending:
 @pytest.mark.parametrize(
     "ending", [Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", retry_after_s=0.4), drain(400)]
 )
-async def test_it_stays_away_for_as_long_as_it_is_asked_to(
+async def test_watch_honours_retry_after(
     scripted: tuple[Scripted, str], ending: Refusal | pb.WatchHintsResponse
 ) -> None:
     script, address = scripted
@@ -313,7 +311,7 @@ async def test_it_stays_away_for_as_long_as_it_is_asked_to(
     assert second.at - first.at >= 0.4
 
 
-async def test_an_expired_token_that_cannot_change_is_raised(scripted: tuple[Scripted, str]) -> None:
+async def test_watch_raises_an_expired_fixed_token(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("WatchHints", [change(1), EXPIRED])
     async with client_of(address, token="fixed") as client:
@@ -322,7 +320,7 @@ async def test_an_expired_token_that_cannot_change_is_raised(scripted: tuple[Scr
     assert explain(caught.value).reason == ErrorReason.ERROR_REASON_TOKEN_EXPIRED
 
 
-async def test_tokens_that_have_all_expired_are_raised(
+async def test_watch_raises_when_all_tokens_are_expired(
     scripted: tuple[Scripted, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(syncbeat.watch, "_FIRST_DELAY_S", 0.0)
@@ -338,7 +336,7 @@ async def test_tokens_that_have_all_expired_are_raised(
     assert sent == [f"Bearer t{number}" for number in range(9)]
 
 
-async def test_more_cursors_than_a_stream_takes_are_listed(scripted: tuple[Scripted, str]) -> None:
+async def test_watch_lists_cursors_beyond_the_stream_limit(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("WatchHints", [change(9, "c2001"), change(8, "c0"), Hold()])
     script.prepare(
@@ -362,7 +360,9 @@ async def test_more_cursors_than_a_stream_takes_are_listed(scripted: tuple[Scrip
     assert (cursors["c2000"], cursors["c2001"]) == (at(3, "c2000", "new"), at(9, "c2001"))
 
 
-async def test_a_silent_stream_is_given_up(scripted: tuple[Scripted, str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_watch_reconnects_a_silent_stream(
+    scripted: tuple[Scripted, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(syncbeat.watch, "_FIRST_DELAY_S", 0.0)
     script, address = scripted
     # On a slow machine streams are given up before their first event too: each brings what the test has come to.
@@ -375,7 +375,7 @@ async def test_a_silent_stream_is_given_up(scripted: tuple[Scripted, str], monke
 
 
 @pytest.mark.parametrize("way", ["close", "cancel", "forget"])
-async def test_the_stream_ends_with_the_watch(scripted: tuple[Scripted, str], way: str) -> None:
+async def test_watch_end_closes_the_stream(scripted: tuple[Scripted, str], way: str) -> None:
     script, address = scripted
     script.prepare("WatchHints", [change(1), Hold()])
     async with client_of(address) as client:

@@ -88,7 +88,7 @@ def asked(script: Scripted) -> list[tuple[str, list[str]]]:
     return [(request.token, [cursor.scope for cursor in request.cursors]) for request in requests]
 
 
-async def test_a_firehose_resumes_by_its_last_token_and_shows_nothing_twice(scripted: tuple[Scripted, str]) -> None:
+async def test_firehose_resumes_by_its_last_token_and_shows_nothing_twice(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare(
         "WatchHints",
@@ -104,7 +104,7 @@ async def test_a_firehose_resumes_by_its_last_token_and_shows_nothing_twice(scri
     assert asked(script) == [("", []), ("t1", []), ("t2", [])]
 
 
-async def test_a_firehose_begins_at_a_kept_token(scripted: tuple[Scripted, str]) -> None:
+async def test_firehose_begins_at_a_kept_token(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("WatchHints", [change("a", 1), Hold()])
     async with client_of(address) as client, client.watch(all_scopes=True, token="kept") as watch:
@@ -113,7 +113,7 @@ async def test_a_firehose_begins_at_a_kept_token(scripted: tuple[Scripted, str])
     assert asked(script) == [("kept", [])]
 
 
-async def test_a_firehose_goes_from_kept_cursors_to_a_token(scripted: tuple[Scripted, str]) -> None:
+async def test_firehose_goes_from_kept_cursors_to_a_token(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("WatchHints", [change("a", 6), DOWN], [checkpoint("t1"), DOWN], [change("a", 7), Hold()])
     async with client_of(address) as client, client.watch(all_scopes=True, cursors=[at("a", 5)]) as watch:
@@ -121,7 +121,7 @@ async def test_a_firehose_goes_from_kept_cursors_to_a_token(scripted: tuple[Scri
     assert asked(script) == [("", ["a"]), ("", ["a"]), ("t1", [])]
 
 
-async def test_a_firehose_goes_on_by_cursors_with_a_server_that_knows_no_tokens(
+async def test_firehose_goes_on_by_cursors_with_a_server_that_knows_no_tokens(
     scripted: tuple[Scripted, str],
 ) -> None:
     script, address = scripted
@@ -133,7 +133,7 @@ async def test_a_firehose_goes_on_by_cursors_with_a_server_that_knows_no_tokens(
     assert asked(script) == [("", []), ("", ["a", "b"])]
 
 
-async def test_a_firehose_that_is_reset_takes_lower_sequences_and_the_token_after_it(
+async def test_firehose_that_is_reset_takes_lower_sequences_and_the_token_after_it(
     scripted: tuple[Scripted, str],
 ) -> None:
     script, address = scripted
@@ -150,7 +150,7 @@ async def test_a_firehose_that_is_reset_takes_lower_sequences_and_the_token_afte
     assert asked(script) == [("t1", []), ("t1", [])], "before there is a new token the old one is reset again"
 
 
-async def test_a_firehose_remembers_a_bounded_number_of_scopes(
+async def test_firehose_remembers_a_bounded_number_of_scopes(
     scripted: tuple[Scripted, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(syncbeat.watch, "_MAX_KEPT_BESIDE_TOKEN", 3)
@@ -162,7 +162,7 @@ async def test_a_firehose_remembers_a_bounded_number_of_scopes(
         assert [cursor.scope for cursor in watch.cursors] == ["s6", "s7", "s8"]
 
 
-async def test_a_user_sends_no_token(scripted: tuple[Scripted, str]) -> None:
+async def test_firehose_token_is_not_sent_for_a_user(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("WatchHints", [change("a", 1), Hold()])
     async with client_of(address) as client, client.watch("phone") as watch:
@@ -181,7 +181,7 @@ async def first_reset(watch: Watch) -> pb.Reset:
 # ------------------------------------------------------------------------------------------------------- a real server
 
 
-async def test_a_firehose_misses_nothing_over_a_drain_and_brings_scopes_it_never_met(
+async def test_firehose_misses_nothing_over_a_drain_and_brings_scopes_it_never_met(
     database_urls: DatabaseUrls, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(syncbeat.watch, "_MAX_DELAY_S", 1.0)
@@ -205,9 +205,7 @@ async def test_a_firehose_misses_nothing_over_a_drain_and_brings_scopes_it_never
             await watch.close()
 
 
-async def test_a_token_of_before_the_database_became_another_is_reset_and_all_there_is_can_be_had(
-    database_urls: DatabaseUrls, redis_url: str
-) -> None:
+async def test_firehose_token_of_a_replaced_database_is_reset(database_urls: DatabaseUrls, redis_url: str) -> None:
     async with real_server(database_urls, redis_url) as address, client_of(address) as client:
         async with client.watch(all_scopes=True) as watch:
             token = await next_token(watch)
@@ -264,7 +262,7 @@ def has(kept: Kept, drops: int, rows: int) -> bool:
     return (kept.drops, len(kept.rows)) == (drops, rows)
 
 
-async def test_readmes_consumer_has_everything_after_new_epochs(database_urls: DatabaseUrls, redis_url: str) -> None:
+async def test_readme_consumer_has_everything_after_new_epochs(database_urls: DatabaseUrls, redis_url: str) -> None:
     kept = Kept()
     async with (
         real_server(database_urls, redis_url) as address,
@@ -308,7 +306,7 @@ async def refused(client: SyncbeatClient, **fields: object) -> tuple[grpc.Status
     return details.code, ErrorReason.Name(details.reason), [fault.path for fault in details.violations]
 
 
-async def test_a_token_is_refused_by_its_field(database_urls: DatabaseUrls, redis_url: str) -> None:
+async def test_firehose_token_is_refused_by_its_field(database_urls: DatabaseUrls, redis_url: str) -> None:
     async with real_server(database_urls, redis_url) as address, client_of(address) as client:
         async with client.watch(all_scopes=True) as watch:
             token = await next_token(watch)

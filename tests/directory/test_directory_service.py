@@ -28,7 +28,7 @@ async def state(server: Server, user: str, device: str = "phone") -> int:
     return int(answer.device.token_state)
 
 
-async def test_a_device_is_registered_read_and_forgotten(server: Server) -> None:
+async def test_device_is_registered_read_and_deleted(server: Server) -> None:
     alice = server.user("alice")
     full = register(registration_token="secret-token", time_zone="Europe/Berlin", locale="de-DE")
     began = int(time.time())
@@ -51,7 +51,7 @@ async def test_a_device_is_registered_read_and_forgotten(server: Server) -> None
 TOKENS = ("fMo-1_" * 3 + "dQ8x:APA91b" + "Hx-_9" * 28, "APA91b" + "Zy_-0" * 30, "x" * 4096, "!~")
 
 
-async def test_a_registration_token_is_visible_ascii(server: Server) -> None:
+async def test_registration_token_is_visible_ascii(server: Server) -> None:
     alice = server.user("alice")
     for token in TOKENS:
         assert (await alice(register(registration_token=token))).device.token_state == ACTIVE
@@ -64,7 +64,7 @@ async def test_a_registration_token_is_visible_ascii(server: Server) -> None:
 
 
 @pytest.mark.parametrize("zone", ["GMT+05:30", "GMT+0530", "+05:30", "UTC-3"])
-async def test_a_time_zone_may_be_an_offset(server: Server, zone: str) -> None:
+async def test_time_zone_may_be_an_offset(server: Server, zone: str) -> None:
     alice = server.user("alice")
     assert (await alice(register(time_zone=zone))).device.time_zone == zone
     quiet = pb.QuietHours(start_minute=0, end_minute=60, time_zone=zone)
@@ -75,7 +75,7 @@ async def test_a_time_zone_may_be_an_offset(server: Server, zone: str) -> None:
 @pytest.mark.parametrize(
     "zone", ["Mars/Base", "GMT+99:00", "localtime", "India Standard Time", "../../etc/passwd", "é"]
 )
-async def test_a_time_zone_that_is_none_is_refused_alone(server: Server, zone: str) -> None:
+async def test_time_zone_invalid_is_refused_alone(server: Server, zone: str) -> None:
     alice = server.user("alice")
     await alice(register(registration_token="old", time_zone="Europe/Berlin"))
     device = (await alice(register(registration_token="new", time_zone=zone, locale="hi-IN"))).device
@@ -86,7 +86,7 @@ async def test_a_time_zone_that_is_none_is_refused_alone(server: Server, zone: s
     assert refusal.fields == ("quiet_hours.time_zone",), "what was asked for is nothing without its zone"
 
 
-async def test_a_service_names_the_user(server: Server) -> None:
+async def test_acting_user_is_named_by_a_service(server: Server) -> None:
     for request in (pb.GetDeviceRequest, pb.UnregisterDeviceRequest):
         assert (await server.backend.refusal(request(user_id="alice", device_id="phone"))).told == NOT_THERE
         unnamed = await server.backend.refusal(request(device_id="phone"))
@@ -97,7 +97,7 @@ async def test_a_service_names_the_user(server: Server) -> None:
     assert not (await server.user("alice")(pb.ListDevicesRequest())).devices
 
 
-async def test_a_registration_token_lives_on_one_device(server: Server) -> None:
+async def test_registration_token_belongs_to_one_device(server: Server) -> None:
     await server.user("alice")(register(registration_token="t"))
     await server.user("bob")(register(registration_token="t"))
     assert (await state(server, "alice"), await state(server, "bob")) == (MOVED, ACTIVE)
@@ -108,7 +108,7 @@ async def test_a_registration_token_lives_on_one_device(server: Server) -> None:
     assert len((await server.rows())["token_moves"]) == 2
 
 
-async def test_a_user_has_so_many_devices(server: Server) -> None:
+async def test_device_limit_per_user(server: Server) -> None:
     alice = server.user("alice")
     for index in range(100):
         await alice(register(device_id=f"d{index}"))
@@ -119,7 +119,7 @@ async def test_a_user_has_so_many_devices(server: Server) -> None:
     await server.user("bob")(register())
 
 
-async def test_the_same_device_registered_by_many_at_once(server: Server) -> None:
+async def test_device_registered_concurrently_is_one_device(server: Server) -> None:
     alice = server.user("alice")
     await asyncio.gather(*(alice(register(registration_token=f"t{index}")) for index in range(10)))
     await asyncio.gather(*(server.user(f"u{index}")(register(registration_token="one")) for index in range(8)))
@@ -128,7 +128,7 @@ async def test_the_same_device_registered_by_many_at_once(server: Server) -> Non
     assert sorted(states) == [ACTIVE] + [MOVED] * 7
 
 
-async def test_members_come_and_go(server: Server) -> None:
+async def test_scope_members_are_added_and_removed(server: Server) -> None:
     members = [
         pb.ScopeMember(user_id="bob", role=pb.ROLE_READER),
         pb.ScopeMember(user_id="alice", role=pb.ROLE_READER),
@@ -149,7 +149,7 @@ async def test_members_come_and_go(server: Server) -> None:
         assert (await server.backend.refusal(request)).told == NOT_THERE
 
 
-async def test_a_scope_has_so_many_members(server: Server) -> None:
+async def test_scope_member_limit(server: Server) -> None:
     for chunk in range(10):
         await server.add("crowd", *(f"u{chunk}-{index}" for index in range(1000)))
     before = (await server.rows())["scope_members"]
@@ -162,7 +162,7 @@ async def test_a_scope_has_so_many_members(server: Server) -> None:
     assert (await server.backend(pb.AddScopeMembersRequest(scope="crowd", members=again))).member_count == 10_000
 
 
-async def test_lists_page(server: Server) -> None:
+async def test_pagination_of_devices_and_members(server: Server) -> None:
     names = [f"n{index}" for index in range(5)]
     for name in names:
         await server.add(name, "u", *names)

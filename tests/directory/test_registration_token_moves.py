@@ -74,7 +74,7 @@ async def move_often(server: Server) -> str:
     return f"user {MOVES}"
 
 
-async def test_a_refused_move_still_takes_the_token_from_who_had_it(server: Server) -> None:
+async def test_token_move_refused_still_takes_the_token_from_its_holder(server: Server) -> None:
     holder = await move_often(server)
     await send(server, holder)
     assert (await refused(server, "stranger")).told == LIMITED
@@ -88,7 +88,7 @@ async def test_a_refused_move_still_takes_the_token_from_who_had_it(server: Serv
     assert ("SUPPRESSED", "NO_TOKEN") in await waiting(server, holder)
 
 
-async def test_a_token_that_a_refusal_took_away_comes_back_to_its_device_alone(server: Server) -> None:
+async def test_token_move_after_a_refusal_returns_it_to_its_device_alone(server: Server) -> None:
     holder = await move_often(server)
     await refused(server, "stranger")
     for other in ("stranger", "user 0", "one more"):
@@ -100,7 +100,7 @@ async def test_a_token_that_a_refusal_took_away_comes_back_to_its_device_alone(s
     assert len(await audited(server)) == MOVES + 1, "coming back is no move"
 
 
-async def test_a_token_is_taken_away_by_refusals_so_often_and_no_more(server: Server) -> None:
+async def test_token_move_refusals_are_rate_limited(server: Server) -> None:
     holder = await move_often(server)
     for _ in range(service.MAX_RELEASES_A_DAY):
         assert (await refused(server, "stranger")).told == LIMITED
@@ -113,7 +113,7 @@ async def test_a_token_is_taken_away_by_refusals_so_often_and_no_more(server: Se
     assert len(await audited(server)) == MOVES + service.MAX_RELEASES_A_DAY
 
 
-async def test_refused_moves_that_come_at_once_take_the_token_once(server: Server) -> None:
+async def test_token_move_concurrent_refusals_take_the_token_once(server: Server) -> None:
     holder = await move_often(server)
     refusals = await asyncio.gather(*(refused(server, f"stranger {index}") for index in range(8)))
     assert {refusal.told for refusal in refusals} == {LIMITED}
@@ -123,7 +123,7 @@ async def test_refused_moves_that_come_at_once_take_the_token_once(server: Serve
     assert [await state(server, f"user {index}") for index in range(MOVES)] == [MOVED] * MOVES
 
 
-async def test_a_device_too_many_takes_the_token_from_who_had_it(server: Server) -> None:
+async def test_token_move_beyond_the_device_limit_takes_the_token_from_its_holder(server: Server) -> None:
     for index in range(service.MAX_DEVICES):
         await server.register("crowded", f"d{index}")
     assert await register(server, "holder") == ACTIVE
@@ -135,7 +135,7 @@ async def test_a_device_too_many_takes_the_token_from_who_had_it(server: Server)
     assert await register(server, "crowded", device="d0") == ACTIVE, "a device that it has gets the token"
 
 
-async def test_a_token_that_its_device_gave_up_moves_nowhere(server: Server) -> None:
+async def test_token_given_up_by_its_device_moves_nowhere(server: Server) -> None:
     holder = await move_often(server)
     await refused(server, "stranger")
     assert await register(server, holder) == ACTIVE
@@ -145,7 +145,7 @@ async def test_a_token_that_its_device_gave_up_moves_nowhere(server: Server) -> 
     assert len(await audited(server)) == MOVES + 1
 
 
-async def test_an_empty_token_means_no_push(server: Server) -> None:
+async def test_empty_token_means_no_push(server: Server) -> None:
     assert await register(server, "alice") == ACTIVE
     await send(server, "alice")
     for _ in range(2):
@@ -159,7 +159,7 @@ async def test_an_empty_token_means_no_push(server: Server) -> None:
     assert (await state(server, "alice"), await state(server, "bob")) == (ACTIVE, ACTIVE)
 
 
-async def test_an_empty_token_leaves_the_users_other_devices_alone(server: Server) -> None:
+async def test_empty_token_spares_the_other_devices_of_the_user(server: Server) -> None:
     await register(server, "alice", "t1", "phone")
     await register(server, "alice", "t2", "tablet")
     await send(server, "alice")

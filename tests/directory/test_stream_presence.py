@@ -41,7 +41,7 @@ async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.wait(tasks, timeout=20)
 
 
-async def test_presence_is_marked_asked_and_taken_back(bus: RedisBus, redis_url: str) -> None:
+async def test_presence_is_marked_read_and_removed(bus: RedisBus, redis_url: str) -> None:
     keys = [f"key-{number}" for number in range(1_100)]
     await bus.mark_present(keys, "one", 300.0)
     assert await bus.present([*keys, "absent"]) == [True] * 1_100 + [False]
@@ -54,7 +54,7 @@ async def test_presence_is_marked_asked_and_taken_back(bus: RedisBus, redis_url:
     assert await bus.present([]) == []
 
 
-async def test_presence_is_taken_back_by_its_own_process_only(bus: RedisBus) -> None:
+async def test_presence_is_removed_by_its_own_process_only(bus: RedisBus) -> None:
     first, second, asker = Presence(bus), Presence(bus), Presence(bus)
     await first.mark([DEVICE, OTHER])
     await second.mark([DEVICE])
@@ -149,14 +149,14 @@ async def test_presence_lasts_thirty_seconds_and_is_renewed_in_time(bus: RedisBu
     assert directory_presence._REFRESHED_EVERY_S * 2 < directory_presence._LIVES_S
 
 
-async def test_nobody_is_present_when_redis_is_not_there(tmp_path: object) -> None:
+async def test_presence_without_redis_is_empty(tmp_path: object) -> None:
     async with open_redis(f"unix://{tmp_path}/nothing.sock", FakeClock()) as bus:
         with pytest.raises(DependencyDown):
             await bus.present(["k"])
         assert await Presence(bus).live([DEVICE, DEVICE]) == [False, False]
 
 
-async def test_a_stream_is_marked_when_it_opens_refreshed_and_taken_back(redis_url: str) -> None:
+async def test_presence_is_marked_refreshed_and_removed_with_the_stream(redis_url: str) -> None:
     clock, here = FakeClock(), {DEVICE}
     async with open_redis(redis_url, clock) as bus:
         presence = Presence(bus)

@@ -27,7 +27,7 @@ SUMMER = datetime(2030, 7, 1, 12, tzinfo=UTC)
         *(("Asia/Calcutta", 330), ("EST5EDT", -240), ("America/Argentina/Buenos_Aires", -180)),
     ],
 )
-def test_a_time_zone_is_known_by_name_or_offset(name: str, minutes: int) -> None:
+def test_time_zone_is_known_by_name_or_offset(name: str, minutes: int) -> None:
     assert time_zones.is_known(name)
     assert SUMMER.astimezone(time_zones.zone_of(name)).utcoffset() == timedelta(minutes=minutes)
 
@@ -53,17 +53,17 @@ def test_a_time_zone_is_known_by_name_or_offset(name: str, minutes: int) -> None
         *("localtime", "posixrules", "posix/Europe/Berlin", "right/Europe/Berlin", ""),
     ],
 )
-def test_a_time_zone_that_is_none_is_utc(name: str) -> None:
+def test_time_zone_unknown_is_utc(name: str) -> None:
     assert not time_zones.is_known(name)
     assert SUMMER.astimezone(time_zones.zone_of(name)).utcoffset() == timedelta()
 
 
-def test_quiet_hours_and_days_go_by_an_offset_too() -> None:
+def test_quiet_hours_and_days_follow_an_offset() -> None:
     assert quiet_hours.quiet_for_s(QuietHours(17 * 60, 18 * 60), "GMT+05:30", SUMMER) == 1800
     assert quiet_hours.quiet_for_s(QuietHours(17 * 60, 18 * 60, "+05:30"), "Europe/Berlin", SUMMER) == 1800
     assert quiet_hours.day_of("GMT-12", SUMMER) == (SUMMER, SUMMER + timedelta(days=1))
 
 
-def test_zones_are_read_once() -> None:
+def test_time_zones_are_read_once() -> None:
     assert time_zones.zone_of("Europe/Berlin") is time_zones.zone_of("Europe/Berlin")
     assert time_zones.zone_of("Europe/Berlin") == ZoneInfo("Europe/Berlin")

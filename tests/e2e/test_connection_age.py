@@ -50,7 +50,7 @@ async def endings(client: SyncbeatClient, *, all_scopes: bool = False) -> list[s
     return found
 
 
-async def test_streams_end_with_a_drain_before_their_connection_does(stage: Stage) -> None:
+async def test_connection_age_drains_streams_before_the_connection_ends(stage: Stage) -> None:
     server = await stage.start_server()
     async with relayed(server.address) as relay, asyncio.timeout(WAIT_S):
         clients = [SyncbeatClient(relay.address, token=stage.user_token("ann"), tls=False) for _ in range(CHANNELS)]
@@ -66,7 +66,7 @@ async def test_streams_end_with_a_drain_before_their_connection_does(stage: Stag
         await asyncio.gather(*(client.close() for client in (*clients, backend)))
 
 
-async def test_watch_deliveries_ends_ok_when_it_is_old(stage: Stage) -> None:
+async def test_connection_age_ends_watch_deliveries_with_ok(stage: Stage) -> None:
     server = await stage.start_server()
     async with stage.client(stage.identity.service_token, server) as backend, asyncio.timeout(WAIT_S):
         call = backend.push.WatchDeliveries(push_service_pb2.WatchDeliveriesRequest(user_id="ann"))
@@ -103,7 +103,7 @@ def connected(relay: Relay) -> Counter[str]:
     return Counter(path.target for path in relay.paths if path.is_open)
 
 
-async def test_load_spreads_again_after_a_server_restarts(stage: Stage) -> None:
+async def test_connection_age_spreads_load_again_after_a_restart(stage: Stage) -> None:
     ports = free_port(), free_port()
     first, second = [
         await start(["serve"], {**stage.settings, "SYNCBEAT_ROLE": "rpc", "SYNCBEAT_LISTEN": f"127.0.0.1:{port}"}, log)

@@ -112,7 +112,7 @@ async def finish(stage: Stage, urls: DatabaseUrls, backend: SyncbeatClient, acce
 
 
 @pytest.mark.parametrize("step", WORKER_STEPS)
-async def test_a_worker_is_killed_at_a_step(stage: Stage, database_urls: DatabaseUrls, step: str) -> None:
+async def test_crash_of_a_worker_at_each_step(stage: Stage, database_urls: DatabaseUrls, step: str) -> None:
     server = await stage.start_server()
     async with stage.client(stage.identity.service_token, server) as backend:
         await register(backend)
@@ -128,7 +128,7 @@ async def test_a_worker_is_killed_at_a_step(stage: Stage, database_urls: Databas
 
 
 @pytest.mark.parametrize("step", SERVER_STEPS)
-async def test_a_server_is_killed_at_a_step(stage: Stage, database_urls: DatabaseUrls, step: str) -> None:
+async def test_crash_of_a_server_at_each_step(stage: Stage, database_urls: DatabaseUrls, step: str) -> None:
     server, _ = await asyncio.gather(stage.start_server(), stage.start_worker())
     async with stage.client(stage.identity.service_token, server) as backend:
         await register(backend)
@@ -139,7 +139,7 @@ async def test_a_server_is_killed_at_a_step(stage: Stage, database_urls: Databas
 
 
 @pytest.mark.parametrize("step", [*WAKE_STEPS, "it was sent"])
-async def test_a_worker_is_killed_while_it_wakes_phones_that_do_not_answer(
+async def test_crash_of_a_worker_while_resending_unanswered_wake_ups(
     stage: Stage, database_urls: DatabaseUrls, step: str
 ) -> None:
     stage.settings["SYNCBEAT_RESEND_S"] = "0.5,0.5,0.5"
@@ -255,7 +255,7 @@ Harm = Callable[[Stage, EmbeddedStores, DatabaseUrls], Awaitable[None]]
 
 
 @pytest.mark.parametrize("harm", [pause_a_worker, restart_postgres, flush_redis, lose_redis])
-async def test_two_servers_and_two_workers_go_on(
+async def test_delivery_history_of_two_servers_and_two_workers_under_harm(
     stage: Stage, stores: EmbeddedStores, database_urls: DatabaseUrls, harm: Harm
 ) -> None:
     first, second = await asyncio.gather(stage.start_server(), stage.start_server())

@@ -52,7 +52,7 @@ TWICE = [SHOWN, replace(SHOWN, effect="replaced")]
         ),
     ],
 )
-def test_a_good_history_has_no_violations(history: History) -> None:
+def test_history_checker_passes_a_good_history(history: History) -> None:
     assert violations(history) == []
 
 
@@ -91,10 +91,10 @@ PLANTED = {
 
 
 @pytest.mark.parametrize(("found", "history"), PLANTED.items())
-def test_each_planted_fault_is_found(found: str, history: History) -> None:
+def test_history_checker_finds_each_planted_fault(found: str, history: History) -> None:
     assert any(violation.startswith(found) for violation in violations(history)), violations(history)
 
 
-def test_what_waits_is_counted() -> None:
+def test_history_checker_counts_waiting_deliveries() -> None:
     waiting = {str(n): ("n", state) for n, state in enumerate(("SENT", "PENDING", "IN_FLIGHT", "HELD", "SCHEDULED"))}
     assert unended(replace(GOOD, final=waiting)) == 4

@@ -87,7 +87,7 @@ async def _listens(port: int, process: asyncio.subprocess.Process) -> bool:
     return True
 
 
-def test_envoy_takes_the_configuration_as_it_is_shipped() -> None:
+def test_envoy_accepts_the_shipped_configuration() -> None:
     done = subprocess.run(
         [str(PROGRAM), "--mode", "validate", "--config-path", str(CONFIGURATION)],
         capture_output=True,
@@ -97,7 +97,7 @@ def test_envoy_takes_the_configuration_as_it_is_shipped() -> None:
     assert done.returncode == 0, done.stderr.decode()[-2_000:]
 
 
-async def test_calls_and_streams_go_through(server: Server, envoy: str) -> None:
+async def test_envoy_passes_calls_and_streams(server: Server, envoy: str) -> None:
     async with grpc.aio.insecure_channel(envoy) as channel:
         backend, alice = Caller(channel, server.backend.metadata), Caller(channel, server.user("alice").metadata)
         session = await backend(auth_service_pb2.CreateSessionRequest(user_id="alice"))
@@ -114,7 +114,7 @@ async def test_calls_and_streams_go_through(server: Server, envoy: str) -> None:
         assert refusal.told == ("UNAUTHENTICATED", "TOKEN_INVALID"), "errors come through with their details"
 
 
-async def test_half_a_request_ends_in_time_and_never_reaches_the_server(server: Server, envoy: str) -> None:
+async def test_envoy_times_out_half_a_request(server: Server, envoy: str) -> None:
     async with raw_connection(envoy) as raw:
         streams = [raw.start(REFRESH, grpc_message(b"x" * 10_000)[:5_000], end=False) for _ in range(50)]
         await wait_until(lambda: all(raw.answers[stream].is_over for stream in streams))
@@ -122,9 +122,7 @@ async def test_half_a_request_ends_in_time_and_never_reaches_the_server(server: 
 
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["large", "compressed"])
-async def test_a_public_request_that_is_too_much_never_reaches_the_server(
-    server: Server, envoy: str, compressed: bool
-) -> None:
+async def test_envoy_refuses_oversized_public_requests(server: Server, envoy: str, compressed: bool) -> None:
     async with raw_connection(envoy) as raw:
         body = grpc_message(gzip.compress(b"x" * 40_000) if compressed else b"x" * 40_000, compressed=compressed)
         headers = [("grpc-encoding", "gzip")] if compressed else []
@@ -136,7 +134,7 @@ async def test_a_public_request_that_is_too_much_never_reaches_the_server(
         assert raw.answers[known].status == "3", "by the server"
 
 
-async def test_rapid_resets_end_the_connection(server: Server, envoy: str) -> None:
+async def test_envoy_ends_connections_with_rapid_resets(server: Server, envoy: str) -> None:
     async with raw_connection(envoy) as raw:
         block = raw.request_headers(REFRESH)
 

@@ -28,7 +28,7 @@ def parsed(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
-async def test_an_outage_of_the_database_under_load_is_told_in_few_lines_that_count_it_all(
+async def test_log_rate_limit_during_a_database_outage_under_load(
     stores: EmbeddedStores, database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
 ) -> None:
     identity = Identity.new()

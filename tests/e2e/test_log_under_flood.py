@@ -26,7 +26,9 @@ LIST_DEVICES, CHECK = "/syncbeat.v1.DirectoryService/ListDevices", "/grpc.health
 REFRESH = "/syncbeat.v1.AuthService/RefreshSession"
 
 
-async def test_floods_of_bad_calls_write_few_lines(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> None:
+async def test_log_rate_limit_under_floods_of_bad_calls(
+    database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
+) -> None:
     settings = {
         **Identity.new().settings(),
         "SYNCBEAT_DATABASE_URL": database_urls.app_url,

@@ -38,7 +38,7 @@ def lines(process: Process, event: str) -> list[dict[str, object]]:
     return [line for line in logged if line["event"] == event]
 
 
-async def test_a_fleet_without_its_credentials_file_goes_on_and_says_so_once(
+async def test_missing_credentials_file_is_survived_and_logged_once(
     database_urls: DatabaseUrls, redis_url: str, fake: FakeFcm, tmp_path: Path
 ) -> None:
     account, apps, identity = tmp_path / "account.json", tmp_path / "apps.toml", Identity.new()
@@ -86,7 +86,7 @@ async def test_a_fleet_without_its_credentials_file_goes_on_and_says_so_once(
         assert "Traceback" not in process.log_text()
 
 
-async def test_a_copy_that_is_started_again_without_a_secret_does_not_end_the_others(
+async def test_missing_secret_of_a_restarted_copy_does_not_end_the_others(
     database_urls: DatabaseUrls, redis_url: str, tmp_path: Path, free_port: int
 ) -> None:
     secret, identity = tmp_path / "jwt", Identity.new().settings()

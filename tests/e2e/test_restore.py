@@ -64,7 +64,7 @@ async def test_restore_with_new_epoch_loses_nothing_that_was_published_after_it(
 
 
 @pytest.mark.timeout(300)
-async def test_restore_that_nobody_told_of_is_noticed_where_cursors_are_ahead(
+async def test_restore_without_new_epoch_is_noticed_where_cursors_are_ahead(
     stage: Stage, database_urls: DatabaseUrls, tmp_path: Path
 ) -> None:
     async with Deployment(stage, scopes=1) as deployment:

@@ -72,7 +72,7 @@ async def ended_after(process: Process) -> float:
 
 @pytest.mark.parametrize("role", ["worker", "rpc", "all"])
 @pytest.mark.parametrize("store", ["postgres", "redis"])
-async def test_a_process_ends_in_time_though_a_store_hangs(
+async def test_shutdown_is_in_time_though_a_store_hangs(
     own_stores: EmbeddedStores, tmp_path: Path, role: str, store: str
 ) -> None:
     process = await start(["serve"], settings_of(own_stores, role), tmp_path / "log")
@@ -87,7 +87,7 @@ async def test_a_process_ends_in_time_though_a_store_hangs(
     assert took_s < PROMISED_S + BUSY_S
 
 
-async def test_copies_end_in_time_though_the_database_hangs(
+async def test_shutdown_of_child_processes_is_in_time_though_the_database_hangs(
     own_stores: EmbeddedStores, tmp_path: Path, free_port: int
 ) -> None:
     settings = settings_of(own_stores, "worker", SYNCBEAT_WORKERS="2", SYNCBEAT_LISTEN=f"127.0.0.1:{free_port}")
@@ -102,7 +102,7 @@ async def test_copies_end_in_time_though_the_database_hangs(
     assert took_s < PROMISED_S + BUSY_S
 
 
-async def test_a_process_that_starts_is_ended_at_once_though_the_database_hangs(
+async def test_shutdown_during_start_is_immediate_though_the_database_hangs(
     own_stores: EmbeddedStores, tmp_path: Path
 ) -> None:
     with stopped(own_stores.pids[0]), (tmp_path / "log").open("wb") as log:
@@ -125,7 +125,7 @@ async def test_a_process_that_starts_is_ended_at_once_though_the_database_hangs(
     assert took_s < PROMISED_S + BUSY_S
 
 
-async def test_a_process_ends_in_time_though_a_lock_is_held(own_stores: EmbeddedStores, tmp_path: Path) -> None:
+async def test_shutdown_is_in_time_though_a_lock_is_held(own_stores: EmbeddedStores, tmp_path: Path) -> None:
     process = await start(["serve"], settings_of(own_stores, "all"), tmp_path / "log")
     held = asyncio.ensure_future(run_sql(own_stores.admin_url, "BEGIN; LOCK TABLE deliveries; SELECT pg_sleep(60)"))
     try:
@@ -139,7 +139,7 @@ async def test_a_process_ends_in_time_though_a_lock_is_held(own_stores: Embedded
     assert took_s < PROMISED_S + BUSY_S
 
 
-async def test_a_process_whose_stores_answer_ends_well(own_stores: EmbeddedStores, tmp_path: Path) -> None:
+async def test_shutdown_with_healthy_stores_exits_with_success(own_stores: EmbeddedStores, tmp_path: Path) -> None:
     process = await start(["serve"], settings_of(own_stores, "all"), tmp_path / "log")
     assert await process.stop() == 0
     assert "hangs" not in process.log_text()

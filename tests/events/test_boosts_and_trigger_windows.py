@@ -25,7 +25,7 @@ async def ready(unstretched: None, server: Server) -> Server:
     return server
 
 
-async def test_a_boost_holds_the_devices_of_a_scope_at_a_tier(ready: Server) -> None:
+async def test_boost_holds_the_devices_of_a_scope_at_a_tier(ready: Server) -> None:
     alice, minute = ready.user("alice"), duration_pb2.Duration(seconds=60)
     away = sync_service_pb2.Activity(state=sync_service_pb2.ACTIVITY_STATE_BACKGROUND)
     before = (await alice(sync_service_pb2.GetHintRequest(device_id="phone", activity=away))).hint.poll_interval
@@ -44,7 +44,7 @@ async def test_a_boost_holds_the_devices_of_a_scope_at_a_tier(ready: Server) -> 
 
 
 @pytest.mark.parametrize(("shown", "window_s"), [(False, 30), (True, 300)])
-async def test_a_silent_trigger_holds_the_next_off_for_less_long(ready: Server, shown: bool, window_s: int) -> None:
+async def test_dedupe_window_of_a_silent_trigger_is_shorter(ready: Server, shown: bool, window_s: int) -> None:
     notification = core_pb2.Notification(title="news") if shown else None
     trigger = core_pb2.SyncTrigger(type="news", notification=notification)
     change = core_pb2.NewChange(scope=S, key="a", merge_patch_json="1")

@@ -86,7 +86,7 @@ async def together(publisher: Publisher, *calls: Publish) -> list[Published | Ba
     return await asyncio.gather(*(publisher.publish(one) for one in calls), return_exceptions=True)
 
 
-async def test_sequences_have_no_gaps_whatever_runs_at_once(database: Database, publisher: Publisher) -> None:
+async def test_sequences_are_gapless_under_concurrency(database: Database, publisher: Publisher) -> None:
     calls = [
         call(
             NewChange(f"scope-{n % 5}", f"key-{n % 7}", json.dumps({str(n): n})),
@@ -107,7 +107,7 @@ async def test_sequences_have_no_gaps_whatever_runs_at_once(database: Database, 
     assert sorted(n for (value,) in merged for n in json.loads(value).values()) == list(range(200))  # no lost update
 
 
-async def test_one_callers_fault_is_nobody_elses(database: Database, publisher: Publisher) -> None:
+async def test_batch_error_of_one_caller_spares_the_others(database: Database, publisher: Publisher) -> None:
     results = await together(
         publisher,
         call("first"),
@@ -127,7 +127,9 @@ async def test_one_callers_fault_is_nobody_elses(database: Database, publisher: 
     assert await value_of(database, "SELECT head FROM scopes") == 2
 
 
-async def test_a_replay_is_answered_as_the_first_call_was(database: Database, publisher: Publisher, told: Told) -> None:
+async def test_idempotency_replay_returns_the_first_response(
+    database: Database, publisher: Publisher, told: Told
+) -> None:
     await couple(database)
     first = await publisher.publish(call("k", request_id="r", type="news"))
     again = await publisher.publish(call("k", request_id="r", type="news"))
@@ -143,14 +145,14 @@ async def test_a_replay_is_answered_as_the_first_call_was(database: Database, pu
     assert (told.changed, told.deliveries) == ([(APP, "couple")], 1)
 
 
-async def test_twins_in_one_batch_write_once(database: Database, publisher: Publisher) -> None:
+async def test_idempotency_of_duplicates_in_one_batch_writes_once(database: Database, publisher: Publisher) -> None:
     results = await together(publisher, *(call("k", request_id="r") for _ in range(5)), call("k", request_id="s"))
     answers = [r for r in results if isinstance(r, Published)]
     assert [r.replayed for r in answers] == [False, True, True, True, True, False]
     assert [r.sequences for r in answers] == [(1,)] * 5 + [(2,)]
 
 
-async def test_the_same_request_id_with_other_content_is_refused_and_nobody_else(publisher: Publisher) -> None:
+async def test_idempotency_conflict_is_refused_for_its_caller_alone(publisher: Publisher) -> None:
     other, good, reused = await together(
         publisher, call("x"), call("k", request_id="r"), call("different", request_id="r")
     )
@@ -161,14 +163,14 @@ async def test_the_same_request_id_with_other_content_is_refused_and_nobody_else
         await publisher.publish(call("different", request_id="r"))
 
 
-async def test_a_request_id_is_the_callers_own(database: Database, publisher: Publisher) -> None:
+async def test_idempotency_key_is_scoped_to_the_caller(database: Database, publisher: Publisher) -> None:
     await couple(database)
     by_service = await publisher.publish(call("k", request_id="r"))
     by_user = await publisher.publish(call("other", request_id="r", user_id="ann"))
     assert (by_service.replayed, by_user.replayed) == (False, False)
 
 
-async def test_nothing_is_half_written_and_the_request_id_is_free_after_a_failure(
+async def test_transaction_failure_writes_nothing_and_frees_the_request_id(
     database: Database, publisher: Publisher, told: Told
 ) -> None:
     await couple(database)
@@ -186,13 +188,13 @@ async def test_nothing_is_half_written_and_the_request_id_is_free_after_a_failur
     assert (repaired.sequences, repaired.replayed) == ((1,), False)
 
 
-async def test_twins_of_a_call_that_fails_fail_alike(publisher: Publisher) -> None:
+async def test_idempotency_of_duplicates_of_a_failing_call_fails_alike(publisher: Publisher) -> None:
     wrong = NewChange("couple", "b", "{}", expected_sequence=3)
     results = await together(publisher, call(wrong, request_id="r"), call(wrong, request_id="r"), call("k"))
     assert [type(result) for result in results] == [SequenceMismatch, SequenceMismatch, Published]
 
 
-async def test_a_twin_that_does_not_end_is_reported(
+async def test_idempotency_wait_for_a_duplicate_times_out(
     database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient = database_module._BEGIN.replace("lock_timeout = 4000", "lock_timeout = 50")
@@ -208,7 +210,7 @@ async def test_a_twin_that_does_not_end_is_reported(
     assert await rows_of(database, "SELECT key FROM changes") == []
 
 
-async def test_a_writer_publishes_and_others_do_not(database: Database, publisher: Publisher) -> None:
+async def test_publish_is_for_writers_only(database: Database, publisher: Publisher) -> None:
     await couple(database)
     await add_members(database, "couple", "reader", role=MemberRole.READER)
     await add_members(database, "private", "bob")
@@ -230,7 +232,7 @@ async def test_a_writer_publishes_and_others_do_not(database: Database, publishe
     assert (await publisher.publish(call("own", request_id="q", user_id="ann"))).sequences == (2,)
 
 
-async def test_a_users_trigger_wakes_the_others(database: Database, publisher: Publisher, told: Told) -> None:
+async def test_trigger_of_a_user_wakes_the_others(database: Database, publisher: Publisher, told: Told) -> None:
     await couple(database)
     await add_device(database, "ann", "tablet")
     published = await publisher.publish(call("k", user_id="ann", type="news", exclude_device_id="tablet"))
@@ -243,9 +245,7 @@ async def test_a_users_trigger_wakes_the_others(database: Database, publisher: P
     assert told.deliveries == 1
 
 
-async def test_the_wake_ups_of_a_trigger_carry_the_head_of_their_scope(
-    database: Database, publisher: Publisher
-) -> None:
+async def test_trigger_wake_up_carries_the_head_of_its_scope(database: Database, publisher: Publisher) -> None:
     await couple(database)
     await add_members(database, "chat", "bob")
     await publisher.publish(call("a", "b"))
@@ -260,7 +260,7 @@ async def test_the_wake_ups_of_a_trigger_carry_the_head_of_their_scope(
     ]
 
 
-async def test_triggers_of_one_batch_keep_their_window_and_the_newest_cursor(
+async def test_dedupe_of_triggers_in_one_batch_keeps_window_and_newest_cursor(
     database: Database, publisher: Publisher
 ) -> None:
     await couple(database)
@@ -270,7 +270,7 @@ async def test_triggers_of_one_batch_keep_their_window_and_the_newest_cursor(
     assert await rows_of(database, "SELECT sequence FROM dedupe_windows") == [(6,)]
 
 
-async def test_a_scope_knows_how_many_of_its_commits_wake(database: Database, publisher: Publisher) -> None:
+async def test_scope_signal_counts_commits_that_wake(database: Database, publisher: Publisher) -> None:
     await couple(database)
     share = "SELECT round(triggered_share::numeric, 2)::float8 FROM scopes WHERE scope = 'couple'"
     assert await value_of(database, share) is None
@@ -286,9 +286,7 @@ async def test_a_scope_knows_how_many_of_its_commits_wake(database: Database, pu
     assert await rows_of(database, "SELECT triggered_share FROM scopes") < before, "a user's commits count too"
 
 
-async def test_a_trailing_wake_up_lives_as_long_as_its_window_and_an_hour(
-    database: Database, publisher: Publisher
-) -> None:
+async def test_trailing_wake_up_lives_for_its_window_and_an_hour(database: Database, publisher: Publisher) -> None:
     await couple(database)
     await publisher.publish(call("a", type="news", window=86_400.0))
     await publisher.publish(call("b", type="news", window=86_400.0))

@@ -36,7 +36,7 @@ async def woken(server: Server, caller: Caller, **trigger: Any) -> set[tuple[str
 
 
 @pytest.mark.parametrize("shown", [{"title": "t"}, {"badge": 1}, {}, {"template": "none"}])
-async def test_reserved_names_of_data_are_refused_by_field(ready: Server, shown: dict[str, Any]) -> None:
+async def test_trigger_data_with_reserved_names_is_refused_by_field(ready: Server, shown: dict[str, Any]) -> None:
     for names, of_message in ((OF_ALL, True), (OF_TRIGGERS, False)):
         for name in names:
             data = core_pb2.Notification(data={name: "x", "mine": "y"}, **shown)
@@ -46,7 +46,7 @@ async def test_reserved_names_of_data_are_refused_by_field(ready: Server, shown:
                 assert path in (await ready.backend.refusal(send(notification=data))).fields
 
 
-async def test_names_that_only_look_like_reserved_ones_are_taken(ready: Server) -> None:
+async def test_trigger_data_with_similar_names_is_accepted(ready: Server) -> None:
     data = dict.fromkeys(FREE, "x")
     asked = publish(notification=core_pb2.Notification(title="t", data=data))
     told = await notification(ready, (await ready.backend(asked)).notification_id)
@@ -56,7 +56,7 @@ async def test_names_that_only_look_like_reserved_ones_are_taken(ready: Server) 
     assert (await ready.backend(asked_of_message)).delivery_count == 3, "a message has no cursor"
 
 
-async def test_an_alert_of_several_scopes_is_one_delivery_a_device(ready: Server) -> None:
+async def test_trigger_alert_of_several_scopes_is_one_delivery_per_device(ready: Server) -> None:
     await ready.add("other", "alice", "bob")
     shown = core_pb2.Notification(title="t")
     answer = await ready.backend(publish("s", "other", notification=shown))
@@ -79,14 +79,16 @@ async def test_an_alert_of_several_scopes_is_one_delivery_a_device(ready: Server
         ({"notification": core_pb2.Notification(badge=1)}, 300),
     ],
 )
-async def test_the_window_is_by_what_a_trigger_shows(ready: Server, trigger: dict[str, Any], window_s: int) -> None:
+async def test_trigger_dedupe_window_depends_on_what_it_shows(
+    ready: Server, trigger: dict[str, Any], window_s: int
+) -> None:
     await ready.backend(publish(**{"notification": core_pb2.Notification(title="t"), **trigger}))
     (window,) = {row.split("(")[-1] for row in (await ready.rows())["dedupe_windows"] if "bob" in row}
     assert f"00:0{window_s // 60}:{window_s % 60:02}" in window
 
 
 @pytest.mark.parametrize("by", ["itself", "a backend in its name"])
-async def test_a_user_leaves_out_nobody_but_itself(ready: Server, by: str) -> None:
+async def test_trigger_of_a_user_excludes_only_the_user(ready: Server, by: str) -> None:
     """A device left out is not told of the change: another user could be muted that way."""
     alice, user_id = (ready.user("alice"), "") if by == "itself" else (ready.backend, "alice")
     everybody = {("alice", "phone"), ("alice", "tablet"), ("bob", "phone")}
@@ -103,7 +105,7 @@ async def test_a_user_leaves_out_nobody_but_itself(ready: Server, by: str) -> No
 
 
 @pytest.mark.parametrize("by", ["itself", "a backend in its name"])
-async def test_a_trigger_of_a_user_has_a_least_window(ready: Server, by: str) -> None:
+async def test_trigger_of_a_user_has_a_minimum_dedupe_window(ready: Server, by: str) -> None:
     alice, user_id = (ready.user("alice"), "") if by == "itself" else (ready.backend, "alice")
     given = {"a": Duration(), "b": Duration(seconds=1), "c": Duration(seconds=10), "d": Duration(seconds=60)}
     for kind, window in given.items():

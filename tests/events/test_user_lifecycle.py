@@ -158,7 +158,7 @@ async def until_waiting(database: Database) -> None:
     await until(waits, "a transaction that waits")
 
 
-async def test_of_an_erased_user_only_the_grave_is_left_in_any_table_with_an_owner(
+async def test_erase_user_leaves_only_the_tombstone_in_every_table(
     database: Database, database_urls: DatabaseUrls, lifecycle: UserLifecycle
 ) -> None:
     await furnish(database, "ann", "bob")
@@ -175,9 +175,7 @@ async def test_of_an_erased_user_only_the_grave_is_left_in_any_table_with_an_own
     assert await contents(database, "ann") == before
 
 
-async def test_an_erased_users_namesake_in_another_app_keeps_everything(
-    database: Database, lifecycle: UserLifecycle
-) -> None:
+async def test_erase_user_spares_the_namesake_in_another_app(database: Database, lifecycle: UserLifecycle) -> None:
     await furnish(database, "bob")
     await session_of(database, "bob", "another")
     before = await contents(database, "bob", "another")
@@ -185,7 +183,7 @@ async def test_an_erased_users_namesake_in_another_app_keeps_everything(
     assert await contents(database, "bob", "another") == before
 
 
-async def test_erasing_again_or_somebody_unknown_erases_nothing(database: Database, lifecycle: UserLifecycle) -> None:
+async def test_erase_user_again_or_unknown_changes_nothing(database: Database, lifecycle: UserLifecycle) -> None:
     await furnish(database, "bob")
     await lifecycle.delete(APP, "bob")
     deleted_at = await value_of(database, "SELECT deleted_at FROM users WHERE user_id = 'bob'")
@@ -195,7 +193,7 @@ async def test_erasing_again_or_somebody_unknown_erases_nothing(database: Databa
     assert await value_of(database, "SELECT deleted_at FROM users WHERE user_id = 'bob'") == deleted_at
 
 
-async def test_a_notification_goes_with_the_last_who_was_to_get_it(
+async def test_erase_user_deletes_a_notification_with_its_last_receiver(
     database: Database, lifecycle: UserLifecycle
 ) -> None:
     await couple(database)
@@ -206,7 +204,7 @@ async def test_a_notification_goes_with_the_last_who_was_to_get_it(
     assert await value_of(database, "SELECT count(*) FROM notifications") == 0
 
 
-async def test_finishing_what_was_under_way_to_an_erased_user_finishes_the_rest_of_the_batch(
+async def test_erase_user_in_flight_finishes_the_rest_of_the_batch(
     database: Database, lifecycle: UserLifecycle
 ) -> None:
     await couple(database)
@@ -221,7 +219,7 @@ async def test_finishing_what_was_under_way_to_an_erased_user_finishes_the_rest_
     assert await shown(database, sent) == ["ann DEAD UNREGISTERED"]
 
 
-async def test_disabling_cancels_what_waits_leaves_what_is_under_way_and_skips_what_comes(
+async def test_disable_user_cancels_waiting_keeps_in_flight_and_skips_new_pushes(
     database: Database, lifecycle: UserLifecycle
 ) -> None:
     await couple(database)
@@ -237,7 +235,7 @@ async def test_disabling_cancels_what_waits_leaves_what_is_under_way_and_skips_w
     assert await shown(database, to_bob, to_both) == ["ann PENDING"]
 
 
-async def test_a_disabled_user_that_is_let_in_again_gets_pushes_and_no_window_of_before_suppresses_them(
+async def test_enable_user_restores_pushes_without_old_dedupe_windows(
     database: Database, lifecycle: UserLifecycle
 ) -> None:
     await couple(database)
@@ -250,9 +248,7 @@ async def test_a_disabled_user_that_is_let_in_again_gets_pushes_and_no_window_of
     assert await shown(database, again) == ["ann SCHEDULED TRAILING", "bob PENDING"]
 
 
-async def test_disabling_again_changes_nothing_and_the_users_things_stay(
-    database: Database, lifecycle: UserLifecycle
-) -> None:
+async def test_disable_user_again_changes_nothing(database: Database, lifecycle: UserLifecycle) -> None:
     await furnish(database, "bob")
     await lifecycle.disable(APP, "bob")
     before = await contents(database, "bob")
@@ -262,9 +258,7 @@ async def test_disabling_again_changes_nothing_and_the_users_things_stay(
     assert await session_of(database, "bob") is None
 
 
-async def test_an_erased_user_begins_anew_with_a_session_under_a_higher_generation_and_with_nothing(
-    database: Database, lifecycle: UserLifecycle
-) -> None:
+async def test_erased_user_begins_anew_under_a_higher_generation(database: Database, lifecycle: UserLifecycle) -> None:
     await furnish(database, "bob")
     before = await session_of(database, "bob")
     assert before is not None
@@ -277,7 +271,7 @@ async def test_an_erased_user_begins_anew_with_a_session_under_a_higher_generati
     assert [kind for kind, _ in await contents(database, "bob")] == ["session", "user"]
 
 
-async def test_an_erased_user_that_is_enabled_is_let_in_with_nothing_and_older_tokens_stay_dead(
+async def test_enable_erased_user_admits_it_and_old_tokens_stay_dead(
     database: Database, lifecycle: UserLifecycle
 ) -> None:
     await furnish(database, "bob")
@@ -289,7 +283,7 @@ async def test_an_erased_user_that_is_enabled_is_let_in_with_nothing_and_older_t
     ) == [(1, True, None, None)]
 
 
-async def test_the_process_is_told_of_every_commit_and_of_nothing_that_failed(
+async def test_invalidation_is_announced_for_every_commit_and_no_failure(
     database: Database, lifecycle: UserLifecycle, told: Told
 ) -> None:
     await lifecycle.disable(APP, "bob")
@@ -304,7 +298,7 @@ async def test_the_process_is_told_of_every_commit_and_of_nothing_that_failed(
     assert await deliveries(database) == []
 
 
-async def test_of_two_who_are_erased_at_once_the_second_takes_their_notification_along(
+async def test_erase_two_users_at_once_deletes_their_shared_notification(
     database: Database, lifecycle: UserLifecycle
 ) -> None:
     await couple(database)
@@ -317,9 +311,7 @@ async def test_of_two_who_are_erased_at_once_the_second_takes_their_notification
     assert await value_of(database, "SELECT count(*) FROM notifications") == 0
 
 
-async def test_an_erasure_that_loses_a_deadlock_begins_again(
-    database: Database, database_urls: DatabaseUrls, told: Told
-) -> None:
+async def test_erase_user_retries_after_a_deadlock(database: Database, database_urls: DatabaseUrls, told: Told) -> None:
     await couple(database)
     await accept(database, wake(1))
     # Who waits for so long looks for a deadlock, once, and gives way if it finds one.

@@ -58,7 +58,7 @@ async def naming(server: Server, user_id: str) -> dict[str, int]:
         await conn.close()
 
 
-async def test_an_erased_user_stands_in_no_table_but_as_erased(peopled: Server) -> None:
+async def test_erase_user_leaves_no_rows_but_the_erasure(peopled: Server) -> None:
     before, alices = await naming(peopled, "bob"), await naming(peopled, "alice")
     assert before.keys() >= {"devices", "device_cursors", "scope_members", "sessions", "deliveries", "request_records"}
     answer = await peopled.backend(DELETE)
@@ -72,7 +72,7 @@ async def test_an_erased_user_stands_in_no_table_but_as_erased(peopled: Server) 
     assert counts == (0, 0, 0, 0)
 
 
-async def test_a_delivery_under_way_to_an_erased_user_disturbs_no_other(peopled: Server, database: Database) -> None:
+async def test_erase_user_in_flight_disturbs_no_other_delivery(peopled: Server, database: Database) -> None:
     async with database.transaction() as conn:
         claimed = await queue.claimed(conn, LEASE, (await queue.claim(conn, LEASE, 30.0, {"default": 100})).keys)
     assert {delivery.user_id for delivery in claimed} == {"alice", "bob"}
@@ -88,7 +88,7 @@ async def deliveries(database: Database, user_id: str) -> list[tuple[str, str]]:
     return [(row["state"], row["reason"]) for row in rows]
 
 
-async def test_nothing_is_pushed_to_a_disabled_user(peopled: Server, database: Database) -> None:
+async def test_disabled_user_gets_no_push(peopled: Server, database: Database) -> None:
     waiting = await deliveries(database, "bob")
     await peopled.backend(DISABLE)
     gone = ("CANCELLED", "USER_DISABLED")
@@ -102,7 +102,7 @@ async def test_nothing_is_pushed_to_a_disabled_user(peopled: Server, database: D
     assert (await peopled.backend(send("bob", "alice"))).delivery_count == 2
 
 
-async def test_a_send_to_a_device_that_is_deleted_meanwhile_can_be_repeated(peopled: Server) -> None:
+async def test_device_deleted_during_a_send_makes_it_retryable(peopled: Server) -> None:
     request = send("bob")
     request.dedupe_key = "one"
     conn = await asyncpg.connect(peopled.urls.admin_url)
@@ -128,7 +128,7 @@ def encoded(request: Message) -> bytes:
     return request.SerializeToString()
 
 
-async def test_erasing_goes_well_with_whatever_else_happens_to_the_user(peopled: Server) -> None:
+async def test_erase_user_races_with_everything_else(peopled: Server) -> None:
     async def meanwhile(number: int) -> None:
         await peopled.register("bob", PHONE.device_id, f"token-{number}")
         await peopled.backend(send("bob"))

@@ -61,7 +61,7 @@ STALLS = {
 
 
 @pytest.mark.parametrize("sent", STALLS.values(), ids=STALLS)
-async def test_a_connection_that_stalls_ends(port: int, sent: bytes) -> None:
+async def test_slow_client_that_stalls_is_disconnected(port: int, sent: bytes) -> None:
     async with connected(port) as streams:
         streams[1].write(sent)
         async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/healthz") as answer:
@@ -70,7 +70,7 @@ async def test_a_connection_that_stalls_ends(port: int, sent: bytes) -> None:
             await is_over(streams)
 
 
-async def test_a_connection_that_trickles_ends(port: int) -> None:
+async def test_slow_client_that_trickles_is_disconnected(port: int) -> None:
     async with connected(port) as (reader, writer):
         writer.write(b"GET /healthz HTTP/1.1\r\n")
         ended = asyncio.create_task(is_over((reader, writer)))
@@ -83,7 +83,7 @@ async def test_a_connection_that_trickles_ends(port: int) -> None:
             await wait_until(trickled)
 
 
-async def test_a_connection_that_does_not_read_ends(port: int) -> None:
+async def test_slow_client_that_does_not_read_is_disconnected(port: int) -> None:
     async with connected(port) as (reader, writer):
         writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
@@ -93,7 +93,7 @@ async def test_a_connection_that_does_not_read_ends(port: int) -> None:
         assert len(await is_over((reader, writer))) < 10_000_000
 
 
-async def test_a_connection_has_one_request(port: int) -> None:
+async def test_connection_serves_one_request(port: int) -> None:
     async with connected(port) as streams:
         streams[1].write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n" * 50)
         assert (await is_over(streams)).count(b"HTTP/1.1 200") == 1
@@ -109,14 +109,14 @@ OVER = {
 
 
 @pytest.mark.parametrize("sent", OVER.values(), ids=OVER)
-async def test_a_request_above_the_bounds_is_refused(port: int, sent: bytes) -> None:
+async def test_request_above_the_limits_is_refused(port: int, sent: bytes) -> None:
     async with connected(port) as streams:
         streams[1].write(sent)
         answer = await is_over(streams)
     assert not answer or answer.split()[1].startswith(b"4"), answer[:100]
 
 
-async def test_of_too_many_connections_the_oldest_end(port: int) -> None:
+async def test_connection_limit_closes_the_oldest(port: int) -> None:
     async with AsyncExitStack() as stack:
         many = operator_endpoint.MOST_CONNECTIONS + 10
         held = [await stack.enter_async_context(connected(port)) for _ in range(many)]

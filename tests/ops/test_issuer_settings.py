@@ -59,19 +59,19 @@ def service(methods: str = "*", apps: str = "*") -> str:
     ["GetHints", "gethint", "GetHint|Nothing", "SyncService/GetHint", "syncbeat.v1.SyncService.GetHint", "**"],
 )
 @pytest.mark.parametrize("setting", ["SERVICE_TOKENS", "ADMIN_TOKENS"])
-async def test_a_token_for_a_method_that_does_not_exist_is_refused(setting: str, methods: str) -> None:
+async def test_allow_list_with_unknown_method_is_refused(setting: str, methods: str) -> None:
     message = await refused(JWT_SECRETS=f"k={SECRET}", **{setting: service(methods)})
     assert f"SYNCBEAT_{setting}: backend may call" in message
     assert repr(methods.rpartition("|")[2]) in message
 
 
 @pytest.mark.parametrize("setting", ["SERVICE_TOKENS", "ADMIN_TOKENS"])
-async def test_a_token_for_an_app_that_does_not_exist_is_refused(setting: str) -> None:
+async def test_allow_list_with_unknown_app_is_refused(setting: str) -> None:
     for apps in ("shop", "default|shop", "Default"):
         assert "which is not configured" in await refused(JWT_SECRETS=f"k={SECRET}", **{setting: service("*", apps)})
 
 
-async def test_a_certificate_for_what_does_not_exist_is_refused(tmp_path: Path) -> None:
+async def test_allow_list_of_a_certificate_with_unknown_names_is_refused(tmp_path: Path) -> None:
     files = {name: str(tmp_path / name) for name in ("TLS_CERTIFICATE", "TLS_KEY", "MTLS_CLIENT_CA")}
     for name in files:
         (tmp_path / name).write_text("read by others")
@@ -82,7 +82,7 @@ async def test_a_certificate_for_what_does_not_exist_is_refused(tmp_path: Path) 
         assert said in message
 
 
-async def test_tokens_for_what_exists_are_accepted() -> None:
+async def test_allow_list_with_known_names_is_accepted() -> None:
     tokens = ",".join(
         [service("GetHint|PublishChanges|RedriveDeliveries|IngestEvent"), f"other:{digest_of('x')}:*:default"]
     )
@@ -90,16 +90,14 @@ async def test_tokens_for_what_exists_are_accepted() -> None:
     assert len(known.holders) == 2
 
 
-async def test_a_kid_both_of_a_secret_and_of_a_file_is_refused(tmp_path: Path) -> None:
+async def test_kid_both_in_settings_and_file_is_refused(tmp_path: Path) -> None:
     file = jwks_file(tmp_path, entry("new"), entry("k", 1))
     message = await refused(JWT_SECRETS=f"k={SECRET},old={SECRET[::-1]}", JWKS_FILE=file)
     assert message == "SYNCBEAT_JWKS_FILE: its kid 'k' is also one of SYNCBEAT_JWT_SECRETS"
     await accepted(JWT_SECRETS=f"old={SECRET}", JWKS_FILE=file)
 
 
-async def test_what_cannot_be_used_of_a_file_is_left_out_as_by_url(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_jwks_file_skips_unusable_keys_as_by_url(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     others = [
         entry("for encryption", use="enc"),
         entry("for agreement", alg="ECDH-ES"),
@@ -129,15 +127,13 @@ async def test_what_cannot_be_used_of_a_file_is_left_out_as_by_url(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_a_file_of_which_no_key_is_left_is_refused_with_the_reason(
-    tmp_path: Path, entries: list[Any], said: str
-) -> None:
+async def test_jwks_file_without_usable_keys_is_refused(tmp_path: Path, entries: list[Any], said: str) -> None:
     message = await refused(JWKS_FILE=jwks_file(tmp_path, *entries))
     assert message.startswith("SYNCBEAT_JWKS_FILE: ")
     assert said in message
 
 
-async def test_a_file_is_not_the_only_place_of_keys_where_a_url_is_beside_it(tmp_path: Path) -> None:
+async def test_jwks_file_may_stand_beside_a_url(tmp_path: Path) -> None:
     file = jwks_file(tmp_path, entry("k"))
     alone = await accepted(JWKS_FILE=file)
     assert ("syncbeat", "", "ES256") in alone.keys
@@ -145,12 +141,12 @@ async def test_a_file_is_not_the_only_place_of_keys_where_a_url_is_beside_it(tmp
     assert ("syncbeat", "", "ES256") not in both.keys
 
 
-async def test_what_an_issuer_may_lack_is_one_of_its_claims() -> None:
+async def test_optional_claims_setting_names_claims() -> None:
     assert "azp" in await refused(JWT_SECRETS=f"k={SECRET}", JWT_OPTIONAL="exp")
     await accepted(JWT_SECRETS=f"k={SECRET}", JWT_OPTIONAL="azp,iat,aud,role,session_id")
 
 
-async def test_each_issuer_of_an_app_has_a_profile_of_its_own(tmp_path: Path) -> None:
+async def test_issuer_profile_is_per_issuer(tmp_path: Path) -> None:
     apps = tmp_path / "apps.toml"
     apps.write_text(
         """

@@ -55,7 +55,7 @@ def fail(log: Log, kind: type[Exception], **extra: object) -> None:
         log.logger.warning("dependency down", exc_info=True, extra=extra)
 
 
-async def test_repeats_of_an_outage_are_one_traceback_a_count_and_an_end(log: Log) -> None:
+async def test_log_rate_limit_of_an_outage_is_a_traceback_a_count_and_an_end(log: Log) -> None:
     for number in range(500):
         fail(log, ConnectionRefusedError, request_id=f"r{number}")
     (first,) = log.lines
@@ -78,7 +78,7 @@ async def test_repeats_of_an_outage_are_one_traceback_a_count_and_an_end(log: Lo
     assert "exception" in log.lines[-1]
 
 
-async def test_what_comes_now_and_then_is_written_each_time(log: Log) -> None:
+async def test_log_rate_limit_spares_rare_records(log: Log) -> None:
     for _ in range(5):
         fail(log, TimeoutError)
         await log.window()
@@ -86,7 +86,7 @@ async def test_what_comes_now_and_then_is_written_each_time(log: Log) -> None:
     assert all("exception" in line for line in log.lines)
 
 
-async def test_causes_are_told_apart_by_error_and_place_and_what_no_caller_chooses(log: Log) -> None:
+async def test_log_rate_limit_key_is_error_and_place(log: Log) -> None:
     for _ in range(3):
         fail(log, ConnectionRefusedError)
         fail(log, TimeoutError)
@@ -100,7 +100,7 @@ async def test_causes_are_told_apart_by_error_and_place_and_what_no_caller_choos
     assert log.lines[7]["samples"] == [{"session": "s1"}] * 2
 
 
-async def test_messages_that_differ_in_numbers_and_addresses_are_one_cause(log: Log) -> None:
+async def test_log_rate_limit_key_ignores_numbers_and_addresses(log: Log) -> None:
     for number in range(1_000):
         log.logger.error(f"Task exception was never retrieved: Task-{number} at 0x7f{number:x}\n{number}")  # noqa: G004  # as asyncio
     assert len(log.lines) == 1
@@ -108,7 +108,7 @@ async def test_messages_that_differ_in_numbers_and_addresses_are_one_cause(log: 
     assert log.lines[-1]["repeated"] == 999
 
 
-async def test_as_many_causes_as_a_caller_can_invent_are_bounded_and_all_counted(log: Log) -> None:
+async def test_log_rate_limit_bounds_its_keys_and_counts_all(log: Log) -> None:
     words = [f"{a}{b}{c}" for a in "abcdefghijklm" for b in "abcdefghijklm" for c in "abcdefghijklm"]
     for word in words:
         log.logger.warning(word)
@@ -118,20 +118,20 @@ async def test_as_many_causes_as_a_caller_can_invent_are_bounded_and_all_counted
     assert (many["event"], many["repeated"]) == ("messages of many kinds", len(words) - MOST_CAUSES - 1)
 
 
-async def test_information_is_never_held_back(log: Log) -> None:
+async def test_log_rate_limit_spares_info_records(log: Log) -> None:
     for _ in range(50):
         log.logger.info("delivered to nobody")
     assert len(log.lines) == 50
 
 
-async def test_what_was_counted_is_told_at_the_end_of_the_process(log: Log) -> None:
+async def test_log_rate_limit_counts_are_flushed_at_exit(log: Log) -> None:
     for _ in range(3):
         fail(log, OSError)
     log.handler.close()
     assert log.lines[-1]["repeated"] == 2
 
 
-async def test_a_record_that_cannot_be_read_harms_nobody(log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_log_rate_limit_survives_an_unformattable_record(log: Log, capsys: pytest.CaptureFixture[str]) -> None:
     class Unreadable:
         def __str__(self) -> str:
             raise RuntimeError("no")

@@ -41,7 +41,7 @@ def without_rights() -> Iterator[None]:
         ("too large", "is larger than 1024 KiB"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_with_its_path(tmp_path: Path, shape: str, told: str) -> None:
+def test_file_unreadable_is_reported_with_its_path(tmp_path: Path, shape: str, told: str) -> None:
     path = tmp_path / "secrets"
     UNREADABLE[shape](path)
     with pytest.raises(FileFault, match=told) as raised:
@@ -50,7 +50,7 @@ def test_a_file_that_cannot_be_read_is_told_with_its_path(tmp_path: Path, shape:
     assert raised.value.missing == (told == "there is no file")
 
 
-def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
+def test_file_without_permission_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "secrets"
     path.write_text("x")
     path.chmod(0)
@@ -58,7 +58,7 @@ def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
         read_file(path)
 
 
-def test_a_file_of_the_most_bytes_is_read_and_a_link_is_followed(tmp_path: Path) -> None:
+def test_file_of_the_maximum_size_and_symlinks_are_read(tmp_path: Path) -> None:
     path, link = tmp_path / "large", tmp_path / "link"
     path.write_bytes(b"x" * MOST_BYTES)
     link.symlink_to(path)
@@ -66,14 +66,14 @@ def test_a_file_of_the_most_bytes_is_read_and_a_link_is_followed(tmp_path: Path)
 
 
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbfa\r\nb\r\n", b"a\nb\n", b"a\rb\r"])
-def test_text_is_read_alike_whatever_editor_wrote_it(tmp_path: Path, content: bytes) -> None:
+def test_file_text_is_read_alike_whatever_editor_wrote_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "text"
     path.write_bytes(content)
     assert read_text(path) == "a\nb\n"
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfea\0", "é".encode("latin-1"), b"a\0b"])
-def test_what_is_no_text_is_told(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_text_is_reported(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "text"
     path.write_bytes(content)
     with pytest.raises(FileFault, match="text in UTF-8"):
@@ -81,7 +81,7 @@ def test_what_is_no_text_is_told(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["/run/secrets/jwt", "../a b/secrets", "~/x", ".env", "deploy/apps.toml"])
-def test_a_path_is_shown(name: str) -> None:
+def test_file_path_is_shown_in_errors(name: str) -> None:
     assert shown_path(Path(name)) == f"the file {name}"
 
 
@@ -97,7 +97,7 @@ def test_a_path_is_shown(name: str) -> None:
         "/" + "hunter2" * 1_000,
     ],
 )
-def test_a_secret_in_the_place_of_its_path_is_not_shown(secret: str) -> None:
+def test_file_path_that_is_a_secret_is_redacted(secret: str) -> None:
     with pytest.raises(FileFault) as raised:
         read_file(Path(secret))
     assert "hunter2" not in str(raised.value)

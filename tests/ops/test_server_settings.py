@@ -33,7 +33,7 @@ def refused(**settings: str) -> str:
     return raised.value.message
 
 
-def test_nothing_at_all_serves_on_embedded_stores() -> None:
+def test_settings_default_to_embedded_stores() -> None:
     settings = load()
     assert settings.store_urls() is None
     assert (settings.role, settings.workers, settings.reflection) == (Role.ALL, 1, False)
@@ -41,7 +41,7 @@ def test_nothing_at_all_serves_on_embedded_stores() -> None:
     assert load_settings({"PATH": "/bin", "HOME": "x"}, env_file=None) == settings
 
 
-def test_everything_can_be_said_by_the_environment(tmp_path: Path) -> None:
+def test_settings_are_all_readable_from_the_environment(tmp_path: Path) -> None:
     credentials = tmp_path / "account.json"
     credentials.write_text("{}")
     settings = load(
@@ -146,7 +146,7 @@ def test_everything_can_be_said_by_the_environment(tmp_path: Path) -> None:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
-def test_a_bad_setting_is_named_with_what_is_wanted(settings: dict[str, str], named: list[str]) -> None:
+def test_setting_invalid_is_named_with_what_is_expected(settings: dict[str, str], named: list[str]) -> None:
     message = refused(**settings)
     assert message.startswith("SYNCBEAT_")
     for words in named:
@@ -169,7 +169,7 @@ def test_a_bad_setting_is_named_with_what_is_wanted(settings: dict[str, str], na
     ],
     ids=str,
 )
-def test_a_secret_is_never_repeated(settings: dict[str, str]) -> None:
+def test_secret_is_never_repeated_in_errors(settings: dict[str, str]) -> None:
     assert "hunter2" not in refused(**settings)
 
 
@@ -186,24 +186,24 @@ def test_a_secret_is_never_repeated(settings: dict[str, str]) -> None:
     ],
     ids=str,
 )
-def test_what_the_drivers_take_is_taken(settings: dict[str, str]) -> None:
+def test_store_urls_accept_what_drivers_accept(settings: dict[str, str]) -> None:
     (name, url), *_ = settings.items()
     value = getattr(load(**settings), name.lower())
     assert value.get_secret_value() == url
 
 
 @pytest.mark.parametrize("settings", [{"DATABASE_URL": "postgresql://h/db"}, {"REDIS_URL": "redis://h"}], ids=str)
-def test_one_store_alone_is_enough_to_migrate_and_not_to_serve(settings: dict[str, str]) -> None:
+def test_store_urls_one_alone_allows_migrate_but_not_serve(settings: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError, match="SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: set both, or neither"):
         load(**settings).store_urls()
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_settings_errors_are_all_reported_at_once() -> None:
     message = refused(WORKERS="0", ROLE="boss", DRAIN_S="never")
     assert all(name in message for name in ("SYNCBEAT_WORKERS", "SYNCBEAT_ROLE", "SYNCBEAT_DRAIN_S"))
 
 
-def test_secrets_do_not_show() -> None:
+def test_secrets_are_hidden_in_repr() -> None:
     settings = load(
         JWT_SECRETS=f"k={SECRET}", DATABASE_URL="postgresql://u:hunter2@h/db", REDIS_URL="redis://:hunter2@h"
     )
@@ -212,7 +212,7 @@ def test_secrets_do_not_show() -> None:
     assert settings.jwt_secrets["k"].get_secret_value() == SECRET
 
 
-def test_a_setting_can_come_from_a_file(tmp_path: Path) -> None:
+def test_setting_can_come_from_a_file(tmp_path: Path) -> None:
     secrets = tmp_path / "secrets"
     secrets.write_text(f"k={SECRET}\nold={SECRET}\n")
     assert list(load(JWT_SECRETS_FILE=str(secrets)).jwt_secrets) == ["k", "old"]
@@ -220,7 +220,7 @@ def test_a_setting_can_come_from_a_file(tmp_path: Path) -> None:
     assert "cannot read" in refused(REDIS_URL_FILE=str(tmp_path / "binary"))
 
 
-def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
+def test_environment_wins_over_the_env_file(tmp_path: Path) -> None:
     env_file = tmp_path / ".env"
     env_file.write_text("SYNCBEAT_WORKERS=3\nSYNCBEAT_ROLE=rpc\nOTHER=1\n")
     settings = load_settings({"SYNCBEAT_WORKERS": "2"}, env_file=env_file)
@@ -228,7 +228,7 @@ def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
     assert load_settings({}, env_file=tmp_path / "absent") == Settings()
 
 
-def test_an_empty_optional_setting_is_not_set() -> None:
+def test_setting_empty_and_optional_is_unset() -> None:
     assert load(DATABASE_URL="", REDIS_URL="", FCM_CREDENTIALS="", JWKS_FILE="").store_urls() is None
 
 
@@ -250,18 +250,18 @@ def test_an_empty_optional_setting_is_not_set() -> None:
         ({"SERVICE_CERTIFICATES": "b:*"}, "want name:methods:apps:san"),
     ],
 )
-def test_what_would_let_the_wrong_ones_in_is_named(settings: dict[str, str], named: str) -> None:
+def test_setting_that_admits_too_much_is_refused(settings: dict[str, str], named: str) -> None:
     assert named in refused(**settings)
 
 
-def test_a_certificate_is_known_by_a_san_that_may_be_a_uri() -> None:
+def test_client_certificate_san_may_be_a_uri() -> None:
     entry = CertificateEntry.parse("billing:GetHint|ListChanges:default:spiffe://example.org/billing")
     assert entry.san == "spiffe://example.org/billing"
     assert entry.methods == frozenset({"GetHint", "ListChanges"})
     assert entry.apps == frozenset({"default"})
 
 
-def test_every_setting_is_described_and_can_be_read_back() -> None:
+def test_settings_are_all_described_and_round_trip() -> None:
     lines = describe_settings().splitlines()
     assert {line.split("=")[0] for line in lines} == {
         f"SYNCBEAT_{name.upper()}" for name in Settings.model_fields if name not in ("apps", "issuers", "templates")
@@ -274,7 +274,7 @@ def test_every_setting_is_described_and_can_be_read_back() -> None:
     ("text", "expected"),
     [("", ()), ("5", (5.0,)), ("1, 2.5", (1.0, 2.5)), ("0", None), ("soon", None), ("4000", None), ("1," * 9, None)],
 )
-def test_the_times_at_which_wake_ups_are_sent_again(text: str, expected: tuple[float, ...] | None) -> None:
+def test_resend_delays_setting(text: str, expected: tuple[float, ...] | None) -> None:
     if expected is None:
         assert "RESEND_S" in refused(RESEND_S=text)
     else:
@@ -301,7 +301,9 @@ def account(folder: Path, token_uri: str) -> Path:
     ("timeout", "base_url", "good"),
     [("5", "", False), ("10", "", True), ("5", "http://127.0.0.1:9", True), ("5", "https://example.org", False)],
 )
-def test_fcm_gets_ten_seconds_unless_it_is_a_fake_here(tmp_path: Path, timeout: str, base_url: str, good: bool) -> None:
+def test_fcm_timeout_is_ten_seconds_unless_it_is_a_local_fake(
+    tmp_path: Path, timeout: str, base_url: str, good: bool
+) -> None:
     given = {
         "SYNCBEAT_DELIVERY_TIMEOUT_S": timeout,
         "SYNCBEAT_FCM_CREDENTIALS": str(account(tmp_path, "https://oauth2.googleapis.com/token")),
@@ -314,7 +316,7 @@ def test_fcm_gets_ten_seconds_unless_it_is_a_fake_here(tmp_path: Path, timeout: 
         load_settings(given, env_file=None)
 
 
-async def test_access_tokens_are_fetched_by_https_unless_from_here(tmp_path: Path) -> None:
+async def test_fcm_token_endpoint_requires_https_unless_local(tmp_path: Path) -> None:
     for uri, good in (
         ("https://oauth2.googleapis.com/token", True),
         ("http://127.0.0.1:9/token", True),
@@ -345,7 +347,7 @@ async def test_access_tokens_are_fetched_by_https_unless_from_here(tmp_path: Pat
         ("https://a.localhost/push", True),
     ],
 )
-def test_webhook_url_in_a_private_network_wants_a_setting(url: str, private: bool) -> None:
+def test_webhook_url_in_a_private_network_needs_a_setting(url: str, private: bool) -> None:
     given = {"WEBHOOK_URL": url}
     if private:
         with pytest.raises(ConfigurationError, match="WEBHOOK_URL: a private address; WEBHOOK_PRIVATE=true"):

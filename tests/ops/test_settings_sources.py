@@ -32,13 +32,13 @@ def load(env_file: Path | None = None, /, **settings: str) -> Settings:
 
 
 @pytest.mark.parametrize("shape", [shape for shape in UNREADABLE if shape != "gone"])
-def test_an_env_file_that_cannot_be_read_is_told_of(tmp_path: Path, shape: str) -> None:
+def test_env_file_unreadable_is_reported(tmp_path: Path, shape: str) -> None:
     UNREADABLE[shape](tmp_path / ".env")
     assert refused(tmp_path / ".env").startswith(".env: cannot read it: ")
     assert load(tmp_path / "absent") == Settings()
 
 
-def test_an_env_file_without_permission_is_told_of(tmp_path: Path) -> None:
+def test_env_file_without_permission_is_reported(tmp_path: Path) -> None:
     put(tmp_path / ".env", "SYNCBEAT_WORKERS=2\n")
     (tmp_path / ".env").chmod(0)
     with without_rights():
@@ -46,23 +46,23 @@ def test_an_env_file_without_permission_is_told_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "latin-1"])
-def test_an_env_file_in_another_encoding_is_told_of(tmp_path: Path, encoding: str) -> None:
+def test_env_file_in_another_encoding_is_reported(tmp_path: Path, encoding: str) -> None:
     (tmp_path / ".env").write_bytes("SYNCBEAT_WEBHOOK_TOKEN=é\n".encode(encoding))
     assert refused(tmp_path / ".env").endswith("is not text in UTF-8")
 
 
-def test_an_env_file_of_windows_is_read(tmp_path: Path) -> None:
+def test_env_file_of_windows_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfSYNCBEAT_WORKERS=2\r\nSYNCBEAT_ROLE=rpc\r\n")
     assert (load(tmp_path / ".env").workers, load(tmp_path / ".env").role) == (2, "rpc")
 
 
-def test_a_line_of_the_env_file_that_is_no_setting_is_told_by_its_number(tmp_path: Path) -> None:
+def test_env_file_bad_line_is_reported_by_number(tmp_path: Path) -> None:
     put(tmp_path / ".env", f"SYNCBEAT_WORKERS=2\nSYNCBEAT_JWT_SECRETS='k={HIDDEN}\n")
     message = refused(tmp_path / ".env")
     assert message == ".env: line 2 is not NAME=value"
 
 
-def test_a_setting_beside_its_file_is_refused_by_both_names(tmp_path: Path) -> None:
+def test_setting_beside_its_file_is_refused_by_both_names(tmp_path: Path) -> None:
     put(tmp_path / "secrets", f"k={SECRET}")
     both = {"JWT_SECRETS": f"k={SECRET}", "JWT_SECRETS_FILE": str(tmp_path / "secrets")}
     message = refused(**both)
@@ -74,7 +74,7 @@ def test_a_setting_beside_its_file_is_refused_by_both_names(tmp_path: Path) -> N
     assert "both are set" in refused(tmp_path / ".env")
 
 
-def test_the_environment_goes_before_a_file_that_the_env_file_names(tmp_path: Path) -> None:
+def test_environment_wins_over_a_file_named_in_the_env_file(tmp_path: Path) -> None:
     put(tmp_path / ".env", "SYNCBEAT_WORKERS_FILE=/no/such/file\nSYNCBEAT_ROLE=rpc\n")
     put(tmp_path / "role", "worker")
     settings = load(tmp_path / ".env", WORKERS="3", ROLE_FILE=str(tmp_path / "role"))
@@ -82,7 +82,7 @@ def test_the_environment_goes_before_a_file_that_the_env_file_names(tmp_path: Pa
 
 
 @pytest.mark.parametrize("shape", UNREADABLE)
-def test_a_secrets_file_that_cannot_be_read_is_told_of(tmp_path: Path, shape: str) -> None:
+def test_secrets_file_unreadable_is_reported(tmp_path: Path, shape: str) -> None:
     UNREADABLE[shape](tmp_path / "secrets")
     message = refused(JWT_SECRETS_FILE=str(tmp_path / "secrets"))
     assert message.startswith("SYNCBEAT_JWT_SECRETS_FILE: cannot read it: ")
@@ -98,7 +98,7 @@ def test_a_secrets_file_that_cannot_be_read_is_told_of(tmp_path: Path, shape: st
         f" a={SECRET},\rb={SECRET} ",
     ],
 )
-def test_a_secrets_file_is_read_alike_whatever_editor_wrote_it(tmp_path: Path, content: str) -> None:
+def test_secrets_file_is_read_alike_whatever_editor_wrote_it(tmp_path: Path, content: str) -> None:
     (tmp_path / "secrets").write_bytes(content.encode())
     secrets = load(JWT_SECRETS_FILE=str(tmp_path / "secrets")).jwt_secrets
     assert {kid: secret.get_secret_value() for kid, secret in secrets.items()} == {"a": SECRET, "b": SECRET}
@@ -118,9 +118,7 @@ def test_a_secrets_file_is_read_alike_whatever_editor_wrote_it(tmp_path: Path, c
     ],
     ids=["empty", "blank", "NUL", "utf-16", "half a character", "huge", "no kid", "a secret for a kid"],
 )
-def test_a_secrets_file_that_holds_something_else_is_told_of_without_it(
-    tmp_path: Path, content: bytes, told: str
-) -> None:
+def test_secrets_file_malformed_is_reported_without_its_content(tmp_path: Path, content: bytes, told: str) -> None:
     (tmp_path / "secrets").write_bytes(content)
     message = refused(JWT_SECRETS_FILE=str(tmp_path / "secrets"))
     assert told in message
@@ -141,12 +139,12 @@ def test_a_secrets_file_that_holds_something_else_is_told_of_without_it(
     ],
     ids=lambda settings: ",".join(settings)[:20],
 )
-def test_a_secret_in_the_place_of_a_path_is_told_of_without_it(settings: dict[str, str]) -> None:
+def test_secret_in_place_of_a_path_is_redacted(settings: dict[str, str]) -> None:
     assert "hunter2" not in refused(**settings)
 
 
 @pytest.mark.parametrize("shape", [shape for shape in NOT_APPS if shape != "a template without a text"])
-def test_an_apps_file_that_cannot_be_used_is_a_sentence(tmp_path: Path, shape: str) -> None:
+def test_apps_file_unusable_is_reported_in_a_sentence(tmp_path: Path, shape: str) -> None:
     NOT_APPS[shape](tmp_path / "apps.toml")
     message = refused(APPS_FILE=str(tmp_path / "apps.toml"))
     assert message.startswith("SYNCBEAT_")
@@ -156,18 +154,18 @@ def test_an_apps_file_that_cannot_be_used_is_a_sentence(tmp_path: Path, shape: s
 @pytest.mark.parametrize(
     "url", ["redis://a,b", "redis://a:6379,b:6379/0", "rediss://u:p@a,b", "redis://:p,w@a,b:1/2?x=1"]
 )
-def test_a_list_of_redis_hosts_is_refused_with_the_way_out(url: str) -> None:
+def test_redis_host_list_is_refused_with_the_alternative(url: str) -> None:
     message = refused(REDIS_URL=url)
     assert message.startswith("SYNCBEAT_REDIS_URL: ")
     assert "want one host; several are sentinels': redis+sentinel://" in message
     assert "p,w" not in message
 
 
-def test_a_comma_in_the_password_of_redis_is_none_between_hosts() -> None:
+def test_redis_password_may_contain_a_comma() -> None:
     assert load(REDIS_URL="redis://:pa,ss@a:6379/0").redis_url is not None
 
 
-def test_a_value_that_is_no_utf8_is_refused() -> None:
+def test_setting_that_is_not_utf8_is_refused() -> None:
     assert refused(JWT_ISSUER="caf\udce9") == "SYNCBEAT_JWT_ISSUER: want text in UTF-8"
 
 
@@ -223,7 +221,7 @@ def never_a_traceback(content: bytes, env_file: Path | None, **settings: str) ->
 
 
 @given(DOCUMENTS)
-def test_any_env_file_loads_or_is_told_of_in_a_sentence(content: bytes) -> None:
+def test_env_file_of_any_content_loads_or_is_reported(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, ".env")
         path.write_bytes(content)
@@ -231,7 +229,7 @@ def test_any_env_file_loads_or_is_told_of_in_a_sentence(content: bytes) -> None:
 
 
 @given(DOCUMENTS)
-def test_any_apps_file_loads_or_is_told_of_in_a_sentence(content: bytes) -> None:
+def test_apps_file_of_any_content_loads_or_is_reported(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "apps.toml")
         path.write_bytes(content)
@@ -239,7 +237,7 @@ def test_any_apps_file_loads_or_is_told_of_in_a_sentence(content: bytes) -> None
 
 
 @given(st.sampled_from(FILES), TEXTS | st.just(HIDDEN.encode()) | TEXTS.map(lambda text: HIDDEN.encode() + text))
-def test_any_file_of_any_setting_loads_or_is_told_of_in_a_sentence(name: str, content: bytes) -> None:
+def test_settings_file_of_any_content_loads_or_is_reported(name: str, content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "value")
         path.write_bytes(content)
@@ -247,5 +245,5 @@ def test_any_file_of_any_setting_loads_or_is_told_of_in_a_sentence(name: str, co
 
 
 @given(st.sampled_from(FILES), st.text(max_size=50) | st.text(max_size=20).map(lambda text: HIDDEN + text))
-def test_any_value_of_any_setting_loads_or_is_told_of_in_a_sentence(name: str, text: str) -> None:
+def test_setting_of_any_value_loads_or_is_reported(name: str, text: str) -> None:
     never_a_traceback(text.encode(errors="replace"), None, **{name: text})

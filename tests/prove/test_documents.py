@@ -124,7 +124,7 @@ def p99(took: list[float]) -> float:
 
 
 @pytest.mark.timeout(1_200)
-async def test_others_beside_a_writer_of_hard_documents(stage: Stage, record: Record) -> None:
+async def test_hard_documents_of_one_writer_do_not_slow_others(stage: Stage, record: Record) -> None:
     server = await stage.start_server()
     token = stage.user_token(WRITER)
     alone: list[float] = []

@@ -16,7 +16,7 @@ SHARES = {"503": 0.08, "500": 0.03, "accepted-503": 0.04, "accepted-reset": 0.03
 
 
 @pytest.mark.timeout(900)
-async def test_every_fault_ends_in_one_showing(
+async def test_fcm_faults_at_random_show_each_notification_once(
     stage: Stage, soak_s: float, record: Callable[[str, dict[str, object]], None]
 ) -> None:
     # A fifth of all sends fail here: now and then five in a row.

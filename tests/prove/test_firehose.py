@@ -23,7 +23,7 @@ AHEAD_S = (15.0, -15.0)
 
 
 @pytest.mark.timeout(900)
-async def test_a_firehose_misses_nothing_whatever_happens(
+async def test_firehose_misses_nothing_whatever_happens(
     stage: Stage,
     database_urls: DatabaseUrls,
     two_ports: list[int],

@@ -74,7 +74,7 @@ async def _harm(what: str, stage: Stage, stores: EmbeddedStores, urls: DatabaseU
 
 
 @pytest.mark.timeout(900)
-async def test_the_history_is_good_whatever_happens(
+async def test_history_is_good_under_random_failures(
     stage: Stage,
     stores: EmbeddedStores,
     database_urls: DatabaseUrls,

@@ -60,7 +60,7 @@ class Victims:
 
 
 @pytest.mark.timeout(900)
-async def test_nothing_is_lost_or_shown_twice(
+async def test_crash_loop_loses_nothing_and_shows_nothing_twice(
     stage: Stage, two_ports: list[int], soak_s: float, record: Callable[[str, dict[str, object]], None]
 ) -> None:
     victims = Victims(stage, two_ports)

@@ -74,7 +74,7 @@ async def race(pair: Pair, number: int, came_to: Counter[str]) -> list[Any]:
 
 
 @pytest.mark.timeout(300)
-async def test_a_thousand_races_on_two_processes(
+async def test_revoke_racing_refresh_on_two_processes(
     stage: Stage, record: Callable[[str, dict[str, object]], None]
 ) -> None:
     # All come from one address, and most are refused.

@@ -138,7 +138,7 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
 
 
 @pytest.mark.timeout(900)
-async def test_ten_thousand_users_refresh_on_schedule(
+async def test_session_refresh_of_ten_thousand_users_stays_on_schedule(
     world: World, database_urls: DatabaseUrls, record: Callable[[str, dict[str, object]], None]
 ) -> None:
     dice = random.Random(7)

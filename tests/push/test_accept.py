@@ -42,7 +42,7 @@ from tests.support.seed import (
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
 
-async def test_a_user_is_reached_on_every_device_and_those_without_a_token_count_as_suppressed(
+async def test_accept_reaches_every_device_and_counts_tokenless_as_suppressed(
     database: Database,
 ) -> None:
     await add_device(database, "ann", "phone")
@@ -60,7 +60,7 @@ async def test_a_user_is_reached_on_every_device_and_those_without_a_token_count
     }
 
 
-async def test_a_device_that_two_targets_name_gets_one_delivery(database: Database) -> None:
+async def test_accept_of_overlapping_targets_makes_one_delivery_per_device(database: Database) -> None:
     await couple(database)
     sent = message(Target(user_id="ann"), Target(user_id="ann", device_id="phone"), Target(user_id="nobody"))
     (accepted,) = await accept(database, sent)
@@ -68,7 +68,7 @@ async def test_a_device_that_two_targets_name_gets_one_delivery(database: Databa
     assert await shown(database, sent) == ["ann PENDING"]
 
 
-async def test_a_scope_is_its_members_devices_but_those_left_out(database: Database) -> None:
+async def test_accept_for_a_scope_reaches_members_except_excluded(database: Database) -> None:
     await couple(database)
     await add_device(database, "bob", "tablet")
     await add_device(database, "eve")
@@ -81,21 +81,19 @@ async def test_a_scope_is_its_members_devices_but_those_left_out(database: Datab
     assert {(d.user_id, d.device_id) for d in await deliveries(database, no_phones)} == {("bob", "tablet")}
 
 
-async def test_an_app_reaches_its_own_devices_only(database: Database) -> None:
+async def test_accept_reaches_devices_of_its_app_only(database: Database) -> None:
     await couple(database)
     (accepted,) = await accept(database, message(app_id="other"))
     assert accepted.delivery_count == 0
 
 
-async def test_nothing_to_accept_writes_nothing(database: Database) -> None:
+async def test_accept_of_nothing_writes_nothing(database: Database) -> None:
     assert await accept(database) == []
     (accepted,) = await accept(database, message(Target(scope="no such scope")))
     assert (accepted.delivery_count, accepted.suppressed_count) == (0, 0)
 
 
-async def test_the_first_message_of_a_window_goes_out_and_repeats_are_suppressed_until_it_ends(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_dedupe_window_sends_the_first_and_suppresses_repeats(database: Database, clock: FakeClock) -> None:
     await couple(database)
 
     async def send(**fields: float) -> list[str]:
@@ -111,7 +109,7 @@ async def test_the_first_message_of_a_window_goes_out_and_repeats_are_suppressed
     assert await send() == ["ann SUPPRESSED DUPLICATE"]
 
 
-async def test_a_window_is_of_one_device_key_scope_and_kind(database: Database) -> None:
+async def test_dedupe_window_is_per_device_key_scope_and_kind(database: Database) -> None:
     await couple(database)
     await add_members(database, "chat", "ann")
     first = message(dedupe_key="sync:news")
@@ -130,7 +128,7 @@ async def test_a_window_is_of_one_device_key_scope_and_kind(database: Database) 
         assert (accepted.delivery_count, accepted.suppressed_count) == (1, 0), one
 
 
-async def test_a_window_of_no_length_holds_nothing_off(database: Database) -> None:
+async def test_dedupe_window_of_zero_length_suppresses_nothing(database: Database) -> None:
     await couple(database)
     together = [message(dedupe_key="k", dedupe_window_s=0.0) for _ in range(3)]
     assert [a.suppressed_count for a in await accept(database, *together)] == [0, 0, 0]
@@ -138,7 +136,7 @@ async def test_a_window_of_no_length_holds_nothing_off(database: Database) -> No
     assert [a.suppressed_count for a in await accept(database, *woken)] == [0, 0]
 
 
-async def test_of_wake_ups_in_a_window_one_trails_and_the_rest_is_merged_into_it(
+async def test_dedupe_window_keeps_one_trailing_wake_up_and_merges_the_rest(
     database: Database, clock: FakeClock
 ) -> None:
     await add_device(database, "ann")
@@ -158,7 +156,7 @@ async def test_of_wake_ups_in_a_window_one_trails_and_the_rest_is_merged_into_it
     assert await rows_of(database, "SELECT epoch, sequence FROM dedupe_windows") == [(EPOCH, 4)]
 
 
-async def test_a_trailing_delivery_that_is_late_still_takes_in_what_comes(database: Database, clock: FakeClock) -> None:
+async def test_dedupe_trailing_delivery_that_is_late_still_merges(database: Database, clock: FakeClock) -> None:
     await couple(database)
     early, trailing, late = wake(1), wake(2), wake(3)
     await accept(database, early)
@@ -183,9 +181,7 @@ async def outcome(database: Database, calls: list[NewNotification]) -> tuple[lis
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_calls_in_one_batch_come_to_the_same_as_one_by_one(
-    database: Database, clock: FakeClock, seed: int
-) -> None:
+async def test_accept_in_one_batch_equals_one_by_one(database: Database, clock: FakeClock, seed: int) -> None:
     dice = random.Random(seed)
     await couple(database)
     await add_device(database, "ann", "old", token="")
@@ -224,7 +220,7 @@ async def _restore_windows(database: Database, kept: list[tuple[object, ...]]) -
             await conn.execute(f"INSERT INTO dedupe_windows VALUES ({places})", *row)
 
 
-async def test_the_service_tells_a_notification_with_its_counts(database: Database) -> None:
+async def test_accepted_notification_reports_its_counts(database: Database) -> None:
     await couple(database)
     await add_device(database, "ann", "old", token="")
     sent = message(Target(scope="couple"), dedupe_key="k", collapse_key="c", critical=True)
@@ -237,7 +233,7 @@ async def test_the_service_tells_a_notification_with_its_counts(database: Databa
     assert found.counts == {DeliveryState.PENDING: 2, DeliveryState.SUPPRESSED: 1}
 
 
-async def test_deliveries_page_in_the_order_they_were_made(database: Database) -> None:
+async def test_pagination_of_deliveries_keeps_creation_order(database: Database) -> None:
     await couple(database)
     for _ in range(3):
         await accept(database, message(Target(scope="couple")))
@@ -254,7 +250,7 @@ async def test_deliveries_page_in_the_order_they_were_made(database: Database) -
     assert [d.user_id for d in anns] == ["ann"] * 3
 
 
-async def test_a_token_that_moves_takes_nothing_of_the_old_owner_with_it(database: Database) -> None:
+async def test_token_move_takes_no_deliveries_of_the_old_owner_along(database: Database) -> None:
     await add_device(database, "ann", token="shared")
     await add_members(database, "couple", "ann")
     waiting, trailing = wake(1), wake(2)
@@ -321,9 +317,7 @@ class Story:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_what_was_accepted_is_the_sum_of_the_states_whatever_happens(
-    database: Database, clock: FakeClock, seed: int
-) -> None:
+async def test_accepted_count_equals_the_sum_of_states(database: Database, clock: FakeClock, seed: int) -> None:
     await couple(database)
     story = Story(database, clock, random.Random(seed))
     for _ in range(40):

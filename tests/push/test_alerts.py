@@ -68,7 +68,7 @@ async def accept_in_turn(database: Database, *alerts: NewNotification) -> None:
 
 
 @pytest.mark.parametrize("content", [{}, {"title": "", "body": "b"}, {"title": "", "badge": 3}])
-async def test_an_alert_costs_no_wake_up_budget(database: Database, clock: FakeClock, content: dict[str, Any]) -> None:
+async def test_alert_costs_no_wake_up_budget(database: Database, clock: FakeClock, content: dict[str, Any]) -> None:
     await phone(database, Platform.IOS)
     sent = [alert("t", window=0.0, content=content) for _ in range(6)]
     await accept(database, *sent)
@@ -78,9 +78,7 @@ async def test_an_alert_costs_no_wake_up_budget(database: Database, clock: FakeC
     assert await value_of(database, "SELECT count(*) FROM wake_budgets") == 0
 
 
-async def test_an_alert_is_held_through_quiet_hours_of_which_the_latest_text_is_left(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_alert_held_through_quiet_hours_shows_the_latest_text(database: Database, clock: FakeClock) -> None:
     await phone(database)
     await directory(database).set_preferences(
         APP, "ann", Preferences(quiet_hours=QuietHours(12 * 60, 15 * 60)), by_user=False
@@ -119,7 +117,7 @@ async def mute(database: Database, *types: str) -> None:
 
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
-async def test_an_alert_of_a_muted_type_is_suppressed_and_opens_no_window(
+async def test_alert_of_a_muted_type_is_suppressed_and_opens_no_window(
     database: Database, clock: FakeClock, content: dict[str, Any]
 ) -> None:
     await phone(database)
@@ -133,7 +131,7 @@ async def test_an_alert_of_a_muted_type_is_suppressed_and_opens_no_window(
 
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
-async def test_an_alert_whose_type_is_muted_while_it_waits_is_sent_in_no_form_and_holds_nothing_off(
+async def test_alert_muted_while_waiting_is_not_sent(
     database: Database, clock: FakeClock, content: dict[str, Any]
 ) -> None:
     await phone(database)
@@ -153,7 +151,7 @@ async def test_an_alert_whose_type_is_muted_while_it_waits_is_sent_in_no_form_an
     assert await shown(database, again) == ["ann PENDING"]
 
 
-async def test_the_first_text_of_a_window_is_shown_at_once_and_the_last_one_at_its_end(
+async def test_dedupe_window_shows_the_first_alert_at_once_and_the_last_at_its_end(
     database: Database, clock: FakeClock
 ) -> None:
     await phone(database)
@@ -175,7 +173,7 @@ async def test_the_first_text_of_a_window_is_shown_at_once_and_the_last_one_at_i
     assert texts(provider) == ["text 1", "text 4", "text 5"]
 
 
-async def test_scopes_of_one_call_come_to_one_delivery_a_device(database: Database, clock: FakeClock) -> None:
+async def test_alert_of_several_scopes_is_one_delivery_per_device(database: Database, clock: FakeClock) -> None:
     await phone(database)
     await add_device(database, "bob")
     await add_members(database, "b", "bob")
@@ -191,7 +189,7 @@ async def test_scopes_of_one_call_come_to_one_delivery_a_device(database: Databa
     }
 
 
-async def test_an_alert_is_left_to_a_stream_that_shows_all_its_scopes(database: Database, clock: FakeClock) -> None:
+async def test_alert_is_left_to_a_stream_that_shows_all_its_scopes(database: Database, clock: FakeClock) -> None:
     await phone(database)
     streams = Streams()
     streams.users.add("ann")
@@ -208,9 +206,7 @@ async def test_an_alert_is_left_to_a_stream_that_shows_all_its_scopes(database: 
     assert texts(provider) == ["alert 2", "alert 3"]
 
 
-async def test_an_alert_passes_by_any_free_window_and_occupies_those_of_all_its_scopes(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_dedupe_window_of_an_alert_occupies_all_its_scopes(database: Database, clock: FakeClock) -> None:
     await phone(database)
     first, waiting, passes = alert("first"), alert("waiting"), alert("passes", "a", "b")
     await accept_in_turn(database, first, waiting)
@@ -238,9 +234,7 @@ async def nothing_waits(database: Database) -> bool:
     return not await value_of(database, waiting)
 
 
-async def test_an_alert_that_tells_more_than_a_later_one_is_shown_beside_it(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_alert_that_tells_more_than_a_later_one_is_shown_beside_it(database: Database, clock: FakeClock) -> None:
     await phone(database)
     await accept_in_turn(database, alert("first", *SCOPES), alert("of a and b", "a", "b"), alert("of b", "b"))
     provider = ScriptedProvider()
@@ -249,7 +243,7 @@ async def test_an_alert_that_tells_more_than_a_later_one_is_shown_beside_it(
     assert sorted(texts(provider)) == ["first", "of a and b", "of b"]
 
 
-async def test_silent_wake_ups_hold_off_no_alert_and_alerts_no_wake_up(database: Database, clock: FakeClock) -> None:
+async def test_dedupe_windows_of_wake_ups_and_alerts_are_independent(database: Database, clock: FakeClock) -> None:
     await phone(database)
     together = [wake(1, "a"), alert("x"), wake(2, "a"), alert("y"), wake(3, "a"), alert("z")]
     await accept(database, *together)
@@ -262,9 +256,7 @@ async def test_silent_wake_ups_hold_off_no_alert_and_alerts_no_wake_up(database:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_alerts_in_one_batch_come_to_the_same_as_one_by_one(
-    database: Database, clock: FakeClock, seed: int
-) -> None:
+async def test_accept_alerts_in_one_batch_equals_one_by_one(database: Database, clock: FakeClock, seed: int) -> None:
     await phone(database)
     dice = random.Random(seed)
     rolls = [
@@ -290,7 +282,7 @@ async def test_alerts_in_one_batch_come_to_the_same_as_one_by_one(
     assert ends[0] == ends[1]
 
 
-async def test_an_alert_that_was_cancelled_leaves_the_end_of_its_window_to_the_one_before(
+async def test_dedupe_window_of_a_cancelled_alert_returns_to_the_one_before(
     database: Database, clock: FakeClock
 ) -> None:
     await phone(database)
@@ -304,9 +296,7 @@ async def test_an_alert_that_was_cancelled_leaves_the_end_of_its_window_to_the_o
     assert texts(provider) == ["first", "second"]
 
 
-async def test_an_alert_whose_attempt_was_lost_is_shown_once_and_one_merged_stays_so(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_alert_whose_attempt_was_lost_is_shown_once(database: Database, clock: FakeClock) -> None:
     """A worker dies between its claim at the end of a window and all that follows."""
     await phone(database)
     sent = [alert("first"), alert("second"), alert("third")]
@@ -323,7 +313,7 @@ async def test_an_alert_whose_attempt_was_lost_is_shown_once_and_one_merged_stay
     assert await shown(database, *sent) == ["ann SENT", "ann SUPPRESSED MERGED", "ann SENT"]
 
 
-async def test_an_alert_for_more_devices_than_are_written_at_once_is_counted_by_devices(
+async def test_fanout_of_an_alert_is_counted_by_devices(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout, "AT_ONCE", 2)
@@ -342,7 +332,7 @@ async def test_an_alert_for_more_devices_than_are_written_at_once_is_counted_by_
 
 
 @pytest.mark.parametrize(("at_once", "written"), [(2, 2), (4, 0)], ids=["large", "small"])
-async def test_an_alert_that_is_cancelled_while_its_deliveries_are_written_is_cancelled_on_each_device(
+async def test_fanout_cancelled_midway_cancels_the_alert_on_each_device(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, at_once: int, written: int
 ) -> None:
     """Of three scopes it comes to more rows than are written at once, and to fewer deliveries."""
@@ -370,7 +360,7 @@ async def test_an_alert_that_is_cancelled_while_its_deliveries_are_written_is_ca
     assert await shown(database, again) == [f"{user} PENDING" for user in ("ann", *users)], "it holds nothing off"
 
 
-async def test_an_alert_does_not_keep_a_wake_up_from_being_sent_again(database: Database, clock: FakeClock) -> None:
+async def test_resend_of_a_wake_up_is_not_blocked_by_an_alert(database: Database, clock: FakeClock) -> None:
     await phone(database)
     silent, shows = wake(1, "a"), alert("t", "a", sequence=2)
     provider = ScriptedProvider()

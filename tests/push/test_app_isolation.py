@@ -85,7 +85,7 @@ async def tenants(database: Database) -> Database:
     return database
 
 
-async def test_a_provider_that_hangs_holds_up_its_own_app_only(tenants: Database) -> None:
+async def test_provider_hang_affects_its_own_app_only(tenants: Database) -> None:
     hangs = ScriptedProvider(gated=True)
     calm = Arrivals(hangs)
     await accept(tenants, *(message(Target(user_id="ann"), app_id="wild") for _ in range(500)))
@@ -98,7 +98,7 @@ async def test_a_provider_that_hangs_holds_up_its_own_app_only(tenants: Database
         assert hangs.most_under_way == 50
 
 
-async def test_a_flood_of_one_app_leaves_the_other_its_turn(tenants: Database) -> None:
+async def test_flood_of_one_app_leaves_turns_to_others(tenants: Database) -> None:
     wild = Flood(most=400)
     calm = Arrivals(wild)
     for _ in range(10):
@@ -116,9 +116,7 @@ async def test_a_flood_of_one_app_leaves_the_other_its_turn(tenants: Database) -
         assert len(wild.asked) < 5000, "the flood was still there"
 
 
-async def test_while_a_provider_is_down_nothing_is_claimed_and_no_attempt_is_lost(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_provider_outage_claims_nothing_and_loses_no_attempt(database: Database, clock: FakeClock) -> None:
     await couple(database)
     provider = ScriptedProvider(*[UNAVAILABLE] * 6)
     sent = [message(ttl_s=7200.0) for _ in range(30)]
@@ -141,7 +139,7 @@ async def test_while_a_provider_is_down_nothing_is_claimed_and_no_attempt_is_los
     assert len(provider.asked) == 36
 
 
-async def test_a_second_provider_serves_while_the_first_is_down(database: Database, clock: FakeClock) -> None:
+async def test_fallback_provider_serves_while_the_first_is_down(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = [message() for _ in range(20)]
     await accept(database, *sent)
@@ -153,7 +151,7 @@ async def test_a_second_provider_serves_while_the_first_is_down(database: Databa
     assert len(first.asked) < 12, "the breaker spares it"
 
 
-async def test_what_may_have_arrived_is_not_sent_another_way(database: Database, clock: FakeClock) -> None:
+async def test_fallback_provider_gets_no_ambiguous_send(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -165,7 +163,7 @@ async def test_what_may_have_arrived_is_not_sent_another_way(database: Database,
     assert await value_of(database, "SELECT ambiguous FROM deliveries")
 
 
-async def test_a_wrong_configuration_burns_no_attempts(database: Database, clock: FakeClock) -> None:
+async def test_misconfigured_provider_burns_no_attempts(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -188,9 +186,7 @@ class NoIphones(ScriptedProvider):
         return refused if message.delivery.platform == "IOS" else sent
 
 
-async def test_apns_credentials_that_are_refused_stop_iphones_and_not_android(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_apns_credential_refusal_stops_ios_only(database: Database, clock: FakeClock) -> None:
     await couple(database)
     iphone = Registration("default", "bob", "iphone", Platform.IOS, "token-of-bobs-iphone", "", "")
     await directory(database).register(iphone, "test", by_user=False)
@@ -217,7 +213,7 @@ async def another(database_urls: DatabaseUrls) -> AsyncIterator[Database]:
         yield opened
 
 
-async def test_a_notice_of_the_database_wakes_who_listens_and_again_after_it_was_away(
+async def test_pg_notify_wakes_listeners_and_reconnects(
     database_urls: DatabaseUrls, another: Database, clock: FakeClock
 ) -> None:
     heard = 0

@@ -78,7 +78,7 @@ CALL_BACKS: dict[str, tuple[Callable[[Database], Awaitable[None]], str]] = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_cancelled_in_flight_is_not_tried_again(database: Database, clock: FakeClock, failure: str) -> None:
+async def test_cancel_in_flight_is_not_retried(database: Database, clock: FakeClock, failure: str) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -95,7 +95,7 @@ async def test_cancelled_in_flight_is_not_tried_again(database: Database, clock:
 
 
 @pytest.mark.parametrize("kind", CALL_BACKS)
-async def test_called_back_in_flight_is_not_tried_again(database: Database, clock: FakeClock, kind: str) -> None:
+async def test_recalled_in_flight_is_not_retried(database: Database, clock: FakeClock, kind: str) -> None:
     call_back, reason = CALL_BACKS[kind]
     await couple(database)
     sent = message()
@@ -109,7 +109,7 @@ async def test_called_back_in_flight_is_not_tried_again(database: Database, cloc
     assert len(provider.asked) == 1
 
 
-async def test_cancelled_in_flight_that_succeeds_is_sent(database: Database, clock: FakeClock) -> None:
+async def test_cancel_in_flight_that_succeeds_is_sent(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent, silent = message(), wake(1, exclude_user_id="bob")
     await accept(database, sent, silent)
@@ -123,7 +123,7 @@ async def test_cancelled_in_flight_that_succeeds_is_sent(database: Database, clo
     assert await value_of(database, "SELECT count(answer_by) FROM deliveries") == 0, "it is not sent again"
 
 
-async def test_cancelled_wake_up_that_is_sent_again_is_not_counted(database: Database, clock: FakeClock) -> None:
+async def test_cancel_of_a_resent_wake_up_is_not_counted(database: Database, clock: FakeClock) -> None:
     await couple(database)
     silent = wake(1, exclude_user_id="bob")
     await accept(database, silent)
@@ -141,7 +141,7 @@ async def test_cancelled_wake_up_that_is_sent_again_is_not_counted(database: Dat
 
 
 @pytest.mark.parametrize("left", ["given back", "lease over"])
-async def test_cancelled_in_flight_ends_with_its_worker(database: Database, clock: FakeClock, left: str) -> None:
+async def test_cancel_in_flight_ends_with_its_crashed_worker(database: Database, clock: FakeClock, left: str) -> None:
     await couple(database)
     sent, other = message(), message(Target(user_id="bob"))
     await accept(database, sent, other)
@@ -157,7 +157,7 @@ async def test_cancelled_in_flight_ends_with_its_worker(database: Database, cloc
     assert await value_of(database, "SELECT sum(attempts) FROM deliveries") == (0 if left == "given back" else 2)
 
 
-async def test_cancelled_in_flight_is_not_given_to_the_second_provider(database: Database, clock: FakeClock) -> None:
+async def test_cancel_in_flight_skips_the_fallback_provider(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent, other = message(), message(Target(user_id="bob"))
     await accept(database, sent, other)
@@ -172,7 +172,7 @@ async def test_cancelled_in_flight_is_not_given_to_the_second_provider(database:
     assert [d.user_id for d in second.asked] == ["bob"]
 
 
-async def test_cancelled_in_flight_is_not_redriven(database: Database, clock: FakeClock) -> None:
+async def test_cancel_in_flight_is_not_redriven(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -194,7 +194,7 @@ async def test_cancelled_in_flight_is_not_redriven(database: Database, clock: Fa
     ],
     ids=["muted", "quiet"],
 )
-async def test_preferences_set_in_flight_hold_for_the_next_attempt(
+async def test_preferences_set_in_flight_apply_to_the_next_attempt(
     database: Database, clock: FakeClock, wanted: Preferences, state: str
 ) -> None:
     await couple(database)

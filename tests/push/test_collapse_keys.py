@@ -44,7 +44,7 @@ async def finish(database: Database, *ends: Finished) -> None:
         await queue.finish(conn, ends)
 
 
-async def test_earlier_that_failed_is_replaced_by_a_later_that_was_sent(database: Database, clock: FakeClock) -> None:
+async def test_collapse_key_replaces_a_failed_earlier_message(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await add_device(database, "ann", "tablet")
     phone, tablet = (Target(user_id="ann", device_id=name) for name in ("phone", "tablet"))
@@ -68,7 +68,9 @@ async def test_earlier_that_failed_is_replaced_by_a_later_that_was_sent(database
 
 
 @pytest.mark.parametrize("end", ["sent", "ambiguous", "acknowledged", "refused"])
-async def test_later_that_was_handed_over_replaces_what_waits(database: Database, clock: FakeClock, end: str) -> None:
+async def test_collapse_key_of_a_sent_message_replaces_waiting_ones(
+    database: Database, clock: FakeClock, end: str
+) -> None:
     await couple(database)
     first = message(collapse_key="k")
     await accept(database, first)
@@ -91,7 +93,7 @@ async def test_later_that_was_handed_over_replaces_what_waits(database: Database
     assert await judged(database, early) == ([] if end == "refused" else [("SUPPRESSED", "REPLACED")])
 
 
-async def test_later_waits_while_another_worker_sends_the_earlier(database: Database, clock: FakeClock) -> None:
+async def test_collapse_key_waits_while_another_worker_sends_the_earlier(database: Database, clock: FakeClock) -> None:
     await couple(database)
     first = message(collapse_key="k")
     await accept(database, first)
@@ -109,7 +111,7 @@ async def test_later_waits_while_another_worker_sends_the_earlier(database: Data
             await until_shown(database, "ann SENT", of=second, moving=clock)
 
 
-async def test_of_many_at_once_only_the_last_is_shown(database: Database, clock: FakeClock) -> None:
+async def test_collapse_key_shows_only_the_last_of_many(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = [message(collapse_key="k") for _ in range(20)]
     for one in sent:
@@ -123,7 +125,7 @@ async def test_of_many_at_once_only_the_last_is_shown(database: Database, clock:
     assert len(provider.asked) == 1
 
 
-async def test_two_workers_keep_the_order(database: Database, clock: FakeClock) -> None:
+async def test_collapse_key_order_holds_across_two_workers(database: Database, clock: FakeClock) -> None:
     await couple(database)
     providers = [ScriptedProvider(), ScriptedProvider()]
     sent = []
@@ -137,9 +139,7 @@ async def test_two_workers_keep_the_order(database: Database, clock: FakeClock) 
         await until_shown(database, "ann SENT", of=last, moving=clock)
 
 
-async def test_held_through_quiet_hours_is_replaced_by_what_was_shown_meanwhile(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_collapse_key_replaces_a_message_held_through_quiet_hours(database: Database, clock: FakeClock) -> None:
     await couple(database)
     quiet = Preferences(quiet_hours=QuietHours(12 * 60, 12 * 60 + 1, ""))
     await directory(database).set_preferences(APP, "ann", quiet, by_user=False)
@@ -154,7 +154,7 @@ async def test_held_through_quiet_hours_is_replaced_by_what_was_shown_meanwhile(
         await until_shown(database, REPLACED, of=held, moving=clock)
 
 
-async def test_scheduled_is_as_late_as_it_is_due(database: Database, clock: FakeClock) -> None:
+async def test_collapse_key_order_of_scheduled_is_their_due_time(database: Database, clock: FakeClock) -> None:
     await couple(database)
     scheduled = message(collapse_key="k", due_at=START + timedelta(seconds=30))
     now = message(collapse_key="k")
@@ -165,7 +165,9 @@ async def test_scheduled_is_as_late_as_it_is_due(database: Database, clock: Fake
         await until_shown(database, "ann SENT", of=scheduled, moving=clock)
 
 
-async def test_pages_of_a_large_notification_are_as_late_as_it_is(database: Database, clock: FakeClock) -> None:
+async def test_collapse_key_order_of_fanout_pages_is_that_of_the_notification(
+    database: Database, clock: FakeClock
+) -> None:
     await crowd(database, 1100)
     large, small = message(Target(scope="crowd"), collapse_key="k"), message(Target(user_id="u999"), collapse_key="k")
     await accept(database, large)
@@ -178,7 +180,7 @@ async def test_pages_of_a_large_notification_are_as_late_as_it_is(database: Data
     assert await judged(database, *early) == [("SUPPRESSED", "REPLACED")]
 
 
-async def test_redriven_does_not_take_the_place_of_a_later_one(database: Database, clock: FakeClock) -> None:
+async def test_collapse_key_redrive_does_not_replace_a_later_message(database: Database, clock: FakeClock) -> None:
     await couple(database)
     dead, later = message(collapse_key="k"), message(collapse_key="k")
     await accept(database, dead)

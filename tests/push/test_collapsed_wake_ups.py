@@ -36,12 +36,12 @@ async def sent(database: Database, state: DeliveryState = DeliveryState.SENT) ->
     return {one.scope: one.other_scopes for one in claimed}
 
 
-async def test_wake_ups_that_go_out_together_tell_of_each_other(ready: Database) -> None:
+async def test_collapsed_wake_ups_sent_together_name_each_other(ready: Database) -> None:
     await accept(ready, wake(1, "a"), wake(1, "b"), wake(1, "c"))
     assert await sent(ready) == {"a": ("b", "c"), "b": ("a", "c"), "c": ("a", "b")}
 
 
-async def test_a_wake_up_tells_of_those_that_the_device_has_not_shown(ready: Database, clock: FakeClock) -> None:
+async def test_collapsed_wake_up_names_scopes_not_yet_shown(ready: Database, clock: FakeClock) -> None:
     await accept(ready, wake(5, "a"))
     assert await sent(ready) == {"a": ()}
     await accept(ready, wake(1, "b"))
@@ -59,7 +59,7 @@ async def test_a_wake_up_tells_of_those_that_the_device_has_not_shown(ready: Dat
     assert await sent(ready) == {"a": ()}
 
 
-async def test_only_what_was_woken_for_and_taken_is_told_of(ready: Database) -> None:
+async def test_collapsed_wake_up_names_only_scopes_woken_and_accepted(ready: Database) -> None:
     await accept(ready, wake(1, "b"))
     assert await sent(ready, DeliveryState.DEAD) == {"b": ()}
     await accept(ready, alert("shown", "c"), message())
@@ -68,7 +68,7 @@ async def test_only_what_was_woken_for_and_taken_is_told_of(ready: Database) -> 
     assert await sent(ready) == {"a": ()}
 
 
-async def test_what_is_sent_again_tells_of_what_came_between(ready: Database, clock: FakeClock) -> None:
+async def test_collapsed_resend_names_scopes_that_came_between(ready: Database, clock: FakeClock) -> None:
     provider = ScriptedProvider()
     first, second = wake(1, "a"), wake(1, "b")
     async with running(worker := make_worker(ready, clock, provider, poll_s=1.0)):
@@ -91,7 +91,7 @@ async def test_what_is_sent_again_tells_of_what_came_between(ready: Database, cl
     assert {again.scope, *again.other_scopes} == {"a", "c"}
 
 
-async def test_of_very_many_scopes_it_is_told_that_there_are_more(database: Database) -> None:
+async def test_collapsed_wake_up_of_many_scopes_flags_more(database: Database) -> None:
     made = Registration(APP, "ann", "phone", Platform.WEB, "token", "", "")
     await directory(database).register(made, "test", by_user=False)
     scopes = [f"scope {n:03}" for n in range(MOST_OTHER_SCOPES + 20)]

@@ -35,7 +35,7 @@ async def counted(database: Database) -> int:
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-async def test_refused_gives_its_place_back(database: Database, clock: FakeClock, refusal: str) -> None:
+async def test_daily_limit_slot_returns_after_a_refusal(database: Database, clock: FakeClock, refusal: str) -> None:
     outcome, state = REFUSALS[refusal]
     await couple(database)
     await most_a_day(database, 1)
@@ -46,7 +46,7 @@ async def test_refused_gives_its_place_back(database: Database, clock: FakeClock
     assert await counted(database) == 0
 
 
-async def test_ambiguous_keeps_its_place(database: Database, clock: FakeClock) -> None:
+async def test_daily_limit_slot_stays_after_an_ambiguous_send(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await most_a_day(database, 1)
     perhaps = message()
@@ -56,7 +56,7 @@ async def test_ambiguous_keeps_its_place(database: Database, clock: FakeClock) -
     assert await counted(database) == 1
 
 
-async def test_given_back_untried_gives_its_place_back(database: Database, clock: FakeClock) -> None:
+async def test_daily_limit_slot_returns_with_an_untried_lease(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await accept(database, message())
     lease = str(uuid.uuid4())
@@ -67,7 +67,7 @@ async def test_given_back_untried_gives_its_place_back(database: Database, clock
     assert await counted(database) == 0
 
 
-async def test_next_takes_the_place_of_one_refused_the_same_day(database: Database, clock: FakeClock) -> None:
+async def test_daily_limit_slot_of_a_refused_message_serves_the_next(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await most_a_day(database, 1)
     first, second, third = (message(patient=True) for _ in range(3))
@@ -98,9 +98,7 @@ async def test_next_takes_the_place_of_one_refused_the_same_day(database: Databa
 
 
 @pytest.mark.parametrize("content", [Content(title="T"), Content(data={"k": "v"}), Content(title="T", data={"k": "v"})])
-async def test_muted_after_it_was_accepted_is_suppressed(
-    database: Database, clock: FakeClock, content: Content
-) -> None:
+async def test_mute_after_acceptance_suppresses(database: Database, clock: FakeClock, content: Content) -> None:
     await couple(database)
     sent, critical = message(type="ads", content=content), message(type="ads", critical=True)
     await accept(database, sent, critical)

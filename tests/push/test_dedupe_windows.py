@@ -49,7 +49,7 @@ UNSENT = {
 
 
 @pytest.mark.parametrize("ends", UNSENT.values(), ids=UNSENT)
-async def test_what_ended_without_being_sent_does_not_hold_off_its_repeat(
+async def test_dedupe_window_of_an_unsent_push_lets_the_repeat_through(
     ready: Database, ends: tuple[tuple[DeliveryState, Reason], ...]
 ) -> None:
     await accept(ready, once())
@@ -61,7 +61,7 @@ async def test_what_ended_without_being_sent_does_not_hold_off_its_repeat(
 
 
 @pytest.mark.parametrize("waits", [(), (AGAIN,), ((DeliveryState.SENT, Reason.NONE),)], ids=["waits", "tried", "sent"])
-async def test_what_was_sent_or_still_may_be_holds_off_its_repeat(
+async def test_dedupe_window_of_a_sent_or_pending_push_suppresses_the_repeat(
     ready: Database, waits: tuple[tuple[DeliveryState, Reason], ...]
 ) -> None:
     await accept(ready, once())
@@ -71,7 +71,7 @@ async def test_what_was_sent_or_still_may_be_holds_off_its_repeat(
     assert await shown(ready, again) == ["ann SUPPRESSED DUPLICATE"]
 
 
-async def test_a_device_that_is_told_nothing_of_one_is_told_its_repeat_and_others_are_not(ready: Database) -> None:
+async def test_dedupe_window_is_decided_per_device(ready: Database) -> None:
     """Of two devices one has shown the change by itself: only there the next one is not held off."""
     first, second = wake(1), wake(2)
     await accept(ready, first)
@@ -90,9 +90,7 @@ async def test_a_device_that_is_told_nothing_of_one_is_told_its_repeat_and_other
     assert await shown(ready, second) == ["ann PENDING", "bob SCHEDULED TRAILING"]
 
 
-async def test_what_trails_is_let_through_at_the_end_whatever_became_of_the_first(
-    ready: Database, clock: FakeClock
-) -> None:
+async def test_dedupe_trailing_delivery_is_sent_whatever_became_of_the_first(ready: Database, clock: FakeClock) -> None:
     first, trailing, merged = wake(1), wake(2), wake(3)
     await accept(ready, first)
     await accept(ready, trailing)
@@ -106,7 +104,7 @@ async def test_what_trails_is_let_through_at_the_end_whatever_became_of_the_firs
     assert [one.sequence for one in await claim(ready, str(uuid.uuid4()))] == [3, 3]
 
 
-async def test_what_was_cancelled_does_not_hold_off_its_repeat(ready: Database) -> None:
+async def test_dedupe_window_of_a_cancelled_push_lets_the_repeat_through(ready: Database) -> None:
     first, again = once(), once()
     await accept(ready, first)
     async with ready.transaction() as conn:
@@ -115,7 +113,7 @@ async def test_what_was_cancelled_does_not_hold_off_its_repeat(ready: Database) 
     assert await shown(ready, again) == ["ann PENDING"]
 
 
-async def test_a_user_who_was_shut_out_and_let_in_again_is_told_the_repeat(ready: Database) -> None:
+async def test_dedupe_window_is_cleared_for_a_user_enabled_again(ready: Database) -> None:
     await accept(ready, once())
     async with ready.transaction() as conn:
         await notifications_store.cancel_waiting(conn, APP, "ann", None, Reason.USER_DISABLED)
@@ -125,7 +123,7 @@ async def test_a_user_who_was_shut_out_and_let_in_again_is_told_the_repeat(ready
 
 
 @pytest.mark.parametrize("ahead_s", [10.0, 86_400.0])
-async def test_one_that_is_scheduled_does_not_hold_off_one_for_now(
+async def test_dedupe_window_of_a_scheduled_push_does_not_suppress_one_for_now(
     ready: Database, clock: FakeClock, ahead_s: float
 ) -> None:
     later, now, again = once(due_at=clock.now() + timedelta(seconds=ahead_s)), once(), once()
@@ -149,7 +147,7 @@ PASSES, HELD_OFF = ["ann PENDING"], ["ann SUPPRESSED DUPLICATE"]
         ((600, 1_200), 0, (PASSES, PASSES)),
     ],
 )
-async def test_scheduled_ones_and_one_for_now_hold_each_other_off_from_when_they_are_due(
+async def test_dedupe_windows_of_scheduled_and_immediate_meet_when_due(
     ready: Database, clock: FakeClock, due_s: tuple[int, int], shown_s: int, told: tuple[list[str], list[str]]
 ) -> None:
     """The window is five minutes. One for now comes before the two, or between them, and is like one that is due."""
@@ -188,7 +186,7 @@ async def recalled(database: Database, *notifications: NewNotification) -> None:
     ],
     ids=["fails", "refused", "untimely", "succeeds"],
 )
-async def test_what_was_cancelled_in_flight_holds_off_its_repeat_only_if_it_was_sent(
+async def test_dedupe_window_of_a_push_cancelled_in_flight_holds_only_if_sent(
     ready: Database, end: tuple[DeliveryState, Reason], told: list[str]
 ) -> None:
     first, again = once(), once()
@@ -202,7 +200,7 @@ async def test_what_was_cancelled_in_flight_holds_off_its_repeat_only_if_it_was_
     assert await shown(ready, again) == told
 
 
-async def test_what_was_cancelled_in_flight_and_lost_with_its_worker_holds_off_nothing(
+async def test_dedupe_window_of_a_push_cancelled_and_lost_lets_the_repeat_through(
     ready: Database, clock: FakeClock
 ) -> None:
     first, again = once(), once()
@@ -216,7 +214,7 @@ async def test_what_was_cancelled_in_flight_and_lost_with_its_worker_holds_off_n
     assert await shown(ready, first, again) == ["ann CANCELLED", "ann PENDING"]
 
 
-async def test_a_window_holds_off_by_the_scope_that_its_first_was_for(ready: Database) -> None:
+async def test_dedupe_window_is_keyed_by_the_scope_of_its_first(ready: Database) -> None:
     """A needless wake-up of one scope tells nothing of another's."""
     await add_members(ready, "chat", "ann")
     await accept(ready, wake(1, "chat"), wake(1))

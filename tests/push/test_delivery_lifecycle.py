@@ -57,9 +57,7 @@ async def finish(database: Database, *finished: Finished) -> set[str]:
         return await queue.finish(conn, finished)
 
 
-async def test_a_device_acknowledges_what_it_got_and_nothing_takes_it_back(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_ack_marks_delivered_and_is_final(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await accept(database, message())
     (flying,) = await claim(database, LEASE)
@@ -75,7 +73,7 @@ async def test_a_device_acknowledges_what_it_got_and_nothing_takes_it_back(
     assert await acknowledge(database, str(uuid.uuid4())) is None
 
 
-async def test_what_arrived_before_its_attempt_was_recorded_has_arrived(database: Database) -> None:
+async def test_ack_before_the_attempt_is_recorded_counts(database: Database) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -87,7 +85,7 @@ async def test_what_arrived_before_its_attempt_was_recorded_has_arrived(database
 
 
 @pytest.mark.parametrize("state", [DeliveryState.DEAD, DeliveryState.PENDING, DeliveryState.CANCELLED])
-async def test_what_was_given_up_may_have_arrived_all_the_same(database: Database, state: DeliveryState) -> None:
+async def test_ack_of_a_dead_delivery_counts(database: Database, state: DeliveryState) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -98,7 +96,7 @@ async def test_what_was_given_up_may_have_arrived_all_the_same(database: Databas
     assert (found.state, found.reason, found.ambiguous) == (DeliveryState.RECEIVED, Reason.NONE, True)
 
 
-async def test_what_was_never_sent_cannot_have_arrived(database: Database) -> None:
+async def test_ack_of_an_unsent_delivery_is_refused(database: Database) -> None:
     await couple(database)
     await accept(database, message())
     (waits,) = await deliveries(database)
@@ -107,7 +105,7 @@ async def test_what_was_never_sent_cannot_have_arrived(database: Database) -> No
     assert (found.received_at, found.opened_at) == (None, None)
 
 
-async def test_cancelling_leaves_what_is_sent_or_under_way(database: Database) -> None:
+async def test_cancel_spares_sent_and_in_flight(database: Database) -> None:
     await couple(database)
     sent = message(Target(user_id="ann"), Target(user_id="bob"))
     await accept(database, sent)
@@ -120,7 +118,7 @@ async def test_cancelling_leaves_what_is_sent_or_under_way(database: Database) -
     assert await cancel(database, message()) is None
 
 
-async def test_what_a_cancelled_message_held_off_may_come(database: Database) -> None:
+async def test_cancel_of_a_message_frees_its_dedupe_window(database: Database) -> None:
     await couple(database)
     first, second, third = (message(dedupe_key="k") for _ in range(3))
     await accept(database, first)
@@ -130,7 +128,7 @@ async def test_what_a_cancelled_message_held_off_may_come(database: Database) ->
     assert await shown(database, first, second, third) == ["ann CANCELLED", "ann SUPPRESSED DUPLICATE", "ann PENDING"]
 
 
-async def test_a_cancelled_trailing_wake_up_gives_its_place_up(database: Database, clock: FakeClock) -> None:
+async def test_cancel_of_a_trailing_wake_up_frees_its_place(database: Database, clock: FakeClock) -> None:
     await couple(database)
     first, trailing, after = (wake(n, exclude_user_id="bob") for n in (1, 2, 3))
     await accept(database, first)
@@ -142,7 +140,7 @@ async def test_a_cancelled_trailing_wake_up_gives_its_place_up(database: Databas
     assert [d.sequence for d in await claim(database, LEASE) if d.notification_id == after.notification_id] == [3]
 
 
-async def test_dead_deliveries_are_sent_again_with_a_fresh_life(database: Database, clock: FakeClock) -> None:
+async def test_redrive_sends_dead_deliveries_with_a_fresh_ttl(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent, other = message(ttl_s=100.0), message(Target(user_id="bob"), ttl_s=100.0)
     await accept(database, sent, other)
@@ -161,7 +159,7 @@ async def test_dead_deliveries_are_sent_again_with_a_fresh_life(database: Databa
     assert await redrive(database, notification_id=sent.notification_id) == 0
 
 
-async def test_what_has_ended_is_forgotten_in_time_and_what_waits_is_not(database: Database, clock: FakeClock) -> None:
+async def test_retention_deletes_ended_deliveries_and_spares_waiting(database: Database, clock: FakeClock) -> None:
     await couple(database)
     old, waiting = message(ttl_s=60.0), message(ttl_s=60.0)
     await accept(database, old)
@@ -182,9 +180,7 @@ async def audit(database: Database, clock: FakeClock) -> tuple[int, int]:
         return await lifecycle.unaccounted(conn, timedelta(hours=12), 1000)
 
 
-async def test_accepted_is_the_sum_of_the_states_and_a_lost_row_is_noticed(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_accepted_count_equals_states_and_a_lost_row_is_noticed(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await accept(database, message(), message(Target(scope="couple")), message(Target(user_id="nobody")))
     assert await audit(database, clock) == (3, 0)
@@ -223,14 +219,14 @@ async def expand_all(database: Database) -> list[int]:
         pages.append(written)
 
 
-async def test_of_a_thousand_devices_the_deliveries_are_written_at_once(database: Database) -> None:
+async def test_fanout_of_a_thousand_devices_is_written_at_once(database: Database) -> None:
     await crowd(database, 1000)
     (accepted,) = await accept(database, message(Target(scope="crowd")))
     assert (accepted.delivery_count, accepted.suppressed_count) == (1000, 100)
     assert await expand_all(database) == []
 
 
-async def test_beyond_a_thousand_one_job_writes_them_page_by_page(database: Database, clock: FakeClock) -> None:
+async def test_fanout_beyond_a_thousand_is_written_page_by_page(database: Database, clock: FakeClock) -> None:
     await crowd(database, 2500)
     sent, small = wake(7, scope="crowd", exclude_user_id="u1"), message(Target(user_id="u1"))
     big, little = await accept(database, sent, small)
@@ -255,7 +251,7 @@ async def test_beyond_a_thousand_one_job_writes_them_page_by_page(database: Data
     assert await value_of(database, "SELECT count(*) FROM deliveries WHERE reason = 'TRAILING'") == 2249
 
 
-async def test_several_workers_write_a_large_notification_once(database: Database, clock: FakeClock) -> None:
+async def test_fanout_by_several_workers_writes_once(database: Database, clock: FakeClock) -> None:
     await crowd(database, 3000)
     await accept(database, message(Target(scope="crowd")), message(Target(scope="crowd")))
     await asyncio.gather(*(expand_all(database) for _ in range(3)))
@@ -264,7 +260,7 @@ async def test_several_workers_write_a_large_notification_once(database: Databas
     assert await audit(database, clock) == (6000, 0)
 
 
-async def test_a_large_notification_is_cancelled_in_the_middle(database: Database, clock: FakeClock) -> None:
+async def test_fanout_cancelled_midway(database: Database, clock: FakeClock) -> None:
     await crowd(database, 2500)
     sent = message(Target(scope="crowd"))
     await accept(database, sent)
@@ -277,7 +273,7 @@ async def test_a_large_notification_is_cancelled_in_the_middle(database: Databas
     assert await audit(database, clock) == (2500, 0)
 
 
-async def test_a_worker_expands_what_it_finds(database: Database, clock: FakeClock) -> None:
+async def test_fanout_job_is_expanded_by_a_worker(database: Database, clock: FakeClock) -> None:
     await crowd(database, 1200)
     sent = message(Target(scope="crowd"))
     await accept(database, sent)
@@ -292,7 +288,7 @@ async def test_a_worker_expands_what_it_finds(database: Database, clock: FakeClo
     assert set(provider.times.values()) == {1}
 
 
-async def test_who_leaves_while_it_is_written_is_passed_over(database: Database) -> None:
+async def test_fanout_skips_members_who_leave_meanwhile(database: Database) -> None:
     await crowd(database, 1500)
     await accept(database, message(Target(scope="crowd")))
     async with database.transaction() as conn:
@@ -303,7 +299,7 @@ async def test_who_leaves_while_it_is_written_is_passed_over(database: Database)
     assert await value_of(database, "SELECT accepted FROM notifications") == 1499
 
 
-def test_few_devices_need_no_counting() -> None:
+def test_fanout_of_few_devices_needs_no_count() -> None:
     few = message(*(Target(user_id=f"u{n}") for n in range(10)))
     many = message(*(Target(user_id=f"u{n}") for n in range(11)))
     named = message(*(Target(user_id=f"u{n}", device_id="phone") for n in range(1000)))

@@ -54,13 +54,13 @@ def fate(delivery: ClaimedDelivery, *, live: bool = False) -> tuple[DeliveryStat
         ({"kind": Kind.MESSAGE, "registration_token": ""}, False, (DeliveryState.DEAD, Reason.NO_TOKEN)),
     ],
 )
-def test_an_attempt_is_made_unless_it_is_needless(
+def test_preflight_attempts_unless_needless(
     changes: dict[str, Any], live: bool, expected: tuple[DeliveryState, Reason] | None
 ) -> None:
     assert fate(replace(DELIVERY, **changes), live=live) == expected
 
 
-def test_a_stream_is_given_its_grace() -> None:
+def test_preflight_gives_a_stream_its_grace_period() -> None:
     held = triage(DELIVERY, True, START, RULE)
     assert held is not None
     assert held.due_in_s == 5.0
@@ -76,7 +76,7 @@ def test_a_stream_is_given_its_grace() -> None:
         (Outcome(Verdict.RETRY, Reason.AMBIGUOUS), DeliveryState.PENDING, Reason.AMBIGUOUS),
     ],
 )
-def test_an_outcome_decides(outcome: Outcome, state: DeliveryState, reason: Reason) -> None:
+def test_outcome_decides_the_transition(outcome: Outcome, state: DeliveryState, reason: Reason) -> None:
     finished = conclude(DELIVERY, outcome, RULE, random.Random(1))
     assert (finished.state, finished.reason, finished.provider_message_id) == (
         state,
@@ -88,14 +88,14 @@ def test_an_outcome_decides(outcome: Outcome, state: DeliveryState, reason: Reas
 
 
 @given(attempt=st.integers(1, 10_000), seed=st.integers())
-def test_a_retry_waits_at_least_the_first_wait_and_at_most_ten_minutes(attempt: int, seed: int) -> None:
+def test_backoff_is_between_first_wait_and_ten_minutes(attempt: int, seed: int) -> None:
     delivery = replace(DELIVERY, attempt=attempt)
     finished = conclude(delivery, Outcome(Verdict.RETRY, Reason.UNAVAILABLE), RULE, random.Random(seed))
     assert finished.state is DeliveryState.PENDING
     assert 10.0 <= finished.due_in_s <= min(600.0, 10.0 * 2 ** min(attempt, 10))
 
 
-def test_retries_are_spread_out_and_grow() -> None:
+def test_backoff_has_jitter_and_grows() -> None:
     dice = random.Random(1)
 
     def wait(attempt: int) -> float:
@@ -106,7 +106,7 @@ def test_retries_are_spread_out_and_grow() -> None:
     assert late > 3 * early
 
 
-def test_throttling_waits_a_minute_unless_told_otherwise() -> None:
+def test_backoff_of_throttling_is_a_minute_by_default() -> None:
     throttled = Outcome(Verdict.RETRY, Reason.THROTTLED)
     assert all(conclude(DELIVERY, throttled, RULE, random.Random(s)).due_in_s >= 60.0 for s in range(20))
     for asked, least in ((25.0, 60.0), (123.0, 123.0)):
@@ -117,7 +117,7 @@ def test_throttling_waits_a_minute_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize(("asked", "waits"), [(0.0, 10.0), (9.0, 10.0), (700.0, 700.0)])
-def test_retry_after_wins_but_for_the_least_wait(asked: float, waits: float) -> None:
+def test_backoff_retry_after_wins_above_the_minimum(asked: float, waits: float) -> None:
     outcome = Outcome(Verdict.RETRY, Reason.UNAVAILABLE, retry_after_s=asked)
     assert conclude(DELIVERY, outcome, RULE, random.Random(1)).due_in_s == waits
 
@@ -131,7 +131,7 @@ def test_retry_after_wins_but_for_the_least_wait(asked: float, waits: float) -> 
         (replace(DELIVERY, ttl_s=86_400.0, age_s=3580.0), False),
     ],
 )
-def test_a_retry_that_comes_too_late_is_not_made(delivery: ClaimedDelivery, gives_up: bool) -> None:
+def test_backoff_beyond_the_ttl_expires(delivery: ClaimedDelivery, gives_up: bool) -> None:
     outcome = Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
     finished = conclude(delivery, outcome, RULE, random.Random(1))  # it waits for 10 to 20 s
     expected = (DeliveryState.DEAD, Reason.RETRIES_EXHAUSTED) if gives_up else (DeliveryState.PENDING, outcome.reason)
@@ -141,14 +141,14 @@ def test_a_retry_that_comes_too_late_is_not_made(delivery: ClaimedDelivery, give
 @pytest.mark.parametrize("reason", [Reason.UNAVAILABLE, Reason.THROTTLED])
 @pytest.mark.parametrize("ttl_s", [5.0, 60.0, 3600.0, 86_400.0])
 @pytest.mark.parametrize("asked", [10.0, 3599.0, 3600.0])
-def test_retry_after_makes_no_message_give_up_at_its_first_attempt(reason: Reason, ttl_s: float, asked: float) -> None:
+def test_retry_after_does_not_kill_at_the_first_attempt(reason: Reason, ttl_s: float, asked: float) -> None:
     outcome = Outcome(Verdict.RETRY, reason, retry_after_s=asked)
     finished = conclude(replace(DELIVERY, ttl_s=ttl_s), outcome, RULE, random.Random(1))
     assert (finished.state, finished.reason) == (DeliveryState.PENDING, reason)
     assert min(asked, ttl_s) <= finished.due_in_s <= ttl_s, "never before it was asked for, and it expires in its time"
 
 
-def test_retry_after_is_heeded_within_the_hour_of_trying() -> None:
+def test_retry_after_is_honoured_within_the_hour_of_retries() -> None:
     outcome = Outcome(Verdict.RETRY, Reason.UNAVAILABLE, retry_after_s=3600.0)
     states = [
         conclude(replace(DELIVERY, ttl_s=86_400.0, age_s=age_s), outcome, RULE, random.Random(1)).state
@@ -157,7 +157,7 @@ def test_retry_after_is_heeded_within_the_hour_of_trying() -> None:
     assert states == [DeliveryState.PENDING, DeliveryState.PENDING, DeliveryState.DEAD]
 
 
-def test_an_access_token_is_waited_for_as_long_as_nobody_asks_for_one() -> None:
+def test_backoff_for_an_access_token_is_at_least_ten_seconds() -> None:
     for asked, least in ((None, 10.0), (2.0, 10.0), (30.0, 30.0)):
         outcome = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=asked, blame=Blame.ACCESS)
         finished = conclude(DELIVERY, outcome, RULE, random.Random(1))
@@ -166,12 +166,12 @@ def test_an_access_token_is_waited_for_as_long_as_nobody_asks_for_one() -> None:
 
 
 @pytest.mark.parametrize("ttl_s", [30.0, 0.0, 86_400.0])
-def test_a_wrong_configuration_is_waited_for_no_longer_than_a_message_lives(ttl_s: float) -> None:
+def test_backoff_for_misconfiguration_is_bounded_by_the_ttl(ttl_s: float) -> None:
     outcome = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=3600.0)
     finished = conclude(replace(DELIVERY, ttl_s=ttl_s), outcome, RULE, random.Random(1))
     assert (finished.state, finished.give_back_attempt) == (DeliveryState.PENDING, True)
     assert min(3600.0, ttl_s) <= finished.due_in_s <= min(4320.0, ttl_s)
 
 
-def test_a_held_message_does_not_exist() -> None:
+def test_preflight_never_holds_a_message_for_a_stream() -> None:
     assert fate(MESSAGE, live=True) is None

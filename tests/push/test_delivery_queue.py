@@ -54,7 +54,7 @@ async def claimed_one(database: Database, lease: str = LEASE) -> ClaimedDelivery
     return found
 
 
-async def test_high_goes_before_normal_and_then_what_is_due_first(database: Database, clock: FakeClock) -> None:
+async def test_queue_order_is_priority_then_due_time(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = [
         message(lane=Lane.NORMAL),
@@ -75,14 +75,14 @@ async def claimed_one_of_many(database: Database) -> ClaimedDelivery:
     return found
 
 
-async def test_what_is_claimed_together_comes_in_the_same_order(database: Database) -> None:
+async def test_queue_order_is_kept_within_a_claim(database: Database) -> None:
     await couple(database)
     sent = [message(lane=lane) for lane in (Lane.NORMAL, Lane.HIGH, Lane.NORMAL, Lane.HIGH)]
     await accept(database, *sent)
     assert [d.lane for d in await claim(database, LEASE)] == [Lane.HIGH, Lane.HIGH, Lane.NORMAL, Lane.NORMAL]
 
 
-async def test_a_claim_tells_everything_an_attempt_needs(database: Database, clock: FakeClock) -> None:
+async def test_claim_returns_all_an_attempt_needs(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = wake(7, exclude_user_id="bob", collapse_key="c", lane=Lane.HIGH, ttl_s=100.0)
     await accept(database, sent)
@@ -94,7 +94,7 @@ async def test_a_claim_tells_everything_an_attempt_needs(database: Database, clo
     assert (found.attempt, found.ttl_s, found.age_s, found.held, found.seen) == (1, 70.0, 0.0, False, False)
 
 
-async def test_what_one_worker_is_claiming_another_passes_over(database: Database) -> None:
+async def test_claim_skips_rows_locked_by_another_worker(database: Database) -> None:
     await couple(database)
     await accept(database, *(message() for _ in range(4)))
     async with database.transaction() as one, database.transaction() as other:
@@ -105,7 +105,7 @@ async def test_what_one_worker_is_claiming_another_passes_over(database: Databas
     assert await claim(database, LEASE) == []
 
 
-async def test_a_worker_whose_lease_is_over_changes_nothing(database: Database, clock: FakeClock) -> None:
+async def test_lease_expired_fences_off_its_worker(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -126,7 +126,7 @@ async def test_a_worker_whose_lease_is_over_changes_nothing(database: Database, 
     assert await shown(database, sent) == ["ann SENT"]
 
 
-async def test_a_lease_is_rescued_when_it_is_over_and_not_before(database: Database, clock: FakeClock) -> None:
+async def test_lease_is_rescued_after_expiry_and_not_before(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await accept(database, message())
     await claimed_one(database)
@@ -140,7 +140,7 @@ async def test_a_lease_is_rescued_when_it_is_over_and_not_before(database: Datab
     assert (await claimed_one(database, OTHER)).attempt == 2  # the lost attempt counts: it may have been made
 
 
-async def test_an_over_lease_is_not_extended(database: Database, clock: FakeClock) -> None:
+async def test_lease_expired_is_not_extended(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await accept(database, message())
     await claimed_one(database)
@@ -149,7 +149,7 @@ async def test_an_over_lease_is_not_extended(database: Database, clock: FakeCloc
         assert await queue.extend(conn, [LEASE], 30.0) == 0
 
 
-async def test_what_is_given_back_is_due_at_once_and_the_attempt_does_not_count(database: Database) -> None:
+async def test_lease_returned_is_due_at_once_and_counts_no_attempt(database: Database) -> None:
     await couple(database)
     await accept(database, message())
     await claimed_one(database)
@@ -158,9 +158,7 @@ async def test_what_is_given_back_is_due_at_once_and_the_attempt_does_not_count(
     assert (await claimed_one(database, OTHER)).attempt == 1
 
 
-async def test_finishing_writes_state_reason_time_and_when_it_is_due_again(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_finish_writes_state_reason_and_due_time(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await accept(database, message(), message(), message())
     retried, held, sent = await claim(database, LEASE)
@@ -181,7 +179,7 @@ async def test_finishing_writes_state_reason_time_and_when_it_is_due_again(
     assert (again.delivery_id, again.held) == (held.delivery_id, True)
 
 
-async def test_the_age_of_a_delivery_counts_from_its_first_claim(database: Database, clock: FakeClock) -> None:
+async def test_delivery_age_counts_from_its_first_claim(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await accept(database, message(ttl_s=86_400.0))
     await clock.advance(10_000)  # nor does it count that no worker was there
@@ -202,9 +200,7 @@ async def trailing_pair(database: Database) -> None:
     await accept(database, wake(2))
 
 
-async def test_a_trailing_delivery_takes_the_newest_cursor_and_opens_a_window(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_dedupe_trailing_delivery_takes_the_newest_cursor(database: Database, clock: FakeClock) -> None:
     await trailing_pair(database)
     await accept(database, wake(3, epoch="epoch-2"))
     assert await claim(database, LEASE) == []
@@ -218,7 +214,7 @@ async def test_a_trailing_delivery_takes_the_newest_cursor_and_opens_a_window(
     assert [d.sequence for d in await claim(database, OTHER)] == [5]
 
 
-async def test_a_retried_trailing_delivery_keeps_its_cursor(database: Database, clock: FakeClock) -> None:
+async def test_dedupe_trailing_delivery_keeps_its_cursor_on_retry(database: Database, clock: FakeClock) -> None:
     await trailing_pair(database)
     await clock.advance(60)
     trailing = await claimed_one(database)
@@ -230,9 +226,7 @@ async def test_a_retried_trailing_delivery_keeps_its_cursor(database: Database, 
     assert await value_of(database, "SELECT count(*) FROM deliveries WHERE reason = 'TRAILING'") == 1
 
 
-async def test_a_device_that_has_seen_the_cursor_gets_nothing_and_its_window_is_over(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_seen_cursor_suppresses_the_wake_up_and_ends_its_window(database: Database, clock: FakeClock) -> None:
     await trailing_pair(database)
     await accept(database, wake(3))
     await mark_seen(database, 3)
@@ -251,7 +245,7 @@ async def test_a_device_that_has_seen_the_cursor_gets_nothing_and_its_window_is_
 @pytest.mark.parametrize(
     ("sequence", "epoch", "seen"), [(1, EPOCH, False), (2, EPOCH, True), (9, EPOCH, True), (9, "epoch-0", False)]
 )
-async def test_seen_is_the_same_epoch_and_at_least_the_sequence(
+async def test_seen_cursor_matches_epoch_and_sequence(
     database: Database, sequence: int, epoch: str, seen: bool
 ) -> None:
     await add_device(database, "ann")
@@ -261,7 +255,7 @@ async def test_seen_is_the_same_epoch_and_at_least_the_sequence(
     assert (await claimed_one(database)).seen is seen
 
 
-async def test_what_is_accepted_while_a_trailing_delivery_is_claimed_is_in_its_cursor(
+async def test_dedupe_trailing_cursor_includes_what_is_accepted_during_its_claim(
     database: Database, clock: FakeClock
 ) -> None:
     await trailing_pair(database)
@@ -276,9 +270,7 @@ async def test_what_is_accepted_while_a_trailing_delivery_is_claimed_is_in_its_c
     assert (await claiming).sequence == 3
 
 
-async def test_a_dead_token_is_dropped_unless_it_was_registered_again_meanwhile(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_dead_token_is_removed_unless_registered_again(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await accept(database, message(Target(scope="couple")))
     dead = await claim(database, LEASE)
@@ -294,7 +286,7 @@ async def test_a_dead_token_is_dropped_unless_it_was_registered_again_meanwhile(
     assert await value_of(database, "SELECT count(*) FROM devices WHERE token_state = 'ACTIVE'") == 2
 
 
-async def test_another_token_of_the_device_is_not_dropped(database: Database) -> None:
+async def test_dead_token_removal_spares_another_token_of_the_device(database: Database) -> None:
     await couple(database)
     await accept(database, message())
     dead = await claim(database, LEASE)
@@ -304,7 +296,7 @@ async def test_another_token_of_the_device_is_not_dropped(database: Database) ->
     assert await value_of(database, "SELECT registration_token FROM devices WHERE user_id = 'ann'") == "a new one"
 
 
-async def test_a_delivery_outlives_its_device_and_ends(database: Database) -> None:
+async def test_delivery_outlives_its_device(database: Database) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -316,9 +308,7 @@ async def test_a_delivery_outlives_its_device_and_ends(database: Database) -> No
     assert await shown(database, sent) == ["ann DEAD NO_TOKEN"]
 
 
-async def test_windows_are_forgotten_an_hour_after_they_end_unless_something_trails(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_dedupe_windows_are_deleted_an_hour_after_their_end(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await accept(database, message(dedupe_key="k", dedupe_window_s=60.0))
     await accept(database, wake(1))
@@ -332,14 +322,14 @@ async def test_windows_are_forgotten_an_hour_after_they_end_unless_something_tra
     assert await rows_of(database, "SELECT user_id, scope FROM dedupe_windows") == [("ann", "couple")]
 
 
-async def test_of_five_one_is_normal_while_both_lanes_wait(database: Database) -> None:
+async def test_lane_share_of_normal_is_one_in_five(database: Database) -> None:
     await couple(database)
     await accept(database, *(message(lane=lane) for lane in (Lane.NORMAL, Lane.HIGH) for _ in range(20)))
     lanes = [[d.lane for d in await claim(database, str(uuid.uuid4()), limit=10)] for _ in range(4)]
     assert [sum(lane is Lane.NORMAL for lane in taken) for taken in lanes] == [2, 2, 6, 10]
 
 
-async def test_each_app_is_claimed_up_to_its_own_room(database: Database) -> None:
+async def test_claim_limit_is_per_app(database: Database) -> None:
     for app_id in ("a", "b", "c"):
         registration = Registration(app_id, "ann", "phone", Platform.ANDROID, "t", "", "")
         await directory(database).register(registration, "test", by_user=False)

@@ -109,7 +109,7 @@ class Watching:
         return bool(await self._call.code() is grpc.StatusCode.OK)
 
 
-async def test_a_device_without_an_access_token_acknowledges_what_it_got(server: Server, fake: FakeFcm) -> None:
+async def test_ack_without_an_access_token(server: Server, fake: FakeFcm) -> None:
     notification_id = (await server.backend(send())).notification_id
     await until_states(server, notification_id, "SENT")
     token = fake.deliveries()[0].message["data"]["ack_token"]
@@ -128,7 +128,7 @@ async def test_a_device_without_an_access_token_acknowledges_what_it_got(server:
         assert refusal.told == ("UNAUTHENTICATED", "TOKEN_INVALID")
 
 
-async def test_who_watches_sees_each_delivery_and_each_change(server: Server, fake: FakeFcm) -> None:
+async def test_watch_deliveries_streams_each_change(server: Server, fake: FakeFcm) -> None:
     await server.register("bob", "phone", "bobs-token")
     fake.script("bobs-token", Fault(FaultKind.UNREGISTERED))
     later = await server.backend(send("ann", "bob"))
@@ -143,14 +143,14 @@ async def test_who_watches_sees_each_delivery_and_each_change(server: Server, fa
     assert await by_notification.ended(), "a server that drains ends it"
 
 
-async def test_watching_wants_something_that_is_there(server: Server) -> None:
+async def test_watch_deliveries_of_nothing_is_refused(server: Server) -> None:
     nothing = push_service_pb2.WatchDeliveriesRequest(notification_id="0197c1f0-6f6c-7d3e-9d6b-0f3f3f6f9a10")
     assert (await server.backend.refusal(nothing)).told == ("NOT_FOUND", "NOT_FOUND")
     odd = push_service_pb2.WatchDeliveriesRequest(notification_id="x")
     assert (await server.backend.refusal(odd)).fields == ("notification_id",)
 
 
-async def test_what_is_cancelled_in_time_is_never_sent(server: Server, fake: FakeFcm) -> None:
+async def test_cancel_in_time_is_never_sent(server: Server, fake: FakeFcm) -> None:
     later = send()
     later.schedule_time.GetCurrentTime()
     later.schedule_time.seconds += 3600
@@ -163,7 +163,7 @@ async def test_what_is_cancelled_in_time_is_never_sent(server: Server, fake: Fak
     assert fake.stats().requests == 0
 
 
-async def test_an_operator_sends_again_what_was_given_up(server: Server, fake: FakeFcm) -> None:
+async def test_redrive_by_an_operator(server: Server, fake: FakeFcm) -> None:
     fake.script("anns-token", Fault(FaultKind.BAD_PAYLOAD, times=2))
     ids = [(await server.backend(send())).notification_id for _ in range(2)]
     for notification_id in ids:
@@ -183,7 +183,7 @@ async def test_an_operator_sends_again_what_was_given_up(server: Server, fake: F
     assert (await server.backend.refusal(redrive)).told == ("PERMISSION_DENIED", "ACCESS_DENIED")
 
 
-async def test_preferences_are_the_users_own(server: Server) -> None:
+async def test_preferences_are_per_user(server: Server) -> None:
     ann, bob = server.user("ann"), server.user("bob")
     quiet = directory_service_pb2.QuietHours(start_minute=1320, end_minute=420, time_zone="Europe/Berlin")
     wanted = directory_service_pb2.SetPreferencesRequest(quiet_hours=quiet, max_per_day=0, muted_types=["ads", "ads"])
@@ -207,7 +207,7 @@ def note(**fields: Any) -> core_pb2.Notification:
     return core_pb2.Notification(**{"template": "note", "variables": {"who": "Eve", "text": "hi"}, **fields})
 
 
-async def test_a_template_is_checked_when_it_is_accepted_and_told_in_the_devices_locale(
+async def test_template_is_validated_at_accept_and_rendered_by_locale(
     server: Server, fake: FakeFcm, apps_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await server.backend(
@@ -252,7 +252,7 @@ async def test_a_template_is_checked_when_it_is_accepted_and_told_in_the_devices
     assert await changed(), "what cannot be used is left alone"
 
 
-async def test_new_credentials_are_taken_up_without_a_restart(server: Server, fake: FakeFcm, tmp_path: Path) -> None:
+async def test_fcm_credentials_rotate_without_a_restart(server: Server, fake: FakeFcm, tmp_path: Path) -> None:
     first = await server.backend(send())
     await until_states(server, first.notification_id, "SENT")
     assert fake.stats().token_calls == 1
@@ -266,7 +266,7 @@ async def test_new_credentials_are_taken_up_without_a_restart(server: Server, fa
     await wait_until(taken_up)
 
 
-async def test_a_hundred_twins_over_two_processes_make_one_notification(
+async def test_idempotency_of_a_hundred_duplicates_on_two_processes(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with (
@@ -282,7 +282,7 @@ async def test_a_hundred_twins_over_two_processes_make_one_notification(
         assert len((await one.rows())["notifications"]) == len((await one.rows())["deliveries"]) == 1
 
 
-async def test_a_repeat_of_what_is_committed_does_not_ask_postgres(server: Server, redis_url: str) -> None:
+async def test_idempotency_cache_answers_a_repeat_without_postgres(server: Server, redis_url: str) -> None:
     request = send(request_id="again")
     first = await server.backend(request)
     with redis.Redis.from_url(redis_url) as client:
@@ -306,7 +306,7 @@ async def server_sql(server: Server, statement: str) -> None:
         await conn.close()
 
 
-async def test_ten_thousand_triggers_of_a_window_make_one_push_and_one_that_trails(
+async def test_dedupe_of_ten_thousand_triggers_is_one_push_and_one_trailing(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with running_server(database_urls, redis_url) as one, running_server(database_urls, redis_url) as other:

@@ -41,7 +41,7 @@ pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 UNAVAILABLE = Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
 
 
-async def test_what_is_due_is_sent_and_recorded(database: Database, clock: FakeClock) -> None:
+async def test_worker_sends_and_records_due_deliveries(database: Database, clock: FakeClock) -> None:
     await couple(database)
     provider, outcomes = ScriptedProvider(), list[str]()
     worker = make_worker(database, clock, provider, attempt_ended=outcomes.append)
@@ -58,7 +58,7 @@ async def test_what_is_due_is_sent_and_recorded(database: Database, clock: FakeC
     assert set(provider.times.values()) == {1}
 
 
-async def test_a_worker_looks_unasked(database: Database, clock: FakeClock) -> None:
+async def test_worker_polls_without_a_wake_up(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message(due_at=clock.now() + timedelta(seconds=20))
     await accept(database, sent)
@@ -70,7 +70,7 @@ async def test_a_worker_looks_unasked(database: Database, clock: FakeClock) -> N
         await until_shown(database, "ann SENT", of=sent)
 
 
-async def test_a_503_is_tried_again_after_the_wait_as_the_same_delivery(database: Database, clock: FakeClock) -> None:
+async def test_backoff_after_503_retries_the_same_delivery(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -107,7 +107,7 @@ async def test_retry_after_is_honoured(database: Database, clock: FakeClock) -> 
         await until_shown(database, "ann SENT", of=sent)
 
 
-async def test_retry_after_beyond_its_life_expires_a_message(database: Database, clock: FakeClock) -> None:
+async def test_retry_after_beyond_the_ttl_expires_the_message(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message(ttl_s=90.0)
     await accept(database, sent)
@@ -120,7 +120,7 @@ async def test_retry_after_beyond_its_life_expires_a_message(database: Database,
     assert len(provider.asked) == 1, "not before the time that was asked for"
 
 
-async def test_what_is_over_is_not_sent(database: Database, clock: FakeClock) -> None:
+async def test_expired_delivery_is_not_sent(database: Database, clock: FakeClock) -> None:
     await couple(database)
     late = message(ttl_s=60.0)
     await accept(database, late)
@@ -132,7 +132,7 @@ async def test_what_is_over_is_not_sent(database: Database, clock: FakeClock) ->
     assert [d.attempts for d in await deliveries(database)] == [0]
 
 
-async def test_a_wake_up_is_left_to_a_live_stream_and_cancelled_when_the_cursor_comes_back(
+async def test_wake_up_is_left_to_a_live_stream_and_cancelled_by_its_cursor(
     database: Database, clock: FakeClock
 ) -> None:
     await couple(database)
@@ -152,7 +152,7 @@ async def test_a_wake_up_is_left_to_a_live_stream_and_cancelled_when_the_cursor_
     assert [d.user_id for d in provider.asked] == ["bob"]
 
 
-async def test_a_message_is_pushed_whatever_streams_there_are(database: Database, clock: FakeClock) -> None:
+async def test_message_is_pushed_despite_live_streams(database: Database, clock: FakeClock) -> None:
     await couple(database)
     streams = Streams()
     streams.users = {"ann"}
@@ -163,7 +163,7 @@ async def test_a_message_is_pushed_whatever_streams_there_are(database: Database
     assert streams.questions == []
 
 
-async def test_the_last_change_of_a_window_is_pushed_at_its_end(database: Database, clock: FakeClock) -> None:
+async def test_dedupe_trailing_change_is_pushed_at_the_end_of_its_window(database: Database, clock: FakeClock) -> None:
     await add_device(database, "ann")
     await add_members(database, "couple", "ann")
     provider = ScriptedProvider()
@@ -186,7 +186,7 @@ async def test_the_last_change_of_a_window_is_pushed_at_its_end(database: Databa
     assert await states(database) == {"SENT": 2, "SUPPRESSED": 3}
 
 
-async def test_a_provider_that_raises_costs_neither_the_delivery_nor_the_worker(
+async def test_provider_exception_costs_neither_delivery_nor_worker(
     database: Database, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     await couple(database)
@@ -204,7 +204,7 @@ async def test_a_provider_that_raises_costs_neither_the_delivery_nor_the_worker(
     assert "a provider raised" in caplog.text
 
 
-async def test_an_app_without_a_provider_waits_for_one(database: Database, clock: FakeClock) -> None:
+async def test_app_without_a_provider_waits_for_one(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -217,7 +217,7 @@ async def test_an_app_without_a_provider_waits_for_one(database: Database, clock
         await until_shown(database, "ann SENT", of=sent, moving=clock)
 
 
-async def test_an_outage_of_the_database_between_send_and_record_does_not_send_twice(
+async def test_database_outage_between_send_and_record_does_not_send_twice(
     database: Database, clock: FakeClock
 ) -> None:
     await couple(database)
@@ -241,7 +241,7 @@ async def test_an_outage_of_the_database_between_send_and_record_does_not_send_t
     assert refuses.refused > 3
 
 
-async def test_a_worker_goes_on_when_the_database_is_back(database: Database, clock: FakeClock) -> None:
+async def test_database_outage_ends_and_the_worker_resumes(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -275,7 +275,7 @@ async def test_two_workers_send_everything_once(database: Database, clock: FakeC
     assert provider.most_under_way <= 14
 
 
-async def test_no_more_attempts_are_under_way_than_allowed(database: Database, clock: FakeClock) -> None:
+async def test_in_flight_limit_bounds_attempts(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await accept(database, *(message() for _ in range(9)))
     provider = ScriptedProvider(gated=True)
@@ -290,9 +290,7 @@ async def test_no_more_attempts_are_under_way_than_allowed(database: Database, c
     assert provider.most_under_way == 4
 
 
-async def test_the_deliveries_of_a_crashed_worker_are_delivered_by_another_after_the_lease(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_lease_of_a_crashed_worker_passes_to_another(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -309,7 +307,7 @@ async def test_the_deliveries_of_a_crashed_worker_are_delivered_by_another_after
     assert [(d.delivery_id, d.attempt) for d in works.asked] == [(hangs.asked[0].delivery_id, 2)]
 
 
-async def test_a_slow_attempt_keeps_its_lease(database: Database, clock: FakeClock) -> None:
+async def test_lease_is_extended_during_a_slow_attempt(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -328,7 +326,7 @@ async def test_a_slow_attempt_keeps_its_lease(database: Database, clock: FakeClo
 
 
 @pytest.mark.parametrize("hook", ["attempt_ended", "record"])
-async def test_an_attempt_that_breaks_does_not_keep_its_lease_for_ever(
+async def test_lease_of_a_stuck_attempt_is_not_extended_forever(
     database: Database, clock: FakeClock, caplog: pytest.LogCaptureFixture, hook: str
 ) -> None:
     caplog.set_level(logging.ERROR)

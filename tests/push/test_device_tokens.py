@@ -57,7 +57,7 @@ async def many(database: Database, count: int) -> list[ClaimedDelivery]:
     return await claim(database, str(uuid.uuid4()), limit=count)
 
 
-async def test_a_wrong_project_costs_a_hundred_tokens_and_no_more(
+async def test_token_removal_limit_stops_at_a_hundred_for_a_wrong_project(
     database: Database, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     dead = await many(database, 400)
@@ -72,13 +72,13 @@ async def test_a_wrong_project_costs_a_hundred_tokens_and_no_more(
     assert await rows_of(database, counts) == [("ACTIVE", 200), ("DEAD", 200)]
 
 
-async def test_of_many_tokens_a_twentieth_may_go(database: Database) -> None:
+async def test_token_removal_limit_is_a_twentieth_of_many(database: Database) -> None:
     dead = await many(database, 4000)
     assert (await bury(database, dead)).braked == {APP}
     assert await value_of(database, "SELECT count(*) FROM token_removals") == 200
 
 
-async def test_under_the_brake_the_delivery_ends_and_the_token_stays(
+async def test_token_removal_limit_hit_ends_the_delivery_and_keeps_the_token(
     database: Database, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     await many(database, 103)
@@ -95,7 +95,7 @@ async def test_under_the_brake_the_delivery_ends_and_the_token_stays(
     assert "is the project right?" in caplog.text
 
 
-async def test_a_dead_token_of_a_device_with_a_newer_one_is_sent_there(database: Database, clock: FakeClock) -> None:
+async def test_dead_token_is_replaced_by_the_newer_one(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -114,7 +114,7 @@ async def test_a_dead_token_of_a_device_with_a_newer_one_is_sent_there(database:
     assert await value_of(database, "SELECT count(*) FROM token_removals") == 0
 
 
-async def test_a_token_is_followed_three_times(database: Database, clock: FakeClock) -> None:
+async def test_dead_token_replacement_is_followed_three_times(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)
@@ -150,7 +150,7 @@ async def age(database: Database) -> dict[str, str]:
     return dict(found)
 
 
-async def test_tokens_age_and_come_back(database: Database, clock: FakeClock) -> None:
+async def test_token_age_marks_stale_and_registration_refreshes(database: Database, clock: FakeClock) -> None:
     for user_id in ("new", "stale", "called", "old", "iphone"):
         platform = Platform.IOS if user_id == "iphone" else Platform.ANDROID
         made = Registration(APP, user_id, "phone", platform, f"token-{user_id}", "", "")
@@ -172,7 +172,7 @@ async def test_tokens_age_and_come_back(database: Database, clock: FakeClock) ->
     assert await age(database) == {**aged, "new": "STALE", "old": "ACTIVE", "stale": "ACTIVE", "called": "STALE"}
 
 
-async def test_what_is_pruned_for_a_month_is_gone(database: Database, clock: FakeClock) -> None:
+async def test_token_pruned_for_a_month_is_deleted(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await heard_of(database, "ann", 271)
     assert (await age(database))["ann"] == "PRUNED"
@@ -184,7 +184,7 @@ async def test_what_is_pruned_for_a_month_is_gone(database: Database, clock: Fak
     assert (await age(database))["ann"] == "ACTIVE"
 
 
-async def test_a_token_that_moves_cancels_what_waits_for_its_old_owner(database: Database) -> None:
+async def test_token_move_cancels_what_waits_for_its_old_owner(database: Database) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)

@@ -44,9 +44,7 @@ async def spent(database: Database) -> Counter[tuple[str, str]]:
     return Counter((device, scope) for device, scope in rows)
 
 
-async def test_a_writer_spends_half_of_what_members_have_however_it_goes_about_it(
-    ready: Database, clock: FakeClock
-) -> None:
+async def test_wakeup_share_of_one_writer_is_half(ready: Database, clock: FakeClock) -> None:
     publisher = Publisher(ready, clock, default_tuning, lambda app_id, scope: None, lambda: None)
     for number in range(50):
         change = NewChange("chat", f"k{number}", "{}")
@@ -65,7 +63,7 @@ async def test_a_writer_spends_half_of_what_members_have_however_it_goes_about_i
     assert callers == [("service:backend",), ("user:ann",), ("user:eve",)]
 
 
-async def test_what_waits_for_its_share_goes_out_when_that_has_grown(ready: Database, clock: FakeClock) -> None:
+async def test_wakeup_share_exhausted_is_sent_when_it_has_refilled(ready: Database, clock: FakeClock) -> None:
     for number in range(1, 12):
         await accept(ready, by("user:eve", number))
     last = by("user:eve", 12)

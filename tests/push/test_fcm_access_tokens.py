@@ -113,7 +113,7 @@ async def test_access_token_that_was_refused_is_not_given_again(fake: FakeFcm, t
     assert await tokens.current(refused=first) != first
 
 
-async def test_token_endpoint_that_refuses_once_is_asked_once_for_all_and_pauses_nobody(
+async def test_token_endpoint_refusing_once_is_asked_once_and_pauses_nobody(
     fake: FakeFcm, provider: FcmProvider
 ) -> None:
     fake.script("/token", REFUSED)
@@ -124,7 +124,7 @@ async def test_token_endpoint_that_refuses_once_is_asked_once_for_all_and_pauses
     assert fake.stats().token_calls == 1
 
 
-async def test_token_endpoint_that_goes_on_refusing_is_asked_each_ten_seconds(
+async def test_token_endpoint_backoff_is_ten_seconds_while_refusing(
     fake: FakeFcm, provider: FcmProvider, clock: Later
 ) -> None:
     fake.script("/token", Fault(FaultKind.BAD_PAYLOAD, times=None))
@@ -141,7 +141,7 @@ async def test_token_endpoint_that_goes_on_refusing_is_asked_each_ten_seconds(
     assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
 
 
-async def test_token_endpoint_that_hangs_holds_up_minting_for_ten_seconds(fake: FakeFcm, provider: FcmProvider) -> None:
+async def test_token_endpoint_timeout_is_ten_seconds(fake: FakeFcm, provider: FcmProvider) -> None:
     fake.script("/token", Fault(FaultKind.HANG))
     sending = [asyncio.create_task(provider.send(DELIVERY)) for _ in range(2)]
     await wait_until(lambda: fake.stats().hanging == 1)  # one for both
@@ -169,7 +169,7 @@ async def test_token_endpoint_that_hangs_holds_up_minting_for_ten_seconds(fake: 
         b'{"access_token":"t","expires_in":"3600"}',
     ],
 )
-async def test_token_endpoint_that_answers_no_token_gives_none(body: bytes, fake: FakeFcm, tmp_path: Path) -> None:
+async def test_token_endpoint_answer_without_a_token_gives_none(body: bytes, fake: FakeFcm, tmp_path: Path) -> None:
     assert await minted(answer("200 OK", body), fake, tmp_path) is None
 
 

@@ -66,7 +66,7 @@ def told(caplog: pytest.LogCaptureFixture, message: str) -> list[logging.LogReco
     return [record for record in caplog.records if record.message == message]
 
 
-async def test_credentials_that_cannot_be_read_leave_the_provider_and_are_told_once(
+async def test_credentials_unreadable_keep_the_provider_and_are_logged_once(
     server: Server, fake: FakeFcm, account: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -99,7 +99,7 @@ def swap(account: Path, number: int) -> None:
         account.with_name("..link").rename(account)
 
 
-async def test_other_credentials_are_taken_from_a_secret_that_kubernetes_swaps(
+async def test_credentials_reload_follows_a_kubernetes_secret_swap(
     server: Server, fake: FakeFcm, account: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(3):
@@ -116,7 +116,7 @@ async def test_other_credentials_are_taken_from_a_secret_that_kubernetes_swaps(
     assert not told(caplog, KEEPS)
 
 
-async def test_an_app_that_comes_while_the_database_is_away_is_delivered_later(
+async def test_app_added_during_a_database_outage_is_delivered_later(
     server: Server, fake: FakeFcm, stores: EmbeddedStores, account: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -152,7 +152,7 @@ async def provider(fake: FakeFcm, tmp_path: Path) -> AsyncIterator[FcmProvider]:
     await opened.close()
 
 
-def test_every_field_of_a_notification_is_in_the_matrix() -> None:
+def test_payload_matrix_covers_every_field() -> None:
     shown = set(Content.__slots__) - {"texts"}  # which stand in for a template
     assert set(MATRIX) == set(core_pb2.Notification.DESCRIPTOR.fields_by_name) == shown
 
@@ -204,7 +204,7 @@ async def test_collapse_key_replaces_on_every_platform(fake: FakeFcm, provider: 
     assert first == second, "all but the ids are the same"
 
 
-async def test_collapse_keys_keep_to_themselves(fake: FakeFcm, provider: FcmProvider) -> None:
+async def test_collapse_keys_stay_distinct_when_hashed(fake: FakeFcm, provider: FcmProvider) -> None:
     keys = ["x" * 65, "x" * 66, "a", "b", ""]
     for number, key in enumerate(keys):
         delivery = replace(MESSAGE, delivery_id=f"d-{number}", collapse_key=key)
@@ -216,14 +216,14 @@ async def test_collapse_keys_keep_to_themselves(fake: FakeFcm, provider: FcmProv
     assert (len(set(topics)), topics[-1]) == (len(keys), None)
 
 
-async def test_collapse_key_is_none_for_a_second_copy_of_a_delivery(fake: FakeFcm, provider: FcmProvider) -> None:
+async def test_collapse_key_is_absent_on_a_second_copy(fake: FakeFcm, provider: FcmProvider) -> None:
     for delivery in (MESSAGE, MESSAGE, replace(MESSAGE, delivery_id="d-2")):
         await provider.send(Message(delivery, TITLE, "default.ack"))
     device = fake.device("a-token")
     assert (device.shown, device.replaced, len(device.on_screen)) == (2, 1, 2)
 
 
-async def test_nothing_is_kept_of_what_is_sent_now_or_never(fake: FakeFcm, provider: FcmProvider) -> None:
+async def test_ttl_zero_is_not_stored_by_fcm(fake: FakeFcm, provider: FcmProvider) -> None:
     now = replace(MESSAGE, at_once=True, content=Content(title="T"))
     assert (await provider.send(Message(now, now.content, "default.ack"))).verdict is Verdict.SENT
     sent = fake.deliveries()[-1].message

@@ -75,20 +75,20 @@ async def outcome_of(parts: list[bytes], tmp_path: Path) -> Outcome:
         return await provider.send(DELIVERY)
 
 
-async def test_an_answer_may_come_in_pieces(tmp_path: Path) -> None:
+async def test_fcm_response_in_pieces(tmp_path: Path) -> None:
     whole = answer("404 Not Found", UNREGISTERED)
     outcome = await outcome_of([whole[:60], whole[60:90], whole[90:]], tmp_path)
     assert outcome == Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
 
 
-async def test_an_answer_that_breaks_off_counts_by_its_head(tmp_path: Path) -> None:
+async def test_fcm_response_cut_off_counts_by_its_head(tmp_path: Path) -> None:
     cut = answer("200 OK", b'{"name":"x"}')[:-3]
     assert await outcome_of([cut], tmp_path) == Outcome(Verdict.SENT)
     cut = answer("404 Not Found", UNREGISTERED)[:-3]
     assert await outcome_of([cut], tmp_path) == Outcome(Verdict.RETRY, Reason.AMBIGUOUS)
 
 
-async def test_an_answer_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+async def test_fcm_response_without_end_is_not_read_to_the_end(tmp_path: Path) -> None:
     endless = answer("503 Busy", b"x" * 5_000_000)
     assert await outcome_of([endless], tmp_path) == Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
 
@@ -172,7 +172,7 @@ CHUNKED = b"HTTP/1.1 404 Not Found\r\ntransfer-encoding: chunked\r\n"
         ("599 ?", b"[" * 50_000, UNREACHED),
     ],
 )
-async def test_a_proxys_answer_has_one_meaning(head: str, body: bytes, outcome: Outcome, tmp_path: Path) -> None:
+async def test_proxy_response_is_classified(head: str, body: bytes, outcome: Outcome, tmp_path: Path) -> None:
     assert await outcome_of([answer(head, body)], tmp_path) == outcome
 
 
@@ -189,7 +189,7 @@ async def test_a_proxys_answer_has_one_meaning(head: str, body: bytes, outcome: 
         (b"", PERHAPS),
     ],
 )
-async def test_a_proxys_framing_changes_nothing(whole: bytes, outcome: Outcome, tmp_path: Path) -> None:
+async def test_proxy_framing_changes_nothing(whole: bytes, outcome: Outcome, tmp_path: Path) -> None:
     assert await outcome_of([whole], tmp_path) == outcome
 
 
@@ -277,5 +277,5 @@ REJECTED = Outcome(Verdict.REJECTED, Reason.REJECTED)
         (bad_request("message.token", status=503), UNREACHED),
     ],
 )
-async def test_a_bad_request_condemns_the_token_it_names(whole: bytes, outcome: Outcome, tmp_path: Path) -> None:
+async def test_bad_request_condemns_the_token_it_names(whole: bytes, outcome: Outcome, tmp_path: Path) -> None:
     assert await outcome_of([whole], tmp_path) == outcome

@@ -153,7 +153,7 @@ def as_firebase_would(message: Message) -> messaging.Message:
 @pytest.mark.parametrize("lane", Lane)
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS.keys())
-async def test_both_send_the_same_message(
+async def test_firebase_admin_sends_the_same_message(
     fake: FakeFcm, ours: FcmProvider, theirs: firebase_admin.App, content: Content, kind: Kind, lane: Lane
 ) -> None:
     collapse_key = "k" if kind is Kind.MESSAGE else ""
@@ -188,7 +188,9 @@ CLASSES: dict[str, tuple[type[Exception], Verdict, Reason]] = {
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("fault", CLASSES)
-async def test_each_class_of_error_has_one_meaning(ours: FcmProvider, theirs: firebase_admin.App, fault: str) -> None:
+async def test_firebase_admin_classifies_errors_alike(
+    ours: FcmProvider, theirs: firebase_admin.App, fault: str
+) -> None:
     raised, verdict, reason = CLASSES[fault]
     token = f"fault:{fault}:*"
     outcome = await ours.send(Message(replace(DELIVERY, registration_token=token), CONTENTS["a title"], "a.k"))
@@ -197,7 +199,7 @@ async def test_each_class_of_error_has_one_meaning(ours: FcmProvider, theirs: fi
     assert (outcome.verdict, outcome.reason) == (verdict, reason)
 
 
-async def test_one_bad_message_costs_the_others_nothing(fake: FakeFcm, ours: FcmProvider) -> None:
+async def test_firebase_admin_batch_error_costs_the_others_nothing(fake: FakeFcm, ours: FcmProvider) -> None:
     """firebase-admin raises for the whole batch when one answer is no JSON, although FCM took the others."""
     tokens = ["one", "fault:not-json:*", "fault:503:*", "other"]
     outcomes = await asyncio.gather(

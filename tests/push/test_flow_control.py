@@ -20,7 +20,7 @@ UNAVAILABLE = Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
 DEAD = Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
 
 
-def test_a_429_halves_the_rate_once_and_a_minute_heals_it() -> None:
+def test_rate_limit_halves_on_429_and_recovers_in_a_minute() -> None:
     pace = Pace()
     pace.answered(10.0, throttled=False)
     for moment in (10.0, 10.1, 14.9):
@@ -31,7 +31,7 @@ def test_a_429_halves_the_rate_once_and_a_minute_heals_it() -> None:
     assert pace.share(75.0) == 1.0
 
 
-def test_the_rate_never_falls_to_nothing() -> None:
+def test_rate_limit_never_falls_to_zero() -> None:
     pace = Pace()
     for moment in range(0, 600, 5):
         pace.answered(float(moment), throttled=True)
@@ -39,14 +39,14 @@ def test_the_rate_never_falls_to_nothing() -> None:
 
 
 @pytest.mark.parametrize(("throttled", "paused"), [(2, 0.0), (3, 60.0)])
-def test_it_pauses_when_more_than_a_tenth_of_ten_seconds_is_throttled(throttled: int, paused: float) -> None:
+def test_rate_limit_pauses_above_a_tenth_throttled_in_ten_seconds(throttled: int, paused: float) -> None:
     pace = Pace()
     for number in range(25):
         pace.answered(100.0 + number / 10, throttled=number >= 25 - throttled)
     assert pace.paused_for(102.4) == pytest.approx(paused)
 
 
-def test_what_is_older_than_ten_seconds_does_not_count() -> None:
+def test_rate_limit_window_is_ten_seconds() -> None:
     pace = Pace()
     for number in range(30):
         pace.answered(number / 100, throttled=number < 3)
@@ -55,7 +55,7 @@ def test_what_is_older_than_ten_seconds_does_not_count() -> None:
     assert pace.paused_for(10.5) == 0.0, "one of one is too few to judge by"
 
 
-def test_a_pause_is_as_long_as_the_provider_asks() -> None:
+def test_rate_limit_pause_follows_retry_after() -> None:
     pace = Pace()
     for _ in range(20):
         pace.answered(0.0, throttled=True, retry_after_s=300.0)
@@ -78,14 +78,14 @@ def send(gate: Gate, outcome: Outcome, platform: str = "ANDROID") -> None:
     gate.learned(permit, outcome, platform)
 
 
-def test_an_app_has_so_many_under_way_and_no_more(gate: Gate) -> None:
+def test_in_flight_limit_is_per_app(gate: Gate) -> None:
     gate.under_way = 8
     assert gate.room(bypassed=False) == 2
     gate.under_way = 12
     assert gate.room(bypassed=True) == 0
 
 
-async def test_a_provider_that_is_down_is_left_alone_unless_there_is_another(gate: Gate, clock: FakeClock) -> None:
+async def test_breaker_spares_a_down_provider_unless_there_is_a_fallback(gate: Gate, clock: FakeClock) -> None:
     for _ in range(5):
         send(gate, UNAVAILABLE)
     assert (gate.room(bypassed=False), gate.room(bypassed=True), gate.closed_for_s()) == (0, 10, 60.0)
@@ -94,7 +94,7 @@ async def test_a_provider_that_is_down_is_left_alone_unless_there_is_another(gat
     assert (gate.breaker, gate.room(bypassed=False)) == (BreakerState.HALF_OPEN, 3)
 
 
-def test_dead_tokens_and_bad_messages_are_no_failures_of_the_provider(gate: Gate) -> None:
+def test_breaker_ignores_dead_tokens_and_bad_messages(gate: Gate) -> None:
     for _ in range(10):
         send(gate, DEAD)
         send(gate, Outcome(Verdict.REJECTED, Reason.REJECTED))
@@ -104,7 +104,7 @@ def test_dead_tokens_and_bad_messages_are_no_failures_of_the_provider(gate: Gate
 CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
 
 
-def test_a_wrong_configuration_closes_the_app_after_five_in_a_row(gate: Gate) -> None:
+def test_breaker_opens_after_five_misconfigurations_in_a_row(gate: Gate) -> None:
     for _ in range(4):
         send(gate, CONFIG)
     assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
@@ -112,16 +112,14 @@ def test_a_wrong_configuration_closes_the_app_after_five_in_a_row(gate: Gate) ->
     assert (gate.room(bypassed=False), gate.closed_for_s(), gate.breaker) == (0, 60.0, BreakerState.OPEN)
 
 
-def test_a_wrong_configuration_for_some_stops_no_app_that_works_for_others(gate: Gate) -> None:
+def test_breaker_ignores_misconfiguration_of_some(gate: Gate) -> None:
     for _ in range(100):
         for outcome in (CONFIG, CONFIG, SENT):
             send(gate, outcome)
     assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
 
 
-async def test_access_tokens_that_are_not_to_be_had_pause_the_app_as_long_as_nobody_asks(
-    gate: Gate, clock: FakeClock
-) -> None:
+async def test_access_token_unavailable_pauses_the_app(gate: Gate, clock: FakeClock) -> None:
     none = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.ACCESS)
     for _ in range(50):
         send(gate, none)
@@ -135,7 +133,7 @@ async def test_access_tokens_that_are_not_to_be_had_pause_the_app_as_long_as_nob
 IPHONES = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.PLATFORM)
 
 
-async def test_apns_credentials_that_are_refused_stop_iphones_and_not_android(gate: Gate, clock: FakeClock) -> None:
+async def test_apns_credential_refusal_stops_ios_only(gate: Gate, clock: FakeClock) -> None:
     for _ in range(4):
         send(gate, IPHONES, "IOS")
         send(gate, SENT, "ANDROID")
@@ -154,7 +152,7 @@ async def test_apns_credentials_that_are_refused_stop_iphones_and_not_android(ga
     assert gate.closed_for_s("IOS") == 0.0
 
 
-def test_throttling_halves_what_the_app_may_take(gate: Gate) -> None:
+def test_rate_limit_throttling_halves_the_grant(gate: Gate) -> None:
     assert gate.share == 1.0
     send(gate, SENT)
     send(gate, THROTTLED)

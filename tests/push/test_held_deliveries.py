@@ -88,7 +88,7 @@ async def test_quiet_hours_that_end_in_a_skipped_hour_hold_once(
     assert [d.attempt for d in provider.asked] == [1]
 
 
-async def test_what_is_wanted_within_a_time_expires_in_it_all_the_same(database: Database, clock: FakeClock) -> None:
+async def test_quiet_hours_expire_a_message_by_its_ttl(database: Database, clock: FakeClock) -> None:
     await phone(database, "ann", Platform.ANDROID, BERLIN)
     await prefer(database, quiet_hours=REST)
     sent = message(ttl_s=600.0)
@@ -99,7 +99,7 @@ async def test_what_is_wanted_within_a_time_expires_in_it_all_the_same(database:
         await until_shown(database, "ann EXPIRED", of=sent, moving=clock)
 
 
-async def test_a_wake_up_disturbs_nobody_and_is_not_held(database: Database, clock: FakeClock) -> None:
+async def test_quiet_hours_do_not_hold_wake_ups(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await prefer(database, quiet_hours=QuietHours(0, 0, ""), max_per_day=0, muted_types=("news",))
     silent = wake(1, exclude_user_id="bob")
@@ -108,9 +108,7 @@ async def test_a_wake_up_disturbs_nobody_and_is_not_held(database: Database, clo
         await until_shown(database, "ann SENT", of=silent)
 
 
-async def test_of_a_muted_type_a_wake_up_goes_out_as_one_that_makes_no_sound(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_muted_type_wake_up_is_sent_silently(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await prefer(database, muted_types=("news",))
     silent = replace(wake(1), content=Content(sound="bell", data={"k": "v"}))
@@ -122,7 +120,7 @@ async def test_of_a_muted_type_a_wake_up_goes_out_as_one_that_makes_no_sound(
     assert contents == {"ann": Content(data={"k": "v"}), "bob": Content(sound="bell", data={"k": "v"})}
 
 
-async def test_a_muted_type_is_suppressed_and_holds_nothing_off(database: Database, clock: FakeClock) -> None:
+async def test_muted_type_is_suppressed_and_opens_no_window(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await prefer(database, muted_types=("ads",))
     muted = message(type="ads", dedupe_key="k")
@@ -131,7 +129,7 @@ async def test_a_muted_type_is_suppressed_and_holds_nothing_off(database: Databa
     assert await shown(database, muted, *others) == ["ann SUPPRESSED MUTED", *["ann PENDING"] * 4]
 
 
-async def test_a_device_shows_as_many_a_day_as_its_user_wants(database: Database, clock: FakeClock) -> None:
+async def test_daily_limit_is_that_of_the_user(database: Database, clock: FakeClock) -> None:
     await phone(database, "ann", Platform.ANDROID, BERLIN)
     await phone(database, "ann", Platform.IOS, BERLIN, "tablet")
     await prefer(database, max_per_day=2)
@@ -157,9 +155,7 @@ async def test_a_device_shows_as_many_a_day_as_its_user_wants(database: Database
         await until_shown(database, "ann SENT", "ann SENT", of=sent[2], moving=clock)
 
 
-async def test_the_day_of_a_device_is_shared_by_all_workers_and_a_retry_counts_once(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_daily_limit_is_shared_by_workers_and_counts_a_retry_once(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = [message() for _ in range(40)]
     await accept(database, *sent)
@@ -177,9 +173,7 @@ async def test_the_day_of_a_device_is_shared_by_all_workers_and_a_retry_counts_o
     assert failed > 0
 
 
-async def test_a_phone_is_woken_as_often_as_its_system_lets_it_and_the_rest_is_merged(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_wakeup_budget_merges_what_exceeds_it(database: Database, clock: FakeClock) -> None:
     await phone(database, "ann", Platform.IOS)
     await add_members(database, "couple", "ann")
     await add_members(database, "other", "ann")
@@ -212,7 +206,7 @@ async def nothing_pending(database: Database) -> bool:
     return not await value_of(database, "SELECT count(*) FROM deliveries WHERE state IN ('PENDING', 'IN_FLIGHT')")
 
 
-async def test_a_stream_that_brings_it_costs_no_wake_up(database: Database, clock: FakeClock) -> None:
+async def test_wakeup_budget_is_not_spent_by_a_stream(database: Database, clock: FakeClock) -> None:
     await phone(database, "ann", Platform.IOS)
     await add_members(database, "couple", "ann")
     streams = Streams()
@@ -226,7 +220,7 @@ async def test_a_stream_that_brings_it_costs_no_wake_up(database: Database, cloc
     assert await value_of(database, "SELECT count(*) FROM wake_budgets") == 0
 
 
-async def test_a_template_is_told_in_each_devices_locale(database: Database, clock: FakeClock) -> None:
+async def test_template_is_rendered_in_each_device_locale(database: Database, clock: FakeClock) -> None:
     for user, locale in (("ann", "de-DE"), ("bob", "")):
         made = Registration(APP, user, "phone", Platform.ANDROID, f"token-{user}", "", locale)
         await directory(database).register(made, "test", by_user=False)

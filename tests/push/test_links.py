@@ -24,21 +24,21 @@ BAD_URLS = [
 
 
 @pytest.mark.parametrize("action", [*URLS, *OWN, *NAMES])
-def test_click_action_may_be_a_name_or_an_https_url_or_one_of_the_apps_own_scheme(action: str) -> None:
+def test_click_action_accepts_names_https_and_own_scheme(action: str) -> None:
     assert action_fault(action) is None
     assert is_link(action) == (action not in NAMES)
 
 
 @pytest.mark.parametrize("action", BAD_URLS)
-def test_click_action_is_refused(action: str) -> None:
+def test_click_action_invalid_is_refused(action: str) -> None:
     assert action_fault(action)
 
 
 @pytest.mark.parametrize("url", [*URLS, ""])
-def test_image_url_may_be_https(url: str) -> None:
+def test_image_url_accepts_https(url: str) -> None:
     assert image_fault(url) is None
 
 
 @pytest.mark.parametrize("url", [*BAD_URLS, *OWN, "OPEN"])
-def test_image_url_is_refused(url: str) -> None:
+def test_image_url_invalid_is_refused(url: str) -> None:
     assert image_fault(url)

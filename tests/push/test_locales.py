@@ -65,7 +65,7 @@ def told(locale: str, *offered: str) -> str:
         *(("fr-FR@calendar=japanese", "fr"), ("de--DE", "de"), ("de-", "de"), ("zh-Hant-TW-x-private", "zh-Hant")),
     ],
 )
-def test_a_locale_gets_the_nearest_text(locale: str, expected: str) -> None:
+def test_locale_gets_the_nearest_text(locale: str, expected: str) -> None:
     assert told(locale, *MANY) == expected
     assert told(locale, *reversed(MANY)) == expected, "the order in which texts stand in the file means nothing"
 
@@ -118,7 +118,7 @@ def test_a_locale_gets_the_nearest_text(locale: str, expected: str) -> None:
         ("ca-ES", ["ca-valencia", "ca"], "ca"),
     ],
 )
-def test_a_locale_gets_no_text_in_another_script_or_language(locale: str, offered: list[str], expected: str) -> None:
+def test_locale_gets_no_text_in_another_script_or_language(locale: str, offered: list[str], expected: str) -> None:
     assert told(locale, *offered) == expected
 
 
@@ -126,17 +126,17 @@ def test_a_locale_gets_no_text_in_another_script_or_language(locale: str, offere
     "locale",
     ["", "C", "POSIX", "und", "root", "x-foo", "123", "a", "ä", "-", "_", "@", "en" * 60, "default", "🇩🇪", "i-x"],
 )
-def test_a_locale_that_is_none_gets_the_default(locale: str) -> None:
+def test_locale_invalid_gets_the_default(locale: str) -> None:
     assert told(locale, *MANY) == "default"
 
 
 @pytest.mark.parametrize("name", ["", "english", "de AT", "d", "de-", "de-u", "ä", "de@euro", "und", "Default"])
-def test_a_text_is_for_a_locale_of_bcp_47(name: str) -> None:
+def test_locale_of_a_text_is_bcp_47(name: str) -> None:
     with pytest.raises(ValueError, match="locale"):
         Template.parse({"default": ("", ""), name: ("a", "b")})
 
 
-def test_what_is_kept_of_locales_is_bounded() -> None:
+def test_locale_cache_is_bounded() -> None:
     for number in range(3 * locales.MOST_KEPT):
         assert told(f"fr-x-{number:x}", "de", "fr") == "fr"
         assert len(Language._INSTANCES) <= 2 * locales.MOST_KEPT

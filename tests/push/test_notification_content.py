@@ -42,7 +42,7 @@ async def ready(server: Server) -> Server:
 
 
 @pytest.mark.parametrize(("fields", "paths"), CASES)
-async def test_content_that_no_platform_should_get_is_refused(
+async def test_content_unfit_for_every_platform_is_refused(
     ready: Server, fields: dict[str, Any], paths: tuple[str, ...]
 ) -> None:
     request = send(notification=core_pb2.Notification(**fields))
@@ -53,7 +53,7 @@ async def test_content_that_no_platform_should_get_is_refused(
         assert told.notification == core_pb2.Notification(**fields)
 
 
-async def test_content_of_a_trigger_is_checked_in_the_same_way(ready: Server) -> None:
+async def test_content_of_a_trigger_is_validated_alike(ready: Server) -> None:
     change = core_pb2.NewChange(scope="s", key="k", merge_patch_json="1")
     shown = core_pb2.Notification(title="t", click_action="javascript:alert(1)", image_url="file:///i.png")
     request = sync_service_pb2.PublishChangesRequest(changes=[change], trigger=core_pb2.SyncTrigger(notification=shown))

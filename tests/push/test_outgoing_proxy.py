@@ -118,7 +118,7 @@ def asked_for(fake: FakeFcm) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["{scheme}_PROXY", "ALL_PROXY", "PUSH_PROXY"])
-async def test_proxy_is_gone_through_by_access_tokens_and_sends(
+async def test_proxy_carries_access_tokens_and_sends(
     fake: FakeFcm, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     name = name.format(scheme=fake.base_url.partition(":")[0].upper())
@@ -130,7 +130,7 @@ async def test_proxy_is_gone_through_by_access_tokens_and_sends(
     assert fake.stats().accepted == 1
 
 
-async def test_proxy_of_the_setting_goes_before_that_of_the_environment(
+async def test_proxy_setting_wins_over_the_environment(
     fake: FakeFcm, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{closed_port}")
@@ -141,7 +141,7 @@ async def test_proxy_of_the_setting_goes_before_that_of_the_environment(
     assert len(proxy.asked) == 2
 
 
-async def test_proxy_is_not_gone_through_to_hosts_that_no_proxy_names(
+async def test_proxy_honours_no_proxy(
     fake: FakeFcm, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "example.org,127.0.0.1")
@@ -149,9 +149,7 @@ async def test_proxy_is_not_gone_through_to_hosts_that_no_proxy_names(
     assert proxy.asked == []
 
 
-async def test_proxy_that_refuses_was_surely_not_fcm(
-    fake: FakeFcm, proxy: Proxy, tmp_path: Path, closed_port: int
-) -> None:
+async def test_proxy_refusal_is_unsent(fake: FakeFcm, proxy: Proxy, tmp_path: Path, closed_port: int) -> None:
     no_token = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.ACCESS)
     proxy.refuses = "407 Proxy Authentication Required"
     assert await outcome(fake, tmp_path, PUSH_PROXY=proxy.url) == no_token
@@ -178,7 +176,7 @@ async def test_proxy_that_refuses_was_surely_not_fcm(
         ("https://a.example.org/x", {"NO_PROXY": "b.example.org"}, "http://q:2", "http://q:2"),
     ],
 )
-def test_proxy_for_a_url(
+def test_proxy_is_chosen_by_url(
     url: str, environment: dict[str, str], setting: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -187,7 +185,7 @@ def test_proxy_for_a_url(
 
 
 @pytest.mark.parametrize("wrong", ["socks5://p:1", "http://:1", "ftp://p:1", "http://p:99999", "http://[::1", "/p"])
-async def test_proxy_that_is_none_is_refused_and_not_repeated(
+async def test_proxy_invalid_is_refused_without_repeating_it(
     wrong: str, fake: FakeFcm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(NoProxy) as caught:

@@ -46,7 +46,7 @@ def body(shown: Content, delivery: ClaimedDelivery = MESSAGE) -> bytes:
     return Encoder().encode(Message(delivery, shown, ACK_TOKEN))
 
 
-def test_3071_quotes_are_6302_bytes_and_refused_at_the_door_and_by_fcm() -> None:
+def test_payload_limit_counts_escaped_quotes_here_and_at_fcm() -> None:
     shown, faults = at_the_door(body='"' * 3071)
     assert [fault.path for fault in faults] == ["notification"]
     with pytest.raises(Violation, match="APNS message is too big"):
@@ -65,7 +65,7 @@ def test_3071_quotes_are_6302_bytes_and_refused_at_the_door_and_by_fcm() -> None
         (3072 - 7, lambda n: {"data": {"k": "x" * n}}),
     ],
 )
-def test_content_may_have_3072_bytes_as_json(most: int, fields: Any) -> None:
+def test_payload_limit_of_content_is_3072_json_bytes(most: int, fields: Any) -> None:
     for count, refused in ((most, False), (most + 1, True)):
         assert bool(at_the_door(**fields(count))[1]) == refused, count
 
@@ -78,7 +78,7 @@ def test_content_may_have_3072_bytes_as_json(most: int, fields: Any) -> None:
     data=st.dictionaries(st.text(alphabet='xyé"', min_size=1, max_size=40), TEXTS, max_size=64),
     badge=st.sampled_from([None, 0, 99_999]),
 )
-def test_what_passes_the_door_fits_every_platform(data: dict[str, str], badge: int | None, **texts: str) -> None:
+def test_payload_limit_accepted_here_fits_every_platform(data: dict[str, str], badge: int | None, **texts: str) -> None:
     named = {"title": texts["title"], "body": texts["text"], "sound": texts["sound"], "click_action": texts["action"]}
     shown, faults = at_the_door(**named, data=data, badge=badge, image_url="https://example.org/i.png")
     if not faults:
@@ -86,7 +86,7 @@ def test_what_passes_the_door_fits_every_platform(data: dict[str, str], badge: i
             assert read_message(body(shown, delivery)).target == "a-token"
 
 
-def test_the_largest_content_fits_beside_the_longest_cursor_and_collapse_key() -> None:
+def test_payload_limit_fits_longest_cursor_and_collapse_key() -> None:
     data = {f"{number:02}": '"' * 10 for number in range(64)}
     room = 3072 - sum(len(orjson.dumps(value)) - 2 + 2 + 6 for value in data.values())
     shown, faults = at_the_door(title="t" * (room - 5), body="\n\n", data=data, badge=99_999, sound="s")
@@ -96,7 +96,7 @@ def test_the_largest_content_fits_beside_the_longest_cursor_and_collapse_key() -
     assert at_the_door(title="t" * (room - 4), body="\n\n", data=data, sound="s")[1], "it is the largest"
 
 
-def test_a_long_link_fits_where_it_goes_out_twice() -> None:
+def test_payload_limit_fits_a_link_sent_twice() -> None:
     link = "https://example.org/" + "x" * 1400
     room = 3072 - 2 * len(link) - len("click_action") - 6
     shown, faults = at_the_door(title="t" * room, click_action=link)

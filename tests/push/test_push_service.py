@@ -80,7 +80,7 @@ TARGETS = [
 
 
 @pytest.mark.parametrize(("target", "reached"), TARGETS, ids=["scope", "user", "users", "devices", "nobody"])
-async def test_targets(ready: Server, target: dict[str, Any], reached: set[tuple[str, str]]) -> None:
+async def test_send_notification_targets(ready: Server, target: dict[str, Any], reached: set[tuple[str, str]]) -> None:
     answer = await ready.backend(send(**target))
     assert answer.delivery_count == len(reached)
     found = await deliveries(ready, notification_id=answer.notification_id)
@@ -95,13 +95,13 @@ async def test_targets(ready: Server, target: dict[str, Any], reached: set[tuple
     assert counts == Counter(delivery.state for delivery in found)
 
 
-async def test_a_scope_that_is_not_there(ready: Server) -> None:
+async def test_send_notification_to_a_missing_scope(ready: Server) -> None:
     before = await ready.rows()
     assert (await ready.backend.refusal(send(scope="nowhere", request_id="r"))).told == NOT_THERE
     assert await ready.rows() == before
 
 
-async def test_a_notification_is_told_as_it_was_sent(ready: Server) -> None:
+async def test_get_notification_returns_it_as_sent(ready: Server) -> None:
     shown = core_pb2.Notification(
         title="Ünïcode \U0001f600",
         body="two\nlines",
@@ -141,7 +141,7 @@ async def test_a_notification_is_told_as_it_was_sent(ready: Server) -> None:
 
 
 @pytest.mark.parametrize("ahead_s", [-40, 40])
-async def test_schedule_time_is_kept_whatever_the_clock_of_the_server_says(
+async def test_schedule_time_is_independent_of_the_server_clock(
     ready: Server, database_urls: DatabaseUrls, ahead_s: int
 ) -> None:
     await run_sql(database_urls.owner_url, f"UPDATE test_clock SET at = now() - interval '{ahead_s} seconds'")
@@ -156,7 +156,7 @@ async def test_schedule_time_is_kept_whatever_the_clock_of_the_server_says(
     assert told.resolved is (ahead_s < 0)
 
 
-async def test_a_dedupe_key_lets_one_through_to_each_device(ready: Server) -> None:
+async def test_dedupe_key_sends_one_to_each_device(ready: Server) -> None:
     first = await ready.backend(send(user_ids=users("bob"), dedupe_key="k", dedupe_window=HOUR))
     second = await ready.backend(send(user_ids=users("bob", "carol"), dedupe_key="k", dedupe_window=HOUR))
     other = await ready.backend(send(user_ids=users("bob"), dedupe_key="other", dedupe_window=HOUR))
@@ -168,7 +168,7 @@ async def test_a_dedupe_key_lets_one_through_to_each_device(ready: Server) -> No
         assert not (await ready.backend(send(user_ids=users("bob")))).suppressed_count, "without a key"
 
 
-async def test_triggers_wake_each_device_once_in_a_window(ready: Server) -> None:
+async def test_dedupe_window_wakes_each_device_once(ready: Server) -> None:
     trigger = core_pb2.SyncTrigger(type="t", exclude_user_id="alice")
     notifications = []
     for key in ("one", "two", "three"):
@@ -188,7 +188,7 @@ async def test_triggers_wake_each_device_once_in_a_window(ready: Server) -> None
     assert (told.kind, told.type) == (push_service_pb2.NOTIFICATION_KIND_SYNC, "t")
 
 
-async def test_deliveries_page_and_filter(ready: Server) -> None:
+async def test_pagination_and_filter_of_deliveries(ready: Server) -> None:
     for _ in range(3):
         await ready.backend(send())
     everything = await deliveries(ready)
@@ -217,12 +217,12 @@ async def test_deliveries_page_and_filter(ready: Server) -> None:
     assert (await ready.backend.refusal(request)).fields == ("page_token",), "of another list"
 
 
-async def test_a_notification_that_is_not_there(ready: Server) -> None:
+async def test_get_notification_of_a_missing_one(ready: Server) -> None:
     request = push_service_pb2.GetNotificationRequest(notification_id="00000000-0000-7000-8000-000000000000")
     assert (await ready.backend.refusal(request)).told == NOT_THERE
 
 
-async def test_unregistering_and_moving_cancel_what_waits(ready: Server) -> None:
+async def test_unregister_or_move_cancels_waiting_deliveries(ready: Server) -> None:
     answer = await ready.backend(send(user_ids=users("bob", "carol")))
     await ready.user("bob")(directory_service_pb2.UnregisterDeviceRequest(device_id="phone"))
     await ready.register("alice", "phone", "carols-token")
@@ -232,7 +232,7 @@ async def test_unregistering_and_moving_cancel_what_waits(ready: Server) -> None
     assert len(found) == 2
 
 
-async def test_a_worker_sends_what_was_accepted(database_urls: DatabaseUrls, redis_url: str) -> None:
+async def test_worker_sends_accepted_notifications(database_urls: DatabaseUrls, redis_url: str) -> None:
     """With the provider that writes to the log; and a device with a live stream gets its change there."""
     grace: Any = {"STREAM_GRACE_S": "300"}  # which ends when the test says so
     async with (

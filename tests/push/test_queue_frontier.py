@@ -70,7 +70,7 @@ async def buffers_of_a_claim(urls: DatabaseUrls, place: Place) -> int:
 
 
 @pytest.mark.parametrize("due", ["now() - n * interval '1 millisecond'", "now() - interval '1 minute'"])
-async def test_a_claim_passes_nothing_that_went_under_a_held_snapshot(
+async def test_queue_frontier_passes_nothing_under_a_held_snapshot(
     database: Database, database_urls: DatabaseUrls, due: str
 ) -> None:
     await run_sql(
@@ -95,7 +95,7 @@ async def test_a_claim_passes_nothing_that_went_under_a_held_snapshot(
 
 @pytest.mark.usefixtures("database", "clock")
 class TestBehindTheFrontier:
-    async def test_a_delivery_that_is_committed_late_is_claimed_within_five_seconds(
+    async def test_queue_frontier_claims_a_late_commit_within_five_seconds(
         self, database: Database, clock: FakeClock
     ) -> None:
         await couple(database)
@@ -111,7 +111,7 @@ class TestBehindTheFrontier:
             await until_shown(database, "ann SENT", of=late)
 
     @pytest.mark.parametrize("behind_s", [3, 50, 3_000])
-    async def test_a_delivery_that_comes_back_behind_it_is_claimed_within_five_seconds(
+    async def test_queue_frontier_claims_a_returned_delivery_within_five_seconds(
         self, database: Database, clock: FakeClock, behind_s: int
     ) -> None:
         await couple(database)
@@ -131,7 +131,7 @@ class TestBehindTheFrontier:
             await clock.advance(5)
             await until_shown(database, "ann SENT", of=back)
 
-    async def test_what_a_lease_left_behind_is_claimed_again(self, database: Database, clock: FakeClock) -> None:
+    async def test_queue_frontier_claims_after_an_expired_lease(self, database: Database, clock: FakeClock) -> None:
         await couple(database)
         lost = message()
         await accept(database, lost)
@@ -144,7 +144,7 @@ class TestBehindTheFrontier:
         assert await value_of(database, "SELECT attempts FROM deliveries") == 2
 
 
-async def test_the_frontier_goes_back_a_minute_each_second_and_to_the_beginning_every_three() -> None:
+async def test_queue_frontier_looks_back_a_minute_and_periodically_to_the_start() -> None:
     clock = FakeClock()
     frontier = Frontier[str](clock)
     at = clock.now()
@@ -162,7 +162,7 @@ async def test_the_frontier_goes_back_a_minute_each_second_and_to_the_beginning_
     assert frontier.place(everything, "lane") == frontier.place(near, "another") == FIRST
 
 
-async def test_the_frontier_goes_back_the_less_often_the_longer_it_takes() -> None:
+async def test_queue_frontier_looks_back_less_often_when_slow() -> None:
     clock = FakeClock()
     frontier = Frontier[str](clock)
     reach = frontier.begin()

@@ -42,12 +42,12 @@ def at(text: str, zone: str = BERLIN, fold: int = 0) -> datetime:
         (NIGHT, "2030-10-26T23:00", "2030-10-27T07:00"),
     ],
 )
-def test_quiet_hours_end_by_the_clock_on_the_wall(quiet: QuietHours, now: str, until: str | None) -> None:
+def test_quiet_hours_end_by_wall_clock(quiet: QuietHours, now: str, until: str | None) -> None:
     expected = 0.0 if until is None else (at(until) - at(now)).total_seconds()
     assert quiet_hours.quiet_for_s(quiet, BERLIN, at(now)) == expected
 
 
-def test_a_night_in_which_the_clock_changes_is_as_long_as_it_is() -> None:
+def test_quiet_hours_across_a_dst_change() -> None:
     assert quiet_hours.quiet_for_s(NIGHT, BERLIN, at("2030-03-30T23:00")) == 7 * 3600
     assert quiet_hours.quiet_for_s(NIGHT, BERLIN, at("2030-10-26T23:00")) == 9 * 3600
 
@@ -62,7 +62,7 @@ def test_a_night_in_which_the_clock_changes_is_as_long_as_it_is() -> None:
         (QuietHours(0, 60, "../etc/passwd"), "", 0),
     ],
 )
-def test_whose_clock_it_is(quiet: QuietHours, zone: str, hour: int) -> None:
+def test_quiet_hours_use_the_device_time_zone(quiet: QuietHours, zone: str, hour: int) -> None:
     for other in range(24):
         now = datetime(2030, 6, 1, other, 30, tzinfo=UTC)
         assert (quiet_hours.quiet_for_s(quiet, zone, now) > 0) is (other == hour)
@@ -76,9 +76,7 @@ MOMENTS = st.integers(0, 3 * 365 * 1440).map(
 
 @settings(max_examples=500)
 @given(start=st.integers(0, 1439), length=st.integers(1, 1439), zone=ZONES, now=MOMENTS)
-def test_every_hold_ends_within_a_day_and_soon_after_it_nothing_is_quiet(
-    start: int, length: int, zone: str, now: datetime
-) -> None:
+def test_quiet_hours_hold_ends_within_a_day(start: int, length: int, zone: str, now: datetime) -> None:
     quiet = QuietHours(start, (start + length) % 1440)
     waits = 0.0
     for _ in range(3):  # an hour that the clock shows twice may hold a second time
@@ -89,12 +87,12 @@ def test_every_hold_ends_within_a_day_and_soon_after_it_nothing_is_quiet(
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2030-01-15", 24), ("2030-03-31", 23), ("2030-10-27", 25)])
-def test_a_day_is_that_of_the_device(day: str, hours: int) -> None:
+def test_day_is_that_of_the_device(day: str, hours: int) -> None:
     begins, ends = quiet_hours.day_of(BERLIN, at(f"{day}T12:00"))
     assert (begins, (ends - begins).total_seconds()) == (at(f"{day}T00:00"), hours * 3600)
 
 
-def test_budgets_are_those_that_the_systems_publish() -> None:
+def test_wakeup_budgets_match_the_platforms() -> None:
     assert quiet_hours.wake_budget("ANDROID") == quiet_hours.WakeBudget(20.0, 180.0)
     assert quiet_hours.wake_budget("IOS") == quiet_hours.WakeBudget(3.0, 1200.0)
     assert quiet_hours.wake_budget("WEB") is None

@@ -34,7 +34,7 @@ async def test_reach_decays_with_a_half_life_of_a_day(database: Database, clock:
     assert await value_of(database, "SELECT syncbeat_decay(syncbeat_now() + interval '1 day', 86400)") == 1.0
 
 
-async def test_an_app_whose_pushes_come_no_more_is_told_to_be_broken(database: Database, clock: FakeClock) -> None:
+async def test_reach_collapse_marks_the_app_broken(database: Database, clock: FakeClock) -> None:
     for number in range(25):
         await add_device(database, f"user-{number}")
     await add_members(database, "many", *(f"user-{number}" for number in range(25)))
@@ -54,9 +54,7 @@ async def test_an_app_whose_pushes_come_no_more_is_told_to_be_broken(database: D
         await until(broken, moving=clock)
 
 
-async def test_an_app_whose_breaker_is_open_is_told_to_be_broken_until_it_closes(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_breaker_open_marks_the_app_broken_until_it_closes(database: Database, clock: FakeClock) -> None:
     await add_device(database, "ann")
     await accept(database, *(message() for _ in range(8)))
     provider = ScriptedProvider(*[Outcome(Verdict.RETRY, Reason.UNAVAILABLE)] * 8)

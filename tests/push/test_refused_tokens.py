@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 UNREGISTERED = Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
 
 
-async def test_unregistered_takes_the_token_away(database: Database, clock: FakeClock) -> None:
+async def test_dead_token_unregistered_is_removed(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent, next_one = message(), message(Target(scope="couple"))
     await accept(database, sent)
@@ -41,7 +41,7 @@ async def test_unregistered_takes_the_token_away(database: Database, clock: Fake
     assert (await shown(database, next_one))[0] == "ann SUPPRESSED NO_TOKEN"
 
 
-async def test_an_invalid_token_is_taken_away_and_told_as_such_until_it_is_registered_again(
+async def test_dead_token_invalid_is_removed_and_reported_until_reregistered(
     database: Database, clock: FakeClock
 ) -> None:
     await couple(database)
@@ -67,9 +67,7 @@ async def test_an_invalid_token_is_taken_away_and_told_as_such_until_it_is_regis
     assert await state() is TokenState.DEAD, "this time for another reason"
 
 
-async def test_a_token_of_another_sender_is_not_pushed_to_until_it_is_registered_again(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_sender_mismatch_token_is_not_pushed_to_until_reregistered(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message()
     await accept(database, sent)

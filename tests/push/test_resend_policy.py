@@ -46,14 +46,14 @@ def unanswered(**fields: Any) -> Unanswered:
     return replace(sent_once, **fields)
 
 
-def test_it_is_sent_again_after_15_30_60_and_120_seconds_and_no_more() -> None:
+def test_resend_delays_are_15_30_60_and_120_seconds() -> None:
     assert [next_resend_s(resends, RULE) for resends in range(6)] == [15.0, 30.0, 60.0, 120.0, None, None]
     assert [RULE.wait_s(resends) for resends in range(6)] == [15.0, 30.0, 60.0, 120.0, 30.0, 30.0]
     assert next_resend_s(0, ResendRule(())) is None
 
 
 @pytest.mark.parametrize("resends", range(4))
-def test_what_nobody_answered_is_sent_again(resends: int) -> None:
+def test_resend_of_an_unanswered_wake_up(resends: int) -> None:
     assert look(unanswered(resends=resends), RULE) == Look(True, tried=0.0)
 
 
@@ -73,11 +73,11 @@ def test_what_nobody_answered_is_sent_again(resends: int) -> None:
         ({"waited_s": 20.0, "acknowledged": True}, Look(False, tried=None, woken=1.0)),
     ],
 )
-def test_what_ends_it_and_what_that_tells(fields: dict[str, Any], found: Look) -> None:
+def test_resend_ends_and_reach_evidence_by_cause(fields: dict[str, Any], found: Look) -> None:
     assert look(unanswered(**fields), RULE) == found
 
 
-def test_a_fetch_counts_by_the_odds_that_the_push_brought_it() -> None:
+def test_reach_evidence_of_a_fetch_is_weighted_by_odds() -> None:
     soon, late = (look(unanswered(fetched_s=after), RULE) for after in (1.0, 29.0))
     assert (soon.again, late.again, soon.lost, late.lost) == (False,) * 4
     unknown = look(unanswered(fetched_s=1.0, answered=0.0, missed=0.0), RULE)
@@ -100,7 +100,7 @@ def share_learned(answer_s: float | None, poll_s: float, seed: int) -> float:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_polls_are_not_taken_for_answers(seed: int) -> None:
+def test_reach_evidence_excludes_polls(seed: int) -> None:
     assert share_learned(None, 30.0, seed) < 0.05
     assert share_learned(None, 20.0, seed) < 0.2
     assert share_learned(2.0, 300.0, seed) > 0.97
@@ -108,16 +108,14 @@ def test_polls_are_not_taken_for_answers(seed: int) -> None:
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e9), st.floats(0, 1e9))
-def test_belief_is_a_probability_that_falls_with_the_delay(
-    answered: float, missed: float, after_s: float, more_s: float
-) -> None:
+def test_reach_belief_falls_with_the_delay(answered: float, missed: float, after_s: float, more_s: float) -> None:
     known = reachability.share(answered, missed)
     sooner, later = reachability.belief(known, after_s), reachability.belief(known, after_s + more_s)
     assert 0.0 <= later <= sooner + 1e-12
     assert sooner <= 1.0
 
 
-def test_a_device_counts_as_unreachable_until_it_answered() -> None:
+def test_reach_of_a_new_device_is_low_until_it_answers() -> None:
     assert reachability.share(0.0, 0.0) < reachability.KNOWN_SHARE
     assert not unanswered(answered=0.0, missed=0.0).known_reachable
     assert unanswered().known_reachable
@@ -134,23 +132,23 @@ def test_a_device_counts_as_unreachable_until_it_answered() -> None:
         (AppReach(0.0, 30.0, 0.0, 30.0), False),
     ],
 )
-def test_an_apps_pushes_have_fallen_when_half_of_what_came_comes_no_more(counts: AppReach, fallen: bool) -> None:
+def test_reach_collapse_is_half_of_an_apps_pushes_lost(counts: AppReach, fallen: bool) -> None:
     assert reachability.fallen(counts) is fallen
 
 
-def test_an_answer_is_waited_for_once_the_provider_took_it() -> None:
+def test_resend_waits_for_an_answer_after_provider_acceptance() -> None:
     sent = Finished(WAKE, DeliveryState.SENT, Reason.NONE, "id")
     assert goes_on(sent, RULE) == replace(sent, due_in_s=15.0)
     assert goes_on(replace(sent, delivery=AGAIN), RULE).due_in_s == 30.0
 
 
-def test_what_shows_something_is_sent_once() -> None:
+def test_resend_skips_visible_notifications() -> None:
     for delivery in (claimed_delivery.MESSAGE, replace(WAKE, content=Content(title="T"))):
         sent = Finished(delivery, DeliveryState.SENT, Reason.NONE, "id")
         assert goes_on(sent, RULE) is sent
 
 
-def test_before_it_was_sent_it_goes_on_as_any_other() -> None:
+def test_resend_policy_before_sending_is_as_for_any_other() -> None:
     waits = put_off(WAKE, Reason.UNAVAILABLE, 10.0)
     assert goes_on(waits, RULE) is waits
 
@@ -170,7 +168,7 @@ def test_before_it_was_sent_it_goes_on_as_any_other() -> None:
         (DeliveryState.DEAD, Reason.UNREGISTERED, 0.0, (Reason.UNREGISTERED, 0.0, True)),
     ],
 )
-def test_what_was_sent_stays_sent_whatever_becomes_of_sending_it_again(
+def test_resend_failure_keeps_the_delivery_sent(
     state: DeliveryState, reason: Reason, due_in_s: float, expected: tuple[Reason, float, bool]
 ) -> None:
     found = goes_on(Finished(AGAIN, state, reason, due_in_s=due_in_s), RULE)
@@ -178,6 +176,6 @@ def test_what_was_sent_stays_sent_whatever_becomes_of_sending_it_again(
     assert (found.reason, found.due_in_s, found.give_back_attempt) == expected
 
 
-def test_it_follows_its_device_to_a_newer_token_soon() -> None:
+def test_resend_follows_a_replaced_token() -> None:
     found = goes_on(Finished(AGAIN, DeliveryState.PENDING, Reason.NONE, moved=True), RULE)
     assert (found.state, found.due_in_s, found.moved) == (DeliveryState.SENT, 1.0, True)

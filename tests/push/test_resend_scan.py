@@ -99,7 +99,7 @@ async def send(database: Database, worker: DeliveryWorker, notification: NewNoti
 
 
 @pytest.mark.usefixtures("ann")
-async def test_a_lost_wake_up_is_sent_again_in_growing_waits_and_given_up(database: Database, clock: FakeClock) -> None:
+async def test_resend_of_a_lost_wake_up_backs_off_and_gives_up(database: Database, clock: FakeClock) -> None:
     provider, at, metrics = ScriptedProvider(), list[float](), Metrics()
     provider.on_send = lambda: at.append(clock.monotonic())
     worker = DeliveryWorker(
@@ -134,7 +134,7 @@ async def test_a_lost_wake_up_is_sent_again_in_growing_waits_and_given_up(databa
 
 @pytest.mark.usefixtures("ann")
 @pytest.mark.parametrize("how", ["shows the cursor", "fetches", "acknowledges"])
-async def test_one_that_is_answered_is_not_sent_again(database: Database, clock: FakeClock, how: str) -> None:
+async def test_resend_stops_after_an_answer(database: Database, clock: FakeClock, how: str) -> None:
     provider = ScriptedProvider()
     async with running(worker := make_worker(database, clock, provider)):
         await send(database, worker, sent := wake(1))
@@ -159,7 +159,7 @@ async def test_one_that_is_answered_is_not_sent_again(database: Database, clock:
 
 
 @pytest.mark.usefixtures("ann")
-async def test_an_older_cursor_or_one_of_another_epoch_is_no_answer(database: Database, clock: FakeClock) -> None:
+async def test_resend_ignores_older_cursors_and_other_epochs_as_answers(database: Database, clock: FakeClock) -> None:
     provider = ScriptedProvider()
     async with running(worker := make_worker(database, clock, provider)):
         await send(database, worker, wake(5))
@@ -170,7 +170,7 @@ async def test_an_older_cursor_or_one_of_another_epoch_is_no_answer(database: Da
 
 
 @pytest.mark.usefixtures("ann")
-async def test_what_a_poll_found_later_tells_that_the_push_did_not_come(database: Database, clock: FakeClock) -> None:
+async def test_reach_evidence_of_a_late_poll_is_a_miss(database: Database, clock: FakeClock) -> None:
     async with database.connection() as conn:
         await conn.execute("UPDATE devices SET reach_answered = 1, reach_missed = 1")
     provider = ScriptedProvider()
@@ -190,7 +190,7 @@ async def test_what_a_poll_found_later_tells_that_the_push_did_not_come(database
 
 @pytest.mark.usefixtures("ann")
 @pytest.mark.parametrize("trigger", [replace(wake(1), content=Content(title="T")), message()])
-async def test_what_shows_something_is_never_sent_again(
+async def test_resend_skips_visible_notifications(
     database: Database, clock: FakeClock, trigger: NewNotification
 ) -> None:
     provider = ScriptedProvider()
@@ -220,7 +220,7 @@ async def phone(database: Database, clock: FakeClock, activity: str | None, minu
     ("activity", "minutes_ago", "times"),
     [(None, 0, 1), ("BACKGROUND", 0, 1), ("FOREGROUND", 60, 1), ("FOREGROUND", 2, 2)],
 )
-async def test_an_iphone_is_asked_again_only_while_its_app_is_on_the_screen(
+async def test_resend_on_ios_only_in_the_foreground(
     database: Database, clock: FakeClock, activity: str | None, minutes_ago: float, times: int
 ) -> None:
     await phone(database, clock, activity, minutes_ago)
@@ -234,7 +234,7 @@ async def test_an_iphone_is_asked_again_only_while_its_app_is_on_the_screen(
 
 
 @pytest.mark.usefixtures("ann")
-async def test_a_newer_one_of_the_scope_takes_over(database: Database, clock: FakeClock) -> None:
+async def test_resend_is_superseded_by_a_newer_wake_up_of_the_scope(database: Database, clock: FakeClock) -> None:
     await add_members(database, "other", "ann")
     provider = ScriptedProvider()
     async with running(worker := make_worker(database, clock, provider)):
@@ -246,7 +246,7 @@ async def test_a_newer_one_of_the_scope_takes_over(database: Database, clock: Fa
 
 @pytest.mark.usefixtures("ann")
 @pytest.mark.parametrize("end", ["it is called back", "it expires", "its token is gone", "its user is shut out"])
-async def test_what_ended_is_not_sent_again(database: Database, clock: FakeClock, end: str) -> None:
+async def test_resend_skips_ended_deliveries(database: Database, clock: FakeClock, end: str) -> None:
     provider = ScriptedProvider()
     async with running(worker := make_worker(database, clock, provider)):
         await send(database, worker, sent := wake(1, ttl_s=10.0 if end == "it expires" else 3600.0))
@@ -270,9 +270,7 @@ async def test_what_ended_is_not_sent_again(database: Database, clock: FakeClock
 
 
 @pytest.mark.usefixtures("ann")
-async def test_one_that_is_called_back_while_it_is_sent_again_is_looked_at_no_more(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_resend_recalled_in_flight_is_not_rescanned(database: Database, clock: FakeClock) -> None:
     provider = ScriptedProvider()
     async with running(worker := make_worker(database, clock, provider)):
         await send(database, worker, sent := wake(1))
@@ -286,7 +284,7 @@ async def test_one_that_is_called_back_while_it_is_sent_again_is_looked_at_no_mo
 
 
 @pytest.mark.usefixtures("ann")
-async def test_a_live_stream_is_left_to_bring_it(database: Database, clock: FakeClock) -> None:
+async def test_resend_leaves_it_to_a_live_stream(database: Database, clock: FakeClock) -> None:
     provider, streams = ScriptedProvider(), Streams()
     async with running(worker := make_worker(database, clock, provider, streams=streams)):
         await send(database, worker, sent := wake(1))
@@ -299,7 +297,7 @@ async def test_a_live_stream_is_left_to_bring_it(database: Database, clock: Fake
 
 
 @pytest.mark.usefixtures("ann")
-async def test_what_the_budget_does_not_allow_is_put_off_and_given_up(database: Database, clock: FakeClock) -> None:
+async def test_resend_over_budget_is_postponed_and_given_up(database: Database, clock: FakeClock) -> None:
     provider = ScriptedProvider()
     async with running(worker := make_worker(database, clock, provider)):
         await send(database, worker, sent := wake(1))
@@ -314,9 +312,7 @@ async def test_what_the_budget_does_not_allow_is_put_off_and_given_up(database: 
 
 
 @pytest.mark.usefixtures("ann")
-async def test_a_provider_that_fails_costs_a_wake_up_that_was_sent_nothing(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_resend_provider_failure_costs_the_sent_wake_up_nothing(database: Database, clock: FakeClock) -> None:
     provider = ScriptedProvider(
         Outcome(Verdict.SENT, provider_message_id="first"),
         Outcome(Verdict.RETRY, Reason.UNAVAILABLE),
@@ -336,7 +332,7 @@ async def test_a_provider_that_fails_costs_a_wake_up_that_was_sent_nothing(
 
 
 @pytest.mark.usefixtures("ann")
-async def test_the_worker_that_sends_it_again_may_die(database: Database, clock: FakeClock) -> None:
+async def test_resend_survives_a_crash_of_its_worker(database: Database, clock: FakeClock) -> None:
     refuses, hangs, works = Refuses(database), ScriptedProvider(), ScriptedProvider()
     async with running(crashing := make_worker(refuses.as_database, clock, hangs), patience_s=0.0):
         await send(database, crashing, sent := wake(1))
@@ -352,7 +348,7 @@ async def test_the_worker_that_sends_it_again_may_die(database: Database, clock:
 
 
 @pytest.mark.usefixtures("ann")
-async def test_draining_leaves_what_was_to_be_sent_again_as_it_was(database: Database, clock: FakeClock) -> None:
+async def test_resend_is_untouched_by_a_drain(database: Database, clock: FakeClock) -> None:
     provider = ScriptedProvider()
     async with running(worker := make_worker(database, clock, provider), patience_s=0.0):
         await send(database, worker, sent := wake(1))
@@ -363,9 +359,7 @@ async def test_draining_leaves_what_was_to_be_sent_again_as_it_was(database: Dat
 
 
 @pytest.mark.usefixtures("ann")
-async def test_without_times_none_is_sent_again_and_reach_is_measured_all_the_same(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_resend_without_delays_still_measures_reach(database: Database, clock: FakeClock) -> None:
     provider = ScriptedProvider()
     rule: dict[str, Any] = {"retry": RetryRule(resend=ResendRule(()))}
     async with running(worker := make_worker(database, clock, provider, **rule)):
@@ -376,7 +370,7 @@ async def test_without_times_none_is_sent_again_and_reach_is_measured_all_the_sa
 
 
 @pytest.mark.usefixtures("ann")
-async def test_first_tries_go_before_those_that_are_sent_again(database: Database, clock: FakeClock) -> None:
+async def test_resend_yields_to_first_attempts(database: Database, clock: FakeClock) -> None:
     provider = ScriptedProvider()
     async with running(worker := make_worker(database, clock, provider, in_flight=1)):
         await send(database, worker, wake(1))
@@ -390,7 +384,7 @@ async def test_first_tries_go_before_those_that_are_sent_again(database: Databas
         await until_asked(provider, 3, clock)
 
 
-async def test_looking_takes_the_index_of_those_that_wait(database: Database) -> None:
+async def test_resend_scan_uses_its_index(database: Database) -> None:
     async with database.transaction() as conn:
         await conn.execute("SET LOCAL enable_seqscan = off")
         rows = await conn.fetch("EXPLAIN " + resends.DUE, 10, 600.0, 86_400.0, FIRST.at)

@@ -127,7 +127,7 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-async def test_scheduled_goes_to_whom_it_concerns_when_due(database: Database, clock: FakeClock, what: str) -> None:
+async def test_scheduled_targets_are_resolved_when_due(database: Database, clock: FakeClock, what: str) -> None:
     change, expected = CHANGES[what]
     await couple(database)
     await directory(database).set_preferences(APP, "bob", Preferences(muted_types=("news",)), by_user=False)
@@ -146,7 +146,7 @@ async def test_scheduled_goes_to_whom_it_concerns_when_due(database: Database, c
     assert {d.expires_at for d in await deliveries(database, sent)} == {late.expires_at} == {START + 7 * HOUR / 6}
 
 
-async def test_scheduled_that_is_past_goes_out_now(database: Database, clock: FakeClock) -> None:
+async def test_scheduled_in_the_past_is_sent_now(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message(due_at=START - HOUR)
     await accept(database, sent)
@@ -155,7 +155,7 @@ async def test_scheduled_that_is_past_goes_out_now(database: Database, clock: Fa
     assert (found.due_at, found.resolved) == (START, True)
 
 
-async def test_scheduled_holds_nothing_off_before_it_is_due(database: Database, clock: FakeClock) -> None:
+async def test_scheduled_opens_no_dedupe_window_before_it_is_due(database: Database, clock: FakeClock) -> None:
     await couple(database)
     later = scheduled(Target(user_id="ann"), dedupe_key="k")
     now, repeat = message(dedupe_key="k"), message(dedupe_key="k")
@@ -167,7 +167,7 @@ async def test_scheduled_holds_nothing_off_before_it_is_due(database: Database, 
     assert await shown(database, later, repeat) == ["ann PENDING", "ann SUPPRESSED DUPLICATE"]
 
 
-async def test_worker_resolves_what_is_due(database: Database, clock: FakeClock) -> None:
+async def test_scheduled_is_resolved_by_the_worker(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent, more = scheduled(), [scheduled(Target(user_id="ann")) for _ in range(150)]
     await accept(database, sent, *more)
@@ -180,7 +180,7 @@ async def test_worker_resolves_what_is_due(database: Database, clock: FakeClock)
         await until_shown(database, "ann SENT", of=more[-1], moving=clock)
 
 
-async def test_scheduled_that_was_resolved_too_late_expires(database: Database, clock: FakeClock) -> None:
+async def test_scheduled_resolved_too_late_expires(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = scheduled(Target(user_id="ann"), ttl_s=60.0)
     await accept(database, sent)
@@ -190,7 +190,7 @@ async def test_scheduled_that_was_resolved_too_late_expires(database: Database, 
 
 
 @pytest.mark.parametrize("count", [2, 1500])
-async def test_cancelled_before_it_is_due_adds_up(database: Database, clock: FakeClock, count: int) -> None:
+async def test_scheduled_cancelled_before_due_adds_up(database: Database, clock: FakeClock, count: int) -> None:
     await crowd(database, count)
     sent = scheduled(Target(scope="crowd"), dedupe_key="k")
     (answer,) = await accept(database, sent)
@@ -205,7 +205,7 @@ async def test_cancelled_before_it_is_due_adds_up(database: Database, clock: Fak
     assert await come_due(database, clock) == []
 
 
-async def test_target_that_grows_beyond_a_page_is_written_page_by_page(database: Database, clock: FakeClock) -> None:
+async def test_fanout_of_a_scheduled_target_grown_beyond_a_page(database: Database, clock: FakeClock) -> None:
     await crowd(database, 900)
     sent = scheduled(Target(scope="crowd"))
     await accept(database, sent)
@@ -220,7 +220,7 @@ async def test_target_that_grows_beyond_a_page_is_written_page_by_page(database:
     assert (found.resolved, sum(found.counts.values())) == (True, 1800)
 
 
-async def test_small_jobs_do_not_wait_for_large_ones(database: Database, clock: FakeClock) -> None:
+async def test_fanout_of_small_jobs_does_not_wait_for_large_ones(database: Database, clock: FakeClock) -> None:
     await crowd(database, 3000)
     large, small = message(Target(scope="crowd")), scheduled(Target(user_id="u1"))
     await accept(database, small)
@@ -231,7 +231,7 @@ async def test_small_jobs_do_not_wait_for_large_ones(database: Database, clock: 
     assert await shown(database, small) == ["u1 PENDING"]
 
 
-async def test_erased_user_is_taken_out_of_what_is_scheduled(database: Database, clock: FakeClock) -> None:
+async def test_erase_user_removes_it_from_scheduled_targets(database: Database, clock: FakeClock) -> None:
     await couple(database)
     alone, both, scope = (
         scheduled(Target(user_id="bob")),
@@ -249,7 +249,7 @@ async def test_erased_user_is_taken_out_of_what_is_scheduled(database: Database,
     assert await shown(database, both, scope) == ["ann PENDING", "ann PENDING"]
 
 
-async def test_user_erased_between_two_pages_leaves_the_sum_right(database: Database, clock: FakeClock) -> None:
+async def test_erase_user_between_fanout_pages_keeps_the_sum_right(database: Database, clock: FakeClock) -> None:
     await crowd(database, 1500)
     sent = message(Target(scope="crowd"))
     await accept(database, sent)
@@ -281,7 +281,7 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("what", TEMPLATES)
-async def test_template_of_when_it_is_due_or_the_text_of_when_it_was_accepted(
+async def test_scheduled_template_is_of_due_time_or_the_accepted_text(
     database: Database, clock: FakeClock, what: str
 ) -> None:
     templates, title = TEMPLATES[what]
@@ -301,7 +301,7 @@ async def test_template_of_when_it_is_due_or_the_text_of_when_it_was_accepted(
     assert {m.content.title for m in provider.messages} == {f"{title} deutsch"}
 
 
-async def test_template_without_a_kept_text_is_told_as_before(database: Database, clock: FakeClock) -> None:
+async def test_scheduled_template_without_kept_text(database: Database, clock: FakeClock) -> None:
     await couple(database)
     old = replace(message(), content=Content(template="note", variables={}))
     await accept(database, old)
@@ -309,9 +309,7 @@ async def test_template_without_a_kept_text_is_told_as_before(database: Database
         await until_shown(database, "ann DEAD REJECTED", of=old)
 
 
-async def test_template_that_does_not_fit_what_is_scheduled_is_told_of(
-    database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_scheduled_template_mismatch_is_reported(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     await couple(database)
     await accept(database, *(scheduled(content=Content(template="note", variables={"who": "Eve"})) for _ in range(2)))
     await warn_of_lacking(database, APP, {"note": template("{who} and {whom}")})

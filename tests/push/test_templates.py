@@ -38,33 +38,33 @@ GIVEN = {"who": "Anna", "text": "{not} a variable"}
         ("default", "Anna wrote"),
     ],
 )
-def test_the_nearest_locale_is_told(locale: str, title: str) -> None:
+def test_template_uses_the_nearest_locale(locale: str, title: str) -> None:
     assert TEMPLATE.told(locale, GIVEN)[0] == title
 
 
-def test_what_stands_in_a_variable_is_not_evaluated() -> None:
+def test_template_variable_values_are_not_evaluated() -> None:
     assert TEMPLATE.told("de", GIVEN)[1] == "{not} a variable"
     assert TEMPLATE.variables == {"who", "text"}
     with pytest.raises(KeyError):
         TEMPLATE.told("de", {"who": "Anna"})
 
 
-def test_braces() -> None:
+def test_template_braces() -> None:
     assert Text.parse("{{{name}}} and {{}}").filled({"name": "x"}) == "{x} and {}"
 
 
 @pytest.mark.parametrize("text", ["{", "}", "{}", "{0}", "{a.b}", "{a[0]}", "{a!r}", "{a:>9}", "{a b}", "{ä}"])
-def test_what_is_no_variable_is_refused_at_load(text: str) -> None:
+def test_template_bad_variable_is_refused_at_load(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Template.parse({"default": (text, "")})
 
 
-def test_a_template_has_a_text_for_everybody() -> None:
+def test_template_needs_a_default_text() -> None:
     with pytest.raises(ValueError, match="default"):
         Template.parse({"de": ("a", "b")})
 
 
-def test_a_content_is_told_in_a_locale() -> None:
+def test_template_content_is_rendered_in_a_locale() -> None:
     content = Content(template="note", variables=GIVEN, data={"k": "v"}, badge=1)
     told = in_locale(content, {"note": TEMPLATE}, "de-DE")
     assert told == Content("Anna hat geschrieben", "{not} a variable", {"k": "v"}, badge=1)
@@ -78,7 +78,7 @@ SECRET = b"0" * 32
 DELIVERY = str(uuid.UUID(int=7))
 
 
-def test_an_ack_token_names_its_delivery() -> None:
+def test_ack_token_names_its_delivery() -> None:
     token = ack_token(SECRET, "my.app", DELIVERY)
     assert (claimed_app(token), acknowledged(SECRET, token)) == ("my.app", DELIVERY)
     assert len(token) == len("my.app.") + 43
@@ -87,11 +87,11 @@ def test_an_ack_token_names_its_delivery() -> None:
 @pytest.mark.parametrize(
     "other", ["", ".", "x", "default.", "default.AAAA", "default." + "A" * 43, "default.ä", "default.=="]
 )
-def test_nobody_else_can_make_one(other: str) -> None:
+def test_ack_token_cannot_be_forged(other: str) -> None:
     assert acknowledged(SECRET, other) is None
 
 
-def test_no_bit_of_it_can_be_changed() -> None:
+def test_ack_token_with_a_flipped_bit_is_refused() -> None:
     token = ack_token(SECRET, "default", DELIVERY)
     raw = base64.urlsafe_b64decode(token.partition(".")[2] + "=")
     for bit in range(len(raw) * 8):

@@ -29,14 +29,14 @@ def spend_all(purse: Purse, budget: WakeBudget, *names: str, tries: int = 200) -
     return spent, purse
 
 
-def test_wake_ups_of_a_user_are_paid_by_it_and_the_scope_and_those_of_the_backend_by_nobody() -> None:
+def test_wakeup_share_is_charged_to_user_and_scope_not_the_backend() -> None:
     wake = replace(MESSAGE, kind=Kind.SYNC, scope="s", caller="user:eve")
     assert sharers(wake) == ("scope:s", "user:eve")
     assert sharers(replace(wake, caller="service:backend")) == ()
 
 
 @pytest.mark.parametrize(("budget", "most"), [(ANDROID, 10), (IOS, 2)])
-def test_a_user_and_a_scope_have_half_and_the_rest_is_there_for_others(budget: WakeBudget, most: int) -> None:
+def test_wakeup_share_of_a_user_and_scope_is_half(budget: WakeBudget, most: int) -> None:
     full = Purse(budget.most, {})
     for taken in (("scope:a", "user:eve"), ("scope:a", "user:ann"), ("scope:b", "user:eve")):
         spent, left = spend_all(full, budget, "scope:a", "user:eve")
@@ -48,7 +48,7 @@ def test_a_user_and_a_scope_have_half_and_the_rest_is_there_for_others(budget: W
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_who_has_spent_its_share_waits_for_as_long_as_it_is_told(budget: WakeBudget) -> None:
+def test_wakeup_share_exhausted_waits_as_told(budget: WakeBudget) -> None:
     _, purse = spend_all(Purse(budget.most, {}), budget, "scope:a", "user:eve")
     for _ in range(5):
         _, wait_s = spend(purse, budget, ("scope:a", "user:eve"))
@@ -58,7 +58,7 @@ def test_who_has_spent_its_share_waits_for_as_long_as_it_is_told(budget: WakeBud
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_alone_it_gets_all_that_comes_and_beside_others_half(budget: WakeBudget) -> None:
+def test_wakeup_share_alone_is_all_and_beside_others_half(budget: WakeBudget) -> None:
     """For a day, both try all the time."""
     for others, least, most in (((), 0.9, 1.1), (("scope:b", "user:ann"), 0.4, 0.6)):
         purse, got = Purse(0.0, {"scope:a": budget.most / 2, "user:eve": budget.most / 2}), 0
@@ -76,7 +76,7 @@ def test_alone_it_gets_all_that_comes_and_beside_others_half(budget: WakeBudget)
     budget=st.sampled_from(BUDGETS),
     steps=st.lists(st.tuples(st.floats(0.0, 2000.0), st.integers(0, 30), st.integers(0, 5)), max_size=60),
 )
-def test_what_is_kept_of_who_spent_is_bounded_and_nobody_spends_more_than_there_is(
+def test_wakeup_share_memory_is_bounded_and_nobody_overspends(
     budget: WakeBudget, steps: list[tuple[float, int, int]]
 ) -> None:
     purse = Purse(budget.most, {})

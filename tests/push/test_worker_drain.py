@@ -24,9 +24,7 @@ from tests.support.workers import make_worker, running
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
 
-async def test_draining_waits_for_the_attempts_under_way_and_claims_no_more(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_drain_waits_for_attempts_in_flight_and_claims_no_more(database: Database, clock: FakeClock) -> None:
     await couple(database)
     flying, waiting = message(), message()
     await accept(database, flying)
@@ -45,7 +43,7 @@ async def test_draining_waits_for_the_attempts_under_way_and_claims_no_more(
     assert await shown(database, flying, waiting) == ["ann SENT", "ann PENDING"]
 
 
-async def test_draining_gives_back_what_does_not_end_in_time(database: Database, clock: FakeClock) -> None:
+async def test_drain_returns_leases_that_do_not_end_in_time(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await accept(database, message(), message())
     provider = ScriptedProvider(gated=True)
@@ -55,7 +53,7 @@ async def test_draining_gives_back_what_does_not_end_in_time(database: Database,
     assert await rows_of(database, "SELECT 1 FROM deliveries WHERE lease_token IS NOT NULL") == []
 
 
-async def test_draining_ends_in_time_though_a_claim_was_under_way(database: Database, clock: FakeClock) -> None:
+async def test_drain_ends_in_time_despite_a_claim_in_flight(database: Database, clock: FakeClock) -> None:
     await couple(database)
     await accept(database, message())
     slow, provider = SlowDatabase(database), ScriptedProvider(gated=True)
@@ -70,7 +68,7 @@ async def test_draining_ends_in_time_though_a_claim_was_under_way(database: Data
     assert {(d.state.value, d.attempts) for d in await deliveries(database)} == {("PENDING", 0)}
 
 
-async def test_draining_does_not_wait_for_a_database_that_is_down(database: Database, clock: FakeClock) -> None:
+async def test_drain_does_not_wait_for_a_database_outage(database: Database, clock: FakeClock) -> None:
     refuses = Refuses(database)
     refuses.error = DependencyDown("the database does not answer")
     worker = make_worker(refuses.as_database, clock, ScriptedProvider())
@@ -79,9 +77,7 @@ async def test_draining_does_not_wait_for_a_database_that_is_down(database: Data
     await asyncio.wait_for(asyncio.gather(worker.drain(60), task), 20)
 
 
-async def test_a_database_that_is_down_is_asked_twice_a_second_however_often_the_worker_is_woken(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_backoff_of_claims_during_a_database_outage(database: Database, clock: FakeClock) -> None:
     refuses = Refuses(database)
     refuses.error = DependencyDown("the database does not answer")
     worker = make_worker(refuses.as_database, clock, ScriptedProvider())

@@ -26,7 +26,7 @@ FAILURES: dict[str, Outcome | Exception] = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_now_or_never_is_attempted_once(database: Database, clock: FakeClock, failure: str) -> None:
+async def test_ttl_zero_is_attempted_once(database: Database, clock: FakeClock, failure: str) -> None:
     await couple(database)
     sent = message(ttl_s=0.0)
     await accept(database, sent)
@@ -36,7 +36,7 @@ async def test_now_or_never_is_attempted_once(database: Database, clock: FakeClo
     assert [d.kept_s for d in provider.asked] == [0]
 
 
-async def test_now_or_never_is_sent_now(database: Database, clock: FakeClock) -> None:
+async def test_ttl_zero_is_sent_now(database: Database, clock: FakeClock) -> None:
     await couple(database)
     now, then = message(ttl_s=0.0), message(ttl_s=0.0, due_at=START + timedelta(seconds=20))
     await accept(database, now, then)
@@ -48,7 +48,7 @@ async def test_now_or_never_is_sent_now(database: Database, clock: FakeClock) ->
     assert await value_of(database, "SELECT bool_and(expires_at = due_at) FROM notifications")
 
 
-async def test_now_or_never_expires_when_nobody_sends_it_in_time(database: Database, clock: FakeClock) -> None:
+async def test_ttl_zero_expires_unsent(database: Database, clock: FakeClock) -> None:
     await couple(database)
     late = [message(ttl_s=0.0), message(Target(user_id="ann"), ttl_s=0.0, due_at=START + timedelta(seconds=1))]
     await accept(database, *late)
@@ -60,7 +60,7 @@ async def test_now_or_never_expires_when_nobody_sends_it_in_time(database: Datab
     assert provider.asked == []
 
 
-async def test_now_or_never_can_be_redriven(database: Database, clock: FakeClock) -> None:
+async def test_ttl_zero_can_be_redriven(database: Database, clock: FakeClock) -> None:
     await couple(database)
     sent = message(ttl_s=0.0)
     await accept(database, sent)

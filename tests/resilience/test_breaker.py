@@ -34,7 +34,7 @@ def open_it(breaker: Breaker) -> None:
     assert breaker.state is BreakerState.OPEN
 
 
-def test_five_failures_in_a_row_open_it(breaker: Breaker) -> None:
+def test_breaker_opens_after_five_failures_in_a_row(breaker: Breaker) -> None:
     for _ in range(4):
         enter(breaker).fail()
     enter(breaker).succeed()
@@ -46,7 +46,9 @@ def test_five_failures_in_a_row_open_it(breaker: Breaker) -> None:
     assert breaker.enter() is None
 
 
-async def test_after_a_minute_three_may_try_and_three_successes_close_it(breaker: Breaker, clock: FakeClock) -> None:
+async def test_breaker_half_opens_after_a_minute_and_closes_on_three_successes(
+    breaker: Breaker, clock: FakeClock
+) -> None:
     open_it(breaker)
     await clock.advance(59.9)
     assert breaker.enter() is None
@@ -62,7 +64,7 @@ async def test_after_a_minute_three_may_try_and_three_successes_close_it(breaker
     assert breaker.room is None, "closed: any number may ask"
 
 
-async def test_a_failed_trial_opens_it_for_another_minute(breaker: Breaker, clock: FakeClock) -> None:
+async def test_breaker_reopens_after_a_failed_trial(breaker: Breaker, clock: FakeClock) -> None:
     open_it(breaker)
     await clock.advance(60)
     first, second = enter(breaker), enter(breaker)
@@ -73,7 +75,7 @@ async def test_a_failed_trial_opens_it_for_another_minute(breaker: Breaker, cloc
     assert breaker.room == 3, "what was tried before it opened again counts for nothing"
 
 
-async def test_a_trial_that_is_called_off_gives_its_place_back(breaker: Breaker, clock: FakeClock) -> None:
+async def test_breaker_cancelled_trial_returns_its_slot(breaker: Breaker, clock: FakeClock) -> None:
     open_it(breaker)
     await clock.advance(60)
     for _ in range(10):
@@ -83,7 +85,7 @@ async def test_a_trial_that_is_called_off_gives_its_place_back(breaker: Breaker,
     assert (breaker.state, breaker.room) == (BreakerState.HALF_OPEN, 3)
 
 
-def test_what_was_under_way_when_it_opened_changes_nothing(breaker: Breaker) -> None:
+def test_breaker_ignores_calls_begun_before_it_opened(breaker: Breaker) -> None:
     late = [enter(breaker) for _ in range(20)]
     open_it(breaker)
     for permit in late:
@@ -91,7 +93,7 @@ def test_what_was_under_way_when_it_opened_changes_nothing(breaker: Breaker) -> 
     assert breaker.state is BreakerState.OPEN
 
 
-def test_calls_that_are_called_off_neither_open_nor_heal(breaker: Breaker) -> None:
+def test_breaker_ignores_cancelled_calls(breaker: Breaker) -> None:
     for _ in range(4):
         enter(breaker).fail()
     enter(breaker).release()
@@ -99,7 +101,7 @@ def test_calls_that_are_called_off_neither_open_nor_heal(breaker: Breaker) -> No
     assert breaker.state is BreakerState.OPEN
 
 
-def test_in_a_row_is_the_order_of_asking_not_of_answers(breaker: Breaker) -> None:
+def test_breaker_counts_in_order_of_calls_not_of_answers(breaker: Breaker) -> None:
     calls = [enter(breaker) for _ in range(200)]
     failing = [call for number, call in enumerate(calls) if number % 25 in (3, 4, 5, 6)]
     for call in failing:
@@ -116,7 +118,7 @@ def test_in_a_row_is_the_order_of_asking_not_of_answers(breaker: Breaker) -> Non
     assert breaker.room == 0, "open"
 
 
-def test_it_remembers_no_more_than_it_needs(breaker: Breaker) -> None:
+def test_breaker_memory_is_bounded(breaker: Breaker) -> None:
     for number in range(50_000):
         call = enter(breaker)
         if number % 2:

@@ -178,7 +178,7 @@ FORGED: dict[str, tuple[Callable[[], tuple[tuple[str, str], ...]], tuple[str, st
 }
 
 
-async def test_a_corpus_of_forged_tokens_is_refused_at_once_over_the_wire(
+async def test_forged_tokens_are_refused_over_the_wire(
     database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
 ) -> None:
     forger = Forger(datetime.now(UTC))
@@ -223,7 +223,7 @@ each_guarded = pytest.mark.parametrize("method", GUARDED, ids=lambda method: met
 
 
 @each_guarded
-async def test_nobody_gets_in_with_bad_credentials(guarded: Server, method: MethodDescriptor) -> None:
+async def test_bad_credentials_are_refused_by_every_rpc(guarded: Server, method: MethodDescriptor) -> None:
     for name, (metadata, told) in FORGED.items():
         caller = Caller(guarded.channel, metadata())
         for data in (request_of(method).SerializeToString(), b"\xff"):
@@ -233,7 +233,7 @@ async def test_nobody_gets_in_with_bad_credentials(guarded: Server, method: Meth
 
 
 @each_guarded
-async def test_the_wrong_kind_of_caller_is_denied(guarded: Server, method: MethodDescriptor) -> None:
+async def test_access_denied_to_the_wrong_kind_of_caller(guarded: Server, method: MethodDescriptor) -> None:
     wrong = [] if lets_in(method, access_pb2.ACCESS_ADMIN) else [guarded.operator]
     if not lets_in(method, access_pb2.ACCESS_USER):
         wrong += [guarded.user("u"), guarded.user("backend"), guarded.user("u", key=SIGNERS["ES256"])]
@@ -242,19 +242,19 @@ async def test_the_wrong_kind_of_caller_is_denied(guarded: Server, method: Metho
             assert (await caller.raw_refusal(method, data)).told == DENIED
 
 
-async def test_each_kind_of_caller_is_kept_out_of_something() -> None:
+async def test_access_test_covers_each_kind_of_caller() -> None:
     assert {lets_in(method, access_pb2.ACCESS_USER) for method in IMPLEMENTED} == {True, False}
 
 
 @each_guarded
-async def test_a_service_keeps_to_its_methods(guarded: Server, method: MethodDescriptor) -> None:
+async def test_service_allow_list_of_methods(guarded: Server, method: MethodDescriptor) -> None:
     outcome = await guarded.bearer(NARROW).outcome(method, request_of(method).SerializeToString())
     allowed = method.name in ("GetHint", "ListChanges")
     assert (outcome is None or outcome.told != DENIED) is allowed
 
 
 @each_guarded
-async def test_a_service_keeps_to_its_apps(guarded: Server, method: MethodDescriptor) -> None:
+async def test_service_allow_list_of_apps(guarded: Server, method: MethodDescriptor) -> None:
     before = await guarded.rows()
     for app_id, data in (("default", ""), ("third", ""), ("Other", ""), ("other ", "")):
         request = named(method, app_id=app_id, user_id="u")
@@ -271,7 +271,7 @@ async def test_a_service_keeps_to_its_apps(guarded: Server, method: MethodDescri
     assert await guarded.rows() == before
 
 
-async def test_a_service_of_one_app_acts_for_it_unasked(guarded: Server) -> None:
+async def test_service_of_one_app_defaults_to_it(guarded: Server) -> None:
     register = directory_service_pb2.RegisterDeviceRequest(
         user_id="tenant's", device_id="d", platform=directory_service_pb2.PLATFORM_IOS
     )
@@ -294,7 +294,7 @@ def named(method: MethodDescriptor, **fields: str) -> Message:
 
 
 @each_guarded
-async def test_a_user_names_no_other_user_and_no_other_app(guarded: Server, method: MethodDescriptor) -> None:
+async def test_user_cannot_name_another_user_or_app(guarded: Server, method: MethodDescriptor) -> None:
     if not lets_in(method, access_pb2.ACCESS_USER):
         return
     before = await guarded.rows()
@@ -304,7 +304,7 @@ async def test_a_user_names_no_other_user_and_no_other_app(guarded: Server, meth
 
 
 @pytest.mark.parametrize("algorithm", SIGNERS)
-async def test_asymmetric_tokens_are_checked_by_the_jwks(guarded: Server, algorithm: str) -> None:
+async def test_jwks_file_verifies_asymmetric_tokens(guarded: Server, algorithm: str) -> None:
     signer = SIGNERS[algorithm]
     user = guarded.user(f"user of {algorithm}", key=signer)
     register = directory_service_pb2.RegisterDeviceRequest(device_id="d", platform=directory_service_pb2.PLATFORM_WEB)
@@ -315,7 +315,7 @@ async def test_asymmetric_tokens_are_checked_by_the_jwks(guarded: Server, algori
     assert (await guarded.user("u", key=other).refusal(register)).told == INVALID
 
 
-async def test_a_token_that_was_accepted_expires_all_the_same(
+async def test_token_expiry_is_enforced_after_acceptance(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     clock = HeldClock.of_servers(monkeypatch)

@@ -71,7 +71,7 @@ async def reports_waiting(urls: DatabaseUrls) -> AsyncIterator[None]:
         await conn.close()
 
 
-async def test_a_server_under_overload_sheds_and_serves_the_others_in_time(
+async def test_load_shedding_under_overload_keeps_served_calls_in_time(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     ops = f"127.0.0.1:{free_port()}"
@@ -122,9 +122,7 @@ def admission(in_flight: int, overload: float = 0.0, draw: float = 0.5) -> tuple
         (Rank.SERVICE, SERVICE, 200),
     ],
 )
-def test_the_cheaper_it_is_to_wait_the_earlier_a_call_is_shed(
-    rank: Rank, principal: Principal | None, room: int
-) -> None:
+def test_load_shedding_order_is_by_cost_of_waiting(rank: Rank, principal: Principal | None, room: int) -> None:
     admission(room)[0].check(rank, principal)
     full, shed = admission(room + 1)
     with pytest.raises(Overloaded) as raised:
@@ -134,12 +132,12 @@ def test_the_cheaper_it_is_to_wait_the_earlier_a_call_is_shed(
     assert full.shed == 1
 
 
-def test_operators_are_never_shed() -> None:
+def test_load_shedding_spares_operators() -> None:
     admission(1_000_000)[0].check(Rank.OPERATOR, OPERATOR)
     admission(1_000_000)[0].check(Rank.POLL, OPERATOR)
 
 
-def test_above_the_capacity_of_the_fleet_that_share_of_the_polls_is_shed() -> None:
+def test_load_shedding_above_fleet_capacity_sheds_that_share_of_polls() -> None:
     with pytest.raises(Overloaded):
         admission(0, overload=0.6, draw=0.59)[0].check(Rank.POLL, USER)
     admission(0, overload=0.6, draw=0.61)[0].check(Rank.POLL, USER)
@@ -147,7 +145,7 @@ def test_above_the_capacity_of_the_fleet_that_share_of_the_polls_is_shed() -> No
         admission(0, overload=0.99, draw=0.0)[0].check(rank, principal)
 
 
-def test_every_method_has_its_rank() -> None:
+def test_load_shedding_rank_is_defined_for_every_method() -> None:
     assert {name for name, rank in RANKS.items() if rank is Rank.POLL} == {"GetHint", "ReportActivity"}
     assert RANKS["WatchHints"] is Rank.DEVICE
     assert RANKS["RefreshSession"] is Rank.SIGN_IN

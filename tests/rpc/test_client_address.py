@@ -32,7 +32,7 @@ PROXY = "ipv4:10.0.0.1:4711"
         ("", ""),
     ],
 )
-def test_the_address_of_a_connection(peer: str, address: str) -> None:
+def test_client_address_of_a_connection(peer: str, address: str) -> None:
     assert caller_address(peer, ["203.0.113.9"], ()) == address
     assert caller_address(peer, ["203.0.113.9"], PROXIES) == address, "it is no proxy that is listed"
 
@@ -63,12 +63,12 @@ def test_the_address_of_a_connection(peer: str, address: str) -> None:
         (["192.0.2.1, [10.1.1.1"], "192.0.2.1"),
     ],
 )
-def test_the_address_that_trusted_proxies_tell(forwarded: list[str], address: str) -> None:
+def test_client_address_told_by_trusted_proxies(forwarded: list[str], address: str) -> None:
     assert caller_address(PROXY, forwarded, PROXIES) == address
     assert caller_address(PROXY, forwarded, ()) == "10.0.0.1"
 
 
-def test_a_long_chain_is_read_sixteen_hops_far() -> None:
+def test_client_address_chain_is_read_sixteen_hops_far() -> None:
     assert caller_address(PROXY, ["192.0.2.1" + ", 10.1.1.1" * 15], PROXIES) == "192.0.2.1"
     assert caller_address(PROXY, ["192.0.2.1, 10.9.9.9" + ", 10.1.1.1" * 15], PROXIES) == "10.9.9.9"
     assert caller_address(PROXY, ["1," * 1_000_000], PROXIES) == "10.0.0.1"
@@ -78,6 +78,6 @@ def test_a_long_chain_is_read_sixteen_hops_far() -> None:
     st.lists(st.one_of(st.text(max_size=40), st.ip_addresses().map(str)), max_size=6),
     st.one_of(st.text(max_size=40), st.just("ipv4:10.0.0.1:1"), st.just("ipv6:%5B2001:db8:ffff::1%5D:1")),
 )
-def test_whatever_is_told_an_untrusted_hop_right_of_it_decides(told: list[str], peer: str) -> None:
+def test_client_address_is_decided_by_the_rightmost_untrusted_hop(told: list[str], peer: str) -> None:
     assert len(caller_address(peer, told, PROXIES)) <= max(len(peer), 50)
     assert caller_address(PROXY, [*told, "192.0.2.1"], PROXIES) == "192.0.2.1"

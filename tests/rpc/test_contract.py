@@ -146,11 +146,11 @@ def violations(request: Message) -> list[FieldViolation]:
     return list(compile_validator(descriptor)(request))
 
 
-def test_every_proto_is_looked_at() -> None:
+def test_contract_checks_cover_every_proto() -> None:
     assert {file.name for file in FILES} == {f"syncbeat/v1/{path.name}" for path in PROTOS.glob("*.proto")}
 
 
-def test_generated_modules_import() -> None:
+def test_contract_generated_modules_import() -> None:
     assert v1.__doc__
     for file in FILES:
         name = "syncbeat.v1." + Path(file.name).stem
@@ -160,7 +160,7 @@ def test_generated_modules_import() -> None:
             assert all(hasattr(grpc_module, f"{service}Stub") for service in file.services_by_name)
 
 
-def test_services_and_access_are_those_of_the_table() -> None:
+def test_contract_services_and_access_match_the_table() -> None:
     told: dict[str, dict[str, set[access_pb2.Access.ValueType]]] = {}
     for method in METHODS:
         told.setdefault(method.containing_service.name, {})[method.name] = access(method)
@@ -168,14 +168,14 @@ def test_services_and_access_are_those_of_the_table() -> None:
 
 
 @each_method
-def test_public_stands_alone(method: MethodDescriptor) -> None:
+def test_contract_public_access_stands_alone(method: MethodDescriptor) -> None:
     assert access(method)
     assert access_pb2.ACCESS_UNSPECIFIED not in access(method)
     assert PUBLIC not in access(method) or access(method) == {PUBLIC}
 
 
 @each_method
-def test_request_and_response_are_the_methods_own(method: MethodDescriptor) -> None:
+def test_contract_request_and_response_messages_are_per_method(method: MethodDescriptor) -> None:
     assert method.input_type.full_name == f"syncbeat.v1.{method.name}Request"
     assert method.output_type.full_name == f"syncbeat.v1.{method.name}Response"
     assert method.client_streaming is False
@@ -183,7 +183,7 @@ def test_request_and_response_are_the_methods_own(method: MethodDescriptor) -> N
 
 
 @each_method
-def test_callers_name_the_app_and_the_user_they_act_for(method: MethodDescriptor) -> None:
+def test_contract_requests_name_app_and_acting_user(method: MethodDescriptor) -> None:
     fields = method.input_type.fields_by_name
     if access(method) == {PUBLIC}:
         assert "app_id" not in fields
@@ -194,14 +194,14 @@ def test_callers_name_the_app_and_the_user_they_act_for(method: MethodDescriptor
 
 
 @each_method
-def test_only_what_is_answered_once_takes_a_request_id(method: MethodDescriptor) -> None:
+def test_contract_request_id_is_on_idempotent_mutations_only(method: MethodDescriptor) -> None:
     once = method.name in ANSWERED_ONCE
     assert ("request_id" in method.input_type.fields_by_name) is once
     assert ("replayed" in method.output_type.fields_by_name) is once
 
 
 @each_method
-def test_lists_page(method: MethodDescriptor) -> None:
+def test_contract_lists_have_pagination(method: MethodDescriptor) -> None:
     request, response = method.input_type.fields_by_name, method.output_type.fields_by_name
     if method.name == "ListChanges":  # goes on by its feed's cursor
         assert "cursor" in request
@@ -218,7 +218,7 @@ def test_lists_page(method: MethodDescriptor) -> None:
 
 
 @each_method
-def test_everything_in_a_request_is_bounded(method: MethodDescriptor) -> None:
+def test_contract_request_fields_are_bounded(method: MethodDescriptor) -> None:
     for field in fields_within(method.input_type):
         bounds = rules(field)
         if field.is_repeated:
@@ -232,7 +232,7 @@ def test_everything_in_a_request_is_bounded(method: MethodDescriptor) -> None:
 
 
 @each_method
-def test_ids_are_of_the_default_size(method: MethodDescriptor) -> None:
+def test_contract_ids_have_the_default_size(method: MethodDescriptor) -> None:
     for field in fields_within(method.input_type):
         if field.name in ("scope", "key", "ids") or field.name.endswith(("_id", "_ids")):
             assert rules(field).max_bytes == 0, field.full_name
@@ -341,7 +341,7 @@ CAPS: list[tuple[str, Message, Message]] = [
 
 
 @pytest.mark.parametrize(("path", "allowed", "refused"), CAPS, ids=[path for path, _, _ in CAPS])
-def test_caps_hold_to_the_unit(path: str, allowed: Message, refused: Message) -> None:
+def test_contract_size_caps_hold_exactly(path: str, allowed: Message, refused: Message) -> None:
     assert violations(allowed) == []
     assert [violation.path for violation in violations(refused)] == [path]
 
@@ -366,16 +366,16 @@ def names(enum: EnumDescriptor) -> set[str]:
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else value.name,
 )
-def test_enums_are_those_of_the_domain(enum: EnumDescriptor, model: type[StrEnum]) -> None:
+def test_contract_enums_match_the_domain(enum: EnumDescriptor, model: type[StrEnum]) -> None:
     # What the domain calls unknown or none is UNSPECIFIED on the wire.
     assert names(enum) | {"UNKNOWN", "NONE"} == {member.name for member in model} | {"UNKNOWN", "NONE"}
 
 
-def test_priorities_of_pushes_are_the_lanes() -> None:
+def test_contract_push_priorities_match_the_lanes() -> None:
     assert names(core_pb2.PushPriority.DESCRIPTOR) == {lane.name for lane in push.Lane}
 
 
-def test_every_reason_the_server_raises_is_in_the_contract() -> None:
+def test_contract_lists_every_error_reason() -> None:
     assert {reason.value for reason in errors.Reason} <= names(error_reason_pb2.ErrorReason.DESCRIPTOR)
 
 
@@ -386,7 +386,7 @@ COMMENTED = re.compile(
 
 
 @pytest.mark.parametrize("path", sorted(PROTOS.glob("*.proto")), ids=lambda path: path.stem)
-def test_comments_start_with_the_name_of_what_they_are_about(path: Path) -> None:
+def test_contract_comments_start_with_their_subject(path: Path) -> None:
     # That every element has a comment is what `buf lint` sees to.
     found = [match for match in COMMENTED.finditer(path.read_text(encoding="utf-8")) if match["name"] != "syntax"]
     assert len(found) > 5

@@ -118,7 +118,7 @@ async def planted(server: Server, prepared: dict[str, bool]) -> asyncpg.Connecti
 @pytest.mark.parametrize(
     ("request_", "by_user"), [*((r, False) for r in OF_SERVICES), *((r, True) for r in OF_USERS)], ids=named
 )
-async def test_error_of_a_race_has_its_place_among_the_errors(
+async def test_database_error_of_a_race_maps_to_a_status(
     module_server: Server, prepared: dict[str, bool], request_: Message, by_user: bool, sqlstate: str
 ) -> None:
     conn = await planted(module_server, prepared)

@@ -181,7 +181,7 @@ def broken(method: MethodDescriptor, steps: Steps, breaks: Break) -> Message:
 
 
 @each_implemented
-async def test_each_bad_field_is_named(module_server: Server, method: MethodDescriptor) -> None:
+async def test_validation_names_each_bad_field(module_server: Server, method: MethodDescriptor) -> None:
     before = await module_server.rows()
     seen = set()
     for path, request in cases(method):
@@ -193,7 +193,7 @@ async def test_each_bad_field_is_named(module_server: Server, method: MethodDesc
 
 
 @each_implemented
-async def test_all_bad_fields_are_named_at_once(module_server: Server, method: MethodDescriptor) -> None:
+async def test_validation_names_all_bad_fields_at_once(module_server: Server, method: MethodDescriptor) -> None:
     request, paths = request_of(method), set()
     for steps in sites(method.input_type):
         field = steps[-1]
@@ -208,7 +208,7 @@ async def test_all_bad_fields_are_named_at_once(module_server: Server, method: M
 
 
 @each_implemented
-async def test_text_that_is_no_utf8_is_named(module_server: Server, method: MethodDescriptor) -> None:
+async def test_validation_names_a_field_of_invalid_utf8(module_server: Server, method: MethodDescriptor) -> None:
     before = await module_server.rows()
     named = 0
     for steps in sites(method.input_type):
@@ -228,7 +228,7 @@ async def test_text_that_is_no_utf8_is_named(module_server: Server, method: Meth
     assert await module_server.rows() == before
 
 
-async def test_no_utf8_in_several_fields_and_in_maps(module_server: Server) -> None:
+async def test_validation_names_several_fields_and_map_entries_of_invalid_utf8(module_server: Server) -> None:
     shown = core_pb2.Notification(title=MARK, data={MARK: "v", "k": MARK})
     request = push_service_pb2.SendNotificationRequest(
         type=MARK, notification=shown, user_ids=core_pb2.UserIds(ids=["u", MARK])
@@ -254,7 +254,7 @@ GARBAGE = {
 
 
 @each_implemented
-async def test_garbage_is_refused(module_server: Server, method: MethodDescriptor) -> None:
+async def test_validation_refuses_garbage_bytes(module_server: Server, method: MethodDescriptor) -> None:
     before = await module_server.rows()
     for name, data in GARBAGE.items():
         refusal = await module_server.allowed(method.input_type.name).raw_refusal(method, data)
@@ -298,7 +298,7 @@ EMPTY = {
 ASKS_FOR_NOTHING = {"ListDeliveries", "GetTokenCacheStats"}
 
 
-async def test_empty_requests(module_server: Server) -> None:
+async def test_validation_of_empty_requests(module_server: Server) -> None:
     assert {method.name for method in IMPLEMENTED} == EMPTY.keys() | ASKS_FOR_NOTHING
     before = await module_server.rows()
     for method in IMPLEMENTED:
@@ -308,7 +308,7 @@ async def test_empty_requests(module_server: Server) -> None:
     assert await module_server.rows() == before
 
 
-async def test_what_is_not_implemented_says_so(module_server: Server) -> None:
+async def test_unimplemented_method_is_reported(module_server: Server) -> None:
     rest = [method for method in METHODS.values() if method not in IMPLEMENTED]
     assert rest
     for method in rest:

@@ -67,7 +67,7 @@ REQUESTS = st.sampled_from(IMPLEMENTED).flatmap(
 # One server for all examples is what is wanted; how long one takes is no matter.
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(call=REQUESTS, by_user=st.booleans())
-async def test_whatever_comes_is_never_our_fault(
+async def test_fuzzed_bytes_never_cause_an_internal_error(
     module_server: Server, call: tuple[MethodDescriptor, bytes], by_user: bool
 ) -> None:
     caller = module_server.user("u") if by_user else module_server.backend

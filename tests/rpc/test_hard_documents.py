@@ -25,7 +25,7 @@ DOCUMENTS, HOT_KEYS = 60, 6
 MOST_S = 4.0
 
 
-async def test_hard_documents_are_answered_soon_and_can_be_read(server: Server) -> None:
+async def test_hard_documents_are_answered_soon_and_stay_readable(server: Server) -> None:
     await server.add("hard", "ann")
     await server.add("calm", "bob")
     ann, bob = server.user("ann"), server.user("bob")
@@ -68,7 +68,7 @@ async def test_hard_documents_are_answered_soon_and_can_be_read(server: Server) 
     assert read > told.count(None) // 3
 
 
-async def test_large_documents_are_neither_checked_nor_merged_where_others_are_served(
+async def test_large_documents_are_validated_and_merged_off_the_loop(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await server.add("hard", "ann")

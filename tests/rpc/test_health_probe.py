@@ -33,7 +33,7 @@ pytestmark = pytest.mark.rpc
         ("sync.example:50051", ["sync.example:50051"]),
     ],
 )
-def test_a_server_is_asked_where_it_listens_on_its_own_machine(listen: str, asked: list[str]) -> None:
+def test_health_probe_asks_the_listen_address(listen: str, asked: list[str]) -> None:
     assert own_addresses(listen) == asked
 
 
@@ -65,14 +65,14 @@ def healthcheck(*arguments: str, listen: str, **environment: str) -> tuple[int, 
 
 
 @pytest.mark.parametrize("loopback", ["[::1]", "127.0.0.1"])
-async def test_a_server_of_all_addresses_is_found_by_either_family(loopback: str) -> None:
+async def test_health_probe_finds_a_wildcard_listener_by_either_family(loopback: str) -> None:
     port = free_port()
     async with serving(f"{loopback}:{port}"):
         status, lines = await asyncio.to_thread(healthcheck, listen=f"[::]:{port}")
     assert (status, lines[-1]) == (0, f"syncbeat-server: {loopback}:{port} is SERVING")
 
 
-async def test_a_server_is_found_at_a_socket_and_past_a_proxy(tmp_path: Path) -> None:
+async def test_health_probe_works_over_a_socket_and_past_a_proxy(tmp_path: Path) -> None:
     socket = f"unix:{tmp_path / 'socket'}"
     async with serving(socket):
         status, _ = await asyncio.to_thread(healthcheck, "--address", socket, listen="[::]:0")
@@ -84,7 +84,7 @@ async def test_a_server_is_found_at_a_socket_and_past_a_proxy(tmp_path: Path) ->
         assert status == 0, lines
 
 
-def test_nobody_there_is_told_for_each_address_and_an_open_port_is_refused() -> None:
+def test_health_probe_reports_each_address_and_refuses_a_foreign_port() -> None:
     port = free_port()
     status, lines = healthcheck(listen=f"[::]:{port}")
     assert (status, len(lines)) == (1, 2)

@@ -34,12 +34,12 @@ def configured_s(options: tuple[tuple[str, int | str], ...]) -> float:
     return (int(found["grpc.keepalive_time_ms"]) + int(found["grpc.http2.ping_timeout_ms"])) / 1000
 
 
-def test_both_sides_notice_a_dead_peer_within_80_s() -> None:
+def test_keepalive_detects_a_dead_peer_within_80_s() -> None:
     assert configured_s(syncbeat.client._OPTIONS) <= 40
     assert configured_s(syncbeat_server.rpc.server._OPTIONS) <= 80
 
 
-async def test_client_notices_a_half_open_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keepalive_of_the_client_ends_a_half_open_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syncbeat.client, "_OPTIONS", faster(syncbeat.client._OPTIONS))
     async with scripted_server() as (script, address), relayed(address) as relay, client_of(relay.address) as client:
         script.prepare("WatchHints", [pb.WatchHintsResponse(checkpoint=pb.Checkpoint()), Hold()])
@@ -53,7 +53,7 @@ async def test_client_notices_a_half_open_connection(monkeypatch: pytest.MonkeyP
     assert explain(caught.value).code is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_server_notices_a_half_open_connection(
+async def test_keepalive_of_the_server_ends_a_half_open_connection(
     database_urls: DatabaseUrls, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(syncbeat_server.rpc.server, "_OPTIONS", faster(syncbeat_server.rpc.server._OPTIONS))

@@ -39,7 +39,7 @@ async def fill(server: Server, scope: str, count: int, octets: int) -> None:
 
 
 @pytest.mark.parametrize("page_size", [0, 1_000])
-async def test_list_changes_fits_a_client_with_grpcs_default_limit(server: Server, page_size: int) -> None:
+async def test_list_changes_fits_the_default_message_size(server: Server, page_size: int) -> None:
     await fill(server, "s", 60, 100 * KIB)
     cursor, keys, more = core_pb2.ScopeCursor(scope="s"), [], True
     while more:
@@ -50,7 +50,7 @@ async def test_list_changes_fits_a_client_with_grpcs_default_limit(server: Serve
     assert keys == ["first", *(f"k{n}" for n in range(1, 61))]
 
 
-async def test_watch_hints_brings_what_a_client_with_grpcs_default_limit_missed(server: Server) -> None:
+async def test_watch_hints_catches_up_within_the_default_message_size(server: Server) -> None:
     await fill(server, "s", 60, 100 * KIB)
     await server.add("s", "ann")
     watch = server.user("ann").watch(cursors=[core_pb2.ScopeCursor(scope="s", sequence=0)])
@@ -59,9 +59,7 @@ async def test_watch_hints_brings_what_a_client_with_grpcs_default_limit_missed(
     assert sequences == list(range(1, 62))
 
 
-async def test_smart_sync_comes_to_the_end_of_a_scope_of_36_mib(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_smart_sync_completes_a_36_mib_scope(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     options = tuple(option for option in client_module._OPTIONS if option[0] != "grpc.max_receive_message_length")
     monkeypatch.setattr(client_module, "_OPTIONS", options)
     await fill(server, "s", 600, 60 * KIB)

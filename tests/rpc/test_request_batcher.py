@@ -47,7 +47,7 @@ async def serve_two(together: Together) -> None:
     assert list(await asyncio.gather(together.serve(lambda: 1), together.serve(lambda: 2))) == [1, 2]
 
 
-async def test_a_lone_call_is_served_in_the_next_turn() -> None:
+async def test_request_batcher_serves_a_lone_call_next_turn() -> None:
     call = asyncio.ensure_future(Together().serve(lambda: "answer"))
     await turns(3)
     assert call.done()
@@ -55,7 +55,7 @@ async def test_a_lone_call_is_served_in_the_next_turn() -> None:
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_after_several_more_are_waited_for_and_served_in_their_order() -> None:
+async def test_request_batcher_waits_for_more_after_several_in_order() -> None:
     together, served = Together(), list[str]()
     await serve_two(together)
     first = asyncio.ensure_future(together.serve(noted(served, "first")))
@@ -69,7 +69,7 @@ async def test_after_several_more_are_waited_for_and_served_in_their_order() -> 
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_after_eight_lone_calls_nobody_waits_for_more() -> None:
+async def test_request_batcher_stops_waiting_after_eight_lone_calls() -> None:
     together = Together()
     await serve_two(together)
     waited = []
@@ -81,7 +81,7 @@ async def test_after_eight_lone_calls_nobody_waits_for_more() -> None:
     assert waited == [True] * 8 + [False] * 2
 
 
-async def test_nobody_waits_for_long_where_turns_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_request_batcher_wait_is_bounded_when_turns_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     together = Together()
     await serve_two(together)
     call = asyncio.ensure_future(together.serve(lambda: "answer"))
@@ -95,7 +95,7 @@ async def test_nobody_waits_for_long_where_turns_take_long(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_a_full_row_is_served_though_more_keep_coming() -> None:
+async def test_request_batcher_serves_a_full_batch_though_more_arrive() -> None:
     together, served = Together(), list[str]()
     await serve_two(together)
     calls: list[asyncio.Future[str]] = []
@@ -109,7 +109,7 @@ async def test_a_full_row_is_served_though_more_keep_coming() -> None:
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_a_row_is_of_32_at_most_and_others_have_a_turn_before_the_next() -> None:
+async def test_request_batcher_batch_size_is_32_with_turns_between() -> None:
     together, served = Together(), list[str]()
     await serve_two(together)
     calls = [asyncio.ensure_future(together.serve(noted(served, f"{number}"))) for number in range(70)]
@@ -122,7 +122,7 @@ async def test_a_row_is_of_32_at_most_and_others_have_a_turn_before_the_next() -
     assert list(await asyncio.gather(*calls)) == served == [f"{number}" for number in range(70)]
 
 
-async def test_an_error_is_its_callers_alone() -> None:
+async def test_request_batcher_error_is_its_callers_alone() -> None:
     together = Together()
 
     def fails() -> str:
@@ -140,7 +140,9 @@ class Panic(BaseException):
 
 
 @pytest.mark.parametrize(("raised", "told"), [(Panic(), Panic), (StopIteration(), RuntimeError)], ids=repr)
-async def test_what_is_no_error_leaves_nobody_waiting(raised: BaseException, told: type[BaseException]) -> None:
+async def test_request_batcher_base_exception_leaves_nobody_waiting(
+    raised: BaseException, told: type[BaseException]
+) -> None:
     together = Together()
 
     def fails() -> str:
@@ -156,7 +158,7 @@ class Asked:
     """What a call holds."""
 
 
-async def test_calls_are_let_go_of_when_they_are_answered_whatever_became_of_their_row() -> None:
+async def test_request_batcher_releases_answered_calls() -> None:
     """Requests may be large, and what hangs in a circle stays until it is collected."""
     together = Together()
     gone: list[weakref.ref[Asked]] = []
@@ -180,7 +182,7 @@ async def test_calls_are_let_go_of_when_they_are_answered_whatever_became_of_the
 
 
 @pytest.mark.usefixtures("unhurried")
-async def test_what_a_caller_that_has_gone_wanted_is_not_done() -> None:
+async def test_request_batcher_skips_cancelled_callers() -> None:
     together, served = Together(), list[str]()
     await serve_two(together)
     calls = [asyncio.ensure_future(together.serve(noted(served, name))) for name in ("stays", "goes")]
@@ -191,7 +193,7 @@ async def test_what_a_caller_that_has_gone_wanted_is_not_done() -> None:
     assert calls[1].cancelled()
 
 
-async def test_nobodys_context_is_there() -> None:
+async def test_request_batcher_runs_in_an_empty_context() -> None:
     """A call that relied on the context would be served with another's."""
     name: ContextVar[str] = ContextVar("name", default="nobody")
     together = Together()
@@ -204,7 +206,7 @@ async def test_nobodys_context_is_there() -> None:
     await settle()
 
 
-async def test_calls_that_take_long_do_not_hold_the_loop_for_the_whole_row() -> None:
+async def test_request_batcher_yields_the_loop_between_slow_calls() -> None:
     together, seen = Together(), list[str]()
 
     def slow() -> None:

@@ -137,7 +137,7 @@ async def told(call: Awaitable[Any]) -> tuple[str, str]:
     return head.scope, f"{head.sequence}"
 
 
-async def test_each_call_of_a_row_is_its_own_and_is_counted_once(
+async def test_request_batching_keeps_calls_apart_and_counts_each_once(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with house(monkeypatch, database_urls, redis_url) as here:
@@ -175,7 +175,7 @@ async def test_each_call_of_a_row_is_its_own_and_is_counted_once(
         assert (here.admission.under_way, here.admission.started - started) == (0, len(calls))
 
 
-async def test_a_row_of_calls_that_wait_for_nobody_is_never_too_many(
+async def test_request_batching_is_not_limited_by_admission(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with house(monkeypatch, database_urls, redis_url, 3) as here:
@@ -195,7 +195,7 @@ async def test_a_row_of_calls_that_wait_for_nobody_is_never_too_many(
         assert (here.admission.under_way, here.admission.shed) == (0, 8)
 
 
-async def test_the_time_in_a_row_is_of_the_time_that_a_call_has(
+async def test_request_batching_time_counts_against_the_deadline(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with house(monkeypatch, database_urls, redis_url) as here:
@@ -215,7 +215,7 @@ async def test_the_time_in_a_row_is_of_the_time_that_a_call_has(
         assert here.admission.under_way == 0
 
 
-async def test_a_row_is_served_though_the_server_is_told_to_end(
+async def test_request_batching_serves_during_shutdown(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with house(monkeypatch, database_urls, redis_url) as here:
@@ -232,7 +232,7 @@ async def test_a_row_is_served_though_the_server_is_told_to_end(
     assert here.admission.under_way == 0
 
 
-async def test_a_stream_counts_until_it_is_let_in(
+async def test_request_batching_admission_counts_an_opening_stream(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with house(monkeypatch, database_urls, redis_url) as here:

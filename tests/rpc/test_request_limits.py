@@ -48,14 +48,14 @@ MANY_FIELDS = {
 
 
 @pytest.mark.parametrize("data", MANY_FIELDS.values(), ids=MANY_FIELDS)
-def test_a_public_request_is_refused_before_it_is_parsed(data: bytes) -> None:
+def test_request_limit_of_public_rpcs_applies_before_parsing(data: bytes) -> None:
     began = time.thread_time()
     for _ in range(100):
         assert fault_of_public(data)
     assert (time.thread_time() - began) / 100 < 0.001
 
 
-def test_a_public_request_of_the_contract_is_let_in() -> None:
+def test_request_limit_of_public_rpcs_accepts_the_contract() -> None:
     longest = auth_service_pb2.RefreshSessionRequest(refresh_token="t" * 4_096)
     acknowledged = push_service_pb2.AcknowledgeDeliveryRequest(
         ack_token="t" * 4_096, kind=push_service_pb2.ACKNOWLEDGE_KIND_OPENED
@@ -67,21 +67,21 @@ def test_a_public_request_of_the_contract_is_let_in() -> None:
 
 
 @pytest.mark.parametrize("data", [NOT_UTF8 + VARINT * 650_000, b"\x0a\x00" * 650_000], ids=["varints", "changes"])
-def test_the_look_for_texts_that_are_not_utf8_ends(data: bytes) -> None:
+def test_request_limit_utf8_scan_terminates(data: bytes) -> None:
     began = time.thread_time()
     assert undecodable_texts(PUBLISH.input_type, data) == []
     assert time.thread_time() - began < 0.05
 
 
 @pytest.mark.parametrize("data", MANY_FIELDS.values(), ids=MANY_FIELDS)
-async def test_public_methods_answer_what_is_too_much(server: Server, data: bytes) -> None:
+async def test_request_limit_of_public_rpcs_on_size(server: Server, data: bytes) -> None:
     for method in (REFRESH, ACKNOWLEDGE):
         refusal = await Caller(server.channel, ()).raw_refusal(method, data)
         assert refusal.told == ("INVALID_ARGUMENT", "INVALID_FIELD")
 
 
 @pytest.mark.parametrize("data", MANY_FIELDS.values(), ids=MANY_FIELDS)
-async def test_public_methods_answer_what_decompresses_to_too_much(server: Server, data: bytes) -> None:
+async def test_request_limit_of_public_rpcs_on_decompressed_size(server: Server, data: bytes) -> None:
     async with raw_connection(server.address) as raw:
         body = grpc_message(gzip.compress(data), compressed=True)
         stream = raw.start(path_of(REFRESH), body, [("grpc-encoding", "gzip")])
@@ -89,7 +89,7 @@ async def test_public_methods_answer_what_decompresses_to_too_much(server: Serve
         assert raw.answers[stream].status == "3"
 
 
-async def test_a_request_that_decompresses_to_too_much_is_refused_by_grpc(
+async def test_request_limit_on_decompressed_size_is_enforced_by_grpc(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with raw_connection(server.address) as raw:
@@ -118,7 +118,7 @@ async def test_health_refuses_garbage_and_logs_nothing(
     assert not [record for record in caplog.records if record.levelno >= logging.INFO]
 
 
-async def test_a_call_without_a_request_is_refused(server: Server) -> None:
+async def test_request_missing_is_refused(server: Server) -> None:
     async with raw_connection(server.address) as raw:
         streams = [raw.start(path) for path in (path_of(REFRESH), path_of(PUBLISH), CHECK, WATCH)]
         await wait_until(lambda: all(raw.answers[stream].is_over for stream in streams))
@@ -133,7 +133,7 @@ def half(path: str, raw: RawConnection, token: str = "") -> int:
 @pytest.mark.parametrize(
     "path", [path_of(REFRESH), path_of(PUBLISH), path_of(METHODS["WatchHintsRequest"]), CHECK, WATCH]
 )
-async def test_half_a_request_is_waited_for_ten_seconds(server: Server, path: str) -> None:
+async def test_request_timeout_of_half_a_request_is_ten_seconds(server: Server, path: str) -> None:
     async with raw_connection(server.address) as raw:
         stream = half(path, raw)
         await health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
@@ -143,7 +143,7 @@ async def test_half_a_request_is_waited_for_ten_seconds(server: Server, path: st
         assert raw.answers[stream].status == "4"
 
 
-async def test_a_slow_request_is_answered(server: Server) -> None:
+async def test_request_that_is_slow_is_answered(server: Server) -> None:
     await server.add("s", "alice")
     change = core_pb2.NewChange(scope="s", key="k", merge_patch_json='"' + "x" * 100_000 + '"')
     body = grpc_message(sync_service_pb2.PublishChangesRequest(changes=[change]).SerializeToString())
@@ -164,7 +164,7 @@ async def test_a_slow_request_is_answered(server: Server) -> None:
         (BACKEND, 90, request_body.MOST_KNOWN_OF_CONNECTION),
     ],
 )
-async def test_few_requests_of_a_connection_may_stall(server: Server, token: str, many: int, most: int) -> None:
+async def test_request_stall_limit_per_connection(server: Server, token: str, many: int, most: int) -> None:
     async with raw_connection(server.address) as raw:
         streams = [half(path_of(PUBLISH), raw, token) for _ in range(many)]
         with ahead(request_body.STALLED_S):
@@ -174,7 +174,7 @@ async def test_few_requests_of_a_connection_may_stall(server: Server, token: str
         assert {raw.answers[stream].status for stream in ended} == {"8"}
 
 
-async def test_few_requests_of_callers_not_known_may_stall_in_all(server: Server) -> None:
+async def test_request_stall_limit_of_unauthenticated_callers(server: Server) -> None:
     async with AsyncExitStack() as stack:
         raws = [await stack.enter_async_context(raw_connection(server.address)) for _ in range(40)]
         streams = [(raw, half(path_of(REFRESH), raw)) for raw in raws for _ in range(request_body.MOST_OF_CONNECTION)]
@@ -184,7 +184,7 @@ async def test_few_requests_of_callers_not_known_may_stall_in_all(server: Server
         assert sum(not raw.answers[stream].is_over for raw, stream in streams) == left
 
 
-async def test_who_stalls_holds_up_only_its_own_connection(server: Server) -> None:
+async def test_request_stall_affects_only_its_own_connection(server: Server) -> None:
     async with raw_connection(server.address) as raw, raw_connection(server.address) as other:
         for _ in range(50):
             half(path_of(REFRESH), raw)
@@ -193,7 +193,7 @@ async def test_who_stalls_holds_up_only_its_own_connection(server: Server) -> No
         assert not raw.answers[waiting].is_over
 
 
-async def test_a_burst_of_requests_that_arrive_is_served(server: Server) -> None:
+async def test_request_burst_that_arrives_is_served(server: Server) -> None:
     await server.register("alice", "phone")
     request = sync_service_pb2.GetHintRequest(user_id="alice", device_id="phone")
     answers = await asyncio.gather(*(server.backend(request) for _ in range(500)))

@@ -76,28 +76,28 @@ def _largest_value(field: FieldDescriptor) -> Any:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_the_largest_answer_fits_a_client_with_grpcs_default_limit(method: MethodDescriptor) -> None:
+def test_response_size_fits_the_default_message_limit(method: MethodDescriptor) -> None:
     assert 0 <= largest(method.output_type).ByteSize() <= GRPC_DEFAULT
 
 
 @pytest.mark.parametrize(
     "method", [m for m in METHODS if "cursors" in m.input_type.fields_by_name], ids=lambda m: m.name
 )
-def test_a_request_with_all_cursors_fits_the_server(method: MethodDescriptor) -> None:
+def test_request_size_with_all_cursors_fits_the_server(method: MethodDescriptor) -> None:
     request: Any = GetMessageClass(method.input_type)()
     cursor = largest(method.input_type.fields_by_name["cursors"].message_type)
     request.cursors.extend([cursor] * MAX_SCOPES)
     assert request.ByteSize() <= MAX_REQUEST_BYTES
 
 
-def test_the_octets_of_a_row_cover_what_stands_beside_its_value() -> None:
+def test_row_overhead_covers_everything_beside_the_value() -> None:
     beside = sync_service_pb2.Change(scope=NAME, key=NAME, epoch="e" * 32, deleted=True, sequence=2**63 - 1)
     beside.change_time.FromJsonString("2100-01-01T00:00:00.999999999Z")
     lengths = 2 * 5  # of the value, and of the change in its answer
     assert beside.ByteSize() + lengths <= ROW_OCTETS
 
 
-def test_the_largest_checkpoint_of_all_scopes_stays_below_a_mebibyte() -> None:
+def test_checkpoint_size_of_all_scopes_is_below_a_mebibyte() -> None:
     epoch = f"{'e' * 32}~{2**63 - 1}"  # as `sync/feed/resume.py` makes the longest
     cursor = core_pb2.ScopeCursor(scope=NAME, epoch=epoch, sequence=2**63 - 1)
     checkpoint = sync_service_pb2.Checkpoint(cursors=[cursor] * MOST_CURSORS)

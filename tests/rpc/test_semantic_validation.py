@@ -94,7 +94,7 @@ BEYOND_THE_RULES: list[tuple[Message, tuple[str, ...]]] = [
 @pytest.mark.parametrize(
     ("request_", "paths"), BEYOND_THE_RULES, ids=lambda value: ",".join(value) if isinstance(value, tuple) else None
 )
-async def test_what_rules_cannot_say(module_server: Server, request_: Message, paths: tuple[str, ...]) -> None:
+async def test_validation_beyond_field_rules(module_server: Server, request_: Message, paths: tuple[str, ...]) -> None:
     before = await module_server.rows()
     refusal = await module_server.backend.refusal(request_)
     assert (refusal.told, refusal.fields) == (INVALID, paths)
@@ -110,7 +110,7 @@ PAGED = [
 
 
 @pytest.mark.parametrize(("kind", "fields"), PAGED, ids=lambda value: getattr(value, "__name__", None))
-async def test_a_page_token_with_another_place_in_it(module_server: Server, kind: Any, fields: dict[str, str]) -> None:
+async def test_page_token_of_another_place_is_refused(module_server: Server, kind: Any, fields: dict[str, str]) -> None:
     server = module_server
     await server.add("paged", "u", "v")
     await server.add("paged too", "u")
@@ -128,7 +128,7 @@ async def test_a_page_token_with_another_place_in_it(module_server: Server, kind
     assert (await server.user("u").refusal(PAGED[0][0](page_token=other))).fields == ("page_token",)
 
 
-async def test_an_answer_about_many_bad_fields_stays_small(module_server: Server) -> None:
+async def test_error_details_of_many_bad_fields_stay_small(module_server: Server) -> None:
     """Peers drop trailers of more than 8 KiB: the call would end without its reason."""
     entries = {"\U0001f600" * 31 + f"{index:02}" + "x" * 20: "\0" for index in range(64)}
     shown = core_pb2.Notification(data=entries)
@@ -143,7 +143,7 @@ async def test_an_answer_about_many_bad_fields_stays_small(module_server: Server
         assert len("".join(refusal.fields).encode()) + len(refusal.message.encode()) < 4096
 
 
-async def test_a_message_over_the_limit_of_grpc_is_refused_by_grpc(module_server: Server) -> None:
+async def test_message_above_the_grpc_limit_is_refused_by_grpc(module_server: Server) -> None:
     before = await module_server.rows()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await module_server.backend(publish(*[change(merge_patch_json='"' + "x" * 250_000 + '"')] * 6))

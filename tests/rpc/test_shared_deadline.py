@@ -12,14 +12,14 @@ from tests.support.fake_clock import settle
 pytestmark = pytest.mark.unit
 
 
-async def test_a_call_that_never_waits_is_answered() -> None:
+async def test_deadline_of_a_call_that_never_waits() -> None:
     async def work() -> str:
         return "done"
 
     assert await Budgets().within(60.0, work()) == "done"
 
 
-async def test_a_call_that_waits_gets_what_it_waited_for() -> None:
+async def test_deadline_of_a_call_that_waits_in_time() -> None:
     budgets = Budgets()
     first, second = (asyncio.get_running_loop().create_future() for _ in range(2))
 
@@ -38,7 +38,7 @@ async def test_a_call_that_waits_gets_what_it_waited_for() -> None:
     assert await task == ["one", "two"]
 
 
-async def test_a_call_that_takes_too_long_is_told_so() -> None:
+async def test_deadline_exceeded_is_reported() -> None:
     budgets = Budgets()
     ended = []
 
@@ -53,7 +53,7 @@ async def test_a_call_that_takes_too_long_is_told_so() -> None:
     assert ended == ["cleaned up"]
 
 
-async def test_errors_and_cancellations_go_through() -> None:
+async def test_deadline_wrapper_passes_errors_and_cancellations() -> None:
     budgets = Budgets()
 
     async def fails() -> None:

@@ -61,7 +61,7 @@ async def ends_in_time(server: Server, raw: RawConnection, stream: int) -> None:
     await wait_until(is_over, timeout_s=PROMISED_S)
 
 
-async def test_revocation_ends_a_stream_that_is_not_read(server: Server) -> None:
+async def test_slow_reader_stream_is_ended_by_revocation(server: Server) -> None:
     async with raw_connection(server.address, window=0) as raw:
         stream = watch(raw, token_of(server, "alice"))
         await wait_until(lambda: raw.answers[stream].headers)
@@ -73,7 +73,7 @@ async def test_revocation_ends_a_stream_that_is_not_read(server: Server) -> None
 @pytest.mark.parametrize(
     "shut_out", [directory_service_pb2.DisableUserRequest, directory_service_pb2.DeleteUserRequest]
 )
-async def test_who_is_shut_out_has_no_stream_that_is_not_read(server: Server, shut_out: Any) -> None:
+async def test_slow_reader_stream_is_ended_when_its_user_is_shut_out(server: Server, shut_out: Any) -> None:
     async with raw_connection(server.address, window=0) as raw:
         stream = watch(raw, token_of(server, "alice"))
         await wait_until(lambda: raw.answers[stream].headers)
@@ -81,14 +81,14 @@ async def test_who_is_shut_out_has_no_stream_that_is_not_read(server: Server, sh
         await ends_in_time(server, raw, stream)
 
 
-async def test_expiry_ends_a_stream_that_is_not_read(server: Server) -> None:
+async def test_slow_reader_stream_is_ended_by_token_expiry(server: Server) -> None:
     async with raw_connection(server.address, window=0) as raw:
         stream = watch(raw, token_of(server, "alice", 2))
         await wait_until(lambda: raw.answers[stream].headers)
         await ends_in_time(server, raw, stream)
 
 
-async def test_a_stream_whose_client_stalls_and_may_still_read_goes_on(server: Server) -> None:
+async def test_slow_reader_with_valid_access_keeps_its_stream(server: Server) -> None:
     async with raw_connection(server.address, window=0) as raw:
         stream = watch(raw, token_of(server, "alice"))
         with pytest.raises(TimeoutError):
@@ -99,7 +99,7 @@ async def test_a_stream_whose_client_stalls_and_may_still_read_goes_on(server: S
         assert not raw.answers[stream].is_over
 
 
-async def test_a_client_that_reads_again_in_time_is_told_why_its_stream_ends(server: Server) -> None:
+async def test_slow_reader_that_resumes_learns_the_reason(server: Server) -> None:
     async with raw_connection(server.address, window=0) as raw:
         stream = watch(raw, token_of(server, "alice"))
         await wait_until(lambda: raw.answers[stream].headers)
@@ -109,7 +109,7 @@ async def test_a_client_that_reads_again_in_time_is_told_why_its_stream_ends(ser
         assert raw.answers[stream].status == "16"
 
 
-async def test_a_watcher_that_does_not_read_keeps_no_other_from_its_news(server: Server) -> None:
+async def test_slow_reader_of_deliveries_holds_up_no_other(server: Server) -> None:
     async with AsyncExitStack() as stack:
         deaf = await stack.enter_async_context(raw_connection(server.address, window=0))
         for _ in range(3):
@@ -125,7 +125,7 @@ async def test_a_watcher_that_does_not_read_keeps_no_other_from_its_news(server:
         assert time.monotonic() - began < DRAIN_S
 
 
-async def test_a_drain_waits_for_no_client_that_does_not_read(server: Server) -> None:
+async def test_slow_reader_does_not_hold_up_a_drain(server: Server) -> None:
     request = push_service_pb2.SendNotificationRequest(scope="s", notification=core_pb2.Notification(title="x"))
     sent = await server.backend(request)
     deliveries = push_service_pb2.WatchDeliveriesRequest(notification_id=sent.notification_id)
@@ -147,7 +147,7 @@ async def test_a_drain_waits_for_no_client_that_does_not_read(server: Server) ->
         assert time.monotonic() - began < DRAIN_S
 
 
-async def test_health_is_watched_by_few_on_a_connection(server: Server) -> None:
+async def test_health_watch_limit_per_connection(server: Server) -> None:
     async with raw_connection(server.address) as raw, raw_connection(server.address) as other:
         streams = [raw.start(WATCH, grpc_message(b"")) for _ in range(100)]
         most = health.MAX_WATCHES_OF_CONNECTION
@@ -161,7 +161,7 @@ async def test_health_is_watched_by_few_on_a_connection(server: Server) -> None:
         await wait_until(lambda: raw.answers[again].data)
 
 
-async def test_health_is_watched_by_few_in_all(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_health_watch_limit_in_all(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "MAX_WATCHES", 4)
     async with raw_connection(server.address) as raw, raw_connection(server.address) as other:
         streams = [(one, one.start(WATCH, grpc_message(b""))) for one in (raw, other) for _ in range(4)]
@@ -170,7 +170,7 @@ async def test_health_is_watched_by_few_in_all(server: Server, monkeypatch: pyte
         await wait_until(lambda: raw.answers[stream].status == "0")
 
 
-async def test_a_watcher_of_health_that_does_not_read_is_dropped(server: Server) -> None:
+async def test_slow_reader_of_health_is_dropped(server: Server) -> None:
     async with raw_connection(server.address, window=0) as raw:
         stream = raw.start(WATCH, grpc_message(b""))
         await wait_until(lambda: raw.answers[stream].headers)
@@ -180,7 +180,7 @@ async def test_a_watcher_of_health_that_does_not_read_is_dropped(server: Server)
             )
 
 
-async def test_a_service_that_is_not_known_is_watched_and_not_found(server: Server) -> None:
+async def test_health_watch_of_an_unknown_service_is_not_found(server: Server) -> None:
     asked = health_pb2.HealthCheckRequest(service="nothing")
     watched = health_of(server).Watch(asked)
     assert (await watched.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN

@@ -49,7 +49,7 @@ async def told(server: Server, token: str) -> tuple[str, str] | None:
     return None if refusal is None else refusal.told
 
 
-async def test_without_postgres_nobody_is_told_to_sign_in_again(
+async def test_postgres_outage_is_unavailable_not_unauthenticated(
     stores: EmbeddedStores, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     ops = f"127.0.0.1:{free_port()}"
@@ -82,7 +82,7 @@ async def test_without_postgres_nobody_is_told_to_sign_in_again(
         assert (await server.backend(refresh)).session_id == session.session_id
 
 
-async def test_without_redis_everything_works_and_revocations_are_heard_when_it_is_back(
+async def test_redis_outage_interrupts_nothing_and_revocations_are_heard_afterwards(
     stores: EmbeddedStores, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with running_server(database_urls, redis_url) as one, running_server(database_urls, redis_url) as two:
@@ -120,9 +120,7 @@ async def test_without_redis_everything_works_and_revocations_are_heard_when_it_
             await stream.until(lambda *_: False)
 
 
-async def test_redis_that_is_full_is_no_outage_and_is_told_by_metrics(
-    database_urls: DatabaseUrls, tmp_path: Path
-) -> None:
+async def test_redis_full_is_no_outage_and_shows_in_metrics(database_urls: DatabaseUrls, tmp_path: Path) -> None:
     ops = f"127.0.0.1:{free_port()}"
     with running_valkey(tmp_path, "--maxmemory", "1") as valkey:
         async with running_server(database_urls, valkey.url, OPS_LISTEN=ops) as server, aiohttp.ClientSession() as http:
@@ -148,7 +146,7 @@ async def test_redis_that_is_full_is_no_outage_and_is_told_by_metrics(
             await wait_until(over)
 
 
-async def test_redis_cluster_ends_the_start_by_a_sentence(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+async def test_redis_cluster_is_refused_at_start(database_urls: DatabaseUrls, tmp_path: Path) -> None:
     sentence = r"SYNCBEAT_REDIS_URL: it is a Redis Cluster.*redis\+sentinel://"
     with (
         running_valkey(tmp_path, "--cluster-enabled", "yes") as valkey,

@@ -54,7 +54,7 @@ def untold(refusal: Refusal) -> tuple[object, ...]:
     return refusal.told, refusal.message, refusal.metadata.keys()
 
 
-async def test_what_is_not_there_and_what_is_not_theirs_look_the_same(peopled: Server) -> None:
+async def test_isolation_missing_and_forbidden_look_alike(peopled: Server) -> None:
     alice, before = peopled.user("alice"), await peopled.rows()
     for others, absent in (
         *zip(of_a_device(PHONE.device_id), of_a_device("no such device"), strict=True),
@@ -66,7 +66,7 @@ async def test_what_is_not_there_and_what_is_not_theirs_look_the_same(peopled: S
     assert await peopled.rows() == before
 
 
-async def test_a_service_that_acts_for_a_user_sees_what_that_user_sees(peopled: Server) -> None:
+async def test_isolation_acting_user_sees_what_the_user_sees(peopled: Server) -> None:
     before = await peopled.rows()
     asked = [cast(Any, request) for request in of_a_scope("bobs")]
     for request in asked:
@@ -75,7 +75,7 @@ async def test_a_service_that_acts_for_a_user_sees_what_that_user_sees(peopled: 
     assert await peopled.rows() == before
 
 
-async def test_a_reader_reads_and_does_not_write(peopled: Server) -> None:
+async def test_isolation_reader_cannot_write(peopled: Server) -> None:
     alice, before = peopled.user("alice"), await peopled.rows()
     page = await alice(sync_service_pb2.ListChangesRequest(cursor=at("shared")))
     assert [row.key for row in page.changes] == ["k", "k2"]
@@ -90,7 +90,7 @@ async def test_a_reader_reads_and_does_not_write(peopled: Server) -> None:
     assert await peopled.rows() == before
 
 
-async def test_lists_hold_what_is_their_own(peopled: Server) -> None:
+async def test_isolation_lists_hold_only_own_rows(peopled: Server) -> None:
     alice, nobody = peopled.user("alice"), peopled.user("nobody")
     devices, scopes = directory_service_pb2.ListDevicesRequest(), directory_service_pb2.ListScopesRequest()
     assert [device.device_id for device in (await alice(devices)).devices] == ["her phone"]
@@ -101,7 +101,7 @@ async def test_lists_hold_what_is_their_own(peopled: Server) -> None:
     assert [head.scope for head in hint.heads] == ["hers", "shared"]
 
 
-async def test_a_device_id_is_a_users_own(peopled: Server) -> None:
+async def test_isolation_device_ids_are_per_user(peopled: Server) -> None:
     register = directory_service_pb2.RegisterDeviceRequest(
         device_id=PHONE.device_id, platform=directory_service_pb2.PLATFORM_WEB
     )
@@ -111,7 +111,7 @@ async def test_a_device_id_is_a_users_own(peopled: Server) -> None:
     assert [row for row in (await peopled.rows())["devices"] if "bob," in row] == before
 
 
-async def test_a_stream_brings_nothing_of_others(peopled: Server) -> None:
+async def test_isolation_stream_brings_nothing_of_others(peopled: Server) -> None:
     alice = peopled.user("alice").watch(device_id="her phone")
     await alice.opened()
     await peopled.publish("bobs", "secret")
@@ -147,7 +147,7 @@ async def two_apps(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) 
         yield running
 
 
-async def test_two_apps_with_the_same_names_see_nothing_of_each_other(two_apps: Server) -> None:
+async def test_isolation_of_two_apps_with_the_same_names(two_apps: Server) -> None:
     here, there = two_apps.user("u"), two_apps.user("u", key=OTHER)
     streams = [here.watch(device_id="d"), there.watch(device_id="d")]
     for stream in streams:
@@ -169,7 +169,7 @@ async def test_two_apps_with_the_same_names_see_nothing_of_each_other(two_apps: 
         assert len((await two_apps.backend(deliveries)).deliveries) == count
 
 
-async def test_devices_and_notifications_stay_in_their_app(two_apps: Server) -> None:
+async def test_isolation_of_devices_and_notifications_by_app(two_apps: Server) -> None:
     here, there = two_apps.user("u"), two_apps.user("u", key=OTHER)
     device = directory_service_pb2.GetDeviceRequest(device_id="d")
     for caller in (here, there):  # the same registration token did not move from one to the other
@@ -187,7 +187,7 @@ async def test_devices_and_notifications_stay_in_their_app(two_apps: Server) -> 
     assert (await two_apps.backend(sent)).delivery_count == 0
 
 
-async def test_a_service_that_follows_all_scopes_follows_those_of_one_app(two_apps: Server) -> None:
+async def test_isolation_firehose_is_of_one_app(two_apps: Server) -> None:
     stream = two_apps.backend.watch(app_id="other", all_scopes=True)
     await stream.opened()
     await two_apps.publish("s", "ours")

@@ -49,7 +49,7 @@ def is_gone(process: int) -> bool:
         return True
 
 
-async def test_child_process_answers_what_the_function_does(children: Children) -> None:
+async def test_worker_process_returns_the_result(children: Children) -> None:
     assert await children.run(fault_of, "[1e309]", 32) == fault_of("[1e309]", 32)
     assert await children.run(fault_of, '{"ü": "\\u0001"}', 32) == ""
     assert await children.run(apply, '{"a":1e-5}', ['{"b":2}', '{"a":null}']) == '{"b":2}'
@@ -57,7 +57,7 @@ async def test_child_process_answers_what_the_function_does(children: Children) 
     assert await children.run(niceness) > os.nice(0)
 
 
-async def test_child_process_is_used_again_after_an_error_of_the_work(children: Children) -> None:
+async def test_worker_process_is_reused_after_an_error(children: Children) -> None:
     first = await children.run(pid)
     with pytest.raises(ValueError, match="too deep"):
         await children.run(refuse, "too deep")
@@ -69,13 +69,13 @@ async def test_child_process_is_used_again_after_an_error_of_the_work(children: 
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
-async def test_work_that_its_process_dies_of_is_refused_and_others_go_on(children: Children, how: int) -> None:
+async def test_worker_process_crash_fails_its_job_and_spares_others(children: Children, how: int) -> None:
     with pytest.raises(DependencyDown):
         await children.run(die, how)
     assert await children.run(pid)
 
 
-async def test_process_that_dies_while_idle_or_at_work_is_replaced(children: Children, tmp_path: object) -> None:
+async def test_worker_process_that_dies_is_replaced(children: Children, tmp_path: object) -> None:
     first = await children.run(pid)
     os.kill(first, signal.SIGKILL)
     second = await children.run(pid)
@@ -83,7 +83,7 @@ async def test_process_that_dies_while_idle_or_at_work_is_replaced(children: Chi
     assert await children.run(die_once, f"{tmp_path}/died") != second
 
 
-async def test_work_that_takes_too_long_is_given_up_with_its_process() -> None:
+async def test_worker_process_timeout_kills_it() -> None:
     children = Children(most=1, patience_s=0.2)
     try:
         with pytest.raises(DependencyDown):
@@ -92,7 +92,7 @@ async def test_work_that_takes_too_long_is_given_up_with_its_process() -> None:
         await children.close()
 
 
-async def test_children_are_few_and_what_waits_is_bounded(children: Children) -> None:
+async def test_worker_process_pool_and_queue_are_bounded(children: Children) -> None:
     asked = [asyncio.ensure_future(children.run(pid)) for _ in range(250)]
     assert len(set(await asyncio.gather(*asked))) <= 2
     many = [asyncio.ensure_future(children.run(pid)) for _ in range(400)]
@@ -101,14 +101,14 @@ async def test_children_are_few_and_what_waits_is_bounded(children: Children) ->
     assert len(refused) == 400 - 256
 
 
-async def test_work_of_a_caller_who_has_left_is_not_begun(children: Children) -> None:
+async def test_worker_process_skips_cancelled_jobs(children: Children) -> None:
     asked = [asyncio.ensure_future(children.run(never_end)) for _ in range(50)]
     for one in asked:
         one.cancel()
     assert await children.run(pid)
 
 
-async def test_loop_goes_on_while_a_child_works(children: Children) -> None:
+async def test_worker_process_does_not_block_the_loop(children: Children) -> None:
     value = "[" + ",".join(["1e99"] * 50_000) + "]"
     checking = asyncio.ensure_future(children.run(fault_of, value, 32))
     turns, began = 0, time.monotonic()
@@ -119,7 +119,7 @@ async def test_loop_goes_on_while_a_child_works(children: Children) -> None:
     assert turns > 10, time.monotonic() - began
 
 
-async def test_close_ends_the_processes_and_refuses_what_waits() -> None:
+async def test_worker_process_pool_close_refuses_waiting_jobs() -> None:
     children = Children(most=1)
     process = await children.run(pid)
     at_work = asyncio.ensure_future(children.run(never_end))
@@ -134,7 +134,7 @@ async def test_close_ends_the_processes_and_refuses_what_waits() -> None:
         await children.run(pid)
 
 
-async def test_children_end_with_their_process_also_when_it_is_killed() -> None:
+async def test_worker_processes_end_with_their_parent() -> None:
     owner = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", OWNER), stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
     )

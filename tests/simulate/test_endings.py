@@ -37,7 +37,7 @@ except KeyboardInterrupt:
         (signal.SIGKILL, False, -signal.SIGKILL),
     ],
 )
-def test_a_signal_ends_all_processes_quietly(number: signal.Signals, whole_group: bool, status: int) -> None:
+def test_simulate_signal_ends_all_processes_quietly(number: signal.Signals, whole_group: bool, status: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         stdout=subprocess.PIPE,

@@ -43,13 +43,13 @@ async def gathered(batcher: Batcher[int, int], *items: int) -> list[int | BaseEx
     return await asyncio.wait_for(asyncio.gather(*map(batcher.submit, items), return_exceptions=True), 20)
 
 
-async def test_calls_at_once_are_one_batch_and_each_gets_its_answer() -> None:
+async def test_batcher_groups_concurrent_calls_and_answers_each() -> None:
     desk = Desk()
     assert await gathered(Batcher(desk), 3, 1, 2, 1) == [6, 2, 4, 2]
     assert desk.batches == [[3, 1, 2, 1]]
 
 
-async def test_a_lone_call_does_not_wait() -> None:
+async def test_batcher_lone_call_does_not_wait() -> None:
     desk = Desk()
     batcher: Batcher[int, int] = Batcher(desk)
     for item in (1, 2, 3):
@@ -57,14 +57,14 @@ async def test_a_lone_call_does_not_wait() -> None:
     assert desk.batches == [[1], [2], [3]]
 
 
-async def test_a_lone_call_after_a_crowd_is_answered() -> None:
+async def test_batcher_lone_call_after_a_crowd_is_answered() -> None:
     desk = Desk()
     batcher: Batcher[int, int] = Batcher(desk)
     await gathered(batcher, *range(1, 50))
     assert await asyncio.wait_for(batcher.submit(7), 20) == 14
 
 
-async def test_batches_are_bounded_served_in_order_and_at_most_two_at_once() -> None:
+async def test_batcher_batches_are_bounded_ordered_and_two_at_once() -> None:
     desk = Desk(closed=True)
     batcher: Batcher[int, int] = Batcher(desk, max_batch=3, lanes=2)
     calls = [asyncio.ensure_future(batcher.submit(item)) for item in range(1, 12)]
@@ -77,7 +77,7 @@ async def test_batches_are_bounded_served_in_order_and_at_most_two_at_once() -> 
     assert desk.most_under_way == 2
 
 
-async def test_a_batch_has_nobodys_context() -> None:
+async def test_batcher_runs_in_an_empty_context() -> None:
     """What it logs would be taken for one caller's."""
     name: ContextVar[str] = ContextVar("name", default="nobody")
     gate, found = asyncio.Event(), list[str]()
@@ -102,7 +102,7 @@ async def test_a_batch_has_nobodys_context() -> None:
     assert found == ["nobody"] * 2
 
 
-async def test_nobody_starves_while_others_keep_coming() -> None:
+async def test_batcher_is_fair_under_load() -> None:
     desk = Desk()
     batcher: Batcher[int, int] = Batcher(desk, max_batch=4)
     stop = False
@@ -123,7 +123,7 @@ async def test_nobody_starves_while_others_keep_coming() -> None:
         await asyncio.wait_for(asyncio.gather(*crowd), 20)
 
 
-async def test_an_error_that_is_an_answer_is_one_callers() -> None:
+async def test_batcher_error_answer_is_one_callers() -> None:
     desk = Desk()
     one, zero, two = await gathered(Batcher(desk), 1, 0, 2)
     assert (one, two) == (2, 4)
@@ -131,7 +131,7 @@ async def test_an_error_that_is_an_answer_is_one_callers() -> None:
     assert len(desk.batches) == 1
 
 
-async def test_when_the_batch_fails_each_call_is_tried_alone() -> None:
+async def test_batcher_failed_batch_is_retried_call_by_call() -> None:
     desk = Desk()
 
     def fault(items: Sequence[int]) -> None:
@@ -145,7 +145,7 @@ async def test_when_the_batch_fails_each_call_is_tried_alone() -> None:
     assert desk.batches == [[1, 13, 2], [1], [13], [2]]
 
 
-async def test_an_outage_is_everyones_and_is_not_tried_again() -> None:
+async def test_batcher_outage_fails_all_without_retry() -> None:
     desk = Desk()
 
     def fault(items: Sequence[int]) -> None:
@@ -157,7 +157,7 @@ async def test_an_outage_is_everyones_and_is_not_tried_again() -> None:
     assert desk.batches == [[1, 2, 3]]
 
 
-async def test_an_outage_among_calls_tried_alone_ends_the_trying() -> None:
+async def test_batcher_outage_during_single_calls_stops_them() -> None:
     desk = Desk()
 
     def fault(items: Sequence[int]) -> None:
@@ -173,7 +173,7 @@ async def test_an_outage_among_calls_tried_alone_ends_the_trying() -> None:
     assert desk.batches == [[1, 2, 3, 4], [1], [2]]
 
 
-async def test_too_few_answers_leave_nobody_waiting() -> None:
+async def test_batcher_missing_answers_leave_nobody_waiting() -> None:
     async def forgetful(items: Sequence[int]) -> list[int | Exception]:
         return []
 
@@ -181,7 +181,7 @@ async def test_too_few_answers_leave_nobody_waiting() -> None:
     assert [type(result) for result in results] == [ValueError] * 2
 
 
-async def test_a_caller_that_leaves_takes_nobody_with_it() -> None:
+async def test_batcher_cancelled_caller_takes_nobody_along() -> None:
     desk = Desk(closed=True)
     batcher: Batcher[int, int] = Batcher(desk, lanes=1)
     calls = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2, 3)]
@@ -195,7 +195,7 @@ async def test_a_caller_that_leaves_takes_nobody_with_it() -> None:
     assert desk.batches == [[1, 2, 3], [5]]  # who left before the batch began is not in it
 
 
-async def test_a_batch_of_callers_that_all_left_is_not_run() -> None:
+async def test_batcher_batch_of_cancelled_callers_is_not_run() -> None:
     desk = Desk(closed=True)
     batcher: Batcher[int, int] = Batcher(desk, lanes=1)
     first = asyncio.ensure_future(batcher.submit(1))
@@ -210,7 +210,7 @@ async def test_a_batch_of_callers_that_all_left_is_not_run() -> None:
     assert desk.batches == [[1]]
 
 
-async def test_more_than_can_wait_are_refused_at_once() -> None:
+async def test_batcher_full_queue_refuses_at_once() -> None:
     desk = Desk(closed=True)
     batcher: Batcher[int, int] = Batcher(desk, max_batch=2, max_waiting=3, lanes=1)
     running = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2)]
@@ -224,7 +224,7 @@ async def test_more_than_can_wait_are_refused_at_once() -> None:
     assert await batcher.submit(7) == 14
 
 
-async def test_draining_waits_for_everything_submitted() -> None:
+async def test_batcher_drain_waits_for_everything_submitted() -> None:
     desk = Desk(closed=True)
     batcher: Batcher[int, int] = Batcher(desk, max_batch=1, lanes=1)
     calls = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2, 3)]
@@ -239,7 +239,7 @@ async def test_draining_waits_for_everything_submitted() -> None:
     await asyncio.wait_for(batcher.drain(), 20)
 
 
-async def test_too_slow_batch_is_run_apart_and_only_the_slow_one_fails() -> None:
+async def test_batcher_slow_batch_is_split_and_only_the_slow_call_fails() -> None:
     desk = Desk()
 
     def fault(items: Sequence[int]) -> None:
@@ -253,7 +253,7 @@ async def test_too_slow_batch_is_run_apart_and_only_the_slow_one_fails() -> None
     assert (desk.batches[0], sorted(desk.batches[1:])) == ([1, 13, 2, 3], [[1], [2], [3], [13]])
 
 
-async def test_too_slow_calls_that_run_apart_hold_up_nobody() -> None:
+async def test_batcher_slow_single_calls_hold_up_nobody() -> None:
     slow = asyncio.Event()
     alone = 0
 
@@ -279,7 +279,7 @@ async def test_too_slow_calls_that_run_apart_hold_up_nobody() -> None:
     await asyncio.wait_for(draining, 20)
 
 
-async def test_patience_gives_a_batch_up_and_runs_its_calls_alone() -> None:
+async def test_batcher_timeout_gives_up_a_batch_and_runs_calls_alone() -> None:
     async def work(items: Sequence[int]) -> list[int | Exception]:
         if len(items) > 1:
             await asyncio.Event().wait()
@@ -288,7 +288,7 @@ async def test_patience_gives_a_batch_up_and_runs_its_calls_alone() -> None:
     assert await gathered(Batcher(work, patience_s=0.01), 1, 2, 3) == [2, 4, 6]
 
 
-async def test_abandoned_batch_is_cancelled_with_its_last_caller() -> None:
+async def test_batcher_abandoned_batch_is_cancelled_with_its_last_caller() -> None:
     desk = Desk(closed=True)
     batcher: Batcher[int, int] = Batcher(desk, lanes=1, abandons=True)
     calls = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2, 3)]
@@ -304,7 +304,7 @@ async def test_abandoned_batch_is_cancelled_with_its_last_caller() -> None:
     assert desk.batches == [[1, 2, 3], [4]]
 
 
-async def test_abandoning_one_of_the_calls_that_are_tried_alone_leaves_the_others() -> None:
+async def test_batcher_abandoned_single_call_leaves_the_others() -> None:
     reached, gate = asyncio.Event(), asyncio.Event()
 
     async def work(items: Sequence[int]) -> list[int | Exception]:
@@ -325,7 +325,7 @@ async def test_abandoning_one_of_the_calls_that_are_tried_alone_leaves_the_other
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-async def test_abandoned_call_that_is_tried_alone_ends_though_others_of_its_batch_were_answered(place: int) -> None:
+async def test_batcher_abandoned_single_call_ends_though_others_were_answered(place: int) -> None:
     gates = [asyncio.Event() for _ in range(3)]
     begun, ended = list[int](), list[int]()
 

@@ -25,7 +25,7 @@ async def set_database(urls: DatabaseUrls, moment: datetime) -> None:
 
 
 @pytest.mark.parametrize("ahead_s", [40.0, -40.0])
-async def test_clock_skew_is_warned_of_once_and_again_after_it_was_good(
+async def test_clock_skew_is_logged_once_and_again_after_recovery(
     database: Database, database_urls: DatabaseUrls, caplog: pytest.LogCaptureFixture, ahead_s: float
 ) -> None:
     caplog.set_level(logging.INFO, "syncbeat_server.storage.postgres.clock_skew")
@@ -49,7 +49,7 @@ class SlowClock(FakeClock):
 
 
 @pytest.mark.parametrize(("trip_s", "found"), [(1.0, 0.0), (3.0, None)])
-async def test_clock_skew_leaves_out_the_time_that_the_question_took(
+async def test_clock_skew_excludes_query_time(
     database: Database, database_urls: DatabaseUrls, trip_s: float, found: float | None
 ) -> None:
     clock = SlowClock()
@@ -59,7 +59,7 @@ async def test_clock_skew_leaves_out_the_time_that_the_question_took(
     assert await ClockSkew(database, clock, lambda seconds: None).measure() == found
 
 
-async def test_quiet_hours_go_by_the_database_though_the_clock_of_the_worker_is_wrong(
+async def test_clock_skew_of_the_worker_does_not_shift_quiet_hours(
     database: Database, database_urls: DatabaseUrls
 ) -> None:
     clock = FakeClock()  # at 12:00, in the quiet hours

@@ -50,7 +50,7 @@ def _ignore() -> None:
     return
 
 
-async def test_every_process_answers_each_question(redis_url: str) -> None:
+async def test_cluster_query_is_answered_by_every_process(redis_url: str) -> None:
     async with (
         process(redis_url, lambda asked: f"one: {asked}") as one,
         process(redis_url, lambda asked: f"two: {asked}") as two,
@@ -64,7 +64,7 @@ async def test_every_process_answers_each_question(redis_url: str) -> None:
         ]
 
 
-async def test_who_says_nothing_is_left_out(redis_url: str) -> None:
+async def test_cluster_query_omits_silent_processes(redis_url: str) -> None:
     async with process(redis_url, lambda _: "here") as one, open_redis(redis_url, SystemClock()) as deaf:
         ear = asyncio.ensure_future(deaf.run_listener([one.topics[0]], lambda *_: None, _ignore))
         await wait_until(lambda: deaf.listening)
@@ -76,7 +76,7 @@ async def test_who_says_nothing_is_left_out(redis_url: str) -> None:
         await asyncio.wait([ear])
 
 
-async def test_without_redis_the_others_cannot_be_asked(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cluster_query_without_redis_answers_alone(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_query, "_TIMEOUT_S", 0.05)
     async with open_redis(redis_url, SystemClock()) as bus:
         asker = Asker(bus, lambda _: "here")
@@ -84,7 +84,7 @@ async def test_without_redis_the_others_cannot_be_asked(redis_url: str, monkeypa
             await asker.ask("who?")
 
 
-async def test_what_is_no_answer_to_it_is_passed_over(redis_url: str) -> None:
+async def test_cluster_query_ignores_foreign_answers(redis_url: str) -> None:
     async with process(redis_url, lambda _: "here") as one:
         bus: RedisBus = one._bus
         for text in ("", "nobody\x1flate", "\x1f\x1f"):

@@ -59,7 +59,7 @@ async def hold_all(stack: AsyncExitStack, database: Database, count: int) -> Non
         await stack.enter_async_context(database._acquired())
 
 
-async def test_too_many_connections_are_waited_out_on_those_that_are_open(
+async def test_connection_limit_is_waited_out_on_open_connections(
     wide: Database, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "CONNECT_TIMEOUT_S", 30.0)  # the machine may be busy
@@ -72,9 +72,7 @@ async def test_too_many_connections_are_waited_out_on_those_that_are_open(
     assert wide.waiting == 0
 
 
-async def test_too_many_connections_with_one_idle_is_answered_by_that_one(
-    wide: Database, database_urls: DatabaseUrls
-) -> None:
+async def test_connection_limit_with_one_idle_connection_uses_it(wide: Database, database_urls: DatabaseUrls) -> None:
     async with AsyncExitStack() as stack:
         await hold_all(stack, wide, SIZE)
     survivor, *others = await backends(database_urls)
@@ -89,9 +87,7 @@ async def test_too_many_connections_with_one_idle_is_answered_by_that_one(
     assert await answered([value_of(wide, "SELECT pg_backend_pid()") for _ in range(50)]) == [survivor] * 50
 
 
-async def test_too_many_connections_ends_when_the_server_allows_more(
-    wide: Database, database_urls: DatabaseUrls
-) -> None:
+async def test_connection_limit_ends_when_the_server_allows_more(wide: Database, database_urls: DatabaseUrls) -> None:
     await limit(database_urls, 1)
     assert await answered([in_transaction(wide, number) for number in range(10)]) == list(range(10))
     await limit(database_urls, -1)
@@ -109,7 +105,7 @@ async def test_too_many_connections_ends_when_the_server_allows_more(
     assert wide._pool._refusal is None
 
 
-async def test_too_many_connections_with_none_open_is_an_outage_and_passes(
+async def test_connection_limit_with_none_open_is_an_outage(
     wide: Database, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await limit(database_urls, 0)
@@ -124,7 +120,7 @@ async def test_too_many_connections_with_none_open_is_an_outage_and_passes(
     assert await waiting == 1
 
 
-async def test_too_many_connections_does_not_hammer_the_server(
+async def test_connection_limit_backoff_does_not_hammer_the_server(
     wide: Database, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
@@ -144,7 +140,7 @@ async def test_too_many_connections_does_not_hammer_the_server(
     assert SIZE - 1 < len(asked) <= SIZE + 10
 
 
-async def test_too_many_connections_passes_the_turn_of_who_has_left(
+async def test_connection_limit_queue_skips_cancelled_callers(
     wide: Database, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "CONNECT_TIMEOUT_S", 30.0)
@@ -173,6 +169,6 @@ async def test_too_many_connections_passes_the_turn_of_who_has_left(
         ("28P01", "password authentication failed: too many connections", False),
     ],
 )
-def test_too_many_connections_is_known_by_code_and_of_poolers_by_words(code: str, said: str, *, expected: bool) -> None:
+def test_connection_limit_is_recognised_by_code_and_pooler_text(code: str, said: str, *, expected: bool) -> None:
     error = asyncpg.PostgresError.new({"S": "FATAL", "C": code, "M": said})
     assert pools._is_too_many(error) is expected

@@ -48,7 +48,9 @@ def publish(number: int, scope: str) -> Publish:
 
 
 @pytest.mark.parametrize("default", DEFAULTS)
-async def test_foreign_default_changes_nothing(database_urls: DatabaseUrls, clock: FakeClock, default: str) -> None:
+async def test_database_default_of_others_changes_nothing(
+    database_urls: DatabaseUrls, clock: FakeClock, default: str
+) -> None:
     await run_sql(database_urls.admin_url, f"ALTER DATABASE {database_urls.name} SET {default}")
     async with (
         open_database(database_urls.app_url, size=4, name="one") as one,
@@ -83,7 +85,7 @@ async def _note(house: House, number: int) -> None:
     await house.seen.flush()
 
 
-async def test_foreign_isolation_is_not_taken_for_single_statements(database_urls: DatabaseUrls) -> None:
+async def test_database_default_isolation_does_not_apply_to_single_statements(database_urls: DatabaseUrls) -> None:
     isolation = "SELECT current_setting('transaction_isolation')"
     name = database_urls.name
     await run_sql(database_urls.admin_url, f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
@@ -104,9 +106,7 @@ async def test_foreign_isolation_is_not_taken_for_single_statements(database_url
     "setting",
     ["idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout", "transaction_timeout"],
 )
-async def test_transactions_bound_what_they_hold(
-    database: Database, monkeypatch: pytest.MonkeyPatch, setting: str
-) -> None:
+async def test_transaction_timeouts_are_set(database: Database, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
     monkeypatch.setattr(database_module, "_BEGIN", BEGIN)
     monkeypatch.setattr(database_module, "_BOUND", BOUND)
     async with database.transaction() as conn:

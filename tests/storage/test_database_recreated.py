@@ -76,7 +76,7 @@ async def told(server: Server) -> dict[tuple[str, bool], object]:
 
 
 @pytest.mark.timeout(180)
-async def test_database_that_is_dropped_and_restored_is_an_outage(
+async def test_database_dropped_and_restored_is_an_outage(
     stores: EmbeddedStores,
     database_urls: DatabaseUrls,
     redis_url: str,

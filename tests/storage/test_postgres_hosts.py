@@ -59,7 +59,7 @@ async def answer(database: Database) -> object:
         return await conn.fetchval("SELECT 42")
 
 
-async def test_host_that_says_nothing_keeps_nobody_from_the_next(deaf: DeafHost, database_urls: DatabaseUrls) -> None:
+async def test_postgres_host_silent_does_not_delay_the_next(deaf: DeafHost, database_urls: DatabaseUrls) -> None:
     url = deaf.before(database_urls.app_url)
     async with open_database(url, size=4, name="two hosts") as database:
         assert deaf.callers() == 1
@@ -69,12 +69,12 @@ async def test_host_that_says_nothing_keeps_nobody_from_the_next(deaf: DeafHost,
         assert deaf.callers() == 0
 
 
-async def test_host_that_says_nothing_keeps_no_migration_waiting(deaf: DeafHost, database_urls: DatabaseUrls) -> None:
+async def test_postgres_host_silent_does_not_delay_migrations(deaf: DeafHost, database_urls: DatabaseUrls) -> None:
     assert await migrate(deaf.before(database_urls.owner_url), app_login="syncbeat_app") == []
     assert deaf.callers() > 0
 
 
-async def test_host_that_says_nothing_keeps_no_listener_waiting(deaf: DeafHost, database_urls: DatabaseUrls) -> None:
+async def test_postgres_host_silent_does_not_delay_listeners(deaf: DeafHost, database_urls: DatabaseUrls) -> None:
     heard = asyncio.Event()
     listening = asyncio.ensure_future(listen(deaf.before(database_urls.admin_url), heard.set, FakeClock()))
     try:
@@ -84,7 +84,7 @@ async def test_host_that_says_nothing_keeps_no_listener_waiting(deaf: DeafHost, 
         await asyncio.gather(listening, return_exceptions=True)
 
 
-async def test_host_that_does_not_take_writes_is_passed_by_and_named_when_all_are(database_urls: DatabaseUrls) -> None:
+async def test_postgres_host_read_only_is_skipped_and_named_when_all_are(database_urls: DatabaseUrls) -> None:
     folder = database_urls.app_url.partition("host=")[2].partition("&")[0]
     twice = database_urls.app_url.replace(folder, f"{folder},{folder}")
     async with open_database(f"{twice}&target_session_attrs=read-write", size=1, name="twice") as database:
@@ -94,7 +94,7 @@ async def test_host_that_does_not_take_writes_is_passed_by_and_named_when_all_ar
             pass
 
 
-async def test_all_hosts_away_are_an_outage_within_the_time_of_one(deaf: DeafHost, tmp_path: Path) -> None:
+async def test_postgres_hosts_all_away_are_an_outage_within_one_timeout(deaf: DeafHost, tmp_path: Path) -> None:
     with pytest.raises(DependencyDown, match="the database does not answer"):
         async with open_database(f"postgresql://me@/it?host={deaf.folder},{tmp_path}", size=1, name="none"):
             pass
@@ -117,5 +117,5 @@ async def test_all_hosts_away_are_an_outage_within_the_time_of_one(deaf: DeafHos
         ("postgresql://me@/it?host=one,two&port=1,2,3", []),
     ],
 )
-def test_hosts_of_an_address_are_found_where_there_are_several(url: str, found: list[tuple[str, int]]) -> None:
+def test_postgres_hosts_are_parsed_from_an_address(url: str, found: list[tuple[str, int]]) -> None:
     assert places(url) == found

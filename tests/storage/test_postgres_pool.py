@@ -55,7 +55,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-async def test_one_connection_serves_many_calls_at_once(single: Database) -> None:
+async def test_pool_of_one_connection_serves_many_calls(single: Database) -> None:
     async def in_transaction(number: int) -> int:
         async with single.transaction() as conn:
             return int(await conn.fetchval("SELECT $1::int", number))
@@ -79,7 +79,7 @@ async def test_one_connection_serves_many_calls_at_once(single: Database) -> Non
 
 
 @pytest.mark.usefixtures("patient")
-async def test_one_connection_is_enough_for_batches(single: Database) -> None:
+async def test_pool_of_one_connection_is_enough_for_batches(single: Database) -> None:
     async def work(numbers: object) -> list[int | Exception]:
         async with single.transaction() as conn:
             rows = await conn.fetch("SELECT n * 2 AS n FROM unnest($1::int[]) AS k (n)", numbers)
@@ -90,7 +90,7 @@ async def test_one_connection_is_enough_for_batches(single: Database) -> None:
     assert await asyncio.wait_for(calls, 20) == [number * 2 for number in range(100)]
 
 
-async def test_a_transaction_is_kept_whole_or_not_at_all(single: Database) -> None:
+async def test_transaction_commits_whole_or_not_at_all(single: Database) -> None:
     async def write(*, fail: bool) -> None:
         async with single.transaction() as conn:
             await conn.execute("INSERT INTO scopes (app_id, scope, created_at) VALUES ('a', 's', now())")
@@ -104,7 +104,7 @@ async def test_a_transaction_is_kept_whole_or_not_at_all(single: Database) -> No
     assert await value_of(single, "SELECT count(*) FROM scopes") == 1
 
 
-async def test_a_users_transaction_sees_the_users_rows_and_leaves_nothing_behind(single: Database) -> None:
+async def test_user_transaction_sees_own_rows_and_leaks_nothing(single: Database) -> None:
     await add_device(single, "ann")
     await add_device(single, "bob")
     devices = "SELECT user_id FROM devices"
@@ -120,9 +120,7 @@ async def test_a_users_transaction_sees_the_users_rows_and_leaves_nothing_behind
 
 
 @pytest.mark.parametrize("how", ["error", "cancelled", "rejected"])
-async def test_the_role_ends_with_the_transaction_however_it_ends(
-    single: Database, database_urls: DatabaseUrls, how: str
-) -> None:
+async def test_user_role_ends_with_its_transaction(single: Database, database_urls: DatabaseUrls, how: str) -> None:
     inside = asyncio.Event()
 
     async def as_user() -> None:
@@ -154,7 +152,7 @@ async def until_asleep(urls: DatabaseUrls) -> None:
         await until(partial(value_of, database, asleep), what="a statement sleeps")
 
 
-async def test_being_cancelled_again_while_rolling_back_leaves_no_transaction_open(
+async def test_cancellation_during_rollback_leaves_no_transaction_open(
     database_urls: DatabaseUrls,
 ) -> None:
     insert = "INSERT INTO scopes (app_id, scope, created_at) VALUES ('a', $1, now())"
@@ -195,7 +193,7 @@ async def test_being_cancelled_again_while_rolling_back_leaves_no_transaction_op
         ),
     ],
 )
-async def test_what_postgres_refuses_is_told_without_its_words(
+async def test_database_error_text_is_not_exposed(
     database: Database, statement: str, sqlstate: str, constraint: str
 ) -> None:
     with pytest.raises(StatementRejected) as raised:
@@ -205,14 +203,14 @@ async def test_what_postgres_refuses_is_told_without_its_words(
     assert isinstance(raised.value.__cause__, asyncpg.PostgresError)  # for the log
 
 
-async def test_an_argument_of_another_type_is_no_outage(database: Database) -> None:
+async def test_database_type_error_is_no_outage(database: Database) -> None:
     with pytest.raises(StatementRejected):
         await value_of(database, "SELECT $1::int", 1 << 40)
     with pytest.raises(StatementRejected):
         await value_of(database, "SELECT $1::text", "a\0b")
 
 
-async def test_what_takes_too_long_counts_as_down(database: Database) -> None:
+async def test_statement_timeout_is_an_outage(database: Database) -> None:
     async def slow() -> None:
         async with database.transaction() as conn:
             await conn.execute("SET LOCAL statement_timeout = 20")
@@ -223,7 +221,7 @@ async def test_what_takes_too_long_counts_as_down(database: Database) -> None:
 
 
 @pytest.mark.parametrize("timeout", ["idle_in_transaction_session_timeout", "transaction_timeout"])
-async def test_transaction_left_open_for_too_long_is_an_outage_for_its_own_call(
+async def test_transaction_timeout_is_an_outage_for_its_own_call(
     database: Database, database_urls: DatabaseUrls, timeout: str
 ) -> None:
     async def left_open() -> None:
@@ -240,7 +238,7 @@ async def test_transaction_left_open_for_too_long_is_an_outage_for_its_own_call(
     assert await works(database)
 
 
-async def test_idle_sessions_that_the_server_ends_are_no_outage(database_urls: DatabaseUrls) -> None:
+async def test_idle_session_timeout_is_no_outage(database_urls: DatabaseUrls) -> None:
     await run_sql(database_urls.admin_url, f"ALTER DATABASE {database_urls.name} SET idle_session_timeout = 50")
     async with open_database(database_urls.app_url, size=2, name="idle") as database:
         for _ in range(5):
@@ -248,7 +246,7 @@ async def test_idle_sessions_that_the_server_ends_are_no_outage(database_urls: D
             await wait_until(lambda: not database._pool.driver.get_size(), what="the server has ended it")
 
 
-async def test_a_lock_that_is_not_given_is_told_as_that(database: Database) -> None:
+async def test_lock_timeout_is_reported(database: Database) -> None:
     await add_device(database, "ann")
     query = "SELECT 1 FROM devices FOR UPDATE"
 
@@ -264,7 +262,7 @@ async def test_a_lock_that_is_not_given_is_told_as_that(database: Database) -> N
     await impatient()
 
 
-async def test_two_in_each_others_way_are_a_conflict_for_one(database: Database, database_urls: DatabaseUrls) -> None:
+async def test_deadlock_is_a_conflict_for_one(database: Database, database_urls: DatabaseUrls) -> None:
     await add_device(database, "ann")
     await add_device(database, "bob")
     admin = await asyncpg.connect(database_urls.admin_url)
@@ -284,9 +282,7 @@ async def test_two_in_each_others_way_are_a_conflict_for_one(database: Database,
     assert [type(result) for result in results if result is not None] == [Conflict]
 
 
-async def test_cut_connections_are_an_outage_and_then_it_works_again(
-    database: Database, database_urls: DatabaseUrls
-) -> None:
+async def test_reconnect_after_cut_connections(database: Database, database_urls: DatabaseUrls) -> None:
     async def busy() -> None:
         async with database.transaction() as conn:
             await conn.execute("SELECT pg_sleep(60)")
@@ -301,7 +297,7 @@ async def test_cut_connections_are_an_outage_and_then_it_works_again(
     assert await who(database) == SERVICE
 
 
-async def test_what_befalls_a_connection_is_not_told_as_the_call_that_opened_it(
+async def test_connection_error_is_not_chained_to_its_opener(
     database_urls: DatabaseUrls,
 ) -> None:
     told: list[str | None] = []
@@ -330,9 +326,7 @@ async def works(database: Database) -> bool:
         return False
 
 
-async def test_the_server_goes_away_and_comes_back(
-    stores: EmbeddedStores, database: Database, single: Database
-) -> None:
+async def test_reconnect_after_a_server_restart(stores: EmbeddedStores, database: Database, single: Database) -> None:
     assert await works(database)
     stores.kill_postgres()
     try:
@@ -349,7 +343,7 @@ async def test_the_server_goes_away_and_comes_back(
         assert await who(each) == SERVICE
 
 
-async def test_a_database_that_is_not_there_is_told_at_the_start(tmp_path: object) -> None:
+async def test_database_missing_is_reported_at_start(tmp_path: object) -> None:
     with pytest.raises(DependencyDown):
         async with open_database(f"postgresql://u@/db?host={tmp_path}", size=1, name="nowhere"):
             pass

@@ -67,7 +67,7 @@ def ear(request: pytest.FixtureRequest) -> Ear:
     return Ear([f"{request.node.name}:a", f"{request.node.name}:b"])
 
 
-async def test_what_one_process_publishes_another_hears_in_order(bus: RedisBus, redis_url: str, ear: Ear) -> None:
+async def test_redis_bus_delivers_in_order(bus: RedisBus, redis_url: str, ear: Ear) -> None:
     async with (
         open_redis(redis_url, SystemClock(), "ours") as other,
         running(bus.run_publisher(), ear.listen(other), ear.listen(bus)),
@@ -82,7 +82,7 @@ async def test_what_one_process_publishes_another_hears_in_order(bus: RedisBus, 
     assert once == [(ear.topics[number % 2], f"message {number} \N{SNOWMAN}") for number in range(1_200)]
 
 
-async def test_what_is_no_text_does_not_end_the_listener(bus: RedisBus, redis_url: str, ear: Ear) -> None:
+async def test_redis_bus_survives_non_text_messages(bus: RedisBus, redis_url: str, ear: Ear) -> None:
     async with running(ear.listen(bus)):
         await wait_until(lambda: ear.resumed)
         with redis.Redis.from_url(redis_url) as client:
@@ -92,7 +92,7 @@ async def test_what_is_no_text_does_not_end_the_listener(bus: RedisBus, redis_ur
     assert ear.heard[1] == (ear.topics[0], "next")
 
 
-async def test_a_listener_survives_a_crash_and_says_that_it_resumed(
+async def test_redis_bus_reconnects_after_a_crash_and_reports_it(
     stores: EmbeddedStores, redis_url: str, ear: Ear
 ) -> None:
     clock = FakeClock()
@@ -121,7 +121,7 @@ async def test_a_listener_survives_a_crash_and_says_that_it_resumed(
     assert ear.heard == [(ear.topics[0], "heard")]
 
 
-async def test_a_server_that_does_not_answer_counts_as_gone(
+async def test_redis_bus_timeout_counts_as_gone(
     stores: EmbeddedStores, bus: RedisBus, ear: Ear, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage_redis, "_PING_S", 0.05)
@@ -147,7 +147,9 @@ async def test_a_server_that_does_not_answer_counts_as_gone(
         assert len(await bus.present(["k"])) == 1
 
 
-async def test_a_quiet_channel_stays_subscribed(bus: RedisBus, ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_redis_bus_quiet_channel_stays_subscribed(
+    bus: RedisBus, ear: Ear, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pings = hasty_pings(monkeypatch)
     async with running(ear.listen(bus), bus.run_publisher()):
         await wait_until(lambda: len(pings) > 10)
@@ -180,7 +182,9 @@ def hasty_pings(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return pings
 
 
-async def test_publishing_never_waits_and_keeps_the_newest(tmp_path: object, caplog: pytest.LogCaptureFixture) -> None:
+async def test_redis_bus_publish_never_blocks_and_keeps_the_newest(
+    tmp_path: object, caplog: pytest.LogCaptureFixture
+) -> None:
     clock = FakeClock()
     async with open_redis(f"unix://{tmp_path}/nothing.sock", clock) as bus:
         for number in range(storage_redis._MAX_QUEUED + 5):
@@ -196,7 +200,7 @@ async def test_publishing_never_waits_and_keeps_the_newest(tmp_path: object, cap
             await wait_until(lambda: not bus._queued)
 
 
-async def test_counters_that_somebody_else_wrote_are_an_outage_and_no_crash(bus: RedisBus, redis_url: str) -> None:
+async def test_redis_counters_of_wrong_type_are_an_outage(bus: RedisBus, redis_url: str) -> None:
     key = "tally"
     assert await bus.tally({key: {7: 2}}, [key], 60.0) == [{7: 2}]
     assert await bus.tally({key: {7: 1, 8: 4}}, [key], 60.0) == [{7: 3, 8: 4}]
@@ -207,7 +211,7 @@ async def test_counters_that_somebody_else_wrote_are_an_outage_and_no_crash(bus:
 
 
 @pytest.mark.parametrize("what", ["presence", "publisher", "question"])
-async def test_a_cancellation_is_never_lost_wherever_it_meets_a_loop(bus: RedisBus, what: str) -> None:
+async def test_redis_bus_cancellation_is_never_lost(bus: RedisBus, what: str) -> None:
     presence = Presence(bus)
     await presence.mark([DEVICE])  # connected, as in the middle of things
     for turns in range(60):

@@ -27,7 +27,7 @@ def causes(told: pytest.LogCaptureFixture) -> list[str]:
     return [f"{record.levelname} {vars(record)['cause']}" for record in told.records]
 
 
-async def test_redis_health_is_said_once_hourly_and_at_its_end(told: pytest.LogCaptureFixture) -> None:
+async def test_redis_health_is_logged_once_hourly_and_at_its_end(told: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
     health = RedisHealth(clock)
     for _ in range(3 * 1_800):  # every two seconds for three hours
@@ -53,7 +53,7 @@ async def test_redis_health_names_each_cause_and_no_flapping(told: pytest.LogCap
     assert len(causes(told)) <= 2 + 2 * (200 / 60 + 1)
 
 
-def test_redis_health_is_good_only_when_a_trial_finds_nothing_and_no_call_has_failed() -> None:
+def test_redis_health_is_good_only_without_faults_and_failed_calls() -> None:
     health = RedisHealth(FakeClock())
     assert not health.asked.is_set()
     health.failed(RedisConnectionError("Connection closed by server."))
@@ -65,7 +65,7 @@ def test_redis_health_is_good_only_when_a_trial_finds_nothing_and_no_call_has_fa
     assert health.errors[Cause.CLOSED] == 1
 
 
-def test_redis_health_asks_for_new_connections_once_there_is_a_primary() -> None:
+def test_redis_health_reconnects_once_there_is_a_primary() -> None:
     health = RedisHealth(FakeClock())
     health.failed(ReadOnlyError("You can't write against a read only replica."))
     assert not health.judge([Refusal(Cause.READ_ONLY, "SET")])  # nothing better to connect to
@@ -74,6 +74,6 @@ def test_redis_health_asks_for_new_connections_once_there_is_a_primary() -> None
     assert health.judge([UNHEARD])
 
 
-def test_redis_causes_have_a_sentence_each() -> None:
+def test_redis_health_causes_have_a_sentence_each() -> None:
     assert set(SENTENCES) == set(Cause)
     assert cause_of(ValueError("an answer of another kind")) is Cause.FOREIGN

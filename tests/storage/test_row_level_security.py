@@ -285,13 +285,13 @@ def is_nothing(answer: object) -> bool:
     return not answer or (isinstance(answer, list | tuple) and not any(answer))
 
 
-async def test_no_store_function_is_left_out() -> None:
+async def test_row_level_security_test_covers_every_store_function() -> None:
     offered = set[Callable[..., Any]]().union(*map(functions, STORES))
     assert offered == SEEN.keys() | REFUSED.keys()
 
 
 @pytest.mark.parametrize("owner", STRANGERS, ids=lambda owner: f"{owner.app_id}-{owner.user_id}")
-async def test_stores_show_and_change_nothing_in_a_strangers_transaction(
+async def test_row_level_security_hides_everything_from_a_stranger(
     peopled: Server, database: Database, owner: RowOwner
 ) -> None:
     before = await peopled.rows()
@@ -325,7 +325,7 @@ LAST: list[Callable[..., Any]] = [
 ]  # these take away what the others look at
 
 
-async def test_the_same_attempts_succeed_for_the_service(peopled: Server, database: Database) -> None:
+async def test_row_level_security_allows_the_service(peopled: Server, database: Database) -> None:
     """Otherwise the test above would pass by asking for what is not there."""
     for function in [*(SEEN.keys() - SILENT - {*LAST}), *LAST]:
         async with database.connection() as conn:
@@ -349,7 +349,7 @@ READERS: dict[str, Attempt] = {
 }
 
 
-async def test_a_reader_writes_nothing_by_the_stores(peopled: Server, database: Database) -> None:
+async def test_row_level_security_refuses_writes_of_a_reader(peopled: Server, database: Database) -> None:
     alice, before = RowOwner("default", "alice"), await peopled.rows()
     for name, attempt in READERS.items():
         async with database.transaction(alice) as conn:

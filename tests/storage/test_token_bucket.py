@@ -32,7 +32,7 @@ async def nowhere(closed_port: int) -> AsyncIterator[RedisBus]:
         yield opened
 
 
-async def test_all_processes_together_get_the_burst_and_no_more(bus: RedisBus) -> None:
+async def test_rate_limit_burst_is_shared_by_all_processes(bus: RedisBus) -> None:
     shared = [Allowance(bus, Rate(0.001, 100.0, 0.0), SystemClock()) for _ in range(3)]
     grants = await asyncio.gather(*(one.take("p", 7, 1.0) for one in shared for _ in range(10)))
     assert sum(grant.count for grant in grants) == 100
@@ -41,7 +41,7 @@ async def test_all_processes_together_get_the_burst_and_no_more(bus: RedisBus) -
     assert (await shared[0].take("another", 7, 1.0)).count == 7
 
 
-async def test_it_fills_up_at_its_rate(bus: RedisBus) -> None:
+async def test_rate_limit_refills_at_its_rate(bus: RedisBus) -> None:
     allowance = Allowance(bus, Rate(1000.0, 50.0, 0.0), SystemClock())
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -56,12 +56,12 @@ async def test_it_fills_up_at_its_rate(bus: RedisBus) -> None:
     assert loop.time() - started >= 0.09, "100 beyond the burst take a tenth of a second"
 
 
-async def test_who_goes_slower_pays_more(bus: RedisBus) -> None:
+async def test_rate_limit_cost_scales_for_slowed_apps(bus: RedisBus) -> None:
     allowance = Allowance(bus, Rate(0.001, 100.0, 0.0), SystemClock())
     assert (await allowance.take("p", 100, 4.0)).count == 25
 
 
-async def test_from_cold_it_gives_a_sixtieth_of_its_rate(bus: RedisBus) -> None:
+async def test_rate_limit_cold_start_grants_a_sixtieth(bus: RedisBus) -> None:
     cold = Allowance(bus, Rate(1.0, 100.0, 3600.0), SystemClock())
     warm = Allowance(bus, Rate(1.0, 100.0, 0.0), SystemClock())
     for allowance, key in ((cold, "p"), (warm, "q")):
@@ -73,7 +73,7 @@ async def test_from_cold_it_gives_a_sixtieth_of_its_rate(bus: RedisBus) -> None:
     assert 0.0 < fast.wait_s <= 1.0
 
 
-async def test_without_redis_each_process_takes_an_eighth(nowhere: RedisBus) -> None:
+async def test_rate_limit_without_redis_grants_an_eighth_per_process(nowhere: RedisBus) -> None:
     clock = FakeClock()
     allowance = Allowance(nowhere, Rate(800.0, 80.0, 60.0), clock)
     assert (await allowance.take("p", 100, 1.0)).count == 10
@@ -92,7 +92,7 @@ async def kept(replays: Replays, bus: RedisBus) -> None:
     await wait_until(there)
 
 
-async def test_an_answer_is_found_for_the_same_call_only(bus: RedisBus) -> None:
+async def test_idempotency_cache_matches_the_same_call_only(bus: RedisBus) -> None:
     replays = Replays(bus, SystemClock())
     assert await replays.find(REQUEST, SECRET) is None
     await kept(replays, bus)
@@ -108,7 +108,7 @@ async def test_an_answer_is_found_for_the_same_call_only(bus: RedisBus) -> None:
     assert await replays.find(REQUEST, b"t" * 32) is None, "another database's"
 
 
-async def test_while_redis_is_away_nobody_waits_for_it(nowhere: RedisBus) -> None:
+async def test_idempotency_cache_outage_makes_nobody_wait(nowhere: RedisBus) -> None:
     clock = FakeClock()
     replays = Replays(nowhere, clock)
     asked = 0

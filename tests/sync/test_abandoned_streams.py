@@ -55,7 +55,7 @@ async def publish_much(server: Server) -> None:
 
 
 @pytest.mark.usefixtures("uncollected")
-async def test_a_stream_that_is_left_while_it_sends_is_closed_at_once(
+async def test_stream_abandoned_while_sending_is_closed_at_once(
     monkeypatch: pytest.MonkeyPatch, server: Server, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent = Messages(monkeypatch)

@@ -44,7 +44,7 @@ async def fall_back(house: House) -> None:
         await conn.execute(FALL)
 
 
-async def test_hint_tells_of_a_cursor_that_is_ahead_of_the_head(house: House) -> None:
+async def test_restore_hint_flags_a_cursor_ahead_of_the_head(house: House) -> None:
     head = await house.publish(*(f"k{number}" for number in range(20)))
     assert not (await house.hint(head)).changed
     await fall_back(house)
@@ -55,13 +55,13 @@ async def test_hint_tells_of_a_cursor_that_is_ahead_of_the_head(house: House) ->
     assert not (await house.hint(head._replace(sequence=10))).changed
 
 
-async def test_hint_tells_of_a_cursor_of_another_epoch_whatever_its_sequence(house: House) -> None:
+async def test_restore_hint_flags_a_cursor_of_another_epoch(house: House) -> None:
     head = await house.publish("a", "b")
     for sequence in (0, 1, 2, 3):
         assert (await house.hint(head._replace(epoch="another", sequence=sequence))).changed
 
 
-async def test_hint_of_a_view_that_a_restore_made_wrong_is_read_anew(database: Database, clock: FakeClock) -> None:
+async def test_restore_invalidates_a_cached_view(database: Database, clock: FakeClock) -> None:
     await couple(database)
     kept = KeptHouse(database, clock)
     for _ in range(20):
@@ -75,7 +75,7 @@ async def test_hint_of_a_view_that_a_restore_made_wrong_is_read_anew(database: D
     assert await kept.hint(Cursor("couple", epoch, 20)), "and the sweep has found it"
 
 
-async def test_seen_cursor_of_before_a_restore_gives_way_to_what_the_device_shows_now(house: House) -> None:
+async def test_restore_replaces_a_seen_cursor_of_before(house: House) -> None:
     head = await house.publish(*(f"k{number}" for number in range(20)))
     await house.hint(head)
     await house.seen.flush()
@@ -87,7 +87,7 @@ async def test_seen_cursor_of_before_a_restore_gives_way_to_what_the_device_show
 
 
 @pytest.mark.parametrize("change", [FALL, RENEW])
-async def test_stream_is_reset_by_the_next_sweep(house: House, change: str) -> None:
+async def test_restore_resets_a_stream_by_the_next_sweep(house: House, change: str) -> None:
     head = await house.publish(*(f"k{number}" for number in range(20)))
     async with stream(house, head) as reader:
         await house.sweep.sweep(5.0)
@@ -103,7 +103,7 @@ async def test_stream_is_reset_by_the_next_sweep(house: House, change: str) -> N
         assert last.cursors == (reset.head,)
 
 
-async def test_stream_of_all_scopes_is_reset_by_new_epochs_and_goes_on(house: House, clock: FakeClock) -> None:
+async def test_new_epochs_reset_a_firehose_which_continues(house: House, clock: FakeClock) -> None:
     async with whole(house) as reader:
         await house.publish("a")
         await came(reader, ("couple", 1))
@@ -119,9 +119,7 @@ async def test_stream_of_all_scopes_is_reset_by_new_epochs_and_goes_on(house: Ho
         await came(reader, ("couple", 1), ("couple", 2))
 
 
-async def test_lineage_changes_with_a_restore_and_not_by_itself(
-    database: Database, database_urls: DatabaseUrls, clock: FakeClock
-) -> None:
+async def test_restore_detection_by_lineage(database: Database, database_urls: DatabaseUrls, clock: FakeClock) -> None:
     restored: list[None] = []
     sweep = LineageSweep(database, clock, lambda: restored.append(None))
     for _ in range(3):
@@ -136,9 +134,7 @@ async def test_lineage_changes_with_a_restore_and_not_by_itself(
     assert len(restored) == 2
 
 
-async def test_view_sweep_that_knows_a_later_transaction_than_there_is_forgets_everything(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_restore_to_an_earlier_transaction_clears_the_view_cache(database: Database, clock: FakeClock) -> None:
     await couple(database)
     views = Views(database, clock, lambda: True, 10)
     sweep = ViewSweep(database, views, clock, [APP])
@@ -156,7 +152,7 @@ async def epochs_of(database: Database) -> dict[str, str]:
         return {row["scope"]: row["epoch"] for row in await conn.fetch("SELECT scope, epoch FROM scopes")}
 
 
-async def test_new_epochs_are_begun_in_pages_and_each_run_gives_others(
+async def test_new_epochs_are_begun_in_pages_and_differ_per_run(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(epoch_renewal, "PAGE", 3)
@@ -175,9 +171,7 @@ async def test_new_epochs_are_begun_in_pages_and_each_run_gives_others(
     assert await value_of(database, FEED_GENERATION) == next_generation
 
 
-async def test_new_epochs_take_changes_of_another_cluster_for_changes_of_old(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_new_epochs_treat_changes_of_another_cluster_as_old(database: Database, clock: FakeClock) -> None:
     house = House(database, clock)
     await house.publish("restored", "ours", scope="couple")
     async with database.connection() as conn:
@@ -187,7 +181,7 @@ async def test_new_epochs_take_changes_of_another_cluster_for_changes_of_old(
     assert await rows_of(database, foreign) == [("restored",)]
 
 
-async def test_new_epochs_of_one_app_leave_the_others_alone(database: Database, clock: FakeClock) -> None:
+async def test_new_epochs_of_one_app_spare_the_others(database: Database, clock: FakeClock) -> None:
     await add_members(database, "ours", "ann")
     async with database.connection() as conn:
         await conn.execute("INSERT INTO scopes (app_id, scope, created_at) VALUES ('other', 'theirs', syncbeat_now())")
@@ -199,7 +193,7 @@ async def test_new_epochs_of_one_app_leave_the_others_alone(database: Database, 
     assert (before["ours"] == after["ours"], before["theirs"] == after["theirs"]) == (True, False)
 
 
-async def test_new_epochs_wait_for_a_locked_scope_and_hold_no_other_meanwhile(
+async def test_new_epochs_wait_for_a_locked_scope_holding_no_other(
     database: Database, database_urls: DatabaseUrls, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(epoch_renewal, "_LOCK_MS", 50)
@@ -227,9 +221,7 @@ async def test_new_epochs_wait_for_a_locked_scope_and_hold_no_other_meanwhile(
         await holder.close()
 
 
-async def test_wake_up_of_an_epoch_that_is_over_goes_to_the_head_of_the_new_one(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_new_epoch_redirects_an_old_wake_up_to_the_head(database: Database, clock: FakeClock) -> None:
     await add_device(database, "ann")
     await add_members(database, "couple", "ann")
     await accept(database, wake(8))
@@ -263,7 +255,7 @@ async def test_wake_up_is_not_answered_by_a_cursor_ahead_of_the_head(
     assert (await claimed_one(database)).seen is seen
 
 
-async def test_lineage_is_the_same_text_on_every_connection(database: Database) -> None:
+async def test_lineage_text_is_equal_on_every_connection(database: Database) -> None:
     found = set()
     for _ in range(3):
         async with database.connection() as conn:

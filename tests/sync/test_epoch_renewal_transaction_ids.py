@@ -41,7 +41,7 @@ async def fill(urls: DatabaseUrls, scopes: int, keys: int, app: str = "default")
     )
 
 
-async def test_new_epochs_write_a_bounded_number_of_restored_changes_at_a_time(
+async def test_new_epochs_rewrite_restored_changes_in_bounded_batches(
     house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(epoch_renewal, "ROWS", 1_000)
@@ -66,7 +66,7 @@ async def test_new_epochs_write_a_bounded_number_of_restored_changes_at_a_time(
     assert (max(sizes), sum(sizes)) == (1_000, 12_500)
 
 
-async def test_new_epochs_find_restored_changes_whose_number_comes_up_meanwhile(
+async def test_new_epochs_find_restored_changes_whose_number_comes_up(
     house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(epoch_renewal, "ROWS", 1)
@@ -78,7 +78,7 @@ async def test_new_epochs_find_restored_changes_whose_number_comes_up_meanwhile(
     assert await rows_of(house.database, "SELECT DISTINCT xid::text FROM changes") == [("0",)]
 
 
-async def test_new_epochs_leave_changes_that_are_written_meanwhile_and_wait_for_none_that_is_locked(
+async def test_new_epochs_spare_concurrent_writes_and_wait_for_no_lock(
     house: House, database_urls: DatabaseUrls
 ) -> None:
     await fill(database_urls, 2, 3)

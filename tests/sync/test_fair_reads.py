@@ -32,23 +32,23 @@ def ask(user_id: str | None, passed_over: int = 0, app_id: str = APP) -> _Ask:
     return _Ask(app_id, user_id, (Cursor("s"),), 10, passed_over)
 
 
-def test_order_of_asks_goes_round_the_callers() -> None:
+def test_fair_reads_round_robin_over_callers() -> None:
     asks = [*(ask("ann") for _ in range(4)), ask("bob"), ask("eve"), ask("bob"), ask("ann", app_id="other")]
     assert _in_turns(asks, {}) == [0, 4, 5, 7, 1, 6, 2, 3]
 
 
-def test_order_of_asks_of_one_caller_begins_with_what_was_passed_over_most() -> None:
+def test_fair_reads_order_within_a_caller_is_by_times_skipped() -> None:
     asks = [ask("ann", 1), ask("ann", 3), ask("bob"), ask("ann", 2)]
     assert _in_turns(asks, {}) == [1, 2, 3, 0]
 
 
-def test_order_of_callers_begins_with_who_was_served_longest_ago() -> None:
+def test_fair_reads_serve_the_least_recently_served_first() -> None:
     asks = [ask("ann", 9), ask("bob"), ask("eve"), ask(None, 2)]
     assert _in_turns(asks, {(APP, "ann"): 2, (APP, "bob"): 1}) == [3, 2, 1, 0]
 
 
 @pytest.mark.parametrize("scope", ["much", "also much"])
-async def test_caller_with_a_hundred_large_lists_takes_turns_with_who_has_one(house: House, scope: str) -> None:
+async def test_fair_reads_of_many_large_lists_alternate_with_one(house: House, scope: str) -> None:
     """Both lists of the same feed and of others, by somebody else."""
     await add_members(house.database, "much", "eve")
     answered: list[str] = []
@@ -65,7 +65,7 @@ async def test_caller_with_a_hundred_large_lists_takes_turns_with_who_has_one(ho
     assert answered.index("eve") <= 4, answered[:10]
 
 
-async def test_answers_of_one_batch_to_one_caller_fit_in_a_page(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fair_reads_of_one_caller_in_a_batch_fit_a_page(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
     read = house.reader._read_pages
 
@@ -82,7 +82,7 @@ async def test_answers_of_one_batch_to_one_caller_fit_in_a_page(house: House, mo
     assert len(batches) == 20
 
 
-async def test_large_answers_leave_the_loop_one_after_the_other(house: House) -> None:
+async def test_fair_reads_large_answers_yield_the_loop(house: House) -> None:
     """Those of many callers to whom one read brought the same page: each is put on the wire by itself."""
     users = [f"user-{n}" for n in range(20)]
     await add_members(house.database, "much", *users)

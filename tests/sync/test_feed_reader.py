@@ -38,7 +38,7 @@ async def house(database: Database, clock: FakeClock) -> House:
     return House(database, clock)
 
 
-async def test_a_feed_is_read_in_pages_and_says_each_key_once(house: House) -> None:
+async def test_feed_pages_name_each_key_once(house: House) -> None:
     await house.publish("a", "b", "c", "d")
     head = await house.publish("b")
     first = await house.page(Cursor("couple"), limit=3)
@@ -50,14 +50,14 @@ async def test_a_feed_is_read_in_pages_and_says_each_key_once(house: House) -> N
 
 
 @pytest.mark.parametrize("cursor", [Cursor("couple", "another epoch", 1), Cursor("couple", "", 3)])
-async def test_a_cursor_of_another_life_of_the_feed_starts_again(house: House, cursor: Cursor) -> None:
+async def test_feed_cursor_of_another_epoch_restarts(house: House, cursor: Cursor) -> None:
     await house.publish("a", "b")
     page = await house.page(cursor)
     assert page.reset
     assert keys(page) == ["a", "b"]
 
 
-async def test_a_reader_sees_its_scopes_and_no_others(house: House) -> None:
+async def test_feed_reader_sees_its_scopes_only(house: House) -> None:
     await house.publish("a")
     await house.publish("x", scope="private")
     wanted = [Cursor("couple"), Cursor("private"), Cursor("no such scope")]
@@ -68,7 +68,7 @@ async def test_a_reader_sees_its_scopes_and_no_others(house: House) -> None:
     assert await house.reader.heads(APP, "eve", ["couple"]) == [None]
 
 
-async def test_readers_at_once_each_get_their_own_page(house: House) -> None:
+async def test_feed_readers_at_once_get_their_own_pages(house: House) -> None:
     for scope in ("couple", "other"):
         await house.publish("a", "b", "c", scope=scope)
     pages = await asyncio.gather(
@@ -91,7 +91,7 @@ async def test_readers_at_once_each_get_their_own_page(house: House) -> None:
     ]
 
 
-async def test_a_hint_says_whether_there_is_news(house: House) -> None:
+async def test_hint_says_whether_there_is_news(house: House) -> None:
     assert not (await house.hint()).changed
     head = await house.publish("a", "b")
     assert (await house.hint()).changed
@@ -102,7 +102,7 @@ async def test_a_hint_says_whether_there_is_news(house: House) -> None:
     assert (await house.hint(head)).heads == (head,)
 
 
-async def test_a_hint_goes_by_the_activity_that_was_reported_last(house: House) -> None:
+async def test_hint_follows_the_last_reported_activity(house: House) -> None:
     for number in range(30):
         await house.publish(f"k{number}")
     looking = await house.hint()
@@ -115,7 +115,7 @@ async def test_a_hint_goes_by_the_activity_that_was_reported_last(house: House) 
     assert (await house.hint()).priority is Priority.SLOW
 
 
-async def test_a_hint_is_booked_for_who_will_come_by_it(house: House) -> None:
+async def test_hint_books_the_expected_arrival(house: House) -> None:
     await house.publish("a")
     await house.service.list_changes(APP, PHONE.user_id, PHONE, Cursor("couple"), 10)
     assert house.pacing.book.take_fresh() == {}, "it comes by the hint for all of its scopes"
@@ -124,7 +124,7 @@ async def test_a_hint_is_booked_for_who_will_come_by_it(house: House) -> None:
     assert "load is 0% of what can be borne" in hint.explanation
 
 
-async def test_a_writer_who_comes_shortens_the_others_intervals(house: House) -> None:
+async def test_writer_presence_shortens_the_intervals_of_others(house: House) -> None:
     await house.publish("a")
     await house.clock.advance(3600)
     quiet = (await house.hint()).poll_interval_s
@@ -145,7 +145,7 @@ async def test_a_writer_who_comes_shortens_the_others_intervals(house: House) ->
     assert (await house.hint(activity=Activity())).poll_interval_s > came
 
 
-async def test_a_hint_is_for_registered_devices_and_their_scopes(house: House) -> None:
+async def test_hint_is_for_registered_devices_and_their_scopes(house: House) -> None:
     await house.publish("x", scope="private")
     with pytest.raises(AccessDenied):
         await house.hint(Cursor("private"))
@@ -167,7 +167,7 @@ async def seen_by_ann(house: House) -> list[tuple[Any, ...]]:
     return await rows_of(house.database, "SELECT epoch, sequence FROM device_cursors")
 
 
-async def test_the_newest_cursor_that_a_device_showed_is_kept(house: House) -> None:
+async def test_cursor_recorder_keeps_the_newest_cursor(house: House) -> None:
     head = await house.publish("a", "b", "c")
     await house.hint(head)
     assert await seen_by_ann(house) == [(head.epoch, 3)]
@@ -184,7 +184,7 @@ async def fetched_by_ann(house: House) -> list[tuple[Any, ...]]:
     return await rows_of(house.database, "SELECT epoch, sequence, fetched FROM device_cursors")
 
 
-async def test_up_to_where_a_devices_calls_were_answered_is_kept_beside_what_it_showed(house: House) -> None:
+async def test_cursor_recorder_keeps_answered_beside_shown(house: House) -> None:
     first = await house.publish("a")
     await house.hint()
     assert await fetched_by_ann(house) == [], "who shows no cursor does not say that it fetches"
@@ -200,7 +200,7 @@ async def test_up_to_where_a_devices_calls_were_answered_is_kept_beside_what_it_
     assert await fetched_by_ann(house) == [(first.epoch, 3, 3)], "there is no such sequence"
 
 
-async def test_in_a_new_epoch_a_device_has_neither_shown_nor_fetched_anything(house: House) -> None:
+async def test_new_epoch_clears_shown_and_fetched_cursors(house: House) -> None:
     head = await house.publish("a", "b")
     await house.service.list_changes(APP, "ann", PHONE, head, 10)
     assert await fetched_by_ann(house) == [(head.epoch, 2, 2)]
@@ -214,7 +214,7 @@ async def test_in_a_new_epoch_a_device_has_neither_shown_nor_fetched_anything(ho
     assert await fetched_by_ann(house) == [("newer", 0, 2)]
 
 
-async def test_who_asks_again_and_again_with_an_old_cursor_costs_one_statement(house: House) -> None:
+async def test_cursor_recorder_makes_one_statement_for_repeated_old_cursors(house: House) -> None:
     head = await house.publish("a")
     await house.hint(Cursor("couple"))
     await house.seen.flush()
@@ -223,7 +223,7 @@ async def test_who_asks_again_and_again_with_an_old_cursor_costs_one_statement(h
     await house.seen.flush()
 
 
-async def test_what_cannot_have_been_seen_is_not_recorded(house: House) -> None:
+async def test_cursor_recorder_ignores_impossible_cursors(house: House) -> None:
     head = await house.publish("a")
     house.seen.note(PHONE, [Cursor("couple", head.epoch, 2)])
     house.seen.note(DeviceKey(APP, "ann", "lost"), [head])
@@ -231,7 +231,7 @@ async def test_what_cannot_have_been_seen_is_not_recorded(house: House) -> None:
     assert await seen_by_ann(house) == []
 
 
-async def test_cursors_are_recorded_when_the_database_is_back(house: House) -> None:
+async def test_cursor_recorder_retries_after_a_database_outage(house: House) -> None:
     head = await house.publish("a")
     recording = asyncio.ensure_future(house.seen.run())
     house.refuses.error = DependencyDown("the database does not answer")
@@ -245,7 +245,7 @@ async def test_cursors_are_recorded_when_the_database_is_back(house: House) -> N
     assert recording.cancelled()
 
 
-async def test_a_sweep_finds_what_no_wake_up_told(house: House) -> None:
+async def test_head_sweep_finds_changes_without_wake_up(house: House) -> None:
     stream = Subscription(PHONE, all_scopes=False)
     house.hub.add(stream)
     house.hub.follow(stream, ["couple", "quiet"])
@@ -264,7 +264,7 @@ async def test_a_sweep_finds_what_no_wake_up_told(house: House) -> None:
     assert stream.take_dirty() == set()
 
 
-async def test_a_stream_goes_on_where_its_cursor_is_and_then_tells_what_is_new(house: House) -> None:
+async def test_stream_resumes_at_its_cursor(house: House) -> None:
     await house.publish("a", "b")
     async with stream(house, Cursor("couple", "", 1)) as reader:
         await wait_until(lambda: reader.changes() == [("b", 2)])
@@ -276,14 +276,14 @@ async def test_a_stream_goes_on_where_its_cursor_is_and_then_tells_what_is_new(h
     assert await seen_by_ann(house) == [(head.epoch, 3)]
 
 
-async def test_a_stream_from_now_tells_nothing_old(house: House) -> None:
+async def test_stream_from_now_brings_nothing_old(house: House) -> None:
     await house.publish("a")
     async with stream(house) as reader:
         await house.publish("b")
         await wait_until(lambda: reader.changes() == [("b", 2)])
 
 
-async def test_a_stream_with_a_cursor_of_another_life_is_reset(house: House) -> None:
+async def test_stream_with_a_cursor_of_another_epoch_is_reset(house: House) -> None:
     head = await house.publish("a")
     async with stream(house, Cursor("couple", "another epoch", 1)) as reader:
         assert [event.head for event in reader.events if isinstance(event, Reset)] == [head]
@@ -291,14 +291,14 @@ async def test_a_stream_with_a_cursor_of_another_life_is_reset(house: House) -> 
         await wait_until(lambda: reader.changes() == [("b", 2)])
 
 
-async def test_a_stream_of_a_scope_that_is_not_the_users_is_refused(house: House) -> None:
+async def test_stream_of_a_foreign_scope_is_refused(house: House) -> None:
     await house.publish("x", scope="private")
     async with stream(house, Cursor("private")) as reader:
         assert isinstance(reader.error, AccessDenied)
     assert len(house.hub) == 0
 
 
-async def test_a_stream_ends_with_its_token_and_when_the_process_drains(house: House) -> None:
+async def test_stream_ends_with_token_expiry_and_drain(house: House) -> None:
     async with stream(house, expires_at=house.clock.now() + timedelta(seconds=10)) as reader:
         await house.clock.advance(10)
         house.hub.look_everywhere()
@@ -311,7 +311,7 @@ async def test_a_stream_ends_with_its_token_and_when_the_process_drains(house: H
         assert isinstance(reader.events[-2], Checkpoint)
 
 
-async def test_streams_that_are_drained_together_come_back_one_after_the_other(house: House) -> None:
+async def test_reconnect_after_a_drain_is_spread(house: House) -> None:
     async with AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(stream(house)) for _ in range(40)]
         house.hub.drain()
@@ -323,7 +323,7 @@ async def test_streams_that_are_drained_together_come_back_one_after_the_other(h
     assert most_at_once <= 4.0 * COME_BACK_PER_S
 
 
-async def test_a_stream_outlives_an_outage_and_misses_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stream_survives_a_database_outage(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "RETRY_S", 0.01)
     await house.publish("x", scope="chat")
     await house.clock.advance(60)  # longer ago than a transaction can last: not news to whoever joins
@@ -341,7 +341,7 @@ async def test_a_stream_outlives_an_outage_and_misses_nothing(house: House, monk
         assert not reader.ended
 
 
-async def test_a_member_who_leaves_hears_no_more(house: House) -> None:
+async def test_stream_stops_for_a_removed_member(house: House) -> None:
     async with stream(house) as reader:
         await directory(house.database).remove_members(APP, "couple", ["ann"])
         await house.publish("secret")

@@ -66,16 +66,14 @@ async def feed(database: Database, scope: str = "s") -> dict[str, tuple[int, obj
 
 
 @pytest.mark.parametrize(("original", "patch", "result"), MERGES)
-async def test_a_patch_merges_as_rfc_7396_says(
-    database: Database, original: str | None, patch: str, result: str
-) -> None:
+async def test_merge_patch_follows_rfc_7396(database: Database, original: str | None, patch: str, result: str) -> None:
     if original is not None:
         await write(database, (NewChange("s", "k", original),))
     await write(database, (NewChange("s", "k", patch),))
     assert (await feed(database))["k"][1] == json.loads(result)
 
 
-async def test_each_change_gets_the_next_sequence_of_its_scope(database: Database) -> None:
+async def test_sequence_is_next_of_its_scope(database: Database) -> None:
     first, second = await write(
         database, (put("a"), put("b"), put("a", scope="t")), (put("a", {"x": 1}), put("c", scope="t"))
     )
@@ -87,13 +85,13 @@ async def test_each_change_gets_the_next_sequence_of_its_scope(database: Databas
     assert await feed(database) == {"b": (2, {}), "a": (3, {"x": 1})}
 
 
-async def test_changes_of_one_key_in_one_call_build_on_each_other(database: Database) -> None:
+async def test_merge_of_changes_of_one_key_in_one_call(database: Database) -> None:
     (result,) = await write(database, (put("k", {"a": 1}), put("k", {"b": 2}), put("k", {"a": None})))
     assert sequences(result) == (1, 2, 3)
     assert await feed(database) == {"k": (3, {"b": 2})}
 
 
-async def test_a_deleted_key_leaves_a_tombstone_and_a_later_patch_starts_from_nothing(database: Database) -> None:
+async def test_tombstone_then_patch_starts_from_nothing(database: Database) -> None:
     await write(database, (put("k", {"a": 1}), NewChange("s", "k", "", deleted=True)))
     assert await rows_of(database, "SELECT value, deleted, sequence FROM changes") == [(None, True, 2)]
     await write(database, (put("k", {"b": 1}),))
@@ -101,7 +99,7 @@ async def test_a_deleted_key_leaves_a_tombstone_and_a_later_patch_starts_from_no
     assert await value_of(database, "SELECT deleted FROM changes") is False
 
 
-async def test_an_expectation_is_met_by_the_sequence_that_the_key_has_now(database: Database) -> None:
+async def test_expected_sequence_is_checked_against_the_key(database: Database) -> None:
     created, refused, updated, wrong = await write(
         database,
         (put("k", {"by": 1}, expected=0),),
@@ -116,7 +114,7 @@ async def test_an_expectation_is_met_by_the_sequence_that_the_key_has_now(databa
     assert await feed(database) == {"k": (2, {"by": 3})}  # and nothing of the call that failed
 
 
-async def test_a_scope_that_is_not_there_is_made_or_refused(database: Database) -> None:
+async def test_scope_missing_is_created_or_refused(database: Database) -> None:
     (refused,) = await write(database, (put("k"),), create=False)
     assert isinstance(refused, SyncbeatError)
     assert refused.reason == "ACCESS_DENIED"
@@ -133,7 +131,7 @@ async def test_a_scope_that_is_not_there_is_made_or_refused(database: Database) 
     ],
     ids=["nul", "huge number", "no JSON", "too large"],
 )
-async def test_what_postgres_cannot_hold_is_the_callers_fault(database: Database, value: str, said: str) -> None:
+async def test_value_postgres_cannot_store_is_the_callers_fault(database: Database, value: str, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said) as raised:
         await write(database, (NewChange("s", "k", value),))
     assert raised.value.violations[0].path == "changes"
@@ -141,14 +139,14 @@ async def test_what_postgres_cannot_hold_is_the_callers_fault(database: Database
     assert await value_of(database, "SELECT count(*) FROM changes") == 0
 
 
-async def test_values_grow_by_merging_up_to_the_limit(database: Database) -> None:
+async def test_value_size_limit_applies_after_merging(database: Database) -> None:
     piece = "x" * 500_000
     await write(database, (put("k", {"a": piece}),), (put("k", {"b": piece}),))
     with pytest.raises(InvalidRequest, match="1 MiB"):
         await write(database, (put("k", {"c": piece}),))
 
 
-async def test_a_scope_keeps_what_is_known_of_its_changes(database: Database, clock: FakeClock) -> None:
+async def test_scope_signal_is_updated_by_changes(database: Database, clock: FakeClock) -> None:
     async def known() -> Signal:
         async with database.connection() as conn:
             (state,) = await changes.heads(conn, [(APP, None, "s")])
@@ -169,7 +167,7 @@ async def test_a_scope_keeps_what_is_known_of_its_changes(database: Database, cl
     assert after.belief.hot_count + after.belief.cold_count == pytest.approx(3.0, rel=0.01)
 
 
-async def test_a_large_patch_costs_what_it_weighs(database: Database) -> None:
+async def test_merge_cost_of_a_large_patch_is_linear(database: Database) -> None:
     """Key by key it would take minutes, and its callers' neighbours would wait for it."""
     patch = orjson.dumps({f"key {index}": index for index in range(20_000)}).decode()
     more = orjson.dumps({f"key {index}": {"a": None, "b": index} for index in range(10_000, 30_000)}).decode()

@@ -31,7 +31,7 @@ async def house(database: Database, clock: FakeClock) -> House:
 # ---------------------------------------------------------------------------------------------------------------- pages
 
 
-async def test_a_long_catch_up_can_be_broken_off_after_each_page(house: House) -> None:
+async def test_firehose_catch_up_can_stop_after_each_page(house: House) -> None:
     token = await token_of_now(house)
     names = [f"scope-{number:04}" for number in range(2 * firehose_pages.MAX_CHANGES + 10)]
     await publish_to(house, names)
@@ -48,7 +48,7 @@ async def test_a_long_catch_up_can_be_broken_off_after_each_page(house: House) -
     assert len(token) < 300
 
 
-async def test_a_page_ends_at_a_mebibyte_and_holds_one_value_at_least(house: House) -> None:
+async def test_firehose_page_ends_at_a_mebibyte(house: House) -> None:
     token = await token_of_now(house)
     large = '"' + "x" * 250_000 + '"'
     await publish_to(house, [f"s{number}" for number in range(10)], patch=large)
@@ -63,7 +63,7 @@ async def test_a_page_ends_at_a_mebibyte_and_holds_one_value_at_least(house: Hou
     assert sizes[:2] == [1, 1]
 
 
-async def test_a_catch_up_of_very_many_changes_passes_the_whole_feed_and_can_be_broken_off(
+async def test_firehose_catch_up_of_many_changes_is_complete_and_interruptible(
     house: House, database_urls: DatabaseUrls
 ) -> None:
     await add_rows(database_urls, 30_000)
@@ -89,9 +89,7 @@ async def test_a_catch_up_of_very_many_changes_passes_the_whole_feed_and_can_be_
     assert found == [*expected, ("bulk-000001", 11)]
 
 
-async def test_a_round_is_found_by_its_index_however_large_the_feed_is(
-    house: House, database_urls: DatabaseUrls
-) -> None:
+async def test_firehose_page_query_uses_its_index(house: House, database_urls: DatabaseUrls) -> None:
     await add_rows(database_urls, 30_000)
     await run_sql(database_urls.admin_url, "ANALYZE changes, scopes")
     now = await value_of(house.database, "SELECT pg_current_snapshot()::text")
@@ -112,7 +110,7 @@ async def test_a_round_is_found_by_its_index_however_large_the_feed_is(
 # --------------------------------------------------------------------------------------------------------------- resets
 
 
-async def test_a_token_of_another_copy_of_the_database_is_reset(house: House, database_urls: DatabaseUrls) -> None:
+async def test_firehose_token_of_another_database_copy_is_reset(house: House, database_urls: DatabaseUrls) -> None:
     token = await token_of_now(house)
     await house.publish("lost")
     identity = await value_of(house.database, "SELECT syncbeat_feed_identity()")
@@ -127,7 +125,7 @@ async def test_a_token_of_another_copy_of_the_database_is_reset(house: House, da
         token = await token_of_now(house)
 
 
-async def test_a_feed_is_known_by_cluster_database_and_table(house: House, database_urls: DatabaseUrls) -> None:
+async def test_firehose_feed_identity_is_cluster_database_and_table(house: House, database_urls: DatabaseUrls) -> None:
     identity = "SELECT syncbeat_feed_identity()"
     cluster, database, table = (await value_of(house.database, identity)).split(".")
     assert int(cluster) > 2**32
@@ -139,7 +137,7 @@ async def test_a_feed_is_known_by_cluster_database_and_table(house: House, datab
     assert await value_of(house.database, identity) == f"0.{database}.{table}", "where a provider does not tell"
 
 
-async def test_a_token_of_a_future_that_a_restore_undid_is_reset(house: House) -> None:
+async def test_firehose_token_ahead_of_a_restore_is_reset(house: House) -> None:
     token = await token_of_now(house)
     place = decode(APP, token)
     assert place.since is not None
@@ -147,7 +145,7 @@ async def test_a_token_of_a_future_that_a_restore_undid_is_reset(house: House) -
     await reset_by(house, encode(APP, place._replace(since=Snapshot(ahead, ahead))))
 
 
-async def test_a_reset_carries_a_token_that_brings_all_there_is(house: House, database_urls: DatabaseUrls) -> None:
+async def test_firehose_reset_carries_a_token_for_everything(house: House, database_urls: DatabaseUrls) -> None:
     await house.publish("a", "b")
     await house.publish("a")
     await house.publish("gone", deleted=True)
@@ -165,7 +163,7 @@ async def test_a_reset_carries_a_token_that_brings_all_there_is(house: House, da
         await wait_until(lambda: reader.places()[5:] == [("couple", 5)])
 
 
-async def test_restored_rows_of_a_cluster_far_ahead_come_when_they_change_and_never_again_and_again(
+async def test_firehose_restored_rows_of_a_cluster_ahead_come_once(
     house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(firehose, "_LOOK_S", 0.01)
@@ -189,7 +187,7 @@ async def prune(house: House) -> int:
     return await TombstonePruning(house.database, 30.0, house.clock).prune()
 
 
-async def test_a_token_that_lacks_a_deletion_whose_tombstone_was_removed_is_reset(house: House) -> None:
+async def test_firehose_token_before_a_pruned_tombstone_is_reset(house: House) -> None:
     await house.publish("a", "b")
     token = await token_of_now(house)
     await house.publish("a", deleted=True)
@@ -203,7 +201,9 @@ async def test_a_token_that_lacks_a_deletion_whose_tombstone_was_removed_is_rese
         await wait_until(lambda: reader.places() == [("news", 1)])
 
 
-async def test_a_pruned_tombstone_of_another_cluster_resets_nobody(house: House, database_urls: DatabaseUrls) -> None:
+async def test_firehose_pruned_tombstone_of_another_cluster_resets_nobody(
+    house: House, database_urls: DatabaseUrls
+) -> None:
     await house.publish("a", "b", deleted=True)
     await run_sql(
         database_urls.admin_url,
@@ -227,9 +227,7 @@ async def add_mark(urls: DatabaseUrls, ahead: int) -> None:
     )
 
 
-async def test_a_mark_of_a_pruned_tombstone_that_a_dump_brought_resets_nobody_when_its_number_comes_up(
-    house: House, database_urls: DatabaseUrls
-) -> None:
+async def test_firehose_restored_prune_mark_resets_nobody(house: House, database_urls: DatabaseUrls) -> None:
     await add_mark(database_urls, 10)
     async with whole(house) as reader:
         for number in range(30):
@@ -239,7 +237,7 @@ async def test_a_mark_of_a_pruned_tombstone_that_a_dump_brought_resets_nobody_wh
 
 
 @pytest.mark.parametrize("ahead", [-5, 1_000])
-async def test_a_mark_that_a_dump_brought_gives_way_to_one_of_this_cluster(
+async def test_firehose_restored_prune_mark_gives_way_to_a_local_one(
     house: House, database_urls: DatabaseUrls, ahead: int
 ) -> None:
     await add_mark(database_urls, ahead)
@@ -251,7 +249,7 @@ async def test_a_mark_that_a_dump_brought_gives_way_to_one_of_this_cluster(
     await reset_by(house, token)
 
 
-async def test_a_mark_that_a_dump_brought_is_made_its_own_when_an_earlier_server_raises_it(
+async def test_firehose_restored_prune_mark_raised_by_an_earlier_server(
     house: House, database_urls: DatabaseUrls
 ) -> None:
     await add_mark(database_urls, 1_000)
@@ -267,14 +265,14 @@ async def test_a_mark_that_a_dump_brought_is_made_its_own_when_an_earlier_server
     await reset_by(house, token)
 
 
-async def test_new_epochs_delete_the_marks_of_pruned_tombstones(house: House, database_urls: DatabaseUrls) -> None:
+async def test_new_epochs_delete_prune_marks(house: House, database_urls: DatabaseUrls) -> None:
     await add_mark(database_urls, 1_000)
     await renew_epochs(house.database, house.clock, None)
     assert await rows_of(house.database, "SELECT app_id FROM pruned_feeds") == []
 
 
 @pytest.mark.parametrize("token", ["x", "AAAA", "no token at all", "=", "é", "A" * 8_192])
-async def test_a_malformed_token_is_refused_by_its_field(house: House, token: str) -> None:
+async def test_firehose_token_malformed_is_refused_by_its_field(house: House, token: str) -> None:
     async with whole(house, token) as reader:
         assert isinstance(reader.error, InvalidRequest)
         assert [fault.path for fault in reader.error.violations] == ["token"]
@@ -290,7 +288,7 @@ AHEAD = [
 
 
 @pytest.mark.parametrize("snapshot", AHEAD, ids=lambda snapshot: snapshot.text)
-async def test_a_token_of_numbers_as_large_as_they_may_be_is_reset(house: House, snapshot: Snapshot) -> None:
+async def test_firehose_token_of_maximal_numbers_is_reset(house: House, snapshot: Snapshot) -> None:
     await house.publish("a")
     place = decode(APP, await token_of_now(house))
     for forged in (
@@ -304,7 +302,7 @@ async def test_a_token_of_numbers_as_large_as_they_may_be_is_reset(house: House,
             assert reader.count(ResetAll) == 1
 
 
-async def test_a_reset_by_pruning_comes_once_also_while_a_transaction_stays_open(house: House) -> None:
+async def test_firehose_reset_by_pruning_comes_once_despite_an_open_transaction(house: House) -> None:
     await house.publish("a", "b")
     token = await token_of_now(house)
     async with house.database.transaction() as held:
@@ -325,7 +323,7 @@ async def test_a_reset_by_pruning_comes_once_also_while_a_transaction_stays_open
             assert reader.count(ResetAll) == 0
 
 
-async def test_a_reset_forgets_the_cursors_it_began_with(house: House, database_urls: DatabaseUrls) -> None:
+async def test_firehose_reset_forgets_its_cursors(house: House, database_urls: DatabaseUrls) -> None:
     await house.publish("a", "b", "c")
     async with whole(house, "", Cursor("couple", "", 0)) as reader:
         await came(reader, ("couple", 1), ("couple", 2), ("couple", 3))
@@ -342,7 +340,7 @@ async def test_a_reset_forgets_the_cursors_it_began_with(house: House, database_
         await wait_until(lambda: reader.places()[4:] == [("couple", 2)])
 
 
-async def test_a_reset_that_lists_many_pages_is_not_reset_again_by_a_tombstone_that_nobody_lacks(
+async def test_firehose_reset_in_progress_is_not_reset_by_irrelevant_tombstones(
     house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = await token_of_now(house)
@@ -361,7 +359,7 @@ async def test_a_reset_that_lists_many_pages_is_not_reset_again_by_a_tombstone_t
 
 
 @pytest.mark.parametrize("stops_after", [0, 1, 2])
-async def test_a_reset_is_gone_on_from_wherever_its_reader_stops(
+async def test_firehose_reset_resumes_wherever_its_reader_stops(
     house: House, database_urls: DatabaseUrls, stops_after: int
 ) -> None:
     await add_rows(database_urls, 2_000)

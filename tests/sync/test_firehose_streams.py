@@ -37,7 +37,7 @@ async def house(database: Database, clock: FakeClock) -> House:
 # ------------------------------------------------------------------------------------------------------- what it brings
 
 
-async def test_a_firehose_from_now_brings_what_is_new_once_and_in_order(house: House) -> None:
+async def test_firehose_from_now_brings_what_is_new_once_and_in_order(house: House) -> None:
     await house.publish("old")
     async with whole(house) as reader:
         await house.publish("a", "b")
@@ -47,7 +47,7 @@ async def test_a_firehose_from_now_brings_what_is_new_once_and_in_order(house: H
         await came(reader, ("couple", 2), ("couple", 3), ("new", 1), ("couple", 4))
 
 
-async def test_a_firehose_resumes_with_a_scope_whose_only_change_fell_while_it_was_away(house: House) -> None:
+async def test_firehose_resumes_with_a_scope_whose_only_change_fell_while_it_was_away(house: House) -> None:
     async with whole(house) as reader:
         await house.publish("a")
         await came(reader, ("couple", 1))
@@ -63,7 +63,7 @@ async def test_a_firehose_resumes_with_a_scope_whose_only_change_fell_while_it_w
         await came(reader, ("couple", 3), ("couple", 4), ("new", 1), ("new", 2))
 
 
-async def test_a_firehose_of_a_reader_that_stalls_while_many_scopes_change_misses_none(house: House) -> None:
+async def test_firehose_slow_reader_misses_nothing(house: House) -> None:
     names = [f"scope-{number:05}" for number in range(3_000)]
     request = FirehoseRequest(APP, "", (), Activity(), 30.0, None, let_in)
     events = house.firehose.watch(request)
@@ -82,7 +82,7 @@ async def test_a_firehose_of_a_reader_that_stalls_while_many_scopes_change_misse
     assert sorted(seen) == names
 
 
-async def test_a_firehose_brings_what_no_wake_up_told_within_its_look(
+async def test_firehose_finds_changes_without_wake_up_within_its_look(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(firehose, "_LOOK_S", 0.05)
@@ -93,9 +93,7 @@ async def test_a_firehose_brings_what_no_wake_up_told_within_its_look(
 
 
 @pytest.mark.parametrize("shift_s", [-30, 30])
-async def test_a_firehose_asks_no_clock_which_change_is_newer(
-    house: House, database_urls: DatabaseUrls, shift_s: int
-) -> None:
+async def test_firehose_order_uses_no_clock(house: House, database_urls: DatabaseUrls, shift_s: int) -> None:
     token = await token_of_now(house)
     await run_sql(database_urls.owner_url, f"UPDATE test_clock SET at = at + make_interval(secs => {shift_s})")
     await house.publish("a")
@@ -105,7 +103,7 @@ async def test_a_firehose_asks_no_clock_which_change_is_newer(
         await came(reader, ("couple", 1), ("couple", 2))
 
 
-async def test_a_firehose_outlives_an_outage_and_misses_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_firehose_survives_an_outage(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(firehose, "RETRY_S", 0.01)
     async with whole(house) as reader:
         house.refuses.error = DependencyDown("the database does not answer")
@@ -115,7 +113,7 @@ async def test_a_firehose_outlives_an_outage_and_misses_nothing(house: House, mo
         await came(reader, ("never heard of", 1))
 
 
-async def test_a_firehose_brings_what_users_and_earlier_servers_write(house: House) -> None:
+async def test_firehose_brings_what_users_and_earlier_servers_write(house: House) -> None:
     token = await token_of_now(house)
     by_user = Publish(APP, "user:ann", (NewChange("couple", "a", "{}"),), None, "ann", "", b"")
     await house.publisher.publish(by_user)
@@ -136,7 +134,7 @@ async def test_a_firehose_brings_what_users_and_earlier_servers_write(house: Hou
         await came(reader, ("couple", 1), ("couple", 2), ("couple", 3), ("couple", 4))
 
 
-async def test_a_firehose_keeps_to_its_app(house: House) -> None:
+async def test_firehose_keeps_to_its_app(house: House) -> None:
     token = await token_of_now(house)
     other = Publish("other", "service:test", (NewChange("couple", "a", "{}"),), None, None, "", b"")
     await house.publisher.publish(other)
@@ -166,7 +164,7 @@ async def held(urls: DatabaseUrls, *statements: str) -> AsyncIterator[asyncpg.Co
 @pytest.mark.parametrize(
     "statement", ["SELECT count(*) FROM changes", "SELECT pg_current_xact_id()"], ids=["a snapshot", "a number"]
 )
-async def test_a_firehose_waits_for_no_transaction_that_stays_open(
+async def test_firehose_does_not_wait_for_open_transactions(
     house: House, database_urls: DatabaseUrls, statement: str
 ) -> None:
     before = await token_of_now(house)
@@ -189,7 +187,7 @@ async def publish_in(conn: Any, scope: str, key: str) -> None:
     )
 
 
-async def test_a_firehose_brings_what_commits_late_although_it_was_numbered_early(house: House) -> None:
+async def test_firehose_brings_late_commits_with_early_numbers(house: House) -> None:
     async with whole(house) as reader:
         async with house.database.transaction() as late:
             await late.execute("SELECT pg_current_xact_id()")
@@ -204,7 +202,7 @@ async def test_a_firehose_brings_what_commits_late_although_it_was_numbered_earl
         await came(reader, ("slow", 1))
 
 
-async def test_a_firehose_keeps_the_order_of_a_scope_where_numbers_of_transactions_do_not(house: House) -> None:
+async def test_firehose_keeps_scope_order_despite_transaction_numbers(house: House) -> None:
     token = await token_of_now(house)
     async with whole(house) as reader, house.database.transaction() as early:
         await early.execute("SELECT pg_current_xact_id()")
@@ -226,7 +224,7 @@ async def _publish_and_fail(house: House) -> None:
         raise DependencyDown("the connection was lost")
 
 
-async def test_a_firehose_is_told_nothing_of_what_was_rolled_back(house: House) -> None:
+async def test_firehose_ignores_rolled_back_changes(house: House) -> None:
     async with whole(house) as reader:
         with pytest.raises(DependencyDown):
             await _publish_and_fail(house)
@@ -243,9 +241,7 @@ def cursors_of(reader: Reader) -> set[tuple[str, int | None]]:
     return {(cursor.scope, cursor.sequence) for cursor in last}
 
 
-async def test_a_firehose_without_a_token_goes_by_cursors_as_ever(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_firehose_without_a_token_uses_cursors(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(firehose, "_CURSORS_EVERY_S", 0.0)
     await house.publish("a", "b")
     await house.publish("x", scope="other")
@@ -259,7 +255,7 @@ async def test_a_firehose_without_a_token_goes_by_cursors_as_ever(
         assert reader.token == ""
 
 
-async def test_a_firehose_from_cursors_tells_nothing_twice_and_answers_tokens_where_they_are_asked_for(
+async def test_firehose_from_cursors_repeats_nothing_and_issues_tokens_on_request(
     house: House,
 ) -> None:
     await house.publish("a", "b")
@@ -280,7 +276,7 @@ async def _just(place: Place, app_id: str) -> Place:
     return place
 
 
-async def test_a_firehose_from_a_cursor_that_cannot_be_gone_on_from_is_reset_in_that_scope(house: House) -> None:
+async def test_firehose_from_an_unresumable_cursor_resets_that_scope(house: House) -> None:
     head = await house.publish("a")
     async with whole(house, None, Cursor("couple", "another", 1)) as reader:
         assert [event.head for event in reader.events if isinstance(event, Reset)] == [head]
@@ -290,9 +286,7 @@ async def test_a_firehose_from_a_cursor_that_cannot_be_gone_on_from_is_reset_in_
         assert isinstance(reader.error, NotFound)
 
 
-async def test_a_firehose_by_cursors_is_sent_away_when_its_database_is_another(
-    house: House, database_urls: DatabaseUrls
-) -> None:
+async def test_firehose_by_cursors_ends_when_its_database_changed(house: House, database_urls: DatabaseUrls) -> None:
     head = await house.publish("a")
     async with whole(house, None, head) as reader:
         await run_sql(
@@ -305,7 +299,7 @@ async def test_a_firehose_by_cursors_is_sent_away_when_its_database_is_another(
         assert cursors_of(reader) == {("couple", 1)}, "what it is to come back with"
 
 
-async def test_a_firehose_keeps_a_bounded_number_of_cursors(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_firehose_cursors_are_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(firehose, "_CURSORS_EVERY_S", 0.0)
     monkeypatch.setattr(firehose, "_MAX_CURSORS", 3)
     async with whole(house, None) as reader:
@@ -315,9 +309,7 @@ async def test_a_firehose_keeps_a_bounded_number_of_cursors(house: House, monkey
         assert len(reader.places()) == 5
 
 
-async def test_a_firehose_divides_very_many_cursors_between_checkpoints(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_firehose_splits_many_cursors_over_checkpoints(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(firehose, "_CURSORS_EVERY_S", 0.0)
     names = [f"{number:05}".rjust(115, "s") for number in range(9_000)]
     async with whole(house, None) as reader:
@@ -332,7 +324,7 @@ async def test_a_firehose_divides_very_many_cursors_between_checkpoints(
     assert isinstance(reader.events[-1], Drain)
 
 
-async def test_a_firehose_is_drained_with_a_token_that_it_goes_on_from(house: House) -> None:
+async def test_firehose_drain_gives_a_resumable_token(house: House) -> None:
     async with whole(house) as reader:
         await house.publish("a")
         await came(reader, ("couple", 1))

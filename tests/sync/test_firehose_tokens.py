@@ -42,14 +42,14 @@ AFTER = some.tuples(some.text(max_size=32).filter(lambda text: "\0" not in text)
 
 
 @given(some.none() | snapshots(), some.none() | snapshots(), AFTER, some.integers(0, 2**63 - 1))
-def test_a_token_says_the_place_it_was_made_of(
+def test_firehose_token_round_trips(
     since: Snapshot | None, until: Snapshot | None, after: tuple[str, int], pruned: int
 ) -> None:
     place = Place(FEED, since, until, after, pruned)
     assert decode("shop", encode("shop", place)) == place
 
 
-def test_a_token_is_small_however_many_transactions_run() -> None:
+def test_firehose_token_size_is_small_under_many_transactions() -> None:
     xmin = 2**62 + 3
     running = tuple(xmin + number * 8_388_000 for number in range(256))  # as far apart as 2**31 allows
     full = Snapshot(xmin, running[-1] + 1, running)
@@ -58,7 +58,7 @@ def test_a_token_is_small_however_many_transactions_run() -> None:
     assert decode("shop", token).since == full
 
 
-def test_a_token_of_very_many_transactions_goes_back_and_leaves_none_out() -> None:
+def test_firehose_token_of_too_many_transactions_goes_back() -> None:
     running = tuple(range(1_000, 3_000, 2))
     many = Snapshot(1_000, 5_000, running)
     since = decode("shop", encode("shop", Place(FEED, many))).since
@@ -76,18 +76,18 @@ def test_a_token_of_very_many_transactions_goes_back_and_leaves_none_out() -> No
 
 
 @pytest.mark.parametrize("text", ["7:7:", "7:9:7", "7:90:7,8,42"])
-def test_a_snapshot_is_read_and_written_as_postgresql_does(text: str) -> None:
+def test_snapshot_text_is_that_of_postgresql(text: str) -> None:
     assert snapshot_of(text).text == text
 
 
 @given(some.binary(max_size=300) | some.text(max_size=300))
-def test_a_token_of_arbitrary_text_is_refused(content: bytes | str) -> None:
+def test_firehose_token_of_arbitrary_text_is_refused(content: bytes | str) -> None:
     token = content if isinstance(content, str) else base64.urlsafe_b64encode(content).decode()
     with pytest.raises(NotAToken):
         decode("shop", token)
 
 
-def test_a_token_of_another_app_or_with_one_other_character_is_refused() -> None:
+def test_firehose_token_of_another_app_or_altered_is_refused() -> None:
     token = encode("shop", Place(FEED, Snapshot(700, 800, (750,)), Snapshot(900, 900), ("room", 7)))
     with pytest.raises(NotAToken):
         decode("other", token)
@@ -98,7 +98,7 @@ def test_a_token_of_another_app_or_with_one_other_character_is_refused() -> None
 
 
 @pytest.mark.parametrize("scope", ["", "r", "ro"])
-def test_a_token_is_refused_with_another_tail_than_it_was_given(scope: str) -> None:
+def test_firehose_token_with_another_tail_is_refused(scope: str) -> None:
     token = encode("shop", Place(FEED, Snapshot(700, 800), None, (scope, 7)))
     digits = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
     others = [token[:-1] + digit for digit in digits if digit != token[-1]]
@@ -145,12 +145,12 @@ WRONG: list[list[Any]] = [
 
 
 @pytest.mark.parametrize("content", WRONG, ids=lambda content: orjson.dumps(content)[:60].decode())
-def test_a_token_with_a_good_check_and_wrong_content_is_refused(content: list[Any]) -> None:
+def test_firehose_token_with_a_valid_checksum_and_bad_content_is_refused(content: list[Any]) -> None:
     with pytest.raises(NotAToken):
         decode("shop", _with_check(content))
 
 
-def test_a_token_of_a_later_version_is_of_no_feed_here() -> None:
+def test_firehose_token_of_a_later_version_is_foreign() -> None:
     assert decode("shop", _with_check([2, "whatever", {"it": "says"}])) == Place("", None)
 
 

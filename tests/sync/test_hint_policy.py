@@ -87,21 +87,21 @@ def same_or_shorter(one: float, other: float) -> bool:
 
 
 @given(situations, tunings)
-def test_whatever_is_known_the_wait_is_a_number_within_its_bounds(situation: Situation, tuning: Tuning) -> None:
+def test_interval_is_within_bounds_for_any_input(situation: Situation, tuning: Tuning) -> None:
     interval = wait(situation, tuning)
     assert math.isfinite(interval)
     assert 5.0 <= interval <= LONGEST_S
 
 
 @given(situations, scopes)
-def test_another_scope_never_makes_the_wait_longer(situation: Situation, more: ScopeState) -> None:
+def test_interval_never_grows_with_another_scope(situation: Situation, more: ScopeState) -> None:
     # Unless pushes bring its changes: then more of what changes needs no poll.
     alone = situation._replace(reach=Reach(), streaming=False)
     assert same_or_shorter(wait(alone._replace(scopes=[*alone.scopes, more])), wait(alone))
 
 
 @given(st.floats(0.0, 7200.0), st.floats(0.0, 7200.0), st.integers(0, 8))
-def test_the_longer_a_scope_is_silent_the_longer_the_wait(one: float, other: float, commits: int) -> None:
+def test_interval_grows_with_silence(one: float, other: float, commits: int) -> None:
     soon, late = sorted((one, other))
     states = Situation([scope(commits)], LOOKING)
     waits = [policy.reckon(states, DEFAULT_TUNING, NOW + silent).interval_s for silent in (soon, late)]
@@ -109,13 +109,13 @@ def test_the_longer_a_scope_is_silent_the_longer_the_wait(one: float, other: flo
 
 
 @given(st.integers(0, 20), st.integers(0, 20))
-def test_more_changes_never_mean_a_longer_wait(one: int, other: int) -> None:
+def test_interval_never_grows_with_more_changes(one: int, other: int) -> None:
     few, many = sorted((one, other))
     assert same_or_shorter(wait(Situation([scope(many)], LOOKING)), wait(Situation([scope(few)], LOOKING)))
 
 
 @given(situations, tunings, st.floats(0.0, 1e6), st.floats(0.0, 1e6))
-def test_more_attention_never_means_a_longer_wait(
+def test_interval_never_grows_with_more_attention(
     situation: Situation, tuning: Tuning, one: float, other: float
 ) -> None:
     less_idle, more_idle = sorted((one, other))
@@ -127,7 +127,7 @@ def test_more_attention_never_means_a_longer_wait(
 
 
 @given(situations, st.floats(0.0, 50.0), st.floats(0.0, 50.0))
-def test_better_reach_never_means_a_shorter_wait(situation: Situation, one: float, other: float) -> None:
+def test_interval_never_shrinks_with_better_reach(situation: Situation, one: float, other: float) -> None:
     few, many = sorted((one, other))
     worse, better = (
         situation._replace(reach=Reach(usable=True, answered=count, at=NOW), streaming=False) for count in (few, many)
@@ -137,7 +137,7 @@ def test_better_reach_never_means_a_shorter_wait(situation: Situation, one: floa
 
 
 @given(situations, tunings, st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
-def test_a_higher_price_of_staleness_never_means_a_longer_wait(
+def test_interval_never_grows_with_a_higher_staleness_price(
     situation: Situation, tuning: Tuning, one: float, other: float
 ) -> None:
     low, high = (tuning._replace(price=Price(price)) for price in sorted((one, other)))
@@ -145,14 +145,14 @@ def test_a_higher_price_of_staleness_never_means_a_longer_wait(
 
 
 @given(activities)
-def test_attention_is_a_share_and_never_more_when_something_speaks_against_it(activity: Activity) -> None:
+def test_attention_is_a_share_and_monotone(activity: Activity) -> None:
     weight = attention(activity)
     assert 0.05 <= weight <= 1.0
     assert attention(replace(activity, state=ActivityState.BACKGROUND)) <= weight
     assert attention(replace(activity, idle_s=activity.idle_s * 2 + 1)) <= weight
 
 
-def test_a_poll_costs_more_where_it_wakes_a_radio() -> None:
+def test_poll_cost_includes_waking_a_radio() -> None:
     assert poll_cost(LOOKING) == 1.0
     assert poll_cost(replace(LOOKING, network=Network.CELLULAR)) == 1.0
     assert poll_cost(AWAY) == 3.0
@@ -170,7 +170,7 @@ def test_reach_is_earned() -> None:
     assert miss_share(ANSWERS._replace(answered=2.0), 0.02, NOW + 30 * 86_400) > 0.85  # long ago
 
 
-def test_a_device_that_pushes_reach_polls_rarely_until_pushes_break() -> None:
+def test_interval_of_a_reachable_device_is_long_until_pushes_break() -> None:
     triggered = scope(3)._replace(signal=scope(3).signal._replace(triggered=1.0))
     unreached = Situation([triggered], LOOKING)
     reached = unreached._replace(reach=ANSWERS)
@@ -180,7 +180,7 @@ def test_a_device_that_pushes_reach_polls_rarely_until_pushes_break() -> None:
     assert wait(Situation([scope(3)], LOOKING, ANSWERS)) == wait(Situation([scope(3)], LOOKING))  # nobody pushes it
 
 
-def test_a_stream_brings_every_change_whether_or_not_anybody_wakes_devices() -> None:
+def test_interval_of_a_streaming_device_ignores_triggers() -> None:
     untriggered, triggered = (
         scope(6)._replace(signal=scope(6).signal._replace(triggered=share)) for share in (0.0, 1.0)
     )
@@ -191,7 +191,7 @@ def test_a_stream_brings_every_change_whether_or_not_anybody_wakes_devices() -> 
     assert wait(streaming, DEFAULT_TUNING._replace(pushing=False)) == wait(streaming)
 
 
-def test_an_open_stream_does_not_speak_against_itself() -> None:
+def test_stream_advice_is_not_undermined_by_the_open_stream() -> None:
     for scopes in ([scope(6)], [scope()]):
         alone = policy.decide(Situation(scopes, LOOKING), DEFAULT_TUNING, START, changed=False)
         streaming = policy.decide(Situation(scopes, LOOKING, streaming=True), DEFAULT_TUNING, START, changed=False)
@@ -199,7 +199,7 @@ def test_an_open_stream_does_not_speak_against_itself() -> None:
         assert streaming.poll_interval_s > alone.poll_interval_s
 
 
-def test_a_writer_who_comes_shortens_the_wait_and_one_who_leaves_lengthens_it() -> None:
+def test_interval_follows_writers_coming_and_leaving() -> None:
     quiet = scope(3, every_s=7200.0)
     later = NOW + 1800.0
 
@@ -214,7 +214,7 @@ def test_a_writer_who_comes_shortens_the_wait_and_one_who_leaves_lengthens_it() 
     assert came < nobody <= left
 
 
-def test_a_boost_holds_a_scope_at_its_tier_until_it_ends() -> None:
+def test_boost_holds_a_scope_at_its_tier_until_it_ends() -> None:
     quiet = scope()._replace(boosted=Priority.IMMEDIATE, boosted_until=NOW + 60.0)
     assert wait(Situation([quiet], AWAY)) == 10.0
     over = policy.reckon(Situation([quiet], AWAY), DEFAULT_TUNING, NOW + 60.0).interval_s
@@ -223,9 +223,7 @@ def test_a_boost_holds_a_scope_at_its_tier_until_it_ends() -> None:
 
 @pytest.mark.parametrize("stretch", [1.1, 12.0])
 @pytest.mark.parametrize("tier", [Priority.NORMAL, Priority.SLOW])
-def test_a_boost_that_holds_nothing_frees_nobody_from_the_stretch_below_its_tier(
-    tier: Priority, stretch: float
-) -> None:
+def test_boost_without_effect_keeps_the_stretch(tier: Priority, stretch: float) -> None:
     plain = scope(4)
     idle = plain._replace(boosted=tier, boosted_until=NOW + 60.0)
     wanted = wait(Situation([plain], AWAY))
@@ -241,7 +239,7 @@ def test_a_boost_that_holds_nothing_frees_nobody_from_the_stretch_below_its_tier
     assert "a stale second is worth" in boosted.explanation
 
 
-def test_a_boost_that_holds_is_kept_however_loaded_it_is() -> None:
+def test_boost_is_kept_under_load() -> None:
     fast = scope()._replace(boosted=Priority.FAST, boosted_until=NOW + 60.0)
     hint = policy.decide(
         Situation([fast], AWAY), DEFAULT_TUNING, START, changed=False, pace=lambda wait, _: 12.0 * wait, explain=True
@@ -251,7 +249,7 @@ def test_a_boost_that_holds_is_kept_however_loaded_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", PolicyName)
-def test_nothing_goes_below_the_floor(name: PolicyName) -> None:
+def test_interval_never_goes_below_the_floor(name: PolicyName) -> None:
     slow = DEFAULT_TUNING._replace(policy=name, bounds=Bounds(60.0, 300.0))
     boosted = scope(9)._replace(boosted=Priority.IMMEDIATE, boosted_until=NOW + 60.0)
     for one in (scope(9), boosted):
@@ -272,11 +270,11 @@ def test_nothing_goes_below_the_floor(name: PolicyName) -> None:
         (4000.0, Priority.SLOW),
     ],
 )
-def test_a_tier_is_the_label_of_an_interval(interval: float, label: Priority) -> None:
+def test_tier_is_the_label_of_an_interval(interval: float, label: Priority) -> None:
     assert policy.tier(interval) is label
 
 
-def test_policies_by_name_give_what_they_are_named_for() -> None:
+def test_policies_by_name_give_their_intervals() -> None:
     situation = Situation([scope(5)], AWAY)
     assert wait(situation, DEFAULT_TUNING._replace(policy=PolicyName.FIXED)) == 30.0
     assert wait(situation, DEFAULT_TUNING._replace(policy=PolicyName.TIER_TABLE)) == 10.0
@@ -287,7 +285,7 @@ def test_policies_by_name_give_what_they_are_named_for() -> None:
     assert by_ewma == pytest.approx(max(5.0, math.sqrt(2.0 / (3.2 * rate))))
 
 
-def test_of_very_many_scopes_a_sample_stands_for_those_that_are_quiet() -> None:
+def test_interval_of_many_scopes_uses_a_sample_of_quiet_ones() -> None:
     quiet = [scope(1, name=f"q{number}")._replace(signal=unchanged(NOW - 86_400.0)) for number in range(400)]
     busy = [scope(4, name="busy"), *quiet]
     exact = policy.reckon(Situation(quiet[:40], LOOKING), DEFAULT_TUNING, NOW).rate * 10
@@ -295,7 +293,7 @@ def test_of_very_many_scopes_a_sample_stands_for_those_that_are_quiet() -> None:
     assert policy.reckon(Situation(busy, LOOKING), DEFAULT_TUNING, NOW).rate > exact
 
 
-def test_a_hint_says_when_how_soon_and_where_everything_is() -> None:
+def test_hint_contains_interval_validity_and_heads() -> None:
     situation = Situation([scope(4, name="b", head=7), scope(0, name="a", head=3)], LOOKING)
     hint = policy.decide(situation, DEFAULT_TUNING, START, changed=True)
     assert hint.next_poll_at == START + timedelta(seconds=hint.poll_interval_s)
@@ -305,12 +303,12 @@ def test_a_hint_says_when_how_soon_and_where_everything_is() -> None:
     assert 300.0 <= hint.valid_s <= LONGEST_S
 
 
-def test_a_device_without_scopes_waits_longest() -> None:
+def test_interval_without_scopes_is_the_longest() -> None:
     hint = policy.decide(Situation([], LOOKING), DEFAULT_TUNING, START, changed=False)
     assert (hint.poll_interval_s, hint.priority, hint.heads) == (75.0, Priority.NORMAL, ())
 
 
-def test_pacing_has_the_last_word() -> None:
+def test_load_leveling_has_the_last_word() -> None:
     def pace(interval: float, background: bool) -> float:
         return interval * (3.0 if background else 2.0)
 
@@ -321,13 +319,13 @@ def test_pacing_has_the_last_word() -> None:
         assert paced.poll_interval_s == pytest.approx(factor * plain.poll_interval_s)
 
 
-def test_however_loaded_it_is_nobody_waits_longer_than_a_hint_holds() -> None:
+def test_interval_under_load_is_at_most_the_hint_validity() -> None:
     situation = Situation([], AWAY, streaming=True)
     hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, pace=lambda wait, background: 12.0 * wait)
     assert hint.poll_interval_s == hint.valid_s == hint.wanted_s == LONGEST_S
 
 
-def test_a_stream_is_advised_to_who_looks_at_what_changes_often() -> None:
+def test_stream_is_advised_for_attentive_devices_of_busy_scopes() -> None:
     def advised(*scopes: ScopeState, activity: Activity = LOOKING) -> bool:
         return policy.decide(Situation(scopes, activity), DEFAULT_TUNING, START, changed=False).prefer_stream
 
@@ -336,7 +334,7 @@ def test_a_stream_is_advised_to_who_looks_at_what_changes_often() -> None:
     assert not advised(scope())
 
 
-def test_an_explanation_gives_the_figures() -> None:
+def test_explanation_gives_the_figures() -> None:
     situation = Situation([scope(4)], replace(LOOKING, idle_s=60.0))
     hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, explain=True)
     rate = policy.reckon(situation, DEFAULT_TUNING, NOW).rate * 3600
@@ -347,7 +345,7 @@ def test_an_explanation_gives_the_figures() -> None:
 
 
 @pytest.mark.parametrize("activity", [LOOKING, replace(LOOKING, idle_s=60.0), AWAY])
-def test_an_explanation_speaks_of_pushes_only_where_they_bring_something(activity: Activity) -> None:
+def test_explanation_mentions_pushes_only_where_they_help(activity: Activity) -> None:
     for commits in range(1, 9):  # the share of some of them is off by the last bit
         hint = policy.decide(Situation([scope(commits)], activity), DEFAULT_TUNING, START, changed=False, explain=True)
         assert "no pushes bring any, polls must find 100.0% of the changes" in hint.explanation

@@ -56,7 +56,7 @@ def poll(recorder: Recorder, at: float, states: list[ScopeState], shows: int | N
     recorder.polled(PHONE, T0 + at, given or hint(), {one.scope: one for one in states}, cursors)
 
 
-def test_what_a_poll_shows_counts_with_its_delay() -> None:
+def test_hint_recorder_counts_changes_with_their_delay() -> None:
     counted = recorder()
     poll(counted, 0.0, [state(1, T0 - 5)], 1, hint(changed=False))
     poll(counted, 20.0, [state(4, T0 + 14), state(2, T0 + 10, "t")], 1)
@@ -72,14 +72,14 @@ def test_what_a_poll_shows_counts_with_its_delay() -> None:
     assert tally.staleness[at_30] == pytest.approx(2 * 5 / 14)
 
 
-def test_a_scope_named_twice_counts_once() -> None:
+def test_hint_recorder_counts_a_duplicate_scope_once() -> None:
     counted = recorder()
     poll(counted, 0.0, [state(1, T0 - 5)], 1, hint(changed=False))
     poll(counted, 20.0, [state(2, T0 + 14), state(2, T0 + 14)], 1)
     assert counted.tallies[APP].sums() == Sums(changes=1.0, stale_s=6.0, polls=2, requests=2)
 
 
-def test_attention_weighs_what_the_price_is_found_by() -> None:
+def test_hint_recorder_weighs_by_attention() -> None:
     counted = recorder()
     poll(counted, 0.0, [state(1, T0 - 5)], 1, hint(attention=0.25))
     poll(counted, 20.0, [state(2, T0 + 10)], 1)
@@ -87,7 +87,7 @@ def test_attention_weighs_what_the_price_is_found_by() -> None:
     assert sum(counted.tallies[APP].staleness) == 1.0
 
 
-def test_a_device_that_was_away_measures_nothing() -> None:
+def test_hint_recorder_skips_a_device_that_was_away() -> None:
     counted = recorder()
     poll(counted, 0.0, [state(1, T0 - 5)], 1)
     poll(counted, 34.0, [state(2, T0 + 1)], 1)  # a little late: 33 s is what its user met
@@ -98,13 +98,13 @@ def test_a_device_that_was_away_measures_nothing() -> None:
     assert counted.tallies[APP].sums().changes == 1.0
 
 
-def test_who_asked_another_process_before_measures_nothing_here() -> None:
+def test_hint_recorder_skips_a_device_seen_elsewhere() -> None:
     counted = recorder()
     poll(counted, 0.0, [state(5, T0 - 1)], 1)
     assert counted.tallies[APP].sums() == Sums(polls=1, requests=1)
 
 
-def test_news_counts_once_however_often_it_is_shown() -> None:
+def test_hint_recorder_counts_news_once() -> None:
     counted = recorder()
     poll(counted, 0.0, [state(1, T0 - 5)], 1)
     poll(counted, 20.0, [state(2, T0 + 10)], 1)
@@ -115,27 +115,27 @@ def test_news_counts_once_however_often_it_is_shown() -> None:
     assert counted.tallies[APP].sums().stale_s == 12.0
 
 
-def test_who_does_not_fetch_weighs_no_more_than_others() -> None:
+def test_hint_recorder_weighs_non_fetching_devices_equally() -> None:
     counted = recorder()
     poll(counted, 0.0, [state(1_000, T0 - 5)], 1, hint()._replace(heads=(Cursor("s", "e", 1_000),)))
     poll(counted, 20.0, [state(1_001, T0 + 10)], 1)
     assert counted.tallies[APP].sums() == Sums(changes=1.0, stale_s=10.0, polls=2, requests=2)
 
 
-def test_who_only_reads_the_feed_measures_what_it_reads() -> None:
+def test_hint_recorder_measures_feed_readers() -> None:
     counted = recorder()
     counted.fetched(PHONE, T0, [T0 - 7_200.0, T0 - 40.0, T0 - 3.0])  # two hours ago it was away
     assert counted.tallies[APP].sums() == Sums(changes=2.0, stale_s=43.0, late=1.0, requests=1)
 
 
-def test_requests_without_cursors_are_requests_only() -> None:
+def test_hint_recorder_counts_requests_without_cursors() -> None:
     counted = recorder()
     poll(counted, 0.0, [state(1, T0 - 5)], None)
     poll(counted, 20.0, [state(2, T0 + 10)], None)
     assert counted.tallies[APP].sums() == Sums(requests=2)
 
 
-def test_intervals_at_their_bounds_are_told() -> None:
+def test_hint_recorder_counts_intervals_at_their_bounds() -> None:
     counted = recorder()
     for at, given in enumerate(
         (
@@ -155,7 +155,7 @@ def test_intervals_at_their_bounds_are_told() -> None:
     assert counted.tallies[APP].intervals[INTERVALS_S.index(5.0)] == 1
 
 
-def test_streams_know_every_instant() -> None:
+def test_hint_recorder_measures_streams_exactly() -> None:
     counted = recorder()
     counted.streamed(APP, T0, [T0 - 0.05, T0 - 0.05, T0 - 45.0])
     sums = counted.tallies[APP].sums()
@@ -163,7 +163,7 @@ def test_streams_know_every_instant() -> None:
     assert counted.tallies[APP].staleness[0] == 2.0
 
 
-def test_requests_avoided_are_those_of_fixed_polling_less_ours() -> None:
+def test_hint_recorder_requests_avoided_versus_fixed_polling() -> None:
     counted = recorder()
     for at in range(0, 3_601, 60):
         poll(counted, float(at), [state(1, T0 - 5)], 1, hint(60.0, changed=False))
@@ -180,7 +180,7 @@ def test_requests_avoided_are_those_of_fixed_polling_less_ours() -> None:
 
 
 @pytest.mark.parametrize(("power", "ratio"), [(0.5, 1.0), (0.0, 121 / 202), (1.0, 121 / 202)])
-def test_the_square_root_law_is_optimal_and_others_are_not(power: float, ratio: float) -> None:
+def test_square_root_law_is_optimal_and_others_are_not(power: float, ratio: float) -> None:
     # Of two devices one changes 100 times as often. Polls alike for both cost as much too many as polls by their rates.
     tally = Tally()
     for rate in (1 / 50, 1 / 5_000):
@@ -192,13 +192,13 @@ def test_the_square_root_law_is_optimal_and_others_are_not(power: float, ratio: 
     assert tally.optimality == pytest.approx(ratio, rel=0.01)
 
 
-def test_without_evidence_there_is_no_ratio() -> None:
+def test_hint_recorder_ratio_needs_evidence() -> None:
     tally = Tally()
     tally.tick(30.0)
     assert tally.optimality is None
 
 
-def test_samples_are_bounded_and_what_is_too_much_is_told() -> None:
+def test_hint_recorder_samples_are_bounded() -> None:
     counted = recorder()
     for number in range(2_500):
         counted.changed(APP, f"scope-{number}", T0 + number)
@@ -210,7 +210,7 @@ def test_samples_are_bounded_and_what_is_too_much_is_told() -> None:
     assert counted.take_samples() == {}
 
 
-def test_a_sample_is_the_same_scopes_each_time() -> None:
+def test_hint_recorder_samples_the_same_scopes() -> None:
     counted = recorder()
     counted.shares = {APP: 0.25}
     for number in range(1_000):
@@ -221,7 +221,7 @@ def test_a_sample_is_the_same_scopes_each_time() -> None:
     assert {scope for scope in taken if sampled(scope, 0.1)} < taken
 
 
-def test_only_so_many_devices_are_remembered() -> None:
+def test_hint_recorder_device_memory_is_bounded() -> None:
     counted = recorder()
     for number in range(60_000):
         device = DeviceKey(APP, "ann", str(number))

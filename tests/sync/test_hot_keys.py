@@ -99,7 +99,7 @@ async def test_hot_key_expectations_are_those_of_each_call(database: Database, p
     assert await value_of(database, "SELECT value::text FROM changes") == '{"a": 1, "b": 3}'
 
 
-async def test_oversized_value_is_refused_by_its_change(database: Database, publisher: Publisher) -> None:
+async def test_value_oversized_is_refused_by_its_change(database: Database, publisher: Publisher) -> None:
     wide = "[" + ",".join(["1e300"] * 3_000) + "]"  # 0.9 MiB when it is read
     await publisher.publish(call(NewChange("couple", "wide", f'{{"a": {wide}}}')))
     for user_id in (None, "ann"):
@@ -119,7 +119,7 @@ REMOVE = """CREATE FUNCTION remove_writer() RETURNS trigger LANGUAGE plpgsql SEC
     END $$"""
 
 
-async def test_writer_removed_after_its_changes_were_written_leaves_none(
+async def test_writer_removed_after_its_changes_leaves_none(
     database: Database, database_urls: DatabaseUrls, publisher: Publisher
 ) -> None:
     """Changes above the head would be read by nobody, and be in the way of the next."""
@@ -133,7 +133,7 @@ async def test_writer_removed_after_its_changes_were_written_leaves_none(
     assert (await publisher.publish(call("other"))).sequences == (1,)
 
 
-async def test_writers_removed_while_publishing_are_denied(database: Database, publisher: Publisher) -> None:
+async def test_writer_removed_while_publishing_is_denied(database: Database, publisher: Publisher) -> None:
     outcomes = Counter[str]()
     service = directory(database)
     await add_members(database, "couple", "ann")
@@ -160,7 +160,7 @@ async def test_writers_removed_while_publishing_are_denied(database: Database, p
 
 
 @pytest.mark.parametrize("user_id", [None, "ann"])
-async def test_publish_ends_with_its_caller_and_leaves_nothing(
+async def test_publish_cancelled_with_its_caller_leaves_nothing(
     database: Database, publisher: Publisher, user_id: str | None
 ) -> None:
     await add_members(database, "couple", "ann")
@@ -182,9 +182,7 @@ async def test_publish_ends_with_its_caller_and_leaves_nothing(
     assert (await publisher.publish(call("other"))).sequences == (1,)
 
 
-async def test_merge_of_an_intricate_patch_takes_a_fraction_of_what_a_statement_may(
-    database: Database, publisher: Publisher
-) -> None:
+async def test_merge_of_an_intricate_patch_is_fast(database: Database, publisher: Publisher) -> None:
     """40,000 objects in 256 KiB, which took PostgreSQL longer than the ten seconds of a statement."""
 
     def chain(inner: str) -> str:
@@ -225,9 +223,7 @@ async def large_and_deep(publisher: Publisher, key: str) -> None:
         '{"a":' * 29 + '{"x":1}' + ',"b":null}' * 29,
     ],
 )
-async def test_merge_into_a_large_deep_value_costs_what_both_weigh(
-    database: Database, publisher: Publisher, text: str
-) -> None:
+async def test_merge_into_a_large_value_is_linear(database: Database, publisher: Publisher, text: str) -> None:
     """200 octets took PostgreSQL 3 s, a pass over what is there for each level."""
     await large_and_deep(publisher, "hot")
     old = json.loads(await value_of(database, "SELECT value::text FROM changes"))
@@ -243,7 +239,7 @@ async def test_merge_into_a_large_deep_value_costs_what_both_weigh(
 
 
 @pytest.mark.parametrize("size", [1, 70_000])
-async def test_publishes_of_one_user_leave_connections_to_others(
+async def test_publish_flood_of_one_user_leaves_connections_to_others(
     database: Database, publisher: Publisher, size: int
 ) -> None:
     await add_members(database, "couple", "ann")

@@ -63,7 +63,7 @@ class Statements:
         return found
 
 
-async def test_views_of_very_many_scopes_are_read_apart_from_others_and_few_at_once(
+async def test_view_cache_reads_large_views_apart_and_few_at_once(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     phones = [PHONE._replace(device_id=f"phone-{n}") for n in range(20)]
@@ -82,7 +82,7 @@ async def test_views_of_very_many_scopes_are_read_apart_from_others_and_few_at_o
         assert max(large) <= view_cache._LARGE_AT_ONCE * (SCOPES + 1)
 
 
-async def test_view_that_shrank_is_read_with_the_others_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_view_cache_reads_a_shrunk_view_with_the_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     house.listening = False
     await house.asked_for(PHONE)
     async with house.database.connection() as conn:
@@ -94,7 +94,7 @@ async def test_view_that_shrank_is_read_with_the_others_again(house: House, monk
     assert statements.told[-1] == ([PHONE, BOBS], 2)
 
 
-async def test_cursors_of_a_view_are_looked_up_one_by_one(house: House) -> None:
+async def test_view_cache_looks_up_cursors_of_large_views_singly(house: House) -> None:
     """Without statistics of the table each scope's was looked for among all of the device's."""
     async with house.database.transaction() as conn:
         (view,) = await changes.device_views(conn, [PHONE])

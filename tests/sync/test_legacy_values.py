@@ -83,7 +83,7 @@ async def check(server: Server, changes: list[Any]) -> None:
         await conn.close()
 
 
-async def test_old_values_are_listed_to_the_end(old: Server, sync: Any) -> None:
+async def test_legacy_values_are_listed_to_the_end(old: Server, sync: Any) -> None:
     ann, changes = old.user("ann"), []
     cursor, more = core_pb2.ScopeCursor(scope="s"), True
     while more:
@@ -94,7 +94,7 @@ async def test_old_values_are_listed_to_the_end(old: Server, sync: Any) -> None:
 
 
 @pytest.mark.parametrize("who", ["member", "firehose", "firehose from cursors"])
-async def test_old_values_do_not_end_a_stream(old: Server, sync: Any, who: str) -> None:
+async def test_legacy_values_do_not_end_a_stream(old: Server, sync: Any, who: str) -> None:
     metadata = (old.user("ann") if who == "member" else old.backend).metadata
     page = await sync.ListChanges(
         pb.ListChangesRequest(cursor=core_pb2.ScopeCursor(scope="s"), page_size=1), metadata=metadata, timeout=MOST_S

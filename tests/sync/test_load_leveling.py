@@ -63,7 +63,7 @@ def mixed(chance: random.Random) -> float:
 
 
 @pytest.mark.parametrize("interval", [equal, mixed])
-def test_ten_minutes_after_an_outage_that_put_all_in_step_the_load_is_level(interval: Interval) -> None:
+def test_load_leveling_after_an_outage_levels_within_ten_minutes(interval: Interval) -> None:
     arrivals, grown = fleet(booked(), interval, 780)
     assert peak_over_mean(arrivals[600:]) <= 1.1
     assert max(arrivals[1:]) <= 1.5 * mean(arrivals[600:]), "and so it is before, but for the second of the outage"
@@ -72,12 +72,12 @@ def test_ten_minutes_after_an_outage_that_put_all_in_step_the_load_is_level(inte
     assert peak_over_mean(by_chance[600:]) > peak_over_mean(arrivals[600:])
 
 
-def test_blind_jitter_leaves_the_devices_in_step() -> None:
+def test_load_leveling_beats_blind_jitter() -> None:
     arrivals, _ = fleet(jittered(), equal, 780)
     assert peak_over_mean(arrivals[600:]) > 2.5
 
 
-def test_devices_that_break_their_promise_do_not_spoil_it() -> None:
+def test_load_leveling_tolerates_broken_promises() -> None:
     choose, chance = booked(), random.Random(5)
 
     def unreliable(now: float, interval_s: float) -> float:
@@ -89,7 +89,7 @@ def test_devices_that_break_their_promise_do_not_spoil_it() -> None:
     assert peak_over_mean(arrivals[600:]) <= 1.3
 
 
-def test_where_all_is_calm_intervals_stay_within_a_tenth_and_do_not_grow() -> None:
+def test_load_leveling_keeps_calm_intervals_within_a_tenth() -> None:
     book, chance = Book(START), random.Random(3)
     waits = []
     now = START
@@ -109,7 +109,7 @@ def test_where_all_is_calm_intervals_stay_within_a_tenth_and_do_not_grow() -> No
     later_s=st.floats(-1e5, 1e5),
     crowd=st.integers(0, 40),
 )
-def test_never_below_the_floor_and_never_further_than_a_half(
+def test_load_leveling_stays_above_the_floor_and_within_half(
     interval_s: float, floor_s: float, first: float, later_s: float, crowd: int
 ) -> None:
     book, chance = Book(START), random.Random(1)
@@ -119,7 +119,7 @@ def test_never_below_the_floor_and_never_further_than_a_half(
     assert max(floor_s, 0.5 * interval_s * 0.999) <= wait <= max(floor_s, 1.5 * interval_s * 1.001)
 
 
-def test_what_is_over_is_forgotten() -> None:
+def test_load_leveling_book_forgets_the_past() -> None:
     book = Book(START)
     for _ in range(100):
         book.choose(START, 10.0, random.Random(5).random)
@@ -130,7 +130,7 @@ def test_what_is_over_is_forgotten() -> None:
     assert book.coming() == (0, 0.0)
 
 
-def test_two_processes_that_tell_each_other_are_as_good_as_one() -> None:
+def test_load_leveling_of_two_processes_is_as_good_as_one() -> None:
     books, chance = [Book(START), Book(START)], random.Random(11)
     told: dict[int, int] = {}
     heard_at = START
@@ -151,7 +151,7 @@ def test_two_processes_that_tell_each_other_are_as_good_as_one() -> None:
     assert abs(grown) <= 0.02
 
 
-def test_what_could_not_be_told_is_told_later_and_counts_meanwhile() -> None:
+def test_load_leveling_bookings_unsent_are_sent_later() -> None:
     book = Book(START)
     second = int(START + book.choose(START, 20.0, lambda: 0.5))
     untold = book.take_fresh()
@@ -166,7 +166,7 @@ def test_what_could_not_be_told_is_told_later_and_counts_meanwhile() -> None:
     assert book.take_fresh() == {}, "it is over"
 
 
-def test_hearing_twice_counts_once() -> None:
+def test_load_leveling_counts_a_duplicate_message_once() -> None:
     book = Book(START)
     for _ in range(2):
         book.hear(int(START), 60, {int(START) + 5: 30})
@@ -174,7 +174,7 @@ def test_hearing_twice_counts_once() -> None:
     assert book.pass_to(START + 60.0) == 30
 
 
-def test_the_stretch_follows_the_load_and_eases_off() -> None:
+def test_load_stretch_follows_the_load_and_eases_off() -> None:
     assert next_stretch(1.0, 0.79) == 1.0
     assert next_stretch(2.0, 0.7) == 2.0, "between calm and full it is held"
     assert next_stretch(1.0, 3.2) == 2.0
@@ -187,11 +187,11 @@ def test_the_stretch_follows_the_load_and_eases_off() -> None:
 
 
 @given(stretch=st.floats(1.0, LONGEST_STRETCH), low=st.floats(0.0, 1e9), more=st.floats(0.0, 1e9))
-def test_more_load_never_stretches_less(stretch: float, low: float, more: float) -> None:
+def test_load_stretch_grows_with_load(stretch: float, low: float, more: float) -> None:
     assert 1.0 <= next_stretch(stretch, low) <= next_stretch(stretch, low + more) <= LONGEST_STRETCH
 
 
-def test_the_background_is_stretched_first() -> None:
+def test_load_stretch_applies_to_the_background_first() -> None:
     def mean_wait(pacing: Pacing, *, background: bool) -> float:
         return mean(pacing.paced(100.0, background=background, now=START) for _ in range(200))
 

@@ -69,7 +69,7 @@ async def after_an_outage(pacers: list[Pacer], clock: FakeClock, seconds: int) -
     return arrivals, mean(waits) / EVERY_S - 1.0
 
 
-async def test_two_processes_level_twenty_thousand_devices_that_an_outage_put_in_step(bus: RedisBus) -> None:
+async def test_load_leveling_of_two_processes_after_an_outage(bus: RedisBus) -> None:
     clock, seen = FakeClock(), [Seen(), Seen()]
     pacers = [pacer(bus, clock, one, seed=seed) for seed, one in enumerate(seen)]
     arrivals, grown = await after_an_outage(pacers, clock, 720)
@@ -80,7 +80,7 @@ async def test_two_processes_level_twenty_thousand_devices_that_an_outage_put_in
     assert seen[0].told[2] >= 0.8 * DEVICES / EVERY_S
 
 
-async def test_without_redis_each_levels_its_own(nowhere: RedisBus) -> None:
+async def test_load_leveling_without_redis_is_per_process(nowhere: RedisBus) -> None:
     clock = FakeClock()
     pacers = [pacer(nowhere, clock, Seen(), seed=seed) for seed in range(2)]
     arrivals, grown = await after_an_outage(pacers, clock, 720)
@@ -88,7 +88,7 @@ async def test_without_redis_each_levels_its_own(nowhere: RedisBus) -> None:
     assert abs(grown) <= 0.02
 
 
-async def test_what_was_promised_while_redis_was_away_is_told_when_it_is_back(bus: RedisBus, nowhere: RedisBus) -> None:
+async def test_load_leveling_bookings_are_sent_when_redis_is_back(bus: RedisBus, nowhere: RedisBus) -> None:
     clock, seen = FakeClock(), Seen()
     alone = pacer(nowhere, clock, Seen())
     for _ in range(50):
@@ -100,7 +100,7 @@ async def test_what_was_promised_while_redis_was_away_is_told_when_it_is_back(bu
     assert seen.told[2] == 5.0
 
 
-async def test_the_fleet_together_is_held_against_its_capacity(bus: RedisBus) -> None:
+async def test_load_stretch_compares_the_fleet_to_its_capacity(bus: RedisBus) -> None:
     clock, seen = FakeClock(), [Seen(), Seen()]
     limits = UNLIMITED._replace(capacity_per_s=100.0)
     pacers = [pacer(bus, clock, one, limits) for one in seen]
@@ -128,7 +128,7 @@ async def test_the_fleet_together_is_held_against_its_capacity(bus: RedisBus) ->
     assert pacers[0].overload == 0.0
 
 
-async def test_what_is_promised_stretches_before_it_comes(bus: RedisBus) -> None:
+async def test_load_stretch_anticipates_bookings(bus: RedisBus) -> None:
     clock, seen = FakeClock(), Seen()
     foresees = pacer(bus, clock, seen, UNLIMITED._replace(capacity_per_s=10.0))
     for _ in range(2_000):
@@ -144,9 +144,7 @@ async def test_what_is_promised_stretches_before_it_comes(bus: RedisBus) -> None
     ("figures", "lag_s", "named"),
     [(Figures(in_flight=2_000), 0.0, "in_flight"), (Figures(waiting=16), 0.0, "pool"), (Figures(), 0.5, "lag")],
 )
-async def test_a_process_that_cannot_keep_up_stretches(
-    bus: RedisBus, figures: Figures, lag_s: float, named: str
-) -> None:
+async def test_load_stretch_of_an_overloaded_process(bus: RedisBus, figures: Figures, lag_s: float, named: str) -> None:
     clock, seen = FakeClock(), Seen()
     busy = pacer(bus, clock, seen)
     seen.figures = figures
@@ -157,7 +155,7 @@ async def test_a_process_that_cannot_keep_up_stretches(
     assert f"200% of what can be borne ({named})" in busy.describe()
 
 
-async def test_one_full_second_among_ten_stretches_nothing(bus: RedisBus) -> None:
+async def test_load_stretch_ignores_one_full_second_in_ten(bus: RedisBus) -> None:
     clock, seen = FakeClock(), Seen()
     calm = pacer(bus, clock, seen)
     for second in range(30):
@@ -167,7 +165,7 @@ async def test_one_full_second_among_ten_stretches_nothing(bus: RedisBus) -> Non
     assert seen.told[0] == 1.0
 
 
-async def test_who_is_shed_comes_back_at_the_rate_that_is_left(bus: RedisBus) -> None:
+async def test_load_shedding_retry_after_follows_the_remaining_rate(bus: RedisBus) -> None:
     clock, seen = FakeClock(), Seen()
     served = pacer(bus, clock, seen)
     for count in (1_000, *[400] * 600):
@@ -183,7 +181,7 @@ async def test_who_is_shed_comes_back_at_the_rate_that_is_left(bus: RedisBus) ->
     assert served.return_s() < 0.1, "all are back"
 
 
-async def test_who_is_shed_because_the_fleet_is_over_its_capacity_comes_back_at_what_that_leaves(
+async def test_load_shedding_retry_after_above_fleet_capacity(
     bus: RedisBus,
 ) -> None:
     clock, seen = FakeClock(), [Seen(), Seen()]
@@ -205,12 +203,12 @@ async def test_who_is_shed_because_the_fleet_is_over_its_capacity_comes_back_at_
     assert max(pacers[1].return_s() for _ in range(60)) == pytest.approx(60 / 2, rel=0.05), "a tenth is always spared"
 
 
-async def test_a_capacity_beyond_what_was_seen_to_work_brings_nobody_back_sooner(bus: RedisBus) -> None:
+async def test_load_shedding_retry_after_ignores_unproven_capacity(bus: RedisBus) -> None:
     able = pacer(bus, FakeClock(), Seen(), UNLIMITED._replace(capacity_per_s=10_000.0))
     assert max(able.return_s() for _ in range(100)) == pytest.approx(1.0)
 
 
-async def test_however_many_are_shed_nobody_is_put_off_for_longer_than_five_minutes(bus: RedisBus) -> None:
+async def test_load_shedding_retry_after_is_at_most_five_minutes(bus: RedisBus) -> None:
     clock = FakeClock()
     full = pacer(bus, clock, Seen(), UNLIMITED._replace(capacity_per_s=10.0))
     assert max(full.return_s() for _ in range(9_000)) == 300.0
@@ -218,7 +216,7 @@ async def test_however_many_are_shed_nobody_is_put_off_for_longer_than_five_minu
     assert full.return_s() < 2.0, "and all are back by then"
 
 
-async def test_who_is_sent_away_with_a_stream_comes_back_at_five_hundred_a_second_or_what_was_seen(
+async def test_reconnect_rate_after_a_drain_is_bounded(
     bus: RedisBus,
 ) -> None:
     clock, seen = FakeClock(), Seen()

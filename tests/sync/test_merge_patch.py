@@ -68,18 +68,18 @@ values = st.lists(patches, min_size=1, max_size=3).map(lambda made: one_by_one(G
 @example({"a": {"x": {"z": 1}}}, ['{"a": {"x": null}}', '{"a": {"x": {"y": 2}}}', '{"a": {"x": {"y": null}}}'])
 @example({"a": 1}, [None, '{"b": 1}', '{"b": null}'])
 @example({"a": 1}, ["null", '{"b": {}}'])
-def test_composed_patches_do_what_the_patches_do(base: Any, sequence: list[str | None]) -> None:
+def test_merge_patch_composition_equals_sequential_application(base: Any, sequence: list[str | None]) -> None:
     assert at_once(base, compose(sequence)) == one_by_one(base, sequence)
 
 
 @pytest.mark.parametrize("number", ["1e308", "0.10", "1.000000000000000000000000000000001", "-0", "1E+2", "9" * 34])
-def test_composing_keeps_numbers_as_they_are_written(number: str) -> None:
+def test_merge_patch_composition_keeps_number_spelling(number: str) -> None:
     composed = compose([f'{{"a": {number}}}', f'{{"b": [{number}]}}'])
     assert composed.patch is not None
     assert composed.patch.count(number) == 2
 
 
-def test_composing_a_single_patch_hands_it_on() -> None:
+def test_merge_patch_composition_of_one_is_itself() -> None:
     assert compose(['{ "a" : 1.0 }']) == Composed(None, '{ "a" : 1.0 }')
     assert compose(['{"b": 1}', None, '{ "a" : 1.0 }']) == Composed("null", '{ "a" : 1.0 }')
     assert compose(['{"b": 1}', None]) == Composed(None, None)
@@ -87,13 +87,13 @@ def test_composing_a_single_patch_hands_it_on() -> None:
 
 
 @pytest.mark.parametrize("wrong", ['{"a": ', '{"a": "\\ud800"}', '{"a":' * 5_000])
-def test_composing_what_is_no_document_is_refused(wrong: str) -> None:
+def test_merge_patch_composition_refuses_non_documents(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"JSON|Expecting"):
         compose([wrong, "{}"])
 
 
 @given(values, st.lists(st.none() | patches.map(json.dumps), min_size=1, max_size=4))
-def test_applied_patches_do_what_they_do_one_by_one(value: Any, those: list[str | None]) -> None:
+def test_merge_patch_application_equals_one_by_one(value: Any, those: list[str | None]) -> None:
     expected = one_by_one(value, those)
     found = apply(None if value is GONE else json.dumps(value, default=float), those)
     assert (GONE if found is None else read(found)) == expected

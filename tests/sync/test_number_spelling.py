@@ -45,7 +45,7 @@ def exactly(text: str) -> object:
 
 
 @given(_documents)
-def test_sendable_value_is_the_same_to_the_last_digit(text: str) -> None:
+def test_number_spelling_keeps_the_value_exactly(text: str) -> None:
     shorter = sendable(text)
     assert shorter is not None
     assert exactly(shorter) == exactly(text)
@@ -68,12 +68,12 @@ def test_sendable_value_is_the_same_to_the_last_digit(text: str) -> None:
         ('{"1' + "0" * 50 + '": [1' + "0" * 50 + ", 2]}", '{"1' + "0" * 50 + '": [1e50, 2]}'),
     ],
 )
-def test_long_number_is_spelled_with_an_exponent(text: str, shorter: str) -> None:
+def test_number_spelling_uses_an_exponent_for_long_numbers(text: str, shorter: str) -> None:
     assert sendable(text) == shorter
     assert fault_of(shorter, 0) in ("", fault_of(text, 0))
 
 
-def test_value_that_stays_too_large_cannot_be_sent() -> None:
+def test_number_spelling_cannot_shorten_a_too_large_value() -> None:
     control = json.dumps("\x01" * 600_000)
     assert sendable(control) is None
     assert sendable(json.dumps("x" * (MOST_SENT_OCTETS - 2))) is not None

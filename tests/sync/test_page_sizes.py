@@ -62,7 +62,7 @@ async def all_pages(house: House, limit: int = 1_000, scope: str = "couple") -> 
     ("count", "octets"),
     [(60, 100 * KIB), (600, 60 * KIB), (3, LARGEST), (1_500, 8), (40, 300 * KIB), (12, PAGE_OCTETS // 2)],
 )
-async def test_a_page_ends_at_a_mebibyte_and_no_change_is_missed(house: House, count: int, octets: int) -> None:
+async def test_page_size_ends_at_a_mebibyte_and_misses_nothing(house: House, count: int, octets: int) -> None:
     await fill(house, count, octets)
     pages = await all_pages(house)
     assert [key for page in pages for key in keys(page)] == ["first", *(f"k{n}" for n in range(1, count + 1))]
@@ -74,13 +74,13 @@ async def test_a_page_ends_at_a_mebibyte_and_no_change_is_missed(house: House, c
         assert len(page.changes) == 1_000 or size + octets + changes_store.ROW_OCTETS > PAGE_OCTETS
 
 
-async def test_a_page_of_just_as_many_changes_as_were_asked_for_is_the_last(house: House) -> None:
+async def test_page_of_exactly_the_limit_is_the_last(house: House) -> None:
     await house.publish("a", "b", "c")
     page = await house.page(Cursor("couple"), limit=3)
     assert (keys(page), page.more) == (["a", "b", "c"], False)
 
 
-async def test_the_size_of_a_value_is_that_of_its_text_in_octets(house: House) -> None:
+async def test_page_size_counts_value_octets(house: House) -> None:
     text = json.dumps({"ä": "€" * 100, "n": 1}, ensure_ascii=False)
     async with house.database.connection() as conn:
         await house.publish("a", "gone")
@@ -90,7 +90,7 @@ async def test_the_size_of_a_value_is_that_of_its_text_in_octets(house: House) -
     assert kept == [("a", len(text.encode()), len(text.encode())), ("gone", 0, None)]
 
 
-async def test_a_page_that_ends_early_keeps_the_mark_of_a_list_that_began_at_the_start(house: House) -> None:
+async def test_page_cut_short_keeps_the_mark_of_a_full_list(house: House) -> None:
     await fill(house, 30, 100 * KIB)
     await house.publish("first", deleted=True)
     await house.publish("k30", deleted=True)
@@ -105,9 +105,7 @@ async def test_a_page_that_ends_early_keeps_the_mark_of_a_list_that_began_at_the
     assert (again.reset, again.more, len(again.changes)) == (True, True, 10)
 
 
-async def test_readers_at_once_share_a_mebibyte_and_none_is_passed_over_for_ever(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_page_size_budget_is_shared_by_concurrent_readers(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     read = changes_store.changes_between
 
@@ -132,7 +130,7 @@ async def test_readers_at_once_share_a_mebibyte_and_none_is_passed_over_for_ever
     assert max(asked) <= PAGE_OCTETS
 
 
-async def test_many_reads_of_one_caller_are_answered_as_far_as_there_is_room(house: House) -> None:
+async def test_page_size_budget_of_many_reads_of_one_caller(house: House) -> None:
     scopes = [f"big-{n}" for n in range(8)]
     for scope in scopes:
         await fill(house, 3, 300 * KIB, scope)
@@ -153,9 +151,7 @@ async def test_many_reads_of_one_caller_are_answered_as_far_as_there_is_room(hou
     assert rounds <= 9
 
 
-async def test_a_round_of_a_stream_holds_a_mebibyte_however_many_scopes_have_news(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_page_size_of_a_stream_round_is_a_mebibyte(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     scopes = [f"big-{n}" for n in range(36)]
     for scope in scopes:
         await fill(house, 4, 256 * KIB, scope)
@@ -176,7 +172,7 @@ async def test_a_round_of_a_stream_holds_a_mebibyte_however_many_scopes_have_new
     assert set(map(tuple, sent.values())) == {(1, 2, 3, 4, 5)}
 
 
-async def test_a_stream_with_news_in_more_scopes_than_it_reads_at_once_tells_all(house: House) -> None:
+async def test_stream_with_more_scopes_than_a_round_tells_all(house: House) -> None:
     scopes = [f"scope-{n:03}" for n in range(450)]
     async with house.database.transaction() as conn:
         await conn.execute(
@@ -199,9 +195,7 @@ async def test_a_stream_with_news_in_more_scopes_than_it_reads_at_once_tells_all
         assert sorted(key for key, _ in reader.changes()) == scopes
 
 
-async def test_readers_of_very_many_scopes_do_not_make_one_statement(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reads_of_many_scopes_are_split_into_statements(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_module, "_READS_AT_ONCE", 4)
     for n in range(6):
         await house.publish("a", scope=f"s{n}")
@@ -210,7 +204,7 @@ async def test_readers_of_very_many_scopes_do_not_make_one_statement(
     assert [[keys(page) for page in pages if page] for pages in found] == [[["a"]] * n for n in (3, 2, 6, 1)]
 
 
-async def test_streams_of_very_many_scopes_that_open_at_once_are_not_too_many_reads(
+async def test_streams_of_many_scopes_opening_at_once_bound_reads(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader_module, "_HEADS_AT_ONCE", 500)
@@ -221,7 +215,7 @@ async def test_streams_of_very_many_scopes_that_open_at_once_are_not_too_many_re
     assert {len(states) for states in found} == {2_000}
 
 
-async def test_a_value_larger_than_a_page_is_a_page_of_its_own(house: House, database_urls: DatabaseUrls) -> None:
+async def test_page_of_one_oversized_value(house: House, database_urls: DatabaseUrls) -> None:
     await fill(house, 2, LARGEST)
     # As one that was written before values were bounded by what readers get.
     await run_sql(database_urls.owner_url, "ALTER TABLE changes DROP CONSTRAINT changes_value_octets")

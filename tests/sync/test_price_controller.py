@@ -43,7 +43,7 @@ def hour(price: Price, target: Target, fleet: Callable[[Price], Measured], minut
     return prices
 
 
-def test_the_first_price_is_that_of_the_study() -> None:
+def test_price_starts_at_that_of_the_study() -> None:
     assert first_price(MEAN).staleness == pytest.approx(3.2, rel=0.02)
     assert first_price(Target(TargetKind.MEAN, 30.0)).staleness == pytest.approx(0.8, rel=0.02)
     assert first_price(MEAN).lateness == 0.0
@@ -53,14 +53,14 @@ def test_the_first_price_is_that_of_the_study() -> None:
     assert first_price(BUDGET) == first_price(MEAN)
 
 
-def test_where_rates_differ_less_a_stale_second_costs_less() -> None:
+def test_price_is_lower_where_rates_differ_less() -> None:
     alike = DEFAULT_PRIOR._replace(cold_shape=50.0, hot_per_s=3 * DEFAULT_PRIOR.cold_per_s)
     rate = alike.cold_per_s
     assert first_price(MEAN, alike).staleness == pytest.approx(1 / (2 * rate * 15.0**2) / 0.65, rel=0.15)
 
 
 @pytest.mark.parametrize("wrong_by", [0.05, 0.5, 2.0, 25.0])
-def test_a_mean_is_met_within_minutes_wherever_it_starts(wrong_by: float) -> None:
+def test_price_meets_a_mean_target_from_anywhere(wrong_by: float) -> None:
     right = (40.0 / 15.0) ** 2
     prices = hour(Price(right * wrong_by), MEAN, stale_fleet, minutes=10)
     assert _mean_s(prices[-1]) == pytest.approx(15.0, rel=0.01)
@@ -68,7 +68,7 @@ def test_a_mean_is_met_within_minutes_wherever_it_starts(wrong_by: float) -> Non
     assert all(min(1, wrong_by) * 0.99 < ratio < max(1, wrong_by) * 1.01 for ratio in ratios)  # nothing swings over
 
 
-def test_a_mean_that_the_cap_bends_is_met_too() -> None:
+def test_price_meets_a_mean_target_bent_by_the_cap() -> None:
     def bent(price: Price) -> Measured:  # half of the changes are of scopes that the cap polls
         return Measured(unit_stale_s=(_mean_s(price) + 12.0) / 2 * math.sqrt(price.staleness))
 
@@ -76,7 +76,7 @@ def test_a_mean_that_the_cap_bends_is_met_too() -> None:
     assert (_mean_s(price) + 12.0) / 2 == pytest.approx(15.0, rel=0.01)
 
 
-def test_a_price_at_its_bounds_comes_back_soon() -> None:
+def test_price_recovers_from_its_bounds() -> None:
     # At night nothing needs more than the cap; the price does not fall meanwhile, so the morning finds it where it was.
     awake = hour(Price(3.2), MEAN, stale_fleet)[-1]
 
@@ -107,13 +107,13 @@ def late_fleet(price: Price) -> Measured:
 
 
 @pytest.mark.parametrize("lateness", [3.0, 60.0, 1_800.0])
-def test_as_many_are_late_as_may_be(lateness: float) -> None:
+def test_price_meets_a_lateness_target(lateness: float) -> None:
     prices = hour(Price(first_price(P95).staleness, lateness), P95, late_fleet, minutes=120)
     shares = [late_fleet(price).late / late_fleet(price).changes for price in prices[60:]]
     assert sum(shares) / len(shares) == pytest.approx(0.05, abs=0.015)
 
 
-def test_with_nothing_late_the_price_of_staleness_falls_too_and_comes_back_first() -> None:
+def test_price_falls_with_nothing_late_and_recovers() -> None:
     def early(price: Price) -> Measured:
         return Measured(changes=1_000)
 
@@ -129,7 +129,7 @@ def test_with_nothing_late_the_price_of_staleness_falls_too_and_comes_back_first
     assert dear[-1].lateness > 10 * cheap.lateness
 
 
-def test_a_budget_is_met_however_far_off_it_was() -> None:
+def test_price_meets_a_budget_from_anywhere() -> None:
     right = 2.5
 
     def load(price: Price) -> Measured:
@@ -138,7 +138,7 @@ def test_a_budget_is_met_however_far_off_it_was() -> None:
     assert hour(first_price(BUDGET), BUDGET, load)[-1].staleness == pytest.approx(right)
 
 
-def test_a_budget_of_a_hundredth_of_what_the_prior_gives_is_met_too() -> None:
+def test_price_meets_a_tiny_budget() -> None:
     right = first_price(BUDGET).staleness / 9_000
 
     def load(price: Price) -> Measured:
@@ -147,7 +147,7 @@ def test_a_budget_of_a_hundredth_of_what_the_prior_gives_is_met_too() -> None:
     assert hour(first_price(BUDGET), BUDGET, load)[-1].staleness == pytest.approx(right)
 
 
-def test_a_budget_that_the_bounds_bend_is_met_too() -> None:
+def test_price_meets_a_budget_bent_by_the_bounds() -> None:
     # With intervals at their bounds requests follow the price less than by its root.
     def requests_a_day(price: Price) -> float:
         return 700_000 * math.pow(price.staleness, 0.3)
@@ -171,7 +171,7 @@ measures = st.builds(
 
 
 @given(prices, st.sampled_from([MEAN, P95, BUDGET]), measures)
-def test_whatever_is_measured_the_price_is_sane(price: Price, target: Target, measured: Measured) -> None:
+def test_price_is_finite_for_any_measurement(price: Price, target: Target, measured: Measured) -> None:
     moved = adjusted(price, target, measured)
     assert math.isfinite(moved.staleness)
     assert moved.staleness > 0.0
@@ -181,7 +181,7 @@ def test_whatever_is_measured_the_price_is_sane(price: Price, target: Target, me
         assert abs(math.log(moved.staleness / price.staleness)) <= 0.5 + 1e-9
 
 
-def test_a_prior_fitted_to_nonsense_does_not_move_the_price() -> None:
+def test_price_ignores_a_nonsense_prior() -> None:
     # As of a day on which all scopes were written in one second.
     nonsense = Prior(1.18e-05, 1.16e-05, 2.0, 0.2, 2.83e-06, 0.2)
     good = first_price(MEAN)
@@ -190,14 +190,14 @@ def test_a_prior_fitted_to_nonsense_does_not_move_the_price() -> None:
     assert adjusted(good, MEAN, on_target, nonsense).staleness == pytest.approx(good.staleness)
 
 
-def test_nothing_measured_moves_nothing() -> None:
+def test_price_stays_without_measurements() -> None:
     for price, target in ((Price(2.0), MEAN), (Price(0.8, 50.0), P95), (Price(2.0), BUDGET)):
         moved = adjusted(price, target, Measured())
         assert moved.staleness == pytest.approx(price.staleness)
         assert moved.lateness == pytest.approx(price.lateness)
 
 
-def test_targets_say_what_they_are() -> None:
+def test_price_targets_describe_themselves() -> None:
     assert str(MEAN) == "a mean staleness of 15 s"
     assert str(P95) == "95 of 100 changes seen within 30 s"
     assert str(BUDGET) == "1,000,000 requests a day"
@@ -205,6 +205,6 @@ def test_targets_say_what_they_are() -> None:
     assert Target(TargetKind.MEAN, 300.0).settles_s == 600.0
 
 
-def test_any_prior_has_a_first_price() -> None:
+def test_price_of_any_prior_has_a_start() -> None:
     odd = Prior(1e-7, 1e-1, 1.0, 0.2, 1e-7, 50.0)
     assert math.isfinite(first_price(MEAN, odd).staleness)

@@ -97,7 +97,7 @@ RATES = [math.exp(z) / 3600 for z in (1.0, 2.0, 3.0, 4.0)] * 20
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-async def test_the_mean_is_met_within_an_hour_by_however_many_processes(
+async def test_price_meets_the_mean_within_an_hour_with_many_processes(
     database: Database, clock: FakeClock, processes: int
 ) -> None:
     learning = [process(database, clock) for _ in range(processes)]
@@ -114,7 +114,7 @@ async def test_the_mean_is_met_within_an_hour_by_however_many_processes(
     assert row.tuned.mean_s == pytest.approx(15.0, rel=0.25)  # of one minute
 
 
-async def test_a_p95_target_is_met(database: Database, clock: FakeClock) -> None:
+async def test_price_meets_a_p95_target(database: Database, clock: FakeClock) -> None:
     aim = Aim(Target(TargetKind.P95, 40.0), Bounds(1.0, 600.0))
     learning = [process(database, clock, aim)]
     fleet = Fleet(learning, RATES, clock.now().timestamp())
@@ -125,7 +125,7 @@ async def test_a_p95_target_is_met(database: Database, clock: FakeClock) -> None
     assert late == pytest.approx(0.05, abs=0.02)
 
 
-async def test_a_budget_is_met(database: Database, clock: FakeClock) -> None:
+async def test_price_meets_a_budget(database: Database, clock: FakeClock) -> None:
     aim = Aim(Target(TargetKind.BUDGET, 500_000.0), Bounds(1.0, 120.0))
     learning = [process(database, clock, aim), process(database, clock, aim)]
     fleet = Fleet(learning, RATES, clock.now().timestamp())
@@ -135,7 +135,7 @@ async def test_a_budget_is_met(database: Database, clock: FakeClock) -> None:
     assert fleet.polls * 48 == pytest.approx(500_000, rel=0.05)
 
 
-async def test_each_minute_one_of_them_adjusts(database: Database, clock: FakeClock) -> None:
+async def test_price_is_adjusted_by_one_process_each_minute(database: Database, clock: FakeClock) -> None:
     first, second = process(database, clock), process(database, clock)
     await first.write()
     begun = first.tuning(APP).price
@@ -158,7 +158,7 @@ async def test_each_minute_one_of_them_adjusts(database: Database, clock: FakeCl
     assert row.tuned.since.changes in (0.0, 50.0)
 
 
-async def test_nothing_is_lost_while_the_database_is_away(database_urls: DatabaseUrls, clock: FakeClock) -> None:
+async def test_price_measurements_survive_a_database_outage(database_urls: DatabaseUrls, clock: FakeClock) -> None:
     async with open_database(database_urls.app_url, size=1, name="test") as closed:
         learning = process(closed, clock)
         await learning.write()
@@ -178,7 +178,7 @@ async def test_nothing_is_lost_while_the_database_is_away(database_urls: Databas
     assert row.tuned.since.changes == 50.0
 
 
-async def test_another_target_begins_anew_and_settings_are_followed(database: Database, clock: FakeClock) -> None:
+async def test_price_restarts_for_another_target(database: Database, clock: FakeClock) -> None:
     aims = {APP: MEAN}
     learning = Learning(database, lambda: aims, lambda: (), clock)
     await learning.write()
@@ -193,7 +193,7 @@ async def test_another_target_begins_anew_and_settings_are_followed(database: Da
         assert (await app_tuning.all_learned(conn))[APP].tuned.target == aims[APP].target
 
 
-async def test_it_runs_by_itself(database: Database, clock: FakeClock) -> None:
+async def test_price_learning_runs_in_the_background(database: Database, clock: FakeClock) -> None:
     learning = process(database, clock)
     running = asyncio.ensure_future(learning.run())
     try:
@@ -251,7 +251,7 @@ class Solver:
 FOUND = Fitted(Prior(1e-4, 1e-3, 1e-2, 3.0, 1e-4, 1.0), 12, 345)
 
 
-async def test_a_prior_is_fitted_once_a_day_and_every_process_goes_by_it(database: Database, clock: FakeClock) -> None:
+async def test_prior_fit_runs_once_a_day_for_all_processes(database: Database, clock: FakeClock) -> None:
     learning = process(database, clock)
     await learning.write()
     await add_scopes(database, 30, clock)
@@ -279,7 +279,7 @@ async def test_a_prior_is_fitted_once_a_day_and_every_process_goes_by_it(databas
     assert solve.before == [DEFAULT_PRIOR, FOUND.prior]
 
 
-async def test_a_prior_from_less_than_a_day_is_fitted_again_soon(database: Database, clock: FakeClock) -> None:
+async def test_prior_fit_from_little_evidence_is_repeated_soon(database: Database, clock: FakeClock) -> None:
     await process(database, clock).write()
     await add_scopes(database, 3, clock)
     nightly = NightlyFit(database, lambda: [APP], clock, Solver(FOUND))
@@ -290,9 +290,7 @@ async def test_a_prior_from_less_than_a_day_is_fitted_again_soon(database: Datab
     assert [hour for hour, fitted in enumerate(due, 1) if fitted] == [1, 8, 15, 22, 29, 52]
 
 
-async def test_a_fit_that_fails_or_finds_too_little_leaves_the_prior_and_is_tried_again(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_prior_fit_failure_keeps_the_prior_and_is_retried(database: Database, clock: FakeClock) -> None:
     learning = process(database, clock)
     await learning.write()
     await add_scopes(database, 3, clock)
@@ -318,7 +316,7 @@ async def test_a_fit_that_fails_or_finds_too_little_leaves_the_prior_and_is_trie
     assert learning.tuning(APP).prior == DEFAULT_PRIOR
 
 
-async def test_a_real_fit_in_a_child_process() -> None:
+async def test_prior_fit_in_a_child_process() -> None:
     dice = random.Random(2)
     start = 1_900_000_000.0
     histories = [
@@ -331,7 +329,7 @@ async def test_a_real_fit_in_a_child_process() -> None:
     assert await fit_in_child(histories[:5], DEFAULT_PRIOR) is None
 
 
-async def test_the_sample_has_some_hundred_scopes_however_many_there_are(database: Database, clock: FakeClock) -> None:
+async def test_prior_fit_sample_size_is_bounded(database: Database, clock: FakeClock) -> None:
     learning = process(database, clock)
     await learning.write()
     await add_scopes(database, 3_000, clock)
@@ -354,7 +352,7 @@ async def test_the_sample_has_some_hundred_scopes_however_many_there_are(databas
     assert len(solve.asked[-1]) == len(names)
 
 
-async def test_a_flood_is_thinned_out_and_what_is_old_is_deleted(database: Database, clock: FakeClock) -> None:
+async def test_prior_fit_samples_are_thinned_and_expire(database: Database, clock: FakeClock) -> None:
     learning = process(database, clock)
     await learning.write()
     for number in range(3_000):
@@ -369,7 +367,7 @@ async def test_a_flood_is_thinned_out_and_what_is_old_is_deleted(database: Datab
         assert gone == 2_000
 
 
-async def test_a_larger_sample_counts_from_when_it_was_taken(database: Database, clock: FakeClock) -> None:
+async def test_prior_fit_larger_sample_counts_from_its_start(database: Database, clock: FakeClock) -> None:
     learning = process(database, clock)
     await learning.write()
     async with database.connection() as conn:

@@ -27,7 +27,7 @@ def minutes(tuned: Tuned, met: Callable[[Tuned], Sums], count: int, step_s: floa
 
 @pytest.mark.parametrize(("changes", "within"), [(1_000, 0.01), (30, 0.03), (3, 0.08)])
 @pytest.mark.parametrize("wrong_by", [0.1, 1.0, 10.0])
-def test_it_converges_within_an_hour_and_noise_moves_it_little(changes: int, within: float, wrong_by: float) -> None:
+def test_price_converges_within_an_hour_despite_noise(changes: int, within: float, wrong_by: float) -> None:
     dice = random.Random(3)
     k = 15.0 * math.sqrt(first_price(MEAN).staleness * wrong_by)
 
@@ -45,12 +45,12 @@ def test_it_converges_within_an_hour_and_noise_moves_it_little(changes: int, wit
     assert spread / average < within
 
 
-def test_a_month_without_a_change_moves_nothing() -> None:
+def test_price_stays_over_a_month_without_changes() -> None:
     quiet = minutes(begun(MEAN, DEFAULT_PRIOR, T0), lambda row: Sums(), 30 * 1_440)[-1]
     assert quiet.price.staleness == pytest.approx(first_price(MEAN).staleness)
 
 
-def test_an_app_of_one_device_does_not_follow_each_of_its_changes() -> None:
+def test_price_of_a_one_device_app_is_stable() -> None:
     # One change every two hours, by turns as fresh and as old as can be: their mean is on target.
     k, dice = 15.0 * math.sqrt(first_price(MEAN).staleness), random.Random(5)
 
@@ -64,7 +64,7 @@ def test_an_app_of_one_device_does_not_follow_each_of_its_changes() -> None:
     assert max(map(abs, moved)) < 0.6
 
 
-def test_sums_are_kept_until_it_is_time() -> None:
+def test_price_sums_accumulate_until_due() -> None:
     row = begun(MEAN, DEFAULT_PRIOR, T0)
     row = tuned_after(row, Sums(changes=10.0, stale_s=600.0), MEAN, DEFAULT_PRIOR, T0 + 20)
     assert (row.price, row.since.changes) == (first_price(MEAN), 10.0)
@@ -76,7 +76,7 @@ def test_sums_are_kept_until_it_is_time() -> None:
     assert (quiet.mean_s, quiet.tuned_at) == (20.0, T0 + 120)
 
 
-def test_a_slow_target_is_measured_for_longer() -> None:
+def test_price_of_a_slow_target_is_measured_longer() -> None:
     slow = Target(TargetKind.MEAN, 600.0)
     row = begun(slow, DEFAULT_PRIOR, T0)
     for minute in range(1, 18):
@@ -86,7 +86,7 @@ def test_a_slow_target_is_measured_for_longer() -> None:
     assert row.price.staleness < first_price(slow).staleness
 
 
-def test_a_budget_follows_the_day_and_not_the_hour() -> None:
+def test_price_budget_follows_the_day() -> None:
     # Three times the requests by day as by night: the price that meets the day's budget moves far less than they do.
     budget = Target(TargetKind.BUDGET, 1_000_000.0)
 
@@ -101,14 +101,14 @@ def test_a_budget_follows_the_day_and_not_the_hour() -> None:
     assert max(prices) / min(prices) < 3.0
 
 
-def test_the_time_when_nobody_was_there_counts_for_an_hour_at_most() -> None:
+def test_price_idle_time_counts_at_most_an_hour() -> None:
     budget = Target(TargetKind.BUDGET, 1_000_000.0)
     row = minutes(begun(budget, DEFAULT_PRIOR, T0), lambda row: Sums(requests=700.0), 60)[-1]
     later = tuned_after(row, Sums(requests=700.0), budget, DEFAULT_PRIOR, row.tuned_at + 30 * 86_400)
     assert later.unit_s == pytest.approx(row.unit_s + 3_600, rel=0.05)
 
 
-def test_another_target_begins_anew_with_the_load_that_is_known() -> None:
+def test_price_of_another_target_starts_from_known_load() -> None:
     row = minutes(begun(MEAN, DEFAULT_PRIOR, T0), lambda row: Sums(changes=9, stale_s=9.0, requests=700.0), 60)[-1]
     budget = Target(TargetKind.BUDGET, 1_000_000.0)
     fresh = tuned_after(row, Sums(), budget, DEFAULT_PRIOR, row.tuned_at + 10)

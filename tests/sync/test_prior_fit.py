@@ -60,7 +60,7 @@ def _history(fleet: Fleet, dice: random.Random) -> History:
 
 
 @pytest.mark.parametrize("fleet", [COUPLES, BURSTS])
-def test_the_parameters_that_made_a_fleet_are_found(fleet: Fleet) -> None:
+def test_prior_fit_recovers_the_parameters(fleet: Fleet) -> None:
     found = fit(histories(fleet, 90), DEFAULT_PRIOR)
     assert found is not None
     prior = found.prior
@@ -73,7 +73,7 @@ def test_the_parameters_that_made_a_fleet_are_found(fleet: Fleet) -> None:
     assert spread / 2 < prior.cold_shape < spread * 2
 
 
-def test_where_all_are_alike_the_prior_says_so() -> None:
+def test_prior_fit_of_identical_scopes() -> None:
     found = fit(histories(Fleet(1.8, 0.0, 1.8, 0.0, 300.0, 300.0), 60), DEFAULT_PRIOR)
     assert found is not None
     assert found.prior.cold_per_s * HOUR_S == pytest.approx(1.8, rel=0.1)
@@ -81,7 +81,7 @@ def test_where_all_are_alike_the_prior_says_so() -> None:
     assert found.prior.start_per_s / found.prior.end_per_s < 0.1  # hardly ever hot
 
 
-def test_quiet_scopes_count() -> None:
+def test_prior_fit_counts_quiet_scopes() -> None:
     busy = histories(COUPLES, 30)
     silent = [History(START_S, START_S + DAY_S, ()) for _ in range(30)]
     alone, beside = fit(busy, DEFAULT_PRIOR), fit([*busy, *silent], DEFAULT_PRIOR)
@@ -95,7 +95,7 @@ def _mean_rate(prior: Prior) -> float:
     return hot * prior.hot_per_s + (1 - hot) * prior.cold_per_s
 
 
-def test_too_little_evidence_is_no_fit() -> None:
+def test_prior_fit_needs_enough_evidence() -> None:
     enough = histories(COUPLES, 40)
     assert fit([], DEFAULT_PRIOR) is None
     assert fit(enough[: LEAST_SCOPES - 1], DEFAULT_PRIOR) is None
@@ -112,13 +112,13 @@ def rounds(count: int) -> Callable[[], bool]:
     return lambda: next(looks, None) is None
 
 
-def test_it_stops_when_told_and_says_what_it_has() -> None:
+def test_prior_fit_stops_when_told() -> None:
     hurried = fit(histories(COUPLES, 40), DEFAULT_PRIOR, rounds(3))
     assert hurried is not None
     assert hurried.prior != (fit(histories(COUPLES, 40), DEFAULT_PRIOR, rounds(30)) or hurried).prior
 
 
-def test_whatever_it_is_given_the_prior_is_sane() -> None:
+def test_prior_fit_is_sane_for_any_input() -> None:
     burst = History(START_S, START_S + DAY_S, [START_S + 1.0] * 5_000)  # one instant, and more than is looked at
     wild = [burst] * 2 + [History(START_S, START_S + DAY_S, ())] * 20
     found = fit(wild, DEFAULT_PRIOR, rounds(40))

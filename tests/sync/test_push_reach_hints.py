@@ -70,7 +70,7 @@ ANSWERED = "UPDATE devices SET reach_answered = 20, reach_at = syncbeat_now()"
 BROKEN = "INSERT INTO app_reach (app_id, broken_until) VALUES ('default', syncbeat_now() + interval '1 minute')"
 
 
-async def test_a_device_that_answers_pushes_polls_rarely_until_they_break(house: House, clock: FakeClock) -> None:
+async def test_push_reach_lengthens_intervals_until_pushes_break(house: House, clock: FakeClock) -> None:
     unproven = await house.hint()
     assert "polls must find 9" in unproven.explanation  # nine of ten: nobody knows yet whether its token works
     await house.run(ANSWERED)
@@ -87,7 +87,7 @@ async def test_a_device_that_answers_pushes_polls_rarely_until_they_break(house:
     assert (await house.hint()).poll_interval_s > 5 * broken.poll_interval_s
 
 
-async def test_misses_of_all_devices_of_an_app_shorten_the_intervals_of_each(house: House) -> None:
+async def test_push_reach_misses_of_an_app_shorten_all_intervals(house: House) -> None:
     await house.run(ANSWERED)
     before = (await house.hint()).poll_interval_s
     await house.run("INSERT INTO app_reach (app_id, all_answered, all_missed) VALUES ('default', 800, 200)")
@@ -95,7 +95,7 @@ async def test_misses_of_all_devices_of_an_app_shorten_the_intervals_of_each(hou
     assert (await house.hint()).poll_interval_s < before / 2
 
 
-async def test_an_iphone_in_the_background_misses_what_one_push_misses(house: House) -> None:
+async def test_push_reach_of_ios_background_is_that_of_first_pushes(house: House) -> None:
     await house.run(ANSWERED)
     columns = "(app_id, all_answered, all_missed, first_answered, first_missed)"
     await house.run(f"INSERT INTO app_reach {columns} VALUES ('default', 1000, 0, 800, 200)")
@@ -108,9 +108,7 @@ async def test_an_iphone_in_the_background_misses_what_one_push_misses(house: Ho
     assert "polls must find 19" in iphone.explanation  # a fifth, and the doubt of so few tries
 
 
-async def test_an_iphone_counts_as_on_the_screen_for_as_long_as_it_is_woken_again(
-    house: House, clock: FakeClock
-) -> None:
+async def test_push_reach_of_ios_foreground_counts_resends(house: House, clock: FakeClock) -> None:
     await house.run(ANSWERED + ", platform = 'IOS'")
     columns = "(app_id, all_answered, all_missed, first_answered, first_missed)"
     await house.run(f"INSERT INTO app_reach {columns} VALUES ('default', 1000, 0, 800, 200)")
@@ -124,7 +122,7 @@ async def test_an_iphone_counts_as_on_the_screen_for_as_long_as_it_is_woken_agai
     assert "polls must find 19" in (await house.hint()).explanation
 
 
-async def test_a_device_with_an_open_stream_polls_for_safety_only(house: House) -> None:
+async def test_stream_open_makes_polls_rare(house: House) -> None:
     polling = (await house.hint()).poll_interval_s
     house.streaming = True
     streaming = await house.hint()
@@ -132,7 +130,7 @@ async def test_a_device_with_an_open_stream_polls_for_safety_only(house: House) 
     assert "a stream is open" in streaming.explanation
 
 
-async def test_a_list_answers_the_hint_of_the_whole_device(house: House) -> None:
+async def test_list_changes_returns_the_hint_of_the_device(house: House) -> None:
     await house.run(ANSWERED)
     polled = await house.hint()
     _, listed = await house.service.list_changes(APP, "ann", PHONE, Cursor("couple"), 10)

@@ -35,13 +35,11 @@ STATE = ScopeState("s", "e", 20, Signal(None, Windows(0.0, 0.0, 0.0, 0.0)), prun
         ("e~10~10", 15, False),
     ],
 )
-def test_a_cursor_can_be_resumed_from_if_all_is_told_that_came_after(
-    epoch: str, sequence: int | None, expected: bool
-) -> None:
+def test_cursor_is_resumable_if_nothing_after_it_was_pruned(epoch: str, sequence: int | None, expected: bool) -> None:
     assert can_resume(Cursor("s", epoch, sequence), STATE) is expected
 
 
-def test_only_who_is_below_what_was_pruned_is_marked() -> None:
+def test_cursor_below_pruned_is_marked() -> None:
     assert reached(STATE, 9) == Cursor("s", "e~10", 9)
     assert reached(STATE, 10) == Cursor("s", "e", 10)
     assert can_resume(reached(STATE, 9), STATE._replace(pruned=9))

@@ -70,7 +70,7 @@ async def scopes_of(server: Server, user_id: str) -> int:
         await conn.close()
 
 
-async def test_add_scope_members_refuses_the_scope_beyond_the_limit_and_names_the_user(server: Server) -> None:
+async def test_scope_limit_refuses_more_members_and_names_the_user(server: Server) -> None:
     await plant(server.urls, "ann", MAX_SCOPES - 1)
     await server.backend(joining("last", "ann", "bob"))
     refusal = await server.backend.refusal(joining("too many", "ann", "carl"))
@@ -83,7 +83,7 @@ async def test_add_scope_members_refuses_the_scope_beyond_the_limit_and_names_th
     assert await scopes_of(server, "ann") == MAX_SCOPES
 
 
-async def test_who_is_beyond_the_limit_already_keeps_its_scopes_and_joins_none(server: Server) -> None:
+async def test_scope_limit_exceeded_already_keeps_scopes_and_joins_none(server: Server) -> None:
     await plant(server.urls, "ann", MAX_SCOPES + 5)
     await server.backend(joining(OLDEST, "ann", role=directory_service_pb2.ROLE_WRITER))
     refusal = await server.backend.refusal(joining("too many", "ann"))
@@ -91,7 +91,7 @@ async def test_who_is_beyond_the_limit_already_keeps_its_scopes_and_joins_none(s
     assert await scopes_of(server, "ann") == MAX_SCOPES + 5
 
 
-async def test_calls_at_once_do_not_add_more_scopes_than_the_limit_together(server: Server) -> None:
+async def test_scope_limit_holds_under_concurrency(server: Server) -> None:
     await plant(server.urls, "ann", MAX_SCOPES - 3)
     calls = [server.backend(joining(f"new {number}", "ann")) for number in range(12)]
     answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -99,7 +99,7 @@ async def test_calls_at_once_do_not_add_more_scopes_than_the_limit_together(serv
     assert await scopes_of(server, "ann") == MAX_SCOPES
 
 
-async def test_a_hint_names_every_scope_up_to_the_limit_and_takes_a_cursor_of_each(server: Server) -> None:
+async def test_hint_names_every_scope_up_to_the_limit(server: Server) -> None:
     await plant(server.urls, "ann", MAX_SCOPES, width=128)
     await server.register("ann", "phone")
     ann = server.user("ann")
@@ -115,7 +115,7 @@ async def test_a_hint_names_every_scope_up_to_the_limit_and_takes_a_cursor_of_ea
     assert (refusal.told, refusal.fields) == (("INVALID_ARGUMENT", "INVALID_FIELD"), ("cursors",))
 
 
-async def test_a_hint_of_who_is_beyond_the_limit_says_that_there_are_more_scopes(server: Server) -> None:
+async def test_hint_beyond_the_scope_limit_flags_more(server: Server) -> None:
     await plant(server.urls, "ann", MAX_SCOPES + 1)
     await server.register("ann", "phone")
     ann = server.user("ann")
@@ -131,7 +131,7 @@ async def test_a_hint_of_who_is_beyond_the_limit_says_that_there_are_more_scopes
     assert {head.scope: head.sequence for head in hint.heads}[OLDEST] == 2
 
 
-async def test_a_stream_follows_every_scope_up_to_the_limit(server: Server) -> None:
+async def test_stream_follows_every_scope_up_to_the_limit(server: Server) -> None:
     await plant(server.urls, "ann", MAX_SCOPES)
     watch = server.user("ann").watch()
     checkpoint = await watch.opened()
@@ -141,7 +141,7 @@ async def test_a_stream_follows_every_scope_up_to_the_limit(server: Server) -> N
     watch.call.cancel()
 
 
-async def test_a_stream_of_who_is_beyond_the_limit_follows_what_is_named_and_says_that_there_is_more(
+async def test_stream_beyond_the_scope_limit_flags_more(
     server: Server,
 ) -> None:
     await plant(server.urls, "ann", MAX_SCOPES + 2)
@@ -174,7 +174,7 @@ async def synced(server: Server, store: Store, clock: DeviceClock, *, streams: b
 
 
 @pytest.mark.parametrize("count", [501, MAX_SCOPES, MAX_SCOPES + 1])
-async def test_smart_sync_keeps_every_scope_of_a_user_of_many(server: Server, count: int) -> None:
+async def test_smart_sync_keeps_every_scope_of_many(server: Server, count: int) -> None:
     await plant(server.urls, "ann", count)
     await server.register("ann", "phone")
     store, clock = Store(), DeviceClock()
@@ -210,7 +210,7 @@ async def test_smart_sync_keeps_every_scope_of_a_user_of_many(server: Server, co
         assert len(store.rows) == count - 1
 
 
-async def test_a_watch_keeps_the_cursors_of_scopes_that_a_server_does_not_name(server: Server) -> None:
+async def test_watch_keeps_cursors_of_unnamed_scopes(server: Server) -> None:
     await plant(server.urls, "ann", MAX_SCOPES + 2)
     cursors = [core_pb2.ScopeCursor(scope=f"scope-{n:05}", sequence=1) for n in range(1, MAX_SCOPES + 3)]
     async with client_of(server.address, token=user_token("ann")) as client, client.watch(cursors=cursors) as watch:

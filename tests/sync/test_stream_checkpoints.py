@@ -62,7 +62,7 @@ async def test_checkpoint_of_many_changes_is_one_and_tells_all_of_them(house: Ho
         assert checkpoints(reader)[-1] == (head,)
 
 
-async def test_changes_are_noted_as_seen_at_once(house: House) -> None:
+async def test_changes_sent_are_recorded_as_seen_at_once(house: House) -> None:
     async with stream(house) as reader:
         await house.publish("a")
         await wait_until(lambda: reader.changes() == [("a", 1)])
@@ -72,7 +72,7 @@ async def test_changes_are_noted_as_seen_at_once(house: House) -> None:
     assert await value_of(house.database, "SELECT sequence FROM device_cursors") == 1
 
 
-async def test_only_scopes_that_moved_are_noted_as_seen(house: House) -> None:
+async def test_scopes_that_moved_alone_are_recorded_as_seen(house: House) -> None:
     await add_members(house.database, "chat", "ann")
     await house.publish("x", scope="chat")
     async with stream(house, Cursor("couple", "", 0), Cursor("chat", "", 1)) as reader:
@@ -95,7 +95,7 @@ async def test_checkpoint_comes_at_each_heartbeat_without_news(house: House) -> 
             await wait_until(partial(has_checkpoints, reader, beats))
 
 
-async def test_drain_comes_right_after_a_checkpoint_of_all_that_was_sent(house: House) -> None:
+async def test_drain_follows_a_checkpoint_of_all_that_was_sent(house: House) -> None:
     async with stream(house) as reader:
         head = await house.publish("a")
         await wait_until(lambda: reader.changes() == [("a", 1)])
@@ -107,7 +107,7 @@ async def test_drain_comes_right_after_a_checkpoint_of_all_that_was_sent(house: 
     assert last.cursors == (head,)
 
 
-async def test_scope_joined_or_left_is_in_the_next_checkpoint_within_five_seconds(house: House) -> None:
+async def test_checkpoint_names_a_joined_or_left_scope_within_five_seconds(house: House) -> None:
     await house.publish("x", scope="chat")
     await house.clock.advance(60)  # longer ago than a transaction can last: no news to whoever joins
     async with stream(house) as reader:
@@ -123,7 +123,7 @@ async def test_scope_joined_or_left_is_in_the_next_checkpoint_within_five_second
         await wait_until(lambda: [cursor.scope for cursor in checkpoints(reader)[-1]] == ["chat"])
 
 
-async def test_hint_that_moved_without_news_is_told_within_five_seconds_and_no_checkpoint(house: House) -> None:
+async def test_hint_moved_without_news_is_sent_within_five_seconds(house: House) -> None:
     async with stream(house) as reader:
         assert reader.count(Hint) == 1
         await house.service.boost(APP, "couple", Priority.IMMEDIATE, 600.0)
@@ -133,7 +133,7 @@ async def test_hint_that_moved_without_news_is_told_within_five_seconds_and_no_c
         assert len(checkpoints(reader)) == 1
 
 
-async def test_streams_of_one_scope_do_not_all_tell_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_checkpoints_of_streams_of_one_scope_have_jitter(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     async with AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(stream(house)) for _ in range(20)]
         await house.clock.advance(20)  # long after they told last

@@ -34,7 +34,7 @@ async def woken(subscription: Subscription) -> bool:
     return False
 
 
-async def test_news_wakes_those_who_follow_the_scope() -> None:
+async def test_hub_wakes_followers_of_a_scope() -> None:
     hub = Hub()
     follower, other, stranger = subscribed(hub, "ann", "s"), subscribed(hub, "bob", "t"), subscribed(hub, "s", app="b")
     hub.follow(stranger, ["s"])
@@ -46,7 +46,7 @@ async def test_news_wakes_those_who_follow_the_scope() -> None:
     assert not await woken(follower)
 
 
-async def test_news_while_somebody_waits_wakes_at_once() -> None:
+async def test_hub_wakes_a_waiting_stream_at_once() -> None:
     hub = Hub()
     subscription = subscribed(hub, "ann", "s")
     waiting = asyncio.ensure_future(subscription.wait(60))
@@ -56,7 +56,7 @@ async def test_news_while_somebody_waits_wakes_at_once() -> None:
     await asyncio.wait_for(waiting, 20)
 
 
-async def test_news_of_many_is_one_slot_a_scope() -> None:
+async def test_hub_conflates_news_to_one_slot_per_scope() -> None:
     hub = Hub()
     subscription = subscribed(hub, "ann", "s", "t")
     for _ in range(1_000):
@@ -69,7 +69,7 @@ async def test_news_of_many_is_one_slot_a_scope() -> None:
     assert not await woken(subscription)
 
 
-async def test_no_wake_up_is_lost_whenever_it_comes() -> None:
+async def test_hub_never_loses_a_wake_up() -> None:
     hub = Hub()
     subscription = subscribed(hub, "ann", "s")
     seen: list[int] = []
@@ -96,14 +96,14 @@ async def test_no_wake_up_is_lost_whenever_it_comes() -> None:
     await asyncio.wait([following])
 
 
-async def test_waiting_ends_by_itself() -> None:
+async def test_hub_wait_times_out() -> None:
     subscription = subscribed(Hub(), "ann", "s")
     await asyncio.wait_for(subscription.wait(0.001), 20)
     await asyncio.wait_for(subscription.wait(0), 20)
     await asyncio.wait_for(subscription.wait(-1), 20)
 
 
-async def test_thousands_are_woken_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hub_wakes_thousands_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hubs, "_WAKE_CHUNK", 10)
     hub = Hub()
     crowd = [subscribed(hub, f"user-{n}", "s") for n in range(35)]
@@ -120,7 +120,7 @@ async def test_thousands_are_woken_in_chunks(monkeypatch: pytest.MonkeyPatch) ->
     assert [one.take_dirty() for one in crowd] == [{"s"}] * 35
 
 
-async def test_following_replaces_what_was_followed() -> None:
+async def test_hub_follow_replaces_what_was_followed() -> None:
     hub = Hub()
     subscription = subscribed(hub, "ann", "s", "t")
     hub.follow(subscription, ["t", "u"])
@@ -132,7 +132,7 @@ async def test_following_replaces_what_was_followed() -> None:
     assert (hub.followed(), hub.live_devices(), len(hub)) == ([], [], 0)
 
 
-async def test_membership_wakes_every_stream_of_the_user() -> None:
+async def test_hub_membership_change_wakes_every_stream_of_the_user() -> None:
     hub = Hub()
     phone, tablet, bob = subscribed(hub), subscribed(hub), subscribed(hub, "bob")
     hub.members_changed("a", "ann")
@@ -141,7 +141,7 @@ async def test_membership_wakes_every_stream_of_the_user() -> None:
     assert [s.members_changed for s in (phone, tablet, bob)] == [True, True, False]
 
 
-async def test_lost_wake_ups_are_made_good_by_looking_everywhere() -> None:
+async def test_hub_sweep_repairs_lost_wake_ups() -> None:
     hub = Hub()
     streams = [subscribed(hub, f"user-{n}", "s", f"own-{n}") for n in range(3)]
     hub.look_everywhere()
@@ -150,7 +150,7 @@ async def test_lost_wake_ups_are_made_good_by_looking_everywhere() -> None:
     assert all(s.members_changed for s in streams)
 
 
-async def test_draining_wakes_everybody() -> None:
+async def test_hub_drain_wakes_everybody() -> None:
     hub = Hub()
     streams = [subscribed(hub, "ann", "s"), subscribed(hub, "bob"), subscribed(hub, "backend", whole=True)]
     waiting = [asyncio.ensure_future(s.wait(60)) for s in streams]
@@ -160,7 +160,7 @@ async def test_draining_wakes_everybody() -> None:
     assert hub.draining
 
 
-async def test_a_stream_of_everything_is_woken_and_keeps_no_scope_however_many_change() -> None:
+async def test_hub_firehose_keeps_no_scopes() -> None:
     hub = Hub()
     everything = subscribed(hub, "backend", whole=True)
     for number in range(20_000):
@@ -173,7 +173,7 @@ async def test_a_stream_of_everything_is_woken_and_keeps_no_scope_however_many_c
     assert not await woken(everything)
 
 
-async def test_the_live_devices_are_named_once() -> None:
+async def test_hub_lists_live_devices_once() -> None:
     hub = Hub()
     subscribed(hub)
     subscribed(hub)
@@ -184,7 +184,7 @@ async def test_the_live_devices_are_named_once() -> None:
 
 
 @pytest.mark.parametrize(("most_of_user", "most_of_device", "whose"), [(3, 9, "user"), (9, 3, "device")])
-def test_streams_of_a_user_and_of_a_device_are_bounded(most_of_user: int, most_of_device: int, whose: str) -> None:
+def test_stream_limit_per_user_and_device(most_of_user: int, most_of_device: int, whose: str) -> None:
     hub = Hub(most_of_user=most_of_user, most_of_device=most_of_device)
     phone = DeviceKey("default", "ann", "phone")
     subscriptions = [Subscription(phone, all_scopes=False) for _ in range(4)]
@@ -200,7 +200,7 @@ def test_streams_of_a_user_and_of_a_device_are_bounded(most_of_user: int, most_o
     hub.add(subscriptions[3])
 
 
-def test_streams_without_a_device_count_for_their_user_only() -> None:
+def test_stream_limit_without_a_device_counts_for_the_user() -> None:
     hub = Hub(most_of_user=5, most_of_device=1)
     for _ in range(5):
         hub.add(Subscription(DeviceKey("default", "ann", ""), all_scopes=False))

@@ -38,7 +38,7 @@ async def opened(caller: Caller, **fields: str) -> Watch:
     return watch
 
 
-async def test_one_stream_too_many_is_refused_and_has_room_when_another_ends(server: Server) -> None:
+async def test_stream_limit_refuses_one_too_many_until_another_ends(server: Server) -> None:
     alice, too_many = server.user("alice"), ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
     first, _ = await opened(alice, device_id="phone"), await opened(alice, device_id="phone")
     assert await refused(alice.watch(device_id="phone")) == too_many

@@ -22,9 +22,7 @@ async def house(database: Database, clock: FakeClock) -> House:
     return House(database, clock)
 
 
-async def test_a_sweep_that_cannot_tell_all_who_joined_lets_every_stream_look(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_head_sweep_overflow_makes_every_stream_look(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_sweep, "_MAX_CHANGED", 2)
     first = Subscription(PHONE, all_scopes=False)
     house.hub.add(first)
@@ -36,7 +34,7 @@ async def test_a_sweep_that_cannot_tell_all_who_joined_lets_every_stream_look(
     assert first.members_changed
 
 
-async def test_cursors_that_find_no_room_to_be_recorded_are_told_in_the_log_once(
+async def test_cursor_recorder_overflow_is_logged_once(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cursor_recorder, "_MAX_SEEN", 2)

@@ -25,7 +25,7 @@ async def ready(unstretched: None, server: Server) -> Server:
 # --------------------------------------------------------------------------------------------------------------- hints
 
 
-async def test_a_hint_says_whether_there_is_news(ready: Server) -> None:
+async def test_hint_says_whether_there_is_news(ready: Server) -> None:
     alice = ready.user("alice")
     quiet = (await alice(hint_request())).hint
     assert not quiet.changed
@@ -44,7 +44,7 @@ async def test_a_hint_says_whether_there_is_news(ready: Server) -> None:
     assert (await alice(hint_request())).hint.changed, "without cursors: that there are changes at all"
 
 
-async def test_a_hint_is_whole(ready: Server) -> None:
+async def test_hint_is_complete(ready: Server) -> None:
     began = int(time.time())
     hint = (await ready.user("alice")(hint_request())).hint
     assert 10 < hint.poll_interval.seconds <= 60
@@ -55,7 +55,7 @@ async def test_a_hint_is_whole(ready: Server) -> None:
     assert "expected to change" in (await ready.user("alice")(hint_request(explain=True))).hint.explanation
 
 
-async def test_changes_and_attention_shorten_the_interval(ready: Server) -> None:
+async def test_interval_is_shortened_by_changes_and_attention(ready: Server) -> None:
     alice, activity = ready.user("alice"), sync_service_pb2.Activity
     idle = activity(state=sync_service_pb2.ACTIVITY_STATE_BACKGROUND, battery_low=True)
     idle.idle_duration.seconds = 3600
@@ -82,7 +82,7 @@ async def test_changes_and_attention_shorten_the_interval(ready: Server) -> None
     assert looking / PACED < await interval(activity=activity()) < looking * PACED
 
 
-async def test_hints_of_devices_that_are_not_there(ready: Server) -> None:
+async def test_hint_of_a_missing_device(ready: Server) -> None:
     request = sync_service_pb2.GetHintRequest(user_id="alice", device_id="tablet")
     report = sync_service_pb2.ReportActivityRequest(
         user_id="alice", device_id="tablet", activity=sync_service_pb2.Activity()
@@ -120,7 +120,7 @@ async def values(server: Server) -> dict[str, Any]:
     return {row.key: orjson.loads(row.value_json) if row.value_json else row.deleted for row in page.changes}
 
 
-async def test_patches_merge_as_rfc_7396_says(ready: Server) -> None:
+async def test_merge_patch_follows_rfc_7396(ready: Server) -> None:
     originals, patches, results = zip(*MERGES, strict=True)
     # In two calls, and each key twice in one call.
     await ready.backend(publish(*(change(f"k{index}", value) for index, value in enumerate(originals))))
@@ -133,7 +133,7 @@ async def test_patches_merge_as_rfc_7396_says(ready: Server) -> None:
         assert found[f"k{index}"] == found[f"d{index}"] == result, MERGES[index]
 
 
-async def test_the_last_of_two_equal_names_counts(ready: Server) -> None:
+async def test_duplicate_json_names_keep_the_last(ready: Server) -> None:
     await ready.backend(publish(core_pb2.NewChange(scope=S, key="k", merge_patch_json='{"a": 1, "a": 2}')))
     assert await values(ready) == {"k": {"a": 2}}
 
@@ -161,13 +161,13 @@ ODD_BUT_GOOD = [
 ]
 
 
-async def test_odd_documents_that_are_good(ready: Server) -> None:
+async def test_json_documents_odd_but_valid_are_accepted(ready: Server) -> None:
     for number, document in enumerate(ODD_BUT_GOOD):
         await ready.backend(publish(core_pb2.NewChange(scope=S, key=str(number), merge_patch_json=document)))
     assert len(await values(ready)) == len(ODD_BUT_GOOD)
 
 
-async def test_concurrent_patches_all_count(ready: Server) -> None:
+async def test_merge_of_concurrent_patches_counts_all(ready: Server) -> None:
     names = [f"n{index}" for index in range(40)]
     callers = itertools.cycle([ready.backend, ready.user("alice"), ready.user("bob")])
     answers = await asyncio.gather(*(next(callers)(publish(change("k", {name: 1}))) for name in names))
@@ -175,7 +175,7 @@ async def test_concurrent_patches_all_count(ready: Server) -> None:
     assert await values(ready) == {"k": dict.fromkeys(names, 1)}
 
 
-async def test_sequences_and_heads_of_a_publish(ready: Server) -> None:
+async def test_publish_returns_sequences_and_heads(ready: Server) -> None:
     changes = [change("a"), change("b", scope="other"), change("a"), change("c"), change("a", deleted=True)]
     answer = await ready.backend(publish(*changes))
     assert [(r.scope, r.key, r.sequence) for r in answer.results] == [
@@ -196,7 +196,7 @@ async def test_sequences_and_heads_of_a_publish(ready: Server) -> None:
     assert (await values(ready))["a"] == {"x": {}}, "a patch after a deletion starts from nothing"
 
 
-async def test_an_expectation_that_is_not_met(ready: Server) -> None:
+async def test_expected_sequence_mismatch_is_refused(ready: Server) -> None:
     await ready.publish(S, "k")
     await ready.publish(S, "k")
     before = await ready.rows()
@@ -212,14 +212,14 @@ async def test_an_expectation_that_is_not_met(ready: Server) -> None:
     assert [result.sequence for result in (await ready.backend(met)).results] == [3, 4]
 
 
-async def test_a_refused_publish_makes_no_scope(ready: Server) -> None:
+async def test_publish_refused_creates_no_scope(ready: Server) -> None:
     before = await ready.rows()
     refusal = await ready.backend.refusal(publish(change(scope="nobody's", expected_sequence=1)))
     assert refusal.told == ("ABORTED", "SEQUENCE_MISMATCH")
     assert await ready.rows() == before
 
 
-async def test_a_merged_value_has_a_bound(ready: Server) -> None:
+async def test_value_size_limit_applies_after_merging(ready: Server) -> None:
     # Random text: PostgreSQL would compress any other.
     part = {"x": "".join(map(chr, range(0x4E00, 0x4E00 + 20_000))) * 4}
     for index in range(4):
@@ -233,7 +233,7 @@ async def test_a_merged_value_has_a_bound(ready: Server) -> None:
 # ------------------------------------------------------------------------------------------------------------ the feed
 
 
-async def test_the_feed_pages(ready: Server) -> None:
+async def test_pagination_of_the_feed(ready: Server) -> None:
     await ready.backend(publish(*(change(f"k{index}") for index in range(7))))
     alice, cursor, pages = ready.user("alice"), at(), []
     while True:
@@ -254,7 +254,7 @@ async def test_the_feed_pages(ready: Server) -> None:
     assert page.hint.HasField("poll_interval")
 
 
-async def test_a_cursor_of_another_feed_is_reset(ready: Server) -> None:
+async def test_cursor_of_another_feed_is_reset(ready: Server) -> None:
     await ready.backend(publish(change("a"), change("b")))
     alice = ready.user("alice")
     for cursor in (at(sequence=1, epoch="another"), at(sequence=3), at(sequence=2**63 - 1)):
@@ -266,7 +266,7 @@ async def test_a_cursor_of_another_feed_is_reset(ready: Server) -> None:
         assert (reset.scope, reset.head.sequence, reset.head.epoch) == (S, 2, page.next_cursor.epoch)
 
 
-async def test_a_scope_that_is_not_there(ready: Server) -> None:
+async def test_scope_missing_is_refused(ready: Server) -> None:
     missing = sync_service_pb2.ListChangesRequest(cursor=at("nowhere"))
     refusal = await ready.backend.refusal(missing)
     assert refusal.told == ("NOT_FOUND", "NOT_FOUND")

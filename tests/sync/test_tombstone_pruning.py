@@ -15,7 +15,7 @@ from tests.support.rpc_server import running_server
 pytestmark = pytest.mark.rpc
 
 
-async def test_a_worker_removes_tombstones_of_the_age_that_is_set(
+async def test_tombstone_pruning_by_the_worker_follows_the_setting(
     database_urls: DatabaseUrls, redis_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prune, "_EVERY_S", 0.02)

@@ -92,7 +92,7 @@ async def long_ago(house: House) -> Device:
     return device
 
 
-async def test_who_was_away_for_longer_lists_anew_and_ends_with_what_there_is(house: House) -> None:
+async def test_tombstone_pruned_makes_an_old_cursor_list_anew(house: House) -> None:
     device = await long_ago(house)
     assert await pruner(house).prune() == 2
     assert await pruned(house) == 8
@@ -104,7 +104,7 @@ async def test_who_was_away_for_longer_lists_anew_and_ends_with_what_there_is(ho
     assert device.resets == 1
 
 
-async def test_who_saw_the_deletion_is_not_reset(house: House) -> None:
+async def test_tombstone_pruned_does_not_reset_who_saw_the_deletion(house: House) -> None:
     device = Device(house)
     await house.publish("a", "b", "c")
     await house.publish("b", deleted=True)
@@ -116,7 +116,7 @@ async def test_who_saw_the_deletion_is_not_reset(house: House) -> None:
     assert device.resets == 0
 
 
-async def test_who_comes_back_in_time_hears_of_the_deletion(house: House) -> None:
+async def test_tombstone_is_delivered_to_who_returns_in_time(house: House) -> None:
     device = Device(house)
     await house.publish("a", "b", "c")
     await device.sync()
@@ -127,7 +127,7 @@ async def test_who_comes_back_in_time_hears_of_the_deletion(house: House) -> Non
     assert device.resets == 0
 
 
-async def test_for_how_many_days_they_are_kept_is_a_setting(house: House) -> None:
+async def test_tombstone_retention_is_a_setting(house: House) -> None:
     await house.publish("a", deleted=True)
     await house.clock.advance(1.4 * DAY_S)
     assert await pruner(house, keep_days=1.0).prune() == 0, "those of a day go together, when it is over"
@@ -136,7 +136,7 @@ async def test_for_how_many_days_they_are_kept_is_a_setting(house: House) -> Non
     assert await pruner(house, keep_days=1.0).prune() == 1
 
 
-async def test_a_live_key_stays_whatever_it_was_before(house: House) -> None:
+async def test_tombstone_pruning_spares_live_keys(house: House) -> None:
     await house.publish("old", "revived")
     await house.publish("revived", deleted=True)
     await house.publish("revived")
@@ -147,7 +147,7 @@ async def test_a_live_key_stays_whatever_it_was_before(house: House) -> None:
     assert await pruned(house) == 0
 
 
-async def test_a_list_under_way_begins_anew_and_ends(house: House) -> None:
+async def test_tombstone_pruned_restarts_a_list_under_way(house: House) -> None:
     device = await long_ago(house)
     newcomer = Device(house)
     for one in (device, newcomer):
@@ -190,7 +190,7 @@ class _Interrupted:
         return cast(Sequence[Any], await self._conn.fetch(query, *arguments))
 
 
-async def test_a_page_that_is_read_while_tombstones_go_misses_nothing(house: House) -> None:
+async def test_tombstone_pruned_during_a_page_misses_nothing(house: House) -> None:
     device = await long_ago(house)
     known = await house.page(Cursor("couple"), limit=1)
     removed: list[int] = []
@@ -209,7 +209,7 @@ async def test_a_page_that_is_read_while_tombstones_go_misses_nothing(house: Hou
     ]
 
 
-async def test_pages_from_the_start_that_were_read_meanwhile_are_gone_on_from(house: House) -> None:
+async def test_tombstone_pruned_does_not_restart_pages_from_the_start(house: House) -> None:
     device = await long_ago(house)
     house.reader = FeedReader(cast(Database, Interrupted(house.database, pruner(house).prune)))
     assert await device.next_page()
@@ -221,7 +221,7 @@ async def test_pages_from_the_start_that_were_read_meanwhile_are_gone_on_from(ho
 # ------------------------------------------------------------------------------------------------------------- streams
 
 
-async def test_a_stream_resets_who_was_away_for_longer_and_goes_on(house: House) -> None:
+async def test_tombstone_pruned_resets_a_stream_of_an_old_cursor(house: House) -> None:
     device = await long_ago(house)
     await pruner(house).prune()
     async with stream(house, device.cursor) as reader:
@@ -232,7 +232,7 @@ async def test_a_stream_resets_who_was_away_for_longer_and_goes_on(house: House)
     assert device.resets == 1
 
 
-async def test_a_stream_tells_who_comes_back_in_time(house: House) -> None:
+async def test_tombstone_is_streamed_to_who_returns_in_time(house: House) -> None:
     device = await long_ago(house)
     async with stream(house, device.cursor) as reader:
         await wait_until(lambda: reader.changes() == [("b", 7), ("d", 8), ("g", 9), ("h", 10), ("i", 11)])
@@ -243,7 +243,9 @@ async def test_a_stream_tells_who_comes_back_in_time(house: House) -> None:
         assert reader.count(Reset) == 0
 
 
-async def test_a_stream_from_the_start_passes_what_was_pruned(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tombstone_pruned_is_passed_by_a_stream_from_the_start(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(watching, "_PAGE", 2)
     monkeypatch.setattr(watching, "_TELL_EVERY_S", 0.0)
     await long_ago(house)
@@ -268,7 +270,7 @@ def said(reader: Reader, changes: list[tuple[str, int]]) -> bool:
 # ----------------------------------------------------------------------------------------------------------- the chore
 
 
-async def test_it_is_done_in_batches(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tombstone_pruning_runs_in_batches(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     await house.publish("a", "b", "c", "d", "e", deleted=True)
     await house.clock.advance(32 * DAY_S)
     async with house.database.connection() as conn:
@@ -282,7 +284,7 @@ async def test_it_is_done_in_batches(house: House, monkeypatch: pytest.MonkeyPat
     assert await pruned(house) == 5
 
 
-async def test_it_waits_an_hour_and_outlives_an_outage(house: House, database: Database) -> None:
+async def test_tombstone_pruning_runs_hourly_and_survives_an_outage(house: House, database: Database) -> None:
     await house.publish("a", deleted=True)
     await house.clock.advance(32 * DAY_S)
     running = asyncio.ensure_future(pruner(house, database=house.refuses.as_database).run())
@@ -301,7 +303,7 @@ async def test_it_waits_an_hour_and_outlives_an_outage(house: House, database: D
         await asyncio.wait([running])
 
 
-async def test_several_processes_at_once_are_in_nobodys_way(house: House, database_urls: DatabaseUrls) -> None:
+async def test_tombstone_pruning_by_several_processes(house: House, database_urls: DatabaseUrls) -> None:
     names = [f"k{number}" for number in range(20)]
     for number in range(10):
         await house.publish(*names, scope=f"scope-{number}", deleted=True)
@@ -316,7 +318,7 @@ async def test_several_processes_at_once_are_in_nobodys_way(house: House, databa
     assert marks == [(20,)]
 
 
-async def test_a_scope_that_is_written_now_is_left_for_later(house: House) -> None:
+async def test_tombstone_pruning_skips_a_locked_scope(house: House) -> None:
     await house.publish("a", "b", deleted=True)
     await house.publish("c", scope="other", deleted=True)
     await house.clock.advance(32 * DAY_S)
@@ -336,7 +338,7 @@ BEGIN
 END $$"""
 
 
-async def test_a_key_that_came_back_since_the_look_is_spared(house: House, database_urls: DatabaseUrls) -> None:
+async def test_tombstone_pruning_spares_a_key_written_again(house: House, database_urls: DatabaseUrls) -> None:
     await house.publish("a", "b", deleted=True)
     await house.clock.advance(32 * DAY_S)
     await run_sql(database_urls.owner_url, PAUSED_CLOCK)
@@ -351,7 +353,7 @@ async def test_a_key_that_came_back_since_the_look_is_spared(house: House, datab
     assert await rows_of(house.database, "SELECT key, deleted FROM changes") == [("a", False)]
 
 
-async def test_an_index_finds_them(house: House, database_urls: DatabaseUrls) -> None:
+async def test_tombstone_pruning_uses_an_index(house: House, database_urls: DatabaseUrls) -> None:
     await house.publish("dead", deleted=True)
     await run_sql(
         database_urls.admin_url,
@@ -369,7 +371,7 @@ async def test_an_index_finds_them(house: House, database_urls: DatabaseUrls) ->
 # ------------------------------------------------------------------------------------------------- writers and cursors
 
 
-async def test_a_key_whose_tombstone_is_gone_is_not_there(house: House) -> None:
+async def test_tombstone_pruned_key_does_not_exist(house: House) -> None:
     await house.publish("a")
     await house.publish("a", deleted=True)
 

@@ -97,7 +97,7 @@ async def test_migration_leaves_row_security_in_force(before: DatabaseUrls) -> N
     await conn.close()
 
 
-async def test_value_that_stays_large_is_read_deleted_and_made_smaller(before: DatabaseUrls) -> None:
+async def test_value_still_too_large_can_be_read_deleted_and_shrunk(before: DatabaseUrls) -> None:
     await migrate(before.owner_url, app_login=APP_LOGIN)
     conn = await asyncpg.connect(before.admin_url)
     key = "beyond what can be printed"
@@ -109,7 +109,7 @@ async def test_value_that_stays_large_is_read_deleted_and_made_smaller(before: D
     await conn.close()
 
 
-async def test_octets_are_right_for_servers_of_the_version_before(database: Database) -> None:
+async def test_value_octets_are_right_for_earlier_servers(database: Database) -> None:
     async with database.connection() as conn:
         await conn.execute("INSERT INTO scopes (app_id, scope, created_at) VALUES ('default', 's', now())")
         old = """INSERT INTO changes AS c (app_id, scope, key, value, deleted, sequence, changed_at)
@@ -123,5 +123,5 @@ async def test_octets_are_right_for_servers_of_the_version_before(database: Data
     assert await rows_of(database, "SELECT octets FROM changes") == [(4,)]
 
 
-def test_nearest_finite_double_is_what_python_says() -> None:
+def test_number_nearest_finite_double_matches_python() -> None:
     assert float(LARGEST) == math.nextafter(math.inf, 0)

@@ -33,7 +33,7 @@ async def house(database: Database, clock: FakeClock) -> House:
     return House(database, clock)
 
 
-async def test_a_view_is_read_once_and_then_only_what_is_so_no_longer(house: House) -> None:
+async def test_view_cache_rereads_only_invalidated_scopes(house: House) -> None:
     assert [(await house.asked_for())[0] for _ in range(3)] == [1, 0, 0]
     assert await house.heads(BOBS) == {"couple": 0}
     await house.move_head()
@@ -51,7 +51,7 @@ async def test_a_view_is_read_once_and_then_only_what_is_so_no_longer(house: Hou
     assert (await house.heads())["anns"] == 1
 
 
-async def test_many_at_once_are_one_question(house: House) -> None:
+async def test_view_cache_shares_concurrent_reads(house: House) -> None:
     views = await asyncio.gather(*(house.views.read(device) for device in (PHONE, TABLET, BOBS) * 5))
     assert house.watched.asked == 1
     assert [view is not None for view in views] == [True] * 15
@@ -60,14 +60,14 @@ async def test_many_at_once_are_one_question(house: House) -> None:
     assert house.watched.asked == 2
 
 
-async def test_who_is_not_registered_is_asked_for_each_time(house: House) -> None:
+async def test_view_cache_does_not_keep_unregistered_devices(house: House) -> None:
     lost = DeviceKey(APP, "ann", "lost")
     assert [await house.asked_for(lost) for _ in range(2)] == [(1, None)] * 2
     await add_device(house.database, "ann", "lost")
     assert (await house.asked_for(lost))[1] is not None
 
 
-async def test_nothing_is_believed_while_wake_ups_cannot_arrive(house: House) -> None:
+async def test_view_cache_is_bypassed_while_wake_ups_cannot_arrive(house: House) -> None:
     await house.asked_for()
     house.listening = False
     await house.move_head()
@@ -79,7 +79,7 @@ async def test_nothing_is_believed_while_wake_ups_cannot_arrive(house: House) ->
     assert (await house.asked_for())[0] == 0
 
 
-async def test_what_nobody_looked_at_is_not_believed_for_long(house: House) -> None:
+async def test_view_cache_entry_expires(house: House) -> None:
     await house.asked_for()
     await house.clock.advance(TRUSTED_S - 0.1)
     assert (await house.asked_for())[0] == 0
@@ -93,7 +93,7 @@ async def test_what_nobody_looked_at_is_not_believed_for_long(house: House) -> N
         assert (await house.asked_for())[0] == 0
 
 
-async def test_the_views_are_bounded_and_those_unused_for_longest_go_first(database: Database, house: House) -> None:
+async def test_view_cache_evicts_least_recently_used(database: Database, house: House) -> None:
     small = House(database, house.clock, size=2)
     await small.asked_for(PHONE)
     await small.asked_for(TABLET)
@@ -108,7 +108,7 @@ async def test_the_views_are_bounded_and_those_unused_for_longest_go_first(datab
     assert len(small.views) == 0
 
 
-async def test_a_view_that_does_not_hold_all_scopes_is_not_kept(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_view_cache_skips_incomplete_views(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "MAX_SCOPES", 2)
     asked, view = await house.asked_for()
     assert view is not None
@@ -123,9 +123,7 @@ async def test_a_view_that_does_not_hold_all_scopes_is_not_kept(house: House, mo
         assert (asked, len(view.scopes), view.more_scopes) == (times, 1, True)
 
 
-async def test_a_member_of_more_scopes_than_a_view_has_may_show_each(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_view_cache_accepts_cursors_beyond_its_scopes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "MAX_SCOPES", 1)
     monkeypatch.setattr(views, "_USUAL_SCOPES", 1)
     await house.move_head("anns")
@@ -147,7 +145,7 @@ TOLD: dict[str, Told] = {
 
 @pytest.mark.parametrize("renewal", [False, True], ids=["first read", "renewal"])
 @pytest.mark.parametrize("told", TOLD.values(), ids=TOLD.keys())
-async def test_a_read_under_way_brings_back_nothing_older(house: House, told: Told, *, renewal: bool) -> None:
+async def test_view_cache_read_in_flight_restores_nothing_older(house: House, told: Told, *, renewal: bool) -> None:
     if renewal:
         await house.asked_for()
         house.views.scope_changed(APP, "couple")
@@ -202,7 +200,9 @@ CHANGES = [leave, join, unregister, report, move_token, change_platform, boost, 
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_sweep_finds_what_no_wake_up_told(house: House, change: Callable[[House], Awaitable[None]]) -> None:
+async def test_view_sweep_finds_changes_without_wake_up(
+    house: House, change: Callable[[House], Awaitable[None]]
+) -> None:
     await house.sweep.sweep()
     await house.asked_for()
     await change(house)
@@ -219,7 +219,7 @@ async def test_a_sweep_finds_what_no_wake_up_told(house: House, change: Callable
 
 
 @pytest.mark.parametrize("change", ["seen", "the same again", "locale"])
-async def test_what_no_hint_depends_on_is_no_touch(house: House, change: str) -> None:
+async def test_view_invalidation_ignores_irrelevant_updates(house: House, change: str) -> None:
     await house.sweep.sweep()
     await house.asked_for()
     if change == "seen":
@@ -235,7 +235,7 @@ async def test_what_no_hint_depends_on_is_no_touch(house: House, change: str) ->
     assert (await house.asked_for())[0] == 0
 
 
-async def test_a_transaction_that_ends_after_a_sweep_is_found_by_the_next(house: House) -> None:
+async def test_view_sweep_finds_a_transaction_committed_after_the_last(house: House) -> None:
     await house.sweep.sweep()
     await house.asked_for()
     async with house.database.transaction(RowOwner(APP, "ann")) as conn:
@@ -248,7 +248,7 @@ async def test_a_transaction_that_ends_after_a_sweep_is_found_by_the_next(house:
     assert (await house.asked_for())[0] == 1
 
 
-async def test_of_many_scopes_those_that_changed_last_come_first(house: House) -> None:
+async def test_view_cache_orders_scopes_by_last_change(house: House) -> None:
     names = [f"scope {number:02}" for number in range(40)]
     for name in names:
         await add_members(house.database, name, "ann")
@@ -262,7 +262,7 @@ async def test_of_many_scopes_those_that_changed_last_come_first(house: House) -
     assert (await house.asked_for())[0] == 0
 
 
-async def test_too_much_to_look_at_is_everything(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_view_sweep_overflow_clears_the_cache(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     await house.sweep.sweep()
     monkeypatch.setattr(head_sweep, "_MAX_CHANGED", 2)
     await house.asked_for()
@@ -271,9 +271,7 @@ async def test_too_much_to_look_at_is_everything(house: House, monkeypatch: pyte
     assert (await house.asked_for())[0] == 1
 
 
-async def test_where_too_many_heads_move_those_that_are_kept_are_looked_at(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_view_sweep_overflow_of_heads_checks_cached_views(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     await house.sweep.sweep()
     monkeypatch.setattr(head_sweep, "_MAX_CHANGED", 2)
     monkeypatch.setattr(head_sweep, "_CHUNK", 1)
@@ -288,7 +286,7 @@ async def test_where_too_many_heads_move_those_that_are_kept_are_looked_at(
     assert (await house.asked_for())[0] == 0
 
 
-async def test_touches_are_forgotten(house: House) -> None:
+async def test_view_invalidations_expire(house: House) -> None:
     await leave(house)
     assert await value_of(house.database, "SELECT count(*) > 0 FROM touches")
     await house.clock.advance(119)
@@ -299,7 +297,7 @@ async def test_touches_are_forgotten(house: House) -> None:
     assert await value_of(house.database, "SELECT count(*) = 0 FROM touches")
 
 
-async def test_the_sweep_goes_on_after_an_outage(house: House) -> None:
+async def test_view_sweep_survives_an_outage(house: House) -> None:
     house.sweep = ViewSweep(cast(Database, house.watched), house.views, house.clock, [APP])
     sweeping = asyncio.ensure_future(house.sweep.run())
     await wait_until(lambda: house.watched.asked == 1 and house.clock.sleepers)
@@ -314,7 +312,7 @@ async def test_the_sweep_goes_on_after_an_outage(house: House) -> None:
     assert sweeping.cancelled()
 
 
-async def test_who_shows_more_than_is_known_here_is_looked_up(house: House) -> None:
+async def test_view_cache_rereads_for_a_newer_cursor(house: House) -> None:
     epoch = await value_of(house.database, "SELECT epoch FROM scopes WHERE scope = 'couple'")
     assert not await house.hint(Cursor("couple", epoch, 0))
     await house.move_head()
@@ -327,7 +325,7 @@ async def test_who_shows_more_than_is_known_here_is_looked_up(house: House) -> N
         await house.hint(Cursor("nobody's"))
 
 
-async def test_a_cursor_that_is_shown_again_is_noted_once(house: House) -> None:
+async def test_cursor_recorder_records_a_repeated_cursor_once(house: House) -> None:
     await house.move_head()
     epoch = await value_of(house.database, "SELECT epoch FROM scopes WHERE scope = 'couple'")
     for times in (1, 0):

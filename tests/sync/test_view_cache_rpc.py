@@ -76,7 +76,7 @@ Change = Callable[[Server], Awaitable[None]]
 
 
 @each_change
-async def test_a_change_is_seen_at_once_where_it_is_made(ready: Server, change: Change) -> None:
+async def test_view_cache_shows_local_changes_at_once(ready: Server, change: Change) -> None:
     await publish(ready)
     before = await told(ready)
     await change(ready)
@@ -85,7 +85,7 @@ async def test_a_change_is_seen_at_once_where_it_is_made(ready: Server, change: 
 
 @each_change
 @pytest.mark.usefixtures("unswept")
-async def test_a_change_is_heard_of_by_another_server(ready: Server, redis_url: str, change: Change) -> None:
+async def test_view_cache_hears_changes_of_another_server(ready: Server, redis_url: str, change: Change) -> None:
     async with running_server(ready.urls, redis_url) as second:
         await publish(ready)
         before = await told(second)
@@ -97,7 +97,7 @@ async def test_a_change_is_heard_of_by_another_server(ready: Server, redis_url: 
         await wait_until(heard)
 
 
-async def test_a_server_that_hears_nothing_asks_the_database_each_time(ready: Server) -> None:
+async def test_view_cache_is_bypassed_without_redis(ready: Server) -> None:
     async with running_server(ready.urls, NO_REDIS) as deaf:
         for change in (publish, report, join, leave, unregister):
             before = await told(deaf)
@@ -106,9 +106,7 @@ async def test_a_server_that_hears_nothing_asks_the_database_each_time(ready: Se
 
 
 @pytest.mark.usefixtures("unswept")
-async def test_what_is_kept_is_answered_without_the_database(
-    ready: Server, stores: EmbeddedStores, redis_url: str
-) -> None:
+async def test_view_cache_answers_without_the_database(ready: Server, stores: EmbeddedStores, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         await wait_until(lambda: client.pubsub_channels("syncbeat:*:devices"))
     heads, _ = await told(ready)

@@ -24,7 +24,7 @@ async def ready(unstretched: None, server: Server) -> Server:
     return await with_a_couple(server)
 
 
-async def test_a_stream_opens_with_a_hint_and_a_checkpoint(ready: Server) -> None:
+async def test_stream_opens_with_a_hint_and_a_checkpoint(ready: Server) -> None:
     stream = ready.user("alice").watch(device_id="phone")
     kind, hint = await stream.read()
     assert kind == "hint"
@@ -38,7 +38,7 @@ async def test_a_stream_opens_with_a_hint_and_a_checkpoint(ready: Server) -> Non
 
 
 @pytest.mark.usefixtures("unswept")
-async def test_a_publish_reaches_the_stream(ready: Server) -> None:
+async def test_stream_brings_a_publish(ready: Server) -> None:
     stream = ready.user("alice").watch(device_id="phone")
     await stream.opened()
     await ready.user("bob")(publish(change("a", {"x": 1}), change("b"), change("a", deleted=True)))
@@ -53,7 +53,7 @@ async def test_a_publish_reaches_the_stream(ready: Server) -> None:
     assert [(cursor.scope, cursor.sequence) for cursor in events[-1][1].cursors] == [(S, 3)]
 
 
-async def test_a_stream_resumes_at_its_cursor_and_misses_nothing(ready: Server) -> None:
+async def test_stream_resumes_at_its_cursor(ready: Server) -> None:
     alice, seen = ready.user("alice"), list[int]()
     first = alice.watch(device_id="phone", cursors=[at(sequence=0)])
     await first.opened()
@@ -70,14 +70,14 @@ async def test_a_stream_resumes_at_its_cursor_and_misses_nothing(ready: Server) 
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
-async def test_many_changes_come_in_order_and_once(ready: Server) -> None:
+async def test_stream_brings_many_changes_in_order_and_once(ready: Server) -> None:
     stream = ready.user("alice").watch(cursors=[at(sequence=0)])
     await ready.backend(publish(*(change(f"k{index}") for index in range(450))))
     events = await stream.until(lambda kind, event: kind == "change" and event.sequence == 450)
     assert [event.sequence for kind, event in events if kind == "change"] == list(range(1, 451))
 
 
-async def test_a_stream_without_cursors_starts_now(ready: Server) -> None:
+async def test_stream_without_cursors_starts_now(ready: Server) -> None:
     await ready.publish(S, "before")
     stream = ready.user("alice").watch(cursors=[at()])
     await stream.opened()
@@ -85,7 +85,7 @@ async def test_a_stream_without_cursors_starts_now(ready: Server) -> None:
     assert (await stream.next("change")).key == "after"
 
 
-async def test_joining_and_leaving_a_scope(ready: Server) -> None:
+async def test_stream_follows_joined_and_left_scopes(ready: Server) -> None:
     stream = ready.user("alice").watch(device_id="phone")
     await stream.opened()
     await ready.add("joined", "alice")
@@ -112,7 +112,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> HeldClock:
     return HeldClock.of_servers(monkeypatch)
 
 
-async def test_a_stream_ends_with_its_token(held: HeldClock, ready: Server) -> None:
+async def test_stream_ends_with_its_token(held: HeldClock, ready: Server) -> None:
     expires = held.now() + timedelta(seconds=1)
     stream = ready.bearer(mint(KEY, "alice", held.now(), timedelta(seconds=1))).watch(device_id="phone")
     checkpoint = await stream.opened()
@@ -124,14 +124,14 @@ async def test_a_stream_ends_with_its_token(held: HeldClock, ready: Server) -> N
     assert expires <= held.now() < expires + MAX_LEEWAY, "a poll would be answered for 30 s more"
 
 
-async def test_an_expired_token_opens_no_stream_for_long(ready: Server) -> None:
+async def test_stream_with_an_expired_token_ends(ready: Server) -> None:
     """A poll still accepts it for the leeway of clocks; a stream ends at once."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await ready.user("alice", life_s=-5).watch(device_id="phone").next("drain")
     assert refusal_of(caught.value).told == ("UNAUTHENTICATED", "TOKEN_EXPIRED")
 
 
-async def test_a_service_follows_all_scopes(ready: Server) -> None:
+async def test_stream_of_a_service_follows_all_scopes(ready: Server) -> None:
     stream = ready.backend.watch(all_scopes=True)
     await stream.opened()
     await ready.publish(S, "one")
@@ -143,7 +143,7 @@ async def test_a_service_follows_all_scopes(ready: Server) -> None:
 
 
 @pytest.mark.usefixtures("unswept")
-async def test_a_publish_on_one_server_reaches_the_streams_of_another(ready: Server, redis_url: str) -> None:
+async def test_stream_brings_a_publish_of_another_server(ready: Server, redis_url: str) -> None:
     async with running_server(ready.urls, redis_url) as second:
         streams = [
             second.user("alice").watch(device_id="phone"),
@@ -159,7 +159,7 @@ async def test_a_publish_on_one_server_reaches_the_streams_of_another(ready: Ser
             assert keys == ["one", "two"]
 
 
-async def test_what_a_stream_has_brought_counts_as_seen(ready: Server) -> None:
+async def test_stream_records_sent_changes_as_seen(ready: Server) -> None:
     await ready.publish(S, "one")
     stream = ready.user("alice").watch(device_id="phone", cursors=[at(sequence=0)])
     await stream.opened()
@@ -171,7 +171,7 @@ async def test_what_a_stream_has_brought_counts_as_seen(ready: Server) -> None:
 
 
 @pytest.mark.parametrize("redis", [True, False], ids=["with Redis", "without Redis"])
-async def test_what_is_published_right_after_a_join_is_streamed(ready: Server, redis_url: str, redis: bool) -> None:
+async def test_stream_brings_a_publish_right_after_a_join(ready: Server, redis_url: str, redis: bool) -> None:
     """Also by a process whose wake-ups come late, or never."""
     url = redis_url if redis else "unix:///nonexistent/redis.sock"
     async with running_server(ready.urls, url) as streaming:
@@ -186,7 +186,7 @@ async def test_what_is_published_right_after_a_join_is_streamed(ready: Server, r
             missing.discard((await stream.next("change")).scope)
 
 
-async def test_a_stream_that_starts_now_has_not_seen_what_was_before(ready: Server) -> None:
+async def test_stream_from_now_does_not_mark_the_past_as_seen(ready: Server) -> None:
     await ready.add("quiet", "bob")
     await ready.register("bob", "tablet")
     await ready.publish("quiet", "before")

@@ -14,8 +14,9 @@ from syncbeat_server.auth.store import users
 from syncbeat_server.auth.tokens.lifetimes import is_dead
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.postgres.database import Connection, Database, open_database
+from tests.support.build import make_account_statuses
 from tests.support.databases import DatabaseUrls
-from tests.support.doubles import Refuses
+from tests.support.doubles import FailingDatabase
 from tests.support.fake_clock import START, FakeClock, wait_until
 
 pytestmark = pytest.mark.store
@@ -50,7 +51,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 
 @pytest.fixture
 def standings(database: Database, clock: FakeClock) -> Standings:
-    return Standings(database, clock, SIZE)
+    return make_account_statuses(database, clock, SIZE)
 
 
 def token(
@@ -174,7 +175,7 @@ async def test_user_is_recorded_once_on_concurrent_first_sight(
     database: Database, database_urls: DatabaseUrls, clock: FakeClock
 ) -> None:
     async with open_database(database_urls.app_url, size=4, name="another") as other:
-        both = [Standings(one, clock, SIZE) for one in (database, other)]
+        both = [make_account_statuses(one, clock, SIZE) for one in (database, other)]
         for round_ in range(20):
             found = await asyncio.gather(*(one.of(token(f"user-{round_}")) for one in both))
             assert all(one.standing.known for one in found)
@@ -194,7 +195,7 @@ async def test_unknown_user_is_refused_where_the_issuer_requires_known_users(
 
 
 async def test_cache_size_is_bounded(database: Database, clock: FakeClock, reads: Reads) -> None:
-    standings = Standings(database, clock, 10)
+    standings = make_account_statuses(database, clock, 10)
     await asyncio.gather(*(standings.of(token(f"user-{number}")) for number in range(50)))
     first = len(reads.keys)
     await standings.of(token("user-49"))
@@ -204,12 +205,12 @@ async def test_cache_size_is_bounded(database: Database, clock: FakeClock, reads
 
 
 @pytest.fixture
-def refuses(database: Database) -> Refuses:
-    return Refuses(database)
+def refuses(database: Database) -> FailingDatabase:
+    return FailingDatabase(database)
 
 
-async def test_cached_status_outlives_a_database_outage(refuses: Refuses, clock: FakeClock) -> None:
-    standings = Standings(refuses.as_database, clock, SIZE)
+async def test_cached_status_outlives_a_database_outage(refuses: FailingDatabase, clock: FakeClock) -> None:
+    standings = make_account_statuses(refuses.as_database, clock, SIZE)
     await standings.of(token())
     refuses.error = DependencyDown("the database does not answer")
     await clock.advance(53)

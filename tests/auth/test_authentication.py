@@ -9,7 +9,6 @@ from datetime import timedelta
 import pytest
 
 from syncbeat_server.auth import service
-from syncbeat_server.auth.accounts.account_status_cache import Standings
 from syncbeat_server.auth.model import MAX_LEEWAY, Issuer, KeyRow, Principal, PrincipalKind
 from syncbeat_server.auth.service import Authenticator, Known
 from syncbeat_server.auth.store import users
@@ -18,7 +17,8 @@ from syncbeat_server.auth.tokens.keys import key_table
 from syncbeat_server.auth.tokens.verify import check, mint
 from syncbeat_server.errors import DependencyDown, TokenExpired, TokenInvalid, TokenRevoked
 from syncbeat_server.storage.postgres.database import Database
-from tests.support.doubles import Refuses
+from tests.support.build import make_authenticator
+from tests.support.doubles import FailingDatabase
 from tests.support.fake_clock import FakeClock
 
 pytestmark = pytest.mark.store
@@ -31,16 +31,16 @@ TOKEN = "a-token-of-the-backend"
 
 
 @pytest.fixture
-def refuses(database: Database) -> Refuses:
-    return Refuses(database)
+def refuses(database: Database) -> FailingDatabase:
+    return FailingDatabase(database)
 
 
 @pytest.fixture
-def door(refuses: Refuses, clock: FakeClock) -> Authenticator:
+def door(refuses: FailingDatabase, clock: FakeClock) -> Authenticator:
     holders = {hashlib.sha256(TOKEN.encode()).digest(): BACKEND}
     certified = {"backend.example": BACKEND, "www.backend.example": BACKEND, "spiffe://example/billing": BILLING}
     known = Known(key_table([KEY]), {}, holders, certified)
-    return Authenticator(known, Standings(refuses.as_database, clock, 100), clock, 100)
+    return make_authenticator(known, refuses.as_database, clock)
 
 
 def bearer(clock: FakeClock, user_id: str = "ann", life_s: float = 600.0, session_id: str = "s") -> str:
@@ -63,7 +63,9 @@ async def test_user_is_authenticated_by_jwt(door: Authenticator, clock: FakeCloc
     assert await enter(door, bearer(clock).replace("Bearer", "bEARER")) == principal
 
 
-async def test_service_token_is_authenticated_without_the_database(door: Authenticator, refuses: Refuses) -> None:
+async def test_service_token_is_authenticated_without_the_database(
+    door: Authenticator, refuses: FailingDatabase
+) -> None:
     refuses.error = DependencyDown("the database does not answer")
     assert door.cached(bearer_of([f"Bearer {TOKEN}"])) is BACKEND
     assert BACKEND.caller == "service:backend"
@@ -200,10 +202,9 @@ async def test_stream_recheck_replaces_the_cached_status(
 
 
 async def test_evicted_account_status_ends_its_cached_tokens(
-    refuses: Refuses, database: Database, clock: FakeClock
+    refuses: FailingDatabase, database: Database, clock: FakeClock
 ) -> None:
-    standings = Standings(refuses.as_database, clock, 2)
-    door = Authenticator(Known(key_table([KEY]), {}, {}, {}), standings, clock, 100)
+    door = make_authenticator(Known(key_table([KEY]), {}, {}, {}), refuses.as_database, clock, accounts=2)
     values = [bearer(clock, f"user-{number}") for number in range(4)]
     for value in values:
         await enter(door, value)
@@ -215,7 +216,7 @@ async def test_evicted_account_status_ends_its_cached_tokens(
 
 
 async def test_outage_is_reported_as_unavailable_and_cached_callers_go_on(
-    door: Authenticator, refuses: Refuses, clock: FakeClock
+    door: Authenticator, refuses: FailingDatabase, clock: FakeClock
 ) -> None:
     value = bearer(clock)
     await enter(door, value)

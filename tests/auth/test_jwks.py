@@ -20,9 +20,8 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from syncbeat_server.auth.accounts.account_status_cache import Standings
 from syncbeat_server.auth.model import KeyRow, VerifiedToken
-from syncbeat_server.auth.service import Authenticator, Known
+from syncbeat_server.auth.service import Known
 from syncbeat_server.auth.tokens import jwks
 from syncbeat_server.auth.tokens.bearer import Bearer, bearer_of
 from syncbeat_server.auth.tokens.jwks import COOLDOWN_S, REFRESH_S, STALE_S, JwksStore
@@ -31,6 +30,7 @@ from syncbeat_server.auth.tokens.verify import mint
 from syncbeat_server.errors import DependencyDown, TokenInvalid
 from syncbeat_server.ops.logs import request_id
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import make_authenticator
 from tests.support.fake_clock import FakeClock
 from tests.support.jwks_publisher import ISSUER, KEY, Publisher, document, entry, pass_time, rests, running
 
@@ -82,8 +82,7 @@ async def test_jwks_key_is_found_by_kid(store: JwksStore) -> None:
 
 
 async def test_jwks_known_key_verifies_without_a_fetch(store: JwksStore, clock: FakeClock) -> None:
-    standings = Standings(cast(Database, None), clock, 10)
-    door = Authenticator(Known(key_table([]), {ISSUER.name: store}, {}, {}), standings, clock, 10)
+    door = make_authenticator(Known(key_table([]), {ISSUER.name: store}, {}, {}), cast(Database, None), clock)
 
     def shown(row: KeyRow) -> Bearer:
         return bearer_of([f"Bearer {mint(row, str(uuid.UUID(int=7)), clock.now(), timedelta(minutes=10))}"])

@@ -18,17 +18,16 @@ from syncbeat_server.push.model import DeliveryState, Finished, Reason, Target
 from syncbeat_server.push.store import device_tokens, queue
 from syncbeat_server.storage.idempotency import RequestKey, answer_once
 from syncbeat_server.storage.postgres.database import Database, open_database
+from tests.support.build import APP, make_directory, make_user_lifecycle
 from tests.support.databases import DatabaseUrls, run_sql
-from tests.support.doubles import Refuses
+from tests.support.doubles import FailingDatabase
 from tests.support.seed import (
-    APP,
     accept,
     add_device,
     add_members,
     claim,
     couple,
     deliveries,
-    directory,
     mark_seen,
     message,
     rows_of,
@@ -64,7 +63,7 @@ def told() -> Told:
 
 @pytest.fixture
 def lifecycle(database: Database, told: Told) -> UserLifecycle:
-    return UserLifecycle(database, told)
+    return make_user_lifecycle(database, told)
 
 
 async def session_of(database: Database, user_id: str, app_id: str = APP) -> int | None:
@@ -99,7 +98,7 @@ async def furnish(database: Database, *user_ids: str) -> None:
     await add_members(database, "couple", *user_ids)
     for user_id in user_ids:
         await mark_seen(database, 1, user_id)
-        await directory(database).set_preferences(APP, user_id, Preferences(max_per_day=9), by_user=False)
+        await make_directory(database).set_preferences(APP, user_id, Preferences(max_per_day=9), by_user=False)
         async with database.connection() as conn:
             await conn.execute(
                 """WITH budget AS (INSERT INTO wake_budgets VALUES ($1, $2, 'phone', 1, syncbeat_now()))
@@ -290,10 +289,10 @@ async def test_invalidation_is_announced_for_every_commit_and_no_failure(
     await lifecycle.enable(APP, "bob")
     await lifecycle.delete(APP, "ann")
     assert told.users == [(APP, "bob"), (APP, "bob"), (APP, "ann")]
-    refusing = Refuses(database)
+    refusing = FailingDatabase(database)
     refusing.error = DependencyDown("down")
     with pytest.raises(DependencyDown):
-        await UserLifecycle(refusing.as_database, told).delete(APP, "ann")
+        await make_user_lifecycle(refusing.as_database, told).delete(APP, "ann")
     assert len(told.users) == 3
     assert await deliveries(database) == []
 
@@ -327,7 +326,7 @@ async def test_erase_user_retries_after_a_deadlock(database: Database, database_
         ):
             # As accepting does: a window first, then the device of a new one.
             await conn.execute("SELECT FROM dedupe_windows WHERE user_id = 'bob' FOR UPDATE")
-            erasing = asyncio.ensure_future(UserLifecycle(erases, told).delete(APP, "bob"))
+            erasing = asyncio.ensure_future(make_user_lifecycle(erases, told).delete(APP, "bob"))
             await until_waiting(database)
             await conn.execute("SELECT FROM devices WHERE user_id = 'bob' FOR KEY SHARE")
         assert (await erasing).devices == 1

@@ -17,11 +17,9 @@ import pytest
 from syncbeat import Session, SessionTokens
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1.auth_service_pb2_grpc import AuthServiceStub
-from syncbeat_server.auth.accounts.account_status_cache import Standings
 from syncbeat_server.auth.cluster_token_cache import TokenCaches
 from syncbeat_server.auth.model import Issuer, KeyRow, Principal
 from syncbeat_server.auth.service import Authenticator, Known
-from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshLimits
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
 from syncbeat_server.auth.sessions.service import Creation, SessionService, Signing
 from syncbeat_server.auth.tokens.bearer import bearer_of
@@ -35,6 +33,7 @@ from syncbeat_server.rpc.server import ConnectionAge, Listener, RpcServer
 from syncbeat_server.rpc.servicers.auth import AuthServicer
 from syncbeat_server.storage.postgres.database import open_database
 from syncbeat_server.storage.redis.bus import open_redis
+from tests.support.build import make_authenticator, make_sessions
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import START
 
@@ -117,13 +116,13 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
         open_database(database_urls.app_url, size=8, name="world") as database,
         open_redis(redis_url, clock) as bus,
     ):
-        door = Authenticator(Known(table, {}, {}, {}), Standings(database, clock, 2 * USERS), clock, 2 * USERS)
+        door = make_authenticator(Known(table, {}, {}, {}), database, clock, 2 * USERS, 2 * USERS)
 
         def told(app_id: str, user_id: str) -> None:
             door.revoked(app_id, user_id)
 
         signing = Signing({"default": signer}, RefreshKeys({"k": b"s" * 32}))
-        sessions = SessionService(database, signing, SessionRule(), clock, told, RefreshLimits(clock, 60, 30))
+        sessions = make_sessions(database, clock, signing, SessionRule(), forged_per_minute=30, revoked=told)
         caches = TokenCaches(door, bus, "world", lambda *_: None)
         servicer = AuthServicer(sessions, caches)
         admission = Admission(USERS, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)

@@ -20,9 +20,9 @@ from syncbeat_server.push.model import (
 )
 from syncbeat_server.push.store import lifecycle, notifications, queue
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP, make_directory
 from tests.support.fake_clock import START, FakeClock
 from tests.support.seed import (
-    APP,
     EPOCH,
     accept,
     add_device,
@@ -30,7 +30,6 @@ from tests.support.seed import (
     claim,
     couple,
     deliveries,
-    directory,
     mark_seen,
     message,
     rows_of,
@@ -308,7 +307,7 @@ class Story:
     async def move(self) -> None:
         user = self.dice.choice(("ann", "bob"))
         if self.dice.random() < 0.3:
-            await directory(self.database).unregister(APP, user, "phone", by_user=False)
+            await make_directory(self.database).unregister(APP, user, "phone", by_user=False)
         await add_device(self.database, user, token=self.dice.choice((None, "shared")))
 
     async def see(self) -> None:

@@ -17,16 +17,15 @@ from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import Content, NewNotification, Target
 from syncbeat_server.push.store import fanout, lifecycle, queue
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP, make_directory, make_worker
 from tests.support.doubles import ScriptedProvider, Streams
 from tests.support.fake_clock import FakeClock
 from tests.support.seed import (
-    APP,
     EPOCH,
     accept,
     add_device,
     add_members,
     deliveries,
-    directory,
     mark_seen,
     rows_of,
     shown,
@@ -34,7 +33,7 @@ from tests.support.seed import (
     value_of,
     wake,
 )
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.workers import running, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -53,7 +52,7 @@ def alert(text: str, *scopes: str, **fields: Any) -> NewNotification:
 
 async def phone(database: Database, platform: Platform = Platform.ANDROID) -> None:
     made = Registration(APP, "ann", "phone", platform, "token-of-ann", "", "")
-    await directory(database).register(made, "test", by_user=False)
+    await make_directory(database).register(made, "test", by_user=False)
     for scope in SCOPES:
         await add_members(database, scope, "ann")
 
@@ -80,7 +79,7 @@ async def test_alert_costs_no_wake_up_budget(database: Database, clock: FakeCloc
 
 async def test_alert_held_through_quiet_hours_shows_the_latest_text(database: Database, clock: FakeClock) -> None:
     await phone(database)
-    await directory(database).set_preferences(
+    await make_directory(database).set_preferences(
         APP, "ann", Preferences(quiet_hours=QuietHours(12 * 60, 15 * 60)), by_user=False
     )
     provider = ScriptedProvider()
@@ -113,7 +112,7 @@ CONTENTS: dict[str, dict[str, Any]] = {
 
 
 async def mute(database: Database, *types: str) -> None:
-    await directory(database).set_preferences(APP, "ann", Preferences(muted_types=types), by_user=False)
+    await make_directory(database).set_preferences(APP, "ann", Preferences(muted_types=types), by_user=False)
 
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)

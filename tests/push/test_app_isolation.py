@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import cast
 
 import pytest
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.directory.model import Platform, Registration
-from syncbeat_server.push.delivery.channel import Channel
-from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
+from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.model import Blame, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.providers import Message, Provider
 from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.storage.postgres.pg_notify import Notices, listen
-from syncbeat_server.storage.redis.token_bucket import Allowance
+from tests.support.build import make_directory, make_worker
 from tests.support.databases import DatabaseUrls
-from tests.support.doubles import ScriptedProvider, Streams, Unlimited, channel
+from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import FakeClock, wait_until
-from tests.support.seed import accept, couple, directory, message, shown, until, value_of
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.seed import accept, couple, message, shown, until, value_of
+from tests.support.workers import running, until_shown
 
 pytestmark = pytest.mark.store
 
@@ -69,11 +67,7 @@ class Arrivals(ScriptedProvider):
 
 
 def worker_of(database: Database, **providers: Provider) -> DeliveryWorker:
-    clock = SystemClock()
-    channels: dict[str, Channel] = {app_id: channel(provider, clock, 50) for app_id, provider in providers.items()}
-    return DeliveryWorker(
-        database, channels, Streams().live, cast(Allowance, Unlimited()), WorkerRule(poll_s=0.2), clock
-    )
+    return make_worker(database, SystemClock(), providers, in_flight=50, poll_s=0.2)
 
 
 @pytest.fixture
@@ -81,7 +75,7 @@ async def tenants(database: Database) -> Database:
     """Two apps with a phone each."""
     for app_id in ("calm", "wild"):
         made = Registration(app_id, "ann", "phone", Platform.ANDROID, "t", "", "")
-        await directory(database).register(made, "test", by_user=False)
+        await make_directory(database).register(made, "test", by_user=False)
     return database
 
 
@@ -189,7 +183,7 @@ class NoIphones(ScriptedProvider):
 async def test_apns_credential_refusal_stops_ios_only(database: Database, clock: FakeClock) -> None:
     await couple(database)
     iphone = Registration("default", "bob", "iphone", Platform.IOS, "token-of-bobs-iphone", "", "")
-    await directory(database).register(iphone, "test", by_user=False)
+    await make_directory(database).register(iphone, "test", by_user=False)
     to_iphone = Target(user_id="bob", device_id="iphone")
     refused = [message(to_iphone) for _ in range(5)]
     provider = NoIphones()

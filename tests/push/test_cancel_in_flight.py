@@ -8,26 +8,15 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from syncbeat_server.directory.model import Preferences, QuietHours
-from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push.model import Blame, DeliveryFilter, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.store import lifecycle as lifecycle_store
 from syncbeat_server.push.store import queue
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP, make_directory, make_user_lifecycle, make_worker
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import FakeClock, wait_until
-from tests.support.seed import (
-    APP,
-    accept,
-    add_device,
-    claim,
-    couple,
-    directory,
-    message,
-    shown,
-    value_of,
-    wake,
-)
-from tests.support.workers import make_worker, running, until_due, until_shown
+from tests.support.seed import accept, add_device, claim, couple, message, shown, value_of, wake
+from tests.support.workers import running, until_due, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -49,13 +38,13 @@ async def cancel(database: Database, notification_id: str) -> int | None:
 
 
 async def disable(database: Database) -> None:
-    lifecycle = UserLifecycle(database, lambda app_id, user_id: None)
+    lifecycle = make_user_lifecycle(database)
     await lifecycle.disable(APP, "ann")
     await lifecycle.enable(APP, "ann")
 
 
 async def sign_out_and_in(database: Database) -> None:
-    await directory(database).unregister(APP, "ann", "phone", by_user=False)
+    await make_directory(database).unregister(APP, "ann", "phone", by_user=False)
     await add_device(database, "ann")
 
 
@@ -203,7 +192,7 @@ async def test_preferences_set_in_flight_apply_to_the_next_attempt(
     provider = ScriptedProvider(FAILURES["unavailable"], gated=True)
     async with running(make_worker(database, clock, provider)):
         await wait_until(lambda: provider.under_way == 1)
-        await directory(database).set_preferences(APP, "ann", wanted, by_user=False)
+        await make_directory(database).set_preferences(APP, "ann", wanted, by_user=False)
         provider.gate.set()
         await until_shown(database, "ann PENDING UNAVAILABLE", of=sent)
         await until_due(database, clock)

@@ -22,10 +22,11 @@ from syncbeat_server.push.model import (
 from syncbeat_server.push.store import collapse_keys, lifecycle, queue
 from syncbeat_server.storage.postgres.database import Database
 from tests.push.test_delivery_lifecycle import crowd, expand_all
+from tests.support.build import APP, make_directory, make_worker
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import START, FakeClock, wait_until
-from tests.support.seed import APP, accept, add_device, claim, couple, directory, message, shown
-from tests.support.workers import make_worker, running, until_due, until_shown
+from tests.support.seed import accept, add_device, claim, couple, message, shown
+from tests.support.workers import running, until_due, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -142,7 +143,7 @@ async def test_collapse_key_order_holds_across_two_workers(database: Database, c
 async def test_collapse_key_replaces_a_message_held_through_quiet_hours(database: Database, clock: FakeClock) -> None:
     await couple(database)
     quiet = Preferences(quiet_hours=QuietHours(12 * 60, 12 * 60 + 1, ""))
-    await directory(database).set_preferences(APP, "ann", quiet, by_user=False)
+    await make_directory(database).set_preferences(APP, "ann", quiet, by_user=False)
     held, critical = message(collapse_key="k", patient=True), message(collapse_key="k", critical=True)
     await accept(database, held)
     async with running(make_worker(database, clock, ScriptedProvider())):

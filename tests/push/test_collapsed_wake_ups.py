@@ -12,10 +12,11 @@ from syncbeat_server.push.model import MOST_OTHER_SCOPES, ClaimedDelivery, Deliv
 from syncbeat_server.push.store import queue
 from syncbeat_server.storage.postgres.database import Database
 from tests.push.test_alerts import alert
+from tests.support.build import APP, make_directory, make_worker
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import APP, accept, add_device, add_members, claim, directory, mark_seen, message, wake
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.seed import accept, add_device, add_members, claim, mark_seen, message, wake
+from tests.support.workers import running, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -93,7 +94,7 @@ async def test_collapsed_resend_names_scopes_that_came_between(ready: Database, 
 
 async def test_collapsed_wake_up_of_many_scopes_flags_more(database: Database) -> None:
     made = Registration(APP, "ann", "phone", Platform.WEB, "token", "", "")
-    await directory(database).register(made, "test", by_user=False)
+    await make_directory(database).register(made, "test", by_user=False)
     scopes = [f"scope {n:03}" for n in range(MOST_OTHER_SCOPES + 20)]
     for scope in scopes:
         await add_members(database, scope, "ann")

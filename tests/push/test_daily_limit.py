@@ -10,10 +10,11 @@ from syncbeat_server.directory.model import Preferences
 from syncbeat_server.push.model import Content, Outcome, Reason, Verdict
 from syncbeat_server.push.store import queue
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP, make_directory, make_worker
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import FakeClock, wait_until
-from tests.support.seed import APP, accept, claim, couple, deliveries, directory, message, shown, value_of
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.seed import accept, claim, couple, deliveries, message, shown, value_of
+from tests.support.workers import running, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -27,7 +28,7 @@ REFUSALS = {
 
 
 async def most_a_day(database: Database, most: int) -> None:
-    await directory(database).set_preferences(APP, "ann", Preferences(max_per_day=most), by_user=False)
+    await make_directory(database).set_preferences(APP, "ann", Preferences(max_per_day=most), by_user=False)
 
 
 async def counted(database: Database) -> int:
@@ -102,7 +103,7 @@ async def test_mute_after_acceptance_suppresses(database: Database, clock: FakeC
     await couple(database)
     sent, critical = message(type="ads", content=content), message(type="ads", critical=True)
     await accept(database, sent, critical)
-    await directory(database).set_preferences(APP, "ann", Preferences(muted_types=("ads",)), by_user=False)
+    await make_directory(database).set_preferences(APP, "ann", Preferences(muted_types=("ads",)), by_user=False)
     provider = ScriptedProvider()
     async with running(make_worker(database, clock, provider)):
         await until_shown(database, "ann SUPPRESSED MUTED", of=sent)

@@ -13,8 +13,9 @@ from syncbeat_server.push.model import DeliveryState, Finished, NewNotification,
 from syncbeat_server.push.store import lifecycle, queue
 from syncbeat_server.push.store import notifications as notifications_store
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import APP, accept, add_members, claim, couple, message, rows_of, shown, wake
+from tests.support.seed import accept, add_members, claim, couple, message, rows_of, shown, wake
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 

@@ -13,10 +13,10 @@ from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, Finished, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.store import fanout, lifecycle, queue
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP, make_worker
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import FakeClock
 from tests.support.seed import (
-    APP,
     accept,
     add_members,
     claim,
@@ -30,7 +30,7 @@ from tests.support.seed import (
     value_of,
     wake,
 )
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.workers import running, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 

@@ -15,9 +15,9 @@ from syncbeat_server.push.policy import decisions
 from syncbeat_server.push.policy.decisions import RetryRule
 from syncbeat_server.push.store import device_tokens, lifecycle, queue
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP, make_directory
 from tests.support.fake_clock import START, FakeClock, wait_until
 from tests.support.seed import (
-    APP,
     EPOCH,
     accept,
     add_device,
@@ -25,7 +25,6 @@ from tests.support.seed import (
     claim,
     couple,
     deliveries,
-    directory,
     mark_seen,
     message,
     rows_of,
@@ -332,7 +331,7 @@ async def test_lane_share_of_normal_is_one_in_five(database: Database) -> None:
 async def test_claim_limit_is_per_app(database: Database) -> None:
     for app_id in ("a", "b", "c"):
         registration = Registration(app_id, "ann", "phone", Platform.ANDROID, "t", "", "")
-        await directory(database).register(registration, "test", by_user=False)
+        await make_directory(database).register(registration, "test", by_user=False)
         await accept(database, *(message(app_id=app_id) for _ in range(30)))
     async with database.transaction() as conn:
         found = await queue.claim(conn, LEASE, 30.0, {"a": 3, "b": 50})

@@ -6,21 +6,18 @@ import asyncio
 import logging
 from datetime import timedelta
 from functools import partial
-from typing import cast
 
 import pytest
 
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.push.delivery.channel import Channel
-from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
 from syncbeat_server.push.policy.decisions import RetryRule
 from syncbeat_server.storage.postgres.database import Database, StatementRejected
-from syncbeat_server.storage.redis.token_bucket import Allowance
-from tests.support.doubles import Refuses, ScriptedProvider, Streams, Unlimited, channel
+from tests.support.build import APP, make_channel, make_worker
+from tests.support.doubles import FailingDatabase, ScriptedProvider, Streams
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.seed import (
-    APP,
     accept,
     add_device,
     add_members,
@@ -34,7 +31,7 @@ from tests.support.seed import (
     value_of,
     wake,
 )
-from tests.support.workers import make_worker, running, until_due, until_shown
+from tests.support.workers import running, until_due, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -209,11 +206,10 @@ async def test_app_without_a_provider_waits_for_one(database: Database, clock: F
     sent = message()
     await accept(database, sent)
     channels = dict[str, Channel]()
-    allowance = cast(Allowance, Unlimited())
-    async with running(DeliveryWorker(database, channels, Streams().live, allowance, WorkerRule(), clock)):
+    async with running(make_worker(database, clock, channels=channels)):
         await clock.advance(3)
         assert await shown(database, sent) == ["ann PENDING"]
-        channels[APP] = channel(ScriptedProvider(), clock)
+        channels[APP] = make_channel(ScriptedProvider(), clock)
         await until_shown(database, "ann SENT", of=sent, moving=clock)
 
 
@@ -223,7 +219,7 @@ async def test_database_outage_between_send_and_record_does_not_send_twice(
     await couple(database)
     sent = message()
     await accept(database, sent)
-    refuses, provider = Refuses(database), ScriptedProvider()
+    refuses, provider = FailingDatabase(database), ScriptedProvider()
 
     def fall_down() -> None:
         refuses.error = DependencyDown("the database does not answer")
@@ -245,7 +241,7 @@ async def test_database_outage_ends_and_the_worker_resumes(database: Database, c
     await couple(database)
     sent = message()
     await accept(database, sent)
-    refuses, provider = Refuses(database), ScriptedProvider()
+    refuses, provider = FailingDatabase(database), ScriptedProvider()
     refuses.error = DependencyDown("the database does not answer")
     async with running(make_worker(refuses.as_database, clock, provider)):
         await wait_until(lambda: refuses.refused)
@@ -294,7 +290,7 @@ async def test_lease_of_a_crashed_worker_passes_to_another(database: Database, c
     await couple(database)
     sent = message()
     await accept(database, sent)
-    refuses, hangs, works = Refuses(database), ScriptedProvider(gated=True), ScriptedProvider()
+    refuses, hangs, works = FailingDatabase(database), ScriptedProvider(gated=True), ScriptedProvider()
     crashing = asyncio.ensure_future(make_worker(refuses.as_database, clock, hangs).run())
     await wait_until(lambda: hangs.asked)
     refuses.error = DependencyDown("it is dead and gives nothing back")
@@ -333,7 +329,7 @@ async def test_lease_of_a_stuck_attempt_is_not_extended_forever(
     await couple(database)
     sent = message()
     await accept(database, sent)
-    refuses, provider, faults = Refuses(database), ScriptedProvider(), [RuntimeError("a bug")]
+    refuses, provider, faults = FailingDatabase(database), ScriptedProvider(), [RuntimeError("a bug")]
 
     def attempt_ended(outcome: str) -> None:
         if hook == "attempt_ended" and faults:

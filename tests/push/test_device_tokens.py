@@ -12,23 +12,11 @@ from syncbeat_server.push.model import ClaimedDelivery, Outcome, Reason, Target,
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.store import device_tokens
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP, make_directory, make_worker
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import (
-    APP,
-    accept,
-    add_device,
-    claim,
-    couple,
-    deliveries,
-    directory,
-    message,
-    rows_of,
-    shown,
-    until,
-    value_of,
-)
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.seed import accept, add_device, claim, couple, deliveries, message, rows_of, shown, until, value_of
+from tests.support.workers import running, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -154,7 +142,7 @@ async def test_token_age_marks_stale_and_registration_refreshes(database: Databa
     for user_id in ("new", "stale", "called", "old", "iphone"):
         platform = Platform.IOS if user_id == "iphone" else Platform.ANDROID
         made = Registration(APP, user_id, "phone", platform, f"token-{user_id}", "", "")
-        await directory(database).register(made, "test", by_user=False)
+        await make_directory(database).register(made, "test", by_user=False)
     await heard_of(database, "new", 29.9)
     await heard_of(database, "stale", 30.1)
     await heard_of(database, "called", 300, called=1.0)

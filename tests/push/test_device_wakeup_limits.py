@@ -9,16 +9,16 @@ from functools import partial
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
-from syncbeat_server.events.publish import Publisher
 from syncbeat_server.push.model import NewNotification
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import NewChange
 from tests.events.test_publish import call
 from tests.push.test_held_deliveries import nothing_pending
+from tests.support.build import APP, make_directory, make_publisher, make_worker
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import APP, accept, add_members, default_tuning, directory, rows_of, shown, until, wake
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.seed import accept, add_members, rows_of, shown, until, wake
+from tests.support.workers import running, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -28,7 +28,7 @@ async def ready(database: Database) -> Database:
     """Ann has an Android phone and an iPhone, and is in two chats with eve."""
     for device, platform in (("android", Platform.ANDROID), ("iphone", Platform.IOS)):
         made = Registration(APP, "ann", device, platform, f"token-{device}", "", "")
-        await directory(database).register(made, "test", by_user=False)
+        await make_directory(database).register(made, "test", by_user=False)
     for scope in ("chat", "other"):
         await add_members(database, scope, "ann", "eve")
     return database
@@ -45,7 +45,7 @@ async def spent(database: Database) -> Counter[tuple[str, str]]:
 
 
 async def test_wakeup_share_of_one_writer_is_half(ready: Database, clock: FakeClock) -> None:
-    publisher = Publisher(ready, clock, default_tuning, lambda app_id, scope: None, lambda: None)
+    publisher = make_publisher(ready, clock)
     for number in range(50):
         change = NewChange("chat", f"k{number}", "{}")
         await publisher.publish(call(change, user_id="eve", type=f"type {number}", window=0.0))

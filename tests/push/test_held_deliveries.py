@@ -13,15 +13,14 @@ from syncbeat_server.directory.model import Platform, Preferences, QuietHours, R
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.push.model import Content, Target
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP, make_directory, make_worker
 from tests.support.doubles import ScriptedProvider, Streams
 from tests.support.fake_clock import FakeClock
 from tests.support.seed import (
-    APP,
     accept,
     add_members,
     couple,
     deliveries,
-    directory,
     mark_seen,
     message,
     rows_of,
@@ -30,7 +29,7 @@ from tests.support.seed import (
     value_of,
     wake,
 )
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.workers import running, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -40,13 +39,13 @@ REST = QuietHours(12 * 60, 15 * 60, "")
 
 
 async def prefer(database: Database, user_id: str = "ann", **wanted: Any) -> None:
-    await directory(database).set_preferences(APP, user_id, Preferences(**wanted), by_user=False)
+    await make_directory(database).set_preferences(APP, user_id, Preferences(**wanted), by_user=False)
 
 
 async def phone(database: Database, user_id: str, platform: Platform, zone: str = "", device: str = "phone") -> None:
     token = f"token-of-{user_id}-{device}"
     made = Registration(APP, user_id, device, platform, token, zone, "")
-    await directory(database).register(made, "test", by_user=False)
+    await make_directory(database).register(made, "test", by_user=False)
 
 
 async def test_quiet_hours_hold_a_message_until_they_end(database: Database, clock: FakeClock) -> None:
@@ -223,7 +222,7 @@ async def test_wakeup_budget_is_not_spent_by_a_stream(database: Database, clock:
 async def test_template_is_rendered_in_each_device_locale(database: Database, clock: FakeClock) -> None:
     for user, locale in (("ann", "de-DE"), ("bob", "")):
         made = Registration(APP, user, "phone", Platform.ANDROID, f"token-{user}", "", locale)
-        await directory(database).register(made, "test", by_user=False)
+        await make_directory(database).register(made, "test", by_user=False)
     note = Template.parse({"default": ("{who} wrote", "b"), "de": ("{who} schrieb", "b")})
     base = message(Target(user_id="ann"), Target(user_id="bob"))
     told = replace(base, content=Content(template="note", variables={"who": "Eve"}))

@@ -15,11 +15,12 @@ from syncbeat_server.push.model import Lane
 from syncbeat_server.push.store import queue
 from syncbeat_server.push.store.queue_frontier import FIRST, Frontier, Place, Reach
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP, make_worker
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import APP, accept, couple, message, shown, value_of
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.seed import accept, couple, message, shown, value_of
+from tests.support.workers import running, until_shown
 
 pytestmark = pytest.mark.store
 

@@ -8,20 +8,11 @@ import pytest
 
 from syncbeat_server.push.model import Outcome, Reason, Verdict
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP, make_worker
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import (
-    APP,
-    accept,
-    add_device,
-    add_members,
-    known_to_answer,
-    message,
-    until,
-    value_of,
-    wake,
-)
-from tests.support.workers import make_worker, running
+from tests.support.seed import accept, add_device, add_members, known_to_answer, message, until, value_of, wake
+from tests.support.workers import running
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 

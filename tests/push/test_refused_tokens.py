@@ -7,20 +7,11 @@ import pytest
 from syncbeat_server.directory.model import TokenState
 from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP, make_directory, make_worker
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import (
-    APP,
-    accept,
-    add_device,
-    couple,
-    directory,
-    message,
-    rows_of,
-    shown,
-    value_of,
-)
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.seed import accept, add_device, couple, message, rows_of, shown, value_of
+from tests.support.workers import running, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -50,7 +41,7 @@ async def test_dead_token_invalid_is_removed_and_reported_until_reregistered(
     provider = ScriptedProvider(Outcome(Verdict.INVALID_TOKEN, Reason.UNREGISTERED))
 
     async def state() -> TokenState:
-        return (await directory(database).device(APP, "ann", "phone", by_user=False)).token_state
+        return (await make_directory(database).device(APP, "ann", "phone", by_user=False)).token_state
 
     async with running(make_worker(database, clock, provider)):
         await until_shown(database, "ann DEAD UNREGISTERED", of=sent)

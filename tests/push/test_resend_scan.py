@@ -5,33 +5,31 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks, WorkerRule
+from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks
 from syncbeat_server.push.model import Content, NewNotification, Outcome, Reason, Verdict
 from syncbeat_server.push.policy.decisions import RetryRule
 from syncbeat_server.push.policy.resend import ResendRule
 from syncbeat_server.push.store import lifecycle, resends
 from syncbeat_server.push.store.queue_frontier import FIRST
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.redis.token_bucket import Allowance
 from syncbeat_server.sync.model import Cursor, DeviceKey
 from syncbeat_server.sync.store.answered import record_fetched
-from tests.support.doubles import Refuses, ScriptedProvider, Streams, Unlimited, channel
+from tests.support.build import APP, make_directory, make_worker
+from tests.support.doubles import FailingDatabase, ScriptedProvider, Streams
 from tests.support.fake_clock import START, FakeClock, wait_until
 from tests.support.seed import (
-    APP,
     EPOCH,
     accept,
     add_device,
     add_members,
     deliveries,
-    directory,
     known_to_answer,
     mark_seen,
     message,
@@ -41,7 +39,7 @@ from tests.support.seed import (
     value_of,
     wake,
 )
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.workers import running, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -102,15 +100,8 @@ async def send(database: Database, worker: DeliveryWorker, notification: NewNoti
 async def test_resend_of_a_lost_wake_up_backs_off_and_gives_up(database: Database, clock: FakeClock) -> None:
     provider, at, metrics = ScriptedProvider(), list[float](), Metrics()
     provider.on_send = lambda: at.append(clock.monotonic())
-    worker = DeliveryWorker(
-        database,
-        {APP: channel(provider, clock)},
-        Streams().live,
-        cast(Allowance, Unlimited()),
-        WorkerRule(poll_s=3.0),
-        clock,
-        WorkerHooks(woken=metrics.woken, missed=metrics.wake_ups_missed),
-    )
+    hooks = WorkerHooks(woken=metrics.woken, missed=metrics.wake_ups_missed)
+    worker = make_worker(database, clock, provider, hooks=hooks, poll_s=3.0)
     async with running(worker):
         await send(database, worker, wake(1, ttl_s=3600.0))
         await until_counted(database, clock)
@@ -204,7 +195,7 @@ async def test_resend_skips_visible_notifications(
 async def phone(database: Database, clock: FakeClock, activity: str | None, minutes_ago: float) -> None:
     """Ann has an iPhone that reported its activity a while ago, or never."""
     made = Registration(APP, "ann", "phone", Platform.IOS, "token", "", "")
-    await directory(database).register(made, "test", by_user=False)
+    await make_directory(database).register(made, "test", by_user=False)
     await add_members(database, "couple", "ann")
     if activity is not None:
         async with database.connection() as conn:
@@ -333,7 +324,7 @@ async def test_resend_provider_failure_costs_the_sent_wake_up_nothing(database: 
 
 @pytest.mark.usefixtures("ann")
 async def test_resend_survives_a_crash_of_its_worker(database: Database, clock: FakeClock) -> None:
-    refuses, hangs, works = Refuses(database), ScriptedProvider(), ScriptedProvider()
+    refuses, hangs, works = FailingDatabase(database), ScriptedProvider(), ScriptedProvider()
     async with running(crashing := make_worker(refuses.as_database, clock, hangs), patience_s=0.0):
         await send(database, crashing, sent := wake(1))
         hangs.gate.clear()

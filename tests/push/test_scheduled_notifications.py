@@ -20,21 +20,11 @@ from syncbeat_server.push.store import fanout, notifications
 from syncbeat_server.push.store import lifecycle as lifecycle_store
 from syncbeat_server.storage.postgres.database import Database
 from tests.push.test_delivery_lifecycle import crowd, expand_all
+from tests.support.build import APP, make_directory, make_user_lifecycle, make_worker
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import START, FakeClock
-from tests.support.seed import (
-    APP,
-    accept,
-    add_device,
-    add_members,
-    couple,
-    deliveries,
-    directory,
-    message,
-    shown,
-    value_of,
-)
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.seed import accept, add_device, add_members, couple, deliveries, message, shown, value_of
+from tests.support.workers import running, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -64,7 +54,7 @@ async def come_due(database: Database, clock: FakeClock) -> list[int]:
 
 
 async def leave(database: Database) -> None:
-    await directory(database).remove_members(APP, "couple", ["bob"])
+    await make_directory(database).remove_members(APP, "couple", ["bob"])
 
 
 async def join(database: Database) -> None:
@@ -73,21 +63,21 @@ async def join(database: Database) -> None:
 
 
 async def new_phone(database: Database) -> None:
-    await directory(database).unregister(APP, "ann", "phone", by_user=False)
+    await make_directory(database).unregister(APP, "ann", "phone", by_user=False)
     await add_device(database, "ann", "newer")
 
 
 async def sign_out_and_in(database: Database) -> None:
-    await directory(database).unregister(APP, "ann", "phone", by_user=False)
+    await make_directory(database).unregister(APP, "ann", "phone", by_user=False)
     await add_device(database, "ann")
 
 
 async def mute(database: Database) -> None:
-    await directory(database).set_preferences(APP, "ann", Preferences(muted_types=("news",)), by_user=False)
+    await make_directory(database).set_preferences(APP, "ann", Preferences(muted_types=("news",)), by_user=False)
 
 
 async def unmute(database: Database) -> None:
-    await directory(database).set_preferences(APP, "bob", Preferences(), by_user=False)
+    await make_directory(database).set_preferences(APP, "bob", Preferences(), by_user=False)
 
 
 async def lose_token(database: Database) -> None:
@@ -95,7 +85,7 @@ async def lose_token(database: Database) -> None:
 
 
 def lifecycle(database: Database) -> UserLifecycle:
-    return UserLifecycle(database, lambda app_id, user_id: None)
+    return make_user_lifecycle(database)
 
 
 async def disable(database: Database) -> None:
@@ -130,7 +120,7 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
 async def test_scheduled_targets_are_resolved_when_due(database: Database, clock: FakeClock, what: str) -> None:
     change, expected = CHANGES[what]
     await couple(database)
-    await directory(database).set_preferences(APP, "bob", Preferences(muted_types=("news",)), by_user=False)
+    await make_directory(database).set_preferences(APP, "bob", Preferences(muted_types=("news",)), by_user=False)
     sent = scheduled(type="news", ttl_s=600.0)
     (answer,) = await accept(database, sent)
     assert (answer.delivery_count, answer.suppressed_count) == (2, 0)

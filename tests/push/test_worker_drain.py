@@ -9,17 +9,11 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.postgres.database import Database
-from tests.support.doubles import Refuses, ScriptedProvider, SlowDatabase
+from tests.support.build import make_worker
+from tests.support.doubles import FailingDatabase, ScriptedProvider, SlowDatabase
 from tests.support.fake_clock import FakeClock, settle, wait_until
-from tests.support.seed import (
-    accept,
-    couple,
-    deliveries,
-    message,
-    rows_of,
-    shown,
-)
-from tests.support.workers import make_worker, running
+from tests.support.seed import accept, couple, deliveries, message, rows_of, shown
+from tests.support.workers import running
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -69,7 +63,7 @@ async def test_drain_ends_in_time_despite_a_claim_in_flight(database: Database, 
 
 
 async def test_drain_does_not_wait_for_a_database_outage(database: Database, clock: FakeClock) -> None:
-    refuses = Refuses(database)
+    refuses = FailingDatabase(database)
     refuses.error = DependencyDown("the database does not answer")
     worker = make_worker(refuses.as_database, clock, ScriptedProvider())
     task = asyncio.ensure_future(worker.run())
@@ -78,7 +72,7 @@ async def test_drain_does_not_wait_for_a_database_outage(database: Database, clo
 
 
 async def test_backoff_of_claims_during_a_database_outage(database: Database, clock: FakeClock) -> None:
-    refuses = Refuses(database)
+    refuses = FailingDatabase(database)
     refuses.error = DependencyDown("the database does not answer")
     worker = make_worker(refuses.as_database, clock, ScriptedProvider())
     async with running(worker):

@@ -9,10 +9,11 @@ import pytest
 from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
 from syncbeat_server.storage.postgres.database import Database
 from tests.push.test_delivery_lifecycle import redrive
+from tests.support.build import make_worker
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import START, FakeClock
 from tests.support.seed import accept, couple, message, value_of
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.workers import running, until_shown
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 

@@ -42,7 +42,7 @@ class Late:
         return self._monotonic() + self.passed_s
 
 
-class House:
+class HeldServer:
     """A server whose rows of polls begin when the test says so."""
 
     server: Server
@@ -102,16 +102,16 @@ class House:
 
 
 @asynccontextmanager
-async def house(
+async def held_server(
     monkeypatch: pytest.MonkeyPatch, urls: DatabaseUrls, redis_url: str, max_in_flight: int = 2_000
-) -> AsyncIterator[House]:
-    made: list[House] = []
+) -> AsyncIterator[HeldServer]:
+    made: list[HeldServer] = []
 
     class Noted(Interceptors):
         def __init__(self, door: Doorkeeper, observer: CallObserver, clock: Clock, *rest: Any) -> None:
             late = Late(clock)
             super().__init__(door, observer, late, *rest)
-            made.append(House(self, late))
+            made.append(HeldServer(self, late))
 
     monkeypatch.setattr(handler_pipeline, "Interceptors", Noted)
     async with running_server(urls, redis_url, MAX_IN_FLIGHT=f"{max_in_flight}") as server:
@@ -140,7 +140,7 @@ async def told(call: Awaitable[Any]) -> tuple[str, str]:
 async def test_request_batching_keeps_calls_apart_and_counts_each_once(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
-    async with house(monkeypatch, database_urls, redis_url) as here:
+    async with held_server(monkeypatch, database_urls, redis_url) as here:
         server = here.server
         await asyncio.gather(*map(here.settle_in, (*WARM, *COLD)))
         known = {user: server.user(user) for user in WARM}
@@ -178,7 +178,7 @@ async def test_request_batching_keeps_calls_apart_and_counts_each_once(
 async def test_request_batching_is_not_limited_by_admission(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
-    async with house(monkeypatch, database_urls, redis_url, 3) as here:
+    async with held_server(monkeypatch, database_urls, redis_url, 3) as here:
         await here.settle_in("ann")
         await here.settle_in("bob")
         ann, bad = here.server.user("ann"), here.server.bearer("bad")
@@ -198,7 +198,7 @@ async def test_request_batching_is_not_limited_by_admission(
 async def test_request_batching_time_counts_against_the_deadline(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
-    async with house(monkeypatch, database_urls, redis_url) as here:
+    async with held_server(monkeypatch, database_urls, redis_url) as here:
         await here.settle_in("ann")
         here.hold()
         conn = await asyncpg.connect(database_urls.admin_url)
@@ -218,7 +218,7 @@ async def test_request_batching_time_counts_against_the_deadline(
 async def test_request_batching_serves_during_shutdown(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
-    async with house(monkeypatch, database_urls, redis_url) as here:
+    async with held_server(monkeypatch, database_urls, redis_url) as here:
         await here.settle_in("ann")
         ann, bob = here.server.user("ann"), here.server.user("bob")
         await ann(poll())
@@ -235,7 +235,7 @@ async def test_request_batching_serves_during_shutdown(
 async def test_request_batching_admission_counts_an_opening_stream(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
-    async with house(monkeypatch, database_urls, redis_url) as here:
+    async with held_server(monkeypatch, database_urls, redis_url) as here:
         await here.settle_in("ann")
         started = here.admission.started
         stream = here.server.user("ann").watch(device_id="phone")

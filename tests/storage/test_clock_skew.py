@@ -11,11 +11,12 @@ from syncbeat_server.directory.model import Platform, Preferences, QuietHours, R
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.storage.postgres.clock_skew import ClockSkew
 from syncbeat_server.storage.postgres.database import Database
+from tests.support.build import APP, make_directory, make_worker
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import START, FakeClock
-from tests.support.seed import APP, accept, directory, message
-from tests.support.workers import make_worker, running, until_shown
+from tests.support.seed import accept, message
+from tests.support.workers import running, until_shown
 
 pytestmark = pytest.mark.store
 
@@ -65,9 +66,9 @@ async def test_clock_skew_of_the_worker_does_not_shift_quiet_hours(
     clock = FakeClock()  # at 12:00, in the quiet hours
     await set_database(database_urls, datetime(2030, 1, 1, 11, tzinfo=UTC))
     registration = Registration(APP, "ann", "phone", Platform.ANDROID, "token", "UTC", "")
-    await directory(database).register(registration, "test", by_user=False)
+    await make_directory(database).register(registration, "test", by_user=False)
     wanted = Preferences(quiet_hours=QuietHours(11 * 60 + 30, 13 * 60, ""))
-    await directory(database).set_preferences(APP, "ann", wanted, by_user=False)
+    await make_directory(database).set_preferences(APP, "ann", wanted, by_user=False)
     sent = message()
     await accept(database, sent)
     async with running(make_worker(database, clock, ScriptedProvider())):

@@ -13,10 +13,11 @@ from syncbeat_server.push.store import queue
 from syncbeat_server.storage.postgres import database as database_module
 from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.sync.model import Activity, Cursor, NewChange
+from tests.support.build import APP, PHONE, SyncFeature
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import APP, accept, claim, couple, message, rows_of, value_of
-from tests.support.sync_house import PHONE, House, keys
+from tests.support.seed import accept, claim, couple, message, rows_of, value_of
+from tests.support.sync_streams import keys
 
 pytestmark = pytest.mark.store
 
@@ -58,31 +59,29 @@ async def test_database_default_of_others_changes_nothing(
     ):
         await couple(one)
         # Two processes publish to the same scopes, a batch after the other.
-        houses = [House(one, clock), House(two, clock)]
+        both = [SyncFeature(one, clock), SyncFeature(two, clock)]
         published = await asyncio.gather(
-            *(houses[n % 2].publisher.publish(publish(n, f"room-{n % 2}")) for n in range(120))
+            *(both[n % 2].publisher.publish(publish(n, f"room-{n % 2}")) for n in range(120))
         )
         for scope in ("room-0", "room-1"):
             sequences = sorted(p.sequences[0] for p in published if p.heads[0].scope == scope)
             assert sequences == list(range(1, 61))
-            page = await houses[0].page(Cursor(scope))
+            page = await both[0].page(Cursor(scope))
             assert len(keys(page)) == 3
         # What is one statement outside a transaction, from both at once.
-        await asyncio.gather(
-            *(houses[n % 2].service.report_activity(PHONE, Activity(), is_user=True) for n in range(40))
-        )
-        await asyncio.gather(*(_note(houses[n % 2], n) for n in range(10)))
+        await asyncio.gather(*(both[n % 2].service.report_activity(PHONE, Activity(), is_user=True) for n in range(40)))
+        await asyncio.gather(*(_note(both[n % 2], n) for n in range(10)))
         await accept(one, *(message() for _ in range(5)))
         assert len(await claim(two, "00000000-0000-0000-0000-000000000001")) == 5
         async with two.connection() as conn:
             await queue.release(conn, ["00000000-0000-0000-0000-000000000001"])
 
 
-async def _note(house: House, number: int) -> None:
-    state = await house.publish("key", scope="couple")
-    house.seen.note(PHONE, [state])
-    house.seen.note_fetched(PHONE, [state])
-    await house.seen.flush()
+async def _note(sync: SyncFeature, number: int) -> None:
+    state = await sync.publish("key", scope="couple")
+    sync.seen.note(PHONE, [state])
+    sync.seen.note_fetched(PHONE, [state])
+    await sync.seen.flush()
 
 
 async def test_database_default_isolation_does_not_apply_to_single_statements(database_urls: DatabaseUrls) -> None:

@@ -17,10 +17,7 @@ import pytest
 from syncbeat_server.directory import device_locks
 from syncbeat_server.directory import store as directory_store
 from syncbeat_server.directory.model import Device, Member, MemberRole
-from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimited
-from syncbeat_server.events.publish import Publisher
-from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, Finished, Reason, Target
 from syncbeat_server.push.policy.decisions import hold
@@ -33,23 +30,10 @@ from syncbeat_server.sync.store.changes import record_seen, report_activity
 from tests.events.test_publish import call
 from tests.events.test_user_lifecycle import until_waiting
 from tests.push.test_alerts import alert
+from tests.support.build import APP, make_directory, make_publisher, make_user_lifecycle
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import FakeClock, wait_until
-from tests.support.seed import (
-    APP,
-    EPOCH,
-    accept,
-    add_device,
-    add_members,
-    claim,
-    default_tuning,
-    directory,
-    message,
-    rows_of,
-    until,
-    value_of,
-    wake,
-)
+from tests.support.seed import EPOCH, accept, add_device, add_members, claim, message, rows_of, until, value_of, wake
 
 pytestmark = pytest.mark.store
 
@@ -80,9 +64,9 @@ class Everybody:
     def __init__(self, database: Database, clock: FakeClock) -> None:
         self.database = database
         self.clock = clock
-        self.publisher = Publisher(database, clock, default_tuning, lambda app_id, scope: None, lambda: None)
-        self.lifecycle = UserLifecycle(database, lambda app_id, user_id: None)
-        self.directory = directory(database)
+        self.publisher = make_publisher(database, clock)
+        self.lifecycle = make_user_lifecycle(database)
+        self.directory = make_directory(database)
         self.random = random.Random(7)
 
     def someone(self) -> str:
@@ -272,7 +256,7 @@ async def test_deadlock_free_device_deletion_during_accept(
             taken.set_result(await calls.enter_async_context(database.transaction()))
             await halves.holds(taken.result())
 
-        leaving = DirectoryService(database, cancel_waiting, lambda app, users: None, lambda app, users: None)
+        leaving = make_directory(database)
         left = asyncio.create_task(leaving.unregister(APP, "ann", "phone", by_user=True))
         conn = await taken
         await until_waiting(database)
@@ -298,7 +282,7 @@ async def test_deadlock_free_erasure_during_deletion(
     async with contextlib.AsyncExitStack() as calls:
         held = await calls.enter_async_context(database.transaction())
         await held.execute(lock, APP, both.notification_id)
-        erasing = asyncio.create_task(UserLifecycle(database, lambda app, user: None).delete(APP, "ann"))
+        erasing = asyncio.create_task(make_user_lifecycle(database).delete(APP, "ann"))
         await until_waiting(database)
         await accept(database, late)
         async with database.transaction() as forgetting:

@@ -24,9 +24,10 @@ from syncbeat_server.storage.postgres.database import (
     open_database,
     step_up,
 )
+from tests.support.build import APP
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import wait_until
-from tests.support.seed import APP, add_device, cut_connections, rows_of, until, value_of
+from tests.support.seed import add_device, cut_connections, rows_of, until, value_of
 
 pytestmark = pytest.mark.store
 

@@ -8,13 +8,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from syncbeat_server.clock import Clock
-from syncbeat_server.push.delivery.channel import Channel
-from syncbeat_server.push.delivery.flow_control import Gate
 from syncbeat_server.push.model import ClaimedDelivery, Outcome, Verdict
-from syncbeat_server.push.providers import Message, Provider
-from syncbeat_server.resilience.breaker import BreakerRule
-from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.push.providers import Message
+from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.storage.redis.token_bucket import Grant
 
 
@@ -62,11 +58,6 @@ class Unlimited:
         return Grant(wanted, 0.0)
 
 
-def channel(provider: Provider, clock: Clock, in_flight: int = 200, **fields: Any) -> Channel:
-    """An app's channel through a provider."""
-    return Channel(provider, Gate(in_flight, BreakerRule(), clock), "app:default", b"secret", **fields)
-
-
 class Streams:
     """Which users have a live stream."""
 
@@ -98,8 +89,8 @@ class SlowDatabase:
         return self._database.connection()
 
 
-class Refuses:
-    """A Database that fails with `error` as long as there is one, and counts how often it did."""
+class FailingDatabase:
+    """Wraps a Database: fails with `error` as long as there is one, and counts how often it did."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -122,3 +113,27 @@ class Refuses:
         if self.error is not None:
             self.refused += 1
             raise self.error
+
+
+class HeldDatabase:
+    """Wraps a Database: counts how often it is asked, and can hold back what it has answered."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.asked = 0
+        self.holding = 0
+        self.free = asyncio.Event()
+        self.free.set()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        self.asked += 1
+        async with self._database.connection() as conn:
+            yield conn
+        self.holding += 1
+        await self.free.wait()
+        self.holding -= 1
+
+    @property
+    def as_database(self) -> Database:
+        return cast(Database, self)

@@ -8,15 +8,16 @@ from typing import Any
 
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, ResetAll
 from syncbeat_server.sync.streams.firehose import FirehoseRequest
+from tests.support.build import APP, SyncFeature
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import wait_until
-from tests.support.seed import APP, rows_of
-from tests.support.sync_house import House, came, let_in, whole
+from tests.support.seed import rows_of
+from tests.support.sync_streams import came, let_in, whole
 
 
-async def pages_from(house: House, token: str) -> AsyncIterator[tuple[list[tuple[str, int]], str]]:
+async def pages_from(sync: SyncFeature, token: str) -> AsyncIterator[tuple[list[tuple[str, int]], str]]:
     """Between two checkpoints: the changes, and the token after them."""
-    events = house.firehose.watch(FirehoseRequest(APP, token, (), Activity(), 30.0, None, let_in))
+    events = sync.firehose.watch(FirehoseRequest(APP, token, (), Activity(), 30.0, None, let_in))
     changes: list[tuple[str, int]] = []
     try:
         async with asyncio.timeout(60):
@@ -30,15 +31,15 @@ async def pages_from(house: House, token: str) -> AsyncIterator[tuple[list[tuple
         await events.aclose()
 
 
-async def first_page(house: House, token: str) -> tuple[list[tuple[str, int]], str]:
-    async for page in pages_from(house, token):
+async def first_page(sync: SyncFeature, token: str) -> tuple[list[tuple[str, int]], str]:
+    async for page in pages_from(sync, token):
         return page
     raise AssertionError("there is no page")
 
 
-async def three_pages(house: House, token: str) -> AsyncIterator[tuple[list[tuple[str, int]], str]]:
+async def three_pages(sync: SyncFeature, token: str) -> AsyncIterator[tuple[list[tuple[str, int]], str]]:
     for _ in range(3):
-        page = await first_page(house, token)
+        page = await first_page(sync, token)
         token = page[1]
         yield page
 
@@ -56,17 +57,17 @@ async def add_rows(urls: DatabaseUrls, many: int, keys: int = 5) -> None:
     )
 
 
-async def reset_by(house: House, token: str) -> Any:
+async def reset_by(sync: SyncFeature, token: str) -> Any:
     """The answer to a token that cannot be gone on from; after it the stream brings all there is, and goes on."""
-    async with whole(house, token) as reader:
+    async with whole(sync, token) as reader:
         (reset,) = [event for event in reader.events if isinstance(event, ResetAll)]
-        there = await rows_of(house.database, "SELECT scope, sequence FROM changes ORDER BY scope, sequence")
+        there = await rows_of(sync.database, "SELECT scope, sequence FROM changes ORDER BY scope, sequence")
         await came(reader, *there)
         await wait_until(lambda: isinstance(reader.events[-1], Checkpoint))
         seen = reader.token
-        await house.publish("after the reset", scope="news")
+        await sync.publish("after the reset", scope="news")
         await wait_until(lambda: [scope for scope, _ in reader.places()[len(there) :]] == ["news"])
         assert reader.count(ResetAll) == 1
-    async with whole(house, seen) as reader:
+    async with whole(sync, seen) as reader:
         await wait_until(lambda: [scope for scope, _ in reader.places()] == ["news"])
     return reset

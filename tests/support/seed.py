@@ -11,9 +11,7 @@ from typing import Any
 import asyncpg
 
 from syncbeat_server.directory.model import Member, MemberRole, Platform, Registration
-from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.push import accept as push
-from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.model import (
     Accepted,
     ClaimedDelivery,
@@ -27,33 +25,24 @@ from syncbeat_server.push.model import (
 from syncbeat_server.push.store import notifications as notifications_store
 from syncbeat_server.push.store import queue
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
+from tests.support.build import APP, make_directory
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import FakeClock, wait_until
 
-APP = "default"
 EPOCH = "epoch-1"
 _MOMENT = datetime(2030, 1, 1, tzinfo=UTC)
 _numbers = itertools.count(1)
-
-
-def default_tuning(app_id: str) -> Tuning:
-    return DEFAULT_TUNING
-
-
-def directory(database: Database) -> DirectoryService:
-    return DirectoryService(database, cancel_waiting, lambda app_id, user_ids: None, lambda app_id, user_ids: None)
 
 
 async def add_device(database: Database, user_id: str, device_id: str = "phone", token: str | None = None) -> None:
     """Register a device, with a token of its own unless another is given ('' for none)."""
     known = f"token-of-{user_id}-{device_id}" if token is None else token
     registration = Registration(APP, user_id, device_id, Platform.ANDROID, known, "", "")
-    await directory(database).register(registration, "test", by_user=False)
+    await make_directory(database).register(registration, "test", by_user=False)
 
 
 async def add_members(database: Database, scope: str, *user_ids: str, role: MemberRole = MemberRole.WRITER) -> None:
-    await directory(database).add_members(APP, scope, [Member(scope, user_id, role) for user_id in user_ids])
+    await make_directory(database).add_members(APP, scope, [Member(scope, user_id, role) for user_id in user_ids])
 
 
 async def couple(database: Database, scope: str = "couple") -> None:

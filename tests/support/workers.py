@@ -1,42 +1,16 @@
-"""Delivery workers for tests: with a script for a provider and the fake clock."""
+"""Runs delivery workers, and waits for what becomes of deliveries."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
-from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks, WorkerRule
-from syncbeat_server.push.providers import Provider
+from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.redis.token_bucket import Allowance
-from tests.support.doubles import Streams, Unlimited, channel
 from tests.support.fake_clock import FakeClock, settle
-from tests.support.seed import APP, shown, until, value_of
-
-
-def make_worker(
-    database: Database,
-    clock: FakeClock,
-    provider: Provider,
-    *,
-    streams: Streams | None = None,
-    attempt_ended: Callable[[str], None] = lambda outcome: None,
-    in_flight: int = 200,
-    app: dict[str, Any] | None = None,
-    **rule: Any,
-) -> DeliveryWorker:
-    """A worker of the default app; `app` are fields of its channel, `rule` of the worker's."""
-    return DeliveryWorker(
-        database,
-        {APP: channel(provider, clock, in_flight, **(app or {}))},
-        (streams or Streams()).live,
-        cast(Allowance, Unlimited()),
-        WorkerRule(**rule),
-        clock,
-        WorkerHooks(attempt_ended=attempt_ended),
-    )
+from tests.support.seed import shown, until, value_of
 
 
 @asynccontextmanager

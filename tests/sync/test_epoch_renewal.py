@@ -14,15 +14,15 @@ from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.restore_detection import lineage
 from syncbeat_server.sync.feed import epoch_renewal
 from syncbeat_server.sync.feed.epoch_renewal import extent, renew_epochs
-from syncbeat_server.sync.hints.view_cache import Views
 from syncbeat_server.sync.model import Checkpoint, Cursor, Reset, ResetAll
-from syncbeat_server.sync.streams.head_sweep import LineageSweep, ViewSweep
+from syncbeat_server.sync.streams.head_sweep import LineageSweep
 from tests.push.test_delivery_queue import claimed_one
+from tests.support.build import PHONE, SyncFeature
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import FakeClock, wait_until
-from tests.support.seed import APP, accept, add_device, add_members, couple, rows_of, value_of, wake
-from tests.support.sync_house import PHONE, House, came, stream, tell, whole
-from tests.support.views_house import House as KeptHouse
+from tests.support.seed import accept, add_device, add_members, couple, rows_of, value_of, wake
+from tests.support.sync_streams import came, stream, tell, whole
+from tests.support.view_reads import move_head
 
 pytestmark = pytest.mark.store
 
@@ -32,89 +32,89 @@ RENEW = "UPDATE scopes SET epoch = 'another' WHERE scope = 'couple'"
 
 
 @pytest.fixture
-async def house(database: Database, clock: FakeClock) -> House:
+async def sync(database: Database, clock: FakeClock) -> SyncFeature:
     await couple(database)
-    return House(database, clock)
+    return SyncFeature(database, clock)
 
 
-async def fall_back(house: House) -> None:
+async def fall_back(sync: SyncFeature) -> None:
     """As a restore does: changes above 10 have never been."""
-    async with house.database.connection() as conn:
+    async with sync.database.connection() as conn:
         await conn.execute("DELETE FROM changes WHERE sequence > 10")
         await conn.execute(FALL)
 
 
-async def test_restore_hint_flags_a_cursor_ahead_of_the_head(house: House) -> None:
-    head = await house.publish(*(f"k{number}" for number in range(20)))
-    assert not (await house.hint(head)).changed
-    await fall_back(house)
-    hint = await house.hint(head)
+async def test_restore_hint_flags_a_cursor_ahead_of_the_head(sync: SyncFeature) -> None:
+    head = await sync.publish(*(f"k{number}" for number in range(20)))
+    assert not (await sync.hint(head)).changed
+    await fall_back(sync)
+    hint = await sync.hint(head)
     assert hint.changed
     assert hint.heads[0].sequence == 10
-    assert (await house.hint(Cursor("couple", "", 20))).changed, "without an epoch too"
-    assert not (await house.hint(head._replace(sequence=10))).changed
+    assert (await sync.hint(Cursor("couple", "", 20))).changed, "without an epoch too"
+    assert not (await sync.hint(head._replace(sequence=10))).changed
 
 
-async def test_restore_hint_flags_a_cursor_of_another_epoch(house: House) -> None:
-    head = await house.publish("a", "b")
+async def test_restore_hint_flags_a_cursor_of_another_epoch(sync: SyncFeature) -> None:
+    head = await sync.publish("a", "b")
     for sequence in (0, 1, 2, 3):
-        assert (await house.hint(head._replace(epoch="another", sequence=sequence))).changed
+        assert (await sync.hint(head._replace(epoch="another", sequence=sequence))).changed
 
 
 async def test_restore_invalidates_a_cached_view(database: Database, clock: FakeClock) -> None:
     await couple(database)
-    kept = KeptHouse(database, clock)
+    kept = SyncFeature(database, clock, cached_views=100)
     for _ in range(20):
-        await kept.move_head()
+        await move_head(kept)
     epoch = await value_of(database, "SELECT epoch FROM scopes WHERE scope = 'couple'")
-    assert not await kept.hint(Cursor("couple", epoch, 20))
+    assert not (await kept.hint(Cursor("couple", epoch, 20))).changed
     async with database.connection() as conn:
         await conn.execute(RENEW)
-    assert not await kept.hint(Cursor("couple", "another", 20)), "who knows another epoch has the view read"
-    await kept.sweep.sweep()
-    assert await kept.hint(Cursor("couple", epoch, 20)), "and the sweep has found it"
+    assert not (await kept.hint(Cursor("couple", "another", 20))).changed, "who knows another epoch has the view read"
+    await kept.view_sweep.sweep()
+    assert (await kept.hint(Cursor("couple", epoch, 20))).changed, "and the sweep has found it"
 
 
-async def test_restore_replaces_a_seen_cursor_of_before(house: House) -> None:
-    head = await house.publish(*(f"k{number}" for number in range(20)))
-    await house.hint(head)
-    await house.seen.flush()
-    await fall_back(house)
-    await house.publish("new")
-    assert (await house.hint(head._replace(sequence=11))).changed is False
-    await house.seen.flush()
-    assert await value_of(house.database, "SELECT sequence FROM device_cursors") == 11
+async def test_restore_replaces_a_seen_cursor_of_before(sync: SyncFeature) -> None:
+    head = await sync.publish(*(f"k{number}" for number in range(20)))
+    await sync.hint(head)
+    await sync.seen.flush()
+    await fall_back(sync)
+    await sync.publish("new")
+    assert (await sync.hint(head._replace(sequence=11))).changed is False
+    await sync.seen.flush()
+    assert await value_of(sync.database, "SELECT sequence FROM device_cursors") == 11
 
 
 @pytest.mark.parametrize("change", [FALL, RENEW])
-async def test_restore_resets_a_stream_by_the_next_sweep(house: House, change: str) -> None:
-    head = await house.publish(*(f"k{number}" for number in range(20)))
-    async with stream(house, head) as reader:
-        await house.sweep.sweep(5.0)
-        async with house.database.connection() as conn:
+async def test_restore_resets_a_stream_by_the_next_sweep(sync: SyncFeature, change: str) -> None:
+    head = await sync.publish(*(f"k{number}" for number in range(20)))
+    async with stream(sync, head) as reader:
+        await sync.head_sweep.sweep(5.0)
+        async with sync.database.connection() as conn:
             await conn.execute(change)
-        await house.sweep.sweep(5.0)
+        await sync.head_sweep.sweep(5.0)
         await wait_until(lambda: reader.count(Reset))
         reset = next(event for event in reader.events if isinstance(event, Reset))
         assert reset.head == Cursor("couple", *(("another", 20) if change == RENEW else (head.epoch, 10)))
-        await tell(house)
+        await tell(sync)
         await wait_until(lambda: reader.events[-1] is not reset)
         last = [event for event in reader.events if isinstance(event, Checkpoint)][-1]
         assert last.cursors == (reset.head,)
 
 
-async def test_new_epochs_reset_a_firehose_which_continues(house: House, clock: FakeClock) -> None:
-    async with whole(house) as reader:
-        await house.publish("a")
+async def test_new_epochs_reset_a_firehose_which_continues(sync: SyncFeature, clock: FakeClock) -> None:
+    async with whole(sync) as reader:
+        await sync.publish("a")
         await came(reader, ("couple", 1))
         old = reader.token
-        await renew_epochs(house.database, clock, None)
-        house.hub.look_everywhere(restored=True)
+        await renew_epochs(sync.database, clock, None)
+        sync.hub.look_everywhere(restored=True)
         await came(reader, ("couple", 1), ("couple", 1))
         assert reader.count(ResetAll) == 1
-        await house.publish("b")
+        await sync.publish("b")
         await came(reader, ("couple", 1), ("couple", 1), ("couple", 2))
-    async with whole(house, old) as reader:
+    async with whole(sync, old) as reader:
         await wait_until(lambda: reader.count(ResetAll), what="its token is of before")
         await came(reader, ("couple", 1), ("couple", 2))
 
@@ -136,8 +136,8 @@ async def test_restore_detection_by_lineage(database: Database, database_urls: D
 
 async def test_restore_to_an_earlier_transaction_clears_the_view_cache(database: Database, clock: FakeClock) -> None:
     await couple(database)
-    views = Views(database, clock, lambda: True, 10)
-    sweep = ViewSweep(database, views, clock, [APP])
+    sync = SyncFeature(database, clock, cached_views=10)
+    views, sweep = sync.views, sync.view_sweep
     await sweep.sweep()
     await views.read(PHONE)
     await sweep.sweep()
@@ -172,8 +172,8 @@ async def test_new_epochs_are_begun_in_pages_and_differ_per_run(
 
 
 async def test_new_epochs_treat_changes_of_another_cluster_as_old(database: Database, clock: FakeClock) -> None:
-    house = House(database, clock)
-    await house.publish("restored", "ours", scope="couple")
+    sync = SyncFeature(database, clock)
+    await sync.publish("restored", "ours", scope="couple")
     async with database.connection() as conn:
         await conn.execute("UPDATE changes SET xid = '9000000000' WHERE key = 'restored'")
     await renew_epochs(database, clock, None)

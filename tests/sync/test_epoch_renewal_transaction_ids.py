@@ -12,10 +12,10 @@ from syncbeat_server.errors import Overloaded
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.feed import epoch_renewal
 from syncbeat_server.sync.feed.epoch_renewal import renew_epochs
+from tests.support.build import SyncFeature
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.seed import couple, rows_of, value_of
-from tests.support.sync_house import House
 
 pytestmark = pytest.mark.store
 
@@ -23,9 +23,9 @@ FAR = 4_611_686_018_427_387_905
 
 
 @pytest.fixture
-async def house(database: Database, clock: FakeClock) -> House:
+async def sync(database: Database, clock: FakeClock) -> SyncFeature:
     await couple(database)
-    return House(database, clock)
+    return SyncFeature(database, clock)
 
 
 async def fill(urls: DatabaseUrls, scopes: int, keys: int, app: str = "default") -> None:
@@ -42,7 +42,7 @@ async def fill(urls: DatabaseUrls, scopes: int, keys: int, app: str = "default")
 
 
 async def test_new_epochs_rewrite_restored_changes_in_bounded_batches(
-    house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+    sync: SyncFeature, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(epoch_renewal, "ROWS", 1_000)
     await fill(database_urls, 100, 120)
@@ -56,10 +56,10 @@ async def test_new_epochs_rewrite_restored_changes_in_bounded_batches(
         """CREATE TRIGGER note_written AFTER UPDATE ON changes REFERENCING NEW TABLE AS fresh
            FOR EACH STATEMENT EXECUTE FUNCTION note_written()""",
     )
-    assert (await renew_epochs(house.database, house.clock, "other"))[0] == 10
-    assert await left(house) == 12_000, "the other app's are its own affair"
-    assert (await renew_epochs(house.database, house.clock, None))[0] == 111
-    assert await left(house) == 0
+    assert (await renew_epochs(sync.database, sync.clock, "other"))[0] == 10
+    assert await left(sync) == 12_000, "the other app's are its own affair"
+    assert (await renew_epochs(sync.database, sync.clock, None))[0] == 111
+    assert await left(sync) == 0
     conn = await asyncpg.connect(database_urls.admin_url)
     sizes = [row["rows"] for row in await conn.fetch("SELECT rows FROM written WHERE rows > 0")]
     await conn.close()
@@ -67,42 +67,42 @@ async def test_new_epochs_rewrite_restored_changes_in_bounded_batches(
 
 
 async def test_new_epochs_find_restored_changes_whose_number_comes_up(
-    house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+    sync: SyncFeature, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(epoch_renewal, "ROWS", 1)
     await fill(database_urls, 1, 30)
     await run_sql(
         database_urls.admin_url, "UPDATE changes SET xid = (pg_current_xact_id()::text::bigint + 20)::text::xid8"
     )
-    await renew_epochs(house.database, house.clock, None)
-    assert await rows_of(house.database, "SELECT DISTINCT xid::text FROM changes") == [("0",)]
+    await renew_epochs(sync.database, sync.clock, None)
+    assert await rows_of(sync.database, "SELECT DISTINCT xid::text FROM changes") == [("0",)]
 
 
 async def test_new_epochs_spare_concurrent_writes_and_wait_for_no_lock(
-    house: House, database_urls: DatabaseUrls
+    sync: SyncFeature, database_urls: DatabaseUrls
 ) -> None:
     await fill(database_urls, 2, 3)
     holder = await asyncpg.connect(database_urls.admin_url)
     try:
         await holder.execute("BEGIN; SELECT FROM changes WHERE scope = 's1' AND key IN ('k1', 'k2') FOR UPDATE")
-        running = asyncio.ensure_future(renew_epochs(house.database, house.clock, None))
-        await wait_until(lambda: house.clock.sleepers)
-        assert await left(house) == 2
-        await house.publish("k1", "new", scope="s2")
+        running = asyncio.ensure_future(renew_epochs(sync.database, sync.clock, None))
+        await wait_until(lambda: sync.clock.sleepers)
+        assert await left(sync) == 2
+        await sync.publish("k1", "new", scope="s2")
         await holder.execute(
             "UPDATE changes SET sequence = 4, xid = pg_current_xact_id() WHERE scope = 's1' AND key = 'k1'; COMMIT"
         )
         while not running.done():
-            await house.clock.advance(1.0)
+            await sync.clock.advance(1.0)
         await running
     finally:
         await holder.close()
-    ours = await rows_of(house.database, "SELECT scope, key FROM changes WHERE xid > '0' ORDER BY scope, key")
+    ours = await rows_of(sync.database, "SELECT scope, key FROM changes WHERE xid > '0' ORDER BY scope, key")
     assert ours == [("s1", "k1"), ("s2", "k1"), ("s2", "new")]
 
 
 async def test_new_epochs_give_up_on_a_change_that_stays_locked(
-    house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+    sync: SyncFeature, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(epoch_renewal, "_TRIES", 2)
     monkeypatch.setattr(epoch_renewal, "_PAUSE_S", 0.0)
@@ -111,11 +111,11 @@ async def test_new_epochs_give_up_on_a_change_that_stays_locked(
     try:
         await holder.execute("BEGIN; SELECT FROM changes WHERE key = 'k1' FOR UPDATE")
         with pytest.raises(Overloaded):
-            await renew_epochs(house.database, SystemClock(), None)
+            await renew_epochs(sync.database, SystemClock(), None)
     finally:
         await holder.close()
 
 
-async def left(house: House) -> int:
+async def left(sync: SyncFeature) -> int:
     """How many changes have a number that this cluster does not come to."""
-    return int(await value_of(house.database, f"SELECT count(*) FROM changes WHERE xid = '{FAR}'"))
+    return int(await value_of(sync.database, f"SELECT count(*) FROM changes WHERE xid = '{FAR}'"))

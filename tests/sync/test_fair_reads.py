@@ -10,22 +10,23 @@ from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.feed import reader
 from syncbeat_server.sync.feed.reader import PAGE_OCTETS, _Ask, _in_turns
 from syncbeat_server.sync.model import Cursor
+from tests.support.build import APP, SyncFeature
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import APP, add_members, couple
-from tests.support.sync_house import House, keys
+from tests.support.seed import add_members, couple
+from tests.support.sync_streams import keys
 from tests.sync.test_page_sizes import KIB, fill, octets_of
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
 
 @pytest.fixture
-async def house(database: Database, clock: FakeClock) -> House:
+async def sync(database: Database, clock: FakeClock) -> SyncFeature:
     await couple(database)
-    house = House(database, clock)
+    sync = SyncFeature(database, clock)
     for scope, user_id in (("much", "ann"), ("also much", "eve"), ("little", "dan")):
-        await fill(house, 8 if "much" in scope else 1, 250 * KIB if "much" in scope else 100, scope)
+        await fill(sync, 8 if "much" in scope else 1, 250 * KIB if "much" in scope else 100, scope)
         await add_members(database, scope, user_id)
-    return house
+    return sync
 
 
 def ask(user_id: str | None, passed_over: int = 0, app_id: str = APP) -> _Ask:
@@ -48,13 +49,13 @@ def test_fair_reads_serve_the_least_recently_served_first() -> None:
 
 
 @pytest.mark.parametrize("scope", ["much", "also much"])
-async def test_fair_reads_of_many_large_lists_alternate_with_one(house: House, scope: str) -> None:
+async def test_fair_reads_of_many_large_lists_alternate_with_one(sync: SyncFeature, scope: str) -> None:
     """Both lists of the same feed and of others, by somebody else."""
-    await add_members(house.database, "much", "eve")
+    await add_members(sync.database, "much", "eve")
     answered: list[str] = []
 
     async def read(user_id: str, scope: str) -> None:
-        (page,) = await house.reader.pages(APP, user_id, [Cursor(scope)], 100)
+        (page,) = await sync.reader.pages(APP, user_id, [Cursor(scope)], 100)
         assert page is not None
         assert keys(page)
         answered.append(user_id)
@@ -65,9 +66,11 @@ async def test_fair_reads_of_many_large_lists_alternate_with_one(house: House, s
     assert answered.index("eve") <= 4, answered[:10]
 
 
-async def test_fair_reads_of_one_caller_in_a_batch_fit_a_page(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fair_reads_of_one_caller_in_a_batch_fit_a_page(
+    sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batches: list[int] = []
-    read = house.reader._read_pages
+    read = sync.reader._read_pages
 
     async def noted(asks: list[_Ask]) -> list[reader._Pages | None]:
         answers = list(await read(asks))
@@ -75,17 +78,17 @@ async def test_fair_reads_of_one_caller_in_a_batch_fit_a_page(house: House, monk
         batches.append(sum(octets_of(page.changes) for page in told))
         return answers
 
-    monkeypatch.setattr(house.reader._pages, "_work", noted)
-    pages = await asyncio.gather(*(house.reader.pages(APP, "ann", [Cursor("much")], 100) for _ in range(20)))
+    monkeypatch.setattr(sync.reader._pages, "_work", noted)
+    pages = await asyncio.gather(*(sync.reader.pages(APP, "ann", [Cursor("much")], 100) for _ in range(20)))
     assert {len(page.changes) for of_one in pages for page in of_one if page is not None} == {5}
     assert max(batches) <= PAGE_OCTETS
     assert len(batches) == 20
 
 
-async def test_fair_reads_large_answers_yield_the_loop(house: House) -> None:
+async def test_fair_reads_large_answers_yield_the_loop(sync: SyncFeature) -> None:
     """Those of many callers to whom one read brought the same page: each is put on the wire by itself."""
     users = [f"user-{n}" for n in range(20)]
-    await add_members(house.database, "much", *users)
+    await add_members(sync.database, "much", *users)
     turns: list[int] = []
     turn = 0
     done = asyncio.Event()
@@ -97,7 +100,7 @@ async def test_fair_reads_large_answers_yield_the_loop(house: House) -> None:
             await asyncio.sleep(0)
 
     async def read(user_id: str) -> None:
-        await house.reader.pages(APP, user_id, [Cursor("much")], 100)
+        await sync.reader.pages(APP, user_id, [Cursor("much")], 100)
         turns.append(turn)
 
     counting = asyncio.ensure_future(count())

@@ -15,8 +15,9 @@ from syncbeat_server.sync.model import NewChange, Signal
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.scope_signal import signal_after_change, unchanged
 from syncbeat_server.sync.store import changes
+from tests.support.build import APP
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import APP, rows_of, value_of
+from tests.support.seed import rows_of, value_of
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 

@@ -15,9 +15,10 @@ from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.content.merge_patch import apply
 from syncbeat_server.sync.model import NewChange
 from tests.events.test_publish import call, together
+from tests.support.build import APP, make_directory, make_publisher
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import FakeClock, wait_until
-from tests.support.seed import APP, add_members, default_tuning, directory, rows_of, value_of
+from tests.support.seed import add_members, rows_of, value_of
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -36,7 +37,7 @@ COUNTING = (
 
 @pytest.fixture
 async def publisher(database: Database, clock: FakeClock) -> Publisher:
-    return Publisher(database, clock, default_tuning, lambda app_id, scope: None, lambda: None)
+    return make_publisher(database, clock)
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ async def test_writer_removed_after_its_changes_leaves_none(
 
 async def test_writer_removed_while_publishing_is_denied(database: Database, publisher: Publisher) -> None:
     outcomes = Counter[str]()
-    service = directory(database)
+    service = make_directory(database)
     await add_members(database, "couple", "ann")
 
     async def publish(name: str) -> None:

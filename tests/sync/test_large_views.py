@@ -12,9 +12,10 @@ from syncbeat_server.sync.hints import view_cache
 from syncbeat_server.sync.model import DeviceKey
 from syncbeat_server.sync.store import changes
 from syncbeat_server.sync.store.changes import DeviceView
+from tests.support.build import APP, PHONE, SyncFeature
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import APP, add_device, couple, value_of
-from tests.support.views_house import BOBS, PHONE, House
+from tests.support.seed import add_device, couple, value_of
+from tests.support.view_reads import BOBS, heads, read_view
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 SCOPES = 300
@@ -42,10 +43,10 @@ async def plant(database: Database, devices: Sequence[DeviceKey]) -> None:
 
 
 @pytest.fixture
-async def house(database: Database, clock: FakeClock) -> House:
+async def sync(database: Database, clock: FakeClock) -> SyncFeature:
     await couple(database)
     await plant(database, [PHONE])
-    return House(database, clock, size=1_000)
+    return SyncFeature(database, clock, cached_views=1_000)
 
 
 class Statements:
@@ -64,16 +65,16 @@ class Statements:
 
 
 async def test_view_cache_reads_large_views_apart_and_few_at_once(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     phones = [PHONE._replace(device_id=f"phone-{n}") for n in range(20)]
     for phone in phones:
-        await add_device(house.database, "ann", phone.device_id)
-    house.listening = False  # each is read
+        await add_device(sync.database, "ann", phone.device_id)
+    sync.listening = False  # each is read
     statements = Statements(monkeypatch)
     for round_ in range(2):
         statements.told.clear()
-        found = await asyncio.gather(*(house.views.read(device) for device in (*phones, BOBS)))
+        found = await asyncio.gather(*(sync.views.read(device) for device in (*phones, BOBS)))
         assert [len(view.scopes) for view in found if view is not None] == [SCOPES + 1] * 20 + [1]
         assert not any(view.more_scopes for view in found if view is not None)
         (others,) = [devices for devices, _ in statements.told if BOBS in devices]
@@ -82,21 +83,23 @@ async def test_view_cache_reads_large_views_apart_and_few_at_once(
         assert max(large) <= view_cache._LARGE_AT_ONCE * (SCOPES + 1)
 
 
-async def test_view_cache_reads_a_shrunk_view_with_the_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.listening = False
-    await house.asked_for(PHONE)
-    async with house.database.connection() as conn:
+async def test_view_cache_reads_a_shrunk_view_with_the_others(
+    sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync.listening = False
+    await read_view(sync, PHONE)
+    async with sync.database.connection() as conn:
         await conn.execute("DELETE FROM scope_members WHERE user_id = 'ann' AND scope <> 'couple'")
     statements = Statements(monkeypatch)
     for _ in range(2):
-        assert await house.heads(PHONE) == {"couple": 0}
-    await asyncio.gather(house.views.read(PHONE), house.views.read(BOBS))
+        assert await heads(sync, PHONE) == {"couple": 0}
+    await asyncio.gather(sync.views.read(PHONE), sync.views.read(BOBS))
     assert statements.told[-1] == ([PHONE, BOBS], 2)
 
 
-async def test_view_cache_looks_up_cursors_of_large_views_singly(house: House) -> None:
+async def test_view_cache_looks_up_cursors_of_large_views_singly(sync: SyncFeature) -> None:
     """Without statistics of the table each scope's was looked for among all of the device's."""
-    async with house.database.transaction() as conn:
+    async with sync.database.transaction() as conn:
         (view,) = await changes.device_views(conn, [PHONE])
         looked_at = await conn.fetchval(
             "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'device_cursors'"
@@ -104,4 +107,4 @@ async def test_view_cache_looks_up_cursors_of_large_views_singly(house: House) -
     assert view is not None
     assert len(view.seen) == SCOPES
     assert looked_at == SCOPES
-    assert await value_of(house.database, "SELECT count(*) FROM device_cursors") == SCOPES
+    assert await value_of(sync.database, "SELECT count(*) FROM device_cursors") == SCOPES

@@ -24,9 +24,9 @@ from syncbeat_server.sync.store import app_tuning
 from syncbeat_server.sync.tuning.hint_recorder import sampled
 from syncbeat_server.sync.tuning.nightly_fit import NightlyFit, fit_in_child
 from syncbeat_server.sync.tuning.price_updates import Aim, Learning
+from tests.support.build import APP
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import APP
 
 pytestmark = pytest.mark.store
 

@@ -44,7 +44,7 @@ async def others_urls(
 
 @asynccontextmanager
 async def process(urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Process]:
-    """What a process of the database's deployment has open."""
+    """Return what a process of the database's deployment has open."""
     settings = load_settings({"SYNCBEAT_DATABASE_POOL_SIZE": "2"}, env_file=None)
     async with opened(settings, Stores(urls.app_url, redis_url), Ending(1.0)) as one:
         yield one

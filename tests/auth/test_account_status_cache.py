@@ -1,4 +1,4 @@
-"""How callers stand: looked up together, kept for a minute, and forgotten when told so."""
+"""Tests the cache of account statuses: looked up together, kept for a minute, and forgotten when told so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""None of the forged tokens is let in, each is refused at once, and no message repeats any of it."""
+"""Tests that each forged token is refused at once, and that no message repeats any of it."""
 
 from __future__ import annotations
 

@@ -58,13 +58,13 @@ WHO_AM_I = directory_service_pb2.ListDevicesRequest()
 
 
 async def told(caller: Caller, request: Message) -> tuple[str, str] | None:
-    """How a call is refused; None when it is answered."""
+    """Return how a call is refused; None when it is answered."""
     refusal = await caller.outcome(METHODS[request.DESCRIPTOR.name], request.SerializeToString())
     return None if refusal is None else refusal.told
 
 
 async def outcome(server: Server, tokens: Any) -> tuple[str, str] | None:
-    """How a call with the access token is refused; None when it is let in."""
+    """Return how a call with the access token is refused; None when it is let in."""
     return await told(server.bearer(tokens.access_token), WHO_AM_I)
 
 
@@ -117,7 +117,7 @@ async def test_refresh_token_reuse_shuts_out_thief_and_owner_on_every_server(pai
 
 
 async def end_of(stream: Any) -> tuple[float, tuple[str, str]]:
-    """When a stream ended, and how."""
+    """Return when a stream ended, and how."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stream.until(lambda *_: False)
     return time.monotonic(), refusal_of(caught.value).told

@@ -1,4 +1,4 @@
-"""Which tokens are dead, and what becomes of a refresh token."""
+"""Tests which tokens are dead, and what becomes of a refresh token."""
 
 from __future__ import annotations
 

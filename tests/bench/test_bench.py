@@ -1,4 +1,4 @@
-"""What the bench prints, and the frames it sends."""
+"""Tests what the bench prints, and the frames it sends."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.process
 
 
 def writing_to(output: IO[bytes], arguments: str, unbuffered: str) -> tuple[int, str]:
-    """What becomes of a command whose output goes there: its exit status, and what it says."""
+    """Return what becomes of a command whose output goes there: its exit status, and what it says."""
     done = subprocess.run(
         [sys.executable, "-m", "syncbeat_server.cli", *arguments.split()],
         env={**os.environ, "PYTHONUNBUFFERED": unbuffered},

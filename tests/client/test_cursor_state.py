@@ -16,7 +16,7 @@ def at(sequence: int, epoch: str = "e") -> core_pb2.ScopeCursor:
 
 
 def asks(feeds: Feeds, head: core_pb2.ScopeCursor) -> bool:
-    """Whether this head has the scope listed; the list finds nothing new."""
+    """Return whether this head has the scope listed; the list finds nothing new."""
     feeds.compare([head])
     want = feeds.wanted.get("s")
     if want is None:

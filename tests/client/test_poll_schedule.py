@@ -1,4 +1,4 @@
-"""What the client's `SmartSync` reckons with: delays, cursors and the clock that counts suspended time."""
+"""Tests the poll schedule of the client's `SmartSync`: delays, cursors and the clock that counts suspended time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever the clock and the server do, no two polls of `SmartSync` are closer than the server told."""
+"""Tests that no two polls of `SmartSync` are closer than the server told, whatever the clock and the server do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ moves = st.one_of(
 
 @dataclass(frozen=True)
 class Poll:
-    """When one came, in true seconds, and what it was answered. `is_due`: nothing but the hint was its reason."""
+    """Records when a poll came, in true seconds, and its answer. `is_due`: nothing but the hint was its reason."""
 
     at: float
     answer: float | Refusal

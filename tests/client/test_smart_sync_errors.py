@@ -1,4 +1,4 @@
-"""What ends SmartSync, and what does not."""
+"""Tests what ends SmartSync, and what does not."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.rpc
 
 
 class Store:
-    """What an app keeps: the cursors in the same place as what they stand for."""
+    """Records what an app keeps: the cursors in the same place as what they stand for."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, object]] = {}

@@ -92,7 +92,7 @@ async def keys(watch: Watch, last: str, on: Callable[[str], None] = lambda key: 
 
 
 async def soon(reading: Awaitable[list[str]]) -> list[str]:
-    """What is read, when all that it waits for has been done: what servers take to start is not counted."""
+    """Return what is read, when all that it waits for has been done: what servers take to start is not counted."""
     return await asyncio.wait_for(reading, WAIT_S)
 
 

@@ -86,7 +86,7 @@ def work_s() -> float:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether each has ended; who reaps it does not matter."""
+    """Return whether each has ended; who reaps it does not matter."""
     for process in processes:
         try:
             if process.status() != psutil.STATUS_ZOMBIE:

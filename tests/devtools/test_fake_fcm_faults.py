@@ -1,4 +1,4 @@
-"""What can be made to go wrong with the fake FCM."""
+"""Tests what can be made to go wrong with the fake FCM."""
 
 from __future__ import annotations
 

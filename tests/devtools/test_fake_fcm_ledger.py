@@ -1,4 +1,4 @@
-"""What the fake FCM keeps of the messages it accepted, and shows of them."""
+"""Tests what the fake FCM keeps of the messages it accepted, and shows of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the fake FCM starts and ends, and what it leaves behind."""
+"""Tests how the fake FCM starts and ends, and what it leaves behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the fake FCM takes and refuses as a message."""
+"""Tests what the fake FCM takes and refuses as a message."""
 
 from __future__ import annotations
 

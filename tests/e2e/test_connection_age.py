@@ -99,7 +99,7 @@ class Load:
 
 
 def connected(relay: Relay) -> Counter[str]:
-    """How many connections each server has."""
+    """Return how many connections each server has."""
     return Counter(path.target for path in relay.paths if path.is_open)
 
 

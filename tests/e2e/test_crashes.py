@@ -54,7 +54,7 @@ def sending(number: int) -> push_service_pb2.SendNotificationRequest:
 
 
 async def all_sent(backend: SyncbeatClient, count: int) -> bool:
-    """Whether that many deliveries, and no others, came to be SENT."""
+    """Return whether that many deliveries, and no others, came to be SENT."""
 
     async def sent() -> bool:
         return await states(backend) == {"SENT": count}

@@ -1,4 +1,4 @@
-"""Whatever dies, stops or forgets: what was accepted is delivered, by who holds the lease, and shown once."""
+"""Tests histories: what was accepted is delivered, by who holds the lease, and shown once, whatever dies or stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server writes while its database is away and everybody calls: each cause once, and how often it came."""
+"""Tests what a server writes while its database is away and everybody calls: each cause once, and how often it came."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ async def said(process: Process, event: str, times: int = 1) -> None:
 
 
 def lines(process: Process, event: str) -> list[dict[str, object]]:
-    """What a process logged of an event."""
+    """Return what a process logged of an event."""
     logged = [json.loads(line) for line in process.log_text().splitlines() if line.startswith("{")]
     return [line for line in logged if line["event"] == event]
 

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
 
 class Told:
-    """What the rest of the process is told after a commit."""
+    """Records what the rest of the process is told after a commit."""
 
     def __init__(self) -> None:
         self.changed: list[tuple[str, str]] = []

@@ -47,7 +47,7 @@ _numbers = itertools.count(1)
 
 
 class Told:
-    """Who the rest of the process was told of."""
+    """Records who the rest of the process was told of."""
 
     def __init__(self) -> None:
         self.users: list[tuple[str, str]] = []
@@ -111,7 +111,7 @@ async def furnish(database: Database, *user_ids: str) -> None:
 
 
 async def rows_naming(urls: DatabaseUrls, user_id: str) -> dict[str, int]:
-    """How many rows name a user, of each table that can."""
+    """Return how many rows name a user, of each table that can."""
     conn = await asyncpg.connect(urls.admin_url)
     try:
         columns = await conn.fetch(

@@ -41,7 +41,7 @@ def send(*user_ids: str) -> push_service_pb2.SendNotificationRequest:
 
 
 async def naming(server: Server, user_id: str) -> dict[str, int]:
-    """In how many rows of each table, whichever there are, a user stands in any column."""
+    """Count the rows of each table in which a user stands in any column."""
     conn = await asyncpg.connect(server.urls.admin_url)
     try:
         columns = await conn.fetch(

@@ -1,4 +1,4 @@
-"""Where settings come from: whatever stands in their files, a sentence tells what is wrong, without a secret in it."""
+"""Tests where settings come from: a sentence tells what is wrong with their files, without a secret in it."""
 
 from __future__ import annotations
 

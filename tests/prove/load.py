@@ -19,7 +19,7 @@ _MAX_TRIES = 200
 
 @dataclass
 class Promises:
-    """What callers were answered."""
+    """Records what callers were answered."""
 
     notifications: dict[str, str] = field(default_factory=dict)
     changes: dict[str, list[int]] = field(default_factory=dict)

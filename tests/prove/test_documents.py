@@ -39,7 +39,7 @@ async def timed_ms(call: Awaitable[object]) -> float:
 
 
 async def others_ms(clients: list[SyncbeatClient]) -> list[float]:
-    """What each call of the others takes in a round: they publish, list and poll at a steady pace."""
+    """Return what each call of the others takes in a round: they publish, list and poll at a steady pace."""
     clock = SystemClock()
     until = clock.monotonic() + ROUND_S
 

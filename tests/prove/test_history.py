@@ -29,7 +29,7 @@ FAULTS = {"accepted-503": 0.05, "accepted-reset": 0.03, "503": 0.03, "reset": 0.
 
 
 async def _pause(stage: Stage, urls: DatabaseUrls) -> None:
-    """Who holds leases stops for longer than they last."""
+    """Stop who holds leases for longer than they last."""
     holder = 0
 
     async def held() -> bool:

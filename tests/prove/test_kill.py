@@ -103,7 +103,7 @@ async def test_crash_loop_loses_nothing_and_shows_nothing_twice(
 
 
 async def _gaps(opened: list[tuple[SyncbeatClient, StreamingDevice]], promises: Promises) -> int:
-    """How many changes were not seen exactly once, in order, by the stream of their scope's only member."""
+    """Return how many changes were not seen exactly once, in order, by the stream of their scope's only member."""
     gaps = 0
     for number, (_, device) in enumerate(opened):
         expected = promises.changes[f"scope-{number}"]

@@ -25,7 +25,7 @@ DEVICES = directory_service_pb2.ListDevicesRequest()
 
 
 async def outcome(call: Any) -> Any:
-    """What a call answers, or the reason that it is refused for."""
+    """Return what a call answers, or the reason that it is refused for."""
     try:
         return await call
     except grpc.aio.AioRpcError as error:
@@ -51,7 +51,7 @@ class Pair:
         return await outcome(client.directory.ListDevices(DEVICES, metadata=metadata))
 
     async def alive(self, tokens: list[Any]) -> int:
-        """How many of these tokens are good for anything on either server."""
+        """Return how many of these tokens are good for anything on either server."""
         calls = [self.use(client, one.access_token) for one in tokens for client in self.public]
         calls += [self.refresh(client, one.refresh_token) for one in tokens for client in self.public]
         return sum(not isinstance(answer, str) for answer in await asyncio.gather(*calls))

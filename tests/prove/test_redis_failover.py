@@ -80,7 +80,7 @@ class Fleet:
         assert await device.wait_open()
 
     async def hear_each_other(self) -> bool:
-        """Whether each server hears the other's answer, which comes through Redis."""
+        """Return whether each server hears the other's answer, which comes through Redis."""
         try:
             answers = [
                 await client.auth.GetTokenCacheStats(auth_service_pb2.GetTokenCacheStatsRequest(), timeout=5)
@@ -91,7 +91,7 @@ class Fleet:
         return all(len(answer.processes) == 2 for answer in answers)
 
     async def works_with(self, primary: Valkey, user: str, since: float) -> bool:
-        """Whether wake-ups, presence (of a user whose stream is new) and rates (taken since then) work, on this one."""
+        """Return whether wake-ups, presence (of a user whose stream is new) and rates (taken since) work on this one."""
         try:
             with primary.client() as client:
                 present = any(user.encode() in key for key in client.scan_iter("*streams:*", count=1_000))
@@ -216,6 +216,6 @@ async def test_redis_failover_by_address_is_followed(
 
 
 def _callers(valkey: Valkey) -> int:
-    """How many connections give it commands, beside the one that asks; those that listen hear its primary too."""
+    """Count connections that give it commands, beside the one that asks; those that listen hear its primary too."""
     with valkey.client() as client:
         return len(client.client_list(_type="normal")) - 1

@@ -167,7 +167,7 @@ async def test_dedupe_trailing_delivery_that_is_late_still_merges(database: Data
 
 
 async def outcome(database: Database, calls: list[NewNotification]) -> tuple[list[str], list[tuple[object, ...]]]:
-    """What the calls came to, by their numbers instead of their ids."""
+    """Return what the calls came to, by their numbers instead of their ids."""
     number = {call.notification_id: index for index, call in enumerate(calls)}
     found = await rows_of(
         database,

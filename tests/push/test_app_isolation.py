@@ -1,4 +1,4 @@
-"""What one app does, or its provider does not, is not felt by another; and what else wakes a worker."""
+"""Tests that no app feels what another does, or its provider does not; and what else wakes a worker."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Flood(ScriptedProvider):
         self._most = self._until = most
 
     def sends_more_than(self, count: int) -> bool:
-        """Whether it goes on."""
+        """Return whether it goes on."""
         return len(self.asked) > count
 
     def go_on(self) -> None:
@@ -50,7 +50,7 @@ class Flood(ScriptedProvider):
 
 
 class Arrivals(ScriptedProvider):
-    """How many of the flood's messages were sent before each of its own."""
+    """Records how many of the flood's messages were sent before each of its own."""
 
     def __init__(self, flood: ScriptedProvider) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Arrivals(ScriptedProvider):
         self.at: list[int] = []
 
     def came(self, count: int) -> bool:
-        """Whether so many have come."""
+        """Return whether so many have come."""
         return len(self.at) >= count
 
     async def send(self, message: Message) -> Outcome:

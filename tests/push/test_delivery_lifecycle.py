@@ -1,4 +1,4 @@
-"""What callers and devices do to deliveries that were accepted, and what is forgotten in the end."""
+"""Tests what callers and devices do to deliveries that were accepted, and what is forgotten in the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a delivery before and after an attempt."""
+"""Tests what becomes of a delivery before and after an attempt."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Watching:
         self._call = open_stream(request.SerializeToString(), metadata=caller.metadata, timeout=60)
 
     async def until(self, *expected: str) -> list[str]:
-        """What was told until the last told state of each delivery is as expected."""
+        """Return what was told until the last told state of each delivery is as expected."""
         latest: dict[str, str] = {}
         told: list[str] = []
         async with asyncio.timeout(DEADLINE_S):
@@ -102,7 +102,7 @@ class Watching:
         return told
 
     async def ended(self) -> bool:
-        """Whether it ends by itself."""
+        """Return whether it ends by itself."""
         async with asyncio.timeout(DEADLINE_S):
             while (await self._call.read()) is not grpc.aio.EOF:
                 pass

@@ -1,4 +1,4 @@
-"""What the provider's words, and age, make of registration tokens."""
+"""Tests the removal of registration tokens: by the provider's answers, within limits, and by age."""
 
 from __future__ import annotations
 

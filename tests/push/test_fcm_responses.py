@@ -1,4 +1,4 @@
-"""What the FCM provider makes of answers that a proxy may have had its hands on, each written byte by byte."""
+"""Tests the FCM provider on answers that a proxy may have had its hands on, each written byte by byte."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_retry_after_counts_up_to_an_hour_and_nonsense_is_none(
 
 
 def gzipped(text: bytes) -> bytes:
-    """What gzip makes of it, always the same: a test's name holds it, and is the same in all processes."""
+    """Return what gzip makes of it, always the same: a test's name holds it, and is the same in all processes."""
     return gzip.compress(text, mtime=0)
 
 

@@ -1,4 +1,4 @@
-"""What our sender puts on the wire, and makes of answers, held against firebase-admin's own sender on the same fake.
+"""Tests our sender against firebase-admin's own on the same fake: what it puts on the wire, and makes of answers.
 
 firebase-admin's URL is private to it. It is set in this test and in the bench, nowhere else.
 """

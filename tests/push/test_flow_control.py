@@ -1,4 +1,4 @@
-"""How fast an app may send after what its provider said, and how many at once."""
+"""Tests how fast an app may send after what its provider said, and how many at once."""
 
 from __future__ import annotations
 

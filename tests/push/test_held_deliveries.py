@@ -1,4 +1,4 @@
-"""What holds a delivery back for the user's or the device's sake, and how it goes on."""
+"""Tests what holds a delivery back for the user's or the device's sake, and how it goes on."""
 
 from __future__ import annotations
 

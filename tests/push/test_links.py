@@ -1,4 +1,4 @@
-"""What a tap may open, and which images may be shown."""
+"""Tests what a tap may open, and which images may be shown."""
 
 from __future__ import annotations
 

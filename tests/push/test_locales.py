@@ -1,4 +1,4 @@
-"""Which text a device's locale gets: BCP 47 with the aliases, parents and likely scripts of CLDR."""
+"""Tests which text a device's locale gets: BCP 47 with the aliases, parents and likely scripts of CLDR."""
 
 from __future__ import annotations
 

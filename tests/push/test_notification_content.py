@@ -1,4 +1,4 @@
-"""What a notification may hold, as callers are told it."""
+"""Tests what a notification may hold, as callers are told it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def offset(zone: ZoneInfo, at: datetime) -> timedelta:
 
 
 def changes(zone: ZoneInfo) -> Iterator[datetime]:
-    """When a zone's clock is put forward or back, to the minute."""
+    """Return when a zone's clock is put forward or back, to the minute."""
     at, before = BEGIN, offset(zone, BEGIN)
     while at < END:
         low, high = at, at + WEEK
@@ -88,7 +88,7 @@ def test_quiet_hours_follow_wall_clock_in_all_zones() -> None:
 
 
 def claims(quiet: QuietHours, zone: str, at: datetime) -> int:
-    """How often a delivery is claimed until it may be shown."""
+    """Return how often a delivery is claimed until it may be shown."""
     count = 1
     while (wait_s := quiet_hours.quiet_for_s(quiet, zone, at)) > 0 and count < 10:
         at += timedelta(seconds=wait_s)

@@ -1,4 +1,4 @@
-"""What answered and missed wake-ups tell of a device and of an app."""
+"""Tests what answered and missed wake-ups tell of a device and of an app."""
 
 from __future__ import annotations
 

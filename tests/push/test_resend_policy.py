@@ -1,4 +1,4 @@
-"""When a wake-up is sent again, what an attempt makes of it, and what answers tell of push reach."""
+"""Tests when a wake-up is sent again, what an attempt makes of it, and what answers tell of push reach."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ async def until_asked(provider: ScriptedProvider, times: int, clock: FakeClock) 
 
 
 async def over(database: Database) -> bool:
-    """Nobody waits for an answer any more."""
+    """Return whether nobody waits for an answer any more."""
     return not await value_of(database, UNANSWERED)
 
 
@@ -77,7 +77,7 @@ async def until_over(database: Database, clock: FakeClock) -> None:
 
 
 async def until_counted(database: Database, clock: FakeClock) -> None:
-    """What a wake-up that is over tells of its device is kept."""
+    """Wait until the evidence of a wake-up that is over is kept."""
     counted = partial(value_of, database, "SELECT bool_and(reach_at > $1) FROM devices", START)
     await until(counted, "what it tells is kept", moving=clock)
     assert await over(database)

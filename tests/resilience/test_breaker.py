@@ -1,4 +1,4 @@
-"""When a dependency is asked, and when it is left alone."""
+"""Tests when a dependency is asked, and when it is left alone."""
 
 from __future__ import annotations
 

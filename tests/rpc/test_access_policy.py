@@ -1,4 +1,4 @@
-"""Who may call what: every RPC with every kind of credentials that should not get through."""
+"""Tests the access policy: every RPC with every kind of credentials that should not get through."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def token(header: dict[str, Any] | None = None, key: Any = KEY.key, **claims: An
 
 
 def signed_by_hand(header: dict[str, Any], key: bytes) -> str:
-    """What a library refuses to sign: HMAC with a public key, or nothing at all."""
+    """Return what a library refuses to sign: HMAC with a public key, or nothing at all."""
     _, payload, _ = token().split(".")
     head = base64.urlsafe_b64encode(json.dumps(header).encode()).rstrip(b"=")
     content = head + b"." + payload.encode()

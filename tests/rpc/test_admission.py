@@ -36,7 +36,7 @@ RANKS = {
 
 
 async def outcome(caller: Caller) -> tuple[str, float]:
-    """How a device's report ended, and in how long it shall be made again."""
+    """Return how a device's report ended, and in how long it shall be made again."""
     try:
         activity = sync_service_pb2.Activity(state=sync_service_pb2.ACTIVITY_STATE_FOREGROUND)
         await caller(sync_service_pb2.ReportActivityRequest(device_id="phone", activity=activity))
@@ -46,7 +46,7 @@ async def outcome(caller: Caller) -> tuple[str, float]:
 
 
 def delay_of(error: grpc.aio.AioRpcError) -> float:
-    """What RetryInfo says, and the pushback with it."""
+    """Return what RetryInfo says, and the pushback with it."""
     refusal = refusal_of(error)
     assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     trailers = dict(error.trailing_metadata() or ())
@@ -61,7 +61,7 @@ def delay_of(error: grpc.aio.AioRpcError) -> float:
 
 @asynccontextmanager
 async def reports_waiting(urls: DatabaseUrls) -> AsyncIterator[None]:
-    """Whatever devices report waits for the end of the block."""
+    """Let whatever devices report wait for the end of the block."""
     conn = await asyncpg.connect(urls.admin_url)
     try:
         async with conn.transaction():

@@ -1,4 +1,4 @@
-"""What a race makes PostgreSQL raise, planted under every call that writes: it has its place among the errors."""
+"""Tests the errors that races make PostgreSQL raise, planted under every call that writes."""
 
 from __future__ import annotations
 

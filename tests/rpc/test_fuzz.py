@@ -1,4 +1,4 @@
-"""Whatever bytes a method is called with, the answer is never our fault."""
+"""Tests that no bytes make a method answer with an internal error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request_id promises: one effect, one answer, whoever repeats it and when."""
+"""Tests idempotency by request_id: one effect, one answer, whoever repeats it and when."""
 
 from __future__ import annotations
 

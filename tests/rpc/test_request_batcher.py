@@ -155,7 +155,7 @@ async def test_request_batcher_base_exception_leaves_nobody_waiting(
 
 
 class Asked:
-    """What a call holds."""
+    """Records what a call holds."""
 
 
 async def test_request_batcher_releases_answered_calls() -> None:

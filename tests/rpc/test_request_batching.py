@@ -63,7 +63,7 @@ class HeldServer:
 
     @property
     def waiting(self) -> int:
-        """How many polls wait whose caller is still there."""
+        """Return how many polls wait whose caller is still there."""
         return sum(not future.done() for _, future in self._around.together._waiting)
 
     async def serve(self, count: int) -> None:
@@ -73,7 +73,7 @@ class HeldServer:
             Context().run(self._around.together._serve)
 
     async def refuses_calls(self) -> bool:
-        """Whether the server has begun to end."""
+        """Return whether the server has begun to end."""
         try:
             await health_pb2_grpc.HealthStub(self.server.channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
         except grpc.aio.AioRpcError as error:
@@ -81,7 +81,7 @@ class HeldServer:
         return False
 
     def handled(self) -> Counter[str]:
-        """How many polls ended with each code."""
+        """Return how many polls ended with each code."""
         observer = self._around.observer
         assert isinstance(observer, Metrics)
         return Counter(

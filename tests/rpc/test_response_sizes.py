@@ -1,4 +1,4 @@
-"""Whatever an answer holds fits a client with gRPC's default limit."""
+"""Tests that every response fits a client with gRPC's default limit."""
 
 from __future__ import annotations
 

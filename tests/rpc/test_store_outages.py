@@ -1,4 +1,4 @@
-"""What is answered while PostgreSQL or Redis is away: the table in ARCHITECTURE.md, row by row."""
+"""Tests the answers while PostgreSQL or Redis is away: the table in ARCHITECTURE.md, row by row."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Secured:
     async def caller(
         self, client: Pair | None = None, *, mtls: bool = False, ca: bytes = CA.certificate
     ) -> AsyncIterator[Caller]:
-        """Whoever connects like this, by a connection of its own."""
+        """Return a caller who connects like this, by a connection of its own."""
         chain = (client.key, client.certificate) if client is not None else (None, None)
         credentials = grpc.ssl_channel_credentials(ca, *chain)
         options = [("grpc.use_local_subchannel_pool", 1)]
@@ -72,7 +72,7 @@ async def secured(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -
 
 
 async def status(caller: Caller) -> str:
-    """How a call ends: OK, the reason of the server, or the status that the channel gives by itself."""
+    """Return how a call ends: OK, the reason of the server, or the status that the channel gives by itself."""
     try:
         await caller(STATS)
     except grpc.aio.AioRpcError as error:

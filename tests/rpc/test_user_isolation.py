@@ -1,4 +1,4 @@
-"""What is not a user's own: not seen over any RPC, nor by calling the stores in a USER transaction."""
+"""Tests that a user sees nothing of others, over any RPC and in the stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `simulate` prints, for people and for programs, from fleets and from logs."""
+"""Tests what `simulate` prints, for people and for programs, from fleets and from logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How `simulate` ends before its work is done: nothing of it stays, and nothing is told at length."""
+"""Tests how `simulate` ends before its work is done: nothing of it stays, and nothing is told at length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `simulate` refuses with one line before it works, and what it does where others would fail at the end."""
+"""Tests the refusals of `simulate`: one line before it works, and its answer where others would fail at the end."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ async def test_batcher_batches_are_bounded_ordered_and_two_at_once() -> None:
 
 
 async def test_batcher_runs_in_an_empty_context() -> None:
-    """What it logs would be taken for one caller's."""
+    """Run in an empty context: what it logs would be taken for one caller's."""
     name: ContextVar[str] = ContextVar("name", default="nobody")
     gate, found = asyncio.Event(), list[str]()
 

@@ -65,7 +65,7 @@ class Followed:
 
 
 async def told(server: Server) -> dict[tuple[str, bool], object]:
-    """What each call is refused with."""
+    """Return what each call is refused with."""
     found: dict[tuple[str, bool], object] = {}
     for by_user, requests in ((True, OF_USERS), (False, OF_SERVICES)):
         caller: Caller = server.user("ann") if by_user else server.backend

@@ -1,4 +1,4 @@
-"""Whatever locks users, devices, deliveries and windows does so in one order: nobody is ever in a deadlock."""
+"""Tests the lock order of users, devices, deliveries and windows: nobody is ever in a deadlock."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Everybody:
             await queue.finish(conn, [Finished(one, DeliveryState.SENT, Reason.NONE) for one in claimed])
 
     async def work(self) -> None:
-        """What else a worker does with what it holds: limits, leases, what providers say of tokens."""
+        """Do what else a worker does with what it holds: limits, leases, what providers say of tokens."""
         lease = str(uuid.uuid4())
         claimed = await claim(self.database, lease)
         self.random.shuffle(claimed)
@@ -121,7 +121,7 @@ class Everybody:
             await queue.release(conn, [lease])
 
     async def operate(self) -> None:
-        """What goes on beside all of it, and what operators do."""
+        """Do what goes on beside all of it, and what operators do."""
         async with self.database.connection() as conn:
             await conn.execute(
                 """UPDATE deliveries SET lease_until = syncbeat_now() - interval '1 s'

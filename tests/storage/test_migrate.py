@@ -66,7 +66,7 @@ async def applied(urls: DatabaseUrls) -> list[str]:
 
 
 async def look(urls: DatabaseUrls, directory: Path | None = None) -> None:
-    """What a server does when it starts."""
+    """Check the schema as a server does when it starts."""
     async with open_database(urls.app_url, size=1, name="test") as database, database.connection() as conn:
         await require_current_schema(conn, directory)
 

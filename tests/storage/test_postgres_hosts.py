@@ -36,7 +36,7 @@ class DeafHost:
         return url.replace("host=", f"host={self.folder},")
 
     def callers(self) -> int:
-        """How many have connected since this was asked last."""
+        """Return how many have connected since this was asked last."""
         count = 0
         while True:
             try:

@@ -51,7 +51,7 @@ async def who(database: Database) -> tuple[str, str, str]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for a connection waits until it is its turn."""
+    """Let who waits for a connection wait until it is its turn."""
     monkeypatch.setattr(pool, "CONNECT_TIMEOUT_S", 20.0)
 
 
@@ -320,7 +320,7 @@ async def test_connection_error_is_not_chained_to_its_opener(
 
 
 async def works(database: Database) -> bool:
-    """Whether a statement goes through."""
+    """Return whether a statement goes through."""
     try:
         return bool(await value_of(database, "SELECT true"))
     except DependencyDown:

@@ -47,7 +47,7 @@ async def bus(redis_url: str) -> AsyncIterator[RedisBus]:
 
 
 class Ear:
-    """What a listener heard, and how often it was (re)connected."""
+    """Records what a listener heard, and how often it was (re)connected."""
 
     def __init__(self, topics: list[str]) -> None:
         self.topics = topics

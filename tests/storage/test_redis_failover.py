@@ -119,7 +119,7 @@ def listeners(valkey: Valkey) -> int:
 
 
 def callers(valkey: Valkey) -> int:
-    """How many connections give it commands or listen to it, beside that which asks and its replicas."""
+    """Return how many connections give it commands or listen to it, beside that which asks and its replicas."""
     with valkey.client() as client:
         return len(client.client_list(_type="normal")) - 1 + listeners(valkey)
 

@@ -1,4 +1,4 @@
-"""What a USER transaction sees and changes by calling the stores themselves, as the service's own login."""
+"""Tests row-level security: what a USER transaction sees and changes by calling the stores, as the service's login."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ STORES = (
 
 
 def functions(module: ModuleType) -> set[Callable[..., Any]]:
-    """What a store offers."""
+    """Return what a store offers."""
     found = inspect.getmembers(module, inspect.iscoroutinefunction)
     return {made for name, made in found if made.__module__ == module.__name__ and not name.startswith("_")}
 

@@ -1,4 +1,4 @@
-"""What the Python client is tried on: a server that does as it is told, and real ones."""
+"""Serves the Python client in tests: a server that follows a script, and real ones."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Scripted(grpc.GenericRpcHandler):
         """Set when a client has gone from a call that has `Hold`, whether or not the call was there yet."""
 
     def prepare(self, method: str, *answers: Message | Refusal | Hold | Stream) -> None:
-        """What the next attempts of a method are answered with, in turn."""
+        """Set what the next attempts of a method are answered with, in turn."""
         self.answers[method] += answers
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:

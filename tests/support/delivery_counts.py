@@ -1,4 +1,4 @@
-"""Where every delivery is, as a backend can tell."""
+"""Counts deliveries by state, as a backend can tell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from syncbeat.v1 import push_service_pb2
 
 
 async def states(backend: SyncbeatClient) -> dict[str, int]:
-    """How many deliveries are in each state."""
+    """Return how many deliveries are in each state."""
     counts: dict[str, int] = {}
     token = ""
     while True:

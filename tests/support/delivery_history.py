@@ -49,7 +49,7 @@ class History:
 
 
 def violations(history: History) -> list[str]:
-    """What is wrong with a history; empty when it is good."""
+    """Return what is wrong with a history; empty when it is good."""
     return [
         *_lost(history),
         *_stale(history.changes),
@@ -61,7 +61,7 @@ def violations(history: History) -> list[str]:
 
 
 def unended(history: History) -> int:
-    """How many deliveries are still queued."""
+    """Return how many deliveries are still queued."""
     return sum(state in QUEUED for _, state in history.final.values())
 
 
@@ -95,7 +95,7 @@ def _stale(changes: Sequence[Change]) -> Iterable[str]:
 
 
 def _revived(changes: Sequence[Change]) -> Iterable[str]:
-    """What has ended stays so, but for receipts, redrives, and wake-ups that are sent again."""
+    """Find revivals: what has ended stays so, but for receipts, redrives, and wake-ups that are sent again."""
     for change in changes:
         received = change.after in ("RECEIVED", "OPENED")
         again = (change.before, change.after) in (("DEAD", "PENDING"), ("SENT", "IN_FLIGHT"))

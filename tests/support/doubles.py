@@ -47,7 +47,7 @@ class ScriptedProvider:
 
     @property
     def times(self) -> Counter[str]:
-        """How often each delivery was sent."""
+        """Return how often each delivery was sent."""
         return Counter(delivery.delivery_id for delivery in self.asked)
 
 
@@ -59,7 +59,7 @@ class Unlimited:
 
 
 class Streams:
-    """Which users have a live stream."""
+    """Records which users have a live stream."""
 
     def __init__(self) -> None:
         self.users: set[str] = set()

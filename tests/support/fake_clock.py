@@ -1,4 +1,4 @@
-"""What tests use in place of time and of what we do not own; the stores are real."""
+"""Provides the clock of tests, and the only polling they do."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class FakeClock:
 
     @property
     def sleepers(self) -> int:
-        """How many sleep on it."""
+        """Return how many sleep on it."""
         return sum(not future.done() for _, _, future in self._sleepers)
 
     def until_next_s(self) -> float:

@@ -1,4 +1,4 @@
-"""What the tests of the fake FCM send with: aiohttp for HTTP/1.1, the `h2` state machine for HTTP/2."""
+"""Sends to the fake FCM in tests: aiohttp for HTTP/1.1, the `h2` state machine for HTTP/2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a file that others write: every way in which reading it anew may fail."""
+"""Damages files that others write: every way in which reading one again may fail."""
 
 from __future__ import annotations
 

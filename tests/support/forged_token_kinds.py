@@ -45,7 +45,7 @@ _PREFIXES = {
 
 
 def encoded(octets: bytes) -> str:
-    """In base64url."""
+    """Encode in base64url."""
     return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
 
 

@@ -101,7 +101,7 @@ class Forger:
         return {kid: self.good(kid) for kid in _PRIVATE}
 
     def jwks(self) -> bytes:
-        """What the hosted issuer publishes."""
+        """Return what the hosted issuer publishes."""
         return public_jwks([KeyRow(HOSTED, kid, name, key) for kid, (name, key) in _PRIVATE.items() if kid != "hs"])
 
     def forged(self) -> Mapping[str, str]:

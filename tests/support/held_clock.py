@@ -29,7 +29,7 @@ class HeldClock(SystemClock):
         return made
 
     def now(self) -> datetime:
-        """Where the date stands."""
+        """Return where the date stands."""
         return super().now() - self._behind if self._held_at is None else self._held_at
 
     def monotonic(self) -> float:

@@ -27,7 +27,7 @@ class DeviceClock(FakeClock):
         return self._elapsed_s + self.suspended_s
 
     def monotonic(self) -> float:
-        """What the system says."""
+        """Return what the system says."""
         return self.true_s - self.back_s
 
     async def travel(self, seconds: float) -> None:
@@ -62,7 +62,7 @@ def row(sequence: int, scope: str = "s", epoch: str = "e") -> pb.Change:
 def hint(
     seconds: float, *heads: core_pb2.ScopeCursor, valid_s: float = 3_600, stream: bool = False, changed: bool = False
 ) -> pb.Hint:
-    """What the server advises."""
+    """Return what the server advises."""
     made = pb.Hint(heads=heads, prefer_stream=stream, changed=changed)
     made.poll_interval.FromMilliseconds(round(seconds * 1_000))
     made.valid_duration.FromMilliseconds(round(valid_s * 1_000))
@@ -122,7 +122,7 @@ class Phone:
         return [change.sequence for batch in self.applied for change in batch.changes]
 
     def count(self, method: str) -> int:
-        """How often a method was called."""
+        """Return how often a method was called."""
         return len(self.script.attempts[method])
 
     def last(self, method: str) -> Any:

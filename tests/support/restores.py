@@ -157,7 +157,7 @@ class Deployment:
         ]
 
     async def all_right(self) -> bool:
-        """Whether each device keeps what is true, and nothing else."""
+        """Return whether each device keeps what is true, and nothing else."""
         return not await self.wrong()
 
     async def woken_for(self, scope_number: int, epoch: str) -> list[int]:

@@ -53,7 +53,7 @@ def entry(name: str, token: str, methods: str = "*", apps: str = "*") -> str:
 
 
 def path_of(method: MethodDescriptor) -> str:
-    """How gRPC names a method."""
+    """Return how gRPC names a method."""
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
@@ -200,7 +200,7 @@ class Server:
     task: asyncio.Task[None]
 
     def bearer(self, token: str) -> Caller:
-        """Whoever holds this token."""
+        """Return a caller who holds this token."""
         return Caller(self.channel, (("authorization", f"Bearer {token}"),))
 
     def user(self, user_id: str, life_s: float = 3600, key: KeyRow = KEY) -> Caller:

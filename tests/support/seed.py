@@ -1,4 +1,4 @@
-"""What the tests of the features set up, and how they look at what came of it."""
+"""Sets up users, devices and notifications for tests, and looks at what came of them."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def shown(database: Database, *notifications: NewNotification) -> list[str
 
 
 async def states(database: Database) -> Counter[str]:
-    """How many deliveries are in each state."""
+    """Return how many deliveries are in each state."""
     return Counter(delivery.state.value for delivery in await deliveries(database))
 
 

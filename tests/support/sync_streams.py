@@ -106,7 +106,7 @@ async def came(reader: Reader, *places: tuple[str, int]) -> None:
 
 
 async def token_of_now(sync: SyncFeature) -> str:
-    """Where a stream of the whole app begins that begins now."""
+    """Return where a stream of the whole app begins that begins now."""
     async with whole(sync) as reader:
         return reader.token
 

@@ -25,7 +25,7 @@ class Path:
 
     @property
     def is_open(self) -> bool:
-        """Whether neither side has gone."""
+        """Return whether neither side has gone."""
         return not (self.client_left.is_set() or self.server_left.is_set())
 
 

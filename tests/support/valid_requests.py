@@ -12,24 +12,24 @@ from syncbeat.v1 import field_rules_pb2
 
 
 def rules(field: FieldDescriptor) -> field_rules_pb2.FieldRules:
-    """What the contract lets into a field."""
+    """Return what the contract lets into a field."""
     found: field_rules_pb2.FieldRules = field.GetOptions().Extensions[field_rules_pb2.rules]
     return found
 
 
 def needed(field: FieldDescriptor) -> bool:
-    """Whether a service's request must have it."""
+    """Return whether a service's request must have it."""
     return rules(field).required or rules(field).acting_user
 
 
 def one_required(field: FieldDescriptor) -> bool:
-    """Whether it is a field of a oneof that must have one."""
+    """Return whether it is a field of a oneof that must have one."""
     oneof = field.containing_oneof
     return oneof is not None and oneof.GetOptions().Extensions[field_rules_pb2.one_required]
 
 
 def is_map(field: FieldDescriptor) -> bool:
-    """Whether it is a map."""
+    """Return whether it is a map."""
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 

@@ -53,13 +53,13 @@ class Valkey:
             client.replicaof(*(("127.0.0.1", str(other.port)) if other else ("NO", "ONE")))
 
     def is_primary(self) -> bool:
-        """Whether it is there and takes writes."""
+        """Return whether it is there and takes writes."""
         with suppress(redis.RedisError, OSError), self.client() as client:
             return bool(client.info("replication")["role"] == "master")
         return False
 
     def is_in_step(self) -> bool:
-        """Whether it is a replica that has all of its primary."""
+        """Return whether it is a replica that has all of its primary."""
         with self.client() as client:
             return bool(client.info("replication").get("master_link_status") == "up")
 
@@ -170,7 +170,7 @@ async def moving_address(target: Valkey, tls: ssl.SSLContext | None = None) -> A
 
 @asynccontextmanager
 async def saying(words: bytes) -> AsyncIterator[str]:
-    """What is no Redis: a server that says this to all that is sent to it, and closes the connection; its address."""
+    """Serve no Redis: say this to all that is sent to it, and close the connection; its address."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(_CHUNK)

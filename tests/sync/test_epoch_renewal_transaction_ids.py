@@ -117,5 +117,5 @@ async def test_new_epochs_give_up_on_a_change_that_stays_locked(
 
 
 async def left(sync: SyncFeature) -> int:
-    """How many changes have a number that this cluster does not come to."""
+    """Return how many changes have a number that this cluster does not come to."""
     return int(await value_of(sync.database, f"SELECT count(*) FROM changes WHERE xid = '{FAR}'"))

@@ -1,4 +1,4 @@
-"""Who reads much takes turns with who reads little, however many calls it makes at once."""
+"""Tests fair reads: callers who read much take turns with those who read little, however many calls they make."""
 
 from __future__ import annotations
 

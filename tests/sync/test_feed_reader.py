@@ -350,5 +350,5 @@ async def test_stream_stops_for_a_removed_member(sync: SyncFeature) -> None:
 
 
 async def settled_without(sync: SyncFeature, scope: str) -> bool:
-    """Whether nobody follows the scope."""
+    """Return whether nobody follows the scope."""
     return (APP, scope) not in sync.hub.followed()

@@ -1,4 +1,4 @@
-"""What devices met is counted as it was: delays, bounds, what fixed polling would have asked, how good polls are."""
+"""Tests that measurements are counted as they were: delays, bounds, what fixed polling would have asked."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ async def counted(database_urls: DatabaseUrls) -> None:
 
 
 async def writes(database: Database) -> tuple[int, int]:
-    """How many statements wrote to the feed, and how many rows."""
+    """Return how many statements wrote to the feed, and how many rows."""
     statements = await value_of(database, "SELECT count(*) FILTER (WHERE statement) FROM written")
     return statements, await value_of(database, "SELECT count(*) FILTER (WHERE NOT statement) FROM written")
 

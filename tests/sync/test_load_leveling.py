@@ -1,4 +1,4 @@
-"""Who comes when, decided by the book of promised arrivals; and the stretch under load."""
+"""Tests load leveling: when devices come, by the book of promised arrivals; and the stretch under load."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ async def nowhere(closed_port: int) -> AsyncIterator[RedisBus]:
 
 
 class Seen:
-    """What a process measures of itself, and what it tells its metrics."""
+    """Records what a process measures of itself, and what it tells its metrics."""
 
     def __init__(self) -> None:
         self.figures = Figures()

@@ -1,4 +1,4 @@
-"""What is read of feeds at once is bounded in octets: pages, the rounds of streams, batches of many readers."""
+"""Tests the bounds of reads in octets: pages, the rounds of streams, batches of many readers."""
 
 from __future__ import annotations
 

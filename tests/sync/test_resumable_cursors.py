@@ -1,4 +1,4 @@
-"""Which cursors can be resumed from, of those that are below what was pruned."""
+"""Tests which cursors below what was pruned can be resumed from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a poll meets is estimated without bias: checked against processes whose every instant is known."""
+"""Tests the staleness estimate of a poll against processes whose every instant is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a stream tells where it is: within 5 s of news, and not after every change."""
+"""Tests when a stream tells where it is: within 5 s of news, and not after every change."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def subscribed(hub: Hub, user: str = "ann", *scopes: str, app: str = "a", whole:
 
 
 async def woken(subscription: Subscription) -> bool:
-    """Whether it does not wait."""
+    """Return whether it does not wait."""
     waiting = asyncio.ensure_future(subscription.wait(60))
     await settle()
     if waiting.done():

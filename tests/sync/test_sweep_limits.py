@@ -1,4 +1,4 @@
-"""What finds no room is told, or found by looking: nothing is cut off in silence."""
+"""Tests the limits of sweeps and recorders: what finds no room is told, or found by looking."""
 
 from __future__ import annotations
 

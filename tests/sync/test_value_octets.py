@@ -1,4 +1,4 @@
-"""What a value comes to when it is read: the migration that bounds it, and the column that knows it."""
+"""Tests the size of values as they are read: the migration that bounds it, and the column that knows it."""
 
 from __future__ import annotations
 

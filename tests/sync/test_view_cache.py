@@ -1,4 +1,4 @@
-"""What hints are made of is read once, is bounded, and is never older than what was told, or than a sweep."""
+"""Tests the view cache: read once, bounded, and never older than what was told, or than a sweep."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ async def ready(server: Server) -> Server:
 
 
 async def told(server: Server) -> Any:
-    """What is told of alice's phone: the heads, what is known of its activity; or why nothing.
+    """Return what is told of alice's phone: the heads, what is known of its activity; or why nothing.
 
     Not how long to wait: no two calls are told the same moment.
     """

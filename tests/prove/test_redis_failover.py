@@ -91,7 +91,7 @@ class Fleet:
         return all(len(answer.processes) == 2 for answer in answers)
 
     async def works_with(self, primary: Valkey, user: str, since: float) -> bool:
-        """Return whether wake-ups, presence (of a user whose stream is new) and rates (taken since) work on this one."""
+        """Return whether wake-ups, presence (of a user whose stream is new) and rates (taken since) work here."""
         try:
             with primary.client() as client:
                 present = any(user.encode() in key for key in client.scan_iter("*streams:*", count=1_000))

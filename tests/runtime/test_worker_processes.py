@@ -24,7 +24,7 @@ pytestmark = pytest.mark.process
 
 OWNER = """
 import asyncio, uvloop
-from syncbeat_server.aside import Children
+from syncbeat_server.runtime.worker_processes import Children
 from tests.support.worker_process_jobs import pid
 
 async def main():

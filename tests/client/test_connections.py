@@ -12,9 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
-import syncbeat.connections
-import syncbeat.watch
-from syncbeat import Session, SessionTokens, SmartSync, SyncbeatClient, explain
+from syncbeat import ClientRule, Session, SessionTokens, SmartSync, SyncbeatClient, explain
+from syncbeat.rules import DEFAULT_RULE
 from syncbeat.v1 import auth_service_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from tests.support.client_servers import (
@@ -41,20 +40,19 @@ HEARTBEAT_S = 0.4
 PROXY_STREAMS = 100  # what proxies let through on a connection, nginx and Envoy among them
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections are replaced as often as they are found silent, streams opened again at once."""
-    monkeypatch.setattr(syncbeat.connections, "_PAUSE_S", 0.0)
-    monkeypatch.setattr(syncbeat.watch, "_FIRST_DELAY_S", 0.0)
+# Connections are replaced as often as they are found silent, streams opened again at once.
+IMPATIENT = ClientRule(first_delay_s=0.0, connection_spacing_s=0.0)
 
 
 @asynccontextmanager
-async def reached(timeout_s: float = SHORT_S) -> AsyncIterator[tuple[Scripted, Relay, SyncbeatClient]]:
+async def reached(
+    timeout_s: float = SHORT_S, rule: ClientRule = DEFAULT_RULE
+) -> AsyncIterator[tuple[Scripted, Relay, SyncbeatClient]]:
     """A scripted server, and a client that reaches it through a relay."""
     async with (
         scripted_server(options=[("grpc.max_concurrent_streams", PROXY_STREAMS)]) as (script, address),
         relayed(address) as relay,
-        client_of(relay.address, timeout_s=timeout_s) as client,
+        client_of(relay.address, timeout_s=timeout_s, rule=rule) as client,
     ):
         yield script, relay, client
 
@@ -88,9 +86,8 @@ def event(sequence: int) -> pb.WatchHintsResponse:
     return pb.WatchHintsResponse(change=row(sequence))
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_reconnect_after_two_calls_without_an_answer() -> None:
-    async with reached() as (script, relay, client):
+    async with reached(rule=IMPATIENT) as (script, relay, client):
         script.prepare("GetHint", *[polled(30)] * 9)
         assert await ask(client) == "OK"
         (dead,) = relay.swallow()
@@ -100,9 +97,8 @@ async def test_reconnect_after_two_calls_without_an_answer() -> None:
         await closed(dead)
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_reconnect_is_not_triggered_by_interrupted_silence() -> None:
-    async with reached() as (script, relay, client):
+    async with reached(rule=IMPATIENT) as (script, relay, client):
         script.prepare("GetHint", Hold(), polled(30), Hold(), Refusal(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"), Hold())
         script.prepare("GetHint", polled(30))
         found = [await ask(client) for _ in range(6)]
@@ -110,18 +106,16 @@ async def test_reconnect_is_not_triggered_by_interrupted_silence() -> None:
         assert len(relay.paths) == 1
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_reconnect_is_not_triggered_by_server_deadlines() -> None:
     late = Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
-    async with reached(timeout_s=WAIT_S) as (script, relay, client):
+    async with reached(timeout_s=WAIT_S, rule=IMPATIENT) as (script, relay, client):
         script.prepare("GetHint", *[late] * 4, polled(30))
         assert [await ask(client) for _ in range(5)] == ["DEADLINE_EXCEEDED"] * 4 + ["OK"]
         assert len(relay.paths) == 1
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_reconnect_is_not_triggered_by_cancelled_calls() -> None:
-    async with reached(timeout_s=WAIT_S) as (script, relay, client):
+    async with reached(timeout_s=WAIT_S, rule=IMPATIENT) as (script, relay, client):
         script.prepare("GetHint", *[Hold()] * 4, polled(30))
         for count in range(1, 5):
             call = asyncio.ensure_future(ask(client))
@@ -132,20 +126,18 @@ async def test_reconnect_is_not_triggered_by_cancelled_calls() -> None:
         assert len(relay.paths) == 1
 
 
-async def test_reconnect_attempts_are_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with reached(timeout_s=0.05) as (script, relay, client):
+@pytest.mark.parametrize(("spacing_s", "connections"), [(ClientRule().connection_spacing_s, 1), (0.0, 11)])
+async def test_reconnect_attempts_are_spaced(spacing_s: float, connections: int) -> None:
+    rule = ClientRule(connection_spacing_s=spacing_s)
+    async with reached(timeout_s=0.05, rule=rule) as (script, relay, client):
         script.prepare("GetHint", *[Hold()] * 99)
         assert {await ask(client) for _ in range(20)} == {"DEADLINE_EXCEEDED"}
-        assert len(relay.paths) == 1
-        monkeypatch.setattr(syncbeat.connections, "_PAUSE_S", 0.0)
-        assert await ask(client) == "DEADLINE_EXCEEDED"
         await ask(client)
-        assert len(relay.paths) == 2
+        assert len(relay.paths) == connections
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_reconnect_of_watch_when_its_connection_is_silent() -> None:
-    async with reached() as (script, relay, client):
+    async with reached(rule=IMPATIENT) as (script, relay, client):
         script.answers["WatchHints"] = [*held(1, 100)]
         async with client.watch(heartbeat_s=HEARTBEAT_S) as watch, asyncio.timeout(WAIT_S):
             assert isinstance(first := await anext(watch), pb.Change)
@@ -157,14 +149,13 @@ async def test_reconnect_of_watch_when_its_connection_is_silent() -> None:
             await closed(*dead)
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_reconnect_of_smart_sync_polls_when_its_connection_is_dead() -> None:
     clock, applied = DeviceClock(), []
 
     async def apply(batch: object) -> None:
         applied.append(batch)
 
-    async with reached() as (script, relay, client):
+    async with reached(rule=IMPATIENT) as (script, relay, client):
         script.prepare("ReportActivity", reported(30))
         script.prepare("GetHint", *[polled(30, at(1))] * 9)
         script.prepare("ListChanges", page(1))
@@ -176,10 +167,9 @@ async def test_reconnect_of_smart_sync_polls_when_its_connection_is_dead() -> No
         assert len(relay.paths) == 2
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_reconnect_leaves_calls_in_flight_to_their_own_deadline() -> None:
     go = asyncio.Event()
-    async with reached(timeout_s=WAIT_S) as (script, relay, client):
+    async with reached(timeout_s=WAIT_S, rule=IMPATIENT) as (script, relay, client):
         script.prepare("WatchHints", [event(1), Until(go), event(2)], [Hold()])
         call = client.sync.WatchHints(pb.WatchHintsRequest())
         assert await sequence_of(call) == 1
@@ -197,7 +187,6 @@ async def test_reconnect_leaves_calls_in_flight_to_their_own_deadline() -> None:
             assert relay.paths[-1].is_open
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_reconnect_lets_session_renew_its_token() -> None:
     now = datetime.now(UTC)
     session = Session(SessionTokens("s", "access", now + timedelta(hours=1), "refresh", now + timedelta(days=1)))
@@ -207,7 +196,7 @@ async def test_reconnect_lets_session_renew_its_token() -> None:
     async with (
         scripted_server() as (script, address),
         relayed(address) as relay,
-        client_of(relay.address, token=session, timeout_s=SHORT_S) as client,
+        client_of(relay.address, token=session, timeout_s=SHORT_S, rule=IMPATIENT) as client,
         session,
     ):
         script.prepare("GetHint", polled(30))
@@ -220,9 +209,8 @@ async def test_reconnect_lets_session_renew_its_token() -> None:
         assert script.attempts["GetHint"][-1].authorization == "Bearer fresh"
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_close_ends_abandoned_connections_too() -> None:
-    async with reached() as (script, relay, client):
+    async with reached(rule=IMPATIENT) as (script, relay, client):
         script.prepare("WatchHints", [event(1), Hold()])
         call = client.sync.WatchHints(pb.WatchHintsRequest())
         await call.read()
@@ -267,9 +255,8 @@ async def test_connection_pool_answers_calls_beyond_a_connection() -> None:
         await asyncio.wait(waiting)
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_reconnect_of_streams_on_several_silent_connections() -> None:
-    async with reached() as (script, relay, client):
+    async with reached(rule=IMPATIENT) as (script, relay, client):
         script.answers["WatchHints"] = [*held(1, 1_000)]
         watches = [client.watch(heartbeat_s=1.0) for _ in range(200)]
         async with asyncio.timeout(2 * WAIT_S):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import grpc
 import pytest
 
-from syncbeat import client as client_module
-from syncbeat import explain
-from syncbeat import watch as watch_module
+from syncbeat import ClientRule, explain
+from syncbeat.rules import CHANNEL_OPTIONS
 from syncbeat.v1 import auth_service_pb2, core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from tests.support.client_servers import WAIT_S, Hold, Refusal, Stream, client_of, real_server, scripted_server
@@ -24,20 +24,15 @@ LIMIT = 100_000
 TOO_LARGE = "x" * LIMIT
 
 
-@pytest.fixture
-def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients take no answer above `LIMIT`."""
-    others = [option for option in client_module._OPTIONS if option[0] != "grpc.max_receive_message_length"]
-    monkeypatch.setattr(client_module, "_OPTIONS", (*others, ("grpc.max_receive_message_length", LIMIT)))
+SMALL = ClientRule(channel_options={**CHANNEL_OPTIONS, "grpc.max_receive_message_length": LIMIT})
 
 
 def large_page() -> pb.ListChangesResponse:
     return pb.ListChangesResponse(changes=[pb.Change(key="k", value_json=TOO_LARGE)], next_cursor=at(1))
 
 
-@pytest.mark.usefixtures("small_limit")
 async def test_response_above_client_limit_is_requested_once() -> None:
-    async with scripted_server() as (script, address), client_of(address) as client:
+    async with scripted_server() as (script, address), client_of(address, rule=SMALL) as client:
         script.prepare("ListChanges", large_page(), pb.ListChangesResponse())
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.sync.ListChanges(pb.ListChangesRequest(cursor=at(0)))
@@ -55,9 +50,8 @@ async def test_resource_exhausted_by_the_server_is_retried(reason: str) -> None:
     assert explain(caught.value).may_pass
 
 
-@pytest.mark.usefixtures("small_limit")
 async def test_page_above_client_limit_ends_smart_sync(caplog: pytest.LogCaptureFixture) -> None:
-    async with phone(reported(30, at(1))) as device:
+    async with phone(reported(30, at(1)), rule=SMALL) as device:
         device.script.prepare("ListChanges", *[large_page()] * 9)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async with device.sync, asyncio.timeout(WAIT_S):
@@ -76,11 +70,10 @@ async def test_smart_sync_continues_when_the_server_sheds_a_fetch() -> None:
         assert device.sequences == [1]
 
 
-@pytest.mark.usefixtures("small_limit")
-async def test_event_above_client_limit_ends_a_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch_module, "_FIRST_DELAY_S", 0.0)
+async def test_event_above_client_limit_ends_a_watch() -> None:
+    eager = replace(SMALL, first_delay_s=0.0)
     large = pb.WatchHintsResponse(change=pb.Change(scope="s", epoch="e", key="k", sequence=2, value_json=TOO_LARGE))
-    async with scripted_server() as (script, address), client_of(address) as client:
+    async with scripted_server() as (script, address), client_of(address, rule=eager) as client:
         stream: Stream = [pb.WatchHintsResponse(change=row(1)), large, Hold()]
         script.prepare("WatchHints", *[stream] * 9)
         async with client.watch() as watch, asyncio.timeout(WAIT_S):

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from syncbeat import SmartSync, SyncBatch, SyncbeatClient, follower
+from syncbeat import ClientRule, SmartSync, SyncBatch, SyncbeatClient
+from syncbeat.rules import DEFAULT_RULE
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.storage.postgres.database import Database
@@ -42,9 +43,11 @@ class Store:
 
 
 @asynccontextmanager
-async def member(address: str, *scopes: str) -> AsyncIterator[tuple[SyncbeatClient, SyncbeatClient]]:
+async def member(
+    address: str, *scopes: str, rule: ClientRule = DEFAULT_RULE
+) -> AsyncIterator[tuple[SyncbeatClient, SyncbeatClient]]:
     """The backend, and a user's client with a registered device and these scopes."""
-    async with client_of(address) as backend, client_of(address, token=user_token("alice")) as client:
+    async with client_of(address) as backend, client_of(address, token=user_token("alice"), rule=rule) as client:
         who = [directory_service_pb2.ScopeMember(user_id="alice", role=directory_service_pb2.ROLE_READER)]
         for scope in scopes:
             await backend.directory.AddScopeMembers(
@@ -145,11 +148,11 @@ async def test_smart_sync_survives_a_server_restart(database_urls: DatabaseUrls,
 
 
 async def test_smart_sync_drops_deleted_keys_after_tombstone_pruning(
-    database_urls: DatabaseUrls, redis_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+    database_urls: DatabaseUrls, redis_url: str, database: Database
 ) -> None:
-    monkeypatch.setattr(follower, "_PAGE", 2)
+    two = ClientRule(page_size=2)
     store, clock = Store(), DeviceClock()
-    async with real_server(database_urls, redis_url) as address, member(address, "room") as (backend, client):
+    async with real_server(database_urls, redis_url) as address, member(address, "room", rule=two) as (backend, client):
         await publish(backend, "room", *"abcdef")
         async with SmartSync(client, "phone", on_changes=store.apply, clock=clock, streams=False):
             await clock.quiet()

@@ -11,8 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-import syncbeat.watch
-from syncbeat import Watch, explain
+from syncbeat import ClientRule, Watch, explain
 from syncbeat.v1 import core_pb2, directory_service_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat.v1.error_reason_pb2 import ErrorReason
@@ -114,9 +113,9 @@ async def join(address: str, scope: str, user_id: str) -> None:
 
 @pytest.mark.slow
 async def test_watch_reconnects_after_a_killed_server(
-    database_urls: DatabaseUrls, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(syncbeat.watch, "_MAX_DELAY_S", 1.0)  # else it grows with what the servers take to start
+    rule = ClientRule(max_delay_s=1.0)  # else it grows with what the servers take to start
     settings = environment(database_urls, redis_url, free_port())
     first = await start(["serve"], settings, tmp_path / "log")
     names = [f"k{number}" for number in range(200)]
@@ -128,7 +127,7 @@ async def test_watch_reconnects_after_a_killed_server(
 
     async with real_server(database_urls, redis_url) as other, client_of(other) as backend:
         await join(other, "room", "alice")
-        async with client_of(first.address, token=user_token("alice")) as client:
+        async with client_of(first.address, token=user_token("alice"), rule=rule) as client:
             watch = client.watch("phone")
             await opened(watch)
             reading = asyncio.create_task(keys(watch, "k199", note))
@@ -150,15 +149,15 @@ async def test_watch_reconnects_after_a_killed_server(
 
 
 async def test_watch_reconnects_after_a_drain(
-    database_urls: DatabaseUrls, redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    database_urls: DatabaseUrls, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(syncbeat.watch, "_MAX_DELAY_S", 1.0)
+    rule = ClientRule(max_delay_s=1.0)
     caplog.set_level(logging.INFO, "syncbeat.watch")
     port = free_port()
     async with (
         real_server(database_urls, redis_url) as other,
         client_of(other) as backend,
-        client_of(f"127.0.0.1:{port}", token=user_token("alice")) as client,
+        client_of(f"127.0.0.1:{port}", token=user_token("alice"), rule=rule) as client,
         client.watch() as watch,
     ):
         await join(other, "room", "alice")
@@ -320,15 +319,12 @@ async def test_watch_raises_an_expired_fixed_token(scripted: tuple[Scripted, str
     assert explain(caught.value).reason == ErrorReason.ERROR_REASON_TOKEN_EXPIRED
 
 
-async def test_watch_raises_when_all_tokens_are_expired(
-    scripted: tuple[Scripted, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(syncbeat.watch, "_FIRST_DELAY_S", 0.0)
+async def test_watch_raises_when_all_tokens_are_expired(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     for number in range(1, 20):
         script.prepare("WatchHints", [change(number), EXPIRED])
     numbers = itertools.count()
-    async with client_of(address, token=lambda: f"t{next(numbers)}") as client:
+    async with client_of(address, rule=ClientRule(first_delay_s=0.0), token=lambda: f"t{next(numbers)}") as client:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await sequences(client.watch(), 20)
     assert explain(caught.value).reason == ErrorReason.ERROR_REASON_TOKEN_EXPIRED
@@ -360,14 +356,11 @@ async def test_watch_lists_cursors_beyond_the_stream_limit(scripted: tuple[Scrip
     assert (cursors["c2000"], cursors["c2001"]) == (at(3, "c2000", "new"), at(9, "c2001"))
 
 
-async def test_watch_reconnects_a_silent_stream(
-    scripted: tuple[Scripted, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(syncbeat.watch, "_FIRST_DELAY_S", 0.0)
+async def test_watch_reconnects_a_silent_stream(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     # On a slow machine streams are given up before their first event too: each brings what the test has come to.
     script.answers["WatchHints"] = [[change(1), Hold()] for _ in range(100)]
-    async with client_of(address) as client, client.watch(heartbeat_s=0.1) as watch:
+    async with client_of(address, rule=ClientRule(first_delay_s=0.0)) as client, client.watch(heartbeat_s=0.1) as watch:
         assert await sequences(watch, 1) == [1]
         script.answers["WatchHints"] = [[change(2), Hold()] for _ in range(100)]
         assert await sequences(watch, 2) == [2]

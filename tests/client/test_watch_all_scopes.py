@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import textwrap
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-import syncbeat.watch
-from syncbeat import SyncbeatClient, Watch, explain
+from syncbeat import ClientRule, SyncbeatClient, Watch, explain
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat.v1.error_reason_pb2 import ErrorReason
@@ -37,12 +37,12 @@ from tests.support.ports import free_port
 pytestmark = pytest.mark.rpc
 
 ROOT = Path(__file__).parents[2]
+EAGER = ClientRule(first_delay_s=0.0)
 DOWN = Refusal(grpc.StatusCode.UNAVAILABLE)
 
 
 @pytest.fixture
-async def scripted(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Scripted, str]]:
-    monkeypatch.setattr(syncbeat.watch, "_FIRST_DELAY_S", 0.0)
+async def scripted() -> AsyncIterator[tuple[Scripted, str]]:
     async with scripted_server() as served:
         yield served
 
@@ -96,7 +96,7 @@ async def test_firehose_resumes_by_its_last_token_and_shows_nothing_twice(script
         [change("a", 2), change("b", 1), change("b", 2), checkpoint("t2"), DOWN],
         [change("c", 1), Hold()],
     )
-    async with client_of(address) as client, client.watch(all_scopes=True) as watch:
+    async with client_of(address, rule=EAGER) as client, client.watch(all_scopes=True) as watch:
         assert watch.token == ""
         assert await changes(watch, ("b", 2)) == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
         assert await changes(watch, ("c", 1)) == [("c", 1)]
@@ -107,7 +107,7 @@ async def test_firehose_resumes_by_its_last_token_and_shows_nothing_twice(script
 async def test_firehose_begins_at_a_kept_token(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("WatchHints", [change("a", 1), Hold()])
-    async with client_of(address) as client, client.watch(all_scopes=True, token="kept") as watch:
+    async with client_of(address, rule=EAGER) as client, client.watch(all_scopes=True, token="kept") as watch:
         assert await changes(watch, ("a", 1)) == [("a", 1)]
         assert watch.token == "kept"
     assert asked(script) == [("kept", [])]
@@ -116,7 +116,7 @@ async def test_firehose_begins_at_a_kept_token(scripted: tuple[Scripted, str]) -
 async def test_firehose_goes_from_kept_cursors_to_a_token(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("WatchHints", [change("a", 6), DOWN], [checkpoint("t1"), DOWN], [change("a", 7), Hold()])
-    async with client_of(address) as client, client.watch(all_scopes=True, cursors=[at("a", 5)]) as watch:
+    async with client_of(address, rule=EAGER) as client, client.watch(all_scopes=True, cursors=[at("a", 5)]) as watch:
         assert await changes(watch, ("a", 7)) == [("a", 6), ("a", 7)]
     assert asked(script) == [("", ["a"]), ("", ["a"]), ("t1", [])]
 
@@ -127,7 +127,7 @@ async def test_firehose_goes_on_by_cursors_with_a_server_that_knows_no_tokens(
     script, address = scripted
     earlier = pb.WatchHintsResponse(checkpoint=pb.Checkpoint(cursors=[at("a", 1), at("b", 3)]))
     script.prepare("WatchHints", [change("a", 1), earlier, DOWN], [change("b", 4), Hold()])
-    async with client_of(address) as client, client.watch(all_scopes=True) as watch:
+    async with client_of(address, rule=EAGER) as client, client.watch(all_scopes=True) as watch:
         assert await changes(watch, ("b", 4)) == [("a", 1), ("b", 4)]
         assert watch.cursors == [at("a", 1), at("b", 4)]
     assert asked(script) == [("", []), ("", ["a", "b"])]
@@ -139,7 +139,7 @@ async def test_firehose_that_is_reset_takes_lower_sequences_and_the_token_after_
     script, address = scripted
     reset = pb.WatchHintsResponse(reset=pb.Reset(token="all"))
     script.prepare("WatchHints", [change("a", 9), reset, DOWN], [reset, checkpoint("t2"), change("a", 3), Hold()])
-    async with client_of(address) as client, client.watch(all_scopes=True, token="t1") as watch:
+    async with client_of(address, rule=EAGER) as client, client.watch(all_scopes=True, token="t1") as watch:
         assert await changes(watch, ("a", 9)) == [("a", 9)]
         for _ in range(2):
             event = await anext(watch)
@@ -150,14 +150,12 @@ async def test_firehose_that_is_reset_takes_lower_sequences_and_the_token_after_
     assert asked(script) == [("t1", []), ("t1", [])], "before there is a new token the old one is reset again"
 
 
-async def test_firehose_remembers_a_bounded_number_of_scopes(
-    scripted: tuple[Scripted, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(syncbeat.watch, "_MAX_KEPT_BESIDE_TOKEN", 3)
+async def test_firehose_remembers_a_bounded_number_of_scopes(scripted: tuple[Scripted, str]) -> None:
+    rule = replace(EAGER, max_cursors_beside_token=3)
     script, address = scripted
     script.prepare("WatchHints", [checkpoint("t1"), *(change(f"s{number}", 1) for number in range(9)), Hold()])
     kept = [at(f"c{number}", 1) for number in range(9)]
-    async with client_of(address) as client, client.watch(all_scopes=True, cursors=kept) as watch:
+    async with client_of(address, rule=rule) as client, client.watch(all_scopes=True, cursors=kept) as watch:
         await changes(watch, ("s8", 1))
         assert [cursor.scope for cursor in watch.cursors] == ["s6", "s7", "s8"]
 
@@ -165,7 +163,7 @@ async def test_firehose_remembers_a_bounded_number_of_scopes(
 async def test_firehose_token_is_not_sent_for_a_user(scripted: tuple[Scripted, str]) -> None:
     script, address = scripted
     script.prepare("WatchHints", [change("a", 1), Hold()])
-    async with client_of(address) as client, client.watch("phone") as watch:
+    async with client_of(address, rule=EAGER) as client, client.watch("phone") as watch:
         assert await changes(watch, ("a", 1)) == [("a", 1)]
     assert not script.attempts["WatchHints"][0].request.HasField("token")
 
@@ -182,14 +180,13 @@ async def first_reset(watch: Watch) -> pb.Reset:
 
 
 async def test_firehose_misses_nothing_over_a_drain_and_brings_scopes_it_never_met(
-    database_urls: DatabaseUrls, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    database_urls: DatabaseUrls, redis_url: str
 ) -> None:
-    monkeypatch.setattr(syncbeat.watch, "_MAX_DELAY_S", 1.0)
     port = free_port()
     async with (
         real_server(database_urls, redis_url) as other,
         client_of(other) as backend,
-        client_of(f"127.0.0.1:{port}") as client,
+        client_of(f"127.0.0.1:{port}", rule=ClientRule(max_delay_s=1.0)) as client,
         client.watch(all_scopes=True) as watch,
     ):
         async with real_server(database_urls, redis_url, port):

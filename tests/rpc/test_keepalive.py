@@ -7,9 +7,9 @@ import asyncio
 import grpc
 import pytest
 
-import syncbeat.client
 import syncbeat_server.rpc.server
-from syncbeat import explain
+from syncbeat import ClientRule, explain
+from syncbeat.rules import CHANNEL_OPTIONS
 from syncbeat.v1 import sync_service_pb2 as pb
 from tests.support.client_servers import Hold, client_of, scripted_server, user_token
 from tests.support.databases import DatabaseUrls
@@ -35,13 +35,17 @@ def configured_s(options: tuple[tuple[str, int | str], ...]) -> float:
 
 
 def test_keepalive_detects_a_dead_peer_within_80_s() -> None:
-    assert configured_s(syncbeat.client._OPTIONS) <= 40
+    assert configured_s(tuple(CHANNEL_OPTIONS.items())) <= 40
     assert configured_s(syncbeat_server.rpc.server._OPTIONS) <= 80
 
 
-async def test_keepalive_of_the_client_ends_a_half_open_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncbeat.client, "_OPTIONS", faster(syncbeat.client._OPTIONS))
-    async with scripted_server() as (script, address), relayed(address) as relay, client_of(relay.address) as client:
+async def test_keepalive_of_the_client_ends_a_half_open_connection() -> None:
+    rule = ClientRule(channel_options=dict(faster(tuple(CHANNEL_OPTIONS.items()))))
+    async with (
+        scripted_server() as (script, address),
+        relayed(address) as relay,
+        client_of(relay.address, rule=rule) as client,
+    ):
         script.prepare("WatchHints", [pb.WatchHintsResponse(checkpoint=pb.Checkpoint()), Hold()])
         stream = Watch(client.sync.WatchHints(pb.WatchHintsRequest()))
         await stream.opened()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from syncbeat import SmartSync
-from syncbeat import client as client_module
+from syncbeat import ClientRule, SmartSync
+from syncbeat.rules import CHANNEL_OPTIONS
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from tests.client.test_smart_sync_real_server import Store
@@ -59,15 +59,14 @@ async def test_watch_hints_catches_up_within_the_default_message_size(server: Se
     assert sequences == list(range(1, 62))
 
 
-async def test_smart_sync_completes_a_36_mib_scope(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = tuple(option for option in client_module._OPTIONS if option[0] != "grpc.max_receive_message_length")
-    monkeypatch.setattr(client_module, "_OPTIONS", options)
+async def test_smart_sync_completes_a_36_mib_scope(server: Server) -> None:
+    own = {name: value for name, value in CHANNEL_OPTIONS.items() if name != "grpc.max_receive_message_length"}
     await fill(server, "s", 600, 60 * KIB)
     await server.add("s", "ann")
     await server.register("ann", "phone")
     store, clock = Store(), DeviceClock()
     async with (
-        client_of(server.address, token=user_token("ann")) as client,
+        client_of(server.address, token=user_token("ann"), rule=ClientRule(channel_options=own)) as client,
         SmartSync(client, "phone", on_changes=store.apply, clock=clock, streams=False),
     ):
         await wait_until(lambda: len(store.rows.get("s", {})) == 601)

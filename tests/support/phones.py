@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from syncbeat import SmartSync, SyncBatch, SyncbeatClient
+from syncbeat import ClientRule, SmartSync, SyncBatch, SyncbeatClient
+from syncbeat.rules import DEFAULT_RULE
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from tests.support.client_servers import Scripted, client_of, scripted_server
@@ -132,9 +133,12 @@ class Phone:
 
 @asynccontextmanager
 async def phone(
-    *answers: pb.ReportActivityResponse, cursors: Iterable[core_pb2.ScopeCursor] = (), token: Any = "t"
+    *answers: pb.ReportActivityResponse,
+    cursors: Iterable[core_pb2.ScopeCursor] = (),
+    token: Any = "t",
+    rule: ClientRule = DEFAULT_RULE,
 ) -> AsyncIterator[Phone]:
     """A device that is not started yet; `answers` are those to its reports."""
-    async with scripted_server() as (script, address), client_of(address, token=token) as client:
+    async with scripted_server() as (script, address), client_of(address, token=token, rule=rule) as client:
         script.prepare("ReportActivity", *answers)
         yield Phone(script, client, cursors)

@@ -17,7 +17,8 @@ from syncbeat_server.app import Stores
 from syncbeat_server.app.process import Process, opened
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.settings.server import Role, load_settings
+from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.server import Role
 from syncbeat_server.ops.shutdown_budget import Ending
 from syncbeat_server.storage.redis.token_bucket import Allowance, Rate
 from syncbeat_server.sync.hints.load_pacer import Figures, Limits, Pacer

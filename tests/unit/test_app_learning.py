@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from syncbeat_server.app.tuning import aim_of
+from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.settings.server import AppSettings, Scheduling
-from syncbeat_server.sync.policy.baselines import PolicyName
+from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind
 from syncbeat_server.sync.policy.staleness import Met
@@ -30,8 +30,8 @@ MEAN, P95, BUDGET = TargetKind.MEAN, TargetKind.P95, TargetKind.BUDGET
         (AppSettings(requests_per_day=5_000), Aim(Target(BUDGET, 5_000.0), Bounds(5.0, 14_400.0))),
         (AppSettings(poll_floor_s=10.0, poll_cap_s=3_600.0), Aim(Target(MEAN, 15.0), Bounds(10.0, 3_600.0))),
         (
-            AppSettings(policy=Scheduling.TIER_TABLE),
-            Aim(Target(MEAN, 15.0), Bounds(5.0, 75.0), PolicyName.TIER_TABLE),
+            AppSettings(policy=SchedulingPolicy.TIER_TABLE),
+            Aim(Target(MEAN, 15.0), Bounds(5.0, 75.0), SchedulingPolicy.TIER_TABLE),
         ),
     ],
 )
@@ -40,7 +40,8 @@ def test_settings_become_an_aim(settings: AppSettings, aim: Aim) -> None:
 
 
 def test_every_policy_can_be_chosen() -> None:
-    assert {aim_of(AppSettings(policy=name)).policy for name in Scheduling} == set(PolicyName)
+    chosen = {aim_of(AppSettings.model_validate({"policy": name.value})).policy for name in SchedulingPolicy}
+    assert chosen == {"adaptive", "sqrt-ewma", "tier-table", "fixed-30s"}
 
 
 def test_what_was_counted_is_shown_by_app() -> None:

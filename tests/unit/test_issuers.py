@@ -14,7 +14,8 @@ from syncbeat_server.app import faults
 from syncbeat_server.app.authentication import known_callers
 from syncbeat_server.auth.service import Known
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.settings.server import digest_of, load_settings
+from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.types import token_digest
 from tests.fakes import FakeClock
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -49,7 +50,7 @@ async def accepted(**variables: str) -> Known:
 
 
 def service(methods: str = "*", apps: str = "*") -> str:
-    return f"backend:{digest_of('a token')}:{methods}:{apps}"
+    return f"backend:{token_digest('a token')}:{methods}:{apps}"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ async def test_a_certificate_for_what_does_not_exist_is_refused(tmp_path: Path) 
 
 async def test_tokens_for_what_exists_are_accepted() -> None:
     tokens = ",".join(
-        [service("GetHint|PublishChanges|RedriveDeliveries|IngestEvent"), f"other:{digest_of('x')}:*:default"]
+        [service("GetHint|PublishChanges|RedriveDeliveries|IngestEvent"), f"other:{token_digest('x')}:*:default"]
     )
     known = await accepted(JWT_SECRETS=f"k={SECRET}", SERVICE_TOKENS=tokens)
     assert len(known.holders) == 2

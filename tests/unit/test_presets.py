@@ -13,7 +13,7 @@ from syncbeat_server.auth.tokens.issuer_presets import PROFILES
 from syncbeat_server.auth.tokens.keys import row_in
 from syncbeat_server.auth.tokens.verify import check, read
 from syncbeat_server.errors import ConfigurationError, TokenInvalid
-from syncbeat_server.ops.settings.server import load_settings
+from syncbeat_server.ops.settings.load import load_settings
 from tests.fakes import FakeClock
 from tests.presets import NOW, PRESETS, SECRET, Preset, table
 

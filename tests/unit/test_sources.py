@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.files import MOST_BYTES
-from syncbeat_server.ops.settings.server import Settings, load_settings
+from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.server import Settings
 from tests.damage import NOT_APPS, UNREADABLE, put
 from tests.unit.test_files import without_rights
 

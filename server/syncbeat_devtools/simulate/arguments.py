@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from syncbeat_server.defaults import TARGET_STALENESS_S
+
 _FLEET = 20_000
 _MOST_MEAN_S = 600.0
 _MOST_KNOWN_DAYS = 30
@@ -24,7 +26,7 @@ def add_simulate(commands: Any) -> None:
     simulate.add_argument("--devices", type=_devices, default=800, help="simulated a seed (default: %(default)s)")
     simulate.add_argument("--full", action="store_true", help="simulate all 20,000 devices")
     simulate.add_argument("--seed", type=int, action="append", help="may be repeated (default: 11, 12 and 13)")
-    simulate.add_argument("--mean", type=_mean, default=15.0, help="mean staleness to meet, seconds (default: 15)")
+    simulate.add_argument("--mean", type=_mean, default=TARGET_STALENESS_S, help="seconds (default: %(default)g)")
     simulate.add_argument("--cap", type=_mean, help="the longest interval, seconds (default: the server's)")
     simulate.add_argument("--known-days", type=_days, default=3, help="feeds are known so long (default: %(default)s)")
     simulate.add_argument("--trace", type=Path, help="replay a log's first day: CSV with time, scope, device, kind")

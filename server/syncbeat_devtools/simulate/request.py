@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncbeat_devtools.simulate.plots import check_plot
+from syncbeat_server.defaults import TARGET_STALENESS_S
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.sync.policy import DEFAULT_TUNING
 from syncbeat_server.sync.policy.interval import Bounds
-
-_DEFAULT_MEAN_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,7 @@ class Request:
     fleet: str = "default"
     devices: int = 800
     seeds: tuple[int, ...] = (11, 12, 13)
-    target_s: float = 15.0
+    target_s: float = TARGET_STALENESS_S
     cap_s: float | None = None
     known_days: int = 3
     trace: Path | None = None
@@ -36,7 +35,7 @@ class Request:
 def bounds_of(request: Request) -> Bounds:
     """The shortest and the longest interval of those policies that have them."""
     floor_s, cap_s = DEFAULT_TUNING.bounds
-    return Bounds(floor_s, request.cap_s or cap_s * request.target_s / _DEFAULT_MEAN_S)
+    return Bounds(floor_s, request.cap_s or cap_s * request.target_s / TARGET_STALENESS_S)
 
 
 def check(request: Request) -> None:

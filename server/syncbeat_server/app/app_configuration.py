@@ -13,7 +13,9 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
 from syncbeat_server.ops.fault_log import Trouble
 from syncbeat_server.ops.files import FileFault, read_file, written_at
-from syncbeat_server.ops.settings.server import AppSettings, Settings, reread_apps
+from syncbeat_server.ops.settings.app import AppSettings
+from syncbeat_server.ops.settings.load import reload_apps
+from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.push.content.templates import Template
 
 _log = logging.getLogger(__name__)
@@ -108,7 +110,7 @@ class Apps:
             return
         if isinstance(seen.document, str):
             raise ConfigurationError(seen.document)
-        apps = reread_apps(self._settings, seen.document)
+        apps = reload_apps(self._settings, seen.document)
         templates = _all_templates(apps)
         # What is being written may end between two tables, and is good TOML then: it has to stay for one more look.
         if seen.document == before.document:

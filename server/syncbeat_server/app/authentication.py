@@ -14,7 +14,8 @@ from syncbeat_server.auth.tokens.keys import key_table, signing_keys
 from syncbeat_server.auth.tokens.lifetimes import SessionRule
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.settings.server import AppSettings, Settings, session_issuer
+from syncbeat_server.ops.settings.app import AppSettings, session_issuer
+from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.types import CertificateEntry, TokenEntry
 from syncbeat_server.storage.postgres.database import Database
 

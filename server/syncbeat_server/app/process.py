@@ -12,9 +12,10 @@ from typing import Any
 
 from syncbeat_server.app.app_configuration import Apps
 from syncbeat_server.clock import Clock, SystemClock
+from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.presence import Presence
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.settings.server import DEFAULT_APP, Settings
+from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.shutdown_budget import Ending
 from syncbeat_server.push.delivery.channel import app_secret
 from syncbeat_server.runtime.worker_processes import Children, children

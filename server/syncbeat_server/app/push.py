@@ -15,7 +15,8 @@ from syncbeat_server.auth.erase import OLD_ROWS as OLD_SESSIONS
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
 from syncbeat_server.ops.fault_log import Trouble
-from syncbeat_server.ops.settings.server import AppSettings, Settings
+from syncbeat_server.ops.settings.app import AppSettings
+from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.types import check_base_url
 from syncbeat_server.push.delivery.channel import Channel, app_secret
 from syncbeat_server.push.delivery.flow_control import Gate

@@ -21,10 +21,11 @@ from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshLimits
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
 from syncbeat_server.auth.sessions.service import SessionService, Signing
 from syncbeat_server.auth.tokens.keys import public_jwks
+from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.user_lifecycle import UserLifecycle
-from syncbeat_server.ops.settings.server import DEFAULT_APP, Role, Settings
+from syncbeat_server.ops.settings.server import Role, Settings
 from syncbeat_server.ops.shutdown_budget import Ending, given_up
 from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.delivery.channel import app_secret

@@ -12,8 +12,8 @@ from syncbeat_server.auth.tokens.issuer_presets import PROFILES, Profile
 from syncbeat_server.auth.tokens.keys import SYMMETRIC, also_without_kid, keys_of_jwks
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.files import read_file
-from syncbeat_server.ops.settings.issuer import DEFAULT_ISSUER, IssuerSettings, Subjects, UnknownUsers
-from syncbeat_server.ops.settings.server import AppSettings
+from syncbeat_server.ops.settings.app import AppSettings
+from syncbeat_server.ops.settings.issuer import DEFAULT_ISSUER, IssuerSettings, SubjectFormat, UnknownUsers
 from syncbeat_server.ops.settings.types import check_base_url
 
 _log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def issuer_of(app_id: str, given: IssuerSettings) -> Issuer:
         audiences=given.jwt_audience or _usual_audiences(given, profile),
         required=required - given.jwt_optional,
         roles=given.jwt_roles or profile.roles,
-        uuid_subjects=profile.uuid_subjects if given.jwt_subjects is None else given.jwt_subjects is Subjects.UUID,
+        uuid_subjects=profile.uuid_subjects if given.jwt_subjects is None else given.jwt_subjects is SubjectFormat.UUID,
         leeway=timedelta(seconds=given.jwt_leeway_s),
         first_sight=given.unknown_users is UnknownUsers.ACCEPT,
         clients=given.jwt_clients if given.jwt_clients != {_ANY_CLIENT} else frozenset(),

@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-MAX_LEEWAY = timedelta(seconds=30)
+from syncbeat_server.defaults import JWT_LEEWAY_S
+
+MAX_LEEWAY = timedelta(seconds=JWT_LEEWAY_S)
 ROLE = "authenticated"
 """The role of a user who has signed in, as Supabase calls it."""
 OPTIONAL_CLAIMS = frozenset({"iat", "aud", "role", "session_id"})

@@ -245,7 +245,8 @@ def _run(work: Any, embedded: EmbeddedStores | None = None, drain_s: float | Non
 
 def _settings() -> Settings:
     from syncbeat_server.ops import logs
-    from syncbeat_server.ops.settings.server import LogFormat, load_settings
+    from syncbeat_server.ops.settings.load import load_settings
+    from syncbeat_server.ops.settings.server import LogFormat
 
     settings = load_settings()
     logs.set_up(as_json=settings.log_format is LogFormat.JSON, level=settings.log_level)
@@ -271,10 +272,10 @@ def _migrate(parsed: argparse.Namespace) -> int:
 
 
 def _check_config(parsed: argparse.Namespace) -> int:
-    from syncbeat_server.ops.settings.server import describe_settings
+    from syncbeat_server.ops.settings.descriptions import format_settings
 
     if parsed.list:
-        print(describe_settings())
+        print(format_settings())
         return 0
     settings = _settings()
     from syncbeat_server.app import Stores, faults
@@ -328,15 +329,14 @@ def _session_keys(_parsed: argparse.Namespace) -> int:
 
 
 def _opaque_token(parsed: argparse.Namespace) -> int:
-    from syncbeat_server.ops.settings.server import digest_of
-    from syncbeat_server.ops.settings.types import NAME
+    from syncbeat_server.ops.settings.types import NAME, token_digest
 
     if not re.fullmatch(NAME, parsed.name):
         raise ConfigurationError(f"token {parsed.kind}: a name is 1 to 64 of A-Z a-z 0-9 _ . -")
     if re.search(r"[:,\s]", parsed.methods + parsed.apps):
         raise ConfigurationError(f"token {parsed.kind}: --methods and --apps: want names joined by |, or *")
     token = secrets.token_urlsafe(32)
-    entry = f"{parsed.name}:{digest_of(token)}:{parsed.methods}:{parsed.apps}"
+    entry = f"{parsed.name}:{token_digest(token)}:{parsed.methods}:{parsed.apps}"
     print(f"token (give it to the {parsed.kind}, it is shown once): {token}")
     print(f"SYNCBEAT_{parsed.kind.upper()}_TOKENS={entry}")
     return 0

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
+from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
-
-DEFAULT_APP = "default"
 
 
 class Call(NamedTuple):

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from syncbeat_server.auth.model import SessionState, Standing, VerifiedToken
+from syncbeat_server.defaults import ACCESS_TOKEN_S, SESSION_GRACE_S, SESSION_IDLE_S, SESSION_MAX_S
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,10 @@ class SessionRule:
     `grace_s`: how long the parent of the present refresh token is good whatever else is known.
     """
 
-    access_s: float = 3_600.0
-    idle_s: float = 30 * 86_400.0
-    max_s: float = 180 * 86_400.0
-    grace_s: float = 30.0
+    access_s: float = ACCESS_TOKEN_S
+    idle_s: float = SESSION_IDLE_S
+    max_s: float = SESSION_MAX_S
+    grace_s: float = SESSION_GRACE_S
     per_user: int = 100
 
 

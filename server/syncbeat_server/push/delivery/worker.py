@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.defaults import DELIVERY_LEASE_S, DELIVERY_POLL_S
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.push.accept import close_windows, expand
 from syncbeat_server.push.delivery import maintenance
@@ -49,8 +50,8 @@ _REFILL = 0.5  # of what may be in flight: below it the next ones are claimed, s
 class WorkerRule:
     """How a worker works: length of a lease, how often it looks unasked."""
 
-    lease_s: float = 30.0
-    poll_s: float = 1.0
+    lease_s: float = DELIVERY_LEASE_S
+    poll_s: float = DELIVERY_POLL_S
     retry: RetryRule = field(default_factory=RetryRule)
 
 

@@ -166,7 +166,7 @@ def _handler(door: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]
 
     name = "GetDevice"
     admission = Admission(1_000, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
-    stack = Interceptors(door, Metrics(), SystemClock(), admission)
+    stack = Interceptors(door, Metrics().rpc, SystemClock(), admission)
     return stack.answering(_SERVICE.methods_by_name[name], policies(_SERVICE)[name], nothing)
 
 

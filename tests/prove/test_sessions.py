@@ -125,7 +125,7 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
         caches = TokenCaches(door, bus, "world", lambda *_: None)
         servicer = AuthServicer(sessions, caches)
         admission = Admission(USERS, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
-        interceptors = Interceptors(door, Metrics(), clock, admission)
+        interceptors = Interceptors(door, Metrics().rpc, clock, admission)
         server = RpcServer(
             interceptors, {"AuthService": servicer}, reflection=False, share_port=False, age=ConnectionAge(1_800, 1_800)
         )

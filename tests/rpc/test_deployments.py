@@ -65,7 +65,7 @@ async def three(
 
 
 def pacer(one: Process, clock: FakeClock) -> Pacer:
-    return Pacer(one.bus, clock, Limits(None, 1_000, 8), Figures, Metrics())
+    return Pacer(one.bus, clock, Limits(None, 1_000, 8), Figures, Metrics().sync)
 
 
 async def test_who_has_a_stream_is_known_in_its_deployment_only(three: tuple[Process, Process, Process]) -> None:

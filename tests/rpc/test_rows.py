@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.clock import Clock
-from syncbeat_server.ops.metrics import Metrics
+from syncbeat_server.ops.metrics.rpc import RpcMetrics
 from syncbeat_server.rpc import handler_pipeline
 from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.handler_pipeline import CallObserver, Doorkeeper, Interceptors
@@ -81,7 +81,7 @@ class House:
     def handled(self) -> Counter[str]:
         """How many polls ended with each code."""
         observer = self._around.observer
-        assert isinstance(observer, Metrics)
+        assert isinstance(observer, RpcMetrics)
         return Counter(
             {
                 sample.labels["grpc_code"]: int(sample.value)

@@ -229,7 +229,7 @@ async def named_everywhere(url: str, cause: Cause, named: str, caplog: pytest.Lo
     assert any(named in sentence for sentence in sentences), sentences
     metrics = Metrics()
     async with open_redis(url, SystemClock(), "ours") as bus:
-        metrics.watch_redis(bus.health)
+        metrics.storage.watch_redis(bus.health)
         caplog.set_level(logging.INFO)
         refusals = await RedisWatch(bus).look()
         assert refusals[0].cause is cause, refusals

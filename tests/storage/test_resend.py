@@ -109,7 +109,7 @@ async def test_a_lost_wake_up_is_sent_again_in_growing_waits_and_given_up(databa
         cast(Allowance, Unlimited()),
         WorkerRule(poll_s=3.0),
         clock,
-        WorkerHooks(woken=metrics.woken, missed=metrics.wake_ups_missed),
+        WorkerHooks(woken=metrics.push.woken, missed=metrics.push.wake_ups_missed),
     )
     async with running(worker):
         await send(database, worker, wake(1, ttl_s=3600.0))

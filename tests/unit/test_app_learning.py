@@ -53,7 +53,7 @@ def test_what_was_counted_is_shown_by_app() -> None:
     tally.tick(30.0)
     metrics = Metrics()
     tiers = {"IMMEDIATE": 10.0, "FAST": 30.0, "NORMAL": 120.0, "SLOW": float("inf")}
-    metrics.watch_sync(lambda: {"shop": tally}, STALENESS_S, INTERVALS_S, tiers)
+    metrics.sync.watch_apps(lambda: {"shop": tally}, STALENESS_S, INTERVALS_S, tiers)
 
     def read(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(name, {"app": "shop", **labels})

@@ -74,13 +74,13 @@ async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIte
             await require_current_schema(conn)
         apps = Apps(settings, clock)
         notices, metrics = Notices(database, clock), Metrics()
-        skew = ClockSkew(database, clock, metrics.clock_skew)
+        skew = ClockSkew(database, clock, metrics.storage.clock_skew)
         # Streams are spread as calls are: where connections are to end sooner, so are they.
         age_s = min(MAX_STREAM_AGE_S, settings.connection_age_s)
         hub = Hub(age_s, settings.streams_per_user, settings.streams_per_device)
         async with open_redis(stores.redis_url, clock, await deployment(database)) as bus, children() as aside:
             watch = RedisWatch(bus)
-            metrics.watch_redis(bus.health)
+            metrics.storage.watch_redis(bus.health)
             await watch.start()
             chores = [bus.run_publisher(), watch.run(), apps.run(), notices.run(), skew.run()]
             async with running([*chores, watch_sessions(database, clock)]):

@@ -68,12 +68,12 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
             ),
             process.clock,
             WorkerHooks(
-                process.metrics.attempt_ended,
-                process.metrics.outcomes_voided,
-                process.metrics.removals_braked,
+                process.metrics.push.attempt_ended,
+                process.metrics.push.outcomes_voided,
+                process.metrics.push.removal_limit_hit,
                 channels.audited,
-                process.metrics.woken,
-                process.metrics.wake_ups_missed,
+                process.metrics.push.woken,
+                process.metrics.push.wake_ups_missed,
             ),
         )
         listening = [] if session_url is None else [listen(session_url.get_secret_value(), worker.wake, process.clock)]
@@ -93,7 +93,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
 def retention_of(process: Process) -> Retention:
     """What deletes the old rows of every feature."""
     kinds = [*old_rows(process.settings.keep_deliveries_days), *OLD_SESSIONS, *OLD_SYNC_ROWS]
-    return Retention(process.database, kinds, process.clock, process.metrics.rows_forgotten)
+    return Retention(process.database, kinds, process.clock, process.metrics.storage.rows_deleted)
 
 
 class _Channels:
@@ -155,7 +155,7 @@ class _Channels:
 
     def audited(self, figures: QueueFigures) -> None:
         """Show the queue's figures."""
-        metrics = self._process.metrics
+        metrics = self._process.metrics.push
         metrics.queue_counted(figures.waiting, figures.unaccounted)
         metrics.breakers({app_id: c.gate.breaker is not BreakerState.CLOSED for app_id, c in self.by_app.items()})
 

@@ -84,7 +84,7 @@ async def _front(process: Process) -> AsyncIterator[Front]:
     at_door = callers(process.settings, process.database, process.clock)
     name = f"{socket.gethostname()}:{os.getpid()}"
     caches = TokenCaches(at_door.door, process.bus, name, process.hub.callers_changed)
-    process.metrics.watch_token_cache(at_door.door.stats)
+    process.metrics.auth.watch_token_cache(at_door.door.stats)
     size = process.settings.view_cache_size
     views = Views(process.database, process.clock, lambda: process.bus.listening, size)
     try:
@@ -113,7 +113,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     directory = DirectoryService(database, cancel_waiting, tell.members_changed, tell.devices_changed)
     templates = process.apps.templates
     server = RpcServer(
-        Interceptors(front.door, process.metrics, clock, admission, settings.trusted_proxies, process.children.run),
+        Interceptors(front.door, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.children.run),
         {
             "SyncService": SyncServicer(
                 sync.service, sync.streams, sync.firehose, sync.publisher, front.door.recheck, templates

@@ -23,7 +23,7 @@ _TIERS = {tier.value: longest_s for tier, longest_s in TIER_S.items()} | {Priori
 def learning_of(process: Process) -> Learning:
     """What tunes the hints of a process that serves them, shown in its metrics."""
     learning = Learning(process.database, lambda: _aims(process), process.hub.live_devices, process.clock)
-    process.metrics.watch_sync(lambda: learning.recorder.tallies, STALENESS_S, INTERVALS_S, _TIERS)
+    process.metrics.sync.watch_apps(lambda: learning.recorder.tallies, STALENESS_S, INTERVALS_S, _TIERS)
     return learning
 
 

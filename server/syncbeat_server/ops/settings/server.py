@@ -204,7 +204,8 @@ class Settings(AppSettings, SessionSettings):
     )
     capacity_rps: Annotated[float, Field(gt=0.0, le=1e9)] | None = Field(
         default=None,
-        description="Requests a second that all processes together can serve. Unset: only measured overload stretches intervals.",
+        description="Requests a second that all processes together can serve. Unset: only "
+        "measured overload stretches intervals.",
     )
     connection_age_s: float = Field(
         default=1800.0,

@@ -22,7 +22,7 @@ from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_devtools.embedded.binaries import find_binaries
 from syncbeat_devtools.embedded.postgres import APP, DATABASE, OWNER, account_for_postgres, make_folder
 from syncbeat_devtools.embedded.servers import Account, Program, Server
-from syncbeat_server.ops.process_group import launcher
+from syncbeat_server.ops.process_group import launch_prefix
 from tests.ports import free_port
 from tests.prove.tools import proof_programs, runs
 
@@ -147,7 +147,7 @@ def _as_account(account: Account) -> list[str]:
     passes = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
     user = [f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups"]
     # The change of user takes the death signal away: it is asked for anew.
-    return ["/usr/bin/setpriv", *user, *passes, *launcher(signal.SIGTERM)]
+    return ["/usr/bin/setpriv", *user, *passes, *launch_prefix(signal.SIGTERM)]
 
 
 @contextmanager

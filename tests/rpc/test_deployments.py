@@ -19,7 +19,7 @@ from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.ops.settings.server import Role
-from syncbeat_server.ops.shutdown_budget import Ending
+from syncbeat_server.ops.shutdown_budget import ShutdownBudget
 from syncbeat_server.storage.redis.token_bucket import Allowance, Rate
 from syncbeat_server.sync.hints.load_pacer import Figures, Limits, Pacer
 from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql
@@ -47,7 +47,7 @@ async def others_urls(
 async def process(urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Process]:
     """What a process of the database's deployment has open."""
     settings = load_settings({"SYNCBEAT_DATABASE_POOL_SIZE": "2"}, env_file=None)
-    async with opened(settings, Stores(urls.app_url, redis_url), Ending(1.0)) as one:
+    async with opened(settings, Stores(urls.app_url, redis_url), ShutdownBudget(1.0)) as one:
         yield one
 
 

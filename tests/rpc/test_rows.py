@@ -20,7 +20,7 @@ from syncbeat_server.ops.metrics.rpc import RpcMetrics
 from syncbeat_server.rpc import handler_pipeline
 from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.handler_pipeline import CallObserver, Doorkeeper, Interceptors
-from syncbeat_server.runtime.adaptive_batching import Gathering
+from syncbeat_server.runtime.adaptive_batching import BatchTrigger
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.rpc.conftest import Caller, Server, refusal_of, running_server
@@ -53,8 +53,8 @@ class House:
     def hold(self) -> None:
         """Let polls wait from here on."""
 
-        class Held(Gathering):
-            def begin(self) -> None:
+        class Held(BatchTrigger):
+            def arm(self) -> None:
                 pass
 
         self._around.together._gathering = Held(lambda: 0, 0, lambda: None)

@@ -10,7 +10,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from syncbeat_server.app import faults
+from syncbeat_server.app import find_config_faults
 from syncbeat_server.app.authentication import known_callers
 from syncbeat_server.auth.service import Known
 from syncbeat_server.errors import ConfigurationError
@@ -39,13 +39,13 @@ async def refused(**variables: str) -> str:
     settings = load_settings({f"SYNCBEAT_{name}": value for name, value in variables.items()}, None)
     with pytest.raises(ConfigurationError) as raised:
         known_callers(settings, FakeClock())
-    assert raised.value.message in await faults(settings, None)
+    assert raised.value.message in await find_config_faults(settings, None)
     return raised.value.message
 
 
 async def accepted(**variables: str) -> Known:
     settings = load_settings({f"SYNCBEAT_{name}": value for name, value in variables.items()}, None)
-    assert await faults(settings, None) == []
+    assert await find_config_faults(settings, None) == []
     return known_callers(settings, FakeClock())
 
 

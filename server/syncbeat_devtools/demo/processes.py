@@ -16,7 +16,7 @@ from pathlib import Path
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.keys import new_signing_key
 from syncbeat_server.errors import SyncbeatError
-from syncbeat_server.ops.process_group import launcher
+from syncbeat_server.ops.process_group import launch_prefix
 
 _READY_S = 30.0
 _STOP_S = 30.0
@@ -74,7 +74,7 @@ async def start(arguments: list[str], settings: Mapping[str, str], log: Path) ->
     own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
     with log.open("ab") as output:
         child = await asyncio.create_subprocess_exec(
-            *launcher(signal.SIGTERM),
+            *launch_prefix(signal.SIGTERM),
             sys.executable,
             "-m",
             "syncbeat_server.cli",

@@ -137,7 +137,7 @@ def launcher(account: Account, death_signal: signal.Signals) -> list[str]:
     """
     if threading.current_thread() is not threading.main_thread():
         raise EmbeddedUnavailable("start the embedded stores from the main thread: they end with the thread")
-    return process_group.launcher(death_signal, account.uid, account.gid)
+    return process_group.launch_prefix(death_signal, account.uid, account.gid)
 
 
 def spawn(program: Program) -> tuple[subprocess.Popen[bytes], int]:

@@ -17,7 +17,7 @@ from syncbeat_server.storage.redis.address import address_of
 from syncbeat_server.storage.redis.capability_check import found_refused
 
 
-async def faults(settings: Settings, stores: Stores | None) -> list[str]:
+async def find_config_faults(settings: Settings, stores: Stores | None) -> list[str]:
     """What would keep this configuration from serving, or make it unsafe; empty when it is good."""
     found = []
     try:

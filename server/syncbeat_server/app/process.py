@@ -16,9 +16,9 @@ from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.presence import Presence
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.server import Settings
-from syncbeat_server.ops.shutdown_budget import Ending
+from syncbeat_server.ops.shutdown_budget import ShutdownBudget
 from syncbeat_server.push.delivery.channel import app_secret
-from syncbeat_server.runtime.worker_processes import Children, children
+from syncbeat_server.runtime.worker_processes import WorkerProcesses, open_worker_processes
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres.clock_skew import ClockSkew
 from syncbeat_server.storage.postgres.database import Database, open_database
@@ -52,12 +52,12 @@ class Process:
     presence: Presence
     apps: Apps
     notices: Notices
-    ending: Ending
-    children: Children
+    ending: ShutdownBudget
+    worker_processes: WorkerProcesses
 
 
 @asynccontextmanager
-async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIterator[Process]:
+async def opened(settings: Settings, stores: Stores, ending: ShutdownBudget) -> AsyncIterator[Process]:
     """Open the stores and make what every role needs; closed at the end of the block.
 
     Raises:
@@ -78,7 +78,10 @@ async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIte
         # Streams are spread as calls are: where connections are to end sooner, so are they.
         age_s = min(MAX_STREAM_AGE_S, settings.connection_age_s)
         hub = Hub(age_s, settings.streams_per_user, settings.streams_per_device)
-        async with open_redis(stores.redis_url, clock, await deployment(database)) as bus, children() as aside:
+        async with (
+            open_redis(stores.redis_url, clock, await deployment(database)) as bus,
+            open_worker_processes() as aside,
+        ):
             watch = RedisWatch(bus)
             metrics.storage.watch_redis(bus.health)
             await watch.start()

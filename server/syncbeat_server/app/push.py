@@ -14,7 +14,7 @@ from syncbeat_server.app.tuning import nightly_fit
 from syncbeat_server.auth.erase import OLD_ROWS as OLD_SESSIONS
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
-from syncbeat_server.ops.fault_log import Trouble
+from syncbeat_server.ops.fault_log import FaultLog
 from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.types import check_base_url
@@ -85,7 +85,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
                 yield worker
             finally:
                 retention.stop()
-                await worker.drain(process.ending.left_s())
+                await worker.drain(process.ending.remaining_s())
     finally:
         await channels.close()
 
@@ -103,7 +103,7 @@ class _Channels:
         self._process = process
         self._changed = asyncio.Event()
         self._made_of: dict[str, object] = {}
-        self._troubles: dict[str, Trouble] = {}
+        self._troubles: dict[str, FaultLog] = {}
         self._retired: list[Provider] = []
         self.by_app: dict[str, Channel] = {}
 
@@ -127,13 +127,14 @@ class _Channels:
         apps = self._process.apps.current
         for app_id, app in apps.items():
             trouble = self._troubles.setdefault(
-                app_id, Trouble(_log, "an app keeps its provider", "an app's provider can be made again", app_id=app_id)
+                app_id,
+                FaultLog(_log, "an app keeps its provider", "an app's provider can be made again", app_id=app_id),
             )
             try:
                 await self._make(app_id, app)
-                trouble.ended()
+                trouble.resolve()
             except Exception as error:  # noqa: BLE001  # nor may what one app is given end the deliveries of all
-                trouble.met(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
+                trouble.report(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
                 good = False
         for app_id in self.by_app.keys() - apps.keys():
             self._retire(self.by_app.pop(app_id))

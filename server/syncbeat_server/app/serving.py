@@ -26,7 +26,7 @@ from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.ops.settings.server import Role, Settings
-from syncbeat_server.ops.shutdown_budget import Ending, given_up
+from syncbeat_server.ops.shutdown_budget import ShutdownBudget, cancelled_on_stop
 from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.delivery.channel import app_secret
 from syncbeat_server.push.delivery.watch import DeliveryWatches
@@ -51,8 +51,8 @@ async def serve(
         DependencyDown: the database cannot be reached at the start.
         MigrationNeeded: it is older than this code.
     """
-    ending = Ending(settings.drain_s)
-    with given_up(stop) as started:
+    ending = ShutdownBudget(settings.drain_s)
+    with cancelled_on_stop(stop) as started:
         async with AsyncExitStack() as stack:
             process = await stack.enter_async_context(opened(settings, stores, ending))
             worker: DeliveryWorker | None = None
@@ -73,7 +73,7 @@ async def serve(
             ready(address)
             await stop.wait()
             _log.info("draining")
-            ending.begin()
+            ending.start()
             if worker is not None:
                 worker.claim_no_more()  # while RPCs drain, so that both share the time
     _log.info("stopped")
@@ -113,7 +113,9 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     directory = DirectoryService(database, cancel_waiting, tell.members_changed, tell.devices_changed)
     templates = process.apps.templates
     server = RpcServer(
-        Interceptors(front.door, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.children.run),
+        Interceptors(
+            front.door, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
+        ),
         {
             "SyncService": SyncServicer(
                 sync.service, sync.streams, sync.firehose, sync.publisher, front.door.recheck, templates
@@ -136,13 +138,13 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
             server.retire()
             process.hub.drain()
             watches.drain()
-            await server.stop(process.ending.left_s())
+            await server.stop(process.ending.remaining_s())
             await _flushed(process, sync.seen)
 
 
 async def _flushed(process: Process, seen: SeenRecorder) -> None:
     try:
-        if await process.ending.within(seen.flush(), _FLUSH_S):
+        if await process.ending.wait_for(seen.flush(), _FLUSH_S):
             return
     except SyncbeatError as error:
         _log.warning("cursors not recorded", extra={"reason": error.reason})

@@ -13,8 +13,8 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import InvalidRequest, SyncbeatError
 from syncbeat_server.push.accept import accept, new_notification_id
 from syncbeat_server.push.model import Content, Kind, Lane, NewNotification, Target
-from syncbeat_server.runtime.concurrency_limit import Turns
-from syncbeat_server.runtime.worker_processes import Aside, inline
+from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
+from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.idempotency import Answer, RequestKey
@@ -87,7 +87,7 @@ class Publisher:
         tuning: Callable[[str], Tuning],
         scope_changed: Callable[[str, str], None],
         deliveries_accepted: Callable[[], None],
-        aside: Aside = inline,
+        aside: RunInWorker = run_inline,
     ) -> None:
         """`tuning` has each app's prior; `aside` runs merges of large values.
 
@@ -99,7 +99,7 @@ class Publisher:
         self._deliveries_accepted = deliveries_accepted
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         # Others of a caller's wait without a connection.
-        self._places = Turns[tuple[str, str]](_ALONE_AT_ONCE)
+        self._places = ConcurrencyLimit[tuple[str, str]](_ALONE_AT_ONCE)
         self._aside = aside
         self._publishes: Batcher[Publish, Published] = Batcher(self._write, max_batch=_MAX_BATCH, abandons=True)
 
@@ -119,12 +119,12 @@ class Publisher:
                 return await self._publishes.submit(publish)
             return await self._publish_alone(publish)
         except InvalidRequest as error:
-            async with self._places.turn((publish.app_id, publish.caller)), self._database.transaction() as conn:
+            async with self._places.slot((publish.app_id, publish.caller)), self._database.transaction() as conn:
                 call = Append(publish.app_id, publish.changes)
                 raise await blame(conn, call, error, self._aside) from error
 
     async def _publish_alone(self, publish: Publish) -> Published:
-        async with self._places.turn((publish.app_id, publish.caller)):
+        async with self._places.slot((publish.app_id, publish.caller)):
             if _weight(publish) > _MAX_SHARED_BYTES:
                 async with self._large:
                     (answer,) = await self._write([publish])

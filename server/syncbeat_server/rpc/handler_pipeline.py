@@ -37,8 +37,8 @@ from syncbeat_server.rpc.tls import certificate_names
 from syncbeat_server.rpc.validation.field_rules import Validator, acting_user_field, compile_validator
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES, faults_aside, holds_documents
 from syncbeat_server.rpc.validation.wire_format import fault_of_public, undecodable_texts
-from syncbeat_server.runtime.concurrency_limit import Turns
-from syncbeat_server.runtime.worker_processes import Aside, inline
+from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
+from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 
 _DEFAULT_DEADLINE_S = 10.0
 _MARGIN_S = 0.02  # so that the answer "no time left" still reaches the caller
@@ -119,7 +119,7 @@ class Interceptors:
         clock: Clock,
         admission: Admission,
         trusted_proxies: tuple[Network, ...] = (),
-        aside: Aside = inline,
+        aside: RunInWorker = run_inline,
     ) -> None:
         """`trusted_proxies`: whose `x-forwarded-for` is believed. `aside` runs the checks of large requests."""
         self.door = door
@@ -130,7 +130,7 @@ class Interceptors:
         self.budgets = Budgets()
         self.together = Together()
         self.aside = aside
-        self.turns = Turns[tuple[str, str]](_LARGE_AT_ONCE)
+        self.turns = ConcurrencyLimit[tuple[str, str]](_LARGE_AT_ONCE)
         self.bodies = Bodies()
         self.answers = Answers()
 
@@ -217,7 +217,7 @@ class _Method:
         if not isinstance(begun, Unchecked):
             return begun
         principal, request = begun.principal, self.message(data)
-        async with self.stack.turns.turn((principal.app_id, principal.caller)):
+        async with self.stack.turns.slot((principal.app_id, principal.caller)):
             faults = await faults_aside(self.stack.aside, self.request_class, data)
         self.check(faults, request, principal)
         return request, Call(self.name, around.request_id, principal)

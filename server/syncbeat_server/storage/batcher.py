@@ -12,7 +12,7 @@ from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
-from syncbeat_server.runtime.adaptive_batching import Gathering
+from syncbeat_server.runtime.adaptive_batching import BatchTrigger
 from syncbeat_server.storage.postgres.database import TooSlow
 
 Item = TypeVar("Item")
@@ -56,7 +56,7 @@ class Batcher(Generic[Item, Answer]):
         self._alone: set[asyncio.Task[DependencyDown | None]] = set()
         self._places_alone = asyncio.Semaphore(_MAX_ALONE)
         self._is_gathering = False
-        self._gathering = Gathering(lambda: len(self._waiting), max_batch, self._start)
+        self._gathering = BatchTrigger(lambda: len(self._waiting), max_batch, self._start)
         self._late: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Answer:
@@ -75,7 +75,7 @@ class Batcher(Generic[Item, Answer]):
             if self._running:
                 self._late = loop.call_later(_SLOW_S, self._start)
             else:
-                self._gathering.begin()
+                self._gathering.arm()
         elif self._late is not None and len(self._waiting) >= self._max_batch:
             self._start()
         return await future
@@ -92,7 +92,7 @@ class Batcher(Generic[Item, Answer]):
         while self._waiting and len(self._running) < self._lanes:
             batch = self._waiting[: self._max_batch]
             del self._waiting[: self._max_batch]
-            self._gathering.served(len(batch))
+            self._gathering.record_batch(len(batch))
             task = self._begin(self._run(batch), batch)
             self._running.add(task)
             task.add_done_callback(self._ended)
@@ -116,7 +116,7 @@ class Batcher(Generic[Item, Answer]):
         if self._waiting:
             self._end_gathering()
             self._is_gathering = True
-            self._gathering.look()
+            self._gathering.check()
 
     async def _run(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> DependencyDown | None:
         # The answer is why the batch could not be asked for at all.

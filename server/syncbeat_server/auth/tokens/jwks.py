@@ -15,7 +15,7 @@ from syncbeat_server.auth.tokens.keys import MAX_JWKS_BYTES, MAX_KID, PUBLISHED,
 from syncbeat_server.auth.tokens.unknown_kids import UnknownKid, UnknownKids
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown, KeyUnknownYet
-from syncbeat_server.ops.fault_log import Trouble
+from syncbeat_server.ops.fault_log import FaultLog
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class JwksStore:
         self._fetched_at = self._forced_at = self._reserve_at = _NEVER
         self._failing = True
         self._faults: list[str] = []
-        self._trouble = Trouble(
+        self._trouble = FaultLog(
             _log,
             "the keys of an issuer could not be fetched",
             "the keys of an issuer can be fetched again",
@@ -166,11 +166,11 @@ class JwksStore:
                     self._use(*rows)
                 self._etag, self._fetched_at, self._failing = etag, self._clock.monotonic(), False
                 self._good_fetch = number
-            self._trouble.ended()
+            self._trouble.resolve()
         except Exception as error:  # noqa: BLE001  # whatever an issuer answers: who serves by known keys goes on
             self.failures += 1
             self._failing = True
-            self._trouble.met(str(error) if isinstance(error, _Unusable) else type(error).__name__)
+            self._trouble.report(str(error) if isinstance(error, _Unusable) else type(error).__name__)
         finally:
             self._fetching = None
 

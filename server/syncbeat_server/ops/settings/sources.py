@@ -14,7 +14,7 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.files import FileFault, read_file, read_text, shown_path, text_of
+from syncbeat_server.ops.files import FileFault, decode_text, loggable_path, read_file, read_text
 
 PREFIX = "SYNCBEAT_"
 
@@ -47,17 +47,17 @@ def read_app_tables(path: Path, content: bytes | None = None) -> dict[str, dict[
     """
     setting = f"{PREFIX}APPS_FILE"
     try:
-        document = tomllib.loads(text_of(read_file(path) if content is None else content, path))
+        document = tomllib.loads(decode_text(read_file(path) if content is None else content, path))
     except FileFault as fault:
         raise ConfigurationError(f"{setting}: cannot read it: {fault}") from None
     except tomllib.TOMLDecodeError as error:
         place = re.search(r"\(at [a-z0-9, ]+\)$", str(error))  # the rest may repeat the file's content
         where = f" {place[0]}" if place else ""
-        raise ConfigurationError(f"{setting}: cannot read {shown_path(path)}: it is no TOML{where}") from None
+        raise ConfigurationError(f"{setting}: cannot read {loggable_path(path)}: it is no TOML{where}") from None
     except RecursionError:
-        raise ConfigurationError(f"{setting}: cannot read {shown_path(path)}: it is nested too deep") from None
+        raise ConfigurationError(f"{setting}: cannot read {loggable_path(path)}: it is nested too deep") from None
     except ValueError:  # a number of more digits than Python reads
-        raise ConfigurationError(f"{setting}: cannot read {shown_path(path)}: a value of it is too long") from None
+        raise ConfigurationError(f"{setting}: cannot read {loggable_path(path)}: a value of it is too long") from None
     apps = document.get("apps")
     if not isinstance(apps, dict) or set(document) != {"apps"} or not all(isinstance(t, dict) for t in apps.values()):
         raise ConfigurationError(f"{setting}: want tables [apps.NAME] and nothing else")
@@ -108,7 +108,7 @@ def _text(assignment: _Assignment) -> str:
         except FileFault as fault:
             raise ConfigurationError(f"{variable}: cannot read it: {fault}") from None
         if not text:
-            raise ConfigurationError(f"{variable}: {shown_path(path)} is empty")
+            raise ConfigurationError(f"{variable}: {loggable_path(path)} is empty")
     if "\0" in text or not _is_utf8(text):
         raise ConfigurationError(f"{variable}: want text in UTF-8")
     return text

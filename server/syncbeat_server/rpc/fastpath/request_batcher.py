@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from syncbeat_server.runtime.adaptive_batching import Gathering
+from syncbeat_server.runtime.adaptive_batching import BatchTrigger
 
 _MOST, _LONGEST_S = 32, 0.005
 """Calls in a row, and seconds after which no other one begins: nothing else runs meanwhile."""
@@ -24,7 +24,7 @@ class Together:
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
-        self._gathering = Gathering(lambda: len(self._waiting), _MOST, self._serve)
+        self._gathering = BatchTrigger(lambda: len(self._waiting), _MOST, self._serve)
 
     async def serve(self, work: Callable[[], Answer]) -> Answer:
         """What `work` answers, or raises, when it is its turn. It is not called when the caller has gone by then.
@@ -34,7 +34,7 @@ class Together:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, future))
         if len(self._waiting) == 1:
-            self._gathering.begin()
+            self._gathering.arm()
         try:
             return await future
         finally:
@@ -46,9 +46,9 @@ class Together:
         while self._waiting and served < _MOST and (not served or time() < until):
             _settle(*self._waiting.popleft())  # so that what it raises, which holds this frame, holds no other call
             served += 1
-        self._gathering.served(served)
+        self._gathering.record_batch(served)
         if self._waiting:
-            self._gathering.begin()
+            self._gathering.arm()
 
 
 def _settle(work: Callable[[], Any], future: asyncio.Future[Any]) -> None:

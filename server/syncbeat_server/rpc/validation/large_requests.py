@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from syncbeat.v1 import field_rules_pb2
 from syncbeat_server.errors import FieldViolation
 from syncbeat_server.rpc.validation.field_rules import Validator, compile_validator
-from syncbeat_server.runtime.worker_processes import Aside
+from syncbeat_server.runtime.worker_processes import RunInWorker
 
 LARGE_BYTES = 16_384
 """A request with documents that has more is checked in a process of its own: the worst of this size takes a
@@ -34,7 +34,7 @@ def _holds_documents(message: Descriptor, seen: set[str]) -> bool:
     )
 
 
-async def faults_aside(aside: Aside, kind: type[Message], data: bytes) -> list[FieldViolation]:
+async def faults_aside(aside: RunInWorker, kind: type[Message], data: bytes) -> list[FieldViolation]:
     """Everything that is wrong with a request, by its bytes, which are a message of this kind.
 
     Raises:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat.v1 import core_pb2
-from syncbeat_devtools.fake_fcm.messages import read_message
-from syncbeat_devtools.fake_fcm.schema import Violation
+from syncbeat_devtools.fake_fcm.message.parser import read_message
+from syncbeat_devtools.fake_fcm.message.schema import Violation
 from syncbeat_server.errors import FieldViolation
 from syncbeat_server.push.model import ClaimedDelivery, Content, Kind
 from syncbeat_server.push.providers import Message

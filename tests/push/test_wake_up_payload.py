@@ -7,7 +7,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from syncbeat_devtools.fake_fcm.messages import read_message
+from syncbeat_devtools.fake_fcm.message.parser import read_message
 from syncbeat_server.push.model import ClaimedDelivery, Content, Kind
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm.message import Encoder

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.simulate.estimate import recount
-from syncbeat_devtools.simulate.traces import read_trace
+from syncbeat_devtools.simulate.fleet.traces import read_trace
+from syncbeat_devtools.simulate.study.estimate import recount
 from syncbeat_server.cli.main import main
 from syncbeat_server.errors import ConfigurationError
 

@@ -12,7 +12,7 @@ import pytest
 # Work that outlasts every wait of the test; it prints the processes that do it, once they are there.
 PROGRAM = """
 import multiprocessing, os, signal, sys, time
-from syncbeat_devtools.simulate.endings import ending_executor
+from syncbeat_devtools.simulate.engine.process_pool import ending_executor
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from syncbeat_devtools.simulate.bounds import bound_of
-from syncbeat_devtools.simulate.fleet import CONSTANT, DAY, DEFAULT, FLEETS, HOUR, Device, Segment, make_device
-from syncbeat_devtools.simulate.jobs import Sample, jobs_of, run_job
-from syncbeat_devtools.simulate.pulling import TrueRates, poll_through
-from syncbeat_devtools.simulate.schedules import schedule_for
-from syncbeat_devtools.simulate.settings import PolicyRow, Settings
-from syncbeat_devtools.simulate.tally import Tally, half_width, summed
+from syncbeat_devtools.simulate.engine.jobs import Sample, jobs_of, run_job
+from syncbeat_devtools.simulate.engine.poll_day import TrueRates, poll_through
+from syncbeat_devtools.simulate.engine.tally import Tally, half_width, summed
+from syncbeat_devtools.simulate.fleet.devices import CONSTANT, DAY, DEFAULT, FLEETS, HOUR, Device, Segment, make_device
+from syncbeat_devtools.simulate.policies.bounds import bound_of
+from syncbeat_devtools.simulate.policies.schedules import schedule_for
+from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
 from syncbeat_server.sync.model import Activity, ScopeState
 from syncbeat_server.sync.policy import baselines, belief, hint, interval, scope_signal
 from syncbeat_server.sync.policy.hint import Situation

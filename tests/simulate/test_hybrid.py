@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from syncbeat_devtools.simulate.bounds import bound_of, signalled_bound
-from syncbeat_devtools.simulate.fleet import DAY, DEFAULT, HOUR, Device, Segment, make_device
-from syncbeat_devtools.simulate.hybrid import HybridDay
-from syncbeat_devtools.simulate.settings import Settings
-from syncbeat_devtools.simulate.tally import Tally
-from syncbeat_devtools.simulate.waking import ANDROID, IOS, Air, Handset, Waking, handset
+from syncbeat_devtools.simulate.engine.hybrid_day import HybridDay
+from syncbeat_devtools.simulate.engine.tally import Tally
+from syncbeat_devtools.simulate.fleet.devices import DAY, DEFAULT, HOUR, Device, Segment, make_device
+from syncbeat_devtools.simulate.fleet.push_channel import ANDROID, IOS, Air, Handset, Waking, handset
+from syncbeat_devtools.simulate.policies.bounds import bound_of, signalled_bound
+from syncbeat_devtools.simulate.policies.settings import Settings
 from syncbeat_server.sync.policy import hint
 from syncbeat_server.sync.policy.hint import Reckoning
 

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from syncbeat_devtools.simulate import outage
-from syncbeat_devtools.simulate.fleet import DEFAULT
-from syncbeat_devtools.simulate.outage import Placing, after_outage
+from syncbeat_devtools.simulate.engine import outage
+from syncbeat_devtools.simulate.engine.outage import Placing, after_outage
+from syncbeat_devtools.simulate.fleet.devices import DEFAULT
 from syncbeat_server.sync.policy import interval
 
 DEVICES = 60

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.simulate.fleet import DEFAULT
-from syncbeat_devtools.simulate.jobs import Sample, crew
-from syncbeat_devtools.simulate.printing import printed
-from syncbeat_devtools.simulate.settings import PolicyRow, Settings
-from syncbeat_devtools.simulate.study import Days, pilot_size, solved
-from syncbeat_devtools.simulate.traces import read_trace
+from syncbeat_devtools.simulate.engine.jobs import Sample, crew
+from syncbeat_devtools.simulate.fleet.devices import DEFAULT
+from syncbeat_devtools.simulate.fleet.traces import read_trace
+from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+from syncbeat_devtools.simulate.report.output import printed
+from syncbeat_devtools.simulate.study.solver import Days, pilot_size, solved
 from syncbeat_server.cli.main import main
 from syncbeat_server.errors import ConfigurationError
 
@@ -135,14 +135,14 @@ def test_letters_that_the_output_lacks_are_written_otherwise() -> None:
 def test_nobody_reads() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    program = "import sys; from syncbeat_devtools.simulate.printing import printed; sys.exit(printed('x'))"
+    program = "import sys; from syncbeat_devtools.simulate.report.output import printed; sys.exit(printed('x'))"
     ended = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_a_full_disk_is_one_line() -> None:
-    program = "import sys; from syncbeat_devtools.simulate.printing import printed; sys.exit(printed('x'))"
+    program = "import sys; from syncbeat_devtools.simulate.report.output import printed; sys.exit(printed('x'))"
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, check=False)
     assert ended.returncode == 1

@@ -1,9 +1,9 @@
 """A fake of FCM HTTP v1 and of Google's OAuth token endpoint, with real sockets."""
 
 from syncbeat_devtools.fake_fcm.fake import FakeFcm, FakeFcmStats
-from syncbeat_devtools.fake_fcm.faults import Fault, FaultKind
+from syncbeat_devtools.fake_fcm.faults.plan import Fault, FaultKind
 from syncbeat_devtools.fake_fcm.ledger import Accepted, DeviceView, Effect
-from syncbeat_devtools.fake_fcm.messages import Message, TargetKind
+from syncbeat_devtools.fake_fcm.message.parser import Message, TargetKind
 from syncbeat_devtools.fake_fcm.server import running_fake_fcm, serve
 from syncbeat_devtools.fake_fcm.settings import FakeFcmSettings
 

@@ -8,10 +8,10 @@ from urllib.parse import parse_qs, unquote
 
 import orjson
 
-from syncbeat_devtools.fake_fcm.answers import Answer, as_json
 from syncbeat_devtools.fake_fcm.fake import FakeFcm
-from syncbeat_devtools.fake_fcm.faults import Fault, FaultKind
+from syncbeat_devtools.fake_fcm.faults.plan import Fault, FaultKind
 from syncbeat_devtools.fake_fcm.ledger import Accepted
+from syncbeat_devtools.fake_fcm.responses import Answer, as_json
 
 _MAX_LIMIT = 10_000
 _MAX_WAIT_MS = 60_000

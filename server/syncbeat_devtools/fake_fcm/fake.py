@@ -9,12 +9,12 @@ from pathlib import Path
 
 import orjson
 
-from syncbeat_devtools.fake_fcm.faults import Fault, FaultPlan
+from syncbeat_devtools.fake_fcm.endpoints.oauth import Issuer
+from syncbeat_devtools.fake_fcm.endpoints.send import Sending
+from syncbeat_devtools.fake_fcm.faults.injector import Stage
+from syncbeat_devtools.fake_fcm.faults.plan import Fault, FaultPlan
 from syncbeat_devtools.fake_fcm.ledger import Accepted, DeviceView, Effect, Ledger
-from syncbeat_devtools.fake_fcm.oauth import Issuer
-from syncbeat_devtools.fake_fcm.sending import Sending
 from syncbeat_devtools.fake_fcm.settings import FakeFcmSettings
-from syncbeat_devtools.fake_fcm.stage import Stage
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from syncbeat_devtools.fake_fcm.messages import Message, TargetKind
+from syncbeat_devtools.fake_fcm.message.parser import Message, TargetKind
 
 _MAX_BYTES = 256 << 20
 

@@ -10,14 +10,14 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import cast
 
-from syncbeat_devtools.fake_fcm.certificates import server_context
+from syncbeat_devtools.fake_fcm.endpoints.oauth import Issuer
 from syncbeat_devtools.fake_fcm.fake import FakeFcm
-from syncbeat_devtools.fake_fcm.http1 import Http1Connection
-from syncbeat_devtools.fake_fcm.http2 import PREFACE, Http2Connection
-from syncbeat_devtools.fake_fcm.oauth import Issuer
-from syncbeat_devtools.fake_fcm.reading import ReadingProtocol
-from syncbeat_devtools.fake_fcm.routes import Router
+from syncbeat_devtools.fake_fcm.router import Router
 from syncbeat_devtools.fake_fcm.settings import FakeFcmSettings
+from syncbeat_devtools.fake_fcm.wire.buffered_protocol import ReadingProtocol
+from syncbeat_devtools.fake_fcm.wire.certificates import server_context
+from syncbeat_devtools.fake_fcm.wire.http1 import Http1Connection
+from syncbeat_devtools.fake_fcm.wire.http2 import PREFACE, Http2Connection
 
 _BACKLOG = 4096
 

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from syncbeat_devtools.simulate.estimate import recount
-from syncbeat_devtools.simulate.fleet import DAY, FLEETS
-from syncbeat_devtools.simulate.jobs import Crew, Sample, crew
-from syncbeat_devtools.simulate.outage import after_outage
-from syncbeat_devtools.simulate.plots import draw_curves, draw_sweeps
-from syncbeat_devtools.simulate.printing import printed
-from syncbeat_devtools.simulate.report import row_of, text_of
+from syncbeat_devtools.simulate.engine.jobs import Crew, Sample, crew
+from syncbeat_devtools.simulate.engine.outage import after_outage
+from syncbeat_devtools.simulate.fleet.devices import DAY, FLEETS
+from syncbeat_devtools.simulate.fleet.traces import read_trace
+from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+from syncbeat_devtools.simulate.report.output import printed
+from syncbeat_devtools.simulate.report.plots import draw_curves, draw_sweeps
+from syncbeat_devtools.simulate.report.rows import row_of, text_of
 from syncbeat_devtools.simulate.request import Request, bounds_of, check
-from syncbeat_devtools.simulate.settings import PolicyRow, Settings
-from syncbeat_devtools.simulate.study import LATENESS_S, Days, Outcome, on_other_days, run, solved, solved_hybrid
-from syncbeat_devtools.simulate.sweeps import curves, sweeps
-from syncbeat_devtools.simulate.traces import read_trace
+from syncbeat_devtools.simulate.study.estimate import recount
+from syncbeat_devtools.simulate.study.solver import LATENESS_S, Days, Outcome, on_other_days, run, solved, solved_hybrid
+from syncbeat_devtools.simulate.study.sweeps import curves, sweeps
 from syncbeat_devtools.simulate.variants import variants
 from syncbeat_server.sync.policy.baselines import FIXED_S
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior

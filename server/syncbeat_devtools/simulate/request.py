@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncbeat_devtools.simulate.plots import check_plot
+from syncbeat_devtools.simulate.report.plots import check_plot
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.sync.policy import DEFAULT_TUNING
 from syncbeat_server.sync.policy.interval import Bounds

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from syncbeat_devtools.simulate.jobs import Crew
-from syncbeat_devtools.simulate.report import row_of
-from syncbeat_devtools.simulate.settings import PolicyRow, Settings
-from syncbeat_devtools.simulate.study import Days, solved, solved_hybrid
+from syncbeat_devtools.simulate.engine.jobs import Crew
+from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+from syncbeat_devtools.simulate.report.rows import row_of
+from syncbeat_devtools.simulate.study.solver import Days, solved, solved_hybrid
 from syncbeat_server.sync.policy.interval import Bounds
 
 _LONG_S = 3600.0

@@ -1,7 +1,7 @@
-"""Answers, and Google's bodies for errors.
+"""Responses, with the error bodies of Google.
 
 The shapes are those of the published examples ("REST error codes for the HTTP v1 API", `google.rpc.Status` in
-JSON) and of answers quoted in bug reports of FCM clients.
+JSON) and of responses quoted in bug reports of FCM clients.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _QUOTA_FAILURE = "type.googleapis.com/google.rpc.QuotaFailure"
 Detail = dict[str, object]
 
 
-class Answer(NamedTuple):
-    """One HTTP answer. `headers` are those beside content-type and content-length, names in lower case."""
+class Response(NamedTuple):
+    """An HTTP response. `headers` excludes content-type and content-length; names are in lower case."""
 
     status: int
     body: bytes
@@ -32,20 +32,20 @@ class Answer(NamedTuple):
 
 
 class Exchange(Protocol):
-    """A request that waits for its answer."""
+    """A request whose response is pending."""
 
-    def answer(self, answer: Answer) -> None:
-        """Write the answer; does nothing when the client has left."""
+    def respond(self, response: Response) -> None:
+        """Write the response; does nothing if the client has disconnected."""
         ...
 
     def reset(self) -> None:
-        """Break the TCP connection with an RST."""
+        """Close the TCP connection with an RST."""
         ...
 
 
-def as_json(content: object, status: int = 200) -> Answer:
-    """An answer with `content` as JSON."""
-    return Answer(status, orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS))
+def json_response(content: object, status: int = 200) -> Response:
+    """Return a response with `content` as JSON."""
+    return Response(status, orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS))
 
 
 def google_error(
@@ -54,29 +54,29 @@ def google_error(
     message: str,
     details: Sequence[Detail] = (),
     headers: tuple[tuple[bytes, bytes], ...] = (),
-) -> Answer:
-    """A `google.rpc.Status` as Google's HTTP front end writes it."""
+) -> Response:
+    """Return a `google.rpc.Status` in the form of Google's HTTP front end."""
     error: dict[str, object] = {"code": code, "message": message, "status": status}
     if details:
         error["details"] = list(details)
-    return Answer(code, orjson.dumps({"error": error}, option=orjson.OPT_INDENT_2) + b"\n", headers)
+    return Response(code, orjson.dumps({"error": error}, option=orjson.OPT_INDENT_2) + b"\n", headers)
 
 
 def fcm_error(error_code: str) -> Detail:
-    """The detail that names FCM's own error code."""
+    """Return the detail with FCM's own error code."""
     return {"@type": _FCM_ERROR, "errorCode": error_code}
 
 
 def bad_request(field: str | None, description: str) -> Detail:
-    """The detail that names the bad field of a request."""
+    """Return the detail that names the invalid field of a request."""
     violation = {"description": description}
     if field is not None:
         violation["field"] = field
     return {"@type": _BAD_REQUEST, "fieldViolations": [violation]}
 
 
-def quota_exceeded(project_id: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Answer:
-    """429 as for a project that used up its messages per minute."""
+def quota_exceeded(project_id: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Response:
+    """Return the 429 for a project that has used up its messages per minute."""
     description = "Quota exceeded for quota metric 'Send requests' and limit 'Send requests per minute'."
     return google_error(
         429,
@@ -93,8 +93,9 @@ def quota_exceeded(project_id: str, headers: tuple[tuple[bytes, bytes], ...] = (
     )
 
 
-def unauthenticated(reason: str) -> Answer:
-    """401 of Google's front end: without an FcmError, so it is about the access token and not about a device.
+def unauthenticated(reason: str) -> Response:
+    """Return the 401 of Google's front end: without an FcmError, so it is about the access token and not about a
+    device.
 
     `reason` is CREDENTIALS_MISSING, ACCESS_TOKEN_EXPIRED or ACCESS_TOKEN_TYPE_UNSUPPORTED.
     """
@@ -125,8 +126,8 @@ def unauthenticated(reason: str) -> Answer:
     )
 
 
-def permission_denied(project: str) -> Answer:
-    """403 for a project that the service account may not send for."""
+def permission_denied(project: str) -> Response:
+    """Return the 403 for a project that the service account may not send for."""
     return google_error(
         403,
         "PERMISSION_DENIED",
@@ -146,10 +147,10 @@ def permission_denied(project: str) -> Answer:
     )
 
 
-def html_error(code: int, sentence: str) -> Answer:
-    """The page that Google's front end answers with when no service did."""
+def html_error(code: int, sentence: str) -> Response:
+    """Return the page of Google's front end for requests that no service handled."""
     page = (
         f"<!DOCTYPE html>\n<html lang=en>\n<title>Error {code}</title>\n"
         f"<p><b>{code}.</b> <ins>That's an error.</ins>\n<p>{sentence} <ins>That's all we know.</ins>\n"
     )
-    return Answer(code, page.encode(), (), HTML_TYPE)
+    return Response(code, page.encode(), (), HTML_TYPE)

@@ -238,7 +238,7 @@ def _run(work: Any, embedded: EmbeddedStores | None = None, drain_s: float | Non
         stop = asyncio.Event()
         heed_signals(stop, drain_s if embedded is None else None)
         coroutine: Coroutine[Any, Any, None] = work(stop)
-        await (coroutine if embedded is None else embedded.needed_by(coroutine, stop.set))
+        await (coroutine if embedded is None else embedded.supervise(coroutine, stop.set))
 
     uvloop.run(until_stopped())
 

@@ -1,4 +1,4 @@
-"""`messages:send`: checks, quota, faults, acceptance. The hot path."""
+"""The endpoint `messages:send`: authorization, quota, validation, faults, acceptance. The hot path."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 import time
 from collections import Counter
 
-from syncbeat_devtools.fake_fcm.endpoints.oauth import Issuer
-from syncbeat_devtools.fake_fcm.faults.injector import Stage
-from syncbeat_devtools.fake_fcm.faults.plan import FaultPlan, UnreadableFault
+from syncbeat_devtools.fake_fcm.endpoints.oauth import TokenEndpoint
+from syncbeat_devtools.fake_fcm.faults.injector import FaultInjector
+from syncbeat_devtools.fake_fcm.faults.plan import FaultPlan, MalformedFaultToken
 from syncbeat_devtools.fake_fcm.ledger import Ledger
-from syncbeat_devtools.fake_fcm.message.parser import Message, read_message
+from syncbeat_devtools.fake_fcm.message.parser import Message, parse_message
 from syncbeat_devtools.fake_fcm.message.schema import Violation
 from syncbeat_devtools.fake_fcm.responses import (
-    Answer,
     Exchange,
+    Response,
     fcm_error,
     google_error,
     permission_denied,
@@ -27,82 +27,87 @@ from syncbeat_devtools.fake_fcm.settings import FakeFcmSettings
 _WINDOW_S = 60
 
 
-class Sending:
+class SendEndpoint:
     """The send endpoint of one project."""
 
     def __init__(
-        self, settings: FakeFcmSettings, issuer: Issuer, faults: FaultPlan, ledger: Ledger, stage: Stage
+        self,
+        settings: FakeFcmSettings,
+        token_endpoint: TokenEndpoint,
+        faults: FaultPlan,
+        ledger: Ledger,
+        injector: FaultInjector,
     ) -> None:
         self._project_id = settings.project_id
-        self._issuer = issuer
+        self._token_endpoint = token_endpoint
         self._faults = faults
         self._ledger = ledger
-        self._stage = stage
+        self._injector = injector
         self._per_minute = settings.messages_per_minute
         self._window_start = 0.0
         self._window_used = 0
         self._name = b'{\n  "name": "projects/%b/messages/' % settings.project_id.encode()
-        # Ids look like Google's (microseconds, then a hash) and never repeat in one run.
+        # Ids look like Google's (microseconds, then a hash) and are unique in one run.
         self._first_id = int(time.time() * 1_000_000)
         self.latency_s = settings.latency_ms / 1000
         self.requests = 0
         self.statuses: Counter[int] = Counter()
 
-    def handle(self, exchange: Exchange, authorization: bytes | None, body: bytes) -> Answer | None:
-        """Answer a send for this project, or None when the answer comes later through the exchange."""
+    def handle(self, exchange: Exchange, authorization: bytes | None, body: bytes) -> Response | None:
+        """Answer a send for this project. Returns None if the response comes later, through the exchange."""
         self.requests += 1
         now = time.time()
-        if authorization is None or self._issuer.live.get(authorization, 0.0) <= now:
-            reason = self._issuer.refusal_of(authorization, now)
+        if authorization is None or self._token_endpoint.active_tokens.get(authorization, 0.0) <= now:
+            reason = self._token_endpoint.rejection_reason(authorization, now)
             if reason is not None:
                 return self._finish(exchange, unauthenticated(reason))
         if self._per_minute is not None:
-            wait_s = self._over_quota(self._per_minute)
+            wait_s = self._quota_wait_s(self._per_minute)
             if wait_s is not None:
                 return self._finish(exchange, quota_exceeded(self._project_id, ((b"retry-after", b"%d" % wait_s),)))
         try:
-            message = read_message(body)
-            fault = None if message.validate_only else self._faults.take(message.target)
+            message = parse_message(body)
+            fault = None if message.validate_only else self._faults.next_fault(message.target)
         except Violation as violation:
-            return self._finish(exchange, violation.answer())
-        except UnreadableFault as unreadable:
-            refusal = google_error(400, "INVALID_ARGUMENT", str(unreadable), [fcm_error("INVALID_ARGUMENT")])
+            return self._finish(exchange, violation.response())
+        except MalformedFaultToken as malformed:
+            refusal = google_error(400, "INVALID_ARGUMENT", str(malformed), [fcm_error("INVALID_ARGUMENT")])
             return self._finish(exchange, refusal)
         if fault is None:
             return self._finish(exchange, self._accept(message))
-        answer = self._stage.perform(fault, exchange, message.target, lambda: self._accept(message), self.statuses)
-        return None if answer is None else self._finish(exchange, answer)
+        response = self._injector.inject(fault, exchange, message.target, lambda: self._accept(message), self.statuses)
+        return None if response is None else self._finish(exchange, response)
 
-    def wrong_project(self, exchange: Exchange, authorization: bytes | None, project: str) -> Answer | None:
+    def reject_project(self, exchange: Exchange, authorization: bytes | None, project: str) -> Response | None:
         """Refuse a send for another project."""
         self.requests += 1
-        reason = self._issuer.refusal_of(authorization, time.time())
-        answer = permission_denied(project) if reason is None else unauthenticated(reason)
-        return self._finish(exchange, answer)
+        reason = self._token_endpoint.rejection_reason(authorization, time.time())
+        response = permission_denied(project) if reason is None else unauthenticated(reason)
+        return self._finish(exchange, response)
 
     def reset(self) -> None:
-        """Forget the counters and the quota used."""
+        """Clear the counters and the used quota."""
         self.requests = 0
         self.statuses.clear()
         self._window_start = 0.0
 
-    def _accept(self, message: Message) -> Answer:
+    def _accept(self, message: Message) -> Response:
         if message.validate_only:
-            return Answer(200, self._name + b'fake_message_id"\n}\n')
+            return Response(200, self._name + b'fake_message_id"\n}\n')
         number = self._ledger.accept(message).sequence
-        return Answer(200, b'%b0:%d%%%016x"\n}\n' % (self._name, self._first_id + number, number))
+        return Response(200, b'%b0:%d%%%016x"\n}\n' % (self._name, self._first_id + number, number))
 
-    def _finish(self, exchange: Exchange, answer: Answer) -> Answer | None:
-        self.statuses[answer.status] += 1
+    def _finish(self, exchange: Exchange, response: Response) -> Response | None:
+        self.statuses[response.status] += 1
         if not self.latency_s:
-            return answer
-        asyncio.get_running_loop().call_later(self.latency_s, exchange.answer, answer)
+            return response
+        asyncio.get_running_loop().call_later(self.latency_s, exchange.respond, response)
         return None
 
-    def _over_quota(self, per_minute: int) -> int | None:
-        """Seconds until the quota is full again when it is used up.
+    def _quota_wait_s(self, per_minute: int) -> int | None:
+        """Count a send against the quota. Returns None, or the seconds until the quota is refilled if it is used up.
 
-        FCM's bucket is refilled each minute, not on the clock's minutes, and a 429 does not count against it.
+        FCM refills its bucket each minute, not on the clock's minutes, and a 429 does not count against it.
         """
         now = time.monotonic()
         if now >= self._window_start + _WINDOW_S:

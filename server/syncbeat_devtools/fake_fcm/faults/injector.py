@@ -1,4 +1,4 @@
-"""Plays the faults: holds requests, breaks connections, answers late."""
+"""Injects faults into requests: holds them, delays them, or resets their connections."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from syncbeat_devtools.fake_fcm.faults.plan import Fault, FaultKind
-from syncbeat_devtools.fake_fcm.faults.responses import fault_answer
-from syncbeat_devtools.fake_fcm.responses import Answer, Exchange, google_error
+from syncbeat_devtools.fake_fcm.faults.responses import fault_response
+from syncbeat_devtools.fake_fcm.responses import Exchange, Response, google_error
 
 _MAX_HELD = 10_000
-_FULL = google_error(503, "UNAVAILABLE", f"fake-fcm: {_MAX_HELD} requests are held back already")
+_TOO_MANY_HELD = google_error(503, "UNAVAILABLE", f"fake-fcm: {_MAX_HELD} requests are held back already")
 
 
 @dataclass(frozen=True, eq=False)
-class _Held:
+class _HeldRequest:
     exchange: Exchange
     target: str
-    succeed: Callable[[], Answer]
+    succeed: Callable[[], Response]
     statuses: Counter[int]
 
-    def go_on(self) -> None:
-        answer = self.succeed()
-        self.statuses[answer.status] += 1
-        self.exchange.answer(answer)
+    def complete(self) -> None:
+        response = self.succeed()
+        self.statuses[response.status] += 1
+        self.exchange.respond(response)
 
 
-class Stage:
-    """The requests that are not answered at once because of a fault."""
+class FaultInjector:
+    """Injects faults, and holds the requests whose response they delay."""
 
     def __init__(self, project_id: str) -> None:
         self._project_id = project_id
-        self._hanging: dict[Exchange, _Held] = {}
-        self._slow: dict[_Held, asyncio.TimerHandle] = {}
+        self._hanging: dict[Exchange, _HeldRequest] = {}
+        self._slow: dict[_HeldRequest, asyncio.TimerHandle] = {}
         self.resets = 0
 
     @property
     def hanging(self) -> int:
-        """How many requests hang."""
+        """Return the number of requests that hang."""
         return len(self._hanging)
 
-    def perform(
+    def inject(
         self,
         fault: Fault,
         exchange: Exchange,
         target: str,
-        succeed: Callable[[], Answer],
+        succeed: Callable[[], Response],
         statuses: Counter[int],
-    ) -> Answer | None:
-        """Play one fault on a request.
+    ) -> Response | None:
+        """Apply one fault to a request.
 
-        `succeed` does what the request asks for and makes its answer; `statuses` counts the answers that come later.
+        `succeed` executes the request and returns its response; `statuses` counts the responses that come later.
 
-        Returns the answer, or None when it comes later, through the exchange, or never.
+        Returns the response, or None if it comes later through the exchange, or never.
         """
         kind = fault.kind
         if kind in (FaultKind.SLOW, FaultKind.HANG):
             if len(self._hanging) + len(self._slow) >= _MAX_HELD:
-                return _FULL
-            held = _Held(exchange, target, succeed, statuses)
+                return _TOO_MANY_HELD
+            held = _HeldRequest(exchange, target, succeed, statuses)
             if kind is FaultKind.HANG:
                 self._hanging[exchange] = held
             else:
@@ -72,18 +72,18 @@ class Stage:
         if kind in (FaultKind.RESET, FaultKind.ACCEPTED_THEN_RESET):
             self._reset(exchange)
             return None
-        return fault_answer(fault, self._project_id)
+        return fault_response(fault, self._project_id)
 
     def release(self, target: str | None = None) -> int:
-        """Let the hanging requests of one receiver, or all, succeed. Returns how many there were."""
+        """Let the hanging requests of one target, or all, succeed. Returns how many there were."""
         found = [held for held in self._hanging.values() if target is None or held.target == target]
         for held in found:
             del self._hanging[held.exchange]
-            held.go_on()
+            held.complete()
         return len(found)
 
-    def abandon(self) -> None:
-        """Break the connections of all requests that are held back: none of them is ever accepted."""
+    def reset_all(self) -> None:
+        """Reset the connections of all held requests, none of which is then accepted."""
         for timer in self._slow.values():
             timer.cancel()
         held_back = [*self._hanging.values(), *self._slow]
@@ -92,16 +92,16 @@ class Stage:
         for held in held_back:
             self._reset(held.exchange)
 
-    def gone(self, exchange: Exchange) -> None:
-        """The client has left: a request that hangs never succeeds.
+    def disconnected(self, exchange: Exchange) -> None:
+        """Drop a hanging request of a client that has disconnected, so that it never succeeds.
 
         A slow one still does: a server does not notice, and that is the case to test.
         """
         self._hanging.pop(exchange, None)
 
-    def _end_of_delay(self, held: _Held) -> None:
+    def _end_of_delay(self, held: _HeldRequest) -> None:
         del self._slow[held]
-        held.go_on()
+        held.complete()
 
     def _reset(self, exchange: Exchange) -> None:
         self.resets += 1

@@ -1,11 +1,11 @@
-"""What FCM answers for each fault that has an answer."""
+"""The responses of FCM for each fault that has one."""
 
 from __future__ import annotations
 
 from syncbeat_devtools.fake_fcm.faults.plan import Fault, FaultKind
 from syncbeat_devtools.fake_fcm.responses import (
     HTML_TYPE,
-    Answer,
+    Response,
     bad_request,
     fcm_error,
     google_error,
@@ -17,7 +17,7 @@ from syncbeat_devtools.fake_fcm.responses import (
 _UNAVAILABLE = google_error(503, "UNAVAILABLE", "The service is currently unavailable.", [fcm_error("UNAVAILABLE")])
 _BAD_VALUE = "Invalid value at 'message.data[0].value' (TYPE_STRING), 12"
 
-_ANSWERS: dict[FaultKind, Answer] = {
+_RESPONSES: dict[FaultKind, Response] = {
     FaultKind.UNREGISTERED: google_error(
         404, "NOT_FOUND", "Requested entity was not found.", [fcm_error("UNREGISTERED")]
     ),
@@ -53,17 +53,17 @@ _ANSWERS: dict[FaultKind, Answer] = {
     ),
     FaultKind.UNAVAILABLE: _UNAVAILABLE,
     FaultKind.ACCEPTED_THEN_503: _UNAVAILABLE,
-    FaultKind.NOT_JSON: Answer(200, b"<html>not what was asked for</html>\n", (), HTML_TYPE),
+    FaultKind.NOT_JSON: Response(200, b"<html>not what was asked for</html>\n", (), HTML_TYPE),
 }
 
 
-def fault_answer(fault: Fault, project_id: str) -> Answer:
-    """The answer of a fault, with its Retry-After.
+def fault_response(fault: Fault, project_id: str) -> Response:
+    """Return the response of a fault, with its Retry-After header.
 
     Raises:
-        KeyError: the fault has no answer of its own (slow, hang and the resets).
+        KeyError: the fault has no response of its own (slow, hang and the resets).
     """
     if fault.kind is FaultKind.QUOTA_EXCEEDED:
         return quota_exceeded(project_id, fault.headers())
-    answer = _ANSWERS[fault.kind]
-    return answer._replace(headers=answer.headers + fault.headers())
+    response = _RESPONSES[fault.kind]
+    return response._replace(headers=response.headers + fault.headers())

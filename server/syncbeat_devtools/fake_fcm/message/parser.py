@@ -1,4 +1,4 @@
-"""Checks a send as FCM does, and reads from it what the ledger needs.
+"""Validates a send as FCM does, and extracts the parts that the ledger needs.
 
 Sources: the reference of `projects.messages` (ttl, topics, the reserved data keys), and "Message too big" in the
 reference of `ErrorCode` (4096 bytes, 2048 to a topic, keys and values together).
@@ -20,7 +20,7 @@ _MAX_TTL_S = 2_419_200
 
 
 class TargetKind(StrEnum):
-    """Which field names the receiver."""
+    """The fields that can name the recipient."""
 
     TOKEN = "token"
     FID = "fid"
@@ -29,15 +29,15 @@ class TargetKind(StrEnum):
 
 
 class Message(NamedTuple):
-    """A send that passed the checks.
+    """A send that passed validation.
 
     Attributes:
-        target_kind: which field named the receiver.
+        target_kind: the field that names the recipient.
         target: the registration token, installation id, topic or condition.
-        body: the request body as it came.
+        body: the request body as received.
         validate_only: a dry run.
         display: it has something to show: a notification block for any platform, or an APNs alert.
-        slot: the tag (Android, web) or apns-collapse-id; a later message with the same one replaces this one on
+        slot: the tag (Android, web) or apns-collapse-id; a later message with the same slot replaces this one on
             the screen.
         delivery_id: the value of `data.delivery_id`.
     """
@@ -58,8 +58,8 @@ _RESERVED_KEYS = frozenset({"from", "message_type", "gcm", "collapse_key"})
 _NOTHING: dict[str, Any] = {}
 
 
-def read_message(body: bytes) -> Message:
-    """Check the body of a send.
+def parse_message(body: bytes) -> Message:
+    """Validate and parse the body of a send.
 
     Raises:
         Violation: FCM would refuse it.
@@ -115,9 +115,9 @@ def _slot(tag: str | None, apns: dict[str, Any], web: dict[str, Any]) -> str | N
 
 
 def _check_size(message: dict[str, Any], kind: TargetKind, data: dict[str, str]) -> None:
-    """Refuse what is too big for one of the platforms. `data` is what an Android device gets.
+    """Refuse a message that is too big for one of the platforms. `data` is the data that an Android device receives.
 
-    Android gets keys and values. APNs and web push get JSON, in which a quote or a line break is two bytes.
+    Android receives keys and values. APNs and web push receive JSON, in which a quote or a line break takes two bytes.
     """
     limit = _MAX_TOPIC_BYTES if kind in (TargetKind.TOPIC, TargetKind.CONDITION) else _MAX_BYTES
     shown = message.get("notification")
@@ -133,7 +133,7 @@ def _check_size(message: dict[str, Any], kind: TargetKind, data: dict[str, str])
 
 
 def _apns_bytes(data: dict[str, str] | None, shown: dict[str, Any], apns: dict[str, Any]) -> int:
-    """Bytes of the payload that FCM makes for APNs: the given one, with the texts as its alert and the data beside."""
+    """Return the size of the payload that FCM builds for APNs: the given one with texts as its alert, and the data."""
     payload = apns.get("payload")
     if not payload:
         return 0
@@ -148,7 +148,7 @@ def _apns_bytes(data: dict[str, str] | None, shown: dict[str, Any], apns: dict[s
 
 
 def _web_bytes(data: dict[str, str] | None, shown: dict[str, Any], web: dict[str, Any]) -> int:
-    """Bytes of the payload that FCM makes for a browser."""
+    """Return the size of the payload that FCM builds for a browser."""
     if not web:
         return 0
     notification = {**shown, **(web.get("notification") or _NOTHING)}
@@ -162,7 +162,7 @@ def _web_bytes(data: dict[str, str] | None, shown: dict[str, Any], web: dict[str
 
 
 def _text_bytes(value: Any) -> int:
-    """Bytes of all keys and values below `value`, in UTF-8."""
+    """Return the size in UTF-8 of all keys and values below `value`."""
     if isinstance(value, str):
         return len(value.encode())
     if isinstance(value, dict):

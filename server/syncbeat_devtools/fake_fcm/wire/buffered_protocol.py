@@ -1,4 +1,4 @@
-"""How connections read."""
+"""A protocol that reads into a shared buffer."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import asyncio
 _BUFFER_BYTES = 1 << 16
 
 
-def new_buffer() -> memoryview:
-    """A buffer that all connections of one event loop can share: what is read is taken out at once."""
+def new_read_buffer() -> memoryview:
+    """Return a buffer that all connections of one event loop can share, since data is copied out of it at once."""
     return memoryview(bytearray(_BUFFER_BYTES))
 
 
-class ReadingProtocol(asyncio.BufferedProtocol):
-    """Hands on what was read as bytes.
+class SharedBufferProtocol(asyncio.BufferedProtocol):
+    """Passes received data on as bytes.
 
     A plain `Protocol` would do the same, but makes TLS transports allocate 256 kB for each read, which costs more
     than the request itself.
@@ -23,13 +23,13 @@ class ReadingProtocol(asyncio.BufferedProtocol):
         self._buffer = buffer
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to read to."""
+        """Return the buffer to read into."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """So much was read."""
+        """Pass on the `nbytes` that were read."""
         self.data_received(bytes(self._buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
-        """Take what was read."""
+        """Handle received data."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""A CA and a server certificate, made at start and gone with the process."""
+"""Creates a CA and a server certificate at start; the private keys never outlive the process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _LIFE = dt.timedelta(days=7)
-# Google's names as well, for clients whose FCM address cannot be set: they map the name to the fake.
+# With Google's names, for clients whose FCM address is fixed: they resolve the name to the fake.
 _NAMES = ("localhost", "fcm.googleapis.com", "oauth2.googleapis.com")
 
 
 def server_context(folder: Path, host: str, *, http2: bool) -> tuple[ssl.SSLContext, Path]:
-    """A TLS context for a server at `host`, and the file with the CA to trust, written to `folder`."""
+    """Return a TLS context for a server at `host`, and the file with its CA certificate, written to `folder`."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fake FCM test CA")])
     ca_usage = x509.KeyUsage(

@@ -1,4 +1,4 @@
-"""HTTP/1.1, one connection: keep-alive, pipelining, chunked bodies and `Expect: 100-continue`."""
+"""HTTP/1.1 connections: keep-alive, pipelining, chunked bodies and `Expect: 100-continue`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import cast
 
 import httptools
 
-from syncbeat_devtools.fake_fcm.responses import JSON_TYPE, Answer, as_json
+from syncbeat_devtools.fake_fcm.responses import JSON_TYPE, Response, json_response
 from syncbeat_devtools.fake_fcm.router import Router
-from syncbeat_devtools.fake_fcm.wire.buffered_protocol import ReadingProtocol
+from syncbeat_devtools.fake_fcm.wire.buffered_protocol import SharedBufferProtocol
 
 MAX_REQUEST_BYTES = 1 << 20
 _MAX_QUEUED = 64
@@ -36,8 +36,8 @@ def _head(status: int, content_type: bytes) -> bytes:
 _OK_HEAD = _head(200, JSON_TYPE)
 
 
-class Http1Connection(ReadingProtocol):
-    """One connection. It is the exchange of the request it serves: the next one waits for the answer."""
+class Http1Connection(SharedBufferProtocol):
+    """An HTTP/1.1 connection. It is the exchange of its current request; the next one waits for the response."""
 
     _transport: asyncio.Transport
 
@@ -45,7 +45,7 @@ class Http1Connection(ReadingProtocol):
         super().__init__(router.read_buffer)
         self._router = router
         self._parser = httptools.HttpRequestParser(self)
-        self._ready: deque[tuple[bytes, bytes, bytes | None, bytes, bytes, bool]] = deque()
+        self._queued: deque[tuple[bytes, bytes, bytes | None, bytes, bytes, bool]] = deque()
         self._busy = False
         self._keep_alive = True
         self._paused = False
@@ -64,38 +64,38 @@ class Http1Connection(ReadingProtocol):
         self._router.connections.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of what waits for this client."""
+        """Abandon the request of this client."""
         self._router.connections.discard(self._transport)
-        self._ready.clear()
+        self._queued.clear()
         if self._busy:
-            self._router.gone(self)
+            self._router.disconnected(self)
 
     def data_received(self, data: bytes) -> None:
-        """Parse, then serve what is complete."""
+        """Parse data and serve complete requests."""
         self._unparsed += len(data)
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
-            self._refuse(400, f"fake-fcm: not HTTP/1.1: {error}")
+            self._reject(400, f"fake-fcm: not HTTP/1.1: {error}")
             return
         if self._unparsed > MAX_REQUEST_BYTES:
-            self._refuse(413, "fake-fcm: request too large")
+            self._reject(413, "fake-fcm: request too large")
             return
-        if self._ready and not self._busy:
+        if self._queued and not self._busy:
             self._serve()
 
     def on_message_begin(self) -> None:
-        """Parser: a request begins."""
+        """Reset the parse state (parser callback)."""
         self._url = self._body = self._host = self._framing = b""
         self._authorization = None
         self._expects = False
 
     def on_url(self, url: bytes) -> None:
-        """Parser: a piece of the URL."""
+        """Append a piece of the URL (parser callback)."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Parser: one header."""
+        """Keep the headers that matter (parser callback)."""
         length = len(name)
         if length == 13:
             if name.lower() == b"authorization":
@@ -109,19 +109,19 @@ class Http1Connection(ReadingProtocol):
             self._framing = b"%b: %b\r\n" % (name, value)
 
     def on_headers_complete(self) -> None:
-        """Parser: the body comes next."""
+        """Send `100 Continue` if the client expects it (parser callback)."""
         if self._expects and not self._busy:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """Parser: a piece of the body."""
+        """Append a piece of the body (parser callback)."""
         self._body = self._body + body if self._body else body
 
     def on_message_complete(self) -> None:
-        """Parser: the request is there."""
+        """Queue the complete request (parser callback)."""
         self._unparsed = 0
         parser = self._parser
-        self._ready.append(
+        self._queued.append(
             (
                 parser.get_method(),
                 self._url,
@@ -132,25 +132,25 @@ class Http1Connection(ReadingProtocol):
             )
         )
 
-    def answer(self, answer: Answer) -> None:
-        """Write a late answer, and serve the requests that waited behind it."""
+    def respond(self, response: Response) -> None:
+        """Write a late response, and serve the requests queued behind it."""
         if self._transport.is_closing():
             return
-        self._write(answer)
+        self._write(response)
         self._busy = False
         self._serve()
 
     def reset(self) -> None:
-        """Break the connection with an RST."""
+        """Close the connection with an RST."""
         abort_with_reset(self._transport)
 
     def pause_writing(self) -> None:
-        """The client does not read: take no more of its requests."""
+        """Stop reading requests from a client that does not read responses."""
         self._paused = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Resume reading requests."""
         self._paused = False
         self._transport.resume_reading()
 
@@ -160,18 +160,18 @@ class Http1Connection(ReadingProtocol):
                 self._parser.feed_data(data)
                 return
             except httptools.HttpParserUpgrade as upgrade:
-                data = self._without_upgrade() + data[upgrade.args[0] :]
+                data = self._strip_upgrade() + data[upgrade.args[0] :]
 
-    def _without_upgrade(self) -> bytes:
-        """The head of a request that wishes to upgrade, without that wish.
+    def _strip_upgrade(self) -> bytes:
+        """Return the head of a request that asks for an upgrade, without the upgrade.
 
-        A server may ignore it (RFC 9110, 7.8), as Google's does, but the parser takes what follows for another
+        A server may ignore it (RFC 9110, 7.8), as Google's does, but the parser treats the following bytes as another
         protocol.
 
         Raises:
-            httptools.HttpParserError: it is a CONNECT, which can be nothing else.
+            httptools.HttpParserError: it is a CONNECT, which cannot be ignored.
         """
-        method, url, authorization, host, *_ = self._ready.pop()
+        method, url, authorization, host, *_ = self._queued.pop()
         if method == b"CONNECT":
             raise httptools.HttpParserInvalidMethodError("CONNECT")
         self._parser = httptools.HttpRequestParser(self)
@@ -179,22 +179,22 @@ class Http1Connection(ReadingProtocol):
         return head + (b"authorization: %b\r\n\r\n" % authorization if authorization else b"\r\n")
 
     def _serve(self) -> None:
-        ready = self._ready
-        while ready and not self._transport.is_closing():
-            method, url, authorization, host, body, self._keep_alive = ready.popleft()
+        queued = self._queued
+        while queued and not self._transport.is_closing():
+            method, url, authorization, host, body, self._keep_alive = queued.popleft()
             self._busy = True
-            answer = self._router.handle(self, method, url, authorization, host, body)
-            if answer is None:
+            response = self._router.handle(self, method, url, authorization, host, body)
+            if response is None:
                 break
-            self._write(answer)
+            self._write(response)
             self._busy = False
-        if len(ready) > _MAX_QUEUED:
+        if len(queued) > _MAX_QUEUED:
             self._transport.pause_reading()
         elif not self._paused and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _write(self, answer: Answer) -> None:
-        status, body, headers, content_type = answer
+    def _write(self, response: Response) -> None:
+        status, body, headers, content_type = response
         head = _OK_HEAD if status == 200 and content_type is JSON_TYPE else _head(status, content_type)
         lines = b"".join(b"%b: %b\r\n" % header for header in headers) if headers else b""
         if not self._keep_alive:
@@ -203,7 +203,7 @@ class Http1Connection(ReadingProtocol):
         if not self._keep_alive:
             self._transport.close()
 
-    def _refuse(self, status: int, why: str) -> None:
+    def _reject(self, status: int, why: str) -> None:
         self._keep_alive = False
-        self._ready.clear()
-        self._write(as_json({"error": why}, status))
+        self._queued.clear()
+        self._write(json_response({"error": why}, status))

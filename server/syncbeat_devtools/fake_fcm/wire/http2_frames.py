@@ -1,6 +1,6 @@
-"""HTTP/2 on the wire: frames (RFC 9113, 4 and 6) and the header blocks of answers (RFC 7541).
+"""HTTP/2 frames (RFC 9113, 4 and 6) and the header blocks of responses (RFC 7541).
 
-Answers are encoded without the dynamic table, so that an encoder has no state to keep.
+Responses are encoded without the dynamic table, so that the encoder has no state.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from functools import lru_cache
 
-from syncbeat_devtools.fake_fcm.responses import Answer
+from syncbeat_devtools.fake_fcm.responses import Response
 
 # Frame types.
 DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
@@ -32,95 +32,95 @@ HEADER_TABLE_SIZE, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_
 PROTOCOL_ERROR, STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM = 0x1, 0x5, 0x6, 0x7
 COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 0x9, 0xB
 
-HEAD_BYTES = 9
-MAX_FRAME_BYTES = 16_384  # what either side may send unless the other allows more
+FRAME_HEADER_BYTES = 9
+MAX_FRAME_BYTES = 16_384  # the limit unless the peer's settings allow more
 DEFAULT_WINDOW = 65_535
-# "The dynamic table has no size from here on" (RFC 7541, 6.3): owed after the peer changed its maximum.
-NO_TABLE = b"\x20"
+# A table size update to 0 (RFC 7541, 6.3), which must be sent after the peer has changed the maximum.
+EMPTY_TABLE_UPDATE = b"\x20"
 
 _HEAD = struct.Struct(">HBBBI")
 _SETTING = struct.Struct(">HI")
 _STREAM_MASK = 0x7FFF_FFFF
 
 
-class Broken(Exception):
-    """The peer broke the protocol; the connection ends with this error code."""
+class ProtocolError(Exception):
+    """A protocol error of the peer; the connection ends with this error code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"HTTP/2 error {code}")
         self.code = code
 
 
-def read_head(data: bytes, at: int) -> tuple[int, int, int, int]:
-    """Size of the payload, type, flags and stream of the frame at `at`.
+def read_frame_header(data: bytes, at: int) -> tuple[int, int, int, int]:
+    """Return payload size, type, flags and stream of the frame at `at`.
 
     Raises:
-        Broken: the payload is larger than allowed.
+        ProtocolError: the payload is larger than allowed.
     """
     high, low, kind, flags, stream_id = _HEAD.unpack_from(data, at)
     size = high << 8 | low
     if size > MAX_FRAME_BYTES:
-        raise Broken(FRAME_SIZE_ERROR)
+        raise ProtocolError(FRAME_SIZE_ERROR)
     return size, kind, flags, stream_id & _STREAM_MASK
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
-    """One frame."""
+    """Encode a frame."""
     size = len(payload)
     return _HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream_id) + payload
 
 
-def number_frame(kind: int, stream_id: int, number: int) -> bytes:
-    """A frame whose payload is one 32-bit number: RST_STREAM, WINDOW_UPDATE."""
+def uint32_frame(kind: int, stream_id: int, number: int) -> bytes:
+    """Encode a frame whose payload is one 32-bit number: RST_STREAM or WINDOW_UPDATE."""
     return frame(kind, 0, stream_id, number.to_bytes(4, "big"))
 
 
-def read_number(payload: bytes) -> int:
-    """The number of such a frame.
+def read_uint32(payload: bytes) -> int:
+    """Decode the payload of such a frame.
 
     Raises:
-        Broken: it has another size.
+        ProtocolError: it has another size.
     """
     if len(payload) != 4:
-        raise Broken(FRAME_SIZE_ERROR)
+        raise ProtocolError(FRAME_SIZE_ERROR)
     return int.from_bytes(payload, "big") & _STREAM_MASK
 
 
 def settings_frame(values: dict[int, int]) -> bytes:
-    """A SETTINGS frame."""
+    """Encode a SETTINGS frame."""
     return frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*item) for item in values.items()))
 
 
 def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
-    """The settings of a SETTINGS frame.
+    """Decode the payload of a SETTINGS frame.
 
     Raises:
-        Broken: its size is no multiple of one setting's.
+        ProtocolError: its size is not a multiple of a setting's.
     """
     if len(payload) % _SETTING.size:
-        raise Broken(FRAME_SIZE_ERROR)
+        raise ProtocolError(FRAME_SIZE_ERROR)
     yield from _SETTING.iter_unpack(payload)
 
 
-def unpadded(flags: int, payload: bytes) -> bytes:
-    """The payload of a DATA or HEADERS frame without its padding.
+def strip_padding(flags: int, payload: bytes) -> bytes:
+    """Return the payload of a DATA or HEADERS frame without its padding.
 
     Raises:
-        Broken: there is more padding than payload.
+        ProtocolError: there is more padding than payload.
     """
     if not flags & PADDED:
         return payload
     if not payload or payload[0] >= len(payload):
-        raise Broken(PROTOCOL_ERROR)
+        raise ProtocolError(PROTOCOL_ERROR)
     return payload[1 : len(payload) - payload[0]]
 
 
-def header_block(answer: Answer) -> bytes:
-    """The headers of an answer."""
-    length = b"%d" % len(answer.body)
+def encode_headers(response: Response) -> bytes:
+    """Encode the headers of a response."""
+    length = b"%d" % len(response.body)
     # 0x0f 0x0d: a literal whose name is entry 28 of the static table, content-length.
     return b"%b\x0f\x0d%c%b" % (
-        _head_fields(answer.status, answer.content_type, answer.headers),
+        _head_fields(response.status, response.content_type, response.headers),
         len(length),
         length,
     )
@@ -133,7 +133,7 @@ def _head_fields(status: int, content_type: bytes, headers: tuple[tuple[bytes, b
 
 
 def _string(text: bytes) -> bytes:
-    """A string literal (RFC 7541, 5.2), not Huffman coded."""
+    """Encode a string literal (RFC 7541, 5.2) without Huffman coding."""
     size = len(text)
     if size < 0x7F:
         return bytes((size,)) + text
@@ -145,8 +145,8 @@ def _string(text: bytes) -> bytes:
     return bytes(length) + text
 
 
-def changes_table(block: bytes) -> bool:
-    """Whether decoding a header block, known to be well formed, changes the dynamic table (RFC 7541, 6)."""
+def changes_dynamic_table(block: bytes) -> bool:
+    """Tell if decoding a well-formed header block changes the dynamic table (RFC 7541, 6)."""
     at, end = 0, len(block)
     while at < end:
         first = block[at]
@@ -163,7 +163,7 @@ def changes_table(block: bytes) -> bool:
 
 
 def _number(block: bytes, at: int, prefix: int) -> tuple[int, int]:
-    """An integer (RFC 7541, 5.1) and where it ends."""
+    """Decode an integer (RFC 7541, 5.1). Returns it and the position after it."""
     number = block[at] & prefix
     at += 1
     if number == prefix:

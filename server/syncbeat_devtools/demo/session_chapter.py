@@ -1,4 +1,4 @@
-"""The chapter of a session: made on one server, renewed on the other, taken back on both; and what the logs hold."""
+"""The session chapter: created on one server, refreshed on the other, revoked on both; and no token in the logs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from syncbeat_devtools.demo.report import Report
 from syncbeat_devtools.demo.stage import Stage
 
 _REVOKED = "ERROR_REASON_TOKEN_REVOKED"
-_AT_ONCE = 20
-# Half a JWT, a refresh token, an authorization value.
+_REFRESHES = 20  # of one token, at once
+# The start of a JWT, of a refresh token, or of an authorization value.
 _SECRET = re.compile(r"eyJ[\w-]{8,}|sbr_[\w-]{8,}|[Bb]earer [\w.-]{8,}")
 
 
-async def sign_in_and_out(stage: Stage, report: Report) -> None:
-    """Play it."""
+async def play_session_chapter(stage: Stage, report: Report) -> None:
+    """Play the chapter."""
     report.chapter("Alice signs in with a session, and loses that phone")
     first, second = stage.servers
     async with (
@@ -30,17 +30,20 @@ async def sign_in_and_out(stage: Stage, report: Report) -> None:
     ):
         made = await backend.auth.CreateSession(auth_service_pb2.CreateSessionRequest(user_id="alice"))
         spend = auth_service_pb2.RefreshSessionRequest(refresh_token=made.refresh_token)
-        answers = await asyncio.gather(*(one.auth.RefreshSession(spend) for one in [here, there] * (_AT_ONCE // 2)))
+        callers = [here, there] * (_REFRESHES // 2)
+        answers = await asyncio.gather(*(one.auth.RefreshSession(spend) for one in callers))
         successors = {answer.refresh_token for answer in answers}
-        report.claim(f"{_AT_ONCE} refreshes on both servers gave one successor", len(successors) == 1, len(successors))
+        report.claim(
+            f"{_REFRESHES} refreshes on both servers gave one successor", len(successors) == 1, len(successors)
+        )
         tokens = SessionTokens.of(answers[0])
         async with stage.client(tokens.access_token, second) as phone:
-            await _lose(backend, phone, tokens, report)
+            await _revoke_phone(backend, phone, tokens, report)
         refused = await _reason(there, tokens.refresh_token)
         report.claim("its refresh token is dead on the other server too", refused == _REVOKED, refused)
 
 
-async def _lose(backend: SyncbeatClient, phone: SyncbeatClient, tokens: SessionTokens, report: Report) -> None:
+async def _revoke_phone(backend: SyncbeatClient, phone: SyncbeatClient, tokens: SessionTokens, report: Report) -> None:
     stream = StreamingDevice(phone, "")
     try:
         await stream.wait_open()
@@ -53,7 +56,7 @@ async def _lose(backend: SyncbeatClient, phone: SyncbeatClient, tokens: SessionT
 
         heard = await eventually(refused)
         delay_s = time.monotonic() - began
-        # Had nobody told it, the other would let the token in for a minute.
+        # Without a notification the other server would accept the token for a minute.
         report.claim("revoked on one server, the other refuses it", heard, f"{delay_s:.2f} s")
         ended = await stream.ended()
         name = error_reason_pb2.ErrorReason.Name(explain(ended).reason) if ended is not None else "open"
@@ -81,7 +84,7 @@ def _name(outcome: object) -> str:
     return str(error_reason_pb2.ErrorReason.Name(details.reason))
 
 
-def lines_with_secrets(folder: Path) -> int:
-    """How many lines of the logs in a folder hold a token."""
+def count_lines_with_secrets(folder: Path) -> int:
+    """Return the number of log lines in a folder that contain a token."""
     texts = [path.read_text(errors="replace") for path in folder.glob("*.log")]
     return sum(bool(_SECRET.search(line)) for text in texts for line in text.splitlines())

@@ -1,4 +1,4 @@
-"""The half hour after an outage: all devices ask in the same second, and are told when to come again."""
+"""Simulates the half hour after an outage: all devices poll in the same second, and are told when to poll next."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _JITTER = 0.1
 _HISTORY_DAYS = 1
 
 Place = Callable[[float, float], float]
-"""In how many seconds a device shall come that is to come, at this moment, after so many."""
+"""Returns the seconds until a device polls next, given the current time and the wanted interval."""
 
 
-class Placing(StrEnum):
-    """How the moments are chosen: by the server's book, by a jitter of 10 % that knows nothing, or not at all."""
+class Placement(StrEnum):
+    """The ways of choosing the next poll: by the server's book, with a random jitter of 10 %, or exactly as wanted."""
 
     BOOKED = "booked"
     JITTERED = "jittered"
@@ -31,34 +31,37 @@ class Placing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Aftermath:
-    """Requests a second after ten minutes, until the half hour is over; the mean interval over what was wanted."""
+class OutageOutcome:
+    """The load from ten minutes after the outage to the half hour.
 
-    placing: Placing
+    `mean_per_s` and `peak_per_s` are requests per second; `lengthened` is the mean interval over the wanted one.
+    """
+
+    placement: Placement
     peak_per_s: int
     mean_per_s: float
     lengthened: float
 
     @property
     def peak_over_mean(self) -> float:
-        """1 is level."""
+        """Return the peak over the mean rate; 1 is a level load."""
         return self.peak_per_s / self.mean_per_s
 
 
-def after_outage(spec: FleetSpec, seed: int, devices: int, executor: Executor) -> list[Aftermath]:
-    """The same outage with each way of choosing moments."""
-    under_way = [executor.submit(_aftermath, spec, seed, devices, placing) for placing in Placing]
+def simulate_outage(spec: FleetSpec, seed: int, devices: int, executor: Executor) -> list[OutageOutcome]:
+    """Play the same outage with each placement."""
+    under_way = [executor.submit(_simulate, spec, seed, devices, placement) for placement in Placement]
     return [future.result() for future in under_way]
 
 
-def _aftermath(spec: FleetSpec, seed: int, devices: int, placing: Placing) -> Aftermath:
-    place = _placer(placing, random.Random(f"outage:{seed}"))
+def _simulate(spec: FleetSpec, seed: int, devices: int, placement: Placement) -> OutageOutcome:
+    place = _placer(placement, random.Random(f"outage:{seed}"))
     schedules, changes = [], []
     for index in range(devices):
         device = make_device(spec, seed, index, devices, _HISTORY_DAYS)
         schedule = AdaptiveSchedule(Settings(1.0), device.born)
         for at in (*device.history, *(at for at in device.changes if at < _OVER_AT)):
-            schedule.changed(at)
+            schedule.on_change(at)
         schedules.append(schedule)
         changes.append([at for at in reversed(device.changes) if at >= _OVER_AT])
     end = _OVER_AT + _WATCHED_S
@@ -70,21 +73,21 @@ def _aftermath(spec: FleetSpec, seed: int, devices: int, placing: Placing) -> Af
         arrived[int(now) - _OVER_AT] += 1
         schedule, ahead = schedules[index], changes[index]
         while ahead and ahead[-1] <= now:
-            schedule.changed(ahead.pop())
+            schedule.on_change(ahead.pop())
         wanted = schedule.interval(now, news=False)
         given = place(now, wanted)
         wanted_s, given_s = wanted_s + wanted, given_s + given
         heapq.heapreplace(coming, (now + given, index))
     calm = arrived[_CALM_AFTER_S:_WATCHED_S]
-    return Aftermath(placing, max(calm), sum(calm) / len(calm), given_s / wanted_s)
+    return OutageOutcome(placement, max(calm), sum(calm) / len(calm), given_s / wanted_s)
 
 
-def _placer(placing: Placing, chance: random.Random) -> Place:
-    match placing:
-        case Placing.BOOKED:
+def _placer(placement: Placement, chance: random.Random) -> Place:
+    match placement:
+        case Placement.BOOKED:
             book = Book(float(_OVER_AT))
             return lambda now, wanted: book.choose(now, wanted, chance.random)
-        case Placing.JITTERED:
+        case Placement.JITTERED:
             return lambda now, wanted: wanted * chance.uniform(1.0 - _JITTER, 1.0 + _JITTER)
-        case Placing.EXACT:
+        case Placement.EXACT:
             return lambda now, wanted: wanted

@@ -1,4 +1,4 @@
-"""A day of a device that polls: the event loop, on a fake clock."""
+"""Plays the day of a device that only polls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from syncbeat_devtools.simulate.policies.schedules import Schedule
 
 
 class TrueRates:
-    """What the device's feed really does, asked in the order of time."""
+    """The true rates of a device's feed, read in the order of time."""
 
     def __init__(self, segments: tuple[Segment, ...]) -> None:
         self._segments = segments
@@ -18,11 +18,11 @@ class TrueRates:
 
     @property
     def per_s(self) -> float:
-        """Changes a second at the end of the wait that was last asked for."""
+        """Return the changes per second at the end of the last interval asked for."""
         return self._segments[self._index].per_s if self._segments else 0.0
 
     def stale_s(self, start: float, end: float) -> float:
-        """The stale seconds expected at the end of a wait: the integral of rate(t) * (end - t), t within the day."""
+        """Return the stale seconds expected of an interval: the integral of rate(t) * (end - t), t within the day."""
         total, segments = 0.0, self._segments
         for index in range(self._index, len(segments)):
             segment = segments[index]
@@ -36,22 +36,22 @@ class TrueRates:
         return total
 
 
-def poll_through(device: Device, schedule: Schedule, tally: Tally, phase: float) -> None:
-    """Let the device poll for a day by this schedule; its first poll comes after the share `phase` of an interval.
+def play_poll_day(device: Device, schedule: Schedule, tally: Tally, phase: float) -> None:
+    """Let the device poll for a day by this schedule; its first poll comes after the fraction `phase` of an interval.
 
-    The server hears of each change when it commits. Polls after midnight are not counted, but what they find is.
+    The server learns of each change at its commit. Polls after midnight are not counted, but their changes are.
     """
     changes, count, seen = device.changes, len(device.changes), 0
     rates = TrueRates(device.segments)
     for before_s in device.history:
-        schedule.changed(before_s)
-    start, at, roused_at = 0.0, phase * schedule.interval(0.0, news=False), -math.inf
+        schedule.on_change(before_s)
+    start, at, awake_at = 0.0, phase * schedule.interval(0.0, news=False), -math.inf
     tally.devices += 1
     tally.expected += sum((part.end - part.start) * part.per_s for part in device.segments)
     while True:
         before = seen
         while seen < count and changes[seen] <= at:
-            schedule.changed(changes[seen])
+            schedule.on_change(changes[seen])
             tally.delays.append(at - changes[seen])
             seen += 1
         tally.stale_s += rates.stale_s(start, at)
@@ -61,9 +61,9 @@ def poll_through(device: Device, schedule: Schedule, tally: Tally, phase: float)
         tally.polls += 1
         tally.request(at)
         tally.traffic_bytes += FETCH_BYTES if news else EMPTY_POLL_BYTES
-        if at - roused_at > AWAKE_S:
+        if at - awake_at > AWAKE_S:
             tally.wakeups += 1
-        roused_at = at
+        awake_at = at
         wait = schedule.interval(at, news=news)
         expectation = schedule.expectation(wait)
         if expectation is not None and rates.per_s > 0.0:

@@ -1,4 +1,4 @@
-"""How the processes of a simulation end: with their work, with a signal, and with the process that started them."""
+"""A pool of worker processes that ends with its work, with a signal, and with the process that started it."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import NoReturn
 
 from syncbeat_server.ops.child_process import end_with_parent
 
-_BY_SIGNAL = 128
-"""A shell's exit status of a program that a signal ended, less the signal's number."""
+_SIGNAL_STATUS = 128
+"""Exit status of a program ended by a signal, in a shell, minus the signal's number."""
 
-_HELD_BACK = (signal.SIGINT, signal.SIGTERM)
+_BLOCKED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def ending_executor(workers: int) -> Iterator[Executor]:
-    """So many processes. What ends the block early, SIGTERM among it, ends them too, without their work.
+def process_pool(workers: int) -> Iterator[Executor]:
+    """Start the worker processes. If the block ends early, by SIGTERM for example, they end too, without finishing.
 
-    To be entered by the main thread, which alone may set what a signal does; the processes start from it.
+    Enter it in the main thread, which alone may install signal handlers.
     """
-    before = signal.signal(signal.SIGTERM, _terminated)
-    executor = ProcessPoolExecutor(workers, initializer=_obey, initargs=(os.getpid(),))
+    before = signal.signal(signal.SIGTERM, _exit_on_signal)
+    executor = ProcessPoolExecutor(workers, initializer=_initialize_worker, initargs=(os.getpid(),))
     try:
-        # A process is a copy of this one until it obeys: what comes before that waits for it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+        # A forked process has this one's signal handlers until it is initialized, so signals are blocked until then.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_SIGNALS)
         try:
             executor.submit(os.getpid)  # starts all of them
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED_SIGNALS)
         yield executor
     except BaseException:
         for child in multiprocessing.active_children():
@@ -44,15 +44,15 @@ def ending_executor(workers: int) -> Iterator[Executor]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
-    # A second one does not wait for anything: the processes then end with this one.
+def _exit_on_signal(number: int, _frame: FrameType | None) -> NoReturn:
+    # A second signal ends this process at once, and the workers end with it.
     signal.signal(number, signal.SIG_DFL)
-    raise SystemExit(_BY_SIGNAL + number)
+    raise SystemExit(_SIGNAL_STATUS + number)
 
 
-def _obey(parent: int) -> None:
-    """In each process: Ctrl-C reaches all of the terminal's processes, and the parent answers for them."""
+def _initialize_worker(parent: int) -> None:
+    """Ignore Ctrl-C, which reaches all processes of the terminal, in a worker: the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED_SIGNALS)
     end_with_parent(parent, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What a simulated day is counted in, and what the counts come to."""
+"""Counts of a simulated day, and the statistics computed from them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 
 MINUTES = 1440
 AWAKE_S = 15.0
-"""How long a radio stays up after traffic: what comes within costs no wake-up of the device."""
+"""Seconds that a radio stays on after traffic, within which further traffic causes no wake-up of the device."""
 
-# Bytes on the wire with their share of HTTP/2 and TLS: a call that finds nothing, one that brings what changed (the
-# users' own figure for a sync), a wake-up, and the pings of a minute of stream.
+# Bytes on the wire including HTTP/2 and TLS: a poll without changes, one with changes (the users' own figure for a
+# sync), a wake-up, opening a stream, and the pings of a minute of stream.
 EMPTY_POLL_BYTES, FETCH_BYTES, PUSH_BYTES, STREAM_OPEN_BYTES, STREAM_MINUTE_BYTES = 400, 2048, 300, 1500, 60
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of a day of some devices. Staleness is of each change: from its commit until its device has it."""
+    """Counts of a day of some devices. Staleness is measured per change, from its commit until its device has it."""
 
     devices: int = 0
     polls: int = 0
@@ -33,8 +33,9 @@ class Tally:
     lost: int = 0
     tried: int = 0
     missed: int = 0
-    """Of devices taken for reachable: wake-ups that have ended, of which nothing came in spite of all resends, and
-    single pushes, of which nothing came in time."""
+    """Counts over devices believed to be reachable: `woken` wake-ups that ended, of which `lost` were never answered in
+    spite of all resends; and `tried` single pushes, of which `missed` were not answered in time.
+    """
     wakeups: int = 0
     traffic_bytes: int = 0
     delays: array[float] = field(default_factory=lambda: array("d"))
@@ -45,34 +46,34 @@ class Tally:
     predictions: int = 0
     predicted_changes: float = 0.0
     predicted_stale_s: float = 0.0
-    """What the policy expected at each poll of the wait that followed."""
+    """Sums of the policy's own expectations for the interval after each poll."""
     log_error_squares: float = 0.0
-    """Squares of ln(estimated rate / true rate), over all polls."""
+    """Sum of the squares of ln(estimated rate / true rate) over all polls."""
     minutes: array[int] = field(default_factory=lambda: array("L", bytes(8 * MINUTES)))
 
     def request(self, at: float) -> None:
-        """A request reached the server at this second of the day."""
+        """Count a request that reached the server at this second of the day."""
         self.minutes[min(MINUTES - 1, int(at / 60.0))] += 1
 
     @property
     def requests(self) -> int:
-        """All requests. What a stream carried counts as one, though nothing was asked: it costs as much."""
+        """Return all requests. A message of a stream counts as one, because it costs as much."""
         return self.polls + self.safety_polls + self.fetches + self.stream_messages + self.stream_opens
 
     @property
     def mean_s(self) -> float:
-        """Mean staleness: by the true rates where they are known, else of the changes themselves."""
+        """Return the mean staleness: by the true rates if they are known, else of the changes themselves."""
         if self.expected > 0.0:
             return self.stale_s / self.expected
         return self.empirical_mean_s
 
     @property
     def empirical_mean_s(self) -> float:
-        """Mean of the delays."""
+        """Return the mean of the delays."""
         return math.fsum(self.delays) / len(self.delays) if self.delays else 0.0
 
     def quantiles_s(self, *shares: float) -> tuple[float, ...]:
-        """Staleness that these shares of changes stay below."""
+        """Return quantiles of the staleness."""
         ordered = sorted(self.delays)
         if not ordered:
             return tuple(0.0 for _ in shares)
@@ -80,15 +81,15 @@ class Tally:
 
     @property
     def peak_over_mean(self) -> float:
-        """The busiest minute of the day over the mean one."""
+        """Return the busiest minute of the day over the mean minute."""
         return max(self.minutes) * MINUTES / max(1, sum(self.minutes))
 
     def per_day(self, count: float, fleet: int) -> float:
-        """A count of this sample, as of the whole fleet."""
+        """Scale a count of this sample to the whole fleet."""
         return count * fleet / self.devices
 
     def add(self, other: Tally) -> None:
-        """Count what another counted, too."""
+        """Add another tally's counts."""
         self.devices += other.devices
         self.polls += other.polls
         self.safety_polls += other.safety_polls
@@ -115,8 +116,8 @@ class Tally:
             self.minutes[minute] += count
 
 
-def summed(tallies: Iterable[Tally]) -> Tally:
-    """All of them together."""
+def sum_tallies(tallies: Iterable[Tally]) -> Tally:
+    """Return the sum of all tallies."""
     total = Tally()
     for tally in tallies:
         total.add(tally)
@@ -128,7 +129,7 @@ _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
 def half_width(values: Iterable[float]) -> float | None:
-    """Half of the 95 % interval of the mean of these independent values; None of fewer than two."""
+    """Return half of the 95 % confidence interval of the mean of independent values; None for fewer than two."""
     kept = list(values)
     free = len(kept) - 1
     if free < 1:

@@ -1,8 +1,8 @@
-"""Fleets: which devices there are, how their feeds change over a day, and when somebody is busy in them.
+"""Generates fleets: their devices, the changes of their feeds over a day, and the sessions of their users.
 
 A feed is a two-state process: it is cold, a session makes it hot, and within each state changes come at random at the
-feed's own rate. Sessions begin by the time of day. Everything follows from (seed, index), so a device is the same in
-whatever sample, process or order it is made.
+feed's own rate. Sessions begin by the time of day. Everything is derived from (seed, index), so a device is the same in
+every sample, process and order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BUSIEST_AT = 20 * HOUR
 
 @dataclass(frozen=True, slots=True)
 class FleetSpec:
-    """What a fleet is like. Rates are medians over feeds, in changes a second; a sigma is of the rate's logarithm."""
+    """Parameters of a fleet. Rates are medians over feeds, in changes per second; sigmas are of their logarithms."""
 
     name: str
     hot_per_s: float
@@ -32,16 +32,16 @@ class FleetSpec:
     session_s: float = 720.0
     """Mean length of a session."""
     gap_s: float = math.inf
-    """Mean time from one session to the next, at the middle of the day's swing."""
+    """Mean time from one session to the next, at the middle of the daily swing."""
     swing: float = 0.0
-    """Sessions begin exp(swing) times as often at the busiest hour, exp(-swing) at the quietest."""
+    """Sessions begin exp(swing) times as often at the busiest hour, and exp(-swing) times at the quietest."""
     factor_sigma: float = 0.0
     factor_most: float = math.inf
-    """Beside these, one factor exp(sigma*z - sigma) on both rates of a feed, z cut at `factor_most`."""
+    """A further factor exp(sigma*z - sigma) applies to both rates of a feed, with z limited to `factor_most`."""
     devices: int = 20_000
 
     def start_rate(self, at: float) -> float:
-        """Sessions that begin in a second, at this second of the day."""
+        """Return the sessions that begin per second at this second of the day."""
         if self.swing == 0.0:
             return 1.0 / self.gap_s
         return math.exp(self.swing * math.cos(2 * math.pi * (at - _BUSIEST_AT) / DAY)) / self.gap_s
@@ -73,7 +73,7 @@ FLEETS = {spec.name: spec for spec in (DEFAULT, CONSTANT, BURSTY, HEAVY)}
 
 
 class Segment(NamedTuple):
-    """A stretch of the day in which a feed changes at one rate."""
+    """A part of the day in which a feed changes at one rate."""
 
     start: float
     end: float
@@ -83,7 +83,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device and the feed it follows: true rates and segments (none of a replayed log), and instants of changes."""
+    """A device and its feed: true rates and segments (empty for a replayed log), and the times of changes."""
 
     index: int
     changes: tuple[float, ...]
@@ -92,16 +92,16 @@ class Device:
     cold_per_s: float = 0.0
     born: float = 0.0
     history: tuple[float, ...] = ()
-    """Changes since the feed was `born`, at seconds below 0: what the server has learned from."""
+    """Changes since the feed was `born`, at seconds below 0, from which the server has learned."""
     sessions: tuple[tuple[float, float], ...] = ()
-    """When somebody is busy in the feed: of a replayed log, when its device was in the foreground."""
+    """Times in which a user is active in the feed; in a replayed log, in which its device was in the foreground."""
 
 
 def make_device(spec: FleetSpec, seed: int, index: int, sample: int, history_days: int = 0) -> Device:
-    """The device `index` of a sample of `sample` of this fleet, whose feed was there `history_days` before."""
+    """Generate the device `index` of a sample of `sample` devices, whose feed has existed for `history_days`."""
     hot, cold = _rates(spec, seed, index, sample)
     chance = random.Random(f"{spec.name}:{seed}:{index}")
-    # A day that is dropped first: at midnight the feed is as likely in a session as on any midnight.
+    # At least one day is played before, so that at midnight a session is as likely as on any other midnight.
     before = _segments(spec, -max(1, history_days) * DAY, 0.0, (hot, cold), chance)
     segments = _segments(spec, 0.0, DAY, (hot, cold), chance, busy=before[-1].hot)
     history = _changes(before, chance) if history_days else []
@@ -131,7 +131,7 @@ def _rates(spec: FleetSpec, seed: int, index: int, sample: int) -> tuple[float, 
 
 
 def _normal(seed: int, what: str, index: int, sample: int) -> float:
-    """A normal number from the stratum of this device: a sample then has as many lively feeds as the fleet has."""
+    """Return a normal number from this device's stratum, so that a sample is as active as the fleet."""
     stratum = strata(seed, what, sample)[index]
     within = random.Random(f"{what}:{seed}:{index}").uniform(0.001, 0.999)
     return _NORMAL.inv_cdf((stratum + within) / sample)
@@ -139,7 +139,7 @@ def _normal(seed: int, what: str, index: int, sample: int) -> float:
 
 @lru_cache(maxsize=16)
 def strata(seed: int, what: str, sample: int) -> list[int]:
-    """Numbers from 0 to below `sample`, mixed: to each device one."""
+    """Return the numbers below `sample` in random order, one for each device."""
     order = list(range(sample))
     random.Random(f"{what}:{seed}").shuffle(order)
     return order
@@ -148,7 +148,7 @@ def strata(seed: int, what: str, sample: int) -> list[int]:
 def _segments(
     spec: FleetSpec, start: float, end: float, rates: tuple[float, float], chance: random.Random, *, busy: bool = False
 ) -> list[Segment]:
-    """From `start` to `end`, both whole days; `busy`: a session is on."""
+    """Return the segments from `start` to `end`, both whole days; `busy`: a session is in progress at the start."""
     hot, cold = rates
     if math.isinf(spec.gap_s):
         return [Segment(start, end, cold, hot=False)] if start < end else []

@@ -1,4 +1,4 @@
-"""What can be done to a device from outside: which wake-ups arrive, when, and what its system lets through."""
+"""The push channel to a simulated device: which wake-ups arrive, when, and how many its system admits."""
 
 from __future__ import annotations
 
@@ -16,70 +16,73 @@ ANDROID, IOS = "ANDROID", "IOS"
 
 
 @dataclass(frozen=True, slots=True)
-class Waking:
-    """The fleet's pushes, streams and systems. Shares are of 1, times in seconds."""
+class PushConditions:
+    """Conditions of the fleet's pushes, streams and systems. Shares are fractions of 1, times are in seconds."""
 
     reach: float = 0.85
-    """Of devices, those that pushes reach at all. A push to the others is lost, and nobody is told."""
+    """Share of devices that pushes reach at all. Pushes to the others are lost without notice."""
     loss: float = 0.05
-    """Of pushes to a device that they reach, those that get lost, each by its own chance."""
+    """Share of pushes to reachable devices that are lost, independently."""
     dark: float = 0.0
-    """Of the time, that in which everything sent to a device is lost: it sleeps, or is out of reach of any network."""
+    """Share of the time in which everything sent to a device is lost, because it sleeps or has no network."""
     dark_spell_s: float = 1800.0
     latency_s: float = 2.0
     latency_sigma: float = 1.0
-    """A push takes a log-normal time: its median, and the sigma of its logarithm."""
+    """The latency of a push is log-normal: `latency_s` is its median, this the sigma of its logarithm."""
     ios: float = 0.3
-    """Of devices, those with iOS: a few pushes an hour in the background, none of them sent again."""
+    """Share of devices with iOS, which admits a few pushes per hour in the background, none of them sent again."""
     watched: float = 1.0
-    """Of sessions, those in which the device's own app is in the foreground, with a stream open."""
+    """Share of sessions in which the device's own app is in the foreground, with a stream open."""
     watched_after_s: float = 10.0
-    """Into a session, when the app comes to the foreground."""
+    """Time from the start of a session until the app comes to the foreground."""
     window_s: float = 0.0
-    """The `dedupe_window` of the backend's triggers: after one, the next push goes out when it is over."""
+    """The `dedupe_window` of the backend's triggers: within it of a push, the next one waits for its end."""
     stream_s: float = 0.2
-    """What a change takes through a stream."""
+    """Latency of a change through a stream."""
     unreached_stream: bool = True
-    """Whether a device that pushes do not reach opens streams, as our client does on any device in the foreground."""
+    """True if devices that pushes do not reach open streams too, as our client does on any device in the foreground."""
     android_floor_s: float = 0.0
     ios_floor_s: float = 0.0
-    """In the background the system wakes an app no more often than this for polls of its own (Doze; iOS)."""
+    """Shortest interval at which the system lets an app in the background poll (Doze; iOS)."""
 
     def floor_s(self, platform: str) -> float:
-        """The shortest time between two polls in the background."""
+        """Return the shortest time between two polls in the background."""
         return self.ios_floor_s if platform == IOS else self.android_floor_s
 
 
-DEFAULT_WAKING = Waking()
+DEFAULT_CONDITIONS = PushConditions()
 
 
 @dataclass(frozen=True, slots=True)
 class Handset:
-    """What is true of one device, whatever the server believes."""
+    """The true properties of one device, independent of the server's beliefs."""
 
     platform: str
     reachable: bool
     dark: tuple[tuple[float, float], ...]
 
 
-def handset(waking: Waking, seed: int, index: int, sample: int) -> Handset:
-    """The device `index`. What is true of a share of the fleet is so of the same share of the sample's lively feeds."""
-    reachable = not _chosen(1.0 - waking.reach, seed, index, sample)
-    ios = strata(seed, "ios", sample)[index] < round(waking.ios * sample)
+def handset(conditions: PushConditions, seed: int, index: int, sample: int) -> Handset:
+    """Return the handset of the device `index`.
+
+    A property that a share of the fleet has is given to the same share of the sample's active feeds.
+    """
+    reachable = not _in_systematic_sample(1.0 - conditions.reach, seed, index, sample)
+    ios = strata(seed, "ios", sample)[index] < round(conditions.ios * sample)
     chance = random.Random(f"dark:{seed}:{index}")
     spells: list[tuple[float, float]] = []
-    if waking.dark > 0.0:
-        between = waking.dark_spell_s * (1.0 - waking.dark) / waking.dark
-        at = chance.expovariate(1.0 / between) - (waking.dark_spell_s if chance.random() < waking.dark else 0.0)
+    if conditions.dark > 0.0:
+        between = conditions.dark_spell_s * (1.0 - conditions.dark) / conditions.dark
+        at = chance.expovariate(1.0 / between) - (conditions.dark_spell_s if chance.random() < conditions.dark else 0.0)
         while at < DAY:
-            end = at + chance.expovariate(1.0 / waking.dark_spell_s)
+            end = at + chance.expovariate(1.0 / conditions.dark_spell_s)
             spells.append((at, end))
             at = end + chance.expovariate(1.0 / between)
     return Handset(IOS if ios else ANDROID, reachable, tuple(spells))
 
 
-def _chosen(share: float, seed: int, index: int, sample: int) -> bool:
-    """Whether it is one of a systematic sample of this share, of all devices in the order of their rates."""
+def _in_systematic_sample(share: float, seed: int, index: int, sample: int) -> bool:
+    """Tell if the device is in a systematic sample of this share, taken of all devices in the order of their rates."""
     rank = _ranks(seed, sample)[index]
     offset = random.Random(f"chosen:{seed}").random()
     return math.floor((rank + 1) * share + offset) > math.floor(rank * share + offset)
@@ -95,29 +98,29 @@ def _ranks(seed: int, sample: int) -> list[int]:
     return ranks
 
 
-class Air:
+class PushChannel:
     """Sends pushes to one handset."""
 
-    def __init__(self, waking: Waking, device: Handset, chance: random.Random) -> None:
-        self._waking, self._device, self._chance = waking, device, chance
+    def __init__(self, conditions: PushConditions, device: Handset, chance: random.Random) -> None:
+        self._conditions, self._device, self._chance = conditions, device, chance
         self._dark = list(reversed(device.dark))
         budget = wake_budget(device.platform)
         self._most, self._refill_s = (math.inf, 1.0) if budget is None else (budget.most, budget.refill_s)
         self._tokens, self._counted_at = self._most, 0.0
 
-    def free_at(self, now: float) -> float:
-        """When the system lets the next push through: `now`, or later."""
+    def next_allowed_at(self, now: float) -> float:
+        """Return the time at which the system admits the next push: `now` or later."""
         self._tokens = min(self._most, self._tokens + (now - self._counted_at) / self._refill_s)
         self._counted_at = now
         return now if self._tokens >= 1.0 else now + (1.0 - self._tokens) * self._refill_s
 
     def send(self, now: float) -> float | None:
-        """When a push that is sent now arrives; None: it gets lost."""
+        """Return the time at which a push that is sent now arrives; None if it is lost."""
         self._tokens -= 1.0
-        waking = self._waking
-        # Drawn in any case, so that a lost push moves nothing else.
-        lost = self._chance.random() < waking.loss
-        latency = waking.latency_s * math.exp(waking.latency_sigma * self._chance.gauss(0.0, 1.0))
+        conditions = self._conditions
+        # Drawn in any case, so that a lost push does not shift later random numbers.
+        lost = self._chance.random() < conditions.loss
+        latency = conditions.latency_s * math.exp(conditions.latency_sigma * self._chance.gauss(0.0, 1.0))
         while self._dark and self._dark[-1][1] <= now:
             self._dark.pop()
         if not self._device.reachable or lost or (self._dark and self._dark[-1][0] <= now):

@@ -1,10 +1,10 @@
-"""A day of a user's own log instead of a made fleet: CSV with the columns time, scope, device and kind.
+"""Reads a day of a user's own log in place of a generated fleet: CSV with the columns time, scope, device and kind.
 
-`time` is unix seconds or ISO 8601. A line of kind `change` says that the scope changed; its device is the writer, who
-need not be told, or is empty. Lines of any other kind (`poll`, say) tell that the device follows the scope.
+`time` is unix seconds or ISO 8601. A line of kind `change` reports a change of the scope; its device is the writer,
+which need not be notified, or is empty. Lines of any other kind (`poll`, say) show that the device follows the scope.
 
-A day is played from the earliest line on, so a log that says nothing of most of that day is refused, and so is one
-whose lines stand apart as no log's do: a mistyped time would make it another day.
+The day begins at the earliest line. So a log that covers less than most of that day is refused, and so is one with gaps
+that no log has: a mistyped time would select another day.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import NamedTuple
 from syncbeat_devtools.simulate.fleet.devices import DAY, HOUR, Device
 from syncbeat_server.errors import ConfigurationError
 
-_MOST_LINES = 5_000_000
+_MAX_LINES = 5_000_000
 _COLUMNS = {"time", "scope", "device", "kind"}
-_LEAST_S, _SILENCE_S = 20 * HOUR, 7 * DAY
-_LATEST = 1e11
-"""Unix seconds of the year 5138: what is above is in milliseconds."""
+_MIN_SPAN_S, _MAX_SILENCE_S = 20 * HOUR, 7 * DAY
+_MAX_UNIX_S = 1e11
+"""Unix seconds of the year 5138: larger numbers are milliseconds."""
 
 
 class Line(NamedTuple):
@@ -40,7 +40,11 @@ class Line(NamedTuple):
 
 
 def read_trace(path: Path) -> tuple[Device, ...]:
-    """The devices of a log and what they have to see of its first 24 hours; ConfigurationError if it cannot be read."""
+    """Return the devices of a log with the changes of its first 24 hours.
+
+    Raises:
+        ConfigurationError: the log cannot be read.
+    """
     lines = sorted(_lines(path), key=attrgetter("at"))
     _check_span(lines, path)
     start = lines[0].at
@@ -63,20 +67,20 @@ def read_trace(path: Path) -> tuple[Device, ...]:
 
 
 def _check_span(lines: Sequence[Line], path: Path) -> None:
-    """ConfigurationError if the lines, in the order of time, tell of less than a day until they stop or fall silent."""
+    """Raise ConfigurationError if the lines, in order of time, cover less than a day until they end or pause."""
     last, after = lines[-1], None
     for line, following in itertools.pairwise(lines):
-        if following.at - line.at > _SILENCE_S:
+        if following.at - line.at > _MAX_SILENCE_S:
             last, after = line, following
             break
     span_s = last.at - lines[0].at
-    if span_s >= _LEAST_S:
+    if span_s >= _MIN_SPAN_S:
         return
     said = f"--trace {path}: spans {span_s / HOUR:.1f} hours, from line {lines[0].number} to line {last.number}"
     if after is not None:
         silent = (after.at - last.at) / DAY
         said += f", and is silent for {silent:,.0f} days then, until line {after.number} (is one of their times wrong?)"
-    raise ConfigurationError(f"{said}; want a day, {_LEAST_S / HOUR:.0f} hours at the least")
+    raise ConfigurationError(f"{said}; want a day, {_MIN_SPAN_S / HOUR:.0f} hours at the least")
 
 
 def _lines(path: Path) -> list[Line]:
@@ -89,8 +93,8 @@ def _lines(path: Path) -> list[Line]:
             lines: list[Line] = []
             for row in reader:
                 number = reader.line_num
-                if len(lines) >= _MOST_LINES:
-                    raise ConfigurationError(f"--trace {path}: has more than {_MOST_LINES:,} lines")
+                if len(lines) >= _MAX_LINES:
+                    raise ConfigurationError(f"--trace {path}: has more than {_MAX_LINES:,} lines")
                 if any(row[column] is None for column in _COLUMNS):
                     raise ConfigurationError(f"--trace {path}, line {number}: ends before all of its columns")
                 at, kind = _seconds(row["time"], path, number), row["kind"].strip().lower()
@@ -108,7 +112,7 @@ def _seconds(text: str, path: Path, number: int) -> float:
     except ValueError:
         seconds = math.nan
     if math.isfinite(seconds):
-        if abs(seconds) > _LATEST:
+        if abs(seconds) > _MAX_UNIX_S:
             raise ConfigurationError(f"--trace {path}, line {number}: want seconds since 1970: {text!r}")
         return seconds
     try:

@@ -1,9 +1,9 @@
-"""The fewest requests that any policy could make at a mean staleness, had it known every rate beforehand.
+"""Lower bounds: the fewest requests of any policy at a mean staleness, had it known every rate in advance.
 
 For Poisson changes at rate r(t), requests f(t) a second leave a mean staleness of 1/(2f) without signals, and of
-(r/f - 1)/(2r) when a signal tells of each change and one request may serve several. Least requests at a given mean over
-all changes is f = k*sqrt(r) without signals and f = min(r, k*sqrt(r)) with them, k the same everywhere (Lagrange). No
-causal policy knows r, so the true optimum lies above.
+(r/f - 1)/(2r) if a signal announces each change and one request may serve several. The fewest requests at a given mean
+over all changes are f = k*sqrt(r) without signals and f = min(r, k*sqrt(r)) with them, k the same everywhere
+(Lagrange). No causal policy knows r, so the true optimum lies above.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from syncbeat_devtools.simulate.fleet.devices import Device
-from syncbeat_devtools.simulate.fleet.push_channel import Handset, Waking
+from syncbeat_devtools.simulate.fleet.push_channel import Handset, PushConditions
 
 _HALVINGS = 80
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What the bounds need of some devices: seconds spent at each rate, apart by whether they can be signalled."""
+    """The data of the bounds for some devices: seconds spent at each rate, separated by whether signals reach them."""
 
-    pulling: tuple[tuple[float, float], ...]
+    polled: tuple[tuple[float, float], ...]
     """(rate, seconds) of devices that no signal reaches."""
     signalled: tuple[tuple[float, float], ...] = ()
 
     def changes(self) -> float:
-        """Expected changes."""
-        return sum(rate * span for rate, span in (*self.pulling, *self.signalled))
+        """Return the expected changes."""
+        return sum(rate * span for rate, span in (*self.polled, *self.signalled))
 
     def least_requests(self, mean_s: float) -> float:
-        """Fewest requests of all these devices in their time, at this mean staleness of a change."""
+        """Return the fewest requests of all these devices at this mean staleness of a change."""
         if not self.signalled:
-            roots = sum(math.sqrt(rate) * span for rate, span in self.pulling)
+            roots = sum(math.sqrt(rate) * span for rate, span in self.polled)
             return roots * roots / (2.0 * mean_s * self.changes())
         low, high = 1e-9, 1e6
         wanted = mean_s * self.changes()
@@ -46,37 +46,37 @@ class Bound:
         return self._requests(high)
 
     def _requests(self, k: float) -> float:
-        pulled = sum(k * math.sqrt(rate) * span for rate, span in self.pulling)
-        return pulled + sum(min(rate, k * math.sqrt(rate)) * span for rate, span in self.signalled)
+        polled = sum(k * math.sqrt(rate) * span for rate, span in self.polled)
+        return polled + sum(min(rate, k * math.sqrt(rate)) * span for rate, span in self.signalled)
 
     def _staleness(self, k: float) -> float:
-        """Stale seconds, over all changes."""
-        pulled = sum(math.sqrt(rate) * span / (2.0 * k) for rate, span in self.pulling)
+        """Return the stale seconds over all changes."""
+        polled = sum(math.sqrt(rate) * span / (2.0 * k) for rate, span in self.polled)
         waited = sum(max(0.0, math.sqrt(rate) / k - 1.0) * span / 2.0 for rate, span in self.signalled)
-        return pulled + waited
+        return polled + waited
 
 
-def bound_of(devices: Iterable[Device]) -> Bound:
-    """The bound of these devices without signals."""
+def poll_bound(devices: Iterable[Device]) -> Bound:
+    """Return the bound of these devices without signals."""
     return Bound(tuple(stretch for device in devices for stretch in _stretches(device, hot=None)))
 
 
-def signalled_bound(devices: Iterable[Device], handsets: Iterable[Handset], waking: Waking) -> Bound:
-    """The bound where pushes reach some of these devices, and streams those whose session is on."""
-    pulling: list[tuple[float, float]] = []
+def signalled_bound(devices: Iterable[Device], handsets: Iterable[Handset], conditions: PushConditions) -> Bound:
+    """Return the bound if pushes reach some of these devices, and streams those in a session."""
+    polled: list[tuple[float, float]] = []
     signalled: list[tuple[float, float]] = []
-    for device, told in zip(devices, handsets, strict=True):
+    for device, handset in zip(devices, handsets, strict=True):
         hot, cold = _stretches(device, hot=True), _stretches(device, hot=False)
-        (signalled if told.reachable or waking.unreached_stream else pulling).extend(hot)
-        (signalled if told.reachable else pulling).extend(cold)
-    return Bound(tuple(pulling), tuple(signalled))
+        (signalled if handset.reachable or conditions.unreached_stream else polled).extend(hot)
+        (signalled if handset.reachable else polled).extend(cold)
+    return Bound(tuple(polled), tuple(signalled))
 
 
-def merged(bounds: Iterable[Bound]) -> Bound:
-    """The bound of all of them together."""
+def merge_bounds(bounds: Iterable[Bound]) -> Bound:
+    """Return the bound of all devices together."""
     kept = list(bounds)
     return Bound(
-        tuple(stretch for bound in kept for stretch in bound.pulling),
+        tuple(stretch for bound in kept for stretch in bound.polled),
         tuple(stretch for bound in kept for stretch in bound.signalled),
     )
 

@@ -1,4 +1,4 @@
-"""Schedules that are told what no server can know: they say how far a policy could get."""
+"""Schedules with knowledge that no server can have: they show the limits of any policy."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from syncbeat_server.sync.policy.belief import Prior
 from syncbeat_server.sync.policy.interval import Bounds
 
 UNBOUNDED = Bounds(0.5, DAY)
-_KNOWN = 1e12
-"""The shape of a prior that nothing moves: of a rate that is known."""
+_EXACT = 1e12
+"""The shape of a prior that no observation moves, for a rate that is known."""
 _HALVINGS = 40
 
 
-def known_prior(device: Device, spec: FleetSpec, now: float) -> Prior:
-    """A prior so sure of this feed's true rates that nothing moves it, at this time of day."""
-    return Prior(spec.start_rate(now), 1 / spec.session_s, device.hot_per_s, _KNOWN, device.cold_per_s, _KNOWN)
+def exact_prior(device: Device, spec: FleetSpec, now: float) -> Prior:
+    """Return a prior with this feed's true rates at this time of day, so certain that no observation moves it."""
+    return Prior(spec.start_rate(now), 1 / spec.session_s, device.hot_per_s, _EXACT, device.cold_per_s, _EXACT)
 
 
 class CeilingSchedule:
-    """The filter told each feed's true rates, and how often sessions begin at this time of day: the causal ceiling.
+    """The causal ceiling: the filter with each feed's true rates, and the rate of sessions at this time of day.
 
-    The prior is so sure of its rates that nothing moves them. Value iteration on the same knowledge gains no more than
-    this rule does, to 0.1 % (0.7 % on bursty fleets).
+    The prior is so certain that no observation moves it. Value iteration on the same knowledge gains no more than this
+    rule does, to 0.1 % (0.7 % on bursty fleets).
     """
 
     def __init__(self, settings: Settings, device: Device, spec: FleetSpec, bounds: Bounds) -> None:
@@ -34,17 +34,17 @@ class CeilingSchedule:
         self._belief = belief.fresh(self._prior(device.born), device.born)
 
     def _prior(self, now: float) -> Prior:
-        return known_prior(self._device, self._spec, now)
+        return exact_prior(self._device, self._spec, now)
 
-    def changed(self, at: float) -> None:
-        """The server heard of a change."""
+    def on_change(self, at: float) -> None:
+        """Update the belief by a change."""
         self._belief = belief.after_change(self._belief, self._prior(at), at)
 
     def expectation(self, wait_s: float) -> None:
-        """Nothing: it is not a policy whose judgement is of interest."""
+        """Return None: the estimates of this schedule are not evaluated."""
 
     def interval(self, now: float, *, news: bool) -> float:
-        """The wait after a poll."""
+        """Return the interval after a poll."""
         prior = self._prior(now)
         self._belief = belief.advanced(self._belief, prior, now)
         view = belief.outlook(self._belief, prior, now)
@@ -52,9 +52,9 @@ class CeilingSchedule:
 
 
 class OracleSchedule:
-    """The square-root law for the true rate of the wait itself, sessions to come included: no policy knows that.
+    """The square-root law with the true rate of the coming interval, including future sessions, which no policy knows.
 
-    The rate that counts is the mean over the wait, each second weighed by how long its changes will have waited.
+    The rate that counts is the mean over the interval, each second weighted by the time its changes will have waited.
     """
 
     def __init__(self, settings: Settings, device: Device) -> None:
@@ -62,14 +62,14 @@ class OracleSchedule:
         self._segments = device.segments
         self._first = 0
 
-    def changed(self, at: float) -> None:
-        """It is told beforehand."""
+    def on_change(self, at: float) -> None:
+        """Ignore a change, which is known in advance."""
 
     def expectation(self, wait_s: float) -> None:
-        """Nothing: it is not a policy whose judgement is of interest."""
+        """Return None: the estimates of this schedule are not evaluated."""
 
     def interval(self, now: float, *, news: bool) -> float:
-        """The wait after a poll."""
+        """Return the interval after a poll."""
         while self._segments[self._first].end <= now and self._first < len(self._segments) - 1:
             self._first += 1
         low, high = UNBOUNDED
@@ -85,7 +85,7 @@ class OracleSchedule:
         end, weighed = now + wait, 0.0
         for segment in self._segments[self._first :]:
             low = max(now, segment.start)
-            # The last rate of the day goes on.
+            # The last rate of the day continues.
             high = end if segment.end >= DAY else min(end, segment.end)
             if high > low:
                 weighed += segment.per_s * ((end - low) ** 2 - (end - high) ** 2)

@@ -1,4 +1,4 @@
-"""The policies as the event loop asks them: each keeps what the server would, and asks `sync.policy` for its waits."""
+"""Schedules of the policies: each keeps the state that the server would, and asks `sync.policy` for its intervals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncbeat_server.sync.policy.interval import Bounds
 
 
 class Expectation(NamedTuple):
-    """What a policy expects of the wait it asked for."""
+    """A policy's expectation for the interval it has chosen."""
 
     rate: float
     changes: float
@@ -25,44 +25,44 @@ class Expectation(NamedTuple):
 
 
 class Schedule(Protocol):
-    """When does a device ask again? Asked in the order of time."""
+    """Chooses the intervals between a device's polls. Called in the order of time."""
 
-    def changed(self, at: float) -> None:
-        """The server heard of a change."""
+    def on_change(self, at: float) -> None:
+        """Record a change that the server has learned of."""
         ...
 
     def interval(self, now: float, *, news: bool) -> float:
-        """The wait after a poll at `now`, which found news or not."""
+        """Return the interval after a poll at `now`, which found changes (`news`) or not."""
         ...
 
     def expectation(self, wait_s: float) -> Expectation | None:
-        """What the policy expects of the wait it just named; None of one that expects nothing."""
+        """Return the policy's expectation for the interval it has just chosen; None if it has none."""
         ...
 
 
-class _Silent:
-    """Expects nothing, and learns nothing."""
+class _NoExpectation:
+    """A schedule without estimates, which ignores changes."""
 
-    def changed(self, at: float) -> None:
+    def on_change(self, at: float) -> None:
         pass
 
     def expectation(self, wait_s: float) -> Expectation | None:
         return None
 
 
-class FixedSchedule(_Silent):
-    """The same wait always."""
+class FixedSchedule(_NoExpectation):
+    """A fixed interval."""
 
     def __init__(self, settings: Settings) -> None:
         self._scale = settings.multiplier
 
     def interval(self, now: float, *, news: bool) -> float:
-        """The wait after a poll."""
+        """Return the interval after a poll."""
         return baselines.fixed_interval(self._scale)
 
 
-class TierSchedule(_Silent):
-    """The tier table, looked up anew as seldom as its authors do."""
+class TierSchedule(_NoExpectation):
+    """The tier table, looked up at the interval that its authors propose."""
 
     def __init__(self, settings: Settings, born: float) -> None:
         self._scale = settings.multiplier
@@ -70,19 +70,19 @@ class TierSchedule(_Silent):
         self._reviewed_at = -math.inf
         self._wait_s = 0.0
 
-    def changed(self, at: float) -> None:
-        """The server heard of a change."""
+    def on_change(self, at: float) -> None:
+        """Record a change."""
         self._windows = baselines.windows_after_change(self._windows, at)
 
     def interval(self, now: float, *, news: bool) -> float:
-        """The wait after a poll."""
+        """Return the interval after a poll."""
         if now - self._reviewed_at >= baselines.REVIEW_S:
             self._wait_s, self._reviewed_at = baselines.tier_interval(self._windows, now, self._scale), now
         return self._wait_s
 
 
-class BackoffSchedule(_Silent):
-    """Multiplicative back-off. All it converges to is a hit ratio; its mean staleness is set by its longest wait."""
+class BackoffSchedule(_NoExpectation):
+    """Multiplicative back-off, which converges to a hit ratio; its longest interval determines its mean staleness."""
 
     def __init__(self, settings: Settings) -> None:
         self._bounds = Bounds(
@@ -92,33 +92,33 @@ class BackoffSchedule(_Silent):
         self._wait_s = self._bounds.cap_s
 
     def interval(self, now: float, *, news: bool) -> float:
-        """The wait after a poll."""
+        """Return the interval after a poll."""
         self._wait_s = baselines.backed_off(self._wait_s, self._bounds, news=news)
         return self._wait_s
 
 
-class EwmaSchedule(_Silent):
-    """The square root of a rate by two moving averages."""
+class EwmaSchedule(_NoExpectation):
+    """The square-root law with a rate estimated by two moving averages."""
 
     def __init__(self, settings: Settings, born: float, mean_rate: float) -> None:
         self._price = settings.price.staleness
         self._bounds, self._mean_rate = settings.bounds, mean_rate
         self._windows = Windows(0.0, 0.0, born, born)
 
-    def changed(self, at: float) -> None:
-        """The server heard of a change."""
+    def on_change(self, at: float) -> None:
+        """Record a change."""
         self._windows = baselines.windows_after_change(self._windows, at)
 
     def interval(self, now: float, *, news: bool) -> float:
-        """The wait after a poll."""
+        """Return the interval after a poll."""
         rate = baselines.ewma_rate(self._windows, self._mean_rate, now)
         return baselines.square_root_interval(rate, self._price, POLL_COST, self._bounds)
 
 
 class AdaptiveSchedule:
-    """What the server does: a belief that each change moves, and the interval that its outlook is worth.
+    """The server's own policy: a belief updated by each change, and the interval that its outlook is worth.
 
-    `presence` are instants at which the server hears of a writer that came (True) or left.
+    `presence` are times at which the server learns that a writer came (True) or left.
     """
 
     def __init__(self, settings: Settings, born: float, presence: Iterable[tuple[float, bool]] = ()) -> None:
@@ -128,19 +128,19 @@ class AdaptiveSchedule:
         self._outlook = Outlook(0.0, 0.0, 1.0)
         self._presence = sorted(presence, reverse=True)
 
-    def changed(self, at: float) -> None:
-        """The server heard of a change."""
+    def on_change(self, at: float) -> None:
+        """Update the belief by a change."""
         self._hear_until(at)
         self._signal = scope_signal.signal_after_change(self._signal, self._prior, at)
 
     def interval(self, now: float, *, news: bool) -> float:
-        """The wait after a poll."""
+        """Return the interval after a poll."""
         self._hear_until(now)
         self._outlook = scope_signal.signal_outlook(self._signal, self._prior, now)
         return interval.poll_interval(self._outlook, self._price, POLL_COST, self._bounds, self._bounds.cap_s)
 
     def expectation(self, wait_s: float) -> Expectation | None:
-        """What the outlook says of the wait."""
+        """Return the outlook's expectation for the interval."""
         return _expected(self._outlook, wait_s)
 
     def _hear_until(self, now: float) -> None:
@@ -154,23 +154,25 @@ def _expected(view: Outlook, wait_s: float) -> Expectation:
     return Expectation(view.rate, changes, stale_s)
 
 
-def presence_of(device: Device, spec: FleetSpec, settings: Settings, chance: random.Random) -> list[tuple[float, bool]]:
-    """What the server hears of writers: with a lag, not of all sessions, and of as many that come to nothing."""
+def presence_events(
+    device: Device, spec: FleetSpec, settings: Settings, chance: random.Random
+) -> list[tuple[float, bool]]:
+    """Return the server's presence signals: delayed, missing for some sessions, and as often without a session."""
     lag, unseen = settings.presence_lag_s, settings.presence_unseen
-    heard: list[tuple[float, bool]] = []
+    signals: list[tuple[float, bool]] = []
     for start, end in device.sessions:
         if chance.random() >= unseen:
-            heard += [(start + lag, True), (max(end, start + lag) + lag, False)]
+            signals += [(start + lag, True), (max(end, start + lag) + lag, False)]
         if chance.random() < unseen:
             at = chance.uniform(0.0, DAY)
-            heard += [(at, True), (at + chance.expovariate(1 / spec.session_s), False)]
-    return heard
+            signals += [(at, True), (at + chance.expovariate(1 / spec.session_s), False)]
+    return signals
 
 
-def schedule_for(
+def make_schedule(
     row: PolicyRow, settings: Settings, spec: FleetSpec, device: Device, mean_rate: float, chance: random.Random
 ) -> Schedule:
-    """The schedule of a device by a policy that polls. `mean_rate` is that of the fleet's feeds, a second."""
+    """Return the schedule of a device by a policy that polls. `mean_rate` is that of the fleet's feeds, per second."""
     match row:
         case PolicyRow.FIXED:
             return FixedSchedule(settings)
@@ -181,7 +183,7 @@ def schedule_for(
         case PolicyRow.EWMA:
             return EwmaSchedule(settings, device.born, mean_rate)
         case PolicyRow.PRESENCE:
-            return AdaptiveSchedule(settings, device.born, presence_of(device, spec, settings, chance))
+            return AdaptiveSchedule(settings, device.born, presence_events(device, spec, settings, chance))
         case PolicyRow.CEILING | PolicyRow.CAPPED_CEILING:
             bounds = settings.bounds if row is PolicyRow.CAPPED_CEILING else UNBOUNDED
             return CeilingSchedule(settings, device, spec, bounds)

@@ -1,23 +1,23 @@
-"""Which policies there are, and what one is run with."""
+"""The policies that are compared, and the settings of a run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from syncbeat_devtools.simulate.fleet.push_channel import DEFAULT_WAKING, Waking
+from syncbeat_devtools.simulate.fleet.push_channel import DEFAULT_CONDITIONS, PushConditions
 from syncbeat_server.sync.policy import DEFAULT_TUNING
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.interval import Bounds, Price
 
 DEFAULT_PRICE = 3.2
-"""The price of a stale second, in polls, at a multiplier of 1: about 15 s on the default fleet."""
+"""The price of a stale second in polls at a multiplier of 1, which gives about 15 s on the default fleet."""
 POLL_COST = 1.0
 
 
 class PolicyRow(StrEnum):
-    """The policies that are compared, and two that know what no policy can: the causal ceiling and the oracle."""
+    """The policies that are compared, and the causal ceiling and the oracle, whose knowledge no policy can have."""
 
     FIXED = "fixed-30s"
     TIERS = "tier-table"
@@ -34,29 +34,29 @@ class PolicyRow(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a policy is run with. `multiplier` is what is solved for: a price, a scale or a cap, by the policy."""
+    """Settings of one run. `multiplier` is the solved variable: a price, a scale or a cap, depending on the policy."""
 
     multiplier: float
     bounds: Bounds = DEFAULT_TUNING.bounds
     prior: Prior = DEFAULT_PRIOR
     presence_lag_s: float = 30.0
-    waking: Waking = DEFAULT_WAKING
+    conditions: PushConditions = DEFAULT_CONDITIONS
     lateness_s: float = 0.0
-    """How many stale seconds a change that is late is as bad as."""
+    """The stale seconds that one late change is equivalent to."""
     app_misses: float = 0.02
     push_misses: float = 0.05
     presence_unseen: float = 0.2
-    """The share of sessions that the server does not hear of, and of hints of a session that there is none."""
+    """The share of sessions that the server does not learn of, and of presence signals without a session."""
 
     @property
     def price(self) -> Price:
-        """The price that the multiplier stands for."""
+        """Return the price at this multiplier."""
         staleness = DEFAULT_PRICE / self.multiplier**2
         return Price(staleness, staleness * self.lateness_s)
 
     @property
     def tuning(self) -> Tuning:
-        """What the server decides a hint by."""
+        """Return the tuning by which the server decides a hint."""
         return Tuning(
             bounds=self.bounds,
             prior=self.prior,

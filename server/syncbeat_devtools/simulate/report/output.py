@@ -1,4 +1,4 @@
-"""Prints what hours of work have found, whatever is at the other end."""
+"""Prints the results, so that no error of the output loses hours of work."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from syncbeat_server.errors import ConfigurationError
 
 
-def printed(text: str) -> int:
-    """Print it, in letters that the output has; 0, or 1 when nobody reads it.
+def print_result(text: str) -> int:
+    """Print text, with characters that the output's encoding lacks replaced. Returns 0, or 1 if the output is closed.
 
     Raises:
-        ConfigurationError: it cannot be written, to a full disk for one.
+        ConfigurationError: it cannot be written, for example to a full disk.
     """
     letters = sys.stdout.encoding or "utf-8"
     try:
@@ -22,7 +22,7 @@ def printed(text: str) -> int:
     try:
         print(text, flush=True)
     except OSError as error:
-        # Else it is tried once more as the program ends.
+        # Otherwise the interpreter would try to flush stdout again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 1

@@ -1,4 +1,4 @@
-"""Draws what was found: staleness against requests with the bounds, and the sweeps. Needs the extra `simulate`."""
+"""Plots: staleness against requests with the bounds, and the sweeps. Needs the extra `simulate`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _MILLION = 1e6
 _FLEET = 20_000
-"""The devices that the scale of requests is laid out for; others have it in proportion."""
+"""The number of devices that the scale of requests is designed for; it is scaled for others."""
 _INK, _DPI = "#333333", 110
 _STYLES = {
     "fixed-30s": ("#999999", "o"),
@@ -31,7 +31,7 @@ _LINES = {
 
 
 def check_plot(path: Path) -> None:
-    """ConfigurationError when it cannot be drawn, before hours of work and not after."""
+    """Raise ConfigurationError if the file cannot be drawn, before hours of work."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -48,7 +48,10 @@ def check_plot(path: Path) -> None:
 
 
 def draw_curves(path: Path, found: dict[str, list[dict[str, float]]], title: str, devices: int) -> None:
-    """Requests a day against mean staleness, both in logarithms: a straight line is requests * staleness = const."""
+    """Plot requests per day against mean staleness, both on logarithmic axes.
+
+    A straight line means requests * staleness = const.
+    """
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 6.5))
@@ -78,7 +81,7 @@ def draw_curves(path: Path, found: dict[str, list[dict[str, float]]], title: str
 
 
 def draw_sweeps(path: Path, found: dict[str, Any]) -> None:
-    """Requests and the mean and 95th percentile of staleness of the hybrid, as its assumptions change."""
+    """Plot requests, and mean and 95th percentile of staleness, of the hybrid as its assumptions change."""
     from matplotlib import pyplot as plt
 
     figure, grid = plt.subplots(2, 3, figsize=(13, 7.5))

@@ -1,4 +1,4 @@
-"""The estimate that users started from, reckoned anew: what its own figures come to. No simulation."""
+"""Recomputes the estimate that users started from, from its own figures. No simulation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SYNC_BYTES = 2_048
 _REVIEW_S = 300.0
 
 
-class Recount(NamedTuple):
-    """What follows from the estimate's own figures; staleness by the law of even polling, half of the interval."""
+class RecomputedEstimate(NamedTuple):
+    """The consequences of the estimate's own figures; the staleness of even polling is half of its interval."""
 
     fixed_requests_per_day: int
     sum_of_its_parts: int
@@ -30,12 +30,12 @@ class Recount(NamedTuple):
     fixed_gb_per_month: float
 
 
-def recount() -> Recount:
-    """The estimate's figures, added up."""
+def recompute_estimate() -> RecomputedEstimate:
+    """Add up the estimate's figures."""
     fixed = round(DEVICES * DAY / FIXED_S)
     total = POLLS + PUSHES + HINT_CALLS
     interval = DEVICES * DAY / POLLS
-    return Recount(
+    return RecomputedEstimate(
         fixed_requests_per_day=fixed,
         sum_of_its_parts=total,
         claimed_total=CLAIMED_TOTAL,

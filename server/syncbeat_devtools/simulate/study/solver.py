@@ -1,4 +1,4 @@
-"""Policies side by side: each brought to the same mean staleness on the same days of the same devices."""
+"""Solves each policy for the same mean staleness on the same days of the same devices."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from syncbeat_devtools.simulate.engine.jobs import Crew, Job, Sample, jobs_of
-from syncbeat_devtools.simulate.engine.tally import Tally, summed
-from syncbeat_devtools.simulate.fleet.push_channel import Waking, handset
-from syncbeat_devtools.simulate.policies.bounds import Bound, bound_of, signalled_bound
+from syncbeat_devtools.simulate.engine.jobs import Job, JobRunner, Sample, split_jobs
+from syncbeat_devtools.simulate.engine.tally import Tally, sum_tallies
+from syncbeat_devtools.simulate.fleet.push_channel import PushConditions, handset
+from syncbeat_devtools.simulate.policies.bounds import Bound, poll_bound, signalled_bound
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
 
 _FIRST_GUESS = {
@@ -25,31 +25,31 @@ _FIRST_GUESS = {
 }
 """Multipliers that give about 15 s on the default fleet."""
 _SOLVED_AT_S = 15.0
-_ROOTLESS = {PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF}
-_MOST_MEAN_S, LATE_S, _MOST_LATE = 9.8, 32.0, 0.048
-"""What the hybrid is solved for: below 10 s in the mean, and 32 s at the 95th percentile."""
+_WITHOUT_SQUARE_ROOT = {PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF}
+_MAX_MEAN_S, LATE_S, _MAX_LATE_SHARE = 9.8, 32.0, 0.048
+"""Targets of the hybrid: a mean below 10 s, and a 95th percentile of 32 s."""
 LATENESS_S = 450.0
 _HYBRID_GUESS, _HYBRID_STEPS = 0.95, 2
-_PILOT_SHARE, _PILOT_LEAST = 0.15, 60
-_STEPS, _CLOSE, _TELLING = 3, 0.004, 0.03
-_FARTHEST = math.log(10.0)
-"""How far from its first guess a multiplier is looked for: the few changes of a small log would lead anywhere."""
-_SHORTEST_S = 0.001
+_PILOT_SHARE, _MIN_PILOT = 0.15, 60
+_STEPS, _TOLERANCE, _MIN_SPREAD = 3, 0.004, 0.03
+_MAX_DISTANCE = math.log(10.0)
+"""Limit of the search around the first guess: the few changes of a small log could lead anywhere."""
+_MIN_MEAN_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a policy came to: a tally a seed, the multiplier that met the target, and d ln(requests) / d ln(mean)."""
+    """The result of a policy: a tally per seed, the multiplier that met the target, and d ln(requests) / d ln(mean)."""
 
     row: PolicyRow
     tallies: dict[int, Tally]
     multiplier: float
     slope: float = -1.0
     bounds: dict[int, Bound] | None = None
-    """The bounds of what this policy may use, where that is more than polls."""
+    """Bounds for the signals that this policy uses, if it does not only poll."""
 
     def at_target(self, seed: int, target_s: float) -> float:
-        """Requests of a seed's sample, corrected for how far its mean is off the target."""
+        """Return the requests of a seed's sample, corrected for the deviation of its mean from the target."""
         tally = self.tallies[seed]
         return tally.requests * math.exp(self.slope * math.log(target_s / tally.mean_s))
 
@@ -62,68 +62,68 @@ class Days:
     bounds: dict[int, Bound]
 
     @property
-    def known(self) -> bool:
-        """Whether the true rates are known, and so the bounds: they are not of a log."""
+    def has_true_rates(self) -> bool:
+        """Tell if the true rates, and so the bounds, are known; those of a log are not."""
         return all(sample.trace is None for sample in self.samples)
 
     @property
     def fleet(self) -> int:
-        """How many devices the figures are given for: the fleet's, or the log's own."""
-        return self.samples[0].spec.devices if self.known else self.samples[0].size
+        """Return the number of devices that figures are scaled to: the fleet's, or the log's own."""
+        return self.samples[0].spec.devices if self.has_true_rates else self.samples[0].size
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Days:
-        """These samples."""
-        return cls(tuple(samples), {sample.seed: bound_of(sample.devices()) for sample in samples})
+        """Compute the bounds of these samples."""
+        return cls(tuple(samples), {sample.seed: poll_bound(sample.devices()) for sample in samples})
 
 
-def solved(row: PolicyRow, days: Days, settings: Settings, target_s: float, crew: Crew) -> Outcome:
-    """The policy at the multiplier that gives the target as its mean staleness.
+def solve(row: PolicyRow, days: Days, settings: Settings, target_s: float, runner: JobRunner) -> Outcome:
+    """Run the policy at the multiplier that gives the target as its mean staleness.
 
-    It is found by the secant rule on logarithms, where the square-root law holds on a part of the devices: should that
-    part's feeds be livelier than all are, its mean is off by the ratio of the means of sqrt(rate) and of rate. That
-    ratio cannot be told of a log, whose rates nobody knows: all of its devices are solved on.
+    The multiplier is found by the secant rule on logarithms, for square-root policies on a pilot, which is a part of
+    the devices. If the pilot's feeds are more active than all are, its mean is off by the ratio of the means of
+    sqrt(rate) and of rate. That ratio is unknown for a log, so a log is solved on all of its devices.
     """
     size = days.samples[0].size
     pilot, goal = size, target_s
-    if row not in _ROOTLESS and days.known:
+    if row not in _WITHOUT_SQUARE_ROOT and days.has_true_rates:
         pilot = pilot_size(size)
         goal *= _composition(days, pilot)
     points: list[tuple[float, float, float]] = []  # ln multiplier, ln mean, ln requests
     first = guess = math.log(_FIRST_GUESS[row] * target_s / _SOLVED_AT_S)
     for _ in range(_STEPS):
-        tallies = crew.run(_jobs(row, days, replace(settings, multiplier=math.exp(guess)), pilot), f"{row}: tuning")
+        tallies = runner.run(_jobs(row, days, replace(settings, multiplier=math.exp(guess)), pilot), f"{row}: tuning")
         mean, requests = _pooled(tallies)
         points.append((guess, math.log(mean), math.log(requests)))
-        if row is PolicyRow.FIXED or abs(mean / goal - 1.0) < _CLOSE:
+        if row is PolicyRow.FIXED or abs(mean / goal - 1.0) < _TOLERANCE:
             break
         guess += (math.log(goal) - points[-1][1]) / _gain(points)
-        guess = min(first + _FARTHEST, max(first - _FARTHEST, guess))
+        guess = min(first + _MAX_DISTANCE, max(first - _MAX_DISTANCE, guess))
     multiplier = math.exp(guess)
-    return Outcome(row, run(row, days, replace(settings, multiplier=multiplier), crew), multiplier, _slope(points))
+    return Outcome(row, run(row, days, replace(settings, multiplier=multiplier), runner), multiplier, _slope(points))
 
 
-def run(row: PolicyRow, days: Days, settings: Settings, crew: Crew, what: str = "") -> dict[int, Tally]:
-    """The policy on all devices, as it is set."""
-    return crew.run(_jobs(row, days, settings, days.samples[0].size), f"{row} {what}")
+def run(row: PolicyRow, days: Days, settings: Settings, runner: JobRunner, what: str = "") -> dict[int, Tally]:
+    """Run the policy on all devices with these settings."""
+    return runner.run(_jobs(row, days, settings, days.samples[0].size), f"{row} {what}")
 
 
 def pilot_size(size: int) -> int:
-    """Of a sample of this size, how many devices a multiplier is solved on."""
-    return min(size, max(_PILOT_LEAST, int(size * _PILOT_SHARE)))
+    """Return the number of devices, of a sample of this size, on which a multiplier is solved."""
+    return min(size, max(_MIN_PILOT, int(size * _PILOT_SHARE)))
 
 
 def _jobs(row: PolicyRow, days: Days, settings: Settings, last: int) -> list[Job]:
-    return [job for sample in days.samples for job in jobs_of(row, sample, settings, last)]
+    return [job for sample in days.samples for job in split_jobs(row, sample, settings, last)]
 
 
 def _pooled(tallies: dict[int, Tally]) -> tuple[float, int]:
-    total = summed(tallies.values())
-    return max(_SHORTEST_S, total.mean_s), max(1, total.requests)
+    total = sum_tallies(tallies.values())
+    return max(_MIN_MEAN_S, total.mean_s), max(1, total.requests)
 
 
 def _gain(points: list[tuple[float, float, float]]) -> float:
-    """How the logarithm of the mean grows with that of the multiplier: near 1."""
+    """Return d ln(mean) / d ln(multiplier), which is near 1."""
     if len(points) < 2:
         return 1.0
     (m0, s0, _), (m1, s1, _) = points[-2:]
@@ -131,66 +131,66 @@ def _gain(points: list[tuple[float, float, float]]) -> float:
 
 
 def _slope(points: list[tuple[float, float, float]]) -> float:
-    if len(points) < 2 or abs(points[-1][1] - points[0][1]) < _TELLING:
+    if len(points) < 2 or abs(points[-1][1] - points[0][1]) < _MIN_SPREAD:
         return -1.0
     (_, s0, r0), (_, s1, r1) = points[0], points[-1]
     return min(-0.8, max(-1.6, (r1 - r0) / (s1 - s0)))
 
 
 def _composition(days: Days, pilot: int) -> float:
-    parts = [bound_of(sample.devices(0, pilot)) for sample in days.samples]
+    parts = [poll_bound(sample.devices(0, pilot)) for sample in days.samples]
     return _root_mean(parts) / _root_mean(list(days.bounds.values()))
 
 
 def _root_mean(bounds: list[Bound]) -> float:
-    stretches = [stretch for bound in bounds for stretch in bound.pulling]
+    stretches = [stretch for bound in bounds for stretch in bound.polled]
     changes = sum(rate * span for rate, span in stretches)
     return sum(math.sqrt(rate) * span for rate, span in stretches) / changes if changes else 1.0
 
 
-def solved_hybrid(days: Days, settings: Settings, crew: Crew, row: PolicyRow = PolicyRow.HYBRID) -> Outcome:
-    """The hybrid at a price that keeps both its limits, which pushes are missed measured on the way.
+def solve_hybrid(days: Days, settings: Settings, runner: JobRunner, row: PolicyRow = PolicyRow.HYBRID) -> Outcome:
+    """Run the hybrid at a price that meets both its targets; the share of missed pushes is measured on the way.
 
-    One scalar is searched for: a late change is as bad as a fixed number of stale seconds.
+    One variable is solved for, because a late change is equivalent to a fixed number of stale seconds.
     """
     settings = replace(settings, lateness_s=LATENESS_S, multiplier=_HYBRID_GUESS)
-    settings = measured_misses(settings, summed(run(row, days, settings, crew, "learning").values()))
+    settings = with_measured_misses(settings, sum_tallies(run(row, days, settings, runner, "learning").values()))
     points: list[tuple[float, float, float]] = []
     for _ in range(_HYBRID_STEPS):
-        tally = summed(run(row, days, settings, crew, "tuning").values())
-        settings = measured_misses(settings, tally)
+        tally = sum_tallies(run(row, days, settings, runner, "tuning").values())
+        settings = with_measured_misses(settings, tally)
         late = sum(delay > LATE_S for delay in tally.delays) / len(tally.delays)
-        excess = math.log(max(tally.mean_s / _MOST_MEAN_S, late / _MOST_LATE))
+        excess = math.log(max(tally.mean_s / _MAX_MEAN_S, late / _MAX_LATE_SHARE))
         points.append((math.log(settings.multiplier), excess, 0.0))
         settings = replace(settings, multiplier=settings.multiplier * math.exp(-excess / _gain(points)))
-    bounds = signalled_bounds(days, settings.waking) if days.known else None
-    return Outcome(row, run(row, days, settings, crew), settings.multiplier, bounds=bounds)
+    bounds = signalled_bounds(days, settings.conditions) if days.has_true_rates else None
+    return Outcome(row, run(row, days, settings, runner), settings.multiplier, bounds=bounds)
 
 
-def on_other_days(hybrid: Outcome, days: Days, settings: Settings, crew: Crew) -> tuple[Days, Outcome]:
-    """The hybrid on twice as many other days, at the price and with the misses of these: neither was found on those."""
+def run_on_other_days(hybrid: Outcome, days: Days, settings: Settings, runner: JobRunner) -> tuple[Days, Outcome]:
+    """Run the hybrid on twice as many other days, at the price and with the misses that these days gave."""
     last, few = max(days.bounds), 2 * len(days.samples)
     others = Days.of([replace(days.samples[0], seed=seed) for seed in range(last + 1, last + 1 + few)])
     settings = replace(settings, lateness_s=LATENESS_S, multiplier=hybrid.multiplier)
-    settings = measured_misses(settings, summed(hybrid.tallies.values()))
-    tallies = run(hybrid.row, others, settings, crew, "on other days")
-    return others, replace(hybrid, tallies=tallies, bounds=signalled_bounds(others, settings.waking))
+    settings = with_measured_misses(settings, sum_tallies(hybrid.tallies.values()))
+    tallies = run(hybrid.row, others, settings, runner, "on other days")
+    return others, replace(hybrid, tallies=tallies, bounds=signalled_bounds(others, settings.conditions))
 
 
-def measured_misses(settings: Settings, tally: Tally) -> Settings:
-    """The settings with what a day has shown of how many pushes are missed."""
+def with_measured_misses(settings: Settings, tally: Tally) -> Settings:
+    """Return the settings with the shares of missed pushes that a day has shown."""
     return replace(
         settings, app_misses=tally.lost / max(1, tally.woken), push_misses=tally.missed / max(1, tally.tried)
     )
 
 
-def signalled_bounds(days: Days, waking: Waking) -> dict[int, Bound]:
-    """The bound of each seed's devices, where pushes and streams reach them as they do."""
+def signalled_bounds(days: Days, conditions: PushConditions) -> dict[int, Bound]:
+    """Return the bound of each seed's devices, given the pushes and streams that reach them."""
     return {
         sample.seed: signalled_bound(
             sample.devices(),
-            (handset(waking, sample.seed, index, sample.size) for index in range(sample.size)),
-            waking,
+            (handset(conditions, sample.seed, index, sample.size) for index in range(sample.size)),
+            conditions,
         )
         for sample in days.samples
     }

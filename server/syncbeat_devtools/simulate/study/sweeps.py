@@ -1,15 +1,15 @@
-"""How the figures move: requests against staleness for each policy, and the hybrid as pushes and systems get worse."""
+"""Sweeps: requests against staleness for each policy, and the hybrid under worse and worse conditions."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from syncbeat_devtools.simulate.engine.jobs import Crew
-from syncbeat_devtools.simulate.engine.tally import Tally, summed
-from syncbeat_devtools.simulate.policies.bounds import merged
+from syncbeat_devtools.simulate.engine.jobs import JobRunner
+from syncbeat_devtools.simulate.engine.tally import Tally, sum_tallies
+from syncbeat_devtools.simulate.policies.bounds import merge_bounds
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
-from syncbeat_devtools.simulate.study.solver import LATENESS_S, Days, measured_misses, run, signalled_bounds, solved
+from syncbeat_devtools.simulate.study.solver import LATENESS_S, Days, run, signalled_bounds, solve, with_measured_misses
 from syncbeat_server.sync.policy.interval import Bounds
 
 _MEANS_S = (7.5, 15.0, 30.0, 60.0)
@@ -28,29 +28,30 @@ SWEPT: dict[str, tuple[str, tuple[float, ...]]] = {
 }
 
 
-def curves(days: Days, settings: Settings, crew: Crew) -> dict[str, list[dict[str, float]]]:
-    """Points of mean staleness and requests a day, of each policy; but of a log, of the ceiling and the bounds too."""
+def tradeoff_curves(days: Days, settings: Settings, runner: JobRunner) -> dict[str, list[dict[str, float]]]:
+    """Return points of mean staleness and requests per day for each policy; for a fleet also its ceiling and bounds."""
     found: dict[str, list[dict[str, float]]] = {}
-    for row in (*_CURVES, PolicyRow.CEILING) if days.known else _CURVES:
+    for row in (*_CURVES, PolicyRow.CEILING) if days.has_true_rates else _CURVES:
         found[row.value] = []
         for mean_s in _MEANS_S:
             at = replace(settings, bounds=Bounds(settings.bounds.floor_s, _CAP_OVER_MEAN * mean_s))
-            found[row.value].append(_point(days, solved(row, days, at, mean_s, crew).tallies))
+            found[row.value].append(_point(days, solve(row, days, at, mean_s, runner).tallies))
     found[PolicyRow.HYBRID.value] = [
-        _point(days, _settled(days, replace(settings, multiplier=multiplier, lateness_s=LATENESS_S), crew))
+        _point(days, _run_learned(days, replace(settings, multiplier=multiplier, lateness_s=LATENESS_S), runner))
         for multiplier in _MULTIPLIERS
     ]
-    if not days.known:
+    if not days.has_true_rates:
         return found
-    pulled, signalled = merged(days.bounds.values()), merged(signalled_bounds(days, settings.waking).values())
+    polled = merge_bounds(days.bounds.values())
+    signalled = merge_bounds(signalled_bounds(days, settings.conditions).values())
     scale = days.fleet / sum(sample.size for sample in days.samples)
-    for name, bound in (("bound of polling", pulled), ("bound with signals", signalled)):
+    for name, bound in (("bound of polling", polled), ("bound with signals", signalled)):
         found[name] = [{"mean_s": mean, "requests": bound.least_requests(mean) * scale} for mean in _BOUND_MEANS_S]
     return found
 
 
-def sweeps(days: Days, settings: Settings, crew: Crew) -> dict[str, Any]:
-    """The hybrid at one price as each of its assumptions changes, and what pushes miss is learned anew."""
+def sweep_assumptions(days: Days, settings: Settings, runner: JobRunner) -> dict[str, Any]:
+    """Run the hybrid at one price while each of its assumptions changes, measuring anew the pushes that are missed."""
     found: dict[str, Any] = {}
     for name, (meaning, values) in SWEPT.items():
         points = []
@@ -58,20 +59,20 @@ def sweeps(days: Days, settings: Settings, crew: Crew) -> dict[str, Any]:
             changed: dict[str, Any] = (
                 {"android_floor_s": value, "ios_floor_s": value} if name == "floor_s" else {name: value}
             )
-            at = replace(settings, waking=replace(settings.waking, **changed))
-            points.append({"value": value, **_point(days, _settled(days, at, crew))})
+            at = replace(settings, conditions=replace(settings.conditions, **changed))
+            points.append({"value": value, **_point(days, _run_learned(days, at, runner))})
         found[name] = {"meaning": meaning, "points": points}
     return found
 
 
-def _settled(days: Days, settings: Settings, crew: Crew) -> dict[int, Tally]:
-    """The hybrid after a day in which it has measured what pushes miss."""
-    first = run(PolicyRow.HYBRID, days, settings, crew, "learning")
-    return run(PolicyRow.HYBRID, days, measured_misses(settings, summed(first.values())), crew)
+def _run_learned(days: Days, settings: Settings, runner: JobRunner) -> dict[int, Tally]:
+    """Run the hybrid after a day in which it has measured the share of missed pushes."""
+    first = run(PolicyRow.HYBRID, days, settings, runner, "learning")
+    return run(PolicyRow.HYBRID, days, with_measured_misses(settings, sum_tallies(first.values())), runner)
 
 
 def _point(days: Days, tallies: dict[int, Tally]) -> dict[str, float]:
-    whole = summed(tallies.values())
+    whole = sum_tallies(tallies.values())
     p95, p99 = whole.quantiles_s(0.95, 0.99)
     return {
         "mean_s": round(whole.mean_s, 2),

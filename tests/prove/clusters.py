@@ -195,7 +195,7 @@ def _etcd(folder: Path, port: int) -> Program:
         account=Account(),
         stop_signal=signal.SIGTERM,
         death_signal=signal.SIGKILL,
-        answers=lambda _: _listens(port),
+        is_ready=lambda _: _listens(port),
     )
 
 
@@ -217,7 +217,7 @@ def _node(name: str, folder: Path, account: Account, etcd_port: int, passwords: 
         # It stops its PostgreSQL before it ends.
         stop_signal=signal.SIGTERM,
         death_signal=signal.SIGTERM,
-        answers=lambda _: _listens(rest_port),
+        is_ready=lambda _: _listens(rest_port),
     )
     return Node(name, Server(program), postgres_port, rest_port, home)
 

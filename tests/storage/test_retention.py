@@ -67,7 +67,7 @@ _STATEMENTS: dict[str, tuple[str, tuple[object, ...]]] = {
     "dedupe_windows": (lifecycle.FORGET_WINDOWS, (1_000, BEGINNING)),
     "token_moves": (directory.FORGET_MOVES, (1_000, BEGINNING)),
     "token_removals": (device_tokens.FORGET_REMOVALS, (1_000, BEGINNING)),
-    "sessions": (auth.FORGET_EXPIRED, (1_000, BEGINNING)),
+    "sessions": (auth.DELETE_EXPIRED, (1_000, BEGINNING)),
     "change_samples": (app_tuning.FORGET_SAMPLES, (1_000, BEGINNING)),
     "device_cursors": (answered.FORGET_LEFT, ("", "", "", "", 1_000)),
     "touches": (invalidations.FORGET_TOUCHES, (120.0, 1_000, "0")),

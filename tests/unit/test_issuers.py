@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from syncbeat_server.app import find_config_faults
 from syncbeat_server.app.authentication import known_callers
-from syncbeat_server.auth.service import Known
+from syncbeat_server.auth.service import Credentials
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.ops.settings.types import token_digest
@@ -43,7 +43,7 @@ async def refused(**variables: str) -> str:
     return raised.value.message
 
 
-async def accepted(**variables: str) -> Known:
+async def accepted(**variables: str) -> Credentials:
     settings = load_settings({f"SYNCBEAT_{name}": value for name, value in variables.items()}, None)
     assert await find_config_faults(settings, None) == []
     return known_callers(settings, FakeClock())
@@ -86,7 +86,7 @@ async def test_tokens_for_what_exists_are_accepted() -> None:
         [service("GetHint|PublishChanges|RedriveDeliveries|IngestEvent"), f"other:{token_digest('x')}:*:default"]
     )
     known = await accepted(JWT_SECRETS=f"k={SECRET}", SERVICE_TOKENS=tokens)
-    assert len(known.holders) == 2
+    assert len(known.tokens) == 2
 
 
 async def test_a_kid_both_of_a_secret_and_of_a_file_is_refused(tmp_path: Path) -> None:

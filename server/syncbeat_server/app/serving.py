@@ -16,10 +16,10 @@ from syncbeat_server.app.load_pacing import pacing
 from syncbeat_server.app.process import Process, Stores, opened, running
 from syncbeat_server.app.push import running_worker
 from syncbeat_server.app.sync import syncing
-from syncbeat_server.auth.cluster_token_cache import TokenCaches
-from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshLimits
+from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
+from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
-from syncbeat_server.auth.sessions.service import SessionService, Signing
+from syncbeat_server.auth.sessions.service import SessionService, SigningKeys
 from syncbeat_server.auth.tokens.keys import public_jwks
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.service import DirectoryService
@@ -83,13 +83,13 @@ async def serve(
 async def _front(process: Process) -> AsyncIterator[Front]:
     at_door = callers(process.settings, process.database, process.clock)
     name = f"{socket.gethostname()}:{os.getpid()}"
-    caches = TokenCaches(at_door.door, process.bus, name, process.hub.callers_changed)
-    process.metrics.auth.watch_token_cache(at_door.door.stats)
+    caches = ClusterTokenCache(at_door.caches, at_door.jwks, process.bus, name, process.hub.callers_changed)
+    process.metrics.auth.watch_token_cache(at_door.caches.tokens.stats)
     size = process.settings.view_cache_size
     views = Views(process.database, process.clock, lambda: process.bus.listening, size)
     try:
         async with running([caches.run(), *(store.run() for store in at_door.jwks)]):
-            yield Front(at_door.door, caches, views)
+            yield Front(at_door.door, at_door.caches, caches, views)
     finally:
         await at_door.close()
 
@@ -182,7 +182,7 @@ def _sessions(process: Process, tell: Tellers) -> SessionService:
     signing = None
     if settings.session_keys is not None:
         secrets = {kid: secret.get_secret_value().encode() for kid, secret in settings.session_secrets.items()}
-        signing = Signing({name: keys[0] for name, keys in rows.items()}, RefreshKeys(secrets))
-    limits = RefreshLimits(process.clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
+        signing = SigningKeys({name: keys[0] for name, keys in rows.items()}, RefreshKeys(secrets))
+    limits = RefreshRateLimit(process.clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
     rule = session_rule(settings)
     return SessionService(process.database, signing, rule, process.clock, tell.caller_changed, limits)

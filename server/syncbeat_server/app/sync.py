@@ -52,7 +52,7 @@ def syncing(process: Process, front: Front, tell: Tellers, pacer: Pacer) -> Sync
         keeper.moved(_device(device))
 
     def restored() -> None:
-        front.door.forget_all()
+        front.callers.invalidate_app()
         front.views.forget_all()
         seen.forget()
         hub.look_everywhere(restored=True)

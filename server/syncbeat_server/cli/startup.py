@@ -68,6 +68,6 @@ def run_until_stopped(
         stop = asyncio.Event()
         stop_on_signals(stop, drain_s if embedded is None else None)
         coroutine = work(stop)
-        await (coroutine if embedded is None else embedded.needed_by(coroutine, stop.set))
+        await (coroutine if embedded is None else embedded.supervise(coroutine, stop.set))
 
     uvloop.run(until_stopped())

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from syncbeat_server.auth.model import Principal, PrincipalKind, VerifiedToken
-from syncbeat_server.auth.tokens.bearer import Bearer, bearer_of
+from syncbeat_server.auth.tokens.bearer import Bearer, parse_bearer
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, FieldViolation, InvalidRequest, SyncbeatError
 from syncbeat_server.ops.logs import request_id as logged_request_id
@@ -69,16 +69,16 @@ class Doorkeeper(Protocol):
     def cached(self, bearer: Bearer) -> Principal | None:
         """The caller, if it is known without asking anybody."""
 
-    def knows(self, bearer: Bearer) -> bool:
+    def is_cached(self, bearer: Bearer) -> bool:
         """Tell if `cached` does."""
 
-    def at_once(self, bearer: Bearer) -> Principal | VerifiedToken | None:
+    def try_sync(self, bearer: Bearer) -> Principal | VerifiedToken | None:
         """The caller, checked without asking anybody, or as far as that goes."""
 
     async def authenticate(self, bearer: Bearer, token: VerifiedToken | None = None, address: str = "") -> Principal:
-        """The caller at `address`, checked; `token` is what `at_once` came to."""
+        """The caller at `address`, checked; `token` is what `try_sync` returned."""
 
-    def certified(self, names: Sequence[str]) -> Principal:
+    def authenticate_certificate(self, names: Sequence[str]) -> Principal:
         """The service whose client certificate has these names."""
 
     async def recheck(self, principal: Principal, *, fresh: bool = True) -> None:
@@ -177,9 +177,9 @@ class _Method:
             return False
         try:
             if not around.authorization:
-                return bool(self.stack.door.certified(certificate_names(around.context)))
-            around.bearer = bearer_of(around.authorization)
-            return self.stack.door.knows(around.bearer)
+                return bool(self.stack.door.authenticate_certificate(certificate_names(around.context)))
+            around.bearer = parse_bearer(around.authorization)
+            return self.stack.door.is_cached(around.bearer)
         except SyncbeatError:
             return False  # which is told once its request is there
 
@@ -194,13 +194,13 @@ class _Method:
             self.check(self.validate(request), request, NOBODY)
             return request, Call(self.name, around.request_id, NOBODY, self.address(around.context))
         if not authorization:
-            principal = door.certified(certificate_names(around.context))
+            principal = door.authenticate_certificate(certificate_names(around.context))
             admission.check(self.rank, principal)
             return self.let_in(principal, data, around)
-        bearer = around.bearer or bearer_of(authorization)
+        bearer = around.bearer or parse_bearer(authorization)
         known = door.cached(bearer)  # anew: it may have been revoked while the request was on its way
         admission.check(self.rank, known)  # before the work of checking a signature
-        found = known or door.at_once(bearer)
+        found = known or door.try_sync(bearer)
         if isinstance(found, Principal):
             return self.let_in(found, data, around)
         return Unknown(bearer, found, self.address(around.context))

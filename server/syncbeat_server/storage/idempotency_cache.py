@@ -35,7 +35,7 @@ class Replays:
 
     async def find(self, request: RequestKey, secret: bytes) -> bytes | None:
         """The answer (JSON) to an earlier call that is the same in its content too; None when it is not known here."""
-        permit = self._breaker.enter()
+        permit = self._breaker.acquire()
         if permit is None:
             return None
         try:
@@ -51,7 +51,7 @@ class Replays:
 
     def keep(self, request: RequestKey, secret: bytes, answer: bytes) -> None:
         """Keep the answer of a request that is committed, without waiting for it."""
-        if len(self._writes) < _MAX_WRITES and self._breaker.room != 0:
+        if len(self._writes) < _MAX_WRITES and self._breaker.free_permits != 0:
             task = asyncio.get_running_loop().create_task(
                 self._write(_key(request, secret), request.content_hash + answer), context=Context()
             )

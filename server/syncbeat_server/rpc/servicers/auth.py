@@ -5,10 +5,10 @@ from __future__ import annotations
 from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2 as pb
+from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache, ProcessStats
 from syncbeat_server.auth.accounts.token_cache import CacheStats
-from syncbeat_server.auth.cluster_token_cache import ProcessStats, TokenCaches
 from syncbeat_server.auth.model import PrincipalKind, Session
-from syncbeat_server.auth.sessions.service import Creation, SessionService
+from syncbeat_server.auth.sessions.service import SessionRequest, SessionService
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
 from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert import content_hash, next_page_token, page_size, page_start, timestamp
@@ -17,14 +17,14 @@ from syncbeat_server.rpc.convert import content_hash, next_page_token, page_size
 class AuthServicer:
     """Converts, calls, converts."""
 
-    def __init__(self, sessions: SessionService, caches: TokenCaches) -> None:
+    def __init__(self, sessions: SessionService, caches: ClusterTokenCache) -> None:
         self._sessions = sessions
         self._caches = caches
 
     async def CreateSession(self, request: pb.CreateSessionRequest, call: Call) -> Message:
         """A session for a user whom the calling service has signed in."""
         tokens = await self._sessions.create(
-            Creation(
+            SessionRequest(
                 app_id=call.app(request.app_id),
                 user_id=request.user_id,
                 device_id=request.device_id,
@@ -69,7 +69,7 @@ class AuthServicer:
     async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> Message:
         """A user's sessions."""
         app_id, user_id, size = call.app(request.app_id), call.user(request.user_id), page_size(request)
-        found = await self._sessions.sessions(
+        found = await self._sessions.list_sessions(
             app_id, user_id, page_start(request, call, app_id, user_id) or "", size + 1, by_user=call.is_user
         )
         last = found[size - 1].session_id if len(found) > size else None
@@ -84,9 +84,9 @@ class AuthServicer:
         if request.all and call.principal.kind is not PrincipalKind.ADMIN:
             raise AccessDenied("only an operator may invalidate all tokens")
         if request.all:
-            count = await self._caches.forget_app(app_id)
+            count = await self._caches.invalidate_app(app_id)
         elif request.user_id or request.session_id:
-            count = await self._caches.forget(app_id, request.user_id, request.session_id)
+            count = await self._caches.invalidate(app_id, request.user_id, request.session_id)
         else:
             raise InvalidRequest(FieldViolation("user_id", "required, unless session_id or all is set"))
         return pb.InvalidateTokenCacheResponse(invalidated_count=count)

@@ -25,10 +25,11 @@ from syncbeat_server.auth.tokens.keys import key_table
 from syncbeat_server.auth.tokens.verify import mint, parse_token, verify_token
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.rpc.access import policies
+from syncbeat_server.rpc.access import access_policies
 from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.call_context import Call
-from syncbeat_server.rpc.handler_pipeline import Context, Interceptors
+from syncbeat_server.rpc.call_lifecycle import Context
+from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
 
 _ISSUER = Issuer("default", "https://issuer.example")
 _USER = "1f0c7a52-6f6c-4d3e-9d6b-0f3f3f6f9a10"
@@ -151,7 +152,7 @@ async def _enter(door: Authenticator, token: str) -> None:
 
 
 class _Context:
-    """The context of a call, as far as the interceptors ask it."""
+    """The context of a call, as far as the handler pipeline reads it."""
 
     def __init__(self, token: str) -> None:
         self._metadata = (("authorization", f"Bearer {token}"), ("user-agent", "bench"))
@@ -169,8 +170,8 @@ def _handler(door: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]
 
     name = "GetDevice"
     admission = Admission(1_000, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
-    stack = Interceptors(door, Metrics().rpc, SystemClock(), admission)
-    return stack.answering(_SERVICE.methods_by_name[name], policies(_SERVICE)[name], nothing)
+    pipeline = HandlerPipeline(door, Metrics().rpc, SystemClock(), admission)
+    return pipeline.unary_handler(_SERVICE.methods_by_name[name], access_policies(_SERVICE)[name], nothing)
 
 
 def _cost(work: Callable[[], object], count: int) -> Round:

@@ -30,7 +30,7 @@ from syncbeat_server.auth.tokens.lifetimes import SessionRule
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.rpc.admission import Admission
-from syncbeat_server.rpc.handler_pipeline import Interceptors
+from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
 from syncbeat_server.rpc.server import ConnectionAge, Listener, RpcServer
 from syncbeat_server.rpc.servicers.auth import AuthServicer
 from syncbeat_server.storage.postgres.database import open_database
@@ -130,9 +130,9 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
         sessions = SessionService(database, signing, SessionRule(), clock, caches.invalidate_user, limits)
         servicer = AuthServicer(sessions, ClusterTokenCache(caches, [], bus, "world", lambda *_: None))
         admission = Admission(USERS, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
-        interceptors = Interceptors(door, Metrics().rpc, clock, admission)
+        pipeline = HandlerPipeline(door, Metrics().rpc, clock, admission)
         server = RpcServer(
-            interceptors, {"AuthService": servicer}, reflection=False, share_port=False, age=ConnectionAge(1_800, 1_800)
+            pipeline, {"AuthService": servicer}, reflection=False, share_port=False, age=ConnectionAge(1_800, 1_800)
         )
         (port,) = await server.start([Listener("", "127.0.0.1:0")])
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

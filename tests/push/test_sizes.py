@@ -17,7 +17,7 @@ from syncbeat_server.errors import FieldViolation
 from syncbeat_server.push.model import ClaimedDelivery, Content, Kind
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm.message import Encoder
-from syncbeat_server.rpc.convert import content
+from syncbeat_server.rpc.convert.notification import content
 from tests.claimed import MESSAGE
 
 # The longest name of an app, beside what the token always is (push/content/ack_token.py).

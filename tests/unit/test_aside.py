@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
-from syncbeat_server.rpc.validation.json_documents import fault_of
+from syncbeat_server.rpc.validation.json_documents import document_fault
 from syncbeat_server.runtime.worker_processes import WorkerProcesses
 from syncbeat_server.sync.content.merge_patch import apply
 from tests.aside_work import die, die_once, fail, never_end, niceness, pid, refuse
@@ -48,8 +48,8 @@ def is_gone(process: int) -> bool:
 
 
 async def test_child_process_answers_what_the_function_does(children: WorkerProcesses) -> None:
-    assert await children.run(fault_of, "[1e309]", 32) == fault_of("[1e309]", 32)
-    assert await children.run(fault_of, '{"ü": "\\u0001"}', 32) == ""
+    assert await children.run(document_fault, "[1e309]", 32) == document_fault("[1e309]", 32)
+    assert await children.run(document_fault, '{"ü": "\\u0001"}', 32) == ""
     assert await children.run(apply, '{"a":1e-5}', ['{"b":2}', '{"a":null}']) == '{"b":2}'
     assert await children.run(pid) != os.getpid()
     assert await children.run(niceness) > os.nice(0)
@@ -108,7 +108,7 @@ async def test_work_of_a_caller_who_has_left_is_not_begun(children: WorkerProces
 
 async def test_loop_goes_on_while_a_child_works(children: WorkerProcesses) -> None:
     value = "[" + ",".join(["1e99"] * 50_000) + "]"
-    checking = asyncio.ensure_future(children.run(fault_of, value, 32))
+    checking = asyncio.ensure_future(children.run(document_fault, value, 32))
     turns, began = 0, time.monotonic()
     while not checking.done():
         await asyncio.sleep(0)

@@ -98,7 +98,7 @@ async def _front(process: Process) -> AsyncIterator[Front]:
 async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: Front) -> AsyncIterator[str]:
     # gRPC and protobuf are loaded only by processes that serve RPCs.
     from syncbeat_server.app.listeners import listeners
-    from syncbeat_server.rpc.handler_pipeline import Interceptors
+    from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
     from syncbeat_server.rpc.server import ConnectionAge, RpcServer
     from syncbeat_server.rpc.servicers.auth import AuthServicer
     from syncbeat_server.rpc.servicers.directory import DirectoryServicer
@@ -113,7 +113,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     directory = DirectoryService(database, cancel_waiting, tell.members_changed, tell.devices_changed)
     templates = process.apps.templates
     server = RpcServer(
-        Interceptors(
+        HandlerPipeline(
             front.door, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
         ),
         {
@@ -130,12 +130,12 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     )
     async with running(sync.tasks):
         port, *_ = await server.start(listeners(settings))
-        server.ready()
+        server.set_serving()
         try:
             yield f"{settings.listen.rpartition(':')[0]}:{port}"
         finally:
             # Streams are asked to end first, so that each says where it was; then the calls under way may finish.
-            server.retire()
+            server.drain()
             process.hub.drain()
             watches.drain()
             await server.stop(process.ending.remaining_s())

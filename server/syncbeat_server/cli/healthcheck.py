@@ -19,13 +19,13 @@ def add_healthcheck(commands: Any) -> None:
 
 
 def _healthcheck(parsed: argparse.Namespace) -> int:
-    from syncbeat_server.rpc.health_probe import SERVING, own_addresses, probe_until_one_serves
+    from syncbeat_server.rpc.health_probe import SERVING, local_addresses, probe_until_serving
 
     settings = read_settings()
     if parsed.address is None and settings.listen.endswith(":0"):
         raise ConfigurationError("SYNCBEAT_LISTEN: nobody knows the port it takes: name one, or use --address")
-    addresses = own_addresses(settings.listen) if parsed.address is None else [parsed.address]
+    addresses = local_addresses(settings.listen) if parsed.address is None else [parsed.address]
     status = ""
-    for address, status in probe_until_one_serves(addresses, _PROBE_S, settings.tls_certificate):
+    for address, status in probe_until_serving(addresses, _PROBE_S, settings.tls_certificate):
         print(f"syncbeat-server: {address} is {status}")
     return 0 if status == SERVING else 1

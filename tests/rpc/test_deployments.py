@@ -20,7 +20,7 @@ from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.ops.settings.server import Role
 from syncbeat_server.ops.shutdown_budget import ShutdownBudget
-from syncbeat_server.storage.redis.token_bucket import Allowance, Rate
+from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from syncbeat_server.sync.hints.load_pacer import Figures, Limits, Pacer
 from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql
 from tests.fakes import FakeClock, wait_until
@@ -92,8 +92,8 @@ async def test_promised_moments_and_requests_are_those_of_the_deployment(
 
 
 async def test_the_rate_of_a_project_is_one_for_all_deployments(three: tuple[Process, Process, Process]) -> None:
-    allowances = [Allowance(one.bus, Rate(0.001, 100.0, 0.0), SystemClock()) for one in three]
-    assert [(await one.take("fcm:p", 40, 1.0)).count for one in allowances] == [40, 40, 20]
+    allowances = [TokenBucket(one.bus, Rate(0.001, 100.0, 0.0), SystemClock()) for one in three]
+    assert [(await one.acquire("fcm:p", 40, 1.0)).count for one in allowances] == [40, 40, 20]
 
 
 async def test_a_copy_of_a_database_under_another_name_is_another_deployment(

@@ -60,7 +60,7 @@ class Tellers:
         bus = self._process.bus
         bus.publish(_DELIVERIES, "")
         if not (bus.listening and bus.health.is_up):
-            self._process.notices.tell()  # Redis is away, or half: PostgreSQL tells those workers that listen to it
+            self._process.notices.notify()  # Redis is away, or half: PostgreSQL tells those workers that listen to it
 
 
 def _changed_here(hub: Hub, front: Front, topic: str, app_id: str, name: str) -> None:
@@ -82,7 +82,7 @@ def listening(process: Process, worker: DeliveryWorker | None, front: Front | No
     hub = process.hub
 
     def heard(topic: str, message: str) -> None:
-        if front is not None and front.caches.heard(topic, message):
+        if front is not None and front.caches.handle(topic, message):
             return
         if topic == _DELIVERIES:
             if worker is not None:

@@ -22,10 +22,10 @@ from syncbeat_server.runtime.worker_processes import WorkerProcesses, open_worke
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres.clock_skew import ClockSkew
 from syncbeat_server.storage.postgres.database import Database, open_database
-from syncbeat_server.storage.postgres.pg_notify import Notices
+from syncbeat_server.storage.postgres.pg_notify import PgNotifier
 from syncbeat_server.storage.postgres.stuck_sessions import watch_sessions
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
-from syncbeat_server.storage.redis.monitor import RedisWatch
+from syncbeat_server.storage.redis.monitor import RedisMonitor
 from syncbeat_server.sync.streams.hub import MAX_STREAM_AGE_S, Hub
 
 _CANCEL_AGAIN_S = 0.2
@@ -51,7 +51,7 @@ class Process:
     hub: Hub
     presence: Presence
     apps: Apps
-    notices: Notices
+    notices: PgNotifier
     ending: ShutdownBudget
     worker_processes: WorkerProcesses
 
@@ -73,7 +73,7 @@ async def opened(settings: Settings, stores: Stores, ending: ShutdownBudget) -> 
             await require_restricted_login(conn)
             await require_current_schema(conn)
         apps = Apps(settings, clock)
-        notices, metrics = Notices(database, clock), Metrics()
+        notices, metrics = PgNotifier(database, clock), Metrics()
         skew = ClockSkew(database, clock, metrics.storage.clock_skew)
         # Streams are spread as calls are: where connections are to end sooner, so are they.
         age_s = min(MAX_STREAM_AGE_S, settings.connection_age_s)
@@ -82,7 +82,7 @@ async def opened(settings: Settings, stores: Stores, ending: ShutdownBudget) -> 
             open_redis(stores.redis_url, clock, await deployment(database)) as bus,
             open_worker_processes() as aside,
         ):
-            watch = RedisWatch(bus)
+            watch = RedisMonitor(bus)
             metrics.storage.watch_redis(bus.health)
             await watch.start()
             chores = [bus.run_publisher(), watch.run(), apps.run(), notices.run(), skew.run()]

@@ -29,7 +29,7 @@ from syncbeat_server.push.providers.log import LogProvider
 from syncbeat_server.push.providers.proxies import NoProxy
 from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 from syncbeat_server.storage.postgres.pg_notify import listen
-from syncbeat_server.storage.redis.token_bucket import Allowance, Rate
+from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from syncbeat_server.storage.retention import Retention
 from syncbeat_server.sync.feed.prune import OLD_ROWS as OLD_SYNC_ROWS
 from syncbeat_server.sync.feed.prune import TombstonePruning
@@ -55,7 +55,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
             process.database,
             channels.by_app,
             process.presence.live,
-            Allowance(process.bus, _rate(settings), process.clock),
+            TokenBucket(process.bus, _rate(settings), process.clock),
             WorkerRule(
                 lease_s=settings.delivery_lease_s,
                 poll_s=settings.delivery_poll_s,

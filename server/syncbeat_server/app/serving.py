@@ -32,7 +32,7 @@ from syncbeat_server.push.delivery.channel import app_secret
 from syncbeat_server.push.delivery.watch import DeliveryWatches
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.service import PushService
-from syncbeat_server.storage.idempotency_cache import Replays
+from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.sync.hints.cursor_recorder import SeenRecorder
 from syncbeat_server.sync.hints.view_cache import Views
 
@@ -173,7 +173,9 @@ async def _ops_http(process: Process, stop: asyncio.Event) -> AsyncIterator[None
 
 async def _push(process: Process, tell: Tellers) -> PushService:
     secrets = {app_id: await app_secret(process.database, app_id) for app_id in process.settings.all_apps()}
-    return PushService(process.database, Replays(process.bus, process.clock), secrets, tell.deliveries_accepted)
+    return PushService(
+        process.database, IdempotencyCache(process.bus, process.clock), secrets, tell.deliveries_accepted
+    )
 
 
 def _sessions(process: Process, tell: Tellers) -> SessionService:

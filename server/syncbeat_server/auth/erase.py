@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from syncbeat_server.auth.store import sessions, users
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import OldRows
+from syncbeat_server.storage.retention import RetentionRule
 
-OLD_ROWS = (OldRows("sessions", sessions.delete_expired),)
+OLD_ROWS = (RetentionRule("sessions", sessions.delete_expired),)
 """Rows that the retention task deletes."""
 
 

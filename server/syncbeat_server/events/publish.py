@@ -18,7 +18,7 @@ from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.idempotency import Answer, RequestKey
-from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, become_user, step_up
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, leave_user_role, take_user_role
 from syncbeat_server.sync.feed.writer import Append, Appended, append, blame
 from syncbeat_server.sync.model import Cursor, NewChange
 from syncbeat_server.sync.policy import Prior, Tuning
@@ -153,10 +153,10 @@ class Publisher:
         calls = [Append(publish.app_id, publish.changes, publish.trigger is not None) for publish in publishes]
         # The request's record is the caller's, who may be a service: only the feed is written as the user.
         if first.user_id is not None:
-            await become_user(conn, RowOwner(first.app_id, first.user_id))
+            await take_user_role(conn, RowOwner(first.app_id, first.user_id))
         appended = await append(conn, calls, self._prior, create_scopes=not by_user, aside=self._aside)
         if by_user:
-            await step_up(conn)
+            await leave_user_role(conn)
         woken: dict[int, NewNotification] = {}
         for index, (publish, result) in enumerate(zip(publishes, appended, strict=True)):
             if publish.trigger is not None and isinstance(result, Appended):

@@ -13,7 +13,7 @@ from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.accounts.token_cache import CacheStats
 from syncbeat_server.auth.tokens.jwks import JwksStore
 from syncbeat_server.storage.redis.bus import RedisBus
-from syncbeat_server.storage.redis.cluster_query import Asker
+from syncbeat_server.storage.redis.cluster_query import ClusterQuery
 
 # Apps whose keys wait to be fetched. Further orders are dropped: they come from operators, a handful at a time.
 _MAX_FLUSHES = 16
@@ -46,10 +46,10 @@ class ClusterTokenCache:
         self._jwks = jwks
         self._process = process
         self._callers_changed = callers_changed
-        self._asker = Asker(bus, self._answer)
+        self._query = ClusterQuery(bus, self._answer)
         self._to_flush: asyncio.Queue[str] = asyncio.Queue(_MAX_FLUSHES)
-        self.topics = self._asker.topics
-        self.heard = self._asker.heard
+        self.topics = self._query.topics
+        self.handle = self._query.handle
 
     async def invalidate(self, app_id: str, user_id: str, session_id: str) -> int:
         """Drop the cached tokens of a user or a session in all processes. Returns how many there were.
@@ -69,7 +69,7 @@ class ClusterTokenCache:
         Raises:
             DependencyDown: Redis is away.
         """
-        answers = [orjson.loads(answer) for answer in await self._asker.ask("{}")]
+        answers = [orjson.loads(answer) for answer in await self._query.ask("{}")]
         return sorted(
             (ProcessStats(answer.pop("process"), CacheStats(**answer)) for answer in answers),
             key=lambda one: one.process,
@@ -85,7 +85,7 @@ class ClusterTokenCache:
         question = orjson.dumps(order).decode()
         here = int(self._answer(question))
         # This process has dropped its own by now, so its answer over Redis adds 0.
-        return here + sum(int(answer) for answer in await self._asker.ask(question))
+        return here + sum(int(answer) for answer in await self._query.ask(question))
 
     def _answer(self, question: str) -> str:
         order: dict[str, Any] = orjson.loads(question)

@@ -10,7 +10,7 @@ import orjson
 
 from syncbeat_server.auth.model import Session, SessionState
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
+from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +160,12 @@ async def delete_ended(conn: Connection, app_id: str, user_id: str, after: timed
     )
 
 
-DELETE_EXPIRED = oldest("sessions", "app_id, session_id", "expires_at", "7 days")
+DELETE_EXPIRED = delete_oldest_sql("sessions", "app_id, session_id", "expires_at", "7 days")
 
 
-async def delete_expired(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+async def delete_expired(conn: Connection, limit: int, since: datetime | None = None) -> DeletedBatch:
     """Delete up to `limit` sessions of all users whose maximum lifetime ended over a week ago."""
-    return await forget_oldest(conn, DELETE_EXPIRED, limit, since)
+    return await delete_oldest(conn, DELETE_EXPIRED, limit, since)
 
 
 async def list_sessions(conn: Connection, app_id: str, user_id: str, before: str, limit: int) -> list[Session]:

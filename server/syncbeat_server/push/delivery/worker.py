@@ -32,7 +32,7 @@ from syncbeat_server.push.policy.decisions import RetryRule
 from syncbeat_server.push.store import queue, resends
 from syncbeat_server.push.store.queue_frontier import Frontier
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.redis.token_bucket import Allowance
+from syncbeat_server.storage.redis.token_bucket import TokenBucket
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class DeliveryWorker:
         database: Database,
         channels: Mapping[str, Channel],
         live: Live,
-        allowance: Allowance,
+        allowance: TokenBucket,
         rule: WorkerRule,
         clock: Clock,
         hooks: WorkerHooks = WorkerHooks(),
@@ -255,7 +255,7 @@ class DeliveryWorker:
                 continue
             if self._credit[app_id] < free:
                 wanted = free - self._credit[app_id]
-                grant = await self._allowance.take(channel.rate_key, wanted, 1 / channel.gate.share)
+                grant = await self._allowance.acquire(channel.rate_key, wanted, 1 / channel.gate.share)
                 self._credit[app_id] += grant.count
                 self._wake_in(grant.wait_s)
             if self._credit[app_id] > 0:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from syncbeat_server.app.app_configuration import Apps
-from syncbeat_server.ops.settings.server import load_settings
+from syncbeat_server.ops.settings.load import load_settings
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.file_damage import NOT_APPS, put, remove
 

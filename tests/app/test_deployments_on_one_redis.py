@@ -17,9 +17,10 @@ from syncbeat_server.app import Stores
 from syncbeat_server.app.process import Process, opened
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.settings.server import Role, load_settings
-from syncbeat_server.ops.shutdown_budget import Ending
-from syncbeat_server.storage.redis.token_bucket import Allowance, Rate
+from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.server import Role
+from syncbeat_server.ops.shutdown_budget import ShutdownBudget
+from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from syncbeat_server.sync.hints.load_pacer import Figures, Limits, Pacer
 from tests.support.databases import DatabaseUrls, create_database, drop_database, run_sql
 from tests.support.fake_clock import FakeClock, wait_until
@@ -46,7 +47,7 @@ async def others_urls(
 async def process(urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Process]:
     """Return what a process of the database's deployment has open."""
     settings = load_settings({"SYNCBEAT_DATABASE_POOL_SIZE": "2"}, env_file=None)
-    async with opened(settings, Stores(urls.app_url, redis_url), Ending(1.0)) as one:
+    async with opened(settings, Stores(urls.app_url, redis_url), ShutdownBudget(1.0)) as one:
         yield one
 
 
@@ -64,7 +65,7 @@ async def three(
 
 
 def pacer(one: Process, clock: FakeClock) -> Pacer:
-    return Pacer(one.bus, clock, Limits(None, 1_000, 8), Figures, Metrics())
+    return Pacer(one.bus, clock, Limits(None, 1_000, 8), Figures, Metrics().sync)
 
 
 async def test_presence_of_streams_is_per_deployment(three: tuple[Process, Process, Process]) -> None:
@@ -91,8 +92,8 @@ async def test_load_leveling_book_is_per_deployment(
 
 
 async def test_rate_limit_of_an_fcm_project_is_shared_by_deployments(three: tuple[Process, Process, Process]) -> None:
-    allowances = [Allowance(one.bus, Rate(0.001, 100.0, 0.0), SystemClock()) for one in three]
-    assert [(await one.take("fcm:p", 40, 1.0)).count for one in allowances] == [40, 40, 20]
+    allowances = [TokenBucket(one.bus, Rate(0.001, 100.0, 0.0), SystemClock()) for one in three]
+    assert [(await one.acquire("fcm:p", 40, 1.0)).count for one in allowances] == [40, 40, 20]
 
 
 async def test_database_copy_under_another_name_is_another_deployment(

@@ -9,15 +9,16 @@ from datetime import timedelta
 import pytest
 
 from syncbeat_server.auth import service
+from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.model import MAX_LEEWAY, Issuer, KeyRow, Principal, PrincipalKind
-from syncbeat_server.auth.service import Authenticator, Known
+from syncbeat_server.auth.service import Authenticator, Credentials
 from syncbeat_server.auth.store import users
-from syncbeat_server.auth.tokens.bearer import bearer_of
+from syncbeat_server.auth.tokens.bearer import parse_bearer
 from syncbeat_server.auth.tokens.keys import key_table
-from syncbeat_server.auth.tokens.verify import check, mint
+from syncbeat_server.auth.tokens.verify import mint, verify_token
 from syncbeat_server.errors import DependencyDown, TokenExpired, TokenInvalid, TokenRevoked
 from syncbeat_server.storage.postgres.database import Database
-from tests.support.build import make_authenticator
+from tests.support.build import make_authenticator, make_caller_caches
 from tests.support.doubles import FailingDatabase
 from tests.support.fake_clock import FakeClock
 
@@ -36,11 +37,15 @@ def refuses(database: Database) -> FailingDatabase:
 
 
 @pytest.fixture
-def door(refuses: FailingDatabase, clock: FakeClock) -> Authenticator:
+def caches(refuses: FailingDatabase, clock: FakeClock) -> CallerCaches:
+    return make_caller_caches(refuses.as_database, clock)
+
+
+@pytest.fixture
+def door(caches: CallerCaches, clock: FakeClock) -> Authenticator:
     holders = {hashlib.sha256(TOKEN.encode()).digest(): BACKEND}
     certified = {"backend.example": BACKEND, "www.backend.example": BACKEND, "spiffe://example/billing": BILLING}
-    known = Known(key_table([KEY]), {}, holders, certified)
-    return make_authenticator(known, refuses.as_database, clock)
+    return make_authenticator(Credentials(key_table([KEY]), {}, holders, certified), caches, clock)
 
 
 def bearer(clock: FakeClock, user_id: str = "ann", life_s: float = 600.0, session_id: str = "s") -> str:
@@ -49,8 +54,8 @@ def bearer(clock: FakeClock, user_id: str = "ann", life_s: float = 600.0, sessio
 
 async def enter(door: Authenticator, *values: str) -> Principal:
     """As the interceptor asks."""
-    shown = bearer_of(values)
-    found = door.cached(shown) or door.at_once(shown)
+    shown = parse_bearer(values)
+    found = door.cached(shown) or door.try_sync(shown)
     return found if isinstance(found, Principal) else await door.authenticate(shown, found)
 
 
@@ -67,7 +72,7 @@ async def test_service_token_is_authenticated_without_the_database(
     door: Authenticator, refuses: FailingDatabase
 ) -> None:
     refuses.error = DependencyDown("the database does not answer")
-    assert door.cached(bearer_of([f"Bearer {TOKEN}"])) is BACKEND
+    assert door.cached(parse_bearer([f"Bearer {TOKEN}"])) is BACKEND
     assert BACKEND.caller == "service:backend"
 
 
@@ -104,13 +109,13 @@ async def test_malformed_credentials_are_refused(door: Authenticator, values: li
 def test_service_is_authenticated_by_client_certificate(
     door: Authenticator, names: Sequence[str], found: Principal
 ) -> None:
-    assert door.certified(names) is found
+    assert door.authenticate_certificate(names) is found
 
 
 @pytest.mark.parametrize("names", [[], ["other.example"], ["backend.example", "spiffe://example/billing"]])
 def test_client_certificate_naming_nobody_or_several_is_refused(door: Authenticator, names: Sequence[str]) -> None:
     with pytest.raises(TokenInvalid):
-        door.certified(names)
+        door.authenticate_certificate(names)
 
 
 async def test_token_cache_does_not_outlive_token_expiry(door: Authenticator, clock: FakeClock) -> None:
@@ -124,7 +129,7 @@ async def test_token_cache_does_not_outlive_token_expiry(door: Authenticator, cl
 
 
 async def test_token_cache_remembers_a_verified_token(
-    door: Authenticator, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    door: Authenticator, caches: CallerCaches, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks: list[object] = []
 
@@ -132,8 +137,8 @@ async def test_token_cache_remembers_a_verified_token(
         checks.append(arguments)
         return real(*arguments)  # type: ignore[arg-type]  # whatever it is called with
 
-    real = check
-    monkeypatch.setattr(service, "check", counted)
+    real = verify_token
+    monkeypatch.setattr(service, "verify_token", counted)
     value = bearer(clock)
     for _ in range(3):
         await enter(door, value)
@@ -141,18 +146,18 @@ async def test_token_cache_remembers_a_verified_token(
     await clock.advance(60)
     await enter(door, value)
     assert len(checks) == 2
-    assert (door.stats().hits, door.stats().misses) == (2, 2)
+    assert (caches.tokens.stats().hits, caches.tokens.stats().misses) == (2, 2)
 
 
-async def test_token_cache_does_not_remember_a_refused_token(door: Authenticator) -> None:
+async def test_token_cache_does_not_remember_a_refused_token(door: Authenticator, caches: CallerCaches) -> None:
     for number in range(3):
         with pytest.raises(TokenInvalid):
             await enter(door, f"Bearer a.b.{number}")
-    assert door.stats().size == 0
+    assert caches.tokens.stats().size == 0
 
 
 async def test_revoked_token_is_refused_after_invalidation(
-    door: Authenticator, database: Database, clock: FakeClock
+    door: Authenticator, caches: CallerCaches, database: Database, clock: FakeClock
 ) -> None:
     value = bearer(clock)
     principal = await enter(door, value)
@@ -160,7 +165,7 @@ async def test_revoked_token_is_refused_after_invalidation(
     async with database.transaction() as conn:
         await users.revoke_user(conn, "default", "ann", "")
     assert await enter(door, value) is principal
-    door.revoked("default", "ann")
+    caches.invalidate_user("default", "ann")
     with pytest.raises(TokenRevoked):
         await enter(door, value)
     with pytest.raises(TokenRevoked):
@@ -188,7 +193,7 @@ async def test_stream_recheck_bypasses_the_cache(door: Authenticator, database: 
 
 
 async def test_stream_recheck_replaces_the_cached_status(
-    door: Authenticator, database: Database, clock: FakeClock
+    door: Authenticator, caches: CallerCaches, database: Database, clock: FakeClock
 ) -> None:
     value = bearer(clock)
     principal = await enter(door, value)
@@ -196,7 +201,7 @@ async def test_stream_recheck_replaces_the_cached_status(
     assert (await enter(door, value)).name == "ann"
     async with database.transaction() as conn:
         await users.disable_user(conn, "default", "ann")
-    door.revoked("default", "ann")
+    caches.invalidate_user("default", "ann")
     with pytest.raises(TokenRevoked):
         await enter(door, value)
 
@@ -204,13 +209,14 @@ async def test_stream_recheck_replaces_the_cached_status(
 async def test_evicted_account_status_ends_its_cached_tokens(
     refuses: FailingDatabase, database: Database, clock: FakeClock
 ) -> None:
-    door = make_authenticator(Known(key_table([KEY]), {}, {}, {}), refuses.as_database, clock, accounts=2)
+    caches = make_caller_caches(refuses.as_database, clock, accounts=2)
+    door = make_authenticator(Credentials(key_table([KEY]), {}, {}, {}), caches, clock)
     values = [bearer(clock, f"user-{number}") for number in range(4)]
     for value in values:
         await enter(door, value)
     async with database.transaction() as conn:
         await users.disable_user(conn, "default", "user-0")
-    door.revoked("default", "user-0")
+    caches.invalidate_user("default", "user-0")
     with pytest.raises(TokenRevoked):
         await enter(door, values[0])
 

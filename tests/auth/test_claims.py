@@ -12,8 +12,8 @@ import pytest
 
 from syncbeat_server.auth.model import OPTIONAL_CLAIMS, ClaimRule, Issuer, KeyRow, VerifiedToken
 from syncbeat_server.auth.tokens import verify as verify_module
-from syncbeat_server.auth.tokens.keys import key_table, row_in
-from syncbeat_server.auth.tokens.verify import check, mint, read
+from syncbeat_server.auth.tokens.keys import find_key, key_table
+from syncbeat_server.auth.tokens.verify import mint, parse_token, verify_token
 from syncbeat_server.errors import TokenExpired, TokenInvalid
 from tests.support.fake_clock import START
 from tests.support.forged_tokens import SECRET, Forger
@@ -27,11 +27,11 @@ FORGER = Forger(START)
 
 def verify(issuer: Issuer, token: str) -> VerifiedToken:
     """As the door does it."""
-    unverified = read(token)
+    unverified = parse_token(token)
     header = unverified.header
-    row = row_in(key_table([KeyRow(issuer, "hs", "HS256", SECRET)]), unverified.issuer, header.kid, header.algorithm)
+    row = find_key(key_table([KeyRow(issuer, "hs", "HS256", SECRET)]), unverified.issuer, header.kid, header.algorithm)
     assert row is not None
-    return check(unverified, row, START)
+    return verify_token(unverified, row, START)
 
 
 def is_let_in(issuer: Issuer, token: str) -> bool:
@@ -91,7 +91,7 @@ def test_audience_may_be_any_of_several() -> None:
 def test_audience_of_minted_tokens_is_the_first_configured() -> None:
     issuer = replace(LENIENT, audiences=("one", "two"))
     token = mint(KeyRow(issuer, "hs", "HS256", SECRET), "ann", START, timedelta(minutes=1))
-    assert read(token).claims["aud"] == "one"
+    assert parse_token(token).claims["aud"] == "one"
     assert is_let_in(issuer, token)
 
 
@@ -206,7 +206,7 @@ def test_issuer_rule_applies_where_its_claim_is_present() -> None:
 
 
 def test_custom_claims_of_own_sessions_do_not_change_their_kind() -> None:
-    own = replace(LENIENT, own=True)
+    own = replace(LENIENT, own_sessions=True)
     claims = {"gen": 0, "ctr": 0, "token_use": "id", "typ": "ID", "at_hash": "x", "auth_time": "yesterday", "gty": "x"}
     assert is_let_in(own, FORGER.odd(**claims))
     assert not is_let_in(own, FORGER.headed(typ="logout+jwt"))
@@ -287,12 +287,12 @@ def test_time_claims_treat_each_number_form_alike(claim: str, text: str) -> None
 
 
 def test_header_cache_skips_a_long_header() -> None:
-    verify_module._known_header.cache_clear()
+    verify_module._cached_header.cache_clear()
     for number in range(50):
         header = {"alg": "HS256", "kid": "hs", "more": f"{number}" + "x" * 2_000}
         assert is_let_in(LENIENT, FORGER.raw(header, FORGER.claims()))
-    assert verify_module._known_header.cache_info().currsize == 0
+    assert verify_module._cached_header.cache_info().currsize == 0
     for _ in range(2):
         assert is_let_in(LENIENT, FORGER.good())
-    assert verify_module._known_header.cache_info().hits == 1
+    assert verify_module._cached_header.cache_info().hits == 1
     assert len(base64.urlsafe_b64decode(FORGER.good().split(".")[0] + "==")) < 100

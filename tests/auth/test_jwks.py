@@ -21,16 +21,16 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from syncbeat_server.auth.model import KeyRow, VerifiedToken
-from syncbeat_server.auth.service import Known
+from syncbeat_server.auth.service import Credentials
 from syncbeat_server.auth.tokens import jwks
-from syncbeat_server.auth.tokens.bearer import Bearer, bearer_of
+from syncbeat_server.auth.tokens.bearer import Bearer, parse_bearer
 from syncbeat_server.auth.tokens.jwks import COOLDOWN_S, REFRESH_S, STALE_S, JwksStore
 from syncbeat_server.auth.tokens.keys import key_table
 from syncbeat_server.auth.tokens.verify import mint
 from syncbeat_server.errors import DependencyDown, TokenInvalid
 from syncbeat_server.ops.logs import request_id
 from syncbeat_server.storage.postgres.database import Database
-from tests.support.build import make_authenticator
+from tests.support.build import make_authenticator, make_caller_caches
 from tests.support.fake_clock import FakeClock
 from tests.support.jwks_publisher import ISSUER, KEY, Publisher, document, entry, pass_time, rests, running
 
@@ -74,29 +74,30 @@ async def watched(work: Coroutine[Any, Any, None]) -> float:
 
 async def test_jwks_key_is_found_by_kid(store: JwksStore) -> None:
     async with running(store):
-        row = store.row("k1", "ES256")
+        row = store.cached_key("k1", "ES256")
         assert row is not None
         assert (row.issuer, row.algorithm) == (ISSUER, "ES256")
-        assert await store.find("k1", "ES256") is row
-        assert store.row("k2", "ES256") is None
+        assert await store.find_key("k1", "ES256") is row
+        assert store.cached_key("k2", "ES256") is None
 
 
 async def test_jwks_known_key_verifies_without_a_fetch(store: JwksStore, clock: FakeClock) -> None:
-    door = make_authenticator(Known(key_table([]), {ISSUER.name: store}, {}, {}), cast(Database, None), clock)
+    credentials = Credentials(key_table([]), {ISSUER.name: store}, {}, {})
+    door = make_authenticator(credentials, make_caller_caches(cast(Database, None), clock), clock)
 
     def shown(row: KeyRow) -> Bearer:
-        return bearer_of([f"Bearer {mint(row, str(uuid.UUID(int=7)), clock.now(), timedelta(minutes=10))}"])
+        return parse_bearer([f"Bearer {mint(row, str(uuid.UUID(int=7)), clock.now(), timedelta(minutes=10))}"])
 
     ours = shown(KeyRow(ISSUER, "k1", "ES256", KEY))
-    assert door.at_once(ours) is None, "its key has to be fetched"
+    assert door.try_sync(ours) is None, "its key has to be fetched"
     async with running(store):
-        assert isinstance(door.at_once(ours), VerifiedToken)
-        assert door.at_once(shown(KeyRow(ISSUER, "k2", "ES256", KEY))) is None
+        assert isinstance(door.try_sync(ours), VerifiedToken)
+        assert door.try_sync(shown(KeyRow(ISSUER, "k2", "ES256", KEY))) is None
         nowhere = dataclasses.replace(ISSUER, name="https://elsewhere.example")
         forged = KeyRow(ISSUER, "k1", "ES256", ec.generate_private_key(ec.SECP256R1()))
         for row in (forged, KeyRow(nowhere, "k1", "ES256", KEY)):
             with pytest.raises(TokenInvalid):
-                door.at_once(shown(row))
+                door.try_sync(shown(row))
 
 
 async def test_jwks_refetch_is_rate_limited_to_one_per_thirty_seconds(
@@ -104,7 +105,7 @@ async def test_jwks_refetch_is_rate_limited_to_one_per_thirty_seconds(
 ) -> None:
     async def ask() -> None:
         for second in range(96):
-            asked = [store.find(f"unknown {second} {number}", "ES256") for number in range(105)]
+            asked = [store.find_key(f"unknown {second} {number}", "ES256") for number in range(105)]
             found = await asyncio.gather(*asked, return_exceptions=True)
             assert all(one is None or isinstance(one, DependencyDown) for one in found)
             await clock.advance(1.0)
@@ -122,7 +123,7 @@ async def test_jwks_outage_of_an_hour_goes_unnoticed_for_known_keys(
 ) -> None:
     async def ask() -> None:
         for _ in range(int(HOUR)):
-            assert store.row("k1", "ES256") is not None
+            assert store.cached_key("k1", "ES256") is not None
             await clock.advance(1.0)
 
     async with running(store):
@@ -135,7 +136,7 @@ async def test_jwks_outage_of_an_hour_goes_unnoticed_for_known_keys(
         publisher.away = False
         publisher.body = document("k2")
         await pass_time(store, COOLDOWN_S * 1.2)
-        assert store.row("k2", "ES256") is not None
+        assert store.cached_key("k2", "ES256") is not None
 
 
 async def test_jwks_outage_makes_unknown_kids_unavailable_not_invalid(
@@ -143,18 +144,18 @@ async def test_jwks_outage_makes_unknown_kids_unavailable_not_invalid(
 ) -> None:
     publisher.away = True
     with pytest.raises(DependencyDown) as raised:
-        await store.find("k1", "ES256")
+        await store.find_key("k1", "ES256")
     assert raised.value.retry_after_s == COOLDOWN_S
     asked = publisher.requests
     for _ in range(20):  # failures start the pause too
         await clock.advance(1.0)
         with pytest.raises(DependencyDown) as raised:
-            await store.find("k1", "ES256")
+            await store.find_key("k1", "ES256")
     assert publisher.requests == asked
     assert raised.value.retry_after_s == COOLDOWN_S - 20
     publisher.away = False
     await clock.advance(10.0)
-    assert await store.find("k1", "ES256") is not None
+    assert await store.find_key("k1", "ES256") is not None
 
 
 async def test_jwks_outage_of_a_day_expires_known_keys(
@@ -169,15 +170,15 @@ async def test_jwks_outage_of_a_day_expires_known_keys(
     async with running(store):
         await pass_time(store, stale_at_s - clock.monotonic() - 1.0)
         assert store.failures > 200
-        assert store.row("k1", "ES256") is not None
+        assert store.cached_key("k1", "ES256") is not None
         await clock.advance(2.0)
-        assert store.row("k1", "ES256") is None
+        assert store.cached_key("k1", "ES256") is None
         with pytest.raises(DependencyDown):
-            await store.find("k1", "ES256")
+            await store.find_key("k1", "ES256")
 
 
 async def test_jwks_concurrent_fetches_share_one_request(store: JwksStore, publisher: Publisher) -> None:
-    found = await asyncio.gather(*(store.find("k1", "ES256") for _ in range(1_000)))
+    found = await asyncio.gather(*(store.find_key("k1", "ES256") for _ in range(1_000)))
     assert all(found)
     assert publisher.requests == 1
 
@@ -195,12 +196,12 @@ async def test_jwks_failure_is_not_chained_to_the_first_caller(
     publisher.away = True
     request_id.set("who asked first")
     with pytest.raises(DependencyDown):
-        await store.find("k1", "ES256")
+        await store.find_key("k1", "ES256")
     assert told == [None]
 
 
 async def test_jwks_fetch_survives_a_cancelled_caller(store: JwksStore) -> None:
-    first, second = (asyncio.ensure_future(store.find("k1", "ES256")) for _ in range(2))
+    first, second = (asyncio.ensure_future(store.find_key("k1", "ES256")) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     assert await second is not None
@@ -213,10 +214,10 @@ async def test_jwks_withdrawn_key_is_trusted_until_the_next_refresh(
     async with running(store):
         publisher.body = document("k2")
         await clock.advance(REFRESH_S * 0.89)
-        assert store.row("k1", "ES256") is not None
+        assert store.cached_key("k1", "ES256") is not None
         await pass_time(store, REFRESH_S * 0.22)
-        assert store.row("k2", "ES256") is not None
-        assert store.row("k1", "ES256") is None
+        assert store.cached_key("k2", "ES256") is not None
+        assert store.cached_key("k1", "ES256") is None
 
 
 async def test_jwks_refresh_has_jitter_of_a_tenth(store: JwksStore, clock: FakeClock) -> None:
@@ -235,14 +236,14 @@ async def test_jwks_flush_requires_a_new_fetch(store: JwksStore, publisher: Publ
     async with running(store):
         publisher.away = True
         await store.flush()
-        assert store.row("k1", "ES256") is None
+        assert store.cached_key("k1", "ES256") is None
         with pytest.raises(DependencyDown):
-            await store.find("k1", "ES256")
+            await store.find_key("k1", "ES256")
         publisher.away = False
         publisher.body = document("k2")
         await store.flush()
-        assert store.row("k2", "ES256") is not None
-        assert await store.find("k1", "ES256") is None
+        assert store.cached_key("k2", "ES256") is not None
+        assert await store.find_key("k1", "ES256") is None
 
 
 async def test_jwks_fetch_uses_etag(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
@@ -259,7 +260,7 @@ async def test_jwks_fetch_uses_etag(store: JwksStore, publisher: Publisher, cloc
         await pass_time(store, REFRESH_S * 1.1)
         assert sent == [None, '"v1"']
         assert store.failures == 0
-        assert store.row("k1", "ES256") is not None
+        assert store.cached_key("k1", "ES256") is not None
 
 
 async def redirect(_: web.Request) -> web.StreamResponse:
@@ -317,9 +318,9 @@ def fixed(body: bytes) -> Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def test_jwks_bad_response_is_a_failure(store: JwksStore, publisher: Publisher, answer: Any) -> None:
     publisher.answer = answer
     with pytest.raises(DependencyDown):
-        await store.find("k1", "ES256")
+        await store.find_key("k1", "ES256")
     assert (store.fetches, store.failures, publisher.requests) == (1, 1, 1)
-    assert store.row("k1", "ES256") is None
+    assert store.cached_key("k1", "ES256") is None
 
 
 async def slow(_: web.Request) -> web.StreamResponse:
@@ -333,9 +334,9 @@ async def test_jwks_fetch_timeout_is_a_failure(
     monkeypatch.setattr(jwks, "_TIMEOUT_S", 0.3)
     publisher.answer = slow
     with pytest.raises(DependencyDown):
-        await store.find("k1", "ES256")
+        await store.find_key("k1", "ES256")
     assert (store.fetches, store.failures) == (1, 1)
-    assert store.row("k1", "ES256") is None
+    assert store.cached_key("k1", "ES256") is None
 
 
 async def test_jwks_bad_keys_are_skipped_and_others_used(store: JwksStore, publisher: Publisher) -> None:
@@ -347,7 +348,7 @@ async def test_jwks_bad_keys_are_skipped_and_others_used(store: JwksStore, publi
         entry(""),
     ]
     publisher.body = json.dumps({"keys": [*bad, entry("good")]}).encode()
-    assert await store.find("good", "ES256") is not None
+    assert await store.find_key("good", "ES256") is not None
     assert store._kids == {"good"}
 
 
@@ -357,7 +358,7 @@ async def test_jwks_of_64_keys_is_parsed_without_blocking_the_loop(store: JwksSt
     async def ask() -> None:
         for _ in range(5):
             await store.flush()
-            assert await store.find("k63", "ES256") is not None
+            assert await store.find_key("k63", "ES256") is not None
 
     assert await watched(ask()) < LAG_S
 

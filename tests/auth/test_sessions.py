@@ -13,9 +13,9 @@ import pytest
 
 from syncbeat_server.auth.model import SessionTokens
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
-from syncbeat_server.auth.sessions.service import Signing
+from syncbeat_server.auth.sessions.service import SigningKeys
 from syncbeat_server.auth.store import users
-from syncbeat_server.auth.tokens.verify import read
+from syncbeat_server.auth.tokens.verify import parse_token
 from syncbeat_server.errors import (
     AccessDenied,
     InvalidRequest,
@@ -56,7 +56,7 @@ async def test_session_tokens_authenticate_their_user(sessions: SessionFeature, 
     tokens = await sessions.create(claims={"plan": "pro"})
     verified = sessions.verified(tokens)
     assert (verified.user_id, verified.session_id, verified.issuer) == ("ann", tokens.session_id, ISSUER)
-    assert read(tokens.access_token).claims["plan"] == "pro"
+    assert parse_token(tokens.access_token).claims["plan"] == "pro"
     assert timedelta(seconds=540) <= tokens.access_expires_at - clock.now() <= timedelta(seconds=600)
     assert tokens.refresh_expires_at == clock.now() + timedelta(hours=1)
     assert await sessions.use(tokens)
@@ -171,7 +171,7 @@ async def test_token_reuse_revokes_the_family_even_if_the_caller_left(
     calling = asyncio.ensure_future(sessions.refresh(stolen.refresh_token))
     await asyncio.sleep(0)
     calling.cancel()
-    await wait_until(lambda: not sessions.service._renewals)
+    await wait_until(lambda: not sessions.service._refreshes)
     assert await state(sessions, "revoke_reason") == "REUSED"
     assert isinstance(await sessions.outcome(newest), TokenRevoked)
 
@@ -306,12 +306,12 @@ async def test_session_limit_per_user_evicts_ended_ones(sessions: SessionFeature
     made = [await sessions.create() for _ in range(7)]
     alive = [await sessions.use(tokens) for tokens in made]
     assert alive == [False] * 2 + [True] * 5
-    listed = await sessions.service.sessions("default", "ann", "", 10, by_user=True)
+    listed = await sessions.service.list_sessions("default", "ann", "", 10, by_user=True)
     assert [session.session_id for session in listed] == [tokens.session_id for tokens in reversed(made[2:])]
-    page = await sessions.service.sessions("default", "ann", listed[1].session_id, 2, by_user=False)
+    page = await sessions.service.list_sessions("default", "ann", listed[1].session_id, 2, by_user=False)
     assert page == listed[2:4]
     await clock.advance(9 * 86_400)
-    assert await sessions.service.sessions("default", "ann", "", 10, by_user=True) == []
+    assert await sessions.service.list_sessions("default", "ann", "", 10, by_user=True) == []
     await sessions.create()
     assert await state(sessions, "count(*)") == 1
 
@@ -324,7 +324,7 @@ async def test_disabled_user_gets_no_session_and_deleted_user_begins_anew(sessio
         await sessions.create(request_id="r")
     assert isinstance(await sessions.outcome(old), TokenRevoked)
     async with sessions.database.transaction() as conn:
-        await users.let_in(conn, "default", "ann")
+        await users.enable_user(conn, "default", "ann")
     assert await sessions.use(old)
     async with sessions.database.transaction() as conn:
         await users.revoke_user(conn, "default", "ann", "")
@@ -340,7 +340,7 @@ async def test_refresh_tokens_of_another_server_or_app_are_refused(
     tokens = await sessions.create()
     stranger = SessionFeature(database, clock, SIGNING._replace(refresh=RefreshKeys({"k1": b"t" * 32})))
     assert isinstance(await stranger.outcome(tokens), TokenInvalid)
-    elsewhere = SessionFeature(database, clock, Signing({"other": SIGNER}, SIGNING.refresh))
+    elsewhere = SessionFeature(database, clock, SigningKeys({"other": SIGNER}, SIGNING.refresh))
     assert isinstance(await elsewhere.outcome(tokens), TokenInvalid)
     with pytest.raises(NotConfigured, match="SYNCBEAT_SESSION_KEYS"):
         await SessionFeature(database, clock, None).create()
@@ -352,7 +352,7 @@ async def test_refresh_rate_limit_of_forged_tokens_makes_no_store_call(
     async with open_database(database_urls.app_url, size=1, name="one") as database:
         sessions = SessionFeature(database, clock)
         tokens = await sessions.create()
-        forged = RefreshKeys({"k1": b"t" * 32}).token(SIGNING.refresh.claim(tokens.refresh_token))
+        forged = RefreshKeys({"k1": b"t" * 32}).encode(SIGNING.refresh.decode(tokens.refresh_token))
         async with database.connection():  # the only one: whoever asks the database waits for it
             for number in range(2 * REFRESHES_PER_MINUTE):
                 with pytest.raises(TokenInvalid if number < REFRESHES_PER_MINUTE else RateLimited):

@@ -236,7 +236,7 @@ async def test_latency_delays_answers_not_deliveries() -> None:
         assert (await client.control("POST", "latency", {"latency_ms": 0})).status == 200
         assert (await client.control("POST", "latency", {"latency_ms": -1})).status == 400
         assert (await client.control("POST", "latency", {"latency_ms": "x"})).status == 400
-        assert client.fake.sending.latency_s == 0
+        assert client.fake.send_endpoint.latency_s == 0
 
 
 async def test_quota_answers_429_with_retry_after() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import directory_service_pb2
-from syncbeat_devtools.demo.processes import Identity, start
+from syncbeat_devtools.demo.processes import Identity, start_process
 from syncbeat_devtools.embedded import EmbeddedStores
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
@@ -41,7 +41,7 @@ async def test_log_rate_limit_during_a_database_outage_under_load(
         "SYNCBEAT_LOG_FORMAT": "json",
         "SYNCBEAT_DELIVERY_POLL_S": "0.05",
     }
-    process = await start(["serve"], settings, tmp_path / "log")
+    process = await start_process(["serve"], settings, tmp_path / "log")
     refused = 0
     async with SyncbeatClient(process.address, token=identity.service_token, tls=False) as backend:
         request = directory_service_pb2.ListDevicesRequest(user_id="ann")

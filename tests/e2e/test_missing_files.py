@@ -11,7 +11,7 @@ import pytest
 
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2
-from syncbeat_devtools.demo.processes import Identity, Process, start
+from syncbeat_devtools.demo.processes import Identity, Process, start_process
 from syncbeat_devtools.fake_fcm import FakeFcm, running_fake_fcm
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
@@ -54,8 +54,8 @@ async def test_missing_credentials_file_is_survived_and_logged_once(
         "SYNCBEAT_FCM_BASE_URL": fake.base_url,
         "SYNCBEAT_APPS_FILE": str(apps),
     }
-    server = await start(["serve"], settings, tmp_path / "server.log")
-    worker = await start(["worker"], settings, tmp_path / "worker.log")
+    server = await start_process(["serve"], settings, tmp_path / "server.log")
+    worker = await start_process(["worker"], settings, tmp_path / "worker.log")
     async with SyncbeatClient(server.address, token=identity.service_token, tls=False) as backend:
         phone = directory_service_pb2.RegisterDeviceRequest(
             user_id="ann",
@@ -102,7 +102,7 @@ async def test_missing_secret_of_a_restarted_copy_does_not_end_the_others(
         "SYNCBEAT_WORKERS": "2",
         "SYNCBEAT_LOG_FORMAT": "json",
     }
-    process = await start(["serve"], settings, tmp_path / "log")
+    process = await start_process(["serve"], settings, tmp_path / "log")
 
     def copies() -> list[psutil.Process]:
         return psutil.Process(process.pid).children()

@@ -24,7 +24,7 @@ async def test_fcm_faults_at_random_show_each_notification_once(
     await stage.start_server()
     await asyncio.gather(stage.start_worker(), stage.start_worker())
     for seed, (kind, share) in enumerate(SHARES.items()):
-        await stage.screens.script("*", kind, times=None, share=share, seed=seed)
+        await stage.fake_fcm.script("*", kind, times=None, share=share, seed=seed)
     promises, over = Promises(), asyncio.Event()
     async with stage.client(stage.identity.service_token) as backend:
         await register(backend)
@@ -33,7 +33,7 @@ async def test_fcm_faults_at_random_show_each_notification_once(
         over.set()
         await asyncio.gather(*load)
         counts = await settled(backend)
-    stats = await stage.screens.stats()
+    stats = await stage.fake_fcm.stats()
     record(
         "faults",
         {

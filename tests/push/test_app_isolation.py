@@ -14,7 +14,7 @@ from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.model import Blame, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.providers import Message, Provider
 from syncbeat_server.storage.postgres.database import Database, open_database
-from syncbeat_server.storage.postgres.pg_notify import Notices, listen
+from syncbeat_server.storage.postgres.pg_notify import PgNotifier, listen
 from tests.support.build import make_directory, make_worker
 from tests.support.databases import DatabaseUrls
 from tests.support.doubles import ScriptedProvider
@@ -217,12 +217,12 @@ async def test_pg_notify_wakes_listeners_and_reconnects(
         heard += 1
 
     real = SystemClock()
-    notices = Notices(another, real)
+    notices = PgNotifier(another, real)
     tasks = [asyncio.ensure_future(listen(database_urls.app_url, count, real)), asyncio.ensure_future(notices.run())]
     try:
         await wait_until(lambda: heard == 1, what="its own, by which it knows that notices come through")
         for _ in range(50):
-            notices.tell()
+            notices.notify()
         await wait_until(lambda: heard == 2, what="many are one")
     finally:
         for task in tasks:

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat.v1 import core_pb2
-from syncbeat_devtools.fake_fcm.messages import read_message
-from syncbeat_devtools.fake_fcm.schema import Violation
+from syncbeat_devtools.fake_fcm.message.parser import parse_message
+from syncbeat_devtools.fake_fcm.message.schema import Violation
 from syncbeat_server.errors import FieldViolation
 from syncbeat_server.push.model import ClaimedDelivery, Content, Kind
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm.message import Encoder
-from syncbeat_server.rpc.convert import content
+from syncbeat_server.rpc.convert.notification import content
 from tests.support.claimed_delivery import MESSAGE
 
 pytestmark = pytest.mark.unit
@@ -50,7 +50,7 @@ def test_payload_limit_counts_escaped_quotes_here_and_at_fcm() -> None:
     shown, faults = at_the_door(body='"' * 3071)
     assert [fault.path for fault in faults] == ["notification"]
     with pytest.raises(Violation, match="APNS message is too big"):
-        read_message(body(shown))
+        parse_message(body(shown))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_payload_limit_accepted_here_fits_every_platform(data: dict[str, str], b
     shown, faults = at_the_door(**named, data=data, badge=badge, image_url="https://example.org/i.png")
     if not faults:
         for delivery in LONGEST:
-            assert read_message(body(shown, delivery)).target == "a-token"
+            assert parse_message(body(shown, delivery)).target == "a-token"
 
 
 def test_payload_limit_fits_longest_cursor_and_collapse_key() -> None:
@@ -92,7 +92,7 @@ def test_payload_limit_fits_longest_cursor_and_collapse_key() -> None:
     shown, faults = at_the_door(title="t" * (room - 5), body="\n\n", data=data, badge=99_999, sound="s")
     assert not faults
     for delivery in LONGEST:
-        assert read_message(body(shown, delivery)).target == "a-token"
+        assert parse_message(body(shown, delivery)).target == "a-token"
     assert at_the_door(title="t" * (room - 4), body="\n\n", data=data, sound="s")[1], "it is the largest"
 
 
@@ -102,5 +102,5 @@ def test_payload_limit_fits_a_link_sent_twice() -> None:
     shown, faults = at_the_door(title="t" * room, click_action=link)
     assert not faults
     for delivery in LONGEST:
-        assert read_message(body(shown, delivery)).target == "a-token"
+        assert parse_message(body(shown, delivery)).target == "a-token"
     assert at_the_door(title="t" * (room + 1), click_action=link)[1], "it is the longest"

@@ -5,24 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks
+from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks, WorkerRule
 from syncbeat_server.push.model import Content, NewNotification, Outcome, Reason, Verdict
 from syncbeat_server.push.policy.decisions import RetryRule
 from syncbeat_server.push.policy.resend import ResendRule
 from syncbeat_server.push.store import lifecycle, resends
 from syncbeat_server.push.store.queue_frontier import FIRST
 from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from syncbeat_server.sync.model import Cursor, DeviceKey
 from syncbeat_server.sync.store.answered import record_fetched
-from tests.support.build import APP, make_directory, make_worker
-from tests.support.doubles import FailingDatabase, ScriptedProvider, Streams
+from tests.support.build import APP, make_channel, make_directory, make_worker
+from tests.support.doubles import FailingDatabase, ScriptedProvider, Streams, Unlimited
 from tests.support.fake_clock import START, FakeClock, wait_until
 from tests.support.seed import (
     EPOCH,
@@ -100,8 +101,15 @@ async def send(database: Database, worker: DeliveryWorker, notification: NewNoti
 async def test_resend_of_a_lost_wake_up_backs_off_and_gives_up(database: Database, clock: FakeClock) -> None:
     provider, at, metrics = ScriptedProvider(), list[float](), Metrics()
     provider.on_send = lambda: at.append(clock.monotonic())
-    hooks = WorkerHooks(woken=metrics.woken, missed=metrics.wake_ups_missed)
-    worker = make_worker(database, clock, provider, hooks=hooks, poll_s=3.0)
+    worker = DeliveryWorker(
+        database,
+        {APP: make_channel(provider, clock)},
+        Streams().live,
+        cast(TokenBucket, Unlimited()),
+        WorkerRule(poll_s=3.0),
+        clock,
+        WorkerHooks(woken=metrics.push.woken, missed=metrics.push.wake_ups_missed),
+    )
     async with running(worker):
         await send(database, worker, wake(1, ttl_s=3600.0))
         await until_counted(database, clock)

@@ -23,7 +23,7 @@ def breaker(clock: FakeClock) -> Breaker:
 
 
 def enter(breaker: Breaker) -> Permit:
-    permit = breaker.enter()
+    permit = breaker.acquire()
     assert permit is not None
     return permit
 
@@ -40,10 +40,10 @@ def test_breaker_opens_after_five_failures_in_a_row(breaker: Breaker) -> None:
     enter(breaker).succeed()
     for _ in range(4):
         enter(breaker).fail()
-    assert (breaker.state, breaker.room) == (BreakerState.CLOSED, None)
+    assert (breaker.state, breaker.free_permits) == (BreakerState.CLOSED, None)
     enter(breaker).fail()
-    assert (breaker.state, breaker.room, breaker.opens_in_s) == (BreakerState.OPEN, 0, 60.0)
-    assert breaker.enter() is None
+    assert (breaker.state, breaker.free_permits, breaker.retry_in_s) == (BreakerState.OPEN, 0, 60.0)
+    assert breaker.acquire() is None
 
 
 async def test_breaker_half_opens_after_a_minute_and_closes_on_three_successes(
@@ -51,17 +51,17 @@ async def test_breaker_half_opens_after_a_minute_and_closes_on_three_successes(
 ) -> None:
     open_it(breaker)
     await clock.advance(59.9)
-    assert breaker.enter() is None
+    assert breaker.acquire() is None
     await clock.advance(0.1)
-    assert (breaker.state, breaker.room, breaker.opens_in_s) == (BreakerState.HALF_OPEN, 3, 0.0)
+    assert (breaker.state, breaker.free_permits, breaker.retry_in_s) == (BreakerState.HALF_OPEN, 3, 0.0)
     tries = [enter(breaker) for _ in range(3)]
-    assert breaker.enter() is None
+    assert breaker.acquire() is None
     tries[0].succeed()
-    assert breaker.room == 1, "a place is free again"
+    assert breaker.free_permits == 1, "a place is free again"
     tries[1].succeed()
     assert breaker.state is BreakerState.HALF_OPEN
     tries[2].succeed()
-    assert breaker.room is None, "closed: any number may ask"
+    assert breaker.free_permits is None, "closed: any number may ask"
 
 
 async def test_breaker_reopens_after_a_failed_trial(breaker: Breaker, clock: FakeClock) -> None:
@@ -69,10 +69,10 @@ async def test_breaker_reopens_after_a_failed_trial(breaker: Breaker, clock: Fak
     await clock.advance(60)
     first, second = enter(breaker), enter(breaker)
     first.fail()
-    assert (breaker.state, breaker.opens_in_s) == (BreakerState.OPEN, 60.0)
+    assert (breaker.state, breaker.retry_in_s) == (BreakerState.OPEN, 60.0)
     second.succeed()
     await clock.advance(60)
-    assert breaker.room == 3, "what was tried before it opened again counts for nothing"
+    assert breaker.free_permits == 3, "what was tried before it opened again counts for nothing"
 
 
 async def test_breaker_cancelled_trial_returns_its_slot(breaker: Breaker, clock: FakeClock) -> None:
@@ -82,7 +82,7 @@ async def test_breaker_cancelled_trial_returns_its_slot(breaker: Breaker, clock:
         permit = enter(breaker)
         permit.release()
         permit.fail()  # it has ended already
-    assert (breaker.state, breaker.room) == (BreakerState.HALF_OPEN, 3)
+    assert (breaker.state, breaker.free_permits) == (BreakerState.HALF_OPEN, 3)
 
 
 def test_breaker_ignores_calls_begun_before_it_opened(breaker: Breaker) -> None:
@@ -115,7 +115,7 @@ def test_breaker_counts_in_order_of_calls_not_of_answers(breaker: Breaker) -> No
         call.fail()
     assert breaker.state is BreakerState.CLOSED
     late[3].fail()
-    assert breaker.room == 0, "open"
+    assert breaker.free_permits == 0, "open"
 
 
 def test_breaker_memory_is_bounded(breaker: Breaker) -> None:

@@ -14,7 +14,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from syncbeat_server.rpc.health_probe import own_addresses
+from syncbeat_server.rpc.health_probe import local_addresses
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.rpc
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.rpc
     ],
 )
 def test_health_probe_asks_the_listen_address(listen: str, asked: list[str]) -> None:
-    assert own_addresses(listen) == asked
+    assert local_addresses(listen) == asked
 
 
 @asynccontextmanager

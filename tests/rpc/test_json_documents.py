@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat.v1 import core_pb2, event_service_pb2, sync_service_pb2
-from syncbeat_server.rpc.validation import field_rules
-from syncbeat_server.rpc.validation.json_documents import MAX_OCTETS, fault_of
+from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
+from syncbeat_server.rpc.validation import value_checks
+from syncbeat_server.rpc.validation.json_documents import MAX_OCTETS, document_fault
 
 pytestmark = pytest.mark.unit
 
@@ -91,19 +92,19 @@ NO_DOCUMENTS = [
 
 @pytest.mark.parametrize("text", KEPT, ids=lambda text: text[:20])
 def test_json_number_within_bounds_is_accepted(text: str) -> None:
-    assert fault_of(text, 32) == ""
+    assert document_fault(text, 32) == ""
 
 
 @pytest.mark.parametrize(("text", "said"), REFUSED, ids=lambda text: text[:20])
 def test_json_number_out_of_bounds_is_refused_with_the_bound(text: str, said: str) -> None:
-    assert said in fault_of(text, 32)
-    assert said in fault_of(f'{{"k": [{text}]}}', 32)
+    assert said in document_fault(text, 32)
+    assert said in document_fault(f'{{"k": [{text}]}}', 32)
 
 
 @pytest.mark.parametrize("text", NO_DOCUMENTS)
 def test_json_malformed_stays_malformed_with_a_long_number(text: str) -> None:
-    assert fault_of(text, 32) == "not a JSON document"
-    assert fault_of(f"[1e309, {text}]", 32) == "not a JSON document"
+    assert document_fault(text, 32) == "not a JSON document"
+    assert document_fault(f"[1e309, {text}]", 32) == "not a JSON document"
 
 
 numbers = st.builds(
@@ -123,13 +124,13 @@ def test_json_numbers_are_judged_like_decimal(text: str) -> None:
     written = "".join(map(str, digits)).lstrip("0")
     significant = len(written.rstrip("0") if exponent >= 0 else written)
     good = significant <= 34 and -307 <= exact.adjusted() <= 308
-    assert (fault_of(f"[{text}]", 32) == "") is good
+    assert (document_fault(f"[{text}]", 32) == "") is good
 
 
 @given(numbers)
 def test_json_number_accepted_is_accepted_again_as_read(text: str) -> None:
-    if fault_of(text, 0) == "":
-        assert fault_of(format(Decimal(text), "f"), 0) == ""
+    if document_fault(text, 0) == "":
+        assert document_fault(format(Decimal(text), "f"), 0) == ""
 
 
 trees = st.recursive(
@@ -146,7 +147,7 @@ def depth(value: object) -> int:
 
 @given(trees, st.integers(1, 5))
 def test_json_depth_counts_containers_not_brackets_in_strings(value: object, most: int) -> None:
-    assert (fault_of(json.dumps(value), most) == "") is (depth(value) <= most)
+    assert (document_fault(json.dumps(value), most) == "") is (depth(value) <= most)
 
 
 SLOW = {
@@ -175,7 +176,7 @@ def test_json_check_of_a_slow_document_takes_a_fraction_of_a_second(text: str) -
     took = []
     for _ in range(3):
         began = time.process_time()
-        fault_of(text, 32)
+        document_fault(text, 32)
         took.append(time.process_time() - began)
     assert min(took) < 0.5
 
@@ -197,7 +198,7 @@ def test_json_check_time_is_linear(part: str) -> None:
         took: list[float] = []
         while len(took) < 3 and min(took, default=1.0) > 0.1:  # 0.004 s at most by itself
             began = time.process_time()
-            fault_of(text, 32)
+            document_fault(text, 32)
             took.append(time.process_time() - began)
         assert min(took) < 0.1, (beginning, repeated, end)
 
@@ -220,7 +221,7 @@ def test_json_check_accepts_many_numbers_as_far_as_they_fit(number: str, count: 
     text = "[" + ",".join([number] * count) + "]"
     assert len(text) < 1 << 18
     assert (len(format(Decimal(number), "f")) + 1) * count <= MAX_OCTETS if fits else True
-    assert (fault_of(text, 0) == "") is fits
+    assert (document_fault(text, 0) == "") is fits
 
 
 @pytest.mark.parametrize(
@@ -246,8 +247,8 @@ def test_json_document_is_checked_once(request_: Message, documents: int, monkey
 
     def counted(text: str, most_depth: int) -> str:
         looked_at.append(text)
-        return fault_of(text, most_depth)
+        return document_fault(text, most_depth)
 
-    monkeypatch.setattr(field_rules, "fault_of", counted)
-    assert field_rules.compile_validator(cast(Descriptor, request_.DESCRIPTOR))(request_)
+    monkeypatch.setattr(value_checks, "document_fault", counted)
+    assert compile_fast_validator(cast(Descriptor, request_.DESCRIPTOR))(request_)
     assert len(looked_at) == documents

@@ -1,4 +1,4 @@
-"""Calls that come together are served in a row; a lone one does not wait, and nobody waits for ever."""
+"""Calls that come batcher are served in a row; a lone one does not wait, and nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from functools import partial
 
 import pytest
 
-from syncbeat_server.rpc.fastpath import request_batcher as rows
-from syncbeat_server.rpc.fastpath.request_batcher import Together
+from syncbeat_server.rpc.fastpath import request_batcher
+from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.runtime import adaptive_batching
 from tests.support.fake_clock import settle
 
@@ -38,17 +38,17 @@ def noted(served: list[str], name: str) -> Callable[[], str]:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns and rows count, however long a busy machine makes them."""
-    for module in (adaptive_batching, rows):
-        monkeypatch.setattr(module, "_LONGEST_S", 60.0)
+    monkeypatch.setattr(adaptive_batching, "_LONGEST_S", 60.0)
+    monkeypatch.setattr(request_batcher, "_MAX_BATCH_S", 60.0)
 
 
-async def serve_two(together: Together) -> None:
+async def serve_two(batcher: RequestBatcher) -> None:
     """So that the next ones gather."""
-    assert list(await asyncio.gather(together.serve(lambda: 1), together.serve(lambda: 2))) == [1, 2]
+    assert list(await asyncio.gather(batcher.serve(lambda: 1), batcher.serve(lambda: 2))) == [1, 2]
 
 
 async def test_request_batcher_serves_a_lone_call_next_turn() -> None:
-    call = asyncio.ensure_future(Together().serve(lambda: "answer"))
+    call = asyncio.ensure_future(RequestBatcher().serve(lambda: "answer"))
     await turns(3)
     assert call.done()
     assert call.result() == "answer"
@@ -56,11 +56,11 @@ async def test_request_batcher_serves_a_lone_call_next_turn() -> None:
 
 @pytest.mark.usefixtures("unhurried")
 async def test_request_batcher_waits_for_more_after_several_in_order() -> None:
-    together, served = Together(), list[str]()
-    await serve_two(together)
-    first = asyncio.ensure_future(together.serve(noted(served, "first")))
+    batcher, served = RequestBatcher(), list[str]()
+    await serve_two(batcher)
+    first = asyncio.ensure_future(batcher.serve(noted(served, "first")))
     await turns(10)
-    second = asyncio.ensure_future(together.serve(noted(served, "second")))
+    second = asyncio.ensure_future(batcher.serve(noted(served, "second")))
     await turns(15)
     assert served == [], "quiet for less than twenty turns"
     await turns(10)
@@ -70,11 +70,11 @@ async def test_request_batcher_waits_for_more_after_several_in_order() -> None:
 
 @pytest.mark.usefixtures("unhurried")
 async def test_request_batcher_stops_waiting_after_eight_lone_calls() -> None:
-    together = Together()
-    await serve_two(together)
+    batcher = RequestBatcher()
+    await serve_two(batcher)
     waited = []
     for _ in range(10):
-        call = asyncio.ensure_future(together.serve(lambda: "answer"))
+        call = asyncio.ensure_future(batcher.serve(lambda: "answer"))
         await turns(3)
         waited.append(not call.done())
         await call
@@ -82,9 +82,9 @@ async def test_request_batcher_stops_waiting_after_eight_lone_calls() -> None:
 
 
 async def test_request_batcher_wait_is_bounded_when_turns_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    together = Together()
-    await serve_two(together)
-    call = asyncio.ensure_future(together.serve(lambda: "answer"))
+    batcher = RequestBatcher()
+    await serve_two(batcher)
+    call = asyncio.ensure_future(batcher.serve(lambda: "answer"))
     loop = asyncio.get_running_loop()
     passed, began = 0, loop.time()
     monkeypatch.setattr(loop, "time", lambda: began + passed * 0.002)  # the process has other work to do
@@ -96,11 +96,11 @@ async def test_request_batcher_wait_is_bounded_when_turns_are_slow(monkeypatch: 
 
 @pytest.mark.usefixtures("unhurried")
 async def test_request_batcher_serves_a_full_batch_though_more_arrive() -> None:
-    together, served = Together(), list[str]()
-    await serve_two(together)
+    batcher, served = RequestBatcher(), list[str]()
+    await serve_two(batcher)
     calls: list[asyncio.Future[str]] = []
     while not served:
-        calls.append(asyncio.ensure_future(together.serve(noted(served, f"{len(calls)}"))))
+        calls.append(asyncio.ensure_future(batcher.serve(noted(served, f"{len(calls)}"))))
         await turns(1)
         assert len(calls) < 40
     assert len(served) == 32
@@ -110,9 +110,9 @@ async def test_request_batcher_serves_a_full_batch_though_more_arrive() -> None:
 
 @pytest.mark.usefixtures("unhurried")
 async def test_request_batcher_batch_size_is_32_with_turns_between() -> None:
-    together, served = Together(), list[str]()
-    await serve_two(together)
-    calls = [asyncio.ensure_future(together.serve(noted(served, f"{number}"))) for number in range(70)]
+    batcher, served = RequestBatcher(), list[str]()
+    await serve_two(batcher)
+    calls = [asyncio.ensure_future(batcher.serve(noted(served, f"{number}"))) for number in range(70)]
     seen = [0]
     while len(served) < 70:
         await turns(1)
@@ -123,12 +123,12 @@ async def test_request_batcher_batch_size_is_32_with_turns_between() -> None:
 
 
 async def test_request_batcher_error_is_its_callers_alone() -> None:
-    together = Together()
+    batcher = RequestBatcher()
 
     def fails() -> str:
         raise ValueError("this one")
 
-    calls = (together.serve(lambda: "good"), together.serve(fails), together.serve(lambda: "good too"))
+    calls = (batcher.serve(lambda: "good"), batcher.serve(fails), batcher.serve(lambda: "good too"))
     first, second, third = await asyncio.gather(*calls, return_exceptions=True)
     assert (first, third) == ("good", "good too")
     with pytest.raises(ValueError, match="this one"):
@@ -143,12 +143,12 @@ class Panic(BaseException):
 async def test_request_batcher_base_exception_leaves_nobody_waiting(
     raised: BaseException, told: type[BaseException]
 ) -> None:
-    together = Together()
+    batcher = RequestBatcher()
 
     def fails() -> str:
         raise raised
 
-    calls = [asyncio.ensure_future(together.serve(work)) for work in (lambda: "good", fails, lambda: "good too")]
+    calls = [asyncio.ensure_future(batcher.serve(work)) for work in (lambda: "good", fails, lambda: "good too")]
     _, waiting = await asyncio.wait(calls, timeout=20)
     assert not waiting
     assert (calls[0].result(), type(calls[1].exception()), calls[2].result()) == ("good", told, "good too")
@@ -160,7 +160,7 @@ class Asked:
 
 async def test_request_batcher_releases_answered_calls() -> None:
     """Requests may be large, and what hangs in a circle stays until it is collected."""
-    together = Together()
+    batcher = RequestBatcher()
     gone: list[weakref.ref[Asked]] = []
 
     def refused(_: Asked) -> None:
@@ -170,7 +170,7 @@ async def test_request_batcher_releases_answered_calls() -> None:
         asked = Asked()
         gone.append(weakref.ref(asked))
         with suppress(ValueError):
-            await together.serve(partial(answer, asked))
+            await batcher.serve(partial(answer, asked))
 
     gc.collect()
     gc.disable()
@@ -183,9 +183,9 @@ async def test_request_batcher_releases_answered_calls() -> None:
 
 @pytest.mark.usefixtures("unhurried")
 async def test_request_batcher_skips_cancelled_callers() -> None:
-    together, served = Together(), list[str]()
-    await serve_two(together)
-    calls = [asyncio.ensure_future(together.serve(noted(served, name))) for name in ("stays", "goes")]
+    batcher, served = RequestBatcher(), list[str]()
+    await serve_two(batcher)
+    calls = [asyncio.ensure_future(batcher.serve(noted(served, name))) for name in ("stays", "goes")]
     await turns(2)
     calls[1].cancel()
     await asyncio.wait(calls)
@@ -196,18 +196,18 @@ async def test_request_batcher_skips_cancelled_callers() -> None:
 async def test_request_batcher_runs_in_an_empty_context() -> None:
     """A call that relied on the context would be served with another's."""
     name: ContextVar[str] = ContextVar("name", default="nobody")
-    together = Together()
+    batcher = RequestBatcher()
 
     async def call(own: str) -> str:
         name.set(own)
-        return await together.serve(name.get)
+        return await batcher.serve(name.get)
 
     assert await asyncio.gather(*(asyncio.create_task(call(own)) for own in ("ann", "bob"))) == ["nobody", "nobody"]
     await settle()
 
 
 async def test_request_batcher_yields_the_loop_between_slow_calls() -> None:
-    together, seen = Together(), list[str]()
+    batcher, seen = RequestBatcher(), list[str]()
 
     def slow() -> None:
         until = time.monotonic() + 0.004
@@ -215,7 +215,7 @@ async def test_request_batcher_yields_the_loop_between_slow_calls() -> None:
             pass
         seen.append("call")
 
-    calls = [asyncio.ensure_future(together.serve(slow)) for _ in range(6)]
+    calls = [asyncio.ensure_future(batcher.serve(slow)) for _ in range(6)]
     await turns(1)
     while not all(call.done() for call in calls):
         seen.append("others")

@@ -19,8 +19,8 @@ from syncbeat_server.rpc.server import MAX_REQUEST_BYTES
 from syncbeat_server.rpc.validation.wire_format import (
     MAX_PUBLIC_BYTES,
     MAX_PUBLIC_FIELDS,
-    fault_of_public,
-    undecodable_texts,
+    public_request_fault,
+    undecodable_strings,
 )
 from tests.support.fake_clock import ahead, wait_until
 from tests.support.raw_http2 import RawConnection, grpc_message, raw_connection
@@ -51,7 +51,7 @@ MANY_FIELDS = {
 def test_request_limit_of_public_rpcs_applies_before_parsing(data: bytes) -> None:
     began = time.thread_time()
     for _ in range(100):
-        assert fault_of_public(data)
+        assert public_request_fault(data)
     assert (time.thread_time() - began) / 100 < 0.001
 
 
@@ -61,15 +61,15 @@ def test_request_limit_of_public_rpcs_accepts_the_contract() -> None:
         ack_token="t" * 4_096, kind=push_service_pb2.ACKNOWLEDGE_KIND_OPENED
     )
     for message in (longest, acknowledged, auth_service_pb2.RefreshSessionRequest()):
-        assert not fault_of_public(message.SerializeToString())
-    assert not fault_of_public(VARINT * MAX_PUBLIC_FIELDS)
-    assert not fault_of_public(b"\x0a\xfd\x7f" + b"x" * (MAX_PUBLIC_BYTES - 3))
+        assert not public_request_fault(message.SerializeToString())
+    assert not public_request_fault(VARINT * MAX_PUBLIC_FIELDS)
+    assert not public_request_fault(b"\x0a\xfd\x7f" + b"x" * (MAX_PUBLIC_BYTES - 3))
 
 
 @pytest.mark.parametrize("data", [NOT_UTF8 + VARINT * 650_000, b"\x0a\x00" * 650_000], ids=["varints", "changes"])
 def test_request_limit_utf8_scan_terminates(data: bytes) -> None:
     began = time.thread_time()
-    assert undecodable_texts(PUBLISH.input_type, data) == []
+    assert undecodable_strings(PUBLISH.input_type, data) == []
     assert time.thread_time() - began < 0.05
 
 
@@ -138,7 +138,7 @@ async def test_request_timeout_of_half_a_request_is_ten_seconds(server: Server, 
         stream = half(path, raw)
         await health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert not raw.answers[stream].is_over
-        with ahead(request_body.BODY_S):
+        with ahead(request_body.READ_TIMEOUT_S):
             await wait_until(lambda: raw.answers[stream].is_over)
         assert raw.answers[stream].status == "4"
 
@@ -160,8 +160,8 @@ async def test_request_that_is_slow_is_answered(server: Server) -> None:
 @pytest.mark.parametrize(
     ("token", "many", "most"),
     [
-        ("", 3 * request_body.MOST_OF_CONNECTION, request_body.MOST_OF_CONNECTION),
-        (BACKEND, 90, request_body.MOST_KNOWN_OF_CONNECTION),
+        ("", 3 * request_body.MAX_STALLED_PER_CONNECTION, request_body.MAX_STALLED_PER_CONNECTION),
+        (BACKEND, 90, request_body.MAX_KNOWN_STALLED_PER_CONNECTION),
     ],
 )
 async def test_request_stall_limit_per_connection(server: Server, token: str, many: int, most: int) -> None:
@@ -177,9 +177,11 @@ async def test_request_stall_limit_per_connection(server: Server, token: str, ma
 async def test_request_stall_limit_of_unauthenticated_callers(server: Server) -> None:
     async with AsyncExitStack() as stack:
         raws = [await stack.enter_async_context(raw_connection(server.address)) for _ in range(40)]
-        streams = [(raw, half(path_of(REFRESH), raw)) for raw in raws for _ in range(request_body.MOST_OF_CONNECTION)]
+        streams = [
+            (raw, half(path_of(REFRESH), raw)) for raw in raws for _ in range(request_body.MAX_STALLED_PER_CONNECTION)
+        ]
         with ahead(request_body.STALLED_S):
-            left = request_body.MOST_OF_PROCESS
+            left = request_body.MAX_STALLED
             await wait_until(lambda: sum(not raw.answers[stream].is_over for raw, stream in streams) <= left)
         assert sum(not raw.answers[stream].is_over for raw, stream in streams) == left
 

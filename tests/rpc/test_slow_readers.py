@@ -150,7 +150,7 @@ async def test_slow_reader_does_not_hold_up_a_drain(server: Server) -> None:
 async def test_health_watch_limit_per_connection(server: Server) -> None:
     async with raw_connection(server.address) as raw, raw_connection(server.address) as other:
         streams = [raw.start(WATCH, grpc_message(b"")) for _ in range(100)]
-        most = health.MAX_WATCHES_OF_CONNECTION
+        most = health.MAX_WATCHES_PER_CONNECTION
         await wait_until(lambda: sum(raw.answers[stream].is_over for stream in streams) == 100 - most)
         assert {raw.answers[stream].status for stream in streams[most:]} == {"8"}
         await wait_until(lambda: all(raw.answers[stream].data for stream in streams[:most]))
@@ -174,7 +174,7 @@ async def test_slow_reader_of_health_is_dropped(server: Server) -> None:
     async with raw_connection(server.address, window=0) as raw:
         stream = raw.start(WATCH, grpc_message(b""))
         await wait_until(lambda: raw.answers[stream].headers)
-        with ahead(health.PATIENCE_S):
+        with ahead(health.WRITE_TIMEOUT_S):
             await wait_until(
                 lambda: raw.answers[stream].is_over or health_of(server).Check(health_pb2.HealthCheckRequest()).done()
             )

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
-from syncbeat_server.rpc.validation.json_documents import fault_of
-from syncbeat_server.runtime.worker_processes import Children
+from syncbeat_server.rpc.validation.json_documents import document_fault
+from syncbeat_server.runtime.worker_processes import WorkerProcesses
 from syncbeat_server.sync.content.merge_patch import apply
 from tests.support.fake_clock import wait_until
 from tests.support.worker_process_jobs import die, die_once, fail, never_end, niceness, pid, refuse
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.process
 
 OWNER = """
 import asyncio, uvloop
-from syncbeat_server.runtime.worker_processes import Children
+from syncbeat_server.runtime.worker_processes import WorkerProcesses
 from tests.support.worker_process_jobs import pid
 
 async def main():
-    print(await Children().run(pid), flush=True)
+    print(await WorkerProcesses().run(pid), flush=True)
     await asyncio.Event().wait()
 
 uvloop.run(main())
@@ -36,8 +36,8 @@ uvloop.run(main())
 
 
 @pytest.fixture
-async def children() -> AsyncIterator[Children]:
-    made = Children()
+async def children() -> AsyncIterator[WorkerProcesses]:
+    made = WorkerProcesses()
     yield made
     await made.close()
 
@@ -49,15 +49,15 @@ def is_gone(process: int) -> bool:
         return True
 
 
-async def test_worker_process_returns_the_result(children: Children) -> None:
-    assert await children.run(fault_of, "[1e309]", 32) == fault_of("[1e309]", 32)
-    assert await children.run(fault_of, '{"ü": "\\u0001"}', 32) == ""
+async def test_worker_process_returns_the_result(children: WorkerProcesses) -> None:
+    assert await children.run(document_fault, "[1e309]", 32) == document_fault("[1e309]", 32)
+    assert await children.run(document_fault, '{"ü": "\\u0001"}', 32) == ""
     assert await children.run(apply, '{"a":1e-5}', ['{"b":2}', '{"a":null}']) == '{"b":2}'
     assert await children.run(pid) != os.getpid()
     assert await children.run(niceness) > os.nice(0)
 
 
-async def test_worker_process_is_reused_after_an_error(children: Children) -> None:
+async def test_worker_process_is_reused_after_an_error(children: WorkerProcesses) -> None:
     first = await children.run(pid)
     with pytest.raises(ValueError, match="too deep"):
         await children.run(refuse, "too deep")
@@ -69,13 +69,13 @@ async def test_worker_process_is_reused_after_an_error(children: Children) -> No
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
-async def test_worker_process_crash_fails_its_job_and_spares_others(children: Children, how: int) -> None:
+async def test_worker_process_crash_fails_its_job_and_spares_others(children: WorkerProcesses, how: int) -> None:
     with pytest.raises(DependencyDown):
         await children.run(die, how)
     assert await children.run(pid)
 
 
-async def test_worker_process_that_dies_is_replaced(children: Children, tmp_path: object) -> None:
+async def test_worker_process_that_dies_is_replaced(children: WorkerProcesses, tmp_path: object) -> None:
     first = await children.run(pid)
     os.kill(first, signal.SIGKILL)
     second = await children.run(pid)
@@ -84,7 +84,7 @@ async def test_worker_process_that_dies_is_replaced(children: Children, tmp_path
 
 
 async def test_worker_process_timeout_kills_it() -> None:
-    children = Children(most=1, patience_s=0.2)
+    children = WorkerProcesses(most=1, timeout_s=0.2)
     try:
         with pytest.raises(DependencyDown):
             await children.run(never_end)
@@ -92,7 +92,7 @@ async def test_worker_process_timeout_kills_it() -> None:
         await children.close()
 
 
-async def test_worker_process_pool_and_queue_are_bounded(children: Children) -> None:
+async def test_worker_process_pool_and_queue_are_bounded(children: WorkerProcesses) -> None:
     asked = [asyncio.ensure_future(children.run(pid)) for _ in range(250)]
     assert len(set(await asyncio.gather(*asked))) <= 2
     many = [asyncio.ensure_future(children.run(pid)) for _ in range(400)]
@@ -101,16 +101,16 @@ async def test_worker_process_pool_and_queue_are_bounded(children: Children) -> 
     assert len(refused) == 400 - 256
 
 
-async def test_worker_process_skips_cancelled_jobs(children: Children) -> None:
+async def test_worker_process_skips_cancelled_jobs(children: WorkerProcesses) -> None:
     asked = [asyncio.ensure_future(children.run(never_end)) for _ in range(50)]
     for one in asked:
         one.cancel()
     assert await children.run(pid)
 
 
-async def test_worker_process_does_not_block_the_loop(children: Children) -> None:
+async def test_worker_process_does_not_block_the_loop(children: WorkerProcesses) -> None:
     value = "[" + ",".join(["1e99"] * 50_000) + "]"
-    checking = asyncio.ensure_future(children.run(fault_of, value, 32))
+    checking = asyncio.ensure_future(children.run(document_fault, value, 32))
     turns, began = 0, time.monotonic()
     while not checking.done():
         await asyncio.sleep(0)
@@ -120,7 +120,7 @@ async def test_worker_process_does_not_block_the_loop(children: Children) -> Non
 
 
 async def test_worker_process_pool_close_refuses_waiting_jobs() -> None:
-    children = Children(most=1)
+    children = WorkerProcesses(most=1)
     process = await children.run(pid)
     at_work = asyncio.ensure_future(children.run(never_end))
     waits = asyncio.ensure_future(children.run(pid))

@@ -10,7 +10,7 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown, NotFound, Overloaded
 from syncbeat_server.storage.batcher import Batcher
-from syncbeat_server.storage.postgres.database import TooSlow
+from syncbeat_server.storage.postgres.database import StatementTimeout
 from tests.support.fake_clock import settle, wait_until
 
 pytestmark = pytest.mark.unit
@@ -244,12 +244,12 @@ async def test_batcher_slow_batch_is_split_and_only_the_slow_call_fails() -> Non
 
     def fault(items: Sequence[int]) -> None:
         if 13 in items:
-            raise TooSlow("the database took too long")
+            raise StatementTimeout("the database took too long")
 
     desk.fault = fault
     results = await gathered(Batcher(desk), 1, 13, 2, 3)
     assert [results[0], *results[2:]] == [2, 4, 6]
-    assert isinstance(results[1], TooSlow)
+    assert isinstance(results[1], StatementTimeout)
     assert (desk.batches[0], sorted(desk.batches[1:])) == ([1, 13, 2, 3], [[1], [2], [3], [13]])
 
 
@@ -260,7 +260,7 @@ async def test_batcher_slow_single_calls_hold_up_nobody() -> None:
     async def work(items: Sequence[int]) -> list[int | Exception]:
         nonlocal alone
         if len(items) > 1 and 0 in items:
-            raise TooSlow("the database took too long")
+            raise StatementTimeout("the database took too long")
         if items[0] == 0:
             alone += 1
             await slow.wait()

@@ -13,7 +13,7 @@ import pytest
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.migrate import migrate
 from syncbeat_server.storage.postgres.database import Database, open_database
-from syncbeat_server.storage.postgres.hosts import places
+from syncbeat_server.storage.postgres.hosts import parse_hosts
 from syncbeat_server.storage.postgres.pg_notify import listen
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import FakeClock, wait_until
@@ -118,4 +118,4 @@ async def test_postgres_hosts_all_away_are_an_outage_within_one_timeout(deaf: De
     ],
 )
 def test_postgres_hosts_are_parsed_from_an_address(url: str, found: list[tuple[str, int]]) -> None:
-    assert places(url) == found
+    assert parse_hosts(url) == found

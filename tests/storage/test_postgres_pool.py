@@ -20,9 +20,9 @@ from syncbeat_server.storage.postgres.database import (
     LockTimeout,
     RowOwner,
     StatementRejected,
-    become_user,
+    leave_user_role,
     open_database,
-    step_up,
+    take_user_role,
 )
 from tests.support.build import APP
 from tests.support.databases import DatabaseUrls, run_sql
@@ -112,9 +112,9 @@ async def test_user_transaction_sees_own_rows_and_leaks_nothing(single: Database
     async with single.transaction(ANN) as conn:
         assert await conn.fetchval("SELECT current_user::text") == "syncbeat_user"
         assert [row["user_id"] for row in await conn.fetch(devices)] == ["ann"]
-        await step_up(conn)
+        await leave_user_role(conn)
         assert len(await conn.fetch(devices)) == 2
-        await become_user(conn, RowOwner(APP, "bob"))
+        await take_user_role(conn, RowOwner(APP, "bob"))
         assert [row["user_id"] for row in await conn.fetch(devices)] == ["bob"]
     assert await who(single) == SERVICE  # the same connection: there is no other
     assert len(await rows_of(single, devices)) == 2
@@ -163,7 +163,7 @@ async def test_cancellation_during_rollback_leaves_no_transaction_open(
 
             async def write(inside: asyncio.Event = inside, scope: str = f"scope-{turns}") -> None:
                 async with database.transaction(RowOwner("a", "ann")) as conn:
-                    await step_up(conn)
+                    await leave_user_role(conn)
                     await conn.execute(insert, scope)
                     inside.set()
                     await asyncio.Event().wait()

@@ -12,16 +12,18 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, cast
 
-from syncbeat_server.auth.accounts.account_status_cache import Standings
-from syncbeat_server.auth.model import Issuer, KeyRow, SessionTokens, StandingKey, VerifiedToken
-from syncbeat_server.auth.service import Authenticator, Known
-from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshLimits
+from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache
+from syncbeat_server.auth.accounts.caller_caches import CallerCaches
+from syncbeat_server.auth.accounts.token_cache import TokenCache
+from syncbeat_server.auth.model import AccountKey, Issuer, KeyRow, SessionTokens, VerifiedToken
+from syncbeat_server.auth.service import Authenticator, Credentials
+from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
-from syncbeat_server.auth.sessions.service import Creation, SessionService, Signing
+from syncbeat_server.auth.sessions.service import SessionRequest, SessionService, SigningKeys
 from syncbeat_server.auth.store import users
-from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, signing_keys
-from syncbeat_server.auth.tokens.lifetimes import SessionRule, is_dead
-from syncbeat_server.auth.tokens.verify import check, read
+from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, parse_signing_keys
+from syncbeat_server.auth.tokens.lifetimes import SessionRule, is_revoked
+from syncbeat_server.auth.tokens.verify import parse_token, verify_token
 from syncbeat_server.clock import Clock
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import SyncbeatError
@@ -34,7 +36,7 @@ from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks, Wo
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.resilience.breaker import BreakerRule
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.redis.token_bucket import Allowance
+from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.hints.builder import Hints
 from syncbeat_server.sync.hints.cursor_recorder import SeenRecorder
@@ -57,10 +59,10 @@ APP = "default"
 PHONE = DeviceKey(APP, "ann", "phone")
 COME_BACK_PER_S = 2.0
 
-ISSUER = Issuer("default", "syncbeat:default", own=True, uuid_subjects=False)
-(SIGNER,) = signing_keys(new_signing_key("s1").decode(), ISSUER)
+ISSUER = Issuer("default", "syncbeat:default", own_sessions=True, uuid_subjects=False)
+(SIGNER,) = parse_signing_keys(new_signing_key("s1").decode(), ISSUER)
 TABLE = key_table([KeyRow(ISSUER, SIGNER.kid, SIGNER.algorithm, SIGNER.key.public_key())])
-SIGNING = Signing({"default": SIGNER}, RefreshKeys({"k1": b"s" * 32}))
+SIGNING = SigningKeys({"default": SIGNER}, RefreshKeys({"k1": b"s" * 32}))
 SESSION_RULE = SessionRule(access_s=600, idle_s=3_600, max_s=86_400, grace_s=30, per_user=5)
 REFRESHES_PER_MINUTE = 60
 
@@ -96,29 +98,32 @@ def make_publisher(
     return Publisher(database, clock, tuning, scope_changed, deliveries_accepted)
 
 
-def make_account_statuses(database: Database, clock: Clock, size: int = 100) -> Standings:
+def make_account_statuses(database: Database, clock: Clock, size: int = 100) -> AccountStatusCache:
     """Build the cache of account statuses; it keeps `size` of them."""
-    return Standings(database, clock, size)
+    return AccountStatusCache(database, clock, size)
 
 
-def make_authenticator(
-    known: Known, database: Database, clock: Clock, tokens: int = 100, accounts: int = 100
-) -> Authenticator:
-    """Build what lets callers in; it keeps so many tokens and account statuses."""
-    return Authenticator(known, make_account_statuses(database, clock, accounts), clock, tokens)
+def make_caller_caches(database: Database, clock: Clock, tokens: int = 100, accounts: int = 100) -> CallerCaches:
+    """Build the caches of so many verified tokens and account statuses."""
+    return CallerCaches(make_account_statuses(database, clock, accounts), TokenCache(clock, tokens))
+
+
+def make_authenticator(credentials: Credentials, caches: CallerCaches, clock: Clock) -> Authenticator:
+    """Build what lets callers in."""
+    return Authenticator(credentials, caches, clock)
 
 
 def make_sessions(
     database: Database,
     clock: Clock,
-    signing: Signing | None = SIGNING,
+    signing: SigningKeys | None = SIGNING,
     rule: SessionRule = SESSION_RULE,
     *,
     forged_per_minute: int = REFRESHES_PER_MINUTE,
     revoked: Callable[[str, str], None] = ignore,
 ) -> SessionService:
     """Build the sessions of one process."""
-    limits = RefreshLimits(clock, REFRESHES_PER_MINUTE, forged_per_minute)
+    limits = RefreshRateLimit(clock, REFRESHES_PER_MINUTE, forged_per_minute)
     return SessionService(database, signing, rule, clock, revoked, limits)
 
 
@@ -134,7 +139,7 @@ def make_worker(
     *,
     channels: Mapping[str, Channel] | None = None,
     streams: Streams | None = None,
-    allowance: Allowance | None = None,
+    allowance: TokenBucket | None = None,
     attempt_ended: Callable[[str], None] = ignore,
     hooks: WorkerHooks | None = None,
     in_flight: int = 200,
@@ -151,7 +156,7 @@ def make_worker(
         database,
         made if channels is None else channels,
         (streams or Streams()).live,
-        allowance or cast(Allowance, Unlimited()),
+        allowance or cast(TokenBucket, Unlimited()),
         WorkerRule(**rule),
         clock,
         hooks or WorkerHooks(attempt_ended=attempt_ended),
@@ -231,7 +236,7 @@ class SyncFeature:
 class SessionFeature:
     """Holds the sessions of one process, and what it told others."""
 
-    def __init__(self, database: Database, clock: FakeClock, signing: Signing | None = SIGNING) -> None:
+    def __init__(self, database: Database, clock: FakeClock, signing: SigningKeys | None = SIGNING) -> None:
         self.told: list[tuple[str, str]] = []
         self.database = database
         self.clock = clock
@@ -239,7 +244,7 @@ class SessionFeature:
 
     async def create(self, user_id: str = "ann", **fields: Any) -> SessionTokens:
         """Create a session as the backend."""
-        made = Creation("default", user_id, "", {}, "service:backend", "", b"")
+        made = SessionRequest("default", user_id, "", {}, "service:backend", "", b"")
         return await self.service.create(replace(made, **fields))
 
     async def refresh(self, token: str) -> SessionTokens:
@@ -248,17 +253,17 @@ class SessionFeature:
 
     def verified(self, tokens: SessionTokens) -> VerifiedToken:
         """Check the access token's signature and claims."""
-        unverified = read(tokens.access_token)
-        return check(unverified, TABLE[unverified.issuer, SIGNER.kid, SIGNER.algorithm], self.clock.now())
+        unverified = parse_token(tokens.access_token)
+        return verify_token(unverified, TABLE[unverified.issuer, SIGNER.kid, SIGNER.algorithm], self.clock.now())
 
     async def use(self, tokens: SessionTokens) -> bool:
         """Call with the access token: whether it is let in. It shows that the tokens have arrived."""
         token = self.verified(tokens)
         async with self.database.connection() as conn:
-            key = StandingKey("default", token.user_id, token.session_id)
-            (standing,) = await users.standings(conn, [key])
-            await users.confirm_sessions(conn, [("default", token.session_id, token.counter)])
-        return not is_dead(token, standing)
+            key = AccountKey("default", token.user_id, token.session_id)
+            (standing,) = await users.read_statuses(conn, [key])
+            await users.confirm_counters(conn, [("default", token.session_id, token.counter)])
+        return not is_revoked(token, standing)
 
     async def outcome(self, tokens: SessionTokens) -> SessionTokens | SyncbeatError:
         """Refresh, and return what it comes to."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.rpc.validation.json_documents import fault_of
+from syncbeat_server.rpc.validation.json_documents import document_fault
 from syncbeat_server.sync.content.number_spelling import MOST_SENT_OCTETS, sendable
 
 pytestmark = pytest.mark.unit
@@ -70,7 +70,7 @@ def test_number_spelling_keeps_the_value_exactly(text: str) -> None:
 )
 def test_number_spelling_uses_an_exponent_for_long_numbers(text: str, shorter: str) -> None:
     assert sendable(text) == shorter
-    assert fault_of(shorter, 0) in ("", fault_of(text, 0))
+    assert document_fault(shorter, 0) in ("", document_fault(text, 0))
 
 
 def test_number_spelling_cannot_shorten_a_too_large_value() -> None:

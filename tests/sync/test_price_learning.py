@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.sync.model import Cursor, DeviceKey, Hint, Priority, ScopeState, Signal, Windows
-from syncbeat_server.sync.policy.baselines import PolicyName
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Outlook, Prior
 from syncbeat_server.sync.policy.fit_samples import Fitted, History
 from syncbeat_server.sync.policy.interval import Bounds, poll_interval
@@ -183,11 +183,11 @@ async def test_price_restarts_for_another_target(database: Database, clock: Fake
     learning = Learning(database, lambda: aims, lambda: (), clock)
     await learning.write()
     await learning.read()
-    aims[APP] = Aim(Target(TargetKind.MEAN, 60.0), Bounds(10.0, 240.0), PolicyName.SQRT_EWMA)
+    aims[APP] = Aim(Target(TargetKind.MEAN, 60.0), Bounds(10.0, 240.0), SchedulingPolicy.SQRT_EWMA)
     await learning.read()
     tuning = learning.tuning(APP)
     assert (tuning.price, tuning.bounds) == (first_price(aims[APP].target), Bounds(10.0, 240.0))
-    assert (tuning.policy, tuning.target) == (PolicyName.SQRT_EWMA, "a mean staleness of 60 s")
+    assert (tuning.policy, tuning.target) == (SchedulingPolicy.SQRT_EWMA, "a mean staleness of 60 s")
     await learning.write()
     async with database.connection() as conn:
         assert (await app_tuning.all_learned(conn))[APP].tuned.target == aims[APP].target

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from syncbeat_server.auth.tokens import jwks
 from syncbeat_server.auth.tokens.jwks import JwksStore
 from tests.support.fake_clock import FakeClock
 from tests.support.http_sites import site
@@ -23,12 +22,6 @@ async def publisher() -> AsyncIterator[Publisher]:
 
 @pytest.fixture
 async def store(publisher: Publisher, clock: FakeClock) -> AsyncIterator[JwksStore]:
-    made = JwksStore(publisher.url, ISSUER, clock)
+    made = JwksStore(publisher.url, ISSUER, clock, timeout_s=20.0)  # no pause of a busy machine is taken for an outage
     yield made
     await made.close()
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pause of a busy machine is taken for an issuer that does not answer."""
-    monkeypatch.setattr(jwks, "_TIMEOUT_S", 20.0)

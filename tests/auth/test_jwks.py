@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from syncbeat_server.auth.model import KeyRow, VerifiedToken
 from syncbeat_server.auth.service import Credentials
-from syncbeat_server.auth.tokens import jwks
 from syncbeat_server.auth.tokens.bearer import Bearer, parse_bearer
 from syncbeat_server.auth.tokens.jwks import COOLDOWN_S, REFRESH_S, STALE_S, JwksStore
 from syncbeat_server.auth.tokens.keys import key_table
@@ -328,15 +327,14 @@ async def slow(_: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-async def test_jwks_fetch_timeout_is_a_failure(
-    store: JwksStore, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jwks, "_TIMEOUT_S", 0.3)
+async def test_jwks_fetch_timeout_is_a_failure(publisher: Publisher, clock: FakeClock) -> None:
+    store = JwksStore(publisher.url, ISSUER, clock, timeout_s=0.3)
     publisher.answer = slow
     with pytest.raises(DependencyDown):
         await store.find_key("k1", "ES256")
     assert (store.fetches, store.failures) == (1, 1)
     assert store.cached_key("k1", "ES256") is None
+    await store.close()
 
 
 async def test_jwks_bad_keys_are_skipped_and_others_used(store: JwksStore, publisher: Publisher) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from syncbeat_server.auth.sessions import refresh_rate_limit
-from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
+from syncbeat_server.auth.sessions.refresh_rate_limit import DEFAULT_MAX_KEYS, RefreshRateLimit
 from syncbeat_server.errors import RateLimited
 from tests.support.fake_clock import FakeClock
 
@@ -16,9 +15,9 @@ pytestmark = pytest.mark.unit
 Limit = Callable[[str], None]
 
 
-def limits(clock: FakeClock, kind: str) -> tuple[Limit, Limit]:
+def limits(clock: FakeClock, kind: str, max_keys: int = DEFAULT_MAX_KEYS) -> tuple[Limit, Limit]:
     """The limit of 5 a minute of a kind, by key, and the other kind's, of 1."""
-    made = RefreshRateLimit(clock, *((5, 1) if kind == "sessions" else (1, 5)))
+    made = RefreshRateLimit(clock, *((5, 1) if kind == "sessions" else (1, 5)), max_keys=max_keys)
 
     def renewal(key: str) -> None:
         made.count_refresh("default", key)
@@ -53,9 +52,8 @@ async def test_refresh_rate_limit_refills_evenly_per_key(kind: str) -> None:
 
 
 @each_kind
-async def test_refresh_rate_limit_bounds_its_keys(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refresh_rate_limit, "_MAX_KEYS", 3)
-    _, limit = limits(FakeClock(), kind)
+async def test_refresh_rate_limit_bounds_its_keys(kind: str) -> None:
+    _, limit = limits(FakeClock(), kind, max_keys=3)
     for key in "abcd":
         limit(key)
     for key in "bcd":  # the latest are known

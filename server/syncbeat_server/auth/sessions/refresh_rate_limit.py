@@ -13,7 +13,7 @@ from typing import NamedTuple
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import RateLimited
 
-_MAX_KEYS = 10_000  # sessions, and as many addresses: a megabyte or two; the least recently used starts over
+DEFAULT_MAX_KEYS = 10_000  # sessions, and as many addresses: a megabyte or two
 _WINDOW_S = 60.0
 
 
@@ -25,8 +25,9 @@ class _Bucket(NamedTuple):
 class _Buckets:
     """Token buckets by key: a burst of `per_minute`, refilled evenly."""
 
-    def __init__(self, clock: Clock, per_minute: int) -> None:
+    def __init__(self, clock: Clock, per_minute: int, max_keys: int) -> None:
         self._clock = clock
+        self._max_keys = max_keys
         self._per_minute = float(per_minute)
         self._buckets: OrderedDict[Hashable, _Bucket] = OrderedDict()
 
@@ -38,7 +39,7 @@ class _Buckets:
         wait_s = 0.0 if tokens >= 1 else (1 - tokens) * _WINDOW_S / self._per_minute
         self._buckets[key] = _Bucket(tokens if wait_s else tokens - 1, now)
         self._buckets.move_to_end(key)
-        if len(self._buckets) > _MAX_KEYS:
+        if len(self._buckets) > self._max_keys:
             self._buckets.popitem(last=False)
         return wait_s
 
@@ -46,10 +47,12 @@ class _Buckets:
 class RefreshRateLimit:
     """Counts refreshes by session and forged refresh tokens by address."""
 
-    def __init__(self, clock: Clock, per_session: int, forged_per_address: int) -> None:
-        """Take both limits, per minute."""
-        self._sessions = _Buckets(clock, per_session)
-        self._addresses = _Buckets(clock, forged_per_address)
+    def __init__(
+        self, clock: Clock, per_session: int, forged_per_address: int, max_keys: int = DEFAULT_MAX_KEYS
+    ) -> None:
+        """Take both limits, per minute; of more sessions or addresses than `max_keys` the least recent start over."""
+        self._sessions = _Buckets(clock, per_session, max_keys)
+        self._addresses = _Buckets(clock, forged_per_address, max_keys)
 
     def count_refresh(self, app_id: str, session_id: str) -> None:
         """Count a genuine refresh token of a session, before the database is asked.

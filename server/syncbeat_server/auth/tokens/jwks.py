@@ -22,7 +22,6 @@ _log = logging.getLogger(__name__)
 REFRESH_S, JITTER = 300.0, 0.1
 COOLDOWN_S = 30.0
 STALE_S = 24 * 3_600.0
-_TIMEOUT_S = 2.0
 _FIRST_RETRY_S = 1.0
 _NEVER = float("-inf")
 _NO_KEYS: Mapping[tuple[str, str], KeyRow] = {}
@@ -39,16 +38,25 @@ class JwksStore:
     rotated its keys after invented kids had used up the fetch.
     """
 
-    def __init__(self, url: str, issuer: Issuer, clock: Clock, configured_kids: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        url: str,
+        issuer: Issuer,
+        clock: Clock,
+        configured_kids: frozenset[str] = frozenset(),
+        timeout_s: float = 2.0,
+    ) -> None:
         """Take the URL, which the settings check to be https or on this machine.
 
-        Published keys with one of `configured_kids`, which have keys in the settings, are not used.
+        Published keys with one of `configured_kids`, which have keys in the settings, are not used. A fetch takes
+        `timeout_s` at most.
         """
         self.issuer = issuer
         self.fetches = self.failures = self._good_fetch = 0
         self._url = url
         self._clock = clock
         self._configured_kids = configured_kids
+        self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
         self._rows = _NO_KEYS
         self._kids: frozenset[str] = frozenset()
@@ -160,7 +168,7 @@ class JwksStore:
         self.fetches += 1
         generation, number = self._generation, self.fetches
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 document, etag = await self._get()
             # In a thread: checking many keys would block the loop for a while.
             rows = None if document is None else await asyncio.to_thread(parse_jwks, document, self.issuer)

@@ -1,4 +1,4 @@
-"""Measures authentication in microseconds of CPU: from the cache, by signature, and all that surrounds a call."""
+"""Cost of authentication in microseconds of CPU: from the cache, by signature, and all around a call."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from google.protobuf.message import Message
 
 from bench.figure import Better, Figure, Options, Round, paired
 from syncbeat.v1 import directory_service_pb2
-from syncbeat_server.auth.accounts.account_status_cache import KeptStanding, Standings
-from syncbeat_server.auth.model import Issuer, KeyRow, Standing, VerifiedToken
-from syncbeat_server.auth.service import Authenticator, Known
-from syncbeat_server.auth.tokens.bearer import bearer_of
+from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache, CachedStatus
+from syncbeat_server.auth.accounts.caller_caches import CallerCaches
+from syncbeat_server.auth.accounts.token_cache import TokenCache
+from syncbeat_server.auth.model import AccountStatus, Issuer, KeyRow, VerifiedToken
+from syncbeat_server.auth.service import Authenticator, Credentials
+from syncbeat_server.auth.tokens.bearer import parse_bearer
 from syncbeat_server.auth.tokens.keys import key_table
-from syncbeat_server.auth.tokens.verify import check, mint, read
+from syncbeat_server.auth.tokens.verify import mint, parse_token, verify_token
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.rpc.access import access_policies
@@ -43,36 +45,36 @@ _SERVICE = directory_service_pb2.DESCRIPTOR.services_by_name["DirectoryService"]
 
 
 def hs256(options: Options) -> Figure:
-    """Measure a token signed by HS256, read, looked up and checked, against PyJWT's bare decode."""
+    """A token signed by HS256: read, looked up and checked, against PyJWT's bare decode."""
     return _signed("auth_hs256_us", "HS256", 4_000, options)
 
 
 def es256(options: Options) -> Figure:
-    """Measure the same as `hs256`, by ES256."""
+    """As `hs256`, by ES256."""
     return _signed("auth_es256_us", "ES256", 2_000, options)
 
 
 def cached(options: Options) -> Figure:
-    """Measure a call whose token was checked within the minute, against decoding it again with PyJWT."""
+    """A call whose token was checked within the minute, against decoding it again with PyJWT."""
     token = _token("HS256")
     door = _door(token)
     values = [f"Bearer {token}"]
-    assert door.cached(bearer_of(values)) is not None
+    assert door.cached(parse_bearer(values)) is not None
     decode = _pyjwt("HS256", token)
     return paired(
         "auth_cached_us",
         "us of CPU",
         Better.LESS,
         options,
-        lambda: _cost(lambda: door.cached(bearer_of(values)), 40_000),
+        lambda: _cost(lambda: door.cached(parse_bearer(values)), 40_000),
         lambda: _cost(decode, 4_000),
         baseline_is="PyJWT's decode of the same token",
     )
 
 
 def interceptor(options: Options) -> Figure:
-    """Measure all that surrounds a unary call (request id, metrics, deadline, auth, parsing, validation), against a
-    handler that only parses and serializes.
+    """Everything around a unary call (request id, metrics, deadline, auth, parsing, validation), against a handler
+    that only parses and serializes.
     """
     token = _token("HS256")
     handler = _handler(_door(token))
@@ -102,9 +104,9 @@ def _signed(name: str, algorithm: str, count: int, options: Options) -> Figure:
     clock = SystemClock()
 
     def ours() -> object:
-        unverified = read(token)
+        unverified = parse_token(token)
         header = unverified.header
-        return check(unverified, table[unverified.issuer, header.kid, header.algorithm], clock.now())
+        return verify_token(unverified, table[unverified.issuer, header.kid, header.algorithm], clock.now())
 
     decode = _pyjwt(algorithm, token)
     return paired(
@@ -129,23 +131,24 @@ def _pyjwt(algorithm: str, token: str) -> Callable[[], object]:
     )
 
 
-class _AllStand:
-    """Account statuses that need no database: every valid token is let in."""
+class _AllAccepted:
+    """AccountStatusCache that need no database: whoever has a good token is let in."""
 
-    async def of(self, _token: VerifiedToken, *, fresh: bool = False) -> KeptStanding:
-        return KeptStanding(Standing(known=not fresh), float("inf"))
+    async def get(self, _token: VerifiedToken, *, fresh: bool = False) -> CachedStatus:
+        return CachedStatus(AccountStatus(exists=not fresh), float("inf"))
 
 
 def _door(token: str) -> Authenticator:
-    """Return an authenticator that has checked this token."""
+    """One that has checked this token."""
     clock, rows = SystemClock(), key_table([KeyRow(_ISSUER, "k", "HS256", _SECRET)])
-    door = Authenticator(Known(rows, {}, {}, {}), cast(Standings, _AllStand()), clock, 100)
+    caches = CallerCaches(cast(AccountStatusCache, _AllAccepted()), TokenCache(clock, 100))
+    door = Authenticator(Credentials(rows, {}, {}, {}), caches, clock)
     asyncio.run(_enter(door, token))
     return door
 
 
 async def _enter(door: Authenticator, token: str) -> None:
-    assert (await door.authenticate(bearer_of([f"Bearer {token}"]))).name == _USER
+    assert (await door.authenticate(parse_bearer([f"Bearer {token}"]))).name == _USER
 
 
 class _Context:
@@ -167,7 +170,7 @@ def _handler(door: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]
 
     name = "GetDevice"
     admission = Admission(1_000, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
-    pipeline = HandlerPipeline(door, Metrics(), SystemClock(), admission)
+    pipeline = HandlerPipeline(door, Metrics().rpc, SystemClock(), admission)
     return pipeline.unary_handler(_SERVICE.methods_by_name[name], access_policies(_SERVICE)[name], nothing)
 
 

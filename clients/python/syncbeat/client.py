@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Self, cast
 import grpc
 
 from syncbeat.call_interceptors import CallDefaults, StreamInterceptor, Token, UnaryInterceptor
+from syncbeat.client_rule import DEFAULT_RULE, ClientRule
 from syncbeat.connections import Connection, Connections
-from syncbeat.retry import MAX_CONNECTIONS, service_config
+from syncbeat.retry import service_config
 from syncbeat.session import Session
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -30,25 +31,6 @@ if TYPE_CHECKING:
     from syncbeat.v1.push_service_pb2_grpc import PushServiceAsyncStub
     from syncbeat.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
 
-_MAX_RESPONSE_BYTES = 32 << 20  # a checkpoint of all scopes from a server without tokens has up to 100,000 cursors
-_OPTIONS: tuple[tuple[str, int | str], ...] = (
-    # The largest request that the server accepts; a request above the buffer is never retried.
-    ("grpc.per_rpc_retry_buffer_size", 1_310_720),
-    ("grpc.max_receive_message_length", _MAX_RESPONSE_BYTES),
-    # Finds dead connections under streams. The server refuses pings more often than every 20 s.
-    ("grpc.keepalive_time_ms", 30_000),
-    # The latter ends a connection whose ping is not answered in time; the former is the kernel's limit for bytes that
-    # are not acknowledged (TCP_USER_TIMEOUT).
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_connections_per_subchannel_cap", MAX_CONNECTIONS),
-    # Channels to the same server would share a connection; a new channel has to be a new connection.
-    ("grpc.use_local_subchannel_pool", 1),
-    # The default waits up to two minutes before it reconnects.
-    ("grpc.initial_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 20_000),
-)
 _ADDRESS_LISTS = ("ipv4:", "ipv6:")  # their first address is meant to be tried first
 
 
@@ -77,6 +59,7 @@ class SyncbeatClient:
         tls: bool | grpc.ChannelCredentials = True,
         app_id: str = "",
         timeout_s: float = 10.0,
+        rule: ClientRule = DEFAULT_RULE,
     ) -> None:
         """Create it inside a running event loop; it connects with the first call.
 
@@ -89,13 +72,14 @@ class SyncbeatClient:
                 unencrypted: only on a trusted network.
             app_id: The app of requests that name none; for services that serve several.
             timeout_s: The deadline of calls that name none, in seconds.
+            rule: Delays, bounds and channel options. The defaults suit phones and backends; tests shorten them.
         """
         session = token if isinstance(token, Session) else None
         defaults = CallDefaults(token.token if isinstance(token, Session) else token, app_id, timeout_s)
         credentials = grpc.ssl_channel_credentials() if tls is True else tls or None
 
         config = service_config(shuffle=not address.startswith(_ADDRESS_LISTS))
-        options = (("grpc.service_config", config), *_OPTIONS)
+        options = (("grpc.service_config", config), *rule.channel_options.items())
 
         def open_channel(connection: Connection) -> grpc.aio.Channel:
             interceptors = [UnaryInterceptor(defaults, session, connection), StreamInterceptor(defaults)]
@@ -103,7 +87,8 @@ class SyncbeatClient:
                 return grpc.aio.insecure_channel(address, options, interceptors=interceptors)
             return grpc.aio.secure_channel(address, credentials, options, interceptors=interceptors)
 
-        self._connections = Connections(open_channel)
+        self._connections = Connections(open_channel, rule.connection_spacing_s)
+        self.rule = rule
         channel = cast(grpc.aio.Channel, self._connections)  # as far as stubs use one
         self._renewable = not isinstance(token, str)
         self.sync = SyncServiceStub(channel)
@@ -161,6 +146,7 @@ class SyncbeatClient:
             on_silence=self._connections.report_silence,
             renew=renew,
             on_break=on_break,
+            rule=self.rule,
         )
 
     async def close(self) -> None:

@@ -19,7 +19,6 @@ import grpc
 _log = logging.getLogger(__name__)
 
 _MAX_SILENT_CALLS = 2  # one alone may have met a slow server
-_PAUSE_S = 10.0  # from one new connection to the next, in case that is not what is wrong
 
 _Options: TypeAlias = Any
 _Call: TypeAlias = Any  # grpc.aio's calls, whose types lack methods that exist
@@ -69,9 +68,13 @@ class Connection:
 class Connections:
     """Stands in for a channel: stubs made of it call over the connection that is in use at the time."""
 
-    def __init__(self, open_channel: Callable[[Connection], grpc.aio.Channel]) -> None:
-        """Open the first connection; see `Connection` for `open_channel`."""
+    def __init__(self, open_channel: Callable[[Connection], grpc.aio.Channel], spacing_s: float) -> None:
+        """Open the first connection; `open_channel` is as in `Connection`.
+
+        At least `spacing_s` seconds lie between two connections that are opened because one was silent.
+        """
         self._open_channel = open_channel
+        self._spacing_s = spacing_s
         self._current = self._open()
         self._retired: set[Connection] = set()
         self._closed = False
@@ -135,7 +138,7 @@ class Connections:
 
     def _replace(self, silent: Connection) -> None:
         # Of several calls that were silent together, the first has replaced it.
-        if self._closed or silent is not self._current or time.monotonic() - silent.opened_at < _PAUSE_S:
+        if self._closed or silent is not self._current or time.monotonic() - silent.opened_at < self._spacing_s:
             return
         _log.info("the connection is silent; opening another")
         self._retired.add(silent)

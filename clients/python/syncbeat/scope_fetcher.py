@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 OnChanges = Callable[[SyncBatch], Awaitable[None]]
 """Applies a batch. When it raises, it is given the same batch again, later."""
 
-_PAGE_SIZE = 1_000
 _MAX_APPLY_DELAY_S = 60.0
 
 _log = logging.getLogger("syncbeat.smart_sync")
@@ -63,7 +62,7 @@ class ScopeFetcher:
                     user_id=self._device.user_id,
                     device_id=self._device.device_id,
                     cursor=cursor,
-                    page_size=_PAGE_SIZE,
+                    page_size=self._client.rule.page_size,
                 )
             )
             # A page that leads nowhere is the last: the same page would come for ever.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 import grpc
 
+from syncbeat.client_rule import DEFAULT_RULE, ClientRule
 from syncbeat.cursor_state import MAX_NAMED_CURSORS
 from syncbeat.errors import MAX_EXPIRIES, ErrorDetails, explain
 from syncbeat.v1 import core_pb2
@@ -30,7 +31,6 @@ Renew: TypeAlias = Callable[[float], Awaitable[None]] | None
 OnSilence: TypeAlias = Callable[[object], None]
 """Called with a call that brought nothing for three heartbeats, before it is given up."""
 
-_FIRST_DELAY_S, _MAX_DELAY_S = 0.5, 30.0
 _MIN_DRAIN_DELAY_S = 0.1
 _MAX_RETRY_AFTER_S = 300.0
 _STABLE_S = 10.0  # a stream that lasted so long makes the next delay a short one again
@@ -71,13 +71,20 @@ class Watch:
         on_silence: OnSilence,
         renew: Renew = None,
         on_break: Callable[[], None] | None = None,
+        rule: ClientRule = DEFAULT_RULE,
     ) -> None:
         """`request` names the scopes and where to start; `token_changes` if a new attempt may have a new token.
 
         `renew` is called when the server finds the token expired, `on_break` when a stream ended without a drain,
         `on_silence` with the call of a stream that brought nothing for three heartbeats."""
         self._streams = _Streams(
-            stub, request, token_changes=token_changes, on_silence=on_silence, renew=renew, on_break=on_break
+            stub,
+            request,
+            token_changes=token_changes,
+            on_silence=on_silence,
+            renew=renew,
+            on_break=on_break,
+            rule=rule,
         )
         self._events = self._streams.events()
 
@@ -127,19 +134,21 @@ class _Streams:
         on_silence: OnSilence,
         renew: Renew,
         on_break: Callable[[], None] | None,
+        rule: ClientRule,
     ) -> None:
+        self._rule = rule
         self._renew = renew
         self._on_silence = on_silence
         self._on_break = on_break
         self._stub = stub
         self._request = request
         self._token_changes = token_changes
-        self.position = WatchPosition(request)
+        self.position = WatchPosition(request, rule.max_cursors_beside_token)
         self.is_open = False
 
     async def events(self) -> AsyncGenerator[WatchEvent, None]:
         """Yield the events of one stream after the other."""
-        streak = _FailureStreak()
+        streak = _FailureStreak(self._rule)
         while True:
             opened_at = time.monotonic()
             drain: pb.Drain | None = None
@@ -159,7 +168,7 @@ class _Streams:
             if drain is None and self._on_break is not None:
                 self._on_break()
             if time.monotonic() - opened_at >= _STABLE_S:
-                streak = _FailureStreak()
+                streak = _FailureStreak(self._rule)
             problem = explain(failure) if failure is not None else None
             if problem is not None and self._drop_left_scope(problem):
                 continue
@@ -261,6 +270,7 @@ class _Streams:
 class _FailureStreak:
     """The streams that failed in a row, and the last of them in a row whose token had expired."""
 
+    rule: ClientRule
     failures: int = 0
     expiries: int = 0
 
@@ -272,7 +282,7 @@ class _FailureStreak:
         self.failures += 1
         retry_after_s = (problem.retry_after_s if problem is not None else None) or 0.0
         # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-        max_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** min(self.failures - 1, 10))
+        max_s = min(self.rule.max_delay_s, self.rule.first_delay_s * 2 ** min(self.failures - 1, 10))
         return min(retry_after_s, _MAX_RETRY_AFTER_S) + random.uniform(0.0, max_s)  # noqa: S311  # not a secret
 
 

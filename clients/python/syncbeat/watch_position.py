@@ -7,16 +7,16 @@ from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 
 _MAX_CURSORS = 100_000  # as many as the server keeps for a stream of all scopes that has no token
-_MAX_CURSORS_BESIDE_TOKEN = 10_000  # what may come again after the last token: twenty pages of the server's
 
 
 class WatchPosition:
     """The cursors and the token that a watch resumes by."""
 
-    def __init__(self, request: pb.WatchHintsRequest) -> None:
+    def __init__(self, request: pb.WatchHintsRequest, max_cursors_beside_token: int) -> None:
         self.cursors = {cursor.scope: cursor for cursor in request.cursors}
         self.token = request.token
         self._all_scopes = request.all_scopes
+        self._max_cursors_beside_token = max_cursors_beside_token
 
     def accepts(self, change: pb.Change) -> bool:
         """Move past a change, and tell if it is new."""
@@ -50,7 +50,7 @@ class WatchPosition:
         """Move the cursor of a scope. When there are too many, those that moved first are forgotten."""
         self.cursors.pop(cursor.scope, None)
         self.cursors[cursor.scope] = cursor
-        while len(self.cursors) > (_MAX_CURSORS_BESIDE_TOKEN if self.token else _MAX_CURSORS):
+        while len(self.cursors) > (self._max_cursors_beside_token if self.token else _MAX_CURSORS):
             del self.cursors[next(iter(self.cursors))]
 
     def forget(self, scope: str) -> bool:

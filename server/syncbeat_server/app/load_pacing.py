@@ -22,8 +22,8 @@ def pacing(process: Process) -> tuple[Pacer, Admission]:
         return Figures(admission.started_count, admission.shed_count, hub.opened, admission.in_flight, database.waiting)
 
     limits = Limits(settings.capacity_rps, settings.max_in_flight, settings.database_pool_size)
-    pacer = Pacer(process.bus, process.clock, limits, figures, process.metrics)
+    pacer = Pacer(process.bus, process.clock, limits, figures, process.metrics.sync)
     admission = Admission(
-        settings.max_in_flight, lambda: pacer.overload, pacer.return_s, random.random, process.metrics.call_shed
+        settings.max_in_flight, lambda: pacer.overload, pacer.return_s, random.random, process.metrics.rpc.call_shed
     )
     return pacer, admission

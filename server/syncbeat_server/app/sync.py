@@ -52,7 +52,7 @@ def syncing(process: Process, front: Front, tell: Tellers, pacer: Pacer) -> Sync
         keeper.moved(_device(device))
 
     def restored() -> None:
-        front.door.forget_all()
+        front.callers.invalidate_app()
         front.views.forget_all()
         seen.forget()
         hub.look_everywhere(restored=True)
@@ -68,7 +68,7 @@ def syncing(process: Process, front: Front, tell: Tellers, pacer: Pacer) -> Sync
         service=SyncService(database, reader, hints, tell.scope_changed, reported),
         streams=streams,
         firehose=firehose,
-        publisher=Publisher(database, clock, tuning, published, tell.deliveries_accepted, process.children.run),
+        publisher=Publisher(database, clock, tuning, published, tell.deliveries_accepted, process.worker_processes.run),
         seen=seen,
         tasks=[
             *(seen.run(), writers.run(), keeper.run(), keeper.run_refresh()),

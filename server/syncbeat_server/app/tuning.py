@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 
 from syncbeat_server.app.process import Process
-from syncbeat_server.ops.settings.server import DEFAULT_STALENESS_S, AppSettings
+from syncbeat_server.defaults import TARGET_STALENESS_S
+from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.sync.model import Priority
-from syncbeat_server.sync.policy.baselines import PolicyName
 from syncbeat_server.sync.policy.hint import TIER_S
 from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind
@@ -23,7 +23,7 @@ _TIERS = {tier.value: longest_s for tier, longest_s in TIER_S.items()} | {Priori
 def learning_of(process: Process) -> Learning:
     """What tunes the hints of a process that serves them, shown in its metrics."""
     learning = Learning(process.database, lambda: _aims(process), process.hub.live_devices, process.clock)
-    process.metrics.watch_sync(lambda: learning.recorder.tallies, STALENESS_S, INTERVALS_S, _TIERS)
+    process.metrics.sync.watch_apps(lambda: learning.recorder.tallies, STALENESS_S, INTERVALS_S, _TIERS)
     return learning
 
 
@@ -50,7 +50,7 @@ def _aims(process: Process) -> Mapping[str, Aim]:
 
 def aim_of(app: AppSettings) -> Aim:
     """What an app's settings say of its hints."""
-    return Aim(_target(app), Bounds(app.poll_floor_s, app.longest_poll_s), PolicyName(app.policy))
+    return Aim(_target(app), Bounds(app.poll_floor_s, app.longest_poll_s), app.policy)
 
 
 def _target(app: AppSettings) -> Target:
@@ -58,4 +58,4 @@ def _target(app: AppSettings) -> Target:
         return Target(TargetKind.BUDGET, float(app.requests_per_day))
     if app.staleness_p95_s is not None:
         return Target(TargetKind.P95, app.staleness_p95_s)
-    return Target(TargetKind.MEAN, app.staleness_target_s or DEFAULT_STALENESS_S)
+    return Target(TargetKind.MEAN, app.staleness_target_s or TARGET_STALENESS_S)

@@ -12,6 +12,8 @@ MAX_SCOPES = 2_000
 all, and a request may show a cursor of each."""
 FOREGROUND_S = 600.0
 """For how long an app counts as on the screen after its device has reported that."""
+REACH_HALF_LIFE_S = 86_400.0
+"""The time, in seconds, after which a wake-up that a device answered, or missed, counts for half."""
 
 
 class Platform(StrEnum):

@@ -10,7 +10,7 @@ from typing import Protocol
 from syncbeat_server.directory import device_locks, store, time_zones
 from syncbeat_server.directory.model import MAX_SCOPES, Device, Holder, Member, Preferences, Registration
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, NotFound, RateLimited
-from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, become_user
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, take_user_role
 
 MAX_DEVICES = 100
 MAX_MEMBERS = 10_000
@@ -88,7 +88,7 @@ class DirectoryService:
             await device_locks.lock_devices(conn, device.app_id, device.user_id, device.device_id)
             await self._cancel_waiting(conn, device.app_id, device.user_id, device.device_id, stays=True)
         if by_user:
-            await become_user(conn, RowOwner(device.app_id, device.user_id))
+            await take_user_role(conn, RowOwner(device.app_id, device.user_id))
         return await store.upsert_device(conn, device, digest)
 
     async def _take_away(
@@ -108,7 +108,7 @@ class DirectoryService:
             await self._cancel_waiting(conn, app_id, user_id, device_id, stays=False)
             await device_locks.lock_keys(conn, app_id, user_id, device_id)
             if by_user:
-                await become_user(conn, RowOwner(app_id, user_id))
+                await take_user_role(conn, RowOwner(app_id, user_id))
             if not await device_locks.delete_devices(conn, app_id, user_id, device_id):
                 raise _absent(by_user=by_user)
         self._devices_changed(app_id, [user_id])

@@ -13,12 +13,12 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import InvalidRequest, SyncbeatError
 from syncbeat_server.push.accept import accept, new_notification_id
 from syncbeat_server.push.model import Content, Kind, Lane, NewNotification, Target
-from syncbeat_server.runtime.concurrency_limit import Turns
-from syncbeat_server.runtime.worker_processes import Aside, inline
+from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
+from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.idempotency import Answer, RequestKey
-from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, become_user, step_up
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, leave_user_role, take_user_role
 from syncbeat_server.sync.feed.writer import Append, Appended, append, blame
 from syncbeat_server.sync.model import Cursor, NewChange
 from syncbeat_server.sync.policy import Prior, Tuning
@@ -87,7 +87,7 @@ class Publisher:
         tuning: Callable[[str], Tuning],
         scope_changed: Callable[[str, str], None],
         deliveries_accepted: Callable[[], None],
-        aside: Aside = inline,
+        aside: RunInWorker = run_inline,
     ) -> None:
         """`tuning` has each app's prior; `aside` runs merges of large values.
 
@@ -99,7 +99,7 @@ class Publisher:
         self._deliveries_accepted = deliveries_accepted
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         # Others of a caller's wait without a connection.
-        self._places = Turns[tuple[str, str]](_ALONE_AT_ONCE)
+        self._places = ConcurrencyLimit[tuple[str, str]](_ALONE_AT_ONCE)
         self._aside = aside
         self._publishes: Batcher[Publish, Published] = Batcher(self._write, max_batch=_MAX_BATCH, abandons=True)
 
@@ -119,12 +119,12 @@ class Publisher:
                 return await self._publishes.submit(publish)
             return await self._publish_alone(publish)
         except InvalidRequest as error:
-            async with self._places.turn((publish.app_id, publish.caller)), self._database.transaction() as conn:
+            async with self._places.slot((publish.app_id, publish.caller)), self._database.transaction() as conn:
                 call = Append(publish.app_id, publish.changes)
                 raise await blame(conn, call, error, self._aside) from error
 
     async def _publish_alone(self, publish: Publish) -> Published:
-        async with self._places.turn((publish.app_id, publish.caller)):
+        async with self._places.slot((publish.app_id, publish.caller)):
             if _weight(publish) > _MAX_SHARED_BYTES:
                 async with self._large:
                     (answer,) = await self._write([publish])
@@ -153,10 +153,10 @@ class Publisher:
         calls = [Append(publish.app_id, publish.changes, publish.trigger is not None) for publish in publishes]
         # The request's record is the caller's, who may be a service: only the feed is written as the user.
         if first.user_id is not None:
-            await become_user(conn, RowOwner(first.app_id, first.user_id))
+            await take_user_role(conn, RowOwner(first.app_id, first.user_id))
         appended = await append(conn, calls, self._prior, create_scopes=not by_user, aside=self._aside)
         if by_user:
-            await step_up(conn)
+            await leave_user_role(conn)
         woken: dict[int, NewNotification] = {}
         for index, (publish, result) in enumerate(zip(publishes, appended, strict=True)):
             if publish.trigger is not None and isinstance(result, Appended):

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
+from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
-
-DEFAULT_APP = "default"
 
 
 class Call(NamedTuple):

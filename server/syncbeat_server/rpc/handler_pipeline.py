@@ -29,7 +29,7 @@ from syncbeat_server.rpc.request_body import RequestReader
 from syncbeat_server.rpc.request_checks import CheckedRequest, PendingAuth, PendingValidation, RequestChecks
 from syncbeat_server.rpc.response_stream import ResponseStreams, StreamedCall
 from syncbeat_server.rpc.validation.large_requests import LargeRequestValidator
-from syncbeat_server.runtime.worker_processes import Aside, inline
+from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 
 _DEFAULT_DEADLINE_S = 10.0
 _MARGIN_S = 0.02  # so that the answer "no time left" still reaches the caller
@@ -57,7 +57,7 @@ class HandlerPipeline:
         clock: Clock,
         admission: Admission,
         trusted_proxies: tuple[Network, ...] = (),
-        run_in_child: Aside = inline,
+        run_in_child: RunInWorker = run_inline,
     ) -> None:
         """`trusted_proxies` are the networks whose `x-forwarded-for` is believed; `run_in_child` runs the validation
         of large requests."""

@@ -15,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from syncbeat_server.auth.model import Principal, PrincipalKind, VerifiedToken
 from syncbeat_server.auth.service import Authenticator
-from syncbeat_server.auth.tokens.bearer import Bearer, bearer_of
+from syncbeat_server.auth.tokens.bearer import Bearer, parse_bearer
 from syncbeat_server.errors import FieldViolation, InvalidRequest, SyncbeatError
 from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.admission import Admission, criticality_of
@@ -85,9 +85,9 @@ class RequestChecks:
             return False
         try:
             if not call.authorization:
-                return bool(self._authenticator.certified(certificate_names(call.context)))
-            call.bearer = bearer_of(call.authorization)
-            return self._authenticator.knows(call.bearer)
+                return bool(self._authenticator.authenticate_certificate(certificate_names(call.context)))
+            call.bearer = parse_bearer(call.authorization)
+            return self._authenticator.is_cached(call.bearer)
         except SyncbeatError:
             return False
 
@@ -102,13 +102,13 @@ class RequestChecks:
             self._require_valid(self._validate(request), request, ANONYMOUS)
             return request, Call(self._name, call.request_id, ANONYMOUS, self._address(call.context))
         if not call.authorization:
-            principal = authenticator.certified(certificate_names(call.context))
+            principal = authenticator.authenticate_certificate(certificate_names(call.context))
             admission.check(self._criticality, principal)
             return self._authorize(principal, data, call)
-        bearer = call.bearer or bearer_of(call.authorization)
+        bearer = call.bearer or parse_bearer(call.authorization)
         known = authenticator.cached(bearer)  # looked up again: it may be revoked since `is_caller_known`
         admission.check(self._criticality, known)  # before the work of verifying a signature
-        found = known or authenticator.at_once(bearer)
+        found = known or authenticator.try_sync(bearer)
         if isinstance(found, Principal):
             return self._authorize(found, data, call)
         return PendingAuth(bearer, found, self._address(call.context))

@@ -13,7 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.fault_log import Trouble
+from syncbeat_server.ops.fault_log import FaultLog
 from syncbeat_server.ops.files import read_file
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class _Reloader:
         self._in_use = first
         self._last_checked = first
         self._lock = threading.Lock()
-        self._trouble = Trouble(
+        self._trouble = FaultLog(
             _log,
             "the new certificate cannot be used, the old one stays",
             "the certificate can be used again",
@@ -93,20 +93,20 @@ class _Reloader:
             try:
                 return self._adopt(_read(self._files))
             except Exception as error:  # noqa: BLE001  # cryptography raises many kinds; in gRPC's thread none may escape
-                self._trouble.met(str(error) if isinstance(error, ValueError) else type(error).__name__)
+                self._trouble.report(str(error) if isinstance(error, ValueError) else type(error).__name__)
                 return None
 
     def _adopt(self, material: _KeyMaterial) -> grpc.ServerCertificateConfiguration | None:
         last_checked, self._last_checked = self._last_checked, material
         if material == self._in_use:
-            self._trouble.ended()
+            self._trouble.resolve()
             return None
         if material == last_checked:
             return None  # half of a rotation is reported once, not at every handshake
         _check(material)
         configuration = material.configuration()
         self._in_use = material
-        self._trouble.ended()
+        self._trouble.resolve()
         _log.info("the certificate was read anew", extra={"listener": self._listener})
         return configuration
 

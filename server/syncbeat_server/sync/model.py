@@ -43,6 +43,10 @@ class Activity:
     battery_low: bool = False
 
 
+ScopeKey = tuple[str, str]
+"""An app's id and the name of one of its scopes."""
+
+
 class DeviceKey(NamedTuple):
     """Which device: its user's id is part of the key."""
 

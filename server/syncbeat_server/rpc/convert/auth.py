@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from syncbeat.v1 import auth_service_pb2 as pb
+from syncbeat_server.auth.accounts.cluster_token_cache import ProcessStats
 from syncbeat_server.auth.accounts.token_cache import CacheStats
-from syncbeat_server.auth.cluster_token_cache import ProcessStats
 from syncbeat_server.auth.model import Session, SessionTokens
-from syncbeat_server.auth.sessions.service import Creation
+from syncbeat_server.auth.sessions.service import SessionRequest
 from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert.fields import content_hash, timestamp
 
 
-def creation(request: pb.CreateSessionRequest, call: Call) -> Creation:
+def session_request(request: pb.CreateSessionRequest, call: Call) -> SessionRequest:
     """Return the session that a request asks for."""
-    return Creation(
+    return SessionRequest(
         app_id=call.app(request.app_id),
         user_id=request.user_id,
         device_id=request.device_id,

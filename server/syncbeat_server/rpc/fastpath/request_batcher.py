@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from syncbeat_server.runtime.adaptive_batching import Gathering
+from syncbeat_server.runtime.adaptive_batching import BatchTrigger
 
 _MAX_BATCH, _MAX_BATCH_S = 32, 0.005
 """Calls in a batch, and seconds after which no other one of it begins: nothing else runs meanwhile."""
@@ -25,7 +25,7 @@ class RequestBatcher:
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
-        self._gathering = Gathering(lambda: len(self._waiting), _MAX_BATCH, self._serve_batch)
+        self._gathering = BatchTrigger(lambda: len(self._waiting), _MAX_BATCH, self._serve_batch)
 
     async def serve(self, work: Callable[[], Result]) -> Result:
         """Return what `work` returns, or raise what it raises, once its batch is served.
@@ -36,7 +36,7 @@ class RequestBatcher:
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, future))
         if len(self._waiting) == 1:
-            self._gathering.begin()
+            self._gathering.arm()
         try:
             return await future
         finally:
@@ -48,9 +48,9 @@ class RequestBatcher:
         while self._waiting and served < _MAX_BATCH and (not served or time() < until):
             _settle(*self._waiting.popleft())  # its own frame, so that a raised exception holds no other call
             served += 1
-        self._gathering.served(served)
+        self._gathering.record_batch(served)
         if self._waiting:
-            self._gathering.begin()
+            self._gathering.arm()
 
 
 def _settle(work: Callable[[], Any], future: asyncio.Future[Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2 as pb
-from syncbeat_server.auth.cluster_token_cache import TokenCaches
+from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.model import PrincipalKind
 from syncbeat_server.auth.sessions.service import SessionService
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
@@ -18,13 +18,13 @@ from syncbeat_server.rpc.convert.page_tokens import Page
 class AuthServicer:
     """Converts requests, calls the session service and the token caches, converts their results."""
 
-    def __init__(self, sessions: SessionService, caches: TokenCaches) -> None:
+    def __init__(self, sessions: SessionService, caches: ClusterTokenCache) -> None:
         self._sessions = sessions
         self._caches = caches
 
     async def CreateSession(self, request: pb.CreateSessionRequest, call: Call) -> Message:
         """Create a session for a user whom the calling service has signed in."""
-        return convert.created(await self._sessions.create(convert.creation(request, call)))
+        return convert.created(await self._sessions.create(convert.session_request(request, call)))
 
     async def RefreshSession(self, request: pb.RefreshSessionRequest, call: Call) -> Message:
         """Exchange a refresh token for the session's next tokens."""
@@ -46,7 +46,7 @@ class AuthServicer:
         """List a user's sessions, newest first."""
         app_id, user_id = call.app(request.app_id), call.user(request.user_id)
         page = Page.of(request, call, app_id, user_id)
-        found = await self._sessions.sessions(app_id, user_id, page.after, page.limit, by_user=call.is_user)
+        found = await self._sessions.list_sessions(app_id, user_id, page.after, page.limit, by_user=call.is_user)
         return convert.session_list(*page.split(found, lambda session: session.session_id))
 
     async def InvalidateTokenCache(self, request: pb.InvalidateTokenCacheRequest, call: Call) -> Message:
@@ -55,9 +55,9 @@ class AuthServicer:
         if request.all and call.principal.kind is not PrincipalKind.ADMIN:
             raise AccessDenied("only an operator may invalidate all tokens")
         if request.all:
-            count = await self._caches.forget_app(app_id)
+            count = await self._caches.invalidate_app(app_id)
         elif request.user_id or request.session_id:
-            count = await self._caches.forget(app_id, request.user_id, request.session_id)
+            count = await self._caches.invalidate(app_id, request.user_id, request.session_id)
         else:
             raise InvalidRequest(FieldViolation("user_id", "required, unless session_id or all is set"))
         return pb.InvalidateTokenCacheResponse(invalidated_count=count)

@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 from syncbeat.v1 import field_rules_pb2
 from syncbeat_server.errors import FieldViolation
 from syncbeat_server.rpc.validation.field_rules import Validator, compile_validator
-from syncbeat_server.runtime.concurrency_limit import Turns
-from syncbeat_server.runtime.worker_processes import Aside
+from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
+from syncbeat_server.runtime.worker_processes import RunInWorker
 
 LARGE_BYTES = 16_384
 """A request with documents that has more bytes is validated in a child process: the worst of this size takes a
@@ -24,9 +24,9 @@ _MAX_CONCURRENT_PER_CALLER = 1  # so that one caller's large documents leave a c
 class LargeRequestValidator:
     """Validates large requests in child processes, one of each caller at a time."""
 
-    def __init__(self, run_in_child: Aside) -> None:
+    def __init__(self, run_in_child: RunInWorker) -> None:
         self._run_in_child = run_in_child
-        self._slots = Turns[tuple[str, str]](_MAX_CONCURRENT_PER_CALLER)
+        self._slots = ConcurrencyLimit[tuple[str, str]](_MAX_CONCURRENT_PER_CALLER)
 
     async def violations(self, caller: tuple[str, str], kind: type[Message], data: bytes) -> list[FieldViolation]:
         """Return every violation of a request, given as the bytes of a message of this type.
@@ -36,7 +36,7 @@ class LargeRequestValidator:
         Raises:
             Overloaded, DependencyDown: it could not be validated.
         """
-        async with self._slots.turn(caller):
+        async with self._slots.slot(caller):
             found = await self._run_in_child(validate_in_child, kind.__module__, kind.__name__, data.decode("latin-1"))
         return [FieldViolation(path, description) for path, description in found]
 

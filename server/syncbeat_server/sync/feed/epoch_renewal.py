@@ -8,9 +8,8 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import Overloaded
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.restore_detection import begin_feed_generation
-from syncbeat_server.sync.model import Extent
+from syncbeat_server.sync.model import Extent, ScopeKey
 from syncbeat_server.sync.store import epochs
-from syncbeat_server.sync.store.epochs import ScopeKey
 
 PAGE = 1_000
 """Scopes a transaction: some 80 ms, for which those who publish to them wait."""

@@ -7,7 +7,7 @@ import logging
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.retention import OldRows
+from syncbeat_server.storage.retention import RetentionRule
 from syncbeat_server.sync.store import tombstones
 from syncbeat_server.sync.store.answered import forget_left
 from syncbeat_server.sync.store.app_tuning import forget_samples
@@ -20,9 +20,9 @@ _BATCH = 1_000
 _PAUSE_S = 0.1
 
 OLD_ROWS = (
-    OldRows("change_samples", forget_samples),
+    RetentionRule("change_samples", forget_samples),
     # All cursors are looked at for that, so once a day is enough.
-    OldRows("device_cursors", forget_left, every_s=86_400.0),
+    RetentionRule("device_cursors", forget_left, every_s=86_400.0),
 )
 
 

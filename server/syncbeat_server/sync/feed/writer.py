@@ -13,7 +13,7 @@ from syncbeat_server.errors import (
     SequenceMismatch,
     SyncbeatError,
 )
-from syncbeat_server.runtime.worker_processes import Aside, inline
+from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Connection, StatementRejected
 from syncbeat_server.sync.content.merge_patch import apply, compose_each
 from syncbeat_server.sync.model import Cursor, NewChange, Signal
@@ -60,7 +60,7 @@ async def append(
     prior: Callable[[str], Prior],
     *,
     create_scopes: bool,
-    aside: Aside = inline,
+    aside: RunInWorker = run_inline,
 ) -> list[Appended | SyncbeatError]:
     """Write the changes of several calls. A call whose expectation fails gets its error and writes nothing.
 
@@ -166,7 +166,7 @@ def _plan(
     return sequence
 
 
-async def _write(conn: Connection, planned: Sequence[_Planned], aside: Aside) -> None:
+async def _write(conn: Connection, planned: Sequence[_Planned], aside: RunInWorker) -> None:
     writes = await _composed(conn, planned, aside)
     try:
         await changes_store.write_changes(conn, writes)
@@ -178,13 +178,13 @@ async def _write(conn: Connection, planned: Sequence[_Planned], aside: Aside) ->
         raise
 
 
-async def _composed(conn: Connection, planned: Sequence[_Planned], aside: Aside) -> list[changes_store.Write]:
+async def _composed(conn: Connection, planned: Sequence[_Planned], aside: RunInWorker) -> list[changes_store.Write]:
     intricate = await _intricate(conn, planned)
     rest = [plan for plan in planned if plan[:3] not in intricate]
     several = [plan.patches for plan in rest if len(plan.patches) > 1]
     try:
         is_large = sum(len(patch or "") for patches in several for patch in patches) > _COMPOSED_ASIDE_BYTES
-        composed = await (aside if is_large else inline)(compose_each, [plan.patches for plan in rest])
+        composed = await (aside if is_large else run_inline)(compose_each, [plan.patches for plan in rest])
         writes = [
             changes_store.Write(*plan[:3], plan.sequences[-1], *two) for plan, two in zip(rest, composed, strict=True)
         ]
@@ -211,12 +211,14 @@ def _objects(plan: _Planned) -> int:
     return sum(patch.count("{") for patch in plan.patches if patch is not None)
 
 
-async def _merged(conn: Connection, plan: _Planned, aside: Aside) -> changes_store.Write:
+async def _merged(conn: Connection, plan: _Planned, aside: RunInWorker) -> changes_store.Write:
     value = await changes_store.value_of(conn, *plan[:3])  # one at a time: a call may have a thousand
     return changes_store.Write(*plan[:3], plan.sequences[-1], None, await aside(apply, value, plan.patches), whole=True)
 
 
-async def blame(conn: Connection, call: Append, refused: InvalidRequest, aside: Aside = inline) -> InvalidRequest:
+async def blame(
+    conn: Connection, call: Append, refused: InvalidRequest, aside: RunInWorker = run_inline
+) -> InvalidRequest:
     """The same refusal of a call, with the change that it is for where that can be told: the last of its key."""
     planned: dict[tuple[str, str, str], _Planned] = {}
     heads = {(call.app_id, change.scope): 0 for change in call.changes}

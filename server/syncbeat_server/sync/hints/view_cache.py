@@ -14,11 +14,11 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.model import DeviceKey, ScopeState
+from syncbeat_server.sync.model import DeviceKey, ScopeKey, ScopeState
 from syncbeat_server.sync.policy import heads_of
 from syncbeat_server.sync.store import changes
 from syncbeat_server.sync.store.changes import DeviceView
-from syncbeat_server.sync.store.invalidations import ScopeKey, UserKey
+from syncbeat_server.sync.store.invalidations import UserKey
 
 TRUSTED_S = 8.0
 MOST_SCOPES_EACH = 5

@@ -12,6 +12,7 @@ import math
 from enum import StrEnum
 from typing import NamedTuple
 
+from syncbeat_server.defaults import TARGET_STALENESS_S
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.interval import Price
 
@@ -27,7 +28,6 @@ _PINNED = 0.9  # of polls at a bound: the price moves nothing there
 _KNOWN_RATES = 0.65  # prices at which known rates and the filter's guesses are equally stale, one over the other
 _QUIET = 2.0  # times the cold rate: below it a scope is given up rather than polled within a p95 limit
 _DAY_S = 86_400.0
-_UNKNOWN_MEAN_S = 15.0
 
 
 class TargetKind(StrEnum):
@@ -53,7 +53,7 @@ class Target(NamedTuple):
             case TargetKind.MEAN:
                 return 4.0 * self.value
             case TargetKind.BUDGET:
-                return 4.0 * _UNKNOWN_MEAN_S
+                return 4.0 * TARGET_STALENESS_S
 
     @property
     def settles_s(self) -> float:
@@ -70,7 +70,7 @@ class Target(NamedTuple):
                 return f"{self.value:,.0f} requests a day"
 
 
-DEFAULT_TARGET = Target(TargetKind.MEAN, 15.0)
+DEFAULT_TARGET = Target(TargetKind.MEAN, TARGET_STALENESS_S)
 
 
 class Measured(NamedTuple):
@@ -101,7 +101,7 @@ def first_price(target: Target, prior: Prior = DEFAULT_PRIOR) -> Price:
     rate = hot * prior.hot_per_s + (1.0 - hot) * prior.cold_per_s
     root = hot * _mean_root(prior.hot_per_s, prior.hot_shape)
     root += (1.0 - hot) * _mean_root(prior.cold_per_s, prior.cold_shape)
-    mean_s = _UNKNOWN_MEAN_S if target.kind is TargetKind.BUDGET else target.value
+    mean_s = TARGET_STALENESS_S if target.kind is TargetKind.BUDGET else target.value
     staleness = (root / rate) ** 2 / (2.0 * mean_s**2) / _KNOWN_RATES
     if target.kind is not TargetKind.P95:
         return Price(staleness)

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 
+from syncbeat_server.defaults import LONGEST_POLL_S
+from syncbeat_server.directory.model import REACH_HALF_LIFE_S
 from syncbeat_server.sync.model import Reach
 
-HALF_LIFE_S = 86_400.0
-"""After how long an answer, or a miss, counts for half."""
 STREAM_MISSES = 0.001
 """The share of changes that an open stream is taken to lose."""
-LONGEST_S = 4 * 3600.0
-"""The longest wait between two polls, however well pushes arrive."""
+
 
 _DEAD_ODDS = 9.0
 _ANSWERED_BY_CHANCE = 0.01
@@ -33,7 +32,7 @@ def miss_share(reach: Reach, app_misses: float, now: float) -> float:
     if not reach.usable:
         return 1.0
     misses = min(_MOST_MISSES, max(_LEAST_MISSES, app_misses))
-    kept = 0.5 ** (max(0.0, now - reach.at) / HALF_LIFE_S)
+    kept = 0.5 ** (max(0.0, now - reach.at) / REACH_HALF_LIFE_S)
     log_odds = (
         math.log(_DEAD_ODDS)
         + kept * reach.answered * math.log(_ANSWERED_BY_CHANCE / (1.0 - misses))
@@ -45,4 +44,4 @@ def miss_share(reach: Reach, app_misses: float, now: float) -> float:
 
 def longest_wait(cap_s: float, residual: float) -> float:
     """The cap of a device that hears of all but `residual` of its changes by other ways than polls."""
-    return max(cap_s, min(LONGEST_S, cap_s / residual))
+    return max(cap_s, min(LONGEST_POLL_S, cap_s / residual))

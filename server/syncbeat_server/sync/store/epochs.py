@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.sync.model import Extent
-
-ScopeKey = tuple[str, str]
+from syncbeat_server.sync.model import Extent, ScopeKey
 
 
 async def extent(conn: Connection, app_id: str | None) -> Extent:

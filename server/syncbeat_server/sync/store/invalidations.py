@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from syncbeat_server.storage.postgres.database import Connection
+from syncbeat_server.sync.model import ScopeKey
 
-ScopeKey = tuple[str, str]
 UserKey = tuple[str, str]
 
 

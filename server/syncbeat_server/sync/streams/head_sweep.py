@@ -10,8 +10,9 @@ from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.restore_detection import lineage
 from syncbeat_server.sync.hints.view_cache import Views
+from syncbeat_server.sync.model import ScopeKey
 from syncbeat_server.sync.store import changes, invalidations
-from syncbeat_server.sync.streams.hub import Hub, ScopeKey
+from syncbeat_server.sync.streams.hub import Hub
 
 _log = logging.getLogger(__name__)
 

@@ -12,16 +12,17 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import TypeVar
 
+from syncbeat_server.defaults import STREAMS_PER_DEVICE, STREAMS_PER_USER
 from syncbeat_server.errors import RateLimited
-from syncbeat_server.sync.model import DeviceKey
+from syncbeat_server.sync.model import DeviceKey, ScopeKey
 
 MAX_STREAM_AGE_S = 30 * 60.0
-MOST_OF_USER, MOST_OF_DEVICE = 50, 10
+
 _AGAIN_S = 30.0  # within 80 s a connection that is dead has been noticed, and its streams are gone
 
 _WAKE_CHUNK = 100
 
-ScopeKey = tuple[str, str]
+
 _K = TypeVar("_K")
 
 
@@ -88,8 +89,8 @@ class Hub:
     def __init__(
         self,
         stream_age_s: float = MAX_STREAM_AGE_S,
-        most_of_user: int = MOST_OF_USER,
-        most_of_device: int = MOST_OF_DEVICE,
+        most_of_user: int = STREAMS_PER_USER,
+        most_of_device: int = STREAMS_PER_DEVICE,
     ) -> None:
         """`stream_age_s`: after which time a stream is to have ended at the latest."""
         self.stream_age_s = stream_age_s

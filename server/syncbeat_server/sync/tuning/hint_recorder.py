@@ -1,7 +1,7 @@
 """What the devices of this process met: how stale it was, how often they asked, and when sampled scopes changed.
 
 Everything here is on the path of hints and publishes, so that it only counts. `sync/tuning/price_updates.py` takes the
-sums away each minute, and `ops/metrics.py` shows them.
+sums away each minute, and `ops/metrics/sync.py` exposes them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,366 @@
+"""Tests row-level security: what a USER transaction sees and changes by calling the stores, as the service's login."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from syncbeat.v1 import sync_service_pb2
+from syncbeat_server.auth.model import AccountKey
+from syncbeat_server.auth.store import sessions as auth
+from syncbeat_server.auth.store import users
+from syncbeat_server.directory import device_locks
+from syncbeat_server.directory import store as directory
+from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
+from syncbeat_server.push import erase
+from syncbeat_server.push.model import (
+    Content,
+    DeliveryFilter,
+    DeliveryState,
+    Finished,
+    Kind,
+    NewNotification,
+    Reason,
+    Target,
+)
+from syncbeat_server.push.store import (
+    alerts,
+    collapse_keys,
+    dedupe,
+    device_limits,
+    device_tokens,
+    fanout,
+    lifecycle,
+    queue,
+)
+from syncbeat_server.push.store import notifications as push
+from syncbeat_server.push.store.fanout import Page
+from syncbeat_server.storage import idempotency
+from syncbeat_server.storage.idempotency import RequestKey
+from syncbeat_server.storage.postgres import restore_detection
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, StatementRejected
+from syncbeat_server.sync.content.firehose_token import Place
+from syncbeat_server.sync.model import Activity, Cursor, Priority
+from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
+from syncbeat_server.sync.policy.scope_signal import signal_after_change, unchanged
+from syncbeat_server.sync.store import changes as sync
+from syncbeat_server.sync.store import epochs, firehose_pages, invalidations, scopes, tombstones
+from tests.support import claimed_delivery
+from tests.support.isolation import PHONE, TOKEN, at, people
+from tests.support.rpc_server import Server
+
+pytestmark = pytest.mark.rpc
+
+SESSION = [""]  # bob's, in the test that runs
+
+
+@pytest.fixture
+async def peopled(server: Server) -> Server:
+    """Bob has a bit of everything; alice has a scope of her own, and reads one of bob's."""
+    SESSION[0] = await people(server)
+    return server
+
+
+REGISTRATION = Registration("default", "bob", "bobs phone", Platform.IOS, "t", "", "")
+BOBS = Holder("bob", PHONE.device_id)
+DIGEST = hashlib.sha256(TOKEN.encode()).digest()
+EVER = datetime(2000, 1, 1, tzinfo=UTC)
+SIGNAL = signal_after_change(unchanged(0.0), DEFAULT_PRIOR, 60.0)
+ONCE = scopes.Commits(1, 0)
+WINDOW = ("default", "bob", "phone", "ALERT:x", "couple")
+IDS = [str(uuid.uuid4()) for _ in range(3)]
+CLAIMED = replace(
+    claimed_delivery.MESSAGE,
+    delivery_id=IDS[0],
+    lease_token=IDS[1],
+    notification_id=IDS[2],
+    user_id="bob",
+    device_id="bobs phone",
+    registration_token=TOKEN,
+    token_registered_at=datetime(2100, 1, 1, tzinfo=UTC),
+    kind=Kind.SYNC,
+    scope="bobs",
+    sequence=1,
+)
+NOTIFICATION = NewNotification(
+    "default", IDS[2], Kind.MESSAGE, "user:bob", Content(title="t"), (Target(user_id="bob"), Target(scope="bobs"))
+)
+ALERT = replace(NOTIFICATION, kind=Kind.SYNC, targets=(Target(scope="bobs", epoch="e", sequence=1),))
+REQUEST = RequestKey("default", "user:bob", "PublishChanges", "r bobs", b"")
+MEMBERS = [Member("bobs", "mallory", MemberRole.WRITER)]
+WRITE = [sync.Write("default", "bobs", "k", 99, None, "{}")]
+
+
+async def no_answers(_indexes: Sequence[int]) -> list[str]:
+    return ['"carried out"']
+
+
+async def others_who_joined(conn: Connection) -> list[tuple[str, str]]:
+    return [joiner for joiner in await sync.recent_joiners(conn, 1e6, 100) if joiner != ("default", "alice")]
+
+
+async def scopes_of_bob(conn: Connection) -> list[object]:
+    found, _ = await sync.member_scopes(conn, "default", "bob")
+    return list(found)
+
+
+async def parts_of_feeds(conn: Connection) -> list[object]:
+    (part,) = await sync.changes_between(conn, [sync.FeedRead("default", "bobs", "e", 0, 99, 10)], 1_000)
+    return [] if part is None else [part.changes or part.pruned]
+
+
+async def scopes_in_sight(conn: Connection) -> int:
+    return (await epochs.extent(conn, None)).scopes
+
+
+Attempt = Callable[[Connection], Awaitable[object]]
+SEEN: dict[Callable[..., Any], Attempt] = {
+    directory.lock_token: lambda c: directory.lock_token(c, "default", DIGEST),
+    directory.release_token: lambda c: directory.release_token(c, "default", BOBS, DIGEST),
+    directory.count_devices: lambda c: directory.count_devices(c, "default", "bob", ""),
+    device_locks.lock_in_order: lambda c: device_locks.lock_in_order(c, ["default"], ["bob"], ["bobs phone"]),
+    device_locks.lock_devices: lambda c: device_locks.lock_devices(c, "default", "bob", None),
+    directory.lock_mover: lambda c: directory.lock_mover(c, REGISTRATION, b"digest"),
+    directory.lock_registering: lambda c: directory.lock_registering(c, "default", "bob", "bobs"),
+    directory.lock_erasing: lambda c: directory.lock_erasing(c, "default", "bob"),
+    device_locks.delete_devices: lambda c: device_locks.delete_devices(c, "default", "bob", "bobs phone"),
+    directory.find_device: lambda c: directory.find_device(c, "default", "bob", "bobs phone"),
+    directory.list_devices: lambda c: directory.list_devices(c, "default", "bob", "", 10),
+    directory.known_scopes: lambda c: directory.known_scopes(c, [("default", "bobs")]),
+    directory.count_members: lambda c: directory.count_members(c, "default", "bobs"),
+    directory.count_scopes: lambda c: directory.count_scopes(c, "default", ["bob"], 9),
+    directory.lock_memberships: lambda c: directory.lock_memberships(c, "default"),
+    directory.list_members: lambda c: directory.list_members(c, "default", "bobs", "", 10),
+    directory.list_scopes: lambda c: directory.list_scopes(c, "default", "bob", "", 10),
+    auth.revoke_session: lambda c: auth.revoke_session(c, "default", SESSION[0], "bob", "theft"),
+    auth.list_sessions: lambda c: auth.list_sessions(c, "default", "bob", "", 10),
+    auth.revoke_sessions: lambda c: auth.revoke_sessions(c, "default", "bob", "theft"),
+    sync.device_views: lambda c: sync.device_views(c, [PHONE]),
+    sync.report_activity: lambda c: sync.report_activity(c, [(PHONE, Activity(battery_low=True))]),
+    sync.record_seen: lambda c: sync.record_seen(c, [(PHONE, Cursor("bobs", "e", 1))]),
+    sync.heads: lambda c: sync.heads(c, [("default", None, "bobs"), ("default", "bob", "bobs")]),
+    sync.changes_between: parts_of_feeds,
+    sync.member_scopes: scopes_of_bob,
+    sync.joined_starts: lambda c: sync.joined_starts(c, "default", "bob", ["bobs"], 10.0),
+    sync.recent_joiners: others_who_joined,
+    scopes.lock_scopes: lambda c: scopes.lock_scopes(c, [("default", "bobs"), ("default", "shared")], create=False),
+    scopes.boost: lambda c: scopes.boost(c, "default", "bobs", Priority.FAST, 60.0),
+    scopes.note_presence: lambda c: scopes.note_presence(c, [("default", "bob")], present=False, limit=9),
+    sync.oversized: lambda c: sync.oversized(c, WRITE),
+    sync.key_sequences: lambda c: sync.key_sequences(c, [("default", "bobs", "k")]),
+    scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)]),
+}
+REFUSED: dict[Callable[..., Any], Attempt] = {
+    directory.upsert_device: lambda c: directory.upsert_device(c, REGISTRATION, None),
+    directory.record_move: lambda c: directory.record_move(c, REGISTRATION, DIGEST, BOBS, "user:bob", refused=False),
+    directory.recent_moves: lambda c: directory.recent_moves(c, "default", DIGEST),
+    directory.lock_scope: lambda c: directory.lock_scope(c, "default", "bobs"),
+    scopes.drop_scopes: lambda c: scopes.drop_scopes(c, [("default", "bobs")]),
+    directory.add_members: lambda c: directory.add_members(c, "default", "bobs", MEMBERS),
+    directory.remove_members: lambda c: directory.remove_members(c, "default", "bobs", ["bob"]),
+    directory.erase_memberships: lambda c: directory.erase_memberships(c, "default", "bob"),
+    directory.erase_traces: lambda c: directory.erase_traces(c, "default", "bob"),
+    auth.insert_session: lambda c: auth.insert_session(c, auth.NewSession("default", "bob", "", {}, 0, 60.0, 60.0)),
+    auth.lock_session: lambda c: auth.lock_session(c, "default", SESSION[0]),
+    auth.advance_counter: lambda c: auth.advance_counter(c, "default", SESSION[0], 60.0),
+    auth.delete_sessions: lambda c: auth.delete_sessions(c, "default", "bob"),
+    auth.delete_ended: lambda c: auth.delete_ended(c, "default", "bob", timedelta(0), 10),
+    auth.delete_expired: lambda c: auth.delete_expired(c, 10),
+    users.read_statuses: lambda c: users.read_statuses(c, [AccountKey("default", "bob", SESSION[0])]),
+    users.insert_users: lambda c: users.insert_users(c, [("default", "carl")]),
+    users.confirm_counters: lambda c: users.confirm_counters(c, [("default", SESSION[0], 0)]),
+    users.enable_user: lambda c: users.enable_user(c, "default", "bob"),
+    users.lock_user: lambda c: users.lock_user(c, "default", "bob"),
+    users.revoke_user: lambda c: users.revoke_user(c, "default", "bob", ""),
+    users.disable_user: lambda c: users.disable_user(c, "default", "bob"),
+    users.mark_deleted: lambda c: users.mark_deleted(c, "default", "bob"),
+    sync.write_changes: lambda c: sync.write_changes(c, WRITE),
+    push.insert_notifications: lambda c: push.insert_notifications(c, [NOTIFICATION], {}),
+    push.insert_deliveries: lambda c: push.insert_deliveries(c, [NOTIFICATION]),
+    push.close_windows: lambda c: push.close_windows(c, "default", "bob", None),
+    push.cancel_waiting: lambda c: push.cancel_waiting(c, "default", "bob", None, Reason.DEVICE_GONE),
+    erase.erase: lambda c: erase.erase(c, "default", "bob"),
+    erase.cancel_of_user: lambda c: erase.cancel_of_user(c, "default", "bob"),
+    collapse_keys.keep_order: lambda c: collapse_keys.keep_order(c, [CLAIMED]),
+    queue.still_wanted: lambda c: queue.still_wanted(c, CLAIMED),
+    queue.texts_as_accepted: lambda c: queue.texts_as_accepted(c, CLAIMED),
+    push.find_notification: lambda c: push.find_notification(c, "default", IDS[2]),
+    push.list_deliveries: lambda c: push.list_deliveries(c, "default", DeliveryFilter(), None, 10),
+    queue.claim: lambda c: queue.claim(c, IDS[1], 30.0, {"default": 10}),
+    dedupe.lock_trailed: lambda c: dedupe.lock_trailed(c, IDS[1], [("default", IDS[0])]),
+    dedupe.close_trailed: lambda c: dedupe.close_trailed(c, IDS[1], [("default", IDS[0])]),
+    alerts.write: lambda c: alerts.write(c, [ALERT]),
+    alerts.close_windows: lambda c: alerts.close_windows(c, IDS[1], [("default", IDS[0])], [WINDOW]),
+    alerts.merge_held: lambda c: alerts.merge_held(c, [CLAIMED]),
+    queue.claimed: lambda c: queue.claimed(c, IDS[1], [("default", IDS[0])]),
+    queue.finish: lambda c: queue.finish(c, [Finished(CLAIMED, DeliveryState.SENT, Reason.NONE)]),
+    queue.extend: lambda c: queue.extend(c, IDS, 30.0),
+    queue.rescue: lambda c: queue.rescue(c, 10),
+    queue.release: lambda c: queue.release(c, IDS),
+    push.list_changed: lambda c: push.list_changed(c, "default", DeliveryFilter(user_id="bob"), None, 10),
+    lifecycle.app_secret: lambda c: lifecycle.app_secret(c, "default"),
+    lifecycle.acknowledge: lambda c: lifecycle.acknowledge(c, "default", IDS[0], opened=True),
+    lifecycle.cancel: lambda c: lifecycle.cancel(c, "default", IDS[2]),
+    lifecycle.redrive: lambda c: lifecycle.redrive(c, "default", DeliveryFilter()),
+    lifecycle.forget_notifications: lambda c: lifecycle.forget_notifications(c, 1.0, 10),
+    lifecycle.forget_windows: lambda c: lifecycle.forget_windows(c, 10),
+    lifecycle.unaccounted: lambda c: lifecycle.unaccounted(c, timedelta(days=1), 10),
+    lifecycle.waiting: lifecycle.waiting,
+    fanout.start: lambda c: fanout.start(c, [NOTIFICATION], [1]),
+    fanout.next_pages: lambda c: fanout.next_pages(c, ["default"]),
+    fanout.write: lambda c: fanout.write(c, [Page(NOTIFICATION, ("", ""), last=True)]),
+    fanout.call_off: lambda c: fanout.call_off(c, "default", IDS[2]),
+    fanout.lacking: lambda c: fanout.lacking(c, "default", {}),
+    fanout.count_deferred: lambda c: fanout.count_deferred(c, [NOTIFICATION]),
+    device_limits.count_shown: lambda c: device_limits.count_shown(c, [(CLAIMED, 1, EVER)]),
+    device_limits.take_wakes: lambda c: device_limits.take_wakes(c, [CLAIMED]),
+    device_limits.merge_held: lambda c: device_limits.merge_held(c, [CLAIMED]),
+    device_tokens.bury: lambda c: device_tokens.bury(c, [CLAIMED]),
+    directory.forget_moves: lambda c: directory.forget_moves(c, 10),
+    directory.set_preferences: lambda c: directory.set_preferences(c, "default", "bob", Preferences()),
+    device_tokens.forget_removals: lambda c: device_tokens.forget_removals(c, 10),
+    idempotency.answer_once: lambda c: idempotency.answer_once(c, [REQUEST], no_answers),
+    idempotency.forget_caller: lambda c: idempotency.forget_caller(c, "default", "user:bob"),
+    idempotency.forget_old: lambda c: idempotency.forget_old(c, 10),
+}
+SEEN[invalidations.heads_of] = lambda c: invalidations.heads_of(c, [("default", "bobs")])
+SEEN[invalidations.recent_heads] = lambda c: invalidations.recent_heads(c, ["default", "other"], 1e6, 10)
+REFUSED[device_locks.lock_keys] = lambda c: device_locks.lock_keys(c, "default", "bob", "bobs phone")
+REFUSED[restore_detection.lineage] = restore_detection.lineage
+REFUSED[restore_detection.begin_feed_generation] = restore_detection.begin_feed_generation
+SEEN[sync.value_of] = lambda c: sync.value_of(c, "default", "bobs", "k")
+SEEN[sync.octets_of] = lambda c: sync.octets_of(c, [("default", "bobs", "k")])
+SEEN[epochs.extent] = scopes_in_sight
+SEEN[epochs.lock_page] = lambda c: epochs.lock_page(c, None, ("", ""), 10, 250)
+SEEN[epochs.renew] = lambda c: epochs.renew(c, [("default", "bobs")])
+SEEN[epochs.foreign_apps] = lambda c: epochs.foreign_apps(c, "3", None)
+SEEN[epochs.forget_foreign_transactions] = lambda c: epochs.forget_foreign_transactions(c, "3", "default", ("", ""), 10)
+REFUSED[epochs.next_transaction] = epochs.next_transaction
+REFUSED[epochs.forget_pruned_tombstones] = epochs.forget_pruned_tombstones
+REFUSED[invalidations.touched] = lambda c: invalidations.touched(c, "3", 10)
+REFUSED[tombstones.remove_old] = lambda c: tombstones.remove_old(c, 0.0, 10)
+REFUSED[firehose_pages.look] = lambda c: firehose_pages.look(c, "default")
+REFUSED[firehose_pages.next_page] = lambda c: firehose_pages.next_page(c, "default", Place("", None), crowded=True)
+REFUSED[invalidations.forget_touches] = lambda c: invalidations.forget_touches(c, 0.0, 10)
+SEEN[device_tokens.lock] = lambda c: device_tokens.lock(c, [CLAIMED], [])
+SEEN[device_tokens.quarantine] = lambda c: device_tokens.quarantine(c, [CLAIMED])
+SEEN[device_tokens.age] = lambda c: device_tokens.age(c, 10)
+SEEN[directory.find_preferences] = lambda c: directory.find_preferences(c, "default", "bob")
+STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner("default", ""), RowOwner("", ""))
+
+
+STORES = (
+    *(
+        directory,
+        sync,
+        scopes,
+        epochs,
+        invalidations,
+        tombstones,
+        firehose_pages,
+        push,
+        queue,
+        lifecycle,
+        fanout,
+        device_limits,
+    ),
+    *(alerts, collapse_keys, erase, dedupe, device_locks, device_tokens, idempotency, restore_detection, auth, users),
+)
+
+
+def functions(module: ModuleType) -> set[Callable[..., Any]]:
+    """Return what a store offers."""
+    found = inspect.getmembers(module, inspect.iscoroutinefunction)
+    return {made for name, made in found if made.__module__ == module.__name__ and not name.startswith("_")}
+
+
+def is_nothing(answer: object) -> bool:
+    return not answer or (isinstance(answer, list | tuple) and not any(answer))
+
+
+async def test_row_level_security_test_covers_every_store_function() -> None:
+    offered = set[Callable[..., Any]]().union(*map(functions, STORES))
+    assert offered == SEEN.keys() | REFUSED.keys()
+
+
+@pytest.mark.parametrize("owner", STRANGERS, ids=lambda owner: f"{owner.app_id}-{owner.user_id}")
+async def test_row_level_security_hides_everything_from_a_stranger(
+    peopled: Server, database: Database, owner: RowOwner
+) -> None:
+    before = await peopled.rows()
+    for function, attempt in SEEN.items():
+        async with database.transaction(owner) as conn:
+            answer = await attempt(conn)
+        assert is_nothing(answer), (function.__qualname__, answer)
+    for function, attempt in REFUSED.items():
+        with pytest.raises(StatementRejected) as caught:
+            async with database.transaction(owner) as conn:
+                await attempt(conn)
+        assert caught.value.sqlstate == "42501", function.__qualname__
+    assert await peopled.rows() == before
+
+
+SILENT = {
+    *(sync.report_activity, sync.record_seen, scopes.advance_heads, device_tokens.quarantine, directory.lock_token),
+    directory.lock_memberships,
+    device_tokens.age,  # nobody has a month
+    *(device_tokens.lock, device_locks.lock_in_order, directory.lock_mover),
+    *(directory.lock_registering, directory.lock_erasing),
+    sync.oversized,  # nor a value of a mebibyte
+    *(epochs.foreign_apps, epochs.forget_foreign_transactions),  # nor changes of another cluster
+    scopes.note_presence,  # the server has noted it already
+}
+LAST: list[Callable[..., Any]] = [
+    auth.revoke_sessions,
+    auth.revoke_session,
+    directory.release_token,
+    device_locks.delete_devices,
+]  # these take away what the others look at
+
+
+async def test_row_level_security_allows_the_service(peopled: Server, database: Database) -> None:
+    """Otherwise the test above would pass by asking for what is not there."""
+    for function in [*(SEEN.keys() - SILENT - {*LAST}), *LAST]:
+        async with database.connection() as conn:
+            assert not is_nothing(await SEEN[function](conn)), function.__qualname__
+    await peopled.register("bob", PHONE.device_id, TOKEN)
+    epoch = (await peopled.backend(sync_service_pb2.ListChangesRequest(cursor=at("bobs")))).next_cursor.epoch
+
+    async def seen(conn: Connection) -> None:
+        await sync.record_seen(conn, [(PHONE, Cursor("bobs", epoch, 1))])
+
+    for function in (sync.report_activity, scopes.advance_heads, sync.record_seen, device_tokens.quarantine):
+        before = await peopled.rows()
+        async with database.connection() as conn:
+            await (seen if function is sync.record_seen else SEEN[function])(conn)
+        assert await peopled.rows() != before, function.__qualname__
+
+
+READERS: dict[str, Attempt] = {
+    "locks nothing": lambda c: scopes.lock_scopes(c, [("default", "shared")], create=False),
+    "moves no head": lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "shared", 99, SIGNAL, ONCE)]),
+}
+
+
+async def test_row_level_security_refuses_writes_of_a_reader(peopled: Server, database: Database) -> None:
+    alice, before = RowOwner("default", "alice"), await peopled.rows()
+    for name, attempt in READERS.items():
+        async with database.transaction(alice) as conn:
+            assert is_nothing(await attempt(conn)), name
+    for key in ("k", "new"):
+        with pytest.raises(StatementRejected) as caught:
+            async with database.transaction(alice) as conn:
+                await sync.write_changes(conn, [sync.Write("default", "shared", key, 99, None, "{}")])
+        assert caught.value.sqlstate == "42501"
+    async with database.transaction(alice) as conn:
+        members = await directory.list_members(conn, "default", "shared", "", 10)
+    assert [member.user_id for member in members] == ["alice"]
+    assert await peopled.rows() == before

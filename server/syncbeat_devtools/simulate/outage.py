@@ -12,7 +12,7 @@ from enum import StrEnum
 from syncbeat_devtools.simulate.fleet import FleetSpec, make_device
 from syncbeat_devtools.simulate.schedules import AdaptiveSchedule
 from syncbeat_devtools.simulate.settings import Settings
-from syncbeat_server.sync.policy.load_leveling import Book
+from syncbeat_server.sync.policy.arrival_book import ArrivalBook
 
 _OVER_AT, _WATCHED_S, _CALM_AFTER_S = 12 * 3600, 1800, 600
 _JITTER = 0.1
@@ -82,8 +82,8 @@ def _aftermath(spec: FleetSpec, seed: int, devices: int, placing: Placing) -> Af
 def _placer(placing: Placing, chance: random.Random) -> Place:
     match placing:
         case Placing.BOOKED:
-            book = Book(float(_OVER_AT))
-            return lambda now, wanted: book.choose(now, wanted, chance.random)
+            book = ArrivalBook(float(_OVER_AT))
+            return lambda now, wanted: book.book_arrival(now, wanted, chance.random)
         case Placing.JITTERED:
             return lambda now, wanted: wanted * chance.uniform(1.0 - _JITTER, 1.0 + _JITTER)
         case Placing.EXACT:

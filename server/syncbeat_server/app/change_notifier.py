@@ -10,7 +10,7 @@ from syncbeat_server.app.process import Process
 from syncbeat_server.auth.cluster_token_cache import TokenCaches
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.push.delivery.worker import DeliveryWorker
-from syncbeat_server.sync.hints.view_cache import Views
+from syncbeat_server.sync.hints.view_cache import ViewCache
 from syncbeat_server.sync.streams.hub import Hub
 
 _CHANGES, _MEMBERS, _DELIVERIES, _CALLERS, _DEVICES = "changes", "members", "deliveries", "callers", "devices"
@@ -24,7 +24,7 @@ class Front:
 
     door: Authenticator
     caches: TokenCaches
-    views: Views
+    views: ViewCache
 
 
 class Tellers:
@@ -94,8 +94,8 @@ def listening(process: Process, worker: DeliveryWorker | None, front: Front | No
         # Whatever was said meanwhile is lost: look for yourself.
         if front is not None:
             front.door.forget_all()
-            front.views.forget_all()
-        hub.look_everywhere()
+            front.views.invalidate_all()
+        hub.invalidate_all()
         if worker is not None:
             worker.wake()
 

@@ -48,9 +48,11 @@ from syncbeat_server.sync.model import (
     StreamEvent,
 )
 from syncbeat_server.sync.service import SyncService
-from syncbeat_server.sync.streams.firehose import Firehose, FirehoseRequest
+from syncbeat_server.sync.streams.firehose import Firehose
+from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
+from syncbeat_server.sync.streams.hint_stream import WatchRequest
+from syncbeat_server.sync.streams.hint_streams import HintStreams
 from syncbeat_server.sync.streams.lifetime import DEFAULT_HEARTBEAT_S
-from syncbeat_server.sync.streams.watch import HintStreams, WatchRequest
 
 _SILENT_WINDOW_S, _SHOWN_WINDOW_S = 30.0, 300.0
 _LEAST_USER_WINDOW_S = 10.0
@@ -84,7 +86,7 @@ class SyncServicer:
         return _hint_answer(await self._sync.hint(_poll(request, call), is_user=call.is_user))
 
     def _hint_at_once(self, request: pb.GetHintRequest, call: Call) -> Message | None:
-        hint = self._sync.hint_at_once(_poll(request, call))
+        hint = self._sync.try_hint(_poll(request, call))
         return None if hint is None else _hint_answer(hint)
 
     async def ReportActivity(self, request: pb.ReportActivityRequest, call: Call) -> Message:

@@ -1,8 +1,8 @@
-"""Compose JSON merge patches (RFC 7396), so that any number of them costs one merge of what they are merged onto.
+"""Composes JSON merge patches (RFC 7396), so that any number of them costs one merge onto the old value.
 
-Two merge patches do not make one: {"a": 5} and then {"a": {"y": 2}} leaves {"y": 2} whatever `a` was, and no patch says
-that. But two always do, one after the other: the first takes away what a patch replaced that a later one
-made an object again, the second sets what is left.
+Two merge patches do not compose to one: {"a": 5} and then {"a": {"y": 2}} leaves {"y": 2} whatever `a` was, and no
+patch says that. But they always compose to two, applied one after the other: the first removes members that one patch
+replaced and a later one made an object again, the second sets the rest.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ import orjson
 _Json: TypeAlias = "dict[str, _Json] | list[_Json] | str | bool | orjson.Fragment | None"
 
 
-class Composed(NamedTuple):
-    """Two merge patches, to be applied in this order; no `reset`: the second alone. No `patch`: the key is deleted."""
+class ComposedPatch(NamedTuple):
+    """Holds two merge patches to apply in this order; without `reset` the second alone. No `patch` is a deletion."""
 
     reset: str | None
     patch: str | None
 
 
 class _Known(NamedTuple):
-    """A place whose value is known, whatever was there before. None: nothing is there."""
+    """Marks a place whose value is known, whatever was there before. None: nothing is there."""
 
     value: _Json
 
 
 class _Merging(dict[str, "_Known | _Merging"]):
-    """A place where an object is merged onto what is there: its members that any patch spoke of."""
+    """Marks a place where an object is merged onto the old value: its members that any patch has."""
 
 
-def compose(patches: Sequence[str | None]) -> Composed:
-    """Two patches that do what `patches`, JSON documents, do one after the other. None is a deletion.
+def compose(patches: Sequence[str | None]) -> ComposedPatch:
+    """Return two patches that do what `patches`, JSON documents, do one after the other. None is a deletion.
 
     Raises:
         ValueError: one is no JSON document, or nests too deep.
@@ -44,26 +44,26 @@ def compose(patches: Sequence[str | None]) -> Composed:
     reset = None if begin < 0 else "null"
     rest = [patch for patch in patches[begin + 1 :] if patch is not None]
     if not rest:
-        return Composed(None, patches[begin])
+        return ComposedPatch(None, patches[begin])
     if len(rest) == 1:
-        return Composed(reset, rest[0])
+        return ComposedPatch(reset, rest[0])
     try:
         if reset is not None:
             value: _Json = None
             for patch in rest:
                 value = _merged(value, _read(patch))
-            return Composed(reset, _written(value))
+            return ComposedPatch(reset, _written(value))
         merging = _Merging()
         for patch in rest:
             _merge(merging, _read(patch))
         resets = _resets(merging)
-        return Composed(_written(resets) if resets else None, _written(_sets(merging)))
+        return ComposedPatch(_written(resets) if resets else None, _written(_sets(merging)))
     except (TypeError, RecursionError) as error:
         raise ValueError("a patch cannot be read or written as JSON") from error
 
 
-def compose_each(several: Sequence[Sequence[str | None]]) -> list[Composed]:
-    """Composes the patches of several keys.
+def compose_each(several: Sequence[Sequence[str | None]]) -> list[ComposedPatch]:
+    """Compose the patches of several keys.
 
     Raises:
         ValueError: as `compose`.
@@ -72,7 +72,7 @@ def compose_each(several: Sequence[Sequence[str | None]]) -> list[Composed]:
 
 
 def apply(value: str | None, patches: Sequence[str | None]) -> str | None:
-    """Returns what a value, JSON or None, becomes by patches one after the other; None: it is deleted.
+    """Return the result of applying patches to a value, JSON or None; None if it is deleted.
 
     Raises:
         ValueError: one is no JSON document, or nests too deep.

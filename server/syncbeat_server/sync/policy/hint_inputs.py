@@ -1,4 +1,4 @@
-"""What an app's hints are decided by, beside what is known of the device. Pure."""
+"""Defines the inputs of an app's hints, beside what is known of the device. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from syncbeat_server.sync.policy.interval import Bounds, Price
 
 
 class Tuning(NamedTuple):
-    """The app's target and bounds from its settings, and what was learned: the prior, the price that meets the target.
+    """Holds the policy inputs of an app: the target and bounds from its settings, its learned prior and price.
 
-    `late_s` is when a change counts as late; `app_misses` the share of changes that devices which pushes reach do not
-    fetch after all, and `push_misses` the share of single pushes that they do not answer; `pushing` is False while the
-    app's pushes do not get through.
+    `late_s` is the staleness from which a change counts as late; `app_misses` is the share of changes that devices
+    reached by pushes do not fetch after all resends, `push_misses` the share of single pushes that they do not answer;
+    `pushing` is False while the app's pushes do not get through.
     """
 
     policy: PolicyName = PolicyName.ADAPTIVE

@@ -1,4 +1,4 @@
-"""SQL that removes old tombstones from the feeds."""
+"""Removes old tombstones from the feeds."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ REMOVE_OLD = """
 
 
 async def remove_old(conn: Connection, keep_days: float, limit: int, since: datetime | None = None) -> Batch:
-    """Remove up to `limit` tombstones of days that ended more than `keep_days` ago, from a time of deletion on.
+    """Delete up to `limit` tombstones of days that ended more than `keep_days` ago, from a time of deletion on.
 
-    Those of scopes that somebody has locked are left for another time.
+    Those of scopes that another session has locked are left for the next time.
     """
     (row,) = await conn.fetch(REMOVE_OLD, keep_days, limit, since or BEGINNING)
     stuck = row["found"] == limit and not row["gone"] and row["last"] == since

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 # As Java, iOS and JavaScript write a zone without a name, hours east of Greenwich: GMT+05:30, GMT+0530, UTC+5, +05:30.
 _OFFSET = re.compile(r"(?:GMT|UTC|UT)?([+-])([0-9]{1,2})(?::?([0-5][0-9]))?", re.IGNORECASE)
 _MIN_OFFSET, _MAX_OFFSET = timedelta(hours=-12), timedelta(hours=14)  # of all clocks on Earth
-# What a machine may have beside the database: its own zone, and the zones counted in other ways.
+# Files beside the database on some machines: the machine's own zone, and zones counted in other ways.
 _EXCLUDED_PREFIXES = ("localtime", "posixrules", "posix/", "right/")
 
 

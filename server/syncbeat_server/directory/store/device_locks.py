@@ -9,13 +9,13 @@ from syncbeat_server.storage.postgres.database import Connection
 # The primary key of a device: app, user, device.
 DeviceRow = tuple[str, str, str]
 
-# What refers to a device and goes with it, by primary key.
+# The tables whose rows depend on a device, with the rest of their primary keys.
 _DEPENDENT_TABLES = {
     "dedupe_windows": "device_id, dedupe_key, scope",
     "device_cursors": "device_id, scope",
     "wake_budgets": "device_id",
 }
-# Each try waits for all that was in the way of the one before.
+# Each try waits for all rows that stopped the one before.
 _TRIES = 20
 
 
@@ -70,7 +70,7 @@ def _rows(table: str, key: str, lock: str) -> str:
 
 
 def _all_free(table: str, key: str) -> str:
-    # In one statement, so of one moment: nothing comes any more to devices whose keys are locked.
+    # In one statement, so as of one moment: devices whose keys are locked get no more rows.
     return f"""WITH there AS ({_rows(table, key, "")}),
                     free AS MATERIALIZED ({_rows(table, key, "FOR UPDATE SKIP LOCKED")})
                SELECT (SELECT count(*) FROM there) = (SELECT count(*) FROM free)"""  # noqa: S608  # constants

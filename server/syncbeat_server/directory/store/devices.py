@@ -52,14 +52,14 @@ async def lock_registering(conn: Connection, app_id: str, user_id: str, device_i
     )
 
 
-async def count_devices(conn: Connection, app_id: str, user_id: str, but: str) -> int:
-    """Count the devices of a user other than `but`."""
+async def count_devices(conn: Connection, app_id: str, user_id: str, except_device_id: str) -> int:
+    """Count the devices of a user other than `except_device_id`."""
     return int(
         await conn.fetchval(
             "SELECT count(*) FROM devices WHERE app_id = $1 AND user_id = $2 AND device_id <> $3",
             app_id,
             user_id,
-            but,
+            except_device_id,
         )
     )
 
@@ -102,7 +102,7 @@ def _device(row: Row) -> Device:
 
 
 def _token_state(row: Row) -> TokenState:
-    # Servers of before know no INVALID: the column has DEAD, and the moment at which it was both tells them apart.
+    # Earlier versions know no INVALID: the column has DEAD, and equal times of both marks tell INVALID.
     state = TokenState(row["token_state"])
     marked = row["token_invalid_at"]
     return TokenState.INVALID if state is TokenState.DEAD and marked and marked == row["token_state_at"] else state

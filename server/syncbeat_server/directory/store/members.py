@@ -44,8 +44,8 @@ async def count_members(conn: Connection, app_id: str, scope: str) -> int:
     )
 
 
-async def count_scopes(conn: Connection, app_id: str, user_ids: Sequence[str], most: int) -> dict[str, int]:
-    """Count the scopes of each user who is a member of any, up to `most` + 1."""
+async def count_scopes(conn: Connection, app_id: str, user_ids: Sequence[str], limit: int) -> dict[str, int]:
+    """Count the scopes of each user who is a member of any, up to `limit` + 1."""
     rows = await conn.fetch(
         """SELECT k.user_id, m.count FROM unnest($2::text[]) AS k (user_id)
            CROSS JOIN LATERAL (
@@ -54,7 +54,7 @@ async def count_scopes(conn: Connection, app_id: str, user_ids: Sequence[str], m
            WHERE m.count > 0""",
         app_id,
         list(user_ids),
-        most + 1,
+        limit + 1,
     )
     return {row["user_id"]: row["count"] for row in rows}
 

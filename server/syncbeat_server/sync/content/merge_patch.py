@@ -39,7 +39,7 @@ def compose(patches: Sequence[str | None]) -> ComposedPatch:
     Raises:
         ValueError: one is no JSON document, or nests too deep.
     """
-    # Of what was there before a deletion, or before a patch that is no object, nothing is left.
+    # A deletion, or a patch that is no object, leaves nothing of the patches before it.
     begin = max((place for place, patch in enumerate(patches) if patch is None or not _is_object(patch)), default=-1)
     reset = None if begin < 0 else "null"
     rest = [patch for patch in patches[begin + 1 :] if patch is not None]
@@ -91,7 +91,7 @@ def _is_object(patch: str) -> bool:
 
 
 def _read(patch: str) -> _Json:
-    # Numbers stay as they are written: what is put together here is to be stored exactly.
+    # Numbers stay as they are written, because the result is to be stored exactly.
     read: _Json = json.loads(patch, parse_float=orjson.Fragment, parse_int=orjson.Fragment)
     return read
 
@@ -101,7 +101,7 @@ def _written(value: _Json) -> str:
 
 
 def _merged(value: _Json, patch: _Json) -> _Json:
-    # RFC 7396, section 2. Whatever is changed here was read for this.
+    # RFC 7396, section 2. Changes its arguments, which were parsed for this.
     if not isinstance(patch, dict):
         return patch
     members: dict[str, _Json] = value if isinstance(value, dict) else {}
@@ -129,7 +129,7 @@ def _merge(merging: _Merging, patch: _Json) -> None:
 
 
 def _resets(merging: _Merging) -> dict[str, _Json]:
-    # An object would be merged into what is there, where it is to take its place.
+    # Without its removal, the old value of such a member would be merged into, and not replaced.
     resets: dict[str, _Json] = {}
     for name, place in merging.items():
         if isinstance(place, _Merging):

@@ -12,7 +12,7 @@ MAX_SENT_OCTETS = 3 << 20
 """The largest value in octets on the wire: gRPC's receivers take 4 MiB, and an answer has more than its values."""
 
 _MIN_ZEROS = 40
-# Strings are stepped over: what they hold is no number.
+# Strings are matched first, so that digits in them are skipped.
 _STRING_OR_LONG_NUMBER = re.compile(rf'"(?:[^"\\]++|\\.)*+"|-?[0-9][0-9.]{{{_MIN_ZEROS},}}+', re.DOTALL)
 
 

@@ -19,7 +19,7 @@ REVIEW_S = 300.0
 
 _RECENT_S, _LONG_S = 180.0, 7200.0
 _PRIOR_CHANGES = 0.5
-_TIERS = ((1.5, 10.0), (0.5, 30.0), (0.02, 120.0))  # changes of late (decayed), and the interval from there on
+_TIERS = ((1.5, 10.0), (0.5, 30.0), (0.02, 120.0))  # recent changes (decayed), and the interval from there on
 _SLOWEST_S = 300.0
 _ON_NEWS, _ON_NONE = 0.5, 1.5
 

@@ -68,11 +68,11 @@ def after_silence(belief: Belief, prior: Prior, now: float) -> Belief:
     return Belief(*_silent(belief, prior, elapsed), now) if elapsed > 0.0 else belief
 
 
-# What each hint calculates for each scope is a plain tuple: a named one costs a tenth of it to make.
+# Plain tuples, since each hint computes them for each scope: a NamedTuple would add a tenth to the cost.
 def _rates(hot_count: float, hot_s: float, cold_count: float, cold_s: float, prior: Prior) -> tuple[float, float]:
     _, _, usual_hot, hot_shape, usual_cold, cold_shape = prior
     cold = (cold_count + cold_shape) / (cold_s + cold_shape / usual_cold)
-    # A scope that is busier than others when cold is taken to be half as much so, by the logarithm, when hot.
+    # A scope that is busier than others when cold is assumed to be so by half, in the logarithm, when hot.
     hot = (hot_count + hot_shape) / (hot_s + hot_shape / (usual_hot * math.sqrt(cold / usual_cold)))
     return (max(_MIN_CONTRAST * cold, hot)), cold
 

@@ -99,7 +99,7 @@ def decide_interval(situation: Situation, tuning: Tuning, now: float) -> Interva
     matters = attention(situation.activity)
     missed = _miss_share(situation, tuning, now)
     rate, left = _outlooks(situation, tuning, now, missed, matters)
-    # Never less than what is missed, though the difference of two rates loses its last digits.
+    # At least the missed share, because the difference of two rates loses its last digits.
     residual = max(missed, left.rate / (rate * matters)) if rate > 0.0 else missed
     interval = _interval(situation, tuning, left, matters, residual, now)
     boosts = [TIER_S[state.boosted] for state in situation.scopes if state.boosted and state.boosted_until > now]
@@ -108,14 +108,14 @@ def decide_interval(situation: Situation, tuning: Tuning, now: float) -> Interva
 
 
 def _prefers_stream(situation: Situation, tuning: Tuning, now: datetime, decision: IntervalDecision) -> bool:
-    # A stream follows so many scopes at most, and a poll names those that changed last, whichever they are.
+    # A stream follows a limited number of scopes; a poll names those that changed last, whichever they are.
     return not situation.more_scopes and _interval_without_stream_s(situation, tuning, now, decision) <= _STREAM_BELOW_S
 
 
 def _interval_without_stream_s(
     situation: Situation, tuning: Tuning, now: datetime, decision: IntervalDecision
 ) -> float:
-    # What a stream brings must not speak against the stream.
+    # Changes that an open stream delivers must not count against having one.
     if not situation.streaming:
         return decision.interval_s
     return decide_interval(situation._replace(streaming=False), tuning, now.timestamp()).interval_s

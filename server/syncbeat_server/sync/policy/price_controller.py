@@ -161,7 +161,7 @@ def _step(wanted: float, measured: Measurements) -> float:
 
 
 def _moved(price: float, first: float, step: float, span: float = _SPAN) -> float:
-    # Another prior has another first price: that keeps the price from going on, but moves it nowhere by itself.
+    # A new prior has another first price: that stops the price from going further, but does not move it by itself.
     least, most = min(price, first / span), max(price, first * span)
     return min(most, max(least, price * math.exp(step)))
 

@@ -91,7 +91,7 @@ def next_state(state: PriceState, sums: Sums, target: Target, prior: Prior, now:
     kept, kept_load = math.exp(-elapsed / window_s), math.exp(-elapsed / _LOAD_FADES_IN_S)
     if kept * state.unit_changes < _MIN_CHANGES:
         kept = min(1.0, _MIN_CHANGES / max(state.unit_changes, 1.0))
-    seen = since.changes > 0.0
+    is_measured = since.changes > 0.0
     after = state._replace(
         tuned_at=now,
         since=Sums(),
@@ -99,8 +99,8 @@ def next_state(state: PriceState, sums: Sums, target: Target, prior: Prior, now:
         unit_stale_s=kept * state.unit_stale_s + since.stale_s * root,
         unit_requests=kept_load * state.unit_requests + since.requests / root,
         unit_s=kept_load * state.unit_s + elapsed,
-        mean_s=since.stale_s / since.changes if seen else state.mean_s,
-        late_share=since.late / since.changes if seen else state.late_share,
+        mean_s=since.stale_s / since.changes if is_measured else state.mean_s,
+        late_share=since.late / since.changes if is_measured else state.late_share,
     )
     return after._replace(price=adjust_price(state.price, target, _measured(after, since), prior))
 

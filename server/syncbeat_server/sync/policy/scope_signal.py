@@ -27,8 +27,8 @@ def current_belief(signal: Signal, prior: Prior) -> Belief:
     belief = signal.belief or initial_belief(prior, signal.windows.at)
     if signal.presence_at <= belief.at:
         return belief
-    seen = after_silence(belief, prior, signal.presence_at)
-    return after_evidence(seen, _WRITER_ARRIVED if signal.present else _WRITER_LEFT)
+    silent = after_silence(belief, prior, signal.presence_at)
+    return after_evidence(silent, _WRITER_ARRIVED if signal.present else _WRITER_LEFT)
 
 
 def signal_after_change(signal: Signal, prior: Prior, now: float) -> Signal:

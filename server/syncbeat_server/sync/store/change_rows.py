@@ -21,7 +21,7 @@ async def change_of(row: Row, scope: str, epoch: str) -> Change:
     """
     value, octets = row["value"], row["value_octets"]
     if value is not None and octets > MAX_OCTETS:
-        # A thread lets others go on between one number and the next.
+        # In a thread, so that the event loop goes on between one number and the next.
         value = await asyncio.to_thread(shorten_numbers, value)
     return Change(
         scope=scope,

@@ -77,13 +77,13 @@ async def claim_fit_turn(
     return FitTurn(row["sample_share"], row["due"], row["start_s"], row["end_s"], prior_of(row["prior"]))
 
 
-async def active_scopes(conn: Connection, app_id: str, most: int) -> int:
-    """Count the scopes of an app that changed within a day, up to `most`."""
+async def count_active_scopes(conn: Connection, app_id: str, limit: int) -> int:
+    """Count the scopes of an app that changed within a day, up to `limit`."""
     count: int = await conn.fetchval(
         """SELECT count(*) FROM (
                SELECT 1 FROM scopes WHERE app_id = $1 AND changed_at > syncbeat_now() - interval '1 day' LIMIT $2) s""",
         app_id,
-        most,
+        limit,
     )
     return count
 
@@ -103,7 +103,7 @@ async def set_sample_share(conn: Connection, app_id: str, share: float) -> None:
     )
 
 
-async def read_histories(conn: Connection, app_id: str, turn: FitTurn, most: int) -> list[History]:
+async def read_histories(conn: Connection, app_id: str, turn: FitTurn, limit: int) -> list[History]:
     """Return the histories of sampled scopes that changed within a week, including those without a sample."""
     rows = await conn.fetch(
         """SELECT greatest($2::float8, extract(epoch FROM s.created_at)::float8) AS start_s,
@@ -119,7 +119,7 @@ async def read_histories(conn: Connection, app_id: str, turn: FitTurn, most: int
         turn.start_s,
         turn.end_s,
         turn.share,
-        most,
+        limit,
     )
     return [History(row["start_s"], turn.end_s, row["changes"]) for row in rows]
 

@@ -45,8 +45,8 @@ async def changes_between(conn: Connection, reads: Sequence[FeedRead], octets: i
 
     In the order of the reads as many as fit into `octets`, and one at least. Access was checked by `scope_states`.
     """
-    # `pruned` as of the same snapshot as the changes: no pause, however long, comes between the two.
-    # Sizes are summed before any value is looked at: what is not sent is neither fetched nor rendered.
+    # `pruned` is read in the snapshot of the changes, so that no pause, however long, comes between the two.
+    # Sizes are summed before any value is read: values that are not sent are neither fetched nor printed.
     rows = await conn.fetch(
         f"""SELECT t.i, t.pruned, c.key, c.value, c.deleted, t.sequence, c.changed_at, t.octets, t.followed,
                   t.octets - $7 AS value_octets

@@ -34,7 +34,7 @@ async def record_fetched(conn: Connection, fetched: Sequence[tuple[DeviceKey, Cu
     )
 
 
-# Page by page through the primary key: an index by time would have to be moved with each poll.
+# Page by page through the primary key: an index by time would have to be updated with each poll.
 FORGET_LEFT = """
     WITH page AS MATERIALIZED (
         SELECT app_id, user_id, device_id, scope FROM device_cursors
@@ -60,9 +60,9 @@ async def forget_left(conn: Connection, limit: int, after: tuple[str, str, str, 
     return Batch(row["gone"], more=row["found"] == limit, place=place)
 
 
-async def record_shown(conn: Connection, seen: Sequence[tuple[DeviceKey, Cursor]]) -> None:
+async def record_shown(conn: Connection, shown: Sequence[tuple[DeviceKey, Cursor]]) -> None:
     """Write the newest cursor that each device has shown for a scope; older ones change nothing."""
-    newest = {(device, cursor.scope): cursor for device, cursor in seen}
+    newest = {(device, cursor.scope): cursor for device, cursor in shown}
     await conn.execute(
         """INSERT INTO device_cursors AS c (app_id, user_id, device_id, scope, epoch, sequence, seen_at)
            SELECT k.app_id, k.user_id, k.device_id, k.scope, k.epoch, k.sequence, syncbeat_now()

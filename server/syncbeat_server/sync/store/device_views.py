@@ -49,8 +49,8 @@ async def read_device_views(
     conn: Connection, devices: Sequence[DeviceKey], max_scopes: int = MAX_SCOPES
 ) -> list[DeviceView | None]:
     """Return the view of each device, or None if it is not registered, with its `max_scopes` newest scopes."""
-    # A planner without statistics looks for each cursor among all of the device. OFFSET 0 forbids that; where scopes
-    # are few it would cost a fourth more, as the planner may also join them well.
+    # A planner without statistics searches for each cursor among all of the device. OFFSET 0 prevents that; for few
+    # scopes it would cost a fourth more, as the planner may also find a good join.
     by_key = "OFFSET 0" if max_scopes > _FEW_SCOPES else ""
     rows = await conn.fetch(
         f"""SELECT k.i, d.activity, extract(epoch FROM d.activity_at)::float8 AS reported_at, d.platform,
@@ -72,7 +72,7 @@ async def read_device_views(
     views: list[DeviceView | None] = [None] * len(devices)
     for number, row in enumerate(rows, 1):
         if not number % _ROWS_PER_TURN:
-            await asyncio.sleep(0)  # others have their turn of the loop
+            await asyncio.sleep(0)  # so that others get their turn of the event loop
         (
             place,
             activity,

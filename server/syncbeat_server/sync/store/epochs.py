@@ -52,8 +52,8 @@ async def renew(conn: Connection, keys: Sequence[ScopeKey]) -> int:
     )
 
 
-# A row whose transaction this cluster had not come to when the run began, and that was not written since: what is
-# written meanwhile has such a number rightly. Its writer is told by `xmin`, and how old that is by `age`.
+# A row with a transaction number that this cluster had not reached when the run began, and that was not written since:
+# rows written meanwhile have such numbers rightly. Their writer is in `xmin`, whose age is told by `age`.
 _FOREIGN = "c.xid >= $1::text::xid8 AND age(c.xmin) > age($1::text::xid8::xid)"
 
 

@@ -115,13 +115,13 @@ _SIZED = f"""
         FROM changes c JOIN scopes s ON (s.app_id, s.scope) = (c.app_id, c.scope)
         WHERE c.ctid = ANY (ARRAY(SELECT tuple FROM page))
         WINDOW w AS (ORDER BY c.scope, c.sequence ROWS UNBOUNDED PRECEDING)),
-    seen AS MATERIALIZED (
+    state AS MATERIALIZED (
         SELECT {_STATE}, until::text AS until, (SELECT count(*) FROM page) AS paged, ends.*
         FROM place LEFT JOIN ends ON true)
-    SELECT seen.*, z.scope, z.epoch, z.key, z.value_octets,
+    SELECT state.*, z.scope, z.epoch, z.key, z.value_octets,
            CASE WHEN z.value_octets <= {MAX_READ_OCTETS} THEN z.value::text END AS value,
            z.deleted, z.sequence, z.changed_at
-    FROM seen LEFT JOIN sized z ON z.n = 1 OR z.octets <= {MAX_OCTETS} ORDER BY z.n"""
+    FROM state LEFT JOIN sized z ON z.n = 1 OR z.octets <= {MAX_OCTETS} ORDER BY z.n"""
 
 BY_TRANSACTION = f"WITH {_MOMENTS}, {_NEW_BY_TRANSACTION}, {_SIZED}"
 IN_ORDER = f"WITH {_MOMENTS}, {_NEW_IN_ORDER}, {_SIZED}"

@@ -152,23 +152,23 @@ async def record_writer_presence(
 
     Returns the scopes of which that was not stored yet, or not for ten minutes.
     """
-    told = sorted(set(users))
+    writers = sorted(set(users))
     rows = await conn.fetch(
-        """WITH told AS (
+        """WITH written AS (
                SELECT m.app_id, m.scope FROM unnest($1::text[], $2::text[]) AS k (app_id, user_id)
                CROSS JOIN LATERAL (
                    SELECT m.app_id, m.scope FROM scope_members m JOIN scopes s USING (app_id, scope)
                    WHERE m.app_id = k.app_id AND m.user_id = k.user_id AND m.role = 'WRITER'
                    ORDER BY s.changed_at DESC NULLS LAST LIMIT $4) m),
            locked AS (
-               SELECT s.app_id, s.scope FROM scopes s JOIN (SELECT DISTINCT * FROM told) t USING (app_id, scope)
+               SELECT s.app_id, s.scope FROM scopes s JOIN (SELECT DISTINCT * FROM written) t USING (app_id, scope)
                WHERE s.present <> $3 OR s.presence_at IS NULL AND $3
                    OR s.presence_at < syncbeat_now() - interval '10 minutes'
                ORDER BY s.app_id, s.scope FOR UPDATE OF s)
            UPDATE scopes s SET present = $3, presence_at = syncbeat_now() FROM locked l
            WHERE (s.app_id, s.scope) = (l.app_id, l.scope) RETURNING s.app_id, s.scope""",
-        [app_id for app_id, _ in told],
-        [user_id for _, user_id in told],
+        [app_id for app_id, _ in writers],
+        [user_id for _, user_id in writers],
         present,
         limit,
     )

@@ -7,10 +7,10 @@ from datetime import datetime
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.storage.retention import BEGINNING, Batch
 
-# The scopes' rows are locked, so that `pruned` and the tombstones move together for every reader, and nobody publishes
-# in between. A key that was published since the look has another sequence, which the last conditions spare. All of a
-# day go together, so that a list under way is made to begin anew once a day at most. What is noted for the streams of
-# whole apps are the transactions of this cluster: a restored dump may hold others.
+# The scopes' rows are locked, so that `pruned` and the tombstones change together for every reader, with no publish in
+# between. A key that was published since the read has another sequence, which the last conditions spare. Those of a
+# day are deleted together, so that a list under way has to begin anew once a day at most. For the streams of whole apps
+# only transactions of this cluster are stored: a restored dump may hold others.
 REMOVE_OLD = """
     WITH day AS (SELECT date_trunc('day', syncbeat_now() - make_interval(secs => $1 * 86400), 'UTC') AS begins),
     old AS MATERIALIZED (

@@ -185,7 +185,7 @@ def _unseen_changes(
     Those that the device's last poll told of are not new, fetched or not.
     """
     given = {head.scope: head for head in before.heads}
-    shown_cursors = {cursor.scope: cursor for cursor in cursors}  # who names a scope twice does not count twice
+    shown_cursors = {cursor.scope: cursor for cursor in cursors}  # a scope that is named twice does not count twice
     for scope, epoch, sequence in shown_cursors.values():
         state = states.get(scope)
         if state is None or sequence is None or epoch not in ("", state.epoch):

@@ -76,7 +76,9 @@ class NightlyFit:
             if turn is None:
                 return None
             histories = await change_samples.read_histories(conn, app_id, turn, _MAX_SCOPES) if turn.due else []
-            wanted = min(1.0, _WANTED_SCOPES / max(1, await change_samples.active_scopes(conn, app_id, _MAX_COUNTED)))
+            wanted = min(
+                1.0, _WANTED_SCOPES / max(1, await change_samples.count_active_scopes(conn, app_id, _MAX_COUNTED))
+            )
             if not 1 / _MAX_SHARE_RATIO < wanted / turn.share < _MAX_SHARE_RATIO:
                 await change_samples.set_sample_share(conn, app_id, wanted)
         fitted = await self._fit_prior(histories, turn.prior or DEFAULT_PRIOR) if histories else None

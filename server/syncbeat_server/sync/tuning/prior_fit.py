@@ -38,8 +38,8 @@ _TINY = 1e-300
 
 Array = NDArray[np.float64]
 
-# mean ln hot, ln sd of it, mean ln cold, ln sd of it, ln start, ln end: where they are expected (rates: relative to the
-# fleet's mean rate), and within what
+# mean ln hot, ln of its sd, mean ln cold, ln of its sd, ln start, ln end: their means (of rates relative to the mean
+# rate of all scopes) and standard deviations in the wide prior
 _EXPECTED = np.array(
     [math.log(10), math.log(0.7), math.log(0.4), math.log(0.9), math.log(1 / 21_600), math.log(1 / 720)]
 )

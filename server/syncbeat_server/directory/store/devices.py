@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from syncbeat_server.directory.model import (
-    Device,
-    Platform,
-    Registration,
-    TokenState,
-)
+from syncbeat_server.directory.model import Device, Platform, Registration, TokenState
 from syncbeat_server.storage.postgres.database import Connection, Row
 
 
@@ -50,6 +45,11 @@ async def lock_registering(conn: Connection, app_id: str, user_id: str, device_i
         f"{app_id} {user_id}",
         device_id,
     )
+
+
+async def lock_erasing(conn: Connection, app_id: str, user_id: str) -> None:
+    """Block registrations of a user's devices while the user is deleted: a device registered meanwhile would remain."""
+    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 1))", f"{app_id} {user_id}")
 
 
 async def count_devices(conn: Connection, app_id: str, user_id: str, except_device_id: str) -> int:
@@ -106,8 +106,3 @@ def _token_state(row: Row) -> TokenState:
     state = TokenState(row["token_state"])
     marked = row["token_invalid_at"]
     return TokenState.INVALID if state is TokenState.DEAD and marked and marked == row["token_state_at"] else state
-
-
-async def lock_erasing(conn: Connection, app_id: str, user_id: str) -> None:
-    """Block registrations of a user's devices while the user is deleted: a device registered meanwhile would remain."""
-    await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 1))", f"{app_id} {user_id}")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from syncbeat_server.directory.model import (
-    Member,
-    MemberRole,
-)
+from syncbeat_server.directory.model import Member, MemberRole
 from syncbeat_server.storage.postgres.database import Connection, Row
 
 

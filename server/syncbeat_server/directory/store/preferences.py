@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from syncbeat_server.directory.model import (
-    Preferences,
-    QuietHours,
-)
+from syncbeat_server.directory.model import Preferences, QuietHours
 from syncbeat_server.storage.postgres.database import Connection, Row
 
 

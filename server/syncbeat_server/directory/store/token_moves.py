@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from syncbeat_server.directory.model import (
-    Holder,
-    Registration,
-    TokenMove,
-)
+from syncbeat_server.directory.model import Holder, Registration, TokenMove
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
 

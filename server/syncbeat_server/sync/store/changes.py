@@ -8,9 +8,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from syncbeat_server.storage.postgres.database import Connection, Row
-from syncbeat_server.sync.model import (
-    Change,
-)
+from syncbeat_server.sync.model import Change
 from syncbeat_server.sync.store.change_rows import MAX_READ_OCTETS, change_of
 
 ROW_OCTETS = 400

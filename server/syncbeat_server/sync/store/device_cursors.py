@@ -9,6 +9,30 @@ from syncbeat_server.storage.retention import Batch
 from syncbeat_server.sync.model import Cursor, DeviceKey
 
 
+async def record_shown(conn: Connection, shown: Sequence[tuple[DeviceKey, Cursor]]) -> None:
+    """Write the newest cursor that each device has shown for a scope; older ones change nothing."""
+    newest = {(device, cursor.scope): cursor for device, cursor in shown}
+    await conn.execute(
+        """INSERT INTO device_cursors AS c (app_id, user_id, device_id, scope, epoch, sequence, seen_at)
+           SELECT k.app_id, k.user_id, k.device_id, k.scope, k.epoch, k.sequence, syncbeat_now()
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[])
+                AS k (app_id, user_id, device_id, scope, epoch, sequence)
+           JOIN devices d ON (d.app_id, d.user_id, d.device_id) = (k.app_id, k.user_id, k.device_id)
+           JOIN scopes s ON (s.app_id, s.scope, s.epoch) = (k.app_id, k.scope, k.epoch) AND k.sequence <= s.head
+           ORDER BY k.app_id, k.user_id, k.device_id, k.scope
+           ON CONFLICT (app_id, user_id, device_id, scope) DO UPDATE
+           SET epoch = excluded.epoch, sequence = excluded.sequence, seen_at = excluded.seen_at,
+               fetched = CASE WHEN c.epoch = excluded.epoch THEN c.fetched END
+           -- A stored cursor ahead of the head is of changes that a restore undid.
+           WHERE c.epoch <> excluded.epoch OR c.sequence < excluded.sequence
+              OR c.sequence > (SELECT s.head FROM scopes s WHERE (s.app_id, s.scope) = (c.app_id, c.scope))""",
+        *device_columns([device for device, _ in newest]),
+        [scope for _, scope in newest],
+        [cursor.epoch for cursor in newest.values()],
+        [cursor.sequence for cursor in newest.values()],
+    )
+
+
 async def record_fetched(conn: Connection, fetched: Sequence[tuple[DeviceKey, Cursor]]) -> None:
     """Write the newest cursor that each device's calls were answered with for a scope; older ones change nothing."""
     newest = {(device, cursor.scope): cursor for device, cursor in fetched}
@@ -58,30 +82,6 @@ async def forget_left(conn: Connection, limit: int, after: tuple[str, str, str, 
         return Batch(0, more=False, place=None)
     place = (row["app_id"], row["user_id"], row["device_id"], row["scope"])
     return Batch(row["gone"], more=row["found"] == limit, place=place)
-
-
-async def record_shown(conn: Connection, shown: Sequence[tuple[DeviceKey, Cursor]]) -> None:
-    """Write the newest cursor that each device has shown for a scope; older ones change nothing."""
-    newest = {(device, cursor.scope): cursor for device, cursor in shown}
-    await conn.execute(
-        """INSERT INTO device_cursors AS c (app_id, user_id, device_id, scope, epoch, sequence, seen_at)
-           SELECT k.app_id, k.user_id, k.device_id, k.scope, k.epoch, k.sequence, syncbeat_now()
-           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[])
-                AS k (app_id, user_id, device_id, scope, epoch, sequence)
-           JOIN devices d ON (d.app_id, d.user_id, d.device_id) = (k.app_id, k.user_id, k.device_id)
-           JOIN scopes s ON (s.app_id, s.scope, s.epoch) = (k.app_id, k.scope, k.epoch) AND k.sequence <= s.head
-           ORDER BY k.app_id, k.user_id, k.device_id, k.scope
-           ON CONFLICT (app_id, user_id, device_id, scope) DO UPDATE
-           SET epoch = excluded.epoch, sequence = excluded.sequence, seen_at = excluded.seen_at,
-               fetched = CASE WHEN c.epoch = excluded.epoch THEN c.fetched END
-           -- A stored cursor ahead of the head is of changes that a restore undid.
-           WHERE c.epoch <> excluded.epoch OR c.sequence < excluded.sequence
-              OR c.sequence > (SELECT s.head FROM scopes s WHERE (s.app_id, s.scope) = (c.app_id, c.scope))""",
-        *device_columns([device for device, _ in newest]),
-        [scope for _, scope in newest],
-        [cursor.epoch for cursor in newest.values()],
-        [cursor.sequence for cursor in newest.values()],
-    )
 
 
 def device_columns(devices: Sequence[DeviceKey]) -> tuple[list[str], list[str], list[str]]:

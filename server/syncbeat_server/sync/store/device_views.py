@@ -11,15 +11,7 @@ import orjson
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.directory.store.device_locks import lock_in_order
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.sync.model import (
-    Activity,
-    ActivityState,
-    Cursor,
-    DeviceKey,
-    Network,
-    Reach,
-    ScopeState,
-)
+from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Network, Reach, ScopeState
 from syncbeat_server.sync.store.device_cursors import device_columns
 from syncbeat_server.sync.store.scopes import STATE, scope_state
 

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.sync.model import (
-    ScopeState,
-)
+from syncbeat_server.sync.model import ScopeState
 from syncbeat_server.sync.store.scopes import STATE, scope_state
 
 

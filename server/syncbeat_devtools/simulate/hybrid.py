@@ -21,13 +21,13 @@ from syncbeat_devtools.simulate.tally import (
     Tally,
 )
 from syncbeat_devtools.simulate.waking import IOS, Air, Handset
+from syncbeat_server.directory.model import REACH_HALF_LIFE_S
 from syncbeat_server.push.policy import reachability as push_reach
 from syncbeat_server.push.policy.resend import ResendRule, next_resend_s
 from syncbeat_server.sync.model import Activity, ActivityState, Reach, ScopeState, Signal
 from syncbeat_server.sync.policy import hint, scope_signal
 from syncbeat_server.sync.policy.hint import Situation
 from syncbeat_server.sync.policy.hint_inputs import Tuning
-from syncbeat_server.sync.policy.reach import HALF_LIFE_S
 
 _RULE = ResendRule()
 _BACKGROUND = Activity(ActivityState.BACKGROUND)
@@ -226,7 +226,7 @@ class HybridDay:
         self._tally.woken += self._known and self._woken_again
         self._wake, self._wake_number = None, self._wake_number + 1
         reach = self._reach
-        kept = 0.5 ** ((now - reach.at) / HALF_LIFE_S)
+        kept = 0.5 ** ((now - reach.at) / REACH_HALF_LIFE_S)
         self._reach = Reach(reach.usable, reach.answered * kept + answered, reach.missed * kept + 1.0 - answered, now)
 
     def _deliver(self, seen_at: float, now: float) -> None:
@@ -284,7 +284,7 @@ def _learned(device: Device, tuning: Tuning) -> Signal:
 
 def _known_reach(device: Device, handset: Handset) -> Reach:
     """What the wake-ups of the days before have told: as many as there were changes outside of streams."""
-    kept = sum(0.5 ** (-at / HALF_LIFE_S) for at in device.history)
+    kept = sum(0.5 ** (-at / REACH_HALF_LIFE_S) for at in device.history)
     # Wake-ups of one session are few: its changes go through the stream. A third of all is a careful guess.
     tried = kept / 3.0
     if handset.reachable:

@@ -12,6 +12,8 @@ MAX_SCOPES = 2_000
 
 Hints name them all, and a request may show a cursor of each.
 """
+REACH_HALF_LIFE_S = 86_400.0
+"""The age in seconds at which an answer to a wake-up, or a miss, counts for half in a device's reach."""
 FOREGROUND_S = 600.0
 """Seconds for which an app counts as on the screen after its device reported that."""
 

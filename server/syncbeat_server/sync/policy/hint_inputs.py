@@ -7,6 +7,7 @@ from typing import NamedTuple
 from syncbeat_server.sync.policy.baselines import PolicyName
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.interval import Bounds, Price
+from syncbeat_server.sync.policy.price_controller import DEFAULT_TARGET
 
 
 class Tuning(NamedTuple):
@@ -18,7 +19,7 @@ class Tuning(NamedTuple):
     """
 
     policy: PolicyName = PolicyName.ADAPTIVE
-    target: str = "a mean staleness of 15 s"
+    target: str = str(DEFAULT_TARGET)
     bounds: Bounds = Bounds(5.0, 75.0)
     prior: Prior = DEFAULT_PRIOR
     price: Price = Price(3.2)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.interval import Price
 
+DEFAULT_MEAN_S = 15.0
+"""The mean staleness in seconds that an app without a target gets, and that a budget begins with."""
 LATE_SHARE = 0.05
 """The share of changes that may come later than a p95 target says."""
 
@@ -27,7 +29,6 @@ _PINNED = 0.9  # of polls at a bound, which the price does not move
 _KNOWN_RATES = 0.65  # ratio of the prices at which known rates and the filter's estimates are equally stale
 _QUIET = 2.0  # times the cold rate: below it a scope is given up rather than polled within a p95 limit
 _DAY_S = 86_400.0
-_UNKNOWN_MEAN_S = 15.0
 
 
 class TargetKind(StrEnum):
@@ -56,7 +57,7 @@ class Target(NamedTuple):
             case TargetKind.MEAN:
                 return 4.0 * self.value
             case TargetKind.BUDGET:
-                return 4.0 * _UNKNOWN_MEAN_S
+                return 4.0 * DEFAULT_MEAN_S
 
     @property
     def settles_s(self) -> float:
@@ -73,7 +74,7 @@ class Target(NamedTuple):
                 return f"{self.value:,.0f} requests a day"
 
 
-DEFAULT_TARGET = Target(TargetKind.MEAN, 15.0)
+DEFAULT_TARGET = Target(TargetKind.MEAN, DEFAULT_MEAN_S)
 
 
 class Measurements(NamedTuple):
@@ -104,7 +105,7 @@ def first_price(target: Target, prior: Prior = DEFAULT_PRIOR) -> Price:
     rate = hot * prior.hot_per_s + (1.0 - hot) * prior.cold_per_s
     root = hot * _mean_root(prior.hot_per_s, prior.hot_shape)
     root += (1.0 - hot) * _mean_root(prior.cold_per_s, prior.cold_shape)
-    mean_s = _UNKNOWN_MEAN_S if target.kind is TargetKind.BUDGET else target.value
+    mean_s = DEFAULT_MEAN_S if target.kind is TargetKind.BUDGET else target.value
     staleness = (root / rate) ** 2 / (2.0 * mean_s**2) / _KNOWN_RATES
     if target.kind is not TargetKind.P95:
         return Price(staleness)

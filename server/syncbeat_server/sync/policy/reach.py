@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 
+from syncbeat_server.directory.model import REACH_HALF_LIFE_S
 from syncbeat_server.sync.model import Reach
 
-HALF_LIFE_S = 86_400.0
-"""The age at which an answer, or a miss, counts for half."""
 STREAM_MISSES = 0.001
 """The share of changes that an open stream is assumed to lose."""
 LONGEST_S = 4 * 3600.0
@@ -24,15 +23,12 @@ _MIN_MISSES, _MAX_MISSES = 1e-4, 0.9
 _MAX_LOG_ODDS = 50.0
 
 
-UNREACHED = Reach()
-
-
 def miss_share(reach: Reach, app_misses: float, now: float) -> float:
     """Return the share of wake-ups that a device will not answer; live devices of its app miss `app_misses`."""
     if not reach.usable:
         return 1.0
     misses = min(_MAX_MISSES, max(_MIN_MISSES, app_misses))
-    kept = 0.5 ** (max(0.0, now - reach.at) / HALF_LIFE_S)
+    kept = 0.5 ** (max(0.0, now - reach.at) / REACH_HALF_LIFE_S)
     log_odds = (
         math.log(_DEAD_ODDS)
         + kept * reach.answered * math.log(_ANSWERED_BY_CHANCE / (1.0 - misses))

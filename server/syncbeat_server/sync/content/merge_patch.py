@@ -23,13 +23,13 @@ class ComposedPatch(NamedTuple):
     patch: str | None
 
 
-class _Known(NamedTuple):
+class _KnownValue(NamedTuple):
     """Marks a place whose value is known, whatever was there before. None: nothing is there."""
 
     value: _Json
 
 
-class _Merging(dict[str, "_Known | _Merging"]):
+class _MergeNode(dict[str, "_KnownValue | _MergeNode"]):
     """Marks a place where an object is merged onto the old value: its members that any patch has."""
 
 
@@ -53,11 +53,11 @@ def compose(patches: Sequence[str | None]) -> ComposedPatch:
             for patch in rest:
                 value = _merged(value, _read(patch))
             return ComposedPatch(reset, _written(value))
-        merging = _Merging()
+        node = _MergeNode()
         for patch in rest:
-            _merge(merging, _read(patch))
-        resets = _resets(merging)
-        return ComposedPatch(_written(resets) if resets else None, _written(_sets(merging)))
+            _merge(node, _read(patch))
+        resets = _resets(node)
+        return ComposedPatch(_written(resets) if resets else None, _written(_sets(node)))
     except (TypeError, RecursionError) as error:
         raise ValueError("a patch cannot be read or written as JSON") from error
 
@@ -113,26 +113,26 @@ def _merged(value: _Json, patch: _Json) -> _Json:
     return members
 
 
-def _merge(merging: _Merging, patch: _Json) -> None:
+def _merge(node: _MergeNode, patch: _Json) -> None:
     if not isinstance(patch, dict):
         raise TypeError("a patch that is merged is an object")
     for name, member in patch.items():
-        place = merging.get(name)
+        place = node.get(name)
         if not isinstance(member, dict):
-            merging[name] = _Known(member)
-        elif isinstance(place, _Known):
-            merging[name] = _Known(_merged(place.value, member))
+            node[name] = _KnownValue(member)
+        elif isinstance(place, _KnownValue):
+            node[name] = _KnownValue(_merged(place.value, member))
         else:
             if place is None:
-                place = merging[name] = _Merging()
+                place = node[name] = _MergeNode()
             _merge(place, member)
 
 
-def _resets(merging: _Merging) -> dict[str, _Json]:
+def _resets(node: _MergeNode) -> dict[str, _Json]:
     # Without its removal, the old value of such a member would be merged into, and not replaced.
     resets: dict[str, _Json] = {}
-    for name, place in merging.items():
-        if isinstance(place, _Merging):
+    for name, place in node.items():
+        if isinstance(place, _MergeNode):
             inner = _resets(place)
             if inner:
                 resets[name] = inner
@@ -141,5 +141,5 @@ def _resets(merging: _Merging) -> dict[str, _Json]:
     return resets
 
 
-def _sets(merging: _Merging) -> dict[str, _Json]:
-    return {name: _sets(place) if isinstance(place, _Merging) else place.value for name, place in merging.items()}
+def _sets(node: _MergeNode) -> dict[str, _Json]:
+    return {name: _sets(place) if isinstance(place, _MergeNode) else place.value for name, place in node.items()}

@@ -15,18 +15,21 @@ from google.protobuf.message import Message
 
 from bench.figure import Better, Figure, Options, Round, paired
 from syncbeat.v1 import directory_service_pb2
-from syncbeat_server.auth.accounts.account_status_cache import KeptStanding, Standings
-from syncbeat_server.auth.model import Issuer, KeyRow, Standing, VerifiedToken
-from syncbeat_server.auth.service import Authenticator, Known
-from syncbeat_server.auth.tokens.bearer import bearer_of
+from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache, CachedStatus
+from syncbeat_server.auth.accounts.caller_caches import CallerCaches
+from syncbeat_server.auth.accounts.token_cache import TokenCache
+from syncbeat_server.auth.model import AccountStatus, Issuer, KeyRow, VerifiedToken
+from syncbeat_server.auth.service import Authenticator, Credentials
+from syncbeat_server.auth.tokens.bearer import parse_bearer
 from syncbeat_server.auth.tokens.keys import key_table
-from syncbeat_server.auth.tokens.verify import check, mint, read
+from syncbeat_server.auth.tokens.verify import mint, parse_token, verify_token
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.rpc.access import policies
+from syncbeat_server.rpc.access import access_policies
 from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.call_context import Call
-from syncbeat_server.rpc.handler_pipeline import Context, Interceptors
+from syncbeat_server.rpc.call_lifecycle import Context
+from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
 
 _ISSUER = Issuer("default", "https://issuer.example")
 _USER = "1f0c7a52-6f6c-4d3e-9d6b-0f3f3f6f9a10"
@@ -56,14 +59,14 @@ def cached(options: Options) -> Figure:
     token = _token("HS256")
     door = _door(token)
     values = [f"Bearer {token}"]
-    assert door.cached(bearer_of(values)) is not None
+    assert door.cached(parse_bearer(values)) is not None
     decode = _pyjwt("HS256", token)
     return paired(
         "auth_cached_us",
         "us of CPU",
         Better.LESS,
         options,
-        lambda: _cost(lambda: door.cached(bearer_of(values)), 40_000),
+        lambda: _cost(lambda: door.cached(parse_bearer(values)), 40_000),
         lambda: _cost(decode, 4_000),
         baseline_is="PyJWT's decode of the same token",
     )
@@ -101,9 +104,9 @@ def _signed(name: str, algorithm: str, count: int, options: Options) -> Figure:
     clock = SystemClock()
 
     def ours() -> object:
-        unverified = read(token)
+        unverified = parse_token(token)
         header = unverified.header
-        return check(unverified, table[unverified.issuer, header.kid, header.algorithm], clock.now())
+        return verify_token(unverified, table[unverified.issuer, header.kid, header.algorithm], clock.now())
 
     decode = _pyjwt(algorithm, token)
     return paired(
@@ -128,27 +131,28 @@ def _pyjwt(algorithm: str, token: str) -> Callable[[], object]:
     )
 
 
-class _AllStand:
-    """Standings that need no database: whoever has a good token is let in."""
+class _AllAccepted:
+    """AccountStatusCache that need no database: whoever has a good token is let in."""
 
-    async def of(self, _token: VerifiedToken, *, fresh: bool = False) -> KeptStanding:
-        return KeptStanding(Standing(known=not fresh), float("inf"))
+    async def get(self, _token: VerifiedToken, *, fresh: bool = False) -> CachedStatus:
+        return CachedStatus(AccountStatus(exists=not fresh), float("inf"))
 
 
 def _door(token: str) -> Authenticator:
     """One that has checked this token."""
     clock, rows = SystemClock(), key_table([KeyRow(_ISSUER, "k", "HS256", _SECRET)])
-    door = Authenticator(Known(rows, {}, {}, {}), cast(Standings, _AllStand()), clock, 100)
+    caches = CallerCaches(cast(AccountStatusCache, _AllAccepted()), TokenCache(clock, 100))
+    door = Authenticator(Credentials(rows, {}, {}, {}), caches, clock)
     asyncio.run(_enter(door, token))
     return door
 
 
 async def _enter(door: Authenticator, token: str) -> None:
-    assert (await door.authenticate(bearer_of([f"Bearer {token}"]))).name == _USER
+    assert (await door.authenticate(parse_bearer([f"Bearer {token}"]))).name == _USER
 
 
 class _Context:
-    """The context of a call, as far as the interceptors ask it."""
+    """The context of a call, as far as the handler pipeline reads it."""
 
     def __init__(self, token: str) -> None:
         self._metadata = (("authorization", f"Bearer {token}"), ("user-agent", "bench"))
@@ -166,8 +170,8 @@ def _handler(door: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]
 
     name = "GetDevice"
     admission = Admission(1_000, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
-    stack = Interceptors(door, Metrics(), SystemClock(), admission)
-    return stack.answering(_SERVICE.methods_by_name[name], policies(_SERVICE)[name], nothing)
+    pipeline = HandlerPipeline(door, Metrics().rpc, SystemClock(), admission)
+    return pipeline.unary_handler(_SERVICE.methods_by_name[name], access_policies(_SERVICE)[name], nothing)
 
 
 def _cost(work: Callable[[], object], count: int) -> Round:

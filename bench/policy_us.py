@@ -6,9 +6,9 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from bench.figure import Better, Figure, Options, Round, paired
+from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.sync.model import Activity, ScopeState
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Situation, Tuning, decide, signal_after_change
-from syncbeat_server.sync.policy.baselines import PolicyName
 from syncbeat_server.sync.policy.scope_signal import initial_signal
 
 _HINTS = 20_000
@@ -19,7 +19,7 @@ _NOW = datetime(2030, 1, 1, tzinfo=UTC)
 def measure(options: Options) -> Figure:
     """A device with three scopes that have changed one, two and three times within two hours."""
     situation = Situation([_scope(number) for number in range(1, _SCOPES + 1)], Activity())
-    rival = DEFAULT_TUNING._replace(policy=PolicyName.SQRT_EWMA)
+    rival = DEFAULT_TUNING._replace(policy=SchedulingPolicy.SQRT_EWMA)
     return paired(
         "policy_us",
         "us of CPU/hint",

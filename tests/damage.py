@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from syncbeat_server.ops.files import MOST_BYTES
+from syncbeat_server.ops.files import MAX_BYTES
 
 # Apart, so that no scan for secrets takes a header for a key.
 _KEY = b"PRIVATE KEY"
@@ -57,7 +57,7 @@ UNREADABLE: Mapping[str, Callable[[Path], None]] = {
     "symlink loop": _loop,
     "dangling symlink": _dangling,
     "fifo": _fifo,
-    "too large": holding(b"#" * (MOST_BYTES + 1)),
+    "too large": holding(b"#" * (MAX_BYTES + 1)),
 }
 """What cannot be read, whatever it is to hold; each makes it where nothing stands."""
 

@@ -28,7 +28,7 @@ CANARY = "canary-3f9d1c77"
 """Stands in every token: it must be found in no log and in no message."""
 
 HOSTED = Issuer("default", "https://project.example/auth/v1")
-OURS = Issuer("default", "syncbeat:default", own=True)
+OURS = Issuer("default", "syncbeat:default", own_sessions=True)
 SHOP = Issuer("shop", "https://shop.example", ("shop",))
 _RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 _EC = ec.generate_private_key(ec.SECP256R1())

@@ -73,7 +73,7 @@ def pooled(stores: EmbeddedStores, pgbouncer: Path) -> Iterator[EmbeddedStores]:
             account=account,
             stop_signal=signal.SIGTERM,
             death_signal=signal.SIGTERM,
-            answers=lambda _: _listens(folder / _SOCKET),
+            is_ready=lambda _: _listens(folder / _SOCKET),
         )
     )
     server.start()

@@ -162,6 +162,6 @@ class Deployment:
 
     async def woken_for(self, scope_number: int, epoch: str) -> list[int]:
         """The sequences of an epoch that the offline phone of a scope was woken for."""
-        told = await self.stage.screens.deliveries(f"token-of-offline-{scope_number}")
+        told = await self.stage.fake_fcm.deliveries(f"token-of-offline-{scope_number}")
         messages = [one["message"].get("data", {}) for one in told]
         return [int(message["sequence"]) for message in messages if message.get("epoch") == epoch]

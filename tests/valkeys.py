@@ -114,7 +114,7 @@ def _running(folder: Path, port: int, command: list[str]) -> Iterator[Valkey]:
             account=Account(),
             stop_signal=signal.SIGTERM,
             death_signal=signal.SIGKILL,
-            answers=lambda _: _listens(port),
+            is_ready=lambda _: _listens(port),
         )
     )
     try:

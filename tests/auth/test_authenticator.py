@@ -9,13 +9,15 @@ from datetime import timedelta
 import pytest
 
 from syncbeat_server.auth import service
-from syncbeat_server.auth.accounts.account_status_cache import Standings
+from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache
+from syncbeat_server.auth.accounts.caller_caches import CallerCaches, caller_caches
+from syncbeat_server.auth.accounts.token_cache import TokenCache
 from syncbeat_server.auth.model import MAX_LEEWAY, Issuer, KeyRow, Principal, PrincipalKind
-from syncbeat_server.auth.service import Authenticator, Known
+from syncbeat_server.auth.service import Authenticator, Credentials
 from syncbeat_server.auth.store import users
-from syncbeat_server.auth.tokens.bearer import bearer_of
+from syncbeat_server.auth.tokens.bearer import parse_bearer
 from syncbeat_server.auth.tokens.keys import key_table
-from syncbeat_server.auth.tokens.verify import check, mint
+from syncbeat_server.auth.tokens.verify import mint, verify_token
 from syncbeat_server.errors import DependencyDown, TokenExpired, TokenInvalid, TokenRevoked
 from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
@@ -34,11 +36,15 @@ def refuses(database: Database) -> Refuses:
 
 
 @pytest.fixture
-def door(refuses: Refuses, clock: FakeClock) -> Authenticator:
+def caches(refuses: Refuses, clock: FakeClock) -> CallerCaches:
+    return caller_caches(refuses.as_database, clock, 100)
+
+
+@pytest.fixture
+def door(caches: CallerCaches, clock: FakeClock) -> Authenticator:
     holders = {hashlib.sha256(TOKEN.encode()).digest(): BACKEND}
     certified = {"backend.example": BACKEND, "www.backend.example": BACKEND, "spiffe://example/billing": BILLING}
-    known = Known(key_table([KEY]), {}, holders, certified)
-    return Authenticator(known, Standings(refuses.as_database, clock, 100), clock, 100)
+    return Authenticator(Credentials(key_table([KEY]), {}, holders, certified), caches, clock)
 
 
 def bearer(clock: FakeClock, user_id: str = "ann", life_s: float = 600.0, session_id: str = "s") -> str:
@@ -47,8 +53,8 @@ def bearer(clock: FakeClock, user_id: str = "ann", life_s: float = 600.0, sessio
 
 async def enter(door: Authenticator, *values: str) -> Principal:
     """As the interceptor asks."""
-    shown = bearer_of(values)
-    found = door.cached(shown) or door.at_once(shown)
+    shown = parse_bearer(values)
+    found = door.cached(shown) or door.try_sync(shown)
     return found if isinstance(found, Principal) else await door.authenticate(shown, found)
 
 
@@ -63,7 +69,7 @@ async def test_a_user_comes_in_by_a_jwt(door: Authenticator, clock: FakeClock) -
 
 async def test_a_service_comes_in_by_its_token_without_the_database(door: Authenticator, refuses: Refuses) -> None:
     refuses.error = DependencyDown("the database does not answer")
-    assert door.cached(bearer_of([f"Bearer {TOKEN}"])) is BACKEND
+    assert door.cached(parse_bearer([f"Bearer {TOKEN}"])) is BACKEND
     assert BACKEND.caller == "service:backend"
 
 
@@ -98,13 +104,13 @@ async def test_anything_else_stays_out(door: Authenticator, values: list[str]) -
     ],
 )
 def test_a_service_comes_in_by_its_certificate(door: Authenticator, names: Sequence[str], found: Principal) -> None:
-    assert door.certified(names) is found
+    assert door.authenticate_certificate(names) is found
 
 
 @pytest.mark.parametrize("names", [[], ["other.example"], ["backend.example", "spiffe://example/billing"]])
 def test_a_certificate_that_names_nobody_or_several_stays_out(door: Authenticator, names: Sequence[str]) -> None:
     with pytest.raises(TokenInvalid):
-        door.certified(names)
+        door.authenticate_certificate(names)
 
 
 async def test_a_token_that_was_checked_still_ends_in_time(door: Authenticator, clock: FakeClock) -> None:
@@ -118,7 +124,7 @@ async def test_a_token_that_was_checked_still_ends_in_time(door: Authenticator, 
 
 
 async def test_a_checked_token_is_remembered_for_a_while(
-    door: Authenticator, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    door: Authenticator, caches: CallerCaches, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks: list[object] = []
 
@@ -126,8 +132,8 @@ async def test_a_checked_token_is_remembered_for_a_while(
         checks.append(arguments)
         return real(*arguments)  # type: ignore[arg-type]  # whatever it is called with
 
-    real = check
-    monkeypatch.setattr(service, "check", counted)
+    real = verify_token
+    monkeypatch.setattr(service, "verify_token", counted)
     value = bearer(clock)
     for _ in range(3):
         await enter(door, value)
@@ -135,24 +141,26 @@ async def test_a_checked_token_is_remembered_for_a_while(
     await clock.advance(60)
     await enter(door, value)
     assert len(checks) == 2
-    assert (door.stats().hits, door.stats().misses) == (2, 2)
+    assert (caches.tokens.stats().hits, caches.tokens.stats().misses) == (2, 2)
 
 
-async def test_a_refused_token_is_not_remembered(door: Authenticator) -> None:
+async def test_a_refused_token_is_not_remembered(door: Authenticator, caches: CallerCaches) -> None:
     for number in range(3):
         with pytest.raises(TokenInvalid):
             await enter(door, f"Bearer a.b.{number}")
-    assert door.stats().size == 0
+    assert caches.tokens.stats().size == 0
 
 
-async def test_what_was_revoked_is_refused_once_told(door: Authenticator, database: Database, clock: FakeClock) -> None:
+async def test_what_was_revoked_is_refused_once_told(
+    door: Authenticator, caches: CallerCaches, database: Database, clock: FakeClock
+) -> None:
     value = bearer(clock)
     principal = await enter(door, value)
     await clock.advance(5)
     async with database.transaction() as conn:
         await users.revoke_user(conn, "default", "ann", "")
     assert await enter(door, value) is principal
-    door.revoked("default", "ann")
+    caches.invalidate_user("default", "ann")
     with pytest.raises(TokenRevoked):
         await enter(door, value)
     with pytest.raises(TokenRevoked):
@@ -182,7 +190,7 @@ async def test_what_goes_on_is_checked_against_the_database_and_not_the_cache(
 
 
 async def test_what_was_looked_up_anew_for_a_stream_ends_the_older_answer(
-    door: Authenticator, database: Database, clock: FakeClock
+    door: Authenticator, caches: CallerCaches, database: Database, clock: FakeClock
 ) -> None:
     value = bearer(clock)
     principal = await enter(door, value)
@@ -190,7 +198,7 @@ async def test_what_was_looked_up_anew_for_a_stream_ends_the_older_answer(
     assert (await enter(door, value)).name == "ann"
     async with database.transaction() as conn:
         await users.disable_user(conn, "default", "ann")
-    door.revoked("default", "ann")
+    caches.invalidate_user("default", "ann")
     with pytest.raises(TokenRevoked):
         await enter(door, value)
 
@@ -198,14 +206,14 @@ async def test_what_was_looked_up_anew_for_a_stream_ends_the_older_answer(
 async def test_a_standing_that_made_room_for_others_ends_its_tokens(
     refuses: Refuses, database: Database, clock: FakeClock
 ) -> None:
-    standings = Standings(refuses.as_database, clock, 2)
-    door = Authenticator(Known(key_table([KEY]), {}, {}, {}), standings, clock, 100)
+    caches = CallerCaches(AccountStatusCache(refuses.as_database, clock, 2), TokenCache(clock, 100))
+    door = Authenticator(Credentials(key_table([KEY]), {}, {}, {}), caches, clock)
     values = [bearer(clock, f"user-{number}") for number in range(4)]
     for value in values:
         await enter(door, value)
     async with database.transaction() as conn:
         await users.disable_user(conn, "default", "user-0")
-    door.revoked("default", "user-0")
+    caches.invalidate_user("default", "user-0")
     with pytest.raises(TokenRevoked):
         await enter(door, values[0])
 

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from syncbeat_server.auth.accounts.account_status_cache import KeptStanding
+from syncbeat_server.auth.accounts.account_status_cache import CachedStatus
 from syncbeat_server.auth.accounts.token_cache import CacheStats, TokenCache
-from syncbeat_server.auth.model import Issuer, Principal, PrincipalKind, Standing, VerifiedToken
+from syncbeat_server.auth.model import AccountStatus, Issuer, Principal, PrincipalKind, VerifiedToken
 from tests.fakes import FakeClock
 
 SIZE = 10
@@ -33,12 +33,12 @@ def keep(
     app_id: str = "default",
     session_id: str = "s",
     life_s: float = 3600.0,
-) -> KeptStanding:
+) -> CachedStatus:
     expires_at = clock.now() + timedelta(seconds=life_s)
     token = VerifiedToken(Issuer(app_id, "issuer"), user_id, session_id, clock.now(), expires_at)
-    standing = KeptStanding(Standing(known=True), clock.monotonic() + 1_000_000)
-    cache.keep(digest, Principal(PrincipalKind.USER, user_id, app_id=app_id, token=token), token, standing)
-    return standing
+    status = CachedStatus(AccountStatus(exists=True), clock.monotonic() + 1_000_000)
+    cache.put(digest, Principal(PrincipalKind.USER, user_id, app_id=app_id, token=token), token, status)
+    return status
 
 
 async def test_a_token_is_known_for_a_minute(cache: TokenCache, clock: FakeClock) -> None:
@@ -62,8 +62,8 @@ async def test_not_beyond_its_own_end(cache: TokenCache, clock: FakeClock) -> No
 
 
 async def test_not_when_its_standing_has_ended(cache: TokenCache, clock: FakeClock) -> None:
-    standing = keep(cache, clock, b"1")
-    standing.until = float("-inf")
+    status = keep(cache, clock, b"1")
+    status.valid_until = float("-inf")
     assert cache.find(b"1") is None
 
 
@@ -75,7 +75,7 @@ async def test_those_unused_for_longest_make_room(cache: TokenCache, clock: Fake
     assert cache.find(bytes([0])) is not None
     assert cache.find(bytes([1])) is None
     assert (cache.stats().size, cache.stats().evictions) == (SIZE, 1)
-    assert cache.forget("default", "ann") == SIZE
+    assert cache.remove("default", "ann") == SIZE
 
 
 async def test_it_forgets_a_user_a_session_an_app_or_all(cache: TokenCache, clock: FakeClock) -> None:
@@ -89,14 +89,14 @@ async def test_it_forgets_a_user_a_session_an_app_or_all(cache: TokenCache, cloc
         return [number for number in range(4) if cache.find(bytes([number])) is not None]
 
     fill()
-    assert (cache.forget("default", "ann"), left()) == (2, [2, 3])
-    assert cache.forget("default", "ann") == 0
+    assert (cache.remove("default", "ann"), left()) == (2, [2, 3])
+    assert cache.remove("default", "ann") == 0
     fill()
-    assert (cache.forget("default", "ann", "s1"), left()) == (1, [1, 2, 3])
+    assert (cache.remove("default", "ann", "s1"), left()) == (1, [1, 2, 3])
     fill()
-    assert (cache.forget("default", session_id="s3"), left()) == (1, [0, 1, 3])
+    assert (cache.remove("default", session_id="s3"), left()) == (1, [0, 1, 3])
     fill()
-    assert (cache.forget("default"), left()) == (3, [3])
+    assert (cache.remove("default"), left()) == (3, [3])
     fill()
-    assert (cache.forget(None), left()) == (4, [])
+    assert (cache.remove(None), left()) == (4, [])
     assert cache.stats().size == 0

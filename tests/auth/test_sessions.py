@@ -13,9 +13,9 @@ import pytest
 
 from syncbeat_server.auth.model import SessionTokens
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
-from syncbeat_server.auth.sessions.service import Signing
+from syncbeat_server.auth.sessions.service import SigningKeys
 from syncbeat_server.auth.store import users
-from syncbeat_server.auth.tokens.verify import read
+from syncbeat_server.auth.tokens.verify import parse_token
 from syncbeat_server.errors import (
     AccessDenied,
     InvalidRequest,
@@ -48,7 +48,7 @@ async def test_a_session_gives_tokens_that_let_its_user_in(house: House, clock: 
     tokens = await house.create(claims={"plan": "pro"})
     verified = house.verified(tokens)
     assert (verified.user_id, verified.session_id, verified.issuer) == ("ann", tokens.session_id, ISSUER)
-    assert read(tokens.access_token).claims["plan"] == "pro"
+    assert parse_token(tokens.access_token).claims["plan"] == "pro"
     assert timedelta(seconds=540) <= tokens.access_expires_at - clock.now() <= timedelta(seconds=600)
     assert tokens.refresh_expires_at == clock.now() + timedelta(hours=1)
     assert await house.use(tokens)
@@ -155,7 +155,7 @@ async def test_the_family_dies_even_when_the_caller_is_gone(house: House, clock:
     calling = asyncio.ensure_future(house.refresh(stolen.refresh_token))
     await asyncio.sleep(0)
     calling.cancel()
-    await wait_until(lambda: not house.sessions._renewals)
+    await wait_until(lambda: not house.sessions._refreshes)
     assert await state(house, "revoke_reason") == "REUSED"
     assert isinstance(await house.outcome(newest), TokenRevoked)
 
@@ -286,12 +286,12 @@ async def test_a_user_has_so_many_sessions_and_ended_ones_are_forgotten(house: H
     made = [await house.create() for _ in range(7)]
     alive = [await house.use(tokens) for tokens in made]
     assert alive == [False] * 2 + [True] * 5
-    listed = await house.sessions.sessions("default", "ann", "", 10, by_user=True)
+    listed = await house.sessions.list_sessions("default", "ann", "", 10, by_user=True)
     assert [session.session_id for session in listed] == [tokens.session_id for tokens in reversed(made[2:])]
-    page = await house.sessions.sessions("default", "ann", listed[1].session_id, 2, by_user=False)
+    page = await house.sessions.list_sessions("default", "ann", listed[1].session_id, 2, by_user=False)
     assert page == listed[2:4]
     await clock.advance(9 * 86_400)
-    assert await house.sessions.sessions("default", "ann", "", 10, by_user=True) == []
+    assert await house.sessions.list_sessions("default", "ann", "", 10, by_user=True) == []
     await house.create()
     assert await state(house, "count(*)") == 1
 
@@ -304,7 +304,7 @@ async def test_a_disabled_user_gets_no_session_and_a_deleted_one_begins_anew(hou
         await house.create(request_id="r")
     assert isinstance(await house.outcome(old), TokenRevoked)
     async with house.database.transaction() as conn:
-        await users.let_in(conn, "default", "ann")
+        await users.enable_user(conn, "default", "ann")
     assert await house.use(old)
     async with house.database.transaction() as conn:
         await users.revoke_user(conn, "default", "ann", "")
@@ -320,7 +320,7 @@ async def test_refresh_tokens_of_another_server_or_app_are_refused(
     tokens = await house.create()
     stranger = House(database, clock, SIGNING._replace(refresh=RefreshKeys({"k1": b"t" * 32})))
     assert isinstance(await stranger.outcome(tokens), TokenInvalid)
-    elsewhere = House(database, clock, Signing({"other": SIGNER}, SIGNING.refresh))
+    elsewhere = House(database, clock, SigningKeys({"other": SIGNER}, SIGNING.refresh))
     assert isinstance(await elsewhere.outcome(tokens), TokenInvalid)
     with pytest.raises(NotConfigured, match="SYNCBEAT_SESSION_KEYS"):
         await House(database, clock, None).create()
@@ -332,7 +332,7 @@ async def test_forged_refresh_tokens_cost_no_store_call_and_no_good_token_its_tu
     async with open_database(database_urls.app_url, size=1, name="one") as database:
         house = House(database, clock)
         tokens = await house.create()
-        forged = RefreshKeys({"k1": b"t" * 32}).token(SIGNING.refresh.claim(tokens.refresh_token))
+        forged = RefreshKeys({"k1": b"t" * 32}).encode(SIGNING.refresh.decode(tokens.refresh_token))
         async with database.connection():  # the only one: whoever asks the database waits for it
             for number in range(2 * PER_MINUTE):
                 with pytest.raises(TokenInvalid if number < PER_MINUTE else RateLimited):

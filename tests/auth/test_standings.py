@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from syncbeat_server.auth.accounts.account_status_cache import Standings
-from syncbeat_server.auth.model import Issuer, Standing, StandingKey, VerifiedToken
+from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache
+from syncbeat_server.auth.model import AccountKey, AccountStatus, Issuer, VerifiedToken
 from syncbeat_server.auth.store import users
-from syncbeat_server.auth.tokens.lifetimes import is_dead
+from syncbeat_server.auth.tokens.lifetimes import is_revoked
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.postgres.database import Connection, Database, open_database
 from tests.conftest import DatabaseUrls
@@ -19,8 +19,8 @@ from tests.fakes import START, FakeClock, wait_until
 from tests.storage.doubles import Refuses
 
 OPEN = Issuer("default", "https://issuer.example")
-CLOSED = Issuer("default", "https://issuer.example", first_sight=False)
-OURS = Issuer("default", "syncbeat:default", own=True)
+CLOSED = Issuer("default", "https://issuer.example", accept_unknown_users=False)
+OURS = Issuer("default", "syncbeat:default", own_sessions=True)
 SIZE = 1_000
 
 
@@ -28,13 +28,13 @@ class Reads:
     """Counts the queries for standings, and holds their answers back while `held`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.keys: list[Sequence[StandingKey]] = []
+        self.keys: list[Sequence[AccountKey]] = []
         self.gate = asyncio.Event()
         self.gate.set()
-        self._real = users.standings
-        monkeypatch.setattr(users, "standings", self._read)
+        self._real = users.read_statuses
+        monkeypatch.setattr(users, "read_statuses", self._read)
 
-    async def _read(self, conn: Connection, keys: Sequence[StandingKey]) -> list[Standing]:
+    async def _read(self, conn: Connection, keys: Sequence[AccountKey]) -> list[AccountStatus]:
         self.keys.append(keys)
         found = await self._real(conn, keys)
         await self.gate.wait()
@@ -47,8 +47,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 
 
 @pytest.fixture
-def standings(database: Database, clock: FakeClock) -> Standings:
-    return Standings(database, clock, SIZE)
+def standings(database: Database, clock: FakeClock) -> AccountStatusCache:
+    return AccountStatusCache(database, clock, SIZE)
 
 
 def token(
@@ -59,10 +59,10 @@ def token(
 
 async def know(database: Database, *user_ids: str) -> None:
     async with database.connection() as conn:
-        await users.record_users(conn, [("default", user_id) for user_id in user_ids])
+        await users.insert_users(conn, [("default", user_id) for user_id in user_ids])
 
 
-async def add_session(database: Database, session_id: str, user_id: str = "ann", counter: int = 0) -> None:
+async def insert_session(database: Database, session_id: str, user_id: str = "ann", counter: int = 0) -> None:
     await know(database, user_id)
     async with database.connection() as conn:
         await conn.execute(
@@ -76,126 +76,130 @@ async def add_session(database: Database, session_id: str, user_id: str = "ann",
         )
 
 
-async def test_a_thousand_misses_of_one_user_make_one_query(standings: Standings, reads: Reads) -> None:
-    found = await asyncio.gather(*(standings.of(token()) for _ in range(1_000)))
+async def test_a_thousand_misses_of_one_user_make_one_query(standings: AccountStatusCache, reads: Reads) -> None:
+    found = await asyncio.gather(*(standings.get(token()) for _ in range(1_000)))
     # One to look, and because the user was new, one more after recording it.
     assert [len(keys) for keys in reads.keys] == [1, 1]
     assert {id(one) for one in found} == {id(found[0])}
-    await asyncio.gather(*(standings.of(token()) for _ in range(1_000)))
+    await asyncio.gather(*(standings.get(token()) for _ in range(1_000)))
     assert len(reads.keys) == 2
 
 
-async def test_misses_of_many_users_are_read_together(standings: Standings, reads: Reads, database: Database) -> None:
+async def test_misses_of_many_users_are_read_together(
+    standings: AccountStatusCache, reads: Reads, database: Database
+) -> None:
     names = [f"user-{number}" for number in range(500)]
     await know(database, *names)
-    await asyncio.gather(*(standings.of(token(name)) for name in names))
+    await asyncio.gather(*(standings.get(token(name)) for name in names))
     assert sum(len(keys) for keys in reads.keys) == 500
     assert len(reads.keys) <= 5
 
 
-async def test_one_who_gives_up_does_not_end_the_look_up_for_others(standings: Standings, reads: Reads) -> None:
+async def test_one_who_gives_up_does_not_end_the_look_up_for_others(
+    standings: AccountStatusCache, reads: Reads
+) -> None:
     reads.gate.clear()
-    first, second = (asyncio.ensure_future(standings.of(token())) for _ in range(2))
+    first, second = (asyncio.ensure_future(standings.get(token())) for _ in range(2))
     await wait_until(lambda: reads.keys)
     first.cancel()
     reads.gate.set()
-    assert (await second).standing.known
+    assert (await second).status.exists
     assert first.cancelled()
 
 
 async def test_an_invalidation_beats_a_look_up_under_way(
-    standings: Standings, reads: Reads, database: Database, clock: FakeClock
+    standings: AccountStatusCache, reads: Reads, database: Database, clock: FakeClock
 ) -> None:
     await know(database, "ann")
     await clock.advance(10)
     reads.gate.clear()
-    asked = asyncio.ensure_future(standings.of(token()))
+    asked = asyncio.ensure_future(standings.get(token()))
     await wait_until(lambda: reads.keys)
     async with database.transaction() as conn:
         await users.revoke_user(conn, "default", "ann", "lost phone")
-    standings.invalidate("default", "ann")
+    standings.invalidate_user("default", "ann")
     reads.gate.set()
-    assert is_dead(token(), (await asked).standing)
-    assert is_dead(token(), (await standings.of(token())).standing)
+    assert is_revoked(token(), (await asked).status)
+    assert is_revoked(token(), (await standings.get(token())).status)
 
 
 @pytest.mark.parametrize(
     "forget",
     [
-        lambda standings: standings.invalidate("default", "ann"),
+        lambda standings: standings.invalidate_user("default", "ann"),
         lambda standings: standings.invalidate_app("default"),
         lambda standings: standings.invalidate_app(None),
     ],
     ids=["the user", "the app", "everybody"],
 )
 async def test_what_is_forgotten_is_read_anew(
-    standings: Standings, database: Database, forget: Callable[[Standings], None]
+    standings: AccountStatusCache, database: Database, forget: Callable[[AccountStatusCache], None]
 ) -> None:
-    before = await standings.of(token())
+    before = await standings.get(token())
     async with database.transaction() as conn:
         await users.disable_user(conn, "default", "ann")
-    assert await standings.of(token()) is before
+    assert await standings.get(token()) is before
     forget(standings)
-    assert before.until == float("-inf")
-    assert (await standings.of(token())).standing.shut_out
+    assert before.valid_until == float("-inf")
+    assert (await standings.get(token())).status.blocked
 
 
-async def test_another_users_invalidation_changes_nothing(standings: Standings, reads: Reads) -> None:
-    await standings.of(token())
+async def test_another_users_invalidation_changes_nothing(standings: AccountStatusCache, reads: Reads) -> None:
+    await standings.get(token())
     count = len(reads.keys)
-    standings.invalidate("default", "bob")
-    standings.invalidate("other", "ann")
+    standings.invalidate_user("default", "bob")
+    standings.invalidate_user("other", "ann")
     standings.invalidate_app("other")
-    await standings.of(token())
+    await standings.get(token())
     assert len(reads.keys) == count
 
 
 async def test_the_present_are_kept_for_a_minute_and_the_absent_for_ten_seconds_at_most(
-    standings: Standings, database: Database, clock: FakeClock
+    standings: AccountStatusCache, database: Database, clock: FakeClock
 ) -> None:
     names = [f"user-{number}" for number in range(300)]
-    kept = await asyncio.gather(*(standings.of(token(name)) for name in names))
-    lives = [one.until - clock.monotonic() for one in kept]
+    kept = await asyncio.gather(*(standings.get(token(name)) for name in names))
+    lives = [one.valid_until - clock.monotonic() for one in kept]
     assert 54.0 <= min(lives) < 56.0
     assert 64.0 < max(lives) <= 66.0
-    absent = await asyncio.gather(*(standings.of(token(f"no-{name}", CLOSED)) for name in names))
-    lives = [one.until - clock.monotonic() for one in absent]
+    absent = await asyncio.gather(*(standings.get(token(f"no-{name}", CLOSED)) for name in names))
+    lives = [one.valid_until - clock.monotonic() for one in absent]
     assert min(lives) > 8.0
     assert max(lives) <= 10.0
     assert len({round(life, 3) for life in lives}) > 100
-    assert is_dead(token(issuer=CLOSED), absent[0].standing)
+    assert is_revoked(token(issuer=CLOSED), absent[0].status)
 
 
 async def test_a_user_is_recorded_once_however_many_see_it_first(
     database: Database, database_urls: DatabaseUrls, clock: FakeClock
 ) -> None:
     async with open_database(database_urls.app_url, size=4, name="another") as other:
-        both = [Standings(one, clock, SIZE) for one in (database, other)]
+        both = [AccountStatusCache(one, clock, SIZE) for one in (database, other)]
         for round_ in range(20):
-            found = await asyncio.gather(*(one.of(token(f"user-{round_}")) for one in both))
-            assert all(one.standing.known for one in found)
+            found = await asyncio.gather(*(one.get(token(f"user-{round_}")) for one in both))
+            assert all(one.status.exists for one in found)
     async with database.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM users") == 20
 
 
 async def test_a_user_nobody_has_heard_of_is_refused_where_the_issuer_says_so(
-    standings: Standings, database: Database, clock: FakeClock
+    standings: AccountStatusCache, database: Database, clock: FakeClock
 ) -> None:
-    assert not (await standings.of(token(issuer=CLOSED))).standing.known
+    assert not (await standings.get(token(issuer=CLOSED))).status.exists
     async with database.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM users") == 0
     await know(database, "ann")
     await clock.advance(10)
-    assert (await standings.of(token(issuer=CLOSED))).standing.known
+    assert (await standings.get(token(issuer=CLOSED))).status.exists
 
 
 async def test_only_so_many_are_kept(database: Database, clock: FakeClock, reads: Reads) -> None:
-    standings = Standings(database, clock, 10)
-    await asyncio.gather(*(standings.of(token(f"user-{number}")) for number in range(50)))
+    standings = AccountStatusCache(database, clock, 10)
+    await asyncio.gather(*(standings.get(token(f"user-{number}")) for number in range(50)))
     first = len(reads.keys)
-    await standings.of(token("user-49"))
+    await standings.get(token("user-49"))
     assert len(reads.keys) == first
-    await standings.of(token("user-0"))
+    await standings.get(token("user-0"))
     assert len(reads.keys) > first
 
 
@@ -205,28 +209,28 @@ def refuses(database: Database) -> Refuses:
 
 
 async def test_what_is_fresh_outlives_the_database(refuses: Refuses, clock: FakeClock) -> None:
-    standings = Standings(refuses.as_database, clock, SIZE)
-    await standings.of(token())
+    standings = AccountStatusCache(refuses.as_database, clock, SIZE)
+    await standings.get(token())
     refuses.error = DependencyDown("the database does not answer")
     await clock.advance(53)
-    assert (await standings.of(token())).standing.known
+    assert (await standings.get(token())).status.exists
     await clock.advance(14)
     with pytest.raises(DependencyDown):
-        await standings.of(token())
+        await standings.get(token())
     refuses.error = None
-    assert (await standings.of(token())).standing.known
+    assert (await standings.get(token())).status.exists
 
 
-async def test_a_session_stands_by_its_row(standings: Standings, database: Database, clock: FakeClock) -> None:
-    await add_session(database, "s1")
+async def test_a_session_stands_by_its_row(standings: AccountStatusCache, database: Database, clock: FakeClock) -> None:
+    await insert_session(database, "s1")
     own = token(issuer=OURS, session_id="s1")
-    assert not is_dead(own, (await standings.of(own)).standing)
+    assert not is_revoked(own, (await standings.get(own)).status)
     for wrong in (token(issuer=OURS, session_id="s2"), token("bob", OURS, session_id="s1")):
-        assert is_dead(wrong, (await standings.of(wrong)).standing)
+        assert is_revoked(wrong, (await standings.get(wrong)).status)
     async with database.connection() as conn:
         await conn.execute("UPDATE sessions SET revoked_at = syncbeat_now()")
     standings.invalidate_session("default", "s1")
-    assert is_dead(own, (await standings.of(own)).standing)
+    assert is_revoked(own, (await standings.get(own)).status)
 
 
 async def confirmed(database: Database) -> int:
@@ -235,15 +239,15 @@ async def confirmed(database: Database) -> int:
 
 
 async def test_the_first_use_of_an_access_token_confirms_that_it_arrived(
-    standings: Standings, database: Database, reads: Reads
+    standings: AccountStatusCache, database: Database, reads: Reads
 ) -> None:
-    await add_session(database, "s1", counter=3)
-    await standings.of(token(issuer=OURS, session_id="s1", counter=2))
+    await insert_session(database, "s1", counter=3)
+    await standings.get(token(issuer=OURS, session_id="s1", counter=2))
     assert await confirmed(database) == 2
-    await standings.of(token(issuer=OURS, session_id="s1", counter=3))
+    await standings.get(token(issuer=OURS, session_id="s1", counter=3))
     assert await confirmed(database) == 3
     count = len(reads.keys)
     for counter in (1, 2, 3):
-        await standings.of(token(issuer=OURS, session_id="s1", counter=counter))
+        await standings.get(token(issuer=OURS, session_id="s1", counter=counter))
     assert len(reads.keys) == count
     assert await confirmed(database) == 3

@@ -234,7 +234,7 @@ async def test_latency_holds_answers_back_and_not_the_deliveries() -> None:
         assert (await client.control("POST", "latency", {"latency_ms": 0})).status == 200
         assert (await client.control("POST", "latency", {"latency_ms": -1})).status == 400
         assert (await client.control("POST", "latency", {"latency_ms": "x"})).status == 400
-        assert client.fake.sending.latency_s == 0
+        assert client.fake.send_endpoint.latency_s == 0
 
 
 async def test_the_quota_answers_429_with_the_time_until_it_is_full_again() -> None:

@@ -144,9 +144,9 @@ async def test_the_token_endpoint_can_fail_by_script_and_keeps_few_tokens() -> N
         assert client.fake.stats().token_calls == 2  # of three, one did not get through
         before = time.time()
         for _ in range(1_000):
-            client.fake.issuer.grant(
+            client.fake.token_endpoint.grant(
                 f"grant_type={GRANT_TYPE}&assertion={good}".encode(), client.fake.base_url + "/token"
             )
-        assert len(client.fake.issuer.live) == 1_000
-        assert min(client.fake.issuer.live.values()) > before + 3590
+        assert len(client.fake.token_endpoint.active_tokens) == 1_000
+        assert min(client.fake.token_endpoint.active_tokens.values()) > before + 3590
         assert (await client.send()).status == 401  # the oldest went first

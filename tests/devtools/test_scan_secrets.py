@@ -57,7 +57,7 @@ PLANTED = {
     "secrets of tokens": f"SYNCBEAT_JWT_SECRETS=k1={drawn(43)}",
     "secrets in hex": f"SYNCBEAT_SESSION_SECRETS=k1={drawn(64, string.hexdigits[:16])}",
     "session keys": f"SYNCBEAT_SESSION_KEYS='{new_signing_key('s1').decode()}'",
-    "a refresh token": RefreshKeys({"k1": b"s" * 32}).token(RefreshClaim("default", drawn(36), 7)),
+    "a refresh token": RefreshKeys({"k1": b"s" * 32}).encode(RefreshClaim("default", drawn(36), 7)),
 }
 
 

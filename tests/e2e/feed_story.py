@@ -19,7 +19,7 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_devtools.demo.devices import eventually
-from syncbeat_devtools.demo.processes import Process, start
+from syncbeat_devtools.demo.processes import Process, start_process
 from syncbeat_devtools.demo.stage import Stage
 from tests.conftest import DatabaseUrls
 
@@ -69,7 +69,7 @@ class Hosts:
             "PYTHONPATH": str(SKEWED),
             "CLOCK_AHEAD_S": str(self._ahead_s[index]),
         }
-        return await start(["serve"], settings, self._stage.folder / f"host-{index}.log")
+        return await start_process(["serve"], settings, self._stage.folder / f"host-{index}.log")
 
 
 class Cable:

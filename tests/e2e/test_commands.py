@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 
 from syncbeat import Session, SessionTokens, SyncbeatClient
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
-from syncbeat_devtools.demo.processes import DemoFailed, Identity, start
+from syncbeat_devtools.demo.processes import DemoFailed, Identity, start_process
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
 from tests.valkeys import running_valkey
@@ -193,7 +193,7 @@ async def test_several_processes_share_one_port_and_end_together(
         "SYNCBEAT_WORKERS": "2",
         "SYNCBEAT_LOG_FORMAT": "json",
     }
-    process = await start(["serve"], settings, tmp_path / "log")
+    process = await start_process(["serve"], settings, tmp_path / "log")
     try:
         # The copy that is asked may be the one that has not said yet that it serves.
         await wait_until(lambda: _serves(f"127.0.0.1:{free_port}"), 20)
@@ -205,7 +205,7 @@ async def test_several_processes_share_one_port_and_end_together(
 
 async def test_a_port_that_is_taken_is_named(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> None:
     with pytest.raises(DemoFailed, match="SYNCBEAT_LISTEN"):
-        await start(
+        await start_process(
             ["serve"],
             {
                 **Identity.new().settings(),
@@ -219,7 +219,7 @@ async def test_a_port_that_is_taken_is_named(database_urls: DatabaseUrls, redis_
 
 async def test_serve_needs_nothing_but_a_secret(tmp_path: Path) -> None:
     settings = {"SYNCBEAT_JWT_SECRETS": SECRET, "SYNCBEAT_LISTEN": "127.0.0.1:0"}
-    process = await start(["serve"], settings, tmp_path / "log")
+    process = await start_process(["serve"], settings, tmp_path / "log")
     await wait_until(lambda: _serves(process.address), 20)
     assert psutil.Process(process.pid).memory_info().rss < 120 * 1024 * 1024
     stores = _children(process.pid)
@@ -230,7 +230,7 @@ async def test_serve_needs_nothing_but_a_secret(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("program", "name"), [("postgres", "PostgreSQL"), ("valkey-server", "Valkey")])
 async def test_serve_ends_with_an_embedded_store_that_ends_by_itself(program: str, name: str, tmp_path: Path) -> None:
     settings = {"SYNCBEAT_JWT_SECRETS": SECRET, "SYNCBEAT_LISTEN": "127.0.0.1:0"}
-    process = await start(["serve"], settings, tmp_path / "log")
+    process = await start_process(["serve"], settings, tmp_path / "log")
     stores = {child.name(): child for child in psutil.Process(process.pid).children()}
     stores[program].kill()
     assert await asyncio.wait_for(process.wait(), 20) == 1
@@ -293,7 +293,7 @@ async def test_keys_that_were_printed_serve_sessions(
         "SYNCBEAT_REDIS_URL": redis_url,
         "SYNCBEAT_LISTEN": "127.0.0.1:0",
     }
-    process = await start(["serve"], settings, tmp_path / "log")
+    process = await start_process(["serve"], settings, tmp_path / "log")
     async with SyncbeatClient(process.address, token=identity.service_token, tls=False) as backend:
         made = await backend.auth.CreateSession(auth_service_pb2.CreateSessionRequest(user_id="ann"))
     session = Session(SessionTokens.of(made))
@@ -314,7 +314,7 @@ async def test_operators_read_metrics_and_readiness_over_http(
         "SYNCBEAT_OPS_LISTEN": f"127.0.0.1:{free_port}",
         "SYNCBEAT_STALENESS_P95_S": "30",
     }
-    process = await start(["serve"], settings, tmp_path / "log")
+    process = await start_process(["serve"], settings, tmp_path / "log")
     async with SyncbeatClient(process.address, token="no token", tls=False) as client:
         with pytest.raises(grpc.aio.AioRpcError):
             await client.sync.GetHint(sync_service_pb2.GetHintRequest(device_id="phone"))
@@ -372,7 +372,7 @@ async def test_copies_end_with_their_parent_however_it_ends(
         "SYNCBEAT_LISTEN": f"127.0.0.1:{free_port}",
         "SYNCBEAT_WORKERS": "2",
     }
-    process = await start(["serve"], settings, tmp_path / "log")
+    process = await start_process(["serve"], settings, tmp_path / "log")
     children = await wait_until(lambda: _two(_children(process.pid)))
     await process.kill()
     await wait_until(lambda: not any(_alive(child) for child in children), what="the copies end")

@@ -13,8 +13,8 @@ import pytest
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import directory_service_pb2, push_service_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_devtools.demo.processes import start
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.processes import start_process
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
@@ -31,7 +31,7 @@ WAIT_S = 60.0
 
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+    async with running_stage(stores, tmp_path, database_url=database_urls.app_url) as staging:
         staging.settings["SYNCBEAT_CONNECTION_AGE_S"] = f"{AGE_S:g}"
         yield staging
 
@@ -106,7 +106,9 @@ def connected(relay: Relay) -> Counter[str]:
 async def test_load_spreads_again_after_a_server_restarts(stage: Stage) -> None:
     ports = free_port(), free_port()
     first, second = [
-        await start(["serve"], {**stage.settings, "SYNCBEAT_ROLE": "rpc", "SYNCBEAT_LISTEN": f"127.0.0.1:{port}"}, log)
+        await start_process(
+            ["serve"], {**stage.settings, "SYNCBEAT_ROLE": "rpc", "SYNCBEAT_LISTEN": f"127.0.0.1:{port}"}, log
+        )
         for port, log in zip(ports, (stage.folder / "one.log", stage.folder / "two.log"), strict=True)
     ]
     again = None
@@ -117,7 +119,7 @@ async def test_load_spreads_again_after_a_server_restarts(stage: Stage) -> None:
             await first.stop()
             await wait_until(lambda: connected(relay) == {second.address: CLIENTS}, what="all went to the second")
             settings = {**stage.settings, "SYNCBEAT_ROLE": "rpc", "SYNCBEAT_LISTEN": first.address}
-            again = await start(["serve"], settings, stage.folder / "again.log")
+            again = await start_process(["serve"], settings, stage.folder / "again.log")
             # By turns, so half of them each, but for those that move just then.
             fair = CLIENTS // 4
             await wait_until(

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from syncbeat_devtools.demo.processes import Identity, Process, start
+from syncbeat_devtools.demo.processes import Identity, Process, start_process
 from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.storage.migrate import migrate
 from tests.conftest import run_sql
@@ -73,7 +73,7 @@ async def ended_after(process: Process) -> float:
 async def test_a_process_ends_in_time_though_a_store_hangs(
     own_stores: EmbeddedStores, tmp_path: Path, role: str, store: str
 ) -> None:
-    process = await start(["serve"], settings_of(own_stores, role), tmp_path / "log")
+    process = await start_process(["serve"], settings_of(own_stores, role), tmp_path / "log")
     try:
         with stopped(own_stores.pids[0 if store == "postgres" else 1]):
             # It asks each second; now it waits for an answer.
@@ -89,7 +89,7 @@ async def test_copies_end_in_time_though_the_database_hangs(
     own_stores: EmbeddedStores, tmp_path: Path, free_port: int
 ) -> None:
     settings = settings_of(own_stores, "worker", SYNCBEAT_WORKERS="2", SYNCBEAT_LISTEN=f"127.0.0.1:{free_port}")
-    process = await start(["serve"], settings, tmp_path / "log")
+    process = await start_process(["serve"], settings, tmp_path / "log")
     try:
         copies = psutil.Process(process.pid).children(recursive=True)
         with stopped(own_stores.pids[0]):
@@ -124,7 +124,7 @@ async def test_a_process_that_starts_is_ended_at_once_though_the_database_hangs(
 
 
 async def test_a_process_ends_in_time_though_a_lock_is_held(own_stores: EmbeddedStores, tmp_path: Path) -> None:
-    process = await start(["serve"], settings_of(own_stores, "all"), tmp_path / "log")
+    process = await start_process(["serve"], settings_of(own_stores, "all"), tmp_path / "log")
     held = asyncio.ensure_future(run_sql(own_stores.admin_url, "BEGIN; LOCK TABLE deliveries; SELECT pg_sleep(60)"))
     try:
         with pytest.raises(TimeoutError):
@@ -138,6 +138,6 @@ async def test_a_process_ends_in_time_though_a_lock_is_held(own_stores: Embedded
 
 
 async def test_a_process_whose_stores_answer_ends_well(own_stores: EmbeddedStores, tmp_path: Path) -> None:
-    process = await start(["serve"], settings_of(own_stores, "all"), tmp_path / "log")
+    process = await start_process(["serve"], settings_of(own_stores, "all"), tmp_path / "log")
     assert await process.stop() == 0
     assert "hangs" not in process.log_text()

@@ -11,7 +11,7 @@ import pytest
 
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2
-from syncbeat_devtools.demo.processes import Identity, Process, start
+from syncbeat_devtools.demo.processes import Identity, Process, start_process
 from syncbeat_devtools.fake_fcm import FakeFcm, running_fake_fcm
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
@@ -52,8 +52,8 @@ async def test_a_fleet_without_its_credentials_file_goes_on_and_says_so_once(
         "SYNCBEAT_FCM_BASE_URL": fake.base_url,
         "SYNCBEAT_APPS_FILE": str(apps),
     }
-    server = await start(["serve"], settings, tmp_path / "server.log")
-    worker = await start(["worker"], settings, tmp_path / "worker.log")
+    server = await start_process(["serve"], settings, tmp_path / "server.log")
+    worker = await start_process(["worker"], settings, tmp_path / "worker.log")
     async with SyncbeatClient(server.address, token=identity.service_token, tls=False) as backend:
         phone = directory_service_pb2.RegisterDeviceRequest(
             user_id="ann",
@@ -100,7 +100,7 @@ async def test_a_copy_that_is_started_again_without_a_secret_does_not_end_the_ot
         "SYNCBEAT_WORKERS": "2",
         "SYNCBEAT_LOG_FORMAT": "json",
     }
-    process = await start(["serve"], settings, tmp_path / "log")
+    process = await start_process(["serve"], settings, tmp_path / "log")
 
     def copies() -> list[psutil.Process]:
         return psutil.Process(process.pid).children()

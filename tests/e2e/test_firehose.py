@@ -13,7 +13,7 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_devtools.demo.devices import eventually
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls, run_sql
 from tests.e2e.feed_story import Cable, Consumer, Hosts, Writers, hold, level
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+    async with running_stage(stores, tmp_path, database_url=database_urls.app_url) as staging:
         yield staging
 
 

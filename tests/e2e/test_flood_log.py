@@ -11,7 +11,7 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from syncbeat.v1 import directory_service_pb2
-from syncbeat_devtools.demo.processes import Identity, start
+from syncbeat_devtools.demo.processes import Identity, start_process
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.verify import mint
 from tests.conftest import DatabaseUrls
@@ -34,7 +34,7 @@ async def test_floods_of_bad_calls_write_few_lines(database_urls: DatabaseUrls, 
         "SYNCBEAT_JWKS_URL": f"http://127.0.0.1:{free_port()}/jwks.json",
         "SYNCBEAT_JWT_ISSUER": "away",
     }
-    process = await start(["serve"], settings, tmp_path / "log")
+    process = await start_process(["serve"], settings, tmp_path / "log")
     codes = set()
     async with grpc.aio.insecure_channel(process.address) as channel:
         methods: Any = channel

@@ -19,7 +19,7 @@ import redis.asyncio
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_devtools.demo.devices import eventually
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.deliveries import states
@@ -39,7 +39,7 @@ COUNT = 12
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
     await watch_database(database_urls)
-    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+    async with running_stage(stores, tmp_path, database_url=database_urls.app_url) as staging:
         yield staging
 
 
@@ -87,7 +87,7 @@ async def dying(stage: Stage, step: str, nth: int, command: str) -> None:
             if step == "leases are given back":
 
                 async def busy() -> bool:
-                    return bool((await stage.screens.stats())["requests"])
+                    return bool((await stage.fake_fcm.stats())["requests"])
 
                 assert await eventually(busy, 20.0)
                 child.terminate()
@@ -118,11 +118,11 @@ async def test_a_worker_is_killed_at_a_step(stage: Stage, database_urls: Databas
         await register(backend)
         load = Load(backend)
         if "lease" in step:
-            await stage.screens.set_latency(8000)  # longer than a lease, and than a drain
+            await stage.fake_fcm.set_latency(8000)  # longer than a lease, and than a drain
         sends = asyncio.ensure_future(load.run(0, COUNT))
         await dying(stage, step, 5 if "sent" in step else 1, "worker")
         await sends
-        await stage.screens.set_latency(0)
+        await stage.fake_fcm.set_latency(0)
         await stage.start_worker()
         await finish(stage, database_urls, backend, load.accepted)
 
@@ -217,7 +217,7 @@ async def dying_server(stage: Stage, step: str, load: Load) -> None:
 
 async def pause_a_worker(stage: Stage, stores: EmbeddedStores, urls: DatabaseUrls) -> None:
     """One that holds leases stops for longer than they last, and goes on as if nothing had been."""
-    await stage.screens.set_latency(4000)  # whoever claims holds for as long
+    await stage.fake_fcm.set_latency(4000)  # whoever claims holds for as long
     holder = 0
 
     async def held() -> bool:
@@ -231,7 +231,7 @@ async def pause_a_worker(stage: Stage, stores: EmbeddedStores, urls: DatabaseUrl
     assert await eventually(held, 20.0)
     os.kill(holder, signal.SIGSTOP)
     try:
-        await stage.screens.set_latency(30)
+        await stage.fake_fcm.set_latency(30)
         assert await eventually(taken_over, 20.0), "its leases did not run out"
     finally:
         os.kill(holder, signal.SIGCONT)
@@ -260,10 +260,10 @@ async def test_two_servers_and_two_workers_go_on(
 ) -> None:
     first, second = await asyncio.gather(stage.start_server(), stage.start_server())
     await asyncio.gather(stage.start_worker(), stage.start_worker())
-    await stage.screens.set_latency(30)
+    await stage.fake_fcm.set_latency(30)
     async with stage.client(stage.identity.service_token, first, second) as backend:
         await register(backend)
-        await stage.screens.script("*", "accepted-503", times=None, share=0.1, seed=5)
+        await stage.fake_fcm.script("*", "accepted-503", times=None, share=0.1, seed=5)
         load = Load(backend)
         try:
             sends = asyncio.ensure_future(load.run(0, 60))
@@ -273,6 +273,6 @@ async def test_two_servers_and_two_workers_go_on(
             await finish(stage, database_urls, backend, load.accepted)
         finally:
             stores.start_redis()
-    stats = await stage.screens.stats()
+    stats = await stage.fake_fcm.stats()
     assert stats["shown"] == 240
     assert stats["replaced"] > 0, "some came twice, each in its own place"

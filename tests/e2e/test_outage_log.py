@@ -11,7 +11,7 @@ import grpc
 
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import directory_service_pb2
-from syncbeat_devtools.demo.processes import Identity, start
+from syncbeat_devtools.demo.processes import Identity, start_process
 from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
@@ -38,7 +38,7 @@ async def test_an_outage_of_the_database_under_load_is_told_in_few_lines_that_co
         "SYNCBEAT_LOG_FORMAT": "json",
         "SYNCBEAT_DELIVERY_POLL_S": "0.05",
     }
-    process = await start(["serve"], settings, tmp_path / "log")
+    process = await start_process(["serve"], settings, tmp_path / "log")
     refused = 0
     async with SyncbeatClient(process.address, token=identity.service_token, tls=False) as backend:
         request = directory_service_pb2.ListDevicesRequest(user_id="ann")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+    async with running_stage(stores, tmp_path, database_url=database_urls.app_url) as staging:
         yield staging
 
 

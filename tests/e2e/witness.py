@@ -72,6 +72,6 @@ async def history_of(stage: Stage, urls: DatabaseUrls, accepted: Mapping[str, in
         ],
         arrivals=[
             Arrival(record["message"]["data"]["delivery_id"], record["target"], record["effect"])
-            for record in await stage.screens.all_deliveries()
+            for record in await stage.fake_fcm.all_deliveries()
         ],
     )

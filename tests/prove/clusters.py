@@ -22,7 +22,7 @@ from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_devtools.embedded.binaries import find_binaries
 from syncbeat_devtools.embedded.postgres import APP, DATABASE, OWNER, account_for_postgres, make_folder
 from syncbeat_devtools.embedded.servers import Account, Program, Server
-from syncbeat_server.ops.process_group import launcher
+from syncbeat_server.ops.process_group import launch_prefix
 from tests.ports import free_port
 from tests.prove.tools import proof_programs, runs
 
@@ -147,7 +147,7 @@ def _as_account(account: Account) -> list[str]:
     passes = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
     user = [f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups"]
     # The change of user takes the death signal away: it is asked for anew.
-    return ["/usr/bin/setpriv", *user, *passes, *launcher(signal.SIGTERM)]
+    return ["/usr/bin/setpriv", *user, *passes, *launch_prefix(signal.SIGTERM)]
 
 
 @contextmanager
@@ -195,7 +195,7 @@ def _etcd(folder: Path, port: int) -> Program:
         account=Account(),
         stop_signal=signal.SIGTERM,
         death_signal=signal.SIGKILL,
-        answers=lambda _: _listens(port),
+        is_ready=lambda _: _listens(port),
     )
 
 
@@ -217,7 +217,7 @@ def _node(name: str, folder: Path, account: Account, etcd_port: int, passwords: 
         # It stops its PostgreSQL before it ends.
         stop_signal=signal.SIGTERM,
         death_signal=signal.SIGTERM,
-        answers=lambda _: _listens(rest_port),
+        is_ready=lambda _: _listens(rest_port),
     )
     return Node(name, Server(program), postgres_port, rest_port, home)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
 from tests.conftest import DatabaseUrls
 from tests.prove.tools import UNPROVEN
@@ -40,7 +40,7 @@ def soak_s() -> float:
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
     """The fake FCM and what to start servers with, on a database of its own."""
-    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+    async with running_stage(stores, tmp_path, database_url=database_urls.app_url) as staging:
         yield staging
 
 

@@ -22,7 +22,7 @@ async def test_every_fault_ends_in_one_showing(
     await stage.start_server()
     await asyncio.gather(stage.start_worker(), stage.start_worker())
     for seed, (kind, share) in enumerate(SHARES.items()):
-        await stage.screens.script("*", kind, times=None, share=share, seed=seed)
+        await stage.fake_fcm.script("*", kind, times=None, share=share, seed=seed)
     promises, over = Promises(), asyncio.Event()
     async with stage.client(stage.identity.service_token) as backend:
         await register(backend)
@@ -31,7 +31,7 @@ async def test_every_fault_ends_in_one_showing(
         over.set()
         await asyncio.gather(*load)
         counts = await settled(backend)
-    stats = await stage.screens.stats()
+    stats = await stage.fake_fcm.stats()
     record(
         "faults",
         {

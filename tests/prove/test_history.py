@@ -39,10 +39,10 @@ async def _pause(stage: Stage, urls: DatabaseUrls) -> None:
         return
     os.kill(holder, signal.SIGSTOP)
     try:
-        before = (await stage.screens.stats())["accepted"]
+        before = (await stage.fake_fcm.stats())["accepted"]
 
         async def went_on() -> bool:
-            return bool((await stage.screens.stats())["accepted"] > before + 10_000)
+            return bool((await stage.fake_fcm.stats())["accepted"] > before + 10_000)
 
         await eventually(went_on, 3.0)  # twice a lease, unless very much is sent meanwhile
     finally:
@@ -61,11 +61,11 @@ async def _harm(what: str, stage: Stage, stores: EmbeddedStores, urls: DatabaseU
         async with redis.asyncio.Redis.from_url(stores.redis_url) as client:
             await client.flushall()
     else:
-        before = (await stage.screens.stats())["accepted"]
+        before = (await stage.fake_fcm.stats())["accepted"]
         stores.kill_redis()
 
         async def went_on() -> bool:
-            return bool((await stage.screens.stats())["accepted"] > before + 300)
+            return bool((await stage.fake_fcm.stats())["accepted"] > before + 300)
 
         await eventually(went_on, 3.0)
         stores.start_redis()
@@ -85,7 +85,7 @@ async def test_the_history_is_good_whatever_happens(
     victims = Victims(stage, two_ports)
     await victims.start()
     for seed, (kind, share) in enumerate(FAULTS.items()):
-        await stage.screens.script("*", kind, times=None, share=share, seed=seed)
+        await stage.fake_fcm.script("*", kind, times=None, share=share, seed=seed)
     promises, over, dice, done = Promises(), asyncio.Event(), random.Random(11), Counter[str]()
     async with stage.client(stage.identity.service_token) as backend:
         await register(backend)
@@ -101,7 +101,7 @@ async def test_the_history_is_good_whatever_happens(
         history = await history_of(stage, database_urls, dict.fromkeys(promises.notifications.values(), 1))
     await victims.stop()
     found = violations(history)
-    stats = await stage.screens.stats()
+    stats = await stage.fake_fcm.stats()
     record(
         "history",
         {

@@ -11,7 +11,7 @@ import pytest
 
 from syncbeat import SyncbeatClient
 from syncbeat_devtools.demo.devices import StreamingDevice, eventually
-from syncbeat_devtools.demo.processes import Process, start
+from syncbeat_devtools.demo.processes import Process, start_process
 from syncbeat_devtools.demo.stage import Stage
 from tests.prove.load import Promises, publish_for_ever, register, send_for_ever, settled, streams
 
@@ -39,7 +39,7 @@ class Victims:
             "SYNCBEAT_LISTEN": f"127.0.0.1:{self._ports[int(index)]}",
         }
         command = "serve" if kind == "server" else "worker"
-        self._running[name] = await start([command], settings, self._stage.folder / f"{name}.log")
+        self._running[name] = await start_process([command], settings, self._stage.folder / f"{name}.log")
 
     async def kill_for(self, seconds: float, dice: random.Random) -> None:
         ends = time.monotonic() + seconds
@@ -77,7 +77,7 @@ async def test_nothing_is_lost_or_shown_twice(
         counts = await settled(backend)
         gaps = await _gaps(opened, promises)
     await _close(opened)
-    stats = await stage.screens.stats()
+    stats = await stage.fake_fcm.stats()
     await victims.stop()
     record(
         "kill",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_devtools.embedded.postgres import APP, OWNER
 from syncbeat_server.storage.migrate import migrate
@@ -57,7 +57,7 @@ async def test_failover_through_patroni_loses_no_acknowledged_publish(
 ) -> None:
     await _prepare(cluster)
     written, over = Written(), asyncio.Event()
-    async with staged(stores, tmp_path, database_url=cluster.url(APP)) as stage:
+    async with running_stage(stores, tmp_path, database_url=cluster.url(APP)) as stage:
         await _two_servers(stage)
         clients = [stage.client(stage.identity.service_token, server) for server in stage.servers]
         load = [

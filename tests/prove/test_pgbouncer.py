@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_server.ops.process_group import launcher
+from syncbeat_server.ops.process_group import launch_prefix
 from tests.prove.tools import pgbouncer_program, reason_missing, require
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def run_pooled(*arguments: str) -> tuple[Counter[str], str]:
     """Run these tests through the pooler: how many ended in which way, and the last lines that were printed."""
     done = subprocess.run(
         [
-            *launcher(signal.SIGINT),
+            *launch_prefix(signal.SIGINT),
             *(sys.executable, "-m", "pytest", "--quiet", f"--pgbouncer={pgbouncer_program()}"),
             *("-p", "no:cacheprovider", *arguments),
         ],

@@ -153,7 +153,7 @@ def _described(folder: Path, name: str, port: int, command: list[str]) -> Progra
         account=Account(),
         stop_signal=signal.SIGTERM,
         death_signal=signal.SIGKILL,
-        answers=lambda _: _listens(port),
+        is_ready=lambda _: _listens(port),
     )
 
 

@@ -169,7 +169,7 @@ async def test_nobody_listens(fake: FakeFcm, tmp_path: Path, closed_port: int) -
 
 async def test_a_refused_access_token_is_renewed_once_for_all(fake: FakeFcm, provider: FcmProvider) -> None:
     assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
-    fake.issuer.live.clear()
+    fake.token_endpoint.active_tokens.clear()
     outcomes = await asyncio.gather(*(provider.send(to(f"p{n}")) for n in range(40)))
     assert {outcome.verdict for outcome in outcomes} == {Verdict.SENT}
     stats = fake.stats()

@@ -15,7 +15,7 @@ from syncbeat_devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fc
 from syncbeat_server.app.push import providers
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.settings.server import load_settings
+from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.push.model import Blame, Content, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.proxies import NoProxy, proxy_for

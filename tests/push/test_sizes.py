@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat.v1 import core_pb2
-from syncbeat_devtools.fake_fcm.messages import read_message
-from syncbeat_devtools.fake_fcm.schema import Violation
+from syncbeat_devtools.fake_fcm.message.parser import parse_message
+from syncbeat_devtools.fake_fcm.message.schema import Violation
 from syncbeat_server.errors import FieldViolation
 from syncbeat_server.push.model import ClaimedDelivery, Content, Kind
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm.message import Encoder
-from syncbeat_server.rpc.convert import content
+from syncbeat_server.rpc.convert.notification import content
 from tests.claimed import MESSAGE
 
 # The longest name of an app, beside what the token always is (push/content/ack_token.py).
@@ -48,7 +48,7 @@ def test_3071_quotes_are_6302_bytes_and_refused_at_the_door_and_by_fcm() -> None
     shown, faults = at_the_door(body='"' * 3071)
     assert [fault.path for fault in faults] == ["notification"]
     with pytest.raises(Violation, match="APNS message is too big"):
-        read_message(body(shown))
+        parse_message(body(shown))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_passes_the_door_fits_every_platform(data: dict[str, str], badge: i
     shown, faults = at_the_door(**named, data=data, badge=badge, image_url="https://example.org/i.png")
     if not faults:
         for delivery in LONGEST:
-            assert read_message(body(shown, delivery)).target == "a-token"
+            assert parse_message(body(shown, delivery)).target == "a-token"
 
 
 def test_the_largest_content_fits_beside_the_longest_cursor_and_collapse_key() -> None:
@@ -90,7 +90,7 @@ def test_the_largest_content_fits_beside_the_longest_cursor_and_collapse_key() -
     shown, faults = at_the_door(title="t" * (room - 5), body="\n\n", data=data, badge=99_999, sound="s")
     assert not faults
     for delivery in LONGEST:
-        assert read_message(body(shown, delivery)).target == "a-token"
+        assert parse_message(body(shown, delivery)).target == "a-token"
     assert at_the_door(title="t" * (room - 4), body="\n\n", data=data, sound="s")[1], "it is the largest"
 
 
@@ -100,5 +100,5 @@ def test_a_long_link_fits_where_it_goes_out_twice() -> None:
     shown, faults = at_the_door(title="t" * room, click_action=link)
     assert not faults
     for delivery in LONGEST:
-        assert read_message(body(shown, delivery)).target == "a-token"
+        assert parse_message(body(shown, delivery)).target == "a-token"
     assert at_the_door(title="t" * (room + 1), click_action=link)[1], "it is the longest"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from syncbeat_devtools.fake_fcm.messages import read_message
+from syncbeat_devtools.fake_fcm.message.parser import parse_message
 from syncbeat_server.push.model import ClaimedDelivery, Content, Kind
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm.message import Encoder
@@ -18,7 +18,7 @@ WAKE = replace(MESSAGE, kind=Kind.SYNC, scope="a", epoch="e", sequence=7)
 
 def encoded(delivery: ClaimedDelivery, content: Content) -> dict[str, dict[str, str]]:
     body = Encoder().encode(Message(delivery, content, "ack"))
-    read_message(body)
+    parse_message(body)
     message: dict[str, dict[str, str]] = orjson.loads(body)["message"]
     return message
 

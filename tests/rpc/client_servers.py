@@ -21,7 +21,9 @@ from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_server.app import Stores, serve
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.verify import mint
-from syncbeat_server.ops.settings.server import Role, digest_of, load_settings
+from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.server import Role
+from syncbeat_server.ops.settings.types import token_digest
 from tests.conftest import DatabaseUrls
 
 WAIT_S = 20.0
@@ -161,7 +163,7 @@ def environment(urls: DatabaseUrls, redis_url: str, port: int) -> dict[str, str]
         "SYNCBEAT_DRAIN_S": "5",
         "SYNCBEAT_JWT_SECRETS": f"k1={SECRET}",
         "SYNCBEAT_JWT_SUBJECTS": "any",
-        "SYNCBEAT_SERVICE_TOKENS": f"backend:{digest_of(BACKEND)}:*:*",
+        "SYNCBEAT_SERVICE_TOKENS": f"backend:{token_digest(BACKEND)}:*:*",
     }
 
 

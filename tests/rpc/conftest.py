@@ -25,7 +25,9 @@ from syncbeat_server.app import Stores, serve
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.keys import new_signing_key
 from syncbeat_server.auth.tokens.verify import mint
-from syncbeat_server.ops.settings.server import Role, digest_of, load_settings
+from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.server import Role
+from syncbeat_server.ops.settings.types import token_digest
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.servicers.auth import AuthServicer
 from syncbeat_server.rpc.servicers.directory import DirectoryServicer
@@ -56,7 +58,7 @@ _modules = itertools.count(1)
 
 def entry(name: str, token: str, methods: str = "*", apps: str = "*") -> str:
     """A service or admin token as it stands in the settings."""
-    return f"{name}:{digest_of(token)}:{methods}:{apps}"
+    return f"{name}:{token_digest(token)}:{methods}:{apps}"
 
 
 def path_of(method: MethodDescriptor) -> str:

@@ -32,7 +32,7 @@ TOLD_WITHIN_S = ENDED_WITHIN_S = 20.0
 @pytest.fixture
 def long_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """That somebody is shut out is kept as long as that somebody is not: else it ends within what is waited for."""
-    monkeypatch.setattr(account_status_cache, "KEPT_ABSENT_S", account_status_cache.KEPT_S)
+    monkeypatch.setattr(account_status_cache, "NEGATIVE_CACHE_S", account_status_cache.CACHE_S)
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from syncbeat_server.rpc.server import MAX_REQUEST_BYTES
 from syncbeat_server.rpc.validation.wire_format import (
     MAX_PUBLIC_BYTES,
     MAX_PUBLIC_FIELDS,
-    fault_of_public,
-    undecodable_texts,
+    public_request_fault,
+    undecodable_strings,
 )
 from tests.fakes import ahead, wait_until
 from tests.raw_http2 import RawConnection, grpc_message, raw_connection
@@ -49,7 +49,7 @@ MANY_FIELDS = {
 def test_a_public_request_is_refused_before_it_is_parsed(data: bytes) -> None:
     began = time.thread_time()
     for _ in range(100):
-        assert fault_of_public(data)
+        assert public_request_fault(data)
     assert (time.thread_time() - began) / 100 < 0.001
 
 
@@ -59,15 +59,15 @@ def test_a_public_request_of_the_contract_is_let_in() -> None:
         ack_token="t" * 4_096, kind=push_service_pb2.ACKNOWLEDGE_KIND_OPENED
     )
     for message in (longest, acknowledged, auth_service_pb2.RefreshSessionRequest()):
-        assert not fault_of_public(message.SerializeToString())
-    assert not fault_of_public(VARINT * MAX_PUBLIC_FIELDS)
-    assert not fault_of_public(b"\x0a\xfd\x7f" + b"x" * (MAX_PUBLIC_BYTES - 3))
+        assert not public_request_fault(message.SerializeToString())
+    assert not public_request_fault(VARINT * MAX_PUBLIC_FIELDS)
+    assert not public_request_fault(b"\x0a\xfd\x7f" + b"x" * (MAX_PUBLIC_BYTES - 3))
 
 
 @pytest.mark.parametrize("data", [NOT_UTF8 + VARINT * 650_000, b"\x0a\x00" * 650_000], ids=["varints", "changes"])
 def test_the_look_for_texts_that_are_not_utf8_ends(data: bytes) -> None:
     began = time.thread_time()
-    assert undecodable_texts(PUBLISH.input_type, data) == []
+    assert undecodable_strings(PUBLISH.input_type, data) == []
     assert time.thread_time() - began < 0.05
 
 
@@ -136,7 +136,7 @@ async def test_half_a_request_is_waited_for_ten_seconds(server: Server, path: st
         stream = half(path, raw)
         await health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
         assert not raw.answers[stream].is_over
-        with ahead(request_body.BODY_S):
+        with ahead(request_body.READ_TIMEOUT_S):
             await wait_until(lambda: raw.answers[stream].is_over)
         assert raw.answers[stream].status == "4"
 
@@ -158,8 +158,8 @@ async def test_a_slow_request_is_answered(server: Server) -> None:
 @pytest.mark.parametrize(
     ("token", "many", "most"),
     [
-        ("", 3 * request_body.MOST_OF_CONNECTION, request_body.MOST_OF_CONNECTION),
-        (BACKEND, 90, request_body.MOST_KNOWN_OF_CONNECTION),
+        ("", 3 * request_body.MAX_STALLED_PER_CONNECTION, request_body.MAX_STALLED_PER_CONNECTION),
+        (BACKEND, 90, request_body.MAX_KNOWN_STALLED_PER_CONNECTION),
     ],
 )
 async def test_few_requests_of_a_connection_may_stall(server: Server, token: str, many: int, most: int) -> None:
@@ -175,9 +175,11 @@ async def test_few_requests_of_a_connection_may_stall(server: Server, token: str
 async def test_few_requests_of_callers_not_known_may_stall_in_all(server: Server) -> None:
     async with AsyncExitStack() as stack:
         raws = [await stack.enter_async_context(raw_connection(server.address)) for _ in range(40)]
-        streams = [(raw, half(path_of(REFRESH), raw)) for raw in raws for _ in range(request_body.MOST_OF_CONNECTION)]
+        streams = [
+            (raw, half(path_of(REFRESH), raw)) for raw in raws for _ in range(request_body.MAX_STALLED_PER_CONNECTION)
+        ]
         with ahead(request_body.STALLED_S):
-            left = request_body.MOST_OF_PROCESS
+            left = request_body.MAX_STALLED
             await wait_until(lambda: sum(not raw.answers[stream].is_over for raw, stream in streams) <= left)
         assert sum(not raw.answers[stream].is_over for raw, stream in streams) == left
 

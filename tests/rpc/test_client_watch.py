@@ -16,7 +16,7 @@ from syncbeat import Watch, explain
 from syncbeat.v1 import core_pb2, directory_service_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat.v1.error_reason_pb2 import ErrorReason
-from syncbeat_devtools.demo.processes import start
+from syncbeat_devtools.demo.processes import start_process
 from tests.conftest import DatabaseUrls
 from tests.ports import free_port
 from tests.rpc.client_servers import (
@@ -116,7 +116,7 @@ async def test_it_survives_a_killed_server(
 ) -> None:
     monkeypatch.setattr(syncbeat.watch, "_MAX_DELAY_S", 1.0)  # else it grows with what the servers take to start
     settings = environment(database_urls, redis_url, free_port())
-    first = await start(["serve"], settings, tmp_path / "log")
+    first = await start_process(["serve"], settings, tmp_path / "log")
     names = [f"k{number}" for number in range(200)]
     halfway = asyncio.Event()
 
@@ -134,7 +134,7 @@ async def test_it_survives_a_killed_server(
             await asyncio.wait_for(halfway.wait(), WAIT_S)
             await first.kill()
             await publishing
-            second = await start(["serve"], settings, tmp_path / "log")
+            second = await start_process(["serve"], settings, tmp_path / "log")
             try:
                 await publish(backend, "room", *names[180:])
                 assert await soon(reading) == names

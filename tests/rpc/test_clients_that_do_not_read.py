@@ -148,7 +148,7 @@ async def test_a_drain_waits_for_no_client_that_does_not_read(server: Server) ->
 async def test_health_is_watched_by_few_on_a_connection(server: Server) -> None:
     async with raw_connection(server.address) as raw, raw_connection(server.address) as other:
         streams = [raw.start(WATCH, grpc_message(b"")) for _ in range(100)]
-        most = health.MAX_WATCHES_OF_CONNECTION
+        most = health.MAX_WATCHES_PER_CONNECTION
         await wait_until(lambda: sum(raw.answers[stream].is_over for stream in streams) == 100 - most)
         assert {raw.answers[stream].status for stream in streams[most:]} == {"8"}
         await wait_until(lambda: all(raw.answers[stream].data for stream in streams[:most]))
@@ -172,7 +172,7 @@ async def test_a_watcher_of_health_that_does_not_read_is_dropped(server: Server)
     async with raw_connection(server.address, window=0) as raw:
         stream = raw.start(WATCH, grpc_message(b""))
         await wait_until(lambda: raw.answers[stream].headers)
-        with ahead(health.PATIENCE_S):
+        with ahead(health.WRITE_TIMEOUT_S):
             await wait_until(
                 lambda: raw.answers[stream].is_over or health_of(server).Check(health_pb2.HealthCheckRequest()).done()
             )

@@ -17,9 +17,10 @@ from syncbeat_server.app import Stores
 from syncbeat_server.app.process import Process, opened
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.settings.server import Role, load_settings
-from syncbeat_server.ops.shutdown_budget import Ending
-from syncbeat_server.storage.redis.token_bucket import Allowance, Rate
+from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.server import Role
+from syncbeat_server.ops.shutdown_budget import ShutdownBudget
+from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from syncbeat_server.sync.hints.load_meter import LoadFigures, LoadLimits
 from syncbeat_server.sync.hints.load_pacer import LoadPacer
 from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql
@@ -47,7 +48,7 @@ async def others_urls(
 async def process(urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Process]:
     """What a process of the database's deployment has open."""
     settings = load_settings({"SYNCBEAT_DATABASE_POOL_SIZE": "2"}, env_file=None)
-    async with opened(settings, Stores(urls.app_url, redis_url), Ending(1.0)) as one:
+    async with opened(settings, Stores(urls.app_url, redis_url), ShutdownBudget(1.0)) as one:
         yield one
 
 
@@ -65,7 +66,7 @@ async def three(
 
 
 def pacer(one: Process, clock: FakeClock) -> LoadPacer:
-    return LoadPacer(one.bus, clock, LoadLimits(None, 1_000, 8), LoadFigures, Metrics())
+    return LoadPacer(one.bus, clock, LoadLimits(None, 1_000, 8), LoadFigures, Metrics().sync)
 
 
 async def test_who_has_a_stream_is_known_in_its_deployment_only(three: tuple[Process, Process, Process]) -> None:
@@ -92,8 +93,8 @@ async def test_promised_moments_and_requests_are_those_of_the_deployment(
 
 
 async def test_the_rate_of_a_project_is_one_for_all_deployments(three: tuple[Process, Process, Process]) -> None:
-    allowances = [Allowance(one.bus, Rate(0.001, 100.0, 0.0), SystemClock()) for one in three]
-    assert [(await one.take("fcm:p", 40, 1.0)).count for one in allowances] == [40, 40, 20]
+    allowances = [TokenBucket(one.bus, Rate(0.001, 100.0, 0.0), SystemClock()) for one in three]
+    assert [(await one.acquire("fcm:p", 40, 1.0)).count for one in allowances] == [40, 40, 20]
 
 
 async def test_a_copy_of_a_database_under_another_name_is_another_deployment(

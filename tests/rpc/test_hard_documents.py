@@ -11,8 +11,8 @@ import pytest
 
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.rpc.validation import field_rules
-from syncbeat_server.rpc.validation.json_documents import fault_of
+from syncbeat_server.rpc.validation import value_checks
+from syncbeat_server.rpc.validation.json_documents import document_fault
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES
 from syncbeat_server.sync.content import merge_patch
 from tests.hard_documents import drawn
@@ -75,13 +75,13 @@ async def test_large_documents_are_neither_checked_nor_merged_where_others_are_s
 
     def checked(text: str, most_depth: int) -> str:
         here.append(text)
-        return fault_of(text, most_depth)
+        return document_fault(text, most_depth)
 
     def read_here(patch: str) -> object:
         here.append(patch)
         return read(patch)
 
-    monkeypatch.setattr(field_rules, "fault_of", checked)
+    monkeypatch.setattr(value_checks, "document_fault", checked)
     monkeypatch.setattr(merge_patch, "_read", read_here)
     ann, method = server.user("ann"), METHODS["PublishChangesRequest"]
 

@@ -14,7 +14,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from syncbeat_server.rpc.health_probe import own_addresses
+from syncbeat_server.rpc.health_probe import local_addresses
 from tests.ports import free_port
 
 
@@ -32,7 +32,7 @@ from tests.ports import free_port
     ],
 )
 def test_a_server_is_asked_where_it_listens_on_its_own_machine(listen: str, asked: list[str]) -> None:
-    assert own_addresses(listen) == asked
+    assert local_addresses(listen) == asked
 
 
 @asynccontextmanager

@@ -15,15 +15,15 @@ INVALID = ("UNAUTHENTICATED", "TOKEN_INVALID")
 LIMITED = ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
 REVOKED = ("UNAUTHENTICATED", "TOKEN_REVOKED")
 CLAIM = RefreshClaim("default", "0197c1f0-6f6c-7d3e-9d6b-0f3f3f6f9a10", 7)
-GENUINE = RefreshKeys({"k1": SECRET.encode()}).token(CLAIM)
+GENUINE = RefreshKeys({"k1": SECRET.encode()}).encode(CLAIM)
 FORGED = {
     "no parts": "sbr_" + "A" * 80,
     "no prefix": "x",
     "a flipped bit": GENUINE[:20] + ("A" if GENUINE[20] != "A" else "B") + GENUINE[21:],
     "cut short": GENUINE[:-8],
-    "another secret": RefreshKeys({"k1": b"t" * 32}).token(CLAIM),
-    "an unknown kid": RefreshKeys({"k2": SECRET.encode()}).token(CLAIM),
-    "an app that is not there": RefreshKeys({"k1": SECRET.encode()}).token(CLAIM._replace(app_id="gone")),
+    "another secret": RefreshKeys({"k1": b"t" * 32}).encode(CLAIM),
+    "an unknown kid": RefreshKeys({"k2": SECRET.encode()}).encode(CLAIM),
+    "an app that is not there": RefreshKeys({"k1": SECRET.encode()}).encode(CLAIM._replace(app_id="gone")),
     "as long as may be": "sbr_" + "A" * 2_044,
 }
 

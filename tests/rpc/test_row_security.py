@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from syncbeat.v1 import sync_service_pb2
-from syncbeat_server.auth.model import StandingKey
+from syncbeat_server.auth.model import AccountKey
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.auth.store import users
 from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
@@ -183,17 +183,17 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     members.remove_members: lambda c: members.remove_members(c, "default", "bobs", ["bob"]),
     members.erase_memberships: lambda c: members.erase_memberships(c, "default", "bob"),
     preferences.erase_traces: lambda c: preferences.erase_traces(c, "default", "bob"),
-    auth.add_session: lambda c: auth.add_session(c, auth.NewSession("default", "bob", "", {}, 0, 60.0, 60.0)),
+    auth.insert_session: lambda c: auth.insert_session(c, auth.NewSession("default", "bob", "", {}, 0, 60.0, 60.0)),
     auth.lock_session: lambda c: auth.lock_session(c, "default", SESSION[0]),
-    auth.advance: lambda c: auth.advance(c, "default", SESSION[0], 60.0),
-    auth.erase_sessions: lambda c: auth.erase_sessions(c, "default", "bob"),
-    auth.forget_ended: lambda c: auth.forget_ended(c, "default", "bob", timedelta(0), 10),
-    auth.forget_expired: lambda c: auth.forget_expired(c, 10),
-    users.standings: lambda c: users.standings(c, [StandingKey("default", "bob", SESSION[0])]),
-    users.record_users: lambda c: users.record_users(c, [("default", "carl")]),
-    users.confirm_sessions: lambda c: users.confirm_sessions(c, [("default", SESSION[0], 0)]),
-    users.let_in: lambda c: users.let_in(c, "default", "bob"),
-    users.lock_for_session: lambda c: users.lock_for_session(c, "default", "bob"),
+    auth.advance_counter: lambda c: auth.advance_counter(c, "default", SESSION[0], 60.0),
+    auth.delete_sessions: lambda c: auth.delete_sessions(c, "default", "bob"),
+    auth.delete_ended: lambda c: auth.delete_ended(c, "default", "bob", timedelta(0), 10),
+    auth.delete_expired: lambda c: auth.delete_expired(c, 10),
+    users.read_statuses: lambda c: users.read_statuses(c, [AccountKey("default", "bob", SESSION[0])]),
+    users.insert_users: lambda c: users.insert_users(c, [("default", "carl")]),
+    users.confirm_counters: lambda c: users.confirm_counters(c, [("default", SESSION[0], 0)]),
+    users.enable_user: lambda c: users.enable_user(c, "default", "bob"),
+    users.lock_user: lambda c: users.lock_user(c, "default", "bob"),
     users.revoke_user: lambda c: users.revoke_user(c, "default", "bob", ""),
     users.disable_user: lambda c: users.disable_user(c, "default", "bob"),
     users.mark_deleted: lambda c: users.mark_deleted(c, "default", "bob"),

@@ -15,12 +15,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import sync_service_pb2
+from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.clock import Clock
-from syncbeat_server.ops.metrics import Metrics
+from syncbeat_server.ops.metrics.rpc import RpcMetrics
 from syncbeat_server.rpc import handler_pipeline
 from syncbeat_server.rpc.admission import Admission
-from syncbeat_server.rpc.handler_pipeline import CallObserver, Doorkeeper, Interceptors
-from syncbeat_server.runtime.adaptive_batching import Gathering
+from syncbeat_server.rpc.handler_pipeline import CallObserver, HandlerPipeline
+from syncbeat_server.runtime.adaptive_batching import BatchTrigger
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.rpc.conftest import Caller, Server, refusal_of, running_server
@@ -45,30 +46,30 @@ class House:
 
     server: Server
 
-    def __init__(self, around: Interceptors, clock: Late) -> None:
+    def __init__(self, pipeline: HandlerPipeline, clock: Late) -> None:
         self.clock = clock
-        self.admission: Admission = around.admission
-        self._around = around
+        self.admission: Admission = pipeline.admission
+        self._pipeline = pipeline
 
     def hold(self) -> None:
         """Let polls wait from here on."""
 
-        class Held(Gathering):
-            def begin(self) -> None:
+        class Held(BatchTrigger):
+            def arm(self) -> None:
                 pass
 
-        self._around.together._gathering = Held(lambda: 0, 0, lambda: None)
+        self._pipeline.batcher._gathering = Held(lambda: 0, 0, lambda: None)
 
     @property
     def waiting(self) -> int:
         """How many polls wait whose caller is still there."""
-        return sum(not future.done() for _, future in self._around.together._waiting)
+        return sum(not future.done() for _, future in self._pipeline.batcher._waiting)
 
     async def serve(self, count: int) -> None:
         """Let so many polls come together, and serve them in a row, which no pause of the machine cuts in two."""
         await wait_until(lambda: self.waiting == count)
-        while self._around.together._waiting:
-            Context().run(self._around.together._serve)
+        while self._pipeline.batcher._waiting:
+            Context().run(self._pipeline.batcher._serve_batch)
 
     async def refuses_calls(self) -> bool:
         """Whether the server has begun to end."""
@@ -80,8 +81,8 @@ class House:
 
     def handled(self) -> Counter[str]:
         """How many polls ended with each code."""
-        observer = self._around.observer
-        assert isinstance(observer, Metrics)
+        observer = self._pipeline.observer
+        assert isinstance(observer, RpcMetrics)
         return Counter(
             {
                 sample.labels["grpc_code"]: int(sample.value)
@@ -105,13 +106,13 @@ async def house(
 ) -> AsyncIterator[House]:
     made: list[House] = []
 
-    class Noted(Interceptors):
-        def __init__(self, door: Doorkeeper, observer: CallObserver, clock: Clock, *rest: Any) -> None:
+    class Noted(HandlerPipeline):
+        def __init__(self, authenticator: Authenticator, observer: CallObserver, clock: Clock, *rest: Any) -> None:
             late = Late(clock)
-            super().__init__(door, observer, late, *rest)
+            super().__init__(authenticator, observer, late, *rest)
             made.append(House(self, late))
 
-    monkeypatch.setattr(handler_pipeline, "Interceptors", Noted)
+    monkeypatch.setattr(handler_pipeline, "HandlerPipeline", Noted)
     async with running_server(urls, redis_url, MAX_IN_FLIGHT=f"{max_in_flight}") as server:
         made[0].server = server
         yield made[0]
@@ -145,7 +146,7 @@ async def test_each_call_of_a_row_is_its_own_and_is_counted_once(
         for caller in known.values():
             await caller(poll())
         here.hold()
-        handled, started = here.handled(), here.admission.started
+        handled, started = here.handled(), here.admission.started_count
 
         calls: list[tuple[Caller, sync_service_pb2.GetHintRequest, tuple[str, str]]] = []
         for user, other in zip(WARM, COLD, strict=True):
@@ -170,7 +171,7 @@ async def test_each_call_of_a_row_is_its_own_and_is_counted_once(
         assert here.handled() - handled == Counter(
             OK=12, UNAUTHENTICATED=3, PERMISSION_DENIED=3, INVALID_ARGUMENT=3, CANCELLED=3
         )
-        assert (here.admission.under_way, here.admission.started - started) == (0, len(calls))
+        assert (here.admission.in_flight, here.admission.started_count - started) == (0, len(calls))
 
 
 async def test_a_row_of_calls_that_wait_for_nobody_is_never_too_many(
@@ -190,7 +191,7 @@ async def test_a_row_of_calls_that_wait_for_nobody_is_never_too_many(
         row = [asyncio.ensure_future(told(caller(poll()))) for caller in (*strangers, ann)]
         await here.serve(11)
         assert Counter(name for name, _ in await asyncio.gather(*row)) == {"bob": 3, "OVERLOADED": 8}
-        assert (here.admission.under_way, here.admission.shed) == (0, 8)
+        assert (here.admission.in_flight, here.admission.shed_count) == (0, 8)
 
 
 async def test_the_time_in_a_row_is_of_the_time_that_a_call_has(
@@ -210,7 +211,7 @@ async def test_the_time_in_a_row_is_of_the_time_that_a_call_has(
             assert (await call)[0] == "DEADLINE_EXCEEDED"
             assert asyncio.get_running_loop().time() - served < 9.0
         await conn.close()
-        assert here.admission.under_way == 0
+        assert here.admission.in_flight == 0
 
 
 async def test_a_row_is_served_though_the_server_is_told_to_end(
@@ -227,7 +228,7 @@ async def test_a_row_is_served_though_the_server_is_told_to_end(
         await wait_until(here.refuses_calls)
         await here.serve(3)
         assert [one for one, _ in await asyncio.gather(*row)] == ["ann", "ann", "ACCESS_DENIED"]
-    assert here.admission.under_way == 0
+    assert here.admission.in_flight == 0
 
 
 async def test_a_stream_counts_until_it_is_let_in(
@@ -235,11 +236,11 @@ async def test_a_stream_counts_until_it_is_let_in(
 ) -> None:
     async with house(monkeypatch, database_urls, redis_url) as here:
         await here.settle_in("ann")
-        started = here.admission.started
+        started = here.admission.started_count
         stream = here.server.user("ann").watch(device_id="phone")
         await stream.opened()
-        assert (here.admission.under_way, here.admission.started - started) == (0, 1)
+        assert (here.admission.in_flight, here.admission.started_count - started) == (0, 1)
         with pytest.raises(grpc.aio.AioRpcError):
             await here.server.bearer("bad").watch(device_id="phone").opened()
         stream.call.cancel()
-        assert (here.admission.under_way, here.admission.started - started) == (0, 2)
+        assert (here.admission.in_flight, here.admission.started_count - started) == (0, 2)

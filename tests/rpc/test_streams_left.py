@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.rpc.servicers import sync
+from syncbeat_server.rpc.convert import stream_events
 from syncbeat_server.sync.model import StreamEvent
 from tests.fakes import wait_until
 from tests.rpc.conftest import Server
@@ -29,8 +29,8 @@ class Messages:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.changes = 0
-        self._real = sync._messages
-        monkeypatch.setattr(sync, "_messages", self._counted)
+        self._real = stream_events.event_messages
+        monkeypatch.setattr(stream_events, "event_messages", self._counted)
 
     def _counted(self, event: StreamEvent) -> Iterator[Message]:
         for message in self._real(event):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.simulate.estimate import recount
-from syncbeat_devtools.simulate.traces import read_trace
+from syncbeat_devtools.simulate.fleet.traces import read_trace
+from syncbeat_devtools.simulate.study.estimate import recompute_estimate
 from syncbeat_server.cli.main import main
 from syncbeat_server.errors import ConfigurationError
 
@@ -87,7 +87,7 @@ def test_no_log_no_plot_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_original_estimate_does_not_add_up() -> None:
-    found = recount()
+    found = recompute_estimate()
     assert found.fixed_requests_per_day == 57_600_000
     assert found.sum_of_its_parts == 34_988_800 != found.claimed_total
     assert found.saving == pytest.approx(found.claimed_saving, abs=0.001)

@@ -12,11 +12,11 @@ import pytest
 # Work that outlasts every wait of the test; it prints the processes that do it, once they are there.
 PROGRAM = """
 import multiprocessing, os, signal, sys, time
-from syncbeat_devtools.simulate.endings import ending_executor
+from syncbeat_devtools.simulate.engine.process_pool import process_pool
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
-    with ending_executor(2) as executor:
+    with process_pool(2) as executor:
         executor.submit(os.getpid).result()
         futures = [executor.submit(time.sleep, 60) for _ in range(9)]
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)

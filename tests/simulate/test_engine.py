@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from syncbeat_devtools.simulate.bounds import bound_of
-from syncbeat_devtools.simulate.fleet import CONSTANT, DAY, DEFAULT, FLEETS, HOUR, Device, Segment, make_device
-from syncbeat_devtools.simulate.jobs import Sample, jobs_of, run_job
-from syncbeat_devtools.simulate.pulling import TrueRates, poll_through
-from syncbeat_devtools.simulate.schedules import schedule_for
-from syncbeat_devtools.simulate.settings import PolicyRow, Settings
-from syncbeat_devtools.simulate.tally import Tally, half_width, summed
+from syncbeat_devtools.simulate.engine.jobs import Sample, run_job, split_jobs
+from syncbeat_devtools.simulate.engine.poll_day import TrueRates, play_poll_day
+from syncbeat_devtools.simulate.engine.tally import Tally, half_width, sum_tallies
+from syncbeat_devtools.simulate.fleet.devices import CONSTANT, DAY, DEFAULT, FLEETS, HOUR, Device, Segment, make_device
+from syncbeat_devtools.simulate.policies.bounds import poll_bound
+from syncbeat_devtools.simulate.policies.schedules import make_schedule
+from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
 from syncbeat_server.sync.model import Activity, ScopeState
 from syncbeat_server.sync.policy import baselines, belief, hint, interval, scope_signal
 from syncbeat_server.sync.policy.hint import Situation
@@ -42,7 +42,7 @@ def a_day(row: PolicyRow, devices: list[Device], settings: Settings) -> Tally:
     for device in devices:
         chance = random.Random(device.index)
         phase = chance.random()
-        poll_through(device, schedule_for(row, settings, DEFAULT, device, 5e-4, chance), tally, phase)
+        play_poll_day(device, make_schedule(row, settings, DEFAULT, device, 5e-4, chance), tally, phase)
     return tally
 
 
@@ -54,12 +54,12 @@ def test_fixed_polling_is_as_stale_as_it_must_be() -> None:
     assert tally.empirical_mean_s == pytest.approx(15.0, rel=0.01)
     assert tally.mean_s == pytest.approx(15.0, rel=0.001)
     assert tally.quantiles_s(0.5, 0.95) == pytest.approx((15.0, 28.5), rel=0.01)
-    assert bound_of(devices).least_requests(15.0) == pytest.approx(40 * DAY / 30)
+    assert poll_bound(devices).least_requests(15.0) == pytest.approx(40 * DAY / 30)
 
 
 def test_who_knows_all_comes_close_to_the_bound_and_none_below_it() -> None:
     oracle = a_day(PolicyRow.ORACLE, DEVICES[:12], Settings(1.31))
-    bound = bound_of(DEVICES[:12])
+    bound = poll_bound(DEVICES[:12])
     assert 0.94 < bound.least_requests(oracle.mean_s) / oracle.requests < 1.005
     for row in (PolicyRow.CEILING, PolicyRow.PULL, PolicyRow.EWMA):
         tally = a_day(row, DEVICES[:12], Settings(1.31))
@@ -109,7 +109,7 @@ def test_every_wait_comes_from_the_policy(row: PolicyRow, monkeypatch: pytest.Mo
         monkeypatch.setattr(module, name, noting)
     device, chance = DEVICES[3], random.Random(1)
     tally = Noted()
-    poll_through(device, schedule_for(row, Settings(1.2), DEFAULT, device, 5e-4, chance), tally, 0.5)
+    play_poll_day(device, make_schedule(row, Settings(1.2), DEFAULT, device, 5e-4, chance), tally, 0.5)
     moments = tally.moments
     assert len(moments) == tally.requests > 500
     answers = sorted(answered)
@@ -120,11 +120,11 @@ def test_every_wait_comes_from_the_policy(row: PolicyRow, monkeypatch: pytest.Mo
 
 def test_the_simulated_wait_is_what_the_server_would_hint() -> None:
     device = DEVICES[3]
-    schedule = schedule_for(PolicyRow.PULL, Settings(1.0), DEFAULT, device, 5e-4, random.Random(1))
+    schedule = make_schedule(PolicyRow.PULL, Settings(1.0), DEFAULT, device, 5e-4, random.Random(1))
     known = scope_signal.initial_signal(device.born)._replace(presence_at=device.born)
     tuning = Tuning(price=Price(3.2))
     for at in device.history:
-        schedule.changed(at)
+        schedule.on_change(at)
         known = scope_signal.signal_after_change(known, tuning.prior, at)
         hinted = hint.decide_interval(Situation([ScopeState("a", "e", 1, known)], Activity()), tuning, at + 40.0)
         assert schedule.interval(at + 40.0, news=True) == pytest.approx(hinted.interval_s)
@@ -133,8 +133,8 @@ def test_the_simulated_wait_is_what_the_server_would_hint() -> None:
 def test_nothing_after_midnight_is_counted_and_everything_before_is_seen() -> None:
     device = Device(0, (10.0, DAY - 1.0), (Segment(0.0, DAY, 2 / DAY, hot=False),), 0.0, 2 / DAY)
     tally = Noted()
-    poll_through(
-        device, schedule_for(PolicyRow.FIXED, Settings(1.0), DEFAULT, device, 1.0, random.Random(1)), tally, 0.5
+    play_poll_day(
+        device, make_schedule(PolicyRow.FIXED, Settings(1.0), DEFAULT, device, 1.0, random.Random(1)), tally, 0.5
     )
     assert max(tally.moments) < DAY
     assert tally.requests == 2880
@@ -161,7 +161,7 @@ def test_fleets_are_what_they_say_and_repeat(name: str) -> None:
         assert list(device.changes) == sorted(device.changes)
         assert all(0.0 <= at < DAY for at in device.changes)
     changes = sum(len(device.changes) for device in devices)
-    assert changes == pytest.approx(bound_of(devices).changes(), rel=0.1)
+    assert changes == pytest.approx(poll_bound(devices).changes(), rel=0.1)
     if name in ("default", "constant"):
         assert changes * 200 == pytest.approx(860_000, rel=0.1)
 
@@ -177,9 +177,9 @@ def test_a_longer_history_leaves_out_nothing() -> None:
 def test_the_same_seed_gives_the_same_figures_whatever_the_pieces() -> None:
     sample = Sample(DEFAULT, 11, 60, history_days=0)
     settings = Settings(1.5)
-    jobs = jobs_of(PolicyRow.EWMA, sample, settings, 60)
+    jobs = split_jobs(PolicyRow.EWMA, sample, settings, 60)
     assert [(job.first, job.last) for job in jobs] == [(0, 50), (50, 60)]
-    pieces = summed(run_job(job) for job in jobs)
+    pieces = sum_tallies(run_job(job) for job in jobs)
     whole = run_job(replace(jobs[0], last=60))
     assert pieces.requests == whole.requests
     assert list(pieces.delays) == list(whole.delays)

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from syncbeat_devtools.simulate.bounds import bound_of, signalled_bound
-from syncbeat_devtools.simulate.fleet import DAY, DEFAULT, HOUR, Device, Segment, make_device
-from syncbeat_devtools.simulate.hybrid import HybridDay
-from syncbeat_devtools.simulate.settings import Settings
-from syncbeat_devtools.simulate.tally import Tally
-from syncbeat_devtools.simulate.waking import ANDROID, IOS, Air, Handset, Waking, handset
+from syncbeat_devtools.simulate.engine.hybrid_day import HybridDay
+from syncbeat_devtools.simulate.engine.tally import Tally
+from syncbeat_devtools.simulate.fleet.devices import DAY, DEFAULT, HOUR, Device, Segment, make_device
+from syncbeat_devtools.simulate.fleet.push_channel import ANDROID, IOS, Handset, PushChannel, PushConditions, handset
+from syncbeat_devtools.simulate.policies.bounds import poll_bound, signalled_bound
+from syncbeat_devtools.simulate.policies.settings import Settings
 from syncbeat_server.sync.policy import hint
 from syncbeat_server.sync.policy.hint import IntervalDecision
 
-EXACT = Waking(loss=0.0, latency_s=3.0, latency_sigma=0.0)
-QUIET = Settings(1.0, waking=EXACT, app_misses=0.0)
+EXACT = PushConditions(loss=0.0, latency_s=3.0, latency_sigma=0.0)
+QUIET = Settings(1.0, conditions=EXACT, app_misses=0.0)
 HISTORY = tuple(-HOUR * hours for hours in range(48, 0, -1))
 
 
@@ -64,7 +64,7 @@ def test_a_push_brings_a_change_and_nothing_else_is_asked() -> None:
 
 
 def test_a_window_holds_back_the_last_change_and_no_more_than_that() -> None:
-    windows = replace(QUIET, waking=replace(EXACT, window_s=300.0))
+    windows = replace(QUIET, conditions=replace(EXACT, window_s=300.0))
     at = 8 * HOUR
     tally = a_day(feed(at, at + 10.0, at + 20.0, at + 610.0), windows)
     assert (tally.pushes, tally.fetches, tally.safety_polls) == (3, 3, tally.safety_polls)
@@ -87,7 +87,7 @@ def test_ios_is_not_woken_again_in_the_background() -> None:
 
 
 def test_a_push_that_comes_late_is_needless_when_it_was_sent_again() -> None:
-    tally = a_day(feed(8 * HOUR), replace(QUIET, waking=replace(EXACT, latency_s=20.0)))
+    tally = a_day(feed(8 * HOUR), replace(QUIET, conditions=replace(EXACT, latency_s=20.0)))
     assert (tally.pushes, tally.resends, tally.needless_resends, tally.fetches) == (2, 1, 1, 1)
     assert list(tally.delays) == pytest.approx([20.0])
 
@@ -96,7 +96,7 @@ def test_who_looks_gets_changes_through_the_stream() -> None:
     tally = a_day(feed(8 * HOUR + 60.0, 8 * HOUR + 90.0, sessions=((8 * HOUR, 8 * HOUR + 600.0),)), QUIET)
     assert list(tally.delays) == pytest.approx([0.2, 0.2])
     assert (tally.stream_opens, tally.stream_messages, tally.pushes) == (1, 2, 0)
-    unseen = replace(QUIET, waking=replace(EXACT, watched=0.0))
+    unseen = replace(QUIET, conditions=replace(EXACT, watched=0.0))
     assert a_day(feed(8 * HOUR, sessions=((8 * HOUR, 8 * HOUR + 600.0),)), unseen).stream_opens == 0
 
 
@@ -105,28 +105,28 @@ def test_who_is_not_reached_polls_and_is_not_believed_to_be_reached() -> None:
     reached, unreached = a_day(device, QUIET), a_day(device, QUIET, reachable=False)
     assert unreached.polls > 4 * (reached.safety_polls + 1)
     assert unreached.fetches == unreached.safety_polls == unreached.tried == 0
-    streamless = a_day(device, replace(QUIET, waking=replace(EXACT, unreached_stream=False)), reachable=False)
+    streamless = a_day(device, replace(QUIET, conditions=replace(EXACT, unreached_stream=False)), reachable=False)
     assert streamless.stream_opens == 0
 
 
 def test_systems_let_through_what_their_budget_allows() -> None:
-    air = Air(EXACT, Handset(IOS, True, ()), random.Random(1))
+    channel = PushChannel(EXACT, Handset(IOS, True, ()), random.Random(1))
     sent = []
     now = 0.0
     while now < HOUR:
-        free = air.free_at(now)
+        free = channel.next_allowed_at(now)
         if free <= now:
-            air.send(now)
+            channel.send(now)
             sent.append(now)
         now = max(free, now + 1.0)
     assert len(sent) == 3 + 2  # three at once, then one each twenty minutes
-    lost = Air(replace(EXACT, loss=1.0), Handset(ANDROID, True, ()), random.Random(1))
+    lost = PushChannel(replace(EXACT, loss=1.0), Handset(ANDROID, True, ()), random.Random(1))
     assert lost.send(0.0) is None
 
 
 def test_the_system_holds_back_polls_in_the_background() -> None:
     device = make_device(DEFAULT, 5, 3, 24, history_days=2)
-    dozing = replace(QUIET, waking=replace(EXACT, android_floor_s=900.0))
+    dozing = replace(QUIET, conditions=replace(EXACT, android_floor_s=900.0))
     held = a_day(device, dozing, reachable=False)
     assert held.polls <= DAY / 900.0 + len(device.sessions) + 1
     assert held.polls < a_day(device, QUIET, reachable=False).polls
@@ -146,8 +146,8 @@ def test_every_wait_of_a_woken_device_is_the_servers_hint(
     platform: str, reachable: bool, floor_s: float, fewest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, polls = hint.decide_interval, 0
-    waking = replace(EXACT, loss=0.1, android_floor_s=floor_s)
-    settings = Settings(0.7, lateness_s=450.0, waking=waking, app_misses=0.01, push_misses=0.1)
+    conditions = replace(EXACT, loss=0.1, android_floor_s=floor_s)
+    settings = Settings(0.7, lateness_s=450.0, conditions=conditions, app_misses=0.01, push_misses=0.1)
     for index in range(12):
         tally = Hinted()
 
@@ -166,7 +166,7 @@ def test_every_wait_of_a_woken_device_is_the_servers_hint(
             else:
                 assert polled_at == pytest.approx(due[number], abs=1e-6)
         for (at, _), (next_at, _), due_at in zip(tally.hints, tally.hints[1:], due, strict=False):
-            streamed = any(at <= start + waking.watched_after_s <= due_at for start, _ in device.sessions)
+            streamed = any(at <= start + conditions.watched_after_s <= due_at for start, _ in device.sessions)
             assert streamed or next_at <= due_at + 1e-6  # no poll was left out
         asked = {0.0, *tally.moments, *(end for _, end in device.sessions)}
         assert {at for at, _ in tally.hints} <= asked  # of the moment at which it asked, or left the screen
@@ -175,8 +175,8 @@ def test_every_wait_of_a_woken_device_is_the_servers_hint(
 
 
 def test_a_sample_has_the_fleets_shares() -> None:
-    waking = Waking(reach=0.85, ios=0.3, dark=0.1)
-    told = [handset(waking, 7, index, 400) for index in range(400)]
+    conditions = PushConditions(reach=0.85, ios=0.3, dark=0.1)
+    told = [handset(conditions, 7, index, 400) for index in range(400)]
     assert sum(one.reachable for one in told) == 340
     assert sum(one.platform == IOS for one in told) == 120
     dark = sum(min(end, DAY) - max(start, 0.0) for one in told for start, end in one.dark)
@@ -186,8 +186,8 @@ def test_a_sample_has_the_fleets_shares() -> None:
 def test_signals_lower_the_bound_down_to_one_request_a_change() -> None:
     devices = [make_device(DEFAULT, 5, index, 24) for index in range(24)]
     told = [Handset(ANDROID, index >= 6, ()) for index in range(24)]
-    pulled, some = bound_of(devices), signalled_bound(devices, told, Waking())
-    all_told = signalled_bound(devices, [Handset(ANDROID, True, ())] * 24, Waking())
+    pulled, some = poll_bound(devices), signalled_bound(devices, told, PushConditions())
+    all_told = signalled_bound(devices, [Handset(ANDROID, True, ())] * 24, PushConditions())
     assert some.changes() == pytest.approx(pulled.changes())
     for mean_s in (1.0, 10.0, 60.0):
         least = [bound.least_requests(mean_s) for bound in (all_told, some, pulled)]

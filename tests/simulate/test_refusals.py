@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.simulate.fleet import DEFAULT
-from syncbeat_devtools.simulate.jobs import Sample, crew
-from syncbeat_devtools.simulate.printing import printed
-from syncbeat_devtools.simulate.settings import PolicyRow, Settings
-from syncbeat_devtools.simulate.study import Days, pilot_size, solved
-from syncbeat_devtools.simulate.traces import read_trace
+from syncbeat_devtools.simulate.engine.jobs import Sample, job_runner
+from syncbeat_devtools.simulate.fleet.devices import DEFAULT
+from syncbeat_devtools.simulate.fleet.traces import read_trace
+from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+from syncbeat_devtools.simulate.report.output import print_result
+from syncbeat_devtools.simulate.study.solver import Days, pilot_size, solve
 from syncbeat_server.cli.main import main
 from syncbeat_server.errors import ConfigurationError
 
@@ -34,14 +34,21 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
+PRINTING = """
+import sys
+from syncbeat_devtools.simulate.report.output import print_result
+sys.exit(print_result('x'))
+"""
+
+
 def test_quiet_devices_first_are_no_matter(log: Path) -> None:
     quiet = [f"{number},s{number},a{number:03},poll\n" for number in range(61)]
     changes = [f"{4000 * number},sz,,change\n" for number in range(1, 22)]
     log.write_text("".join([HEAD, *quiet, "5,sz,zz,poll\n", *changes]), encoding="utf-8")
     days = Days.of([Sample(DEFAULT, 11, 62, 0, log)])
     assert pilot_size(62) < 62
-    with crew(1, lambda _share, _what: None) as hands:
-        outcome = solved(PolicyRow.EWMA, days, Settings(1.0), 15.0, hands)
+    with job_runner(1, lambda _share, _what: None) as hands:
+        outcome = solve(PolicyRow.EWMA, days, Settings(1.0), 15.0, hands)
     assert outcome.tallies[11].mean_s == pytest.approx(15.0, rel=0.3)
 
 
@@ -128,22 +135,20 @@ def test_devices_are_as_many_as_a_fleet_has(devices: str, capsys: pytest.Capture
 def test_letters_that_the_output_lacks_are_written_otherwise() -> None:
     raw = io.BytesIO()
     with contextlib.redirect_stdout(io.TextIOWrapper(raw, encoding="ascii")):
-        assert printed("0.7 ±0.1 of fünf") == 0
+        assert print_result("0.7 ±0.1 of fünf") == 0
         assert raw.getvalue() == b"0.7 +-0.1 of f\\xfcnf\n"
 
 
 def test_nobody_reads() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    program = "import sys; from syncbeat_devtools.simulate.printing import printed; sys.exit(printed('x'))"
-    ended = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, check=False)
+    ended = subprocess.run([sys.executable, "-c", PRINTING], stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_a_full_disk_is_one_line() -> None:
-    program = "import sys; from syncbeat_devtools.simulate.printing import printed; sys.exit(printed('x'))"
     with Path("/dev/full").open("wb") as full:
-        ended = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, check=False)
+        ended = subprocess.run([sys.executable, "-c", PRINTING], stdout=full, stderr=subprocess.PIPE, check=False)
     assert ended.returncode == 1
     assert ended.stderr.rstrip().endswith(b"the result cannot be written: No space left on device")

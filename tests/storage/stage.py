@@ -29,7 +29,7 @@ from syncbeat_server.push.model import (
 )
 from syncbeat_server.push.store import notifications as notifications_store
 from syncbeat_server.push.store import queue
-from syncbeat_server.runtime.worker_processes import Aside, inline
+from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
@@ -63,7 +63,7 @@ class Notifier:
 
 
 def new_publisher(
-    database: Database, clock: FakeClock, notifier: ChangeNotifier | None = None, offload: Aside = inline
+    database: Database, clock: FakeClock, notifier: ChangeNotifier | None = None, offload: RunInWorker = run_inline
 ) -> Publisher:
     """A publisher of changes; it notifies nobody unless a notifier is given."""
     return Publisher(database, clock, default_tuning, notifier or Notifier(), HintRecorder(default_tuning), offload)

@@ -9,9 +9,9 @@ import pytest
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.storage.idempotency import RequestKey
-from syncbeat_server.storage.idempotency_cache import Replays
+from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
-from syncbeat_server.storage.redis.token_bucket import Allowance, Rate
+from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from tests.fakes import FakeClock, wait_until
 
 SECRET = b"s" * 32
@@ -31,23 +31,23 @@ async def nowhere(closed_port: int) -> AsyncIterator[RedisBus]:
 
 
 async def test_all_processes_together_get_the_burst_and_no_more(bus: RedisBus) -> None:
-    shared = [Allowance(bus, Rate(0.001, 100.0, 0.0), SystemClock()) for _ in range(3)]
-    grants = await asyncio.gather(*(one.take("p", 7, 1.0) for one in shared for _ in range(10)))
+    shared = [TokenBucket(bus, Rate(0.001, 100.0, 0.0), SystemClock()) for _ in range(3)]
+    grants = await asyncio.gather(*(one.acquire("p", 7, 1.0) for one in shared for _ in range(10)))
     assert sum(grant.count for grant in grants) == 100
-    last = await shared[0].take("p", 7, 1.0)
+    last = await shared[0].acquire("p", 7, 1.0)
     assert (last.count, last.wait_s > 900) == (0, True)
-    assert (await shared[0].take("another", 7, 1.0)).count == 7
+    assert (await shared[0].acquire("another", 7, 1.0)).count == 7
 
 
 async def test_it_fills_up_at_its_rate(bus: RedisBus) -> None:
-    allowance = Allowance(bus, Rate(1000.0, 50.0, 0.0), SystemClock())
+    allowance = TokenBucket(bus, Rate(1000.0, 50.0, 0.0), SystemClock())
     loop = asyncio.get_running_loop()
     started = loop.time()
-    taken = (await allowance.take("p", 50, 1.0)).count
+    taken = (await allowance.acquire("p", 50, 1.0)).count
 
     async def filled() -> bool:
         nonlocal taken
-        taken += (await allowance.take("p", 10, 1.0)).count
+        taken += (await allowance.acquire("p", 10, 1.0)).count
         return taken >= 150
 
     await wait_until(filled)
@@ -55,17 +55,17 @@ async def test_it_fills_up_at_its_rate(bus: RedisBus) -> None:
 
 
 async def test_who_goes_slower_pays_more(bus: RedisBus) -> None:
-    allowance = Allowance(bus, Rate(0.001, 100.0, 0.0), SystemClock())
-    assert (await allowance.take("p", 100, 4.0)).count == 25
+    allowance = TokenBucket(bus, Rate(0.001, 100.0, 0.0), SystemClock())
+    assert (await allowance.acquire("p", 100, 4.0)).count == 25
 
 
 async def test_from_cold_it_gives_a_sixtieth_of_its_rate(bus: RedisBus) -> None:
-    cold = Allowance(bus, Rate(1.0, 100.0, 3600.0), SystemClock())
-    warm = Allowance(bus, Rate(1.0, 100.0, 0.0), SystemClock())
+    cold = TokenBucket(bus, Rate(1.0, 100.0, 3600.0), SystemClock())
+    warm = TokenBucket(bus, Rate(1.0, 100.0, 0.0), SystemClock())
     for allowance, key in ((cold, "p"), (warm, "q")):
-        assert (await allowance.take(key, 1000, 1.0)).count == 100
+        assert (await allowance.acquire(key, 1000, 1.0)).count == 100
     # A token takes a minute from cold, a second when it is warm.
-    slow, fast = await cold.take("p", 1000, 1.0), await warm.take("q", 1000, 1.0)
+    slow, fast = await cold.acquire("p", 1000, 1.0), await warm.acquire("q", 1000, 1.0)
     assert slow.count == 0
     assert 30.0 < slow.wait_s <= 60.0
     assert 0.0 < fast.wait_s <= 1.0
@@ -73,15 +73,15 @@ async def test_from_cold_it_gives_a_sixtieth_of_its_rate(bus: RedisBus) -> None:
 
 async def test_without_redis_each_process_takes_an_eighth(nowhere: RedisBus) -> None:
     clock = FakeClock()
-    allowance = Allowance(nowhere, Rate(800.0, 80.0, 60.0), clock)
-    assert (await allowance.take("p", 100, 1.0)).count == 10
-    empty = await allowance.take("p", 100, 1.0)
+    allowance = TokenBucket(nowhere, Rate(800.0, 80.0, 60.0), clock)
+    assert (await allowance.acquire("p", 100, 1.0)).count == 10
+    empty = await allowance.acquire("p", 100, 1.0)
     assert (empty.count, empty.wait_s) == (0, 0.01)
     await clock.advance(0.05)
-    assert (await allowance.take("p", 100, 1.0)).count == 5
+    assert (await allowance.acquire("p", 100, 1.0)).count == 5
 
 
-async def kept(replays: Replays, bus: RedisBus) -> None:
+async def kept(replays: IdempotencyCache, bus: RedisBus) -> None:
     replays.keep(REQUEST, SECRET, b'{"n":1}')
 
     async def there() -> bool:
@@ -91,7 +91,7 @@ async def kept(replays: Replays, bus: RedisBus) -> None:
 
 
 async def test_an_answer_is_found_for_the_same_call_only(bus: RedisBus) -> None:
-    replays = Replays(bus, SystemClock())
+    replays = IdempotencyCache(bus, SystemClock())
     assert await replays.find(REQUEST, SECRET) is None
     await kept(replays, bus)
     assert await replays.find(REQUEST, SECRET) == b'{"n":1}'
@@ -108,7 +108,7 @@ async def test_an_answer_is_found_for_the_same_call_only(bus: RedisBus) -> None:
 
 async def test_while_redis_is_away_nobody_waits_for_it(nowhere: RedisBus) -> None:
     clock = FakeClock()
-    replays = Replays(nowhere, clock)
+    replays = IdempotencyCache(nowhere, clock)
     asked = 0
     read = nowhere.read
 

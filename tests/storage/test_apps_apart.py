@@ -16,8 +16,8 @@ from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.push.model import Blame, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.providers import Message, Provider
 from syncbeat_server.storage.postgres.database import Database, open_database
-from syncbeat_server.storage.postgres.pg_notify import Notices, listen
-from syncbeat_server.storage.redis.token_bucket import Allowance
+from syncbeat_server.storage.postgres.pg_notify import PgNotifier, listen
+from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock, wait_until
 from tests.storage.doubles import ScriptedProvider, Streams, Unlimited, channel
@@ -70,7 +70,7 @@ def worker_of(database: Database, **providers: Provider) -> DeliveryWorker:
     clock = SystemClock()
     channels: dict[str, Channel] = {app_id: channel(provider, clock, 50) for app_id, provider in providers.items()}
     return DeliveryWorker(
-        database, channels, Streams().live, cast(Allowance, Unlimited()), WorkerRule(poll_s=0.2), clock
+        database, channels, Streams().live, cast(TokenBucket, Unlimited()), WorkerRule(poll_s=0.2), clock
     )
 
 
@@ -225,12 +225,12 @@ async def test_a_notice_of_the_database_wakes_who_listens_and_again_after_it_was
         heard += 1
 
     real = SystemClock()
-    notices = Notices(another, real)
+    notices = PgNotifier(another, real)
     tasks = [asyncio.ensure_future(listen(database_urls.app_url, count, real)), asyncio.ensure_future(notices.run())]
     try:
         await wait_until(lambda: heard == 1, what="its own, by which it knows that notices come through")
         for _ in range(50):
-            notices.tell()
+            notices.notify()
         await wait_until(lambda: heard == 2, what="many are one")
     finally:
         for task in tasks:

@@ -12,7 +12,7 @@ from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis import cluster_query
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
-from syncbeat_server.storage.redis.cluster_query import Asker
+from syncbeat_server.storage.redis.cluster_query import ClusterQuery
 from tests.fakes import ahead, wait_until
 
 PATIENCE_S = 20.0
@@ -25,13 +25,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def process(redis_url: str, answer: Callable[[str], str]) -> AsyncIterator[Asker]:
+async def process(redis_url: str, answer: Callable[[str], str]) -> AsyncIterator[ClusterQuery]:
     """One process that listens and answers."""
     async with open_redis(redis_url, SystemClock()) as bus:
-        asker = Asker(bus, answer)
+        asker = ClusterQuery(bus, answer)
 
         def heard(topic: str, message: str) -> None:
-            asker.heard(topic, message)
+            asker.handle(topic, message)
 
         listener = bus.run_listener(asker.topics, heard, _ignore)
         work = [asyncio.ensure_future(bus.run_publisher()), asyncio.ensure_future(listener)]
@@ -77,7 +77,7 @@ async def test_who_says_nothing_is_left_out(redis_url: str) -> None:
 async def test_without_redis_the_others_cannot_be_asked(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_query, "_TIMEOUT_S", 0.05)
     async with open_redis(redis_url, SystemClock()) as bus:
-        asker = Asker(bus, lambda _: "here")
+        asker = ClusterQuery(bus, lambda _: "here")
         with pytest.raises(DependencyDown):
             await asker.ask("who?")
 
@@ -86,7 +86,7 @@ async def test_what_is_no_answer_to_it_is_passed_over(redis_url: str) -> None:
     async with process(redis_url, lambda _: "here") as one:
         bus: RedisBus = one._bus
         for text in ("", "nobody\x1flate", "\x1f\x1f"):
-            assert one.heard(one.topics[1], text)
-        assert not one.heard("another topic", "x")
+            assert one.handle(one.topics[1], text)
+        assert not one.handle("another topic", "x")
         assert bus.listening
         assert await one.ask("who?") == ["here"]

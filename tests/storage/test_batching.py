@@ -10,7 +10,7 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown, NotFound, Overloaded
 from syncbeat_server.storage.batcher import Batcher
-from syncbeat_server.storage.postgres.database import TooSlow
+from syncbeat_server.storage.postgres.database import StatementTimeout
 from tests.fakes import settle, wait_until
 
 
@@ -242,12 +242,12 @@ async def test_too_slow_batch_is_run_apart_and_only_the_slow_one_fails() -> None
 
     def fault(items: Sequence[int]) -> None:
         if 13 in items:
-            raise TooSlow("the database took too long")
+            raise StatementTimeout("the database took too long")
 
     desk.fault = fault
     results = await gathered(Batcher(desk), 1, 13, 2, 3)
     assert [results[0], *results[2:]] == [2, 4, 6]
-    assert isinstance(results[1], TooSlow)
+    assert isinstance(results[1], StatementTimeout)
     assert (desk.batches[0], sorted(desk.batches[1:])) == ([1, 13, 2, 3], [[1], [2], [3], [13]])
 
 
@@ -258,7 +258,7 @@ async def test_too_slow_calls_that_run_apart_hold_up_nobody() -> None:
     async def work(items: Sequence[int]) -> list[int | Exception]:
         nonlocal alone
         if len(items) > 1 and 0 in items:
-            raise TooSlow("the database took too long")
+            raise StatementTimeout("the database took too long")
         if items[0] == 0:
             alone += 1
             await slow.wait()

@@ -13,7 +13,7 @@ import pytest
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.migrate import migrate
 from syncbeat_server.storage.postgres.database import Database, open_database
-from syncbeat_server.storage.postgres.hosts import places
+from syncbeat_server.storage.postgres.hosts import parse_hosts
 from syncbeat_server.storage.postgres.pg_notify import listen
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock, wait_until
@@ -116,4 +116,4 @@ async def test_all_hosts_away_are_an_outage_within_the_time_of_one(deaf: DeafHos
     ],
 )
 def test_hosts_of_an_address_are_found_where_there_are_several(url: str, found: list[tuple[str, int]]) -> None:
-    assert places(url) == found
+    assert parse_hosts(url) == found

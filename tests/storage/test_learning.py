@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.sync.model import Cursor, DeviceKey, Hint, Priority, ScopeState, Signal, Windows
-from syncbeat_server.sync.policy.baselines import PolicyName
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Outlook, Prior
 from syncbeat_server.sync.policy.fit_samples import Fitted, History
 from syncbeat_server.sync.policy.interval import Bounds, poll_interval
@@ -181,11 +181,11 @@ async def test_another_target_begins_anew_and_settings_are_followed(database: Da
     learning = HintTuner(database, lambda: goals, lambda: (), clock)
     await learning.write()
     await learning.read()
-    goals[APP] = TuningGoal(Target(TargetKind.MEAN, 60.0), Bounds(10.0, 240.0), PolicyName.SQRT_EWMA)
+    goals[APP] = TuningGoal(Target(TargetKind.MEAN, 60.0), Bounds(10.0, 240.0), SchedulingPolicy.SQRT_EWMA)
     await learning.read()
     tuning = learning.tuning(APP)
     assert (tuning.price, tuning.bounds) == (first_price(goals[APP].target), Bounds(10.0, 240.0))
-    assert (tuning.policy, tuning.target) == (PolicyName.SQRT_EWMA, "a mean staleness of 60 s")
+    assert (tuning.policy, tuning.target) == (SchedulingPolicy.SQRT_EWMA, "a mean staleness of 60 s")
     await learning.write()
     async with database.connection() as conn:
         assert (await app_tuning.read_app_tunings(conn))[APP].state.target == goals[APP].target

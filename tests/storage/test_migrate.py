@@ -23,7 +23,13 @@ from syncbeat_server.storage.migrate import (
     require_restricted_login,
     schema_state,
 )
-from syncbeat_server.storage.postgres.database import Database, RowOwner, StatementRejected, open_database, step_up
+from syncbeat_server.storage.postgres.database import (
+    Database,
+    RowOwner,
+    StatementRejected,
+    leave_user_role,
+    open_database,
+)
 from syncbeat_server.sync.model import DeviceKey
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_outlook
@@ -231,7 +237,7 @@ async def test_a_users_transaction_sees_and_writes_its_own_rows_only(database: D
             await conn.execute(insert, user)
     async with database.transaction(RowOwner("default", "ada")) as conn:
         assert [row["user_id"] for row in await conn.fetch("SELECT user_id FROM devices")] == ["ada"]
-        await step_up(conn)
+        await leave_user_role(conn)
         assert await conn.fetchval("SELECT count(*) FROM devices") == 2
     with pytest.raises(StatementRejected) as refused:
         async with database.transaction(RowOwner("default", "ada")) as conn:

@@ -20,9 +20,9 @@ from syncbeat_server.storage.postgres.database import (
     LockTimeout,
     RowOwner,
     StatementRejected,
-    become_user,
+    leave_user_role,
     open_database,
-    step_up,
+    take_user_role,
 )
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
@@ -109,9 +109,9 @@ async def test_a_users_transaction_sees_the_users_rows_and_leaves_nothing_behind
     async with single.transaction(ANN) as conn:
         assert await conn.fetchval("SELECT current_user::text") == "syncbeat_user"
         assert [row["user_id"] for row in await conn.fetch(devices)] == ["ann"]
-        await step_up(conn)
+        await leave_user_role(conn)
         assert len(await conn.fetch(devices)) == 2
-        await become_user(conn, RowOwner(APP, "bob"))
+        await take_user_role(conn, RowOwner(APP, "bob"))
         assert [row["user_id"] for row in await conn.fetch(devices)] == ["bob"]
     assert await who(single) == SERVICE  # the same connection: there is no other
     assert len(await rows_of(single, devices)) == 2
@@ -162,7 +162,7 @@ async def test_being_cancelled_again_while_rolling_back_leaves_no_transaction_op
 
             async def write(inside: asyncio.Event = inside, scope: str = f"scope-{turns}") -> None:
                 async with database.transaction(RowOwner("a", "ann")) as conn:
-                    await step_up(conn)
+                    await leave_user_role(conn)
                     await conn.execute(insert, scope)
                     inside.set()
                     await asyncio.Event().wait()

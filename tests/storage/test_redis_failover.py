@@ -15,11 +15,11 @@ import pytest
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis import bus as storage_redis
-from syncbeat_server.storage.redis.address import address_of
+from syncbeat_server.storage.redis.address import parse_redis_url
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
-from syncbeat_server.storage.redis.capability_check import found_refused
+from syncbeat_server.storage.redis.capability_check import describe_refusals
 from syncbeat_server.storage.redis.faults import Cause
-from syncbeat_server.storage.redis.monitor import RedisWatch
+from syncbeat_server.storage.redis.monitor import RedisMonitor
 from tests.fakes import wait_until
 from tests.valkeys import PRIMARY, Valkey, moving_address, running_sentinel, running_valkey, sentinel_url
 
@@ -35,7 +35,7 @@ class Process:
         self.heard: set[str] = set()
         self.resumed = 0
         self.written = 0
-        self.watch = RedisWatch(bus, every_s=1.0, again_s=0.2)
+        self.watch = RedisMonitor(bus, every_s=1.0, again_s=0.2)
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         return [
@@ -165,7 +165,7 @@ async def test_sentinel_failover_is_followed_under_load(how: str, tmp_path: Path
             await all_is_well(*processes)
             with replica.client() as client:
                 assert client.exists("syncbeat:ours:count") == 1
-            assert await found_refused(address_of(sentinel_url(*sentinels)), "check") == []
+            assert await describe_refusals(parse_redis_url(sentinel_url(*sentinels)), "check") == []
 
 
 def knows_all(sentinel: Valkey) -> bool:

@@ -19,7 +19,7 @@ from syncbeat_server.push.policy.resend import ResendRule
 from syncbeat_server.push.store import lifecycle, resends
 from syncbeat_server.push.store.queue_frontier import FIRST
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.redis.token_bucket import Allowance
+from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from syncbeat_server.sync.model import Cursor, DeviceKey
 from syncbeat_server.sync.store.device_cursors import record_fetched
 from tests.fakes import START, FakeClock, wait_until
@@ -106,10 +106,10 @@ async def test_a_lost_wake_up_is_sent_again_in_growing_waits_and_given_up(databa
         database,
         {APP: channel(provider, clock)},
         Streams().live,
-        cast(Allowance, Unlimited()),
+        cast(TokenBucket, Unlimited()),
         WorkerRule(poll_s=3.0),
         clock,
-        WorkerHooks(woken=metrics.woken, missed=metrics.wake_ups_missed),
+        WorkerHooks(woken=metrics.push.woken, missed=metrics.push.wake_ups_missed),
     )
     async with running(worker):
         await send(database, worker, wake(1, ttl_s=3600.0))

@@ -13,7 +13,7 @@ from syncbeat_server.push.delivery import maintenance
 from syncbeat_server.push.store import device_tokens, lifecycle
 from syncbeat_server.storage import idempotency, retention
 from syncbeat_server.storage.postgres.database import Connection, Database
-from syncbeat_server.storage.retention import BEGINNING, Batch, OldRows, Retention
+from syncbeat_server.storage.retention import BEGINNING, DeletedBatch, Retention, RetentionRule
 from syncbeat_server.sync.feed import prune
 from syncbeat_server.sync.store import change_samples, device_cursors, invalidations
 from tests.conftest import DatabaseUrls, run_sql
@@ -67,7 +67,7 @@ _STATEMENTS: dict[str, tuple[str, tuple[object, ...]]] = {
     "dedupe_windows": (lifecycle.FORGET_WINDOWS, (1_000, BEGINNING)),
     "token_moves": (token_moves.FORGET_MOVES, (1_000, BEGINNING)),
     "token_removals": (device_tokens.FORGET_REMOVALS, (1_000, BEGINNING)),
-    "sessions": (auth.FORGET_EXPIRED, (1_000, BEGINNING)),
+    "sessions": (auth.DELETE_EXPIRED, (1_000, BEGINNING)),
     "change_samples": (change_samples.FORGET_SAMPLES, (1_000, BEGINNING)),
     "device_cursors": (device_cursors.FORGET_LEFT, ("", "", "", "", 1_000)),
     "touches": (invalidations.DELETE_TOUCHES, (120.0, 1_000, "0")),
@@ -156,15 +156,15 @@ async def test_retention_is_one_process_at_a_time(database: Database, database_u
 async def test_retention_goes_on_with_other_kinds_and_with_less_when_one_fails(database: Database) -> None:
     asked: list[int] = []
 
-    async def fails(conn: Connection, limit: int, place: None) -> Batch:
+    async def fails(conn: Connection, limit: int, place: None) -> DeletedBatch:
         asked.append(limit)
         raise DependencyDown("the database took too long")
 
-    async def works(conn: Connection, limit: int, place: None) -> Batch:
-        return Batch(7, more=False, place=None)
+    async def works(conn: Connection, limit: int, place: None) -> DeletedBatch:
+        return DeletedBatch(7, more=False, place=None)
 
     working = Retention(
-        database, [OldRows("slow", fails, every_s=0), OldRows("quick", works, every_s=0)], SystemClock()
+        database, [RetentionRule("slow", fails, every_s=0), RetentionRule("quick", works, every_s=0)], SystemClock()
     )
     assert await working.sweep() == {"slow": 0, "quick": 7}
     await working.sweep()

@@ -28,7 +28,7 @@ async def test_clock_skew_is_warned_of_once_and_again_after_it_was_good(
 ) -> None:
     caplog.set_level(logging.INFO, "syncbeat_server.storage.postgres.clock_skew")
     clock, metrics = FakeClock(), Metrics()
-    skew = ClockSkew(database, clock, metrics.clock_skew)
+    skew = ClockSkew(database, clock, metrics.storage.clock_skew)
     for off_s, warnings in ((0.0, 0), (4.0, 0), (ahead_s, 1), (ahead_s, 1), (0.0, 1), (ahead_s, 2)):
         await set_database(database_urls, clock.now() - timedelta(seconds=off_s))
         assert await skew.measure() == off_s

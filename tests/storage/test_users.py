@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from syncbeat_server.auth.store import users
-from syncbeat_server.auth.store.sessions import NewSession, add_session
+from syncbeat_server.auth.store.sessions import NewSession, insert_session
 from syncbeat_server.directory.model import Preferences
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.events.user_lifecycle import Erased, UserLifecycle
@@ -70,9 +70,9 @@ def lifecycle(database: Database, told: Told) -> UserLifecycle:
 async def session_of(database: Database, user_id: str, app_id: str = APP) -> int | None:
     """A session as CreateSession makes it: the user's generation, None when it is disabled."""
     async with database.transaction() as conn:
-        generation = await users.lock_for_session(conn, app_id, user_id)
+        generation = await users.lock_user(conn, app_id, user_id)
         if generation is not None:
-            await add_session(conn, NewSession(app_id, user_id, "phone", {}, generation, 60.0, 600.0))
+            await insert_session(conn, NewSession(app_id, user_id, "phone", {}, generation, 60.0, 600.0))
     return generation
 
 

@@ -16,7 +16,7 @@ from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
 from syncbeat_server.push.policy.decisions import RetryRule
 from syncbeat_server.storage.postgres.database import Database, StatementRejected
-from syncbeat_server.storage.redis.token_bucket import Allowance
+from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from tests.fakes import FakeClock, wait_until
 from tests.storage.doubles import Refuses, ScriptedProvider, Streams, Unlimited, channel
 from tests.storage.stage import (
@@ -209,7 +209,7 @@ async def test_an_app_without_a_provider_waits_for_one(database: Database, clock
     sent = message()
     await accept(database, sent)
     channels = dict[str, Channel]()
-    allowance = cast(Allowance, Unlimited())
+    allowance = cast(TokenBucket, Unlimited())
     async with running(DeliveryWorker(database, channels, Streams().live, allowance, WorkerRule(), clock)):
         await clock.advance(3)
         assert await shown(database, sent) == ["ann PENDING"]

@@ -10,7 +10,7 @@ from typing import Any, cast
 from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks, WorkerRule
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.redis.token_bucket import Allowance
+from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from tests.fakes import FakeClock, settle
 from tests.storage.doubles import Streams, Unlimited, channel
 from tests.storage.stage import APP, shown, until, value_of
@@ -32,7 +32,7 @@ def make_worker(
         database,
         {APP: channel(provider, clock, in_flight, **(app or {}))},
         (streams or Streams()).live,
-        cast(Allowance, Unlimited()),
+        cast(TokenBucket, Unlimited()),
         WorkerRule(**rule),
         clock,
         WorkerHooks(attempt_ended=attempt_ended),

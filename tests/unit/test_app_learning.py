@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from syncbeat_server.app.tuning import goal_of
+from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.settings.server import AppSettings, Scheduling
-from syncbeat_server.sync.policy.baselines import PolicyName
+from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind
 from syncbeat_server.sync.policy.staleness import Staleness
@@ -30,8 +30,8 @@ MEAN, P95, BUDGET = TargetKind.MEAN, TargetKind.P95, TargetKind.BUDGET
         (AppSettings(requests_per_day=5_000), TuningGoal(Target(BUDGET, 5_000.0), Bounds(5.0, 14_400.0))),
         (AppSettings(poll_floor_s=10.0, poll_cap_s=3_600.0), TuningGoal(Target(MEAN, 15.0), Bounds(10.0, 3_600.0))),
         (
-            AppSettings(policy=Scheduling.TIER_TABLE),
-            TuningGoal(Target(MEAN, 15.0), Bounds(5.0, 75.0), PolicyName.TIER_TABLE),
+            AppSettings(policy=SchedulingPolicy.TIER_TABLE),
+            TuningGoal(Target(MEAN, 15.0), Bounds(5.0, 75.0), SchedulingPolicy.TIER_TABLE),
         ),
     ],
 )
@@ -40,7 +40,8 @@ def test_settings_become_an_aim(settings: AppSettings, aim: TuningGoal) -> None:
 
 
 def test_every_policy_can_be_chosen() -> None:
-    assert {goal_of(AppSettings(policy=name)).policy for name in Scheduling} == set(PolicyName)
+    chosen = {goal_of(AppSettings.model_validate({"policy": name.value})).policy for name in SchedulingPolicy}
+    assert chosen == {"adaptive", "sqrt-ewma", "tier-table", "fixed-30s"}
 
 
 def test_what_was_counted_is_shown_by_app() -> None:
@@ -52,7 +53,7 @@ def test_what_was_counted_is_shown_by_app() -> None:
     tally.tick(30.0)
     metrics = Metrics()
     tiers = {"IMMEDIATE": 10.0, "FAST": 30.0, "NORMAL": 120.0, "SLOW": float("inf")}
-    metrics.watch_sync(lambda: {"shop": tally}, STALENESS_S, INTERVALS_S, tiers)
+    metrics.sync.watch_apps(lambda: {"shop": tally}, STALENESS_S, INTERVALS_S, tiers)
 
     def read(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(name, {"app": "shop", **labels})

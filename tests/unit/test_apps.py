@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from syncbeat_server.app.app_configuration import Apps
-from syncbeat_server.ops.settings.server import load_settings
+from syncbeat_server.ops.settings.load import load_settings
 from tests.damage import NOT_APPS, put, remove
 from tests.fakes import FakeClock, wait_until
 

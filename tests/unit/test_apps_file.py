@@ -9,7 +9,7 @@ import pytest
 from syncbeat_server.app.app_configuration import Apps
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.settings.server import load_settings
+from syncbeat_server.ops.settings.load import load_settings
 from tests.unit.test_config import SECRET, load, refused
 
 APPS = f"""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from syncbeat_server.auth.sessions import refresh_rate_limit
-from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshLimits
+from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.errors import RateLimited
 from tests.fakes import FakeClock
 
@@ -16,12 +16,12 @@ Limit = Callable[[str], None]
 
 def limits(clock: FakeClock, kind: str) -> tuple[Limit, Limit]:
     """The limit of 5 a minute of a kind, by key, and the other kind's, of 1."""
-    made = RefreshLimits(clock, *((5, 1) if kind == "sessions" else (1, 5)))
+    made = RefreshRateLimit(clock, *((5, 1) if kind == "sessions" else (1, 5)))
 
     def renewal(key: str) -> None:
-        made.renewal("default", key)
+        made.count_refresh("default", key)
 
-    return (renewal, made.forged) if kind == "sessions" else (made.forged, renewal)
+    return (renewal, made.count_forged) if kind == "sessions" else (made.count_forged, renewal)
 
 
 each_kind = pytest.mark.parametrize("kind", ["sessions", "addresses"])
@@ -63,6 +63,6 @@ async def test_refresh_limits_keep_a_bounded_number_of_keys(kind: str, monkeypat
 
 
 def test_apps_do_not_share_the_limits_of_sessions() -> None:
-    made = RefreshLimits(FakeClock(), 1, 1)
-    made.renewal("default", "s")
-    made.renewal("shop", "s")
+    made = RefreshRateLimit(FakeClock(), 1, 1)
+    made.count_refresh("default", "s")
+    made.count_refresh("shop", "s")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from syncbeat_server.auth.model import Issuer, SessionState, Standing, VerifiedToken
-from syncbeat_server.auth.tokens.lifetimes import Rotation, SessionRule, is_dead, rotate
+from syncbeat_server.auth.model import AccountStatus, Issuer, SessionState, VerifiedToken
+from syncbeat_server.auth.tokens.lifetimes import Rotation, SessionRule, decide_rotation, is_revoked
 from tests.fakes import START
 
-FOREIGN, OWN = Issuer("default", "issuer"), Issuer("default", "ours", own=True)
+FOREIGN, OWN = Issuer("default", "issuer"), Issuer("default", "ours", own_sessions=True)
 RULE = SessionRule(grace_s=30)
 SESSION = SessionState(
     user_id="ann",
@@ -24,7 +24,7 @@ SESSION = SessionState(
     idle_until=START + timedelta(days=30),
     expires_at=START + timedelta(days=90),
     revoked=False,
-    shut_out=False,
+    blocked=False,
     user_generation=2,
 )
 
@@ -36,57 +36,59 @@ def token(issuer: Issuer, issued_at: datetime | None = START, generation: int = 
 @pytest.mark.parametrize(
     ("standing", "dead"),
     [
-        (Standing(known=True), False),
-        (Standing(known=False), True),
-        (Standing(known=True, shut_out=True), True),
-        (Standing(known=True, revoked_at=START - timedelta(seconds=31)), False),
-        (Standing(known=True, revoked_at=START - timedelta(seconds=30)), True),
-        (Standing(known=True, revoked_at=START - timedelta(seconds=1)), True),
-        (Standing(known=True, revoked_at=START), True),
-        (Standing(known=True, revoked_at=START + timedelta(milliseconds=1)), True),
-        (Standing(known=True, revoked_at=START + timedelta(days=1)), True),
-        (Standing(known=True, generation=99), False),
+        (AccountStatus(exists=True), False),
+        (AccountStatus(exists=False), True),
+        (AccountStatus(exists=True, blocked=True), True),
+        (AccountStatus(exists=True, revoked_at=START - timedelta(seconds=31)), False),
+        (AccountStatus(exists=True, revoked_at=START - timedelta(seconds=30)), True),
+        (AccountStatus(exists=True, revoked_at=START - timedelta(seconds=1)), True),
+        (AccountStatus(exists=True, revoked_at=START), True),
+        (AccountStatus(exists=True, revoked_at=START + timedelta(milliseconds=1)), True),
+        (AccountStatus(exists=True, revoked_at=START + timedelta(days=1)), True),
+        (AccountStatus(exists=True, generation=99), False),
     ],
 )
-def test_a_foreign_token_dies_by_the_second_it_was_issued_in(standing: Standing, dead: bool) -> None:
-    assert is_dead(token(FOREIGN), standing) is dead
+def test_a_foreign_token_dies_by_the_second_it_was_issued_in(standing: AccountStatus, dead: bool) -> None:
+    assert is_revoked(token(FOREIGN), standing) is dead
 
 
 @pytest.mark.parametrize("leeway_s", [0, 1, 10, 30])
 def test_a_foreign_token_that_was_good_at_a_revocation_is_dead_whatever_its_clock_said(leeway_s: int) -> None:
     issuer = replace(FOREIGN, leeway=timedelta(seconds=leeway_s))
     revoked_at = START + timedelta(milliseconds=100)
-    standing = Standing(known=True, revoked_at=revoked_at)
+    standing = AccountStatus(exists=True, revoked_at=revoked_at)
     for ahead_s in range(-leeway_s, leeway_s + 1):
-        assert is_dead(token(issuer, START + timedelta(seconds=ahead_s)), standing), ahead_s
-    assert is_dead(token(issuer, revoked_at + issuer.leeway), standing)
-    assert is_dead(token(issuer, START + issuer.leeway + timedelta(milliseconds=900)), standing)
-    assert not is_dead(token(issuer, START + issuer.leeway + timedelta(seconds=1)), standing)
+        assert is_revoked(token(issuer, START + timedelta(seconds=ahead_s)), standing), ahead_s
+    assert is_revoked(token(issuer, revoked_at + issuer.leeway), standing)
+    assert is_revoked(token(issuer, START + issuer.leeway + timedelta(milliseconds=900)), standing)
+    assert not is_revoked(token(issuer, START + issuer.leeway + timedelta(seconds=1)), standing)
     # Our own sessions tell by their generation which came first.
-    assert not is_dead(token(replace(issuer, own=True)), replace(standing, session_alive=True, generation=2))
+    assert not is_revoked(
+        token(replace(issuer, own_sessions=True)), replace(standing, session_active=True, generation=2)
+    )
 
 
 def test_a_foreign_token_that_does_not_tell_its_second_is_dead_after_any_revocation() -> None:
-    standing = Standing(known=True, revoked_at=START + timedelta(milliseconds=100))
-    assert is_dead(token(FOREIGN, None), standing)
-    assert not is_dead(token(FOREIGN, None), Standing(known=True))
+    standing = AccountStatus(exists=True, revoked_at=START + timedelta(milliseconds=100))
+    assert is_revoked(token(FOREIGN, None), standing)
+    assert not is_revoked(token(FOREIGN, None), AccountStatus(exists=True))
 
 
 @pytest.mark.parametrize(
     ("standing", "dead"),
     [
-        (Standing(known=True, session_alive=True, generation=2), False),
-        (Standing(known=True, session_alive=True, generation=1), False),
-        (Standing(known=True, session_alive=True, generation=3), True),
-        (Standing(known=True, session_alive=False, generation=2), True),
-        (Standing(known=True, session_alive=True, generation=2, shut_out=True), True),
-        (Standing(known=False, session_alive=True), True),
+        (AccountStatus(exists=True, session_active=True, generation=2), False),
+        (AccountStatus(exists=True, session_active=True, generation=1), False),
+        (AccountStatus(exists=True, session_active=True, generation=3), True),
+        (AccountStatus(exists=True, session_active=False, generation=2), True),
+        (AccountStatus(exists=True, session_active=True, generation=2, blocked=True), True),
+        (AccountStatus(exists=False, session_active=True), True),
         # A revocation in the second of issue: the generation tells which came first.
-        (Standing(known=True, session_alive=True, generation=2, revoked_at=START), False),
+        (AccountStatus(exists=True, session_active=True, generation=2, revoked_at=START), False),
     ],
 )
-def test_a_token_of_ours_dies_by_its_session_and_generation(standing: Standing, dead: bool) -> None:
-    assert is_dead(token(OWN), standing) is dead
+def test_a_token_of_ours_dies_by_its_session_and_generation(standing: AccountStatus, dead: bool) -> None:
+    assert is_revoked(token(OWN), standing) is dead
 
 
 LONG, SHORT = timedelta(hours=1), timedelta(seconds=30)
@@ -95,25 +97,25 @@ LONG, SHORT = timedelta(hours=1), timedelta(seconds=30)
 @pytest.mark.parametrize(
     ("counter", "changes", "after", "becomes"),
     [
-        (5, {}, LONG, Rotation.NEXT),
-        (4, {}, SHORT, Rotation.AGAIN),
-        (4, {}, LONG, Rotation.AGAIN),  # nothing of number 5 was ever used: the answer was lost
-        (4, {"confirmed": 5}, SHORT, Rotation.AGAIN),  # another task of the same device was faster
-        (4, {"confirmed": 5}, SHORT + timedelta(milliseconds=1), Rotation.STOLEN),
-        (3, {}, timedelta(0), Rotation.STOLEN),
-        (0, {}, LONG, Rotation.STOLEN),
-        (6, {}, LONG, Rotation.STOLEN),  # the database went back in time
-        (5, {"revoked": True}, LONG, Rotation.DEAD),
-        (3, {"revoked": True}, LONG, Rotation.DEAD),
-        (5, {"shut_out": True}, LONG, Rotation.DEAD),
-        (5, {"user_generation": 3}, LONG, Rotation.DEAD),
+        (5, {}, LONG, Rotation.ROTATE),
+        (4, {}, SHORT, Rotation.REISSUE),
+        (4, {}, LONG, Rotation.REISSUE),  # nothing of number 5 was ever used: the answer was lost
+        (4, {"confirmed": 5}, SHORT, Rotation.REISSUE),  # another task of the same device was faster
+        (4, {"confirmed": 5}, SHORT + timedelta(milliseconds=1), Rotation.REUSED),
+        (3, {}, timedelta(0), Rotation.REUSED),
+        (0, {}, LONG, Rotation.REUSED),
+        (6, {}, LONG, Rotation.REUSED),  # the database went back in time
+        (5, {"revoked": True}, LONG, Rotation.REVOKED),
+        (3, {"revoked": True}, LONG, Rotation.REVOKED),
+        (5, {"blocked": True}, LONG, Rotation.REVOKED),
+        (5, {"user_generation": 3}, LONG, Rotation.REVOKED),
         (5, {}, timedelta(days=30), Rotation.EXPIRED),
         (4, {}, timedelta(days=30), Rotation.EXPIRED),
-        (3, {}, timedelta(days=30), Rotation.STOLEN),
+        (3, {}, timedelta(days=30), Rotation.REUSED),
         (5, {"idle_until": START + timedelta(days=99)}, timedelta(days=90), Rotation.EXPIRED),
     ],
 )
 def test_what_becomes_of_a_refresh_token(
     counter: int, changes: dict[str, Any], after: timedelta, becomes: Rotation
 ) -> None:
-    assert rotate(replace(SESSION, **changes), counter, START + after, RULE) is becomes
+    assert decide_rotation(replace(SESSION, **changes), counter, START + after, RULE) is becomes

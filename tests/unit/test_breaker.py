@@ -21,7 +21,7 @@ def breaker(clock: FakeClock) -> Breaker:
 
 
 def enter(breaker: Breaker) -> Permit:
-    permit = breaker.enter()
+    permit = breaker.acquire()
     assert permit is not None
     return permit
 
@@ -38,26 +38,26 @@ def test_five_failures_in_a_row_open_it(breaker: Breaker) -> None:
     enter(breaker).succeed()
     for _ in range(4):
         enter(breaker).fail()
-    assert (breaker.state, breaker.room) == (BreakerState.CLOSED, None)
+    assert (breaker.state, breaker.free_permits) == (BreakerState.CLOSED, None)
     enter(breaker).fail()
-    assert (breaker.state, breaker.room, breaker.opens_in_s) == (BreakerState.OPEN, 0, 60.0)
-    assert breaker.enter() is None
+    assert (breaker.state, breaker.free_permits, breaker.retry_in_s) == (BreakerState.OPEN, 0, 60.0)
+    assert breaker.acquire() is None
 
 
 async def test_after_a_minute_three_may_try_and_three_successes_close_it(breaker: Breaker, clock: FakeClock) -> None:
     open_it(breaker)
     await clock.advance(59.9)
-    assert breaker.enter() is None
+    assert breaker.acquire() is None
     await clock.advance(0.1)
-    assert (breaker.state, breaker.room, breaker.opens_in_s) == (BreakerState.HALF_OPEN, 3, 0.0)
+    assert (breaker.state, breaker.free_permits, breaker.retry_in_s) == (BreakerState.HALF_OPEN, 3, 0.0)
     tries = [enter(breaker) for _ in range(3)]
-    assert breaker.enter() is None
+    assert breaker.acquire() is None
     tries[0].succeed()
-    assert breaker.room == 1, "a place is free again"
+    assert breaker.free_permits == 1, "a place is free again"
     tries[1].succeed()
     assert breaker.state is BreakerState.HALF_OPEN
     tries[2].succeed()
-    assert breaker.room is None, "closed: any number may ask"
+    assert breaker.free_permits is None, "closed: any number may ask"
 
 
 async def test_a_failed_trial_opens_it_for_another_minute(breaker: Breaker, clock: FakeClock) -> None:
@@ -65,10 +65,10 @@ async def test_a_failed_trial_opens_it_for_another_minute(breaker: Breaker, cloc
     await clock.advance(60)
     first, second = enter(breaker), enter(breaker)
     first.fail()
-    assert (breaker.state, breaker.opens_in_s) == (BreakerState.OPEN, 60.0)
+    assert (breaker.state, breaker.retry_in_s) == (BreakerState.OPEN, 60.0)
     second.succeed()
     await clock.advance(60)
-    assert breaker.room == 3, "what was tried before it opened again counts for nothing"
+    assert breaker.free_permits == 3, "what was tried before it opened again counts for nothing"
 
 
 async def test_a_trial_that_is_called_off_gives_its_place_back(breaker: Breaker, clock: FakeClock) -> None:
@@ -78,7 +78,7 @@ async def test_a_trial_that_is_called_off_gives_its_place_back(breaker: Breaker,
         permit = enter(breaker)
         permit.release()
         permit.fail()  # it has ended already
-    assert (breaker.state, breaker.room) == (BreakerState.HALF_OPEN, 3)
+    assert (breaker.state, breaker.free_permits) == (BreakerState.HALF_OPEN, 3)
 
 
 def test_what_was_under_way_when_it_opened_changes_nothing(breaker: Breaker) -> None:
@@ -111,7 +111,7 @@ def test_in_a_row_is_the_order_of_asking_not_of_answers(breaker: Breaker) -> Non
         call.fail()
     assert breaker.state is BreakerState.CLOSED
     late[3].fail()
-    assert breaker.room == 0, "open"
+    assert breaker.free_permits == 0, "open"
 
 
 def test_it_remembers_no_more_than_it_needs(breaker: Breaker) -> None:

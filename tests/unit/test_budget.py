@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from syncbeat_server.rpc.fastpath.shared_deadline import Budgets
+from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
 from tests.fakes import settle
 
 
@@ -14,11 +14,11 @@ async def test_a_call_that_never_waits_is_answered() -> None:
     async def work() -> str:
         return "done"
 
-    assert await Budgets().within(60.0, work()) == "done"
+    assert await SharedDeadlines().within(60.0, work()) == "done"
 
 
 async def test_a_call_that_waits_gets_what_it_waited_for() -> None:
-    budgets = Budgets()
+    deadlines = SharedDeadlines()
     first, second = (asyncio.get_running_loop().create_future() for _ in range(2))
 
     async def work() -> list[str]:
@@ -29,7 +29,7 @@ async def test_a_call_that_waits_gets_what_it_waited_for() -> None:
             answers.append(str(error))
         return answers
 
-    task = asyncio.ensure_future(budgets.within(60.0, work()))
+    task = asyncio.ensure_future(deadlines.within(60.0, work()))
     await settle()
     first.set_result("one")
     second.set_exception(ValueError("two"))
@@ -37,7 +37,7 @@ async def test_a_call_that_waits_gets_what_it_waited_for() -> None:
 
 
 async def test_a_call_that_takes_too_long_is_told_so() -> None:
-    budgets = Budgets()
+    deadlines = SharedDeadlines()
     ended = []
 
     async def work() -> None:
@@ -47,12 +47,12 @@ async def test_a_call_that_takes_too_long_is_told_so() -> None:
             ended.append("cleaned up")
 
     with pytest.raises(TimeoutError):
-        await budgets.within(0.02, work())
+        await deadlines.within(0.02, work())
     assert ended == ["cleaned up"]
 
 
 async def test_errors_and_cancellations_go_through() -> None:
-    budgets = Budgets()
+    deadlines = SharedDeadlines()
 
     async def fails() -> None:
         raise ValueError("at once")
@@ -62,10 +62,10 @@ async def test_errors_and_cancellations_go_through() -> None:
         raise ValueError("later")
 
     with pytest.raises(ValueError, match="at once"):
-        await budgets.within(60.0, fails())
+        await deadlines.within(60.0, fails())
     with pytest.raises(ValueError, match="later"):
-        await budgets.within(60.0, fails_later())
-    task = asyncio.ensure_future(budgets.within(60.0, asyncio.Event().wait()))
+        await deadlines.within(60.0, fails_later())
+    task = asyncio.ensure_future(deadlines.within(60.0, asyncio.Event().wait()))
     await settle()
     task.cancel()
     await asyncio.wait([task])

@@ -12,8 +12,8 @@ import pytest
 
 from syncbeat_server.auth.model import OPTIONAL_CLAIMS, ClaimRule, Issuer, KeyRow, VerifiedToken
 from syncbeat_server.auth.tokens import verify as verify_module
-from syncbeat_server.auth.tokens.keys import key_table, row_in
-from syncbeat_server.auth.tokens.verify import check, mint, read
+from syncbeat_server.auth.tokens.keys import find_key, key_table
+from syncbeat_server.auth.tokens.verify import mint, parse_token, verify_token
 from syncbeat_server.errors import TokenExpired, TokenInvalid
 from tests.fakes import START
 from tests.forged import SECRET, Forger
@@ -25,11 +25,11 @@ FORGER = Forger(START)
 
 def verify(issuer: Issuer, token: str) -> VerifiedToken:
     """As the door does it."""
-    unverified = read(token)
+    unverified = parse_token(token)
     header = unverified.header
-    row = row_in(key_table([KeyRow(issuer, "hs", "HS256", SECRET)]), unverified.issuer, header.kid, header.algorithm)
+    row = find_key(key_table([KeyRow(issuer, "hs", "HS256", SECRET)]), unverified.issuer, header.kid, header.algorithm)
     assert row is not None
-    return check(unverified, row, START)
+    return verify_token(unverified, row, START)
 
 
 def is_let_in(issuer: Issuer, token: str) -> bool:
@@ -89,7 +89,7 @@ def test_a_token_may_be_for_any_of_several_audiences() -> None:
 def test_what_is_minted_here_is_for_the_first_audience() -> None:
     issuer = replace(LENIENT, audiences=("one", "two"))
     token = mint(KeyRow(issuer, "hs", "HS256", SECRET), "ann", START, timedelta(minutes=1))
-    assert read(token).claims["aud"] == "one"
+    assert parse_token(token).claims["aud"] == "one"
     assert is_let_in(issuer, token)
 
 
@@ -204,7 +204,7 @@ def test_a_rule_of_an_issuer_is_kept_where_its_claim_is_present() -> None:
 
 
 def test_what_a_backend_puts_into_our_own_sessions_says_nothing_of_their_kind() -> None:
-    own = replace(LENIENT, own=True)
+    own = replace(LENIENT, own_sessions=True)
     claims = {"gen": 0, "ctr": 0, "token_use": "id", "typ": "ID", "at_hash": "x", "auth_time": "yesterday", "gty": "x"}
     assert is_let_in(own, FORGER.odd(**claims))
     assert not is_let_in(own, FORGER.headed(typ="logout+jwt"))
@@ -285,12 +285,12 @@ def test_each_form_of_a_number_has_one_answer_in_every_time_claim(claim: str, te
 
 
 def test_a_long_header_is_not_remembered() -> None:
-    verify_module._known_header.cache_clear()
+    verify_module._cached_header.cache_clear()
     for number in range(50):
         header = {"alg": "HS256", "kid": "hs", "more": f"{number}" + "x" * 2_000}
         assert is_let_in(LENIENT, FORGER.raw(header, FORGER.claims()))
-    assert verify_module._known_header.cache_info().currsize == 0
+    assert verify_module._cached_header.cache_info().currsize == 0
     for _ in range(2):
         assert is_let_in(LENIENT, FORGER.good())
-    assert verify_module._known_header.cache_info().hits == 1
+    assert verify_module._cached_header.cache_info().hits == 1
     assert len(base64.urlsafe_b64decode(FORGER.good().split(".")[0] + "==")) < 100

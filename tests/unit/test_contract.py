@@ -32,7 +32,7 @@ from syncbeat_server.directory import model as directory
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.errors import FieldViolation
 from syncbeat_server.push import model as push
-from syncbeat_server.rpc.validation.field_rules import compile_validator
+from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
 from syncbeat_server.sync import model as sync
 
 PROTOS = Path(__file__).resolve().parents[2] / "protos" / "syncbeat" / "v1"
@@ -141,7 +141,7 @@ def fields_within(message: Descriptor, seen: set[str] | None = None) -> Iterator
 def violations(request: Message) -> list[FieldViolation]:
     descriptor = request.DESCRIPTOR
     assert isinstance(descriptor, Descriptor)
-    return list(compile_validator(descriptor)(request))
+    return list(compile_fast_validator(descriptor)(request))
 
 
 def test_every_proto_is_looked_at() -> None:

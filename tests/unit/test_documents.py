@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat.v1 import core_pb2, event_service_pb2, sync_service_pb2
-from syncbeat_server.rpc.validation import field_rules
-from syncbeat_server.rpc.validation.json_documents import MAX_OCTETS, fault_of
+from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
+from syncbeat_server.rpc.validation import value_checks
+from syncbeat_server.rpc.validation.json_documents import MAX_OCTETS, document_fault
 
 DIGITS_34 = "1234567890" * 3 + "1234"
 
@@ -89,19 +90,19 @@ NO_DOCUMENTS = [
 
 @pytest.mark.parametrize("text", KEPT, ids=lambda text: text[:20])
 def test_number_within_bounds_is_let_in(text: str) -> None:
-    assert fault_of(text, 32) == ""
+    assert document_fault(text, 32) == ""
 
 
 @pytest.mark.parametrize(("text", "said"), REFUSED, ids=lambda text: text[:20])
 def test_number_out_of_bounds_is_refused_with_the_bound(text: str, said: str) -> None:
-    assert said in fault_of(text, 32)
-    assert said in fault_of(f'{{"k": [{text}]}}', 32)
+    assert said in document_fault(text, 32)
+    assert said in document_fault(f'{{"k": [{text}]}}', 32)
 
 
 @pytest.mark.parametrize("text", NO_DOCUMENTS)
 def test_malformed_json_stays_malformed_when_a_number_is_long(text: str) -> None:
-    assert fault_of(text, 32) == "not a JSON document"
-    assert fault_of(f"[1e309, {text}]", 32) == "not a JSON document"
+    assert document_fault(text, 32) == "not a JSON document"
+    assert document_fault(f"[1e309, {text}]", 32) == "not a JSON document"
 
 
 numbers = st.builds(
@@ -121,13 +122,13 @@ def test_numbers_are_judged_as_decimal_says(text: str) -> None:
     written = "".join(map(str, digits)).lstrip("0")
     significant = len(written.rstrip("0") if exponent >= 0 else written)
     good = significant <= 34 and -307 <= exact.adjusted() <= 308
-    assert (fault_of(f"[{text}]", 32) == "") is good
+    assert (document_fault(f"[{text}]", 32) == "") is good
 
 
 @given(numbers)
 def test_number_that_is_let_in_is_let_in_again_as_it_is_read(text: str) -> None:
-    if fault_of(text, 0) == "":
-        assert fault_of(format(Decimal(text), "f"), 0) == ""
+    if document_fault(text, 0) == "":
+        assert document_fault(format(Decimal(text), "f"), 0) == ""
 
 
 trees = st.recursive(
@@ -144,7 +145,7 @@ def depth(value: object) -> int:
 
 @given(trees, st.integers(1, 5))
 def test_depth_counts_arrays_and_objects_and_no_brackets_in_strings(value: object, most: int) -> None:
-    assert (fault_of(json.dumps(value), most) == "") is (depth(value) <= most)
+    assert (document_fault(json.dumps(value), most) == "") is (depth(value) <= most)
 
 
 SLOW = {
@@ -173,7 +174,7 @@ def test_slow_document_takes_a_fraction_of_a_second(text: str) -> None:
     took = []
     for _ in range(3):
         began = time.process_time()
-        fault_of(text, 32)
+        document_fault(text, 32)
         took.append(time.process_time() - began)
     assert min(took) < 0.5
 
@@ -195,7 +196,7 @@ def test_time_of_a_check_is_linear_in_what_is_repeated(part: str) -> None:
         took: list[float] = []
         while len(took) < 3 and min(took, default=1.0) > 0.1:  # 0.004 s at most by itself
             began = time.process_time()
-            fault_of(text, 32)
+            document_fault(text, 32)
             took.append(time.process_time() - began)
         assert min(took) < 0.1, (beginning, repeated, end)
 
@@ -218,7 +219,7 @@ def test_large_number_of_numbers_is_let_in_as_far_as_they_fit(number: str, count
     text = "[" + ",".join([number] * count) + "]"
     assert len(text) < 1 << 18
     assert (len(format(Decimal(number), "f")) + 1) * count <= MAX_OCTETS if fits else True
-    assert (fault_of(text, 0) == "") is fits
+    assert (document_fault(text, 0) == "") is fits
 
 
 @pytest.mark.parametrize(
@@ -246,8 +247,8 @@ def test_document_is_checked_once_whatever_is_wrong_with_it(
 
     def counted(text: str, most_depth: int) -> str:
         looked_at.append(text)
-        return fault_of(text, most_depth)
+        return document_fault(text, most_depth)
 
-    monkeypatch.setattr(field_rules, "fault_of", counted)
-    assert field_rules.compile_validator(cast(Descriptor, request_.DESCRIPTOR))(request_)
+    monkeypatch.setattr(value_checks, "document_fault", counted)
+    assert compile_fast_validator(cast(Descriptor, request_.DESCRIPTOR))(request_)
     assert len(looked_at) == documents

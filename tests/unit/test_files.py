@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_server.ops.files import MOST_BYTES, FileFault, read_file, read_text, shown_path
+from syncbeat_server.ops.files import MAX_BYTES, FileFault, loggable_path, read_file, read_text
 from tests.damage import UNREADABLE
 
 NOBODY = 65_534
@@ -58,9 +58,9 @@ def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
 
 def test_a_file_of_the_most_bytes_is_read_and_a_link_is_followed(tmp_path: Path) -> None:
     path, link = tmp_path / "large", tmp_path / "link"
-    path.write_bytes(b"x" * MOST_BYTES)
+    path.write_bytes(b"x" * MAX_BYTES)
     link.symlink_to(path)
-    assert len(read_file(link)) == MOST_BYTES
+    assert len(read_file(link)) == MAX_BYTES
 
 
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbfa\r\nb\r\n", b"a\nb\n", b"a\rb\r"])
@@ -80,7 +80,7 @@ def test_what_is_no_text_is_told(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["/run/secrets/jwt", "../a b/secrets", "~/x", ".env", "deploy/apps.toml"])
 def test_a_path_is_shown(name: str) -> None:
-    assert shown_path(Path(name)) == f"the file {name}"
+    assert loggable_path(Path(name)) == f"the file {name}"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies
 
-from syncbeat_server.auth.tokens.keys import row_in
-from syncbeat_server.auth.tokens.verify import check, read
+from syncbeat_server.auth.tokens.keys import find_key
+from syncbeat_server.auth.tokens.verify import parse_token, verify_token
 from syncbeat_server.errors import TokenExpired, TokenInvalid
 from tests.fakes import START
 from tests.forged import CANARY, HOSTED, USER, Forger, table
@@ -22,11 +22,11 @@ MOST_S = 0.005
 
 
 def verify(token: str) -> str:
-    unverified = read(token)
-    row = row_in(TABLE, unverified.issuer, unverified.header.kid, unverified.header.algorithm)
+    unverified = parse_token(token)
+    row = find_key(TABLE, unverified.issuer, unverified.header.kid, unverified.header.algorithm)
     if row is None:
         raise TokenInvalid("no such key")
-    return check(unverified, row, START).user_id
+    return verify_token(unverified, row, START).user_id
 
 
 def test_the_corpus_is_large_and_its_good_tokens_are_good() -> None:

@@ -10,11 +10,12 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from syncbeat_server.app import faults
+from syncbeat_server.app import find_config_faults
 from syncbeat_server.app.authentication import known_callers
-from syncbeat_server.auth.service import Known
+from syncbeat_server.auth.service import Credentials
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.settings.server import digest_of, load_settings
+from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.types import token_digest
 from tests.fakes import FakeClock
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -38,18 +39,18 @@ async def refused(**variables: str) -> str:
     settings = load_settings({f"SYNCBEAT_{name}": value for name, value in variables.items()}, None)
     with pytest.raises(ConfigurationError) as raised:
         known_callers(settings, FakeClock())
-    assert raised.value.message in await faults(settings, None)
+    assert raised.value.message in await find_config_faults(settings, None)
     return raised.value.message
 
 
-async def accepted(**variables: str) -> Known:
+async def accepted(**variables: str) -> Credentials:
     settings = load_settings({f"SYNCBEAT_{name}": value for name, value in variables.items()}, None)
-    assert await faults(settings, None) == []
+    assert await find_config_faults(settings, None) == []
     return known_callers(settings, FakeClock())
 
 
 def service(methods: str = "*", apps: str = "*") -> str:
-    return f"backend:{digest_of('a token')}:{methods}:{apps}"
+    return f"backend:{token_digest('a token')}:{methods}:{apps}"
 
 
 @pytest.mark.parametrize(
@@ -82,10 +83,10 @@ async def test_a_certificate_for_what_does_not_exist_is_refused(tmp_path: Path) 
 
 async def test_tokens_for_what_exists_are_accepted() -> None:
     tokens = ",".join(
-        [service("GetHint|PublishChanges|RedriveDeliveries|IngestEvent"), f"other:{digest_of('x')}:*:default"]
+        [service("GetHint|PublishChanges|RedriveDeliveries|IngestEvent"), f"other:{token_digest('x')}:*:default"]
     )
     known = await accepted(JWT_SECRETS=f"k={SECRET}", SERVICE_TOKENS=tokens)
-    assert len(known.holders) == 2
+    assert len(known.tokens) == 2
 
 
 async def test_a_kid_both_of_a_secret_and_of_a_file_is_refused(tmp_path: Path) -> None:

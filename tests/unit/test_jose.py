@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from syncbeat_server.auth.model import Issuer, KeyRow
-from syncbeat_server.auth.tokens.keys import KeyTable, also_without_kid, key_table, keys_of_jwks, row_in
-from syncbeat_server.auth.tokens.verify import is_genuine, parts
+from syncbeat_server.auth.tokens.keys import KeyTable, find_key, key_table, parse_jwks, with_kidless_row
+from syncbeat_server.auth.tokens.verify import has_valid_signature, split_token
 from syncbeat_server.errors import TokenInvalid
 
 ISSUER = Issuer("default", "https://issuer.example")
@@ -104,19 +104,19 @@ def table_of(key: Mapping[str, Any]) -> KeyTable:
     """The key as an operator would give it: a secret in the settings, anything else in a JWKS."""
     if key["kty"] == "oct":
         secret = base64.urlsafe_b64decode(key["k"] + "==")
-        return key_table(also_without_kid([KeyRow(ISSUER, key.get("kid", "k"), "HS256", secret)]))
-    rows, faults = keys_of_jwks(json.dumps({"keys": [key]}).encode(), ISSUER)
+        return key_table(with_kidless_row([KeyRow(ISSUER, key.get("kid", "k"), "HS256", secret)]))
+    rows, faults = parse_jwks(json.dumps({"keys": [key]}).encode(), ISSUER)
     assert not faults
-    return key_table(also_without_kid(rows))
+    return key_table(with_kidless_row(rows))
 
 
 def is_let_in(table: KeyTable, token: str) -> bool:
     try:
-        signed, header, _, signature = parts(token)
+        signed, header, _, signature = split_token(token)
     except TokenInvalid:
         return False
-    row = row_in(table, ISSUER.name, header.kid, header.algorithm)
-    return row is not None and is_genuine(signed, header, signature, row)
+    row = find_key(table, ISSUER.name, header.kid, header.algorithm)
+    return row is not None and has_valid_signature(signed, header, signature, row)
 
 
 @each_example

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from syncbeat_server.auth.model import Issuer, KeyRow
-from syncbeat_server.auth.tokens.keys import MAX_KID, also_without_kid, key_table, keys_of_jwks, row_in
+from syncbeat_server.auth.tokens.keys import MAX_KID, find_key, key_table, parse_jwks, with_kidless_row
 
 ISSUER = Issuer("default", "https://issuer.example")
 
@@ -32,7 +32,7 @@ def jwk(algorithm: str = "ES256", number: int = 0, **changes: Any) -> dict[str, 
 
 
 def read(*entries: object) -> tuple[list[KeyRow], list[str]]:
-    return keys_of_jwks(json.dumps({"keys": entries}).encode(), ISSUER)
+    return parse_jwks(json.dumps({"keys": entries}).encode(), ISSUER)
 
 
 def used(*entries: object) -> list[tuple[str, str]]:
@@ -131,7 +131,7 @@ def test_a_kid_that_is_none_disables_its_key_alone(kid: Any) -> None:
 
 
 def found(rows: list[KeyRow], kid: str, algorithm: str) -> KeyRow | None:
-    return row_in(key_table(also_without_kid(rows)), ISSUER.name, kid, algorithm)
+    return find_key(key_table(with_kidless_row(rows)), ISSUER.name, kid, algorithm)
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256", "EdDSA"])
@@ -151,18 +151,18 @@ def secrets(*kids: str) -> list[KeyRow]:
 
 def test_the_only_secret_is_tried_whatever_kid_a_token_has_unless_that_is_another_keys() -> None:
     published, _ = read(jwk(), jwk("RS256", kid="rsa"))
-    table = key_table([*also_without_kid(secrets("legacy")), *published])
+    table = key_table([*with_kidless_row(secrets("legacy")), *published])
     for kid in ("legacy", "", "Rb1Q0a9cEVDKYkrr", "another"):
-        row = row_in(table, ISSUER.name, kid, "HS256")
+        row = find_key(table, ISSUER.name, kid, "HS256")
         assert row is not None
         assert row.algorithm == "HS256"
-    assert row_in(table, ISSUER.name, "rsa", "HS256") is None
-    assert row_in(table, ISSUER.name, "k", "HS256") is None
-    assert row_in(table, "https://other.example", "legacy", "HS256") is None
-    assert row_in(table, ISSUER.name, "another", "ES256") is None
-    several = key_table([*also_without_kid(secrets("new", "old")), *published])
-    assert row_in(several, ISSUER.name, "another", "HS256") is None
-    assert row_in(several, ISSUER.name, "", "HS256") is None
+    assert find_key(table, ISSUER.name, "rsa", "HS256") is None
+    assert find_key(table, ISSUER.name, "k", "HS256") is None
+    assert find_key(table, "https://other.example", "legacy", "HS256") is None
+    assert find_key(table, ISSUER.name, "another", "ES256") is None
+    several = key_table([*with_kidless_row(secrets("new", "old")), *published])
+    assert find_key(several, ISSUER.name, "another", "HS256") is None
+    assert find_key(several, ISSUER.name, "", "HS256") is None
 
 
 def test_no_two_keys_have_one_place_in_the_table() -> None:

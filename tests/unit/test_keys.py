@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from syncbeat_server.auth.model import Issuer, KeyRow
-from syncbeat_server.auth.tokens.keys import key_table, keys_of_jwks, new_signing_key, public_jwks, signing_keys
+from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, parse_jwks, parse_signing_keys, public_jwks
 
 ISSUER = Issuer("default", "https://issuer.example")
 
@@ -32,7 +32,7 @@ def jwk(key: Any, kid: str, algorithm: str) -> dict[str, Any]:
 
 
 def jwks(*entries: dict[str, Any]) -> tuple[list[KeyRow], list[str]]:
-    return keys_of_jwks(json.dumps({"keys": entries}).encode(), ISSUER)
+    return parse_jwks(json.dumps({"keys": entries}).encode(), ISSUER)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def jwks(*entries: dict[str, Any]) -> tuple[list[KeyRow], list[str]]:
 )
 def test_what_is_no_jwks_is_refused(document: bytes, said: str) -> None:
     try:
-        faults = keys_of_jwks(document, ISSUER)[1]
+        faults = parse_jwks(document, ISSUER)[1]
     except ValueError as error:
         faults = [str(error)]
     assert said in faults[0]
@@ -142,11 +142,11 @@ def test_a_key_that_does_not_fit_stops_the_start(row: KeyRow, said: str) -> None
 def test_signing_keys_are_published_without_their_private_half() -> None:
     documents = [json.loads(new_signing_key(kid)) for kid in ("new", "old")]
     private = json.dumps({"keys": [entry for document in documents for entry in document["keys"]]})
-    rows = signing_keys(private, ISSUER)
+    rows = parse_signing_keys(private, ISSUER)
     assert [(row.kid, row.algorithm) for row in rows] == [("new", "ES256"), ("old", "ES256")]
     published = public_jwks(rows)
     assert b'"d"' not in published
-    read, faults = keys_of_jwks(published, ISSUER)
+    read, faults = parse_jwks(published, ISSUER)
     assert ([row.kid for row in read], faults) == (["new", "old"], [])
     assert read[0].key.public_numbers() == rows[0].key.public_key().public_numbers()
     assert json.loads(public_jwks([])) == {"keys": []}
@@ -165,4 +165,4 @@ def test_signing_keys_are_published_without_their_private_half() -> None:
 )
 def test_what_cannot_sign_is_no_signing_key(document: str) -> None:
     with pytest.raises(ValueError, match=r"JWKS|key"):
-        signing_keys(document, ISSUER)
+        parse_signing_keys(document, ISSUER)

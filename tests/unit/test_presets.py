@@ -10,10 +10,10 @@ import pytest
 
 from syncbeat_server.app.authentication import known_callers
 from syncbeat_server.auth.tokens.issuer_presets import PROFILES
-from syncbeat_server.auth.tokens.keys import row_in
-from syncbeat_server.auth.tokens.verify import check, read
+from syncbeat_server.auth.tokens.keys import find_key
+from syncbeat_server.auth.tokens.verify import parse_token, verify_token
 from syncbeat_server.errors import ConfigurationError, TokenInvalid
-from syncbeat_server.ops.settings.server import load_settings
+from syncbeat_server.ops.settings.load import load_settings
 from tests.fakes import FakeClock
 from tests.presets import NOW, PRESETS, SECRET, Preset, table
 
@@ -31,12 +31,12 @@ def subject_of(preset: Preset, folder: Path, changes: Any, **more: str) -> str:
         variables["JWT_SECRETS"] = f"legacy={SECRET}"
     settings = load_settings({f"SYNCBEAT_{name}": value for name, value in variables.items()}, None)
     known = known_callers(settings, FakeClock())
-    unverified = read(preset.token(changes))
+    unverified = parse_token(preset.token(changes))
     header = unverified.header
-    row = row_in(known.keys, unverified.issuer, header.kid, header.algorithm)
+    row = find_key(known.keys, unverified.issuer, header.kid, header.algorithm)
     if row is None:
         raise TokenInvalid("no such key")
-    return check(unverified, row, datetime.fromtimestamp(NOW, UTC)).user_id
+    return verify_token(unverified, row, datetime.fromtimestamp(NOW, UTC)).user_id
 
 
 def test_there_are_tokens_for_each_preset() -> None:

@@ -29,11 +29,11 @@ async def test_redis_health_is_said_once_hourly_and_at_its_end(told: pytest.LogC
     clock = FakeClock()
     health = RedisHealth(clock)
     for _ in range(3 * 1_800):  # every two seconds for three hours
-        health.judge([FULL])
+        health.record_check([FULL])
         await clock.advance(2.0)
     assert causes(told) == ["WARNING full"] * 3
     assert [vars(record)["for_s"] for record in told.records] == [0, 3_600, 7_200]
-    health.judge([])
+    health.record_check([])
     assert causes(told)[3:] == ["INFO full"]
 
 
@@ -41,35 +41,35 @@ async def test_redis_health_names_each_cause_and_no_flapping(told: pytest.LogCap
     clock = FakeClock()
     health = RedisHealth(clock)
     for refusals in ([FULL], [LOADING], [FULL], [LOADING], [FULL]):
-        health.judge(refusals)
+        health.record_check(refusals)
         await clock.advance(2.0)
     assert causes(told) == ["WARNING full", "WARNING loading"]
     for _ in range(100):  # it comes and goes
-        health.judge([])
-        health.judge([FULL])
+        health.record_check([])
+        health.record_check([FULL])
         await clock.advance(2.0)
     assert len(causes(told)) <= 2 + 2 * (200 / 60 + 1)
 
 
 def test_redis_health_is_good_only_when_a_trial_finds_nothing_and_no_call_has_failed() -> None:
     health = RedisHealth(FakeClock())
-    assert not health.asked.is_set()
-    health.failed(RedisConnectionError("Connection closed by server."))
-    assert health.asked.is_set()
-    health.judge([])
-    assert (health.cause, health.asked.is_set()) == (Cause.CLOSED, False)
-    health.judge([])
+    assert not health.check_requested.is_set()
+    health.record_failure(RedisConnectionError("Connection closed by server."))
+    assert health.check_requested.is_set()
+    health.record_check([])
+    assert (health.cause, health.check_requested.is_set()) == (Cause.CLOSED, False)
+    health.record_check([])
     assert health.is_up
     assert health.errors[Cause.CLOSED] == 1
 
 
 def test_redis_health_asks_for_new_connections_once_there_is_a_primary() -> None:
     health = RedisHealth(FakeClock())
-    health.failed(ReadOnlyError("You can't write against a read only replica."))
-    assert not health.judge([Refusal(Cause.READ_ONLY, "SET")])  # nothing better to connect to
-    assert health.judge([])
-    assert not health.judge([])
-    assert health.judge([UNHEARD])
+    health.record_failure(ReadOnlyError("You can't write against a read only replica."))
+    assert not health.record_check([Refusal(Cause.READ_ONLY, "SET")])  # nothing better to connect to
+    assert health.record_check([])
+    assert not health.record_check([])
+    assert health.record_check([UNHEARD])
 
 
 def test_redis_causes_have_a_sentence_each() -> None:

@@ -15,7 +15,7 @@ CLAIM = RefreshClaim("default", "0197c1f0-6f6c-7d3e-9d6b-0f3f3f6f9a10", 7)
 
 def refused(keys: RefreshKeys, token: str) -> None:
     with pytest.raises(TokenInvalid) as raised:
-        keys.claim(token)
+        keys.decode(token)
     assert not token or token not in raised.value.message
 
 
@@ -23,14 +23,14 @@ def refused(keys: RefreshKeys, token: str) -> None:
     "claim", [CLAIM, CLAIM._replace(counter=0), CLAIM._replace(counter=2**63), RefreshClaim("a", "s\N{SNOWMAN}", 1)]
 )
 def test_what_was_made_is_read(claim: RefreshClaim) -> None:
-    token = KEYS.token(claim)
-    assert KEYS.claim(token) == claim
-    assert KEYS.token(claim) == token  # the same again, whenever it is asked for
+    token = KEYS.encode(claim)
+    assert KEYS.decode(token) == claim
+    assert KEYS.encode(claim) == token  # the same again, whenever it is asked for
     assert len(token) < MAX_BYTES
 
 
 def test_every_flipped_bit_is_noticed() -> None:
-    token = KEYS.token(CLAIM)
+    token = KEYS.encode(CLAIM)
     octets = base64.urlsafe_b64decode(token.removeprefix("sbr_") + "=" * (-len(token[4:]) % 4))
     for at in range(len(octets)):
         for bit in (1, 128):
@@ -39,7 +39,7 @@ def test_every_flipped_bit_is_noticed() -> None:
 
 
 def test_every_changed_character_is_noticed() -> None:
-    token = KEYS.token(CLAIM)
+    token = KEYS.encode(CLAIM)
     for at in range(len(token)):
         for other in "A_":
             if token[at] != other:
@@ -47,7 +47,7 @@ def test_every_changed_character_is_noticed() -> None:
 
 
 def test_what_is_no_token_is_refused() -> None:
-    token = KEYS.token(CLAIM)
+    token = KEYS.encode(CLAIM)
     body = token.removeprefix("sbr_")
     for text in (
         *("", "sbr_", "sbr_A", "x", body, f"sbr_sbr_{body}", f"SBR_{body}", f"{token}=", f"{token}==", f"{token}A"),
@@ -58,16 +58,16 @@ def test_what_is_no_token_is_refused() -> None:
 
 
 def test_a_token_of_other_secrets_is_refused() -> None:
-    token = KEYS.token(CLAIM)
+    token = KEYS.encode(CLAIM)
     refused(RefreshKeys({"k1": b"t" * 32}), token)
     refused(RefreshKeys({"k2": b"s" * 32}), token)
 
 
 def test_secrets_can_be_changed_without_ending_sessions() -> None:
     both = RefreshKeys({"k2": b"t" * 32, "k1": b"s" * 32})
-    assert both.claim(KEYS.token(CLAIM)) == CLAIM
-    made = both.token(CLAIM)
-    assert RefreshKeys({"k2": b"t" * 32}).claim(made) == CLAIM
+    assert both.decode(KEYS.encode(CLAIM)) == CLAIM
+    made = both.encode(CLAIM)
+    assert RefreshKeys({"k2": b"t" * 32}).decode(made) == CLAIM
     refused(KEYS, made)
     with pytest.raises(ValueError, match="one secret or more"):
         RefreshKeys({})

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from syncbeat_server.ops import logs
-from syncbeat_server.ops.log_rate_limit import MOST_CAUSES, MOST_SAMPLES, WINDOW_S, BoundedHandler
+from syncbeat_server.ops.log_rate_limit import MAX_CAUSES, MAX_SAMPLES, WINDOW_S, RateLimitedHandler
 from tests.fakes import FakeClock
 
 
@@ -21,7 +21,7 @@ class Log:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.stream = io.StringIO()
-        self.handler = BoundedHandler(self.stream, self.clock)
+        self.handler = RateLimitedHandler(self.stream, self.clock)
         self.handler.setFormatter(logs.formatter(as_json=True))
         self.logger = logging.getLogger("test.repeats")
         self.logger.propagate = False
@@ -35,7 +35,7 @@ class Log:
     async def window(self) -> None:
         """Let a window pass, at whose end what was counted is told."""
         await self.clock.advance(WINDOW_S)
-        self.handler.tell()
+        self.handler.write_summaries()
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ async def test_repeats_of_an_outage_are_one_traceback_a_count_and_an_end(log: Lo
     assert [line["repeated"] for line in (one, two, over)] == [499, 30, 529]
     assert [line["event"] for line in (one, two, over)] == ["dependency down"] * 2 + ["over: dependency down"]
     assert over["seconds"] == WINDOW_S
-    assert [sample["request_id"] for sample in one["samples"]] == [f"r{n}" for n in range(1, MOST_SAMPLES + 1)]
+    assert [sample["request_id"] for sample in one["samples"]] == [f"r{n}" for n in range(1, MAX_SAMPLES + 1)]
     assert not any("exception" in line for line in (one, two, over))
     # What comes later is a trouble of its own, and told whole again.
     fail(log, ConnectionRefusedError)
@@ -92,7 +92,7 @@ async def test_causes_are_told_apart_by_error_and_place_and_what_no_caller_choos
         log.logger.warning("cannot look", extra={"reason": "OVERLOADED"})
         log.logger.error("cannot look", extra={"reason": "OVERLOADED"})
     assert len(log.lines) == 5
-    log.handler.tell()
+    log.handler.write_summaries()
     assert [line["repeated"] for line in log.lines[5:]] == [2] * 5
     assert [line.get("reason") for line in log.lines[7:]] == ["DEPENDENCY_DOWN", "OVERLOADED", "OVERLOADED"]
     assert log.lines[7]["samples"] == [{"session": "s1"}] * 2
@@ -102,7 +102,7 @@ async def test_messages_that_differ_in_numbers_and_addresses_are_one_cause(log: 
     for number in range(1_000):
         log.logger.error(f"Task exception was never retrieved: Task-{number} at 0x7f{number:x}\n{number}")  # noqa: G004  # as asyncio
     assert len(log.lines) == 1
-    log.handler.tell()
+    log.handler.write_summaries()
     assert log.lines[-1]["repeated"] == 999
 
 
@@ -110,10 +110,10 @@ async def test_as_many_causes_as_a_caller_can_invent_are_bounded_and_all_counted
     words = [f"{a}{b}{c}" for a in "abcdefghijklm" for b in "abcdefghijklm" for c in "abcdefghijklm"]
     for word in words:
         log.logger.warning(word)
-    log.handler.tell()
+    log.handler.write_summaries()
     *whole, many = log.lines
-    assert len(whole) == MOST_CAUSES + 1
-    assert (many["event"], many["repeated"]) == ("messages of many kinds", len(words) - MOST_CAUSES - 1)
+    assert len(whole) == MAX_CAUSES + 1
+    assert (many["event"], many["repeated"]) == ("messages of many kinds", len(words) - MAX_CAUSES - 1)
 
 
 async def test_information_is_never_held_back(log: Log) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.rpc.validation.json_documents import fault_of
+from syncbeat_server.rpc.validation.json_documents import document_fault
 from syncbeat_server.sync.content.number_spelling import MAX_SENT_OCTETS, shorten_numbers
 
 _numbers = st.builds(
@@ -68,7 +68,7 @@ def test_sendable_value_is_the_same_to_the_last_digit(text: str) -> None:
 )
 def test_long_number_is_spelled_with_an_exponent(text: str, shorter: str) -> None:
     assert shorten_numbers(text) == shorter
-    assert fault_of(shorter, 0) in ("", fault_of(text, 0))
+    assert document_fault(shorter, 0) in ("", document_fault(text, 0))
 
 
 def test_value_that_stays_too_large_cannot_be_sent() -> None:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.files import MOST_BYTES
-from syncbeat_server.ops.settings.server import Settings, load_settings
+from syncbeat_server.ops.files import MAX_BYTES
+from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.server import Settings
 from tests.damage import NOT_APPS, UNREADABLE, put
 from tests.unit.test_files import without_rights
 
@@ -110,7 +111,7 @@ def test_a_secrets_file_is_read_alike_whatever_editor_wrote_it(tmp_path: Path, c
         (f"k={HIDDEN}\0".encode(), "NUL"),
         (f"k={HIDDEN}".encode("utf-16"), "UTF-8"),
         (f"k={HIDDEN}".encode() + b"\xff", "UTF-8"),
-        (f"k={HIDDEN}".encode() + b"x" * MOST_BYTES, "larger than 1024 KiB"),
+        (f"k={HIDDEN}".encode() + b"x" * MAX_BYTES, "larger than 1024 KiB"),
         (f"{HIDDEN}==".encode(), "want kid=secret"),
         (f"{HIDDEN}=short".encode(), "the secret number 1 is shorter"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncbeat_server.defaults import LONGEST_POLL_S, SchedulingPolicy
 from syncbeat_server.sync import policy
 from syncbeat_server.sync.model import (
     Activity,
@@ -25,10 +26,9 @@ from syncbeat_server.sync.model import (
 )
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Situation, Tuning
 from syncbeat_server.sync.policy.attention import attention, poll_cost
-from syncbeat_server.sync.policy.baselines import PolicyName
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.interval import Bounds, Price
-from syncbeat_server.sync.policy.reach import LONGEST_S, miss_share
+from syncbeat_server.sync.policy.reach import miss_share
 from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_after_change
 from tests.fakes import START
 
@@ -56,7 +56,7 @@ reaches = st.builds(Reach, st.booleans(), st.floats(0.0, 1e6), st.floats(0.0, 1e
 situations = st.builds(Situation, st.lists(scopes, max_size=4), activities, reaches, st.booleans())
 tunings = st.builds(
     Tuning,
-    st.sampled_from(PolicyName),
+    st.sampled_from(SchedulingPolicy),
     st.just("a test"),
     st.just(Bounds(5.0, 60.0)),
     st.just(DEFAULT_PRIOR),
@@ -88,7 +88,7 @@ def same_or_shorter(one: float, other: float) -> bool:
 def test_whatever_is_known_the_wait_is_a_number_within_its_bounds(situation: Situation, tuning: Tuning) -> None:
     interval = wait(situation, tuning)
     assert math.isfinite(interval)
-    assert 5.0 <= interval <= LONGEST_S
+    assert 5.0 <= interval <= LONGEST_POLL_S
 
 
 @given(situations, scopes)
@@ -248,8 +248,8 @@ def test_a_boost_that_holds_is_kept_however_loaded_it_is() -> None:
     assert "a boost holds it at 30.0 s" in hint.explanation
 
 
-@pytest.mark.parametrize("name", PolicyName)
-def test_nothing_goes_below_the_floor(name: PolicyName) -> None:
+@pytest.mark.parametrize("name", SchedulingPolicy)
+def test_nothing_goes_below_the_floor(name: SchedulingPolicy) -> None:
     slow = DEFAULT_TUNING._replace(policy=name, bounds=Bounds(60.0, 300.0))
     boosted = scope(9)._replace(boosted=Priority.IMMEDIATE, boosted_until=NOW + 60.0)
     for one in (scope(9), boosted):
@@ -276,11 +276,11 @@ def test_a_tier_is_the_label_of_an_interval(interval: float, label: Priority) ->
 
 def test_policies_by_name_give_what_they_are_named_for() -> None:
     situation = Situation([scope(5)], AWAY)
-    assert wait(situation, DEFAULT_TUNING._replace(policy=PolicyName.FIXED)) == 30.0
-    assert wait(situation, DEFAULT_TUNING._replace(policy=PolicyName.TIER_TABLE)) == 10.0
-    assert wait(Situation([], AWAY), DEFAULT_TUNING._replace(policy=PolicyName.TIER_TABLE)) == 300.0
+    assert wait(situation, DEFAULT_TUNING._replace(policy=SchedulingPolicy.FIXED)) == 30.0
+    assert wait(situation, DEFAULT_TUNING._replace(policy=SchedulingPolicy.TIER_TABLE)) == 10.0
+    assert wait(Situation([], AWAY), DEFAULT_TUNING._replace(policy=SchedulingPolicy.TIER_TABLE)) == 300.0
     looking = Situation([scope(5)], LOOKING)
-    by_ewma = wait(looking, DEFAULT_TUNING._replace(policy=PolicyName.SQRT_EWMA))
+    by_ewma = wait(looking, DEFAULT_TUNING._replace(policy=SchedulingPolicy.SQRT_EWMA))
     rate = sum(math.exp(-60.0 * n / 180.0) for n in range(5)) / 180.0
     assert by_ewma == pytest.approx(max(5.0, math.sqrt(2.0 / (3.2 * rate))))
 
@@ -300,7 +300,7 @@ def test_a_hint_says_when_how_soon_and_where_everything_is() -> None:
     assert hint.priority is policy.tier(hint.poll_interval_s)
     assert hint.heads == (Cursor("a", "e", 3), Cursor("b", "e", 7))
     assert (hint.changed, hint.explanation) == (True, "")
-    assert 300.0 <= hint.valid_s <= LONGEST_S
+    assert 300.0 <= hint.valid_s <= LONGEST_POLL_S
 
 
 def test_a_device_without_scopes_waits_longest() -> None:
@@ -322,7 +322,7 @@ def test_pacing_has_the_last_word() -> None:
 def test_however_loaded_it_is_nobody_waits_longer_than_a_hint_holds() -> None:
     situation = Situation([], AWAY, streaming=True)
     hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, pace=lambda wait, background: 12.0 * wait)
-    assert hint.poll_interval_s == hint.valid_s == hint.unpaced_s == LONGEST_S
+    assert hint.poll_interval_s == hint.valid_s == hint.unpaced_s == LONGEST_POLL_S
 
 
 def test_a_stream_is_advised_to_who_looks_at_what_changes_often() -> None:

@@ -1,4 +1,4 @@
-"""Calls that come together are served in a row; a lone one does not wait, and nobody waits for ever."""
+"""Calls that come batcher are served in a row; a lone one does not wait, and nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from functools import partial
 
 import pytest
 
-from syncbeat_server.rpc.fastpath import request_batcher as rows
-from syncbeat_server.rpc.fastpath.request_batcher import Together
+from syncbeat_server.rpc.fastpath import request_batcher
+from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.runtime import adaptive_batching
 from tests.fakes import settle
 
@@ -36,17 +36,17 @@ def noted(served: list[str], name: str) -> Callable[[], str]:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns and rows count, however long a busy machine makes them."""
-    for module in (adaptive_batching, rows):
-        monkeypatch.setattr(module, "_LONGEST_S", 60.0)
+    monkeypatch.setattr(adaptive_batching, "_LONGEST_S", 60.0)
+    monkeypatch.setattr(request_batcher, "_MAX_BATCH_S", 60.0)
 
 
-async def serve_two(together: Together) -> None:
+async def serve_two(batcher: RequestBatcher) -> None:
     """So that the next ones gather."""
-    assert list(await asyncio.gather(together.serve(lambda: 1), together.serve(lambda: 2))) == [1, 2]
+    assert list(await asyncio.gather(batcher.serve(lambda: 1), batcher.serve(lambda: 2))) == [1, 2]
 
 
 async def test_a_lone_call_is_served_in_the_next_turn() -> None:
-    call = asyncio.ensure_future(Together().serve(lambda: "answer"))
+    call = asyncio.ensure_future(RequestBatcher().serve(lambda: "answer"))
     await turns(3)
     assert call.done()
     assert call.result() == "answer"
@@ -54,11 +54,11 @@ async def test_a_lone_call_is_served_in_the_next_turn() -> None:
 
 @pytest.mark.usefixtures("unhurried")
 async def test_after_several_more_are_waited_for_and_served_in_their_order() -> None:
-    together, served = Together(), list[str]()
-    await serve_two(together)
-    first = asyncio.ensure_future(together.serve(noted(served, "first")))
+    batcher, served = RequestBatcher(), list[str]()
+    await serve_two(batcher)
+    first = asyncio.ensure_future(batcher.serve(noted(served, "first")))
     await turns(10)
-    second = asyncio.ensure_future(together.serve(noted(served, "second")))
+    second = asyncio.ensure_future(batcher.serve(noted(served, "second")))
     await turns(15)
     assert served == [], "quiet for less than twenty turns"
     await turns(10)
@@ -68,11 +68,11 @@ async def test_after_several_more_are_waited_for_and_served_in_their_order() -> 
 
 @pytest.mark.usefixtures("unhurried")
 async def test_after_eight_lone_calls_nobody_waits_for_more() -> None:
-    together = Together()
-    await serve_two(together)
+    batcher = RequestBatcher()
+    await serve_two(batcher)
     waited = []
     for _ in range(10):
-        call = asyncio.ensure_future(together.serve(lambda: "answer"))
+        call = asyncio.ensure_future(batcher.serve(lambda: "answer"))
         await turns(3)
         waited.append(not call.done())
         await call
@@ -80,9 +80,9 @@ async def test_after_eight_lone_calls_nobody_waits_for_more() -> None:
 
 
 async def test_nobody_waits_for_long_where_turns_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    together = Together()
-    await serve_two(together)
-    call = asyncio.ensure_future(together.serve(lambda: "answer"))
+    batcher = RequestBatcher()
+    await serve_two(batcher)
+    call = asyncio.ensure_future(batcher.serve(lambda: "answer"))
     loop = asyncio.get_running_loop()
     passed, began = 0, loop.time()
     monkeypatch.setattr(loop, "time", lambda: began + passed * 0.002)  # the process has other work to do
@@ -94,11 +94,11 @@ async def test_nobody_waits_for_long_where_turns_take_long(monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("unhurried")
 async def test_a_full_row_is_served_though_more_keep_coming() -> None:
-    together, served = Together(), list[str]()
-    await serve_two(together)
+    batcher, served = RequestBatcher(), list[str]()
+    await serve_two(batcher)
     calls: list[asyncio.Future[str]] = []
     while not served:
-        calls.append(asyncio.ensure_future(together.serve(noted(served, f"{len(calls)}"))))
+        calls.append(asyncio.ensure_future(batcher.serve(noted(served, f"{len(calls)}"))))
         await turns(1)
         assert len(calls) < 40
     assert len(served) == 32
@@ -108,9 +108,9 @@ async def test_a_full_row_is_served_though_more_keep_coming() -> None:
 
 @pytest.mark.usefixtures("unhurried")
 async def test_a_row_is_of_32_at_most_and_others_have_a_turn_before_the_next() -> None:
-    together, served = Together(), list[str]()
-    await serve_two(together)
-    calls = [asyncio.ensure_future(together.serve(noted(served, f"{number}"))) for number in range(70)]
+    batcher, served = RequestBatcher(), list[str]()
+    await serve_two(batcher)
+    calls = [asyncio.ensure_future(batcher.serve(noted(served, f"{number}"))) for number in range(70)]
     seen = [0]
     while len(served) < 70:
         await turns(1)
@@ -121,12 +121,12 @@ async def test_a_row_is_of_32_at_most_and_others_have_a_turn_before_the_next() -
 
 
 async def test_an_error_is_its_callers_alone() -> None:
-    together = Together()
+    batcher = RequestBatcher()
 
     def fails() -> str:
         raise ValueError("this one")
 
-    calls = (together.serve(lambda: "good"), together.serve(fails), together.serve(lambda: "good too"))
+    calls = (batcher.serve(lambda: "good"), batcher.serve(fails), batcher.serve(lambda: "good too"))
     first, second, third = await asyncio.gather(*calls, return_exceptions=True)
     assert (first, third) == ("good", "good too")
     with pytest.raises(ValueError, match="this one"):
@@ -139,12 +139,12 @@ class Panic(BaseException):
 
 @pytest.mark.parametrize(("raised", "told"), [(Panic(), Panic), (StopIteration(), RuntimeError)], ids=repr)
 async def test_what_is_no_error_leaves_nobody_waiting(raised: BaseException, told: type[BaseException]) -> None:
-    together = Together()
+    batcher = RequestBatcher()
 
     def fails() -> str:
         raise raised
 
-    calls = [asyncio.ensure_future(together.serve(work)) for work in (lambda: "good", fails, lambda: "good too")]
+    calls = [asyncio.ensure_future(batcher.serve(work)) for work in (lambda: "good", fails, lambda: "good too")]
     _, waiting = await asyncio.wait(calls, timeout=20)
     assert not waiting
     assert (calls[0].result(), type(calls[1].exception()), calls[2].result()) == ("good", told, "good too")
@@ -156,7 +156,7 @@ class Asked:
 
 async def test_calls_are_let_go_of_when_they_are_answered_whatever_became_of_their_row() -> None:
     """Requests may be large, and what hangs in a circle stays until it is collected."""
-    together = Together()
+    batcher = RequestBatcher()
     gone: list[weakref.ref[Asked]] = []
 
     def refused(_: Asked) -> None:
@@ -166,7 +166,7 @@ async def test_calls_are_let_go_of_when_they_are_answered_whatever_became_of_the
         asked = Asked()
         gone.append(weakref.ref(asked))
         with suppress(ValueError):
-            await together.serve(partial(answer, asked))
+            await batcher.serve(partial(answer, asked))
 
     gc.collect()
     gc.disable()
@@ -179,9 +179,9 @@ async def test_calls_are_let_go_of_when_they_are_answered_whatever_became_of_the
 
 @pytest.mark.usefixtures("unhurried")
 async def test_what_a_caller_that_has_gone_wanted_is_not_done() -> None:
-    together, served = Together(), list[str]()
-    await serve_two(together)
-    calls = [asyncio.ensure_future(together.serve(noted(served, name))) for name in ("stays", "goes")]
+    batcher, served = RequestBatcher(), list[str]()
+    await serve_two(batcher)
+    calls = [asyncio.ensure_future(batcher.serve(noted(served, name))) for name in ("stays", "goes")]
     await turns(2)
     calls[1].cancel()
     await asyncio.wait(calls)
@@ -192,18 +192,18 @@ async def test_what_a_caller_that_has_gone_wanted_is_not_done() -> None:
 async def test_nobodys_context_is_there() -> None:
     """A call that relied on the context would be served with another's."""
     name: ContextVar[str] = ContextVar("name", default="nobody")
-    together = Together()
+    batcher = RequestBatcher()
 
     async def call(own: str) -> str:
         name.set(own)
-        return await together.serve(name.get)
+        return await batcher.serve(name.get)
 
     assert await asyncio.gather(*(asyncio.create_task(call(own)) for own in ("ann", "bob"))) == ["nobody", "nobody"]
     await settle()
 
 
 async def test_calls_that_take_long_do_not_hold_the_loop_for_the_whole_row() -> None:
-    together, seen = Together(), list[str]()
+    batcher, seen = RequestBatcher(), list[str]()
 
     def slow() -> None:
         until = time.monotonic() + 0.004
@@ -211,7 +211,7 @@ async def test_calls_that_take_long_do_not_hold_the_loop_for_the_whole_row() -> 
             pass
         seen.append("call")
 
-    calls = [asyncio.ensure_future(together.serve(slow)) for _ in range(6)]
+    calls = [asyncio.ensure_future(batcher.serve(slow)) for _ in range(6)]
     await turns(1)
     while not all(call.done() for call in calls):
         seen.append("others")

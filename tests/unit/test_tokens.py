@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from syncbeat_server.auth.model import MAX_LEEWAY, OPTIONAL_CLAIMS, Issuer, KeyRow, VerifiedToken
 from syncbeat_server.auth.tokens import verify as verify_module
-from syncbeat_server.auth.tokens.keys import KeyTable, key_table, keys_of_jwks, row_in
-from syncbeat_server.auth.tokens.verify import MAX_TOKEN_BYTES, mint, read
+from syncbeat_server.auth.tokens.keys import KeyTable, find_key, key_table, parse_jwks
+from syncbeat_server.auth.tokens.verify import MAX_TOKEN_BYTES, mint, parse_token
 from syncbeat_server.errors import TokenExpired, TokenInvalid
 from tests.fakes import START
 
@@ -28,7 +28,7 @@ NOW = int(START.timestamp())
 OURS = Issuer("default", ISSUER, uuid_subjects=False, required=OPTIONAL_CLAIMS - {"role", "session_id"})
 SHOP = Issuer("shop", "https://shop.example", ("shop",), uuid_subjects=False)
 STRICT = Issuer("default", "https://strict.example")
-SESSIONS = Issuer("default", "syncbeat:default", own=True, uuid_subjects=False)
+SESSIONS = Issuer("default", "syncbeat:default", own_sessions=True, uuid_subjects=False)
 HS = KeyRow(OURS, "hs", "HS256", SECRET)
 OLD = KeyRow(OURS, "old", "HS256", OLD_SECRET)
 OTHER_APP = KeyRow(SHOP, "hs", "HS256", "t" * 32)
@@ -55,7 +55,7 @@ def jwk(key: Any, kid: str, algorithm: str) -> dict[str, Any]:
 
 
 def jwks(*keys: dict[str, Any]) -> list[KeyRow]:
-    rows, faults = keys_of_jwks(json.dumps({"keys": keys}).encode(), OURS)
+    rows, faults = parse_jwks(json.dumps({"keys": keys}).encode(), OURS)
     assert not faults
     return rows
 
@@ -90,11 +90,11 @@ def by_hand(header: dict[str, Any], payload: object, secret: bytes = SECRET.enco
 
 def verify(token: str, table: KeyTable, now: datetime) -> VerifiedToken:
     """As the door does it."""
-    unverified = read(token)
-    row = row_in(table, unverified.issuer, unverified.header.kid, unverified.header.algorithm)
+    unverified = parse_token(token)
+    row = find_key(table, unverified.issuer, unverified.header.kid, unverified.header.algorithm)
     if row is None:
         raise TokenInvalid("no such key")
-    return verify_module.check(unverified, row, now)
+    return verify_module.verify_token(unverified, row, now)
 
 
 def check(token: str) -> VerifiedToken:
@@ -297,8 +297,8 @@ def test_nobody_gets_a_token_that_would_be_refused(user_id: str) -> None:
 
 
 def test_long_headers_are_not_kept() -> None:
-    before = verify_module._known_header.cache_info().currsize
+    before = verify_module._cached_header.cache_info().currsize
     for number in range(10):
         with pytest.raises(TokenInvalid):
             check(by_hand({"alg": "HS256", "kid": f"{number}" + "k" * 2_000}, claims()))
-    assert verify_module._known_header.cache_info().currsize == before
+    assert verify_module._cached_header.cache_info().currsize == before

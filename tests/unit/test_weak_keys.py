@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from syncbeat_server.auth.model import Issuer
-from syncbeat_server.auth.tokens.keys import keys_of_jwks, signing_keys
-from syncbeat_server.auth.tokens.weak_keys import weakness
+from syncbeat_server.auth.tokens.keys import parse_jwks, parse_signing_keys
+from syncbeat_server.auth.tokens.weak_keys import find_weakness
 
 ISSUER = Issuer("default", "https://issuer.example")
 PRIMES = [prime for prime in range(2, 1_000) if all(prime % smaller for smaller in range(2, prime))]
@@ -42,7 +42,7 @@ def rsa_entry(modulus: int, exponent: int = 65537, kid: str = "k") -> dict[str, 
 
 
 def faults(*entries: dict[str, Any]) -> list[str]:
-    return keys_of_jwks(json.dumps({"keys": entries}).encode(), ISSUER)[1]
+    return parse_jwks(json.dumps({"keys": entries}).encode(), ISSUER)[1]
 
 
 @pytest.mark.parametrize("first", [1, 2, 3])
@@ -76,7 +76,7 @@ def test_weak_rsa_keys_are_refused_with_the_reason(modulus: int, exponent: int, 
 def test_keys_that_share_a_prime_are_refused_and_the_others_used() -> None:
     shared = [rsa_entry(factor(1) * factor(number), kid=f"k{number}") for number in (2, 3)]
     good = rsa_entry(factor(4) * factor(5), kid="good")
-    rows, told = keys_of_jwks(json.dumps({"keys": [shared[0], good, shared[1]]}).encode(), ISSUER)
+    rows, told = parse_jwks(json.dumps({"keys": [shared[0], good, shared[1]]}).encode(), ISSUER)
     assert [row.kid for row in rows] == ["good"]
     assert all("prime in common" in fault for fault in told)
     # The same key under two kids shares nothing with another one.
@@ -86,13 +86,13 @@ def test_keys_that_share_a_prime_are_refused_and_the_others_used() -> None:
 @pytest.mark.parametrize("bits", [2048, 3072])
 @pytest.mark.parametrize("exponent", [3, 65537])
 def test_good_rsa_keys_are_not_refused(bits: int, exponent: int) -> None:
-    assert weakness(rsa.generate_private_key(exponent, bits)) == ""  # old keys have this exponent
+    assert find_weakness(rsa.generate_private_key(exponent, bits)) == ""  # old keys have this exponent
 
 
 def test_good_keys_are_not_refused() -> None:
     for _ in range(20):
-        assert weakness(ed25519.Ed25519PrivateKey.generate()) == ""
-        assert weakness(ec.generate_private_key(ec.SECP256R1())) == ""
+        assert find_weakness(ed25519.Ed25519PrivateKey.generate()) == ""
+        assert find_weakness(ec.generate_private_key(ec.SECP256R1())) == ""
 
 
 def ec_entry(x: int, y: int, size: int = 32) -> dict[str, Any]:
@@ -154,4 +154,4 @@ def test_a_private_key_that_is_weak_does_not_sign_either() -> None:
     parts = {"d": numbers.d, "p": numbers.p, "q": numbers.q, "dp": numbers.dmp1, "dq": numbers.dmq1, "qi": numbers.iqmp}
     entry = {**rsa_entry(numbers.public_numbers.n), **{name: text(value) for name, value in parts.items()}}
     with pytest.raises(ValueError, match="2048"):
-        signing_keys(json.dumps({"keys": [entry]}), ISSUER)
+        parse_signing_keys(json.dumps({"keys": [entry]}), ISSUER)

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
-from syncbeat_server.ops.fault_log import Trouble
-from syncbeat_server.ops.files import FileFault, read_file, written_at
-from syncbeat_server.ops.settings.server import AppSettings, Settings, reread_apps
+from syncbeat_server.ops.fault_log import FaultLog
+from syncbeat_server.ops.files import FileFault, file_version, read_file
+from syncbeat_server.ops.settings.app import AppSettings
+from syncbeat_server.ops.settings.load import reload_apps
+from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.push.content.templates import Template
 
 _log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ class AccountFile:
     @classmethod
     def read(cls, path: Path) -> AccountFile:
         """Read the file at `path`."""
-        return cls(_held(path), written_at(path))
+        return cls(_held(path), file_version(path))
 
     @property
     def mark(self) -> _Mark:
@@ -62,7 +64,7 @@ class Apps:
         self._settings = settings
         self._clock = clock
         self._watchers: list[Callable[[], None]] = []
-        self._trouble = Trouble(
+        self._trouble = FaultLog(
             _log, "the apps file cannot be used now; what was read before stays", "the apps file can be used again"
         )
         self.current = settings.all_apps()
@@ -97,18 +99,18 @@ class Apps:
                 seen = await asyncio.to_thread(self._look)  # a network's file system may be slow
                 self._follow(seen)
             except Exception as error:  # noqa: BLE001  # no file may end the process that serves by what it read before
-                self._trouble.met(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
+                self._trouble.report(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
 
     def _follow(self, seen: _Seen) -> None:
         before, self._seen = self._seen, seen
         if any(self._accounts_in_use.get(path, mark) != mark for path, mark in seen.accounts):
             self._tell()
         if seen.document == self._in_use:
-            self._trouble.ended()
+            self._trouble.resolve()
             return
         if isinstance(seen.document, str):
             raise ConfigurationError(seen.document)
-        apps = reread_apps(self._settings, seen.document)
+        apps = reload_apps(self._settings, seen.document)
         templates = _all_templates(apps)
         # What is being written may end between two tables, and is good TOML then: it has to stay for one more look.
         if seen.document == before.document:
@@ -116,7 +118,7 @@ class Apps:
                 self._adopt(apps, templates)
                 _log.info("apps read anew", extra={"apps": sorted(apps)})
             self._in_use = seen.document
-            self._trouble.ended()
+            self._trouble.resolve()
 
     def _adopt(self, apps: dict[str, AppSettings], templates: dict[str, dict[str, Template]]) -> None:
         before = self.current, self._templates

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from syncbeat_server.app.token_issuers import configured_issuers, issuer_of, tell_left_out
-from syncbeat_server.auth.accounts.account_status_cache import Standings
+from syncbeat_server.auth.accounts.caller_caches import CallerCaches, caller_caches
 from syncbeat_server.auth.model import Issuer, KeyRow, Principal, PrincipalKind
-from syncbeat_server.auth.service import Authenticator, Known
+from syncbeat_server.auth.service import Authenticator, Credentials
 from syncbeat_server.auth.tokens.jwks import JwksStore
-from syncbeat_server.auth.tokens.keys import key_table, signing_keys
+from syncbeat_server.auth.tokens.keys import key_table, parse_signing_keys
 from syncbeat_server.auth.tokens.lifetimes import SessionRule
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.settings.server import AppSettings, Settings, session_issuer
+from syncbeat_server.ops.settings.app import AppSettings, session_issuer
+from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.types import CertificateEntry, TokenEntry
 from syncbeat_server.storage.postgres.database import Database
 
@@ -24,6 +25,7 @@ class Callers:
     """What checks who calls, and the keys that are fetched meanwhile."""
 
     door: Authenticator
+    caches: CallerCaches
     jwks: tuple[JwksStore, ...]
 
     async def close(self) -> None:
@@ -35,11 +37,11 @@ class Callers:
 def callers(settings: Settings, database: Database, clock: Clock) -> Callers:
     """The door of one process. Raises as `known_callers`."""
     known = known_callers(settings, clock)
-    standings = Standings(database, clock, settings.token_cache_size)
-    return Callers(Authenticator(known, standings, clock, settings.token_cache_size), tuple(known.jwks.values()))
+    caches = caller_caches(database, clock, settings.token_cache_size)
+    return Callers(Authenticator(known, caches, clock), caches, tuple(known.jwks.values()))
 
 
-def known_callers(settings: Settings, clock: Clock) -> Known:
+def known_callers(settings: Settings, clock: Clock) -> Credentials:
     """Return who may call, as the settings say. A start and `check-config` refuse the same settings.
 
     Raises:
@@ -65,7 +67,7 @@ def known_callers(settings: Settings, clock: Clock) -> Known:
         entry.san: _principal(entry, PrincipalKind.SERVICE, "CERTIFICATES", allowed)
         for entry in settings.service_certificates
     }
-    return Known(keys, jwks, holders, certified)
+    return Credentials(keys, jwks, holders, certified)
 
 
 def session_rows(settings: Settings, name: str, app: AppSettings) -> list[KeyRow]:
@@ -82,10 +84,10 @@ def session_rows(settings: Settings, name: str, app: AppSettings) -> list[KeyRow
         name=session_issuer(name, app),
         uuid_subjects=first.uuid_subjects,
         leeway=first.leeway,
-        own=True,
+        own_sessions=True,
     )
     try:
-        return signing_keys(settings.session_keys.get_secret_value(), issuer)
+        return parse_signing_keys(settings.session_keys.get_secret_value(), issuer)
     except ValueError as error:
         raise ConfigurationError(f"SYNCBEAT_SESSION_KEYS: {error}") from None
 

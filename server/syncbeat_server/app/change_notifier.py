@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncbeat_server.app.process import Process
-from syncbeat_server.auth.cluster_token_cache import TokenCaches
+from syncbeat_server.auth.accounts.caller_caches import CallerCaches
+from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.sync.hints.view_cache import ViewCache
@@ -23,7 +24,8 @@ class Front:
     made of."""
 
     door: Authenticator
-    caches: TokenCaches
+    callers: CallerCaches
+    caches: ClusterTokenCache
     views: ViewCache
 
 
@@ -58,7 +60,7 @@ class Tellers:
         bus = self._process.bus
         bus.publish(_DELIVERIES, "")
         if not (bus.listening and bus.health.is_up):
-            self._process.notices.tell()  # Redis is away, or half: PostgreSQL tells those workers that listen to it
+            self._process.notices.notify()  # Redis is away, or half: PostgreSQL tells those workers that listen to it
 
 
 def _changed_here(hub: Hub, front: Front, topic: str, app_id: str, name: str) -> None:
@@ -71,7 +73,7 @@ def _changed_here(hub: Hub, front: Front, topic: str, app_id: str, name: str) ->
     if topic == _MEMBERS:
         hub.members_changed(app_id, name)
     elif topic == _CALLERS:
-        front.door.revoked(app_id, name)
+        front.callers.invalidate_user(app_id, name)
         hub.callers_changed(app_id, name)
 
 
@@ -80,7 +82,7 @@ def listening(process: Process, worker: DeliveryWorker | None, front: Front | No
     hub = process.hub
 
     def heard(topic: str, message: str) -> None:
-        if front is not None and front.caches.heard(topic, message):
+        if front is not None and front.caches.handle(topic, message):
             return
         if topic == _DELIVERIES:
             if worker is not None:
@@ -93,7 +95,7 @@ def listening(process: Process, worker: DeliveryWorker | None, front: Front | No
     def resumed() -> None:
         # Whatever was said meanwhile is lost: look for yourself.
         if front is not None:
-            front.door.forget_all()
+            front.callers.invalidate_app()
             front.views.invalidate_all()
         hub.invalidate_all()
         if worker is not None:

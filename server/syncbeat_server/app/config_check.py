@@ -13,11 +13,11 @@ from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres.database import open_database
-from syncbeat_server.storage.redis.address import address_of
-from syncbeat_server.storage.redis.capability_check import found_refused
+from syncbeat_server.storage.redis.address import parse_redis_url
+from syncbeat_server.storage.redis.capability_check import describe_refusals
 
 
-async def faults(settings: Settings, stores: Stores | None) -> list[str]:
+async def find_config_faults(settings: Settings, stores: Stores | None) -> list[str]:
     """What would keep this configuration from serving, or make it unsafe; empty when it is good."""
     found = []
     try:
@@ -59,6 +59,6 @@ async def _store_faults(stores: Stores) -> list[str]:
     except SyncbeatError as error:
         return [error.message]
     try:
-        return await found_refused(address_of(stores.redis_url), "check")
+        return await describe_refusals(parse_redis_url(stores.redis_url), "check")
     except ConfigurationError as error:
         return [error.message]

@@ -20,11 +20,17 @@ def pacing(process: Process) -> tuple[LoadPacer, Admission]:
     settings, hub, database = process.settings, process.hub, process.database
 
     def figures() -> LoadFigures:
-        return LoadFigures(admission.started, admission.shed, hub.opened, admission.under_way, database.waiting)
+        return LoadFigures(
+            admission.started_count, admission.shed_count, hub.opened, admission.in_flight, database.waiting
+        )
 
     limits = LoadLimits(settings.capacity_rps, settings.max_in_flight, settings.database_pool_size)
-    pacer = LoadPacer(process.bus, process.clock, limits, figures, process.metrics)
+    pacer = LoadPacer(process.bus, process.clock, limits, figures, process.metrics.sync)
     admission = Admission(
-        settings.max_in_flight, lambda: pacer.overload, pacer.retry_delay_s, random.random, process.metrics.call_shed
+        settings.max_in_flight,
+        lambda: pacer.overload,
+        pacer.retry_delay_s,
+        random.random,
+        process.metrics.rpc.call_shed,
     )
     return pacer, admission

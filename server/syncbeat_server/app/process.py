@@ -12,19 +12,20 @@ from typing import Any
 
 from syncbeat_server.app.app_configuration import Apps
 from syncbeat_server.clock import Clock, SystemClock
+from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.presence import Presence
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.settings.server import DEFAULT_APP, Settings
-from syncbeat_server.ops.shutdown_budget import Ending
+from syncbeat_server.ops.settings.server import Settings
+from syncbeat_server.ops.shutdown_budget import ShutdownBudget
 from syncbeat_server.push.delivery.channel import app_secret
-from syncbeat_server.runtime.worker_processes import Children, children
+from syncbeat_server.runtime.worker_processes import WorkerProcesses, open_worker_processes
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres.clock_skew import ClockSkew
 from syncbeat_server.storage.postgres.database import Database, open_database
-from syncbeat_server.storage.postgres.pg_notify import Notices
+from syncbeat_server.storage.postgres.pg_notify import PgNotifier
 from syncbeat_server.storage.postgres.stuck_sessions import watch_sessions
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
-from syncbeat_server.storage.redis.monitor import RedisWatch
+from syncbeat_server.storage.redis.monitor import RedisMonitor
 from syncbeat_server.sync.streams.hub import MAX_STREAM_AGE_S, Hub
 
 _CANCEL_AGAIN_S = 0.2
@@ -50,13 +51,13 @@ class Process:
     hub: Hub
     presence: Presence
     apps: Apps
-    notices: Notices
-    ending: Ending
-    children: Children
+    notices: PgNotifier
+    ending: ShutdownBudget
+    worker_processes: WorkerProcesses
 
 
 @asynccontextmanager
-async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIterator[Process]:
+async def opened(settings: Settings, stores: Stores, ending: ShutdownBudget) -> AsyncIterator[Process]:
     """Open the stores and make what every role needs; closed at the end of the block.
 
     Raises:
@@ -72,14 +73,17 @@ async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIte
             await require_restricted_login(conn)
             await require_current_schema(conn)
         apps = Apps(settings, clock)
-        notices, metrics = Notices(database, clock), Metrics()
-        skew = ClockSkew(database, clock, metrics.clock_skew)
+        notices, metrics = PgNotifier(database, clock), Metrics()
+        skew = ClockSkew(database, clock, metrics.storage.clock_skew)
         # Streams are spread as calls are: where connections are to end sooner, so are they.
         age_s = min(MAX_STREAM_AGE_S, settings.connection_age_s)
         hub = Hub(age_s, settings.streams_per_user, settings.streams_per_device)
-        async with open_redis(stores.redis_url, clock, await deployment(database)) as bus, children() as aside:
-            watch = RedisWatch(bus)
-            metrics.watch_redis(bus.health)
+        async with (
+            open_redis(stores.redis_url, clock, await deployment(database)) as bus,
+            open_worker_processes() as aside,
+        ):
+            watch = RedisMonitor(bus)
+            metrics.storage.watch_redis(bus.health)
             await watch.start()
             chores = [bus.run_publisher(), watch.run(), apps.run(), notices.run(), skew.run()]
             async with running([*chores, watch_sessions(database, clock)]):

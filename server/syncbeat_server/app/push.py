@@ -14,8 +14,9 @@ from syncbeat_server.app.tuning import nightly_fit
 from syncbeat_server.auth.erase import OLD_ROWS as OLD_SESSIONS
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
-from syncbeat_server.ops.fault_log import Trouble
-from syncbeat_server.ops.settings.server import AppSettings, Settings
+from syncbeat_server.ops.fault_log import FaultLog
+from syncbeat_server.ops.settings.app import AppSettings
+from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.types import check_base_url
 from syncbeat_server.push.delivery.channel import Channel, app_secret
 from syncbeat_server.push.delivery.flow_control import Gate
@@ -28,7 +29,7 @@ from syncbeat_server.push.providers.log import LogProvider
 from syncbeat_server.push.providers.proxies import NoProxy
 from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 from syncbeat_server.storage.postgres.pg_notify import listen
-from syncbeat_server.storage.redis.token_bucket import Allowance, Rate
+from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from syncbeat_server.storage.retention import Retention
 from syncbeat_server.sync.feed.prune import OLD_ROWS as OLD_SYNC_ROWS
 from syncbeat_server.sync.feed.prune import TombstonePruner
@@ -54,7 +55,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
             process.database,
             channels.by_app,
             process.presence.live,
-            Allowance(process.bus, _rate(settings), process.clock),
+            TokenBucket(process.bus, _rate(settings), process.clock),
             WorkerRule(
                 lease_s=settings.delivery_lease_s,
                 poll_s=settings.delivery_poll_s,
@@ -67,12 +68,12 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
             ),
             process.clock,
             WorkerHooks(
-                process.metrics.attempt_ended,
-                process.metrics.outcomes_voided,
-                process.metrics.removals_braked,
+                process.metrics.push.attempt_ended,
+                process.metrics.push.outcomes_voided,
+                process.metrics.push.removal_limit_hit,
                 channels.audited,
-                process.metrics.woken,
-                process.metrics.wake_ups_missed,
+                process.metrics.push.woken,
+                process.metrics.push.wake_ups_missed,
             ),
         )
         listening = [] if session_url is None else [listen(session_url.get_secret_value(), worker.wake, process.clock)]
@@ -84,7 +85,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
                 yield worker
             finally:
                 retention.stop()
-                await worker.drain(process.ending.left_s())
+                await worker.drain(process.ending.remaining_s())
     finally:
         await channels.close()
 
@@ -92,7 +93,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
 def retention_of(process: Process) -> Retention:
     """What deletes the old rows of every feature."""
     kinds = [*old_rows(process.settings.keep_deliveries_days), *OLD_SESSIONS, *OLD_SYNC_ROWS]
-    return Retention(process.database, kinds, process.clock, process.metrics.rows_forgotten)
+    return Retention(process.database, kinds, process.clock, process.metrics.storage.rows_deleted)
 
 
 class _Channels:
@@ -102,7 +103,7 @@ class _Channels:
         self._process = process
         self._changed = asyncio.Event()
         self._made_of: dict[str, object] = {}
-        self._troubles: dict[str, Trouble] = {}
+        self._troubles: dict[str, FaultLog] = {}
         self._retired: list[Provider] = []
         self.by_app: dict[str, Channel] = {}
 
@@ -126,13 +127,14 @@ class _Channels:
         apps = self._process.apps.current
         for app_id, app in apps.items():
             trouble = self._troubles.setdefault(
-                app_id, Trouble(_log, "an app keeps its provider", "an app's provider can be made again", app_id=app_id)
+                app_id,
+                FaultLog(_log, "an app keeps its provider", "an app's provider can be made again", app_id=app_id),
             )
             try:
                 await self._make(app_id, app)
-                trouble.ended()
+                trouble.resolve()
             except Exception as error:  # noqa: BLE001  # nor may what one app is given end the deliveries of all
-                trouble.met(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
+                trouble.report(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
                 good = False
         for app_id in self.by_app.keys() - apps.keys():
             self._retire(self.by_app.pop(app_id))
@@ -154,7 +156,7 @@ class _Channels:
 
     def audited(self, figures: QueueFigures) -> None:
         """Show the queue's figures."""
-        metrics = self._process.metrics
+        metrics = self._process.metrics.push
         metrics.queue_counted(figures.waiting, figures.unaccounted)
         metrics.breakers({app_id: c.gate.breaker is not BreakerState.CLOSED for app_id, c in self.by_app.items()})
 

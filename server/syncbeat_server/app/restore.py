@@ -26,7 +26,7 @@ class Renewal:
     answers: int | None
 
 
-class Restoring:
+class RestoredDatabase:
     """A restored database, and the Redis of its deployment, for one run of the command."""
 
     def __init__(self, database: Database, bus: RedisBus | None, app_id: str | None) -> None:
@@ -55,7 +55,7 @@ class Restoring:
 
 
 @asynccontextmanager
-async def restoring(stores: Stores, app_id: str | None, *, skip_redis: bool) -> AsyncIterator[Restoring]:
+async def open_restored(stores: Stores, app_id: str | None, *, skip_redis: bool) -> AsyncIterator[RestoredDatabase]:
     """Open the stores as the service does, and see that all that will be needed answers before anything is done.
 
     Raises:
@@ -68,7 +68,7 @@ async def restoring(stores: Stores, app_id: str | None, *, skip_redis: bool) -> 
             await require_restricted_login(conn)
             await require_current_schema(conn)
         if skip_redis:
-            yield Restoring(database, None, app_id)
+            yield RestoredDatabase(database, None, app_id)
             return
         async with open_redis(stores.redis_url, SystemClock(), await deployment(database)) as bus:
             try:
@@ -78,4 +78,4 @@ async def restoring(stores: Stores, app_id: str | None, *, skip_redis: bool) -> 
                     f"{error.message}, and may keep answers of calls that the restore took back: start it, or give "
                     "--skip-redis and flush it before it is used again"
                 ) from error
-            yield Restoring(database, bus, app_id)
+            yield RestoredDatabase(database, bus, app_id)

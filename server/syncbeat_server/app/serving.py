@@ -16,22 +16,23 @@ from syncbeat_server.app.load_pacing import pacing
 from syncbeat_server.app.process import Process, Stores, opened, running
 from syncbeat_server.app.push import running_worker
 from syncbeat_server.app.sync import syncing
-from syncbeat_server.auth.cluster_token_cache import TokenCaches
-from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshLimits
+from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
+from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
-from syncbeat_server.auth.sessions.service import SessionService, Signing
+from syncbeat_server.auth.sessions.service import SessionService, SigningKeys
 from syncbeat_server.auth.tokens.keys import public_jwks
+from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.user_lifecycle import UserLifecycle
-from syncbeat_server.ops.settings.server import DEFAULT_APP, Role, Settings
-from syncbeat_server.ops.shutdown_budget import Ending, given_up
+from syncbeat_server.ops.settings.server import Role, Settings
+from syncbeat_server.ops.shutdown_budget import ShutdownBudget, cancelled_on_stop
 from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.delivery.channel import app_secret
 from syncbeat_server.push.delivery.watch import DeliveryWatches
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.service import PushService
-from syncbeat_server.storage.idempotency_cache import Replays
+from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.sync.hints.cursor_recorder import CursorRecorder
 from syncbeat_server.sync.hints.view_cache import ViewCache
 
@@ -50,8 +51,8 @@ async def serve(
         DependencyDown: the database cannot be reached at the start.
         MigrationNeeded: it is older than this code.
     """
-    ending = Ending(settings.drain_s)
-    with given_up(stop) as started:
+    ending = ShutdownBudget(settings.drain_s)
+    with cancelled_on_stop(stop) as started:
         async with AsyncExitStack() as stack:
             process = await stack.enter_async_context(opened(settings, stores, ending))
             worker: DeliveryWorker | None = None
@@ -72,7 +73,7 @@ async def serve(
             ready(address)
             await stop.wait()
             _log.info("draining")
-            ending.begin()
+            ending.start()
             if worker is not None:
                 worker.claim_no_more()  # while RPCs drain, so that both share the time
     _log.info("stopped")
@@ -82,13 +83,13 @@ async def serve(
 async def _front(process: Process) -> AsyncIterator[Front]:
     at_door = callers(process.settings, process.database, process.clock)
     name = f"{socket.gethostname()}:{os.getpid()}"
-    caches = TokenCaches(at_door.door, process.bus, name, process.hub.callers_changed)
-    process.metrics.watch_token_cache(at_door.door.stats)
+    caches = ClusterTokenCache(at_door.caches, at_door.jwks, process.bus, name, process.hub.callers_changed)
+    process.metrics.auth.watch_token_cache(at_door.caches.tokens.stats)
     size = process.settings.view_cache_size
     views = ViewCache(process.clock, lambda: process.bus.listening, size)
     try:
         async with running([caches.run(), *(store.run() for store in at_door.jwks)]):
-            yield Front(at_door.door, caches, views)
+            yield Front(at_door.door, at_door.caches, caches, views)
     finally:
         await at_door.close()
 
@@ -97,7 +98,7 @@ async def _front(process: Process) -> AsyncIterator[Front]:
 async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: Front) -> AsyncIterator[str]:
     # gRPC and protobuf are loaded only by processes that serve RPCs.
     from syncbeat_server.app.listeners import listeners
-    from syncbeat_server.rpc.handler_pipeline import Interceptors
+    from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
     from syncbeat_server.rpc.server import ConnectionAge, RpcServer
     from syncbeat_server.rpc.servicers.auth import AuthServicer
     from syncbeat_server.rpc.servicers.directory import DirectoryServicer
@@ -112,7 +113,9 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     directory = DirectoryService(database, cancel_waiting, tell)
     templates = process.apps.templates
     server = RpcServer(
-        Interceptors(front.door, process.metrics, clock, admission, settings.trusted_proxies, process.children.run),
+        HandlerPipeline(
+            front.door, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
+        ),
         {
             "SyncService": SyncServicer(
                 sync.service, sync.streams, sync.firehose, sync.publisher, front.door.recheck, templates
@@ -127,21 +130,21 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     )
     async with running(sync.tasks):
         port, *_ = await server.start(listeners(settings))
-        server.ready()
+        server.set_serving()
         try:
             yield f"{settings.listen.rpartition(':')[0]}:{port}"
         finally:
             # Streams are asked to end first, so that each says where it was; then the calls under way may finish.
-            server.retire()
+            server.drain()
             process.hub.drain()
             watches.drain()
-            await server.stop(process.ending.left_s())
+            await server.stop(process.ending.remaining_s())
             await _flushed(process, sync.cursors)
 
 
 async def _flushed(process: Process, cursors: CursorRecorder) -> None:
     try:
-        if await process.ending.within(cursors.flush(), _FLUSH_S):
+        if await process.ending.wait_for(cursors.flush(), _FLUSH_S):
             return
     except SyncbeatError as error:
         _log.warning("cursors not recorded", extra={"reason": error.reason})
@@ -170,7 +173,9 @@ async def _ops_http(process: Process, stop: asyncio.Event) -> AsyncIterator[None
 
 async def _push(process: Process, tell: Tellers) -> PushService:
     secrets = {app_id: await app_secret(process.database, app_id) for app_id in process.settings.all_apps()}
-    return PushService(process.database, Replays(process.bus, process.clock), secrets, tell.deliveries_accepted)
+    return PushService(
+        process.database, IdempotencyCache(process.bus, process.clock), secrets, tell.deliveries_accepted
+    )
 
 
 def _sessions(process: Process, tell: Tellers) -> SessionService:
@@ -179,7 +184,7 @@ def _sessions(process: Process, tell: Tellers) -> SessionService:
     signing = None
     if settings.session_keys is not None:
         secrets = {kid: secret.get_secret_value().encode() for kid, secret in settings.session_secrets.items()}
-        signing = Signing({name: keys[0] for name, keys in rows.items()}, RefreshKeys(secrets))
-    limits = RefreshLimits(process.clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
+        signing = SigningKeys({name: keys[0] for name, keys in rows.items()}, RefreshKeys(secrets))
+    limits = RefreshRateLimit(process.clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
     rule = session_rule(settings)
     return SessionService(process.database, signing, rule, process.clock, tell.caller_changed, limits)

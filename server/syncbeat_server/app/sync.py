@@ -52,7 +52,7 @@ def syncing(process: Process, front: Front, tell: Tellers, pacer: LoadPacer) -> 
         return process.bus.listening
 
     def restored() -> None:
-        front.door.forget_all()
+        front.callers.invalidate_app()
         front.views.invalidate_all()
         cursors.clear()
         hub.invalidate_all(restored=True)
@@ -66,7 +66,7 @@ def syncing(process: Process, front: Front, tell: Tellers, pacer: LoadPacer) -> 
         service=SyncService(database, reader, hints, writers, tell),
         streams=HintStreams(context, recorders, writers, keeper.streams_changed),
         firehose=Firehose(context, database, listening),
-        publisher=Publisher(database, clock, tuner.tuning, tell, tuner.recorder, process.children.run),
+        publisher=Publisher(database, clock, tuner.tuning, tell, tuner.recorder, process.worker_processes.run),
         cursors=cursors,
         tasks=[
             *(cursors.run(), writers.run(), keeper.run(), keeper.run_refresh()),

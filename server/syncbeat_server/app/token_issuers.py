@@ -9,11 +9,11 @@ from datetime import timedelta
 
 from syncbeat_server.auth.model import OPTIONAL_CLAIMS, Issuer, KeyRow
 from syncbeat_server.auth.tokens.issuer_presets import PROFILES, Profile
-from syncbeat_server.auth.tokens.keys import SYMMETRIC, also_without_kid, keys_of_jwks
+from syncbeat_server.auth.tokens.keys import SYMMETRIC, parse_jwks, with_kidless_row
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.files import read_file
-from syncbeat_server.ops.settings.issuer import DEFAULT_ISSUER, IssuerSettings, Subjects, UnknownUsers
-from syncbeat_server.ops.settings.server import AppSettings
+from syncbeat_server.ops.settings.app import AppSettings
+from syncbeat_server.ops.settings.issuer import DEFAULT_ISSUER, IssuerSettings, SubjectFormat, UnknownUsers
 from syncbeat_server.ops.settings.types import check_base_url
 
 _log = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ def issuer_of(app_id: str, given: IssuerSettings) -> Issuer:
     if given.jwt_profile and given.jwt_issuer == DEFAULT_ISSUER:
         raise ConfigurationError(f"SYNCBEAT_JWT_ISSUER: set it to what tokens of {given.jwt_profile} have as `iss`")
     set_here = {"JWT_AUDIENCE": given.jwt_audience, "JWT_CLIENTS": given.jwt_clients}
-    if profile.asks_for and not any(set_here[name] for name in profile.asks_for):
-        either = " or ".join(f"SYNCBEAT_{name}" for name in profile.asks_for)
+    if profile.needs_one_of and not any(set_here[name] for name in profile.needs_one_of):
+        either = " or ".join(f"SYNCBEAT_{name}" for name in profile.needs_one_of)
         raise ConfigurationError(f"{either}: set it, or the tokens of every app of this {given.jwt_profile} are let in")
     # Who names audiences wants them told, also where such tokens usually tell none.
     required = profile.required | ({"aud"} if given.jwt_audience else set())
@@ -86,14 +86,14 @@ def issuer_of(app_id: str, given: IssuerSettings) -> Issuer:
         audiences=given.jwt_audience or _usual_audiences(given, profile),
         required=required - given.jwt_optional,
         roles=given.jwt_roles or profile.roles,
-        uuid_subjects=profile.uuid_subjects if given.jwt_subjects is None else given.jwt_subjects is Subjects.UUID,
+        uuid_subjects=profile.uuid_subjects if given.jwt_subjects is None else given.jwt_subjects is SubjectFormat.UUID,
         leeway=timedelta(seconds=given.jwt_leeway_s),
-        first_sight=given.unknown_users is UnknownUsers.ACCEPT,
+        accept_unknown_users=given.unknown_users is UnknownUsers.ACCEPT,
         clients=given.jwt_clients if given.jwt_clients != {_ANY_CLIENT} else frozenset(),
         client_optional=profile.client_optional or "azp" in given.jwt_optional,
         types=profile.types,
         rules=profile.rules,
-        id_tokens=profile.id_tokens,
+        accept_id_tokens=profile.accept_id_tokens,
     )
 
 
@@ -120,9 +120,9 @@ def _usual_keys(given: IssuerSettings, profile: Profile) -> str:
 def _rows(given: IssuerSettings, issuer: Issuer, jwks_url: str) -> tuple[list[KeyRow], list[str]]:
     secrets = [KeyRow(issuer, kid, SYMMETRIC, secret.get_secret_value()) for kid, secret in given.jwt_secrets.items()]
     if given.jwks_file is None:
-        return also_without_kid(secrets), []
+        return with_kidless_row(secrets), []
     try:
-        published, left_out = keys_of_jwks(read_file(given.jwks_file), issuer)
+        published, left_out = parse_jwks(read_file(given.jwks_file), issuer)
     except ValueError as error:
         raise ConfigurationError(f"SYNCBEAT_JWKS_FILE: {error}") from None
     if not published:
@@ -132,4 +132,4 @@ def _rows(given: IssuerSettings, issuer: Issuer, jwks_url: str) -> tuple[list[Ke
     if twice:
         raise ConfigurationError(f"SYNCBEAT_JWKS_FILE: its kid {twice[0]!r} is also one of SYNCBEAT_JWT_SECRETS")
     # Where others are published too, nobody knows that this one is the only one.
-    return also_without_kid(secrets) + (published if jwks_url else also_without_kid(published)), left_out
+    return with_kidless_row(secrets) + (published if jwks_url else with_kidless_row(published)), left_out

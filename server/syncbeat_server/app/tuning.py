@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 
 from syncbeat_server.app.process import Process
-from syncbeat_server.ops.settings.server import DEFAULT_STALENESS_S, AppSettings
+from syncbeat_server.defaults import TARGET_STALENESS_S
+from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.sync.model import Priority
-from syncbeat_server.sync.policy.baselines import PolicyName
 from syncbeat_server.sync.policy.hint import TIER_S
 from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind
@@ -22,7 +22,7 @@ _TIERS = {tier.value: longest_s for tier, longest_s in TIER_S.items()} | {Priori
 def hint_tuner(process: Process) -> HintTuner:
     """What tunes the hints of a process that serves them, shown in its metrics."""
     tuner = HintTuner(process.database, lambda: _goals(process), process.hub.live_devices, process.clock)
-    process.metrics.watch_sync(lambda: tuner.recorder.counters, STALENESS_S, INTERVALS_S, _TIERS)
+    process.metrics.sync.watch_apps(lambda: tuner.recorder.counters, STALENESS_S, INTERVALS_S, _TIERS)
     return tuner
 
 
@@ -37,7 +37,7 @@ def _goals(process: Process) -> Mapping[str, TuningGoal]:
 
 def goal_of(app: AppSettings) -> TuningGoal:
     """What an app's settings say of its hints."""
-    return TuningGoal(_target(app), Bounds(app.poll_floor_s, app.longest_poll_s), PolicyName(app.policy))
+    return TuningGoal(_target(app), Bounds(app.poll_floor_s, app.longest_poll_s), app.policy)
 
 
 def _target(app: AppSettings) -> Target:
@@ -45,4 +45,4 @@ def _target(app: AppSettings) -> Target:
         return Target(TargetKind.BUDGET, float(app.requests_per_day))
     if app.staleness_p95_s is not None:
         return Target(TargetKind.P95, app.staleness_p95_s)
-    return Target(TargetKind.MEAN, app.staleness_target_s or DEFAULT_STALENESS_S)
+    return Target(TargetKind.MEAN, app.staleness_target_s or TARGET_STALENESS_S)

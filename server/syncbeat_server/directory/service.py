@@ -12,7 +12,7 @@ from syncbeat_server.directory.model import MAX_SCOPES, Device, Member, Preferen
 from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_moves
 from syncbeat_server.directory.token_moves import Move, digest_of, find_move, registration_refusal
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, NotFound, RateLimited
-from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, become_user
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, take_user_role
 
 MAX_MEMBERS = 10_000
 
@@ -66,7 +66,7 @@ class DirectoryService:
             await device_locks.lock_devices(conn, device.app_id, device.user_id, device.device_id)
             await self._cancel_waiting(conn, device.app_id, device.user_id, device.device_id, stays=True)
         if by_user:
-            await become_user(conn, RowOwner(device.app_id, device.user_id))
+            await take_user_role(conn, RowOwner(device.app_id, device.user_id))
         return await devices.upsert_device(conn, device, digest)
 
     async def _release_token(
@@ -86,7 +86,7 @@ class DirectoryService:
             await self._cancel_waiting(conn, app_id, user_id, device_id, stays=False)
             await device_locks.lock_keys(conn, app_id, user_id, device_id)
             if by_user:
-                await become_user(conn, RowOwner(app_id, user_id))
+                await take_user_role(conn, RowOwner(app_id, user_id))
             if not await device_locks.delete_devices(conn, app_id, user_id, device_id):
                 raise _absent(by_user=by_user)
         self._notifier.devices_changed(app_id, [user_id])

@@ -14,12 +14,12 @@ from syncbeat_server.directory.change_notifier import ChangeNotifier
 from syncbeat_server.errors import InvalidRequest, SyncbeatError
 from syncbeat_server.push.accept import accept, new_notification_id
 from syncbeat_server.push.model import Content, Kind, Lane, NewNotification, Target
-from syncbeat_server.runtime.concurrency_limit import Turns
-from syncbeat_server.runtime.worker_processes import Aside, inline
+from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
+from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.idempotency import Answer, RequestKey
-from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, become_user, step_up
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, leave_user_role, take_user_role
 from syncbeat_server.sync.feed.writer import Append, AppendResult, append, locate_violation
 from syncbeat_server.sync.model import Cursor, NewChange
 from syncbeat_server.sync.policy import Prior, Tuning
@@ -89,7 +89,7 @@ class Publisher:
         tuning: Callable[[str], Tuning],
         notifier: ChangeNotifier,
         recorder: HintRecorder,
-        offload: Aside = inline,
+        offload: RunInWorker = run_inline,
     ) -> None:
         """`tuning(app)` has an app's prior; `offload` runs merges of large values.
 
@@ -103,7 +103,7 @@ class Publisher:
         self._offload = offload
         self._large = asyncio.Semaphore(_MAX_LARGE_CALLS)
         # Further calls of a caller wait without a connection.
-        self._turns = Turns[tuple[str, str]](_MAX_ALONE_PER_CALLER)
+        self._alone = ConcurrencyLimit[tuple[str, str]](_MAX_ALONE_PER_CALLER)
         self._batches: Batcher[Publish, Published] = Batcher(self._write, max_batch=_MAX_BATCH, abandons=True)
 
     async def publish(self, publish: Publish) -> Published:
@@ -122,12 +122,12 @@ class Publisher:
                 return await self._batches.submit(publish)
             return await self._publish_alone(publish)
         except InvalidRequest as error:
-            async with self._turns.turn((publish.app_id, publish.caller)), self._database.transaction() as conn:
+            async with self._alone.slot((publish.app_id, publish.caller)), self._database.transaction() as conn:
                 call = Append(publish.app_id, publish.changes)
                 raise await locate_violation(conn, call, error, self._offload) from error
 
     async def _publish_alone(self, publish: Publish) -> Published:
-        async with self._turns.turn((publish.app_id, publish.caller)):
+        async with self._alone.slot((publish.app_id, publish.caller)):
             if _patch_bytes(publish) > _MAX_SHARED_BYTES:
                 async with self._large:
                     (answer,) = await self._write([publish])
@@ -157,10 +157,10 @@ class Publisher:
         calls = [Append(publish.app_id, publish.changes, publish.trigger is not None) for publish in publishes]
         # The request's record is the caller's, who may be a service: only the feed is written as the user.
         if first.user_id is not None:
-            await become_user(conn, RowOwner(first.app_id, first.user_id))
+            await take_user_role(conn, RowOwner(first.app_id, first.user_id))
         appended = await append(conn, calls, self._prior, create_scopes=not by_user, offload=self._offload)
         if by_user:
-            await step_up(conn)
+            await leave_user_role(conn)
         wake_ups: dict[int, NewNotification] = {}
         for index, (publish, result) in enumerate(zip(publishes, appended, strict=True)):
             if publish.trigger is not None and isinstance(result, AppendResult):

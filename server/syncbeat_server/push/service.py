@@ -23,7 +23,7 @@ from syncbeat_server.push.store import lifecycle, notifications
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.idempotency import Answer, RequestKey
-from syncbeat_server.storage.idempotency_cache import Replays
+from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.storage.postgres.database import Connection, Database
 
 _SEND, _REDRIVE = "SendNotification", "RedriveDeliveries"
@@ -39,7 +39,7 @@ class PushService:
     """What callers ask about notifications, and devices about their deliveries."""
 
     def __init__(
-        self, database: Database, replays: Replays, secrets: Mapping[str, bytes], accepted: Callable[[], None]
+        self, database: Database, replays: IdempotencyCache, secrets: Mapping[str, bytes], accepted: Callable[[], None]
     ) -> None:
         """`secrets` by app; `accepted` is called after each commit that made deliveries: it wakes the workers."""
         self._database = database

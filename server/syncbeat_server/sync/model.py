@@ -12,9 +12,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 ScopeKey = tuple[str, str]
-"""The app and the scope."""
+"""An app's id and the name of one of its scopes."""
 UserKey = tuple[str, str]
-"""The app and the user."""
+"""An app's id and that of one of its users."""
 
 
 class Priority(StrEnum):

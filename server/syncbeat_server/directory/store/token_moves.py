@@ -6,7 +6,7 @@ from datetime import datetime
 
 from syncbeat_server.directory.model import Holder, Registration, TokenMove
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
+from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 
 
 async def lock_token(conn: Connection, app_id: str, digest: bytes) -> None:
@@ -81,9 +81,9 @@ async def record_move(
     )
 
 
-FORGET_MOVES = oldest("token_moves", "app_id, move_id", "moved_at", "180 days")
+FORGET_MOVES = delete_oldest_sql("token_moves", "app_id, move_id", "moved_at", "180 days")
 
 
-async def forget_moves(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+async def forget_moves(conn: Connection, limit: int, since: datetime | None = None) -> DeletedBatch:
     """Delete up to `limit` moves of tokens that are older than half a year."""
-    return await forget_oldest(conn, FORGET_MOVES, limit, since)
+    return await delete_oldest(conn, FORGET_MOVES, limit, since)

@@ -67,20 +67,20 @@ class Gate:
             return free
         if self.closed_for_s() > 0:
             return 0
-        tries = self._breaker.room
+        tries = self._breaker.free_permits
         return free if tries is None else min(free, tries)
 
     def closed_for_s(self, platform: str = "") -> float:
         """Seconds until it may open again, for a platform or for those that are not paused; 0 when it is open."""
         now = self._clock.monotonic()
-        return max(self._breaker.opens_in_s, self._pace.paused_for(now), self._platforms.paused_for(platform, now))
+        return max(self._breaker.retry_in_s, self._pace.paused_for(now), self._platforms.paused_for(platform, now))
 
     def enter(self, platform: str) -> Permit | None:
         """Leave to send one to a platform now; None when what was claimed has to wait after all."""
         now = self._clock.monotonic()
         if self._pace.paused_for(now) > 0 or self._platforms.paused_for(platform, now) > 0:
             return None
-        return self._breaker.enter()
+        return self._breaker.acquire()
 
     def learned(self, permit: Permit, outcome: Outcome, platform: str) -> None:
         """Learn from what came of what was let through. A dead token or a bad message is no failure of the provider.

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.defaults import DELIVERY_LEASE_S, DELIVERY_POLL_S
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.push.accept import close_windows, expand
 from syncbeat_server.push.delivery import maintenance
@@ -31,7 +32,7 @@ from syncbeat_server.push.policy.decisions import RetryRule
 from syncbeat_server.push.store import queue, resends
 from syncbeat_server.push.store.queue_frontier import Frontier
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.redis.token_bucket import Allowance
+from syncbeat_server.storage.redis.token_bucket import TokenBucket
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ _REFILL = 0.5  # of what may be in flight: below it the next ones are claimed, s
 class WorkerRule:
     """How a worker works: length of a lease, how often it looks unasked."""
 
-    lease_s: float = 30.0
-    poll_s: float = 1.0
+    lease_s: float = DELIVERY_LEASE_S
+    poll_s: float = DELIVERY_POLL_S
     retry: RetryRule = field(default_factory=RetryRule)
 
 
@@ -76,7 +77,7 @@ class DeliveryWorker:
         database: Database,
         channels: Mapping[str, Channel],
         live: Live,
-        allowance: Allowance,
+        allowance: TokenBucket,
         rule: WorkerRule,
         clock: Clock,
         hooks: WorkerHooks = WorkerHooks(),
@@ -254,7 +255,7 @@ class DeliveryWorker:
                 continue
             if self._credit[app_id] < free:
                 wanted = free - self._credit[app_id]
-                grant = await self._allowance.take(channel.rate_key, wanted, 1 / channel.gate.share)
+                grant = await self._allowance.acquire(channel.rate_key, wanted, 1 / channel.gate.share)
                 self._credit[app_id] += grant.count
                 self._wake_in(grant.wait_s)
             if self._credit[app_id] > 0:

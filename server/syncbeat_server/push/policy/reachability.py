@@ -12,9 +12,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from syncbeat_server.directory.model import REACH_HALF_LIFE_S
-
-HALF_LIFE_S = REACH_HALF_LIFE_S
 RECENT_HALF_LIFE_S = 600.0
 KNOWN_SHARE = 0.5
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from syncbeat_server.defaults import RESEND_DELAYS_S
 from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, Finished, Kind, Reason
 from syncbeat_server.push.policy import reachability
 
@@ -26,7 +27,7 @@ class ResendRule:
     `last_s`: for how long the last one is waited for.
     """
 
-    after_s: tuple[float, ...] = (15.0, 30.0, 60.0, 120.0)
+    after_s: tuple[float, ...] = RESEND_DELAYS_S
     last_s: float = 30.0
 
     def wait_s(self, resends: int) -> float:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from syncbeat_server.push.model import NOW_S, DeliveryFilter, DeliveryState
 from syncbeat_server.push.store import fanout
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import BEGINNING, Batch, forget_oldest, oldest
+from syncbeat_server.storage.retention import BEGINNING, DeletedBatch, delete_oldest, delete_oldest_sql
 
 REDRIVEN_AT_ONCE = 10_000
 _DELIVERIES_OF_EACH = 10
@@ -163,7 +163,9 @@ FORGET_DELIVERIES = """
            array_agg(app_id) AS app_ids, array_agg(notification_id) AS notification_ids FROM old"""
 
 
-async def forget_notifications(conn: Connection, days: float, limit: int, since: datetime | None = None) -> Batch:
+async def forget_notifications(
+    conn: Connection, days: float, limit: int, since: datetime | None = None
+) -> DeletedBatch:
     """Delete up to `limit` notifications that ended longer than `days` ago, after their deliveries.
 
     Of those at most ten times as many, so that one with a million takes several batches instead of one long statement.
@@ -171,7 +173,7 @@ async def forget_notifications(conn: Connection, days: float, limit: int, since:
     most = limit * _DELIVERIES_OF_EACH
     row = await conn.fetchrow(FORGET_DELIVERIES, days, limit, since or BEGINNING, most)
     if row is None or not row["found"]:
-        return Batch(0, more=False, place=since)
+        return DeletedBatch(0, more=False, place=since)
     gone = await conn.fetch(
         """DELETE FROM notifications n USING unnest($1::text[], $2::uuid[]) AS k (app_id, notification_id)
            WHERE (n.app_id, n.notification_id) = (k.app_id, k.notification_id)
@@ -183,18 +185,18 @@ async def forget_notifications(conn: Connection, days: float, limit: int, since:
     )
     count = row["gone"] + len(gone)
     if len(gone) < row["found"]:  # some have more deliveries than go at once
-        return Batch(count, more=count > 0, place=since)
-    return Batch(count, more=row["found"] == limit, place=row["last"])
+        return DeletedBatch(count, more=count > 0, place=since)
+    return DeletedBatch(count, more=row["found"] == limit, place=row["last"])
 
 
-FORGET_WINDOWS = oldest(
+FORGET_WINDOWS = delete_oldest_sql(
     "dedupe_windows", "app_id, user_id, device_id, dedupe_key, scope", "window_until", "1 hour", "trailed_by IS NULL"
 )
 
 
-async def forget_windows(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+async def forget_windows(conn: Connection, limit: int, since: datetime | None = None) -> DeletedBatch:
     """Delete up to `limit` dedupe windows that ended a while ago with nothing trailing."""
-    return await forget_oldest(conn, FORGET_WINDOWS, limit, since)
+    return await delete_oldest(conn, FORGET_WINDOWS, limit, since)
 
 
 async def unaccounted(conn: Connection, within: timedelta, limit: int) -> tuple[int, int]:

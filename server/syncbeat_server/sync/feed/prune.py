@@ -7,7 +7,7 @@ import logging
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.retention import OldRows
+from syncbeat_server.storage.retention import RetentionRule
 from syncbeat_server.sync.store import tombstones
 from syncbeat_server.sync.store.change_samples import forget_samples
 from syncbeat_server.sync.store.device_cursors import forget_left
@@ -20,9 +20,9 @@ _BATCH = 1_000
 _PAUSE_S = 0.1
 
 OLD_ROWS = (
-    OldRows("change_samples", forget_samples),
+    RetentionRule("change_samples", forget_samples),
     # Each time reads all cursors, so once a day is enough.
-    OldRows("device_cursors", forget_left, every_s=86_400.0),
+    RetentionRule("device_cursors", forget_left, every_s=86_400.0),
 )
 
 

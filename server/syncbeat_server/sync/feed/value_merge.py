@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from syncbeat_server.errors import FieldViolation, InvalidRequest
-from syncbeat_server.runtime.worker_processes import Aside, inline
+from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Connection, StatementRejected
 from syncbeat_server.sync.content.merge_patch import apply, compose_each
 from syncbeat_server.sync.store import change_writes
@@ -44,7 +44,7 @@ class PlannedWrite(NamedTuple):
         return self[:3]
 
 
-async def write_values(conn: Connection, planned: Sequence[PlannedWrite], offload: Aside) -> None:
+async def write_values(conn: Connection, planned: Sequence[PlannedWrite], offload: RunInWorker) -> None:
     """Merge and write the patches of keys whose scopes are locked. `offload` runs merges of large values.
 
     Raises:
@@ -62,7 +62,7 @@ async def write_values(conn: Connection, planned: Sequence[PlannedWrite], offloa
         raise
 
 
-async def merged_writes(conn: Connection, planned: Sequence[PlannedWrite], offload: Aside) -> list[Write]:
+async def merged_writes(conn: Connection, planned: Sequence[PlannedWrite], offload: RunInWorker) -> list[Write]:
     """Return the writes for planned patches, in their order.
 
     The patches of a key are composed to two at most, which PostgreSQL merges onto the old value; the costly ones are
@@ -77,7 +77,7 @@ async def merged_writes(conn: Connection, planned: Sequence[PlannedWrite], offlo
     several = [plan.patches for plan in rest if len(plan.patches) > 1]
     try:
         is_large = sum(len(patch or "") for patches in several for patch in patches) > _MAX_INLINE_BYTES
-        composed = await (offload if is_large else inline)(compose_each, [plan.patches for plan in rest])
+        composed = await (offload if is_large else run_inline)(compose_each, [plan.patches for plan in rest])
         writes = [
             Write(*plan.change_key, plan.sequences[-1], *patches) for plan, patches in zip(rest, composed, strict=True)
         ]
@@ -104,7 +104,7 @@ def _count_objects(plan: PlannedWrite) -> int:
     return sum(patch.count("{") for patch in plan.patches if patch is not None)
 
 
-async def _merge_in_python(conn: Connection, plan: PlannedWrite, offload: Aside) -> Write:
+async def _merge_in_python(conn: Connection, plan: PlannedWrite, offload: RunInWorker) -> Write:
     value = await change_writes.value_of(conn, *plan.change_key)  # one at a time: a call may have a thousand
     merged = await offload(apply, value, plan.patches)
     return Write(*plan.change_key, plan.sequences[-1], None, merged, whole=True)

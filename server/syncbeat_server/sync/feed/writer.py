@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, SequenceMismatch, SyncbeatError
-from syncbeat_server.runtime.worker_processes import Aside, inline
+from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.sync.feed.value_merge import TOO_LARGE, PlannedWrite, merged_writes, write_values
 from syncbeat_server.sync.model import Cursor, NewChange, ScopeKey, Signal
@@ -38,7 +38,7 @@ async def append(
     prior: Callable[[str], Prior],
     *,
     create_scopes: bool,
-    offload: Aside = inline,
+    offload: RunInWorker = run_inline,
 ) -> list[AppendResult | SyncbeatError]:
     """Write the changes of several calls. A call whose expectation fails gets its error and writes nothing.
 
@@ -85,7 +85,7 @@ async def append(
 
 
 async def locate_violation(
-    conn: Connection, call: Append, error: InvalidRequest, offload: Aside = inline
+    conn: Connection, call: Append, error: InvalidRequest, offload: RunInWorker = run_inline
 ) -> InvalidRequest:
     """Return the error of a refused call with the change that caused it, where it can be found: the last of its key."""
     planned: dict[ChangeKey, PlannedWrite] = {}

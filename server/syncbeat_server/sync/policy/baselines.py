@@ -7,7 +7,6 @@ whichever is larger; the tier table is what backends write by hand; the multipli
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 
 from syncbeat_server.sync.model import Windows
 from syncbeat_server.sync.policy.interval import Bounds
@@ -22,15 +21,6 @@ _PRIOR_CHANGES = 0.5
 _TIERS = ((1.5, 10.0), (0.5, 30.0), (0.02, 120.0))  # recent changes (decayed), and the interval from there on
 _SLOWEST_S = 300.0
 _ON_NEWS, _ON_NONE = 0.5, 1.5
-
-
-class PolicyName(StrEnum):
-    """Names the policy that decides the intervals of an app."""
-
-    ADAPTIVE = "adaptive"
-    SQRT_EWMA = "sqrt-ewma"
-    TIER_TABLE = "tier-table"
-    FIXED = "fixed-30s"
 
 
 def windows_after_change(windows: Windows, now: float) -> Windows:

@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import NamedTuple
 
+from syncbeat_server.defaults import LONGEST_POLL_S, SchedulingPolicy
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, Hint, Priority, Reach, ScopeState
 from syncbeat_server.sync.policy.attention import attention, poll_cost
-from syncbeat_server.sync.policy.baselines import FIXED_S, PolicyName, ewma_rate, square_root_interval, tier_interval
+from syncbeat_server.sync.policy.baselines import FIXED_S, ewma_rate, square_root_interval, tier_interval
 from syncbeat_server.sync.policy.belief import Outlook
 from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.interval import Bounds, poll_interval
-from syncbeat_server.sync.policy.reach import LONGEST_S, STREAM_MISSES, longest_wait, miss_share
+from syncbeat_server.sync.policy.reach import STREAM_MISSES, longest_wait, miss_share
 from syncbeat_server.sync.policy.scope_signal import signal_expected
 
 TIER_S = {Priority.IMMEDIATE: 10.0, Priority.FAST: 30.0, Priority.NORMAL: 120.0, Priority.SLOW: 300.0}
@@ -76,7 +77,7 @@ def decide(
     interval = decision.interval_s
     looking = situation.activity.state is ActivityState.FOREGROUND
     if pace is not None:
-        interval = min(LONGEST_S, decision.held_s, pace(interval, not looking))
+        interval = min(LONGEST_POLL_S, decision.held_s, pace(interval, not looking))
     return Hint(
         poll_interval_s=interval,
         priority=tier(interval),
@@ -84,7 +85,7 @@ def decide(
         changed=changed,
         heads=heads_of(situation.scopes) if heads is None else heads,
         prefer_stream=looking and _prefers_stream(situation, tuning, now, decision),
-        valid_s=min(LONGEST_S, max(_MIN_VALID_S, _VALID_INTERVALS * interval)),
+        valid_s=min(LONGEST_POLL_S, max(_MIN_VALID_S, _VALID_INTERVALS * interval)),
         explanation=_explanation(situation, tuning, decision, interval) if explain else "",
         more_scopes=situation.more_scopes,
         unpaced_s=decision.interval_s,
@@ -179,15 +180,15 @@ def _weighted(scopes: Sequence[ScopeState]) -> Iterable[tuple[ScopeState, float]
 def _interval(
     situation: Situation, tuning: Tuning, outlook: Outlook, matters: float, residual: float, now: float
 ) -> float:
-    if tuning.policy is PolicyName.FIXED:
+    if tuning.policy is SchedulingPolicy.FIXED:
         return max(tuning.bounds.floor_s, FIXED_S)
-    if tuning.policy is PolicyName.TIER_TABLE:
+    if tuning.policy is SchedulingPolicy.TIER_TABLE:
         tiers = [tier_interval(state.signal.windows, now) for state in situation.scopes]
         return max(tuning.bounds.floor_s, min(tiers, default=TIER_S[Priority.SLOW]))
     cost = poll_cost(situation.activity)
     floor_s, cap_s = tuning.bounds
-    bounds = Bounds(floor_s, min(LONGEST_S, longest_wait(cap_s * math.sqrt(cost / matters), residual)))
-    if tuning.policy is PolicyName.SQRT_EWMA:
+    bounds = Bounds(floor_s, min(LONGEST_POLL_S, longest_wait(cap_s * math.sqrt(cost / matters), residual)))
+    if tuning.policy is SchedulingPolicy.SQRT_EWMA:
         usual = _usual_rate(tuning)
         rates = [ewma_rate(state.signal.windows, usual, now) for state in situation.scopes]
         return square_root_interval(matters * residual * sum(rates), tuning.price.staleness, cost, bounds)
@@ -205,7 +206,7 @@ def _explanation(situation: Situation, tuning: Tuning, decision: IntervalDecisio
     activity, many = situation.activity, len(situation.scopes) != 1
     if decision.boosted:
         by = f"a boost holds it at {decision.interval_s:.1f} s"
-    elif tuning.policy in (PolicyName.ADAPTIVE, PolicyName.SQRT_EWMA):
+    elif tuning.policy in (SchedulingPolicy.ADAPTIVE, SchedulingPolicy.SQRT_EWMA):
         by = f"a stale second is worth {tuning.price.staleness:.3g} polls, which gives {decision.interval_s:.1f} s"
     else:
         by = f"the policy {tuning.policy} gives {decision.interval_s:.1f} s"

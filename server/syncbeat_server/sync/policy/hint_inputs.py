@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from syncbeat_server.sync.policy.baselines import PolicyName
+from syncbeat_server.defaults import POLL_CAP_IN_TARGETS, POLL_FLOOR_S, TARGET_STALENESS_S, SchedulingPolicy
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.interval import Bounds, Price
 from syncbeat_server.sync.policy.price_controller import DEFAULT_TARGET
@@ -18,9 +18,9 @@ class Tuning(NamedTuple):
     `pushing` is False while the app's pushes do not get through.
     """
 
-    policy: PolicyName = PolicyName.ADAPTIVE
+    policy: SchedulingPolicy = SchedulingPolicy.ADAPTIVE
     target: str = str(DEFAULT_TARGET)
-    bounds: Bounds = Bounds(5.0, 75.0)
+    bounds: Bounds = Bounds(POLL_FLOOR_S, POLL_CAP_IN_TARGETS * TARGET_STALENESS_S)
     prior: Prior = DEFAULT_PRIOR
     price: Price = Price(3.2)
     late_s: float = 30.0

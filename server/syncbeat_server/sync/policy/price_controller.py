@@ -12,11 +12,10 @@ import math
 from enum import StrEnum
 from typing import NamedTuple
 
+from syncbeat_server.defaults import TARGET_STALENESS_S
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.interval import Price
 
-DEFAULT_MEAN_S = 15.0
-"""The mean staleness in seconds that an app without a target gets, and that a budget begins with."""
 LATE_SHARE = 0.05
 """The share of changes that may come later than a p95 target says."""
 
@@ -57,7 +56,7 @@ class Target(NamedTuple):
             case TargetKind.MEAN:
                 return 4.0 * self.value
             case TargetKind.BUDGET:
-                return 4.0 * DEFAULT_MEAN_S
+                return 4.0 * TARGET_STALENESS_S
 
     @property
     def settles_s(self) -> float:
@@ -74,7 +73,7 @@ class Target(NamedTuple):
                 return f"{self.value:,.0f} requests a day"
 
 
-DEFAULT_TARGET = Target(TargetKind.MEAN, DEFAULT_MEAN_S)
+DEFAULT_TARGET = Target(TargetKind.MEAN, TARGET_STALENESS_S)
 
 
 class Measurements(NamedTuple):
@@ -105,7 +104,7 @@ def first_price(target: Target, prior: Prior = DEFAULT_PRIOR) -> Price:
     rate = hot * prior.hot_per_s + (1.0 - hot) * prior.cold_per_s
     root = hot * _mean_root(prior.hot_per_s, prior.hot_shape)
     root += (1.0 - hot) * _mean_root(prior.cold_per_s, prior.cold_shape)
-    mean_s = DEFAULT_MEAN_S if target.kind is TargetKind.BUDGET else target.value
+    mean_s = TARGET_STALENESS_S if target.kind is TargetKind.BUDGET else target.value
     staleness = (root / rate) ** 2 / (2.0 * mean_s**2) / _KNOWN_RATES
     if target.kind is not TargetKind.P95:
         return Price(staleness)

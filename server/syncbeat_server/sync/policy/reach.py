@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 
+from syncbeat_server.defaults import LONGEST_POLL_S
 from syncbeat_server.directory.model import REACH_HALF_LIFE_S
 from syncbeat_server.sync.model import Reach
 
 STREAM_MISSES = 0.001
 """The share of changes that an open stream is assumed to lose."""
-LONGEST_S = 4 * 3600.0
-"""The longest wait between two polls, however well pushes arrive."""
 
 _DEAD_ODDS = 9.0
 _ANSWERED_BY_CHANCE = 0.01
@@ -40,4 +39,4 @@ def miss_share(reach: Reach, app_misses: float, now: float) -> float:
 
 def longest_wait(cap_s: float, residual: float) -> float:
     """Return the longest wait of a device that hears of all but `residual` of its changes by other ways than polls."""
-    return max(cap_s, min(LONGEST_S, cap_s / residual))
+    return max(cap_s, min(LONGEST_POLL_S, cap_s / residual))

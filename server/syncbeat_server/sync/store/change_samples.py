@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
+from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 from syncbeat_server.sync.policy.belief import Prior
 from syncbeat_server.sync.policy.fit_samples import Fitted, History
 from syncbeat_server.sync.store.app_tuning import prior_of
@@ -25,12 +25,12 @@ async def add_samples(conn: Connection, app_id: str, samples: Sequence[tuple[str
     )
 
 
-FORGET_SAMPLES = oldest("change_samples", "app_id, scope, changed_at", "changed_at", "2 days")
+FORGET_SAMPLES = delete_oldest_sql("change_samples", "app_id, scope, changed_at", "changed_at", "2 days")
 
 
-async def forget_samples(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+async def forget_samples(conn: Connection, limit: int, since: datetime | None = None) -> DeletedBatch:
     """Delete up to `limit` samples that are older than two days."""
-    return await forget_oldest(conn, FORGET_SAMPLES, limit, since)
+    return await delete_oldest(conn, FORGET_SAMPLES, limit, since)
 
 
 async def halve_sample_share(conn: Connection, app_id: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import Batch
+from syncbeat_server.storage.retention import DeletedBatch
 from syncbeat_server.sync.model import Cursor, DeviceKey
 
 
@@ -75,13 +75,13 @@ FORGET_LEFT = """
     FROM page ORDER BY app_id DESC, user_id DESC, device_id DESC, scope DESC LIMIT 1"""
 
 
-async def forget_left(conn: Connection, limit: int, after: tuple[str, str, str, str] | None = None) -> Batch:
+async def forget_left(conn: Connection, limit: int, after: tuple[str, str, str, str] | None = None) -> DeletedBatch:
     """Look at `limit` cursors, and delete those not updated for a month of scopes that their users left."""
     row = await conn.fetchrow(FORGET_LEFT, *(after or ("", "", "", "")), limit)
     if row is None:
-        return Batch(0, more=False, place=None)
+        return DeletedBatch(0, more=False, place=None)
     place = (row["app_id"], row["user_id"], row["device_id"], row["scope"])
-    return Batch(row["gone"], more=row["found"] == limit, place=place)
+    return DeletedBatch(row["gone"], more=row["found"] == limit, place=place)
 
 
 def device_columns(devices: Sequence[DeviceKey]) -> tuple[list[str], list[str], list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import BEGINNING, Batch
+from syncbeat_server.storage.retention import BEGINNING, DeletedBatch
 
 # The scopes' rows are locked, so that `pruned` and the tombstones change together for every reader, with no publish in
 # between. A key that was published since the read has another sequence, which the last conditions spare. Those of a
@@ -39,11 +39,11 @@ REMOVE_OLD = """
     SELECT (SELECT count(*) FROM gone) AS gone, count(*) AS found, max(changed_at) AS last FROM old"""
 
 
-async def remove_old(conn: Connection, keep_days: float, limit: int, since: datetime | None = None) -> Batch:
+async def remove_old(conn: Connection, keep_days: float, limit: int, since: datetime | None = None) -> DeletedBatch:
     """Delete up to `limit` tombstones of days that ended more than `keep_days` ago, from a time of deletion on.
 
     Those of scopes that another session has locked are left for the next time.
     """
     (row,) = await conn.fetch(REMOVE_OLD, keep_days, limit, since or BEGINNING)
     stuck = row["found"] == limit and not row["gone"] and row["last"] == since
-    return Batch(row["gone"], row["found"] == limit and not stuck, row["last"])
+    return DeletedBatch(row["gone"], row["found"] == limit and not stuck, row["last"])

@@ -12,12 +12,12 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import TypeVar
 
+from syncbeat_server.defaults import STREAMS_PER_DEVICE, STREAMS_PER_USER
 from syncbeat_server.errors import RateLimited
 from syncbeat_server.sync.model import DeviceKey, ScopeKey
 from syncbeat_server.sync.streams.subscription import Subscription
 
 MAX_STREAM_AGE_S = 30 * 60.0
-MAX_STREAMS_PER_USER, MAX_STREAMS_PER_DEVICE = 50, 10
 _RETRY_AFTER_S = 30.0  # within 80 s a connection that is dead has been noticed, and its streams are gone
 
 _WAKE_CHUNK = 100
@@ -31,8 +31,8 @@ class Hub:
     def __init__(
         self,
         stream_age_s: float = MAX_STREAM_AGE_S,
-        max_per_user: int = MAX_STREAMS_PER_USER,
-        max_per_device: int = MAX_STREAMS_PER_DEVICE,
+        max_per_user: int = STREAMS_PER_USER,
+        max_per_device: int = STREAMS_PER_DEVICE,
     ) -> None:
         """`stream_age_s` is the age at which a stream has ended at the latest."""
         self.stream_age_s = stream_age_s

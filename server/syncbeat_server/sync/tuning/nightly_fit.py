@@ -16,7 +16,7 @@ import orjson
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
-from syncbeat_server.ops.process_group import launcher
+from syncbeat_server.ops.process_group import launch_prefix
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.fit_samples import Fitted, History
@@ -99,7 +99,7 @@ async def fit_in_child(histories: Sequence[History], before: Prior) -> Fitted | 
     """
     request = orjson.dumps({"histories": [tuple(history) for history in histories], "before": tuple(before)})
     child = await asyncio.create_subprocess_exec(
-        *launcher(signal.SIGKILL),
+        *launch_prefix(signal.SIGKILL),
         sys.executable,
         "-m",
         "syncbeat_server.sync.tuning.fit_process",

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import DeviceKey
-from syncbeat_server.sync.policy.baselines import PolicyName
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.hint_inputs import DEFAULT_TUNING, Tuning
 from syncbeat_server.sync.policy.interval import Bounds
@@ -39,7 +39,7 @@ class TuningGoal(NamedTuple):
 
     target: Target = DEFAULT_TARGET
     bounds: Bounds = DEFAULT_TUNING.bounds
-    policy: PolicyName = PolicyName.ADAPTIVE
+    policy: SchedulingPolicy = SchedulingPolicy.ADAPTIVE
 
 
 class HintTuner:

@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.defaults import DELIVERY_TIMEOUT_S
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message, answers
 from syncbeat_server.push.providers.fcm.credentials import AccessTokens, NoAccessToken
@@ -27,8 +28,6 @@ from syncbeat_server.push.providers.proxies import proxy_for
 
 _log = logging.getLogger(__name__)
 
-# FCM's internal calls take up to 10 s, so a shorter timeout makes duplicates ("Best practices ... at scale").
-_TIMEOUT_S = 15.0
 _CONNECT_TIMEOUT_S = 5.0
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
@@ -64,7 +63,7 @@ class FcmProvider:
         in_flight: int,
         clock: Clock,
         *,
-        timeout_s: float = _TIMEOUT_S,
+        timeout_s: float = DELIVERY_TIMEOUT_S,
         proxy: str = "",
     ) -> None:
         """Open nothing yet; for `proxy` see `proxy_for`. Raises NoProxy: it is none."""

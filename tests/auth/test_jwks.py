@@ -20,9 +20,8 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from syncbeat_server.auth.accounts.caller_caches import caller_caches
 from syncbeat_server.auth.model import KeyRow, VerifiedToken
-from syncbeat_server.auth.service import Authenticator, Credentials
+from syncbeat_server.auth.service import Credentials
 from syncbeat_server.auth.tokens import jwks
 from syncbeat_server.auth.tokens.bearer import Bearer, parse_bearer
 from syncbeat_server.auth.tokens.jwks import COOLDOWN_S, REFRESH_S, STALE_S, JwksStore
@@ -31,8 +30,11 @@ from syncbeat_server.auth.tokens.verify import mint
 from syncbeat_server.errors import DependencyDown, TokenInvalid
 from syncbeat_server.ops.logs import request_id
 from syncbeat_server.storage.postgres.database import Database
-from tests.auth.conftest import ISSUER, KEY, Publisher, document, entry, pass_time, rests, running
-from tests.fakes import FakeClock
+from tests.support.build import make_authenticator, make_caller_caches
+from tests.support.fake_clock import FakeClock
+from tests.support.jwks_publisher import ISSUER, KEY, Publisher, document, entry, pass_time, rests, running
+
+pytestmark = pytest.mark.http
 
 LAG_S = 0.02
 HOUR = 3_600.0
@@ -70,7 +72,7 @@ async def watched(work: Coroutine[Any, Any, None]) -> float:
     return lag.longest_s[0]
 
 
-async def test_a_key_is_found_by_its_kid(store: JwksStore) -> None:
+async def test_jwks_key_is_found_by_kid(store: JwksStore) -> None:
     async with running(store):
         row = store.cached_key("k1", "ES256")
         assert row is not None
@@ -79,9 +81,9 @@ async def test_a_key_is_found_by_its_kid(store: JwksStore) -> None:
         assert store.cached_key("k2", "ES256") is None
 
 
-async def test_a_token_is_checked_at_once_where_the_published_key_is_known(store: JwksStore, clock: FakeClock) -> None:
+async def test_jwks_known_key_verifies_without_a_fetch(store: JwksStore, clock: FakeClock) -> None:
     credentials = Credentials(key_table([]), {ISSUER.name: store}, {}, {})
-    door = Authenticator(credentials, caller_caches(cast(Database, None), clock, 10), clock)
+    door = make_authenticator(credentials, make_caller_caches(cast(Database, None), clock), clock)
 
     def shown(row: KeyRow) -> Bearer:
         return parse_bearer([f"Bearer {mint(row, str(uuid.UUID(int=7)), clock.now(), timedelta(minutes=10))}"])
@@ -98,7 +100,7 @@ async def test_a_token_is_checked_at_once_where_the_published_key_is_known(store
                 door.try_sync(shown(row))
 
 
-async def test_ten_thousand_unknown_kids_make_one_fetch_in_thirty_seconds(
+async def test_jwks_refetch_is_rate_limited_to_one_per_thirty_seconds(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     async def ask() -> None:
@@ -116,7 +118,7 @@ async def test_ten_thousand_unknown_kids_make_one_fetch_in_thirty_seconds(
         assert longest_s < LAG_S
 
 
-async def test_an_hour_without_the_issuer_is_noticed_by_nobody_whose_key_is_known(
+async def test_jwks_outage_of_an_hour_goes_unnoticed_for_known_keys(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     async def ask() -> None:
@@ -137,7 +139,7 @@ async def test_an_hour_without_the_issuer_is_noticed_by_nobody_whose_key_is_know
         assert store.cached_key("k2", "ES256") is not None
 
 
-async def test_what_cannot_be_known_is_an_outage_and_not_a_bad_token(
+async def test_jwks_outage_makes_unknown_kids_unavailable_not_invalid(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     publisher.away = True
@@ -156,7 +158,9 @@ async def test_what_cannot_be_known_is_an_outage_and_not_a_bad_token(
     assert await store.find_key("k1", "ES256") is not None
 
 
-async def test_a_day_without_the_issuer_is_the_end(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
+async def test_jwks_outage_of_a_day_expires_known_keys(
+    store: JwksStore, publisher: Publisher, clock: FakeClock
+) -> None:
     async with running(store):
         publisher.away = True
         stale_at_s = store._fetched_at + STALE_S
@@ -173,13 +177,13 @@ async def test_a_day_without_the_issuer_is_the_end(store: JwksStore, publisher: 
             await store.find_key("k1", "ES256")
 
 
-async def test_a_thousand_at_once_share_one_request(store: JwksStore, publisher: Publisher) -> None:
+async def test_jwks_concurrent_fetches_share_one_request(store: JwksStore, publisher: Publisher) -> None:
     found = await asyncio.gather(*(store.find_key("k1", "ES256") for _ in range(1_000)))
     assert all(found)
     assert publisher.requests == 1
 
 
-async def test_a_failure_is_not_told_as_the_call_that_asked_first(
+async def test_jwks_failure_is_not_chained_to_the_first_caller(
     store: JwksStore, publisher: Publisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[str | None] = []
@@ -196,7 +200,7 @@ async def test_a_failure_is_not_told_as_the_call_that_asked_first(
     assert told == [None]
 
 
-async def test_one_who_gives_up_ends_nobody_elses_fetch(store: JwksStore) -> None:
+async def test_jwks_fetch_survives_a_cancelled_caller(store: JwksStore) -> None:
     first, second = (asyncio.ensure_future(store.find_key("k1", "ES256")) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
@@ -204,7 +208,7 @@ async def test_one_who_gives_up_ends_nobody_elses_fetch(store: JwksStore) -> Non
     assert first.cancelled()
 
 
-async def test_a_key_that_the_issuer_takes_back_is_trusted_until_the_next_refresh(
+async def test_jwks_withdrawn_key_is_trusted_until_the_next_refresh(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     async with running(store):
@@ -216,7 +220,7 @@ async def test_a_key_that_the_issuer_takes_back_is_trusted_until_the_next_refres
         assert store.cached_key("k1", "ES256") is None
 
 
-async def test_refreshes_are_spread_by_a_tenth(store: JwksStore, clock: FakeClock) -> None:
+async def test_jwks_refresh_has_jitter_of_a_tenth(store: JwksStore, clock: FakeClock) -> None:
     async with running(store):
         pauses = []
         for _ in range(40):
@@ -228,7 +232,7 @@ async def test_refreshes_are_spread_by_a_tenth(store: JwksStore, clock: FakeCloc
     assert max(pauses) - min(pauses) > 5
 
 
-async def test_a_flush_trusts_nothing_that_is_not_fetched_anew(store: JwksStore, publisher: Publisher) -> None:
+async def test_jwks_flush_requires_a_new_fetch(store: JwksStore, publisher: Publisher) -> None:
     async with running(store):
         publisher.away = True
         await store.flush()
@@ -242,7 +246,7 @@ async def test_a_flush_trusts_nothing_that_is_not_fetched_anew(store: JwksStore,
         assert await store.find_key("k1", "ES256") is None
 
 
-async def test_what_has_not_changed_is_not_sent_again(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
+async def test_jwks_fetch_uses_etag(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
     sent = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -311,7 +315,7 @@ def fixed(body: bytes) -> Callable[[web.Request], Awaitable[web.StreamResponse]]
         "65 keys",
     ],
 )
-async def test_what_is_no_good_answer_is_a_failure(store: JwksStore, publisher: Publisher, answer: Any) -> None:
+async def test_jwks_bad_response_is_a_failure(store: JwksStore, publisher: Publisher, answer: Any) -> None:
     publisher.answer = answer
     with pytest.raises(DependencyDown):
         await store.find_key("k1", "ES256")
@@ -324,7 +328,7 @@ async def slow(_: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-async def test_an_answer_that_takes_too_long_is_a_failure(
+async def test_jwks_fetch_timeout_is_a_failure(
     store: JwksStore, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jwks, "_TIMEOUT_S", 0.3)
@@ -335,7 +339,7 @@ async def test_an_answer_that_takes_too_long_is_a_failure(
     assert store.cached_key("k1", "ES256") is None
 
 
-async def test_bad_keys_are_left_out_and_the_others_used(store: JwksStore, publisher: Publisher) -> None:
+async def test_jwks_bad_keys_are_skipped_and_others_used(store: JwksStore, publisher: Publisher) -> None:
     bad = [
         entry("for encryption", use="enc"),
         entry("of another curve", crv="P-384"),
@@ -348,7 +352,7 @@ async def test_bad_keys_are_left_out_and_the_others_used(store: JwksStore, publi
     assert store._kids == {"good"}
 
 
-async def test_sixty_four_keys_are_read_without_holding_the_loop(store: JwksStore, publisher: Publisher) -> None:
+async def test_jwks_of_64_keys_is_parsed_without_blocking_the_loop(store: JwksStore, publisher: Publisher) -> None:
     publisher.body = document(*(f"k{number}" for number in range(64)))
 
     async def ask() -> None:
@@ -359,7 +363,7 @@ async def test_sixty_four_keys_are_read_without_holding_the_loop(store: JwksStor
     assert await watched(ask()) < LAG_S
 
 
-async def test_an_issuer_that_is_away_is_told_of_once_for_each_cause(
+async def test_jwks_outage_is_logged_once_per_cause(
     store: JwksStore, publisher: Publisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

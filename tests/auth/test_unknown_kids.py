@@ -10,8 +10,10 @@ from syncbeat_server.auth.tokens.jwks import COOLDOWN_S, JwksStore
 from syncbeat_server.auth.tokens.keys import MAX_KID
 from syncbeat_server.auth.tokens.unknown_kids import MANY_ADDRESSES
 from syncbeat_server.errors import DependencyDown
-from tests.auth.conftest import Publisher, document, pass_time, running
-from tests.fakes import FakeClock
+from tests.support.fake_clock import FakeClock
+from tests.support.jwks_publisher import Publisher, document, pass_time, running
+
+pytestmark = pytest.mark.http
 
 BOT = "ipv4:192.0.2.1"
 
@@ -27,7 +29,9 @@ async def wait_s(store: JwksStore, kid: str, of: str = "") -> float:
     return raised.value.retry_after_s
 
 
-async def test_a_bot_cannot_delay_a_rotation(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
+async def test_unknown_kid_flood_cannot_delay_key_rotation(
+    store: JwksStore, publisher: Publisher, clock: FakeClock
+) -> None:
     async with running(store):
         for round_ in range(5):
             # The bot uses up the fetch of these 30 s, and goes on; then the issuer changes its key.
@@ -42,7 +46,7 @@ async def test_a_bot_cannot_delay_a_rotation(store: JwksStore, publisher: Publis
             await clock.advance(COOLDOWN_S)
 
 
-async def test_what_came_up_in_the_pause_is_a_bad_token_after_one_fetch(
+async def test_unknown_kid_seen_in_the_pause_is_invalid_after_one_fetch(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     async with running(store):
@@ -62,7 +66,7 @@ async def test_what_came_up_in_the_pause_is_a_bad_token_after_one_fetch(
         assert publisher.requests == before + 1
 
 
-async def test_any_fetch_after_it_came_up_is_the_answer(
+async def test_unknown_kid_is_decided_by_any_later_fetch(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     async with running(store):
@@ -78,7 +82,7 @@ async def test_any_fetch_after_it_came_up_is_the_answer(
         assert await store.find_key("in the pause", "ES256") is None
 
 
-async def test_a_fetch_that_began_before_says_nothing_of_what_came_up_meanwhile(
+async def test_unknown_kid_is_not_decided_by_a_fetch_begun_before(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     asked, let_go = asyncio.Event(), asyncio.Event()
@@ -101,7 +105,7 @@ async def test_a_fetch_that_began_before_says_nothing_of_what_came_up_meanwhile(
         await second
 
 
-async def test_a_kid_that_many_addresses_bring_is_fetched_for_within_the_pause(
+async def test_unknown_kid_of_many_addresses_is_fetched_within_the_pause(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     async with running(store):
@@ -116,7 +120,7 @@ async def test_a_kid_that_many_addresses_bring_is_fetched_for_within_the_pause(
         assert publisher.requests == before + 1
 
 
-async def test_the_reserve_is_small(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
+async def test_unknown_kid_reserve_is_small(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
     async with running(store):
         before = publisher.requests
         for second in range(59):
@@ -130,7 +134,9 @@ async def test_the_reserve_is_small(store: JwksStore, publisher: Publisher, cloc
         assert publisher.requests - before <= 4, "twice in 30 s"
 
 
-async def test_one_address_does_not_count_as_many(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
+async def test_unknown_kid_reserve_counts_one_address_once(
+    store: JwksStore, publisher: Publisher, clock: FakeClock
+) -> None:
     async with running(store):
         assert await store.find_key("invented", "ES256", BOT) is None
         await clock.advance(1.0)
@@ -145,7 +151,7 @@ async def test_one_address_does_not_count_as_many(store: JwksStore, publisher: P
     ("kid", "algorithm"),
     [("k1", "RS256"), ("unknown", "HS256"), ("unknown", "none"), ("unknown", "PS256"), ("k" * (MAX_KID + 1), "ES256")],
 )
-async def test_what_no_issuer_publishes_is_a_bad_token_at_once(
+async def test_unknown_kid_no_issuer_could_publish_is_invalid_at_once(
     store: JwksStore, publisher: Publisher, kid: str, algorithm: str
 ) -> None:
     async with running(store):
@@ -154,7 +160,7 @@ async def test_what_no_issuer_publishes_is_a_bad_token_at_once(
         assert publisher.requests == before
 
 
-async def test_memory_is_bounded_and_what_many_ask_for_stays(
+async def test_unknown_kid_memory_is_bounded_and_keeps_popular_kids(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     async with running(store):

@@ -14,9 +14,11 @@ from bench.against import Failed, Measured, Plan, compare
 from bench.figure import Better
 from bench.ratios import Change, Verdict, change, enough, interval, judge
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize("better", list(Better))
-def test_minus_is_worse_whichever_way_the_figure_is_better(better: Better) -> None:
+def test_change_sign_is_minus_for_worse_either_way(better: Better) -> None:
     pairs = [(105.0 + number / 10, 100.0 + number / 10) for number in range(10)]
     found = change(pairs, better)
     assert found is not None
@@ -27,12 +29,12 @@ def test_minus_is_worse_whichever_way_the_figure_is_better(better: Better) -> No
 
 
 @pytest.mark.parametrize("pairs", [[(1.0, 1.0)] * 5, [], [(0.0, 1.0)] * 10, [(1.0, -1.0)] * 10])
-def test_too_few_rounds_or_none_above_zero_have_no_interval(pairs: list[tuple[float, float]]) -> None:
+def test_confidence_interval_needs_enough_rounds_above_zero(pairs: list[tuple[float, float]]) -> None:
     assert change(pairs, Better.MORE) is None
     assert judge(change(pairs, Better.MORE)) is Verdict.UNDECIDED
 
 
-def test_the_interval_is_that_of_the_signed_rank_test() -> None:
+def test_confidence_interval_is_that_of_the_signed_rank_test() -> None:
     # Of ten values 9 means of pairs are outside at 95.1 %, 8 at 96.3 % (Hollander, Wolfe, Chicken: table A.4).
     values = [float(1 << number) for number in range(10)]
     means = sorted((one + other) / 2 for place, one in enumerate(values) for other in values[place:])
@@ -77,7 +79,7 @@ def test_rounds_end_when_ten_are_narrow_or_sixty_are_done(rounds: int, width: fl
     ],
     ids=["calm", "busy", "outliers"],
 )
-def test_coverage_of_the_interval_is_95_percent_though_rounds_end_when_it_is_narrow(
+def test_confidence_interval_covers_95_percent_under_early_stopping(
     noise: Callable[[random.Random], float],
 ) -> None:
     chance, tries, covered = random.Random(20), 300, 0
@@ -94,7 +96,7 @@ def test_coverage_of_the_interval_is_95_percent_though_rounds_end_when_it_is_nar
 
 
 @pytest.mark.parametrize(("slower", "verdict"), [(0.0, Verdict.NOT_WORSE), (0.06, Verdict.WORSE)])
-def test_planted_slowness_of_six_percent_is_found_beside_outliers(slower: float, verdict: Verdict) -> None:
+def test_slowdown_of_six_percent_is_found_beside_outliers(slower: float, verdict: Verdict) -> None:
     chance = random.Random(4)
 
     def measured(factor: float) -> Measured:
@@ -110,7 +112,7 @@ def test_planted_slowness_of_six_percent_is_found_beside_outliers(slower: float,
     assert (told["cpu_change_pct"], told["better"]) == (0.0, "less")
 
 
-def test_order_within_rounds_is_drawn_by_the_seed() -> None:
+def test_round_order_is_drawn_by_the_seed() -> None:
     def orders(seed: int) -> str:
         made: list[str] = []
 
@@ -130,7 +132,7 @@ def test_order_within_rounds_is_drawn_by_the_seed() -> None:
     assert set(rounds) == {"ab", "ba"}
 
 
-def test_minutes_end_a_figure_which_is_judged_by_the_rounds_there_are() -> None:
+def test_time_limit_ends_a_figure_judged_by_its_rounds() -> None:
     now = count(step=60)
     chance = random.Random(1)
     compared = compare(
@@ -154,7 +156,7 @@ def test_failed_measurement_ends_the_figure_with_its_reason() -> None:
     assert silent.verdict is Verdict.FAILED
 
 
-def test_line_of_a_figure_is_read_with_all_its_cpu() -> None:
+def test_figure_line_is_parsed_with_all_its_cpu() -> None:
     line = '{"value": 10.5, "better": "less", "cpu_us_per_request": 200.0, "database_cpu_us_per_request": 30.0}\n'
     assert against.read(line) == Measured(10.5, 230.0, Better.LESS)
     assert against.read('{"value": 3}') == Measured(3.0)
@@ -163,6 +165,6 @@ def test_line_of_a_figure_is_read_with_all_its_cpu() -> None:
 @pytest.mark.parametrize(
     "output", ["", "no", "[]", "{}", '{"value": null}', '{"value": 0}', '{"value": 1}\n{"value": 2}']
 )
-def test_line_that_is_none_is_a_failure(output: str) -> None:
+def test_figure_line_malformed_is_a_failure(output: str) -> None:
     with pytest.raises(Failed):
         against.read(output)

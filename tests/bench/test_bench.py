@@ -1,4 +1,4 @@
-"""What the bench prints, and the frames it sends."""
+"""Tests what the bench prints, and the frames it sends."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 from bench import h2load, wire
 from bench.figure import Better, Figure, Options, Round, paired
 
+pytestmark = pytest.mark.unit
 
-def test_a_figure_is_one_line_of_json_with_the_ratio_of_its_rounds() -> None:
+
+def test_figure_is_one_json_line_with_the_ratio_of_its_rounds() -> None:
     ours = iter([Round(50.0, 400.0, 30.0), Round(90.0, 300.0, 20.0), Round(70.0, 200.0, 10.0)])
     theirs = iter([Round(100.0, 200.0), Round(100.0, 200.0), Round(200.0, 100.0)])
 
@@ -37,12 +39,12 @@ def test_a_figure_is_one_line_of_json_with_the_ratio_of_its_rounds() -> None:
     }
 
 
-def test_a_figure_without_a_baseline_has_no_ratio() -> None:
+def test_figure_without_a_baseline_has_no_ratio() -> None:
     told = json.loads(Figure("start", "s", Better.LESS, 1.25, None, [[1.25]]).line())
     assert (told["value"], told["baseline"], told["ratio"], told["runs"]) == (1.25, None, None, [[1.25]])
 
 
-def test_the_frames_of_a_call_say_the_same_with_and_without_the_table() -> None:
+def test_hpack_frames_are_equal_with_and_without_the_table() -> None:
     decoder = hpack.Decoder()
     told = []
     for call, stream_id in ((wire.call("/S/M", "one", b"ask", first=True), 1), (wire.call("/S/M", "two", b"ask"), 3)):
@@ -65,7 +67,7 @@ def _headers(decoder: hpack.Decoder, block: bytes) -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize("length", [126, 127, 128, 300, 70_000])
-def test_long_values_are_encoded_as_hpack_asks(length: int) -> None:
+def test_hpack_encodes_long_values(length: int) -> None:
     received = wire.call("/S/M", "t" * length, b"", first=True).on(1)
     block = received[9 : 9 + int.from_bytes(received[:3], "big")]
     decoder = hpack.Decoder(max_header_list_size=1 << 20)
@@ -90,7 +92,7 @@ def test_long_values_are_encoded_as_hpack_asks(length: int) -> None:
         ),
     ],
 )
-def test_what_h2load_says_is_read(output: str, expected: tuple[h2load.Load, float] | str) -> None:
+def test_h2load_output_is_parsed(output: str, expected: tuple[h2load.Load, float] | str) -> None:
     if isinstance(expected, str):
         with pytest.raises(RuntimeError, match=expected):
             h2load.read(output)

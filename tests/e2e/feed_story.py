@@ -21,7 +21,7 @@ from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_devtools.demo.devices import eventually
 from syncbeat_devtools.demo.processes import Process, start_process
 from syncbeat_devtools.demo.stage import Stage
-from tests.conftest import DatabaseUrls
+from tests.support.databases import DatabaseUrls
 
 SKEWED = Path(__file__).with_name("skewed")
 _MAX_TRIES = 300
@@ -247,7 +247,7 @@ async def hold(urls: DatabaseUrls, over: asyncio.Event, *, numbered: bool) -> No
 
 
 async def level(consumer: Consumer, urls: DatabaseUrls, writers: Writers, wait_s: float = 120.0) -> list[str]:
-    """What the consumer still lacks of what is there now when it has had time enough."""
+    """Return what the consumer still lacks of what is there now when it has had time enough."""
     there = await rows_there(urls)
 
     async def complete() -> bool:
@@ -260,7 +260,7 @@ async def level(consumer: Consumer, urls: DatabaseUrls, writers: Writers, wait_s
 def missed(
     consumer: Consumer, there: dict[tuple[str, str], tuple[int, bool, str]], accepted: dict[tuple[str, str], int]
 ) -> list[str]:
-    """What the consumer does not know as it is, and what was accepted and is not there."""
+    """Return what the consumer does not know as it is, and what was accepted and is not there."""
     return [
         *(
             f"{place}: {consumer.rows.get(place)} instead of {row}"

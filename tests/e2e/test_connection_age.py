@@ -16,12 +16,12 @@ from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_devtools.demo.processes import start_process
 from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.ports import free_port
-from tests.relays import Relay, relayed
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.ports import free_port
+from tests.support.tcp_relays import Relay, relayed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 AGE_S = 2.0  # streams end after 1.7 to 2.0 s then, connections take calls for 1.8 to 2.2 s
 CHANNELS, STREAMS, GENERATIONS = 4, 5, 3
@@ -50,7 +50,7 @@ async def endings(client: SyncbeatClient, *, all_scopes: bool = False) -> list[s
     return found
 
 
-async def test_streams_end_with_a_drain_before_their_connection_does(stage: Stage) -> None:
+async def test_connection_age_drains_streams_before_the_connection_ends(stage: Stage) -> None:
     server = await stage.start_server()
     async with relayed(server.address) as relay, asyncio.timeout(WAIT_S):
         clients = [SyncbeatClient(relay.address, token=stage.user_token("ann"), tls=False) for _ in range(CHANNELS)]
@@ -66,7 +66,7 @@ async def test_streams_end_with_a_drain_before_their_connection_does(stage: Stag
         await asyncio.gather(*(client.close() for client in (*clients, backend)))
 
 
-async def test_watch_deliveries_ends_ok_when_it_is_old(stage: Stage) -> None:
+async def test_connection_age_ends_watch_deliveries_with_ok(stage: Stage) -> None:
     server = await stage.start_server()
     async with stage.client(stage.identity.service_token, server) as backend, asyncio.timeout(WAIT_S):
         call = backend.push.WatchDeliveries(push_service_pb2.WatchDeliveriesRequest(user_id="ann"))
@@ -99,11 +99,11 @@ class Load:
 
 
 def connected(relay: Relay) -> Counter[str]:
-    """How many connections each server has."""
+    """Return how many connections each server has."""
     return Counter(path.target for path in relay.paths if path.is_open)
 
 
-async def test_load_spreads_again_after_a_server_restarts(stage: Stage) -> None:
+async def test_connection_age_spreads_load_again_after_a_restart(stage: Stage) -> None:
     ports = free_port(), free_port()
     first, second = [
         await start_process(

@@ -14,10 +14,10 @@ from syncbeat.v1 import core_pb2, directory_service_pb2, error_reason_pb2, push_
 from syncbeat_devtools.demo.devices import StreamingDevice, eventually
 from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
-from tests.deliveries import states
+from tests.support.databases import DatabaseUrls
+from tests.support.delivery_counts import states
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 DEVICES = 10
 
@@ -54,7 +54,7 @@ def sending(number: int) -> push_service_pb2.SendNotificationRequest:
 
 
 async def all_sent(backend: SyncbeatClient, count: int) -> bool:
-    """Whether that many deliveries, and no others, came to be SENT."""
+    """Return whether that many deliveries, and no others, came to be SENT."""
 
     async def sent() -> bool:
         return await states(backend) == {"SENT": count}
@@ -62,7 +62,7 @@ async def all_sent(backend: SyncbeatClient, count: int) -> bool:
     return await eventually(sent, 40.0)
 
 
-async def test_what_a_killed_server_accepted_arrives_and_a_retry_of_the_rest_doubles_nothing(stage: Stage) -> None:
+async def test_crash_of_a_server_keeps_accepted_pushes_and_retries_double_nothing(stage: Stage) -> None:
     count = 120
     stage.settings["SYNCBEAT_DELIVERY_LEASE_S"] = LONG_LEASE_S
     first, second = await asyncio.gather(stage.start_server(), stage.start_server())
@@ -88,7 +88,7 @@ async def test_what_a_killed_server_accepted_arrives_and_a_retry_of_the_rest_dou
     assert (stats["shown"], stats["replaced"]) == (count, 0)
 
 
-async def test_a_worker_that_is_killed_again_and_again_loses_nothing_and_shows_nothing_twice(stage: Stage) -> None:
+async def test_crash_of_workers_loses_nothing_and_shows_nothing_twice(stage: Stage) -> None:
     count = 300
     server = await stage.start_server()
     async with stage.client(stage.identity.service_token, server) as backend:
@@ -111,7 +111,7 @@ async def test_a_worker_that_is_killed_again_and_again_loses_nothing_and_shows_n
     assert stats["accepted"] == count + stats["replaced"]
 
 
-async def test_sigterm_gives_leases_back_and_ends_streams_with_a_drain(stage: Stage) -> None:
+async def test_sigterm_returns_leases_and_drains_streams(stage: Stage) -> None:
     stage.settings["SYNCBEAT_DELIVERY_LEASE_S"] = LONG_LEASE_S
     first, second = await asyncio.gather(stage.start_server(), stage.start_server())
     async with (
@@ -143,9 +143,7 @@ async def test_sigterm_gives_leases_back_and_ends_streams_with_a_drain(stage: St
         await stream.close()
 
 
-async def test_without_redis_everything_goes_on_and_it_comes_back_by_itself(
-    stage: Stage, stores: EmbeddedStores
-) -> None:
+async def test_redis_outage_interrupts_nothing_and_recovers(stage: Stage, stores: EmbeddedStores) -> None:
     server, _ = await asyncio.gather(stage.start_server(), stage.start_worker())
     async with stage.client(stage.identity.service_token, server) as backend:
         await register(backend)
@@ -163,7 +161,7 @@ async def test_without_redis_everything_goes_on_and_it_comes_back_by_itself(
         assert await all_sent(backend, 40), await states(backend)
 
 
-async def test_without_postgres_calls_say_so_and_nothing_accepted_is_lost(stage: Stage, stores: EmbeddedStores) -> None:
+async def test_postgres_outage_is_reported_and_loses_nothing_accepted(stage: Stage, stores: EmbeddedStores) -> None:
     server, _ = await asyncio.gather(stage.start_server(), stage.start_worker())
     async with stage.client(stage.identity.service_token, server) as backend:
         await register(backend)

@@ -18,10 +18,10 @@ from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_devtools.demo.processes import Process
 from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 SCOPES = 60
 CALLERS = 30

@@ -1,4 +1,4 @@
-"""What the long proofs share: their stage, and where their results go."""
+"""Provides the long proofs with their stage, and with a place for their results."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
 from tests.prove.tools import UNPROVEN
+from tests.support.databases import DatabaseUrls
 
 _RESULTS = Path(__file__).parents[2] / "docs" / "proof"
 
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def soak_s() -> float:
-    """How long a proof goes on, in seconds (SOAK_S)."""
+    """Return how long a proof goes on, in seconds (SOAK_S)."""
     return float(os.environ.get("SOAK_S", "60"))
 
 

@@ -10,11 +10,13 @@ import pytest
 from syncbeat_devtools.demo.stage import Stage
 from tests.prove.load import Promises, register, send_for_ever, settled
 
+pytestmark = pytest.mark.prove
+
 SHARES = {"503": 0.08, "500": 0.03, "accepted-503": 0.04, "accepted-reset": 0.03, "reset": 0.04, "not-json": 0.02}
 
 
 @pytest.mark.timeout(900)
-async def test_every_fault_ends_in_one_showing(
+async def test_fcm_faults_at_random_show_each_notification_once(
     stage: Stage, soak_s: float, record: Callable[[str, dict[str, object]], None]
 ) -> None:
     # A fifth of all sends fail here: now and then five in a row.

@@ -16,18 +16,20 @@ import redis.asyncio
 from syncbeat_devtools.demo.devices import eventually
 from syncbeat_devtools.demo.stage import Stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
 from tests.e2e.witness import history_of, last_to_claim, watch_database
-from tests.history import unended, violations
 from tests.prove.load import Promises, register, send_for_ever, settled
 from tests.prove.test_kill import Victims
+from tests.support.databases import DatabaseUrls
+from tests.support.delivery_history import unended, violations
+
+pytestmark = pytest.mark.prove
 
 HARMS = ("kill", "kill", "kill", "pause", "postgres", "flush redis", "redis away")
 FAULTS = {"accepted-503": 0.05, "accepted-reset": 0.03, "503": 0.03, "reset": 0.03, "quota": 0.01}
 
 
 async def _pause(stage: Stage, urls: DatabaseUrls) -> None:
-    """Who holds leases stops for longer than they last."""
+    """Stop who holds leases for longer than they last."""
     holder = 0
 
     async def held() -> bool:
@@ -72,7 +74,7 @@ async def _harm(what: str, stage: Stage, stores: EmbeddedStores, urls: DatabaseU
 
 
 @pytest.mark.timeout(900)
-async def test_the_history_is_good_whatever_happens(
+async def test_history_is_good_under_random_failures(
     stage: Stage,
     stores: EmbeddedStores,
     database_urls: DatabaseUrls,

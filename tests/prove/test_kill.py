@@ -15,6 +15,8 @@ from syncbeat_devtools.demo.processes import Process, start_process
 from syncbeat_devtools.demo.stage import Stage
 from tests.prove.load import Promises, publish_for_ever, register, send_for_ever, settled, streams
 
+pytestmark = pytest.mark.prove
+
 
 class Victims:
     """Two servers on fixed ports and two workers, each started again when it was killed."""
@@ -58,7 +60,7 @@ class Victims:
 
 
 @pytest.mark.timeout(900)
-async def test_nothing_is_lost_or_shown_twice(
+async def test_crash_loop_loses_nothing_and_shows_nothing_twice(
     stage: Stage, two_ports: list[int], soak_s: float, record: Callable[[str, dict[str, object]], None]
 ) -> None:
     victims = Victims(stage, two_ports)
@@ -101,7 +103,7 @@ async def test_nothing_is_lost_or_shown_twice(
 
 
 async def _gaps(opened: list[tuple[SyncbeatClient, StreamingDevice]], promises: Promises) -> int:
-    """How many changes were not seen exactly once, in order, by the stream of their scope's only member."""
+    """Return how many changes were not seen exactly once, in order, by the stream of their scope's only member."""
     gaps = 0
     for number, (_, device) in enumerate(opened):
         expected = promises.changes[f"scope-{number}"]

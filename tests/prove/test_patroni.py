@@ -13,11 +13,13 @@ from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_devtools.embedded.postgres import APP, OWNER
 from syncbeat_server.storage.migrate import migrate
-from tests.conftest import run_sql
-from tests.fakes import wait_until
 from tests.prove.clusters import TTL_S, Node, PatroniCluster, lacks_for_patroni, running_cluster
 from tests.prove.tools import reason_missing, require
 from tests.prove.writers import Written, differences
+from tests.support.databases import run_sql
+from tests.support.fake_clock import wait_until
+
+pytestmark = pytest.mark.prove
 
 SCOPES = 6
 BEFORE, AFTER = 300, 300

@@ -17,11 +17,10 @@ import pytest
 from syncbeat import Session, SessionTokens
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1.auth_service_pb2_grpc import AuthServiceStub
-from syncbeat_server.auth.accounts.caller_caches import CallerCaches, caller_caches
+from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.model import Issuer, KeyRow, Principal
 from syncbeat_server.auth.service import Authenticator, Credentials
-from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
 from syncbeat_server.auth.sessions.service import SessionRequest, SessionService, SigningKeys
 from syncbeat_server.auth.tokens.bearer import parse_bearer
@@ -35,8 +34,11 @@ from syncbeat_server.rpc.server import ConnectionAge, Listener, RpcServer
 from syncbeat_server.rpc.servicers.auth import AuthServicer
 from syncbeat_server.storage.postgres.database import open_database
 from syncbeat_server.storage.redis.bus import open_redis
-from tests.conftest import DatabaseUrls
-from tests.fakes import START
+from tests.support.build import make_authenticator, make_caller_caches, make_sessions
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import START
+
+pytestmark = pytest.mark.prove
 
 USERS = 10_000
 STEP_S = 5.0
@@ -123,11 +125,12 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
         open_database(database_urls.app_url, size=8, name="world") as database,
         open_redis(redis_url, clock) as bus,
     ):
-        caches = caller_caches(database, clock, 2 * USERS)
-        door = Authenticator(Credentials(table, {}, {}, {}), caches, clock)
+        caches = make_caller_caches(database, clock, 2 * USERS, 2 * USERS)
+        door = make_authenticator(Credentials(table, {}, {}, {}), caches, clock)
         signing = SigningKeys({"default": signer}, RefreshKeys({"k": b"s" * 32}))
-        limits = RefreshRateLimit(clock, 60, 30)
-        sessions = SessionService(database, signing, SessionRule(), clock, caches.invalidate_user, limits)
+        sessions = make_sessions(
+            database, clock, signing, SessionRule(), forged_per_minute=30, revoked=caches.invalidate_user
+        )
         servicer = AuthServicer(sessions, ClusterTokenCache(caches, [], bus, "world", lambda *_: None))
         admission = Admission(USERS, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
         pipeline = HandlerPipeline(door, Metrics().rpc, clock, admission)
@@ -141,7 +144,7 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
 
 
 @pytest.mark.timeout(900)
-async def test_ten_thousand_users_refresh_on_schedule(
+async def test_session_refresh_of_ten_thousand_users_stays_on_schedule(
     world: World, database_urls: DatabaseUrls, record: Callable[[str, dict[str, object]], None]
 ) -> None:
     dice = random.Random(7)

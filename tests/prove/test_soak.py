@@ -14,7 +14,9 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, push_service_pb2
 from syncbeat_devtools.demo.devices import eventually
 from syncbeat_devtools.demo.stage import Stage
-from tests.conftest import DatabaseUrls
+from tests.support.databases import DatabaseUrls
+
+pytestmark = pytest.mark.prove
 
 USERS = 20_000
 EACH = 500

@@ -20,10 +20,12 @@ from syncbeat_server.errors import Overloaded
 from syncbeat_server.rpc.access import access_policies
 from syncbeat_server.rpc.admission import Admission, Criticality, criticality_of
 from syncbeat_server.rpc.server import CONTRACT
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.ports import free_port
-from tests.rpc.conftest import DEADLINE_S, Caller, refusal_of, running_server
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.ports import free_port
+from tests.support.rpc_server import DEADLINE_S, Caller, refusal_of, running_server
+
+pytestmark = pytest.mark.rpc
 
 CALLS = 600
 SHED = CALLS // 4  # at the least, before those are served that were let in
@@ -36,7 +38,7 @@ CRITICALITIES = {
 
 
 async def outcome(caller: Caller) -> tuple[str, float]:
-    """How a device's report ended, and in how long it shall be made again."""
+    """Return how a device's report ended, and in how long it shall be made again."""
     try:
         activity = sync_service_pb2.Activity(state=sync_service_pb2.ACTIVITY_STATE_FOREGROUND)
         await caller(sync_service_pb2.ReportActivityRequest(device_id="phone", activity=activity))
@@ -46,7 +48,7 @@ async def outcome(caller: Caller) -> tuple[str, float]:
 
 
 def delay_of(error: grpc.aio.AioRpcError) -> float:
-    """What RetryInfo says, and the pushback with it."""
+    """Return what RetryInfo says, and the pushback with it."""
     refusal = refusal_of(error)
     assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     trailers = dict(error.trailing_metadata() or ())
@@ -61,7 +63,7 @@ def delay_of(error: grpc.aio.AioRpcError) -> float:
 
 @asynccontextmanager
 async def reports_waiting(urls: DatabaseUrls) -> AsyncIterator[None]:
-    """Whatever devices report waits for the end of the block."""
+    """Let whatever devices report wait for the end of the block."""
     conn = await asyncpg.connect(urls.admin_url)
     try:
         async with conn.transaction():
@@ -71,7 +73,7 @@ async def reports_waiting(urls: DatabaseUrls) -> AsyncIterator[None]:
         await conn.close()
 
 
-async def test_a_server_under_overload_sheds_and_serves_the_others_in_time(
+async def test_load_shedding_under_overload_keeps_served_calls_in_time(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     ops = f"127.0.0.1:{free_port()}"
@@ -122,7 +124,7 @@ def admission(in_flight: int, overload: float = 0.0, draw: float = 0.5) -> tuple
         (Criticality.SERVICE, SERVICE, 200),
     ],
 )
-def test_the_cheaper_it_is_to_wait_the_earlier_a_call_is_shed(
+def test_load_shedding_order_is_by_cost_of_waiting(
     criticality: Criticality, principal: Principal | None, room: int
 ) -> None:
     admission(room)[0].check(criticality, principal)
@@ -134,7 +136,7 @@ def test_the_cheaper_it_is_to_wait_the_earlier_a_call_is_shed(
     assert full.shed_count == 1
 
 
-def test_operators_are_never_shed() -> None:
+def test_load_shedding_spares_operators() -> None:
     admission(1_000_000)[0].check(Criticality.OPERATOR, OPERATOR)
     admission(1_000_000)[0].check(Criticality.POLL, OPERATOR)
 

@@ -15,15 +15,17 @@ from syncbeat_server.rpc.validation import value_checks
 from syncbeat_server.rpc.validation.json_documents import document_fault
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES
 from syncbeat_server.sync.content import merge_patch
-from tests.hard_documents import drawn
-from tests.rpc.conftest import METHODS, Server
+from tests.support.hard_documents import drawn
+from tests.support.rpc_server import METHODS, Server
+
+pytestmark = pytest.mark.rpc
 
 DOCUMENTS, HOT_KEYS = 60, 6
 # 0.2 s by itself; a busy machine takes several times as long, what was quadratic took minutes.
 MOST_S = 4.0
 
 
-async def test_hard_documents_are_answered_soon_and_can_be_read(server: Server) -> None:
+async def test_hard_documents_are_answered_soon_and_stay_readable(server: Server) -> None:
     await server.add("hard", "ann")
     await server.add("calm", "bob")
     ann, bob = server.user("ann"), server.user("bob")
@@ -66,7 +68,7 @@ async def test_hard_documents_are_answered_soon_and_can_be_read(server: Server) 
     assert read > told.count(None) // 3
 
 
-async def test_large_documents_are_neither_checked_nor_merged_where_others_are_served(
+async def test_large_documents_are_validated_and_merged_off_the_loop(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await server.add("hard", "ann")

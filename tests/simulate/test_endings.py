@@ -1,4 +1,4 @@
-"""How `simulate` ends before its work is done: nothing of it stays, and nothing is told at length."""
+"""Tests how `simulate` ends before its work is done: nothing of it stays, and nothing is told at length."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+
+pytestmark = pytest.mark.process
 
 # Work that outlasts every wait of the test; it prints the processes that do it, once they are there.
 PROGRAM = """
@@ -35,7 +37,7 @@ except KeyboardInterrupt:
         (signal.SIGKILL, False, -signal.SIGKILL),
     ],
 )
-def test_a_signal_ends_all_processes_quietly(number: signal.Signals, whole_group: bool, status: int) -> None:
+def test_simulate_signal_ends_all_processes_quietly(number: signal.Signals, whole_group: bool, status: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         stdout=subprocess.PIPE,

@@ -22,6 +22,8 @@ from syncbeat_server.sync.policy.hint import Situation
 from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.interval import Bounds, Price
 
+pytestmark = pytest.mark.unit
+
 DEVICES = [make_device(DEFAULT, 5, index, 24, history_days=1) for index in range(24)]
 POLLING = [row for row in PolicyRow if row not in (PolicyRow.HYBRID, PolicyRow.HYBRID_CEILING)]
 
@@ -46,7 +48,7 @@ def a_day(row: PolicyRow, devices: list[Device], settings: Settings) -> Tally:
     return tally
 
 
-def test_fixed_polling_is_as_stale_as_it_must_be() -> None:
+def test_fixed_polling_staleness_matches_theory() -> None:
     lively = replace(CONSTANT, hot_per_s=30 / HOUR, cold_per_s=30 / HOUR)
     devices = [make_device(lively, 1, index, 40) for index in range(40)]
     tally = a_day(PolicyRow.FIXED, devices, Settings(1.0))
@@ -57,7 +59,7 @@ def test_fixed_polling_is_as_stale_as_it_must_be() -> None:
     assert poll_bound(devices).least_requests(15.0) == pytest.approx(40 * DAY / 30)
 
 
-def test_who_knows_all_comes_close_to_the_bound_and_none_below_it() -> None:
+def test_clairvoyant_policy_approaches_the_bound() -> None:
     oracle = a_day(PolicyRow.ORACLE, DEVICES[:12], Settings(1.31))
     bound = poll_bound(DEVICES[:12])
     assert 0.94 < bound.least_requests(oracle.mean_s) / oracle.requests < 1.005
@@ -66,14 +68,14 @@ def test_who_knows_all_comes_close_to_the_bound_and_none_below_it() -> None:
         assert 0.6 < bound.least_requests(tally.mean_s) / tally.requests < 0.9
 
 
-def test_both_means_agree_and_the_belief_is_calibrated() -> None:
+def test_simulated_and_believed_means_agree() -> None:
     tally = a_day(PolicyRow.PULL, DEVICES, Settings(1.2))
     assert tally.empirical_mean_s == pytest.approx(tally.mean_s, rel=0.1)
     assert len(tally.delays) == pytest.approx(tally.expected, rel=0.1)
     assert tally.predicted_changes == pytest.approx(tally.expected, rel=0.15)
 
 
-def test_a_bug_in_the_policy_moves_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_policy_bug_moves_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     def product() -> float:
         tally = a_day(PolicyRow.PULL, DEVICES[:8], Settings(1.2, Bounds(1.0, 600.0)))
         return tally.mean_s * tally.requests
@@ -90,7 +92,7 @@ def test_a_bug_in_the_policy_moves_the_figures(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("row", POLLING)
-def test_every_wait_comes_from_the_policy(row: PolicyRow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulated_waits_come_from_the_policy(row: PolicyRow, monkeypatch: pytest.MonkeyPatch) -> None:
     answered: set[float] = set()
     for module, name in (
         (interval, "poll_interval"),
@@ -118,7 +120,7 @@ def test_every_wait_comes_from_the_policy(row: PolicyRow, monkeypatch: pytest.Mo
         assert any(math.isclose(gap, wait, rel_tol=1e-6) for wait in answers)
 
 
-def test_the_simulated_wait_is_what_the_server_would_hint() -> None:
+def test_simulated_wait_equals_the_server_hint() -> None:
     device = DEVICES[3]
     schedule = make_schedule(PolicyRow.PULL, Settings(1.0), DEFAULT, device, 5e-4, random.Random(1))
     known = scope_signal.initial_signal(device.born)._replace(presence_at=device.born)
@@ -130,7 +132,7 @@ def test_the_simulated_wait_is_what_the_server_would_hint() -> None:
         assert schedule.interval(at + 40.0, news=True) == pytest.approx(hinted.interval_s)
 
 
-def test_nothing_after_midnight_is_counted_and_everything_before_is_seen() -> None:
+def test_simulated_day_ends_at_midnight_and_misses_nothing() -> None:
     device = Device(0, (10.0, DAY - 1.0), (Segment(0.0, DAY, 2 / DAY, hot=False),), 0.0, 2 / DAY)
     tally = Noted()
     play_poll_day(
@@ -150,7 +152,7 @@ def test_true_rates_integrate_over_their_segments() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FLEETS))
-def test_fleets_are_what_they_say_and_repeat(name: str) -> None:
+def test_fleet_generation_is_deterministic(name: str) -> None:
     spec = FLEETS[name]
     devices = [make_device(spec, 3, index, 100) for index in range(100)]
     assert devices[7] == make_device(spec, 3, 7, 100) != make_device(spec, 4, 7, 100)
@@ -166,7 +168,7 @@ def test_fleets_are_what_they_say_and_repeat(name: str) -> None:
         assert changes * 200 == pytest.approx(860_000, rel=0.1)
 
 
-def test_a_longer_history_leaves_out_nothing() -> None:
+def test_history_of_longer_length_leaves_out_nothing() -> None:
     known = make_device(DEFAULT, 3, 7, 100, history_days=3)
     assert known.born == -3 * DAY
     assert known.history
@@ -174,7 +176,7 @@ def test_a_longer_history_leaves_out_nothing() -> None:
     assert not make_device(DEFAULT, 3, 7, 100).history
 
 
-def test_the_same_seed_gives_the_same_figures_whatever_the_pieces() -> None:
+def test_seed_gives_the_same_figures_however_split() -> None:
     sample = Sample(DEFAULT, 11, 60, history_days=0)
     settings = Settings(1.5)
     jobs = split_jobs(PolicyRow.EWMA, sample, settings, 60)
@@ -186,6 +188,6 @@ def test_the_same_seed_gives_the_same_figures_whatever_the_pieces() -> None:
     assert run_job(replace(jobs[0], sample=replace(sample, seed=12))).delays != whole.delays
 
 
-def test_half_widths_are_students() -> None:
+def test_half_widths_are_student_t() -> None:
     assert half_width([1.0]) is None
     assert half_width([1.0, 2.0, 3.0]) == pytest.approx(4.30 / math.sqrt(3))

@@ -16,6 +16,8 @@ from syncbeat_devtools.simulate.policies.settings import Settings
 from syncbeat_server.sync.policy import hint
 from syncbeat_server.sync.policy.hint import IntervalDecision
 
+pytestmark = pytest.mark.unit
+
 EXACT = PushConditions(loss=0.0, latency_s=3.0, latency_sigma=0.0)
 QUIET = Settings(1.0, conditions=EXACT, app_misses=0.0)
 HISTORY = tuple(-HOUR * hours for hours in range(48, 0, -1))
@@ -55,7 +57,7 @@ def a_day(
     return tally
 
 
-def test_a_push_brings_a_change_and_nothing_else_is_asked() -> None:
+def test_push_brings_a_change_without_polls() -> None:
     tally = a_day(feed(8 * HOUR, 9 * HOUR, 9 * HOUR + 1.0, 10 * HOUR), QUIET)
     assert list(tally.delays) == pytest.approx([3.0, 3.0, 2.0, 3.0])  # one push serves what came while it was under way
     assert (tally.fetches, tally.pushes, tally.resends, tally.lost) == (3, 3, 0, 0)
@@ -63,7 +65,7 @@ def test_a_push_brings_a_change_and_nothing_else_is_asked() -> None:
     assert tally.safety_polls <= 24
 
 
-def test_a_window_holds_back_the_last_change_and_no_more_than_that() -> None:
+def test_dedupe_window_delays_only_the_last_change() -> None:
     windows = replace(QUIET, conditions=replace(EXACT, window_s=300.0))
     at = 8 * HOUR
     tally = a_day(feed(at, at + 10.0, at + 20.0, at + 610.0), windows)
@@ -73,7 +75,7 @@ def test_a_window_holds_back_the_last_change_and_no_more_than_that() -> None:
     assert list(seen.delays) == pytest.approx([3.0, 2.0, 3.0])
 
 
-def test_what_is_lost_in_the_dark_is_sent_again() -> None:
+def test_resend_of_pushes_lost_in_the_background() -> None:
     tally = a_day(feed(DAY / 2 + 10.0), QUIET, dark=30.0)
     assert (tally.pushes, tally.resends, tally.fetches) == (3, 2, 1)  # after 15 s it is dark still, 30 s later not
     assert list(tally.delays) == pytest.approx([15.0 + 30.0 + 3.0])
@@ -81,18 +83,18 @@ def test_what_is_lost_in_the_dark_is_sent_again() -> None:
     assert (given_up.pushes, given_up.resends, given_up.lost) == (5, 4, 1)
 
 
-def test_ios_is_not_woken_again_in_the_background() -> None:
+def test_resend_not_on_ios_in_the_background() -> None:
     tally = a_day(feed(DAY / 2 + 10.0), QUIET, IOS, dark=30.0)
     assert (tally.pushes, tally.resends, tally.missed) == (1, 0, 1)
 
 
-def test_a_push_that_comes_late_is_needless_when_it_was_sent_again() -> None:
+def test_resend_makes_a_late_push_needless() -> None:
     tally = a_day(feed(8 * HOUR), replace(QUIET, conditions=replace(EXACT, latency_s=20.0)))
     assert (tally.pushes, tally.resends, tally.needless_resends, tally.fetches) == (2, 1, 1, 1)
     assert list(tally.delays) == pytest.approx([20.0])
 
 
-def test_who_looks_gets_changes_through_the_stream() -> None:
+def test_stream_brings_changes_in_the_foreground() -> None:
     tally = a_day(feed(8 * HOUR + 60.0, 8 * HOUR + 90.0, sessions=((8 * HOUR, 8 * HOUR + 600.0),)), QUIET)
     assert list(tally.delays) == pytest.approx([0.2, 0.2])
     assert (tally.stream_opens, tally.stream_messages, tally.pushes) == (1, 2, 0)
@@ -100,7 +102,7 @@ def test_who_looks_gets_changes_through_the_stream() -> None:
     assert a_day(feed(8 * HOUR, sessions=((8 * HOUR, 8 * HOUR + 600.0),)), unseen).stream_opens == 0
 
 
-def test_who_is_not_reached_polls_and_is_not_believed_to_be_reached() -> None:
+def test_unreachable_device_polls_and_reach_is_not_believed() -> None:
     device = make_device(DEFAULT, 5, 3, 24, history_days=2)
     reached, unreached = a_day(device, QUIET), a_day(device, QUIET, reachable=False)
     assert unreached.polls > 4 * (reached.safety_polls + 1)
@@ -109,7 +111,7 @@ def test_who_is_not_reached_polls_and_is_not_believed_to_be_reached() -> None:
     assert streamless.stream_opens == 0
 
 
-def test_systems_let_through_what_their_budget_allows() -> None:
+def test_wakeup_budget_limits_delivered_pushes() -> None:
     channel = PushChannel(EXACT, Handset(IOS, True, ()), random.Random(1))
     sent = []
     now = 0.0
@@ -124,7 +126,7 @@ def test_systems_let_through_what_their_budget_allows() -> None:
     assert lost.send(0.0) is None
 
 
-def test_the_system_holds_back_polls_in_the_background() -> None:
+def test_background_polls_are_deferred_by_the_system() -> None:
     device = make_device(DEFAULT, 5, 3, 24, history_days=2)
     dozing = replace(QUIET, conditions=replace(EXACT, android_floor_s=900.0))
     held = a_day(device, dozing, reachable=False)
@@ -142,7 +144,7 @@ def test_the_system_holds_back_polls_in_the_background() -> None:
         (ANDROID, False, 300.0, 1000),
     ],
 )
-def test_every_wait_of_a_woken_device_is_the_servers_hint(
+def test_hybrid_waits_are_the_server_hints(
     platform: str, reachable: bool, floor_s: float, fewest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, polls = hint.decide_interval, 0
@@ -174,7 +176,7 @@ def test_every_wait_of_a_woken_device_is_the_servers_hint(
     assert polls > fewest
 
 
-def test_a_sample_has_the_fleets_shares() -> None:
+def test_fleet_sample_keeps_the_shares() -> None:
     conditions = PushConditions(reach=0.85, ios=0.3, dark=0.1)
     told = [handset(conditions, 7, index, 400) for index in range(400)]
     assert sum(one.reachable for one in told) == 340
@@ -183,7 +185,7 @@ def test_a_sample_has_the_fleets_shares() -> None:
     assert dark / (400 * DAY) == pytest.approx(0.1, rel=0.15)
 
 
-def test_signals_lower_the_bound_down_to_one_request_a_change() -> None:
+def test_signals_lower_the_bound_to_one_request_per_change() -> None:
     devices = [make_device(DEFAULT, 5, index, 24) for index in range(24)]
     told = [Handset(ANDROID, index >= 6, ()) for index in range(24)]
     pulled, some = poll_bound(devices), signalled_bound(devices, told, PushConditions())

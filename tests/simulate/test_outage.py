@@ -12,10 +12,12 @@ from syncbeat_devtools.simulate.engine.outage import Placement, simulate_outage
 from syncbeat_devtools.simulate.fleet.devices import DEFAULT
 from syncbeat_server.sync.policy import interval
 
+pytestmark = pytest.mark.unit
+
 DEVICES = 60
 
 
-def test_every_wait_after_an_outage_is_the_policys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outage_recovery_waits_come_from_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[float] = []
     came: dict[Placement, list[float]] = {way: [] for way in Placement}
     due: dict[Placement, set[float]] = {way: set() for way in Placement}
@@ -48,7 +50,7 @@ def test_every_wait_after_an_outage_is_the_policys(monkeypatch: pytest.MonkeyPat
         assert len(came[way]) > 10 * DEVICES
 
 
-def test_booked_moments_level_a_step_that_exact_ones_keep() -> None:
+def test_load_leveling_by_booking_levels_a_step_exact_times_keep() -> None:
     with ThreadPoolExecutor(1) as executor:
         booked, jittered, exact = (way.peak_over_mean for way in simulate_outage(DEFAULT, 5, 1000, executor))
     assert booked < 1.5

@@ -21,9 +21,19 @@ from syncbeat_server.storage.redis.bus import open_redis
 from syncbeat_server.storage.redis.capability_check import describe_refusals
 from syncbeat_server.storage.redis.faults import ACL_RULE, Cause
 from syncbeat_server.storage.redis.monitor import RedisMonitor
-from tests.certificates import Authority
-from tests.fakes import wait_until
-from tests.valkeys import PASSWORD, Valkey, moving_address, running_sentinel, running_valkey, saying, sentinel_url
+from tests.support.certificates import Authority
+from tests.support.fake_clock import wait_until
+from tests.support.valkeys import (
+    PASSWORD,
+    Valkey,
+    moving_address,
+    running_sentinel,
+    running_valkey,
+    saying,
+    sentinel_url,
+)
+
+pytestmark = pytest.mark.store
 
 Made = Callable[[Path, ExitStack], str]
 
@@ -207,9 +217,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("what", FAULTS)
-async def test_each_fault_of_redis_is_named_with_its_fix(
-    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_redis_fault_is_named_with_its_fix(what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make, cause, named = FAULTS[what]
     with ExitStack() as cleanup:
         url = make(tmp_path, cleanup)
@@ -217,7 +225,7 @@ async def test_each_fault_of_redis_is_named_with_its_fix(
 
 
 @pytest.mark.parametrize("words", SAID)
-async def test_what_is_no_redis_is_named(words: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_redis_fault_of_a_foreign_server_is_named(words: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with saying(words) as url:
         await named_everywhere(url, SAID[words], "", caplog)
 
@@ -250,7 +258,7 @@ def granted(valkey: Valkey, rule: str) -> str:
     return f"redis://syncbeat:{PASSWORD}@127.0.0.1:{valkey.port}/1"
 
 
-async def test_acl_rule_of_the_documents_grants_enough_and_no_more(tmp_path: Path) -> None:
+async def test_redis_acl_rule_of_the_docs_is_sufficient_and_minimal(tmp_path: Path) -> None:
     with running_valkey(tmp_path) as one:
         assert await describe_refusals(parse_redis_url(granted(one, ACL_RULE)), "check") == []
         # ROLE tells a Sentinel from a server, and PING a quiet subscription from one that is lost.
@@ -261,12 +269,12 @@ async def test_acl_rule_of_the_documents_grants_enough_and_no_more(tmp_path: Pat
             assert not refused or ACL_RULE in refused[0]
 
 
-def test_acl_rule_stands_in_the_readme() -> None:
+def test_redis_acl_rule_is_in_the_readme() -> None:
     readme = Path(__file__).parents[2] / "README.md"
     assert ACL_RULE in readme.read_text()
 
 
-async def test_password_for_a_redis_without_one_is_no_fault(tmp_path: Path) -> None:
+async def test_redis_password_without_need_is_no_fault(tmp_path: Path) -> None:
     with running_valkey(tmp_path) as one:
         assert await describe_refusals(parse_redis_url(f"redis://:{PASSWORD}@127.0.0.1:{one.port}"), "check") == []
 
@@ -281,7 +289,7 @@ async def tls_address(folder: Path, authority: Authority, *names: str) -> AsyncI
             yield address.port
 
 
-async def test_tls_mismatches_and_untrusted_certificates_are_named(
+async def test_redis_tls_mismatch_and_untrusted_certificate_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     authority, stranger = Authority("ours"), Authority("another")
@@ -301,7 +309,7 @@ async def test_tls_mismatches_and_untrusted_certificates_are_named(
             await named_everywhere(url, cause, named, caplog)
 
 
-async def test_sentinels_own_password_is_asked_for_and_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_redis_sentinel_password_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with (
         running_valkey(tmp_path, "--requirepass", PASSWORD) as primary,
         running_sentinel(tmp_path, primary, f"sentinel auth-pass heart {PASSWORD}", "requirepass of-sentinels") as one,
@@ -329,14 +337,14 @@ async def test_sentinels_own_password_is_asked_for_and_used(tmp_path: Path, capl
         ("redis+sentinel://" + ",".join("abcdefghijklmnopq") + "/heart", "at most 16"),
     ],
 )
-def test_redis_url_that_cannot_be_used_is_a_sentence_without_its_password(url: str, named: str) -> None:
+def test_redis_url_unusable_is_reported_without_its_password(url: str, named: str) -> None:
     with pytest.raises(ConfigurationError, match="SYNCBEAT_REDIS_URL") as caught:
         parse_redis_url(url.replace("://", f"://user:{PASSWORD}@"))
     assert named in caught.value.message
     assert PASSWORD not in caught.value.message
 
 
-def test_sentinel_url_has_hosts_of_ipv6_a_database_and_two_logins() -> None:
+def test_redis_sentinel_url_has_ipv6_hosts_database_and_two_logins() -> None:
     address = parse_redis_url("rediss+sentinel://u:p%40@[::1]:1,b/a%20b/3?sentinel_password=q&ssl_cert_reqs=none")
     assert address.sentinels == (("::1", 1), ("b", 26_379))
     assert (address.name, address.is_tls, address.kwargs["db"]) == ("a b", True, 3)
@@ -345,9 +353,7 @@ def test_sentinel_url_has_hosts_of_ipv6_a_database_and_two_logins() -> None:
     assert "p@" not in repr(address)
 
 
-async def test_redis_outage_is_said_at_start_when_its_cause_changes_and_when_it_ends(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_redis_outage_is_logged_at_start_change_and_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     def told() -> list[str]:
@@ -372,7 +378,7 @@ async def test_redis_outage_is_said_at_start_when_its_cause_changes_and_when_it_
             running.cancel()
 
 
-async def test_cluster_is_refused_at_start_by_a_sentence(tmp_path: Path) -> None:
+async def test_redis_cluster_is_refused_at_start(tmp_path: Path) -> None:
     with running_valkey(tmp_path, "--cluster-enabled", "yes") as one:
         async with open_redis(one.url, SystemClock(), "ours") as bus:
             with pytest.raises(ConfigurationError, match=r"Redis Cluster.*redis\+sentinel://"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from syncbeat_server.auth import erase
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.clock import SystemClock
@@ -16,8 +18,10 @@ from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.storage.retention import BEGINNING, DeletedBatch, Retention, RetentionRule
 from syncbeat_server.sync.feed import prune
 from syncbeat_server.sync.store import change_samples, device_cursors, invalidations
-from tests.conftest import DatabaseUrls, run_sql
-from tests.storage.stage import rows_of, value_of
+from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.seed import rows_of, value_of
+
+pytestmark = pytest.mark.store
 
 OLD, FRESH = 3_500, 20
 # As the superuser, and as a replica would write them: without their triggers and references.
@@ -84,7 +88,7 @@ def everything(database: Database, forgot: Any = lambda name, count: None) -> Re
     return Retention(database, kinds, SystemClock(), forgot)
 
 
-async def test_retention_deletes_all_that_is_old_in_one_sweep(database: Database, database_urls: DatabaseUrls) -> None:
+async def test_retention_deletes_all_old_rows_in_one_sweep(database: Database, database_urls: DatabaseUrls) -> None:
     await plant(database_urls)
     gone = await everything(database).sweep()
     assert gone == {
@@ -102,7 +106,7 @@ async def test_retention_deletes_all_that_is_old_in_one_sweep(database: Database
         assert await value_of(database, f"SELECT count(*) FROM {table}") == FRESH, table
 
 
-async def test_retention_takes_turns_among_kinds(database: Database, database_urls: DatabaseUrls) -> None:
+async def test_retention_alternates_between_kinds(database: Database, database_urls: DatabaseUrls) -> None:
     await plant(database_urls)
     order: list[str] = []
     await everything(database, lambda name, count: order.append(name)).sweep()
@@ -145,7 +149,7 @@ async def test_retention_stops_between_two_batches(database: Database, database_
     assert batches == [1_000]
 
 
-async def test_retention_is_one_process_at_a_time(database: Database, database_urls: DatabaseUrls) -> None:
+async def test_retention_runs_in_one_process_at_a_time(database: Database, database_urls: DatabaseUrls) -> None:
     await plant(database_urls, old=10)
     async with database.transaction() as conn:
         await conn.execute("SELECT pg_advisory_xact_lock($1, $2)", *retention._LOCK)
@@ -153,7 +157,7 @@ async def test_retention_is_one_process_at_a_time(database: Database, database_u
     assert sum((await everything(database).sweep()).values()) == 90
 
 
-async def test_retention_goes_on_with_other_kinds_and_with_less_when_one_fails(database: Database) -> None:
+async def test_retention_continues_with_other_kinds_after_a_failure(database: Database) -> None:
     asked: list[int] = []
 
     async def fails(conn: Connection, limit: int, place: None) -> DeletedBatch:
@@ -171,7 +175,7 @@ async def test_retention_goes_on_with_other_kinds_and_with_less_when_one_fails(d
     assert asked == [1_000, 250]
 
 
-async def test_retention_spares_cursors_of_members_and_what_is_waited_for(
+async def test_retention_spares_member_cursors_and_waiting_rows(
     database: Database, database_urls: DatabaseUrls
 ) -> None:
     await plant(database_urls, old=2, fresh=0)
@@ -190,7 +194,7 @@ async def test_retention_spares_cursors_of_members_and_what_is_waited_for(
     assert await rows_of(database, "SELECT state FROM deliveries") == [("PENDING",)]
 
 
-async def test_touches_are_deleted_from_where_the_last_ones_were(
+async def test_retention_of_invalidations_resumes_from_the_last(
     database: Database, database_urls: DatabaseUrls
 ) -> None:
     await plant(database_urls)
@@ -203,7 +207,7 @@ async def test_touches_are_deleted_from_where_the_last_ones_were(
     assert await value_of(database, "SELECT count(*) FROM touches") == FRESH
 
 
-async def test_retention_walks_indexes(database: Database, database_urls: DatabaseUrls) -> None:
+async def test_retention_uses_indexes(database: Database, database_urls: DatabaseUrls) -> None:
     await plant(database_urls, old=10, fresh=10_000)
     await run_sql(database_urls.admin_url, f"ANALYZE {', '.join(_STATEMENTS)}")
     for table, (statement, arguments) in _STATEMENTS.items():

@@ -13,7 +13,8 @@ from google.protobuf.message import Message
 
 from syncbeat.connections import Connection, Connections
 from syncbeat.errors import explain
-from syncbeat.retry import MAX_CONNECTIONS, public_paths, service_config
+from syncbeat.retry import public_paths, service_config
+from syncbeat.rules import DEFAULT_RULE, ClientRule
 from syncbeat.session import Session
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -43,25 +44,6 @@ What returns it is asked for each call and each attempt of a stream: let it cach
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
-_MAX_ANSWER_BYTES = 32 << 20  # a checkpoint of all scopes from a server without tokens has up to 100,000 cursors
-_OPTIONS: tuple[tuple[str, int | str], ...] = (
-    # The largest request the server takes; what does not fit into the buffer is never sent twice.
-    ("grpc.per_rpc_retry_buffer_size", 1_310_720),
-    ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
-    # Finds dead connections under streams. The server refuses pings that come more often than every 20 s.
-    ("grpc.keepalive_time_ms", 30_000),
-    # A ping that is not answered in time ends the connection by the latter; the former is what the kernel is told, for
-    # octets that nobody acknowledges (TCP_USER_TIMEOUT).
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_connections_per_subchannel_cap", MAX_CONNECTIONS),
-    # Channels to the same server would share a connection, and so its end: a new one is to be a new connection.
-    ("grpc.use_local_subchannel_pool", 1),
-    # The default waits up to two minutes before it tries a server again that was away.
-    ("grpc.initial_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 20_000),
-)
 _LISTS = ("ipv4:", "ipv6:")  # of addresses, of which the first is meant to be tried first
 _PUBLIC = public_paths()
 
@@ -91,6 +73,7 @@ class SyncbeatClient:
         tls: bool | grpc.ChannelCredentials = True,
         app_id: str = "",
         timeout_s: float = 10.0,
+        rule: ClientRule = DEFAULT_RULE,
     ) -> None:
         """Make it inside a running event loop; it connects with the first call.
 
@@ -103,13 +86,14 @@ class SyncbeatClient:
                 the token too, unencrypted: only on a trusted network.
             app_id: Goes into requests that name no app; for services that serve several.
             timeout_s: The deadline of calls that name none, in seconds.
+            rule: Delays, bounds and channel options. The defaults are good; tests shorten them.
         """
         session = token if isinstance(token, Session) else None
         additions = _Additions(token.token if isinstance(token, Session) else token, app_id, timeout_s)
         credentials = grpc.ssl_channel_credentials() if tls is True else tls or None
 
         config = service_config(shuffle=not address.startswith(_LISTS))
-        options = (("grpc.service_config", config), *_OPTIONS)
+        options = (("grpc.service_config", config), *rule.channel_options.items())
 
         def open_channel(connection: Connection) -> grpc.aio.Channel:
             interceptors = [_UnaryInterceptor(additions, session, connection), _StreamInterceptor(additions)]
@@ -117,7 +101,8 @@ class SyncbeatClient:
                 return grpc.aio.insecure_channel(address, options, interceptors=interceptors)
             return grpc.aio.secure_channel(address, credentials, options, interceptors=interceptors)
 
-        self._connections = Connections(open_channel)
+        self._connections = Connections(open_channel, rule.connection_spacing_s)
+        self.rule = rule
         channel = cast(grpc.aio.Channel, self._connections)  # what stubs use of one
         self._renewable = not isinstance(token, str)
         self.sync = SyncServiceStub(channel)
@@ -175,6 +160,7 @@ class SyncbeatClient:
             on_silence=self._connections.silent,
             renew=renew,
             on_break=on_break,
+            rule=self.rule,
         )
 
     async def close(self) -> None:

@@ -19,7 +19,6 @@ import grpc
 _log = logging.getLogger(__name__)
 
 _SILENT_CALLS = 2  # one may have met a server that is slow
-_PAUSE_S = 10.0  # from one new connection to the next, where silence is not the connection's fault
 
 _Options: TypeAlias = Any
 _Call: TypeAlias = Any  # the calls of grpc.aio, whose types say less than there is
@@ -69,9 +68,10 @@ class Connection:
 class Connections:
     """Stands in for a channel: stubs that are made of it call over whichever connection is the right one then."""
 
-    def __init__(self, open_channel: Callable[[Connection], grpc.aio.Channel]) -> None:
-        """See `Connection`; the first one is opened now."""
+    def __init__(self, open_channel: Callable[[Connection], grpc.aio.Channel], spacing_s: float) -> None:
+        """Open the first connection, see `Connection`; `spacing_s` lies between two that are opened for silence."""
         self._open_channel = open_channel
+        self._spacing_s = spacing_s
         self._present = self._open()
         self._retired: set[Connection] = set()
         self._closed = False
@@ -135,7 +135,7 @@ class Connections:
 
     def _replace(self, silent: Connection) -> None:
         # Of several calls that were silent together, the first has done it.
-        if self._closed or silent is not self._present or time.monotonic() - silent.opened_at < _PAUSE_S:
+        if self._closed or silent is not self._present or time.monotonic() - silent.opened_at < self._spacing_s:
             return
         _log.info("the connection is silent; opening another")
         self._retired.add(silent)

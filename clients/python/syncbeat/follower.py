@@ -36,7 +36,6 @@ _WAKE_SPREAD_S = 3.0
 _STREAM_PAUSE_S = 30.0  # after hints that preferred polls
 _NO_STREAM_S = 300.0  # after a server that refused the stream
 _MAX_ACKS = 100
-_PAGE = 1_000
 _CALLBACK_DELAY_S = 60.0
 
 _log = logging.getLogger("syncbeat.smart_sync")
@@ -203,7 +202,12 @@ class Follower:
         more = True
         while more:
             page = await self._client.sync.ListChanges(
-                pb.ListChangesRequest(user_id=self._user_id, device_id=self._device_id, cursor=cursor, page_size=_PAGE)
+                pb.ListChangesRequest(
+                    user_id=self._user_id,
+                    device_id=self._device_id,
+                    cursor=cursor,
+                    page_size=self._client.rule.page_size,
+                )
             )
             # A page that leads nowhere is the last: it would come for ever.
             more = page.more and page.next_cursor != cursor

@@ -16,6 +16,7 @@ import grpc
 
 from syncbeat.errors import MAX_EXPIRIES, ErrorDetails, explain
 from syncbeat.feeds import MOST_NAMED, names_some
+from syncbeat.rules import DEFAULT_RULE, ClientRule
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 
@@ -29,13 +30,11 @@ Renew: TypeAlias = Callable[[float], Awaitable[None]] | None
 OnSilence: TypeAlias = Callable[[object], None]
 """Told of a call that brought nothing for three heartbeats, before it is given up."""
 
-_FIRST_DELAY_S, _MAX_DELAY_S = 0.5, 30.0
 _MIN_DRAIN_DELAY_S = 0.1
 _MAX_ASKED_DELAY_S = 300.0
 _STEADY_S = 10.0  # a stream that lasted so long makes the next delay a short one again
 _SILENT_HEARTBEATS = 3
 _MAX_KEPT = 100_000  # as many as the server keeps for a stream of all scopes that has no token
-_MAX_KEPT_BESIDE_TOKEN = 10_000  # what may come again after the last token: twenty pages of the server's
 _PAGE = 1_000
 
 _log = logging.getLogger(__name__)
@@ -72,12 +71,19 @@ class Watch:
         on_silence: OnSilence,
         renew: Renew = None,
         on_break: Callable[[], None] | None = None,
+        rule: ClientRule = DEFAULT_RULE,
     ) -> None:
         """`request` says what to watch and where to start; `token_changes`: whether a new attempt has a new token;
         `renew` is called when the server finds the token expired, `on_break` when a stream ended without a drain,
         `on_silence` with the call of a stream that brought nothing for three heartbeats."""
         self._feed = _Feed(
-            stub, request, token_changes=token_changes, on_silence=on_silence, renew=renew, on_break=on_break
+            stub,
+            request,
+            token_changes=token_changes,
+            on_silence=on_silence,
+            renew=renew,
+            on_break=on_break,
+            rule=rule,
         )
         self._events = self._feed.follow()
 
@@ -127,7 +133,9 @@ class _Feed:
         on_silence: OnSilence,
         renew: Renew,
         on_break: Callable[[], None] | None,
+        rule: ClientRule,
     ) -> None:
+        self._rule = rule
         self._renew = renew
         self._on_silence = on_silence
         self._on_break = on_break
@@ -140,7 +148,7 @@ class _Feed:
 
     async def follow(self) -> AsyncGenerator[WatchEvent, None]:
         """The events of one stream after the other."""
-        streak = _Streak()
+        streak = _Streak(self._rule)
         while True:
             opened_at = time.monotonic()
             drain: pb.Drain | None = None
@@ -160,7 +168,7 @@ class _Feed:
             if drain is None and self._on_break is not None:
                 self._on_break()
             if time.monotonic() - opened_at >= _STEADY_S:
-                streak = _Streak()
+                streak = _Streak(self._rule)
             problem = explain(failure) if failure is not None else None
             if problem is not None and self._drop_left_scope(problem):
                 continue
@@ -284,7 +292,7 @@ class _Feed:
         # The scopes that changed last stand last; when there are too many, those that changed first are forgotten.
         self.cursors.pop(cursor.scope, None)
         self.cursors[cursor.scope] = cursor
-        while len(self.cursors) > (_MAX_KEPT_BESIDE_TOKEN if self.token else _MAX_KEPT):
+        while len(self.cursors) > (self._rule.max_cursors_beside_token if self.token else _MAX_KEPT):
             del self.cursors[next(iter(self.cursors))]
 
     def _drop_left_scope(self, problem: ErrorDetails) -> bool:
@@ -301,6 +309,7 @@ class _Feed:
 class _Streak:
     """The streams that failed in a row, and how many of these last of them because the token had expired."""
 
+    rule: ClientRule
     failures: int = 0
     expiries: int = 0
 
@@ -312,7 +321,7 @@ class _Streak:
         self.failures += 1
         asked_s = (problem.retry_after_s if problem is not None else None) or 0.0
         # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-        longest_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** min(self.failures - 1, 10))
+        longest_s = min(self.rule.max_delay_s, self.rule.first_delay_s * 2 ** min(self.failures - 1, 10))
         return min(asked_s, _MAX_ASKED_DELAY_S) + random.uniform(0.0, longest_s)  # noqa: S311  # not a secret
 
 

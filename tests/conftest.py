@@ -22,8 +22,8 @@ from syncbeat_server.storage.postgres import database as database_module
 from syncbeat_server.storage.postgres.database import open_database
 from syncbeat_server.storage.redis import bus as storage_redis
 from syncbeat_server.storage.redis import cluster_query
-from syncbeat_server.sync.hints import load_pacer, view_cache
-from syncbeat_server.sync.streams import head_sweep
+from syncbeat_server.sync.hints import load_pacer, view_cache, view_sweep
+from syncbeat_server.sync.streams import head_sweep, restore_sweep
 from tests.support import ports
 from tests.support.databases import (
     TEST_APP_LOGIN,
@@ -212,7 +212,8 @@ def unstretched(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers of this test look for changes by themselves once an hour: what is known sooner, a wake-up told."""
-    monkeypatch.setattr(head_sweep, "_EVERY_S", 3_600.0)
+    for sweep in (head_sweep, restore_sweep, view_sweep):
+        monkeypatch.setattr(sweep, "_EVERY_S", 3_600.0)
     monkeypatch.setattr(view_cache, "TRUSTED_S", 3_600.0)
 
 

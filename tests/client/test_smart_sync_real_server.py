@@ -13,7 +13,7 @@ from syncbeat.client_rule import DEFAULT_RULE
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed.prune import TombstonePruning
+from syncbeat_server.sync.feed.prune import TombstonePruner
 from tests.support.client_servers import client_of, publish, real_server, user_token
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
@@ -161,7 +161,7 @@ async def test_smart_sync_drops_deleted_keys_after_tombstone_pruning(
         await publish(backend, "room", "g")
         async with database.connection() as conn:
             await conn.execute("UPDATE changes SET changed_at = changed_at - interval '32 days'")
-        assert await TombstonePruning(database, 30.0, SystemClock()).prune() == 1
+        assert await TombstonePruner(database, 30.0, SystemClock()).prune() == 1
         before = list(store.applied)
         kept = store.cursors.values()
         async with SmartSync(client, "phone", on_changes=store.apply, cursors=kept, clock=clock, streams=False):

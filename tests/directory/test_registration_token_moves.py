@@ -9,14 +9,14 @@ import pytest
 
 from syncbeat.v1 import core_pb2, push_service_pb2
 from syncbeat.v1 import directory_service_pb2 as pb
-from syncbeat_server.directory import service
+from syncbeat_server.directory import token_moves
 from tests.support.rpc_server import Refusal, Server
 
 pytestmark = pytest.mark.rpc
 
 LIMITED = ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
 NONE, ACTIVE, MOVED = pb.TOKEN_STATE_NONE, pb.TOKEN_STATE_ACTIVE, pb.TOKEN_STATE_MOVED
-MOVES = service.MAX_MOVES_A_DAY
+MOVES = token_moves.MAX_MOVES_A_DAY
 
 
 async def register(server: Server, user: str, token: str = "t", device: str = "phone") -> int:
@@ -102,7 +102,7 @@ async def test_token_move_after_a_refusal_returns_it_to_its_device_alone(server:
 
 async def test_token_move_refusals_are_rate_limited(server: Server) -> None:
     holder = await move_often(server)
-    for _ in range(service.MAX_RELEASES_A_DAY):
+    for _ in range(token_moves.MAX_RELEASES_A_DAY):
         assert (await refused(server, "stranger")).told == LIMITED
         assert await register(server, holder) == ACTIVE
     await send(server, holder)
@@ -110,7 +110,7 @@ async def test_token_move_refusals_are_rate_limited(server: Server) -> None:
     assert (await refused(server, "stranger")).told == LIMITED
     assert await server.rows() == before, "who knows a token cannot silence its owner for ever"
     assert await waiting(server, holder) == [("PENDING", "UNSPECIFIED")]
-    assert len(await audited(server)) == MOVES + service.MAX_RELEASES_A_DAY
+    assert len(await audited(server)) == MOVES + token_moves.MAX_RELEASES_A_DAY
 
 
 async def test_token_move_concurrent_refusals_take_the_token_once(server: Server) -> None:
@@ -124,7 +124,7 @@ async def test_token_move_concurrent_refusals_take_the_token_once(server: Server
 
 
 async def test_token_move_beyond_the_device_limit_takes_the_token_from_its_holder(server: Server) -> None:
-    for index in range(service.MAX_DEVICES):
+    for index in range(token_moves.MAX_DEVICES):
         await server.register("crowded", f"d{index}")
     assert await register(server, "holder") == ACTIVE
     await send(server, "holder")

@@ -78,11 +78,11 @@ async def test_presence_of_two_streams_on_one_process_ends_with_the_last(bus: Re
         return not await live()
 
     async with running(keeper.run()):
-        keeper.moved(DEVICE)
+        keeper.streams_changed(DEVICE)
         await wait_until(live)
         streams.pop()
-        keeper.moved(DEVICE)
-        keeper.moved(OTHER)  # written with it: when this is done, that is too
+        keeper.streams_changed(DEVICE)
+        keeper.streams_changed(OTHER)  # written with it: when this is done, that is too
         streams.append(OTHER)
 
         async def written() -> bool:
@@ -91,7 +91,7 @@ async def test_presence_of_two_streams_on_one_process_ends_with_the_last(bus: Re
         await wait_until(written)
         assert await live()
         streams.clear()
-        keeper.moved(DEVICE)
+        keeper.streams_changed(DEVICE)
         await wait_until(gone)
 
 
@@ -146,7 +146,7 @@ async def test_presence_lasts_thirty_seconds_and_is_renewed_in_time(bus: RedisBu
     with redis.Redis.from_url(redis_url) as client:
         (key,) = client.keys(f"{OWN}*")
         assert 10_000 < int(str(client.pttl(key))) <= 30_000
-    assert directory_presence._REFRESHED_EVERY_S * 2 < directory_presence._LIVES_S
+    assert directory_presence._REFRESH_EVERY_S * 2 < directory_presence._EXPIRES_S
 
 
 async def test_presence_without_redis_is_empty(tmp_path: object) -> None:
@@ -166,14 +166,14 @@ async def test_presence_is_marked_refreshed_and_removed_with_the_stream(redis_ur
             return (await presence.live([DEVICE]))[0]
 
         async with running(keeper.run(), keeper.run_refresh()):
-            keeper.moved(DEVICE)
+            keeper.streams_changed(DEVICE)
             await wait_until(live)
             with redis.Redis.from_url(redis_url) as client:
                 client.flushdb()
             await clock.advance(10)
             await wait_until(live)
             here.clear()
-            keeper.moved(DEVICE)
+            keeper.streams_changed(DEVICE)
 
             async def gone() -> bool:
                 return not await live()

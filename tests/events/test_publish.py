@@ -23,7 +23,7 @@ from syncbeat_server.push.model import Content
 from syncbeat_server.storage.postgres import database as database_module
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import NewChange
-from tests.support.build import APP, make_publisher
+from tests.support.build import APP, Notifier, make_publisher
 from tests.support.fake_clock import FakeClock
 from tests.support.seed import add_device, add_members, couple, deliveries, rows_of, states, value_of
 
@@ -51,9 +51,7 @@ def told() -> Told:
 
 @pytest.fixture
 async def publisher(database: Database, clock: FakeClock, told: Told) -> Publisher:
-    return make_publisher(
-        database, clock, scope_changed=told.scope_changed, deliveries_accepted=told.deliveries_accepted
-    )
+    return make_publisher(database, clock, notifier=Notifier(told.scope_changed, told.deliveries_accepted))
 
 
 def call(*changes: NewChange | str, request_id: str = "", user_id: str | None = None, **trigger: Any) -> Publish:

@@ -21,7 +21,7 @@ from syncbeat_server.push.store.queue_frontier import FIRST
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from syncbeat_server.sync.model import Cursor, DeviceKey
-from syncbeat_server.sync.store.answered import record_fetched
+from syncbeat_server.sync.store.device_cursors import record_fetched
 from tests.support.build import APP, make_channel, make_directory, make_worker
 from tests.support.doubles import FailingDatabase, ScriptedProvider, Streams, Unlimited
 from tests.support.fake_clock import START, FakeClock, wait_until

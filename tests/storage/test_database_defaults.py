@@ -79,9 +79,9 @@ async def test_database_default_of_others_changes_nothing(
 
 async def _note(sync: SyncFeature, number: int) -> None:
     state = await sync.publish("key", scope="couple")
-    sync.seen.note(PHONE, [state])
-    sync.seen.note_fetched(PHONE, [state])
-    await sync.seen.flush()
+    sync.cursors.record_shown(PHONE, [state])
+    sync.cursors.record_fetched(PHONE, [state])
+    await sync.cursors.flush()
 
 
 async def test_database_default_isolation_does_not_apply_to_single_statements(database_urls: DatabaseUrls) -> None:

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import asyncpg
 import pytest
 
-from syncbeat_server.directory import device_locks
-from syncbeat_server.directory import store as directory_store
 from syncbeat_server.directory.model import Device, Member, MemberRole
+from syncbeat_server.directory.store import device_locks, devices
 from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimited
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, Finished, Reason, Target
@@ -24,9 +23,9 @@ from syncbeat_server.push.policy.decisions import hold
 from syncbeat_server.push.store import alerts, device_limits, device_tokens, lifecycle, queue, resends
 from syncbeat_server.storage.postgres.database import Connection, Database, open_database
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
-from syncbeat_server.sync.store import changes as sync_store
-from syncbeat_server.sync.store.answered import record_fetched
-from syncbeat_server.sync.store.changes import record_seen, report_activity
+from syncbeat_server.sync.store import device_views
+from syncbeat_server.sync.store.device_cursors import record_fetched, record_shown
+from syncbeat_server.sync.store.device_views import report_activity
 from tests.events.test_publish import call
 from tests.events.test_user_lifecycle import until_waiting
 from tests.push.test_alerts import alert
@@ -150,7 +149,7 @@ class Everybody:
             for scope in SCOPES
         ]
         async with self.database.connection() as conn:
-            await record_seen(conn, shown)
+            await record_shown(conn, shown)
             await record_fetched(conn, shown)
 
     async def report(self) -> None:
@@ -226,7 +225,7 @@ def opening(key: str) -> Callable[[Connection], Awaitable[object]]:
 
 
 def showing(scope: str, sequence: int) -> Callable[[Connection], Awaitable[object]]:
-    return lambda conn: record_seen(conn, [(DeviceKey(APP, "ann", "phone"), Cursor(scope, EPOCH, sequence))])
+    return lambda conn: record_shown(conn, [(DeviceKey(APP, "ann", "phone"), Cursor(scope, EPOCH, sequence))])
 
 
 HALVES = {
@@ -316,7 +315,7 @@ async def test_lock_order_ignores_a_device_registered_after_the_lock(
         await add_device(database, "ann")
         return locked
 
-    for module in (sync_store, resends):
+    for module in (device_views, resends):
         monkeypatch.setattr(module, "lock_in_order", lock_before_registration)
     async with database.transaction() as conn:
         await CHANGES[change](conn, DeviceKey(APP, "ann", "phone"))
@@ -329,7 +328,7 @@ async def test_lock_order_serialises_registrations_of_a_new_device(
     """It would come to the other one's row after that of its token's former holder, whatever their order."""
     await add_device(database, "bob", token="moves")
     locked, goes_on = asyncio.Event(), asyncio.Event()
-    upsert = directory_store.upsert_device
+    upsert = devices.upsert_device
 
     async def upsert_late(*arguments: Any) -> Device:
         if not locked.is_set():
@@ -337,7 +336,7 @@ async def test_lock_order_serialises_registrations_of_a_new_device(
             await goes_on.wait()
         return await upsert(*arguments)
 
-    monkeypatch.setattr(directory_store, "upsert_device", upsert_late)
+    monkeypatch.setattr(devices, "upsert_device", upsert_late)
     first = asyncio.create_task(add_device(database, "ann", token="moves"))
     await locked.wait()
     second = asyncio.create_task(add_device(database, "ann", token="another"))

@@ -217,7 +217,7 @@ async def test_redis_bus_cancellation_is_never_lost(bus: RedisBus, what: str) ->
     for turns in range(60):
         keeper = PresenceKeeper(presence, lambda: [DEVICE], SystemClock())
         if what == "presence":
-            keeper.moved(DEVICE)
+            keeper.streams_changed(DEVICE)
             loop = asyncio.ensure_future(keeper.run())
         elif what == "publisher":
             bus.publish("nobody listens", "message")

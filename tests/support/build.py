@@ -7,7 +7,7 @@ told of anything unless a test asks to hear of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, cast
@@ -25,6 +25,7 @@ from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, parse_s
 from syncbeat_server.auth.tokens.lifetimes import SessionRule, is_revoked
 from syncbeat_server.auth.tokens.verify import parse_token, verify_token
 from syncbeat_server.clock import Clock
+from syncbeat_server.directory.change_notifier import ChangeNotifier
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.publish import Publish, Publisher
@@ -38,20 +39,25 @@ from syncbeat_server.resilience.breaker import BreakerRule
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from syncbeat_server.sync.feed.reader import FeedReader
-from syncbeat_server.sync.hints.builder import Hints
-from syncbeat_server.sync.hints.cursor_recorder import SeenRecorder
-from syncbeat_server.sync.hints.view_cache import Views
+from syncbeat_server.sync.hints.builder import HintBuilder
+from syncbeat_server.sync.hints.cursor_recorder import CursorRecorder
+from syncbeat_server.sync.hints.recorders import Recorders
+from syncbeat_server.sync.hints.view_cache import ViewCache
+from syncbeat_server.sync.hints.view_reader import ViewReader
+from syncbeat_server.sync.hints.view_sweep import ViewSweep
 from syncbeat_server.sync.hints.writer_presence import WriterPresence
 from syncbeat_server.sync.model import Cursor, DeviceKey, FeedPage, Hint, NewChange, Poll
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
-from syncbeat_server.sync.policy.load_leveling import Book, Pacing, Turns
+from syncbeat_server.sync.policy.arrival_book import ArrivalBook
+from syncbeat_server.sync.policy.load_leveling import LoadLeveler, ReturnSpacer
 from syncbeat_server.sync.service import SyncService
 from syncbeat_server.sync.streams.firehose import Firehose
-from syncbeat_server.sync.streams.head_sweep import HeadSweep, ViewSweep
+from syncbeat_server.sync.streams.head_sweep import HeadSweep
+from syncbeat_server.sync.streams.hint_streams import HintStreams
 from syncbeat_server.sync.streams.hub import Hub
-from syncbeat_server.sync.streams.watch import HintStreams
-from syncbeat_server.sync.tuning.hint_recorder import Recorder
-from syncbeat_server.sync.tuning.price_updates import Learning
+from syncbeat_server.sync.streams.stream_context import StreamContext
+from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
+from syncbeat_server.sync.tuning.price_updates import HintTuner
 from tests.support.doubles import FailingDatabase, HeldDatabase, Streams, Unlimited
 from tests.support.fake_clock import FakeClock
 
@@ -76,9 +82,34 @@ def default_tuning(app_id: str) -> Tuning:
     return DEFAULT_TUNING
 
 
+@dataclass(frozen=True)
+class Notifier:
+    """Passes on changes of scopes and accepted deliveries, and ignores the other notifications."""
+
+    on_scope: Callable[[str, str], None] = ignore
+    on_deliveries: Callable[[], None] = ignore
+
+    def scope_changed(self, app_id: str, scope: str) -> None:
+        """Pass it on."""
+        self.on_scope(app_id, scope)
+
+    def members_changed(self, app_id: str, user_ids: Sequence[str]) -> None:
+        """Ignore it."""
+
+    def devices_changed(self, app_id: str, user_ids: Sequence[str]) -> None:
+        """Ignore it."""
+
+    def caller_changed(self, app_id: str, user_id: str) -> None:
+        """Ignore it."""
+
+    def deliveries_accepted(self) -> None:
+        """Pass it on."""
+        self.on_deliveries()
+
+
 def make_directory(database: Database) -> DirectoryService:
     """Build the directory."""
-    return DirectoryService(database, cancel_waiting, ignore, ignore)
+    return DirectoryService(database, cancel_waiting, Notifier())
 
 
 def make_user_lifecycle(database: Database, user_changed: Callable[[str, str], None] = ignore) -> UserLifecycle:
@@ -91,11 +122,11 @@ def make_publisher(
     clock: Clock,
     *,
     tuning: Callable[[str], Tuning] = default_tuning,
-    scope_changed: Callable[[str, str], None] = ignore,
-    deliveries_accepted: Callable[[], None] = ignore,
+    notifier: ChangeNotifier | None = None,
+    recorder: HintRecorder | None = None,
 ) -> Publisher:
-    """Build what publishes changes."""
-    return Publisher(database, clock, tuning, scope_changed, deliveries_accepted)
+    """Build what publishes changes; it notifies nobody unless a notifier is given."""
+    return Publisher(database, clock, tuning, notifier or Notifier(), recorder or HintRecorder(tuning))
 
 
 def make_account_statuses(database: Database, clock: Clock, size: int = 100) -> AccountStatusCache:
@@ -173,42 +204,44 @@ class SyncFeature:
 
     database: Database
     clock: FakeClock
-    hub: Hub = field(default_factory=lambda: Hub(most_of_user=100, most_of_device=100))
-    learning: Learning | None = None
+    hub: Hub = field(default_factory=lambda: Hub(max_per_user=100, max_per_device=100))
+    tuner: HintTuner | None = None
     cached_views: int = 0
 
     def __post_init__(self) -> None:
         self.failing = FailingDatabase(self.database)
         self.held = HeldDatabase(self.failing.as_database)
         self.listening = self.cached_views > 0
-        self.turns = Turns()
-        self.tuning = default_tuning if self.learning is None else self.learning.tuning
-        self.recorder = Recorder(self.tuning) if self.learning is None else self.learning.recorder
-        self.pacing = Pacing(Book(self.clock.now().timestamp()), lambda: 0.5)
+        self.turns = ReturnSpacer()
+        self.tuning = default_tuning if self.tuner is None else self.tuner.tuning
+        self.recorder = HintRecorder(self.tuning) if self.tuner is None else self.tuner.recorder
+        self.pacing = LoadLeveler(ArrivalBook(self.clock.now().timestamp()), lambda: 0.5)
         self._wire_reads()
         self._wire_streams()
 
     def _wire_reads(self) -> None:
         reachable, clock, hub = self.failing.as_database, self.clock, self.hub
         self.reader = FeedReader(reachable)
-        self.seen = SeenRecorder(reachable, clock)
+        self.cursors = CursorRecorder(reachable, clock)
+        self.recorders = Recorders(self.cursors, self.recorder)
         self.writers = WriterPresence(reachable, clock, hub.scope_changed)
-        self.views = Views(self.held.as_database, clock, lambda: self.listening, self.cached_views or 100)
+        self.views = ViewCache(clock, lambda: self.listening, self.cached_views or 100)
+        self.view_reader = ViewReader(self.held.as_database, self.views)
         self.view_sweep = ViewSweep(reachable, self.views, clock, [APP])
-        hints = Hints(self.views, self.seen, self.recorder, self.pacing, self.tuning, hub.is_live, clock)
-        self.service = SyncService(reachable, self.reader, hints, hub.scope_changed, self.writers.note)
-        self.publisher = make_publisher(self.database, clock, tuning=self.tuning, scope_changed=hub.scope_changed)
+        hints = HintBuilder(self.view_reader, self.recorders, self.pacing, self.tuning, hub.is_live, clock)
+        self.notifier = Notifier(hub.scope_changed)
+        self.service = SyncService(reachable, self.reader, hints, self.writers, self.notifier)
+        self.publisher = make_publisher(self.database, clock, tuning=self.tuning, notifier=self.notifier)
 
     def _wire_streams(self) -> None:
         reachable, clock, hub = self.failing.as_database, self.clock, self.hub
         self.head_sweep = HeadSweep(reachable, hub, clock, lambda: True)
-        self.streams = HintStreams(
-            *(hub, self.reader, self.seen, clock, ignore, self.tuning, self.writers.note, self._turn, self.recorder)
-        )
-        self.firehose = Firehose(hub, reachable, self.reader, clock, self.tuning, lambda: True, self._turn)
+        context = StreamContext(hub, self.reader, clock, self.tuning, self._reconnect_delay_s)
+        self.streams = HintStreams(context, self.recorders, self.writers, ignore)
+        self.firehose = Firehose(context, reachable, lambda: True)
 
-    def _turn(self) -> float:
-        return self.turns.next(self.clock.monotonic(), COME_BACK_PER_S)
+    def _reconnect_delay_s(self) -> float:
+        return self.turns.next_delay_s(self.clock.monotonic(), COME_BACK_PER_S)
 
     def publish_quietly(self) -> None:
         """Tell the hub of no publish from here on: as if other processes made them, and no wake-up arrived."""
@@ -230,7 +263,7 @@ class SyncFeature:
     async def hint(self, *cursors: Cursor, **fields: Any) -> Hint:
         """Poll as ann's phone."""
         poll = Poll(PHONE, cursors, **fields)
-        return self.service.hint_at_once(poll) or await self.service.hint(poll, is_user=True)
+        return self.service.try_hint(poll) or await self.service.hint(poll, is_user=True)
 
 
 class SessionFeature:

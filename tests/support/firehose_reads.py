@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, ResetAll
-from syncbeat_server.sync.streams.firehose import FirehoseRequest
+from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
 from tests.support.build import APP, SyncFeature
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import wait_until

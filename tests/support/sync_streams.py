@@ -18,8 +18,8 @@ from syncbeat_server.sync.model import (
     NewChange,
     StreamEvent,
 )
-from syncbeat_server.sync.streams.firehose import FirehoseRequest
-from syncbeat_server.sync.streams.watch import WatchRequest
+from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
+from syncbeat_server.sync.streams.hint_stream import WatchRequest
 from tests.support.build import APP, PHONE, SyncFeature
 from tests.support.fake_clock import wait_until
 
@@ -96,7 +96,7 @@ async def _reading(events: AsyncGenerator[StreamEvent, None]) -> AsyncIterator[R
 async def tell(sync: SyncFeature) -> None:
     """Five seconds pass: the streams say where they are, if there was news."""
     await sync.clock.advance(5)
-    sync.hub.look_everywhere()
+    sync.hub.invalidate_all()
 
 
 async def came(reader: Reader, *places: tuple[str, int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from syncbeat_server.sync.model import Activity, ActivityState, DeviceKey
-from syncbeat_server.sync.store.changes import DeviceView
+from syncbeat_server.sync.store.device_views import DeviceView
 from tests.support.build import APP, PHONE, SyncFeature
 
 TABLET = DeviceKey(APP, "ann", "tablet")
@@ -14,7 +14,7 @@ AWAY = Activity(ActivityState.BACKGROUND, idle_s=9.0)
 async def read_view(sync: SyncFeature, device: DeviceKey = PHONE) -> tuple[int, DeviceView | None]:
     """Look a view up: how often the database is asked for it, and the view."""
     before = sync.held.asked
-    view = sync.views.cached(device) or await sync.views.read(device)
+    view = sync.views.get(device) or await sync.view_reader.read(device)
     return sync.held.asked - before, view
 
 

@@ -15,7 +15,7 @@ from syncbeat_server.storage.postgres.restore_detection import lineage
 from syncbeat_server.sync.feed import epoch_renewal
 from syncbeat_server.sync.feed.epoch_renewal import extent, renew_epochs
 from syncbeat_server.sync.model import Checkpoint, Cursor, Reset, ResetAll
-from syncbeat_server.sync.streams.head_sweep import LineageSweep
+from syncbeat_server.sync.streams.restore_sweep import RestoreSweep
 from tests.push.test_delivery_queue import claimed_one
 from tests.support.build import PHONE, SyncFeature
 from tests.support.databases import DatabaseUrls, run_sql
@@ -78,11 +78,11 @@ async def test_restore_invalidates_a_cached_view(database: Database, clock: Fake
 async def test_restore_replaces_a_seen_cursor_of_before(sync: SyncFeature) -> None:
     head = await sync.publish(*(f"k{number}" for number in range(20)))
     await sync.hint(head)
-    await sync.seen.flush()
+    await sync.cursors.flush()
     await fall_back(sync)
     await sync.publish("new")
     assert (await sync.hint(head._replace(sequence=11))).changed is False
-    await sync.seen.flush()
+    await sync.cursors.flush()
     assert await value_of(sync.database, "SELECT sequence FROM device_cursors") == 11
 
 
@@ -109,7 +109,7 @@ async def test_new_epochs_reset_a_firehose_which_continues(sync: SyncFeature, cl
         await came(reader, ("couple", 1))
         old = reader.token
         await renew_epochs(sync.database, clock, None)
-        sync.hub.look_everywhere(restored=True)
+        sync.hub.invalidate_all(restored=True)
         await came(reader, ("couple", 1), ("couple", 1))
         assert reader.count(ResetAll) == 1
         await sync.publish("b")
@@ -121,7 +121,7 @@ async def test_new_epochs_reset_a_firehose_which_continues(sync: SyncFeature, cl
 
 async def test_restore_detection_by_lineage(database: Database, database_urls: DatabaseUrls, clock: FakeClock) -> None:
     restored: list[None] = []
-    sweep = LineageSweep(database, clock, lambda: restored.append(None))
+    sweep = RestoreSweep(database, clock, lambda: restored.append(None))
     for _ in range(3):
         await sweep.sweep()
     assert restored == []
@@ -139,12 +139,12 @@ async def test_restore_to_an_earlier_transaction_clears_the_view_cache(database:
     sync = SyncFeature(database, clock, cached_views=10)
     views, sweep = sync.views, sync.view_sweep
     await sweep.sweep()
-    await views.read(PHONE)
+    await sync.view_reader.read(PHONE)
     await sweep.sweep()
-    assert views.cached(PHONE) is not None
+    assert views.get(PHONE) is not None
     sweep._floor = str(int(sweep._floor or 0) + 1_000_000)  # as of a cluster that had come further
     await sweep.sweep()
-    assert views.cached(PHONE) is None
+    assert views.get(PHONE) is None
 
 
 async def epochs_of(database: Database) -> dict[str, str]:

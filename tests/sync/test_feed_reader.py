@@ -22,8 +22,8 @@ from syncbeat_server.sync.model import (
     Priority,
     Reset,
 )
-from syncbeat_server.sync.streams import watch as watching
-from syncbeat_server.sync.streams.hub import Subscription
+from syncbeat_server.sync.streams import hint_stream
+from syncbeat_server.sync.streams.subscription import Subscription
 from tests.support.build import APP, COME_BACK_PER_S, PHONE, SyncFeature, make_directory
 from tests.support.fake_clock import FakeClock, settle, wait_until
 from tests.support.seed import add_members, couple, rows_of, until, value_of
@@ -118,9 +118,9 @@ async def test_hint_follows_the_last_reported_activity(sync: SyncFeature) -> Non
 async def test_hint_books_the_expected_arrival(sync: SyncFeature) -> None:
     await sync.publish("a")
     await sync.service.list_changes(APP, PHONE.user_id, PHONE, Cursor("couple"), 10)
-    assert sync.pacing.book.take_fresh() == {}, "it comes by the hint for all of its scopes"
+    assert sync.pacing.book.take_unshared() == {}, "it comes by the hint for all of its scopes"
     hint = await sync.hint(explain=True)
-    assert sync.pacing.book.take_fresh() == {int(hint.next_poll_at.timestamp()): 1}
+    assert sync.pacing.book.take_unshared() == {int(hint.next_poll_at.timestamp()): 1}
     assert "load is 0% of what can be borne" in hint.explanation
 
 
@@ -163,7 +163,7 @@ async def test_hint_is_for_registered_devices_and_their_scopes(sync: SyncFeature
 
 
 async def seen_by_ann(sync: SyncFeature) -> list[tuple[Any, ...]]:
-    await sync.seen.flush()
+    await sync.cursors.flush()
     return await rows_of(sync.database, "SELECT epoch, sequence FROM device_cursors")
 
 
@@ -171,16 +171,16 @@ async def test_cursor_recorder_keeps_the_newest_cursor(sync: SyncFeature) -> Non
     head = await sync.publish("a", "b", "c")
     await sync.hint(head)
     assert await seen_by_ann(sync) == [(head.epoch, 3)]
-    sync.seen.note(PHONE, [Cursor("couple", head.epoch, 1)])
+    sync.cursors.record_shown(PHONE, [Cursor("couple", head.epoch, 1)])
     assert await seen_by_ann(sync) == [(head.epoch, 3)]  # what is written already
     head = await sync.publish("d")
-    sync.seen.note(PHONE, [head])
-    sync.seen.note(PHONE, [Cursor("couple", head.epoch, 2), Cursor("couple"), Cursor("couple", "", 9)])
+    sync.cursors.record_shown(PHONE, [head])
+    sync.cursors.record_shown(PHONE, [Cursor("couple", head.epoch, 2), Cursor("couple"), Cursor("couple", "", 9)])
     assert await seen_by_ann(sync) == [(head.epoch, 4)]  # nor what still waits to be written
 
 
 async def fetched_by_ann(sync: SyncFeature) -> list[tuple[Any, ...]]:
-    await sync.seen.flush()
+    await sync.cursors.flush()
     return await rows_of(sync.database, "SELECT epoch, sequence, fetched FROM device_cursors")
 
 
@@ -196,7 +196,7 @@ async def test_cursor_recorder_keeps_answered_beside_shown(sync: SyncFeature) ->
     await sync.service.list_changes(APP, "ann", PHONE, Cursor("couple", head.epoch, 1), 1)
     await sync.hint(head)
     assert await fetched_by_ann(sync) == [(first.epoch, 3, 3)]
-    sync.seen.note_fetched(PHONE, [Cursor("couple", head.epoch, 9), Cursor("none", head.epoch, 1)])
+    sync.cursors.record_fetched(PHONE, [Cursor("couple", head.epoch, 9), Cursor("none", head.epoch, 1)])
     assert await fetched_by_ann(sync) == [(first.epoch, 3, 3)], "there is no such sequence"
 
 
@@ -206,7 +206,7 @@ async def test_new_epoch_clears_shown_and_fetched_cursors(sync: SyncFeature) -> 
     assert await fetched_by_ann(sync) == [(head.epoch, 2, 2)]
     async with sync.database.connection() as conn:
         await conn.execute("UPDATE scopes SET epoch = 'new'")
-    sync.seen.note(PHONE, [Cursor("couple", "new", 1)])
+    sync.cursors.record_shown(PHONE, [Cursor("couple", "new", 1)])
     assert await fetched_by_ann(sync) == [("new", 1, None)]
     async with sync.database.connection() as conn:
         await conn.execute("UPDATE scopes SET epoch = 'newer'")
@@ -217,25 +217,25 @@ async def test_new_epoch_clears_shown_and_fetched_cursors(sync: SyncFeature) -> 
 async def test_cursor_recorder_makes_one_statement_for_repeated_old_cursors(sync: SyncFeature) -> None:
     head = await sync.publish("a")
     await sync.hint(Cursor("couple"))
-    await sync.seen.flush()
+    await sync.cursors.flush()
     sync.failing.error = DependencyDown("no statement is expected")
-    sync.seen.note_fetched(PHONE, [head])
-    await sync.seen.flush()
+    sync.cursors.record_fetched(PHONE, [head])
+    await sync.cursors.flush()
 
 
 async def test_cursor_recorder_ignores_impossible_cursors(sync: SyncFeature) -> None:
     head = await sync.publish("a")
-    sync.seen.note(PHONE, [Cursor("couple", head.epoch, 2)])
-    sync.seen.note(DeviceKey(APP, "ann", "lost"), [head])
-    sync.seen.note(PHONE, [Cursor("couple", "another epoch", 1), Cursor("none", "e", 1)])
+    sync.cursors.record_shown(PHONE, [Cursor("couple", head.epoch, 2)])
+    sync.cursors.record_shown(DeviceKey(APP, "ann", "lost"), [head])
+    sync.cursors.record_shown(PHONE, [Cursor("couple", "another epoch", 1), Cursor("none", "e", 1)])
     assert await seen_by_ann(sync) == []
 
 
 async def test_cursor_recorder_retries_after_a_database_outage(sync: SyncFeature) -> None:
     head = await sync.publish("a")
-    recording = asyncio.ensure_future(sync.seen.run())
+    recording = asyncio.ensure_future(sync.cursors.run())
     sync.failing.error = DependencyDown("the database does not answer")
-    sync.seen.note(PHONE, [head])
+    sync.cursors.record_shown(PHONE, [head])
     await wait_until(lambda: sync.failing.refused)
     sync.failing.error = None
     await sync.clock.advance(1)
@@ -300,7 +300,7 @@ async def test_stream_of_a_foreign_scope_is_refused(sync: SyncFeature) -> None:
 async def test_stream_ends_with_token_expiry_and_drain(sync: SyncFeature) -> None:
     async with stream(sync, expires_at=sync.clock.now() + timedelta(seconds=10)) as reader:
         await sync.clock.advance(10)
-        sync.hub.look_everywhere()
+        sync.hub.invalidate_all()
         await wait_until(lambda: reader.ended)
         assert isinstance(reader.error, TokenExpired)
     async with stream(sync) as reader:
@@ -323,7 +323,7 @@ async def test_reconnect_after_a_drain_is_spread(sync: SyncFeature) -> None:
 
 
 async def test_stream_survives_a_database_outage(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "RETRY_S", 0.01)
+    monkeypatch.setattr(hint_stream, "RETRY_S", 0.01)
     await sync.publish("x", scope="chat")
     await sync.clock.advance(60)  # longer ago than a transaction can last: not news to whoever joins
     async with stream(sync) as reader:
@@ -334,7 +334,7 @@ async def test_stream_survives_a_database_outage(sync: SyncFeature, monkeypatch:
         await wait_until(lambda: sync.failing.refused > 2)
         sync.failing.error = None
         await wait_until(lambda: reader.changes() == [("a", 1)])
-        await wait_until(lambda: (APP, "chat") in sync.hub.followed(), what="it knows the scope that was joined")
+        await wait_until(lambda: (APP, "chat") in sync.hub.followed_scopes(), what="it knows the scope that was joined")
         await sync.publish("y", scope="chat")
         await wait_until(lambda: ("y", 2) in reader.changes())
         assert not reader.ended
@@ -351,4 +351,4 @@ async def test_stream_stops_for_a_removed_member(sync: SyncFeature) -> None:
 
 async def settled_without(sync: SyncFeature, scope: str) -> bool:
     """Return whether nobody follows the scope."""
-    return (APP, scope) not in sync.hub.followed()
+    return (APP, scope) not in sync.hub.followed_scopes()

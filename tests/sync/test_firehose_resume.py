@@ -8,11 +8,11 @@ from syncbeat_server.errors import InvalidRequest
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.content.firehose_token import Snapshot, decode, encode
 from syncbeat_server.sync.feed.epoch_renewal import renew_epochs
-from syncbeat_server.sync.feed.prune import TombstonePruning
+from syncbeat_server.sync.feed.prune import TombstonePruner
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, ResetAll
 from syncbeat_server.sync.store import firehose_pages
-from syncbeat_server.sync.streams import firehose
-from syncbeat_server.sync.streams.firehose import FirehoseRequest
+from syncbeat_server.sync.streams import firehose_stream
+from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
 from tests.support.build import APP, SyncFeature
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import FakeClock, wait_until
@@ -75,7 +75,7 @@ async def test_firehose_catch_up_of_many_changes_is_complete_and_interruptible(
         "UPDATE scopes SET head = 10 WHERE scope LIKE 'bulk-%'",
     )
     expected = [(f"bulk-{scope:06}", sequence) for scope in range(1, 6_001) if scope != 7 for sequence in range(6, 11)]
-    assert len(expected) > firehose_pages.MOST_ENTRIES
+    assert len(expected) > firehose_pages.MAX_ENTRIES
     found: list[tuple[str, int]] = []
     async for changes, after in pages_from(sync, token):
         found += changes
@@ -169,7 +169,7 @@ async def test_firehose_reset_carries_a_token_for_everything(sync: SyncFeature, 
 async def test_firehose_restored_rows_of_a_cluster_ahead_come_once(
     sync: SyncFeature, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(firehose, "_LOOK_S", 0.01)
+    monkeypatch.setattr(firehose_stream, "_LOOK_EVERY_S", 0.01)
     await sync.publish("a", "b")
     await run_sql(database_urls.admin_url, "UPDATE changes SET xid = '4611686018427387904'")
     async with whole(sync) as reader:
@@ -187,7 +187,7 @@ DAY_S = 86_400.0
 
 
 async def prune(sync: SyncFeature) -> int:
-    return await TombstonePruning(sync.database, 30.0, sync.clock).prune()
+    return await TombstonePruner(sync.database, 30.0, sync.clock).prune()
 
 
 async def test_firehose_token_before_a_pruned_tombstone_is_reset(sync: SyncFeature) -> None:
@@ -336,7 +336,7 @@ async def test_firehose_reset_forgets_its_cursors(sync: SyncFeature, database_ur
             "UPDATE scopes SET head = 1",
             "DELETE FROM changes WHERE sequence > 1",
         )
-        sync.hub.look_everywhere()
+        sync.hub.invalidate_all()
         await wait_until(lambda: reader.count(ResetAll))
         await wait_until(lambda: reader.places()[3:] == [("couple", 1)])
         await sync.publish("b")

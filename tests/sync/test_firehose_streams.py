@@ -14,12 +14,12 @@ import pytest
 from syncbeat_server.errors import DependencyDown, NotFound
 from syncbeat_server.events.publish import Publish
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.content.firehose_token import Place, decode
+from syncbeat_server.sync.content.firehose_token import FeedPosition, decode
 from syncbeat_server.sync.feed.writer import Append, append
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, Drain, NewChange, Reset
 from syncbeat_server.sync.policy import DEFAULT_TUNING
-from syncbeat_server.sync.streams import firehose
-from syncbeat_server.sync.streams.firehose import FirehoseRequest
+from syncbeat_server.sync.streams import firehose_stream
+from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
 from tests.support.build import APP, SyncFeature
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import FakeClock, wait_until
@@ -86,7 +86,7 @@ async def test_firehose_slow_reader_misses_nothing(sync: SyncFeature) -> None:
 async def test_firehose_finds_changes_without_wake_up_within_its_look(
     sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(firehose, "_LOOK_S", 0.05)
+    monkeypatch.setattr(firehose_stream, "_LOOK_EVERY_S", 0.05)
     sync.publish_quietly()
     async with whole(sync) as reader:
         await sync.publish("a")
@@ -105,7 +105,7 @@ async def test_firehose_order_uses_no_clock(sync: SyncFeature, database_urls: Da
 
 
 async def test_firehose_survives_an_outage(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(firehose, "RETRY_S", 0.01)
+    monkeypatch.setattr(firehose_stream, "RETRY_S", 0.01)
     async with whole(sync) as reader:
         sync.failing.error = DependencyDown("the database does not answer")
         await sync.publish("a", scope="never heard of")
@@ -243,7 +243,7 @@ def cursors_of(reader: Reader) -> set[tuple[str, int | None]]:
 
 
 async def test_firehose_without_a_token_uses_cursors(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(firehose, "_CURSORS_EVERY_S", 0.0)
+    monkeypatch.setattr(firehose_stream, "_CURSORS_EVERY_S", 0.0)
     await sync.publish("a", "b")
     await sync.publish("x", scope="other")
     async with whole(sync, None, Cursor("couple", "", 1), Cursor("other")) as reader:
@@ -264,7 +264,7 @@ async def test_firehose_from_cursors_repeats_nothing_and_issues_tokens_on_reques
     head = await sync.publish("c")
     place = decode(APP, token)
     # A round that begins before what the cursors are answered with.
-    sync.firehose._now = partial(_just, place)  # type: ignore[method-assign]  # it begins there
+    sync.firehose._current_position = partial(_just, place)  # type: ignore[method-assign]  # it begins there
     async with whole(sync, "", Cursor("couple", "", 1)) as reader:
         await sync.publish("d")
         await came(reader, ("couple", 2), ("couple", 3), ("couple", 4))
@@ -273,7 +273,7 @@ async def test_firehose_from_cursors_repeats_nothing_and_issues_tokens_on_reques
     assert head.sequence == 3
 
 
-async def _just(place: Place, app_id: str) -> Place:
+async def _just(place: FeedPosition, app_id: str) -> FeedPosition:
     return place
 
 
@@ -296,15 +296,15 @@ async def test_firehose_by_cursors_ends_when_its_database_changed(
             database_urls.owner_url,
             "CREATE OR REPLACE FUNCTION syncbeat_feed_identity() RETURNS text LANGUAGE sql AS $$ SELECT 'other' $$",
         )
-        sync.hub.look_everywhere()
+        sync.hub.invalidate_all()
         await wait_until(lambda: reader.ended)
         assert isinstance(reader.events[-1], Drain)
         assert cursors_of(reader) == {("couple", 1)}, "what it is to come back with"
 
 
 async def test_firehose_cursors_are_bounded(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(firehose, "_CURSORS_EVERY_S", 0.0)
-    monkeypatch.setattr(firehose, "_MAX_CURSORS", 3)
+    monkeypatch.setattr(firehose_stream, "_CURSORS_EVERY_S", 0.0)
+    monkeypatch.setattr(firehose_stream, "_MAX_CURSORS", 3)
     async with whole(sync, None) as reader:
         for number in range(5):
             await sync.publish("k", scope=f"s{number}")
@@ -315,7 +315,7 @@ async def test_firehose_cursors_are_bounded(sync: SyncFeature, monkeypatch: pyte
 async def test_firehose_splits_many_cursors_over_checkpoints(
     sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(firehose, "_CURSORS_EVERY_S", 0.0)
+    monkeypatch.setattr(firehose_stream, "_CURSORS_EVERY_S", 0.0)
     names = [f"{number:05}".rjust(115, "s") for number in range(9_000)]
     async with whole(sync, None) as reader:
         await publish_to(sync, names)

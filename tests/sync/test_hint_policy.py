@@ -29,7 +29,7 @@ from syncbeat_server.sync.policy.attention import attention, poll_cost
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.interval import Bounds, Price
 from syncbeat_server.sync.policy.reach import miss_share
-from syncbeat_server.sync.policy.scope_signal import signal_after_change, unchanged
+from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_after_change
 from tests.support.fake_clock import START
 
 pytestmark = pytest.mark.unit
@@ -72,14 +72,14 @@ tunings = st.builds(
 
 def scope(commits: int = 0, every_s: float = 60.0, name: str = "s", head: int = 1) -> ScopeState:
     """A scope that has changed so often of late, the last time just now."""
-    signal = unchanged(NOW - 86_400.0)
+    signal = initial_signal(NOW - 86_400.0)
     for number in range(commits):
         signal = signal_after_change(signal, DEFAULT_PRIOR, NOW - (commits - 1 - number) * every_s)
     return ScopeState(name, "e", head, signal)
 
 
 def wait(situation: Situation, tuning: Tuning = DEFAULT_TUNING) -> float:
-    return policy.reckon(situation, tuning, NOW).interval_s
+    return policy.decide_interval(situation, tuning, NOW).interval_s
 
 
 def same_or_shorter(one: float, other: float) -> bool:
@@ -104,7 +104,7 @@ def test_interval_never_grows_with_another_scope(situation: Situation, more: Sco
 def test_interval_grows_with_silence(one: float, other: float, commits: int) -> None:
     soon, late = sorted((one, other))
     states = Situation([scope(commits)], LOOKING)
-    waits = [policy.reckon(states, DEFAULT_TUNING, NOW + silent).interval_s for silent in (soon, late)]
+    waits = [policy.decide_interval(states, DEFAULT_TUNING, NOW + silent).interval_s for silent in (soon, late)]
     assert same_or_shorter(*waits)
 
 
@@ -176,7 +176,7 @@ def test_interval_of_a_reachable_device_is_long_until_pushes_break() -> None:
     reached = unreached._replace(reach=ANSWERS)
     assert wait(reached) > 5 * wait(unreached)
     assert wait(reached, DEFAULT_TUNING._replace(pushing=False)) == wait(unreached)
-    assert wait(reached) > wait(reached._replace(woken_again=False)) > wait(unreached)
+    assert wait(reached) > wait(reached._replace(resendable=False)) > wait(unreached)
     assert wait(Situation([scope(3)], LOOKING, ANSWERS)) == wait(Situation([scope(3)], LOOKING))  # nobody pushes it
 
 
@@ -186,7 +186,7 @@ def test_interval_of_a_streaming_device_ignores_triggers() -> None:
     )
     alone = Situation([untriggered], LOOKING)
     streaming = alone._replace(streaming=True)
-    assert policy.reckon(streaming, DEFAULT_TUNING, NOW).residual == pytest.approx(0.001)
+    assert policy.decide_interval(streaming, DEFAULT_TUNING, NOW).residual == pytest.approx(0.001)
     assert wait(streaming) == wait(streaming._replace(scopes=[triggered])) > 5 * wait(alone)
     assert wait(streaming, DEFAULT_TUNING._replace(pushing=False)) == wait(streaming)
 
@@ -208,7 +208,7 @@ def test_interval_follows_writers_coming_and_leaving() -> None:
         return Situation([quiet._replace(signal=signal)], LOOKING)
 
     came, nobody, left = (
-        policy.reckon(one, DEFAULT_TUNING, later).interval_s
+        policy.decide_interval(one, DEFAULT_TUNING, later).interval_s
         for one in (told(present=True), Situation([quiet], LOOKING), told(present=False))
     )
     assert came < nobody <= left
@@ -217,7 +217,7 @@ def test_interval_follows_writers_coming_and_leaving() -> None:
 def test_boost_holds_a_scope_at_its_tier_until_it_ends() -> None:
     quiet = scope()._replace(boosted=Priority.IMMEDIATE, boosted_until=NOW + 60.0)
     assert wait(Situation([quiet], AWAY)) == 10.0
-    over = policy.reckon(Situation([quiet], AWAY), DEFAULT_TUNING, NOW + 60.0).interval_s
+    over = policy.decide_interval(Situation([quiet], AWAY), DEFAULT_TUNING, NOW + 60.0).interval_s
     assert over > 60.0
 
 
@@ -286,11 +286,11 @@ def test_policies_by_name_give_their_intervals() -> None:
 
 
 def test_interval_of_many_scopes_uses_a_sample_of_quiet_ones() -> None:
-    quiet = [scope(1, name=f"q{number}")._replace(signal=unchanged(NOW - 86_400.0)) for number in range(400)]
+    quiet = [scope(1, name=f"q{number}")._replace(signal=initial_signal(NOW - 86_400.0)) for number in range(400)]
     busy = [scope(4, name="busy"), *quiet]
-    exact = policy.reckon(Situation(quiet[:40], LOOKING), DEFAULT_TUNING, NOW).rate * 10
-    assert policy.reckon(Situation(quiet, LOOKING), DEFAULT_TUNING, NOW).rate == pytest.approx(exact)
-    assert policy.reckon(Situation(busy, LOOKING), DEFAULT_TUNING, NOW).rate > exact
+    exact = policy.decide_interval(Situation(quiet[:40], LOOKING), DEFAULT_TUNING, NOW).rate * 10
+    assert policy.decide_interval(Situation(quiet, LOOKING), DEFAULT_TUNING, NOW).rate == pytest.approx(exact)
+    assert policy.decide_interval(Situation(busy, LOOKING), DEFAULT_TUNING, NOW).rate > exact
 
 
 def test_hint_contains_interval_validity_and_heads() -> None:
@@ -322,7 +322,7 @@ def test_load_leveling_has_the_last_word() -> None:
 def test_interval_under_load_is_at_most_the_hint_validity() -> None:
     situation = Situation([], AWAY, streaming=True)
     hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, pace=lambda wait, background: 12.0 * wait)
-    assert hint.poll_interval_s == hint.valid_s == hint.wanted_s == LONGEST_POLL_S
+    assert hint.poll_interval_s == hint.valid_s == hint.unpaced_s == LONGEST_POLL_S
 
 
 def test_stream_is_advised_for_attentive_devices_of_busy_scopes() -> None:
@@ -337,7 +337,7 @@ def test_stream_is_advised_for_attentive_devices_of_busy_scopes() -> None:
 def test_explanation_gives_the_figures() -> None:
     situation = Situation([scope(4)], replace(LOOKING, idle_s=60.0))
     hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, explain=True)
-    rate = policy.reckon(situation, DEFAULT_TUNING, NOW).rate * 3600
+    rate = policy.decide_interval(situation, DEFAULT_TUNING, NOW).rate * 3600
     for words in ("1 scope is", f"{rate:.2f} times an hour", "foreground", "idle 60 s", "no pushes bring any"):
         assert words in hint.explanation
     for words in ("a mean staleness of 15 s", "3.2 polls", f"{hint.poll_interval_s:.1f} s"):

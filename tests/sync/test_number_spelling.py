@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat_server.rpc.validation.json_documents import document_fault
-from syncbeat_server.sync.content.number_spelling import MOST_SENT_OCTETS, sendable
+from syncbeat_server.sync.content.number_spelling import MAX_SENT_OCTETS, shorten_numbers
 
 pytestmark = pytest.mark.unit
 
@@ -46,7 +46,7 @@ def exactly(text: str) -> object:
 
 @given(_documents)
 def test_number_spelling_keeps_the_value_exactly(text: str) -> None:
-    shorter = sendable(text)
+    shorter = shorten_numbers(text)
     assert shorter is not None
     assert exactly(shorter) == exactly(text)
     assert len(shorter) <= len(text)
@@ -69,13 +69,13 @@ def test_number_spelling_keeps_the_value_exactly(text: str) -> None:
     ],
 )
 def test_number_spelling_uses_an_exponent_for_long_numbers(text: str, shorter: str) -> None:
-    assert sendable(text) == shorter
+    assert shorten_numbers(text) == shorter
     assert document_fault(shorter, 0) in ("", document_fault(text, 0))
 
 
 def test_number_spelling_cannot_shorten_a_too_large_value() -> None:
     control = json.dumps("\x01" * 600_000)
-    assert sendable(control) is None
-    assert sendable(json.dumps("x" * (MOST_SENT_OCTETS - 2))) is not None
-    assert sendable(json.dumps("x" * (MOST_SENT_OCTETS - 1))) is None
-    assert sendable(json.dumps("é" * (MOST_SENT_OCTETS // 2), ensure_ascii=False)) is None
+    assert shorten_numbers(control) is None
+    assert shorten_numbers(json.dumps("x" * (MAX_SENT_OCTETS - 2))) is not None
+    assert shorten_numbers(json.dumps("x" * (MAX_SENT_OCTETS - 1))) is None
+    assert shorten_numbers(json.dumps("é" * (MAX_SENT_OCTETS // 2), ensure_ascii=False)) is None

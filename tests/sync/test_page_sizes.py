@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed import reader as reader_module
-from syncbeat_server.sync.feed.prune import TombstonePruning
-from syncbeat_server.sync.feed.reader import PAGE_OCTETS
+from syncbeat_server.sync.feed import fair_reads, reader
+from syncbeat_server.sync.feed.fair_reads import PAGE_OCTETS
+from syncbeat_server.sync.feed.prune import TombstonePruner
 from syncbeat_server.sync.model import Change, Cursor, FeedPage
 from syncbeat_server.sync.store import changes as changes_store
 from tests.support.build import APP, SyncFeature
@@ -96,7 +96,7 @@ async def test_page_cut_short_keeps_the_mark_of_a_full_list(sync: SyncFeature) -
     await sync.publish("first", deleted=True)
     await sync.publish("k30", deleted=True)
     await sync.clock.advance(31 * 86_400.0)
-    await TombstonePruning(sync.database, 30.0, sync.clock).prune()
+    await TombstonePruner(sync.database, 30.0, sync.clock).prune()
     pages = await all_pages(sync)
     assert len(pages) == 3
     assert [page.next.epoch for page in pages[:-1]] == [f"{pages[-1].next.epoch}~33"] * 2
@@ -201,7 +201,7 @@ async def test_stream_with_more_scopes_than_a_round_tells_all(sync: SyncFeature)
 async def test_reads_of_many_scopes_are_split_into_statements(
     sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader_module, "_READS_AT_ONCE", 4)
+    monkeypatch.setattr(fair_reads, "_READS_PER_STATEMENT", 4)
     for n in range(6):
         await sync.publish("a", scope=f"s{n}")
     wanted = [[Cursor(f"s{n}") for n in range(count)] for count in (3, 2, 6, 1)]
@@ -212,7 +212,7 @@ async def test_reads_of_many_scopes_are_split_into_statements(
 async def test_streams_of_many_scopes_opening_at_once_bound_reads(
     sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader_module, "_HEADS_AT_ONCE", 500)
+    monkeypatch.setattr(reader, "_HEADS_PER_STATEMENT", 500)
     await sync.publish("a", scope="s7")
     names = [f"s{n}" for n in range(2_000)]
     found = await asyncio.gather(*(sync.reader.heads(APP, None, names) for _ in range(20)))

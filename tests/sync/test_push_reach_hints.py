@@ -10,8 +10,8 @@ from syncbeat_server.events.publish import Publish, Trigger
 from syncbeat_server.push.model import Content
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, Hint, NewChange
-from syncbeat_server.sync.streams.hub import Subscription
-from syncbeat_server.sync.tuning.price_updates import Aim, Learning
+from syncbeat_server.sync.streams.subscription import Subscription
+from syncbeat_server.sync.tuning.price_updates import HintTuner, TuningGoal
 from tests.support.build import APP, PHONE, SyncFeature
 from tests.support.fake_clock import FakeClock
 from tests.support.seed import couple
@@ -40,15 +40,15 @@ async def run(sync: SyncFeature, statement: str) -> None:
 
 
 @pytest.fixture
-def learning(database: Database, clock: FakeClock) -> Learning:
-    return Learning(database, lambda: {APP: Aim()}, lambda: (), clock)
+def tuner(database: Database, clock: FakeClock) -> HintTuner:
+    return HintTuner(database, lambda: {APP: TuningGoal()}, lambda: (), clock)
 
 
 @pytest.fixture
-async def sync(database: Database, clock: FakeClock, learning: Learning) -> SyncFeature:
+async def sync(database: Database, clock: FakeClock, tuner: HintTuner) -> SyncFeature:
     """A couple whose backend wakes devices with each change, and a phone of it that asks."""
     await couple(database)
-    made = SyncFeature(database, clock, learning=learning)
+    made = SyncFeature(database, clock, tuner=tuner)
     for _ in range(3):
         await publish(made)
     return made
@@ -59,7 +59,7 @@ BROKEN = "INSERT INTO app_reach (app_id, broken_until) VALUES ('default', syncbe
 
 
 async def test_push_reach_lengthens_intervals_until_pushes_break(
-    sync: SyncFeature, learning: Learning, clock: FakeClock
+    sync: SyncFeature, tuner: HintTuner, clock: FakeClock
 ) -> None:
     unproven = await explained(sync)
     assert "polls must find 9" in unproven.explanation  # nine of ten: nobody knows yet whether its token works
@@ -68,28 +68,28 @@ async def test_push_reach_lengthens_intervals_until_pushes_break(
     assert reached.poll_interval_s > 5 * unproven.poll_interval_s
     assert "pushes bring the rest" in reached.explanation
     await run(sync, BROKEN)
-    await learning.read()
+    await tuner.read()
     broken = await explained(sync)
     assert broken.poll_interval_s <= unproven.poll_interval_s
     assert "no pushes bring any" in broken.explanation
     await clock.advance(61)
-    await learning.read()
+    await tuner.read()
     assert (await explained(sync)).poll_interval_s > 5 * broken.poll_interval_s
 
 
-async def test_push_reach_misses_of_an_app_shorten_all_intervals(sync: SyncFeature, learning: Learning) -> None:
+async def test_push_reach_misses_of_an_app_shorten_all_intervals(sync: SyncFeature, tuner: HintTuner) -> None:
     await run(sync, ANSWERED)
     before = (await explained(sync)).poll_interval_s
     await run(sync, "INSERT INTO app_reach (app_id, all_answered, all_missed) VALUES ('default', 800, 200)")
-    await learning.read()
+    await tuner.read()
     assert (await explained(sync)).poll_interval_s < before / 2
 
 
-async def test_push_reach_of_ios_background_is_that_of_first_pushes(sync: SyncFeature, learning: Learning) -> None:
+async def test_push_reach_of_ios_background_is_that_of_first_pushes(sync: SyncFeature, tuner: HintTuner) -> None:
     await run(sync, ANSWERED)
     columns = "(app_id, all_answered, all_missed, first_answered, first_missed)"
     await run(sync, f"INSERT INTO app_reach {columns} VALUES ('default', 1000, 0, 800, 200)")
-    await learning.read()
+    await tuner.read()
     away = Activity(ActivityState.BACKGROUND)
     android = await explained(sync, away)
     await run(sync, "UPDATE devices SET platform = 'IOS'")
@@ -99,12 +99,12 @@ async def test_push_reach_of_ios_background_is_that_of_first_pushes(sync: SyncFe
 
 
 async def test_push_reach_of_ios_foreground_counts_resends(
-    sync: SyncFeature, learning: Learning, clock: FakeClock
+    sync: SyncFeature, tuner: HintTuner, clock: FakeClock
 ) -> None:
     await run(sync, ANSWERED + ", platform = 'IOS'")
     columns = "(app_id, all_answered, all_missed, first_answered, first_missed)"
     await run(sync, f"INSERT INTO app_reach {columns} VALUES ('default', 1000, 0, 800, 200)")
-    await learning.read()
+    await tuner.read()
     never_reported = await explained(sync)
     assert "polls must find 19" in never_reported.explanation  # a fifth: each push that is missed
     await sync.service.report_activity(PHONE, LOOKING, is_user=True)

@@ -10,7 +10,7 @@ import pytest
 
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import Checkpoint, Cursor, Drain, Hint, Priority
-from syncbeat_server.sync.streams import watch as watching
+from syncbeat_server.sync.streams import checkpoint_schedule
 from tests.support.build import APP, SyncFeature, make_directory
 from tests.support.fake_clock import FakeClock, settle, wait_until
 from tests.support.seed import add_members, couple, value_of
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 @pytest.fixture
 async def sync(database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> SyncFeature:
     # Drawn as late as may be: what is told before that is told too early.
-    monkeypatch.setattr(watching, "jitter", lambda low, high: high)
+    monkeypatch.setattr(checkpoint_schedule, "jitter", lambda low, high: high)
     await couple(database)
     return SyncFeature(database, clock)
 
@@ -67,9 +67,9 @@ async def test_changes_sent_are_recorded_as_seen_at_once(sync: SyncFeature) -> N
     async with stream(sync) as reader:
         await sync.publish("a")
         await wait_until(lambda: reader.changes() == [("a", 1)])
-        await wait_until(lambda: len(sync.seen._shown) == 1, what="before any checkpoint")
+        await wait_until(lambda: len(sync.cursors._shown) == 1, what="before any checkpoint")
         assert len(checkpoints(reader)) == 1
-        await sync.seen.flush()
+        await sync.cursors.flush()
     assert await value_of(sync.database, "SELECT sequence FROM device_cursors") == 1
 
 
@@ -77,11 +77,11 @@ async def test_scopes_that_moved_alone_are_recorded_as_seen(sync: SyncFeature) -
     await add_members(sync.database, "chat", "ann")
     await sync.publish("x", scope="chat")
     async with stream(sync, Cursor("couple", "", 0), Cursor("chat", "", 1)) as reader:
-        await wait_until(lambda: len(sync.seen._shown) == 2, what="what it named")
-        await sync.seen.flush()
+        await wait_until(lambda: len(sync.cursors._shown) == 2, what="what it named")
+        await sync.cursors.flush()
         await sync.publish("a")
         await wait_until(lambda: reader.changes() == [("a", 1)])
-        await wait_until(lambda: [scope for _, scope in sync.seen._shown] == ["couple"])
+        await wait_until(lambda: [scope for _, scope in sync.cursors._shown] == ["couple"])
 
 
 async def test_checkpoint_comes_at_each_heartbeat_without_news(sync: SyncFeature) -> None:
@@ -114,12 +114,12 @@ async def test_checkpoint_names_a_joined_or_left_scope_within_five_seconds(sync:
     async with stream(sync) as reader:
         await add_members(sync.database, "chat", "ann")
         sync.hub.members_changed(APP, "ann")
-        await wait_until(lambda: (APP, "chat") in sync.hub.followed())
+        await wait_until(lambda: (APP, "chat") in sync.hub.followed_scopes())
         await tell(sync)
         await wait_until(lambda: {cursor.scope for cursor in checkpoints(reader)[-1]} == {"couple", "chat"})
         await make_directory(sync.database).remove_members(APP, "couple", ["ann"])
         sync.hub.members_changed(APP, "ann")
-        await wait_until(lambda: (APP, "couple") not in sync.hub.followed(), what="at once")
+        await wait_until(lambda: (APP, "couple") not in sync.hub.followed_scopes(), what="at once")
         await tell(sync)
         await wait_until(lambda: [cursor.scope for cursor in checkpoints(reader)[-1]] == ["chat"])
 
@@ -141,7 +141,7 @@ async def test_checkpoints_of_streams_of_one_scope_have_jitter(
         readers = [await stack.enter_async_context(stream(sync)) for _ in range(20)]
         await sync.clock.advance(20)  # long after they told last
         shares = iter([number / 19 for number in range(20)])
-        monkeypatch.setattr(watching, "jitter", lambda low, high: low + next(shares) * (high - low))
+        monkeypatch.setattr(checkpoint_schedule, "jitter", lambda low, high: low + next(shares) * (high - low))
         await sync.publish("a")
         await wait_until(lambda: all(reader.changes() for reader in readers))
         told = [0]

@@ -10,7 +10,8 @@ import pytest
 from syncbeat_server.errors import RateLimited
 from syncbeat_server.sync.model import DeviceKey
 from syncbeat_server.sync.streams import hub as hubs
-from syncbeat_server.sync.streams.hub import Hub, Subscription
+from syncbeat_server.sync.streams.hub import Hub
+from syncbeat_server.sync.streams.subscription import Subscription
 from tests.support.fake_clock import settle
 
 pytestmark = pytest.mark.unit
@@ -124,12 +125,12 @@ async def test_hub_follow_replaces_what_was_followed() -> None:
     hub = Hub()
     subscription = subscribed(hub, "ann", "s", "t")
     hub.follow(subscription, ["t", "u"])
-    assert sorted(hub.followed()) == [("a", "t"), ("a", "u")]
+    assert sorted(hub.followed_scopes()) == [("a", "t"), ("a", "u")]
     hub.scope_changed("a", "s")
     assert not await woken(subscription)
     hub.remove(subscription)
     hub.remove(subscription)
-    assert (hub.followed(), hub.live_devices(), len(hub)) == ([], [], 0)
+    assert (hub.followed_scopes(), hub.live_devices(), len(hub)) == ([], [], 0)
 
 
 async def test_hub_membership_change_wakes_every_stream_of_the_user() -> None:
@@ -144,7 +145,7 @@ async def test_hub_membership_change_wakes_every_stream_of_the_user() -> None:
 async def test_hub_sweep_repairs_lost_wake_ups() -> None:
     hub = Hub()
     streams = [subscribed(hub, f"user-{n}", "s", f"own-{n}") for n in range(3)]
-    hub.look_everywhere()
+    hub.invalidate_all()
     assert [await woken(s) for s in streams] == [True] * 3
     assert [s.take_dirty() for s in streams] == [{"s", f"own-{n}"} for n in range(3)]
     assert all(s.members_changed for s in streams)
@@ -183,9 +184,9 @@ async def test_hub_lists_live_devices_once() -> None:
     assert len(hub) == 3
 
 
-@pytest.mark.parametrize(("most_of_user", "most_of_device", "whose"), [(3, 9, "user"), (9, 3, "device")])
-def test_stream_limit_per_user_and_device(most_of_user: int, most_of_device: int, whose: str) -> None:
-    hub = Hub(most_of_user=most_of_user, most_of_device=most_of_device)
+@pytest.mark.parametrize(("max_per_user", "max_per_device", "whose"), [(3, 9, "user"), (9, 3, "device")])
+def test_stream_limit_per_user_and_device(max_per_user: int, max_per_device: int, whose: str) -> None:
+    hub = Hub(max_per_user=max_per_user, max_per_device=max_per_device)
     phone = DeviceKey("default", "ann", "phone")
     subscriptions = [Subscription(phone, all_scopes=False) for _ in range(4)]
     for subscription in subscriptions[:3]:
@@ -201,7 +202,7 @@ def test_stream_limit_per_user_and_device(most_of_user: int, most_of_device: int
 
 
 def test_stream_limit_without_a_device_counts_for_the_user() -> None:
-    hub = Hub(most_of_user=5, most_of_device=1)
+    hub = Hub(max_per_user=5, max_per_device=1)
     for _ in range(5):
         hub.add(Subscription(DeviceKey("default", "ann", ""), all_scopes=False))
     for _ in range(6):

@@ -8,7 +8,7 @@ from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.hints import cursor_recorder
 from syncbeat_server.sync.model import Cursor
 from syncbeat_server.sync.streams import head_sweep
-from syncbeat_server.sync.streams.hub import Subscription
+from syncbeat_server.sync.streams.subscription import Subscription
 from tests.support.build import PHONE, SyncFeature
 from tests.support.fake_clock import FakeClock
 from tests.support.seed import add_members, couple
@@ -23,7 +23,7 @@ async def sync(database: Database, clock: FakeClock) -> SyncFeature:
 
 
 async def test_head_sweep_overflow_makes_every_stream_look(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_sweep, "_MAX_CHANGED", 2)
+    monkeypatch.setattr(head_sweep, "_MAX_JOINERS", 2)
     first = Subscription(PHONE, all_scopes=False)
     sync.hub.add(first)
     for user in ("ann", "bob", "carl"):  # ann joined first, and two are told of
@@ -37,10 +37,10 @@ async def test_head_sweep_overflow_makes_every_stream_look(sync: SyncFeature, mo
 async def test_cursor_recorder_overflow_is_logged_once(
     sync: SyncFeature, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cursor_recorder, "_MAX_SEEN", 2)
+    monkeypatch.setattr(cursor_recorder, "_MAX_PENDING", 2)
     for number in range(5):
-        sync.seen.note(PHONE, [Cursor(f"scope {number}", "e", 1)])
+        sync.cursors.record_shown(PHONE, [Cursor(f"scope {number}", "e", 1)])
     assert caplog.text.count("too many cursors wait") == 1
-    await sync.seen.flush()
-    sync.seen.note(PHONE, [Cursor("couple", "e", 1)])
+    await sync.cursors.flush()
+    sync.cursors.record_shown(PHONE, [Cursor("couple", "e", 1)])
     assert caplog.text.count("too many cursors wait") == 1

@@ -11,12 +11,11 @@ import pytest
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import AccessDenied, DependencyDown
 from syncbeat_server.storage.postgres.database import Database, RowOwner
-from syncbeat_server.sync.hints import view_cache as views
-from syncbeat_server.sync.hints.view_cache import MOST_SCOPES_EACH, TRUSTED_S, Views
+from syncbeat_server.sync.hints import view_reader, view_sweep
+from syncbeat_server.sync.hints.view_cache import MAX_MEAN_SCOPES, TRUSTED_S, ViewCache
+from syncbeat_server.sync.hints.view_sweep import ViewSweep
 from syncbeat_server.sync.model import Cursor, DeviceKey, Priority
-from syncbeat_server.sync.store import changes, scopes
-from syncbeat_server.sync.streams import head_sweep
-from syncbeat_server.sync.streams.head_sweep import ViewSweep
+from syncbeat_server.sync.store import device_views, scopes
 from tests.support.build import APP, PHONE, SyncFeature, make_directory
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.seed import add_device, add_members, couple, rows_of, value_of
@@ -52,11 +51,11 @@ async def test_view_cache_rereads_only_invalidated_scopes(sync: SyncFeature) -> 
 
 
 async def test_view_cache_shares_concurrent_reads(sync: SyncFeature) -> None:
-    views = await asyncio.gather(*(sync.views.read(device) for device in (PHONE, TABLET, BOBS) * 5))
+    views = await asyncio.gather(*(sync.view_reader.read(device) for device in (PHONE, TABLET, BOBS) * 5))
     assert sync.held.asked == 1
     assert [view is not None for view in views] == [True] * 15
     sync.views.scope_changed(APP, "couple")
-    await asyncio.gather(*(sync.views.read(device) for device in (PHONE, TABLET, BOBS) * 5))
+    await asyncio.gather(*(sync.view_reader.read(device) for device in (PHONE, TABLET, BOBS) * 5))
     assert sync.held.asked == 2
 
 
@@ -74,7 +73,7 @@ async def test_view_cache_is_bypassed_while_wake_ups_cannot_arrive(sync: SyncFea
     assert (await heads(sync))["couple"] == 1
     assert (await read_view(sync))[0] == 1
     sync.listening = True
-    sync.views.forget_all()  # as whoever listens again does
+    sync.views.invalidate_all()  # as whoever listens again does
     assert (await read_view(sync))[0] == 1
     assert (await read_view(sync))[0] == 0
 
@@ -101,22 +100,22 @@ async def test_view_cache_evicts_least_recently_used(database: Database, sync: S
     await read_view(small, BOBS)
     assert [(await read_view(small, device))[0] for device in (PHONE, BOBS, TABLET)] == [0, 0, 1]
     assert len(small.views) == 2
-    for number in range(2 * MOST_SCOPES_EACH):
+    for number in range(2 * MAX_MEAN_SCOPES):
         await add_members(database, f"scope {number}", "ann")
-    small.views.forget_all()
+    small.views.invalidate_all()
     assert [(await read_view(small))[0] for _ in range(2)] == [1, 1], "more scopes than are kept in all"
     assert len(small.views) == 0
 
 
 async def test_view_cache_skips_incomplete_views(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "MAX_SCOPES", 2)
+    monkeypatch.setattr(view_reader, "MAX_SCOPES", 2)
     asked, view = await read_view(sync)
     assert view is not None
     assert (asked, len(view.scopes), view.more_scopes) == (1, 2, False)
     assert (await read_view(sync))[0] == 0
-    monkeypatch.setattr(views, "MAX_SCOPES", 1)
-    monkeypatch.setattr(views, "_USUAL_SCOPES", 1)
-    sync.views.forget_all()
+    monkeypatch.setattr(view_reader, "MAX_SCOPES", 1)
+    monkeypatch.setattr(view_reader, "_USUAL_SCOPES", 1)
+    sync.views.invalidate_all()
     for times in (2, 1):  # how many they are is remembered
         asked, view = await read_view(sync)
         assert view is not None
@@ -124,8 +123,8 @@ async def test_view_cache_skips_incomplete_views(sync: SyncFeature, monkeypatch:
 
 
 async def test_view_cache_accepts_cursors_beyond_its_scopes(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "MAX_SCOPES", 1)
-    monkeypatch.setattr(views, "_USUAL_SCOPES", 1)
+    monkeypatch.setattr(view_reader, "MAX_SCOPES", 1)
+    monkeypatch.setattr(view_reader, "_USUAL_SCOPES", 1)
     await move_head(sync, "anns")
     assert not (await sync.hint(Cursor("couple", "", 0), Cursor("anns", "", 1))).changed
     await move_head(sync, "couple")
@@ -135,11 +134,11 @@ async def test_view_cache_accepts_cursors_beyond_its_scopes(sync: SyncFeature, m
         await sync.hint(Cursor("bobs", "", 0))
 
 
-Told = Callable[[Views], None]
+Told = Callable[[ViewCache], None]
 TOLD: dict[str, Told] = {
     "of the scope": lambda views: views.scope_changed(APP, "couple"),
     "of the user": lambda views: views.user_changed(APP, "ann"),
-    "that wake-ups were lost": lambda views: views.forget_all(),
+    "that wake-ups were lost": lambda views: views.invalidate_all(),
 }
 
 
@@ -152,7 +151,7 @@ async def test_view_cache_read_in_flight_restores_nothing_older(
         await read_view(sync)
         sync.views.scope_changed(APP, "couple")
     sync.held.free.clear()
-    reading = asyncio.ensure_future(sync.views.read(PHONE))
+    reading = asyncio.ensure_future(sync.view_reader.read(PHONE))
     await wait_until(lambda: sync.held.holding)
     await move_head(sync)
     told(sync.views)
@@ -175,7 +174,7 @@ async def unregister(sync: SyncFeature) -> None:
 
 async def report(sync: SyncFeature) -> None:
     async with sync.database.connection() as conn:
-        await changes.report_activity(conn, [(PHONE, AWAY)])
+        await device_views.report_activity(conn, [(PHONE, AWAY)])
 
 
 async def move_token(sync: SyncFeature) -> None:
@@ -195,7 +194,7 @@ async def boost(sync: SyncFeature) -> None:
 
 async def writer_comes(sync: SyncFeature) -> None:
     async with sync.database.connection() as conn:
-        await scopes.note_presence(conn, [(APP, "bob")], present=True, limit=10)
+        await scopes.record_writer_presence(conn, [(APP, "bob")], present=True, limit=10)
 
 
 CHANGES = [leave, join, unregister, report, move_token, change_platform, boost, writer_comes, move_head]
@@ -212,7 +211,7 @@ async def test_view_sweep_finds_changes_without_wake_up(
     await sync.view_sweep.sweep()
     asked, view = await read_view(sync)
     async with sync.database.connection() as conn:
-        (row,) = await changes.device_views(conn, [PHONE])
+        (row,) = await device_views.read_device_views(conn, [PHONE])
     assert (view and view._replace(heads=None)) == row
     assert asked == 1
     await sync.view_sweep.sweep()
@@ -266,7 +265,7 @@ async def test_view_cache_orders_scopes_by_last_change(sync: SyncFeature) -> Non
 
 async def test_view_sweep_overflow_clears_the_cache(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
     await sync.view_sweep.sweep()
-    monkeypatch.setattr(head_sweep, "_MAX_CHANGED", 2)
+    monkeypatch.setattr(view_sweep, "_MAX_CHANGED", 2)
     await read_view(sync)
     await add_members(sync.database, "crowd", "bob", "carl", "dora")
     await sync.view_sweep.sweep()
@@ -277,8 +276,8 @@ async def test_view_sweep_overflow_of_heads_checks_cached_views(
     sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await sync.view_sweep.sweep()
-    monkeypatch.setattr(head_sweep, "_MAX_CHANGED", 2)
-    monkeypatch.setattr(head_sweep, "_CHUNK", 1)
+    monkeypatch.setattr(view_sweep, "_MAX_CHANGED", 2)
+    monkeypatch.setattr(view_sweep, "_HEADS_PER_READ", 1)
     for name in ("others", "more", "couple"):
         await add_members(sync.database, name, "eve")
         await move_head(sync, name)
@@ -334,5 +333,5 @@ async def test_cursor_recorder_records_a_repeated_cursor_once(sync: SyncFeature)
     epoch = await value_of(sync.database, "SELECT epoch FROM scopes WHERE scope = 'couple'")
     for times in (1, 0):
         await sync.hint(Cursor("couple", epoch, 1))
-        await sync.seen.flush()
+        await sync.cursors.flush()
         assert len(await rows_of(sync.database, "DELETE FROM device_cursors RETURNING 1")) == times

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import orjson
 
-from syncbeat_server.directory.device_locks import lock_in_order
+from syncbeat_server.directory.store.device_locks import lock_in_order
 from syncbeat_server.push.model import ClaimedDelivery, device_columns
 from syncbeat_server.push.policy import quiet_hours, wakeup_shares
 from syncbeat_server.push.policy.wakeup_shares import Purse

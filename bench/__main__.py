@@ -48,7 +48,7 @@ FIGURES: dict[str, Callable[[Options], Figure]] = {
 
 
 def main() -> int:
-    """Measure what was asked for, in this order."""
+    """Measure the requested figures, in the order given."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", default=",".join(FIGURES), help="figures, separated by commas (default: all)")
     parser.add_argument("--seconds", type=float, default=Options.seconds, help="of each side of a round")

@@ -73,6 +73,7 @@ DIGEST = hashlib.sha256(TOKEN.encode()).digest()
 EVER = datetime(2000, 1, 1, tzinfo=UTC)
 SIGNAL = signal_after_change(unchanged(0.0), DEFAULT_PRIOR, 60.0)
 ONCE = scopes.Commits(1, 0)
+WINDOW = ("default", "bob", "phone", "ALERT:x", "couple")
 IDS = [str(uuid.uuid4()) for _ in range(3)]
 CLAIMED = replace(
     claimed.MESSAGE,
@@ -195,7 +196,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     dedupe.lock_trailed: lambda c: dedupe.lock_trailed(c, IDS[1], [("default", IDS[0])]),
     dedupe.close_trailed: lambda c: dedupe.close_trailed(c, IDS[1], [("default", IDS[0])]),
     alerts.write: lambda c: alerts.write(c, [ALERT]),
-    alerts.close_windows: lambda c: alerts.close_windows(c, IDS[1], [("default", IDS[0])]),
+    alerts.close_windows: lambda c: alerts.close_windows(c, IDS[1], [("default", IDS[0])], [WINDOW]),
     alerts.merge_held: lambda c: alerts.merge_held(c, [CLAIMED]),
     queue.claimed: lambda c: queue.claimed(c, IDS[1], [("default", IDS[0])]),
     queue.finish: lambda c: queue.finish(c, [Finished(CLAIMED, DeliveryState.SENT, Reason.NONE)]),

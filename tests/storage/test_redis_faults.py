@@ -236,7 +236,7 @@ async def named_everywhere(url: str, cause: Cause, named: str, caplog: pytest.Lo
         await RedisWatch(bus).look()  # it is said once
         assert metrics.registry.get_sample_value("syncbeat_redis_up") == 0
         assert (metrics.registry.get_sample_value("syncbeat_redis_errors_total", {"cause": cause}) or 0) >= 2
-    (said,) = [record for record in caplog.records if record.name.endswith("redis_health")]
+    (said,) = [record for record in caplog.records if record.name.endswith("redis.health")]
     assert vars(said)["cause"] == cause.value
     told = " ".join([*sentences, str(vars(said))])
     assert PASSWORD not in told
@@ -351,7 +351,7 @@ async def test_redis_outage_is_said_at_start_when_its_cause_changes_and_when_it_
     caplog.set_level(logging.INFO)
 
     def told() -> list[str]:
-        return [vars(one)["cause"] for one in caplog.records if one.name.endswith("redis_health")]
+        return [vars(one)["cause"] for one in caplog.records if one.name.endswith("redis.health")]
 
     with running_valkey(tmp_path) as one:
         async with open_redis(one.url, SystemClock(), "ours") as bus:

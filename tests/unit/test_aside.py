@@ -22,7 +22,7 @@ from tests.fakes import wait_until
 
 OWNER = """
 import asyncio, uvloop
-from syncbeat_server.aside import Children
+from syncbeat_server.runtime.worker_processes import Children
 from tests.aside_work import pid
 
 async def main():

@@ -59,8 +59,9 @@ async def expand(conn: Connection, app_ids: Sequence[str]) -> int | None:
 
 async def close_windows(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> None:
     """Of deliveries that were just claimed at the end of a window: say which begins the next, and with which cursor."""
-    if await dedupe.lock_trailed(conn, lease_token, keys):
-        await alerts.close_windows(conn, lease_token, keys)
+    of_alerts = await dedupe.lock_trailed(conn, lease_token, keys)
+    if of_alerts:
+        await alerts.close_windows(conn, lease_token, keys, of_alerts)
     await dedupe.close_trailed(conn, lease_token, keys)
 
 

@@ -7,7 +7,7 @@ before it are not. One goes out at once if any of its scopes has a free window, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -15,31 +15,34 @@ from operator import itemgetter
 
 import orjson
 
-from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, NewNotification, Reason, device_columns
+from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, NewNotification, Reason, Target, device_columns
 from syncbeat_server.push.store import notifications as notifications_store
-from syncbeat_server.push.store.dedupe import FREE
+from syncbeat_server.push.store.dedupe import FREE, WindowKey
 from syncbeat_server.push.store.targets import TARGETED, columns
 from syncbeat_server.storage.postgres.database import Connection, Row
 
-WindowKey = tuple[str, str, str, str, str]
-"""App, user, device, dedupe key, scope."""
-
-# A window that is not there yet is written as one that is over.
+# A window that is not there yet is written as one that is over. Those of barred devices are locked with the others:
+# what bars them may end before the deliveries are written.
 _LOCK_WINDOWS = f"""{TARGETED}
-INSERT INTO dedupe_windows AS w (app_id, user_id, device_id, dedupe_key, scope, trails, opened_by, window_until,
-                                 duration)
-SELECT DISTINCT ON (app_id, user_id, device_id, dedupe_key, scope)
-       app_id, user_id, device_id, dedupe_key, scope, trails, notification_id, 'epoch', make_interval(secs => window_s)
-FROM target WHERE dedupe_key <> '' AND barred = ''
-ORDER BY app_id, user_id, device_id, dedupe_key, scope
-ON CONFLICT (app_id, user_id, device_id, dedupe_key, scope) DO UPDATE SET duration = w.duration WHERE false
+, locked AS (
+    INSERT INTO dedupe_windows AS w (app_id, user_id, device_id, dedupe_key, scope, trails, opened_by, window_until,
+                                     duration)
+    SELECT DISTINCT ON (app_id, user_id, device_id, dedupe_key, scope)
+           app_id, user_id, device_id, dedupe_key, scope, trails, notification_id, 'epoch',
+           make_interval(secs => window_s)
+    FROM target WHERE dedupe_key <> ''
+    ORDER BY app_id, user_id, device_id, dedupe_key, scope
+    ON CONFLICT (app_id, user_id, device_id, dedupe_key, scope) DO UPDATE SET duration = w.duration WHERE false)
+SELECT i, app_id, user_id, device_id, dedupe_key, scope, epoch, sequence, barred
+FROM target ORDER BY i, user_id, device_id, scope
 """  # noqa: S608  # constants
 
-_FIND = f"""{TARGETED}
-SELECT t.i, t.app_id, t.user_id, t.device_id, t.dedupe_key, t.scope, t.epoch, t.sequence, t.barred,
-       w.window_until, coalesce({FREE}, true) AS free, syncbeat_now() AS now
-FROM target t LEFT JOIN dedupe_windows w USING (app_id, user_id, device_id, dedupe_key, scope)
-ORDER BY t.i, t.user_id, t.device_id, t.scope
+_FIND_WINDOWS = f"""
+SELECT w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope, w.window_until, {FREE} AS free,
+       syncbeat_now() AS now
+FROM dedupe_windows w
+JOIN unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+     AS k (app_id, user_id, device_id, dedupe_key, scope) USING (app_id, user_id, device_id, dedupe_key, scope)
 """  # noqa: S608  # constants
 
 _WRITE_WINDOWS = """
@@ -99,18 +102,34 @@ async def write(
     shown = [n for n in notifications if n.alerts]
     if not shown:
         return await notifications_store.insert_deliveries(conn, notifications)
-    # All of them in one order, before any is looked at.
-    await conn.execute(_LOCK_WINDOWS, *columns(notifications))
-    others = await notifications_store.insert_deliveries(conn, [n for n in notifications if not n.alerts])
-    return others | dict(await _insert_alerts(conn, shown))
+    # All windows in one order, before any is looked at. Whoever becomes a target after that is none: to lock its window
+    # now, with others in hand, could be a deadlock.
+    rows = await conn.fetch(_LOCK_WINDOWS, *columns(notifications))
+    counts = await notifications_store.insert_deliveries(conn, _others(notifications, rows))
+    return counts | dict(
+        await _insert_alerts(conn, notifications, [r for r in rows if notifications[r["i"] - 1].alerts])
+    )
+
+
+def _others(notifications: Sequence[NewNotification], rows: Sequence[Row]) -> list[NewNotification]:
+    """Return what is no alert, with the devices whose windows are locked as its targets."""
+    targets: dict[int, list[Target]] = {i: [] for i, n in enumerate(notifications, 1) if not n.alerts}
+    for row in rows:
+        if row["i"] in targets:
+            place = {"epoch": row["epoch"], "sequence": row["sequence"]}
+            targets[row["i"]].append(
+                Target(user_id=row["user_id"], device_id=row["device_id"], scope=row["scope"] or None, **place)
+            )
+    return [replace(notifications[i - 1], targets=tuple(found)) for i, found in targets.items()]
 
 
 async def _insert_alerts(
-    conn: Connection, alerts: Sequence[NewNotification]
+    conn: Connection, notifications: Sequence[NewNotification], rows: Sequence[Row]
 ) -> Mapping[str, Mapping[tuple[DeliveryState, Reason], int]]:
-    """Write the deliveries of alerts, whose windows are locked."""
-    rows = await conn.fetch(_FIND, *columns(alerts))
-    decided = _decide(alerts, rows)
+    """Write the deliveries of alerts to their targets, whose windows are locked."""
+    keys = [key for row in rows if (key := _key(row)) is not None]
+    found = await conn.fetch(_FIND_WINDOWS, *zip(*keys, strict=True)) if keys else []
+    decided = _decide(notifications, rows, found)
     if decided.windows:
         windows = [
             (*key, w.opened_by, w.trailed_by, w.until if w.opened_by else None, w.duration, w.epoch, w.sequence)
@@ -122,15 +141,13 @@ async def _insert_alerts(
     return decided.counts
 
 
-def _decide(alerts: Sequence[NewNotification], rows: Sequence[Row]) -> _Decided:
+def _decide(notifications: Sequence[NewNotification], rows: Sequence[Row], windows: Sequence[Row]) -> _Decided:
     """Take the calls one after the other, each with the windows as those before it left them."""
-    decided = _Decided(counts={alert.notification_id: Counter() for alert in alerts})
-    known: dict[WindowKey, _Window] = {}
+    decided = _Decided(counts={n.notification_id: Counter() for n in notifications if n.alerts})
+    known = {_window_key(row): _Window(row["free"], row["window_until"]) for row in windows}
     for (i, _, _), found in groupby(rows, itemgetter("i", "user_id", "device_id")):
-        alert, scopes = alerts[i - 1], list(found)
-        keyed = [] if scopes[0]["barred"] else list(_keyed(scopes))
-        for key, row in keyed:
-            known.setdefault(key, _Window(row["free"], row["window_until"]))
+        alert, scopes = notifications[i - 1], list(found)
+        keyed = [] if scopes[0]["barred"] else [(key, row) for row in scopes if (key := _key(row)) is not None]
         state, reason, due_at = DeliveryState.PENDING, Reason(scopes[0]["barred"]), None
         duration = timedelta(seconds=alert.dedupe_window_s)
         if reason:
@@ -143,8 +160,8 @@ def _decide(alerts: Sequence[NewNotification], rows: Sequence[Row]) -> _Decided:
             for key, _ in keyed:
                 known[key] = replace(known[key], trailed_by=alert.notification_id, duration=duration)
         else:
-            until = scopes[0]["now"] + duration
             for key, row in keyed:
+                until = windows[0]["now"] + duration
                 place = (row["epoch"], row["sequence"])
                 known[key] = _Window(False, until, alert.notification_id, None, duration, *place)
         decided.windows.update((key, known[key]) for key, _ in keyed)
@@ -153,10 +170,12 @@ def _decide(alerts: Sequence[NewNotification], rows: Sequence[Row]) -> _Decided:
     return decided
 
 
-def _keyed(scopes: Sequence[Row]) -> Iterator[tuple[WindowKey, Row]]:
-    for row in scopes:
-        if row["dedupe_key"]:
-            yield (row["app_id"], row["user_id"], row["device_id"], row["dedupe_key"], row["scope"]), row
+def _key(target: Row) -> WindowKey | None:
+    return _window_key(target) if target["dedupe_key"] else None
+
+
+def _window_key(row: Row) -> WindowKey:
+    return row["app_id"], row["user_id"], row["device_id"], row["dedupe_key"], row["scope"]
 
 
 def _delivery(
@@ -180,9 +199,11 @@ def _delivery(
     )
 
 
-async def close_windows(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> None:
+async def close_windows(
+    conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]], locked: Sequence[WindowKey]
+) -> None:
     """Of alerts that were just claimed at the end of their windows: those that are the last of one begin a new one of
-    each of their scopes, the others are marked as MERGED. The windows are locked."""
+    each of their scopes, the others are marked as MERGED. Windows that are not `locked` came since, and stay."""
     await conn.execute(
         """WITH own AS (
                SELECT d.app_id, d.delivery_id, d.user_id, d.device_id, d.notification_id,
@@ -207,6 +228,9 @@ async def close_windows(conn: Connection, lease_token: str, keys: Sequence[tuple
                UPDATE dedupe_windows w SET opened_by = f.notification_id, trailed_by = NULL, epoch = f.epoch,
                       sequence = f.sequence, window_until = syncbeat_now() + w.duration
                FROM found f JOIN verdict v USING (app_id, delivery_id)
+                    JOIN unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+                         AS l (app_id, user_id, device_id, dedupe_key, scope)
+                         USING (app_id, user_id, device_id, dedupe_key, scope)
                WHERE (w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope)
                    = (f.app_id, f.user_id, f.device_id, f.dedupe_key, f.scope)
                  -- One that a later alert trails is that one's.
@@ -216,6 +240,7 @@ async def close_windows(conn: Connection, lease_token: str, keys: Sequence[tuple
         lease_token,
         [app_id for app_id, _ in keys],
         [delivery_id for _, delivery_id in keys],
+        *zip(*locked, strict=True),
     )
 
 

@@ -13,13 +13,17 @@ FREE = """(w.trailed_by IS NULL AND (w.window_until <= syncbeat_now()
     OR syncbeat_unsent(w.app_id, w.opened_by, w.user_id, w.device_id, w.scope)))"""
 
 
-async def lock_trailed(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> bool:
+WindowKey = tuple[str, str, str, str, str]
+"""App, user, device, dedupe key, scope."""
+
+
+async def lock_trailed(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> list[WindowKey]:
     """Lock the windows that claimed deliveries wait for the end of, in the order in which accepting locks them.
 
-    Returns whether any of these is of an alert, which has a window for each of its scopes.
+    Returns those of alerts, which have one for each of their scopes.
     """
     rows = await conn.fetch(
-        """SELECT d.cursors IS NOT NULL AS of_alert
+        """SELECT d.cursors IS NOT NULL AS of_alert, w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope
            FROM unnest($2::text[], $3::uuid[]) AS k (app_id, delivery_id)
            JOIN deliveries d USING (app_id, delivery_id) JOIN notifications n USING (app_id, notification_id)
            JOIN dedupe_windows w ON (w.app_id, w.user_id, w.device_id, w.dedupe_key)
@@ -31,7 +35,11 @@ async def lock_trailed(conn: Connection, lease_token: str, keys: Sequence[tuple[
         lease_token,
         *_columns(keys),
     )
-    return any(row["of_alert"] for row in rows)
+    return [
+        (row["app_id"], row["user_id"], row["device_id"], row["dedupe_key"], row["scope"])
+        for row in rows
+        if row["of_alert"]
+    ]
 
 
 async def close_trailed(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> None:

@@ -152,7 +152,9 @@ FORGET_DELIVERIES = """
                             AND d.state IN ('PENDING', 'HELD', 'SCHEDULED', 'IN_FLIGHT'))
         ORDER BY n.created_at LIMIT $2 FOR UPDATE SKIP LOCKED),
     ended AS MATERIALIZED (
-        SELECT d.app_id, d.delivery_id FROM old JOIN deliveries d USING (app_id, notification_id) LIMIT $4),
+        -- Who holds one locks others of other notifications: what waited for it here could be in a deadlock.
+        SELECT d.app_id, d.delivery_id FROM old JOIN deliveries d USING (app_id, notification_id) LIMIT $4
+        FOR UPDATE OF d SKIP LOCKED),
     gone AS (
         DELETE FROM deliveries d USING ended WHERE (d.app_id, d.delivery_id) = (ended.app_id, ended.delivery_id)
           AND d.state NOT IN ('PENDING', 'HELD', 'SCHEDULED', 'IN_FLIGHT')

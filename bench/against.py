@@ -134,7 +134,7 @@ def _run(names: Sequence[str], revision: str, plan: Plan, root: Path) -> int:
     verdicts = []
     for name in names:
         if name in has:
-            mine, theirs = _measuring(Side(root), name), _measuring(other, name)
+            mine, theirs = _measurement_of(Side(root), name), _measurement_of(other, name)
             compared = compare(name, mine, theirs, plan)
         else:
             compared = Comparison(Verdict.ABSENT, why=f"{commit} has no such figure")
@@ -167,7 +167,7 @@ def compare(name: str, mine: Callable[[], Measurement], theirs: Callable[[], Mea
             return Comparison(Verdict.FAILED, why=f"{name} does not say which way it is better")
         found = estimate_change([(one.value, other.value) for one, other in zip(now, before, strict=True)], better)
         cpu = _cpu_change(now, before)
-        _tell(name, now, before, found, plan.clock() - started)
+        _report_round(name, now, before, found, plan.clock() - started)
     return Comparison(classify(found), now, before, found, cpu)
 
 
@@ -177,7 +177,7 @@ def _cpu_change(now: Sequence[Measurement], before: Sequence[Measurement]) -> Ch
     return estimate_change(known, Better.LESS) if len(known) == len(pairs) else None
 
 
-def _tell(
+def _report_round(
     name: str, now: Sequence[Measurement], before: Sequence[Measurement], found: Change | None, took: float
 ) -> None:
     rounds = len(now)
@@ -190,7 +190,7 @@ def _tell(
         report_progress(f"{name}: a round takes {took:.0f} s: {least:.1f} min at least, {most:.0f} at most")
 
 
-def _measuring(side: Side, name: str) -> Callable[[], Measurement]:
+def _measurement_of(side: Side, name: str) -> Callable[[], Measurement]:
     return lambda: measure(side, name)
 
 

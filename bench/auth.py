@@ -45,27 +45,27 @@ _SERVICE = directory_service_pb2.DESCRIPTOR.services_by_name["DirectoryService"]
 
 def hs256(options: Options) -> Figure:
     """Measure parsing and verifying a token signed by HS256, against PyJWT's bare decode."""
-    return _signed("auth_hs256_us", "HS256", 4_000, options)
+    return _measure_signature("auth_hs256_us", "HS256", 4_000, options)
 
 
 def es256(options: Options) -> Figure:
     """Measure the same for ES256."""
-    return _signed("auth_es256_us", "ES256", 2_000, options)
+    return _measure_signature("auth_es256_us", "ES256", 2_000, options)
 
 
 def cached(options: Options) -> Figure:
     """Measure a call whose token was verified within the last minute, against decoding it again with PyJWT."""
     token = _token("HS256")
-    door = _door(token)
+    authenticator = _authenticator(token)
     values = [f"Bearer {token}"]
-    assert door.cached(parse_bearer(values)) is not None
+    assert authenticator.cached(parse_bearer(values)) is not None
     decode = _pyjwt("HS256", token)
     return measure_pairs(
         "auth_cached_us",
         "us of CPU",
         Better.LESS,
         options,
-        lambda: _cost(lambda: door.cached(parse_bearer(values)), 40_000),
+        lambda: _cost(lambda: authenticator.cached(parse_bearer(values)), 40_000),
         lambda: _cost(decode, 4_000),
         baseline_is="PyJWT's decode of the same token",
     )
@@ -77,7 +77,7 @@ def interceptor(options: Options) -> Figure:
     That is request id, metrics, deadline, authentication, parsing and validation.
     """
     token = _token("HS256")
-    handler = _handler(_door(token))
+    handler = _handler(_authenticator(token))
     context = cast(Context, _Context(token))
     data = directory_service_pb2.GetDeviceRequest(device_id="phone").SerializeToString()
 
@@ -99,7 +99,7 @@ def interceptor(options: Options) -> Figure:
 _ANSWER = directory_service_pb2.GetDeviceResponse()
 
 
-def _signed(name: str, algorithm: str, count: int, options: Options) -> Figure:
+def _measure_signature(name: str, algorithm: str, count: int, options: Options) -> Figure:
     token, table = _token(algorithm), key_table([KeyRow(_ISSUER, "k", algorithm, _CHECK[algorithm])])
     clock = SystemClock()
 
@@ -138,17 +138,17 @@ class _AllAccepted:
         return CachedStatus(AccountStatus(exists=not fresh), float("inf"))
 
 
-def _door(token: str) -> Authenticator:
+def _authenticator(token: str) -> Authenticator:
     """Return an authenticator that has verified this token."""
     clock, rows = SystemClock(), key_table([KeyRow(_ISSUER, "k", "HS256", _SECRET)])
     caches = CallerCaches(cast(AccountStatusCache, _AllAccepted()), TokenCache(clock, 100))
-    door = Authenticator(Credentials(rows, {}, {}, {}), caches, clock)
-    asyncio.run(_enter(door, token))
-    return door
+    authenticator = Authenticator(Credentials(rows, {}, {}, {}), caches, clock)
+    asyncio.run(_authenticate(authenticator, token))
+    return authenticator
 
 
-async def _enter(door: Authenticator, token: str) -> None:
-    assert (await door.authenticate(parse_bearer([f"Bearer {token}"]))).name == _USER
+async def _authenticate(authenticator: Authenticator, token: str) -> None:
+    assert (await authenticator.authenticate(parse_bearer([f"Bearer {token}"]))).name == _USER
 
 
 class _Context:
@@ -164,13 +164,13 @@ class _Context:
         return None
 
 
-def _handler(door: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]]:
+def _handler(authenticator: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def nothing(_request: Message, _call: Call) -> Message:
         return _ANSWER
 
     name = "GetDevice"
     admission = Admission(1_000, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
-    stack = Interceptors(door, Metrics(), SystemClock(), admission)
+    stack = Interceptors(authenticator, Metrics(), SystemClock(), admission)
     return stack.answering(_SERVICE.methods_by_name[name], policies(_SERVICE)[name], nothing)
 
 

@@ -30,7 +30,7 @@ def cpu(options: Options) -> Figure:
     return _measure("firehose_cpu_ms", "ms", options, lambda used_s, _: used_s * 1e3)
 
 
-def octets(options: Options) -> Figure:
+def bytes_received(options: Options) -> Figure:
     """Measure KiB of messages on the stream meanwhile."""
     return _measure("firehose_kib", "KiB", replace(options, rounds=1), lambda _, received: received / 1024)
 

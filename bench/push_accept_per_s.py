@@ -30,7 +30,7 @@ FROM n, unnest($1::text[]) u
 """
 
 
-def accepted(options: Options) -> Figure:
+def accept_rate(options: Options) -> Figure:
     """Measure deliveries accepted per second, committed in PostgreSQL before the response. No worker takes part."""
     runs = []
     with push_stage(worker=False) as stage:
@@ -98,8 +98,8 @@ def latency(options: Options) -> Figure:
     with push_stage() as stage:
         stage.push(1, 1_000)
         full = median(run.count / run.seconds for run in (stage.push(2, 1_000) for _ in range(3)))
-        idle = quantiles(asyncio.run(_at_rate(stage, full / 20)), n=100)
-        waits = asyncio.run(_at_rate(stage, full / 2))
+        idle = quantiles(asyncio.run(_send_at_rate(stage, full / 20)), n=100)
+        waits = asyncio.run(_send_at_rate(stage, full / 2))
     cuts = quantiles(waits, n=100)
     return Figure(
         name="push_p95_ms",
@@ -120,7 +120,7 @@ def latency(options: Options) -> Figure:
     )
 
 
-async def _at_rate(stage: PushStage, per_s: float) -> list[float]:
+async def _send_at_rate(stage: PushStage, per_s: float) -> list[float]:
     metadata = (("authorization", f"Bearer {SERVICE_TOKEN}"),)
     connection = await asyncpg.connect(stage.stores.app_url)
     try:

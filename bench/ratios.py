@@ -70,7 +70,7 @@ def estimate_change(pairs: Sequence[tuple[float, float]], better: Better) -> Cha
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
     """Return (low, middle, high) of the centre of these values; None if there are too few for any."""
-    count = _left_out(len(values))
+    count = _excluded_means(len(values))
     if not count:
         return None
     means = sorted((one + other) / 2 for place, one in enumerate(values) for other in values[place:])
@@ -93,7 +93,7 @@ def has_enough_rounds(rounds: int, found: Change | None) -> bool:
 
 
 @cache
-def _left_out(count: int) -> int:
+def _excluded_means(count: int) -> int:
     # The number of the 2**count sign patterns that give each sum of ranks; from it follows how many means lie outside
     # on either side.
     ways = [1]

@@ -142,7 +142,7 @@ def check_python(path: Path, text: str) -> Iterator[Finding]:
 
 def check_test_node(path: Path, node: ast.AST) -> Iterator[Finding]:
     """Refuse sleeps and mocks: a test waits for its condition, and uses the real thing or a fake written for it."""
-    if isinstance(node, ast.Call) and sleeps(node):
+    if isinstance(node, ast.Call) and is_sleep(node):
         yield Finding(path, node.lineno, "sleeps: wait for an event or move the fake clock")
     elif isinstance(node, ast.Import) and any(alias.name in MOCK_MODULES for alias in node.names):
         yield Finding(path, node.lineno, "uses a mock")
@@ -152,7 +152,7 @@ def check_test_node(path: Path, node: ast.AST) -> Iterator[Finding]:
             yield Finding(path, node.lineno, "uses a mock")
 
 
-def sleeps(call: ast.Call) -> bool:
+def is_sleep(call: ast.Call) -> bool:
     """Tell if a call sleeps, in the event loop or the system, for anything but a literal 0."""
     function = call.func
     if isinstance(function, ast.Attribute):

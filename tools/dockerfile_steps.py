@@ -25,7 +25,7 @@ from pathlib import Path
 
 CONTEXT = Path(__file__).resolve().parent.parent
 ROOTED = re.compile(r"(?<![\w./-])/(?=(?:opt|src)\b)")  # absolute paths that our Dockerfile may use
-PASSED = ("SSL_CERT_FILE", "PIP_CERT", "PIP_FIND_LINKS", "PIP_DEFAULT_TIMEOUT", "HTTPS_PROXY", "NO_PROXY")
+PASSED_THROUGH = ("SSL_CERT_FILE", "PIP_CERT", "PIP_FIND_LINKS", "PIP_DEFAULT_TIMEOUT", "HTTPS_PROXY", "NO_PROXY")
 OLDEST_UID = 10_000
 
 
@@ -106,7 +106,7 @@ def build(instructions: list[Instruction], folder: Path) -> Stage:
             stage.environment |= dict(re.findall(r"(\w+)=(\S+)", step.argument))
         elif step.name == "WORKDIR":
             stage.workdir = step.argument
-            inside(stage, step.argument).mkdir(parents=True, exist_ok=True)
+            path_in_stage(stage, step.argument).mkdir(parents=True, exist_ok=True)
         else:
             stage.settings[step.name] = step.argument
     if stage is None:
@@ -124,24 +124,24 @@ def new_stage(folder: Path, name: str, step: Instruction) -> Stage:
     return Stage(folder / name, folder / f"{name}-python" / "bin")
 
 
-def inside(stage: Stage, path: str) -> Path:
+def path_in_stage(stage: Stage, path: str) -> Path:
     """Return the path on this machine of a path in the image."""
     absolute = path if path.startswith("/") else f"{stage.workdir}/{path}"
     return stage.folder / absolute.lstrip("/")
 
 
-def environment(stage: Stage, root: Path) -> dict[str, str]:
+def stage_environment(stage: Stage, root: Path) -> dict[str, str]:
     """Return the stage's ENV, and the variables needed to reach the package index from this machine."""
     base = f"{stage.interpreter}:/usr/local/bin:/usr/bin:/bin"
     own = {name: ROOTED.sub(f"{root}/", value) for name, value in stage.environment.items()}
     own["PATH"] = own.get("PATH", base).replace("$PATH", base)
     own.setdefault("HOME", str(stage.interpreter.parent))
-    return {name: value for name, value in passed().items() if name not in own} | own
+    return {name: value for name, value in host_environment().items() if name not in own} | own
 
 
-def passed() -> dict[str, str]:
+def host_environment() -> dict[str, str]:
     """Return the variables of this machine that a build gets from its engine's configuration."""
-    return {name: os.environ[name] for name in PASSED if name in os.environ}
+    return {name: os.environ[name] for name in PASSED_THROUGH if name in os.environ}
 
 
 def run(stage: Stage, root: Path, step: Instruction) -> None:
@@ -149,7 +149,7 @@ def run(stage: Stage, root: Path, step: Instruction) -> None:
     command = ROOTED.sub(f"{root}/", step.argument)
     print(f"  RUN {step.argument}")
     done = subprocess.run(
-        ["/bin/sh", "-euc", command], cwd=inside(stage, "."), env=environment(stage, root), check=False
+        ["/bin/sh", "-euc", command], cwd=path_in_stage(stage, "."), env=stage_environment(stage, root), check=False
     )
     if done.returncode:
         raise StepFailed(f"line {step.line}: RUN answered {done.returncode}")
@@ -163,8 +163,8 @@ def copy(stage: Stage, stages: dict[str, Stage], step: Instruction) -> None:
         origin = stages[sources.pop(0).removeprefix("--from=")]
     print(f"  COPY {step.argument}")
     for source in sources:
-        found = inside(origin, source) if origin else CONTEXT / source
-        into = inside(stage, target)
+        found = path_in_stage(origin, source) if origin else CONTEXT / source
+        into = path_in_stage(stage, target)
         if origin is None and not in_context(source):
             raise StepFailed(f"line {step.line}: .dockerignore keeps {source} out")
         if not found.exists():
@@ -202,27 +202,27 @@ def check(stage: Stage) -> None:
     health = json.loads(stage.settings["HEALTHCHECK"].partition("CMD ")[2])
     root = stage.folder.parent / "root"
     where = "import syncbeat_server, syncbeat; print(syncbeat_server.__file__)"
-    answer(stage, root, [*entry, "--help"])
-    answer(stage, root, [*health, "--help"])
-    file = Path(answer(stage, root, ["python", "-c", where]).strip())
+    output_of(stage, root, [*entry, "--help"])
+    output_of(stage, root, [*health, "--help"])
+    file = Path(output_of(stage, root, ["python", "-c", where]).strip())
     if not file.is_relative_to(root):
         raise StepFailed(f"the service was started from {file}, outside the image")
-    if answer(stage, root, ["python", "-c", "import importlib.util as u; print(u.find_spec('pip'))"]) != "None\n":
+    if output_of(stage, root, ["python", "-c", "import importlib.util as u; print(u.find_spec('pip'))"]) != "None\n":
         raise StepFailed("pip is in the image")
     migrations = file.parent / "storage" / "migrations"
     if not list(migrations.glob("*.sql")):
         raise StepFailed("the SQL migrations are not in the image")
 
 
-def answer(stage: Stage, root: Path, command: list[str]) -> str:
+def output_of(stage: Stage, root: Path, command: list[str]) -> str:
     """Return the output of a command in the finished stage."""
-    settings = environment(stage, root)
+    settings = stage_environment(stage, root)
     program = shutil.which(command[0], path=settings["PATH"])
     if program is None:
         raise StepFailed(f"{command[0]} is not on the image's PATH")
     done = subprocess.run(
         [program, *command[1:]],
-        cwd=inside(stage, "."),
+        cwd=path_in_stage(stage, "."),
         env=settings,
         capture_output=True,
         text=True,

@@ -8,7 +8,8 @@ from typing import Any
 from syncbeat_server.auth.model import AccountKey, Issuer, KeyRow, SessionTokens, VerifiedToken
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
-from syncbeat_server.auth.sessions.service import SessionRequest, SessionService, SigningKeys
+from syncbeat_server.auth.sessions.service import SessionRequest, SessionService
+from syncbeat_server.auth.sessions.signing import SigningKeys
 from syncbeat_server.auth.store import users
 from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, parse_signing_keys
 from syncbeat_server.auth.tokens.lifetimes import SessionRule, is_revoked

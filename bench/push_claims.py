@@ -18,9 +18,9 @@ from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.push.accept import close_windows
 from syncbeat_server.push.delivery.maintenance import old_rows
+from syncbeat_server.push.delivery.scan_frontier import Frontier
 from syncbeat_server.push.model import Lane
 from syncbeat_server.push.store import queue
-from syncbeat_server.push.store.queue_frontier import Frontier
 from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.storage.retention import Retention
 
@@ -65,18 +65,18 @@ class _Claims:
     async def claim(self, count: int) -> float:
         """Return the milliseconds that a claim of `count` took."""
         token, began = str(uuid.uuid4()), time.perf_counter()
-        reach = self._frontier.begin()
+        reach = self._frontier.begin_scan()
         async with self._database.transaction() as conn:
-            found = await queue.claim(conn, token, 30.0, {_APP: count}, partial(self._frontier.place, reach))
+            found = await queue.claim(conn, token, 30.0, {_APP: count}, partial(self._frontier.position, reach))
             if found.trailing:
                 await close_windows(conn, token, found.trailing)
-            await queue.claimed(conn, token, found.keys)
+            await queue.read_claimed(conn, token, found.keys)
         took_ms = (time.perf_counter() - began) * 1000
         for lane in Lane:
             last = found.last.get((_APP, lane))
             if last is not None:
-                self._frontier.stopped_at((_APP, lane), last, found.now)
-        self._frontier.end(reach)
+                self._frontier.advance((_APP, lane), last, found.now)
+        self._frontier.end_scan(reach)
         assert len(found.keys) == count
         async with self._database.connection() as conn:
             await conn.execute(

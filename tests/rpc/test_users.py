@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.message import Message
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2
-from syncbeat_server.push.model import DeliveryState, Finished, Reason
+from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, Reason
 from syncbeat_server.push.store import queue
 from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import wait_until
@@ -72,11 +72,11 @@ async def test_an_erased_user_stands_in_no_table_but_as_erased(peopled: Server) 
 
 async def test_a_delivery_under_way_to_an_erased_user_disturbs_no_other(peopled: Server, database: Database) -> None:
     async with database.transaction() as conn:
-        claimed = await queue.claimed(conn, LEASE, (await queue.claim(conn, LEASE, 30.0, {"default": 100})).keys)
+        claimed = await queue.read_claimed(conn, LEASE, (await queue.claim(conn, LEASE, 30.0, {"default": 100})).keys)
     assert {delivery.user_id for delivery in claimed} == {"alice", "bob"}
     await peopled.backend(DELETE)
     async with database.transaction() as conn:
-        done = await queue.finish(conn, [Finished(one, DeliveryState.SENT, Reason.NONE) for one in claimed])
+        done = await queue.finish(conn, [DeliveryUpdate(one, DeliveryState.SENT, Reason.NONE) for one in claimed])
     assert done == {one.delivery_id for one in claimed if one.user_id == "alice"}
 
 

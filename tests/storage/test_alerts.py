@@ -326,7 +326,7 @@ async def test_an_alert_whose_attempt_was_lost_is_shown_once_and_one_merged_stay
 async def test_an_alert_for_more_devices_than_are_written_at_once_is_counted_by_devices(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "AT_ONCE", 2)
+    monkeypatch.setattr(fanout, "MAX_PER_TRANSACTION", 2)
     await phone(database)
     for user in ("bob", "cat", "dan"):
         await add_device(database, user)
@@ -346,7 +346,7 @@ async def test_an_alert_that_is_cancelled_while_its_deliveries_are_written_is_ca
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, at_once: int, written: int
 ) -> None:
     """Of three scopes it comes to more rows than are written at once, and to fewer deliveries."""
-    monkeypatch.setattr(fanout, "AT_ONCE", at_once)
+    monkeypatch.setattr(fanout, "MAX_PER_TRANSACTION", at_once)
     await phone(database)
     users = ("bob", "cat", "dan")
     for user in users:

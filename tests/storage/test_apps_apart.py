@@ -12,6 +12,7 @@ import pytest
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.push.delivery.channel import Channel
+from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
 from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.push.model import Blame, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.providers import Message, Provider
@@ -69,9 +70,8 @@ class Arrivals(ScriptedProvider):
 def worker_of(database: Database, **providers: Provider) -> DeliveryWorker:
     clock = SystemClock()
     channels: dict[str, Channel] = {app_id: channel(provider, clock, 50) for app_id, provider in providers.items()}
-    return DeliveryWorker(
-        database, channels, Streams().live, cast(TokenBucket, Unlimited()), WorkerRule(poll_s=0.2), clock
-    )
+    deps = DeliveryDependencies(database, channels, Streams().live, cast(TokenBucket, Unlimited()), clock)
+    return DeliveryWorker(deps, WorkerRule(poll_s=0.2))
 
 
 @pytest.fixture

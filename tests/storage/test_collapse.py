@@ -13,7 +13,7 @@ from syncbeat_server.push.model import (
     ClaimedDelivery,
     DeliveryFilter,
     DeliveryState,
-    Finished,
+    DeliveryUpdate,
     Outcome,
     Reason,
     Target,
@@ -39,7 +39,7 @@ async def judged(database: Database, *claimed: ClaimedDelivery) -> list[tuple[st
     return [(one.state, one.reason) for one in found.values()]
 
 
-async def finish(database: Database, *ends: Finished) -> None:
+async def finish(database: Database, *ends: DeliveryUpdate) -> None:
     async with database.transaction() as conn:
         await queue.finish(conn, ends)
 
@@ -79,10 +79,10 @@ async def test_later_that_was_handed_over_replaces_what_waits(database: Database
     )
     assert await judged(database, early, late) == [("PENDING", "")], "the later one goes, the earlier one waits for it"
     ends = {
-        "sent": Finished(late, DeliveryState.SENT, Reason.NONE),
-        "ambiguous": Finished(late, DeliveryState.PENDING, Reason.AMBIGUOUS, due_in_s=10.0),
-        "acknowledged": Finished(late, DeliveryState.SENT, Reason.NONE),
-        "refused": Finished(late, DeliveryState.DEAD, Reason.REJECTED),
+        "sent": DeliveryUpdate(late, DeliveryState.SENT, Reason.NONE),
+        "ambiguous": DeliveryUpdate(late, DeliveryState.PENDING, Reason.AMBIGUOUS, due_in_s=10.0),
+        "acknowledged": DeliveryUpdate(late, DeliveryState.SENT, Reason.NONE),
+        "refused": DeliveryUpdate(late, DeliveryState.DEAD, Reason.REJECTED),
     }
     await finish(database, ends[end])
     if end == "acknowledged":
@@ -172,7 +172,7 @@ async def test_pages_of_a_large_notification_are_as_late_as_it_is(database: Data
     await clock.advance(1)
     await accept(database, small)
     (claimed,) = await claim(database, str(uuid.uuid4()))
-    await finish(database, Finished(claimed, DeliveryState.SENT, Reason.NONE))
+    await finish(database, DeliveryUpdate(claimed, DeliveryState.SENT, Reason.NONE))
     await expand_all(database)
     early = [d for d in await claim(database, str(uuid.uuid4()), 2000) if d.user_id == "u999"]
     assert await judged(database, *early) == [("SUPPRESSED", "REPLACED")]

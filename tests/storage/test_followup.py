@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from syncbeat_server.push import accept as push
-from syncbeat_server.push.model import DeliveryFilter, DeliveryState, Finished, Outcome, Reason, Target, Verdict
-from syncbeat_server.push.store import fanout, lifecycle, queue
+from syncbeat_server.push.model import DeliveryFilter, DeliveryState, DeliveryUpdate, Outcome, Reason, Target, Verdict
+from syncbeat_server.push.store import fanout, lifecycle, queue, queue_figures
 from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
 from tests.storage.doubles import ScriptedProvider
@@ -52,7 +52,7 @@ async def redrive(database: Database, **wanted: Any) -> int:
         return await lifecycle.redrive(conn, APP, DeliveryFilter(**wanted))
 
 
-async def finish(database: Database, *finished: Finished) -> set[str]:
+async def finish(database: Database, *finished: DeliveryUpdate) -> set[str]:
     async with database.transaction() as conn:
         return await queue.finish(conn, finished)
 
@@ -63,7 +63,7 @@ async def test_a_device_acknowledges_what_it_got_and_nothing_takes_it_back(
     await couple(database)
     await accept(database, message())
     (flying,) = await claim(database, LEASE)
-    await finish(database, Finished(flying, DeliveryState.SENT, Reason.NONE))
+    await finish(database, DeliveryUpdate(flying, DeliveryState.SENT, Reason.NONE))
     assert await acknowledge(database, flying.delivery_id) is DeliveryState.RECEIVED
     received = (await deliveries(database))[0].received_at
     await clock.advance(10)
@@ -81,7 +81,7 @@ async def test_what_arrived_before_its_attempt_was_recorded_has_arrived(database
     await accept(database, sent)
     (flying,) = await claim(database, LEASE)
     assert await acknowledge(database, flying.delivery_id, opened=True) is DeliveryState.OPENED
-    late = Finished(flying, DeliveryState.PENDING, Reason.AMBIGUOUS, due_in_s=10.0)
+    late = DeliveryUpdate(flying, DeliveryState.PENDING, Reason.AMBIGUOUS, due_in_s=10.0)
     assert await finish(database, late) == set(), "it is not sent again"
     assert await shown(database, sent) == ["ann OPENED"]
 
@@ -92,7 +92,7 @@ async def test_what_was_given_up_may_have_arrived_all_the_same(database: Databas
     sent = message()
     await accept(database, sent)
     (flying,) = await claim(database, LEASE)
-    await finish(database, Finished(flying, state, Reason.AMBIGUOUS))
+    await finish(database, DeliveryUpdate(flying, state, Reason.AMBIGUOUS))
     assert await acknowledge(database, flying.delivery_id) is DeliveryState.RECEIVED
     (found,) = await deliveries(database)
     assert (found.state, found.reason, found.ambiguous) == (DeliveryState.RECEIVED, Reason.NONE, True)
@@ -114,7 +114,7 @@ async def test_cancelling_leaves_what_is_sent_or_under_way(database: Database) -
     (flying,) = await claim(database, LEASE, limit=1)
     assert await cancel(database, sent) == 2
     assert await cancel(database, sent) == 0
-    await finish(database, Finished(flying, DeliveryState.SENT, Reason.NONE))
+    await finish(database, DeliveryUpdate(flying, DeliveryState.SENT, Reason.NONE))
     (other,) = {"ann", "bob"} - {flying.user_id}
     assert set(await shown(database, sent)) == {f"{flying.user_id} SENT", f"{other} CANCELLED"}
     assert await cancel(database, message()) is None
@@ -166,7 +166,7 @@ async def test_what_has_ended_is_forgotten_in_time_and_what_waits_is_not(databas
     old, waiting = message(ttl_s=60.0), message(ttl_s=60.0)
     await accept(database, old)
     for flying in await claim(database, LEASE):
-        await finish(database, Finished(flying, DeliveryState.SENT, Reason.NONE))
+        await finish(database, DeliveryUpdate(flying, DeliveryState.SENT, Reason.NONE))
     await accept(database, waiting)
     await clock.advance(2 * 86_400)
     await accept(database, message())
@@ -179,7 +179,7 @@ async def test_what_has_ended_is_forgotten_in_time_and_what_waits_is_not(databas
 
 async def audit(database: Database, clock: FakeClock) -> tuple[int, int]:
     async with database.connection() as conn:
-        return await lifecycle.unaccounted(conn, timedelta(hours=12), 1000)
+        return await queue_figures.count_unaccounted(conn, timedelta(hours=12), 1000)
 
 
 async def test_accepted_is_the_sum_of_the_states_and_a_lost_row_is_noticed(

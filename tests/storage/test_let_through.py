@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from syncbeat_server.push import accept as push
-from syncbeat_server.push.model import DeliveryState, Finished, NewNotification, Reason
+from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, NewNotification, Reason
 from syncbeat_server.push.store import lifecycle, queue
-from syncbeat_server.push.store import notifications as notifications_store
 from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import FakeClock
 from tests.storage.stage import APP, accept, add_members, claim, couple, message, rows_of, shown, wake
@@ -35,7 +34,7 @@ async def end(database: Database, *ends: tuple[DeliveryState, Reason]) -> None:
         claimed = await claim(database, str(uuid.uuid4()))
         assert claimed
         async with database.connection() as conn:
-            await queue.finish(conn, [Finished(one, state, reason) for one in claimed])
+            await queue.finish(conn, [DeliveryUpdate(one, state, reason) for one in claimed])
 
 
 AGAIN = (DeliveryState.PENDING, Reason.UNAVAILABLE)
@@ -80,9 +79,9 @@ async def test_a_device_that_is_told_nothing_of_one_is_told_its_repeat_and_other
         await queue.finish(
             conn,
             [
-                Finished(one, DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
+                DeliveryUpdate(one, DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
                 if one.user_id == "ann"
-                else Finished(one, DeliveryState.SENT, Reason.NONE)
+                else DeliveryUpdate(one, DeliveryState.SENT, Reason.NONE)
                 for one in claimed
             ],
         )
@@ -118,7 +117,7 @@ async def test_what_was_cancelled_does_not_hold_off_its_repeat(ready: Database) 
 async def test_a_user_who_was_shut_out_and_let_in_again_is_told_the_repeat(ready: Database) -> None:
     await accept(ready, once())
     async with ready.transaction() as conn:
-        await notifications_store.cancel_waiting(conn, APP, "ann", None, Reason.USER_DISABLED)
+        await lifecycle.cancel_waiting(conn, APP, "ann", None, Reason.USER_DISABLED)
     again = once()
     await accept(ready, again)
     assert await shown(ready, again) == ["ann PENDING"]
@@ -196,7 +195,7 @@ async def test_what_was_cancelled_in_flight_holds_off_its_repeat_only_if_it_was_
     claimed = await claim(ready, str(uuid.uuid4()))
     await recalled(ready, first)
     async with ready.connection() as conn:
-        await queue.finish(conn, [Finished(one, *end) for one in claimed])
+        await queue.finish(conn, [DeliveryUpdate(one, *end) for one in claimed])
     await accept(ready, again)
     assert await shown(ready, first) == ["ann SENT" if told is HELD_OFF else "ann CANCELLED"]
     assert await shown(ready, again) == told
@@ -211,7 +210,7 @@ async def test_what_was_cancelled_in_flight_and_lost_with_its_worker_holds_off_n
     await recalled(ready, first)
     await clock.advance(31)
     async with ready.connection() as conn:
-        assert (await queue.rescue(conn, 10)).back == 1
+        assert (await queue.rescue(conn, 10)).rescued == 1
     await accept(ready, again)
     assert await shown(ready, first, again) == ["ann CANCELLED", "ann PENDING"]
 
@@ -223,7 +222,7 @@ async def test_a_window_holds_off_by_the_scope_that_its_first_was_for(ready: Dat
     claimed = await claim(ready, str(uuid.uuid4()))
     async with ready.connection() as conn:
         ends = {"chat": DeliveryState.CANCELLED, "couple": DeliveryState.SENT}
-        await queue.finish(conn, [Finished(one, ends[one.scope], Reason.NONE) for one in claimed])
+        await queue.finish(conn, [DeliveryUpdate(one, ends[one.scope], Reason.NONE) for one in claimed])
     chat, couple_ = wake(2, "chat"), wake(2)
     await accept(ready, chat, couple_)
     assert await shown(ready, chat, couple_) == ["ann PENDING", "ann SCHEDULED TRAILING", "bob SCHEDULED TRAILING"]

@@ -10,10 +10,10 @@ import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.push.accept import accept as accept_in
-from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, Finished, Kind, Lane, Reason, Target
-from syncbeat_server.push.policy import decisions
-from syncbeat_server.push.policy.decisions import RetryRule
-from syncbeat_server.push.store import device_tokens, lifecycle, queue
+from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, DeliveryUpdate, Kind, Lane, Reason, Target
+from syncbeat_server.push.policy.retry import RetryRule
+from syncbeat_server.push.policy.triage import triage
+from syncbeat_server.push.store import dedupe, device_tokens, queue
 from syncbeat_server.storage.postgres.database import Database
 from tests.fakes import START, FakeClock, wait_until
 from tests.storage.stage import (
@@ -39,14 +39,14 @@ pytestmark = pytest.mark.usefixtures("database", "clock")
 LEASE, OTHER = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
 
 
-async def finish(database: Database, *finished: Finished) -> set[str]:
+async def finish(database: Database, *finished: DeliveryUpdate) -> set[str]:
     async with database.connection() as conn:
         return await queue.finish(conn, finished)
 
 
 async def rescue(database: Database) -> int:
     async with database.connection() as conn:
-        return (await queue.rescue(conn, 100)).back
+        return (await queue.rescue(conn, 100)).rescued
 
 
 async def claimed_one(database: Database, lease: str = LEASE) -> ClaimedDelivery:
@@ -91,7 +91,13 @@ async def test_a_claim_tells_everything_an_attempt_needs(database: Database, clo
     assert (found.app_id, found.user_id, found.device_id, found.platform) == (APP, "ann", "phone", "ANDROID")
     assert (found.registration_token, found.kind, found.type) == ("token-of-ann-phone", Kind.SYNC, "news")
     assert (found.scope, found.epoch, found.sequence, found.collapse_key) == ("couple", EPOCH, 7, "c")
-    assert (found.attempt, found.ttl_s, found.age_s, found.held, found.seen) == (1, 70.0, 0.0, False, False)
+    assert (found.attempt, found.ttl_s, found.age_s, found.held_for_stream, found.already_seen) == (
+        1,
+        70.0,
+        0.0,
+        False,
+        False,
+    )
 
 
 async def test_what_one_worker_is_claiming_another_passes_over(database: Database) -> None:
@@ -112,17 +118,17 @@ async def test_a_worker_whose_lease_is_over_changes_nothing(database: Database, 
     stale = await claimed_one(database)
     await clock.advance(31)
     assert await rescue(database) == 1
-    assert await finish(database, Finished(stale, DeliveryState.SENT, Reason.NONE)) == set()
+    assert await finish(database, DeliveryUpdate(stale, DeliveryState.SENT, Reason.NONE)) == set()
     assert await shown(database, sent) == ["ann PENDING"]
 
     fresh = await claimed_one(database, OTHER)
     assert (fresh.delivery_id, fresh.attempt) == (stale.delivery_id, 2)
-    assert await finish(database, Finished(stale, DeliveryState.DEAD, Reason.REJECTED)) == set()
+    assert await finish(database, DeliveryUpdate(stale, DeliveryState.DEAD, Reason.REJECTED)) == set()
     async with database.connection() as conn:
         assert await queue.release(conn, [LEASE]) == 0
         assert await queue.extend(conn, [LEASE], 30.0) == 0
-    assert await finish(database, Finished(fresh, DeliveryState.SENT, Reason.NONE)) == {fresh.delivery_id}
-    assert await finish(database, Finished(fresh, DeliveryState.DEAD, Reason.REJECTED)) == set()  # it is over
+    assert await finish(database, DeliveryUpdate(fresh, DeliveryState.SENT, Reason.NONE)) == {fresh.delivery_id}
+    assert await finish(database, DeliveryUpdate(fresh, DeliveryState.DEAD, Reason.REJECTED)) == set()  # it is over
     assert await shown(database, sent) == ["ann SENT"]
 
 
@@ -166,9 +172,9 @@ async def test_finishing_writes_state_reason_time_and_when_it_is_due_again(
     retried, held, sent = await claim(database, LEASE)
     await finish(
         database,
-        Finished(retried, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=20.0),
-        Finished(held, DeliveryState.HELD, Reason.LIVE_STREAM, due_in_s=5.0, give_back_attempt=True),
-        Finished(sent, DeliveryState.SENT, Reason.NONE, "projects/p/messages/\0one"),
+        DeliveryUpdate(retried, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=20.0),
+        DeliveryUpdate(held, DeliveryState.HELD, Reason.LIVE_STREAM, due_in_s=5.0, give_back_attempt=True),
+        DeliveryUpdate(sent, DeliveryState.SENT, Reason.NONE, "projects/p/messages/\0one"),
     )
     found = {d.delivery_id: d for d in await deliveries(database)}
     assert [found[d.delivery_id].attempts for d in (retried, held, sent)] == [1, 0, 1]
@@ -178,7 +184,7 @@ async def test_finishing_writes_state_reason_time_and_when_it_is_due_again(
     assert message_id == "projects/p/messages/one"
     await clock.advance(5)
     again = await claimed_one(database)
-    assert (again.delivery_id, again.held) == (held.delivery_id, True)
+    assert (again.delivery_id, again.held_for_stream) == (held.delivery_id, True)
 
 
 async def test_the_age_of_a_delivery_counts_from_its_first_claim(database: Database, clock: FakeClock) -> None:
@@ -187,7 +193,7 @@ async def test_the_age_of_a_delivery_counts_from_its_first_claim(database: Datab
     await clock.advance(10_000)  # nor does it count that no worker was there
     first = await claimed_one(database)
     assert first.age_s == 0
-    await finish(database, Finished(first, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=40.0))
+    await finish(database, DeliveryUpdate(first, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=40.0))
     await clock.advance(50)
     assert (await claimed_one(database)).age_s == 50
 
@@ -198,7 +204,7 @@ async def trailing_pair(database: Database) -> None:
     await add_members(database, "couple", "ann")
     await accept(database, wake(1))
     leading = await claimed_one(database)
-    await finish(database, Finished(leading, DeliveryState.SENT, Reason.NONE))
+    await finish(database, DeliveryUpdate(leading, DeliveryState.SENT, Reason.NONE))
     await accept(database, wake(2))
 
 
@@ -210,7 +216,7 @@ async def test_a_trailing_delivery_takes_the_newest_cursor_and_opens_a_window(
     assert await claim(database, LEASE) == []
     await clock.advance(60)
     trailing = await claimed_one(database)
-    assert (trailing.epoch, trailing.sequence, trailing.seen) == ("epoch-2", 3, False)
+    assert (trailing.epoch, trailing.sequence, trailing.already_seen) == ("epoch-2", 3, False)
     follower, third = wake(4, epoch="epoch-2"), wake(5, epoch="epoch-2")
     await accept(database, follower, third)
     assert await shown(database, follower, third) == ["ann SCHEDULED TRAILING", "ann SUPPRESSED MERGED"]
@@ -223,7 +229,7 @@ async def test_a_retried_trailing_delivery_keeps_its_cursor(database: Database, 
     await clock.advance(60)
     trailing = await claimed_one(database)
     await accept(database, wake(3))
-    await finish(database, Finished(trailing, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=10.0))
+    await finish(database, DeliveryUpdate(trailing, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=10.0))
     await clock.advance(10)
     again = await claimed_one(database)
     assert (again.delivery_id, again.sequence) == (trailing.delivery_id, 2)
@@ -238,8 +244,8 @@ async def test_a_device_that_has_seen_the_cursor_gets_nothing_and_its_window_is_
     await mark_seen(database, 3)
     await clock.advance(60)
     trailing = await claimed_one(database)
-    assert trailing.seen
-    verdict = decisions.triage(trailing, False, START, RetryRule())
+    assert trailing.already_seen
+    verdict = triage(trailing, False, START, RetryRule())
     assert verdict is not None
     assert (verdict.state, verdict.reason) == (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
     await finish(database, verdict)
@@ -258,7 +264,7 @@ async def test_seen_is_the_same_epoch_and_at_least_the_sequence(
     await add_members(database, "couple", "ann")
     await accept(database, wake(2))
     await mark_seen(database, sequence, epoch=epoch)
-    assert (await claimed_one(database)).seen is seen
+    assert (await claimed_one(database)).already_seen is seen
 
 
 async def test_what_is_accepted_while_a_trailing_delivery_is_claimed_is_in_its_cursor(
@@ -285,7 +291,7 @@ async def test_a_dead_token_is_dropped_unless_it_was_registered_again_meanwhile(
     await clock.advance(1)
     await add_device(database, "bob")  # the same token, newly registered
     async with database.connection() as conn:
-        await device_tokens.bury(conn, dead)
+        await device_tokens.remove_dead_tokens(conn, dead)
     found = await rows_of(
         database, "SELECT user_id, token_state, registration_token, token_digest IS NULL FROM devices ORDER BY 1"
     )
@@ -300,7 +306,7 @@ async def test_another_token_of_the_device_is_not_dropped(database: Database) ->
     dead = await claim(database, LEASE)
     await add_device(database, "ann", token="a new one")
     async with database.connection() as conn:
-        await device_tokens.bury(conn, dead)
+        await device_tokens.remove_dead_tokens(conn, dead)
     assert await value_of(database, "SELECT registration_token FROM devices WHERE user_id = 'ann'") == "a new one"
 
 
@@ -310,7 +316,7 @@ async def test_a_delivery_outlives_its_device_and_ends(database: Database) -> No
     await accept(database, sent)
     async with database.connection() as conn:
         await conn.execute("DELETE FROM devices WHERE user_id = 'ann'")
-    verdict = decisions.triage(await claimed_one(database), False, START, RetryRule())
+    verdict = triage(await claimed_one(database), False, START, RetryRule())
     assert verdict is not None
     await finish(database, verdict)
     assert await shown(database, sent) == ["ann DEAD NO_TOKEN"]
@@ -325,10 +331,10 @@ async def test_windows_are_forgotten_an_hour_after_they_end_unless_something_tra
     await accept(database, wake(2, exclude_user_id="bob"))
     await clock.advance(3660)
     async with database.connection() as conn:
-        assert (await lifecycle.forget_windows(conn, 100)).gone == 0
+        assert (await dedupe.forget(conn, 100)).gone == 0
     await clock.advance(1)
     async with database.connection() as conn:
-        assert (await lifecycle.forget_windows(conn, 100)).gone == 2
+        assert (await dedupe.forget(conn, 100)).gone == 2
     assert await rows_of(database, "SELECT user_id, scope FROM dedupe_windows") == [("ann", "couple")]
 
 
@@ -346,5 +352,5 @@ async def test_each_app_is_claimed_up_to_its_own_room(database: Database) -> Non
         await accept(database, *(message(app_id=app_id) for _ in range(30)))
     async with database.transaction() as conn:
         found = await queue.claim(conn, LEASE, 30.0, {"a": 3, "b": 50})
-        taken = await queue.claimed(conn, LEASE, found.keys)
+        taken = await queue.read_claimed(conn, LEASE, found.keys)
     assert Counter(d.app_id for d in taken) == {"a": 3, "b": 30}, "an app without room is left alone"

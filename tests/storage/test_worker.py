@@ -12,9 +12,10 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.push.delivery.channel import Channel
+from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
 from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
-from syncbeat_server.push.policy.decisions import RetryRule
+from syncbeat_server.push.policy.retry import RetryRule
 from syncbeat_server.storage.postgres.database import Database, StatementRejected
 from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from tests.fakes import FakeClock, wait_until
@@ -210,7 +211,8 @@ async def test_an_app_without_a_provider_waits_for_one(database: Database, clock
     await accept(database, sent)
     channels = dict[str, Channel]()
     allowance = cast(TokenBucket, Unlimited())
-    async with running(DeliveryWorker(database, channels, Streams().live, allowance, WorkerRule(), clock)):
+    deps = DeliveryDependencies(database, channels, Streams().live, allowance, clock)
+    async with running(DeliveryWorker(deps, WorkerRule())):
         await clock.advance(3)
         assert await shown(database, sent) == ["ann PENDING"]
         channels[APP] = channel(ScriptedProvider(), clock)

@@ -7,13 +7,25 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks, WorkerRule
+from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
+from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
+from syncbeat_server.push.delivery.worker_metrics import NoMetrics
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from tests.fakes import FakeClock, settle
 from tests.storage.doubles import Streams, Unlimited, channel
 from tests.storage.stage import APP, shown, until, value_of
+
+
+class AttemptMetrics(NoMetrics):
+    """Passes on the outcome of each attempt."""
+
+    def __init__(self, on_attempt: Callable[[str], None]) -> None:
+        self._on_attempt = on_attempt
+
+    def attempt_ended(self, outcome: str) -> None:
+        self._on_attempt(outcome)
 
 
 def make_worker(
@@ -28,15 +40,15 @@ def make_worker(
     **rule: Any,
 ) -> DeliveryWorker:
     """A worker of the default app; `app` are fields of its channel, `rule` of the worker's."""
-    return DeliveryWorker(
+    deps = DeliveryDependencies(
         database,
         {APP: channel(provider, clock, in_flight, **(app or {}))},
         (streams or Streams()).live,
         cast(TokenBucket, Unlimited()),
-        WorkerRule(**rule),
         clock,
-        WorkerHooks(attempt_ended=attempt_ended),
+        AttemptMetrics(attempt_ended),
     )
+    return DeliveryWorker(deps, WorkerRule(**rule))
 
 
 @asynccontextmanager

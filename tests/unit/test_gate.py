@@ -8,7 +8,7 @@ import pytest
 
 from syncbeat_server.push.delivery.flow_control import Gate
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
-from syncbeat_server.push.policy.throttle import Pace
+from syncbeat_server.push.policy.throttle import Throttle
 from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 from tests.fakes import FakeClock
 
@@ -19,45 +19,45 @@ DEAD = Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
 
 
 def test_a_429_halves_the_rate_once_and_a_minute_heals_it() -> None:
-    pace = Pace()
-    pace.answered(10.0, throttled=False)
+    throttle = Throttle()
+    throttle.record_answer(10.0, throttled=False)
     for moment in (10.0, 10.1, 14.9):
-        pace.answered(moment, throttled=True)
-    assert pace.share(10.0) == 0.5, "what was in flight belongs to the same event"
-    pace.answered(15.0, throttled=True)
-    assert pace.share(15.0) == pytest.approx((0.5 + 5 / 60) / 2)
-    assert pace.share(75.0) == 1.0
+        throttle.record_answer(moment, throttled=True)
+    assert throttle.rate_share(10.0) == 0.5, "what was in flight belongs to the same event"
+    throttle.record_answer(15.0, throttled=True)
+    assert throttle.rate_share(15.0) == pytest.approx((0.5 + 5 / 60) / 2)
+    assert throttle.rate_share(75.0) == 1.0
 
 
 def test_the_rate_never_falls_to_nothing() -> None:
-    pace = Pace()
+    throttle = Throttle()
     for moment in range(0, 600, 5):
-        pace.answered(float(moment), throttled=True)
-        assert pace.share(float(moment)) >= 1 / 64
+        throttle.record_answer(float(moment), throttled=True)
+        assert throttle.rate_share(float(moment)) >= 1 / 64
 
 
 @pytest.mark.parametrize(("throttled", "paused"), [(2, 0.0), (3, 60.0)])
 def test_it_pauses_when_more_than_a_tenth_of_ten_seconds_is_throttled(throttled: int, paused: float) -> None:
-    pace = Pace()
+    throttle = Throttle()
     for number in range(25):
-        pace.answered(100.0 + number / 10, throttled=number >= 25 - throttled)
-    assert pace.paused_for(102.4) == pytest.approx(paused)
+        throttle.record_answer(100.0 + number / 10, throttled=number >= 25 - throttled)
+    assert throttle.paused_for_s(102.4) == pytest.approx(paused)
 
 
 def test_what_is_older_than_ten_seconds_does_not_count() -> None:
-    pace = Pace()
+    throttle = Throttle()
     for number in range(30):
-        pace.answered(number / 100, throttled=number < 3)
-    assert pace.paused_for(1.0) == 0.0, "3 of 30 are no more than a tenth"
-    pace.answered(10.5, throttled=True)
-    assert pace.paused_for(10.5) == 0.0, "one of one is too few to judge by"
+        throttle.record_answer(number / 100, throttled=number < 3)
+    assert throttle.paused_for_s(1.0) == 0.0, "3 of 30 are no more than a tenth"
+    throttle.record_answer(10.5, throttled=True)
+    assert throttle.paused_for_s(10.5) == 0.0, "one of one is too few to judge by"
 
 
 def test_a_pause_is_as_long_as_the_provider_asks() -> None:
-    pace = Pace()
+    throttle = Throttle()
     for _ in range(20):
-        pace.answered(0.0, throttled=True, retry_after_s=300.0)
-    assert pace.paused_for(0.0) == 300.0
+        throttle.record_answer(0.0, throttled=True, retry_after_s=300.0)
+    assert throttle.paused_for_s(0.0) == 300.0
 
 
 @pytest.fixture
@@ -73,23 +73,27 @@ def gate(clock: FakeClock) -> Gate:
 def send(gate: Gate, outcome: Outcome, platform: str = "ANDROID") -> None:
     permit = gate.enter(platform)
     assert permit is not None
-    gate.learned(permit, outcome, platform)
+    gate.record_outcome(permit, outcome, platform)
 
 
 def test_an_app_has_so_many_under_way_and_no_more(gate: Gate) -> None:
-    gate.under_way = 8
-    assert gate.room(bypassed=False) == 2
-    gate.under_way = 12
-    assert gate.room(bypassed=True) == 0
+    gate.in_flight = 8
+    assert gate.free_slots(has_fallback=False) == 2
+    gate.in_flight = 12
+    assert gate.free_slots(has_fallback=True) == 0
 
 
 async def test_a_provider_that_is_down_is_left_alone_unless_there_is_another(gate: Gate, clock: FakeClock) -> None:
     for _ in range(5):
         send(gate, UNAVAILABLE)
-    assert (gate.room(bypassed=False), gate.room(bypassed=True), gate.closed_for_s()) == (0, 10, 60.0)
+    assert (gate.free_slots(has_fallback=False), gate.free_slots(has_fallback=True), gate.closed_for_s()) == (
+        0,
+        10,
+        60.0,
+    )
     assert gate.enter("ANDROID") is None
     await clock.advance(60)
-    assert (gate.breaker, gate.room(bypassed=False)) == (BreakerState.HALF_OPEN, 3)
+    assert (gate.breaker, gate.free_slots(has_fallback=False)) == (BreakerState.HALF_OPEN, 3)
 
 
 def test_dead_tokens_and_bad_messages_are_no_failures_of_the_provider(gate: Gate) -> None:
@@ -105,16 +109,16 @@ CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
 def test_a_wrong_configuration_closes_the_app_after_five_in_a_row(gate: Gate) -> None:
     for _ in range(4):
         send(gate, CONFIG)
-    assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
+    assert (gate.free_slots(has_fallback=False), gate.closed_for_s()) == (10, 0.0)
     send(gate, CONFIG)
-    assert (gate.room(bypassed=False), gate.closed_for_s(), gate.breaker) == (0, 60.0, BreakerState.OPEN)
+    assert (gate.free_slots(has_fallback=False), gate.closed_for_s(), gate.breaker) == (0, 60.0, BreakerState.OPEN)
 
 
 def test_a_wrong_configuration_for_some_stops_no_app_that_works_for_others(gate: Gate) -> None:
     for _ in range(100):
         for outcome in (CONFIG, CONFIG, SENT):
             send(gate, outcome)
-    assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
+    assert (gate.free_slots(has_fallback=False), gate.closed_for_s()) == (10, 0.0)
 
 
 async def test_access_tokens_that_are_not_to_be_had_pause_the_app_as_long_as_nobody_asks(
@@ -142,7 +146,7 @@ async def test_apns_credentials_that_are_refused_stop_iphones_and_not_android(ga
     assert (gate.enter("IOS"), gate.closed_for_s("IOS")) == (None, 60.0)
     send(gate, SENT, "ANDROID")
     send(gate, SENT, "WEB")
-    assert (gate.closed_for_s("ANDROID"), gate.closed_for_s(), gate.broken) == (0.0, 0.0, False)
+    assert (gate.closed_for_s("ANDROID"), gate.closed_for_s(), gate.is_broken) == (0.0, 0.0, False)
     await clock.advance(60)
     send(gate, IPHONES, "IOS")
     assert gate.closed_for_s("IOS") == 60.0, "still wrong: one is enough to see it"
@@ -153,7 +157,7 @@ async def test_apns_credentials_that_are_refused_stop_iphones_and_not_android(ga
 
 
 def test_throttling_halves_what_the_app_may_take(gate: Gate) -> None:
-    assert gate.share == 1.0
+    assert gate.rate_share == 1.0
     send(gate, SENT)
     send(gate, THROTTLED)
-    assert (gate.share, gate.room(bypassed=False)) == (0.5, 10)
+    assert (gate.rate_share, gate.free_slots(has_fallback=False)) == (0.5, 10)

@@ -76,7 +76,7 @@ async def serve(
             _log.info("draining")
             ending.start()
             if worker is not None:
-                worker.claim_no_more()  # while RPCs drain, so that both share the time
+                worker.stop_claiming()  # while RPCs drain, so that both share the time
     _log.info("stopped")
 
 

@@ -34,7 +34,7 @@ class UserLifecycle:
         """Shut a user out, and cancel what waits for its devices."""
         async with self._database.transaction() as conn:
             await auth.disable(conn, app_id, user_id)
-            await push.cancel_of_user(conn, app_id, user_id)
+            await push.cancel_user(conn, app_id, user_id)
         self._told(app_id, user_id)
 
     async def enable(self, app_id: str, user_id: str) -> None:

@@ -9,7 +9,7 @@ from bench.figure import Better, Figure, Options, Round, measure_pairs
 from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.sync.model import Activity, ScopeState
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Situation, Tuning, decide, signal_after_change
-from syncbeat_server.sync.policy.scope_signal import unchanged
+from syncbeat_server.sync.policy.scope_signal import initial_signal
 
 _HINTS = 20_000
 _SCOPES = 3
@@ -34,7 +34,7 @@ def measure(options: Options) -> Figure:
 
 def _scope(commits: int) -> ScopeState:
     made = (_NOW - timedelta(days=1)).timestamp()
-    signal = unchanged(made)
+    signal = initial_signal(made)
     for number in range(commits):
         signal = signal_after_change(signal, DEFAULT_TUNING.prior, _NOW.timestamp() - 7200.0 + 600.0 * number)
     return ScopeState(f"scope-{commits}", "epoch", commits, signal)

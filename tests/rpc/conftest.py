@@ -34,8 +34,8 @@ from syncbeat_server.rpc.servicers.directory import DirectoryServicer
 from syncbeat_server.rpc.servicers.push import PushServicer
 from syncbeat_server.rpc.servicers.sync import SyncServicer
 from syncbeat_server.storage.redis import bus, cluster_query
-from syncbeat_server.sync.hints import load_pacer, view_cache
-from syncbeat_server.sync.streams import head_sweep
+from syncbeat_server.sync.hints import load_pacer, view_cache, view_sweep
+from syncbeat_server.sync.streams import head_sweep, restore_sweep
 from tests.conftest import DatabaseUrls, create_database, drop_database
 from tests.fakes import wait_until
 
@@ -352,7 +352,8 @@ def unstretched(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers of this test look for changes by themselves once an hour: what is known sooner, a wake-up told."""
-    monkeypatch.setattr(head_sweep, "_EVERY_S", 3_600.0)
+    for sweep in (head_sweep, restore_sweep, view_sweep):
+        monkeypatch.setattr(sweep, "_EVERY_S", 3_600.0)
     monkeypatch.setattr(view_cache, "TRUSTED_S", 3_600.0)
 
 

@@ -21,7 +21,8 @@ from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.ops.settings.server import Role
 from syncbeat_server.ops.shutdown_budget import ShutdownBudget
 from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
-from syncbeat_server.sync.hints.load_pacer import Figures, Limits, Pacer
+from syncbeat_server.sync.hints.load_meter import LoadFigures, LoadLimits
+from syncbeat_server.sync.hints.load_pacer import LoadPacer
 from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql
 from tests.fakes import FakeClock, wait_until
 from tests.rpc.conftest import Server, hear_each_other, running_server
@@ -64,8 +65,8 @@ async def three(
         yield one, two, other
 
 
-def pacer(one: Process, clock: FakeClock) -> Pacer:
-    return Pacer(one.bus, clock, Limits(None, 1_000, 8), Figures, Metrics().sync)
+def pacer(one: Process, clock: FakeClock) -> LoadPacer:
+    return LoadPacer(one.bus, clock, LoadLimits(None, 1_000, 8), LoadFigures, Metrics().sync)
 
 
 async def test_who_has_a_stream_is_known_in_its_deployment_only(three: tuple[Process, Process, Process]) -> None:
@@ -82,10 +83,10 @@ async def test_promised_moments_and_requests_are_those_of_the_deployment(
     clock = FakeClock()
     pacers = [pacer(one, clock) for one in three]
     for _ in range(50):
-        pacers[0].paced(4.0, background=False, now=clock.now().timestamp())
+        pacers[0].pace(4.0, background=False, now=clock.now().timestamp())
     for one in pacers:
         await one.tick()
-    coming = [one._pacing.book.coming() for one in pacers]
+    coming = [one._leveler.book.coming_seconds() for one in pacers]
     assert coming[0] == coming[1]
     assert coming[1][1] == 5.0
     assert coming[2] == (0, 0.0)

@@ -17,9 +17,8 @@ from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.auth.model import AccountKey
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.auth.store import users
-from syncbeat_server.directory import device_locks
-from syncbeat_server.directory import store as directory
 from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
+from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_moves
 from syncbeat_server.push import erase
 from syncbeat_server.push.model import (
     Content,
@@ -49,12 +48,22 @@ from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.postgres import restore_detection
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, StatementRejected
-from syncbeat_server.sync.content.firehose_token import Place
+from syncbeat_server.sync.content.firehose_token import FeedPosition
 from syncbeat_server.sync.model import Activity, Cursor, Priority
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
-from syncbeat_server.sync.policy.scope_signal import signal_after_change, unchanged
-from syncbeat_server.sync.store import changes as sync
-from syncbeat_server.sync.store import epochs, firehose_pages, invalidations, scopes, tombstones
+from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_after_change
+from syncbeat_server.sync.store import (
+    change_writes,
+    changes,
+    device_cursors,
+    device_views,
+    epochs,
+    firehose_pages,
+    invalidations,
+    member_scopes,
+    scopes,
+    tombstones,
+)
 from tests import claimed
 from tests.rpc.conftest import Server
 from tests.rpc.isolation import PHONE, TOKEN, at, people
@@ -74,7 +83,7 @@ BOBS = Holder("bob", PHONE.device_id)
 DIGEST = hashlib.sha256(TOKEN.encode()).digest()
 EVER = datetime(2000, 1, 1, tzinfo=UTC)
 WINDOW = ("default", "bob", "bobs phone", "ALERT:k", "bobs")
-SIGNAL = signal_after_change(unchanged(0.0), DEFAULT_PRIOR, 60.0)
+SIGNAL = signal_after_change(initial_signal(0.0), DEFAULT_PRIOR, 60.0)
 ONCE = scopes.Commits(1, 0)
 IDS = [str(uuid.uuid4()) for _ in range(3)]
 CLAIMED = replace(
@@ -96,7 +105,7 @@ NOTIFICATION = NewNotification(
 ALERT = replace(NOTIFICATION, kind=Kind.SYNC, targets=(Target(scope="bobs", epoch="e", sequence=1),))
 REQUEST = RequestKey("default", "user:bob", "PublishChanges", "r bobs", b"")
 MEMBERS = [Member("bobs", "mallory", MemberRole.WRITER)]
-WRITE = [sync.Write("default", "bobs", "k", 99, None, "{}")]
+WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
 
 
 async def no_answers(_indexes: Sequence[int]) -> list[str]:
@@ -104,16 +113,16 @@ async def no_answers(_indexes: Sequence[int]) -> list[str]:
 
 
 async def others_who_joined(conn: Connection) -> list[tuple[str, str]]:
-    return [joiner for joiner in await sync.recent_joiners(conn, 1e6, 100) if joiner != ("default", "alice")]
+    return [joiner for joiner in await member_scopes.recent_joiners(conn, 1e6, 100) if joiner != ("default", "alice")]
 
 
 async def scopes_of_bob(conn: Connection) -> list[object]:
-    found, _ = await sync.member_scopes(conn, "default", "bob")
+    found, _ = await member_scopes.member_scopes(conn, "default", "bob")
     return list(found)
 
 
 async def parts_of_feeds(conn: Connection) -> list[object]:
-    (part,) = await sync.changes_between(conn, [sync.FeedRead("default", "bobs", "e", 0, 99, 10)], 1_000)
+    (part,) = await changes.changes_between(conn, [changes.FeedRead("default", "bobs", "e", 0, 99, 10)], 1_000)
     return [] if part is None else [part.changes or part.pruned]
 
 
@@ -123,51 +132,59 @@ async def scopes_in_sight(conn: Connection) -> int:
 
 Attempt = Callable[[Connection], Awaitable[object]]
 SEEN: dict[Callable[..., Any], Attempt] = {
-    directory.lock_token: lambda c: directory.lock_token(c, "default", DIGEST),
-    directory.release_token: lambda c: directory.release_token(c, "default", BOBS, DIGEST),
-    directory.count_devices: lambda c: directory.count_devices(c, "default", "bob", ""),
+    token_moves.lock_token: lambda c: token_moves.lock_token(c, "default", DIGEST),
+    token_moves.release_token: lambda c: token_moves.release_token(c, "default", BOBS, DIGEST),
+    devices.count_devices: lambda c: devices.count_devices(c, "default", "bob", ""),
     device_locks.lock_in_order: lambda c: device_locks.lock_in_order(c, ["default"], ["bob"], ["bobs phone"]),
     device_locks.lock_devices: lambda c: device_locks.lock_devices(c, "default", "bob", None),
-    directory.lock_mover: lambda c: directory.lock_mover(c, REGISTRATION, b"digest"),
-    directory.lock_registering: lambda c: directory.lock_registering(c, "default", "bob", "bobs"),
-    directory.lock_erasing: lambda c: directory.lock_erasing(c, "default", "bob"),
+    token_moves.lock_holders: lambda c: token_moves.lock_holders(c, REGISTRATION, b"digest"),
+    devices.lock_registering: lambda c: devices.lock_registering(c, "default", "bob", "bobs"),
+    devices.lock_erasing: lambda c: devices.lock_erasing(c, "default", "bob"),
     device_locks.delete_devices: lambda c: device_locks.delete_devices(c, "default", "bob", "bobs phone"),
-    directory.find_device: lambda c: directory.find_device(c, "default", "bob", "bobs phone"),
-    directory.list_devices: lambda c: directory.list_devices(c, "default", "bob", "", 10),
-    directory.known_scopes: lambda c: directory.known_scopes(c, [("default", "bobs")]),
-    directory.count_members: lambda c: directory.count_members(c, "default", "bobs"),
-    directory.count_scopes: lambda c: directory.count_scopes(c, "default", ["bob"], 9),
-    directory.lock_memberships: lambda c: directory.lock_memberships(c, "default"),
-    directory.list_members: lambda c: directory.list_members(c, "default", "bobs", "", 10),
-    directory.list_scopes: lambda c: directory.list_scopes(c, "default", "bob", "", 10),
+    devices.find_device: lambda c: devices.find_device(c, "default", "bob", "bobs phone"),
+    devices.list_devices: lambda c: devices.list_devices(c, "default", "bob", "", 10),
+    members.known_scopes: lambda c: members.known_scopes(c, [("default", "bobs")]),
+    members.count_members: lambda c: members.count_members(c, "default", "bobs"),
+    members.count_scopes: lambda c: members.count_scopes(c, "default", ["bob"], 9),
+    members.lock_memberships: lambda c: members.lock_memberships(c, "default"),
+    members.list_members: lambda c: members.list_members(c, "default", "bobs", "", 10),
+    members.list_scopes: lambda c: members.list_scopes(c, "default", "bob", "", 10),
     auth.revoke_session: lambda c: auth.revoke_session(c, "default", SESSION[0], "bob", "theft"),
     auth.list_sessions: lambda c: auth.list_sessions(c, "default", "bob", "", 10),
     auth.revoke_sessions: lambda c: auth.revoke_sessions(c, "default", "bob", "theft"),
-    sync.device_views: lambda c: sync.device_views(c, [PHONE]),
-    sync.report_activity: lambda c: sync.report_activity(c, [(PHONE, Activity(battery_low=True))]),
-    sync.record_seen: lambda c: sync.record_seen(c, [(PHONE, Cursor("bobs", "e", 1))]),
-    sync.heads: lambda c: sync.heads(c, [("default", None, "bobs"), ("default", "bob", "bobs")]),
-    sync.changes_between: parts_of_feeds,
-    sync.member_scopes: scopes_of_bob,
-    sync.joined_starts: lambda c: sync.joined_starts(c, "default", "bob", ["bobs"], 10.0),
-    sync.recent_joiners: others_who_joined,
+    device_views.read_device_views: lambda c: device_views.read_device_views(c, [PHONE]),
+    device_views.report_activity: lambda c: device_views.report_activity(c, [(PHONE, Activity(battery_low=True))]),
+    device_cursors.record_shown: lambda c: device_cursors.record_shown(c, [(PHONE, Cursor("bobs", "e", 1))]),
+    device_cursors.record_fetched: lambda c: device_cursors.record_fetched(c, [(PHONE, Cursor("bobs", "e", 1))]),
+    device_cursors.forget_left: lambda c: device_cursors.forget_left(c, 10),
+    member_scopes.scope_states: lambda c: member_scopes.scope_states(
+        c, [("default", None, "bobs"), ("default", "bob", "bobs")]
+    ),
+    changes.changes_between: parts_of_feeds,
+    member_scopes.member_scopes: scopes_of_bob,
+    member_scopes.join_sequences: lambda c: member_scopes.join_sequences(c, "default", "bob", ["bobs"], 10.0),
+    member_scopes.recent_joiners: others_who_joined,
     scopes.lock_scopes: lambda c: scopes.lock_scopes(c, [("default", "bobs"), ("default", "shared")], create=False),
     scopes.boost: lambda c: scopes.boost(c, "default", "bobs", Priority.FAST, 60.0),
-    scopes.note_presence: lambda c: scopes.note_presence(c, [("default", "bob")], present=False, limit=9),
-    sync.oversized: lambda c: sync.oversized(c, WRITE),
-    sync.key_sequences: lambda c: sync.key_sequences(c, [("default", "bobs", "k")]),
+    scopes.record_writer_presence: lambda c: scopes.record_writer_presence(
+        c, [("default", "bob")], present=False, limit=9
+    ),
+    change_writes.oversized: lambda c: change_writes.oversized(c, WRITE),
+    change_writes.key_sequences: lambda c: change_writes.key_sequences(c, [("default", "bobs", "k")]),
     scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)]),
 }
 REFUSED: dict[Callable[..., Any], Attempt] = {
-    directory.upsert_device: lambda c: directory.upsert_device(c, REGISTRATION, None),
-    directory.record_move: lambda c: directory.record_move(c, REGISTRATION, DIGEST, BOBS, "user:bob", refused=False),
-    directory.recent_moves: lambda c: directory.recent_moves(c, "default", DIGEST),
-    directory.lock_scope: lambda c: directory.lock_scope(c, "default", "bobs"),
+    devices.upsert_device: lambda c: devices.upsert_device(c, REGISTRATION, None),
+    token_moves.record_move: lambda c: token_moves.record_move(
+        c, REGISTRATION, DIGEST, BOBS, "user:bob", refused=False
+    ),
+    token_moves.recent_moves: lambda c: token_moves.recent_moves(c, "default", DIGEST),
+    members.lock_scope: lambda c: members.lock_scope(c, "default", "bobs"),
     scopes.drop_scopes: lambda c: scopes.drop_scopes(c, [("default", "bobs")]),
-    directory.add_members: lambda c: directory.add_members(c, "default", "bobs", MEMBERS),
-    directory.remove_members: lambda c: directory.remove_members(c, "default", "bobs", ["bob"]),
-    directory.erase_memberships: lambda c: directory.erase_memberships(c, "default", "bob"),
-    directory.erase_traces: lambda c: directory.erase_traces(c, "default", "bob"),
+    members.add_members: lambda c: members.add_members(c, "default", "bobs", MEMBERS),
+    members.remove_members: lambda c: members.remove_members(c, "default", "bobs", ["bob"]),
+    members.erase_memberships: lambda c: members.erase_memberships(c, "default", "bob"),
+    preferences.erase_traces: lambda c: preferences.erase_traces(c, "default", "bob"),
     auth.insert_session: lambda c: auth.insert_session(c, auth.NewSession("default", "bob", "", {}, 0, 60.0, 60.0)),
     auth.lock_session: lambda c: auth.lock_session(c, "default", SESSION[0]),
     auth.advance_counter: lambda c: auth.advance_counter(c, "default", SESSION[0], 60.0),
@@ -182,7 +199,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     users.revoke_user: lambda c: users.revoke_user(c, "default", "bob", ""),
     users.disable_user: lambda c: users.disable_user(c, "default", "bob"),
     users.mark_deleted: lambda c: users.mark_deleted(c, "default", "bob"),
-    sync.write_changes: lambda c: sync.write_changes(c, WRITE),
+    change_writes.write_changes: lambda c: change_writes.write_changes(c, WRITE),
     push.insert_notifications: lambda c: push.insert_notifications(c, [NOTIFICATION], {}),
     push.insert_deliveries: lambda c: push.insert_deliveries(c, [NOTIFICATION]),
     dedupe.delete_windows: lambda c: dedupe.delete_windows(c, "default", "bob", None),
@@ -228,20 +245,20 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     device_limits.spend_wake_budgets: lambda c: device_limits.spend_wake_budgets(c, [CLAIMED]),
     device_limits.merge_held: lambda c: device_limits.merge_held(c, [CLAIMED]),
     device_tokens.remove_dead_tokens: lambda c: device_tokens.remove_dead_tokens(c, [CLAIMED]),
-    directory.forget_moves: lambda c: directory.forget_moves(c, 10),
-    directory.set_preferences: lambda c: directory.set_preferences(c, "default", "bob", Preferences()),
+    token_moves.forget_moves: lambda c: token_moves.forget_moves(c, 10),
+    preferences.set_preferences: lambda c: preferences.set_preferences(c, "default", "bob", Preferences()),
     device_tokens.forget_removals: lambda c: device_tokens.forget_removals(c, 10),
     idempotency.answer_once: lambda c: idempotency.answer_once(c, [REQUEST], no_answers),
     idempotency.forget_caller: lambda c: idempotency.forget_caller(c, "default", "user:bob"),
     idempotency.forget_old: lambda c: idempotency.forget_old(c, 10),
 }
-SEEN[invalidations.heads_of] = lambda c: invalidations.heads_of(c, [("default", "bobs")])
+SEEN[invalidations.current_heads] = lambda c: invalidations.current_heads(c, [("default", "bobs")])
 SEEN[invalidations.recent_heads] = lambda c: invalidations.recent_heads(c, ["default", "other"], 1e6, 10)
 REFUSED[device_locks.lock_keys] = lambda c: device_locks.lock_keys(c, "default", "bob", "bobs phone")
 REFUSED[restore_detection.lineage] = restore_detection.lineage
 REFUSED[restore_detection.begin_feed_generation] = restore_detection.begin_feed_generation
-SEEN[sync.value_of] = lambda c: sync.value_of(c, "default", "bobs", "k")
-SEEN[sync.octets_of] = lambda c: sync.octets_of(c, [("default", "bobs", "k")])
+SEEN[change_writes.value_of] = lambda c: change_writes.value_of(c, "default", "bobs", "k")
+SEEN[change_writes.octets_of] = lambda c: change_writes.octets_of(c, [("default", "bobs", "k")])
 SEEN[epochs.extent] = scopes_in_sight
 SEEN[epochs.lock_page] = lambda c: epochs.lock_page(c, None, ("", ""), 10, 250)
 SEEN[epochs.renew] = lambda c: epochs.renew(c, [("default", "bobs")])
@@ -249,22 +266,31 @@ SEEN[epochs.foreign_apps] = lambda c: epochs.foreign_apps(c, "3", None)
 SEEN[epochs.forget_foreign_transactions] = lambda c: epochs.forget_foreign_transactions(c, "3", "default", ("", ""), 10)
 REFUSED[epochs.next_transaction] = epochs.next_transaction
 REFUSED[epochs.forget_pruned_tombstones] = epochs.forget_pruned_tombstones
-REFUSED[invalidations.touched] = lambda c: invalidations.touched(c, "3", 10)
+REFUSED[invalidations.invalidations_since] = lambda c: invalidations.invalidations_since(c, "3", 10)
 REFUSED[tombstones.remove_old] = lambda c: tombstones.remove_old(c, 0.0, 10)
-REFUSED[firehose_pages.look] = lambda c: firehose_pages.look(c, "default")
-REFUSED[firehose_pages.next_page] = lambda c: firehose_pages.next_page(c, "default", Place("", None), crowded=True)
-REFUSED[invalidations.forget_touches] = lambda c: invalidations.forget_touches(c, 0.0, 10)
+REFUSED[firehose_pages.current_feed] = lambda c: firehose_pages.current_feed(c, "default")
+REFUSED[firehose_pages.next_page] = lambda c: firehose_pages.next_page(
+    c, "default", FeedPosition("", None), in_order=True
+)
+REFUSED[invalidations.delete_touches] = lambda c: invalidations.delete_touches(c, 0.0, 10)
 SEEN[device_tokens.lock] = lambda c: device_tokens.lock(c, [CLAIMED], [])
 SEEN[device_tokens.quarantine] = lambda c: device_tokens.quarantine(c, [CLAIMED])
 SEEN[device_tokens.age] = lambda c: device_tokens.age(c, 10)
-SEEN[directory.find_preferences] = lambda c: directory.find_preferences(c, "default", "bob")
+SEEN[preferences.find_preferences] = lambda c: preferences.find_preferences(c, "default", "bob")
 STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner("default", ""), RowOwner("", ""))
 
 
 STORES = (
     *(
-        directory,
-        sync,
+        devices,
+        members,
+        preferences,
+        token_moves,
+        changes,
+        change_writes,
+        device_cursors,
+        device_views,
+        member_scopes,
         scopes,
         epochs,
         invalidations,
@@ -326,19 +352,20 @@ async def test_stores_show_and_change_nothing_in_a_strangers_transaction(
 
 
 SILENT = {
-    *(sync.report_activity, sync.record_seen, scopes.advance_heads, device_tokens.quarantine, directory.lock_token),
-    directory.lock_memberships,
+    *(device_cursors.record_shown, device_cursors.record_fetched),
+    *(device_views.report_activity, scopes.advance_heads, device_tokens.quarantine, token_moves.lock_token),
+    members.lock_memberships,
     device_tokens.age,  # nobody has a month
-    *(device_tokens.lock, device_locks.lock_in_order, directory.lock_mover),
-    *(directory.lock_registering, directory.lock_erasing),
-    sync.oversized,  # nor a value of a mebibyte
+    *(device_tokens.lock, device_locks.lock_in_order, token_moves.lock_holders),
+    *(devices.lock_registering, devices.lock_erasing),
+    change_writes.oversized,  # nor a value of a mebibyte
     *(epochs.foreign_apps, epochs.forget_foreign_transactions),  # nor changes of another cluster
-    scopes.note_presence,  # the server has noted it already
+    scopes.record_writer_presence,  # the server has noted it already
 }
 LAST: list[Callable[..., Any]] = [
     auth.revoke_sessions,
     auth.revoke_session,
-    directory.release_token,
+    token_moves.release_token,
     device_locks.delete_devices,
 ]  # these take away what the others look at
 
@@ -352,12 +379,17 @@ async def test_the_same_attempts_succeed_for_the_service(peopled: Server, databa
     epoch = (await peopled.backend(sync_service_pb2.ListChangesRequest(cursor=at("bobs")))).next_cursor.epoch
 
     async def seen(conn: Connection) -> None:
-        await sync.record_seen(conn, [(PHONE, Cursor("bobs", epoch, 1))])
+        await device_cursors.record_shown(conn, [(PHONE, Cursor("bobs", epoch, 1))])
 
-    for function in (sync.report_activity, scopes.advance_heads, sync.record_seen, device_tokens.quarantine):
+    for function in (
+        device_views.report_activity,
+        scopes.advance_heads,
+        device_cursors.record_shown,
+        device_tokens.quarantine,
+    ):
         before = await peopled.rows()
         async with database.connection() as conn:
-            await (seen if function is sync.record_seen else SEEN[function])(conn)
+            await (seen if function is device_cursors.record_shown else SEEN[function])(conn)
         assert await peopled.rows() != before, function.__qualname__
 
 
@@ -375,9 +407,9 @@ async def test_a_reader_writes_nothing_by_the_stores(peopled: Server, database: 
     for key in ("k", "new"):
         with pytest.raises(StatementRejected) as caught:
             async with database.transaction(alice) as conn:
-                await sync.write_changes(conn, [sync.Write("default", "shared", key, 99, None, "{}")])
+                await change_writes.write_changes(conn, [change_writes.Write("default", "shared", key, 99, None, "{}")])
         assert caught.value.sqlstate == "42501"
     async with database.transaction(alice) as conn:
-        members = await directory.list_members(conn, "default", "shared", "", 10)
-    assert [member.user_id for member in members] == ["alice"]
+        listed = await members.list_members(conn, "default", "shared", "", 10)
+    assert [member.user_id for member in listed] == ["alice"]
     assert await peopled.rows() == before

@@ -12,7 +12,7 @@ from syncbeat import SmartSync, SyncBatch, SyncbeatClient, follower
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed.prune import TombstonePruning
+from syncbeat_server.sync.feed.prune import TombstonePruner
 from tests.conftest import DatabaseUrls
 from tests.fakes import wait_until
 from tests.ports import free_port
@@ -156,7 +156,7 @@ async def test_a_device_that_was_away_for_longer_than_tombstones_are_kept_drops_
         await publish(backend, "room", "g")
         async with database.connection() as conn:
             await conn.execute("UPDATE changes SET changed_at = changed_at - interval '32 days'")
-        assert await TombstonePruning(database, 30.0, SystemClock()).prune() == 1
+        assert await TombstonePruner(database, 30.0, SystemClock()).prune() == 1
         before = list(store.applied)
         kept = store.cursors.values()
         async with SmartSync(client, "phone", on_changes=store.apply, cursors=kept, clock=clock, streams=False):

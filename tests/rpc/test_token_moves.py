@@ -8,12 +8,12 @@ import asyncpg
 
 from syncbeat.v1 import core_pb2, push_service_pb2
 from syncbeat.v1 import directory_service_pb2 as pb
-from syncbeat_server.directory import service
+from syncbeat_server.directory import token_moves
 from tests.rpc.conftest import Refusal, Server
 
 LIMITED = ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
 NONE, ACTIVE, MOVED = pb.TOKEN_STATE_NONE, pb.TOKEN_STATE_ACTIVE, pb.TOKEN_STATE_MOVED
-MOVES = service.MAX_MOVES_A_DAY
+MOVES = token_moves.MAX_MOVES_A_DAY
 
 
 async def register(server: Server, user: str, token: str = "t", device: str = "phone") -> int:
@@ -99,7 +99,7 @@ async def test_a_token_that_a_refusal_took_away_comes_back_to_its_device_alone(s
 
 async def test_a_token_is_taken_away_by_refusals_so_often_and_no_more(server: Server) -> None:
     holder = await move_often(server)
-    for _ in range(service.MAX_RELEASES_A_DAY):
+    for _ in range(token_moves.MAX_RELEASES_A_DAY):
         assert (await refused(server, "stranger")).told == LIMITED
         assert await register(server, holder) == ACTIVE
     await send(server, holder)
@@ -107,7 +107,7 @@ async def test_a_token_is_taken_away_by_refusals_so_often_and_no_more(server: Se
     assert (await refused(server, "stranger")).told == LIMITED
     assert await server.rows() == before, "who knows a token cannot silence its owner for ever"
     assert await waiting(server, holder) == [("PENDING", "UNSPECIFIED")]
-    assert len(await audited(server)) == MOVES + service.MAX_RELEASES_A_DAY
+    assert len(await audited(server)) == MOVES + token_moves.MAX_RELEASES_A_DAY
 
 
 async def test_refused_moves_that_come_at_once_take_the_token_once(server: Server) -> None:
@@ -121,7 +121,7 @@ async def test_refused_moves_that_come_at_once_take_the_token_once(server: Serve
 
 
 async def test_a_device_too_many_takes_the_token_from_who_had_it(server: Server) -> None:
-    for index in range(service.MAX_DEVICES):
+    for index in range(token_moves.MAX_DEVICES):
         await server.register("crowded", f"d{index}")
     assert await register(server, "holder") == ACTIVE
     await send(server, "holder")

@@ -80,11 +80,11 @@ def test_a_bug_in_the_policy_moves_the_figures(monkeypatch: pytest.MonkeyPatch) 
 
     right = product()
     with monkeypatch.context() as bugs:
-        bugs.setattr(scope_signal, "after_change", belief.advanced)  # a change tells nothing
+        bugs.setattr(scope_signal, "after_change", belief.after_silence)  # a change tells nothing
         assert product() > 1.2 * right
     with monkeypatch.context() as bugs:
-        plain = interval.worth_a_poll
-        bugs.setattr(interval, "worth_a_poll", lambda *known: plain(*known) ** 2 / 20.0)  # not the square root
+        plain = interval.break_even_wait
+        bugs.setattr(interval, "break_even_wait", lambda *known: plain(*known) ** 2 / 20.0)  # not the square root
         assert product() > 1.1 * right
     assert product() == right
 
@@ -96,7 +96,7 @@ def test_every_wait_comes_from_the_policy(row: PolicyRow, monkeypatch: pytest.Mo
         (interval, "poll_interval"),
         (baselines, "fixed_interval"),
         (baselines, "tier_interval"),
-        (baselines, "backed_off"),
+        (baselines, "multiplicative_backoff"),
         (baselines, "square_root_interval"),
     ):
         plain = getattr(module, name)
@@ -121,12 +121,12 @@ def test_every_wait_comes_from_the_policy(row: PolicyRow, monkeypatch: pytest.Mo
 def test_the_simulated_wait_is_what_the_server_would_hint() -> None:
     device = DEVICES[3]
     schedule = make_schedule(PolicyRow.PULL, Settings(1.0), DEFAULT, device, 5e-4, random.Random(1))
-    known = scope_signal.unchanged(device.born)._replace(presence_at=device.born)
+    known = scope_signal.initial_signal(device.born)._replace(presence_at=device.born)
     tuning = Tuning(price=Price(3.2))
     for at in device.history:
         schedule.on_change(at)
         known = scope_signal.signal_after_change(known, tuning.prior, at)
-        hinted = hint.reckon(Situation([ScopeState("a", "e", 1, known)], Activity()), tuning, at + 40.0)
+        hinted = hint.decide_interval(Situation([ScopeState("a", "e", 1, known)], Activity()), tuning, at + 40.0)
         assert schedule.interval(at + 40.0, news=True) == pytest.approx(hinted.interval_s)
 
 

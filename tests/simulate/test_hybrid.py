@@ -14,7 +14,7 @@ from syncbeat_devtools.simulate.fleet.push_channel import ANDROID, IOS, Handset,
 from syncbeat_devtools.simulate.policies.bounds import poll_bound, signalled_bound
 from syncbeat_devtools.simulate.policies.settings import Settings
 from syncbeat_server.sync.policy import hint
-from syncbeat_server.sync.policy.hint import Reckoning
+from syncbeat_server.sync.policy.hint import IntervalDecision
 
 EXACT = PushConditions(loss=0.0, latency_s=3.0, latency_sigma=0.0)
 QUIET = Settings(1.0, conditions=EXACT, app_misses=0.0)
@@ -145,18 +145,18 @@ def test_the_system_holds_back_polls_in_the_background() -> None:
 def test_every_wait_of_a_woken_device_is_the_servers_hint(
     platform: str, reachable: bool, floor_s: float, fewest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, polls = hint.reckon, 0
+    plain, polls = hint.decide_interval, 0
     conditions = replace(EXACT, loss=0.1, android_floor_s=floor_s)
     settings = Settings(0.7, lateness_s=450.0, conditions=conditions, app_misses=0.01, push_misses=0.1)
     for index in range(12):
         tally = Hinted()
 
-        def noting(*known: object, tally: Hinted = tally) -> Reckoning:
+        def noting(*known: object, tally: Hinted = tally) -> IntervalDecision:
             found = plain(*known)  # type: ignore[arg-type]  # passed on as it came
             tally.hints.append((float(known[2]), found.interval_s))  # type: ignore[arg-type]  # the moment
             return found
 
-        monkeypatch.setattr(hint, "reckon", noting)
+        monkeypatch.setattr(hint, "decide_interval", noting)
         device = make_device(DEFAULT, 5, index, 24, history_days=2)
         HybridDay(device, Handset(platform, reachable, ()), settings, tally, random.Random(index)).run()
         due = [at + max(seconds, floor_s) for at, seconds in tally.hints]

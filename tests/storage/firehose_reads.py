@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, ResetAll
-from syncbeat_server.sync.streams.firehose import FirehoseRequest
+from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import wait_until
 from tests.storage.house import House, came, let_in, whole

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from syncbeat_server.errors import AccessDenied, InvalidRequest, NotFound, TokenExpired
-from syncbeat_server.events.publish import Publish, Publisher
+from syncbeat_server.events.publish import Publish
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.feed.reader import FeedReader
-from syncbeat_server.sync.hints.builder import Hints
-from syncbeat_server.sync.hints.cursor_recorder import SeenRecorder
-from syncbeat_server.sync.hints.view_cache import Views
+from syncbeat_server.sync.hints.builder import HintBuilder
+from syncbeat_server.sync.hints.cursor_recorder import CursorRecorder
+from syncbeat_server.sync.hints.recorders import Recorders
+from syncbeat_server.sync.hints.view_cache import ViewCache
+from syncbeat_server.sync.hints.view_reader import ViewReader
 from syncbeat_server.sync.hints.writer_presence import WriterPresence
 from syncbeat_server.sync.model import (
     Activity,
@@ -29,16 +31,20 @@ from syncbeat_server.sync.model import (
     Poll,
     StreamEvent,
 )
-from syncbeat_server.sync.policy.load_leveling import Book, Pacing, Turns
+from syncbeat_server.sync.policy.arrival_book import ArrivalBook
+from syncbeat_server.sync.policy.load_leveling import LoadLeveler, ReturnSpacer
 from syncbeat_server.sync.service import SyncService
-from syncbeat_server.sync.streams.firehose import Firehose, FirehoseRequest
+from syncbeat_server.sync.streams.firehose import Firehose
+from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
 from syncbeat_server.sync.streams.head_sweep import HeadSweep
+from syncbeat_server.sync.streams.hint_stream import WatchRequest
+from syncbeat_server.sync.streams.hint_streams import HintStreams
 from syncbeat_server.sync.streams.hub import Hub
-from syncbeat_server.sync.streams.watch import HintStreams, WatchRequest
-from syncbeat_server.sync.tuning.hint_recorder import Recorder
+from syncbeat_server.sync.streams.stream_context import StreamContext
+from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 from tests.fakes import FakeClock, wait_until
 from tests.storage.doubles import Refuses
-from tests.storage.stage import APP, default_tuning
+from tests.storage.stage import APP, Notifier, default_tuning, new_publisher
 
 PHONE = DeviceKey(APP, "ann", "phone")
 COME_BACK_PER_S = 2.0
@@ -50,42 +56,34 @@ class House:
 
     database: Database
     clock: FakeClock
-    hub: Hub = field(default_factory=lambda: Hub(most_of_user=100, most_of_device=100))
+    hub: Hub = field(default_factory=lambda: Hub(max_per_user=100, max_per_device=100))
 
     def __post_init__(self) -> None:
         self.refuses = Refuses(self.database)
         reachable = self.refuses.as_database
         self.reader = FeedReader(reachable)
-        self.seen = SeenRecorder(reachable, self.clock)
+        self.cursors = CursorRecorder(reachable, self.clock)
         self.writers = WriterPresence(reachable, self.clock, self.hub.scope_changed)
-        self.pacing = Pacing(Book(self.clock.now().timestamp()), lambda: 0.5)
-        self.recorder = Recorder(default_tuning)
-        views = Views(reachable, self.clock, lambda: False, 100)  # nothing is kept: `test_views` is about that
-        hints = Hints(views, self.seen, self.recorder, self.pacing, default_tuning, self.hub.is_live, self.clock)
-        self.service = SyncService(reachable, self.reader, hints, self.hub.scope_changed, self.writers.note)
-        self.turns = Turns()
-        self.streams = HintStreams(
+        self.pacing = LoadLeveler(ArrivalBook(self.clock.now().timestamp()), lambda: 0.5)
+        self.recorder = HintRecorder(default_tuning)
+        recorders = Recorders(self.cursors, self.recorder)
+        cache = ViewCache(self.clock, lambda: False, 100)  # nothing is kept: `test_views` is about that
+        views = ViewReader(reachable, cache)
+        hints = HintBuilder(views, recorders, self.pacing, default_tuning, self.hub.is_live, self.clock)
+        notifier = Notifier(self.hub.scope_changed)
+        self.service = SyncService(reachable, self.reader, hints, self.writers, notifier)
+        self.turns = ReturnSpacer()
+        context = StreamContext(
             self.hub,
-            self.reader,
-            self.seen,
-            self.clock,
-            lambda device: None,
-            default_tuning,
-            self.writers.note,
-            lambda: self.turns.next(self.clock.monotonic(), COME_BACK_PER_S),
-            self.recorder,
-        )
-        self.firehose = Firehose(
-            self.hub,
-            reachable,
             self.reader,
             self.clock,
             default_tuning,
-            lambda: True,
-            lambda: self.turns.next(self.clock.monotonic(), COME_BACK_PER_S),
+            lambda: self.turns.next_delay_s(self.clock.monotonic(), COME_BACK_PER_S),
         )
+        self.streams = HintStreams(context, recorders, self.writers, lambda device: None)
+        self.firehose = Firehose(context, reachable, lambda: True)
         self.sweep = HeadSweep(reachable, self.hub, self.clock, lambda: True)
-        self.publisher = Publisher(self.database, self.clock, default_tuning, self.hub.scope_changed, lambda: None)
+        self.publisher = new_publisher(self.database, self.clock, notifier)
 
     async def publish(self, *keys: str, scope: str = "couple", deleted: bool = False) -> Cursor:
         changes = tuple(NewChange(scope, key, "" if deleted else "{}", deleted) for key in keys)
@@ -100,7 +98,7 @@ class House:
 
     async def hint(self, *cursors: Cursor, **fields: Any) -> Hint:
         poll = Poll(PHONE, cursors, **fields)
-        return self.service.hint_at_once(poll) or await self.service.hint(poll, is_user=True)
+        return self.service.try_hint(poll) or await self.service.hint(poll, is_user=True)
 
 
 def keys(page: FeedPage | ChangesSent) -> list[str]:
@@ -175,7 +173,7 @@ async def _reading(events: AsyncGenerator[StreamEvent, None]) -> AsyncIterator[R
 async def tell(house: House) -> None:
     """Five seconds pass: the streams say where they are, if there was news."""
     await house.clock.advance(5)
-    house.hub.look_everywhere()
+    house.hub.invalidate_all()
 
 
 async def came(reader: Reader, *places: tuple[str, int]) -> None:

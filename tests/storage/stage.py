@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
 
+from syncbeat_server.directory.change_notifier import ChangeNotifier
 from syncbeat_server.directory.model import Member, MemberRole, Platform, Registration
 from syncbeat_server.directory.service import DirectoryService
+from syncbeat_server.events.publish import Publisher
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.model import (
@@ -26,8 +29,10 @@ from syncbeat_server.push.model import (
 )
 from syncbeat_server.push.store import notifications as notifications_store
 from syncbeat_server.push.store import queue
+from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
+from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock, wait_until
 
@@ -37,12 +42,39 @@ _MOMENT = datetime(2030, 1, 1, tzinfo=UTC)
 _numbers = itertools.count(1)
 
 
+@dataclass
+class Notifier:
+    """A ChangeNotifier that passes on changes of scopes and accepted deliveries, and drops the others."""
+
+    on_scope: Callable[[str, str], None] = lambda app_id, scope: None
+    on_deliveries: Callable[[], None] = lambda: None
+
+    def scope_changed(self, app_id: str, scope: str) -> None:
+        self.on_scope(app_id, scope)
+
+    def members_changed(self, app_id: str, user_ids: Sequence[str]) -> None: ...
+
+    def devices_changed(self, app_id: str, user_ids: Sequence[str]) -> None: ...
+
+    def caller_changed(self, app_id: str, user_id: str) -> None: ...
+
+    def deliveries_accepted(self) -> None:
+        self.on_deliveries()
+
+
+def new_publisher(
+    database: Database, clock: FakeClock, notifier: ChangeNotifier | None = None, offload: RunInWorker = run_inline
+) -> Publisher:
+    """A publisher of changes; it notifies nobody unless a notifier is given."""
+    return Publisher(database, clock, default_tuning, notifier or Notifier(), HintRecorder(default_tuning), offload)
+
+
 def default_tuning(app_id: str) -> Tuning:
     return DEFAULT_TUNING
 
 
 def directory(database: Database) -> DirectoryService:
-    return DirectoryService(database, cancel_waiting, lambda app_id, user_ids: None, lambda app_id, user_ids: None)
+    return DirectoryService(database, cancel_waiting, Notifier())
 
 
 async def add_device(database: Database, user_id: str, device_id: str = "phone", token: str | None = None) -> None:

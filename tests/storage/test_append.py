@@ -10,11 +10,11 @@ import pytest
 
 from syncbeat_server.errors import InvalidRequest, SequenceMismatch, SyncbeatError
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed.writer import Append, Appended, append
+from syncbeat_server.sync.feed.writer import Append, AppendResult, append
 from syncbeat_server.sync.model import NewChange, Signal
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
-from syncbeat_server.sync.policy.scope_signal import signal_after_change, unchanged
-from syncbeat_server.sync.store import changes
+from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_after_change
+from syncbeat_server.sync.store import member_scopes
 from tests.fakes import FakeClock
 from tests.storage.stage import APP, rows_of, value_of
 
@@ -48,13 +48,13 @@ def put(key: str, patch: object = None, *, scope: str = "s", expected: int | Non
 
 async def write(
     database: Database, *calls: tuple[NewChange, ...], create: bool = True
-) -> list[Appended | SyncbeatError]:
+) -> list[AppendResult | SyncbeatError]:
     async with database.transaction() as conn:
         return await append(conn, [Append(APP, call) for call in calls], lambda _: DEFAULT_PRIOR, create_scopes=create)
 
 
-def sequences(result: Appended | SyncbeatError) -> tuple[int, ...]:
-    assert isinstance(result, Appended), result
+def sequences(result: AppendResult | SyncbeatError) -> tuple[int, ...]:
+    assert isinstance(result, AppendResult), result
     return result.sequences
 
 
@@ -81,7 +81,7 @@ async def test_each_change_gets_the_next_sequence_of_its_scope(database: Databas
     )
     assert sequences(first) == (1, 2, 1)
     assert sequences(second) == (3, 2)
-    assert isinstance(second, Appended)
+    assert isinstance(second, AppendResult)
     assert [(head.scope, head.sequence) for head in second.heads] == [("s", 3), ("t", 2)]
     assert await rows_of(database, "SELECT scope, head FROM scopes ORDER BY 1") == [("s", 3), ("t", 2)]
     assert await feed(database) == {"b": (2, {}), "a": (3, {"x": 1})}
@@ -151,13 +151,13 @@ async def test_values_grow_by_merging_up_to_the_limit(database: Database) -> Non
 async def test_a_scope_keeps_what_is_known_of_its_changes(database: Database, clock: FakeClock) -> None:
     async def known() -> Signal:
         async with database.connection() as conn:
-            (state,) = await changes.heads(conn, [(APP, None, "s")])
+            (state,) = await member_scopes.scope_states(conn, [(APP, None, "s")])
         assert state is not None
         return state.signal
 
     made = clock.now().timestamp()
     await write(database, (put("a"), put("b"), put("c")), (put("d"),))
-    expected = unchanged(made)
+    expected = initial_signal(made)
     for _ in range(2):  # two commits, however many changes
         expected = signal_after_change(expected, DEFAULT_PRIOR, made)
     assert await known() == expected

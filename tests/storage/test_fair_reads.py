@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed import reader
-from syncbeat_server.sync.feed.reader import PAGE_OCTETS, _Ask, _in_turns
+from syncbeat_server.sync.feed.fair_reads import PAGE_OCTETS, PageRequest, Pages, round_robin
 from syncbeat_server.sync.model import Cursor
 from tests.fakes import FakeClock
 from tests.storage.house import House, keys
@@ -28,23 +27,23 @@ async def house(database: Database, clock: FakeClock) -> House:
     return house
 
 
-def ask(user_id: str | None, passed_over: int = 0, app_id: str = APP) -> _Ask:
-    return _Ask(app_id, user_id, (Cursor("s"),), 10, passed_over)
+def ask(user_id: str | None, deferrals: int = 0, app_id: str = APP) -> PageRequest:
+    return PageRequest(app_id, user_id, (Cursor("s"),), 10, deferrals)
 
 
 def test_order_of_asks_goes_round_the_callers() -> None:
     asks = [*(ask("ann") for _ in range(4)), ask("bob"), ask("eve"), ask("bob"), ask("ann", app_id="other")]
-    assert _in_turns(asks, {}) == [0, 4, 5, 7, 1, 6, 2, 3]
+    assert round_robin(asks, {}) == [0, 4, 5, 7, 1, 6, 2, 3]
 
 
 def test_order_of_asks_of_one_caller_begins_with_what_was_passed_over_most() -> None:
     asks = [ask("ann", 1), ask("ann", 3), ask("bob"), ask("ann", 2)]
-    assert _in_turns(asks, {}) == [1, 2, 3, 0]
+    assert round_robin(asks, {}) == [1, 2, 3, 0]
 
 
 def test_order_of_callers_begins_with_who_was_served_longest_ago() -> None:
     asks = [ask("ann", 9), ask("bob"), ask("eve"), ask(None, 2)]
-    assert _in_turns(asks, {(APP, "ann"): 2, (APP, "bob"): 1}) == [3, 2, 1, 0]
+    assert round_robin(asks, {(APP, "ann"): 2, (APP, "bob"): 1}) == [3, 2, 1, 0]
 
 
 @pytest.mark.parametrize("scope", ["much", "also much"])
@@ -69,7 +68,7 @@ async def test_answers_of_one_batch_to_one_caller_fit_in_a_page(house: House, mo
     batches: list[int] = []
     read = house.reader._read_pages
 
-    async def noted(asks: list[_Ask]) -> list[reader._Pages | None]:
+    async def noted(asks: list[PageRequest]) -> list[Pages | None]:
         answers = list(await read(asks))
         told = [page for answer in answers if answer is not None for page in answer if page is not None]
         batches.append(sum(octets_of(page.changes) for page in told))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from syncbeat_server.errors import AccessDenied, DependencyDown, NotFound, TokenExpired
-from syncbeat_server.events.publish import Publisher
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import (
     Activity,
@@ -23,11 +22,11 @@ from syncbeat_server.sync.model import (
     Priority,
     Reset,
 )
-from syncbeat_server.sync.streams import watch as watching
-from syncbeat_server.sync.streams.hub import Subscription
+from syncbeat_server.sync.streams import hint_stream
+from syncbeat_server.sync.streams.subscription import Subscription
 from tests.fakes import FakeClock, settle, wait_until
 from tests.storage.house import COME_BACK_PER_S, PHONE, House, keys, stream, tell
-from tests.storage.stage import APP, add_members, couple, default_tuning, directory, rows_of, until, value_of
+from tests.storage.stage import APP, add_members, couple, directory, new_publisher, rows_of, until, value_of
 
 pytestmark = pytest.mark.usefixtures("database", "clock")
 
@@ -118,9 +117,9 @@ async def test_a_hint_goes_by_the_activity_that_was_reported_last(house: House) 
 async def test_a_hint_is_booked_for_who_will_come_by_it(house: House) -> None:
     await house.publish("a")
     await house.service.list_changes(APP, PHONE.user_id, PHONE, Cursor("couple"), 10)
-    assert house.pacing.book.take_fresh() == {}, "it comes by the hint for all of its scopes"
+    assert house.pacing.book.take_unshared() == {}, "it comes by the hint for all of its scopes"
     hint = await house.hint(explain=True)
-    assert house.pacing.book.take_fresh() == {int(hint.next_poll_at.timestamp()): 1}
+    assert house.pacing.book.take_unshared() == {int(hint.next_poll_at.timestamp()): 1}
     assert "load is 0% of what can be borne" in hint.explanation
 
 
@@ -163,7 +162,7 @@ async def test_a_hint_is_for_registered_devices_and_their_scopes(house: House) -
 
 
 async def seen_by_ann(house: House) -> list[tuple[Any, ...]]:
-    await house.seen.flush()
+    await house.cursors.flush()
     return await rows_of(house.database, "SELECT epoch, sequence FROM device_cursors")
 
 
@@ -171,16 +170,16 @@ async def test_the_newest_cursor_that_a_device_showed_is_kept(house: House) -> N
     head = await house.publish("a", "b", "c")
     await house.hint(head)
     assert await seen_by_ann(house) == [(head.epoch, 3)]
-    house.seen.note(PHONE, [Cursor("couple", head.epoch, 1)])
+    house.cursors.record_shown(PHONE, [Cursor("couple", head.epoch, 1)])
     assert await seen_by_ann(house) == [(head.epoch, 3)]  # what is written already
     head = await house.publish("d")
-    house.seen.note(PHONE, [head])
-    house.seen.note(PHONE, [Cursor("couple", head.epoch, 2), Cursor("couple"), Cursor("couple", "", 9)])
+    house.cursors.record_shown(PHONE, [head])
+    house.cursors.record_shown(PHONE, [Cursor("couple", head.epoch, 2), Cursor("couple"), Cursor("couple", "", 9)])
     assert await seen_by_ann(house) == [(head.epoch, 4)]  # nor what still waits to be written
 
 
 async def fetched_by_ann(house: House) -> list[tuple[Any, ...]]:
-    await house.seen.flush()
+    await house.cursors.flush()
     return await rows_of(house.database, "SELECT epoch, sequence, fetched FROM device_cursors")
 
 
@@ -196,7 +195,7 @@ async def test_up_to_where_a_devices_calls_were_answered_is_kept_beside_what_it_
     await house.service.list_changes(APP, "ann", PHONE, Cursor("couple", head.epoch, 1), 1)
     await house.hint(head)
     assert await fetched_by_ann(house) == [(first.epoch, 3, 3)]
-    house.seen.note_fetched(PHONE, [Cursor("couple", head.epoch, 9), Cursor("none", head.epoch, 1)])
+    house.cursors.record_fetched(PHONE, [Cursor("couple", head.epoch, 9), Cursor("none", head.epoch, 1)])
     assert await fetched_by_ann(house) == [(first.epoch, 3, 3)], "there is no such sequence"
 
 
@@ -206,7 +205,7 @@ async def test_in_a_new_epoch_a_device_has_neither_shown_nor_fetched_anything(ho
     assert await fetched_by_ann(house) == [(head.epoch, 2, 2)]
     async with house.database.connection() as conn:
         await conn.execute("UPDATE scopes SET epoch = 'new'")
-    house.seen.note(PHONE, [Cursor("couple", "new", 1)])
+    house.cursors.record_shown(PHONE, [Cursor("couple", "new", 1)])
     assert await fetched_by_ann(house) == [("new", 1, None)]
     async with house.database.connection() as conn:
         await conn.execute("UPDATE scopes SET epoch = 'newer'")
@@ -217,25 +216,25 @@ async def test_in_a_new_epoch_a_device_has_neither_shown_nor_fetched_anything(ho
 async def test_who_asks_again_and_again_with_an_old_cursor_costs_one_statement(house: House) -> None:
     head = await house.publish("a")
     await house.hint(Cursor("couple"))
-    await house.seen.flush()
+    await house.cursors.flush()
     house.refuses.error = DependencyDown("no statement is expected")
-    house.seen.note_fetched(PHONE, [head])
-    await house.seen.flush()
+    house.cursors.record_fetched(PHONE, [head])
+    await house.cursors.flush()
 
 
 async def test_what_cannot_have_been_seen_is_not_recorded(house: House) -> None:
     head = await house.publish("a")
-    house.seen.note(PHONE, [Cursor("couple", head.epoch, 2)])
-    house.seen.note(DeviceKey(APP, "ann", "lost"), [head])
-    house.seen.note(PHONE, [Cursor("couple", "another epoch", 1), Cursor("none", "e", 1)])
+    house.cursors.record_shown(PHONE, [Cursor("couple", head.epoch, 2)])
+    house.cursors.record_shown(DeviceKey(APP, "ann", "lost"), [head])
+    house.cursors.record_shown(PHONE, [Cursor("couple", "another epoch", 1), Cursor("none", "e", 1)])
     assert await seen_by_ann(house) == []
 
 
 async def test_cursors_are_recorded_when_the_database_is_back(house: House) -> None:
     head = await house.publish("a")
-    recording = asyncio.ensure_future(house.seen.run())
+    recording = asyncio.ensure_future(house.cursors.run())
     house.refuses.error = DependencyDown("the database does not answer")
-    house.seen.note(PHONE, [head])
+    house.cursors.record_shown(PHONE, [head])
     await wait_until(lambda: house.refuses.refused)
     house.refuses.error = None
     await house.clock.advance(1)
@@ -253,7 +252,7 @@ async def test_a_sweep_finds_what_no_wake_up_told(house: House) -> None:
     await house.publish("q", scope="quiet")
     await house.sweep.sweep(5.0)
     stream.take_dirty()
-    quietly = Publisher(house.database, house.clock, default_tuning, lambda app_id, scope: None, lambda: None)
+    quietly = new_publisher(house.database, house.clock)
     house.publisher = quietly
     await house.clock.advance(20)
     await house.publish("b")
@@ -301,7 +300,7 @@ async def test_a_stream_of_a_scope_that_is_not_the_users_is_refused(house: House
 async def test_a_stream_ends_with_its_token_and_when_the_process_drains(house: House) -> None:
     async with stream(house, expires_at=house.clock.now() + timedelta(seconds=10)) as reader:
         await house.clock.advance(10)
-        house.hub.look_everywhere()
+        house.hub.invalidate_all()
         await wait_until(lambda: reader.ended)
         assert isinstance(reader.error, TokenExpired)
     async with stream(house) as reader:
@@ -324,7 +323,7 @@ async def test_streams_that_are_drained_together_come_back_one_after_the_other(h
 
 
 async def test_a_stream_outlives_an_outage_and_misses_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "RETRY_S", 0.01)
+    monkeypatch.setattr(hint_stream, "RETRY_S", 0.01)
     await house.publish("x", scope="chat")
     await house.clock.advance(60)  # longer ago than a transaction can last: not news to whoever joins
     async with stream(house) as reader:
@@ -335,7 +334,9 @@ async def test_a_stream_outlives_an_outage_and_misses_nothing(house: House, monk
         await wait_until(lambda: house.refuses.refused > 2)
         house.refuses.error = None
         await wait_until(lambda: reader.changes() == [("a", 1)])
-        await wait_until(lambda: (APP, "chat") in house.hub.followed(), what="it knows the scope that was joined")
+        await wait_until(
+            lambda: (APP, "chat") in house.hub.followed_scopes(), what="it knows the scope that was joined"
+        )
         await house.publish("y", scope="chat")
         await wait_until(lambda: ("y", 2) in reader.changes())
         assert not reader.ended
@@ -352,4 +353,4 @@ async def test_a_member_who_leaves_hears_no_more(house: House) -> None:
 
 async def settled_without(house: House, scope: str) -> bool:
     """Whether nobody follows the scope."""
-    return (APP, scope) not in house.hub.followed()
+    return (APP, scope) not in house.hub.followed_scopes()

@@ -12,18 +12,18 @@ import asyncpg
 import pytest
 
 from syncbeat_server.errors import DependencyDown, NotFound
-from syncbeat_server.events.publish import Publish, Publisher
+from syncbeat_server.events.publish import Publish
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.content.firehose_token import Place, decode
+from syncbeat_server.sync.content.firehose_token import FeedPosition, decode
 from syncbeat_server.sync.feed.writer import Append, append
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, Drain, NewChange, Reset
 from syncbeat_server.sync.policy import DEFAULT_TUNING
-from syncbeat_server.sync.streams import firehose
-from syncbeat_server.sync.streams.firehose import FirehoseRequest
+from syncbeat_server.sync.streams import firehose_stream
+from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
 from tests.storage.house import House, Reader, came, let_in, publish_to, token_of_now, whole
-from tests.storage.stage import APP, couple, default_tuning, rows_of
+from tests.storage.stage import APP, couple, new_publisher, rows_of
 
 pytestmark = pytest.mark.usefixtures("database", "clock")
 
@@ -85,8 +85,8 @@ async def test_a_firehose_of_a_reader_that_stalls_while_many_scopes_change_misse
 async def test_a_firehose_brings_what_no_wake_up_told_within_its_look(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(firehose, "_LOOK_S", 0.05)
-    house.publisher = Publisher(house.database, house.clock, default_tuning, lambda app_id, scope: None, lambda: None)
+    monkeypatch.setattr(firehose_stream, "_LOOK_EVERY_S", 0.05)
+    house.publisher = new_publisher(house.database, house.clock)
     async with whole(house) as reader:
         await house.publish("a")
         await came(reader, ("couple", 1))
@@ -106,7 +106,7 @@ async def test_a_firehose_asks_no_clock_which_change_is_newer(
 
 
 async def test_a_firehose_outlives_an_outage_and_misses_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(firehose, "RETRY_S", 0.01)
+    monkeypatch.setattr(firehose_stream, "RETRY_S", 0.01)
     async with whole(house) as reader:
         house.refuses.error = DependencyDown("the database does not answer")
         await house.publish("a", scope="never heard of")
@@ -246,7 +246,7 @@ def cursors_of(reader: Reader) -> set[tuple[str, int | None]]:
 async def test_a_firehose_without_a_token_goes_by_cursors_as_ever(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(firehose, "_CURSORS_EVERY_S", 0.0)
+    monkeypatch.setattr(firehose_stream, "_CURSORS_EVERY_S", 0.0)
     await house.publish("a", "b")
     await house.publish("x", scope="other")
     async with whole(house, None, Cursor("couple", "", 1), Cursor("other")) as reader:
@@ -267,7 +267,7 @@ async def test_a_firehose_from_cursors_tells_nothing_twice_and_answers_tokens_wh
     head = await house.publish("c")
     place = decode(APP, token)
     # A round that begins before what the cursors are answered with.
-    house.firehose._now = partial(_just, place)  # type: ignore[method-assign]  # it begins there
+    house.firehose._current_position = partial(_just, place)  # type: ignore[method-assign]  # it begins there
     async with whole(house, "", Cursor("couple", "", 1)) as reader:
         await house.publish("d")
         await came(reader, ("couple", 2), ("couple", 3), ("couple", 4))
@@ -276,7 +276,7 @@ async def test_a_firehose_from_cursors_tells_nothing_twice_and_answers_tokens_wh
     assert head.sequence == 3
 
 
-async def _just(place: Place, app_id: str) -> Place:
+async def _just(place: FeedPosition, app_id: str) -> FeedPosition:
     return place
 
 
@@ -299,15 +299,15 @@ async def test_a_firehose_by_cursors_is_sent_away_when_its_database_is_another(
             database_urls.owner_url,
             "CREATE OR REPLACE FUNCTION syncbeat_feed_identity() RETURNS text LANGUAGE sql AS $$ SELECT 'other' $$",
         )
-        house.hub.look_everywhere()
+        house.hub.invalidate_all()
         await wait_until(lambda: reader.ended)
         assert isinstance(reader.events[-1], Drain)
         assert cursors_of(reader) == {("couple", 1)}, "what it is to come back with"
 
 
 async def test_a_firehose_keeps_a_bounded_number_of_cursors(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(firehose, "_CURSORS_EVERY_S", 0.0)
-    monkeypatch.setattr(firehose, "_MAX_CURSORS", 3)
+    monkeypatch.setattr(firehose_stream, "_CURSORS_EVERY_S", 0.0)
+    monkeypatch.setattr(firehose_stream, "_MAX_CURSORS", 3)
     async with whole(house, None) as reader:
         for number in range(5):
             await house.publish("k", scope=f"s{number}")
@@ -318,7 +318,7 @@ async def test_a_firehose_keeps_a_bounded_number_of_cursors(house: House, monkey
 async def test_a_firehose_divides_very_many_cursors_between_checkpoints(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(firehose, "_CURSORS_EVERY_S", 0.0)
+    monkeypatch.setattr(firehose_stream, "_CURSORS_EVERY_S", 0.0)
     names = [f"{number:05}".rjust(115, "s") for number in range(9_000)]
     async with whole(house, None) as reader:
         await publish_to(house, names)

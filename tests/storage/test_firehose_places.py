@@ -8,11 +8,11 @@ from syncbeat_server.errors import InvalidRequest
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.content.firehose_token import Snapshot, decode, encode
 from syncbeat_server.sync.feed.epoch_renewal import renew_epochs
-from syncbeat_server.sync.feed.prune import TombstonePruning
+from syncbeat_server.sync.feed.prune import TombstonePruner
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, ResetAll
 from syncbeat_server.sync.store import firehose_pages
-from syncbeat_server.sync.streams import firehose
-from syncbeat_server.sync.streams.firehose import FirehoseRequest
+from syncbeat_server.sync.streams import firehose_stream
+from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
 from tests.storage.firehose_reads import add_rows, first_page, pages_from, reset_by, three_pages
@@ -74,7 +74,7 @@ async def test_a_catch_up_of_very_many_changes_passes_the_whole_feed_and_can_be_
         "UPDATE scopes SET head = 10 WHERE scope LIKE 'bulk-%'",
     )
     expected = [(f"bulk-{scope:06}", sequence) for scope in range(1, 6_001) if scope != 7 for sequence in range(6, 11)]
-    assert len(expected) > firehose_pages.MOST_ENTRIES
+    assert len(expected) > firehose_pages.MAX_ENTRIES
     found: list[tuple[str, int]] = []
     async for changes, after in pages_from(house, token):
         found += changes
@@ -168,7 +168,7 @@ async def test_a_reset_carries_a_token_that_brings_all_there_is(house: House, da
 async def test_restored_rows_of_a_cluster_far_ahead_come_when_they_change_and_never_again_and_again(
     house: House, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(firehose, "_LOOK_S", 0.01)
+    monkeypatch.setattr(firehose_stream, "_LOOK_EVERY_S", 0.01)
     await house.publish("a", "b")
     await run_sql(database_urls.admin_url, "UPDATE changes SET xid = '4611686018427387904'")
     async with whole(house) as reader:
@@ -186,7 +186,7 @@ DAY_S = 86_400.0
 
 
 async def prune(house: House) -> int:
-    return await TombstonePruning(house.database, 30.0, house.clock).prune()
+    return await TombstonePruner(house.database, 30.0, house.clock).prune()
 
 
 async def test_a_token_that_lacks_a_deletion_whose_tombstone_was_removed_is_reset(house: House) -> None:
@@ -335,7 +335,7 @@ async def test_a_reset_forgets_the_cursors_it_began_with(house: House, database_
             "UPDATE scopes SET head = 1",
             "DELETE FROM changes WHERE sequence > 1",
         )
-        house.hub.look_everywhere()
+        house.hub.invalidate_all()
         await wait_until(lambda: reader.count(ResetAll))
         await wait_until(lambda: reader.places()[3:] == [("couple", 1)])
         await house.publish("b")

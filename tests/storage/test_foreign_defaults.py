@@ -76,9 +76,9 @@ async def test_foreign_default_changes_nothing(database_urls: DatabaseUrls, cloc
 
 async def _note(house: House, number: int) -> None:
     state = await house.publish("key", scope="couple")
-    house.seen.note(PHONE, [state])
-    house.seen.note_fetched(PHONE, [state])
-    await house.seen.flush()
+    house.cursors.record_shown(PHONE, [state])
+    house.cursors.record_fetched(PHONE, [state])
+    await house.cursors.flush()
 
 
 async def test_foreign_isolation_is_not_taken_for_single_statements(database_urls: DatabaseUrls) -> None:

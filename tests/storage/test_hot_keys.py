@@ -16,7 +16,7 @@ from syncbeat_server.sync.content.merge_patch import apply
 from syncbeat_server.sync.model import NewChange
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
-from tests.storage.stage import APP, add_members, default_tuning, directory, rows_of, value_of
+from tests.storage.stage import APP, add_members, directory, new_publisher, rows_of, value_of
 from tests.storage.test_publish import call, together
 
 pytestmark = pytest.mark.usefixtures("database", "clock")
@@ -36,7 +36,7 @@ COUNTING = (
 
 @pytest.fixture
 async def publisher(database: Database, clock: FakeClock) -> Publisher:
-    return Publisher(database, clock, default_tuning, lambda app_id, scope: None, lambda: None)
+    return new_publisher(database, clock)
 
 
 @pytest.fixture

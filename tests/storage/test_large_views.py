@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from syncbeat_server.storage.postgres.database import Connection, Database
-from syncbeat_server.sync.hints import view_cache
+from syncbeat_server.sync.hints import view_reader
 from syncbeat_server.sync.model import DeviceKey
-from syncbeat_server.sync.store import changes
-from syncbeat_server.sync.store.changes import DeviceView
+from syncbeat_server.sync.store import device_views
+from syncbeat_server.sync.store.device_views import DeviceView
 from tests.fakes import FakeClock
 from tests.storage.stage import APP, add_device, couple, value_of
 from tests.storage.views_house import BOBS, PHONE, House
@@ -53,8 +53,8 @@ class Statements:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.told: list[tuple[list[DeviceKey], int]] = []
-        self._real = changes.device_views
-        monkeypatch.setattr(changes, "device_views", self._noted)
+        self._real = device_views.read_device_views
+        monkeypatch.setattr(device_views, "read_device_views", self._noted)
 
     async def _noted(self, conn: Connection, devices: Sequence[DeviceKey], most: int) -> list[DeviceView | None]:
         found = await self._real(conn, devices, most)
@@ -73,13 +73,13 @@ async def test_views_of_very_many_scopes_are_read_apart_from_others_and_few_at_o
     statements = Statements(monkeypatch)
     for round_ in range(2):
         statements.told.clear()
-        found = await asyncio.gather(*(house.views.read(device) for device in (*phones, BOBS)))
+        found = await asyncio.gather(*(house.view_reader.read(device) for device in (*phones, BOBS)))
         assert [len(view.scopes) for view in found if view is not None] == [SCOPES + 1] * 20 + [1]
         assert not any(view.more_scopes for view in found if view is not None)
         (others,) = [devices for devices, _ in statements.told if BOBS in devices]
         assert others == ([*phones, BOBS] if round_ == 0 else [BOBS]), "who has very many is remembered"
         large = [rows for devices, rows in statements.told if BOBS not in devices]
-        assert max(large) <= view_cache._LARGE_AT_ONCE * (SCOPES + 1)
+        assert max(large) <= view_reader._LARGE_BATCH * (SCOPES + 1)
 
 
 async def test_view_that_shrank_is_read_with_the_others_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,18 +90,18 @@ async def test_view_that_shrank_is_read_with_the_others_again(house: House, monk
     statements = Statements(monkeypatch)
     for _ in range(2):
         assert await house.heads(PHONE) == {"couple": 0}
-    await asyncio.gather(house.views.read(PHONE), house.views.read(BOBS))
+    await asyncio.gather(house.view_reader.read(PHONE), house.view_reader.read(BOBS))
     assert statements.told[-1] == ([PHONE, BOBS], 2)
 
 
 async def test_cursors_of_a_view_are_looked_up_one_by_one(house: House) -> None:
     """Without statistics of the table each scope's was looked for among all of the device's."""
     async with house.database.transaction() as conn:
-        (view,) = await changes.device_views(conn, [PHONE])
+        (view,) = await device_views.read_device_views(conn, [PHONE])
         looked_at = await conn.fetchval(
             "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'device_cursors'"
         )
     assert view is not None
-    assert len(view.seen) == SCOPES
+    assert len(view.shown) == SCOPES
     assert looked_at == SCOPES
     assert await value_of(house.database, "SELECT count(*) FROM device_cursors") == SCOPES

@@ -20,26 +20,26 @@ from syncbeat_server.sync.policy.fit_samples import Fitted, History
 from syncbeat_server.sync.policy.interval import Bounds, poll_interval
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind, first_price
 from syncbeat_server.sync.policy.price_state import Sums
-from syncbeat_server.sync.store import app_tuning
+from syncbeat_server.sync.store import app_tuning, change_samples
 from syncbeat_server.sync.tuning.hint_recorder import sampled
 from syncbeat_server.sync.tuning.nightly_fit import NightlyFit, fit_in_child
-from syncbeat_server.sync.tuning.price_updates import Aim, Learning
+from syncbeat_server.sync.tuning.price_updates import HintTuner, TuningGoal
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock
 from tests.storage.stage import APP
 
 DAY_S = 86_400.0
-MEAN = Aim(Target(TargetKind.MEAN, 15.0), Bounds(1.0, 120.0))
+MEAN = TuningGoal(Target(TargetKind.MEAN, 15.0), Bounds(1.0, 120.0))
 
 
-def process(database: Database, clock: FakeClock, aim: Aim = MEAN) -> Learning:
-    return Learning(database, lambda: {APP: aim}, lambda: (), clock)
+def process(database: Database, clock: FakeClock, goal: TuningGoal = MEAN) -> HintTuner:
+    return HintTuner(database, lambda: {APP: goal}, lambda: (), clock)
 
 
 class Fleet:
     """Devices that poll when told to, each with a scope of its own; each asks the same process always."""
 
-    def __init__(self, processes: Sequence[Learning], rates_per_s: Sequence[float], now: float) -> None:
+    def __init__(self, processes: Sequence[HintTuner], rates_per_s: Sequence[float], now: float) -> None:
         self._dice = random.Random(11)
         self._processes = processes
         self._rates = rates_per_s
@@ -73,14 +73,14 @@ class Fleet:
         state = ScopeState("s", "e", self._heads[place], Signal(None, Windows(0.0, 0.0, self._newest[place], 0.0)))
         hint = Hint(
             wait, Priority.FAST, datetime.fromtimestamp(at, UTC), self._heads[place] > shows, (),
-            prefer_stream=False, valid_s=300.0, wanted_s=wait, rate_per_s=rate,
+            prefer_stream=False, valid_s=300.0, unpaced_s=wait, rate_per_s=rate,
         )  # fmt: skip
         device = DeviceKey(APP, str(place), "phone")
-        learning.recorder.polled(device, at, hint, {"s": state}, [Cursor("s", "e", shows)])
+        learning.recorder.record_poll(device, at, hint, {"s": state}, [Cursor("s", "e", shows)])
         return wait
 
 
-async def live(clock: FakeClock, processes: Sequence[Learning], fleet: Fleet, minutes: int) -> None:
+async def live(clock: FakeClock, processes: Sequence[HintTuner], fleet: Fleet, minutes: int) -> None:
     """Let the devices poll and the processes learn."""
     for _ in range(minutes):
         await clock.advance(60.0)
@@ -108,13 +108,13 @@ async def test_the_mean_is_met_within_an_hour_by_however_many_processes(
     first = first_price(MEAN.target)
     assert learning[0].tuning(APP).price.staleness < first.staleness / 1.5  # this fleet is not the prior's
     async with database.connection() as conn:
-        (row,) = (await app_tuning.all_learned(conn)).values()
-    assert row.tuned.mean_s == pytest.approx(15.0, rel=0.25)  # of one minute
+        (row,) = (await app_tuning.read_app_tunings(conn)).values()
+    assert row.state.mean_s == pytest.approx(15.0, rel=0.25)  # of one minute
 
 
 async def test_a_p95_target_is_met(database: Database, clock: FakeClock) -> None:
-    aim = Aim(Target(TargetKind.P95, 40.0), Bounds(1.0, 600.0))
-    learning = [process(database, clock, aim)]
+    goal = TuningGoal(Target(TargetKind.P95, 40.0), Bounds(1.0, 600.0))
+    learning = [process(database, clock, goal)]
     fleet = Fleet(learning, RATES, clock.now().timestamp())
     await live(clock, learning, fleet, 90)
     fleet.delays.clear()
@@ -124,8 +124,8 @@ async def test_a_p95_target_is_met(database: Database, clock: FakeClock) -> None
 
 
 async def test_a_budget_is_met(database: Database, clock: FakeClock) -> None:
-    aim = Aim(Target(TargetKind.BUDGET, 500_000.0), Bounds(1.0, 120.0))
-    learning = [process(database, clock, aim), process(database, clock, aim)]
+    goal = TuningGoal(Target(TargetKind.BUDGET, 500_000.0), Bounds(1.0, 120.0))
+    learning = [process(database, clock, goal), process(database, clock, goal)]
     fleet = Fleet(learning, RATES, clock.now().timestamp())
     await live(clock, learning, fleet, 30)
     fleet.polls = 0
@@ -141,19 +141,19 @@ async def test_each_minute_one_of_them_adjusts(database: Database, clock: FakeCl
     for _ in range(3):
         await clock.advance(20.0)
         for one in (first, second):
-            one.recorder.streamed(APP, clock.now().timestamp(), [clock.now().timestamp() - 60.0] * 50)
+            one.recorder.record_streamed_changes(APP, clock.now().timestamp(), [clock.now().timestamp() - 60.0] * 50)
         await asyncio.gather(first.write(), second.write())
         await asyncio.gather(first.read(), second.read())
         assert first.tuning(APP) == second.tuning(APP)
         prices.add(first.tuning(APP).price)
     assert len(prices) == 2  # as it was, and once adjusted
     async with database.connection() as conn:
-        row = (await app_tuning.all_learned(conn))[APP]
-    assert row.tuned.tuned_at == clock.now().timestamp()
-    assert row.tuned.mean_s == 60.0
-    assert row.tuned.price.staleness == pytest.approx(begun.staleness * math.exp(0.5))  # the longest step
+        row = (await app_tuning.read_app_tunings(conn))[APP]
+    assert row.state.tuned_at == clock.now().timestamp()
+    assert row.state.mean_s == 60.0
+    assert row.state.price.staleness == pytest.approx(begun.staleness * math.exp(0.5))  # the longest step
     # What came with the adjustment is part of it, or of the next: nothing is counted twice, nothing is lost.
-    assert row.tuned.since.changes in (0.0, 50.0)
+    assert row.state.since.changes in (0.0, 50.0)
 
 
 async def test_nothing_is_lost_while_the_database_is_away(database_urls: DatabaseUrls, clock: FakeClock) -> None:
@@ -162,7 +162,7 @@ async def test_nothing_is_lost_while_the_database_is_away(database_urls: Databas
         await learning.write()
         await learning.read()
         before = learning.tuning(APP)
-        learning.recorder.streamed(APP, clock.now().timestamp(), [clock.now().timestamp() - 60.0] * 50)
+        learning.recorder.record_streamed_changes(APP, clock.now().timestamp(), [clock.now().timestamp() - 60.0] * 50)
         await closed._pool.driver.close()
         with pytest.raises(DependencyDown):
             await learning.write()
@@ -172,23 +172,23 @@ async def test_nothing_is_lost_while_the_database_is_away(database_urls: Databas
         await clock.advance(10.0)
         await learning.write()
         async with opened.connection() as conn:
-            row = (await app_tuning.all_learned(conn))[APP]
-    assert row.tuned.since.changes == 50.0
+            row = (await app_tuning.read_app_tunings(conn))[APP]
+    assert row.state.since.changes == 50.0
 
 
 async def test_another_target_begins_anew_and_settings_are_followed(database: Database, clock: FakeClock) -> None:
-    aims = {APP: MEAN}
-    learning = Learning(database, lambda: aims, lambda: (), clock)
+    goals = {APP: MEAN}
+    learning = HintTuner(database, lambda: goals, lambda: (), clock)
     await learning.write()
     await learning.read()
-    aims[APP] = Aim(Target(TargetKind.MEAN, 60.0), Bounds(10.0, 240.0), SchedulingPolicy.SQRT_EWMA)
+    goals[APP] = TuningGoal(Target(TargetKind.MEAN, 60.0), Bounds(10.0, 240.0), SchedulingPolicy.SQRT_EWMA)
     await learning.read()
     tuning = learning.tuning(APP)
-    assert (tuning.price, tuning.bounds) == (first_price(aims[APP].target), Bounds(10.0, 240.0))
+    assert (tuning.price, tuning.bounds) == (first_price(goals[APP].target), Bounds(10.0, 240.0))
     assert (tuning.policy, tuning.target) == (SchedulingPolicy.SQRT_EWMA, "a mean staleness of 60 s")
     await learning.write()
     async with database.connection() as conn:
-        assert (await app_tuning.all_learned(conn))[APP].tuned.target == aims[APP].target
+        assert (await app_tuning.read_app_tunings(conn))[APP].state.target == goals[APP].target
 
 
 async def test_it_runs_by_itself(database: Database, clock: FakeClock) -> None:
@@ -196,12 +196,12 @@ async def test_it_runs_by_itself(database: Database, clock: FakeClock) -> None:
     running = asyncio.ensure_future(learning.run())
     try:
         for _ in range(8):
-            learning.recorder.streamed(APP, clock.now().timestamp(), [clock.now().timestamp() - 1.0])
-            learning.recorder.changed(APP, "s", clock.now().timestamp())
+            learning.recorder.record_streamed_changes(APP, clock.now().timestamp(), [clock.now().timestamp() - 1.0])
+            learning.recorder.record_change(APP, "s", clock.now().timestamp())
             await clock.advance(10.0)
         async with database.connection() as conn:
-            row = (await app_tuning.all_learned(conn))[APP]
-            assert row.tuned.since != Sums()
+            row = (await app_tuning.read_app_tunings(conn))[APP]
+            assert row.state.since != Sums()
             assert await conn.fetchval("SELECT count(*) FROM change_samples") == 6
     finally:
         running.cancel()
@@ -228,7 +228,7 @@ async def add_day(database: Database, clock: FakeClock, scopes: int, each: int) 
         (f"scope-{n + 1}", now - DAY_S + (k + 0.5) * DAY_S / each + n) for n in range(scopes) for k in range(each)
     ]
     async with database.connection() as conn:
-        await app_tuning.add_samples(conn, APP, samples)
+        await change_samples.add_samples(conn, APP, samples)
         await conn.execute("UPDATE scopes SET changed_at = syncbeat_now()")
 
 
@@ -257,7 +257,7 @@ async def test_a_prior_is_fitted_once_a_day_and_every_process_goes_by_it(databas
     nightly = [NightlyFit(database, lambda: [APP], clock, solve) for _ in range(2)]
     await clock.advance(DAY_S)
     await add_day(database, clock, 25, 10)
-    answers = await asyncio.gather(*(one.look(APP) for one in nightly))
+    answers = await asyncio.gather(*(one.fit_if_due(APP) for one in nightly))
     assert sorted(answers, key=str) == [FOUND, None]  # whose turn it was not, did nothing
     (histories,) = solve.asked
     assert len(histories) == 30
@@ -271,9 +271,9 @@ async def test_a_prior_is_fitted_once_a_day_and_every_process_goes_by_it(databas
     await learning.read()
     assert learning.tuning(APP).prior == FOUND.prior
     await clock.advance(12 * 3_600.0)
-    assert await nightly[0].look(APP) is None
+    assert await nightly[0].fit_if_due(APP) is None
     await clock.advance(12 * 3_600.0)
-    assert await nightly[1].look(APP) == FOUND
+    assert await nightly[1].fit_if_due(APP) == FOUND
     assert solve.before == [DEFAULT_PRIOR, FOUND.prior]
 
 
@@ -284,7 +284,7 @@ async def test_a_prior_from_less_than_a_day_is_fitted_again_soon(database: Datab
     due = []
     for _ in range(60):
         await clock.advance(3_600.0)
-        due.append(await nightly.look(APP) is not None)
+        due.append(await nightly.fit_if_due(APP) is not None)
     assert [hour for hour, fitted in enumerate(due, 1) if fitted] == [1, 8, 15, 22, 29, 52]
 
 
@@ -297,7 +297,7 @@ async def test_a_fit_that_fails_or_finds_too_little_leaves_the_prior_and_is_trie
     await clock.advance(DAY_S)
     await add_day(database, clock, 3, 5)
     little = Solver(None)
-    assert await NightlyFit(database, lambda: [APP], clock, little).look(APP) is None
+    assert await NightlyFit(database, lambda: [APP], clock, little).fit_if_due(APP) is None
     assert len(little.asked) == 1
 
     async def crash(histories: Sequence[History], before: Prior) -> Fitted | None:
@@ -306,11 +306,11 @@ async def test_a_fit_that_fails_or_finds_too_little_leaves_the_prior_and_is_trie
     await clock.advance(3_600.0)
     crashing = NightlyFit(database, lambda: [APP], clock, crash)
     with pytest.raises(ValueError, match="no answer"):
-        await crashing.look(APP)
-    assert await NightlyFit(database, lambda: [APP], clock, little).look(APP) is None
+        await crashing.fit_if_due(APP)
+    assert await NightlyFit(database, lambda: [APP], clock, little).fit_if_due(APP) is None
     assert len(little.asked) == 1  # the turn was taken: an hour's wait
     await clock.advance(3_600.0)
-    await NightlyFit(database, lambda: [APP], clock, little).look(APP)
+    await NightlyFit(database, lambda: [APP], clock, little).fit_if_due(APP)
     assert len(little.asked) == 2
     await learning.read()
     assert learning.tuning(APP).prior == DEFAULT_PRIOR
@@ -335,11 +335,11 @@ async def test_the_sample_has_some_hundred_scopes_however_many_there_are(databas
     await add_scopes(database, 3_000, clock)
     solve = Solver(None)
     nightly = NightlyFit(database, lambda: [APP], clock, solve)
-    await nightly.look(APP)
+    await nightly.fit_if_due(APP)
     await learning.read()
-    assert learning.recorder.shares == {APP: 0.1}
+    assert learning.recorder.sample_shares == {APP: 0.1}
     for number in range(1, 3_001):
-        learning.recorder.changed(APP, f"scope-{number}", clock.now().timestamp())
+        learning.recorder.record_change(APP, f"scope-{number}", clock.now().timestamp())
     await learning.write()
     async with database.connection() as conn:
         names = [row["scope"] for row in await conn.fetch("SELECT scope FROM change_samples")]
@@ -348,7 +348,7 @@ async def test_the_sample_has_some_hundred_scopes_however_many_there_are(databas
         in_sql = await conn.fetch("SELECT scope FROM scopes WHERE syncbeat_sampled(scope, 0.1)")
     assert sorted(names) == sorted(row["scope"] for row in in_sql)  # SQL and Python mean the same scopes
     await clock.advance(3_600.0)
-    await nightly.look(APP)
+    await nightly.fit_if_due(APP)
     assert len(solve.asked[-1]) == len(names)
 
 
@@ -356,14 +356,14 @@ async def test_a_flood_is_thinned_out_and_what_is_old_is_deleted(database: Datab
     learning = process(database, clock)
     await learning.write()
     for number in range(3_000):
-        learning.recorder.changed(APP, str(number), clock.now().timestamp())
+        learning.recorder.record_change(APP, str(number), clock.now().timestamp())
     await learning.write()
     await learning.read()
-    assert learning.recorder.shares == {APP: 0.5}
+    assert learning.recorder.sample_shares == {APP: 0.5}
     async with database.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM change_samples") == 2_000
         await clock.advance(2.1 * DAY_S)
-        gone, _, _ = await app_tuning.forget_samples(conn, 5_000)
+        gone, _, _ = await change_samples.forget_samples(conn, 5_000)
         assert gone == 2_000
 
 
@@ -371,15 +371,15 @@ async def test_a_larger_sample_counts_from_when_it_was_taken(database: Database,
     learning = process(database, clock)
     await learning.write()
     async with database.connection() as conn:
-        await app_tuning.sample_from_now(conn, APP, 0.1)
+        await change_samples.set_sample_share(conn, APP, 0.1)
         await add_scopes(database, 30, clock)
         await clock.advance(DAY_S)
         await conn.execute("UPDATE scopes SET changed_at = syncbeat_now()")
         solve = Solver(None)
         nightly = NightlyFit(database, lambda: [APP], clock, solve)
-        await nightly.look(APP)
+        await nightly.fit_if_due(APP)
         await clock.advance(3_600.0)
-        await nightly.look(APP)
+        await nightly.fit_if_due(APP)
     (small, large) = solve.asked
     assert len(small) < 10
     assert len(large) == 30

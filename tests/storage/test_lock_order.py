@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 import asyncpg
 import pytest
 
-from syncbeat_server.directory import device_locks
-from syncbeat_server.directory import store as directory_store
 from syncbeat_server.directory.model import Device, Member, MemberRole
 from syncbeat_server.directory.service import DirectoryService
+from syncbeat_server.directory.store import device_locks, devices
 from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimited
-from syncbeat_server.events.publish import Publisher
 from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, DeliveryUpdate, Reason, Target
@@ -27,21 +25,22 @@ from syncbeat_server.push.policy.triage import hold
 from syncbeat_server.push.store import alerts, device_limits, device_tokens, lifecycle, queue, resends
 from syncbeat_server.storage.postgres.database import Connection, Database, open_database
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
-from syncbeat_server.sync.store import changes as sync_store
-from syncbeat_server.sync.store.answered import record_fetched
-from syncbeat_server.sync.store.changes import record_seen, report_activity
+from syncbeat_server.sync.store import device_views
+from syncbeat_server.sync.store.device_cursors import record_fetched, record_shown
+from syncbeat_server.sync.store.device_views import report_activity
 from tests.conftest import DatabaseUrls
 from tests.fakes import FakeClock, wait_until
 from tests.storage.stage import (
     APP,
     EPOCH,
+    Notifier,
     accept,
     add_device,
     add_members,
     claim,
-    default_tuning,
     directory,
     message,
+    new_publisher,
     rows_of,
     until,
     value_of,
@@ -78,7 +77,7 @@ class Everybody:
     def __init__(self, database: Database, clock: FakeClock) -> None:
         self.database = database
         self.clock = clock
-        self.publisher = Publisher(database, clock, default_tuning, lambda app_id, scope: None, lambda: None)
+        self.publisher = new_publisher(database, clock)
         self.lifecycle = UserLifecycle(database, lambda app_id, user_id: None)
         self.directory = directory(database)
         self.random = random.Random(7)
@@ -164,7 +163,7 @@ class Everybody:
             for scope in SCOPES
         ]
         async with self.database.connection() as conn:
-            await record_seen(conn, shown)
+            await record_shown(conn, shown)
             await record_fetched(conn, shown)
 
     async def report(self) -> None:
@@ -240,7 +239,7 @@ def opening(key: str) -> Callable[[Connection], Awaitable[object]]:
 
 
 def showing(scope: str, sequence: int) -> Callable[[Connection], Awaitable[object]]:
-    return lambda conn: record_seen(conn, [(DeviceKey(APP, "ann", "phone"), Cursor(scope, EPOCH, sequence))])
+    return lambda conn: record_shown(conn, [(DeviceKey(APP, "ann", "phone"), Cursor(scope, EPOCH, sequence))])
 
 
 HALVES = {
@@ -270,7 +269,7 @@ async def test_deadlock_with_a_deletion_is_none_for_who_adds_to_the_device(
             taken.set_result(await calls.enter_async_context(database.transaction()))
             await halves.holds(taken.result())
 
-        leaving = DirectoryService(database, cancel_waiting, lambda app, users: None, lambda app, users: None)
+        leaving = DirectoryService(database, cancel_waiting, Notifier())
         left = asyncio.create_task(leaving.unregister(APP, "ann", "phone", by_user=True))
         conn = await taken
         await until_waiting(database)
@@ -330,7 +329,7 @@ async def test_lock_order_leaves_alone_a_device_that_was_registered_after_the_lo
         await add_device(database, "ann")
         return locked
 
-    for module in (sync_store, resends):
+    for module in (device_views, resends):
         monkeypatch.setattr(module, "lock_in_order", lock_before_registration)
     async with database.transaction() as conn:
         await CHANGES[change](conn, DeviceKey(APP, "ann", "phone"))
@@ -343,7 +342,7 @@ async def test_lock_order_lets_one_registration_of_a_device_that_is_not_there_wa
     """It would come to the other one's row after that of its token's former holder, whatever their order."""
     await add_device(database, "bob", token="moves")
     locked, goes_on = asyncio.Event(), asyncio.Event()
-    upsert = directory_store.upsert_device
+    upsert = devices.upsert_device
 
     async def upsert_late(*arguments: Any) -> Device:
         if not locked.is_set():
@@ -351,7 +350,7 @@ async def test_lock_order_lets_one_registration_of_a_device_that_is_not_there_wa
             await goes_on.wait()
         return await upsert(*arguments)
 
-    monkeypatch.setattr(directory_store, "upsert_device", upsert_late)
+    monkeypatch.setattr(devices, "upsert_device", upsert_late)
     first = asyncio.create_task(add_device(database, "ann", token="moves"))
     await locked.wait()
     second = asyncio.create_task(add_device(database, "ann", token="another"))

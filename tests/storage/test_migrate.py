@@ -32,8 +32,8 @@ from syncbeat_server.storage.postgres.database import (
 )
 from syncbeat_server.sync.model import DeviceKey
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
-from syncbeat_server.sync.policy.scope_signal import signal_outlook, unchanged
-from syncbeat_server.sync.store.changes import device_views
+from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_outlook
+from syncbeat_server.sync.store.device_views import read_device_views
 from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql, urls_of
 
 APP = "syncbeat_app"
@@ -100,14 +100,14 @@ async def test_rows_of_the_first_release_are_carried_over(empty: DatabaseUrls, f
     )
     assert await migrate(empty.owner_url, app_login=APP) == newer
     async with open_database(empty.app_url, size=1, name="test") as database, database.connection() as conn:
-        (view,) = await device_views(conn, [DeviceKey("default", "ann", "phone")])
+        (view,) = await read_device_views(conn, [DeviceKey("default", "ann", "phone")])
     assert view is not None
     assert not view.reach.usable
     state = view.scopes["lively"]
     # How often it changed is not known any more; but it is no scope that was silent for ninety days.
     changed_at = state.signal.windows.at
     rate = signal_outlook(state.signal, DEFAULT_PRIOR, changed_at).rate
-    unknown = signal_outlook(unchanged(changed_at), DEFAULT_PRIOR, changed_at).rate
+    unknown = signal_outlook(initial_signal(changed_at), DEFAULT_PRIOR, changed_at).rate
     assert state.head == 9
     assert rate == pytest.approx(unknown)
 

@@ -11,12 +11,13 @@ import pytest
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
-from syncbeat_server.sync.hints.load_pacer import Figures, Limits, Pacer
+from syncbeat_server.sync.hints.load_meter import LoadFigures, LoadLimits
+from syncbeat_server.sync.hints.load_pacer import LoadPacer
 from tests.fakes import FakeClock
 
 DEVICES = 20_000
 EVERY_S = 111.0
-UNLIMITED = Limits(None, 1_000, 8)
+UNLIMITED = LoadLimits(None, 1_000, 8)
 
 
 @pytest.fixture
@@ -35,18 +36,18 @@ class Seen:
     """What a process measures of itself, and what it tells its metrics."""
 
     def __init__(self) -> None:
-        self.figures = Figures()
+        self.figures = LoadFigures()
         self.told = (0.0, 0, 0.0)
 
     def paced(self, stretch: float, booked_peak: int, booked_mean: float) -> None:
         self.told = stretch, booked_peak, booked_mean
 
 
-def pacer(bus: RedisBus, clock: FakeClock, seen: Seen, limits: Limits = UNLIMITED, seed: int = 1) -> Pacer:
-    return Pacer(bus, clock, limits, lambda: seen.figures, seen, random.Random(seed).random)
+def pacer(bus: RedisBus, clock: FakeClock, seen: Seen, limits: LoadLimits = UNLIMITED, seed: int = 1) -> LoadPacer:
+    return LoadPacer(bus, clock, limits, lambda: seen.figures, seen, random.Random(seed).random)
 
 
-async def after_an_outage(pacers: list[Pacer], clock: FakeClock, seconds: int) -> tuple[list[int], float]:
+async def after_an_outage(pacers: list[LoadPacer], clock: FakeClock, seconds: int) -> tuple[list[int], float]:
     """Arrivals by second at any of the processes, of devices that all came in the first; by how much waits grew."""
     chance = random.Random(7)
     devices = [clock.monotonic() + chance.random() for _ in range(DEVICES)]
@@ -56,7 +57,7 @@ async def after_an_outage(pacers: list[Pacer], clock: FakeClock, seconds: int) -
         arrivals.append(0)
         while devices[0] < second:
             at = devices[0]
-            wait = chance.choice(pacers).paced(EVERY_S, background=False, now=clock.now().timestamp())
+            wait = chance.choice(pacers).pace(EVERY_S, background=False, now=clock.now().timestamp())
             # The clock stands at the beginning of the second.
             heapq.heapreplace(devices, at + wait)
             waits.append(wait)
@@ -90,7 +91,7 @@ async def test_what_was_promised_while_redis_was_away_is_told_when_it_is_back(bu
     clock, seen = FakeClock(), Seen()
     alone = pacer(nowhere, clock, Seen())
     for _ in range(50):
-        alone.paced(4.0, background=False, now=clock.now().timestamp())
+        alone.pace(4.0, background=False, now=clock.now().timestamp())
     await alone.tick()
     alone._bus = bus  # it is back
     await alone.tick()
@@ -119,7 +120,7 @@ async def test_the_fleet_together_is_held_against_its_capacity(bus: RedisBus) ->
     assert stretched[0] == stretched[1], "all processes agree"
     assert [shared.overload for shared in pacers] == pytest.approx([0.75, 0.75], abs=0.01)
     assert "400% of what can be borne (rate)" in pacers[0].describe()
-    waits = [pacers[0].paced(100.0, background=True, now=clock.now().timestamp()) for _ in range(50)]
+    waits = [pacers[0].pace(100.0, background=True, now=clock.now().timestamp()) for _ in range(50)]
     assert mean(waits) >= 90.0 * stretched[0]
     await requests(10, 600)
     assert [one.told[0] for one in seen] == [1.0, 1.0], "and it eases off"
@@ -130,7 +131,7 @@ async def test_what_is_promised_stretches_before_it_comes(bus: RedisBus) -> None
     clock, seen = FakeClock(), Seen()
     foresees = pacer(bus, clock, seen, UNLIMITED._replace(capacity_per_s=10.0))
     for _ in range(2_000):
-        foresees.paced(60.0, background=False, now=clock.now().timestamp())
+        foresees.pace(60.0, background=False, now=clock.now().timestamp())
     for _ in range(20):
         await clock.advance(1.0)
         await foresees.tick()
@@ -140,10 +141,14 @@ async def test_what_is_promised_stretches_before_it_comes(bus: RedisBus) -> None
 
 @pytest.mark.parametrize(
     ("figures", "lag_s", "named"),
-    [(Figures(in_flight=2_000), 0.0, "in_flight"), (Figures(waiting=16), 0.0, "pool"), (Figures(), 0.5, "lag")],
+    [
+        (LoadFigures(in_flight=2_000), 0.0, "in_flight"),
+        (LoadFigures(waiting=16), 0.0, "pool"),
+        (LoadFigures(), 0.5, "lag"),
+    ],
 )
 async def test_a_process_that_cannot_keep_up_stretches(
-    bus: RedisBus, figures: Figures, lag_s: float, named: str
+    bus: RedisBus, figures: LoadFigures, lag_s: float, named: str
 ) -> None:
     clock, seen = FakeClock(), Seen()
     busy = pacer(bus, clock, seen)
@@ -159,7 +164,7 @@ async def test_one_full_second_among_ten_stretches_nothing(bus: RedisBus) -> Non
     clock, seen = FakeClock(), Seen()
     calm = pacer(bus, clock, seen)
     for second in range(30):
-        seen.figures = Figures(in_flight=4_000 if second % 10 == 5 else 0)
+        seen.figures = LoadFigures(in_flight=4_000 if second % 10 == 5 else 0)
         await clock.advance(1.0)
         await calm.tick()
     assert seen.told[0] == 1.0
@@ -173,12 +178,12 @@ async def test_who_is_shed_comes_back_at_the_rate_that_is_left(bus: RedisBus) ->
         await clock.advance(1.0)
         await served.tick()
     # It has served 1,000 a second ten minutes ago, which is believed to a half by now, and serves 400.
-    returns = [served.return_s() for _ in range(3_000)]
+    returns = [served.retry_delay_s() for _ in range(3_000)]
     per_s = len(returns) / max(returns)
     assert 100 <= per_s <= 300
-    assert [served.return_s() > max(returns)] == [True]
+    assert [served.retry_delay_s() > max(returns)] == [True]
     await clock.advance(60.0)
-    assert served.return_s() < 0.1, "all are back"
+    assert served.retry_delay_s() < 0.1, "all are back"
 
 
 async def test_who_is_shed_because_the_fleet_is_over_its_capacity_comes_back_at_what_that_leaves(
@@ -198,22 +203,24 @@ async def test_who_is_shed_because_the_fleet_is_over_its_capacity_comes_back_at_
 
     await calls(5, 0, 300)
     # Each has half of 40 a second, though it could serve more, and 5 come anyway.
-    assert max(pacers[0].return_s() for _ in range(60)) == pytest.approx(60 / 15, rel=0.05)
+    assert max(pacers[0].retry_delay_s() for _ in range(60)) == pytest.approx(60 / 15, rel=0.05)
     await calls(20, 80, 600)
-    assert max(pacers[1].return_s() for _ in range(60)) == pytest.approx(60 / 2, rel=0.05), "a tenth is always spared"
+    assert max(pacers[1].retry_delay_s() for _ in range(60)) == pytest.approx(60 / 2, rel=0.05), (
+        "a tenth is always spared"
+    )
 
 
 async def test_a_capacity_beyond_what_was_seen_to_work_brings_nobody_back_sooner(bus: RedisBus) -> None:
     able = pacer(bus, FakeClock(), Seen(), UNLIMITED._replace(capacity_per_s=10_000.0))
-    assert max(able.return_s() for _ in range(100)) == pytest.approx(1.0)
+    assert max(able.retry_delay_s() for _ in range(100)) == pytest.approx(1.0)
 
 
 async def test_however_many_are_shed_nobody_is_put_off_for_longer_than_five_minutes(bus: RedisBus) -> None:
     clock = FakeClock()
     full = pacer(bus, clock, Seen(), UNLIMITED._replace(capacity_per_s=10.0))
-    assert max(full.return_s() for _ in range(9_000)) == 300.0
+    assert max(full.retry_delay_s() for _ in range(9_000)) == 300.0
     await clock.advance(299.0)
-    assert full.return_s() < 2.0, "and all are back by then"
+    assert full.retry_delay_s() < 2.0, "and all are back by then"
 
 
 async def test_who_is_sent_away_with_a_stream_comes_back_at_five_hundred_a_second_or_what_was_seen(
@@ -221,12 +228,12 @@ async def test_who_is_sent_away_with_a_stream_comes_back_at_five_hundred_a_secon
 ) -> None:
     clock, seen = FakeClock(), Seen()
     drained = pacer(bus, clock, seen)
-    assert max(drained.turn() for _ in range(1_000)) == pytest.approx(2.0)
-    seen.figures = Figures(streams=2_000)
+    assert max(drained.reconnect_delay_s() for _ in range(1_000)) == pytest.approx(2.0)
+    seen.figures = LoadFigures(streams=2_000)
     await clock.advance(10.0)
     await drained.tick()
-    assert drained.turn() == pytest.approx(0.002), "200 a second is less than is known to work"
-    seen.figures = Figures(streams=4_000)
+    assert drained.reconnect_delay_s() == pytest.approx(0.002), "200 a second is less than is known to work"
+    seen.figures = LoadFigures(streams=4_000)
     await clock.advance(1.0)
     await drained.tick()
-    assert max(drained.turn() for _ in range(1_000)) == pytest.approx(0.5)
+    assert max(drained.reconnect_delay_s() for _ in range(1_000)) == pytest.approx(0.5)

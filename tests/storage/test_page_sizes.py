@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed import reader as reader_module
-from syncbeat_server.sync.feed.prune import TombstonePruning
-from syncbeat_server.sync.feed.reader import PAGE_OCTETS
+from syncbeat_server.sync.feed import fair_reads, reader
+from syncbeat_server.sync.feed.fair_reads import PAGE_OCTETS
+from syncbeat_server.sync.feed.prune import TombstonePruner
 from syncbeat_server.sync.model import Change, Cursor, FeedPage
 from syncbeat_server.sync.store import changes as changes_store
 from tests.conftest import DatabaseUrls, run_sql
@@ -95,7 +95,7 @@ async def test_a_page_that_ends_early_keeps_the_mark_of_a_list_that_began_at_the
     await house.publish("first", deleted=True)
     await house.publish("k30", deleted=True)
     await house.clock.advance(31 * 86_400.0)
-    await TombstonePruning(house.database, 30.0, house.clock).prune()
+    await TombstonePruner(house.database, 30.0, house.clock).prune()
     pages = await all_pages(house)
     assert len(pages) == 3
     assert [page.next.epoch for page in pages[:-1]] == [f"{pages[-1].next.epoch}~33"] * 2
@@ -202,7 +202,7 @@ async def test_a_stream_with_news_in_more_scopes_than_it_reads_at_once_tells_all
 async def test_readers_of_very_many_scopes_do_not_make_one_statement(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader_module, "_READS_AT_ONCE", 4)
+    monkeypatch.setattr(fair_reads, "_READS_PER_STATEMENT", 4)
     for n in range(6):
         await house.publish("a", scope=f"s{n}")
     wanted = [[Cursor(f"s{n}") for n in range(count)] for count in (3, 2, 6, 1)]
@@ -213,7 +213,7 @@ async def test_readers_of_very_many_scopes_do_not_make_one_statement(
 async def test_streams_of_very_many_scopes_that_open_at_once_are_not_too_many_reads(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader_module, "_HEADS_AT_ONCE", 500)
+    monkeypatch.setattr(reader, "_HEADS_PER_STATEMENT", 500)
     await house.publish("a", scope="s7")
     names = [f"s{n}" for n in range(2_000)]
     found = await asyncio.gather(*(house.reader.heads(APP, None, names) for _ in range(20)))

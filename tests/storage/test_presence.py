@@ -76,11 +76,11 @@ async def test_presence_of_two_streams_on_one_process_ends_with_the_last(bus: Re
         return not await live()
 
     async with running(keeper.run()):
-        keeper.moved(DEVICE)
+        keeper.streams_changed(DEVICE)
         await wait_until(live)
         streams.pop()
-        keeper.moved(DEVICE)
-        keeper.moved(OTHER)  # written with it: when this is done, that is too
+        keeper.streams_changed(DEVICE)
+        keeper.streams_changed(OTHER)  # written with it: when this is done, that is too
         streams.append(OTHER)
 
         async def written() -> bool:
@@ -89,7 +89,7 @@ async def test_presence_of_two_streams_on_one_process_ends_with_the_last(bus: Re
         await wait_until(written)
         assert await live()
         streams.clear()
-        keeper.moved(DEVICE)
+        keeper.streams_changed(DEVICE)
         await wait_until(gone)
 
 
@@ -144,7 +144,7 @@ async def test_presence_lasts_thirty_seconds_and_is_renewed_in_time(bus: RedisBu
     with redis.Redis.from_url(redis_url) as client:
         (key,) = client.keys(f"{OWN}*")
         assert 10_000 < int(str(client.pttl(key))) <= 30_000
-    assert directory_presence._REFRESHED_EVERY_S * 2 < directory_presence._LIVES_S
+    assert directory_presence._REFRESH_EVERY_S * 2 < directory_presence._EXPIRES_S
 
 
 async def test_nobody_is_present_when_redis_is_not_there(tmp_path: object) -> None:
@@ -164,14 +164,14 @@ async def test_a_stream_is_marked_when_it_opens_refreshed_and_taken_back(redis_u
             return (await presence.live([DEVICE]))[0]
 
         async with running(keeper.run(), keeper.run_refresh()):
-            keeper.moved(DEVICE)
+            keeper.streams_changed(DEVICE)
             await wait_until(live)
             with redis.Redis.from_url(redis_url) as client:
                 client.flushdb()
             await clock.advance(10)
             await wait_until(live)
             here.clear()
-            keeper.moved(DEVICE)
+            keeper.streams_changed(DEVICE)
 
             async def gone() -> bool:
                 return not await live()

@@ -26,11 +26,12 @@ from syncbeat_server.sync.model import NewChange
 from tests.fakes import FakeClock
 from tests.storage.stage import (
     APP,
+    Notifier,
     add_device,
     add_members,
     couple,
-    default_tuning,
     deliveries,
+    new_publisher,
     rows_of,
     states,
     value_of,
@@ -60,7 +61,7 @@ def told() -> Told:
 
 @pytest.fixture
 async def publisher(database: Database, clock: FakeClock, told: Told) -> Publisher:
-    return Publisher(database, clock, default_tuning, told.scope_changed, told.deliveries_accepted)
+    return new_publisher(database, clock, Notifier(told.scope_changed, told.deliveries_accepted))
 
 
 def call(*changes: NewChange | str, request_id: str = "", user_id: str | None = None, **trigger: Any) -> Publish:

@@ -10,15 +10,19 @@ from syncbeat_server.events.publish import Publish, Publisher, Trigger
 from syncbeat_server.push.model import Content
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.feed.reader import FeedReader
-from syncbeat_server.sync.hints.builder import Hints
-from syncbeat_server.sync.hints.cursor_recorder import SeenRecorder
-from syncbeat_server.sync.hints.view_cache import Views
+from syncbeat_server.sync.hints.builder import HintBuilder
+from syncbeat_server.sync.hints.cursor_recorder import CursorRecorder
+from syncbeat_server.sync.hints.recorders import Recorders
+from syncbeat_server.sync.hints.view_cache import ViewCache
+from syncbeat_server.sync.hints.view_reader import ViewReader
+from syncbeat_server.sync.hints.writer_presence import WriterPresence
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Hint, NewChange, Poll
-from syncbeat_server.sync.policy.load_leveling import Book, Pacing
+from syncbeat_server.sync.policy.arrival_book import ArrivalBook
+from syncbeat_server.sync.policy.load_leveling import LoadLeveler
 from syncbeat_server.sync.service import SyncService
-from syncbeat_server.sync.tuning.price_updates import Aim, Learning
+from syncbeat_server.sync.tuning.price_updates import HintTuner, TuningGoal
 from tests.fakes import FakeClock
-from tests.storage.stage import APP, couple
+from tests.storage.stage import APP, Notifier, couple
 
 PHONE = DeviceKey(APP, "ann", "phone")
 LOOKING = Activity()
@@ -29,16 +33,17 @@ class House:
 
     def __init__(self, database: Database, clock: FakeClock) -> None:
         self.database = database
-        self.learning = Learning(database, lambda: {APP: Aim()}, lambda: (), clock)
+        self.tuner = HintTuner(database, lambda: {APP: TuningGoal()}, lambda: (), clock)
         self.streaming = False
-        views = Views(database, clock, lambda: False, 100)
-        seen = SeenRecorder(database, clock)
-        pacing = Pacing(Book(clock.now().timestamp()), lambda: 0.5)
-        tuning = self.learning.tuning
-        hints = Hints(views, seen, self.learning.recorder, pacing, tuning, lambda device: self.streaming, clock)
+        views = ViewReader(database, ViewCache(clock, lambda: False, 100))
+        recorders = Recorders(CursorRecorder(database, clock), self.tuner.recorder)
+        pacing = LoadLeveler(ArrivalBook(clock.now().timestamp()), lambda: 0.5)
+        tuning = self.tuner.tuning
+        hints = HintBuilder(views, recorders, pacing, tuning, lambda device: self.streaming, clock)
+        writers = WriterPresence(database, clock, lambda app_id, scope: None)
         reader = FeedReader(database)
-        self.service = SyncService(database, reader, hints, lambda app_id, scope: None, lambda device, activity: None)
-        self.publisher = Publisher(database, clock, tuning, lambda app_id, scope: None, lambda: None)
+        self.service = SyncService(database, reader, hints, writers, Notifier())
+        self.publisher = Publisher(database, clock, tuning, Notifier(), self.tuner.recorder)
 
     async def publish(self) -> None:
         wake = Trigger("news", "", "", Content(), 60.0)
@@ -48,7 +53,7 @@ class House:
 
     async def hint(self, activity: Activity = LOOKING) -> Hint:
         poll = Poll(PHONE, activity=activity, explain=True)
-        return self.service.hint_at_once(poll) or await self.service.hint(poll, is_user=True)
+        return self.service.try_hint(poll) or await self.service.hint(poll, is_user=True)
 
     async def run(self, statement: str) -> None:
         async with self.database.connection() as conn:
@@ -76,12 +81,12 @@ async def test_a_device_that_answers_pushes_polls_rarely_until_they_break(house:
     assert reached.poll_interval_s > 5 * unproven.poll_interval_s
     assert "pushes bring the rest" in reached.explanation
     await house.run(BROKEN)
-    await house.learning.read()
+    await house.tuner.read()
     broken = await house.hint()
     assert broken.poll_interval_s <= unproven.poll_interval_s
     assert "no pushes bring any" in broken.explanation
     await clock.advance(61)
-    await house.learning.read()
+    await house.tuner.read()
     assert (await house.hint()).poll_interval_s > 5 * broken.poll_interval_s
 
 
@@ -89,7 +94,7 @@ async def test_misses_of_all_devices_of_an_app_shorten_the_intervals_of_each(hou
     await house.run(ANSWERED)
     before = (await house.hint()).poll_interval_s
     await house.run("INSERT INTO app_reach (app_id, all_answered, all_missed) VALUES ('default', 800, 200)")
-    await house.learning.read()
+    await house.tuner.read()
     assert (await house.hint()).poll_interval_s < before / 2
 
 
@@ -97,7 +102,7 @@ async def test_an_iphone_in_the_background_misses_what_one_push_misses(house: Ho
     await house.run(ANSWERED)
     columns = "(app_id, all_answered, all_missed, first_answered, first_missed)"
     await house.run(f"INSERT INTO app_reach {columns} VALUES ('default', 1000, 0, 800, 200)")
-    await house.learning.read()
+    await house.tuner.read()
     away = Activity(ActivityState.BACKGROUND)
     android = await house.hint(away)
     await house.run("UPDATE devices SET platform = 'IOS'")
@@ -112,7 +117,7 @@ async def test_an_iphone_counts_as_on_the_screen_for_as_long_as_it_is_woken_agai
     await house.run(ANSWERED + ", platform = 'IOS'")
     columns = "(app_id, all_answered, all_missed, first_answered, first_missed)"
     await house.run(f"INSERT INTO app_reach {columns} VALUES ('default', 1000, 0, 800, 200)")
-    await house.learning.read()
+    await house.tuner.read()
     never_reported = await house.hint()
     assert "polls must find 19" in never_reported.explanation  # a fifth: each push that is missed
     await house.service.report_activity(PHONE, LOOKING, is_user=True)

@@ -211,7 +211,7 @@ async def test_a_cancellation_is_never_lost_wherever_it_meets_a_loop(bus: RedisB
     for turns in range(60):
         keeper = PresenceKeeper(presence, lambda: [DEVICE], SystemClock())
         if what == "presence":
-            keeper.moved(DEVICE)
+            keeper.streams_changed(DEVICE)
             loop = asyncio.ensure_future(keeper.run())
         elif what == "publisher":
             bus.publish("nobody listens", "message")

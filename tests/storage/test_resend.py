@@ -22,7 +22,7 @@ from syncbeat_server.push.store.queue import QUEUE_START
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from syncbeat_server.sync.model import Cursor, DeviceKey
-from syncbeat_server.sync.store.answered import record_fetched
+from syncbeat_server.sync.store.device_cursors import record_fetched
 from tests.fakes import START, FakeClock, wait_until
 from tests.storage.doubles import Refuses, ScriptedProvider, Streams, Unlimited, channel
 from tests.storage.stage import (

@@ -14,9 +14,11 @@ from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.restore_detection import lineage
 from syncbeat_server.sync.feed import epoch_renewal
 from syncbeat_server.sync.feed.epoch_renewal import extent, renew_epochs
-from syncbeat_server.sync.hints.view_cache import Views
+from syncbeat_server.sync.hints.view_cache import ViewCache
+from syncbeat_server.sync.hints.view_reader import ViewReader
+from syncbeat_server.sync.hints.view_sweep import ViewSweep
 from syncbeat_server.sync.model import Checkpoint, Cursor, Reset, ResetAll
-from syncbeat_server.sync.streams.head_sweep import LineageSweep, ViewSweep
+from syncbeat_server.sync.streams.restore_sweep import RestoreSweep
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, wait_until
 from tests.storage.house import PHONE, House, came, stream, tell, whole
@@ -76,11 +78,11 @@ async def test_hint_of_a_view_that_a_restore_made_wrong_is_read_anew(database: D
 async def test_seen_cursor_of_before_a_restore_gives_way_to_what_the_device_shows_now(house: House) -> None:
     head = await house.publish(*(f"k{number}" for number in range(20)))
     await house.hint(head)
-    await house.seen.flush()
+    await house.cursors.flush()
     await fall_back(house)
     await house.publish("new")
     assert (await house.hint(head._replace(sequence=11))).changed is False
-    await house.seen.flush()
+    await house.cursors.flush()
     assert await value_of(house.database, "SELECT sequence FROM device_cursors") == 11
 
 
@@ -107,7 +109,7 @@ async def test_stream_of_all_scopes_is_reset_by_new_epochs_and_goes_on(house: Ho
         await came(reader, ("couple", 1))
         old = reader.token
         await renew_epochs(house.database, clock, None)
-        house.hub.look_everywhere(restored=True)
+        house.hub.invalidate_all(restored=True)
         await came(reader, ("couple", 1), ("couple", 1))
         assert reader.count(ResetAll) == 1
         await house.publish("b")
@@ -121,7 +123,7 @@ async def test_lineage_changes_with_a_restore_and_not_by_itself(
     database: Database, database_urls: DatabaseUrls, clock: FakeClock
 ) -> None:
     restored: list[None] = []
-    sweep = LineageSweep(database, clock, lambda: restored.append(None))
+    sweep = RestoreSweep(database, clock, lambda: restored.append(None))
     for _ in range(3):
         await sweep.sweep()
     assert restored == []
@@ -138,15 +140,16 @@ async def test_view_sweep_that_knows_a_later_transaction_than_there_is_forgets_e
     database: Database, clock: FakeClock
 ) -> None:
     await couple(database)
-    views = Views(database, clock, lambda: True, 10)
+    views = ViewCache(clock, lambda: True, 10)
+    reader = ViewReader(database, views)
     sweep = ViewSweep(database, views, clock, [APP])
     await sweep.sweep()
-    await views.read(PHONE)
+    await reader.read(PHONE)
     await sweep.sweep()
-    assert views.cached(PHONE) is not None
+    assert views.get(PHONE) is not None
     sweep._floor = str(int(sweep._floor or 0) + 1_000_000)  # as of a cluster that had come further
     await sweep.sweep()
-    assert views.cached(PHONE) is None
+    assert views.get(PHONE) is None
 
 
 async def epochs_of(database: Database) -> dict[str, str]:

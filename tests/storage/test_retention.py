@@ -7,7 +7,7 @@ from typing import Any
 from syncbeat_server.auth import erase
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.directory import store as directory
+from syncbeat_server.directory.store import token_moves
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.push.delivery import maintenance
 from syncbeat_server.push.store import dedupe, device_tokens, lifecycle
@@ -15,7 +15,7 @@ from syncbeat_server.storage import idempotency, retention
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.storage.retention import BEGINNING, DeletedBatch, Retention, RetentionRule
 from syncbeat_server.sync.feed import prune
-from syncbeat_server.sync.store import answered, app_tuning, invalidations
+from syncbeat_server.sync.store import change_samples, device_cursors, invalidations
 from tests.conftest import DatabaseUrls, run_sql
 from tests.storage.stage import rows_of, value_of
 
@@ -65,12 +65,12 @@ _STATEMENTS: dict[str, tuple[str, tuple[object, ...]]] = {
     "request_records": (idempotency.FORGET_OLD, (1_000, BEGINNING)),
     "notifications": (lifecycle.FORGET_DELIVERIES, (30.0, 1_000, BEGINNING, 10_000)),
     "dedupe_windows": (dedupe.FORGET, (1_000, BEGINNING)),
-    "token_moves": (directory.FORGET_MOVES, (1_000, BEGINNING)),
+    "token_moves": (token_moves.FORGET_MOVES, (1_000, BEGINNING)),
     "token_removals": (device_tokens.FORGET_REMOVALS, (1_000, BEGINNING)),
     "sessions": (auth.DELETE_EXPIRED, (1_000, BEGINNING)),
-    "change_samples": (app_tuning.FORGET_SAMPLES, (1_000, BEGINNING)),
-    "device_cursors": (answered.FORGET_LEFT, ("", "", "", "", 1_000)),
-    "touches": (invalidations.FORGET_TOUCHES, (120.0, 1_000, "0")),
+    "change_samples": (change_samples.FORGET_SAMPLES, (1_000, BEGINNING)),
+    "device_cursors": (device_cursors.FORGET_LEFT, ("", "", "", "", 1_000)),
+    "touches": (invalidations.DELETE_TOUCHES, (120.0, 1_000, "0")),
 }
 
 
@@ -197,7 +197,7 @@ async def test_touches_are_deleted_from_where_the_last_ones_were(
     since, counts = "0", []
     for _ in range(4):
         async with database.connection() as conn:
-            gone, since = await invalidations.forget_touches(conn, 120.0, 1_000, since)
+            gone, since = await invalidations.delete_touches(conn, 120.0, 1_000, since)
         counts.append(gone)
     assert (counts, since) == ([1_000, 1_000, 1_000, 500], str(OLD))
     assert await value_of(database, "SELECT count(*) FROM touches") == FRESH

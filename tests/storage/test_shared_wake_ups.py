@@ -9,13 +9,12 @@ from functools import partial
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
-from syncbeat_server.events.publish import Publisher
 from syncbeat_server.push.model import NewNotification
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import NewChange
 from tests.fakes import FakeClock
 from tests.storage.doubles import ScriptedProvider
-from tests.storage.stage import APP, accept, add_members, default_tuning, directory, rows_of, shown, until, wake
+from tests.storage.stage import APP, accept, add_members, directory, new_publisher, rows_of, shown, until, wake
 from tests.storage.test_holds import nothing_pending
 from tests.storage.test_publish import call
 from tests.storage.workers import make_worker, running, until_shown
@@ -47,7 +46,7 @@ async def spent(database: Database) -> Counter[tuple[str, str]]:
 async def test_a_writer_spends_half_of_what_members_have_however_it_goes_about_it(
     ready: Database, clock: FakeClock
 ) -> None:
-    publisher = Publisher(ready, clock, default_tuning, lambda app_id, scope: None, lambda: None)
+    publisher = new_publisher(ready, clock)
     for number in range(50):
         change = NewChange("chat", f"k{number}", "{}")
         await publisher.publish(call(change, user_id="eve", type=f"type {number}", window=0.0))

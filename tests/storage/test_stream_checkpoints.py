@@ -10,7 +10,7 @@ import pytest
 
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import Checkpoint, Cursor, Drain, Hint, Priority
-from syncbeat_server.sync.streams import watch as watching
+from syncbeat_server.sync.streams import checkpoint_schedule
 from tests.fakes import FakeClock, settle, wait_until
 from tests.storage.house import House, Reader, stream, tell
 from tests.storage.stage import APP, add_members, couple, directory, value_of
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("database", "clock")
 @pytest.fixture
 async def house(database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> House:
     # Drawn as late as may be: what is told before that is told too early.
-    monkeypatch.setattr(watching, "jitter", lambda low, high: high)
+    monkeypatch.setattr(checkpoint_schedule, "jitter", lambda low, high: high)
     await couple(database)
     return House(database, clock)
 
@@ -66,9 +66,9 @@ async def test_changes_are_noted_as_seen_at_once(house: House) -> None:
     async with stream(house) as reader:
         await house.publish("a")
         await wait_until(lambda: reader.changes() == [("a", 1)])
-        await wait_until(lambda: len(house.seen._shown) == 1, what="before any checkpoint")
+        await wait_until(lambda: len(house.cursors._shown) == 1, what="before any checkpoint")
         assert len(checkpoints(reader)) == 1
-        await house.seen.flush()
+        await house.cursors.flush()
     assert await value_of(house.database, "SELECT sequence FROM device_cursors") == 1
 
 
@@ -76,11 +76,11 @@ async def test_only_scopes_that_moved_are_noted_as_seen(house: House) -> None:
     await add_members(house.database, "chat", "ann")
     await house.publish("x", scope="chat")
     async with stream(house, Cursor("couple", "", 0), Cursor("chat", "", 1)) as reader:
-        await wait_until(lambda: len(house.seen._shown) == 2, what="what it named")
-        await house.seen.flush()
+        await wait_until(lambda: len(house.cursors._shown) == 2, what="what it named")
+        await house.cursors.flush()
         await house.publish("a")
         await wait_until(lambda: reader.changes() == [("a", 1)])
-        await wait_until(lambda: [scope for _, scope in house.seen._shown] == ["couple"])
+        await wait_until(lambda: [scope for _, scope in house.cursors._shown] == ["couple"])
 
 
 async def test_checkpoint_comes_at_each_heartbeat_without_news(house: House) -> None:
@@ -113,12 +113,12 @@ async def test_scope_joined_or_left_is_in_the_next_checkpoint_within_five_second
     async with stream(house) as reader:
         await add_members(house.database, "chat", "ann")
         house.hub.members_changed(APP, "ann")
-        await wait_until(lambda: (APP, "chat") in house.hub.followed())
+        await wait_until(lambda: (APP, "chat") in house.hub.followed_scopes())
         await tell(house)
         await wait_until(lambda: {cursor.scope for cursor in checkpoints(reader)[-1]} == {"couple", "chat"})
         await directory(house.database).remove_members(APP, "couple", ["ann"])
         house.hub.members_changed(APP, "ann")
-        await wait_until(lambda: (APP, "couple") not in house.hub.followed(), what="at once")
+        await wait_until(lambda: (APP, "couple") not in house.hub.followed_scopes(), what="at once")
         await tell(house)
         await wait_until(lambda: [cursor.scope for cursor in checkpoints(reader)[-1]] == ["chat"])
 
@@ -138,7 +138,7 @@ async def test_streams_of_one_scope_do_not_all_tell_at_once(house: House, monkey
         readers = [await stack.enter_async_context(stream(house)) for _ in range(20)]
         await house.clock.advance(20)  # long after they told last
         shares = iter([number / 19 for number in range(20)])
-        monkeypatch.setattr(watching, "jitter", lambda low, high: low + next(shares) * (high - low))
+        monkeypatch.setattr(checkpoint_schedule, "jitter", lambda low, high: low + next(shares) * (high - low))
         await house.publish("a")
         await wait_until(lambda: all(reader.changes() for reader in readers))
         told = [0]

@@ -15,13 +15,13 @@ from syncbeat_server.events.publish import Publish
 from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.storage.retention import BEGINNING
 from syncbeat_server.sync.feed import prune as prune_module
-from syncbeat_server.sync.feed.prune import TombstonePruning
+from syncbeat_server.sync.feed.prune import TombstonePruner
 from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.feed.writer import Append, append
 from syncbeat_server.sync.model import Checkpoint, Cursor, NewChange, Reset
 from syncbeat_server.sync.policy import DEFAULT_TUNING
 from syncbeat_server.sync.store import tombstones
-from syncbeat_server.sync.streams import watch as watching
+from syncbeat_server.sync.streams import checkpoint_schedule, hint_stream
 from tests.conftest import DatabaseUrls, run_sql
 from tests.fakes import FakeClock, settle, wait_until
 from tests.storage.house import House, Reader, keys, stream
@@ -67,8 +67,8 @@ class Device:
         raise AssertionError("the list does not end")
 
 
-def pruner(house: House, keep_days: float = 30.0, database: Database | None = None) -> TombstonePruning:
-    return TombstonePruning(database or house.database, keep_days, house.clock)
+def pruner(house: House, keep_days: float = 30.0, database: Database | None = None) -> TombstonePruner:
+    return TombstonePruner(database or house.database, keep_days, house.clock)
 
 
 async def live(house: House) -> set[str]:
@@ -244,8 +244,8 @@ async def test_a_stream_tells_who_comes_back_in_time(house: House) -> None:
 
 
 async def test_a_stream_from_the_start_passes_what_was_pruned(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_PAGE", 2)
-    monkeypatch.setattr(watching, "_TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(hint_stream, "_PAGE_SIZE", 2)
+    monkeypatch.setattr(checkpoint_schedule, "_NEWS_EVERY_S", 0.0)
     await long_ago(house)
     await pruner(house).prune()
     told = [("a", 1), ("c", 3), ("e", 5), ("f", 6), ("g", 9), ("h", 10), ("i", 11)]

@@ -13,11 +13,11 @@ from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import AccessDenied, DependencyDown
 from syncbeat_server.storage.postgres.database import Database, RowOwner
 from syncbeat_server.sync.hints import view_cache as views
-from syncbeat_server.sync.hints.view_cache import MOST_SCOPES_EACH, TRUSTED_S, Views
+from syncbeat_server.sync.hints.view_cache import MAX_MEAN_SCOPES, TRUSTED_S, ViewCache
+from syncbeat_server.sync.hints.view_sweep import ViewSweep
 from syncbeat_server.sync.model import Cursor, DeviceKey, Priority
-from syncbeat_server.sync.store import changes, scopes
+from syncbeat_server.sync.store import device_views, scopes
 from syncbeat_server.sync.streams import head_sweep
-from syncbeat_server.sync.streams.head_sweep import ViewSweep
 from tests.fakes import FakeClock, wait_until
 from tests.storage.stage import APP, add_device, add_members, couple, directory, rows_of, value_of
 from tests.storage.views_house import AWAY, BOBS, PHONE, TABLET, House
@@ -50,11 +50,11 @@ async def test_a_view_is_read_once_and_then_only_what_is_so_no_longer(house: Hou
 
 
 async def test_many_at_once_are_one_question(house: House) -> None:
-    views = await asyncio.gather(*(house.views.read(device) for device in (PHONE, TABLET, BOBS) * 5))
+    views = await asyncio.gather(*(house.view_reader.read(device) for device in (PHONE, TABLET, BOBS) * 5))
     assert house.watched.asked == 1
     assert [view is not None for view in views] == [True] * 15
     house.views.scope_changed(APP, "couple")
-    await asyncio.gather(*(house.views.read(device) for device in (PHONE, TABLET, BOBS) * 5))
+    await asyncio.gather(*(house.view_reader.read(device) for device in (PHONE, TABLET, BOBS) * 5))
     assert house.watched.asked == 2
 
 
@@ -72,7 +72,7 @@ async def test_nothing_is_believed_while_wake_ups_cannot_arrive(house: House) ->
     assert (await house.heads())["couple"] == 1
     assert (await house.asked_for())[0] == 1
     house.listening = True
-    house.views.forget_all()  # as whoever listens again does
+    house.views.invalidate_all()  # as whoever listens again does
     assert (await house.asked_for())[0] == 1
     assert (await house.asked_for())[0] == 0
 
@@ -99,9 +99,9 @@ async def test_the_views_are_bounded_and_those_unused_for_longest_go_first(datab
     await small.asked_for(BOBS)
     assert [(await small.asked_for(device))[0] for device in (PHONE, BOBS, TABLET)] == [0, 0, 1]
     assert len(small.views) == 2
-    for number in range(2 * MOST_SCOPES_EACH):
+    for number in range(2 * MAX_MEAN_SCOPES):
         await add_members(database, f"scope {number}", "ann")
-    small.views.forget_all()
+    small.views.invalidate_all()
     assert [(await small.asked_for())[0] for _ in range(2)] == [1, 1], "more scopes than are kept in all"
     assert len(small.views) == 0
 
@@ -114,7 +114,7 @@ async def test_a_view_that_does_not_hold_all_scopes_is_not_kept(house: House, mo
     assert (await house.asked_for())[0] == 0
     monkeypatch.setattr(views, "MAX_SCOPES", 1)
     monkeypatch.setattr(views, "_USUAL_SCOPES", 1)
-    house.views.forget_all()
+    house.views.invalidate_all()
     for times in (2, 1):  # how many they are is remembered
         asked, view = await house.asked_for()
         assert view is not None
@@ -135,11 +135,11 @@ async def test_a_member_of_more_scopes_than_a_view_has_may_show_each(
         await house.hint(Cursor("bobs", "", 0))
 
 
-Told = Callable[[Views], None]
+Told = Callable[[ViewCache], None]
 TOLD: dict[str, Told] = {
     "of the scope": lambda views: views.scope_changed(APP, "couple"),
     "of the user": lambda views: views.user_changed(APP, "ann"),
-    "that wake-ups were lost": lambda views: views.forget_all(),
+    "that wake-ups were lost": lambda views: views.invalidate_all(),
 }
 
 
@@ -150,7 +150,7 @@ async def test_a_read_under_way_brings_back_nothing_older(house: House, told: To
         await house.asked_for()
         house.views.scope_changed(APP, "couple")
     house.watched.free.clear()
-    reading = asyncio.ensure_future(house.views.read(PHONE))
+    reading = asyncio.ensure_future(house.view_reader.read(PHONE))
     await wait_until(lambda: house.watched.holding)
     await house.move_head()
     told(house.views)
@@ -173,7 +173,7 @@ async def unregister(house: House) -> None:
 
 async def report(house: House) -> None:
     async with house.database.connection() as conn:
-        await changes.report_activity(conn, [(PHONE, AWAY)])
+        await device_views.report_activity(conn, [(PHONE, AWAY)])
 
 
 async def move_token(house: House) -> None:
@@ -193,7 +193,7 @@ async def boost(house: House) -> None:
 
 async def writer_comes(house: House) -> None:
     async with house.database.connection() as conn:
-        await scopes.note_presence(conn, [(APP, "bob")], present=True, limit=10)
+        await scopes.record_writer_presence(conn, [(APP, "bob")], present=True, limit=10)
 
 
 CHANGES = [leave, join, unregister, report, move_token, change_platform, boost, writer_comes, House.move_head]
@@ -208,7 +208,7 @@ async def test_a_sweep_finds_what_no_wake_up_told(house: House, change: Callable
     await house.sweep.sweep()
     asked, view = await house.asked_for()
     async with house.database.connection() as conn:
-        (row,) = await changes.device_views(conn, [PHONE])
+        (row,) = await device_views.read_device_views(conn, [PHONE])
     assert (view and view._replace(heads=None)) == row
     assert asked == 1
     await house.sweep.sweep()
@@ -330,5 +330,5 @@ async def test_a_cursor_that_is_shown_again_is_noted_once(house: House) -> None:
     epoch = await value_of(house.database, "SELECT epoch FROM scopes WHERE scope = 'couple'")
     for times in (1, 0):
         await house.hint(Cursor("couple", epoch, 1))
-        await house.seen.flush()
+        await house.cursors.flush()
         assert len(await rows_of(house.database, "DELETE FROM device_cursors RETURNING 1")) == times

@@ -9,17 +9,21 @@ from typing import cast
 
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.sync.feed.reader import FeedReader
-from syncbeat_server.sync.hints.builder import Hints
-from syncbeat_server.sync.hints.cursor_recorder import SeenRecorder
-from syncbeat_server.sync.hints.view_cache import Views
+from syncbeat_server.sync.hints.builder import HintBuilder
+from syncbeat_server.sync.hints.cursor_recorder import CursorRecorder
+from syncbeat_server.sync.hints.recorders import Recorders
+from syncbeat_server.sync.hints.view_cache import ViewCache
+from syncbeat_server.sync.hints.view_reader import ViewReader
+from syncbeat_server.sync.hints.view_sweep import ViewSweep
+from syncbeat_server.sync.hints.writer_presence import WriterPresence
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Poll
-from syncbeat_server.sync.policy.load_leveling import Book, Pacing
+from syncbeat_server.sync.policy.arrival_book import ArrivalBook
+from syncbeat_server.sync.policy.load_leveling import LoadLeveler
 from syncbeat_server.sync.service import SyncService
-from syncbeat_server.sync.store.changes import DeviceView
-from syncbeat_server.sync.streams.head_sweep import ViewSweep
-from syncbeat_server.sync.tuning.hint_recorder import Recorder
+from syncbeat_server.sync.store.device_views import DeviceView
+from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 from tests.fakes import FakeClock
-from tests.storage.stage import APP, default_tuning
+from tests.storage.stage import APP, Notifier, default_tuning
 
 PHONE, TABLET = DeviceKey(APP, "ann", "phone"), DeviceKey(APP, "ann", "tablet")
 BOBS = DeviceKey(APP, "bob", "phone")
@@ -60,20 +64,20 @@ class House:
         self.listening = True
         self.watched = Watched(database)
         reachable = cast(Database, self.watched)
-        self.views = Views(reachable, clock, lambda: self.listening, size)
+        self.views = ViewCache(clock, lambda: self.listening, size)
+        self.view_reader = ViewReader(reachable, self.views)
         self.sweep = ViewSweep(database, self.views, clock, [APP])
-        self.seen = SeenRecorder(database, clock)
-        pacing = Pacing(Book(clock.now().timestamp()), lambda: 0.5)
-        recorder = Recorder(default_tuning)
-        hints = Hints(self.views, self.seen, recorder, pacing, default_tuning, lambda device: False, clock)
-        self.service = SyncService(
-            reachable, FeedReader(database), hints, lambda app_id, scope: None, lambda device, activity: None
-        )
+        self.cursors = CursorRecorder(database, clock)
+        pacing = LoadLeveler(ArrivalBook(clock.now().timestamp()), lambda: 0.5)
+        recorders = Recorders(self.cursors, HintRecorder(default_tuning))
+        hints = HintBuilder(self.view_reader, recorders, pacing, default_tuning, lambda device: False, clock)
+        writers = WriterPresence(database, clock, lambda app_id, scope: None)
+        self.service = SyncService(reachable, FeedReader(database), hints, writers, Notifier())
 
     async def asked_for(self, device: DeviceKey = PHONE) -> tuple[int, DeviceView | None]:
         """How often the database is asked for a view, and the view."""
         before = self.watched.asked
-        view = self.views.cached(device) or await self.views.read(device)
+        view = self.views.get(device) or await self.view_reader.read(device)
         return self.watched.asked - before, view
 
     async def heads(self, device: DeviceKey = PHONE) -> dict[str, int]:
@@ -88,5 +92,5 @@ class House:
 
     async def hint(self, *cursors: Cursor) -> bool:
         poll = Poll(PHONE, cursors)
-        hint = self.service.hint_at_once(poll) or await self.service.hint(poll, is_user=True)
+        hint = self.service.try_hint(poll) or await self.service.hint(poll, is_user=True)
         return hint.changed

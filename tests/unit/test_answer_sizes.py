@@ -12,16 +12,16 @@ from google.protobuf.message_factory import GetMessageClass
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.rpc.server import CONTRACT, MAX_REQUEST_BYTES
-from syncbeat_server.sync.feed.reader import PAGE_OCTETS
+from syncbeat_server.sync.feed.fair_reads import PAGE_OCTETS
 from syncbeat_server.sync.store.changes import ROW_OCTETS
-from syncbeat_server.sync.streams.firehose import MOST_CURSORS
+from syncbeat_server.sync.streams.firehose_stream import MAX_CHECKPOINT_CURSORS
 
 GRPC_DEFAULT = 4 << 20
 NAME = "é" * 64  # an id of 128 octets
 PAGE = 1_000
 MOST: dict[str, int] = {
     "syncbeat.v1.Hint.heads": 2 * MAX_SCOPES,  # those that changed last, and those that were named
-    "syncbeat.v1.Checkpoint.cursors": max(2 * MAX_SCOPES, MOST_CURSORS),  # of a user, and of all scopes
+    "syncbeat.v1.Checkpoint.cursors": max(2 * MAX_SCOPES, MAX_CHECKPOINT_CURSORS),  # of a user, and of all scopes
     "syncbeat.v1.ListChangesResponse.changes": 1,  # `test_page_sizes` is about these
     "syncbeat.v1.Preferences.muted_types": 100,
     "syncbeat.v1.Notification.data": 64,
@@ -98,6 +98,6 @@ def test_the_octets_of_a_row_cover_what_stands_beside_its_value() -> None:
 def test_the_largest_checkpoint_of_all_scopes_stays_below_a_mebibyte() -> None:
     epoch = f"{'e' * 32}~{2**63 - 1}"  # as `sync/feed/resume.py` makes the longest
     cursor = core_pb2.ScopeCursor(scope=NAME, epoch=epoch, sequence=2**63 - 1)
-    checkpoint = sync_service_pb2.Checkpoint(cursors=[cursor] * MOST_CURSORS)
+    checkpoint = sync_service_pb2.Checkpoint(cursors=[cursor] * MAX_CHECKPOINT_CURSORS)
     checkpoint.token_remaining.FromSeconds(2**31)
     assert checkpoint.ByteSize() + 1_000 <= 1 << 20  # the hint has no heads

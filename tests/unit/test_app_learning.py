@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from syncbeat_server.app.tuning import aim_of
+from syncbeat_server.app.tuning import goal_of
 from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind
-from syncbeat_server.sync.policy.staleness import Met
-from syncbeat_server.sync.tuning.counters import INTERVALS_S, STALENESS_S, Tally
-from syncbeat_server.sync.tuning.price_updates import Aim
+from syncbeat_server.sync.policy.staleness import Staleness
+from syncbeat_server.sync.tuning.counters import INTERVALS_S, STALENESS_S, AppCounters
+from syncbeat_server.sync.tuning.price_updates import TuningGoal
 
 MEAN, P95, BUDGET = TargetKind.MEAN, TargetKind.P95, TargetKind.BUDGET
 
@@ -23,33 +23,33 @@ MEAN, P95, BUDGET = TargetKind.MEAN, TargetKind.P95, TargetKind.BUDGET
 @pytest.mark.parametrize(
     ("settings", "aim"),
     [
-        (AppSettings(), Aim(Target(MEAN, 15.0), Bounds(5.0, 75.0))),
-        (AppSettings(staleness_target_s=40.0), Aim(Target(MEAN, 40.0), Bounds(5.0, 200.0))),
-        (AppSettings(staleness_target_s=10_000.0), Aim(Target(MEAN, 10_000.0), Bounds(5.0, 14_400.0))),
-        (AppSettings(staleness_p95_s=30.0), Aim(Target(P95, 30.0), Bounds(5.0, 120.0))),
-        (AppSettings(requests_per_day=5_000), Aim(Target(BUDGET, 5_000.0), Bounds(5.0, 14_400.0))),
-        (AppSettings(poll_floor_s=10.0, poll_cap_s=3_600.0), Aim(Target(MEAN, 15.0), Bounds(10.0, 3_600.0))),
+        (AppSettings(), TuningGoal(Target(MEAN, 15.0), Bounds(5.0, 75.0))),
+        (AppSettings(staleness_target_s=40.0), TuningGoal(Target(MEAN, 40.0), Bounds(5.0, 200.0))),
+        (AppSettings(staleness_target_s=10_000.0), TuningGoal(Target(MEAN, 10_000.0), Bounds(5.0, 14_400.0))),
+        (AppSettings(staleness_p95_s=30.0), TuningGoal(Target(P95, 30.0), Bounds(5.0, 120.0))),
+        (AppSettings(requests_per_day=5_000), TuningGoal(Target(BUDGET, 5_000.0), Bounds(5.0, 14_400.0))),
+        (AppSettings(poll_floor_s=10.0, poll_cap_s=3_600.0), TuningGoal(Target(MEAN, 15.0), Bounds(10.0, 3_600.0))),
         (
             AppSettings(policy=SchedulingPolicy.TIER_TABLE),
-            Aim(Target(MEAN, 15.0), Bounds(5.0, 75.0), SchedulingPolicy.TIER_TABLE),
+            TuningGoal(Target(MEAN, 15.0), Bounds(5.0, 75.0), SchedulingPolicy.TIER_TABLE),
         ),
     ],
 )
-def test_settings_become_an_aim(settings: AppSettings, aim: Aim) -> None:
-    assert aim_of(settings) == aim
+def test_settings_become_an_aim(settings: AppSettings, aim: TuningGoal) -> None:
+    assert goal_of(settings) == aim
 
 
 def test_every_policy_can_be_chosen() -> None:
-    chosen = {aim_of(AppSettings.model_validate({"policy": name.value})).policy for name in SchedulingPolicy}
+    chosen = {goal_of(AppSettings.model_validate({"policy": name.value})).policy for name in SchedulingPolicy}
     assert chosen == {"adaptive", "sqrt-ewma", "tier-table", "fixed-30s"}
 
 
 def test_what_was_counted_is_shown_by_app() -> None:
-    tally = Tally()
+    tally = AppCounters()
     for interval_s in (8.0, 10.0, 20.0, 120.0, 9_999.0, 99_999.0):
-        tally.told(interval_s)
-    tally.showed(Met(3.0, 30.0, 0.0), 4.0, 16.0, 1.0, mostly_polled=True)
-    tally.served(600.0, 0.01, mostly_polled=True)
+        tally.count_hint(interval_s)
+    tally.count_staleness(Staleness(3.0, 30.0, 0.0), 4.0, 16.0, 1.0, mostly_polled=True)
+    tally.count_served_poll(600.0, 0.01, mostly_polled=True)
     tally.tick(30.0)
     metrics = Metrics()
     tiers = {"IMMEDIATE": 10.0, "FAST": 30.0, "NORMAL": 120.0, "SLOW": float("inf")}
@@ -73,8 +73,8 @@ def test_what_was_counted_is_shown_by_app() -> None:
     assert read("syncbeat_sync_requests_avoided_total") == 19
     assert read("syncbeat_sync_optimality_ratio") is None  # three changes prove nothing
     for _ in range(100):
-        tally.served(20.0, 0.01, mostly_polled=True)
-        tally.showed(Met(1.0, 10.0, 0.0), 10.0, 10.0, 1.0, mostly_polled=True)
+        tally.count_served_poll(20.0, 0.01, mostly_polled=True)
+        tally.count_staleness(Staleness(1.0, 10.0, 0.0), 10.0, 10.0, 1.0, mostly_polled=True)
     tally.tick(30.0)
     assert 0.5 < (read("syncbeat_sync_optimality_ratio") or 0.0) < 1.5
 

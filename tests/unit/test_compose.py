@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncbeat_server.sync.content.merge_patch import Composed, apply, compose
+from syncbeat_server.sync.content.merge_patch import ComposedPatch, apply, compose
 
 GONE = object()
 
@@ -40,7 +40,7 @@ def one_by_one(base: Any, patches: list[str | None]) -> Any:
     return value
 
 
-def at_once(base: Any, composed: Composed) -> Any:
+def at_once(base: Any, composed: ComposedPatch) -> Any:
     if composed.patch is None:
         assert composed.reset is None
         return GONE
@@ -78,10 +78,10 @@ def test_composing_keeps_numbers_as_they_are_written(number: str) -> None:
 
 
 def test_composing_a_single_patch_hands_it_on() -> None:
-    assert compose(['{ "a" : 1.0 }']) == Composed(None, '{ "a" : 1.0 }')
-    assert compose(['{"b": 1}', None, '{ "a" : 1.0 }']) == Composed("null", '{ "a" : 1.0 }')
-    assert compose(['{"b": 1}', None]) == Composed(None, None)
-    assert compose(['{"b": 1}', " [1.0]"]) == Composed(None, " [1.0]")
+    assert compose(['{ "a" : 1.0 }']) == ComposedPatch(None, '{ "a" : 1.0 }')
+    assert compose(['{"b": 1}', None, '{ "a" : 1.0 }']) == ComposedPatch("null", '{ "a" : 1.0 }')
+    assert compose(['{"b": 1}', None]) == ComposedPatch(None, None)
+    assert compose(['{"b": 1}', " [1.0]"]) == ComposedPatch(None, " [1.0]")
 
 
 @pytest.mark.parametrize("wrong", ['{"a": ', '{"a": "\\ud800"}', '{"a":' * 5_000])

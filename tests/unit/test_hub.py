@@ -10,7 +10,8 @@ import pytest
 from syncbeat_server.errors import RateLimited
 from syncbeat_server.sync.model import DeviceKey
 from syncbeat_server.sync.streams import hub as hubs
-from syncbeat_server.sync.streams.hub import Hub, Subscription
+from syncbeat_server.sync.streams.hub import Hub
+from syncbeat_server.sync.streams.subscription import Subscription
 from tests.fakes import settle
 
 
@@ -122,12 +123,12 @@ async def test_following_replaces_what_was_followed() -> None:
     hub = Hub()
     subscription = subscribed(hub, "ann", "s", "t")
     hub.follow(subscription, ["t", "u"])
-    assert sorted(hub.followed()) == [("a", "t"), ("a", "u")]
+    assert sorted(hub.followed_scopes()) == [("a", "t"), ("a", "u")]
     hub.scope_changed("a", "s")
     assert not await woken(subscription)
     hub.remove(subscription)
     hub.remove(subscription)
-    assert (hub.followed(), hub.live_devices(), len(hub)) == ([], [], 0)
+    assert (hub.followed_scopes(), hub.live_devices(), len(hub)) == ([], [], 0)
 
 
 async def test_membership_wakes_every_stream_of_the_user() -> None:
@@ -142,7 +143,7 @@ async def test_membership_wakes_every_stream_of_the_user() -> None:
 async def test_lost_wake_ups_are_made_good_by_looking_everywhere() -> None:
     hub = Hub()
     streams = [subscribed(hub, f"user-{n}", "s", f"own-{n}") for n in range(3)]
-    hub.look_everywhere()
+    hub.invalidate_all()
     assert [await woken(s) for s in streams] == [True] * 3
     assert [s.take_dirty() for s in streams] == [{"s", f"own-{n}"} for n in range(3)]
     assert all(s.members_changed for s in streams)
@@ -181,9 +182,9 @@ async def test_the_live_devices_are_named_once() -> None:
     assert len(hub) == 3
 
 
-@pytest.mark.parametrize(("most_of_user", "most_of_device", "whose"), [(3, 9, "user"), (9, 3, "device")])
-def test_streams_of_a_user_and_of_a_device_are_bounded(most_of_user: int, most_of_device: int, whose: str) -> None:
-    hub = Hub(most_of_user=most_of_user, most_of_device=most_of_device)
+@pytest.mark.parametrize(("max_per_user", "max_per_device", "whose"), [(3, 9, "user"), (9, 3, "device")])
+def test_streams_of_a_user_and_of_a_device_are_bounded(max_per_user: int, max_per_device: int, whose: str) -> None:
+    hub = Hub(max_per_user=max_per_user, max_per_device=max_per_device)
     phone = DeviceKey("default", "ann", "phone")
     subscriptions = [Subscription(phone, all_scopes=False) for _ in range(4)]
     for subscription in subscriptions[:3]:
@@ -199,7 +200,7 @@ def test_streams_of_a_user_and_of_a_device_are_bounded(most_of_user: int, most_o
 
 
 def test_streams_without_a_device_count_for_their_user_only() -> None:
-    hub = Hub(most_of_user=5, most_of_device=1)
+    hub = Hub(max_per_user=5, max_per_device=1)
     for _ in range(5):
         hub.add(Subscription(DeviceKey("default", "ann", ""), all_scopes=False))
     for _ in range(6):

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.sync.policy.load_leveling import HORIZON_S, LONGEST_STRETCH, Book, Load, Pacing, next_stretch
+from syncbeat_server.sync.policy.arrival_book import HORIZON_S, ArrivalBook
+from syncbeat_server.sync.policy.load_leveling import MAX_STRETCH, Load, LoadLeveler, next_stretch
 
 START = 1_900_000_000.0
 DEVICES = 20_000
@@ -43,8 +44,8 @@ def peak_over_mean(arrivals: list[int]) -> float:
 
 
 def booked(seed: int = 1) -> Choose:
-    book, draw = Book(START), random.Random(seed).random
-    return lambda now, interval_s: book.choose(now, interval_s, draw)
+    book, draw = ArrivalBook(START), random.Random(seed).random
+    return lambda now, interval_s: book.book_arrival(now, interval_s, draw)
 
 
 def jittered(seed: int = 1) -> Choose:
@@ -88,12 +89,12 @@ def test_devices_that_break_their_promise_do_not_spoil_it() -> None:
 
 
 def test_where_all_is_calm_intervals_stay_within_a_tenth_and_do_not_grow() -> None:
-    book, chance = Book(START), random.Random(3)
+    book, chance = ArrivalBook(START), random.Random(3)
     waits = []
     now = START
     for _ in range(40_000):
         now += 0.01
-        waits.append(book.choose(now, 100.0, chance.random))
+        waits.append(book.book_arrival(now, 100.0, chance.random))
     settled = waits[20_000:]
     assert min(settled) >= 90.0
     assert max(settled) <= 110.0
@@ -110,26 +111,26 @@ def test_where_all_is_calm_intervals_stay_within_a_tenth_and_do_not_grow() -> No
 def test_never_below_the_floor_and_never_further_than_a_half(
     interval_s: float, floor_s: float, first: float, later_s: float, crowd: int
 ) -> None:
-    book, chance = Book(START), random.Random(1)
+    book, chance = ArrivalBook(START), random.Random(1)
     for _ in range(crowd):
-        book.choose(START, min(interval_s, 50.0), chance.random)
-    wait = book.choose(START + later_s, interval_s, lambda: first, floor_s)
+        book.book_arrival(START, min(interval_s, 50.0), chance.random)
+    wait = book.book_arrival(START + later_s, interval_s, lambda: first, floor_s)
     assert max(floor_s, 0.5 * interval_s * 0.999) <= wait <= max(floor_s, 1.5 * interval_s * 1.001)
 
 
 def test_what_is_over_is_forgotten() -> None:
-    book = Book(START)
+    book = ArrivalBook(START)
     for _ in range(100):
-        book.choose(START, 10.0, random.Random(5).random)
-    assert book.forecast() > 0.0
-    assert book.pass_to(START + 100.0) == 100
-    assert book.forecast() == 0.0
-    assert book.pass_to(START + 10 * HORIZON_S) == 0
-    assert book.coming() == (0, 0.0)
+        book.book_arrival(START, 10.0, random.Random(5).random)
+    assert book.peak_per_s() > 0.0
+    assert book.advance_to(START + 100.0) == 100
+    assert book.peak_per_s() == 0.0
+    assert book.advance_to(START + 10 * HORIZON_S) == 0
+    assert book.coming_seconds() == (0, 0.0)
 
 
 def test_two_processes_that_tell_each_other_are_as_good_as_one() -> None:
-    books, chance = [Book(START), Book(START)], random.Random(11)
+    books, chance = [ArrivalBook(START), ArrivalBook(START)], random.Random(11)
     told: dict[int, int] = {}
     heard_at = START
 
@@ -138,11 +139,11 @@ def test_two_processes_that_tell_each_other_are_as_good_as_one() -> None:
         if now >= heard_at + 1.0:
             heard_at = now
             for book in books:
-                for second, count in book.take_fresh().items():
+                for second, count in book.take_unshared().items():
                     told[second] = told.get(second, 0) + count
             for book in books:
-                book.hear(int(now), HORIZON_S, told)
-        return chance.choice(books).choose(now, interval_s, chance.random)
+                book.set_totals(int(now), HORIZON_S, told)
+        return chance.choice(books).book_arrival(now, interval_s, chance.random)
 
     arrivals, grown = fleet(choose, equal, 780)
     assert peak_over_mean(arrivals[600:]) <= 1.5
@@ -150,26 +151,26 @@ def test_two_processes_that_tell_each_other_are_as_good_as_one() -> None:
 
 
 def test_what_could_not_be_told_is_told_later_and_counts_meanwhile() -> None:
-    book = Book(START)
-    second = int(START + book.choose(START, 20.0, lambda: 0.5))
-    untold = book.take_fresh()
+    book = ArrivalBook(START)
+    second = int(START + book.book_arrival(START, 20.0, lambda: 0.5))
+    untold = book.take_unshared()
     assert untold == {second: 1}
-    book.put_back(untold)
-    assert book.take_fresh() == {second: 1}
-    book.hear(int(START), 60, {})
-    assert book.forecast() == 0.1, "what the others lost of it stands here"
-    book.hear(int(START), 60, {second: 5, second + 1: 2})
-    assert book.pass_to(START + 60.0) == 7
-    book.put_back(untold)
-    assert book.take_fresh() == {}, "it is over"
+    book.return_unshared(untold)
+    assert book.take_unshared() == {second: 1}
+    book.set_totals(int(START), 60, {})
+    assert book.peak_per_s() == 0.1, "what the others lost of it stands here"
+    book.set_totals(int(START), 60, {second: 5, second + 1: 2})
+    assert book.advance_to(START + 60.0) == 7
+    book.return_unshared(untold)
+    assert book.take_unshared() == {}, "it is over"
 
 
 def test_hearing_twice_counts_once() -> None:
-    book = Book(START)
+    book = ArrivalBook(START)
     for _ in range(2):
-        book.hear(int(START), 60, {int(START) + 5: 30})
-    assert book.forecast() == 3.0
-    assert book.pass_to(START + 60.0) == 30
+        book.set_totals(int(START), 60, {int(START) + 5: 30})
+    assert book.peak_per_s() == 3.0
+    assert book.advance_to(START + 60.0) == 30
 
 
 def test_the_stretch_follows_the_load_and_eases_off() -> None:
@@ -177,26 +178,26 @@ def test_the_stretch_follows_the_load_and_eases_off() -> None:
     assert next_stretch(2.0, 0.7) == 2.0, "between calm and full it is held"
     assert next_stretch(1.0, 3.2) == 2.0
     assert next_stretch(2.0, 0.5) == 1.9
-    assert next_stretch(1.0, math.inf) == LONGEST_STRETCH
+    assert next_stretch(1.0, math.inf) == MAX_STRETCH
     stretch = 1.0
     for _ in range(30):
         stretch = next_stretch(stretch, 3.0 / stretch)
     assert 3.0 / stretch == pytest.approx(0.8, abs=0.01), "it settles where the load is borne"
 
 
-@given(stretch=st.floats(1.0, LONGEST_STRETCH), low=st.floats(0.0, 1e9), more=st.floats(0.0, 1e9))
+@given(stretch=st.floats(1.0, MAX_STRETCH), low=st.floats(0.0, 1e9), more=st.floats(0.0, 1e9))
 def test_more_load_never_stretches_less(stretch: float, low: float, more: float) -> None:
-    assert 1.0 <= next_stretch(stretch, low) <= next_stretch(stretch, low + more) <= LONGEST_STRETCH
+    assert 1.0 <= next_stretch(stretch, low) <= next_stretch(stretch, low + more) <= MAX_STRETCH
 
 
 def test_the_background_is_stretched_first() -> None:
-    def mean_wait(pacing: Pacing, *, background: bool) -> float:
-        return mean(pacing.paced(100.0, background=background, now=START) for _ in range(200))
+    def mean_wait(pacing: LoadLeveler, *, background: bool) -> float:
+        return mean(pacing.pace(100.0, background=background, now=START) for _ in range(200))
 
-    def loaded(*loads: float) -> Pacing:
-        pacing = Pacing(Book(START), random.Random(1).random)
+    def loaded(*loads: float) -> LoadLeveler:
+        pacing = LoadLeveler(ArrivalBook(START), random.Random(1).random)
         for load in loads:
-            pacing.bear(Load(rate=load))
+            pacing.adjust(Load(rate=load))
         return pacing
 
     doubled = loaded(3.2)

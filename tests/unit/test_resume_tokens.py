@@ -14,12 +14,12 @@ from hypothesis import strategies as some
 
 from syncbeat_server.sync.content.firehose_token import (
     MAX_TOKEN_BYTES,
-    NotAToken,
-    Place,
+    FeedPosition,
+    InvalidToken,
     Snapshot,
     decode,
     encode,
-    snapshot_of,
+    parse_snapshot,
 )
 
 FEED = "0123456789abcdef"
@@ -43,7 +43,7 @@ AFTER = some.tuples(some.text(max_size=32).filter(lambda text: "\0" not in text)
 def test_a_token_says_the_place_it_was_made_of(
     since: Snapshot | None, until: Snapshot | None, after: tuple[str, int], pruned: int
 ) -> None:
-    place = Place(FEED, since, until, after, pruned)
+    place = FeedPosition(FEED, since, until, after, pruned)
     assert decode("shop", encode("shop", place)) == place
 
 
@@ -51,7 +51,7 @@ def test_a_token_is_small_however_many_transactions_run() -> None:
     xmin = 2**62 + 3
     running = tuple(xmin + number * 8_388_000 for number in range(256))  # as far apart as 2**31 allows
     full = Snapshot(xmin, running[-1] + 1, running)
-    token = encode("shop", Place(FEED, full, full, ("é" * 64, 2**63 - 1), 2**63 - 1))
+    token = encode("shop", FeedPosition(FEED, full, full, ("é" * 64, 2**63 - 1), 2**63 - 1))
     assert len(token) <= MAX_TOKEN_BYTES
     assert decode("shop", token).since == full
 
@@ -59,7 +59,7 @@ def test_a_token_is_small_however_many_transactions_run() -> None:
 def test_a_token_of_very_many_transactions_goes_back_and_leaves_none_out() -> None:
     running = tuple(range(1_000, 3_000, 2))
     many = Snapshot(1_000, 5_000, running)
-    since = decode("shop", encode("shop", Place(FEED, many))).since
+    since = decode("shop", encode("shop", FeedPosition(FEED, many))).since
     assert since is not None
 
     def holds(snapshot: Snapshot, xid: int) -> bool:
@@ -68,36 +68,36 @@ def test_a_token_of_very_many_transactions_goes_back_and_leaves_none_out() -> No
     assert not any(holds(since, xid) and not holds(many, xid) for xid in range(900, 5_100))
     assert sum(holds(since, xid) for xid in range(900, 5_100)) > 300
     few = Snapshot(7, 9)
-    assert decode("shop", encode("shop", Place(FEED, few, many, ("s", 1), 5))) == Place(FEED, few, pruned=5), (
-        "the round begins anew"
-    )
+    assert decode("shop", encode("shop", FeedPosition(FEED, few, many, ("s", 1), 5))) == FeedPosition(
+        FEED, few, pruned=5
+    ), "the round begins anew"
 
 
 @pytest.mark.parametrize("text", ["7:7:", "7:9:7", "7:90:7,8,42"])
 def test_a_snapshot_is_read_and_written_as_postgresql_does(text: str) -> None:
-    assert snapshot_of(text).text == text
+    assert parse_snapshot(text).text == text
 
 
 @given(some.binary(max_size=300) | some.text(max_size=300))
 def test_a_token_of_arbitrary_text_is_refused(content: bytes | str) -> None:
     token = content if isinstance(content, str) else base64.urlsafe_b64encode(content).decode()
-    with pytest.raises(NotAToken):
+    with pytest.raises(InvalidToken):
         decode("shop", token)
 
 
 def test_a_token_of_another_app_or_with_one_other_character_is_refused() -> None:
-    token = encode("shop", Place(FEED, Snapshot(700, 800, (750,)), Snapshot(900, 900), ("room", 7)))
-    with pytest.raises(NotAToken):
+    token = encode("shop", FeedPosition(FEED, Snapshot(700, 800, (750,)), Snapshot(900, 900), ("room", 7)))
+    with pytest.raises(InvalidToken):
         decode("other", token)
     for place in range(len(token)):
         other = "A" if token[place] != "A" else "B"
-        with pytest.raises(NotAToken):
+        with pytest.raises(InvalidToken):
             decode("shop", token[:place] + other + token[place + 1 :])
 
 
 @pytest.mark.parametrize("scope", ["", "r", "ro"])
 def test_a_token_is_refused_with_another_tail_than_it_was_given(scope: str) -> None:
-    token = encode("shop", Place(FEED, Snapshot(700, 800), None, (scope, 7)))
+    token = encode("shop", FeedPosition(FEED, Snapshot(700, 800), None, (scope, 7)))
     digits = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
     others = [token[:-1] + digit for digit in digits if digit != token[-1]]
     for other in [
@@ -110,7 +110,7 @@ def test_a_token_is_refused_with_another_tail_than_it_was_given(scope: str) -> N
         f" {token}",
         f"={token}",
     ]:
-        with pytest.raises(NotAToken):
+        with pytest.raises(InvalidToken):
             decode("shop", other)
 
 
@@ -144,12 +144,12 @@ WRONG: list[list[Any]] = [
 
 @pytest.mark.parametrize("content", WRONG, ids=lambda content: orjson.dumps(content)[:60].decode())
 def test_a_token_with_a_good_check_and_wrong_content_is_refused(content: list[Any]) -> None:
-    with pytest.raises(NotAToken):
+    with pytest.raises(InvalidToken):
         decode("shop", _with_check(content))
 
 
 def test_a_token_of_a_later_version_is_of_no_feed_here() -> None:
-    assert decode("shop", _with_check([2, "whatever", {"it": "says"}])) == Place("", None)
+    assert decode("shop", _with_check([2, "whatever", {"it": "says"}])) == FeedPosition("", None)
 
 
 def _with_check(content: list[Any]) -> str:

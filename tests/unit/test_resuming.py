@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncbeat_server.sync.feed.resume import can_resume, reached
+from syncbeat_server.sync.feed.resume import can_resume, resumable_cursor
 from syncbeat_server.sync.model import Cursor, ScopeState, Signal, Windows
 
 STATE = ScopeState("s", "e", 20, Signal(None, Windows(0.0, 0.0, 0.0, 0.0)), pruned=10)
@@ -40,8 +40,8 @@ def test_a_cursor_can_be_resumed_from_if_all_is_told_that_came_after(
 
 
 def test_only_who_is_below_what_was_pruned_is_marked() -> None:
-    assert reached(STATE, 9) == Cursor("s", "e~10", 9)
-    assert reached(STATE, 10) == Cursor("s", "e", 10)
-    assert can_resume(reached(STATE, 9), STATE._replace(pruned=9))
-    assert not can_resume(reached(STATE, 9), STATE._replace(pruned=11)), "more was removed since"
-    assert can_resume(reached(STATE._replace(epoch="with~a mark"), 9), STATE._replace(epoch="with~a mark"))
+    assert resumable_cursor(STATE, 9) == Cursor("s", "e~10", 9)
+    assert resumable_cursor(STATE, 10) == Cursor("s", "e", 10)
+    assert can_resume(resumable_cursor(STATE, 9), STATE._replace(pruned=9))
+    assert not can_resume(resumable_cursor(STATE, 9), STATE._replace(pruned=11)), "more was removed since"
+    assert can_resume(resumable_cursor(STATE._replace(epoch="with~a mark"), 9), STATE._replace(epoch="with~a mark"))

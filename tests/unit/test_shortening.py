@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat_server.rpc.validation.json_documents import document_fault
-from syncbeat_server.sync.content.number_spelling import MOST_SENT_OCTETS, sendable
+from syncbeat_server.sync.content.number_spelling import MAX_SENT_OCTETS, shorten_numbers
 
 _numbers = st.builds(
     lambda digits, scale, sign: format(Decimal((sign, digits, scale)), "f"),
@@ -44,7 +44,7 @@ def exactly(text: str) -> object:
 
 @given(_documents)
 def test_sendable_value_is_the_same_to_the_last_digit(text: str) -> None:
-    shorter = sendable(text)
+    shorter = shorten_numbers(text)
     assert shorter is not None
     assert exactly(shorter) == exactly(text)
     assert len(shorter) <= len(text)
@@ -67,13 +67,13 @@ def test_sendable_value_is_the_same_to_the_last_digit(text: str) -> None:
     ],
 )
 def test_long_number_is_spelled_with_an_exponent(text: str, shorter: str) -> None:
-    assert sendable(text) == shorter
+    assert shorten_numbers(text) == shorter
     assert document_fault(shorter, 0) in ("", document_fault(text, 0))
 
 
 def test_value_that_stays_too_large_cannot_be_sent() -> None:
     control = json.dumps("\x01" * 600_000)
-    assert sendable(control) is None
-    assert sendable(json.dumps("x" * (MOST_SENT_OCTETS - 2))) is not None
-    assert sendable(json.dumps("x" * (MOST_SENT_OCTETS - 1))) is None
-    assert sendable(json.dumps("é" * (MOST_SENT_OCTETS // 2), ensure_ascii=False)) is None
+    assert shorten_numbers(control) is None
+    assert shorten_numbers(json.dumps("x" * (MAX_SENT_OCTETS - 2))) is not None
+    assert shorten_numbers(json.dumps("x" * (MAX_SENT_OCTETS - 1))) is None
+    assert shorten_numbers(json.dumps("é" * (MAX_SENT_OCTETS // 2), ensure_ascii=False)) is None

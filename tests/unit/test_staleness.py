@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.sync.policy.staleness import NOTHING, Met, is_away, met_by_poll, met_on_stream
+from syncbeat_server.sync.policy.staleness import NOTHING, Staleness, is_away, staleness_of_delivery, staleness_of_poll
 
 LATE_S = 30.0
 
@@ -29,7 +29,7 @@ def test_sums_agree_with_a_poisson_process_whose_instants_are_known(rate: float,
             seen.append(change)
             change += dice.expovariate(rate)
         if seen:
-            met = met_by_poll(now, last, seen[-1], len(seen), LATE_S)
+            met = staleness_of_poll(now, last, seen[-1], len(seen), LATE_S)
             estimated = [sum(pair) for pair in zip(estimated, met, strict=True)]
             truly[0] += len(seen)
             truly[1] += sum(now - one for one in seen)
@@ -40,27 +40,27 @@ def test_sums_agree_with_a_poisson_process_whose_instants_are_known(rate: float,
 
 
 def test_one_change_is_exact() -> None:
-    assert met_by_poll(100.0, 40.0, 90.0, 1, LATE_S) == Met(1.0, 10.0, 0.0)
-    assert met_by_poll(100.0, 40.0, 60.0, 1, LATE_S) == Met(1.0, 40.0, 1.0)
+    assert staleness_of_poll(100.0, 40.0, 90.0, 1, LATE_S) == Staleness(1.0, 10.0, 0.0)
+    assert staleness_of_poll(100.0, 40.0, 60.0, 1, LATE_S) == Staleness(1.0, 40.0, 1.0)
 
 
 def test_the_others_are_spread_since_the_last_poll() -> None:
     # One is 20 s old, two lie anywhere from 20 to 60 s ago: three quarters of that span are late.
-    assert met_by_poll(100.0, 40.0, 80.0, 3, LATE_S) == Met(3.0, 20.0 + 2 * 40.0, 1.5)
+    assert staleness_of_poll(100.0, 40.0, 80.0, 3, LATE_S) == Staleness(3.0, 20.0 + 2 * 40.0, 1.5)
 
 
 @given(times, times, times, st.integers(0, 1_000), st.floats(0.1, 1e4))
 def test_clocks_may_disagree(now: float, last: float, newest: float, unseen: int, late_s: float) -> None:
-    met = met_by_poll(now, last, newest, unseen, late_s)
+    met = staleness_of_poll(now, last, newest, unseen, late_s)
     assert met == NOTHING or met.changes == unseen
     assert met.stale_s >= 0.0
     assert 0.0 <= met.late <= met.changes
 
 
 def test_a_stream_knows_the_instant() -> None:
-    assert met_on_stream(100.0, 99.5, LATE_S) == Met(1.0, 0.5, 0.0)
-    assert met_on_stream(100.0, 60.0, LATE_S) == Met(1.0, 40.0, 1.0)
-    assert met_on_stream(100.0, 101.0, LATE_S) == Met(1.0, 0.0, 0.0)
+    assert staleness_of_delivery(100.0, 99.5, LATE_S) == Staleness(1.0, 0.5, 0.0)
+    assert staleness_of_delivery(100.0, 60.0, LATE_S) == Staleness(1.0, 40.0, 1.0)
+    assert staleness_of_delivery(100.0, 101.0, LATE_S) == Staleness(1.0, 0.0, 0.0)
 
 
 def test_who_comes_much_later_than_told_was_away() -> None:

@@ -29,7 +29,7 @@ from syncbeat_server.sync.policy.attention import attention, poll_cost
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.interval import Bounds, Price
 from syncbeat_server.sync.policy.reach import miss_share
-from syncbeat_server.sync.policy.scope_signal import signal_after_change, unchanged
+from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_after_change
 from tests.fakes import START
 
 NOW = START.timestamp()
@@ -70,14 +70,14 @@ tunings = st.builds(
 
 def scope(commits: int = 0, every_s: float = 60.0, name: str = "s", head: int = 1) -> ScopeState:
     """A scope that has changed so often of late, the last time just now."""
-    signal = unchanged(NOW - 86_400.0)
+    signal = initial_signal(NOW - 86_400.0)
     for number in range(commits):
         signal = signal_after_change(signal, DEFAULT_PRIOR, NOW - (commits - 1 - number) * every_s)
     return ScopeState(name, "e", head, signal)
 
 
 def wait(situation: Situation, tuning: Tuning = DEFAULT_TUNING) -> float:
-    return policy.reckon(situation, tuning, NOW).interval_s
+    return policy.decide_interval(situation, tuning, NOW).interval_s
 
 
 def same_or_shorter(one: float, other: float) -> bool:
@@ -102,7 +102,7 @@ def test_another_scope_never_makes_the_wait_longer(situation: Situation, more: S
 def test_the_longer_a_scope_is_silent_the_longer_the_wait(one: float, other: float, commits: int) -> None:
     soon, late = sorted((one, other))
     states = Situation([scope(commits)], LOOKING)
-    waits = [policy.reckon(states, DEFAULT_TUNING, NOW + silent).interval_s for silent in (soon, late)]
+    waits = [policy.decide_interval(states, DEFAULT_TUNING, NOW + silent).interval_s for silent in (soon, late)]
     assert same_or_shorter(*waits)
 
 
@@ -174,7 +174,7 @@ def test_a_device_that_pushes_reach_polls_rarely_until_pushes_break() -> None:
     reached = unreached._replace(reach=ANSWERS)
     assert wait(reached) > 5 * wait(unreached)
     assert wait(reached, DEFAULT_TUNING._replace(pushing=False)) == wait(unreached)
-    assert wait(reached) > wait(reached._replace(woken_again=False)) > wait(unreached)
+    assert wait(reached) > wait(reached._replace(resendable=False)) > wait(unreached)
     assert wait(Situation([scope(3)], LOOKING, ANSWERS)) == wait(Situation([scope(3)], LOOKING))  # nobody pushes it
 
 
@@ -184,7 +184,7 @@ def test_a_stream_brings_every_change_whether_or_not_anybody_wakes_devices() -> 
     )
     alone = Situation([untriggered], LOOKING)
     streaming = alone._replace(streaming=True)
-    assert policy.reckon(streaming, DEFAULT_TUNING, NOW).residual == pytest.approx(0.001)
+    assert policy.decide_interval(streaming, DEFAULT_TUNING, NOW).residual == pytest.approx(0.001)
     assert wait(streaming) == wait(streaming._replace(scopes=[triggered])) > 5 * wait(alone)
     assert wait(streaming, DEFAULT_TUNING._replace(pushing=False)) == wait(streaming)
 
@@ -206,7 +206,7 @@ def test_a_writer_who_comes_shortens_the_wait_and_one_who_leaves_lengthens_it() 
         return Situation([quiet._replace(signal=signal)], LOOKING)
 
     came, nobody, left = (
-        policy.reckon(one, DEFAULT_TUNING, later).interval_s
+        policy.decide_interval(one, DEFAULT_TUNING, later).interval_s
         for one in (told(present=True), Situation([quiet], LOOKING), told(present=False))
     )
     assert came < nobody <= left
@@ -215,7 +215,7 @@ def test_a_writer_who_comes_shortens_the_wait_and_one_who_leaves_lengthens_it() 
 def test_a_boost_holds_a_scope_at_its_tier_until_it_ends() -> None:
     quiet = scope()._replace(boosted=Priority.IMMEDIATE, boosted_until=NOW + 60.0)
     assert wait(Situation([quiet], AWAY)) == 10.0
-    over = policy.reckon(Situation([quiet], AWAY), DEFAULT_TUNING, NOW + 60.0).interval_s
+    over = policy.decide_interval(Situation([quiet], AWAY), DEFAULT_TUNING, NOW + 60.0).interval_s
     assert over > 60.0
 
 
@@ -286,11 +286,11 @@ def test_policies_by_name_give_what_they_are_named_for() -> None:
 
 
 def test_of_very_many_scopes_a_sample_stands_for_those_that_are_quiet() -> None:
-    quiet = [scope(1, name=f"q{number}")._replace(signal=unchanged(NOW - 86_400.0)) for number in range(400)]
+    quiet = [scope(1, name=f"q{number}")._replace(signal=initial_signal(NOW - 86_400.0)) for number in range(400)]
     busy = [scope(4, name="busy"), *quiet]
-    exact = policy.reckon(Situation(quiet[:40], LOOKING), DEFAULT_TUNING, NOW).rate * 10
-    assert policy.reckon(Situation(quiet, LOOKING), DEFAULT_TUNING, NOW).rate == pytest.approx(exact)
-    assert policy.reckon(Situation(busy, LOOKING), DEFAULT_TUNING, NOW).rate > exact
+    exact = policy.decide_interval(Situation(quiet[:40], LOOKING), DEFAULT_TUNING, NOW).rate * 10
+    assert policy.decide_interval(Situation(quiet, LOOKING), DEFAULT_TUNING, NOW).rate == pytest.approx(exact)
+    assert policy.decide_interval(Situation(busy, LOOKING), DEFAULT_TUNING, NOW).rate > exact
 
 
 def test_a_hint_says_when_how_soon_and_where_everything_is() -> None:
@@ -322,7 +322,7 @@ def test_pacing_has_the_last_word() -> None:
 def test_however_loaded_it_is_nobody_waits_longer_than_a_hint_holds() -> None:
     situation = Situation([], AWAY, streaming=True)
     hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, pace=lambda wait, background: 12.0 * wait)
-    assert hint.poll_interval_s == hint.valid_s == hint.wanted_s == LONGEST_POLL_S
+    assert hint.poll_interval_s == hint.valid_s == hint.unpaced_s == LONGEST_POLL_S
 
 
 def test_a_stream_is_advised_to_who_looks_at_what_changes_often() -> None:
@@ -337,7 +337,7 @@ def test_a_stream_is_advised_to_who_looks_at_what_changes_often() -> None:
 def test_an_explanation_gives_the_figures() -> None:
     situation = Situation([scope(4)], replace(LOOKING, idle_s=60.0))
     hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, explain=True)
-    rate = policy.reckon(situation, DEFAULT_TUNING, NOW).rate * 3600
+    rate = policy.decide_interval(situation, DEFAULT_TUNING, NOW).rate * 3600
     for words in ("1 scope is", f"{rate:.2f} times an hour", "foreground", "idle 60 s", "no pushes bring any"):
         assert words in hint.explanation
     for words in ("a mean staleness of 15 s", "3.2 polls", f"{hint.poll_interval_s:.1f} s"):

@@ -13,10 +13,10 @@ from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.interval import Price
 from syncbeat_server.sync.policy.price_controller import (
     DEFAULT_TARGET,
-    Measured,
+    Measurements,
     Target,
     TargetKind,
-    adjusted,
+    adjust_price,
     first_price,
 )
 
@@ -24,20 +24,20 @@ MEAN, P95 = DEFAULT_TARGET, Target(TargetKind.P95, 30.0)
 BUDGET = Target(TargetKind.BUDGET, 1_000_000)
 
 
-def stale_fleet(price: Price, k: float = 40.0, cap_s: float = 1e9) -> Measured:
+def stale_fleet(price: Price, k: float = 40.0, cap_s: float = 1e9) -> Measurements:
     """A fleet that keeps to the square-root law: its mean staleness goes with 1 / sqrt(price)."""
     mean_s = _mean_s(price, k, cap_s)
-    return Measured(unit_stale_s=mean_s * math.sqrt(price.staleness), capped=float(mean_s >= cap_s / 2))
+    return Measurements(unit_stale_s=mean_s * math.sqrt(price.staleness), capped=float(mean_s >= cap_s / 2))
 
 
 def _mean_s(price: Price, k: float = 40.0, cap_s: float = 1e9) -> float:
     return min(cap_s / 2, k / math.sqrt(price.staleness))
 
 
-def hour(price: Price, target: Target, fleet: Callable[[Price], Measured], minutes: int = 60) -> list[Price]:
+def hour(price: Price, target: Target, fleet: Callable[[Price], Measurements], minutes: int = 60) -> list[Price]:
     prices = [price]
     for _ in range(minutes):
-        prices.append(adjusted(prices[-1], target, fleet(prices[-1])))
+        prices.append(adjust_price(prices[-1], target, fleet(prices[-1])))
     return prices
 
 
@@ -67,8 +67,8 @@ def test_a_mean_is_met_within_minutes_wherever_it_starts(wrong_by: float) -> Non
 
 
 def test_a_mean_that_the_cap_bends_is_met_too() -> None:
-    def bent(price: Price) -> Measured:  # half of the changes are of scopes that the cap polls
-        return Measured(unit_stale_s=(_mean_s(price) + 12.0) / 2 * math.sqrt(price.staleness))
+    def bent(price: Price) -> Measurements:  # half of the changes are of scopes that the cap polls
+        return Measurements(unit_stale_s=(_mean_s(price) + 12.0) / 2 * math.sqrt(price.staleness))
 
     price = hour(first_price(MEAN), MEAN, bent)[-1]
     assert (_mean_s(price) + 12.0) / 2 == pytest.approx(15.0, rel=0.01)
@@ -78,30 +78,30 @@ def test_a_price_at_its_bounds_comes_back_soon() -> None:
     # At night nothing needs more than the cap; the price does not fall meanwhile, so the morning finds it where it was.
     awake = hour(Price(3.2), MEAN, stale_fleet)[-1]
 
-    def asleep(price: Price) -> Measured:
+    def asleep(price: Price) -> Measurements:
         return stale_fleet(price, k=3.0, cap_s=20.0)
 
     night = hour(awake, MEAN, asleep, minutes=480)[-1]
     assert night.staleness < awake.staleness
     assert _mean_s(hour(night, MEAN, stale_fleet, minutes=10)[-1]) == pytest.approx(15.0, rel=0.01)
 
-    def pinned(price: Price) -> Measured:
-        return Measured(unit_stale_s=10.0 * math.sqrt(price.staleness), capped=1.0)
+    def pinned(price: Price) -> Measurements:
+        return Measurements(unit_stale_s=10.0 * math.sqrt(price.staleness), capped=1.0)
 
     assert hour(awake, MEAN, pinned)[-1] == awake
 
-    def at_the_floor(price: Price) -> Measured:
-        return Measured(unit_stale_s=20.0 * math.sqrt(price.staleness), floored=1.0)
+    def at_the_floor(price: Price) -> Measurements:
+        return Measurements(unit_stale_s=20.0 * math.sqrt(price.staleness), floored=1.0)
 
     assert hour(awake, MEAN, at_the_floor)[-1] == awake
 
 
-def late_fleet(price: Price) -> Measured:
+def late_fleet(price: Price) -> Measurements:
     """Scopes of rates that differ, each polled within the limit or not at all, as the price of lateness has it."""
     rates = [math.exp(z / 4) / 3600 for z in range(-10, 11)]
     late = sum(rate for rate in rates if 1 / (price.lateness * 30.0) > rate)
     late *= min(1.0, 2.0 / (1.0 + price.staleness))
-    return Measured(changes=sum(rates) * 1e5, late=late * 1e5)
+    return Measurements(changes=sum(rates) * 1e5, late=late * 1e5)
 
 
 @pytest.mark.parametrize("lateness", [3.0, 60.0, 1_800.0])
@@ -112,14 +112,14 @@ def test_as_many_are_late_as_may_be(lateness: float) -> None:
 
 
 def test_with_nothing_late_the_price_of_staleness_falls_too_and_comes_back_first() -> None:
-    def early(price: Price) -> Measured:
-        return Measured(changes=1_000)
+    def early(price: Price) -> Measurements:
+        return Measurements(changes=1_000)
 
     cheap = hour(first_price(P95), P95, early, minutes=120)[-1]
     assert cheap.staleness < first_price(P95).staleness / 2
 
-    def all_late(price: Price) -> Measured:
-        return Measured(changes=1_000, late=1_000.0)
+    def all_late(price: Price) -> Measurements:
+        return Measurements(changes=1_000, late=1_000.0)
 
     dear = hour(cheap, P95, all_late)
     risen = next(i for i, price in enumerate(dear) if price.staleness == first_price(P95).staleness)
@@ -130,8 +130,8 @@ def test_with_nothing_late_the_price_of_staleness_falls_too_and_comes_back_first
 def test_a_budget_is_met_however_far_off_it_was() -> None:
     right = 2.5
 
-    def load(price: Price) -> Measured:
-        return Measured(unit_load=BUDGET.value / 86_400 / math.sqrt(right))
+    def load(price: Price) -> Measurements:
+        return Measurements(unit_load=BUDGET.value / 86_400 / math.sqrt(right))
 
     assert hour(first_price(BUDGET), BUDGET, load)[-1].staleness == pytest.approx(right)
 
@@ -139,8 +139,8 @@ def test_a_budget_is_met_however_far_off_it_was() -> None:
 def test_a_budget_of_a_hundredth_of_what_the_prior_gives_is_met_too() -> None:
     right = first_price(BUDGET).staleness / 9_000
 
-    def load(price: Price) -> Measured:
-        return Measured(unit_load=BUDGET.value / 86_400 / math.sqrt(right))
+    def load(price: Price) -> Measurements:
+        return Measurements(unit_load=BUDGET.value / 86_400 / math.sqrt(right))
 
     assert hour(first_price(BUDGET), BUDGET, load)[-1].staleness == pytest.approx(right)
 
@@ -150,15 +150,15 @@ def test_a_budget_that_the_bounds_bend_is_met_too() -> None:
     def requests_a_day(price: Price) -> float:
         return 700_000 * math.pow(price.staleness, 0.3)
 
-    def load(price: Price) -> Measured:
-        return Measured(unit_load=requests_a_day(price) / 86_400 / math.sqrt(price.staleness))
+    def load(price: Price) -> Measurements:
+        return Measurements(unit_load=requests_a_day(price) / 86_400 / math.sqrt(price.staleness))
 
     assert requests_a_day(hour(first_price(BUDGET), BUDGET, load)[-1]) == pytest.approx(BUDGET.value, rel=0.01)
 
 
 prices = st.builds(Price, st.floats(1e-6, 1e6), st.floats(0.0, 1e6))
 measures = st.builds(
-    Measured,
+    Measurements,
     st.floats(0.0, 1e9),
     st.floats(0.0, 1e9),
     st.floats(0.0, 1e9),
@@ -169,8 +169,8 @@ measures = st.builds(
 
 
 @given(prices, st.sampled_from([MEAN, P95, BUDGET]), measures)
-def test_whatever_is_measured_the_price_is_sane(price: Price, target: Target, measured: Measured) -> None:
-    moved = adjusted(price, target, measured)
+def test_whatever_is_measured_the_price_is_sane(price: Price, target: Target, measured: Measurements) -> None:
+    moved = adjust_price(price, target, measured)
     assert math.isfinite(moved.staleness)
     assert moved.staleness > 0.0
     assert math.isfinite(moved.lateness)
@@ -183,14 +183,14 @@ def test_a_prior_fitted_to_nonsense_does_not_move_the_price() -> None:
     # As of a day on which all scopes were written in one second.
     nonsense = Prior(1.18e-05, 1.16e-05, 2.0, 0.2, 2.83e-06, 0.2)
     good = first_price(MEAN)
-    on_target = Measured(unit_stale_s=MEAN.value * math.sqrt(good.staleness), changes=100.0)
+    on_target = Measurements(unit_stale_s=MEAN.value * math.sqrt(good.staleness), changes=100.0)
     assert first_price(MEAN, nonsense).staleness < good.staleness / 1_000
-    assert adjusted(good, MEAN, on_target, nonsense).staleness == pytest.approx(good.staleness)
+    assert adjust_price(good, MEAN, on_target, nonsense).staleness == pytest.approx(good.staleness)
 
 
 def test_nothing_measured_moves_nothing() -> None:
     for price, target in ((Price(2.0), MEAN), (Price(0.8, 50.0), P95), (Price(2.0), BUDGET)):
-        moved = adjusted(price, target, Measured())
+        moved = adjust_price(price, target, Measurements())
         assert moved.staleness == pytest.approx(price.staleness)
         assert moved.lateness == pytest.approx(price.lateness)
 

@@ -11,7 +11,7 @@ from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.push.delivery.worker import DeliveryWorker
-from syncbeat_server.sync.hints.view_cache import Views
+from syncbeat_server.sync.hints.view_cache import ViewCache
 from syncbeat_server.sync.streams.hub import Hub
 
 _CHANGES, _MEMBERS, _DELIVERIES, _CALLERS, _DEVICES = "changes", "members", "deliveries", "callers", "devices"
@@ -26,7 +26,7 @@ class Front:
     door: Authenticator
     callers: CallerCaches
     caches: ClusterTokenCache
-    views: Views
+    views: ViewCache
 
 
 class Tellers:
@@ -96,8 +96,8 @@ def listening(process: Process, worker: DeliveryWorker | None, front: Front | No
         # Whatever was said meanwhile is lost: look for yourself.
         if front is not None:
             front.callers.invalidate_app()
-            front.views.forget_all()
-        hub.look_everywhere()
+            front.views.invalidate_all()
+        hub.invalidate_all()
         if worker is not None:
             worker.wake()
 

@@ -6,24 +6,31 @@ import random
 from typing import TYPE_CHECKING
 
 from syncbeat_server.app.process import Process
-from syncbeat_server.sync.hints.load_pacer import Figures, Limits, Pacer
+from syncbeat_server.sync.hints.load_meter import LoadFigures, LoadLimits
+from syncbeat_server.sync.hints.load_pacer import LoadPacer
 
 if TYPE_CHECKING:
     from syncbeat_server.rpc.admission import Admission
 
 
-def pacing(process: Process) -> tuple[Pacer, Admission]:
+def pacing(process: Process) -> tuple[LoadPacer, Admission]:
     """What moves the hints of this process to moments, and what lets its calls in."""
     from syncbeat_server.rpc.admission import Admission  # with gRPC, which only processes that serve RPCs load
 
     settings, hub, database = process.settings, process.hub, process.database
 
-    def figures() -> Figures:
-        return Figures(admission.started_count, admission.shed_count, hub.opened, admission.in_flight, database.waiting)
+    def figures() -> LoadFigures:
+        return LoadFigures(
+            admission.started_count, admission.shed_count, hub.opened, admission.in_flight, database.waiting
+        )
 
-    limits = Limits(settings.capacity_rps, settings.max_in_flight, settings.database_pool_size)
-    pacer = Pacer(process.bus, process.clock, limits, figures, process.metrics.sync)
+    limits = LoadLimits(settings.capacity_rps, settings.max_in_flight, settings.database_pool_size)
+    pacer = LoadPacer(process.bus, process.clock, limits, figures, process.metrics.sync)
     admission = Admission(
-        settings.max_in_flight, lambda: pacer.overload, pacer.return_s, random.random, process.metrics.rpc.call_shed
+        settings.max_in_flight,
+        lambda: pacer.overload,
+        pacer.retry_delay_s,
+        random.random,
+        process.metrics.rpc.call_shed,
     )
     return pacer, admission

@@ -33,7 +33,7 @@ from syncbeat_server.storage.postgres.pg_notify import listen
 from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from syncbeat_server.storage.retention import Retention
 from syncbeat_server.sync.feed.prune import OLD_ROWS as OLD_SYNC_ROWS
-from syncbeat_server.sync.feed.prune import TombstonePruning
+from syncbeat_server.sync.feed.prune import TombstonePruner
 
 if TYPE_CHECKING:
     from syncbeat_server.push.providers.fcm import AccessTokens
@@ -74,7 +74,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
             ),
         )
         listening = [] if session_url is None else [listen(session_url.get_secret_value(), worker.wake, process.clock)]
-        pruning = TombstonePruning(process.database, settings.keep_tombstones_days, process.clock)
+        pruning = TombstonePruner(process.database, settings.keep_tombstones_days, process.clock)
         retention = retention_of(process)
         background = [channels.run(), nightly_fit(process).run(), pruning.run(), retention.run(), *listening]
         async with running([worker.run(), *background]):

@@ -34,8 +34,8 @@ from syncbeat_server.push.delivery.watch import DeliveryWatches
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.service import PushService
 from syncbeat_server.storage.idempotency_cache import IdempotencyCache
-from syncbeat_server.sync.hints.cursor_recorder import SeenRecorder
-from syncbeat_server.sync.hints.view_cache import Views
+from syncbeat_server.sync.hints.cursor_recorder import CursorRecorder
+from syncbeat_server.sync.hints.view_cache import ViewCache
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ async def _front(process: Process) -> AsyncIterator[Front]:
     caches = ClusterTokenCache(at_door.caches, at_door.jwks, process.bus, name, process.hub.callers_changed)
     process.metrics.auth.watch_token_cache(at_door.caches.tokens.stats)
     size = process.settings.view_cache_size
-    views = Views(process.database, process.clock, lambda: process.bus.listening, size)
+    views = ViewCache(process.clock, lambda: process.bus.listening, size)
     try:
         async with running([caches.run(), *(store.run() for store in at_door.jwks)]):
             yield Front(at_door.door, at_door.caches, caches, views)
@@ -111,7 +111,7 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
     tell = Tellers(process, worker, front)
     sync = syncing(process, front, tell, pacer)
     watches = DeliveryWatches(database, clock, process.hub.stream_age_s)
-    directory = DirectoryService(database, cancel_waiting, tell.members_changed, tell.devices_changed)
+    directory = DirectoryService(database, cancel_waiting, tell)
     templates = process.apps.templates
     server = RpcServer(
         HandlerPipeline(
@@ -140,12 +140,12 @@ async def _running_rpc(process: Process, worker: DeliveryWorker | None, front: F
             process.hub.drain()
             watches.drain()
             await server.stop(process.ending.remaining_s())
-            await _flushed(process, sync.seen)
+            await _flushed(process, sync.cursors)
 
 
-async def _flushed(process: Process, seen: SeenRecorder) -> None:
+async def _flushed(process: Process, cursors: CursorRecorder) -> None:
     try:
-        if await process.ending.wait_for(seen.flush(), _FLUSH_S):
+        if await process.ending.wait_for(cursors.flush(), _FLUSH_S):
             return
     except SyncbeatError as error:
         _log.warning("cursors not recorded", extra={"reason": error.reason})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from syncbeat_server.app.process import Process
 from syncbeat_server.defaults import TARGET_STALENESS_S
@@ -13,18 +13,17 @@ from syncbeat_server.sync.policy.hint import TIER_S
 from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind
 from syncbeat_server.sync.tuning.counters import INTERVALS_S, STALENESS_S
-from syncbeat_server.sync.tuning.hint_recorder import Recorder
 from syncbeat_server.sync.tuning.nightly_fit import NightlyFit
-from syncbeat_server.sync.tuning.price_updates import Aim, Learning
+from syncbeat_server.sync.tuning.price_updates import HintTuner, TuningGoal
 
 _TIERS = {tier.value: longest_s for tier, longest_s in TIER_S.items()} | {Priority.SLOW.value: math.inf}
 
 
-def learning_of(process: Process) -> Learning:
+def hint_tuner(process: Process) -> HintTuner:
     """What tunes the hints of a process that serves them, shown in its metrics."""
-    learning = Learning(process.database, lambda: _aims(process), process.hub.live_devices, process.clock)
-    process.metrics.sync.watch_apps(lambda: learning.recorder.tallies, STALENESS_S, INTERVALS_S, _TIERS)
-    return learning
+    tuner = HintTuner(process.database, lambda: _goals(process), process.hub.live_devices, process.clock)
+    process.metrics.sync.watch_apps(lambda: tuner.recorder.counters, STALENESS_S, INTERVALS_S, _TIERS)
+    return tuner
 
 
 def nightly_fit(process: Process) -> NightlyFit:
@@ -32,25 +31,13 @@ def nightly_fit(process: Process) -> NightlyFit:
     return NightlyFit(process.database, lambda: process.apps.current, process.clock)
 
 
-def sampling(
-    process: Process, recorder: Recorder, scope_changed: Callable[[str, str], None]
-) -> Callable[[str, str], None]:
-    """Tells `scope_changed` of each publish, and remembers when sampled scopes changed."""
-
-    def published(app_id: str, scope: str) -> None:
-        recorder.changed(app_id, scope, process.clock.now().timestamp())
-        scope_changed(app_id, scope)
-
-    return published
+def _goals(process: Process) -> Mapping[str, TuningGoal]:
+    return {app_id: goal_of(app) for app_id, app in process.apps.current.items()}
 
 
-def _aims(process: Process) -> Mapping[str, Aim]:
-    return {app_id: aim_of(app) for app_id, app in process.apps.current.items()}
-
-
-def aim_of(app: AppSettings) -> Aim:
+def goal_of(app: AppSettings) -> TuningGoal:
     """What an app's settings say of its hints."""
-    return Aim(_target(app), Bounds(app.poll_floor_s, app.longest_poll_s), app.policy)
+    return TuningGoal(_target(app), Bounds(app.poll_floor_s, app.longest_poll_s), app.policy)
 
 
 def _target(app: AppSettings) -> Target:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from syncbeat_server.directory.store import known_scopes
+from syncbeat_server.directory.store.members import known_scopes
 from syncbeat_server.errors import NotFound, SyncbeatError, TokenInvalid
 from syncbeat_server.push.accept import accept
 from syncbeat_server.push.content.ack_token import claimed_app, verify_ack_token

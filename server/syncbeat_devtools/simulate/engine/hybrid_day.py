@@ -243,7 +243,7 @@ class HybridDay:
         activity = _FOREGROUND if self._streaming else _BACKGROUND
         scope = ScopeState("scope", _EPOCH, self._committed, self._signal)
         situation = Situation((scope,), activity, self._reach, self._streaming, self._can_resend)
-        wait = hint.reckon(situation, self._tuning, now).interval_s * share
+        wait = hint.decide_interval(situation, self._tuning, now).interval_s * share
         self._hint_number += 1
         self._schedule(now + max(wait, self._conditions.floor_s(self._handset.platform)), _Kind.POLL, self._hint_number)
 
@@ -276,7 +276,7 @@ class HybridDay:
 
 
 def _learned_signal(device: Device, tuning: Tuning) -> Signal:
-    known = scope_signal.unchanged(device.born)._replace(presence_at=device.born, triggered=1.0)
+    known = scope_signal.initial_signal(device.born)._replace(presence_at=device.born, triggered=1.0)
     for at in device.history:
         known = scope_signal.signal_after_change(known, tuning.prior, at)
     return known._replace(triggered=1.0)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from syncbeat_devtools.simulate.fleet.devices import FleetSpec, make_device
 from syncbeat_devtools.simulate.policies.schedules import AdaptiveSchedule
 from syncbeat_devtools.simulate.policies.settings import Settings
-from syncbeat_server.sync.policy.load_leveling import Book
+from syncbeat_server.sync.policy.arrival_book import ArrivalBook
 
 _OVER_AT, _WATCHED_S, _CALM_AFTER_S = 12 * 3600, 1800, 600
 _JITTER = 0.1
@@ -85,8 +85,8 @@ def _simulate(spec: FleetSpec, seed: int, devices: int, placement: Placement) ->
 def _placer(placement: Placement, chance: random.Random) -> Place:
     match placement:
         case Placement.BOOKED:
-            book = Book(float(_OVER_AT))
-            return lambda now, wanted: book.choose(now, wanted, chance.random)
+            book = ArrivalBook(float(_OVER_AT))
+            return lambda now, wanted: book.book_arrival(now, wanted, chance.random)
         case Placement.JITTERED:
             return lambda now, wanted: wanted * chance.uniform(1.0 - _JITTER, 1.0 + _JITTER)
         case Placement.EXACT:

@@ -31,7 +31,7 @@ class CeilingSchedule:
     def __init__(self, settings: Settings, device: Device, spec: FleetSpec, bounds: Bounds) -> None:
         self._price, self._bounds = settings.price, bounds
         self._spec, self._device = spec, device
-        self._belief = belief.fresh(self._prior(device.born), device.born)
+        self._belief = belief.initial_belief(self._prior(device.born), device.born)
 
     def _prior(self, now: float) -> Prior:
         return exact_prior(self._device, self._spec, now)
@@ -46,7 +46,7 @@ class CeilingSchedule:
     def interval(self, now: float, *, news: bool) -> float:
         """Return the interval after a poll."""
         prior = self._prior(now)
-        self._belief = belief.advanced(self._belief, prior, now)
+        self._belief = belief.after_silence(self._belief, prior, now)
         view = belief.outlook(self._belief, prior, now)
         return interval.poll_interval(view, self._price, POLL_COST, self._bounds, DAY)
 

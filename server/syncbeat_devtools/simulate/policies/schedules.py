@@ -93,7 +93,7 @@ class BackoffSchedule(_NoExpectation):
 
     def interval(self, now: float, *, news: bool) -> float:
         """Return the interval after a poll."""
-        self._wait_s = baselines.backed_off(self._wait_s, self._bounds, news=news)
+        self._wait_s = baselines.multiplicative_backoff(self._wait_s, self._bounds, news=news)
         return self._wait_s
 
 
@@ -124,7 +124,7 @@ class AdaptiveSchedule:
     def __init__(self, settings: Settings, born: float, presence: Iterable[tuple[float, bool]] = ()) -> None:
         self._price = settings.price
         self._bounds, self._prior = settings.bounds, settings.prior
-        self._signal = scope_signal.unchanged(born)._replace(presence_at=born)
+        self._signal = scope_signal.initial_signal(born)._replace(presence_at=born)
         self._outlook = Outlook(0.0, 0.0, 1.0)
         self._presence = sorted(presence, reverse=True)
 
@@ -150,7 +150,7 @@ class AdaptiveSchedule:
 
 
 def _expected(view: Outlook, wait_s: float) -> Expectation:
-    stale_s, changes = interval.gathered(view, wait_s)
+    stale_s, changes = interval.expected_staleness(view, wait_s)
     return Expectation(view.rate, changes, stale_s)
 
 

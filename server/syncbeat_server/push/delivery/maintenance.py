@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from syncbeat_server.directory.store import forget_moves
+from syncbeat_server.directory.store.token_moves import forget_moves
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.push.delivery.scan_frontier import Frontier
 from syncbeat_server.push.store import dedupe, device_tokens, fanout, lifecycle, queue, queue_figures

@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
-from syncbeat_server.directory.device_locks import lock_in_order
+from syncbeat_server.directory.store.device_locks import lock_in_order
 from syncbeat_server.push.model import ClaimedDelivery, device_columns
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql

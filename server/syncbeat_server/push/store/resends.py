@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from syncbeat_server.directory.device_locks import lock_in_order
 from syncbeat_server.directory.model import FOREGROUND_S, REACH_HALF_LIFE_S
+from syncbeat_server.directory.store.device_locks import lock_in_order
 from syncbeat_server.push.policy.reachability import RECENT_HALF_LIFE_S, AppReach
 from syncbeat_server.push.policy.resend import UnansweredWakeUp
 from syncbeat_server.push.policy.transitions import Event, states_before

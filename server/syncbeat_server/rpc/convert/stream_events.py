@@ -11,9 +11,9 @@ from syncbeat_server.rpc.convert.fields import cursor, cursor_message, duration,
 from syncbeat_server.rpc.convert.sync import activity, change_message, device_key
 from syncbeat_server.rpc.fastpath.hint_message import hint_message
 from syncbeat_server.sync.model import ChangesSent, Checkpoint, Drain, Hint, Reset, ResetAll, StreamEvent
-from syncbeat_server.sync.streams.firehose import FirehoseRequest
+from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
+from syncbeat_server.sync.streams.hint_stream import WatchRequest
 from syncbeat_server.sync.streams.lifetime import DEFAULT_HEARTBEAT_S
-from syncbeat_server.sync.streams.watch import WatchRequest
 
 Recheck = Callable[[], Awaitable[None]]
 """Raises once the caller of a stream is no longer let in."""

@@ -20,7 +20,7 @@ from syncbeat_server.rpc.fastpath.hint_message import hint_answer, hint_message
 from syncbeat_server.sync.model import DeviceKey, StreamEvent
 from syncbeat_server.sync.service import SyncService
 from syncbeat_server.sync.streams.firehose import Firehose
-from syncbeat_server.sync.streams.watch import HintStreams
+from syncbeat_server.sync.streams.hint_streams import HintStreams
 
 
 class SyncServicer:
@@ -49,7 +49,7 @@ class SyncServicer:
         return hint_answer(await self._sync.hint(convert.poll(request, call), is_user=call.is_user))
 
     def _try_get_hint(self, request: pb.GetHintRequest, call: Call) -> Message | None:
-        hint = self._sync.hint_at_once(convert.poll(request, call))
+        hint = self._sync.try_hint(convert.poll(request, call))
         return None if hint is None else hint_answer(hint)
 
     async def ReportActivity(self, request: pb.ReportActivityRequest, call: Call) -> Message:

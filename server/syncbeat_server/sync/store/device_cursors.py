@@ -1,4 +1,4 @@
-"""SQL of what devices' calls were answered, beside what they have shown: was a wake-up answered?"""
+"""Records the cursors that devices have shown, and those that their calls were answered with."""
 
 from __future__ import annotations
 
@@ -9,8 +9,32 @@ from syncbeat_server.storage.retention import DeletedBatch
 from syncbeat_server.sync.model import Cursor, DeviceKey
 
 
+async def record_shown(conn: Connection, shown: Sequence[tuple[DeviceKey, Cursor]]) -> None:
+    """Write the newest cursor that each device has shown for a scope; older ones change nothing."""
+    newest = {(device, cursor.scope): cursor for device, cursor in shown}
+    await conn.execute(
+        """INSERT INTO device_cursors AS c (app_id, user_id, device_id, scope, epoch, sequence, seen_at)
+           SELECT k.app_id, k.user_id, k.device_id, k.scope, k.epoch, k.sequence, syncbeat_now()
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[])
+                AS k (app_id, user_id, device_id, scope, epoch, sequence)
+           JOIN devices d ON (d.app_id, d.user_id, d.device_id) = (k.app_id, k.user_id, k.device_id)
+           JOIN scopes s ON (s.app_id, s.scope, s.epoch) = (k.app_id, k.scope, k.epoch) AND k.sequence <= s.head
+           ORDER BY k.app_id, k.user_id, k.device_id, k.scope
+           ON CONFLICT (app_id, user_id, device_id, scope) DO UPDATE
+           SET epoch = excluded.epoch, sequence = excluded.sequence, seen_at = excluded.seen_at,
+               fetched = CASE WHEN c.epoch = excluded.epoch THEN c.fetched END
+           -- A stored cursor ahead of the head is of changes that a restore undid.
+           WHERE c.epoch <> excluded.epoch OR c.sequence < excluded.sequence
+              OR c.sequence > (SELECT s.head FROM scopes s WHERE (s.app_id, s.scope) = (c.app_id, c.scope))""",
+        *device_columns([device for device, _ in newest]),
+        [scope for _, scope in newest],
+        [cursor.epoch for cursor in newest.values()],
+        [cursor.sequence for cursor in newest.values()],
+    )
+
+
 async def record_fetched(conn: Connection, fetched: Sequence[tuple[DeviceKey, Cursor]]) -> None:
-    """Remember up to which cursor each device's calls were answered for a scope; older ones change nothing."""
+    """Write the newest cursor that each device's calls were answered with for a scope; older ones change nothing."""
     newest = {(device, cursor.scope): cursor for device, cursor in fetched}
     await conn.execute(
         """INSERT INTO device_cursors AS c (app_id, user_id, device_id, scope, epoch, sequence, seen_at,
@@ -24,19 +48,17 @@ async def record_fetched(conn: Connection, fetched: Sequence[tuple[DeviceKey, Cu
            ON CONFLICT (app_id, user_id, device_id, scope) DO UPDATE
            SET sequence = CASE WHEN c.epoch = excluded.epoch THEN c.sequence ELSE 0 END,
                epoch = excluded.epoch, fetched = excluded.fetched, fetched_at = excluded.fetched_at
-           -- What is kept and ahead of the head was lost with a restore.
+           -- A stored cursor ahead of the head is of changes that a restore undid.
            WHERE c.epoch <> excluded.epoch OR c.fetched IS NULL OR c.fetched < excluded.fetched
               OR c.fetched > (SELECT s.head FROM scopes s WHERE (s.app_id, s.scope) = (c.app_id, c.scope))""",
-        [device.app_id for device, _ in newest],
-        [device.user_id for device, _ in newest],
-        [device.device_id for device, _ in newest],
-        [cursor.scope for cursor in newest.values()],
+        *device_columns([device for device, _ in newest]),
+        [scope for _, scope in newest],
         [cursor.epoch for cursor in newest.values()],
         [cursor.sequence for cursor in newest.values()],
     )
 
 
-# Page by page through the primary key: an index by time would have to be moved with each poll.
+# Page by page through the primary key: an index by time would have to be updated with each poll.
 FORGET_LEFT = """
     WITH page AS MATERIALIZED (
         SELECT app_id, user_id, device_id, scope FROM device_cursors
@@ -54,9 +76,18 @@ FORGET_LEFT = """
 
 
 async def forget_left(conn: Connection, limit: int, after: tuple[str, str, str, str] | None = None) -> DeletedBatch:
-    """Look at `limit` cursors, and delete those of scopes that their users left, not shown for a month."""
+    """Look at `limit` cursors, and delete those not updated for a month of scopes that their users left."""
     row = await conn.fetchrow(FORGET_LEFT, *(after or ("", "", "", "")), limit)
     if row is None:
         return DeletedBatch(0, more=False, place=None)
     place = (row["app_id"], row["user_id"], row["device_id"], row["scope"])
     return DeletedBatch(row["gone"], more=row["found"] == limit, place=place)
+
+
+def device_columns(devices: Sequence[DeviceKey]) -> tuple[list[str], list[str], list[str]]:
+    """Return the three columns of device keys, as arguments of a statement."""
+    return (
+        [device.app_id for device in devices],
+        [device.user_id for device in devices],
+        [device.device_id for device in devices],
+    )

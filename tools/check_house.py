@@ -1,6 +1,6 @@
-"""House rules that no linter knows: sizes, names, no sleeps or mocks in tests, no machine's paths.
+"""Checks house rules that no linter knows: sizes, names, no sleeps or mocks in tests, no paths of a machine.
 
-There are no exceptions to list: a rule that needs one is the wrong rule. Generated code is not looked at.
+There is no list of exceptions: a rule that needs one is the wrong rule. Generated code is skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BANNED_WORDS = {
 }  # fmt: skip
 NAMED_SUFFIXES = {".py", ".sql", ".sh", ".proto", ".toml", ".yaml", ".yml", ".ts"}
 
-# Put together here, so that this file does not hold what it looks for.
+# Assembled here, so that this file does not contain the text it looks for.
 REGISTRY_HOSTS = re.compile(
     "|".join(
         r"\b" + re.escape(".".join(parts))
@@ -50,7 +50,7 @@ MOCK_MODULES = {"mock", "pytest_mock", "unittest.mock"}
 
 
 class Finding(NamedTuple):
-    """One broken rule: the file, the line (1 when it is about the file) and what is wrong."""
+    """A broken rule: the file, the line (1 if it concerns the whole file) and the message."""
 
     path: Path
     line: int
@@ -58,7 +58,7 @@ class Finding(NamedTuple):
 
 
 def main() -> int:
-    """Print every finding as `path:line: text`; answer 1 when there is one."""
+    """Print every finding as `path:line: text`. Returns 1 if there is one."""
     findings = [finding for path in files(ROOT) for finding in check_file(path)]
     for finding in sorted(findings):
         print(f"{finding.path}:{finding.line}: {finding.text}")
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def files(root: Path) -> Iterator[Path]:
-    """Every file of ours, relative to `root`: not what is generated, hidden, built or installed."""
+    """Yield every file of ours relative to `root`, except generated, hidden, built and installed ones."""
     for folder, subfolders, names in os.walk(root):
         here = Path(folder).relative_to(root)
         subfolders[:] = [
@@ -84,7 +84,7 @@ def files(root: Path) -> Iterator[Path]:
 
 
 def check_file(path: Path) -> Iterator[Finding]:
-    """Every rule that applies to this file."""
+    """Apply every rule for this file."""
     yield from check_path_words(path)
     try:
         text = (ROOT / path).read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def check_file(path: Path) -> Iterator[Finding]:
 
 
 def check_path_words(path: Path) -> Iterator[Finding]:
-    """File and folder names say what is in them, not that something is."""
+    """Refuse file and folder names with words that say nothing about the contents."""
     if path.suffix not in NAMED_SUFFIXES:
         return
     for part in (*path.parts[:-1], path.stem):
@@ -105,7 +105,7 @@ def check_path_words(path: Path) -> Iterator[Finding]:
 
 
 def check_text(path: Path, text: str) -> Iterator[Finding]:
-    """What no file may hold, whatever its language."""
+    """Apply the rules for text in any language."""
     for number, line in enumerate(text.splitlines(), start=1):
         if REGISTRY_HOSTS.search(line):
             yield Finding(path, number, "names the host of a package registry")
@@ -118,7 +118,7 @@ def check_text(path: Path, text: str) -> Iterator[Finding]:
 
 
 def check_python(path: Path, text: str) -> Iterator[Finding]:
-    """Sizes and names; in tests also sleeps and mocks."""
+    """Check sizes and names; in tests also sleeps and mocks."""
     in_tests = path.parts[0] == "tests"
     lines = text.count("\n")
     if lines > MODULE_LINES:
@@ -141,8 +141,8 @@ def check_python(path: Path, text: str) -> Iterator[Finding]:
 
 
 def check_test_node(path: Path, node: ast.AST) -> Iterator[Finding]:
-    """A test waits for what it waits for, and talks to the real thing or to a fake written for it."""
-    if isinstance(node, ast.Call) and sleeps(node):
+    """Refuse sleeps and mocks: a test waits for its condition, and uses the real thing or a fake written for it."""
+    if isinstance(node, ast.Call) and is_sleep(node):
         yield Finding(path, node.lineno, "sleeps: wait for an event or move the fake clock")
     elif isinstance(node, ast.Import) and any(alias.name in MOCK_MODULES for alias in node.names):
         yield Finding(path, node.lineno, "uses a mock")
@@ -152,8 +152,8 @@ def check_test_node(path: Path, node: ast.AST) -> Iterator[Finding]:
             yield Finding(path, node.lineno, "uses a mock")
 
 
-def sleeps(call: ast.Call) -> bool:
-    """Whether this is a sleep of the event loop or the system for anything but a literal 0."""
+def is_sleep(call: ast.Call) -> bool:
+    """Tell if a call sleeps, in the event loop or the system, for anything but a literal 0."""
     function = call.func
     if isinstance(function, ast.Attribute):
         named = (
@@ -166,7 +166,7 @@ def sleeps(call: ast.Call) -> bool:
 
 
 def words(name: str) -> set[str]:
-    """The words of a snake_case, kebab-case or CamelCase name, in lower case."""
+    """Return the words of a snake_case, kebab-case or CamelCase name, in lower case."""
     return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)}
 
 

@@ -21,8 +21,9 @@ help: ## list the verbs
 setup: ## make .venv with the pinned packages (PYTHON=... chooses the interpreter); every other verb does it too
 	@sh tools/setup.sh
 
-gen: setup ## generate clients/python/syncbeat/v1 from protos/
+gen: setup ## generate clients/python/syncbeat/v1 from protos/, and docs/reference/ from the code
 	@sh protos/gen.sh generate
+	@$(BIN)/python tools/gen_delivery_states.py docs/reference
 
 fmt: setup ## format Python and protos
 	@$(BIN)/ruff check --quiet --fix-only .

@@ -1,1 +1,1 @@
-"""Benchmarks for `make bench`: one file for each figure, each measured beside its baseline in the same run."""
+"""Benchmarks of `make bench`: one module per figure, each measured beside its baseline in the same run."""

@@ -1,4 +1,4 @@
-"""Cost of authentication in microseconds of CPU: from the cache, by signature, and all around a call."""
+"""Cost of authentication in microseconds of CPU: from the cache, by signature, and around a whole call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import Message
 
-from bench.figure import Better, Figure, Options, Round, paired
+from bench.figure import Better, Figure, Options, Round, measure_pairs
 from syncbeat.v1 import directory_service_pb2
 from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache, CachedStatus
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches
@@ -45,39 +45,40 @@ _SERVICE = directory_service_pb2.DESCRIPTOR.services_by_name["DirectoryService"]
 
 
 def hs256(options: Options) -> Figure:
-    """A token signed by HS256: read, looked up and checked, against PyJWT's bare decode."""
-    return _signed("auth_hs256_us", "HS256", 4_000, options)
+    """Measure parsing and verifying a token signed by HS256, against PyJWT's bare decode."""
+    return _measure_signature("auth_hs256_us", "HS256", 4_000, options)
 
 
 def es256(options: Options) -> Figure:
-    """As `hs256`, by ES256."""
-    return _signed("auth_es256_us", "ES256", 2_000, options)
+    """Measure the same for ES256."""
+    return _measure_signature("auth_es256_us", "ES256", 2_000, options)
 
 
 def cached(options: Options) -> Figure:
-    """A call whose token was checked within the minute, against decoding it again with PyJWT."""
+    """Measure a call whose token was verified within the last minute, against decoding it again with PyJWT."""
     token = _token("HS256")
-    door = _door(token)
+    authenticator = _authenticator(token)
     values = [f"Bearer {token}"]
-    assert door.cached(parse_bearer(values)) is not None
+    assert authenticator.cached(parse_bearer(values)) is not None
     decode = _pyjwt("HS256", token)
-    return paired(
+    return measure_pairs(
         "auth_cached_us",
         "us of CPU",
         Better.LESS,
         options,
-        lambda: _cost(lambda: door.cached(parse_bearer(values)), 40_000),
+        lambda: _cost(lambda: authenticator.cached(parse_bearer(values)), 40_000),
         lambda: _cost(decode, 4_000),
         baseline_is="PyJWT's decode of the same token",
     )
 
 
 def interceptor(options: Options) -> Figure:
-    """Everything around a unary call (request id, metrics, deadline, auth, parsing, validation), against a handler
-    that only parses and serializes.
+    """Measure everything around a unary call, against a handler that only parses and serializes.
+
+    That is request id, metrics, deadline, authentication, parsing and validation.
     """
     token = _token("HS256")
-    handler = _handler(_door(token))
+    handler = _handler(_authenticator(token))
     context = cast(Context, _Context(token))
     data = directory_service_pb2.GetDeviceRequest(device_id="phone").SerializeToString()
 
@@ -85,7 +86,7 @@ def interceptor(options: Options) -> Figure:
         directory_service_pb2.GetDeviceRequest.FromString(request)
         return _ANSWER.SerializeToString()
 
-    return paired(
+    return measure_pairs(
         "auth_interceptor_us",
         "us of CPU",
         Better.LESS,
@@ -99,7 +100,7 @@ def interceptor(options: Options) -> Figure:
 _ANSWER = directory_service_pb2.GetDeviceResponse()
 
 
-def _signed(name: str, algorithm: str, count: int, options: Options) -> Figure:
+def _measure_signature(name: str, algorithm: str, count: int, options: Options) -> Figure:
     token, table = _token(algorithm), key_table([KeyRow(_ISSUER, "k", algorithm, _CHECK[algorithm])])
     clock = SystemClock()
 
@@ -109,7 +110,7 @@ def _signed(name: str, algorithm: str, count: int, options: Options) -> Figure:
         return verify_token(unverified, table[unverified.issuer, header.kid, header.algorithm], clock.now())
 
     decode = _pyjwt(algorithm, token)
-    return paired(
+    return measure_pairs(
         name,
         "us of CPU",
         Better.LESS,
@@ -132,27 +133,27 @@ def _pyjwt(algorithm: str, token: str) -> Callable[[], object]:
 
 
 class _AllAccepted:
-    """AccountStatusCache that need no database: whoever has a good token is let in."""
+    """An account status cache without a database, which accepts every verified token."""
 
     async def get(self, _token: VerifiedToken, *, fresh: bool = False) -> CachedStatus:
         return CachedStatus(AccountStatus(exists=not fresh), float("inf"))
 
 
-def _door(token: str) -> Authenticator:
-    """One that has checked this token."""
+def _authenticator(token: str) -> Authenticator:
+    """Return an authenticator that has verified this token."""
     clock, rows = SystemClock(), key_table([KeyRow(_ISSUER, "k", "HS256", _SECRET)])
     caches = CallerCaches(cast(AccountStatusCache, _AllAccepted()), TokenCache(clock, 100))
-    door = Authenticator(Credentials(rows, {}, {}, {}), caches, clock)
-    asyncio.run(_enter(door, token))
-    return door
+    authenticator = Authenticator(Credentials(rows, {}, {}, {}), caches, clock)
+    asyncio.run(_authenticate(authenticator, token))
+    return authenticator
 
 
-async def _enter(door: Authenticator, token: str) -> None:
-    assert (await door.authenticate(parse_bearer([f"Bearer {token}"]))).name == _USER
+async def _authenticate(authenticator: Authenticator, token: str) -> None:
+    assert (await authenticator.authenticate(parse_bearer([f"Bearer {token}"]))).name == _USER
 
 
 class _Context:
-    """The context of a call, as far as the handler pipeline reads it."""
+    """The context of a call, as far as the handler pipeline uses it."""
 
     def __init__(self, token: str) -> None:
         self._metadata = (("authorization", f"Bearer {token}"), ("user-agent", "bench"))
@@ -164,13 +165,13 @@ class _Context:
         return None
 
 
-def _handler(door: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]]:
+def _handler(authenticator: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def nothing(_request: Message, _call: Call) -> Message:
         return _ANSWER
 
     name = "GetDevice"
     admission = Admission(1_000, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
-    pipeline = HandlerPipeline(door, Metrics().rpc, SystemClock(), admission)
+    pipeline = HandlerPipeline(authenticator, Metrics().rpc, SystemClock(), admission)
     return pipeline.unary_handler(_SERVICE.methods_by_name[name], access_policies(_SERVICE)[name], nothing)
 
 

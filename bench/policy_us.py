@@ -1,11 +1,11 @@
-"""Measures the decision of a hint in microseconds of CPU: the adaptive policy against the moving averages."""
+"""Cost of deciding a hint in microseconds of CPU: the adaptive policy against moving averages."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
 
-from bench.figure import Better, Figure, Options, Round, paired
+from bench.figure import Better, Figure, Options, Round, measure_pairs
 from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.sync.model import Activity, ScopeState
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Situation, Tuning, decide, signal_after_change
@@ -17,16 +17,16 @@ _NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 def measure(options: Options) -> Figure:
-    """A device with three scopes that have changed one, two and three times within two hours."""
+    """Measure a device with three scopes that have changed one, two and three times within two hours."""
     situation = Situation([_scope(number) for number in range(1, _SCOPES + 1)], Activity())
     rival = DEFAULT_TUNING._replace(policy=SchedulingPolicy.SQRT_EWMA)
-    return paired(
+    return measure_pairs(
         "policy_us",
         "us of CPU/hint",
         Better.LESS,
         options,
-        lambda: _decided(situation, DEFAULT_TUNING),
-        lambda: _decided(situation, rival),
+        lambda: _measure_decisions(situation, DEFAULT_TUNING),
+        lambda: _measure_decisions(situation, rival),
         baseline_is="the square-root law over two moving averages",
         scopes=_SCOPES,
     )
@@ -40,7 +40,7 @@ def _scope(commits: int) -> ScopeState:
     return ScopeState(f"scope-{commits}", "epoch", commits, signal)
 
 
-def _decided(situation: Situation, tuning: Tuning) -> Round:
+def _measure_decisions(situation: Situation, tuning: Tuning) -> Round:
     before = time.process_time()
     for number in range(_HINTS):
         decide(situation, tuning, _NOW + timedelta(seconds=number % 60), changed=False)

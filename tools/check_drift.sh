@@ -1,5 +1,6 @@
 #!/bin/sh
-# Fails when the committed generated code is not what the protos generate: generates it anew beside it and compares.
+# Fails when what is generated and committed (stubs from the protos, docs/reference/ from the code) is not what comes of
+# generating it now: generates it anew beside it and compares.
 set -eu
 cd "$(dirname "$0")/.."
 fresh=$(mktemp -d)
@@ -7,5 +8,10 @@ trap 'rm -rf "$fresh"' EXIT
 sh protos/gen.sh generate "$fresh"
 if ! diff -r -q -x __pycache__ "$fresh/syncbeat/v1" clients/python/syncbeat/v1; then
   echo "check_drift: the generated code is stale. Fix: make gen" >&2
+  exit 1
+fi
+.venv/bin/python tools/gen_delivery_states.py "$fresh/reference"
+if ! diff -r -q "$fresh/reference" docs/reference; then
+  echo "check_drift: docs/reference is stale. Fix: make gen" >&2
   exit 1
 fi

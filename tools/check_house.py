@@ -151,7 +151,7 @@ def check_file(path: Path) -> Iterator[Finding]:
 
 
 def check_path_words(path: Path) -> Iterator[Finding]:
-    """Check that file and folder names say what is in them, not that something is."""
+    """Refuse file and folder names with words that say nothing about the contents."""
     if path.suffix not in NAMED_SUFFIXES:
         return
     for part in (*path.parts[:-1], path.stem):
@@ -160,7 +160,7 @@ def check_path_words(path: Path) -> Iterator[Finding]:
 
 
 def check_text(path: Path, text: str) -> Iterator[Finding]:
-    """Check for what no file may hold, whatever its language."""
+    """Apply the rules for text in any language."""
     for number, line in enumerate(text.splitlines(), start=1):
         if REGISTRY_HOSTS.search(line):
             yield Finding(path, number, "names the host of a package registry")
@@ -208,8 +208,8 @@ def check_docstrings(path: Path, tree: ast.Module) -> Iterator[Finding]:
 
 
 def check_test_node(path: Path, node: ast.AST) -> Iterator[Finding]:
-    """Check that a test waits for events, and talks to the real thing or to a fake written for it."""
-    if isinstance(node, ast.Call) and sleeps(node):
+    """Refuse sleeps and mocks: a test waits for its condition, and uses the real thing or a fake written for it."""
+    if isinstance(node, ast.Call) and is_sleep(node):
         yield Finding(path, node.lineno, "sleeps: wait for an event or move the fake clock")
     elif isinstance(node, ast.Import) and any(alias.name in MOCK_MODULES for alias in node.names):
         yield Finding(path, node.lineno, "uses a mock")
@@ -219,8 +219,8 @@ def check_test_node(path: Path, node: ast.AST) -> Iterator[Finding]:
             yield Finding(path, node.lineno, "uses a mock")
 
 
-def sleeps(call: ast.Call) -> bool:
-    """Tell if this is a sleep of the event loop or the system for anything but a literal 0."""
+def is_sleep(call: ast.Call) -> bool:
+    """Tell if a call sleeps, in the event loop or the system, for anything but a literal 0."""
     function = call.func
     if isinstance(function, ast.Attribute):
         named = (

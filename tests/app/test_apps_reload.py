@@ -39,7 +39,7 @@ class Running:
 
     @property
     def title(self) -> str:
-        return self.apps.templates("default")["note"].told("default", {})[0]
+        return self.apps.templates("default")["note"].render("default", {})[0]
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from syncbeat_server.app.authentication import known_callers
-from syncbeat_server.auth.tokens.issuer_presets import PROFILES
+from syncbeat_server.auth.tokens.issuer_presets import ISSUER_PRESETS
 from syncbeat_server.auth.tokens.keys import find_key
 from syncbeat_server.auth.tokens.verify import parse_token, verify_token
 from syncbeat_server.errors import ConfigurationError, TokenInvalid
@@ -42,7 +42,7 @@ def subject_of(preset: Preset, folder: Path, changes: Any, **more: str) -> str:
 
 
 def test_preset_corpus_covers_each_preset() -> None:
-    assert {preset.name for preset in PRESETS} == PROFILES.keys() - {""}
+    assert {preset.name for preset in PRESETS} == ISSUER_PRESETS.keys() - {""}
 
 
 @pytest.mark.parametrize(

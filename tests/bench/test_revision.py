@@ -16,7 +16,7 @@ import pytest
 from bench import against
 from bench.against import Plan
 from bench.processes import ROOT
-from bench.revision import Unusable, built, commit_of, here
+from bench.revision import UnusableRevision, build_revision, describe_working_tree, resolve_commit
 from tests.support.fake_clock import wait_until
 
 pytestmark = pytest.mark.process
@@ -136,10 +136,10 @@ def test_revision_unknown_is_refused_in_one_sentence(
 )
 def test_revision_that_cannot_be_built_says_why_and_is_tried_again(clone: Path, setup: str, expected: str) -> None:
     commit = _commit(clone, 1, ["figure"], setup)
-    with pytest.raises(Unusable, match=expected):
-        built(commit, clone)
+    with pytest.raises(UnusableRevision, match=expected):
+        build_revision(commit, clone)
     (clone / ".venv" / "against" / commit / "tools" / "setup.sh").write_text(_SETUP)
-    assert built(commit, clone).python.exists()
+    assert build_revision(commit, clone).python.exists()
 
 
 async def test_revision_build_interrupted_ends_its_processes(clone: Path) -> None:
@@ -160,8 +160,8 @@ def test_revision_without_a_bench_is_refused(clone: Path) -> None:
     (clone / "README.md").write_text("nothing else")
     _git(clone, "add", "README.md")
     _git(clone, "commit", "--quiet", "--message", "first")
-    with pytest.raises(Unusable, match="it has no bench"):
-        built(commit_of("HEAD", clone), clone)
+    with pytest.raises(UnusableRevision, match="it has no bench"):
+        build_revision(resolve_commit("HEAD", clone), clone)
     assert [path.name for path in (clone / ".venv" / "against").iterdir()] == ["lock"]
 
 
@@ -170,11 +170,11 @@ def test_revision_builds_are_reused_and_the_three_newest_kept(clone: Path) -> No
     shelf = clone / ".venv" / "against"
     (shelf / "part-of-a-killed-run").mkdir(parents=True)
     for number, commit in enumerate(commits[:3]):
-        os.utime(built(commit, clone).root, (number, number))
+        os.utime(build_revision(commit, clone).root, (number, number))
     (shelf / commits[0] / "mark").touch()
 
-    built(commits[0], clone)
-    built(commits[3], clone)
+    build_revision(commits[0], clone)
+    build_revision(commits[3], clone)
 
     assert {path.name for path in shelf.iterdir()} == {"lock", commits[0], commits[2], commits[3]}
     assert (shelf / commits[0] / "mark").exists()
@@ -182,9 +182,9 @@ def test_revision_builds_are_reused_and_the_three_newest_kept(clone: Path) -> No
 
 def test_working_tree_that_differs_from_its_commit_is_marked(clone: Path) -> None:
     commit = _commit(clone, 1, ["figure"])
-    assert here(clone) == commit
+    assert describe_working_tree(clone) == commit
     (clone / "bench" / "__main__.py").write_text("changed")
-    assert here(clone) == f"{commit}+"
+    assert describe_working_tree(clone) == f"{commit}+"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

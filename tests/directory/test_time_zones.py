@@ -61,7 +61,7 @@ def test_time_zone_unknown_is_utc(name: str) -> None:
 def test_quiet_hours_and_days_follow_an_offset() -> None:
     assert quiet_hours.quiet_for_s(QuietHours(17 * 60, 18 * 60), "GMT+05:30", SUMMER) == 1800
     assert quiet_hours.quiet_for_s(QuietHours(17 * 60, 18 * 60, "+05:30"), "Europe/Berlin", SUMMER) == 1800
-    assert quiet_hours.day_of("GMT-12", SUMMER) == (SUMMER, SUMMER + timedelta(days=1))
+    assert quiet_hours.day_bounds("GMT-12", SUMMER) == (SUMMER, SUMMER + timedelta(days=1))
 
 
 def test_time_zones_are_read_once() -> None:

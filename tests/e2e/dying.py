@@ -18,16 +18,16 @@ from syncbeat_server.push.store import notifications, queue
 
 STEPS = {
     # of a worker
-    "a claim is not committed": (queue, "claimed", "before"),
-    "a claim is committed": (preflight.Screening, "judge", "before"),
+    "a claim is not committed": (queue, "read_claimed", "before"),
+    "a claim is committed": (preflight, "screen", "before"),
     "it is about to be sent": (FcmProvider, "send", "before"),
     "it was sent": (FcmProvider, "send", "after"),
     "the outcome is not committed": (queue, "finish", "after"),
-    "the outcome is committed": (outcomes.Recorder, "_write", "after"),
+    "the outcome is committed": (outcomes.OutcomeRecorder, "_write", "after"),
     "a lease is extended": (queue, "extend", "after"),
     "leases are given back": (queue, "release", "before"),
     # of a worker that sends a wake-up again
-    "a wake-up is leased again": (resend_scan.Resending, "take", "after"),
+    "a wake-up is leased again": (resend_scan.ResendScan, "lease_unanswered", "after"),
     # of a server
     "an acceptance is not committed": (notifications, "insert_notifications", "after"),
     "an acceptance is committed": (service.PushService, "_write", "after"),

@@ -14,7 +14,7 @@ from syncbeat_server.directory.model import Preferences
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.events.user_lifecycle import Erased, UserLifecycle
 from syncbeat_server.push.erase import erase
-from syncbeat_server.push.model import DeliveryState, Finished, Reason, Target
+from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, Reason, Target
 from syncbeat_server.push.store import device_tokens, queue
 from syncbeat_server.storage.idempotency import RequestKey, answer_once
 from syncbeat_server.storage.postgres.database import Database, open_database
@@ -212,8 +212,10 @@ async def test_erase_user_in_flight_finishes_the_rest_of_the_batch(
     claimed = await claim(database, LEASE)
     await lifecycle.delete(APP, "bob")
     async with database.transaction() as conn:
-        done = await queue.finish(conn, [Finished(one, DeliveryState.DEAD, Reason.UNREGISTERED) for one in claimed])
-        await device_tokens.bury(conn, claimed)
+        done = await queue.finish(
+            conn, [DeliveryUpdate(one, DeliveryState.DEAD, Reason.UNREGISTERED) for one in claimed]
+        )
+        await device_tokens.remove_dead_tokens(conn, claimed)
     assert done == {one.delivery_id for one in claimed if one.user_id == "ann"}
     assert await shown(database, sent) == ["ann DEAD UNREGISTERED"]
 

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.message import Message
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2
-from syncbeat_server.push.model import DeliveryState, Finished, Reason
+from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, Reason
 from syncbeat_server.push.store import queue
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.fake_clock import wait_until
@@ -74,11 +74,11 @@ async def test_erase_user_leaves_no_rows_but_the_erasure(peopled: Server) -> Non
 
 async def test_erase_user_in_flight_disturbs_no_other_delivery(peopled: Server, database: Database) -> None:
     async with database.transaction() as conn:
-        claimed = await queue.claimed(conn, LEASE, (await queue.claim(conn, LEASE, 30.0, {"default": 100})).keys)
+        claimed = await queue.read_claimed(conn, LEASE, (await queue.claim(conn, LEASE, 30.0, {"default": 100})).keys)
     assert {delivery.user_id for delivery in claimed} == {"alice", "bob"}
     await peopled.backend(DELETE)
     async with database.transaction() as conn:
-        done = await queue.finish(conn, [Finished(one, DeliveryState.SENT, Reason.NONE) for one in claimed])
+        done = await queue.finish(conn, [DeliveryUpdate(one, DeliveryState.SENT, Reason.NONE) for one in claimed])
     assert done == {one.delivery_id for one in claimed if one.user_id == "alice"}
 
 

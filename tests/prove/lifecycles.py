@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import asyncpg
 from hypothesis import strategies as st
@@ -17,13 +17,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from syncbeat_server.directory.model import Member, MemberRole, Platform, Preferences, QuietHours, Registration
 from syncbeat_server.push import accept as push
-from syncbeat_server.push.delivery.outcomes import Recorder
-from syncbeat_server.push.delivery.preflight import Screening
+from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
+from syncbeat_server.push.delivery.outcomes import OutcomeRecorder
+from syncbeat_server.push.delivery.preflight import screen
 from syncbeat_server.push.model import (
     ClaimedDelivery,
     Content,
     DeliveryState,
-    Finished,
+    DeliveryUpdate,
     Kind,
     NewNotification,
     Outcome,
@@ -31,13 +32,14 @@ from syncbeat_server.push.model import (
     Target,
     Verdict,
 )
-from syncbeat_server.push.policy import decisions
-from syncbeat_server.push.policy.decisions import RetryRule
+from syncbeat_server.push.policy import retry
+from syncbeat_server.push.policy.retry import RetryRule
 from syncbeat_server.push.store import lifecycle, notifications, queue
 from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from tests.support.build import APP, make_channel, make_directory, make_user_lifecycle
 from tests.support.databases import DatabaseUrls
-from tests.support.doubles import ScriptedProvider, Streams
+from tests.support.doubles import ScriptedProvider, Streams, Unlimited
 from tests.support.fake_clock import FakeClock
 
 USERS = ("ann", "bob", "cat")
@@ -107,11 +109,9 @@ class Lifecycles(RuleBasedStateMachine):
         self.database: Database = await self._opened.__aenter__()
         self.rule = RetryRule()
         channels = {APP: make_channel(ScriptedProvider(), self.clock)}
-        self.screening = Screening(self.database, channels, Streams().live, self.rule)
-        self.recorder = Recorder(
-            *(self.database, self.clock, lambda: None, lambda count: None, lambda app_id: None),
-            *(self.rule.resend, lambda app_id, again: None),
-        )
+        allowance = cast(TokenBucket, Unlimited())
+        self.deps = DeliveryDependencies(self.database, channels, Streams().live, allowance, self.clock)
+        self.recorder = OutcomeRecorder(self.database, self.clock, self.rule.resend, self.deps.metrics, lambda: None)
         self.users = make_user_lifecycle(self.database)
         for user, token in zip(USERS, TOKENS, strict=False):
             await self._register(user, token)
@@ -252,14 +252,14 @@ class Lifecycles(RuleBasedStateMachine):
         lease = str(uuid.uuid4())
         async with self.database.transaction() as conn:
             keys = (await queue.claim(conn, lease, LEASE_S, {APP: 200})).keys
-            claimed = await queue.claimed(conn, lease, keys) if keys else []
-        judged = await self.screening.judge(claimed)
+            claimed = await queue.read_claimed(conn, lease, keys) if keys else []
+        judged = await screen(self.deps, self.rule, claimed)
         await self._record(*(one for one in judged if one is not None))
         begun = [delivery for delivery, one in zip(claimed, judged, strict=True) if one is None]
         # Ids are drawn anew each time, and a history must come out the same when it is played again.
         return sorted(begun, key=lambda one: (self.stand.due[one.notification_id], one.user_id))
 
-    async def _record(self, *ends: Finished) -> None:
+    async def _record(self, *ends: DeliveryUpdate) -> None:
         written: list[Awaitable[None]] = [self.recorder.record(end) for end in ends]
         await asyncio.gather(*written)
 
@@ -284,7 +284,7 @@ class Lifecycles(RuleBasedStateMachine):
 
     @rule(delivery=consumes(under_way), outcome=st.sampled_from([*OUTCOMES, "sent", "sent"]))
     def end(self, delivery: ClaimedDelivery, outcome: str) -> None:
-        ended = decisions.conclude(delivery, OUTCOMES[outcome], self.rule, self.dice)
+        ended = retry.conclude(delivery, OUTCOMES[outcome], self.rule, self.dice)
         self.run(self._record(ended))
         FIGURES[f"ended {outcome}"] += 1
         if outcome == "sent" and delivery.collapse_key and self.run(self._is_sent(delivery)):
@@ -324,7 +324,7 @@ class Lifecycles(RuleBasedStateMachine):
         return self.claim()
 
     async def _check_not_tried_again(self, delivery: ClaimedDelivery, outcome: str) -> None:
-        await self._record(decisions.conclude(delivery, OUTCOMES[outcome], self.rule, self.dice))
+        await self._record(retry.conclude(delivery, OUTCOMES[outcome], self.rule, self.dice))
         state = await self.admin.fetchval("SELECT state FROM deliveries WHERE delivery_id = $1", delivery.delivery_id)
         assert state in ("CANCELLED", "SENT", "EXPIRED", "DEAD", "SUPPRESSED"), "it waits for who signed in again"
 
@@ -346,7 +346,7 @@ class Lifecycles(RuleBasedStateMachine):
 
     async def _rescue(self) -> None:
         async with self.database.connection() as conn:
-            FIGURES["rescued"] += (await queue.rescue(conn, 100)).back
+            FIGURES["rescued"] += (await queue.rescue(conn, 100)).rescued
 
     @invariant()
     def adds_up(self) -> None:

@@ -64,7 +64,7 @@ async def claim_ms(database: Database) -> float:
     began = time.perf_counter()
     async with database.transaction() as conn:
         found = await queue.claim(conn, lease, 30.0, {APP: USERS})
-        claimed = await queue.claimed(conn, lease, found.keys)
+        claimed = await queue.read_claimed(conn, lease, found.keys)
     took = (time.perf_counter() - began) * 1_000
     assert len(claimed) == USERS
     async with database.connection() as conn:

@@ -9,16 +9,16 @@ from itertools import pairwise
 import pytest
 
 from syncbeat_server.push.model import (
-    Accepted,
+    Acceptance,
     DeliveryFilter,
     DeliveryState,
-    Finished,
+    DeliveryUpdate,
     Kind,
     NewNotification,
     Reason,
     Target,
 )
-from syncbeat_server.push.store import lifecycle, notifications, queue
+from syncbeat_server.push.store import dedupe, notifications, queue
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP, make_directory
 from tests.support.fake_clock import START, FakeClock
@@ -50,7 +50,7 @@ async def test_accept_reaches_every_device_and_counts_tokenless_as_suppressed(
     await add_device(database, "bob", "phone")
     sent = message()
     (accepted,) = await accept(database, sent)
-    assert accepted == Accepted(sent.notification_id, delivery_count=3, suppressed_count=1)
+    assert accepted == Acceptance(sent.notification_id, delivery_count=3, suppressed_count=1)
     by_device = {d.device_id: (d.state, d.reason) for d in await deliveries(database)}
     assert by_device == {
         "phone": (DeliveryState.PENDING, Reason.NONE),
@@ -294,7 +294,7 @@ class Story:
         lease = uuid.UUID(int=self.dice.getrandbits(128))
         taken = await claim(self.database, str(lease), limit=self.dice.randrange(1, 8), lease_s=15.0)
         ends = (DeliveryState.SENT, DeliveryState.PENDING, DeliveryState.HELD, DeliveryState.DEAD)
-        done = [Finished(d, self.dice.choice(ends), Reason.NONE, due_in_s=5.0) for d in taken[::2]]
+        done = [DeliveryUpdate(d, self.dice.choice(ends), Reason.NONE, due_in_s=5.0) for d in taken[::2]]
         async with self.database.connection() as conn:
             await queue.finish(conn, done)  # the others are left behind, as by a crash
 
@@ -302,7 +302,7 @@ class Story:
         await self.clock.advance(self.dice.choice((1.0, 10.0, 30.0)))
         async with self.database.connection() as conn:
             await queue.rescue(conn, 100)
-            await lifecycle.forget_windows(conn, 100)
+            await dedupe.forget(conn, 100)
 
     async def move(self) -> None:
         user = self.dice.choice(("ann", "bob"))
@@ -329,7 +329,7 @@ async def test_accepted_count_equals_the_sum_of_states(database: Database, clock
             await queue.rescue(conn, 1000)
         taken = await claim(database, str(uuid.uuid4()), limit=1000)
         async with database.connection() as conn:
-            await queue.finish(conn, [Finished(d, DeliveryState.SENT, Reason.NONE) for d in taken])
+            await queue.finish(conn, [DeliveryUpdate(d, DeliveryState.SENT, Reason.NONE) for d in taken])
     left = await states(database)
     assert not {"PENDING", "HELD", "SCHEDULED", "IN_FLIGHT"} & set(left), left
     assert sum(left.values()) == story.accepted > 20

@@ -315,7 +315,7 @@ async def test_alert_whose_attempt_was_lost_is_shown_once(database: Database, cl
 async def test_fanout_of_an_alert_is_counted_by_devices(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "AT_ONCE", 2)
+    monkeypatch.setattr(fanout, "MAX_PER_TRANSACTION", 2)
     await phone(database)
     for user in ("bob", "cat", "dan"):
         await add_device(database, user)
@@ -335,7 +335,7 @@ async def test_fanout_cancelled_midway_cancels_the_alert_on_each_device(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, at_once: int, written: int
 ) -> None:
     """Of three scopes it comes to more rows than are written at once, and to fewer deliveries."""
-    monkeypatch.setattr(fanout, "AT_ONCE", at_once)
+    monkeypatch.setattr(fanout, "MAX_PER_TRANSACTION", at_once)
     await phone(database)
     users = ("bob", "cat", "dan")
     for user in users:

@@ -141,7 +141,7 @@ async def test_cancel_in_flight_ends_with_its_crashed_worker(database: Database,
             assert await queue.release(conn, [LEASE]) == 2
         else:
             await conn.execute("UPDATE deliveries SET lease_until = syncbeat_now() - interval '1 s'")
-            assert (await queue.rescue(conn, 10)).back == 2
+            assert (await queue.rescue(conn, 10)).rescued == 2
     assert await shown(database, sent, other) == ["ann CANCELLED", "bob PENDING"]
     assert await value_of(database, "SELECT sum(attempts) FROM deliveries") == (0 if left == "given back" else 2)
 

@@ -13,7 +13,7 @@ from syncbeat_server.push.model import (
     ClaimedDelivery,
     DeliveryFilter,
     DeliveryState,
-    Finished,
+    DeliveryUpdate,
     Outcome,
     Reason,
     Target,
@@ -40,7 +40,7 @@ async def judged(database: Database, *claimed: ClaimedDelivery) -> list[tuple[st
     return [(one.state, one.reason) for one in found.values()]
 
 
-async def finish(database: Database, *ends: Finished) -> None:
+async def finish(database: Database, *ends: DeliveryUpdate) -> None:
     async with database.transaction() as conn:
         await queue.finish(conn, ends)
 
@@ -82,10 +82,10 @@ async def test_collapse_key_of_a_sent_message_replaces_waiting_ones(
     )
     assert await judged(database, early, late) == [("PENDING", "")], "the later one goes, the earlier one waits for it"
     ends = {
-        "sent": Finished(late, DeliveryState.SENT, Reason.NONE),
-        "ambiguous": Finished(late, DeliveryState.PENDING, Reason.AMBIGUOUS, due_in_s=10.0),
-        "acknowledged": Finished(late, DeliveryState.SENT, Reason.NONE),
-        "refused": Finished(late, DeliveryState.DEAD, Reason.REJECTED),
+        "sent": DeliveryUpdate(late, DeliveryState.SENT, Reason.NONE),
+        "ambiguous": DeliveryUpdate(late, DeliveryState.PENDING, Reason.AMBIGUOUS, due_in_s=10.0),
+        "acknowledged": DeliveryUpdate(late, DeliveryState.SENT, Reason.NONE),
+        "refused": DeliveryUpdate(late, DeliveryState.DEAD, Reason.REJECTED),
     }
     await finish(database, ends[end])
     if end == "acknowledged":
@@ -175,7 +175,7 @@ async def test_collapse_key_order_of_fanout_pages_is_that_of_the_notification(
     await clock.advance(1)
     await accept(database, small)
     (claimed,) = await claim(database, str(uuid.uuid4()))
-    await finish(database, Finished(claimed, DeliveryState.SENT, Reason.NONE))
+    await finish(database, DeliveryUpdate(claimed, DeliveryState.SENT, Reason.NONE))
     await expand_all(database)
     early = [d for d in await claim(database, str(uuid.uuid4()), 2000) if d.user_id == "u999"]
     assert await judged(database, *early) == [("SUPPRESSED", "REPLACED")]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
-from syncbeat_server.push.model import MOST_OTHER_SCOPES, ClaimedDelivery, DeliveryState, Finished, Reason
+from syncbeat_server.push.model import MAX_OTHER_SCOPES, ClaimedDelivery, DeliveryState, DeliveryUpdate, Reason
 from syncbeat_server.push.store import queue
 from syncbeat_server.storage.postgres.database import Database
 from tests.push.test_alerts import alert
@@ -33,7 +33,7 @@ async def sent(database: Database, state: DeliveryState = DeliveryState.SENT) ->
     """Claim what is due, and have it sent: of each scope, of which others it told."""
     claimed = await claim(database, str(uuid.uuid4()))
     async with database.connection() as conn:
-        await queue.finish(conn, [Finished(one, state, Reason.NONE) for one in claimed])
+        await queue.finish(conn, [DeliveryUpdate(one, state, Reason.NONE) for one in claimed])
     return {one.scope: one.other_scopes for one in claimed}
 
 
@@ -95,11 +95,11 @@ async def test_collapsed_resend_names_scopes_that_came_between(ready: Database, 
 async def test_collapsed_wake_up_of_many_scopes_flags_more(database: Database) -> None:
     made = Registration(APP, "ann", "phone", Platform.WEB, "token", "", "")
     await make_directory(database).register(made, "test", by_user=False)
-    scopes = [f"scope {n:03}" for n in range(MOST_OTHER_SCOPES + 20)]
+    scopes = [f"scope {n:03}" for n in range(MAX_OTHER_SCOPES + 20)]
     for scope in scopes:
         await add_members(database, scope, "ann")
     await accept(database, *(wake(1, scope) for scope in scopes[:-1]))
     await sent(database)
     await accept(database, wake(1, scopes[-1]))
     (others,) = (await sent(database)).values()
-    assert len(others) > MOST_OTHER_SCOPES
+    assert len(others) > MAX_OTHER_SCOPES

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from syncbeat_server.push import accept as push
-from syncbeat_server.push.model import DeliveryState, Finished, NewNotification, Reason
+from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, NewNotification, Reason
 from syncbeat_server.push.store import lifecycle, queue
-from syncbeat_server.push.store import notifications as notifications_store
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP
 from tests.support.fake_clock import FakeClock
@@ -36,7 +35,7 @@ async def end(database: Database, *ends: tuple[DeliveryState, Reason]) -> None:
         claimed = await claim(database, str(uuid.uuid4()))
         assert claimed
         async with database.connection() as conn:
-            await queue.finish(conn, [Finished(one, state, reason) for one in claimed])
+            await queue.finish(conn, [DeliveryUpdate(one, state, reason) for one in claimed])
 
 
 AGAIN = (DeliveryState.PENDING, Reason.UNAVAILABLE)
@@ -81,9 +80,9 @@ async def test_dedupe_window_is_decided_per_device(ready: Database) -> None:
         await queue.finish(
             conn,
             [
-                Finished(one, DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
+                DeliveryUpdate(one, DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
                 if one.user_id == "ann"
-                else Finished(one, DeliveryState.SENT, Reason.NONE)
+                else DeliveryUpdate(one, DeliveryState.SENT, Reason.NONE)
                 for one in claimed
             ],
         )
@@ -117,7 +116,7 @@ async def test_dedupe_window_of_a_cancelled_push_lets_the_repeat_through(ready: 
 async def test_dedupe_window_is_cleared_for_a_user_enabled_again(ready: Database) -> None:
     await accept(ready, once())
     async with ready.transaction() as conn:
-        await notifications_store.cancel_waiting(conn, APP, "ann", None, Reason.USER_DISABLED)
+        await lifecycle.cancel_waiting(conn, APP, "ann", None, Reason.USER_DISABLED)
     again = once()
     await accept(ready, again)
     assert await shown(ready, again) == ["ann PENDING"]
@@ -195,7 +194,7 @@ async def test_dedupe_window_of_a_push_cancelled_in_flight_holds_only_if_sent(
     claimed = await claim(ready, str(uuid.uuid4()))
     await recalled(ready, first)
     async with ready.connection() as conn:
-        await queue.finish(conn, [Finished(one, *end) for one in claimed])
+        await queue.finish(conn, [DeliveryUpdate(one, *end) for one in claimed])
     await accept(ready, again)
     assert await shown(ready, first) == ["ann SENT" if told is HELD_OFF else "ann CANCELLED"]
     assert await shown(ready, again) == told
@@ -210,7 +209,7 @@ async def test_dedupe_window_of_a_push_cancelled_and_lost_lets_the_repeat_throug
     await recalled(ready, first)
     await clock.advance(31)
     async with ready.connection() as conn:
-        assert (await queue.rescue(conn, 10)).back == 1
+        assert (await queue.rescue(conn, 10)).rescued == 1
     await accept(ready, again)
     assert await shown(ready, first, again) == ["ann CANCELLED", "ann PENDING"]
 
@@ -222,7 +221,7 @@ async def test_dedupe_window_is_keyed_by_the_scope_of_its_first(ready: Database)
     claimed = await claim(ready, str(uuid.uuid4()))
     async with ready.connection() as conn:
         ends = {"chat": DeliveryState.CANCELLED, "couple": DeliveryState.SENT}
-        await queue.finish(conn, [Finished(one, ends[one.scope], Reason.NONE) for one in claimed])
+        await queue.finish(conn, [DeliveryUpdate(one, ends[one.scope], Reason.NONE) for one in claimed])
     chat, couple_ = wake(2, "chat"), wake(2)
     await accept(ready, chat, couple_)
     assert await shown(ready, chat, couple_) == ["ann PENDING", "ann SCHEDULED TRAILING", "bob SCHEDULED TRAILING"]

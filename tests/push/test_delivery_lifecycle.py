@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from syncbeat_server.push import accept as push
-from syncbeat_server.push.model import DeliveryFilter, DeliveryState, Finished, Outcome, Reason, Target, Verdict
-from syncbeat_server.push.store import fanout, lifecycle, queue
+from syncbeat_server.push.model import DeliveryFilter, DeliveryState, DeliveryUpdate, Outcome, Reason, Target, Verdict
+from syncbeat_server.push.store import fanout, lifecycle, queue, queue_figures
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP, make_worker
 from tests.support.doubles import ScriptedProvider
@@ -52,7 +52,7 @@ async def redrive(database: Database, **wanted: Any) -> int:
         return await lifecycle.redrive(conn, APP, DeliveryFilter(**wanted))
 
 
-async def finish(database: Database, *finished: Finished) -> set[str]:
+async def finish(database: Database, *finished: DeliveryUpdate) -> set[str]:
     async with database.transaction() as conn:
         return await queue.finish(conn, finished)
 
@@ -61,7 +61,7 @@ async def test_ack_marks_delivered_and_is_final(database: Database, clock: FakeC
     await couple(database)
     await accept(database, message())
     (flying,) = await claim(database, LEASE)
-    await finish(database, Finished(flying, DeliveryState.SENT, Reason.NONE))
+    await finish(database, DeliveryUpdate(flying, DeliveryState.SENT, Reason.NONE))
     assert await acknowledge(database, flying.delivery_id) is DeliveryState.RECEIVED
     received = (await deliveries(database))[0].received_at
     await clock.advance(10)
@@ -79,7 +79,7 @@ async def test_ack_before_the_attempt_is_recorded_counts(database: Database) -> 
     await accept(database, sent)
     (flying,) = await claim(database, LEASE)
     assert await acknowledge(database, flying.delivery_id, opened=True) is DeliveryState.OPENED
-    late = Finished(flying, DeliveryState.PENDING, Reason.AMBIGUOUS, due_in_s=10.0)
+    late = DeliveryUpdate(flying, DeliveryState.PENDING, Reason.AMBIGUOUS, due_in_s=10.0)
     assert await finish(database, late) == set(), "it is not sent again"
     assert await shown(database, sent) == ["ann OPENED"]
 
@@ -90,7 +90,7 @@ async def test_ack_of_a_dead_delivery_counts(database: Database, state: Delivery
     sent = message()
     await accept(database, sent)
     (flying,) = await claim(database, LEASE)
-    await finish(database, Finished(flying, state, Reason.AMBIGUOUS))
+    await finish(database, DeliveryUpdate(flying, state, Reason.AMBIGUOUS))
     assert await acknowledge(database, flying.delivery_id) is DeliveryState.RECEIVED
     (found,) = await deliveries(database)
     assert (found.state, found.reason, found.ambiguous) == (DeliveryState.RECEIVED, Reason.NONE, True)
@@ -112,7 +112,7 @@ async def test_cancel_spares_sent_and_in_flight(database: Database) -> None:
     (flying,) = await claim(database, LEASE, limit=1)
     assert await cancel(database, sent) == 2
     assert await cancel(database, sent) == 0
-    await finish(database, Finished(flying, DeliveryState.SENT, Reason.NONE))
+    await finish(database, DeliveryUpdate(flying, DeliveryState.SENT, Reason.NONE))
     (other,) = {"ann", "bob"} - {flying.user_id}
     assert set(await shown(database, sent)) == {f"{flying.user_id} SENT", f"{other} CANCELLED"}
     assert await cancel(database, message()) is None
@@ -164,7 +164,7 @@ async def test_retention_deletes_ended_deliveries_and_spares_waiting(database: D
     old, waiting = message(ttl_s=60.0), message(ttl_s=60.0)
     await accept(database, old)
     for flying in await claim(database, LEASE):
-        await finish(database, Finished(flying, DeliveryState.SENT, Reason.NONE))
+        await finish(database, DeliveryUpdate(flying, DeliveryState.SENT, Reason.NONE))
     await accept(database, waiting)
     await clock.advance(2 * 86_400)
     await accept(database, message())
@@ -177,7 +177,7 @@ async def test_retention_deletes_ended_deliveries_and_spares_waiting(database: D
 
 async def audit(database: Database, clock: FakeClock) -> tuple[int, int]:
     async with database.connection() as conn:
-        return await lifecycle.unaccounted(conn, timedelta(hours=12), 1000)
+        return await queue_figures.count_unaccounted(conn, timedelta(hours=12), 1000)
 
 
 async def test_accepted_count_equals_states_and_a_lost_row_is_noticed(database: Database, clock: FakeClock) -> None:

@@ -19,7 +19,8 @@ from syncbeat_server.push.model import (
     Reason,
     Verdict,
 )
-from syncbeat_server.push.policy.decisions import RetryRule, conclude, triage
+from syncbeat_server.push.policy.retry import RetryRule, conclude
+from syncbeat_server.push.policy.triage import triage
 from tests.support import claimed_delivery
 from tests.support.fake_clock import START
 
@@ -43,13 +44,13 @@ def fate(delivery: ClaimedDelivery, *, live: bool = False) -> tuple[DeliveryStat
     [
         ({}, False, None),
         ({}, True, (DeliveryState.HELD, Reason.LIVE_STREAM)),
-        ({"held": True}, True, None),
-        ({"seen": True}, False, (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)),
-        ({"seen": True, "held": True}, True, (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)),
+        ({"held_for_stream": True}, True, None),
+        ({"already_seen": True}, False, (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)),
+        ({"already_seen": True, "held_for_stream": True}, True, (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)),
         ({"registration_token": ""}, True, (DeliveryState.DEAD, Reason.NO_TOKEN)),
-        ({"registration_token": "", "seen": True}, False, (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)),
-        ({"ttl_s": 0.0, "seen": True}, True, (DeliveryState.EXPIRED, Reason.NONE)),
-        ({"kind": Kind.MESSAGE, "seen": True}, True, None),
+        ({"registration_token": "", "already_seen": True}, False, (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)),
+        ({"ttl_s": 0.0, "already_seen": True}, True, (DeliveryState.EXPIRED, Reason.NONE)),
+        ({"kind": Kind.MESSAGE, "already_seen": True}, True, None),
         ({"kind": Kind.MESSAGE, "ttl_s": -1.0}, False, (DeliveryState.EXPIRED, Reason.NONE)),
         ({"kind": Kind.MESSAGE, "registration_token": ""}, False, (DeliveryState.DEAD, Reason.NO_TOKEN)),
     ],
@@ -111,7 +112,7 @@ def test_backoff_of_throttling_is_a_minute_by_default() -> None:
     assert all(conclude(DELIVERY, throttled, RULE, random.Random(s)).due_in_s >= 60.0 for s in range(20))
     for asked, least in ((25.0, 60.0), (123.0, 123.0)):
         told = replace(throttled, retry_after_s=asked)
-        waits = [conclude(DELIVERY, told, RULE, random.Random(s), share=0.5).due_in_s for s in range(20)]
+        waits = [conclude(DELIVERY, told, RULE, random.Random(s), rate_share=0.5).due_in_s for s in range(20)]
         assert all(least <= wait <= least + 31.0 for wait in waits)
         assert len(set(waits)) == 20, "those that were told the same do not come back at once"
 

@@ -10,10 +10,10 @@ import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.push.accept import accept as accept_in
-from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, Finished, Kind, Lane, Reason, Target
-from syncbeat_server.push.policy import decisions
-from syncbeat_server.push.policy.decisions import RetryRule
-from syncbeat_server.push.store import device_tokens, lifecycle, queue
+from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, DeliveryUpdate, Kind, Lane, Reason, Target
+from syncbeat_server.push.policy.retry import RetryRule
+from syncbeat_server.push.policy.triage import triage
+from syncbeat_server.push.store import dedupe, device_tokens, queue
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP, make_directory
 from tests.support.fake_clock import START, FakeClock, wait_until
@@ -38,14 +38,14 @@ pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 LEASE, OTHER = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
 
 
-async def finish(database: Database, *finished: Finished) -> set[str]:
+async def finish(database: Database, *finished: DeliveryUpdate) -> set[str]:
     async with database.connection() as conn:
         return await queue.finish(conn, finished)
 
 
 async def rescue(database: Database) -> int:
     async with database.connection() as conn:
-        return (await queue.rescue(conn, 100)).back
+        return (await queue.rescue(conn, 100)).rescued
 
 
 async def claimed_one(database: Database, lease: str = LEASE) -> ClaimedDelivery:
@@ -90,7 +90,13 @@ async def test_claim_returns_all_an_attempt_needs(database: Database, clock: Fak
     assert (found.app_id, found.user_id, found.device_id, found.platform) == (APP, "ann", "phone", "ANDROID")
     assert (found.registration_token, found.kind, found.type) == ("token-of-ann-phone", Kind.SYNC, "news")
     assert (found.scope, found.epoch, found.sequence, found.collapse_key) == ("couple", EPOCH, 7, "c")
-    assert (found.attempt, found.ttl_s, found.age_s, found.held, found.seen) == (1, 70.0, 0.0, False, False)
+    assert (found.attempt, found.ttl_s, found.age_s, found.held_for_stream, found.already_seen) == (
+        1,
+        70.0,
+        0.0,
+        False,
+        False,
+    )
 
 
 async def test_claim_skips_rows_locked_by_another_worker(database: Database) -> None:
@@ -111,17 +117,17 @@ async def test_lease_expired_fences_off_its_worker(database: Database, clock: Fa
     stale = await claimed_one(database)
     await clock.advance(31)
     assert await rescue(database) == 1
-    assert await finish(database, Finished(stale, DeliveryState.SENT, Reason.NONE)) == set()
+    assert await finish(database, DeliveryUpdate(stale, DeliveryState.SENT, Reason.NONE)) == set()
     assert await shown(database, sent) == ["ann PENDING"]
 
     fresh = await claimed_one(database, OTHER)
     assert (fresh.delivery_id, fresh.attempt) == (stale.delivery_id, 2)
-    assert await finish(database, Finished(stale, DeliveryState.DEAD, Reason.REJECTED)) == set()
+    assert await finish(database, DeliveryUpdate(stale, DeliveryState.DEAD, Reason.REJECTED)) == set()
     async with database.connection() as conn:
         assert await queue.release(conn, [LEASE]) == 0
         assert await queue.extend(conn, [LEASE], 30.0) == 0
-    assert await finish(database, Finished(fresh, DeliveryState.SENT, Reason.NONE)) == {fresh.delivery_id}
-    assert await finish(database, Finished(fresh, DeliveryState.DEAD, Reason.REJECTED)) == set()  # it is over
+    assert await finish(database, DeliveryUpdate(fresh, DeliveryState.SENT, Reason.NONE)) == {fresh.delivery_id}
+    assert await finish(database, DeliveryUpdate(fresh, DeliveryState.DEAD, Reason.REJECTED)) == set()  # it is over
     assert await shown(database, sent) == ["ann SENT"]
 
 
@@ -163,9 +169,9 @@ async def test_finish_writes_state_reason_and_due_time(database: Database, clock
     retried, held, sent = await claim(database, LEASE)
     await finish(
         database,
-        Finished(retried, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=20.0),
-        Finished(held, DeliveryState.HELD, Reason.LIVE_STREAM, due_in_s=5.0, give_back_attempt=True),
-        Finished(sent, DeliveryState.SENT, Reason.NONE, "projects/p/messages/\0one"),
+        DeliveryUpdate(retried, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=20.0),
+        DeliveryUpdate(held, DeliveryState.HELD, Reason.LIVE_STREAM, due_in_s=5.0, give_back_attempt=True),
+        DeliveryUpdate(sent, DeliveryState.SENT, Reason.NONE, "projects/p/messages/\0one"),
     )
     found = {d.delivery_id: d for d in await deliveries(database)}
     assert [found[d.delivery_id].attempts for d in (retried, held, sent)] == [1, 0, 1]
@@ -175,7 +181,7 @@ async def test_finish_writes_state_reason_and_due_time(database: Database, clock
     assert message_id == "projects/p/messages/one"
     await clock.advance(5)
     again = await claimed_one(database)
-    assert (again.delivery_id, again.held) == (held.delivery_id, True)
+    assert (again.delivery_id, again.held_for_stream) == (held.delivery_id, True)
 
 
 async def test_delivery_age_counts_from_its_first_claim(database: Database, clock: FakeClock) -> None:
@@ -184,7 +190,7 @@ async def test_delivery_age_counts_from_its_first_claim(database: Database, cloc
     await clock.advance(10_000)  # nor does it count that no worker was there
     first = await claimed_one(database)
     assert first.age_s == 0
-    await finish(database, Finished(first, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=40.0))
+    await finish(database, DeliveryUpdate(first, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=40.0))
     await clock.advance(50)
     assert (await claimed_one(database)).age_s == 50
 
@@ -195,7 +201,7 @@ async def trailing_pair(database: Database) -> None:
     await add_members(database, "couple", "ann")
     await accept(database, wake(1))
     leading = await claimed_one(database)
-    await finish(database, Finished(leading, DeliveryState.SENT, Reason.NONE))
+    await finish(database, DeliveryUpdate(leading, DeliveryState.SENT, Reason.NONE))
     await accept(database, wake(2))
 
 
@@ -205,7 +211,7 @@ async def test_dedupe_trailing_delivery_takes_the_newest_cursor(database: Databa
     assert await claim(database, LEASE) == []
     await clock.advance(60)
     trailing = await claimed_one(database)
-    assert (trailing.epoch, trailing.sequence, trailing.seen) == ("epoch-2", 3, False)
+    assert (trailing.epoch, trailing.sequence, trailing.already_seen) == ("epoch-2", 3, False)
     follower, third = wake(4, epoch="epoch-2"), wake(5, epoch="epoch-2")
     await accept(database, follower, third)
     assert await shown(database, follower, third) == ["ann SCHEDULED TRAILING", "ann SUPPRESSED MERGED"]
@@ -218,7 +224,7 @@ async def test_dedupe_trailing_delivery_keeps_its_cursor_on_retry(database: Data
     await clock.advance(60)
     trailing = await claimed_one(database)
     await accept(database, wake(3))
-    await finish(database, Finished(trailing, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=10.0))
+    await finish(database, DeliveryUpdate(trailing, DeliveryState.PENDING, Reason.UNAVAILABLE, due_in_s=10.0))
     await clock.advance(10)
     again = await claimed_one(database)
     assert (again.delivery_id, again.sequence) == (trailing.delivery_id, 2)
@@ -231,8 +237,8 @@ async def test_seen_cursor_suppresses_the_wake_up_and_ends_its_window(database: 
     await mark_seen(database, 3)
     await clock.advance(60)
     trailing = await claimed_one(database)
-    assert trailing.seen
-    verdict = decisions.triage(trailing, False, START, RetryRule())
+    assert trailing.already_seen
+    verdict = triage(trailing, False, START, RetryRule())
     assert verdict is not None
     assert (verdict.state, verdict.reason) == (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
     await finish(database, verdict)
@@ -251,7 +257,7 @@ async def test_seen_cursor_matches_epoch_and_sequence(
     await add_members(database, "couple", "ann")
     await accept(database, wake(2))
     await mark_seen(database, sequence, epoch=epoch)
-    assert (await claimed_one(database)).seen is seen
+    assert (await claimed_one(database)).already_seen is seen
 
 
 async def test_dedupe_trailing_cursor_includes_what_is_accepted_during_its_claim(
@@ -276,7 +282,7 @@ async def test_dead_token_is_removed_unless_registered_again(database: Database,
     await clock.advance(1)
     await add_device(database, "bob")  # the same token, newly registered
     async with database.connection() as conn:
-        await device_tokens.bury(conn, dead)
+        await device_tokens.remove_dead_tokens(conn, dead)
     found = await rows_of(
         database, "SELECT user_id, token_state, registration_token, token_digest IS NULL FROM devices ORDER BY 1"
     )
@@ -291,7 +297,7 @@ async def test_dead_token_removal_spares_another_token_of_the_device(database: D
     dead = await claim(database, LEASE)
     await add_device(database, "ann", token="a new one")
     async with database.connection() as conn:
-        await device_tokens.bury(conn, dead)
+        await device_tokens.remove_dead_tokens(conn, dead)
     assert await value_of(database, "SELECT registration_token FROM devices WHERE user_id = 'ann'") == "a new one"
 
 
@@ -301,7 +307,7 @@ async def test_delivery_outlives_its_device(database: Database) -> None:
     await accept(database, sent)
     async with database.connection() as conn:
         await conn.execute("DELETE FROM devices WHERE user_id = 'ann'")
-    verdict = decisions.triage(await claimed_one(database), False, START, RetryRule())
+    verdict = triage(await claimed_one(database), False, START, RetryRule())
     assert verdict is not None
     await finish(database, verdict)
     assert await shown(database, sent) == ["ann DEAD NO_TOKEN"]
@@ -314,10 +320,10 @@ async def test_dedupe_windows_are_deleted_an_hour_after_their_end(database: Data
     await accept(database, wake(2, exclude_user_id="bob"))
     await clock.advance(3660)
     async with database.connection() as conn:
-        assert (await lifecycle.forget_windows(conn, 100)).gone == 0
+        assert (await dedupe.forget(conn, 100)).gone == 0
     await clock.advance(1)
     async with database.connection() as conn:
-        assert (await lifecycle.forget_windows(conn, 100)).gone == 2
+        assert (await dedupe.forget(conn, 100)).gone == 2
     assert await rows_of(database, "SELECT user_id, scope FROM dedupe_windows") == [("ann", "couple")]
 
 
@@ -335,5 +341,5 @@ async def test_claim_limit_is_per_app(database: Database) -> None:
         await accept(database, *(message(app_id=app_id) for _ in range(30)))
     async with database.transaction() as conn:
         found = await queue.claim(conn, LEASE, 30.0, {"a": 3, "b": 50})
-        taken = await queue.claimed(conn, LEASE, found.keys)
+        taken = await queue.read_claimed(conn, LEASE, found.keys)
     assert Counter(d.app_id for d in taken) == {"a": 3, "b": 30}, "an app without room is left alone"

@@ -6,19 +6,16 @@ import asyncio
 import logging
 from datetime import timedelta
 from functools import partial
-from typing import cast
 
 import pytest
 
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.push.delivery.channel import Channel
-from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
-from syncbeat_server.push.policy.decisions import RetryRule
+from syncbeat_server.push.policy.retry import RetryRule
 from syncbeat_server.storage.postgres.database import Database, StatementRejected
-from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from tests.support.build import APP, make_channel, make_worker
-from tests.support.doubles import FailingDatabase, ScriptedProvider, Streams, Unlimited
+from tests.support.doubles import FailingDatabase, ScriptedProvider, Streams
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.seed import (
     accept,
@@ -209,8 +206,7 @@ async def test_app_without_a_provider_waits_for_one(database: Database, clock: F
     sent = message()
     await accept(database, sent)
     channels = dict[str, Channel]()
-    allowance = cast(TokenBucket, Unlimited())
-    async with running(DeliveryWorker(database, channels, Streams().live, allowance, WorkerRule(), clock)):
+    async with running(make_worker(database, clock, channels=channels)):
         await clock.advance(3)
         assert await shown(database, sent) == ["ann PENDING"]
         channels[APP] = make_channel(ScriptedProvider(), clock)

@@ -24,10 +24,10 @@ UNREGISTERED = Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
 DAY_S = 86_400.0
 
 
-async def bury(database: Database, dead: list[ClaimedDelivery]) -> device_tokens.Buried:
+async def bury(database: Database, dead: list[ClaimedDelivery]) -> device_tokens.TokenRemoval:
     async with database.transaction() as conn:
         await device_tokens.lock(conn, dead, [])
-        return await device_tokens.bury(conn, dead)
+        return await device_tokens.remove_dead_tokens(conn, dead)
 
 
 async def many(database: Database, count: int) -> list[ClaimedDelivery]:
@@ -50,9 +50,9 @@ async def test_token_removal_limit_stops_at_a_hundred_for_a_wrong_project(
 ) -> None:
     dead = await many(database, 400)
     first = await bury(database, dead[:60])
-    assert first == device_tokens.Buried(frozenset(), frozenset())
+    assert first == device_tokens.TokenRemoval(frozenset(), frozenset())
     both = await asyncio.gather(bury(database, dead[60:260]), bury(database, dead[260:]))
-    assert any(buried.braked == {APP} for buried in both)
+    assert any(buried.limit_hit == {APP} for buried in both)
     counts = "SELECT token_state, count(*) FROM devices GROUP BY 1 ORDER BY 1"
     assert await rows_of(database, counts) == [("ACTIVE", 300), ("DEAD", 100)]
     await clock.advance(601)
@@ -62,7 +62,7 @@ async def test_token_removal_limit_stops_at_a_hundred_for_a_wrong_project(
 
 async def test_token_removal_limit_is_a_twentieth_of_many(database: Database) -> None:
     dead = await many(database, 4000)
-    assert (await bury(database, dead)).braked == {APP}
+    assert (await bury(database, dead)).limit_hit == {APP}
     assert await value_of(database, "SELECT count(*) FROM token_removals") == 200
 
 

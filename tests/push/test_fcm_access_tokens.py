@@ -11,6 +11,7 @@ import pytest
 from syncbeat_devtools.fake_fcm import FakeFcm, FakeFcmSettings, Fault, FaultKind, running_fake_fcm
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
+from syncbeat_server.push.providers import HttpRule
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
 from syncbeat_server.push.providers.fcm.credentials import NoAccessToken
 from tests.push.test_fcm_provider import DELIVERY, to
@@ -51,7 +52,7 @@ def tokens(fake: FakeFcm, tmp_path: Path, clock: Later) -> AccessTokens:
 
 @pytest.fixture
 async def provider(fake: FakeFcm, tokens: AccessTokens, clock: Later) -> AsyncIterator[FcmProvider]:
-    opened = FcmProvider(tokens, fake.base_url, 50, clock)
+    opened = FcmProvider(tokens, fake.base_url, HttpRule(50), clock)
     yield opened
     await opened.close()
 

@@ -17,9 +17,9 @@ import pytest
 from syncbeat.v1 import core_pb2
 from syncbeat_devtools.fake_fcm import FakeFcm, running_fake_fcm
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.push.content.templates import Template, in_locale
+from syncbeat_server.push.content.templates import Template, render
 from syncbeat_server.push.model import Content, Kind, Lane, Verdict
-from syncbeat_server.push.providers import Message
+from syncbeat_server.push.providers import HttpRule, Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
 from tests.support.claimed_delivery import MESSAGE
 
@@ -147,7 +147,7 @@ async def fake() -> AsyncIterator[FakeFcm]:
 async def provider(fake: FakeFcm, tmp_path: Path) -> AsyncIterator[FcmProvider]:
     fake.write_service_account(tmp_path / "account.json")
     clock = SystemClock()
-    opened = FcmProvider(AccessTokens(tmp_path / "account.json", clock), fake.base_url, 10, clock)
+    opened = FcmProvider(AccessTokens(tmp_path / "account.json", clock), fake.base_url, HttpRule(10), clock)
     yield opened
     await opened.close()
 
@@ -161,7 +161,7 @@ def test_payload_matrix_covers_every_field() -> None:
 async def test_payload_of_each_field(
     fake: FakeFcm, provider: FcmProvider, field: str, content: Content, paths: dict[str, Any]
 ) -> None:
-    told = in_locale(content, TEMPLATES, "")
+    told = render(content, TEMPLATES, "")
     outcome = await provider.send(Message(MESSAGE, told, "default.ack"))
     assert outcome.verdict is Verdict.SENT
     [record] = fake.deliveries()
@@ -224,7 +224,7 @@ async def test_collapse_key_is_absent_on_a_second_copy(fake: FakeFcm, provider: 
 
 
 async def test_ttl_zero_is_not_stored_by_fcm(fake: FakeFcm, provider: FcmProvider) -> None:
-    now = replace(MESSAGE, at_once=True, content=Content(title="T"))
+    now = replace(MESSAGE, now_or_never=True, content=Content(title="T"))
     assert (await provider.send(Message(now, now.content, "default.ack"))).verdict is Verdict.SENT
     sent = fake.deliveries()[-1].message
     assert sent["android"]["ttl"] == "0s"

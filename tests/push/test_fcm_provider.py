@@ -14,7 +14,7 @@ import pytest
 from syncbeat_devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.push.model import Blame, Content, Kind, Lane, Outcome, Reason, Verdict
-from syncbeat_server.push.providers import Message
+from syncbeat_server.push.providers import HttpRule, Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
 from tests.support.claimed_delivery import MESSAGE
 from tests.support.fake_clock import ahead, settle, wait_until
@@ -39,8 +39,8 @@ async def providing(fake: FakeFcm, folder: Path, **arguments: Any) -> AsyncItera
     account = folder / "account.json"
     fake.write_service_account(account)
     clock = SystemClock()
-    base_url, in_flight = arguments.pop("base_url", fake.base_url), arguments.pop("in_flight", 50)
-    provider = FcmProvider(AccessTokens(account, clock), base_url, in_flight, clock, **arguments)
+    base_url, rule = arguments.pop("base_url", fake.base_url), HttpRule(**{"max_in_flight": 50, **arguments})
+    provider = FcmProvider(AccessTokens(account, clock), base_url, rule, clock)
     try:
         yield provider
     finally:
@@ -151,7 +151,7 @@ async def test_fcm_timeout_is_ambiguous(fake: FakeFcm, provider: FcmProvider) ->
 
 
 async def test_fcm_connect_timeout_is_unsent(fake: FakeFcm, tmp_path: Path) -> None:
-    async with providing(fake, tmp_path, in_flight=1) as provider:
+    async with providing(fake, tmp_path, max_in_flight=1) as provider:
         first = asyncio.create_task(provider.send(to("fault:hang:1")))
         await wait_until(lambda: fake.stats().hanging == 1)
         second = asyncio.create_task(provider.send(DELIVERY))

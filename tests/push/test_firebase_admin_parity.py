@@ -20,7 +20,7 @@ from google.auth.credentials import Credentials as GoogleCredentials
 from syncbeat_devtools.fake_fcm import FakeFcm, running_fake_fcm
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.push.model import Content, Kind, Lane, Reason, Verdict
-from syncbeat_server.push.providers import Message
+from syncbeat_server.push.providers import HttpRule, Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
 from tests.support.claimed_delivery import MESSAGE
 
@@ -59,7 +59,7 @@ def account(fake: FakeFcm, tmp_path: Path) -> Path:
 @pytest.fixture
 async def ours(fake: FakeFcm, account: Path) -> AsyncIterator[FcmProvider]:
     clock = SystemClock()
-    provider = FcmProvider(AccessTokens(account, clock), fake.base_url, 10, clock)
+    provider = FcmProvider(AccessTokens(account, clock), fake.base_url, HttpRule(10), clock)
     yield provider
     await provider.close()
 
@@ -107,7 +107,7 @@ def as_firebase_would(message: Message) -> messaging.Message:
         if shown
         else None,
         android=messaging.AndroidConfig(
-            collapse_key=delivery.collapse_key or ("sync" if sync and not content.alerts else None),
+            collapse_key=delivery.collapse_key or ("sync" if sync and not content.is_alert else None),
             priority="high" if high else "normal",
             ttl=timedelta(seconds=int(delivery.ttl_s)),
             notification=messaging.AndroidNotification(

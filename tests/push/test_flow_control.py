@@ -8,7 +8,7 @@ import pytest
 
 from syncbeat_server.push.delivery.flow_control import Gate
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
-from syncbeat_server.push.policy.throttle import Pace
+from syncbeat_server.push.policy.throttle import Throttle
 from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 from tests.support.fake_clock import FakeClock
 
@@ -21,45 +21,45 @@ DEAD = Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
 
 
 def test_rate_limit_halves_on_429_and_recovers_in_a_minute() -> None:
-    pace = Pace()
-    pace.answered(10.0, throttled=False)
+    throttle = Throttle()
+    throttle.record_answer(10.0, throttled=False)
     for moment in (10.0, 10.1, 14.9):
-        pace.answered(moment, throttled=True)
-    assert pace.share(10.0) == 0.5, "what was in flight belongs to the same event"
-    pace.answered(15.0, throttled=True)
-    assert pace.share(15.0) == pytest.approx((0.5 + 5 / 60) / 2)
-    assert pace.share(75.0) == 1.0
+        throttle.record_answer(moment, throttled=True)
+    assert throttle.rate_share(10.0) == 0.5, "what was in flight belongs to the same event"
+    throttle.record_answer(15.0, throttled=True)
+    assert throttle.rate_share(15.0) == pytest.approx((0.5 + 5 / 60) / 2)
+    assert throttle.rate_share(75.0) == 1.0
 
 
 def test_rate_limit_never_falls_to_zero() -> None:
-    pace = Pace()
+    throttle = Throttle()
     for moment in range(0, 600, 5):
-        pace.answered(float(moment), throttled=True)
-        assert pace.share(float(moment)) >= 1 / 64
+        throttle.record_answer(float(moment), throttled=True)
+        assert throttle.rate_share(float(moment)) >= 1 / 64
 
 
 @pytest.mark.parametrize(("throttled", "paused"), [(2, 0.0), (3, 60.0)])
 def test_rate_limit_pauses_above_a_tenth_throttled_in_ten_seconds(throttled: int, paused: float) -> None:
-    pace = Pace()
+    throttle = Throttle()
     for number in range(25):
-        pace.answered(100.0 + number / 10, throttled=number >= 25 - throttled)
-    assert pace.paused_for(102.4) == pytest.approx(paused)
+        throttle.record_answer(100.0 + number / 10, throttled=number >= 25 - throttled)
+    assert throttle.paused_for_s(102.4) == pytest.approx(paused)
 
 
 def test_rate_limit_window_is_ten_seconds() -> None:
-    pace = Pace()
+    throttle = Throttle()
     for number in range(30):
-        pace.answered(number / 100, throttled=number < 3)
-    assert pace.paused_for(1.0) == 0.0, "3 of 30 are no more than a tenth"
-    pace.answered(10.5, throttled=True)
-    assert pace.paused_for(10.5) == 0.0, "one of one is too few to judge by"
+        throttle.record_answer(number / 100, throttled=number < 3)
+    assert throttle.paused_for_s(1.0) == 0.0, "3 of 30 are no more than a tenth"
+    throttle.record_answer(10.5, throttled=True)
+    assert throttle.paused_for_s(10.5) == 0.0, "one of one is too few to judge by"
 
 
 def test_rate_limit_pause_follows_retry_after() -> None:
-    pace = Pace()
+    throttle = Throttle()
     for _ in range(20):
-        pace.answered(0.0, throttled=True, retry_after_s=300.0)
-    assert pace.paused_for(0.0) == 300.0
+        throttle.record_answer(0.0, throttled=True, retry_after_s=300.0)
+    assert throttle.paused_for_s(0.0) == 300.0
 
 
 @pytest.fixture
@@ -75,23 +75,27 @@ def gate(clock: FakeClock) -> Gate:
 def send(gate: Gate, outcome: Outcome, platform: str = "ANDROID") -> None:
     permit = gate.enter(platform)
     assert permit is not None
-    gate.learned(permit, outcome, platform)
+    gate.record_outcome(permit, outcome, platform)
 
 
 def test_in_flight_limit_is_per_app(gate: Gate) -> None:
-    gate.under_way = 8
-    assert gate.room(bypassed=False) == 2
-    gate.under_way = 12
-    assert gate.room(bypassed=True) == 0
+    gate.in_flight = 8
+    assert gate.free_slots(has_fallback=False) == 2
+    gate.in_flight = 12
+    assert gate.free_slots(has_fallback=True) == 0
 
 
 async def test_breaker_spares_a_down_provider_unless_there_is_a_fallback(gate: Gate, clock: FakeClock) -> None:
     for _ in range(5):
         send(gate, UNAVAILABLE)
-    assert (gate.room(bypassed=False), gate.room(bypassed=True), gate.closed_for_s()) == (0, 10, 60.0)
+    assert (gate.free_slots(has_fallback=False), gate.free_slots(has_fallback=True), gate.closed_for_s()) == (
+        0,
+        10,
+        60.0,
+    )
     assert gate.enter("ANDROID") is None
     await clock.advance(60)
-    assert (gate.breaker, gate.room(bypassed=False)) == (BreakerState.HALF_OPEN, 3)
+    assert (gate.breaker, gate.free_slots(has_fallback=False)) == (BreakerState.HALF_OPEN, 3)
 
 
 def test_breaker_ignores_dead_tokens_and_bad_messages(gate: Gate) -> None:
@@ -107,16 +111,16 @@ CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
 def test_breaker_opens_after_five_misconfigurations_in_a_row(gate: Gate) -> None:
     for _ in range(4):
         send(gate, CONFIG)
-    assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
+    assert (gate.free_slots(has_fallback=False), gate.closed_for_s()) == (10, 0.0)
     send(gate, CONFIG)
-    assert (gate.room(bypassed=False), gate.closed_for_s(), gate.breaker) == (0, 60.0, BreakerState.OPEN)
+    assert (gate.free_slots(has_fallback=False), gate.closed_for_s(), gate.breaker) == (0, 60.0, BreakerState.OPEN)
 
 
 def test_breaker_ignores_misconfiguration_of_some(gate: Gate) -> None:
     for _ in range(100):
         for outcome in (CONFIG, CONFIG, SENT):
             send(gate, outcome)
-    assert (gate.room(bypassed=False), gate.closed_for_s()) == (10, 0.0)
+    assert (gate.free_slots(has_fallback=False), gate.closed_for_s()) == (10, 0.0)
 
 
 async def test_access_token_unavailable_pauses_the_app(gate: Gate, clock: FakeClock) -> None:
@@ -142,7 +146,7 @@ async def test_apns_credential_refusal_stops_ios_only(gate: Gate, clock: FakeClo
     assert (gate.enter("IOS"), gate.closed_for_s("IOS")) == (None, 60.0)
     send(gate, SENT, "ANDROID")
     send(gate, SENT, "WEB")
-    assert (gate.closed_for_s("ANDROID"), gate.closed_for_s(), gate.broken) == (0.0, 0.0, False)
+    assert (gate.closed_for_s("ANDROID"), gate.closed_for_s(), gate.is_broken) == (0.0, 0.0, False)
     await clock.advance(60)
     send(gate, IPHONES, "IOS")
     assert gate.closed_for_s("IOS") == 60.0, "still wrong: one is enough to see it"
@@ -153,7 +157,7 @@ async def test_apns_credential_refusal_stops_ios_only(gate: Gate, clock: FakeClo
 
 
 def test_rate_limit_throttling_halves_the_grant(gate: Gate) -> None:
-    assert gate.share == 1.0
+    assert gate.rate_share == 1.0
     send(gate, SENT)
     send(gate, THROTTLED)
-    assert (gate.share, gate.room(bypassed=False)) == (0.5, 10)
+    assert (gate.rate_share, gate.free_slots(has_fallback=False)) == (0.5, 10)

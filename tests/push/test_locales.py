@@ -37,7 +37,7 @@ MANY = [
 def told(locale: str, *offered: str) -> str:
     """The locale whose text is told; 'default' for that of all others."""
     template = Template.parse({name: (name, "") for name in ("default", *offered)})
-    return template.told(locale, {})[0]
+    return template.render(locale, {})[0]
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_locale_of_a_text_is_bcp_47(name: str) -> None:
 
 
 def test_locale_cache_is_bounded() -> None:
-    for number in range(3 * locales.MOST_KEPT):
+    for number in range(3 * locales.MAX_CACHED):
         assert told(f"fr-x-{number:x}", "de", "fr") == "fr"
-        assert len(Language._INSTANCES) <= 2 * locales.MOST_KEPT
-        assert len(Language._PARSE_CACHE) <= 2 * locales.MOST_KEPT
-    assert locales.nearest.cache_info().currsize <= locales.MOST_KEPT
+        assert len(Language._INSTANCES) <= 2 * locales.MAX_CACHED
+        assert len(Language._PARSE_CACHE) <= 2 * locales.MAX_CACHED
+    assert locales.nearest.cache_info().currsize <= locales.MAX_CACHED

@@ -11,9 +11,10 @@ import asyncpg
 import pytest
 
 from syncbeat_server.push.accept import accept as accept_in
+from syncbeat_server.push.delivery.scan_frontier import Frontier, ScanDepth
 from syncbeat_server.push.model import Lane
 from syncbeat_server.push.store import queue
-from syncbeat_server.push.store.queue_frontier import FIRST, Frontier, Place, Reach
+from syncbeat_server.push.store.queue import QUEUE_START, QueuePosition
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP, make_worker
 from tests.support.databases import DatabaseUrls, run_sql
@@ -46,7 +47,7 @@ async def held_snapshot(urls: DatabaseUrls) -> AsyncIterator[None]:
         await conn.close()
 
 
-async def buffers_of_a_claim(urls: DatabaseUrls, place: Place) -> int:
+async def buffers_of_a_claim(urls: DatabaseUrls, place: QueuePosition) -> int:
     """Pages that a claim of 200 looks at, undone after."""
     conn = await asyncpg.connect(urls.admin_url)
     try:
@@ -59,7 +60,7 @@ async def buffers_of_a_claim(urls: DatabaseUrls, place: Place) -> int:
             [APP] * len(lanes),
             [200] * len(lanes),
             [int(lane) for lane in lanes],
-            [place.at] * len(lanes),
+            [place.due_at] * len(lanes),
             [place.delivery_id] * len(lanes),
             200,
         )
@@ -81,15 +82,15 @@ async def test_queue_frontier_passes_nothing_under_a_held_snapshot(
         _PLANT.format(due=due, count=PASSED + 1_000),
         "ANALYZE deliveries",
     )
-    fresh = await buffers_of_a_claim(database_urls, FIRST)
+    fresh = await buffers_of_a_claim(database_urls, QUEUE_START)
     async with held_snapshot(database_urls):
-        last = FIRST
+        last = QUEUE_START
         for _ in range(PASSED // 2_000):
             async with database.transaction() as conn:
                 found = await queue.claim(conn, LEASE, 30.0, {APP: 2_000}, lambda lane, last=last: last)  # type: ignore[misc]  # bound by a default
             assert len(found.keys) == 2_000
             last = found.last[APP, 0]
-        near, far = [await buffers_of_a_claim(database_urls, place) for place in (last, FIRST)]
+        near, far = [await buffers_of_a_claim(database_urls, place) for place in (last, QUEUE_START)]
     assert near < 2 * fresh, (near, fresh)
     assert far > near + PASSED / 200, "the dead end is there, and was not walked"
 
@@ -149,32 +150,32 @@ async def test_queue_frontier_looks_back_a_minute_and_periodically_to_the_start(
     clock = FakeClock()
     frontier = Frontier[str](clock)
     at = clock.now()
-    reaches = []
+    depths = []
     for _ in range(9):
-        reach = frontier.begin()
-        reaches.append(reach)
-        frontier.stopped_at("lane", Place(at, LEASE), at)
-        frontier.end(reach)
+        depth = frontier.begin_scan()
+        depths.append(depth)
+        frontier.advance("lane", QueuePosition(at, LEASE), at)
+        frontier.end_scan(depth)
         await clock.advance(0.5)
-    near, recent, everything = Reach.NEAR, Reach.RECENT, Reach.ALL
-    assert reaches == [everything, near, recent, near, recent, near, everything, near, recent]
-    assert frontier.place(near, "lane") == Place(at, LEASE)
-    assert (at - frontier.place(recent, "lane").at).total_seconds() == 60
-    assert frontier.place(everything, "lane") == frontier.place(near, "another") == FIRST
+    near, recent, everything = ScanDepth.NEAR, ScanDepth.RECENT, ScanDepth.ALL
+    assert depths == [everything, near, recent, near, recent, near, everything, near, recent]
+    assert frontier.position(near, "lane") == QueuePosition(at, LEASE)
+    assert (at - frontier.position(recent, "lane").due_at).total_seconds() == 60
+    assert frontier.position(everything, "lane") == frontier.position(near, "another") == QUEUE_START
 
 
 async def test_queue_frontier_looks_back_less_often_when_slow() -> None:
     clock = FakeClock()
     frontier = Frontier[str](clock)
-    reach = frontier.begin()
+    depth = frontier.begin_scan()
     await clock.advance(1.0)
-    frontier.end(reach)
-    waits: dict[Reach, float] = {}
+    frontier.end_scan(depth)
+    waits: dict[ScanDepth, float] = {}
     for tenth in range(300):
-        waits.setdefault(frontier.begin(), tenth / 10)
+        waits.setdefault(frontier.begin_scan(), tenth / 10)
         await clock.advance(0.1)
     assert waits == {
-        Reach.NEAR: 0.0,
-        Reach.RECENT: pytest.approx(10.0, abs=0.11),
-        Reach.ALL: pytest.approx(20.0, abs=0.11),
+        ScanDepth.NEAR: 0.0,
+        ScanDepth.RECENT: pytest.approx(10.0, abs=0.11),
+        ScanDepth.ALL: pytest.approx(20.0, abs=0.11),
     }

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncbeat_server.directory.model import QuietHours
-from syncbeat_server.push.policy import quiet_hours
+from syncbeat_server.push.policy import quiet_hours, wake_budget
 
 pytestmark = pytest.mark.unit
 
@@ -88,11 +88,11 @@ def test_quiet_hours_hold_ends_within_a_day(start: int, length: int, zone: str, 
 
 @pytest.mark.parametrize(("day", "hours"), [("2030-01-15", 24), ("2030-03-31", 23), ("2030-10-27", 25)])
 def test_day_is_that_of_the_device(day: str, hours: int) -> None:
-    begins, ends = quiet_hours.day_of(BERLIN, at(f"{day}T12:00"))
+    begins, ends = quiet_hours.day_bounds(BERLIN, at(f"{day}T12:00"))
     assert (begins, (ends - begins).total_seconds()) == (at(f"{day}T00:00"), hours * 3600)
 
 
 def test_wakeup_budgets_match_the_platforms() -> None:
-    assert quiet_hours.wake_budget("ANDROID") == quiet_hours.WakeBudget(20.0, 180.0)
-    assert quiet_hours.wake_budget("IOS") == quiet_hours.WakeBudget(3.0, 1200.0)
-    assert quiet_hours.wake_budget("WEB") is None
+    assert wake_budget.wake_budget("ANDROID") == wake_budget.WakeBudget(20.0, 180.0)
+    assert wake_budget.wake_budget("IOS") == wake_budget.WakeBudget(3.0, 1200.0)
+    assert wake_budget.wake_budget("WEB") is None

@@ -113,10 +113,10 @@ def test_days_are_contiguous_in_all_zones() -> None:
     for (at, _, _), name in all_changes().items():
         for minutes in (-1500, -61, -1, 0, 1, 59, 60, 61, 1500):
             now = at + minutes * MINUTE
-            begins, ends = quiet_hours.day_of(name, now)
+            begins, ends = quiet_hours.day_bounds(name, now)
             assert begins <= now < ends <= begins + timedelta(hours=27)
-            assert quiet_hours.day_of(name, ends)[0] == ends, (name, now)
-            assert quiet_hours.day_of(name, begins - MINUTE)[1] == begins, (name, now)
+            assert quiet_hours.day_bounds(name, ends)[0] == ends, (name, now)
+            assert quiet_hours.day_bounds(name, begins - MINUTE)[1] == begins, (name, now)
 
 
 @pytest.mark.parametrize(

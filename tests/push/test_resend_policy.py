@@ -10,11 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.push.model import Content, DeliveryState, Finished, Kind, Reason
+from syncbeat_server.push.model import Content, DeliveryState, DeliveryUpdate, Kind, Reason
 from syncbeat_server.push.policy import reachability
-from syncbeat_server.push.policy.decisions import put_off
 from syncbeat_server.push.policy.reachability import AppReach
-from syncbeat_server.push.policy.resend import Look, ResendRule, Unanswered, goes_on, look, next_resend_s
+from syncbeat_server.push.policy.resend import (
+    ResendDecision,
+    ResendRule,
+    UnansweredWakeUp,
+    await_answer,
+    decide_resend,
+    next_resend_s,
+)
+from syncbeat_server.push.policy.retry import postpone
 from tests.support import claimed_delivery
 
 pytestmark = pytest.mark.unit
@@ -24,9 +31,9 @@ WAKE = replace(claimed_delivery.MESSAGE, kind=Kind.SYNC, scope="couple", epoch="
 AGAIN = replace(WAKE, resends=1)
 
 
-def unanswered(**fields: Any) -> Unanswered:
+def unanswered(**fields: Any) -> UnansweredWakeUp:
     """A wake-up that was sent once to an Android phone that usually answers, and not answered."""
-    sent_once = Unanswered(
+    sent_once = UnansweredWakeUp(
         app_id="default",
         delivery_id="d",
         user_id="ann",
@@ -54,38 +61,38 @@ def test_resend_delays_are_15_30_60_and_120_seconds() -> None:
 
 @pytest.mark.parametrize("resends", range(4))
 def test_resend_of_an_unanswered_wake_up(resends: int) -> None:
-    assert look(unanswered(resends=resends), RULE) == Look(True, tried=0.0)
+    assert decide_resend(unanswered(resends=resends), RULE) == ResendDecision(True, last_answered=0.0)
 
 
 @pytest.mark.parametrize(
     ("fields", "found"),
     [
-        ({"resends": 4}, Look(False, tried=0.0, woken=0.0, lost=True)),
-        ({"acknowledged": True}, Look(False, tried=1.0, woken=1.0)),
-        ({"acknowledged": True, "ttl_s": -1.0}, Look(False, tried=1.0, woken=1.0)),
-        ({"platform": "IOS"}, Look(False, tried=0.0, woken=0.0)),
-        ({"platform": "IOS", "foreground": True}, Look(True, tried=0.0)),
-        ({"ttl_s": 0.0}, Look(False)),
-        ({"superseded": True}, Look(False)),
-        ({"usable": False}, Look(False)),
-        ({"fetched_s": -0.1}, Look(False)),
-        ({"waited_s": 20.0}, Look(True, tried=None)),
-        ({"waited_s": 20.0, "acknowledged": True}, Look(False, tried=None, woken=1.0)),
+        ({"resends": 4}, ResendDecision(False, last_answered=0.0, answered=0.0, lost=True)),
+        ({"acknowledged": True}, ResendDecision(False, last_answered=1.0, answered=1.0)),
+        ({"acknowledged": True, "ttl_s": -1.0}, ResendDecision(False, last_answered=1.0, answered=1.0)),
+        ({"platform": "IOS"}, ResendDecision(False, last_answered=0.0, answered=0.0)),
+        ({"platform": "IOS", "foreground": True}, ResendDecision(True, last_answered=0.0)),
+        ({"ttl_s": 0.0}, ResendDecision(False)),
+        ({"superseded": True}, ResendDecision(False)),
+        ({"usable": False}, ResendDecision(False)),
+        ({"fetched_s": -0.1}, ResendDecision(False)),
+        ({"waited_s": 20.0}, ResendDecision(True, last_answered=None)),
+        ({"waited_s": 20.0, "acknowledged": True}, ResendDecision(False, last_answered=None, answered=1.0)),
     ],
 )
-def test_resend_ends_and_reach_evidence_by_cause(fields: dict[str, Any], found: Look) -> None:
-    assert look(unanswered(**fields), RULE) == found
+def test_resend_ends_and_reach_evidence_by_cause(fields: dict[str, Any], found: ResendDecision) -> None:
+    assert decide_resend(unanswered(**fields), RULE) == found
 
 
 def test_reach_evidence_of_a_fetch_is_weighted_by_odds() -> None:
-    soon, late = (look(unanswered(fetched_s=after), RULE) for after in (1.0, 29.0))
-    assert (soon.again, late.again, soon.lost, late.lost) == (False,) * 4
-    unknown = look(unanswered(fetched_s=1.0, answered=0.0, missed=0.0), RULE)
-    assert late.woken is not None
-    assert soon.woken is not None
-    assert unknown.woken is not None
-    assert soon.woken > 0.9 > 0.15 > late.woken
-    assert unknown.woken < soon.woken
+    soon, late = (decide_resend(unanswered(fetched_s=after), RULE) for after in (1.0, 29.0))
+    assert (soon.resend, late.resend, soon.lost, late.lost) == (False,) * 4
+    unknown = decide_resend(unanswered(fetched_s=1.0, answered=0.0, missed=0.0), RULE)
+    assert late.answered is not None
+    assert soon.answered is not None
+    assert unknown.answered is not None
+    assert soon.answered > 0.9 > 0.15 > late.answered
+    assert unknown.answered < soon.answered
 
 
 def share_learned(answer_s: float | None, poll_s: float, seed: int) -> float:
@@ -94,9 +101,9 @@ def share_learned(answer_s: float | None, poll_s: float, seed: int) -> float:
     for _ in range(600):
         polls = dice.uniform(0.0, poll_s)
         fetches = polls if answer_s is None else min(polls, dice.expovariate(1 / answer_s))
-        woken = reachability.belief(reachability.share(answered, missed), fetches)
+        woken = reachability.push_credit(reachability.answer_rate(answered, missed), fetches)
         answered, missed = answered * 0.99 + woken, missed * 0.99 + 1.0 - woken
-    return reachability.share(answered, missed)
+    return reachability.answer_rate(answered, missed)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -109,14 +116,14 @@ def test_reach_evidence_excludes_polls(seed: int) -> None:
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6), st.floats(0, 1e9), st.floats(0, 1e9))
 def test_reach_belief_falls_with_the_delay(answered: float, missed: float, after_s: float, more_s: float) -> None:
-    known = reachability.share(answered, missed)
-    sooner, later = reachability.belief(known, after_s), reachability.belief(known, after_s + more_s)
+    known = reachability.answer_rate(answered, missed)
+    sooner, later = reachability.push_credit(known, after_s), reachability.push_credit(known, after_s + more_s)
     assert 0.0 <= later <= sooner + 1e-12
     assert sooner <= 1.0
 
 
 def test_reach_of_a_new_device_is_low_until_it_answers() -> None:
-    assert reachability.share(0.0, 0.0) < reachability.KNOWN_SHARE
+    assert reachability.answer_rate(0.0, 0.0) < reachability.REACHABLE_RATE
     assert not unanswered(answered=0.0, missed=0.0).known_reachable
     assert unanswered().known_reachable
     assert not unanswered(platform="IOS").known_reachable
@@ -133,24 +140,24 @@ def test_reach_of_a_new_device_is_low_until_it_answers() -> None:
     ],
 )
 def test_reach_collapse_is_half_of_an_apps_pushes_lost(counts: AppReach, fallen: bool) -> None:
-    assert reachability.fallen(counts) is fallen
+    assert reachability.has_dropped(counts) is fallen
 
 
 def test_resend_waits_for_an_answer_after_provider_acceptance() -> None:
-    sent = Finished(WAKE, DeliveryState.SENT, Reason.NONE, "id")
-    assert goes_on(sent, RULE) == replace(sent, due_in_s=15.0)
-    assert goes_on(replace(sent, delivery=AGAIN), RULE).due_in_s == 30.0
+    sent = DeliveryUpdate(WAKE, DeliveryState.SENT, Reason.NONE, "id")
+    assert await_answer(sent, RULE) == replace(sent, due_in_s=15.0)
+    assert await_answer(replace(sent, delivery=AGAIN), RULE).due_in_s == 30.0
 
 
 def test_resend_skips_visible_notifications() -> None:
     for delivery in (claimed_delivery.MESSAGE, replace(WAKE, content=Content(title="T"))):
-        sent = Finished(delivery, DeliveryState.SENT, Reason.NONE, "id")
-        assert goes_on(sent, RULE) is sent
+        sent = DeliveryUpdate(delivery, DeliveryState.SENT, Reason.NONE, "id")
+        assert await_answer(sent, RULE) is sent
 
 
 def test_resend_policy_before_sending_is_as_for_any_other() -> None:
-    waits = put_off(WAKE, Reason.UNAVAILABLE, 10.0)
-    assert goes_on(waits, RULE) is waits
+    waits = postpone(WAKE, Reason.UNAVAILABLE, 10.0)
+    assert await_answer(waits, RULE) is waits
 
 
 @pytest.mark.parametrize(
@@ -171,11 +178,11 @@ def test_resend_policy_before_sending_is_as_for_any_other() -> None:
 def test_resend_failure_keeps_the_delivery_sent(
     state: DeliveryState, reason: Reason, due_in_s: float, expected: tuple[Reason, float, bool]
 ) -> None:
-    found = goes_on(Finished(AGAIN, state, reason, due_in_s=due_in_s), RULE)
+    found = await_answer(DeliveryUpdate(AGAIN, state, reason, due_in_s=due_in_s), RULE)
     assert found.state is DeliveryState.SENT
     assert (found.reason, found.due_in_s, found.give_back_attempt) == expected
 
 
 def test_resend_follows_a_replaced_token() -> None:
-    found = goes_on(Finished(AGAIN, DeliveryState.PENDING, Reason.NONE, moved=True), RULE)
-    assert (found.state, found.due_in_s, found.moved) == (DeliveryState.SENT, 1.0, True)
+    found = await_answer(DeliveryUpdate(AGAIN, DeliveryState.PENDING, Reason.NONE, redirected=True), RULE)
+    assert (found.state, found.due_in_s, found.redirected) == (DeliveryState.SENT, 1.0, True)

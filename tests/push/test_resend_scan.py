@@ -5,25 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks, WorkerRule
+from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.model import Content, NewNotification, Outcome, Reason, Verdict
-from syncbeat_server.push.policy.decisions import RetryRule
 from syncbeat_server.push.policy.resend import ResendRule
+from syncbeat_server.push.policy.retry import RetryRule
 from syncbeat_server.push.store import lifecycle, resends
-from syncbeat_server.push.store.queue_frontier import FIRST
+from syncbeat_server.push.store.queue import QUEUE_START
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from syncbeat_server.sync.model import Cursor, DeviceKey
 from syncbeat_server.sync.store.device_cursors import record_fetched
-from tests.support.build import APP, make_channel, make_directory, make_worker
-from tests.support.doubles import FailingDatabase, ScriptedProvider, Streams, Unlimited
+from tests.support.build import APP, make_directory, make_worker
+from tests.support.doubles import FailingDatabase, ScriptedProvider, Streams
 from tests.support.fake_clock import START, FakeClock, wait_until
 from tests.support.seed import (
     EPOCH,
@@ -101,15 +100,7 @@ async def send(database: Database, worker: DeliveryWorker, notification: NewNoti
 async def test_resend_of_a_lost_wake_up_backs_off_and_gives_up(database: Database, clock: FakeClock) -> None:
     provider, at, metrics = ScriptedProvider(), list[float](), Metrics()
     provider.on_send = lambda: at.append(clock.monotonic())
-    worker = DeliveryWorker(
-        database,
-        {APP: make_channel(provider, clock)},
-        Streams().live,
-        cast(TokenBucket, Unlimited()),
-        WorkerRule(poll_s=3.0),
-        clock,
-        WorkerHooks(woken=metrics.push.woken, missed=metrics.push.wake_ups_missed),
-    )
+    worker = make_worker(database, clock, provider, metrics=metrics.push, poll_s=3.0)
     async with running(worker):
         await send(database, worker, wake(1, ttl_s=3600.0))
         await until_counted(database, clock)
@@ -303,8 +294,8 @@ async def test_resend_over_budget_is_postponed_and_given_up(database: Database, 
         async with database.connection() as conn:
             await conn.execute("UPDATE wake_budgets SET tokens = 0, filled_at = syncbeat_now()")
         await until(partial(value_of, database, "SELECT resends = 1 AND state = 'SENT' FROM deliveries"), moving=clock)
-        put_off = "SELECT extract(epoch FROM answer_by - syncbeat_now())::float8 FROM deliveries"
-        assert 150 < await value_of(database, put_off) < 180
+        postpone = "SELECT extract(epoch FROM answer_by - syncbeat_now())::float8 FROM deliveries"
+        assert 150 < await value_of(database, postpone) < 180
         assert len(provider.asked) == 1
         await until_asked(provider, 2, clock)
         await until_shown(database, "ann SENT", of=sent)
@@ -386,7 +377,7 @@ async def test_resend_yields_to_first_attempts(database: Database, clock: FakeCl
 async def test_resend_scan_uses_its_index(database: Database) -> None:
     async with database.transaction() as conn:
         await conn.execute("SET LOCAL enable_seqscan = off")
-        rows = await conn.fetch("EXPLAIN " + resends.DUE, 10, 600.0, 86_400.0, FIRST.at)
+        rows = await conn.fetch("EXPLAIN " + resends.UNANSWERED, 10, 600.0, 86_400.0, QUEUE_START.due_at)
         plan = [row["QUERY PLAN"] for row in rows]
     assert any("deliveries_unanswered" in line for line in plan), plan
     assert any("deliveries_by_device" in line for line in plan), plan

@@ -14,9 +14,9 @@ from syncbeat_server.directory.model import Preferences
 from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.content.templates import Template
-from syncbeat_server.push.delivery.maintenance import warn_of_lacking
+from syncbeat_server.push.delivery.maintenance import warn_of_unfit_templates
 from syncbeat_server.push.model import Content, DeliveryState, NewNotification, Notification, Target
-from syncbeat_server.push.store import fanout, notifications
+from syncbeat_server.push.store import fanout, notifications, queue_figures
 from syncbeat_server.push.store import lifecycle as lifecycle_store
 from syncbeat_server.storage.postgres.database import Database
 from tests.push.test_delivery_lifecycle import crowd, expand_all
@@ -256,7 +256,7 @@ async def test_scheduled_counts_as_waiting(database: Database, clock: FakeClock)
     await accept(database, scheduled())
     await clock.advance(HOUR.total_seconds() + 30)
     async with database.connection() as conn:
-        assert await lifecycle_store.waiting(conn) == {(APP, "SCHEDULED"): (2, 30.0)}
+        assert await queue_figures.count_waiting(conn) == {(APP, "SCHEDULED"): (2, 30.0)}
 
 
 def template(text: str) -> Template:
@@ -282,7 +282,7 @@ async def test_scheduled_template_is_of_due_time_or_the_accepted_text(
     await accept(database, now, later)
     async with database.connection() as conn:
         needs = {name: one.variables for name, one in templates.items()}
-        assert await fanout.lacking(conn, APP, needs) == ({} if what == "changed" else {"note": 1})
+        assert await fanout.count_unfit(conn, APP, needs) == ({} if what == "changed" else {"note": 1})
         await conn.execute("UPDATE devices SET locale = 'de' WHERE user_id = 'ann'")
     provider = ScriptedProvider()
     await clock.advance(HOUR.total_seconds() - 1)
@@ -302,7 +302,7 @@ async def test_scheduled_template_without_kept_text(database: Database, clock: F
 async def test_scheduled_template_mismatch_is_reported(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     await couple(database)
     await accept(database, *(scheduled(content=Content(template="note", variables={"who": "Eve"})) for _ in range(2)))
-    await warn_of_lacking(database, APP, {"note": template("{who} and {whom}")})
-    await warn_of_lacking(database, APP, {"note": template("{who}")})
+    await warn_of_unfit_templates(database, APP, {"note": template("{who} and {whom}")})
+    await warn_of_unfit_templates(database, APP, {"note": template("{who}")})
     (told_of,) = [r for r in caplog.records if "do not fit" in r.message]
     assert vars(told_of).items() >= {"app_id": APP, "template": "note", "count": 2}.items()

@@ -7,8 +7,8 @@ import uuid
 
 import pytest
 
-from syncbeat_server.push.content.ack_token import ack_token, acknowledged, claimed_app
-from syncbeat_server.push.content.templates import Template, Text, in_all_locales, in_locale
+from syncbeat_server.push.content.ack_token import ack_token, claimed_app, verify_ack_token
+from syncbeat_server.push.content.templates import Template, Text, render, render_all
 from syncbeat_server.push.model import Content
 
 pytestmark = pytest.mark.unit
@@ -39,18 +39,18 @@ GIVEN = {"who": "Anna", "text": "{not} a variable"}
     ],
 )
 def test_template_uses_the_nearest_locale(locale: str, title: str) -> None:
-    assert TEMPLATE.told(locale, GIVEN)[0] == title
+    assert TEMPLATE.render(locale, GIVEN)[0] == title
 
 
 def test_template_variable_values_are_not_evaluated() -> None:
-    assert TEMPLATE.told("de", GIVEN)[1] == "{not} a variable"
+    assert TEMPLATE.render("de", GIVEN)[1] == "{not} a variable"
     assert TEMPLATE.variables == {"who", "text"}
     with pytest.raises(KeyError):
-        TEMPLATE.told("de", {"who": "Anna"})
+        TEMPLATE.render("de", {"who": "Anna"})
 
 
 def test_template_braces() -> None:
-    assert Text.parse("{{{name}}} and {{}}").filled({"name": "x"}) == "{x} and {}"
+    assert Text.parse("{{{name}}} and {{}}").fill({"name": "x"}) == "{x} and {}"
 
 
 @pytest.mark.parametrize("text", ["{", "}", "{}", "{0}", "{a.b}", "{a[0]}", "{a!r}", "{a:>9}", "{a b}", "{ä}"])
@@ -66,12 +66,12 @@ def test_template_needs_a_default_text() -> None:
 
 def test_template_content_is_rendered_in_a_locale() -> None:
     content = Content(template="note", variables=GIVEN, data={"k": "v"}, badge=1)
-    told = in_locale(content, {"note": TEMPLATE}, "de-DE")
+    told = render(content, {"note": TEMPLATE}, "de-DE")
     assert told == Content("Anna hat geschrieben", "{not} a variable", {"k": "v"}, badge=1)
-    assert in_locale(told, {}, "de") is told
-    assert len(in_all_locales(content, TEMPLATE)) == 4
+    assert render(told, {}, "de") is told
+    assert len(render_all(content, TEMPLATE)) == 4
     with pytest.raises(KeyError):
-        in_locale(content, {}, "de")
+        render(content, {}, "de")
 
 
 SECRET = b"0" * 32
@@ -80,7 +80,7 @@ DELIVERY = str(uuid.UUID(int=7))
 
 def test_ack_token_names_its_delivery() -> None:
     token = ack_token(SECRET, "my.app", DELIVERY)
-    assert (claimed_app(token), acknowledged(SECRET, token)) == ("my.app", DELIVERY)
+    assert (claimed_app(token), verify_ack_token(SECRET, token)) == ("my.app", DELIVERY)
     assert len(token) == len("my.app.") + 43
 
 
@@ -88,7 +88,7 @@ def test_ack_token_names_its_delivery() -> None:
     "other", ["", ".", "x", "default.", "default.AAAA", "default." + "A" * 43, "default.ä", "default.=="]
 )
 def test_ack_token_cannot_be_forged(other: str) -> None:
-    assert acknowledged(SECRET, other) is None
+    assert verify_ack_token(SECRET, other) is None
 
 
 def test_ack_token_with_a_flipped_bit_is_refused() -> None:
@@ -97,6 +97,6 @@ def test_ack_token_with_a_flipped_bit_is_refused() -> None:
     for bit in range(len(raw) * 8):
         changed = bytearray(raw)
         changed[bit // 8] ^= 1 << bit % 8
-        assert acknowledged(SECRET, "default." + base64.urlsafe_b64encode(changed).decode().rstrip("=")) is None
-    assert acknowledged(b"1" * 32, token) is None
-    assert acknowledged(SECRET, token.replace("default", "defauld")) is None
+        assert verify_ack_token(SECRET, "default." + base64.urlsafe_b64encode(changed).decode().rstrip("=")) is None
+    assert verify_ack_token(b"1" * 32, token) is None
+    assert verify_ack_token(SECRET, token.replace("default", "defauld")) is None

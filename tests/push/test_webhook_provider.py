@@ -13,9 +13,9 @@ from aiohttp.test_utils import TestServer
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.push.model import Blame, Content, Outcome, Reason, Verdict
-from syncbeat_server.push.providers import Message
+from syncbeat_server.push.providers import HttpRule, Message
 from syncbeat_server.push.providers.addresses import is_public
-from syncbeat_server.push.providers.webhook import WebhookProvider
+from syncbeat_server.push.providers.webhook import RelayAddress, WebhookProvider
 from tests.push.test_firebase_admin_parity import DELIVERY
 
 pytestmark = pytest.mark.http
@@ -25,6 +25,7 @@ RETRY, CONFIG = Verdict.RETRY, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, bl
 
 
 CLOCK = SystemClock()
+RULE = HttpRule(10, timeout_s=20.0)
 
 
 class Relay:
@@ -55,7 +56,7 @@ async def provider(relay: Relay) -> AsyncIterator[WebhookProvider]:
     app = web.Application()
     app.router.add_post("/push", relay.answer)
     async with TestServer(app) as server:
-        made = WebhookProvider(str(server.make_url("/push")), "a-relay-token", 10, 20.0, CLOCK, private=True)
+        made = WebhookProvider(RelayAddress(str(server.make_url("/push")), "a-relay-token", private=True), RULE, CLOCK)
         yield made
         await made.close()
 
@@ -103,7 +104,7 @@ async def test_webhook_response_may_be_compressed(relay: Relay, provider: Webhoo
 
 
 async def test_webhook_connection_refused_is_unsent(closed_port: int) -> None:
-    provider = WebhookProvider(f"http://127.0.0.1:{closed_port}", "", 1, 20.0, CLOCK, private=True)
+    provider = WebhookProvider(RelayAddress(f"http://127.0.0.1:{closed_port}", private=True), RULE, CLOCK)
     assert await provider.send(MESSAGE) == Outcome(RETRY, Reason.UNAVAILABLE)
     await provider.close()
 
@@ -138,7 +139,7 @@ async def test_webhook_in_a_private_network_needs_a_setting(relay: Relay) -> Non
     async with TestServer(app) as server:
         for host in ("localhost", "0x7f.1"):
             for private, outcome in ((False, Outcome(RETRY, Reason.UNAVAILABLE)), (True, Outcome(Verdict.SENT))):
-                made = WebhookProvider(f"http://{host}:{server.port}/push", "", 10, 20.0, CLOCK, private=private)
+                made = WebhookProvider(RelayAddress(f"http://{host}:{server.port}/push", private=private), RULE, CLOCK)
                 assert await made.send(MESSAGE) == outcome, (host, private)
                 await made.close()
     assert len(relay.got) == 2

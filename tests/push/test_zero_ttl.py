@@ -34,7 +34,7 @@ async def test_ttl_zero_is_attempted_once(database: Database, clock: FakeClock, 
     provider = ScriptedProvider(FAILURES[failure])
     async with running(make_worker(database, clock, provider)):
         await until_shown(database, "ann EXPIRED", of=sent)
-    assert [d.kept_s for d in provider.asked] == [0]
+    assert [d.provider_ttl_s for d in provider.asked] == [0]
 
 
 async def test_ttl_zero_is_sent_now(database: Database, clock: FakeClock) -> None:
@@ -45,7 +45,7 @@ async def test_ttl_zero_is_sent_now(database: Database, clock: FakeClock) -> Non
     async with running(make_worker(database, clock, provider)):
         await until_shown(database, "ann SENT", of=now)
         await until_shown(database, "ann SENT", of=then, moving=clock)
-    assert [d.kept_s for d in provider.asked] == [0, 0]
+    assert [d.provider_ttl_s for d in provider.asked] == [0, 0]
     assert await value_of(database, "SELECT bool_and(expires_at = due_at) FROM notifications")
 
 

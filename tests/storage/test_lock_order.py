@@ -18,8 +18,8 @@ from syncbeat_server.directory.model import Device, Member, MemberRole
 from syncbeat_server.directory.store import device_locks, devices
 from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimited
 from syncbeat_server.push import accept as push
-from syncbeat_server.push.model import DeliveryFilter, DeliveryState, Finished, Reason, Target
-from syncbeat_server.push.policy.decisions import hold
+from syncbeat_server.push.model import DeliveryFilter, DeliveryState, DeliveryUpdate, Reason, Target
+from syncbeat_server.push.policy.triage import hold
 from syncbeat_server.push.store import alerts, device_limits, device_tokens, lifecycle, queue, resends
 from syncbeat_server.storage.postgres.database import Connection, Database, open_database
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
@@ -95,7 +95,7 @@ class Everybody:
         lease = str(uuid.uuid4())
         claimed = await claim(self.database, lease)
         async with self.database.transaction() as conn:
-            await queue.finish(conn, [Finished(one, DeliveryState.SENT, Reason.NONE) for one in claimed])
+            await queue.finish(conn, [DeliveryUpdate(one, DeliveryState.SENT, Reason.NONE) for one in claimed])
 
     async def work(self) -> None:
         """Do what else a worker does with what it holds: limits, leases, what providers say of tokens."""
@@ -105,14 +105,14 @@ class Everybody:
         begins = self.clock.now() - timedelta(days=1)
         async with self.database.transaction() as conn:
             await device_limits.count_shown(conn, [(one, 1_000, begins) for one in claimed])
-            await device_limits.take_wakes(conn, claimed)
+            await device_limits.spend_wake_budgets(conn, claimed)
         async with self.database.connection() as conn:
             await queue.extend(conn, [lease], 30.0)
         held = [one for one in claimed if one.scope and self.random.random() < 0.7]
         async with self.database.transaction() as conn:
             await device_tokens.lock(conn, claimed[1:3], claimed[:1])
             await device_tokens.quarantine(conn, claimed[:1])
-            await device_tokens.bury(conn, claimed[1:3])
+            await device_tokens.remove_dead_tokens(conn, claimed[1:3])
             await queue.finish(conn, [hold(one, Reason.WAKE_BUDGET, 0.0) for one in held])
             await device_limits.merge_held(conn, held)
             await alerts.merge_held(conn, held)

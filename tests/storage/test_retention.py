@@ -12,7 +12,7 @@ from syncbeat_server.clock import SystemClock
 from syncbeat_server.directory.store import token_moves
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.push.delivery import maintenance
-from syncbeat_server.push.store import device_tokens, lifecycle
+from syncbeat_server.push.store import dedupe, device_tokens, lifecycle
 from syncbeat_server.storage import idempotency, retention
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.storage.retention import BEGINNING, DeletedBatch, Retention, RetentionRule
@@ -68,7 +68,7 @@ _TABLES = (
 _STATEMENTS: dict[str, tuple[str, tuple[object, ...]]] = {
     "request_records": (idempotency.FORGET_OLD, (1_000, BEGINNING)),
     "notifications": (lifecycle.FORGET_DELIVERIES, (30.0, 1_000, BEGINNING, 10_000)),
-    "dedupe_windows": (lifecycle.FORGET_WINDOWS, (1_000, BEGINNING)),
+    "dedupe_windows": (dedupe.FORGET, (1_000, BEGINNING)),
     "token_moves": (token_moves.FORGET_MOVES, (1_000, BEGINNING)),
     "token_removals": (device_tokens.FORGET_REMOVALS, (1_000, BEGINNING)),
     "sessions": (auth.DELETE_EXPIRED, (1_000, BEGINNING)),

@@ -19,7 +19,8 @@ from syncbeat_server.auth.model import AccountKey, Issuer, KeyRow, SessionTokens
 from syncbeat_server.auth.service import Authenticator, Credentials
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
-from syncbeat_server.auth.sessions.service import SessionRequest, SessionService, SigningKeys
+from syncbeat_server.auth.sessions.service import SessionRequest, SessionService
+from syncbeat_server.auth.sessions.signing import SigningKeys
 from syncbeat_server.auth.store import users
 from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, parse_signing_keys
 from syncbeat_server.auth.tokens.lifetimes import SessionRule, is_revoked
@@ -32,8 +33,10 @@ from syncbeat_server.events.publish import Publish, Publisher
 from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.delivery.channel import Channel
+from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
 from syncbeat_server.push.delivery.flow_control import Gate
-from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks, WorkerRule
+from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
+from syncbeat_server.push.delivery.worker_metrics import NoMetrics, WorkerMetrics
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.resilience.breaker import BreakerRule
 from syncbeat_server.storage.postgres.database import Database
@@ -158,6 +161,16 @@ def make_sessions(
     return SessionService(database, signing, rule, clock, revoked, limits)
 
 
+class AttemptMetrics(NoMetrics):
+    """Passes on the outcome of each attempt."""
+
+    def __init__(self, on_attempt: Callable[[str], None]) -> None:
+        self._on_attempt = on_attempt
+
+    def attempt_ended(self, outcome: str) -> None:
+        self._on_attempt(outcome)
+
+
 def make_channel(provider: Provider, clock: Clock, in_flight: int = 200, **fields: Any) -> Channel:
     """Build an app's channel through a provider."""
     return Channel(provider, Gate(in_flight, BreakerRule(), clock), "app:default", b"secret", **fields)
@@ -172,7 +185,7 @@ def make_worker(
     streams: Streams | None = None,
     allowance: TokenBucket | None = None,
     attempt_ended: Callable[[str], None] = ignore,
-    hooks: WorkerHooks | None = None,
+    metrics: WorkerMetrics | None = None,
     in_flight: int = 200,
     app: dict[str, Any] | None = None,
     **rule: Any,
@@ -183,15 +196,15 @@ def make_worker(
     """
     of_apps = providers if isinstance(providers, Mapping) else {APP: providers}
     made = {app_id: make_channel(one, clock, in_flight, **(app or {})) for app_id, one in of_apps.items()}
-    return DeliveryWorker(
+    deps = DeliveryDependencies(
         database,
         made if channels is None else channels,
         (streams or Streams()).live,
         allowance or cast(TokenBucket, Unlimited()),
-        WorkerRule(**rule),
         clock,
-        hooks or WorkerHooks(attempt_ended=attempt_ended),
+        metrics or AttemptMetrics(attempt_ended),
     )
+    return DeliveryWorker(deps, WorkerRule(**rule))
 
 
 @dataclass

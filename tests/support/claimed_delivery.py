@@ -27,7 +27,7 @@ MESSAGE = ClaimedDelivery(
     attempt=1,
     ttl_s=3600.0,
     age_s=0.0,
-    held=False,
-    seen=False,
+    held_for_stream=False,
+    already_seen=False,
     claimed_at=datetime(2030, 1, 1, 12, tzinfo=UTC),
 )

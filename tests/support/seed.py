@@ -13,7 +13,7 @@ import asyncpg
 from syncbeat_server.directory.model import Member, MemberRole, Platform, Registration
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import (
-    Accepted,
+    Acceptance,
     ClaimedDelivery,
     Content,
     Delivery,
@@ -83,7 +83,7 @@ def wake(sequence: int, scope: str = "couple", **fields: Any) -> NewNotification
     )
 
 
-async def accept(database: Database, *notifications: NewNotification) -> list[Accepted]:
+async def accept(database: Database, *notifications: NewNotification) -> list[Acceptance]:
     """Accept them as one batch. The scopes of wake-ups are in their epoch, and at least as far as devices may show."""
     async with database.transaction() as conn:
         wanted = [target for one in notifications for target in one.targets if target.epoch]
@@ -123,7 +123,7 @@ async def claim(database: Database, lease_token: str, limit: int = 100, lease_s:
         found = await queue.claim(conn, lease_token, lease_s, {APP: limit})
         if found.trailing:
             await push.close_windows(conn, lease_token, found.trailing)
-        return await queue.claimed(conn, lease_token, found.keys)
+        return await queue.read_claimed(conn, lease_token, found.keys)
 
 
 async def mark_seen(

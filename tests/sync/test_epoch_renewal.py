@@ -234,7 +234,7 @@ async def test_new_epoch_redirects_an_old_wake_up_to_the_head(database: Database
     await renew_epochs(database, clock, None)
     delivery = await claimed_one(database)
     epoch = (await epochs_of(database))["couple"]
-    assert (delivery.epoch, delivery.sequence, delivery.seen) == (epoch, 10, False)
+    assert (delivery.epoch, delivery.sequence, delivery.already_seen) == (epoch, 10, False)
     assert await value_of(database, "SELECT epoch FROM deliveries") == epoch, "an answer is one to the new epoch"
 
 
@@ -252,7 +252,7 @@ async def test_wake_up_is_not_answered_by_a_cursor_ahead_of_the_head(
             shown,
         )
         await conn.execute("UPDATE scopes SET head = 12")
-    assert (await claimed_one(database)).seen is seen
+    assert (await claimed_one(database)).already_seen is seen
 
 
 async def test_lineage_text_is_equal_on_every_connection(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""The delivery worker and the channels it sends through."""
+"""Wires the delivery worker, and makes the channel of each app from its configuration."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.types import check_base_url
 from syncbeat_server.push.delivery.channel import Channel, app_secret
+from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
 from syncbeat_server.push.delivery.flow_control import Gate
-from syncbeat_server.push.delivery.maintenance import QueueFigures, old_rows, warn_of_lacking
-from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerHooks, WorkerRule
-from syncbeat_server.push.policy.decisions import RetryRule
+from syncbeat_server.push.delivery.maintenance import old_rows, warn_of_unfit_templates
+from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.push.policy.resend import ResendRule
-from syncbeat_server.push.providers import Provider
+from syncbeat_server.push.policy.retry import RetryRule
+from syncbeat_server.push.providers import HttpRule, Provider
 from syncbeat_server.push.providers.log import LogProvider
 from syncbeat_server.push.providers.proxies import NoProxy
-from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
+from syncbeat_server.resilience.breaker import BreakerRule
 from syncbeat_server.storage.postgres.pg_notify import listen
 from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from syncbeat_server.storage.retention import Retention
@@ -39,23 +40,28 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_AGAIN_S = 2.0  # as often as files are looked at
+_RETRY_S = 2.0  # as often as files are looked at
 _BURST_S = 0.1
 _LEAST_BURST = 200.0
-_RETIRED = 8  # providers that are kept open for the attempts that are still under way in them
+_MAX_RETIRED = 8  # replaced providers kept open, for attempts that are still under way in them
 
 
 @asynccontextmanager
 async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
+    """Run a delivery worker, and drain it at the end. Raises ConfigurationError for an unusable provider."""
     settings = process.settings
     channels, session_url = _Channels(process), settings.database_session_url
     await channels.open()
     try:
         worker = DeliveryWorker(
-            process.database,
-            channels.by_app,
-            process.presence.live,
-            TokenBucket(process.bus, _rate(settings), process.clock),
+            DeliveryDependencies(
+                process.database,
+                channels.by_app,
+                process.presence.live,
+                TokenBucket(process.bus, _rate(settings), process.clock),
+                process.clock,
+                process.metrics.push,
+            ),
             WorkerRule(
                 lease_s=settings.delivery_lease_s,
                 poll_s=settings.delivery_poll_s,
@@ -66,21 +72,12 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
                     resend=ResendRule(settings.resend_s),
                 ),
             ),
-            process.clock,
-            WorkerHooks(
-                process.metrics.push.attempt_ended,
-                process.metrics.push.outcomes_voided,
-                process.metrics.push.removal_limit_hit,
-                channels.audited,
-                process.metrics.push.woken,
-                process.metrics.push.wake_ups_missed,
-            ),
         )
         listening = [] if session_url is None else [listen(session_url.get_secret_value(), worker.wake, process.clock)]
         pruning = TombstonePruner(process.database, settings.keep_tombstones_days, process.clock)
         retention = retention_of(process)
-        chores = [channels.run(), nightly_fit(process).run(), pruning.run(), retention.run(), *listening]
-        async with running([worker.run(), *chores]):
+        background = [channels.run(), nightly_fit(process).run(), pruning.run(), retention.run(), *listening]
+        async with running([worker.run(), *background]):
             try:
                 yield worker
             finally:
@@ -91,13 +88,13 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
 
 
 def retention_of(process: Process) -> Retention:
-    """What deletes the old rows of every feature."""
+    """Return the job that deletes the old rows of every feature."""
     kinds = [*old_rows(process.settings.keep_deliveries_days), *OLD_SESSIONS, *OLD_SYNC_ROWS]
     return Retention(process.database, kinds, process.clock, process.metrics.storage.rows_deleted)
 
 
 class _Channels:
-    """Makes the apps' channels, and makes those anew whose configuration has changed."""
+    """Makes the channel of each app, and remakes the provider of those whose configuration has changed."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -108,21 +105,21 @@ class _Channels:
         self.by_app: dict[str, Channel] = {}
 
     async def open(self) -> None:
-        """Raises ConfigurationError: a provider's configuration cannot be used."""
+        """Make the channels of all apps. Raises ConfigurationError: a provider's configuration cannot be used."""
         for app_id, app in self._process.apps.current.items():
             await self._make(app_id, app)
         self._process.apps.on_change(self._changed.set)
 
     async def run(self) -> None:
-        """Follow the apps' configuration, for ever."""
+        """Apply changes of the apps' configuration, for ever."""
         while True:
             await self._changed.wait()
             self._changed.clear()
-            while not await self._follow():
-                await self._process.clock.sleep(_AGAIN_S)
+            while not await self._apply_changes():
+                await self._process.clock.sleep(_RETRY_S)
 
-    async def _follow(self) -> bool:
-        """Make what has changed; an app whose configuration cannot be used keeps what it has. Whether all could be."""
+    async def _apply_changes(self) -> bool:
+        """Remake the channels that changed. Returns False if one could not be remade: it stays as it is."""
         good = True
         apps = self._process.apps.current
         for app_id, app in apps.items():
@@ -133,17 +130,17 @@ class _Channels:
             try:
                 await self._make(app_id, app)
                 trouble.resolve()
-            except Exception as error:  # noqa: BLE001  # nor may what one app is given end the deliveries of all
+            except Exception as error:  # noqa: BLE001  # the configuration of one app must not end the deliveries of all
                 trouble.report(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
                 good = False
         for app_id in self.by_app.keys() - apps.keys():
             self._retire(self.by_app.pop(app_id))
         for app_id in self._troubles.keys() - apps.keys():
             del self._troubles[app_id]
-        while len(self._retired) > _RETIRED:
+        while len(self._retired) > _MAX_RETIRED:
             try:
                 await self._retired.pop(0).close()
-            except Exception:  # noqa: BLE001  # it is not used any more
+            except Exception:  # noqa: BLE001  # its app has another one by now
                 _log.exception("a provider could not be closed")
         return good
 
@@ -154,19 +151,13 @@ class _Channels:
         for provider in self._retired:
             await provider.close()
 
-    def audited(self, figures: QueueFigures) -> None:
-        """Show the queue's figures."""
-        metrics = self._process.metrics.push
-        metrics.queue_counted(figures.waiting, figures.unaccounted)
-        metrics.breakers({app_id: c.gate.breaker is not BreakerState.CLOSED for app_id, c in self.by_app.items()})
-
     async def _make(self, app_id: str, app: AppSettings) -> None:
         known = self.by_app.get(app_id)
         if known is not None:
             known.max_per_day = app.max_per_day
             before, known.templates = known.templates, self._process.apps.templates(app_id)
             if known.templates != before:
-                await warn_of_lacking(self._process.database, app_id, known.templates)
+                await warn_of_unfit_templates(self._process.database, app_id, known.templates)
         path = app.fcm_credentials
         file = None if path is None else await asyncio.to_thread(self._process.apps.read_account, path)
         account = None if file is None else _content(file)
@@ -189,7 +180,7 @@ class _Channels:
         self._made_of[app_id] = made_of
 
     def _retire(self, channel: Channel) -> None:
-        # Not closed before the end: attempts may be under way.
+        # Closed later: attempts may be under way.
         self._retired += [channel.provider] if channel.fallback is None else [channel.provider, channel.fallback]
 
 
@@ -202,12 +193,12 @@ def _content(file: AccountFile) -> bytes:
 def providers(
     app_id: str, app: AppSettings, settings: Settings, clock: Clock, account: bytes | None = None
 ) -> tuple[Provider, Provider | None, str]:
-    """An app's provider, the one for when that cannot be reached, and the project whose rate it shares, or "".
+    """Return an app's provider, its fallback, and the project whose rate it shares, or "".
 
-    `account`: what its FCM credentials were found to hold; without it they are read.
+    `account`: content of the app's FCM credentials; if None, the file is read.
 
     Raises:
-        ConfigurationError: it cannot be used.
+        ConfigurationError: the configuration cannot be used.
     """
     proxy = "" if settings.push_proxy is None else settings.push_proxy.get_secret_value()
     try:
@@ -223,26 +214,18 @@ def _providers(
     if path is not None and account is None:
         account = _content(AccountFile.read(path))
     tokens = None if path is None else _access_tokens(account or b"", clock, proxy)
+    rule = HttpRule(settings.delivery_in_flight, settings.delivery_timeout_s, proxy)
     webhook = None
     if app.webhook_url:
-        from syncbeat_server.push.providers.webhook import WebhookProvider
+        from syncbeat_server.push.providers.webhook import RelayAddress, WebhookProvider
 
-        webhook = WebhookProvider(
-            app.webhook_url,
-            "" if app.webhook_token is None else app.webhook_token.get_secret_value(),
-            settings.delivery_in_flight,
-            settings.delivery_timeout_s,
-            clock,
-            private=app.webhook_private,
-            proxy=proxy,
-        )
+        token = "" if app.webhook_token is None else app.webhook_token.get_secret_value()
+        webhook = WebhookProvider(RelayAddress(app.webhook_url, token, app.webhook_private), rule, clock)
     if tokens is None:
         return webhook or LogProvider(), None, ""
     from syncbeat_server.push.providers.fcm import FcmProvider
 
-    fcm = FcmProvider(
-        tokens, app.fcm_base_url, settings.delivery_in_flight, clock, timeout_s=settings.delivery_timeout_s, proxy=proxy
-    )
+    fcm = FcmProvider(tokens, app.fcm_base_url, rule, clock)
     return fcm, webhook, f"fcm:{tokens.project_id}"
 
 
@@ -254,7 +237,7 @@ def _access_tokens(account: bytes, clock: Clock, proxy: str) -> AccessTokens:
         tokens = AccessTokens(account, clock, proxy=proxy)
     except NoProxy:
         raise
-    except Exception:  # noqa: BLE001  # google-auth and cryptography raise many kinds for what is no key
+    except Exception:  # noqa: BLE001  # google-auth and cryptography raise many kinds of errors for a malformed key
         raise ConfigurationError("SYNCBEAT_FCM_CREDENTIALS: not the JSON of a service account") from None
     try:
         check_base_url("the token_uri of FCM_CREDENTIALS", tokens.token_uri)

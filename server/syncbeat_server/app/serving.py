@@ -19,7 +19,8 @@ from syncbeat_server.app.sync import syncing
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
-from syncbeat_server.auth.sessions.service import SessionService, SigningKeys
+from syncbeat_server.auth.sessions.service import SessionService
+from syncbeat_server.auth.sessions.signing import SigningKeys
 from syncbeat_server.auth.tokens.keys import public_jwks
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.service import DirectoryService
@@ -75,7 +76,7 @@ async def serve(
             _log.info("draining")
             ending.start()
             if worker is not None:
-                worker.claim_no_more()  # while RPCs drain, so that both share the time
+                worker.stop_claiming()  # while RPCs drain, so that both share the time
     _log.info("stopped")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from syncbeat_server.auth.model import OPTIONAL_CLAIMS, Issuer, KeyRow
-from syncbeat_server.auth.tokens.issuer_presets import PROFILES, Profile
+from syncbeat_server.auth.tokens.issuer_presets import ISSUER_PRESETS, IssuerPreset
 from syncbeat_server.auth.tokens.keys import SYMMETRIC, parse_jwks, with_kidless_row
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.files import read_file
@@ -59,16 +59,16 @@ def tell_left_out(issuers: Iterable[ConfiguredIssuer]) -> None:
 
 def _configured(app_id: str, given: IssuerSettings) -> ConfiguredIssuer:
     issuer = issuer_of(app_id, given)
-    jwks_url = given.jwks_url or _usual_keys(given, PROFILES[given.jwt_profile])
+    jwks_url = given.jwks_url or _usual_keys(given, ISSUER_PRESETS[given.jwt_profile])
     rows, left_out = _rows(given, issuer, jwks_url)
     return ConfiguredIssuer(issuer, tuple(rows), jwks_url, tuple(left_out))
 
 
 def issuer_of(app_id: str, given: IssuerSettings) -> Issuer:
     """Return the rules for an issuer's tokens. Raises ConfigurationError when a setting does not go with its kind."""
-    profile = PROFILES.get(given.jwt_profile)
+    profile = ISSUER_PRESETS.get(given.jwt_profile)
     if profile is None:
-        raise ConfigurationError(f"SYNCBEAT_JWT_PROFILE: want one of {', '.join(filter(None, sorted(PROFILES)))}")
+        raise ConfigurationError(f"SYNCBEAT_JWT_PROFILE: want one of {', '.join(filter(None, sorted(ISSUER_PRESETS)))}")
     may_lack = OPTIONAL_CLAIMS | {"azp"}
     if not given.jwt_optional <= may_lack:
         raise ConfigurationError(f"SYNCBEAT_JWT_OPTIONAL: want some of {', '.join(sorted(may_lack))}")
@@ -97,7 +97,7 @@ def issuer_of(app_id: str, given: IssuerSettings) -> Issuer:
     )
 
 
-def _usual_audiences(given: IssuerSettings, profile: Profile) -> tuple[str, ...]:
+def _usual_audiences(given: IssuerSettings, profile: IssuerPreset) -> tuple[str, ...]:
     if not profile.project_audience:
         return profile.audiences
     project = given.jwt_issuer.rpartition("/")[2]
@@ -106,7 +106,7 @@ def _usual_audiences(given: IssuerSettings, profile: Profile) -> tuple[str, ...]
     return (project,)
 
 
-def _usual_keys(given: IssuerSettings, profile: Profile) -> str:
+def _usual_keys(given: IssuerSettings, profile: IssuerPreset) -> str:
     if not profile.keys or given.jwt_secrets or given.jwks_file is not None:
         return ""
     url = profile.keys if profile.keys.startswith("https:") else given.jwt_issuer.rstrip("/") + profile.keys

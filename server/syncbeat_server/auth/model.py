@@ -186,6 +186,15 @@ class SessionState:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionTimes:
+    """The time at which a session was written, and the expiries of its refresh token and of itself."""
+
+    now: datetime
+    idle_until: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class SessionTokens:
     """The tokens issued for a session. `repr` omits them."""
 

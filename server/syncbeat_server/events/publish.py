@@ -197,7 +197,7 @@ class Publisher:
             dedupe_window_s=trigger.dedupe_window_s,
             lane=Lane.HIGH,
             ttl_s=_WAKE_TTL_S + trigger.dedupe_window_s,
-            patient=trigger.content.alerts,
+            patient=trigger.content.is_alert,
         )
 
     def _notify(self, app_id: str, published: Published) -> None:

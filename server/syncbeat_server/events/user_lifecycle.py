@@ -34,7 +34,7 @@ class UserLifecycle:
         """Refuse all calls of a user from now on, and cancel the deliveries to its devices."""
         async with self._database.transaction() as conn:
             await auth.disable(conn, app_id, user_id)
-            await push.cancel_of_user(conn, app_id, user_id)
+            await push.cancel_user(conn, app_id, user_id)
         self._caller_changed(app_id, user_id)
 
     async def enable(self, app_id: str, user_id: str) -> None:

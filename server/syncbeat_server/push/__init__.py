@@ -1,1 +1,1 @@
-"""Waking devices that are not connected."""
+"""Wakes and notifies devices that are not connected."""

@@ -1,25 +1,28 @@
-"""What becomes of a user's pushes, in the caller's transaction, when it is shut out or erased."""
+"""Cancels or erases a user's pushes, in the caller's transaction, when the user is disabled or deleted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from syncbeat_server.push.model import Reason
-from syncbeat_server.push.store import notifications
+from syncbeat_server.push.store import dedupe, lifecycle
+from syncbeat_server.push.store.state_sql import WAITING
 from syncbeat_server.storage.postgres.database import Connection
 
 _LOCK_ATTEMPTS = 20
 
 
-async def cancel_of_user(conn: Connection, app_id: str, user_id: str) -> None:
-    """Cancel whatever waits for a user's devices."""
-    await notifications.cancel_waiting(conn, app_id, user_id, None, Reason.USER_DISABLED)
-    await notifications.close_windows(conn, app_id, user_id, None)
+async def cancel_user(conn: Connection, app_id: str, user_id: str) -> None:
+    """Cancel all that waits for the user's devices."""
+    await lifecycle.cancel_waiting(conn, app_id, user_id, None, Reason.USER_DISABLED)
+    await dedupe.delete_windows(conn, app_id, user_id, None)
 
 
 async def erase(conn: Connection, app_id: str, user_id: str) -> int:
-    """Forget a user's deliveries, and notifications that were for nobody else; how many waited. The dedupe windows
-    go with the devices."""
+    """Delete a user's deliveries, and the notifications that were for nobody else. Returns how many waited.
+
+    The dedupe windows are deleted with the devices.
+    """
     scheduled = await _erase_targets(conn, app_id, user_id)
     waited, notification_ids = await _erase_deliveries(conn, app_id, user_id)
     await _erase_undelivered(conn, app_id, [*notification_ids, *scheduled])
@@ -27,7 +30,7 @@ async def erase(conn: Connection, app_id: str, user_id: str) -> int:
 
 
 async def _erase_targets(conn: Connection, app_id: str, user_id: str) -> list[str]:
-    """Take a user out of what is to be expanded: the notifications that named it."""
+    """Remove a user from the jobs that are still to be expanded. Returns the ids of their notifications."""
     rows = await conn.fetch(
         """WITH named AS MATERIALIZED (
                SELECT notification_id FROM expansions
@@ -44,18 +47,18 @@ async def _erase_targets(conn: Connection, app_id: str, user_id: str) -> list[st
 
 
 async def _erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tuple[int, list[str]]:
-    """Forget a user's deliveries, those under way too: how many waited, and the notifications they were of."""
+    """Delete a user's deliveries, in flight or not. Returns how many waited, and the ids of their notifications."""
     delivery_ids = await _lock_with_notifications(conn, app_id, user_id)
     rows = await conn.fetch(
-        """WITH gone AS (
+        f"""WITH gone AS (
                DELETE FROM deliveries WHERE app_id = $1 AND delivery_id = ANY($2::uuid[])
-               RETURNING state IN ('SCHEDULED', 'HELD', 'PENDING') AS waited, notification_id
+               RETURNING state IN {WAITING} AS waited, notification_id
            ), counts AS (
                SELECT notification_id, count(*) AS n, count(*) FILTER (WHERE waited) AS waited FROM gone GROUP BY 1
            ), fewer AS (
                UPDATE notifications n SET accepted = n.accepted - counts.n
                FROM counts WHERE n.app_id = $1 AND n.notification_id = counts.notification_id)
-           SELECT waited, notification_id::text AS notification_id FROM counts""",
+           SELECT waited, notification_id::text AS notification_id FROM counts""",  # noqa: S608  # constants
         app_id,
         delivery_ids,
     )
@@ -63,16 +66,17 @@ async def _erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tupl
 
 
 async def _lock_with_notifications(conn: Connection, app_id: str, user_id: str) -> list[str]:
-    """Lock the notifications of a user's deliveries, then those deliveries, and return the latter's ids.
+    """Lock the notifications of a user's deliveries, then the deliveries, and return the ids of the deliveries.
 
-    One that is accepted between the two statements is of a notification that is not locked: to wait for that now, with
-    deliveries in hand, would be a deadlock with who locks in order. So both are given back and taken again.
+    A delivery accepted between the two statements may belong to a notification that is not locked. To wait for that one
+    now, with deliveries locked, could deadlock with a transaction that locks in order. So both locks are released and
+    taken again.
     """
     attempt = 0
     while True:
         attempt += 1
         await conn.execute("SAVEPOINT none_locked")
-        # Not their keys: who has claimed a delivery and changed it twice locks that of its notification at its commit.
+        # Not their keys: a transaction that changes a delivery twice locks the key of its notification when it commits.
         locked = await conn.fetch(
             """SELECT notification_id FROM notifications WHERE app_id = $1 AND notification_id IN (
                    SELECT notification_id FROM deliveries WHERE app_id = $1 AND user_id = $2)
@@ -94,8 +98,8 @@ async def _lock_with_notifications(conn: Connection, app_id: str, user_id: str) 
 
 
 async def _erase_undelivered(conn: Connection, app_id: str, notification_ids: Sequence[str]) -> None:
-    """Forget those of the notifications that have no delivery."""
-    # Of two users who are erased at once, the second waits here and sees that the first one's deliveries are gone.
+    """Delete those of the notifications that have no delivery left."""
+    # If two users are erased at once, the second waits here, and then sees that the first one's deliveries are gone.
     await conn.execute(
         """SELECT FROM notifications WHERE app_id = $1 AND notification_id = ANY($2::uuid[])
            ORDER BY notification_id FOR NO KEY UPDATE""",

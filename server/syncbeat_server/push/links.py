@@ -1,4 +1,4 @@
-"""Tells URLs from names in what a tap opens, and which URLs a notification may have. Pure."""
+"""Validates the URLs of a notification: of its image, and of the action that a tap opens. Pure."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from urllib.parse import urlsplit
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-# With an authority, as in myapp://chat/1: scripts, mail, calls and the like have none, and are nobody's own.
+# With an authority, as in myapp://chat/1. Schemes of scripts, mail, calls and the like have none, and belong to no app.
 _OWN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\\]+")
-# Those of browsers and systems may have one too: they run scripts, read files, go over the net in the clear, or open
-# what another app holds.
+# Schemes of browsers and systems, which may have an authority too: they run scripts, read files, use unencrypted
+# connections, or open the content of other apps.
 _FOREIGN = frozenset(
     (
         *("http", "ftp", "ftps", "ws", "wss", "file", "filesystem", "content", "blob", "data", "jar", "resource"),
@@ -20,20 +20,20 @@ _FOREIGN = frozenset(
 
 
 def is_link(action: str) -> bool:
-    """Return whether what a tap opens is a URL, and not the name of an intent or of a category."""
+    """Return True if the action of a tap is a URL, and not the name of an intent or of a category."""
     return _SCHEME.match(action) is not None
 
 
 def image_fault(url: str) -> str | None:
-    """Return what is wrong with the URL of an image; None for nothing."""
+    """Return a description of the fault in an image's URL; None if it is fine."""
     return None if not url or _is_https(url) else "want an https URL"
 
 
 def action_fault(action: str) -> str | None:
-    """Return what is wrong with what a tap opens; None for nothing."""
+    """Return a description of the fault in the action of a tap; None if it is fine."""
     scheme = _SCHEME.match(action)
     if scheme is None:
-        # Browsers and apps are lenient: what only looks like a name must not become a URL in them.
+        # Browsers and apps parse leniently: text that looks like a name must not become a URL in them.
         strange = any(letter in ":\\/" or letter.isspace() for letter in action)
         return "want the name of an intent or category, or a URL" if strange else None
     if scheme[1].lower() == "https":

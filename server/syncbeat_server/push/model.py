@@ -1,4 +1,4 @@
-"""Values of the push feature."""
+"""Defines the values of the push feature."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from syncbeat_server.directory.model import QuietHours
 from syncbeat_server.push.links import is_link
 
-MOST_OTHER_SCOPES = 30
-"""So many are named beside a wake-up's own; of more only that there are."""
+MAX_OTHER_SCOPES = 30
+"""Number of scopes that a wake-up names beside its own; beyond it says only that there are more."""
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery is. What was accepted is always the sum of these."""
+    """State of a delivery. The accepted deliveries are always the sum over these states."""
 
     SCHEDULED = "SCHEDULED"
     HELD = "HELD"
@@ -32,21 +32,21 @@ class DeliveryState(StrEnum):
 
 
 class Kind(StrEnum):
-    """A message is shown to somebody; a sync notification only wakes the app."""
+    """Kind of a notification: a MESSAGE is shown to the user, a SYNC only wakes the app unless it has content."""
 
     MESSAGE = "MESSAGE"
     SYNC = "SYNC"
 
 
 class Lane(IntEnum):
-    """Which deliveries are claimed first."""
+    """Priority lane of the queue; the lower value is claimed first."""
 
     HIGH = 0
     NORMAL = 1
 
 
 class Reason(StrEnum):
-    """Why a delivery is in its state, where the state alone does not say."""
+    """Explains a delivery's state where the state alone does not."""
 
     NONE = ""
     NO_TOKEN = "NO_TOKEN"  # noqa: S105  # a reason, no secret
@@ -72,15 +72,16 @@ class Reason(StrEnum):
     REPLACED = "REPLACED"
 
 
-NOW_S = 10.0
-"""The latest that a message without time to live may be handed over: as long as one attempt takes at most."""
+NOW_OR_NEVER_TTL_S = 10.0
+"""Seconds within which a message with a time to live of 0 must be handed over: the longest that one attempt takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content to show. All empty for a silent wake-up. A template stands for title and body, told in each locale.
+    """Content to show; all fields are empty for a silent wake-up.
 
-    `texts` is what the template came to by locale when it was accepted, as (title, body); it is kept apart.
+    A template stands for title and body, rendered in the locale of each device. `texts` holds the rendered (title,
+    body) by locale as they were at acceptance; it is stored apart from the other fields.
     """
 
     title: str = ""
@@ -97,22 +98,22 @@ class Content:
 
     @property
     def visible(self) -> bool:
-        """Whether somebody sees it."""
+        """True if the user sees a text."""
         return bool(self.title or self.body or self.template)
 
     @property
-    def badge_alone(self) -> bool:
-        """Whether the badge is all that somebody sees of it."""
+    def badge_only(self) -> bool:
+        """True if the app's badge is all that the user sees."""
         return self.badge is not None and not self.visible
 
     @property
-    def alerts(self) -> bool:
-        """True for one that shows something, and does not only wake the app."""
-        return self.visible or self.badge_alone
+    def is_alert(self) -> bool:
+        """True if it shows something, a text or a badge, and does not only wake the app."""
+        return self.visible or self.badge_only
 
     @property
     def link(self) -> str:
-        """The URL that a tap opens, its scheme in lower case, as Android compares it; empty where it opens none."""
+        """URL that a tap opens, with its scheme in lower case because Android compares it so; empty if none."""
         if not is_link(self.click_action):
             return ""
         scheme, _, rest = self.click_action.partition(":")
@@ -121,10 +122,10 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Some devices: one device, all of a user, or all of a scope's members with the cursor they should reach.
+    """Devices to reach: one device, all devices of a user, or those of all members of a scope with the cursor to reach.
 
-    A user beside a scope is the member that is meant: its device gets the scope's cursor. `exclude_device_of` is whose
-    device is excluded; None: everybody's with its id.
+    A user beside a scope limits it to that member, whose devices get the scope's cursor. `exclude_device_id` leaves out
+    the device with this id of the user `exclude_device_of`, or of every user when that is None.
     """
 
     user_id: str | None = None
@@ -139,11 +140,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class NewNotification:
-    """A notification to accept. No `dedupe_key`, or no window: never a duplicate.
+    """A notification to accept. Without a `dedupe_key`, or with a window of 0, it is never a duplicate.
 
-    `due_at`: None, or over by the database's clock, for now. `ttl_s`: seconds from then on; 0 for now or never.
-    `patient`: its caller named no time to live, so that it lives on for as long as it is held. `called_off`: it was
-    cancelled before its deliveries were written.
+    `due_at` is None for now; so is a time that has passed by the database's clock. `ttl_s` is in seconds from then; 0
+    means now or never. `patient` is set when the caller named no time to live: then time spent held does not count
+    against it. `called_off` is set when it was cancelled before its deliveries were written.
     """
 
     app_id: str
@@ -164,14 +165,14 @@ class NewNotification:
     called_off: bool = False
 
     @property
-    def alerts(self) -> bool:
-        """True for one that shows something for changes: one delivery a device, for all its scopes."""
-        return self.kind is Kind.SYNC and self.content.alerts
+    def is_alert(self) -> bool:
+        """True if it shows something for changes: one delivery per device covers all its scopes."""
+        return self.kind is Kind.SYNC and self.content.is_alert
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """What became of a notification: its deliveries, and how many of them are suppressed."""
+class Acceptance:
+    """Result of accepting a notification: the number of its deliveries, and of those the suppressed ones."""
 
     notification_id: str
     delivery_count: int
@@ -181,13 +182,14 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """One attempt to make: what, to which registration token, as which delivery.
+    """A delivery leased for one attempt, with everything that the attempt needs.
 
-    `ttl_s` is what is left until it expires, `age_s` the seconds since it was claimed for the first time, both as of
-    `claimed_at`, the database's time. `resends` counts how often it was leased to be sent again. `at_once`: it has no
-    time to live, so that one attempt is made and the provider is not to keep it.
-    `superseded`: a later one of its window is shown in its place. `caller` is in whose name it was accepted.
-    `other_scopes`: those of a wake-up's device that it was woken for before and has not shown.
+    As of `claimed_at`, the database's time: `ttl_s` is the seconds left to live, `age_s` the seconds since the first
+    claim. `resends` counts how often it was leased to be sent again, `redirects` how often it went on to a newer token.
+    `now_or_never`: its time to live is 0, so one attempt is made and the provider must not store it. `superseded`: a
+    later one of its dedupe window is shown instead. `held_for_stream`: it waited for a live stream to deliver the
+    change. `user_disabled`: the user was disabled or deleted since. `caller` is the principal that sent the
+    notification. `other_scopes`: scopes for which the device was woken before and whose changes it has not shown.
     """
 
     app_id: str
@@ -210,42 +212,42 @@ class ClaimedDelivery:
     attempt: int
     ttl_s: float
     age_s: float
-    held: bool
-    seen: bool
+    held_for_stream: bool
+    already_seen: bool
     claimed_at: datetime
-    shut_out: bool = False
+    user_disabled: bool = False
     critical: bool = False
     patient: bool = False
-    moves: int = 0
+    redirects: int = 0
     resends: int = 0
     locale: str = ""
     time_zone: str = ""
     quiet: QuietHours | None = None
     max_per_day: int | None = None
     muted: bool = False
-    at_once: bool = False
+    now_or_never: bool = False
     superseded: bool = False
     caller: str = ""
     other_scopes: tuple[str, ...] = ()
 
     @property
-    def wakes(self) -> bool:
-        """True for one that only wakes the app, which its system lets through now and then."""
-        return self.kind is Kind.SYNC and not self.content.alerts
+    def silent(self) -> bool:
+        """True if it only wakes the app; the system of a device delivers few of those."""
+        return self.kind is Kind.SYNC and not self.content.is_alert
 
     @property
-    def kept_s(self) -> int:
-        """For how many seconds a provider may keep it."""
-        return 0 if self.at_once else max(0, int(self.ttl_s))
+    def provider_ttl_s(self) -> int:
+        """Whole seconds for which a provider may store it."""
+        return 0 if self.now_or_never else max(0, int(self.ttl_s))
 
     @property
     def device(self) -> tuple[str, str, str]:
-        """(app, user, device)."""
+        """Key of the device: (app, user, device)."""
         return (self.app_id, self.user_id, self.device_id)
 
 
 class Verdict(StrEnum):
-    """What an attempt came to."""
+    """Result of an attempt."""
 
     SENT = "SENT"
     RETRY = "RETRY"
@@ -255,9 +257,9 @@ class Verdict(StrEnum):
 
 
 class Blame(Enum):
-    """What an attempt that failed tells of others: nothing, or that those of its platform or app will fare alike.
+    """Tells which other deliveries will fail as this one did: none, those of the platform, or all of the app.
 
-    ACCESS: nothing was sent, since there is no access token, and will not be before `retry_after_s`.
+    ACCESS: nothing was sent because there is no access token, nor will there be one before `retry_after_s`.
     """
 
     MESSAGE = auto()
@@ -268,7 +270,7 @@ class Blame(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The verdict of a provider on one attempt; `retry_after_s` when the provider asked for a delay."""
+    """Verdict of a provider on one attempt; `retry_after_s` in seconds if the provider asked for a delay."""
 
     verdict: Verdict
     reason: Reason = Reason.NONE
@@ -278,12 +280,13 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """How a claimed delivery goes on: its new state, and when it is due again if it waits.
+class DeliveryUpdate:
+    """Change to record for a claimed delivery: its new state, and in how many seconds it is due again if it waits.
 
-    A wake-up that is SENT waits for its answer: it is looked at after `due_in_s`, or for 0 never again.
-    `lives_on`: its time to live does not run while it waits. `moved`: it goes to a newer registration token.
-    `invalid_token`: the provider says that its token is none, and not only that it does not know it.
+    Build it with `policy.transitions.update`, which takes state and reason from the transition table. For a wake-up
+    that is SENT, `due_in_s` is the time to wait for an answer; 0: its answer is not awaited. `extends_ttl`: the time to
+    live does not run while it waits. `redirected`: it goes to a newer registration token. `invalid_token`: the provider
+    says that the token is malformed, and not only that it is unknown.
     """
 
     delivery: ClaimedDelivery
@@ -292,14 +295,14 @@ class Finished:
     provider_message_id: str = ""
     due_in_s: float = 0.0
     give_back_attempt: bool = False
-    lives_on: bool = False
-    moved: bool = False
+    extends_ttl: bool = False
+    redirected: bool = False
     invalid_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """An accepted notification with the count of its deliveries in each state.
+    """An accepted notification with the number of its deliveries by state.
 
     `resolved`: all its deliveries are written. `expanding`: they are being written.
     """
@@ -321,7 +324,7 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A notification's way to one device."""
+    """State and history of a notification's delivery to one device."""
 
     delivery_id: str
     notification_id: str
@@ -343,7 +346,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFilter:
-    """Which deliveries to list; what is empty does not filter."""
+    """Selects deliveries; an empty field does not filter."""
 
     notification_id: str = ""
     user_id: str = ""
@@ -352,11 +355,11 @@ class DeliveryFilter:
 
 
 def content_fields(content: Content) -> dict[str, Any]:
-    """The content as plain fields, without those that are empty."""
+    """Return the non-empty fields of the content by name, without `texts`."""
     values = {name: getattr(content, name) for name in Content.__slots__ if name != "texts"}
     return {name: value for name, value in values.items() if value not in ("", None, {})}
 
 
 def device_columns(deliveries: Sequence[ClaimedDelivery]) -> tuple[list[str], list[str], list[str]]:
-    """The (app, user, device) of deliveries, as columns."""
+    """Return the keys of the deliveries' devices as columns: apps, users, devices."""
     return [d.app_id for d in deliveries], [d.user_id for d in deliveries], [d.device_id for d in deliveries]

@@ -1,4 +1,4 @@
-"""Notifications for callers: accept them, tell what became of them."""
+"""Serves callers: accepts their notifications, reports and cancels them, and takes devices' acknowledgements."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import orjson
 from syncbeat_server.directory.store.members import known_scopes
 from syncbeat_server.errors import NotFound, SyncbeatError, TokenInvalid
 from syncbeat_server.push.accept import accept
-from syncbeat_server.push.content.ack_token import acknowledged, claimed_app
+from syncbeat_server.push.content.ack_token import claimed_app, verify_ack_token
 from syncbeat_server.push.model import (
-    Accepted,
+    Acceptance,
     Delivery,
     DeliveryFilter,
     DeliveryState,
@@ -36,20 +36,24 @@ class _Send:
 
 
 class PushService:
-    """What callers ask about notifications, and devices about their deliveries."""
+    """Accepts, reports, cancels and redrives notifications, and records acknowledgements."""
 
     def __init__(
-        self, database: Database, replays: IdempotencyCache, secrets: Mapping[str, bytes], accepted: Callable[[], None]
+        self,
+        database: Database,
+        replays: IdempotencyCache,
+        secrets: Mapping[str, bytes],
+        on_accepted: Callable[[], None],
     ) -> None:
-        """`secrets` by app; `accepted` is called after each commit that made deliveries: it wakes the workers."""
+        """`secrets` is by app. `on_accepted` is called after each commit that made deliveries; it wakes the workers."""
         self._database = database
         self._secrets = secrets
         self._replays = replays
-        self._accepted = accepted
-        self._sends: Batcher[_Send, Accepted] = Batcher(self._write)
+        self._on_accepted = on_accepted
+        self._sends: Batcher[_Send, Acceptance] = Batcher(self._write)
 
-    async def send(self, notification: NewNotification, request_id: str, content_hash: bytes) -> Accepted:
-        """Accept a notification. A replay of `request_id` answers what the first call was answered; '' never is one.
+    async def send(self, notification: NewNotification, request_id: str, content_hash: bytes) -> Acceptance:
+        """Accept a notification. A replay of `request_id` is answered as the first call was; '' is never a replay.
 
         Raises:
             RequestIdReused: the request_id came before with other content.
@@ -62,13 +66,13 @@ class PushService:
         secret = self._secrets[notification.app_id]
         known = await self._replays.find(request, secret)
         if known is not None:
-            return replace(Accepted(**orjson.loads(known)), replayed=True)
+            return replace(Acceptance(**orjson.loads(known)), replayed=True)
         accepted = await self._sends.submit(_Send(notification, request))
         self._replays.keep(request, secret, orjson.dumps(replace(accepted, replayed=False)))
         return accepted
 
     async def notification(self, app_id: str, notification_id: str) -> Notification:
-        """A notification with its counts per state. Raises NotFound."""
+        """Return a notification with its counts by state. Raises NotFound."""
         async with self._database.transaction() as conn:
             found = await notifications.find_notification(conn, app_id, notification_id)
         if found is None:
@@ -76,12 +80,12 @@ class PushService:
         return found
 
     async def deliveries(self, app_id: str, wanted: DeliveryFilter, after: str | None, limit: int) -> list[Delivery]:
-        """Deliveries that fit the filter, oldest first, after a delivery id."""
+        """Return the deliveries that fit the filter, oldest first, after a delivery id."""
         async with self._database.connection() as conn:
             return await notifications.list_deliveries(conn, app_id, wanted, after, limit)
 
     async def cancel(self, app_id: str, notification_id: str) -> int:
-        """Cancel what is not sent yet of a notification; how many. Raises NotFound."""
+        """Cancel the deliveries of a notification that are not sent yet, and return their number. Raises NotFound."""
         async with self._database.transaction() as conn:
             cancelled = await lifecycle.cancel(conn, app_id, notification_id)
         if cancelled is None:
@@ -91,7 +95,7 @@ class PushService:
     async def redrive(
         self, app_id: str, caller: str, wanted: DeliveryFilter, request_id: str, content_hash: bytes
     ) -> tuple[int, bool]:
-        """Make DEAD deliveries PENDING again: how many, and whether an earlier call with this `request_id` did it.
+        """Make DEAD deliveries PENDING again. Returns their number, and True if the call was a replay of `request_id`.
 
         Raises:
             RequestIdReused: the request_id came before with other content.
@@ -106,18 +110,18 @@ class PushService:
             (answer,) = await idempotency.answer_once(conn, [request], carry_out)
         if not isinstance(answer, Answer):
             raise answer
-        self._accepted()
+        self._on_accepted()
         return int(answer.text), answer.replayed
 
     async def acknowledge(self, token: str, *, opened: bool) -> DeliveryState:
-        """Record that a device has received or opened a push; the state of its delivery.
+        """Record that a device has received or opened a push, and return the state of its delivery.
 
         Raises:
-            TokenInvalid: the token was not made by us, or its delivery is not kept any more.
+            TokenInvalid: the token was not made by us, or its delivery is not stored any more.
         """
         app_id = claimed_app(token)
         secret = self._secrets.get(app_id)
-        delivery_id = None if secret is None else acknowledged(secret, token)
+        delivery_id = None if secret is None else verify_ack_token(secret, token)
         if delivery_id is None:
             raise TokenInvalid("not an ack token of ours")
         async with self._database.connection() as conn:
@@ -126,14 +130,14 @@ class PushService:
             raise TokenInvalid("its delivery is not kept any more")
         return state
 
-    async def _write(self, sends: Sequence[_Send]) -> list[Accepted | SyncbeatError]:
+    async def _write(self, sends: Sequence[_Send]) -> list[Acceptance | SyncbeatError]:
         async with self._database.transaction() as conn:
             answers = await self._answer(conn, sends)
-        self._accepted()
+        self._on_accepted()
         return answers
 
     @staticmethod
-    async def _answer(conn: Connection, sends: Sequence[_Send]) -> list[Accepted | SyncbeatError]:
+    async def _answer(conn: Connection, sends: Sequence[_Send]) -> list[Acceptance | SyncbeatError]:
         async def carry_out(indexes: Sequence[int]) -> list[str | SyncbeatError]:
             asked = [sends[i].notification for i in indexes]
             good = await _with_known_scopes(conn, asked)
@@ -142,7 +146,7 @@ class PushService:
 
         answers = await idempotency.answer_once(conn, [send.request for send in sends], carry_out)
         return [
-            replace(Accepted(**orjson.loads(answer.text)), replayed=answer.replayed)
+            replace(Acceptance(**orjson.loads(answer.text)), replayed=answer.replayed)
             if isinstance(answer, Answer)
             else answer
             for answer in answers
@@ -156,5 +160,5 @@ async def _with_known_scopes(conn: Connection, asked: Sequence[NewNotification])
     return [notification for notification, scopes in zip(asked, wanted, strict=True) if scopes <= known]
 
 
-def _as_json(accepted: Accepted | None) -> str | SyncbeatError:
+def _as_json(accepted: Acceptance | None) -> str | SyncbeatError:
     return NotFound("there is no such scope") if accepted is None else orjson.dumps(accepted).decode()

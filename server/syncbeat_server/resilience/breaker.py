@@ -58,7 +58,7 @@ class Permit:
     def _end(self, *, failed: bool | None) -> None:
         if not self._used:
             self._used = True
-            self._breaker._ended(self._era, self._number, failed=failed)
+            self._breaker._record(self._era, self._number, failed=failed)
 
 
 class Breaker:
@@ -113,7 +113,7 @@ class Breaker:
         self._number += 1
         return Permit(self, self._era, self._number)
 
-    def _ended(self, era: int, number: int, *, failed: bool | None) -> None:
+    def _record(self, era: int, number: int, *, failed: bool | None) -> None:
         if era != self._era:
             return
         if self._opened_at is not None:

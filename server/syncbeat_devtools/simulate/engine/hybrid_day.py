@@ -119,7 +119,7 @@ class HybridDay:
     @property
     def _believed_reachable(self) -> bool:
         """Tell if the server believes that pushes reach it."""
-        return push_reach.share(self._reach.answered, self._reach.missed) >= push_reach.KNOWN_SHARE
+        return push_reach.answer_rate(self._reach.answered, self._reach.missed) >= push_reach.REACHABLE_RATE
 
     def _schedule(self, at: float, kind: _Kind, number: int = 0) -> None:
         heapq.heappush(self._events, (at, kind, next(self._order), number))
@@ -219,8 +219,8 @@ class HybridDay:
         if wake.sent_at is None:
             self._wake, self._wake_number = None, self._wake_number + 1
             return
-        usual = push_reach.share(self._reach.answered, self._reach.missed)
-        self._end_wake(now, push_reach.belief(usual, now - wake.sent_at))
+        usual = push_reach.answer_rate(self._reach.answered, self._reach.missed)
+        self._end_wake(now, push_reach.push_credit(usual, now - wake.sent_at))
 
     def _end_wake(self, now: float, answered: float) -> None:
         self._tally.woken += self._believed_reachable and self._can_resend

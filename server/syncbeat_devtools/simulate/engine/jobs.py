@@ -40,19 +40,19 @@ class Sample:
     def devices(self, first: int = 0, last: int | None = None) -> tuple[Device, ...]:
         """Return its devices with indexes from `first` to below `last`."""
         if self.trace is not None:
-            return _replayed(self.trace)[first:last]
-        return _made(self, first, self.size if last is None else last)
+            return _read_trace_cached(self.trace)[first:last]
+        return _generate_devices(self, first, self.size if last is None else last)
 
 
 @lru_cache(maxsize=64)
-def _made(sample: Sample, first: int, last: int) -> tuple[Device, ...]:
+def _generate_devices(sample: Sample, first: int, last: int) -> tuple[Device, ...]:
     return tuple(
         make_device(sample.spec, sample.seed, index, sample.size, sample.history_days) for index in range(first, last)
     )
 
 
 @lru_cache(maxsize=1)
-def _replayed(trace: Path) -> tuple[Device, ...]:
+def _read_trace_cached(trace: Path) -> tuple[Device, ...]:
     return read_trace(trace)
 
 

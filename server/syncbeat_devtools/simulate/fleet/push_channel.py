@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from syncbeat_devtools.simulate.fleet.devices import DAY, strata
-from syncbeat_server.push.policy.quiet_hours import wake_budget
+from syncbeat_server.push.policy.wake_budget import wake_budget
 
 _GROUPS = 10
 
@@ -105,7 +105,7 @@ class PushChannel:
         self._conditions, self._device, self._chance = conditions, device, chance
         self._dark = list(reversed(device.dark))
         budget = wake_budget(device.platform)
-        self._most, self._refill_s = (math.inf, 1.0) if budget is None else (budget.most, budget.refill_s)
+        self._most, self._refill_s = (math.inf, 1.0) if budget is None else (budget.burst, budget.refill_s)
         self._tokens, self._counted_at = self._most, 0.0
 
     def next_allowed_at(self, now: float) -> float:

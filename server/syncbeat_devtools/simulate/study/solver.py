@@ -93,7 +93,7 @@ def solve(row: PolicyRow, days: Days, settings: Settings, target_s: float, runne
     first = guess = math.log(_FIRST_GUESS[row] * target_s / _SOLVED_AT_S)
     for _ in range(_STEPS):
         tallies = runner.run(_jobs(row, days, replace(settings, multiplier=math.exp(guess)), pilot), f"{row}: tuning")
-        mean, requests = _pooled(tallies)
+        mean, requests = _totals(tallies)
         points.append((guess, math.log(mean), math.log(requests)))
         if row is PolicyRow.FIXED or abs(mean / goal - 1.0) < _TOLERANCE:
             break
@@ -117,7 +117,7 @@ def _jobs(row: PolicyRow, days: Days, settings: Settings, last: int) -> list[Job
     return [job for sample in days.samples for job in split_jobs(row, sample, settings, last)]
 
 
-def _pooled(tallies: dict[int, Tally]) -> tuple[float, int]:
+def _totals(tallies: dict[int, Tally]) -> tuple[float, int]:
     total = sum_tallies(tallies.values())
     return max(_MIN_MEAN_S, total.mean_s), max(1, total.requests)
 

@@ -8,18 +8,17 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 import orjson
 
-from syncbeat_server.auth.model import KeyRow, Session, SessionTokens
+from syncbeat_server.auth.model import Session, SessionTimes, SessionTokens
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
-from syncbeat_server.auth.sessions.refresh_tokens import RefreshClaim, RefreshKeys
+from syncbeat_server.auth.sessions.refresh_tokens import RefreshClaim
+from syncbeat_server.auth.sessions.signing import SigningKeys, check_claims, issue_tokens
 from syncbeat_server.auth.store import sessions as sessions_store
 from syncbeat_server.auth.store import users
-from syncbeat_server.auth.store.sessions import SessionTimes
 from syncbeat_server.auth.tokens.lifetimes import Rotation, SessionRule, decide_rotation
-from syncbeat_server.auth.tokens.verify import COUNTER, GENERATION, RESERVED, is_user_id, mint
+from syncbeat_server.auth.tokens.verify import GENERATION, is_user_id
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import (
     AccessDenied,
@@ -39,7 +38,6 @@ _log = logging.getLogger(__name__)
 
 _ENDED_RETENTION = timedelta(days=7)
 _MAX_DELETED = 100  # ended sessions of the user per creation, so that creating one stays cheap
-_MAX_CLAIMS_BYTES = 2_048
 # Access tokens live up to this fraction less, so that users who signed in together do not refresh together for ever.
 _JITTER = 0.1
 
@@ -55,13 +53,6 @@ class SessionRequest:
     caller: str
     request_id: str
     content_hash: bytes
-
-
-class SigningKeys(NamedTuple):
-    """The keys that sign session tokens: access tokens by app, and refresh tokens."""
-
-    access: Mapping[str, KeyRow]
-    refresh: RefreshKeys
 
 
 class SessionService:
@@ -98,7 +89,7 @@ class SessionService:
             NotConfigured: there are no keys to sign sessions with.
         """
         signing = self._configured()
-        _check_claims(new.claims)
+        check_claims(new.claims)
         if not is_user_id(signing.access[new.app_id].issuer, new.user_id):
             raise InvalidRequest(FieldViolation("user_id", "not a user id as SYNCBEAT_JWT_SUBJECTS has them"))
         key = RequestKey.of(new.app_id, new.caller, "CreateSession", new.request_id, new.content_hash)
@@ -242,33 +233,12 @@ class SessionService:
 
     def _issue(
         self,
-        signing: SigningKeys,
+        keys: SigningKeys,
         claim: RefreshClaim,
         user_id: str,
         claims: Mapping[str, str],
         generation: int,
         times: SessionTimes,
     ) -> SessionTokens:
-        longest = timedelta(seconds=self._rule.access_s * self._uniform(1 - _JITTER, 1))
-        life = min(longest, times.expires_at - times.now)
-        all_claims: dict[str, str | int] = {**claims, GENERATION: generation, COUNTER: claim.counter}
-        row = signing.access[claim.app_id]
-        return SessionTokens(
-            session_id=claim.session_id,
-            access_token=mint(row, user_id, times.now, life, session_id=claim.session_id, claims=all_claims),
-            access_expires_at=times.now + life,
-            refresh_token=signing.refresh.encode(claim),
-            refresh_expires_at=min(times.idle_until, times.expires_at),
-        )
-
-
-def _check_claims(claims: Mapping[str, str]) -> None:
-    violations = [
-        FieldViolation(f"claims[{orjson.dumps(name).decode()}]", "this claim is reserved")
-        for name in sorted(claims.keys() & RESERVED)
-    ]
-    # They go into each access token, which has at most 8 KiB.
-    if sum(len(name.encode()) + len(text.encode()) for name, text in claims.items()) > _MAX_CLAIMS_BYTES:
-        violations.append(FieldViolation("claims", f"at most {_MAX_CLAIMS_BYTES} bytes in all"))
-    if violations:
-        raise InvalidRequest(*violations)
+        max_life = timedelta(seconds=self._rule.access_s * self._uniform(1 - _JITTER, 1))
+        return issue_tokens(keys, claim, user_id, {**claims, GENERATION: generation}, times, max_life)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import orjson
 
-from syncbeat_server.auth.model import Session, SessionState
+from syncbeat_server.auth.model import Session, SessionState, SessionTimes
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 
@@ -24,15 +24,6 @@ class NewSession:
     generation: int
     idle_s: float
     max_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class SessionTimes:
-    """The time at which a session was written, and the expiries of its refresh token and of itself."""
-
-    now: datetime
-    idle_until: datetime
-    expires_at: datetime
 
 
 async def insert_session(conn: Connection, new: NewSession) -> tuple[str, SessionTimes]:

@@ -14,7 +14,7 @@ _NO_NONCE = ClaimRule("nonce", frozenset())  # OpenID Connect puts it into ID to
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
+class IssuerPreset:
     """The properties of one kind of issuer. The settings of an app override them.
 
     Attributes:
@@ -44,29 +44,31 @@ class Profile:
     project_audience: bool = False
 
 
-_OWN = Profile((ROLE,), OPTIONAL_CLAIMS, frozenset({ROLE}), uuid_subjects=True)
+_OWN = IssuerPreset((ROLE,), OPTIONAL_CLAIMS, frozenset({ROLE}), uuid_subjects=True)
 
-PROFILES: dict[str, Profile] = {
+ISSUER_PRESETS: dict[str, IssuerPreset] = {
     # A secret or key that signs tokens for this service alone.
     "": _OWN,
-    "supabase": Profile((ROLE,), OPTIONAL_CLAIMS, frozenset({ROLE}), uuid_subjects=True, keys="/.well-known/jwks.json"),
+    "supabase": IssuerPreset(
+        (ROLE,), OPTIONAL_CLAIMS, frozenset({ROLE}), uuid_subjects=True, keys="/.well-known/jwks.json"
+    ),
     # Firebase gives clients ID tokens only, and they are what its users present to APIs.
-    "firebase": Profile(
+    "firebase": IssuerPreset(
         required=frozenset({"iat", "aud", "auth_time"}),
         accept_id_tokens=True,
         keys="https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com",
         project_audience=True,
     ),
-    "auth0": Profile(rules=(_NO_NONCE,), needs_one_of=("JWT_AUDIENCE",), keys="/.well-known/jwks.json"),
+    "auth0": IssuerPreset(rules=(_NO_NONCE,), needs_one_of=("JWT_AUDIENCE",), keys="/.well-known/jwks.json"),
     # `azp` is the origin of the web page that asked for the token; native apps send none. `sts` is "pending" until the
     # sign-in is complete.
-    "clerk": Profile(
+    "clerk": IssuerPreset(
         required=frozenset({"iat"}),
         rules=(ClaimRule("sts", frozenset({"active"})), _NO_NONCE),
         client_optional=True,
         keys="/.well-known/jwks.json",
     ),
-    "cognito": Profile(
+    "cognito": IssuerPreset(
         required=frozenset({"iat", "token_use", "client_id"}),
         rules=(ClaimRule("token_use", frozenset({"access"})),),
         uuid_subjects=True,
@@ -74,7 +76,7 @@ PROFILES: dict[str, Profile] = {
         keys="/.well-known/jwks.json",
     ),
     # Without an audience mapper a token is for "account", and only if the user may view the account.
-    "keycloak": Profile(
+    "keycloak": IssuerPreset(
         audiences=("account",),
         required=frozenset({"iat", "typ", "azp"}),
         rules=(ClaimRule("typ", frozenset({"Bearer"})),),
@@ -82,7 +84,7 @@ PROFILES: dict[str, Profile] = {
         keys="/protocol/openid-connect/certs",
     ),
     # RFC 9068, sections 2.1 and 2.2.
-    "rfc9068": Profile(
+    "rfc9068": IssuerPreset(
         required=frozenset({"iat", "aud", "client_id", "jti"}),
         types=frozenset({"at+jwt"}),
         rules=(_NO_NONCE,),

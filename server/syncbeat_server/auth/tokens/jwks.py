@@ -174,7 +174,7 @@ class JwksStore:
             rows = None if document is None else await asyncio.to_thread(parse_jwks, document, self.issuer)
             if generation == self._generation:
                 if rows is not None:
-                    self._use(*rows)
+                    self._use_keys(*rows)
                 self._etag, self._fetched_at, self._failing = etag, self._clock.monotonic(), False
                 self._good_fetch = number
             self._trouble.resolve()
@@ -185,7 +185,7 @@ class JwksStore:
         finally:
             self._fetching = None
 
-    def _use(self, rows: list[KeyRow], faults: list[str]) -> None:
+    def _use_keys(self, rows: list[KeyRow], faults: list[str]) -> None:
         configured = sorted({row.kid for row in rows} & self._configured_kids)
         faults = [*faults, *(f"key {kid!r}: the settings have another key of this kid" for kid in configured)]
         for fault in [] if faults == self._faults else faults:  # logged once, not with every fetch

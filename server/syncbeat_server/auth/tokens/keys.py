@@ -49,7 +49,7 @@ def key_table(rows: Iterable[KeyRow]) -> KeyTable:
         place = (row.issuer.name, row.kid, row.algorithm)
         if place in table:
             raise ValueError(f"two keys of kid {row.kid!r}")
-        table[place] = replace(row, key=_prepared(row))
+        table[place] = replace(row, key=_prepare(row))
     return table
 
 
@@ -70,7 +70,7 @@ def with_kidless_row(rows: list[KeyRow]) -> list[KeyRow]:
     return [*rows, replace(rows[0], kid="")] if len(rows) == 1 and rows[0].kid else rows
 
 
-def _prepared(row: KeyRow) -> Any:
+def _prepare(row: KeyRow) -> Any:
     algorithm = ALGORITHMS[row.algorithm]
     try:
         key = algorithm.prepare_key(row.key)

@@ -72,11 +72,11 @@ def _weakness_of_ed25519(encoded: bytes) -> str:
     point = (pow(square, (_P + 3) // 8, _P), y)
     point = point if (point[0] * point[0] - square) % _P == 0 else (point[0] * pow(2, (_P - 1) // 4, _P) % _P, y)
     for _ in range(3):
-        point = _doubled(*point)
+        point = _double_point(*point)
     return "its point has a small order" if point == (0, 1) else ""
 
 
-def _doubled(x: int, y: int) -> tuple[int, int]:
+def _double_point(x: int, y: int) -> tuple[int, int]:
     # Point addition of RFC 8032, section 5.1.4, with both operands the same.
     product = _D * x * x * y * y % _P
     return 2 * x * y * pow(1 + product, -1, _P) % _P, (y * y + x * x) * pow(1 - product, -1, _P) % _P

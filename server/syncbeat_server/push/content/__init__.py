@@ -1,1 +1,1 @@
-"""Fills in the texts of notifications, and the token by which a push is acknowledged. Pure."""
+"""Renders the texts of notifications, and makes the token that acknowledges a push. Pure."""

@@ -1,4 +1,4 @@
-"""The token by which a device acknowledges a push: it names one delivery, and only we can make it."""
+"""Makes and verifies the token by which a device acknowledges a push; it names one delivery."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _MAC_BYTES = 16
 
 
 def ack_token(secret: bytes, app_id: str, delivery_id: str) -> str:
-    """`app.base64url(mac || delivery id)`: 43 characters and the app's name."""
+    """Return `app.base64url(mac || delivery id)`: 43 characters and the app's name."""
     name = uuid.UUID(delivery_id).bytes
     return f"{app_id}.{base64.urlsafe_b64encode(_mac(secret, app_id, name) + name).rstrip(b'=').decode()}"
 
 
 def claimed_app(token: str) -> str:
-    """The app a token names, not yet believed."""
+    """Return the app that a token names, before the token is verified."""
     return token.rpartition(".")[0]
 
 
-def acknowledged(secret: bytes, token: str) -> str | None:
-    """The delivery a token was made for; None for one that was not made by us."""
+def verify_ack_token(secret: bytes, token: str) -> str | None:
+    """Return the id of the delivery that a token was made for; None if we did not make it."""
     app_id, _, packed = token.rpartition(".")
     try:
         raw = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)

@@ -1,7 +1,7 @@
-"""Which of an app's texts a device's locale gets. Pure.
+"""Chooses which of an app's texts a device's locale gets. Pure.
 
-Tags are those of BCP 47. What was replaced, the script that a region writes, and how near two tags are, is data of CLDR
-and of the IANA registry, which langcodes keeps.
+Tags are those of BCP 47. Replaced tags, the script of a region and the distance between two tags are data of CLDR and
+of the IANA registry, which langcodes carries.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from functools import lru_cache
 from langcodes import Language
 from langcodes.data_dicts import MACROLANGUAGES
 
-MOST_KEPT = 4_000  # of pairs of a locale and an app's texts: a megabyte or two, and more than there are in use
+MAX_CACHED = 4_000  # pairs of a locale and an app's texts: a megabyte or two, and more than there are in use
 
 
 def canonical(tag: str) -> str:
-    """The tag of a text as it is compared. Raises ValueError for one that names no language."""
+    """Return the tag of a text in the form in which tags are compared. Raises ValueError if it names no language."""
     if Language.get(tag).language is None:
         raise ValueError(f"{tag!r} names no language")
-    return _spelled(tag)
+    return _normalized(tag)
 
 
 def broad_first(offered: Collection[str]) -> tuple[str, ...]:
-    """The tags of an app's texts, so that of two that are equally near the broader one is taken."""
+    """Return an app's tags in an order that prefers the broader one of two that are equally near."""
     return tuple(sorted(offered, key=lambda tag: (tag.count("-"), tag)))
 
 
-@lru_cache(maxsize=MOST_KEPT)
+@lru_cache(maxsize=MAX_CACHED)
 def nearest(locale: str, offered: tuple[str, ...]) -> str | None:
-    """The nearest to a device's locale of an app's tags; None when there is none that its user reads.
+    """Return the tag of an app that is nearest to a device's locale; None if it has none that the user can read.
 
-    That is one of the same language in the same script: who reads Serbian in Latin letters need not read it in Cyrillic
-    ones, and who speaks Ukrainian does not want Russian. Languages that share a macrolanguage count as one, as Bokmål
-    and Nynorsk do.
+    Readable is a text of the same language in the same script: who reads Serbian in Latin letters need not read it in
+    Cyrillic ones, and who speaks Ukrainian does not want Russian. Languages that share a macrolanguage count as one, as
+    Bokmål and Nynorsk do.
     """
-    if (tag := _spelled(locale)) in offered:
+    if (tag := _normalized(locale)) in offered:
         return tag
-    _bound_what_langcodes_keeps()
+    _bound_langcodes_caches()
     wanted = _language(locale)
     if wanted is None:
         return None
-    readable = [(tag, text) for tag in offered if _reads(wanted, text := Language.get(tag))]
+    readable = [(tag, text) for tag in offered if _is_readable(wanted, text := Language.get(tag))]
     if not readable:
         return None
     variants = set(wanted.variants or ())
@@ -50,11 +50,11 @@ def nearest(locale: str, offered: tuple[str, ...]) -> str | None:
     return min(nearness, key=nearness.__getitem__)
 
 
-def _spelled(tag: str) -> str:
+def _normalized(tag: str) -> str:
     return tag.replace("_", "-").lower()
 
 
-def _reads(wanted: Language, text: Language) -> bool:
+def _is_readable(wanted: Language, text: Language) -> bool:
     left, right = (one.prefer_macrolanguage().maximize() for one in (wanted, text))
     return (_macrolanguage(left), left.script) == (_macrolanguage(right), right.script)
 
@@ -65,7 +65,7 @@ def _macrolanguage(language: Language) -> str:
 
 
 def _language(locale: str) -> Language | None:
-    """A device's locale, of which as much as makes sense; POSIX and Java write some of it in ways of their own."""
+    """Parse as much of a device's locale as makes sense; POSIX and Java write some of it in ways of their own."""
     tag = re.split("[.@]", locale)[0]  # de_DE.UTF-8, de_AT@euro
     tag, _, script = tag.partition("_#")  # zh_TW_#Hant
     language, _, rest = tag.replace("_", "-").partition("-")
@@ -80,8 +80,8 @@ def _language(locale: str) -> Language | None:
     return None
 
 
-def _bound_what_langcodes_keeps() -> None:
-    # It keeps all that it ever read, and devices say what they like.
-    if max(len(Language._PARSE_CACHE), len(Language._INSTANCES)) > MOST_KEPT:
+def _bound_langcodes_caches() -> None:
+    # langcodes caches every tag that it has parsed, and devices may send any.
+    if max(len(Language._PARSE_CACHE), len(Language._INSTANCES)) > MAX_CACHED:
         Language._PARSE_CACHE.clear()
         Language._INSTANCES.clear()

@@ -1,4 +1,4 @@
-"""Texts of notifications by locale, with variables. Pure; checked when they are loaded.
+"""Renders the texts of notifications by locale, with variables. Pure; templates are checked when they are loaded.
 
 A text has its variables in braces, `{name}`; `{{` and `}}` are braces. Nothing else is evaluated.
 """
@@ -20,13 +20,13 @@ _Piece = tuple[str, str]  # a literal, and the variable after it; '' for none
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One line of text, parsed."""
+    """A parsed line of text."""
 
     pieces: tuple[_Piece, ...]
 
     @classmethod
     def parse(cls, text: str) -> Text:
-        """Read a text. Raises ValueError for braces that are no variable."""
+        """Parse a text. Raises ValueError for braces that are no variable."""
         pieces = []
         for literal, name, spec, conversion in string.Formatter().parse(text):
             if name is not None and (not _VARIABLE.fullmatch(name) or spec or conversion):
@@ -36,11 +36,11 @@ class Text:
 
     @property
     def variables(self) -> frozenset[str]:
-        """What it needs."""
+        """Names of the variables that the text needs."""
         return frozenset(name for _, name in self.pieces if name)
 
-    def filled(self, variables: Mapping[str, str]) -> str:
-        """The text with its variables. Raises KeyError for one that is missing."""
+    def fill(self, variables: Mapping[str, str]) -> str:
+        """Return the text with the values of its variables. Raises KeyError for one that is missing."""
         return "".join(literal + (variables[name] if name else "") for literal, name in self.pieces)
 
 
@@ -53,7 +53,7 @@ class Template:
 
     @classmethod
     def parse(cls, texts: Mapping[str, tuple[str, str]]) -> Template:
-        """Read a template: (title, body) by locale. Raises ValueError when it is wrong, or has no default."""
+        """Parse a template: (title, body) by locale. Raises ValueError if it is malformed, or has no default."""
         if DEFAULT_LOCALE not in texts:
             raise ValueError(f"want a text for the locale {DEFAULT_LOCALE!r}, for devices of any other")
         parsed = {_tag(locale): (Text.parse(title), Text.parse(body)) for locale, (title, body) in texts.items()}
@@ -61,32 +61,32 @@ class Template:
 
     @property
     def variables(self) -> frozenset[str]:
-        """What any of its texts needs."""
+        """Names of the variables that any of its texts needs."""
         return frozenset().union(*(text.variables for pair in self.texts.values() for text in pair))
 
-    def told(self, locale: str, variables: Mapping[str, str]) -> tuple[str, str]:
-        """Title and body in a locale, or the nearest to it. Raises KeyError."""
+    def render(self, locale: str, variables: Mapping[str, str]) -> tuple[str, str]:
+        """Return title and body in a locale, or in the nearest to it. Raises KeyError for a missing variable."""
         title, body = self.texts[locales.nearest(locale, self.offered) or DEFAULT_LOCALE]
-        return title.filled(variables), body.filled(variables)
+        return title.fill(variables), body.fill(variables)
 
 
-def in_locale(content: Content, templates: Mapping[str, Template], locale: str) -> Content:
-    """What a device shows. Raises KeyError: the template, or a variable of it, is not there (any more)."""
+def render(content: Content, templates: Mapping[str, Template], locale: str) -> Content:
+    """Return the content as a device shows it. Raises KeyError if the template, or a variable of it, is gone."""
     if not content.template:
         return content
-    title, body = templates[content.template].told(locale, content.variables)
+    title, body = templates[content.template].render(locale, content.variables)
     return replace(content, title=title, body=body, template="", variables={})
 
 
-def as_accepted(content: Content, texts: Mapping[str, tuple[str, str]], locale: str) -> Content:
-    """Return the content as it was accepted, for a template that does not fit any more."""
+def render_stored(content: Content, texts: Mapping[str, tuple[str, str]], locale: str) -> Content:
+    """Return the content with its texts of acceptance, for a template that does not fit any more."""
     title, body = texts[locales.nearest(locale, locales.broad_first(texts.keys() - {DEFAULT_LOCALE})) or DEFAULT_LOCALE]
     return replace(content, title=title, body=body, template="", variables={})
 
 
-def in_all_locales(content: Content, template: Template) -> list[Content]:
-    """What it comes to in each locale of its template. Raises KeyError for a variable that is missing."""
-    return [in_locale(content, {content.template: template}, locale) for locale in template.texts]
+def render_all(content: Content, template: Template) -> list[Content]:
+    """Return the content in each locale of its template. Raises KeyError for a variable that is missing."""
+    return [render(content, {content.template: template}, locale) for locale in template.texts]
 
 
 def _tag(locale: str) -> str:

@@ -1,4 +1,4 @@
-"""One app's way to its devices: its provider, what limits it, what its notifications say."""
+"""Describes one app's way to its devices: its provider, what limits it, and its templates."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.push.delivery.flow_control import Gate
 from syncbeat_server.push.providers import Provider
-from syncbeat_server.push.store import lifecycle
+from syncbeat_server.push.store import app_secrets
 from syncbeat_server.storage.postgres.database import Database
 
 
 @dataclass(slots=True)
 class Channel:
-    """Replaced in part when the app's configuration changes; the gate keeps what it learned.
+    """The provider of one app and the limits on using it.
 
-    `rate_key` names what shares a rate: the provider's project, in all deployments. `fallback` is asked when the
-    provider cannot be reached. `max_per_day` is the day's maximum of a device whose user set none; None: no maximum.
+    Its owner replaces fields when the app's configuration changes; the gate stays, with what it has learned.
+    `rate_key` names the rate that is shared: the provider's project, across all deployments. `fallback` is tried when
+    the provider cannot be reached. `max_per_day` is the daily maximum of a device whose user set none; None: unlimited.
     """
 
     provider: Provider
@@ -28,8 +29,13 @@ class Channel:
     max_per_day: int | None = None
     templates: Mapping[str, Template] = field(default_factory=dict)
 
+    @property
+    def free_slots(self) -> int:
+        """Number of attempts that may be started now."""
+        return self.gate.free_slots(has_fallback=self.fallback is not None)
+
 
 async def app_secret(database: Database, app_id: str) -> bytes:
-    """A secret of an app that only its database knows: it signs ack tokens. Raises DependencyDown."""
+    """Return the app's secret that signs ack tokens and never leaves its database. Raises DependencyDown."""
     async with database.connection() as conn:
-        return await lifecycle.app_secret(conn, app_id)
+        return await app_secrets.read_or_create(conn, app_id)

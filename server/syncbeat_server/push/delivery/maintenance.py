@@ -1,4 +1,4 @@
-"""What keeps the queue in order: leases that ran out, records that are old, tokens that age, sums that must hold."""
+"""Keeps the queue in order: rescues expired leases, deletes old rows, ages tokens, audits the sums."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 from syncbeat_server.directory.store.token_moves import forget_moves
 from syncbeat_server.push.content.templates import Template
-from syncbeat_server.push.store import device_tokens, fanout, lifecycle, queue
-from syncbeat_server.push.store.queue_frontier import Frontier
+from syncbeat_server.push.delivery.scan_frontier import Frontier
+from syncbeat_server.push.store import dedupe, device_tokens, fanout, lifecycle, queue, queue_figures
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.storage.retention import DeletedBatch, RetentionRule
@@ -24,30 +24,30 @@ _AUDITED_FOR = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
-    """By (app, state) how many wait and for how long the oldest has been due; and what no state accounts for."""
+    """State of the queue: by (app, state) the count and the oldest's age in seconds, and the audit's difference."""
 
     waiting: dict[tuple[str, str], tuple[int, float]]
     unaccounted: int
 
 
 async def rescue(database: Database, frontier: Frontier[None]) -> int:
-    """Put back what workers left behind: how many."""
-    reach, rescued = frontier.begin(), 0
+    """Put deliveries whose lease has expired back into the queue, and return their number."""
+    depth, rescued = frontier.begin_scan(), 0
     while True:
         async with database.connection() as conn:
-            found = await queue.rescue(conn, _BATCH, frontier.place(reach, None).at)
-        rescued += found.back
-        if found.all or not found.back:
+            found = await queue.rescue(conn, _BATCH, frontier.position(depth, None).due_at)
+        rescued += found.rescued
+        if found.is_last or not found.rescued:
             break
-    frontier.stopped_at(None, None, found.now)
-    frontier.end(reach)
+    frontier.advance(None, None, found.now)
+    frontier.end_scan(depth)
     if rescued:
         _log.warning("took over deliveries whose worker was gone", extra={"count": rescued})
     return rescued
 
 
 def old_rows(keep_days: float) -> list[RetentionRule]:
-    """What delivering leaves behind, and tokens that age."""
+    """Return the retention jobs of the push feature; ended notifications are kept for `keep_days`."""
 
     async def notifications(conn: Connection, limit: int, since: datetime | None) -> DeletedBatch:
         return await lifecycle.forget_notifications(conn, keep_days, limit, since)
@@ -57,7 +57,7 @@ def old_rows(keep_days: float) -> list[RetentionRule]:
         return DeletedBatch(aged, more=aged == limit, place=None)
 
     return [
-        RetentionRule("dedupe_windows", lifecycle.forget_windows),
+        RetentionRule("dedupe_windows", dedupe.forget),
         RetentionRule("notifications", notifications),
         RetentionRule("request_records", idempotency.forget_old),
         RetentionRule("registration_tokens", tokens),
@@ -66,16 +66,16 @@ def old_rows(keep_days: float) -> list[RetentionRule]:
     ]
 
 
-async def warn_of_lacking(database: Database, app_id: str, templates: Mapping[str, Template]) -> None:
-    """Log which of an app's new templates do not fit what is scheduled. That is told as it was when it was accepted.
+async def warn_of_unfit_templates(database: Database, app_id: str, templates: Mapping[str, Template]) -> None:
+    """Log the scheduled notifications that do not fit an app's new templates; they keep their texts of acceptance.
 
     Raises:
         DependencyDown: the database does not answer.
     """
     async with database.connection() as conn:
         needs = {name: template.variables for name, template in templates.items()}
-        lacking = await fanout.lacking(conn, app_id, needs)
-    for name, count in sorted(lacking.items()):
+        unfit = await fanout.count_unfit(conn, app_id, needs)
+    for name, count in sorted(unfit.items()):
         _log.warning(
             "scheduled notifications do not fit a template: they are told as they were accepted",
             extra={"app_id": app_id, "template": name, "count": count},
@@ -83,10 +83,10 @@ async def warn_of_lacking(database: Database, app_id: str, templates: Mapping[st
 
 
 async def audit(database: Database) -> QueueFigures:
-    """Count what waits, and check that what was accepted is the sum of the states."""
+    """Count what waits, and check that what was accepted recently is the sum of the states."""
     async with database.connection() as conn:
-        waiting = await lifecycle.waiting(conn)
-        looked_at, unaccounted = await lifecycle.unaccounted(conn, _AUDITED_FOR, _AUDITED)
+        waiting = await queue_figures.count_waiting(conn)
+        looked_at, unaccounted = await queue_figures.count_unaccounted(conn, _AUDITED_FOR, _AUDITED)
     if unaccounted:
         _log.error("accepted deliveries are in no state", extra={"unaccounted": unaccounted, "looked_at": looked_at})
     return QueueFigures(waiting, unaccounted)

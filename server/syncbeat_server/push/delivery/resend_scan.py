@@ -1,137 +1,146 @@
-"""Looks at wake-ups whose time to be answered is over: counts what that tells, leases what is sent again."""
+"""Scans for silent wake-ups that were not answered in time: leases those to send again, and counts answers."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.push.delivery.scan_frontier import Frontier
+from syncbeat_server.push.delivery.worker_metrics import WorkerMetrics
 from syncbeat_server.push.model import ClaimedDelivery
-from syncbeat_server.push.policy import reachability as odds
-from syncbeat_server.push.policy.resend import Look, ResendRule, Unanswered, look
+from syncbeat_server.push.policy import reachability
+from syncbeat_server.push.policy.resend import ResendDecision, ResendRule, UnansweredWakeUp, decide_resend
 from syncbeat_server.push.store import queue, resends
-from syncbeat_server.push.store.queue_frontier import Frontier, Place
-from syncbeat_server.push.store.resends import Counts, Step
+from syncbeat_server.push.store.queue import QueuePosition
+from syncbeat_server.push.store.resends import ReachCounts, ResendStep
 from syncbeat_server.storage.postgres.database import Connection, Database
 
 _PAGE = 500
 _NO_ROOM_S = 5.0
-_FALLEN_S = 60.0
+_DROPPED_S = 60.0
 
 
-class Again(NamedTuple):
-    """What was leased to be sent again, and what the looks told; `more`: there may be more to look at."""
+class Decided(NamedTuple):
+    """A wake-up and the decision about it."""
+
+    wake: UnansweredWakeUp
+    decision: ResendDecision
+
+
+class ResendLeases(NamedTuple):
+    """Deliveries leased to be sent again, and all decisions of the scan; `more`: there may be more to look at."""
 
     deliveries: list[ClaimedDelivery]
-    told: list[tuple[Unanswered, Look]]
+    decisions: list[Decided]
     more: bool
 
 
-class Resending:
-    """Finds the wake-ups to send again."""
+class ResendScan:
+    """Finds unanswered wake-ups, page by page in the order of their deadlines."""
 
     def __init__(
-        self,
-        database: Database,
-        rule: ResendRule,
-        lease_s: float,
-        missed: Callable[[str, str, int], None],
-        clock: Clock,
+        self, database: Database, rule: ResendRule, lease_s: float, metrics: WorkerMetrics, clock: Clock
     ) -> None:
-        """`missed(app, tries, count)` is told of tries that were not answered: the first, one again, or all."""
+        """Start at the oldest deadline; leases are for `lease_s` seconds."""
         self._database = database
         self._rule = rule
         self._lease_s = lease_s
-        self._missed = missed
+        self._metrics = metrics
         self._frontier = Frontier[None](clock)
 
-    async def take(self, lease_token: str, room: Mapping[str, int]) -> Again:
-        """Look at what is due, and lease of each app what has room; the others wait a moment. Raises DependencyDown."""
-        reach = self._frontier.begin()
+    async def lease_unanswered(self, lease_token: str, room: Mapping[str, int]) -> ResendLeases:
+        """Decide about a page of unanswered wake-ups, and lease those to send again, of each app up to its `room`.
+
+        The others wait a moment.
+
+        Raises:
+            DependencyDown: the database does not answer.
+        """
+        depth = self._frontier.begin_scan()
         async with self._database.transaction() as conn:
-            wakes, last, now = await resends.due(conn, _PAGE, self._frontier.place(reach, None).at)
-            again, told = await self._settle(conn, lease_token, wakes, room) if wakes else ([], [])
+            since = self._frontier.position(depth, None).due_at
+            wakes, last, now = await resends.lock_unanswered(conn, _PAGE, since)
+            page = await self._settle(conn, lease_token, wakes, room) if wakes else ResendLeases([], [], more=False)
         full = len(wakes) == _PAGE
-        self._frontier.stopped_at(None, Place(last) if full and last is not None else None, now)
-        self._frontier.end(reach)
-        return Again(again, told, more=full)
+        self._frontier.advance(None, QueuePosition(last) if full and last is not None else None, now)
+        self._frontier.end_scan(depth)
+        return page._replace(more=full)
+
+    async def record_answers(self, decisions: Sequence[Decided]) -> None:
+        """Add what the decisions say about devices and apps to their counts. Raises DependencyDown."""
+        # In a transaction of its own: this locks devices, and others who lock devices then wait for their deliveries,
+        # which the scan has locked. A crash in between loses only some counts.
+        for (app_id, tries), count in _misses(decisions).items():
+            self._metrics.wake_ups_missed(app_id, tries, count)
+        async with self._database.transaction() as conn:
+            await _count(conn, decisions)
 
     async def _settle(
-        self, conn: Connection, lease_token: str, wakes: Sequence[Unanswered], room: Mapping[str, int]
-    ) -> tuple[list[ClaimedDelivery], list[tuple[Unanswered, Look]]]:
-        looks = [look(wake, self._rule) for wake in wakes]
-        steps = list(self._steps(wakes, looks, room))
-        # Who waits for room is looked at again: it tells only then.
-        told = [
-            (wake, found)
-            for wake, found, step in zip(wakes, looks, steps, strict=True)
-            if step.again or not found.again
-        ]
+        self, conn: Connection, lease_token: str, wakes: Sequence[UnansweredWakeUp], room: Mapping[str, int]
+    ) -> ResendLeases:
+        decided = [Decided(wake, decide_resend(wake, self._rule)) for wake in wakes]
+        steps = self._steps(decided, room)
+        # One that waits for room is looked at again, and only then counted.
+        final = [one for one, step in zip(decided, steps, strict=True) if step.resend or not one.decision.resend]
         await resends.settle(conn, lease_token, self._lease_s, steps)
-        keys = [(step.wake.app_id, step.wake.delivery_id) for step in steps if step.again]
-        return (await queue.claimed(conn, lease_token, keys) if keys else []), told
+        keys = [(step.wake.app_id, step.wake.delivery_id) for step in steps if step.resend]
+        leased = await queue.read_claimed(conn, lease_token, keys) if keys else []
+        return ResendLeases(leased, final, more=False)
 
-    async def count(self, told: Sequence[tuple[Unanswered, Look]]) -> None:
-        """Keep what looks told of devices and apps. Raises DependencyDown."""
-        # Not in the transaction of `take`: this locks devices, as do those who then wait for their deliveries. What a
-        # crash loses of it is a few counts.
-        for (app_id, tries), count in _misses(told).items():
-            self._missed(app_id, tries, count)
-        async with self._database.transaction() as conn:
-            await _count(conn, told)
-
-    def _steps(self, wakes: Sequence[Unanswered], looks: Sequence[Look], room: Mapping[str, int]) -> list[Step]:
+    def _steps(self, decided: Sequence[Decided], room: Mapping[str, int]) -> list[ResendStep]:
         left = Counter(room)
         steps = []
-        for wake, found in zip(wakes, looks, strict=True):
-            if not found.again:
-                steps.append(Step(wake, again=False, wait_s=None))
+        for wake, decision in decided:
+            if not decision.resend:
+                steps.append(ResendStep(wake, resend=False, wait_s=None))
             elif left[wake.app_id] > 0:
                 left[wake.app_id] -= 1
-                # Until the attempt is recorded: then it is told anew.
-                steps.append(Step(wake, again=True, wait_s=self._rule.wait_s(wake.resends + 1)))
+                # Recording the attempt sets the deadline anew; this one is for a crash before that.
+                steps.append(ResendStep(wake, resend=True, wait_s=self._rule.wait_s(wake.resends + 1)))
             else:
-                steps.append(Step(wake, again=False, wait_s=_NO_ROOM_S))
+                steps.append(ResendStep(wake, resend=False, wait_s=_NO_ROOM_S))
         return steps
 
 
-async def _count(conn: Connection, told: Sequence[tuple[Unanswered, Look]]) -> None:
+async def _count(conn: Connection, decisions: Sequence[Decided]) -> None:
     devices: dict[tuple[str, str, str], tuple[float, float]] = {}
-    apps: dict[str, Counts] = {}
-    for wake, found in told:
-        if found.woken is not None:
+    apps: dict[str, ReachCounts] = {}
+    for wake, decision in decisions:
+        if decision.answered is not None:
             answered, missed = devices.get(wake.device, (0.0, 0.0))
-            devices[wake.device] = answered + found.woken, missed + 1.0 - found.woken
+            devices[wake.device] = answered + decision.answered, missed + 1.0 - decision.answered
         if wake.known_reachable:
-            apps[wake.app_id] = apps.get(wake.app_id, Counts()).plus(_counts(wake, found))
+            apps[wake.app_id] = apps.get(wake.app_id, ReachCounts()).plus(_counts(wake, decision))
     if devices:
         await resends.count_devices(conn, devices)
     if apps:
-        stand = await resends.count_apps(conn, apps)
-        fallen = {app_id: _FALLEN_S for app_id, counts in stand.items() if odds.fallen(counts)}
-        if fallen:
-            await resends.mark_broken(conn, fallen)
+        reach = await resends.count_apps(conn, apps)
+        dropped = {app_id: _DROPPED_S for app_id, counts in reach.items() if reachability.has_dropped(counts)}
+        if dropped:
+            await resends.mark_broken(conn, dropped)
 
 
-def _counts(wake: Unanswered, found: Look) -> Counts:
-    tried = (0.0, 0.0) if found.tried is None else (found.tried, 1.0 - found.tried)
-    # What a poll found was neither answered nor lost for good.
-    answered, lost = 0.0 if found.woken is None else found.woken, 1.0 if found.lost else 0.0
+def _counts(wake: UnansweredWakeUp, decision: ResendDecision) -> ReachCounts:
+    last = decision.last_answered
+    tried = (0.0, 0.0) if last is None else (last, 1.0 - last)
+    # A change that a poll fetched was neither answered nor lost for good.
+    answered, lost = decision.answered or 0.0, 1.0 if decision.lost else 0.0
     match wake.resends:
         case 0:
-            return Counts(*tried, 0.0, 0.0, answered, lost)
+            return ReachCounts(*tried, 0.0, 0.0, answered, lost)
         case 1:
-            return Counts(0.0, 0.0, *tried, answered, lost)
+            return ReachCounts(0.0, 0.0, *tried, answered, lost)
         case _:
-            return Counts(0.0, 0.0, 0.0, 0.0, answered, lost)
+            return ReachCounts(0.0, 0.0, 0.0, 0.0, answered, lost)
 
 
-def _misses(told: Sequence[tuple[Unanswered, Look]]) -> Counter[tuple[str, str]]:
+def _misses(decisions: Sequence[Decided]) -> Counter[tuple[str, str]]:
     missed = Counter[tuple[str, str]]()
-    for wake, found in told:
-        if found.tried is not None and found.tried < odds.KNOWN_SHARE:
+    for wake, decision in decisions:
+        if decision.last_answered is not None and decision.last_answered < reachability.REACHABLE_RATE:
             missed[wake.app_id, "first" if wake.resends == 0 else "resend"] += 1
-        if found.lost:
+        if decision.lost:
             missed[wake.app_id, "all"] += 1
     return missed

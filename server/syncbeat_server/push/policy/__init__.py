@@ -1,1 +1,1 @@
-"""Decides about deliveries. Pure."""
+"""Decides what becomes of deliveries. Pure: no I/O, and the time is an argument."""

@@ -1,4 +1,4 @@
-"""Keeps a name that leads into the private network from being followed there unless an operator wants it."""
+"""Keeps a webhook's name from leading into the private network, unless the operator allows it (SSRF)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last four octets 
 
 
 class PublicOnly(AbstractResolver):
-    """Resolves names to public addresses only, each time anew: what a name leads to may change at any time."""
+    """Resolves names to public addresses only, at each connection, because a name may change at any time."""
 
     def __init__(self) -> None:
         self._resolver = ThreadedResolver()
@@ -37,7 +37,7 @@ class PublicOnly(AbstractResolver):
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address can be reached by anybody; one that is written within IPv6 counts by itself."""
+    """Return True if an IP address is public; one embedded in an IPv6 address counts by itself."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour

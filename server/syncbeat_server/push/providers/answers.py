@@ -1,4 +1,4 @@
-"""Reads what the other side of a provider answers, whatever a proxy in between made of it: bounded and decoded."""
+"""Reads the answers of providers, bounded and decompressed, whatever a proxy in between made of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import orjson
 
 MAX_BYTES = 64 * 1024
 MAX_RETRY_AFTER_S = 3600.0
-# Nothing is asked for in a compressed form, since answers are short; some proxies compress all the same.
+# Answers are short, so none is requested compressed; some proxies compress them all the same.
 PLAIN = {"accept-encoding": "identity"}
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -23,9 +23,9 @@ _BOM = b"\xef\xbb\xbf"
 
 
 async def read(answer: aiohttp.ClientResponse) -> bytes:
-    """Return the body, or its beginning when there is too much of it, without its compression.
+    """Return the body without its compression, cut off at `MAX_BYTES`.
 
-    A body that breaks off raises aiohttp's error; after a head that says 2xx what came of it is returned.
+    A body that breaks off raises aiohttp's error; after a head of 2xx the part that came is returned.
     """
     text = b""
     try:
@@ -34,12 +34,12 @@ async def read(answer: aiohttp.ClientResponse) -> bytes:
     except (aiohttp.ClientError, TimeoutError, OSError):
         if not 200 <= answer.status < 300:
             raise
-        # The head says that it was taken.
+        # The head says that the request was accepted.
     return _decoded(text, answer.headers.getall("content-encoding", []))
 
 
 def parse(text: bytes) -> dict[str, Any]:
-    """Return the JSON object that an answer holds; an empty one when it holds none."""
+    """Return the JSON object that an answer holds; an empty one if it holds none."""
     try:
         answer = orjson.loads(text.removeprefix(_BOM))
     except orjson.JSONDecodeError:
@@ -50,7 +50,7 @@ def parse(text: bytes) -> dict[str, Any]:
 def retry_after_s(header: str | None, now: datetime) -> float | None:
     """Return the seconds of a Retry-After header: a delay, or an HTTP date (RFC 9110, 10.2.3); None for neither.
 
-    More than an hour counts as one: whoever names a day, or a year that its clock has wrong, is asked again by then.
+    More than an hour counts as an hour: a header may name a day, or a year that its clock has wrong.
     """
     if header is None:
         return None
@@ -58,7 +58,7 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
         if header.isdecimal():
             return min(MAX_RETRY_AFTER_S, float(header))
         moment = parsedate_to_datetime(header)
-        # Without a zone it is meant to be in GMT, as all dates of HTTP.
+        # All dates of HTTP are in GMT, also without a zone.
         moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
@@ -70,13 +70,13 @@ def _decoded(text: bytes, headers: list[str]) -> bytes:
     for coding in list(reversed(codings))[:_MAX_CODINGS]:
         if coding in ("gzip", "x-gzip", "deflate"):
             text = _inflated(text)
-    # A proxy may also take the header away and leave the body as it was: JSON begins with nothing of the kind.
+    # A proxy may also remove the header and leave the body compressed; no JSON begins with these bytes.
     return _inflated(text) if text.startswith(_GZIP_MAGIC) else text
 
 
 def _inflated(text: bytes) -> bytes:
-    """Return the beginning of what was compressed, as far as it can be read; what is not compressed stays as it is."""
-    for window in (_GZIP_OR_ZLIB, _RAW_DEFLATE):  # "deflate" is either, depending on whom one asks
+    """Return as much of the compressed text as can be read; text that is not compressed is returned as it is."""
+    for window in (_GZIP_OR_ZLIB, _RAW_DEFLATE):  # implementations disagree on which of them "deflate" is
         try:
             return zlib.decompressobj(window).decompress(text, MAX_BYTES)
         except zlib.error:

@@ -1,4 +1,4 @@
-"""Writes deliveries to the log: for an app without FCM credentials."""
+"""Writes deliveries to the log, for an app without FCM credentials."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _log = logging.getLogger(__name__)
 
 
 class LogProvider:
-    """Every delivery counts as sent."""
+    """Counts every delivery as sent."""
 
     async def send(self, message: Message) -> Outcome:
-        """Log which device would have been woken; not with what, which may be private."""
+        """Log the device that would have been woken, but not the content, which may be private."""
         _log.info(
             "delivery (no FCM credentials: logged only)",
             extra={
@@ -26,4 +26,4 @@ class LogProvider:
         return Outcome(Verdict.SENT)
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no connection."""

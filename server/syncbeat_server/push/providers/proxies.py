@@ -1,4 +1,4 @@
-"""Says which proxy leads to a URL: for the sends to FCM, for its access tokens and for a webhook alike."""
+"""Finds the proxy that leads to a URL: for FCM, its access tokens and webhooks alike."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _SCHEMES = ("http", "https")
 
 
 class NoProxy(ValueError):
-    """What names a proxy names none that is spoken to by HTTP. It is not repeated: it may hold a password."""
+    """Raised for a proxy setting that is no URL of an HTTP proxy. It does not repeat it: it may hold a password."""
 
 
 def proxy_for(url: str, setting: str) -> str | None:
-    """Return the URL of the proxy to go through, or None for straight on.
+    """Return the URL of the proxy to go through, or None for a direct connection.
 
     `setting` is such a URL, `direct`, or empty: then HTTPS_PROXY, HTTP_PROXY and ALL_PROXY decide, as for most
-    programs. NO_PROXY excepts hosts from either. Read once, where a provider is made.
+    programs. NO_PROXY excepts hosts from either. Read once, when a provider is made.
 
     Raises:
-        NoProxy: it is no proxy that is spoken to by HTTP.
+        NoProxy: it is no URL of an HTTP proxy.
     """
     if setting == DIRECT:
         return None
@@ -35,7 +35,7 @@ def proxy_for(url: str, setting: str) -> str | None:
 
 
 def _check(proxy: str) -> None:
-    """Raise NoProxy for what is no proxy that is spoken to by HTTP."""
+    """Raise NoProxy unless it is the URL of an HTTP proxy."""
     try:
         parts = urlsplit(proxy)
         good = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0

@@ -1,1 +1,1 @@
-"""SQL of notifications, deliveries and registration tokens, one file for each family of tables."""
+"""SQL of notifications, deliveries and registration tokens: one module for each family of tables."""

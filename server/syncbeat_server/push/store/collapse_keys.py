@@ -1,31 +1,33 @@
-"""SQL of collapse keys: of the messages of one key to a device, which one may be sent now."""
+"""SQL of collapse keys: decides which message of a key may be sent to a device now."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, Finished, Reason
-from syncbeat_server.push.policy import decisions
+from syncbeat_server.push.model import ClaimedDelivery, DeliveryUpdate, Reason
+from syncbeat_server.push.policy.retry import postpone
+from syncbeat_server.push.policy.transitions import Event, update
+from syncbeat_server.push.store.state_sql import HANDED_OVER, IN_FLIGHT
 from syncbeat_server.storage.postgres.database import Connection
 
-# Longer than most attempts take. The earlier one comes back after the later, so that they do not meet again.
+# Longer than most attempts take. The earlier message comes back after the later one, so that they do not meet again.
 _EARLIER_WAITS_S = 2.0
 _LATER_WAITS_S = 1.0
 
 
-async def keep_order(conn: Connection, deliveries: Sequence[ClaimedDelivery]) -> dict[str, Finished]:
-    """Find the claimed deliveries that a later one of their collapse key replaces, or that wait for one, by their id.
+async def keep_order(conn: Connection, deliveries: Sequence[ClaimedDelivery]) -> dict[str, DeliveryUpdate]:
+    """Return, by id, the updates of claimed deliveries that another one of their collapse key replaces or delays.
 
     No attempt of an earlier message begins once a later one was handed over, or may have been; and while one of them is
-    under way, the others wait for its outcome. Claims are committed before this looks, so that of two workers with
-    one message each at least one sees the other's.
+    in flight, the others wait for its outcome. Claims are committed before this looks, so that of two workers with one
+    message each at least one sees the other's.
     """
     rows = await conn.fetch(
-        """SELECT k.delivery_id,
+        f"""SELECT k.delivery_id,
                   EXISTS (SELECT 1 FROM deliveries o
                           WHERE (o.app_id, o.user_id, o.device_id, o.collapse_key)
                               = (own.app_id, own.user_id, own.device_id, own.collapse_key)
-                            AND o.collapse_key <> '' AND (o.ambiguous OR o.state IN ('SENT', 'RECEIVED', 'OPENED'))
+                            AND o.collapse_key <> '' AND (o.ambiguous OR o.state IN {HANDED_OVER})
                             AND (o.collapse_order, o.notification_id)
                               > (own.collapse_order, own.notification_id)) AS replaced,
                   coalesce(sent.later, false) AS later, coalesce(sent.earlier, false) AS earlier
@@ -39,7 +41,7 @@ async def keep_order(conn: Connection, deliveries: Sequence[ClaimedDelivery]) ->
                FROM deliveries o
                WHERE (o.app_id, o.user_id, o.device_id, o.collapse_key)
                    = (own.app_id, own.user_id, own.device_id, own.collapse_key)
-                 AND o.collapse_key <> '' AND o.state = 'IN_FLIGHT') sent
+                 AND o.collapse_key <> '' AND o.state = {IN_FLIGHT}) sent
            WHERE own.collapse_key <> ''""",
         [d.app_id for d in deliveries],
         [d.delivery_id for d in deliveries],
@@ -49,10 +51,8 @@ async def keep_order(conn: Connection, deliveries: Sequence[ClaimedDelivery]) ->
     for row in rows:
         delivery = by_id[row["delivery_id"]]
         if row["replaced"]:
-            found[delivery.delivery_id] = Finished(
-                delivery, DeliveryState.SUPPRESSED, Reason.REPLACED, give_back_attempt=True
-            )
+            found[delivery.delivery_id] = update(delivery, Event.SKIP, Reason.REPLACED)
         elif row["later"] or row["earlier"]:
             wait_s = _EARLIER_WAITS_S if row["later"] else _LATER_WAITS_S
-            found[delivery.delivery_id] = decisions.put_off(delivery, Reason.NONE, wait_s)
+            found[delivery.delivery_id] = postpone(delivery, Reason.NONE, wait_s)
     return found

@@ -1,4 +1,4 @@
-"""SQL of what bounds the pushes to a device: the day's maximum, and what its system lets through."""
+"""SQL of the limits on pushes to a device: the daily maximum, and the wake-ups that its system delivers."""
 
 from __future__ import annotations
 
@@ -11,36 +11,40 @@ import orjson
 
 from syncbeat_server.directory.store.device_locks import lock_in_order
 from syncbeat_server.push.model import ClaimedDelivery, device_columns
-from syncbeat_server.push.policy import quiet_hours, wakeup_shares
-from syncbeat_server.push.policy.wakeup_shares import Purse
+from syncbeat_server.push.policy import wake_budget
+from syncbeat_server.push.policy.transitions import Event, states_before
+from syncbeat_server.push.policy.wake_budget import Balance
+from syncbeat_server.push.store.state_sql import IN_FLIGHT, becomes, state_list, with_reason
 from syncbeat_server.storage.postgres.database import Connection
 
-
-class Counted(NamedTuple):
-    """The ids of deliveries that may be shown, and of those that may be if one that is under way is not."""
-
-    may: set[str]
-    perhaps: set[str]
+_HELD = state_list(states_before(Event.MERGE))
 
 
-async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, int, datetime]]) -> Counted:
-    """Count deliveries into the day of their device, as far as its maximum goes.
+class DailyCount(NamedTuple):
+    """Ids of deliveries that may be shown, and of those that may be if an attempt under way shows nothing."""
 
-    Each comes with the most of its device's day, and when that day began. One that was counted before may be shown. An
-    attempt that shows nothing gives its place back (`queue.finish`), so that nobody waits for a day because of it.
+    allowed: set[str]
+    undecided: set[str]
+
+
+async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, int, datetime]]) -> DailyCount:
+    """Count deliveries towards the day of their device, up to its maximum.
+
+    Each comes with the maximum of its device and the beginning of its day. One that was counted before may be shown. An
+    attempt that shows nothing gives its place back (`queue.finish`), so that no delivery waits for a day because of it.
     """
     deliveries = [delivery for delivery, _, _ in capped]
     columns = device_columns(deliveries)
     await lock_in_order(conn, *columns)
     rows = await conn.fetch(
-        """SELECT k.delivery_id, own.counted_at IS NOT NULL AS counted,
+        f"""SELECT k.delivery_id, own.counted_at IS NOT NULL AS counted,
                   found.shown, found.under_way
            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
                 AS k (app_id, user_id, device_id, delivery_id, since)
            JOIN deliveries own ON own.app_id = k.app_id AND own.delivery_id = k.delivery_id::uuid
            CROSS JOIN LATERAL (
-               SELECT count(*) FILTER (WHERE d.state <> 'IN_FLIGHT') AS shown,
-                      count(*) FILTER (WHERE d.state = 'IN_FLIGHT') AS under_way
+               SELECT count(*) FILTER (WHERE d.state <> {IN_FLIGHT}) AS shown,
+                      count(*) FILTER (WHERE d.state = {IN_FLIGHT}) AS under_way
                FROM deliveries d
                WHERE (d.app_id, d.user_id, d.device_id) = (k.app_id, k.user_id, k.device_id)
                  AND d.counted_at >= k.since) found""",
@@ -49,18 +53,18 @@ async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, 
         [since for _, _, since in capped],
     )
     found = {row["delivery_id"]: row for row in rows}
-    more: Counter[tuple[str, str, str]] = Counter()
-    may, perhaps, fresh = set[str](), set[str](), []
+    counted_now: Counter[tuple[str, str, str]] = Counter()
+    allowed, undecided, fresh = set[str](), set[str](), []
     for delivery, most, _ in capped:
         row = found.get(delivery.delivery_id)
         if row is None or row["counted"]:
-            may.add(delivery.delivery_id)
-        elif row["shown"] + row["under_way"] + more[delivery.device] < most:
-            more[delivery.device] += 1
-            may.add(delivery.delivery_id)
+            allowed.add(delivery.delivery_id)
+        elif row["shown"] + row["under_way"] + counted_now[delivery.device] < most:
+            counted_now[delivery.device] += 1
+            allowed.add(delivery.delivery_id)
             fresh.append(delivery)
         elif row["shown"] < most:
-            perhaps.add(delivery.delivery_id)
+            undecided.add(delivery.delivery_id)
     await conn.execute(
         """WITH own AS MATERIALIZED (
                SELECT d.app_id, d.delivery_id FROM deliveries d
@@ -73,12 +77,12 @@ async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, 
         [d.delivery_id for d in fresh],
         [d.lease_token for d in fresh],
     )
-    return Counted(may, perhaps)
+    return DailyCount(allowed, undecided)
 
 
-async def take_wakes(conn: Connection, wakes: Sequence[ClaimedDelivery]) -> Mapping[str, float]:
-    """Spend the wake-ups of these devices: for those that have none left, the seconds until one more, by delivery."""
-    budgets = {d.device: budget for d in wakes if (budget := quiet_hours.wake_budget(d.platform)) is not None}
+async def spend_wake_budgets(conn: Connection, wakes: Sequence[ClaimedDelivery]) -> Mapping[str, float]:
+    """Spend the wake-ups of the devices. Returns the seconds to wait, by delivery, where none is left."""
+    budgets = {d.device: budget for d in wakes if (budget := wake_budget.wake_budget(d.platform)) is not None}
     if not budgets:
         return {}
     columns = [[device[column] for device in budgets] for column in range(3)]
@@ -88,10 +92,10 @@ async def take_wakes(conn: Connection, wakes: Sequence[ClaimedDelivery]) -> Mapp
            FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[]) AS k (app_id, user_id, device_id, most)
            JOIN devices v USING (app_id, user_id, device_id)
            ORDER BY app_id, user_id, device_id
-           -- Locks those that are there, before the foreign keys of new ones lock devices.
+           -- Locks existing rows before the foreign keys of new ones lock devices.
            ON CONFLICT (app_id, user_id, device_id) DO UPDATE SET tokens = b.tokens WHERE false""",
         *columns,
-        [budget.most for budget in budgets.values()],
+        [budget.burst for budget in budgets.values()],
     )
     rows = await conn.fetch(
         """SELECT b.app_id, b.user_id, b.device_id, b.tokens, b.spent,
@@ -101,18 +105,18 @@ async def take_wakes(conn: Connection, wakes: Sequence[ClaimedDelivery]) -> Mapp
            ORDER BY app_id, user_id, device_id FOR UPDATE OF b""",
         *columns,
     )
-    purses = {}
+    balances = {}
     for row in rows:
         device = (row["app_id"], row["user_id"], row["device_id"])
-        purse = Purse(row["tokens"], orjson.loads(row["spent"]))
-        purses[device] = wakeup_shares.refilled(purse, budgets[device], row["passed_s"])
+        balance = Balance(row["tokens"], orjson.loads(row["spent"]))
+        balances[device] = wake_budget.refill(balance, budgets[device], row["passed_s"])
     waits = {}
     for delivery in wakes:
-        if delivery.device in purses:
-            purse, wait_s = wakeup_shares.spend(
-                purses[delivery.device], budgets[delivery.device], wakeup_shares.sharers(delivery)
+        if delivery.device in balances:
+            balance, wait_s = wake_budget.spend(
+                balances[delivery.device], budgets[delivery.device], wake_budget.share_holders(delivery)
             )
-            purses[delivery.device] = purse
+            balances[delivery.device] = balance
             if wait_s > 0.0:
                 waits[delivery.delivery_id] = wait_s
     await conn.execute(
@@ -120,32 +124,33 @@ async def take_wakes(conn: Connection, wakes: Sequence[ClaimedDelivery]) -> Mapp
            FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::text[])
                 AS k (app_id, user_id, device_id, tokens, spent)
            WHERE (b.app_id, b.user_id, b.device_id) = (k.app_id, k.user_id, k.device_id)""",
-        *([device[column] for device in purses] for column in range(3)),
-        [purse.tokens for purse in purses.values()],
-        [orjson.dumps(purse.spent).decode() for purse in purses.values()],
+        *([device[column] for device in balances] for column in range(3)),
+        [balance.tokens for balance in balances.values()],
+        [orjson.dumps(balance.spent).decode() for balance in balances.values()],
     )
     return waits
 
 
 async def merge_held(conn: Connection, held: Sequence[ClaimedDelivery]) -> int:
-    """Of the wake-ups that wait for the budget of one device and tell of one scope, keep the newest; how many go.
+    """Drop held wake-ups for which a newer one of the same device and scope is held, and return their number.
 
-    What others hold is left to the next time: this comes after other deliveries were locked, and must not wait.
+    Rows that others have locked are left to the next time: other deliveries are locked already, so this must not wait.
     """
     rows = await conn.fetch(
-        """WITH older AS MATERIALIZED (
+        f"""WITH older AS MATERIALIZED (
            SELECT d.app_id, d.delivery_id FROM deliveries d
            JOIN (SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
                      AS k (app_id, user_id, device_id, scope)) k USING (app_id, user_id, device_id, scope)
-           WHERE d.state = 'HELD' AND d.reason = 'WAKE_BUDGET'
+           WHERE d.state IN {_HELD} AND d.reason = 'WAKE_BUDGET'
              AND EXISTS (SELECT 1 FROM deliveries newer
                          WHERE (newer.app_id, newer.user_id, newer.device_id, newer.scope)
                              = (d.app_id, d.user_id, d.device_id, d.scope)
-                           AND newer.state = 'HELD' AND newer.reason = 'WAKE_BUDGET'
+                           AND newer.state IN {_HELD} AND newer.reason = 'WAKE_BUDGET'
                            AND newer.epoch = d.epoch
                            AND (newer.sequence, newer.delivery_id) > (d.sequence, d.delivery_id))
            FOR NO KEY UPDATE OF d SKIP LOCKED)
-           UPDATE deliveries d SET state = 'SUPPRESSED', reason = 'MERGED', updated_at = syncbeat_now()
+           UPDATE deliveries d SET state = {becomes(Event.MERGE)}, reason = {with_reason(Event.MERGE)},
+                  updated_at = syncbeat_now()
            FROM older WHERE (d.app_id, d.delivery_id) = (older.app_id, older.delivery_id)
            RETURNING 1 AS merged""",
         *device_columns(held),

@@ -1,4 +1,4 @@
-"""SQL of registration tokens: what the provider says of them, and what age does to them."""
+"""SQL of registration tokens: removing those the provider calls dead, and ageing those not heard of."""
 
 from __future__ import annotations
 
@@ -12,45 +12,52 @@ from syncbeat_server.push.model import ClaimedDelivery, device_columns
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 
-BRAKE_COUNT = 100
-BRAKE_SHARE = 0.05
-BRAKE_MINUTES = 10
+REMOVAL_LIMIT_COUNT = 100
+REMOVAL_LIMIT_SHARE = 0.05
+REMOVAL_LIMIT_MINUTES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Buried:
-    """Deliveries whose device has a newer token by now, and the apps in which no more tokens were removed."""
+class TokenRemoval:
+    """Result of removing dead tokens.
 
-    moved: frozenset[str]
-    braked: frozenset[str]
+    `replaced`: ids of deliveries whose device has a newer token by now. `limit_hit`: apps in which tokens were kept
+    because too many were called dead.
+    """
+
+    replaced: frozenset[str]
+    limit_hit: frozenset[str]
 
 
 async def lock(conn: Connection, dead: Sequence[ClaimedDelivery], foreign: Sequence[ClaimedDelivery]) -> None:
-    """Lock what `bury` and `quarantine` are to change in this transaction, as everybody locks several devices."""
-    for app_id in sorted({d.app_id for d in dead}):  # one transaction at a time counts removals
+    """Lock the devices that `remove_dead_tokens` and `quarantine` will change in this transaction, in key order."""
+    for app_id in sorted({d.app_id for d in dead}):  # only one transaction at a time counts removals
         await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"syncbeat removals {app_id}")
     await lock_in_order(conn, *device_columns([*dead, *foreign]))
 
 
-async def bury(conn: Connection, dead: Sequence[ClaimedDelivery], invalid: Set[str] = frozenset()) -> Buried:
-    """Take away registration tokens that the provider calls dead, unless they were registered again meanwhile.
-    `lock` comes before.
+async def remove_dead_tokens(
+    conn: Connection, dead: Sequence[ClaimedDelivery], invalid: Set[str] = frozenset()
+) -> TokenRemoval:
+    """Remove registration tokens that the provider calls dead, unless they were registered again meanwhile.
 
-    `invalid`: the ids of those deliveries to whose tokens it said that they are none. They are marked so.
+    Call `lock` before.
 
-    A provider that calls many dead at once is more likely wrong than right: beyond 100, and 5 % of an app's tokens, in
-    10 minutes none is taken away.
+    `invalid`: the ids of the deliveries whose tokens it called malformed, which are marked so.
+
+    A provider that calls many tokens dead at once is more likely wrong than right: beyond 100, and 5 % of an app's
+    tokens, in 10 minutes none is removed.
     """
     apps = sorted({d.app_id for d in dead})
-    moved = await _with_newer_token(conn, dead)
-    braked: set[str] = set()
+    replaced = await _with_newer_token(conn, dead)
+    limit_hit: set[str] = set()
     for app_id in apps:
-        of_app = [d for d in dead if d.app_id == app_id and d.delivery_id not in moved]
-        allowed = await _allowance(conn, app_id, len(of_app))
+        of_app = [d for d in dead if d.app_id == app_id and d.delivery_id not in replaced]
+        allowed = await _removals_allowed(conn, app_id, len(of_app))
         if allowed < len(of_app):
-            braked.add(app_id)
+            limit_hit.add(app_id)
         await _remove(conn, of_app[:allowed], invalid)
-    return Buried(frozenset(moved), frozenset(braked))
+    return TokenRemoval(frozenset(replaced), frozenset(limit_hit))
 
 
 async def _with_newer_token(conn: Connection, dead: Sequence[ClaimedDelivery]) -> set[str]:
@@ -66,16 +73,16 @@ async def _with_newer_token(conn: Connection, dead: Sequence[ClaimedDelivery]) -
     return {row["delivery_id"] for row in rows}
 
 
-async def _allowance(conn: Connection, app_id: str, wanted: int) -> int:
+async def _removals_allowed(conn: Connection, app_id: str, wanted: int) -> int:
     recent = int(
         await conn.fetchval(
             """SELECT count(*) FROM token_removals
                WHERE app_id = $1 AND removed_at > syncbeat_now() - make_interval(mins => $2)""",
             app_id,
-            BRAKE_MINUTES,
+            REMOVAL_LIMIT_MINUTES,
         )
     )
-    if recent + wanted <= BRAKE_COUNT:
+    if recent + wanted <= REMOVAL_LIMIT_COUNT:
         return wanted
     tokens = int(
         await conn.fetchval(
@@ -83,7 +90,7 @@ async def _allowance(conn: Connection, app_id: str, wanted: int) -> int:
             app_id,
         )
     )
-    most = max(BRAKE_COUNT, int((tokens + recent) * BRAKE_SHARE))
+    most = max(REMOVAL_LIMIT_COUNT, int((tokens + recent) * REMOVAL_LIMIT_SHARE))
     return max(0, min(wanted, most - recent))
 
 
@@ -109,7 +116,7 @@ async def _remove(conn: Connection, dead: Sequence[ClaimedDelivery], invalid: Se
 
 
 async def quarantine(conn: Connection, foreign: Sequence[ClaimedDelivery]) -> None:
-    """Push no more to tokens of another sender, unless they were registered again meanwhile. `lock` comes before."""
+    """Stop pushing to tokens of another sender, unless they were registered again meanwhile. Call `lock` before."""
     await conn.execute(
         """UPDATE devices v SET token_state = 'QUARANTINED', token_state_at = syncbeat_now(),
                   updated_at = syncbeat_now()
@@ -124,7 +131,7 @@ async def quarantine(conn: Connection, foreign: Sequence[ClaimedDelivery]) -> No
 
 
 async def age(conn: Connection, limit: int) -> int:
-    """Move up to `limit` tokens on by what age makes of them; how many.
+    """Move up to `limit` tokens to the state that their age calls for, and return their number.
 
     Tokens of devices that were not heard of for 30 days are STALE, and ACTIVE again when they are. After 270 days FCM
     itself gives up Android's ("Best practices for registration token management"), and ours are PRUNED, which their
@@ -145,7 +152,7 @@ async def age(conn: Connection, limit: int) -> int:
            ), due AS (
                SELECT * FROM aged WHERE becomes <> token_state LIMIT $1
            ), free AS MATERIALIZED (
-               -- Who is busy with a device has heard of it, or comes to an end: it is looked at the next time.
+               -- A locked device is in use, or about to go: it is left to the next time.
                SELECT v.app_id, v.user_id, v.device_id, due.becomes
                FROM devices v JOIN due USING (app_id, user_id, device_id, token_state)
                FOR NO KEY UPDATE OF v SKIP LOCKED)

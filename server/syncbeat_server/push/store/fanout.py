@@ -1,4 +1,4 @@
-"""SQL of notifications whose deliveries are written later: of large targets page by page, scheduled ones when due."""
+"""SQL of expansion jobs, which write deliveries later: large notifications page by page, scheduled ones when due."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass
 
 import orjson
 
-from syncbeat_server.push.model import NOW_S, Content, DeliveryState, Kind, Lane, NewNotification, Target
+from syncbeat_server.push.model import NOW_OR_NEVER_TTL_S, Content, DeliveryState, Kind, Lane, NewNotification, Target
 from syncbeat_server.push.store import alerts
 from syncbeat_server.storage.postgres.database import Connection, Row
 
-AT_ONCE = 1_000
-"""The most deliveries that one transaction writes for one notification."""
+MAX_PER_TRANSACTION = 1_000
+"""Number of deliveries that one transaction writes for one notification, at most."""
 
 # A user has at most 100 devices (directory/service.py), so that few users need no counting.
 _DEVICES_OF_USER = 100
-_JOBS = 100  # small ones, that one transaction expands
+_SMALL_JOBS = 100  # that one transaction expands
 
 _TARGETED = """
     SELECT d.user_id, d.device_id, w.scope, w.epoch, w.sequence
@@ -33,14 +33,14 @@ _TARGETED = """
 _OF_CALL = _TARGETED.format(targets="k.targets::jsonb", app="k.app_id")
 
 _JOB = """SELECT e.*, n.kind, n.caller, n.content, n.type, n.dedupe_key, n.collapse_key, n.priority, n.critical,
-                 n.patient, n.due_at AS was_due_at, n.expires_at <= n.due_at AS at_once,
+                 n.patient, n.due_at AS was_due_at, n.expires_at <= n.due_at AS now_or_never,
                  extract(epoch FROM n.expires_at - greatest(n.due_at, syncbeat_now()))::float8 AS ttl_s
           FROM expansions e JOIN notifications n USING (app_id, notification_id)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The next deliveries of a job: its notification with the targets of this page, and where the next begins."""
+    """Next deliveries of a job: its notification with the targets of this page, and the last device key."""
 
     notification: NewNotification
     after: tuple[str, str]
@@ -48,23 +48,23 @@ class Page:
 
 
 async def count_deferred(conn: Connection, notifications: Sequence[NewNotification]) -> dict[str, int]:
-    """Count the devices of the notifications whose deliveries are written later, by their ids.
+    """Return the number of devices, by id, of the notifications whose deliveries are written later.
 
-    Those are the scheduled ones, and those with more than `AT_ONCE` deliveries.
+    Those are the scheduled ones, and those with more than `MAX_PER_TRANSACTION` deliveries.
     """
-    maybe = [n for n in notifications if n.due_at is not None or may_be_large(n)]
-    if not maybe:
+    candidates = [n for n in notifications if n.due_at is not None or may_be_large(n)]
+    if not candidates:
         return {}
     rows = await conn.fetch(
         f"""SELECT k.i FROM unnest($1::text[], $2::text[], $3::timestamptz[]) WITH ORDINALITY
                 AS k (app_id, targets, due_at, i)
             WHERE k.due_at > syncbeat_now()
-               OR (SELECT count(*) FROM ({_OF_CALL} LIMIT {AT_ONCE + 1}) t) > {AT_ONCE}""",  # noqa: S608  # constants
-        [n.app_id for n in maybe],
-        [_targets_json(n) for n in maybe],
-        [n.due_at for n in maybe],
+               OR (SELECT count(*) FROM ({_OF_CALL} LIMIT {MAX_PER_TRANSACTION + 1}) t) > {MAX_PER_TRANSACTION}""",
+        [n.app_id for n in candidates],
+        [_targets_json(n) for n in candidates],
+        [n.due_at for n in candidates],
     )
-    return await _count(conn, [maybe[row["i"] - 1] for row in rows])
+    return await _count(conn, [candidates[row["i"] - 1] for row in rows])
 
 
 async def _count(conn: Connection, deferred: Sequence[NewNotification]) -> dict[str, int]:
@@ -72,15 +72,15 @@ async def _count(conn: Connection, deferred: Sequence[NewNotification]) -> dict[
         f"""SELECT k.i, (SELECT count(*) FROM (SELECT DISTINCT user_id, device_id, CASE WHEN NOT k.alerts THEN scope END
                                                FROM ({_OF_CALL}) t) t) AS n
             FROM unnest($1::text[], $2::text[], $3::bool[]) WITH ORDINALITY
-                AS k (app_id, targets, alerts, i)""",  # noqa: S608  # constants
+                AS k (app_id, targets, alerts, i)""",
         [n.app_id for n in deferred],
         [_targets_json(n) for n in deferred],
-        [n.alerts for n in deferred],
+        [n.is_alert for n in deferred],
     )
     return {deferred[row["i"] - 1].notification_id: row["n"] for row in rows}
 
 
-async def start(conn: Connection, deferred: Sequence[NewNotification], expected: Sequence[int]) -> None:
+async def insert_jobs(conn: Connection, deferred: Sequence[NewNotification], expected: Sequence[int]) -> None:
     """Write the jobs that will write these notifications' deliveries."""
     await conn.execute(
         """INSERT INTO expansions (app_id, notification_id, targets, expected, window_s, created_at, due_at)
@@ -97,16 +97,16 @@ async def start(conn: Connection, deferred: Sequence[NewNotification], expected:
     )
 
 
-async def next_pages(conn: Connection, app_ids: Sequence[str]) -> list[Page]:
-    """Lock jobs of these apps that are due and that nobody else works on, and read their next pages.
+async def lock_next_pages(conn: Connection, app_ids: Sequence[str]) -> list[Page]:
+    """Lock due jobs of these apps that no other worker has locked, and return their next pages.
 
-    Those are small ones that come to about `AT_ONCE` deliveries, and beside them one large one: neither kind waits for
+    Those are small jobs with about `MAX_PER_TRANSACTION` deliveries in all, and one large job: neither kind waits for
     all of the other.
     """
     small: list[Row] = []
-    for job in await _due_jobs(conn, app_ids, "<=", _JOBS):
+    for job in await _due_jobs(conn, app_ids, "<=", _SMALL_JOBS):
         small.append(job)
-        if sum(job["expected"] for job in small) >= AT_ONCE:
+        if sum(job["expected"] for job in small) >= MAX_PER_TRANSACTION:
             break
     return await _read_pages(conn, [*small, *await _due_jobs(conn, app_ids, ">", 1)])
 
@@ -114,7 +114,7 @@ async def next_pages(conn: Connection, app_ids: Sequence[str]) -> list[Page]:
 async def _due_jobs(conn: Connection, app_ids: Sequence[str], size: str, limit: int) -> Sequence[Row]:
     return await conn.fetch(
         f"""{_JOB}
-            WHERE e.app_id = ANY($1::text[]) AND e.due_at <= syncbeat_now() AND e.expected {size} {AT_ONCE}
+            WHERE e.app_id = ANY($1::text[]) AND e.due_at <= syncbeat_now() AND e.expected {size} {MAX_PER_TRANSACTION}
             ORDER BY e.due_at, e.created_at LIMIT $2
             FOR UPDATE OF e SKIP LOCKED FOR NO KEY UPDATE OF n SKIP LOCKED""",
         list(app_ids),
@@ -132,9 +132,9 @@ async def _read_pages(conn: Connection, jobs: Sequence[Row]) -> list[Page]:
                 WITH targeted AS ({_OF_CALL}),
                 page AS (SELECT DISTINCT user_id, device_id FROM targeted
                          WHERE (user_id, device_id) > (k.after_user, k.after_device)
-                         ORDER BY user_id, device_id LIMIT {AT_ONCE})
+                         ORDER BY user_id, device_id LIMIT {MAX_PER_TRANSACTION})
                 SELECT targeted.* FROM page JOIN targeted USING (user_id, device_id)) t
-            ORDER BY k.i, t.user_id, t.device_id""",  # noqa: S608  # constants
+            ORDER BY k.i, t.user_id, t.device_id""",
         [job["app_id"] for job in jobs],
         [job["targets"] for job in jobs],
         [job["after_user"] for job in jobs],
@@ -158,27 +158,27 @@ def _page(job: Row, targets: Sequence[Target]) -> Page:
         content=Content(**orjson.loads(job["content"])),
         targets=tuple(targets),
         type=job["type"],
-        # What is cancelled holds off nothing.
+        # A cancelled notification suppresses nothing.
         dedupe_key="" if job["called_off"] else job["dedupe_key"],
         dedupe_window_s=job["window_s"],
         collapse_key=job["collapse_key"],
         lane=Lane[job["priority"]],
         critical=job["critical"],
         due_at=job["was_due_at"],
-        # 0 would mean now or never; this one's time is over.
-        ttl_s=job["ttl_s"] + (NOW_S if job["at_once"] else 0.0) or -1.0,
+        # Not 0, which would mean now or never: its time is over.
+        ttl_s=job["ttl_s"] + (NOW_OR_NEVER_TTL_S if job["now_or_never"] else 0.0) or -1.0,
         patient=job["patient"],
         called_off=job["called_off"],
     )
-    return Page(notification, max(devices, default=("", "")), last=len(devices) < AT_ONCE)
+    return Page(notification, max(devices, default=("", "")), last=len(devices) < MAX_PER_TRANSACTION)
 
 
-async def write(conn: Connection, pages: Sequence[Page]) -> int:
-    """Write the deliveries of pages and move their jobs past them; how many deliveries.
+async def write_pages(conn: Connection, pages: Sequence[Page]) -> int:
+    """Write the deliveries of pages and move their jobs past them. Returns the number of deliveries.
 
-    After its last page a notification knows what it came to, and the job is gone.
+    After its last page the job is deleted, and the notification gets its final count.
     """
-    counts = await alerts.write(conn, [page.notification for page in pages])
+    counts = await alerts.insert(conn, [page.notification for page in pages])
     written = {name: sum(by_state.values()) for name, by_state in counts.items()}
     await _end(conn, [page.notification for page in pages if page.last])
     for page in pages:
@@ -204,11 +204,11 @@ async def _end(conn: Connection, resolved: Sequence[NewNotification]) -> None:
 
 
 async def _advance(conn: Connection, page: Page, written: int) -> None:
-    # It may have grown since it was accepted: then it is a large one from here on.
+    # Its targets may have grown since it was accepted: then it counts as a large job from here on.
     await conn.execute(
         f"""UPDATE expansions SET after_user = $3, after_device = $4, written = written + $5,
-                   expected = greatest(expected, {AT_ONCE + 1})
-            WHERE app_id = $1 AND notification_id = $2""",  # noqa: S608  # constants
+                   expected = greatest(expected, {MAX_PER_TRANSACTION + 1})
+            WHERE app_id = $1 AND notification_id = $2""",
         page.notification.app_id,
         page.notification.notification_id,
         *page.after,
@@ -216,8 +216,8 @@ async def _advance(conn: Connection, page: Page, written: int) -> None:
     )
 
 
-async def call_off(conn: Connection, app_id: str, notification_id: str) -> int:
-    """Have what is not written yet of a notification written as CANCELLED; how many deliveries that comes to.
+async def cancel_unwritten(conn: Connection, app_id: str, notification_id: str) -> int:
+    """Have the unwritten deliveries of a notification written as CANCELLED. Returns their number.
 
     Those of a small job are written here, those of a large one by the workers, from now on.
     """
@@ -232,18 +232,18 @@ async def call_off(conn: Connection, app_id: str, notification_id: str) -> int:
     jobs = await conn.fetch(
         f"{_JOB} WHERE e.app_id = $1 AND e.notification_id = $2 FOR NO KEY UPDATE OF n", app_id, notification_id
     )
-    if jobs[0]["expected"] > AT_ONCE:
+    if jobs[0]["expected"] > MAX_PER_TRANSACTION:
         return max(0, int(jobs[0]["expected"] - jobs[0]["written"]))
     pages = await _read_pages(conn, jobs)
-    counts = await alerts.write(conn, [page.notification for page in pages])
+    counts = await alerts.insert(conn, [page.notification for page in pages])
     await _end(conn, [page.notification for page in pages])
     return sum(n for (state, _), n in counts[notification_id].items() if state is DeliveryState.CANCELLED)
 
 
-async def lacking(conn: Connection, app_id: str, variables: Mapping[str, Collection[str]]) -> dict[str, int]:
+async def count_unfit(conn: Connection, app_id: str, variables: Mapping[str, Collection[str]]) -> dict[str, int]:
     """Count the scheduled notifications of an app that do not fit its templates, by the template that they name.
 
-    `variables`: what each template needs. Such a notification is told as it was when it was accepted.
+    `variables`: those that each template needs. Such a notification keeps the texts of its acceptance.
     """
     rows = await conn.fetch(
         """SELECT n.content ->> 'template' AS template, count(*) AS n
@@ -261,9 +261,9 @@ async def lacking(conn: Connection, app_id: str, variables: Mapping[str, Collect
 
 
 def may_be_large(notification: NewNotification) -> bool:
-    """Whether its deliveries have to be counted before they are written at once."""
+    """Return True if its deliveries have to be counted before they are written in one transaction."""
     named = sum(_DEVICES_OF_USER if target.device_id is None else 1 for target in notification.targets)
-    return named > AT_ONCE or any(target.scope is not None for target in notification.targets)
+    return named > MAX_PER_TRANSACTION or any(target.scope is not None for target in notification.targets)
 
 
 def _targets_json(notification: NewNotification) -> str:

@@ -1,37 +1,32 @@
-"""SQL of what callers and devices do to deliveries that were accepted: acknowledge, cancel, redrive, watch, forget."""
+"""SQL of the events after acceptance that no worker causes: acknowledge, cancel, redrive, and forgetting old rows."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from syncbeat_server.push.model import NOW_S, DeliveryFilter, DeliveryState
-from syncbeat_server.push.store import fanout
+from syncbeat_server.push.model import NOW_OR_NEVER_TTL_S, DeliveryFilter, DeliveryState, Reason
+from syncbeat_server.push.policy.transitions import Event, Guard, states_before
+from syncbeat_server.push.store import dedupe, fanout
+from syncbeat_server.push.store.state_sql import IN_FLIGHT, UNFINISHED, WAITING, becomes, state_list, with_reason
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import BEGINNING, DeletedBatch, delete_oldest, delete_oldest_sql
+from syncbeat_server.storage.retention import BEGINNING, DeletedBatch
 
-REDRIVEN_AT_ONCE = 10_000
-_DELIVERIES_OF_EACH = 10
-
-
-async def app_secret(conn: Connection, app_id: str) -> bytes:
-    """An app's secret of this database; made when it is asked for first."""
-    found = await conn.fetchval("SELECT secret FROM app_secrets WHERE app_id = $1", app_id)
-    if found is None:
-        await conn.execute("INSERT INTO app_secrets (app_id) VALUES ($1) ON CONFLICT DO NOTHING", app_id)
-        found = await conn.fetchval("SELECT secret FROM app_secrets WHERE app_id = $1", app_id)
-    return bytes(found)
+MAX_REDRIVEN = 10_000
+_DELIVERIES_PER_NOTIFICATION = 10
+_RECEIVED, _OPENED = becomes(Event.RECEIVE, Guard.ATTEMPTED), becomes(Event.OPEN, Guard.ATTEMPTED)
+_REDRIVEN = state_list(states_before(Event.REDRIVE))
 
 
 async def acknowledge(conn: Connection, app_id: str, delivery_id: str, *, opened: bool) -> DeliveryState | None:
-    """Record that a device has a delivery; its state now, or None when it is not kept any more.
+    """Record that a device received or opened a delivery. Returns its state, or None if it is no longer stored.
 
-    Whatever we thought of it, the device knows better: one in flight, or given up as ambiguous, has arrived. What was
-    never sent cannot have.
+    The device knows better than we do: a delivery that is in flight, or was given up as ambiguous, has arrived. One
+    that was never sent cannot have, and stays as it is.
     """
     row = await conn.fetchrow(
-        """UPDATE deliveries SET
+        f"""UPDATE deliveries SET
                state = CASE WHEN attempts = 0 AND sent_at IS NULL THEN state
-                            WHEN $3 OR state = 'OPENED' THEN 'OPENED' ELSE 'RECEIVED' END,
+                            WHEN $3 OR state = {_OPENED} THEN {_OPENED} ELSE {_RECEIVED} END,
                reason = CASE WHEN attempts = 0 AND sent_at IS NULL THEN reason ELSE '' END,
                received_at = CASE WHEN attempts = 0 AND sent_at IS NULL THEN NULL
                                   ELSE coalesce(received_at, syncbeat_now()) END,
@@ -40,7 +35,7 @@ async def acknowledge(conn: Connection, app_id: str, delivery_id: str, *, opened
                lease_token = CASE WHEN attempts = 0 THEN lease_token END,
                lease_until = CASE WHEN attempts = 0 THEN lease_until END,
                updated_at = syncbeat_now()
-           WHERE app_id = $1 AND delivery_id = $2 AND NOT (state = 'OPENED' OR state = 'RECEIVED' AND NOT $3)
+           WHERE app_id = $1 AND delivery_id = $2 AND NOT (state = {_OPENED} OR state = {_RECEIVED} AND NOT $3)
            RETURNING state""",
         app_id,
         delivery_id,
@@ -54,54 +49,36 @@ async def acknowledge(conn: Connection, app_id: str, delivery_id: str, *, opened
 
 
 async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | None:
-    """Cancel what is not sent yet of a notification; how many, or None when there is no such notification.
+    """Cancel the unsent deliveries of a notification, and return their number; None if there is no such notification.
 
-    One in flight counts as well: it is not tried again, and ends SENT where its attempt succeeds all the same.
-    What it held off by its dedupe key may come again; what was to take the last place of a window gives it up. Wake-ups
-    that were sent are not sent again.
+    One in flight counts as well: it is not tried again, but is SENT if its attempt succeeds. What it suppressed by its
+    dedupe key may come again, and it trails no window any more. Wake-ups that were sent are not sent again.
     """
     known = await conn.fetchval(
         "SELECT true FROM notifications WHERE app_id = $1 AND notification_id = $2", app_id, notification_id
     )
     if known is None:
         return None
-    # Before the deliveries are locked: what it writes is CANCELLED already, and counts once.
-    unwritten = await fanout.call_off(conn, app_id, notification_id)
-    # The deliveries first, as in claiming; the windows in the order in which accepting locks them.
+    # Before the deliveries are locked: those that it writes are CANCELLED already, and must not count twice.
+    unwritten = await fanout.cancel_unwritten(conn, app_id, notification_id)
+    # The deliveries before the windows, as claiming locks them.
     locked = await conn.fetch(
-        """SELECT delivery_id FROM deliveries WHERE app_id = $1 AND notification_id = $2
-             AND (state IN ('PENDING', 'HELD', 'SCHEDULED', 'IN_FLIGHT') OR answer_by IS NOT NULL)
+        f"""SELECT delivery_id FROM deliveries WHERE app_id = $1 AND notification_id = $2
+             AND (state IN {UNFINISHED} OR answer_by IS NOT NULL)
            ORDER BY delivery_id FOR UPDATE""",
         app_id,
         notification_id,
     )
     delivery_ids = [row["delivery_id"] for row in locked]
-    await conn.execute(
-        """WITH own AS MATERIALIZED (
-               SELECT w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FROM dedupe_windows w
-               JOIN deliveries d ON (d.app_id, d.user_id, d.device_id) = (w.app_id, w.user_id, w.device_id)
-                                AND (w.scope = d.scope OR d.cursors ? w.scope)
-               WHERE d.app_id = $1 AND d.delivery_id = ANY($3::uuid[]) AND d.state IN ('PENDING', 'HELD', 'SCHEDULED')
-                 AND $2 IN (w.opened_by, w.trailed_by)
-               ORDER BY w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope FOR UPDATE OF w)
-           UPDATE dedupe_windows w SET
-               trailed_by = NULLIF(w.trailed_by, $2),
-               window_until = CASE WHEN w.opened_by = $2 AND w.trailed_by IS NULL THEN syncbeat_now()
-                                   ELSE w.window_until END
-           FROM own WHERE (w.app_id, w.user_id, w.device_id, w.dedupe_key, w.scope)
-                        = (own.app_id, own.user_id, own.device_id, own.dedupe_key, own.scope)""",
-        app_id,
-        notification_id,
-        delivery_ids,
-    )
+    await dedupe.cancel(conn, app_id, notification_id, delivery_ids)
     rows = await conn.fetch(
-        """UPDATE deliveries SET
-               state = CASE WHEN state = 'IN_FLIGHT' THEN state ELSE 'CANCELLED' END, updated_at = syncbeat_now(),
-               reason = CASE WHEN state = 'IN_FLIGHT' THEN reason ELSE '' END,
-               called_back = CASE WHEN state = 'IN_FLIGHT' THEN '' END
+        f"""UPDATE deliveries SET
+               state = CASE WHEN state = {IN_FLIGHT} THEN state ELSE {becomes(Event.CANCEL)} END,
+               reason = CASE WHEN state = {IN_FLIGHT} THEN reason ELSE {with_reason(Event.CANCEL)} END,
+               called_back = CASE WHEN state = {IN_FLIGHT} THEN {with_reason(Event.CANCEL)} END,
+               updated_at = syncbeat_now()
            WHERE app_id = $1 AND delivery_id = ANY($2::uuid[])
-             AND (state IN ('PENDING', 'HELD', 'SCHEDULED')
-                  OR state = 'IN_FLIGHT' AND resends = 0 AND called_back IS NULL)
+             AND (state IN {WAITING} OR state = {IN_FLIGHT} AND resends = 0 AND called_back IS NULL)
            RETURNING 1 AS cancelled""",
         app_id,
         delivery_ids,
@@ -115,15 +92,43 @@ async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | N
     return len(rows) + unwritten
 
 
+async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str | None, reason: Reason) -> None:
+    """Cancel what waits for a device, or for None for all devices of the user.
+
+    A delivery in flight is not tried again: `reason` is kept for when its attempt ends.
+    """
+    await conn.execute(
+        f"""WITH waiting AS MATERIALIZED (
+               SELECT delivery_id FROM deliveries
+               WHERE app_id = $1 AND user_id = $2 AND ($3::text IS NULL OR device_id = $3)
+                 AND (state IN {WAITING} OR state = {IN_FLIGHT} AND resends = 0)
+               ORDER BY delivery_id FOR UPDATE)
+           UPDATE deliveries d SET
+               state = CASE WHEN d.state = {IN_FLIGHT} THEN d.state ELSE {becomes(Event.WITHDRAW)} END,
+               reason = CASE WHEN d.state = {IN_FLIGHT} THEN d.reason ELSE $4 END,
+               called_back = CASE WHEN d.state = {IN_FLIGHT} THEN coalesce(d.called_back, $4) END,
+               updated_at = syncbeat_now()
+           FROM waiting w WHERE d.app_id = $1 AND d.delivery_id = w.delivery_id""",
+        app_id,
+        user_id,
+        device_id,
+        reason,
+    )
+
+
 async def redrive(conn: Connection, app_id: str, wanted: DeliveryFilter) -> int:
-    """Make up to 10,000 DEAD deliveries PENDING again, the oldest first; how many. Their time to live starts anew."""
+    """Make up to 10,000 DEAD deliveries PENDING again, the oldest first, and return their number.
+
+    Their attempts and their time to live start anew.
+    """
     rows = await conn.fetch(
-        """WITH dead AS (
+        f"""WITH dead AS (
                SELECT app_id, delivery_id FROM deliveries
-               WHERE app_id = $1 AND state = 'DEAD' AND ($2::uuid IS NULL OR notification_id = $2)
+               WHERE app_id = $1 AND state IN {_REDRIVEN} AND ($2::uuid IS NULL OR notification_id = $2)
                  AND ($3::text IS NULL OR user_id = $3) AND ($4::text IS NULL OR device_id = $4)
                ORDER BY delivery_id LIMIT $5 FOR UPDATE)
-           UPDATE deliveries d SET state = 'PENDING', reason = '', attempts = 0, moves = 0, first_claimed_at = NULL,
+           UPDATE deliveries d SET state = {becomes(Event.REDRIVE)}, reason = {with_reason(Event.REDRIVE)},
+                  attempts = 0, moves = 0, first_claimed_at = NULL,
                   due_at = syncbeat_now(), updated_at = syncbeat_now(),
                   expires_at = syncbeat_now() + coalesce(nullif(n.expires_at - n.due_at, interval '0'),
                                                          make_interval(secs => $6))
@@ -135,13 +140,13 @@ async def redrive(conn: Connection, app_id: str, wanted: DeliveryFilter) -> int:
         wanted.notification_id or None,
         wanted.user_id or None,
         wanted.device_id or None,
-        REDRIVEN_AT_ONCE,
-        NOW_S,
+        MAX_REDRIVEN,
+        NOW_OR_NEVER_TTL_S,
     )
     return len(rows)
 
 
-FORGET_DELIVERIES = """
+FORGET_DELIVERIES = f"""
     WITH old AS MATERIALIZED (
         SELECT n.app_id, n.notification_id, n.created_at FROM notifications n
         WHERE n.created_at >= $3
@@ -149,15 +154,15 @@ FORGET_DELIVERIES = """
           AND n.expires_at < syncbeat_now() - make_interval(secs => $1::float8 * 86400)
           AND NOT EXISTS (SELECT 1 FROM deliveries d
                           WHERE (d.app_id, d.notification_id) = (n.app_id, n.notification_id)
-                            AND d.state IN ('PENDING', 'HELD', 'SCHEDULED', 'IN_FLIGHT'))
+                            AND d.state IN {UNFINISHED})
         ORDER BY n.created_at LIMIT $2 FOR UPDATE SKIP LOCKED),
     ended AS MATERIALIZED (
-        -- Who holds one locks others of other notifications: what waited for it here could be in a deadlock.
+        -- A transaction that has locked one locks others of other notifications: to wait for it could be a deadlock.
         SELECT d.app_id, d.delivery_id FROM old JOIN deliveries d USING (app_id, notification_id) LIMIT $4
         FOR UPDATE OF d SKIP LOCKED),
     gone AS (
         DELETE FROM deliveries d USING ended WHERE (d.app_id, d.delivery_id) = (ended.app_id, ended.delivery_id)
-          AND d.state NOT IN ('PENDING', 'HELD', 'SCHEDULED', 'IN_FLIGHT')
+          AND d.state NOT IN {UNFINISHED}
         RETURNING 1)
     SELECT (SELECT count(*) FROM gone) AS gone, count(*) AS found, max(created_at) AS last,
            array_agg(app_id) AS app_ids, array_agg(notification_id) AS notification_ids FROM old"""
@@ -168,9 +173,10 @@ async def forget_notifications(
 ) -> DeletedBatch:
     """Delete up to `limit` notifications that ended longer than `days` ago, after their deliveries.
 
-    Of those at most ten times as many, so that one with a million takes several batches instead of one long statement.
+    At most ten times as many deliveries are deleted, so that a notification with a million takes several batches
+    instead of one long statement.
     """
-    most = limit * _DELIVERIES_OF_EACH
+    most = limit * _DELIVERIES_PER_NOTIFICATION
     row = await conn.fetchrow(FORGET_DELIVERIES, days, limit, since or BEGINNING, most)
     if row is None or not row["found"]:
         return DeletedBatch(0, more=False, place=since)
@@ -184,53 +190,6 @@ async def forget_notifications(
         row["notification_ids"],
     )
     count = row["gone"] + len(gone)
-    if len(gone) < row["found"]:  # some have more deliveries than go at once
+    if len(gone) < row["found"]:  # some have more deliveries than one batch deletes
         return DeletedBatch(count, more=count > 0, place=since)
     return DeletedBatch(count, more=row["found"] == limit, place=row["last"])
-
-
-FORGET_WINDOWS = delete_oldest_sql(
-    "dedupe_windows", "app_id, user_id, device_id, dedupe_key, scope", "window_until", "1 hour", "trailed_by IS NULL"
-)
-
-
-async def forget_windows(conn: Connection, limit: int, since: datetime | None = None) -> DeletedBatch:
-    """Delete up to `limit` dedupe windows that ended a while ago with nothing trailing."""
-    return await delete_oldest(conn, FORGET_WINDOWS, limit, since)
-
-
-async def unaccounted(conn: Connection, within: timedelta, limit: int) -> tuple[int, int]:
-    """Of the newest notifications, none older than `within`: how many deliveries were looked at, and how many are
-    accepted but in no state.
-
-    Always 0 of the latter: a delivery is written with its notification and never taken away alone.
-    """
-    row = await conn.fetchrow(
-        """SELECT coalesce(sum(found.n), 0) AS looked_at, coalesce(sum(abs(newest.accepted - found.n)), 0) AS missing
-           FROM (SELECT app_id, notification_id, accepted FROM notifications
-                 WHERE created_at > syncbeat_now() - $1::interval AND accepted IS NOT NULL
-                 ORDER BY created_at DESC LIMIT $2) newest
-           CROSS JOIN LATERAL (SELECT count(*) AS n FROM deliveries d
-                               WHERE (d.app_id, d.notification_id) = (newest.app_id, newest.notification_id)) found""",
-        within,
-        limit,
-    )
-    return (0, 0) if row is None else (int(row["looked_at"]), int(row["missing"]))
-
-
-async def waiting(conn: Connection) -> dict[tuple[str, str], tuple[int, float]]:
-    """By app and state of what is not ended: how many, and for how many seconds the oldest has been due.
-
-    What is scheduled counts as it was estimated.
-    """
-    rows = await conn.fetch(
-        """SELECT app_id, state, sum(n)::bigint AS n,
-                  greatest(0, extract(epoch FROM syncbeat_now() - min(due_at)))::float8 AS oldest_s
-           FROM (SELECT app_id, state, count(*) AS n, min(due_at) AS due_at FROM deliveries
-                 WHERE state IN ('PENDING', 'HELD', 'SCHEDULED') GROUP BY 1, 2
-                 UNION ALL
-                 SELECT app_id, 'SCHEDULED', sum(greatest(0, expected - written)), min(due_at) FROM expansions
-                 GROUP BY 1) waiting
-           GROUP BY 1, 2"""
-    )
-    return {(row["app_id"], row["state"]): (row["n"], row["oldest_s"]) for row in rows}

@@ -1,4 +1,4 @@
-"""SQL of notifications and deliveries: accepting them. The queue's own SQL is in `queue.py`."""
+"""SQL of notifications and deliveries: writing them at acceptance, and reading them."""
 
 from __future__ import annotations
 
@@ -19,39 +19,20 @@ from syncbeat_server.push.model import (
     Reason,
     content_fields,
 )
-from syncbeat_server.push.store.dedupe import FREE
+from syncbeat_server.push.policy.transitions import Event
+from syncbeat_server.push.store.dedupe import OPEN_OR_TRAIL
+from syncbeat_server.push.store.state_sql import becomes
 from syncbeat_server.push.store.targets import TARGETED, columns
 from syncbeat_server.storage.postgres.database import Connection, Row
 
-# One statement, because a window is opened, or found open, with the delivery that does it. Its parts after the targets:
+# One statement, because a window is opened, or found open, together with the delivery that does it. Its parts after the
+# targets:
 #   claim    the dedupe windows of those devices, opened or found open
-#   verdict  what that makes of each device's delivery
+#   verdict  the reason that each device's delivery gets from its window
 #   written  the deliveries
-# What is left to write of a notification whose targets are expanded later comes here page by page.
+# The deliveries of a notification that is expanded later are written by it too, page by page.
 _INSERT_DELIVERIES = f"""{TARGETED}
-, claim AS (
-    -- Several calls for one window in this batch count as if they came one by one: the first may open it, the second
-    -- may trail, and what the window keeps is the last one's.
-    INSERT INTO dedupe_windows AS w (app_id, user_id, device_id, dedupe_key, scope, trails, opened_by, trailed_by,
-                                     epoch, sequence, window_until, duration)
-    SELECT DISTINCT ON (app_id, user_id, device_id, dedupe_key, scope)
-           app_id, user_id, device_id, dedupe_key, scope, trails, notification_id,
-           CASE WHEN trails THEN lead(notification_id) OVER same END,
-           last_value(epoch) OVER same, last_value(sequence) OVER same,
-           syncbeat_now() + make_interval(secs => window_s),
-           make_interval(secs => last_value(window_s) OVER same)
-    FROM target WHERE dedupe_key <> '' AND barred = ''
-    WINDOW same AS (PARTITION BY app_id, user_id, device_id, dedupe_key, scope ORDER BY i
-                    ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
-    ORDER BY app_id, user_id, device_id, dedupe_key, scope, i
-    ON CONFLICT (app_id, user_id, device_id, dedupe_key, scope) DO UPDATE SET
-        opened_by = CASE WHEN {FREE} THEN excluded.opened_by ELSE w.opened_by END,
-        trailed_by = CASE WHEN {FREE} THEN excluded.trailed_by
-                          WHEN w.trails THEN coalesce(w.trailed_by, excluded.opened_by) END,
-        window_until = CASE WHEN {FREE} THEN excluded.window_until ELSE w.window_until END,
-        duration = excluded.duration, epoch = excluded.epoch, sequence = excluded.sequence
-    RETURNING app_id, user_id, device_id, dedupe_key, scope, opened_by, trailed_by, window_until
-), verdict AS (
+, {OPEN_OR_TRAIL}, verdict AS (
     SELECT t.*, c.window_until,
            CASE WHEN t.barred <> '' THEN t.barred
                 WHEN c.opened_by IS NULL OR c.opened_by = t.notification_id THEN ''
@@ -63,9 +44,10 @@ _INSERT_DELIVERIES = f"""{TARGETED}
     INSERT INTO deliveries (app_id, notification_id, user_id, device_id, scope, epoch, sequence, state, reason,
                             priority, due_at, expires_at, created_at, updated_at, collapse_key, collapse_order)
     SELECT app_id, notification_id, user_id, device_id, scope, epoch, sequence,
-           CASE WHEN reason IN ('NO_TOKEN', 'MUTED', 'MERGED', 'DUPLICATE') THEN 'SUPPRESSED'
-                WHEN called_off THEN 'CANCELLED'
-                WHEN reason = 'TRAILING' THEN 'SCHEDULED' ELSE 'PENDING' END,
+           CASE WHEN reason IN ('NO_TOKEN', 'MUTED') THEN {becomes(Event.SUPPRESS)}
+                WHEN reason IN ('MERGED', 'DUPLICATE') THEN {becomes(Event.DEDUPE)}
+                WHEN called_off THEN {becomes(Event.ACCEPT_CANCELLED)}
+                WHEN reason = 'TRAILING' THEN {becomes(Event.TRAIL)} ELSE {becomes(Event.ACCEPT)} END,
            reason, priority, CASE WHEN reason = 'TRAILING' THEN window_until ELSE syncbeat_now() END,
            syncbeat_now() + make_interval(secs => ttl_s), syncbeat_now(), syncbeat_now(),
            collapse_key, CASE WHEN collapse_key <> '' THEN coalesce(was_due_at, syncbeat_now()) END
@@ -73,7 +55,7 @@ _INSERT_DELIVERIES = f"""{TARGETED}
     RETURNING notification_id, state, reason
 )
 SELECT notification_id, state, reason, count(*) AS n FROM written GROUP BY 1, 2, 3
-"""  # noqa: S608  # constants
+"""
 
 
 async def insert_notifications(
@@ -81,7 +63,8 @@ async def insert_notifications(
 ) -> None:
     """Write the notifications, whose deliveries were written before in the same transaction.
 
-    `accepted` is how many each has; one that is not in it has an expansion that is still to write them.
+    `accepted` has the number of deliveries by id; a notification that is not in it has an expansion that writes them
+    later.
     """
     await conn.execute(
         """INSERT INTO notifications (app_id, notification_id, kind, caller, content, type, dedupe_key, collapse_key,
@@ -117,11 +100,11 @@ async def insert_notifications(
 async def insert_deliveries(
     conn: Connection, notifications: Sequence[NewNotification]
 ) -> dict[str, Mapping[tuple[DeliveryState, Reason], int]]:
-    """Write a delivery for every device that a notification targets; counts by (state, reason) of each notification.
+    """Write a delivery for every device that a notification targets, and return counts by (state, reason) of each.
 
-    A dedupe window is opened, or found open, per (device, dedupe key) in the same statement. Who finds one open is
-    suppressed; of sync triggers the first suppressed one trails: it is due when the window ends, and those that come
-    after it only move its cursor.
+    A dedupe window is opened, or found open, per (device, dedupe key) in the same statement. A delivery that finds it
+    open is suppressed; of sync triggers the first suppressed one trails: it is due when the window ends, and later ones
+    only move its cursor.
     """
     rows = await conn.fetch(_INSERT_DELIVERIES, *columns(notifications))
     counts: dict[str, dict[tuple[DeliveryState, Reason], int]] = {n.notification_id: {} for n in notifications}
@@ -130,46 +113,8 @@ async def insert_deliveries(
     return {**counts}
 
 
-async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str | None, reason: Reason) -> None:
-    """Cancel what waits for a device, or for None all of a user's. What is in flight is not tried again."""
-    await conn.execute(
-        """WITH waiting AS MATERIALIZED (
-               SELECT delivery_id FROM deliveries
-               WHERE app_id = $1 AND user_id = $2 AND ($3::text IS NULL OR device_id = $3)
-                 AND (state IN ('PENDING', 'HELD', 'SCHEDULED') OR state = 'IN_FLIGHT' AND resends = 0)
-               ORDER BY delivery_id FOR UPDATE)
-           UPDATE deliveries d SET
-               state = CASE WHEN d.state = 'IN_FLIGHT' THEN d.state ELSE 'CANCELLED' END,
-               reason = CASE WHEN d.state = 'IN_FLIGHT' THEN d.reason ELSE $4 END,
-               called_back = CASE WHEN d.state = 'IN_FLIGHT' THEN coalesce(d.called_back, $4) END,
-               updated_at = syncbeat_now()
-           FROM waiting w WHERE d.app_id = $1 AND d.delivery_id = w.delivery_id""",
-        app_id,
-        user_id,
-        device_id,
-        reason,
-    )
-
-
-async def close_windows(conn: Connection, app_id: str, user_id: str, device_id: str | None) -> None:
-    """Close the dedupe windows of a device, or for None all of a user's."""
-    # In the order in which accepting locks them.
-    await conn.execute(
-        """WITH own AS MATERIALIZED (
-               SELECT device_id, dedupe_key, scope FROM dedupe_windows
-               WHERE app_id = $1 AND user_id = $2 AND ($3::text IS NULL OR device_id = $3)
-               ORDER BY device_id, dedupe_key, scope FOR UPDATE)
-           DELETE FROM dedupe_windows w USING own
-           WHERE w.app_id = $1 AND w.user_id = $2
-             AND (w.device_id, w.dedupe_key, w.scope) = (own.device_id, own.dedupe_key, own.scope)""",
-        app_id,
-        user_id,
-        device_id,
-    )
-
-
 async def find_notification(conn: Connection, app_id: str, notification_id: str) -> Notification | None:
-    """A notification with its counts; one that is not due yet counts as many SCHEDULED as it would come to."""
+    """Return a notification with its counts, or None. One not yet due counts its estimate as SCHEDULED."""
     row = await conn.fetchrow(
         """SELECT n.*, CASE WHEN e.due_at > syncbeat_now() THEN e.expected END AS scheduled
            FROM notifications n LEFT JOIN expansions e USING (app_id, notification_id)
@@ -205,7 +150,7 @@ async def find_notification(conn: Connection, app_id: str, notification_id: str)
 async def list_deliveries(
     conn: Connection, app_id: str, wanted: DeliveryFilter, after: str | None, limit: int
 ) -> list[Delivery]:
-    """Deliveries that fit the filter, oldest first, after a delivery id."""
+    """Return the deliveries that fit the filter, oldest first, after a delivery id."""
     rows = await conn.fetch(
         """SELECT * FROM deliveries
            WHERE app_id = $1 AND ($2::uuid IS NULL OR notification_id = $2)
@@ -230,7 +175,7 @@ async def list_changed(
     after: tuple[datetime, str] | None,
     limit: int,
 ) -> list[Delivery]:
-    """Deliveries of a notification or a user that changed after a (time, delivery id), in the order they did."""
+    """Return deliveries of a notification or a user that changed after a (time, delivery id), in that order."""
     rows = await conn.fetch(
         """SELECT * FROM deliveries
            WHERE app_id = $1 AND ($2::uuid IS NULL OR notification_id = $2) AND ($3::text IS NULL OR user_id = $3)

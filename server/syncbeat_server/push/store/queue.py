@@ -1,45 +1,62 @@
 """SQL of the delivery queue: claim, finish, rescue. Every write of a worker is fenced by its lease token.
 
 Time is the database's alone. No transaction is open while a provider is asked.
-Only what is in flight has a lease token (a CHECK of the table). Where rows are found by their keys the state is not
-asked for beside it: the planner would take the index of leases, and walk past all that ended and is not vacuumed.
+Only what is in flight has a lease token (a CHECK of the table). Statements that find rows by their keys do not test the
+state beside them: the planner would take the index of leases, and scan all entries that ended and are not vacuumed.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import orjson
 
 from syncbeat_server.directory.model import QuietHours
-from syncbeat_server.push.model import MOST_OTHER_SCOPES, ClaimedDelivery, Content, Finished, Kind, Lane, Reason
-from syncbeat_server.push.store.queue_frontier import FIRST, Place
+from syncbeat_server.push.model import MAX_OTHER_SCOPES, ClaimedDelivery, Content, DeliveryUpdate, Kind, Lane, Reason
+from syncbeat_server.push.policy.transitions import Event, Guard
+from syncbeat_server.push.store.state_sql import IN_FLIGHT, WAITING, becomes
 from syncbeat_server.storage.postgres.database import Connection, Row
 
-# What is leased under the tokens of $1, locked as everybody locks deliveries: by their keys. What ran out is rescued.
-_HELD = """held AS MATERIALIZED (
-               SELECT app_id, delivery_id FROM deliveries
-               WHERE lease_token = ANY($1::uuid[]) AND state = 'IN_FLIGHT' AND lease_until > syncbeat_now()
-               ORDER BY app_id, delivery_id FOR NO KEY UPDATE)"""
-
-# What becomes of one whose worker is gone. A wake-up that was to be sent again is SENT as before.
-_LEFT = """state = CASE WHEN d.resends > 0 THEN 'SENT' WHEN d.called_back IS NULL THEN 'PENDING' ELSE 'CANCELLED' END,
-           reason = CASE WHEN d.resends > 0 THEN d.reason ELSE coalesce(d.called_back, d.reason) END,
-           called_back = NULL, lease_token = NULL, lease_until = NULL, due_at = syncbeat_now(),
-           updated_at = syncbeat_now()"""
-
 AppLane = tuple[str, int]
-"""What is due in a lane of an app is claimed in its order."""
+"""An app and the value of a lane, within which deliveries are claimed in the order in which they are due."""
 
 DeliveryKey = tuple[str, str]
 """An app and the id of a delivery."""
 
 
-CLAIM = """
+class QueuePosition(NamedTuple):
+    """A position in the order in which deliveries are due; a scan begins behind it."""
+
+    due_at: datetime
+    delivery_id: str = str(uuid.UUID(int=0))
+
+
+QUEUE_START = QueuePosition(datetime(1970, 1, 1, tzinfo=UTC))
+
+# Leases held under the tokens of $1, locked in the order of the keys, as all statements lock deliveries. Those that
+# expired are left to `rescue`.
+_LEASED = f"""leased AS MATERIALIZED (
+               SELECT app_id, delivery_id FROM deliveries
+               WHERE lease_token = ANY($1::uuid[]) AND state = {IN_FLIGHT} AND lease_until > syncbeat_now()
+               ORDER BY app_id, delivery_id FOR NO KEY UPDATE)"""
+
+
+def _end_lease(event: Event) -> str:
+    """Return the assignments that end a lease without an outcome. A wake-up that was to be sent again stays SENT."""
+    return f"""state = CASE WHEN d.resends > 0 THEN {becomes(event, Guard.SENT_BEFORE)}
+                        WHEN d.called_back IS NULL THEN {becomes(event)}
+                        ELSE {becomes(event, Guard.CANCELLED_MEANWHILE)} END,
+           reason = CASE WHEN d.resends > 0 THEN d.reason ELSE coalesce(d.called_back, d.reason) END,
+           called_back = NULL, lease_token = NULL, lease_until = NULL, due_at = syncbeat_now(),
+           updated_at = syncbeat_now()"""
+
+
+CLAIM = f"""
     WITH picked AS MATERIALIZED (
         SELECT r.app_id, r.room, r.priority, d.delivery_id, d.due_at
         FROM unnest($3::text[], $4::int[], $5::smallint[], $6::timestamptz[], $7::uuid[])
@@ -47,7 +64,7 @@ CLAIM = """
         CROSS JOIN LATERAL (
             SELECT delivery_id, due_at FROM deliveries
             WHERE app_id = r.app_id AND priority = r.priority
-              AND state IN ('PENDING', 'HELD', 'SCHEDULED') AND due_at <= syncbeat_now()
+              AND state IN {WAITING} AND due_at <= syncbeat_now()
               AND (due_at, delivery_id) > (r.after_due, r.after_id)
             ORDER BY due_at, delivery_id LIMIT r.room FOR UPDATE SKIP LOCKED) d
     ), turns AS (
@@ -56,10 +73,10 @@ CLAIM = """
     ), due AS (
         SELECT *, row_number() OVER (PARTITION BY app_id ORDER BY turn, priority) AS place FROM turns
     ), chosen AS (
-        -- The planner does not know how little a lane's room is, and would read the whole table for what it expects.
+        -- The planner cannot estimate the room of a lane, and would read the whole table for the rows it expects.
         SELECT * FROM due WHERE place <= room LIMIT $8
     ), taken AS (
-        UPDATE deliveries d SET state = 'IN_FLIGHT', attempts = d.attempts + 1, lease_token = $1,
+        UPDATE deliveries d SET state = {becomes(Event.CLAIM)}, attempts = d.attempts + 1, lease_token = $1,
                lease_until = syncbeat_now() + make_interval(secs => $2), updated_at = syncbeat_now(),
                first_claimed_at = coalesce(d.first_claimed_at, syncbeat_now())
         FROM chosen c WHERE (d.app_id, d.delivery_id) = (c.app_id, c.delivery_id)
@@ -67,12 +84,18 @@ CLAIM = """
     SELECT syncbeat_now() AS now, taken.* FROM (SELECT) always LEFT JOIN taken ON true
     ORDER BY taken.due_at, taken.delivery_id"""
 
+_SENT, _CANCELLED = becomes(Event.SEND), becomes(Event.END_CANCELLED, Guard.CANCELLED_MEANWHILE)
+
 
 class Claim(NamedTuple):
-    """The result of a claim: the leased, the last of each lane, the database's time, and those whose window ended."""
+    """Result of a claim.
+
+    `last` is the last delivery of each lane, `now` the database's time, `trailing` the keys of those whose dedupe
+    window ended.
+    """
 
     keys: list[DeliveryKey]
-    last: dict[AppLane, Place]
+    last: dict[AppLane, QueuePosition]
     now: datetime
     trailing: list[DeliveryKey]
 
@@ -82,15 +105,15 @@ async def claim(
     lease_token: str,
     lease_s: float,
     room: Mapping[str, int],
-    after: Callable[[AppLane], Place] = lambda lane: FIRST,
+    after: Callable[[AppLane], QueuePosition] = lambda lane: QUEUE_START,
 ) -> Claim:
-    """Lease what is due, of each app up to its room. The attempt counts from here, so a crash counts.
+    """Lease what is due, of each app up to its room. The attempt counts from here, so that one that crashes counts.
 
-    Of an app's lanes HIGH goes first, oldest first, but every fifth is a NORMAL one while both wait. Each lane is
-    walked from behind a place on.
+    Of an app's lanes HIGH goes first, oldest first, but every fifth delivery is a NORMAL one while both wait. `after`
+    gives the position behind which the scan of each lane begins.
     """
     lanes = [(app_id, priority) for app_id in room for priority in Lane]
-    places = [after(lane) for lane in lanes]
+    positions = [after(lane) for lane in lanes]
     rows = await conn.fetch(
         CLAIM,
         lease_token,
@@ -98,34 +121,35 @@ async def claim(
         [app_id for app_id, _ in lanes],
         [room[app_id] for app_id, _ in lanes],
         [priority for _, priority in lanes],
-        [place.at for place in places],
-        [place.delivery_id for place in places],
+        [position.due_at for position in positions],
+        [position.delivery_id for position in positions],
         sum(room.values()),
     )
     found = [row for row in rows if row["delivery_id"] is not None]
-    last = {(row["app_id"], row["priority"]): Place(row["due_at"], str(row["delivery_id"])) for row in found}
+    last = {(row["app_id"], row["priority"]): QueuePosition(row["due_at"], str(row["delivery_id"])) for row in found}
     keys = [(row["app_id"], str(row["delivery_id"])) for row in found]
     trailing = [key for key, row in zip(keys, found, strict=True) if row["reason"] == Reason.TRAILING]
     return Claim(keys, last, rows[0]["now"], trailing)
 
 
-async def claimed(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> list[ClaimedDelivery]:
-    """What was claimed under this token, with everything an attempt needs.
+async def read_claimed(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> list[ClaimedDelivery]:
+    """Return the deliveries claimed under this token, with everything an attempt needs.
 
-    A wake-up of an epoch that its scope has left, since the database was restored meanwhile, goes to the scope's head.
+    A wake-up of an epoch that its scope has left, because the database was restored meanwhile, is moved to the scope's
+    head.
     """
     rows = await _claimed_rows(conn, lease_token, keys)
-    if any(row["outlived"] for row in rows):
-        await _go_to_head(conn, lease_token, keys)
+    if any(row["is_stale"] for row in rows):
+        await _move_to_head(conn, lease_token, keys)
         rows = await _claimed_rows(conn, lease_token, keys)
-    together = defaultdict[tuple[str, str, str], set[str]](set)
+    silent_scopes = defaultdict[tuple[str, str, str], set[str]](set)
     for row in rows:
-        if row["wakes"] and not row["seen"]:
-            together[row["app_id"], row["user_id"], row["device_id"]].add(row["scope"])
-    return [_claimed(row, lease_token, together[row["app_id"], row["user_id"], row["device_id"]]) for row in rows]
+        if row["silent"] and not row["seen"]:
+            silent_scopes[row["app_id"], row["user_id"], row["device_id"]].add(row["scope"])
+    return [_claimed(row, lease_token, silent_scopes[row["app_id"], row["user_id"], row["device_id"]]) for row in rows]
 
 
-async def _go_to_head(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> None:
+async def _move_to_head(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> None:
     await conn.execute(
         """UPDATE deliveries d SET epoch = s.epoch, sequence = s.head
            FROM unnest($2::text[], $3::uuid[]) AS k (app_id, delivery_id), scopes s
@@ -143,24 +167,24 @@ async def _claimed_rows(conn: Connection, lease_token: str, keys: Sequence[Deliv
                   v.platform, v.token_registered_at, v.locale, v.time_zone,
                   CASE WHEN v.token_state IN ('ACTIVE', 'STALE') THEN v.registration_token END AS registration_token,
                   n.kind, n.caller, n.type, n.content, n.collapse_key, n.critical, n.patient,
-                  n.expires_at <= n.due_at AS at_once,
+                  n.expires_at <= n.due_at AS now_or_never,
                   p.quiet_start, p.quiet_end, p.quiet_zone, p.max_per_day,
                   NOT n.critical AND n.type <> '' AND n.type = ANY(p.muted_types) AS muted,
                   syncbeat_now() AS claimed_at, extract(epoch FROM d.expires_at - syncbeat_now())::float8 AS ttl_s,
                   extract(epoch FROM syncbeat_now() - d.first_claimed_at)::float8 AS age_s,
                   CASE WHEN d.cursors IS NOT NULL THEN NOT EXISTS (
-                      SELECT 1 FROM jsonb_each(d.cursors) AS told (scope, place)
+                      SELECT 1 FROM jsonb_each(d.cursors) AS target (scope, place)
                       WHERE NOT EXISTS (SELECT 1 FROM device_cursors c JOIN scopes s USING (app_id, scope)
                                         WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
-                                            = (d.app_id, d.user_id, d.device_id, told.scope, told.place ->> 0)
-                                          AND c.sequence BETWEEN (told.place ->> 1)::bigint AND s.head))
+                                            = (d.app_id, d.user_id, d.device_id, target.scope, target.place ->> 0)
+                                          AND c.sequence BETWEEN (target.place ->> 1)::bigint AND s.head))
                   ELSE EXISTS (SELECT 1 FROM device_cursors c
                           WHERE (c.app_id, c.user_id, c.device_id, c.scope, c.epoch)
                               = (d.app_id, d.user_id, d.device_id, d.scope, d.epoch)
-                            -- What is ahead of the head was seen of a feed that a restore took back.
+                            -- A cursor ahead of the head was read from a feed that a restore undid.
                             AND (c.sequence BETWEEN d.sequence AND s.head
                                  OR d.resends > 0 AND c.fetched BETWEEN d.sequence AND s.head)) END AS seen,
-                  d.epoch IS NOT NULL AND d.cursors IS NULL AS wakes,
+                  d.epoch IS NOT NULL AND d.cursors IS NULL AS silent,
                   CASE WHEN d.epoch IS NOT NULL AND d.cursors IS NULL THEN ARRAY(
                       SELECT DISTINCT o.scope FROM deliveries o
                       WHERE (o.app_id, o.user_id, o.device_id) = (d.app_id, d.user_id, d.device_id)
@@ -172,9 +196,9 @@ async def _claimed_rows(conn: Connection, lease_token: str, keys: Sequence[Deliv
                                           AND greatest(c.sequence, c.fetched) >= o.sequence)
                       LIMIT $4)
                   WHEN d.cursors IS NOT NULL THEN ARRAY(SELECT jsonb_object_keys(d.cursors)) END AS other_scopes,
-                  s.epoch <> d.epoch AS outlived,
+                  s.epoch <> d.epoch AS is_stale,
                   EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
-                            AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL) AS shut_out
+                            AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL) AS user_disabled
            FROM unnest($2::text[], $3::uuid[]) AS k (app_id, delivery_id)
            JOIN deliveries d ON (d.app_id, d.delivery_id) = (k.app_id, k.delivery_id)
            JOIN notifications n ON (n.app_id, n.notification_id) = (d.app_id, d.notification_id)
@@ -185,65 +209,65 @@ async def _claimed_rows(conn: Connection, lease_token: str, keys: Sequence[Deliv
            ORDER BY d.priority, d.due_at""",
         lease_token,
         *_columns(keys),
-        MOST_OTHER_SCOPES + 1,
+        MAX_OTHER_SCOPES + 1,
     )
 
 
-async def finish(conn: Connection, finished: Sequence[Finished]) -> set[str]:
-    """Record what became of claimed deliveries: the ids of those whose lease still held; the others are void."""
+async def finish(conn: Connection, results: Sequence[DeliveryUpdate]) -> set[str]:
+    """Record the results of claimed deliveries, and return the ids of those whose lease still held; others are void."""
     rows = await conn.fetch(
-        """WITH k AS (
+        f"""WITH k AS (
                SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[],
                                     $7::float8[], $8::bool[], $9::bool[], $10::bool[])
-                   AS k (app_id, delivery_id, lease_token, state, reason, message_id, due_in_s, give_back, lives_on,
-                         moved)
+                   AS k (app_id, delivery_id, lease_token, state, reason, message_id, due_in_s, give_back, extends_ttl,
+                         redirected)
            ), own AS MATERIALIZED (
                SELECT d.app_id, d.delivery_id FROM deliveries d JOIN k USING (app_id, delivery_id, lease_token)
                ORDER BY d.app_id, d.delivery_id FOR UPDATE OF d)
            UPDATE deliveries d SET
-               -- What was called back in flight is not tried again; what was sent is sent.
-               state = CASE WHEN d.called_back IS NULL OR k.state = 'SENT' THEN k.state ELSE 'CANCELLED' END,
-               reason = CASE WHEN d.called_back IS NULL OR k.state = 'SENT' THEN k.reason ELSE d.called_back END,
+               -- One that was cancelled in flight is not tried again; one that was sent is sent.
+               state = CASE WHEN d.called_back IS NULL OR k.state = {_SENT} THEN k.state ELSE {_CANCELLED} END,
+               reason = CASE WHEN d.called_back IS NULL OR k.state = {_SENT} THEN k.reason ELSE d.called_back END,
                called_back = NULL,
                provider_message_id = coalesce(nullif(k.message_id, ''), d.provider_message_id),
-               due_at = CASE WHEN k.state IN ('PENDING', 'HELD')
+               due_at = CASE WHEN k.state IN {WAITING}
                              THEN syncbeat_now() + make_interval(secs => k.due_in_s) ELSE d.due_at END,
-               expires_at = CASE WHEN k.lives_on
+               expires_at = CASE WHEN k.extends_ttl
                                  THEN least(d.expires_at + make_interval(secs => k.due_in_s),
                                             d.created_at + greatest(d.expires_at - d.created_at, interval '7 days'))
                                  ELSE d.expires_at END,
                attempts = d.attempts - CASE WHEN k.give_back THEN 1 ELSE 0 END,
-               -- The day's maximum counts what was shown, or may have been.
-               counted_at = CASE WHEN k.state = 'SENT' OR k.reason = 'AMBIGUOUS' OR d.ambiguous THEN d.counted_at END,
+               -- The daily maximum counts what was shown, or may have been.
+               counted_at = CASE WHEN k.state = {_SENT} OR k.reason = 'AMBIGUOUS' OR d.ambiguous THEN d.counted_at END,
                first_claimed_at = CASE WHEN k.give_back AND d.attempts = 1 THEN NULL ELSE d.first_claimed_at END,
-               moves = d.moves + CASE WHEN k.moved THEN 1 ELSE 0 END,
+               moves = d.moves + CASE WHEN k.redirected THEN 1 ELSE 0 END,
                ambiguous = d.ambiguous OR k.reason = 'AMBIGUOUS',
-               sent_at = CASE WHEN k.state = 'SENT' AND NOT k.give_back THEN syncbeat_now() ELSE d.sent_at END,
-               -- One that was called back while it was sent again is not looked at any more.
-               answer_by = CASE WHEN k.state = 'SENT' AND k.due_in_s > 0 AND d.called_back IS NULL
+               sent_at = CASE WHEN k.state = {_SENT} AND NOT k.give_back THEN syncbeat_now() ELSE d.sent_at END,
+               -- The answer of one that was cancelled while it was sent again is not awaited any more.
+               answer_by = CASE WHEN k.state = {_SENT} AND k.due_in_s > 0 AND d.called_back IS NULL
                                      AND (d.resends = 0 OR d.answer_by IS NOT NULL)
                                 THEN syncbeat_now() + make_interval(secs => k.due_in_s) END,
                lease_token = NULL, lease_until = NULL, updated_at = syncbeat_now()
            FROM own JOIN k USING (app_id, delivery_id)
            WHERE d.app_id = own.app_id AND d.delivery_id = own.delivery_id AND d.lease_token = k.lease_token
            RETURNING d.delivery_id""",
-        [f.delivery.app_id for f in finished],
-        [f.delivery.delivery_id for f in finished],
-        [f.delivery.lease_token for f in finished],
-        [f.state for f in finished],
-        [f.reason for f in finished],
-        # What a provider says may hold the one character that PostgreSQL's text cannot.
-        [f.provider_message_id.replace("\0", "") for f in finished],
-        [f.due_in_s for f in finished],
-        [f.give_back_attempt for f in finished],
-        [f.lives_on for f in finished],
-        [f.moved for f in finished],
+        [one.delivery.app_id for one in results],
+        [one.delivery.delivery_id for one in results],
+        [one.delivery.lease_token for one in results],
+        [one.state for one in results],
+        [one.reason for one in results],
+        # A provider's text may hold NUL, the one character that PostgreSQL's text cannot.
+        [one.provider_message_id.replace("\0", "") for one in results],
+        [one.due_in_s for one in results],
+        [one.give_back_attempt for one in results],
+        [one.extends_ttl for one in results],
+        [one.redirected for one in results],
     )
     return {str(row["delivery_id"]) for row in rows}
 
 
-async def still_wanted(conn: Connection, delivery: ClaimedDelivery) -> bool:
-    """Tell if a claimed delivery is neither called back nor leased by another meanwhile."""
+async def is_still_wanted(conn: Connection, delivery: ClaimedDelivery) -> bool:
+    """Return True unless the claimed delivery was cancelled or leased by another worker meanwhile."""
     return bool(
         await conn.fetchval(
             """SELECT called_back IS NULL FROM deliveries
@@ -255,9 +279,8 @@ async def still_wanted(conn: Connection, delivery: ClaimedDelivery) -> bool:
     )
 
 
-async def texts_as_accepted(conn: Connection, delivery: ClaimedDelivery) -> dict[str, tuple[str, str]]:
-    """Read the texts of its template at acceptance by locale, as (title, body); nothing if it is of before that was
-    kept."""
+async def stored_texts(conn: Connection, delivery: ClaimedDelivery) -> dict[str, tuple[str, str]]:
+    """Return the texts of a template as rendered at acceptance: (title, body) by locale; empty if none were stored."""
     found = await conn.fetchval(
         "SELECT texts FROM notifications WHERE app_id = $1 AND notification_id = $2",
         delivery.app_id,
@@ -267,59 +290,59 @@ async def texts_as_accepted(conn: Connection, delivery: ClaimedDelivery) -> dict
 
 
 async def extend(conn: Connection, lease_tokens: Sequence[str], lease_s: float) -> int:
-    """Renew the leases held under these tokens; how many there are."""
+    """Renew the leases held under these tokens, and return their number."""
     rows = await conn.fetch(
-        f"""WITH {_HELD}
+        f"""WITH {_LEASED}
            UPDATE deliveries d SET lease_until = syncbeat_now() + make_interval(secs => $2)
-           FROM held WHERE (d.app_id, d.delivery_id) = (held.app_id, held.delivery_id)
+           FROM leased WHERE (d.app_id, d.delivery_id) = (leased.app_id, leased.delivery_id)
              AND d.lease_until > syncbeat_now()
-           RETURNING 1 AS held""",  # noqa: S608  # constants
+           RETURNING 1 AS extended""",
         list(lease_tokens),
         lease_s,
     )
     return len(rows)
 
 
-class Rescued(NamedTuple):
-    """How many were put back, whether that is all, and the database's time."""
+class RescueBatch(NamedTuple):
+    """Number of deliveries put back, True if that was the last batch, and the database's time."""
 
-    back: int
-    all: bool
+    rescued: int
+    is_last: bool
     now: datetime
 
 
-async def rescue(conn: Connection, limit: int, since: datetime = FIRST.at) -> Rescued:
-    """Put back what a worker left behind: leases that ran out, from a time on. State and lease are checked again under
-    the lock.
+async def rescue(conn: Connection, limit: int, since: datetime = QUEUE_START.due_at) -> RescueBatch:
+    """Put back up to `limit` deliveries whose lease expired after `since`; state and lease are checked again under the
+    lock.
 
-    A wake-up that was to be sent again is SENT as before; the look at it that is due decides how it goes on.
+    A wake-up that was to be sent again stays SENT; when its answer is overdue it is decided about again.
     """
     row = await conn.fetchrow(
         f"""WITH lost AS (
                SELECT app_id, delivery_id FROM deliveries
-               WHERE state = 'IN_FLIGHT' AND lease_until >= $2 AND lease_until < syncbeat_now()
+               WHERE state = {IN_FLIGHT} AND lease_until >= $2 AND lease_until < syncbeat_now()
                ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED),
            back AS (
-               UPDATE deliveries d SET {_LEFT}
+               UPDATE deliveries d SET {_end_lease(Event.LOSE_LEASE)}
                FROM lost WHERE (d.app_id, d.delivery_id) = (lost.app_id, lost.delivery_id)
                RETURNING 1)
-           SELECT (SELECT count(*) FROM lost) AS found, (SELECT count(*) FROM back) AS back, syncbeat_now() AS now""",  # noqa: S608  # constants
+           SELECT (SELECT count(*) FROM lost) AS found, (SELECT count(*) FROM back) AS back, syncbeat_now() AS now""",
         limit,
         since,
     )
     if row is None:
         raise AssertionError("a statement without a table returns a row")
-    return Rescued(row["back"], row["found"] < limit, row["now"])
+    return RescueBatch(row["back"], row["found"] < limit, row["now"])
 
 
 async def release(conn: Connection, lease_tokens: Sequence[str]) -> int:
-    """Give back everything this worker holds, uncounted: it stops before it tried. What ran out is rescued."""
+    """Give back all deliveries held under these tokens. Their attempts do not count: the worker stops before them."""
     rows = await conn.fetch(
-        f"""WITH {_HELD}
-           UPDATE deliveries d SET {_LEFT}, attempts = d.attempts - 1,
+        f"""WITH {_LEASED}
+           UPDATE deliveries d SET {_end_lease(Event.RELEASE)}, attempts = d.attempts - 1,
                   first_claimed_at = CASE WHEN d.attempts = 1 THEN NULL ELSE d.first_claimed_at END,
                   counted_at = CASE WHEN d.ambiguous THEN d.counted_at END
-           FROM held WHERE (d.app_id, d.delivery_id) = (held.app_id, held.delivery_id) RETURNING 1 AS given""",  # noqa: S608  # constants
+           FROM leased WHERE (d.app_id, d.delivery_id) = (leased.app_id, leased.delivery_id) RETURNING 1 AS given""",
         list(lease_tokens),
     )
     return len(rows)
@@ -329,8 +352,8 @@ def _columns(keys: Sequence[DeliveryKey]) -> tuple[list[str], list[str]]:
     return [app_id for app_id, _ in keys], [delivery_id for _, delivery_id in keys]
 
 
-def _claimed(row: Row, lease_token: str, together: AbstractSet[str]) -> ClaimedDelivery:
-    others = {*(row["other_scopes"] or ()), *(together if row["wakes"] else ())} - {row["scope"]}
+def _claimed(row: Row, lease_token: str, silent_scopes: AbstractSet[str]) -> ClaimedDelivery:
+    others = {*(row["other_scopes"] or ()), *(silent_scopes if row["silent"] else ())} - {row["scope"]}
     return ClaimedDelivery(
         app_id=row["app_id"],
         delivery_id=str(row["delivery_id"]),
@@ -352,14 +375,14 @@ def _claimed(row: Row, lease_token: str, together: AbstractSet[str]) -> ClaimedD
         attempt=row["attempts"],
         ttl_s=row["ttl_s"],
         age_s=row["age_s"],
-        held=row["reason"] == "LIVE_STREAM",
-        seen=row["seen"],
+        held_for_stream=row["reason"] == Reason.LIVE_STREAM,
+        already_seen=row["seen"],
         claimed_at=row["claimed_at"],
-        shut_out=row["shut_out"],
+        user_disabled=row["user_disabled"],
         critical=row["critical"],
         patient=row["patient"],
-        at_once=row["at_once"],
-        moves=row["moves"],
+        now_or_never=row["now_or_never"],
+        redirects=row["moves"],
         resends=row["resends"],
         locale=row["locale"] or "",
         time_zone=row["time_zone"] or "",

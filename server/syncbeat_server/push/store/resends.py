@@ -1,4 +1,4 @@
-"""SQL of wake-ups that wait for an answer: those that have waited long enough, and what came of the look at them."""
+"""SQL of the wake-ups whose answer is overdue, and of the counts of answers by device and app."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from typing import NamedTuple
 from syncbeat_server.directory.model import FOREGROUND_S, REACH_HALF_LIFE_S
 from syncbeat_server.directory.store.device_locks import lock_in_order
 from syncbeat_server.push.policy.reachability import RECENT_HALF_LIFE_S, AppReach
-from syncbeat_server.push.policy.resend import Unanswered
-from syncbeat_server.push.store.queue_frontier import FIRST
+from syncbeat_server.push.policy.resend import UnansweredWakeUp
+from syncbeat_server.push.policy.transitions import Event, states_before
+from syncbeat_server.push.store.queue import QUEUE_START
+from syncbeat_server.push.store.state_sql import ATTEMPTED, HANDED_OVER, becomes, state_list
 from syncbeat_server.storage.postgres.database import Connection, Row
 
-DUE = """
+_SENT = state_list(states_before(Event.RESEND))
+
+UNANSWERED = f"""
 WITH due AS MATERIALIZED (
     SELECT * FROM deliveries
-    WHERE answer_by >= $4 AND answer_by <= syncbeat_now() AND state IN ('SENT', 'RECEIVED', 'OPENED')
+    WHERE answer_by >= $4 AND answer_by <= syncbeat_now() AND state IN {HANDED_OVER}
     ORDER BY answer_by LIMIT $1 FOR UPDATE SKIP LOCKED)
 SELECT syncbeat_now() AS now, found.* FROM (SELECT) always LEFT JOIN (
 SELECT due.answer_by, due.app_id, due.delivery_id, due.user_id, due.device_id, due.resends,
        coalesce(v.platform, '') AS platform,
        extract(epoch FROM due.expires_at - syncbeat_now())::float8 AS ttl_s,
        extract(epoch FROM due.answer_by - due.sent_at)::float8 AS waited_s,
-       due.state <> 'SENT' AS acknowledged,
+       due.state NOT IN {_SENT} AS acknowledged,
        extract(epoch FROM least(CASE WHEN c.sequence BETWEEN due.sequence AND s.head THEN c.seen_at END,
                                 CASE WHEN c.fetched BETWEEN due.sequence AND s.head THEN c.fetched_at END)
                           - due.sent_at)::float8 AS fetched_s,
@@ -34,7 +38,7 @@ SELECT due.answer_by, due.app_id, due.delivery_id, due.user_id, due.device_id, d
                WHERE (newer.app_id, newer.user_id, newer.device_id)
                    = (due.app_id, due.user_id, due.device_id)
                  AND newer.delivery_id > due.delivery_id AND newer.scope = due.scope AND newer.cursors IS NULL
-                 AND newer.state IN ('IN_FLIGHT', 'SENT', 'RECEIVED', 'OPENED')
+                 AND newer.state IN {ATTEMPTED}
                  AND (newer.epoch <> due.epoch OR newer.sequence >= due.sequence)) AS superseded,
        coalesce(v.reach_answered * decay.left, 0) AS answered,
        coalesce(v.reach_missed * decay.left, 0) AS missed
@@ -48,16 +52,16 @@ CROSS JOIN LATERAL (SELECT syncbeat_decay(v.reach_at, $3) AS left) decay
 """
 
 
-class Step(NamedTuple):
-    """How a wake-up goes on: leased to be sent again, looked at again in `wait_s`; neither: nobody waits any more."""
+class ResendStep(NamedTuple):
+    """Step of a wake-up: lease it to be sent again, or look again in `wait_s`; neither ends the wait for an answer."""
 
-    wake: Unanswered
-    again: bool
+    wake: UnansweredWakeUp
+    resend: bool
     wait_s: float | None
 
 
-class Counts(NamedTuple):
-    """What the looks at an app's wake-ups told, over devices that pushes are known to reach."""
+class ReachCounts(NamedTuple):
+    """Answered and missed tries of an app's wake-ups, over devices that are known to be reachable."""
 
     first_answered: float = 0.0
     first_missed: float = 0.0
@@ -66,41 +70,44 @@ class Counts(NamedTuple):
     all_answered: float = 0.0
     all_missed: float = 0.0
 
-    def plus(self, other: Counts) -> Counts:
-        """Both together."""
-        return Counts(*(own + more for own, more in zip(self, other, strict=True)))
+    def plus(self, other: ReachCounts) -> ReachCounts:
+        """Return the sum of both."""
+        return ReachCounts(*(own + more for own, more in zip(self, other, strict=True)))
 
 
-class Due(NamedTuple):
-    """Wake-ups in the order of their times, the time of the last one, and the database's."""
+class UnansweredPage(NamedTuple):
+    """Wake-ups in the order of their deadlines, the last deadline, and the database's time."""
 
-    wakes: list[Unanswered]
+    wakes: list[UnansweredWakeUp]
     last: datetime | None
     now: datetime
 
 
-async def due(conn: Connection, limit: int, since: datetime = FIRST.at) -> Due:
-    """Lock up to `limit` wake-ups whose time to be answered is over, the oldest first, from a time on."""
-    rows = await conn.fetch(DUE, limit, FOREGROUND_S, REACH_HALF_LIFE_S, since)
-    wakes = [_unanswered(row) for row in rows if row["delivery_id"] is not None]
-    return Due(wakes, rows[-1]["answer_by"], rows[0]["now"])
+async def lock_unanswered(conn: Connection, limit: int, since: datetime = QUEUE_START.due_at) -> UnansweredPage:
+    """Lock up to `limit` wake-ups whose deadline to be answered has passed, the oldest first, from `since` on."""
+    rows = await conn.fetch(UNANSWERED, limit, FOREGROUND_S, REACH_HALF_LIFE_S, since)
+    wakes = [_wake_up(row) for row in rows if row["delivery_id"] is not None]
+    return UnansweredPage(wakes, rows[-1]["answer_by"], rows[0]["now"])
 
 
-async def settle(conn: Connection, lease_token: str, lease_s: float, steps: Sequence[Step]) -> None:
-    """Take the steps with what `due` locked in this transaction. A lease counts as an attempt, so a crash does too."""
+async def settle(conn: Connection, lease_token: str, lease_s: float, steps: Sequence[ResendStep]) -> None:
+    """Take a step with each wake-up that `lock_unanswered` locked in this transaction.
+
+    A lease counts as an attempt, so that one that crashes counts.
+    """
     await conn.execute(
-        """UPDATE deliveries d SET
+        f"""UPDATE deliveries d SET
                answer_by = syncbeat_now() + make_interval(secs => k.wait_s),
-               state = CASE WHEN k.again THEN 'IN_FLIGHT' ELSE d.state END,
-               attempts = d.attempts + k.again::int, resends = d.resends + k.again::int,
-               lease_token = CASE WHEN k.again THEN $5::uuid END,
-               lease_until = CASE WHEN k.again THEN syncbeat_now() + make_interval(secs => $6) END,
-               updated_at = CASE WHEN k.again THEN syncbeat_now() ELSE d.updated_at END
-           FROM unnest($1::text[], $2::uuid[], $3::bool[], $4::float8[]) AS k (app_id, delivery_id, again, wait_s)
+               state = CASE WHEN k.resend THEN {becomes(Event.RESEND)} ELSE d.state END,
+               attempts = d.attempts + k.resend::int, resends = d.resends + k.resend::int,
+               lease_token = CASE WHEN k.resend THEN $5::uuid END,
+               lease_until = CASE WHEN k.resend THEN syncbeat_now() + make_interval(secs => $6) END,
+               updated_at = CASE WHEN k.resend THEN syncbeat_now() ELSE d.updated_at END
+           FROM unnest($1::text[], $2::uuid[], $3::bool[], $4::float8[]) AS k (app_id, delivery_id, resend, wait_s)
            WHERE (d.app_id, d.delivery_id) = (k.app_id, k.delivery_id)""",
         [step.wake.app_id for step in steps],
         [step.wake.delivery_id for step in steps],
-        [step.again for step in steps],
+        [step.resend for step in steps],
         [step.wait_s for step in steps],
         lease_token,
         lease_s,
@@ -109,8 +116,8 @@ async def settle(conn: Connection, lease_token: str, lease_s: float, steps: Sequ
 
 async def count_devices(conn: Connection, counts: Mapping[tuple[str, str, str], tuple[float, float]]) -> None:
     """Add (answered, missed) wake-ups to the reach of each (app, user, device)."""
-    there = await lock_in_order(conn, *([device[column] for device in counts] for column in range(3)))
-    ordered = sorted(there)
+    known = await lock_in_order(conn, *([device[column] for device in counts] for column in range(3)))
+    ordered = sorted(known)
     await conn.execute(
         """UPDATE devices v SET
                reach_answered = v.reach_answered * syncbeat_decay(v.reach_at, $6) + own.answered,
@@ -125,8 +132,8 @@ async def count_devices(conn: Connection, counts: Mapping[tuple[str, str, str], 
     )
 
 
-async def count_apps(conn: Connection, counts: Mapping[str, Counts]) -> dict[str, AppReach]:
-    """Add to each app's counts; how its first tries stand now."""
+async def count_apps(conn: Connection, counts: Mapping[str, ReachCounts]) -> dict[str, AppReach]:
+    """Add to the counts of each app, and return how its first tries stand now."""
     ordered = sorted(counts)
     rows = await conn.fetch(
         """INSERT INTO app_reach AS r (app_id, first_answered, first_missed, second_answered, second_missed,
@@ -155,7 +162,7 @@ async def count_apps(conn: Connection, counts: Mapping[str, Counts]) -> dict[str
 
 
 async def mark_broken(conn: Connection, seconds: Mapping[str, float]) -> None:
-    """Say of each app that its pushes are not to be relied on for so many seconds from now; never takes time away."""
+    """Note that an app's pushes cannot be relied on for so many seconds from now. A longer time stays."""
     ordered = sorted(seconds)
     await conn.execute(
         """INSERT INTO app_reach AS r (app_id, broken_until)
@@ -167,8 +174,8 @@ async def mark_broken(conn: Connection, seconds: Mapping[str, float]) -> None:
     )
 
 
-def _unanswered(row: Row) -> Unanswered:
-    return Unanswered(
+def _wake_up(row: Row) -> UnansweredWakeUp:
+    return UnansweredWakeUp(
         app_id=row["app_id"],
         delivery_id=str(row["delivery_id"]),
         user_id=row["user_id"],

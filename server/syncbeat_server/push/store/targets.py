@@ -1,16 +1,16 @@
-"""SQL of the devices that notifications come to; what accepting does with them follows it in the same statement."""
+"""SQL of the devices that notifications target; accepting continues it in the same statement."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncbeat_server.push.model import NOW_S, Kind, NewNotification, Target
+from syncbeat_server.push.model import NOW_OR_NEVER_TTL_S, Kind, NewNotification, Target
 
 # Parts of a statement, in its order:
 #   call     the notifications, numbered in the order they came
 #   wanted   their targets
 #   member   their users, a scope's among them
-#   target   the devices these come to, each once a call and scope
+#   target   the devices that these users have, each once per call and scope
 TARGETED = """
 WITH call AS (
     SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::bool[], $6::smallint[],
@@ -48,7 +48,7 @@ WITH call AS (
 
 
 def columns(notifications: Sequence[NewNotification]) -> tuple[list[object], ...]:
-    """The arguments of `TARGETED`."""
+    """Return the arguments of `TARGETED`."""
     targets = [(index, target) for index, n in enumerate(notifications) for target in n.targets]
     return (
         *_call_columns(notifications),
@@ -67,18 +67,18 @@ def _call_columns(notifications: Sequence[NewNotification]) -> tuple[list[object
         [n.dedupe_window_s for n in notifications],
         [n.kind is Kind.SYNC for n in notifications],
         [int(n.lane) for n in notifications],
-        [n.ttl_s or NOW_S for n in notifications],
-        # What only wakes the app shows nothing that could be muted.
-        ["" if n.critical or (n.kind is Kind.SYNC and not n.alerts) else n.type for n in notifications],
+        [n.ttl_s or NOW_OR_NEVER_TTL_S for n in notifications],
+        # A silent wake-up shows nothing that could be muted.
+        ["" if n.critical or (n.kind is Kind.SYNC and not n.is_alert) else n.type for n in notifications],
         [n.collapse_key for n in notifications],
     )
 
 
 def _window_key(notification: NewNotification) -> str:
-    # By kind, or a message could be held off by a wake-up whose key happens to be the same, and an alert by one.
+    # With the kind, so that a wake-up does not suppress a message or an alert that happens to have the same key.
     if not notification.dedupe_key or notification.dedupe_window_s <= 0:
         return ""
-    return f"{'ALERT' if notification.alerts else notification.kind}:{notification.dedupe_key}"
+    return f"{'ALERT' if notification.is_alert else notification.kind}:{notification.dedupe_key}"
 
 
 def _target_columns(targets: Sequence[tuple[int, Target]]) -> tuple[list[object], ...]:

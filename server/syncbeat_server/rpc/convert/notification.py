@@ -10,7 +10,7 @@ import orjson
 
 from syncbeat.v1 import core_pb2
 from syncbeat_server.errors import FieldViolation
-from syncbeat_server.push.content.templates import Template, in_all_locales
+from syncbeat_server.push.content.templates import Template, render_all
 from syncbeat_server.push.links import action_fault, image_fault
 from syncbeat_server.push.model import Content
 
@@ -62,7 +62,7 @@ def content(
     versions = [shown]
     if shown.template and not template_faults:
         template = templates[shown.template]
-        versions = list(in_all_locales(shown, template))
+        versions = list(render_all(shown, template))
         texts = {locale: (one.title, one.body) for locale, one in zip(template.texts, versions, strict=True)}
         shown = replace(shown, texts=texts)
     faults += template_faults or _size_faults(versions, path)
@@ -96,7 +96,7 @@ def _link_faults(shown: Content, path: str) -> list[FieldViolation]:
     by_field = {"image_url": image_fault(shown.image_url), "click_action": action_fault(shown.click_action)}
     faults = [FieldViolation(f"{path}.{name}", fault) for name, fault in by_field.items() if fault is not None]
     # Where a platform has no field for them, they reach the app among its data.
-    sent_as_data = {"click_action": bool(shown.link), "badge": shown.badge_alone}
+    sent_as_data = {"click_action": bool(shown.link), "badge": shown.badge_only}
     return faults + [
         FieldViolation(f'{path}.data["{name}"]', "stands for the field of this name")
         for name, given in sent_as_data.items()

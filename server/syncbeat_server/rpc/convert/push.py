@@ -11,7 +11,7 @@ from syncbeat_server.errors import FieldViolation, InvalidRequest
 from syncbeat_server.push.accept import new_notification_id
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.push.model import (
-    Accepted,
+    Acceptance,
     Delivery,
     DeliveryFilter,
     DeliveryState,
@@ -41,7 +41,7 @@ def new_notification(
     faults: list[FieldViolation] = []
     due_at = _due_at(request, now, faults)
     shown = content(request.notification, "notification", templates, faults)
-    if not (shown.visible or shown.data or shown.badge_alone):
+    if not (shown.visible or shown.data or shown.badge_only):
         faults.append(FieldViolation("notification", "want a title, a body, a template, data or a badge"))
     ttl_s = seconds(request.ttl) if request.HasField("ttl") else _DEFAULT_TTL_S
     if 0.0 < ttl_s < 1.0:
@@ -68,7 +68,7 @@ def new_notification(
     )
 
 
-def accepted(answer: Accepted) -> pb.SendNotificationResponse:
+def accepted(answer: Acceptance) -> pb.SendNotificationResponse:
     """Return the answer to SendNotification."""
     return pb.SendNotificationResponse(
         notification_id=answer.notification_id,

@@ -158,7 +158,7 @@ def _trigger(given: core_pb2.SyncTrigger, templates: Mapping[str, Template], use
         raise AccessDenied("only a service may show a notification; a user's trigger is silent")
     if user_id is not None and given.exclude_user_id not in ("", user_id):
         raise AccessDenied("a user may leave out itself only")
-    default_window = _ALERT_WINDOW_S if shown.alerts else _SILENT_WINDOW_S
+    default_window = _ALERT_WINDOW_S if shown.is_alert else _SILENT_WINDOW_S
     window = seconds(given.dedupe_window) if given.HasField("dedupe_window") else default_window
     return Trigger(
         type=given.type,

@@ -1,7 +1,7 @@
-"""Access tokens for FCM: one cache, renewed beside the sends, well before the old one ends.
+"""Obtains access tokens for FCM: one cached token, renewed in the background well before it expires.
 
-They are fetched as the sends go, by the same library and over the same way out. google-auth would block a
-thread for minutes on an endpoint that hangs, and has ways of its own to proxies and certificates.
+They are fetched like the sends, by the same library and through the same proxy. google-auth would block a thread for
+minutes on an endpoint that hangs, and finds proxies and certificates in ways of its own.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from syncbeat_server.push.providers.proxies import proxy_for
 _log = logging.getLogger(__name__)
 
 _REFRESH_BEFORE_S = 300.0
-# For one try, with its answer: a delivery waits for it. Google's endpoint takes a fraction of a second.
+# For one request with its answer: a delivery waits for it. Google's endpoint takes a fraction of a second.
 _WAIT_S = 10.0
-# After the second failure in a row, and twice as long after each more: nobody asks meanwhile.
+# Pause after the second failure in a row, doubled after each further one.
 _FIRST_HOLD_S = 1.0
 _LONGEST_HOLD_S = 10.0
 _LONGEST_LIFE_S = 86_400.0  # Google's live for an hour
 _ASSERTION_LIFE_S = 3600  # the most that Google takes
 _GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523
 _SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
-# Wherever an account's token_uri leads, as google-auth has it.
+# The same wherever an account's token_uri leads, as in google-auth.
 _AUDIENCE = "https://oauth2.googleapis.com/token"
 
 
 class NoAccessToken(Exception):
-    """There is none: the token endpoint refuses, or does not answer. `held_s`: how long nobody will ask it again."""
+    """Raised if the token endpoint refuses, or does not answer. `held_s`: seconds until it is asked again."""
 
     def __init__(self, held_s: float) -> None:
         super().__init__("no access token for FCM")
@@ -46,21 +46,21 @@ class NoAccessToken(Exception):
 
 
 class _Refused(Exception):
-    """The token endpoint answered, and not with a token."""
+    """Raised if the token endpoint answered without a token."""
 
 
 class AccessTokens:
-    """The bearer token of one service account."""
+    """Holds the bearer token of one service account."""
 
     def __init__(self, account: Path | bytes, clock: Clock, *, proxy: str = "") -> None:
         """`account` is the JSON of a service account, or the file that holds it; for `proxy` see `proxy_for`.
 
         Raises:
-            ValueError: it is none, or NoProxy.
+            ValueError: it is no service account, or the proxy is none (NoProxy).
         """
         document = _document(read_file(account) if isinstance(account, Path) else account)
         self.token_uri = str(document.get("token_uri", ""))
-        self._certificate = credentials.Certificate(document)  # which also finds what is no key
+        self._certificate = credentials.Certificate(document)  # also rejects malformed keys
         self._private_key, self._key_id = str(document["private_key"]), str(document.get("private_key_id") or "")
         self._clock = clock
         self._proxy = proxy_for(self.token_uri, proxy)
@@ -71,14 +71,15 @@ class AccessTokens:
 
     @property
     def project_id(self) -> str:
-        """The Firebase project."""
+        """Name of the Firebase project."""
         return str(self._certificate.project_id)
 
     async def current(self, *, refused: str = "") -> str:
-        """A token that is still good. `refused`: one that FCM did not take, so it is not given again.
+        """Return a valid token; not `refused`, which FCM did not accept.
 
-        Near its end it is given while the next one is fetched. Who asks while there is none shares the fate of the one
-        who asked first: a token endpoint that is down is asked once, not once each.
+        A token near its end is still returned while the next one is fetched. Callers that come while there is none
+        share the result of the first one's request, so that a token endpoint that is down is asked once, not once by
+        each.
 
         Raises:
             NoAccessToken: there is none to be had now.
@@ -120,7 +121,7 @@ class AccessTokens:
             ) as session,
             session.post(self.token_uri, data=form, allow_redirects=False) as answer,
         ):
-            token, life_s = _told(answer.status, await answers.read(answer))
+            token, life_s = _token_of(answer.status, await answers.read(answer))
         self._token = token
         self._ends_at = asked_at + life_s
         self._renew_at = self._ends_at - min(_REFRESH_BEFORE_S, life_s / 2)
@@ -151,11 +152,11 @@ class AccessTokens:
         _log.warning("no new access token for FCM", extra={"error": repr(error)})
 
 
-def _told(status: int, text: bytes) -> tuple[str, float]:
-    """Return the token of an answer, and how many seconds it lives. Raises _Refused: there is none in it."""
+def _token_of(status: int, text: bytes) -> tuple[str, float]:
+    """Return the token of an answer, and the seconds for which it is valid. Raises _Refused if it holds none."""
     answer = answers.parse(text)
     token, life_s = answer.get("access_token"), answer.get("expires_in")
-    # It goes into a header: whatever else stands in it would be another one.
+    # It goes into a header, where a line break would begin another header.
     good = isinstance(token, str) and token.isascii() and token.isprintable() and token and " " not in token
     if status != 200 or not good or isinstance(life_s, bool) or not isinstance(life_s, int | float) or life_s <= 0:
         raise _Refused(f"{status} {str(answer.get('error', ''))[:100]}")
@@ -167,7 +168,7 @@ def _document(account: bytes) -> dict[str, object]:
         document = json.loads(account)
     except RecursionError:
         raise ValueError("nested too deep") from None
-    # The project stands in the address of each send; google-auth takes an account without one.
+    # The project is part of the URL of each send; google-auth accepts an account without one.
     if not isinstance(document, dict) or not isinstance(document.get("project_id"), str):
         raise ValueError("no object with a project_id")
     return document

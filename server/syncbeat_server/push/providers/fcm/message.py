@@ -1,7 +1,7 @@
-"""A delivery as an FCM v1 message, encoded and checked by firebase-admin's own encoder.
+"""Encodes deliveries as FCM v1 messages, with firebase-admin's own encoder and its checks.
 
-The encoder costs several times what the rest of a message costs, and most of a message is the same for all devices of
-a notification. So it encodes a form with marks in place of what differs, once, and the form is filled in for each.
+The encoder takes several times as long as the rest of a message, and most of a message is the same for all devices of a
+notification. So a form with marks in place of what differs is encoded once, and filled in for each device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 from firebase_admin import messaging
 
-from syncbeat_server.push.model import MOST_OTHER_SCOPES, ClaimedDelivery, Content, Kind, Lane
+from syncbeat_server.push.model import MAX_OTHER_SCOPES, ClaimedDelivery, Content, Kind, Lane
 from syncbeat_server.push.providers import Message
 
 _MAX_TTL_S = 2_419_200  # four weeks, FCM's own limit
@@ -26,7 +26,7 @@ _SYNC_COLLAPSE_KEY = "sync"
 _MAX_COLLAPSE_ID = 64
 _FORMS = 1_000
 _BARE = Content()
-_MOST_OTHERS_BYTES = 1_024
+_MAX_OTHERS_BYTES = 1_024
 _ALL_SCOPES = "*"
 
 # Unguessable, so that no content can hold one.
@@ -37,22 +37,23 @@ _SPLIT = re.compile(f"({_MARK}[tdaxeoqsr]{_MARK})")
 
 
 class Encoder:
-    """Encodes messages, and keeps the forms of the last thousand contents."""
+    """Encodes messages, and caches the forms of the last thousand contents."""
 
     def __init__(self) -> None:
         self._forms: OrderedDict[tuple[object, ...], list[str]] = OrderedDict()
 
     def encode(self, message: Message) -> bytes:
-        """The body of `messages:send`.
+        """Return the body of `messages:send`.
 
-        What shall replace each other on the screen has the same Android tag, apns-collapse-id and web tag: all messages
-        of one collapse key on a device, and without one what an ambiguous failure made two copies of a delivery.
+        Messages that are to replace each other on the screen have the same Android tag, apns-collapse-id and web tag:
+        all messages of one collapse key on a device; without a key, the two copies that an ambiguous failure may have
+        made.
 
         Raises:
             ValueError: the message breaks FCM's rules.
         """
         delivery = message.delivery
-        ttl_s = min(_MAX_TTL_S, delivery.kept_s)
+        ttl_s = min(_MAX_TTL_S, delivery.provider_ttl_s)
         values = {
             _TOKEN: delivery.registration_token,
             _DELIVERY: delivery.delivery_id,
@@ -72,7 +73,7 @@ class Encoder:
 
     def _form(self, message: Message) -> list[str]:
         delivery, content = message.delivery, message.content
-        # By content, not by notification: what is silent, or told in one locale, is the same for many.
+        # By content, not by notification: silent ones, and those rendered in one locale, are the same for many.
         others = bool(delivery.other_scopes)
         key = (delivery.kind, delivery.type, delivery.collapse_key, delivery.lane, others, orjson.dumps(content))
         form = self._forms.get(key)
@@ -86,7 +87,7 @@ class Encoder:
 
 
 def _form_text(delivery: ClaimedDelivery, content: Content) -> str:
-    # The SDK wants one target and deprecates the registration token, which FCM itself takes: a topic stands in for it.
+    # The SDK requires one target and deprecates the registration token, which FCM accepts: a topic stands in for it.
     message: dict[str, Any] = json.loads(str(_message(delivery, content)))
     del message["topic"]
     message["token"] = _TOKEN
@@ -118,18 +119,18 @@ def _data(delivery: ClaimedDelivery, content: Content) -> dict[str, str]:
         }
     if delivery.other_scopes:
         own["other_scopes"] = _OTHERS
-    # Where a platform has no field for it. An Android app takes its badge away, or opens a URL, by these.
+    # For platforms without a field for it: an Android app resets its badge, or opens a URL, by these.
     if content.link:
         own["click_action"] = content.link
-    if content.badge_alone:
+    if content.badge_only:
         own["badge"] = str(content.badge)
     return {**content.data, **own}
 
 
 def _other_scopes(delivery: ClaimedDelivery, content: Content) -> str:
-    """List the other scopes the device should look at: names as a JSON list, '*' where that has no room."""
+    """Return the names of the other scopes to look at as a JSON list, or '*' where there is no room for them."""
     names = orjson.dumps(delivery.other_scopes).decode()
-    fits = len(delivery.other_scopes) <= MOST_OTHER_SCOPES and len(orjson.dumps(names)) <= _MOST_OTHERS_BYTES
+    fits = len(delivery.other_scopes) <= MAX_OTHER_SCOPES and len(orjson.dumps(names)) <= _MAX_OTHERS_BYTES
     return names if fits and content == _BARE else _ALL_SCOPES
 
 
@@ -140,14 +141,14 @@ def _notification(content: Content) -> messaging.Notification:
 
 
 def _android(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> messaging.AndroidConfig:
-    # One for all wake-ups, which tell of each other's scopes: FCM keeps four of a device, and messages have theirs.
-    wakes = delivery.kind is Kind.SYNC and not content.alerts
-    collapse_key = delivery.collapse_key or (_SYNC_COLLAPSE_KEY if wakes else None)
+    # One key for all wake-ups, which name each other's scopes: FCM stores only four per device, and messages need some.
+    silent = delivery.kind is Kind.SYNC and not content.is_alert
+    collapse_key = delivery.collapse_key or (_SYNC_COLLAPSE_KEY if silent else None)
     notification = messaging.AndroidNotification(
         tag=delivery.collapse_key or _DELIVERY,
         sound=content.sound or None,
         default_sound=None if content.sound else True,
-        # An intent. For one that the app does not have nothing opens at all, and it has none that is called as a URL.
+        # An intent. If the app does not have it, nothing opens at all, and it has none with the name of a URL.
         click_action=None if content.link else content.click_action or None,
         channel_id=content.channel_id or None,
         notification_count=content.badge or None,  # 0 means "one more" to FCM
@@ -155,14 +156,14 @@ def _android(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> mes
     return messaging.AndroidConfig(
         collapse_key=collapse_key,
         priority="high" if delivery.lane is Lane.HIGH else "normal",
-        ttl=timedelta(),  # the encoder takes no mark for a duration: it is put in afterwards
+        ttl=timedelta(),  # the encoder accepts no mark as a duration: it is put in afterwards
         notification=notification if shown else None,
     )
 
 
 def _apns(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> messaging.APNSConfig:
-    # What APNs calls an alert is shown, heard, or changes the badge; iOS may drop what is called background.
-    alert = shown or content.badge_alone
+    # An "alert" of APNs is shown, heard, or changes the badge; iOS may drop "background" ones.
+    alert = shown or content.badge_only
     headers = {
         "apns-collapse-id": _collapse_id(delivery.collapse_key) if delivery.collapse_key else _DELIVERY,
         "apns-expiration": _EXPIRY,
@@ -185,7 +186,7 @@ def _webpush(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> mes
     headers = {"TTL": _TTL, "Urgency": "high" if delivery.lane is Lane.HIGH else "normal"}
     if delivery.collapse_key:
         headers["Topic"] = _topic(delivery.collapse_key)
-    link = content.link if content.link.startswith("https://") else None  # of other schemes FCM takes none
+    link = content.link if content.link.startswith("https://") else None  # FCM accepts no other schemes
     return messaging.WebpushConfig(
         headers=headers,
         notification=messaging.WebpushNotification(tag=delivery.collapse_key or _DELIVERY) if shown else None,
@@ -194,11 +195,11 @@ def _webpush(delivery: ClaimedDelivery, content: Content, *, shown: bool) -> mes
 
 
 def _collapse_id(key: str) -> str:
-    # A header, of 64 bytes at most (Apple, "Sending notification requests to APNs"): what fits is as it was given.
+    # A header of at most 64 bytes (Apple, "Sending notification requests to APNs"): a key that fits stays as it is.
     plain = len(key) <= _MAX_COLLAPSE_ID and key.isascii() and key.isprintable()
     return key if plain else hashlib.sha256(key.encode()).hexdigest()
 
 
 def _topic(key: str) -> str:
-    # RFC 8030, 5.4: at most 32 characters of base64url, whatever the key has: 24 bytes of a digest.
+    # RFC 8030, 5.4: at most 32 characters of base64url, so 24 bytes of a digest.
     return base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest()[:24]).decode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -64,7 +63,7 @@ from syncbeat_server.sync.store import (
     scopes,
     tombstones,
 )
-from tests import claimed
+from tests.rpc.claimed_rows import CLAIMED, IDS
 from tests.rpc.conftest import Server
 from tests.rpc.isolation import PHONE, TOKEN, at, people
 
@@ -85,20 +84,6 @@ EVER = datetime(2000, 1, 1, tzinfo=UTC)
 WINDOW = ("default", "bob", "bobs phone", "ALERT:k", "bobs")
 SIGNAL = signal_after_change(initial_signal(0.0), DEFAULT_PRIOR, 60.0)
 ONCE = scopes.Commits(1, 0)
-IDS = [str(uuid.uuid4()) for _ in range(3)]
-CLAIMED = replace(
-    claimed.MESSAGE,
-    delivery_id=IDS[0],
-    lease_token=IDS[1],
-    notification_id=IDS[2],
-    user_id="bob",
-    device_id="bobs phone",
-    registration_token=TOKEN,
-    token_registered_at=datetime(2100, 1, 1, tzinfo=UTC),
-    kind=Kind.SYNC,
-    scope="bobs",
-    sequence=1,
-)
 NOTIFICATION = NewNotification(
     "default", IDS[2], Kind.MESSAGE, "user:bob", Content(title="t"), (Target(user_id="bob"), Target(scope="bobs"))
 )

@@ -107,7 +107,7 @@ async def test_a_server_under_overload_sheds_and_serves_the_others_in_time(
 def admission(in_flight: int, overload: float = 0.0, draw: float = 0.5) -> tuple[Admission, list[str]]:
     shed: list[str] = []
     made = Admission(100, lambda: overload, lambda: 7.0, lambda: draw, shed.append)
-    made.in_flight = in_flight
+    made.counts.in_flight = in_flight
     return made, shed
 
 
@@ -131,7 +131,7 @@ def test_the_cheaper_it_is_to_wait_the_earlier_a_call_is_shed(
         full.check(criticality, principal)
     assert raised.value.retry_after_s == 7.75
     assert shed == [Criticality.SERVICE if principal is SERVICE else criticality]
-    assert full.shed_count == 1
+    assert full.counts.shed == 1
 
 
 def test_operators_are_never_shed() -> None:

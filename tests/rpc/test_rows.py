@@ -146,7 +146,7 @@ async def test_each_call_of_a_row_is_its_own_and_is_counted_once(
         for caller in known.values():
             await caller(poll())
         here.hold()
-        handled, started = here.handled(), here.admission.started_count
+        handled, started = here.handled(), here.admission.counts.started
 
         calls: list[tuple[Caller, sync_service_pb2.GetHintRequest, tuple[str, str]]] = []
         for user, other in zip(WARM, COLD, strict=True):
@@ -171,7 +171,7 @@ async def test_each_call_of_a_row_is_its_own_and_is_counted_once(
         assert here.handled() - handled == Counter(
             OK=12, UNAUTHENTICATED=3, PERMISSION_DENIED=3, INVALID_ARGUMENT=3, CANCELLED=3
         )
-        assert (here.admission.in_flight, here.admission.started_count - started) == (0, len(calls))
+        assert (here.admission.counts.in_flight, here.admission.counts.started - started) == (0, len(calls))
 
 
 async def test_a_row_of_calls_that_wait_for_nobody_is_never_too_many(
@@ -191,7 +191,7 @@ async def test_a_row_of_calls_that_wait_for_nobody_is_never_too_many(
         row = [asyncio.ensure_future(told(caller(poll()))) for caller in (*strangers, ann)]
         await here.serve(11)
         assert Counter(name for name, _ in await asyncio.gather(*row)) == {"bob": 3, "OVERLOADED": 8}
-        assert (here.admission.in_flight, here.admission.shed_count) == (0, 8)
+        assert (here.admission.counts.in_flight, here.admission.counts.shed) == (0, 8)
 
 
 async def test_the_time_in_a_row_is_of_the_time_that_a_call_has(
@@ -211,7 +211,7 @@ async def test_the_time_in_a_row_is_of_the_time_that_a_call_has(
             assert (await call)[0] == "DEADLINE_EXCEEDED"
             assert asyncio.get_running_loop().time() - served < 9.0
         await conn.close()
-        assert here.admission.in_flight == 0
+        assert here.admission.counts.in_flight == 0
 
 
 async def test_a_row_is_served_though_the_server_is_told_to_end(
@@ -228,7 +228,7 @@ async def test_a_row_is_served_though_the_server_is_told_to_end(
         await wait_until(here.refuses_calls)
         await here.serve(3)
         assert [one for one, _ in await asyncio.gather(*row)] == ["ann", "ann", "ACCESS_DENIED"]
-    assert here.admission.in_flight == 0
+    assert here.admission.counts.in_flight == 0
 
 
 async def test_a_stream_counts_until_it_is_let_in(
@@ -236,11 +236,11 @@ async def test_a_stream_counts_until_it_is_let_in(
 ) -> None:
     async with house(monkeypatch, database_urls, redis_url) as here:
         await here.settle_in("ann")
-        started = here.admission.started_count
+        started = here.admission.counts.started
         stream = here.server.user("ann").watch(device_id="phone")
         await stream.opened()
-        assert (here.admission.in_flight, here.admission.started_count - started) == (0, 1)
+        assert (here.admission.counts.in_flight, here.admission.counts.started - started) == (0, 1)
         with pytest.raises(grpc.aio.AioRpcError):
             await here.server.bearer("bad").watch(device_id="phone").opened()
         stream.call.cancel()
-        assert (here.admission.in_flight, here.admission.started_count - started) == (0, 2)
+        assert (here.admission.counts.in_flight, here.admission.counts.started - started) == (0, 2)

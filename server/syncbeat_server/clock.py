@@ -1,4 +1,4 @@
-"""The only source of time. Tests pass a fake that they move by hand."""
+"""Provides time to the whole service. Tests pass a fake clock that they move by hand."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall time, elapsed time and waiting."""
+    """Clock for wall time, elapsed time and waiting."""
 
     def now(self) -> datetime:
-        """The present moment, time-zone aware, in UTC."""
+        """Return the present time, time-zone aware, in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since an arbitrary start; never goes back."""
+        """Return the seconds since an arbitrary start; never decreases."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Return after `seconds`."""
+        """Wait for `seconds`."""
         ...
 
 
 class SystemClock:
-    """The clock of the machine."""
+    """Clock of the machine."""
 
     def now(self) -> datetime:
-        """The present moment in UTC."""
+        """Return the present time in UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Seconds of the system's monotonic clock."""
+        """Return the seconds of the system's monotonic clock."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Return after `seconds`."""
+        """Wait for `seconds`."""
         await asyncio.sleep(seconds)

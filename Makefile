@@ -35,6 +35,7 @@ lint: setup ## style, types, import contracts, house rules, protos, freshness of
 	@echo "lint: mypy" && $(BIN)/mypy --no-error-summary
 	@echo "lint: import contracts" && $(BIN)/lint-imports > .venv/.lint-imports.txt 2>&1 || { cat .venv/.lint-imports.txt; exit 1; }
 	@echo "lint: house rules" && $(BIN)/python tools/check_house.py
+	@echo "lint: table owners" && $(BIN)/python -m tools.check_tables
 	@echo "lint: protos" && sh protos/gen.sh lint && sh protos/gen.sh breaking
 	@echo "lint: generated code is fresh" && sh tools/check_drift.sh
 	@echo "lint: Dockerfile" && $(BIN)/hadolint Dockerfile

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_server.app.app_configuration import Apps
+from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.settings.load import load_settings
@@ -86,7 +86,7 @@ def test_apps_file_holds_templates(tmp_path: Path) -> None:
     settings = load_settings({"SYNCBEAT_APPS_FILE": str(path)}, env_file=None)
     assert settings.all_apps()["default"].templates["note"]["default"].title == "{who}"
     with pytest.raises(ConfigurationError, match="app 'other', template 'x': want a text for the locale 'default'"):
-        Apps(settings, SystemClock())
+        AppConfiguration(settings, SystemClock())
     path.write_text('[apps.default]\nfcm_base_url = "https://example.org"\n')
     with pytest.raises(ConfigurationError, match="is described by the environment"):
         load_settings({"SYNCBEAT_APPS_FILE": str(path)}, env_file=None)

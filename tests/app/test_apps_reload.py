@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_server.app.app_configuration import Apps
+from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.ops.settings.load import load_settings
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.file_damage import NOT_APPS, put, remove
@@ -29,7 +29,7 @@ class Running:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.clock = FakeClock()
-        self.apps = Apps(load_settings({"SYNCBEAT_APPS_FILE": str(file)}, env_file=None), self.clock)
+        self.apps = AppConfiguration(load_settings({"SYNCBEAT_APPS_FILE": str(file)}, env_file=None), self.clock)
 
     async def look(self, times: int = 1) -> None:
         """Let it look at the files."""
@@ -213,16 +213,16 @@ async def test_credentials_gone_since_they_were_read_are_announced(file: Path, t
     async with running(file) as at:
         changes: list[bool] = []
         at.apps.on_change(lambda: changes.append(True))
-        at.apps.read_account(account)
+        at.apps.read_credentials(account)
         remove(account)
         await at.look()
         assert changes == [True]
         # While the change is followed the file is back; before the next look it is gone again, as that saw it before.
         put(account, "{}")
-        at.apps.read_account(account)
+        at.apps.read_credentials(account)
         remove(account)
         await at.look()
         assert changes == [True, True]
-        at.apps.read_account(account)
+        at.apps.read_credentials(account)
         await at.look(2)
         assert changes == [True, True], "what is in use is not told"

@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.app import Stores
-from syncbeat_server.app.process import Process, opened
+from syncbeat_server.app.process import Process, open_process
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.load import load_settings
@@ -48,7 +48,7 @@ async def others_urls(
 async def process(urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Process]:
     """Return what a process of the database's deployment has open."""
     settings = load_settings({"SYNCBEAT_DATABASE_POOL_SIZE": "2"}, env_file=None)
-    async with opened(settings, Stores(urls.app_url, redis_url), ShutdownBudget(1.0)) as one:
+    async with open_process(settings, Stores(urls.app_url, redis_url), ShutdownBudget(1.0)) as one:
         yield one
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncbeat_server.app.authentication import known_callers
+from syncbeat_server.app.authentication import configured_credentials
 from syncbeat_server.auth.tokens.issuer_presets import ISSUER_PRESETS
 from syncbeat_server.auth.tokens.keys import find_key
 from syncbeat_server.auth.tokens.verify import parse_token, verify_token
@@ -32,7 +32,7 @@ def subject_of(preset: Preset, folder: Path, changes: Any, **more: str) -> str:
     if preset.name == "supabase":
         variables["JWT_SECRETS"] = f"legacy={SECRET}"
     settings = load_settings({f"SYNCBEAT_{name}": value for name, value in variables.items()}, None)
-    known = known_callers(settings, FakeClock())
+    known = configured_credentials(settings, FakeClock())
     unverified = parse_token(preset.token(changes))
     header = unverified.header
     row = find_key(known.keys, unverified.issuer, header.kid, header.algorithm)
@@ -74,7 +74,7 @@ def test_preset_refuses_tokens_of_other_issuers(preset: Preset, other: Preset, t
 @each_preset
 def test_preset_knows_the_jwks_url(preset: Preset) -> None:
     variables = {f"SYNCBEAT_{name}": value for name, value in {**preset.settings, "JWT_PROFILE": preset.name}.items()}
-    known = known_callers(load_settings(variables, None), FakeClock())
+    known = configured_credentials(load_settings(variables, None), FakeClock())
     assert [store._url for store in known.jwks.values()] == ([preset.keys_at] if preset.keys_at else [])
 
 
@@ -87,7 +87,7 @@ def test_preset_asks_for_its_missing_settings(preset: Preset) -> None:
             continue
         settings = load_settings({f"SYNCBEAT_{name}": value for name, value in variables.items()}, None)
         with pytest.raises(ConfigurationError, match=left_out):
-            known_callers(settings, FakeClock())
+            configured_credentials(settings, FakeClock())
 
 
 def test_preset_accepts_any_client_when_told_to(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_preset_is_overridden_by_explicit_settings(tmp_path: Path) -> None:
 
 def test_preset_that_does_not_exist_is_refused_by_name() -> None:
     with pytest.raises(ConfigurationError, match=r"SYNCBEAT_JWT_PROFILE: want one of auth0, clerk, .* supabase"):
-        known_callers(load_settings({"SYNCBEAT_JWT_PROFILE": "okta"}, None), FakeClock())
+        configured_credentials(load_settings({"SYNCBEAT_JWT_PROFILE": "okta"}, None), FakeClock())
 
 
 def test_preset_table_in_docs_matches_these_tokens() -> None:

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from syncbeat_server.http import operator_endpoint
-from syncbeat_server.http.operator_endpoint import serving_http
+from syncbeat_server.http.operator_endpoint import serve_http
 from tests.support.fake_clock import ahead, wait_until
 from tests.support.ports import free_port
 
@@ -30,7 +30,7 @@ async def port() -> AsyncIterator[int]:
         return True
 
     free = free_port()
-    async with serving_http(f"127.0.0.1:{free}", registry, ready, b"{}", share_port=False):
+    async with serve_http(f"127.0.0.1:{free}", registry, ready, b"{}", share_port=False):
         yield free
 
 

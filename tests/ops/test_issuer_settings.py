@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from syncbeat_server.app import find_config_faults
-from syncbeat_server.app.authentication import known_callers
+from syncbeat_server.app.authentication import configured_credentials
 from syncbeat_server.auth.service import Credentials
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.settings.load import load_settings
@@ -40,7 +40,7 @@ async def refused(**variables: str) -> str:
     """Return the objection of a start to these settings, which `check-config` has too."""
     settings = load_settings({f"SYNCBEAT_{name}": value for name, value in variables.items()}, None)
     with pytest.raises(ConfigurationError) as raised:
-        known_callers(settings, FakeClock())
+        configured_credentials(settings, FakeClock())
     assert raised.value.message in await find_config_faults(settings, None)
     return raised.value.message
 
@@ -48,7 +48,7 @@ async def refused(**variables: str) -> str:
 async def accepted(**variables: str) -> Credentials:
     settings = load_settings({f"SYNCBEAT_{name}": value for name, value in variables.items()}, None)
     assert await find_config_faults(settings, None) == []
-    return known_callers(settings, FakeClock())
+    return configured_credentials(settings, FakeClock())
 
 
 def service(methods: str = "*", apps: str = "*") -> str:

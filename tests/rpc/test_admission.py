@@ -109,7 +109,7 @@ async def test_load_shedding_under_overload_keeps_served_calls_in_time(
 def admission(in_flight: int, overload: float = 0.0, draw: float = 0.5) -> tuple[Admission, list[str]]:
     shed: list[str] = []
     made = Admission(100, lambda: overload, lambda: 7.0, lambda: draw, shed.append)
-    made.in_flight = in_flight
+    made.counts.in_flight = in_flight
     return made, shed
 
 
@@ -133,7 +133,7 @@ def test_load_shedding_order_is_by_cost_of_waiting(
         full.check(criticality, principal)
     assert raised.value.retry_after_s == 7.75
     assert shed == [Criticality.SERVICE if principal is SERVICE else criticality]
-    assert full.shed_count == 1
+    assert full.counts.shed == 1
 
 
 def test_load_shedding_spares_operators() -> None:

@@ -148,7 +148,7 @@ async def test_request_batching_keeps_calls_apart_and_counts_each_once(
         for caller in known.values():
             await caller(poll())
         here.hold()
-        handled, started = here.handled(), here.admission.started_count
+        handled, started = here.handled(), here.admission.counts.started
 
         calls: list[tuple[Caller, sync_service_pb2.GetHintRequest, tuple[str, str]]] = []
         for user, other in zip(WARM, COLD, strict=True):
@@ -173,7 +173,7 @@ async def test_request_batching_keeps_calls_apart_and_counts_each_once(
         assert here.handled() - handled == Counter(
             OK=12, UNAUTHENTICATED=3, PERMISSION_DENIED=3, INVALID_ARGUMENT=3, CANCELLED=3
         )
-        assert (here.admission.in_flight, here.admission.started_count - started) == (0, len(calls))
+        assert (here.admission.counts.in_flight, here.admission.counts.started - started) == (0, len(calls))
 
 
 async def test_request_batching_is_not_limited_by_admission(
@@ -193,7 +193,7 @@ async def test_request_batching_is_not_limited_by_admission(
         row = [asyncio.ensure_future(told(caller(poll()))) for caller in (*strangers, ann)]
         await here.serve(11)
         assert Counter(name for name, _ in await asyncio.gather(*row)) == {"bob": 3, "OVERLOADED": 8}
-        assert (here.admission.in_flight, here.admission.shed_count) == (0, 8)
+        assert (here.admission.counts.in_flight, here.admission.counts.shed) == (0, 8)
 
 
 async def test_request_batching_time_counts_against_the_deadline(
@@ -213,7 +213,7 @@ async def test_request_batching_time_counts_against_the_deadline(
             assert (await call)[0] == "DEADLINE_EXCEEDED"
             assert asyncio.get_running_loop().time() - served < 9.0
         await conn.close()
-        assert here.admission.in_flight == 0
+        assert here.admission.counts.in_flight == 0
 
 
 async def test_request_batching_serves_during_shutdown(
@@ -230,7 +230,7 @@ async def test_request_batching_serves_during_shutdown(
         await wait_until(here.refuses_calls)
         await here.serve(3)
         assert [one for one, _ in await asyncio.gather(*row)] == ["ann", "ann", "ACCESS_DENIED"]
-    assert here.admission.in_flight == 0
+    assert here.admission.counts.in_flight == 0
 
 
 async def test_request_batching_admission_counts_an_opening_stream(
@@ -238,11 +238,11 @@ async def test_request_batching_admission_counts_an_opening_stream(
 ) -> None:
     async with held_server(monkeypatch, database_urls, redis_url) as here:
         await here.settle_in("ann")
-        started = here.admission.started_count
+        started = here.admission.counts.started
         stream = here.server.user("ann").watch(device_id="phone")
         await stream.opened()
-        assert (here.admission.in_flight, here.admission.started_count - started) == (0, 1)
+        assert (here.admission.counts.in_flight, here.admission.counts.started - started) == (0, 1)
         with pytest.raises(grpc.aio.AioRpcError):
             await here.server.bearer("bad").watch(device_id="phone").opened()
         stream.call.cancel()
-        assert (here.admission.in_flight, here.admission.started_count - started) == (0, 2)
+        assert (here.admission.counts.in_flight, here.admission.counts.started - started) == (0, 2)

@@ -1,4 +1,4 @@
-"""The composition root: opens the stores, wires the features, serves until told to stop, drains, closes."""
+"""Composition root: opens the stores, wires the features, serves until told to stop, drains, closes."""
 
 from syncbeat_server.app.config_check import find_config_faults
 from syncbeat_server.app.process import Stores

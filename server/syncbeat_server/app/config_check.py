@@ -1,9 +1,9 @@
-"""What would keep a configuration from serving."""
+"""Checks a configuration as a start would, and the stores it names."""
 
 from __future__ import annotations
 
-from syncbeat_server.app.app_configuration import Apps
-from syncbeat_server.app.authentication import known_callers, session_rows
+from syncbeat_server.app.app_configuration import AppConfiguration
+from syncbeat_server.app.authentication import configured_credentials, session_rows
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.push import providers
 from syncbeat_server.app.token_issuers import configured_issuers
@@ -18,10 +18,10 @@ from syncbeat_server.storage.redis.capability_check import describe_refusals
 
 
 async def find_config_faults(settings: Settings, stores: Stores | None) -> list[str]:
-    """What would keep this configuration from serving, or make it unsafe; empty when it is good."""
+    """Return the faults that would keep this configuration from serving, or make it unsafe; empty when it is good."""
     found = []
     try:
-        Apps(settings, SystemClock())
+        AppConfiguration(settings, SystemClock())
     except ConfigurationError as error:
         found.append(error.message)
     for name, app in settings.all_apps().items():
@@ -33,7 +33,7 @@ async def find_config_faults(settings: Settings, stores: Stores | None) -> list[
         except ConfigurationError as error:
             found.append(error.message)
     try:
-        known_callers(settings, SystemClock())
+        configured_credentials(settings, SystemClock())
     except ConfigurationError as error:
         found += [error.message] if error.message not in found else []
     if stores is not None:

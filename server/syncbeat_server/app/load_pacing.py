@@ -1,4 +1,4 @@
-"""Wires the pacing of hints and the shedding of calls: each measures what the other needs."""
+"""Wires the pacing of hints and the shedding of calls, each of which measures for the other."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ if TYPE_CHECKING:
     from syncbeat_server.rpc.admission import Admission
 
 
-def pacing(process: Process) -> tuple[LoadPacer, Admission]:
-    """What moves the hints of this process to moments, and what lets its calls in."""
-    from syncbeat_server.rpc.admission import Admission  # with gRPC, which only processes that serve RPCs load
+def wire_load_pacing(process: Process) -> tuple[LoadPacer, Admission]:
+    """Create the pacer of this process's hints and the admission of its calls, which share the counts of calls."""
+    from syncbeat_server.rpc.admission import Admission, CallCounts  # with gRPC, which only processes with RPCs load
 
-    settings, hub, database = process.settings, process.hub, process.database
+    settings, hub, database, counts = process.settings, process.hub, process.database, CallCounts()
 
     def figures() -> LoadFigures:
-        return LoadFigures(
-            admission.started_count, admission.shed_count, hub.opened, admission.in_flight, database.waiting
-        )
+        return LoadFigures(counts.started, counts.shed, hub.opened, counts.in_flight, database.waiting)
 
     limits = LoadLimits(settings.capacity_rps, settings.max_in_flight, settings.database_pool_size)
     pacer = LoadPacer(process.bus, process.clock, limits, figures, process.metrics.sync)
@@ -32,5 +30,6 @@ def pacing(process: Process) -> tuple[LoadPacer, Admission]:
         pacer.retry_delay_s,
         random.random,
         process.metrics.rpc.call_shed,
+        counts,
     )
     return pacer, admission

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from syncbeat_server.app.app_configuration import AccountFile
-from syncbeat_server.app.process import Process, running
+from syncbeat_server.app.app_configuration import CredentialsFile
+from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.tuning import nightly_fit
 from syncbeat_server.auth.erase import OLD_ROWS as OLD_SESSIONS
 from syncbeat_server.clock import Clock
@@ -77,12 +77,12 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
         pruning = TombstonePruner(process.database, settings.keep_tombstones_days, process.clock)
         retention = retention_of(process)
         background = [channels.run(), nightly_fit(process).run(), pruning.run(), retention.run(), *listening]
-        async with running([worker.run(), *background]):
+        async with run_in_background([worker.run(), *background]):
             try:
                 yield worker
             finally:
                 retention.stop()
-                await worker.drain(process.ending.remaining_s())
+                await worker.drain(process.shutdown.remaining_s())
     finally:
         await channels.close()
 
@@ -159,7 +159,7 @@ class _Channels:
             if known.templates != before:
                 await warn_of_unfit_templates(self._process.database, app_id, known.templates)
         path = app.fcm_credentials
-        file = None if path is None else await asyncio.to_thread(self._process.apps.read_account, path)
+        file = None if path is None else await asyncio.to_thread(self._process.apps.read_credentials, path)
         account = None if file is None else _content(file)
         made_of = (app.fcm_base_url, app.webhook_url, app.webhook_token, app.webhook_private, file)
         if known is not None and made_of == self._made_of[app_id]:
@@ -184,7 +184,7 @@ class _Channels:
         self._retired += [channel.provider] if channel.fallback is None else [channel.provider, channel.fallback]
 
 
-def _content(file: AccountFile) -> bytes:
+def _content(file: CredentialsFile) -> bytes:
     if isinstance(file.held, str):
         raise ConfigurationError(f"SYNCBEAT_FCM_CREDENTIALS: {file.held}")
     return file.held
@@ -212,7 +212,7 @@ def _providers(
 ) -> tuple[Provider, Provider | None, str]:
     path = app.fcm_credentials
     if path is not None and account is None:
-        account = _content(AccountFile.read(path))
+        account = _content(CredentialsFile.read(path))
     tokens = None if path is None else _access_tokens(account or b"", clock, proxy)
     rule = HttpRule(settings.delivery_in_flight, settings.delivery_timeout_s, proxy)
     webhook = None

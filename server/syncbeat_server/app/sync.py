@@ -1,4 +1,4 @@
-"""Wires the sync feature of a process that serves RPCs: hints, streams, publishes, and what runs beside them."""
+"""Wires the sync feature of a process that serves RPCs: hints, streams, publishes, and their background tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from syncbeat_server.app.change_notifier import Front, Tellers
+from syncbeat_server.app.change_notifier import ClusterNotifier, RpcCaches
 from syncbeat_server.app.process import Process
 from syncbeat_server.app.tuning import hint_tuner
 from syncbeat_server.directory.presence import PresenceKeeper
@@ -28,8 +28,8 @@ from syncbeat_server.sync.streams.stream_context import StreamContext
 
 
 @dataclass(frozen=True)
-class Syncing:
-    """The sync feature of one process. `tasks` run as long as it serves; `cursors` are to be flushed after."""
+class SyncFeature:
+    """Sync feature of one process. `tasks` run as long as it serves; `cursors` must be flushed afterwards."""
 
     service: SyncService
     streams: HintStreams
@@ -39,11 +39,11 @@ class Syncing:
     tasks: Sequence[Coroutine[Any, Any, None]]
 
 
-def syncing(process: Process, front: Front, tell: Tellers, pacer: LoadPacer) -> Syncing:
-    """Wire it."""
+def wire_sync(process: Process, caches: RpcCaches, notifier: ClusterNotifier, pacer: LoadPacer) -> SyncFeature:
+    """Create the sync feature of a process that serves RPCs."""
     clock, database, hub = process.clock, process.database, process.hub
     reader, cursors = FeedReader(database), CursorRecorder(database, clock)
-    writers = WriterPresence(database, clock, tell.scope_changed)
+    writers = WriterPresence(database, clock, notifier.scope_changed)
     keeper = PresenceKeeper(process.presence, hub.live_devices, clock)
     tuner = hint_tuner(process)
     recorders = Recorders(cursors, tuner.recorder)
@@ -51,22 +51,21 @@ def syncing(process: Process, front: Front, tell: Tellers, pacer: LoadPacer) -> 
     def listening() -> bool:
         return process.bus.listening
 
-    def restored() -> None:
-        front.callers.invalidate_app()
-        front.views.invalidate_all()
+    def on_restore() -> None:
+        caches.invalidate_all()
         cursors.clear()
         hub.invalidate_all(restored=True)
 
     context = StreamContext(hub, reader, clock, tuner.tuning, pacer.reconnect_delay_s)
-    hints = HintBuilder(ViewReader(database, front.views), recorders, pacer, tuner.tuning, hub.is_live, clock)
+    hints = HintBuilder(ViewReader(database, caches.views), recorders, pacer, tuner.tuning, hub.is_live, clock)
     sweep = HeadSweep(database, hub, clock, listening)
-    view_sweep = ViewSweep(database, front.views, clock, list(process.settings.all_apps()))
-    restore_sweep = RestoreSweep(database, clock, restored)
-    return Syncing(
-        service=SyncService(database, reader, hints, writers, tell),
+    view_sweep = ViewSweep(database, caches.views, clock, list(process.settings.all_apps()))
+    restore_sweep = RestoreSweep(database, clock, on_restore)
+    return SyncFeature(
+        service=SyncService(database, reader, hints, writers, notifier),
         streams=HintStreams(context, recorders, writers, keeper.streams_changed),
         firehose=Firehose(context, database, listening),
-        publisher=Publisher(database, clock, tuner.tuning, tell, tuner.recorder, process.worker_processes.run),
+        publisher=Publisher(database, clock, tuner.tuning, notifier, tuner.recorder, process.worker_processes.run),
         cursors=cursors,
         tasks=[
             *(cursors.run(), writers.run(), keeper.run(), keeper.run_refresh()),

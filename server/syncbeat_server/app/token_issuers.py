@@ -1,4 +1,4 @@
-"""Reads the issuers of access tokens and their keys from the settings and the profiles of known issuers."""
+"""Combines the settings of issuers with the presets of known kinds of issuers, and reads their keys."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _ANY_CLIENT = "*"
 
 @dataclass(frozen=True)
 class ConfiguredIssuer:
-    """An issuer, its keys that stand in the settings, and where it publishes others.
+    """Issuer with the keys in the settings, and the URL at which it publishes others.
 
     Attributes:
-        jwks_url: Where its keys are; empty: nowhere.
-        left_out: What is wrong with the keys of its file that are not used.
+        jwks_url: The URL of its published keys; empty if it has none.
+        unused: The faults of those keys of its file that are not used.
     """
 
     issuer: Issuer
     rows: tuple[KeyRow, ...]
     jwks_url: str
-    left_out: tuple[str, ...]
+    unused: tuple[str, ...]
 
 
 def configured_issuers(app_id: str, app: AppSettings) -> list[ConfiguredIssuer]:
-    """The issuers of an app's tokens, the first one first.
+    """Return the issuers of an app's tokens, the first one first.
 
     Raises:
         ConfigurationError: a setting does not go with the kind of issuer, or a key cannot be used.
@@ -46,22 +46,22 @@ def configured_issuers(app_id: str, app: AppSettings) -> list[ConfiguredIssuer]:
 
 
 def key_rows(app_id: str, app: AppSettings) -> list[KeyRow]:
-    """The keys in the settings that sign the access tokens of one app's users. Raises as `configured_issuers`."""
+    """Return the keys in the settings that sign the tokens of an app's users. Raises as `configured_issuers`."""
     return [row for one in configured_issuers(app_id, app) for row in one.rows]
 
 
-def tell_left_out(issuers: Iterable[ConfiguredIssuer]) -> None:
-    """Log which keys of files are not used."""
+def log_unused_keys(issuers: Iterable[ConfiguredIssuer]) -> None:
+    """Log the keys of files that are not used."""
     for one in issuers:
-        for fault in one.left_out:
+        for fault in one.unused:
             _log.warning("a key of an issuer is not used", extra={"issuer": one.issuer.name, "fault": fault})
 
 
 def _configured(app_id: str, given: IssuerSettings) -> ConfiguredIssuer:
     issuer = issuer_of(app_id, given)
     jwks_url = given.jwks_url or _usual_keys(given, ISSUER_PRESETS[given.jwt_profile])
-    rows, left_out = _rows(given, issuer, jwks_url)
-    return ConfiguredIssuer(issuer, tuple(rows), jwks_url, tuple(left_out))
+    rows, unused = _rows(given, issuer, jwks_url)
+    return ConfiguredIssuer(issuer, tuple(rows), jwks_url, tuple(unused))
 
 
 def issuer_of(app_id: str, given: IssuerSettings) -> Issuer:
@@ -78,7 +78,7 @@ def issuer_of(app_id: str, given: IssuerSettings) -> Issuer:
     if profile.needs_one_of and not any(set_here[name] for name in profile.needs_one_of):
         either = " or ".join(f"SYNCBEAT_{name}" for name in profile.needs_one_of)
         raise ConfigurationError(f"{either}: set it, or the tokens of every app of this {given.jwt_profile} are let in")
-    # Who names audiences wants them told, also where such tokens usually tell none.
+    # If audiences are set, a token must have one, also of a kind of issuer whose tokens usually have none.
     required = profile.required | ({"aud"} if given.jwt_audience else set())
     return Issuer(
         app_id=app_id,
@@ -122,14 +122,14 @@ def _rows(given: IssuerSettings, issuer: Issuer, jwks_url: str) -> tuple[list[Ke
     if given.jwks_file is None:
         return with_kidless_row(secrets), []
     try:
-        published, left_out = parse_jwks(read_file(given.jwks_file), issuer)
+        published, unused = parse_jwks(read_file(given.jwks_file), issuer)
     except ValueError as error:
         raise ConfigurationError(f"SYNCBEAT_JWKS_FILE: {error}") from None
     if not published:
-        why = ", ".join(left_out) or "it holds none"
+        why = ", ".join(unused) or "it holds none"
         raise ConfigurationError(f"SYNCBEAT_JWKS_FILE: {why}: no key of it can be used")
     twice = sorted({row.kid for row in published} & given.jwt_secrets.keys())
     if twice:
         raise ConfigurationError(f"SYNCBEAT_JWKS_FILE: its kid {twice[0]!r} is also one of SYNCBEAT_JWT_SECRETS")
-    # Where others are published too, nobody knows that this one is the only one.
-    return with_kidless_row(secrets) + (published if jwks_url else with_kidless_row(published)), left_out
+    # With keys published elsewhere too, a single key in the file need not be the only one.
+    return with_kidless_row(secrets) + (published if jwks_url else with_kidless_row(published)), unused

@@ -1,4 +1,4 @@
-"""What hints learn by: the targets of the apps' settings, and the tasks that tune to them."""
+"""Wires the tuning of hints: the targets of the apps' settings, and the tasks that adjust hints to them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _TIERS = {tier.value: longest_s for tier, longest_s in TIER_S.items()} | {Priori
 
 
 def hint_tuner(process: Process) -> HintTuner:
-    """What tunes the hints of a process that serves them, shown in its metrics."""
+    """Create the tuner of the hints of this process, and expose its figures in the metrics."""
     tuner = HintTuner(process.database, lambda: _goals(process), process.hub.live_devices, process.clock)
     process.metrics.sync.watch_apps(lambda: tuner.recorder.counters, STALENESS_S, INTERVALS_S, _TIERS)
     return tuner
 
 
 def nightly_fit(process: Process) -> NightlyFit:
-    """What fits the apps' priors, on some process."""
+    """Create the task that fits the apps' priors, each night in one of the processes."""
     return NightlyFit(process.database, lambda: process.apps.current, process.clock)
 
 
@@ -36,7 +36,7 @@ def _goals(process: Process) -> Mapping[str, TuningGoal]:
 
 
 def goal_of(app: AppSettings) -> TuningGoal:
-    """What an app's settings say of its hints."""
+    """Return the goal of an app's hints, from its settings."""
     return TuningGoal(_target(app), Bounds(app.poll_floor_s, app.longest_poll_s), app.policy)
 
 

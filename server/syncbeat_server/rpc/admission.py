@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 
 from google.protobuf.descriptor import MethodDescriptor
@@ -45,6 +46,18 @@ def criticality_of(method: MethodDescriptor, policy: AccessPolicy) -> Criticalit
     return Criticality.POLL if method.name in _POLLS else Criticality.DEVICE
 
 
+@dataclass(slots=True)
+class CallCounts:
+    """Counts of a process's calls, which the pacing of hints reads.
+
+    `in_flight` are those being served: without those that wait for their batch, and of a stream until its first answer.
+    """
+
+    started: int = 0
+    shed: int = 0
+    in_flight: int = 0
+
+
 class Admission:
     """Admits calls while fewer than a limit are in flight, and polls while the cluster is within its capacity."""
 
@@ -55,12 +68,11 @@ class Admission:
         retry_after_s: Callable[[], float],
         random_unit: Callable[[], float],
         on_shed: Callable[[str], None],
+        counts: CallCounts | None = None,
     ) -> None:
         """`overload` returns the share of the cluster's requests above its capacity, `retry_after_s` when a shed call
         may come again, `random_unit` a random number from 0 to 1; `on_shed` gets the criticality of each call shed."""
-        self.started_count = self.shed_count = 0
-        self.in_flight = 0
-        """Calls being served: without those that wait for their batch, and of a stream until its first answer."""
+        self.counts = counts or CallCounts()
         self._max_in_flight = max_in_flight
         self._overload = overload
         self._retry_after_s = retry_after_s
@@ -69,25 +81,25 @@ class Admission:
 
     def enter(self) -> None:
         """Count a call as in flight, until `leave`."""
-        self.started_count += 1
-        self.in_flight += 1
+        self.counts.started += 1
+        self.counts.in_flight += 1
 
     def leave(self) -> None:
         """Count a call that was in flight as ended."""
-        self.in_flight -= 1
+        self.counts.in_flight -= 1
 
     def check(self, criticality: Criticality, principal: Principal | None) -> None:
         """Raise Overloaded if this call is to be shed.
 
         `criticality` is that of its method; `principal`, None while it is not authenticated, may raise it.
         """
-        if self.in_flight <= self._max_in_flight and not (criticality is Criticality.POLL and self._overload()):
+        if self.counts.in_flight <= self._max_in_flight and not (criticality is Criticality.POLL and self._overload()):
             return
         if principal is not None:
             criticality = _CRITICALITY_OF.get(principal.kind, criticality)
-        full = self.in_flight > self._max_in_flight * _HEADROOM[criticality]
+        full = self.counts.in_flight > self._max_in_flight * _HEADROOM[criticality]
         if full or (criticality is Criticality.POLL and self._random_unit() < self._overload()):
-            self.shed_count += 1
+            self.counts.shed += 1
             self._on_shed(criticality)
             delay_s = min(_MAX_RETRY_S, self._retry_after_s())
             # Never at once, and jittered, so that calls shed together do not come back together.

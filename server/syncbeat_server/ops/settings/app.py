@@ -96,7 +96,7 @@ class AppSettings(IssuerSettings):
 
     @property
     def longest_poll_s(self) -> float:
-        """The longest interval, in seconds, of a device that no push reaches: derived from the target unless it is set.
+        """Return the longest interval, in seconds, of a device that no push reaches; unset, it follows from the target.
 
         A budget is to be kept whatever staleness comes of it.
         """

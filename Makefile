@@ -39,6 +39,7 @@ lint: setup ## style, types, import contracts, house rules, protos, freshness of
 	@echo "lint: mypy" && $(BIN)/mypy --no-error-summary
 	@echo "lint: import contracts" && $(BIN)/lint-imports > .venv/.lint-imports.txt 2>&1 || { cat .venv/.lint-imports.txt; exit 1; }
 	@echo "lint: house rules" && $(BIN)/python tools/check_house.py && $(BIN)/python tools/adr_index.py --check
+	@echo "lint: table owners" && $(BIN)/python -m tools.check_tables
 	@echo "lint: protos" && sh protos/gen.sh lint && sh protos/gen.sh breaking
 	@echo "lint: what is generated is fresh" && sh tools/check_drift.sh
 	@echo "lint: docs" && $(BIN)/mkdocs build > .venv/.mkdocs.txt 2>&1 || { grep -E "WARNING|ERROR|Aborted|Error" .venv/.mkdocs.txt; exit 1; }
@@ -56,7 +57,7 @@ check: lint secrets test demo ## what CI runs: lint, secrets, test, demo
 # Half an hour. What this machine cannot have (Patroni, PgBouncer) is named in the last line; REQUIRE_ALL=1 makes it a failure.
 prove: setup ## the long proofs: kills, fail-overs, a stopped host, faults of FCM, a pooler, an audit of the pins; results go to docs/proof/ (ARGS="-k patroni" for one)
 	@sh tools/proof_tools.sh
-	@$(BIN)/pytest --quiet --hypothesis-profile roaming $(if $(strip $(ARGS)),,tests/unit tests/rpc/test_fuzz.py tests/rpc/test_smart_sync_clocks.py) tests/prove $(ARGS)
+	@$(BIN)/pytest --quiet --hypothesis-profile roaming $(if $(strip $(ARGS))tests/prove,tests/*/ -m "prove or hypothesis and (unit or rpc)") $(ARGS)
 
 run: setup ## serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN; prints address, tokens and a command to try
 	@$(BIN)/syncbeat-server demo --serve $(ARGS)

@@ -1,1 +1,1 @@
-"""What `make bench` runs: one file for each figure, each measured beside its baseline in the same run."""
+"""Benchmarks of `make bench`: one module per figure, each measured beside its baseline in the same run."""

@@ -32,13 +32,13 @@ FIGURES: dict[str, Callable[[Options], Figure]] = {
     "publish_vs_echo": publish_vs_echo.measure,
     "push_cpu_us_vs_firebase_admin": push_vs_firebase_admin.cpu,
     "push_delivered_per_s": push_vs_firebase_admin.rate,
-    "push_accept_per_s": push_accept_per_s.accepted,
+    "push_accept_per_s": push_accept_per_s.accept_rate,
     "push_p95_ms": push_accept_per_s.latency,
     "push_claim_ms": push_claims.claims,
     "retention_per_s": push_claims.retention,
     "stream_rss_kb": stream_rss_kb.measure,
     "firehose_cpu_ms": firehose.cpu,
-    "firehose_kib": firehose.octets,
+    "firehose_kib": firehose.bytes_received,
     "start_s": start_s.measure,
     "auth_cached_us": auth.cached,
     "auth_hs256_us": auth.hs256,
@@ -48,7 +48,7 @@ FIGURES: dict[str, Callable[[Options], Figure]] = {
 
 
 def main() -> int:
-    """Measure what was asked for, in this order."""
+    """Measure the requested figures, in the order given."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", default=",".join(FIGURES), help="figures, separated by commas (default: all)")
     parser.add_argument("--seconds", type=float, default=Options.seconds, help="of each side of a round")

@@ -1,7 +1,7 @@
-"""Measures this revision against another: each round a process of each, in an order drawn at random (ADR 73).
+"""Compares this revision with another: each round runs one process of each, in random order (ADR 73).
 
-Only what runs at nearly the same time is compared. A shared machine's speed changes by a third within a minute, and
-hits both sides of a round about alike.
+Only processes that run at nearly the same time are compared. A shared machine's speed changes by a third within a
+minute, which affects both sides of a round about equally.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.figure import Better, say, short
-from bench.processes import ROOT, finished
-from bench.ratios import FEWEST_ROUNDS, MOST_ROUNDS, Change, Verdict, change, enough, judge
-from bench.revision import Side, Unusable, built, commit_of, figures_of, here
+from bench.figure import Better, report_progress, round_value
+from bench.processes import ROOT, run_to_end
+from bench.ratios import FEWEST_ROUNDS, MOST_ROUNDS, Change, Verdict, classify, estimate_change, has_enough_rounds
+from bench.revision import Side, UnusableRevision, build_revision, describe_working_tree, list_figures, resolve_commit
 
-# Of one process. Where a load runs for so many seconds, the median of three short runs is less often spoiled by what
-# else the machine does than one long run: log ratios of two processes of one revision spread by 8 % instead of 11 % on
-# a busy machine (publish_vs_echo).
-_USUAL = ("--rounds", "1")
-_LOADS = ("--rounds", "3", "--seconds", "0.5")
-_LOADED = frozenset({"hint_vs_echo", "publish_vs_echo", "hint_rows_cpu", "push_accept_per_s"})
+# Options of one process. For figures under load the median of three short runs is disturbed less by other work on the
+# machine than one long run: log ratios of two processes of one revision spread by 8 % instead of 11 % on a busy machine
+# (publish_vs_echo).
+_DEFAULT_OPTIONS = ("--rounds", "1")
+_LOAD_OPTIONS = ("--rounds", "3", "--seconds", "0.5")
+_LOAD_FIGURES = frozenset({"hint_vs_echo", "publish_vs_echo", "hint_rows_cpu", "push_accept_per_s"})
 
 # hint_rows_cpu, the longest, takes some two minutes on a busy machine.
 _MEASURE_S = 600.0
 
-# Ctrl-C must reach it, also where a shell's & has made us ignore that: by it the bench ends what it has started.
+# SIGINT must reach the process even if a shell's & has made us ignore it, because the bench ends its children by it.
 _START = (
     "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "runpy.run_module('bench', run_name='__main__', alter_sys=True)"
 )
 
 
-class Failed(Exception):
-    """A measurement did not come to an end; the message is a sentence that says why."""
+class MeasurementFailed(Exception):
+    """A measurement did not finish; the message says why."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one process measured: the figure's value, and the CPU of a request where the figure tells it.
+class Measurement:
+    """The result of one process: the figure's value, and the CPU per request if the figure reports it.
 
-    `better` is None of revisions whose figures did not say it yet; ours do.
+    `better` is None for old revisions whose figures do not report it.
     """
 
     value: float
@@ -57,7 +57,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a comparison is made. `minutes` are of each figure: after them it is judged by the rounds there are."""
+    """The parameters of a comparison. After `minutes` a figure is judged by the rounds made so far."""
 
     seed: int
     minutes: float = 30.0
@@ -65,33 +65,33 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What the rounds of a figure say. The CPU of a request is told beside, and judges nothing."""
+class Comparison:
+    """The result of a figure's rounds. The CPU per request is reported but not judged."""
 
     verdict: Verdict
-    now: Sequence[Measured] = ()
-    before: Sequence[Measured] = ()
+    now: Sequence[Measurement] = ()
+    before: Sequence[Measurement] = ()
     change: Change | None = None
     cpu: Change | None = None
     why: str | None = None
 
     @property
     def ratio(self) -> float | None:
-        """Now over before, as it is: its middle, without a turned sign."""
+        """Return the median ratio of now over before, whichever direction is better."""
         if self.change is None:
             return None
         less = self.now[0].better is Better.LESS
         return 1 + (-self.change.middle if less else self.change.middle) / 100
 
-    def told(self) -> dict[str, Any]:
-        """The part of a line that is the figure's own."""
+    def as_line(self) -> dict[str, Any]:
+        """Return the figure's part of a result line."""
         line: dict[str, Any] = {"verdict": self.verdict, "rounds": len(self.now)}
         if self.why:
             line["why"] = self.why
         if self.now:
             line |= {
-                "value": short(median(one.value for one in self.now)),
-                "value_before": short(median(one.value for one in self.before)),
+                "value": round_value(median(one.value for one in self.now)),
+                "value_before": round_value(median(one.value for one in self.before)),
                 "better": self.now[0].better,
             }
         if (ratio := self.ratio) is not None:
@@ -104,16 +104,16 @@ class Compared:
 
 
 def run(names: Sequence[str], revision: str, plan: Plan, root: Path = ROOT) -> int:
-    """Compare these figures with another revision: a line of JSON for each, progress on stderr.
+    """Compare figures with another revision. Prints a line of JSON for each, and progress on stderr.
 
-    Returns 0; 1 when a figure is worse; 2 when one cannot be measured on both sides, or the revision not at all; 130
-    when it is interrupted.
+    Returns 0; 1 if a figure is worse; 2 if one cannot be measured on both sides, or the revision not at all; 130 if
+    interrupted.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(names, revision, plan, root)
     except KeyboardInterrupt:
-        say("against: interrupted; what it had started has ended")
+        report_progress("against: interrupted; what it had started has ended")
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -121,96 +121,102 @@ def run(names: Sequence[str], revision: str, plan: Plan, root: Path = ROOT) -> i
 
 def _run(names: Sequence[str], revision: str, plan: Plan, root: Path) -> int:
     try:
-        commit, this = commit_of(revision, root), here(root)
-        other = built(commit, root)
-        has = figures_of(other)
-    except Unusable as error:
-        say(f"against: {error}")
+        commit, this = resolve_commit(revision, root), describe_working_tree(root)
+        other = build_revision(commit, root)
+        has = list_figures(other)
+    except UnusableRevision as error:
+        report_progress(f"against: {error}")
         return 2
     least, most = FEWEST_ROUNDS, MOST_ROUNDS
-    say(f"against: {commit}, seed {plan.seed}; of each figure {least} to {most} rounds, {plan.minutes:g} min at most")
+    report_progress(
+        f"against: {commit}, seed {plan.seed}; of each figure {least} to {most} rounds, {plan.minutes:g} min at most"
+    )
     verdicts = []
     for name in names:
         if name in has:
-            mine, theirs = _measuring(Side(root), name), _measuring(other, name)
+            mine, theirs = _measurement_of(Side(root), name), _measurement_of(other, name)
             compared = compare(name, mine, theirs, plan)
         else:
-            compared = Compared(Verdict.ABSENT, why=f"{commit} has no such figure")
+            compared = Comparison(Verdict.ABSENT, why=f"{commit} has no such figure")
         verdicts.append(compared.verdict)
-        line = {"name": name, **compared.told(), "seed": plan.seed, "here": this, "against": commit}
+        line = {"name": name, **compared.as_line(), "seed": plan.seed, "here": this, "against": commit}
         print(json.dumps(line), flush=True)
     if {Verdict.ABSENT, Verdict.FAILED} & set(verdicts):
         return 2
     return 1 if Verdict.WORSE in verdicts else 0
 
 
-def compare(name: str, mine: Callable[[], Measured], theirs: Callable[[], Measured], plan: Plan) -> Compared:
-    """Make rounds until they are enough, and judge them."""
-    now: list[Measured] = []
-    before: list[Measured] = []
+def compare(name: str, mine: Callable[[], Measurement], theirs: Callable[[], Measurement], plan: Plan) -> Comparison:
+    """Measure rounds until there are enough, and judge them."""
+    now: list[Measurement] = []
+    before: list[Measurement] = []
     order = random.Random(f"{plan.seed} {name}")
     started = plan.clock()
     found = cpu = None
-    while not enough(len(now), found) and (not now or plan.clock() - started < plan.minutes * 60):
+    while not has_enough_rounds(len(now), found) and (not now or plan.clock() - started < plan.minutes * 60):
         sides = [(now, mine), (before, theirs)]
         order.shuffle(sides)
         try:
             got = [(kept, measure()) for kept, measure in sides]
-        except Failed as error:
-            return Compared(Verdict.FAILED, now, before, found, cpu, str(error))
+        except MeasurementFailed as error:
+            return Comparison(Verdict.FAILED, now, before, found, cpu, str(error))
         for kept, measured in got:
             kept.append(measured)
         better = now[0].better
         if better is None:
-            return Compared(Verdict.FAILED, why=f"{name} does not say which way it is better")
-        found = change([(one.value, other.value) for one, other in zip(now, before, strict=True)], better)
+            return Comparison(Verdict.FAILED, why=f"{name} does not say which way it is better")
+        found = estimate_change([(one.value, other.value) for one, other in zip(now, before, strict=True)], better)
         cpu = _cpu_change(now, before)
-        _tell(name, now, before, found, plan.clock() - started)
-    return Compared(judge(found), now, before, found, cpu)
+        _report_round(name, now, before, found, plan.clock() - started)
+    return Comparison(classify(found), now, before, found, cpu)
 
 
-def _cpu_change(now: Sequence[Measured], before: Sequence[Measured]) -> Change | None:
+def _cpu_change(now: Sequence[Measurement], before: Sequence[Measurement]) -> Change | None:
     pairs = [(one.cpu_us, other.cpu_us) for one, other in zip(now, before, strict=True)]
     known = [(one, other) for one, other in pairs if one is not None and other is not None]
-    return change(known, Better.LESS) if len(known) == len(pairs) else None
+    return estimate_change(known, Better.LESS) if len(known) == len(pairs) else None
 
 
-def _tell(name: str, now: Sequence[Measured], before: Sequence[Measured], found: Change | None, took: float) -> None:
+def _report_round(
+    name: str, now: Sequence[Measurement], before: Sequence[Measurement], found: Change | None, took: float
+) -> None:
     rounds = len(now)
     width = f", {found.middle:+.1f} % ({found.worst:+.1f} to {found.best:+.1f})" if found else ""
-    say(f"{name}: round {rounds}: {short(now[-1].value)} against {short(before[-1].value)}{width}")
+    report_progress(
+        f"{name}: round {rounds}: {round_value(now[-1].value)} against {round_value(before[-1].value)}{width}"
+    )
     if rounds == 1:
         least, most = took * FEWEST_ROUNDS / 60, took * MOST_ROUNDS / 60
-        say(f"{name}: a round takes {took:.0f} s: {least:.1f} min at least, {most:.0f} at most")
+        report_progress(f"{name}: a round takes {took:.0f} s: {least:.1f} min at least, {most:.0f} at most")
 
 
-def _measuring(side: Side, name: str) -> Callable[[], Measured]:
+def _measurement_of(side: Side, name: str) -> Callable[[], Measurement]:
     return lambda: measure(side, name)
 
 
-def measure(side: Side, name: str) -> Measured:
+def measure(side: Side, name: str) -> Measurement:
     """Measure a figure once, in a process of that revision.
 
     Raises:
-        Failed: it ended with an error, or not in time, or its line cannot be read.
+        MeasurementFailed: it ended with an error, or not in time, or its line cannot be parsed.
     """
-    arguments = ("--only", name, *(_LOADS if name in _LOADED else _USUAL))
+    arguments = ("--only", name, *(_LOAD_OPTIONS if name in _LOAD_FIGURES else _DEFAULT_OPTIONS))
     try:
-        done = finished([str(side.python), "-c", _START, *arguments], side.root, _MEASURE_S)
+        done = run_to_end([str(side.python), "-c", _START, *arguments], side.root, _MEASURE_S)
     except subprocess.TimeoutExpired:
-        raise Failed(f"{name} in {side.root} is not measured after {_MEASURE_S:.0f} s") from None
+        raise MeasurementFailed(f"{name} in {side.root} is not measured after {_MEASURE_S:.0f} s") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         last = said[-1] if said else "it says nothing"
-        raise Failed(f"{name} in {side.root} ended with {done.returncode}: {last}")
-    return read(done.stdout.decode())
+        raise MeasurementFailed(f"{name} in {side.root} ended with {done.returncode}: {last}")
+    return parse_line(done.stdout.decode())
 
 
-def read(output: str) -> Measured:
-    """Returns what a figure's line of JSON says.
+def parse_line(output: str) -> Measurement:
+    """Parse a figure's line of JSON.
 
     Raises:
-        Failed: it is none.
+        MeasurementFailed: it is not such a line.
     """
     try:
         told = json.loads(output)
@@ -218,7 +224,7 @@ def read(output: str) -> Measured:
         better = Better(told["better"]) if "better" in told else None
         costs = [told[key] for key in ("cpu_us_per_request", "database_cpu_us_per_request") if key in told]
     except (ValueError, KeyError, TypeError):
-        raise Failed(f"this is no line of a figure: {output[:200]!r}") from None
+        raise MeasurementFailed(f"this is no line of a figure: {output[:200]!r}") from None
     if value <= 0:
-        raise Failed(f"a value of {value} cannot be compared")
-    return Measured(value, float(sum(costs)) or None, better)
+        raise MeasurementFailed(f"a value of {value} cannot be compared")
+    return Measurement(value, float(sum(costs)) or None, better)

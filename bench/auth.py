@@ -1,4 +1,4 @@
-"""What it costs to know who calls, in microseconds of CPU: from the cache, by signature, and all around a call."""
+"""Cost of authentication in microseconds of CPU: from the cache, by signature, and around a whole call."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import Message
 
-from bench.figure import Better, Figure, Options, Round, paired
+from bench.figure import Better, Figure, Options, Round, measure_pairs
 from syncbeat.v1 import directory_service_pb2
-from syncbeat_server.auth.accounts.account_status_cache import KeptStanding, Standings
-from syncbeat_server.auth.model import Issuer, KeyRow, Standing, VerifiedToken
-from syncbeat_server.auth.service import Authenticator, Known
-from syncbeat_server.auth.tokens.bearer import bearer_of
+from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache, CachedStatus
+from syncbeat_server.auth.accounts.caller_caches import CallerCaches
+from syncbeat_server.auth.accounts.token_cache import TokenCache
+from syncbeat_server.auth.model import AccountStatus, Issuer, KeyRow, VerifiedToken
+from syncbeat_server.auth.service import Authenticator, Credentials
+from syncbeat_server.auth.tokens.bearer import parse_bearer
 from syncbeat_server.auth.tokens.keys import key_table
-from syncbeat_server.auth.tokens.verify import check, mint, read
+from syncbeat_server.auth.tokens.verify import mint, parse_token, verify_token
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.rpc.access import policies
+from syncbeat_server.rpc.access import access_policies
 from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.call_context import Call
-from syncbeat_server.rpc.handler_pipeline import Context, Interceptors
+from syncbeat_server.rpc.call_lifecycle import Context
+from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
 
 _ISSUER = Issuer("default", "https://issuer.example")
 _USER = "1f0c7a52-6f6c-4d3e-9d6b-0f3f3f6f9a10"
@@ -42,39 +45,40 @@ _SERVICE = directory_service_pb2.DESCRIPTOR.services_by_name["DirectoryService"]
 
 
 def hs256(options: Options) -> Figure:
-    """A token signed by HS256: read, looked up and checked, against PyJWT's bare decode."""
-    return _signed("auth_hs256_us", "HS256", 4_000, options)
+    """Measure parsing and verifying a token signed by HS256, against PyJWT's bare decode."""
+    return _measure_signature("auth_hs256_us", "HS256", 4_000, options)
 
 
 def es256(options: Options) -> Figure:
-    """As `hs256`, by ES256."""
-    return _signed("auth_es256_us", "ES256", 2_000, options)
+    """Measure the same for ES256."""
+    return _measure_signature("auth_es256_us", "ES256", 2_000, options)
 
 
 def cached(options: Options) -> Figure:
-    """A call whose token was checked within the minute, against decoding it again with PyJWT."""
+    """Measure a call whose token was verified within the last minute, against decoding it again with PyJWT."""
     token = _token("HS256")
-    door = _door(token)
+    authenticator = _authenticator(token)
     values = [f"Bearer {token}"]
-    assert door.cached(bearer_of(values)) is not None
+    assert authenticator.cached(parse_bearer(values)) is not None
     decode = _pyjwt("HS256", token)
-    return paired(
+    return measure_pairs(
         "auth_cached_us",
         "us of CPU",
         Better.LESS,
         options,
-        lambda: _cost(lambda: door.cached(bearer_of(values)), 40_000),
+        lambda: _cost(lambda: authenticator.cached(parse_bearer(values)), 40_000),
         lambda: _cost(decode, 4_000),
         baseline_is="PyJWT's decode of the same token",
     )
 
 
 def interceptor(options: Options) -> Figure:
-    """Everything around a unary call (request id, metrics, deadline, auth, parsing, validation), against a handler
-    that only parses and serializes.
+    """Measure everything around a unary call, against a handler that only parses and serializes.
+
+    That is request id, metrics, deadline, authentication, parsing and validation.
     """
     token = _token("HS256")
-    handler = _handler(_door(token))
+    handler = _handler(_authenticator(token))
     context = cast(Context, _Context(token))
     data = directory_service_pb2.GetDeviceRequest(device_id="phone").SerializeToString()
 
@@ -82,7 +86,7 @@ def interceptor(options: Options) -> Figure:
         directory_service_pb2.GetDeviceRequest.FromString(request)
         return _ANSWER.SerializeToString()
 
-    return paired(
+    return measure_pairs(
         "auth_interceptor_us",
         "us of CPU",
         Better.LESS,
@@ -96,17 +100,17 @@ def interceptor(options: Options) -> Figure:
 _ANSWER = directory_service_pb2.GetDeviceResponse()
 
 
-def _signed(name: str, algorithm: str, count: int, options: Options) -> Figure:
+def _measure_signature(name: str, algorithm: str, count: int, options: Options) -> Figure:
     token, table = _token(algorithm), key_table([KeyRow(_ISSUER, "k", algorithm, _CHECK[algorithm])])
     clock = SystemClock()
 
     def ours() -> object:
-        unverified = read(token)
+        unverified = parse_token(token)
         header = unverified.header
-        return check(unverified, table[unverified.issuer, header.kid, header.algorithm], clock.now())
+        return verify_token(unverified, table[unverified.issuer, header.kid, header.algorithm], clock.now())
 
     decode = _pyjwt(algorithm, token)
-    return paired(
+    return measure_pairs(
         name,
         "us of CPU",
         Better.LESS,
@@ -128,27 +132,28 @@ def _pyjwt(algorithm: str, token: str) -> Callable[[], object]:
     )
 
 
-class _AllStand:
-    """Standings that need no database: whoever has a good token is let in."""
+class _AllAccepted:
+    """An account status cache without a database, which accepts every verified token."""
 
-    async def of(self, _token: VerifiedToken, *, fresh: bool = False) -> KeptStanding:
-        return KeptStanding(Standing(known=not fresh), float("inf"))
+    async def get(self, _token: VerifiedToken, *, fresh: bool = False) -> CachedStatus:
+        return CachedStatus(AccountStatus(exists=not fresh), float("inf"))
 
 
-def _door(token: str) -> Authenticator:
-    """One that has checked this token."""
+def _authenticator(token: str) -> Authenticator:
+    """Return an authenticator that has verified this token."""
     clock, rows = SystemClock(), key_table([KeyRow(_ISSUER, "k", "HS256", _SECRET)])
-    door = Authenticator(Known(rows, {}, {}, {}), cast(Standings, _AllStand()), clock, 100)
-    asyncio.run(_enter(door, token))
-    return door
+    caches = CallerCaches(cast(AccountStatusCache, _AllAccepted()), TokenCache(clock, 100))
+    authenticator = Authenticator(Credentials(rows, {}, {}, {}), caches, clock)
+    asyncio.run(_authenticate(authenticator, token))
+    return authenticator
 
 
-async def _enter(door: Authenticator, token: str) -> None:
-    assert (await door.authenticate(bearer_of([f"Bearer {token}"]))).name == _USER
+async def _authenticate(authenticator: Authenticator, token: str) -> None:
+    assert (await authenticator.authenticate(parse_bearer([f"Bearer {token}"]))).name == _USER
 
 
 class _Context:
-    """The context of a call, as far as the interceptors ask it."""
+    """The context of a call, as far as the handler pipeline uses it."""
 
     def __init__(self, token: str) -> None:
         self._metadata = (("authorization", f"Bearer {token}"), ("user-agent", "bench"))
@@ -160,14 +165,14 @@ class _Context:
         return None
 
 
-def _handler(door: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]]:
+def _handler(authenticator: Authenticator) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def nothing(_request: Message, _call: Call) -> Message:
         return _ANSWER
 
     name = "GetDevice"
     admission = Admission(1_000, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
-    stack = Interceptors(door, Metrics(), SystemClock(), admission)
-    return stack.answering(_SERVICE.methods_by_name[name], policies(_SERVICE)[name], nothing)
+    pipeline = HandlerPipeline(authenticator, Metrics().rpc, SystemClock(), admission)
+    return pipeline.unary_handler(_SERVICE.methods_by_name[name], access_policies(_SERVICE)[name], nothing)
 
 
 def _cost(work: Callable[[], object], count: int) -> Round:

@@ -1,7 +1,7 @@
-"""The baseline: a bare grpc.aio server on uvloop. It parses nothing and answers a constant number of bytes.
+"""The baseline: a bare grpc.aio server on uvloop, which parses nothing and returns a constant number of bytes.
 
-Every unary path is echoed, so that the baseline gets byte for byte the requests that the service gets; the path
-`STREAM` is a server stream that sends one answer and stays open.
+Every unary path is answered, so that the baseline receives exactly the requests that the service receives; the path
+`STREAM` is a server stream that sends one message and stays open.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class _Echo(grpc.GenericRpcHandler):
         self._stream: grpc.RpcMethodHandler[Any, Any] = grpc.unary_stream_rpc_method_handler(stream)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
-        """The handler of every path."""
+        """Return the handler of every path."""
         return self._stream if handler_call_details.method == STREAM else self._unary
 
 
 async def _serve(answer: bytes) -> None:
     server = grpc.aio.server(
         options=[
-            # What the service sets too: the defaults refuse many streams that open at once.
+            # As in the service, because the defaults refuse many streams that open at once.
             ("grpc.server.max_pending_requests", 50_000),
             ("grpc.server.max_pending_requests_hard_limit", 100_000),
             ("grpc.max_concurrent_streams", 1_000),

@@ -1,4 +1,4 @@
-"""A figure, its line of JSON, and the interleaved rounds it is the median of."""
+"""Figures, their lines of JSON, and the interleaved rounds whose medians they are."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Options:
-    """How long to measure: seconds of one side of a round, and how many rounds. Many short ones tell more than few
-    long ones: a shared machine's speed changes from one second to the next.
+    """Seconds of each side of a round, and the number of rounds.
+
+    Many short rounds are better than a few long ones, because a shared machine's speed changes from second to second.
     """
 
     seconds: float = 1.5
@@ -22,7 +23,7 @@ class Options:
 
 
 class Better(StrEnum):
-    """Which way a figure is better."""
+    """The direction in which a figure is better."""
 
     MORE = "more"
     LESS = "less"
@@ -30,7 +31,7 @@ class Better(StrEnum):
 
 @dataclass(frozen=True)
 class Round:
-    """What one side did in one round. CPU is in microseconds for each request; the database's apart, where it works."""
+    """The result of one side of a round. CPU is in microseconds per request; that of the database is separate."""
 
     value: float
     server_cpu_us: float | None = None
@@ -39,8 +40,9 @@ class Round:
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure. `runs` are the rounds as [ours, baseline]; value and baseline are their medians. The ratio
-    is ours over the baseline: the median of the rounds' own ratios, whose two sides were measured side by side.
+    """A measured figure. `runs` are the rounds as [ours, baseline]; value and baseline are their medians.
+
+    The ratio is ours over the baseline: the median of the rounds' ratios, whose sides were measured next to each other.
     """
 
     name: str
@@ -52,24 +54,24 @@ class Figure:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def line(self) -> str:
-        """The figure as one line of JSON."""
+        """Return the figure as one line of JSON."""
         paired_runs = [run for run in self.runs if len(run) == 2 and run[1]]
         ratio = round(median(ours / baseline for ours, baseline in paired_runs), 3) if paired_runs else None
         return json.dumps(
             {
                 "name": self.name,
-                "value": short(self.value),
+                "value": round_value(self.value),
                 "unit": self.unit,
                 "better": self.better,
-                "baseline": None if self.baseline is None else short(self.baseline),
+                "baseline": None if self.baseline is None else round_value(self.baseline),
                 "ratio": ratio,
-                "runs": [[short(value) for value in run] for run in self.runs],
+                "runs": [[round_value(value) for value in run] for run in self.runs],
                 **self.notes,
             }
         )
 
 
-def paired(
+def measure_pairs(
     name: str,
     unit: str,
     better: Better,
@@ -78,14 +80,16 @@ def paired(
     baseline: Callable[[], Round],
     **notes: Any,
 ) -> Figure:
-    """Measure ours and the baseline in turns, so that what else the machine does hits both alike."""
+    """Measure ours and the baseline alternately, so that other work on the machine affects both equally."""
     mine: list[Round] = []
     theirs: list[Round] = []
     for number in range(1, options.rounds + 1):
-        # Who goes first changes, lest one side always finds the warmer caches.
+        # The order alternates, so that neither side always runs with warmer caches.
         for side, measure in ((mine, ours), (theirs, baseline)) if number % 2 else ((theirs, baseline), (mine, ours)):
             side.append(measure())
-        say(f"{name}: round {number}/{options.rounds}: {mine[-1].value:,.0f} against {theirs[-1].value:,.0f} {unit}")
+        report_progress(
+            f"{name}: round {number}/{options.rounds}: {mine[-1].value:,.0f} against {theirs[-1].value:,.0f} {unit}"
+        )
     costs = {
         "cpu_us_per_request": _median([one.server_cpu_us for one in mine]),
         "database_cpu_us_per_request": _median([one.database_cpu_us for one in mine]),
@@ -102,8 +106,8 @@ def paired(
     )
 
 
-def say(text: str) -> None:
-    """Progress, which is not part of the result."""
+def report_progress(text: str) -> None:
+    """Print progress to stderr; stdout holds only results."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -112,6 +116,6 @@ def _median(values: list[float | None]) -> float | None:
     return round(median(known), 1) if known else None
 
 
-def short(value: float) -> float:
-    """Returns a value with as many digits as are told of it."""
+def round_value(value: float) -> float:
+    """Round a value to the digits that are reported."""
     return round(value, 3) if value < 100 else round(value, 1)

@@ -1,7 +1,7 @@
 """The baseline of the push figures: firebase-admin's own `send_each_async`, in a process of its own.
 
-Its URL is private to it; it is set here, and only here, so that it sends to the fake. `python -m bench.firebase_sender
-ACCOUNT URL COUNT` prints the messages a second and the microseconds of its CPU for each, as JSON.
+Its URL is private, and is overridden here alone, so that it sends to the fake. `python -m bench.firebase_sender
+ACCOUNT URL COUNT` prints messages per second and microseconds of CPU per message, as JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import firebase_admin
 from firebase_admin import credentials, messaging
 from google.auth.credentials import Credentials as GoogleCredentials
 
-_BATCH = 500  # the most that one call takes
+_BATCH = 500  # the maximum of one call
 
 
 class _OneToken(GoogleCredentials):
@@ -26,16 +26,16 @@ class _OneToken(GoogleCredentials):
         self.token = token
 
     def refresh(self, request: object) -> None:
-        """It stays as it is."""
+        """Keep the token."""
 
 
 def main() -> None:
-    """Send, and say what it cost."""
+    """Send the messages and print the cost."""
     account, url, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    warnings.simplefilter("ignore", DeprecationWarning)  # of Message(token=...), which is what everybody writes
+    warnings.simplefilter("ignore", DeprecationWarning)  # of Message(token=...), the usual way to write it
     messaging._MessagingService.FCM_URL = url + "/v1/projects/{0}/messages:send"
     certificate = credentials.Certificate(account)
-    # Fetched beforehand: a service account's own refresh would also look outside for its region.
+    # Fetched in advance, because a service account's own refresh would also query its region over the network.
     credential = _OneToken(certificate.get_access_token().access_token)
     app = firebase_admin.initialize_app(credential, {"projectId": certificate.project_id})
     print(json.dumps(asyncio.run(_send(app, count))))

@@ -1,4 +1,4 @@
-"""A stream of a whole app while 100 changes are published: what it costs with 20,000 scopes, and with 200."""
+"""Cost of a firehose stream while 100 changes are published, with 20,000 scopes against 200."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import asyncpg
 import grpc
 
 from bench.echo import STREAM
-from bench.figure import Better, Figure, Options, Round, paired
-from bench.processes import Running
+from bench.figure import Better, Figure, Options, Round, measure_pairs
+from bench.processes import RunningProcess
 from bench.stage import PUBLISH, SERVICE_TOKEN, Cpu, migrated_stores, our_server
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
@@ -26,22 +26,22 @@ _rounds = count(1)
 
 
 def cpu(options: Options) -> Figure:
-    """Milliseconds of CPU of the server process for 100 publishes of one change, each streamed before the next."""
-    return _measured("firehose_cpu_ms", "ms", options, lambda used_s, _: used_s * 1e3)
+    """Measure milliseconds of server CPU for 100 publishes of one change, each streamed before the next."""
+    return _measure("firehose_cpu_ms", "ms", options, lambda used_s, _: used_s * 1e3)
 
 
-def octets(options: Options) -> Figure:
-    """KiB of messages that the stream brings meanwhile."""
-    return _measured("firehose_kib", "KiB", replace(options, rounds=1), lambda _, received: received / 1024)
+def bytes_received(options: Options) -> Figure:
+    """Measure KiB of messages on the stream meanwhile."""
+    return _measure("firehose_kib", "KiB", replace(options, rounds=1), lambda _, received: received / 1024)
 
 
-def _measured(name: str, unit: str, options: Options, value: Callable[[float, int], float]) -> Figure:
+def _measure(name: str, unit: str, options: Options, value: Callable[[float, int], float]) -> Figure:
     with _server_of(_MANY) as ours, _server_of(_FEW) as baseline:
 
-        def side(server: Running, scopes: int) -> Round:
-            return Round(value(*asyncio.run(_followed(server, scopes, next(_rounds)))))
+        def side(server: RunningProcess, scopes: int) -> Round:
+            return Round(value(*asyncio.run(_measure_changes(server, scopes, next(_rounds)))))
 
-        return paired(
+        return measure_pairs(
             name,
             unit,
             Better.LESS,
@@ -55,7 +55,7 @@ def _measured(name: str, unit: str, options: Options, value: Callable[[float, in
 
 
 @contextmanager
-def _server_of(scopes: int) -> Iterator[Running]:
+def _server_of(scopes: int) -> Iterator[RunningProcess]:
     with migrated_stores() as stores:
         asyncio.run(_add_scopes(stores.admin_url, scopes))
         with our_server(stores) as server:
@@ -76,8 +76,8 @@ async def _add_scopes(url: str, scopes: int) -> None:
         await connection.close()
 
 
-async def _followed(server: Running, scopes: int, number: int) -> tuple[float, int]:
-    """Seconds of CPU and octets received from the first publish to the last change."""
+async def _measure_changes(server: RunningProcess, scopes: int, number: int) -> tuple[float, int]:
+    """Return seconds of CPU, and bytes received, from the first publish to the last change."""
     async with asyncio.timeout(_TIMEOUT_S), grpc.aio.insecure_channel(server.address) as channel:
         stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(STREAM)
         publish: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(PUBLISH)

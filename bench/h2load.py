@@ -1,4 +1,4 @@
-"""Load by h2load, which speaks HTTP/2 in C and knows nothing of gRPC: the bytes of the answers are checked here."""
+"""Load by h2load, which speaks HTTP/2 in C but not gRPC, so the size of the responses is checked here."""
 
 from __future__ import annotations
 
@@ -15,44 +15,48 @@ STREAMS = 4
 
 @dataclass(frozen=True)
 class Load:
-    """What a run of load achieved."""
+    """The result of a load run."""
 
     requests: int
     seconds: float
 
     @property
     def per_second(self) -> float:
-        """Requests a second."""
+        """Return requests per second."""
         return self.requests / self.seconds
 
 
-def installed() -> bool:
-    """Whether there is an h2load to use."""
+def is_installed() -> bool:
+    """Tell if h2load is on the PATH."""
     return shutil.which("h2load") is not None
 
 
-def framed(message: bytes) -> bytes:
-    """A message as gRPC sends it: not compressed, its length before it."""
+def frame_message(message: bytes) -> bytes:
+    """Return a message in gRPC's framing: uncompressed, with its length in front."""
     return b"\x00" + len(message).to_bytes(4, "big") + message
 
 
 def run(url: str, message: bytes, headers: Sequence[tuple[str, str]], seconds: float, answer_bytes: int) -> Load:
-    """Send `message` again and again over 16 connections x 4 streams, from one thread.
+    """Send `message` repeatedly over 16 connections x 4 streams, from one thread.
 
-    An answer other than OK has no body: so the bytes of the bodies tell whether all were good.
+    A failed call has no body, so the total size of the bodies shows if all calls succeeded.
 
     Raises:
-        RuntimeError: a request failed, or the answers are too short to be all OK.
+        RuntimeError: a request failed, or the responses are too short for all to be OK.
     """
-    load, mean = _run(url, framed(message), headers, seconds, "-m", str(STREAMS))
-    # Times in an answer make it a few bytes shorter or longer.
+    load, mean = _run(url, frame_message(message), headers, seconds, "-m", str(STREAMS))
+    # Timestamps make a response a few bytes shorter or longer.
     if not abs(mean - answer_bytes - 5) <= 8:
         raise RuntimeError(f"answers of {mean:.1f} bytes where {answer_bytes + 5} were expected: some calls failed")
     return load
 
 
 def run_http2(url: str, body: bytes, headers: Sequence[tuple[str, str]], seconds: float) -> Load:
-    """POST `body` again and again over 4 HTTP/2 connections. Raises RuntimeError when a status is not 2xx."""
+    """POST `body` repeatedly over 4 HTTP/2 connections.
+
+    Raises:
+        RuntimeError: a status is not 2xx.
+    """
     return _run(url, body, headers, seconds, "-c", "4", "-m", "50")[0]
 
 
@@ -69,10 +73,11 @@ def _run(
             url,
         ]
         output = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True).stdout
-    return read(output)
+    return parse_output(output)
 
 
-def read(output: str) -> tuple[Load, float]:
+def parse_output(output: str) -> tuple[Load, float]:
+    """Return the load of h2load's output, and the mean size of the bodies."""
     counts = {name: int(number) for number, name in re.findall(r"(\d+) (succeeded|failed|errored|timeout)", output)}
     finished = re.search(r"finished in ([\d.]+)(ms|s)", output)
     body = re.search(r"\((\d+)\) data", output)

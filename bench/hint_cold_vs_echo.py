@@ -1,7 +1,7 @@
-"""GetHint of 10,000 devices, each once and with a token never seen before, against a bare echo of the same bytes.
+"""GetHint of 10,000 devices, each once and with a new token, against a bare echo of the same bytes.
 
-In the first round nothing is known of them. The others are as when a device has renewed its token: how its user stands
-and its view are in memory, the token is checked. The figure is the median; the first round's ratio stands beside it.
+In the first round nothing is cached. The others are like a device with a refreshed token: its account status and view
+are cached, its token is verified. The figure is the median; the first round's ratio is reported too.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import replace
 from itertools import count
 
 from bench import raw_load
-from bench.figure import Better, Figure, Options, Round, paired
-from bench.processes import Running
+from bench.figure import Better, Figure, Options, Round, measure_pairs
+from bench.processes import RunningProcess
 from bench.stage import (
     GET_HINT,
     SCOPES_EACH,
     add_users,
     call,
     echo_server,
-    measured,
+    measure_load,
     migrated_stores,
     our_server,
     user_token,
@@ -32,7 +32,7 @@ _WARM_UP_USER = "warm-up"
 
 
 def measure(options: Options) -> Figure:
-    """Requests a second. A round makes every call once, so it lasts as long as that takes."""
+    """Measure requests per second. A round makes every call once, so its duration varies."""
     users = [f"user-{number:05}" for number in range(_PAIRS)]
     request = sync_service_pb2.GetHintRequest(device_id="phone").SerializeToString()
     with migrated_stores() as stores:
@@ -43,12 +43,12 @@ def measure(options: Options) -> Figure:
             life = count(3600)
 
             def fresh() -> list[tuple[str, bytes]]:
-                # Another life makes another token of each user.
+                # Another lifetime gives another token of each user.
                 seconds = next(life)
                 return [(user_token(user_id, seconds), request) for user_id in users]
 
             with echo_server(len(answer)) as echo:
-                figure = paired(
+                figure = measure_pairs(
                     "hint_cold_vs_echo",
                     "requests/s",
                     Better.MORE,
@@ -70,6 +70,6 @@ def _check(answer: bytes) -> None:
     assert len(sync_service_pb2.GetHintResponse.FromString(answer).hint.heads) == SCOPES_EACH
 
 
-def _load(server: Running, database: int | None, calls: Sequence[tuple[str, bytes]]) -> Round:
+def _load(server: RunningProcess, database: int | None, calls: Sequence[tuple[str, bytes]]) -> Round:
     warm_up = user_token(_WARM_UP_USER), calls[0][1]
-    return measured(server, database, lambda: raw_load.run(server.address, GET_HINT, warm_up, calls))
+    return measure_load(server, database, lambda: raw_load.run(server.address, GET_HINT, warm_up, calls))

@@ -1,7 +1,7 @@
-"""CPU of GetHint where 1,000,000 devices and scopes are known against 1,000, each call read from the database.
+"""CPU of GetHint with 1,000,000 devices and scopes against 1,000, each call read from the database.
 
-The servers keep fewer views than there are devices that ask in turn, so that no call finds its view in memory: one that
-does asks no table, however large.
+The servers cache fewer views than there are devices that poll in turn, so that no call finds its view in memory: one
+that does reads no table, however large.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import asyncpg
 
 from bench import raw_load
-from bench.figure import Better, Figure, Options, Round, paired, say
-from bench.processes import Running
-from bench.stage import GET_HINT, call, measured, migrated_stores, our_server, user_token
+from bench.figure import Better, Figure, Options, Round, measure_pairs, report_progress
+from bench.processes import RunningProcess
+from bench.stage import GET_HINT, call, measure_load, migrated_stores, our_server, user_token
 from syncbeat.v1 import sync_service_pb2
 from syncbeat_devtools.embedded import EmbeddedStores
 
@@ -25,7 +25,7 @@ _ASKING = 1_000
 _CALLS_A_SECOND = 2_000
 _REQUEST = sync_service_pb2.GetHintRequest(device_id="phone").SerializeToString()
 
-# As the superuser, and as a replica would write them: neither checked nor touched row by row.
+# As the superuser and in replica mode, which skips triggers and references, so that it is fast.
 _FILL = (
     "SET session_replication_role = replica",
     """INSERT INTO devices (app_id, user_id, device_id, platform, token_state, registered_at, updated_at)
@@ -43,16 +43,16 @@ _FILL = (
 
 @dataclass(frozen=True)
 class _Side:
-    """A server over so many rows, and the devices that ask it: as many on either side, spread over all rows."""
+    """A server with a number of rows, and the devices that poll it: as many on both sides, spread over all rows."""
 
-    server: Running
+    server: RunningProcess
     database: int | None
     tokens: Sequence[str]
 
     def load(self, seconds: float) -> Round:
-        """The CPU of a call, the server's and the database's."""
+        """Return the CPU per call, of the server and the database."""
         calls = [(token, _REQUEST) for token in self.tokens] * max(1, round(seconds * _CALLS_A_SECOND / _ASKING))
-        done = measured(
+        done = measure_load(
             self.server, self.database, lambda: raw_load.run(self.server.address, GET_HINT, calls[0], calls)
         )
         used = (done.server_cpu_us or 0.0) + (done.database_cpu_us or 0.0)
@@ -60,12 +60,12 @@ class _Side:
 
 
 def measure(options: Options) -> Figure:
-    """Microseconds of CPU for each call: of the server and of PostgreSQL together."""
+    """Measure microseconds of CPU per call, of the server and PostgreSQL together."""
     with ExitStack() as stack:
         few, many = (stack.enter_context(_side(count)) for count in (_FEW, _MANY))
         for side in (few, many):
             side.load(options.seconds)
-        return paired(
+        return measure_pairs(
             "hint_rows_cpu",
             "us of CPU",
             Better.LESS,
@@ -82,7 +82,7 @@ def measure(options: Options) -> Figure:
 @contextmanager
 def _side(count: int) -> Iterator[_Side]:
     with migrated_stores() as stores:
-        say(f"hint_rows_cpu: fill in {count:,} rows")
+        report_progress(f"hint_rows_cpu: fill in {count:,} rows")
         asyncio.run(_fill(stores, count))
         step = count // _ASKING
         tokens = [user_token(f"user-{number}") for number in range(step, count + 1, step)]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from bench import h2load, raw_load
-from bench.figure import Better, Figure, Options, Round, paired
-from bench.processes import Running
-from bench.stage import GET_HINT, add_users, call, echo_server, measured, migrated_stores, our_server, user_token
+from bench.figure import Better, Figure, Options, Round, measure_pairs
+from bench.processes import RunningProcess
+from bench.stage import GET_HINT, add_users, call, echo_server, measure_load, migrated_stores, our_server, user_token
 from syncbeat.v1 import core_pb2, sync_service_pb2
 
 _WARM_UP_S = 1.0
-_CALLS_A_SECOND = 3_000  # without h2load: so many calls make a round of about the length asked for
+_CALLS_A_SECOND = 3_000  # without h2load: this rate makes a round about as long as requested
 
 
 def measure(options: Options) -> Figure:
-    """Requests a second over 16 connections x 4 streams; one server process."""
+    """Measure requests per second of one server process over 16 connections x 4 streams."""
     with migrated_stores() as stores:
         add_users(stores, ["alice"])
         token = user_token("alice")
@@ -26,15 +26,15 @@ def measure(options: Options) -> Figure:
                 for server in (ours, echo):
                     _load(server, None, request, token, _WARM_UP_S, len(answer))
 
-                figure = paired(
+                figure = measure_pairs(
                     "hint_vs_echo",
                     "requests/s",
                     Better.MORE,
                     options,
                     lambda: _load(ours, database, request, token, options.seconds, len(answer)),
                     lambda: _load(echo, None, request, token, options.seconds, len(answer)),
-                    h2load=h2load.installed(),
-                    generator="h2load" if h2load.installed() else "own, in Python: there is no h2load here",
+                    h2load=h2load.is_installed(),
+                    generator="h2load" if h2load.is_installed() else "own, in Python: there is no h2load here",
                     request_bytes=len(request),
                     answer_bytes=len(answer),
                 )
@@ -54,11 +54,11 @@ def _check(answer: bytes) -> None:
 
 
 def _load(
-    server: Running, database: int | None, request: bytes, token: str, seconds: float, answer_bytes: int
+    server: RunningProcess, database: int | None, request: bytes, token: str, seconds: float, answer_bytes: int
 ) -> Round:
-    if not h2load.installed():
+    if not h2load.is_installed():
         calls = [(token, request)] * round(seconds * _CALLS_A_SECOND)
-        return measured(server, database, lambda: raw_load.run(server.address, GET_HINT, calls[0], calls))
+        return measure_load(server, database, lambda: raw_load.run(server.address, GET_HINT, calls[0], calls))
     headers = [("content-type", "application/grpc"), ("te", "trailers"), ("authorization", f"Bearer {token}")]
     url = f"http://{server.address}{GET_HINT}"
-    return measured(server, database, lambda: h2load.run(url, request, headers, seconds, answer_bytes))
+    return measure_load(server, database, lambda: h2load.run(url, request, headers, seconds, answer_bytes))

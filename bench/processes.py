@@ -1,4 +1,4 @@
-"""Processes under measurement: started, waited for until they say that they are ready, and ended."""
+"""Measured processes: started, awaited until they report that they are ready, and stopped."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ _END_S = 30.0
 
 
 @dataclass(frozen=True)
-class Running:
-    """A process that is ready: its id, the last word of its ready line, how long it took, and what it said before."""
+class RunningProcess:
+    """A process that is ready: its id, the last word of its ready line, its start time, and the lines before."""
 
     pid: int
     address: str
     ready_s: float
-    said: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
 
 
 @contextmanager
-def running(command: Sequence[str], ready: str, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
-    """Run `command` for the block. It is ready when it prints a line that starts with `ready`.
+def running_process(
+    command: Sequence[str], ready: str, environment: Mapping[str, str] | None = None
+) -> Iterator[RunningProcess]:
+    """Run `command` for the block. It is ready once it prints a line that starts with `ready`.
 
     Raises:
-        RuntimeError: it ended before, or is not ready within a minute; its error output is in the message.
+        RuntimeError: it ended before, or is not ready within a minute; the message has its error output.
     """
     with tempfile.TemporaryDirectory(prefix="syncbeat-bench-") as folder, Path(folder, "errors").open("w+b") as errors:
         started = time.monotonic()
@@ -49,34 +51,34 @@ def running(command: Sequence[str], ready: str, environment: Mapping[str, str] |
             command, cwd=folder, env=_clean(environment or {}), stdout=subprocess.PIPE, stderr=errors
         )
         try:
-            said = _said(process, ready)
+            said = _read_until(process, ready)
             took = time.monotonic() - started
             if said is None:
                 errors.seek(0)
                 raise RuntimeError(
                     f"{' '.join(command)} is not ready: {errors.read().decode(errors='replace')[-2000:]}"
                 )
-            yield Running(process.pid, said[-1].split()[-1], took, tuple(said[:-1]))
+            yield RunningProcess(process.pid, said[-1].split()[-1], took, tuple(said[:-1]))
         finally:
             _end(process)
 
 
 def _clean(environment: Mapping[str, str]) -> dict[str, str]:
-    # The settings of whoever runs the bench must not reach what is measured.
+    # The settings of the user who runs the bench must not reach the measured process.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
     return {**kept, "PYTHONPATH": str(ROOT), **environment}
 
 
 def clean_environment() -> dict[str, str]:
-    """Returns our environment without what would lead one revision's Python to another's modules."""
+    """Return our environment without variables that would lead one revision's Python to another's modules."""
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
 
-def finished(command: Sequence[str], folder: Path, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
-    """Run `command` to its end. When we are interrupted meanwhile it is too, with all it runs; when killed, it alone.
+def run_to_end(command: Sequence[str], folder: Path, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+    """Run `command` to its end. If we are interrupted it is too, with its children; if we are killed, only it ends.
 
     Raises:
-        subprocess.TimeoutExpired: it took longer, and was ended.
+        subprocess.TimeoutExpired: it took longer, and was stopped.
     """
     launched = [
         sys.executable,
@@ -109,7 +111,7 @@ def finished(command: Sequence[str], folder: Path, timeout_s: float) -> subproce
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
-def _said(process: subprocess.Popen[bytes], ready: str) -> list[str] | None:
+def _read_until(process: subprocess.Popen[bytes], ready: str) -> list[str] | None:
     deadline = time.monotonic() + _READY_S
     assert process.stdout is not None
     received = b""
@@ -137,7 +139,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def cpu_s(pid: int) -> dict[int, float]:
-    """Seconds of CPU, user and system, that a process and its children have used, by process."""
+    """Return the seconds of CPU, user and system, of a process and its children, by process id."""
     process = psutil.Process(pid)
     used = {}
     for one in (process, *process.children(recursive=True)):
@@ -150,10 +152,10 @@ def cpu_s(pid: int) -> dict[int, float]:
 
 
 def cpu_between(before: Mapping[int, float], after: Mapping[int, float]) -> float:
-    """The seconds used from one `cpu_s` to the next."""
+    """Return the seconds used between two results of `cpu_s`."""
     return sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
 
 
 def rss_kb(pid: int) -> float:
-    """The resident memory of a process, in KiB."""
+    """Return the resident memory of a process in KiB."""
     return float(psutil.Process(pid).memory_info().rss) / 1024

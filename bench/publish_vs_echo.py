@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from itertools import count
 
 from bench import raw_load
-from bench.figure import Better, Figure, Options, Round, paired
-from bench.processes import Running
-from bench.stage import PUBLISH, SERVICE_TOKEN, call, echo_server, measured, migrated_stores, our_server
+from bench.figure import Better, Figure, Options, Round, measure_pairs
+from bench.processes import RunningProcess
+from bench.stage import PUBLISH, SERVICE_TOKEN, call, echo_server, measure_load, migrated_stores, our_server
 from syncbeat.v1 import core_pb2, sync_service_pb2
 
 _SCOPES = 100
-_CALLS_A_SECOND = 800  # so many calls make a round of about the length asked for
+_CALLS_A_SECOND = 800  # this rate makes a round about as long as requested
 
 
 def measure(options: Options) -> Figure:
-    """Requests a second, each committed when it is answered; the temporary cluster does not wait for the disk."""
+    """Measure requests per second, each committed before its answer; the temporary cluster does not sync to disk."""
     numbers = count()
     with migrated_stores() as stores, our_server(stores) as ours:
         answer = call(ours.address, PUBLISH, _request(next(numbers)), SERVICE_TOKEN)
@@ -27,7 +27,7 @@ def measure(options: Options) -> Figure:
             return [(SERVICE_TOKEN, _request(next(numbers))) for _ in range(made)]
 
         with echo_server(len(answer)) as echo:
-            return paired(
+            return measure_pairs(
                 "publish_vs_echo",
                 "requests/s",
                 Better.MORE,
@@ -51,6 +51,6 @@ def _request(number: int, request_id: str | None = None) -> bytes:
     return sync_service_pb2.PublishChangesRequest(request_id=own, changes=[change]).SerializeToString()
 
 
-def _load(server: Running, database: int | None, calls: Sequence[tuple[str, bytes]]) -> Round:
+def _load(server: RunningProcess, database: int | None, calls: Sequence[tuple[str, bytes]]) -> Round:
     warm_up = SERVICE_TOKEN, _request(0, request_id="")
-    return measured(server, database, lambda: raw_load.run(server.address, PUBLISH, warm_up, calls))
+    return measure_load(server, database, lambda: raw_load.run(server.address, PUBLISH, warm_up, calls))

@@ -1,4 +1,4 @@
-"""How fast SendNotification to 500 devices is accepted, and how soon a delivery is sent at half the load."""
+"""Rate at which SendNotification to 500 devices is accepted, and the latency of deliveries at half the maximum load."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from statistics import median, quantiles
 import asyncpg
 import grpc
 
-from bench.figure import Better, Figure, Options, say
-from bench.push_stage import PushStage, push_stage, sent, until_sent
+from bench.figure import Better, Figure, Options, report_progress
+from bench.push_stage import PushStage, count_sent, push_stage, wait_until_sent
 from bench.stage import SEND, SERVICE_TOKEN
 
 _EACH = 500
 _CALLERS = 4
 _SECONDS = 10.0
 _SMALL = 10
-# What accepting writes, without deciding anything.
+# The rows that accepting writes, without any of its decisions.
 _INSERT = """
 WITH n AS (
     INSERT INTO notifications (app_id, notification_id, kind, caller, content, priority, created_at, due_at, expires_at)
@@ -30,14 +30,16 @@ FROM n, unnest($1::text[]) u
 """
 
 
-def accepted(options: Options) -> Figure:
-    """Deliveries accepted a second: committed in PostgreSQL before the call is answered. No worker takes part."""
+def accept_rate(options: Options) -> Figure:
+    """Measure deliveries accepted per second, committed in PostgreSQL before the response. No worker takes part."""
     runs = []
     with push_stage(worker=False) as stage:
         asyncio.run(_accept(stage, 1.0))
         for number in range(1, options.rounds + 1):
             runs.append((asyncio.run(_accept(stage, options.seconds)), asyncio.run(_insert(stage, options.seconds))))
-            say(f"push_accept_per_s: round {number}/{options.rounds}: {runs[-1][0]:,.0f} against {runs[-1][1]:,.0f}")
+            report_progress(
+                f"push_accept_per_s: round {number}/{options.rounds}: {runs[-1][0]:,.0f} against {runs[-1][1]:,.0f}"
+            )
     return Figure(
         name="push_accept_per_s",
         unit="deliveries/s",
@@ -92,12 +94,12 @@ async def _accept(stage: PushStage, seconds: float) -> float:
 
 
 def latency(options: Options) -> Figure:
-    """The 95th percentile from acceptance to recorded SENT, at half the rate that was measured just before."""
+    """Measure the 95th percentile from acceptance to recorded SENT, at half the rate measured just before."""
     with push_stage() as stage:
         stage.push(1, 1_000)
         full = median(run.count / run.seconds for run in (stage.push(2, 1_000) for _ in range(3)))
-        idle = quantiles(asyncio.run(_at_rate(stage, full / 20)), n=100)
-        waits = asyncio.run(_at_rate(stage, full / 2))
+        idle = quantiles(asyncio.run(_send_at_rate(stage, full / 20)), n=100)
+        waits = asyncio.run(_send_at_rate(stage, full / 2))
     cuts = quantiles(waits, n=100)
     return Figure(
         name="push_p95_ms",
@@ -118,11 +120,11 @@ def latency(options: Options) -> Figure:
     )
 
 
-async def _at_rate(stage: PushStage, per_s: float) -> list[float]:
+async def _send_at_rate(stage: PushStage, per_s: float) -> list[float]:
     metadata = (("authorization", f"Bearer {SERVICE_TOKEN}"),)
     connection = await asyncpg.connect(stage.stores.app_url)
     try:
-        before, start = await sent(connection), await connection.fetchval("SELECT now()")
+        before, start = await count_sent(connection), await connection.fetchval("SELECT now()")
         calls = int(per_s * _SECONDS / _SMALL)
         async with grpc.aio.insecure_channel(stage.server.address) as channel:
             made: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(SEND)
@@ -134,7 +136,7 @@ async def _at_rate(stage: PushStage, per_s: float) -> list[float]:
                     asyncio.ensure_future(made(stage.request(_SMALL, number * _SMALL), metadata=metadata, timeout=10))
                 )
             await asyncio.gather(*under_way)
-        await until_sent(connection, before + calls * _SMALL)
+        await wait_until_sent(connection, before + calls * _SMALL)
         rows = await connection.fetch(
             "SELECT extract(epoch FROM updated_at - created_at)::float8 AS s FROM deliveries WHERE created_at > $1",
             start,

@@ -1,4 +1,4 @@
-"""What a claim of 200 takes after many deliveries went, while somebody holds a snapshot; and how fast old rows go."""
+"""Time of a claim of 200 after many deliveries were sent under a held snapshot; and the rate of deleting old rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from statistics import median
 
 import asyncpg
 
-from bench.figure import Better, Figure, Options, say
+from bench.figure import Better, Figure, Options, report_progress
 from bench.stage import migrated_stores
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.clock import SystemClock
@@ -31,7 +31,7 @@ _PASSING = 2_000
 _LEVELS = (0, 100_000, 500_000)
 _OLD = 200_000
 _DAYS = 30.0
-# As the superuser, and as a replica would write them: without their triggers and references.
+# As the superuser and in replica mode, without triggers and references.
 _FILL = (
     "SET session_replication_role = replica",
     """INSERT INTO notifications (app_id, notification_id, kind, caller, content, priority, accepted, created_at,
@@ -56,14 +56,14 @@ _ARRIVING_PER_S, _ARRIVE_EVERY_S = 3_000, 0.1
 
 
 class _Claims:
-    """Claims as a worker does, and takes what it claimed to be sent."""
+    """Claims as a worker does, and marks the claimed deliveries as sent."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._frontier = Frontier[queue.AppLane](SystemClock())
 
     async def claim(self, count: int) -> float:
-        """Milliseconds that a claim of so many took."""
+        """Return the milliseconds that a claim of `count` took."""
         token, began = str(uuid.uuid4()), time.perf_counter()
         reach = self._frontier.begin_scan()
         async with self._database.transaction() as conn:
@@ -90,7 +90,7 @@ class _Claims:
 
 
 def claims(options: Options) -> Figure:
-    """Milliseconds of a claim of 200, after half a million went under a held snapshot; the baseline is before any."""
+    """Measure milliseconds of a claim of 200 after half a million under a held snapshot; the baseline is before any."""
     with migrated_stores() as stores:
         held = asyncio.run(_levels(stores, held=True))
     with migrated_stores() as stores:
@@ -115,9 +115,9 @@ def claims(options: Options) -> Figure:
 
 
 async def _levels(stores: EmbeddedStores, *, held: bool) -> list[tuple[float, float]]:
-    """Median and mean of a claim at each level."""
+    """Return median and mean of a claim at each level."""
     count = _LEVELS[-1] + len(_LEVELS) * _CLAIMS * _EACH
-    say(f"push_claim_ms: fill in {count:,} deliveries")
+    report_progress(f"push_claim_ms: fill in {count:,} deliveries")
     await _as_admin(stores, *(statement.format(count=count) for statement in _FILL))
     levels, passed = [], 0
     async with open_database(stores.app_url, size=2, name="bench") as database, _snapshot(stores, held=held):
@@ -128,18 +128,18 @@ async def _levels(stores: EmbeddedStores, *, held: bool) -> list[tuple[float, fl
                 passed += _PASSING
             took = [await working.claim(_EACH) for _ in range(_CLAIMS)]
             levels.append((median(took), sum(took) / len(took)))
-            say(f"push_claim_ms: {levels[-1][0]:.1f} ms after {level:,}, {'held' if held else 'free'}")
+            report_progress(f"push_claim_ms: {levels[-1][0]:.1f} ms after {level:,}, {'held' if held else 'free'}")
     return levels
 
 
 def retention(options: Options) -> Figure:
-    """Request records deleted a second while claims go on and new ones come; the baseline is how many come a second."""
+    """Measure request records deleted per second, during claims and inserts; the baseline is the rate of inserts."""
     with migrated_stores() as stores:
-        return asyncio.run(_retained(stores))
+        return asyncio.run(_measure_retention(stores))
 
 
-async def _retained(stores: EmbeddedStores) -> Figure:
-    say(f"retention_per_s: fill in {_OLD:,} old request records")
+async def _measure_retention(stores: EmbeddedStores) -> Figure:
+    report_progress(f"retention_per_s: fill in {_OLD:,} old request records")
     count = 30_000
     await _as_admin(
         stores,
@@ -149,13 +149,13 @@ async def _retained(stores: EmbeddedStores) -> Figure:
     async with open_database(stores.app_url, size=4, name="bench") as database:
         working, gone = _Claims(database), 0
 
-        def forgot(rows: str, number: int) -> None:
+        def count_deleted(rows: str, number: int) -> None:
             nonlocal gone
             gone += number
 
         alone = [await working.claim(_EACH) for _ in range(_CLAIMS)]
         arriving = asyncio.ensure_future(_arrivals(stores))
-        sweeping = asyncio.ensure_future(Retention(database, old_rows(_DAYS), SystemClock(), forgot).sweep())
+        sweeping = asyncio.ensure_future(Retention(database, old_rows(_DAYS), SystemClock(), count_deleted).sweep())
         began = time.perf_counter()
         beside: list[float] = []
         while not sweeping.done():
@@ -186,7 +186,7 @@ async def _retained(stores: EmbeddedStores) -> Figure:
 
 
 async def _arrivals(stores: EmbeddedStores) -> int:
-    """Add new records at a steady rate until it is cancelled; how many were added."""
+    """Insert new records at a steady rate until cancelled. Returns how many."""
     each, added = round(_ARRIVING_PER_S * _ARRIVE_EVERY_S), 0
     conn = await asyncpg.connect(stores.admin_url)
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the push figures are measured on: a fake FCM over TLS and HTTP/2, a server and a worker, each a process."""
+"""The processes of the push figures: a fake FCM over TLS and HTTP/2, a server and a worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 
 from bench import h2load
-from bench.processes import COMMAND, ROOT, Running, running
+from bench.processes import COMMAND, ROOT, RunningProcess, running_process
 from bench.stage import SEND, SERVICE_TOKEN, Cpu, add_users, call, migrated_stores, our_server
 from syncbeat.v1 import core_pb2, push_service_pb2
 from syncbeat_devtools.embedded import EmbeddedStores
@@ -33,8 +33,8 @@ SELECT EXISTS (SELECT 1 FROM deliveries WHERE app_id = 'default' AND state IN ('
 
 
 @dataclass(frozen=True)
-class Pushed:
-    """What a batch of deliveries took: from the first call to the last recorded SENT."""
+class PushRun:
+    """The cost of a batch of deliveries, from the first call to the last recorded SENT."""
 
     count: int
     seconds: float
@@ -45,17 +45,17 @@ class Pushed:
 
 @dataclass(frozen=True)
 class PushStage:
-    """Everything that runs."""
+    """The running processes."""
 
     stores: EmbeddedStores
-    fake: Running
+    fake: RunningProcess
     account: Path
     ca: str
-    server: Running
-    worker: Running
+    server: RunningProcess
+    worker: RunningProcess
     users: list[str]
 
-    def push(self, calls: int, each: int) -> Pushed:
+    def push(self, calls: int, each: int) -> PushRun:
         """Send `calls` notifications to `each` users one after the other, and wait until all of them are SENT."""
         database = self.stores.pids[0]
         assert database is not None
@@ -64,18 +64,18 @@ class PushStage:
         count, took = asyncio.run(self._push(calls, each))
         server, worker, postgres = (Cpu.now(pid).since(cpu)[0] for pid, cpu in zip(pids, before, strict=True))
         costs = [used / count * 1e6 for used in (server + worker, worker, postgres)]
-        return Pushed(count, took, *costs)
+        return PushRun(count, took, *costs)
 
     def request(self, each: int, first: int = 0) -> bytes:
-        """A message to so many users."""
+        """Return a request for a message to so many users."""
         ids = [self.users[(first + number) % len(self.users)] for number in range(each)]
         shown = core_pb2.Notification(title="Anna", body="is reading page 12 with you")
         return push_service_pb2.SendNotificationRequest(
             user_ids=core_pb2.UserIds(ids=ids), notification=shown
         ).SerializeToString()
 
-    def firebase(self, count: int) -> tuple[float, float]:
-        """What firebase-admin's own sender does with the same fake: messages a second, and CPU of each."""
+    def run_firebase(self, count: int) -> tuple[float, float]:
+        """Send with firebase-admin to the same fake. Returns messages per second, and microseconds of CPU for each."""
         trusted = {"SSL_CERT_FILE": self.ca, "REQUESTS_CA_BUNDLE": self.ca, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "bench.firebase_sender", str(self.account), self.fake.address, str(count)]
         done = subprocess.run(command, env={**os.environ, **trusted}, capture_output=True, text=True, check=True)
@@ -83,8 +83,8 @@ class PushStage:
         return told["per_s"], told["cpu_us"]
 
     def ceiling(self, seconds: float) -> float | None:
-        """Sends a second that the fake itself takes over TLS and HTTP/2; None without h2load."""
-        if not h2load.installed():
+        """Return the sends per second that the fake itself accepts over TLS and HTTP/2; None without h2load."""
+        if not h2load.is_installed():
             return None
         os.environ["REQUESTS_CA_BUNDLE"] = self.ca
         tokens = AccessTokens(self.account, SystemClock())
@@ -95,10 +95,10 @@ class PushStage:
         return h2load.run_http2(url, json.dumps(message).encode(), headers, seconds).per_second
 
     async def _push(self, calls: int, each: int) -> tuple[int, float]:
-        # Counted in the database, where SENT is recorded.
+        # Deliveries are counted in the database, where SENT is recorded.
         connection = await asyncpg.connect(self.stores.app_url)
         try:
-            before = await sent(connection)
+            before = await count_sent(connection)
             started = time.perf_counter()
             accepted = 0
             for number in range(calls):
@@ -106,7 +106,7 @@ class PushStage:
                 answer = await asyncio.to_thread(call, self.server.address, SEND, request, SERVICE_TOKEN)
                 accepted += push_service_pb2.SendNotificationResponse.FromString(answer).delivery_count
             assert accepted == calls * each
-            await until_sent(connection, before + accepted)
+            await wait_until_sent(connection, before + accepted)
             return accepted, time.perf_counter() - started
         finally:
             await connection.close()
@@ -114,19 +114,19 @@ class PushStage:
 
 @contextmanager
 def push_stage(*, worker: bool = True) -> Iterator[PushStage]:
-    """Everything, for the block; without a worker what is accepted waits."""
+    """Start all processes for the block; without a worker accepted deliveries stay queued."""
     users = [f"user-{number:05}" for number in range(USERS)]
     with ExitStack() as stack:
         account = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="syncbeat-bench-")), "account.json")
         command = [*COMMAND, "fake-fcm", "--tls", "--credentials", str(account)]
-        fake = stack.enter_context(running(command, "fake-fcm: serving on"))
-        ca = next(line.split()[-1] for line in fake.said if "CA certificate" in line)
+        fake = stack.enter_context(running_process(command, "fake-fcm: serving on"))
+        ca = next(line.split()[-1] for line in fake.lines if "CA certificate" in line)
         stores = stack.enter_context(migrated_stores())
         add_users(stores, users, pushable=True)
         settings = {
             "SYNCBEAT_FCM_CREDENTIALS": str(account),
             "SYNCBEAT_FCM_BASE_URL": fake.address,
-            # The pipeline is measured, not FCM's rules for those who start: see `ramp` in the figures.
+            # The pipeline is measured without FCM's ramp-up rule for new senders: see `ramp` in the figures.
             "SYNCBEAT_PUSH_RAMP_S": "0",
             "SSL_CERT_FILE": ca,
             "REQUESTS_CA_BUNDLE": ca,
@@ -136,17 +136,17 @@ def push_stage(*, worker: bool = True) -> Iterator[PushStage]:
         yield PushStage(stores, fake, account, ca, server, delivering, users)
 
 
-async def sent(connection: asyncpg.Connection) -> int:
-    """How many deliveries are SENT."""
+async def count_sent(connection: asyncpg.Connection) -> int:
+    """Return the number of deliveries that are SENT."""
     return int(await connection.fetchval("SELECT count(*) FROM deliveries WHERE state = 'SENT'"))
 
 
-async def until_sent(connection: asyncpg.Connection, count: int) -> None:
-    """Wait until nothing is queued any more, and check that so many deliveries are SENT.
+async def wait_until_sent(connection: asyncpg.Connection, count: int) -> None:
+    """Wait until the queue is empty, and check that so many deliveries are SENT.
 
-    Asked by the queue's own indexes: counting all rows again and again would burden what is measured.
+    It queries the queue's own indexes: counting all rows repeatedly would burden the measured database.
     """
     async with asyncio.timeout(_TIMEOUT_S):
         while await connection.fetchval(_QUEUED):  # noqa: ASYNC110  # another process sends
             await asyncio.sleep(0.02)
-    assert await sent(connection) == count
+    assert await count_sent(connection) == count

@@ -6,8 +6,8 @@ import functools
 from dataclasses import dataclass
 from statistics import median
 
-from bench.figure import Better, Figure, Options, say
-from bench.push_stage import USERS, Pushed, push_stage
+from bench.figure import Better, Figure, Options, report_progress
+from bench.push_stage import USERS, PushRun, push_stage
 
 _CALLS = 2
 _EACH = 1_000
@@ -15,14 +15,14 @@ _EACH = 1_000
 
 @dataclass(frozen=True)
 class _Side:
-    pushed: Pushed
+    pushed: PushRun
     firebase_per_s: float
     firebase_cpu_us: float
     ceiling: float | None
 
 
 def cpu(options: Options) -> Figure:
-    """Our processes' CPU of a delivery, for the whole pipeline (accept, claim, send, record), over firebase-admin's."""
+    """Measure our CPU per delivery for the whole pipeline (accept, claim, send, record), against firebase-admin's."""
     sides = _sides(options)
     return Figure(
         name="push_cpu_us_vs_firebase_admin",
@@ -41,7 +41,7 @@ def cpu(options: Options) -> Figure:
 
 
 def rate(options: Options) -> Figure:
-    """Deliveries a second with one worker, over those of firebase-admin."""
+    """Measure deliveries per second with one worker, against firebase-admin's."""
     sides = _sides(options)
     ours = [(side.pushed.count / side.pushed.seconds, side.firebase_per_s) for side in sides]
     return Figure(
@@ -72,8 +72,8 @@ def _sides(options: Options) -> list[_Side]:
         stage.push(1, USERS // 2)  # connections and caches
         for number in range(1, options.rounds + 1):
             pushed = stage.push(_CALLS, _EACH)
-            per_s, cpu_us = stage.firebase(_CALLS * _EACH)
+            per_s, cpu_us = stage.run_firebase(_CALLS * _EACH)
             sides.append(_Side(pushed, per_s, cpu_us, stage.ceiling(options.seconds)))
             ours = f"{pushed.count / pushed.seconds:,.0f}/s at {pushed.cpu_us:.0f} us"
-            say(f"push: round {number}/{options.rounds}: {ours} against {per_s:,.0f}/s at {cpu_us:,.0f} us")
+            report_progress(f"push: round {number}/{options.rounds}: {ours} against {per_s:,.0f}/s at {cpu_us:,.0f} us")
     return sides

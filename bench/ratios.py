@@ -1,10 +1,12 @@
-"""Tells from the rounds of two revisions by how much one is better or worse, and when rounds are enough (ADR 73).
+"""Estimates from the rounds of two revisions how much a figure changed, and decides when there are enough rounds.
 
 The interval is Tukey's, of the signed rank test, around the Hodges-Lehmann estimate (Hollander, Wolfe, Chicken:
-Nonparametric Statistical Methods, section 3.3). It asks of the rounds' log ratios only to be symmetric about the truth,
-and they are whatever the noise, since chance decides which side of a round goes first. A round is a process of its own
-on either side, because processes differ for as long as they live, and no number of rounds in one of them tells by how
-much (Kalibera, Jones: Quantifying Performance Changes with Effect Size Confidence Intervals).
+Nonparametric Statistical Methods, section 3.3). It requires only that the rounds' log ratios are symmetric about the
+truth, and they are for any noise, since the order within a round is random. Each side of a round is a process of its
+own, because processes differ for as long as they live, and no number of rounds in one of them shows by how much
+(Kalibera, Jones: Quantifying Performance Changes with Effect Size Confidence Intervals).
+
+See ADR 73.
 """
 
 from __future__ import annotations
@@ -22,15 +24,16 @@ FEWEST_ROUNDS = 10
 MOST_ROUNDS = 60
 WIDEST = 4.0
 
-# Rounds end as soon as the interval happens to be narrow, which takes about a point of what it covers. So each look is
-# at 96 %: it covers the truth 94.7 to 97 % of the time, as tried on made rounds of ten kinds of noise (tests/bench).
+# Rounds stop as soon as the interval happens to be narrow, which costs about a point of coverage. So each interval is
+# at 96 %: it covers the truth 94.7 to 97 % of the time, as tests on simulated rounds of ten kinds of noise show
+# (tests/bench).
 _LEVEL = 0.96
 _MIDDLE_LIMIT = -3.0
 _END_LIMIT = -5.0
 
 
 class Verdict(StrEnum):
-    """What is told of a figure."""
+    """The verdict on a figure."""
 
     NOT_WORSE = "not worse by 3 %"
     WORSE = "worse"
@@ -41,7 +44,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """By how many percent a figure changed, with its 95 % interval; minus is worse, whatever the unit."""
+    """The change of a figure in percent, with its 95 % interval; negative is worse, whatever the unit."""
 
     worst: float
     middle: float
@@ -49,32 +52,35 @@ class Change:
 
     @property
     def width(self) -> float:
-        """Percentage points from end to end."""
+        """Return the width of the interval in percentage points."""
         return self.best - self.worst
 
 
-def change(pairs: Sequence[tuple[float, float]], better: Better) -> Change | None:
-    """Returns the change of these rounds, each (now, before); None where they are too few, or one is not above 0."""
+def estimate_change(pairs: Sequence[tuple[float, float]], better: Better) -> Change | None:
+    """Estimate the change from rounds, each (now, before).
+
+    Returns None if there are too few, or a value is not above 0.
+    """
     if any(now <= 0 or before <= 0 for now, before in pairs):
         return None
-    found = interval([log(now / before) for now, before in pairs])
+    found = confidence_interval([log(now / before) for now, before in pairs])
     if found is None:
         return None
     low, middle, high = ((exp(one) - 1) * 100 for one in found)
     return Change(low, middle, high) if better is Better.MORE else Change(-high, -middle, -low)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float] | None:
-    """Returns (low, middle, high) of the centre of these values; None where they are too few for any."""
-    count = _left_out(len(values))
+def confidence_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
+    """Return (low, middle, high) of the centre of these values; None if there are too few for any."""
+    count = _excluded_means(len(values))
     if not count:
         return None
     means = sorted((one + other) / 2 for place, one in enumerate(values) for other in values[place:])
     return means[count - 1], median(means), means[-count]
 
 
-def judge(found: Change | None) -> Verdict:
-    """Returns the verdict on a change. Worse is what can only be so: both ends are, and the middle by 3 % or more."""
+def classify(found: Change | None) -> Verdict:
+    """Return the verdict on a change: WORSE only if the whole interval is below 0 and its middle at most -3 %."""
     if found is None:
         return Verdict.UNDECIDED
     if found.worst > _END_LIMIT and found.middle > _MIDDLE_LIMIT:
@@ -82,15 +88,16 @@ def judge(found: Change | None) -> Verdict:
     return Verdict.WORSE if found.best < 0 and found.middle <= _MIDDLE_LIMIT else Verdict.UNDECIDED
 
 
-def enough(rounds: int, found: Change | None) -> bool:
-    """Whether no more rounds are to be made."""
+def has_enough_rounds(rounds: int, found: Change | None) -> bool:
+    """Tell if no more rounds are needed."""
     narrow = found is not None and found.width <= WIDEST
     return rounds >= MOST_ROUNDS or (rounds >= FEWEST_ROUNDS and narrow)
 
 
 @cache
-def _left_out(count: int) -> int:
-    # In how many of the 2**count signs does each sum of ranks come about? So many means are outside on either side.
+def _excluded_means(count: int) -> int:
+    # The number of the 2**count sign patterns that give each sum of ranks; from it follows how many means lie outside
+    # on either side.
     ways = [1]
     for rank in range(1, count + 1):
         ways = [

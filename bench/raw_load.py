@@ -1,6 +1,6 @@
-"""Our own load, where h2load cannot serve since every call is another: frames made in advance, answers only counted.
+"""Our own load generator, for calls that all differ, which h2load cannot send: frames are encoded in advance.
 
-It costs about as much as a third of a bare echo, so it takes part in what it measures; ours and the baseline alike.
+Responses are only counted. It costs about a third of a bare echo, which affects ours and the baseline equally.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _TIMEOUT_S = 120.0
 
 
 def run(address: str, path: str, warm_up: tuple[str, bytes], calls: Sequence[tuple[str, bytes]]) -> Load:
-    """Make every call, (token, message), once, over 16 connections x 4 streams; each of these begins with `warm_up`.
+    """Make every call, (token, message), once, over 16 connections x 4 streams; each connection begins with `warm_up`.
 
     Raises:
         RuntimeError: one did not end with grpc-status 0, or the connection was lost.
     """
-    made = [wire.call(path, token, message) for token, message in calls]
-    first = wire.call(path, *warm_up, first=True)
+    made = [wire.encode_call(path, token, message) for token, message in calls]
+    first = wire.encode_call(path, *warm_up, first=True)
     return uvloop.run(_run(address, made, first))
 
 
@@ -62,7 +62,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its bases
-        self._transport.write(wire.opening())
+        self._transport.write(wire.connection_preface())
 
     async def warm_up(self, first: wire.Call) -> None:
         """Make one call."""
@@ -77,7 +77,7 @@ class _Connection(asyncio.Protocol):
         await self._done
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -104,7 +104,7 @@ class _Connection(asyncio.Protocol):
 
     def _headers(self, block: bytes, flags: int) -> int:
         last = flags & wire.END_STREAM
-        # A block that left the table as it was means the same when it comes again.
+        # A block that did not change the header table decodes to the same fields again.
         if block in self._good:
             return last
         before = list(self._decoder.header_table.dynamic_entries)
@@ -135,7 +135,7 @@ class _Connection(asyncio.Protocol):
         if calls:
             frames = []
             for call in calls:
-                frames.append(call.on(self._stream_id))
+                frames.append(call.frames(self._stream_id))
                 self._stream_id += 2
             self._open += len(calls)
             self._transport.write(b"".join(frames))

@@ -1,4 +1,4 @@
-"""Another revision of this repository, built in a folder of its own under .venv with what it requires itself."""
+"""Builds another revision of this repository in a folder under .venv, with its own requirements."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.figure import say
-from bench.processes import ROOT, clean_environment, finished
+from bench.figure import report_progress
+from bench.processes import ROOT, clean_environment, run_to_end
 
 # Each takes about half a gigabyte, nearly all of it packages.
 _KEPT = 3
@@ -24,8 +24,8 @@ _BUILD_S = 900.0
 _LIST = "import json, bench.__main__ as bench; print(json.dumps(list(bench.FIGURES)))"
 
 
-class Unusable(Exception):
-    """The revision cannot be measured; the message is a sentence that says why."""
+class UnusableRevision(Exception):
+    """The revision cannot be measured; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -36,33 +36,35 @@ class Side:
 
     @property
     def python(self) -> Path:
-        """The interpreter of its virtual environment. Never resolved: by its link it finds its packages."""
+        """Return the interpreter of its virtual environment, unresolved, because it finds its packages by the link."""
         return self.root / ".venv" / "bin" / "python"
 
 
-def commit_of(revision: str, root: Path = ROOT) -> str:
-    """Returns the full hash of a commit.
+def resolve_commit(revision: str, root: Path = ROOT) -> str:
+    """Return the full hash of a commit.
 
     Raises:
-        Unusable: there is no git, or no such commit in this clone.
+        UnusableRevision: there is no git, or no such commit in this clone.
     """
     done = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if done.returncode:
-        raise Unusable(f"{revision} is no commit of this clone (git fetch --unshallow, where it holds only the newest)")
+        raise UnusableRevision(
+            f"{revision} is no commit of this clone (git fetch --unshallow, where it holds only the newest)"
+        )
     return done.stdout.decode().strip()
 
 
-def here(root: Path = ROOT) -> str:
-    """Returns what is measured: the commit, with a + where files differ from it."""
+def describe_working_tree(root: Path = ROOT) -> str:
+    """Return the current commit, with a + if files differ from it."""
     changed = _git(root, "status", "--porcelain").stdout.strip()
-    return commit_of("HEAD", root) + ("+" if changed else "")
+    return resolve_commit("HEAD", root) + ("+" if changed else "")
 
 
-def built(commit: str, root: Path = ROOT) -> Side:
-    """Returns the revision, ready to run; what was built before is used again.
+def build_revision(commit: str, root: Path = ROOT) -> Side:
+    """Build the revision, or reuse an earlier build.
 
     Raises:
-        Unusable: it has no bench, or cannot be built.
+        UnusableRevision: it has no bench, or cannot be built.
     """
     shelf = root / ".venv" / "against"
     shelf.mkdir(parents=True, exist_ok=True)
@@ -79,11 +81,11 @@ def built(commit: str, root: Path = ROOT) -> Side:
     return Side(folder)
 
 
-def figures_of(side: Side) -> frozenset[str]:
-    """Returns the names of the figures that a revision has.
+def list_figures(side: Side) -> frozenset[str]:
+    """Return the names of a revision's figures.
 
     Raises:
-        Unusable: its bench does not tell.
+        UnusableRevision: its bench does not start.
     """
     done = subprocess.run(
         [side.python, "-c", _LIST],
@@ -94,7 +96,7 @@ def figures_of(side: Side) -> frozenset[str]:
         check=False,
     )
     if done.returncode:
-        raise Unusable(f"the bench of {side.root.name} does not start: {_last_line(done.stderr)}")
+        raise UnusableRevision(f"the bench of {side.root.name} does not start: {_last_line(done.stderr)}")
     return frozenset(json.loads(done.stdout))
 
 
@@ -103,33 +105,33 @@ def _extract(commit: str, root: Path, folder: Path) -> None:
     try:
         with (part / "tar").open("w+b") as packed:
             if _git(root, "archive", "--format=tar", f"--output={packed.name}", commit).returncode:
-                raise Unusable(f"{commit} cannot be read from this clone")
+                raise UnusableRevision(f"{commit} cannot be read from this clone")
             with tarfile.open(packed.name) as archive:
                 archive.extractall(part / "tree", filter="data")
         for needed in ("bench/__main__.py", "tools/setup.sh"):
             if not (part / "tree" / needed).exists():
-                raise Unusable(f"{commit} cannot be measured: it has no {needed}")
+                raise UnusableRevision(f"{commit} cannot be measured: it has no {needed}")
         (part / "tree").rename(folder)  # whole or not at all
     finally:
         shutil.rmtree(part)
 
 
 def _set_up(commit: str, folder: Path) -> None:
-    # Its own script, which says nothing when that was done, and goes on where a killed one stopped.
-    say(f"against: set up {commit}")
+    # Runs the revision's own script, which does nothing if it is set up, and resumes one that was killed.
+    report_progress(f"against: set up {commit}")
     try:
-        done = finished(["sh", "tools/setup.sh"], folder, _BUILD_S)
+        done = run_to_end(["sh", "tools/setup.sh"], folder, _BUILD_S)
     except subprocess.TimeoutExpired:
-        raise Unusable(f"{commit} cannot be built: not done after {_BUILD_S:.0f} s") from None
+        raise UnusableRevision(f"{commit} cannot be built: not done after {_BUILD_S:.0f} s") from None
     if done.returncode:
-        raise Unusable(f"{commit} cannot be built: {_last_line(done.stderr)}")
+        raise UnusableRevision(f"{commit} cannot be built: {_last_line(done.stderr)}")
 
 
 def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, timeout=_GIT_S, check=False)
     except FileNotFoundError:
-        raise Unusable("there is no git here to ask for another revision") from None
+        raise UnusableRevision("there is no git here to ask for another revision") from None
 
 
 def _last_line(output: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What a figure is measured on: embedded stores, our server, the bare echo, and rows and tokens to call with."""
+"""The environment of a figure: embedded stores, our server, the bare echo, and rows and tokens for calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import grpc
 from bench import echo
 from bench.figure import Round
 from bench.h2load import Load
-from bench.processes import COMMAND, Running, cpu_between, cpu_s, running
+from bench.processes import COMMAND, RunningProcess, cpu_between, cpu_s, running_process
 from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.verify import mint
@@ -33,15 +33,15 @@ _KEY = KeyRow(Issuer("default", "syncbeat", uuid_subjects=False), "k1", "HS256",
 
 @contextmanager
 def migrated_stores() -> Iterator[EmbeddedStores]:
-    """New embedded stores with the service's tables."""
+    """Start new embedded stores with the service's tables."""
     with running_stores() as stores:
         asyncio.run(migrate(stores.owner_url, app_login="syncbeat_app"))
         yield stores
 
 
 @contextmanager
-def our_server(stores: EmbeddedStores, role: str = "all", **settings: str) -> Iterator[Running]:
-    """`syncbeat-server serve`, one process, on these stores."""
+def our_server(stores: EmbeddedStores, role: str = "all", **settings: str) -> Iterator[RunningProcess]:
+    """Run `syncbeat-server serve` as one process on these stores."""
     environment = {
         "SYNCBEAT_ROLE": role,
         "SYNCBEAT_LISTEN": "127.0.0.1:0",
@@ -52,24 +52,24 @@ def our_server(stores: EmbeddedStores, role: str = "all", **settings: str) -> It
         "SYNCBEAT_SERVICE_TOKENS": f"bench:{hashlib.sha256(SERVICE_TOKEN.encode()).hexdigest()}:*:*",
         **settings,
     }
-    with running([*COMMAND, "serve"], "syncbeat-server: serving", environment) as server:
+    with running_process([*COMMAND, "serve"], "syncbeat-server: serving", environment) as server:
         yield server
 
 
 @contextmanager
-def echo_server(answer_bytes: int) -> Iterator[Running]:
-    """The bare echo, which answers this many bytes."""
-    with running([sys.executable, "-m", "bench.echo", str(answer_bytes)], echo.READY) as server:
+def echo_server(answer_bytes: int) -> Iterator[RunningProcess]:
+    """Run the bare echo, which returns this many bytes."""
+    with running_process([sys.executable, "-m", "bench.echo", str(answer_bytes)], echo.READY) as server:
         yield server
 
 
 def user_token(user_id: str, seconds: int = 3600) -> str:
-    """An access token of a user, good for so long."""
+    """Return an access token of a user, valid for so many seconds."""
     return mint(_KEY, user_id, datetime.now(UTC), timedelta(seconds=seconds))
 
 
 def add_users(stores: EmbeddedStores, user_ids: Sequence[str], *, pushable: bool = False) -> None:
-    """Users with one device `phone` each, who are members of `SCOPES_EACH` scopes of their own, each with a head.
+    """Insert users with one device `phone` each, and `SCOPES_EACH` scopes of their own, each with a head.
 
     `pushable` devices have a registration token.
     """
@@ -120,8 +120,8 @@ def _registration(user_id: str, *, pushable: bool) -> tuple[str | None, bytes | 
     return (token, hashlib.sha256(token.encode()).digest()) if pushable else (None, None)
 
 
-def measured(server: Running, database_pid: int | None, load: Callable[[], Load]) -> Round:
-    """Put a load on a server: requests a second, and the CPU of it and of the database behind it, if there is one."""
+def measure_load(server: RunningProcess, database_pid: int | None, load: Callable[[], Load]) -> Round:
+    """Put a load on a server. Returns requests per second, and the CPU of it and of the database behind it, if any."""
     before = Cpu.now(server.pid, database_pid)
     done = load()
     used, used_by_database = Cpu.now(server.pid, database_pid).since(before)
@@ -134,23 +134,23 @@ def measured(server: Running, database_pid: int | None, load: Callable[[], Load]
 
 @dataclass(frozen=True)
 class Cpu:
-    """The CPU that a server, and its database beside it, used up to now."""
+    """The CPU that a server and its database have used up to now."""
 
     server: dict[int, float]
     database: dict[int, float]
 
     @staticmethod
     def now(server_pid: int, database_pid: int | None = None) -> Cpu:
-        """Read it."""
+        """Read the current values."""
         return Cpu(cpu_s(server_pid), cpu_s(database_pid) if database_pid else {})
 
     def since(self, before: Cpu) -> tuple[float, float]:
-        """Seconds used by the server and by the database since `before`."""
+        """Return the seconds used by the server and by the database since `before`."""
         return cpu_between(before.server, self.server), cpu_between(before.database, self.database)
 
 
 def call(address: str, path: str, request: bytes, token: str) -> bytes:
-    """One call by a real gRPC client; its answer.
+    """Make one call with a real gRPC client. Returns the response.
 
     Raises:
         grpc.RpcError: it did not end OK.

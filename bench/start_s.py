@@ -1,4 +1,4 @@
-"""From the start of the process to its ready line, on new embedded stores; and the memory of the idle server."""
+"""Time from the start of the process to its ready line, on new embedded stores; and the memory of the idle server."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 from statistics import median
 
-from bench.figure import Better, Figure, Options, say
-from bench.processes import rss_kb, running
+from bench.figure import Better, Figure, Options, report_progress
+from bench.processes import rss_kb, running_process
 
 _IDLE_S = 1.0
 
 
 def measure(options: Options) -> Figure:
-    """Seconds. There is no baseline."""
+    """Measure seconds. There is no baseline."""
     command = [str(Path(sys.executable).with_name("syncbeat-server")), "serve"]
     environment = {
         "SYNCBEAT_LISTEN": "127.0.0.1:0",
@@ -22,11 +22,11 @@ def measure(options: Options) -> Figure:
     }
     took, memory = [], []
     for number in range(1, options.rounds + 1):
-        with running(command, "syncbeat-server: serving on", environment) as server:
+        with running_process(command, "syncbeat-server: serving on", environment) as server:
             took.append(server.ready_s)
             time.sleep(_IDLE_S)
             memory.append(rss_kb(server.pid) / 1024)
-        say(f"start_s: round {number}/{options.rounds}: {took[-1]:.2f} s, {memory[-1]:.0f} MiB idle")
+        report_progress(f"start_s: round {number}/{options.rounds}: {took[-1]:.2f} s, {memory[-1]:.0f} MiB idle")
     return Figure(
         name="start_s",
         unit="s",

@@ -1,7 +1,7 @@
-"""The frames of a unary gRPC call over HTTP/2 (RFC 9113), made in advance, as a client sends them after its first.
+"""Frames of a unary gRPC call over HTTP/2 (RFC 9113), encoded in advance for calls after a connection's first.
 
-What is the same in all calls of a connection stands in the dynamic table of HPACK (RFC 7541) and costs one byte each;
-the token does not, as every call has another.
+The headers that all calls of a connection share are in the dynamic table of HPACK (RFC 7541) and cost one byte each;
+the token is not, because every call has another.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ _POST, _HTTP = b"\x83", b"\x86"  # of the static table
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call in three parts, between which its stream's id goes."""
+    """A call in three parts, between which its stream's id is inserted."""
 
     head: bytes
     middle: bytes
     tail: bytes
 
-    def on(self, stream_id: int) -> bytes:
-        """Its frames on one stream."""
+    def frames(self, stream_id: int) -> bytes:
+        """Return its frames on one stream."""
         stream = stream_id.to_bytes(4, "big")
         return b"".join((self.head, stream, self.middle, stream, self.tail))
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
-    """A whole frame."""
+    """Encode a frame."""
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream_id.to_bytes(4, "big") + payload
 
 
-def opening() -> bytes:
-    """What a connection starts with: windows so wide that answers never wait for us."""
+def connection_preface() -> bytes:
+    """Return the start of a connection, with windows so wide that responses never wait for us."""
     setting = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + _WINDOW.to_bytes(4, "big")
     widen = (_WINDOW - _DEFAULT_WINDOW).to_bytes(4, "big")
     return PREFACE + frame(SETTINGS, 0, 0, setting) + frame(WINDOW_UPDATE, 0, 0, widen)
 
 
 def settings_ack() -> bytes:
-    """The answer to the server's settings."""
+    """Return the acknowledgement of the server's settings."""
     return frame(SETTINGS, ACK, 0, b"")
 
 
 def ping_ack(payload: bytes) -> bytes:
-    """The answer to a ping."""
+    """Return the response to a ping."""
     return frame(PING, ACK, 0, payload)
 
 
-def call(path: str, token: str, message: bytes, *, first: bool = False) -> Call:
-    """A call of `path`. The first of a connection fills the table that the others refer to."""
+def encode_call(path: str, token: str, message: bytes, *, first: bool = False) -> Call:
+    """Encode a call of `path`. The first of a connection fills the table that the others refer to."""
     same = [(":path", path), (":authority", "bench"), ("te", "trailers"), ("content-type", "application/grpc")]
     if first:
         fixed = b"".join(b"\x40" + _text(name) + _text(value) for name, value in same)

@@ -5,33 +5,41 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import re
 import socket
-import traceback
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import hypothesis
 import pytest
+import pytest_asyncio
 import redis
 
 from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.storage.migrate import migrate
 from syncbeat_server.storage.postgres import database as database_module
-from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.database import open_database
 from syncbeat_server.storage.redis import bus as storage_redis
-from tests.fakes import FakeClock
-from tests.pooler import pooled
+from syncbeat_server.storage.redis import cluster_query
+from syncbeat_server.sync.hints import load_pacer, view_cache, view_sweep
+from syncbeat_server.sync.streams import head_sweep, restore_sweep
+from tests.support import ports
+from tests.support.databases import (
+    TEST_APP_LOGIN,
+    DatabaseUrls,
+    WatchedDatabase,
+    create_database,
+    drop_database,
+    run_sql,
+)
+from tests.support.fake_clock import FakeClock
+from tests.support.pgbouncer import pooled
+from tests.support.rpc_server import DEADLINE_S, Server, patience_with_redis, running_server
+from tests.support.secret_log_scan import SecretLogScan
 
 _TEMPLATE = "syncbeat_template"
 _REDIS_DATABASES = 127
-_TEST_APP_LOGIN = "syncbeat_app"
 
 # The clock of the template: what the test's clock says, or the real time as long as no test sets it.
 _TEST_CLOCK = """
@@ -42,9 +50,6 @@ CREATE OR REPLACE FUNCTION syncbeat_now() RETURNS timestamptz LANGUAGE sql STABL
     AS $$ SELECT coalesce((SELECT at FROM test_clock), now()) $$;
 """
 
-# A JWT or half of one, a refresh token, an authorization value, a private key, and what the tests call their tokens.
-_SECRET = re.compile(r"eyJ[\w-]{8,}|sbr_[\w-]{8,}|[Bb]earer [\w.-]{8,}|PRIVATE KEY|a-token-of-|0123456789abcdef0123")
-
 # The same examples each time, and none is wrong because the machine paused while it was drawn or checked. `make prove`
 # tries many more, others each time.
 _STEADY = hypothesis.settings(
@@ -54,72 +59,16 @@ hypothesis.settings.register_profile("steady", _STEADY)
 hypothesis.settings.register_profile("roaming", _STEADY, derandomize=False, max_examples=2_000)
 hypothesis.settings.load_profile("steady")
 
+_TIERS = ("unit", "http", "store", "rpc", "process", "prove")
+_WITHOUT_STORES = ("unit", "http")
+
 _numbers = itertools.count(1)
-
-
-@dataclass(frozen=True)
-class DatabaseUrls:
-    """One database under its three logins: the service's, the owner's, the superuser's."""
-
-    name: str
-    app_url: str
-    owner_url: str
-    admin_url: str
-
-
-def urls_of(stores: EmbeddedStores, name: str) -> DatabaseUrls:
-    """The addresses of another database of the same cluster."""
-
-    def renamed(url: str) -> str:
-        return url.replace("@/syncbeat?", f"@/{name}?")
-
-    return DatabaseUrls(name, renamed(stores.app_url), renamed(stores.owner_url), renamed(stores.admin_url))
-
-
-async def run_sql(url: str, *statements: str) -> None:
-    """Run each statement by itself, outside a transaction."""
-    conn = await asyncpg.connect(url)
-    try:
-        for statement in statements:
-            await conn.execute(statement)
-    finally:
-        await conn.close()
-
-
-async def create_database(stores: EmbeddedStores, name: str, template: str = "template1") -> DatabaseUrls:
-    """Make a database as deploy/postgres/10-logins.sh would."""
-    await run_sql(
-        stores.admin_url,
-        f"CREATE DATABASE {name} OWNER syncbeat_owner TEMPLATE {template} STRATEGY FILE_COPY",
-        f"REVOKE CONNECT, TEMPORARY ON DATABASE {name} FROM PUBLIC",
-        f"GRANT CONNECT ON DATABASE {name} TO {_TEST_APP_LOGIN}",
-    )
-    return urls_of(stores, name)
-
-
-async def drop_database(stores: EmbeddedStores, name: str) -> None:
-    """Drop it, whoever is connected."""
-    await run_sql(stores.admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-
-
-class _SecretsInLogs(logging.Handler):
-    """Looks for tokens and keys in whatever is logged by this process."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.found: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
-        text = f"{record.getMessage()} {record.__dict__} {trace}"
-        if _SECRET.search(text):
-            self.found.append(f"{record.name}:{record.lineno}: {record.msg}")
 
 
 @pytest.fixture(autouse=True)
 def no_secret_is_logged() -> Iterator[None]:
     """The canary of the whole suite: a token in any log line fails the test that wrote it."""
-    handler = _SecretsInLogs()
+    handler = SecretLogScan()
     logging.getLogger().addHandler(handler)
     try:
         yield
@@ -135,6 +84,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """
     parser.addoption("--jose-vectors", type=Path, help="run the JOSE test vectors of this folder and nothing else")
     parser.addoption("--pgbouncer", type=Path, help="the program of a PgBouncer to put before PostgreSQL")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a test that is not of exactly one tier, or that uses the stores and is of a tier without them."""
+    for item in items:
+        of = [mark.name for mark in item.iter_markers() if mark.name in _TIERS]
+        if len(of) != 1:
+            raise pytest.UsageError(
+                f"{item.nodeid} has the tiers {of}: mark its module with one of {', '.join(_TIERS)}"
+            )
+        if of[0] in _WITHOUT_STORES and "stores" in getattr(item, "fixturenames", ()):
+            raise pytest.UsageError(f"{item.nodeid} uses the stores: its tier is not {of[0]}")
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +125,7 @@ def template(stores: EmbeddedStores) -> str:
 
     async def make() -> None:
         urls = await create_database(stores, _TEMPLATE)
-        await migrate(urls.owner_url, app_login=_TEST_APP_LOGIN)
+        await migrate(urls.owner_url, app_login=TEST_APP_LOGIN)
         await run_sql(urls.owner_url, _TEST_CLOCK)
 
     asyncio.run(make())
@@ -179,42 +140,17 @@ async def database_urls(stores: EmbeddedStores, template: str) -> AsyncIterator[
     await drop_database(stores, urls.name)
 
 
-class WatchedDatabase(Database):
-    """The service's pool, which knows who works with it."""
-
-    def __init__(self, opened: Database) -> None:
-        super().__init__(opened._pool)
-        self._users = Counter[asyncio.Task[Any] | None]()
-        self._left = asyncio.Event()
-
-    @asynccontextmanager
-    async def _acquired(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
-        task = asyncio.current_task()
-        self._users[task] += 1
-        try:
-            async with super()._acquired() as conn:
-                yield conn
-        finally:
-            self._users[task] -= 1
-            if not self._users[task]:
-                del self._users[task]
-            self._left.set()
-
-    async def rest(self) -> bool:
-        """Return when no task but this one waits for it or is in a transaction; whether that took any waiting."""
-        waited = False
-        while self._users.keys() - {asyncio.current_task()}:
-            waited = True
-            self._left.clear()
-            await self._left.wait()
-        return waited
-
-
 @pytest.fixture
 async def database(database_urls: DatabaseUrls) -> AsyncIterator[WatchedDatabase]:
     """The service's pool on this test's database, as the service's login."""
     async with open_database(database_urls.app_url, size=4, name="test") as opened:
         yield WatchedDatabase(opened)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port that nobody has."""
+    return ports.free_port()
 
 
 @pytest.fixture
@@ -231,7 +167,7 @@ def redis_url(stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch) -> str:
 
     That it is gone is told by its socket: a pause of this machine is not to be taken for that.
     """
-    monkeypatch.setattr(storage_redis, "_TIMEOUT_S", 20.0)
+    monkeypatch.setattr(storage_redis, "_TIMEOUT_S", DEADLINE_S)
     url = f"{stores.redis_url}?db={next(_numbers) % _REDIS_DATABASES + 1}"
     with redis.Redis.from_url(url) as client:
         client.flushdb()
@@ -259,3 +195,40 @@ async def clock(request: pytest.FixtureRequest) -> AsyncIterator[FakeClock]:
         yield moved
     finally:
         await conn.close()
+
+
+@pytest.fixture
+def patient_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of this test wait longer for the answers of others than a busy machine may need."""
+    monkeypatch.setattr(cluster_query, "_TIMEOUT_S", DEADLINE_S / 2)
+
+
+@pytest.fixture
+def unstretched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of this test do not lengthen intervals because the machine pauses and they seem to bear too much."""
+    monkeypatch.setattr(load_pacer, "_WINDOW_S", 10**9)
+
+
+@pytest.fixture
+def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of this test look for changes by themselves once an hour: what is known sooner, a wake-up told."""
+    for sweep in (head_sweep, restore_sweep, view_sweep):
+        monkeypatch.setattr(sweep, "_EVERY_S", 3_600.0)
+    monkeypatch.setattr(view_cache, "TRUSTED_S", 3_600.0)
+
+
+@pytest.fixture
+async def server(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Server]:
+    """A server of this test's own."""
+    async with running_server(database_urls, redis_url) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def module_server(stores: EmbeddedStores, template: str) -> AsyncIterator[Server]:
+    """A server for all tests of a module, which then run on the module's loop."""
+    urls = await create_database(stores, f"rpc_{next(_numbers)}", template)
+    with patience_with_redis():
+        async with running_server(urls, stores.redis_url) as running:
+            yield running
+    await drop_database(stores, urls.name)

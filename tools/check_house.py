@@ -1,15 +1,19 @@
-"""House rules that no linter knows: sizes, names, no sleeps or mocks in tests, no machine's paths.
+"""Checks house rules that no linter knows: sizes, names, docstrings, no sleeps or mocks in tests, no machine's paths.
 
-There are no exceptions to list: a rule that needs one is the wrong rule. Generated code is not looked at.
+There are no exceptions to list: a rule that needs one is the wrong rule. Generated code is not checked. With `--stats`
+it prints the sizes of modules instead.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import os
 import re
+import statistics
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +24,16 @@ HIDDEN_FOLDERS_READ = {".ci", ".github"}
 
 MODULE_LINES = 400
 FUNCTION_LINES = 70
+FOLDER_MODULES = 15
+# Below these, no folder holds more modules than that; an `__init__.py` does not count.
+FOLDERS_OF_MODULES = ("server",)
+
+# A docstring opens with a verb and its object, not with a question word.
+QUESTION_WORDS = {
+    "how", "if", "in", "what", "when", "where", "whether", "which", "who", "whom", "whose", "why",
+}  # fmt: skip
+# The folders whose docstrings are checked.
+DOCSTRINGS_CHECKED = ("bench", "clients/python/syncbeat", "server", "tools")
 
 BANNED_WORDS = {
     "base", "bases", "common", "commons", "data", "helper", "helpers", "info", "manager", "managers",
@@ -58,15 +72,31 @@ class Finding(NamedTuple):
 
 
 def main() -> int:
-    """Print every finding as `path:line: text`; answer 1 when there is one."""
-    findings = [finding for path in files(ROOT) for finding in check_file(path)]
+    """Print every finding as `path:line: text`; return 1 when there is one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--stats", action="store_true", help="print the sizes of the service's modules and folders")
+    paths = sorted(files(ROOT))
+    if parser.parse_args().stats:
+        print_stats(paths)
+        return 0
+    findings = [*check_folders(paths), *(finding for path in paths for finding in check_file(path))]
     for finding in sorted(findings):
         print(f"{finding.path}:{finding.line}: {finding.text}")
     return 1 if findings else 0
 
 
+def print_stats(paths: Iterable[Path]) -> None:
+    """Print median and largest size of the modules in server/, in lines, and the largest folder."""
+    modules = [path for path in paths if path.suffix == ".py" and path.parts[0] == "server" and not is_package(path)]
+    lines = {path: (ROOT / path).read_text(encoding="utf-8").count("\n") for path in modules}
+    folder, count = Counter(path.parent for path in modules).most_common(1)[0]
+    longest = max(lines, key=lambda path: lines[path])
+    print(f"modules of server/: {len(modules)}, median {statistics.median(lines.values()):.0f} lines")
+    print(f"longest: {longest}, {lines[longest]} lines; largest folder: {folder}, {count} modules")
+
+
 def files(root: Path) -> Iterator[Path]:
-    """Every file of ours, relative to `root`: not what is generated, hidden, built or installed."""
+    """Yield every file of ours, relative to `root`: none that is generated, hidden, built or installed."""
     for folder, subfolders, names in os.walk(root):
         here = Path(folder).relative_to(root)
         subfolders[:] = [
@@ -83,8 +113,26 @@ def files(root: Path) -> Iterator[Path]:
                 yield here / name
 
 
+def check_folders(paths: Iterable[Path]) -> Iterator[Finding]:
+    """Check that no folder is too large to be read at a glance."""
+    counts = Counter(path.parent for path in paths if path.suffix == ".py" and not is_package(path))
+    for folder, count in counts.items():
+        if count > FOLDER_MODULES and is_below(folder, FOLDERS_OF_MODULES):
+            yield Finding(folder, 1, f"holds {count} modules; a folder has at most {FOLDER_MODULES}")
+
+
+def is_package(path: Path) -> bool:
+    """Tell if a module stands for its folder."""
+    return path.name == "__init__.py"
+
+
+def is_below(path: Path, roots: Iterable[str]) -> bool:
+    """Tell if a path is one of `roots` or within one."""
+    return any(path.is_relative_to(root) for root in roots)
+
+
 def check_file(path: Path) -> Iterator[Finding]:
-    """Every rule that applies to this file."""
+    """Check a file against every rule that applies to it."""
     yield from check_path_words(path)
     try:
         text = (ROOT / path).read_text(encoding="utf-8")
@@ -96,7 +144,7 @@ def check_file(path: Path) -> Iterator[Finding]:
 
 
 def check_path_words(path: Path) -> Iterator[Finding]:
-    """File and folder names say what is in them, not that something is."""
+    """Refuse file and folder names with words that say nothing about the contents."""
     if path.suffix not in NAMED_SUFFIXES:
         return
     for part in (*path.parts[:-1], path.stem):
@@ -105,7 +153,7 @@ def check_path_words(path: Path) -> Iterator[Finding]:
 
 
 def check_text(path: Path, text: str) -> Iterator[Finding]:
-    """What no file may hold, whatever its language."""
+    """Apply the rules for text in any language."""
     for number, line in enumerate(text.splitlines(), start=1):
         if REGISTRY_HOSTS.search(line):
             yield Finding(path, number, "names the host of a package registry")
@@ -118,7 +166,7 @@ def check_text(path: Path, text: str) -> Iterator[Finding]:
 
 
 def check_python(path: Path, text: str) -> Iterator[Finding]:
-    """Sizes and names; in tests also sleeps and mocks."""
+    """Check sizes, names and docstrings; in tests also sleeps and mocks."""
     in_tests = path.parts[0] == "tests"
     lines = text.count("\n")
     if lines > MODULE_LINES:
@@ -128,6 +176,8 @@ def check_python(path: Path, text: str) -> Iterator[Finding]:
     except SyntaxError as error:
         yield Finding(path, error.lineno or 1, f"is no Python: {error.msg}")
         return
+    if is_below(path, DOCSTRINGS_CHECKED):
+        yield from check_docstrings(path, tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
@@ -140,9 +190,19 @@ def check_python(path: Path, text: str) -> Iterator[Finding]:
             yield from check_test_node(path, node)
 
 
+def check_docstrings(path: Path, tree: ast.Module) -> Iterator[Finding]:
+    """Check that no docstring opens with a question word: verb and object say more."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = re.match(r"\W*(\w+)", ast.get_docstring(node) or "")
+            if first and first[1].lower() in QUESTION_WORDS:
+                line = 1 if isinstance(node, ast.Module) else node.lineno
+                yield Finding(path, line, f"a docstring opens with {first[1]!r}: open it with verb and object")
+
+
 def check_test_node(path: Path, node: ast.AST) -> Iterator[Finding]:
-    """A test waits for what it waits for, and talks to the real thing or to a fake written for it."""
-    if isinstance(node, ast.Call) and sleeps(node):
+    """Refuse sleeps and mocks: a test waits for its condition, and uses the real thing or a fake written for it."""
+    if isinstance(node, ast.Call) and is_sleep(node):
         yield Finding(path, node.lineno, "sleeps: wait for an event or move the fake clock")
     elif isinstance(node, ast.Import) and any(alias.name in MOCK_MODULES for alias in node.names):
         yield Finding(path, node.lineno, "uses a mock")
@@ -152,8 +212,8 @@ def check_test_node(path: Path, node: ast.AST) -> Iterator[Finding]:
             yield Finding(path, node.lineno, "uses a mock")
 
 
-def sleeps(call: ast.Call) -> bool:
-    """Whether this is a sleep of the event loop or the system for anything but a literal 0."""
+def is_sleep(call: ast.Call) -> bool:
+    """Tell if a call sleeps, in the event loop or the system, for anything but a literal 0."""
     function = call.func
     if isinstance(function, ast.Attribute):
         named = (
@@ -166,7 +226,7 @@ def sleeps(call: ast.Call) -> bool:
 
 
 def words(name: str) -> set[str]:
-    """The words of a snake_case, kebab-case or CamelCase name, in lower case."""
+    """Return the words of a snake_case, kebab-case or CamelCase name, in lower case."""
     return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)}
 
 

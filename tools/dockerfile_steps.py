@@ -1,11 +1,11 @@
-"""Run the Dockerfile's own steps where there is no container engine: in an empty folder and environment.
+"""Runs the Dockerfile's steps without a container engine, in an empty folder and environment.
 
 Each stage starts from an empty folder, which stands for its file system, and a new virtual environment, which
-stands for the `python:` image. COPY takes only what .dockerignore lets through; RUN runs with nothing but the
-stage's ENV; absolute paths are read inside the folder. At the end the last stage's entry point must answer
+stands for the `python:` image. COPY takes only files that .dockerignore lets through; RUN runs with nothing but the
+stage's ENV; absolute paths are mapped into the folder. At the end the last stage's entry point must answer
 `--help`, from its own files, without a package installer in the image.
 
-What it cannot show: the operating system of the base image, and that the user may read what was copied.
+It does not show that the base image's operating system is right, nor that the user may read the copied files.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 CONTEXT = Path(__file__).resolve().parent.parent
-ROOTED = re.compile(r"(?<![\w./-])/(?=(?:opt|src)\b)")  # the absolute paths a Dockerfile of ours may name
-PASSED = ("SSL_CERT_FILE", "PIP_CERT", "PIP_FIND_LINKS", "PIP_DEFAULT_TIMEOUT", "HTTPS_PROXY", "NO_PROXY")
+ROOTED = re.compile(r"(?<![\w./-])/(?=(?:opt|src)\b)")  # absolute paths that our Dockerfile may use
+PASSED_THROUGH = ("SSL_CERT_FILE", "PIP_CERT", "PIP_FIND_LINKS", "PIP_DEFAULT_TIMEOUT", "HTTPS_PROXY", "NO_PROXY")
 OLDEST_UID = 10_000
 
 
 class StepFailed(Exception):
-    """A step did not do what the Dockerfile says it does."""
+    """A step failed."""
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction with its continuation lines joined: `COPY`, `server server`."""
+    """An instruction with its continuation lines joined: `COPY`, `server server`."""
 
     line: int
     name: str
@@ -44,7 +44,7 @@ class Instruction:
 
 @dataclass
 class Stage:
-    """A stage being built: where its files are, and what its instructions set so far."""
+    """A stage being built: its folder, and the values its instructions have set so far."""
 
     folder: Path
     interpreter: Path
@@ -54,7 +54,7 @@ class Stage:
 
 
 def main() -> int:
-    """Build every stage, then ask the last one to start; answer 1 with the reason when a step fails."""
+    """Build every stage and start the last one. Returns 1, and prints the reason, if a step fails."""
     with tempfile.TemporaryDirectory(prefix="syncbeat-image-") as folder:
         try:
             last = build(parse((CONTEXT / "Dockerfile").read_text()), Path(folder))
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def parse(text: str) -> list[Instruction]:
-    """The instructions in order, without comments."""
+    """Return the instructions in order, without comments."""
     instructions: list[Instruction] = []
     pending, first = "", 0
     for number, line in enumerate(text.splitlines(), start=1):
@@ -84,7 +84,10 @@ def parse(text: str) -> list[Instruction]:
 
 
 def build(instructions: list[Instruction], folder: Path) -> Stage:
-    """Run the instructions; the last stage. `root` is always the stage at work: installed paths stay true."""
+    """Run the instructions. Returns the last stage.
+
+    `root` always links to the current stage, so that installed paths stay valid.
+    """
     stages: dict[str, Stage] = {}
     stage: Stage | None = None
     for step in instructions:
@@ -103,7 +106,7 @@ def build(instructions: list[Instruction], folder: Path) -> Stage:
             stage.environment |= dict(re.findall(r"(\w+)=(\S+)", step.argument))
         elif step.name == "WORKDIR":
             stage.workdir = step.argument
-            inside(stage, step.argument).mkdir(parents=True, exist_ok=True)
+            path_in_stage(stage, step.argument).mkdir(parents=True, exist_ok=True)
         else:
             stage.settings[step.name] = step.argument
     if stage is None:
@@ -112,7 +115,7 @@ def build(instructions: list[Instruction], folder: Path) -> Stage:
 
 
 def new_stage(folder: Path, name: str, step: Instruction) -> Stage:
-    """An empty folder, and an empty environment in the place of the base image's Python."""
+    """Create a stage with an empty folder, and an empty environment in place of the base image's Python."""
     if not re.match(r"python:3\.\d+[\w.-]*( |$)", step.argument):
         raise StepFailed(f"line {step.line}: only a tagged python image can be stood in for")
     print(f"stage {name}: {step.argument.partition(' ')[0]}")
@@ -121,47 +124,47 @@ def new_stage(folder: Path, name: str, step: Instruction) -> Stage:
     return Stage(folder / name, folder / f"{name}-python" / "bin")
 
 
-def inside(stage: Stage, path: str) -> Path:
-    """Where a path of the image is on this machine."""
+def path_in_stage(stage: Stage, path: str) -> Path:
+    """Return the path on this machine of a path in the image."""
     absolute = path if path.startswith("/") else f"{stage.workdir}/{path}"
     return stage.folder / absolute.lstrip("/")
 
 
-def environment(stage: Stage, root: Path) -> dict[str, str]:
-    """The stage's ENV, and what reaching the package index takes on this machine; nothing else."""
+def stage_environment(stage: Stage, root: Path) -> dict[str, str]:
+    """Return the stage's ENV, and the variables needed to reach the package index from this machine."""
     base = f"{stage.interpreter}:/usr/local/bin:/usr/bin:/bin"
     own = {name: ROOTED.sub(f"{root}/", value) for name, value in stage.environment.items()}
     own["PATH"] = own.get("PATH", base).replace("$PATH", base)
     own.setdefault("HOME", str(stage.interpreter.parent))
-    return {name: value for name, value in passed().items() if name not in own} | own
+    return {name: value for name, value in host_environment().items() if name not in own} | own
 
 
-def passed() -> dict[str, str]:
-    """The settings of this machine that a build gets from its engine's configuration."""
-    return {name: os.environ[name] for name in PASSED if name in os.environ}
+def host_environment() -> dict[str, str]:
+    """Return the variables of this machine that a build gets from its engine's configuration."""
+    return {name: os.environ[name] for name in PASSED_THROUGH if name in os.environ}
 
 
 def run(stage: Stage, root: Path, step: Instruction) -> None:
-    """RUN, with absolute paths read inside the stage's folder."""
+    """Execute RUN, with absolute paths mapped into the stage's folder."""
     command = ROOTED.sub(f"{root}/", step.argument)
     print(f"  RUN {step.argument}")
     done = subprocess.run(
-        ["/bin/sh", "-euc", command], cwd=inside(stage, "."), env=environment(stage, root), check=False
+        ["/bin/sh", "-euc", command], cwd=path_in_stage(stage, "."), env=stage_environment(stage, root), check=False
     )
     if done.returncode:
         raise StepFailed(f"line {step.line}: RUN answered {done.returncode}")
 
 
 def copy(stage: Stage, stages: dict[str, Stage], step: Instruction) -> None:
-    """COPY from the context, as .dockerignore leaves it, or `--from` another stage."""
+    """Execute COPY from the context as .dockerignore leaves it, or from another stage (`--from`)."""
     *sources, target = step.argument.split()
     origin: Stage | None = None
     if sources[0].startswith("--from="):
         origin = stages[sources.pop(0).removeprefix("--from=")]
     print(f"  COPY {step.argument}")
     for source in sources:
-        found = inside(origin, source) if origin else CONTEXT / source
-        into = inside(stage, target)
+        found = path_in_stage(origin, source) if origin else CONTEXT / source
+        into = path_in_stage(stage, target)
         if origin is None and not in_context(source):
             raise StepFailed(f"line {step.line}: .dockerignore keeps {source} out")
         if not found.exists():
@@ -176,7 +179,7 @@ def copy(stage: Stage, stages: dict[str, Stage], step: Instruction) -> None:
 
 
 def in_context(source: str) -> bool:
-    """Whether .dockerignore lets this path through: the last line that fits decides."""
+    """Tell if .dockerignore lets this path through: the last matching line decides."""
     let_through = True
     for line in (CONTEXT / ".dockerignore").read_text().splitlines():
         pattern = line.strip()
@@ -188,7 +191,7 @@ def in_context(source: str) -> bool:
 
 
 def check(stage: Stage) -> None:
-    """The finished stage: rootless, in exec form, started from its own files, no installer, our version."""
+    """Check the finished stage: rootless, exec form, started from its own files, no installer, our version."""
     uid = stage.settings.get("USER", "0").partition(":")[0]
     if not uid.isdigit() or int(uid) < OLDEST_UID:
         raise StepFailed(f"USER is {uid}; a number of at least {OLDEST_UID} is wanted")
@@ -199,27 +202,27 @@ def check(stage: Stage) -> None:
     health = json.loads(stage.settings["HEALTHCHECK"].partition("CMD ")[2])
     root = stage.folder.parent / "root"
     where = "import syncbeat_server, syncbeat; print(syncbeat_server.__file__)"
-    answer(stage, root, [*entry, "--help"])
-    answer(stage, root, [*health, "--help"])
-    file = Path(answer(stage, root, ["python", "-c", where]).strip())
+    output_of(stage, root, [*entry, "--help"])
+    output_of(stage, root, [*health, "--help"])
+    file = Path(output_of(stage, root, ["python", "-c", where]).strip())
     if not file.is_relative_to(root):
         raise StepFailed(f"the service was started from {file}, outside the image")
-    if answer(stage, root, ["python", "-c", "import importlib.util as u; print(u.find_spec('pip'))"]) != "None\n":
+    if output_of(stage, root, ["python", "-c", "import importlib.util as u; print(u.find_spec('pip'))"]) != "None\n":
         raise StepFailed("pip is in the image")
     migrations = file.parent / "storage" / "migrations"
     if not list(migrations.glob("*.sql")):
         raise StepFailed("the SQL migrations are not in the image")
 
 
-def answer(stage: Stage, root: Path, command: list[str]) -> str:
-    """What a command prints in the finished stage."""
-    settings = environment(stage, root)
+def output_of(stage: Stage, root: Path, command: list[str]) -> str:
+    """Return the output of a command in the finished stage."""
+    settings = stage_environment(stage, root)
     program = shutil.which(command[0], path=settings["PATH"])
     if program is None:
         raise StepFailed(f"{command[0]} is not on the image's PATH")
     done = subprocess.run(
         [program, *command[1:]],
-        cwd=inside(stage, "."),
+        cwd=path_in_stage(stage, "."),
         env=settings,
         capture_output=True,
         text=True,

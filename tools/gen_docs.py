@@ -29,9 +29,10 @@ from prometheus_client.metrics import MetricWrapperBase
 from syncbeat.v1 import access_pb2
 from syncbeat_server.errors import Reason
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.settings.descriptions import SettingDescription, described_settings
+from syncbeat_server.ops.settings.app import AppSettings
+from syncbeat_server.ops.settings.descriptions import SettingDescription, describe_settings
 from syncbeat_server.ops.settings.issuer import IssuerSettings
-from syncbeat_server.ops.settings.server import AppSettings, Settings
+from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.sessions import SessionSettings
 from syncbeat_server.rpc.errors import RETRY_LATER, STATUS
 
@@ -97,8 +98,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def settings_page() -> str:
     """Return the page of all settings, by the class that declares each."""
-    issuer, app = described_settings(IssuerSettings), described_settings(AppSettings)
-    sessions, everything = described_settings(SessionSettings), described_settings(Settings)
+    issuer, app = describe_settings(IssuerSettings), describe_settings(AppSettings)
+    sessions, everything = describe_settings(SessionSettings), describe_settings(Settings)
     listed = {one.name for one in (*app, *sessions)}
     parts = (
         ("The process", "", [one for one in everything if one.name not in listed and one.name != "apps"]),
@@ -201,9 +202,9 @@ class _Redis:
 def metrics_page() -> str:
     """Return the page of all metrics, as a process with every part of the service declares them."""
     metrics = Metrics()
-    metrics.watch_token_cache(_TokenCache)
-    metrics.watch_redis(_Redis())
-    metrics.watch_sync(dict, (), (), {})
+    metrics.auth.watch_token_cache(_TokenCache)
+    metrics.storage.watch_redis(_Redis())
+    metrics.sync.watch_apps(dict, (), (), {})
     declared: dict[str, tuple[str | None, str, Sequence[str]]] = {}
     for collector in metrics.registry._collector_to_names:  # their labels are told by no public name
         if isinstance(collector, MetricWrapperBase):

@@ -1,8 +1,8 @@
-"""Scans the working tree and the history of a repository for secrets with Kingfisher; exits 1 when there is one.
+"""Scans the working tree and the history of a repository for secrets with Kingfisher; exits 1 if there is one.
 
-Everything that git does not ignore counts, committed or not, and so does each commit that HEAD comes from: what was
-committed once stays readable. The tree is scanned as a commit on top of HEAD in a throw-away repository that borrows
-the objects of the real one, in which nothing is written. Nothing leaves the machine, and no secret is printed.
+It scans everything that git does not ignore, committed or not, and each commit that HEAD descends from, because
+committed text stays readable. The tree is scanned as a commit on top of HEAD in a temporary repository that borrows the
+objects of the real one, which is not modified. Nothing leaves the machine, and no secret is printed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ TOOLS = Path(__file__).resolve().parent
 KNOWN = TOOLS / "known_secrets.toml"
 RULES = TOOLS / "secret_rules.yml"
 TIMEOUT_S = 300.0
-_NOTHING, _FOUND = 0, 200  # what Kingfisher exits with
-_NOBODY = {f"GIT_{role}_{part}": "scan" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
+_NOTHING, _FOUND = 0, 200  # exit statuses of Kingfisher
+_IDENTITY = {f"GIT_{role}_{part}": "scan" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL")}
 
 
 class ScanError(Exception):
-    """The scan could not be made."""
+    """The scan failed."""
 
 
 class Known(NamedTuple):
@@ -40,7 +40,7 @@ class Known(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A secret: what it is, and where."""
+    """A secret and its place."""
 
     known: Known
     line: int
@@ -48,7 +48,7 @@ class Finding(NamedTuple):
 
 
 def main(root: Path, known_file: Path) -> int:
-    """Print each finding that is not known; return 1 if there is any."""
+    """Print each finding that is not known. Returns 1 if there is any."""
     known = known_secrets(known_file)
     with tempfile.TemporaryDirectory(prefix="syncbeat-scan-") as folder:
         repository = Path(folder) / "tree.git"
@@ -64,13 +64,13 @@ def main(root: Path, known_file: Path) -> int:
 
 
 def known_secrets(file: Path) -> set[Known]:
-    """Read which findings are none."""
+    """Read the findings that are known not to be secrets."""
     entries = tomllib.loads(file.read_text(encoding="utf-8")).get("known", [])
     return {Known(entry["rule"], entry["path"], entry["sha256"]) for entry in entries if entry["reason"]}
 
 
 def commit_tree(root: Path, repository: Path) -> str:
-    """Commit the working tree of `root` on top of its HEAD in a new repository: the commit's id."""
+    """Commit the working tree of `root` on top of its HEAD in a new repository. Returns the commit's id."""
     run(["git", "init", "--quiet", "--bare", str(repository)], root)
     if not (root / ".git").exists():  # an unpacked archive: no history, and all of it counts
         head = ""
@@ -96,7 +96,7 @@ def git_path(root: Path, name: str) -> str:
 
 
 def findings(repository: Path, tip: str) -> Iterator[Finding]:
-    """Scan all that `tip` comes from."""
+    """Scan `tip` and all its ancestors."""
     program = Path(sys.executable).with_name("kingfisher")
     options = ["--no-validate", "--no-update-check", "--quiet", "--no-dedup", "--no-ignore", "--format", "jsonl"]
     where = ["--branch", tip, "--rules-path", str(RULES)]
@@ -131,9 +131,13 @@ def finding(rule: str, told: dict[str, object]) -> Finding:
 
 
 def run(command: Sequence[str], root: Path, *, may_fail: bool = False) -> str:
-    """Run git: what it prints. Raises ScanError: it failed."""
-    # git sets these for its hooks; they would lead to another repository.
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")} | _NOBODY
+    """Run git. Returns its output.
+
+    Raises:
+        ScanError: it failed.
+    """
+    # git sets these for its hooks, and they would point to another repository.
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")} | _IDENTITY
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=False)
     if done.returncode and not may_fail:
         raise ScanError(f"{' '.join(command[:2])} failed: {done.stderr.decode(errors='replace').strip()}")

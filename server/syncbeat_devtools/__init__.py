@@ -1,1 +1,1 @@
-"""Tools that ship with the service for trying and testing it."""
+"""Development tools that ship with the service: embedded stores, a fake FCM, a demo and a simulator."""

@@ -1,4 +1,4 @@
-"""The only source of time. Tests pass a fake that they move by hand."""
+"""Provides the time, from one source, so that tests can pass a fake clock that they move by hand."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall time, elapsed time and waiting."""
+    """A source of wall time, elapsed time and sleep."""
 
     def now(self) -> datetime:
-        """The present moment, time-zone aware, in UTC."""
+        """Return the present moment, time-zone aware, in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since an arbitrary start; never goes back."""
+        """Return the seconds since an arbitrary start, which never decrease."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -25,14 +25,14 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The clock of the machine."""
+    """The clock of this machine."""
 
     def now(self) -> datetime:
-        """The present moment in UTC."""
+        """Return the present moment in UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Seconds of the system's monotonic clock."""
+        """Return the seconds of the system's monotonic clock."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:

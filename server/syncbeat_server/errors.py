@@ -1,4 +1,4 @@
-"""The domain error tree. Each class has a stable reason; the wire layer maps it to a status in one table.
+"""Defines the domain errors. Each class has a stable reason, which `rpc/errors.py` maps to a status in one table.
 
 Messages are written for the caller: they never hold a driver's text, a secret or another user's data.
 """
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 
 class Reason(StrEnum):
-    """What went wrong, for machines. The values are those of `ErrorReason` in `error_reason.proto`."""
+    """The machine-readable reason of an error. The values are those of `ErrorReason` in `error_reason.proto`."""
 
     TOKEN_INVALID = "TOKEN_INVALID"
     TOKEN_EXPIRED = "TOKEN_EXPIRED"
@@ -33,14 +33,14 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """One bad field of a request: its path (`changes[3].merge_patch_json`) and what is wrong with it."""
+    """One invalid field of a request: its path (`changes[3].merge_patch_json`) and the fault in words."""
 
     path: str
     description: str
 
 
 class SyncbeatError(Exception):
-    """Root of everything this service raises on purpose."""
+    """The root of every error that this service raises on purpose. `metadata` goes into ErrorInfo."""
 
     reason: ClassVar[Reason] = Reason.INTERNAL
 
@@ -57,25 +57,25 @@ class TokenInvalid(SyncbeatError):
 
 
 class TokenExpired(SyncbeatError):
-    """The access token was good and its time is over: refresh it and come back."""
+    """The access token was valid and has expired: call again with a new one."""
 
     reason = Reason.TOKEN_EXPIRED
 
 
 class TokenRevoked(SyncbeatError):
-    """The token was good and was taken back, with its session or its user; which of them is not told."""
+    """The token was revoked, with its session or its user; the caller is not told which."""
 
     reason = Reason.TOKEN_REVOKED
 
 
 class AccessDenied(SyncbeatError):
-    """The caller is known and may not do or see this, whether it exists or not."""
+    """The caller is authenticated and may not do or see this; the answer does not depend on whether it exists."""
 
     reason = Reason.ACCESS_DENIED
 
 
 class NotFound(SyncbeatError):
-    """The caller may see it, and it is not there."""
+    """The caller may see the object, and it does not exist."""
 
     reason = Reason.NOT_FOUND
 
@@ -91,25 +91,25 @@ class InvalidRequest(SyncbeatError):
 
 
 class RequestIdReused(SyncbeatError):
-    """The same request_id came before with other content."""
+    """The same request_id was used before with other content."""
 
     reason = Reason.REQUEST_ID_REUSED
 
 
 class RequestInFlight(SyncbeatError):
-    """The first call with this request_id had not ended when this one's time was over."""
+    """The first call with this request_id had not ended by the deadline of this one."""
 
     reason = Reason.REQUEST_IN_FLIGHT
 
 
 class SequenceMismatch(SyncbeatError):
-    """A change's `expected_sequence` is not the sequence its key has now."""
+    """The `expected_sequence` of a change is not the present sequence of its key."""
 
     reason = Reason.SEQUENCE_MISMATCH
 
 
 class RateLimited(SyncbeatError):
-    """Over a rate or a quota; the message says which. Come back after `retry_after_s`."""
+    """The caller is over a rate or a quota, which the message names; it may call again after `retry_after_s`."""
 
     reason = Reason.RATE_LIMITED
 
@@ -119,7 +119,7 @@ class RateLimited(SyncbeatError):
 
 
 class Overloaded(SyncbeatError):
-    """Shed to protect the others; come back after `retry_after_s`."""
+    """The call was shed to protect others; it may be made again after `retry_after_s`."""
 
     reason = Reason.OVERLOADED
 
@@ -129,13 +129,13 @@ class Overloaded(SyncbeatError):
 
 
 class DeadlineExceeded(SyncbeatError):
-    """No time left to do the work within the caller's deadline."""
+    """The work did not fit into the caller's deadline."""
 
     reason = Reason.DEADLINE_EXCEEDED
 
 
 class DependencyDown(SyncbeatError):
-    """PostgreSQL or another dependency does not answer; nothing is known to be wrong with the request."""
+    """PostgreSQL or another dependency does not answer; the request itself may be valid."""
 
     reason = Reason.DEPENDENCY_DOWN
 
@@ -145,23 +145,23 @@ class DependencyDown(SyncbeatError):
 
 
 class KeyUnknownYet(DependencyDown):
-    """A token's key may have been published since its issuer was asked: nothing is down, and nothing is logged."""
+    """A token's key may be newer than the keys fetched from its issuer: nothing is down, so it is not logged."""
 
 
 class DependencyUnfit(DependencyDown):
-    """A dependency answers and is not as the service needs it; `fault` names what its operators have to mend."""
+    """A dependency answers but is misconfigured for this service; `fault` names the setting its operators must fix."""
 
     fault = ""
 
 
 class MigrationNeeded(SyncbeatError):
-    """The database is older than the code. The message names the command that mends it."""
+    """The database schema is older than the code. The message names the command that migrates it."""
 
     reason = Reason.MIGRATION_NEEDED
 
 
 class NotConfigured(SyncbeatError):
-    """This server lacks the settings for what was asked. The message names them."""
+    """This server lacks the settings that the call needs. The message names them."""
 
     reason = Reason.NOT_CONFIGURED
 

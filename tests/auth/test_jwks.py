@@ -20,19 +20,20 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from syncbeat_server.auth.accounts.account_status_cache import Standings
 from syncbeat_server.auth.model import KeyRow, VerifiedToken
-from syncbeat_server.auth.service import Authenticator, Known
-from syncbeat_server.auth.tokens import jwks
-from syncbeat_server.auth.tokens.bearer import Bearer, bearer_of
+from syncbeat_server.auth.service import Credentials
+from syncbeat_server.auth.tokens.bearer import Bearer, parse_bearer
 from syncbeat_server.auth.tokens.jwks import COOLDOWN_S, REFRESH_S, STALE_S, JwksStore
 from syncbeat_server.auth.tokens.keys import key_table
 from syncbeat_server.auth.tokens.verify import mint
 from syncbeat_server.errors import DependencyDown, TokenInvalid
 from syncbeat_server.ops.logs import request_id
 from syncbeat_server.storage.postgres.database import Database
-from tests.auth.conftest import ISSUER, KEY, Publisher, document, entry, pass_time, rests, running
-from tests.fakes import FakeClock
+from tests.support.build import make_authenticator, make_caller_caches
+from tests.support.fake_clock import FakeClock
+from tests.support.jwks_publisher import ISSUER, KEY, Publisher, document, entry, pass_time, rests, running
+
+pytestmark = pytest.mark.http
 
 LAG_S = 0.02
 HOUR = 3_600.0
@@ -70,40 +71,40 @@ async def watched(work: Coroutine[Any, Any, None]) -> float:
     return lag.longest_s[0]
 
 
-async def test_a_key_is_found_by_its_kid(store: JwksStore) -> None:
+async def test_jwks_key_is_found_by_kid(store: JwksStore) -> None:
     async with running(store):
-        row = store.row("k1", "ES256")
+        row = store.cached_key("k1", "ES256")
         assert row is not None
         assert (row.issuer, row.algorithm) == (ISSUER, "ES256")
-        assert await store.find("k1", "ES256") is row
-        assert store.row("k2", "ES256") is None
+        assert await store.find_key("k1", "ES256") is row
+        assert store.cached_key("k2", "ES256") is None
 
 
-async def test_a_token_is_checked_at_once_where_the_published_key_is_known(store: JwksStore, clock: FakeClock) -> None:
-    standings = Standings(cast(Database, None), clock, 10)
-    door = Authenticator(Known(key_table([]), {ISSUER.name: store}, {}, {}), standings, clock, 10)
+async def test_jwks_known_key_verifies_without_a_fetch(store: JwksStore, clock: FakeClock) -> None:
+    credentials = Credentials(key_table([]), {ISSUER.name: store}, {}, {})
+    door = make_authenticator(credentials, make_caller_caches(cast(Database, None), clock), clock)
 
     def shown(row: KeyRow) -> Bearer:
-        return bearer_of([f"Bearer {mint(row, str(uuid.UUID(int=7)), clock.now(), timedelta(minutes=10))}"])
+        return parse_bearer([f"Bearer {mint(row, str(uuid.UUID(int=7)), clock.now(), timedelta(minutes=10))}"])
 
     ours = shown(KeyRow(ISSUER, "k1", "ES256", KEY))
-    assert door.at_once(ours) is None, "its key has to be fetched"
+    assert door.try_sync(ours) is None, "its key has to be fetched"
     async with running(store):
-        assert isinstance(door.at_once(ours), VerifiedToken)
-        assert door.at_once(shown(KeyRow(ISSUER, "k2", "ES256", KEY))) is None
+        assert isinstance(door.try_sync(ours), VerifiedToken)
+        assert door.try_sync(shown(KeyRow(ISSUER, "k2", "ES256", KEY))) is None
         nowhere = dataclasses.replace(ISSUER, name="https://elsewhere.example")
         forged = KeyRow(ISSUER, "k1", "ES256", ec.generate_private_key(ec.SECP256R1()))
         for row in (forged, KeyRow(nowhere, "k1", "ES256", KEY)):
             with pytest.raises(TokenInvalid):
-                door.at_once(shown(row))
+                door.try_sync(shown(row))
 
 
-async def test_ten_thousand_unknown_kids_make_one_fetch_in_thirty_seconds(
+async def test_jwks_refetch_is_rate_limited_to_one_per_thirty_seconds(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     async def ask() -> None:
         for second in range(96):
-            asked = [store.find(f"unknown {second} {number}", "ES256") for number in range(105)]
+            asked = [store.find_key(f"unknown {second} {number}", "ES256") for number in range(105)]
             found = await asyncio.gather(*asked, return_exceptions=True)
             assert all(one is None or isinstance(one, DependencyDown) for one in found)
             await clock.advance(1.0)
@@ -116,12 +117,12 @@ async def test_ten_thousand_unknown_kids_make_one_fetch_in_thirty_seconds(
         assert longest_s < LAG_S
 
 
-async def test_an_hour_without_the_issuer_is_noticed_by_nobody_whose_key_is_known(
+async def test_jwks_outage_of_an_hour_goes_unnoticed_for_known_keys(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     async def ask() -> None:
         for _ in range(int(HOUR)):
-            assert store.row("k1", "ES256") is not None
+            assert store.cached_key("k1", "ES256") is not None
             await clock.advance(1.0)
 
     async with running(store):
@@ -134,29 +135,31 @@ async def test_an_hour_without_the_issuer_is_noticed_by_nobody_whose_key_is_know
         publisher.away = False
         publisher.body = document("k2")
         await pass_time(store, COOLDOWN_S * 1.2)
-        assert store.row("k2", "ES256") is not None
+        assert store.cached_key("k2", "ES256") is not None
 
 
-async def test_what_cannot_be_known_is_an_outage_and_not_a_bad_token(
+async def test_jwks_outage_makes_unknown_kids_unavailable_not_invalid(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     publisher.away = True
     with pytest.raises(DependencyDown) as raised:
-        await store.find("k1", "ES256")
+        await store.find_key("k1", "ES256")
     assert raised.value.retry_after_s == COOLDOWN_S
     asked = publisher.requests
     for _ in range(20):  # failures start the pause too
         await clock.advance(1.0)
         with pytest.raises(DependencyDown) as raised:
-            await store.find("k1", "ES256")
+            await store.find_key("k1", "ES256")
     assert publisher.requests == asked
     assert raised.value.retry_after_s == COOLDOWN_S - 20
     publisher.away = False
     await clock.advance(10.0)
-    assert await store.find("k1", "ES256") is not None
+    assert await store.find_key("k1", "ES256") is not None
 
 
-async def test_a_day_without_the_issuer_is_the_end(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
+async def test_jwks_outage_of_a_day_expires_known_keys(
+    store: JwksStore, publisher: Publisher, clock: FakeClock
+) -> None:
     async with running(store):
         publisher.away = True
         stale_at_s = store._fetched_at + STALE_S
@@ -166,20 +169,20 @@ async def test_a_day_without_the_issuer_is_the_end(store: JwksStore, publisher: 
     async with running(store):
         await pass_time(store, stale_at_s - clock.monotonic() - 1.0)
         assert store.failures > 200
-        assert store.row("k1", "ES256") is not None
+        assert store.cached_key("k1", "ES256") is not None
         await clock.advance(2.0)
-        assert store.row("k1", "ES256") is None
+        assert store.cached_key("k1", "ES256") is None
         with pytest.raises(DependencyDown):
-            await store.find("k1", "ES256")
+            await store.find_key("k1", "ES256")
 
 
-async def test_a_thousand_at_once_share_one_request(store: JwksStore, publisher: Publisher) -> None:
-    found = await asyncio.gather(*(store.find("k1", "ES256") for _ in range(1_000)))
+async def test_jwks_concurrent_fetches_share_one_request(store: JwksStore, publisher: Publisher) -> None:
+    found = await asyncio.gather(*(store.find_key("k1", "ES256") for _ in range(1_000)))
     assert all(found)
     assert publisher.requests == 1
 
 
-async def test_a_failure_is_not_told_as_the_call_that_asked_first(
+async def test_jwks_failure_is_not_chained_to_the_first_caller(
     store: JwksStore, publisher: Publisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[str | None] = []
@@ -192,31 +195,31 @@ async def test_a_failure_is_not_told_as_the_call_that_asked_first(
     publisher.away = True
     request_id.set("who asked first")
     with pytest.raises(DependencyDown):
-        await store.find("k1", "ES256")
+        await store.find_key("k1", "ES256")
     assert told == [None]
 
 
-async def test_one_who_gives_up_ends_nobody_elses_fetch(store: JwksStore) -> None:
-    first, second = (asyncio.ensure_future(store.find("k1", "ES256")) for _ in range(2))
+async def test_jwks_fetch_survives_a_cancelled_caller(store: JwksStore) -> None:
+    first, second = (asyncio.ensure_future(store.find_key("k1", "ES256")) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     assert await second is not None
     assert first.cancelled()
 
 
-async def test_a_key_that_the_issuer_takes_back_is_trusted_until_the_next_refresh(
+async def test_jwks_withdrawn_key_is_trusted_until_the_next_refresh(
     store: JwksStore, publisher: Publisher, clock: FakeClock
 ) -> None:
     async with running(store):
         publisher.body = document("k2")
         await clock.advance(REFRESH_S * 0.89)
-        assert store.row("k1", "ES256") is not None
+        assert store.cached_key("k1", "ES256") is not None
         await pass_time(store, REFRESH_S * 0.22)
-        assert store.row("k2", "ES256") is not None
-        assert store.row("k1", "ES256") is None
+        assert store.cached_key("k2", "ES256") is not None
+        assert store.cached_key("k1", "ES256") is None
 
 
-async def test_refreshes_are_spread_by_a_tenth(store: JwksStore, clock: FakeClock) -> None:
+async def test_jwks_refresh_has_jitter_of_a_tenth(store: JwksStore, clock: FakeClock) -> None:
     async with running(store):
         pauses = []
         for _ in range(40):
@@ -228,21 +231,21 @@ async def test_refreshes_are_spread_by_a_tenth(store: JwksStore, clock: FakeCloc
     assert max(pauses) - min(pauses) > 5
 
 
-async def test_a_flush_trusts_nothing_that_is_not_fetched_anew(store: JwksStore, publisher: Publisher) -> None:
+async def test_jwks_flush_requires_a_new_fetch(store: JwksStore, publisher: Publisher) -> None:
     async with running(store):
         publisher.away = True
         await store.flush()
-        assert store.row("k1", "ES256") is None
+        assert store.cached_key("k1", "ES256") is None
         with pytest.raises(DependencyDown):
-            await store.find("k1", "ES256")
+            await store.find_key("k1", "ES256")
         publisher.away = False
         publisher.body = document("k2")
         await store.flush()
-        assert store.row("k2", "ES256") is not None
-        assert await store.find("k1", "ES256") is None
+        assert store.cached_key("k2", "ES256") is not None
+        assert await store.find_key("k1", "ES256") is None
 
 
-async def test_what_has_not_changed_is_not_sent_again(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
+async def test_jwks_fetch_uses_etag(store: JwksStore, publisher: Publisher, clock: FakeClock) -> None:
     sent = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -256,7 +259,7 @@ async def test_what_has_not_changed_is_not_sent_again(store: JwksStore, publishe
         await pass_time(store, REFRESH_S * 1.1)
         assert sent == [None, '"v1"']
         assert store.failures == 0
-        assert store.row("k1", "ES256") is not None
+        assert store.cached_key("k1", "ES256") is not None
 
 
 async def redirect(_: web.Request) -> web.StreamResponse:
@@ -311,12 +314,12 @@ def fixed(body: bytes) -> Callable[[web.Request], Awaitable[web.StreamResponse]]
         "65 keys",
     ],
 )
-async def test_what_is_no_good_answer_is_a_failure(store: JwksStore, publisher: Publisher, answer: Any) -> None:
+async def test_jwks_bad_response_is_a_failure(store: JwksStore, publisher: Publisher, answer: Any) -> None:
     publisher.answer = answer
     with pytest.raises(DependencyDown):
-        await store.find("k1", "ES256")
+        await store.find_key("k1", "ES256")
     assert (store.fetches, store.failures, publisher.requests) == (1, 1, 1)
-    assert store.row("k1", "ES256") is None
+    assert store.cached_key("k1", "ES256") is None
 
 
 async def slow(_: web.Request) -> web.StreamResponse:
@@ -324,18 +327,17 @@ async def slow(_: web.Request) -> web.StreamResponse:
     return web.Response()
 
 
-async def test_an_answer_that_takes_too_long_is_a_failure(
-    store: JwksStore, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jwks, "_TIMEOUT_S", 0.3)
+async def test_jwks_fetch_timeout_is_a_failure(publisher: Publisher, clock: FakeClock) -> None:
+    store = JwksStore(publisher.url, ISSUER, clock, timeout_s=0.3)
     publisher.answer = slow
     with pytest.raises(DependencyDown):
-        await store.find("k1", "ES256")
+        await store.find_key("k1", "ES256")
     assert (store.fetches, store.failures) == (1, 1)
-    assert store.row("k1", "ES256") is None
+    assert store.cached_key("k1", "ES256") is None
+    await store.close()
 
 
-async def test_bad_keys_are_left_out_and_the_others_used(store: JwksStore, publisher: Publisher) -> None:
+async def test_jwks_bad_keys_are_skipped_and_others_used(store: JwksStore, publisher: Publisher) -> None:
     bad = [
         entry("for encryption", use="enc"),
         entry("of another curve", crv="P-384"),
@@ -344,22 +346,22 @@ async def test_bad_keys_are_left_out_and_the_others_used(store: JwksStore, publi
         entry(""),
     ]
     publisher.body = json.dumps({"keys": [*bad, entry("good")]}).encode()
-    assert await store.find("good", "ES256") is not None
+    assert await store.find_key("good", "ES256") is not None
     assert store._kids == {"good"}
 
 
-async def test_sixty_four_keys_are_read_without_holding_the_loop(store: JwksStore, publisher: Publisher) -> None:
+async def test_jwks_of_64_keys_is_parsed_without_blocking_the_loop(store: JwksStore, publisher: Publisher) -> None:
     publisher.body = document(*(f"k{number}" for number in range(64)))
 
     async def ask() -> None:
         for _ in range(5):
             await store.flush()
-            assert await store.find("k63", "ES256") is not None
+            assert await store.find_key("k63", "ES256") is not None
 
     assert await watched(ask()) < LAG_S
 
 
-async def test_an_issuer_that_is_away_is_told_of_once_for_each_cause(
+async def test_jwks_outage_is_logged_once_per_cause(
     store: JwksStore, publisher: Publisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

@@ -1,4 +1,4 @@
-"""What the bench prints, and the frames it sends."""
+"""Tests what the bench prints, and the frames it sends."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import hpack
 import pytest
 
 from bench import h2load, wire
-from bench.figure import Better, Figure, Options, Round, paired
+from bench.figure import Better, Figure, Options, Round, measure_pairs
+
+pytestmark = pytest.mark.unit
 
 
-def test_a_figure_is_one_line_of_json_with_the_ratio_of_its_rounds() -> None:
+def test_figure_is_one_json_line_with_the_ratio_of_its_rounds() -> None:
     ours = iter([Round(50.0, 400.0, 30.0), Round(90.0, 300.0, 20.0), Round(70.0, 200.0, 10.0)])
     theirs = iter([Round(100.0, 200.0), Round(100.0, 200.0), Round(200.0, 100.0)])
 
-    figure = paired(
+    figure = measure_pairs(
         "hint", "requests/s", Better.MORE, Options(rounds=3), lambda: next(ours), lambda: next(theirs), h2load=True
     )
 
@@ -37,16 +39,19 @@ def test_a_figure_is_one_line_of_json_with_the_ratio_of_its_rounds() -> None:
     }
 
 
-def test_a_figure_without_a_baseline_has_no_ratio() -> None:
+def test_figure_without_a_baseline_has_no_ratio() -> None:
     told = json.loads(Figure("start", "s", Better.LESS, 1.25, None, [[1.25]]).line())
     assert (told["value"], told["baseline"], told["ratio"], told["runs"]) == (1.25, None, None, [[1.25]])
 
 
-def test_the_frames_of_a_call_say_the_same_with_and_without_the_table() -> None:
+def test_hpack_frames_are_equal_with_and_without_the_table() -> None:
     decoder = hpack.Decoder()
     told = []
-    for call, stream_id in ((wire.call("/S/M", "one", b"ask", first=True), 1), (wire.call("/S/M", "two", b"ask"), 3)):
-        received = call.on(stream_id)
+    for call, stream_id in (
+        (wire.encode_call("/S/M", "one", b"ask", first=True), 1),
+        (wire.encode_call("/S/M", "two", b"ask"), 3),
+    ):
+        received = call.frames(stream_id)
         length = int.from_bytes(received[:3], "big")
         assert received[3:9] == bytes((wire.HEADERS, 0x4)) + stream_id.to_bytes(4, "big")
         told.append(_headers(decoder, received[9 : 9 + length]))
@@ -65,8 +70,8 @@ def _headers(decoder: hpack.Decoder, block: bytes) -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize("length", [126, 127, 128, 300, 70_000])
-def test_long_values_are_encoded_as_hpack_asks(length: int) -> None:
-    received = wire.call("/S/M", "t" * length, b"", first=True).on(1)
+def test_hpack_encodes_long_values(length: int) -> None:
+    received = wire.encode_call("/S/M", "t" * length, b"", first=True).frames(1)
     block = received[9 : 9 + int.from_bytes(received[:3], "big")]
     decoder = hpack.Decoder(max_header_list_size=1 << 20)
     assert _headers(decoder, block)["authorization"] == "Bearer " + "t" * length
@@ -90,9 +95,9 @@ def test_long_values_are_encoded_as_hpack_asks(length: int) -> None:
         ),
     ],
 )
-def test_what_h2load_says_is_read(output: str, expected: tuple[h2load.Load, float] | str) -> None:
+def test_h2load_output_is_parsed(output: str, expected: tuple[h2load.Load, float] | str) -> None:
     if isinstance(expected, str):
         with pytest.raises(RuntimeError, match=expected):
-            h2load.read(output)
+            h2load.parse_output(output)
     else:
-        assert h2load.read(output) == expected
+        assert h2load.parse_output(output) == expected

@@ -16,8 +16,10 @@ import pytest
 from bench import against
 from bench.against import Plan
 from bench.processes import ROOT
-from bench.revision import Unusable, built, commit_of, here
-from tests.fakes import wait_until
+from bench.revision import UnusableRevision, build_revision, describe_working_tree, resolve_commit
+from tests.support.fake_clock import wait_until
+
+pytestmark = pytest.mark.process
 
 # A bench that takes no time: what a revision prints is what its own code says.
 _BENCH = """
@@ -85,7 +87,7 @@ def clone(tmp_path: Path) -> Path:
     ("before", "now", "code", "verdict"),
     [(100, 101, 0, "not worse by 3 %"), (100, 90, 1, "worse"), (100, None, 2, "failed"), (None, 100, 2, "failed")],
 )
-def test_each_revision_is_measured_by_its_own_code(
+def test_revision_is_measured_by_its_own_bench_code(
     clone: Path, capsys: pytest.CaptureFixture[str], before: float | None, now: float | None, code: int, verdict: str
 ) -> None:
     old = _commit(clone, before, ["figure"])
@@ -105,9 +107,7 @@ def test_each_revision_is_measured_by_its_own_code(
         assert "this one breaks" in told["why"]
 
 
-def test_figure_that_the_other_revision_does_not_have_is_told_absent(
-    clone: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_revision_without_a_figure_reports_it_absent(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = _commit(clone, 1, ["first"])
     _commit(clone, 1, ["first", "second"])
 
@@ -120,7 +120,7 @@ def test_figure_that_the_other_revision_does_not_have_is_told_absent(
 
 
 @pytest.mark.parametrize("revision", ["no-such-branch", "0" * 40, "HEAD:bench", "--help", ""])
-def test_unknown_revision_is_refused_in_one_sentence(
+def test_revision_unknown_is_refused_in_one_sentence(
     clone: Path, capsys: pytest.CaptureFixture[str], revision: str
 ) -> None:
     _commit(clone, 1, ["figure"])
@@ -136,13 +136,13 @@ def test_unknown_revision_is_refused_in_one_sentence(
 )
 def test_revision_that_cannot_be_built_says_why_and_is_tried_again(clone: Path, setup: str, expected: str) -> None:
     commit = _commit(clone, 1, ["figure"], setup)
-    with pytest.raises(Unusable, match=expected):
-        built(commit, clone)
+    with pytest.raises(UnusableRevision, match=expected):
+        build_revision(commit, clone)
     (clone / ".venv" / "against" / commit / "tools" / "setup.sh").write_text(_SETUP)
-    assert built(commit, clone).python.exists()
+    assert build_revision(commit, clone).python.exists()
 
 
-async def test_build_that_is_interrupted_ends_what_it_runs(clone: Path) -> None:
+async def test_revision_build_interrupted_ends_its_processes(clone: Path) -> None:
     commit = _commit(clone, 1, ["figure"], "sleep 300 &\necho $! >part\nmv part child\nsleep 300\n")
     run = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _RUN, str(clone)), cwd=ROOT, stderr=subprocess.DEVNULL
@@ -160,21 +160,21 @@ def test_revision_without_a_bench_is_refused(clone: Path) -> None:
     (clone / "README.md").write_text("nothing else")
     _git(clone, "add", "README.md")
     _git(clone, "commit", "--quiet", "--message", "first")
-    with pytest.raises(Unusable, match="it has no bench"):
-        built(commit_of("HEAD", clone), clone)
+    with pytest.raises(UnusableRevision, match="it has no bench"):
+        build_revision(resolve_commit("HEAD", clone), clone)
     assert [path.name for path in (clone / ".venv" / "against").iterdir()] == ["lock"]
 
 
-def test_builds_are_used_again_and_the_three_newest_kept(clone: Path) -> None:
+def test_revision_builds_are_reused_and_the_three_newest_kept(clone: Path) -> None:
     commits = [_commit(clone, number, ["figure"]) for number in range(4)]
     shelf = clone / ".venv" / "against"
     (shelf / "part-of-a-killed-run").mkdir(parents=True)
     for number, commit in enumerate(commits[:3]):
-        os.utime(built(commit, clone).root, (number, number))
+        os.utime(build_revision(commit, clone).root, (number, number))
     (shelf / commits[0] / "mark").touch()
 
-    built(commits[0], clone)
-    built(commits[3], clone)
+    build_revision(commits[0], clone)
+    build_revision(commits[3], clone)
 
     assert {path.name for path in shelf.iterdir()} == {"lock", commits[0], commits[2], commits[3]}
     assert (shelf / commits[0] / "mark").exists()
@@ -182,15 +182,13 @@ def test_builds_are_used_again_and_the_three_newest_kept(clone: Path) -> None:
 
 def test_working_tree_that_differs_from_its_commit_is_marked(clone: Path) -> None:
     commit = _commit(clone, 1, ["figure"])
-    assert here(clone) == commit
+    assert describe_working_tree(clone) == commit
     (clone / "bench" / "__main__.py").write_text("changed")
-    assert here(clone) == f"{commit}+"
+    assert describe_working_tree(clone) == f"{commit}+"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-async def test_measurement_whose_bench_is_interrupted_or_killed_ends_what_it_started(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+async def test_bench_interrupted_or_killed_ends_its_processes(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "__main__.py").write_text(_HANGS)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)

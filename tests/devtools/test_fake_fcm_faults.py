@@ -1,4 +1,4 @@
-"""What can be made to go wrong with the fake FCM."""
+"""Tests what can be made to go wrong with the fake FCM."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import aiohttp
 import pytest
 
 from syncbeat_devtools.fake_fcm import Fault, FaultKind
-from tests.devtools.fcm_client import FcmClient, signed_in
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
+from tests.support.fcm_client import FcmClient, signed_in
+
+pytestmark = pytest.mark.http
 
 # Each fault that has an answer: HTTP status, google.rpc status, FCM's own code, and whether the message went through.
 ANSWERS = {
@@ -45,11 +47,11 @@ async def broken(client: FcmClient, token: str) -> bool:
     return False
 
 
-def test_every_kind_is_tested_here() -> None:
+def test_fault_kinds_are_all_tested() -> None:
     assert {*ANSWERS, *NOT_JSON, *BROKEN, *LATE} == set(FaultKind)
 
 
-async def test_each_fault_by_the_text_of_the_token_answers_as_google_does_and_then_is_over() -> None:
+async def test_fault_by_token_text_answers_as_google_and_then_clears() -> None:
     async with signed_in() as client:
         for kind, (status, name, code, delivered) in ANSWERS.items():
             token = f"fault:{kind}:2:phone"
@@ -69,7 +71,7 @@ async def test_each_fault_by_the_text_of_the_token_answers_as_google_does_and_th
         assert sum(stats.statuses.values()) == stats.requests
 
 
-async def test_a_reset_is_an_rst_before_or_after_acceptance() -> None:
+async def test_fault_reset_is_an_rst_before_or_after_acceptance() -> None:
     async with signed_in() as client:
         for kind, delivered in BROKEN.items():
             token = f"fault:{kind}:1"
@@ -81,7 +83,7 @@ async def test_a_reset_is_an_rst_before_or_after_acceptance() -> None:
         assert client.fake.stats().resets == 2
 
 
-async def test_retry_after_comes_as_seconds_or_as_a_date() -> None:
+async def test_fault_retry_after_is_seconds_or_a_date() -> None:
     async with signed_in() as client:
         seconds = await client.send("fault:quota+30:1")
         assert (seconds.status, seconds.headers["retry-after"]) == (429, "30")
@@ -99,7 +101,7 @@ async def test_retry_after_comes_as_seconds_or_as_a_date() -> None:
         assert (await client.send("p")).headers["retry-after"].endswith("GMT")
 
 
-async def test_a_star_is_for_ever_and_names_make_tokens_of_their_own() -> None:
+async def test_fault_with_star_is_permanent_and_names_tokens() -> None:
     async with signed_in() as client:
         assert [(await client.send("fault:500:*:a")).status for _ in range(5)] == [500] * 5
         for name in ("a", "b"):
@@ -108,7 +110,7 @@ async def test_a_star_is_for_ever_and_names_make_tokens_of_their_own() -> None:
         assert (await client.send("fault:503:1:a")).status == 503  # the counts begin anew
 
 
-async def test_a_text_that_cannot_be_read_is_a_bad_token() -> None:
+async def test_fault_text_unreadable_is_a_bad_token() -> None:
     async with signed_in() as client:
         for token in ("fault:", "fault:what:1", "fault:503", "fault:503:x", "fault:503:0", "fault:slow+9999999:1"):
             reply = await client.send(token)
@@ -116,7 +118,7 @@ async def test_a_text_that_cannot_be_read_is_a_bad_token() -> None:
             assert "fake-fcm" in reply.json["error"]["message"]
 
 
-async def test_a_slow_send_is_accepted_after_its_delay_also_when_the_client_has_left() -> None:
+async def test_fault_slow_send_is_accepted_though_the_client_left() -> None:
     async with signed_in() as client:
         started = asyncio.get_running_loop().time()
         assert (await client.send("fault:slow+60:*:a")).status == 200
@@ -131,7 +133,7 @@ async def test_a_slow_send_is_accepted_after_its_delay_also_when_the_client_has_
         assert client.fake.stats().statuses == {200: 2}
 
 
-async def test_a_reset_of_the_fake_ends_what_is_held_back_and_none_of_it_is_accepted() -> None:
+async def test_reset_of_the_fake_drops_held_sends() -> None:
     async with signed_in() as client:
         held = [asyncio.create_task(broken(client, token)) for token in ("fault:slow+600000:1", "fault:hang:1")]
         await wait_until(lambda: client.fake.stats().requests == 2)
@@ -143,7 +145,7 @@ async def test_a_reset_of_the_fake_ends_what_is_held_back_and_none_of_it_is_acce
         assert client.fake.deliveries() == []
 
 
-async def test_a_hanging_send_succeeds_when_it_is_released_and_never_when_its_client_leaves() -> None:
+async def test_fault_hang_succeeds_on_release_and_never_without_its_client() -> None:
     async with signed_in() as client:
         sends = {name: asyncio.create_task(client.send(f"fault:hang:*:{name}")) for name in ("a", "b", "c")}
         await wait_until(lambda: client.fake.stats().hanging == 3)
@@ -157,7 +159,7 @@ async def test_a_hanging_send_succeeds_when_it_is_released_and_never_when_its_cl
         assert [record.target for record in client.fake.deliveries()] == ["fault:hang:*:a", "fault:hang:*:b"]
 
 
-async def test_scripted_faults_come_in_order_before_those_of_the_text_and_of_everybody() -> None:
+async def test_fault_script_runs_before_token_text_and_global_faults() -> None:
     async with signed_in() as client:
         fake = client.fake
         fake.script("*", Fault(FaultKind.SENDER_ID_MISMATCH, times=2))
@@ -167,7 +169,7 @@ async def test_scripted_faults_come_in_order_before_those_of_the_text_and_of_eve
         assert statuses == [503, 503, 404, 500, 403, 403, 200]
 
 
-async def test_a_share_of_all_sends_fails_the_same_way_each_time() -> None:
+async def test_fault_share_of_sends_is_deterministic() -> None:
     async with signed_in() as client:
         runs = []
         for _ in range(2):
@@ -191,7 +193,7 @@ async def test_faults_can_be_cleared_one_by_one_or_all() -> None:
         assert (await client.send("b")).status == 200
 
 
-async def test_a_script_that_makes_no_sense_is_refused_and_none_of_it_is_kept() -> None:
+async def test_fault_script_invalid_is_refused_whole() -> None:
     async with signed_in() as client:
         for bad in (
             {"token": "a", "kind": "what"},
@@ -225,7 +227,7 @@ async def test_faults_are_bounded() -> None:
             client.fake.script("one more", Fault(FaultKind.INTERNAL))
 
 
-async def test_latency_holds_answers_back_and_not_the_deliveries() -> None:
+async def test_latency_delays_answers_not_deliveries() -> None:
     async with signed_in(latency_ms=60) as client:
         started = asyncio.get_running_loop().time()
         await asyncio.gather(*(client.send(f"t{n}") for n in range(100)))
@@ -234,10 +236,10 @@ async def test_latency_holds_answers_back_and_not_the_deliveries() -> None:
         assert (await client.control("POST", "latency", {"latency_ms": 0})).status == 200
         assert (await client.control("POST", "latency", {"latency_ms": -1})).status == 400
         assert (await client.control("POST", "latency", {"latency_ms": "x"})).status == 400
-        assert client.fake.sending.latency_s == 0
+        assert client.fake.send_endpoint.latency_s == 0
 
 
-async def test_the_quota_answers_429_with_the_time_until_it_is_full_again() -> None:
+async def test_quota_answers_429_with_retry_after() -> None:
     async with signed_in(messages_per_minute=3) as client:
         replies = [await client.send() for _ in range(5)]
         assert [reply.status for reply in replies] == [200, 200, 200, 429, 429]

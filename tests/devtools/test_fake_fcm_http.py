@@ -16,8 +16,10 @@ import pytest
 import uvloop
 
 from syncbeat_devtools.fake_fcm import FakeFcm
-from tests.devtools.fcm_client import SEND_PATH, FcmClient, H2Client, Reply, h2_connection, signed_in, trust
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
+from tests.support.fcm_client import SEND_PATH, FcmClient, H2Client, Reply, h2_connection, signed_in, trust
+
+pytestmark = pytest.mark.http
 
 BODY = b'{"message":{"token":"a"}}'
 
@@ -56,7 +58,7 @@ async def statuses(reader: asyncio.StreamReader, count: int) -> list[int]:
     return found
 
 
-async def test_pipelined_and_chunked_and_expecting_requests_are_served_in_order() -> None:
+async def test_http1_pipelined_chunked_and_expect_requests_are_served_in_order() -> None:
     async with signed_in() as client, opened(client.fake) as (reader, writer):
         bad = raw(client, b"{}")
         chunked = raw(
@@ -77,7 +79,7 @@ async def test_pipelined_and_chunked_and_expecting_requests_are_served_in_order(
         assert await statuses(reader, 1) == [200]
 
 
-async def test_a_wish_to_upgrade_is_ignored() -> None:
+async def test_http1_upgrade_request_is_ignored() -> None:
     async with signed_in() as client, opened(client.fake) as (reader, writer):
         wish = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
         chunked = raw(client, b"19\r\n" + BODY + b"\r\n0\r\n\r\n", wish + "Transfer-Encoding: chunked\r\n")
@@ -89,7 +91,7 @@ async def test_a_wish_to_upgrade_is_ignored() -> None:
         assert await statuses(reader, 1) == [400]
 
 
-async def test_what_is_not_http_or_too_large_ends_the_connection_with_an_answer() -> None:
+async def test_http1_malformed_or_oversized_request_ends_the_connection() -> None:
     async with signed_in() as client:
         huge = (
             f"POST {SEND_PATH} HTTP/1.1\r\nContent-Length: {2 << 20}\r\n\r\n".encode()
@@ -113,7 +115,7 @@ async def test_what_is_not_http_or_too_large_ends_the_connection_with_an_answer(
         await wait_until(lambda: client.fake.stats().connections <= 1)
 
 
-async def test_an_answer_can_close_the_connection() -> None:
+async def test_http1_response_can_close_the_connection() -> None:
     async with signed_in() as client, opened(client.fake) as (reader, writer):
         writer.write(raw(client, headers="Connection: close\r\n"))
         answer = await reader.read()
@@ -275,7 +277,7 @@ async def test_http2_answers_pings_and_ends_what_breaks_its_rules() -> None:
             assert (await connection.until(h2.events.PingAckReceived)).ping_data == b"12345678"
 
 
-async def test_a_reset_over_http2_breaks_the_whole_connection() -> None:
+async def test_http2_reset_fault_breaks_the_whole_connection() -> None:
     async with signed_in() as client, h2_connection(client.fake) as connection:
         connection.start()
         await connection.until(h2.events.RemoteSettingsChanged)
@@ -284,7 +286,7 @@ async def test_a_reset_over_http2_breaks_the_whole_connection() -> None:
             await connection.until(h2.events.ResponseReceived)
 
 
-async def test_curl_agrees_about_http2_without_tls() -> None:
+async def test_curl_speaks_http2_without_tls() -> None:
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("no curl here")  # it is the user's tool, and none of ours
@@ -300,7 +302,7 @@ async def test_curl_agrees_about_http2_without_tls() -> None:
             assert output.decode().splitlines()[-1] == f"200 {version}", option
 
 
-async def test_tls_speaks_http1_or_http2_by_alpn_to_who_trusts_its_ca() -> None:
+async def test_tls_negotiates_http1_or_http2_by_alpn() -> None:
     async with signed_in(tls=True) as client:
         assert client.fake.base_url.startswith("https://")
         assert client.fake.service_account["token_uri"].startswith("https://")
@@ -332,7 +334,7 @@ async def negotiated(fake: FakeFcm, offered: list[str]) -> str | None:
     return chosen.pop()
 
 
-async def test_http2_can_be_off() -> None:
+async def test_http2_can_be_disabled() -> None:
     async with signed_in(http2=False) as client:
         assert (await client.send()).status == 200
         async with opened(client.fake) as (reader, writer):
@@ -341,7 +343,7 @@ async def test_http2_can_be_off() -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_it_does_the_same_under_uvloop(tls: bool) -> None:
+def test_fake_fcm_behaves_alike_under_uvloop(tls: bool) -> None:
     async def play() -> list[int]:
         async with signed_in(tls=tls) as client:
             found = [(await client.send(token)).status for token in ("a", "fault:503:1", "fault:slow+20:1")]

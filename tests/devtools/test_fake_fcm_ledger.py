@@ -1,4 +1,4 @@
-"""What the fake FCM keeps of the messages it accepted, and shows of them."""
+"""Tests what the fake FCM keeps of the messages it accepted, and shows of them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import asyncio
 import pytest
 
 from syncbeat_devtools.fake_fcm import Effect, FakeFcmSettings
-from tests.devtools.fcm_client import FcmClient, signed_in
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
+from tests.support.fcm_client import FcmClient, signed_in
+
+pytestmark = pytest.mark.http
 
 
 def shown(tag: str | None, title: str = "T") -> dict[str, object]:
     return {"notification": {"title": title}, "android": {"notification": {"tag": tag}}}
 
 
-async def test_a_message_with_the_same_tag_replaces_the_one_on_the_screen() -> None:
+async def test_collapse_by_android_tag_replaces_the_shown_notification() -> None:
     async with signed_in() as client:
         for tag, title in (("x", "1"), ("x", "2"), (None, "3"), (None, "4"), ("y", "5"), ("x", "6")):
             await client.send("a", **shown(tag, title))
@@ -30,7 +32,7 @@ async def test_a_message_with_the_same_tag_replaces_the_one_on_the_screen() -> N
         assert [len(by_http["on_screen"]), by_http["shown"], by_http["replaced"]] == [4, 4, 2]
 
 
-async def test_an_apns_collapse_id_and_a_web_tag_replace_as_well() -> None:
+async def test_collapse_by_apns_id_and_web_tag_replaces_too() -> None:
     async with signed_in() as client:
         for _ in range(2):
             payload = {"aps": {"alert": "hello"}}
@@ -40,7 +42,7 @@ async def test_an_apns_collapse_id_and_a_web_tag_replace_as_well() -> None:
         assert [client.fake.device(token).replaced for token in ("ios", "web", "odd")] == [1, 1, 0]
 
 
-async def test_data_messages_show_nothing_and_repeated_delivery_ids_are_counted() -> None:
+async def test_data_messages_show_nothing_and_duplicates_are_counted() -> None:
     async with signed_in() as client:
         background = {"headers": {"apns-collapse-id": "1"}, "payload": {"aps": {"content-available": 1}}}
         for delivery_id in ("1", "2", "1"):
@@ -56,14 +58,14 @@ async def test_data_messages_show_nothing_and_repeated_delivery_ids_are_counted(
         assert [message["data"]["delivery_id"] for message in by_http["data_messages"]] == ["1", "2", "1", "own"]
 
 
-async def test_a_topic_has_no_device() -> None:
+async def test_topic_message_has_no_device() -> None:
     async with signed_in() as client:
         assert (await client.post(b'{"message":{"topic":"news","notification":{"title":"x"}}}')).status == 200
         [record] = client.fake.deliveries()
         assert (record.effect, record.target, client.fake.stats().shown) == (Effect.NO_DEVICE, "news", 0)
 
 
-async def test_deliveries_are_read_by_sequence_by_receiver_and_in_pages() -> None:
+async def test_ledger_is_read_by_sequence_receiver_and_page() -> None:
     async with signed_in() as client:
         for number in range(6):
             await client.send("ab"[number % 2], data={"n": str(number)})
@@ -80,7 +82,7 @@ async def test_deliveries_are_read_by_sequence_by_receiver_and_in_pages() -> Non
             assert (await client.control("GET", f"deliveries?{bad}")).status == 400, bad
 
 
-async def test_a_reader_can_wait_for_deliveries() -> None:
+async def test_ledger_long_poll_waits_for_deliveries() -> None:
     async with signed_in() as client:
         for_two = asyncio.create_task(client.control("GET", "deliveries?wait_ms=9000&min_count=2"))
         for_b = asyncio.create_task(client.fake.wait_for_deliveries(token="b"))
@@ -103,7 +105,7 @@ async def fill(client: FcmClient, count: int) -> None:
         await client.send(f"t{number}", **shown("x"), data={"delivery_id": "1"})
 
 
-async def test_the_oldest_messages_go_first_with_all_that_is_known_of_them() -> None:
+async def test_ledger_evicts_the_oldest_messages() -> None:
     async with signed_in(max_records=5) as client:
         ledger = client.fake.ledger
         await client.send("a", **shown("x", "first"))
@@ -122,7 +124,7 @@ async def test_the_oldest_messages_go_first_with_all_that_is_known_of_them() -> 
         assert [record.sequence for record in client.fake.deliveries(after=3)] == [34, 35, 36, 37, 38]
 
 
-async def test_the_bytes_kept_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ledger_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncbeat_devtools.fake_fcm.ledger._MAX_BYTES", 10_000)
     async with signed_in() as client:
         for _ in range(20):
@@ -130,7 +132,7 @@ async def test_the_bytes_kept_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -
         assert (client.fake.stats().kept, client.fake.ledger._bytes < 10_000) == (4, True)
 
 
-async def test_a_reset_forgets_all_but_the_sequence_and_the_tokens() -> None:
+async def test_ledger_reset_keeps_sequence_and_tokens() -> None:
     async with signed_in() as client:
         await fill(client, 3)
         await client.send("fault:500:1")
@@ -142,7 +144,7 @@ async def test_a_reset_forgets_all_but_the_sequence_and_the_tokens() -> None:
         assert client.fake.deliveries() == client.fake.deliveries(after=3)
 
 
-async def test_unknown_paths_are_said_to_be_unknown() -> None:
+async def test_unknown_paths_are_reported() -> None:
     async with signed_in() as client:
         assert (await client.control("GET", "nothing")).status == 404
         assert (await client.control("DELETE", "stats")).status == 404

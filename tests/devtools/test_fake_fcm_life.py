@@ -1,4 +1,4 @@
-"""How the fake FCM starts and ends, and what it leaves behind."""
+"""Tests how the fake FCM starts and ends, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import orjson
 import pytest
 
 from syncbeat_devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm, serve
-from tests.devtools.fcm_client import Reply, signed_in
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
+from tests.support.fcm_client import Reply, signed_in
+
+pytestmark = pytest.mark.http
 
 
-async def test_serve_says_when_it_is_ready_and_runs_until_it_is_cancelled() -> None:
+async def test_serve_reports_readiness_and_runs_until_cancelled() -> None:
     ready: asyncio.Future[FakeFcm] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(serve(FakeFcmSettings(), ready.set_result))
     fake = await asyncio.wait_for(ready, 20)
@@ -31,7 +33,7 @@ async def test_serve_says_when_it_is_ready_and_runs_until_it_is_cancelled() -> N
         await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_nothing_is_left_running_when_it_ends() -> None:
+async def test_shutdown_leaves_nothing_running() -> None:
     async with signed_in() as client:
         left = [asyncio.create_task(client.send(f"fault:{kind}:1")) for kind in ("hang", "slow+600000")]
         left.append(asyncio.create_task(client.control("GET", "deliveries?wait_ms=60000")))
@@ -48,7 +50,7 @@ async def stop(fake: FakeFcm, left: list[asyncio.Task[Reply]]) -> None:
     fake.reset()
 
 
-async def test_its_end_breaks_the_connections_that_are_open() -> None:
+async def test_shutdown_breaks_open_connections() -> None:
     async with running_fake_fcm() as fake:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(fake.base_url.rpartition(":")[2]))
         await wait_until(lambda: fake.stats().connections == 1)
@@ -61,7 +63,7 @@ async def test_its_end_breaks_the_connections_that_are_open() -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_only_tls_needs_files_and_they_go_with_it(
+async def test_tls_alone_needs_files_and_removes_them(
     tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -1,12 +1,15 @@
-"""What the fake FCM takes and refuses as a message."""
+"""Tests what the fake FCM takes and refuses as a message."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import orjson
+import pytest
 
-from tests.devtools.fcm_client import FcmClient, Reply, signed_in
+from tests.support.fcm_client import FcmClient, Reply, signed_in
+
+pytestmark = pytest.mark.http
 
 FULL: dict[str, Any] = {
     "token": "phone-1",
@@ -95,7 +98,7 @@ async def refuse(client: FcmClient, body: bytes) -> Reply:
     return reply
 
 
-async def test_every_documented_field_is_taken_in_both_spellings() -> None:
+async def test_message_fields_are_accepted_in_both_spellings() -> None:
     async with signed_in() as client:
         sent = await client.post(orjson.dumps({"message": FULL}))
         assert sent.status == 200, sent.body
@@ -113,7 +116,7 @@ async def test_every_documented_field_is_taken_in_both_spellings() -> None:
         assert client.fake.deliveries()[0].message == FULL
 
 
-async def test_a_bad_field_is_named() -> None:
+async def test_message_bad_field_is_named() -> None:
     async with signed_in() as client:
         for message, fields in BAD_FIELDS:
             reply = await refuse(client, orjson.dumps({"message": message}))
@@ -121,7 +124,7 @@ async def test_a_bad_field_is_named() -> None:
         assert client.fake.stats().accepted == 0
 
 
-async def test_what_is_no_request_at_all_is_refused() -> None:
+async def test_message_malformed_is_refused() -> None:
     async with signed_in() as client:
         deep = b'{"message":{"token":"a","apns":{"payload":' + b'{"a":' * 500 + b"1" + b"}" * 503
         bodies = [b"", b"null", b"[]", b"7", b'"x"', b"{", b"\xff\xfe", b"{}", b'{"message":[]}', b'{"message":"x"}']
@@ -132,7 +135,7 @@ async def test_what_is_no_request_at_all_is_refused() -> None:
         assert (await client.send()).status == 200  # and the connection lives on
 
 
-async def test_a_bad_token_has_an_fcm_error_and_no_bad_field() -> None:
+async def test_message_bad_token_has_an_fcm_error() -> None:
     async with signed_in() as client:
         for token in ("with space", "tab\t", "é", "x" * 4097):
             reply = await refuse(client, orjson.dumps({"message": {"token": token}}))
@@ -140,7 +143,7 @@ async def test_a_bad_token_has_an_fcm_error_and_no_bad_field() -> None:
         assert (await client.send("x" * 4096)).status == 200
 
 
-async def test_the_payload_may_have_4096_bytes_and_2048_to_a_topic() -> None:
+async def test_payload_limit_is_4096_bytes_and_2048_for_a_topic() -> None:
     async with signed_in() as client:
         for target, limit in (
             ({"token": "a"}, 4096),
@@ -159,7 +162,7 @@ async def test_the_payload_may_have_4096_bytes_and_2048_to_a_topic() -> None:
         assert (await client.send(data={"a": "x" * 4090}, android={"data": {"b": "y"}})).status == 200
 
 
-async def test_the_payload_of_apns_and_browsers_counts_as_json_and_that_of_android_does_not() -> None:
+async def test_payload_limit_counts_apns_and_webpush_but_not_android() -> None:
     async with signed_in() as client:
         quotes = {"body": '"' * 2100}
         assert (await client.send(notification=quotes)).status == 200
@@ -176,7 +179,7 @@ async def test_the_payload_of_apns_and_browsers_counts_as_json_and_that_of_andro
             assert reply.status == status
 
 
-async def test_a_dry_run_is_checked_and_not_delivered() -> None:
+async def test_dry_run_is_validated_and_not_delivered() -> None:
     async with signed_in() as client:
         reply = await client.post(b'{"message":{"token":"fault:unregistered:*"},"validate_only":true}')
         assert reply.json == {"name": "projects/demo-project/messages/fake_message_id"}
@@ -184,7 +187,7 @@ async def test_a_dry_run_is_checked_and_not_delivered() -> None:
         assert client.fake.deliveries() == []
 
 
-async def test_message_names_do_not_repeat() -> None:
+async def test_message_names_are_unique() -> None:
     async with signed_in() as client:
         names = {(await client.send()).json["name"] for _ in range(20)}
         assert len(names) == 20

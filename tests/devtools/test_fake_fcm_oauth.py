@@ -9,13 +9,16 @@ from typing import Any
 
 import jwt
 import orjson
+import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.devtools.fcm_client import GRANT_TYPE, SCOPE, assertion, claims, signed_in
+from tests.support.fcm_client import GRANT_TYPE, SCOPE, assertion, claims, signed_in
+
+pytestmark = pytest.mark.http
 
 
-async def test_a_good_assertion_gets_a_token_that_sends_are_accepted_with() -> None:
+async def test_oauth_assertion_yields_a_token_that_sends() -> None:
     async with signed_in() as client:
         reply = await client.grant(assertion(client.fake.service_account))
         assert reply.status == 200
@@ -46,14 +49,14 @@ CLAIMS: list[tuple[dict[str, Any], int, str | None]] = [
 ]
 
 
-async def test_each_claim_is_checked() -> None:
+async def test_oauth_assertion_claims_are_checked() -> None:
     async with signed_in() as client:
         for changes, status, error in CLAIMS:
             reply = await client.grant(assertion(client.fake.service_account, **changes))
             assert (reply.status, reply.json.get("error")) == (status, error), (changes, reply.body)
 
 
-async def test_the_signature_and_its_key_are_checked() -> None:
+async def test_oauth_assertion_signature_and_key_are_checked() -> None:
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -68,7 +71,7 @@ async def test_the_signature_and_its_key_are_checked() -> None:
         assert [(reply.status, reply.json["error"]) for reply in replies] == [(400, "invalid_grant")] * len(forged)
 
 
-async def test_a_bad_form_is_refused() -> None:
+async def test_oauth_form_malformed_is_refused() -> None:
     async with signed_in() as client:
         many = "&".join(f"a{n}=b" for n in range(100))
         errors = {
@@ -81,7 +84,7 @@ async def test_a_bad_form_is_refused() -> None:
                 assert (reply.status, reply.json["error"]) == (400, error), body
 
 
-async def test_sends_without_a_live_token_get_what_google_answers() -> None:
+async def test_send_without_a_live_access_token_answers_as_google() -> None:
     async with signed_in() as client:
         body = b'{"message":{"token":"a"}}'
         for authorization, reason in (
@@ -100,14 +103,14 @@ async def test_sends_without_a_live_token_get_what_google_answers() -> None:
         assert client.fake.stats().accepted == 0
 
 
-async def test_a_token_expires() -> None:
+async def test_oauth_access_token_expires() -> None:
     async with signed_in(token_life_s=0) as client:
         reply = await client.send()
         assert reply.status == 401
         assert reply.json["error"]["details"][0]["reason"] == "ACCESS_TOKEN_EXPIRED"
 
 
-async def test_only_the_own_project_may_be_sent_for() -> None:
+async def test_send_for_another_project_is_refused() -> None:
     async with signed_in(project_id="mine") as client:
         path = "/v1/projects/other/messages:send"
         reply = await client.post(b'{"message":{"token":"a"}}', path=path)
@@ -117,7 +120,7 @@ async def test_only_the_own_project_may_be_sent_for() -> None:
         assert client.fake.stats().statuses == {403: 1, 401: 1}
 
 
-async def test_the_service_account_is_the_same_by_file_and_by_control_and_reaches_the_fake(tmp_path: Path) -> None:
+async def test_service_account_is_the_same_by_file_and_control(tmp_path: Path) -> None:
     async with signed_in() as client:
         path = tmp_path / "account.json"
         path.write_text("old", encoding="utf-8")
@@ -135,7 +138,7 @@ async def test_the_service_account_is_the_same_by_file_and_by_control_and_reache
         assert (await client.request("POST", "/token", data=form)).status == 400
 
 
-async def test_the_token_endpoint_can_fail_by_script_and_keeps_few_tokens() -> None:
+async def test_oauth_endpoint_can_fail_by_script_and_keeps_few_tokens() -> None:
     async with signed_in() as client:
         await client.control("POST", "faults", {"token": "/token", "kind": "503", "times": 1})
         good = assertion(client.fake.service_account)
@@ -144,9 +147,9 @@ async def test_the_token_endpoint_can_fail_by_script_and_keeps_few_tokens() -> N
         assert client.fake.stats().token_calls == 2  # of three, one did not get through
         before = time.time()
         for _ in range(1_000):
-            client.fake.issuer.grant(
+            client.fake.token_endpoint.grant(
                 f"grant_type={GRANT_TYPE}&assertion={good}".encode(), client.fake.base_url + "/token"
             )
-        assert len(client.fake.issuer.live) == 1_000
-        assert min(client.fake.issuer.live.values()) > before + 3590
+        assert len(client.fake.token_endpoint.active_tokens) == 1_000
+        assert min(client.fake.token_endpoint.active_tokens.values()) > before + 3590
         assert (await client.send()).status == 401  # the oldest went first

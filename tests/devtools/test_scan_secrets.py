@@ -20,7 +20,7 @@ from syncbeat_server.auth.tokens.keys import new_signing_key
 
 ROOT = Path(__file__).parents[2]
 # The first scan of a machine compiles the rules.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(300)]
 
 _drawn = random.Random(17)
 
@@ -57,7 +57,7 @@ PLANTED = {
     "secrets of tokens": f"SYNCBEAT_JWT_SECRETS=k1={drawn(43)}",
     "secrets in hex": f"SYNCBEAT_SESSION_SECRETS=k1={drawn(64, string.hexdigits[:16])}",
     "session keys": f"SYNCBEAT_SESSION_KEYS='{new_signing_key('s1').decode()}'",
-    "a refresh token": RefreshKeys({"k1": b"s" * 32}).token(RefreshClaim("default", drawn(36), 7)),
+    "a refresh token": RefreshKeys({"k1": b"s" * 32}).encode(RefreshClaim("default", drawn(36), 7)),
 }
 
 
@@ -121,7 +121,7 @@ def test_secret_scan_finds_each_kind_in_the_working_tree(repository: Path) -> No
         assert secret[-12:] not in text, "the log of CI is read by many"
 
 
-def test_secret_scan_finds_what_was_committed_once(repository: Path) -> None:
+def test_secret_scan_finds_a_secret_in_history(repository: Path) -> None:
     names = plant(repository)
     commit(repository)
     for name in names.values():
@@ -135,7 +135,7 @@ def test_secret_scan_finds_what_was_committed_once(repository: Path) -> None:
     assert "in the working tree" not in text
 
 
-def test_secret_scan_passes_over_what_is_ignored_or_known(repository: Path) -> None:
+def test_secret_scan_skips_ignored_and_known(repository: Path) -> None:
     (repository / ".env").write_text(PLANTED["secrets of tokens"])
     (repository / "a.txt").write_text(PLANTED["secrets of tokens"] + "  # kingfisher:ignore\n")
     code, text = scan(repository)

@@ -8,7 +8,7 @@ import sys
 
 from syncbeat_devtools.fake_fcm import FaultKind
 from syncbeat_devtools.fake_fcm.control import ROUTES
-from syncbeat_devtools.fake_fcm.faults import fault_in_text
+from syncbeat_devtools.fake_fcm.faults.plan import parse_fault_token
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs/fake-fcm.md").read_text(encoding="utf-8")
@@ -28,7 +28,10 @@ def test_fault_kinds_of_the_page_are_those_of_the_fake() -> None:
     named = [kind for row in rows_of("Faults") for kind in re.findall("`(.*?)`", row)]
     assert sorted(named) == sorted(kind.value for kind in FaultKind)
     examples = re.findall(r"`(fault:[a-z0-9].*?)`", PAGE)
-    assert [fault_in_text(example).kind for example in examples] == [FaultKind.UNAVAILABLE, FaultKind.QUOTA_EXCEEDED]
+    assert [parse_fault_token(example).kind for example in examples] == [
+        FaultKind.UNAVAILABLE,
+        FaultKind.QUOTA_EXCEEDED,
+    ]
 
 
 def test_options_of_the_page_are_those_of_the_command() -> None:

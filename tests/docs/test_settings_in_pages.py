@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_server.app.authentication import known_callers
+from syncbeat_server.app.authentication import configured_credentials
 from syncbeat_server.auth.model import OPTIONAL_CLAIMS, Issuer, KeyRow
-from syncbeat_server.auth.tokens.keys import row_in
-from syncbeat_server.auth.tokens.verify import check, read
+from syncbeat_server.auth.tokens.keys import find_key
+from syncbeat_server.auth.tokens.verify import parse_token, verify_token
 from syncbeat_server.errors import SyncbeatError, TokenInvalid
-from syncbeat_server.ops.settings.server import Settings, load_settings
+from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.server import Settings
 from tests.docs.pages import ROOT, Block, blocks_of, run_program
-from tests.fakes import FakeClock
-from tests.presets import NOW, PRESETS, SECRET
+from tests.support.fake_clock import FakeClock
+from tests.support.presets import NOW, PRESETS, SECRET
 
 SETTING = re.compile(r"^(?:export )?(SYNCBEAT_\w+=\S+)((?: SYNCBEAT_\w+=\S+)*)$", re.MULTILINE)
 TOKENS = ROOT / "docs/tokens.md"
@@ -54,24 +55,24 @@ def settings_of(variables: Mapping[str, str], folder: Path) -> Settings:
 
 def let_in(token: str, settings: Settings, now: datetime) -> str:
     """Return the user of a token that these settings let in."""
-    known = known_callers(settings, FakeClock())
-    unverified = read(token)
-    row = row_in(known.keys, unverified.issuer, unverified.header.kid, unverified.header.algorithm)
+    known = configured_credentials(settings, FakeClock())
+    unverified = parse_token(token)
+    row = find_key(known.keys, unverified.issuer, unverified.header.kid, unverified.header.algorithm)
     if row is None:
         raise TokenInvalid("no such key")
-    return check(unverified, row, now).user_id
+    return verify_token(unverified, row, now).user_id
 
 
 @pytest.mark.parametrize("block", RECIPES, ids=[block.place for block in RECIPES])
 def test_settings_of_a_page_load(block: Block, tmp_path: Path) -> None:
-    known_callers(settings_of(variables_of(block), tmp_path), FakeClock())
+    configured_credentials(settings_of(variables_of(block), tmp_path), FakeClock())
 
 
 @pytest.mark.parametrize("block", APPS, ids=[block.place for block in APPS])
 def test_apps_file_of_a_page_loads(block: Block, tmp_path: Path) -> None:
     (tmp_path / "apps.toml").write_text(block.text)
     settings = load_settings({"SYNCBEAT_APPS_FILE": str(tmp_path / "apps.toml")}, env_file=None)
-    known_callers(settings, FakeClock())
+    configured_credentials(settings, FakeClock())
 
 
 OF_PROFILES = [block for block in RECIPES if "SYNCBEAT_JWT_PROFILE" in variables_of(block)]
@@ -116,8 +117,8 @@ def test_claims_of_the_table_are_those_required_by_default() -> None:
     row = KeyRow(Issuer("default", "syncbeat"), "k1", "HS256", SECRET.encode())
 
     def user_of(claims: Mapping[str, object]) -> str:
-        unverified = read(PRESETS[0].token({"^alg": "HS256", **dict.fromkeys(PRESETS[0].claims), **claims}))
-        return check(unverified, row, datetime.fromtimestamp(payload["iat"], UTC)).user_id
+        unverified = parse_token(PRESETS[0].token({"^alg": "HS256", **dict.fromkeys(PRESETS[0].claims), **claims}))
+        return verify_token(unverified, row, datetime.fromtimestamp(payload["iat"], UTC)).user_id
 
     assert user_of(payload) == payload["sub"]
     for claim in payload:

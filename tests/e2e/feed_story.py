@@ -19,9 +19,9 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_devtools.demo.devices import eventually
-from syncbeat_devtools.demo.processes import Process, start
+from syncbeat_devtools.demo.processes import Process, start_process
 from syncbeat_devtools.demo.stage import Stage
-from tests.conftest import DatabaseUrls
+from tests.support.databases import DatabaseUrls
 
 SKEWED = Path(__file__).with_name("skewed")
 _MAX_TRIES = 300
@@ -69,7 +69,7 @@ class Hosts:
             "PYTHONPATH": str(SKEWED),
             "CLOCK_AHEAD_S": str(self._ahead_s[index]),
         }
-        return await start(["serve"], settings, self._stage.folder / f"host-{index}.log")
+        return await start_process(["serve"], settings, self._stage.folder / f"host-{index}.log")
 
 
 class Cable:
@@ -247,7 +247,7 @@ async def hold(urls: DatabaseUrls, over: asyncio.Event, *, numbered: bool) -> No
 
 
 async def level(consumer: Consumer, urls: DatabaseUrls, writers: Writers, wait_s: float = 120.0) -> list[str]:
-    """What the consumer still lacks of what is there now when it has had time enough."""
+    """Return what the consumer still lacks of what is there now when it has had time enough."""
     there = await rows_there(urls)
 
     async def complete() -> bool:
@@ -260,7 +260,7 @@ async def level(consumer: Consumer, urls: DatabaseUrls, writers: Writers, wait_s
 def missed(
     consumer: Consumer, there: dict[tuple[str, str], tuple[int, bool, str]], accepted: dict[tuple[str, str], int]
 ) -> list[str]:
-    """What the consumer does not know as it is, and what was accepted and is not there."""
+    """Return what the consumer does not know as it is, and what was accepted and is not there."""
     return [
         *(
             f"{place}: {consumer.rows.get(place)} instead of {row}"

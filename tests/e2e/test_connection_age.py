@@ -13,15 +13,15 @@ import pytest
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import directory_service_pb2, push_service_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_devtools.demo.processes import start
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.processes import start_process
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.ports import free_port
-from tests.relays import Relay, relayed
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.ports import free_port
+from tests.support.tcp_relays import Relay, relayed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 AGE_S = 2.0  # streams end after 1.7 to 2.0 s then, connections take calls for 1.8 to 2.2 s
 CHANNELS, STREAMS, GENERATIONS = 4, 5, 3
@@ -31,7 +31,7 @@ WAIT_S = 60.0
 
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+    async with running_stage(stores, tmp_path, database_url=database_urls.app_url) as staging:
         staging.settings["SYNCBEAT_CONNECTION_AGE_S"] = f"{AGE_S:g}"
         yield staging
 
@@ -50,7 +50,7 @@ async def endings(client: SyncbeatClient, *, all_scopes: bool = False) -> list[s
     return found
 
 
-async def test_streams_end_with_a_drain_before_their_connection_does(stage: Stage) -> None:
+async def test_connection_age_drains_streams_before_the_connection_ends(stage: Stage) -> None:
     server = await stage.start_server()
     async with relayed(server.address) as relay, asyncio.timeout(WAIT_S):
         clients = [SyncbeatClient(relay.address, token=stage.user_token("ann"), tls=False) for _ in range(CHANNELS)]
@@ -66,7 +66,7 @@ async def test_streams_end_with_a_drain_before_their_connection_does(stage: Stag
         await asyncio.gather(*(client.close() for client in (*clients, backend)))
 
 
-async def test_watch_deliveries_ends_ok_when_it_is_old(stage: Stage) -> None:
+async def test_connection_age_ends_watch_deliveries_with_ok(stage: Stage) -> None:
     server = await stage.start_server()
     async with stage.client(stage.identity.service_token, server) as backend, asyncio.timeout(WAIT_S):
         call = backend.push.WatchDeliveries(push_service_pb2.WatchDeliveriesRequest(user_id="ann"))
@@ -99,14 +99,16 @@ class Load:
 
 
 def connected(relay: Relay) -> Counter[str]:
-    """How many connections each server has."""
+    """Return how many connections each server has."""
     return Counter(path.target for path in relay.paths if path.is_open)
 
 
-async def test_load_spreads_again_after_a_server_restarts(stage: Stage) -> None:
+async def test_connection_age_spreads_load_again_after_a_restart(stage: Stage) -> None:
     ports = free_port(), free_port()
     first, second = [
-        await start(["serve"], {**stage.settings, "SYNCBEAT_ROLE": "rpc", "SYNCBEAT_LISTEN": f"127.0.0.1:{port}"}, log)
+        await start_process(
+            ["serve"], {**stage.settings, "SYNCBEAT_ROLE": "rpc", "SYNCBEAT_LISTEN": f"127.0.0.1:{port}"}, log
+        )
         for port, log in zip(ports, (stage.folder / "one.log", stage.folder / "two.log"), strict=True)
     ]
     again = None
@@ -117,7 +119,7 @@ async def test_load_spreads_again_after_a_server_restarts(stage: Stage) -> None:
             await first.stop()
             await wait_until(lambda: connected(relay) == {second.address: CLIENTS}, what="all went to the second")
             settings = {**stage.settings, "SYNCBEAT_ROLE": "rpc", "SYNCBEAT_LISTEN": first.address}
-            again = await start(["serve"], settings, stage.folder / "again.log")
+            again = await start_process(["serve"], settings, stage.folder / "again.log")
             # By turns, so half of them each, but for those that move just then.
             fair = CLIENTS // 4
             await wait_until(

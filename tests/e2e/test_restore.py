@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.restores import PATIENCE_S, Deployment, dump, new_epoch, restore
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.restores import PATIENCE_S, Deployment, dump, new_epoch, restore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+    async with running_stage(stores, tmp_path, database_url=database_urls.app_url) as staging:
         yield staging
 
 
@@ -64,7 +64,7 @@ async def test_restore_with_new_epoch_loses_nothing_that_was_published_after_it(
 
 
 @pytest.mark.timeout(300)
-async def test_restore_that_nobody_told_of_is_noticed_where_cursors_are_ahead(
+async def test_restore_without_new_epoch_is_noticed_where_cursors_are_ahead(
     stage: Stage, database_urls: DatabaseUrls, tmp_path: Path
 ) -> None:
     async with Deployment(stage, scopes=1) as deployment:

@@ -16,12 +16,12 @@ import pytest
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_devtools.demo.processes import Process
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 SCOPES = 60
 CALLERS = 30
@@ -29,7 +29,7 @@ CALLERS = 30
 
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+    async with running_stage(stores, tmp_path, database_url=database_urls.app_url) as staging:
         yield staging
 
 

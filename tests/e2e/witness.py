@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import asyncpg
 
 from syncbeat_devtools.demo.stage import Stage
-from tests.conftest import DatabaseUrls
-from tests.history import Arrival, Change, History
+from tests.support.databases import DatabaseUrls
+from tests.support.delivery_history import Arrival, Change, History
 
 _TRIGGER = """
 CREATE TABLE history (n bigserial, delivery_id uuid, before text, after text, lease_before uuid, lease_after uuid,
@@ -72,6 +72,6 @@ async def history_of(stage: Stage, urls: DatabaseUrls, accepted: Mapping[str, in
         ],
         arrivals=[
             Arrival(record["message"]["data"]["delivery_id"], record["target"], record["effect"])
-            for record in await stage.screens.all_deliveries()
+            for record in await stage.fake_fcm.all_deliveries()
         ],
     )

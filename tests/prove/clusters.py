@@ -22,9 +22,9 @@ from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_devtools.embedded.binaries import find_binaries
 from syncbeat_devtools.embedded.postgres import APP, DATABASE, OWNER, account_for_postgres, make_folder
 from syncbeat_devtools.embedded.servers import Account, Program, Server
-from syncbeat_server.ops.process_group import launcher
-from tests.ports import free_port
+from syncbeat_server.ops.process_group import launch_prefix
 from tests.prove.tools import proof_programs, runs
+from tests.support.ports import free_port
 
 TTL_S = 20
 """How long a leader that is not heard of keeps its lease, at the least that Patroni allows."""
@@ -52,7 +52,7 @@ class Node:
     folder: Path
 
     def asked(self, path: str) -> bool:
-        """Whether its Patroni says yes at this path: its answer is the status, 200 or 503."""
+        """Return whether its Patroni says yes at this path: its answer is the status, 200 or 503."""
         connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=_ASK_S)
         try:
             connection.request("GET", path)
@@ -115,7 +115,7 @@ class PatroniCluster:
         return next((node for node in self.nodes if node.asked("/synchronous")), None)
 
     def statements(self) -> list[str]:
-        """What makes the logins and roles of deploy/postgres/10-logins.sh, for the superuser."""
+        """Return what makes the logins and roles of deploy/postgres/10-logins.sh, for the superuser."""
         return [
             "CREATE ROLE syncbeat_service NOLOGIN",
             "CREATE ROLE syncbeat_user NOLOGIN",
@@ -129,7 +129,7 @@ class PatroniCluster:
 
 
 def lacks_for_patroni() -> str:
-    """Why Patroni cannot run here though it is installed; empty when it can."""
+    """Return why Patroni cannot run here though it is installed; empty when it can."""
     programs = (proof_programs() / "patroni", find_binaries().postgres_folder / "bin" / "pg_basebackup")
     if all(runs(*_as_account(account_for_postgres()), program, "--version") for program in programs):
         return ""
@@ -147,7 +147,7 @@ def _as_account(account: Account) -> list[str]:
     passes = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
     user = [f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups"]
     # The change of user takes the death signal away: it is asked for anew.
-    return ["/usr/bin/setpriv", *user, *passes, *launcher(signal.SIGTERM)]
+    return ["/usr/bin/setpriv", *user, *passes, *launch_prefix(signal.SIGTERM)]
 
 
 @contextmanager
@@ -195,7 +195,7 @@ def _etcd(folder: Path, port: int) -> Program:
         account=Account(),
         stop_signal=signal.SIGTERM,
         death_signal=signal.SIGKILL,
-        answers=lambda _: _listens(port),
+        is_ready=lambda _: _listens(port),
     )
 
 
@@ -217,7 +217,7 @@ def _node(name: str, folder: Path, account: Account, etcd_port: int, passwords: 
         # It stops its PostgreSQL before it ends.
         stop_signal=signal.SIGTERM,
         death_signal=signal.SIGTERM,
-        answers=lambda _: _listens(rest_port),
+        is_ready=lambda _: _listens(rest_port),
     )
     return Node(name, Server(program), postgres_port, rest_port, home)
 

@@ -1,4 +1,4 @@
-"""What the long proofs share: their stage, and where their results go."""
+"""Provides the long proofs with their stage, and with a place for their results."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
 from tests.prove.tools import UNPROVEN
+from tests.support.databases import DatabaseUrls
 
 _RESULTS = Path(__file__).parents[2] / "docs" / "proof"
 
@@ -33,14 +33,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def soak_s() -> float:
-    """How long a proof goes on, in seconds (SOAK_S)."""
+    """Return how long a proof goes on, in seconds (SOAK_S)."""
     return float(os.environ.get("SOAK_S", "60"))
 
 
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
     """The fake FCM and what to start servers with, on a database of its own."""
-    async with staged(stores, tmp_path, database_url=database_urls.app_url) as staging:
+    async with running_stage(stores, tmp_path, database_url=database_urls.app_url) as staging:
         yield staging
 
 

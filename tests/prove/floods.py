@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.clock import SystemClock
-from tests.raw_http2 import USUAL_WINDOW, RawConnection, grpc_message, raw_connection
+from tests.support.raw_http2 import USUAL_WINDOW, RawConnection, grpc_message, raw_connection
 
 CONNECTIONS = 4
 _PUBLIC, _HINT, _WATCH_HINTS = (

@@ -12,7 +12,7 @@ import grpc
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from tests.hard_documents import drawn
+from tests.support.hard_documents import drawn
 
 HOT_KEYS = 20
 

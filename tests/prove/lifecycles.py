@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from syncbeat_server.directory.model import Member, MemberRole, Platform, Preferences, QuietHours, Registration
-from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
 from syncbeat_server.push.delivery.outcomes import OutcomeRecorder
@@ -37,11 +36,11 @@ from syncbeat_server.push.policy import retry
 from syncbeat_server.push.policy.retry import RetryRule
 from syncbeat_server.push.store import lifecycle, notifications, queue
 from syncbeat_server.storage.postgres.database import Database, open_database
-from syncbeat_server.storage.redis.token_bucket import Allowance
-from tests.conftest import DatabaseUrls
-from tests.fakes import FakeClock
-from tests.storage.doubles import ScriptedProvider, Streams, Unlimited, channel
-from tests.storage.stage import APP, directory
+from syncbeat_server.storage.redis.token_bucket import TokenBucket
+from tests.support.build import APP, make_channel, make_directory, make_user_lifecycle
+from tests.support.databases import DatabaseUrls
+from tests.support.doubles import ScriptedProvider, Streams, Unlimited
+from tests.support.fake_clock import FakeClock
 
 USERS = ("ann", "bob", "cat")
 TOKENS = ("t1", "t2", "t3", "t4")
@@ -109,11 +108,11 @@ class Lifecycles(RuleBasedStateMachine):
         self._opened = open_database(self.urls.app_url, size=3, name="history")
         self.database: Database = await self._opened.__aenter__()
         self.rule = RetryRule()
-        channels = {APP: channel(ScriptedProvider(), self.clock)}
-        allowance = cast(Allowance, Unlimited())
+        channels = {APP: make_channel(ScriptedProvider(), self.clock)}
+        allowance = cast(TokenBucket, Unlimited())
         self.deps = DeliveryDependencies(self.database, channels, Streams().live, allowance, self.clock)
         self.recorder = OutcomeRecorder(self.database, self.clock, self.rule.resend, self.deps.metrics, lambda: None)
-        self.users = UserLifecycle(self.database, lambda app_id, user_id: None)
+        self.users = make_user_lifecycle(self.database)
         for user, token in zip(USERS, TOKENS, strict=False):
             await self._register(user, token)
             await self._join(user)
@@ -123,13 +122,13 @@ class Lifecycles(RuleBasedStateMachine):
 
     async def _register(self, user: str, token: str) -> None:
         made = Registration(APP, user, "phone", Platform.ANDROID, token, "", "")
-        await directory(self.database).register(made, "test", by_user=False)
+        await make_directory(self.database).register(made, "test", by_user=False)
         self.stand.holders = {t: u for t, u in self.stand.holders.items() if u != user and t != token}
         if token:
             self.stand.holders[token] = user
 
     async def _join(self, user: str) -> None:
-        await directory(self.database).add_members(APP, SCOPE, [Member(SCOPE, user, MemberRole.WRITER)])
+        await make_directory(self.database).add_members(APP, SCOPE, [Member(SCOPE, user, MemberRole.WRITER)])
         self.stand.members.add(user)
 
     @rule(
@@ -188,13 +187,13 @@ class Lifecycles(RuleBasedStateMachine):
         self.run(self._sign_out_and_in(user, token))
 
     async def _sign_out_and_in(self, user: str, token: str) -> None:
-        await directory(self.database).unregister(APP, user, "phone", by_user=False)
+        await make_directory(self.database).unregister(APP, user, "phone", by_user=False)
         await self._register(user, token)
 
     @rule(user=st.sampled_from(USERS), muted=st.booleans(), quiet=st.booleans())
     def prefer(self, user: str, muted: bool, quiet: bool) -> None:
         wanted = Preferences(muted_types=("ads",) if muted else (), quiet_hours=QUIET if quiet else None)
-        self.run(directory(self.database).set_preferences(APP, user, wanted, by_user=False))
+        self.run(make_directory(self.database).set_preferences(APP, user, wanted, by_user=False))
         for flagged, users in ((muted, self.stand.muted), (quiet, self.stand.quiet)):
             (users.add if flagged else users.discard)(user)
 
@@ -203,7 +202,7 @@ class Lifecycles(RuleBasedStateMachine):
         if member:
             self.run(self._join(user))
         elif user in self.stand.members:
-            self.run(directory(self.database).remove_members(APP, SCOPE, [user]))
+            self.run(make_directory(self.database).remove_members(APP, SCOPE, [user]))
             self.stand.members.discard(user)
 
     @rule(user=st.sampled_from(USERS), disabled=st.booleans())

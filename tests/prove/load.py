@@ -11,7 +11,7 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_devtools.demo.devices import StreamingDevice, eventually
 from syncbeat_devtools.demo.stage import Stage
-from tests.deliveries import states
+from tests.support.delivery_counts import states
 
 USERS = 8
 _MAX_TRIES = 200
@@ -19,7 +19,7 @@ _MAX_TRIES = 200
 
 @dataclass
 class Promises:
-    """What callers were answered."""
+    """Records what callers were answered."""
 
     notifications: dict[str, str] = field(default_factory=dict)
     changes: dict[str, list[int]] = field(default_factory=dict)

@@ -22,6 +22,8 @@ from syncbeat_devtools.demo.stage import Stage
 from syncbeat_server.clock import SystemClock
 from tests.prove.load import USERS, register
 
+pytestmark = pytest.mark.prove
+
 DOCUMENTS = int(os.environ.get("DOCUMENTS", "1000"))
 ROUND_S, PAUSE_S = 3.0, 0.02
 SCOPE, WRITER = "scope-0", "user-0"
@@ -37,7 +39,7 @@ async def timed_ms(call: Awaitable[object]) -> float:
 
 
 async def others_ms(clients: list[SyncbeatClient]) -> list[float]:
-    """What each call of the others takes in a round: they publish, list and poll at a steady pace."""
+    """Return what each call of the others takes in a round: they publish, list and poll at a steady pace."""
     clock = SystemClock()
     until = clock.monotonic() + ROUND_S
 
@@ -122,7 +124,7 @@ def p99(took: list[float]) -> float:
 
 
 @pytest.mark.timeout(1_200)
-async def test_others_beside_a_writer_of_hard_documents(stage: Stage, record: Record) -> None:
+async def test_hard_documents_of_one_writer_do_not_slow_others(stage: Stage, record: Record) -> None:
     server = await stage.start_server()
     token = stage.user_token(WRITER)
     alone: list[float] = []

@@ -10,11 +10,13 @@ import pytest
 from syncbeat_devtools.demo.stage import Stage
 from tests.prove.load import Promises, register, send_for_ever, settled
 
+pytestmark = pytest.mark.prove
+
 SHARES = {"503": 0.08, "500": 0.03, "accepted-503": 0.04, "accepted-reset": 0.03, "reset": 0.04, "not-json": 0.02}
 
 
 @pytest.mark.timeout(900)
-async def test_every_fault_ends_in_one_showing(
+async def test_fcm_faults_at_random_show_each_notification_once(
     stage: Stage, soak_s: float, record: Callable[[str, dict[str, object]], None]
 ) -> None:
     # A fifth of all sends fail here: now and then five in a row.
@@ -22,7 +24,7 @@ async def test_every_fault_ends_in_one_showing(
     await stage.start_server()
     await asyncio.gather(stage.start_worker(), stage.start_worker())
     for seed, (kind, share) in enumerate(SHARES.items()):
-        await stage.screens.script("*", kind, times=None, share=share, seed=seed)
+        await stage.fake_fcm.script("*", kind, times=None, share=share, seed=seed)
     promises, over = Promises(), asyncio.Event()
     async with stage.client(stage.identity.service_token) as backend:
         await register(backend)
@@ -31,7 +33,7 @@ async def test_every_fault_ends_in_one_showing(
         over.set()
         await asyncio.gather(*load)
         counts = await settled(backend)
-    stats = await stage.screens.stats()
+    stats = await stage.fake_fcm.stats()
     record(
         "faults",
         {

@@ -10,8 +10,10 @@ import pytest
 
 from syncbeat import SyncbeatClient
 from syncbeat_devtools.demo.stage import Stage
-from tests.conftest import DatabaseUrls
 from tests.e2e.feed_story import Cable, Consumer, Hosts, Writers, hold, level
+from tests.support.databases import DatabaseUrls
+
+pytestmark = pytest.mark.prove
 
 ROUNDS = 3
 SCOPES = 2_000  # that are written all the time
@@ -21,7 +23,7 @@ AHEAD_S = (15.0, -15.0)
 
 
 @pytest.mark.timeout(900)
-async def test_a_firehose_misses_nothing_whatever_happens(
+async def test_firehose_misses_nothing_whatever_happens(
     stage: Stage,
     database_urls: DatabaseUrls,
     two_ports: list[int],

@@ -21,6 +21,8 @@ from syncbeat_devtools.demo.stage import Stage
 from syncbeat_server.clock import SystemClock
 from tests.prove.floods import CONNECTIONS, floods
 
+pytestmark = pytest.mark.prove
+
 FLOOD_S, ROUNDS, PAUSE_S, WARM_S = 10.0, 3, 0.01, 0.5
 KINDS = [name for name in floods("token") if name != "hints"]
 MOST_TIMES = 3.0

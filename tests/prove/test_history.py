@@ -16,18 +16,20 @@ import redis.asyncio
 from syncbeat_devtools.demo.devices import eventually
 from syncbeat_devtools.demo.stage import Stage
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.conftest import DatabaseUrls
 from tests.e2e.witness import history_of, last_to_claim, watch_database
-from tests.history import unended, violations
 from tests.prove.load import Promises, register, send_for_ever, settled
 from tests.prove.test_kill import Victims
+from tests.support.databases import DatabaseUrls
+from tests.support.delivery_history import unended, violations
+
+pytestmark = pytest.mark.prove
 
 HARMS = ("kill", "kill", "kill", "pause", "postgres", "flush redis", "redis away")
 FAULTS = {"accepted-503": 0.05, "accepted-reset": 0.03, "503": 0.03, "reset": 0.03, "quota": 0.01}
 
 
 async def _pause(stage: Stage, urls: DatabaseUrls) -> None:
-    """Who holds leases stops for longer than they last."""
+    """Stop who holds leases for longer than they last."""
     holder = 0
 
     async def held() -> bool:
@@ -39,10 +41,10 @@ async def _pause(stage: Stage, urls: DatabaseUrls) -> None:
         return
     os.kill(holder, signal.SIGSTOP)
     try:
-        before = (await stage.screens.stats())["accepted"]
+        before = (await stage.fake_fcm.stats())["accepted"]
 
         async def went_on() -> bool:
-            return bool((await stage.screens.stats())["accepted"] > before + 10_000)
+            return bool((await stage.fake_fcm.stats())["accepted"] > before + 10_000)
 
         await eventually(went_on, 3.0)  # twice a lease, unless very much is sent meanwhile
     finally:
@@ -61,18 +63,18 @@ async def _harm(what: str, stage: Stage, stores: EmbeddedStores, urls: DatabaseU
         async with redis.asyncio.Redis.from_url(stores.redis_url) as client:
             await client.flushall()
     else:
-        before = (await stage.screens.stats())["accepted"]
+        before = (await stage.fake_fcm.stats())["accepted"]
         stores.kill_redis()
 
         async def went_on() -> bool:
-            return bool((await stage.screens.stats())["accepted"] > before + 300)
+            return bool((await stage.fake_fcm.stats())["accepted"] > before + 300)
 
         await eventually(went_on, 3.0)
         stores.start_redis()
 
 
 @pytest.mark.timeout(900)
-async def test_the_history_is_good_whatever_happens(
+async def test_history_is_good_under_random_failures(
     stage: Stage,
     stores: EmbeddedStores,
     database_urls: DatabaseUrls,
@@ -85,7 +87,7 @@ async def test_the_history_is_good_whatever_happens(
     victims = Victims(stage, two_ports)
     await victims.start()
     for seed, (kind, share) in enumerate(FAULTS.items()):
-        await stage.screens.script("*", kind, times=None, share=share, seed=seed)
+        await stage.fake_fcm.script("*", kind, times=None, share=share, seed=seed)
     promises, over, dice, done = Promises(), asyncio.Event(), random.Random(11), Counter[str]()
     async with stage.client(stage.identity.service_token) as backend:
         await register(backend)
@@ -101,7 +103,7 @@ async def test_the_history_is_good_whatever_happens(
         history = await history_of(stage, database_urls, dict.fromkeys(promises.notifications.values(), 1))
     await victims.stop()
     found = violations(history)
-    stats = await stage.screens.stats()
+    stats = await stage.fake_fcm.stats()
     record(
         "history",
         {

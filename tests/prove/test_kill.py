@@ -11,9 +11,11 @@ import pytest
 
 from syncbeat import SyncbeatClient
 from syncbeat_devtools.demo.devices import StreamingDevice, eventually
-from syncbeat_devtools.demo.processes import Process, start
+from syncbeat_devtools.demo.processes import Process, start_process
 from syncbeat_devtools.demo.stage import Stage
 from tests.prove.load import Promises, publish_for_ever, register, send_for_ever, settled, streams
+
+pytestmark = pytest.mark.prove
 
 
 class Victims:
@@ -39,7 +41,7 @@ class Victims:
             "SYNCBEAT_LISTEN": f"127.0.0.1:{self._ports[int(index)]}",
         }
         command = "serve" if kind == "server" else "worker"
-        self._running[name] = await start([command], settings, self._stage.folder / f"{name}.log")
+        self._running[name] = await start_process([command], settings, self._stage.folder / f"{name}.log")
 
     async def kill_for(self, seconds: float, dice: random.Random) -> None:
         ends = time.monotonic() + seconds
@@ -58,7 +60,7 @@ class Victims:
 
 
 @pytest.mark.timeout(900)
-async def test_nothing_is_lost_or_shown_twice(
+async def test_crash_loop_loses_nothing_and_shows_nothing_twice(
     stage: Stage, two_ports: list[int], soak_s: float, record: Callable[[str, dict[str, object]], None]
 ) -> None:
     victims = Victims(stage, two_ports)
@@ -77,7 +79,7 @@ async def test_nothing_is_lost_or_shown_twice(
         counts = await settled(backend)
         gaps = await _gaps(opened, promises)
     await _close(opened)
-    stats = await stage.screens.stats()
+    stats = await stage.fake_fcm.stats()
     await victims.stop()
     record(
         "kill",
@@ -101,7 +103,7 @@ async def test_nothing_is_lost_or_shown_twice(
 
 
 async def _gaps(opened: list[tuple[SyncbeatClient, StreamingDevice]], promises: Promises) -> int:
-    """How many changes were not seen exactly once, in order, by the stream of their scope's only member."""
+    """Return how many changes were not seen exactly once, in order, by the stream of their scope's only member."""
     gaps = 0
     for number, (_, device) in enumerate(opened):
         expected = promises.changes[f"scope-{number}"]

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.conftest import DatabaseUrls
 from tests.prove.lifecycles import FIGURES, Lifecycles
+from tests.support.databases import DatabaseUrls
+
+pytestmark = pytest.mark.prove
 
 
 @pytest.mark.timeout(1800)

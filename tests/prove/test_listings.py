@@ -17,7 +17,9 @@ from syncbeat.v1 import core_pb2, directory_service_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_devtools.demo.stage import Stage
 from syncbeat_server.clock import SystemClock
-from tests.conftest import DatabaseUrls
+from tests.support.databases import DatabaseUrls
+
+pytestmark = pytest.mark.prove
 
 SCOPES = [f"big-{number}" for number in range(6)]
 VALUES, OCTETS = 60, 100 << 10

@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.demo.stage import Stage, staged
+from syncbeat_devtools.demo.stage import Stage, running_stage
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_devtools.embedded.postgres import APP, OWNER
 from syncbeat_server.storage.migrate import migrate
-from tests.conftest import run_sql
-from tests.fakes import wait_until
 from tests.prove.clusters import TTL_S, Node, PatroniCluster, lacks_for_patroni, running_cluster
 from tests.prove.tools import reason_missing, require
 from tests.prove.writers import Written, differences
+from tests.support.databases import run_sql
+from tests.support.fake_clock import wait_until
+
+pytestmark = pytest.mark.prove
 
 SCOPES = 6
 BEFORE, AFTER = 300, 300
@@ -57,7 +59,7 @@ async def test_failover_through_patroni_loses_no_acknowledged_publish(
 ) -> None:
     await _prepare(cluster)
     written, over = Written(), asyncio.Event()
-    async with staged(stores, tmp_path, database_url=cluster.url(APP)) as stage:
+    async with running_stage(stores, tmp_path, database_url=cluster.url(APP)) as stage:
         await _two_servers(stage)
         clients = [stage.client(stage.identity.service_token, server) for server in stage.servers]
         load = [

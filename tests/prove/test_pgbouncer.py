@@ -12,19 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_server.ops.process_group import launcher
+from syncbeat_server.ops.process_group import launch_prefix
 from tests.prove.tools import pgbouncer_program, reason_missing, require
+
+pytestmark = pytest.mark.prove
 
 ROOT = Path(__file__).parents[2]
 
 # What rests on a connection of its own to PostgreSQL. They are run through the pooler too, and have to fail: so this
 # holds none too many, and a run that went past the pooler is found out.
 NOT_POOLED = {
-    "tests/storage/test_apps_apart.py::"
-    "test_a_notice_of_the_database_wakes_who_listens_and_again_after_it_was_away": "LISTEN needs a session",
+    "tests/push/test_app_isolation.py::test_pg_notify_wakes_listeners_and_reconnects": "LISTEN needs a session",
     "tests/storage/test_migrate.py::"
-    "test_wrong_logins_are_refused_with_the_fix": "migrations refuse a pooler before they look at the login",
-    "tests/storage/test_postgres.py::test_what_befalls_a_connection_is_not_told_as_the_call_that_opened_it": (
+    "test_migrate_refuses_wrong_logins_with_the_fix": "migrations refuse a pooler before they look at the login",
+    "tests/storage/test_postgres_pool.py::test_connection_error_is_not_chained_to_its_opener": (
         "it cuts PostgreSQL's connections, which are the pooler's"
     ),
 }
@@ -34,7 +35,7 @@ def run_pooled(*arguments: str) -> tuple[Counter[str], str]:
     """Run these tests through the pooler: how many ended in which way, and the last lines that were printed."""
     done = subprocess.run(
         [
-            *launcher(signal.SIGINT),
+            *launch_prefix(signal.SIGINT),
             *(sys.executable, "-m", "pytest", "--quiet", f"--pgbouncer={pgbouncer_program()}"),
             *("-p", "no:cacheprovider", *arguments),
         ],
@@ -57,7 +58,7 @@ def test_storage_and_rpc_tests_pass_through_pgbouncer(
     require(request, "PgBouncer", reason_missing("pgbouncer"))
     apart = [f"--deselect={name}" for name in NOT_POOLED]
     pooled, printed = run_pooled(
-        "tests/storage", "tests/rpc", *apart, "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"
+        *("tests", "-m", "store or rpc", *apart, "--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
     )
     unpoolable, _ = run_pooled(*NOT_POOLED)
     version = subprocess.run(

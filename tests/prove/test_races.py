@@ -15,7 +15,9 @@ from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2
 from syncbeat.v1.error_reason_pb2 import ErrorReason
 from syncbeat_devtools.demo.stage import Stage
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
+
+pytestmark = pytest.mark.prove
 
 RACES, AT_ONCE = 1_000, 25
 REVOKED = "ERROR_REASON_TOKEN_REVOKED"
@@ -23,7 +25,7 @@ DEVICES = directory_service_pb2.ListDevicesRequest()
 
 
 async def outcome(call: Any) -> Any:
-    """What a call answers, or the reason that it is refused for."""
+    """Return what a call answers, or the reason that it is refused for."""
     try:
         return await call
     except grpc.aio.AioRpcError as error:
@@ -49,7 +51,7 @@ class Pair:
         return await outcome(client.directory.ListDevices(DEVICES, metadata=metadata))
 
     async def alive(self, tokens: list[Any]) -> int:
-        """How many of these tokens are good for anything on either server."""
+        """Return how many of these tokens are good for anything on either server."""
         calls = [self.use(client, one.access_token) for one in tokens for client in self.public]
         calls += [self.refresh(client, one.refresh_token) for one in tokens for client in self.public]
         return sum(not isinstance(answer, str) for answer in await asyncio.gather(*calls))
@@ -72,7 +74,7 @@ async def race(pair: Pair, number: int, came_to: Counter[str]) -> list[Any]:
 
 
 @pytest.mark.timeout(300)
-async def test_a_thousand_races_on_two_processes(
+async def test_revoke_racing_refresh_on_two_processes(
     stage: Stage, record: Callable[[str, dict[str, object]], None]
 ) -> None:
     # All come from one address, and most are refused.

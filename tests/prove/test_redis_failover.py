@@ -18,11 +18,13 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_service_pb2
 from syncbeat_devtools.demo.devices import StreamingDevice
 from syncbeat_devtools.demo.stage import Stage
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
 from tests.prove.load import settled
 from tests.prove.valkeys import DOWN_AFTER_S, NAME, Pair, Valkey, moving_address, running_pair
 from tests.prove.writers import Written, differences
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+
+pytestmark = pytest.mark.prove
 
 SCOPES = 6
 PAUSE_S = 0.05  # with six writers 120 publishes a second at most
@@ -78,7 +80,7 @@ class Fleet:
         assert await device.wait_open()
 
     async def hear_each_other(self) -> bool:
-        """Whether each server hears the other's answer, which comes through Redis."""
+        """Return whether each server hears the other's answer, which comes through Redis."""
         try:
             answers = [
                 await client.auth.GetTokenCacheStats(auth_service_pb2.GetTokenCacheStatsRequest(), timeout=5)
@@ -89,7 +91,7 @@ class Fleet:
         return all(len(answer.processes) == 2 for answer in answers)
 
     async def works_with(self, primary: Valkey, user: str, since: float) -> bool:
-        """Whether wake-ups, presence (of a user whose stream is new) and rates (taken since then) work, on this one."""
+        """Return whether wake-ups, presence (of a user whose stream is new) and rates (taken since) work here."""
         try:
             with primary.client() as client:
                 present = any(user.encode() in key for key in client.scan_iter("*streams:*", count=1_000))
@@ -214,6 +216,6 @@ async def test_redis_failover_by_address_is_followed(
 
 
 def _callers(valkey: Valkey) -> int:
-    """How many connections give it commands, beside the one that asks; those that listen hear its primary too."""
+    """Count connections that give it commands, beside the one that asks; those that listen hear its primary too."""
     with valkey.client() as client:
         return len(client.client_list(_type="normal")) - 1

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from syncbeat_devtools.demo.stage import Stage
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.restores import PATIENCE_S, Deployment, dump, new_epoch, restore
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.restores import PATIENCE_S, Deployment, dump, new_epoch, restore
+
+pytestmark = pytest.mark.prove
 
 SCOPES, ROUNDS, OLD, LOST, NEW = 30, 3, 10, 10, 15
 

@@ -18,8 +18,11 @@ from syncbeat_server.push.model import Target
 from syncbeat_server.push.store import queue
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.retention import Retention
-from tests.conftest import DatabaseUrls
-from tests.storage.stage import APP, accept, add_device, message
+from tests.support.build import APP
+from tests.support.databases import DatabaseUrls
+from tests.support.seed import accept, add_device, message
+
+pytestmark = pytest.mark.prove
 
 ROWS = int(os.environ.get("OLD_ROWS", "10800000"))
 LEAST_PER_S = 3_000

@@ -14,7 +14,9 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, push_service_pb2
 from syncbeat_devtools.demo.devices import eventually
 from syncbeat_devtools.demo.stage import Stage
-from tests.conftest import DatabaseUrls
+from tests.support.databases import DatabaseUrls
+
+pytestmark = pytest.mark.prove
 
 USERS = 20_000
 EACH = 500
@@ -80,13 +82,13 @@ async def test_soak(stage: Stage, database_urls: DatabaseUrls, record: Record) -
     await asyncio.gather(stage.start_worker(), stage.start_worker())
     await add_users(database_urls)
     for seed, (kind, delay_ms) in enumerate(FAULTS.items()):
-        await stage.screens.script("*", kind, times=None, share=SHARE, seed=seed, delay_ms=delay_ms)
+        await stage.fake_fcm.script("*", kind, times=None, share=SHARE, seed=seed, delay_ms=delay_ms)
     async with stage.client(stage.identity.service_token) as backend:
         accepted = await send_all(backend, count)
     assert await until_ended(database_urls, 1500.0)
     rows = await ask(database_urls, "SELECT state, reason, count(*) AS n FROM deliveries GROUP BY 1, 2 ORDER BY 1, 2")
     counts = {f"{row['state']} {row['reason']}".strip(): row["n"] for row in rows}
-    stats = await stage.screens.stats()
+    stats = await stage.fake_fcm.stats()
     sent = counts.get("SENT", 0)
     # Not eligible: whose token FCM called dead, then or before it was their turn.
     tokenless = counts.get("DEAD NO_TOKEN", 0) + counts.get("SUPPRESSED NO_TOKEN", 0)

@@ -13,9 +13,11 @@ from functools import partial
 import pytest
 
 from syncbeat_devtools.demo.stage import Stage
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
 from tests.prove.writers import Written, differences
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+
+pytestmark = pytest.mark.prove
 
 SCOPES = 60
 BEFORE = 600

@@ -1,4 +1,4 @@
-"""What the long proofs need beside the pinned packages: where tools/proof_tools.sh put it, or why it is not there."""
+"""Finds what the long proofs need beside the pinned packages, or says why it is not there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def require(request: pytest.FixtureRequest, name: str, lacks: str) -> None:
 
 
 def reason_missing(name: str) -> str:
-    """Why a tool is not there; empty when it is."""
+    """Return why a tool is not there; empty when it is."""
     if (_FOLDER / f"{name}.missing").is_file():
         return (_FOLDER / f"{name}.missing").read_text(encoding="utf-8").strip()
     return "" if (_FOLDER / f"{name}.made").is_file() else "run 'sh tools/proof_tools.sh' first, as 'make prove' does"
@@ -46,7 +46,7 @@ def pgbouncer_program() -> Path:
 
 
 def runs(*command: Path | str) -> bool:
-    """Whether this program runs here."""
+    """Return whether this program runs here."""
     try:
         done = subprocess.run(
             list(map(str, command)),

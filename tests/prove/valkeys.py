@@ -14,7 +14,7 @@ import redis
 
 from syncbeat_devtools.embedded.binaries import find_binaries
 from syncbeat_devtools.embedded.servers import Account, Program, Server
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 NAME = "heart"
 """What the sentinels call the primary they watch."""
@@ -52,13 +52,13 @@ class Valkey:
             client.replicaof(*(("127.0.0.1", str(other.port)) if other else ("NO", "ONE")))
 
     def leads(self) -> bool:
-        """Whether it takes writes."""
+        """Return whether it takes writes."""
         with suppress(redis.RedisError, OSError), self.client() as client:
             return bool(client.info("replication")["role"] == "master")
         return False
 
     def has_replica(self) -> bool:
-        """Whether a replica has all that it has."""
+        """Return whether a replica has all that it has."""
         with self.client() as client:
             return any(
                 replica["state"] == "online"
@@ -81,7 +81,7 @@ class Pair:
         return f"redis+sentinel://{hosts}/{NAME}"
 
     def watched(self) -> bool:
-        """Whether each sentinel knows the replica and the other sentinels: only then they can fail over."""
+        """Return whether each sentinel knows the replica and the other sentinels: only then they can fail over."""
 
         def knows_all(sentinel: Valkey) -> bool:
             with sentinel.client() as client:
@@ -153,7 +153,7 @@ def _described(folder: Path, name: str, port: int, command: list[str]) -> Progra
         account=Account(),
         stop_signal=signal.SIGTERM,
         death_signal=signal.SIGKILL,
-        answers=lambda _: _listens(port),
+        is_ready=lambda _: _listens(port),
     )
 
 

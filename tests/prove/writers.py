@@ -13,7 +13,7 @@ import grpc
 
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, sync_service_pb2
-from tests.fakes import wait_until
+from tests.support.fake_clock import wait_until
 
 _TRY_S = 5.0
 _GIVE_UP_S = 120.0
@@ -21,7 +21,7 @@ _GIVE_UP_S = 120.0
 
 @dataclass
 class Written:
-    """What was acknowledged: the sequence of each scope's keys, and when; and how the others failed."""
+    """Records what was acknowledged: the sequence of each scope's keys, and when; and how the others failed."""
 
     sequences: dict[str, dict[str, int]] = field(default_factory=dict)
     at: dict[str, list[float]] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Written:
 
     @property
     def count(self) -> int:
-        """How many publishes were acknowledged."""
+        """Return how many publishes were acknowledged."""
         return sum(map(len, self.sequences.values()))
 
     def after(self, moment: float) -> list[str]:
@@ -44,7 +44,7 @@ class Written:
         return max((later - earlier for earlier, later in itertools.pairwise(moments)), default=0.0)
 
     def together(self, other: Written) -> Written:
-        """What both were acknowledged, of writers whose keys differ."""
+        """Return what both were acknowledged, of writers whose keys differ."""
         scopes = self.sequences.keys() | other.sequences.keys()
         return Written({one: self.sequences.get(one, {}) | other.sequences.get(one, {}) for one in scopes})
 
@@ -75,7 +75,7 @@ class Written:
 
 
 async def differences(url: str, written: Written) -> dict[str, int]:
-    """What was acknowledged and is not there as it was, and what is there more than once.
+    """Return what was acknowledged and is not there as it was, and what is there more than once.
 
     A publish that was done twice takes two sequences for its one key: then a scope has more sequences than keys.
     """

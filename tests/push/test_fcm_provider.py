@@ -16,8 +16,10 @@ from syncbeat_server.clock import SystemClock
 from syncbeat_server.push.model import Blame, Content, Kind, Lane, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import HttpRule, Message
 from syncbeat_server.push.providers.fcm import AccessTokens, FcmProvider
-from tests.claimed import MESSAGE
-from tests.fakes import ahead, settle, wait_until
+from tests.support.claimed_delivery import MESSAGE
+from tests.support.fake_clock import ahead, settle, wait_until
+
+pytestmark = pytest.mark.http
 
 _DELIVERY = replace(
     MESSAGE, delivery_id="d-1", content=Content(title="Anna", body="wrote something", data={"k": "v"}, badge=2)
@@ -59,7 +61,7 @@ async def provider(fake: FakeFcm, tmp_path: Path) -> AsyncIterator[FcmProvider]:
         yield opened
 
 
-async def test_a_message_is_shown_once_however_often_it_is_sent(fake: FakeFcm, provider: FcmProvider) -> None:
+async def test_fcm_message_resent_is_shown_once(fake: FakeFcm, provider: FcmProvider) -> None:
     first, again = await provider.send(DELIVERY), await provider.send(DELIVERY)
     assert (first.verdict, first.reason, first.retry_after_s) == (Verdict.SENT, Reason.NONE, None)
     assert first.provider_message_id.startswith("projects/demo-project/messages/")
@@ -73,7 +75,7 @@ async def test_a_message_is_shown_once_however_often_it_is_sent(fake: FakeFcm, p
     assert (message["apns"]["headers"]["apns-priority"], message["apns"]["payload"]["aps"]["badge"]) == ("10", 2)
 
 
-async def test_a_sync_shows_nothing_and_carries_the_cursor(fake: FakeFcm, provider: FcmProvider) -> None:
+async def test_fcm_sync_shows_nothing_and_carries_the_cursor(fake: FakeFcm, provider: FcmProvider) -> None:
     sync = to("p", kind=Kind.SYNC, content=Content(), scope="couple:1", epoch="e", sequence=42, lane=Lane.NORMAL)
     assert (await provider.send(sync)).verdict is Verdict.SENT
     [record] = fake.device("p").data_messages
@@ -109,9 +111,7 @@ ANSWERS = {
 }
 
 
-async def test_each_answer_has_its_meaning_and_nothing_is_tried_again_here(
-    fake: FakeFcm, provider: FcmProvider
-) -> None:
+async def test_fcm_response_is_classified_and_not_retried_here(fake: FakeFcm, provider: FcmProvider) -> None:
     for fault, (verdict, reason, retry_after_s) in ANSWERS.items():
         before = fake.stats().requests
         outcome = await provider.send(to(f"fault:{fault}:1"))
@@ -122,14 +122,14 @@ async def test_each_answer_has_its_meaning_and_nothing_is_tried_again_here(
     assert fake.stats().token_calls == 1
 
 
-async def test_a_retry_after_in_form_of_a_date_counts_from_now(provider: FcmProvider) -> None:
+async def test_fcm_retry_after_date_counts_from_now(provider: FcmProvider) -> None:
     outcome = await provider.send(to("fault:quota+300d:1"))
     assert outcome.reason is Reason.THROTTLED
     assert outcome.retry_after_s is not None
     assert 290 < outcome.retry_after_s <= 300
 
 
-async def test_what_was_accepted_before_an_error_is_shown_once_in_the_end(fake: FakeFcm, provider: FcmProvider) -> None:
+async def test_fcm_accepted_before_an_error_is_shown_once(fake: FakeFcm, provider: FcmProvider) -> None:
     for fault, reason in (("accepted-503", Reason.UNAVAILABLE), ("accepted-reset", Reason.AMBIGUOUS)):
         token = f"fault:{fault}:1"
         assert await provider.send(to(token)) == Outcome(Verdict.RETRY, reason)
@@ -137,12 +137,12 @@ async def test_what_was_accepted_before_an_error_is_shown_once_in_the_end(fake: 
         assert (fake.device(token).shown, fake.device(token).replaced) == (1, 1)
 
 
-async def test_an_answer_that_makes_no_sense_is_still_an_acceptance(fake: FakeFcm, provider: FcmProvider) -> None:
+async def test_fcm_acceptance_with_nonsense_body_is_acceptance(fake: FakeFcm, provider: FcmProvider) -> None:
     assert await provider.send(to("fault:not-json:1")) == Outcome(Verdict.SENT)
     assert fake.stats().accepted == 1
 
 
-async def test_no_answer_in_time_may_be_a_delivery(fake: FakeFcm, provider: FcmProvider) -> None:
+async def test_fcm_timeout_is_ambiguous(fake: FakeFcm, provider: FcmProvider) -> None:
     sending = asyncio.create_task(provider.send(to("fault:hang:1")))
     await wait_until(lambda: fake.stats().hanging == 1)
     with ahead(20.0):
@@ -150,7 +150,7 @@ async def test_no_answer_in_time_may_be_a_delivery(fake: FakeFcm, provider: FcmP
     assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
 
 
-async def test_who_gets_no_connection_in_time_was_surely_not_heard(fake: FakeFcm, tmp_path: Path) -> None:
+async def test_fcm_connect_timeout_is_unsent(fake: FakeFcm, tmp_path: Path) -> None:
     async with providing(fake, tmp_path, max_in_flight=1) as provider:
         first = asyncio.create_task(provider.send(to("fault:hang:1")))
         await wait_until(lambda: fake.stats().hanging == 1)
@@ -162,14 +162,14 @@ async def test_who_gets_no_connection_in_time_was_surely_not_heard(fake: FakeFcm
         assert (await first).verdict is Verdict.SENT
 
 
-async def test_nobody_listens(fake: FakeFcm, tmp_path: Path, closed_port: int) -> None:
+async def test_fcm_connection_refused_is_unsent(fake: FakeFcm, tmp_path: Path, closed_port: int) -> None:
     async with providing(fake, tmp_path, base_url=f"http://127.0.0.1:{closed_port}") as provider:
         assert await provider.send(DELIVERY) == Outcome(Verdict.RETRY, Reason.UNAVAILABLE)
 
 
-async def test_a_refused_access_token_is_renewed_once_for_all(fake: FakeFcm, provider: FcmProvider) -> None:
+async def test_fcm_access_token_refused_is_renewed_once_for_all(fake: FakeFcm, provider: FcmProvider) -> None:
     assert (await provider.send(DELIVERY)).verdict is Verdict.SENT
-    fake.issuer.live.clear()
+    fake.token_endpoint.active_tokens.clear()
     outcomes = await asyncio.gather(*(provider.send(to(f"p{n}")) for n in range(40)))
     assert {outcome.verdict for outcome in outcomes} == {Verdict.SENT}
     stats = fake.stats()
@@ -177,15 +177,13 @@ async def test_a_refused_access_token_is_renewed_once_for_all(fake: FakeFcm, pro
     assert stats.statuses == {200: 41, 401: 40}
 
 
-async def test_an_access_token_that_is_always_refused_is_a_matter_of_configuration(
-    fake: FakeFcm, provider: FcmProvider
-) -> None:
+async def test_fcm_access_token_always_refused_is_misconfiguration(fake: FakeFcm, provider: FcmProvider) -> None:
     outcome = await provider.send(to("fault:401:*"))
     assert outcome == Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
     assert (fake.stats().requests, fake.stats().token_calls) == (2, 2)
 
 
-async def test_first_sends_share_one_access_token(fake: FakeFcm, provider: FcmProvider) -> None:
+async def test_fcm_access_token_is_shared_by_first_sends(fake: FakeFcm, provider: FcmProvider) -> None:
     outcomes = await asyncio.gather(*(provider.send(to(f"p{n}")) for n in range(100)))
     assert {outcome.verdict for outcome in outcomes} == {Verdict.SENT}
     assert (fake.stats().token_calls, fake.stats().connections <= 52) == (1, True)

@@ -7,18 +7,20 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from syncbeat_devtools.fake_fcm.messages import read_message
+from syncbeat_devtools.fake_fcm.message.parser import parse_message
 from syncbeat_server.push.model import ClaimedDelivery, Content, Kind
 from syncbeat_server.push.providers import Message
 from syncbeat_server.push.providers.fcm.message import Encoder
-from tests.claimed import MESSAGE
+from tests.support.claimed_delivery import MESSAGE
+
+pytestmark = pytest.mark.unit
 
 WAKE = replace(MESSAGE, kind=Kind.SYNC, scope="a", epoch="e", sequence=7)
 
 
 def encoded(delivery: ClaimedDelivery, content: Content) -> dict[str, dict[str, str]]:
     body = Encoder().encode(Message(delivery, content, "ack"))
-    read_message(body)
+    parse_message(body)
     message: dict[str, dict[str, str]] = orjson.loads(body)["message"]
     return message
 
@@ -36,14 +38,14 @@ def encoded(delivery: ClaimedDelivery, content: Content) -> dict[str, dict[str, 
         ((), Content(title="t"), None),
     ],
 )
-def test_a_wake_up_names_the_other_scopes_or_says_that_there_are_some(
+def test_wake_up_payload_names_other_scopes_or_flags_more(
     others: tuple[str, ...], content: Content, told: str | None
 ) -> None:
     told_data = encoded(replace(WAKE, other_scopes=others), content)["data"]
     assert (told_data["scope"], told_data["sequence"], told_data.get("other_scopes")) == ("a", "7", told)
 
 
-def test_a_message_names_no_scope() -> None:
+def test_message_payload_names_no_scope() -> None:
     assert set(encoded(MESSAGE, Content(title="t"))["data"]) == {"delivery_id", "ack_token"}
 
 
@@ -57,7 +59,7 @@ def test_a_message_names_no_scope() -> None:
         (Content(badge=0), None),
     ],
 )
-def test_alerts_do_not_collapse_as_wake_ups_do(content: Content, key: str | None) -> None:
+def test_alerts_do_not_collapse_like_wake_ups(content: Content, key: str | None) -> None:
     """FCM would keep one of several that were shown nowhere yet."""
     for scope in ("a", "b"):
         assert encoded(replace(WAKE, scope=scope), content)["android"].get("collapse_key") == key

@@ -16,7 +16,9 @@ from syncbeat_server.push.model import Blame, Content, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import HttpRule, Message
 from syncbeat_server.push.providers.addresses import is_public
 from syncbeat_server.push.providers.webhook import RelayAddress, WebhookProvider
-from tests.push.test_like_firebase_admin import DELIVERY
+from tests.push.test_firebase_admin_parity import DELIVERY
+
+pytestmark = pytest.mark.http
 
 MESSAGE = Message(DELIVERY, Content(title="Anna", data={"k": "v"}), "default.ack")
 RETRY, CONFIG = Verdict.RETRY, Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
@@ -59,7 +61,7 @@ async def provider(relay: Relay) -> AsyncIterator[WebhookProvider]:
         await made.close()
 
 
-async def test_a_relay_is_told_everything_a_push_needs(relay: Relay, provider: WebhookProvider) -> None:
+async def test_webhook_request_carries_all_a_push_needs(relay: Relay, provider: WebhookProvider) -> None:
     assert await provider.send(MESSAGE) == Outcome(Verdict.SENT)
     [(authorization, told)] = relay.got
     assert authorization == "Bearer a-relay-token"
@@ -86,7 +88,7 @@ async def test_a_relay_is_told_everything_a_push_needs(relay: Relay, provider: W
         (0, "", Outcome(RETRY, Reason.AMBIGUOUS)),
     ],
 )
-async def test_what_its_answers_mean(
+async def test_webhook_response_is_classified(
     relay: Relay, provider: WebhookProvider, status: int, body: str, outcome: Outcome
 ) -> None:
     relay.status, relay.body = status, body
@@ -94,14 +96,14 @@ async def test_what_its_answers_mean(
     assert len(relay.got) == 1, "nothing is tried again here"
 
 
-async def test_a_relays_compressed_answer_is_read(relay: Relay, provider: WebhookProvider) -> None:
+async def test_webhook_response_may_be_compressed(relay: Relay, provider: WebhookProvider) -> None:
     relay.status, relay.body, relay.headers = 410, '{"unregistered": true}', {"content-encoding": "gzip"}
     assert await provider.send(MESSAGE) == Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
     relay.status, relay.body, relay.headers = 200, "", {"content-encoding": "br"}
     assert await provider.send(MESSAGE) == Outcome(Verdict.SENT)
 
 
-async def test_a_relay_that_is_not_there_was_surely_not_heard(closed_port: int) -> None:
+async def test_webhook_connection_refused_is_unsent(closed_port: int) -> None:
     provider = WebhookProvider(RelayAddress(f"http://127.0.0.1:{closed_port}", private=True), RULE, CLOCK)
     assert await provider.send(MESSAGE) == Outcome(RETRY, Reason.UNAVAILABLE)
     await provider.close()
@@ -109,7 +111,7 @@ async def test_a_relay_that_is_not_there_was_surely_not_heard(closed_port: int) 
 
 @pytest.mark.parametrize("status", [429, 503, 500, 401])
 @pytest.mark.parametrize(("header", "seconds"), [("17", 17.0), ("7200", 3600.0), ("soon", None), ("far", 3600.0)])
-async def test_webhook_retry_after_is_heeded(
+async def test_webhook_retry_after_is_honoured(
     relay: Relay, provider: WebhookProvider, status: int, header: str, seconds: float | None
 ) -> None:
     header = header.replace("far", "Fri, 01 Jan 2100 00:00:00 GMT")
@@ -118,19 +120,19 @@ async def test_webhook_retry_after_is_heeded(
     assert (outcome.verdict, outcome.retry_after_s) == (RETRY, seconds)
 
 
-async def test_webhook_retry_after_says_nothing_beside_an_acceptance(relay: Relay, provider: WebhookProvider) -> None:
+async def test_webhook_retry_after_beside_an_acceptance_is_ignored(relay: Relay, provider: WebhookProvider) -> None:
     relay.status, relay.headers = 200, {"retry-after": "17"}
     assert await provider.send(MESSAGE) == Outcome(Verdict.SENT)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_webhook_url_is_not_changed_by_a_redirect(relay: Relay, provider: WebhookProvider, status: int) -> None:
+async def test_webhook_redirect_is_not_followed(relay: Relay, provider: WebhookProvider, status: int) -> None:
     relay.status, relay.headers = status, {"location": "/push?again=1"}
     assert await provider.send(MESSAGE) == Outcome(RETRY, Reason.UNAVAILABLE)
     assert len(relay.got) == 1
 
 
-async def test_webhook_in_a_private_network_is_an_operators_choice(relay: Relay) -> None:
+async def test_webhook_in_a_private_network_needs_a_setting(relay: Relay) -> None:
     """By names, of which nobody knows where they lead before they are asked; `0x7f.1` is an address to the resolver."""
     app = web.Application()
     app.router.add_post("/push", relay.answer)

@@ -17,24 +17,28 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from syncbeat.v1 import directory_service_pb2, sync_service_pb2
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.errors import Overloaded
-from syncbeat_server.rpc.access import policies
-from syncbeat_server.rpc.admission import Admission, Rank, rank_of
+from syncbeat_server.rpc.access import access_policies
+from syncbeat_server.rpc.admission import Admission, Criticality, criticality_of
 from syncbeat_server.rpc.server import CONTRACT
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.ports import free_port
-from tests.rpc.conftest import DEADLINE_S, Caller, refusal_of, running_server
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.ports import free_port
+from tests.support.rpc_server import DEADLINE_S, Caller, refusal_of, running_server
+
+pytestmark = pytest.mark.rpc
 
 CALLS = 600
 SHED = CALLS // 4  # at the least, before those are served that were let in
 USER, SERVICE, OPERATOR = (Principal(kind, "somebody") for kind in PrincipalKind)
-RANKS = {
-    method.name: rank_of(method, policies(service)[method.name]) for service in CONTRACT for method in service.methods
+CRITICALITIES = {
+    method.name: criticality_of(method, access_policies(service)[method.name])
+    for service in CONTRACT
+    for method in service.methods
 }
 
 
 async def outcome(caller: Caller) -> tuple[str, float]:
-    """How a device's report ended, and in how long it shall be made again."""
+    """Return how a device's report ended, and in how long it shall be made again."""
     try:
         activity = sync_service_pb2.Activity(state=sync_service_pb2.ACTIVITY_STATE_FOREGROUND)
         await caller(sync_service_pb2.ReportActivityRequest(device_id="phone", activity=activity))
@@ -44,7 +48,7 @@ async def outcome(caller: Caller) -> tuple[str, float]:
 
 
 def delay_of(error: grpc.aio.AioRpcError) -> float:
-    """What RetryInfo says, and the pushback with it."""
+    """Return what RetryInfo says, and the pushback with it."""
     refusal = refusal_of(error)
     assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     trailers = dict(error.trailing_metadata() or ())
@@ -59,7 +63,7 @@ def delay_of(error: grpc.aio.AioRpcError) -> float:
 
 @asynccontextmanager
 async def reports_waiting(urls: DatabaseUrls) -> AsyncIterator[None]:
-    """Whatever devices report waits for the end of the block."""
+    """Let whatever devices report wait for the end of the block."""
     conn = await asyncpg.connect(urls.admin_url)
     try:
         async with conn.transaction():
@@ -69,7 +73,7 @@ async def reports_waiting(urls: DatabaseUrls) -> AsyncIterator[None]:
         await conn.close()
 
 
-async def test_a_server_under_overload_sheds_and_serves_the_others_in_time(
+async def test_load_shedding_under_overload_keeps_served_calls_in_time(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     ops = f"127.0.0.1:{free_port()}"
@@ -105,49 +109,56 @@ async def test_a_server_under_overload_sheds_and_serves_the_others_in_time(
 def admission(in_flight: int, overload: float = 0.0, draw: float = 0.5) -> tuple[Admission, list[str]]:
     shed: list[str] = []
     made = Admission(100, lambda: overload, lambda: 7.0, lambda: draw, shed.append)
-    made.under_way = in_flight
+    made.counts.in_flight = in_flight
     return made, shed
 
 
 @pytest.mark.parametrize(
-    ("rank", "principal", "room"),
+    ("criticality", "principal", "room"),
     [
-        (Rank.POLL, USER, 100),
-        (Rank.POLL, None, 100),
-        (Rank.DEVICE, USER, 125),
-        (Rank.SIGN_IN, None, 150),
-        (Rank.POLL, SERVICE, 200),
-        (Rank.SERVICE, SERVICE, 200),
+        (Criticality.POLL, USER, 100),
+        (Criticality.POLL, None, 100),
+        (Criticality.DEVICE, USER, 125),
+        (Criticality.SIGN_IN, None, 150),
+        (Criticality.POLL, SERVICE, 200),
+        (Criticality.SERVICE, SERVICE, 200),
     ],
 )
-def test_the_cheaper_it_is_to_wait_the_earlier_a_call_is_shed(
-    rank: Rank, principal: Principal | None, room: int
+def test_load_shedding_order_is_by_cost_of_waiting(
+    criticality: Criticality, principal: Principal | None, room: int
 ) -> None:
-    admission(room)[0].check(rank, principal)
+    admission(room)[0].check(criticality, principal)
     full, shed = admission(room + 1)
     with pytest.raises(Overloaded) as raised:
-        full.check(rank, principal)
+        full.check(criticality, principal)
     assert raised.value.retry_after_s == 7.75
-    assert shed == [Rank.SERVICE if principal is SERVICE else rank]
-    assert full.shed == 1
+    assert shed == [Criticality.SERVICE if principal is SERVICE else criticality]
+    assert full.counts.shed == 1
 
 
-def test_operators_are_never_shed() -> None:
-    admission(1_000_000)[0].check(Rank.OPERATOR, OPERATOR)
-    admission(1_000_000)[0].check(Rank.POLL, OPERATOR)
+def test_load_shedding_spares_operators() -> None:
+    admission(1_000_000)[0].check(Criticality.OPERATOR, OPERATOR)
+    admission(1_000_000)[0].check(Criticality.POLL, OPERATOR)
 
 
-def test_above_the_capacity_of_the_fleet_that_share_of_the_polls_is_shed() -> None:
+def test_above_the_capacity_of_the_cluster_that_share_of_the_polls_is_shed() -> None:
     with pytest.raises(Overloaded):
-        admission(0, overload=0.6, draw=0.59)[0].check(Rank.POLL, USER)
-    admission(0, overload=0.6, draw=0.61)[0].check(Rank.POLL, USER)
-    for rank, principal in ((Rank.DEVICE, USER), (Rank.SIGN_IN, None), (Rank.POLL, SERVICE)):
-        admission(0, overload=0.99, draw=0.0)[0].check(rank, principal)
+        admission(0, overload=0.6, draw=0.59)[0].check(Criticality.POLL, USER)
+    admission(0, overload=0.6, draw=0.61)[0].check(Criticality.POLL, USER)
+    for criticality, principal in (
+        (Criticality.DEVICE, USER),
+        (Criticality.SIGN_IN, None),
+        (Criticality.POLL, SERVICE),
+    ):
+        admission(0, overload=0.99, draw=0.0)[0].check(criticality, principal)
 
 
-def test_every_method_has_its_rank() -> None:
-    assert {name for name, rank in RANKS.items() if rank is Rank.POLL} == {"GetHint", "ReportActivity"}
-    assert RANKS["WatchHints"] is Rank.DEVICE
-    assert RANKS["RefreshSession"] is Rank.SIGN_IN
-    assert RANKS["SendNotification"] is Rank.SERVICE
-    assert RANKS["RedriveDeliveries"] is Rank.OPERATOR
+def test_criticality_of_methods() -> None:
+    assert {name for name, criticality in CRITICALITIES.items() if criticality is Criticality.POLL} == {
+        "GetHint",
+        "ReportActivity",
+    }
+    assert CRITICALITIES["WatchHints"] is Criticality.DEVICE
+    assert CRITICALITIES["RefreshSession"] is Criticality.SIGN_IN
+    assert CRITICALITIES["SendNotification"] is Criticality.SERVICE
+    assert CRITICALITIES["RedriveDeliveries"] is Criticality.OPERATOR

@@ -1,4 +1,4 @@
-"""What a race makes PostgreSQL raise, planted under every call that writes: it has its place among the errors."""
+"""Tests the errors that races make PostgreSQL raise, planted under every call that writes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
-from tests.rpc.conftest import METHODS, Server
+from tests.support.rpc_server import METHODS, Server
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.rpc, pytest.mark.asyncio(loop_scope="module")]
 
 PLANT = """
 CREATE TABLE planted (sqlstate text);
@@ -118,7 +118,7 @@ async def planted(server: Server, prepared: dict[str, bool]) -> asyncpg.Connecti
 @pytest.mark.parametrize(
     ("request_", "by_user"), [*((r, False) for r in OF_SERVICES), *((r, True) for r in OF_USERS)], ids=named
 )
-async def test_error_of_a_race_has_its_place_among_the_errors(
+async def test_database_error_of_a_race_maps_to_a_status(
     module_server: Server, prepared: dict[str, bool], request_: Message, by_user: bool, sqlstate: str
 ) -> None:
     conn = await planted(module_server, prepared)

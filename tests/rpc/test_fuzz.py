@@ -1,4 +1,4 @@
-"""Whatever bytes a method is called with, the answer is never our fault."""
+"""Tests that no bytes make a method answer with an internal error."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.rpc.conftest import DEADLINE_S, IMPLEMENTED, Server, refusal_of
-from tests.rpc.requests import is_map
+from tests.support.rpc_server import DEADLINE_S, IMPLEMENTED, Server, refusal_of
+from tests.support.valid_requests import is_map
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.rpc, pytest.mark.asyncio(loop_scope="module")]
 
 FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 SILENT = "WatchDeliveries"  # who is let in may have nothing to hear for ever; other streams begin with a checkpoint
@@ -67,7 +67,7 @@ REQUESTS = st.sampled_from(IMPLEMENTED).flatmap(
 # One server for all examples is what is wanted; how long one takes is no matter.
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(call=REQUESTS, by_user=st.booleans())
-async def test_whatever_comes_is_never_our_fault(
+async def test_fuzzed_bytes_never_cause_an_internal_error(
     module_server: Server, call: tuple[MethodDescriptor, bytes], by_user: bool
 ) -> None:
     caller = module_server.user("u") if by_user else module_server.backend

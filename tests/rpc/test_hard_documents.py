@@ -11,19 +11,21 @@ import pytest
 
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.rpc.validation import field_rules
-from syncbeat_server.rpc.validation.json_documents import fault_of
+from syncbeat_server.rpc.validation import value_checks
+from syncbeat_server.rpc.validation.json_documents import document_fault
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES
 from syncbeat_server.sync.content import merge_patch
-from tests.hard_documents import drawn
-from tests.rpc.conftest import METHODS, Server
+from tests.support.hard_documents import drawn
+from tests.support.rpc_server import METHODS, Server
+
+pytestmark = pytest.mark.rpc
 
 DOCUMENTS, HOT_KEYS = 60, 6
 # 0.2 s by itself; a busy machine takes several times as long, what was quadratic took minutes.
 MOST_S = 4.0
 
 
-async def test_hard_documents_are_answered_soon_and_can_be_read(server: Server) -> None:
+async def test_hard_documents_are_answered_soon_and_stay_readable(server: Server) -> None:
     await server.add("hard", "ann")
     await server.add("calm", "bob")
     ann, bob = server.user("ann"), server.user("bob")
@@ -66,7 +68,7 @@ async def test_hard_documents_are_answered_soon_and_can_be_read(server: Server) 
     assert read > told.count(None) // 3
 
 
-async def test_large_documents_are_neither_checked_nor_merged_where_others_are_served(
+async def test_large_documents_are_validated_and_merged_off_the_loop(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await server.add("hard", "ann")
@@ -75,13 +77,13 @@ async def test_large_documents_are_neither_checked_nor_merged_where_others_are_s
 
     def checked(text: str, most_depth: int) -> str:
         here.append(text)
-        return fault_of(text, most_depth)
+        return document_fault(text, most_depth)
 
     def read_here(patch: str) -> object:
         here.append(patch)
         return read(patch)
 
-    monkeypatch.setattr(field_rules, "fault_of", checked)
+    monkeypatch.setattr(value_checks, "document_fault", checked)
     monkeypatch.setattr(merge_patch, "_read", read_here)
     ann, method = server.user("ann"), METHODS["PublishChangesRequest"]
 

@@ -1,4 +1,4 @@
-"""What a request_id promises: one effect, one answer, whoever repeats it and when."""
+"""Tests idempotency by request_id: one effect, one answer, whoever repeats it and when."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import asyncpg
 import pytest
 
 from syncbeat.v1 import core_pb2, push_service_pb2, sync_service_pb2
-from tests.fakes import wait_until
-from tests.rpc.conftest import BACKEND, Caller, Server, entry, running_server
+from tests.support.fake_clock import wait_until
+from tests.support.rpc_server import BACKEND, Caller, Server, entry, running_server
+
+pytestmark = pytest.mark.rpc
 
 REUSED = ("INVALID_ARGUMENT", "REQUEST_ID_REUSED")
 TWINS = 12
@@ -73,7 +75,7 @@ def without_replayed(answer: Any) -> Any:
 
 
 @each_way
-async def test_a_replay_gets_the_first_answer_and_does_nothing(ready: Server, way: Way) -> None:
+async def test_idempotency_replay_returns_the_first_response(ready: Server, way: Way) -> None:
     caller = way.caller(ready)
     first = await caller(way.request("r"))
     assert not first.replayed
@@ -89,7 +91,7 @@ async def test_a_replay_gets_the_first_answer_and_does_nothing(ready: Server, wa
 
 
 @each_way
-async def test_of_twins_one_is_carried_out(ready: Server, way: Way) -> None:
+async def test_idempotency_of_concurrent_duplicates_executes_one(ready: Server, way: Way) -> None:
     caller = way.caller(ready)
     answers = await asyncio.gather(*(caller(way.request("r")) for _ in range(TWINS)))
     assert sorted(answer.replayed for answer in answers) == [False] + [True] * (TWINS - 1)
@@ -99,7 +101,7 @@ async def test_of_twins_one_is_carried_out(ready: Server, way: Way) -> None:
 
 
 @each_way
-async def test_other_content_is_refused(ready: Server, way: Way) -> None:
+async def test_idempotency_conflict_of_other_content_is_refused(ready: Server, way: Way) -> None:
     caller = way.caller(ready)
     await caller(way.request("r"))
     before = await ready.rows()
@@ -110,7 +112,7 @@ async def test_other_content_is_refused(ready: Server, way: Way) -> None:
 
 
 @each_way
-async def test_twins_of_other_content_do_not_mix(ready: Server, way: Way) -> None:
+async def test_idempotency_conflict_of_concurrent_calls_does_not_mix(ready: Server, way: Way) -> None:
     caller = way.caller(ready)
     requests = [(way.request if index % 2 else way.other)("r") for index in range(TWINS)]
     answers = await asyncio.gather(*map(caller, requests), return_exceptions=True)
@@ -121,7 +123,7 @@ async def test_twins_of_other_content_do_not_mix(ready: Server, way: Way) -> Non
 
 
 @each_way
-async def test_without_a_request_id_each_call_counts(ready: Server, way: Way) -> None:
+async def test_idempotency_without_request_id_counts_each_call(ready: Server, way: Way) -> None:
     caller = way.caller(ready)
     answers = await asyncio.gather(*(caller(way.request("")) for _ in range(3)))
     assert not any(answer.replayed for answer in answers)
@@ -129,7 +131,7 @@ async def test_without_a_request_id_each_call_counts(ready: Server, way: Way) ->
     assert not (await ready.rows())["request_records"]
 
 
-async def test_a_failed_call_leaves_its_id_unused(ready: Server) -> None:
+async def test_idempotency_failed_call_frees_its_request_id(ready: Server) -> None:
     for caller in (ready.backend, ready.user("u")):
         failing = publish("r", expected_sequence=7)
         refusal = await caller.refusal(failing)
@@ -143,7 +145,7 @@ async def test_a_failed_call_leaves_its_id_unused(ready: Server) -> None:
     assert not (await stranger(publish("r"))).replayed
 
 
-async def test_ids_are_a_callers_and_a_methods_own(database_urls: Any, redis_url: str) -> None:
+async def test_idempotency_key_is_scoped_to_caller_and_method(database_urls: Any, redis_url: str) -> None:
     tokens = ",".join((entry("backend", BACKEND), entry("another", "another-token")))
     variables: Any = {"SERVICE_TOKENS": tokens}
     async with running_server(database_urls, redis_url, **variables) as server:
@@ -158,7 +160,7 @@ async def test_ids_are_a_callers_and_a_methods_own(database_urls: Any, redis_url
         assert [(await caller(request)).replayed for caller, request in calls] == [True] * 4
 
 
-async def test_twins_on_two_servers(ready: Server, redis_url: str) -> None:
+async def test_idempotency_of_duplicates_on_two_servers(ready: Server, redis_url: str) -> None:
     async with running_server(ready.urls, redis_url) as second:
         requests = [send("r"), publish("r"), send("r"), publish("r")]
         calls = [server.backend(request) for request in requests for server in (ready, second)]
@@ -186,7 +188,7 @@ async def twin_under_way(server: Server) -> AsyncIterator[asyncpg.Connection]:
         await conn.close()
 
 
-async def test_a_twin_under_way_is_waited_for(ready: Server) -> None:
+async def test_idempotency_waits_for_a_duplicate_in_flight(ready: Server) -> None:
     async with twin_under_way(ready) as conn:
 
         async def waits() -> bool:
@@ -199,7 +201,7 @@ async def test_a_twin_under_way_is_waited_for(ready: Server) -> None:
 
 
 @pytest.mark.slow  # a lock is waited for for four seconds
-async def test_a_twin_that_does_not_end_is_told(ready: Server) -> None:
+async def test_idempotency_wait_for_a_duplicate_times_out(ready: Server) -> None:
     async with twin_under_way(ready):
         refusal = await ready.backend.refusal(send("r"))
         assert refusal.told == ("ABORTED", "REQUEST_IN_FLIGHT")

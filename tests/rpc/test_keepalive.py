@@ -7,14 +7,16 @@ import asyncio
 import grpc
 import pytest
 
-import syncbeat.client
 import syncbeat_server.rpc.server
-from syncbeat import explain
+from syncbeat import ClientRule, explain
+from syncbeat.client_rule import CHANNEL_OPTIONS
 from syncbeat.v1 import sync_service_pb2 as pb
-from tests.conftest import DatabaseUrls
-from tests.relays import relayed
-from tests.rpc.client_servers import Hold, client_of, scripted_server, user_token
-from tests.rpc.conftest import Watch, running_server
+from tests.support.client_servers import Hold, client_of, scripted_server, user_token
+from tests.support.databases import DatabaseUrls
+from tests.support.rpc_server import Watch, running_server
+from tests.support.tcp_relays import relayed
+
+pytestmark = pytest.mark.rpc
 
 # What is shipped, so many times as fast. Without one that works, the default of a minute stays as it is.
 FASTER = 20
@@ -32,14 +34,18 @@ def configured_s(options: tuple[tuple[str, int | str], ...]) -> float:
     return (int(found["grpc.keepalive_time_ms"]) + int(found["grpc.http2.ping_timeout_ms"])) / 1000
 
 
-def test_both_sides_notice_a_dead_peer_within_80_s() -> None:
-    assert configured_s(syncbeat.client._OPTIONS) <= 40
+def test_keepalive_detects_a_dead_peer_within_80_s() -> None:
+    assert configured_s(tuple(CHANNEL_OPTIONS.items())) <= 40
     assert configured_s(syncbeat_server.rpc.server._OPTIONS) <= 80
 
 
-async def test_client_notices_a_half_open_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncbeat.client, "_OPTIONS", faster(syncbeat.client._OPTIONS))
-    async with scripted_server() as (script, address), relayed(address) as relay, client_of(relay.address) as client:
+async def test_keepalive_of_the_client_ends_a_half_open_connection() -> None:
+    rule = ClientRule(channel_options=dict(faster(tuple(CHANNEL_OPTIONS.items()))))
+    async with (
+        scripted_server() as (script, address),
+        relayed(address) as relay,
+        client_of(relay.address, rule=rule) as client,
+    ):
         script.prepare("WatchHints", [pb.WatchHintsResponse(checkpoint=pb.Checkpoint()), Hold()])
         stream = Watch(client.sync.WatchHints(pb.WatchHintsRequest()))
         await stream.opened()
@@ -51,7 +57,7 @@ async def test_client_notices_a_half_open_connection(monkeypatch: pytest.MonkeyP
     assert explain(caught.value).code is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_server_notices_a_half_open_connection(
+async def test_keepalive_of_the_server_ends_a_half_open_connection(
     database_urls: DatabaseUrls, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(syncbeat_server.rpc.server, "_OPTIONS", faster(syncbeat_server.rpc.server._OPTIONS))

@@ -11,9 +11,11 @@ from syncbeat import SyncbeatClient, explain
 from syncbeat.v1 import auth_service_pb2
 from syncbeat_server.auth.tokens.verify import MAX_TOKEN_BYTES
 from syncbeat_server.rpc.server import MAX_METADATA_BYTES
-from tests.conftest import DatabaseUrls
-from tests.rpc.client_servers import client_of
-from tests.rpc.conftest import Caller, Server, entry, running_server
+from tests.support.client_servers import client_of
+from tests.support.databases import DatabaseUrls
+from tests.support.rpc_server import Caller, Server, entry, running_server
+
+pytestmark = pytest.mark.rpc
 
 ASKED = auth_service_pb2.GetTokenCacheStatsRequest()
 LONGEST = "t" * MAX_TOKEN_BYTES
@@ -35,25 +37,27 @@ def shown(server: Server, token: str, *others: tuple[str, str | bytes]) -> Calle
 
 
 @pytest.mark.parametrize("others", [(), OTHERS], ids=["alone", "beside others"])
-async def test_the_longest_token_is_let_in(server: Server, others: tuple[tuple[str, str | bytes], ...]) -> None:
+async def test_metadata_with_the_longest_token_is_accepted(
+    server: Server, others: tuple[tuple[str, str | bytes], ...]
+) -> None:
     for _ in range(TIMES):
         assert (await shown(server, LONGEST, *others)(ASKED)).processes
 
 
-async def test_the_longest_token_is_let_in_from_the_python_client(server: Server) -> None:
+async def test_metadata_with_the_longest_token_is_accepted_from_the_python_client(server: Server) -> None:
     async with client_of(server.address, token=LONGEST) as client:
         for _ in range(TIMES):
             assert (await client.auth.GetTokenCacheStats(ASKED)).processes
 
 
 @pytest.mark.parametrize("extra", [1, 100, 4_096])
-async def test_a_token_above_the_limit_is_refused_with_a_reason(server: Server, extra: int) -> None:
+async def test_metadata_with_a_token_above_the_limit_is_refused_with_a_reason(server: Server, extra: int) -> None:
     for _ in range(TIMES):
         refusal = await shown(server, LONGEST + "t" * extra).refusal(ASKED)
         assert refusal.told == ("UNAUTHENTICATED", "TOKEN_INVALID")
 
 
-async def test_metadata_above_the_limit_is_refused_by_grpc_and_harms_no_other_call(server: Server) -> None:
+async def test_metadata_above_the_limit_is_refused_by_grpc_alone(server: Server) -> None:
     caller = shown(server, LONGEST)
     for _ in range(TIMES):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -63,7 +67,7 @@ async def test_metadata_above_the_limit_is_refused_by_grpc_and_harms_no_other_ca
         assert (await caller(ASKED)).processes
 
 
-async def test_refused_metadata_is_not_sent_again_by_the_python_client(server: Server) -> None:
+async def test_metadata_refused_is_not_retried_by_the_python_client(server: Server) -> None:
     async with SyncbeatClient(server.address, token="t" * MAX_METADATA_BYTES, tls=False) as client:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.auth.GetTokenCacheStats(ASKED)

@@ -14,9 +14,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc import handler_pipeline
-from tests.conftest import DatabaseUrls
-from tests.fakes import wait_until
-from tests.rpc.conftest import DEADLINE_S, IMPLEMENTED, KEY, SECRET, Caller, Server, refusal_of, running_server
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
+from tests.support.rpc_server import DEADLINE_S, IMPLEMENTED, KEY, SECRET, Caller, Server, refusal_of, running_server
+
+pytestmark = pytest.mark.rpc
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 OFFERED = {"SyncService", "PushService", "DirectoryService", "AuthService"}
@@ -49,7 +51,7 @@ async def reflected(server: Server, name: str, **asked: str) -> Any:
     return answer
 
 
-async def test_the_first_rpcs_are_there(server: Server) -> None:
+async def test_server_offers_the_services(server: Server) -> None:
     assert {method.name for method in IMPLEMENTED} >= FIRST_RPCS
     for name in ("", *(f"syncbeat.v1.{service}" for service in OFFERED)):
         assert await health(server, name) == SERVING
@@ -91,7 +93,7 @@ async def ready(server: Server) -> Server:
     [("my-own-id", True), ("x" * 128, True), ("x" * 129, False), ("", False)],
     ids=["given", "long", "too long", "empty"],
 )
-async def test_errors_carry_the_request_id(ready: Server, given: str, kept: bool) -> None:
+async def test_error_carries_the_request_id(ready: Server, given: str, kept: bool) -> None:
     caller = Caller(ready.channel, (*ready.backend.metadata, ("x-request-id", given)))
     request = directory_service_pb2.GetDeviceRequest(user_id="nobody", device_id="d")
     refusals = [await caller.refusal(request), await caller.refusal(push_service_pb2.SendNotificationRequest())]
@@ -100,7 +102,7 @@ async def test_errors_carry_the_request_id(ready: Server, given: str, kept: bool
         assert refusal.metadata["request_id"]
 
 
-async def test_binary_metadata_is_no_credential(ready: Server) -> None:
+async def test_binary_metadata_is_not_a_credential(ready: Server) -> None:
     caller = Caller(ready.channel, (("authorization-bin", str(ready.backend.metadata[0][1]).encode()),))
     refusal = await caller.refusal(directory_service_pb2.ListDevicesRequest())
     assert refusal.told == ("UNAUTHENTICATED", "TOKEN_INVALID")
@@ -126,7 +128,7 @@ PUBLISH = sync_service_pb2.PublishChangesRequest(
 )
 
 
-async def test_a_call_without_time_left_is_told_so(ready: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deadline_already_over_is_reported(ready: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert handler_pipeline._MARGIN_S > 0
     # A busy machine may need longer than that to bring an answer to its caller.
     monkeypatch.setattr(handler_pipeline, "_MARGIN_S", 9.0)
@@ -141,7 +143,7 @@ async def test_a_call_without_time_left_is_told_so(ready: Server, monkeypatch: p
     assert not (await ready.user("alice")(PUBLISH)).replayed
 
 
-async def test_a_drain_lets_everything_end_by_itself(ready: Server) -> None:
+async def test_drain_lets_calls_and_streams_end(ready: Server) -> None:
     stub = health_pb2_grpc.HealthStub(ready.channel)
     watched: Any = stub.Watch(health_pb2.HealthCheckRequest())
     assert (await watched.read()).status == SERVING
@@ -173,7 +175,7 @@ async def test_a_drain_lets_everything_end_by_itself(ready: Server) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_an_address_that_cannot_be_had_stops_the_start(ready: Server, redis_url: str) -> None:
+async def test_listen_address_in_use_stops_the_start(ready: Server, redis_url: str) -> None:
     # Processes of one server share their port (SO_REUSEPORT), so it is another host's address that cannot be had.
     variables: Any = {"LISTEN": "192.0.2.1:1"}
     with pytest.RaisesGroup(pytest.RaisesExc(ConfigurationError, match="SYNCBEAT_LISTEN"), flatten_subgroups=True):
@@ -181,7 +183,7 @@ async def test_an_address_that_cannot_be_had_stops_the_start(ready: Server, redi
             pass
 
 
-async def test_errors_tell_no_secrets(ready: Server) -> None:
+async def test_error_tells_no_secrets(ready: Server) -> None:
     token = ready.user("alice").metadata[0][1]
     forged = Caller(ready.channel, (("authorization", str(token) + "x"),))
     refusal = await forged.refusal(directory_service_pb2.ListDevicesRequest())

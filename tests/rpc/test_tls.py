@@ -17,11 +17,13 @@ from syncbeat.v1 import directory_service_pb2
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc.health_probe import probe
 from syncbeat_server.rpc.tls import TlsFiles, server_credentials
-from tests.certificates import Authority, Pair, replace
-from tests.conftest import DatabaseUrls
-from tests.damage import NOT_PEM, remove
-from tests.ports import free_port
-from tests.rpc.conftest import Caller, Server, running_server
+from tests.support.certificates import Authority, Pair, replace
+from tests.support.databases import DatabaseUrls
+from tests.support.file_damage import NOT_PEM, remove
+from tests.support.ports import free_port
+from tests.support.rpc_server import Caller, Server, running_server
+
+pytestmark = pytest.mark.rpc
 
 CA, OTHER_CA, CLIENT_CA = Authority("servers"), Authority("strangers"), Authority("clients")
 BACKEND_URI = "spiffe://example.org/backend"
@@ -41,7 +43,7 @@ class Secured:
     async def caller(
         self, client: Pair | None = None, *, mtls: bool = False, ca: bytes = CA.certificate
     ) -> AsyncIterator[Caller]:
-        """Whoever connects like this, by a connection of its own."""
+        """Return a caller who connects like this, by a connection of its own."""
         chain = (client.key, client.certificate) if client is not None else (None, None)
         credentials = grpc.ssl_channel_credentials(ca, *chain)
         options = [("grpc.use_local_subchannel_pool", 1)]
@@ -70,7 +72,7 @@ async def secured(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -
 
 
 async def status(caller: Caller) -> str:
-    """How a call ends: OK, the reason of the server, or the status that the channel gives by itself."""
+    """Return how a call ends: OK, the reason of the server, or the status that the channel gives by itself."""
     try:
         await caller(STATS)
     except grpc.aio.AioRpcError as error:
@@ -80,7 +82,7 @@ async def status(caller: Caller) -> str:
     return "OK"
 
 
-async def test_users_come_by_tls_with_their_token(secured: Secured) -> None:
+async def test_tls_users_authenticate_by_token(secured: Secured) -> None:
     bearer = secured.server.user("ann").metadata
     async with secured.caller() as caller:
         await Caller(caller.channel, bearer)(directory_service_pb2.ListDevicesRequest())
@@ -90,7 +92,7 @@ async def test_users_come_by_tls_with_their_token(secured: Secured) -> None:
     assert await status(Caller(secured.server.channel, bearer)) == "UNAVAILABLE"  # in the clear
 
 
-async def test_a_service_comes_by_its_certificate_and_keeps_to_its_allow_list(secured: Secured) -> None:
+async def test_tls_client_certificate_authenticates_a_service_with_its_allow_list(secured: Secured) -> None:
     async with secured.caller(CLIENT_CA.sign(BACKEND_URI), mtls=True) as caller:
         await caller(DEVICES)
     async with secured.caller(CLIENT_CA.sign("x.example.org", "narrow.example.org"), mtls=True) as caller:
@@ -118,24 +120,24 @@ async def test_a_service_comes_by_its_certificate_and_keeps_to_its_allow_list(se
     ],
     ids=["none", "stranger", "over", "servers", "no name", "CN", "CN 2", "others", "address", "two services"],
 )
-async def test_whoever_else_shows_a_certificate_stays_out(secured: Secured, client: Pair | None, ends: str) -> None:
+async def test_tls_client_certificate_of_others_is_refused(secured: Secured, client: Pair | None, ends: str) -> None:
     async with secured.caller(client, mtls=True) as caller:
         assert await status(caller) == ends
 
 
-async def test_the_health_check_knows_the_servers_own_certificate(secured: Secured) -> None:
+async def test_tls_health_probe_trusts_the_own_certificate(secured: Secured) -> None:
     own = (secured.folder / "server.pem").read_bytes()
     assert await asyncio.to_thread(probe, secured.server.address, 5.0, own) == "SERVING"
     for other in (None, CA.sign("localhost").certificate):
         assert await asyncio.to_thread(probe, secured.server.address, 5.0, other) == "UNAVAILABLE"
 
 
-async def test_a_certificate_counts_only_where_it_was_asked_for(secured: Secured) -> None:
+async def test_tls_client_certificate_counts_only_where_requested(secured: Secured) -> None:
     async with secured.caller(CLIENT_CA.sign(BACKEND_URI)) as caller:
         assert await status(caller) == "TOKEN_INVALID"
 
 
-async def test_a_new_certificate_is_taken_without_a_restart(secured: Secured) -> None:
+async def test_tls_certificate_reload_without_a_restart(secured: Secured) -> None:
     token = secured.server.backend.metadata
     async with secured.caller() as old:
         await Caller(old.channel, token)(STATS)
@@ -148,7 +150,7 @@ async def test_a_new_certificate_is_taken_without_a_restart(secured: Secured) ->
         await Caller(old.channel, token)(STATS)
 
 
-async def test_half_a_rotation_and_a_broken_one_leave_the_old_certificate(secured: Secured) -> None:
+async def test_tls_certificate_reload_of_a_broken_rotation_keeps_the_old(secured: Secured) -> None:
     token = secured.server.backend.metadata
     new = OTHER_CA.sign("localhost", "127.0.0.1")
     for content in (new.key, b"", b"-----BEGIN PRIVATE KEY-----\n"):
@@ -164,7 +166,7 @@ async def test_half_a_rotation_and_a_broken_one_leave_the_old_certificate(secure
 
 
 @pytest.mark.parametrize("name", ["server.pem", "server.key", "clients.pem"])
-async def test_files_that_cannot_be_read_anew_leave_the_old_ones_and_are_told_once(
+async def test_tls_reload_error_keeps_the_old_files_and_is_logged_once(
     secured: Secured, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -194,7 +196,7 @@ async def test_files_that_cannot_be_read_anew_leave_the_old_ones_and_are_told_on
     assert listeners == {"SYNCBEAT_MTLS_LISTEN"}
 
 
-async def test_a_certificate_written_twice_within_a_tick_is_taken(secured: Secured) -> None:
+async def test_tls_certificate_reload_within_a_clock_tick(secured: Secured) -> None:
     token = secured.server.backend.metadata
     path = secured.folder / "server.pem"
     for authority in (OTHER_CA, CA, OTHER_CA):
@@ -207,7 +209,7 @@ async def test_a_certificate_written_twice_within_a_tick_is_taken(secured: Secur
             assert await status(Caller(caller.channel, token)) == "OK"
 
 
-async def test_another_authority_for_services_is_taken_without_a_restart(secured: Secured) -> None:
+async def test_tls_client_ca_reload_without_a_restart(secured: Secured) -> None:
     replace(secured.folder / "clients.pem", OTHER_CA.certificate)
     async with secured.caller(OTHER_CA.sign(BACKEND_URI), mtls=True) as caller:
         assert await status(caller) == "OK"
@@ -215,7 +217,7 @@ async def test_another_authority_for_services_is_taken_without_a_restart(secured
         assert await status(caller) == "UNAVAILABLE"
 
 
-async def test_many_handshakes_at_once_see_one_certificate_or_the_other(secured: Secured) -> None:
+async def test_tls_certificate_reload_is_atomic_under_handshakes(secured: Secured) -> None:
     token = secured.server.backend.metadata
 
     async def connect() -> str:
@@ -228,7 +230,7 @@ async def test_many_handshakes_at_once_see_one_certificate_or_the_other(secured:
 
 
 @pytest.mark.parametrize("wrong", ["key", "certificate", "ca"])
-def test_files_that_cannot_be_used_stop_the_start(tmp_path: Path, wrong: str) -> None:
+def test_tls_files_unusable_stop_the_start(tmp_path: Path, wrong: str) -> None:
     certificate, key = CA.sign("localhost").write(tmp_path, "server")
     ca = tmp_path / "ca.pem"
     ca.write_bytes(CLIENT_CA.certificate)

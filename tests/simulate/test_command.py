@@ -1,4 +1,4 @@
-"""What `simulate` prints, for people and for programs, from fleets and from logs."""
+"""Tests what `simulate` prints, for people and for programs, from fleets and from logs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.simulate.estimate import recount
-from syncbeat_devtools.simulate.traces import read_trace
+from syncbeat_devtools.simulate.fleet.traces import read_trace
+from syncbeat_devtools.simulate.study.estimate import recompute_estimate
 from syncbeat_server.cli.main import main
 from syncbeat_server.errors import ConfigurationError
+
+pytestmark = pytest.mark.unit
 
 NAMES = ["fixed-30s", "tier-table", "backoff", "sqrt-ewma", "adaptive-pull", "adaptive-hybrid"]
 KEYS = {
@@ -27,7 +29,7 @@ LOG = """time,scope,device,kind
 """
 
 
-def test_a_small_fleet_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_small_fleet_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["simulate", "--json", "--devices", "6", "--known-days", "0", "--seed", "1", "--seed", "2"]
     assert main([*arguments, "--processes", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -49,7 +51,7 @@ def test_a_small_fleet_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert elsewhere["requests_per_day"] != rows["adaptive-hybrid"]["requests_per_day"]
 
 
-def test_a_log_is_replayed_without_bounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_replays_a_log_without_bounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "log.csv"
     path.write_text(LOG, encoding="utf-8")
     anna, ben = read_trace(path)
@@ -70,14 +72,14 @@ def test_a_log_is_replayed_without_bounds(tmp_path: Path, capsys: pytest.Capture
         ("time,scope,device,kind\nnan,a,b,change\n", "line 2: no time: 'nan'"),
     ],
 )
-def test_a_log_that_says_nothing_is_refused(text: str, said: str, tmp_path: Path) -> None:
+def test_simulate_refuses_an_empty_log(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigurationError, match=said):
         read_trace(path)
 
 
-def test_no_log_no_plot_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_refuses_missing_log_bad_plot_and_nonsense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--trace", str(tmp_path / "none.csv")]) == 1
     assert main(["simulate", "--plot", str(tmp_path / "plot.pdf")]) == 1
     assert "want a name that ends with .png or .svg" in capsys.readouterr().err
@@ -86,8 +88,8 @@ def test_no_log_no_plot_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[s
             main(["simulate", *wrong])
 
 
-def test_the_original_estimate_does_not_add_up() -> None:
-    found = recount()
+def test_simulate_shows_the_original_estimate_does_not_add_up() -> None:
+    found = recompute_estimate()
     assert found.fixed_requests_per_day == 57_600_000
     assert found.sum_of_its_parts == 34_988_800 != found.claimed_total
     assert found.saving == pytest.approx(found.claimed_saving, abs=0.001)

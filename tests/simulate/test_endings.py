@@ -1,4 +1,4 @@
-"""How `simulate` ends before its work is done: nothing of it stays, and nothing is told at length."""
+"""Tests how `simulate` ends before its work is done: nothing of it stays, and nothing is told at length."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 # Work that outlasts every wait of the test; it prints the processes that do it, once they are there.
 PROGRAM = """
 import multiprocessing, os, signal, sys, time
-from syncbeat_devtools.simulate.endings import ending_executor
+from syncbeat_devtools.simulate.engine.process_pool import process_pool
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
-    with ending_executor(2) as executor:
+    with process_pool(2) as executor:
         executor.submit(os.getpid).result()
         futures = [executor.submit(time.sleep, 60) for _ in range(9)]
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -35,7 +37,7 @@ except KeyboardInterrupt:
         (signal.SIGKILL, False, -signal.SIGKILL),
     ],
 )
-def test_a_signal_ends_all_processes_quietly(number: signal.Signals, whole_group: bool, status: int) -> None:
+def test_simulate_signal_ends_all_processes_quietly(number: signal.Signals, whole_group: bool, status: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""What `simulate` refuses with one line before it works, and what it does where others would fail at the end."""
+"""Tests the refusals of `simulate`: one line before it works, and its answer where others would fail at the end."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.simulate.fleet import DEFAULT
-from syncbeat_devtools.simulate.jobs import Sample, crew
-from syncbeat_devtools.simulate.printing import printed
-from syncbeat_devtools.simulate.settings import PolicyRow, Settings
-from syncbeat_devtools.simulate.study import Days, pilot_size, solved
-from syncbeat_devtools.simulate.traces import read_trace
+from syncbeat_devtools.simulate.engine.jobs import Sample, job_runner
+from syncbeat_devtools.simulate.fleet.devices import DEFAULT
+from syncbeat_devtools.simulate.fleet.traces import read_trace
+from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+from syncbeat_devtools.simulate.report.output import print_result
+from syncbeat_devtools.simulate.study.solver import Days, pilot_size, solve
 from syncbeat_server.cli.main import main
 from syncbeat_server.errors import ConfigurationError
+
+pytestmark = pytest.mark.unit
 
 HEAD = "time,scope,device,kind\n"
 DAY = "0,a,ben,poll\n500,a,anna,change\n80000,a,anna,change\n"
@@ -34,18 +36,25 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def test_quiet_devices_first_are_no_matter(log: Path) -> None:
+PRINTING = """
+import sys
+from syncbeat_devtools.simulate.report.output import print_result
+sys.exit(print_result('x'))
+"""
+
+
+def test_simulate_accepts_quiet_devices_first(log: Path) -> None:
     quiet = [f"{number},s{number},a{number:03},poll\n" for number in range(61)]
     changes = [f"{4000 * number},sz,,change\n" for number in range(1, 22)]
     log.write_text("".join([HEAD, *quiet, "5,sz,zz,poll\n", *changes]), encoding="utf-8")
     days = Days.of([Sample(DEFAULT, 11, 62, 0, log)])
     assert pilot_size(62) < 62
-    with crew(1, lambda _share, _what: None) as hands:
-        outcome = solved(PolicyRow.EWMA, days, Settings(1.0), 15.0, hands)
+    with job_runner(1, lambda _share, _what: None) as hands:
+        outcome = solve(PolicyRow.EWMA, days, Settings(1.0), 15.0, hands)
     assert outcome.tallies[11].mean_s == pytest.approx(15.0, rel=0.3)
 
 
-def test_one_change_leads_no_search_astray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_search_is_not_misled_by_one_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "one.csv"
     log.write_text(f"{HEAD}1,a,b,change\n2,a,c,poll\n80000,a,c,poll\n", encoding="utf-8")
     assert main(["simulate", "--trace", str(log), "--processes", "1"]) == 0
@@ -55,7 +64,7 @@ def test_one_change_leads_no_search_astray(tmp_path: Path, capsys: pytest.Captur
     assert "±" not in told
 
 
-def test_a_plot_of_a_log_has_no_bounds(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_refuses_a_plot_of_a_log(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plot = log.with_name("log.svg")
     assert main(["simulate", "--trace", str(log), "--plot", str(plot), "--processes", "1", "--json"]) == 0
     curves = json.loads(capsys.readouterr().out)["curves"]
@@ -78,14 +87,14 @@ def test_a_plot_of_a_log_has_no_bounds(log: Path, capsys: pytest.CaptureFixture[
         ("1,a\n", "line 2: ends before all of its columns"),
     ],
 )
-def test_a_log_that_is_no_day_is_refused(lines: str, said: str, log: Path) -> None:
+def test_simulate_refuses_a_log_that_is_no_day(lines: str, said: str, log: Path) -> None:
     log.write_text(HEAD + lines, encoding="utf-8")
     with pytest.raises(ConfigurationError) as refusal:
         read_trace(log)
     assert said in refusal.value.message
 
 
-def test_spreadsheets_write_logs_too(log: Path) -> None:
+def test_simulate_reads_logs_of_spreadsheets(log: Path) -> None:
     log.write_text("\ufeff" + HEAD + DAY.replace("change", " Change"), encoding="utf-8")
     assert [device.changes for device in read_trace(log)] == [(), (500.0, 80000.0)]
 
@@ -103,7 +112,9 @@ def test_spreadsheets_write_logs_too(log: Path) -> None:
         (["--trace", "log.csv", "--variants"], "--variants: needs the true rates"),
     ],
 )
-def test_what_cannot_be_met_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_refuses_impossible_targets(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["simulate", *SMALL, *arguments]) == 1
     told = capsys.readouterr()
     assert said in told.err
@@ -111,7 +122,7 @@ def test_what_cannot_be_met_is_refused(arguments: list[str], said: str, capsys: 
     assert not told.out
 
 
-def test_a_plot_onto_a_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_refuses_a_plot_onto_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     taken = tmp_path / "taken.png"
     taken.mkdir()
     assert main(["simulate", *SMALL, "--plot", str(taken)]) == 1
@@ -119,31 +130,29 @@ def test_a_plot_onto_a_directory_is_refused(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("devices", ["000000001" + "9" * 12, "20001", "9" * 5000])
-def test_devices_are_as_many_as_a_fleet_has(devices: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_bounds_devices_by_the_fleet(devices: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["simulate", "--devices", devices])
     assert "want a whole number from 1 to 20000" in capsys.readouterr().err
 
 
-def test_letters_that_the_output_lacks_are_written_otherwise() -> None:
+def test_simulate_output_encoding_replaces_missing_letters() -> None:
     raw = io.BytesIO()
     with contextlib.redirect_stdout(io.TextIOWrapper(raw, encoding="ascii")):
-        assert printed("0.7 ±0.1 of fünf") == 0
+        assert print_result("0.7 ±0.1 of fünf") == 0
         assert raw.getvalue() == b"0.7 +-0.1 of f\\xfcnf\n"
 
 
-def test_nobody_reads() -> None:
+def test_simulate_closed_output_ends_quietly() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    program = "import sys; from syncbeat_devtools.simulate.printing import printed; sys.exit(printed('x'))"
-    ended = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, check=False)
+    ended = subprocess.run([sys.executable, "-c", PRINTING], stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
-def test_a_full_disk_is_one_line() -> None:
-    program = "import sys; from syncbeat_devtools.simulate.printing import printed; sys.exit(printed('x'))"
+def test_simulate_full_disk_is_one_line() -> None:
     with Path("/dev/full").open("wb") as full:
-        ended = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, check=False)
+        ended = subprocess.run([sys.executable, "-c", PRINTING], stdout=full, stderr=subprocess.PIPE, check=False)
     assert ended.returncode == 1
     assert ended.stderr.rstrip().endswith(b"the result cannot be written: No space left on device")

@@ -11,10 +11,10 @@ import pytest
 from syncbeat_server.errors import NotFound, RequestIdReused, RequestInFlight, SyncbeatError
 from syncbeat_server.storage.idempotency import Answer, RequestKey, answer_once, forget_old
 from syncbeat_server.storage.postgres.database import Connection, Database
-from tests.fakes import FakeClock, wait_until
-from tests.storage.stage import rows_of, value_of
+from tests.support.fake_clock import FakeClock, wait_until
+from tests.support.seed import rows_of, value_of
 
-pytestmark = pytest.mark.usefixtures("database", "clock")
+pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
 WAITING = """SELECT count(*) FROM pg_stat_activity
              WHERE datname = current_database() AND wait_event_type = 'Lock'"""
@@ -50,12 +50,12 @@ def index_of(given: Answer | SyncbeatError) -> tuple[int, bool]:
     return json.loads(given.text)["index"], given.replayed
 
 
-def test_a_call_without_a_request_id_has_no_key() -> None:
+def test_idempotency_key_is_absent_without_request_id() -> None:
     assert RequestKey.of("app", "caller", "R", "", b"c") is None
     assert RequestKey.of("app", "caller", "R", "r", b"c") == key(app="app", caller="caller")
 
 
-async def test_a_replay_gets_the_first_answer_and_nothing_is_done(database: Database) -> None:
+async def test_idempotency_replay_returns_the_first_response(database: Database) -> None:
     work = Work()
     (first,) = await answer(database, key(), work=work)
     other, again, unkeyed = await answer(database, key("other"), key(), None, work=work)
@@ -65,7 +65,7 @@ async def test_a_replay_gets_the_first_answer_and_nothing_is_done(database: Data
     assert work.carried_out == [0, 0, 2]
 
 
-async def test_twins_in_a_batch_are_carried_out_once(database: Database) -> None:
+async def test_idempotency_of_duplicates_in_a_batch(database: Database) -> None:
     work = Work()
     answers = await answer(database, key("x"), key(), key(), None, key(), work=work)
     assert [index_of(a) for a in answers] == [(0, False), (1, False), (1, True), (3, False), (1, True)]
@@ -73,13 +73,13 @@ async def test_twins_in_a_batch_are_carried_out_once(database: Database) -> None
 
 
 @pytest.mark.parametrize("changed", [key(app="b"), key(caller="b"), key(rpc="S"), key("s")])
-async def test_a_key_is_app_caller_rpc_and_request_id(database: Database, changed: RequestKey) -> None:
+async def test_idempotency_key_is_app_caller_rpc_and_request_id(database: Database, changed: RequestKey) -> None:
     await answer(database, key())
     (given,) = await answer(database, changed)
     assert index_of(given) == (0, False)
 
 
-async def test_other_content_is_refused_before_and_in_the_same_batch(database: Database) -> None:
+async def test_idempotency_conflict_before_and_in_the_same_batch(database: Database) -> None:
     work = Work()
     with pytest.raises(RequestIdReused) as raised:
         await answer(database, key("x"), key(), key(content=b"d"), work=work)
@@ -90,7 +90,7 @@ async def test_other_content_is_refused_before_and_in_the_same_batch(database: D
         await answer(database, key(content=b"d"))
 
 
-async def test_what_failed_leaves_its_request_id_free(database: Database) -> None:
+async def test_idempotency_failed_call_frees_its_request_id(database: Database) -> None:
     failed, twin, good = await answer(database, key(), key(), key("x"), work=Work(0))
     assert isinstance(failed, NotFound)
     assert twin is failed
@@ -100,7 +100,7 @@ async def test_what_failed_leaves_its_request_id_free(database: Database) -> Non
     assert index_of(retried) == (0, False)
 
 
-async def test_a_rollback_forgets_the_request(database: Database) -> None:
+async def test_idempotency_rollback_forgets_the_request(database: Database) -> None:
     async def failing_later() -> None:
         async with database.transaction() as conn:
             await answer_once(conn, [key()], Work())
@@ -136,19 +136,19 @@ async def race(database: Database, *, first_fails: bool) -> tuple[Answer | Syncb
     return given, second_work
 
 
-async def test_a_twin_waits_and_gets_the_answer(database: Database) -> None:
+async def test_idempotency_waits_for_a_duplicate_in_flight(database: Database) -> None:
     given, work = await race(database, first_fails=False)
     assert index_of(given) == (0, True)
     assert work.carried_out == []
 
 
-async def test_a_twin_takes_over_when_the_first_fails(database: Database) -> None:
+async def test_idempotency_duplicate_takes_over_when_the_first_fails(database: Database) -> None:
     given, work = await race(database, first_fails=True)
     assert index_of(given) == (0, False)
     assert work.carried_out == [0]
 
 
-async def test_a_twin_does_not_wait_for_ever(database: Database) -> None:
+async def test_idempotency_wait_for_a_duplicate_times_out(database: Database) -> None:
     async def impatient(conn: Connection) -> None:
         await conn.execute("SET LOCAL lock_timeout = 50")
         await answer_once(conn, [key("x"), key()], Work())
@@ -161,7 +161,7 @@ async def test_a_twin_does_not_wait_for_ever(database: Database) -> None:
     assert await rows_of(database, "SELECT request_id FROM request_records") == [("r",)]
 
 
-async def test_records_are_kept_for_thirty_days(database: Database, clock: FakeClock) -> None:
+async def test_idempotency_records_are_kept_for_thirty_days(database: Database, clock: FakeClock) -> None:
     await answer(database, *(key(f"old-{n}") for n in range(3)))
     await clock.advance(86_400)
     await answer(database, key("young"))

@@ -1,4 +1,4 @@
-"""Whatever locks users, devices, deliveries and windows does so in one order: nobody is ever in a deadlock."""
+"""Tests the lock order of users, devices, deliveries and windows: nobody is ever in a deadlock."""
 
 from __future__ import annotations
 
@@ -14,42 +14,27 @@ from typing import Any, NamedTuple
 import asyncpg
 import pytest
 
-from syncbeat_server.directory import device_locks
-from syncbeat_server.directory import store as directory_store
 from syncbeat_server.directory.model import Device, Member, MemberRole
-from syncbeat_server.directory.service import DirectoryService
+from syncbeat_server.directory.store import device_locks, devices
 from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimited
-from syncbeat_server.events.publish import Publisher
-from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, DeliveryUpdate, Reason, Target
 from syncbeat_server.push.policy.triage import hold
 from syncbeat_server.push.store import alerts, device_limits, device_tokens, lifecycle, queue, resends
 from syncbeat_server.storage.postgres.database import Connection, Database, open_database
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
-from syncbeat_server.sync.store import changes as sync_store
-from syncbeat_server.sync.store.answered import record_fetched
-from syncbeat_server.sync.store.changes import record_seen, report_activity
-from tests.conftest import DatabaseUrls
-from tests.fakes import FakeClock, wait_until
-from tests.storage.stage import (
-    APP,
-    EPOCH,
-    accept,
-    add_device,
-    add_members,
-    claim,
-    default_tuning,
-    directory,
-    message,
-    rows_of,
-    until,
-    value_of,
-    wake,
-)
-from tests.storage.test_alerts import alert
-from tests.storage.test_publish import call
-from tests.storage.test_users import until_waiting
+from syncbeat_server.sync.store import device_views
+from syncbeat_server.sync.store.device_cursors import record_fetched, record_shown
+from syncbeat_server.sync.store.device_views import report_activity
+from tests.events.test_publish import call
+from tests.events.test_user_lifecycle import until_waiting
+from tests.push.test_alerts import alert
+from tests.support.build import APP, make_directory, make_publisher, make_user_lifecycle
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import FakeClock, wait_until
+from tests.support.seed import EPOCH, accept, add_device, add_members, claim, message, rows_of, until, value_of, wake
+
+pytestmark = pytest.mark.store
 
 USERS = ["ann", "bob", "cat", "dan"]
 SCOPES = ["couple", "chat"]
@@ -78,9 +63,9 @@ class Everybody:
     def __init__(self, database: Database, clock: FakeClock) -> None:
         self.database = database
         self.clock = clock
-        self.publisher = Publisher(database, clock, default_tuning, lambda app_id, scope: None, lambda: None)
-        self.lifecycle = UserLifecycle(database, lambda app_id, user_id: None)
-        self.directory = directory(database)
+        self.publisher = make_publisher(database, clock)
+        self.lifecycle = make_user_lifecycle(database)
+        self.directory = make_directory(database)
         self.random = random.Random(7)
 
     def someone(self) -> str:
@@ -113,7 +98,7 @@ class Everybody:
             await queue.finish(conn, [DeliveryUpdate(one, DeliveryState.SENT, Reason.NONE) for one in claimed])
 
     async def work(self) -> None:
-        """What else a worker does with what it holds: limits, leases, what providers say of tokens."""
+        """Do what else a worker does with what it holds: limits, leases, what providers say of tokens."""
         lease = str(uuid.uuid4())
         claimed = await claim(self.database, lease)
         self.random.shuffle(claimed)
@@ -135,7 +120,7 @@ class Everybody:
             await queue.release(conn, [lease])
 
     async def operate(self) -> None:
-        """What goes on beside all of it, and what operators do."""
+        """Do what goes on beside all of it, and what operators do."""
         async with self.database.connection() as conn:
             await conn.execute(
                 """UPDATE deliveries SET lease_until = syncbeat_now() - interval '1 s'
@@ -164,7 +149,7 @@ class Everybody:
             for scope in SCOPES
         ]
         async with self.database.connection() as conn:
-            await record_seen(conn, shown)
+            await record_shown(conn, shown)
             await record_fetched(conn, shown)
 
     async def report(self) -> None:
@@ -196,7 +181,7 @@ class Everybody:
         await self.directory.add_members(APP, scope, [Member(scope, user, MemberRole.WRITER) for user in users])
 
 
-async def test_locks_are_taken_in_one_order(database_urls: DatabaseUrls, clock: FakeClock) -> None:
+async def test_lock_order_is_the_same_everywhere(database_urls: DatabaseUrls, clock: FakeClock) -> None:
     outcomes = Counter[tuple[str, str]]()
     before = await deadlocks(database_urls)
     async with open_database(database_urls.app_url, size=14, name="everybody") as database:
@@ -240,7 +225,7 @@ def opening(key: str) -> Callable[[Connection], Awaitable[object]]:
 
 
 def showing(scope: str, sequence: int) -> Callable[[Connection], Awaitable[object]]:
-    return lambda conn: record_seen(conn, [(DeviceKey(APP, "ann", "phone"), Cursor(scope, EPOCH, sequence))])
+    return lambda conn: record_shown(conn, [(DeviceKey(APP, "ann", "phone"), Cursor(scope, EPOCH, sequence))])
 
 
 HALVES = {
@@ -250,7 +235,7 @@ HALVES = {
 
 
 @pytest.mark.parametrize("kind", HALVES)
-async def test_deadlock_with_a_deletion_is_none_for_who_adds_to_the_device(
+async def test_deadlock_free_device_deletion_during_accept(
     database: Database, clock: FakeClock, database_urls: DatabaseUrls, kind: str
 ) -> None:
     """A row of a device comes, and is taken, between the looks of a deletion; then another one is added."""
@@ -270,7 +255,7 @@ async def test_deadlock_with_a_deletion_is_none_for_who_adds_to_the_device(
             taken.set_result(await calls.enter_async_context(database.transaction()))
             await halves.holds(taken.result())
 
-        leaving = DirectoryService(database, cancel_waiting, lambda app, users: None, lambda app, users: None)
+        leaving = make_directory(database)
         left = asyncio.create_task(leaving.unregister(APP, "ann", "phone", by_user=True))
         conn = await taken
         await until_waiting(database)
@@ -281,7 +266,7 @@ async def test_deadlock_with_a_deletion_is_none_for_who_adds_to_the_device(
         assert await value_of(database, f"SELECT count(*) FROM {table}") == 0, table
 
 
-async def test_deadlock_with_an_erasure_is_none_for_who_deletes_what_was_accepted_meanwhile(
+async def test_deadlock_free_erasure_during_deletion(
     database: Database, clock: FakeClock, database_urls: DatabaseUrls
 ) -> None:
     """A message comes while the erasure waits for the notification of an older one."""
@@ -296,7 +281,7 @@ async def test_deadlock_with_an_erasure_is_none_for_who_deletes_what_was_accepte
     async with contextlib.AsyncExitStack() as calls:
         held = await calls.enter_async_context(database.transaction())
         await held.execute(lock, APP, both.notification_id)
-        erasing = asyncio.create_task(UserLifecycle(database, lambda app, user: None).delete(APP, "ann"))
+        erasing = asyncio.create_task(make_user_lifecycle(database).delete(APP, "ann"))
         await until_waiting(database)
         await accept(database, late)
         async with database.transaction() as forgetting:
@@ -320,7 +305,7 @@ CHANGES: dict[str, Callable[[Connection, DeviceKey], Awaitable[None]]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_lock_order_leaves_alone_a_device_that_was_registered_after_the_lock(
+async def test_lock_order_ignores_a_device_registered_after_the_lock(
     database: Database, clock: FakeClock, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not locked in order, so that a change of it could close a circle."""
@@ -330,20 +315,20 @@ async def test_lock_order_leaves_alone_a_device_that_was_registered_after_the_lo
         await add_device(database, "ann")
         return locked
 
-    for module in (sync_store, resends):
+    for module in (device_views, resends):
         monkeypatch.setattr(module, "lock_in_order", lock_before_registration)
     async with database.transaction() as conn:
         await CHANGES[change](conn, DeviceKey(APP, "ann", "phone"))
     assert await value_of(database, "SELECT activity_at IS NULL AND reach_at IS NULL FROM devices")
 
 
-async def test_lock_order_lets_one_registration_of_a_device_that_is_not_there_wait_for_another(
+async def test_lock_order_serialises_registrations_of_a_new_device(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would come to the other one's row after that of its token's former holder, whatever their order."""
     await add_device(database, "bob", token="moves")
     locked, goes_on = asyncio.Event(), asyncio.Event()
-    upsert = directory_store.upsert_device
+    upsert = devices.upsert_device
 
     async def upsert_late(*arguments: Any) -> Device:
         if not locked.is_set():
@@ -351,7 +336,7 @@ async def test_lock_order_lets_one_registration_of_a_device_that_is_not_there_wa
             await goes_on.wait()
         return await upsert(*arguments)
 
-    monkeypatch.setattr(directory_store, "upsert_device", upsert_late)
+    monkeypatch.setattr(devices, "upsert_device", upsert_late)
     first = asyncio.create_task(add_device(database, "ann", token="moves"))
     await locked.wait()
     second = asyncio.create_task(add_device(database, "ann", token="another"))

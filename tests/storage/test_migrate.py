@@ -23,12 +23,20 @@ from syncbeat_server.storage.migrate import (
     require_restricted_login,
     schema_state,
 )
-from syncbeat_server.storage.postgres.database import Database, RowOwner, StatementRejected, open_database, step_up
+from syncbeat_server.storage.postgres.database import (
+    Database,
+    RowOwner,
+    StatementRejected,
+    leave_user_role,
+    open_database,
+)
 from syncbeat_server.sync.model import DeviceKey
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
-from syncbeat_server.sync.policy.scope_signal import signal_outlook, unchanged
-from syncbeat_server.sync.store.changes import device_views
-from tests.conftest import DatabaseUrls, create_database, drop_database, run_sql, urls_of
+from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_outlook
+from syncbeat_server.sync.store.device_views import read_device_views
+from tests.support.databases import DatabaseUrls, create_database, drop_database, run_sql, urls_of
+
+pytestmark = pytest.mark.store
 
 APP = "syncbeat_app"
 NEXT = len(read_migrations()) + 1
@@ -64,12 +72,12 @@ async def applied(urls: DatabaseUrls) -> list[str]:
 
 
 async def look(urls: DatabaseUrls, directory: Path | None = None) -> None:
-    """What a server does when it starts."""
+    """Check the schema as a server does when it starts."""
     async with open_database(urls.app_url, size=1, name="test") as database, database.connection() as conn:
         await require_current_schema(conn, directory)
 
 
-async def test_eight_runners_at_once_apply_each_file_once(empty: DatabaseUrls) -> None:
+async def test_migrate_by_eight_runners_applies_each_file_once(empty: DatabaseUrls) -> None:
     answers = await asyncio.gather(*(migrate(empty.owner_url, app_login=APP) for _ in range(8)))
     assert max(answers, key=len) == shipped()
     assert sum(map(len, answers)) == len(shipped())
@@ -78,7 +86,7 @@ async def test_eight_runners_at_once_apply_each_file_once(empty: DatabaseUrls) -
     await look(empty)
 
 
-async def test_rows_of_the_first_release_are_carried_over(empty: DatabaseUrls, files: Path) -> None:
+async def test_migrate_carries_over_rows_of_the_first_release(empty: DatabaseUrls, files: Path) -> None:
     newer = shipped()[FIRST_RELEASE:]
     for name in newer:
         (files / name).unlink()
@@ -94,19 +102,19 @@ async def test_rows_of_the_first_release_are_carried_over(empty: DatabaseUrls, f
     )
     assert await migrate(empty.owner_url, app_login=APP) == newer
     async with open_database(empty.app_url, size=1, name="test") as database, database.connection() as conn:
-        (view,) = await device_views(conn, [DeviceKey("default", "ann", "phone")])
+        (view,) = await read_device_views(conn, [DeviceKey("default", "ann", "phone")])
     assert view is not None
     assert not view.reach.usable
     state = view.scopes["lively"]
     # How often it changed is not known any more; but it is no scope that was silent for ninety days.
     changed_at = state.signal.windows.at
     rate = signal_outlook(state.signal, DEFAULT_PRIOR, changed_at).rate
-    unknown = signal_outlook(unchanged(changed_at), DEFAULT_PRIOR, changed_at).rate
+    unknown = signal_outlook(initial_signal(changed_at), DEFAULT_PRIOR, changed_at).rate
     assert state.head == 9
     assert rate == pytest.approx(unknown)
 
 
-async def test_databases_of_one_cluster_without_our_roles_migrate_at_once() -> None:
+async def test_migrate_of_several_databases_creates_roles_concurrently() -> None:
     with running_stores() as stores:
         admin_url = stores.admin_url.replace("@/syncbeat?", "@/postgres?")
         await run_sql(admin_url, "DROP DATABASE syncbeat", "DROP ROLE syncbeat_service, syncbeat_user")
@@ -121,7 +129,7 @@ async def test_databases_of_one_cluster_without_our_roles_migrate_at_once() -> N
             await look(urls)
 
 
-async def test_a_file_changed_after_it_was_applied_is_refused(empty: DatabaseUrls, files: Path) -> None:
+async def test_migrate_refuses_a_changed_file(empty: DatabaseUrls, files: Path) -> None:
     await migrate(empty.owner_url, app_login=APP, directory=files)
     changed = files / shipped()[1]
     changed.write_text(changed.read_text() + "-- harmless\n")
@@ -140,13 +148,13 @@ async def test_a_file_changed_after_it_was_applied_is_refused(empty: DatabaseUrl
         (f"{NEXT:04}-dash.sql", f"{NEXT:04}-dash.sql: want NNNN_name.sql"),
     ],
 )
-def test_gaps_duplicates_and_odd_names_are_refused(files: Path, name: str, why: str) -> None:
+def test_migrate_refuses_gaps_duplicates_and_odd_names(files: Path, name: str, why: str) -> None:
     (files / name).write_text("SELECT 1;")
     with pytest.raises(MigrationFailed, match=why):
         read_migrations(files)
 
 
-async def test_a_file_that_fails_leaves_nothing_and_names_its_line(empty: DatabaseUrls, files: Path) -> None:
+async def test_migrate_failure_rolls_back_and_names_its_line(empty: DatabaseUrls, files: Path) -> None:
     broken = files / f"{NEXT:04}_broken.sql"
     broken.write_text("CREATE TABLE half_made (id int);\n\nSELECT no_such_column;\n")
     with pytest.raises(MigrationFailed, match=rf"{NEXT:04}_broken.sql: line 3: SQLSTATE 42703"):
@@ -158,7 +166,7 @@ async def test_a_file_that_fails_leaves_nothing_and_names_its_line(empty: Databa
     assert await applied(empty) == shipped()
 
 
-async def test_an_older_database_is_refused_with_the_command_that_mends_it(empty: DatabaseUrls, files: Path) -> None:
+async def test_schema_older_is_refused_with_the_command(empty: DatabaseUrls, files: Path) -> None:
     with pytest.raises(MigrationNeeded, match="run 'syncbeat-server migrate'"):
         await look(empty)
     await migrate(empty.owner_url, app_login=APP)
@@ -169,7 +177,7 @@ async def test_an_older_database_is_refused_with_the_command_that_mends_it(empty
     await look(empty, files)
 
 
-async def test_a_newer_database_is_refused_where_it_is_breaking(empty: DatabaseUrls, files: Path) -> None:
+async def test_schema_newer_is_refused_where_breaking(empty: DatabaseUrls, files: Path) -> None:
     (files / NEXT_FILE).write_text("SELECT 1;")
     await migrate(empty.owner_url, app_login=APP, directory=files)
     await look(empty)
@@ -185,7 +193,7 @@ async def test_a_newer_database_is_refused_where_it_is_breaking(empty: DatabaseU
         await migrate(empty.owner_url, app_login=APP)
 
 
-async def test_the_state_names_what_is_applied_and_missing(database: Database, files: Path) -> None:
+async def test_schema_state_names_applied_and_missing(database: Database, files: Path) -> None:
     (files / NEXT_FILE).write_text("SELECT 1;")
     async with database.connection() as conn:
         assert (await schema_state(conn)).current
@@ -193,7 +201,7 @@ async def test_the_state_names_what_is_applied_and_missing(database: Database, f
     assert (list(state.applied), state.missing, state.unknown) == (shipped(), (NEXT_FILE,), ())
 
 
-async def test_wrong_logins_are_refused_with_the_fix(empty: DatabaseUrls) -> None:
+async def test_migrate_refuses_wrong_logins_with_the_fix(empty: DatabaseUrls) -> None:
     with pytest.raises(MigrationFailed, match="may not create tables: migrate as the database's owner"):
         await migrate(empty.app_url, app_login=APP)
     with pytest.raises(MigrationFailed, match="there is no login nobody_here"):
@@ -203,9 +211,7 @@ async def test_wrong_logins_are_refused_with_the_fix(empty: DatabaseUrls) -> Non
             await migrate(url, app_login=APP)
 
 
-async def test_the_services_login_cannot_pass_row_level_security(
-    database: Database, database_urls: DatabaseUrls
-) -> None:
+async def test_row_level_security_binds_the_service_login(database: Database, database_urls: DatabaseUrls) -> None:
     async with database.connection() as conn:
         await require_restricted_login(conn)
         role = await conn.fetchrow("SELECT * FROM pg_roles WHERE rolname = current_user")
@@ -223,7 +229,7 @@ async def test_the_services_login_cannot_pass_row_level_security(
                 await require_restricted_login(conn)
 
 
-async def test_a_users_transaction_sees_and_writes_its_own_rows_only(database: Database) -> None:
+async def test_row_level_security_limits_a_user_transaction_to_its_rows(database: Database) -> None:
     insert = """INSERT INTO devices (app_id, user_id, device_id, platform, token_state, registered_at, updated_at)
                 VALUES ('default', $1, 'phone', 'IOS', 'NONE', syncbeat_now(), syncbeat_now())"""
     async with database.transaction() as conn:
@@ -231,7 +237,7 @@ async def test_a_users_transaction_sees_and_writes_its_own_rows_only(database: D
             await conn.execute(insert, user)
     async with database.transaction(RowOwner("default", "ada")) as conn:
         assert [row["user_id"] for row in await conn.fetch("SELECT user_id FROM devices")] == ["ada"]
-        await step_up(conn)
+        await leave_user_role(conn)
         assert await conn.fetchval("SELECT count(*) FROM devices") == 2
     with pytest.raises(StatementRejected) as refused:
         async with database.transaction(RowOwner("default", "ada")) as conn:
@@ -242,7 +248,7 @@ async def test_a_users_transaction_sees_and_writes_its_own_rows_only(database: D
             await conn.execute("SELECT count(*) FROM notifications")
 
 
-async def test_a_transaction_pooler_is_refused(empty: DatabaseUrls) -> None:
+async def test_migrate_refuses_a_transaction_pooler(empty: DatabaseUrls) -> None:
     async with transaction_pooler(empty.owner_url) as url:
         assert await run_through(url, "SELECT 42") == 42
         with pytest.raises(MigrationFailed, match="SYNCBEAT_DATABASE_SESSION_URL to a direct connection"):

@@ -14,8 +14,8 @@ from urllib.parse import quote
 import pytest
 
 from syncbeat_server.storage.postgres.database import Conflict, Database, RowOwner, open_database
-from tests.conftest import DatabaseUrls, run_sql
-from tests.storage.stage import value_of
+from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.seed import value_of
 
 KEPT = "SELECT count(*) FROM pg_prepared_statements WHERE statement = $1"
 QUESTION = "SELECT $1::int + 1"

@@ -15,13 +15,15 @@ import pytest
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis import bus as storage_redis
-from syncbeat_server.storage.redis.address import address_of
+from syncbeat_server.storage.redis.address import parse_redis_url
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
-from syncbeat_server.storage.redis.capability_check import found_refused
+from syncbeat_server.storage.redis.capability_check import describe_refusals
 from syncbeat_server.storage.redis.faults import Cause
-from syncbeat_server.storage.redis.monitor import RedisWatch
-from tests.fakes import wait_until
-from tests.valkeys import PRIMARY, Valkey, moving_address, running_sentinel, running_valkey, sentinel_url
+from syncbeat_server.storage.redis.monitor import RedisMonitor
+from tests.support.fake_clock import wait_until
+from tests.support.valkeys import PRIMARY, Valkey, moving_address, running_sentinel, running_valkey, sentinel_url
+
+pytestmark = pytest.mark.store
 
 # Sentinels take a second to see it and some to choose; the rest is for a busy machine.
 FOLLOWED_S = 45.0
@@ -35,7 +37,7 @@ class Process:
         self.heard: set[str] = set()
         self.resumed = 0
         self.written = 0
-        self.watch = RedisWatch(bus, every_s=1.0, again_s=0.2)
+        self.watch = RedisMonitor(bus, every_s=1.0, again_s=0.2)
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         return [
@@ -117,7 +119,7 @@ def listeners(valkey: Valkey) -> int:
 
 
 def callers(valkey: Valkey) -> int:
-    """How many connections give it commands or listen to it, beside that which asks and its replicas."""
+    """Return how many connections give it commands or listen to it, beside that which asks and its replicas."""
     with valkey.client() as client:
         return len(client.client_list(_type="normal")) - 1 + listeners(valkey)
 
@@ -152,7 +154,7 @@ HARMS: dict[str, Callable[[Valkey, list[Valkey]], None]] = {
 
 
 @pytest.mark.parametrize("how", HARMS)
-async def test_sentinel_failover_is_followed_under_load(how: str, tmp_path: Path) -> None:
+async def test_redis_failover_by_sentinel_under_load(how: str, tmp_path: Path) -> None:
     with pair(tmp_path) as (primary, replica), ExitStack() as cleanup:
         sentinels = [cleanup.enter_context(running_sentinel(tmp_path, primary, quorum=2)) for _ in range(3)]
         await wait_until(lambda: all(knows_all(one) for one in sentinels), FOLLOWED_S, "the sentinels know all")
@@ -165,7 +167,7 @@ async def test_sentinel_failover_is_followed_under_load(how: str, tmp_path: Path
             await all_is_well(*processes)
             with replica.client() as client:
                 assert client.exists("syncbeat:ours:count") == 1
-            assert await found_refused(address_of(sentinel_url(*sentinels)), "check") == []
+            assert await describe_refusals(parse_redis_url(sentinel_url(*sentinels)), "check") == []
 
 
 def knows_all(sentinel: Valkey) -> bool:
@@ -174,7 +176,7 @@ def knows_all(sentinel: Valkey) -> bool:
     return bool(known["num-slaves"] == 1 and known["num-other-sentinels"] == 2)
 
 
-async def test_address_that_moves_to_a_new_primary_is_followed_by_all_connections(tmp_path: Path) -> None:
+async def test_redis_failover_by_address_moves_all_connections(tmp_path: Path) -> None:
     with pair(tmp_path) as (primary, replica):
         async with moving_address(primary) as address, two_processes(f"redis://127.0.0.1:{address.port}") as processes:
             await all_is_well(*processes)
@@ -188,7 +190,7 @@ async def test_address_that_moves_to_a_new_primary_is_followed_by_all_connection
             assert {process.bus.health.errors[Cause.READ_ONLY] > 0 for process in processes} == {True}
 
 
-async def test_address_that_moves_while_the_former_primary_takes_writes_is_followed(tmp_path: Path) -> None:
+async def test_redis_failover_by_address_while_the_former_primary_takes_writes(tmp_path: Path) -> None:
     with running_valkey(tmp_path) as former, running_valkey(tmp_path) as later:
         async with moving_address(former) as address, two_processes(f"redis://127.0.0.1:{address.port}") as processes:
             await all_is_well(*processes)
@@ -197,7 +199,7 @@ async def test_address_that_moves_while_the_former_primary_takes_writes_is_follo
             await all_is_well(*processes)
 
 
-async def test_address_that_follows_late_is_followed_then(tmp_path: Path) -> None:
+async def test_redis_failover_by_late_address(tmp_path: Path) -> None:
     with pair(tmp_path) as (primary, replica):
         async with moving_address(primary) as address, two_processes(f"redis://127.0.0.1:{address.port}") as processes:
             await all_is_well(*processes)
@@ -220,7 +222,7 @@ async def test_address_that_follows_late_is_followed_then(tmp_path: Path) -> Non
             await all_is_well(*processes)
 
 
-async def test_subscription_is_not_believed_before_redis_confirms_it(tmp_path: Path) -> None:
+async def test_redis_subscription_is_trusted_only_when_confirmed(tmp_path: Path) -> None:
     with running_valkey(tmp_path) as one:
         with one.client() as client:
             client.execute_command("ACL SETUSER", "deaf", "on", "nopass", "~*", "+@all", "resetchannels")
@@ -232,7 +234,7 @@ async def test_subscription_is_not_believed_before_redis_confirms_it(tmp_path: P
             task.cancel()
 
 
-async def test_connections_are_bounded_however_many_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_redis_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage_redis, "_TIMEOUT_S", 20.0)  # how fast they are is not the question
     with running_valkey(tmp_path) as one:
         async with open_redis(one.url, SystemClock(), "ours") as bus:
@@ -240,7 +242,7 @@ async def test_connections_are_bounded_however_many_call(tmp_path: Path, monkeyp
             assert 1 <= callers(one) <= storage_redis._CALLS
 
 
-async def test_redis_that_hangs_blocks_no_call_for_longer_than_its_time(tmp_path: Path) -> None:
+async def test_redis_hang_blocks_no_call_beyond_its_timeout(tmp_path: Path) -> None:
     with running_valkey(tmp_path) as one:
         async with open_redis(one.url, SystemClock(), "ours") as bus:
             await bus.present(["key"])
@@ -252,7 +254,7 @@ async def test_redis_that_hangs_blocks_no_call_for_longer_than_its_time(tmp_path
             assert bus.health.errors[Cause.NO_ANSWER] == len(calls)
 
 
-def test_reconnecting_backs_off_with_jitter() -> None:
+def test_reconnect_to_redis_backs_off_with_jitter() -> None:
     for failures, most_s in ((0, 0.5), (1, 1.0), (2, 2.0), (3, 4.0), (4, 4.0), (10_000, 4.0)):
         pauses = {storage_redis._pause(failures) for _ in range(100)}
         assert len(pauses) > 50

@@ -16,14 +16,24 @@ import pytest
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.storage.redis.address import address_of
+from syncbeat_server.storage.redis.address import parse_redis_url
 from syncbeat_server.storage.redis.bus import open_redis
-from syncbeat_server.storage.redis.capability_check import found_refused
+from syncbeat_server.storage.redis.capability_check import describe_refusals
 from syncbeat_server.storage.redis.faults import ACL_RULE, Cause
-from syncbeat_server.storage.redis.monitor import RedisWatch
-from tests.certificates import Authority
-from tests.fakes import wait_until
-from tests.valkeys import PASSWORD, Valkey, moving_address, running_sentinel, running_valkey, saying, sentinel_url
+from syncbeat_server.storage.redis.monitor import RedisMonitor
+from tests.support.certificates import Authority
+from tests.support.fake_clock import wait_until
+from tests.support.valkeys import (
+    PASSWORD,
+    Valkey,
+    moving_address,
+    running_sentinel,
+    running_valkey,
+    saying,
+    sentinel_url,
+)
+
+pytestmark = pytest.mark.store
 
 Made = Callable[[Path, ExitStack], str]
 
@@ -207,9 +217,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("what", FAULTS)
-async def test_each_fault_of_redis_is_named_with_its_fix(
-    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_redis_fault_is_named_with_its_fix(what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make, cause, named = FAULTS[what]
     with ExitStack() as cleanup:
         url = make(tmp_path, cleanup)
@@ -217,23 +225,23 @@ async def test_each_fault_of_redis_is_named_with_its_fix(
 
 
 @pytest.mark.parametrize("words", SAID)
-async def test_what_is_no_redis_is_named(words: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_redis_fault_of_a_foreign_server_is_named(words: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with saying(words) as url:
         await named_everywhere(url, SAID[words], "", caplog)
 
 
 async def named_everywhere(url: str, cause: Cause, named: str, caplog: pytest.LogCaptureFixture) -> None:
     """The sentences of check-config, the log of a process and its metrics tell the cause, and no password."""
-    sentences = await found_refused(address_of(url), "check")
+    sentences = await describe_refusals(parse_redis_url(url), "check")
     assert sentences
     assert any(named in sentence for sentence in sentences), sentences
     metrics = Metrics()
     async with open_redis(url, SystemClock(), "ours") as bus:
-        metrics.watch_redis(bus.health)
+        metrics.storage.watch_redis(bus.health)
         caplog.set_level(logging.INFO)
-        refusals = await RedisWatch(bus).look()
+        refusals = await RedisMonitor(bus).check()
         assert refusals[0].cause is cause, refusals
-        await RedisWatch(bus).look()  # it is said once
+        await RedisMonitor(bus).check()  # it is said once
         assert metrics.registry.get_sample_value("syncbeat_redis_up") == 0
         assert (metrics.registry.get_sample_value("syncbeat_redis_errors_total", {"cause": cause}) or 0) >= 2
     (said,) = [record for record in caplog.records if record.name.endswith("redis.health")]
@@ -250,25 +258,25 @@ def granted(valkey: Valkey, rule: str) -> str:
     return f"redis://syncbeat:{PASSWORD}@127.0.0.1:{valkey.port}/1"
 
 
-async def test_acl_rule_of_the_documents_grants_enough_and_no_more(tmp_path: Path) -> None:
+async def test_redis_acl_rule_of_the_docs_is_sufficient_and_minimal(tmp_path: Path) -> None:
     with running_valkey(tmp_path) as one:
-        assert await found_refused(address_of(granted(one, ACL_RULE)), "check") == []
+        assert await describe_refusals(parse_redis_url(granted(one, ACL_RULE)), "check") == []
         # ROLE tells a Sentinel from a server, and PING a quiet subscription from one that is lost.
         spared = {"+role", "+ping"}
         for word in ACL_RULE.split():
-            refused = await found_refused(address_of(granted(one, without(word))), "check")
+            refused = await describe_refusals(parse_redis_url(granted(one, without(word))), "check")
             assert bool(refused) == (word not in spared), (word, refused)
             assert not refused or ACL_RULE in refused[0]
 
 
-def test_acl_rule_stands_in_the_operations_page() -> None:
+def test_redis_acl_rule_is_in_the_operations_page() -> None:
     page = Path(__file__).parents[2] / "docs" / "operations.md"
     assert ACL_RULE in page.read_text()
 
 
-async def test_password_for_a_redis_without_one_is_no_fault(tmp_path: Path) -> None:
+async def test_redis_password_without_need_is_no_fault(tmp_path: Path) -> None:
     with running_valkey(tmp_path) as one:
-        assert await found_refused(address_of(f"redis://:{PASSWORD}@127.0.0.1:{one.port}"), "check") == []
+        assert await describe_refusals(parse_redis_url(f"redis://:{PASSWORD}@127.0.0.1:{one.port}"), "check") == []
 
 
 @asynccontextmanager
@@ -281,7 +289,7 @@ async def tls_address(folder: Path, authority: Authority, *names: str) -> AsyncI
             yield address.port
 
 
-async def test_tls_mismatches_and_untrusted_certificates_are_named(
+async def test_redis_tls_mismatch_and_untrusted_certificate_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     authority, stranger = Authority("ours"), Authority("another")
@@ -289,7 +297,7 @@ async def test_tls_mismatches_and_untrusted_certificates_are_named(
     (tmp_path / "other.pem").write_bytes(stranger.certificate)
     async with tls_address(tmp_path, authority, "127.0.0.1") as port:
         good = f"rediss://127.0.0.1:{port}?ssl_ca_certs={tmp_path}/ca.pem"
-        assert await found_refused(address_of(good), "check") == []
+        assert await describe_refusals(parse_redis_url(good), "check") == []
         for url, cause, named in (
             (f"redis://127.0.0.1:{port}", Cause.TLS_WANTED, "rediss://"),
             (f"rediss://127.0.0.1:{port}", Cause.TLS_UNTRUSTED, "ssl_ca_certs"),
@@ -301,7 +309,7 @@ async def test_tls_mismatches_and_untrusted_certificates_are_named(
             await named_everywhere(url, cause, named, caplog)
 
 
-async def test_sentinels_own_password_is_asked_for_and_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_redis_sentinel_password_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with (
         running_valkey(tmp_path, "--requirepass", PASSWORD) as primary,
         running_sentinel(tmp_path, primary, f"sentinel auth-pass heart {PASSWORD}", "requirepass of-sentinels") as one,
@@ -311,7 +319,7 @@ async def test_sentinels_own_password_is_asked_for_and_used(tmp_path: Path, capl
         with_it = f"{url}?sentinel_password=of-sentinels"
 
         async def works() -> bool:
-            return await found_refused(address_of(with_it), "check") == []
+            return await describe_refusals(parse_redis_url(with_it), "check") == []
 
         await wait_until(works)  # the sentinel has just begun to look
 
@@ -329,15 +337,15 @@ async def test_sentinels_own_password_is_asked_for_and_used(tmp_path: Path, capl
         ("redis+sentinel://" + ",".join("abcdefghijklmnopq") + "/heart", "at most 16"),
     ],
 )
-def test_redis_url_that_cannot_be_used_is_a_sentence_without_its_password(url: str, named: str) -> None:
+def test_redis_url_unusable_is_reported_without_its_password(url: str, named: str) -> None:
     with pytest.raises(ConfigurationError, match="SYNCBEAT_REDIS_URL") as caught:
-        address_of(url.replace("://", f"://user:{PASSWORD}@"))
+        parse_redis_url(url.replace("://", f"://user:{PASSWORD}@"))
     assert named in caught.value.message
     assert PASSWORD not in caught.value.message
 
 
-def test_sentinel_url_has_hosts_of_ipv6_a_database_and_two_logins() -> None:
-    address = address_of("rediss+sentinel://u:p%40@[::1]:1,b/a%20b/3?sentinel_password=q&ssl_cert_reqs=none")
+def test_redis_sentinel_url_has_ipv6_hosts_database_and_two_logins() -> None:
+    address = parse_redis_url("rediss+sentinel://u:p%40@[::1]:1,b/a%20b/3?sentinel_password=q&ssl_cert_reqs=none")
     assert address.sentinels == (("::1", 1), ("b", 26_379))
     assert (address.name, address.is_tls, address.kwargs["db"]) == ("a b", True, 3)
     assert (address.kwargs["username"], address.kwargs["password"]) == ("u", "p@")
@@ -345,9 +353,7 @@ def test_sentinel_url_has_hosts_of_ipv6_a_database_and_two_logins() -> None:
     assert "p@" not in repr(address)
 
 
-async def test_redis_outage_is_said_at_start_when_its_cause_changes_and_when_it_ends(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_redis_outage_is_logged_at_start_change_and_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     def told() -> list[str]:
@@ -355,7 +361,7 @@ async def test_redis_outage_is_said_at_start_when_its_cause_changes_and_when_it_
 
     with running_valkey(tmp_path) as one:
         async with open_redis(one.url, SystemClock(), "ours") as bus:
-            watch = RedisWatch(bus, every_s=0.05, again_s=0.05)
+            watch = RedisMonitor(bus, every_s=0.05, again_s=0.05)
             with one.client() as client:
                 client.config_set("maxmemory", "1")
             await watch.start()
@@ -372,8 +378,8 @@ async def test_redis_outage_is_said_at_start_when_its_cause_changes_and_when_it_
             running.cancel()
 
 
-async def test_cluster_is_refused_at_start_by_a_sentence(tmp_path: Path) -> None:
+async def test_redis_cluster_is_refused_at_start(tmp_path: Path) -> None:
     with running_valkey(tmp_path, "--cluster-enabled", "yes") as one:
         async with open_redis(one.url, SystemClock(), "ours") as bus:
             with pytest.raises(ConfigurationError, match=r"Redis Cluster.*redis\+sentinel://"):
-                await RedisWatch(bus).start()
+                await RedisMonitor(bus).start()

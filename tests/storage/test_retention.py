@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from syncbeat_server.auth import erase
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.directory import store as directory
+from syncbeat_server.directory.store import token_moves
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.push.delivery import maintenance
 from syncbeat_server.push.store import dedupe, device_tokens, lifecycle
 from syncbeat_server.storage import idempotency, retention
 from syncbeat_server.storage.postgres.database import Connection, Database
-from syncbeat_server.storage.retention import BEGINNING, Batch, OldRows, Retention
+from syncbeat_server.storage.retention import BEGINNING, DeletedBatch, Retention, RetentionRule
 from syncbeat_server.sync.feed import prune
-from syncbeat_server.sync.store import answered, app_tuning, invalidations
-from tests.conftest import DatabaseUrls, run_sql
-from tests.storage.stage import rows_of, value_of
+from syncbeat_server.sync.store import change_samples, device_cursors, invalidations
+from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.seed import rows_of, value_of
+
+pytestmark = pytest.mark.store
 
 OLD, FRESH = 3_500, 20
 # As the superuser, and as a replica would write them: without their triggers and references.
@@ -65,12 +69,12 @@ _STATEMENTS: dict[str, tuple[str, tuple[object, ...]]] = {
     "request_records": (idempotency.FORGET_OLD, (1_000, BEGINNING)),
     "notifications": (lifecycle.FORGET_DELIVERIES, (30.0, 1_000, BEGINNING, 10_000)),
     "dedupe_windows": (dedupe.FORGET, (1_000, BEGINNING)),
-    "token_moves": (directory.FORGET_MOVES, (1_000, BEGINNING)),
+    "token_moves": (token_moves.FORGET_MOVES, (1_000, BEGINNING)),
     "token_removals": (device_tokens.FORGET_REMOVALS, (1_000, BEGINNING)),
-    "sessions": (auth.FORGET_EXPIRED, (1_000, BEGINNING)),
-    "change_samples": (app_tuning.FORGET_SAMPLES, (1_000, BEGINNING)),
-    "device_cursors": (answered.FORGET_LEFT, ("", "", "", "", 1_000)),
-    "touches": (invalidations.FORGET_TOUCHES, (120.0, 1_000, "0")),
+    "sessions": (auth.DELETE_EXPIRED, (1_000, BEGINNING)),
+    "change_samples": (change_samples.FORGET_SAMPLES, (1_000, BEGINNING)),
+    "device_cursors": (device_cursors.FORGET_LEFT, ("", "", "", "", 1_000)),
+    "touches": (invalidations.DELETE_TOUCHES, (120.0, 1_000, "0")),
 }
 
 
@@ -84,7 +88,7 @@ def everything(database: Database, forgot: Any = lambda name, count: None) -> Re
     return Retention(database, kinds, SystemClock(), forgot)
 
 
-async def test_retention_deletes_all_that_is_old_in_one_sweep(database: Database, database_urls: DatabaseUrls) -> None:
+async def test_retention_deletes_all_old_rows_in_one_sweep(database: Database, database_urls: DatabaseUrls) -> None:
     await plant(database_urls)
     gone = await everything(database).sweep()
     assert gone == {
@@ -102,7 +106,7 @@ async def test_retention_deletes_all_that_is_old_in_one_sweep(database: Database
         assert await value_of(database, f"SELECT count(*) FROM {table}") == FRESH, table
 
 
-async def test_retention_takes_turns_among_kinds(database: Database, database_urls: DatabaseUrls) -> None:
+async def test_retention_alternates_between_kinds(database: Database, database_urls: DatabaseUrls) -> None:
     await plant(database_urls)
     order: list[str] = []
     await everything(database, lambda name, count: order.append(name)).sweep()
@@ -145,7 +149,7 @@ async def test_retention_stops_between_two_batches(database: Database, database_
     assert batches == [1_000]
 
 
-async def test_retention_is_one_process_at_a_time(database: Database, database_urls: DatabaseUrls) -> None:
+async def test_retention_runs_in_one_process_at_a_time(database: Database, database_urls: DatabaseUrls) -> None:
     await plant(database_urls, old=10)
     async with database.transaction() as conn:
         await conn.execute("SELECT pg_advisory_xact_lock($1, $2)", *retention._LOCK)
@@ -153,25 +157,25 @@ async def test_retention_is_one_process_at_a_time(database: Database, database_u
     assert sum((await everything(database).sweep()).values()) == 90
 
 
-async def test_retention_goes_on_with_other_kinds_and_with_less_when_one_fails(database: Database) -> None:
+async def test_retention_continues_with_other_kinds_after_a_failure(database: Database) -> None:
     asked: list[int] = []
 
-    async def fails(conn: Connection, limit: int, place: None) -> Batch:
+    async def fails(conn: Connection, limit: int, place: None) -> DeletedBatch:
         asked.append(limit)
         raise DependencyDown("the database took too long")
 
-    async def works(conn: Connection, limit: int, place: None) -> Batch:
-        return Batch(7, more=False, place=None)
+    async def works(conn: Connection, limit: int, place: None) -> DeletedBatch:
+        return DeletedBatch(7, more=False, place=None)
 
     working = Retention(
-        database, [OldRows("slow", fails, every_s=0), OldRows("quick", works, every_s=0)], SystemClock()
+        database, [RetentionRule("slow", fails, every_s=0), RetentionRule("quick", works, every_s=0)], SystemClock()
     )
     assert await working.sweep() == {"slow": 0, "quick": 7}
     await working.sweep()
     assert asked == [1_000, 250]
 
 
-async def test_retention_spares_cursors_of_members_and_what_is_waited_for(
+async def test_retention_spares_member_cursors_and_waiting_rows(
     database: Database, database_urls: DatabaseUrls
 ) -> None:
     await plant(database_urls, old=2, fresh=0)
@@ -190,20 +194,20 @@ async def test_retention_spares_cursors_of_members_and_what_is_waited_for(
     assert await rows_of(database, "SELECT state FROM deliveries") == [("PENDING",)]
 
 
-async def test_touches_are_deleted_from_where_the_last_ones_were(
+async def test_retention_of_invalidations_resumes_from_the_last(
     database: Database, database_urls: DatabaseUrls
 ) -> None:
     await plant(database_urls)
     since, counts = "0", []
     for _ in range(4):
         async with database.connection() as conn:
-            gone, since = await invalidations.forget_touches(conn, 120.0, 1_000, since)
+            gone, since = await invalidations.delete_touches(conn, 120.0, 1_000, since)
         counts.append(gone)
     assert (counts, since) == ([1_000, 1_000, 1_000, 500], str(OLD))
     assert await value_of(database, "SELECT count(*) FROM touches") == FRESH
 
 
-async def test_retention_walks_indexes(database: Database, database_urls: DatabaseUrls) -> None:
+async def test_retention_uses_indexes(database: Database, database_urls: DatabaseUrls) -> None:
     await plant(database_urls, old=10, fresh=10_000)
     await run_sql(database_urls.admin_url, f"ANALYZE {', '.join(_STATEMENTS)}")
     for table, (statement, arguments) in _STATEMENTS.items():

@@ -13,9 +13,11 @@ from syncbeat_server.storage.postgres import database as database_module
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.pool import PooledConnection
 from syncbeat_server.storage.postgres.stuck_sessions import end_stuck_sessions, watch_sessions
-from tests.conftest import DatabaseUrls
-from tests.fakes import FakeClock
-from tests.storage.stage import add_device, until, value_of
+from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import FakeClock
+from tests.support.seed import add_device, until, value_of
+
+pytestmark = pytest.mark.store
 
 
 @asynccontextmanager
@@ -42,7 +44,7 @@ async def state_of(database: Database, urls: DatabaseUrls, pid: int) -> str:
     return "gone" if row is None else f"{row['state']} {row['wait_event']}"
 
 
-async def test_stuck_session_of_the_service_is_ended(database: Database, database_urls: DatabaseUrls) -> None:
+async def test_stuck_session_of_the_service_is_terminated(database: Database, database_urls: DatabaseUrls) -> None:
     await add_device(database, "ann")
     async with (
         stuck(database_urls, "syncbeat 1") as pid,
@@ -60,7 +62,7 @@ async def test_stuck_session_of_the_service_is_ended(database: Database, databas
         assert await state_of(database, database_urls, foreign) != "gone"
 
 
-async def test_stuck_session_is_ended_by_the_database_itself(database: Database, database_urls: DatabaseUrls) -> None:
+async def test_stuck_session_is_terminated_by_postgres_itself(database: Database, database_urls: DatabaseUrls) -> None:
     await add_device(database, "ann")
     begin = database_module._BEGIN + database_module._BOUND.replace("60000", "50")
     async with stuck(database_urls, "syncbeat 1", begin) as pid:
@@ -72,15 +74,13 @@ async def test_stuck_session_is_ended_by_the_database_itself(database: Database,
     assert await value_of(database, "SELECT count(*) FROM (SELECT FROM devices FOR UPDATE) AS locked") == 1
 
 
-async def test_stuck_sessions_are_looked_for_only_where_the_database_does_not(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_stuck_session_scan_runs_only_where_postgres_does_not(database: Database, clock: FakeClock) -> None:
     assert await value_of(database, "SELECT current_setting('server_version_num')::int") >= 170_000
     await watch_sessions(database, clock)  # it returns
 
 
 @pytest.mark.parametrize(("version", "bounds"), [(15, False), (16, False), (17, True), (18, True)])
-def test_transactions_are_bounded_where_the_server_knows_how(version: int, *, bounds: bool) -> None:
+def test_transaction_timeout_is_set_where_supported(version: int, *, bounds: bool) -> None:
     class Versioned(PooledConnection):
         def __init__(self) -> None:
             pass

@@ -4,15 +4,19 @@
 Messages are the generated ones, in `syncbeat.v1`.
 """
 
-from syncbeat.client import SyncbeatClient, Token
+from syncbeat.boottime_clock import SyncClock
+from syncbeat.call_interceptors import Token
+from syncbeat.client import SyncbeatClient
+from syncbeat.client_rule import ClientRule
+from syncbeat.cursor_state import SyncBatch
 from syncbeat.errors import ErrorDetails, Violation, explain
-from syncbeat.feeds import SyncBatch
-from syncbeat.session import Session, SessionStorage, SessionTokens, SignedOut
+from syncbeat.session import Session
+from syncbeat.session_tokens import SessionStorage, SessionTokens, SignedOut
 from syncbeat.smart_sync import SmartSync
-from syncbeat.steady import SyncClock
 from syncbeat.watch import Watch, WatchEvent
 
 __all__ = [
+    "ClientRule",
     "ErrorDetails",
     "Session",
     "SessionStorage",

@@ -1,4 +1,4 @@
-"""What a failed call says: the status, and the `google.rpc` details that the server sends with it."""
+"""Explains failed calls by their status and the `google.rpc` details that the server sends with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from syncbeat.v1 import error_reason_pb2
 
-PASSING = frozenset(
+MAY_PASS = frozenset(
     {
         grpc.StatusCode.ABORTED,
         grpc.StatusCode.CANCELLED,
@@ -22,13 +22,13 @@ PASSING = frozenset(
         grpc.StatusCode.UNKNOWN,
     }
 )
-"""What may be otherwise when it is tried again: see `ErrorDetails.may_pass`."""
+"""The codes of errors that may pass when the call is made again; see `ErrorDetails.may_pass`."""
 
 MAX_EXPIRIES = 8
-"""In a row: one that renews its token by a clock that is behind comes to a good one yet."""
+"""Expired tokens in a row before it is an error: a caller that renews by a slow clock gets a good one in the end."""
 
-# What a cursor of a scope that the caller no longer sees is refused with: in a stream, and in a list to a service.
-_GONE = frozenset(
+# The reasons that a cursor of a scope the caller has left is refused with: in a stream, and in a list to a service.
+_LEFT_SCOPE = frozenset(
     {error_reason_pb2.ErrorReason.ERROR_REASON_ACCESS_DENIED, error_reason_pb2.ErrorReason.ERROR_REASON_NOT_FOUND}
 )
 _DOMAIN = "syncbeat"
@@ -45,11 +45,11 @@ class Violation:
 
 @dataclass(frozen=True)
 class ErrorDetails:
-    """Why a call failed.
+    """The reason and the details of a failed call.
 
-    `reason` is what to branch on; ERROR_REASON_UNSPECIFIED when the server did not say (the connection broke), or said
-    one that this client does not know. `metadata` has the server's `request_id`, and what the reason names.
-    `retry_after_s` is how long the server asks to be left alone, None when it does not. `told`: the server said why.
+    `reason` is to branch on; ERROR_REASON_UNSPECIFIED if the server gave none (the connection broke), or one that this
+    client does not know. `metadata` has the server's `request_id`, and what the reason names. `retry_after_s` is how
+    long the server asks to wait, None if it does not. `told` is true if the server gave a reason.
     """
 
     code: grpc.StatusCode
@@ -62,34 +62,34 @@ class ErrorDetails:
 
     @property
     def may_pass(self) -> bool:
-        """Whether the same call may succeed when it is made again.
+        """True if the same call may succeed when it is made again.
 
-        The server says why it is RESOURCE_EXHAUSTED: then that passes. What says nothing is a limit of gRPC's own, as
-        for the size of a message, here or there: the same message meets it again.
+        A RESOURCE_EXHAUSTED with a reason of the server's passes. Without one it comes from a limit of gRPC's own, as
+        for the size of a message, here or there: the same message would meet it again.
         """
-        return self.code in PASSING and (self.told or self.code is not grpc.StatusCode.RESOURCE_EXHAUSTED)
+        return self.code in MAY_PASS and (self.told or self.code is not grpc.StatusCode.RESOURCE_EXHAUSTED)
 
     @property
     def has_expired(self) -> bool:
-        """Whether the token has expired: with a new one the call may be made again."""
+        """True if the token has expired: with a new one the call may be made again."""
         return self.reason == error_reason_pb2.ErrorReason.ERROR_REASON_TOKEN_EXPIRED
 
     @property
     def left_scope(self) -> str | None:
-        """The scope that was refused because it is not the caller's any more; None: that is not what is wrong."""
-        return self.metadata.get("scope") if self.reason in _GONE else None
+        """The scope that was refused because the caller has left it; None for any other error."""
+        return self.metadata.get("scope") if self.reason in _LEFT_SCOPE else None
 
 
 def explain(error: grpc.aio.AioRpcError) -> ErrorDetails:
-    """The details of an error that a call raised. Never fails: what the server did not send is empty."""
+    """Return the details of an error that a call raised. Never fails: details that were not sent are empty."""
     info, invalid, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-    wait_s: float | None = None
+    retry_after_s: float | None = None
     for detail in _status_of(error).details:
         try:
             detail.Unpack(info)
             detail.Unpack(invalid)
             if detail.Unpack(retry):
-                wait_s = max(0.0, retry.retry_delay.ToTimedelta().total_seconds())
+                retry_after_s = max(0.0, retry.retry_delay.ToTimedelta().total_seconds())
         except (DecodeError, OverflowError, ValueError):
             continue
     return ErrorDetails(
@@ -98,7 +98,7 @@ def explain(error: grpc.aio.AioRpcError) -> ErrorDetails:
         message=error.details() or "",
         metadata=dict(info.metadata),
         violations=tuple(Violation(one.field, one.description) for one in invalid.field_violations),
-        retry_after_s=wait_s,
+        retry_after_s=retry_after_s,
         told=info.domain == _DOMAIN,
     )
 

@@ -1,4 +1,4 @@
-"""What the contract says of repeating a call, as a gRPC service config.
+"""Retries the calls that the contract says are safe to repeat, by a gRPC service config.
 
 Source: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
 """
@@ -38,22 +38,21 @@ _POLICY = {
     "initialBackoff": "0.2s",
     "maxBackoff": "5s",
     "backoffMultiplier": 2,
-    # With RESOURCE_EXHAUSTED the server says when to come back (grpc-retry-pushback-ms), and that is obeyed. An answer
-    # that is too large is not asked for again, since it has begun; nor is a request sent again that the server finds
-    # too large, since it does not fit into the buffer either (`client.py`). CANCELLED is what a
-    # server that shuts down answers to calls that reach it before the client knows of it; a call that its own caller
-    # cancels is over, whatever stands here.
+    # With RESOURCE_EXHAUSTED the server says when to retry (grpc-retry-pushback-ms), and that is obeyed. A call whose
+    # response is too large is not retried, since the response has begun; nor one whose request is too large for the
+    # server, since it does not fit into the retry buffer either (`client.py`). A server that shuts down answers
+    # CANCELLED to calls that reach it before the client knows; a call that its own caller cancels is never retried.
     "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
 }
 MAX_CONNECTIONS = 100
-"""To a server: 10,000 streams behind a proxy that takes 100 calls on a connection."""
+"""The connections to one server: 10,000 streams behind a proxy that takes 100 calls on each."""
 
-# Half of the tokens gone means that no call is repeated until successes have brought them back.
+# While half of the tokens are used up no call is retried; successes bring them back.
 _THROTTLING = {"maxTokens": 10, "tokenRatio": 0.1}
 
 
 def is_repeatable(method: MethodDescriptor) -> bool:
-    """Whether a unary call may be sent twice: by its nature, or by the request_id that the client fills in."""
+    """Tell if a unary call may be sent twice: by its nature, or by the request_id that the client fills in."""
     if method.server_streaming:
         return False
     level = method.GetOptions().idempotency_level
@@ -63,10 +62,10 @@ def is_repeatable(method: MethodDescriptor) -> bool:
 
 
 def service_config(*, shuffle: bool) -> str:
-    """The service config (JSON) that repeats what is safe to repeat, and nothing else.
+    """Return the service config (JSON) that retries the calls that are safe to repeat.
 
-    `shuffle`: a connection goes to any of the addresses that a name has, and not to the first that answers: else all
-    clients of a name server that does not turn its answers have the same server.
+    With `shuffle` a connection goes to any of a name's addresses, not to the first that answers: else all clients of a
+    name server that does not rotate its answers would have the same server.
     """
     names = [
         {"service": service.full_name, "method": method.name}
@@ -76,7 +75,7 @@ def service_config(*, shuffle: bool) -> str:
     ]
     return json.dumps(
         {
-            # What is above the number of calls that a peer takes on a connection (proxies: 100) waits without a word.
+            # A call above the number that a peer takes on a connection (proxies: 100) would wait unnoticed.
             "connectionScaling": {"maxConnectionsPerSubchannel": MAX_CONNECTIONS},
             "loadBalancingConfig": [{"pick_first": {"shuffleAddressList": shuffle}}],
             "methodConfig": [{"name": names, "retryPolicy": _POLICY}],
@@ -86,7 +85,7 @@ def service_config(*, shuffle: bool) -> str:
 
 
 def public_paths() -> frozenset[str]:
-    """The paths of the methods that read no credentials."""
+    """Return the paths of the methods that take no credentials."""
     return frozenset(
         f"/{service.full_name}/{method.name}"
         for service in SERVICES

@@ -1,16 +1,14 @@
-"""A user's session on a device: keeps its access token fresh, and never spends a refresh token twice at once."""
+"""Keeps the access token of a user's session fresh, by one refresh at a time, whoever asks for a token."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import inspect
-import json
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import grpc
 
 from syncbeat.errors import explain
+from syncbeat.session_tokens import SessionStorage, SessionTokens, SignedOut
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1.error_reason_pb2 import ErrorReason
 
@@ -28,11 +27,11 @@ _log = logging.getLogger(__name__)
 
 _EARLY_S, _JITTER_S = 300.0, 60.0
 _HALF = 0.5
-_TOO_LATE_S = 5.0  # a token that ends while the call is on its way is of no use
-_LOOK_EVERY_S = 30.0  # timers stand still while a device sleeps, its clock does not
-_ATTEMPT_S = 10.0
+_MIN_LEFT_S = 5.0  # a token that expires while the call is on its way is of no use
+_MAX_NAP_S = 30.0  # timers stand still while a device sleeps, its clock does not
+_ATTEMPT_TIMEOUT_S = 10.0
 _FIRST_DELAY_S, _MAX_DELAY_S = 1.0, 60.0
-_DEAD = frozenset(
+_SIGNED_OUT_REASONS = frozenset(
     {
         ErrorReason.ERROR_REASON_TOKEN_INVALID,
         ErrorReason.ERROR_REASON_TOKEN_EXPIRED,
@@ -41,69 +40,11 @@ _DEAD = frozenset(
 )
 
 
-class SignedOut(Exception):
-    """There is no session any more: its user has to sign in again."""
-
-
-@dataclass(frozen=True)
-class SessionTokens:
-    """The tokens of a session, as CreateSession and RefreshSession answer them. Its text form shows none of them."""
-
-    session_id: str
-    access_token: str = field(repr=False)
-    access_expires_at: datetime
-    refresh_token: str = field(repr=False)
-    refresh_expires_at: datetime
-
-    @classmethod
-    def of(cls, answer: pb.CreateSessionResponse | pb.RefreshSessionResponse) -> Self:
-        """The tokens of an answer."""
-        return cls(
-            session_id=answer.session_id,
-            access_token=answer.access_token,
-            access_expires_at=answer.access_expire_time.ToDatetime(UTC),
-            refresh_token=answer.refresh_token,
-            refresh_expires_at=answer.refresh_expire_time.ToDatetime(UTC),
-        )
-
-    def to_json(self) -> str:
-        """What to keep on the device, where only the app can read it."""
-        return json.dumps(
-            {
-                "session_id": self.session_id,
-                "access_token": self.access_token,
-                "access_expires_at": self.access_expires_at.isoformat(),
-                "refresh_token": self.refresh_token,
-                "refresh_expires_at": self.refresh_expires_at.isoformat(),
-            }
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """What was kept. Raises ValueError, KeyError or TypeError for anything else."""
-        kept = json.loads(text)
-        for name in ("access_expires_at", "refresh_expires_at"):
-            kept[name] = datetime.fromisoformat(kept[name])
-        return cls(**kept)
-
-
-class SessionStorage(Protocol):
-    """Where a session's tokens are kept between runs of the app."""
-
-    async def load(self) -> str | None:
-        """What was saved last; None when there is nothing."""
-        ...
-
-    async def save(self, text: str | None) -> None:
-        """Keep this from now on; None: forget it."""
-        ...
-
-
 class SessionClock(Protocol):
-    """Where a session takes the time from."""
+    """The source of time of a session."""
 
     def now(self) -> datetime:
-        """The present moment, time-zone aware."""
+        """Return the present moment, time-zone aware."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -120,15 +61,15 @@ class _SystemClock:
 
 
 OnSignedOut = Callable[[], SessionTokens | Awaitable[SessionTokens | None] | None]
-"""Told that the session is over. New tokens, from signing in again, are used from then on."""
+"""Called when the session is over. New tokens that it returns, from signing in again, are used from then on."""
 
 
 class Session:
-    """Give it to `SyncbeatClient(address, token=session)`, whose calls and streams then carry a fresh token.
+    """A user's session. Give it to `SyncbeatClient(address, token=session)`, whose calls then carry a fresh token.
 
-    The token is renewed 5 to 6 minutes before it ends (a short-lived one at half of its life), in the background and
-    whenever it is asked for; a token that the server finds expired is renewed once and the call repeated. However many
-    tasks ask, one refresh is under way, and its tokens are stored before anybody gets them.
+    The token is renewed 5 to 6 minutes before it expires (a short-lived one at half of its life), in the background and
+    when it is asked for; if the server finds it expired, it is renewed once and the call repeated. However many tasks
+    ask, one refresh is made, and its tokens are stored before any of them gets one.
     """
 
     def __init__(
@@ -139,7 +80,7 @@ class Session:
         on_signed_out: OnSignedOut | None = None,
         clock: SessionClock | None = None,
     ) -> None:
-        """Without `tokens` those in `storage` are used."""
+        """Without `tokens`, those in `storage` are used."""
         self._tokens = tokens
         self._storage = storage
         self._on_signed_out = on_signed_out
@@ -151,43 +92,43 @@ class Session:
         self._unsaved = tokens is not None
         self._adopted_at = 0.0
         self._early_s = 0.0
-        self._draw()
+        self._choose_early_s()
 
     def bind(self, auth: AuthServiceAsyncStub) -> None:
-        """Refresh over this service from now on; the client it is given to does that."""
+        """Refresh over this service from now on; called by the client that the session is given to."""
         self._auth = auth
 
     async def token(self) -> str:
-        """The access token, good for some seconds more at least.
+        """Return the access token, which is valid for some seconds more at least.
 
         Raises:
             SignedOut: there is no session any more.
-            grpc.aio.AioRpcError: the token is over and could not be renewed now.
+            grpc.aio.AioRpcError: the token has expired and could not be renewed now.
         """
         await self._open()
-        tokens = self._present()
+        tokens = self._require_tokens()
         left_s = (tokens.access_expires_at - self._clock.now()).total_seconds()
-        if left_s <= _TOO_LATE_S:
-            tokens = await self._renewed()
+        if left_s <= _MIN_LEFT_S:
+            tokens = await self._await_refresh()
         elif left_s <= self._early_s:
-            self._start()
+            self._start_refresh()
         if self._unsaved:
             await self._save(tokens)
         return tokens.access_token
 
     async def renew(self, refused: str) -> str:
-        """A token in the place of one that the server found expired; another task may have got it already."""
+        """Return a token in place of one that the server found expired; another task may have renewed it already."""
         await self._open()
-        tokens = self._present()
+        tokens = self._require_tokens()
         if tokens.access_token == refused:
-            tokens = await self._renewed()
+            tokens = await self._await_refresh()
         return tokens.access_token
 
     async def renew_after_stream(self, opened_at: float) -> None:
-        """As `renew`, for a stream that was opened at a moment (monotonic) and found expired by the server."""
+        """Renew the token of a stream opened at a moment (monotonic seconds), unless that has been done since."""
         if self._adopted_at < opened_at:
             await self._open()
-            await self._renewed()
+            await self._await_refresh()
 
     async def sign_out(self) -> None:
         """End the session on the server, if that can be reached, and forget it here."""
@@ -197,7 +138,7 @@ class Session:
             request = pb.RevokeSessionRequest(session_id=tokens.session_id)
             metadata = (("authorization", f"Bearer {tokens.access_token}"),)
             with contextlib.suppress(grpc.aio.AioRpcError):
-                await auth.RevokeSession(request, timeout=_ATTEMPT_S, metadata=metadata)
+                await auth.RevokeSession(request, timeout=_ATTEMPT_TIMEOUT_S, metadata=metadata)
         self._tokens = None
         await self._store(None)
         await self.close()
@@ -218,7 +159,7 @@ class Session:
     ) -> None:
         await self.close()
 
-    def _present(self) -> SessionTokens:
+    def _require_tokens(self) -> SessionTokens:
         if self._tokens is None:
             raise SignedOut("there is no session: sign in again")
         return self._tokens
@@ -237,43 +178,43 @@ class Session:
             try:
                 self._tokens = SessionTokens.from_json(text)
             except (ValueError, KeyError, TypeError):
-                _log.warning("what was stored is no session: it is not used")
-        self._draw()
+                _log.warning("the stored text is no session and is not used")
+        self._choose_early_s()
 
-    def _draw(self) -> None:
-        # Devices that signed in together are not to refresh together.
+    def _choose_early_s(self) -> None:
+        # Jittered, so that devices that signed in together do not refresh together.
         self._early_s = _EARLY_S + random.uniform(0.0, _JITTER_S)  # noqa: S311  # not a secret
         if self._tokens is not None:
             life_s = (self._tokens.access_expires_at - self._clock.now()).total_seconds()
             self._early_s = min(self._early_s, max(0.0, life_s) * _HALF)
 
-    def _start(self) -> asyncio.Task[SessionTokens]:
+    def _start_refresh(self) -> asyncio.Task[SessionTokens]:
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.ensure_future(self._refresh())
-            self._refreshing.add_done_callback(_retrieved)
+            self._refreshing.add_done_callback(_retrieve)
         return self._refreshing
 
-    async def _renewed(self) -> SessionTokens:
-        # A caller that gives up takes the refresh from nobody else.
-        return await asyncio.shield(self._start())
+    async def _await_refresh(self) -> SessionTokens:
+        # Shielded: a caller that is cancelled does not cancel the refresh that others wait for.
+        return await asyncio.shield(self._start_refresh())
 
     async def _refresh(self) -> SessionTokens:
         if self._auth is None:
             raise RuntimeError("a session needs a client: SyncbeatClient(address, token=session)")
-        request = pb.RefreshSessionRequest(refresh_token=self._present().refresh_token)
+        request = pb.RefreshSessionRequest(refresh_token=self._require_tokens().refresh_token)
         try:
-            # An answer that is lost is asked for again with the same token, and is the same.
-            answer = await self._auth.RefreshSession(request, timeout=_ATTEMPT_S)
+            # After a lost response the same token is sent again, and the response is the same.
+            answer = await self._auth.RefreshSession(request, timeout=_ATTEMPT_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            if explain(error).reason not in _DEAD:
+            if explain(error).reason not in _SIGNED_OUT_REASONS:
                 raise
-            return await self._signed_out()
+            return await self._end_session()
         return await self._adopt(SessionTokens.of(answer))
 
     async def _adopt(self, tokens: SessionTokens) -> SessionTokens:
-        # In memory first: the old refresh token is spent, whatever becomes of the storage.
+        # In memory first: the old refresh token is spent, even if the storage fails.
         self._tokens, self._unsaved, self._adopted_at = tokens, True, time.monotonic()
-        self._draw()
+        self._choose_early_s()
         await self._save(tokens)
         return tokens
 
@@ -285,7 +226,7 @@ class Session:
         if self._storage is not None:
             await self._storage.save(text)
 
-    async def _signed_out(self) -> SessionTokens:
+    async def _end_session(self) -> SessionTokens:
         _log.info("the session is over")
         self._tokens = None
         await self._store(None)
@@ -299,23 +240,23 @@ class Session:
         failures = 0
         while True:
             tokens = self._tokens
-            left_s = _LOOK_EVERY_S
+            left_s = _MAX_NAP_S
             if tokens is not None:
                 left_s = (tokens.access_expires_at - self._clock.now()).total_seconds() - self._early_s
             if left_s > 0 or tokens is None:
-                await self._clock.sleep(min(max(left_s, 0.0), _LOOK_EVERY_S))
+                await self._clock.sleep(min(max(left_s, 0.0), _MAX_NAP_S))
                 continue
             try:
-                await self._renewed()
+                await self._await_refresh()
                 failures = 0
-            except Exception as error:  # noqa: BLE001  # whatever it is, whoever asks for a token is told
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is raised to the next caller that needs a token
                 failures += 1
                 _log.info("the session could not be refreshed yet (%s)", type(error).__name__)
-                longest_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** min(failures, 10))
-                await self._clock.sleep(random.uniform(_FIRST_DELAY_S / 2, longest_s))  # noqa: S311  # not a secret
+                max_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** min(failures, 10))
+                await self._clock.sleep(random.uniform(_FIRST_DELAY_S / 2, max_s))  # noqa: S311  # not a secret
 
 
-def _retrieved(task: asyncio.Task[SessionTokens]) -> None:
-    # Where every caller has gone, nobody else asks what became of it.
+def _retrieve(task: asyncio.Task[SessionTokens]) -> None:
+    # If every caller was cancelled, nobody else retrieves its exception, and asyncio would log that.
     if not task.cancelled():
         task.exception()

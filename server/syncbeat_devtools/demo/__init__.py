@@ -1,1 +1,1 @@
-"""The whole story over real processes, each claim checked; or the same processes kept running to try things."""
+"""The demo: plays a story over real processes and checks each claim, or keeps the same processes running."""

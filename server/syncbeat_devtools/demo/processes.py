@@ -1,4 +1,4 @@
-"""The processes of a demo: started with their settings, waited for, killed, and never left behind."""
+"""Child processes of a demo: started with their settings, awaited, killed, and never left behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.keys import new_signing_key
 from syncbeat_server.errors import SyncbeatError
-from syncbeat_server.ops.process_group import launcher
+from syncbeat_server.ops.process_group import launch_prefix
 
 _READY_S = 30.0
 _STOP_S = 30.0
@@ -28,7 +28,7 @@ class DemoFailed(SyncbeatError):
 
 
 class Process:
-    """One `syncbeat-server` command as a child."""
+    """A `syncbeat-server` command as a child process."""
 
     def __init__(self, child: asyncio.subprocess.Process, address: str, log: Path) -> None:
         self._child = child
@@ -37,21 +37,21 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Return its process id."""
         return self._child.pid
 
     async def kill(self) -> None:
-        """End it by SIGKILL: nothing of it runs on."""
+        """End it by SIGKILL."""
         if self._child.returncode is None:
             self._child.kill()
         await self._child.wait()
 
     async def wait(self) -> int:
-        """Its exit status, once it has ended."""
+        """Wait until it ends. Returns its exit status."""
         return await self._child.wait()
 
     async def stop(self) -> int:
-        """End it by SIGTERM, as an orchestrator does; its exit status."""
+        """End it by SIGTERM, as an orchestrator does. Returns its exit status."""
         if self._child.returncode is None:
             self._child.send_signal(signal.SIGTERM)
         try:
@@ -61,20 +61,20 @@ class Process:
             return -signal.SIGKILL
 
     def log_text(self) -> str:
-        """What it logged."""
+        """Return its log."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
 
-async def start(arguments: list[str], settings: Mapping[str, str], log: Path) -> Process:
-    """Start `syncbeat-server ARGUMENTS` and return when it says that it serves.
+async def start_process(arguments: list[str], settings: Mapping[str, str], log: Path) -> Process:
+    """Start `syncbeat-server ARGUMENTS` and wait until it reports that it serves.
 
     Raises:
-        DemoFailed: it ended, or said nothing for too long; the message has the end of its log.
+        DemoFailed: it ended, or did not report in time; the message has the end of its log.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
     with log.open("ab") as output:
         child = await asyncio.create_subprocess_exec(
-            *launcher(signal.SIGTERM),
+            *launch_prefix(signal.SIGTERM),
             sys.executable,
             "-m",
             "syncbeat_server.cli",
@@ -106,7 +106,7 @@ async def _address(child: asyncio.subprocess.Process) -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """The secrets of a demo, made anew each time: what the servers know, and what the backend calls with."""
+    """The secrets of one demo, generated anew each time: the servers' settings, and the backend's credentials."""
 
     jwt_secret: str
     service_token: str
@@ -114,16 +114,16 @@ class Identity:
 
     @classmethod
     def new(cls) -> Identity:
-        """Random ones."""
+        """Generate random secrets."""
         return cls(secrets.token_urlsafe(32), secrets.token_urlsafe(32), new_signing_key("demo").decode())
 
     @property
     def key(self) -> KeyRow:
-        """What the app's own backend signs its users' tokens with."""
+        """Return the key with which the app's own backend signs its users' tokens."""
         return KeyRow(Issuer("default", "syncbeat", uuid_subjects=False), "demo", "HS256", self.jwt_secret)
 
     def settings(self) -> dict[str, str]:
-        """How the servers are told."""
+        """Return the secrets as settings of the servers."""
         digest = hashlib.sha256(self.service_token.encode()).hexdigest()
         return {
             "SYNCBEAT_JWT_SECRETS": f"demo={self.jwt_secret}",

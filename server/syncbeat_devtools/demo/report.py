@@ -1,4 +1,4 @@
-"""The timeline of a demo: what happened, when, and which claims held."""
+"""The timeline of a demo: its events with their times, and the claims that held."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Report:
-    """Prints each line as it happens; as text for people, or as JSON lines."""
+    """Prints each line as it happens, as text for people or as JSON lines."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
@@ -16,23 +16,23 @@ class Report:
         self.failed: list[str] = []
 
     def chapter(self, title: str) -> None:
-        """A new part of the story."""
+        """Begin a new part of the story."""
         self._print("chapter", title, None, f"\n{title}")
 
     def note(self, text: str) -> None:
-        """Something that happened."""
+        """Print an event."""
         self._print("note", text, None, f"  {self._clock()}       {text}")
 
     def claim(self, text: str, holds: bool, seen: object = None) -> None:
-        """Something we promise; `seen` is what was found."""
+        """Print and count a claim; `seen` is the observed value."""
         self.claims += 1
         if not holds:
             self.failed.append(text)
         found = "" if seen is None else f"  ({seen})"
         self._print("claim", text, holds, f"  {self._clock()}  {'ok  ' if holds else 'FAIL'} {text}{found}", seen)
 
-    def end(self) -> int:
-        """The verdict; the exit status."""
+    def finish(self) -> int:
+        """Print the verdict. Returns the exit status."""
         held = self.claims - len(self.failed)
         verdict = f"{held} of {self.claims} claims held"
         self._print("verdict", verdict, not self.failed, f"\n{verdict}")

@@ -1,4 +1,4 @@
-"""What `demo` does: plays the story, or keeps its processes running."""
+"""The command `demo`: plays the story, or serves until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from syncbeat_devtools.demo.processes import Identity, start
+from syncbeat_devtools.demo.processes import Identity, start_process
 from syncbeat_devtools.demo.report import Report
-from syncbeat_devtools.demo.sessions import lines_with_secrets
-from syncbeat_devtools.demo.stage import Stage, staged
-from syncbeat_devtools.demo.story import tell
-from syncbeat_devtools.demo.wakes import RESENT_AFTER_S
+from syncbeat_devtools.demo.resend_chapter import RESEND_AFTER_S
+from syncbeat_devtools.demo.session_chapter import count_lines_with_secrets
+from syncbeat_devtools.demo.stage import Stage, running_stage
+from syncbeat_devtools.demo.story import play_story
 from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.auth.tokens.verify import mint
 from syncbeat_server.storage.migrate import migrate
@@ -22,23 +22,23 @@ _ADDRESS = "127.0.0.1:50051"
 
 
 def play(*, as_json: bool) -> int:
-    """Play the story and check each claim; 0 when all held."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does: with everything it started
+    """Play the story and check each claim. Returns the exit status, 0 if all claims held."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that all children end too
     report = Report(as_json=as_json)
     with running_stores() as stores:
-        return asyncio.run(stores.needed_by(_play(stores, stores.folder, report)))
+        return asyncio.run(stores.supervise(_play(stores, stores.folder, report)))
 
 
 async def _play(stores: EmbeddedStores, folder: Path, report: Report) -> int:
     report.chapter("Real stores, two servers, a worker, and a fake of FCM")
     await migrate(stores.owner_url, app_login="syncbeat_app")
-    async with staged(stores, folder) as stage:
-        stage.settings["SYNCBEAT_RESEND_S"] = f"{RESENT_AFTER_S},{RESENT_AFTER_S}"
+    async with running_stage(stores, folder) as stage:
+        stage.settings["SYNCBEAT_RESEND_S"] = f"{RESEND_AFTER_S},{RESEND_AFTER_S}"
         await stage.start_all()
         report.note(f"servers on {stage.servers[0].address} and {stage.servers[1].address}, a worker beside them")
-        await tell(stage, report)
+        await play_story(stage, report)
         await _stop(stage, report)
-    return report.end()
+    return report.finish()
 
 
 async def _stop(stage: Stage, report: Report) -> None:
@@ -46,21 +46,21 @@ async def _stop(stage: Stage, report: Report) -> None:
     running = [stage.servers[-1], *([stage.worker] if stage.worker else [])]
     statuses = await asyncio.gather(*(process.stop() for process in running))
     report.claim("each process drained and ended by itself", statuses == [0] * len(running), statuses)
-    found = lines_with_secrets(stage.folder)
+    found = count_lines_with_secrets(stage.folder)
     report.claim("no line of any log holds a token", found == 0, f"{found} lines")
 
 
 def serve() -> int:
-    """Serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN if that is set; print what to try."""
+    """Serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN if set; print commands to try."""
     with running_stores() as stores:
-        return asyncio.run(stores.needed_by(_serve(stores, stores.folder)))
+        return asyncio.run(stores.supervise(_serve(stores, stores.folder)))
 
 
 async def _serve(stores: EmbeddedStores, folder: Path) -> int:
     await migrate(stores.owner_url, app_login="syncbeat_app")
     identity = Identity.new()
     credentials = folder / "service-account.json"
-    fake = await start(["fake-fcm", "--credentials", str(credentials)], {}, folder / "fake-fcm.log")
+    fake = await start_process(["fake-fcm", "--credentials", str(credentials)], {}, folder / "fake-fcm.log")
     settings = {
         **identity.settings(),
         "SYNCBEAT_LISTEN": os.environ.get("SYNCBEAT_LISTEN") or _ADDRESS,
@@ -71,9 +71,9 @@ async def _serve(stores: EmbeddedStores, folder: Path) -> int:
         "SYNCBEAT_REFLECTION": "true",
     }
     try:
-        server = await start(["serve"], settings, folder / "server.log")
+        server = await start_process(["serve"], settings, folder / "server.log")
         try:
-            print(_invitation(identity, server.address, fake.address, folder), flush=True)
+            print(_instructions(identity, server.address, fake.address, folder), flush=True)
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -85,7 +85,7 @@ async def _serve(stores: EmbeddedStores, folder: Path) -> int:
     return status
 
 
-def _invitation(identity: Identity, address: str, fake: str, folder: Path) -> str:
+def _instructions(identity: Identity, address: str, fake: str, folder: Path) -> str:
     user = mint(identity.key, "alice", datetime.now(UTC), timedelta(hours=12))
     call = ".venv/bin/buf curl --schema protos --protocol grpc --http2-prior-knowledge"
     service = f"http://{address}/syncbeat.v1"

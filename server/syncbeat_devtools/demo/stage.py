@@ -1,4 +1,4 @@
-"""The processes of the story: two servers, a worker, the fake FCM, and who calls them."""
+"""The processes of the story: two servers, a worker and the fake FCM, with clients for them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 import aiohttp
 
 from syncbeat import SyncbeatClient
-from syncbeat_devtools.demo.devices import Screens
-from syncbeat_devtools.demo.processes import Identity, Process, start
+from syncbeat_devtools.demo.devices import FakeFcmClient
+from syncbeat_devtools.demo.processes import Identity, Process, start_process
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.auth.tokens.verify import mint
 
-# Short times, so that the story is: what takes minutes in production takes a second here.
+# Short times, so that the story takes seconds where production takes minutes.
 _FAST = {
     "SYNCBEAT_LISTEN": "127.0.0.1:0",
     "SYNCBEAT_DELIVERY_LEASE_S": "1.5",
@@ -31,60 +31,60 @@ _FAST = {
 
 @dataclass
 class Stage:
-    """Everything the story plays with."""
+    """The running processes of a story, their settings and credentials."""
 
     stores: EmbeddedStores
     identity: Identity
     folder: Path
     settings: dict[str, str]
-    screens: Screens
+    fake_fcm: FakeFcmClient
     servers: list[Process] = field(default_factory=list)
     _started: list[Process] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     worker: Process | None = None
 
     async def start_all(self) -> None:
-        """Two servers and a worker."""
+        """Start two servers and a worker."""
         await asyncio.gather(self.start_server(), self.start_server(), self.start_worker())
 
     async def start_server(self) -> Process:
-        """One more server process, of the role that serves RPCs only."""
+        """Start one more server process, in the role that serves RPCs only."""
         log = self.folder / f"server-{next(self._numbers)}.log"
-        server = await start(["serve"], {**self.settings, "SYNCBEAT_ROLE": "rpc"}, log)
+        server = await start_process(["serve"], {**self.settings, "SYNCBEAT_ROLE": "rpc"}, log)
         self.servers.append(server)
         self._started.append(server)
         return server
 
     async def start_worker(self) -> Process:
-        """The delivery worker, as a process of its own."""
-        self.worker = await start(["worker"], self.settings, self.folder / f"worker-{next(self._numbers)}.log")
+        """Start the delivery worker as a process of its own."""
+        self.worker = await start_process(["worker"], self.settings, self.folder / f"worker-{next(self._numbers)}.log")
         self._started.append(self.worker)
         return self.worker
 
     async def stop(self) -> None:
-        """End by SIGTERM whatever still runs."""
+        """End all processes that still run by SIGTERM."""
         await asyncio.gather(*(process.stop() for process in self._started))
 
     def client(self, token: str, *servers: Process) -> SyncbeatClient:
-        """A client that prefers the first server, and goes to the next when that is gone."""
+        """Return a client that prefers the first server, and fails over to the next."""
         addresses = ",".join(server.address for server in servers or self.servers)
         return SyncbeatClient(f"ipv4:{addresses}", token=token, tls=False)
 
     def user_token(self, user_id: str) -> str:
-        """An access token, as the app's own backend signs it."""
+        """Return an access token, signed as the app's own backend signs it."""
         return mint(self.identity.key, user_id, datetime.now(UTC), timedelta(hours=1))
 
 
 @asynccontextmanager
-async def staged(stores: EmbeddedStores, folder: Path, *, database_url: str = "") -> AsyncIterator[Stage]:
-    """The fake FCM, and what servers and workers are to be started with; after the block nothing of it runs.
+async def running_stage(stores: EmbeddedStores, folder: Path, *, database_url: str = "") -> AsyncIterator[Stage]:
+    """Start the fake FCM and prepare the settings of servers and workers; all of them end with the block.
 
-    `database_url` names another database than that of the stores.
+    `database_url` overrides the database of the stores.
     """
     identity = Identity.new()
     credentials = folder / "service-account.json"
     async with AsyncExitStack() as stack:
-        fake = await start(["fake-fcm", "--credentials", str(credentials)], {}, folder / "fake-fcm.log")
+        fake = await start_process(["fake-fcm", "--credentials", str(credentials)], {}, folder / "fake-fcm.log")
         stack.push_async_callback(fake.stop)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         settings = {
@@ -95,6 +95,6 @@ async def staged(stores: EmbeddedStores, folder: Path, *, database_url: str = ""
             "SYNCBEAT_FCM_CREDENTIALS": str(credentials),
             "SYNCBEAT_FCM_BASE_URL": fake.address,
         }
-        stage = Stage(stores, identity, folder, settings, Screens(session, fake.address))
+        stage = Stage(stores, identity, folder, settings, FakeFcmClient(session, fake.address))
         stack.push_async_callback(stage.stop)
         yield stage

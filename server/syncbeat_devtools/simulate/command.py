@@ -1,4 +1,4 @@
-"""What `syncbeat-server simulate` does."""
+"""The command `syncbeat-server simulate`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from syncbeat_devtools.simulate.estimate import recount
-from syncbeat_devtools.simulate.fleet import DAY, FLEETS
-from syncbeat_devtools.simulate.jobs import Crew, Sample, crew
-from syncbeat_devtools.simulate.outage import after_outage
-from syncbeat_devtools.simulate.plots import draw_curves, draw_sweeps
-from syncbeat_devtools.simulate.printing import printed
-from syncbeat_devtools.simulate.report import row_of, text_of
-from syncbeat_devtools.simulate.request import Request, bounds_of, check
-from syncbeat_devtools.simulate.settings import PolicyRow, Settings
-from syncbeat_devtools.simulate.study import LATENESS_S, Days, Outcome, on_other_days, run, solved, solved_hybrid
-from syncbeat_devtools.simulate.sweeps import curves, sweeps
-from syncbeat_devtools.simulate.traces import read_trace
-from syncbeat_devtools.simulate.variants import variants
+from syncbeat_devtools.simulate.engine.jobs import JobRunner, Sample, job_runner
+from syncbeat_devtools.simulate.engine.outage import simulate_outage
+from syncbeat_devtools.simulate.fleet.devices import DAY, FLEETS
+from syncbeat_devtools.simulate.fleet.traces import read_trace
+from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+from syncbeat_devtools.simulate.report.output import print_result
+from syncbeat_devtools.simulate.report.plots import draw_curves, draw_sweeps
+from syncbeat_devtools.simulate.report.rows import make_row
+from syncbeat_devtools.simulate.report.text import format_results
+from syncbeat_devtools.simulate.request import Request, check_request, interval_bounds
+from syncbeat_devtools.simulate.study.estimate import recompute_estimate
+from syncbeat_devtools.simulate.study.solver import (
+    LATENESS_S,
+    Days,
+    Outcome,
+    run,
+    run_on_other_days,
+    solve,
+    solve_hybrid,
+)
+from syncbeat_devtools.simulate.study.sweeps import sweep_assumptions, tradeoff_curves
+from syncbeat_devtools.simulate.variants import run_variants
 from syncbeat_server.sync.policy.baselines import FIXED_S
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.fit_samples import History
@@ -34,28 +43,28 @@ _FITTED_FEEDS, _ANOTHER_SEED = 300, 1_000_000
 
 
 def simulate(request: Request) -> int:
-    """Run it and print what came of it; 0, or 1 when nobody reads it.
+    """Run a study and print its results. Returns the exit status: 0, or 1 if the output is closed.
 
     Raises:
-        ConfigurationError: it contradicts itself, or a file of it is no good.
+        ConfigurationError: the request contradicts itself, or one of its files cannot be used.
     """
     started = time.monotonic()
-    check(request)
-    with crew(request.workers, progress(sys.stderr)) as hands:
-        found = _outage(request, hands) if request.outage else _compared(request, hands)
+    check_request(request)
+    with job_runner(request.workers, progress_bar(sys.stderr)) as runner:
+        found = _outage(request, runner) if request.outage else _compare(request, runner)
     found["seconds"] = round(time.monotonic() - started, 1)
-    return printed(json.dumps(found, indent=1) if request.as_json else text_of(found))
+    return print_result(json.dumps(found, indent=1) if request.as_json else format_results(found))
 
 
-def _outage(request: Request, hands: Crew) -> dict[str, Any]:
+def _outage(request: Request, runner: JobRunner) -> dict[str, Any]:
     spec, seed = FLEETS[request.fleet], request.seeds[0]
-    ways = after_outage(spec, seed, spec.devices, hands.executor)
+    ways = simulate_outage(spec, seed, spec.devices, runner.executor)
     return {
         "fleet": request.fleet,
         "seed": seed,
         "after_outage": [
             {
-                "moments": way.placing.value,
+                "moments": way.placement.value,
                 "peak_per_s": way.peak_per_s,
                 "mean_per_s": round(way.mean_per_s, 1),
                 "peak_over_mean": round(way.peak_over_mean, 3),
@@ -66,23 +75,27 @@ def _outage(request: Request, hands: Crew) -> dict[str, Any]:
     }
 
 
-def _compared(request: Request, hands: Crew) -> dict[str, Any]:
+def _compare(request: Request, runner: JobRunner) -> dict[str, Any]:
     days = _days(request, request.devices)
     settings = _settings(request, days)
-    found = compare(request, days, settings, hands)
+    found = compare_policies(request, days, settings, runner)
     if request.variants:
-        found["variants"] = variants(days, settings, request.target_s, hands)
+        found["variants"] = run_variants(days, settings, request.target_s, runner)
     few = _days(replace(request, seeds=request.seeds[:_CURVE_SEEDS]), min(request.devices, _CURVE_DEVICES))
     if request.plot is not None:
-        found["curves"] = curves(few, settings, hands)
+        found["curves"] = tradeoff_curves(few, settings, runner)
         size = few.samples[0].size
-        title = f"fleet {request.fleet}, {size} devices a seed" if days.known else f"log {found['log']}, {size} devices"
+        title = (
+            f"fleet {request.fleet}, {size} devices a seed"
+            if days.has_true_rates
+            else f"log {found['log']}, {size} devices"
+        )
         draw_curves(request.plot, found["curves"], title, days.fleet)
     if request.sweep is not None:
         price = next(row["multiplier"] for row in found["policies"] if row["name"] == PolicyRow.HYBRID)
-        found["sweeps"] = sweeps(few, replace(settings, multiplier=price, lateness_s=LATENESS_S), hands)
+        found["sweeps"] = sweep_assumptions(few, replace(settings, multiplier=price, lateness_s=LATENESS_S), runner)
         draw_sweeps(request.sweep, found["sweeps"])
-    found["original_estimate"] = recount()._asdict()
+    found["original_estimate"] = recompute_estimate()._asdict()
     return found
 
 
@@ -94,11 +107,14 @@ def _days(request: Request, devices: int) -> Days:
 
 
 def _settings(request: Request, days: Days) -> Settings:
-    return Settings(1.0, bounds_of(request), fitted_prior(days.samples[0]))
+    return Settings(1.0, interval_bounds(request), fit_prior(days.samples[0]))
 
 
-def fitted_prior(sample: Sample) -> Prior:
-    """What the server's nightly fit makes of a day of other feeds of the fleet; of a log, of the devices' own day."""
+def fit_prior(sample: Sample) -> Prior:
+    """Return the prior that the server's nightly fit derives from a day of other feeds of the fleet.
+
+    For a log it is derived from the devices' own day.
+    """
     few = min(sample.size, _FITTED_FEEDS)
     others = replace(sample, seed=sample.seed + _ANOTHER_SEED, size=few, history_days=0)
     histories = [History(0.0, DAY, device.changes) for device in others.devices()[:few]]
@@ -106,13 +122,13 @@ def fitted_prior(sample: Sample) -> Prior:
     return DEFAULT_PRIOR if fitted is None else fitted.prior
 
 
-def compare(request: Request, days: Days, settings: Settings, hands: Crew) -> dict[str, Any]:
-    """All policies at the same mean staleness on the same days, and the hybrid at its own limits."""
-    ceiling = solved(PolicyRow.CEILING, days, settings, request.target_s, hands) if days.known else None
-    outcomes = {row: solved(row, days, settings, request.target_s, hands) for row in COMPARED}
+def compare_policies(request: Request, days: Days, settings: Settings, runner: JobRunner) -> dict[str, Any]:
+    """Compare all policies at the same mean staleness on the same days, and the hybrid at its own limits."""
+    ceiling = solve(PolicyRow.CEILING, days, settings, request.target_s, runner) if days.has_true_rates else None
+    outcomes = {row: solve(row, days, settings, request.target_s, runner) for row in COMPARED}
     others = (outcomes[PolicyRow.FIXED], outcomes[PolicyRow.EWMA])
-    hybrid = solved_hybrid(days, settings, hands)
-    hybrid_ceiling = solved_hybrid(days, settings, hands, PolicyRow.HYBRID_CEILING) if days.known else None
+    hybrid = solve_hybrid(days, settings, runner)
+    hybrid_ceiling = solve_hybrid(days, settings, runner, PolicyRow.HYBRID_CEILING) if days.has_true_rates else None
     found = {
         "fleet": request.fleet if request.trace is None else request.trace.name,
         "log": None if request.trace is None else request.trace.name,
@@ -125,22 +141,22 @@ def compare(request: Request, days: Days, settings: Settings, hands: Crew) -> di
         "fitted_prior": settings.prior._asdict(),
         "changes_per_day": round(_changes(others[0], days)),
         "policies": [
-            *(row_of(outcome, days, ceiling, others) for outcome in outcomes.values()),
-            row_of(hybrid, days, hybrid_ceiling),
+            *(make_row(outcome, days, ceiling, others) for outcome in outcomes.values()),
+            make_row(hybrid, days, hybrid_ceiling),
         ],
         "as_written": [
-            row_of(Outcome(row, run(row, days, replace(settings, multiplier=scale), hands), scale), days, None)
+            make_row(Outcome(row, run(row, days, replace(settings, multiplier=scale), runner), scale), days, None)
             for row, scale in ((PolicyRow.TIERS, 1.0), (PolicyRow.BACKOFF, _BACKOFF_CAP_S / FIXED_S))
         ],
     }
-    if days.known:
-        elsewhere, same_price = on_other_days(hybrid, days, settings, hands)
-        found["on_other_days"] = [row_of(same_price, elsewhere, None)]
+    if days.has_true_rates:
+        elsewhere, same_price = run_on_other_days(hybrid, days, settings, runner)
+        found["on_other_days"] = [make_row(same_price, elsewhere, None)]
     return found
 
 
-def progress(stream: Any) -> Callable[[float, str], None]:
-    """A bar on a terminal; nothing where nobody looks."""
+def progress_bar(stream: Any) -> Callable[[float, str], None]:
+    """Return a function that draws a progress bar on a terminal, or does nothing elsewhere."""
     if not stream.isatty():
         return lambda _share, _what: None
 

@@ -1,4 +1,4 @@
-"""What `syncbeat-server simulate` is asked for, and whether it can be had."""
+"""The options of `syncbeat-server simulate`, and their validation."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from syncbeat_devtools.simulate.plots import check_plot
+from syncbeat_devtools.simulate.report.plots import check_plot
+from syncbeat_server.defaults import TARGET_STALENESS_S
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.sync.policy import DEFAULT_TUNING
 from syncbeat_server.sync.policy.interval import Bounds
 
-_DEFAULT_MEAN_S = 15.0
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command was asked for."""
+    """The options of one run."""
 
     fleet: str = "default"
     devices: int = 800
     seeds: tuple[int, ...] = (11, 12, 13)
-    target_s: float = 15.0
+    target_s: float = TARGET_STALENESS_S
     cap_s: float | None = None
     known_days: int = 3
     trace: Path | None = None
@@ -33,21 +32,21 @@ class Request:
     as_json: bool = False
 
 
-def bounds_of(request: Request) -> Bounds:
-    """The shortest and the longest interval of those policies that have them."""
+def interval_bounds(request: Request) -> Bounds:
+    """Return the shortest and the longest interval of the policies that have such bounds."""
     floor_s, cap_s = DEFAULT_TUNING.bounds
-    return Bounds(floor_s, request.cap_s or cap_s * request.target_s / _DEFAULT_MEAN_S)
+    return Bounds(floor_s, request.cap_s or cap_s * request.target_s / TARGET_STALENESS_S)
 
 
-def check(request: Request) -> None:
-    """ConfigurationError when it cannot be met, before the work and not after."""
+def check_request(request: Request) -> None:
+    """Raise ConfigurationError if the options cannot be met, before hours of work."""
     if request.trace is not None and request.variants:
         raise ConfigurationError("--variants: needs the true rates of a fleet, which no log tells: not with --trace")
     if request.outage and (request.trace or request.variants or request.plot or request.sweep):
         raise ConfigurationError("--outage: is a study of its own: not with --trace, --variants, --plot, --sweep")
     if len(set(request.seeds)) < len(request.seeds):
         raise ConfigurationError("--seed: the same one twice tells no more than once")
-    floor_s, cap_s = bounds_of(request)
+    floor_s, cap_s = interval_bounds(request)
     # Polling at even intervals leaves half of an interval in the mean, whatever the policy.
     if not floor_s / 2.0 < request.target_s < cap_s / 2.0:
         raise ConfigurationError(

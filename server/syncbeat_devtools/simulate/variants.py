@@ -1,27 +1,27 @@
-"""What one assumption or one rule changes, everything else being equal."""
+"""Variants: results with one assumption or one rule changed, everything else being equal."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from syncbeat_devtools.simulate.jobs import Crew
-from syncbeat_devtools.simulate.report import row_of
-from syncbeat_devtools.simulate.settings import PolicyRow, Settings
-from syncbeat_devtools.simulate.study import Days, solved, solved_hybrid
+from syncbeat_devtools.simulate.engine.jobs import JobRunner
+from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+from syncbeat_devtools.simulate.report.rows import make_row
+from syncbeat_devtools.simulate.study.solver import Days, solve, solve_hybrid
 from syncbeat_server.sync.policy.interval import Bounds
 
 _LONG_S = 3600.0
 
 
-def variants(days: Days, settings: Settings, target_s: float, crew: Crew) -> list[dict[str, Any]]:
-    """Rows beside those that are compared."""
+def run_variants(days: Days, settings: Settings, target_s: float, runner: JobRunner) -> list[dict[str, Any]]:
+    """Return one row for each variant."""
     short = replace(settings, bounds=Bounds(settings.bounds.floor_s, 4.0 * target_s))
     shorter = replace(settings, bounds=Bounds(settings.bounds.floor_s, 3.0 * target_s))
     uncapped = replace(settings, bounds=Bounds(1.0, _LONG_S))
     unknown = Days.of([replace(sample, history_days=0) for sample in days.samples])
     rows = [
-        row_of(solved(row, those, at, target_s, crew), those, None, (), name)
+        make_row(solve(row, those, at, target_s, runner), those, None, (), name)
         for name, row, those, at in (
             ("sqrt-ewma, no cap", PolicyRow.EWMA, days, uncapped),
             ("adaptive-pull, no cap", PolicyRow.PULL, days, uncapped),
@@ -44,6 +44,6 @@ def variants(days: Days, settings: Settings, target_s: float, crew: Crew) -> lis
         ("hybrid, 1 % dark, 4 % lost", {"dark": 0.01, "loss": 0.04}),
         ("hybrid, 2.5 % dark, 2.5 % lost", {"dark": 0.025, "loss": 0.025}),
     ):
-        at = replace(settings, waking=replace(settings.waking, **changed))
-        rows.append(row_of(solved_hybrid(days, at, crew), days, None, (), name))
+        at = replace(settings, conditions=replace(settings.conditions, **changed))
+        rows.append(make_row(solve_hybrid(days, at, runner), days, None, (), name))
     return rows

@@ -1,53 +1,55 @@
-"""Who may call: issuers and their keys, tokens and certificates, from the settings."""
+"""Wires authentication from the settings: issuers and their keys, tokens and certificates of services and admins."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from syncbeat_server.app.token_issuers import configured_issuers, issuer_of, tell_left_out
-from syncbeat_server.auth.accounts.account_status_cache import Standings
+from syncbeat_server.app.token_issuers import configured_issuers, issuer_of, log_unused_keys
+from syncbeat_server.auth.accounts.caller_caches import CallerCaches, caller_caches
 from syncbeat_server.auth.model import Issuer, KeyRow, Principal, PrincipalKind
-from syncbeat_server.auth.service import Authenticator, Known
+from syncbeat_server.auth.service import Authenticator, Credentials
 from syncbeat_server.auth.tokens.jwks import JwksStore
-from syncbeat_server.auth.tokens.keys import key_table, signing_keys
+from syncbeat_server.auth.tokens.keys import key_table, parse_signing_keys
 from syncbeat_server.auth.tokens.lifetimes import SessionRule
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.settings.server import AppSettings, Settings, session_issuer
+from syncbeat_server.ops.settings.app import AppSettings, session_issuer
+from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.types import CertificateEntry, TokenEntry
 from syncbeat_server.storage.postgres.database import Database
 
 
 @dataclass(frozen=True)
-class Callers:
-    """What checks who calls, and the keys that are fetched meanwhile."""
+class Authentication:
+    """Authenticator of a process, its caches, and the keys that it fetches from issuers."""
 
-    door: Authenticator
+    authenticator: Authenticator
+    caches: CallerCaches
     jwks: tuple[JwksStore, ...]
 
     async def close(self) -> None:
-        """End the connections to issuers."""
+        """Close the connections to issuers."""
         for store in self.jwks:
             await store.close()
 
 
-def callers(settings: Settings, database: Database, clock: Clock) -> Callers:
-    """The door of one process. Raises as `known_callers`."""
-    known = known_callers(settings, clock)
-    standings = Standings(database, clock, settings.token_cache_size)
-    return Callers(Authenticator(known, standings, clock, settings.token_cache_size), tuple(known.jwks.values()))
+def build_authentication(settings: Settings, database: Database, clock: Clock) -> Authentication:
+    """Create the authentication of one process. Raises as `configured_credentials`."""
+    credentials = configured_credentials(settings, clock)
+    caches = caller_caches(database, clock, settings.token_cache_size)
+    return Authentication(Authenticator(credentials, caches, clock), caches, tuple(credentials.jwks.values()))
 
 
-def known_callers(settings: Settings, clock: Clock) -> Known:
-    """Return who may call, as the settings say. A start and `check-config` refuse the same settings.
+def configured_credentials(settings: Settings, clock: Clock) -> Credentials:
+    """Return the credentials that the settings accept. A start and `check-config` refuse the same settings.
 
     Raises:
-        ConfigurationError: a key, what is said of an issuer, or an allow-list cannot be used.
+        ConfigurationError: a key, an issuer's settings, or an allow-list cannot be used.
     """
     apps = settings.all_apps()
     issuers = [one for name, app in apps.items() for one in configured_issuers(name, app)]
-    tell_left_out(issuers)
+    log_unused_keys(issuers)
     rows = [row for one in issuers for row in one.rows]
     rows += [row for name, app in apps.items() for row in _public(session_rows(settings, name, app))]
     jwks = {
@@ -65,11 +67,11 @@ def known_callers(settings: Settings, clock: Clock) -> Known:
         entry.san: _principal(entry, PrincipalKind.SERVICE, "CERTIFICATES", allowed)
         for entry in settings.service_certificates
     }
-    return Known(keys, jwks, holders, certified)
+    return Credentials(keys, jwks, holders, certified)
 
 
 def session_rows(settings: Settings, name: str, app: AppSettings) -> list[KeyRow]:
-    """The private keys of an app's own sessions, the one that signs first; none when there are none.
+    """Return the private keys of an app's own sessions, the signing key first; empty if sessions are off.
 
     Raises:
         ConfigurationError: they cannot be used.
@@ -82,16 +84,16 @@ def session_rows(settings: Settings, name: str, app: AppSettings) -> list[KeyRow
         name=session_issuer(name, app),
         uuid_subjects=first.uuid_subjects,
         leeway=first.leeway,
-        own=True,
+        own_sessions=True,
     )
     try:
-        return signing_keys(settings.session_keys.get_secret_value(), issuer)
+        return parse_signing_keys(settings.session_keys.get_secret_value(), issuer)
     except ValueError as error:
         raise ConfigurationError(f"SYNCBEAT_SESSION_KEYS: {error}") from None
 
 
 def session_rule(settings: Settings) -> SessionRule:
-    """How long our own sessions and their tokens live."""
+    """Return the lifetimes of our own sessions and their tokens."""
     return SessionRule(
         access_s=settings.access_token_s,
         idle_s=settings.session_idle_s,
@@ -106,7 +108,7 @@ def _public(rows: Iterable[KeyRow]) -> list[KeyRow]:
 
 @dataclass(frozen=True)
 class _Allowed:
-    # What an allow-list may name.
+    # Names that an allow-list may hold.
     apps: frozenset[str]
     methods: frozenset[str]
 

@@ -1,103 +1,125 @@
-"""Wake-ups between processes: what is told after a commit, and what is heard from the others."""
+"""Notifies this process and the others of changes: after a commit, and when another process has committed."""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from syncbeat_server.app.process import Process
-from syncbeat_server.auth.cluster_token_cache import TokenCaches
+from syncbeat_server.auth.accounts.caller_caches import CallerCaches
+from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.push.delivery.worker import DeliveryWorker
-from syncbeat_server.sync.hints.view_cache import Views
+from syncbeat_server.sync.hints.view_cache import ViewCache
 from syncbeat_server.sync.streams.hub import Hub
 
-_CHANGES, _MEMBERS, _DELIVERIES, _CALLERS, _DEVICES = "changes", "members", "deliveries", "callers", "devices"
 _SEPARATOR = "\x1f"
 
 
+class Topic(StrEnum):
+    """Names the topics on which processes notify each other."""
+
+    SCOPES = "changes"
+    MEMBERS = "members"
+    DEVICES = "devices"
+    CALLERS = "callers"
+    DELIVERIES = "deliveries"
+
+
 @dataclass(frozen=True)
-class Front:
-    """What a process that serves RPCs has beside: who is at the door, the caches of all processes, and what hints are
-    made of."""
+class RpcCaches:
+    """Caches of a process that serves RPCs, which changes invalidate, and the authenticator that uses them."""
 
-    door: Authenticator
-    caches: TokenCaches
-    views: Views
+    authenticator: Authenticator
+    callers: CallerCaches
+    tokens: ClusterTokenCache
+    views: ViewCache
+
+    def invalidate_all(self) -> None:
+        """Invalidate everything cached here, after notifications may have been lost."""
+        self.callers.invalidate_app()
+        self.views.invalidate_all()
 
 
-class Tellers:
-    """What is told after a commit: first to this process, which does not wait for Redis, then to the others."""
+class ClusterNotifier:
+    """Implements `ChangeNotifier`: notifies this process at once, without waiting for Redis, then the others."""
 
-    def __init__(self, process: Process, worker: DeliveryWorker | None, front: Front) -> None:
+    def __init__(self, process: Process, worker: DeliveryWorker | None, caches: RpcCaches) -> None:
         self._process = process
         self._worker = worker
-        self._front = front
+        self._caches = caches
 
     def scope_changed(self, app_id: str, scope: str) -> None:
-        self._changed(_CHANGES, app_id, [scope])
+        """Notify of a scope's new head, boost or expected change rate."""
+        self._notify(Topic.SCOPES, app_id, [scope])
 
     def members_changed(self, app_id: str, user_ids: Sequence[str]) -> None:
-        self._changed(_MEMBERS, app_id, user_ids)
+        """Notify of users who joined or left scopes."""
+        self._notify(Topic.MEMBERS, app_id, user_ids)
 
     def devices_changed(self, app_id: str, user_ids: Sequence[str]) -> None:
-        self._changed(_DEVICES, app_id, user_ids)
+        """Notify of users of whom a device changed."""
+        self._notify(Topic.DEVICES, app_id, user_ids)
 
     def caller_changed(self, app_id: str, user_id: str) -> None:
-        self._changed(_CALLERS, app_id, [user_id])
-
-    def _changed(self, topic: str, app_id: str, names: Sequence[str]) -> None:
-        for name in names:
-            _changed_here(self._process.hub, self._front, topic, app_id, name)
-            self._process.bus.publish(topic, f"{app_id}{_SEPARATOR}{name}")
+        """Notify of a user whose tokens may be revoked."""
+        self._notify(Topic.CALLERS, app_id, [user_id])
 
     def deliveries_accepted(self) -> None:
+        """Wake the workers: deliveries wait to be sent."""
         if self._worker is not None:
             self._worker.wake()
         bus = self._process.bus
-        bus.publish(_DELIVERIES, "")
+        bus.publish(Topic.DELIVERIES, "")
         if not (bus.listening and bus.health.is_up):
-            self._process.notices.tell()  # Redis is away, or half: PostgreSQL tells those workers that listen to it
+            self._process.pg_notifier.notify()  # for workers with a session of their own, while Redis is away
+
+    def _notify(self, topic: Topic, app_id: str, names: Sequence[str]) -> None:
+        for name in names:
+            _invalidate(self._process.hub, self._caches, topic, app_id, name)
+            self._process.bus.publish(topic, f"{app_id}{_SEPARATOR}{name}")
 
 
-def _changed_here(hub: Hub, front: Front, topic: str, app_id: str, name: str) -> None:
-    """A scope or a user is no longer as it was: what is kept of it ends, and streams look."""
-    if topic == _CHANGES:
-        front.views.scope_changed(app_id, name)
+def _invalidate(hub: Hub, caches: RpcCaches, topic: str, app_id: str, name: str) -> None:
+    """Drop from the caches what a change of a scope or user outdates, and make the streams concerned read again."""
+    if topic == Topic.SCOPES:
+        caches.views.scope_changed(app_id, name)
         hub.scope_changed(app_id, name)
         return
-    front.views.user_changed(app_id, name)
-    if topic == _MEMBERS:
+    caches.views.user_changed(app_id, name)
+    if topic == Topic.MEMBERS:
         hub.members_changed(app_id, name)
-    elif topic == _CALLERS:
-        front.door.revoked(app_id, name)
+    elif topic == Topic.CALLERS:
+        caches.callers.invalidate_user(app_id, name)
         hub.callers_changed(app_id, name)
 
 
-def listening(process: Process, worker: DeliveryWorker | None, front: Front | None) -> Coroutine[Any, Any, None]:
-    """Hears the wake-ups of the other processes, for ever."""
+def listen_for_changes(
+    process: Process, worker: DeliveryWorker | None, caches: RpcCaches | None
+) -> Coroutine[Any, Any, None]:
+    """Apply the notifications of other processes, for ever. `caches` is None in a process without RPCs."""
     hub = process.hub
 
-    def heard(topic: str, message: str) -> None:
-        if front is not None and front.caches.heard(topic, message):
+    def on_message(topic: str, message: str) -> None:
+        if caches is not None and caches.tokens.handle(topic, message):
             return
-        if topic == _DELIVERIES:
+        if topic == Topic.DELIVERIES:
             if worker is not None:
                 worker.wake()
             return
-        if front is not None:
+        if caches is not None:
             app_id, _, name = message.partition(_SEPARATOR)
-            _changed_here(hub, front, topic, app_id, name)
+            _invalidate(hub, caches, topic, app_id, name)
 
-    def resumed() -> None:
-        # Whatever was said meanwhile is lost: look for yourself.
-        if front is not None:
-            front.door.forget_all()
-            front.views.forget_all()
-        hub.look_everywhere()
+    def on_connect() -> None:
+        # Notifications sent while the connection was down are lost.
+        if caches is not None:
+            caches.invalidate_all()
+        hub.invalidate_all()
         if worker is not None:
             worker.wake()
 
-    topics = [_CHANGES, _MEMBERS, _DELIVERIES, _CALLERS, _DEVICES, *(front.caches.topics if front is not None else ())]
-    return process.bus.run_listener(topics, heard, resumed)
+    topics = [*Topic, *(caches.tokens.topics if caches is not None else ())]
+    return process.bus.run_listener(topics, on_message, on_connect)

@@ -1,9 +1,9 @@
-"""What would keep a configuration from serving."""
+"""Checks a configuration as a start would, and the stores it names."""
 
 from __future__ import annotations
 
-from syncbeat_server.app.app_configuration import Apps
-from syncbeat_server.app.authentication import known_callers, session_rows
+from syncbeat_server.app.app_configuration import AppConfiguration
+from syncbeat_server.app.authentication import configured_credentials, session_rows
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.push import providers
 from syncbeat_server.app.token_issuers import configured_issuers
@@ -13,15 +13,15 @@ from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres.database import open_database
-from syncbeat_server.storage.redis.address import address_of
-from syncbeat_server.storage.redis.capability_check import found_refused
+from syncbeat_server.storage.redis.address import parse_redis_url
+from syncbeat_server.storage.redis.capability_check import describe_refusals
 
 
-async def faults(settings: Settings, stores: Stores | None) -> list[str]:
-    """What would keep this configuration from serving, or make it unsafe; empty when it is good."""
+async def find_config_faults(settings: Settings, stores: Stores | None) -> list[str]:
+    """Return the faults that would keep this configuration from serving, or make it unsafe; empty when it is good."""
     found = []
     try:
-        Apps(settings, SystemClock())
+        AppConfiguration(settings, SystemClock())
     except ConfigurationError as error:
         found.append(error.message)
     for name, app in settings.all_apps().items():
@@ -33,7 +33,7 @@ async def faults(settings: Settings, stores: Stores | None) -> list[str]:
         except ConfigurationError as error:
             found.append(error.message)
     try:
-        known_callers(settings, SystemClock())
+        configured_credentials(settings, SystemClock())
     except ConfigurationError as error:
         found += [error.message] if error.message not in found else []
     if stores is not None:
@@ -59,6 +59,6 @@ async def _store_faults(stores: Stores) -> list[str]:
     except SyncbeatError as error:
         return [error.message]
     try:
-        return await found_refused(address_of(stores.redis_url), "check")
+        return await describe_refusals(parse_redis_url(stores.redis_url), "check")
     except ConfigurationError as error:
         return [error.message]

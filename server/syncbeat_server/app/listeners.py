@@ -1,4 +1,4 @@
-"""Where a process listens for RPCs, and with which certificates."""
+"""Wires the listeners of a process: their addresses and certificates."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from syncbeat_server.rpc.server import Listener
 from syncbeat_server.rpc.tls import TlsFiles, server_credentials
 
 
-def listeners(settings: Settings) -> list[Listener]:
-    """The listener of everybody, then that of services which show a certificate.
+def rpc_listeners(settings: Settings) -> list[Listener]:
+    """Return the listener for all callers, then the one for services with a client certificate.
 
     Raises:
         ConfigurationError: the certificates cannot be used.

@@ -1,4 +1,4 @@
-"""Wires the pacing of hints and the shedding of calls: each measures what the other needs."""
+"""Wires the pacing of hints and the shedding of calls, each of which measures for the other."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ import random
 from typing import TYPE_CHECKING
 
 from syncbeat_server.app.process import Process
-from syncbeat_server.sync.hints.load_pacer import Figures, Limits, Pacer
+from syncbeat_server.sync.hints.load_meter import LoadFigures, LoadLimits
+from syncbeat_server.sync.hints.load_pacer import LoadPacer
 
 if TYPE_CHECKING:
     from syncbeat_server.rpc.admission import Admission
 
 
-def pacing(process: Process) -> tuple[Pacer, Admission]:
-    """What moves the hints of this process to moments, and what lets its calls in."""
-    from syncbeat_server.rpc.admission import Admission  # with gRPC, which only processes that serve RPCs load
+def wire_load_pacing(process: Process) -> tuple[LoadPacer, Admission]:
+    """Create the pacer of this process's hints and the admission of its calls, which share the counts of calls."""
+    from syncbeat_server.rpc.admission import Admission, CallCounts  # with gRPC, which only processes with RPCs load
 
-    settings, hub, database = process.settings, process.hub, process.database
+    settings, hub, database, counts = process.settings, process.hub, process.database, CallCounts()
 
-    def figures() -> Figures:
-        return Figures(admission.started, admission.shed, hub.opened, admission.under_way, database.waiting)
+    def figures() -> LoadFigures:
+        return LoadFigures(counts.started, counts.shed, hub.opened, counts.in_flight, database.waiting)
 
-    limits = Limits(settings.capacity_rps, settings.max_in_flight, settings.database_pool_size)
-    pacer = Pacer(process.bus, process.clock, limits, figures, process.metrics)
+    limits = LoadLimits(settings.capacity_rps, settings.max_in_flight, settings.database_pool_size)
+    pacer = LoadPacer(process.bus, process.clock, limits, figures, process.metrics.sync)
     admission = Admission(
-        settings.max_in_flight, lambda: pacer.overload, pacer.return_s, random.random, process.metrics.call_shed
+        settings.max_in_flight,
+        lambda: pacer.overload,
+        pacer.retry_delay_s,
+        random.random,
+        process.metrics.rpc.call_shed,
+        counts,
     )
     return pacer, admission

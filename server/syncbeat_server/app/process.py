@@ -1,4 +1,4 @@
-"""What every role of a process shares: its settings, clock, metrics and open stores."""
+"""Opens what every role of a process shares: its settings, clock, metrics and stores."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from syncbeat_server.app.app_configuration import Apps
+from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.clock import Clock, SystemClock
+from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.presence import Presence
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.settings.server import DEFAULT_APP, PreparedStatements, Settings
-from syncbeat_server.ops.shutdown_budget import Ending
+from syncbeat_server.ops.settings.server import PreparedStatements, Settings
+from syncbeat_server.ops.shutdown_budget import ShutdownBudget
 from syncbeat_server.push.delivery.channel import app_secret
-from syncbeat_server.runtime.worker_processes import Children, children
+from syncbeat_server.runtime.worker_processes import WorkerProcesses, open_worker_processes
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres.clock_skew import ClockSkew
 from syncbeat_server.storage.postgres.database import Database, open_database
-from syncbeat_server.storage.postgres.pg_notify import Notices
+from syncbeat_server.storage.postgres.pg_notify import PgNotifier
 from syncbeat_server.storage.postgres.stuck_sessions import watch_sessions
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
-from syncbeat_server.storage.redis.monitor import RedisWatch
+from syncbeat_server.storage.redis.monitor import RedisMonitor
 from syncbeat_server.sync.streams.hub import MAX_STREAM_AGE_S, Hub
 
 _CANCEL_AGAIN_S = 0.2
@@ -34,7 +35,7 @@ _PREPARE = {PreparedStatements.AUTO: None, PreparedStatements.ON: True, Prepared
 
 @dataclass(frozen=True)
 class Stores:
-    """Where the stores are."""
+    """Addresses of the stores."""
 
     database_url: str
     redis_url: str
@@ -42,7 +43,7 @@ class Stores:
 
 @dataclass(frozen=True)
 class Process:
-    """What every role of a process shares."""
+    """Everything that the roles of a process share."""
 
     settings: Settings
     clock: Clock
@@ -51,15 +52,15 @@ class Process:
     bus: RedisBus
     hub: Hub
     presence: Presence
-    apps: Apps
-    notices: Notices
-    ending: Ending
-    children: Children
+    apps: AppConfiguration
+    pg_notifier: PgNotifier
+    shutdown: ShutdownBudget
+    worker_processes: WorkerProcesses
 
 
 @asynccontextmanager
-async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIterator[Process]:
-    """Open the stores and make what every role needs; closed at the end of the block.
+async def open_process(settings: Settings, stores: Stores, shutdown: ShutdownBudget) -> AsyncIterator[Process]:
+    """Open the stores and run the background tasks that every role needs, for the block.
 
     Raises:
         ConfigurationError: a setting cannot be used, or Redis is a Cluster.
@@ -76,25 +77,30 @@ async def opened(settings: Settings, stores: Stores, ending: Ending) -> AsyncIte
         async with database.connection() as conn:
             await require_restricted_login(conn)
             await require_current_schema(conn)
-        apps = Apps(settings, clock)
-        notices, metrics = Notices(database, clock), Metrics()
-        skew = ClockSkew(database, clock, metrics.clock_skew)
+        apps = AppConfiguration(settings, clock)
+        pg_notifier, metrics = PgNotifier(database, clock), Metrics()
+        skew = ClockSkew(database, clock, metrics.storage.clock_skew)
         # Streams are spread as calls are: where connections are to end sooner, so are they.
         age_s = min(MAX_STREAM_AGE_S, settings.connection_age_s)
         hub = Hub(age_s, settings.streams_per_user, settings.streams_per_device)
-        async with open_redis(stores.redis_url, clock, await deployment(database)) as bus, children() as aside:
-            watch = RedisWatch(bus)
-            metrics.watch_redis(bus.health)
-            await watch.start()
-            chores = [bus.run_publisher(), watch.run(), apps.run(), notices.run(), skew.run()]
-            async with running([*chores, watch_sessions(database, clock)]):
-                yield Process(settings, clock, metrics, database, bus, hub, Presence(bus), apps, notices, ending, aside)
+        async with (
+            open_redis(stores.redis_url, clock, await deployment_id(database)) as bus,
+            open_worker_processes() as workers,
+        ):
+            monitor = RedisMonitor(bus)
+            metrics.storage.watch_redis(bus.health)
+            await monitor.start()
+            background = [bus.run_publisher(), monitor.run(), apps.run(), pg_notifier.run(), skew.run()]
+            async with run_in_background([*background, watch_sessions(database, clock)]):
+                yield Process(
+                    settings, clock, metrics, database, bus, hub, Presence(bus), apps, pg_notifier, shutdown, workers
+                )
 
 
-async def deployment(database: Database) -> str:
-    """What the names in Redis of all who use this database begin with: 48 bits that tell nothing of its secret.
+async def deployment_id(database: Database) -> str:
+    """Return the id that prefixes this database's names in Redis: 48 bits that reveal nothing of its secret.
 
-    With the database's name, so that a copy under another one is a deployment of its own. Raises DependencyDown.
+    Includes the database's name, so that a copy under another one is a deployment of its own. Raises DependencyDown.
     """
     secret = await app_secret(database, DEFAULT_APP)
     async with database.connection() as conn:
@@ -103,8 +109,8 @@ async def deployment(database: Database) -> str:
 
 
 @asynccontextmanager
-async def running(work: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    """Run background work for the block. Work that fails ends the block, and the process with it."""
+async def run_in_background(work: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Run background tasks for the block. A task that fails ends the block, and the process with it."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one) for one in work]
         try:

@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from syncbeat_server.app.app_configuration import AccountFile
-from syncbeat_server.app.process import Process, running
+from syncbeat_server.app.app_configuration import CredentialsFile
+from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.tuning import nightly_fit
 from syncbeat_server.auth.erase import OLD_ROWS as OLD_SESSIONS
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
-from syncbeat_server.ops.fault_log import Trouble
-from syncbeat_server.ops.settings.server import AppSettings, Settings
+from syncbeat_server.ops.fault_log import FaultLog
+from syncbeat_server.ops.settings.app import AppSettings
+from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.types import check_base_url
 from syncbeat_server.push.delivery.channel import Channel, app_secret
 from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
@@ -29,10 +30,10 @@ from syncbeat_server.push.providers.log import LogProvider
 from syncbeat_server.push.providers.proxies import NoProxy
 from syncbeat_server.resilience.breaker import BreakerRule
 from syncbeat_server.storage.postgres.pg_notify import listen
-from syncbeat_server.storage.redis.token_bucket import Allowance, Rate
+from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from syncbeat_server.storage.retention import Retention
 from syncbeat_server.sync.feed.prune import OLD_ROWS as OLD_SYNC_ROWS
-from syncbeat_server.sync.feed.prune import TombstonePruning
+from syncbeat_server.sync.feed.prune import TombstonePruner
 
 if TYPE_CHECKING:
     from syncbeat_server.push.providers.fcm import AccessTokens
@@ -57,9 +58,9 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
                 process.database,
                 channels.by_app,
                 process.presence.live,
-                Allowance(process.bus, _rate(settings), process.clock),
+                TokenBucket(process.bus, _rate(settings), process.clock),
                 process.clock,
-                process.metrics,
+                process.metrics.push,
             ),
             WorkerRule(
                 lease_s=settings.delivery_lease_s,
@@ -73,15 +74,15 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
             ),
         )
         listening = [] if session_url is None else [listen(session_url.get_secret_value(), worker.wake, process.clock)]
-        pruning = TombstonePruning(process.database, settings.keep_tombstones_days, process.clock)
+        pruning = TombstonePruner(process.database, settings.keep_tombstones_days, process.clock)
         retention = retention_of(process)
         background = [channels.run(), nightly_fit(process).run(), pruning.run(), retention.run(), *listening]
-        async with running([worker.run(), *background]):
+        async with run_in_background([worker.run(), *background]):
             try:
                 yield worker
             finally:
                 retention.stop()
-                await worker.drain(process.ending.left_s())
+                await worker.drain(process.shutdown.remaining_s())
     finally:
         await channels.close()
 
@@ -89,7 +90,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
 def retention_of(process: Process) -> Retention:
     """Return the job that deletes the old rows of every feature."""
     kinds = [*old_rows(process.settings.keep_deliveries_days), *OLD_SESSIONS, *OLD_SYNC_ROWS]
-    return Retention(process.database, kinds, process.clock, process.metrics.rows_forgotten)
+    return Retention(process.database, kinds, process.clock, process.metrics.storage.rows_deleted)
 
 
 class _Channels:
@@ -99,7 +100,7 @@ class _Channels:
         self._process = process
         self._changed = asyncio.Event()
         self._made_of: dict[str, object] = {}
-        self._troubles: dict[str, Trouble] = {}
+        self._troubles: dict[str, FaultLog] = {}
         self._retired: list[Provider] = []
         self.by_app: dict[str, Channel] = {}
 
@@ -123,13 +124,14 @@ class _Channels:
         apps = self._process.apps.current
         for app_id, app in apps.items():
             trouble = self._troubles.setdefault(
-                app_id, Trouble(_log, "an app keeps its provider", "an app's provider can be made again", app_id=app_id)
+                app_id,
+                FaultLog(_log, "an app keeps its provider", "an app's provider can be made again", app_id=app_id),
             )
             try:
                 await self._make(app_id, app)
-                trouble.ended()
+                trouble.resolve()
             except Exception as error:  # noqa: BLE001  # the configuration of one app must not end the deliveries of all
-                trouble.met(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
+                trouble.report(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
                 good = False
         for app_id in self.by_app.keys() - apps.keys():
             self._retire(self.by_app.pop(app_id))
@@ -157,7 +159,7 @@ class _Channels:
             if known.templates != before:
                 await warn_of_unfit_templates(self._process.database, app_id, known.templates)
         path = app.fcm_credentials
-        file = None if path is None else await asyncio.to_thread(self._process.apps.read_account, path)
+        file = None if path is None else await asyncio.to_thread(self._process.apps.read_credentials, path)
         account = None if file is None else _content(file)
         made_of = (app.fcm_base_url, app.webhook_url, app.webhook_token, app.webhook_private, file)
         if known is not None and made_of == self._made_of[app_id]:
@@ -182,7 +184,7 @@ class _Channels:
         self._retired += [channel.provider] if channel.fallback is None else [channel.provider, channel.fallback]
 
 
-def _content(file: AccountFile) -> bytes:
+def _content(file: CredentialsFile) -> bytes:
     if isinstance(file.held, str):
         raise ConfigurationError(f"SYNCBEAT_FCM_CREDENTIALS: {file.held}")
     return file.held
@@ -210,7 +212,7 @@ def _providers(
 ) -> tuple[Provider, Provider | None, str]:
     path = app.fcm_credentials
     if path is not None and account is None:
-        account = _content(AccountFile.read(path))
+        account = _content(CredentialsFile.read(path))
     tokens = None if path is None else _access_tokens(account or b"", clock, proxy)
     rule = HttpRule(settings.delivery_in_flight, settings.delivery_timeout_s, proxy)
     webhook = None

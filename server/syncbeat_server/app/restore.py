@@ -1,4 +1,4 @@
-"""What is done after PostgreSQL was restored: new epochs, and nothing left of what the restore took back."""
+"""Renews the epochs of a restored database, and deletes the answers that Redis kept of calls lost with the restore."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from syncbeat_server.app.process import Stores, deployment
+from syncbeat_server.app.process import Stores, deployment_id
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError, DependencyDown
 from syncbeat_server.storage.idempotency_cache import forget_answers
@@ -19,24 +19,24 @@ from syncbeat_server.sync.model import Extent
 
 @dataclass(frozen=True)
 class Renewal:
-    """What was done. `answers` is how many answers of earlier calls Redis had; None: it was not asked."""
+    """Result of a renewal. `answers` is the number of answers deleted from Redis; None if Redis was skipped."""
 
     scopes: int
     generation: int
     answers: int | None
 
 
-class Restoring:
-    """A restored database, and the Redis of its deployment, for one run of the command."""
+class RestoredDatabase:
+    """Restored database, and the Redis of its deployment, for one run of the command."""
 
     def __init__(self, database: Database, bus: RedisBus | None, app_id: str | None) -> None:
-        """`app_id` None: all apps. `bus` None: Redis is left alone."""
+        """`app_id` None means all apps, `bus` None that Redis is left alone."""
         self._database = database
         self._bus = bus
         self._app_id = app_id
 
     async def extent(self) -> Extent:
-        """How much there is to do.
+        """Return the number of scopes and apps to renew.
 
         Raises:
             ConfigurationError: the app that was named has no scope.
@@ -47,16 +47,16 @@ class Restoring:
             raise ConfigurationError(f"--app: {self._app_id!r} has no scopes in the database {found.database!r}")
         return found
 
-    async def renew(self, told: Callable[[int], None]) -> Renewal:
-        """Do it; `told` hears how many scopes are done so far. Raises as `renew_epochs`."""
-        scopes, generation = await renew_epochs(self._database, SystemClock(), self._app_id, told)
+    async def renew(self, on_progress: Callable[[int], None]) -> Renewal:
+        """Renew the epochs; `on_progress` gets the number of scopes done so far. Raises as `renew_epochs`."""
+        scopes, generation = await renew_epochs(self._database, SystemClock(), self._app_id, on_progress)
         answers = None if self._bus is None else await forget_answers(self._bus)
         return Renewal(scopes, generation, answers)
 
 
 @asynccontextmanager
-async def restoring(stores: Stores, app_id: str | None, *, skip_redis: bool) -> AsyncIterator[Restoring]:
-    """Open the stores as the service does, and see that all that will be needed answers before anything is done.
+async def open_restored(stores: Stores, app_id: str | None, *, skip_redis: bool) -> AsyncIterator[RestoredDatabase]:
+    """Open the stores as the service does, and check that both answer before anything is changed.
 
     Raises:
         ConfigurationError: the login is not the service's.
@@ -68,9 +68,9 @@ async def restoring(stores: Stores, app_id: str | None, *, skip_redis: bool) -> 
             await require_restricted_login(conn)
             await require_current_schema(conn)
         if skip_redis:
-            yield Restoring(database, None, app_id)
+            yield RestoredDatabase(database, None, app_id)
             return
-        async with open_redis(stores.redis_url, SystemClock(), await deployment(database)) as bus:
+        async with open_redis(stores.redis_url, SystemClock(), await deployment_id(database)) as bus:
             try:
                 await bus.present(["check"])
             except DependencyDown as error:
@@ -78,4 +78,4 @@ async def restoring(stores: Stores, app_id: str | None, *, skip_redis: bool) -> 
                     f"{error.message}, and may keep answers of calls that the restore took back: start it, or give "
                     "--skip-redis and flush it before it is used again"
                 ) from error
-            yield Restoring(database, bus, app_id)
+            yield RestoredDatabase(database, bus, app_id)

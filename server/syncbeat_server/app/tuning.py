@@ -1,56 +1,43 @@
-"""What hints learn by: the targets of the apps' settings, and the tasks that tune to them."""
+"""Wires the tuning of hints: the targets of the apps' settings, and the tasks that adjust hints to them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from syncbeat_server.app.process import Process
-from syncbeat_server.ops.settings.server import DEFAULT_STALENESS_S, AppSettings
+from syncbeat_server.defaults import TARGET_STALENESS_S
+from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.sync.model import Priority
-from syncbeat_server.sync.policy.baselines import PolicyName
 from syncbeat_server.sync.policy.hint import TIER_S
 from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind
 from syncbeat_server.sync.tuning.counters import INTERVALS_S, STALENESS_S
-from syncbeat_server.sync.tuning.hint_recorder import Recorder
 from syncbeat_server.sync.tuning.nightly_fit import NightlyFit
-from syncbeat_server.sync.tuning.price_updates import Aim, Learning
+from syncbeat_server.sync.tuning.price_updates import HintTuner, TuningGoal
 
 _TIERS = {tier.value: longest_s for tier, longest_s in TIER_S.items()} | {Priority.SLOW.value: math.inf}
 
 
-def learning_of(process: Process) -> Learning:
-    """What tunes the hints of a process that serves them, shown in its metrics."""
-    learning = Learning(process.database, lambda: _aims(process), process.hub.live_devices, process.clock)
-    process.metrics.watch_sync(lambda: learning.recorder.tallies, STALENESS_S, INTERVALS_S, _TIERS)
-    return learning
+def hint_tuner(process: Process) -> HintTuner:
+    """Create the tuner of the hints of this process, and expose its figures in the metrics."""
+    tuner = HintTuner(process.database, lambda: _goals(process), process.hub.live_devices, process.clock)
+    process.metrics.sync.watch_apps(lambda: tuner.recorder.counters, STALENESS_S, INTERVALS_S, _TIERS)
+    return tuner
 
 
 def nightly_fit(process: Process) -> NightlyFit:
-    """What fits the apps' priors, on some process."""
+    """Create the task that fits the apps' priors, each night in one of the processes."""
     return NightlyFit(process.database, lambda: process.apps.current, process.clock)
 
 
-def sampling(
-    process: Process, recorder: Recorder, scope_changed: Callable[[str, str], None]
-) -> Callable[[str, str], None]:
-    """Tells `scope_changed` of each publish, and remembers when sampled scopes changed."""
-
-    def published(app_id: str, scope: str) -> None:
-        recorder.changed(app_id, scope, process.clock.now().timestamp())
-        scope_changed(app_id, scope)
-
-    return published
+def _goals(process: Process) -> Mapping[str, TuningGoal]:
+    return {app_id: goal_of(app) for app_id, app in process.apps.current.items()}
 
 
-def _aims(process: Process) -> Mapping[str, Aim]:
-    return {app_id: aim_of(app) for app_id, app in process.apps.current.items()}
-
-
-def aim_of(app: AppSettings) -> Aim:
-    """What an app's settings say of its hints."""
-    return Aim(_target(app), Bounds(app.poll_floor_s, app.longest_poll_s), PolicyName(app.policy))
+def goal_of(app: AppSettings) -> TuningGoal:
+    """Return the goal of an app's hints, from its settings."""
+    return TuningGoal(_target(app), Bounds(app.poll_floor_s, app.longest_poll_s), app.policy)
 
 
 def _target(app: AppSettings) -> Target:
@@ -58,4 +45,4 @@ def _target(app: AppSettings) -> Target:
         return Target(TargetKind.BUDGET, float(app.requests_per_day))
     if app.staleness_p95_s is not None:
         return Target(TargetKind.P95, app.staleness_p95_s)
-    return Target(TargetKind.MEAN, app.staleness_target_s or DEFAULT_STALENESS_S)
+    return Target(TargetKind.MEAN, app.staleness_target_s or TARGET_STALENESS_S)

@@ -1,1 +1,1 @@
-"""Who is calling."""
+"""Authentication: verified tokens, cached account status, and sessions with refresh-token rotation."""

@@ -1,4 +1,7 @@
-"""Who is calling, and what the parts of that are. What each call makes anew are tuples, which cost a third to make."""
+"""Values of authentication: principals, issuers, keys, tokens, sessions.
+
+Those made for each call are named tuples, which cost a third of a frozen dataclass to create.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,20 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-MAX_LEEWAY = timedelta(seconds=30)
+from syncbeat_server.defaults import JWT_LEEWAY_S
+
+MAX_LEEWAY = timedelta(seconds=JWT_LEEWAY_S)
 ROLE = "authenticated"
-"""The role of a user who has signed in, as Supabase calls it."""
+"""The role of a signed-in user, under the name that Supabase uses."""
 OPTIONAL_CLAIMS = frozenset({"iat", "aud", "role", "session_id"})
-"""What an issuer's tokens must say unless it is let do without; `exp`, `iss` and `sub` nobody can do without."""
+"""Claims that are required by default and that an issuer may be configured to omit. `exp`, `iss` and `sub` are always
+required."""
 ACCESS_TOKEN_TYPES = frozenset({"jwt", "at+jwt"})
-"""The kinds (`typ`) that an access token may name in its header; none counts as the first."""
+"""Header types (`typ`) of access tokens, in lower case; a token without one counts as "jwt"."""
 
 
 class PrincipalKind(StrEnum):
-    """What a caller is; the access option of a method names the kinds it lets in."""
+    """The kind of a caller; the access option of each RPC names the kinds that may call it."""
 
     USER = "user"
     SERVICE = "service"
@@ -26,10 +32,13 @@ class PrincipalKind(StrEnum):
 
 
 class Principal(NamedTuple):
-    """A caller whose credentials were checked.
+    """A caller whose credentials have been verified.
 
-    `name` is the user id or the service's name. `app_id` is the app of a USER; a SERVICE or ADMIN names the app in each
-    request, out of `apps`. `methods` are the RPCs it may call (None: all its kind may).
+    Attributes:
+        name: The user id, or the service's or operator's configured name.
+        app_id: The app of a USER. A SERVICE or ADMIN names the app in each request, one of `apps`.
+        methods: The RPCs it may call; None: all that its kind may.
+        token: The verified token of a USER.
     """
 
     kind: PrincipalKind
@@ -42,12 +51,12 @@ class Principal(NamedTuple):
 
     @property
     def caller(self) -> str:
-        """How the caller stands in records: `user:alice`, `service:backend`."""
+        """Return the caller's name in records, such as `user:alice` or `service:backend`."""
         return f"{self.kind}:{self.name}"
 
 
 class ClaimRule(NamedTuple):
-    """A claim that must have one of these values where it is present."""
+    """A claim that must have one of these values if it is present."""
 
     claim: str
     values: frozenset[str]
@@ -55,22 +64,22 @@ class ClaimRule(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Who issues access tokens of an app's users, and what its tokens must say.
+    """An issuer of access tokens for one app's users, and the checks its tokens must pass.
 
-    What is not `required` may be absent; what is present has to be right all the same.
+    Claims that are not `required` may be absent; if present they are checked all the same.
 
     Attributes:
-        audiences: Tokens are for one of these; the first is what we mint.
-        required: Claims that must be there.
-        roles: Those that are users; None: `role` is no claim of the issuer's, and may say anything.
-        uuid_subjects: A user id is a UUID.
-        own: These are our sessions, whose rows are looked at.
-        first_sight: A user nobody has heard of is let in and recorded.
-        clients: Who the tokens may have been issued to (`azp`, `client_id`); empty: whoever it was.
-        client_optional: A token may leave open to whom.
-        types: What a token may call itself in its header, in lower case.
-        rules: Claims of the issuer's own that tell its access tokens from others that it signs.
-        id_tokens: Its ID tokens are what users show.
+        audiences: Accepted audiences; the first goes into tokens that we mint.
+        required: Claims that must be present.
+        roles: Values of `role` that denote users; None: the issuer does not use `role`, and its value is ignored.
+        uuid_subjects: User ids must be UUIDs.
+        own_sessions: The tokens belong to sessions of ours, whose rows are checked.
+        accept_unknown_users: A user that is not in the database yet is admitted and inserted.
+        clients: Accepted values of `azp` and `client_id`; empty: any.
+        client_optional: A token may lack both `azp` and `client_id` even if `clients` is set.
+        types: Accepted values of the header's `typ`, in lower case.
+        rules: Values of further claims that distinguish the issuer's access tokens from its other tokens.
+        accept_id_tokens: ID tokens are accepted as well.
     """
 
     app_id: str
@@ -80,18 +89,18 @@ class Issuer:
     roles: frozenset[str] | None = frozenset({ROLE})
     uuid_subjects: bool = True
     leeway: timedelta = MAX_LEEWAY
-    own: bool = False
-    first_sight: bool = True
+    own_sessions: bool = False
+    accept_unknown_users: bool = True
     clients: frozenset[str] = frozenset()
     client_optional: bool = False
     types: frozenset[str] = ACCESS_TOKEN_TYPES
     rules: tuple[ClaimRule, ...] = ()
-    id_tokens: bool = False
+    accept_id_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """One key that may sign tokens of one issuer, with the only algorithm it is used for."""
+    """A key that may sign tokens of one issuer, with the single algorithm it may be used with."""
 
     issuer: Issuer
     kid: str
@@ -100,7 +109,11 @@ class KeyRow:
 
 
 class VerifiedToken(NamedTuple):
-    """What a good token says. `generation` and `counter` are told by tokens of our own sessions only."""
+    """The contents of an access token that passed all checks.
+
+    Only tokens of our own sessions carry `generation` (of the user) and `counter` (of the refresh token issued with
+    it).
+    """
 
     issuer: Issuer
     user_id: str
@@ -111,8 +124,8 @@ class VerifiedToken(NamedTuple):
     counter: int = 0
 
 
-class StandingKey(NamedTuple):
-    """Whose standing is asked for. `session_id` is empty for tokens of other issuers, whose sessions are not ours."""
+class AccountKey(NamedTuple):
+    """The key of an account status. `session_id` is empty for tokens of other issuers, whose sessions are not ours."""
 
     app_id: str
     user_id: str
@@ -120,20 +133,29 @@ class StandingKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How a user and a session stand: what of a token only the database knows."""
+class AccountStatus:
+    """The state of a user and a session in the database, which decides if a genuine token is still accepted.
 
-    known: bool
-    shut_out: bool = False
+    Attributes:
+        exists: The user has a row.
+        blocked: The user is disabled or deleted.
+        generation: Tokens of our sessions with a lower generation are revoked.
+        revoked_at: Tokens of other issuers issued up to then are revoked.
+        session_active: The session exists, and neither ended nor expired.
+        confirmed: The highest refresh-token counter that the client is known to have received.
+    """
+
+    exists: bool
+    blocked: bool = False
     generation: int = 0
     revoked_at: datetime | None = None
-    session_alive: bool = False
+    session_active: bool = False
     confirmed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A family of refresh tokens, as its user sees it."""
+    """A session (one family of refresh tokens) as shown to its user."""
 
     session_id: str
     user_id: str
@@ -145,9 +167,9 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """A session's row, locked, and of its user what decides: all that a refresh token is judged by.
+    """A session's locked row and its user's state: the input of the rotation decision.
 
-    `counter` is the number of the refresh token that is good, `confirmed` the newest that is known to have arrived.
+    `counter` is the number of the current refresh token; `confirmed` is the highest that is known to have arrived.
     """
 
     user_id: str
@@ -159,13 +181,22 @@ class SessionState:
     idle_until: datetime
     expires_at: datetime
     revoked: bool
-    shut_out: bool
+    blocked: bool
     user_generation: int
 
 
 @dataclass(frozen=True, slots=True)
+class SessionTimes:
+    """The time at which a session was written, and the expiries of its refresh token and of itself."""
+
+    now: datetime
+    idle_until: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class SessionTokens:
-    """What the holder of a session is given. Its text form shows no token."""
+    """The tokens issued for a session. `repr` omits them."""
 
     session_id: str
     access_token: str = field(repr=False)

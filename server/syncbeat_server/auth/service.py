@@ -1,159 +1,142 @@
-"""Turns the credentials of a call into a Principal: a user's JWT, a service's or operator's token or certificate."""
+"""Authenticates callers: a user's JWT, or the token or client certificate of a service or operator."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from syncbeat_server.auth.accounts.account_status_cache import KeptStanding, Standings
-from syncbeat_server.auth.accounts.token_cache import CacheStats, TokenCache
+from syncbeat_server.auth.accounts.account_status_cache import CachedStatus
+from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.model import KeyRow, Principal, PrincipalKind, VerifiedToken
 from syncbeat_server.auth.tokens.bearer import Bearer
 from syncbeat_server.auth.tokens.jwks import JwksStore
-from syncbeat_server.auth.tokens.keys import KeyTable, row_in
-from syncbeat_server.auth.tokens.lifetimes import is_dead
-from syncbeat_server.auth.tokens.verify import UnverifiedToken, check, read
+from syncbeat_server.auth.tokens.keys import KeyTable, find_key
+from syncbeat_server.auth.tokens.lifetimes import is_revoked
+from syncbeat_server.auth.tokens.verify import UnverifiedToken, parse_token, verify_token
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import TokenExpired, TokenInvalid, TokenRevoked
 
 
 @dataclass(frozen=True)
-class Known:
-    """Who and what is known before any call.
+class Credentials:
+    """Credentials that are accepted, from the settings.
 
     Attributes:
-        keys: The keys that stand in the settings.
-        jwks: The keys of issuers that publish them, by issuer.
-        holders: Who holds a service or admin token, by the SHA-256 of it.
-        certified: Who shows a client certificate, by its SAN.
+        keys: Keys of users' tokens that are given in the settings.
+        jwks: Key stores of issuers that publish their keys, by issuer.
+        tokens: Services and operators by the SHA-256 of their token.
+        certificates: Services by the SAN of their client certificate.
     """
 
     keys: KeyTable
     jwks: Mapping[str, JwksStore]
-    holders: Mapping[bytes, Principal]
-    certified: Mapping[str, Principal]
+    tokens: Mapping[bytes, Principal]
+    certificates: Mapping[str, Principal]
 
 
 class Authenticator:
-    """Checks who calls. What was checked within the minute is answered at once, without waiting for anybody."""
+    """Authenticates callers. Tokens that were verified within the last minute need no I/O and no signature check."""
 
-    def __init__(self, known: Known, standings: Standings, clock: Clock, cache_size: int) -> None:
-        self._known = known
-        self._standings = standings
+    def __init__(self, credentials: Credentials, caches: CallerCaches, clock: Clock) -> None:
+        self._credentials = credentials
+        self._statuses = caches.statuses
+        self._tokens = caches.tokens
         self._clock = clock
-        self._cache = TokenCache(clock, cache_size)
 
     def cached(self, bearer: Bearer) -> Principal | None:
-        """The caller who shows a token, if it is known here without asking anybody."""
-        return self._known.holders.get(bearer.digest) or self._cache.find(bearer.digest)
+        """Return the bearer of a token that is in the settings or in the cache; None otherwise."""
+        return self._credentials.tokens.get(bearer.digest) or self._tokens.find(bearer.digest)
 
-    def knows(self, bearer: Bearer) -> bool:
-        """Tell if `cached` knows it now, without counting a look-up."""
-        return bearer.digest in self._known.holders or self._cache.has(bearer.digest)
+    def is_cached(self, bearer: Bearer) -> bool:
+        """Tell if `cached` would find the bearer, without counting a hit or a miss."""
+        return bearer.digest in self._credentials.tokens or self._tokens.has(bearer.digest)
 
-    def at_once(self, bearer: Bearer) -> Principal | VerifiedToken | None:
-        """The caller who shows a token that `cached` does not know, where nobody has to be asked.
+    def try_sync(self, bearer: Bearer) -> Principal | VerifiedToken | None:
+        """Verify a token that `cached` did not find, as far as that needs no I/O.
 
-        Its token, which is genuine, where how its user stands has to be found out; None: its key has to be fetched.
+        Returns:
+            The bearer; or the verified token if the account status is not cached; or None if the key has to be fetched.
 
         Raises:
             TokenInvalid, TokenExpired, TokenRevoked: as `authenticate`.
         """
-        unverified = read(bearer.token)
-        row = self._row(unverified)
+        unverified = parse_token(bearer.token)
+        row = self._key(unverified)
         if row is None:
-            if unverified.issuer in self._known.jwks:
+            if unverified.issuer in self._credentials.jwks:
                 return None
-            raise _no_key()
-        token = check(unverified, row, self._clock.now())
-        standing = self._standings.kept(token)
-        return token if standing is None else self._accepted(bearer, token, standing)
+            raise _unknown_key()
+        token = verify_token(unverified, row, self._clock.now())
+        status = self._statuses.cached(token)
+        return token if status is None else self._accept(bearer, token, status)
 
     async def authenticate(self, bearer: Bearer, token: VerifiedToken | None = None, address: str = "") -> Principal:
-        """The caller at `address` who shows a token that `cached` does not know; `token`: what `at_once` made of it.
+        """Authenticate the caller at `address` by a token that `cached` did not find.
+
+        `token` is what `try_sync` returned, if it verified the token already.
 
         Raises:
-            TokenInvalid: it is no token that is genuine and for this service.
-            TokenExpired: it is a user's token whose time is over.
-            TokenRevoked: its user or session is gone, shut out or revoked.
-            DependencyDown: that cannot be found out now.
+            TokenInvalid: the token is malformed, not genuine, or not for this service.
+            TokenExpired: a user's token has expired.
+            TokenRevoked: its user or session is deleted, disabled, ended or revoked.
+            DependencyDown: the key or the account status cannot be read now.
         """
         if token is None:
             token = await self._verify(bearer.token, address)
-        return self._accepted(bearer, token, await self._standings.of(token))
+        return self._accept(bearer, token, await self._statuses.get(token))
 
-    def certified(self, names: Sequence[str]) -> Principal:
-        """The service whose client certificate has these names. Raises TokenInvalid when it is none known here."""
-        found = {holder.name: holder for name in names if (holder := self._known.certified.get(name)) is not None}
+    def authenticate_certificate(self, names: Sequence[str]) -> Principal:
+        """Return the service whose client certificate has these subject alternative names.
+
+        Raises:
+            TokenInvalid: no configured service has one of them, or several have.
+        """
+        certificates = self._credentials.certificates
+        found = {holder.name: holder for name in names if (holder := certificates.get(name)) is not None}
         if len(found) != 1:
             raise TokenInvalid("want exactly one authorization value, or the certificate of a service known here")
         return next(iter(found.values()))
 
     async def recheck(self, principal: Principal, *, fresh: bool = True) -> None:
-        """Check that a caller is still good whose call goes on, as a stream does. Raises as `authenticate`.
+        """Check that the caller of an open stream is still accepted. Raises as `authenticate`.
 
-        Without `fresh` what is known here of its standing will do, for the minute that it is kept unless it changes.
+        `fresh=False` accepts the cached account status, which is up to a minute old but ends on invalidation.
         """
         token = principal.token
         if token is None:
             return
         if self._clock.now() >= token.expires_at:
             raise TokenExpired("the access token has expired")
-        if is_dead(token, (await self._standings.of(token, fresh=fresh)).standing):
+        if is_revoked(token, (await self._statuses.get(token, fresh=fresh)).status):
             raise TokenRevoked("the access token has been revoked")
 
-    def revoked(self, app_id: str, user_id: str) -> None:
-        """A user's tokens may have been taken back: how it stands is looked up anew."""
-        self._standings.invalidate(app_id, user_id)
-
-    def forget(self, app_id: str, user_id: str, session_id: str) -> int:
-        """Check the tokens of a user or of a session anew (either may be empty): how many were known here."""
-        if user_id:
-            self._standings.invalidate(app_id, user_id)
-        else:
-            self._standings.invalidate_session(app_id, session_id)
-        return self._cache.forget(app_id, user_id, session_id)
-
-    def forget_all(self, app_id: str | None = None) -> int:
-        """Check everybody's tokens anew, of one app or of all."""
-        self._standings.invalidate_app(app_id)
-        return self._cache.forget(app_id)
-
-    def stores_of(self, app_id: str) -> list[JwksStore]:
-        """The key stores of an app's issuers."""
-        return [store for store in self._known.jwks.values() if store.issuer.app_id == app_id]
-
-    def stats(self) -> CacheStats:
-        """How well the cache of checked tokens works."""
-        return self._cache.stats()
-
-    def _accepted(self, bearer: Bearer, token: VerifiedToken, standing: KeptStanding) -> Principal:
-        if is_dead(token, standing.standing):
+    def _accept(self, bearer: Bearer, token: VerifiedToken, status: CachedStatus) -> Principal:
+        if is_revoked(token, status.status):
             raise TokenRevoked("the access token has been revoked")
         principal = Principal(
             PrincipalKind.USER, token.user_id, app_id=token.issuer.app_id, expires_at=token.expires_at, token=token
         )
-        self._cache.keep(bearer.digest, principal, token, standing)
+        self._tokens.put(bearer.digest, principal, token, status)
         return principal
 
     async def _verify(self, text: str, address: str) -> VerifiedToken:
-        unverified = read(text)
-        row, store = self._row(unverified), self._known.jwks.get(unverified.issuer)
+        unverified = parse_token(text)
+        row, store = self._key(unverified), self._credentials.jwks.get(unverified.issuer)
         if row is None and store is not None:
-            row = await store.find(unverified.header.kid, unverified.header.algorithm, address)
+            row = await store.find_key(unverified.header.kid, unverified.header.algorithm, address)
         if row is None:
-            raise _no_key()
-        return check(unverified, row, self._clock.now())
+            raise _unknown_key()
+        return verify_token(unverified, row, self._clock.now())
 
-    def _row(self, token: UnverifiedToken) -> KeyRow | None:
-        # Its key, if that is in memory.
+    def _key(self, token: UnverifiedToken) -> KeyRow | None:
+        # The key of a token, if it is in memory.
         issuer, kid, algorithm = token.issuer, token.header.kid, token.header.algorithm
-        store = self._known.jwks.get(issuer)
-        if store is not None and store.publishes(kid):
-            return store.row(kid, algorithm)
-        row = row_in(self._known.keys, issuer, kid, algorithm)
-        return row if row is not None or store is None else store.row(kid, algorithm)
+        store = self._credentials.jwks.get(issuer)
+        if store is not None and store.has_kid(kid):
+            return store.cached_key(kid, algorithm)
+        row = find_key(self._credentials.keys, issuer, kid, algorithm)
+        return row if row is not None or store is None else store.cached_key(kid, algorithm)
 
 
-def _no_key() -> TokenInvalid:
+def _unknown_key() -> TokenInvalid:
     return TokenInvalid("the access token is not from an issuer and key known here")

@@ -1,1 +1,1 @@
-"""The command `syncbeat-server`: one module for each of its larger subcommands."""
+"""The command `syncbeat-server`: one module a subcommand. Large imports wait until a subcommand needs them."""

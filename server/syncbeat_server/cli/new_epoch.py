@@ -1,29 +1,24 @@
-"""The command `new-epoch`: what an operator runs after PostgreSQL was restored (docs/restore.md)."""
+"""Subcommand `new-epoch`: begin new epochs after PostgreSQL was restored (docs/restore.md)."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from syncbeat_server.cli.startup import open_stores, read_settings
 from syncbeat_server.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from syncbeat_devtools.embedded import EmbeddedStores
     from syncbeat_server.app import Stores
-    from syncbeat_server.ops.settings.server import Settings
     from syncbeat_server.sync.model import Extent
 
-_TELL_EVERY = 50_000  # scopes, some three seconds
-
-OpenStores = Callable[["Settings"], AbstractContextManager[tuple["Stores", "EmbeddedStores | None"]]]
+_REPORT_EVERY = 50_000  # scopes, some three seconds
 
 
-def add_new_epoch(commands: Any, settings: Callable[[], Settings], stores: OpenStores) -> None:
-    """Add the command to the others; it takes its settings and stores from there."""
+def add_new_epoch(commands: Any) -> None:
+    """Add the subcommand to the parser."""
     command = commands.add_parser(
         "new-epoch",
         help="after PostgreSQL was restored: let no device go on from what the restore took back",
@@ -33,32 +28,32 @@ def add_new_epoch(commands: Any, settings: Callable[[], Settings], stores: OpenS
     command.add_argument("--confirm", metavar="DATABASE", help="do it, in the database of this name")
     command.add_argument("--app", help="the scopes of one app only, where no other app's were restored")
     command.add_argument("--skip-redis", action="store_true", help="Redis is away, and will be flushed")
-
-    def run(parsed: argparse.Namespace) -> int:
-        loaded = settings()
-        if loaded.store_urls() is None and loaded.embedded_dir is None:
-            raise ConfigurationError("SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores of the deployment")
-        with stores(loaded) as (opened, _):
-            return asyncio.run(_new_epoch(opened, parsed))
-
-    command.set_defaults(run=run)
+    command.set_defaults(run=_run)
 
 
-async def _new_epoch(stores: Stores, parsed: argparse.Namespace) -> int:
-    from syncbeat_server.app import restoring
+def _run(parsed: argparse.Namespace) -> int:
+    settings = read_settings()
+    if settings.store_urls() is None and settings.embedded_dir is None:
+        raise ConfigurationError("SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores of the deployment")
+    with open_stores(settings) as (stores, _):
+        return asyncio.run(_begin_epochs(stores, parsed))
 
-    async with restoring(stores, parsed.app, skip_redis=parsed.skip_redis) as work:
-        found = await work.extent()
+
+async def _begin_epochs(stores: Stores, parsed: argparse.Namespace) -> int:
+    from syncbeat_server.app import open_restored
+
+    async with open_restored(stores, parsed.app, skip_redis=parsed.skip_redis) as restored:
+        found = await restored.extent()
         if parsed.confirm is None:
-            _say(f"{_of(found)}: {found.scopes} scopes of {found.apps} apps would begin new epochs")
+            _say(f"{_name(found)}: {found.scopes} scopes of {found.apps} apps would begin new epochs")
             _say("each device would drop what it keeps of them and list them anew; nothing in the database is deleted")
             again = " ".join(["new-epoch", *_options(parsed), "--confirm", found.database])
             print(f"syncbeat-server: nothing was done; to do it: syncbeat-server {again}", file=sys.stderr)
             return 1
         if parsed.confirm != found.database:
             raise ConfigurationError(f"--confirm: the database is {found.database!r}; nothing was done")
-        done = await work.renew(_progress())
-    _say(f"{_of(found)}: {done.scopes} scopes began new epochs; the feeds' generation is {done.generation}")
+        done = await restored.renew(_Progress().report)
+    _say(f"{_name(found)}: {done.scopes} scopes began new epochs; the feeds' generation is {done.generation}")
     if done.answers is None:
         _say(
             "Redis was left alone: flush it before it is used again, or it answers for calls that the restore took back"
@@ -69,24 +64,24 @@ async def _new_epoch(stores: Stores, parsed: argparse.Namespace) -> int:
     return 0
 
 
+class _Progress:
+    """Reports the scopes done so far, once each `_REPORT_EVERY`."""
+
+    def __init__(self) -> None:
+        self._reported = 0
+
+    def report(self, count: int) -> None:
+        if count // _REPORT_EVERY > self._reported:
+            self._reported = count // _REPORT_EVERY
+            _say(f"{count} scopes are done")
+
+
 def _options(parsed: argparse.Namespace) -> list[str]:
     return [*(["--app", parsed.app] if parsed.app else []), *(["--skip-redis"] if parsed.skip_redis else [])]
 
 
-def _of(found: Extent) -> str:
+def _name(found: Extent) -> str:
     return f"database {found.database!r}"
-
-
-def _progress() -> Callable[[int], None]:
-    told = 0
-
-    def tell(count: int) -> None:
-        nonlocal told
-        if count // _TELL_EVERY > told:
-            told = count // _TELL_EVERY
-            _say(f"{count} scopes are done")
-
-    return tell
 
 
 def _say(text: str) -> None:

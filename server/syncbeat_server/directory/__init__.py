@@ -1,1 +1,1 @@
-"""Devices and scope members: what every feature looks up."""
+"""Keeps devices, registration tokens, preferences and scope members, which every feature looks up."""

@@ -1,4 +1,4 @@
-"""Devices and scope members."""
+"""Defines devices, scope members, quiet hours and preferences."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from enum import StrEnum
 from typing import NamedTuple
 
 MAX_SCOPES = 2_000
-"""How many scopes a user may be a member of, and how many of them are followed of who had more before: hints name them
-all, and a request may show a cursor of each."""
+"""Scopes that a user may be a member of, and that are followed of a user who had more before this limit.
+
+Hints name them all, and a request may show a cursor of each.
+"""
+REACH_HALF_LIFE_S = 86_400.0
+"""The age in seconds at which an answer to a wake-up, or a miss, counts for half in a device's reach."""
 FOREGROUND_S = 600.0
-"""For how long an app counts as on the screen after its device has reported that."""
+"""Seconds for which an app counts as on the screen after its device reported that."""
 
 
 class Platform(StrEnum):
-    """What a device runs."""
+    """Names the platform of a device."""
 
     ANDROID = "ANDROID"
     IOS = "IOS"
@@ -23,7 +27,7 @@ class Platform(StrEnum):
 
 
 class TokenState(StrEnum):
-    """Whether a device can be pushed to."""
+    """Names the state of a device's registration token; only ACTIVE and STALE ones are pushed to."""
 
     NONE = "NONE"
     ACTIVE = "ACTIVE"
@@ -36,7 +40,7 @@ class TokenState(StrEnum):
 
 
 class MemberRole(StrEnum):
-    """What a member may do with a scope."""
+    """Names the access of a member to a scope."""
 
     READER = "READER"
     WRITER = "WRITER"
@@ -44,7 +48,7 @@ class MemberRole(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What a device says when it registers. No token: it polls and streams, and gets no push."""
+    """Holds the fields of a device's registration. Without a token it polls and streams, and gets no push."""
 
     app_id: str
     user_id: str
@@ -57,7 +61,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """An installation of an app. Its registration token is never told."""
+    """Describes an installation of an app. Its registration token is never returned to callers."""
 
     user_id: str
     device_id: str
@@ -70,7 +74,7 @@ class Device:
 
 
 class Holder(NamedTuple):
-    """The device of an app that has a registration token."""
+    """Names the device of an app that has a registration token."""
 
     user_id: str
     device_id: str
@@ -78,7 +82,10 @@ class Holder(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TokenMove:
-    """A registration token went from a device. `refused`: to nobody; `without`: the device has had no other since."""
+    """Describes a registration token's move away from a device.
+
+    `refused`: it was given to nobody; `without`: the device has had no other token since.
+    """
 
     previous: Holder
     refused: bool
@@ -87,7 +94,7 @@ class TokenMove:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A user's part in a scope."""
+    """Holds a user's membership in a scope."""
 
     scope: str
     user_id: str
@@ -97,7 +104,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class QuietHours:
-    """Minutes of the day, to before the end; an end at or before the start is on the next day.
+    """Holds a range of minutes of the day, the end exclusive; an end at or before the start is on the next day.
 
     `zone` is an IANA name, or '' for that of each device.
     """
@@ -109,7 +116,7 @@ class QuietHours:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What a user wants to be spared. `max_per_day` None: the app's maximum."""
+    """Holds a user's limits on notifications. `max_per_day` None means the app's maximum."""
 
     quiet_hours: QuietHours | None = None
     max_per_day: int | None = None

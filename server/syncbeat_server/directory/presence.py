@@ -1,7 +1,7 @@
-"""Which devices have a live stream on any process: short-lived marks in Redis. Unknown counts as absent.
+"""Marks the devices that have a live stream on any process, in Redis. Unknown counts as absent.
 
-Each process has marks of its own and takes back no others: a device whose stream ends on one may have another one
-elsewhere. The marks of a process that was killed end by themselves.
+Each process has marks of its own and deletes no others: a device whose stream ends on one process may have another
+stream elsewhere. The marks of a process that was killed expire.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis.bus import RedisBus
 
-_LIVES_S = 30.0
-_REFRESHED_EVERY_S = 10.0
+_EXPIRES_S = 30.0
+_REFRESH_EVERY_S = 10.0
 
 Device = tuple[str, str, str]
 
 
 class Presence:
-    """Marks and asks. `(app, user, device)` is the key."""
+    """Reads and writes the marks. Their key is `(app, user, device)`."""
 
     def __init__(self, bus: RedisBus) -> None:
         self._bus = bus
-        self._process = secrets.token_hex(8)  # no two processes are taken for one, as process ids of two machines are
+        self._process = secrets.token_hex(8)  # unlike process ids, unique across machines
 
     async def mark(self, devices: Sequence[Device]) -> None:
-        """These devices have a stream here. Raises DependencyDown."""
-        await self._bus.mark_present(map(_key, devices), self._process, _LIVES_S)
+        """Mark devices that have a stream on this process. Raises DependencyDown."""
+        await self._bus.mark_present(map(_key, devices), self._process, _EXPIRES_S)
 
     async def unmark(self, devices: Sequence[Device]) -> None:
-        """These devices have no stream here any more; elsewhere they may. Raises DependencyDown."""
+        """Delete this process's marks of devices; they may have streams elsewhere. Raises DependencyDown."""
         await self._bus.mark_absent(map(_key, devices), self._process)
 
     async def live(self, devices: Sequence[Device]) -> list[bool]:
-        """For each device whether it has a stream somewhere; all False when Redis does not answer."""
+        """Return for each device if it has a stream on any process; all False when Redis does not answer."""
         try:
             found = await self._bus.present([name(device) for name in (_key, _earlier_key) for device in devices])
         except DependencyDown:
@@ -45,38 +45,38 @@ class Presence:
 
 
 class PresenceKeeper:
-    """Keeps the marks of the streams of this process: at once when one opens or closes, and again and again."""
+    """Updates the marks of this process when a stream opens or closes, and refreshes them before they expire."""
 
-    def __init__(self, presence: Presence, here: Callable[[], Sequence[Device]], clock: Clock) -> None:
-        """`here` names the devices that have a stream on this process now."""
+    def __init__(self, presence: Presence, live_devices: Callable[[], Sequence[Device]], clock: Clock) -> None:
+        """`live_devices()` returns the devices that have a stream on this process now."""
         self._presence = presence
-        self._here = here
+        self._live_devices = live_devices
         self._clock = clock
-        self._moved: set[Device] = set()
-        self._woken = asyncio.Event()
+        self._changed: set[Device] = set()
+        self._pending = asyncio.Event()
 
-    def moved(self, device: Device) -> None:
-        """A stream of this device opened or closed."""
-        self._moved.add(device)
-        self._woken.set()
+    def streams_changed(self, device: Device) -> None:
+        """Update the mark of a device, whose stream opened or closed."""
+        self._changed.add(device)
+        self._pending.set()
 
     async def run_refresh(self) -> None:
-        """Have every mark renewed before it ends, for ever."""
+        """Refresh every mark before it expires, for ever."""
         while True:
-            await self._clock.sleep(_REFRESHED_EVERY_S)
-            self._moved.update(self._here())
-            self._woken.set()
+            await self._clock.sleep(_REFRESH_EVERY_S)
+            self._changed.update(self._live_devices())
+            self._pending.set()
 
     async def run(self) -> None:
-        """Write the marks, for ever. What Redis does not take now is written with the next refresh."""
+        """Write changed marks, for ever. Those that Redis does not take are written with the next refresh."""
         while True:
-            await self._woken.wait()
-            self._woken.clear()
-            moved, self._moved = self._moved, set()
-            here = moved.intersection(self._here())
+            await self._pending.wait()
+            self._pending.clear()
+            changed, self._changed = self._changed, set()
+            live = changed.intersection(self._live_devices())
             try:
-                await self._presence.mark(list(here))
-                await self._presence.unmark(list(moved - here))
+                await self._presence.mark(list(live))
+                await self._presence.unmark(list(changed - live))
             except DependencyDown:
                 continue
 
@@ -86,5 +86,5 @@ def _key(device: Device) -> str:
 
 
 def _earlier_key(device: Device) -> str:
-    # As earlier versions mark a device: their servers run beside this one during an update.
+    # Earlier versions mark devices under this key: their servers run beside this one during an update.
     return "live:" + "\x1f".join(device)

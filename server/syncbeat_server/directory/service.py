@@ -1,231 +1,173 @@
-"""Devices and memberships: who has what, and what follows when a token moves."""
+"""Manages devices, preferences and scope members, and moves registration tokens between devices."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from syncbeat_server.directory import device_locks, store, time_zones
-from syncbeat_server.directory.model import MAX_SCOPES, Device, Holder, Member, Preferences, Registration
+from syncbeat_server.directory import time_zones
+from syncbeat_server.directory.change_notifier import ChangeNotifier
+from syncbeat_server.directory.model import MAX_SCOPES, Device, Member, Preferences, Registration
+from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_moves
+from syncbeat_server.directory.token_moves import Move, digest_of, find_move, registration_refusal
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, NotFound, RateLimited
-from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, become_user
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, take_user_role
 
-MAX_DEVICES = 100
 MAX_MEMBERS = 10_000
-MAX_MOVES_A_DAY = 10
-MAX_RELEASES_A_DAY = 100
-"""How often a refused move takes a token from who has it: far more often than people share a phone, and yet so seldom
-that who knows another's token cannot keep it from its owner for ever."""
 
 
 class CancelWaiting(Protocol):
-    """Cancels what waits to be pushed to a device, in the caller's transaction; the push feature's part."""
+    """Cancels the deliveries that wait for a device, in the caller's transaction; the push feature's part."""
 
     async def __call__(self, conn: Connection, app_id: str, user_id: str, device_id: str, *, stays: bool) -> None:
-        """`stays`: the device is not deleted in this transaction."""
+        """Cancel them; `stays`: the device is not deleted in this transaction."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """A token's move from another device. `may_release`: it is taken from there even if the move is refused."""
-
-    digest: bytes
-    previous: Holder
-    may_release: bool
-    too_often: bool
 
 
 class DirectoryService:
     """Registers devices and keeps the members of scopes. `by_user`: an end user calls, who sees only its own rows."""
 
-    def __init__(
-        self,
-        database: Database,
-        cancel_waiting: CancelWaiting,
-        members_changed: Callable[[str, Sequence[str]], None],
-        devices_changed: Callable[[str, Sequence[str]], None],
-    ) -> None:
-        """After its commit `members_changed(app, users)` is told of each change of membership, and
-        `devices_changed(app, users)` of each of a device."""
+    def __init__(self, database: Database, cancel_waiting: CancelWaiting, notifier: ChangeNotifier) -> None:
+        """`notifier` hears of each change of a membership or device after its commit."""
         self._database = database
         self._cancel_waiting = cancel_waiting
-        self._members_changed = members_changed
-        self._devices_changed = devices_changed
+        self._notifier = notifier
 
     async def register(self, device: Registration, caller: str, *, by_user: bool) -> Device:
-        """Register a device; its token moves here from wherever it was, and what waited there is cancelled.
+        """Register a device; its token moves here from any other device, whose waiting deliveries are cancelled.
 
-        A refused move takes the token from its former device all the same: whoever holds it in hands now is not to see
-        what is for the former user.
+        A refused move takes the token from its former device all the same: the person who holds the device now must
+        not see messages to the former user.
 
         Raises:
             RateLimited: the token moves too often, or the user has too many devices.
         """
-        if not time_zones.is_known(
-            device.time_zone
-        ):  # newer than our database perhaps: no reason to push nothing to it
+        if not time_zones.is_known(device.time_zone):
+            # Perhaps newer than our database: that is no reason to send no pushes to it.
             device = replace(device, time_zone="")
-        concerned = [device.user_id]
+        users = [device.user_id]
         async with self._database.transaction() as conn:
-            await store.lock_registering(conn, device.app_id, device.user_id, device.device_id)
-            digest = _digest(device.registration_token)
-            move = None if digest is None else await _find_move(conn, device, digest)
-            refusal = await _refusal(conn, device, move)
+            await devices.lock_registering(conn, device.app_id, device.user_id, device.device_id)
+            digest = digest_of(device.registration_token)
+            move = None if digest is None else await find_move(conn, device, digest)
+            refusal = await registration_refusal(conn, device, move)
             if move is not None and (refusal is None or move.may_release):
-                await self._take_away(conn, device, move, caller, refused=refusal is not None)
-                concerned.append(move.previous.user_id)
-            outcome = refusal or await self._write(conn, device, digest, by_user=by_user)
-        self._devices_changed(device.app_id, concerned)
+                await self._release_token(conn, device, move, caller, refused=refusal is not None)
+                users.append(move.previous.user_id)
+            outcome = refusal or await self._upsert(conn, device, digest, by_user=by_user)
+        self._notifier.devices_changed(device.app_id, users)
         if isinstance(outcome, RateLimited):  # not before the commit: the former device has lost the token
             raise outcome
         return outcome
 
-    async def _write(self, conn: Connection, device: Registration, digest: bytes | None, *, by_user: bool) -> Device:
+    async def _upsert(self, conn: Connection, device: Registration, digest: bytes | None, *, by_user: bool) -> Device:
         if digest is None:  # it gets no push from now on
             await device_locks.lock_devices(conn, device.app_id, device.user_id, device.device_id)
             await self._cancel_waiting(conn, device.app_id, device.user_id, device.device_id, stays=True)
         if by_user:
-            await become_user(conn, RowOwner(device.app_id, device.user_id))
-        return await store.upsert_device(conn, device, digest)
+            await take_user_role(conn, RowOwner(device.app_id, device.user_id))
+        return await devices.upsert_device(conn, device, digest)
 
-    async def _take_away(
-        self, conn: Connection, device: Registration, move: _Move, caller: str, *, refused: bool
+    async def _release_token(
+        self, conn: Connection, device: Registration, move: Move, caller: str, *, refused: bool
     ) -> None:
-        """Take the token from the device that has it, or had it until a refusal."""
-        await store.record_move(conn, device, move.digest, move.previous, caller, refused=refused)
-        if await store.release_token(conn, device.app_id, move.previous, move.digest):
+        """Take the token from the device that holds it, and record the move."""
+        await token_moves.record_move(conn, device, move.digest, move.previous, caller, refused=refused)
+        if await token_moves.release_token(conn, device.app_id, move.previous, move.digest):
             await self._cancel_waiting(conn, device.app_id, *move.previous, stays=True)
 
     async def unregister(self, app_id: str, user_id: str, device_id: str, *, by_user: bool) -> None:
-        """Forget a device and cancel what waits for it. Raises AccessDenied (a user) or NotFound (a service)."""
+        """Delete a device and cancel its waiting deliveries. Raises AccessDenied (a user) or NotFound (a service)."""
         async with self._database.transaction() as conn:
-            # One that is registered from now on is another one.
+            # Locked first: a device that is registered under this id from now on is another one.
             if not await device_locks.lock_devices(conn, app_id, user_id, device_id):
                 raise _absent(by_user=by_user)
             await self._cancel_waiting(conn, app_id, user_id, device_id, stays=False)
             await device_locks.lock_keys(conn, app_id, user_id, device_id)
             if by_user:
-                await become_user(conn, RowOwner(app_id, user_id))
+                await take_user_role(conn, RowOwner(app_id, user_id))
             if not await device_locks.delete_devices(conn, app_id, user_id, device_id):
                 raise _absent(by_user=by_user)
-        self._devices_changed(app_id, [user_id])
+        self._notifier.devices_changed(app_id, [user_id])
 
     async def set_preferences(self, app_id: str, user_id: str, wanted: Preferences, *, by_user: bool) -> Preferences:
-        """Replace what a user wants to be spared. Raises InvalidRequest: the time zone is unknown."""
+        """Replace a user's notification preferences. Raises InvalidRequest: the time zone is unknown."""
         zone = "" if wanted.quiet_hours is None else wanted.quiet_hours.zone
         if zone and not time_zones.is_known(zone):
             raise InvalidRequest(
                 FieldViolation("quiet_hours.time_zone", "neither a time zone of the IANA database nor an offset")
             )
         async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
-            return await store.set_preferences(conn, app_id, user_id, wanted)
+            return await preferences.set_preferences(conn, app_id, user_id, wanted)
 
     async def preferences(self, app_id: str, user_id: str, *, by_user: bool) -> Preferences:
-        """What a user wants to be spared; the defaults when nothing was set."""
+        """Return a user's notification preferences, or the defaults if none were set."""
         async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
-            return await store.find_preferences(conn, app_id, user_id) or Preferences()
+            return await preferences.find_preferences(conn, app_id, user_id) or Preferences()
 
     async def device(self, app_id: str, user_id: str, device_id: str, *, by_user: bool) -> Device:
-        """One device. Raises AccessDenied (a user) or NotFound (a service) when it is not there."""
+        """Return one device. Raises AccessDenied (a user) or NotFound (a service) if it is not registered."""
         async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
-            found = await store.find_device(conn, app_id, user_id, device_id)
+            found = await devices.find_device(conn, app_id, user_id, device_id)
         if found is None:
             raise _absent(by_user=by_user)
         return found
 
     async def devices(self, app_id: str, user_id: str, after: str, limit: int, *, by_user: bool) -> list[Device]:
-        """A user's devices by id."""
+        """Return up to `limit` devices of a user in order of their ids, after the id `after`."""
         async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
-            return await store.list_devices(conn, app_id, user_id, after, limit)
+            return await devices.list_devices(conn, app_id, user_id, after, limit)
 
-    async def add_members(self, app_id: str, scope: str, members: Sequence[Member]) -> int:
-        """Add members to a scope, which is made when it is not there; how many it has then.
+    async def add_members(self, app_id: str, scope: str, added: Sequence[Member]) -> int:
+        """Add members to a scope, which is created if missing; return the number of its members.
 
         Raises:
-            RateLimited: the scope would have too many, or one of them would be in too many scopes.
+            RateLimited: the scope would have too many members, or one of them too many scopes.
         """
-        newest = {member.user_id: member for member in members}
+        newest = {member.user_id: member for member in added}
         async with self._database.transaction() as conn:
-            await store.lock_scope(conn, app_id, scope)
-            joined = await store.add_members(conn, app_id, scope, list(newest.values()))
-            count = await store.count_members(conn, app_id, scope)
+            await members.lock_scope(conn, app_id, scope)
+            joined = await members.add_members(conn, app_id, scope, list(newest.values()))
+            count = await members.count_members(conn, app_id, scope)
             if count > MAX_MEMBERS:
                 raise RateLimited(f"a scope has at most {MAX_MEMBERS} members")
-            await _check_scopes(conn, app_id, joined)
-        self._members_changed(app_id, list(newest))
+            await _check_scope_limit(conn, app_id, joined)
+        self._notifier.members_changed(app_id, list(newest))
         return count
 
     async def remove_members(self, app_id: str, scope: str, user_ids: Sequence[str]) -> int:
-        """Take members out of a scope; how many were in it. Raises NotFound when there is no such scope."""
+        """Remove members from a scope; return the number removed. Raises NotFound if there is no such scope."""
         async with self._database.transaction() as conn:
-            if not await store.known_scopes(conn, [(app_id, scope)]):
+            if not await members.known_scopes(conn, [(app_id, scope)]):
                 raise NotFound("there is no such scope")
-            removed = await store.remove_members(conn, app_id, scope, user_ids)
-        self._members_changed(app_id, user_ids)
+            removed = await members.remove_members(conn, app_id, scope, user_ids)
+        self._notifier.members_changed(app_id, user_ids)
         return removed
 
     async def members(self, app_id: str, scope: str, after: str, limit: int) -> list[Member]:
-        """A scope's members by user. Raises NotFound when there is no such scope."""
+        """Return up to `limit` members of a scope in order of users, after `after`. Raises NotFound: no such scope."""
         async with self._database.connection() as conn:
-            if not await store.known_scopes(conn, [(app_id, scope)]):
+            if not await members.known_scopes(conn, [(app_id, scope)]):
                 raise NotFound("there is no such scope")
-            return await store.list_members(conn, app_id, scope, after, limit)
+            return await members.list_members(conn, app_id, scope, after, limit)
 
     async def scopes(self, app_id: str, user_id: str, after: str, limit: int, *, by_user: bool) -> list[Member]:
-        """A user's memberships by scope."""
+        """Return up to `limit` memberships of a user in order of scopes, after `after`."""
         async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
-            return await store.list_scopes(conn, app_id, user_id, after, limit)
+            return await members.list_scopes(conn, app_id, user_id, after, limit)
 
 
-async def _check_scopes(conn: Connection, app_id: str, joined: Sequence[str]) -> None:
-    counts = await store.count_scopes(conn, app_id, joined, MAX_SCOPES)
+async def _check_scope_limit(conn: Connection, app_id: str, joined: Sequence[str]) -> None:
+    counts = await members.count_scopes(conn, app_id, joined, MAX_SCOPES)
     if max(counts.values(), default=0) > MAX_SCOPES // 2:
-        # Who adds the same users to other scopes now is not seen by this count. Of those who are far from the limit it
-        # does not matter: so many calls are never under way.
-        await store.lock_memberships(conn, app_id)
-        counts = await store.count_scopes(conn, app_id, joined, MAX_SCOPES)
+        # This count misses calls that add the same users to other scopes now. For users far from the limit that does
+        # not matter: so many calls are never under way.
+        await members.lock_memberships(conn, app_id)
+        counts = await members.count_scopes(conn, app_id, joined, MAX_SCOPES)
     full = sorted(user_id for user_id, count in counts.items() if count > MAX_SCOPES)
     if full:
         raise RateLimited(f"a user is a member of at most {MAX_SCOPES} scopes", user_id=full[0])
-
-
-def _digest(token: str) -> bytes | None:
-    return hashlib.sha256(token.encode()).digest() if token else None
-
-
-async def _find_move(conn: Connection, device: Registration, digest: bytes) -> _Move | None:
-    """Lock a token, and say from where it would move here; None: it was nobody else's.
-
-    A token that a refusal took away is still its device's: that one gets it back, to others it moves.
-    """
-    await store.lock_token(conn, device.app_id, digest)
-    own, holder = Holder(device.user_id, device.device_id), await store.lock_mover(conn, device, digest)
-    if holder == own:
-        return None
-    moves = await store.recent_moves(conn, device.app_id, digest)
-    refused = [move for move in moves if move.refused]
-    if holder is None and any(move.previous == own for move in refused):
-        return None
-    previous = holder or next((move.previous for move in refused if move.without), None)
-    if previous is None:
-        return None
-    return _Move(
-        digest,
-        previous,
-        may_release=holder is not None and len(refused) < MAX_RELEASES_A_DAY,
-        too_often=len(moves) - len(refused) >= MAX_MOVES_A_DAY,
-    )
-
-
-async def _refusal(conn: Connection, device: Registration, move: _Move | None) -> RateLimited | None:
-    if move is not None and move.too_often:
-        return RateLimited("this registration token moves between devices too often", retry_after_s=3600.0)
-    if await store.count_devices(conn, device.app_id, device.user_id, device.device_id) >= MAX_DEVICES:
-        return RateLimited(f"a user has at most {MAX_DEVICES} devices")
-    return None
 
 
 def _owner(app_id: str, user_id: str, *, by_user: bool) -> RowOwner | None:

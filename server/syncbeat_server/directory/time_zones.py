@@ -1,4 +1,4 @@
-"""Time zones as devices name them: by the names of the IANA database, or by an offset. Pure."""
+"""Parses the time zones that devices send: names of the IANA database, or offsets. Pure."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 # As Java, iOS and JavaScript write a zone without a name, hours east of Greenwich: GMT+05:30, GMT+0530, UTC+5, +05:30.
 _OFFSET = re.compile(r"(?:GMT|UTC|UT)?([+-])([0-9]{1,2})(?::?([0-5][0-9]))?", re.IGNORECASE)
-_LEAST, _MOST = timedelta(hours=-12), timedelta(hours=14)  # of all clocks on Earth
-# What a machine may have beside the database: its own zone, and the zones counted in other ways.
-_NO_NAMES = ("localtime", "posixrules", "posix/", "right/")
+_MIN_OFFSET, _MAX_OFFSET = timedelta(hours=-12), timedelta(hours=14)  # of all clocks on Earth
+# Files beside the database on some machines: the machine's own zone, and zones counted in other ways.
+_EXCLUDED_PREFIXES = ("localtime", "posixrules", "posix/", "right/")
 
 
 def is_known(name: str) -> bool:
-    """Whether this machine knows a zone by that name, or it is an offset."""
+    """Return True if this machine knows a zone by that name, or it is an offset."""
     return _find(name) is not None
 
 
 def zone_of(name: str) -> tzinfo:
-    """The time zone of that name; UTC for none, and for one that this machine does not know."""
+    """Return the time zone of that name; UTC for no name, and for one that this machine does not know."""
     return _find(name) or UTC
 
 
 @lru_cache(maxsize=1_000)  # tzdata has 600 names; zoneinfo keeps eight, and reads others from their files each time
 def _find(name: str) -> tzinfo | None:
     try:
-        return None if name.startswith(_NO_NAMES) else ZoneInfo(name)
+        return None if name.startswith(_EXCLUDED_PREFIXES) else ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return _offset(name)
 
@@ -39,4 +39,4 @@ def _offset(name: str) -> tzinfo | None:
     sign, hours, minutes = found.groups(default="0")
     size = timedelta(hours=int(hours), minutes=int(minutes))
     offset = -size if sign == "-" else size
-    return timezone(offset) if _LEAST <= offset <= _MOST else None
+    return timezone(offset) if _MIN_OFFSET <= offset <= _MAX_OFFSET else None

@@ -1,1 +1,1 @@
-"""What composes features in one transaction."""
+"""Combines several features in one transaction: publishes, and the lifecycle of users."""

@@ -1,4 +1,4 @@
-"""Publish changes, and wake the devices they concern, in one transaction."""
+"""Publishes changes, and wakes the devices they concern, in one transaction."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ from typing import Any
 import orjson
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.directory.change_notifier import ChangeNotifier
 from syncbeat_server.errors import InvalidRequest, SyncbeatError
 from syncbeat_server.push.accept import accept, new_notification_id
 from syncbeat_server.push.model import Content, Kind, Lane, NewNotification, Target
-from syncbeat_server.runtime.concurrency_limit import Turns
-from syncbeat_server.runtime.worker_processes import Aside, inline
+from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
+from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.idempotency import Answer, RequestKey
-from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, become_user, step_up
-from syncbeat_server.sync.feed.writer import Append, Appended, append, blame
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, leave_user_role, take_user_role
+from syncbeat_server.sync.feed.writer import Append, AppendResult, append, locate_violation
 from syncbeat_server.sync.model import Cursor, NewChange
 from syncbeat_server.sync.policy import Prior, Tuning
+from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 
 _RPC = "PublishChanges"
 _WAKE_TTL_S = 3600.0
 _MAX_BATCH = 64
-# Merging takes PostgreSQL up to 1.4 us a byte: what shares a transaction makes the others wait for 0.1 s at most.
+# Merging takes PostgreSQL up to 1.4 us a byte: a call that shares a transaction delays the others by 0.1 s at most.
 _MAX_SHARED_BYTES = 65_536
-# So that what is large leaves most connections (`SYNCBEAT_DATABASE_POOL_SIZE`, 8 unless set) to all others.
-_LARGE_AT_ONCE = 2
-# And so that no caller takes them by what is slow and small: of what does not share a transaction.
-_ALONE_AT_ONCE = 2
+# So that large calls leave most connections (`SYNCBEAT_DATABASE_POOL_SIZE`, 8 unless set) to all others.
+_MAX_LARGE_CALLS = 2
+# And so that no caller takes them all with slow small calls: of those that do not share a transaction.
+_MAX_ALONE_PER_CALLER = 2
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """The devices to wake for a publish: every member's but the excluded ones. No content: a silent wake-up.
+    """Wakes the devices of all members but the excluded ones. Without content the wake-up is silent.
 
-    `exclude_device_of` is whose device is excluded; None: everybody's with its id.
+    `exclude_device_of` is the user whose device is excluded; None: the devices of all users with that id.
     """
 
     type: str
@@ -51,7 +53,7 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Publish:
-    """One call of PublishChanges. `user_id` set: in the name of an end user, who must be a writer of every scope."""
+    """Holds one call of PublishChanges. With `user_id` it acts for an end user, who must be a writer of every scope."""
 
     app_id: str
     caller: str
@@ -63,13 +65,13 @@ class Publish:
 
     @property
     def request(self) -> RequestKey | None:
-        """Under what it is answered once."""
+        """Return the key under which the call is answered once; None without a request id."""
         return RequestKey.of(self.app_id, self.caller, _RPC, self.request_id, self.content_hash)
 
 
 @dataclass(frozen=True)
 class Published:
-    """What became of a publish: a sequence for each change, the new heads, the notification that wakes devices."""
+    """Holds the result of a publish: the sequence of each change, the new heads, the notification of its wake-ups."""
 
     sequences: tuple[int, ...]
     heads: tuple[Cursor, ...]
@@ -78,33 +80,34 @@ class Published:
 
 
 class Publisher:
-    """PublishChanges."""
+    """Serves PublishChanges."""
 
     def __init__(
         self,
         database: Database,
         clock: Clock,
         tuning: Callable[[str], Tuning],
-        scope_changed: Callable[[str, str], None],
-        deliveries_accepted: Callable[[], None],
-        aside: Aside = inline,
+        notifier: ChangeNotifier,
+        recorder: HintRecorder,
+        offload: RunInWorker = run_inline,
     ) -> None:
-        """`tuning` has each app's prior; `aside` runs merges of large values.
+        """`tuning(app)` has an app's prior; `offload` runs merges of large values.
 
-        After a commit, `scope_changed(app, scope)` is told of each new head, `deliveries_accepted` of wake-ups."""
+        After a commit `notifier` hears of each new head and of wake-ups, and `recorder` samples the changes.
+        """
         self._database = database
         self._clock = clock
         self._tuning = tuning
-        self._scope_changed = scope_changed
-        self._deliveries_accepted = deliveries_accepted
-        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
-        # Others of a caller's wait without a connection.
-        self._places = Turns[tuple[str, str]](_ALONE_AT_ONCE)
-        self._aside = aside
-        self._publishes: Batcher[Publish, Published] = Batcher(self._write, max_batch=_MAX_BATCH, abandons=True)
+        self._notifier = notifier
+        self._recorder = recorder
+        self._offload = offload
+        self._large = asyncio.Semaphore(_MAX_LARGE_CALLS)
+        # Further calls of a caller wait without a connection.
+        self._alone = ConcurrencyLimit[tuple[str, str]](_MAX_ALONE_PER_CALLER)
+        self._batches: Batcher[Publish, Published] = Batcher(self._write, max_batch=_MAX_BATCH, abandons=True)
 
     async def publish(self, publish: Publish) -> Published:
-        """Write all changes of the call, or none. A replay of its request answers what the first call was answered.
+        """Write all changes of the call, or none. A replay of its request returns the first call's result.
 
         Raises:
             AccessDenied: the user is not a writer of a scope.
@@ -112,20 +115,20 @@ class Publisher:
             InvalidRequest: a value cannot be stored.
             RequestIdReused, RequestInFlight: as in `idempotency.answer_once`.
         """
-        # A user's transaction runs under a role of its own, so it is not shared with others; and nobody is to wait for
-        # what is large. What runs alone ends with its caller, so that nothing goes on after the deadline.
+        # A user's transaction runs under a role of its own, so it is not shared with others; and nobody should wait
+        # for a large call. A call that runs alone ends with its caller, so that nothing continues after the deadline.
         try:
-            if publish.user_id is None and _weight(publish) <= _MAX_SHARED_BYTES:
-                return await self._publishes.submit(publish)
+            if publish.user_id is None and _patch_bytes(publish) <= _MAX_SHARED_BYTES:
+                return await self._batches.submit(publish)
             return await self._publish_alone(publish)
         except InvalidRequest as error:
-            async with self._places.turn((publish.app_id, publish.caller)), self._database.transaction() as conn:
+            async with self._alone.slot((publish.app_id, publish.caller)), self._database.transaction() as conn:
                 call = Append(publish.app_id, publish.changes)
-                raise await blame(conn, call, error, self._aside) from error
+                raise await locate_violation(conn, call, error, self._offload) from error
 
     async def _publish_alone(self, publish: Publish) -> Published:
-        async with self._places.turn((publish.app_id, publish.caller)):
-            if _weight(publish) > _MAX_SHARED_BYTES:
+        async with self._alone.slot((publish.app_id, publish.caller)):
+            if _patch_bytes(publish) > _MAX_SHARED_BYTES:
                 async with self._large:
                     (answer,) = await self._write([publish])
             else:
@@ -137,33 +140,34 @@ class Publisher:
     async def _write(self, publishes: Sequence[Publish]) -> list[Published | SyncbeatError]:
         async with self._database.transaction() as conn:
 
-            async def carry_out(indexes: Sequence[int]) -> list[str | SyncbeatError]:
-                return await self._carry_out(conn, [publishes[i] for i in indexes])
+            async def execute(indexes: Sequence[int]) -> list[str | SyncbeatError]:
+                return await self._execute(conn, [publishes[i] for i in indexes])
 
-            answers = await idempotency.answer_once(conn, [publish.request for publish in publishes], carry_out)
+            answers = await idempotency.answer_once(conn, [publish.request for publish in publishes], execute)
         results = [_published(answer) for answer in answers]
         for publish, result in zip(publishes, results, strict=True):
             if isinstance(result, Published) and not result.replayed:
-                self._tell(publish.app_id, result)
+                self._notify(publish.app_id, result)
         return results
 
-    async def _carry_out(self, conn: Connection, publishes: Sequence[Publish]) -> list[str | SyncbeatError]:
+    async def _execute(self, conn: Connection, publishes: Sequence[Publish]) -> list[str | SyncbeatError]:
+        """Append the changes of calls that are not replays, accept their wake-ups, and return the answers as JSON."""
         first = publishes[0]
         by_user = first.user_id is not None
         calls = [Append(publish.app_id, publish.changes, publish.trigger is not None) for publish in publishes]
         # The request's record is the caller's, who may be a service: only the feed is written as the user.
         if first.user_id is not None:
-            await become_user(conn, RowOwner(first.app_id, first.user_id))
-        appended = await append(conn, calls, self._prior, create_scopes=not by_user, aside=self._aside)
+            await take_user_role(conn, RowOwner(first.app_id, first.user_id))
+        appended = await append(conn, calls, self._prior, create_scopes=not by_user, offload=self._offload)
         if by_user:
-            await step_up(conn)
-        woken: dict[int, NewNotification] = {}
+            await leave_user_role(conn)
+        wake_ups: dict[int, NewNotification] = {}
         for index, (publish, result) in enumerate(zip(publishes, appended, strict=True)):
-            if publish.trigger is not None and isinstance(result, Appended):
-                woken[index] = self._wake_up(publish, publish.trigger, result.heads)
-        await accept(conn, list(woken.values()))
+            if publish.trigger is not None and isinstance(result, AppendResult):
+                wake_ups[index] = self._wake_up(publish, publish.trigger, result.heads)
+        await accept(conn, list(wake_ups.values()))
         return [
-            result if isinstance(result, SyncbeatError) else _as_json(result, woken.get(index))
+            result if isinstance(result, SyncbeatError) else _as_json(result, wake_ups.get(index))
             for index, result in enumerate(appended)
         ]
 
@@ -196,22 +200,24 @@ class Publisher:
             patient=trigger.content.is_alert,
         )
 
-    def _tell(self, app_id: str, published: Published) -> None:
+    def _notify(self, app_id: str, published: Published) -> None:
+        now = self._clock.now().timestamp()
         for head in published.heads:
-            self._scope_changed(app_id, head.scope)
+            self._recorder.record_change(app_id, head.scope, now)
+            self._notifier.scope_changed(app_id, head.scope)
         if published.notification_id:
-            self._deliveries_accepted()
+            self._notifier.deliveries_accepted()
 
 
-def _weight(publish: Publish) -> int:
+def _patch_bytes(publish: Publish) -> int:
     return sum(len(change.merge_patch_json) for change in publish.changes)
 
 
-def _as_json(appended: Appended, woken: NewNotification | None) -> str:
+def _as_json(appended: AppendResult, wake_up: NewNotification | None) -> str:
     answer = {
         "sequences": appended.sequences,
         "heads": [(head.scope, head.epoch, head.sequence) for head in appended.heads],
-        "notification_id": "" if woken is None else woken.notification_id,
+        "notification_id": "" if wake_up is None else wake_up.notification_id,
     }
     return orjson.dumps(answer).decode()
 
@@ -219,8 +225,8 @@ def _as_json(appended: Appended, woken: NewNotification | None) -> str:
 def _published(answer: Answer | SyncbeatError) -> Published | SyncbeatError:
     if not isinstance(answer, Answer):
         return answer
-    known: dict[str, Any] = orjson.loads(answer.text)
+    stored: dict[str, Any] = orjson.loads(answer.text)
     published = Published(
-        tuple(known["sequences"]), tuple(Cursor(*head) for head in known["heads"]), known["notification_id"]
+        tuple(stored["sequences"]), tuple(Cursor(*head) for head in stored["heads"]), stored["notification_id"]
     )
     return replace(published, replayed=answer.replayed)

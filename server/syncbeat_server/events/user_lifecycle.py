@@ -1,4 +1,4 @@
-"""The lifecycle of a user across all features: shut out, let in, erased; each in one transaction."""
+"""Disables, enables and deletes users across all features, each in one transaction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from syncbeat_server.storage.postgres.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """How much of a user there was."""
+    """Counts the rows of a user that were deleted, and the deliveries that were cancelled."""
 
     devices: int
     memberships: int
@@ -25,32 +25,32 @@ class Erased:
 class UserLifecycle:
     """Disables, enables and deletes users."""
 
-    def __init__(self, database: Database, told: Callable[[str, str], None]) -> None:
-        """`told(app, user)` is called after each commit: caches and streams look again."""
+    def __init__(self, database: Database, caller_changed: Callable[[str, str], None]) -> None:
+        """`caller_changed(app, user)` is called after each commit, so that caches and streams check the user again."""
         self._database = database
-        self._told = told
+        self._caller_changed = caller_changed
 
     async def disable(self, app_id: str, user_id: str) -> None:
-        """Shut a user out, and cancel what waits for its devices."""
+        """Refuse all calls of a user from now on, and cancel the deliveries to its devices."""
         async with self._database.transaction() as conn:
             await auth.disable(conn, app_id, user_id)
             await push.cancel_user(conn, app_id, user_id)
-        self._told(app_id, user_id)
+        self._caller_changed(app_id, user_id)
 
     async def enable(self, app_id: str, user_id: str) -> None:
-        """Let a user in that was shut out, or that nobody has heard of."""
+        """Accept a disabled or unknown user's calls from now on."""
         async with self._database.transaction() as conn:
             await auth.enable(conn, app_id, user_id)
-        self._told(app_id, user_id)
+        self._caller_changed(app_id, user_id)
 
     async def delete(self, app_id: str, user_id: str) -> Erased:
-        """Erase a user: what it published stays, and so does that it was deleted, which keeps its tokens dead."""
+        """Delete a user. Its published changes stay; the record of the deletion refuses its tokens."""
         async with self._database.transaction() as conn:
-            # The user's row first: sessions that are made meanwhile wait for it.
+            # The user's row first: sessions that are created meanwhile wait for it.
             sessions = await auth.erase(conn, app_id, user_id)
             await directory.begin_erasing(conn, app_id, user_id)
             cancelled = await push.erase(conn, app_id, user_id)
             await forget_caller(conn, app_id, f"user:{user_id}")
             devices, memberships = await directory.erase(conn, app_id, user_id)
-        self._told(app_id, user_id)
+        self._caller_changed(app_id, user_id)
         return Erased(devices, memberships, sessions, cancelled)

@@ -1,1 +1,1 @@
-"""Doors that are not gRPC: the HTTP endpoint of operators."""
+"""Serves HTTP: the endpoint of operators, on a listener of its own."""

@@ -1,6 +1,6 @@
-"""Serves HTTP: /metrics for Prometheus, /healthz and /readyz for an orchestrator, our sessions' keys.
+"""Serves HTTP for operators: /metrics, /healthz and /readyz, and the public keys of our own sessions.
 
-A connection has one request, so that whatever it does it is over in ten seconds: slow to ask, slow to read, or silent.
+A connection serves one request and ends after ten seconds, also if its client sends or reads slowly, or not at all.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from syncbeat_server.errors import ConfigurationError
 
-# Supabase's and Envoy's: a key that is new must be published for as long before it signs.
+# As Supabase and Envoy cache keys: a new key must be published for as long before it signs.
 _KEYS_CACHED = "public, max-age=600"
 
 CONNECTION_S = 10.0
-"""From the first octet of a connection to its last: as long as Prometheus waits unless told otherwise."""
+"""The life of a connection, in seconds: Prometheus's default time-out."""
 MOST_CONNECTIONS = 64
-"""At a time; of more the oldest ends. A handful of probes and scrapers ask, each for some milliseconds."""
+"""Connections at a time; a further one ends the oldest. A handful of probes and scrapers take milliseconds each."""
 MOST_LINE, MOST_FIELD, MOST_HEADERS = 2_048, 4_096, 32
-"""Octets of a request line and of a header, and headers: 8 MiB on all connections together."""
+"""The most octets of a request line and of a header, and headers: 8 MiB on all connections together."""
 
 
 @asynccontextmanager
-async def serving_http(
+async def serve_http(
     listen: str, registry: CollectorRegistry, ready: Callable[[], Awaitable[bool]], jwks: bytes, *, share_port: bool
 ) -> AsyncIterator[None]:
-    """Serve for the block. `/readyz` is 503 while `ready()` is false; `/healthz` says that the process runs.
+    """Serve HTTP for the block. `/readyz` is 503 while `ready()` returns False; `/healthz` is always 200.
 
-    `jwks` is the document with the public keys that sign our own sessions, for others who check their tokens.
+    `jwks` is the document with the public keys of our own sessions, for other services that verify their tokens.
 
     Raises:
         ConfigurationError: the address is taken or unusable.
@@ -67,7 +67,7 @@ async def serving_http(
         max_line_size=MOST_LINE,
         max_field_size=MOST_FIELD,
         max_headers=MOST_HEADERS,
-        lingering_time=0.0,  # a body is of no use here
+        lingering_time=0.0,  # request bodies are not read
     )
     await runner.setup()
     host, _, port = listen.rpartition(":")
@@ -89,7 +89,7 @@ async def _close_after(_request: web.Request, response: web.StreamResponse) -> N
 
 
 def _connections(runner: web.AppRunner) -> Callable[[], web.RequestHandler]:
-    """Return the factory of connections, which ends the oldest of too many, and each after its time."""
+    """Return the factory of connections, which ends each after its time, and the oldest when there are too many."""
     server, loop = runner.server, asyncio.get_running_loop()
     if server is None:
         raise RuntimeError("the runner has to be set up first")
@@ -106,6 +106,6 @@ def _connections(runner: web.AppRunner) -> Callable[[], web.RequestHandler]:
 
 
 def _end(connection: web.RequestHandler) -> None:
-    # Not closed, which would wait for a client that does not read.
+    # Aborted: closing would wait for a client that does not read.
     if isinstance(connection.transport, asyncio.Transport):
         connection.transport.abort()

@@ -1,1 +1,1 @@
-"""Configuration, logs, metrics, health."""
+"""Operation of a process: settings, metrics, logs, files, child processes, shutdown."""

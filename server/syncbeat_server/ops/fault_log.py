@@ -1,4 +1,4 @@
-"""Trouble that goes on is told once for each cause, and once when it is over."""
+"""Logs a lasting fault once for each cause, and once when it is over."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 import threading
 
 
-class Trouble:
-    """What keeps something from working. Any thread may tell it."""
+class FaultLog:
+    """Logs the faults of one thing that should work. Safe to call from any thread."""
 
     def __init__(
         self, logger: logging.Logger, message: str, over: str, level: int = logging.ERROR, **extra: str
@@ -21,15 +21,15 @@ class Trouble:
         self._cause: str | None = None
         self._lock = threading.Lock()
 
-    def met(self, cause: str) -> None:
-        """Tell it, unless its last cause was the same."""
+    def report(self, cause: str) -> None:
+        """Log a fault, unless the last one had the same cause."""
         with self._lock:
             known, self._cause = self._cause, cause
         if cause != known:
             self._logger.log(self._level, self._message, extra={**self._extra, "fault": cause})
 
-    def ended(self) -> None:
-        """Tell that it works again, if it did not."""
+    def resolve(self) -> None:
+        """Log that it works again, if a fault was reported."""
         with self._lock:
             known, self._cause = self._cause, None
         if known is not None:

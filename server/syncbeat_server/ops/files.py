@@ -1,4 +1,4 @@
-"""Files that operators write, read whole and within a bound, with a sentence for whatever is wrong with them."""
+"""Reads files that operators write: whole, within a bound, with a sentence for each way in which one is unusable."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import re
 import stat
 from pathlib import Path
 
-MOST_BYTES = 1024 * 1024
-"""Of each file: a hundred times what the largest apps file seen, or a bundle of authorities, comes to."""
-
-# Whoever writes a secret where its path belongs is not to find it in a log. What starts like a path, and holds neither
-# `=` nor what stands in JSON and PEM, is shown.
+MAX_BYTES = 1024 * 1024
+"""The most bytes of a file: a hundred times the largest apps file seen, or a bundle of authorities."""
+# A secret written in place of its path must not reach the log. A text is logged only if it looks like a path and holds
+# neither `=` nor the characters of JSON and PEM.
 _PATH = re.compile(r"(?:~|\.{0,2})/[^=\"{}\n\r]{0,200}|[\w./-]{0,100}\.(?:env|toml|json|jwks|pem|crt|key|txt)")
 
 
 class FileFault(ValueError):
-    """A file cannot be used; the message says why, and holds nothing that stands in it. `missing`: there is none."""
+    """A file cannot be used; the message says why and quotes none of its content. `missing`: there is no such file."""
 
     def __init__(self, message: str, *, missing: bool = False) -> None:
         super().__init__(message)
@@ -24,14 +23,14 @@ class FileFault(ValueError):
 
 
 def read_file(path: Path) -> bytes:
-    """Returns what a file holds.
+    """Return the content of a file.
 
     Raises:
         FileFault: there is none, it may not be read, it is no regular file, or it is larger than 1 MiB.
     """
-    shown = shown_path(path)
+    shown = loggable_path(path)
     try:
-        # Without waiting: a FIFO has a writer whenever it likes.
+        # Non-blocking: opening a FIFO waits for a writer that may never come.
         number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         raise _fault(error, shown) from None
@@ -40,10 +39,10 @@ def read_file(path: Path) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise FileFault(f"{shown} is {'a directory' if stat.S_ISDIR(found.st_mode) else 'no regular file'}")
         content = bytearray()
-        while part := os.read(number, MOST_BYTES + 1 - len(content)):
+        while part := os.read(number, MAX_BYTES + 1 - len(content)):
             content += part
-            if len(content) > MOST_BYTES:
-                raise FileFault(f"{shown} is larger than {MOST_BYTES // 1024} KiB")
+            if len(content) > MAX_BYTES:
+                raise FileFault(f"{shown} is larger than {MAX_BYTES // 1024} KiB")
     except OSError as error:
         raise _fault(error, shown) from None
     finally:
@@ -51,8 +50,8 @@ def read_file(path: Path) -> bytes:
     return bytes(content)
 
 
-def written_at(path: Path) -> tuple[int, int]:
-    """Returns what tells the same content written anew from what was there: time and inode; zeros without a file."""
+def file_version(path: Path) -> tuple[int, int]:
+    """Return a file's modification time (ns) and inode, which differ when it is rewritten; zeros without a file."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -61,27 +60,27 @@ def written_at(path: Path) -> tuple[int, int]:
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a file in UTF-8, with or without a byte order mark; its lines end with a line feed.
+    """Return the text of a file in UTF-8, with or without a byte order mark; its lines end with a line feed.
 
     Raises:
         FileFault: as for `read_file`, or it is not UTF-8, or holds a NUL.
     """
-    return text_of(read_file(path), path)
+    return decode_text(read_file(path), path)
 
 
-def text_of(content: bytes, path: Path) -> str:
-    """Returns what `read_text` would, of a file that was read already. Raises FileFault."""
+def decode_text(content: bytes, path: Path) -> str:
+    """Return the text of a file that was read already, as `read_text` does. Raises FileFault."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise FileFault(f"{shown_path(path)} is not text in UTF-8") from None
+        raise FileFault(f"{loggable_path(path)} is not text in UTF-8") from None
     if "\0" in text:
-        raise FileFault(f"{shown_path(path)} holds a NUL byte, so it is not text in UTF-8")
+        raise FileFault(f"{loggable_path(path)} holds a NUL byte, so it is not text in UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def shown_path(path: Path) -> str:
-    """Returns a path as a message may show it: not at all where it may be a secret that was written in its place."""
+def loggable_path(path: Path) -> str:
+    """Return a path for a message, or a phrase in its place if it may be a secret written where a path belongs."""
     text = str(path)
     return f"the file {text}" if _PATH.fullmatch(text) and text.isprintable() else "the file that is named"
 

@@ -1,7 +1,7 @@
-"""A bound on what an outage, or a caller, can write into the log: each cause once, then how often it came again.
+"""Bounds the warnings and errors that an outage, or a caller, can write to the log: each cause once, then its counts.
 
-The first line of a cause is written whole, with its traceback. While it goes on it is counted: every ten seconds a
-line tells how often it came, with what distinguished the first of those, and one line tells that it is over.
+The first record of a cause is written whole, with its traceback. Repeats are counted: every ten seconds a line says how
+many there were, with samples of the fields that differed, and one line says that the cause is over.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import TextIO
 from syncbeat_server.clock import Clock, SystemClock
 
 WINDOW_S = 10.0
-MOST_CAUSES = 200
-"""Causes told apart at a time; of more than that each logger's are one."""
-MOST_SAMPLES = 20
+MAX_CAUSES = 200
+"""The most causes that are counted separately; beyond them, all causes of a logger are counted as one."""
+MAX_SAMPLES = 20
 _MOST_TEXT = 200
 _OWN = ("syncbeat_server", "syncbeat_devtools")
 _PLAIN = frozenset({*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"})
-# What the settings and the outage decide, and no caller: it tells causes apart. The rest makes samples.
+# Fields that settings and outages decide, and no caller: they distinguish causes. All other fields become samples.
 _OF_CAUSE = ("reason", "error", "fault", "app_id", "app", "issuer", "listener", "status", "signal")
 _VARYING = re.compile(r"0x[0-9a-f]+|\d+")
 _MANY = "messages of many kinds"
@@ -41,36 +41,36 @@ class _Origin:
 
 @dataclass
 class _Repeats:
-    """What came of one cause since its first line; nothing of the record, whose traceback holds on to much."""
+    """Counts the repeats of one cause. Keeps no record, since a traceback keeps whole frames alive."""
 
-    of: _Origin
+    origin: _Origin
     message: str
     began_s: float
     last_s: float
-    untold: int = 0
-    told: int = 0
+    pending: int = 0
+    reported: int = 0
     samples: list[dict[str, str]] = field(default_factory=list)
 
     def is_over(self, now_s: float) -> bool:
-        """Whether there is nothing to be told of it any more: it came once, a while ago."""
-        return not (self.untold or self.told) and now_s - self.last_s >= WINDOW_S
+        """Return True if nothing of it is left to report: it occurred once, and longer ago than the window."""
+        return not (self.pending or self.reported) and now_s - self.last_s >= WINDOW_S
 
 
-class BoundedHandler(logging.StreamHandler[TextIO]):
-    """Writes records; warnings and errors of one cause once, and then their number. The lock is the handler's own."""
+class RateLimitedHandler(logging.StreamHandler[TextIO]):
+    """Writes records; warnings and errors of one cause once, then their count. Guarded by the handler's own lock."""
 
     def __init__(self, stream: TextIO, clock: Clock | None = None) -> None:
         super().__init__(stream)
         self._clock = clock or SystemClock()
         self._causes: dict[Cause, _Repeats] = {}
         self._closing = threading.Event()
-        self._teller: threading.Thread | None = None
+        self._summarizer: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it, or count it."""
+        """Write the record, or count it."""
         try:
             whole = record.levelno < logging.WARNING or self._is_first(record)
-        except Exception:  # noqa: BLE001  # a record that cannot be read is logging's to tell of, not its writer's
+        except Exception:  # noqa: BLE001  # logging itself reports a record that cannot be read, not its writer
             self.handleError(record)
             return
         if whole:
@@ -80,9 +80,9 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
         now_s = self._clock.monotonic()
         cause = _cause(record)
         known = self._causes.get(cause)
-        if known is None and len(self._causes) >= MOST_CAUSES:
-            self._forget(now_s)
-            if len(self._causes) >= MOST_CAUSES:
+        if known is None and len(self._causes) >= MAX_CAUSES:
+            self._remove_ended(now_s)
+            if len(self._causes) >= MAX_CAUSES:
                 cause = (record.name, record.levelname, _MANY)
                 known = self._causes.get(cause)
         if known is None or known.is_over(now_s):
@@ -91,68 +91,68 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
             message = _MANY if cause[-1] == _MANY else _first_line(record.getMessage())
             self._causes[cause] = _Repeats(origin, message, now_s, now_s)
             return True
-        known.untold += 1
+        known.pending += 1
         known.last_s = now_s
-        if len(known.samples) < MOST_SAMPLES:
+        if len(known.samples) < MAX_SAMPLES:
             known.samples.append(_sample(record))
-        if self._teller is None:
-            self._teller = threading.Thread(target=self._tell_for_ever, name="log repeats", daemon=True)
-            self._teller.start()
+        if self._summarizer is None:
+            self._summarizer = threading.Thread(target=self._summarize_for_ever, name="log repeats", daemon=True)
+            self._summarizer.start()
         return False
 
-    def tell(self, *, last: bool = False) -> None:
-        """Write how often each cause came since this was called before, and which are over. `last`: all are told."""
+    def write_summaries(self, *, last: bool = False) -> None:
+        """Write the count of each cause since the previous call, and the causes that are over; `last` forgets all."""
         self.acquire()
         try:
             now_s = self._clock.monotonic()
             for cause, known in list(self._causes.items()):
-                if known.untold:
-                    self._write(known, known.message, known.untold, now_s - known.began_s, known.samples)
-                    known.told, known.untold, known.samples = known.told + known.untold, 0, []
+                if known.pending:
+                    self._write(known, known.message, known.pending, now_s - known.began_s, known.samples)
+                    known.reported, known.pending, known.samples = known.reported + known.pending, 0, []
                 elif now_s - known.last_s >= WINDOW_S:
                     del self._causes[cause]
-                    if known.told:
-                        self._write(known, f"over: {known.message}", known.told, known.last_s - known.began_s, [])
+                    if known.reported:
+                        self._write(known, f"over: {known.message}", known.reported, known.last_s - known.began_s, [])
             if last:
                 self._causes.clear()
         finally:
             self.release()
 
     def close(self) -> None:
-        """Tell what is counted, at the end of the process at the latest."""
+        """Write the pending counts; logging closes its handlers at the end of the process."""
         self._closing.set()
-        self.tell(last=True)
+        self.write_summaries(last=True)
         super().close()
 
     def _write(self, known: _Repeats, message: str, count: int, seconds: float, samples: list[dict[str, str]]) -> None:
-        of = known.of
-        told = logging.LogRecord(of.logger, of.level, of.path, of.line, message, None, None)
-        told.__dict__.update(of.extras, repeated=count, seconds=round(seconds, 1))
+        origin = known.origin
+        record = logging.LogRecord(origin.logger, origin.level, origin.path, origin.line, message, None, None)
+        record.__dict__.update(origin.extras, repeated=count, seconds=round(seconds, 1))
         if any(samples):
-            told.__dict__["samples"] = samples
-        super().emit(told)
+            record.__dict__["samples"] = samples
+        super().emit(record)
 
-    def _forget(self, now_s: float) -> None:
+    def _remove_ended(self, now_s: float) -> None:
         for cause in [cause for cause, known in self._causes.items() if known.is_over(now_s)]:
             del self._causes[cause]
 
-    def _tell_for_ever(self) -> None:
+    def _summarize_for_ever(self) -> None:
         while not self._closing.wait(WINDOW_S):
-            self.tell()
+            self.write_summaries()
 
 
 def _cause(record: logging.LogRecord) -> Cause:
-    # Other libraries' messages come with the numbers and addresses of what they are about.
-    said = _VARYING.sub("#", _first_line(str(record.msg)))
+    # Messages of other libraries hold numbers and addresses, which would make each a cause of its own.
+    message = _VARYING.sub("#", _first_line(str(record.msg)))
     extras = [_VARYING.sub("#", str(record.__dict__.get(name, ""))[:_MOST_TEXT]) for name in _OF_CAUSE]
     error, place = "", ""
     if isinstance(record.exc_info, tuple) and record.exc_info[0] is not None:
         error, place = record.exc_info[0].__name__, _place(record.exc_info[2])
-    return (record.name, record.levelname, error, place, *extras, said)
+    return (record.name, record.levelname, error, place, *extras, message)
 
 
 def _place(trace: TracebackType | None) -> str:
-    """The last line of ours in a traceback: two faults of one class are two causes."""
+    """Return the last line of our code in a traceback, so that two faults of one class are two causes."""
     found = ""
     while trace is not None:
         if trace.tb_frame.f_globals.get("__name__", "").startswith(_OWN):

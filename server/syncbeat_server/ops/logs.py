@@ -1,4 +1,4 @@
-"""Structured logs: one line an event, with the request id of the call that it belongs to; bounded by `ops/repeats`."""
+"""Configures structured logs: one line an event, with the request id of its call; bounded by `log_rate_limit`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextvars import ContextVar
 
 import structlog
 
-from syncbeat_server.ops.log_rate_limit import BoundedHandler
+from syncbeat_server.ops.log_rate_limit import RateLimitedHandler
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
-def set_up(*, as_json: bool, level: str) -> None:
-    """Send the log records of this process to standard error, formatted once for all, repeats of trouble counted."""
-    handler = BoundedHandler(sys.stderr)
-    handler.addFilter(_note_request_id)
+def configure_logging(*, as_json: bool, level: str) -> None:
+    """Send the log records of this process to standard error, in one format, with repeated faults counted."""
+    handler = RateLimitedHandler(sys.stderr)
+    handler.addFilter(_add_request_id)
     handler.setFormatter(formatter(as_json=as_json))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -24,7 +24,7 @@ def set_up(*, as_json: bool, level: str) -> None:
 
 
 def formatter(*, as_json: bool) -> logging.Formatter:
-    """Returns what makes a line of a record."""
+    """Return the formatter of the records of all loggers."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
@@ -41,8 +41,8 @@ def formatter(*, as_json: bool) -> logging.Formatter:
     )
 
 
-def _note_request_id(record: logging.LogRecord) -> bool:
-    # Noted by the call that logs: what is counted is told later, by a thread that knows of no call.
+def _add_request_id(record: logging.LogRecord) -> bool:
+    # At the call that logs: summaries are written later, by a thread that belongs to no call.
     current = request_id.get()
     if current is not None:
         record.request_id = current

@@ -1,7 +1,9 @@
-"""The end of a process: everything on the way out shares one budget, and what hangs beyond it is left behind (ADR 77).
+"""Bounds the end of a process: all steps of a shutdown share one budget, and a step that hangs beyond it is abandoned.
 
 A database that is stopped, or cut off, still takes connections: cancelling a statement, rolling back and closing each
-wait for it in turn. Nothing is lost by ending without them: what was accepted is committed, leases run out.
+wait for it in turn. Ending without them loses nothing: accepted calls are committed, leases run out.
+
+See ADR 77.
 """
 
 from __future__ import annotations
@@ -17,36 +19,37 @@ from contextlib import contextmanager
 
 _log = logging.getLogger(__name__)
 
-# What is left after draining for giving back leases and closing; then the process ends as it is. An orchestrator is
-# promised two seconds.
+# The time after draining for releasing leases and closing; then the process ends as it is. Orchestrators are promised
+# two seconds.
 _CLOSING_S = 1.5
 _STATUS_CUT_SHORT = 1
 
 
-class Ending:
-    """How much of the time to drain is left."""
+class ShutdownBudget:
+    """Measures the time that is left for draining."""
 
     def __init__(self, drain_s: float) -> None:
         self._drain_s = drain_s
         self._began: float | None = None
 
-    def begin(self) -> None:
-        """The process is to end; the first time counts."""
+    def start(self) -> None:
+        """Start the time; only the first call does."""
         if self._began is None:
             self._began = asyncio.get_running_loop().time()
 
-    def left_s(self) -> float:
-        """Seconds until draining is over."""
+    def remaining_s(self) -> float:
+        """Return the seconds until draining must be over; all of them before `start`."""
         if self._began is None:
             return self._drain_s
         return max(0.0, self._began + self._drain_s - asyncio.get_running_loop().time())
 
-    async def within(self, work: Awaitable[object], grace_s: float) -> bool:
-        """Wait for `work` until `grace_s` after draining is over; whether it ended. It is not waited for any longer,
-        not even until it is cancelled. Raises what it raises.
+    async def wait_for(self, work: Awaitable[object], grace_s: float) -> bool:
+        """Wait for `work` until `grace_s` seconds after draining must be over; return True if it ended.
+
+        Work that did not end is cancelled without waiting for that. Raises whatever the work raises.
         """
         task = asyncio.ensure_future(work)
-        await asyncio.wait([task], timeout=self.left_s() + grace_s)
+        await asyncio.wait([task], timeout=self.remaining_s() + grace_s)
         if task.done():
             task.result()
             return True
@@ -54,26 +57,24 @@ class Ending:
         return False
 
 
-def heed_signals(stop: asyncio.Event, drain_s: float | None) -> None:
-    """Let SIGTERM and SIGINT set `stop`. With `drain_s` the process then ends soon after so many seconds, whatever
-    hangs.
-    """
+def stop_on_signals(stop: asyncio.Event, drain_s: float | None) -> None:
+    """Set `stop` on SIGTERM and SIGINT; with `drain_s`, end the process soon after so many seconds, whatever hangs."""
 
-    def told() -> None:
+    def on_signal() -> None:
         if drain_s is not None and not stop.is_set():
-            _end_within(drain_s)
+            _exit_after(drain_s)
         stop.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told)
+        loop.add_signal_handler(number, on_signal)
 
 
 @contextmanager
-def given_up(stop: asyncio.Event) -> Iterator[Callable[[], None]]:
-    """Cancel the block when `stop` is set before the block calls what it is given: it starts something, and hangs.
+def cancelled_on_stop(stop: asyncio.Event) -> Iterator[Callable[[], None]]:
+    """Cancel the block if `stop` is set before the block calls the yielded function: its start hangs, say.
 
-    A block that was cancelled for that ends as if it were over.
+    The block then ends without an error.
     """
     task = asyncio.current_task()
     if task is None:
@@ -98,14 +99,14 @@ def given_up(stop: asyncio.Event) -> Iterator[Callable[[], None]]:
         watching.cancel()
 
 
-def _end_within(drain_s: float) -> None:
-    # A thread, since what hangs may be the loop, or the threads that the loop waits for at its end.
-    timer = threading.Timer(drain_s + _CLOSING_S, _end)
+def _exit_after(drain_s: float) -> None:
+    # A thread, since the loop itself may hang, or the threads that it waits for at its end.
+    timer = threading.Timer(drain_s + _CLOSING_S, _exit_now)
     timer.daemon = True
     timer.start()
 
 
-def _end() -> None:
+def _exit_now() -> None:
     _log.warning("ended without waiting for what still hangs")
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from syncbeat_server.directory.store import known_scopes
+from syncbeat_server.directory.store.members import known_scopes
 from syncbeat_server.errors import NotFound, SyncbeatError, TokenInvalid
 from syncbeat_server.push.accept import accept
 from syncbeat_server.push.content.ack_token import claimed_app, verify_ack_token
@@ -23,7 +23,7 @@ from syncbeat_server.push.store import lifecycle, notifications
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.idempotency import Answer, RequestKey
-from syncbeat_server.storage.idempotency_cache import Replays
+from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.storage.postgres.database import Connection, Database
 
 _SEND, _REDRIVE = "SendNotification", "RedriveDeliveries"
@@ -39,7 +39,11 @@ class PushService:
     """Accepts, reports, cancels and redrives notifications, and records acknowledgements."""
 
     def __init__(
-        self, database: Database, replays: Replays, secrets: Mapping[str, bytes], on_accepted: Callable[[], None]
+        self,
+        database: Database,
+        replays: IdempotencyCache,
+        secrets: Mapping[str, bytes],
+        on_accepted: Callable[[], None],
     ) -> None:
         """`secrets` is by app. `on_accepted` is called after each commit that made deliveries; it wakes the workers."""
         self._database = database

@@ -1,1 +1,1 @@
-"""Retry, deadlines: how calls to others are bounded."""
+"""Bounds on calls to dependencies."""

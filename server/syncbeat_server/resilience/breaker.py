@@ -1,4 +1,4 @@
-"""A circuit breaker: after some failures in a row nobody asks for a while, then a few may try."""
+"""A circuit breaker: after consecutive failures it blocks calls for a while, then admits a few trial calls."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from enum import StrEnum
 
 from syncbeat_server.clock import Clock
 
-_REMEMBERED = 10_000  # calls; many times what is under way at once
+_MAX_REMEMBERED = 10_000  # calls; many times the number in flight
 
 
 class BreakerState(StrEnum):
-    """Whether a dependency is asked."""
+    """The states of a circuit breaker."""
 
     CLOSED = "CLOSED"
     OPEN = "OPEN"
@@ -20,7 +20,11 @@ class BreakerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerRule:
-    """`failures` in a row open it for `open_s`; then at most `trials` at once may try, and `successes` close it."""
+    """The thresholds of a breaker.
+
+    `failures` in a row open it for `open_s` seconds; then at most `trials` concurrent calls are admitted, and
+    `successes` of them close it.
+    """
 
     failures: int = 5
     open_s: float = 60.0
@@ -29,7 +33,7 @@ class BreakerRule:
 
 
 class Permit:
-    """The right to ask once. It ends with `succeed`, `fail` or `release`, whichever comes first."""
+    """The right to make one call. The first of `succeed`, `fail` and `release` ends it."""
 
     __slots__ = ("_breaker", "_era", "_number", "_used")
 
@@ -40,28 +44,28 @@ class Permit:
         self._used = False
 
     def succeed(self) -> None:
-        """The dependency answered."""
+        """Record that the dependency answered."""
         self._end(failed=False)
 
     def fail(self) -> None:
-        """The dependency did not answer, or not as it should."""
+        """Record that the dependency did not answer, or not as it should."""
         self._end(failed=True)
 
     def release(self) -> None:
-        """Nothing was learned: the call was cancelled, or never made."""
+        """Record no outcome: the call was cancelled or never made."""
         self._end(failed=None)
 
     def _end(self, *, failed: bool | None) -> None:
         if not self._used:
             self._used = True
-            self._breaker._ended(self._era, self._number, failed=failed)
+            self._breaker._record(self._era, self._number, failed=failed)
 
 
 class Breaker:
-    """Counts failures in a row. What was asked before it opened says nothing about the time after.
+    """Counts consecutive failures. Calls that began before a transition do not count after it.
 
-    In a row is in the order in which the calls were made, not in which they end: of two hundred at once the few that
-    fail may well be answered before all others.
+    Consecutive means in the order in which the calls began, not ended: of two hundred concurrent calls the few that
+    fail may well end before all others.
     """
 
     def __init__(self, rule: BreakerRule, clock: Clock) -> None:
@@ -75,15 +79,15 @@ class Breaker:
 
     @property
     def state(self) -> BreakerState:
-        """Where it is now."""
+        """Return the current state."""
         if self._opened_at is None:
             return BreakerState.CLOSED
         over = self._clock.monotonic() - self._opened_at >= self._rule.open_s
         return BreakerState.HALF_OPEN if over else BreakerState.OPEN
 
     @property
-    def room(self) -> int | None:
-        """How many may ask now; None for any number."""
+    def free_permits(self) -> int | None:
+        """Return how many calls are admitted now; None: any number."""
         match self.state:
             case BreakerState.CLOSED:
                 return None
@@ -93,23 +97,23 @@ class Breaker:
                 return max(0, self._rule.trials - self._trying)
 
     @property
-    def opens_in_s(self) -> float:
-        """Seconds until somebody may try; 0 when somebody may now."""
+    def retry_in_s(self) -> float:
+        """Return the seconds until a call is admitted; 0 if one is admitted now."""
         if self._opened_at is None:
             return 0.0
         return max(0.0, self._opened_at + self._rule.open_s - self._clock.monotonic())
 
-    def enter(self) -> Permit | None:
-        """The right to ask once, or None."""
-        room = self.room
-        if room is not None:
-            if room == 0:
+    def acquire(self) -> Permit | None:
+        """Return a permit for one call, or None if no call is admitted now."""
+        free = self.free_permits
+        if free is not None:
+            if free == 0:
                 return None
             self._trying += 1
         self._number += 1
         return Permit(self, self._era, self._number)
 
-    def _ended(self, era: int, number: int, *, failed: bool | None) -> None:
+    def _record(self, era: int, number: int, *, failed: bool | None) -> None:
         if era != self._era:
             return
         if self._opened_at is not None:
@@ -119,18 +123,18 @@ class Breaker:
             elif failed is False:
                 self._succeeded += 1
                 if self._succeeded >= self._rule.successes:
-                    self._turn(None)
+                    self._transition(None)
         elif failed is None:
             self._released.add(number)
         elif failed:
             self._failed.add(number)
             if 1 + self._failed_beside(number, -1) + self._failed_beside(number, 1) >= self._rule.failures:
                 self._open()
-        if len(self._failed) + len(self._released) > _REMEMBERED:
+        if len(self._failed) + len(self._released) > _MAX_REMEMBERED:
             self._forget()
 
     def _failed_beside(self, number: int, step: int) -> int:
-        """How many calls next to this one failed; those that were released do not count and do not part."""
+        """Count the consecutive failed calls beside this one; released calls neither count nor interrupt."""
         count = 0
         number += step
         while number in self._failed or number in self._released:
@@ -139,14 +143,14 @@ class Breaker:
         return count
 
     def _forget(self) -> None:
-        oldest = self._number - _REMEMBERED
+        oldest = self._number - _MAX_REMEMBERED
         self._failed = {number for number in self._failed if number > oldest}
         self._released = {number for number in self._released if number > oldest}
 
     def _open(self) -> None:
-        self._turn(self._clock.monotonic())
+        self._transition(self._clock.monotonic())
 
-    def _turn(self, opened_at: float | None) -> None:
+    def _transition(self, opened_at: float | None) -> None:
         self._era += 1
         self._opened_at = opened_at
         self._succeeded = self._trying = 0

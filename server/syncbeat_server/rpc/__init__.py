@@ -1,1 +1,1 @@
-"""The wire: the only code that knows gRPC and protobuf."""
+"""Serves the contract over gRPC: the only code that knows gRPC and protobuf."""

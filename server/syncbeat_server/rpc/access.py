@@ -1,4 +1,4 @@
-"""The access policy of every method, read from its proto option. A method without one stops start-up."""
+"""Reads the access policy of every method from its proto option; a method without one stops start-up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class AccessPolicy:
-    """Who may call one method."""
+    """The kinds of caller that one method admits; `public` admits everybody, without credentials."""
 
     method: str
     public: bool
@@ -33,8 +33,8 @@ class AccessPolicy:
             raise AccessDenied("this method is not on the caller's allow-list")
 
 
-def policies(service: ServiceDescriptor) -> dict[str, AccessPolicy]:
-    """The policy of each method of a service, by method name.
+def access_policies(service: ServiceDescriptor) -> dict[str, AccessPolicy]:
+    """Return the policy of each method of a service, by method name.
 
     Raises:
         ConfigurationError: a method has no access option.

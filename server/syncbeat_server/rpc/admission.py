@@ -1,9 +1,10 @@
-"""Which calls are let in when there are more than can be served: the less it costs to wait, the earlier one is shed."""
+"""Sheds calls under overload: those go first whose callers lose least by waiting."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 
 from google.protobuf.descriptor import MethodDescriptor
@@ -13,8 +14,8 @@ from syncbeat_server.errors import Overloaded
 from syncbeat_server.rpc.access import AccessPolicy
 
 
-class Rank(StrEnum):
-    """What a call is to others, from what is shed first to what never is."""
+class Criticality(StrEnum):
+    """The criticality of a call, from what is shed first to what never is."""
 
     POLL = "poll"
     DEVICE = "device"
@@ -23,69 +24,86 @@ class Rank(StrEnum):
     OPERATOR = "operator"
 
 
-# How many times the bound may be under way before a call of the rank is shed.
-_ROOM = {Rank.POLL: 1.0, Rank.DEVICE: 1.25, Rank.SIGN_IN: 1.5, Rank.SERVICE: 2.0, Rank.OPERATOR: math.inf}
-_RANK_OF = {PrincipalKind.SERVICE: Rank.SERVICE, PrincipalKind.ADMIN: Rank.OPERATOR}
+# A call is shed while more than this many times the limit are in flight.
+_HEADROOM = {
+    Criticality.POLL: 1.0,
+    Criticality.DEVICE: 1.25,
+    Criticality.SIGN_IN: 1.5,
+    Criticality.SERVICE: 2.0,
+    Criticality.OPERATOR: math.inf,
+}
+_CRITICALITY_OF = {PrincipalKind.SERVICE: Criticality.SERVICE, PrincipalKind.ADMIN: Criticality.OPERATOR}
 _POLLS = frozenset({"GetHint", "ReportActivity"})
-_SOONEST_S, _LATEST_S = 0.5, 300.0
+_MIN_RETRY_S, _MAX_RETRY_S = 0.5, 300.0
 
 
-def rank_of(method: MethodDescriptor, policy: AccessPolicy) -> Rank:
-    """The rank of a method's calls by users and by callers that are not known yet."""
+def criticality_of(method: MethodDescriptor, policy: AccessPolicy) -> Criticality:
+    """Return the criticality of a method's calls by users and by callers not authenticated yet."""
     if policy.public:
-        return Rank.SIGN_IN
+        return Criticality.SIGN_IN
     if PrincipalKind.USER not in policy.kinds:
-        return Rank.SERVICE if PrincipalKind.SERVICE in policy.kinds else Rank.OPERATOR
-    return Rank.POLL if method.name in _POLLS else Rank.DEVICE
+        return Criticality.SERVICE if PrincipalKind.SERVICE in policy.kinds else Criticality.OPERATOR
+    return Criticality.POLL if method.name in _POLLS else Criticality.DEVICE
+
+
+@dataclass(slots=True)
+class CallCounts:
+    """Counts of a process's calls, which the pacing of hints reads.
+
+    `in_flight` are those being served: without those that wait for their batch, and of a stream until its first answer.
+    """
+
+    started: int = 0
+    shed: int = 0
+    in_flight: int = 0
 
 
 class Admission:
-    """Lets calls in as long as not too many are under way, and polls as long as the fleet is not over its capacity."""
+    """Admits calls while fewer than a limit are in flight, and polls while the cluster is within its capacity."""
 
     def __init__(
         self,
-        most_in_flight: int,
+        max_in_flight: int,
         overload: Callable[[], float],
-        return_s: Callable[[], float],
-        draw: Callable[[], float],
-        observe: Callable[[str], None],
+        retry_after_s: Callable[[], float],
+        random_unit: Callable[[], float],
+        on_shed: Callable[[str], None],
+        counts: CallCounts | None = None,
     ) -> None:
-        """`overload` knows what share of the fleet's requests is too much, `return_s` when a call may come again.
-
-        `draw` gives numbers from 0 to 1 by chance, `observe` is told the rank of each call that is shed.
-        """
-        self.started = self.shed = 0
-        """How many calls there were, and how many were shed."""
-        self.under_way = 0
-        """How many there are now, without those that wait for others to be served with. Of a stream that is only what
-        comes before its first answer."""
-        self._most = most_in_flight
+        """`overload` returns the share of the cluster's requests above its capacity, `retry_after_s` when a shed call
+        may come again, `random_unit` a random number from 0 to 1; `on_shed` gets the criticality of each call shed."""
+        self.counts = counts or CallCounts()
+        self._max_in_flight = max_in_flight
         self._overload = overload
-        self._return_s = return_s
-        self._draw = draw
-        self._observe = observe
+        self._retry_after_s = retry_after_s
+        self._random_unit = random_unit
+        self._on_shed = on_shed
 
     def enter(self) -> None:
-        """The turn of a call has come; `leave` says that it has ended."""
-        self.started += 1
-        self.under_way += 1
+        """Count a call as in flight, until `leave`."""
+        self.counts.started += 1
+        self.counts.in_flight += 1
 
     def leave(self) -> None:
-        """A call that was under way has ended."""
-        self.under_way -= 1
+        """Count a call that was in flight as ended."""
+        self.counts.in_flight -= 1
 
-    def check(self, rank: Rank, principal: Principal | None) -> None:
-        """Raise Overloaded when this call is to be shed. `rank` is its method's, `principal` None while not known."""
-        if self.under_way <= self._most and not (rank is Rank.POLL and self._overload()):
+    def check(self, criticality: Criticality, principal: Principal | None) -> None:
+        """Raise Overloaded if this call is to be shed.
+
+        `criticality` is that of its method; `principal`, None while it is not authenticated, may raise it.
+        """
+        if self.counts.in_flight <= self._max_in_flight and not (criticality is Criticality.POLL and self._overload()):
             return
         if principal is not None:
-            rank = _RANK_OF.get(principal.kind, rank)
-        full = self.under_way > self._most * _ROOM[rank]
-        if full or (rank is Rank.POLL and self._draw() < self._overload()):
-            self.shed += 1
-            self._observe(rank)
-            delay_s = min(_LATEST_S, self._return_s())
-            # Nobody comes back at once; and not all that are shed at one moment after the same while.
+            criticality = _CRITICALITY_OF.get(principal.kind, criticality)
+        full = self.counts.in_flight > self._max_in_flight * _HEADROOM[criticality]
+        if full or (criticality is Criticality.POLL and self._random_unit() < self._overload()):
+            self.counts.shed += 1
+            self._on_shed(criticality)
+            delay_s = min(_MAX_RETRY_S, self._retry_after_s())
+            # Never at once, and jittered, so that calls shed together do not come back together.
             raise Overloaded(
-                "there are more calls than can be served now", retry_after_s=delay_s + _SOONEST_S * (1.0 + self._draw())
+                "there are more calls than can be served now",
+                retry_after_s=delay_s + _MIN_RETRY_S * (1.0 + self._random_unit()),
             )

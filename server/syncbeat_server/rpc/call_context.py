@@ -1,17 +1,19 @@
-"""One call under way: who makes it, under which id, until when."""
+"""Describes one call to its servicer method: the caller, the request id, and for whom the caller acts."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from google.protobuf.message import Message
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
+from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
-
-DEFAULT_APP = "default"
 
 
 class Call(NamedTuple):
-    """The context of a servicer method beside its request. `address` is set for public methods' callers only."""
+    """The context of a servicer method beside its request. `address` is set for callers of public methods only."""
 
     method: str
     request_id: str
@@ -20,15 +22,15 @@ class Call(NamedTuple):
 
     @property
     def caller(self) -> str:
-        """How the caller stands in records."""
+        """The caller's name in records of who did something."""
         return self.principal.caller
 
     def app(self, named: str) -> str:
-        """The app this call acts for: a USER's own, or the one a SERVICE or ADMIN names.
+        """Return the app this call acts for: a USER's own, or the one that a SERVICE or ADMIN names.
 
         Raises:
             InvalidRequest: the caller serves several apps and named none.
-            AccessDenied: it may not act for that app.
+            AccessDenied: the caller may not act for that app.
         """
         principal = self.principal
         if principal.kind is PrincipalKind.USER:
@@ -46,11 +48,11 @@ class Call(NamedTuple):
         return named
 
     def user(self, named: str) -> str:
-        """The user this call acts for: a USER's own id, or the one a SERVICE or ADMIN names.
+        """Return the user this call acts for: a USER's own id, or the one that a SERVICE or ADMIN names.
 
         Raises:
             AccessDenied: a USER named somebody else.
-            InvalidRequest: a SERVICE named nobody.
+            InvalidRequest: a SERVICE or ADMIN named nobody.
         """
         if self.principal.kind is PrincipalKind.USER:
             if named and named != self.principal.name:
@@ -62,8 +64,12 @@ class Call(NamedTuple):
 
     @property
     def is_user(self) -> bool:
-        """Whether an end user calls, who sees only what is its own."""
+        """True for an end user, who sees only its own rows."""
         return self.principal.kind is PrincipalKind.USER
+
+
+TrySync = Callable[[Any, Call], Message | None]
+"""Answers a request without awaiting anything, or returns None where that cannot be done."""
 
 
 def _other_app() -> AccessDenied:

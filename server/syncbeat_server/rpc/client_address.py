@@ -1,4 +1,4 @@
-"""Finds the address that a call comes from: that of the connection, or the one that a trusted proxy tells."""
+"""Finds the address of a caller: that of its connection, or the one that a trusted proxy forwards."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _FORWARDED = "x-forwarded-for"
-_MAX_HOPS = 16  # from the right; what stands further left is not looked at, however long the header is
+_MAX_HOPS = 16  # read from the right; the rest of a longer header is ignored
 _SUBSCRIBER_BITS = 64  # RFC 6177: a site has a /64 at the least, and each of its hosts as many addresses as it likes
 
 
 def caller_address(peer: str, forwarded: Iterable[str], trusted: tuple[Network, ...]) -> str:
-    """Return what stands for a caller in limits: its IPv4 address, or the /64 of its IPv6 address.
+    """Return the address that rate limits count a caller by: its IPv4 address, or the /64 of its IPv6 address.
 
-    `peer` is as gRPC tells it (`ipv4:192.0.2.1:54321`, `ipv6:%5B2001:db8::1%5D:54321`); `forwarded` holds the values
-    of `x-forwarded-for` in order. Each proxy appends the address that it was called from. So they are read from the
-    right, and only while the hop that tells is in `trusted`: the first that is not is the caller, and what stands left
-    of it is its own invention. A hop that is no address ends the walk at the one that told it.
+    `peer` is as gRPC spells it (`ipv4:192.0.2.1:54321`, `ipv6:%5B2001:db8::1%5D:54321`); `forwarded` holds the values
+    of `x-forwarded-for` in order. Each proxy appends the address that it was called from, so they are read from the
+    right, and only while the hop that added one is in `trusted`. The first hop that is not is the caller: whatever
+    stands left of it, the caller may have made up. A hop that is no address ends the walk at the one that added it.
     """
     scheme, _, rest = peer.partition(":")
     address = _address(unquote(rest)) if scheme in ("ipv4", "ipv6") else None
     if address is None:
-        return scheme  # a Unix socket, say: whoever can open it is one caller
+        return scheme  # a Unix socket, say: all who can open it count as one caller
     for hop in reversed(",".join(forwarded).rsplit(",", _MAX_HOPS)[-_MAX_HOPS:] if trusted else ()):
-        told = _address(hop.strip()) if any(address in network for network in trusted) else None
-        if told is None:
+        previous = _address(hop.strip()) if any(address in network for network in trusted) else None
+        if previous is None:
             break
-        address = told
+        address = previous
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((int(address), _SUBSCRIBER_BITS), strict=False))
     return str(address)
@@ -42,7 +42,7 @@ def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None) -> list[str]:
 
 
 def _address(text: str) -> Address | None:
-    """An address with or without port: `192.0.2.1:80`, `[2001:db8::1]:80`, `2001:db8::1`."""
+    """Parse an address with or without port: `192.0.2.1:80`, `[2001:db8::1]:80`, `2001:db8::1`."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
@@ -51,5 +51,5 @@ def _address(text: str) -> Address | None:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    # A socket that takes both families shows IPv4 callers within IPv6, all of them in one /64.
+    # A dual-stack socket shows IPv4 callers as mapped IPv6 addresses, all of them in one /64.
     return getattr(address, "ipv4_mapped", None) or address

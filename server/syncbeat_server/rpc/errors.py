@@ -1,4 +1,4 @@
-"""Domain error to gRPC status: the one table, and the details that go with it."""
+"""Maps domain errors to gRPC statuses, in one table, with the details that go with them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from syncbeat_server.errors import (
 DOMAIN = "syncbeat"
 _STATUS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
-# Peers drop trailers above 8 KiB, and the reason with them: the message goes there twice, once with three bytes for
-# each of its own, and the details with four for three.
+# Peers drop trailers above 8 KiB, and the reason with them. The message is in them twice, once percent-encoded with
+# three bytes for each, and the details are in base64, four bytes for three.
 _MAX_VIOLATIONS = 50
 _MAX_VIOLATION_BYTES = 3_072
-_MAX_TEXT = 160
-_LONGEST_PUSHBACK_S = 5.0
-_MAX_MESSAGE = 512
+_MAX_TEXT_BYTES = 160
+_MAX_PUSHBACK_S = 5.0
+_MAX_MESSAGE_BYTES = 512
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ RETRY_LATER = (Overloaded, RateLimited, DependencyDown)
 
 
 async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exception, request_id: str) -> NoReturn:
-    """End the call with the status of `error`. What is no domain error is logged whole and told to nobody."""
+    """Abort the call with the status of `error`. An unexpected error is logged in full; its text never leaves."""
     if not isinstance(error, SyncbeatError) or error.reason is Reason.INTERNAL:
         _log.error("internal error", exc_info=error)
         error = SyncbeatError(f"internal error; the log has it under request id {request_id}")
@@ -72,20 +72,16 @@ async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exceptio
     status = to_status(error, request_id)
     trailers: list[tuple[str, str | bytes]] = [(_STATUS_KEY, status.SerializeToString())]
     if isinstance(error, RETRY_LATER):
-        # Negative: a client's own retry does not help (gRPC A6); RetryInfo still says when to come back.
-        pushback_ms = int(error.retry_after_s * 1000) if error.retry_after_s <= _LONGEST_PUSHBACK_S else -1
+        # Negative stops the client's own retries (gRPC A6), which would come too early; RetryInfo still says when.
+        pushback_ms = int(error.retry_after_s * 1000) if error.retry_after_s <= _MAX_PUSHBACK_S else -1
         trailers.append((_PUSHBACK_KEY, str(pushback_ms)))
     await context.abort(STATUS[error.reason], status.message, tuple(trailers))
 
 
 def to_status(error: SyncbeatError, request_id: str) -> status_pb2.Status:
-    """The whole `google.rpc.Status` of an error: ErrorInfo always, BadRequest and RetryInfo where they apply."""
-    details = [
-        error_details_pb2.ErrorInfo(
-            reason=error.reason, domain=DOMAIN, metadata={**error.metadata, "request_id": request_id}
-        )
-    ]
-    packed = [_pack(detail) for detail in details]
+    """Return the `google.rpc.Status` of an error: ErrorInfo always, BadRequest and RetryInfo where they apply."""
+    metadata = {**error.metadata, "request_id": request_id}
+    packed = [_pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))]
     if isinstance(error, InvalidRequest):
         packed.append(_pack(_bad_request(error.violations)))
     if isinstance(error, RequestIdReused):
@@ -94,24 +90,25 @@ def to_status(error: SyncbeatError, request_id: str) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
         packed.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
-    message = _cut(error.message, _MAX_MESSAGE)
+    message = _truncate(error.message, _MAX_MESSAGE_BYTES)
     return status_pb2.Status(code=STATUS[error.reason].value[0], message=message, details=packed)
 
 
 def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadRequest:
-    told = error_details_pb2.BadRequest()
+    bad_request = error_details_pb2.BadRequest()
     for violation in violations[:_MAX_VIOLATIONS]:
-        told.field_violations.add(
-            field=_cut(violation.path, _MAX_TEXT), description=_cut(violation.description, _MAX_TEXT)
+        bad_request.field_violations.add(
+            field=_truncate(violation.path, _MAX_TEXT_BYTES),
+            description=_truncate(violation.description, _MAX_TEXT_BYTES),
         )
-        if told.ByteSize() > _MAX_VIOLATION_BYTES:
-            del told.field_violations[-1]
+        if bad_request.ByteSize() > _MAX_VIOLATION_BYTES:
+            del bad_request.field_violations[-1]
             break
-    return told
+    return bad_request
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) * 4 <= most else text.encode()[:most].decode(errors="ignore")
+def _truncate(text: str, max_bytes: int) -> str:
+    return text if len(text) * 4 <= max_bytes else text.encode()[:max_bytes].decode(errors="ignore")
 
 
 def _pack(message: object) -> any_pb2.Any:

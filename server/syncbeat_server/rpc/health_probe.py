@@ -1,4 +1,4 @@
-"""Asks a running server for its health, as an orchestrator would."""
+"""Asks a running server for its health over gRPC, as an orchestrator would."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from syncbeat_server.ops.files import FileFault, read_file
 
 SERVING = "SERVING"
 
-# A proxy that the environment names is for others: a server on this machine is asked by itself.
+# A proxy that the environment names is not used: the server runs on this machine.
 _OPTIONS = [("grpc.enable_http_proxy", 0)]
 
 
-def own_addresses(listen: str) -> list[str]:
-    """Returns where a server that listens at `listen` is found from its own machine, the likelier place first.
+def local_addresses(listen: str) -> list[str]:
+    """Return the addresses at which a server that listens at `listen` is reached locally, the likelier one first.
 
-    All addresses of the machine are no place to ask at: the loopback ones are asked, and those of both families for
-    `[::]`, as one of them may be off.
+    For a wildcard address these are the loopback ones; for `[::]` of both families, since one of them may be off.
     """
     host, _, port = listen.rpartition(":")
     try:
@@ -35,10 +34,10 @@ def own_addresses(listen: str) -> list[str]:
     return ([f"[::1]:{port}"] if listening.version == 6 else []) + [f"127.0.0.1:{port}"]
 
 
-def probe_until_one_serves(
+def probe_until_serving(
     addresses: Sequence[str], timeout_s: float, certificate_file: Path | None
 ) -> Iterator[tuple[str, str]]:
-    """Yields each address beside its status, up to the first that is SERVING. They share `timeout_s`.
+    """Yield each address and its status, up to the first that is SERVING. They share `timeout_s`.
 
     Raises:
         ConfigurationError: the server's certificate cannot be read.
@@ -55,9 +54,9 @@ def probe_until_one_serves(
 
 
 def probe(address: str, timeout_s: float, certificate: bytes | None = None) -> str:
-    """The serving status at `address`: SERVING, NOT_SERVING, or the gRPC code that came instead.
+    """Return the serving status at `address`: SERVING, NOT_SERVING, or the gRPC code that came instead.
 
-    `certificate`: the server's own (PEM), where it serves by TLS; no other is accepted.
+    `certificate` is the server's own (PEM), if it serves by TLS; no other is accepted.
     """
     with _channel(address, certificate) as channel:
         try:
@@ -72,7 +71,7 @@ def probe(address: str, timeout_s: float, certificate: bytes | None = None) -> s
 def _channel(address: str, certificate: bytes | None) -> grpc.Channel:
     if certificate is None:
         return grpc.insecure_channel(address, options=_OPTIONS)
-    # On this machine the server goes by another name than those in its certificate.
+    # The local address is not among the names in the certificate.
     override = [("grpc.ssl_target_name_override", name) for name in _names(certificate)[:1]]
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(certificate), options=[*_OPTIONS, *override])
 

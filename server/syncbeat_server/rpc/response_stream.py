@@ -1,8 +1,9 @@
 """Sends the messages of streams, and ends streams whose client does not read.
 
 A client that opens no HTTP/2 window blocks the message on its way, and behind it the status that would end the call. So
-whoever waits for longer than a second is looked at each second. When its caller is no longer let in, its time is over
-or the server ends, its stream ends: with a status where the message goes out within another second, else by a reset.
+a message that has waited for more than a second is checked each second. Once its caller is no longer let in, its time
+is over or the server drains, the stream ends: with a status if the message goes out within another second, else by a
+reset.
 """
 
 from __future__ import annotations
@@ -21,117 +22,117 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 _log = logging.getLogger(__name__)
 
 STALLED_S = 1.0
-_LOOK_S = 1.0
-# Of grpc.aio: the task that waits for the end of a call, and by its name the only way to that.
-_CALL_TASK = "_schedule_rpc_coro"
+_SWEEP_S = 1.0
+# The task in grpc.aio that waits for the end of a call; its name is the only way to find it.
+_GRPC_CALL_TASK = "_schedule_rpc_coro"
 
 
-class Outgoing:
-    """The messages of one call. Made in the task of its handler.
+class StreamedCall:
+    """The state of a call that streams; made in the task of its handler.
 
-    `check` raises what the call is to end with when its caller is no longer let in; None: it needs none. `patience_s`
-    is for how long one message may wait; None: for as long as the call goes on.
+    `check` raises the error to end with once the caller is no longer let in; None: no check. `write_timeout_s` bounds
+    how long one message may wait; None: as long as the call goes on.
     """
 
-    __slots__ = ("began_s", "check", "context", "doomed_s", "fault", "patience_s", "task")
+    __slots__ = ("check", "context", "fault", "fault_at_s", "task", "write_started_s", "write_timeout_s")
 
     def __init__(
-        self, context: Context, check: Callable[[], Awaitable[None]] | None, patience_s: float | None = None
+        self, context: Context, check: Callable[[], Awaitable[None]] | None, write_timeout_s: float | None = None
     ) -> None:
         self.context = context
         self.check = check
-        self.patience_s = patience_s
+        self.write_timeout_s = write_timeout_s
         self.task = asyncio.current_task()
         self.fault: SyncbeatError | None = None
-        self.began_s = self.doomed_s = 0.0
+        self.write_started_s = self.fault_at_s = 0.0
 
 
-class Answers:
-    """The messages on their way from one server."""
+class ResponseStreams:
+    """Sends the streams of one server and watches those that are blocked."""
 
     def __init__(self) -> None:
-        self._writing: dict[Outgoing, None] = {}
-        self._looking = False
-        self._judging: asyncio.Task[None] | None = None
+        self._writing: dict[StreamedCall, None] = {}
+        self._sweeping = False
+        self._checking: asyncio.Task[None] | None = None
         self._draining = False
 
     def drain(self) -> None:
-        """Wait for no client any more that does not read."""
+        """End streams from here on whose clients do not read."""
         self._draining = True
 
-    async def send(self, outgoing: Outgoing, messages: AsyncGenerator[bytes, None]) -> None:
-        """Send all messages, one after the other, and close what makes them.
+    async def send(self, call: StreamedCall, messages: AsyncGenerator[bytes, None]) -> None:
+        """Send all messages in order, and close their generator.
 
         Raises:
             SyncbeatError: the client did not read for a while, and the call is to end with this.
-            CancelledError: it does not read, and the call has been reset.
+            CancelledError: the client does not read, and the call has been reset.
         """
-        now_s, write, writing = asyncio.get_running_loop().time, outgoing.context.write, self._writing
+        now_s, write, writing = asyncio.get_running_loop().time, call.context.write, self._writing
         try:
             async for message in messages:
-                outgoing.began_s = now_s()
-                writing[outgoing] = None
-                if not self._looking:
-                    self._look_later()
+                call.write_started_s = now_s()
+                writing[call] = None
+                if not self._sweeping:
+                    self._schedule_sweep()
                 await write(message)
-                del writing[outgoing]
-                if outgoing.fault is not None:
-                    raise outgoing.fault
+                del writing[call]
+                if call.fault is not None:
+                    raise call.fault
         finally:
-            writing.pop(outgoing, None)
+            writing.pop(call, None)
             await messages.aclose()
 
-    def _look_later(self) -> None:
-        self._looking = True
-        # In nobody's context: what is logged there belongs to no call.
-        asyncio.get_running_loop().call_later(_LOOK_S, self._look, context=contextvars.Context())
+    def _schedule_sweep(self) -> None:
+        self._sweeping = True
+        # In an empty context, so that log lines of the sweep carry no call's request id.
+        asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep, context=contextvars.Context())
 
-    def _look(self) -> None:
+    def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        stalled = [one for one in self._writing if now_s - one.began_s >= STALLED_S]
-        _reset([one for one in stalled if one.fault is not None and now_s - one.doomed_s >= STALLED_S])
-        judged = [one for one in stalled if one.fault is None]
-        if judged and (self._judging is None or self._judging.done()):
-            self._judging = loop.create_task(self._judge_all(judged, now_s))
-        self._looking = bool(self._writing)
-        if self._looking:
-            self._look_later()
+        stalled = [call for call in self._writing if now_s - call.write_started_s >= STALLED_S]
+        _reset([call for call in stalled if call.fault is not None and now_s - call.fault_at_s >= STALLED_S])
+        unchecked = [call for call in stalled if call.fault is None]
+        if unchecked and (self._checking is None or self._checking.done()):
+            self._checking = loop.create_task(self._check_all(unchecked, now_s))
+        self._sweeping = bool(self._writing)
+        if self._sweeping:
+            self._schedule_sweep()
 
-    async def _judge_all(self, stalled: Sequence[Outgoing], now_s: float) -> None:
-        faults = await asyncio.gather(*(self._fault(one, now_s) for one in stalled))
-        for one, fault in zip(stalled, faults, strict=True):
+    async def _check_all(self, stalled: Sequence[StreamedCall], now_s: float) -> None:
+        faults = await asyncio.gather(*(self._fault(call, now_s) for call in stalled))
+        for call, fault in zip(stalled, faults, strict=True):
             if fault is not None:
-                one.fault, one.doomed_s = fault, now_s
+                call.fault, call.fault_at_s = fault, now_s
 
-    async def _fault(self, outgoing: Outgoing, now_s: float) -> SyncbeatError | None:
-        """Return the error that is to end a stalled call; None: it goes on."""
+    async def _fault(self, call: StreamedCall, now_s: float) -> SyncbeatError | None:
+        """Return the error that a stalled call has to end with; None if it goes on."""
         if self._draining:
             return Overloaded("this server ends, and the client does not read")
-        if outgoing.patience_s is not None and now_s - outgoing.began_s >= outgoing.patience_s:
-            return Overloaded(f"the client has read nothing for {outgoing.patience_s:g} s")
-        if outgoing.check is not None:
+        if call.write_timeout_s is not None and now_s - call.write_started_s >= call.write_timeout_s:
+            return Overloaded(f"the client has read nothing for {call.write_timeout_s:g} s")
+        if call.check is not None:
             try:
-                await outgoing.check()
+                await call.check()
             except DependencyDown:
-                return None  # it cannot be known now
+                return None  # unknown for now
             except SyncbeatError as fault:
-                return fault.with_traceback(None)  # whose frames would hold on to the call
+                return fault.with_traceback(None)  # whose frames would keep the call alive
         return None
 
 
-def _reset(calls: Collection[Outgoing]) -> None:
-    """Have gRPC reset the streams of these calls, which it does once nothing in Python holds on to their state.
+def _reset(calls: Collection[StreamedCall]) -> None:
+    """Make gRPC reset the streams of these calls, which it does once nothing in Python refers to their state.
 
-    It has no other way to end a call before its status is sent, but to end all calls of the server.
+    It offers no other way to end a call before its status is sent, short of ending all calls of the server.
     """
-    tasks = {one.task for one in calls}
+    tasks = {call.task for call in calls}
     if not tasks:
         return
     found = 0
     for waiting in asyncio.all_tasks():
         coroutine = waiting.get_coro()
-        if getattr(coroutine, "__qualname__", "").endswith(_CALL_TASK) and tasks & _tasks_of(coroutine):
+        if getattr(coroutine, "__qualname__", "").endswith(_GRPC_CALL_TASK) and tasks & _tasks_of(coroutine):
             waiting.cancel()
             found += 1
     for task in tasks:

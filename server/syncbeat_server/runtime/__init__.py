@@ -1,1 +1,1 @@
-"""Runs work fairly on one event loop: batches it, bounds it, and moves what is slow to child processes."""
+"""Runs work fairly on one event loop: batches it, bounds it, and moves slow functions to worker processes."""

@@ -1,7 +1,7 @@
-"""When have enough calls come together to be served at once?
+"""Decides when waiting calls are served as one batch.
 
-A lone call does not wait. Where there were several of late, more are on their way: then they gather for as long as the
-loop keeps bringing calls in. So a lone call pays nothing, and under load what is served at once grows by itself.
+A lone call does not wait. If recent batches held several calls, more are on their way: then a batch collects for as
+long as each turn of the loop brings in calls. So a lone call pays nothing, and batches grow with the load.
 """
 
 from __future__ import annotations
@@ -10,43 +10,43 @@ import asyncio
 from collections.abc import Callable
 from contextvars import Context
 
-# Turns of the loop without a new call until those that wait are served, and seconds at most: an idle turn takes
+# A batch is served after so many turns of the loop without a new call, or after so many seconds: an idle turn takes
 # microseconds, but one in which the process does other work may take milliseconds.
-# Measured where 64 calls are under way: with neither, 2 at once; with these, 40.
+# Measured with 64 calls under way: batches of 2 without these two, of 40 with them.
 _QUIET_TURNS = 20
 _LONGEST_S = 0.01
-_ALONE = 8  # so many lone calls one after the other say that there is no load any more
+_LONE_BATCHES = 8  # so many batches of one call in a row mean that there is no load any more
 
 
-class Gathering:
-    """Looks at how many wait, turn by turn of the loop, and calls `serve` when it is time: in nobody's context."""
+class BatchTrigger:
+    """Calls `serve` when a batch is due, checking once a turn of the loop. Runs in an empty context, not a caller's."""
 
     def __init__(self, waiting: Callable[[], int], most: int, serve: Callable[[], None]) -> None:
-        """`waiting` knows how many wait; when there are `most`, it is time."""
+        """`waiting()` returns how many calls wait; a batch is due when there are `most`."""
         self._waiting = waiting
         self._most = most
         self._serve = serve
         self._context = Context()
-        self._alone = _ALONE
+        self._lone_batches = _LONE_BATCHES
 
-    def served(self, count: int) -> None:
-        """So many were served at once."""
-        self._alone = 0 if count > 1 else self._alone + 1
+    def record_batch(self, count: int) -> None:
+        """Record the size of a batch that was served."""
+        self._lone_batches = 0 if count > 1 else self._lone_batches + 1
 
-    def begin(self) -> None:
-        """The first one waits."""
+    def arm(self) -> None:
+        """Start checking from the next turn of the loop on: a first call waits."""
         loop = asyncio.get_running_loop()
-        loop.call_soon(self._look, loop.time() + _LONGEST_S, context=self._context)
+        loop.call_soon(self._check, loop.time() + _LONGEST_S, context=self._context)
 
-    def look(self) -> None:
-        """There are some that wait already."""
-        self._look(asyncio.get_running_loop().time() + _LONGEST_S)
+    def check(self) -> None:
+        """Check at once: calls have been waiting already."""
+        self._check(asyncio.get_running_loop().time() + _LONGEST_S)
 
-    def _look(self, until: float, quiet: int = 0, before: int = 0) -> None:
-        # Serve those that wait, or look again after a turn of the loop.
+    def _check(self, until: float, quiet: int = 0, before: int = 0) -> None:
         count, loop = self._waiting(), asyncio.get_running_loop()
         quiet = quiet + 1 if count == before else 0
-        if count >= self._most or self._alone >= _ALONE or quiet >= _QUIET_TURNS or loop.time() >= until:
+        no_load = self._lone_batches >= _LONE_BATCHES
+        if count >= self._most or no_load or quiet >= _QUIET_TURNS or loop.time() >= until:
             self._serve()
         else:
-            loop.call_soon(self._look, until, quiet, count, context=self._context)
+            loop.call_soon(self._check, until, quiet, count, context=self._context)

@@ -1,4 +1,4 @@
-"""Lets so many of each caller's pieces of work run at once; the others of that caller wait, and hold nothing."""
+"""Limits how much work of each caller runs at once; further work of that caller waits, and holds no resource."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Generic, TypeVar
 Caller = TypeVar("Caller", bound=Hashable)
 
 
-class Turns(Generic[Caller]):
-    """The work under way of each caller; who has none is not remembered."""
+class ConcurrencyLimit(Generic[Caller]):
+    """Slots for the work of each caller. Callers without work take no memory."""
 
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
-        self._places: dict[Caller, asyncio.Semaphore] = {}
-        self._callers = Counter[Caller]()
+    def __init__(self, per_caller: int) -> None:
+        self._per_caller = per_caller
+        self._slots: dict[Caller, asyncio.Semaphore] = {}
+        self._blocks = Counter[Caller]()
 
     @asynccontextmanager
-    async def turn(self, caller: Caller) -> AsyncIterator[None]:
-        """Holds one of the caller's places for the block, in the order in which they were asked for."""
-        places = self._places.setdefault(caller, asyncio.Semaphore(self._at_once))
-        self._callers[caller] += 1
+    async def slot(self, caller: Caller) -> AsyncIterator[None]:
+        """Hold one of the caller's slots for the block; blocks get them in the order in which they asked."""
+        slots = self._slots.setdefault(caller, asyncio.Semaphore(self._per_caller))
+        self._blocks[caller] += 1
         try:
-            async with places:
+            async with slots:
                 yield
         finally:
-            self._callers[caller] -= 1
-            if not self._callers[caller]:
-                del self._callers[caller], self._places[caller]
+            self._blocks[caller] -= 1
+            if not self._blocks[caller]:
+                del self._blocks[caller], self._slots[caller]

@@ -1,6 +1,6 @@
-"""Runs slow pure functions in processes of their own, so that no call waits for another's large document (ADR 96).
+"""Runs slow pure functions in worker processes, so that no call waits for another's large document (ADR 96).
 
-A thread would not do: one call of C over a megabyte holds the interpreter's lock to its end.
+A thread would not help: one call of C over a megabyte holds the interpreter's lock to its end.
 """
 
 from __future__ import annotations
@@ -18,103 +18,103 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
-from syncbeat_server.ops.process_group import launcher
+from syncbeat_server.ops.process_group import launch_prefix
 from syncbeat_server.runtime.worker_child import HEADER_BYTES
 
 _log = logging.getLogger(__name__)
 
-_MOST_CHILDREN = 2  # so that the hard document of one caller leaves one to the others
-_MOST_WAITING = 256
-_PATIENCE_S = 8.0  # a hundred times what the worst document takes on a machine that does nothing else
+_MAX_PROCESSES = 2  # so that a hard document of one caller leaves one process to the others
+_MAX_WAITING = 256
+_TIMEOUT_S = 8.0  # a hundred times the worst document on an idle machine
 _CHUNK_BYTES = 1 << 20
-_TRIES = 2  # what a child dies of may have been no fault of the work that it did
+_TRIES = 2  # a process may die of something other than the work that it was given
 
 
-class Aside(Protocol):
-    """Runs `work` with its arguments; see `Children.run`."""
+class RunInWorker(Protocol):
+    """Runs `work` with its arguments; see `WorkerProcesses.run`."""
 
     async def __call__(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what the work returns."""
+        """Return the result of the work."""
         ...
 
 
-async def inline(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Run it here and now: where nobody else is served."""
+async def run_inline(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Run the work on the caller's loop, for processes that serve nobody else."""
     return work(*arguments)
 
 
 class _Job(NamedTuple):
-    question: bytes
-    answered: asyncio.Future[Any]
+    request: bytes
+    result: asyncio.Future[Any]
 
 
-class Children:
-    """Up to two child processes, started when there is work for them, and again when one has ended."""
+class WorkerProcesses:
+    """Runs work in up to two child processes, started when there is work, and replaced when one has ended."""
 
-    def __init__(self, most: int = _MOST_CHILDREN, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(self, most: int = _MAX_PROCESSES, timeout_s: float = _TIMEOUT_S) -> None:
         self._most = most
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._waiting: deque[_Job] = deque()
         self._lanes: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.subprocess.Process] = []
         self._is_closed = False
 
     async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what `work`, a function of a module, makes of its arguments; all of it has to have a form in JSON.
+        """Return the result of `work`, a module's function, for arguments; all of them must have a form in JSON.
 
-        Work whose caller has left before it began is not done.
+        Work whose caller has left before it began is skipped.
 
         Raises:
             ValueError: the work raised it.
-            Overloaded: too much waits already.
-            DependencyDown: no child process could do it in time (8 s).
+            Overloaded: too many calls wait already.
+            DependencyDown: no process could do it in time (8 s).
             SyncbeatError: the work raised anything else.
         """
-        if self._is_closed or len(self._waiting) >= _MOST_WAITING:
+        if self._is_closed or len(self._waiting) >= _MAX_WAITING:
             raise Overloaded("too many large documents wait to be looked at")
         loop = asyncio.get_running_loop()
-        answered: asyncio.Future[Any] = loop.create_future()
+        result: asyncio.Future[Any] = loop.create_future()
         name = f"{work.__module__}:{work.__qualname__}"
-        self._waiting.append(_Job(orjson.dumps([name, arguments]), answered))
+        self._waiting.append(_Job(orjson.dumps([name, arguments]), result))
         if len(self._lanes) < self._most:
             lane = loop.create_task(self._work(), context=Context())
             self._lanes.add(lane)
             lane.add_done_callback(self._lanes.discard)
-        return await answered
+        return await result
 
     async def close(self) -> None:
-        """End the children; what still waits is refused."""
+        """End the processes, and fail the work that still waits."""
         self._is_closed = True
         for lane in list(self._lanes):
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
         while self._waiting:
-            _settle(self._waiting.popleft().answered, DependencyDown("the server stops"))
+            _settle(self._waiting.popleft().result, DependencyDown("the server stops"))
         while self._idle:
             await _end(self._idle.pop())
 
     async def _work(self) -> None:
         while self._waiting:
             job = self._waiting.popleft()
-            if job.answered.done():
+            if job.result.done():
                 continue
             try:
-                answer = await self._answered(job.question)
+                result = await self._run_request(job.request)
             except asyncio.CancelledError:
-                _settle(job.answered, DependencyDown("the server stops"))
+                _settle(job.result, DependencyDown("the server stops"))
                 raise
-            except Exception as error:  # noqa: BLE001  # it is the caller's
-                _settle(job.answered, error)
+            except Exception as error:  # noqa: BLE001  # whatever it is goes to the caller
+                _settle(job.result, error)
             else:
-                _settle(job.answered, answer)
+                _settle(job.result, result)
 
-    async def _answered(self, question: bytes) -> Any:
+    async def _run_request(self, request: bytes) -> Any:
         for _ in range(_TRIES):
             child = await self._child()
             kept = False
             try:
-                async with asyncio.timeout(self._patience_s):
-                    answer = await _ask(child, question)
+                async with asyncio.timeout(self._timeout_s):
+                    answer = await _ask(child, request)
                 kept = True
                 return _result(answer)
             except (OSError, asyncio.IncompleteReadError):
@@ -136,7 +136,7 @@ class Children:
                 return child
         try:
             return await asyncio.create_subprocess_exec(
-                *launcher(signal.SIGKILL),
+                *launch_prefix(signal.SIGKILL),
                 *(sys.executable, "-m", "syncbeat_server.runtime.worker_child"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -147,20 +147,20 @@ class Children:
 
 
 @asynccontextmanager
-async def children() -> AsyncIterator[Children]:
-    """Children that are ended at the end of the block."""
-    made = Children()
+async def open_worker_processes() -> AsyncIterator[WorkerProcesses]:
+    """Yield worker processes that end with the block."""
+    processes = WorkerProcesses()
     try:
-        yield made
+        yield processes
     finally:
-        await made.close()
+        await processes.close()
 
 
-async def _ask(child: asyncio.subprocess.Process, question: bytes) -> bytes:
+async def _ask(child: asyncio.subprocess.Process, request: bytes) -> bytes:
     if child.stdin is None or child.stdout is None:
         raise BrokenPipeError
-    child.stdin.write(len(question).to_bytes(HEADER_BYTES))
-    child.stdin.write(question)
+    child.stdin.write(len(request).to_bytes(HEADER_BYTES))
+    child.stdin.write(request)
     await child.stdin.drain()
     length = int.from_bytes(await child.stdout.readexactly(HEADER_BYTES))
     return await child.stdout.readexactly(length)
@@ -182,10 +182,10 @@ async def _end(child: asyncio.subprocess.Process) -> None:
     await child.wait()
 
 
-def _settle(answered: asyncio.Future[Any], answer: Any) -> None:
-    if answered.done():
+def _settle(future: asyncio.Future[Any], result: Any) -> None:
+    if future.done():
         return
-    if isinstance(answer, Exception):
-        answered.set_exception(answer)
+    if isinstance(result, Exception):
+        future.set_exception(result)
     else:
-        answered.set_result(answer)
+        future.set_result(result)

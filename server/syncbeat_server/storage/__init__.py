@@ -1,1 +1,1 @@
-"""The only code that drives PostgreSQL and Redis."""
+"""Drives PostgreSQL and Redis. No other package imports their drivers."""

@@ -1,7 +1,7 @@
-"""Group commit for the stores: concurrent calls become one statement, one transaction (ADR 8).
+"""Batches concurrent store calls into one statement in one transaction (group commit) (ADR 8).
 
-How calls come together, `gathering.py` says. What arrives while `lanes` batches are under way waits for the next one;
-the second lane is for a batch that is slow, or for more calls than one batch takes.
+`runtime/adaptive_batching.py` decides when a batch starts. Calls that arrive while `lanes` batches run wait for the
+next one; the second lane is for a batch that is slow, or for more calls than one batch takes.
 """
 
 from __future__ import annotations
@@ -12,27 +12,26 @@ from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
-from syncbeat_server.runtime.adaptive_batching import Gathering
-from syncbeat_server.storage.postgres.database import TooSlow
+from syncbeat_server.runtime.adaptive_batching import BatchTrigger
+from syncbeat_server.storage.postgres.database import StatementTimeout
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 _SLOW_S = 0.01
-# Of a pool of ten connections and more, so that others get theirs.
-_MAX_ALONE = 4
+_MAX_ALONE = 4  # connections, of a pool's eight and more, so that other work gets some
 
 
 class Batcher(Generic[Item, Answer]):
     """Runs `work(items)` for many callers at once.
 
-    `work` answers each item in order: a value, or an exception that only this item's caller gets. When `work` itself
-    raises, the items are run again one by one, so that one caller's fault is never another's; an unreachable
-    dependency is everyone's and is not tried again. Items of a batch that took too long (`TooSlow`) run alone and side
-    by side, since one of them may take as long again.
+    `work` answers each item in order: a value, or an exception that only this item's caller gets. If `work` itself
+    raises, the items run again one by one, so that one caller's fault is never another's; an unreachable dependency
+    concerns everyone, and is not tried again. Items of a batch that took too long (`StatementTimeout`) run alone and
+    side by side, since one of them may take as long again.
 
-    `patience_s`, for work that may be begun twice: a batch that takes longer is given up, and its items run alone.
-    `abandons`: a batch of which every caller has left is cancelled.
+    `patience_s`, for work that may run twice: a batch that takes longer is cancelled, and its items run alone.
+    `abandons`: a batch whose callers have all left is cancelled.
     """
 
     def __init__(
@@ -54,13 +53,13 @@ class Batcher(Generic[Item, Answer]):
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._running: set[asyncio.Task[DependencyDown | None]] = set()
         self._alone: set[asyncio.Task[DependencyDown | None]] = set()
-        self._places_alone = asyncio.Semaphore(_MAX_ALONE)
-        self._is_gathering = False
-        self._gathering = Gathering(lambda: len(self._waiting), max_batch, self._start)
-        self._late: asyncio.TimerHandle | None = None
+        self._alone_slots = asyncio.Semaphore(_MAX_ALONE)
+        self._is_collecting = False
+        self._trigger = BatchTrigger(lambda: len(self._waiting), max_batch, self._start)
+        self._second_lane: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Answer:
-        """The answer for `item`. A caller that is cancelled leaves the batch running.
+        """Return the answer for `item`. The batch goes on if the caller is cancelled.
 
         Raises:
             Overloaded: too many calls wait already.
@@ -70,67 +69,68 @@ class Batcher(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((item, future))
-        if not self._is_gathering and len(self._running) < self._lanes:
-            self._is_gathering = True
+        if not self._is_collecting and len(self._running) < self._lanes:
+            self._is_collecting = True
             if self._running:
-                self._late = loop.call_later(_SLOW_S, self._start)
+                self._second_lane = loop.call_later(_SLOW_S, self._start)
             else:
-                self._gathering.begin()
-        elif self._late is not None and len(self._waiting) >= self._max_batch:
+                self._trigger.arm()
+        elif self._second_lane is not None and len(self._waiting) >= self._max_batch:
             self._start()
         return await future
 
     async def drain(self) -> None:
-        """Return when everything submitted so far was answered."""
+        """Wait until every item submitted so far is answered."""
         while self._running or self._waiting or self._alone:
             if not self._running:
                 self._start()
             await asyncio.wait(self._running | self._alone)
 
     def _start(self) -> None:
-        self._end_gathering()
+        self._end_collecting()
         while self._waiting and len(self._running) < self._lanes:
             batch = self._waiting[: self._max_batch]
             del self._waiting[: self._max_batch]
-            self._gathering.served(len(batch))
-            task = self._begin(self._run(batch), batch)
+            self._trigger.record_batch(len(batch))
+            task = self._create_task(self._run(batch), batch)
             self._running.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._on_batch_done)
 
-    def _begin(
+    def _create_task(
         self, work: Coroutine[Any, Any, DependencyDown | None], batch: Sequence[tuple[Item, asyncio.Future[Answer]]]
     ) -> asyncio.Task[DependencyDown | None]:
-        task = asyncio.get_running_loop().create_task(work, context=Context())  # nobody's
+        task = asyncio.get_running_loop().create_task(work, context=Context())  # of no single caller
         if self._abandons:
             _cancel_when_all_left(task, [future for _, future in batch])
         return task
 
-    def _end_gathering(self) -> None:
-        self._is_gathering = False
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _end_collecting(self) -> None:
+        self._is_collecting = False
+        if self._second_lane is not None:
+            self._second_lane.cancel()
+            self._second_lane = None
 
-    def _ended(self, task: asyncio.Task[DependencyDown | None]) -> None:
+    def _on_batch_done(self, task: asyncio.Task[DependencyDown | None]) -> None:
         self._running.discard(task)
         if self._waiting:
-            self._end_gathering()
-            self._is_gathering = True
-            self._gathering.look()
+            self._end_collecting()
+            self._is_collecting = True
+            self._trigger.check()
 
     async def _run(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> DependencyDown | None:
-        # The answer is why the batch could not be asked for at all.
+        """Run a batch and settle its futures; return the error if the dependency cannot be reached."""
         live = [(item, future) for item, future in batch if not future.done()]
         if not live:
             return None
         try:
-            # A single one has the whole time that a statement may take.
+            # A single item has the whole time that a statement may take.
             async with asyncio.timeout(self._patience_s if len(live) > 1 else None):
                 answers = await self._work([item for item, _ in live])
             answered = list(zip(live, answers, strict=True))
-        except (TooSlow, TimeoutError) as error:
+        except (StatementTimeout, TimeoutError) as error:
             if len(live) > 1:
-                self._run_apart(live)
+                for pair in live:  # beside the lanes, which serve the others meanwhile
+                    self._start_alone(self._run_with_slot(pair), pair)
                 return None
             _settle(live[0][1], error)
             return None
@@ -138,7 +138,7 @@ class Batcher(Generic[Item, Answer]):
             for _, future in live:
                 _settle(future, error)
             return error
-        except Exception as error:  # noqa: BLE001  # each item's own fault is found by running it alone
+        except Exception as error:  # noqa: BLE001  # running items alone finds the one at fault
             if len(live) == 1:
                 _settle(live[0][1], error)
                 return None
@@ -151,27 +151,22 @@ class Batcher(Generic[Item, Answer]):
             _settle(future, answer)
         return None
 
-    def _run_apart(self, live: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
-        # Beside the lanes, which are for the others.
-        for pair in live:
-            self._begin_alone(self._run_alone(pair), pair)
-
-    def _begin_alone(
+    def _start_alone(
         self, work: Coroutine[Any, Any, DependencyDown | None], pair: tuple[Item, asyncio.Future[Answer]]
     ) -> asyncio.Task[DependencyDown | None]:
-        task = self._begin(work, [pair])
+        task = self._create_task(work, [pair])
         self._alone.add(task)
         task.add_done_callback(self._alone.discard)
         return task
 
-    async def _run_alone(self, pair: tuple[Item, asyncio.Future[Answer]]) -> DependencyDown | None:
-        async with self._places_alone:
+    async def _run_with_slot(self, pair: tuple[Item, asyncio.Future[Answer]]) -> DependencyDown | None:
+        async with self._alone_slots:
             return await self._run([pair])
 
     async def _run_singly(self, live: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> DependencyDown | None:
         for number, pair in enumerate(live):
-            # A task of its own, which ends with its caller, though others of the batch have not left.
-            one = self._begin_alone(self._run([pair]), pair)
+            # In a task of its own, which can end with its caller while the callers of other items still wait.
+            one = self._start_alone(self._run([pair]), pair)
             try:
                 await asyncio.wait([one])
             finally:
@@ -185,16 +180,16 @@ class Batcher(Generic[Item, Answer]):
 
 
 def _cancel_when_all_left(task: asyncio.Task[Any], futures: Sequence[asyncio.Future[Answer]]) -> None:
-    here = len(futures)
+    remaining = len(futures)
 
-    def left(future: asyncio.Future[Answer]) -> None:
-        nonlocal here
-        here -= future.cancelled()
-        if not here:
+    def on_done(future: asyncio.Future[Answer]) -> None:
+        nonlocal remaining
+        remaining -= future.cancelled()
+        if not remaining:
             task.cancel()
 
     for future in futures:
-        future.add_done_callback(left)
+        future.add_done_callback(on_done)
 
 
 def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:

@@ -1,4 +1,7 @@
-"""Request records: a request_id is answered once, in the transaction of its effect, and replayed for 30 days."""
+"""Keeps request records: a call with a request_id takes effect once, and its answer is replayed for 30 days.
+
+The record is written in the transaction of the effect, so that neither exists without the other.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,16 @@ from datetime import datetime, timedelta
 
 from syncbeat_server.errors import RequestIdReused, RequestInFlight, SyncbeatError
 from syncbeat_server.storage.postgres.database import Connection, LockTimeout, Row
-from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
+from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 
 KEPT_FOR = timedelta(days=30)
-# App, caller, RPC and request_id, which are unique.
+# App, caller, RPC and request_id: the primary key.
 _Identity = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
 class RequestKey:
-    """One idempotent call: who made it, which RPC, its request_id and a digest of its content."""
+    """Identifies one idempotent call: its caller, RPC and request_id, and a digest of its content."""
 
     app_id: str
     caller: str
@@ -27,18 +30,18 @@ class RequestKey:
 
     @classmethod
     def of(cls, app_id: str, caller: str, rpc: str, request_id: str, content_hash: bytes) -> RequestKey | None:
-        """The key of a call, or None when it has no request_id."""
+        """Return the key of a call, or None when it has no request_id."""
         return cls(app_id, caller, rpc, request_id, content_hash) if request_id else None
 
     @property
     def identity(self) -> _Identity:
-        """What must be unique."""
+        """Return the part that is unique in the database."""
         return (self.app_id, self.caller, self.rpc, self.request_id)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call is answered (JSON), and whether it was carried out by an earlier one."""
+    """Answer to a call (JSON); `replayed` when an earlier call with the same request_id was carried out for it."""
 
     text: str
     replayed: bool
@@ -49,14 +52,15 @@ async def answer_once(
     requests: Sequence[RequestKey | None],
     carry_out: Callable[[Sequence[int]], Awaitable[Sequence[str | SyncbeatError]]],
 ) -> list[Answer | SyncbeatError]:
-    """Answer several calls in this transaction; `carry_out(indexes)` does those that are new and answers their JSON.
+    """Answer several calls in this transaction; `carry_out(indexes)` does the new ones and returns their JSON.
 
-    A call without a request_id is always new. A twin in the same batch gets the answer of the first; one in another
-    transaction is waited for, whose row is locked until it commits. A call that fails leaves its request_id unused.
+    A call without a request_id is always new. A duplicate in the same batch gets the answer of the first; for one in
+    another transaction, whose row is locked until it commits, this waits. A call that fails leaves its request_id
+    unused.
 
     Raises:
-        RequestIdReused: a key came before with other content.
-        RequestInFlight: the twin did not end in time.
+        RequestIdReused: a request_id was used before with other content.
+        RequestInFlight: the duplicate did not end in time.
     """
     before = await _claim(conn, [request for request in requests if request is not None])
     first: dict[RequestKey, int] = {}
@@ -65,8 +69,8 @@ async def answer_once(
             first.setdefault(request, index)
     fresh = [i for i, request in enumerate(requests) if request is None or first.get(request) == i]
     results = dict(zip(fresh, await carry_out(fresh), strict=True)) if fresh else {}
-    await _keep(conn, [(key, text) for key, i in first.items() if isinstance(text := results[i], str)])
-    await _abandon(conn, [key for key, i in first.items() if isinstance(results[i], SyncbeatError)])
+    await _store_answers(conn, [(key, text) for key, i in first.items() if isinstance(text := results[i], str)])
+    await _release(conn, [key for key, i in first.items() if isinstance(results[i], SyncbeatError)])
     answers: list[Answer | SyncbeatError] = []
     for index, request in enumerate(requests):
         known = None if request is None else before[request]
@@ -76,7 +80,7 @@ async def answer_once(
 
 
 async def _claim(conn: Connection, keys: Sequence[RequestKey]) -> dict[RequestKey, str | None]:
-    """Claim the keys: None for a new one, else the JSON of the first answer."""
+    """Claim the keys; return None for a new one, else the JSON of its first answer."""
     if not keys:
         return {}
     distinct = {key.identity: key for key in reversed(keys)}
@@ -97,7 +101,7 @@ async def _claim(conn: Connection, keys: Sequence[RequestKey]) -> dict[RequestKe
 
 
 async def _read(conn: Connection, keys: Sequence[RequestKey]) -> dict[_Identity, tuple[bytes, str | None]]:
-    """Read the content hash and the answer of each record."""
+    """Return the content hash and the answer of each record."""
     if not keys:
         return {}
     rows = await conn.fetch(
@@ -115,7 +119,7 @@ def _identity(row: Row) -> _Identity:
 
 
 async def _insert(conn: Connection, keys: Sequence[RequestKey]) -> set[_Identity]:
-    """Add the records that are not there, and return their identities; one of another transaction is waited for."""
+    """Add the records that do not exist, and return their identities; wait for those that another transaction adds."""
     try:
         rows = await conn.fetch(
             """INSERT INTO request_records (app_id, caller, rpc, request_id, content_hash, created_at)
@@ -131,7 +135,7 @@ async def _insert(conn: Connection, keys: Sequence[RequestKey]) -> set[_Identity
     return {_identity(row) for row in rows}
 
 
-async def _abandon(conn: Connection, keys: Sequence[RequestKey]) -> None:
+async def _release(conn: Connection, keys: Sequence[RequestKey]) -> None:
     if not keys:
         return
     await conn.execute(
@@ -144,7 +148,7 @@ async def _abandon(conn: Connection, keys: Sequence[RequestKey]) -> None:
     )
 
 
-async def _keep(conn: Connection, answers: Sequence[tuple[RequestKey, str]]) -> None:
+async def _store_answers(conn: Connection, answers: Sequence[tuple[RequestKey, str]]) -> None:
     if not answers:
         return
     await conn.execute(
@@ -157,12 +161,14 @@ async def _keep(conn: Connection, answers: Sequence[tuple[RequestKey, str]]) -> 
     )
 
 
-FORGET_OLD = oldest("request_records", "app_id, caller, rpc, request_id", "created_at", f"{KEPT_FOR.days} days")
+FORGET_OLD = delete_oldest_sql(
+    "request_records", "app_id, caller, rpc, request_id", "created_at", f"{KEPT_FOR.days} days"
+)
 
 
-async def forget_old(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+async def forget_old(conn: Connection, limit: int, since: datetime | None = None) -> DeletedBatch:
     """Delete up to `limit` records older than `KEPT_FOR`."""
-    return await forget_oldest(conn, FORGET_OLD, limit, since)
+    return await delete_oldest(conn, FORGET_OLD, limit, since)
 
 
 async def forget_caller(conn: Connection, app_id: str, caller: str) -> None:

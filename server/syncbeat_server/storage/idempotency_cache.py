@@ -1,7 +1,7 @@
-"""Answers of committed requests, kept in Redis for an hour, so that repeats need not ask PostgreSQL.
+"""Caches the answers of committed requests in Redis for an hour, so that most repeats need no PostgreSQL.
 
-Written after the commit only: what stands here is true. What does not is looked up where the truth is. The keys are
-made with a secret that the database holds, so that two databases which use one Redis do not answer for each other.
+An answer is written after the commit only, so every cached answer is true; a missing one is looked up in PostgreSQL.
+Keys are made with a secret of the database, so that two databases which share a Redis do not answer for each other.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from syncbeat_server.storage.redis.bus import RedisBus
 _PREFIX = "answer:"
 _KEPT_S = 3600.0
 _MAX_WRITES = 1_000
-# While Redis is away calls must not wait for it one by one.
+# While Redis is away, calls must not each wait for it.
 _RULE = BreakerRule(failures=1, open_s=5.0, trials=1, successes=1)
 
 
-class Replays:
-    """Finds and keeps answers. It may forget any of them at any time."""
+class IdempotencyCache:
+    """Reads and writes cached answers. Redis may lose any of them at any time."""
 
     def __init__(self, bus: RedisBus, clock: Clock) -> None:
         self._bus = bus
@@ -34,8 +34,8 @@ class Replays:
         self._writes: set[asyncio.Task[None]] = set()
 
     async def find(self, request: RequestKey, secret: bytes) -> bytes | None:
-        """The answer (JSON) to an earlier call that is the same in its content too; None when it is not known here."""
-        permit = self._breaker.enter()
+        """Return the answer (JSON) to an earlier call with the same content; None if it is not cached."""
+        permit = self._breaker.acquire()
         if permit is None:
             return None
         try:
@@ -45,13 +45,13 @@ class Replays:
             permit.fail()
             return None
         finally:
-            permit.release()  # for a caller that was cancelled
+            permit.release()  # the caller may have been cancelled
         digest = request.content_hash
         return kept[len(digest) :] if kept is not None and kept.startswith(digest) else None
 
     def keep(self, request: RequestKey, secret: bytes, answer: bytes) -> None:
-        """Keep the answer of a request that is committed, without waiting for it."""
-        if len(self._writes) < _MAX_WRITES and self._breaker.room != 0:
+        """Cache the answer of a committed request, without waiting for Redis."""
+        if len(self._writes) < _MAX_WRITES and self._breaker.free_permits != 0:
             task = asyncio.get_running_loop().create_task(
                 self._write(_key(request, secret), request.content_hash + answer), context=Context()
             )
@@ -66,7 +66,7 @@ class Replays:
 
 
 async def forget_answers(bus: RedisBus) -> int:
-    """Forget all answers, as those of calls that a restored database does not know; how many. Raises DependencyDown."""
+    """Delete all answers, whose calls a restored database may not know; return how many. Raises DependencyDown."""
     return await bus.forget(_PREFIX)
 
 

@@ -1,10 +1,10 @@
-"""The migration runner: numbered SQL files, each applied once, in order, in a transaction of its own.
+"""Runs migrations: numbered SQL files, each applied once, in order, in a transaction of its own.
 
-It runs on a direct connection (or a session pooler's), under an advisory lock, as the login that owns the
-database. Servers only look: `require_current_schema` refuses a database that is older, or newer and broken for them.
+The runner uses a direct connection (or a session pooler's), under an advisory lock, as the login that owns the
+database. Servers only check: `require_current_schema` refuses a database that is older, or newer and incompatible.
 
-Migrations leave a schema that earlier versions work on, so that a server can start again, or be rolled back to, once
-the database was migrated. One that does not says so by its name: `NNNN_breaking_name.sql`.
+Migrations leave a schema that earlier versions work on, so that a server can restart, or be rolled back, after the
+database was migrated. A migration that does not says so by its name: `NNNN_breaking_name.sql`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _INSUFFICIENT_PRIVILEGE = "42501"
 
 @dataclass(frozen=True)
 class Migration:
-    """One file: its number, its name, the SHA-256 of its bytes and its SQL."""
+    """One migration file: its number, its name, the SHA-256 of its bytes and its SQL."""
 
     version: int
     name: str
@@ -55,7 +55,7 @@ class Migration:
 
 @dataclass(frozen=True)
 class Applied:
-    """One row of `schema_migrations`."""
+    """Row of `schema_migrations`."""
 
     version: int
     name: str
@@ -64,7 +64,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class SchemaState:
-    """How the database stands to the code: which files it lacks, which it has that the code does not know."""
+    """Difference between the migrations of a database and the files of this code."""
 
     applied: tuple[str, ...]
     missing: tuple[str, ...]
@@ -73,17 +73,17 @@ class SchemaState:
 
     @property
     def current(self) -> bool:
-        """Whether the database is exactly what the code expects."""
+        """Return True if the database has exactly the migrations of this code."""
         return not (self.missing or self.unknown or self.changed)
 
     @property
     def breaking(self) -> str:
-        """The last file that the code does not know and cannot work with; empty: there is none."""
+        """Return the last unknown migration that this code cannot work with; empty if there is none."""
         return next((name for name in reversed(self.unknown) if _BREAKING.match(name)), "")
 
 
 def read_migrations(directory: Path | None = None) -> list[Migration]:
-    """The files in order.
+    """Return the migration files in order.
 
     Raises:
         MigrationFailed: a name is not NNNN_name.sql, or the numbers are not 1, 2, 3 and so on, each once.
@@ -105,7 +105,7 @@ def read_migrations(directory: Path | None = None) -> list[Migration]:
 
 
 def compare(applied: Sequence[Applied], migrations: Sequence[Migration]) -> SchemaState:
-    """Hold what the database has against the files."""
+    """Compare the migrations applied to a database with the files."""
     files = {migration.version: migration for migration in migrations}
     rows = {row.version: row for row in applied}
     return SchemaState(
@@ -121,11 +121,11 @@ def compare(applied: Sequence[Applied], migrations: Sequence[Migration]) -> Sche
 
 
 async def schema_state(conn: Connection, directory: Path | None = None) -> SchemaState:
-    """How the database of `conn` stands to the files; a database without our tables lacks them all.
+    """Compare the database of `conn` with the files; one without our tables lacks them all.
 
     Raises:
         DependencyDown: the database does not answer.
-        StatementRejected: the login may not look (42501).
+        StatementRejected: the login may not read the table of migrations (42501).
     """
     migrations = read_migrations(directory)
     if await conn.fetchval("SELECT to_regclass('schema_migrations')") is None:
@@ -135,11 +135,10 @@ async def schema_state(conn: Connection, directory: Path | None = None) -> Schem
 
 
 async def require_current_schema(conn: Connection, directory: Path | None = None) -> None:
-    """Return when the code works with the database; what a server asks before it serves.
+    """Check that this code works with the database; servers do so before they serve.
 
     Raises:
-        MigrationNeeded: it is older, newer by a file that is breaking, or was migrated by other files; the message says
-            what to do.
+        MigrationNeeded: it is older, newer by a breaking file, or was migrated by other files; the message has the fix.
         DependencyDown: the database does not answer.
     """
     try:
@@ -158,7 +157,7 @@ async def require_current_schema(conn: Connection, directory: Path | None = None
 
 
 async def require_restricted_login(conn: Connection) -> None:
-    """Return when row-level security binds the login of `conn`.
+    """Check that row-level security binds the login of `conn`.
 
     Raises:
         ConfigurationError: it is a superuser, has BYPASSRLS or owns the tables (itself or through a role), or its
@@ -181,7 +180,7 @@ async def require_restricted_login(conn: Connection) -> None:
             "or owner of the tables): give the service a login of its own, as deploy/postgres/10-logins.sh does"
         )
     if row is not None and row["off_by"] is not None:
-        # A setting of this login in this database goes before all others but what the address itself says.
+        # A setting of this login in this database overrides all others but those of the address itself.
         fix = f"run ALTER ROLE {row['quoted']} IN DATABASE {row['database']} SET row_security = on"
         raise ConfigurationError(
             f"SYNCBEAT_DATABASE_URL: row_security is off for the login {row['login']}, so that PostgreSQL refuses its "
@@ -190,9 +189,9 @@ async def require_restricted_login(conn: Connection) -> None:
 
 
 async def migrate(session_url: str, *, app_login: str, directory: Path | None = None) -> list[str]:
-    """Apply what the database lacks and let `app_login` use it; answers the names of the files applied.
+    """Apply the migrations that the database lacks, grant `app_login` its use, and return the names of the files.
 
-    `session_url` is a direct connection as the login that owns the database. Any number may run at once.
+    `session_url` is a direct connection as the login that owns the database. Several runners may run at once.
 
     Raises:
         MigrationFailed: a file failed or was changed, the database is newer or refuses the login, the connection
@@ -238,8 +237,8 @@ async def _connection(url: str) -> AsyncIterator[_Raw]:
 
 
 async def _refuse_pooler(conn: _Raw, url: str) -> None:
-    # Behind a transaction pooler our connection has no server process of its own: a second connection is handed
-    # the same one, or our next statement runs on another. The advisory lock would be whoever's comes next.
+    # Behind a transaction pooler our connection has no server process of its own: a second connection gets the same
+    # one, or our next statement runs on another. The next client of that process would hold our advisory lock.
     ours = await conn.fetchval("SELECT pg_backend_pid()")
     async with _connection(url) as second:
         for _ in range(_POOLER_ROUNDS):
@@ -258,7 +257,7 @@ async def _take_lock(conn: _Raw) -> None:
         await conn.execute(f"SELECT pg_advisory_lock({_LOCK_KEY})")
     except asyncpg.LockNotAvailableError as error:
         raise MigrationFailed(f"another migration has been running for {_RUNNERS_WAIT_S} s") from error
-    # With row_security off, as some set it for owners who dump, a file that reads our tables would fail.
+    # With row_security off, as some set it for owners who run pg_dump, a file that reads our tables would fail.
     await conn.execute(
         f"SET lock_timeout = '{_TABLE_LOCK_S}s'; SET statement_timeout = '{_FILE_S}s'; SET row_security = on"
     )
@@ -286,14 +285,14 @@ async def _pending(conn: _Raw, migrations: Sequence[Migration]) -> list[Migratio
     return [migration for migration in migrations if migration.name in state.missing]
 
 
-def _tell(_conn: object, message: asyncpg.PostgresLogMessage) -> None:
-    # What a migration has to say of the rows that it changed.
+def _log_warning(_conn: object, message: asyncpg.PostgresLogMessage) -> None:
+    # A migration warns of rows that it had to change.
     if getattr(message, "severity", "") == "WARNING":
         _log.warning("%s", getattr(message, "message", ""))
 
 
 async def _apply(conn: _Raw, migration: Migration) -> None:
-    conn.add_log_listener(_tell)
+    conn.add_log_listener(_log_warning)
     try:
         async with conn.transaction():
             await conn.execute(migration.sql)
@@ -306,13 +305,13 @@ async def _apply(conn: _Raw, migration: Migration) -> None:
                 migration.checksum,
             )
     except asyncpg.PostgresError as error:
-        place = _line(migration.sql, getattr(error, "position", None))
+        place = _error_line(migration.sql, getattr(error, "position", None))
         what = f"{migration.name}: {place}SQLSTATE {error.sqlstate}; nothing of it was kept"
         raise MigrationFailed(what) from error
     finally:
-        conn.remove_log_listener(_tell)
+        conn.remove_log_listener(_log_warning)
 
 
-def _line(sql: str, position: str | None) -> str:
+def _error_line(sql: str, position: str | None) -> str:
     # PostgreSQL counts characters from 1.
     return f"line {sql.count(chr(10), 0, int(position) - 1) + 1}: " if position else ""

@@ -1,7 +1,7 @@
-"""Deletes what is old: batch after batch, kind after kind in turns, for as long as there is any (ADR 77).
+"""Deletes old rows in batches, alternating between the kinds, until none are left (ADR 77).
 
-Each batch is a transaction of its own, and is followed by a pause as long as it took, so that catching up takes half of
-one connection at most and gives way when the database is slow. One process of a database does it at a time.
+Each batch is a transaction of its own, followed by a pause as long as it took, so that catching up takes half of one
+connection at most and yields when the database is slow. One process of a database does so at a time.
 """
 
 from __future__ import annotations
@@ -20,108 +20,111 @@ from syncbeat_server.storage.postgres.database import Connection, Database
 _log = logging.getLogger(__name__)
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-"""Earlier than any row."""
+"""A time earlier than that of any row."""
 
 _EVERY_S = 60.0
 _BATCH, _LEAST_BATCH = 1_000, 10
-# A batch is to take so long: it halves above, and doubles well below. A statement is ended after ten seconds.
+# The bounds of a batch's duration: its size halves above the first, and doubles below the second. PostgreSQL ends a
+# statement after ten seconds.
 _LONG_S, _SHORT_S = 1.0, 0.25
 _LEAST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 2.0
-# What `pg_try_advisory_xact_lock` is asked for: two numbers of ours, "sb" and "old" in ASCII.
+# The key of the advisory lock: "sb" and "old" in ASCII.
 _LOCK = (0x7362, 0x6F6C64)
 
 
-class Batch(NamedTuple):
-    """What came of a batch: how many rows went, whether there may be more, and from which place on."""
+class DeletedBatch(NamedTuple):
+    """Result of a batch: the number of rows deleted, True if there may be more, and the place to continue from."""
 
     gone: int
     more: bool
     place: Any
 
 
-Forget = Callable[[Connection, int, Any], Awaitable[Batch]]
+DeleteBatch = Callable[[Connection, int, Any], Awaitable[DeletedBatch]]
 """Deletes about so many old rows from a place on; None is the beginning.
 
-A batch begins where the one before it ended: what was deleted stays in the index until it is vacuumed, which a snapshot
-that somebody holds prevents, and to walk past it each time would make each batch slower than the last one.
+A batch starts where the previous one ended: deleted rows stay in the index until they are vacuumed, which any open
+snapshot prevents, and walking past them each time would make each batch slower than the last.
 """
 
 
 @dataclass(frozen=True)
-class OldRows:
-    """Rows of one kind that get old, and how they are deleted; `every_s`: how often they are looked for."""
+class RetentionRule:
+    """Deletion of one kind of old rows; they are looked for every `every_s` seconds."""
 
     name: str
-    forget: Forget
+    forget: DeleteBatch
     every_s: float = _EVERY_S
 
 
 class Retention:
-    """Keeps tables from growing for ever."""
+    """Deletes old rows of all kinds, so that no table grows for ever."""
 
     def __init__(
         self,
         database: Database,
-        kinds: Sequence[OldRows],
+        rules: Sequence[RetentionRule],
         clock: Clock,
-        forgot: Callable[[str, int], None] = lambda name, count: None,
+        on_deleted: Callable[[str, int], None] = lambda name, count: None,
     ) -> None:
-        """`forgot(name, count)` is told of each batch (the metrics hook)."""
+        """`on_deleted(name, count)` is called after each batch, for the metrics."""
         self._database = database
-        self._kinds = kinds
+        self._rules = rules
         self._clock = clock
-        self._forgot = forgot
-        self._sizes = {kind.name: _BATCH for kind in kinds}
-        self._due_at = {kind.name: 0.0 for kind in kinds}
+        self._on_deleted = on_deleted
+        self._sizes = {rule.name: _BATCH for rule in rules}
+        self._due_at = {rule.name: 0.0 for rule in rules}
         self._stopped = False
 
     def stop(self) -> None:
-        """Begin no more batches."""
+        """Start no more batches."""
         self._stopped = True
 
     async def run(self) -> None:
-        """Delete what is old until stopped, and look again each minute."""
+        """Delete old rows until stopped, looking for them each minute."""
         while not self._stopped:
             try:
                 await self.sweep()
-            except Exception:  # noqa: BLE001  # a bug of one kind must not end the process, nor keep the others for ever
+            except Exception:  # noqa: BLE001  # a bug of one rule must not end the process, nor the other rules
                 _log.exception("old rows could not be deleted")
             await self._clock.sleep(_EVERY_S)
 
     async def sweep(self) -> dict[str, int]:
-        """Delete all that is old now, of each kind whose time it is; how many of each."""
+        """Delete all rows that are old now, by each rule that is due; return how many by rule."""
         now = self._clock.monotonic()
-        waiting = deque[tuple[OldRows, Any]]((kind, None) for kind in self._kinds if self._due_at[kind.name] <= now)
-        self._due_at |= {kind.name: now + kind.every_s for kind, _ in waiting}
-        gone = {kind.name: 0 for kind, _ in waiting}
+        waiting = deque[tuple[RetentionRule, Any]](
+            (rule, None) for rule in self._rules if self._due_at[rule.name] <= now
+        )
+        self._due_at |= {rule.name: now + rule.every_s for rule, _ in waiting}
+        gone = {rule.name: 0 for rule, _ in waiting}
         while waiting and not self._stopped:
-            kind, place = waiting.popleft()
+            rule, place = waiting.popleft()
             began = self._clock.monotonic()
             try:
-                batch = await self._batch(kind, place)
+                batch = await self._batch(rule, place)
             except SyncbeatError as error:
-                # The next time with less at once: it may have been too much for one statement.
-                self._sizes[kind.name] = max(_LEAST_BATCH, self._sizes[kind.name] // 4)
-                _log.warning("cannot delete old rows now", extra={"rows": kind.name, "reason": error.reason})
+                # A smaller batch next time: it may have been too much for one statement.
+                self._sizes[rule.name] = max(_LEAST_BATCH, self._sizes[rule.name] // 4)
+                _log.warning("cannot delete old rows now", extra={"rows": rule.name, "reason": error.reason})
                 continue
             if batch is None:
-                break  # another process is at it
+                break  # another process holds the lock
             took_s = self._clock.monotonic() - began
-            self._resize(kind.name, took_s)
-            gone[kind.name] += batch.gone
+            self._resize(rule.name, took_s)
+            gone[rule.name] += batch.gone
             if batch.gone:
-                self._forgot(kind.name, batch.gone)
+                self._on_deleted(rule.name, batch.gone)
             if batch.more:
-                waiting.append((kind, batch.place))
+                waiting.append((rule, batch.place))
             if waiting:
                 await self._clock.sleep(min(_LONGEST_PAUSE_S, max(_LEAST_PAUSE_S, took_s)))
         return gone
 
-    async def _batch(self, kind: OldRows, place: Any) -> Batch | None:
+    async def _batch(self, rule: RetentionRule, place: Any) -> DeletedBatch | None:
         async with self._database.transaction() as conn:
             if not await conn.fetchval("SELECT pg_try_advisory_xact_lock($1, $2)", *_LOCK):
                 return None
-            return await kind.forget(conn, self._sizes[kind.name], place)
+            return await rule.forget(conn, self._sizes[rule.name], place)
 
     def _resize(self, name: str, took_s: float) -> None:
         if took_s > _LONG_S:
@@ -130,10 +133,11 @@ class Retention:
             self._sizes[name] = min(_BATCH, self._sizes[name] * 2)
 
 
-def oldest(table: str, key: str, at: str, kept: str, also: str = "true") -> str:
-    """The statement for `forget_oldest`: rows of a table by its primary key, whose time `at` is an interval ago.
+def delete_oldest_sql(table: str, key: str, at: str, kept: str, also: str = "true") -> str:
+    """Return the statement of `delete_oldest`: deletes a table's rows whose time `at` is longer ago than `kept`.
 
-    By the key and not by the place in the table (`ctid`), which another version of a row may have taken by then.
+    Deletes by the primary key and not by the place in the table (`ctid`), which another version of a row may have
+    taken by then.
     """
     columns = key.split(", ")
     mine, theirs = (", ".join(f"{alias}.{column}" for column in columns) for alias in ("t", "old"))
@@ -146,7 +150,7 @@ def oldest(table: str, key: str, at: str, kept: str, also: str = "true") -> str:
         SELECT (SELECT count(*) FROM gone) AS gone, count(*) AS found, max(aged) AS last FROM old"""  # noqa: S608  # names
 
 
-async def forget_oldest(conn: Connection, statement: str, limit: int, since: datetime | None) -> Batch:
-    """Delete up to `limit` rows that are old, from a time on."""
+async def delete_oldest(conn: Connection, statement: str, limit: int, since: datetime | None) -> DeletedBatch:
+    """Delete up to `limit` old rows, from the time `since` on."""
     (row,) = await conn.fetch(statement, limit, since or BEGINNING)
-    return Batch(row["gone"], row["found"] == limit and row["gone"] > 0, row["last"])
+    return DeletedBatch(row["gone"], row["found"] == limit and row["gone"] > 0, row["last"])

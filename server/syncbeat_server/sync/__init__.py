@@ -1,1 +1,1 @@
-"""When a device should sync next, and what changed."""
+"""Decides when devices sync next, and serves the changes that they sync."""

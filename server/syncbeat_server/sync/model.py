@@ -1,4 +1,7 @@
-"""Values of the sync feature. Those that each hint makes a dozen of are tuples, which cost a third to make."""
+"""Defines the values of the sync feature.
+
+Those that each hint creates a dozen of are tuples, at a third of the cost.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+ScopeKey = tuple[str, str]
+"""An app's id and the name of one of its scopes."""
+UserKey = tuple[str, str]
+"""An app's id and that of one of its users."""
+
 
 class Priority(StrEnum):
-    """How soon a device should ask again: a label of the interval, not its cause."""
+    """Labels the interval of a hint by its urgency; it is not the cause of the interval."""
 
     IMMEDIATE = "IMMEDIATE"
     FAST = "FAST"
@@ -19,14 +27,14 @@ class Priority(StrEnum):
 
 
 class ActivityState(StrEnum):
-    """Whether a person looks at the app."""
+    """Tells an app on the screen from one in the background."""
 
     FOREGROUND = "FOREGROUND"
     BACKGROUND = "BACKGROUND"
 
 
 class Network(StrEnum):
-    """What the device is connected by."""
+    """Names the kind of network that a device is connected by."""
 
     UNKNOWN = "UNKNOWN"
     WIFI = "WIFI"
@@ -35,7 +43,7 @@ class Network(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a device says of itself. `idle_s` is the seconds since its user last did something."""
+    """Holds what a device reports of itself. `idle_s` is the time since its user last did something."""
 
     state: ActivityState = ActivityState.FOREGROUND
     idle_s: float = 0.0
@@ -44,7 +52,7 @@ class Activity:
 
 
 class DeviceKey(NamedTuple):
-    """Which device: its user's id is part of the key."""
+    """Identifies a device; its user's id is part of the key."""
 
     app_id: str
     user_id: str
@@ -52,7 +60,7 @@ class DeviceKey(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """A place in the feed of a scope. No sequence: from now (a stream) or from the start (a list)."""
+    """Names a place in the feed of a scope. Without a sequence it is now (for a stream) or the start (for a list)."""
 
     scope: str
     epoch: str = ""
@@ -60,9 +68,9 @@ class Cursor(NamedTuple):
 
 
 class Poll(NamedTuple):
-    """A device that asks when to come again, and shows `cursors`. No activity: it is as it said last.
+    """Asks for a hint, and shows the device's `cursors`. Without an activity the last reported one counts.
 
-    `explain`: it wants to be told how the hint came about.
+    `explain`: the hint is to carry an explanation.
     """
 
     device: DeviceKey
@@ -72,8 +80,10 @@ class Poll(NamedTuple):
 
 
 class Belief(NamedTuple):
-    """What is known of one scope as of `at`: P(hot), and changes and seconds while hot and while cold (see
-    `policy.belief`). Times are seconds since 1970."""
+    """Holds what is known of one scope as of `at` (see `policy.belief`).
+
+    `hot` is P(hot); the others count changes and seconds while hot and while cold. Times are seconds since 1970.
+    """
 
     hot: float
     hot_count: float
@@ -84,7 +94,7 @@ class Belief(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Changes of late and of the last hours, decayed up to `at`, of a scope that exists since `born`."""
+    """Counts the changes of the last minutes and hours, decayed to `at`, of a scope that exists since `born`."""
 
     recent: float
     long: float
@@ -93,10 +103,10 @@ class Windows(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """What is known of a scope's changes. No belief: it has not changed yet.
+    """Holds what is known of a scope's changes. Without a belief it has not changed yet.
 
-    `present` and `presence_at` are the last that was heard of its writers: one came, or left. `triggered` is the share
-    of the commits of late that woke devices.
+    `present` and `presence_at` describe the last arrival or departure of a writer. `triggered` is the share of recent
+    commits that woke devices.
     """
 
     belief: Belief | None
@@ -107,9 +117,10 @@ class Signal(NamedTuple):
 
 
 class ScopeState(NamedTuple):
-    """The head of a scope's feed and what is known of its changes; `boosted`: held at this tier until then.
+    """Holds the head of a scope's feed and what is known of its changes.
 
-    `pruned` is the highest sequence of a tombstone that was removed.
+    `boosted` is the tier that it is kept at until `boosted_until`; `pruned` is the highest sequence of a removed
+    tombstone.
     """
 
     scope: str
@@ -122,12 +133,12 @@ class ScopeState(NamedTuple):
 
     @property
     def cursor(self) -> Cursor:
-        """The head as a cursor."""
+        """Return the head as a cursor."""
         return Cursor(self.scope, self.epoch, self.head)
 
 
 class Reach(NamedTuple):
-    """What wake-ups did on a device: counts as of `at` that decay. `usable`: it has a token to push to."""
+    """Counts the wake-ups that a device answered and missed, decayed to `at`. `usable`: it has a token to push to."""
 
     usable: bool = False
     answered: float = 0.0
@@ -136,11 +147,12 @@ class Reach(NamedTuple):
 
 
 class Hint(NamedTuple):
-    """When a device should ask again, and whether there is news now; `valid_s`: how long to go by it unheard;
-    `more_scopes`: its user has more scopes than `heads` names.
+    """Tells a device when to ask again, and if there is news now.
 
-    What it was made from is kept for measuring: the interval before pacing, the device's `attention`, the `residual`
-    share of changes that only polls will find, and how many of those are expected a second, weighed by attention.
+    `valid_s` is the time for which to go by the hint while no other arrives; `more_scopes`: its user has more scopes
+    than `heads` names. The last fields are its inputs, kept for measuring: the interval before pacing, the device's
+    `attention`, the `residual` share of changes that only polls will find, and the expected rate of those, weighted by
+    attention.
     """
 
     poll_interval_s: float
@@ -152,7 +164,7 @@ class Hint(NamedTuple):
     valid_s: float
     explanation: str = ""
     more_scopes: bool = False
-    wanted_s: float = 0.0
+    unpaced_s: float = 0.0
     attention: float = 1.0
     residual: float = 1.0
     rate_per_s: float = 0.0
@@ -160,7 +172,10 @@ class Hint(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
-    """One row of a feed: the latest value of a key. `omitted_octets`: that of a value which is too large to be sent."""
+    """Holds one row of a feed: the latest value of a key.
+
+    `omitted_octets` is the size of a value that is too large to be sent.
+    """
 
     scope: str
     epoch: str
@@ -174,8 +189,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class FeedPage:
-    """Changes after a cursor, up to `next`, where the next page starts; `reset`: nothing can follow that cursor, and
-    this is the first page of the whole feed."""
+    """Holds the changes after a cursor, up to `next`, where the next page starts.
+
+    `reset`: that cursor cannot be resumed, and this is the first page of the whole feed.
+    """
 
     state: ScopeState
     changes: tuple[Change, ...]
@@ -184,14 +201,14 @@ class FeedPage:
     reset: bool = False
 
     @property
-    def is_unread(self) -> bool:
-        """Whether there was no room for any of it: it is where it was."""
+    def is_deferred(self) -> bool:
+        """Return True if there was no room for any of the page: its cursor has not moved."""
         return self.more and not self.changes
 
 
 @dataclass(frozen=True, slots=True)
 class NewChange:
-    """A change to publish: a JSON merge patch (RFC 7396) or a deletion, if `expected_sequence` is met."""
+    """Describes a change to publish: a JSON merge patch (RFC 7396) or a deletion, if `expected_sequence` matches."""
 
     scope: str
     key: str
@@ -202,14 +219,14 @@ class NewChange:
 
 @dataclass(frozen=True, slots=True)
 class ChangesSent:
-    """Stream: news of one scope, oldest first."""
+    """Stream event: changes of one scope, oldest first."""
 
     changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Stream: everything up to these cursors was sent, or, of all scopes, up to where `token` says."""
+    """Stream event: everything up to these cursors was sent, or, in a stream of all scopes, up to `token`."""
 
     cursors: tuple[Cursor, ...]
     hint: Hint
@@ -219,7 +236,10 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Stream: the cursor was not of this feed; list it again after `refetch_delay_s`, it goes on from `head`."""
+    """Stream event: the cursor is not of this feed.
+
+    List it again after `refetch_delay_s`; the stream continues from `head`.
+    """
 
     head: Cursor
     refetch_delay_s: float
@@ -227,8 +247,11 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class ResetAll:
-    """Stream of all scopes: the token was of another feed; drop everything. The stream goes on from `token`, which is
-    the start; who lists by other means does that after `refetch_delay_s`."""
+    """Stream event of all scopes: the token is not of this feed; drop everything.
+
+    The stream continues from `token`, which is the start. Clients that list by other means do so after
+    `refetch_delay_s`.
+    """
 
     token: str
     refetch_delay_s: float
@@ -236,13 +259,13 @@ class ResetAll:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Stream: this process stops; connect again after `reconnect_delay_s`."""
+    """Stream event: this process stops; connect again after `reconnect_delay_s`."""
 
     reconnect_delay_s: float
 
 
 class Extent(NamedTuple):
-    """How much of a database would begin new epochs."""
+    """Counts the apps and scopes of a database that would begin new epochs."""
 
     database: str
     apps: int

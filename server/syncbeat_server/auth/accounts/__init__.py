@@ -1,1 +1,1 @@
-"""Whether a caller may still be let in: standing of users and sessions, and tokens that were checked already."""
+"""Cached answers to "may this caller still call": account status from the database, and verified tokens."""

@@ -1,4 +1,4 @@
-"""How callers stand, kept for a minute: is the user known and let in, is the session alive, what has been revoked."""
+"""Caches account statuses for a minute: is the user known and not blocked, is the session active, what is revoked."""
 
 from __future__ import annotations
 
@@ -10,188 +10,190 @@ from contextvars import Context
 from dataclasses import replace
 from typing import NamedTuple
 
-from syncbeat_server.auth.model import Standing, StandingKey, VerifiedToken
+from syncbeat_server.auth.model import AccountKey, AccountStatus, VerifiedToken
 from syncbeat_server.auth.store import users
 from syncbeat_server.clock import Clock
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.postgres.database import Database
 
-KEPT_S, SPREAD = 60.0, 0.1
-KEPT_ABSENT_S = 9.0
-"""Less 10 % or more: who has just been made must not be locked out for longer than ten seconds."""
-_MOST_LOADS = 5
+CACHE_S, JITTER = 60.0, 0.1
+NEGATIVE_CACHE_S = 9.0
+"""Less than ten seconds even with the jitter: a user or session made just now must not be locked out for longer."""
+# After so many invalidations during one read its result is returned but not cached.
+_MAX_READS = 5
 
 
-class KeptStanding:
-    """A standing, and until when it may be believed (monotonic seconds). An invalidation ends that at once."""
+class CachedStatus:
+    """A status and the monotonic time in seconds until which it is valid. An invalidation ends it at once."""
 
-    __slots__ = ("standing", "until")
+    __slots__ = ("status", "valid_until")
 
-    def __init__(self, standing: Standing, until: float) -> None:
-        self.standing = standing
-        self.until = until
+    def __init__(self, status: AccountStatus, valid_until: float) -> None:
+        self.status = status
+        self.valid_until = valid_until
 
 
-class _Asked(NamedTuple):
-    key: StandingKey
-    first_sight: bool
+class _Read(NamedTuple):
+    key: AccountKey
+    accept_unknown: bool
     counter: int
 
 
-class _Load:
-    """A look-up under way, which all who want the same share."""
+class _PendingRead:
+    """A read in progress, shared by all callers who want the same status."""
 
     __slots__ = ("stale", "task")
 
-    def __init__(self, task: asyncio.Task[KeptStanding]) -> None:
+    def __init__(self, task: asyncio.Task[CachedStatus]) -> None:
         self.task = task
         self.stale = False
 
 
-class Standings:
-    """Looks standings up, many at once, and keeps them; at most `size`, those unused for longest go first."""
+class AccountStatusCache:
+    """Least-recently-used cache of at most `size` statuses; reads them from the database in batches."""
 
     def __init__(self, database: Database, clock: Clock, size: int) -> None:
         self._database = database
         self._clock = clock
         self._size = size
-        self._kept: OrderedDict[StandingKey, KeptStanding] = OrderedDict()
-        self._of_user: defaultdict[tuple[str, str], set[StandingKey]] = defaultdict(set)
-        self._loads: dict[StandingKey, _Load] = {}
-        self._batches: Batcher[_Asked, Standing] = Batcher(self._read)
-        self._spread = random.SystemRandom().uniform
+        self._entries: OrderedDict[AccountKey, CachedStatus] = OrderedDict()
+        self._keys_by_user: defaultdict[tuple[str, str], set[AccountKey]] = defaultdict(set)
+        self._pending: dict[AccountKey, _PendingRead] = {}
+        self._batcher: Batcher[_Read, AccountStatus] = Batcher(self._read_batch)
+        self._uniform = random.SystemRandom().uniform
 
-    def kept(self, token: VerifiedToken) -> KeptStanding | None:
-        """How the bearer of a token stands, if that is known here and the token says nothing new."""
+    def cached(self, token: VerifiedToken) -> CachedStatus | None:
+        """Return the status of a token's account if it is cached and the token confirms no newer refresh token."""
         key = _key(token)
-        kept = self._kept.get(key)
-        if kept is None or kept.until <= self._clock.monotonic() or _is_news(token.counter, kept.standing):
+        entry = self._entries.get(key)
+        if entry is None or entry.valid_until <= self._clock.monotonic() or _confirms(token.counter, entry.status):
             return None
-        self._kept.move_to_end(key)
-        return kept
+        self._entries.move_to_end(key)
+        return entry
 
-    async def of(self, token: VerifiedToken, *, fresh: bool = False) -> KeptStanding:
-        """How the bearer of a token stands. A user seen for the first time is recorded, where the issuer allows it.
+    async def get(self, token: VerifiedToken, *, fresh: bool = False) -> CachedStatus:
+        """Return the status of a token's account, and insert an unknown user if the token's issuer allows that.
 
-        `fresh`: what is kept does not count, as for calls that go on for longer than it is kept.
+        `fresh` reads it anew even if it is cached, for streams that stay open longer than an entry is valid.
 
         Raises:
-            DependencyDown: it is not known here, and the database does not answer.
+            DependencyDown: it is not cached and the database does not answer.
         """
-        kept = None if fresh else self.kept(token)
-        if kept is not None:
-            return kept
+        entry = None if fresh else self.cached(token)
+        if entry is not None:
+            return entry
         key, issuer = _key(token), token.issuer
-        load = self._loads.get(key)
-        if load is None or load.task.done():
-            asked = _Asked(key, issuer.first_sight and not issuer.own, token.counter)
-            # Nobody's: who else asks for it shares it.
-            load = self._loads[key] = _Load(
-                asyncio.get_running_loop().create_task(self._load(asked), context=Context())
+        pending = self._pending.get(key)
+        if pending is None or pending.task.done():
+            read = _Read(key, issuer.accept_unknown_users and not issuer.own_sessions, token.counter)
+            # In an empty context, not this caller's: others share the task.
+            pending = self._pending[key] = _PendingRead(
+                asyncio.get_running_loop().create_task(self._read(read), context=Context())
             )
-            load.task.add_done_callback(_retrieved)
-            self._of_user[key.app_id, key.user_id].add(key)
-        return await asyncio.shield(load.task)
+            pending.task.add_done_callback(_retrieve_error)
+            self._keys_by_user[key.app_id, key.user_id].add(key)
+        return await asyncio.shield(pending.task)
 
-    def invalidate(self, app_id: str, user_id: str) -> None:
-        """Forget how a user stands; a look-up that is under way is made again."""
-        for key in self._of_user.get((app_id, user_id), set()).copy():
-            self._forget(key)
+    def invalidate_user(self, app_id: str, user_id: str) -> None:
+        """Drop a user's statuses; reads in progress start over."""
+        for key in self._keys_by_user.get((app_id, user_id), set()).copy():
+            self._invalidate(key)
 
     def invalidate_session(self, app_id: str, session_id: str) -> None:
-        """Forget how a session of ours stands."""
-        for key in [key for key in (*self._kept, *self._loads) if (key.app_id, key.session_id) == (app_id, session_id)]:
-            self._forget(key)
+        """Drop the status of one of our sessions."""
+        keys = [key for key in (*self._entries, *self._pending) if (key.app_id, key.session_id) == (app_id, session_id)]
+        for key in keys:
+            self._invalidate(key)
 
     def invalidate_app(self, app_id: str | None) -> None:
-        """Forget everybody of an app; of every app for None."""
-        for key in [key for key in (*self._kept, *self._loads) if app_id in (None, key.app_id)]:
-            self._forget(key)
+        """Drop all statuses of an app, or of every app for None."""
+        for key in [key for key in (*self._entries, *self._pending) if app_id in (None, key.app_id)]:
+            self._invalidate(key)
 
-    def _forget(self, key: StandingKey) -> None:
-        self._end(key)
-        load = self._loads.get(key)
-        if load is not None:
-            load.stale = True
+    def _invalidate(self, key: AccountKey) -> None:
+        self._expire(key)
+        pending = self._pending.get(key)
+        if pending is not None:
+            pending.stale = True
         else:
             self._unindex(key)
 
-    def _end(self, key: StandingKey) -> None:
-        # Tokens that were checked hold on to it: what stands here no more, no invalidation would reach.
-        kept = self._kept.pop(key, None)
-        if kept is not None:
-            kept.until = float("-inf")
+    def _expire(self, key: AccountKey) -> None:
+        # Verified tokens hold a reference to the entry, so removing it here alone would leave them valid.
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            entry.valid_until = float("-inf")
 
-    def _unindex(self, key: StandingKey) -> None:
-        keys = self._of_user.get((key.app_id, key.user_id))
+    def _unindex(self, key: AccountKey) -> None:
+        keys = self._keys_by_user.get((key.app_id, key.user_id))
         if keys is not None:
             keys.discard(key)
             if not keys:
-                del self._of_user[key.app_id, key.user_id]
+                del self._keys_by_user[key.app_id, key.user_id]
 
-    async def _load(self, asked: _Asked) -> KeptStanding:
-        key = asked.key
-        load = self._loads[key]
+    async def _read(self, read: _Read) -> CachedStatus:
+        key = read.key
+        pending = self._pending[key]
         try:
-            standing = await self._batches.submit(asked)
-            for _ in range(_MOST_LOADS):
-                if not load.stale:
-                    return self._keep(key, standing)
-                load.stale = False
-                standing = await self._batches.submit(asked)
-            return KeptStanding(standing, float("-inf"))
+            status = await self._batcher.submit(read)
+            for _ in range(_MAX_READS):
+                if not pending.stale:
+                    return self._put(key, status)
+                pending.stale = False
+                status = await self._batcher.submit(read)
+            return CachedStatus(status, float("-inf"))
         finally:
-            del self._loads[key]
-            if key not in self._kept:
+            del self._pending[key]
+            if key not in self._entries:
                 self._unindex(key)
 
-    def _keep(self, key: StandingKey, standing: Standing) -> KeptStanding:
-        absent = not standing.known or standing.shut_out or (bool(key.session_id) and not standing.session_alive)
-        seconds = (KEPT_ABSENT_S if absent else KEPT_S) * self._spread(1 - SPREAD, 1 + SPREAD)
-        self._end(key)
-        kept = self._kept[key] = KeptStanding(standing, self._clock.monotonic() + seconds)
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._size:
-            oldest = next(iter(self._kept))
-            self._end(oldest)
-            if oldest not in self._loads:
+    def _put(self, key: AccountKey, status: AccountStatus) -> CachedStatus:
+        negative = not status.exists or status.blocked or (bool(key.session_id) and not status.session_active)
+        seconds = (NEGATIVE_CACHE_S if negative else CACHE_S) * self._uniform(1 - JITTER, 1 + JITTER)
+        self._expire(key)
+        entry = self._entries[key] = CachedStatus(status, self._clock.monotonic() + seconds)
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._size:
+            oldest = next(iter(self._entries))
+            self._expire(oldest)
+            if oldest not in self._pending:
                 self._unindex(oldest)
-        return kept
+        return entry
 
-    async def _read(self, asked: Sequence[_Asked]) -> Sequence[Standing]:
-        keys = [one.key for one in asked]
+    async def _read_batch(self, reads: Sequence[_Read]) -> Sequence[AccountStatus]:
+        keys = [read.key for read in reads]
         async with self._database.connection() as conn:
-            found = await users.standings(conn, keys)
-            pairs = zip(asked, found, strict=True)
-            new = [one.key for one, standing in pairs if one.first_sight and not standing.known]
-            if new:
-                await users.record_users(conn, [(key.app_id, key.user_id) for key in new])
-                # Somebody else may have been first, and have shut the user out since.
-                again = dict(zip(new, await users.standings(conn, new), strict=True))
-                found = [again.get(key, standing) for key, standing in zip(keys, found, strict=True)]
-            shown = {
-                (one.key.app_id, one.key.session_id): one.counter
-                for one, standing in zip(asked, found, strict=True)
-                if _is_news(one.counter, standing)
+            statuses = await users.read_statuses(conn, keys)
+            pairs = zip(reads, statuses, strict=True)
+            unknown = [read.key for read, status in pairs if read.accept_unknown and not status.exists]
+            if unknown:
+                await users.insert_users(conn, [(key.app_id, key.user_id) for key in unknown])
+                # Read again: another process may have inserted the user first, and blocked it since.
+                again = dict(zip(unknown, await users.read_statuses(conn, unknown), strict=True))
+                statuses = [again.get(key, status) for key, status in zip(keys, statuses, strict=True)]
+            confirmed = {
+                (read.key.app_id, read.key.session_id): read.counter
+                for read, status in zip(reads, statuses, strict=True)
+                if _confirms(read.counter, status)
             }
-            if shown:
-                await users.confirm_sessions(conn, [(*session, counter) for session, counter in shown.items()])
+            if confirmed:
+                await users.confirm_counters(conn, [(*session, counter) for session, counter in confirmed.items()])
         return [
-            replace(standing, confirmed=max(one.counter, standing.confirmed)) if standing.session_alive else standing
-            for one, standing in zip(asked, found, strict=True)
+            replace(status, confirmed=max(read.counter, status.confirmed)) if status.session_active else status
+            for read, status in zip(reads, statuses, strict=True)
         ]
 
 
-def _key(token: VerifiedToken) -> StandingKey:
-    return StandingKey(token.issuer.app_id, token.user_id, token.session_id if token.issuer.own else "")
+def _key(token: VerifiedToken) -> AccountKey:
+    return AccountKey(token.issuer.app_id, token.user_id, token.session_id if token.issuer.own_sessions else "")
 
 
-def _is_news(counter: int, standing: Standing) -> bool:
-    """Whether an access token shows for the first time that what was given out with it has arrived."""
-    return standing.session_alive and counter > standing.confirmed
+def _confirms(counter: int, status: AccountStatus) -> bool:
+    """Tell if an access token proves for the first time that the refresh token issued with it has arrived."""
+    return status.session_active and counter > status.confirmed
 
 
-def _retrieved(task: asyncio.Task[KeptStanding]) -> None:
-    # Where every caller has gone, nobody else asks what became of it.
+def _retrieve_error(task: asyncio.Task[CachedStatus]) -> None:
+    # asyncio warns of an error that nobody retrieves; here every waiting caller may have gone.
     if not task.cancelled():
         task.exception()

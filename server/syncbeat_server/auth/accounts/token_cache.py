@@ -1,20 +1,20 @@
-"""Access tokens that were checked, by their digest: bounded, and for a minute at most."""
+"""Caches verified access tokens by digest, in bounded number and for a minute at most."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from syncbeat_server.auth.accounts.account_status_cache import KeptStanding
+from syncbeat_server.auth.accounts.account_status_cache import CachedStatus
 from syncbeat_server.auth.model import Principal, VerifiedToken
 from syncbeat_server.clock import Clock
 
-KEPT_S = 60.0
+CACHE_S = 60.0
 
 
 @dataclass(frozen=True)
 class CacheStats:
-    """How well the cache works, since the process started."""
+    """Statistics of a token cache since its process started."""
 
     size: int
     hits: int
@@ -23,16 +23,16 @@ class CacheStats:
 
 
 class _Entry:
-    __slots__ = ("principal", "standing", "until")
+    __slots__ = ("principal", "status", "valid_until")
 
-    def __init__(self, principal: Principal, standing: KeptStanding, until: float) -> None:
+    def __init__(self, principal: Principal, status: CachedStatus, valid_until: float) -> None:
         self.principal = principal
-        self.standing = standing
-        self.until = until
+        self.status = status
+        self.valid_until = valid_until
 
 
 class TokenCache:
-    """Holds the principals of checked tokens; at most `size`, those unused for longest go first."""
+    """Least-recently-used cache of at most `size` principals by the digest of their token."""
 
     def __init__(self, clock: Clock, size: int) -> None:
         self._clock = clock
@@ -41,11 +41,11 @@ class TokenCache:
         self._hits = self._misses = self._evictions = 0
 
     def find(self, digest: bytes) -> Principal | None:
-        """The bearer of a token that was checked within the minute and has not been taken back since."""
+        """Return the bearer of a token that was verified within the last minute and not invalidated since."""
         entry = self._entries.get(digest)
         if entry is not None:
             now = self._clock.monotonic()
-            if entry.until > now and entry.standing.until > now:
+            if entry.valid_until > now and entry.status.valid_until > now:
                 self._hits += 1
                 self._entries.move_to_end(digest)
                 return entry.principal
@@ -53,43 +53,43 @@ class TokenCache:
         return None
 
     def has(self, digest: bytes) -> bool:
-        """Tell if `find` would find it, without counting a hit or a miss."""
+        """Tell if `find` would find the bearer, without counting a hit or a miss."""
         entry = self._entries.get(digest)
         if entry is None:
             return False
         now = self._clock.monotonic()
-        return entry.until > now and entry.standing.until > now
+        return entry.valid_until > now and entry.status.valid_until > now
 
-    def keep(self, digest: bytes, principal: Principal, token: VerifiedToken, standing: KeptStanding) -> None:
-        """Remember a token that is good, for a minute, but not beyond its own end."""
+    def put(self, digest: bytes, principal: Principal, token: VerifiedToken, status: CachedStatus) -> None:
+        """Cache a verified token until its own expiry, a minute at most; it also ends with `status`."""
         left = (token.expires_at + token.issuer.leeway - self._clock.now()).total_seconds()
-        until = self._clock.monotonic() + min(KEPT_S, left)
-        self._entries[digest] = _Entry(principal, standing, until)
+        valid_until = self._clock.monotonic() + min(CACHE_S, left)
+        self._entries[digest] = _Entry(principal, status, valid_until)
         self._entries.move_to_end(digest)
         while len(self._entries) > self._size:
             self._entries.popitem(last=False)
             self._evictions += 1
 
-    def forget(self, app_id: str | None, user_id: str = "", session_id: str = "") -> int:
-        """Forget the tokens of a user, of a session, or of a whole app (of every app for None): how many there were.
+    def remove(self, app_id: str | None, user_id: str = "", session_id: str = "") -> int:
+        """Remove the tokens of a user, a session or a whole app (every app for None). Returns how many there were.
 
-        It looks at every token, and is for operators: a revocation only ends the standing, which ends the tokens.
+        This scans the whole cache, for operators; a revocation invalidates the account status, which ends the tokens.
         """
         digests = [
             digest
             for digest, entry in self._entries.items()
             if app_id in (None, entry.principal.app_id)
             and user_id in ("", entry.principal.name)
-            and session_id in ("", _session(entry.principal))
+            and session_id in ("", _session_id(entry.principal))
         ]
         for digest in digests:
             del self._entries[digest]
         return len(digests)
 
     def stats(self) -> CacheStats:
-        """The figures."""
+        """Return the statistics."""
         return CacheStats(len(self._entries), self._hits, self._misses, self._evictions)
 
 
-def _session(principal: Principal) -> str:
+def _session_id(principal: Principal) -> str:
     return "" if principal.token is None else principal.token.session_id

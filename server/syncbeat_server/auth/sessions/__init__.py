@@ -1,1 +1,1 @@
-"""Our own sessions: refresh tokens, their rotation and its limits."""
+"""Our own sessions: creation, refresh with token rotation, revocation, and the rate limit of refreshes."""

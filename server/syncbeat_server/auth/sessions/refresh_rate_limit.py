@@ -1,7 +1,7 @@
-"""Limits on refreshing, each process by itself: genuine tokens count for their session, forged ones for their address.
+"""Rate limits of refreshes, per process: genuine tokens count against their session, forged ones against the address.
 
-They need no Redis. No limit on an address ever meets a genuine token: many users share an address, and whoever
-forges tokens there is one of them.
+They need no Redis. The limit of an address never affects genuine tokens, because many users share an address and an
+attacker may be among them.
 """
 
 from __future__ import annotations
@@ -13,59 +13,62 @@ from typing import NamedTuple
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import RateLimited
 
-_MAX_KEYS = 10_000  # of each kind, a megabyte or two; the one unused for longest is forgotten, and begins anew
+DEFAULT_MAX_KEYS = 10_000  # sessions, and as many addresses: a megabyte or two
 _WINDOW_S = 60.0
 
 
 class _Bucket(NamedTuple):
-    left: float
-    at: float
+    tokens: float
+    updated_s: float
 
 
 class _Buckets:
-    """A token bucket a key: `per_minute` at once, refilled evenly."""
+    """Token buckets by key: a burst of `per_minute`, refilled evenly."""
 
-    def __init__(self, clock: Clock, per_minute: int) -> None:
+    def __init__(self, clock: Clock, per_minute: int, max_keys: int) -> None:
         self._clock = clock
+        self._max_keys = max_keys
         self._per_minute = float(per_minute)
         self._buckets: OrderedDict[Hashable, _Bucket] = OrderedDict()
 
-    def take(self, key: Hashable) -> float:
-        """Take one of `key`: 0, or the seconds until there is one."""
+    def acquire(self, key: Hashable) -> float:
+        """Take one token of `key`. Returns 0, or the seconds until there is one."""
         now = self._clock.monotonic()
-        left, at = self._buckets.get(key, _Bucket(self._per_minute, now))
-        left = min(self._per_minute, left + (now - at) / _WINDOW_S * self._per_minute)
-        wait_s = 0.0 if left >= 1 else (1 - left) * _WINDOW_S / self._per_minute
-        self._buckets[key] = _Bucket(left if wait_s else left - 1, now)
+        tokens, updated_s = self._buckets.get(key, _Bucket(self._per_minute, now))
+        tokens = min(self._per_minute, tokens + (now - updated_s) / _WINDOW_S * self._per_minute)
+        wait_s = 0.0 if tokens >= 1 else (1 - tokens) * _WINDOW_S / self._per_minute
+        self._buckets[key] = _Bucket(tokens if wait_s else tokens - 1, now)
         self._buckets.move_to_end(key)
-        if len(self._buckets) > _MAX_KEYS:
+        if len(self._buckets) > self._max_keys:
             self._buckets.popitem(last=False)
         return wait_s
 
 
-class RefreshLimits:
-    """Counts renewals by session and forged tokens by address."""
+class RefreshRateLimit:
+    """Counts refreshes by session and forged refresh tokens by address."""
 
-    def __init__(self, clock: Clock, per_session: int, forged_per_address: int) -> None:
-        """Both limits are per minute."""
-        self._sessions = _Buckets(clock, per_session)
-        self._addresses = _Buckets(clock, forged_per_address)
+    def __init__(
+        self, clock: Clock, per_session: int, forged_per_address: int, max_keys: int = DEFAULT_MAX_KEYS
+    ) -> None:
+        """Take both limits, per minute; of more sessions or addresses than `max_keys` the least recent start over."""
+        self._sessions = _Buckets(clock, per_session, max_keys)
+        self._addresses = _Buckets(clock, forged_per_address, max_keys)
 
-    def renewal(self, app_id: str, session_id: str) -> None:
-        """Count a genuine token of a session, before the database is asked about it.
-
-        Raises:
-            RateLimited: the session had too many within the minute.
-        """
-        _check(self._sessions.take((app_id, session_id)), "this session is refreshed too often")
-
-    def forged(self, address: str) -> None:
-        """Count a token that was not made here.
+    def count_refresh(self, app_id: str, session_id: str) -> None:
+        """Count a genuine refresh token of a session, before the database is asked.
 
         Raises:
-            RateLimited: the address brought too many of them within the minute.
+            RateLimited: the session has been refreshed too often within the last minute.
         """
-        _check(self._addresses.take(address), "too many invalid refresh tokens from this address")
+        _check(self._sessions.acquire((app_id, session_id)), "this session is refreshed too often")
+
+    def count_forged(self, address: str) -> None:
+        """Count a refresh token that we did not issue.
+
+        Raises:
+            RateLimited: the address sent too many of them within the last minute.
+        """
+        _check(self._addresses.acquire(address), "too many invalid refresh tokens from this address")
 
 
 def _check(wait_s: float, message: str) -> None:

@@ -1,7 +1,7 @@
-"""Refresh tokens: derived from what they stand for and authenticated, so that none needs to be stored. Pure.
+"""Encodes and decodes refresh tokens, which are derived and authenticated so that none needs to be stored. Pure.
 
-A token is `sbr_` and the base64url of its parts and their HMAC-SHA256. So a forged one is refused before the database
-is asked, and the successor of a token can be given again when the answer that carried it was lost.
+A token is `sbr_` and the base64url of its parts and their HMAC-SHA256. A forged one is refused without asking the
+database, and the successor of a token can be issued again if the response that carried it was lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LABEL = b"syncbeat refresh token v1"
 
 
 class RefreshClaim(NamedTuple):
-    """What a refresh token stands for: the counter-th token of a session."""
+    """The content of a refresh token: it is number `counter` of a session."""
 
     app_id: str
     session_id: str
@@ -31,35 +31,39 @@ class RefreshClaim(NamedTuple):
 
 
 class RefreshKeys:
-    """The secrets that authenticate refresh tokens: the first makes them, all check them."""
+    """Secrets that authenticate refresh tokens: the first signs new ones, all verify."""
 
     def __init__(self, secrets: Mapping[str, bytes]) -> None:
-        """`secrets` by kid. Raises ValueError when there is none."""
+        """Take the secrets by kid.
+
+        Raises:
+            ValueError: there is none.
+        """
         if not secrets:
             raise ValueError("want one secret or more")
-        # The secret itself signs nothing, so that it cannot be of use anywhere else.
+        # A derived key signs, so that a MAC made for another purpose with the same secret is worth nothing here.
         self._keys = {kid: hmac.digest(secret, _LABEL, hashlib.sha256) for kid, secret in secrets.items()}
         self._first = next(iter(self._keys))
 
-    def token(self, claim: RefreshClaim) -> str:
-        """The refresh token for a claim."""
+    def encode(self, claim: RefreshClaim) -> str:
+        """Return the refresh token of a claim; the same claim always gives the same token."""
         parts = (self._first, claim.session_id, claim.app_id)
-        head = bytes([_VERSION]) + claim.counter.to_bytes(_COUNTER_BYTES) + b"".join(map(_with_length, parts))
-        return _PREFIX + _encoded(head + self._mac(self._first, head))
+        head = bytes([_VERSION]) + claim.counter.to_bytes(_COUNTER_BYTES) + b"".join(map(_length_prefixed, parts))
+        return _PREFIX + _base64url(head + self._mac(self._first, head))
 
-    def claim(self, token: str) -> RefreshClaim:
-        """What a refresh token stands for.
+    def decode(self, token: str) -> RefreshClaim:
+        """Return the claim of a refresh token.
 
         Raises:
-            TokenInvalid: it is none that was made with these secrets.
+            TokenInvalid: it was not made with one of these secrets.
         """
         invalid = TokenInvalid("the refresh token is not valid")
-        octets = _decoded(token)
+        octets = _base64url_decode(token)
         if octets is None or len(octets) <= _MAC_BYTES or octets[0] != _VERSION:
             raise invalid
         head, mac = octets[:-_MAC_BYTES], octets[-_MAC_BYTES:]
         try:
-            kid, session_id, app_id = _texts(head[1 + _COUNTER_BYTES :])
+            kid, session_id, app_id = _split_texts(head[1 + _COUNTER_BYTES :])
         except ValueError:
             raise invalid from None
         if kid not in self._keys or not hmac.compare_digest(mac, self._mac(kid, head)):
@@ -70,12 +74,12 @@ class RefreshKeys:
         return hmac.digest(self._keys[kid], head, hashlib.sha256)
 
 
-def _with_length(text: str) -> bytes:
+def _length_prefixed(text: str) -> bytes:
     octets = text.encode()
     return bytes([len(octets)]) + octets
 
 
-def _texts(octets: bytes) -> tuple[str, str, str]:
+def _split_texts(octets: bytes) -> tuple[str, str, str]:
     texts = []
     while octets:
         length = octets[0]
@@ -87,11 +91,11 @@ def _texts(octets: bytes) -> tuple[str, str, str]:
     return kid, session_id, app_id
 
 
-def _encoded(octets: bytes) -> str:
+def _base64url(octets: bytes) -> str:
     return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
 
 
-def _decoded(token: str) -> bytes | None:
+def _base64url_decode(token: str) -> bytes | None:
     body = token.removeprefix(_PREFIX)
     if len(token) > MAX_BYTES or body == token or not body.isascii():
         return None
@@ -99,5 +103,5 @@ def _decoded(token: str) -> bytes | None:
         octets = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
     except ValueError:
         return None
-    # One spelling only: the decoder passes over what is not of its alphabet, and over bits at the end.
-    return octets if _encoded(octets) == body else None
+    # The decoder skips foreign characters and trailing bits; only the canonical spelling is a token.
+    return octets if _base64url(octets) == body else None

@@ -1,1 +1,1 @@
-"""SQL of users and sessions."""
+"""SQL of authentication."""

@@ -1,4 +1,4 @@
-"""SQL of our own sessions."""
+"""SQL of the `sessions` table."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import datetime, timedelta
 
 import orjson
 
-from syncbeat_server.auth.model import Session, SessionState
+from syncbeat_server.auth.model import Session, SessionState, SessionTimes
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
+from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """What a session is made with. Lives are in seconds."""
+    """The columns of a session to insert. `idle_s` and `max_s` are its lifetimes in seconds."""
 
     app_id: str
     user_id: str
@@ -26,17 +26,8 @@ class NewSession:
     max_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
-    """The moment a session was written, and until when its refresh token and itself are good."""
-
-    now: datetime
-    idle_until: datetime
-    expires_at: datetime
-
-
-async def add_session(conn: Connection, new: NewSession) -> tuple[str, Times]:
-    """Make a session: its id."""
+async def insert_session(conn: Connection, new: NewSession) -> tuple[str, SessionTimes]:
+    """Insert a session. Returns its id and times."""
     row = await conn.fetchrow(
         """INSERT INTO sessions (app_id, user_id, device_id, claims, generation, created_at, refreshed_at,
                                  idle_until, expires_at)
@@ -53,15 +44,15 @@ async def add_session(conn: Connection, new: NewSession) -> tuple[str, Times]:
     )
     if row is None:
         raise AssertionError("an insert returns its row")
-    return row["session_id"], Times(row["created_at"], row["idle_until"], row["expires_at"])
+    return row["session_id"], SessionTimes(row["created_at"], row["idle_until"], row["expires_at"])
 
 
 async def lock_session(conn: Connection, app_id: str, session_id: str) -> tuple[SessionState, datetime] | None:
-    """A session's row, locked, and the database's time; None when there is no such session."""
+    """Lock a session's row. Returns it with the database's time, or None if there is no such session."""
     row = await conn.fetchrow(
         """SELECT s.user_id, s.claims::text AS claims, s.counter, s.confirmed, s.generation, s.refreshed_at,
                   s.idle_until, s.expires_at, s.revoked_at IS NOT NULL AS revoked,
-                  coalesce(u.disabled_at, u.deleted_at) IS NOT NULL AS shut_out, u.generation AS user_generation,
+                  coalesce(u.disabled_at, u.deleted_at) IS NOT NULL AS blocked, u.generation AS user_generation,
                   syncbeat_now() AS now
            FROM sessions s JOIN users u USING (app_id, user_id)
            WHERE s.app_id = $1 AND s.session_id = $2
@@ -82,14 +73,14 @@ async def lock_session(conn: Connection, app_id: str, session_id: str) -> tuple[
         idle_until=row["idle_until"],
         expires_at=row["expires_at"],
         revoked=row["revoked"],
-        shut_out=row["shut_out"],
+        blocked=row["blocked"],
         user_generation=row["user_generation"],
     )
     return state, now
 
 
-async def advance(conn: Connection, app_id: str, session_id: str, idle_s: float) -> Times:
-    """Spend a session's present refresh token for the next one; that it was presented shows that it had arrived."""
+async def advance_counter(conn: Connection, app_id: str, session_id: str, idle_s: float) -> SessionTimes:
+    """Make the next refresh token the current one, and confirm the one that was presented. Returns the new times."""
     row = await conn.fetchrow(
         """UPDATE sessions SET counter = counter + 1, confirmed = counter, refreshed_at = syncbeat_now(),
                                idle_until = least(syncbeat_now() + $3::interval, expires_at)
@@ -101,11 +92,11 @@ async def advance(conn: Connection, app_id: str, session_id: str, idle_s: float)
     )
     if row is None:
         raise AssertionError("the session is locked, so it is there")
-    return Times(*row.values())
+    return SessionTimes(*row.values())
 
 
 async def revoke_session(conn: Connection, app_id: str, session_id: str, user_id: str, reason: str) -> bool:
-    """End a session of a user, if it has not ended yet; whether there is such a session."""
+    """End a user's session, unless it has ended. Returns False if there is no such session."""
     row = await conn.fetchrow(
         """UPDATE sessions SET revoked_at = coalesce(revoked_at, syncbeat_now()),
                                revoke_reason = CASE WHEN revoked_at IS NULL THEN $4 ELSE revoke_reason END
@@ -120,7 +111,7 @@ async def revoke_session(conn: Connection, app_id: str, session_id: str, user_id
 
 
 async def revoke_sessions(conn: Connection, app_id: str, user_id: str, reason: str, keep: int = 0) -> int:
-    """End all live sessions of a user but the `keep` newest: how many."""
+    """End all active sessions of a user but the `keep` newest. Returns how many ended."""
     rows = await conn.fetch(
         """UPDATE sessions SET revoked_at = syncbeat_now(), revoke_reason = $3
            WHERE app_id = $1 AND session_id IN (
@@ -137,16 +128,16 @@ async def revoke_sessions(conn: Connection, app_id: str, user_id: str, reason: s
     return len(rows)
 
 
-async def erase_sessions(conn: Connection, app_id: str, user_id: str) -> int:
-    """Forget all sessions of a user: how many there were."""
+async def delete_sessions(conn: Connection, app_id: str, user_id: str) -> int:
+    """Delete all sessions of a user. Returns how many there were."""
     rows = await conn.fetch(
         "DELETE FROM sessions WHERE app_id = $1 AND user_id = $2 RETURNING 1 AS gone", app_id, user_id
     )
     return len(rows)
 
 
-async def forget_ended(conn: Connection, app_id: str, user_id: str, after: timedelta, limit: int) -> None:
-    """Forget up to `limit` sessions of a user that ended longer ago than `after`."""
+async def delete_ended(conn: Connection, app_id: str, user_id: str, after: timedelta, limit: int) -> None:
+    """Delete up to `limit` sessions of a user that ended longer ago than `after`."""
     await conn.execute(
         """DELETE FROM sessions WHERE app_id = $1 AND session_id IN (
                SELECT session_id FROM sessions
@@ -160,16 +151,16 @@ async def forget_ended(conn: Connection, app_id: str, user_id: str, after: timed
     )
 
 
-FORGET_EXPIRED = oldest("sessions", "app_id, session_id", "expires_at", "7 days")
+DELETE_EXPIRED = delete_oldest_sql("sessions", "app_id, session_id", "expires_at", "7 days")
 
 
-async def forget_expired(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
-    """Delete up to `limit` sessions, of whomever, whose longest life was over a week ago."""
-    return await forget_oldest(conn, FORGET_EXPIRED, limit, since)
+async def delete_expired(conn: Connection, limit: int, since: datetime | None = None) -> DeletedBatch:
+    """Delete up to `limit` sessions of all users whose maximum lifetime ended over a week ago."""
+    return await delete_oldest(conn, DELETE_EXPIRED, limit, since)
 
 
 async def list_sessions(conn: Connection, app_id: str, user_id: str, before: str, limit: int) -> list[Session]:
-    """A user's sessions that have not ended, newest first, those before `before` (empty: from the newest)."""
+    """Return a user's active sessions, newest first, those before the id `before` (empty: from the newest)."""
     rows = await conn.fetch(
         """SELECT session_id, user_id, device_id, created_at, refreshed_at, least(idle_until, expires_at) AS expires_at
            FROM sessions

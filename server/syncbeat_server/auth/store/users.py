@@ -1,4 +1,4 @@
-"""SQL of users: who is known, who is shut out, up to when tokens are dead; and how callers stand."""
+"""SQL of the `users` table: known, disabled and deleted users, revocations; and account statuses."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from syncbeat_server.auth.model import Standing, StandingKey
+from syncbeat_server.auth.model import AccountKey, AccountStatus
 from syncbeat_server.storage.postgres.database import Connection
 
 
 class Revoked(NamedTuple):
-    """A user whose tokens are dead: those of older generations, and of other issuers up to a moment."""
+    """A revocation: tokens of ours below `generation` and other issuers' tokens up to `revoked_at` are void."""
 
     generation: int
     revoked_at: datetime
 
 
-async def standings(conn: Connection, keys: Sequence[StandingKey]) -> list[Standing]:
-    """How each (user, session) stands."""
+async def read_statuses(conn: Connection, keys: Sequence[AccountKey]) -> list[AccountStatus]:
+    """Return the status of each key, in order."""
     rows = await conn.fetch(
-        """SELECT u.user_id IS NOT NULL AS known,
-                  coalesce(u.disabled_at, u.deleted_at) IS NOT NULL AS shut_out,
+        """SELECT u.user_id IS NOT NULL AS exists,
+                  coalesce(u.disabled_at, u.deleted_at) IS NOT NULL AS blocked,
                   coalesce(u.generation, 0) AS generation, u.revoked_at,
-                  s.session_id IS NOT NULL AND s.revoked_at IS NULL AND s.expires_at > syncbeat_now() AS session_alive,
+                  s.session_id IS NOT NULL AND s.revoked_at IS NULL AND s.expires_at > syncbeat_now() AS session_active,
                   coalesce(s.confirmed, 0) AS confirmed
            FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (app_id, user_id, session_id, i)
            LEFT JOIN users u ON (u.app_id, u.user_id) = (k.app_id, k.user_id)
@@ -33,11 +33,11 @@ async def standings(conn: Connection, keys: Sequence[StandingKey]) -> list[Stand
         [key.user_id for key in keys],
         [key.session_id for key in keys],
     )
-    return [Standing(*row.values()) for row in rows]
+    return [AccountStatus(*row.values()) for row in rows]
 
 
-async def record_users(conn: Connection, users: Sequence[tuple[str, str]]) -> None:
-    """Know each (app, user) from now on; whoever is known already stays as they are."""
+async def insert_users(conn: Connection, users: Sequence[tuple[str, str]]) -> None:
+    """Insert each (app, user) that is unknown; known ones stay as they are."""
     await conn.execute(
         """INSERT INTO users (app_id, user_id, created_at)
            SELECT app_id, user_id, syncbeat_now() FROM unnest($1::text[], $2::text[]) AS k (app_id, user_id)
@@ -48,19 +48,19 @@ async def record_users(conn: Connection, users: Sequence[tuple[str, str]]) -> No
     )
 
 
-async def confirm_sessions(conn: Connection, seen: Sequence[tuple[str, str, int]]) -> None:
-    """The holders of these (app, session) have shown that the tokens of this counter reached them."""
+async def confirm_counters(conn: Connection, counters: Sequence[tuple[str, str, int]]) -> None:
+    """Record that the holder of each (app, session) has received the refresh token of this counter."""
     await conn.execute(
         """UPDATE sessions s SET confirmed = k.counter
            FROM unnest($1::text[], $2::text[], $3::bigint[]) AS k (app_id, session_id, counter)
            WHERE (s.app_id, s.session_id) = (k.app_id, k.session_id)
              AND s.confirmed < k.counter AND k.counter <= s.counter""",
-        *([one[column] for one in seen] for column in range(3)),
+        *([one[column] for one in counters] for column in range(3)),
     )
 
 
-async def let_in(conn: Connection, app_id: str, user_id: str) -> int:
-    """Make the user known, neither disabled nor deleted, and lock the row; its generation."""
+async def enable_user(conn: Connection, app_id: str, user_id: str) -> int:
+    """Insert the user, or clear its disabled and deleted marks, and lock the row. Returns its generation."""
     return int(
         await conn.fetchval(
             """INSERT INTO users AS u (app_id, user_id, created_at) VALUES ($1, $2, syncbeat_now())
@@ -72,10 +72,11 @@ async def let_in(conn: Connection, app_id: str, user_id: str) -> int:
     )
 
 
-async def lock_for_session(conn: Connection, app_id: str, user_id: str) -> int | None:
-    """Make the user known and lock the row, so that no revocation falls between; its generation, None when disabled.
+async def lock_user(conn: Connection, app_id: str, user_id: str) -> int | None:
+    """Insert the user or lock its row, so that no revocation happens meanwhile; a deleted user becomes known again.
 
-    A deleted user begins anew.
+    Returns:
+        Its generation; None if it is disabled.
     """
     row = await conn.fetchrow(
         """INSERT INTO users AS u (app_id, user_id, created_at) VALUES ($1, $2, syncbeat_now())
@@ -90,7 +91,7 @@ async def lock_for_session(conn: Connection, app_id: str, user_id: str) -> int |
 
 
 async def revoke_user(conn: Connection, app_id: str, user_id: str, reason: str) -> Revoked:
-    """Make every token that was issued so far dead."""
+    """Revoke every token of a user that was issued so far."""
     row = await conn.fetchrow(
         """INSERT INTO users AS u (app_id, user_id, generation, revoked_at, revoke_reason, created_at)
            VALUES ($1, $2, 1, syncbeat_now(), $3, syncbeat_now())
@@ -108,7 +109,7 @@ async def revoke_user(conn: Connection, app_id: str, user_id: str, reason: str) 
 
 
 async def disable_user(conn: Connection, app_id: str, user_id: str) -> None:
-    """Shut a user out until `let_in`."""
+    """Disable a user until `enable_user`."""
     await conn.execute(
         """INSERT INTO users AS u (app_id, user_id, disabled_at, created_at)
            VALUES ($1, $2, syncbeat_now(), syncbeat_now())
@@ -119,7 +120,7 @@ async def disable_user(conn: Connection, app_id: str, user_id: str) -> None:
 
 
 async def mark_deleted(conn: Connection, app_id: str, user_id: str) -> None:
-    """Shut a user out whose rows are erased. Call `revoke_user` first, which makes the row."""
+    """Mark a user as deleted whose rows are being erased. Call `revoke_user` first, which inserts the row."""
     await conn.execute(
         """UPDATE users SET deleted_at = coalesce(deleted_at, syncbeat_now()), disabled_at = NULL, revoke_reason = ''
            WHERE app_id = $1 AND user_id = $2""",

@@ -1,1 +1,1 @@
-"""Whether a token is genuine: keys, signatures and claims."""
+"""Verification of access tokens: keys, signatures and claims."""

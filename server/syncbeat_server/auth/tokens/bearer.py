@@ -1,4 +1,4 @@
-"""What a caller shows: a bearer token (RFC 6750), and the digest by which it is known. Pure."""
+"""Extracts the bearer token (RFC 6750) of a call and its digest, which is its key in all caches. Pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from syncbeat_server.errors import TokenInvalid
 
 
 class Bearer(NamedTuple):
-    """A token as it was shown, and its SHA-256."""
+    """A bearer token and its SHA-256."""
 
     token: str
     digest: bytes
 
 
-def bearer_of(authorization: Sequence[str]) -> Bearer:
-    """The token in the `authorization` values of a call.
+def parse_bearer(authorization: Sequence[str]) -> Bearer:
+    """Return the bearer token in the `authorization` values of a call.
 
     Raises:
-        TokenInvalid: there is not exactly one value, or it is no bearer token.
+        TokenInvalid: there is not exactly one value, or it is not a bearer token.
     """
     if len(authorization) != 1:
         raise TokenInvalid("want exactly one authorization value")
     scheme, _, token = authorization[0].partition(" ")
     if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_BYTES:
         raise TokenInvalid("want 'authorization: Bearer <token>'")
-    # Whatever else a metadata value may hold, a token is ASCII; what is not is no token and found nowhere.
+    # A token is ASCII. Metadata may hold other characters; their digest then matches no token.
     return Bearer(token, hashlib.sha256(token.encode(errors="replace")).digest())

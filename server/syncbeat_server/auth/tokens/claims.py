@@ -1,4 +1,4 @@
-"""Checks the claims of a foreign access token beside its subject: its audience, and that it is one. Pure."""
+"""Checks the claims of an access token besides its subject: times, audience, role, token type and client. Pure."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from typing import Any, TypeGuard
 from syncbeat_server.auth.model import Issuer
 from syncbeat_server.errors import TokenInvalid
 
-# Supabase signs its API keys with the users' secret and ships the first in every app: they are nobody.
-_NOBODY = frozenset({"anon", "service_role"})
+# Roles of Supabase's API keys, which are signed with the users' secret; every app ships the first. They name no user.
+_API_KEY_ROLES = frozenset({"anon", "service_role"})
 _CLIENT_CLAIMS = ("azp", "client_id")
-_KIND_CLAIMS = ("typ", "type", "token_type", "token_use")
-_OTHER_KINDS = frozenset(
+_TYPE_CLAIMS = ("typ", "type", "token_type", "token_use")
+_OTHER_TYPES = frozenset(
     {"id", "id_token", "refresh", "refresh_token", "offline", "logout", "logout_token", "serialized-id"}
 )
-# OpenID Connect Core, 3.1.3.6 and 3.3.2.11: an ID token is tied by these to what it was issued with.
-_OF_ID_TOKENS = ("at_hash", "c_hash")
-_TELLING = frozenset((*_CLIENT_CLAIMS, *_KIND_CLAIMS, *_OF_ID_TOKENS, "events", "gty", "auth_time"))
-# The last day of datetime's last year is left out, so that a leeway can be added to any time.
+# Bind an ID token to the access token or code it was issued with (OpenID Connect Core, 3.1.3.6 and 3.3.2.11).
+_ID_TOKEN_CLAIMS = ("at_hash", "c_hash")
+# Tokens with none of these need no further checks.
+_TYPE_INDICATORS = frozenset((*_CLIENT_CLAIMS, *_TYPE_CLAIMS, *_ID_TOKEN_CLAIMS, "events", "gty", "auth_time"))
+# A day before the last that datetime can represent, so that a leeway can be added to any time.
 _LAST_TIME = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
-def time_of(value: object) -> datetime:
-    """A NumericDate (RFC 7519, section 2): seconds since 1970, also with a fraction, before the year 9999 is over.
+def parse_numeric_date(value: object) -> datetime:
+    """Parse a NumericDate (RFC 7519, section 2): seconds since 1970, possibly fractional, before the end of year 9999.
 
     Raises:
-        TokenInvalid: it is no number, or out of that range.
+        TokenInvalid: it is not a number, or out of range.
     """
     if type(value) is not int and type(value) is not float:  # nor a bool, which is an int
         raise TokenInvalid("the access token has a time that is no number")
@@ -37,7 +38,7 @@ def time_of(value: object) -> datetime:
 
 
 def check_audience(issuer: Issuer, claims: Mapping[str, Any]) -> None:
-    """Raise TokenInvalid if the token says whom it is for, and we are not among them."""
+    """Raise TokenInvalid if the token has an audience and none of ours is in it."""
     claimed = claims.get("aud")
     if claimed in issuer.audiences or (claimed is None and "aud" not in claims):
         return
@@ -46,60 +47,60 @@ def check_audience(issuer: Issuer, claims: Mapping[str, Any]) -> None:
 
 
 def check_role(issuer: Issuer, claims: Mapping[str, Any]) -> None:
-    """Raise TokenInvalid if the token's role is none of a user."""
+    """Raise TokenInvalid if the token has a role that is not a user's."""
     if "role" not in claims:
         return
     role = claims["role"]
     text = role if isinstance(role, str) else None
-    if text in _NOBODY:
+    if text in _API_KEY_ROLES:
         raise TokenInvalid("an API key is not a user's token")
     if issuer.roles is not None and text not in issuer.roles:
         raise TokenInvalid("the access token's role is none of a user")
 
 
-def check_kind(issuer: Issuer, kind: str, claims: Mapping[str, Any], latest: datetime) -> None:
-    """Check that this is an access token of a user, issued to a client that is let in.
+def check_token_type(issuer: Issuer, token_type: str, claims: Mapping[str, Any], latest: datetime) -> None:
+    """Check that this is an access token of a user, issued to an accepted client.
 
-    ID, refresh and logout tokens are signed with the same keys (RFC 8725, 3.11 and 3.12). `kind` is what the header
-    calls it, in lower case; nothing may have happened after `latest`.
+    ID, refresh and logout tokens are signed with the same keys (RFC 8725, 3.11 and 3.12). `token_type` is the header's
+    `typ` in lower case; `auth_time` may not be later than `latest`.
 
     Raises:
-        TokenInvalid: it is none.
+        TokenInvalid: it is not.
     """
-    if kind not in issuer.types:
+    if token_type not in issuer.types:
         raise TokenInvalid("this is no access token")
-    if issuer.own:  # what we mint is of one kind; other claims are the backend's
+    if issuer.own_sessions:  # we mint access tokens only; the other claims are chosen by the app's backend
         return
     for rule in issuer.rules:
         value = claims.get(rule.claim, "")
         if rule.claim in claims and not (isinstance(value, str) and value in rule.values):
             raise TokenInvalid("this is no access token")
-    if _TELLING.isdisjoint(claims) and not issuer.clients:
+    if _TYPE_INDICATORS.isdisjoint(claims) and not issuer.clients:
         return
-    if not issuer.id_tokens and _is_of_another_kind(claims):
+    if not issuer.accept_id_tokens and _has_other_type(claims):
         raise TokenInvalid("this is no access token")
-    if "auth_time" in claims and time_of(claims["auth_time"]) > latest:
+    if "auth_time" in claims and parse_numeric_date(claims["auth_time"]) > latest:
         raise TokenInvalid("the access token is not valid yet")
     _check_client(issuer, claims)
 
 
 def _check_client(issuer: Issuer, claims: Mapping[str, Any]) -> None:
     named = [claims[name] for name in _CLIENT_CLAIMS if name in claims]
-    # A token that a client was given for itself has the client as its subject (RFC 9068, section 5).
+    # The subject of a client-credentials token is the client itself (RFC 9068, section 5).
     if claims.get("gty") == "client-credentials" or claims.get("sub") in named:
         raise TokenInvalid("the access token is of a client, not of a user")
-    let_in = issuer.client_optional if not named else _is_text_list(named) and issuer.clients.issuperset(named)
-    if issuer.clients and not let_in:
+    accepted = issuer.client_optional if not named else _is_text_list(named) and issuer.clients.issuperset(named)
+    if issuer.clients and not accepted:
         raise TokenInvalid("the access token was issued to a client that is not let in")
 
 
-def _is_of_another_kind(claims: Mapping[str, Any]) -> bool:
-    if any(name in claims for name in _OF_ID_TOKENS) or isinstance(claims.get("events"), dict):  # RFC 8417
+def _has_other_type(claims: Mapping[str, Any]) -> bool:
+    if any(name in claims for name in _ID_TOKEN_CLAIMS) or isinstance(claims.get("events"), dict):  # RFC 8417
         return True
     if claims.get("token_use", "access") != "access":
         return True
-    kinds = (claims.get(name) for name in _KIND_CLAIMS)
-    return any(isinstance(kind, str) and kind.lower() in _OTHER_KINDS for kind in kinds)
+    types = (claims.get(name) for name in _TYPE_CLAIMS)
+    return any(isinstance(one, str) and one.lower() in _OTHER_TYPES for one in types)
 
 
 def _is_text_list(value: object) -> TypeGuard[list[str]]:

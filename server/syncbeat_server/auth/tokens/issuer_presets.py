@@ -1,6 +1,6 @@
-"""Describes tokens of well-known issuers: the claims they lack, and the marks of access tokens. Pure.
+"""Presets of well-known token issuers: the claims they omit, and the marks of their access tokens. Pure.
 
-Taken from the providers' own documents and from tokens as they issue them; docs/tokens.md has the table.
+Taken from the providers' documentation and from tokens as they issue them; docs/tokens.md has the table.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ _NO_NONCE = ClaimRule("nonce", frozenset())  # OpenID Connect puts it into ID to
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """One kind of issuer. The settings of an app go before what stands here.
+class IssuerPreset:
+    """The properties of one kind of issuer. The settings of an app override them.
 
     Attributes:
-        audiences: Whom the tokens are for, where all tokens of such an issuer are for the same.
-        required: Claims that must be there.
-        roles: The values of `role` that are users; None: it is no claim of the issuer's.
+        audiences: Audiences that all tokens of such an issuer share.
+        required: Claims that must be present.
+        roles: Values of `role` that denote users; None: the issuer does not use `role`.
         uuid_subjects: User ids are UUIDs.
-        types: What tokens may call themselves in the header, in lower case.
-        rules: What other claims must say where they are present.
-        client_optional: Tokens may leave open to which client they were issued, also where clients are listed.
-        id_tokens: Users show ID tokens.
-        asks_for: Settings of which one has to be set, since the tokens of all apps of such an issuer are alike else.
-        keys: Where the keys are, from the issuer's name on; a URL of its own where all such issuers share them.
-        project_audience: Tokens are for the project that the issuer's name ends in.
+        types: Values of the header's `typ`, in lower case.
+        rules: Accepted values of further claims, if present.
+        client_optional: Tokens may lack a client even if clients are listed in the settings.
+        accept_id_tokens: Users present ID tokens.
+        needs_one_of: Settings of which at least one must be set, because tokens for all apps of the issuer look alike.
+        keys: The path of the JWKS below the issuer's URL, or a full URL if all such issuers share it.
+        project_audience: The audience is the project id that ends the issuer's name.
     """
 
     audiences: tuple[str, ...] = ()
@@ -38,54 +38,57 @@ class Profile:
     types: frozenset[str] = ACCESS_TOKEN_TYPES
     rules: tuple[ClaimRule, ...] = ()
     client_optional: bool = False
-    id_tokens: bool = False
-    asks_for: tuple[str, ...] = ()
+    accept_id_tokens: bool = False
+    needs_one_of: tuple[str, ...] = ()
     keys: str = ""
     project_audience: bool = False
 
 
-_OWN = Profile((ROLE,), OPTIONAL_CLAIMS, frozenset({ROLE}), uuid_subjects=True)
+_OWN = IssuerPreset((ROLE,), OPTIONAL_CLAIMS, frozenset({ROLE}), uuid_subjects=True)
 
-PROFILES: dict[str, Profile] = {
-    # Whoever signs tokens for us alone.
+ISSUER_PRESETS: dict[str, IssuerPreset] = {
+    # A secret or key that signs tokens for this service alone.
     "": _OWN,
-    "supabase": Profile((ROLE,), OPTIONAL_CLAIMS, frozenset({ROLE}), uuid_subjects=True, keys="/.well-known/jwks.json"),
-    # What a client gets is an ID token; for APIs of one's own there is no other.
-    "firebase": Profile(
+    "supabase": IssuerPreset(
+        (ROLE,), OPTIONAL_CLAIMS, frozenset({ROLE}), uuid_subjects=True, keys="/.well-known/jwks.json"
+    ),
+    # Firebase gives clients ID tokens only, and they are what its users present to APIs.
+    "firebase": IssuerPreset(
         required=frozenset({"iat", "aud", "auth_time"}),
-        id_tokens=True,
+        accept_id_tokens=True,
         keys="https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com",
         project_audience=True,
     ),
-    "auth0": Profile(rules=(_NO_NONCE,), asks_for=("JWT_AUDIENCE",), keys="/.well-known/jwks.json"),
-    # `azp` is the web page that asked for the token: native apps have none. `sts`: a sign-in may not be finished yet.
-    "clerk": Profile(
+    "auth0": IssuerPreset(rules=(_NO_NONCE,), needs_one_of=("JWT_AUDIENCE",), keys="/.well-known/jwks.json"),
+    # `azp` is the origin of the web page that asked for the token; native apps send none. `sts` is "pending" until the
+    # sign-in is complete.
+    "clerk": IssuerPreset(
         required=frozenset({"iat"}),
         rules=(ClaimRule("sts", frozenset({"active"})), _NO_NONCE),
         client_optional=True,
         keys="/.well-known/jwks.json",
     ),
-    "cognito": Profile(
+    "cognito": IssuerPreset(
         required=frozenset({"iat", "token_use", "client_id"}),
         rules=(ClaimRule("token_use", frozenset({"access"})),),
         uuid_subjects=True,
-        asks_for=("JWT_CLIENTS",),
+        needs_one_of=("JWT_CLIENTS",),
         keys="/.well-known/jwks.json",
     ),
-    # Unless a mapper adds another audience, a token is for "account", and only if its user may see the account.
-    "keycloak": Profile(
+    # Without an audience mapper a token is for "account", and only if the user may view the account.
+    "keycloak": IssuerPreset(
         audiences=("account",),
         required=frozenset({"iat", "typ", "azp"}),
         rules=(ClaimRule("typ", frozenset({"Bearer"})),),
-        asks_for=("JWT_CLIENTS", "JWT_AUDIENCE"),
+        needs_one_of=("JWT_CLIENTS", "JWT_AUDIENCE"),
         keys="/protocol/openid-connect/certs",
     ),
     # RFC 9068, sections 2.1 and 2.2.
-    "rfc9068": Profile(
+    "rfc9068": IssuerPreset(
         required=frozenset({"iat", "aud", "client_id", "jti"}),
         types=frozenset({"at+jwt"}),
         rules=(_NO_NONCE,),
-        asks_for=("JWT_AUDIENCE",),
+        needs_one_of=("JWT_AUDIENCE",),
     ),
 }
-"""By what `SYNCBEAT_JWT_PROFILE` calls them."""
+"""Presets by the value of `SYNCBEAT_JWT_PROFILE`."""

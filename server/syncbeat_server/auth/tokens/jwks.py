@@ -1,4 +1,4 @@
-"""The keys of one issuer that publishes them by URL (JWKS, RFC 7517): fetched beforehand, kept while it is away."""
+"""Fetches the keys that an issuer publishes (JWKS, RFC 7517), in advance, and keeps them while it does not answer."""
 
 from __future__ import annotations
 
@@ -11,41 +11,52 @@ from contextvars import Context
 import aiohttp
 
 from syncbeat_server.auth.model import Issuer, KeyRow
-from syncbeat_server.auth.tokens.keys import MAX_JWKS_BYTES, MAX_KID, PUBLISHED, also_without_kid, keys_of_jwks
+from syncbeat_server.auth.tokens.keys import MAX_JWKS_BYTES, MAX_KID, PUBLISHED, parse_jwks, with_kidless_row
 from syncbeat_server.auth.tokens.unknown_kids import UnknownKid, UnknownKids
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown, KeyUnknownYet
-from syncbeat_server.ops.fault_log import Trouble
+from syncbeat_server.ops.fault_log import FaultLog
 
 _log = logging.getLogger(__name__)
 
-REFRESH_S, SPREAD = 300.0, 0.1
+REFRESH_S, JITTER = 300.0, 0.1
 COOLDOWN_S = 30.0
 STALE_S = 24 * 3_600.0
-_TIMEOUT_S = 2.0
 _FIRST_RETRY_S = 1.0
 _NEVER = float("-inf")
 _NO_KEYS: Mapping[tuple[str, str], KeyRow] = {}
 
 
-class _Unusable(Exception):
-    """What was answered is no JWKS of ours."""
+class _BadResponse(Exception):
+    """The issuer's response is not a JWKS that can be used."""
 
 
 class JwksStore:
-    """Looks keys up by kid. A kid that is not known makes it fetch anew, once in 30 s at most, whatever comes of it.
+    """Keys of one issuer by kid. An unknown kid triggers a fetch, at most once in 30 s whatever its result.
 
-    Once more in those 30 s it does so for a kid that many distinct addresses bring: then the issuer has changed its
-    keys while somebody's inventions had used up the fetch.
+    One more fetch within those 30 s is allowed for a kid that many distinct addresses present: then the issuer has
+    rotated its keys after invented kids had used up the fetch.
     """
 
-    def __init__(self, url: str, issuer: Issuer, clock: Clock, taken: frozenset[str] = frozenset()) -> None:
-        """`url` is https, or on this machine; the settings see to that. `taken`: kids of keys in the settings."""
+    def __init__(
+        self,
+        url: str,
+        issuer: Issuer,
+        clock: Clock,
+        configured_kids: frozenset[str] = frozenset(),
+        timeout_s: float = 2.0,
+    ) -> None:
+        """Take the URL, which the settings check to be https or on this machine.
+
+        Published keys with one of `configured_kids`, which have keys in the settings, are not used. A fetch takes
+        `timeout_s` at most.
+        """
         self.issuer = issuer
         self.fetches = self.failures = self._good_fetch = 0
         self._url = url
         self._clock = clock
-        self._taken = taken
+        self._configured_kids = configured_kids
+        self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
         self._rows = _NO_KEYS
         self._kids: frozenset[str] = frozenset()
@@ -54,7 +65,7 @@ class JwksStore:
         self._fetched_at = self._forced_at = self._reserve_at = _NEVER
         self._failing = True
         self._faults: list[str] = []
-        self._trouble = Trouble(
+        self._trouble = FaultLog(
             _log,
             "the keys of an issuer could not be fetched",
             "the keys of an issuer can be fetched again",
@@ -63,37 +74,37 @@ class JwksStore:
         )
         self._generation = 0
         self._fetching: asyncio.Task[None] | None = None
-        self._spread = random.SystemRandom().uniform
+        self._uniform = random.SystemRandom().uniform
 
-    def row(self, kid: str, algorithm: str) -> KeyRow | None:
-        """A key that is known, without asking anybody; for as long as 24 h after the issuer last answered."""
+    def cached_key(self, kid: str, algorithm: str) -> KeyRow | None:
+        """Return a key that has been fetched, for up to 24 h after the issuer last answered; None otherwise."""
         row = self._rows.get((kid, algorithm))
         return row if row is not None and self._is_fresh() else None
 
-    def publishes(self, kid: str) -> bool:
-        """Tell if a key of this kid is known, of any algorithm."""
+    def has_kid(self, kid: str) -> bool:
+        """Tell if a key of this kid has been fetched, for any algorithm."""
         return kid in self._kids
 
-    async def find(self, kid: str, algorithm: str, address: str = "") -> KeyRow | None:
-        """A key, which is asked for if `row` does not know it: None when the issuer has none of this name.
+    async def find_key(self, kid: str, algorithm: str, address: str = "") -> KeyRow | None:
+        """Return a key, fetching the keys if it is not cached; None if the issuer does not publish it.
 
-        That it has none is known once it was asked after the kid had come up. `address`: who brings it.
+        None is answered only once a fetch began after the kid was first seen. `address` is the caller's.
 
         Raises:
-            DependencyDown: that cannot be known, because the issuer does not answer.
-            KeyUnknownYet: that cannot be known yet, because the issuer was asked just before.
+            DependencyDown: the issuer does not answer.
+            KeyUnknownYet: the issuer was asked just before and may not be asked again yet.
         """
-        row = self.row(kid, algorithm)
+        row = self.cached_key(kid, algorithm)
         if row is not None or not self._may_be_published(kid, algorithm):
             return row
-        # What a fetch has told is the answer until there may be another.
+        # The result of a fetch holds until another one is allowed.
         may_ask_again = self._clock.monotonic() - self._fetched_at >= COOLDOWN_S
-        unknown = self._unknown.met(kid, address, self.fetches, self._good_fetch if may_ask_again else 0)
+        unknown = self._unknown.record(kid, address, self.fetches, self._good_fetch if may_ask_again else 0)
         if self._fetching is not None:
             await asyncio.shield(self._fetching)
         if unknown.seen_after >= self._good_fetch and self._may_fetch_for(unknown):
             await asyncio.shield(self._fetch())
-        row = self.row(kid, algorithm)
+        row = self.cached_key(kid, algorithm)
         if row is None and (self._failing or unknown.seen_after >= self._good_fetch):
             wait_s = self._forced_at + COOLDOWN_S - self._clock.monotonic()
             if self._failing:
@@ -107,8 +118,8 @@ class JwksStore:
         return self._clock.monotonic() - self._fetched_at <= STALE_S
 
     def _may_be_published(self, kid: str, algorithm: str) -> bool:
-        # A kid that is known is of another algorithm; a token without one, where keys are known, may mean any of them.
-        if algorithm not in PUBLISHED or len(kid) > MAX_KID or kid in self._taken:
+        # A fetched kid is of another algorithm. A token without a kid is ambiguous once keys have been fetched.
+        if algorithm not in PUBLISHED or len(kid) > MAX_KID or kid in self._configured_kids:
             return False
         return not self._is_fresh() or not (kid in self._kids if kid else self._kids)
 
@@ -123,17 +134,17 @@ class JwksStore:
         return False
 
     async def run(self) -> None:
-        """Fetch at once and then every 300 s +-10 %, for ever; after a failure sooner."""
+        """Fetch at once and then every 300 s +-10 %, sooner after a failure, for ever."""
         retry_s = _FIRST_RETRY_S
         while True:
             await asyncio.shield(self._fetch())
             retry_s = min(2 * retry_s, COOLDOWN_S) if self._failing else _FIRST_RETRY_S
             pause_s = retry_s / 2 if self._failing else REFRESH_S
-            await self._clock.sleep(pause_s * self._spread(1 - SPREAD, 1 + SPREAD))
+            await self._clock.sleep(pause_s * self._uniform(1 - JITTER, 1 + JITTER))
 
     async def flush(self) -> None:
-        """Trust no key any more, and fetch them anew."""
-        self._generation += 1  # what is under way may have been read before the issuer took a key back
+        """Drop all keys and fetch them anew."""
+        self._generation += 1  # a fetch in progress may have read the document before the issuer withdrew a key
         self._rows, self._kids, self._etag, self._fetched_at, self._failing = _NO_KEYS, frozenset(), "", _NEVER, True
         if self._fetching is not None:
             await asyncio.wait([self._fetching])
@@ -141,53 +152,53 @@ class JwksStore:
         await asyncio.shield(self._fetch())
 
     async def close(self) -> None:
-        """End the connections."""
+        """Close the HTTP connections."""
         if self._fetching is not None:
             self._fetching.cancel()
         if self._session is not None:
             await self._session.close()
 
     def _fetch(self) -> asyncio.Task[None]:
-        # One at a time, which all who want it share: in nobody's context.
+        # One at a time, shared by all callers and therefore in an empty context.
         if self._fetching is None:
-            self._fetching = asyncio.get_running_loop().create_task(self._fetched(), context=Context())
+            self._fetching = asyncio.get_running_loop().create_task(self._fetch_once(), context=Context())
         return self._fetching
 
-    async def _fetched(self) -> None:
+    async def _fetch_once(self) -> None:
         self.fetches += 1
         generation, number = self._generation, self.fetches
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 document, etag = await self._get()
-            # In a thread, since looking at many keys takes a while.
-            rows = None if document is None else await asyncio.to_thread(keys_of_jwks, document, self.issuer)
+            # In a thread: checking many keys would block the loop for a while.
+            rows = None if document is None else await asyncio.to_thread(parse_jwks, document, self.issuer)
             if generation == self._generation:
                 if rows is not None:
-                    self._use(*rows)
+                    self._use_keys(*rows)
                 self._etag, self._fetched_at, self._failing = etag, self._clock.monotonic(), False
                 self._good_fetch = number
-            self._trouble.ended()
-        except Exception as error:  # noqa: BLE001  # whatever an issuer answers: who serves by known keys goes on
+            self._trouble.resolve()
+        except Exception as error:  # noqa: BLE001  # no response of an issuer may stop serving with the known keys
             self.failures += 1
             self._failing = True
-            self._trouble.met(str(error) if isinstance(error, _Unusable) else type(error).__name__)
+            self._trouble.report(str(error) if isinstance(error, _BadResponse) else type(error).__name__)
         finally:
             self._fetching = None
 
-    def _use(self, rows: list[KeyRow], faults: list[str]) -> None:
-        taken = sorted({row.kid for row in rows} & self._taken)
-        faults = [*faults, *(f"key {kid!r}: the settings have another key of this kid" for kid in taken)]
-        for fault in [] if faults == self._faults else faults:  # each is told once, not with every fetch
+    def _use_keys(self, rows: list[KeyRow], faults: list[str]) -> None:
+        configured = sorted({row.kid for row in rows} & self._configured_kids)
+        faults = [*faults, *(f"key {kid!r}: the settings have another key of this kid" for kid in configured)]
+        for fault in [] if faults == self._faults else faults:  # logged once, not with every fetch
             _log.warning("a key of an issuer is not used", extra={"issuer": self.issuer.name, "fault": fault})
         self._faults = faults
-        used = [row for row in rows if row.kid not in self._taken]
+        used = [row for row in rows if row.kid not in self._configured_kids]
         self._kids = frozenset(row.kid for row in used if row.kid)
-        self._rows = {(row.kid, row.algorithm): row for row in also_without_kid(used)}
+        self._rows = {(row.kid, row.algorithm): row for row in with_kidless_row(used)}
 
     async def _get(self) -> tuple[bytes | None, str]:
-        """The document, None when it has not changed; and its etag."""
+        """Return the document (None if it has not changed) and its etag."""
         if self._session is None:
-            # Compressed answers are refused, so that a small one cannot become large.
+            # Compressed responses are refused, so that a small one cannot expand to a large one.
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False
             )
@@ -196,7 +207,7 @@ class JwksStore:
             if answer.status == 304 and self._etag:
                 return None, self._etag
             if answer.status != 200 or answer.headers.get("content-encoding", "identity") != "identity":
-                raise _Unusable(f"status {answer.status}")
+                raise _BadResponse(f"status {answer.status}")
             return await _read_at_most(answer.content, MAX_JWKS_BYTES), answer.headers.get("etag", "")
 
 
@@ -205,5 +216,5 @@ async def _read_at_most(content: aiohttp.StreamReader, most: int) -> bytes:
     async for chunk in content.iter_chunked(16 * 1024):
         document += chunk
         if len(document) > most:
-            raise _Unusable("too long")
+            raise _BadResponse("too long")
     return bytes(document)

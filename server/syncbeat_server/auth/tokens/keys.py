@@ -1,4 +1,4 @@
-"""Keys that sign access tokens: reading and checking them. Pure."""
+"""Reads and checks the keys that sign access tokens. Pure."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.exceptions import PyJWTError
 
 from syncbeat_server.auth.model import Issuer, KeyRow
-from syncbeat_server.auth.tokens.weak_keys import sharing_a_prime, weakness
+from syncbeat_server.auth.tokens.weak_keys import find_shared_primes, find_weakness
 
 MAX_KEYS = 64
 MAX_JWKS_BYTES = 256 * 1024
 MAX_KID = 256
 SYMMETRIC = "HS256"
-# What RFC 7518 and RFC 8037 call the key types and curves. A key without an "alg" is used for the one of its type.
+# Key types and curves as RFC 7518 and RFC 8037 name them. A key without an "alg" is used for the one of its type.
 _ASYMMETRIC = {"RS256": ("RSA", None), "ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519")}
 PUBLISHED = frozenset(_ASYMMETRIC)
-"""The algorithms whose keys are published."""
+"""Algorithms whose keys are published."""
 _PRIVATE_PARTS = ("d", "p", "q", "dp", "dq", "qi", "oth")
 ALGORITHMS = {name: jwt.get_algorithm_by_name(name) for name in (SYMMETRIC, *_ASYMMETRIC)}
-"""PyJWT's own, which do the cryptography and prepare the keys."""
+"""PyJWT's implementations, which do the cryptography and prepare the keys."""
 
 KeyTable = Mapping[tuple[str, str, str], KeyRow]
-"""By (issuer, kid, algorithm). What a token's header says only selects a row, by the algorithm of which it is checked
-(RFC 8725, 3.1). A row without a kid serves tokens without one."""
+"""Keys by (issuer, kid, algorithm). A token's header only selects the row, whose algorithm verifies it (RFC 8725, 3.1).
+A row without a kid serves tokens without one.
+"""
 
 
-def usual_name(algorithm: str) -> str:
-    """Return the name used here for an algorithm. RFC 9864 names EdDSA with this curve after the curve."""
+def canonical_algorithm(algorithm: str) -> str:
+    """Return our name of an algorithm: RFC 9864 renames EdDSA with this curve to "Ed25519"."""
     return "EdDSA" if algorithm == "Ed25519" else algorithm
 
 
 def key_table(rows: Iterable[KeyRow]) -> KeyTable:
-    """The rows by (issuer, kid, algorithm), their keys prepared for use.
+    """Index keys by (issuer, kid, algorithm) and prepare them for use.
 
     Raises:
-        ValueError: a key is none for its algorithm, or too short for it (RFC 7518, sections 3.2 and 3.3), or two have
-            the same place.
+        ValueError: a key does not fit its algorithm, is too short (RFC 7518, sections 3.2 and 3.3), or is a duplicate.
     """
     table: dict[tuple[str, str, str], KeyRow] = {}
     for row in rows:
         place = (row.issuer.name, row.kid, row.algorithm)
         if place in table:
             raise ValueError(f"two keys of kid {row.kid!r}")
-        table[place] = replace(row, key=_prepared(row))
+        table[place] = replace(row, key=_prepare(row))
     return table
 
 
-def row_in(table: KeyTable, issuer: str, kid: str, algorithm: str) -> KeyRow | None:
-    """The key that a token asks for.
+def find_key(table: KeyTable, issuer: str, kid: str, algorithm: str) -> KeyRow | None:
+    """Return the key that a token's header selects, or None.
 
-    An issuer's only secret checks HS256 tokens whatever kid they have, unless that is another key's: some put one on
-    tokens that they sign by a secret of before there were kids, as GoTrue does.
+    An issuer's only secret verifies HS256 tokens of any kid, unless another key has that kid: issuers such as GoTrue
+    put a kid on tokens that they sign with a secret from before there were kids.
     """
     row = table.get((issuer, kid, algorithm))
     if row is not None or algorithm != SYMMETRIC or any((issuer, kid, other) in table for other in PUBLISHED):
@@ -65,12 +65,12 @@ def row_in(table: KeyTable, issuer: str, kid: str, algorithm: str) -> KeyRow | N
     return table.get((issuer, "", SYMMETRIC))
 
 
-def also_without_kid(rows: list[KeyRow]) -> list[KeyRow]:
-    """The keys of one kind of an issuer: a single one also serves tokens without a kid."""
+def with_kidless_row(rows: list[KeyRow]) -> list[KeyRow]:
+    """Add a row without a kid if the issuer has a single key, so that it also verifies tokens without one."""
     return [*rows, replace(rows[0], kid="")] if len(rows) == 1 and rows[0].kid else rows
 
 
-def _prepared(row: KeyRow) -> Any:
+def _prepare(row: KeyRow) -> Any:
     algorithm = ALGORITHMS[row.algorithm]
     try:
         key = algorithm.prepare_key(row.key)
@@ -81,11 +81,14 @@ def _prepared(row: KeyRow) -> Any:
     return key
 
 
-def keys_of_jwks(document: bytes, issuer: Issuer) -> tuple[list[KeyRow], list[str]]:
-    """The keys of a JWKS document (RFC 7517) that check signatures, and what is wrong with each that was left out.
+def parse_jwks(document: bytes, issuer: Issuer) -> tuple[list[KeyRow], list[str]]:
+    """Read the public keys of a JWKS document (RFC 7517) that verify signatures.
+
+    Returns:
+        The usable keys, and the fault of each key that is left out.
 
     Raises:
-        ValueError: it is no JWKS, holds more than 64 entries or is longer than 256 KiB.
+        ValueError: it is not a JWKS, holds more than 64 entries or is longer than 256 KiB.
     """
     if len(document) > MAX_JWKS_BYTES:
         raise ValueError(f"a JWKS has at most {MAX_JWKS_BYTES // 1024} KiB")
@@ -96,28 +99,28 @@ def keys_of_jwks(document: bytes, issuer: Issuer) -> tuple[list[KeyRow], list[st
             rows.append(KeyRow(issuer, kid, algorithm, key))
         except ValueError as error:
             faults.append(str(error))
-    open_ones = sharing_a_prime([row.key for row in rows])
-    faults += [f"key {rows[number].kid!r} has a prime in common with another key" for number in sorted(open_ones)]
-    kept, ambiguous = _unambiguous([row for number, row in enumerate(rows) if number not in open_ones])
-    return kept, faults + ambiguous
+    broken = find_shared_primes([row.key for row in rows])
+    faults += [f"key {rows[number].kid!r} has a prime in common with another key" for number in sorted(broken)]
+    usable, ambiguous = _unambiguous([row for number, row in enumerate(rows) if number not in broken])
+    return usable, faults + ambiguous
 
 
 def _unambiguous(rows: Sequence[KeyRow]) -> tuple[list[KeyRow], list[str]]:
-    # Two of one kid are told apart by their algorithms; of one algorithm too, nobody can say which is meant.
-    kept: dict[tuple[str, str], KeyRow] = {}
+    # Keys of one kid are distinguished by their algorithms; with the same algorithm too they are ambiguous.
+    unambiguous: dict[tuple[str, str], KeyRow] = {}
     refused: dict[tuple[str, str], str] = {}
     for row in rows:
         place = (row.kid, row.algorithm)
-        if kept.setdefault(place, row).key != row.key:
+        if unambiguous.setdefault(place, row).key != row.key:
             refused[place] = f"key {row.kid!r}: several different keys have this kid"
-    return [row for place, row in kept.items() if place not in refused], list(refused.values())
+    return [row for place, row in unambiguous.items() if place not in refused], list(refused.values())
 
 
-def signing_keys(document: str, issuer: Issuer) -> list[KeyRow]:
-    """The private keys of a JWKS document: the first signs, the others stand by or retire.
+def parse_signing_keys(document: str, issuer: Issuer) -> list[KeyRow]:
+    """Read the private keys of a JWKS document: the first signs, the others are standing by or retiring.
 
     Raises:
-        ValueError: it is no JWKS, or an entry of it is no private key that signs; the message names no secret.
+        ValueError: it is not a JWKS, or an entry is not a private signing key; the message contains no secret.
     """
     keys = [_read(entry, private=True) for entry in _entries(document.encode())]
     if not keys or len({kid for kid, _, _ in keys}) != len(keys):
@@ -126,7 +129,7 @@ def signing_keys(document: str, issuer: Issuer) -> list[KeyRow]:
 
 
 def public_jwks(rows: Sequence[KeyRow]) -> bytes:
-    """The JWKS document with the public halves of these signing keys."""
+    """Return a JWKS document with the public halves of signing keys."""
     entries = []
     for row in rows:
         entry = ALGORITHMS[row.algorithm].to_jwk(row.key.public_key(), as_dict=True)
@@ -136,7 +139,7 @@ def public_jwks(rows: Sequence[KeyRow]) -> bytes:
 
 
 def new_signing_key(kid: str) -> bytes:
-    """A JWKS document with one new private key for ES256."""
+    """Return a JWKS document with one new private key for ES256."""
     key = ALGORITHMS["ES256"].to_jwk(ec.generate_private_key(ec.SECP256R1()), as_dict=True)
     key.pop("key_ops", None)
     return orjson.dumps({"keys": [{**key, "kid": kid, "alg": "ES256", "use": "sig"}]})
@@ -163,13 +166,13 @@ def _read(entry: object, *, private: bool) -> tuple[str, str, Any]:
     algorithm = _algorithm(kid, entry)
     if private and not isinstance(entry.get("d"), str):
         raise ValueError(f"key {kid!r} is not a private key")
-    kept = entry if private else {k: v for k, v in entry.items() if k not in _PRIVATE_PARTS}
+    public = entry if private else {k: v for k, v in entry.items() if k not in _PRIVATE_PARTS}
     try:
-        key = jwt.PyJWK(kept, algorithm).key
+        key = jwt.PyJWK(public, algorithm).key
     except (PyJWTError, ValueError, TypeError):
         off_curve = ", or its point is not on the curve" if algorithm == "ES256" else ""
         raise ValueError(f"key {kid!r} cannot be read{off_curve}") from None
-    fault = weakness(key)
+    fault = find_weakness(key)
     if fault:
         raise ValueError(f"key {kid!r} cannot be trusted: {fault}")
     return kid, algorithm, key
@@ -185,7 +188,7 @@ def _check_use(kid: str, entry: Mapping[str, Any], operation: str) -> None:
 def _algorithm(kid: str, entry: Mapping[str, Any]) -> str:
     of_its_type = next((name for name, (kty, _) in _ASYMMETRIC.items() if kty == entry.get("kty")), "")
     algorithm = entry.get("alg", of_its_type)
-    algorithm = usual_name(algorithm) if isinstance(algorithm, str) else ""
+    algorithm = canonical_algorithm(algorithm) if isinstance(algorithm, str) else ""
     kind = _ASYMMETRIC.get(algorithm)
     if kind is None or kind[0] != entry.get("kty") or kind[1] not in (None, entry.get("crv")):
         raise ValueError(f"key {kid!r}: want RS256 with RSA, ES256 with P-256 or EdDSA with Ed25519")

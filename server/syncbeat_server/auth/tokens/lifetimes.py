@@ -1,4 +1,4 @@
-"""Whether a token is still good, and what becomes of a refresh token. Pure."""
+"""Decides if a token is revoked, and the outcome of presenting a refresh token. Pure."""
 
 from __future__ import annotations
 
@@ -6,64 +6,66 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from syncbeat_server.auth.model import SessionState, Standing, VerifiedToken
+from syncbeat_server.auth.model import AccountStatus, SessionState, VerifiedToken
+from syncbeat_server.defaults import ACCESS_TOKEN_S, SESSION_GRACE_S, SESSION_IDLE_S, SESSION_MAX_S
 
 
 @dataclass(frozen=True)
 class SessionRule:
-    """How long sessions and their tokens live, in seconds, and how many live sessions a user has.
+    """Lifetimes of sessions and their tokens in seconds, and the limit of active sessions per user.
 
-    `grace_s`: how long the parent of the present refresh token is good whatever else is known.
+    `grace_s`: for so long the parent of the current refresh token is accepted in any case.
     """
 
-    access_s: float = 3_600.0
-    idle_s: float = 30 * 86_400.0
-    max_s: float = 180 * 86_400.0
-    grace_s: float = 30.0
+    access_s: float = ACCESS_TOKEN_S
+    idle_s: float = SESSION_IDLE_S
+    max_s: float = SESSION_MAX_S
+    grace_s: float = SESSION_GRACE_S
     per_user: int = 100
 
 
 class Rotation(StrEnum):
-    """What becomes of a refresh token that is presented."""
+    """The outcome of presenting a refresh token."""
 
-    NEXT = "NEXT"
-    AGAIN = "AGAIN"
+    ROTATE = "ROTATE"  # it is the current token: issue the next one
+    REISSUE = "REISSUE"  # it is the parent of the current token: issue that one again
     EXPIRED = "EXPIRED"
-    DEAD = "DEAD"
-    STOLEN = "STOLEN"
+    REVOKED = "REVOKED"
+    REUSED = "REUSED"  # it was spent before and so must have been copied: end the session
 
 
-def is_dead(token: VerifiedToken, standing: Standing) -> bool:
-    """Whether a token that is genuine and in its time has been taken back.
+def is_revoked(token: VerifiedToken, status: AccountStatus) -> bool:
+    """Tell if a genuine token within its lifetime has been revoked.
 
-    Tokens of our own sessions tell a generation, which only grows; those of other issuers only the second they were
-    issued in, by a clock that may be fast by the leeway: what was good at the moment of a revocation may tell any
-    second up to then, and all of those are dead with it.
+    Tokens of our sessions carry a generation, which only grows. Those of other issuers carry only the second of issue,
+    by a clock that may be ahead by the leeway: tokens that existed at the revocation may show any second up to that, so
+    all of those are revoked.
     """
-    if not standing.known or standing.shut_out:
+    if not status.exists or status.blocked:
         return True
-    if token.issuer.own:
-        return not standing.session_alive or token.generation < standing.generation
-    if standing.revoked_at is None:
+    if token.issuer.own_sessions:
+        return not status.session_active or token.generation < status.generation
+    if status.revoked_at is None:
         return False
-    last = standing.revoked_at + token.issuer.leeway
+    last = status.revoked_at + token.issuer.leeway
     return token.issued_at is None or int(token.issued_at.timestamp()) <= int(last.timestamp())
 
 
-def rotate(session: SessionState, counter: int, now: datetime, rule: SessionRule) -> Rotation:
-    """What becomes of the counter-th refresh token of a session.
+def decide_rotation(session: SessionState, counter: int, now: datetime, rule: SessionRule) -> Rotation:
+    """Decide the outcome of presenting refresh token number `counter` of a session.
 
-    Each is spent once (RFC 9700, 4.14.2), but an answer may be lost on its way, and parallel callers may hold the same
-    one. So the parent of the present token gets that one AGAIN: within the grace, and after it as long as nothing shows
-    that the present one has arrived. Whatever is older, or is the parent of one that is in use, was copied: STOLEN.
+    Each token is spent once (RFC 9700, 4.14.2), but a response may be lost and parallel callers may hold the same
+    token. So the parent of the current token gets the current one again: within the grace period, and later as long as
+    nothing shows that the current one has arrived. Anything older, and the parent of a token that is in use, has been
+    copied.
     """
-    if session.revoked or session.shut_out or session.generation < session.user_generation:
-        return Rotation.DEAD
+    if session.revoked or session.blocked or session.generation < session.user_generation:
+        return Rotation.REVOKED
     if counter == session.counter:
-        return Rotation.EXPIRED if now >= min(session.idle_until, session.expires_at) else Rotation.NEXT
+        return Rotation.EXPIRED if now >= min(session.idle_until, session.expires_at) else Rotation.ROTATE
     if counter != session.counter - 1:
-        return Rotation.STOLEN
+        return Rotation.REUSED
     in_grace = now - session.refreshed_at <= timedelta(seconds=rule.grace_s)
     if not in_grace and session.confirmed >= session.counter:
-        return Rotation.STOLEN
-    return Rotation.EXPIRED if now >= min(session.idle_until, session.expires_at) else Rotation.AGAIN
+        return Rotation.REUSED
+    return Rotation.EXPIRED if now >= min(session.idle_until, session.expires_at) else Rotation.REISSUE

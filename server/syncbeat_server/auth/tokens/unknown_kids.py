@@ -1,16 +1,16 @@
-"""Kids that no known key has: since when each is asked for, and from how many addresses. Bounded. Pure."""
+"""Tracks key ids that match no known key: first seen when, and from how many addresses. Bounded. Pure."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
 MANY_ADDRESSES = 5
-"""From so many the same unknown kid is not one caller's invention: the issuer has probably changed its keys."""
-_MOST_KIDS = 1_024
+"""An unknown kid from so many addresses is not one attacker's invention: the issuer has probably rotated its keys."""
+_MAX_KIDS = 1_024
 
 
 class UnknownKid:
-    """One of them: how many fetches had begun when it first came up, and who has asked for it."""
+    """An unknown kid: the number of key fetches begun before it was first seen, and the addresses that presented it."""
 
     __slots__ = ("addresses", "seen_after")
 
@@ -20,22 +20,25 @@ class UnknownKid:
 
     @property
     def widely_seen(self) -> bool:
-        """Tell if many distinct addresses have asked for it."""
+        """Tell if many distinct addresses have presented it."""
         return len(self.addresses) >= MANY_ADDRESSES
 
 
 class UnknownKids:
-    """Remembers 1,024; those nobody has asked for the longest go first."""
+    """Least-recently-used map of at most 1,024 unknown kids."""
 
     def __init__(self) -> None:
         self._kids: OrderedDict[str, UnknownKid] = OrderedDict()
 
-    def met(self, kid: str, address: str, begun: int, forget_before: int) -> UnknownKid:
-        """Note that `address` asks for a kid, `begun` fetches having begun. One of before `forget_before` is new."""
+    def record(self, kid: str, address: str, begun: int, forget_before: int) -> UnknownKid:
+        """Record that `address` presents a kid after `begun` key fetches have begun.
+
+        An entry first seen before fetch number `forget_before` is replaced by a new one.
+        """
         known = self._kids.get(kid)
         if known is None or known.seen_after < forget_before:
             known = self._kids[kid] = UnknownKid(begun)
-            if len(self._kids) > _MOST_KIDS:
+            if len(self._kids) > _MAX_KIDS:
                 self._kids.popitem(last=False)
         self._kids.move_to_end(kid)
         if address and not known.widely_seen:

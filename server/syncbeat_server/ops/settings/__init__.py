@@ -1,1 +1,1 @@
-"""Settings: read once, validated, frozen. Only `cli` and `app` read them."""
+"""Settings of issuer, app, sessions and server: read once, validated, frozen. Only `cli` and `app` read them."""

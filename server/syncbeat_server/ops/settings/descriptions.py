@@ -1,4 +1,4 @@
-"""Describes settings in words: type, default, range and meaning of each, read from the fields that are validated."""
+"""Describes settings in words, read from their fields: for `check-config --list` and the documentation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from syncbeat_server.ops.settings.load import APPS_FILE_ONLY
+from syncbeat_server.ops.settings.server import Settings
+from syncbeat_server.ops.settings.sources import PREFIX
+
 _SCALARS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 _FORMATS = {"path": "file or folder", "password": "secret text", "ipv4network": "network", "ipv6network": "network"}
 _ENTRIES = {"TokenEntry": "`name:sha256-hex:methods:apps`", "CertificateEntry": "`name:methods:apps:san`"}
@@ -15,14 +19,14 @@ _ENTRIES = {"TokenEntry": "`name:sha256-hex:methods:apps`", "CertificateEntry": 
 
 @dataclass(frozen=True)
 class SettingDescription:
-    """One setting.
+    """Describes one setting.
 
     Attributes:
         name: The field's name, as in the apps file; in capitals and after SYNCBEAT_ the environment variable.
-        kind: What is to be written there.
-        default: As it would be written; empty: none.
-        bounds: The range of numbers, `1 to 64`; empty: none.
-        text: What it does.
+        kind: The form of its text, such as `host:port`.
+        default: The text of its default; empty when it is unset.
+        bounds: The range of a number, such as "1 to 64"; empty when there is none.
+        text: The meaning, in sentences.
     """
 
     name: str
@@ -32,26 +36,36 @@ class SettingDescription:
     text: str
 
 
-def described_settings(model: type[BaseModel]) -> list[SettingDescription]:
+def describe_settings(model: type[BaseModel]) -> list[SettingDescription]:
     """Return the settings of `model`, those of the classes it inherits from first."""
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
-    return [_described(name, field, definitions) for name, field in schema["properties"].items()]
+    return [_description(name, field, definitions) for name, field in schema["properties"].items()]
 
 
-def _described(name: str, field: Mapping[str, Any], definitions: Mapping[str, Any]) -> SettingDescription:
-    value = _present(field)
+def format_settings() -> str:
+    """Return a `.env` file of all defaults, each below a comment that describes the setting."""
+    return "\n\n".join(_env_entry(one) for one in describe_settings(Settings) if one.name not in APPS_FILE_ONLY)
+
+
+def _env_entry(setting: SettingDescription) -> str:
+    about = ", ".join(filter(None, (setting.kind.replace("`", ""), setting.bounds)))
+    return f"# {setting.text} ({about})\n{PREFIX}{setting.name.upper()}={setting.default}"
+
+
+def _description(name: str, field: Mapping[str, Any], definitions: Mapping[str, Any]) -> SettingDescription:
+    value = _set_form(field)
     return SettingDescription(
         name=name,
         kind=_kind(value, definitions),
         default=_text(field.get("default")),
-        bounds=_bounds(value if value.get("type") != "array" else _present(value["items"])),
+        bounds=_bounds(value if value.get("type") != "array" else _set_form(value["items"])),
         text=" ".join(field.get("description", "").split()),
     )
 
 
-def _present(field: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a field holds where it is set: the first of several forms."""
+def _set_form(field: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the form of an optional field that is set, which comes first."""
     forms = field.get("anyOf")
     return field if forms is None else {**field, **forms[0]}
 
@@ -65,7 +79,7 @@ def _kind(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     if reference:
         return "table"
     if value["type"] == "array":
-        each = _kind(_present(value["items"]), definitions)
+        each = _kind(_set_form(value["items"]), definitions)
         return "tables" if each == "table" else f"{each}; several by commas"
     if value["type"] == "object":
         secret = value["additionalProperties"].get("format") == "password"

@@ -1,4 +1,4 @@
-"""Settings of who issues access tokens: its keys, and what its tokens must say."""
+"""Settings of an issuer of access tokens: its keys, and the claims its tokens must have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
+from syncbeat_server.defaults import JWT_LEEWAY_S
 from syncbeat_server.ops.settings.types import (
     Names,
     OptionalPath,
@@ -20,59 +21,77 @@ from syncbeat_server.ops.settings.types import (
 
 DEFAULT_ISSUER = "syncbeat"
 RUNNING = "running"
-"""Of validation: files were read already, and each that is gone now is told by who reads it anew."""
+"""The validation context of a running process: its files were read at the start, and those missing now are reported by
+the code that reads them again."""
 
 
-class Subjects(StrEnum):
-    """The form of an issuer's user ids."""
+class SubjectFormat(StrEnum):
+    """Names the forms that an issuer's user ids can have."""
 
     UUID = "uuid"
     ANY = "any"
 
 
 class UnknownUsers(StrEnum):
-    """The treatment of a good token of a user nobody has heard of."""
+    """Names the treatments of a valid token whose user the service has not seen before."""
 
     ACCEPT = "accept"
     REFUSE = "refuse"
 
 
 class IssuerSettings(BaseModel):
-    """Settings of the issuer of an app's access tokens: its keys, and the rules for its tokens.
+    """Settings of one issuer of an app's access tokens.
 
-    What is empty is as `jwt_profile`, the kind of issuer, has it.
+    An empty setting takes the value of `jwt_profile`, the preset of a known kind of issuer.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    jwt_profile: str = ""
-    """Kind of issuer: supabase, firebase, auth0, clerk, cognito, keycloak or rfc9068; empty: one that signs for
-    this service alone."""
-    jwt_secrets: Secrets = {}
-    """HS256 secrets of the issuer, at least 32 bytes each."""
-    jwt_issuer: str = Field(default=DEFAULT_ISSUER, min_length=1)
-    """Claim `iss` of its tokens."""
-    jwt_audience: OrderedNames = ()
-    """Values of `aud` that are let in; once set, a token must have one of them. Empty: those of the profile."""
-    jwt_clients: Names = frozenset()
-    """Values of `azp` and `client_id` that are let in; `*` is any. Empty: not looked at."""
-    jwks_file: OptionalPath = None
-    """File with its public keys, a JWKS: RS256, ES256 or EdDSA."""
-    jwks_url: str = ""
-    """URL of its public keys, a JWKS. Empty: where the profile has them, unless a secret or a file is set."""
-    jwt_optional: Names = frozenset()
-    """Claims that a token may lack, of iat, aud, role, session_id and azp; one that is there has to be right."""
-    jwt_roles: Names = frozenset()
-    """Values of `role` that are users. Empty: those of the profile."""
-    jwt_subjects: OptionalText[Subjects] = None
-    """Form of user ids (`sub`). Empty: as the profile has it; UUIDs without a profile."""
-    jwt_leeway_s: float = Field(default=30.0, ge=0.0, le=30.0)
-    """Tolerated difference between the issuer's clock and ours."""
-    unknown_users: UnknownUsers = UnknownUsers.ACCEPT
-    """Treatment of a good token of a user nobody has heard of."""
+    jwt_profile: str = Field(
+        default="",
+        description="The kind of issuer (supabase, firebase, auth0, clerk, cognito, keycloak, rfc9068), which presets "
+        "the claims required and the URL of the keys. Empty: an issuer of your own, for this service alone.",
+    )
+    jwt_secrets: Secrets = Field(
+        default={}, description="HS256 secrets of 32 bytes or more that access tokens are signed with: kid=secret,..."
+    )
+    jwt_issuer: str = Field(default=DEFAULT_ISSUER, min_length=1, description="The `iss` claim of its tokens.")
+    jwt_audience: OrderedNames = Field(
+        default=(), description="The `aud` claims accepted, separated by commas. Empty: those of the profile."
+    )
+    jwt_clients: Names = Field(
+        default=frozenset(),
+        description="The clients (`azp`, `client_id`) whose tokens are accepted, separated by commas; * accepts all.",
+    )
+    jwks_file: OptionalPath = Field(
+        default=None, description="A file with the issuer's public keys (JWKS: RS256, ES256, EdDSA), read at the start."
+    )
+    jwks_url: str = Field(
+        default="", description="The https URL of the issuer's public keys (JWKS), fetched again as they rotate."
+    )
+    jwt_optional: Names = Field(
+        default=frozenset(),
+        description="Claims that a token may lack (iat, aud, role, session_id, azp); one that is there must be right.",
+    )
+    jwt_roles: Names = Field(
+        default=frozenset(), description="The `role` claims accepted. Empty: those of the profile, if it has any."
+    )
+    jwt_subjects: OptionalText[SubjectFormat] = Field(
+        default=None, description="The form of user ids (`sub`). Empty: that of the profile."
+    )
+    jwt_leeway_s: float = Field(
+        default=JWT_LEEWAY_S,
+        ge=0.0,
+        le=JWT_LEEWAY_S,
+        description="Seconds by which a token's times may be off, for clocks that differ.",
+    )
+    unknown_users: UnknownUsers = Field(
+        default=UnknownUsers.ACCEPT,
+        description="The treatment of a valid token of a user not seen before.",
+    )
 
     @model_validator(mode="after")
-    def _safe_keys(self, info: ValidationInfo) -> Self:
+    def _check_keys(self, info: ValidationInfo) -> Self:
         check_secrets("JWT_SECRETS", self.jwt_secrets)
         if self.jwks_url:
             check_base_url("JWKS_URL", self.jwks_url)

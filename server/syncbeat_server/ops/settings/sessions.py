@@ -1,4 +1,4 @@
-"""Settings of our own sessions: what signs their tokens, how long they live, how often they may be renewed."""
+"""Settings of the service's own sessions: their signing keys, lifetimes and refresh limits."""
 
 from __future__ import annotations
 
@@ -6,34 +6,57 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from syncbeat_server.defaults import ACCESS_TOKEN_S, SESSION_GRACE_S, SESSION_IDLE_S, SESSION_MAX_S
 from syncbeat_server.ops.settings.types import OptionalSecret, Secrets, check_secrets
 
 
 class SessionSettings(BaseModel):
-    """Settings common to all apps' sessions. Lives are in seconds; refreshes are limited per session and minute,
-    wrong ones (forged tokens) per address and minute."""
+    """Settings that the sessions of all apps share."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    session_keys: OptionalSecret = None
-    """Private JWKS, whose first key signs the access tokens of our own sessions; none: CreateSession is off."""
-    session_secrets: Secrets = {}
-    """Secrets of refresh tokens, the first makes new ones; 'syncbeat-server token keys' prints one."""
-    access_token_s: float = Field(default=3600.0, ge=1.0, le=86_400.0)
-    """Life of an access token of our own sessions."""
-    session_idle_s: float = Field(default=30 * 86_400.0, ge=1.0, le=366 * 86_400.0)
-    """Time without a refresh after which a session ends."""
-    session_max_s: float = Field(default=180 * 86_400.0, ge=1.0, le=1_098 * 86_400.0)
-    """Longest life of a session, however often it is refreshed."""
-    session_grace_s: float = Field(default=30.0, ge=0.0, le=600.0)
-    """Time after a refresh in which the refresh token before it is taken for a repeat in any case."""
-    refreshes_per_minute: int = Field(default=60, ge=1, le=1_000_000)
-    """Refreshes of one session, counted by each process."""
-    wrong_refreshes_per_minute: int = Field(default=30, ge=1, le=1_000_000)
-    """Forged refresh tokens from one address, counted by each process; genuine ones are not limited by it."""
+    session_keys: OptionalSecret = Field(
+        default=None,
+        description="The private JWKS that signs the sessions' access tokens; its first key signs, the others are "
+        "published for rotation. Unset: CreateSession is off. 'syncbeat-server token keys' prints one.",
+    )
+    session_secrets: Secrets = Field(
+        default={}, description="Secrets of 32 bytes or more that authenticate refresh tokens: kid=secret,..."
+    )
+    access_token_s: float = Field(
+        default=ACCESS_TOKEN_S, ge=1.0, le=86_400.0, description="The life of a session's access token, in seconds."
+    )
+    session_idle_s: float = Field(
+        default=SESSION_IDLE_S,
+        ge=1.0,
+        le=366 * 86_400.0,
+        description="Seconds after which a session that is not refreshed ends.",
+    )
+    session_max_s: float = Field(
+        default=SESSION_MAX_S,
+        ge=1.0,
+        le=1_098 * 86_400.0,
+        description="Seconds after which a session ends however often it is refreshed.",
+    )
+    session_grace_s: float = Field(
+        default=SESSION_GRACE_S,
+        ge=0.0,
+        le=600.0,
+        description="Seconds for which the previous refresh token stays good, for a client that lost the answer.",
+    )
+    refreshes_per_minute: int = Field(
+        default=60, ge=1, le=1_000_000, description="Refreshes of one session a minute, counted by each process."
+    )
+    wrong_refreshes_per_minute: int = Field(
+        default=30,
+        ge=1,
+        le=1_000_000,
+        description="Forged refresh tokens from one address a minute, counted by each process; genuine ones of that "
+        "address are not limited by it.",
+    )
 
     @model_validator(mode="after")
-    def _safe_sessions(self) -> Self:
+    def _check_session_keys(self) -> Self:
         check_secrets("SESSION_SECRETS", self.session_secrets)
         if (self.session_keys is None) != (not self.session_secrets):
             raise ValueError("SESSION_KEYS and SESSION_SECRETS: set both ('syncbeat-server token keys' prints them)")

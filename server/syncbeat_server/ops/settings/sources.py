@@ -1,4 +1,4 @@
-"""Where settings come from: the environment, `.env`, a file for each secret, the apps file. Nothing is judged here."""
+"""Reads the sources of settings: the environment, `.env`, a file for each secret, the apps file. Validates nothing."""
 
 from __future__ import annotations
 
@@ -14,58 +14,58 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.files import FileFault, read_file, read_text, shown_path, text_of
+from syncbeat_server.ops.files import FileFault, decode_text, loggable_path, read_file, read_text
 
 PREFIX = "SYNCBEAT_"
 
 
 @dataclass(frozen=True)
-class _Given:
+class _Assignment:
     variable: str
     text: str
     in_file: bool
 
 
 def read_values(environment: Mapping[str, str], env_file: Path | None, known: Collection[str]) -> dict[str, str]:
-    """Returns what the environment, or else `.env`, says of each setting of `known`, itself or by the file it names.
+    """Return the text of each setting in `known` that is set: by NAME or NAME_FILE, the environment before `.env`.
 
     Raises:
         ConfigurationError: a setting is unknown or given twice, or a file cannot be read.
     """
-    given = _given(environment, known)
+    assigned = _assignments(environment, known)
     if env_file is not None:
         # By setting, not by variable: NAME in the environment goes before NAME_FILE in `.env` too.
-        given = {**_given(_env_variables(env_file), known), **given}
-    return {setting: _text(one) for setting, one in given.items()}
+        assigned = {**_assignments(_env_variables(env_file), known), **assigned}
+    return {setting: _text(one) for setting, one in assigned.items()}
 
 
 def read_app_tables(path: Path, content: bytes | None = None) -> dict[str, dict[str, Any]]:
-    """Returns the tables of the apps file by the app's name; `content`: what it was found to hold.
+    """Return the tables of the apps file by the app's name; `content` saves reading it again.
 
     Raises:
         ConfigurationError: it cannot be read, or holds something else.
     """
     setting = f"{PREFIX}APPS_FILE"
     try:
-        document = tomllib.loads(text_of(read_file(path) if content is None else content, path))
+        document = tomllib.loads(decode_text(read_file(path) if content is None else content, path))
     except FileFault as fault:
         raise ConfigurationError(f"{setting}: cannot read it: {fault}") from None
     except tomllib.TOMLDecodeError as error:
-        place = re.search(r"\(at [a-z0-9, ]+\)$", str(error))  # the rest may repeat what stands there
+        place = re.search(r"\(at [a-z0-9, ]+\)$", str(error))  # the rest may repeat the file's content
         where = f" {place[0]}" if place else ""
-        raise ConfigurationError(f"{setting}: cannot read {shown_path(path)}: it is no TOML{where}") from None
+        raise ConfigurationError(f"{setting}: cannot read {loggable_path(path)}: it is no TOML{where}") from None
     except RecursionError:
-        raise ConfigurationError(f"{setting}: cannot read {shown_path(path)}: it is nested too deep") from None
+        raise ConfigurationError(f"{setting}: cannot read {loggable_path(path)}: it is nested too deep") from None
     except ValueError:  # a number of more digits than Python reads
-        raise ConfigurationError(f"{setting}: cannot read {shown_path(path)}: a value of it is too long") from None
+        raise ConfigurationError(f"{setting}: cannot read {loggable_path(path)}: a value of it is too long") from None
     apps = document.get("apps")
     if not isinstance(apps, dict) or set(document) != {"apps"} or not all(isinstance(t, dict) for t in apps.values()):
         raise ConfigurationError(f"{setting}: want tables [apps.NAME] and nothing else")
     return apps
 
 
-def _given(variables: Mapping[str, str], known: Collection[str]) -> dict[str, _Given]:
-    found: dict[str, _Given] = {}
+def _assignments(variables: Mapping[str, str], known: Collection[str]) -> dict[str, _Assignment]:
+    found: dict[str, _Assignment] = {}
     for variable, text in variables.items():
         if not variable.startswith(PREFIX):
             continue
@@ -80,9 +80,9 @@ def _given(variables: Mapping[str, str], known: Collection[str]) -> dict[str, _G
         if other is not None and other.text and text:
             first, second = sorted((other.variable, variable))
             raise ConfigurationError(f"{first} and {second}: both are set, and say the same setting: set one of them")
-        # An empty one is not set, as where a compose file passes on what may be missing.
+        # An empty variable counts as unset: compose files pass on variables that may be missing.
         if other is None or text:
-            found[setting] = _Given(variable, text, in_file and bool(text))
+            found[setting] = _Assignment(variable, text, in_file and bool(text))
     return found
 
 
@@ -99,22 +99,23 @@ def _env_variables(path: Path) -> dict[str, str]:
     return {name: value for name, value in dotenv_values(stream=io.StringIO(text)).items() if value is not None}
 
 
-def _text(given: _Given) -> str:
-    text = given.text
-    if given.in_file:
+def _text(assignment: _Assignment) -> str:
+    text, variable = assignment.text, assignment.variable
+    if assignment.in_file:
+        path = Path(text)
         try:
-            text = read_text(Path(given.text)).strip()
+            text = read_text(path).strip()
         except FileFault as fault:
-            raise ConfigurationError(f"{given.variable}: cannot read it: {fault}") from None
+            raise ConfigurationError(f"{variable}: cannot read it: {fault}") from None
         if not text:
-            raise ConfigurationError(f"{given.variable}: {shown_path(Path(given.text))} is empty")
+            raise ConfigurationError(f"{variable}: {loggable_path(path)} is empty")
     if "\0" in text or not _is_utf8(text):
-        raise ConfigurationError(f"{given.variable}: want text in UTF-8")
+        raise ConfigurationError(f"{variable}: want text in UTF-8")
     return text
 
 
 def _is_utf8(text: str) -> bool:
-    # What the environment holds in another encoding comes as lone surrogates.
+    # Python passes on environment variables in other encodings as lone surrogates.
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,7 +1,8 @@
-"""What single settings are made of: their types, and how each is read and checked."""
+"""Types of single settings: each parses its text and checks its value."""
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from syncbeat_server.ops.files import FileFault, read_file
 
 NAME = r"^[A-Za-z0-9_.-]{1,64}$"
-"""What an app and the holder of a token may be called."""
+"""The pattern of an app's name and of a token holder's."""
 _MAX_PORT = 65_535
 _MAPPED_BITS = 96  # of ::ffff:0:0/96, which holds the IPv4 addresses
 _DATABASE_SCHEMES = ("postgresql", "postgres")
@@ -27,9 +28,9 @@ _MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key as long as the hash for HS
 
 
 class TokenEntry(BaseModel):
-    """One service or admin token: who holds it, the SHA-256 of it, and what it may call for which apps.
+    """Entry of a service or admin token: its holder's name, its SHA-256, and the RPCs and apps it is allowed.
 
-    Written `name:sha256-hex:methods:apps`; methods are RPC names joined by `|`, and `*` means all.
+    Written `name:sha256-hex:methods:apps`; methods are RPC names joined by `|`, and `*` (None here) allows all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,7 +42,7 @@ class TokenEntry(BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read one entry. Raises ValueError when it is malformed."""
+        """Parse one entry. Raises ValueError when it is malformed."""
         parts = text.strip().split(":")
         if len(parts) != 4:
             raise ValueError("want name:sha256-hex:methods:apps ('syncbeat-server token service' prints one)")
@@ -49,7 +50,7 @@ class TokenEntry(BaseModel):
 
 
 class CertificateEntry(BaseModel):
-    """One service that shows a client certificate: its name, the SAN by which it is known, what it may call for whom.
+    """Entry of a service with a client certificate: its name, the RPCs and apps it is allowed, its certificate's SAN.
 
     Written `name:methods:apps:san`, as in `backend:*:*:spiffe://example.org/backend`; see `TokenEntry`.
     """
@@ -63,11 +64,16 @@ class CertificateEntry(BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read one entry. Raises ValueError when it is malformed."""
+        """Parse one entry. Raises ValueError when it is malformed."""
         parts = text.strip().split(":", 3)
         if len(parts) != 4:
             raise ValueError("want name:methods:apps:san")
         return cls(name=parts[0], methods=_allow_list(parts[1]), apps=_allow_list(parts[2]), san=parts[3])
+
+
+def token_digest(token: str) -> str:
+    """Return the SHA-256 (hex) by which a service or admin token is known in the settings."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _allow_list(text: str) -> frozenset[str] | None:
@@ -123,7 +129,7 @@ def _secrets(value: object) -> object:
     if not isinstance(value, str):
         return value
     pairs = [part.partition("=") for part in _parts(value)]
-    # A secret in base64 may end with `=`: without a kid it would be taken for one, and shown.
+    # A secret in base64 may end with `=`: without a kid it would pass for one, and be shown.
     if any(not kid or not secret.strip("=") for kid, _, secret in pairs):
         raise ValueError("want kid=secret, several separated by commas")
     if len({kid for kid, _, _ in pairs}) != len(pairs):
@@ -142,7 +148,7 @@ def _port_exists(address: str) -> str:
 
 
 def _store_url(schemes: tuple[str, ...]) -> Callable[[SecretStr | None], SecretStr | None]:
-    """Checks what the drivers would stumble over; what it raises never repeats the URL, which holds a password."""
+    """Return a check for what drivers fail on late; its errors never repeat the URL, which holds a password."""
 
     def check(url: SecretStr | None) -> SecretStr | None:
         if url is not None:
@@ -158,7 +164,7 @@ def _check_store_url(url: str, schemes: tuple[str, ...]) -> None:
         raise ValueError(f"want a URL that starts with {' or '.join(f'{one}://' for one in schemes)}")
     if scheme == "unix":
         return
-    # PostgreSQL and sentinels are several hosts, separated by commas, which urlsplit knows nothing of.
+    # PostgreSQL and sentinel addresses may name several hosts, separated by commas, which urlsplit cannot parse.
     hosts = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(",")
     if len(hosts) > 1 and scheme in _ONE_HOST_SCHEMES:
         raise ValueError("want one host; several are sentinels': redis+sentinel://host,host/<name of the primary>")
@@ -201,24 +207,24 @@ def check_base_url(name: str, url: str) -> None:
         raise ValueError(f"{name}: want https (http only to loopback)")
 
 
-def check_public(name: str, url: str, unless: str) -> None:
-    """Raise ValueError if `url` names this machine or a private address; `unless`: the setting by which it may."""
+def check_public_address(name: str, url: str, unless: str) -> None:
+    """Raise ValueError if `url` names this machine or a private address; `unless` is the setting that permits it."""
     host = urlsplit(url).hostname or ""
     try:
         public = ipaddress.ip_address(host).is_global
-    except ValueError:  # a name, which is looked at when it is resolved
+    except ValueError:  # a name, whose addresses are checked when it is resolved
         public = host != "localhost" and not host.endswith(".localhost")
     if not public:
         raise ValueError(f"{name}: a private address; {unless} if that is meant")
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL is of this machine."""
+    """Return True if a URL leads to this machine."""
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def check_file(name: str, path: Path | None) -> None:
-    """Raise ValueError unless there is no path, or a file that can be read."""
+    """Raise ValueError if `path` is set and is no file that can be read."""
     if path is None:
         return
     try:
@@ -228,7 +234,7 @@ def check_file(name: str, path: Path | None) -> None:
 
 
 def check_secrets(name: str, secrets: Mapping[str, SecretStr]) -> None:
-    """Raise ValueError if a secret is too short."""
+    """Raise ValueError if a secret is shorter than 32 bytes."""
     for number, (kid, secret) in enumerate(secrets.items(), start=1):
         if len(secret.get_secret_value().encode()) < _MIN_SECRET_BYTES:
             of_kid = f"of kid {kid!r}" if len(kid) <= _SHOWN_KID else f"number {number}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from syncbeat_server.push.delivery.channel import Channel
-from syncbeat_server.storage.redis.token_bucket import Allowance
+from syncbeat_server.storage.redis.token_bucket import TokenBucket
 
 _CLAIM_BATCH = 200
 
@@ -22,7 +22,7 @@ class ClaimRoom(NamedTuple):
 class ClaimBudget:
     """Spends the rates that apps share, and keeps what was granted and not used for later claims."""
 
-    def __init__(self, channels: Mapping[str, Channel], allowance: Allowance) -> None:
+    def __init__(self, channels: Mapping[str, Channel], allowance: TokenBucket) -> None:
         self._channels = channels
         self._allowance = allowance
         self._granted: Counter[str] = Counter()
@@ -37,7 +37,7 @@ class ClaimBudget:
                 continue
             if self._granted[app_id] < free:
                 missing = free - self._granted[app_id]
-                grant = await self._allowance.take(channel.rate_key, missing, 1 / channel.gate.rate_share)
+                grant = await self._allowance.acquire(channel.rate_key, missing, 1 / channel.gate.rate_share)
                 self._granted[app_id] += grant.count
                 waits.append(grant.wait_s)
             if self._granted[app_id] > 0:

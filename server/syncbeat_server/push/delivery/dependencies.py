@@ -9,7 +9,7 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.push.delivery.channel import Channel
 from syncbeat_server.push.delivery.worker_metrics import NoMetrics, WorkerMetrics
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.redis.token_bucket import Allowance
+from syncbeat_server.storage.redis.token_bucket import TokenBucket
 
 Live = Callable[[Sequence[tuple[str, str, str]]], Awaitable[Sequence[bool]]]
 """Returns, for each (app, user, device), True if the device has a live stream on any server."""
@@ -26,6 +26,6 @@ class DeliveryDependencies:
     database: Database
     channels: Mapping[str, Channel]
     live: Live
-    allowance: Allowance
+    allowance: TokenBucket
     clock: Clock
     metrics: WorkerMetrics = field(default_factory=NoMetrics)

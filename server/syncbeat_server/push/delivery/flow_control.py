@@ -68,7 +68,7 @@ class Gate:
             return free
         if self.closed_for_s() > 0:
             return 0
-        probes = self._breaker.room
+        probes = self._breaker.free_permits
         return free if probes is None else min(free, probes)
 
     def closed_for_s(self, platform: str = "") -> float:
@@ -78,7 +78,7 @@ class Gate:
         """
         now = self._clock.monotonic()
         return max(
-            self._breaker.opens_in_s, self._throttle.paused_for_s(now), self._platforms.paused_for_s(platform, now)
+            self._breaker.retry_in_s, self._throttle.paused_for_s(now), self._platforms.paused_for_s(platform, now)
         )
 
     def enter(self, platform: str) -> Permit | None:
@@ -86,7 +86,7 @@ class Gate:
         now = self._clock.monotonic()
         if self._throttle.paused_for_s(now) > 0 or self._platforms.paused_for_s(platform, now) > 0:
             return None
-        return self._breaker.enter()
+        return self._breaker.acquire()
 
     def record_outcome(self, permit: Permit, outcome: Outcome, platform: str) -> None:
         """Learn from the outcome of an attempt; a dead token or a bad message does not count against the provider.

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from syncbeat_server.directory.store import forget_moves
+from syncbeat_server.directory.store.token_moves import forget_moves
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.push.delivery.scan_frontier import Frontier
 from syncbeat_server.push.store import dedupe, device_tokens, fanout, lifecycle, queue, queue_figures
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.postgres.database import Connection, Database
-from syncbeat_server.storage.retention import Batch, OldRows
+from syncbeat_server.storage.retention import DeletedBatch, RetentionRule
 
 _log = logging.getLogger(__name__)
 
@@ -46,23 +46,23 @@ async def rescue(database: Database, frontier: Frontier[None]) -> int:
     return rescued
 
 
-def old_rows(keep_days: float) -> list[OldRows]:
+def old_rows(keep_days: float) -> list[RetentionRule]:
     """Return the retention jobs of the push feature; ended notifications are kept for `keep_days`."""
 
-    async def notifications(conn: Connection, limit: int, since: datetime | None) -> Batch:
+    async def notifications(conn: Connection, limit: int, since: datetime | None) -> DeletedBatch:
         return await lifecycle.forget_notifications(conn, keep_days, limit, since)
 
-    async def tokens(conn: Connection, limit: int, _: None) -> Batch:
+    async def tokens(conn: Connection, limit: int, _: None) -> DeletedBatch:
         aged = await device_tokens.age(conn, limit)
-        return Batch(aged, more=aged == limit, place=None)
+        return DeletedBatch(aged, more=aged == limit, place=None)
 
     return [
-        OldRows("dedupe_windows", dedupe.forget),
-        OldRows("notifications", notifications),
-        OldRows("request_records", idempotency.forget_old),
-        OldRows("registration_tokens", tokens),
-        OldRows("token_removals", device_tokens.forget_removals),
-        OldRows("token_moves", forget_moves),
+        RetentionRule("dedupe_windows", dedupe.forget),
+        RetentionRule("notifications", notifications),
+        RetentionRule("request_records", idempotency.forget_old),
+        RetentionRule("registration_tokens", tokens),
+        RetentionRule("token_removals", device_tokens.forget_removals),
+        RetentionRule("token_moves", forget_moves),
     ]
 
 

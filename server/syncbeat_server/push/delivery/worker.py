@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from syncbeat_server.defaults import DELIVERY_LEASE_S, DELIVERY_POLL_S
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.push.accept import close_windows, expand
 from syncbeat_server.push.delivery import maintenance, preflight
@@ -46,8 +47,8 @@ _REFILL = 0.5
 class WorkerRule:
     """Timing of a worker, in seconds: the length of a lease, and the time between two polls of the queue."""
 
-    lease_s: float = 30.0
-    poll_s: float = 1.0
+    lease_s: float = DELIVERY_LEASE_S
+    poll_s: float = DELIVERY_POLL_S
     retry: RetryRule = field(default_factory=RetryRule)
 
 

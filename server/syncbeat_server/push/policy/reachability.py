@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-HALF_LIFE_S = 86_400.0
 RECENT_HALF_LIFE_S = 600.0
 REACHABLE_RATE = 0.5
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
+from syncbeat_server.defaults import RESEND_DELAYS_S
 from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, Reason
 from syncbeat_server.push.policy import reachability
 from syncbeat_server.push.policy.transitions import Event, update
@@ -29,7 +30,7 @@ class ResendRule:
     how long the last try is waited for.
     """
 
-    after_s: tuple[float, ...] = (15.0, 30.0, 60.0, 120.0)
+    after_s: tuple[float, ...] = RESEND_DELAYS_S
     last_s: float = 30.0
 
     def wait_s(self, resends: int) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from syncbeat_server.defaults import DELIVERY_FIRST_RETRY_S, DELIVERY_GIVE_UP_S, STREAM_GRACE_S
 from syncbeat_server.push.model import Blame, ClaimedDelivery, DeliveryUpdate, Outcome, Reason, Verdict
 from syncbeat_server.push.policy.resend import ResendRule
 from syncbeat_server.push.policy.transitions import Event, update
@@ -32,9 +33,9 @@ class RetryRule:
     and not answered is sent again.
     """
 
-    first_s: float = 10.0
-    grace_s: float = 5.0
-    give_up_s: float = 3600.0
+    first_s: float = DELIVERY_FIRST_RETRY_S
+    grace_s: float = STREAM_GRACE_S
+    give_up_s: float = DELIVERY_GIVE_UP_S
     resend: ResendRule = field(default_factory=ResendRule)
 
 

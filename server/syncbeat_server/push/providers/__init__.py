@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from syncbeat_server.defaults import DELIVERY_TIMEOUT_S
 from syncbeat_server.push.model import ClaimedDelivery, Content, Outcome
 
 
@@ -25,7 +26,7 @@ class HttpRule:
     """
 
     max_in_flight: int
-    timeout_s: float = 15.0
+    timeout_s: float = DELIVERY_TIMEOUT_S
     proxy: str = ""
 
 

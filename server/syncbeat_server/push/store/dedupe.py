@@ -15,7 +15,7 @@ from syncbeat_server.push.policy.transitions import Event
 from syncbeat_server.push.store.state_sql import WAITING, with_reason
 from syncbeat_server.push.store.targets import TARGETED, columns
 from syncbeat_server.storage.postgres.database import Connection, Row
-from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
+from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 
 WindowKey = tuple[str, str, str, str, str]
 """App, user, device, dedupe key, scope."""
@@ -274,14 +274,14 @@ async def delete_windows(conn: Connection, app_id: str, user_id: str, device_id:
     )
 
 
-FORGET = oldest(
+FORGET = delete_oldest_sql(
     "dedupe_windows", "app_id, user_id, device_id, dedupe_key, scope", "window_until", "1 hour", "trailed_by IS NULL"
 )
 
 
-async def forget(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+async def forget(conn: Connection, limit: int, since: datetime | None = None) -> DeletedBatch:
     """Delete up to `limit` windows that ended more than an hour ago and that nothing trails."""
-    return await forget_oldest(conn, FORGET, limit, since)
+    return await delete_oldest(conn, FORGET, limit, since)
 
 
 def window_key(row: Row) -> WindowKey:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import orjson
 
-from syncbeat_server.directory.device_locks import lock_in_order
+from syncbeat_server.directory.store.device_locks import lock_in_order
 from syncbeat_server.push.model import ClaimedDelivery, device_columns
 from syncbeat_server.push.policy import wake_budget
 from syncbeat_server.push.policy.transitions import Event, states_before

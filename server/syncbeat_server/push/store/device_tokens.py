@@ -7,10 +7,10 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
-from syncbeat_server.directory.device_locks import lock_in_order
+from syncbeat_server.directory.store.device_locks import lock_in_order
 from syncbeat_server.push.model import ClaimedDelivery, device_columns
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import Batch, forget_oldest, oldest
+from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 
 REMOVAL_LIMIT_COUNT = 100
 REMOVAL_LIMIT_SHARE = 0.05
@@ -166,9 +166,9 @@ async def age(conn: Connection, limit: int) -> int:
     return len(rows)
 
 
-FORGET_REMOVALS = oldest("token_removals", "app_id, removal_id", "removed_at", "30 days")
+FORGET_REMOVALS = delete_oldest_sql("token_removals", "app_id, removal_id", "removed_at", "30 days")
 
 
-async def forget_removals(conn: Connection, limit: int, since: datetime | None = None) -> Batch:
+async def forget_removals(conn: Connection, limit: int, since: datetime | None = None) -> DeletedBatch:
     """Delete up to `limit` removals that are older than a month."""
-    return await forget_oldest(conn, FORGET_REMOVALS, limit, since)
+    return await delete_oldest(conn, FORGET_REMOVALS, limit, since)

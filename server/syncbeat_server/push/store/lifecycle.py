@@ -9,7 +9,7 @@ from syncbeat_server.push.policy.transitions import Event, Guard, states_before
 from syncbeat_server.push.store import dedupe, fanout
 from syncbeat_server.push.store.state_sql import IN_FLIGHT, UNFINISHED, WAITING, becomes, state_list, with_reason
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import BEGINNING, Batch
+from syncbeat_server.storage.retention import BEGINNING, DeletedBatch
 
 MAX_REDRIVEN = 10_000
 _DELIVERIES_PER_NOTIFICATION = 10
@@ -168,7 +168,9 @@ FORGET_DELIVERIES = f"""
            array_agg(app_id) AS app_ids, array_agg(notification_id) AS notification_ids FROM old"""
 
 
-async def forget_notifications(conn: Connection, days: float, limit: int, since: datetime | None = None) -> Batch:
+async def forget_notifications(
+    conn: Connection, days: float, limit: int, since: datetime | None = None
+) -> DeletedBatch:
     """Delete up to `limit` notifications that ended longer than `days` ago, after their deliveries.
 
     At most ten times as many deliveries are deleted, so that a notification with a million takes several batches
@@ -177,7 +179,7 @@ async def forget_notifications(conn: Connection, days: float, limit: int, since:
     most = limit * _DELIVERIES_PER_NOTIFICATION
     row = await conn.fetchrow(FORGET_DELIVERIES, days, limit, since or BEGINNING, most)
     if row is None or not row["found"]:
-        return Batch(0, more=False, place=since)
+        return DeletedBatch(0, more=False, place=since)
     gone = await conn.fetch(
         """DELETE FROM notifications n USING unnest($1::text[], $2::uuid[]) AS k (app_id, notification_id)
            WHERE (n.app_id, n.notification_id) = (k.app_id, k.notification_id)
@@ -189,5 +191,5 @@ async def forget_notifications(conn: Connection, days: float, limit: int, since:
     )
     count = row["gone"] + len(gone)
     if len(gone) < row["found"]:  # some have more deliveries than one batch deletes
-        return Batch(count, more=count > 0, place=since)
-    return Batch(count, more=row["found"] == limit, place=row["last"])
+        return DeletedBatch(count, more=count > 0, place=since)
+    return DeletedBatch(count, more=row["found"] == limit, place=row["last"])

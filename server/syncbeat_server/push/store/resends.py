@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from syncbeat_server.directory.device_locks import lock_in_order
-from syncbeat_server.directory.model import FOREGROUND_S
-from syncbeat_server.push.policy.reachability import HALF_LIFE_S, RECENT_HALF_LIFE_S, AppReach
+from syncbeat_server.directory.model import FOREGROUND_S, REACH_HALF_LIFE_S
+from syncbeat_server.directory.store.device_locks import lock_in_order
+from syncbeat_server.push.policy.reachability import RECENT_HALF_LIFE_S, AppReach
 from syncbeat_server.push.policy.resend import UnansweredWakeUp
 from syncbeat_server.push.policy.transitions import Event, states_before
 from syncbeat_server.push.store.queue import QUEUE_START
@@ -85,7 +85,7 @@ class UnansweredPage(NamedTuple):
 
 async def lock_unanswered(conn: Connection, limit: int, since: datetime = QUEUE_START.due_at) -> UnansweredPage:
     """Lock up to `limit` wake-ups whose deadline to be answered has passed, the oldest first, from `since` on."""
-    rows = await conn.fetch(UNANSWERED, limit, FOREGROUND_S, HALF_LIFE_S, since)
+    rows = await conn.fetch(UNANSWERED, limit, FOREGROUND_S, REACH_HALF_LIFE_S, since)
     wakes = [_wake_up(row) for row in rows if row["delivery_id"] is not None]
     return UnansweredPage(wakes, rows[-1]["answer_by"], rows[0]["now"])
 
@@ -128,7 +128,7 @@ async def count_devices(conn: Connection, counts: Mapping[tuple[str, str, str], 
            WHERE (v.app_id, v.user_id, v.device_id) = (own.app_id, own.user_id, own.device_id)""",
         *([device[column] for device in ordered] for column in range(3)),
         *([counts[device][column] for device in ordered] for column in range(2)),
-        HALF_LIFE_S,
+        REACH_HALF_LIFE_S,
     )
 
 
@@ -155,7 +155,7 @@ async def count_apps(conn: Connection, counts: Mapping[str, ReachCounts]) -> dic
            RETURNING app_id, first_answered, first_missed, recent_answered, recent_missed""",
         ordered,
         *([counts[app_id][column] for app_id in ordered] for column in range(6)),
-        HALF_LIFE_S,
+        REACH_HALF_LIFE_S,
         RECENT_HALF_LIFE_S,
     )
     return {row["app_id"]: AppReach(*list(row.values())[1:]) for row in rows}

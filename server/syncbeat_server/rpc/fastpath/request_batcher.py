@@ -1,7 +1,8 @@
-"""Serves calls that come together one right after the other.
+"""Answers calls that arrive together one right after the other.
 
-Between calls that are served as they come, gRPC reads, writes and wakes its threads, and each time the processor has to
-fetch our code and values anew. Served in a row they take half the time, and gRPC's part a third less.
+The plain version calls `work()` where the call arrives. Between calls that are served that way gRPC reads, writes and
+wakes its threads, and each time the processor has to fetch our code and values into its caches anew. Served in one
+batch, calls take half the time of our code and a third less of gRPC's. Paid for by the figure `hint_vs_echo`.
 """
 
 from __future__ import annotations
@@ -11,44 +12,45 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from syncbeat_server.runtime.adaptive_batching import Gathering
+from syncbeat_server.runtime.adaptive_batching import BatchTrigger
 
-_MOST, _LONGEST_S = 32, 0.005
-"""Calls in a row, and seconds after which no other one begins: nothing else runs meanwhile."""
+_MAX_BATCH, _MAX_BATCH_S = 32, 0.005
+"""Calls in a batch, and seconds after which no other one of it begins: nothing else runs meanwhile."""
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-class Together:
-    """The calls of one loop that wait to be served in a row."""
+class RequestBatcher:
+    """Queues the calls of one event loop and serves them in batches."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
-        self._gathering = Gathering(lambda: len(self._waiting), _MOST, self._serve)
+        self._gathering = BatchTrigger(lambda: len(self._waiting), _MAX_BATCH, self._serve_batch)
 
-    async def serve(self, work: Callable[[], Answer]) -> Answer:
-        """What `work` answers, or raises, when it is its turn. It is not called when the caller has gone by then.
+    async def serve(self, work: Callable[[], Result]) -> Result:
+        """Return what `work` returns, or raise what it raises, once its batch is served.
 
-        It runs in nobody's task and context: whatever it needs of its call's it has to be given.
+        `work` runs outside the caller's task and context, so it must be given whatever it needs of them. It is not
+        called if the caller was cancelled meanwhile.
         """
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, future))
         if len(self._waiting) == 1:
-            self._gathering.begin()
+            self._gathering.arm()
         try:
             return await future
         finally:
-            del work, future  # what is raised holds this frame: so it does not hold itself
+            del work, future  # a raised exception holds this frame: without this, frame and exception form a cycle
 
-    def _serve(self) -> None:
+    def _serve_batch(self) -> None:
         time, served = asyncio.get_running_loop().time, 0
-        until = time() + _LONGEST_S
-        while self._waiting and served < _MOST and (not served or time() < until):
-            _settle(*self._waiting.popleft())  # so that what it raises, which holds this frame, holds no other call
+        until = time() + _MAX_BATCH_S
+        while self._waiting and served < _MAX_BATCH and (not served or time() < until):
+            _settle(*self._waiting.popleft())  # its own frame, so that a raised exception holds no other call
             served += 1
-        self._gathering.served(served)
+        self._gathering.record_batch(served)
         if self._waiting:
-            self._gathering.begin()
+            self._gathering.arm()
 
 
 def _settle(work: Callable[[], Any], future: asyncio.Future[Any]) -> None:
@@ -56,9 +58,9 @@ def _settle(work: Callable[[], Any], future: asyncio.Future[Any]) -> None:
         return
     try:
         future.set_result(work())
-    except StopIteration as error:  # which no future takes; as of a coroutine
+    except StopIteration as error:  # a future refuses it; a coroutine makes the same of it
         future.set_exception(RuntimeError(repr(error)).with_traceback(error.__traceback__))
-    except BaseException as error:  # noqa: BLE001  # whatever it is, it is its caller's, and the others are not to wait
+    except BaseException as error:  # noqa: BLE001  # every exception is the caller's own; the other calls must go on
         future.set_exception(error)
     finally:
         del work, future

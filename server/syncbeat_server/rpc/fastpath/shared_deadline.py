@@ -1,7 +1,8 @@
-"""How long a call may take: as `asyncio.timeout`, without a timer of the loop for each call.
+"""Bounds the time of calls like `asyncio.timeout`, the plain version, without a loop timer for each call.
 
-A timer costs ten microseconds, a tenth of what a call costs besides gRPC. Calls that never wait have none; those that
-end in the same hundredth of a second share one, and so may end up to that much early.
+A timer costs about ten microseconds, a tenth of what a call costs besides gRPC. A call that never waits gets none;
+calls whose deadlines fall into the same hundredth of a second share one, so a deadline may come that much early. Paid
+for by the figures `auth_interceptor_us` and `hint_vs_echo`.
 """
 
 from __future__ import annotations
@@ -12,91 +13,91 @@ from collections.abc import Coroutine, Generator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-_PER_SECOND = 100
+_BUCKETS_PER_SECOND = 100
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-class Budgets:
-    """The calls under way of one loop, by when they must end."""
+class SharedDeadlines:
+    """The running calls of one event loop, grouped into buckets by their deadline."""
 
     def __init__(self) -> None:
-        self._ending: dict[int, set[Budget]] = {}
+        self._buckets: dict[int, set[_Deadline]] = {}
 
     @types.coroutine
-    def within(self, seconds: float, work: Coroutine[Any, Any, Answer]) -> Generator[Any, Any, Answer]:
-        """What `work` answers; to be awaited. Its time runs from when it first has to wait.
+    def within(self, seconds: float, work: Coroutine[Any, Any, Result]) -> Generator[Any, Any, Result]:
+        """Return the result of `work`; to be awaited. Its time runs from the moment it first has to wait.
 
         Raises:
-            TimeoutError: it took longer.
+            TimeoutError: it took longer than `seconds`.
         """
         try:
-            waits_for = work.send(None)
-            with Budget(self, seconds):
-                return (yield from _resumed(work, waits_for))
+            awaited = work.send(None)
+            with _Deadline(self, seconds):
+                return (yield from _resume(work, awaited))
         except StopIteration as done:
-            answer: Answer = done.value
-            return answer
+            result: Result = done.value
+            return result
 
-    def join(self, budget: Budget, seconds: float) -> set[Budget]:
-        """The calls that end together with this one."""
+    def register(self, deadline: _Deadline, seconds: float) -> set[_Deadline]:
+        """Add a deadline to the bucket `seconds` from now and return that bucket; a new bucket starts its timer."""
         loop = asyncio.get_running_loop()
-        place = int((loop.time() + seconds) * _PER_SECOND)
-        together = self._ending.get(place)
-        if together is None:
-            together = self._ending[place] = set()
-            loop.call_at(place / _PER_SECOND, self._end, place)
-        together.add(budget)
-        return together
+        key = int((loop.time() + seconds) * _BUCKETS_PER_SECOND)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = set()
+            loop.call_at(key / _BUCKETS_PER_SECOND, self._expire, key)
+        bucket.add(deadline)
+        return bucket
 
-    def _end(self, place: int) -> None:
-        for budget in self._ending.pop(place):
-            budget.end()
+    def _expire(self, key: int) -> None:
+        for deadline in self._buckets.pop(key):
+            deadline.expire()
 
 
-def _resumed(work: Coroutine[Any, Any, Answer], waits_for: Any) -> Generator[Any, Any, Answer]:
-    # `yield from` for a coroutine that has begun already (PEP 380).
+def _resume(work: Coroutine[Any, Any, Result], awaited: Any) -> Generator[Any, Any, Result]:
+    # `yield from` for a coroutine that has already been started (PEP 380).
     try:
         while True:
             try:
-                sent = yield waits_for
-            except BaseException as error:  # noqa: BLE001  # whatever it is, it is the work's to handle
-                waits_for = work.throw(error)
+                sent = yield awaited
+            except BaseException as error:  # noqa: BLE001  # every exception, a cancellation too, is for `work` to handle
+                awaited = work.throw(error)
             else:
-                waits_for = work.send(sent)
+                awaited = work.send(sent)
     except StopIteration as done:
-        answer: Answer = done.value
-        return answer
+        result: Result = done.value
+        return result
 
 
-class Budget:
-    """One call's block."""
+class _Deadline:
+    """The deadline of one call, as a context manager around its work."""
 
-    __slots__ = ("_budgets", "_cancelling", "_ended", "_seconds", "_task", "_together")
+    __slots__ = ("_bucket", "_cancelling", "_deadlines", "_expired", "_seconds", "_task")
 
-    def __init__(self, budgets: Budgets, seconds: float) -> None:
-        self._budgets = budgets
+    def __init__(self, deadlines: SharedDeadlines, seconds: float) -> None:
+        self._deadlines = deadlines
         self._seconds = seconds
-        self._ended = False
+        self._expired = False
 
-    def end(self) -> None:
-        """Its time is over."""
-        self._ended = True
+    def expire(self) -> None:
+        """Cancel the task, since its time is over."""
+        self._expired = True
         self._task.cancel()
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("a budget needs a task")
+            raise RuntimeError("a deadline needs a task")
         self._task = task
         self._cancelling = task.cancelling()
-        self._together = self._budgets.join(self, self._seconds)
+        self._bucket = self._deadlines.register(self, self._seconds)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._together.discard(self)
-        # As in asyncio.Timeout: a cancellation that is not ours goes on.
-        if self._ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+        self._bucket.discard(self)
+        # As in asyncio.Timeout: a cancellation that came from elsewhere goes on.
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error

@@ -1,1 +1,1 @@
-"""One file a service of the contract: convert, call, convert."""
+"""Serves the contract, one module for each service: convert the request, call the feature, convert its result."""

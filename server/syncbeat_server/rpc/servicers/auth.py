@@ -1,58 +1,34 @@
-"""AuthService on the wire."""
+"""Serves AuthService: sessions, revocations, and the caches of checked tokens."""
 
 from __future__ import annotations
 
 from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2 as pb
-from syncbeat_server.auth.accounts.token_cache import CacheStats
-from syncbeat_server.auth.cluster_token_cache import ProcessStats, TokenCaches
-from syncbeat_server.auth.model import PrincipalKind, Session
-from syncbeat_server.auth.sessions.service import Creation, SessionService
+from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
+from syncbeat_server.auth.model import PrincipalKind
+from syncbeat_server.auth.sessions.service import SessionService
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
 from syncbeat_server.rpc.call_context import Call
-from syncbeat_server.rpc.convert import content_hash, next_page_token, page_size, page_start, timestamp
+from syncbeat_server.rpc.convert import auth as convert
+from syncbeat_server.rpc.convert.fields import timestamp
+from syncbeat_server.rpc.convert.page_tokens import Page
 
 
 class AuthServicer:
-    """Converts, calls, converts."""
+    """Converts requests, calls the session service and the token caches, converts their results."""
 
-    def __init__(self, sessions: SessionService, caches: TokenCaches) -> None:
+    def __init__(self, sessions: SessionService, caches: ClusterTokenCache) -> None:
         self._sessions = sessions
         self._caches = caches
 
     async def CreateSession(self, request: pb.CreateSessionRequest, call: Call) -> Message:
-        """A session for a user whom the calling service has signed in."""
-        tokens = await self._sessions.create(
-            Creation(
-                app_id=call.app(request.app_id),
-                user_id=request.user_id,
-                device_id=request.device_id,
-                claims=dict(request.claims),
-                caller=call.caller,
-                request_id=request.request_id,
-                content_hash=content_hash(request),
-            )
-        )
-        return pb.CreateSessionResponse(
-            session_id=tokens.session_id,
-            access_token=tokens.access_token,
-            access_expire_time=timestamp(tokens.access_expires_at),
-            refresh_token=tokens.refresh_token,
-            refresh_expire_time=timestamp(tokens.refresh_expires_at),
-            replayed=tokens.replayed,
-        )
+        """Create a session for a user whom the calling service has signed in."""
+        return convert.created(await self._sessions.create(convert.session_request(request, call)))
 
     async def RefreshSession(self, request: pb.RefreshSessionRequest, call: Call) -> Message:
-        """The next tokens of a session."""
-        tokens = await self._sessions.refresh(request.refresh_token, call.address)
-        return pb.RefreshSessionResponse(
-            session_id=tokens.session_id,
-            access_token=tokens.access_token,
-            access_expire_time=timestamp(tokens.access_expires_at),
-            refresh_token=tokens.refresh_token,
-            refresh_expire_time=timestamp(tokens.refresh_expires_at),
-        )
+        """Exchange a refresh token for the session's next tokens."""
+        return convert.refreshed(await self._sessions.refresh(request.refresh_token, call.address))
 
     async def RevokeSession(self, request: pb.RevokeSessionRequest, call: Call) -> Message:
         """End a session."""
@@ -62,71 +38,31 @@ class AuthServicer:
         return pb.RevokeSessionResponse()
 
     async def RevokeUser(self, request: pb.RevokeUserRequest, call: Call) -> Message:
-        """Make every token of a user that was issued so far dead."""
+        """Revoke every token of a user that was issued so far."""
         revoked_at, count = await self._sessions.revoke_user(call.app(request.app_id), request.user_id, request.reason)
         return pb.RevokeUserResponse(revoke_time=timestamp(revoked_at), revoked_session_count=count)
 
     async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> Message:
-        """A user's sessions."""
-        app_id, user_id, size = call.app(request.app_id), call.user(request.user_id), page_size(request)
-        found = await self._sessions.sessions(
-            app_id, user_id, page_start(request, call, app_id, user_id) or "", size + 1, by_user=call.is_user
-        )
-        last = found[size - 1].session_id if len(found) > size else None
-        return pb.ListSessionsResponse(
-            sessions=[_session(session) for session in found[:size]],
-            next_page_token=next_page_token(call, last, app_id, user_id),
-        )
+        """List a user's sessions, newest first."""
+        app_id, user_id = call.app(request.app_id), call.user(request.user_id)
+        page = Page.of(request, call, app_id, user_id)
+        found = await self._sessions.list_sessions(app_id, user_id, page.after, page.limit, by_user=call.is_user)
+        return convert.session_list(*page.split(found, lambda session: session.session_id))
 
     async def InvalidateTokenCache(self, request: pb.InvalidateTokenCacheRequest, call: Call) -> Message:
-        """Check tokens anew, everywhere."""
+        """Drop checked tokens from the caches of all processes: a user's, a session's, or all of an app."""
         app_id = call.app(request.app_id)
         if request.all and call.principal.kind is not PrincipalKind.ADMIN:
             raise AccessDenied("only an operator may invalidate all tokens")
         if request.all:
-            count = await self._caches.forget_app(app_id)
+            count = await self._caches.invalidate_app(app_id)
         elif request.user_id or request.session_id:
-            count = await self._caches.forget(app_id, request.user_id, request.session_id)
+            count = await self._caches.invalidate(app_id, request.user_id, request.session_id)
         else:
             raise InvalidRequest(FieldViolation("user_id", "required, unless session_id or all is set"))
         return pb.InvalidateTokenCacheResponse(invalidated_count=count)
 
     async def GetTokenCacheStats(self, request: pb.GetTokenCacheStatsRequest, call: Call) -> Message:
-        """How well the caches of checked tokens work."""
+        """Return hits and misses of the token caches of all processes."""
         call.app(request.app_id)
-        processes = await self._caches.stats()
-        return pb.GetTokenCacheStatsResponse(
-            total=_stats("", _sum(processes)), processes=[_stats(one.process, one.stats) for one in processes]
-        )
-
-
-def _session(session: Session) -> pb.Session:
-    return pb.Session(
-        session_id=session.session_id,
-        user_id=session.user_id,
-        device_id=session.device_id,
-        create_time=timestamp(session.created_at),
-        refresh_time=timestamp(session.refreshed_at),
-        expire_time=timestamp(session.expires_at),
-    )
-
-
-def _sum(processes: list[ProcessStats]) -> CacheStats:
-    return CacheStats(
-        size=sum(one.stats.size for one in processes),
-        hits=sum(one.stats.hits for one in processes),
-        misses=sum(one.stats.misses for one in processes),
-        evictions=sum(one.stats.evictions for one in processes),
-    )
-
-
-def _stats(process: str, stats: CacheStats) -> pb.TokenCacheStats:
-    asked = stats.hits + stats.misses
-    return pb.TokenCacheStats(
-        process=process,
-        size=stats.size,
-        hits=stats.hits,
-        misses=stats.misses,
-        hit_rate=stats.hits / asked if asked else 0.0,
-        evictions=stats.evictions,
-    )
+        return convert.cache_stats(await self._caches.stats())

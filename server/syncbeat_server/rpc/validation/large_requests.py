@@ -1,4 +1,4 @@
-"""Requests that are too large to be checked while others wait: which they are, and their check elsewhere."""
+"""Validates large requests with JSON documents in a child process, so that no other call waits for them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,48 @@ from google.protobuf.message import Message
 from syncbeat.v1 import field_rules_pb2
 from syncbeat_server.errors import FieldViolation
 from syncbeat_server.rpc.validation.field_rules import Validator, compile_validator
-from syncbeat_server.runtime.worker_processes import Aside
+from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
+from syncbeat_server.runtime.worker_processes import RunInWorker
 
 LARGE_BYTES = 16_384
-"""A request with documents that has more is checked in a process of its own: the worst of this size takes a
+"""A request with documents that has more bytes is validated in a child process: the worst of this size takes a
 millisecond, of 256 KiB a few hundredths of a second."""
+
+_MAX_CONCURRENT_PER_CALLER = 1  # so that one caller's large documents leave a child process to those of others
+
+
+class LargeRequestValidator:
+    """Validates large requests in child processes, one of each caller at a time."""
+
+    def __init__(self, run_in_child: RunInWorker) -> None:
+        self._run_in_child = run_in_child
+        self._slots = ConcurrencyLimit[tuple[str, str]](_MAX_CONCURRENT_PER_CALLER)
+
+    async def violations(self, caller: tuple[str, str], kind: type[Message], data: bytes) -> list[FieldViolation]:
+        """Return every violation of a request, given as the bytes of a message of this type.
+
+        `caller` is the pair of app and name whose requests take turns.
+
+        Raises:
+            Overloaded, DependencyDown: it could not be validated.
+        """
+        async with self._slots.slot(caller):
+            found = await self._run_in_child(validate_in_child, kind.__module__, kind.__name__, data.decode("latin-1"))
+        return [FieldViolation(path, description) for path, description in found]
 
 
 def holds_documents(message: Descriptor) -> bool:
     """Tell if a message type has JSON documents of its caller in it, at any depth."""
     return _holds_documents(message, set())
+
+
+def validate_in_child(module: str, name: str, data: str) -> list[tuple[str, str]]:
+    """Return path and description of each violation, in the child process.
+
+    Each character of `data` stands for one byte, since the arguments travel as JSON.
+    """
+    kind, validate = _validator(module, name)
+    return [(fault.path, fault.description) for fault in validate(kind.FromString(data.encode("latin-1")))]
 
 
 def _holds_documents(message: Descriptor, seen: set[str]) -> bool:
@@ -32,22 +64,6 @@ def _holds_documents(message: Descriptor, seen: set[str]) -> bool:
         or (field.message_type is not None and _holds_documents(field.message_type, seen))
         for field in message.fields
     )
-
-
-async def faults_aside(aside: Aside, kind: type[Message], data: bytes) -> list[FieldViolation]:
-    """Everything that is wrong with a request, by its bytes, which are a message of this kind.
-
-    Raises:
-        Overloaded, DependencyDown: it could not be looked at.
-    """
-    found = await aside(faults_of, kind.__module__, kind.__name__, data.decode("latin-1"))
-    return [FieldViolation(path, description) for path, description in found]
-
-
-def faults_of(module: str, name: str, data: str) -> list[tuple[str, str]]:
-    """Find the faults for `faults_aside`, in the child. A character of `data` is a byte, so that JSON can carry it."""
-    kind, validate = _validator(module, name)
-    return [(fault.path, fault.description) for fault in validate(kind.FromString(data.encode("latin-1")))]
 
 
 @functools.cache

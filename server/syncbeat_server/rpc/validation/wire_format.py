@@ -1,6 +1,6 @@
-"""Looks at the bytes of a message before protobuf does, or after it has refused them without a word about the field.
+"""Inspects the bytes of a message: before protobuf parses them, or to name the field for which it refused them.
 
-Each field costs a microsecond or two here, in which nobody else is served: so each look ends after so many fields.
+Each field costs a microsecond or two, in which no other call is served, so each inspection has a budget of fields.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from syncbeat_server.errors import FieldViolation
 
-_MAX_FIELDS_LOOKED_AT = 10_000
+_MAX_FIELDS_INSPECTED = 10_000
 MAX_PUBLIC_BYTES, MAX_PUBLIC_FIELDS = 16_384, 64
-"""The most fields of a request whose caller nobody knows: in the contract that is one token, and an enum."""
+"""Limits of a request from an unauthenticated caller: in the contract it holds one token, and an enum."""
 
 
-def fault_of_public(data: bytes) -> str:
-    """Name the fault of a request of an unknown caller, before it is parsed; empty: there is none."""
+def public_request_fault(data: bytes) -> str:
+    """Return the fault of an unauthenticated caller's request before it is parsed; empty if there is none."""
     if len(data) > MAX_PUBLIC_BYTES:
         return f"at most {MAX_PUBLIC_BYTES} bytes, decompressed"
     try:
@@ -28,11 +28,11 @@ def fault_of_public(data: bytes) -> str:
     return ""
 
 
-def undecodable_texts(message: Descriptor, data: bytes) -> list[FieldViolation]:
-    """The strings in the bytes of a message that are not UTF-8, up to a bound; empty when something else is wrong."""
+def undecodable_strings(message: Descriptor, data: bytes) -> list[FieldViolation]:
+    """Return the strings in a message's bytes that are not UTF-8, up to a bound; empty when something else is wrong."""
     violations: list[FieldViolation] = []
     try:
-        _find_undecodable(message, data, "", violations, iter(range(_MAX_FIELDS_LOOKED_AT)))
+        _find_undecodable(message, data, "", violations, iter(range(_MAX_FIELDS_INSPECTED)))
     except (ValueError, IndexError):
         return []
     return violations
@@ -49,9 +49,9 @@ def _find_undecodable(
         here = f"{path}.{field.name}" if path else field.name
         kind = field.message_type
         if kind is not None and kind.GetOptions().map_entry:
-            inside: list[FieldViolation] = []
-            _find_undecodable(kind, content, "", inside, budget)
-            violations.extend(FieldViolation(here, violation.description) for violation in inside)
+            nested: list[FieldViolation] = []
+            _find_undecodable(kind, content, "", nested, budget)
+            violations.extend(FieldViolation(here, violation.description) for violation in nested)
             continue
         if field.is_repeated:
             counts[number] = counts.get(number, -1) + 1
@@ -71,15 +71,15 @@ def _is_utf8(content: bytes) -> bool:
 
 
 def _delimited(data: bytes, budget: Iterator[int]) -> Iterator[tuple[int, bytes]]:
-    """The length-delimited fields of a message (protobuf.dev, "Encoding"); every field takes one from the budget.
+    """Yield number and content of each length-delimited field (protobuf.dev, "Encoding"); each field spends budget.
 
     Raises:
-        ValueError, IndexError: it is no message, or it has more fields than that.
+        ValueError, IndexError: the bytes are no message, or have more fields than the budget.
     """
     at = 0
     while at < len(data):
         if next(budget, None) is None:
-            raise ValueError("too many fields to look at")
+            raise ValueError("too many fields to inspect")
         tag, at = _varint(data, at)
         match tag & 7:
             case 0:

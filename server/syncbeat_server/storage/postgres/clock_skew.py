@@ -1,5 +1,6 @@
-"""How much this machine's clock and the database's differ. What happens when, the database's alone decides; but tokens,
-certificates and what is logged go by the machine's.
+"""Measures the difference between this machine's clock and the database's.
+
+The database's clock alone decides deadlines and order; tokens, certificates and log lines go by the machine's.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ _log = logging.getLogger(__name__)
 
 _EVERY_S = 60.0
 _TOO_MUCH_S = 5.0
-# An answer that took so long tells the time too vaguely: half of it is what the figure may be wrong by.
+# The figure may be wrong by half the round trip: a longer one measures nothing.
 _LONGEST_TRIP_S = 2.0
 
 
 class ClockSkew:
-    """Measures it, and warns once each time that it becomes too much."""
+    """Measures the skew, and warns once each time that it becomes too large."""
 
-    def __init__(self, database: Database, clock: Clock, measured: Callable[[float], None]) -> None:
-        """`measured(seconds)`: by how much this machine is ahead of the database (the metrics hook)."""
+    def __init__(self, database: Database, clock: Clock, on_measured: Callable[[float], None]) -> None:
+        """`on_measured(seconds)` gets by how much this machine is ahead of the database, for the metrics."""
         self._database = database
         self._clock = clock
-        self._measured = measured
+        self._on_measured = on_measured
         self._warned = False
 
     async def run(self) -> None:
@@ -39,20 +40,20 @@ class ClockSkew:
             await self._clock.sleep(_EVERY_S)
 
     async def measure(self) -> float | None:
-        """By how many seconds this machine is ahead; None when the answer took too long to tell.
+        """Return by how many seconds this machine is ahead; None when the answer took too long to tell.
 
         Raises:
             DependencyDown: the database does not answer.
         """
         async with self._database.connection() as conn:
-            await conn.fetchval("SELECT 1")  # what a connection costs that is opened now is no part of the trip
+            await conn.fetchval("SELECT 1")  # opens the connection, whose cost is no part of the round trip
             before, began = self._clock.now(), self._clock.monotonic()
             theirs = await conn.fetchval("SELECT syncbeat_now()")
             trip_s = self._clock.monotonic() - began
         if trip_s > _LONGEST_TRIP_S:
             return None
         ahead_s = float((before - theirs).total_seconds()) + trip_s / 2
-        self._measured(ahead_s)
+        self._on_measured(ahead_s)
         too_much = abs(ahead_s) > _TOO_MUCH_S
         if too_much and not self._warned:
             _log.warning(

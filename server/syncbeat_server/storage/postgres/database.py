@@ -1,10 +1,10 @@
-"""The one pool of PostgreSQL connections, its transactions, and what its failures mean.
+"""Runs statements and transactions on the one pool of PostgreSQL connections, and translates the driver's errors.
 
 Safe behind a transaction pooler: no kept prepared statements, no LISTEN, no session settings, no session locks.
 Everything a transaction needs is set with SET LOCAL, in the same round trip as its BEGIN.
 
-Nothing rests on a default that an administrator or a provider may set for the database or the login: transactions name
-their isolation, and where the default is another one, statements by themselves get a transaction too.
+Relies on no default that an administrator or a provider may set for the database or the login: transactions name their
+isolation, and where the default is another one, single statements get a transaction too.
 """
 
 from __future__ import annotations
@@ -29,50 +29,50 @@ from syncbeat_server.storage.postgres.pool import (
 Row = Mapping[str, Any]
 
 _LOCK_TIMEOUT_MS = 4_000
-# A process that vanishes, or is stopped, holds its locks until the database ends its session. That is longer than a
-# busy loop or a paused machine keeps a transaction waiting (4 s were seen), and shorter than two waits for its locks:
-# whoever was refused once gets through when it tries again.
+# A process that vanishes, or is stopped, holds its locks until the database ends its session. This is longer than a
+# busy loop or a paused machine keeps a transaction waiting (4 s were seen), and shorter than two waits for its locks,
+# so that a call refused once succeeds when it is repeated.
 _IDLE_IN_TRANSACTION_MS = 6_000
-# What the client gives up after that long ends on the server too, also when no client is left to cancel it.
+# The server ends a statement as soon as the client gives it up, also when no client is left to cancel it.
 _BEGIN = f"""BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS};
 SET LOCAL idle_in_transaction_session_timeout = {_IDLE_IN_TRANSACTION_MS};
 SET LOCAL statement_timeout = {round(STATEMENT_TIMEOUT_S * 1000)};
 SET LOCAL tcp_user_timeout = 15000"""
-# Since version 17. It ends a session that waits for the second part of a statement too; on earlier ones
-# storage/postgres/stuck_sessions.py does so.
+# Since PostgreSQL 17. It also ends a session that waits for the second part of a statement; on earlier versions
+# storage/postgres/stuck_sessions.py does.
 _BOUND = ";\nSET LOCAL transaction_timeout = 10000"
 _SETTING = "SYNCBEAT_DATABASE_URL"
 
-# SQLSTATE classes and codes that say "the server, not the statement": PostgreSQL documentation, appendix A.
+# SQLSTATE classes and codes of a fault of the server and not of the statement: PostgreSQL documentation, appendix A.
 _DOWN_CLASSES = ("08", "53", "57P", "58")
 _READ_ONLY = "25006"
-# The session was ended because we let its transaction wait: this process was stopped, or too busy, for that long.
+# The server ended the session because its transaction waited: this process was stopped, or too busy, for that long.
 _LEFT_OPEN = ("25P03", "25P04")
-# Login, database, schema, table, function, column, type, key: there with each migrated database, and there again once a
-# restore is over, in the course of which they come one after the other. XX: what is dropped while it is looked up.
+# Missing login, database, schema, table, function, column, type, key. Every migrated database has them, and has them
+# again after a restore, in the course of which they appear one by one. XX: an object dropped while it was looked up.
 _MISSING = ("28000", "28P01", "3D000", "3F000", "42P01", "42883", "42703", "42704", "42P10")
 _MISSING_CLASS = "XX"
 _LOCK_NOT_AVAILABLE = "55P03"
 _QUERY_CANCELED = "57014"
 _INSUFFICIENT_PRIVILEGE = "42501"
-# The last two are keys: what a statement had found a moment before was deleted meanwhile, or what it had not was made.
+# The last two are keys: a row found a moment before was deleted meanwhile, or a row not found then was added.
 _RETRY_ALONE = ("40001", "40P01", "21000", "23503", "23505")
 
 
 class Connection(Protocol):
-    """What a store function may do with the connection it is given."""
+    """Connection as store functions use it."""
 
     async def fetch(self, query: str, *args: object) -> Sequence[Row]:
-        """All rows of one statement."""
+        """Return all rows of one statement."""
         ...
 
     async def fetchrow(self, query: str, *args: object) -> Row | None:
-        """The first row, or None."""
+        """Return the first row, or None."""
         ...
 
     async def fetchval(self, query: str, *args: object) -> Any:
-        """The first column of the first row, or None."""
+        """Return the first column of the first row, or None."""
         ...
 
     async def execute(self, query: str, *args: object) -> str:
@@ -81,42 +81,41 @@ class Connection(Protocol):
 
 
 class StatementRejected(SyncbeatError):
-    """PostgreSQL refused a value or a constraint was broken; `sqlstate` says which, no driver text is kept."""
+    """PostgreSQL refused a statement: a value, a constraint; `sqlstate` says why, and no driver text is kept."""
 
-    said: ClassVar[str] = "a statement was rejected by the database"
+    message_text: ClassVar[str] = "a statement was rejected by the database"
 
     def __init__(self, sqlstate: str, constraint: str) -> None:
-        super().__init__(self.said)
+        super().__init__(self.message_text)
         self.sqlstate = sqlstate
         self.fault = f"SQLSTATE {sqlstate}"
         self.constraint = constraint
 
 
-class RightLost(StatementRejected, AccessDenied):
-    """Row security refused a user's statement: it may not do this, or not any more since its call was let in."""
+class PermissionLost(StatementRejected, AccessDenied):
+    """Row security refused a user's statement: the user may not do this, or no longer since the call was admitted."""
 
-    said = "this is not the caller's to do, or not any more"
-
-
-class RightMissing(StatementRejected, DependencyUnfit):
-    """The service's own login may not do this, which only its operators can mend."""
-
-    said = "the database refuses this to the service"
+    message_text = "this is not the caller's to do, or not any more"
 
 
-class ObjectMissing(StatementRejected, DependencyUnfit):
-    """What every statement of the service rests on is not there: the database is dropped, made anew or restored just
-    now, or was never migrated."""
+class PermissionMissing(StatementRejected, DependencyUnfit):
+    """The service's own login may not do this; only its operators can fix that."""
 
-    said = "the database is not as the service needs it"
+    message_text = "the database refuses this to the service"
 
 
-class TooSlow(DependencyDown):
-    """One statement took longer than any may, and was ended: nothing of its transaction is kept."""
+class SchemaMissing(StatementRejected, DependencyUnfit):
+    """Tables or functions of the service are missing: the database is being restored, or was not migrated."""
+
+    message_text = "the database is not as the service needs it"
+
+
+class StatementTimeout(DependencyDown):
+    """A statement took longer than any may, and was ended: nothing of its transaction is kept."""
 
 
 class Conflict(Overloaded):
-    """Two transactions were in each other's way (deadlock, serialisation): alone it would have worked."""
+    """Two transactions conflicted (deadlock, serialisation): alone, each would have worked."""
 
 
 class LockTimeout(Overloaded):
@@ -125,7 +124,7 @@ class LockTimeout(Overloaded):
 
 @dataclass(frozen=True)
 class RowOwner:
-    """The user whose rows a USER's transaction may see."""
+    """Identifies the user whose rows a USER's transaction may see."""
 
     app_id: str
     user_id: str
@@ -147,27 +146,27 @@ def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
     if state == _LOCK_NOT_AVAILABLE:
         return LockTimeout("another call holds this row; try again")
     if state == _QUERY_CANCELED:
-        return TooSlow("the database took too long")
+        return StatementTimeout("the database took too long")
     if state == _INSUFFICIENT_PRIVILEGE:
-        return RightMissing(state, "")
+        return PermissionMissing(state, "")
     if state == _READ_ONLY or state in _LEFT_OPEN or state.startswith(_DOWN_CLASSES):
         return DependencyDown("the database does not answer")
     if state in _MISSING or state.startswith(_MISSING_CLASS):
-        return ObjectMissing(state, "")
-    # The latter: a migration changed what a kept statement returns. It is prepared anew next time.
+        return SchemaMissing(state, "")
+    # The latter: a migration changed the result of a prepared statement, which is prepared anew next time.
     if state in _RETRY_ALONE or isinstance(error, asyncpg.InvalidCachedStatementError):
         return Conflict("two calls were in each other's way")
     return StatementRejected(state, getattr(error, "constraint_name", None) or "")
 
 
 def _lacks_grant(error: asyncpg.PostgresError) -> bool:
-    # Not a row's but a table's or a function's, which all users may use once the database is whole. The words are those
-    # of the server's language; the place in its source is not.
+    # Of a table or function, which all users may use in a complete database, and not of a row. The server's message is
+    # translated; the name of its source function is not.
     return getattr(error, "server_source_function", None) == "aclcheck_error"
 
 
 class _Session:
-    """A connection whose errors are domain errors already inside a transaction, where callers decide by them."""
+    """Connection that raises domain errors, on which callers decide inside their transaction."""
 
     __slots__ = ("_conn", "as_user")
 
@@ -181,10 +180,10 @@ class _Session:
             yield
         except asyncpg.PostgresError as error:
             if self.as_user and error.sqlstate == _INSUFFICIENT_PRIVILEGE and not _lacks_grant(error):
-                raise RightLost(_INSUFFICIENT_PRIVILEGE, "") from error
+                raise PermissionLost(_INSUFFICIENT_PRIVILEGE, "") from error
             raise _translate(error) from error
         except TimeoutError as error:
-            raise TooSlow("the database took too long") from error
+            raise StatementTimeout("the database took too long") from error
         except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             raise DependencyDown("the database does not answer") from error
 
@@ -205,8 +204,8 @@ class _Session:
             return str(await self._conn.execute(query, *args))
 
 
-class _StatementsOfTheirOwn(_Session):
-    """Gives each statement a transaction that names its isolation, where the database's default is another one."""
+class _IsolatedSession(_Session):
+    """Connection that gives each statement a transaction of read committed, where the default is another isolation."""
 
     async def fetch(self, query: str, *args: object) -> Sequence[Row]:
         async with self._isolated():
@@ -232,29 +231,29 @@ class _StatementsOfTheirOwn(_Session):
 
 
 class Database:
-    """The pool. Acquire through `connection` (single statements) or `transaction`; never nest the two."""
+    """Pool of connections. Acquire one by `connection` (single statements) or `transaction`; never nest the two."""
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
 
     @property
     def waiting(self) -> int:
-        """How many callers wait for a connection now."""
+        """Return how many callers wait for a connection now."""
         return self._pool.waiting
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection for statements that are each their own transaction."""
+        """Yield a connection for statements that are each a transaction of their own."""
         with translated_errors():
             async with self._acquired() as conn:
                 isolation = cast(PooledConnection, conn).default_isolation
-                yield _Session(conn) if isolation == READ_COMMITTED else _StatementsOfTheirOwn(conn)
+                yield _Session(conn) if isolation == READ_COMMITTED else _IsolatedSession(conn)
 
     @asynccontextmanager
     async def transaction(self, owner: RowOwner | None = None) -> AsyncIterator[Connection]:
-        """One transaction: committed at the end of the block, rolled back when it raises.
+        """Run one transaction: committed at the end of the block, rolled back when it raises.
 
-        With `owner` it runs under the role that sees only that user's rows; `step_up` ends that.
+        With `owner` it runs under the role that sees only that user's rows; `leave_user_role` ends that.
         """
         with translated_errors():
             async with self._acquired() as conn:
@@ -262,7 +261,7 @@ class Database:
                     async with _begun(conn):
                         session = _Session(conn)
                         if owner is not None:
-                            await become_user(session, owner)
+                            await take_user_role(session, owner)
                         yield session
                 except BaseException as error:
                     if _is_read_only(error):
@@ -289,48 +288,48 @@ async def _begun(conn: asyncpg.pool.PoolConnectionProxy) -> AsyncIterator[None]:
         raise
 
 
-async def step_up(conn: Connection) -> None:
-    """Leave the USER role for the rest of the transaction, for what the service does by itself."""
+async def leave_user_role(conn: Connection) -> None:
+    """Leave the USER role for the rest of the transaction, for what the service does on its own behalf."""
     await conn.execute("SET LOCAL ROLE NONE")
-    _note_role(conn, as_user=False)
+    _set_as_user(conn, as_user=False)
 
 
-async def become_user(conn: Connection, owner: RowOwner) -> None:
-    """Take the USER role for the rest of the transaction: only the owner's rows are seen."""
+async def take_user_role(conn: Connection, owner: RowOwner) -> None:
+    """Take the USER role for the rest of the transaction, which then sees the owner's rows only."""
     await conn.execute(
         """SELECT set_config('syncbeat.app_id', $1, true), set_config('syncbeat.user_id', $2, true),
                   set_config('role', 'syncbeat_user', true)""",
         owner.app_id,
         owner.user_id,
     )
-    _note_role(conn, as_user=True)
+    _set_as_user(conn, as_user=True)
 
 
-def _note_role(conn: Connection, *, as_user: bool) -> None:
+def _set_as_user(conn: Connection, *, as_user: bool) -> None:
     if isinstance(conn, _Session):
         conn.as_user = as_user
 
 
 async def _roll_back(conn: asyncpg.pool.PoolConnectionProxy) -> None:
-    # A connection that cannot roll back is closed, and the pool makes a new one.
+    # A connection that cannot roll back is closed, and the pool opens a new one.
     try:
         if not conn.is_closed():
             await conn.execute("ROLLBACK", timeout=CONNECT_TIMEOUT_S)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-        # One that was lost the pool has taken back by itself: then there is nothing left to close.
+        # The pool has already taken back a connection that was lost: there is nothing left to close.
         with suppress(asyncpg.InterfaceError):
             conn.terminate()
 
 
 def _is_read_only(error: BaseException) -> bool:
-    # After a switchover the pool is pinned to the demoted node; SELECT 1 passes and every write fails.
+    # After a switchover the pool is still connected to the demoted node, where SELECT 1 works and every write fails.
     driver = error.__cause__
     return isinstance(driver, asyncpg.PostgresError) and driver.sqlstate == _READ_ONLY
 
 
 @contextmanager
 def _errors_of_opening() -> Iterator[None]:
-    # Who starts a server is told which setting to look at; its callers are not.
+    # The message names the setting to check: for operators, who see the errors of opening, and not for callers.
     try:
         yield
     except StatementRejected as error:

@@ -1,7 +1,7 @@
 """Connects to one of several PostgreSQL hosts, giving each its share of the time.
 
-asyncpg asks the hosts of an address one after the other within one time for all: a first host that takes connections
-and says nothing, or that drops what is sent to it, would keep everybody from the others for as long as it stays so.
+asyncpg tries the hosts of an address one after the other within one time-out for all: a first host that takes
+connections and never answers, or drops packets, would keep everybody from the others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import asyncpg
 
 _PORT = 5432
 _HOST = re.compile(r"(\[[^\]]+\]|[^\[\]:]+)(?::([0-9]+))?")
-# What says "not this host" rather than "not you": it is away, starts or stops, does not take writes, or is full.
+# Errors of the host and not of the login: it is away, starts or stops, does not take writes, or is full.
 _NOT_HERE = (
     OSError,
     TimeoutError,
@@ -24,30 +24,30 @@ _NOT_HERE = (
     asyncpg.TargetServerAttributeNotMatched,
 )
 
-Place = tuple[str, int]
+HostPort = tuple[str, int]
 
 
 class Hosts:
-    """The hosts of an address. Whichever answered last is asked first."""
+    """Hosts of an address. The one that connected last is tried first."""
 
     def __init__(self, url: str) -> None:
-        self._places = places(url)
+        self._hosts = parse_hosts(url)
         self._first = 0
 
     async def connect(self, url: str, *, timeout: float, **settings: Any) -> asyncpg.Connection:
         """Open a connection within `timeout` seconds; `settings` are those of asyncpg.connect.
 
         Raises:
-            Exception: what asyncpg.connect raises; of several hosts', what a server said, if one did.
+            Exception: as asyncpg.connect; of several hosts' errors, one that a server answered is preferred.
         """
-        count = len(self._places)
+        count = len(self._hosts)
         if count < 2:
             opened: asyncpg.Connection = await asyncpg.connect(url, timeout=timeout, **settings)
             return opened
         failures: list[Exception] = []
         for turn in range(count):
             number = (self._first + turn) % count
-            host, port = self._places[number]
+            host, port = self._hosts[number]
             try:
                 opened = await asyncpg.connect(url, host=host, port=port, timeout=timeout / count, **settings)
             except _NOT_HERE as error:
@@ -58,11 +58,11 @@ class Hosts:
         raise next((error for error in failures if isinstance(error, asyncpg.PostgresError)), failures[-1])
 
 
-def places(url: str) -> list[Place]:
-    """The hosts and ports of an address that names several; none when the driver had better choose itself."""
+def parse_hosts(url: str) -> list[HostPort]:
+    """Return the hosts and ports of an address that names several; empty if the driver is to choose by itself."""
     parts = urlsplit(url)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    if query.get("target_session_attrs") == "prefer-standby":  # no host can tell this for itself
+    if query.get("target_session_attrs") == "prefer-standby":  # it takes a look at all hosts to decide
         return []
     in_front = parts.netloc.rpartition("@")[2]
     named = (in_front or query.get("host", "")).split(",")

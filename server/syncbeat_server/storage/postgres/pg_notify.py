@@ -1,7 +1,7 @@
-"""LISTEN and NOTIFY, for wake-ups while Redis is away.
+"""Sends and receives wake-ups of workers by NOTIFY and LISTEN, for times when Redis is away.
 
-LISTEN needs a session of its own, which no transaction pooler gives.
-Notices are sent after the commit, by themselves: inside the transaction they would cost a third of its throughput.
+LISTEN needs a session of its own, which no transaction pooler gives. Notifications are sent by themselves after the
+commit: inside the transaction they would cost a third of its throughput.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _LOOK_S = 15.0
 _AT_MOST_EVERY_S = 0.02
 
 
-class Notices:
-    """Sends wake-ups, many as one."""
+class PgNotifier:
+    """Sends wake-ups, many as one notification."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self._wanted = asyncio.Event()
 
-    def tell(self) -> None:
-        """Send a wake-up soon."""
+    def notify(self) -> None:
+        """Send a wake-up soon, without waiting for it."""
         self._wanted.set()
 
     async def run(self) -> None:
-        """Send what is wanted, for ever. One that cannot be sent is lost: who waits for it also looks by itself."""
+        """Send the wake-ups asked for, for ever. A wake-up may be lost: workers also poll."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
@@ -52,11 +52,11 @@ class Notices:
             await self._clock.sleep(_AT_MOST_EVERY_S)
 
 
-async def listen(url: str, heard: Callable[[], None], clock: Clock) -> None:
-    """Call `heard` for each wake-up, and after each (re)connect, for ever; never, where the session is a pooler's."""
+async def listen(url: str, on_wakeup: Callable[[], None], clock: Clock) -> None:
+    """Call `on_wakeup` for each wake-up, for ever; returns if the address leads to a transaction pooler."""
     while True:
         try:
-            if not await _listen(url, heard, clock):
+            if not await _listen(url, on_wakeup, clock):
                 _log.warning("DATABASE_SESSION_URL leads to a pooler: LISTEN is off")
                 return
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -64,24 +64,24 @@ async def listen(url: str, heard: Callable[[], None], clock: Clock) -> None:
         await clock.sleep(_RECONNECT_S)
 
 
-async def _listen(url: str, heard: Callable[[], None], clock: Clock) -> bool:
-    """Listen until the connection is lost; False when notices do not come through it."""
-    came, lost = asyncio.Event(), asyncio.Event()
+async def _listen(url: str, on_wakeup: Callable[[], None], clock: Clock) -> bool:
+    """Listen until the connection is lost; return False when notifications do not arrive through it."""
+    arrived, lost = asyncio.Event(), asyncio.Event()
 
-    def notice(*_: object) -> None:
-        came.set()
-        heard()
+    def on_notification(*_: object) -> None:
+        arrived.set()
+        on_wakeup()
 
     conn = await Hosts(url).connect(
         url, timeout=_CONNECT_TIMEOUT_S, server_settings={"application_name": "syncbeat listen"}
     )
     try:
         conn.add_termination_listener(lambda _: lost.set())
-        await conn.add_listener(_CHANNEL, notice)
+        await conn.add_listener(_CHANNEL, on_notification)
         await conn.execute(f"NOTIFY {_CHANNEL}")
         try:
             async with asyncio.timeout(_SELF_TEST_S):
-                await came.wait()
+                await arrived.wait()
         except TimeoutError:
             return False
         while not lost.is_set():

@@ -1,4 +1,4 @@
-"""The pool of PostgreSQL connections: how one is opened, and what callers do when the server allows no more of them.
+"""Pools PostgreSQL connections, and lets callers wait when the server allows no more of them.
 
 asyncpg's pool opens a connection whenever none of its own is idle and it holds fewer than its size. A server that is
 full refuses that (SQLSTATE 53300), although a connection of ours may be idle a millisecond later: callers wait for it.
@@ -19,44 +19,44 @@ from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 from syncbeat_server.storage.postgres.hosts import Hosts
 
 CONNECT_TIMEOUT_S = 5.0
-"""How long a caller waits for a connection, and the pool for the server to take one."""
+"""Seconds that a caller waits for a connection, and the pool for the server to accept one."""
 STATEMENT_TIMEOUT_S = 10.0
 READ_COMMITTED = "read committed"
 _IDLE_CONNECTION_LIFE_S = 300.0
 _PREPARED_STATEMENTS = 300
 """Kept by each connection that keeps any: all that a process uses, some 200; each is prepared anew after 5 minutes."""
 
-# "Too many connections" of PostgreSQL, of a login, of a database (documentation, appendix A). Poolers have no code of
-# their own for it: PgBouncer answers 08P01, Supavisor XX000, each with one of these words.
+# "Too many connections" of the server, a login or a database (PostgreSQL documentation, appendix A). Poolers have no
+# code of their own for it: PgBouncer answers 08P01, Supavisor XX000, each with one of these phrases.
 _TOO_MANY = "53300"
 _CODES_OF_POOLERS = ("08P01", "XX000")
 _WORDS_OF_POOLERS = ("no more connections allowed", "max client", "maxclients", "too many connections")
-# A server that is full is asked for one more after this long, then after twice as long each time, by all callers of a
-# process together: others share it.
+# A full server is asked for one more connection after this many seconds, then after twice as many each time, by all
+# callers of a process together, since other processes share it.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
 
-# A host that vanishes says nothing more. It is probed after 10 s of silence, then each 5 s, and given up after three
-# probes without an answer, or 15 s after something was sent that it does not acknowledge (Linux: tcp(7)).
+# A host that vanishes closes no connection. It is probed after 10 s of silence, then each 5 s, and given up after three
+# probes without an answer, or 15 s after sending data that it does not acknowledge (Linux: tcp(7)).
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}
 
 
 class PooledConnection(asyncpg.Connection):
-    """A connection that leaves nothing to reset, and knows the isolation that its database gives by default."""
+    """Connection that leaves nothing to reset, and knows the default isolation of its database."""
 
     default_isolation: str = READ_COMMITTED
 
     @property
     def bounds_transactions(self) -> bool:
-        """Whether the server knows `transaction_timeout`."""
+        """Return True if the server has `transaction_timeout`."""
         return self.get_server_version().major >= 17
 
     def get_reset_query(self) -> str:
-        """Nothing: no setting of ours outlives a transaction, and this saves a round trip a call."""
+        """Return no statement: no setting of ours outlives a transaction, and this saves a round trip a call."""
         return ""
 
 
 class ConnectionPool:
-    """Hands out connections, at most `size` at once. Callers who find none wait, also where the server allows fewer."""
+    """Hands out at most `size` connections at once. Callers wait for one, also where the server allows fewer."""
 
     def __init__(self, url: str, *, size: int, name: str, prepare: bool | None = None) -> None:
         """`prepare`: keep prepared statements, or do not; None: on connections that lead to the server itself."""
@@ -86,13 +86,13 @@ class ConnectionPool:
         self._jitter = random.SystemRandom().uniform
 
     async def open(self) -> None:
-        """Connect once, to find out whether the server takes us. Raises the driver's errors."""
+        """Connect once, to check that the server accepts the login. Raises the driver's errors."""
         await self.driver
         _hand_out_connected_first(self.driver)
         await self.release(await self.acquire())
 
     async def acquire(self) -> PoolConnectionProxy:
-        """Returns a connection of the caller's own until it is released.
+        """Return a connection, the caller's own until it is released.
 
         Raises:
             TimeoutError: none was free within `CONNECT_TIMEOUT_S`.
@@ -111,7 +111,7 @@ class ConnectionPool:
             self.waiting -= 1
 
     async def release(self, conn: PoolConnectionProxy) -> None:
-        """Take a connection back, for the next who waits."""
+        """Take a connection back, for the next caller who waits."""
         try:
             await self.driver.release(conn)
         finally:
@@ -121,25 +121,25 @@ class ConnectionPool:
         now = asyncio.get_running_loop().time
         ends_at = now() + CONNECT_TIMEOUT_S
         while True:
-            # An idle one is taken at once; else whoever came first is called first when one is released, and who is not
-            # called asks the server again when its pause is over.
+            # An idle connection is taken at once. Else a released one goes to the caller who came first, and a caller
+            # who gets none asks the server again when the pause is over.
             if self._queue or not self.driver.get_idle_size():
-                await self._turn(min(self._refused_until, ends_at) - now())
+                await self._wait_turn(min(self._refused_until, ends_at) - now())
             try:
                 return await self.driver.acquire(timeout=max(0.0, ends_at - now()))
             except asyncpg.PostgresError as error:
                 if not _is_too_many(error) or now() >= ends_at:
                     raise
 
-    async def _turn(self, seconds: float) -> None:
-        """Return when a connection was released for this caller, or after `seconds`."""
+    async def _wait_turn(self, seconds: float) -> None:
+        """Wait until a connection is released for this caller, or for `seconds`."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         try:
             await asyncio.wait([turn], timeout=max(0.0, seconds))
         except asyncio.CancelledError:
             if turn.done():
-                self._call_next()  # it was this caller's turn, and is the next one's now
+                self._call_next()  # pass the turn on
             raise
         finally:
             if not turn.done():
@@ -153,12 +153,12 @@ class ConnectionPool:
         if self._refusal is not None:
             if asyncio.get_running_loop().time() < self._refused_until:
                 raise self._refusal.with_traceback(None)
-            self._put_off_asking()  # one caller asks again for all
+            self._back_off()  # this caller asks for all
         try:
             opened = await _opened(self._hosts, *address, **settings)
         except asyncpg.PostgresError as error:
             if _is_too_many(error) and self._refusal is None:
-                self._put_off_asking()
+                self._back_off()
                 self._refusal = error
             raise
         self._refusal, self._pause_s = None, _FIRST_PAUSE_S
@@ -172,9 +172,9 @@ class ConnectionPool:
         # A pooler does not know, when it greets us, which server process will run a statement: it tells another number.
         # Behind it a statement that one server process has prepared is unknown to the next one.
         if self._prepare or (self._prepare is None and process == conn.get_server_pid()):
-            _keep_statements(conn)
+            _keep_prepared_statements(conn)
 
-    def _put_off_asking(self) -> None:
+    def _back_off(self) -> None:
         self._refused_until = asyncio.get_running_loop().time() + self._pause_s * self._jitter(0.5, 1.0)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
@@ -189,8 +189,8 @@ class _ConnectedFirst(asyncio.LifoQueue[PoolConnectionHolder]):
 
 
 def _hand_out_connected_first(pool: asyncpg.Pool) -> None:
-    # The driver takes whichever place was put back last, also one that has lost its connection, while another is idle.
-    driver = cast(Any, pool)  # it offers no choice of its queue
+    # The driver takes the holder that was put back last, even if it lost its connection and another one is idle.
+    driver = cast(Any, pool)  # it has no option for the queue
     ordered = _ConnectedFirst(pool.get_max_size())
     while not driver._queue.empty():
         ordered.put_nowait(driver._queue.get_nowait())
@@ -198,20 +198,20 @@ def _hand_out_connected_first(pool: asyncpg.Pool) -> None:
 
 
 def _is_too_many(error: asyncpg.PostgresError) -> bool:
-    said = str(error).lower()
+    message = str(error).lower()
     return error.sqlstate == _TOO_MANY or (
-        error.sqlstate in _CODES_OF_POOLERS and any(words in said for words in _WORDS_OF_POOLERS)
+        error.sqlstate in _CODES_OF_POOLERS and any(words in message for words in _WORDS_OF_POOLERS)
     )
 
 
 async def _opened(hosts: Hosts, *address: Any, **settings: Any) -> asyncpg.Connection:
-    # In nobody's context: a connection outlives the call that happened to open it, and what befalls it later is not to
-    # be logged as that call's.
+    # In an empty context: a connection outlives the call that happened to open it, and its later faults must not be
+    # logged with that call's id.
     opening = asyncio.get_running_loop().create_task(hosts.connect(*address, **settings), context=Context())
     try:
         opened: asyncpg.Connection = await opening
     except asyncio.CancelledError:
-        # It may have opened in the moment in which its call gave up.
+        # It may have opened at the moment when its call was cancelled.
         if opening.done() and not opening.cancelled() and opening.exception() is None:
             opening.result().terminate()
         raise
@@ -230,7 +230,7 @@ def _keep_alive(conn: asyncpg.Connection) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _keep_statements(conn: asyncpg.Connection) -> None:
+def _keep_prepared_statements(conn: asyncpg.Connection) -> None:
     driver = cast(Any, conn)  # it takes the size of its cache when it connects, before the server can be asked
     driver._stmt_cache.set_max_size(_PREPARED_STATEMENTS)
     driver._stmt_cache_enabled = True

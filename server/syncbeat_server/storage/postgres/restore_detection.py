@@ -1,4 +1,4 @@
-"""SQL that tells whether the database is still the one that it was, or was put back to an earlier state (ADR 72)."""
+"""SQL that detects a restore of the database to an earlier state (ADR 72)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from syncbeat_server.storage.postgres.database import Connection
 
 
 async def lineage(conn: Connection) -> str:
-    """A text that is another one after each restore, whether or not anybody said that there was one.
+    """Return a text that changes with each restore, whether or not the operator announced it.
 
-    A restore starts a server, makes the database or its tables anew, or empties them. So does a restart or a rewritten
-    table, after which nothing is wrong: who sees another text looks for itself.
+    A restore starts a server, creates the database or its tables, or empties them. A restart or a rewritten table
+    changes the text too, without harm: whoever sees it change reads the database again.
     """
     found: str = await conn.fetchval(
         """SELECT concat_ws(' ', extract(epoch FROM pg_postmaster_start_time()),
@@ -21,10 +21,10 @@ async def lineage(conn: Connection) -> str:
 
 
 async def begin_feed_generation(conn: Connection) -> int:
-    """Begin the next life of the feeds; the answer is its number, in milliseconds since 1970.
+    """Begin the next generation of all feeds and return its number, in milliseconds since 1970.
 
-    By the time and not by counting on: what was counted after the backup was lost with the restore, and would come
-    again.
+    Taken from the clock and not counted on: numbers used after the backup were lost with the restore, and counting
+    would use them again.
     """
     return int(
         await conn.fetchval(

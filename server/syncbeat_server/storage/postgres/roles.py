@@ -1,4 +1,4 @@
-"""The roles that row-level security needs: who makes them, who grants them to the service's login, and who may not."""
+"""Grants the service's login the roles that row-level security needs, or says what an administrator must run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import asyncpg
 from syncbeat_server.errors import MigrationFailed
 
 _GRANT_TRIES = 20
-# What GRANTs of one role in several databases at once do to each other: one fails, and may try again.
+# GRANTs of one role in several databases at once conflict: one of them fails with these codes, and is repeated.
 _RACES = ("XX000", "23505", "40001", "40P01")
 _Raw: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 async def require_roles(conn: _Raw, app_login: str) -> None:
-    """Raise before anything is applied if this login can neither make nor grant the roles that are missing.
+    """Check that this login can create and grant the roles that are missing, before any migration is applied.
 
-    The owner of a managed database often may not (no CREATEROLE): then the message has what an administrator runs.
+    The owner of a managed database often may not (no CREATEROLE).
+
+    Raises:
+        MigrationFailed: it cannot; the message has the statements that an administrator must run.
     """
     names = [role for role, _, _ in _wanted(per_grant=True)]
     us = await conn.fetchrow(
@@ -27,7 +30,7 @@ async def require_roles(conn: _Raw, app_login: str) -> None:
            FROM pg_roles WHERE rolname = current_user""",
         [*names, app_login],
     )
-    assert us is not None  # noqa: S101  # whoever asks has a row
+    assert us is not None  # noqa: S101  # the current user always has a row
     missing = [name for name in (*names, app_login) if name not in us["found"]]
     if us["makes_roles"] and app_login in missing:
         raise MigrationFailed(
@@ -37,7 +40,7 @@ async def require_roles(conn: _Raw, app_login: str) -> None:
     if app_login in missing:
         wanted.append(f"CREATE ROLE {await _quoted(conn, app_login)} LOGIN PASSWORD '...'")
     for role, grant in await _missing_grants(conn, app_login, missing):
-        # Who makes a role administers it; until PostgreSQL 16 whoever could make roles administered all.
+        # The creator of a role administers it; before PostgreSQL 16 any login with CREATEROLE administered all roles.
         made_here = us["makes_roles"] and (role in missing or not await _per_grant(conn))
         if not made_here and not await _administers(conn, role):
             wanted.append(grant)
@@ -49,7 +52,7 @@ async def require_roles(conn: _Raw, app_login: str) -> None:
 
 
 async def _administers(conn: _Raw, role: str) -> bool:
-    """Whether this login administers a role; not, where there is none."""
+    """Return True if this login administers a role; False if there is no such role."""
     return bool(
         await conn.fetchval(
             "SELECT pg_has_role(oid, 'MEMBER WITH ADMIN OPTION') FROM pg_roles WHERE rolname = $1", role
@@ -58,7 +61,7 @@ async def _administers(conn: _Raw, role: str) -> bool:
 
 
 async def grant_roles(conn: _Raw, app_login: str) -> None:
-    """Let `app_login` inherit the service's rights and take the user's role, unless it can already."""
+    """Let `app_login` inherit the service's privileges and take the user's role, unless it can already."""
     for _ in range(_GRANT_TRIES):
         missing = [grant for _, grant in await _missing_grants(conn, app_login, [])]
         try:
@@ -75,7 +78,7 @@ async def grant_roles(conn: _Raw, app_login: str) -> None:
 
 
 async def _missing_grants(conn: _Raw, app_login: str, absent: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns (role, statement) of each that `app_login` lacks; of `absent` roles and logins nobody has anything."""
+    """Return (role, statement) of each grant that `app_login` lacks; `absent` roles and logins do not exist yet."""
     login = await _quoted(conn, app_login)
     missing = []
     for role, privilege, option in _wanted(per_grant=await _per_grant(conn)):
@@ -86,9 +89,9 @@ async def _missing_grants(conn: _Raw, app_login: str, absent: Sequence[str]) -> 
 
 
 def _wanted(*, per_grant: bool) -> Sequence[tuple[str, str, str]]:
-    # The service's rights are inherited; the user's role is taken, and where PostgreSQL can tell the two apart (16
-    # and later) not inherited. Before, a plain grant does both, which is harmless: what inherits syncbeat_service
-    # sees every row anyway.
+    # The login inherits the service's role, and takes the user's role without inheriting it where PostgreSQL separates
+    # the two (16 and later). Before, a plain grant does both, without harm: a login that inherits syncbeat_service sees
+    # every row anyway.
     return (
         ("syncbeat_service", "USAGE", "WITH INHERIT TRUE" if per_grant else ""),
         ("syncbeat_user", "SET" if per_grant else "MEMBER", "WITH INHERIT FALSE, SET TRUE" if per_grant else ""),

@@ -1,1 +1,1 @@
-"""Redis: wake-ups, shared counters, and how its failures are told apart. Losing it loses no data."""
+"""Redis: wake-ups, shared counters and rates, and the diagnosis of its failures. Losing it loses no data."""

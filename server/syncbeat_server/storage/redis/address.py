@@ -1,4 +1,4 @@
-"""Reads where Redis is: one server by its address, or the primary that sentinels name."""
+"""Parses the address of Redis: one server, or the primary that sentinels name."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from syncbeat_server.storage.redis.faults import SENTENCES, Cause, NoPrimary, ca
 _SENTINEL_PORT = 26_379
 _REDIS_PORT = 6_379
 _MAX_SENTINELS = 16
-# Half of what a call has: a sentinel that hangs leaves time for the primary that another one names.
+# Half of a call's time: after a sentinel that hangs there is time for the primary that another one names.
 _SENTINEL_S = 0.5
 _MAX_NAMES = 8
 
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Holds one server, or sentinels and the name they have for a primary, and how to connect to it."""
+    """Address of one server, or of sentinels and the name of a primary, with the parameters to connect."""
 
     kwargs: dict[str, Any] = field(repr=False)
     sentinels: tuple[tuple[str, int], ...] = ()
@@ -41,7 +41,7 @@ class RedisAddress:
 
     @property
     def is_tls(self) -> bool:
-        """True where it is spoken to through TLS."""
+        """Return True if connections use TLS."""
         return "ssl" in self.kwargs or self.kwargs.get("connection_class") is SSLConnection
 
     @property
@@ -52,11 +52,11 @@ class RedisAddress:
         return self.kwargs.get("host", "localhost"), self.kwargs.get("port", _REDIS_PORT)
 
     def client(self, connections: int, connect_s: float) -> redis.asyncio.Redis:
-        """Make a client that connects when it is used, by at most so many connections."""
-        # No socket_timeout: redis-py would wait for its writes with asyncio.wait_for, which before Python 3.12 forgets
-        # a cancellation that comes while the write is done already (CPython issue 86296). Each call has a timeout of
-        # ours. No retries of its own either: who calls knows better. RESP2, and no word about itself: no command but
-        # ours.
+        """Create a client of at most `connections` connections, which it opens when they are needed."""
+        # No socket_timeout: redis-py would wait for its writes with asyncio.wait_for, which before Python 3.12 loses
+        # a cancellation that arrives when the write is done already (CPython issue 86296). Each call has our timeout.
+        # No retries either, since the callers decide about them. RESP2 and no driver_info, so that no command is sent
+        # but ours.
         options: dict[str, Any] = {
             "max_connections": connections,
             "protocol": 2,
@@ -71,7 +71,7 @@ class RedisAddress:
             del options["socket_keepalive"]
         if not self.sentinels:
             return redis.asyncio.Redis.from_pool(ConnectionPool(**(self.kwargs | options)))
-        # A sentinel that is asked twice at once has a connection for each.
+        # Two calls to one sentinel at once need a connection each.
         known = _Sentinels(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             self.sentinels, sentinel_kwargs=self.sentinel_kwargs | options
         )
@@ -81,8 +81,8 @@ class RedisAddress:
         return client
 
 
-def address_of(url: str) -> RedisAddress:
-    """Read SYNCBEAT_REDIS_URL.
+def parse_redis_url(url: str) -> RedisAddress:
+    """Parse SYNCBEAT_REDIS_URL.
 
     Raises:
         ConfigurationError: it cannot be used; the message does not repeat it, since it holds a password.
@@ -91,7 +91,7 @@ def address_of(url: str) -> RedisAddress:
         address = _sentinel_address(url) if "+sentinel://" in url[:24] else RedisAddress(dict(parse_url(url)))
         for login in (address.kwargs, address.sentinel_kwargs):
             if "password" in login:
-                # A default user without a password takes any that comes with a name, and none that comes alone.
+                # A default user without a password accepts any password with a user name, and none without.
                 login.setdefault("username", "default")
         _try_parameters(address)
     except (ValueError, TypeError, RedisError) as error:
@@ -101,7 +101,7 @@ def address_of(url: str) -> RedisAddress:
 
 
 class _Unusable(ValueError):
-    """Says what is wrong with a URL, and repeats no part of it that may be secret."""
+    """The URL is unusable; the message repeats no part of it that may be secret."""
 
 
 def _sentinel_address(url: str) -> RedisAddress:
@@ -137,7 +137,7 @@ def _hosts(text: str) -> list[tuple[str, int]]:
 
 
 def _try_parameters(address: RedisAddress) -> None:
-    """Raise ValueError for a parameter of the URL that no connection takes; nothing is connected."""
+    """Raise ValueError for a parameter of the URL that no connection has; opens no connection."""
     client = address.client(1, 1.0)
     try:
         client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # as above
@@ -149,7 +149,7 @@ def _try_parameters(address: RedisAddress) -> None:
 
 
 class _PrimaryPool(SentinelConnectionPool):
-    """Holds the connections to a primary; the sentinels it asks are closed with it."""
+    """Pool of connections to a primary, which closes the connections to the sentinels with its own."""
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -157,7 +157,7 @@ class _PrimaryPool(SentinelConnectionPool):
 
 
 class _Sentinels(Sentinel):
-    """Asks all sentinels at once and believes the newest configuration: one that hangs or is cut off delays nobody."""
+    """Asks all sentinels at once and uses the newest configuration, so that one that hangs delays nobody."""
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
         asked = [asyncio.ensure_future(self._ask(one)) for one in self.sentinels]
@@ -172,7 +172,7 @@ class _Sentinels(Sentinel):
             async with asyncio.timeout(_SENTINEL_S):
                 answer: Any = await one.sentinel_masters()
         except (RedisError, OSError, TimeoutError, ValueError, TypeError, KeyError, AttributeError) as error:
-            return error  # whatever it is, it speaks no Sentinel
+            return error  # some other kind of server, perhaps
         return dict(answer)
 
     async def _newest(
@@ -187,17 +187,17 @@ class _Sentinels(Sentinel):
                 continue
             answers.append(answer)
             up = [known[name] for known in answers if name in known and self.check_master_state(known[name], name)]
-            # More than half of them know what is newest, since a failover needs so many.
+            # A failover needs more than half of them, so that among as many one knows the newest.
             if up and len(answers) > len(asked) / 2:
                 break
         up = [known[name] for known in answers if name in known and self.check_master_state(known[name], name)]
         if up:
             newest = max(up, key=lambda state: int(state.get("config-epoch", 0)))
             return str(newest["ip"]), int(newest["port"])
-        raise MasterNotFoundError("no primary") from NoPrimary(_in_vain(name, answers, errors))
+        raise MasterNotFoundError("no primary") from NoPrimary(_explain_no_primary(name, answers, errors))
 
 
-def _in_vain(name: str, answers: Sequence[dict[str, Any]], errors: Sequence[BaseException]) -> str:
+def _explain_no_primary(name: str, answers: Sequence[dict[str, Any]], errors: Sequence[BaseException]) -> str:
     known = sorted({one for answer in answers for one in answer})
     if not answers:
         if any(isinstance(error, AuthenticationError) for error in errors):

@@ -1,10 +1,10 @@
-"""Redis: wake-ups between processes and who has a live stream. It makes things fast; losing it loses no data.
+"""Runs the commands of Redis: wake-ups between processes, marks of live streams, counters. Losing it loses no data.
 
-The names of keys and channels are completed here, and nowhere else: they begin with the deployment's id, so that those
-which use one Redis do not hear each other. Only the keys of `run_script` are everybody's (ADR 64).
+The names of keys and channels are completed here, and nowhere else: they begin with the deployment's id, so that
+deployments which share a Redis do not hear each other. Only the keys of `run_script` belong to all of them.
 
-Nothing here is awaited on a caller's path but `present`, which the delivery worker asks once a batch. What fails is
-told to `health`, which says why; `storage/redis_watch` looks further and has the connections follow a failover.
+No caller waits for Redis but the delivery worker, which calls `present` once a batch. Failures are reported to
+`health`, which classifies them; `monitor.py` checks further and makes the connections follow a failover.
 """
 
 from __future__ import annotations
@@ -23,29 +23,28 @@ from redis.exceptions import RedisError, ResponseError
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.redis.address import RedisAddress, address_of
+from syncbeat_server.storage.redis.address import RedisAddress, parse_redis_url
 from syncbeat_server.storage.redis.faults import MOVED
 from syncbeat_server.storage.redis.health import RedisHealth
 
 _log = logging.getLogger(__name__)
 
 FAILURES = (RedisError, OSError, TimeoutError, ValueError, TypeError, LookupError, AttributeError)
-"""What redis-py raises: also for answers that Redis would not give, and for a connection that is closed under it."""
+"""The exceptions of redis-py, with those for answers that no Redis gives and for a connection closed during a call."""
 SHARED = "syncbeat:"
-"""What all names begin with."""
+"""The prefix of all names."""
 _TIMEOUT_S = 1.0
-# More calls at once wait for a connection, within their time.
-_CALLS = 32
+_CALLS = 32  # at once; further ones wait for a connection, within their timeout
 _MAX_QUEUED = 10_000
 _PIPELINE = 500
 _RECONNECT_S = 0.5
-_RECONNECT_MOST_S = 4.0  # so that a failover is followed in seconds
+_LONGEST_RECONNECT_S = 4.0  # so that a failover is followed in seconds
 _DROP_EVERY_S = 1.0
 _PING_S = 5.0
 
-# Who holds a key, each until a moment of its own: a sorted set of holders by the millisecond at which their marks end,
-# on Redis's clock. The key ends with its newest mark, so that it exists as long as anybody holds it.
-# ARGV: the holder, how long its mark lasts (ms).
+# The holders of a key, each with an expiry of its own: a sorted set of holders by the millisecond at which their marks
+# expire, on Redis's clock. The key expires with its last mark, so that it exists as long as anybody holds it.
+# ARGV: the holder, the life of its mark (ms).
 MARK = """
 local now = redis.call('TIME'); now = now[1] * 1000 + math.floor(now[2] / 1000)
 for _, key in ipairs(KEYS) do
@@ -70,23 +69,23 @@ return found
 
 
 class RedisBus:
-    """Publishes wake-ups without waiting, hears those of other processes, marks who has a stream."""
+    """Publishes wake-ups without waiting, listens to those of other processes, and keeps shared marks and counters."""
 
     def __init__(self, address: RedisAddress, clock: Clock, deployment: str) -> None:
         self.deployment = deployment
-        """The id of all processes that share its keys and channels."""
+        """The id that all processes with the same keys and channels share."""
         self.own = f"{SHARED}{deployment}:"
-        """What the names of the deployment's keys and channels begin with."""
+        """The prefix of the deployment's keys and channels."""
         self.address = address
         self.health = RedisHealth(clock)
-        # The subscription's connection is replaced when it says so, and not with those of calls.
+        # The subscription has a client of its own: replacing the connections of calls must not interrupt it.
         self._client = address.client(_CALLS, _TIMEOUT_S)
-        self._ear = address.client(1, _TIMEOUT_S)
-        self._room = asyncio.Semaphore(_CALLS)
+        self._subscriber = address.client(1, _TIMEOUT_S)
+        self._call_slots = asyncio.Semaphore(_CALLS)
         self._dropped_at = clock.monotonic() - _DROP_EVERY_S
-        self._listens_until: asyncio.Timeout | None = None
-        self._beats = f"beats:{secrets.token_hex(8)}"
-        self._awaited: dict[str, asyncio.Event] = {}
+        self._listening_timeout: asyncio.Timeout | None = None
+        self._probe_topic = f"beats:{secrets.token_hex(8)}"
+        self._probes: dict[str, asyncio.Event] = {}
         self._clock = clock
         self._queued: deque[tuple[str, str]] = deque(maxlen=_MAX_QUEUED)
         self._is_full = False
@@ -95,15 +94,15 @@ class RedisBus:
 
     @property
     def listening(self) -> bool:
-        """Whether wake-ups of other processes arrive."""
+        """Return True while wake-ups of other processes arrive."""
         return self._subscribed.is_set()
 
     async def until_listening(self) -> None:
-        """Return when wake-ups of other processes arrive."""
+        """Wait until wake-ups of other processes arrive."""
         await self._subscribed.wait()
 
     def publish(self, topic: str, message: str) -> None:
-        """Queue a wake-up; it is sent soon, or lost when Redis is down (the oldest are dropped first)."""
+        """Queue a wake-up, to be sent soon. It is lost if Redis is down; a full queue drops the oldest first."""
         if len(self._queued) == _MAX_QUEUED and not self._is_full:
             self._is_full = True
             _log.warning("too many wake-ups wait for redis: the oldest are dropped, and found by looking")
@@ -111,7 +110,7 @@ class RedisBus:
         self._to_send.set()
 
     async def announce(self, topic: str, message: str) -> int:
-        """Send a wake-up now: how many listen to it.
+        """Send a wake-up now and return how many subscribers it reached.
 
         Raises:
             DependencyDown: Redis does not answer.
@@ -120,7 +119,7 @@ class RedisBus:
             return int(await self._client.publish(self.own + topic, message))
 
     async def run_publisher(self) -> None:
-        """Send what `publish` queued, in pipelines, for ever."""
+        """Send the queued wake-ups, in pipelines, for ever."""
         failures = 0
         while True:
             await self._to_send.wait()
@@ -136,7 +135,7 @@ class RedisBus:
                         await pipeline.execute()
                     failures = 0
                 except DependencyDown:
-                    # Wake-ups are only worth something now: what waits for them also polls.
+                    # A late wake-up is worth nothing: its receivers also poll.
                     self._queued.clear()
                     await self._clock.sleep(_pause(failures))
                     failures += 1
@@ -144,59 +143,59 @@ class RedisBus:
     async def run_listener(
         self,
         topics: Sequence[str],
-        heard: Callable[[str, str], None],
-        resumed: Callable[[], None],
+        on_message: Callable[[str, str], None],
+        on_connect: Callable[[], None],
     ) -> None:
-        """Call `heard(topic, message)` for each wake-up, for ever, and `resumed()` after each (re)connect.
+        """Call `on_message(topic, message)` for each wake-up, for ever, and `on_connect()` after each (re)connect.
 
-        Pub/sub loses what is sent while the connection is down, so whoever listens looks for itself on `resumed`.
+        Pub/sub loses messages while the connection is down, so a listener must read the database on `on_connect`.
         """
         failures = 0
         while True:
             try:
-                await self._listen(topics, heard, resumed)
+                await self._listen(topics, on_message, on_connect)
             except FAILURES as error:
-                self.health.failed(error)
+                self.health.record_failure(error)
             failures = 0 if self.listening else failures + 1
             self._subscribed.clear()
             await self._clock.sleep(_pause(failures))
 
     async def _listen(
-        self, topics: Sequence[str], heard: Callable[[str, str], None], resumed: Callable[[], None]
+        self, topics: Sequence[str], on_message: Callable[[str, str], None], on_connect: Callable[[], None]
     ) -> None:
-        subscription = self._ear.pubsub()
+        subscription = self._subscriber.pubsub()
         try:
-            async with asyncio.timeout(None) as self._listens_until:
-                await self._subscribe(subscription, [*topics, self._beats])
+            async with asyncio.timeout(None) as self._listening_timeout:
+                await self._subscribe(subscription, [*topics, self._probe_topic])
                 self._subscribed.set()
-                resumed()
-                await self._hear(subscription, heard)
+                on_connect()
+                await self._receive(subscription, on_message)
         except TimeoutError:
-            if self._listens_until is None or not self._listens_until.expired():
+            if self._listening_timeout is None or not self._listening_timeout.expired():
                 raise
         finally:
-            self._listens_until = None
+            self._listening_timeout = None
             with contextlib.suppress(*FAILURES):
                 await subscription.aclose()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
 
     async def _subscribe(self, subscription: redis.asyncio.client.PubSub, topics: Sequence[str]) -> None:
-        """Return when Redis has confirmed each channel; what it refuses is told in place of that."""
+        """Subscribe, and wait until Redis has confirmed each channel; a refusal is raised in place of that."""
         async with asyncio.timeout(_TIMEOUT_S):
             await subscription.subscribe(*(self.own + topic for topic in topics))
             confirmed = 0
             while confirmed < len(topics):
                 message = await subscription.get_message(timeout=_TIMEOUT_S)
-                # What is published already is found by whoever looks on `resumed`.
+                # Messages that arrive already may be dropped: listeners read the database on `on_connect`.
                 confirmed += message is not None and message["type"] == "subscribe"
 
-    async def _hear(self, subscription: redis.asyncio.client.PubSub, heard: Callable[[str, str], None]) -> None:
+    async def _receive(self, subscription: redis.asyncio.client.PubSub, on_message: Callable[[str, str], None]) -> None:
         pinged = False
         while True:
             try:
                 message = await subscription.get_message(timeout=_PING_S)
             except ResponseError as error:
-                # An answer to the ping: a server that refuses writes may refuse that too, and sends messages as ever.
-                self.health.failed(error)
+                # An answer to the ping: a server that refuses writes may refuse pings too, and still sends messages.
+                self.health.record_failure(error)
                 message = {"type": "refused"}
             if message is None:
                 if pinged:
@@ -205,38 +204,39 @@ class RedisBus:
                     await subscription.ping()
             elif message["type"] == "message":
                 topic, text = _text(message["channel"]).removeprefix(self.own), _text(message["data"])
-                if topic != self._beats:
-                    heard(topic, text)
-                elif text in self._awaited:
-                    self._awaited[text].set()
+                if topic != self._probe_topic:
+                    on_message(topic, text)
+                elif text in self._probes:
+                    self._probes[text].set()
             pinged = message is None
 
-    async def hears_itself(self, other: redis.asyncio.Redis) -> bool:
-        """Return when messages by `other` and by a connection of ours have reached the subscription, and a write of
-        ours is taken; False when the subscription was lost meanwhile.
+    async def check_round_trip(self, other: redis.asyncio.Redis) -> bool:
+        """Check that messages sent by `other` and by our connections reach our subscription, and that a write works.
+
+        Waits until they do; returns False if the subscription was lost meanwhile.
 
         Raises:
             Exception: one of FAILURES.
         """
-        beats = {secrets.token_hex(4): asyncio.Event() for _ in range(2)}
-        self._awaited |= beats
+        probes = {secrets.token_hex(4): asyncio.Event() for _ in range(2)}
+        self._probes |= probes
         try:
-            for client, beat in zip((other, self._client), beats, strict=True):
-                await client.publish(self.own + self._beats, beat)
-            # A former primary is a replica that takes a PUBLISH and passes it on to nobody.
-            await self._client.set(f"{self.own}{self._beats}", b"1", px=int(_TIMEOUT_S * 1000))
-            for arrived in beats.values():
+            for client, probe in zip((other, self._client), probes, strict=True):
+                await client.publish(self.own + self._probe_topic, probe)
+            # A former primary is a replica, which accepts a PUBLISH and passes it on to nobody.
+            await self._client.set(f"{self.own}{self._probe_topic}", b"1", px=int(_TIMEOUT_S * 1000))
+            for arrived in probes.values():
                 await arrived.wait()
             return self.listening
         finally:
-            for beat in beats:
-                del self._awaited[beat]
+            for probe in probes:
+                del self._probes[probe]
 
-    async def connect_anew(self) -> None:
-        """Give up all connections, the subscription's too: they may lead to what is no primary any more."""
-        if self._listens_until is not None and self.listening:
+    async def reconnect(self) -> None:
+        """Replace all connections, the subscription's too: they may lead to a former primary."""
+        if self._listening_timeout is not None and self.listening:
             self._subscribed.clear()
-            self._listens_until.reschedule(asyncio.get_running_loop().time())
+            self._listening_timeout.reschedule(asyncio.get_running_loop().time())
         await self._drop_connections()
 
     async def _drop_connections(self) -> None:
@@ -248,12 +248,12 @@ class RedisBus:
 
     async def close(self) -> None:
         """Close all connections."""
-        for client in (self._client, self._ear):
+        for client in (self._client, self._subscriber):
             with contextlib.suppress(*FAILURES):
                 await client.aclose()
 
     async def mark_present(self, keys: Iterable[str], holder: str, seconds: float) -> None:
-        """Say that these keys are held by `holder` for the next `seconds`, whoever else holds them.
+        """Mark keys as held by `holder` for the next `seconds`, beside other holders.
 
         Raises:
             DependencyDown: Redis does not answer.
@@ -261,7 +261,7 @@ class RedisBus:
         await self._for_all(MARK, list(keys), holder, int(seconds * 1000))
 
     async def mark_absent(self, keys: Iterable[str], holder: str) -> None:
-        """Say that `holder` holds these keys no more; the marks of others stay.
+        """Remove the marks of `holder` from keys; those of other holders stay.
 
         Raises:
             DependencyDown: Redis does not answer.
@@ -269,7 +269,7 @@ class RedisBus:
         await self._for_all(UNMARK, list(keys), holder)
 
     async def present(self, keys: Sequence[str]) -> list[bool]:
-        """For each key whether it is there, as one is that anybody holds.
+        """Return for each key True if it exists: for marked keys, if it has a holder.
 
         Raises:
             DependencyDown: Redis does not answer.
@@ -277,7 +277,7 @@ class RedisBus:
         return [found == 1 for found in await self._for_all(EXISTS, keys)]
 
     async def run_script(self, script: str, key: str, *arguments: float) -> list[bytes]:
-        """What a Lua script answers for one key, which all deployments share.
+        """Run a Lua script on one key, which all deployments share, and return its answer.
 
         Raises:
             DependencyDown: Redis does not answer.
@@ -286,7 +286,7 @@ class RedisBus:
             return list(await self._client.eval(script, 1, SHARED + key, *arguments))
 
     async def read(self, key: str) -> bytes | None:
-        """The value of a key, or None.
+        """Return the value of a key, or None.
 
         Raises:
             DependencyDown: Redis does not answer.
@@ -296,7 +296,7 @@ class RedisBus:
         return value.encode() if isinstance(value, str) else value
 
     async def forget(self, prefix: str) -> int:
-        """Delete the keys that begin with `prefix`, in batches that block nobody; how many.
+        """Delete the keys that begin with `prefix`, in batches that block nobody; return how many.
 
         Raises:
             DependencyDown: Redis does not answer.
@@ -310,7 +310,7 @@ class RedisBus:
                 return gone
 
     async def write(self, values: Mapping[str, bytes], seconds: float) -> None:
-        """Keep values for `seconds`.
+        """Write values that expire after `seconds`.
 
         Raises:
             DependencyDown: Redis does not answer.
@@ -322,12 +322,12 @@ class RedisBus:
     async def tally(
         self, counts: Mapping[str, Mapping[int, int]], read: Sequence[str], seconds: float
     ) -> list[dict[int, int]]:
-        """Add to counters that all processes share, in one round trip, and read some: each key has several, by number.
+        """Add to shared counters and read some, in one round trip; each key has several counters, by number.
 
-        A key that was added to is kept for `seconds`.
+        A key that was added to expires after `seconds`.
 
         Raises:
-            DependencyDown: Redis does not answer, or somebody else wrote there; whether it has counted is not known.
+            DependencyDown: Redis does not answer, or another program wrote to a key; the counts may have been added.
         """
         async with self._call():
             pipeline = self._client.pipeline(transaction=False)
@@ -342,7 +342,7 @@ class RedisBus:
             return [{int(field): int(count) for field, count in table.items()} for table in tables]
 
     async def _for_all(self, script: str, keys: Sequence[str], *arguments: float | str) -> list[int]:
-        """What a script answers for keys of this deployment, so many in a call that it holds up nobody else."""
+        """Run a script on keys of this deployment, in calls small enough to delay nobody, and return its answers."""
         answers: list[int] = []
         for start in range(0, len(keys), _PIPELINE):
             names = [self.own + key for key in keys[start : start + _PIPELINE]]
@@ -362,36 +362,36 @@ class RedisBus:
 
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:
-        """Bound one round trip in time; a failure is counted by its cause, and raised as DependencyDown."""
+        """Bound one round trip in time; count a failure by its cause, and raise it as DependencyDown."""
         try:
-            async with asyncio.timeout(_TIMEOUT_S), self._room:
+            async with asyncio.timeout(_TIMEOUT_S), self._call_slots:
                 yield
         except FAILURES as error:
-            is_old = self.health.failed(error) in MOVED
-            if is_old and self._clock.monotonic() - self._dropped_at >= _DROP_EVERY_S:
+            has_moved = self.health.record_failure(error) in MOVED
+            if has_moved and self._clock.monotonic() - self._dropped_at >= _DROP_EVERY_S:
                 await self._drop_connections()
             raise DependencyDown("redis does not answer as it should") from error
 
 
 def _text(value: bytes) -> str:
-    # Whatever else is published on our channels must not end the listener.
+    # Whatever other programs publish on our channels must not end the listener.
     return value.decode(errors="replace")
 
 
 def _pause(failures: int) -> float:
-    """Draw how long to wait after so many failures in a row, so that processes do not come back together."""
-    most = min(_RECONNECT_MOST_S, _RECONNECT_S * 2.0 ** min(failures, 8))
+    """Return a random wait in seconds after so many failures in a row, so that processes do not return together."""
+    most = min(_LONGEST_RECONNECT_S, _RECONNECT_S * 2.0 ** min(failures, 8))
     return random.uniform(most / 2, most)  # noqa: S311  # no secret
 
 
 @asynccontextmanager
 async def open_redis(url: str, clock: Clock, deployment: str = "") -> AsyncIterator[RedisBus]:
-    """Open the bus of a deployment for the block. Redis need not be up: the bus connects when it can.
+    """Open the bus of a deployment for the block. Redis may be down: the bus connects when it can.
 
     Raises:
         ConfigurationError: the URL cannot be used.
     """
-    bus = RedisBus(address_of(url), clock, deployment)
+    bus = RedisBus(parse_redis_url(url), clock, deployment)
     try:
         yield bus
     finally:

@@ -1,4 +1,4 @@
-"""Tries on Redis what the service does with it, under names of its own, and tells what is refused and why."""
+"""Tries on Redis every use that the service makes of it, under names of its own, and reports the refusals."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from syncbeat_server.storage.redis.address import RedisAddress
 from syncbeat_server.storage.redis.bus import EXISTS, FAILURES, MARK, SHARED, UNMARK
 from syncbeat_server.storage.redis.faults import ACL_RULE, VAGUE, Cause, NoPrimary, cause_of, command_of
 from syncbeat_server.storage.redis.health import Refusal
-from syncbeat_server.storage.redis.token_bucket import TAKE
+from syncbeat_server.storage.redis.token_bucket import ACQUIRE
 
 _STEP_S = 1.0
 _CONNECTIONS = 2
 _KEPT_MS = 10_000
 _READ = 64
 _MAX_NAMES = 8
-# What one command is refused for another need not be; whatever else goes wrong does so for all.
+# Causes that may concern one command alone; any other cause concerns all commands.
 _SINGLE = frozenset({Cause.NOT_PERMITTED, Cause.UNKNOWN_COMMAND, Cause.FULL, Cause.FOREIGN, Cause.OTHER})
 
 _Step = Callable[[redis.asyncio.Redis, str], Awaitable[object]]
 
 
 @asynccontextmanager
-async def connected_anew(address: RedisAddress) -> AsyncIterator[redis.asyncio.Redis]:
-    """Open a client with connections of its own for the block: it leads where the address leads now."""
+async def fresh_client(address: RedisAddress) -> AsyncIterator[redis.asyncio.Redis]:
+    """Open a client with new connections for the block, which lead where the address leads now."""
     client = address.client(_CONNECTIONS, _STEP_S)
     try:
         yield client
@@ -41,29 +41,29 @@ async def connected_anew(address: RedisAddress) -> AsyncIterator[redis.asyncio.R
                 await client.aclose()
 
 
-async def tried(client: redis.asyncio.Redis, address: RedisAddress, own: str) -> list[Refusal]:
-    """Try each use of keys and scripts and a PUBLISH, under names that begin with `own`, and return what is refused."""
+async def check_capabilities(client: redis.asyncio.Redis, address: RedisAddress, own: str) -> list[Refusal]:
+    """Try each use of keys and scripts and a PUBLISH, under names that begin with `own`, and return the refusals."""
     key, found = f"{own}check:{secrets.token_hex(8)}", list[Refusal]()
     for use, step in _STEPS.items():
         refusal = await _refusal(use, step, client, key)
         if refusal is None:
             continue
         if refusal.cause not in _SINGLE or refusal.cause is Cause.UNKNOWN_COMMAND:
-            refusal = await _looked_into(refusal, address, key)
+            refusal = await _diagnose(refusal, address, key)
         found.append(refusal)
         if refusal.cause not in _SINGLE:
             break
     return found
 
 
-async def found_refused(address: RedisAddress, deployment: str) -> list[str]:
-    """Try all that the service does, the way of a wake-up too, and return a sentence for each thing that is refused."""
+async def describe_refusals(address: RedisAddress, deployment: str) -> list[str]:
+    """Try every use, including the arrival of a wake-up, and return a sentence for each one that is refused."""
     own = f"{SHARED}{deployment}:"
-    async with connected_anew(address) as client:
-        found = await tried(client, address, own)
+    async with fresh_client(address) as client:
+        found = await check_capabilities(client, address, own)
         if all(one.cause in _SINGLE for one in found):
-            arrives = await _refusal("SUBSCRIBE", _arrives, client, f"{own}check:{secrets.token_hex(8)}")
-            found += [] if arrives is None or any(one.use == "PUBLISH" for one in found) else [arrives]
+            refusal = await _refusal("SUBSCRIBE", _receive, client, f"{own}check:{secrets.token_hex(8)}")
+            found += [] if refusal is None or any(one.use == "PUBLISH" for one in found) else [refusal]
     denied = [one for one in found if one.cause is Cause.NOT_PERMITTED]
     sentences = [f"redis: {one.use}: {one.fix}" for one in found if one not in denied]
     if denied:
@@ -89,15 +89,15 @@ async def _count(client: redis.asyncio.Redis, key: str) -> object:
 
 
 async def _mark(client: redis.asyncio.Redis, key: str) -> object:
-    # Two keys: a Cluster runs no script on those of two slots, even where one server has all slots.
+    # Two keys: a Cluster runs no script on keys of two slots, even if one server has all slots.
     keys = (f"{key}:one", f"{key}:two")
     await client.eval(MARK, len(keys), *keys, "check", _KEPT_MS)
     await client.eval(EXISTS, len(keys), *keys)
     return await client.eval(UNMARK, len(keys), *keys, "check")
 
 
-async def _take(client: redis.asyncio.Redis, key: str) -> object:
-    return await client.eval(TAKE, 1, f"{key}:rate", 1, 1, 0, 1, 1)
+async def _acquire(client: redis.asyncio.Redis, key: str) -> object:
+    return await client.eval(ACQUIRE, 1, f"{key}:rate", 1, 1, 0, 1, 1)
 
 
 async def _forget(client: redis.asyncio.Redis, key: str) -> object:
@@ -109,7 +109,7 @@ async def _publish(client: redis.asyncio.Redis, key: str) -> object:
     return int(await client.publish(key, "check"))
 
 
-async def _arrives(client: redis.asyncio.Redis, key: str) -> object:
+async def _receive(client: redis.asyncio.Redis, key: str) -> object:
     subscription = client.pubsub()
     try:
         await subscription.subscribe(key)
@@ -129,7 +129,7 @@ _STEPS: dict[str, _Step] = {
     "GET": _get,
     "counters in hashes": _count,
     "scripts that mark streams": _mark,
-    "scripts that share rates": _take,
+    "scripts that share rates": _acquire,
     "SCAN and UNLINK, for new epochs": _forget,
     "PUBLISH": _publish,
 }
@@ -145,30 +145,30 @@ async def _refusal(use: str, step: _Step, client: redis.asyncio.Redis, key: str)
 
 
 def refusal_of(use: str, error: BaseException) -> Refusal:
-    """Read what an error says of a use."""
+    """Return the refusal of a use that an error means."""
     sentence = error.__cause__.sentence if isinstance(error.__cause__, NoPrimary) else None
     return Refusal(cause_of(error), use, command_of(error), sentence)
 
 
-async def _looked_into(refusal: Refusal, address: RedisAddress, key: str) -> Refusal:
-    """Return the same with the cause behind it, where more can be found out."""
+async def _diagnose(refusal: Refusal, address: RedisAddress, key: str) -> Refusal:
+    """Return the refusal with the cause behind it, if a closer look finds one."""
     if refusal.cause in (Cause.UNKNOWN_COMMAND, Cause.NO_SUCH_DATABASE):
-        # Neither a Sentinel nor a Cluster has databases to choose from.
+        # Neither a Sentinel nor a Cluster has numbered databases.
         bare = replace(address, kwargs={name: value for name, value in address.kwargs.items() if name != "db"})
-        async with connected_anew(bare) as client:
-            if names := await _names_of_sentinel(client):
-                return replace(refusal, cause=Cause.SENTINEL, sentence=_told_by_sentinel(names))
+        async with fresh_client(bare) as client:
+            if names := await _sentinel_primaries(client):
+                return replace(refusal, cause=Cause.SENTINEL, sentence=_sentinel_sentence(names))
             again = await _refusal(refusal.use, _mark, client, key)
         return replace(refusal, cause=Cause.CLUSTER) if again and again.cause is Cause.CLUSTER else refusal
     if refusal.cause in VAGUE or refusal.cause is Cause.NO_PRIMARY:
         endpoint = address.endpoint or (address.sentinels[0] if address.sentinels else None)
-        cause = None if endpoint is None else await _first_words(*endpoint, is_tls=address.is_tls)
+        cause = None if endpoint is None else await _probe_protocol(*endpoint, is_tls=address.is_tls)
         if cause is not None:
             return replace(refusal, cause=cause, sentence=None)
     return refusal
 
 
-async def _names_of_sentinel(client: redis.asyncio.Redis) -> list[str]:
+async def _sentinel_primaries(client: redis.asyncio.Redis) -> list[str]:
     try:
         async with asyncio.timeout(_STEP_S):
             kind, names, *_ = await client.execute_command("ROLE")  # type: ignore[no-untyped-call]  # as above
@@ -177,34 +177,34 @@ async def _names_of_sentinel(client: redis.asyncio.Redis) -> list[str]:
         return []
 
 
-def _told_by_sentinel(names: list[str]) -> str:
+def _sentinel_sentence(names: list[str]) -> str:
     return (
         f"it is a Sentinel, which knows {', '.join(map(repr, names[:_MAX_NAMES]))}: write "
         f"redis+sentinel://host:26379/{names[0]}"
     )
 
 
-async def _first_words(host: str, port: int, *, is_tls: bool) -> Cause | None:
-    """Read what a server says to who speaks plainly, and try whether it speaks TLS."""
-    spoken = await _exchange(host, port, None)
-    if spoken is None:
+async def _probe_protocol(host: str, port: int, *, is_tls: bool) -> Cause | None:
+    """Return the cause that a server's answer to a plain PING shows, or that a TLS handshake does."""
+    answer = await _exchange(host, port, None)
+    if answer is None:
         return None
     if is_tls:
-        return Cause.TLS_UNKNOWN if spoken[:1] in (b"+", b"-") else None
-    if spoken.startswith(b"-DENIED"):
+        return Cause.TLS_UNKNOWN if answer[:1] in (b"+", b"-") else None
+    if answer.startswith(b"-DENIED"):
         return Cause.PROTECTED
-    if b"number of clients" in spoken:
+    if b"number of clients" in answer:
         return Cause.MAX_CLIENTS
-    if spoken[:1] in (b"+", b"-"):
+    if answer[:1] in (b"+", b"-"):
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # nothing is told it: only whether there is TLS
+    context.check_hostname = False  # no secret is sent: only the presence of TLS matters
     context.verify_mode = ssl.CERT_NONE
     return Cause.TLS_WANTED if await _exchange(host, port, context) is not None else None
 
 
 async def _exchange(host: str, port: int, context: ssl.SSLContext | None) -> bytes | None:
-    """Read what is answered to a PING: nothing where nothing is, None when no connection comes about."""
+    """Return the answer to a PING: empty if there is none in time, None if no connection is established."""
     try:
         async with asyncio.timeout(_STEP_S):
             reader, writer = await asyncio.open_connection(host, port, ssl=context)

@@ -1,4 +1,4 @@
-"""Asking every process one thing over Redis, and gathering what they answer."""
+"""Sends a query to every process over Redis, and collects their answers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class _Pending:
         self.arrived = asyncio.Event()
 
 
-class Asker:
-    """One process's part: it asks, and it answers what others ask. Its `topics` go to the bus's listener."""
+class ClusterQuery:
+    """Sends queries of this process and answers those of others. The bus's listener must listen to its `topics`."""
 
     def __init__(self, bus: RedisBus, answer: Callable[[str], str]) -> None:
-        """`answer(question)` is what this process says to any question, its own too."""
+        """`answer(question)` returns the answer of this process to any question, its own too."""
         self._bus = bus
         self._answer = answer
         self._replies = f"replies:{uuid.uuid4().hex}"
@@ -32,14 +32,14 @@ class Asker:
         self.topics = (_QUESTIONS, self._replies)
 
     async def ask(self, question: str) -> list[str]:
-        """What each process answers, this one included; those that say nothing within a second are left out.
+        """Return the answers of all processes, this one included; those that take more than a second are left out.
 
         Raises:
             DependencyDown: Redis does not answer, so the others cannot be asked.
         """
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                await self._bus.until_listening()  # it may only just have started
+                await self._bus.until_listening()  # the process may have just started
         except TimeoutError:
             raise DependencyDown("redis does not answer, so the other processes cannot be asked") from None
         number, pending = uuid.uuid4().hex, _Pending()
@@ -56,8 +56,8 @@ class Asker:
             del self._pending[number]
         return pending.answers
 
-    def heard(self, topic: str, message: str) -> bool:
-        """Take what the bus heard; whether it was meant for this."""
+    def handle(self, topic: str, message: str) -> bool:
+        """Handle a message of the bus; return True if its topic is one of `topics`."""
         if topic == _QUESTIONS:
             replies, _, rest = message.partition(_SEPARATOR)
             number, _, question = rest.partition(_SEPARATOR)

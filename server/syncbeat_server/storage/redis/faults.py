@@ -1,6 +1,6 @@
-"""The ways in which Redis can be half there: what an error of a call means, and what to do about it (ADR 81).
+"""Classifies the failures of Redis: the cause behind an error, and its fix in a sentence (ADR 81).
 
-A server's own words are never passed on: they may quote a command with its values.
+A server's own error text is never passed on: it may quote a command with its values.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ ACL_RULE = (
     "~syncbeat:* &syncbeat:* +ping +select +role +get +set +hgetall +hincrby +hmget +hset +expire +pexpire +pexpireat "
     "+exists +scan +unlink +time +zadd +zrange +zrem +zremrangebyscore +eval +publish +subscribe"
 )
-"""All that a user of Redis must be permitted: keys, channels and commands, as `ACL SETUSER` takes them."""
+"""The permissions that the service's user needs: keys, channels and commands, in the form of `ACL SETUSER`."""
 
 
 class Cause(StrEnum):
-    """Names why Redis does not do what the service needs; the values are those of the metric's label."""
+    """Names the causes of failed calls; the values are labels of the metric."""
 
     UNREACHABLE = "unreachable"
     NO_ANSWER = "no_answer"
@@ -67,9 +67,9 @@ class Cause(StrEnum):
 
 
 VAGUE = frozenset({Cause.NO_ANSWER, Cause.CLOSED, Cause.NO_REDIS})
-"""A look at the bare connection may tell more."""
+"""Causes that a look at the bare connection may narrow down."""
 MOVED = frozenset({Cause.READ_ONLY, Cause.PRIMARY_AWAY, Cause.LOADING, Cause.UNHEARD})
-"""The primary may be elsewhere by now: connections that are open lead to what it was."""
+"""Causes after which the primary may be another server: open connections lead to the former one."""
 
 SENTENCES = {
     Cause.UNREACHABLE: "nobody accepts connections at the address: check SYNCBEAT_REDIS_URL, and that it runs there",
@@ -106,7 +106,7 @@ SENTENCES = {
     Cause.OTHER: "it refuses what the service asks, for a reason that is not known here",
 }
 
-# By the word with which the server's answer begins, or which an older one quotes from inside a script.
+# By the code with which the server's answer begins, or which an older server quotes from inside a script.
 _CODES = {
     "NOPERM": Cause.NOT_PERMITTED,
     "DENIED": Cause.PROTECTED,
@@ -154,7 +154,7 @@ _COMMAND = re.compile(r"'([a-z]{2,20}(?:\|[a-z-]{2,20})?)' command|unknown comma
 
 
 class NoPrimary(RedisError):
-    """Tells that sentinels were asked in vain; `sentence` says what they know."""
+    """No sentinel named a primary that is up; `sentence` says what they answered."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
@@ -162,7 +162,7 @@ class NoPrimary(RedisError):
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Return why a call failed, as far as its error tells."""
+    """Return the cause of a failed call, as far as its error shows."""
     for one in _chain(error):
         if isinstance(one, NoPrimary):
             return Cause.NO_PRIMARY
@@ -194,7 +194,7 @@ def _of_connection(error: BaseException) -> Cause:
 
 
 def command_of(error: BaseException) -> str | None:
-    """Return the command that an error is about, where the server names it: its name, and nothing else of it."""
+    """Return the name of the command that an error is about, without its arguments; None if the server names none."""
     found = _COMMAND.search(str(error))
     return None if found is None else (found[1] or found[2]).upper()
 

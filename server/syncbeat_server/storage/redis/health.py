@@ -1,4 +1,4 @@
-"""Keeps whether Redis is there in full, for log and metrics: each cause is said once, hourly, and when it ends."""
+"""Tracks the health of Redis for log and metrics: each cause is logged once, hourly, and when it ends."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from syncbeat_server.storage.redis.faults import MOVED, SENTENCES, Cause, cause_
 
 _log = logging.getLogger(__name__)
 
-_SAID_AGAIN_S = 3600.0
-# A fault that comes and goes is told as one: two lines a minute and cause at most.
+_LOG_AGAIN_S = 3600.0
+# A fault that comes and goes is logged as one: two lines a minute and cause at most.
 _QUIET_S = 60.0
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Tells one thing that Redis did not do: why, which of its uses, and more where it is known."""
+    """Refusal of one use of Redis: its cause, and the command and a sentence of its own if known."""
 
     cause: Cause
     use: str
@@ -28,57 +28,57 @@ class Refusal:
 
     @property
     def fix(self) -> str:
-        """Say what it is, and what to do about it."""
+        """Return a sentence on the cause and its fix."""
         return self.sentence or SENTENCES[self.cause]
 
 
 class RedisHealth:
-    """Joins what calls report and trials find: a failed call calls for a trial, and only a trial ends an outage."""
+    """Combines failed calls and checks: a failed call requests a check, and only a check ends an outage."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.errors = dict.fromkeys(Cause, 0)
-        """Failed calls and trials since the start, by cause."""
+        """Failed calls and checks since the start, by cause."""
         self.cause: Cause | None = None
-        """Why Redis is not there in full; None while it is."""
-        self.asked = asyncio.Event()
-        """Set when a trial is wanted at once."""
-        self._reported: Cause | None = None
+        """The cause of the present outage, which may concern a part of the uses only; None without one."""
+        self.check_requested = asyncio.Event()
+        """Set when a check is due at once."""
+        self._failed_call: Cause | None = None
         self._moved = False
-        self._since = self._said = clock.monotonic()
-        self._said_of: dict[Cause, float] = {}
+        self._since = self._logged_at = clock.monotonic()
+        self._cause_logged_at: dict[Cause, float] = {}
         self._end_is_news = False
 
     @property
     def is_up(self) -> bool:
-        """True while all that was tried last has worked."""
+        """Return True while everything tried last has worked."""
         return self.cause is None
 
-    def failed(self, error: BaseException) -> Cause:
-        """Count a call that failed, and return why it did."""
+    def record_failure(self, error: BaseException) -> Cause:
+        """Count a failed call and return its cause."""
         cause = cause_of(error)
         self.errors[cause] += 1
-        self._reported = cause
+        self._failed_call = cause
         self._moved = self._moved or cause in MOVED
         if self.cause is None:
-            self.asked.set()
+            self.check_requested.set()
         return cause
 
-    def judge(self, refusals: Sequence[Refusal]) -> bool:
-        """Take what a trial found; True when open connections may lead to a former primary, and others are due.
+    def record_check(self, refusals: Sequence[Refusal]) -> bool:
+        """Record the result of a check; return True if open connections may lead to a former primary.
 
-        An outage is over when a trial finds nothing and no call has failed since the one before.
+        An outage is over when a check finds nothing and no call has failed since the previous check.
         """
-        reported, self._reported = self._reported, None
-        self.asked.clear()
+        failed_call, self._failed_call = self._failed_call, None
+        self.check_requested.clear()
         if refusals:
             self.errors[refusals[0].cause] += 1
             self._moved = self._moved or refusals[0].cause in MOVED
             self._down(refusals)
             return refusals[0].cause is Cause.UNHEARD
         moved, self._moved = self._moved, False
-        if reported is not None:
-            self._down([Refusal(reported, "a call")])
+        if failed_call is not None:
+            self._down([Refusal(failed_call, "a call")])
         elif self.cause is not None:
             self._up(self.cause)
         return moved
@@ -87,11 +87,11 @@ class RedisHealth:
         first, now = refusals[0], self._clock.monotonic()
         if self.cause is None:
             self._since = now
-        is_new = first.cause is not self.cause and now - self._said_of.get(first.cause, -_QUIET_S) >= _QUIET_S
+        is_new = first.cause is not self.cause and now - self._cause_logged_at.get(first.cause, -_QUIET_S) >= _QUIET_S
         self.cause = first.cause
-        if not is_new and now - self._said < _SAID_AGAIN_S:
+        if not is_new and now - self._logged_at < _LOG_AGAIN_S:
             return
-        self._said = self._said_of[first.cause] = now
+        self._logged_at = self._cause_logged_at[first.cause] = now
         self._end_is_news = True
         _log.warning(
             "redis cannot be used in full: wake-ups come late, shares are guessed, nothing is lost",

@@ -1,1 +1,1 @@
-"""Values of the change feed: merging, spelling, tokens. Pure."""
+"""Encodes the contents of the change feed: merge patches, numbers, resume tokens. Pure."""

@@ -1,8 +1,8 @@
-"""Compose JSON merge patches (RFC 7396), so that any number of them costs one merge of what they are merged onto.
+"""Composes JSON merge patches (RFC 7396), so that any number of them costs one merge onto the old value.
 
-Two merge patches do not make one: {"a": 5} and then {"a": {"y": 2}} leaves {"y": 2} whatever `a` was, and no patch says
-that. But two always do, one after the other: the first takes away what a patch replaced that a later one
-made an object again, the second sets what is left.
+Two merge patches do not compose to one: {"a": 5} and then {"a": {"y": 2}} leaves {"y": 2} whatever `a` was, and no
+patch says that. But they always compose to two, applied one after the other: the first removes members that one patch
+replaced and a later one made an object again, the second sets the rest.
 """
 
 from __future__ import annotations
@@ -16,54 +16,54 @@ import orjson
 _Json: TypeAlias = "dict[str, _Json] | list[_Json] | str | bool | orjson.Fragment | None"
 
 
-class Composed(NamedTuple):
-    """Two merge patches, to be applied in this order; no `reset`: the second alone. No `patch`: the key is deleted."""
+class ComposedPatch(NamedTuple):
+    """Holds two merge patches to apply in this order; without `reset` the second alone. No `patch` is a deletion."""
 
     reset: str | None
     patch: str | None
 
 
-class _Known(NamedTuple):
-    """A place whose value is known, whatever was there before. None: nothing is there."""
+class _KnownValue(NamedTuple):
+    """Marks a place whose value is known, whatever was there before. None: nothing is there."""
 
     value: _Json
 
 
-class _Merging(dict[str, "_Known | _Merging"]):
-    """A place where an object is merged onto what is there: its members that any patch spoke of."""
+class _MergeNode(dict[str, "_KnownValue | _MergeNode"]):
+    """Marks a place where an object is merged onto the old value: its members that any patch has."""
 
 
-def compose(patches: Sequence[str | None]) -> Composed:
-    """Two patches that do what `patches`, JSON documents, do one after the other. None is a deletion.
+def compose(patches: Sequence[str | None]) -> ComposedPatch:
+    """Return two patches that do what `patches`, JSON documents, do one after the other. None is a deletion.
 
     Raises:
         ValueError: one is no JSON document, or nests too deep.
     """
-    # Of what was there before a deletion, or before a patch that is no object, nothing is left.
+    # A deletion, or a patch that is no object, leaves nothing of the patches before it.
     begin = max((place for place, patch in enumerate(patches) if patch is None or not _is_object(patch)), default=-1)
     reset = None if begin < 0 else "null"
     rest = [patch for patch in patches[begin + 1 :] if patch is not None]
     if not rest:
-        return Composed(None, patches[begin])
+        return ComposedPatch(None, patches[begin])
     if len(rest) == 1:
-        return Composed(reset, rest[0])
+        return ComposedPatch(reset, rest[0])
     try:
         if reset is not None:
             value: _Json = None
             for patch in rest:
                 value = _merged(value, _read(patch))
-            return Composed(reset, _written(value))
-        merging = _Merging()
+            return ComposedPatch(reset, _written(value))
+        node = _MergeNode()
         for patch in rest:
-            _merge(merging, _read(patch))
-        resets = _resets(merging)
-        return Composed(_written(resets) if resets else None, _written(_sets(merging)))
+            _merge(node, _read(patch))
+        resets = _resets(node)
+        return ComposedPatch(_written(resets) if resets else None, _written(_sets(node)))
     except (TypeError, RecursionError) as error:
         raise ValueError("a patch cannot be read or written as JSON") from error
 
 
-def compose_each(several: Sequence[Sequence[str | None]]) -> list[Composed]:
-    """Composes the patches of several keys.
+def compose_each(several: Sequence[Sequence[str | None]]) -> list[ComposedPatch]:
+    """Compose the patches of several keys.
 
     Raises:
         ValueError: as `compose`.
@@ -72,7 +72,7 @@ def compose_each(several: Sequence[Sequence[str | None]]) -> list[Composed]:
 
 
 def apply(value: str | None, patches: Sequence[str | None]) -> str | None:
-    """Returns what a value, JSON or None, becomes by patches one after the other; None: it is deleted.
+    """Return the result of applying patches to a value, JSON or None; None if it is deleted.
 
     Raises:
         ValueError: one is no JSON document, or nests too deep.
@@ -91,7 +91,7 @@ def _is_object(patch: str) -> bool:
 
 
 def _read(patch: str) -> _Json:
-    # Numbers stay as they are written: what is put together here is to be stored exactly.
+    # Numbers stay as they are written, because the result is to be stored exactly.
     read: _Json = json.loads(patch, parse_float=orjson.Fragment, parse_int=orjson.Fragment)
     return read
 
@@ -101,7 +101,7 @@ def _written(value: _Json) -> str:
 
 
 def _merged(value: _Json, patch: _Json) -> _Json:
-    # RFC 7396, section 2. Whatever is changed here was read for this.
+    # RFC 7396, section 2. Changes its arguments, which were parsed for this.
     if not isinstance(patch, dict):
         return patch
     members: dict[str, _Json] = value if isinstance(value, dict) else {}
@@ -113,26 +113,26 @@ def _merged(value: _Json, patch: _Json) -> _Json:
     return members
 
 
-def _merge(merging: _Merging, patch: _Json) -> None:
+def _merge(node: _MergeNode, patch: _Json) -> None:
     if not isinstance(patch, dict):
         raise TypeError("a patch that is merged is an object")
     for name, member in patch.items():
-        place = merging.get(name)
+        place = node.get(name)
         if not isinstance(member, dict):
-            merging[name] = _Known(member)
-        elif isinstance(place, _Known):
-            merging[name] = _Known(_merged(place.value, member))
+            node[name] = _KnownValue(member)
+        elif isinstance(place, _KnownValue):
+            node[name] = _KnownValue(_merged(place.value, member))
         else:
             if place is None:
-                place = merging[name] = _Merging()
+                place = node[name] = _MergeNode()
             _merge(place, member)
 
 
-def _resets(merging: _Merging) -> dict[str, _Json]:
-    # An object would be merged into what is there, where it is to take its place.
+def _resets(node: _MergeNode) -> dict[str, _Json]:
+    # Without its removal, the old value of such a member would be merged into, and not replaced.
     resets: dict[str, _Json] = {}
-    for name, place in merging.items():
-        if isinstance(place, _Merging):
+    for name, place in node.items():
+        if isinstance(place, _MergeNode):
             inner = _resets(place)
             if inner:
                 resets[name] = inner
@@ -141,5 +141,5 @@ def _resets(merging: _Merging) -> dict[str, _Json]:
     return resets
 
 
-def _sets(merging: _Merging) -> dict[str, _Json]:
-    return {name: _sets(place) if isinstance(place, _Merging) else place.value for name, place in merging.items()}
+def _sets(node: _MergeNode) -> dict[str, _Json]:
+    return {name: _sets(place) if isinstance(place, _MergeNode) else place.value for name, place in node.items()}

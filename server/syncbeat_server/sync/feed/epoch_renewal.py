@@ -1,4 +1,4 @@
-"""Begins new epochs after the database was restored, so that nobody goes on from what the restore took back."""
+"""Begins new epochs after the database was restored, so that nobody resumes from changes that the restore undid."""
 
 from __future__ import annotations
 
@@ -8,49 +8,48 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import Overloaded
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.restore_detection import begin_feed_generation
-from syncbeat_server.sync.model import Extent
+from syncbeat_server.sync.model import Extent, ScopeKey
 from syncbeat_server.sync.store import epochs
-from syncbeat_server.sync.store.epochs import ScopeKey
 
 PAGE = 1_000
-"""Scopes a transaction: some 80 ms, for which those who publish to them wait."""
+"""Scopes of one transaction: some 80 ms, for which publishers to them wait."""
 ROWS = 5_000
-"""Changes looked at in a transaction, of which all may have to be written: up to 0.2 s."""
-_LOCK_MS = 250  # who publishes to the scopes of a page that are locked already waits no longer than that
+"""Changes looked at in one transaction, of which all may have to be written: up to 0.2 s."""
+_LOCK_MS = 250  # publishers to the scopes of a page that are locked already wait no longer than that
 _TRIES = 60
 _PAUSE_S = 0.25  # with `_LOCK_MS` 30 s in all, and no transaction of the service takes more than 10
 
 
 async def extent(database: Database, app_id: str | None) -> Extent:
-    """How much there is to renew. Raises DependencyDown."""
+    """Return the number of scopes to renew. Raises DependencyDown."""
     async with database.connection() as conn:
         return await epochs.extent(conn, app_id)
 
 
 async def renew_epochs(
-    database: Database, clock: Clock, app_id: str | None, told: Callable[[int], None] = lambda count: None
+    database: Database, clock: Clock, app_id: str | None, report_progress: Callable[[int], None] = lambda count: None
 ) -> tuple[int, int]:
-    """Begin a new epoch in every scope, of one app or of all: how many, and the new feed generation.
+    """Begin a new epoch in every scope, of one app or of all; return their number and the new feed generation.
 
-    Whatever carries an epoch is held against its scope's when it is used (cursors of devices, of streams, of pushes),
-    so that nothing else has to be rewritten. Each page is a transaction: a run that was cut leaves whole ones, and the
-    next begins with all again. `told` hears how many scopes are done after each page.
+    Everything that carries an epoch (cursors of devices, of streams, of pushes) is compared with its scope's when it is
+    used, so nothing else has to be rewritten. Each page is a transaction: a run that was interrupted leaves whole
+    pages, and the next begins with all again. `report_progress` is called with the scopes done after each page.
 
     Raises:
         DependencyDown: the database does not answer.
-        Overloaded: scopes or changes stayed locked by somebody else.
+        Overloaded: scopes or changes stayed locked by another session.
     """
-    # First: what was given out before resumes nothing from here on, and running processes look for themselves.
+    # First: tokens from before resume nothing from here on, and running processes notice the new generation.
     generation = await _begin_generation(database)
     if await _forget_foreign_transactions(database, clock, app_id):
-        # A list from the start that was under way meanwhile may have taken such changes for news that comes later.
+        # A list from the start that ran meanwhile may have taken such changes for news that comes later.
         generation = await _begin_generation(database)
     after: ScopeKey = ("", "")
     done = 0
-    while keys := await _page(database, clock, app_id, after):
+    while keys := await _renew_page(database, clock, app_id, after):
         after = keys[-1]
         done += len(keys)
-        told(done)
+        report_progress(done)
     return done, generation
 
 
@@ -61,7 +60,10 @@ async def _begin_generation(database: Database) -> int:
 
 
 async def _forget_foreign_transactions(database: Database, clock: Clock, app_id: str | None) -> int:
-    """How many changes had a transaction of another cluster. Their scopes are not locked."""
+    """Reset the transaction numbers of changes from another cluster; return the number of changes.
+
+    Their scopes are not locked.
+    """
     async with database.connection() as conn:
         begun = await epochs.next_transaction(conn)
     forgotten = 0
@@ -82,7 +84,7 @@ async def _forget_foreign_transactions(database: Database, clock: Clock, app_id:
     raise Overloaded("changes stayed locked by somebody else")
 
 
-async def _page(database: Database, clock: Clock, app_id: str | None, after: ScopeKey) -> list[ScopeKey]:
+async def _renew_page(database: Database, clock: Clock, app_id: str | None, after: ScopeKey) -> list[ScopeKey]:
     for tries_left in reversed(range(_TRIES)):
         try:
             async with database.transaction() as conn:

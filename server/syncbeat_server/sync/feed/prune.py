@@ -7,26 +7,26 @@ import logging
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.retention import OldRows
+from syncbeat_server.storage.retention import RetentionRule
 from syncbeat_server.sync.store import tombstones
-from syncbeat_server.sync.store.answered import forget_left
-from syncbeat_server.sync.store.app_tuning import forget_samples
+from syncbeat_server.sync.store.change_samples import forget_samples
+from syncbeat_server.sync.store.device_cursors import forget_left
 
 _log = logging.getLogger(__name__)
 
-# The first time is an hour after the start: by then no process of a version that does not know of this serves any more.
+# First an hour after the start: by then no process of a version that does not know `scopes.pruned` serves any more.
 _EVERY_S = 3600.0
 _BATCH = 1_000
 _PAUSE_S = 0.1
 
 OLD_ROWS = (
-    OldRows("change_samples", forget_samples),
-    # All cursors are looked at for that, so once a day is enough.
-    OldRows("device_cursors", forget_left, every_s=86_400.0),
+    RetentionRule("change_samples", forget_samples),
+    # Each time reads all cursors, so once a day is enough.
+    RetentionRule("device_cursors", forget_left, every_s=86_400.0),
 )
 
 
-class TombstonePruning:
+class TombstonePruner:
     """Keeps tombstones for `keep_days`, and for the rest of the day (UTC) after that."""
 
     def __init__(self, database: Database, keep_days: float, clock: Clock) -> None:
@@ -35,7 +35,7 @@ class TombstonePruning:
         self._clock = clock
 
     async def run(self) -> None:
-        """Prune for ever."""
+        """Prune every hour, for ever."""
         while True:
             await self._clock.sleep(_EVERY_S)
             try:
@@ -44,7 +44,7 @@ class TombstonePruning:
                 _log.warning("cannot remove old tombstones now", extra={"reason": error.reason})
 
     async def prune(self) -> int:
-        """Remove all that are old enough, a batch after the other; how many.
+        """Remove all tombstones that are old enough, batch by batch; return their number.
 
         Raises:
             DependencyDown: the database does not answer; the batches before are removed.

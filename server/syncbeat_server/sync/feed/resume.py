@@ -1,8 +1,8 @@
-"""Whether a feed can be followed from a cursor on: is everything still told that came after it?
+"""Decides if a feed can be followed from a cursor on without missing anything that came after it. Pure.
 
-Deletions are not, below `ScopeState.pruned`. But a list from the start passes such places on its way and misses nothing
-there: what had been deleted when it began, it has never shown. So its cursors say so, behind the epoch, until they are
-past `pruned`.
+Deletions below `ScopeState.pruned` are gone. But a list from the start passes such places on its way and misses nothing
+there: it never showed keys that had been deleted when it began. So its cursors carry a mark behind the epoch until they
+are past `pruned`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 from syncbeat_server.sync.model import Cursor, ScopeState
 
 _MARK = "~"
-_MOST_DIGITS = 19
+_MAX_DIGITS = 19
 
 
 def can_resume(cursor: Cursor, state: ScopeState) -> bool:
-    """Whether who has seen a feed up to a cursor learns all that came after. One that has seen nothing does."""
+    """Return True if a reader that has seen a feed up to a cursor can learn all that came after it.
+
+    A reader that has seen nothing always can.
+    """
     sequence = cursor.sequence or 0
     if cursor.epoch in ("", state.epoch):
         complete_to = sequence
@@ -26,11 +29,11 @@ def can_resume(cursor: Cursor, state: ScopeState) -> bool:
     return sequence <= state.head and (sequence == 0 or complete_to >= state.pruned)
 
 
-def reached(state: ScopeState, sequence: int) -> Cursor:
-    """Where somebody is who could resume, or began at the start, and has been told everything up to `sequence`."""
+def resumable_cursor(state: ScopeState, sequence: int) -> Cursor:
+    """Return the cursor of a reader that could resume, or began at the start, and was sent all up to `sequence`."""
     epoch = state.epoch if sequence >= state.pruned else f"{state.epoch}{_MARK}{state.pruned}"
     return Cursor(state.scope, epoch, sequence)
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS

@@ -1,1 +1,1 @@
-"""Makes the hints of devices that ask."""
+"""Builds the hints of devices that ask."""

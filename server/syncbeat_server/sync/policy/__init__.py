@@ -1,7 +1,7 @@
-"""When should a device ask again? Pure: from what is known of scopes, devices and apps to a hint."""
+"""Decides when a device should ask again, from what is known of scopes, devices and apps. Pure."""
 
 from syncbeat_server.sync.policy.belief import Prior
-from syncbeat_server.sync.policy.hint import Situation, decide, heads_of, reckon, tier
+from syncbeat_server.sync.policy.hint import Situation, decide, decide_interval, heads_of, tier
 from syncbeat_server.sync.policy.hint_inputs import DEFAULT_TUNING, Tuning
 from syncbeat_server.sync.policy.scope_signal import signal_after_change
 
@@ -11,8 +11,8 @@ __all__ = [
     "Situation",
     "Tuning",
     "decide",
+    "decide_interval",
     "heads_of",
-    "reckon",
     "signal_after_change",
     "tier",
 ]

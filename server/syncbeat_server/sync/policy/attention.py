@@ -1,4 +1,4 @@
-"""How much does a stale second matter on a device, and what does a poll cost it? Pure."""
+"""Weighs a stale second on a device, and the cost of a poll to it. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ _BACKGROUND_COST, _CELLULAR_COST, _LOW_BATTERY_COST = 3.0, 5.0 / 3.0, 2.0
 
 
 def attention(activity: Activity) -> float:
-    """How much a stale second matters now, from 0.05 to 1: somebody who looks at the app, and touched it of late."""
+    """Return the weight of a stale second now, from 0.05 to 1: highest where a user has just touched the app."""
     if activity.state is not ActivityState.FOREGROUND:
         return _UNATTENDED
     return _UNATTENDED + (1.0 - _UNATTENDED) * math.exp(-max(0.0, activity.idle_s) / _FADES_IN_S)
 
 
 def poll_cost(activity: Activity) -> float:
-    """What a poll costs, in polls of a device in the foreground on Wi-Fi: waking a radio costs more than a request."""
+    """Return the cost of a poll, in polls of a device in the foreground on Wi-Fi.
+
+    Waking a radio costs more than a request.
+    """
     cost = 1.0
     if activity.state is not ActivityState.FOREGROUND:
         cost *= _BACKGROUND_COST

@@ -1,9 +1,9 @@
-"""How often does a scope change, now and next? A Bayesian filter of its commit instants. Pure.
+"""Estimates how often a scope changes, now and next, by a Bayesian filter of its commit instants. Pure.
 
 A scope is hot or cold, and changes as a Poisson process whose rate depends on that: a Markov-modulated Poisson process
 with two states. The filter is exact for given rates (Rydén, "Parameter estimation for Markov modulated Poisson
 processes", 1994, gives the transition matrices); the rates are learned on the way, as posterior means of gamma
-distributions from soft counts of what happened while hot and while cold. Times are seconds since 1970.
+distributions from soft counts of changes and time while hot and while cold. Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import NamedTuple
 from syncbeat_server.sync.model import Belief
 
 MEMORY_S = 7 * 86_400.0
-"""After how long what was learned of a scope's rates counts for 1/e."""
+"""The age at which an observation of a scope's rates counts for 1/e."""
 
-_LEAST_HOT = 2.0  # hot is at least so many times the cold rate, or the two would trade places
+_MIN_CONTRAST = 2.0  # of the hot to the cold rate, or the two states would trade places
 _TINY = 1e-300
 
 
 class Prior(NamedTuple):
-    """What an app's scopes have in common, before one of them is known: rates in events a second.
+    """Holds what an app's scopes have in common, before one of them is known: rates in events a second.
 
-    `start_per_s` is how often a cold scope becomes hot, `end_per_s` the reverse; `hot_per_s` and `cold_per_s` are the
-    mean change rates, and their shapes those of the gamma distributions around the means.
+    `start_per_s` is the rate at which a cold scope becomes hot, `end_per_s` the reverse; `hot_per_s` and `cold_per_s`
+    are the mean change rates, and their shapes those of the gamma distributions around the means.
     """
 
     start_per_s: float
@@ -40,7 +40,7 @@ DEFAULT_PRIOR = Prior(1 / (349 * 60), 1 / (11.8 * 60), 32 / 3600, 2.5, 0.79 / 36
 
 
 class Outlook(NamedTuple):
-    """The expected change rate from now on: `level + swing * exp(-fade_per_s * s)` changes a second in `s` seconds."""
+    """Predicts the change rate from now on: `level + swing * exp(-fade_per_s * s)` changes a second in `s` seconds."""
 
     level: float
     swing: float
@@ -48,41 +48,41 @@ class Outlook(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Expected changes a second now."""
+        """Return the expected changes a second now."""
         return self.level + self.swing
 
 
-def fresh(prior: Prior, now: float) -> Belief:
-    """What is known of a scope before its first change."""
+def initial_belief(prior: Prior, now: float) -> Belief:
+    """Return the belief of a scope before its first change."""
     return Belief(prior.start_per_s / (prior.start_per_s + prior.end_per_s), 0.0, 0.0, 0.0, 0.0, now)
 
 
 def rates(belief: Belief, prior: Prior) -> tuple[float, float]:
-    """The change rates while hot and while cold, a second."""
+    """Return the change rates while hot and while cold, a second."""
     return _rates(belief[1], belief[2], belief[3], belief[4], prior)
 
 
-def advanced(belief: Belief, prior: Prior, now: float) -> Belief:
-    """The belief after silence until `now`: one step, however long. Time that goes back changes nothing."""
+def after_silence(belief: Belief, prior: Prior, now: float) -> Belief:
+    """Return the belief after silence until `now`: one step, however long. Time that goes back changes nothing."""
     elapsed = now - belief.at
     return Belief(*_silent(belief, prior, elapsed), now) if elapsed > 0.0 else belief
 
 
-# What each hint calculates for each scope is a plain tuple: a named one costs a tenth of it to make.
+# Plain tuples, since each hint computes them for each scope: a NamedTuple would add a tenth to the cost.
 def _rates(hot_count: float, hot_s: float, cold_count: float, cold_s: float, prior: Prior) -> tuple[float, float]:
     _, _, usual_hot, hot_shape, usual_cold, cold_shape = prior
     cold = (cold_count + cold_shape) / (cold_s + cold_shape / usual_cold)
-    # A scope that is busier than others when cold is taken to be half as much so, by the logarithm, when hot.
+    # A scope that is busier than others when cold is assumed to be so by half, in the logarithm, when hot.
     hot = (hot_count + hot_shape) / (hot_s + hot_shape / (usual_hot * math.sqrt(cold / usual_cold)))
-    return (max(_LEAST_HOT * cold, hot)), cold
+    return (max(_MIN_CONTRAST * cold, hot)), cold
 
 
 def _silent(belief: Belief, prior: Prior, elapsed: float) -> tuple[float, float, float, float, float]:
-    """All of the belief but its time, after silence.
+    """Return all fields of the belief but its time, after silence.
 
     The transition matrix of silence is exp(Q t) of the generator less the rates. Both its eigenvalues' exponentials
     share a factor that cancels in P(hot), so that nothing under- or overflows. The seconds spent hot follow exactly
-    from how likely the silence was: -ln P(silence) is the integral of the expected rate.
+    from the likelihood of the silence: -ln P(silence) is the integral of the expected rate.
     """
     hot, hot_count, hot_s, cold_count, cold_s, _ = belief
     start, end = prior[0], prior[1]
@@ -112,8 +112,8 @@ def _silent(belief: Belief, prior: Prior, elapsed: float) -> tuple[float, float,
 
 
 def after_change(belief: Belief, prior: Prior, now: float) -> Belief:
-    """The belief after a commit at `now`. However many rows it wrote, it is one change."""
-    before = advanced(belief, prior, now)
+    """Return the belief after a commit at `now`. However many rows it wrote, it is one change."""
+    before = after_silence(belief, prior, now)
     hot_rate, cold_rate = rates(before, prior)
     hot = before.hot * hot_rate
     hot /= hot + (1.0 - before.hot) * cold_rate
@@ -121,18 +121,18 @@ def after_change(belief: Belief, prior: Prior, now: float) -> Belief:
 
 
 def after_evidence(belief: Belief, likelihood_ratio: float) -> Belief:
-    """The belief after seeing what is `likelihood_ratio` times as likely of a hot scope as of a cold one."""
+    """Return the belief after an observation with this ratio of its likelihoods in a hot and in a cold scope."""
     hot = belief.hot * likelihood_ratio
     return belief._replace(hot=hot / (hot + 1.0 - belief.hot))
 
 
 def outlook(belief: Belief, prior: Prior, now: float) -> Outlook:
-    """The expected change rate from `now` on, where the scope stays silent until then."""
+    """Return the expected change rate from `now` on, if the scope has stayed silent until then."""
     return Outlook(*expected(belief, prior, now), prior.start_per_s + prior.end_per_s)
 
 
 def expected(belief: Belief, prior: Prior, now: float) -> tuple[float, float]:
-    """The level and the swing of the outlook from `now` on."""
+    """Return the level and the swing of the outlook from `now` on."""
     elapsed = now - belief[5]
     hot, hot_count, hot_s, cold_count, cold_s = _silent(belief, prior, elapsed) if elapsed > 0.0 else belief[:5]
     hot_rate, cold_rate = _rates(hot_count, hot_s, cold_count, cold_s, prior)

@@ -1,4 +1,4 @@
-"""What a prior is fitted to, and what comes of it; apart from `fit.py`, which needs numpy. Pure."""
+"""Defines the input and the result of fitting a prior; apart from `prior_fit`, which needs numpy. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from syncbeat_server.sync.policy.belief import Prior
 
 
 class History(NamedTuple):
-    """When a scope changed, between two moments: unix seconds, ascending."""
+    """Holds the changes of a scope between two moments: unix seconds, ascending."""
 
     start_s: float
     end_s: float
@@ -17,7 +17,7 @@ class History(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A prior, and from how much it was learned."""
+    """Holds a prior, and the numbers of scopes and changes that it was fitted to."""
 
     prior: Prior
     scopes: int

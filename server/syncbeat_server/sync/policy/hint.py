@@ -1,4 +1,4 @@
-"""When should this device ask again? What is known of it, of its scopes and of its app, put together. Pure."""
+"""Decides a device's hint from what is known of the device, its scopes and its app. Pure."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import NamedTuple
 
+from syncbeat_server.defaults import LONGEST_POLL_S, SchedulingPolicy
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, Hint, Priority, Reach, ScopeState
 from syncbeat_server.sync.policy.attention import attention, poll_cost
-from syncbeat_server.sync.policy.baselines import FIXED_S, PolicyName, ewma_rate, square_root_interval, tier_interval
+from syncbeat_server.sync.policy.baselines import FIXED_S, ewma_rate, square_root_interval, tier_interval
 from syncbeat_server.sync.policy.belief import Outlook
 from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.interval import Bounds, poll_interval
-from syncbeat_server.sync.policy.reach import LONGEST_S, STREAM_MISSES, longest_wait, miss_share
+from syncbeat_server.sync.policy.reach import STREAM_MISSES, longest_wait, miss_share
 from syncbeat_server.sync.policy.scope_signal import signal_expected
 
 TIER_S = {Priority.IMMEDIATE: 10.0, Priority.FAST: 30.0, Priority.NORMAL: 120.0, Priority.SLOW: 300.0}
 """The longest interval of each tier but the last, which has no end."""
 
-_MOST_LOOKED_AT = 32
+_MAX_EXACT_SCOPES = 32
 _SAMPLE = 8
 _STREAM_BELOW_S = 30.0
-_VALID_INTERVALS, _VALID_LEAST_S = 10.0, 300.0
+_VALID_INTERVALS, _MIN_VALID_S = 10.0, 300.0
 _BY_SCOPE = attrgetter("scope")
 
 Pace = Callable[[float, bool], float]
-"""Where a device's interval, and whether it is in the background, is moved to a moment at which few others come."""
+"""Moves an interval, of a device in the background or not, to a moment that few other devices share."""
 
 
 class Situation(NamedTuple):
-    """What is known of a device that asks. `scopes`: those that changed last come first.
+    """Holds what is known of a device that asks. `scopes`: most recently changed first.
 
-    `woken_again`: a wake-up that it does not answer is sent to it again (not on iOS in the background). `more_scopes`:
+    `resendable`: a wake-up that it does not answer is sent to it again (not on iOS in the background). `more_scopes`:
     its user has more scopes than these.
     """
 
@@ -42,15 +43,15 @@ class Situation(NamedTuple):
     activity: Activity
     reach: Reach = Reach()
     streaming: bool = False
-    woken_again: bool = True
+    resendable: bool = True
     more_scopes: bool = False
 
 
-class Reckoning(NamedTuple):
-    """How an interval came about: the expected changes a second, what polls must find of them, how much it matters.
+class IntervalDecision(NamedTuple):
+    """Holds an interval and its reasons: expected changes a second, the share that polls must find, the attention.
 
-    `held_s`: no longer than this, by the boosts of its scopes, even when intervals are stretched; `boosted`: that made
-    it shorter than the policy did.
+    `held_s` is the longest interval that the boosts of its scopes allow, even under load; `boosted`: they made it
+    shorter than the policy did.
     """
 
     rate: float
@@ -71,121 +72,123 @@ def decide(
     pace: Pace | None = None,
     explain: bool = False,
 ) -> Hint:
-    """The hint for a device. `heads` are its scopes' by name, where they are known already."""
-    reckoning = reckon(situation, tuning, now.timestamp())
-    interval = reckoning.interval_s
+    """Return the hint for a device. `heads` are its scopes' in order of names, if they are known already."""
+    decision = decide_interval(situation, tuning, now.timestamp())
+    interval = decision.interval_s
     looking = situation.activity.state is ActivityState.FOREGROUND
     if pace is not None:
-        interval = min(LONGEST_S, reckoning.held_s, pace(interval, not looking))
+        interval = min(LONGEST_POLL_S, decision.held_s, pace(interval, not looking))
     return Hint(
         poll_interval_s=interval,
         priority=tier(interval),
         next_poll_at=now + timedelta(seconds=interval),
         changed=changed,
         heads=heads_of(situation.scopes) if heads is None else heads,
-        prefer_stream=looking and _is_for_streams(situation, tuning, now, reckoning),
-        valid_s=min(LONGEST_S, max(_VALID_LEAST_S, _VALID_INTERVALS * interval)),
-        explanation=_explanation(situation, tuning, reckoning, interval) if explain else "",
+        prefer_stream=looking and _prefers_stream(situation, tuning, now, decision),
+        valid_s=min(LONGEST_POLL_S, max(_MIN_VALID_S, _VALID_INTERVALS * interval)),
+        explanation=_explanation(situation, tuning, decision, interval) if explain else "",
         more_scopes=situation.more_scopes,
-        wanted_s=reckoning.interval_s,
-        attention=reckoning.attention,
-        residual=reckoning.residual,
-        rate_per_s=reckoning.rate * reckoning.residual * reckoning.attention,
+        unpaced_s=decision.interval_s,
+        attention=decision.attention,
+        residual=decision.residual,
+        rate_per_s=decision.rate * decision.residual * decision.attention,
     )
 
 
-def reckon(situation: Situation, tuning: Tuning, now: float) -> Reckoning:
-    """The interval of a device before pacing, and how it came about. `now` is in unix seconds."""
+def decide_interval(situation: Situation, tuning: Tuning, now: float) -> IntervalDecision:
+    """Return the interval of a device before pacing, and its reasons. `now` is in unix seconds."""
     matters = attention(situation.activity)
-    missed = _missed(situation, tuning, now)
+    missed = _miss_share(situation, tuning, now)
     rate, left = _outlooks(situation, tuning, now, missed, matters)
-    # Never less than what is missed, though the difference of two rates loses its last digits.
+    # At least the missed share, because the difference of two rates loses its last digits.
     residual = max(missed, left.rate / (rate * matters)) if rate > 0.0 else missed
     interval = _interval(situation, tuning, left, matters, residual, now)
     boosts = [TIER_S[state.boosted] for state in situation.scopes if state.boosted and state.boosted_until > now]
     held_s = max(tuning.bounds.floor_s, min(boosts)) if boosts else math.inf
-    return Reckoning(rate, matters, residual, min(interval, held_s), held_s, held_s < interval)
+    return IntervalDecision(rate, matters, residual, min(interval, held_s), held_s, held_s < interval)
 
 
-def _is_for_streams(situation: Situation, tuning: Tuning, now: datetime, reckoning: Reckoning) -> bool:
-    # A stream follows so many scopes at most, and a poll names those that changed last, whichever they are.
-    return not situation.more_scopes and _alone_s(situation, tuning, now, reckoning) <= _STREAM_BELOW_S
+def _prefers_stream(situation: Situation, tuning: Tuning, now: datetime, decision: IntervalDecision) -> bool:
+    # A stream follows a limited number of scopes; a poll names those that changed last, whichever they are.
+    return not situation.more_scopes and _interval_without_stream_s(situation, tuning, now, decision) <= _STREAM_BELOW_S
 
 
-def _alone_s(situation: Situation, tuning: Tuning, now: datetime, reckoning: Reckoning) -> float:
-    # What a stream brings must not speak against the stream.
+def _interval_without_stream_s(
+    situation: Situation, tuning: Tuning, now: datetime, decision: IntervalDecision
+) -> float:
+    # Changes that an open stream delivers must not count against having one.
     if not situation.streaming:
-        return reckoning.interval_s
-    return reckon(situation._replace(streaming=False), tuning, now.timestamp()).interval_s
+        return decision.interval_s
+    return decide_interval(situation._replace(streaming=False), tuning, now.timestamp()).interval_s
 
 
 def heads_of(scopes: Iterable[ScopeState]) -> tuple[Cursor, ...]:
-    """The heads of scopes, by name."""
+    """Return the heads of scopes, in order of their names."""
     return tuple([state.cursor for state in sorted(scopes, key=_BY_SCOPE)])
 
 
 def tier(interval_s: float) -> Priority:
-    """The label of an interval."""
+    """Return the label of an interval."""
     for label, longest in TIER_S.items():
         if interval_s <= longest:
             return label
     return Priority.SLOW
 
 
-def _missed(situation: Situation, tuning: Tuning, now: float) -> float:
+def _miss_share(situation: Situation, tuning: Tuning, now: float) -> float:
     if situation.streaming:
         return STREAM_MISSES
     if not tuning.pushing:
         return 1.0
-    return miss_share(situation.reach, tuning.app_misses if situation.woken_again else tuning.push_misses, now)
+    return miss_share(situation.reach, tuning.app_misses if situation.resendable else tuning.push_misses, now)
 
 
 def _outlooks(situation: Situation, tuning: Tuning, now: float, missed: float, matters: float) -> tuple[float, Outlook]:
-    """The expected rate of all changes now, and the outlook of those that only polls will find, by attention.
+    """Return the expected rate of all changes now, and the outlook of those that only polls will find, by attention.
 
-    A push brings what somebody triggers, a stream every change.
+    A push brings triggered changes, a stream brings all.
     """
     prior, reached, streaming = tuning.prior, 1.0 - missed, situation.streaming
-    level = swing = brought_level = brought_swing = 0.0
-    for state, weight in _weighed(situation.scopes):
+    level = swing = delivered_level = delivered_swing = 0.0
+    for state, weight in _weighted(situation.scopes):
         signal = state.signal
         one_level, one_swing = signal_expected(signal, prior, now)
         level += weight * one_level
         swing += weight * one_swing
         if reached > 0.0:
-            brought = weight * reached * (1.0 if streaming else signal.triggered)
-            brought_level += brought * one_level
-            brought_swing += brought * one_swing
+            delivered = weight * reached * (1.0 if streaming else signal.triggered)
+            delivered_level += delivered * one_level
+            delivered_swing += delivered * one_swing
     left = Outlook(
-        matters * (level - brought_level),
-        matters * (swing - brought_swing),
+        matters * (level - delivered_level),
+        matters * (swing - delivered_swing),
         prior.start_per_s + prior.end_per_s,
     )
     return level + swing, left
 
 
-def _weighed(scopes: Sequence[ScopeState]) -> Iterable[tuple[ScopeState, float]]:
-    """The scopes of a device, each for itself; of very many those that changed last, and a sample of the others."""
-    rest = len(scopes) - _MOST_LOOKED_AT
+def _weighted(scopes: Sequence[ScopeState]) -> Iterable[tuple[ScopeState, float]]:
+    """Yield the scopes of a device with their weights: the last changed, and of very many a sample of the others."""
+    rest = len(scopes) - _MAX_EXACT_SCOPES
     if rest <= _SAMPLE:
         return zip(scopes, itertools.repeat(1.0))
-    sample = scopes[_MOST_LOOKED_AT :: math.ceil(rest / _SAMPLE)]
-    each = zip(scopes[:_MOST_LOOKED_AT], itertools.repeat(1.0))
+    sample = scopes[_MAX_EXACT_SCOPES :: math.ceil(rest / _SAMPLE)]
+    each = zip(scopes[:_MAX_EXACT_SCOPES], itertools.repeat(1.0))
     return itertools.chain(each, zip(sample, itertools.repeat(rest / len(sample))))
 
 
 def _interval(
     situation: Situation, tuning: Tuning, outlook: Outlook, matters: float, residual: float, now: float
 ) -> float:
-    if tuning.policy is PolicyName.FIXED:
+    if tuning.policy is SchedulingPolicy.FIXED:
         return max(tuning.bounds.floor_s, FIXED_S)
-    if tuning.policy is PolicyName.TIER_TABLE:
+    if tuning.policy is SchedulingPolicy.TIER_TABLE:
         tiers = [tier_interval(state.signal.windows, now) for state in situation.scopes]
         return max(tuning.bounds.floor_s, min(tiers, default=TIER_S[Priority.SLOW]))
     cost = poll_cost(situation.activity)
     floor_s, cap_s = tuning.bounds
-    bounds = Bounds(floor_s, min(LONGEST_S, longest_wait(cap_s * math.sqrt(cost / matters), residual)))
-    if tuning.policy is PolicyName.SQRT_EWMA:
+    bounds = Bounds(floor_s, min(LONGEST_POLL_S, longest_wait(cap_s * math.sqrt(cost / matters), residual)))
+    if tuning.policy is SchedulingPolicy.SQRT_EWMA:
         usual = _usual_rate(tuning)
         rates = [ewma_rate(state.signal.windows, usual, now) for state in situation.scopes]
         return square_root_interval(matters * residual * sum(rates), tuning.price.staleness, cost, bounds)
@@ -199,24 +202,24 @@ def _usual_rate(tuning: Tuning) -> float:
     return hot_share * prior.hot_per_s + (1.0 - hot_share) * prior.cold_per_s
 
 
-def _explanation(situation: Situation, tuning: Tuning, reckoning: Reckoning, paced_s: float) -> str:
+def _explanation(situation: Situation, tuning: Tuning, decision: IntervalDecision, paced_s: float) -> str:
     activity, many = situation.activity, len(situation.scopes) != 1
-    if reckoning.boosted:
-        by = f"a boost holds it at {reckoning.interval_s:.1f} s"
-    elif tuning.policy in (PolicyName.ADAPTIVE, PolicyName.SQRT_EWMA):
-        by = f"a stale second is worth {tuning.price.staleness:.3g} polls, which gives {reckoning.interval_s:.1f} s"
+    if decision.boosted:
+        by = f"a boost holds it at {decision.interval_s:.1f} s"
+    elif tuning.policy in (SchedulingPolicy.ADAPTIVE, SchedulingPolicy.SQRT_EWMA):
+        by = f"a stale second is worth {tuning.price.staleness:.3g} polls, which gives {decision.interval_s:.1f} s"
     else:
-        by = f"the policy {tuning.policy} gives {reckoning.interval_s:.1f} s"
+        by = f"the policy {tuning.policy} gives {decision.interval_s:.1f} s"
     return (
         f"{len(situation.scopes)} {'scopes are' if many else 'scope is'} expected to change "
-        f"{reckoning.rate * 3600:.2f} times an hour; "
-        f"attention {reckoning.attention:.2f} ({activity.state.lower()}, idle {activity.idle_s:.0f} s); "
-        f"{_reached(situation, reckoning)}; for {tuning.target} {by}; pacing makes it {paced_s:.1f} s"
+        f"{decision.rate * 3600:.2f} times an hour; "
+        f"attention {decision.attention:.2f} ({activity.state.lower()}, idle {activity.idle_s:.0f} s); "
+        f"{_describe_residual(situation, decision)}; for {tuning.target} {by}; pacing makes it {paced_s:.1f} s"
     )
 
 
-def _reached(situation: Situation, reckoning: Reckoning) -> str:
-    share = f"{reckoning.residual:.1%}"
+def _describe_residual(situation: Situation, decision: IntervalDecision) -> str:
+    share = f"{decision.residual:.1%}"
     left = f"polls must find {share} of the changes"
     if situation.streaming:
         return f"a stream is open, {left}"

@@ -1,25 +1,26 @@
-"""What an app's hints are decided by, beside what is known of the device. Pure."""
+"""Defines the inputs of an app's hints, beside what is known of the device. Pure."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from syncbeat_server.sync.policy.baselines import PolicyName
+from syncbeat_server.defaults import POLL_CAP_IN_TARGETS, POLL_FLOOR_S, TARGET_STALENESS_S, SchedulingPolicy
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.interval import Bounds, Price
+from syncbeat_server.sync.policy.price_controller import DEFAULT_TARGET
 
 
 class Tuning(NamedTuple):
-    """The app's target and bounds from its settings, and what was learned: the prior, the price that meets the target.
+    """Holds the policy inputs of an app: the target and bounds from its settings, its learned prior and price.
 
-    `late_s` is when a change counts as late; `app_misses` the share of changes that devices which pushes reach do not
-    fetch after all, and `push_misses` the share of single pushes that they do not answer; `pushing` is False while the
-    app's pushes do not get through.
+    `late_s` is the staleness from which a change counts as late; `app_misses` is the share of changes that devices
+    reached by pushes do not fetch after all resends, `push_misses` the share of single pushes that they do not answer;
+    `pushing` is False while the app's pushes do not get through.
     """
 
-    policy: PolicyName = PolicyName.ADAPTIVE
-    target: str = "a mean staleness of 15 s"
-    bounds: Bounds = Bounds(5.0, 75.0)
+    policy: SchedulingPolicy = SchedulingPolicy.ADAPTIVE
+    target: str = str(DEFAULT_TARGET)
+    bounds: Bounds = Bounds(POLL_FLOOR_S, POLL_CAP_IN_TARGETS * TARGET_STALENESS_S)
     prior: Prior = DEFAULT_PRIOR
     price: Price = Price(3.2)
     late_s: float = 30.0

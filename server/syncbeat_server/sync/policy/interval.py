@@ -1,4 +1,4 @@
-"""How long may a device wait? Until the stale seconds that a poll will find are worth one poll. Pure.
+"""Computes the time that a device may wait: until the stale seconds that a poll will find are worth one poll. Pure.
 
 A poll after t seconds of an outlook finds, in expectation, D(t) = integral of rate(s) * (t - s) ds stale seconds. Of
 all causal policies with one price V for a stale second, the best polls when V * D(t) reaches the cost of a poll; for a
@@ -20,21 +20,21 @@ _SLOW_FADE = 1e-4  # below this fade * t the series is used, since the closed fo
 
 
 class Price(NamedTuple):
-    """What a second of staleness costs, in polls, and what a change costs that is late (see `poll_interval`)."""
+    """Holds the cost of a second of staleness, in polls, and that of a late change (see `poll_interval`)."""
 
     staleness: float
     lateness: float = 0.0
 
 
 class Bounds(NamedTuple):
-    """The shortest and the longest interval, in seconds."""
+    """Holds the shortest and the longest interval, in seconds."""
 
     floor_s: float
     cap_s: float
 
 
-def gathered(outlook: Outlook, wait_s: float) -> tuple[float, float]:
-    """What a poll after `wait_s` is expected to find: the stale seconds of all changes, and how many they are."""
+def expected_staleness(outlook: Outlook, wait_s: float) -> tuple[float, float]:
+    """Return the stale seconds and the number of changes that a poll after `wait_s` is expected to find."""
     level, swing, fade = outlook
     x = fade * wait_s
     if x < _SLOW_FADE:
@@ -45,10 +45,11 @@ def gathered(outlook: Outlook, wait_s: float) -> tuple[float, float]:
     return level * wait_s * wait_s / 2.0 + swing * twice, level * wait_s + swing * once
 
 
-def worth_a_poll(outlook: Outlook, price: float, cost: float, bounds: Bounds) -> float:
-    """The wait within bounds after which the stale seconds that a poll will find are worth it, by Newton's method.
+def break_even_wait(outlook: Outlook, price: float, cost: float, bounds: Bounds) -> float:
+    """Return the wait within bounds after which the stale seconds that a poll will find are worth it.
 
-    They are a convex, growing function of the wait, so that after at most one step it is approached from above.
+    Found by Newton's method. They are a convex, growing function of the wait, so that after at most one step it is
+    approached from above.
     """
     floor_s, cap_s = bounds
     enough, rate = cost / price, outlook.rate
@@ -56,7 +57,7 @@ def worth_a_poll(outlook: Outlook, price: float, cost: float, bounds: Bounds) ->
         return cap_s
     wait = min(cap_s, max(floor_s, math.sqrt(2.0 * enough / rate)))
     for _ in range(_STEPS):
-        stale, changes = gathered(outlook, wait)
+        stale, changes = expected_staleness(outlook, wait)
         better = min(cap_s, max(floor_s, wait - (stale - enough) / changes))
         if abs(better - wait) <= _EXACT * wait:
             return better
@@ -65,16 +66,16 @@ def worth_a_poll(outlook: Outlook, price: float, cost: float, bounds: Bounds) ->
 
 
 def poll_interval(outlook: Outlook, price: Price, cost: float, bounds: Bounds, late_s: float) -> float:
-    """Seconds until the next poll, within bounds.
+    """Return the seconds until the next poll, within bounds.
 
     With a price of lateness a change that is seen later than `late_s` costs that much beside its stale seconds. Then a
     wait is either short enough for nothing to be late, or the scope is so quiet that lateness is accepted and the wait
     is a longer one: whichever costs less a second.
     """
-    plain = worth_a_poll(outlook, price.staleness, cost, bounds)
+    plain = break_even_wait(outlook, price.staleness, cost, bounds)
     if price.lateness <= 0.0 or plain <= late_s:
         return plain
-    rate = gathered(outlook, plain)[1] / plain
+    rate = expected_staleness(outlook, plain)[1] / plain
     if rate <= 0.0:
         return plain
     punctual = max(bounds.floor_s, min(late_s, plain))
@@ -86,7 +87,7 @@ def poll_interval(outlook: Outlook, price: Price, cost: float, bounds: Bounds, l
         return punctual
     late = price.lateness * rate * (patient - late_s)
     if (cost + price.staleness * rate * patient * patient / 2.0 + late) / patient < (
-        cost + price.staleness * gathered(outlook, punctual)[0]
+        cost + price.staleness * expected_staleness(outlook, punctual)[0]
     ) / punctual:
         return patient
     return punctual

@@ -1,4 +1,4 @@
-"""What is known of a scope's changes, as its row keeps it: updated with each commit, read with each hint. Pure."""
+"""Updates what a scope's row holds of its changes with each commit, and reads it with each hint. Pure."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from syncbeat_server.sync.policy.baselines import windows_after_change
 from syncbeat_server.sync.policy.belief import (
     Outlook,
     Prior,
-    advanced,
     after_change,
     after_evidence,
+    after_silence,
     expected,
-    fresh,
+    initial_belief,
 )
 
-_WRITER_CAME, _WRITER_LEFT = 10.0, 0.3  # how much likelier of a hot scope than of a cold one
+_WRITER_ARRIVED, _WRITER_LEFT = 10.0, 0.3  # likelihood of a hot scope over that of a cold one
 
 
-def unchanged(born: float) -> Signal:
-    """The signal of a scope made at `born`."""
+def initial_signal(born: float) -> Signal:
+    """Return the signal of a scope created at `born`."""
     return Signal(None, Windows(0.0, 0.0, born, born))
 
 
 def current_belief(signal: Signal, prior: Prior) -> Belief:
-    """The belief as of the last change or the last that was heard of a writer, whichever is later."""
-    belief = signal.belief or fresh(prior, signal.windows.at)
+    """Return the belief as of the last change or the last arrival or departure of a writer, whichever is later."""
+    belief = signal.belief or initial_belief(prior, signal.windows.at)
     if signal.presence_at <= belief.at:
         return belief
-    seen = advanced(belief, prior, signal.presence_at)
-    return after_evidence(seen, _WRITER_CAME if signal.present else _WRITER_LEFT)
+    silent = after_silence(belief, prior, signal.presence_at)
+    return after_evidence(silent, _WRITER_ARRIVED if signal.present else _WRITER_LEFT)
 
 
 def signal_after_change(signal: Signal, prior: Prior, now: float) -> Signal:
-    """The signal after a commit at `now`."""
+    """Return the signal after a commit at `now`."""
     belief = after_change(current_belief(signal, prior), prior, now)
     return signal._replace(belief=belief, windows=windows_after_change(signal.windows, now))
 
 
 def signal_outlook(signal: Signal, prior: Prior, now: float) -> Outlook:
-    """The expected change rate from `now` on."""
+    """Return the expected change rate from `now` on."""
     return Outlook(*signal_expected(signal, prior, now), prior.start_per_s + prior.end_per_s)
 
 
 def signal_expected(signal: Signal, prior: Prior, now: float) -> tuple[float, float]:
-    """The level and the swing of the outlook from `now` on."""
+    """Return the level and the swing of the outlook from `now` on."""
     belief = signal.belief
     if belief is None or signal.presence_at > belief[5]:
         belief = current_belief(signal, prior)

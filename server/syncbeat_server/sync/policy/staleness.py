@@ -1,9 +1,9 @@
-"""How stale was what a device now learns? Pure.
+"""Estimates the staleness of changes that a device now receives. Pure.
 
 The feed keeps the newest value of each key, so of several changes since a device's last poll only the newest's instant
-is known. The others fell between the last poll and that one, and given how many they are, the instants of a Poisson
-process are spread evenly over that span: each is as old as its middle, in expectation. One change is exact. Nothing is
-taken from the believed rate, so that a policy that misjudges rates cannot misjudge its own staleness.
+is known. The others fell between the last poll and that one, and given their number, the instants of a Poisson process
+are spread evenly over that span: the expected age of each is that of its middle. One change is exact. Nothing is taken
+from the believed rate, so that a policy that misjudges rates cannot misjudge its own staleness.
 """
 
 from __future__ import annotations
@@ -11,31 +11,32 @@ from __future__ import annotations
 from typing import NamedTuple
 
 AWAY_AFTER = 1.5
-"""A device that asks later than so many times the interval it was told was away: that is not the policy's doing."""
+"""A device that asks later than so many times its interval was away, which the policy is not responsible for."""
 AWAY_GRACE_S = 5.0
 """... and so many seconds more."""
 
 
-class Met(NamedTuple):
-    """What one poll met: expected sums over the changes it showed for the first time."""
+class Staleness(NamedTuple):
+    """Sums, in expectation, over the changes that a device received for the first time."""
 
     changes: float
     stale_s: float
     late: float
 
 
-NOTHING = Met(0.0, 0.0, 0.0)
+NOTHING = Staleness(0.0, 0.0, 0.0)
 
 
 def is_away(asked_s: float, told_s: float) -> bool:
-    """Whether a device that asks `asked_s` after its last poll, where it was told `told_s`, was away between them."""
+    """Return True if a device that polls `asked_s` after its last poll, which gave the interval `told_s`, was away."""
     return asked_s > AWAY_AFTER * told_s + AWAY_GRACE_S
 
 
-def met_by_poll(now: float, last_poll: float, newest_at: float, unseen: int, late_s: float) -> Met:
-    """What a poll at `now` met that shows `unseen` changes of a scope since `last_poll`, the newest of `newest_at`.
+def staleness_of_poll(now: float, last_poll: float, newest_at: float, unseen: int, late_s: float) -> Staleness:
+    """Return the staleness of `unseen` changes of a scope that a poll at `now` finds, the newest of `newest_at`.
 
-    All times are unix seconds. Clocks that disagree make no negative delay: what is newer than now has none.
+    They came after `last_poll`. All times are unix seconds. Clocks that disagree cause no negative delay: a change from
+    the future has none.
     """
     if unseen <= 0:
         return NOTHING
@@ -49,10 +50,10 @@ def met_by_poll(now: float, last_poll: float, newest_at: float, unseen: int, lat
         late = others * (oldest_s - late_s) / (oldest_s - newest_s)
     else:
         late = 0.0
-    return Met(float(unseen), stale_s, late)
+    return Staleness(float(unseen), stale_s, late)
 
 
-def met_on_stream(now: float, changed_at: float, late_s: float) -> Met:
-    """What a delivery on a stream met: one change, whose instant is known."""
+def staleness_of_delivery(now: float, changed_at: float, late_s: float) -> Staleness:
+    """Return the staleness of one change that a stream delivers, whose instant is known."""
     stale_s = max(0.0, now - changed_at)
-    return Met(1.0, stale_s, float(stale_s > late_s))
+    return Staleness(1.0, stale_s, float(stale_s > late_s))

@@ -1,1 +1,1 @@
-"""SQL of scopes, changes and cursors, one file for each family of tables."""
+"""Reads and writes the tables of the sync feature, one module per table family."""

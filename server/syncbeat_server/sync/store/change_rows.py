@@ -1,25 +1,28 @@
-"""Rows of `changes` as readers are sent them."""
+"""Converts rows of `changes` to changes as readers receive them."""
 
 from __future__ import annotations
 
 import asyncio
 
 from syncbeat_server.storage.postgres.database import Row
-from syncbeat_server.sync.content.number_spelling import sendable
+from syncbeat_server.sync.content.number_spelling import shorten_numbers
 from syncbeat_server.sync.model import Change
 
 MAX_OCTETS = 1 << 20
-"""The most octets of a value as text, or as PostgreSQL holds it; two constraints of the table see to it."""
-MOST_READ_OCTETS = 32 << 20
-"""The most that is read of a value from before those constraints: more than 1 MiB in PostgreSQL's form comes to."""
+"""The largest value in octets, as text and as PostgreSQL stores it; two constraints of the table enforce it."""
+MAX_READ_OCTETS = 32 << 20
+"""The largest text that is read of a value from before those constraints: 1 MiB in PostgreSQL's form may exceed it."""
 
 
 async def change_of(row: Row, scope: str, epoch: str) -> Change:
-    """Returns a row as a change. `value_octets` is what its value has; `value` is None where that is too much."""
+    """Return a row as a change.
+
+    `value_octets` is the size of its value; `value` is None where that is too large to read.
+    """
     value, octets = row["value"], row["value_octets"]
     if value is not None and octets > MAX_OCTETS:
-        # A thread lets others go on between one number and the next.
-        value = await asyncio.to_thread(sendable, value)
+        # In a thread, so that the event loop goes on between one number and the next.
+        value = await asyncio.to_thread(shorten_numbers, value)
     return Change(
         scope=scope,
         epoch=epoch,

@@ -1,17 +1,15 @@
-"""SQL that begins new epochs: what devices know of a scope's feed is not believed any more, and they list it anew."""
+"""Begins new epochs of scopes, so that devices discard what they know of those feeds and list them anew."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.sync.model import Extent
-
-ScopeKey = tuple[str, str]
+from syncbeat_server.sync.model import Extent, ScopeKey
 
 
 async def extent(conn: Connection, app_id: str | None) -> Extent:
-    """How many scopes there are, of an app or of all (None)."""
+    """Count the scopes, of an app or of all (None)."""
     row = await conn.fetchrow(
         """SELECT current_database()::text AS name, count(DISTINCT app_id) AS apps, count(*) AS scopes
            FROM scopes WHERE $1::text IS NULL OR app_id = $1""",
@@ -23,10 +21,10 @@ async def extent(conn: Connection, app_id: str | None) -> Extent:
 async def lock_page(
     conn: Connection, app_id: str | None, after: ScopeKey, limit: int, patience_ms: int
 ) -> list[ScopeKey]:
-    """Lock the next scopes behind one, in the order in which publishing locks them.
+    """Lock the next scopes after one, in the order in which publishing locks them.
 
     Raises:
-        LockTimeout: somebody else had one of them for longer than `patience_ms`.
+        LockTimeout: another session held one of them for longer than `patience_ms`.
     """
     await conn.execute(f"SET LOCAL lock_timeout = {patience_ms}")
     rows = await conn.fetch(
@@ -41,7 +39,7 @@ async def lock_page(
 
 
 async def renew(conn: Connection, keys: Sequence[ScopeKey]) -> int:
-    """Give locked scopes new epochs; how many. Their changes, heads and members stay."""
+    """Give locked scopes new epochs; return their number. Their changes, heads and members stay."""
     return int(
         await conn.fetchval(
             """WITH renewed AS (
@@ -54,21 +52,21 @@ async def renew(conn: Connection, keys: Sequence[ScopeKey]) -> int:
     )
 
 
-# A row whose transaction this cluster had not come to when the run began, and that was not written since: what is
-# written meanwhile has such a number rightly. Its writer is told by `xmin`, and how old that is by `age`.
+# A row with a transaction number that this cluster had not reached when the run began, and that was not written since:
+# rows written meanwhile have such numbers rightly. Their writer is in `xmin`, whose age is told by `age`.
 _FOREIGN = "c.xid >= $1::text::xid8 AND age(c.xmin) > age($1::text::xid8::xid)"
 
 
 async def next_transaction(conn: Connection) -> str:
-    """Returns the number of the transaction that this deployment's cluster comes to next."""
+    """Return the next transaction number of this deployment's cluster."""
     return str(await conn.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text FROM deployment"))
 
 
 async def foreign_apps(conn: Connection, begun: str, app_id: str | None) -> list[str]:
-    """Returns the apps, of all or of one, with changes whose transactions this cluster had not come to at `begun`.
+    """Return the apps, of all or of one, with changes numbered above the transactions that this cluster had at `begun`.
 
-    A dump brings the transactions' numbers of the cluster it was made in: streams of the whole app would take such a
-    change for news when this one comes to its number.
+    A dump brings the numbers of the cluster it was made in: streams of the whole app would take such a change for news
+    when this cluster reaches its number.
     """
     rows = await conn.fetch(
         f"""SELECT a.app_id FROM (SELECT DISTINCT app_id FROM scopes WHERE $2::text IS NULL OR app_id = $2) a
@@ -83,11 +81,11 @@ async def foreign_apps(conn: Connection, begun: str, app_id: str | None) -> list
 async def forget_foreign_transactions(
     conn: Connection, begun: str, app_id: str, after: ScopeKey, limit: int
 ) -> tuple[int, ScopeKey | None]:
-    """Take the foreign ones among the next `limit` changes of an app, in order of (scope, key), for changes of old;
-    how many, and the last that was looked at (None: there are no more).
+    """Mark the foreign ones among the next `limit` changes of an app, in order of (scope, key), as old.
 
-    It waits for nobody: a row that is being written is left, since it gets a number of this cluster with that, or is
-    there at the next look.
+    Returns the number of changes marked, and the last key looked at (None: there are no more). It waits for nobody: a
+    row that is being written is skipped, since the write gives it a number of this cluster, or it is found by the next
+    look.
     """
     row = await conn.fetchrow(
         f"""WITH page AS MATERIALIZED (
@@ -112,5 +110,5 @@ async def forget_foreign_transactions(
 
 
 async def forget_pruned_tombstones(conn: Connection) -> None:
-    """Delete the marks of removed tombstones, which nobody needs whose token is of the next generation."""
+    """Delete the marks of removed tombstones, which tokens of the next generation do not need."""
     await conn.execute("DELETE FROM pruned_feeds")

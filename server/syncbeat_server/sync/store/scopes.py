@@ -1,4 +1,4 @@
-"""SQL of the scopes' rows: heads, what is known of their changes, locks, boosts."""
+"""Reads and writes the rows of scopes: heads, what is known of their changes, locks, boosts, presence of writers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATE = f"""s.scope, s.epoch, s.head, s.pruned, s.boosted, extract(epoch FROM s.
 
 
 class LockedScope(NamedTuple):
-    """The row of a scope that this transaction has locked, at `now` (unix seconds); `created`: made by it."""
+    """Holds the row of a scope that this transaction has locked, at `now` (unix seconds); `created`: it made it."""
 
     epoch: str
     head: int
@@ -30,14 +30,14 @@ class LockedScope(NamedTuple):
 
 
 class Commits(NamedTuple):
-    """The number of commits of one scope, and of those that came with a trigger."""
+    """Counts the commits of one scope, and those that came with a trigger."""
 
     made: int
     triggered: int
 
 
 class MovedScope(NamedTuple):
-    """The place of a locked scope after this transaction, which is so many commits."""
+    """Holds the new head and signal of a locked scope after this transaction's commits."""
 
     app_id: str
     scope: str
@@ -47,7 +47,7 @@ class MovedScope(NamedTuple):
 
 
 def scope_state(columns: Sequence[Any]) -> ScopeState:
-    """A scope's state from the columns of `STATE`."""
+    """Return a scope's state from the columns of `STATE`."""
     scope, epoch, head, pruned, boosted, boosted_until, *signal = columns
     tier = None if boosted is None else Priority(boosted)
     return ScopeState(scope, epoch, head, _signal(signal), tier, boosted_until or 0.0, pruned)
@@ -62,7 +62,7 @@ def _signal(columns: Sequence[Any]) -> Signal:
 async def lock_scopes(
     conn: Connection, keys: Sequence[tuple[str, str]], *, create: bool
 ) -> dict[tuple[str, str], LockedScope]:
-    """Lock the scopes' rows in sorted order, by (app, scope). `create` makes those that are missing.
+    """Lock the scopes' rows in sorted order, by (app, scope). `create` inserts those that are missing.
 
     In a USER's transaction only those that it may write are found.
     """
@@ -93,7 +93,7 @@ def _locked(row: Row) -> tuple[tuple[str, str], LockedScope]:
 
 
 async def drop_scopes(conn: Connection, keys: Sequence[tuple[str, str]]) -> None:
-    """Take back scopes that `lock_scopes` made in this transaction."""
+    """Delete scopes that `lock_scopes` created in this transaction."""
     await conn.execute(
         """DELETE FROM scopes s USING unnest($1::text[], $2::text[]) AS k (app_id, scope)
            WHERE (s.app_id, s.scope) = (k.app_id, k.scope)""",
@@ -103,10 +103,10 @@ async def drop_scopes(conn: Connection, keys: Sequence[tuple[str, str]]) -> None
 
 
 async def advance_heads(conn: Connection, moved: Sequence[MovedScope]) -> int:
-    """Set the heads of locked scopes, and what is known of their changes; how many of them this transaction may set.
+    """Set the heads and signals of locked scopes; return the number of scopes that this transaction may write.
 
-    Known are their rates, and the share of commits that wake devices: where none does, no push can be relied on,
-    however well it arrives.
+    The signal has the change rates, and the share of commits that wake devices: where none does, no push can be relied
+    on, however well it arrives.
     """
     signals = [(one.signal.belief, one.signal.windows) for one in moved]
     beliefs = [belief for belief, _ in signals if belief is not None]
@@ -133,7 +133,7 @@ async def advance_heads(conn: Connection, moved: Sequence[MovedScope]) -> int:
 
 
 async def boost(conn: Connection, app_id: str, scope: str, priority: Priority, seconds: float) -> datetime | None:
-    """Hold a scope at a tier from now on; the newest boost counts. When it ends; None: there is no such scope."""
+    """Keep a scope at a tier from now on; the newest boost counts. Returns its end; None if there is no such scope."""
     ends: datetime | None = await conn.fetchval(
         """UPDATE scopes SET boosted = $3, boosted_until = syncbeat_now() + make_interval(secs => $4)
            WHERE (app_id, scope) = ($1, $2) RETURNING boosted_until""",
@@ -145,30 +145,30 @@ async def boost(conn: Connection, app_id: str, scope: str, priority: Priority, s
     return ends
 
 
-async def note_presence(
+async def record_writer_presence(
     conn: Connection, users: Iterable[tuple[str, str]], *, present: bool, limit: int
 ) -> list[tuple[str, str]]:
-    """Writers came, or left: keep it with the scopes they write, at most `limit` of each that changed last.
+    """Store that writers arrived or left with the scopes they write, at most `limit` of each user, newest first.
 
-    The answer is the scopes of which that was not known yet, or for long.
+    Returns the scopes of which that was not stored yet, or not for ten minutes.
     """
-    told = sorted(set(users))
+    writers = sorted(set(users))
     rows = await conn.fetch(
-        """WITH told AS (
+        """WITH written AS (
                SELECT m.app_id, m.scope FROM unnest($1::text[], $2::text[]) AS k (app_id, user_id)
                CROSS JOIN LATERAL (
                    SELECT m.app_id, m.scope FROM scope_members m JOIN scopes s USING (app_id, scope)
                    WHERE m.app_id = k.app_id AND m.user_id = k.user_id AND m.role = 'WRITER'
                    ORDER BY s.changed_at DESC NULLS LAST LIMIT $4) m),
            locked AS (
-               SELECT s.app_id, s.scope FROM scopes s JOIN (SELECT DISTINCT * FROM told) t USING (app_id, scope)
+               SELECT s.app_id, s.scope FROM scopes s JOIN (SELECT DISTINCT * FROM written) t USING (app_id, scope)
                WHERE s.present <> $3 OR s.presence_at IS NULL AND $3
                    OR s.presence_at < syncbeat_now() - interval '10 minutes'
                ORDER BY s.app_id, s.scope FOR UPDATE OF s)
            UPDATE scopes s SET present = $3, presence_at = syncbeat_now() FROM locked l
            WHERE (s.app_id, s.scope) = (l.app_id, l.scope) RETURNING s.app_id, s.scope""",
-        [app_id for app_id, _ in told],
-        [user_id for _, user_id in told],
+        [app_id for app_id, _ in writers],
+        [user_id for _, user_id in writers],
         present,
         limit,
     )

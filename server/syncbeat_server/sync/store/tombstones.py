@@ -1,16 +1,16 @@
-"""SQL that removes old tombstones from the feeds."""
+"""Removes old tombstones from the feeds."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import BEGINNING, Batch
+from syncbeat_server.storage.retention import BEGINNING, DeletedBatch
 
-# The scopes' rows are locked, so that `pruned` and the tombstones move together for every reader, and nobody publishes
-# in between. A key that was published since the look has another sequence, which the last conditions spare. All of a
-# day go together, so that a list under way is made to begin anew once a day at most. What is noted for the streams of
-# whole apps are the transactions of this cluster: a restored dump may hold others.
+# The scopes' rows are locked, so that `pruned` and the tombstones change together for every reader, with no publish in
+# between. A key that was published since the read has another sequence, which the last conditions spare. Those of a
+# day are deleted together, so that a list under way has to begin anew once a day at most. For the streams of whole apps
+# only transactions of this cluster are stored: a restored dump may hold others.
 REMOVE_OLD = """
     WITH day AS (SELECT date_trunc('day', syncbeat_now() - make_interval(secs => $1 * 86400), 'UTC') AS begins),
     old AS MATERIALIZED (
@@ -39,11 +39,11 @@ REMOVE_OLD = """
     SELECT (SELECT count(*) FROM gone) AS gone, count(*) AS found, max(changed_at) AS last FROM old"""
 
 
-async def remove_old(conn: Connection, keep_days: float, limit: int, since: datetime | None = None) -> Batch:
-    """Remove up to `limit` tombstones of days that ended more than `keep_days` ago, from a time of deletion on.
+async def remove_old(conn: Connection, keep_days: float, limit: int, since: datetime | None = None) -> DeletedBatch:
+    """Delete up to `limit` tombstones of days that ended more than `keep_days` ago, from a time of deletion on.
 
-    Those of scopes that somebody has locked are left for another time.
+    Those of scopes that another session has locked are left for the next time.
     """
     (row,) = await conn.fetch(REMOVE_OLD, keep_days, limit, since or BEGINNING)
     stuck = row["found"] == limit and not row["gone"] and row["last"] == since
-    return Batch(row["gone"], row["found"] == limit and not stuck, row["last"])
+    return DeletedBatch(row["gone"], row["found"] == limit and not stuck, row["last"])

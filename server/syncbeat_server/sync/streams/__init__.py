@@ -1,1 +1,1 @@
-"""Pushes news to the devices and services that are connected."""
+"""Sends changes and hints to connected clients as they happen."""

@@ -1,1 +1,1 @@
-"""Learns an app's price and prior from what its devices met."""
+"""Learns an app's price of staleness and prior from the experience of its devices."""

@@ -1,4 +1,7 @@
-"""The counts of one app in one process. They only grow, and are cheap: they are on the path of each hint."""
+"""Counts the hints and the staleness of one app in one process.
+
+Counters only grow, and are cheap, because each hint adds to them.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,23 @@ from typing import NamedTuple
 
 from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.price_state import Sums
-from syncbeat_server.sync.policy.staleness import Met
+from syncbeat_server.sync.policy.staleness import Staleness
 
 STALENESS_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0)
 INTERVALS_S = (5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 14_400.0)
-"""The upper bounds of the histograms' buckets; those of intervals include the tiers'."""
+"""The upper bounds of the interval histogram's buckets, which include those of the tiers."""
 
-_STRETCHED = 1.5  # times: more than what moves a poll to a quieter moment
+_STRETCHED = 1.5  # times: more than pacing to a quieter moment adds
 _KEPT = math.exp(-1 / 60)  # of the optimality's window, a minute later: it is about an hour long
 _LEAST_CHANGES = 30.0
 
 
-class _Pull(NamedTuple):
-    """Of devices that mostly poll: changes and stale seconds by attention, polls, and the integrals of the believed
-    rate and of its root over the time between them."""
+class _PollSums(NamedTuple):
+    """Sums over devices that mostly poll.
+
+    They are changes and stale seconds by attention, polls, and the integrals of the believed rate and of its root over
+    the time between polls.
+    """
 
     changes: float = 0.0
     stale_s: float = 0.0
@@ -30,30 +36,31 @@ class _Pull(NamedTuple):
     root_s: float = 0.0
 
 
-class Tally:
-    """What is measured for the price (`taken`: so much of it is in the app's row), and what the metrics show.
+class AppCounters:
+    """Counts the measurements for the price, and those that the metrics show.
 
-    `staleness` and `intervals` are histograms over `STALENESS_S` and `INTERVALS_S`. `avoided` are the polls less than
-    fixed polling at the same target would have sent, at their highest; `optimality` is that of the last hour.
+    `written` is the part of the sums that is in the app's row. `staleness` and `intervals` are histograms over
+    `STALENESS_S` and `INTERVALS_S`. `avoided` is the highest number of polls saved so far against fixed polling at the
+    same target; `optimality` is that of the last hour.
     """
 
     __slots__ = (
         "_capped",
         "_changes",
         "_floored",
+        "_last_sums",
         "_late",
+        "_poll_changes",
+        "_poll_polls",
+        "_poll_stale_s",
         "_polls",
-        "_pull_changes",
-        "_pull_polls",
-        "_pull_stale_s",
         "_rate_s",
         "_root_s",
+        "_saved",
         "_served_polls",
         "_served_s",
         "_stale_s",
-        "_ticked",
         "_window",
-        "_would_be",
         "avoided",
         "interval_sum",
         "intervals",
@@ -61,7 +68,7 @@ class Tally:
         "requests",
         "staleness",
         "staleness_sum",
-        "taken",
+        "written",
     )
 
     def __init__(self) -> None:
@@ -69,73 +76,78 @@ class Tally:
         self._polls = self._capped = self._floored = self.requests = 0
         self.staleness, self.staleness_sum = [0.0] * (len(STALENESS_S) + 1), 0.0
         self.intervals, self.interval_sum = [0] * (len(INTERVALS_S) + 1), 0.0
-        self._served_s = self._would_be = self.avoided = 0.0
-        self._served_polls = self._pull_polls = 0
-        self._pull_changes = self._pull_stale_s = self._rate_s = self._root_s = 0.0
-        self.taken = Sums()
+        self._served_s = self._saved = self.avoided = 0.0
+        self._served_polls = self._poll_polls = 0
+        self._poll_changes = self._poll_stale_s = self._rate_s = self._root_s = 0.0
+        self.written = Sums()
         self.optimality: float | None = None
-        self._ticked, self._window = _Pull(), _Pull()
+        self._last_sums, self._window = _PollSums(), _PollSums()
 
     def sums(self) -> Sums:
-        """Everything measured so far."""
+        """Return all sums for the price since the start."""
         return Sums(self._changes, self._stale_s, self._late, self._polls, self._capped, self._floored, self.requests)
 
-    def told(self, interval_s: float) -> None:
-        """A device asked, and was told to wait."""
+    def count_hint(self, interval_s: float) -> None:
+        """Count a hint and its interval."""
         self.requests += 1
         self.intervals[bisect_left(INTERVALS_S, interval_s)] += 1
         self.interval_sum += interval_s
 
-    def bounded(self, wanted_s: float, told_s: float, bounds: Bounds) -> None:
-        """The interval of a device that polls, and that somebody looks at, before pacing and after it.
+    def count_bounded_poll(self, unpaced_s: float, paced_s: float, bounds: Bounds) -> None:
+        """Count the poll of a device that polls, and that a person looks at, by its intervals before and after pacing.
 
-        Where pacing stretches it under load, a higher price makes it no shorter: as good as at the floor.
+        Where pacing stretches an interval under load, a higher price makes it no shorter: it counts as at the floor.
         """
         self._polls += 1
-        if wanted_s <= bounds.floor_s or told_s > _STRETCHED * wanted_s:
+        if unpaced_s <= bounds.floor_s or paced_s > _STRETCHED * unpaced_s:
             self._floored += 1
-        elif wanted_s >= bounds.cap_s:
+        elif unpaced_s >= bounds.cap_s:
             self._capped += 1
 
-    def served(self, waited_s: float, rate_per_s: float, *, mostly_polled: bool) -> None:
-        """A device came again when it was told to, where `rate_per_s` changes were expected, weighed by attention."""
+    def count_served_poll(self, waited_s: float, rate_per_s: float, *, mostly_polled: bool) -> None:
+        """Count a device that returned in time, while `rate_per_s` changes were expected, weighted by attention."""
         self._served_s += waited_s
         self._served_polls += 1
         if mostly_polled:
-            self._pull_polls += 1
+            self._poll_polls += 1
             self._rate_s += rate_per_s * waited_s
             self._root_s += math.sqrt(rate_per_s) * waited_s
 
-    def streamed(self, seconds: float) -> None:
-        """So many seconds, of all devices together, a stream stood in for polls."""
+    def count_stream_time(self, seconds: float) -> None:
+        """Count seconds, of all devices together, in which a stream replaced polls."""
         self._served_s += seconds
 
-    def showed(self, met: Met, newest_s: float, oldest_s: float, attention: float, *, mostly_polled: bool) -> None:
-        """A device heard of changes that are from `newest_s` to `oldest_s` old."""
-        changes, stale_s, late = met
+    def count_staleness(
+        self, staleness: Staleness, newest_s: float, oldest_s: float, attention: float, *, mostly_polled: bool
+    ) -> None:
+        """Count changes that a device received, from `newest_s` to `oldest_s` old."""
+        changes, stale_s, late = staleness
         self._changes += attention * changes
         self._stale_s += attention * stale_s
         self._late += attention * late
         if mostly_polled:
-            self._pull_changes += attention * changes
-            self._pull_stale_s += attention * stale_s
+            self._poll_changes += attention * changes
+            self._poll_stale_s += attention * stale_s
         self.staleness_sum += stale_s
         self.staleness[bisect_left(STALENESS_S, newest_s)] += 1.0
         if changes > 1.0:
             self._spread(newest_s, oldest_s, changes - 1.0)
 
     def tick(self, fixed_interval_s: float) -> None:
-        """Once a minute: reckon how good polls are, and what polling at a fixed interval would have asked meanwhile."""
-        self._would_be += self._served_s / fixed_interval_s - self._served_polls
+        """Update `optimality` and `avoided` once a minute.
+
+        `fixed_interval_s` is the interval with which fixed polling would meet the target.
+        """
+        self._saved += self._served_s / fixed_interval_s - self._served_polls
         self._served_s, self._served_polls = 0.0, 0
-        self.avoided = max(self.avoided, self._would_be)
-        now = _Pull(self._pull_changes, self._pull_stale_s, self._pull_polls, self._rate_s, self._root_s)
-        moved = zip(self._window, now, self._ticked, strict=True)
-        self._window, self._ticked = _Pull(*[_KEPT * old + new - last for old, new, last in moved]), now
+        self.avoided = max(self.avoided, self._saved)
+        now = _PollSums(self._poll_changes, self._poll_stale_s, self._poll_polls, self._rate_s, self._root_s)
+        moved = zip(self._window, now, self._last_sums, strict=True)
+        self._window, self._last_sums = _PollSums(*[_KEPT * old + new - last for old, new, last in moved]), now
         self.optimality = _optimality(self._window)
 
     def _spread(self, newest_s: float, oldest_s: float, changes: float) -> None:
-        """Put changes evenly over a span of ages."""
+        """Add changes evenly over a span of ages to the histogram."""
         first, span_s, at = bisect_left(STALENESS_S, newest_s), oldest_s - newest_s, newest_s
         if span_s <= 0.0:
             self.staleness[first] += changes
@@ -146,12 +158,13 @@ class Tally:
             at = until
 
 
-def _optimality(pull: _Pull) -> float | None:
-    """The fewest polls that give this mean staleness at the believed rates r, over the polls there were.
+def _optimality(sums: _PollSums) -> float | None:
+    """Return the fewest polls that give this mean staleness at the believed rates r, over the polls there were.
 
-    Polls that are spread by the square-root law are (integral of sqrt r)^2 / (2 S integral of r).
+    Polls that are spread by the square-root law are (integral of sqrt r)^2 / (2 S integral of r). None for too few
+    changes.
     """
-    if pull.changes < _LEAST_CHANGES or pull.stale_s <= 0.0 or pull.rate_s <= 0.0 or pull.polls <= 0.0:
+    if sums.changes < _LEAST_CHANGES or sums.stale_s <= 0.0 or sums.rate_s <= 0.0 or sums.polls <= 0.0:
         return None
-    mean_s = pull.stale_s / pull.changes
-    return pull.root_s**2 / (2.0 * mean_s * pull.rate_s) / pull.polls
+    mean_s = sums.stale_s / sums.changes
+    return sums.root_s**2 / (2.0 * mean_s * sums.rate_s) / sums.polls

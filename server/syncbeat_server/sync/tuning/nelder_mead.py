@@ -1,6 +1,7 @@
-"""The simplex method of Nelder and Mead, "A simplex method for function minimization", 1965. Pure.
+"""Minimises a function by the simplex method. Pure.
 
-Its step sizes are those of the paper: reflect by 1, expand by 2, contract and shrink by one half.
+The method is that of Nelder and Mead, "A simplex method for function minimization", 1965, with the step sizes of the
+paper: reflect by 1, expand by 2, contract and shrink by one half.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def minimised(
+def minimise(
     function: Callable[[Array], float],
     start: Array,
     step: float,
@@ -21,7 +22,7 @@ def minimised(
     evaluations: int,
     out_of_time: Callable[[], bool],
 ) -> tuple[Array, float]:
-    """The best point found and its value. A value that is no number counts as infinite.
+    """Return the best point found and its value. A value that is no number counts as infinite.
 
     It ends when the values at the corners differ by less than `exact`, after so many evaluations, or when out of time.
     """

@@ -1,10 +1,10 @@
-"""Which prior explains how an app's scopes changed? Maximum likelihood over a day of some of them. Pure.
+"""Fits the prior that explains how an app's scopes changed: maximum likelihood over a day of some of them. Pure.
 
 A scope's hot and cold rates are log-normal among the scopes, on a 5 x 5 Gauss-Hermite grid; for each grid point the
-filter of `belief.py` gives the likelihood of the scope's whole history (the product of what it normalises by; Rydén,
+filter of `belief.py` gives the likelihood of the scope's whole history (the product of its normalisers; Rydén,
 "Parameter estimation for Markov modulated Poisson processes", 1994), and the grid is summed out. Six numbers are
-searched for by the simplex method (Nelder and Mead, "A simplex method for function minimization", 1965). They are held
-together by a wide prior of their own, without which a fleet that has no sessions would leave some of them undetermined.
+searched for by the simplex method (`nelder_mead`). They are held together by a wide prior of their own, without which a
+fleet that has no sessions would leave some of them undetermined.
 
 Only the process that fits imports this module: numpy takes a tenth of a second and 20 MiB.
 """
@@ -19,27 +19,27 @@ from numpy.typing import NDArray
 
 from syncbeat_server.sync.policy.belief import Prior
 from syncbeat_server.sync.policy.fit_samples import Fitted, History
-from syncbeat_server.sync.tuning.nelder_mead import minimised
+from syncbeat_server.sync.tuning.nelder_mead import minimise
 
 LEAST_SCOPES, LEAST_CHANGES, LEAST_SPAN_S = 20, 200, 3 * 3600.0
 """With less evidence than this the prior stays as it was."""
 
-_MOST_OF_SCOPE = 400  # changes: a history may be cut off after a number of them without bias
-_MOST_CHANGES = 20_000
+_MAX_CHANGES_PER_SCOPE = 400  # changes: a history may be cut off after a number of them without bias
+_MAX_CHANGES = 20_000
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
 _EVALUATIONS, _EXACT, _FIRST_STEP = 220, 0.05, 0.5
-_LEAST_SD, _MOST_SD = 0.15, 2.5
-_LEAST_SHAPE, _MOST_SHAPE = 0.2, 50.0
+_MIN_SD, _MAX_SD = 0.15, 2.5
+_MIN_SHAPE, _MAX_SHAPE = 0.2, 50.0
 _SLOWEST, _FASTEST = 1 / (30 * 86_400.0), 1.0  # changes a second
 _STARTS = (1 / (30 * 86_400.0), 1 / 300.0)  # cold to hot, a second
 _ENDS = (1 / 86_400.0, 1 / 60.0)  # hot to cold
-_LEAST_CONTRAST = 2.0
+_MIN_CONTRAST = 2.0
 _TINY = 1e-300
 
 Array = NDArray[np.float64]
 
-# mean ln hot, ln sd of it, mean ln cold, ln sd of it, ln start, ln end: where they are expected (rates: relative to the
-# fleet's mean rate), and within what
+# mean ln hot, ln of its sd, mean ln cold, ln of its sd, ln start, ln end: their means (of rates relative to the mean
+# rate of all scopes) and standard deviations in the wide prior
 _EXPECTED = np.array(
     [math.log(10), math.log(0.7), math.log(0.4), math.log(0.9), math.log(1 / 21_600), math.log(1 / 720)]
 )
@@ -47,10 +47,10 @@ _WITHIN = np.array([2.0, 0.7, 2.0, 0.7, 2.0, 2.0])
 
 
 def fit(histories: Sequence[History], before: Prior, out_of_time: Callable[[], bool] = lambda: False) -> Fitted | None:
-    """The prior that makes these histories likeliest, or None when they are too few to tell.
+    """Return the prior that makes these histories likeliest, or None when they are too few to tell.
 
-    Scopes without a change count too: they say how quiet the quiet ones are. The search starts from `before` and from
-    the fleet's mean rate, and ends with the better of the two, or with the best so far as soon as it is out of time.
+    Scopes without a change count too: they tell the rates of quiet ones. The search starts from `before` and from the
+    fleet's mean rate, and ends with the better of the two, or with the best so far as soon as it is out of time.
     """
     span_s = max((history.end_s - history.start_s for history in histories), default=0.0)
     changes = sum(len(history.changes) for history in histories)
@@ -63,19 +63,19 @@ def fit(histories: Sequence[History], before: Prior, out_of_time: Callable[[], b
         return float(np.sum(((point - expected) / _WITHIN) ** 2) / 2.0) - likelihood.of(point)
 
     starts = (_point(before), expected)
-    found = [minimised(unlikeliness, start, _FIRST_STEP, _EXACT, _EVALUATIONS, out_of_time) for start in starts]
+    found = [minimise(unlikeliness, start, _FIRST_STEP, _EXACT, _EVALUATIONS, out_of_time) for start in starts]
     best = min(found, key=lambda one: one[1])[0]
     return Fitted(_prior(best), likelihood.scopes, likelihood.changes)
 
 
 class _Likelihood:
-    """Histories laid out so that the k-th gaps of all scopes stand together, the longest history first."""
+    """Computes likelihoods of histories, whose k-th gaps are laid out together, the longest history first."""
 
     def __init__(self, histories: Sequence[History]) -> None:
         gaps: list[Array] = []
         self.changes = 0
         for history in histories:
-            if self.changes >= _MOST_CHANGES:
+            if self.changes >= _MAX_CHANGES:
                 break
             gaps.append(_gaps(history))
             self.changes += len(gaps[-1]) - 1
@@ -89,7 +89,7 @@ class _Likelihood:
         self.log_rate = math.log(max(1, self.changes) / max(1.0, float(self._exposure.sum())))
 
     def of(self, point: Array) -> float:
-        """The log likelihood of all histories."""
+        """Return the log likelihood of all histories."""
         hot_mean, hot_sd, cold_mean, cold_sd = point[0], _sd(point[1]), point[2], _sd(point[3])
         start, end = math.exp(point[4]), math.exp(point[5])
         hot = np.repeat(np.exp(hot_mean + hot_sd * _NODES), len(_NODES))
@@ -97,7 +97,7 @@ class _Likelihood:
         weight = np.outer(_WEIGHTS, _WEIGHTS).ravel() / _WEIGHTS.sum() ** 2
         half = (start + cold - end - hot) / 2.0
         root = np.sqrt(half * half + start * end)
-        # exp(Q t) of belief.advanced, written as 1 - (1 - e^{-2 root t}) * (a constant matrix), times a common factor.
+        # exp(Q t) of belief.after_silence, as 1 - (1 - e^{-2 root t}) * (a constant matrix).
         stay_hot, stay_cold = 0.5 - half / (2 * root), 0.5 + half / (2 * root)
         to_hot, to_cold = start / (2 * root), end / (2 * root)
         belief = np.full((self.scopes, len(hot)), start / (start + end))
@@ -119,18 +119,18 @@ class _Likelihood:
 
 
 def _gaps(history: History) -> Array:
-    """The seconds before each change, and those after the last."""
-    kept = history.changes[:_MOST_OF_SCOPE]
+    """Return the seconds before each change, and those after the last."""
+    kept = history.changes[:_MAX_CHANGES_PER_SCOPE]
     end_s = history.end_s if len(kept) == len(history.changes) else kept[-1]
     return np.maximum(0.0, np.diff(np.array([history.start_s, *kept, end_s])))
 
 
 def _sd(log_sd: float) -> float:
-    return min(_MOST_SD, max(_LEAST_SD, math.exp(min(1.0, log_sd))))
+    return min(_MAX_SD, max(_MIN_SD, math.exp(min(1.0, log_sd))))
 
 
 def _point(prior: Prior) -> Array:
-    """The log-normal distributions with the means and variances of the prior's gamma ones."""
+    """Return the log-normal distributions with the means and variances of the prior's gamma ones."""
     hot_variance, cold_variance = math.log1p(1 / prior.hot_shape), math.log1p(1 / prior.cold_shape)
     return np.array(
         [
@@ -154,10 +154,10 @@ def _prior(point: Array) -> Prior:
     return Prior(
         start_per_s=_within(math.exp(start), *_STARTS),
         end_per_s=_within(math.exp(end), *_ENDS),
-        hot_per_s=_within(math.exp(hot_mean + hot_sd**2 / 2), _LEAST_CONTRAST * cold, _LEAST_CONTRAST * _FASTEST),
-        hot_shape=_within(1 / math.expm1(hot_sd**2), _LEAST_SHAPE, _MOST_SHAPE),
+        hot_per_s=_within(math.exp(hot_mean + hot_sd**2 / 2), _MIN_CONTRAST * cold, _MIN_CONTRAST * _FASTEST),
+        hot_shape=_within(1 / math.expm1(hot_sd**2), _MIN_SHAPE, _MAX_SHAPE),
         cold_per_s=cold,
-        cold_shape=_within(1 / math.expm1(cold_sd**2), _LEAST_SHAPE, _MOST_SHAPE),
+        cold_shape=_within(1 / math.expm1(cold_sd**2), _MIN_SHAPE, _MAX_SHAPE),
     )
 
 

@@ -1,0 +1,1 @@
+"""The two endpoints of Google that the fake answers: sends and OAuth tokens."""

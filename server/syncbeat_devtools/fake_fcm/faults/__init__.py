@@ -1,0 +1,1 @@
+"""Scripted faults: the plan, their responses, and their injection into requests."""

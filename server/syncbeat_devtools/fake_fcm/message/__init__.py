@@ -1,0 +1,1 @@
+"""Validation and parsing of FCM messages."""

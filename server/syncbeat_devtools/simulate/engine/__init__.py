@@ -1,0 +1,1 @@
+"""Plays the days of devices in parallel processes and counts the outcomes."""

@@ -1,0 +1,1 @@
+"""Simulated devices: their feeds, logs to replay, and the push channel."""

@@ -1,0 +1,1 @@
+"""Polling policies, policies with perfect knowledge, and lower bounds."""

@@ -1,0 +1,1 @@
+"""Results as rows, text and plots."""

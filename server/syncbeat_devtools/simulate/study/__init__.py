@@ -1,0 +1,1 @@
+"""Solves each policy for its target and varies the assumptions."""

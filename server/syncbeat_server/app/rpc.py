@@ -1,0 +1,128 @@
+"""Wires the RPC server of a process: its services, its caches, and the order in which it drains."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from syncbeat_server.app.authentication import build_authentication, session_rows, session_rule
+from syncbeat_server.app.change_notifier import ClusterNotifier, RpcCaches
+from syncbeat_server.app.load_pacing import wire_load_pacing
+from syncbeat_server.app.process import Process, run_in_background
+from syncbeat_server.app.sync import SyncFeature, wire_sync
+from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
+from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
+from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
+from syncbeat_server.auth.sessions.service import SessionService
+from syncbeat_server.auth.sessions.signing import SigningKeys
+from syncbeat_server.directory.change_notifier import ChangeNotifier
+from syncbeat_server.directory.service import DirectoryService
+from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.events.user_lifecycle import UserLifecycle
+from syncbeat_server.push.accept import cancel_waiting
+from syncbeat_server.push.delivery.channel import app_secret
+from syncbeat_server.push.delivery.watch import DeliveryWatches
+from syncbeat_server.push.delivery.worker import DeliveryWorker
+from syncbeat_server.push.service import PushService
+from syncbeat_server.storage.idempotency_cache import IdempotencyCache
+from syncbeat_server.sync.hints.view_cache import ViewCache
+
+_log = logging.getLogger(__name__)
+
+_FLUSH_S = 0.4  # of the second and a half that is left after draining
+
+
+@asynccontextmanager
+async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
+    """Create the authenticator and the caches of this process, and keep issuers' keys fresh for the block."""
+    authentication = build_authentication(process.settings, process.database, process.clock)
+    callers, jwks = authentication.caches, authentication.jwks
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    tokens = ClusterTokenCache(callers, jwks, process.bus, name, process.hub.callers_changed)
+    process.metrics.auth.watch_token_cache(callers.tokens.stats)
+    views = ViewCache(process.clock, lambda: process.bus.listening, process.settings.view_cache_size)
+    try:
+        async with run_in_background([tokens.run(), *(store.run() for store in jwks)]):
+            yield RpcCaches(authentication.authenticator, callers, tokens, views)
+    finally:
+        await authentication.close()
+
+
+@asynccontextmanager
+async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: RpcCaches) -> AsyncIterator[str]:
+    """Serve RPCs for the block, yield the address, and drain at its end. Raises ConfigurationError for a listener."""
+    # gRPC and protobuf are loaded only by processes that serve RPCs.
+    from syncbeat_server.app.listeners import rpc_listeners
+    from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
+    from syncbeat_server.rpc.server import ConnectionAge, RpcServer
+    from syncbeat_server.rpc.servicers.auth import AuthServicer
+    from syncbeat_server.rpc.servicers.directory import DirectoryServicer
+    from syncbeat_server.rpc.servicers.push import PushServicer
+    from syncbeat_server.rpc.servicers.sync import SyncServicer
+
+    settings, clock, database, hub = process.settings, process.clock, process.database, process.hub
+    authenticator, templates = caches.authenticator, process.apps.templates
+    pacer, admission = wire_load_pacing(process)
+    notifier = ClusterNotifier(process, worker, caches)
+    sync = wire_sync(process, caches, notifier, pacer)
+    watches = DeliveryWatches(database, clock, hub.stream_age_s)
+    directory = DirectoryService(database, cancel_waiting, notifier)
+    server = RpcServer(
+        HandlerPipeline(
+            authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
+        ),
+        {
+            "SyncService": SyncServicer(
+                sync.service, sync.streams, sync.firehose, sync.publisher, authenticator.recheck, templates
+            ),
+            "PushService": PushServicer(await _push_service(process, notifier), watches, templates, clock),
+            "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, notifier.caller_changed)),
+            "AuthService": AuthServicer(_session_service(process, notifier), caches.tokens),
+        },
+        reflection=settings.reflection,
+        share_port=settings.share_port,
+        age=ConnectionAge(settings.connection_age_s, hub.stream_age_s),
+    )
+    async with run_in_background(sync.tasks):
+        port, *_ = await server.start(rpc_listeners(settings))
+        server.set_serving()
+        try:
+            yield f"{settings.listen.rpartition(':')[0]}:{port}"
+        finally:
+            # Streams end first, each with the cursors it reached; then the calls in flight may finish.
+            server.drain()
+            hub.drain()
+            watches.drain()
+            await server.stop(process.shutdown.remaining_s())
+            await _flush_cursors(process, sync)
+
+
+async def _flush_cursors(process: Process, sync: SyncFeature) -> None:
+    try:
+        if await process.shutdown.wait_for(sync.cursors.flush(), _FLUSH_S):
+            return
+    except SyncbeatError as error:
+        _log.warning("cursors not recorded", extra={"reason": error.reason})
+    else:
+        _log.warning("cursors not recorded in time")
+
+
+async def _push_service(process: Process, notifier: ChangeNotifier) -> PushService:
+    secrets = {app_id: await app_secret(process.database, app_id) for app_id in process.settings.all_apps()}
+    answers = IdempotencyCache(process.bus, process.clock)
+    return PushService(process.database, answers, secrets, notifier.deliveries_accepted)
+
+
+def _session_service(process: Process, notifier: ChangeNotifier) -> SessionService:
+    settings = process.settings
+    rows = {name: session_rows(settings, name, app) for name, app in settings.all_apps().items()}
+    signing = None
+    if settings.session_keys is not None:
+        secrets = {kid: secret.get_secret_value().encode() for kid, secret in settings.session_secrets.items()}
+        signing = SigningKeys({name: keys[0] for name, keys in rows.items()}, RefreshKeys(secrets))
+    limits = RefreshRateLimit(process.clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
+    rule = session_rule(settings)
+    return SessionService(process.database, signing, rule, process.clock, notifier.caller_changed, limits)

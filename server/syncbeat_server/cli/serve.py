@@ -1,0 +1,65 @@
+"""Subcommands `serve` and `worker`: run a serving process, or several that share a port."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from syncbeat_server.cli.startup import open_stores, read_settings, run_until_stopped
+from syncbeat_server.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from syncbeat_devtools.embedded import EmbeddedStores
+    from syncbeat_server.app import Stores
+    from syncbeat_server.ops.settings.server import Role, Settings
+
+
+def add_serve(commands: Any) -> None:
+    """Add both subcommands to the parser."""
+    serve = commands.add_parser("serve", help="serve RPCs and deliver (SYNCBEAT_ROLE: all | rpc | worker)")
+    serve.set_defaults(run=_serve, role=None)
+    worker = commands.add_parser("worker", help="deliver only")
+    worker.set_defaults(run=_serve, role="worker")
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from syncbeat_server.ops.settings.server import Role
+
+    settings = read_settings()
+    role = Role(parsed.role) if parsed.role else settings.role
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
+    with open_stores(settings) as (stores, embedded):
+        if settings.workers > 1:
+            return _serve_copies(settings, stores, role, embedded)
+        from syncbeat_server import app
+
+        def ready(address: str) -> None:
+            # Scripts wait for this line: calls are served from here on.
+            print(f"syncbeat-server: serving on {address}", flush=True)
+
+        run_until_stopped(lambda stop: app.serve(settings, stores, role, stop, ready), embedded, settings.drain_s)
+    return 0
+
+
+def _serve_copies(settings: Settings, stores: Stores, role: Role, embedded: EmbeddedStores | None) -> int:
+    from syncbeat_server.ops.process_group import run_copies
+    from syncbeat_server.ops.settings.sources import PREFIX
+
+    if settings.listen.endswith(":0"):
+        raise ConfigurationError(f"{PREFIX}WORKERS: several processes share one port, so SYNCBEAT_LISTEN needs one")
+    overrides = {
+        f"{PREFIX}WORKERS": "1",
+        f"{PREFIX}SHARE_PORT": "true",
+        f"{PREFIX}ROLE": role.value,
+        f"{PREFIX}DATABASE_URL": stores.database_url,
+        f"{PREFIX}REDIS_URL": stores.redis_url,
+    }
+    # A setting may not be given both by NAME and by NAME_FILE.
+    inherited = {name: text for name, text in os.environ.items() if name.removesuffix("_FILE") not in overrides}
+    command = [sys.executable, "-m", "syncbeat_server.cli", "serve"]
+    run_until_stopped(
+        lambda stop: run_copies(command, inherited | overrides, settings.workers, stop), embedded, settings.drain_s
+    )
+    return 0

@@ -1,0 +1,73 @@
+"""Prepares what several subcommands need: settings with logging, open stores, an event loop that signals stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from syncbeat_devtools.embedded import EmbeddedStores
+    from syncbeat_server.app import Stores
+    from syncbeat_server.ops.settings.server import Settings
+
+APP_LOGIN = "syncbeat_app"
+"""The database login that serves, unless `migrate --app-login` names another."""
+
+
+def read_settings() -> Settings:
+    """Return the settings of the environment, with logging configured by them.
+
+    Raises:
+        ConfigurationError: a setting is unknown, malformed or unsafe.
+    """
+    from syncbeat_server.ops import logs
+    from syncbeat_server.ops.settings.load import load_settings
+    from syncbeat_server.ops.settings.server import LogFormat
+
+    settings = load_settings()
+    logs.configure_logging(as_json=settings.log_format is LogFormat.JSON, level=settings.log_level)
+    return settings
+
+
+@contextlib.contextmanager
+def open_stores(settings: Settings) -> Iterator[tuple[Stores, EmbeddedStores | None]]:
+    """Yield the stores that the settings name; without any, embedded ones, migrated, with the servers that run them."""
+    urls = settings.store_urls()
+    if urls is not None:
+        from syncbeat_server.app import Stores
+
+        yield Stores(*urls), None
+        return
+    from syncbeat_devtools.embedded import running_stores
+
+    with running_stores(settings.embedded_dir) as embedded:
+        # Imported while the servers start, so that the two waits overlap.
+        from syncbeat_server.app import Stores
+        from syncbeat_server.storage.migrate import migrate
+
+        asyncio.run(migrate(embedded.owner_url, app_login=APP_LOGIN))
+        yield Stores(embedded.app_url, embedded.redis_url), embedded
+
+
+def run_until_stopped(
+    work: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    embedded: EmbeddedStores | None = None,
+    drain_s: float | None = None,
+) -> None:
+    """Run `work(stop)` on uvloop; signals and the end of an embedded store set `stop`.
+
+    With `drain_s`, and no embedded stores to end in order, a process that hangs after a signal is ended by force.
+    """
+    import uvloop
+
+    from syncbeat_server.ops.shutdown_budget import stop_on_signals
+
+    async def until_stopped() -> None:
+        stop = asyncio.Event()
+        stop_on_signals(stop, drain_s if embedded is None else None)
+        coroutine = work(stop)
+        await (coroutine if embedded is None else embedded.supervise(coroutine, stop.set))
+
+    uvloop.run(until_stopped())

@@ -1,0 +1,1 @@
+"""Reads and writes the tables of the directory: devices, registration tokens, members, preferences."""

@@ -1,0 +1,23 @@
+"""Collects the metrics of all features in one registry."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from syncbeat_server.ops.metrics.auth import AuthMetrics
+from syncbeat_server.ops.metrics.push import PushMetrics
+from syncbeat_server.ops.metrics.rpc import RpcMetrics
+from syncbeat_server.ops.metrics.storage import StorageMetrics
+from syncbeat_server.ops.metrics.sync import SyncMetrics
+
+
+class Metrics:
+    """Metrics of one process, by feature, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.rpc = RpcMetrics(self.registry)
+        self.sync = SyncMetrics(self.registry)
+        self.push = PushMetrics(self.registry)
+        self.auth = AuthMetrics(self.registry)
+        self.storage = StorageMetrics(self.registry)

@@ -1,0 +1,68 @@
+"""Metrics of RPCs: finished calls by code and duration, calls refused under load."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from syncbeat_server.ops.metrics.histogram import cumulative_buckets
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 1.0, 2.5, 5.0, 10.0)
+
+
+class _MethodCalls:
+    """Counts the finished calls of one method by code and by duration."""
+
+    def __init__(self) -> None:
+        self.codes: defaultdict[str, int] = defaultdict(int)
+        self.buckets = [0] * (len(_SECONDS) + 1)
+        self.seconds = 0.0
+
+    def count(self, code: str, seconds: float) -> None:
+        self.codes[code] += 1
+        self.buckets[bisect_left(_SECONDS, seconds)] += 1
+        self.seconds += seconds
+
+
+class _CallCollector(Collector):
+    """Exposes the finished calls of all methods. The library's own counters cost several times as much a call."""
+
+    def __init__(self) -> None:
+        self.methods: defaultdict[tuple[str, str], _MethodCalls] = defaultdict(_MethodCalls)
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ("grpc_service", "grpc_method", "grpc_code")
+        handled = CounterMetricFamily("grpc_server_handled", "RPCs completed on the server", labels=labels)
+        duration = HistogramMetricFamily("grpc_server_handling_seconds", "Time to handle an RPC", labels=labels[:2])
+        for method, calls in self.methods.items():
+            if calls.codes:
+                duration.add_metric(method, cumulative_buckets(_SECONDS, calls.buckets), calls.seconds)
+            for code, count in calls.codes.items():
+                handled.add_metric((*method, code), count)
+        yield from (handled, duration)
+
+
+class RpcMetrics:
+    """Metrics of the RPCs of one process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._calls = _CallCollector()
+        registry.register(self._calls)
+        self.open_streams = Gauge("syncbeat_open_streams", "Hint streams open now", registry=registry)
+        self._shed = Counter(
+            "syncbeat_shed", "Calls refused because there were too many, by rank", ("rank",), registry=registry
+        )
+
+    def counter(self, service: str, method: str) -> Callable[[str, float], None]:
+        """Return the function that counts a finished call of a method by its code and duration in seconds."""
+        return self._calls.methods[service, method].count
+
+    def call_shed(self, rank: str) -> None:
+        """Count a call refused because there were too many."""
+        self._shed.labels(rank).inc()

@@ -1,0 +1,72 @@
+"""Loads settings from the environment, `.env` and the apps file, and validates them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from syncbeat_server.defaults import DEFAULT_APP
+from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.settings.app import AppSettings
+from syncbeat_server.ops.settings.issuer import RUNNING
+from syncbeat_server.ops.settings.server import Settings
+from syncbeat_server.ops.settings.sources import PREFIX, read_app_tables, read_values
+from syncbeat_server.ops.settings.types import NAME
+
+APPS_FILE_ONLY = frozenset({"apps", "issuers", "templates"})
+"""Fields of `Settings` that no environment variable sets."""
+_APPS_FILE_OF_DEFAULT = frozenset({"issuers", "templates"})
+_SHOWN_PART = 31  # characters: keys of tables may be secrets in the wrong place, and those have 32 or more
+
+
+def load_settings(environment: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
+    """Read the settings from `environment` (the process's own unless given), then from `env_file`.
+
+    Raises:
+        ConfigurationError: a setting is unknown, malformed or unsafe; the message names each and the fix.
+    """
+    known = set(Settings.model_fields) - APPS_FILE_ONLY
+    values = read_values(os.environ if environment is None else environment, env_file, known)
+    tables = read_app_tables(Path(values["apps_file"])) if values.get("apps_file") else {}
+    return _validate(values, tables, running=False)
+
+
+def reload_apps(settings: Settings, document: bytes) -> dict[str, AppSettings]:
+    """Return every app as `document`, the present content of the apps file, describes it; the rest stays as it is.
+
+    Raises:
+        ConfigurationError: it cannot be used; a start would refuse it too.
+    """
+    if settings.apps_file is None:
+        return settings.all_apps()
+    values = {name: getattr(settings, name) for name in Settings.model_fields if name not in APPS_FILE_ONLY}
+    return _validate(values, read_app_tables(settings.apps_file, document), running=True).all_apps()
+
+
+def _validate(values: Mapping[str, Any], tables: dict[str, dict[str, Any]], *, running: bool) -> Settings:
+    default = tables.pop(DEFAULT_APP, {})
+    if set(default) - _APPS_FILE_OF_DEFAULT:
+        raise ConfigurationError(
+            f"{PREFIX}APPS_FILE: the app {DEFAULT_APP!r} is described by the environment, but for its more `issuers` "
+            "and its `templates`"
+        )
+    if not all(re.fullmatch(NAME, name) for name in tables):
+        raise ConfigurationError(f"{PREFIX}APPS_FILE: an app's name is 1 to 64 of A-Z a-z 0-9 _ . -")
+    try:
+        return Settings.model_validate({**values, **default, "apps": tables}, context=RUNNING if running else None)
+    except ValidationError as error:
+        raise ConfigurationError(_format_errors(error)) from None
+
+
+def _format_errors(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors(include_input=False, include_url=False, include_context=False):
+        name = ".".join(str(part)[:_SHOWN_PART] for part in fault["loc"])
+        prefix = f"{PREFIX}{name.upper()}: " if name else PREFIX
+        lines.append(prefix + fault["msg"].removeprefix("Value error, "))
+    return "; ".join(lines)

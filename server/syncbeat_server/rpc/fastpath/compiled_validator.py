@@ -1,0 +1,70 @@
+"""Validates messages by code generated for their type, which passes plain texts without a check for each field.
+
+The plain version is `validation.field_rules.compile_validator` as it stands. Paid for by the figures `hint_vs_echo` and
+`auth_interceptor_us`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from syncbeat_server.rpc.validation.field_rules import (
+    NO_VIOLATIONS,
+    FieldCheck,
+    Validator,
+    Violations,
+    compile_validator,
+    rules_of,
+)
+from syncbeat_server.rpc.validation.value_checks import max_bytes_of
+
+
+def compile_fast_validator(message: Descriptor) -> Validator:
+    """Return a validator that finds the same violations as the plain one, sooner where there are none."""
+    return compile_validator(message, _skip_passed_texts)
+
+
+def _skip_passed_texts(checks: Sequence[FieldCheck]) -> Validator:
+    all_checks = [check for _, check in checks]
+    others = [check for field, check in checks if field is None or not (_is_plain_text(field) or _is_bool(field))]
+    texts_pass = _compile_text_check([field for field, _ in checks if field is not None and _is_plain_text(field)])
+
+    def validate(message: Message) -> Violations:
+        # Each check runs once, whatever it finds: that of a JSON document may take a tenth of a second.
+        found = NO_VIOLATIONS
+        for check in others if texts_pass(message) else all_checks:
+            violations = check(message)
+            if violations:
+                found = [*found, *violations]
+        return found
+
+    return validate
+
+
+def _is_plain_text(field: FieldDescriptor) -> bool:
+    rules = rules_of(field)
+    other = field.is_repeated or field.has_presence or rules.json or rules.multiline or rules.visible_ascii
+    return field.type == FieldDescriptor.TYPE_STRING and not other
+
+
+def _is_bool(field: FieldDescriptor) -> bool:
+    return field.type == FieldDescriptor.TYPE_BOOL and not (field.is_repeated or rules_of(field).required)
+
+
+def _compile_text_check(texts: Sequence[FieldDescriptor]) -> Callable[[Any], bool]:
+    """Compile a check that passes messages whose texts are all short enough and printable ASCII, as most are."""
+    lines = ["def texts_pass(message):"]
+    for field in texts:
+        rules = rules_of(field)
+        wrong = f"len(text) > {max_bytes_of(rules)} or not text.isascii() or not text.isprintable()"
+        lines.append(f"    text = message.{field.name}")
+        lines.append(f"    if {'not text or' if rules.required else 'text and'} ({wrong}): return False")
+    lines.append("    return True")
+    compiled: dict[str, Any] = {}
+    exec("\n".join(lines), compiled)  # noqa: S102  # made of the names and numbers of our own contract
+    texts_pass: Callable[[Any], bool] = compiled["texts_pass"]
+    return texts_pass

@@ -1,0 +1,154 @@
+"""Turns the bytes of a request into a message that may be served.
+
+In this order: shed load, authenticate the caller, check the method's access policy, parse, validate. Whatever is in
+memory is done without awaiting; the rest of it is returned as what is pending (`PendingAuth`, `PendingValidation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from syncbeat_server.auth.model import Principal, PrincipalKind, VerifiedToken
+from syncbeat_server.auth.service import Authenticator
+from syncbeat_server.auth.tokens.bearer import Bearer, parse_bearer
+from syncbeat_server.errors import FieldViolation, InvalidRequest, SyncbeatError
+from syncbeat_server.rpc.access import AccessPolicy
+from syncbeat_server.rpc.admission import Admission, criticality_of
+from syncbeat_server.rpc.call_context import Call
+from syncbeat_server.rpc.call_lifecycle import CallLifecycle, Context
+from syncbeat_server.rpc.client_address import Network, caller_address, forwarded
+from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
+from syncbeat_server.rpc.tls import certificate_names
+from syncbeat_server.rpc.validation.field_rules import acting_user_field
+from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES, LargeRequestValidator, holds_documents
+from syncbeat_server.rpc.validation.wire_format import public_request_fault, undecodable_strings
+
+ANONYMOUS = Principal(PrincipalKind.USER, "")
+"""The caller of a public method, which is not authenticated."""
+
+
+class PendingAuth(NamedTuple):
+    """A caller that has to be looked up: its bearer token, what is verified of it already, and its address."""
+
+    bearer: Bearer
+    token: VerifiedToken | None
+    address: str
+
+
+class PendingValidation(NamedTuple):
+    """An authorized caller whose request is too large to be validated while other calls wait."""
+
+    principal: Principal
+
+
+ReadyCall = tuple[Message, Call]
+CheckedRequest = ReadyCall | PendingAuth | PendingValidation
+
+
+class RequestChecks:
+    """The checks of one method's requests, compiled at start."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        admission: Admission,
+        trusted_proxies: tuple[Network, ...],
+        large_requests: LargeRequestValidator,
+        method: MethodDescriptor,
+        policy: AccessPolicy,
+    ) -> None:
+        """`trusted_proxies` are the networks whose `x-forwarded-for` is believed."""
+        self._authenticator = authenticator
+        self._admission = admission
+        self._trusted_proxies = trusted_proxies
+        self._large_requests = large_requests
+        self._policy = policy
+        self._name = method.name
+        self._criticality = criticality_of(method, policy)
+        self._request_type = method.input_type
+        self._request_class: type[Message] = GetMessageClass(method.input_type)
+        self._validate = compile_fast_validator(method.input_type)
+        self._acting_user = acting_user_field(method.input_type)
+        self._holds_documents = holds_documents(method.input_type)
+
+    def is_caller_known(self, call: CallLifecycle) -> bool:
+        """Tell if the caller can be authenticated from memory, before its request is read; at a public method none is.
+
+        Bad credentials count as unknown: they are refused once the request is there.
+        """
+        if self._policy.public:
+            return False
+        try:
+            if not call.authorization:
+                return bool(self._authenticator.authenticate_certificate(certificate_names(call.context)))
+            call.bearer = parse_bearer(call.authorization)
+            return self._authenticator.is_cached(call.bearer)
+        except SyncbeatError:
+            return False
+
+    def check(self, data: bytes, call: CallLifecycle) -> CheckedRequest:
+        """Check a request as far as memory allows. Raises what the call is refused with."""
+        admission, authenticator = self._admission, self._authenticator
+        if self._policy.public:
+            admission.check(self._criticality, None)
+            if fault := public_request_fault(data):
+                raise InvalidRequest(FieldViolation("", fault))
+            request = self._parse(data)
+            self._require_valid(self._validate(request), request, ANONYMOUS)
+            return request, Call(self._name, call.request_id, ANONYMOUS, self._address(call.context))
+        if not call.authorization:
+            principal = authenticator.authenticate_certificate(certificate_names(call.context))
+            admission.check(self._criticality, principal)
+            return self._authorize(principal, data, call)
+        bearer = call.bearer or parse_bearer(call.authorization)
+        known = authenticator.cached(bearer)  # looked up again: it may be revoked since `is_caller_known`
+        admission.check(self._criticality, known)  # before the work of verifying a signature
+        found = known or authenticator.try_sync(bearer)
+        if isinstance(found, Principal):
+            return self._authorize(found, data, call)
+        return PendingAuth(bearer, found, self._address(call.context))
+
+    async def complete(self, checked: CheckedRequest, data: bytes, call: CallLifecycle) -> ReadyCall:
+        """Do what is pending of the checks of a request. Raises what the call is refused with."""
+        if isinstance(checked, PendingAuth):
+            checked = self._authorize(await self._authenticator.authenticate(*checked), data, call)
+        if not isinstance(checked, PendingValidation):
+            return checked
+        principal, request = checked.principal, self._parse(data)
+        caller = principal.app_id, principal.caller
+        violations = await self._large_requests.violations(caller, self._request_class, data)
+        self._require_valid(violations, request, principal)
+        return request, Call(self._name, call.request_id, principal)
+
+    def _authorize(self, principal: Principal, data: bytes, call: CallLifecycle) -> ReadyCall | PendingValidation:
+        self._policy.check(principal)
+        if self._holds_documents and len(data) > LARGE_BYTES:
+            return PendingValidation(principal)
+        request = self._parse(data)
+        self._require_valid(self._validate(request), request, principal)
+        return request, Call(self._name, call.request_id, principal)
+
+    def _parse(self, data: bytes) -> Message:
+        try:
+            return self._request_class.FromString(data)
+        except (DecodeError, UnicodeDecodeError, ValueError, RecursionError):
+            undecodable = undecodable_strings(self._request_type, data)
+            whole = FieldViolation("", "these bytes are not a message of this type")
+            raise InvalidRequest(*(undecodable or [whole])) from None
+
+    def _require_valid(self, violations: Sequence[FieldViolation], request: Message, principal: Principal) -> None:
+        # One error names every violation, that of a service which names no user among them.
+        acting = self._acting_user
+        if acting and principal.kind is not PrincipalKind.USER and not getattr(request, acting):
+            violations = [*violations, FieldViolation(acting, "required when a service calls")]
+        if violations:
+            raise InvalidRequest(*violations)
+
+    def _address(self, context: Context) -> str:
+        trusted = self._trusted_proxies
+        return caller_address(context.peer(), forwarded(context.invocation_metadata()) if trusted else (), trusted)

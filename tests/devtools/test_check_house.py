@@ -1,0 +1,44 @@
+"""The house rules find what breaks them, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tools.check_house import FOLDER_MODULES, check_docstrings, check_folders
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("docstring", "refused"),
+    [
+        ("Return the hint of a device.", False),
+        ("`wait` returns once it is closed.", False),
+        ("However many tasks ask, one refresh is made.", False),
+        ("Whether a stream is open.", True),
+        ("What a device reports.", True),
+        ("how long to wait.", True),
+        ("If there is a stream, close it.", True),
+    ],
+)
+def test_docstring_that_opens_with_a_question_word_is_refused(docstring: str, refused: bool) -> None:
+    texts = [
+        f'"""{docstring}"""\n',
+        f'class Thing:\n    """{docstring}"""\n',
+        f'class Thing:\n    async def method(self):\n        """{docstring}"""\n',
+    ]
+    for line, text in zip((1, 1, 2), texts, strict=True):
+        found = [finding.line for finding in check_docstrings(Path("module.py"), ast.parse(text))]
+        assert found == ([line] if refused else [])
+
+
+def test_folder_of_too_many_modules_is_refused() -> None:
+    folder = Path("server/syncbeat_server/feature")
+    modules = [folder / f"module_{number}.py" for number in range(FOLDER_MODULES)]
+    others = [folder / "__init__.py", folder / "README.md", folder / "store" / "module.py"]
+    assert list(check_folders([*modules, *others])) == []
+    assert [finding.path for finding in check_folders([*modules, folder / "one_more.py"])] == [folder]
+    assert list(check_folders([Path("tests/rpc") / f"test_{number}.py" for number in range(40)])) == []

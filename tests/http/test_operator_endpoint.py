@@ -1,0 +1,126 @@
+"""The operators' endpoint bounds what a connection can ask, and how long it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from syncbeat_server.http import operator_endpoint
+from syncbeat_server.http.operator_endpoint import serve_http
+from tests.support.fake_clock import ahead, wait_until
+from tests.support.ports import free_port
+
+pytestmark = pytest.mark.http
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    """An endpoint whose /metrics is larger than the buffers of sockets."""
+    registry = CollectorRegistry()
+    Gauge("large", "x" * 10_000_000, registry=registry)
+
+    async def ready() -> bool:
+        return True
+
+    free = free_port()
+    async with serve_http(f"127.0.0.1:{free}", registry, ready, b"{}", share_port=False):
+        yield free
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[Streams]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def is_over(streams: Streams) -> bytes:
+    """Read until the connection ends."""
+    with suppress(ConnectionError):
+        return await asyncio.wait_for(streams[0].read(), 20)
+    return b""
+
+
+STALLS = {
+    "says nothing": b"",
+    "half a line": b"GET /heal",
+    "half a header": b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: ",
+    "half a body": b"POST /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx",
+}
+
+
+@pytest.mark.parametrize("sent", STALLS.values(), ids=STALLS)
+async def test_slow_client_that_stalls_is_disconnected(port: int, sent: bytes) -> None:
+    async with connected(port) as streams:
+        streams[1].write(sent)
+        async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/healthz") as answer:
+            assert answer.status == 200, "while it stalls others are served"
+        with ahead(operator_endpoint.CONNECTION_S):
+            await is_over(streams)
+
+
+async def test_slow_client_that_trickles_is_disconnected(port: int) -> None:
+    async with connected(port) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.1\r\n")
+        ended = asyncio.create_task(is_over((reader, writer)))
+
+        def trickled() -> bool:
+            writer.write(b"a: b\r\n")
+            return ended.done()
+
+        with ahead(operator_endpoint.CONNECTION_S):
+            await wait_until(trickled)
+
+
+async def test_slow_client_that_does_not_read_is_disconnected(port: int) -> None:
+    async with connected(port) as (reader, writer):
+        writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        with ahead(operator_endpoint.CONNECTION_S):
+            async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/healthz"):
+                pass
+        assert len(await is_over((reader, writer))) < 10_000_000
+
+
+async def test_connection_serves_one_request(port: int) -> None:
+    async with connected(port) as streams:
+        streams[1].write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n" * 50)
+        assert (await is_over(streams)).count(b"HTTP/1.1 200") == 1
+
+
+OVER = {
+    "line": b"GET /" + b"x" * operator_endpoint.MOST_LINE + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    "header": b"GET /healthz HTTP/1.1\r\nhost: x\r\nx: " + b"x" * operator_endpoint.MOST_FIELD * 2 + b"\r\n\r\n",
+    "headers": b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + b"x: y\r\n" * operator_endpoint.MOST_HEADERS + b"\r\n",
+    "headers without an end": b"GET /healthz HTTP/1.1\r\n" + b"x: y\r\n" * 10_000,
+    "a line without an end": b"GET /" + b"x" * 100_000,
+}
+
+
+@pytest.mark.parametrize("sent", OVER.values(), ids=OVER)
+async def test_request_above_the_limits_is_refused(port: int, sent: bytes) -> None:
+    async with connected(port) as streams:
+        streams[1].write(sent)
+        answer = await is_over(streams)
+    assert not answer or answer.split()[1].startswith(b"4"), answer[:100]
+
+
+async def test_connection_limit_closes_the_oldest(port: int) -> None:
+    async with AsyncExitStack() as stack:
+        many = operator_endpoint.MOST_CONNECTIONS + 10
+        held = [await stack.enter_async_context(connected(port)) for _ in range(many)]
+        for streams in held[:10]:
+            await is_over(streams)
+        async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/readyz") as answer:
+            assert answer.status == 200

@@ -1,0 +1,250 @@
+"""Tests where settings come from: a sentence tells what is wrong with their files, without a secret in it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.files import MAX_BYTES
+from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.server import Settings
+from tests.ops.test_operator_files import without_rights
+from tests.support.file_damage import NOT_APPS, UNREADABLE, put
+
+pytestmark = pytest.mark.unit
+
+SECRET = "0123456789abcdef0123456789abcdef"
+HIDDEN = "hunter2hunter2hunter2hunter2hunter2"
+
+
+def refused(in_env_file: Path | None = None, /, **settings: str) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        load(in_env_file, **settings)
+    return raised.value.message
+
+
+def load(env_file: Path | None = None, /, **settings: str) -> Settings:
+    return load_settings({f"SYNCBEAT_{name}": value for name, value in settings.items()}, env_file=env_file)
+
+
+@pytest.mark.parametrize("shape", [shape for shape in UNREADABLE if shape != "gone"])
+def test_env_file_unreadable_is_reported(tmp_path: Path, shape: str) -> None:
+    UNREADABLE[shape](tmp_path / ".env")
+    assert refused(tmp_path / ".env").startswith(".env: cannot read it: ")
+    assert load(tmp_path / "absent") == Settings()
+
+
+def test_env_file_without_permission_is_reported(tmp_path: Path) -> None:
+    put(tmp_path / ".env", "SYNCBEAT_WORKERS=2\n")
+    (tmp_path / ".env").chmod(0)
+    with without_rights():
+        assert "Permission denied" in refused(tmp_path / ".env")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "latin-1"])
+def test_env_file_in_another_encoding_is_reported(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / ".env").write_bytes("SYNCBEAT_WEBHOOK_TOKEN=é\n".encode(encoding))
+    assert refused(tmp_path / ".env").endswith("is not text in UTF-8")
+
+
+def test_env_file_of_windows_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfSYNCBEAT_WORKERS=2\r\nSYNCBEAT_ROLE=rpc\r\n")
+    assert (load(tmp_path / ".env").workers, load(tmp_path / ".env").role) == (2, "rpc")
+
+
+def test_env_file_bad_line_is_reported_by_number(tmp_path: Path) -> None:
+    put(tmp_path / ".env", f"SYNCBEAT_WORKERS=2\nSYNCBEAT_JWT_SECRETS='k={HIDDEN}\n")
+    message = refused(tmp_path / ".env")
+    assert message == ".env: line 2 is not NAME=value"
+
+
+def test_setting_beside_its_file_is_refused_by_both_names(tmp_path: Path) -> None:
+    put(tmp_path / "secrets", f"k={SECRET}")
+    both = {"JWT_SECRETS": f"k={SECRET}", "JWT_SECRETS_FILE": str(tmp_path / "secrets")}
+    message = refused(**both)
+    assert message.startswith("SYNCBEAT_JWT_SECRETS and SYNCBEAT_JWT_SECRETS_FILE: both are set")
+    # One that is empty is not set.
+    assert list(load(**{**both, "JWT_SECRETS": ""}).jwt_secrets) == ["k"]
+    assert list(load(**{**both, "JWT_SECRETS_FILE": ""}).jwt_secrets) == ["k"]
+    put(tmp_path / ".env", "".join(f"SYNCBEAT_{name}={text}\n" for name, text in both.items()))
+    assert "both are set" in refused(tmp_path / ".env")
+
+
+def test_environment_wins_over_a_file_named_in_the_env_file(tmp_path: Path) -> None:
+    put(tmp_path / ".env", "SYNCBEAT_WORKERS_FILE=/no/such/file\nSYNCBEAT_ROLE=rpc\n")
+    put(tmp_path / "role", "worker")
+    settings = load(tmp_path / ".env", WORKERS="3", ROLE_FILE=str(tmp_path / "role"))
+    assert (settings.workers, settings.role) == (3, "worker")
+
+
+@pytest.mark.parametrize("shape", UNREADABLE)
+def test_secrets_file_unreadable_is_reported(tmp_path: Path, shape: str) -> None:
+    UNREADABLE[shape](tmp_path / "secrets")
+    message = refused(JWT_SECRETS_FILE=str(tmp_path / "secrets"))
+    assert message.startswith("SYNCBEAT_JWT_SECRETS_FILE: cannot read it: ")
+    assert str(tmp_path / "secrets") in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"a={SECRET}\r\nb={SECRET}\r\n",
+        f"\ufeffa={SECRET},b={SECRET}",
+        f"a={SECRET}\nb={SECRET}\n\n",
+        f" a={SECRET},\rb={SECRET} ",
+    ],
+)
+def test_secrets_file_is_read_alike_whatever_editor_wrote_it(tmp_path: Path, content: str) -> None:
+    (tmp_path / "secrets").write_bytes(content.encode())
+    secrets = load(JWT_SECRETS_FILE=str(tmp_path / "secrets")).jwt_secrets
+    assert {kid: secret.get_secret_value() for kid, secret in secrets.items()} == {"a": SECRET, "b": SECRET}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf\r\n", "is empty"),
+        (f"k={HIDDEN}\0".encode(), "NUL"),
+        (f"k={HIDDEN}".encode("utf-16"), "UTF-8"),
+        (f"k={HIDDEN}".encode() + b"\xff", "UTF-8"),
+        (f"k={HIDDEN}".encode() + b"x" * MAX_BYTES, "larger than 1024 KiB"),
+        (f"{HIDDEN}==".encode(), "want kid=secret"),
+        (f"{HIDDEN}=short".encode(), "the secret number 1 is shorter"),
+    ],
+    ids=["empty", "blank", "NUL", "utf-16", "half a character", "huge", "no kid", "a secret for a kid"],
+)
+def test_secrets_file_malformed_is_reported_without_its_content(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "secrets").write_bytes(content)
+    message = refused(JWT_SECRETS_FILE=str(tmp_path / "secrets"))
+    assert told in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"JWT_SECRETS_FILE": f"k={HIDDEN}"},
+        {"WEBHOOK_TOKEN_FILE": HIDDEN},
+        {"FCM_CREDENTIALS": '{"private_key": "' + HIDDEN + '"}'},
+        {"FCM_CREDENTIALS": '{"private_key": "' + HIDDEN * 200 + '"}'},
+        {"TLS_KEY": f"-----BEGIN PRIVATE KEY-----\n{HIDDEN}\n", "TLS_CERTIFICATE": __file__},
+        {"JWKS_FILE": HIDDEN * 500},
+        {"APPS_FILE": f"[apps.x]\njwt_secrets = 'k={HIDDEN}'"},
+        {f"JWT_SECRETS={HIDDEN}": "x"},
+    ],
+    ids=lambda settings: ",".join(settings)[:20],
+)
+def test_secret_in_place_of_a_path_is_redacted(settings: dict[str, str]) -> None:
+    assert "hunter2" not in refused(**settings)
+
+
+@pytest.mark.parametrize("shape", [shape for shape in NOT_APPS if shape != "a template without a text"])
+def test_apps_file_unusable_is_reported_in_a_sentence(tmp_path: Path, shape: str) -> None:
+    NOT_APPS[shape](tmp_path / "apps.toml")
+    message = refused(APPS_FILE=str(tmp_path / "apps.toml"))
+    assert message.startswith("SYNCBEAT_")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://a,b", "redis://a:6379,b:6379/0", "rediss://u:p@a,b", "redis://:p,w@a,b:1/2?x=1"]
+)
+def test_redis_host_list_is_refused_with_the_alternative(url: str) -> None:
+    message = refused(REDIS_URL=url)
+    assert message.startswith("SYNCBEAT_REDIS_URL: ")
+    assert "want one host; several are sentinels': redis+sentinel://" in message
+    assert "p,w" not in message
+
+
+def test_redis_password_may_contain_a_comma() -> None:
+    assert load(REDIS_URL="redis://:pa,ss@a:6379/0").redis_url is not None
+
+
+def test_setting_that_is_not_utf8_is_refused() -> None:
+    assert refused(JWT_ISSUER="caf\udce9") == "SYNCBEAT_JWT_ISSUER: want text in UTF-8"
+
+
+TEXTS = st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode(errors="ignore"))
+FILES = sorted(name.upper() for name in Settings.model_fields if name not in ("apps", "issuers", "templates"))
+FRAGMENTS = st.sampled_from(
+    [
+        *(
+            "[apps.shop]\n",
+            "[[apps.shop.issuers]]\n",
+            "[apps.default.templates.x]\n",
+            "jwt_secrets = ",
+            "x.y = ",
+            "1e999",
+        ),
+        *(
+            f"'k={HIDDEN}'\n",
+            f"jwt_secrets = {{ '{HIDDEN}' = 1 }}\n",
+            "{}",
+            "[",
+            "]",
+            "nan",
+            "\n",
+            "0x",
+            "1979-05-27",
+            '"',
+        ),
+        *(
+            "fcm_base_url = 'http://['\n",
+            "staleness_target_s = ",
+            "default = ",
+            "'",
+            "\\u0000",
+            "templates",
+            " = ",
+            "[apps]\n",
+        ),
+        *("SYNCBEAT_WORKERS=", f"SYNCBEAT_JWT_SECRETS=k={HIDDEN}\n", "${X:-", "export ", "SYNCBEAT_", "\ufeff", "\r"),
+    ]
+)
+DOCUMENTS = TEXTS | st.lists(FRAGMENTS, max_size=12).map("".join).map(str.encode)
+
+
+def never_a_traceback(content: bytes, env_file: Path | None, **settings: str) -> None:
+    """Load; what is wrong is one sentence, in which no secret stands."""
+    message = ""
+    try:
+        load(env_file, **settings)
+    except ConfigurationError as error:
+        message = error.message
+    assert HIDDEN.lower() not in message.lower(), content
+    assert "\n" not in message
+
+
+@given(DOCUMENTS)
+def test_env_file_of_any_content_loads_or_is_reported(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, ".env")
+        path.write_bytes(content)
+        never_a_traceback(content, path)
+
+
+@given(DOCUMENTS)
+def test_apps_file_of_any_content_loads_or_is_reported(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "apps.toml")
+        path.write_bytes(content)
+        never_a_traceback(content, None, APPS_FILE=str(path))
+
+
+@given(st.sampled_from(FILES), TEXTS | st.just(HIDDEN.encode()) | TEXTS.map(lambda text: HIDDEN.encode() + text))
+def test_settings_file_of_any_content_loads_or_is_reported(name: str, content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "value")
+        path.write_bytes(content)
+        never_a_traceback(content, None, **{f"{name}_FILE": str(path)})
+
+
+@given(st.sampled_from(FILES), st.text(max_size=50) | st.text(max_size=20).map(lambda text: HIDDEN + text))
+def test_setting_of_any_value_loads_or_is_reported(name: str, text: str) -> None:
+    never_a_traceback(text.encode(errors="replace"), None, **{name: text})

@@ -1,0 +1,195 @@
+"""Tests row-level security: what a USER transaction sees and changes by calling the stores, as the service's login."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from syncbeat.v1 import sync_service_pb2
+from syncbeat_server.auth.store import sessions as auth
+from syncbeat_server.auth.store import users
+from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_moves
+from syncbeat_server.push import erase
+from syncbeat_server.push.store import (
+    alerts,
+    app_secrets,
+    collapse_keys,
+    dedupe,
+    device_limits,
+    device_tokens,
+    fanout,
+    lifecycle,
+    queue,
+    queue_figures,
+)
+from syncbeat_server.push.store import notifications as push
+from syncbeat_server.storage import idempotency
+from syncbeat_server.storage.postgres import restore_detection
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, StatementRejected
+from syncbeat_server.sync.model import Cursor
+from syncbeat_server.sync.store import (
+    change_writes,
+    changes,
+    device_cursors,
+    device_views,
+    epochs,
+    firehose_pages,
+    invalidations,
+    member_scopes,
+    scopes,
+    tombstones,
+)
+from tests.support.isolation import PHONE, TOKEN, at, people
+from tests.support.rpc_server import Server
+from tests.support.store_calls import ONCE, REFUSED, SEEN, SESSION, SIGNAL, Attempt
+
+pytestmark = pytest.mark.rpc
+
+
+@pytest.fixture
+async def peopled(server: Server) -> Server:
+    """Bob has a bit of everything; alice has a scope of her own, and reads one of bob's."""
+    SESSION[0] = await people(server)
+    return server
+
+
+STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner("default", ""), RowOwner("", ""))
+
+
+STORES = (
+    *(
+        devices,
+        members,
+        preferences,
+        token_moves,
+        changes,
+        change_writes,
+        device_cursors,
+        device_views,
+        member_scopes,
+        scopes,
+        epochs,
+        invalidations,
+        tombstones,
+        firehose_pages,
+        push,
+        queue,
+        lifecycle,
+        fanout,
+        device_limits,
+    ),
+    *(
+        alerts,
+        app_secrets,
+        collapse_keys,
+        queue_figures,
+        erase,
+        dedupe,
+        device_locks,
+        device_tokens,
+        idempotency,
+        restore_detection,
+        auth,
+        users,
+    ),
+)
+
+
+def functions(module: ModuleType) -> set[Callable[..., Any]]:
+    """Return what a store offers."""
+    found = inspect.getmembers(module, inspect.iscoroutinefunction)
+    return {made for name, made in found if made.__module__ == module.__name__ and not name.startswith("_")}
+
+
+def is_nothing(answer: object) -> bool:
+    return not answer or (isinstance(answer, list | tuple) and not any(answer))
+
+
+async def test_row_level_security_test_covers_every_store_function() -> None:
+    offered = set[Callable[..., Any]]().union(*map(functions, STORES))
+    assert offered == SEEN.keys() | REFUSED.keys()
+
+
+@pytest.mark.parametrize("owner", STRANGERS, ids=lambda owner: f"{owner.app_id}-{owner.user_id}")
+async def test_row_level_security_hides_everything_from_a_stranger(
+    peopled: Server, database: Database, owner: RowOwner
+) -> None:
+    before = await peopled.rows()
+    for function, attempt in SEEN.items():
+        async with database.transaction(owner) as conn:
+            answer = await attempt(conn)
+        assert is_nothing(answer), (function.__qualname__, answer)
+    for function, attempt in REFUSED.items():
+        with pytest.raises(StatementRejected) as caught:
+            async with database.transaction(owner) as conn:
+                await attempt(conn)
+        assert caught.value.sqlstate == "42501", function.__qualname__
+    assert await peopled.rows() == before
+
+
+SILENT = {
+    *(device_cursors.record_shown, device_cursors.record_fetched),
+    *(device_views.report_activity, scopes.advance_heads, device_tokens.quarantine, token_moves.lock_token),
+    members.lock_memberships,
+    device_tokens.age,  # nobody has a month
+    *(device_tokens.lock, device_locks.lock_in_order, token_moves.lock_holders),
+    *(devices.lock_registering, devices.lock_erasing),
+    change_writes.oversized,  # nor a value of a mebibyte
+    *(epochs.foreign_apps, epochs.forget_foreign_transactions),  # nor changes of another cluster
+    scopes.record_writer_presence,  # the server has noted it already
+}
+LAST: list[Callable[..., Any]] = [
+    auth.revoke_sessions,
+    auth.revoke_session,
+    token_moves.release_token,
+    device_locks.delete_devices,
+]  # these take away what the others look at
+
+
+async def test_row_level_security_allows_the_service(peopled: Server, database: Database) -> None:
+    """Otherwise the test above would pass by asking for what is not there."""
+    for function in [*(SEEN.keys() - SILENT - {*LAST}), *LAST]:
+        async with database.connection() as conn:
+            assert not is_nothing(await SEEN[function](conn)), function.__qualname__
+    await peopled.register("bob", PHONE.device_id, TOKEN)
+    epoch = (await peopled.backend(sync_service_pb2.ListChangesRequest(cursor=at("bobs")))).next_cursor.epoch
+
+    async def seen(conn: Connection) -> None:
+        await device_cursors.record_shown(conn, [(PHONE, Cursor("bobs", epoch, 1))])
+
+    for function in (
+        device_views.report_activity,
+        scopes.advance_heads,
+        device_cursors.record_shown,
+        device_tokens.quarantine,
+    ):
+        before = await peopled.rows()
+        async with database.connection() as conn:
+            await (seen if function is device_cursors.record_shown else SEEN[function])(conn)
+        assert await peopled.rows() != before, function.__qualname__
+
+
+READERS: dict[str, Attempt] = {
+    "locks nothing": lambda c: scopes.lock_scopes(c, [("default", "shared")], create=False),
+    "moves no head": lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "shared", 99, SIGNAL, ONCE)]),
+}
+
+
+async def test_row_level_security_refuses_writes_of_a_reader(peopled: Server, database: Database) -> None:
+    alice, before = RowOwner("default", "alice"), await peopled.rows()
+    for name, attempt in READERS.items():
+        async with database.transaction(alice) as conn:
+            assert is_nothing(await attempt(conn)), name
+    for key in ("k", "new"):
+        with pytest.raises(StatementRejected) as caught:
+            async with database.transaction(alice) as conn:
+                await change_writes.write_changes(conn, [change_writes.Write("default", "shared", key, 99, None, "{}")])
+        assert caught.value.sqlstate == "42501"
+    async with database.transaction(alice) as conn:
+        listed = await members.list_members(conn, "default", "shared", "", 10)
+    assert [member.user_id for member in listed] == ["alice"]
+    assert await peopled.rows() == before

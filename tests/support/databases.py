@@ -1,0 +1,93 @@
+"""Databases of the embedded PostgreSQL: made, dropped and watched by tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from syncbeat_devtools.embedded import EmbeddedStores
+from syncbeat_server.storage.postgres.database import Database
+
+TEST_APP_LOGIN = "syncbeat_app"
+
+
+@dataclass(frozen=True)
+class DatabaseUrls:
+    """One database under its three logins: the service's, the owner's, the superuser's."""
+
+    name: str
+    app_url: str
+    owner_url: str
+    admin_url: str
+
+
+def urls_of(stores: EmbeddedStores, name: str) -> DatabaseUrls:
+    """The addresses of another database of the same cluster."""
+
+    def renamed(url: str) -> str:
+        return url.replace("@/syncbeat?", f"@/{name}?")
+
+    return DatabaseUrls(name, renamed(stores.app_url), renamed(stores.owner_url), renamed(stores.admin_url))
+
+
+async def run_sql(url: str, *statements: str) -> None:
+    """Run each statement by itself, outside a transaction."""
+    conn = await asyncpg.connect(url)
+    try:
+        for statement in statements:
+            await conn.execute(statement)
+    finally:
+        await conn.close()
+
+
+async def create_database(stores: EmbeddedStores, name: str, template: str = "template1") -> DatabaseUrls:
+    """Make a database as deploy/postgres/10-logins.sh would."""
+    await run_sql(
+        stores.admin_url,
+        f"CREATE DATABASE {name} OWNER syncbeat_owner TEMPLATE {template} STRATEGY FILE_COPY",
+        f"REVOKE CONNECT, TEMPORARY ON DATABASE {name} FROM PUBLIC",
+        f"GRANT CONNECT ON DATABASE {name} TO {TEST_APP_LOGIN}",
+    )
+    return urls_of(stores, name)
+
+
+async def drop_database(stores: EmbeddedStores, name: str) -> None:
+    """Drop it, whoever is connected."""
+    await run_sql(stores.admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+class WatchedDatabase(Database):
+    """The service's pool, which knows who works with it."""
+
+    def __init__(self, opened: Database) -> None:
+        super().__init__(opened._pool)
+        self._users = Counter[asyncio.Task[Any] | None]()
+        self._left = asyncio.Event()
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
+        task = asyncio.current_task()
+        self._users[task] += 1
+        try:
+            async with super()._acquired() as conn:
+                yield conn
+        finally:
+            self._users[task] -= 1
+            if not self._users[task]:
+                del self._users[task]
+            self._left.set()
+
+    async def rest(self) -> bool:
+        """Return when no task but this one waits for it or is in a transaction; whether that took any waiting."""
+        waited = False
+        while self._users.keys() - {asyncio.current_task()}:
+            waited = True
+            self._left.clear()
+            await self._left.wait()
+        return waited

@@ -89,127 +89,92 @@ class Transition:
     guard: Guard = Guard.ALWAYS
 
 
+_S, _R = DeliveryState, Reason  # so that a row of the table fits a line
+
 _NEW: tuple[DeliveryState, ...] = ()
-_WAITING = (DeliveryState.PENDING, DeliveryState.HELD, DeliveryState.SCHEDULED)
-_IN_FLIGHT = (DeliveryState.IN_FLIGHT,)
-_FAILED = (DeliveryState.SUPPRESSED, DeliveryState.EXPIRED, DeliveryState.DEAD, DeliveryState.CANCELLED)
-_ARRIVED = (DeliveryState.PENDING, DeliveryState.HELD, *_IN_FLIGHT, DeliveryState.SENT, *_FAILED)
-_NO_REASON = (Reason.NONE,)
-_CALLED_DEAD = (Reason.UNREGISTERED, Reason.WRONG_SENDER, Reason.REJECTED)
-_INSERT, _DEDUPED = ("notifications.insert_deliveries", "alerts.insert"), ("notifications.insert_deliveries",)
+_WAITING = (_S.PENDING, _S.HELD, _S.SCHEDULED)
+_IN_FLIGHT = (_S.IN_FLIGHT,)
+_FAILED = (_S.SUPPRESSED, _S.EXPIRED, _S.DEAD, _S.CANCELLED)
+_ARRIVED = (_S.PENDING, _S.HELD, *_IN_FLIGHT, _S.SENT, *_FAILED)
+_NO_REASON = (_R.NONE,)
+_CALLED_DEAD = (_R.UNREGISTERED, _R.WRONG_SENDER, _R.REJECTED)
+_DEDUPED = ("notifications.insert_deliveries",)
+_INSERT = (*_DEDUPED, "alerts.insert")
 _FINISH = ("queue.finish",)
+_ACKNOWLEDGE = ("lifecycle.acknowledge",)
 
 TRANSITIONS: tuple[Transition, ...] = (
-    Transition(_NEW, Event.ACCEPT, DeliveryState.PENDING, _NO_REASON, Attempts.SAME, _INSERT),
-    Transition(_NEW, Event.TRAIL, DeliveryState.SCHEDULED, (Reason.TRAILING,), Attempts.SAME, _INSERT),
-    Transition(
-        _NEW,
-        Event.SUPPRESS,
-        DeliveryState.SUPPRESSED,
-        (Reason.NO_TOKEN, Reason.MUTED),
-        Attempts.SAME,
-        _INSERT,
-    ),
-    Transition(
-        _NEW,
-        Event.DEDUPE,
-        DeliveryState.SUPPRESSED,
-        (Reason.MERGED, Reason.DUPLICATE),
-        Attempts.SAME,
-        _DEDUPED,
-    ),
-    Transition(_NEW, Event.ACCEPT_CANCELLED, DeliveryState.CANCELLED, _NO_REASON, Attempts.SAME, _INSERT),
-    Transition(_WAITING, Event.CLAIM, DeliveryState.IN_FLIGHT, Carried.SAME, Attempts.COUNTED, ("queue.claim",)),
+    Transition(_NEW, Event.ACCEPT, _S.PENDING, _NO_REASON, Attempts.SAME, _INSERT),
+    Transition(_NEW, Event.TRAIL, _S.SCHEDULED, (_R.TRAILING,), Attempts.SAME, _INSERT),
+    Transition(_NEW, Event.SUPPRESS, _S.SUPPRESSED, (_R.NO_TOKEN, _R.MUTED), Attempts.SAME, _INSERT),
+    Transition(_NEW, Event.DEDUPE, _S.SUPPRESSED, (_R.MERGED, _R.DUPLICATE), Attempts.SAME, _DEDUPED),
+    Transition(_NEW, Event.ACCEPT_CANCELLED, _S.CANCELLED, _NO_REASON, Attempts.SAME, _INSERT),
+    Transition(_WAITING, Event.CLAIM, _S.IN_FLIGHT, Carried.SAME, Attempts.COUNTED, ("queue.claim",)),
     Transition(
         _IN_FLIGHT,
         Event.CLOSE_WINDOW,
-        DeliveryState.IN_FLIGHT,
+        _S.IN_FLIGHT,
         _NO_REASON,
         Attempts.SAME,
         ("dedupe.close_trailed", "dedupe.close_alerts"),
     ),
-    Transition(
-        _IN_FLIGHT, Event.SUPERSEDE, DeliveryState.IN_FLIGHT, (Reason.MERGED,), Attempts.SAME, ("dedupe.close_alerts",)
-    ),
+    Transition(_IN_FLIGHT, Event.SUPERSEDE, _S.IN_FLIGHT, (_R.MERGED,), Attempts.SAME, ("dedupe.close_alerts",)),
     # A cancel of what is in flight is noted in `called_back` and takes effect when the attempt ends: END_CANCELLED.
-    Transition(_WAITING, Event.CANCEL, DeliveryState.CANCELLED, _NO_REASON, Attempts.SAME, ("lifecycle.cancel",)),
+    Transition(_WAITING, Event.CANCEL, _S.CANCELLED, _NO_REASON, Attempts.SAME, ("lifecycle.cancel",)),
     Transition(
         _WAITING,
         Event.WITHDRAW,
-        DeliveryState.CANCELLED,
-        (Reason.USER_DISABLED, Reason.DEVICE_GONE),
+        _S.CANCELLED,
+        (_R.USER_DISABLED, _R.DEVICE_GONE),
         Attempts.SAME,
         ("lifecycle.cancel_waiting",),
     ),
     Transition(
-        (DeliveryState.HELD,),
+        (_S.HELD,),
         Event.MERGE,
-        DeliveryState.SUPPRESSED,
-        (Reason.MERGED,),
+        _S.SUPPRESSED,
+        (_R.MERGED,),
         Attempts.SAME,
         ("device_limits.merge_held", "alerts.merge_held"),
     ),
-    Transition(_IN_FLIGHT, Event.SEND, DeliveryState.SENT, _NO_REASON, Attempts.SAME, _FINISH),
+    Transition(_IN_FLIGHT, Event.SEND, _S.SENT, _NO_REASON, Attempts.SAME, _FINISH),
     Transition(
         _IN_FLIGHT,
         Event.RETRY,
-        DeliveryState.PENDING,
-        (Reason.NONE, Reason.UNAVAILABLE, Reason.THROTTLED, Reason.AMBIGUOUS),
+        _S.PENDING,
+        (_R.NONE, _R.UNAVAILABLE, _R.THROTTLED, _R.AMBIGUOUS),
         Attempts.SAME,
         _FINISH,
     ),
-    Transition(_IN_FLIGHT, Event.REDIRECT, DeliveryState.PENDING, _NO_REASON, Attempts.SAME, _FINISH),
+    Transition(_IN_FLIGHT, Event.REDIRECT, _S.PENDING, _NO_REASON, Attempts.SAME, _FINISH),
     Transition(
         _IN_FLIGHT,
         Event.POSTPONE,
-        DeliveryState.PENDING,
-        (Reason.NONE, Reason.PROVIDER_CONFIG, Reason.UNAVAILABLE),
+        _S.PENDING,
+        (_R.NONE, _R.PROVIDER_CONFIG, _R.UNAVAILABLE),
         Attempts.GIVEN_BACK,
         _FINISH,
     ),
     Transition(
         _IN_FLIGHT,
         Event.HOLD,
-        DeliveryState.HELD,
-        (Reason.LIVE_STREAM, Reason.QUIET_HOURS, Reason.DAILY_MAXIMUM, Reason.WAKE_BUDGET),
+        _S.HELD,
+        (_R.LIVE_STREAM, _R.QUIET_HOURS, _R.DAILY_MAXIMUM, _R.WAKE_BUDGET),
         Attempts.GIVEN_BACK,
         _FINISH,
     ),
-    Transition(
-        _IN_FLIGHT,
-        Event.REJECT,
-        DeliveryState.DEAD,
-        (*_CALLED_DEAD, Reason.RETRIES_EXHAUSTED),
-        Attempts.SAME,
-        _FINISH,
-    ),
-    Transition(_IN_FLIGHT, Event.LACK_TOKEN, DeliveryState.DEAD, (Reason.NO_TOKEN,), Attempts.GIVEN_BACK, _FINISH),
-    Transition(_IN_FLIGHT, Event.EXPIRE, DeliveryState.EXPIRED, _NO_REASON, Attempts.GIVEN_BACK, _FINISH),
-    Transition(_IN_FLIGHT, Event.MISS, DeliveryState.EXPIRED, _NO_REASON, Attempts.SAME, _FINISH),
-    Transition(
-        _IN_FLIGHT,
-        Event.SKIP,
-        DeliveryState.SUPPRESSED,
-        (Reason.MERGED, Reason.MUTED, Reason.REPLACED),
-        Attempts.GIVEN_BACK,
-        _FINISH,
-    ),
-    Transition(
-        _IN_FLIGHT,
-        Event.DROP,
-        DeliveryState.CANCELLED,
-        (Reason.USER_DISABLED, Reason.ALREADY_SEEN),
-        Attempts.GIVEN_BACK,
-        _FINISH,
-    ),
-    Transition(
-        _IN_FLIGHT, Event.KEEP_SENT, DeliveryState.SENT, (Reason.NONE, *_CALLED_DEAD), Attempts.GIVEN_BACK, _FINISH
-    ),
+    Transition(_IN_FLIGHT, Event.REJECT, _S.DEAD, (*_CALLED_DEAD, _R.RETRIES_EXHAUSTED), Attempts.SAME, _FINISH),
+    Transition(_IN_FLIGHT, Event.LACK_TOKEN, _S.DEAD, (_R.NO_TOKEN,), Attempts.GIVEN_BACK, _FINISH),
+    Transition(_IN_FLIGHT, Event.EXPIRE, _S.EXPIRED, _NO_REASON, Attempts.GIVEN_BACK, _FINISH),
+    Transition(_IN_FLIGHT, Event.MISS, _S.EXPIRED, _NO_REASON, Attempts.SAME, _FINISH),
+    Transition(_IN_FLIGHT, Event.SKIP, _S.SUPPRESSED, (_R.MERGED, _R.MUTED, _R.REPLACED), Attempts.GIVEN_BACK, _FINISH),
+    Transition(_IN_FLIGHT, Event.DROP, _S.CANCELLED, (_R.USER_DISABLED, _R.ALREADY_SEEN), Attempts.GIVEN_BACK, _FINISH),
+    Transition(_IN_FLIGHT, Event.KEEP_SENT, _S.SENT, (_R.NONE, *_CALLED_DEAD), Attempts.GIVEN_BACK, _FINISH),
     *(
         Transition(
             _IN_FLIGHT,
             Event.END_CANCELLED,
-            DeliveryState.CANCELLED,
+            _S.CANCELLED,
             Carried.OF_CANCEL,
             attempts,
             _FINISH,
@@ -224,41 +189,18 @@ TRANSITIONS: tuple[Transition, ...] = (
             (Event.RELEASE, Attempts.GIVEN_BACK, "queue.release"),
         )
         for after, reasons, guard in (
-            (DeliveryState.PENDING, Carried.SAME, Guard.ALWAYS),
-            (DeliveryState.SENT, Carried.SAME, Guard.SENT_BEFORE),
-            (DeliveryState.CANCELLED, Carried.OF_CANCEL, Guard.CANCELLED_MEANWHILE),
+            (_S.PENDING, Carried.SAME, Guard.ALWAYS),
+            (_S.SENT, Carried.SAME, Guard.SENT_BEFORE),
+            (_S.CANCELLED, Carried.OF_CANCEL, Guard.CANCELLED_MEANWHILE),
         )
     ),
-    Transition(
-        (DeliveryState.SENT,),
-        Event.RESEND,
-        DeliveryState.IN_FLIGHT,
-        Carried.SAME,
-        Attempts.COUNTED,
-        ("resends.settle",),
-    ),
+    Transition((_S.SENT,), Event.RESEND, _S.IN_FLIGHT, Carried.SAME, Attempts.COUNTED, ("resends.settle",)),
     # The device knows better than we do: one that was in flight, or given up as ambiguous, has arrived after all.
+    Transition(_ARRIVED, Event.RECEIVE, _S.RECEIVED, _NO_REASON, Attempts.SAME, _ACKNOWLEDGE, Guard.ATTEMPTED),
     Transition(
-        _ARRIVED,
-        Event.RECEIVE,
-        DeliveryState.RECEIVED,
-        _NO_REASON,
-        Attempts.SAME,
-        ("lifecycle.acknowledge",),
-        Guard.ATTEMPTED,
+        (*_ARRIVED, _S.RECEIVED), Event.OPEN, _S.OPENED, _NO_REASON, Attempts.SAME, _ACKNOWLEDGE, Guard.ATTEMPTED
     ),
-    Transition(
-        (*_ARRIVED, DeliveryState.RECEIVED),
-        Event.OPEN,
-        DeliveryState.OPENED,
-        _NO_REASON,
-        Attempts.SAME,
-        ("lifecycle.acknowledge",),
-        Guard.ATTEMPTED,
-    ),
-    Transition(
-        (DeliveryState.DEAD,), Event.REDRIVE, DeliveryState.PENDING, _NO_REASON, Attempts.RESET, ("lifecycle.redrive",)
-    ),
+    Transition((_S.DEAD,), Event.REDRIVE, _S.PENDING, _NO_REASON, Attempts.RESET, ("lifecycle.redrive",)),
 )
 
 _BY_EVENT: dict[tuple[Event, Guard], Transition] = {(row.event, row.guard): row for row in TRANSITIONS}

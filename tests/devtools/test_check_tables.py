@@ -9,6 +9,8 @@ import pytest
 from tools.check_tables import OWNERS, SERVER, Declaration, TableOwner, check, load_declaration
 from tools.sql_tables import BUILT, Access, statement_tables
 
+pytestmark = pytest.mark.unit
+
 READ, WRITE = Access.READ, Access.WRITE
 MIGRATION = "CREATE TABLE devices (id text); CREATE TABLE scopes (id text);"
 DECLARED = Declaration(

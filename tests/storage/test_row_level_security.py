@@ -57,6 +57,204 @@ async def peopled(server: Server) -> Server:
     return server
 
 
+<<<<<<< HEAD
+=======
+REGISTRATION = Registration("default", "bob", "bobs phone", Platform.IOS, "t", "", "")
+BOBS = Holder("bob", PHONE.device_id)
+DIGEST = hashlib.sha256(TOKEN.encode()).digest()
+EVER = datetime(2000, 1, 1, tzinfo=UTC)
+SIGNAL = signal_after_change(initial_signal(0.0), DEFAULT_PRIOR, 60.0)
+ONCE = scopes.Commits(1, 0)
+WINDOW = ("default", "bob", "phone", "ALERT:x", "couple")
+IDS = [str(uuid.uuid4()) for _ in range(3)]
+CLAIMED = replace(
+    claimed_delivery.MESSAGE,
+    delivery_id=IDS[0],
+    lease_token=IDS[1],
+    notification_id=IDS[2],
+    user_id="bob",
+    device_id="bobs phone",
+    registration_token=TOKEN,
+    token_registered_at=datetime(2100, 1, 1, tzinfo=UTC),
+    kind=Kind.SYNC,
+    scope="bobs",
+    sequence=1,
+)
+NOTIFICATION = NewNotification(
+    "default", IDS[2], Kind.MESSAGE, "user:bob", Content(title="t"), (Target(user_id="bob"), Target(scope="bobs"))
+)
+ALERT = replace(NOTIFICATION, kind=Kind.SYNC, targets=(Target(scope="bobs", epoch="e", sequence=1),))
+REQUEST = RequestKey("default", "user:bob", "PublishChanges", "r bobs", b"")
+MEMBERS = [Member("bobs", "mallory", MemberRole.WRITER)]
+WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
+
+
+async def no_answers(_indexes: Sequence[int]) -> list[str]:
+    return ['"carried out"']
+
+
+async def others_who_joined(conn: Connection) -> list[tuple[str, str]]:
+    return [joiner for joiner in await member_scopes.recent_joiners(conn, 1e6, 100) if joiner != ("default", "alice")]
+
+
+async def scopes_of_bob(conn: Connection) -> list[object]:
+    found, _ = await member_scopes.member_scopes(conn, "default", "bob")
+    return list(found)
+
+
+async def parts_of_feeds(conn: Connection) -> list[object]:
+    (part,) = await changes.changes_between(conn, [changes.FeedRead("default", "bobs", "e", 0, 99, 10)], 1_000)
+    return [] if part is None else [part.changes or part.pruned]
+
+
+async def scopes_in_sight(conn: Connection) -> int:
+    return (await epochs.extent(conn, None)).scopes
+
+
+Attempt = Callable[[Connection], Awaitable[object]]
+SEEN: dict[Callable[..., Any], Attempt] = {
+    token_moves.lock_token: lambda c: token_moves.lock_token(c, "default", DIGEST),
+    token_moves.release_token: lambda c: token_moves.release_token(c, "default", BOBS, DIGEST),
+    devices.count_devices: lambda c: devices.count_devices(c, "default", "bob", ""),
+    device_locks.lock_in_order: lambda c: device_locks.lock_in_order(c, ["default"], ["bob"], ["bobs phone"]),
+    device_locks.lock_devices: lambda c: device_locks.lock_devices(c, "default", "bob", None),
+    token_moves.lock_holders: lambda c: token_moves.lock_holders(c, REGISTRATION, b"digest"),
+    devices.lock_registering: lambda c: devices.lock_registering(c, "default", "bob", "bobs"),
+    devices.lock_erasing: lambda c: devices.lock_erasing(c, "default", "bob"),
+    device_locks.delete_devices: lambda c: device_locks.delete_devices(c, "default", "bob", "bobs phone"),
+    devices.find_device: lambda c: devices.find_device(c, "default", "bob", "bobs phone"),
+    devices.list_devices: lambda c: devices.list_devices(c, "default", "bob", "", 10),
+    members.known_scopes: lambda c: members.known_scopes(c, [("default", "bobs")]),
+    members.count_members: lambda c: members.count_members(c, "default", "bobs"),
+    members.count_scopes: lambda c: members.count_scopes(c, "default", ["bob"], 9),
+    members.lock_memberships: lambda c: members.lock_memberships(c, "default"),
+    members.list_members: lambda c: members.list_members(c, "default", "bobs", "", 10),
+    members.list_scopes: lambda c: members.list_scopes(c, "default", "bob", "", 10),
+    auth.revoke_session: lambda c: auth.revoke_session(c, "default", SESSION[0], "bob", "theft"),
+    auth.list_sessions: lambda c: auth.list_sessions(c, "default", "bob", "", 10),
+    auth.revoke_sessions: lambda c: auth.revoke_sessions(c, "default", "bob", "theft"),
+    device_views.read_device_views: lambda c: device_views.read_device_views(c, [PHONE]),
+    device_views.report_activity: lambda c: device_views.report_activity(c, [(PHONE, Activity(battery_low=True))]),
+    device_cursors.record_shown: lambda c: device_cursors.record_shown(c, [(PHONE, Cursor("bobs", "e", 1))]),
+    device_cursors.record_fetched: lambda c: device_cursors.record_fetched(c, [(PHONE, Cursor("bobs", "e", 1))]),
+    member_scopes.scope_states: lambda c: member_scopes.scope_states(
+        c, [("default", None, "bobs"), ("default", "bob", "bobs")]
+    ),
+    changes.changes_between: parts_of_feeds,
+    member_scopes.member_scopes: scopes_of_bob,
+    member_scopes.join_sequences: lambda c: member_scopes.join_sequences(c, "default", "bob", ["bobs"], 10.0),
+    member_scopes.recent_joiners: others_who_joined,
+    scopes.lock_scopes: lambda c: scopes.lock_scopes(c, [("default", "bobs"), ("default", "shared")], create=False),
+    scopes.boost: lambda c: scopes.boost(c, "default", "bobs", Priority.FAST, 60.0),
+    scopes.record_writer_presence: lambda c: scopes.record_writer_presence(
+        c, [("default", "bob")], present=False, limit=9
+    ),
+    change_writes.oversized: lambda c: change_writes.oversized(c, WRITE),
+    change_writes.key_sequences: lambda c: change_writes.key_sequences(c, [("default", "bobs", "k")]),
+    scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)]),
+}
+REFUSED: dict[Callable[..., Any], Attempt] = {
+    devices.upsert_device: lambda c: devices.upsert_device(c, REGISTRATION, None),
+    token_moves.record_move: lambda c: token_moves.record_move(
+        c, REGISTRATION, DIGEST, BOBS, "user:bob", refused=False
+    ),
+    token_moves.recent_moves: lambda c: token_moves.recent_moves(c, "default", DIGEST),
+    members.lock_scope: lambda c: members.lock_scope(c, "default", "bobs"),
+    scopes.drop_scopes: lambda c: scopes.drop_scopes(c, [("default", "bobs")]),
+    members.add_members: lambda c: members.add_members(c, "default", "bobs", MEMBERS),
+    members.remove_members: lambda c: members.remove_members(c, "default", "bobs", ["bob"]),
+    members.erase_memberships: lambda c: members.erase_memberships(c, "default", "bob"),
+    preferences.erase_traces: lambda c: preferences.erase_traces(c, "default", "bob"),
+    auth.insert_session: lambda c: auth.insert_session(c, auth.NewSession("default", "bob", "", {}, 0, 60.0, 60.0)),
+    auth.lock_session: lambda c: auth.lock_session(c, "default", SESSION[0]),
+    auth.advance_counter: lambda c: auth.advance_counter(c, "default", SESSION[0], 60.0),
+    auth.delete_sessions: lambda c: auth.delete_sessions(c, "default", "bob"),
+    auth.delete_ended: lambda c: auth.delete_ended(c, "default", "bob", timedelta(0), 10),
+    auth.delete_expired: lambda c: auth.delete_expired(c, 10),
+    users.read_statuses: lambda c: users.read_statuses(c, [AccountKey("default", "bob", SESSION[0])]),
+    users.insert_users: lambda c: users.insert_users(c, [("default", "carl")]),
+    users.confirm_counters: lambda c: users.confirm_counters(c, [("default", SESSION[0], 0)]),
+    users.enable_user: lambda c: users.enable_user(c, "default", "bob"),
+    users.lock_user: lambda c: users.lock_user(c, "default", "bob"),
+    users.revoke_user: lambda c: users.revoke_user(c, "default", "bob", ""),
+    users.disable_user: lambda c: users.disable_user(c, "default", "bob"),
+    users.mark_deleted: lambda c: users.mark_deleted(c, "default", "bob"),
+    change_writes.write_changes: lambda c: change_writes.write_changes(c, WRITE),
+    push.insert_notifications: lambda c: push.insert_notifications(c, [NOTIFICATION], {}),
+    push.insert_deliveries: lambda c: push.insert_deliveries(c, [NOTIFICATION]),
+    push.close_windows: lambda c: push.close_windows(c, "default", "bob", None),
+    push.cancel_waiting: lambda c: push.cancel_waiting(c, "default", "bob", None, Reason.DEVICE_GONE),
+    erase.erase: lambda c: erase.erase(c, "default", "bob"),
+    erase.cancel_of_user: lambda c: erase.cancel_of_user(c, "default", "bob"),
+    collapse_keys.keep_order: lambda c: collapse_keys.keep_order(c, [CLAIMED]),
+    queue.still_wanted: lambda c: queue.still_wanted(c, CLAIMED),
+    queue.texts_as_accepted: lambda c: queue.texts_as_accepted(c, CLAIMED),
+    push.find_notification: lambda c: push.find_notification(c, "default", IDS[2]),
+    push.list_deliveries: lambda c: push.list_deliveries(c, "default", DeliveryFilter(), None, 10),
+    queue.claim: lambda c: queue.claim(c, IDS[1], 30.0, {"default": 10}),
+    dedupe.lock_trailed: lambda c: dedupe.lock_trailed(c, IDS[1], [("default", IDS[0])]),
+    dedupe.close_trailed: lambda c: dedupe.close_trailed(c, IDS[1], [("default", IDS[0])]),
+    alerts.write: lambda c: alerts.write(c, [ALERT]),
+    alerts.close_windows: lambda c: alerts.close_windows(c, IDS[1], [("default", IDS[0])], [WINDOW]),
+    alerts.merge_held: lambda c: alerts.merge_held(c, [CLAIMED]),
+    queue.claimed: lambda c: queue.claimed(c, IDS[1], [("default", IDS[0])]),
+    queue.finish: lambda c: queue.finish(c, [Finished(CLAIMED, DeliveryState.SENT, Reason.NONE)]),
+    queue.extend: lambda c: queue.extend(c, IDS, 30.0),
+    queue.rescue: lambda c: queue.rescue(c, 10),
+    queue.release: lambda c: queue.release(c, IDS),
+    push.list_changed: lambda c: push.list_changed(c, "default", DeliveryFilter(user_id="bob"), None, 10),
+    lifecycle.app_secret: lambda c: lifecycle.app_secret(c, "default"),
+    lifecycle.acknowledge: lambda c: lifecycle.acknowledge(c, "default", IDS[0], opened=True),
+    lifecycle.cancel: lambda c: lifecycle.cancel(c, "default", IDS[2]),
+    lifecycle.redrive: lambda c: lifecycle.redrive(c, "default", DeliveryFilter()),
+    lifecycle.forget_notifications: lambda c: lifecycle.forget_notifications(c, 1.0, 10),
+    lifecycle.forget_windows: lambda c: lifecycle.forget_windows(c, 10),
+    lifecycle.unaccounted: lambda c: lifecycle.unaccounted(c, timedelta(days=1), 10),
+    lifecycle.waiting: lifecycle.waiting,
+    fanout.start: lambda c: fanout.start(c, [NOTIFICATION], [1]),
+    fanout.next_pages: lambda c: fanout.next_pages(c, ["default"]),
+    fanout.write: lambda c: fanout.write(c, [Page(NOTIFICATION, ("", ""), last=True)]),
+    fanout.call_off: lambda c: fanout.call_off(c, "default", IDS[2]),
+    fanout.lacking: lambda c: fanout.lacking(c, "default", {}),
+    fanout.count_deferred: lambda c: fanout.count_deferred(c, [NOTIFICATION]),
+    device_limits.count_shown: lambda c: device_limits.count_shown(c, [(CLAIMED, 1, EVER)]),
+    device_limits.take_wakes: lambda c: device_limits.take_wakes(c, [CLAIMED]),
+    device_limits.merge_held: lambda c: device_limits.merge_held(c, [CLAIMED]),
+    device_tokens.bury: lambda c: device_tokens.bury(c, [CLAIMED]),
+    token_moves.forget_moves: lambda c: token_moves.forget_moves(c, 10),
+    preferences.set_preferences: lambda c: preferences.set_preferences(c, "default", "bob", Preferences()),
+    device_tokens.forget_removals: lambda c: device_tokens.forget_removals(c, 10),
+    idempotency.answer_once: lambda c: idempotency.answer_once(c, [REQUEST], no_answers),
+    idempotency.forget_caller: lambda c: idempotency.forget_caller(c, "default", "user:bob"),
+    idempotency.forget_old: lambda c: idempotency.forget_old(c, 10),
+}
+SEEN[invalidations.current_heads] = lambda c: invalidations.current_heads(c, [("default", "bobs")])
+SEEN[invalidations.recent_heads] = lambda c: invalidations.recent_heads(c, ["default", "other"], 1e6, 10)
+REFUSED[device_cursors.forget_left] = lambda c: device_cursors.forget_left(c, 10)
+REFUSED[device_locks.lock_keys] = lambda c: device_locks.lock_keys(c, "default", "bob", "bobs phone")
+REFUSED[restore_detection.lineage] = restore_detection.lineage
+REFUSED[restore_detection.begin_feed_generation] = restore_detection.begin_feed_generation
+SEEN[change_writes.value_of] = lambda c: change_writes.value_of(c, "default", "bobs", "k")
+SEEN[change_writes.octets_of] = lambda c: change_writes.octets_of(c, [("default", "bobs", "k")])
+SEEN[epochs.extent] = scopes_in_sight
+SEEN[epochs.lock_page] = lambda c: epochs.lock_page(c, None, ("", ""), 10, 250)
+SEEN[epochs.renew] = lambda c: epochs.renew(c, [("default", "bobs")])
+SEEN[epochs.foreign_apps] = lambda c: epochs.foreign_apps(c, "3", None)
+SEEN[epochs.forget_foreign_transactions] = lambda c: epochs.forget_foreign_transactions(c, "3", "default", ("", ""), 10)
+REFUSED[epochs.next_transaction] = epochs.next_transaction
+REFUSED[epochs.forget_pruned_tombstones] = epochs.forget_pruned_tombstones
+REFUSED[invalidations.invalidations_since] = lambda c: invalidations.invalidations_since(c, "3", 10)
+REFUSED[tombstones.remove_old] = lambda c: tombstones.remove_old(c, 0.0, 10)
+REFUSED[firehose_pages.current_feed] = lambda c: firehose_pages.current_feed(c, "default")
+REFUSED[firehose_pages.next_page] = lambda c: firehose_pages.next_page(
+    c, "default", FeedPosition("", None), in_order=True
+)
+REFUSED[invalidations.delete_touches] = lambda c: invalidations.delete_touches(c, 0.0, 10)
+SEEN[device_tokens.lock] = lambda c: device_tokens.lock(c, [CLAIMED], [])
+SEEN[device_tokens.quarantine] = lambda c: device_tokens.quarantine(c, [CLAIMED])
+SEEN[device_tokens.age] = lambda c: device_tokens.age(c, 10)
+SEEN[preferences.find_preferences] = lambda c: preferences.find_preferences(c, "default", "bob")
+>>>>>>> c-sync
 STRANGERS = (RowOwner("default", "mallory"), RowOwner("other", "bob"), RowOwner("default", ""), RowOwner("", ""))
 
 

@@ -142,7 +142,6 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     device_views.report_activity: lambda c: device_views.report_activity(c, [(PHONE, Activity(battery_low=True))]),
     device_cursors.record_shown: lambda c: device_cursors.record_shown(c, [(PHONE, Cursor("bobs", "e", 1))]),
     device_cursors.record_fetched: lambda c: device_cursors.record_fetched(c, [(PHONE, Cursor("bobs", "e", 1))]),
-    device_cursors.forget_left: lambda c: device_cursors.forget_left(c, 10),
     member_scopes.scope_states: lambda c: member_scopes.scope_states(
         c, [("default", None, "bobs"), ("default", "bob", "bobs")]
     ),
@@ -263,3 +262,4 @@ SEEN[device_tokens.lock] = lambda c: device_tokens.lock(c, [CLAIMED], [])
 SEEN[device_tokens.quarantine] = lambda c: device_tokens.quarantine(c, [CLAIMED])
 SEEN[device_tokens.age] = lambda c: device_tokens.age(c, 10)
 SEEN[preferences.find_preferences] = lambda c: preferences.find_preferences(c, "default", "bob")
+REFUSED[device_cursors.forget_left] = lambda c: device_cursors.forget_left(c, 10)

@@ -8,6 +8,8 @@ import pytest
 
 from tools.adr_index import FOLDER, INDEX, decision, rendered
 
+pytestmark = pytest.mark.unit
+
 GOOD = """\
 # ADR 7: Keep it short
 

@@ -6,10 +6,14 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from syncbeat_devtools.fake_fcm import FaultKind
 from syncbeat_devtools.fake_fcm.control import ROUTES
 from syncbeat_devtools.fake_fcm.faults.plan import parse_fault_token
 from tests.docs.pages import ROOT
+
+pytestmark = pytest.mark.process
 
 PAGE = (ROOT / "docs/fake-fcm.md").read_text(encoding="utf-8")
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.docs.pages import ROOT, Block, blocks_of, run_program
 
+pytestmark = pytest.mark.process
+
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 PROGRAMS = [block for page in PAGES for block in blocks_of(page) if block.language == "python"]
 

@@ -21,6 +21,8 @@ from tests.docs.pages import ROOT, Block, blocks_of, run_program
 from tests.support.fake_clock import FakeClock
 from tests.support.presets import NOW, PRESETS, SECRET
 
+pytestmark = pytest.mark.unit
+
 SETTING = re.compile(r"^(?:export )?(SYNCBEAT_\w+=\S+)((?: SYNCBEAT_\w+=\S+)*)$", re.MULTILINE)
 TOKENS = ROOT / "docs/tokens.md"
 MADE_AT = datetime.fromtimestamp(NOW, UTC)

@@ -20,6 +20,8 @@ from tests.docs.commands import serving
 from tests.docs.pages import ROOT, blocks_of, run_program
 from tests.support.databases import run_sql
 
+pytestmark = pytest.mark.process
+
 GUIDE = ROOT / "docs/guides/supabase.md"
 
 

@@ -17,6 +17,8 @@ from syncbeat_server.storage.postgres.database import Conflict, Database, RowOwn
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.seed import value_of
 
+pytestmark = pytest.mark.store
+
 KEPT = "SELECT count(*) FROM pg_prepared_statements WHERE statement = $1"
 QUESTION = "SELECT $1::int + 1"
 

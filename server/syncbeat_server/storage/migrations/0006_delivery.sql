@@ -60,7 +60,7 @@ CREATE TABLE expansions (
 );
 CREATE INDEX expansions_by_age ON expansions (created_at);
 
--- How many more wake-ups the device's system lets through: tokens as of filled_at, growing from there (push/policy/quiet_hours.py).
+-- How many more wake-ups the device's system lets through: tokens as of filled_at, growing from there (push/holds.py).
 CREATE TABLE wake_budgets (
     app_id    text COLLATE "C" NOT NULL,
     user_id   text COLLATE "C" NOT NULL,

@@ -1,7 +1,7 @@
 -- What an app's hints learn by themselves: when some of its scopes changed, the prior fitted to that, the price of
 -- staleness that meets its target.
 
--- The instants at which scopes of the app's sample changed; two days of them (sync/tuning/nightly_fit.py).
+-- The instants at which scopes of the app's sample changed; two days of them (sync/fitting.py).
 CREATE TABLE change_samples (
     app_id     text COLLATE "C" NOT NULL,
     scope      text COLLATE "C" NOT NULL,
@@ -25,7 +25,7 @@ CREATE TABLE app_learning (
     price_staleness double precision NOT NULL CHECK (price_staleness > 0),
     price_lateness  double precision NOT NULL CHECK (price_lateness >= 0),
     tuned_at        timestamptz NOT NULL,
-    -- Measured since tuned_at by all processes (sync/policy/price_state.py: Sums).
+    -- Measured since tuned_at by all processes (sync/policy/tuned.py: Sums).
     changes         double precision NOT NULL DEFAULT 0,
     stale_s         double precision NOT NULL DEFAULT 0,
     late            double precision NOT NULL DEFAULT 0,

@@ -21,7 +21,7 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- Wake-ups that the device answered, and that it did not: both as of reach_at, and half as many a day later
--- (push/policy/reachability.py).
+-- (push/reach.py).
 ALTER TABLE devices
     ADD COLUMN reach_answered double precision NOT NULL DEFAULT 0,
     ADD COLUMN reach_missed double precision NOT NULL DEFAULT 0,

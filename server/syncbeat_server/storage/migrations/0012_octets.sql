@@ -1,7 +1,7 @@
 -- What a value comes to when it is read, and a bound on that. PostgreSQL prints numbers without an exponent, so that
 -- 1e-16000, five bytes of jsonb, is 16 KB of text: numbers that are out of bounds are rewritten before anything is printed.
 
--- Whether a number keeps to the bounds of rpc/validation/json_documents.py.
+-- Whether a number keeps to the bounds of rpc/documents.py.
 CREATE FUNCTION pg_temp.within_bounds(n numeric) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE digits text;
 BEGIN

@@ -1,5 +1,5 @@
 -- Which transaction wrote each row of the feeds, so that a stream of a whole app finds what came after a snapshot
--- (sync/store/firehose_pages.py), however many scopes there are and in whichever order transactions end.
+-- (sync/rounds.py), however many scopes there are and in whichever order transactions end.
 
 -- Rows of before were written by nobody that a stream may still wait for. A constant default rewrites no row.
 ALTER TABLE changes ADD COLUMN xid xid8 NOT NULL DEFAULT '0';

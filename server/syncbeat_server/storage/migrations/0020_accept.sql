@@ -7,7 +7,7 @@ ALTER TABLE deliveries
 CREATE INDEX deliveries_on_their_way ON deliveries (app_id, user_id, device_id, expires_at)
     WHERE sent_at IS NOT NULL AND epoch IS NOT NULL AND cursors IS NULL;
 
--- How much of it went, of late, to wake-ups that users brought about: by scope and by user (push/policy/wakeup_shares.py).
+-- How much of it went, of late, to wake-ups that users brought about: by scope and by user (push/shares.py).
 ALTER TABLE wake_budgets ADD COLUMN spent jsonb NOT NULL DEFAULT '{}';
 
 -- Whether what opened a dedupe window ended without having been sent, called back in flight too, or, accepted by a server of

@@ -52,9 +52,9 @@ class ScriptedProvider:
 
 
 class Unlimited:
-    """An Allowance that grants whatever is wanted."""
+    """A token bucket that grants every request."""
 
-    async def take(self, key: str, wanted: int, cost: float) -> Grant:
+    async def acquire(self, key: str, wanted: int, cost: float) -> Grant:
         return Grant(wanted, 0.0)
 
 

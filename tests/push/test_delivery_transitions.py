@@ -12,23 +12,9 @@ import pytest
 
 from syncbeat_server.directory.model import Preferences
 from syncbeat_server.push.accept import close_windows
-from syncbeat_server.push.model import (
-    ClaimedDelivery,
-    DeliveryFilter,
-    DeliveryState,
-    NewNotification,
-    Reason,
-)
+from syncbeat_server.push.model import ClaimedDelivery, DeliveryFilter, DeliveryState, NewNotification, Reason
 from syncbeat_server.push.policy.resend import ResendRule, decide_resend
-from syncbeat_server.push.policy.transitions import (
-    TRANSITIONS,
-    Attempts,
-    Carried,
-    Event,
-    Guard,
-    Transition,
-    update,
-)
+from syncbeat_server.push.policy.transitions import TRANSITIONS, Attempts, Carried, Event, Guard, Transition, update
 from syncbeat_server.push.store import alerts, device_limits, lifecycle, queue, resends
 from syncbeat_server.push.store.resends import ResendStep
 from syncbeat_server.storage.postgres.database import Connection, Database

@@ -255,7 +255,7 @@ async def test_deadlock_free_device_deletion_during_accept(
             taken.set_result(await calls.enter_async_context(database.transaction()))
             await halves.holds(taken.result())
 
-        leaving = make_directory(database)
+        leaving = make_directory(database, cancel_waiting)
         left = asyncio.create_task(leaving.unregister(APP, "ann", "phone", by_user=True))
         conn = await taken
         await until_waiting(database)

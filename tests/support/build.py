@@ -27,7 +27,7 @@ from syncbeat_server.auth.tokens.lifetimes import SessionRule, is_revoked
 from syncbeat_server.auth.tokens.verify import parse_token, verify_token
 from syncbeat_server.clock import Clock
 from syncbeat_server.directory.change_notifier import ChangeNotifier
-from syncbeat_server.directory.service import DirectoryService
+from syncbeat_server.directory.service import CancelWaiting, DirectoryService
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.publish import Publish, Publisher
 from syncbeat_server.events.user_lifecycle import UserLifecycle
@@ -110,9 +110,9 @@ class Notifier:
         self.on_deliveries()
 
 
-def make_directory(database: Database) -> DirectoryService:
-    """Build the directory."""
-    return DirectoryService(database, cancel_waiting, Notifier())
+def make_directory(database: Database, cancel: CancelWaiting = cancel_waiting) -> DirectoryService:
+    """Build the directory; `cancel` cancels what waits to be pushed to a device."""
+    return DirectoryService(database, cancel, Notifier())
 
 
 def make_user_lifecycle(database: Database, user_changed: Callable[[str, str], None] = ignore) -> UserLifecycle:

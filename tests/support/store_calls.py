@@ -239,6 +239,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
 }
 SEEN[invalidations.current_heads] = lambda c: invalidations.current_heads(c, [("default", "bobs")])
 SEEN[invalidations.recent_heads] = lambda c: invalidations.recent_heads(c, ["default", "other"], 1e6, 10)
+REFUSED[device_cursors.forget_left] = lambda c: device_cursors.forget_left(c, 10)
 REFUSED[device_locks.lock_keys] = lambda c: device_locks.lock_keys(c, "default", "bob", "bobs phone")
 REFUSED[restore_detection.lineage] = restore_detection.lineage
 REFUSED[restore_detection.begin_feed_generation] = restore_detection.begin_feed_generation

@@ -141,7 +141,6 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     device_views.report_activity: lambda c: device_views.report_activity(c, [(PHONE, Activity(battery_low=True))]),
     device_cursors.record_shown: lambda c: device_cursors.record_shown(c, [(PHONE, Cursor("bobs", "e", 1))]),
     device_cursors.record_fetched: lambda c: device_cursors.record_fetched(c, [(PHONE, Cursor("bobs", "e", 1))]),
-    device_cursors.forget_left: lambda c: device_cursors.forget_left(c, 10),
     member_scopes.scope_states: lambda c: member_scopes.scope_states(
         c, [("default", None, "bobs"), ("default", "bob", "bobs")]
     ),
@@ -159,6 +158,7 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)]),
 }
 REFUSED: dict[Callable[..., Any], Attempt] = {
+    device_cursors.forget_left: lambda c: device_cursors.forget_left(c, 10),
     devices.upsert_device: lambda c: devices.upsert_device(c, REGISTRATION, None),
     token_moves.record_move: lambda c: token_moves.record_move(
         c, REGISTRATION, DIGEST, BOBS, "user:bob", refused=False

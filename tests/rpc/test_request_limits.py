@@ -6,7 +6,9 @@ import asyncio
 import gzip
 import logging
 import time
+import zlib
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import grpc
@@ -15,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import auth_service_pb2, core_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_server.rpc import request_body
-from syncbeat_server.rpc.server import MAX_REQUEST_BYTES
+from syncbeat_server.rpc.validation.compression import MAX_REQUEST_BYTES
 from syncbeat_server.rpc.validation.wire_format import (
     MAX_PUBLIC_BYTES,
     MAX_PUBLIC_FIELDS,
@@ -89,15 +91,46 @@ async def test_request_limit_of_public_rpcs_on_decompressed_size(server: Server,
         assert raw.answers[stream].status == "3"
 
 
-async def test_request_limit_on_decompressed_size_is_enforced_by_grpc(
+def is_over(raw: RawConnection, stream: int) -> bool:
+    return raw.answers[stream].is_over
+
+
+def bombs() -> dict[str, tuple[str, bytes, list[tuple[str, str]]]]:
+    known = [("authorization", f"Bearer {BACKEND}")]
+    gzipped = gzip.compress(b"\0" * (MAX_REQUEST_BYTES + 1))
+    return {
+        "too large for a public method": (path_of(REFRESH), gzip.compress(b"\0" * 100_000), []),
+        "too large for any": (path_of(PUBLISH), gzipped, known),
+        "cut short": (path_of(PUBLISH), gzipped[:-5], known),
+        "damaged": (path_of(PUBLISH), gzipped[:20] + b"x" * 9, known),
+        "followed by another": (path_of(PUBLISH), gzip.compress(b"") * 2, known),
+    }
+
+
+async def test_request_limit_on_decompressed_size_is_that_of_the_method(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with raw_connection(server.address) as raw:
-        body = grpc_message(gzip.compress(b"\0" * (MAX_REQUEST_BYTES + 1)), compressed=True)
-        stream = raw.start(path_of(REFRESH), body, [("grpc-encoding", "gzip")])
+        for name, (path, body, headers) in bombs().items():
+            stream = raw.start(path, grpc_message(body, compressed=True), [("grpc-encoding", "gzip"), *headers])
+            await wait_until(partial(is_over, raw, stream))
+            assert raw.answers[stream].status == "3", name
+        deflated = grpc_message(zlib.compress(b""), compressed=True)
+        stream = raw.start(path_of(REFRESH), deflated, [("grpc-encoding", "deflate")])
         await wait_until(lambda: raw.answers[stream].is_over)
-        assert raw.answers[stream].status == "8"
+        assert raw.answers[stream].status == "12"
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_compressed_requests_are_served(server: Server) -> None:
+    change = core_pb2.NewChange(scope="couple", key="k", merge_patch_json='{"text": "' + "a" * 100_000 + '"}')
+    request = sync_service_pb2.PublishChangesRequest(changes=[change])
+    async with grpc.aio.insecure_channel(server.address, compression=grpc.Compression.Gzip) as channel:
+        asked: Any = health_pb2_grpc.HealthStub(channel)
+        answer = await asked.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        caller = Caller(channel, (("authorization", f"Bearer {BACKEND}"),))
+        assert len((await caller(request)).results) == 1
 
 
 GARBAGE = [b"\xff", NOT_UTF8, b"\x0a\x05x", b"\x08", VARINT * 100, b"x" * 20_000]

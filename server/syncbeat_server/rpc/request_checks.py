@@ -24,9 +24,10 @@ from syncbeat_server.rpc.call_lifecycle import CallLifecycle, Context
 from syncbeat_server.rpc.client_address import Network, caller_address, forwarded
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
 from syncbeat_server.rpc.tls import certificate_names
+from syncbeat_server.rpc.validation.compression import MAX_REQUEST_BYTES, decompress
 from syncbeat_server.rpc.validation.field_rules import acting_user_field
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES, LargeRequestValidator, holds_documents
-from syncbeat_server.rpc.validation.wire_format import public_request_fault, undecodable_strings
+from syncbeat_server.rpc.validation.wire_format import MAX_PUBLIC_BYTES, public_request_fault, undecodable_strings
 
 ANONYMOUS = Principal(PrincipalKind.USER, "")
 """The caller of a public method, which is not authenticated."""
@@ -44,6 +45,7 @@ class PendingValidation(NamedTuple):
     """An authorized caller whose request is too large to be validated while other calls wait."""
 
     principal: Principal
+    data: bytes
 
 
 ReadyCall = tuple[Message, Call]
@@ -96,6 +98,7 @@ class RequestChecks:
         admission, authenticator = self._admission, self._authenticator
         if self._policy.public:
             admission.check(self._criticality, None)
+            data = decompress(data, MAX_PUBLIC_BYTES)
             if fault := public_request_fault(data):
                 raise InvalidRequest(FieldViolation("", fault))
             request = self._parse(data)
@@ -119,16 +122,17 @@ class RequestChecks:
             checked = self._authorize(await self._authenticator.authenticate(*checked), data, call)
         if not isinstance(checked, PendingValidation):
             return checked
-        principal, request = checked.principal, self._parse(data)
+        principal, request = checked.principal, self._parse(checked.data)
         caller = principal.app_id, principal.caller
-        violations = await self._large_requests.violations(caller, self._request_class, data)
+        violations = await self._large_requests.violations(caller, self._request_class, checked.data)
         self._require_valid(violations, request, principal)
         return request, Call(self._name, call.request_id, principal)
 
     def _authorize(self, principal: Principal, data: bytes, call: CallLifecycle) -> ReadyCall | PendingValidation:
         self._policy.check(principal)
+        data = decompress(data, MAX_REQUEST_BYTES)
         if self._holds_documents and len(data) > LARGE_BYTES:
-            return PendingValidation(principal)
+            return PendingValidation(principal, data)
         request = self._parse(data)
         self._require_valid(self._validate(request), request, principal)
         return request, Call(self._name, call.request_id, principal)

@@ -26,9 +26,8 @@ from syncbeat_server.rpc.call_context import TrySync
 from syncbeat_server.rpc.fastpath.received_metadata import received_metadata
 from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
 from syncbeat_server.rpc.servicers.health import SERVICE_NAME, HealthServicer
-
-MAX_REQUEST_BYTES = 1_310_720
-"""The largest request, 1 MiB of changes and room for their keys; grpc-core refuses more with RESOURCE_EXHAUSTED."""
+from syncbeat_server.rpc.validation.compression import COMPRESSION_OPTIONS, MAX_REQUEST_BYTES, decompress
+from syncbeat_server.rpc.validation.wire_format import MAX_PUBLIC_BYTES
 
 MAX_METADATA_BYTES = 2 * MAX_TOKEN_BYTES
 """The most metadata of a call, as HTTP/2 counts it; grpc-core refuses more with RESOURCE_EXHAUSTED. It is twice the
@@ -45,6 +44,7 @@ CONTRACT: tuple[ServiceDescriptor, ...] = (
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    *COMPRESSION_OPTIONS,
     # The same: between a soft and a hard limit (8 and 16 KiB by default) grpc-core refuses at random.
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
@@ -205,12 +205,15 @@ def _handlers(pipeline: HandlerPipeline, servicers: Mapping[str, object]) -> dic
 def _add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
     from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+    def parse(data: bytes) -> reflection_pb2.ServerReflectionRequest:
+        return reflection_pb2.ServerReflectionRequest.FromString(decompress(data, MAX_PUBLIC_BYTES))
+
     # v1 and v1alpha are the same messages under two names; the package registers the older one only.
     v1 = "grpc.reflection.v1.ServerReflection"
     servicer = reflection.aio.ReflectionServicer([*services, v1, reflection.SERVICE_NAME])
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        request_deserializer=parse,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     paths = {f"/{name}/ServerReflectionInfo": handler for name in (v1, reflection.SERVICE_NAME)}

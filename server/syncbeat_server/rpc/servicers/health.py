@@ -21,7 +21,8 @@ from syncbeat_server.errors import FieldViolation, InvalidRequest, NotFound, Ove
 from syncbeat_server.rpc.errors import abort
 from syncbeat_server.rpc.request_body import RequestReader
 from syncbeat_server.rpc.response_stream import ResponseStreams, StreamedCall
-from syncbeat_server.rpc.validation.wire_format import public_request_fault
+from syncbeat_server.rpc.validation.compression import decompress
+from syncbeat_server.rpc.validation.wire_format import MAX_PUBLIC_BYTES, public_request_fault
 
 SERVICE_NAME = "grpc.health.v1.Health"
 MAX_WATCHES_PER_CONNECTION, MAX_WATCHES = 16, 1_000
@@ -84,7 +85,7 @@ class HealthServicer:
             await abort(context, fault, _request_id())
 
     async def _read_service(self, context: Context) -> str:
-        data = await self._requests.read(context, known=False)
+        data = decompress(await self._requests.read(context, known=False), MAX_PUBLIC_BYTES)
         if fault := public_request_fault(data):
             raise InvalidRequest(FieldViolation("", fault))
         try:

@@ -11,7 +11,7 @@ import pytest
 from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache
 from syncbeat_server.auth.model import AccountKey, AccountStatus, Issuer, VerifiedToken
 from syncbeat_server.auth.store import users
-from syncbeat_server.auth.tokens.lifetimes import is_revoked
+from syncbeat_server.auth.tokens.revocation import is_revoked
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.postgres.database import Connection, Database, open_database
 from tests.support.build import make_account_statuses

@@ -19,11 +19,12 @@ from syncbeat_server.auth.model import AccountKey, Issuer, KeyRow, SessionTokens
 from syncbeat_server.auth.service import Authenticator, Credentials
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
+from syncbeat_server.auth.sessions.rotation import SessionRule
 from syncbeat_server.auth.sessions.service import SessionRequest, SessionService
 from syncbeat_server.auth.sessions.signing import SigningKeys
 from syncbeat_server.auth.store import users
 from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, parse_signing_keys
-from syncbeat_server.auth.tokens.lifetimes import SessionRule, is_revoked
+from syncbeat_server.auth.tokens.revocation import is_revoked
 from syncbeat_server.auth.tokens.verify import parse_token, verify_token
 from syncbeat_server.clock import Clock
 from syncbeat_server.directory.change_notifier import ChangeNotifier

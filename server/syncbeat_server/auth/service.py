@@ -11,7 +11,7 @@ from syncbeat_server.auth.model import KeyRow, Principal, PrincipalKind, Verifie
 from syncbeat_server.auth.tokens.bearer import Bearer
 from syncbeat_server.auth.tokens.jwks import JwksStore
 from syncbeat_server.auth.tokens.keys import KeyTable, find_key
-from syncbeat_server.auth.tokens.lifetimes import is_revoked
+from syncbeat_server.auth.tokens.revocation import is_revoked
 from syncbeat_server.auth.tokens.verify import UnverifiedToken, parse_token, verify_token
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import TokenExpired, TokenInvalid, TokenRevoked

@@ -14,10 +14,10 @@ import orjson
 from syncbeat_server.auth.model import Session, SessionTimes, SessionTokens
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshClaim
+from syncbeat_server.auth.sessions.rotation import Rotation, SessionRule, decide_rotation
 from syncbeat_server.auth.sessions.signing import SigningKeys, check_claims, issue_tokens
 from syncbeat_server.auth.store import sessions as sessions_store
 from syncbeat_server.auth.store import users
-from syncbeat_server.auth.tokens.lifetimes import Rotation, SessionRule, decide_rotation
 from syncbeat_server.auth.tokens.verify import GENERATION, is_user_id
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import (

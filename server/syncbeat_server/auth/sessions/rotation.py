@@ -1,4 +1,4 @@
-"""Decides if a token is revoked, and the outcome of presenting a refresh token. Pure."""
+"""Decides the outcome of presenting a refresh token: rotated, issued again, or reused and so stolen. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from syncbeat_server.auth.model import AccountStatus, SessionState, VerifiedToken
+from syncbeat_server.auth.model import SessionState
 from syncbeat_server.defaults import ACCESS_TOKEN_S, SESSION_GRACE_S, SESSION_IDLE_S, SESSION_MAX_S
 
 
@@ -32,23 +32,6 @@ class Rotation(StrEnum):
     EXPIRED = "EXPIRED"
     REVOKED = "REVOKED"
     REUSED = "REUSED"  # it was spent before and so must have been copied: end the session
-
-
-def is_revoked(token: VerifiedToken, status: AccountStatus) -> bool:
-    """Tell if a genuine token within its lifetime has been revoked.
-
-    Tokens of our sessions carry a generation, which only grows. Those of other issuers carry only the second of issue,
-    by a clock that may be ahead by the leeway: tokens that existed at the revocation may show any second up to that, so
-    all of those are revoked.
-    """
-    if not status.exists or status.blocked:
-        return True
-    if token.issuer.own_sessions:
-        return not status.session_active or token.generation < status.generation
-    if status.revoked_at is None:
-        return False
-    last = status.revoked_at + token.issuer.leeway
-    return token.issued_at is None or int(token.issued_at.timestamp()) <= int(last.timestamp())
 
 
 def decide_rotation(session: SessionState, counter: int, now: datetime, rule: SessionRule) -> Rotation:

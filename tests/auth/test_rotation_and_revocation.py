@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from syncbeat_server.auth.model import AccountStatus, Issuer, SessionState, VerifiedToken
-from syncbeat_server.auth.tokens.lifetimes import Rotation, SessionRule, decide_rotation, is_revoked
+from syncbeat_server.auth.sessions.rotation import Rotation, SessionRule, decide_rotation
+from syncbeat_server.auth.tokens.revocation import is_revoked
 from tests.support.fake_clock import START
 
 pytestmark = pytest.mark.unit

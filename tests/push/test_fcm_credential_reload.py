@@ -41,7 +41,7 @@ def account(fake: FakeFcm, tmp_path: Path) -> Path:
 async def server(
     database_urls: DatabaseUrls, redis_url: str, fake: FakeFcm, account: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Server]:
-    monkeypatch.setattr(app_apps, "_LOOK_S", 0.02)
+    monkeypatch.setattr(app_apps, "_POLL_S", 0.02)
     monkeypatch.setattr(push, "_RETRY_S", 0.02)
     apps = account.with_name("apps.toml")
     apps.write_text("[apps.default]\n")

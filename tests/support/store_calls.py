@@ -159,6 +159,7 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)]),
 }
 REFUSED: dict[Callable[..., Any], Attempt] = {
+    device_cursors.forget_left: lambda c: device_cursors.forget_left(c, 10),
     devices.upsert_device: lambda c: devices.upsert_device(c, REGISTRATION, None),
     token_moves.record_move: lambda c: token_moves.record_move(
         c, REGISTRATION, DIGEST, BOBS, "user:bob", refused=False

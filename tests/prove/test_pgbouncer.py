@@ -25,6 +25,10 @@ NOT_POOLED = {
     "tests/push/test_app_isolation.py::test_pg_notify_wakes_listeners_and_reconnects": "LISTEN needs a session",
     "tests/storage/test_migrate.py::"
     "test_migrate_refuses_wrong_logins_with_the_fix": "migrations refuse a pooler before they look at the login",
+    "tests/storage/test_prepared_statements.py::"
+    "test_prepared_statements_are_kept_on_a_direct_connection": "behind a pooler none is kept",
+    "tests/storage/test_prepared_statements.py::"
+    "test_prepared_statement_whose_result_a_migration_changes_is_a_conflict_once": "behind a pooler none is kept",
     "tests/storage/test_postgres_pool.py::test_connection_error_is_not_chained_to_its_opener": (
         "it cuts PostgreSQL's connections, which are the pooler's"
     ),

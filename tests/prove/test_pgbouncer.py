@@ -25,6 +25,30 @@ NOT_POOLED = {
     "tests/push/test_app_isolation.py::test_pg_notify_wakes_listeners_and_reconnects": "LISTEN needs a session",
     "tests/storage/test_migrate.py::"
     "test_migrate_refuses_wrong_logins_with_the_fix": "migrations refuse a pooler before they look at the login",
+    "tests/storage/test_connection_limit.py::"
+    "test_connection_limit_with_one_idle_connection_uses_it": "the limit is met by the pooler",
+    "tests/storage/test_connection_limit.py::"
+    "test_connection_limit_with_none_open_is_an_outage": "the limit is met by the pooler",
+    "tests/storage/test_connection_limit.py::"
+    "test_connection_limit_backoff_does_not_hammer_the_server": "the limit is met by the pooler",
+    "tests/storage/test_connection_limit.py::"
+    "test_connection_limit_queue_skips_cancelled_callers": "the limit is met by the pooler",
+    "tests/storage/test_database_recreated.py::"
+    "test_database_dropped_and_restored_is_an_outage": "the pooler keeps the dropped database's sessions",
+    "tests/storage/test_managed_postgres.py::"
+    "test_row_security_off_for_the_login_is_explained[login]": "it connects by other logins' settings",
+    "tests/storage/test_managed_postgres.py::"
+    "test_row_security_off_for_the_login_is_explained[database]": "it connects by other logins' settings",
+    "tests/storage/test_managed_postgres.py::"
+    "test_row_security_off_for_the_login_is_explained[login in database]": "it connects by other logins' settings",
+    "tests/storage/test_managed_postgres.py::"
+    "test_row_security_off_for_the_login_is_explained[address]": "it connects by other logins' settings",
+    "tests/storage/test_postgres_hosts.py::"
+    "test_postgres_host_silent_does_not_delay_the_next": "it names hosts of its own",
+    "tests/storage/test_postgres_pool.py::"
+    "test_idle_session_timeout_is_no_outage": "the server ends the pooler's sessions",
+    "tests/storage/test_stuck_sessions.py::"
+    "test_stuck_session_of_the_service_is_terminated": "it looks at the process of its session",
     "tests/storage/test_prepared_statements.py::"
     "test_prepared_statements_are_kept_on_a_direct_connection": "behind a pooler none is kept",
     "tests/storage/test_prepared_statements.py::"

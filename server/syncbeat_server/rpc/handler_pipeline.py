@@ -33,6 +33,7 @@ from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 
 _DEFAULT_DEADLINE_S = 10.0
 _MARGIN_S = 0.02  # so that the answer "no time left" still reaches the caller
+_PENDING = (PendingAuth, PendingValidation)  # a union in its place would be built for each call
 
 Unary = Callable[[Any, Call], Awaitable[Message]]
 Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]
@@ -182,7 +183,7 @@ def _try_answer(checks: RequestChecks, try_sync: TrySync, data: bytes, call: Cal
     call.enter()
     try:
         checked = checks.check(data, call)
-        answer = None if isinstance(checked, PendingAuth | PendingValidation) else try_sync(*checked)
+        answer = None if isinstance(checked, _PENDING) else try_sync(*checked)
         if answer is None:
             return checked
         call.leave()

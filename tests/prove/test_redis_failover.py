@@ -19,10 +19,11 @@ from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_
 from syncbeat_devtools.demo.devices import StreamingDevice
 from syncbeat_devtools.demo.stage import Stage
 from tests.prove.load import settled
-from tests.prove.valkeys import DOWN_AFTER_S, NAME, Pair, Valkey, moving_address, running_pair
+from tests.prove.valkeys import DOWN_AFTER_S, Pair, running_pair
 from tests.prove.writers import Written, differences
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
+from tests.support.valkeys import PRIMARY, Valkey, moving_address
 
 pytestmark = pytest.mark.prove
 
@@ -126,10 +127,10 @@ async def _fail_over(fleet: Fleet, pair: Pair, harm: Callable[[], None]) -> dict
     """Do the harm, and measure in seconds how long it takes until all works on what was the replica."""
     await fleet.open_stream("before")
     await wait_until(lambda: fleet.works_with(pair.primary, "before", 0.0), 30.0, "all works on the primary")
-    await wait_until(pair.primary.has_replica, 30.0, "the replica has all")
+    await wait_until(pair.in_step, 30.0, "the replica has all")
     moment, since = time.monotonic(), time.time()
     harm()
-    await wait_until(pair.replica.leads, PROMOTED_S, "the replica leads")
+    await wait_until(pair.replica.is_primary, PROMOTED_S, "the replica leads")
     promoted = time.monotonic()
     await fleet.open_stream("after")
     await wait_until(lambda: fleet.works_with(pair.replica, "after", since), FOLLOWED_S, "all works on the new primary")
@@ -170,7 +171,7 @@ def _stop(pair: Pair) -> None:
 def _ask_sentinel(pair: Pair) -> None:
     """Somebody maintains the primary, which lives on as a replica."""
     with pair.sentinels[0].client() as client:
-        client.sentinel_failover(NAME)
+        client.sentinel_failover(PRIMARY)
 
 
 HARMS: dict[str, Callable[[Pair], None]] = {

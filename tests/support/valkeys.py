@@ -26,8 +26,8 @@ port {port}
 bind 127.0.0.1 -::1
 dir {folder}
 sentinel monitor {name} 127.0.0.1 {primary} {quorum}
-sentinel down-after-milliseconds {name} 1000
-sentinel failover-timeout {name} 6000
+sentinel down-after-milliseconds {name} {down_after_ms}
+sentinel failover-timeout {name} {failover_timeout_ms}
 """
 
 
@@ -88,11 +88,26 @@ def running_valkey(folder: Path, *settings: str) -> Iterator[Valkey]:
 
 
 @contextmanager
-def running_sentinel(folder: Path, primary: Valkey, *settings: str, quorum: int = 1) -> Iterator[Valkey]:
+def running_sentinel(
+    folder: Path,
+    primary: Valkey,
+    *settings: str,
+    quorum: int = 1,
+    down_after_ms: int = 1_000,
+    failover_timeout_ms: int = 6_000,
+) -> Iterator[Valkey]:
     """A sentinel that watches the primary for the block."""
     port = free_port()
     path = folder / f"sentinel-{port}.conf"  # it writes there what it learns
-    written = _SENTINEL.format(port=port, folder=folder, name=PRIMARY, primary=primary.port, quorum=quorum)
+    written = _SENTINEL.format(
+        port=port,
+        folder=folder,
+        name=PRIMARY,
+        primary=primary.port,
+        quorum=quorum,
+        down_after_ms=down_after_ms,
+        failover_timeout_ms=failover_timeout_ms,
+    )
     path.write_text("\n".join((written, *settings, "")))
     with _running(folder, port, [str(find_binaries().valkey_server), str(path), "--sentinel"]) as sentinel:
         yield sentinel
@@ -135,6 +150,11 @@ class Address:
 
     port: int
     target: int
+
+    @property
+    def url(self) -> str:
+        """The address, for the service."""
+        return f"redis://127.0.0.1:{self.port}/0"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass on what comes, both ways, until either side ends."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable
 from weakref import WeakValueDictionary
 
 import grpc
@@ -59,7 +60,7 @@ class RequestReader:
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._sweeping = False
 
-    async def read(self, context: Context, *, known: bool) -> bytes:
+    def read(self, context: Context, *, known: bool) -> Awaitable[bytes]:
         """Return the request of a call; `known` if its caller is authenticated.
 
         Raises:
@@ -67,8 +68,9 @@ class RequestReader:
             InvalidRequest: the call has none.
             Overloaded: too many others stall on its connection, or in this process.
         """
-        if known:
-            return await self._read(context, "", known=True)
+        return self._read(context, "", known=True) if known else self._read_in_turn(context)
+
+    async def _read_in_turn(self, context: Context) -> bytes:
         peer = context.peer()
         turns = self._turns.get(peer)
         if turns is None:

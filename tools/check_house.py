@@ -30,15 +30,39 @@ FOLDERS_OF_MODULES = ("server",)
 
 # A docstring opens with a verb and its object, not with a question word.
 QUESTION_WORDS = {
-    "how", "if", "in", "what", "when", "where", "whether", "which", "who", "whom", "whose", "why",
-}  # fmt: skip
+    "how",
+    "if",
+    "in",
+    "what",
+    "when",
+    "where",
+    "whether",
+    "which",
+    "who",
+    "whom",
+    "whose",
+    "why",
+}
 # The folders whose docstrings are checked.
 DOCSTRINGS_CHECKED = ("bench", "clients/python/syncbeat", "server", "tools")
 
 BANNED_WORDS = {
-    "base", "bases", "common", "commons", "data", "helper", "helpers", "info", "manager", "managers",
-    "misc", "processor", "processors", "util", "utils",
-}  # fmt: skip
+    "base",
+    "bases",
+    "common",
+    "commons",
+    "data",
+    "helper",
+    "helpers",
+    "info",
+    "manager",
+    "managers",
+    "misc",
+    "processor",
+    "processors",
+    "util",
+    "utils",
+}
 NAMED_SUFFIXES = {".py", ".sql", ".sh", ".proto", ".toml", ".yaml", ".yml", ".ts"}
 
 # Put together here, so that this file does not hold what it looks for.

@@ -139,17 +139,17 @@ def statement_tables(sql: str, ctes: Set[str] = frozenset()) -> list[tuple[Acces
     tokens = _TOKEN.findall(text)
     found: list[tuple[Access, str]] = []
     levels = [_Level()]
-    for index, token in enumerate(tokens):
-        word, level = token.lower(), levels[-1]
+    for index, lexeme in enumerate(tokens):
+        word, level = lexeme.lower(), levels[-1]
         before = tokens[index - 1].lower() if index else ""
         after = tokens[index + 1] if index + 1 < len(tokens) else ""
-        if token == "(":  # noqa: S105  # a parenthesis, and no password
+        if lexeme == "(":
             level.expects_item = False
             levels.append(_Level(is_function=before in _FROM_OF_FUNCTIONS))
-        elif token == ")":  # noqa: S105
+        elif lexeme == ")":
             if len(levels) > 1:
                 levels.pop()
-        elif token == ",":  # noqa: S105
+        elif lexeme == ",":
             level.expects_item = level.in_from
         elif _is_written(tokens, index):
             found.append((Access.WRITE, _name(tokens, index + 1)))

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2
 from syncbeat_server.auth.accounts import account_status_cache
+from syncbeat_server.ops.settings.server import Role
 from syncbeat_server.sync.streams import lifetime
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import wait_until
@@ -235,7 +236,7 @@ async def test_operator_is_limited_to_its_methods_and_apps(
         entry("other-app", "t3", apps="other"),
     ]
     variables = {"ADMIN_TOKENS": ",".join(entries), "APPS_FILE": str(apps)}
-    async with running_server(database_urls, redis_url, **variables) as server:  # type: ignore[arg-type]  # no role
+    async with running_server(database_urls, redis_url, Role.RPC, **variables) as server:
         everything = pb.InvalidateTokenCacheRequest(app_id="default", all=True)
         answers = [await told(server.bearer(token), everything) for token in ("t1", "t2", "t3")]
         assert answers == [None, DENIED, DENIED]

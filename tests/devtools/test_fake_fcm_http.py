@@ -293,10 +293,18 @@ async def test_curl_speaks_http2_without_tls() -> None:
     async with signed_in() as client:
         for option in ("--http2-prior-knowledge", "--http2", "--http1.1"):
             process = await asyncio.create_subprocess_exec(
-                curl, "-s", option, "-d", BODY, "-w", "\n%{http_code} %{http_version}",
-                "-H", f"authorization: Bearer {client.access_token}", client.fake.base_url + SEND_PATH,
+                curl,
+                "-s",
+                option,
+                "-d",
+                BODY,
+                "-w",
+                "\n%{http_code} %{http_version}",
+                "-H",
+                f"authorization: Bearer {client.access_token}",
+                client.fake.base_url + SEND_PATH,
                 stdout=asyncio.subprocess.PIPE,
-            )  # fmt: skip
+            )
             output, _ = await asyncio.wait_for(process.communicate(), 20)
             version = "2" if "prior" in option else "1.1"
             assert output.decode().splitlines()[-1] == f"200 {version}", option

@@ -16,9 +16,18 @@ pytestmark = pytest.mark.unit
 
 NAMES = ["fixed-30s", "tier-table", "backoff", "sqrt-ewma", "adaptive-pull", "adaptive-hybrid"]
 KEYS = {
-    "name", "requests_per_day", "mean_s", "p50_s", "p95_s", "p99_s", "wakeups_per_device_day", "peak_over_mean",
-    "bound_requests_per_day", "optimality", "causal_ceiling",
-}  # fmt: skip
+    "name",
+    "requests_per_day",
+    "mean_s",
+    "p50_s",
+    "p95_s",
+    "p99_s",
+    "wakeups_per_device_day",
+    "peak_over_mean",
+    "bound_requests_per_day",
+    "optimality",
+    "causal_ceiling",
+}
 LOG = """time,scope,device,kind
 2026-01-05T08:00:00+00:00,chat,anna,change
 2026-01-05T08:00:10+00:00,chat,ben,foreground

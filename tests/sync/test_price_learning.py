@@ -74,9 +74,16 @@ class Fleet:
         wait = poll_interval(Outlook(rate, 0.0, 1e-3), tuning.price, 1.0, tuning.bounds, tuning.late_s)
         state = ScopeState("s", "e", self._heads[place], Signal(None, Windows(0.0, 0.0, self._newest[place], 0.0)))
         hint = Hint(
-            wait, Priority.FAST, datetime.fromtimestamp(at, UTC), self._heads[place] > shows, (),
-            prefer_stream=False, valid_s=300.0, unpaced_s=wait, rate_per_s=rate,
-        )  # fmt: skip
+            wait,
+            Priority.FAST,
+            datetime.fromtimestamp(at, UTC),
+            self._heads[place] > shows,
+            (),
+            prefer_stream=False,
+            valid_s=300.0,
+            unpaced_s=wait,
+            rate_per_s=rate,
+        )
         device = DeviceKey(APP, str(place), "phone")
         learning.recorder.record_poll(device, at, hint, {"s": state}, [Cursor("s", "e", shows)])
         return wait

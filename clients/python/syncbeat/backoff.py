@@ -8,9 +8,9 @@ _FIRST_DELAY_S = 2.0
 _MAX_DOUBLINGS = 16
 
 
-def jitter(max_s: float) -> float:
-    """Return a delay drawn evenly from 0 to `max_s`, in seconds."""
-    return random.uniform(0.0, max_s)  # noqa: S311  # not a secret
+def jitter(max_s: float, *, at_least_s: float = 0.0) -> float:
+    """Return a delay drawn evenly from `at_least_s` to `max_s`, in seconds."""
+    return random.uniform(at_least_s, max_s)  # noqa: S311  # not a secret
 
 
 class Backoff:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import inspect
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import grpc
 
+from syncbeat.backoff import jitter
 from syncbeat.errors import explain
 from syncbeat.session_tokens import SessionStorage, SessionTokens, SignedOut
 from syncbeat.v1 import auth_service_pb2 as pb
@@ -183,7 +183,7 @@ class Session:
 
     def _choose_early_s(self) -> None:
         # Jittered, so that devices that signed in together do not refresh together.
-        self._early_s = _EARLY_S + random.uniform(0.0, _JITTER_S)  # noqa: S311  # not a secret
+        self._early_s = _EARLY_S + jitter(_JITTER_S)
         if self._tokens is not None:
             life_s = (self._tokens.access_expires_at - self._clock.now()).total_seconds()
             self._early_s = min(self._early_s, max(0.0, life_s) * _HALF)
@@ -253,7 +253,7 @@ class Session:
                 failures += 1
                 _log.info("the session could not be refreshed yet (%s)", type(error).__name__)
                 max_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** min(failures, 10))
-                await self._clock.sleep(random.uniform(_FIRST_DELAY_S / 2, max_s))  # noqa: S311  # not a secret
+                await self._clock.sleep(jitter(max_s, at_least_s=_FIRST_DELAY_S / 2))
 
 
 def _retrieve(task: asyncio.Task[SessionTokens]) -> None:

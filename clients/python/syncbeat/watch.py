@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 import grpc
 
+from syncbeat.backoff import jitter
 from syncbeat.client_rule import DEFAULT_RULE, ClientRule
 from syncbeat.cursor_state import MAX_NAMED_CURSORS
 from syncbeat.errors import MAX_EXPIRIES, ErrorDetails, explain
@@ -283,7 +283,7 @@ class _FailureStreak:
         retry_after_s = (problem.retry_after_s if problem is not None else None) or 0.0
         # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         max_s = min(self.rule.max_delay_s, self.rule.first_delay_s * 2 ** min(self.failures - 1, 10))
-        return min(retry_after_s, _MAX_RETRY_AFTER_S) + random.uniform(0.0, max_s)  # noqa: S311  # not a secret
+        return min(retry_after_s, _MAX_RETRY_AFTER_S) + jitter(max_s)
 
 
 def _drain_delay(drain: pb.Drain) -> float:

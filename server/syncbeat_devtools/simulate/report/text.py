@@ -62,8 +62,20 @@ def _title(found: dict[str, Any]) -> str:
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
     """Format rows as a table."""
-    head = ("policy", "M requests/day", "mean s", "p50", "p95", "p99", "wake-ups", "peak/mean", "GB/day", "bound M",
-            "of bound", "ceiling")  # fmt: skip
+    head = (
+        "policy",
+        "M requests/day",
+        "mean s",
+        "p50",
+        "p95",
+        "p99",
+        "wake-ups",
+        "peak/mean",
+        "GB/day",
+        "bound M",
+        "of bound",
+        "ceiling",
+    )
     lines = [head]
     for row in rows:
         bars = row["plus_minus"]

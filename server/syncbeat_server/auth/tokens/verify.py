@@ -23,10 +23,12 @@ from syncbeat_server.errors import TokenExpired, TokenInvalid
 
 MAX_TOKEN_BYTES = 8192
 GENERATION, COUNTER, SESSION_ID = "gen", "ctr", "session_id"
-RESERVED = frozenset({
-    *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "role", SESSION_ID, GENERATION, COUNTER),
-    *("amr", "aal", "azp", "scope", "client_id", "app_metadata", "user_metadata", "is_anonymous"),
-})  # fmt: skip
+RESERVED = frozenset(
+    {
+        *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "role", SESSION_ID, GENERATION, COUNTER),
+        *("amr", "aal", "azp", "scope", "client_id", "app_metadata", "user_metadata", "is_anonymous"),
+    }
+)
 """Claims that no caller may put into a session: those of RFC 7519, and those that identify the user."""
 _MAX_ID_BYTES = 128
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]*")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from bench import (
     against,
     auth,
+    fanout,
     firehose,
     hint_cold_vs_echo,
     hint_rows_cpu,
@@ -21,6 +22,7 @@ from bench import (
     push_vs_firebase_admin,
     start_s,
     stream_rss_kb,
+    stream_storm,
 )
 from bench.figure import Figure, Options
 
@@ -36,6 +38,10 @@ FIGURES: dict[str, Callable[[Options], Figure]] = {
     "push_p95_ms": push_accept_per_s.latency,
     "push_claim_ms": push_claims.claims,
     "retention_per_s": push_claims.retention,
+    "fanout_1k_p99_ms": fanout.to_1k,
+    "fanout_5k_p99_ms": fanout.to_5k,
+    "storm_5k_s": stream_storm.storm,
+    "idle_10k_cpu_percent": stream_storm.idle,
     "stream_rss_kb": stream_rss_kb.measure,
     "firehose_cpu_ms": firehose.cpu,
     "firehose_kib": firehose.bytes_received,

@@ -68,7 +68,7 @@ async def test_presence_is_removed_by_its_own_process_only(bus: RedisBus) -> Non
 
 async def test_presence_of_two_streams_on_one_process_ends_with_the_last(bus: RedisBus) -> None:
     streams = [DEVICE, DEVICE]
-    keeper = PresenceKeeper(Presence(bus), lambda: streams, SystemClock())
+    keeper = PresenceKeeper(Presence(bus), lambda: streams, lambda device: device in streams, SystemClock())
     asker = Presence(bus)
 
     async def live() -> bool:
@@ -160,7 +160,7 @@ async def test_presence_is_marked_refreshed_and_removed_with_the_stream(redis_ur
     clock, here = FakeClock(), {DEVICE}
     async with open_redis(redis_url, clock) as bus:
         presence = Presence(bus)
-        keeper = PresenceKeeper(presence, lambda: list(here), clock)
+        keeper = PresenceKeeper(presence, lambda: list(here), lambda device: device in here, clock)
 
         async def live() -> bool:
             return (await presence.live([DEVICE]))[0]

@@ -162,3 +162,15 @@ def test_criticality_of_methods() -> None:
     assert CRITICALITIES["RefreshSession"] is Criticality.SIGN_IN
     assert CRITICALITIES["SendNotification"] is Criticality.SERVICE
     assert CRITICALITIES["RedriveDeliveries"] is Criticality.OPERATOR
+
+
+def test_streams_are_admitted_apart_from_unary_calls() -> None:
+    calls, streams = admission(1_000)[0], admission(0)[0]
+    methods = {method.name: method for service in CONTRACT for method in service.methods}
+    assert calls.of(methods["WatchHints"]) is calls
+    calls.streams = streams
+    assert calls.of(methods["WatchHints"]) is streams
+    assert calls.of(methods["GetHint"]) is calls
+    calls.of(methods["WatchHints"]).check(CRITICALITIES["WatchHints"], USER)
+    with pytest.raises(Overloaded):
+        calls.of(methods["GetHint"]).check(CRITICALITIES["GetHint"], USER)

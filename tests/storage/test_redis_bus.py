@@ -215,7 +215,7 @@ async def test_redis_bus_cancellation_is_never_lost(bus: RedisBus, what: str) ->
     presence = Presence(bus)
     await presence.mark([DEVICE])  # connected, as in the middle of things
     for turns in range(60):
-        keeper = PresenceKeeper(presence, lambda: [DEVICE], SystemClock())
+        keeper = PresenceKeeper(presence, lambda: [DEVICE], lambda device: device == DEVICE, SystemClock())
         if what == "presence":
             keeper.streams_changed(DEVICE)
             loop = asyncio.ensure_future(keeper.run())

@@ -59,6 +59,7 @@ from syncbeat_server.sync.streams.firehose import Firehose
 from syncbeat_server.sync.streams.head_sweep import HeadSweep
 from syncbeat_server.sync.streams.hint_streams import HintStreams
 from syncbeat_server.sync.streams.hub import Hub
+from syncbeat_server.sync.streams.read_ahead import PageReadAhead
 from syncbeat_server.sync.streams.stream_context import StreamContext
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 from syncbeat_server.sync.tuning.price_updates import HintTuner
@@ -250,6 +251,7 @@ class SyncFeature:
     def _wire_streams(self) -> None:
         reachable, clock, hub = self.failing.as_database, self.clock, self.hub
         self.head_sweep = HeadSweep(reachable, hub, clock, lambda: True)
+        hub.read_ahead = PageReadAhead(self.reader).read
         context = StreamContext(hub, self.reader, clock, self.tuning, self._reconnect_delay_s)
         self.streams = HintStreams(context, self.recorders, self.writers, ignore)
         self.firehose = Firehose(context, reachable, lambda: True)

@@ -103,7 +103,7 @@ async def others_who_joined(conn: Connection) -> list[tuple[str, str]]:
 
 
 async def scopes_of_bob(conn: Connection) -> list[object]:
-    found, _ = await member_scopes.member_scopes(conn, "default", "bob")
+    ((found, _),) = await member_scopes.member_scopes(conn, [("default", "bob")])
     return list(found)
 
 

@@ -10,12 +10,11 @@ from dataclasses import replace
 import grpc
 import pytest
 import redis
-from google.protobuf.message import Message
 
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.rpc.convert import stream_events
-from syncbeat_server.sync.model import StreamEvent
+from syncbeat_server.sync.model import Change
 from tests.support.fake_clock import wait_until
 from tests.support.rpc_server import Server
 
@@ -31,13 +30,13 @@ class Messages:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.changes = 0
-        self._real = stream_events.event_messages
-        monkeypatch.setattr(stream_events, "event_messages", self._counted)
+        encode = stream_events.EventEncoder.encode_change
 
-    def _counted(self, event: StreamEvent) -> Iterator[Message]:
-        for message in self._real(event):
-            self.changes += message.HasField("change")
-            yield message
+        def counted(encoder: stream_events.EventEncoder, change: Change) -> bytes:
+            self.changes += 1
+            return encode(encoder, change)
+
+        monkeypatch.setattr(stream_events.EventEncoder, "encode_change", counted)
 
 
 @pytest.fixture

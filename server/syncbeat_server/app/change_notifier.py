@@ -11,6 +11,7 @@ from syncbeat_server.app.process import Process
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.service import Authenticator
+from syncbeat_server.clock import Clock
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.sync.hints.view_cache import ViewCache
 from syncbeat_server.sync.streams.hub import Hub
@@ -28,6 +29,45 @@ class Topic(StrEnum):
     DELIVERIES = "deliveries"
 
 
+_ECHO_S = 2.0
+_MAX_ECHOES = 10_000
+
+
+class OwnEchoes:
+    """Recognizes wake-ups that this process sent itself, which Redis delivers to it too.
+
+    They carry no name of a process, which processes of earlier versions would take for a part of the scope's. So of two
+    processes that wake for one scope at once, each may drop the other's and apply its own a moment later, which is as
+    good: what both have committed is there to be read by then. One whose echo is lost is forgotten after a while.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._expected: dict[str, tuple[int, float]] = {}
+
+    def expect(self, message: str) -> None:
+        """Expect a message that this process sends now."""
+        if len(self._expected) >= _MAX_ECHOES:
+            self._expected.clear()
+        self._expected[message] = self._count(message) + 1, self._clock.monotonic()
+
+    def take(self, message: str) -> bool:
+        """Return True if a message that arrived was expected; it then is no longer."""
+        count = self._count(message)
+        _, sent_at = self._expected.pop(message, (0, 0.0))
+        if count > 1:
+            self._expected[message] = count - 1, sent_at
+        return count > 0
+
+    def clear(self) -> None:
+        """Expect nothing any more: what was sent before may be lost."""
+        self._expected.clear()
+
+    def _count(self, message: str) -> int:
+        count, sent_at = self._expected.get(message, (0, 0.0))
+        return count if self._clock.monotonic() - sent_at < _ECHO_S else 0
+
+
 @dataclass(frozen=True)
 class RpcCaches:
     """Caches of a process that serves RPCs, which changes invalidate, and the authenticator that uses them."""
@@ -36,6 +76,7 @@ class RpcCaches:
     callers: CallerCaches
     tokens: ClusterTokenCache
     views: ViewCache
+    echoes: OwnEchoes
 
     def invalidate_all(self) -> None:
         """Invalidate everything cached here, after notifications may have been lost."""
@@ -77,9 +118,13 @@ class ClusterNotifier:
             self._process.pg_notifier.notify()  # for workers with a session of their own, while Redis is away
 
     def _notify(self, topic: Topic, app_id: str, names: Sequence[str]) -> None:
+        bus = self._process.bus
         for name in names:
             _invalidate(self._process.hub, self._caches, topic, app_id, name)
-            self._process.bus.publish(topic, f"{app_id}{_SEPARATOR}{name}")
+            message = f"{app_id}{_SEPARATOR}{name}"
+            if topic is Topic.SCOPES and bus.listening:
+                self._caches.echoes.expect(message)
+            bus.publish(topic, message)
 
 
 def _invalidate(hub: Hub, caches: RpcCaches, topic: str, app_id: str, name: str) -> None:
@@ -109,13 +154,14 @@ def listen_for_changes(
             if worker is not None:
                 worker.wake()
             return
-        if caches is not None:
+        if caches is not None and not (topic == Topic.SCOPES and caches.echoes.take(message)):
             app_id, _, name = message.partition(_SEPARATOR)
             _invalidate(hub, caches, topic, app_id, name)
 
     def on_connect() -> None:
         # Notifications sent while the connection was down are lost.
         if caches is not None:
+            caches.echoes.clear()
             caches.invalidate_all()
         hub.invalidate_all()
         if worker is not None:

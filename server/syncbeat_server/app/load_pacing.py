@@ -12,24 +12,29 @@ from syncbeat_server.sync.hints.load_pacer import LoadPacer
 if TYPE_CHECKING:
     from syncbeat_server.rpc.admission import Admission
 
+_MAX_OPENING_STREAMS = 20_000
+"""Streams of a process that are being opened at once, each of some 50 KiB. A reconnect storm is waited for, since
+streams that are sent away come back as another; it fills no room of unary calls."""
+
 
 def wire_load_pacing(process: Process) -> tuple[LoadPacer, Admission]:
     """Create the pacer of this process's hints and the admission of its calls, which share the counts of calls."""
     from syncbeat_server.rpc.admission import Admission, CallCounts  # with gRPC, which only processes with RPCs load
 
-    settings, hub, database, counts = process.settings, process.hub, process.database, CallCounts()
+    settings, hub, database = process.settings, process.hub, process.database
+    counts, streams = CallCounts(), CallCounts()
 
     def figures() -> LoadFigures:
-        return LoadFigures(counts.started, counts.shed, hub.opened, counts.in_flight, database.waiting)
+        started, shed = counts.started + streams.started, counts.shed + streams.shed
+        return LoadFigures(started, shed, hub.opened, counts.in_flight, database.waiting)
 
     limits = LoadLimits(settings.capacity_rps, settings.max_in_flight, settings.database_pool_size)
     pacer = LoadPacer(process.bus, process.clock, limits, figures, process.metrics.sync)
-    admission = Admission(
-        settings.max_in_flight,
-        lambda: pacer.overload,
-        pacer.retry_delay_s,
-        random.random,
-        process.metrics.rpc.call_shed,
-        counts,
-    )
-    return pacer, admission
+
+    def admission(max_in_flight: int, counts: CallCounts) -> Admission:
+        on_shed = process.metrics.rpc.call_shed
+        return Admission(max_in_flight, lambda: pacer.overload, pacer.retry_delay_s, random.random, on_shed, counts)
+
+    calls = admission(settings.max_in_flight, counts)
+    calls.streams = admission(_MAX_OPENING_STREAMS, streams)
+    return pacer, calls

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from syncbeat_server.app.authentication import build_authentication, session_rows, session_rule
-from syncbeat_server.app.change_notifier import ClusterNotifier, RpcCaches
+from syncbeat_server.app.change_notifier import ClusterNotifier, OwnEchoes, RpcCaches
 from syncbeat_server.app.load_pacing import wire_load_pacing
 from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.sync import SyncFeature, wire_sync
@@ -46,7 +46,7 @@ async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
     views = ViewCache(process.clock, lambda: process.bus.listening, process.settings.view_cache_size)
     try:
         async with run_in_background([tokens.run(), *(store.run() for store in jwks)]):
-            yield RpcCaches(authentication.authenticator, callers, tokens, views)
+            yield RpcCaches(authentication.authenticator, callers, tokens, views, OwnEchoes(process.clock))
     finally:
         await authentication.close()
 

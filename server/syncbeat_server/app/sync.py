@@ -23,6 +23,7 @@ from syncbeat_server.sync.service import SyncService
 from syncbeat_server.sync.streams.firehose import Firehose
 from syncbeat_server.sync.streams.head_sweep import HeadSweep
 from syncbeat_server.sync.streams.hint_streams import HintStreams
+from syncbeat_server.sync.streams.read_ahead import PageReadAhead
 from syncbeat_server.sync.streams.restore_sweep import RestoreSweep
 from syncbeat_server.sync.streams.stream_context import StreamContext
 
@@ -44,7 +45,7 @@ def wire_sync(process: Process, caches: RpcCaches, notifier: ClusterNotifier, pa
     clock, database, hub = process.clock, process.database, process.hub
     reader, cursors = FeedReader(database), CursorRecorder(database, clock)
     writers = WriterPresence(database, clock, notifier.scope_changed)
-    keeper = PresenceKeeper(process.presence, hub.live_devices, clock)
+    keeper = PresenceKeeper(process.presence, hub.live_devices, hub.is_live, clock)
     tuner = hint_tuner(process)
     recorders = Recorders(cursors, tuner.recorder)
 
@@ -56,6 +57,7 @@ def wire_sync(process: Process, caches: RpcCaches, notifier: ClusterNotifier, pa
         cursors.clear()
         hub.invalidate_all(restored=True)
 
+    hub.read_ahead = PageReadAhead(reader).read
     context = StreamContext(hub, reader, clock, tuner.tuning, pacer.reconnect_delay_s)
     hints = HintBuilder(ViewReader(database, caches.views), recorders, pacer, tuner.tuning, hub.is_live, clock)
     sweep = HeadSweep(database, hub, clock, listening)

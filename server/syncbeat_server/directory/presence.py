@@ -47,12 +47,20 @@ class Presence:
 class PresenceKeeper:
     """Updates the marks of this process when a stream opens or closes, and refreshes them before they expire."""
 
-    def __init__(self, presence: Presence, live_devices: Callable[[], Sequence[Device]], clock: Clock) -> None:
-        """`live_devices()` returns the devices that have a stream on this process now."""
+    def __init__(
+        self,
+        presence: Presence,
+        live_devices: Callable[[], Sequence[Device]],
+        is_live: Callable[[Device], bool],
+        clock: Clock,
+    ) -> None:
+        """`live_devices()` returns the devices that have a stream on this process now, `is_live` if one has."""
         self._presence = presence
         self._live_devices = live_devices
+        self._is_live = is_live
         self._clock = clock
         self._changed: set[Device] = set()
+        self._refreshing = False
         self._pending = asyncio.Event()
 
     def streams_changed(self, device: Device) -> None:
@@ -64,7 +72,7 @@ class PresenceKeeper:
         """Refresh every mark before it expires, for ever."""
         while True:
             await self._clock.sleep(_REFRESH_EVERY_S)
-            self._changed.update(self._live_devices())
+            self._refreshing = True
             self._pending.set()
 
     async def run(self) -> None:
@@ -73,7 +81,8 @@ class PresenceKeeper:
             await self._pending.wait()
             self._pending.clear()
             changed, self._changed = self._changed, set()
-            live = changed.intersection(self._live_devices())
+            live = set(self._live_devices() if self._refreshing else filter(self._is_live, changed))
+            self._refreshing = False
             try:
                 await self._presence.mark(list(live))
                 await self._presence.unmark(list(changed - live))

@@ -73,11 +73,17 @@ class Admission:
         """`overload` returns the share of the cluster's requests above its capacity, `retry_after_s` when a shed call
         may come again, `random_unit` a random number from 0 to 1; `on_shed` gets the criticality of each call shed."""
         self.counts = counts or CallCounts()
+        self.streams: Admission | None = None
+        """That of calls that stream, which are counted and limited apart; None: they are as other calls."""
         self._max_in_flight = max_in_flight
         self._overload = overload
         self._retry_after_s = retry_after_s
         self._random_unit = random_unit
         self._on_shed = on_shed
+
+    def of(self, method: MethodDescriptor) -> Admission:
+        """Return the admission of the calls of a method."""
+        return self.streams if self.streams is not None and method.server_streaming else self
 
     def enter(self) -> None:
         """Count a call as in flight, until `leave`."""

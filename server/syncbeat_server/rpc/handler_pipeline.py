@@ -97,12 +97,12 @@ class HandlerPipeline:
 
     def _checks(self, method: MethodDescriptor, policy: AccessPolicy) -> RequestChecks:
         return RequestChecks(
-            self._authenticator, self.admission, self._trusted_proxies, self._large_requests, method, policy
+            self._authenticator, self.admission.of(method), self._trusted_proxies, self._large_requests, method, policy
         )
 
     def _meters(self, method: MethodDescriptor) -> CallMeters:
         record = self.observer.counter(method.containing_service.full_name, method.name)
-        return CallMeters(self._clock.monotonic, record, self.admission)
+        return CallMeters(self._clock.monotonic, record, self.admission.of(method))
 
     def _read_first(
         self, checks: RequestChecks, meters: CallMeters, handle: Handle[Handled]

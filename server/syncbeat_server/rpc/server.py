@@ -51,6 +51,8 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # grpc-core's defaults (1,000 and 3,000) refuse a reconnect storm with CANCELLED.
     ("grpc.server.max_pending_requests", 50_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
+    # A call that no handler has taken by then ends CANCELLED too, after 30 s by default.
+    ("grpc.server_max_unrequested_time_in_server", 120),
     # A stream that its client has reset counts until it is freed here, so that a flood of resets is refused at that
     # number (overload_protection is on by default, and relied on: without it such a flood held 1.2 GB after 18 s).
     # Fewer streams would refuse honest clients too: with 150 calls on a connection that may have 100, half were

@@ -10,10 +10,13 @@ from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert.fields import cursor, cursor_message, duration, seconds
 from syncbeat_server.rpc.convert.sync import activity, change_message, device_key
 from syncbeat_server.rpc.fastpath.hint_message import hint_message
-from syncbeat_server.sync.model import ChangesSent, Checkpoint, Drain, Hint, Reset, ResetAll, StreamEvent
+from syncbeat_server.sync.model import Change, ChangesSent, Checkpoint, Drain, Hint, Reset, ResetAll, StreamEvent
 from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
 from syncbeat_server.sync.streams.hint_stream import WatchRequest
 from syncbeat_server.sync.streams.lifetime import DEFAULT_HEARTBEAT_S
+
+_MAX_HELD_OCTETS = 4 << 20  # beside the largest page, which is of 1 MiB
+_MAX_HELD_CHANGES = 1_000
 
 Recheck = Callable[[], Awaitable[None]]
 """Raises once the caller of a stream is no longer let in."""
@@ -62,23 +65,49 @@ def firehose_request(request: pb.WatchHintsRequest, call: Call, recheck: Recheck
     )
 
 
-def event_messages(event: StreamEvent) -> Iterator[pb.WatchHintsResponse]:
-    """Yield the messages of an event one by one, so that at most one waits for a slow client in memory."""
+class EventEncoder:
+    """Encodes events, and each change that many streams share once.
+
+    Streams that are woken together are given the same `Change` objects (`sync/streams/read_ahead.py`), which are the
+    keys here, since nothing else tells a change from one of the same sequence before a restore.
+    """
+
+    def __init__(self) -> None:
+        self._changes: dict[Change, bytes] = {}
+        self._held = 0
+
+    def encode(self, event: StreamEvent) -> Iterator[bytes]:
+        """Yield the messages of an event one by one, so that at most one waits for a slow client in memory."""
+        if isinstance(event, ChangesSent):
+            return map(self.encode_change, event.changes)
+        return iter((_message(event).SerializeToString(),))
+
+    def encode_change(self, change: Change) -> bytes:
+        """Return the message of a change."""
+        encoded = self._changes.get(change)
+        if encoded is None:
+            encoded = pb.WatchHintsResponse(change=change_message(change)).SerializeToString()
+            self._held += len(encoded)
+            if self._held > _MAX_HELD_OCTETS or len(self._changes) >= _MAX_HELD_CHANGES:
+                self._changes.clear()
+                self._held = len(encoded)
+            self._changes[change] = encoded
+        return encoded
+
+
+def _message(event: Hint | Checkpoint | Reset | ResetAll | Drain) -> pb.WatchHintsResponse:
     match event:
-        case ChangesSent(changes):
-            for change in changes:
-                yield pb.WatchHintsResponse(change=change_message(change))
         case Hint():
-            yield pb.WatchHintsResponse(hint=hint_message(event))
+            return pb.WatchHintsResponse(hint=hint_message(event))
         case Checkpoint():
-            yield pb.WatchHintsResponse(checkpoint=_checkpoint(event))
+            return pb.WatchHintsResponse(checkpoint=_checkpoint(event))
         case Reset(head, refetch_delay_s):
             reset = pb.Reset(scope=head.scope, head=cursor_message(head), refetch_delay=duration(refetch_delay_s))
-            yield pb.WatchHintsResponse(reset=reset)
+            return pb.WatchHintsResponse(reset=reset)
         case ResetAll(token, refetch_delay_s):
-            yield pb.WatchHintsResponse(reset=pb.Reset(token=token, refetch_delay=duration(refetch_delay_s)))
+            return pb.WatchHintsResponse(reset=pb.Reset(token=token, refetch_delay=duration(refetch_delay_s)))
         case Drain(reconnect_delay_s):
-            yield pb.WatchHintsResponse(drain=pb.Drain(reconnect_delay=duration(reconnect_delay_s)))
+            return pb.WatchHintsResponse(drain=pb.Drain(reconnect_delay=duration(reconnect_delay_s)))
 
 
 def _checkpoint(event: Checkpoint) -> pb.Checkpoint:

@@ -42,6 +42,7 @@ class SyncServicer:
         self._firehose = firehose
         self._publisher = publisher
         self._recheck = recheck
+        self._encode = stream_events.EventEncoder().encode
         self.try_sync: Mapping[str, TrySync] = {"GetHint": self._try_get_hint}
 
     async def GetHint(self, request: pb.GetHintRequest, call: Call) -> Message:
@@ -86,8 +87,8 @@ class SyncServicer:
         events = self._events(request, call)
         try:
             async for event in events:
-                for message in stream_events.event_messages(event):
-                    yield message.SerializeToString()
+                for message in self._encode(event):
+                    yield message
         finally:
             await events.aclose()
 

@@ -24,12 +24,13 @@ from syncbeat_server.sync.feed.fair_reads import (
     within_share,
 )
 from syncbeat_server.sync.feed.page_reads import read_pages
-from syncbeat_server.sync.model import Cursor, ScopeState
+from syncbeat_server.sync.model import Cursor, ScopeState, UserKey
 from syncbeat_server.sync.store import member_scopes
 
 _LARGE_OCTETS = 64 << 10  # larger answers take long enough to serialize to be sent one after the other
 _MAX_SERVED_CALLERS = 10_000
 _HEADS_PER_STATEMENT = 2_000
+_USERS_PER_STATEMENT = 32  # of up to 2,000 scopes each
 # After that each request of a batch runs alone, so that a slow one delays its own caller only.
 _BATCH_PATIENCE_S = 1.0
 
@@ -47,6 +48,9 @@ class FeedReader:
         self._pages: Batcher[PageRequest, Pages | None] = Batcher(self._read_pages, patience_s=_BATCH_PATIENCE_S)
         self._heads: Batcher[_HeadsRequest, list[ScopeState | None]] = Batcher(
             self._read_heads, patience_s=_BATCH_PATIENCE_S
+        )
+        self._members: Batcher[UserKey, tuple[list[ScopeState], bool]] = Batcher(
+            self._read_member_scopes, max_batch=_USERS_PER_STATEMENT, patience_s=_BATCH_PATIENCE_S
         )
 
     async def pages(self, app_id: str, user_id: str | None, cursors: Sequence[Cursor], limit: int) -> Pages:
@@ -69,14 +73,25 @@ class FeedReader:
                     await asyncio.sleep(0)
             return pages
 
+    async def shared_pages(
+        self, cursors: Sequence[tuple[str, Cursor]], readers: Sequence[tuple[str, str, str]], limit: int
+    ) -> tuple[Pages, list[bool]]:
+        """Return the page after each (app, cursor), and if each (app, user, scope) may read its scope.
+
+        Access is read after the pages, so that it covers them. Together they hold `PAGE_OCTETS`, or one change.
+        """
+        reads = [(PageRequest(app_id, None, (cursor,), limit), cursor) for app_id, cursor in cursors]
+        async with self._database.connection() as conn:
+            pages, _ = await read_pages(conn, reads, PAGE_OCTETS)
+            return pages, await member_scopes.are_members(conn, readers)
+
     async def heads(self, app_id: str, user_id: str | None, scopes: Sequence[str]) -> list[ScopeState | None]:
         """Return the state of each scope, or None as in `pages`."""
         return await self._heads.submit((app_id, user_id, tuple(scopes))) if scopes else []
 
     async def member_scopes(self, app_id: str, user_id: str) -> tuple[list[ScopeState], bool]:
         """Return the scopes of a user that changed last, and True if there are more."""
-        async with self._database.connection() as conn:
-            return await member_scopes.member_scopes(conn, app_id, user_id)
+        return await self._members.submit((app_id, user_id))
 
     async def join_sequences(self, app_id: str, user_id: str, scopes: Sequence[str], margin_s: float) -> dict[str, int]:
         """Return the sequence of each scope after which its changes are news to a user who joined it."""
@@ -93,6 +108,10 @@ class FeedReader:
                 reads = distinct[start : start + _HEADS_PER_STATEMENT]
                 found |= zip(reads, await member_scopes.scope_states(conn, reads), strict=True)
         return [[found[app_id, user_id, scope] for scope in scopes] for app_id, user_id, scopes in requests]
+
+    async def _read_member_scopes(self, users: Sequence[UserKey]) -> Sequence[tuple[list[ScopeState], bool]]:
+        async with self._database.connection() as conn:
+            return await member_scopes.member_scopes(conn, users)
 
     async def _read_pages(self, requests: Sequence[PageRequest]) -> Sequence[Pages | None]:
         order = round_robin(requests, self._last_served)

@@ -30,18 +30,39 @@ async def scope_states(conn: Connection, reads: Sequence[tuple[str, str | None, 
     return found
 
 
-async def member_scopes(conn: Connection, app_id: str, user_id: str) -> tuple[list[ScopeState], bool]:
-    """Return the scopes of a user, at most `MAX_SCOPES`, most recently changed first; and True if there are more."""
+async def are_members(conn: Connection, readers: Sequence[tuple[str, str, str]]) -> list[bool]:
+    """Return for each (app, user, scope) if the user is a member of the scope."""
     rows = await conn.fetch(
-        f"""SELECT {STATE}
-           FROM scope_members m JOIN scopes s USING (app_id, scope)
-           WHERE m.app_id = $1 AND m.user_id = $2
-           ORDER BY s.changed_at DESC NULLS LAST, s.scope LIMIT $3""",
-        app_id,
-        user_id,
+        """SELECT k.i
+           FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (app_id, user_id, scope, i)
+           JOIN scope_members m USING (app_id, user_id, scope)""",
+        [app_id for app_id, _, _ in readers],
+        [user_id for _, user_id, _ in readers],
+        [scope for _, _, scope in readers],
+    )
+    members = {row["i"] for row in rows}
+    return [place in members for place in range(1, len(readers) + 1)]
+
+
+async def member_scopes(conn: Connection, users: Sequence[tuple[str, str]]) -> list[tuple[list[ScopeState], bool]]:
+    """Return for each (app, user) its scopes, at most `MAX_SCOPES`, newest change first; and True if it has more."""
+    rows = await conn.fetch(
+        f"""SELECT k.i, own.*
+           FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k (app_id, user_id, i)
+           CROSS JOIN LATERAL (
+               SELECT {STATE}
+               FROM scope_members m JOIN scopes s USING (app_id, scope)
+               WHERE m.app_id = k.app_id AND m.user_id = k.user_id
+               ORDER BY s.changed_at DESC NULLS LAST, s.scope LIMIT $3) own""",
+        [app_id for app_id, _ in users],
+        [user_id for _, user_id in users],
         MAX_SCOPES + 1,
     )
-    return [scope_state(list(row.values())) for row in rows[:MAX_SCOPES]], len(rows) > MAX_SCOPES
+    found: list[list[ScopeState]] = [[] for _ in users]
+    for row in rows:
+        place, *columns = row.values()
+        found[place - 1].append(scope_state(columns))
+    return [(states[:MAX_SCOPES], len(states) > MAX_SCOPES) for states in found]
 
 
 async def join_sequences(

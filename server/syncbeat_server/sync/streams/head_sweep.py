@@ -49,7 +49,7 @@ class HeadSweep:
                 heads |= await invalidations.current_heads(conn, followed[start : start + _HEADS_PER_READ])
         for key, head in heads.items():
             if self._heads.get(key) != head:  # forwards, backwards, or in another epoch
-                self._hub.scope_changed(*key)
+                self._hub.scope_changed(*key, head)
         self._heads = heads
         if len(self._hub):
             async with self._database.connection() as conn:

@@ -27,11 +27,10 @@ from syncbeat_server.sync.model import (
 from syncbeat_server.sync.policy import Situation
 from syncbeat_server.sync.streams.checkpoint_schedule import CheckpointSchedule
 from syncbeat_server.sync.streams.lifetime import Lifetime
-from syncbeat_server.sync.streams.stream_context import RETRY_S, StreamContext
+from syncbeat_server.sync.streams.stream_context import PAGE_SIZE, RETRY_S, StreamContext
 from syncbeat_server.sync.streams.stream_progress import StreamProgress
 from syncbeat_server.sync.streams.subscription import Subscription
 
-_PAGE_SIZE = 200
 _MIN_HINT_RATIO = 2.0  # of two intervals, from which on a hint is sent again
 _LONGEST_TRANSACTION_S = 10.0
 _MAX_FOLLOWED = 2 * MAX_SCOPES  # those that are named, and those that changed last
@@ -62,6 +61,7 @@ class HintStream:
         self._request = request
         self._subscription = subscription
         self._progress = StreamProgress(context.clock.now())
+        subscription.cursors = self._progress.sent
 
     async def open(self) -> AsyncIterator[Reset]:
         """Follow the named scopes and those of the user; yield a reset for each cursor that cannot be resumed.
@@ -118,7 +118,7 @@ class HintStream:
                 schedule.mark_news()
             for event in self._due_events(lifetime, schedule):
                 yield event
-            if not subscription.dirty:
+            if not subscription.dirty and subscription.page is None:
                 await subscription.wait(lifetime.wait_limit_s(schedule.next_at))
 
     def _start_scope(self, state: ScopeState, given: Cursor | None) -> Reset | None:
@@ -161,9 +161,9 @@ class HintStream:
             dirty |= progress.sent.keys()
         try:
             followed = sorted(dirty & progress.sent.keys())
-            subscription.dirty |= set(followed[_PAGE_SIZE:])
-            cursors = [progress.sent[scope] for scope in followed[:_PAGE_SIZE]]
-            pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, _PAGE_SIZE)
+            subscription.dirty |= set(followed[PAGE_SIZE:])
+            cursors = [progress.sent[scope] for scope in followed[:PAGE_SIZE]]
+            pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, PAGE_SIZE)
         except DependencyDown:
             subscription.dirty |= dirty
             raise
@@ -173,7 +173,19 @@ class HintStream:
                 self._leave(cursor.scope)
             else:
                 events += self._page_events(page)
+        if subscription.page is not None:
+            events += self._read_ahead_events()
         return events
+
+    def _read_ahead_events(self) -> list[StreamEvent]:
+        """Return the events for the page that was read ahead, unless the stream has moved on since: then read again."""
+        cursor, page = self._subscription.take_page() or (None, None)
+        if cursor is None or page is None:
+            return []
+        if self._progress.sent.get(cursor.scope) != cursor:
+            self._subscription.dirty.add(cursor.scope)
+            return []
+        return self._page_events(page)
 
     def _page_events(self, page: FeedPage) -> list[StreamEvent]:
         progress, scope = self._progress, page.state.scope

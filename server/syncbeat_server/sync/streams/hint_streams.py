@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 
+from syncbeat_server.errors import DependencyDown, Overloaded
 from syncbeat_server.sync.hints.recorders import Recorders
 from syncbeat_server.sync.hints.writer_presence import WriterPresence
 from syncbeat_server.sync.model import DeviceKey, StreamEvent
@@ -42,8 +43,12 @@ class HintStreams:
         self._update_presence(request)
         try:
             stream = HintStream(self._context, self._recorders, request, subscription)
-            async for reset in stream.open():
-                yield reset
+            try:
+                async for reset in stream.open():
+                    yield reset
+            except (DependencyDown, Overloaded) as error:
+                error.retry_after_s += self._context.refetch_delay_s()  # many streams are refused together
+                raise
             self._writers.record(request.device, request.activity)
             async for event in stream.follow():
                 yield event

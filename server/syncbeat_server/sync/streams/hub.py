@@ -2,14 +2,16 @@
 
 A stream keeps one mark for each scope: "there is news", with no queue behind it. It reads the news from the store, so
 a slow stream costs nothing but its own delay, and nobody is disconnected. Streams are woken in chunks, so that
-thousands on one scope do not hold the event loop.
+thousands on one scope do not hold the event loop, and where many idle ones are woken, their news is read ahead for a
+chunk at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import Context
 from typing import TypeVar
 
 from syncbeat_server.defaults import STREAMS_PER_DEVICE, STREAMS_PER_USER
@@ -21,8 +23,13 @@ MAX_STREAM_AGE_S = 30 * 60.0
 _RETRY_AFTER_S = 30.0  # within 80 s a connection that is dead has been noticed, and its streams are gone
 
 _WAKE_CHUNK = 100
+_READ_CHUNK = 256
+_MIN_READ_AHEAD = 8  # idle streams; fewer read by themselves, with a statement less
 
 _K = TypeVar("_K")
+
+ReadAhead = Callable[[Sequence[Subscription]], Awaitable[bool]]
+"""Reads news of idle streams, and returns False if that failed and they are better woken at once."""
 
 
 class Hub:
@@ -42,6 +49,9 @@ class Hub:
         self._all_of_app: dict[str, set[Subscription]] = defaultdict(set)
         self._to_wake: deque[Subscription] = deque()
         self._waking = False
+        self._to_read: deque[Subscription] = deque()
+        self._reading: asyncio.Task[None] | None = None
+        self.read_ahead: ReadAhead | None = None
         self.draining = False
         self.opened = 0
         """Streams opened since the start."""
@@ -82,10 +92,12 @@ class Hub:
         self._discard(self._by_user, (key.app_id, key.user_id), subscription)
         self._discard(self._all_of_app, key.app_id, subscription)
 
-    def scope_changed(self, app_id: str, scope: str) -> None:
-        """Wake the streams that follow a scope, which has news."""
+    def scope_changed(self, app_id: str, scope: str, head: tuple[str, int] | None = None) -> None:
+        """Wake the streams that follow a scope, which has news; with its `head` those that are elsewhere."""
         for subscription in self._by_scope.get((app_id, scope), ()):
-            self._mark(subscription, scope)
+            cursor = None if head is None else subscription.cursors.get(scope)
+            if cursor is None or cursor[1:] != head:
+                self._mark(subscription, scope)
         for subscription in self._all_of_app.get(app_id, ()):
             self._wake(subscription)
 
@@ -93,7 +105,7 @@ class Hub:
         """Have a user's streams read its memberships again, because it joined or left a scope."""
         for subscription in self._by_user.get((app_id, user_id), ()):
             subscription.members_changed = True
-            self._wake(subscription)
+            self._wake_now(subscription)
 
     def callers_changed(self, app_id: str, user_id: str | None) -> None:
         """Have a user's streams check their caller again, or for None all of the app: tokens may be revoked."""
@@ -101,7 +113,7 @@ class Hub:
         for key in keys:
             for subscription in self._by_user.get(key, ()):
                 subscription.recheck_caller = True
-                self._wake(subscription)
+                self._wake_now(subscription)
 
     def invalidate_all(self, *, restored: bool = False) -> None:
         """Have every stream read everything again, because wake-ups may be lost.
@@ -113,22 +125,23 @@ class Hub:
                 subscription.dirty |= subscription.scopes
                 subscription.reread_all = subscription.reread_all or restored
                 subscription.members_changed = subscription.recheck_caller = True
-                self._wake(subscription)
+                self._wake_now(subscription)
 
     def drain(self) -> None:
         """Have every stream end, because the process stops."""
         self.draining = True
         for subscriptions in self._by_user.values():
             for subscription in subscriptions:
-                self._wake(subscription)
+                self._wake_now(subscription)
 
     def followed_scopes(self) -> list[ScopeKey]:
         """Return every (app, scope) that some stream follows by name."""
         return list(self._by_scope)
 
-    def is_live(self, device: DeviceKey) -> bool:
+    def is_live(self, device: tuple[str, str, str]) -> bool:
         """Return True if a device has an open stream here."""
-        return any(s.device == device for s in self._by_user.get((device.app_id, device.user_id), ()))
+        app_id, user_id, _ = device
+        return any(s.device == device for s in self._by_user.get((app_id, user_id), ()))
 
     def live_devices(self) -> list[DeviceKey]:
         """Return the devices with an open stream here."""
@@ -147,12 +160,43 @@ class Hub:
             self._waking = True
             asyncio.get_running_loop().call_soon(self._wake_chunk)
 
+    def _wake_now(self, subscription: Subscription) -> None:
+        if subscription.woken:
+            subscription.wake()  # it may be among those whose news is read ahead, which takes too long for this
+        else:
+            self._wake(subscription)
+
     def _wake_chunk(self) -> None:
-        for _ in range(min(_WAKE_CHUNK, len(self._to_wake))):
-            self._to_wake.popleft().wake()
+        chunk = [self._to_wake.popleft() for _ in range(min(_WAKE_CHUNK, len(self._to_wake)))]
+        idle = [one for one in chunk if one.dirty and one.is_idle] if self.read_ahead and not self.draining else []
+        if len(idle) >= _MIN_READ_AHEAD or (idle and self._to_read):
+            self._to_read += idle
+            if self._reading is None:
+                self._reading = asyncio.get_running_loop().create_task(self._read_chunks(), context=Context())
+            left = set(idle)
+            chunk = [one for one in chunk if one not in left]
+        for subscription in chunk:
+            subscription.wake()
         self._waking = bool(self._to_wake)
         if self._waking:
             asyncio.get_running_loop().call_soon(self._wake_chunk)
+
+    async def _read_chunks(self) -> None:
+        """Wake the streams that wait for their news to be read ahead, a chunk at a time."""
+        try:
+            while self._to_read:
+                chunk = [self._to_read.popleft() for _ in range(min(_READ_CHUNK, len(self._to_read)))]
+                try:
+                    if self.read_ahead is not None and not await self.read_ahead(chunk):
+                        chunk += self._to_read
+                        self._to_read.clear()
+                finally:
+                    for start in range(0, len(chunk), _WAKE_CHUNK):
+                        for subscription in chunk[start : start + _WAKE_CHUNK]:
+                            subscription.wake()
+                        await asyncio.sleep(0)
+        finally:
+            self._reading = None
 
     @staticmethod
     def _discard(index: dict[_K, set[Subscription]], key: _K, subscription: Subscription) -> None:

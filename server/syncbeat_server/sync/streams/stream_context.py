@@ -13,6 +13,8 @@ from syncbeat_server.sync.streams.hub import Hub
 
 RETRY_S = 1.0
 """Seconds that a stream waits while the database is down."""
+PAGE_SIZE = 200
+"""Changes that a stream reads of one scope at once."""
 _REFETCH_SPREAD_S = 2.0
 
 jitter: Callable[[float, float], float] = random.SystemRandom().uniform

@@ -186,7 +186,7 @@ def _reasons(protos: Sequence[FileDescriptorProto]) -> Iterator[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class _TokenCache:
+class _Cache:
     size: int = 0
     hits: int = 0
     misses: int = 0
@@ -202,7 +202,8 @@ class _Redis:
 def metrics_page() -> str:
     """Return the page of all metrics, as a process with every part of the service declares them."""
     metrics = Metrics()
-    metrics.auth.watch_token_cache(_TokenCache)
+    metrics.auth.watch_token_cache(_Cache)
+    metrics.sync.watch_view_cache(_Cache)
     metrics.storage.watch_redis(_Redis())
     metrics.sync.watch_apps(dict, (), (), {})
     declared: dict[str, tuple[str | None, str, Sequence[str]]] = {}

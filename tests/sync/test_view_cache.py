@@ -100,6 +100,7 @@ async def test_view_cache_evicts_least_recently_used(database: Database, sync: S
     await read_view(small, BOBS)
     assert [(await read_view(small, device))[0] for device in (PHONE, BOBS, TABLET)] == [0, 0, 1]
     assert len(small.views) == 2
+    assert small.views.stats() == (2, 3, 4, 2), "size, hits, misses, evictions"
     for number in range(2 * MAX_MEAN_SCOPES):
         await add_members(database, f"scope {number}", "ann")
     small.views.invalidate_all()

@@ -37,7 +37,7 @@ class Authentication:
 def build_authentication(settings: Settings, database: Database, clock: Clock) -> Authentication:
     """Create the authentication of one process. Raises as `configured_credentials`."""
     credentials = configured_credentials(settings, clock)
-    caches = caller_caches(database, clock, settings.token_cache_size)
+    caches = caller_caches(database, clock, settings.token_cache_size or settings.cached_devices)
     return Authentication(Authenticator(credentials, caches, clock), caches, tuple(credentials.jwks.values()))
 
 

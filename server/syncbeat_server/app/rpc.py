@@ -43,7 +43,9 @@ async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
     name = f"{socket.gethostname()}:{os.getpid()}"
     tokens = ClusterTokenCache(callers, jwks, process.bus, name, process.hub.callers_changed)
     process.metrics.auth.watch_token_cache(callers.tokens.stats)
-    views = ViewCache(process.clock, lambda: process.bus.listening, process.settings.view_cache_size)
+    view_cache_size = process.settings.view_cache_size or process.settings.cached_devices
+    views = ViewCache(process.clock, lambda: process.bus.listening, view_cache_size)
+    process.metrics.sync.watch_view_cache(views.stats)
     try:
         async with run_in_background([tokens.run(), *(store.run() for store in jwks)]):
             yield RpcCaches(authentication.authenticator, callers, tokens, views, OwnEchoes(process.clock))

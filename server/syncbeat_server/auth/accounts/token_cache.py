@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from syncbeat_server.auth.accounts.account_status_cache import CachedStatus
 from syncbeat_server.auth.model import Principal, VerifiedToken
 from syncbeat_server.clock import Clock
+from syncbeat_server.runtime.eviction_alarm import EvictionAlarm
 
 CACHE_S = 60.0
 
@@ -38,7 +39,8 @@ class TokenCache:
         self._clock = clock
         self._size = size
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._hits = self._misses = self._evictions = 0
+        self._hits = self._misses = 0
+        self._evicted = EvictionAlarm(clock, "checked tokens", size)
 
     def find(self, digest: bytes) -> Principal | None:
         """Return the bearer of a token that was verified within the last minute and not invalidated since."""
@@ -67,8 +69,9 @@ class TokenCache:
         self._entries[digest] = _Entry(principal, status, valid_until)
         self._entries.move_to_end(digest)
         while len(self._entries) > self._size:
-            self._entries.popitem(last=False)
-            self._evictions += 1
+            _, oldest = self._entries.popitem(last=False)
+            now = self._clock.monotonic()
+            self._evicted.record(is_valid=oldest.valid_until > now and oldest.status.valid_until > now)
 
     def remove(self, app_id: str | None, user_id: str = "", session_id: str = "") -> int:
         """Remove the tokens of a user, a session or a whole app (every app for None). Returns how many there were.
@@ -88,7 +91,7 @@ class TokenCache:
 
     def stats(self) -> CacheStats:
         """Return the statistics."""
-        return CacheStats(len(self._entries), self._hits, self._misses, self._evictions)
+        return CacheStats(len(self._entries), self._hits, self._misses, self._evicted.evictions)
 
 
 def _session_id(principal: Principal) -> str:

@@ -10,7 +10,15 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from syncbeat_server.ops.metrics.cache import CacheCollector, CacheFigures
 from syncbeat_server.ops.metrics.histogram import cumulative_buckets
+
+_VIEW_CACHE = (
+    "Devices' views that are remembered now",
+    "Hints made of a remembered view",
+    "Views read whole from the database",
+    "Remembered views dropped to make room",
+)
 
 
 class SyncFigures(Protocol):
@@ -124,6 +132,10 @@ class SyncMetrics:
     ) -> None:
         """Expose figures by app, read at each scrape, with their buckets' bounds and each tier's longest interval."""
         self._registry.register(_SyncCollector(figures, staleness_s, intervals_s, tiers))
+
+    def watch_view_cache(self, figures: Callable[[], CacheFigures]) -> None:
+        """Expose the figures of the cache of devices' views, read at each scrape."""
+        self._registry.register(CacheCollector("syncbeat_view_cache", _VIEW_CACHE, figures))
 
     def paced(self, stretch: float, booked_peak: int, booked_mean: float) -> None:
         """Set the factor of background intervals, and the arrivals a second booked for the next ten seconds."""

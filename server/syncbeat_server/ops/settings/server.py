@@ -20,6 +20,7 @@ from syncbeat_server.defaults import (
     STREAMS_PER_USER,
 )
 from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.memory import default_cache_mib, devices_in, memory_limit_bytes
 from syncbeat_server.ops.settings.app import AppSettings, session_issuer
 from syncbeat_server.ops.settings.issuer import RUNNING
 from syncbeat_server.ops.settings.sessions import SessionSettings
@@ -122,11 +123,16 @@ class Settings(AppSettings, SessionSettings):
     service_certificates: CertificateEntries = Field(
         default=(), description="Services known by a client certificate: name:methods:apps:san, separated by commas."
     )
-    token_cache_size: int = Field(
-        default=20_000, ge=100, le=1_000_000, description="Checked tokens that a process remembers."
+    cache_mib: Annotated[int, Field(ge=16, le=65_536)] | None = Field(
+        default=None,
+        description="MiB for the views and checked tokens that a process remembers, 6 KiB a device. Unset: a quarter "
+        "of the memory of machine or container, shared by the WORKERS, from 64 to 1024.",
     )
-    view_cache_size: int = Field(
-        default=20_000, ge=100, le=1_000_000, description="Devices' views that a process remembers, to make hints of."
+    token_cache_size: Annotated[int, Field(ge=100, le=10_000_000)] | None = Field(
+        default=None, description="Checked tokens that a process remembers. Unset: as many as CACHE_MIB holds."
+    )
+    view_cache_size: Annotated[int, Field(ge=100, le=10_000_000)] | None = Field(
+        default=None, description="Devices' views that a process remembers. Unset: as many as CACHE_MIB holds."
     )
     tls_certificate: OptionalPath = Field(
         default=None, description="The certificate chain (PEM) of LISTEN, read again when it changes."
@@ -254,6 +260,12 @@ class Settings(AppSettings, SessionSettings):
                 f"{PREFIX}DATABASE_URL and {PREFIX}REDIS_URL: set both, or neither for the embedded stores"
             )
         return self.database_url.get_secret_value(), self.redis_url.get_secret_value()
+
+    @property
+    def cached_devices(self) -> int:
+        """Return how many devices' views and tokens a process remembers, unless a number is set."""
+        mib = self.cache_mib or default_cache_mib(memory_limit_bytes(), self.workers)
+        return devices_in(mib)
 
     def all_apps(self) -> dict[str, AppSettings]:
         """Return every app by name; the default app is the one that the environment itself describes."""

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.runtime.eviction_alarm import EvictionAlarm
 from syncbeat_server.sync.model import DeviceKey, ScopeKey, ScopeState, UserKey
 from syncbeat_server.sync.policy import heads_of
 from syncbeat_server.sync.store.device_views import DeviceView
@@ -57,6 +59,15 @@ class ViewRead:
         self.users: set[UserKey] = set()
 
 
+class ViewCacheStats(NamedTuple):
+    """Statistics of a view cache since its process started. `misses` are views that were read whole."""
+
+    size: int
+    hits: int
+    misses: int
+    evictions: int
+
+
 class ViewCache:
     """Caches the views of at most `size` devices and evicts the least recently used first."""
 
@@ -70,6 +81,8 @@ class ViewCache:
         self._slots: dict[ScopeKey, _ScopeSlot] = {}
         self._slot_uses = 0
         self._reads: set[ViewRead] = set()
+        self._hits = self._misses = 0
+        self._evicted = EvictionAlarm(clock, "views of devices", size)
         self._trusted_until = clock.monotonic() + TRUSTED_S
 
     def __len__(self) -> int:
@@ -86,7 +99,12 @@ class ViewCache:
                 return None
             cached.view, cached.states = _reassembled(cached), states
         self._views.move_to_end(device)
+        self._hits += 1
         return cached.view
+
+    def stats(self) -> ViewCacheStats:
+        """Return the statistics."""
+        return ViewCacheStats(len(self._views), self._hits, self._misses, self._evicted.evictions)
 
     def invalidated_scopes(self, device: DeviceKey) -> list[ScopeKey]:
         """Return the scopes of a cached view whose states have to be read again; empty if no view is cached."""
@@ -148,6 +166,7 @@ class ViewCache:
 
     def put(self, device: DeviceKey, view: DeviceView, read: ViewRead) -> None:
         """Cache a view that was read, unless it was invalidated during the read."""
+        self._misses += 1
         if not self._listening() or read.everything or device[:2] in read.users:
             return
         self._drop(device)
@@ -164,7 +183,9 @@ class ViewCache:
         self._devices_of_user[device[:2]].add(device)
         self._slot_uses += len(slots)
         while len(self._views) > self._size or self._slot_uses > self._size * MAX_MEAN_SCOPES:
-            self._drop(next(iter(self._views)))
+            oldest = next(iter(self._views))
+            self._evicted.record(is_valid=self._clock.monotonic() < self._views[oldest].expires_at)
+            self._drop(oldest)
 
     def put_scope(self, key: ScopeKey, state: ScopeState, read: ViewRead) -> None:
         """Refresh the state of a scope that cached views have, unless it was invalidated during the read."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from syncbeat_server.errors import RateLimited
-from syncbeat_server.sync.model import DeviceKey
+from syncbeat_server.sync.model import Cursor, DeviceKey
 from syncbeat_server.sync.streams import hub as hubs
 from syncbeat_server.sync.streams.hub import Hub
 from syncbeat_server.sync.streams.subscription import Subscription
@@ -45,6 +45,18 @@ async def test_hub_wakes_followers_of_a_scope() -> None:
     assert [s.take_dirty() for s in (follower, other, everything)] == [{"s"}, set(), set()]
     assert follower.take_dirty() == set()
     assert not await woken(follower)
+
+
+async def test_hub_wakes_nobody_who_is_at_the_head() -> None:
+    hub = Hub()
+    at_head, behind, other_epoch = (subscribed(hub, name, "s") for name in ("ann", "bob", "cy"))
+    for subscription, cursor in ((at_head, ("e", 7)), (behind, ("e", 6)), (other_epoch, ("d", 7))):
+        subscription.cursors = {"s": Cursor("s", *cursor)}
+    unknown = subscribed(hub, "dee", "s")
+    hub.scope_changed("a", "s", ("e", 7))
+    assert [await woken(s) for s in (at_head, behind, other_epoch, unknown)] == [False, True, True, True]
+    hub.scope_changed("a", "s")
+    assert await woken(at_head), "something else of it changed"
 
 
 async def test_hub_wakes_a_waiting_stream_at_once() -> None:

@@ -247,7 +247,7 @@ async def test_tombstone_is_streamed_to_who_returns_in_time(sync: SyncFeature) -
 async def test_tombstone_pruned_is_passed_by_a_stream_from_the_start(
     sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hint_stream, "_PAGE_SIZE", 2)
+    monkeypatch.setattr(hint_stream, "PAGE_SIZE", 2)
     monkeypatch.setattr(checkpoint_schedule, "_NEWS_EVERY_S", 0.0)
     await long_ago(sync)
     await pruner(sync).prune()

@@ -17,7 +17,7 @@ class EvictionAlarm:
     """Counts the evictions of a cache, and warns, once an hour at most, when many within a minute were valid."""
 
     def __init__(self, clock: Clock, what: str, size: int) -> None:
-        """`what` names the entries of the cache, which holds `size` of them."""
+        """Take the name of the entries (`what`) of a cache that holds `size` of them."""
         self._clock = clock
         self._what = what
         self._size = size

@@ -8,7 +8,6 @@ from datetime import datetime
 
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.errors import AccessDenied, DependencyDown
-from syncbeat_server.sync import policy
 from syncbeat_server.sync.feed.resume import can_resume
 from syncbeat_server.sync.hints.recorders import Recorders
 from syncbeat_server.sync.model import (
@@ -24,7 +23,6 @@ from syncbeat_server.sync.model import (
     ScopeState,
     StreamEvent,
 )
-from syncbeat_server.sync.policy import Situation
 from syncbeat_server.sync.streams.checkpoint_schedule import CheckpointSchedule
 from syncbeat_server.sync.streams.lifetime import Lifetime
 from syncbeat_server.sync.streams.stream_context import PAGE_SIZE, RETRY_S, StreamContext
@@ -247,9 +245,8 @@ class HintStream:
 
     def _hint(self) -> Hint:
         request, progress = self._request, self._progress
-        situation = Situation(list(progress.states.values()), request.activity, more_scopes=progress.more_scopes)
-        tuning = self._context.tuning(request.device.app_id)
-        return policy.decide(situation, tuning, self._clock.now(), changed=False)
+        states, hints = list(progress.states.values()), self._context.hints
+        return hints.hint(request.device.app_id, states, request.activity, more_scopes=progress.more_scopes)
 
     def _checkpoint(self, hint: Hint, lifetime: Lifetime) -> Checkpoint:
         return Checkpoint(tuple(self._progress.sent.values()), hint, lifetime.token_remaining_s)

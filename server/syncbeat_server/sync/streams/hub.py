@@ -197,6 +197,8 @@ class Hub:
                         await asyncio.sleep(0)
         finally:
             self._reading = None
+            while self._to_read:  # some are left only if this task was cancelled
+                self._to_read.popleft().wake()
 
     @staticmethod
     def _discard(index: dict[_K, set[Subscription]], key: _K, subscription: Subscription) -> None:

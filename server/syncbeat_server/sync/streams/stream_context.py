@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.policy import Tuning
 from syncbeat_server.sync.streams.hub import Hub
+from syncbeat_server.sync.streams.shared_hints import SharedHints
 
 RETRY_S = 1.0
 """Seconds that a stream waits while the database is down."""
@@ -33,6 +35,11 @@ class StreamContext:
     clock: Clock
     tuning: Callable[[str], Tuning]
     reconnect_delay_s: Callable[[], float]
+
+    @cached_property
+    def hints(self) -> SharedHints:
+        """Return the hints that streams share."""
+        return SharedHints(self.clock, self.tuning)
 
     def refetch_delay_s(self) -> float:
         """Return the seconds after which a client lists a feed again, spread because many are reset together."""

@@ -83,7 +83,7 @@ def measure(options: Options) -> Figure:
 def _side(count: int) -> Iterator[_Side]:
     with migrated_stores() as stores:
         report_progress(f"hint_rows_cpu: fill in {count:,} rows")
-        asyncio.run(fill(stores, count))
+        asyncio.run(_fill(stores, count))
         step = count // _ASKING
         tokens = [user_token(f"user-{number}") for number in range(step, count + 1, step)]
         with our_server(stores, SYNCBEAT_VIEW_CACHE_SIZE="100") as server:
@@ -92,8 +92,7 @@ def _side(count: int) -> Iterator[_Side]:
             yield _Side(server, stores.pids[0], tokens)
 
 
-async def fill(stores: EmbeddedStores, count: int) -> None:
-    """Insert so many users with a device and a scope each: `user-1` and so on."""
+async def _fill(stores: EmbeddedStores, count: int) -> None:
     connection = await asyncpg.connect(stores.admin_url)
     try:
         for statement in _FILL:

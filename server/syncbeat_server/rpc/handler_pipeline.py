@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -21,7 +21,7 @@ from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.call_context import Call, TrySync
-from syncbeat_server.rpc.call_lifecycle import CallLifecycle, CallMeters, Context
+from syncbeat_server.rpc.call_lifecycle import DEFAULT_DEADLINE_S, CallLifecycle, CallMeters, Context
 from syncbeat_server.rpc.client_address import Network
 from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
@@ -31,8 +31,6 @@ from syncbeat_server.rpc.response_stream import ResponseStreams, StreamedCall
 from syncbeat_server.rpc.validation.large_requests import LargeRequestValidator
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 
-_DEFAULT_DEADLINE_S = 10.0
-_MARGIN_S = 0.02  # so that the answer "no time left" still reaches the caller
 _PENDING = (PendingAuth, PendingValidation)  # a union in its place would be built for each call
 
 Unary = Callable[[Any, Call], Awaitable[Message]]
@@ -84,16 +82,8 @@ class HandlerPipeline:
         if method.server_streaming:
             stream = self._stream(checks, behaviour)
             return grpc.stream_stream_rpc_method_handler(self._read_first(checks, meters, stream))
-        unary = self._unary(checks, meters, behaviour, try_sync)
+        unary = self._batched(checks, behaviour, try_sync) if try_sync else self._unary(checks, behaviour)
         return grpc.stream_unary_rpc_method_handler(self._read_first(checks, meters, unary))
-
-    def unary_handler(
-        self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Unary
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        """Return the handler of a unary method whose request has already been read."""
-        meters = self._meters(method)
-        handle = self._unary(self._checks(method, policy), meters, behaviour, None)
-        return lambda data, context: handle(data, CallLifecycle(meters, context))
 
     def _checks(self, method: MethodDescriptor, policy: AccessPolicy) -> RequestChecks:
         return RequestChecks(
@@ -107,46 +97,48 @@ class HandlerPipeline:
     def _read_first(
         self, checks: RequestChecks, meters: CallMeters, handle: Handle[Handled]
     ) -> Callable[[object, Context], Awaitable[Handled]]:
-        read, is_caller_known, monotonic = self.requests.read, checks.is_caller_known, meters.monotonic
+        read, is_known, monotonic = self.requests.read, checks.is_caller_known, meters.monotonic
 
         async def read_first(_requests: object, context: Context) -> Handled:
-            call = CallLifecycle(meters, context)
+            arrived_s = monotonic()
             try:
-                data = await read(context, known=is_caller_known(call))
+                data = await read(context, is_known)
             except BaseException as error:
-                await call.fail(error)
+                await CallLifecycle(meters, context, arrived_s).fail(error)
                 raise
-            call.started_s = monotonic()  # the time that a request takes to arrive is its caller's
-            return await handle(data, call)
+            # The time that a request takes to arrive is its caller's.
+            return await handle(data, CallLifecycle(meters, context, monotonic()))
 
         return read_first
 
-    def _unary(
-        self, checks: RequestChecks, meters: CallMeters, behaviour: Unary, try_sync: TrySync | None
-    ) -> Handle[bytes]:
-        within, serve_in_batch, monotonic = self._deadlines.within, self.batcher.serve, meters.monotonic
+    def _unary(self, checks: RequestChecks, behaviour: Unary) -> Handle[bytes]:
+        within = self._deadlines.within
 
         async def handle(data: bytes, call: CallLifecycle) -> bytes:
             try:
-                left_s = cast(float | None, call.context.time_remaining())
-                budget_s = _DEFAULT_DEADLINE_S if left_s is None else min(left_s, _DEFAULT_DEADLINE_S) - _MARGIN_S
-                if budget_s <= 0:
-                    raise DeadlineExceeded("no time left to do this")
-                try:
-                    if try_sync is None:
-                        call.enter()
-                        answer: bytes | CheckedRequest = checks.check(data, call)
-                    else:
-                        answer = await serve_in_batch(partial(_try_answer, checks, try_sync, data, call))
-                    if not isinstance(answer, bytes):
-                        left_s = budget_s - (monotonic() - call.started_s)
-                        answer = await within(left_s, _answer(checks, behaviour, data, call, answer))
-                except TimeoutError:
-                    raise DeadlineExceeded("the work took longer than the call's deadline") from None
-                finally:
-                    call.leave()
+                call.enter()
+                answer = await within(_left_s(call), _answer(checks, behaviour, data, call, checks.check(data, call)))
             except BaseException as error:
-                await call.fail(error)
+                await call.fail(_deadline_exceeded(error))
+                raise
+            call.record()
+            return answer
+
+        return handle
+
+    def _batched(self, checks: RequestChecks, behaviour: Unary, try_sync: TrySync) -> Handle[bytes]:
+        """Do as `_unary`, but in a batch whatever can be done from memory: its code is then run warm."""
+        within, serve = self._deadlines.within, self.batcher.serve
+
+        async def handle(data: bytes, call: CallLifecycle) -> bytes:
+            try:
+                answer = await serve(partial(_try_answer, checks, try_sync, data, call))
+                if isinstance(answer, bytes):
+                    return answer
+                logged_request_id.set(call.request_id)  # a batch runs outside the call's context
+                answer = await within(_left_s(call), _answer(checks, behaviour, data, call, answer))
+            except BaseException as error:
+                await call.fail(_deadline_exceeded(error))
                 raise
             call.record()
             return answer
@@ -161,7 +153,7 @@ class HandlerPipeline:
                 call.enter()
                 try:
                     checked = checks.check(data, call)
-                    request, context = await within(_DEFAULT_DEADLINE_S, checks.complete(checked, data, call))
+                    request, context = await within(DEFAULT_DEADLINE_S, checks.complete(checked, data, call))
                 except TimeoutError:
                     raise DeadlineExceeded("it took too long to find out who calls") from None
                 finally:
@@ -178,19 +170,32 @@ class HandlerPipeline:
 
 
 def _try_answer(checks: RequestChecks, try_sync: TrySync, data: bytes, call: CallLifecycle) -> bytes | CheckedRequest:
-    """Return the answer if nothing has to be awaited for it, else how far the checks got: then it is in flight."""
-    logged_request_id.set(call.request_id)  # a batch runs outside the call's context
+    """Return the answer if nothing has to be awaited for it, and record it; else how far the checks got."""
     call.enter()
     try:
+        _left_s(call)
         checked = checks.check(data, call)
         answer = None if isinstance(checked, _PENDING) else try_sync(*checked)
         if answer is None:
             return checked
-        call.leave()
-        return answer.SerializeToString()
+        serialized: bytes = answer.SerializeToString()
     except BaseException:
         call.leave()  # now, not when its task goes on, so that the rest of the batch finds room
         raise
+    call.record()
+    return serialized
+
+
+def _left_s(call: CallLifecycle) -> float:
+    left_s = call.left_s()
+    if left_s <= 0:
+        raise DeadlineExceeded("no time left to do this")
+    return left_s
+
+
+def _deadline_exceeded(error: BaseException) -> BaseException:
+    late = isinstance(error, TimeoutError)
+    return DeadlineExceeded("the work took longer than the call's deadline") if late else error
 
 
 async def _answer(

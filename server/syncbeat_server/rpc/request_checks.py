@@ -23,6 +23,7 @@ from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.call_lifecycle import CallLifecycle, Context
 from syncbeat_server.rpc.client_address import Network, caller_address, forwarded
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
+from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
 from syncbeat_server.rpc.tls import certificate_names
 from syncbeat_server.rpc.validation.compression import MAX_REQUEST_BYTES, decompress
 from syncbeat_server.rpc.validation.field_rules import acting_user_field
@@ -78,18 +79,18 @@ class RequestChecks:
         self._acting_user = acting_user_field(method.input_type)
         self._holds_documents = holds_documents(method.input_type)
 
-    def is_caller_known(self, call: CallLifecycle) -> bool:
+    def is_caller_known(self, context: Context) -> bool:
         """Tell if the caller can be authenticated from memory, before its request is read; at a public method none is.
 
         Bad credentials count as unknown: they are refused once the request is there.
         """
         if self._policy.public:
             return False
+        authorization = [str(value) for key, value in metadata_of(context) if key == "authorization"]
         try:
-            if not call.authorization:
-                return bool(self._authenticator.authenticate_certificate(certificate_names(call.context)))
-            call.bearer = parse_bearer(call.authorization)
-            return self._authenticator.is_cached(call.bearer)
+            if not authorization:
+                return bool(self._authenticator.authenticate_certificate(certificate_names(context)))
+            return self._authenticator.is_cached(parse_bearer(authorization))
         except SyncbeatError:
             return False
 
@@ -108,8 +109,8 @@ class RequestChecks:
             principal = authenticator.authenticate_certificate(certificate_names(call.context))
             admission.check(self._criticality, principal)
             return self._authorize(principal, data, call)
-        bearer = call.bearer or parse_bearer(call.authorization)
-        known = authenticator.cached(bearer)  # looked up again: it may be revoked since `is_caller_known`
+        bearer = parse_bearer(call.authorization)
+        known = authenticator.cached(bearer)
         admission.check(self._criticality, known)  # before the work of verifying a signature
         found = known or authenticator.try_sync(bearer)
         if isinstance(found, Principal):

@@ -27,20 +27,17 @@ class RequestBatcher:
         self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._gathering = BatchTrigger(lambda: len(self._waiting), _MAX_BATCH, self._serve_batch)
 
-    async def serve(self, work: Callable[[], Result]) -> Result:
-        """Return what `work` returns, or raise what it raises, once its batch is served.
+    def serve(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
+        """Return the future of what `work` returns or raises once its batch is served.
 
         `work` runs outside the caller's task and context, so it must be given whatever it needs of them. It is not
-        called if the caller was cancelled meanwhile.
+        called if the future was cancelled meanwhile.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, future))
         if len(self._waiting) == 1:
             self._gathering.arm()
-        try:
-            return await future
-        finally:
-            del work, future  # a raised exception holds this frame: without this, frame and exception form a cycle
+        return future
 
     def _serve_batch(self) -> None:
         time, served = asyncio.get_running_loop().time, 0

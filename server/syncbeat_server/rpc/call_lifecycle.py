@@ -10,7 +10,7 @@ from typing import cast
 
 import grpc
 
-from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.errors import DeadlineExceeded, SyncbeatError
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.errors import STATUS, abort
@@ -43,10 +43,10 @@ class CallMeters:
 
 
 class CallLifecycle:
-    """The state of one call: made when its request is there, told once how it ends.
+    """The state of one call: made when it arrives, entered when it is served, told once how it ends.
 
-    `authorization` holds the values of that metadata key; a binary one counts as empty. `started_s` is the monotonic
-    time that its duration counts from. Both the values and `request_id` are there from `enter` on.
+    `started_s` is the monotonic time that its duration counts from. `authorization` holds the values of that metadata
+    key; a binary one counts as empty. It and `request_id` are there from `enter` on.
     """
 
     __slots__ = (
@@ -60,13 +60,12 @@ class CallLifecycle:
         "started_s",
     )
 
-    def __init__(self, meters: CallMeters, context: Context, started_s: float) -> None:
+    def __init__(self, meters: CallMeters, context: Context) -> None:
         self.context = context
-        self.authorization: list[str] = []
         self.request_id = ""
-        self.started_s = started_s
         self._metadata = metadata_of(context)
         self._meters = meters
+        self.started_s = meters.monotonic()
         self._admitted = self._recorded = False
 
     def enter(self) -> None:
@@ -75,11 +74,19 @@ class CallLifecycle:
         self._admitted = True
         self._meters.admission.enter()
 
-    def left_s(self) -> float:
-        """Return the seconds left until the call's deadline, less the time that the answer takes to the caller."""
-        own_s = DEFAULT_DEADLINE_S - (self._meters.monotonic() - self.started_s)
+    def left_s(self, used_s: float = 0.0) -> float:
+        """Return the seconds left for a call that has used so many, less those that the answer takes to the caller.
+
+        Raises:
+            DeadlineExceeded: there are none.
+        """
         left_s = cast(float | None, self.context.time_remaining())
-        return own_s if left_s is None else min(own_s, left_s - ANSWER_MARGIN_S)
+        if left_s is None:
+            return DEFAULT_DEADLINE_S - used_s
+        left_s = min(left_s - ANSWER_MARGIN_S, DEFAULT_DEADLINE_S - used_s)
+        if left_s <= 0:
+            raise DeadlineExceeded("no time left to do this")
+        return left_s
 
     def leave(self) -> None:
         """Count the call as in flight no longer, if it was."""
@@ -100,19 +107,23 @@ class CallLifecycle:
 
     def record(self, code: str = "OK") -> None:
         """Record the code of the ended call and the seconds it took, unless it was recorded before."""
-        self.leave()
+        meters = self._meters
+        if self._admitted:
+            self._admitted = False
+            meters.admission.leave()
         if not self._recorded:
             self._recorded = True
-            self._meters.record(code, self._meters.monotonic() - self.started_s)
+            meters.record(code, meters.monotonic() - self.started_s)
 
     def _read_headers(self) -> None:
+        authorization, request_id = [], ""
         for key, value in self._metadata:
             if key == "authorization":
-                self.authorization.append(value if isinstance(value, str) else "")
-            elif key == "x-request-id" and not self.request_id and isinstance(value, str):
-                self.request_id = value if len(value) <= _MAX_REQUEST_ID else ""
-        if not self.request_id:
-            self.request_id = f"{_PROCESS_ID}{next(_sequence):08x}"
+                authorization.append(value if isinstance(value, str) else "")
+            elif key == "x-request-id" and not request_id and isinstance(value, str):
+                request_id = value if len(value) <= _MAX_REQUEST_ID else ""
+        self.authorization = authorization
+        self.request_id = request_id or f"{_PROCESS_ID}{next(_sequence):08x}"
         logged_request_id.set(self.request_id)
 
 

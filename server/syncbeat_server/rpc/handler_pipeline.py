@@ -35,8 +35,8 @@ _PENDING = (PendingAuth, PendingValidation)  # a union in its place would be bui
 
 Unary = Callable[[Any, Call], Awaitable[Message]]
 Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]
-Handled = TypeVar("Handled")
-Handle = Callable[[bytes, CallLifecycle], Awaitable[Handled]]
+Answer = TypeVar("Answer")
+Handler = Callable[[object, Context], Awaitable[Answer]]
 
 
 class CallObserver(Protocol):
@@ -80,10 +80,10 @@ class HandlerPipeline:
         """
         checks, meters = self._checks(method, policy), self._meters(method)
         if method.server_streaming:
-            stream = self._stream(checks, behaviour)
-            return grpc.stream_stream_rpc_method_handler(self._read_first(checks, meters, stream))
-        unary = self._batched(checks, behaviour, try_sync) if try_sync else self._unary(checks, behaviour)
-        return grpc.stream_unary_rpc_method_handler(self._read_first(checks, meters, unary))
+            return grpc.stream_stream_rpc_method_handler(self._stream(checks, meters, behaviour))
+        if try_sync is not None:
+            return grpc.stream_unary_rpc_method_handler(self._batched(checks, meters, behaviour, try_sync))
+        return grpc.stream_unary_rpc_method_handler(self._unary(checks, meters, behaviour))
 
     def _checks(self, method: MethodDescriptor, policy: AccessPolicy) -> RequestChecks:
         return RequestChecks(
@@ -94,86 +94,84 @@ class HandlerPipeline:
         record = self.observer.counter(method.containing_service.full_name, method.name)
         return CallMeters(self._clock.monotonic, record, self.admission)
 
-    def _read_first(
-        self, checks: RequestChecks, meters: CallMeters, handle: Handle[Handled]
-    ) -> Callable[[object, Context], Awaitable[Handled]]:
-        read, is_known, monotonic = self.requests.read, checks.is_caller_known, meters.monotonic
+    def _unary(self, checks: RequestChecks, meters: CallMeters, behaviour: Unary) -> Handler[bytes]:
+        read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
+        monotonic = meters.monotonic
 
-        async def read_first(_requests: object, context: Context) -> Handled:
-            arrived_s = monotonic()
+        async def serve(_requests: object, context: Context) -> bytes:
+            call = CallLifecycle(meters, context)
             try:
                 data = await read(context, is_known)
-            except BaseException as error:
-                await CallLifecycle(meters, context, arrived_s).fail(error)
-                raise
-            # The time that a request takes to arrive is its caller's.
-            return await handle(data, CallLifecycle(meters, context, monotonic()))
-
-        return read_first
-
-    def _unary(self, checks: RequestChecks, behaviour: Unary) -> Handle[bytes]:
-        within = self._deadlines.within
-
-        async def handle(data: bytes, call: CallLifecycle) -> bytes:
-            try:
+                call.started_s = monotonic()  # the time that a request takes to arrive is its caller's
                 call.enter()
-                answer = await within(_left_s(call), _answer(checks, behaviour, data, call, checks.check(data, call)))
+                answer = await within(call.left_s(), _answer(checks, behaviour, data, call, checks.check(data, call)))
             except BaseException as error:
                 await call.fail(_deadline_exceeded(error))
                 raise
             call.record()
             return answer
 
-        return handle
+        return serve
 
-    def _batched(self, checks: RequestChecks, behaviour: Unary, try_sync: TrySync) -> Handle[bytes]:
-        """Do as `_unary`, but in a batch whatever can be done from memory: its code is then run warm."""
-        within, serve = self._deadlines.within, self.batcher.serve
+    def _batched(
+        self, checks: RequestChecks, meters: CallMeters, behaviour: Unary, try_sync: TrySync
+    ) -> Handler[bytes]:
+        """Do as `_unary`, but in a batch what can be done from memory, whose code is warm then."""
+        read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
+        in_batch, monotonic = self.batcher.serve, meters.monotonic
 
-        async def handle(data: bytes, call: CallLifecycle) -> bytes:
+        async def serve(_requests: object, context: Context) -> bytes:
+            call = CallLifecycle(meters, context)
             try:
-                answer = await serve(partial(_try_answer, checks, try_sync, data, call))
+                data = await read(context, is_known)
+                call.started_s = monotonic()
+                answer = await in_batch(partial(_try_answer, checks, try_sync, data, call))
                 if isinstance(answer, bytes):
                     return answer
                 logged_request_id.set(call.request_id)  # a batch runs outside the call's context
-                answer = await within(_left_s(call), _answer(checks, behaviour, data, call, answer))
+                left_s = call.left_s(monotonic() - call.started_s)
+                answer = await within(left_s, _answer(checks, behaviour, data, call, answer))
             except BaseException as error:
                 await call.fail(_deadline_exceeded(error))
                 raise
             call.record()
             return answer
 
-        return handle
+        return serve
 
-    def _stream(self, checks: RequestChecks, behaviour: Stream) -> Handle[None]:
-        within, send, recheck = self._deadlines.within, self.response_streams.send, self._authenticator.recheck
+    def _stream(self, checks: RequestChecks, meters: CallMeters, behaviour: Stream) -> Handler[None]:
+        read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
+        send, recheck, monotonic = self.response_streams.send, self._authenticator.recheck, meters.monotonic
 
-        async def handle(data: bytes, call: CallLifecycle) -> None:
+        async def serve(_requests: object, context: Context) -> None:
+            call = CallLifecycle(meters, context)
             try:
+                data = await read(context, is_known)
+                call.started_s = monotonic()
                 call.enter()
                 try:
                     checked = checks.check(data, call)
-                    request, context = await within(DEFAULT_DEADLINE_S, checks.complete(checked, data, call))
+                    request, described = await within(DEFAULT_DEADLINE_S, checks.complete(checked, data, call))
                 except TimeoutError:
                     raise DeadlineExceeded("it took too long to find out who calls") from None
                 finally:
                     call.leave()
                 # The cached account status will do: a revocation invalidates it.
-                check = partial(recheck, context.principal, fresh=False)
-                await send(StreamedCall(call.context, check), behaviour(request, context))
+                check = partial(recheck, described.principal, fresh=False)
+                await send(StreamedCall(context, check), behaviour(request, described))
             except BaseException as error:
                 await call.fail(error)
                 raise
             call.record()
 
-        return handle
+        return serve
 
 
 def _try_answer(checks: RequestChecks, try_sync: TrySync, data: bytes, call: CallLifecycle) -> bytes | CheckedRequest:
     """Return the answer if nothing has to be awaited for it, and record it; else how far the checks got."""
     call.enter()
     try:
-        _left_s(call)
+        call.left_s()
         checked = checks.check(data, call)
         answer = None if isinstance(checked, _PENDING) else try_sync(*checked)
         if answer is None:
@@ -186,13 +184,6 @@ def _try_answer(checks: RequestChecks, try_sync: TrySync, data: bytes, call: Cal
     return serialized
 
 
-def _left_s(call: CallLifecycle) -> float:
-    left_s = call.left_s()
-    if left_s <= 0:
-        raise DeadlineExceeded("no time left to do this")
-    return left_s
-
-
 def _deadline_exceeded(error: BaseException) -> BaseException:
     late = isinstance(error, TimeoutError)
     return DeadlineExceeded("the work took longer than the call's deadline") if late else error
@@ -201,5 +192,7 @@ def _deadline_exceeded(error: BaseException) -> BaseException:
 async def _answer(
     checks: RequestChecks, behaviour: Unary, data: bytes, call: CallLifecycle, checked: CheckedRequest
 ) -> bytes:
-    answer = await behaviour(*await checks.complete(checked, data, call))
+    if isinstance(checked, _PENDING):
+        checked = await checks.complete(checked, data, call)
+    answer = await behaviour(*checked)
     return answer.SerializeToString()

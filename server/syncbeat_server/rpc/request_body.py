@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from weakref import WeakValueDictionary
 
 import grpc
@@ -50,7 +50,7 @@ class RequestReader:
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._sweeping = False
 
-    async def read(self, context: Context, is_known: IsKnown) -> bytes:
+    def read(self, context: Context, is_known: IsKnown) -> Awaitable[bytes]:
         """Return the request of a call; `is_known` tells if its caller is authenticated, and is asked only if it
         matters.
 
@@ -60,7 +60,10 @@ class RequestReader:
             Overloaded: too many others stall on its connection, or in this process.
         """
         if len(self._incoming) < MAX_UNCHECKED_READS or is_known(context):
-            return await self._read(context, is_known)
+            return self._read(context, is_known)
+        return self._read_in_turn(context, is_known)
+
+    async def _read_in_turn(self, context: Context, is_known: IsKnown) -> bytes:
         peer = context.peer()
         turns = self._turns.get(peer)
         if turns is None:
@@ -69,11 +72,11 @@ class RequestReader:
             return await self._read(context, is_known)
 
     async def _read(self, context: Context, is_known: IsKnown) -> bytes:
-        loop = asyncio.get_running_loop()
-        self._incoming[context] = loop.time(), asyncio.current_task(), is_known, None
         if not self._sweeping:
             self._sweeping = True
-            loop.call_later(_SWEEP_S, self._sweep)
+            self._loop = asyncio.get_running_loop()  # kept, since it costs half a microsecond to ask for it
+            self._loop.call_later(_SWEEP_S, self._sweep)
+        self._incoming[context] = self._loop.time(), asyncio.current_task(self._loop), is_known, None
         try:
             data: object = await context.read()
         except asyncio.CancelledError:

@@ -25,7 +25,7 @@ from syncbeat_server.rpc.client_address import Network, caller_address, forwarde
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
 from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
 from syncbeat_server.rpc.tls import certificate_names
-from syncbeat_server.rpc.validation.compression import MAX_REQUEST_BYTES, decompress
+from syncbeat_server.rpc.validation.compression import GZIP_MAGIC, MAX_REQUEST_BYTES, decompress
 from syncbeat_server.rpc.validation.field_rules import acting_user_field
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES, LargeRequestValidator, holds_documents
 from syncbeat_server.rpc.validation.wire_format import MAX_PUBLIC_BYTES, public_request_fault, undecodable_strings
@@ -112,7 +112,9 @@ class RequestChecks:
         bearer = parse_bearer(call.authorization)
         known = authenticator.cached(bearer)
         admission.check(self._criticality, known)  # before the work of verifying a signature
-        found = known or authenticator.try_sync(bearer)
+        if known is not None:
+            return self._authorize(known, data, call)
+        found = authenticator.try_sync(bearer)
         if isinstance(found, Principal):
             return self._authorize(found, data, call)
         return PendingAuth(bearer, found, self._address(call.context))
@@ -131,7 +133,8 @@ class RequestChecks:
 
     def _authorize(self, principal: Principal, data: bytes, call: CallLifecycle) -> ReadyCall | PendingValidation:
         self._policy.check(principal)
-        data = decompress(data, MAX_REQUEST_BYTES)
+        if data.startswith(GZIP_MAGIC):
+            data = decompress(data, MAX_REQUEST_BYTES)
         if self._holds_documents and len(data) > LARGE_BYTES:
             return PendingValidation(principal, data)
         request = self._parse(data)

@@ -26,7 +26,7 @@ def parse_bearer(authorization: Sequence[str]) -> Bearer:
     if len(authorization) != 1:
         raise TokenInvalid("want exactly one authorization value")
     scheme, _, token = authorization[0].partition(" ")
-    if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_BYTES:
+    if (scheme != "Bearer" and scheme.lower() != "bearer") or not token or len(token) > MAX_TOKEN_BYTES:
         raise TokenInvalid("want 'authorization: Bearer <token>'")
     # A token is ASCII. Metadata may hold other characters; their digest then matches no token.
     return Bearer(token, hashlib.sha256(token.encode(errors="replace")).digest())

@@ -33,10 +33,11 @@ class RequestBatcher:
         `work` runs outside the caller's task and context, so it must be given whatever it needs of them. It is not
         called if the future was cancelled meanwhile.
         """
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, future))
-        if len(self._waiting) == 1:
+        if not self._waiting:
+            self._loop = asyncio.get_running_loop()  # kept for the batch, since it costs half a microsecond to ask
             self._gathering.arm()
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self._waiting.append((work, future))
         return future
 
     def _serve_batch(self) -> None:

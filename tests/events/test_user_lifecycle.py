@@ -17,9 +17,9 @@ from syncbeat_server.push.erase import erase
 from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, Reason, Target
 from syncbeat_server.push.store import device_tokens, queue
 from syncbeat_server.storage.idempotency import RequestKey, answer_once
-from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP, make_directory, make_user_lifecycle
-from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.databases import DatabaseUrls, open_database, run_sql
 from tests.support.doubles import FailingDatabase
 from tests.support.seed import (
     accept,

@@ -21,7 +21,7 @@ from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, DeliveryUpdate, Reason, Target
 from syncbeat_server.push.policy.triage import hold
 from syncbeat_server.push.store import alerts, device_limits, device_tokens, lifecycle, queue, resends
-from syncbeat_server.storage.postgres.database import Connection, Database, open_database
+from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
 from syncbeat_server.sync.store import device_views
 from syncbeat_server.sync.store.device_cursors import record_fetched, record_shown
@@ -30,7 +30,7 @@ from tests.events.test_publish import call
 from tests.events.test_user_lifecycle import until_waiting
 from tests.push.test_alerts import alert
 from tests.support.build import APP, make_directory, make_publisher, make_user_lifecycle
-from tests.support.databases import DatabaseUrls
+from tests.support.databases import DatabaseUrls, open_database
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.seed import EPOCH, accept, add_device, add_members, claim, message, rows_of, until, value_of, wake
 

@@ -9,7 +9,6 @@ import pytest
 
 from syncbeat_server.errors import RateLimited
 from syncbeat_server.sync.model import DeviceKey
-from syncbeat_server.sync.streams import hub as hubs
 from syncbeat_server.sync.streams.hub import Hub
 from syncbeat_server.sync.streams.subscription import Subscription
 from tests.support.fake_clock import settle
@@ -104,9 +103,8 @@ async def test_hub_wait_times_out() -> None:
     await asyncio.wait_for(subscription.wait(-1), 20)
 
 
-async def test_hub_wakes_thousands_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hubs, "_WAKE_CHUNK", 10)
-    hub = Hub()
+async def test_hub_wakes_thousands_in_chunks() -> None:
+    hub = Hub(wake_chunk=10)
     crowd = [subscribed(hub, f"user-{n}", "s") for n in range(35)]
     waiting = [asyncio.ensure_future(one.wait(60)) for one in crowd]
     await settle()

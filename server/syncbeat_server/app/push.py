@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_RETRY_S = 2.0  # as often as files are looked at
 _BURST_S = 0.1
 _LEAST_BURST = 200.0
 _MAX_RETIRED = 8  # replaced providers kept open, for attempts that are still under way in them
@@ -74,7 +73,8 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
             ),
         )
         listening = [] if session_url is None else [listen(session_url.get_secret_value(), worker.wake, process.clock)]
-        pruning = TombstonePruner(process.database, settings.keep_tombstones_days, process.clock)
+        keep_days, every_s = settings.keep_tombstones_days, process.rules.sync.prune_every_s
+        pruning = TombstonePruner(process.database, keep_days, process.clock, every_s)
         retention = retention_of(process)
         background = [channels.run(), nightly_fit(process).run(), pruning.run(), retention.run(), *listening]
         async with run_in_background([worker.run(), *background]):
@@ -116,7 +116,7 @@ class _Channels:
             await self._changed.wait()
             self._changed.clear()
             while not await self._apply_changes():
-                await self._process.clock.sleep(_RETRY_S)
+                await self._process.clock.sleep(self._process.rules.files_every_s)
 
     async def _apply_changes(self) -> bool:
         """Remake the channels that changed. Returns False if one could not be remade: it stays as it is."""

@@ -38,12 +38,15 @@ _FLUSH_S = 0.4  # of the second and a half that is left after draining
 @asynccontextmanager
 async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
     """Create the authenticator and the caches of this process, and keep issuers' keys fresh for the block."""
-    authentication = build_authentication(process.settings, process.database, process.clock)
+    rules = process.rules
+    authentication = build_authentication(process.settings, process.database, process.clock, rules.negative_cache_s)
     callers, jwks = authentication.caches, authentication.jwks
     name = f"{socket.gethostname()}:{os.getpid()}"
     tokens = ClusterTokenCache(callers, jwks, process.bus, name, process.hub.callers_changed)
     process.metrics.auth.watch_token_cache(callers.tokens.stats)
-    views = ViewCache(process.clock, lambda: process.bus.listening, process.settings.view_cache_size)
+    views = ViewCache(
+        process.clock, lambda: process.bus.listening, process.settings.view_cache_size, rules.sync.views_trusted_s
+    )
     try:
         async with run_in_background([tokens.run(), *(store.run() for store in jwks)]):
             yield RpcCaches(authentication.authenticator, callers, tokens, views)
@@ -57,7 +60,7 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
     # gRPC and protobuf are loaded only by processes that serve RPCs.
     from syncbeat_server.app.listeners import rpc_listeners
     from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
-    from syncbeat_server.rpc.server import ConnectionAge, RpcServer
+    from syncbeat_server.rpc.server import ConnectionAge, RpcServer, ServerRule
     from syncbeat_server.rpc.servicers.auth import AuthServicer
     from syncbeat_server.rpc.servicers.directory import DirectoryServicer
     from syncbeat_server.rpc.servicers.push import PushServicer
@@ -85,6 +88,7 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
         reflection=settings.reflection,
         share_port=settings.share_port,
         age=ConnectionAge(settings.connection_age_s, hub.stream_age_s),
+        rule=process.rules.server or ServerRule(),
     )
     async with run_in_background(sync.tasks):
         port, *_ = await server.start(rpc_listeners(settings))

@@ -20,7 +20,7 @@ from syncbeat_server.sync.streams.subscription import Subscription
 MAX_STREAM_AGE_S = 30 * 60.0
 _RETRY_AFTER_S = 30.0  # within 80 s a connection that is dead has been noticed, and its streams are gone
 
-_WAKE_CHUNK = 100
+WAKE_CHUNK = 100
 
 _K = TypeVar("_K")
 
@@ -33,9 +33,11 @@ class Hub:
         stream_age_s: float = MAX_STREAM_AGE_S,
         max_per_user: int = STREAMS_PER_USER,
         max_per_device: int = STREAMS_PER_DEVICE,
+        wake_chunk: int = WAKE_CHUNK,
     ) -> None:
-        """`stream_age_s` is the age at which a stream has ended at the latest."""
+        """`stream_age_s`: the age at which a stream has ended at the latest; `wake_chunk`: streams woken at once."""
         self.stream_age_s = stream_age_s
+        self._wake_chunk_size = wake_chunk
         self._max_per_user, self._max_per_device = max_per_user, max_per_device
         self._by_scope: dict[ScopeKey, set[Subscription]] = defaultdict(set)
         self._by_user: dict[tuple[str, str], set[Subscription]] = defaultdict(set)
@@ -148,7 +150,7 @@ class Hub:
             asyncio.get_running_loop().call_soon(self._wake_chunk)
 
     def _wake_chunk(self) -> None:
-        for _ in range(min(_WAKE_CHUNK, len(self._to_wake))):
+        for _ in range(min(self._wake_chunk_size, len(self._to_wake))):
             self._to_wake.popleft().wake()
         self._waking = bool(self._to_wake)
         if self._waking:

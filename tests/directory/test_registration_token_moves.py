@@ -9,7 +9,7 @@ import pytest
 
 from syncbeat.v1 import core_pb2, push_service_pb2
 from syncbeat.v1 import directory_service_pb2 as pb
-from syncbeat_server.directory import token_moves
+from syncbeat_server.directory.devices import token_moves
 from tests.support.rpc_server import Refusal, Server
 
 pytestmark = pytest.mark.rpc

@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.directory import presence as directory_presence
-from syncbeat_server.directory.presence import Presence, PresenceKeeper
+from syncbeat_server.directory.devices import presence as directory_presence
+from syncbeat_server.directory.devices.presence import Presence, PresenceKeeper
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis.bus import RedisBus
 from tests.support.fake_clock import FakeClock, wait_until

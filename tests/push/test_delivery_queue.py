@@ -9,11 +9,12 @@ from collections import Counter
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
+from syncbeat_server.directory.store import device_tokens
 from syncbeat_server.push.accept import accept as accept_in
 from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, DeliveryUpdate, Kind, Lane, Reason, Target
 from syncbeat_server.push.policy.retry import RetryRule
 from syncbeat_server.push.policy.triage import triage
-from syncbeat_server.push.store import dedupe, device_tokens, queue
+from syncbeat_server.push.store import dedupe, queue
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP, make_directory
 from tests.support.fake_clock import START, FakeClock, wait_until
@@ -282,7 +283,7 @@ async def test_dead_token_is_removed_unless_registered_again(database: Database,
     await clock.advance(1)
     await add_device(database, "bob")  # the same token, newly registered
     async with database.connection() as conn:
-        await device_tokens.remove_dead_tokens(conn, dead)
+        await device_tokens.remove_dead_tokens(conn, [one.token_use for one in dead])
     found = await rows_of(
         database, "SELECT user_id, token_state, registration_token, token_digest IS NULL FROM devices ORDER BY 1"
     )
@@ -297,7 +298,7 @@ async def test_dead_token_removal_spares_another_token_of_the_device(database: D
     dead = await claim(database, LEASE)
     await add_device(database, "ann", token="a new one")
     async with database.connection() as conn:
-        await device_tokens.remove_dead_tokens(conn, dead)
+        await device_tokens.remove_dead_tokens(conn, [one.token_use for one in dead])
     assert await value_of(database, "SELECT registration_token FROM devices WHERE user_id = 'ann'") == "a new one"
 
 

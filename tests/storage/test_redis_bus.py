@@ -16,7 +16,7 @@ import redis.asyncio
 
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.directory.presence import Presence, PresenceKeeper
+from syncbeat_server.directory.devices.presence import Presence, PresenceKeeper
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis.bus import MAX_QUEUED, RedisBus
 from syncbeat_server.storage.redis.timings import RedisTimings

@@ -29,7 +29,7 @@ from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, parse_s
 from syncbeat_server.auth.tokens.revocation import is_revoked
 from syncbeat_server.auth.tokens.verify import parse_token, verify_token
 from syncbeat_server.clock import Clock
-from syncbeat_server.directory.change_notifier import ChangeNotifier
+from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.directory.service import CancelWaiting, DirectoryService
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.publish import Publish, Publisher
@@ -45,6 +45,7 @@ from syncbeat_server.resilience.breaker import BreakerRule
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from syncbeat_server.sync.feed.reader import FeedReader
+from syncbeat_server.sync.feed.writer import lock_scope
 from syncbeat_server.sync.hints.builder import HintBuilder
 from syncbeat_server.sync.hints.cursor_recorder import CursorRecorder
 from syncbeat_server.sync.hints.recorders import Recorders
@@ -115,7 +116,7 @@ class Notifier:
 
 def make_directory(database: Database, cancel: CancelWaiting = cancel_waiting) -> DirectoryService:
     """Build the directory; `cancel` cancels what waits to be pushed to a device."""
-    return DirectoryService(database, cancel, Notifier())
+    return DirectoryService(database, cancel, lock_scope, Notifier())
 
 
 def make_user_lifecycle(database: Database, user_changed: Callable[[str, str], None] = ignore) -> UserLifecycle:

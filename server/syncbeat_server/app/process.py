@@ -14,7 +14,7 @@ from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.defaults import DEFAULT_APP
-from syncbeat_server.directory.presence import Presence
+from syncbeat_server.directory.devices.presence import Presence
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.server import PreparedStatements, Settings
 from syncbeat_server.ops.shutdown_budget import ShutdownBudget

@@ -18,7 +18,7 @@ from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
 from syncbeat_server.auth.sessions.service import SessionService
 from syncbeat_server.auth.sessions.signing import SigningKeys
-from syncbeat_server.directory.change_notifier import ChangeNotifier
+from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.user_lifecycle import UserLifecycle
@@ -28,6 +28,7 @@ from syncbeat_server.push.delivery.watch import DeliveryWatches
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.service import PushService
 from syncbeat_server.storage.idempotency_cache import IdempotencyCache
+from syncbeat_server.sync.feed.writer import lock_scope
 from syncbeat_server.sync.hints.view_cache import ViewCache
 
 _log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
     notifier = ClusterNotifier(process, worker, caches)
     sync = wire_sync(process, caches, notifier, pacer)
     watches = DeliveryWatches(database, clock, hub.stream_age_s)
-    directory = DirectoryService(database, cancel_waiting, notifier)
+    directory = DirectoryService(database, cancel_waiting, lock_scope, notifier)
     server = RpcServer(
         HandlerPipeline(
             authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run

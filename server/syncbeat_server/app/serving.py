@@ -12,7 +12,7 @@ from syncbeat_server.app.authentication import session_rows
 from syncbeat_server.app.change_notifier import listen_for_changes
 from syncbeat_server.app.process import Process, Stores, open_process, run_in_background
 from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
-from syncbeat_server.app.push import running_worker
+from syncbeat_server.app.push.worker import running_worker
 from syncbeat_server.app.rpc import rpc_caches, running_rpc
 from syncbeat_server.auth.tokens.keys import public_jwks
 from syncbeat_server.defaults import DEFAULT_APP

@@ -9,7 +9,7 @@ from typing import Any
 from syncbeat_server.app.change_notifier import ClusterNotifier, RpcCaches
 from syncbeat_server.app.process import Process
 from syncbeat_server.app.tuning import hint_tuner
-from syncbeat_server.directory.presence import PresenceKeeper
+from syncbeat_server.directory.devices.presence import PresenceKeeper
 from syncbeat_server.events.publish import Publisher
 from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.hints.builder import HintBuilder

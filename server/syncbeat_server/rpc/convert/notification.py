@@ -10,8 +10,8 @@ import orjson
 
 from syncbeat.v1 import core_pb2
 from syncbeat_server.errors import FieldViolation
+from syncbeat_server.push.content.links import action_fault, image_fault
 from syncbeat_server.push.content.templates import Template, render_all
-from syncbeat_server.push.links import action_fault, image_fault
 from syncbeat_server.push.model import Content
 
 # FCM takes 4,096 bytes of payload; what we add (ids, a cursor, an ack token, JSON around it all) stays below the rest.

@@ -12,8 +12,8 @@ from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.directory.store import device_tokens
 from syncbeat_server.push.accept import accept as accept_in
 from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, DeliveryUpdate, Kind, Lane, Reason, Target
+from syncbeat_server.push.policy.preflight import preflight
 from syncbeat_server.push.policy.retry import RetryRule
-from syncbeat_server.push.policy.triage import triage
 from syncbeat_server.push.store import dedupe, queue
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP, make_directory
@@ -239,7 +239,7 @@ async def test_seen_cursor_suppresses_the_wake_up_and_ends_its_window(database: 
     await clock.advance(60)
     trailing = await claimed_one(database)
     assert trailing.already_seen
-    verdict = triage(trailing, False, START, RetryRule())
+    verdict = preflight(trailing, False, START, RetryRule())
     assert verdict is not None
     assert (verdict.state, verdict.reason) == (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
     await finish(database, verdict)
@@ -308,7 +308,7 @@ async def test_delivery_outlives_its_device(database: Database) -> None:
     await accept(database, sent)
     async with database.connection() as conn:
         await conn.execute("DELETE FROM devices WHERE user_id = 'ann'")
-    verdict = triage(await claimed_one(database), False, START, RetryRule())
+    verdict = preflight(await claimed_one(database), False, START, RetryRule())
     assert verdict is not None
     await finish(database, verdict)
     assert await shown(database, sent) == ["ann DEAD NO_TOKEN"]

@@ -19,7 +19,7 @@ from syncbeat_server.directory.store import device_locks, device_tokens, devices
 from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimited
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, DeliveryUpdate, Reason, Target
-from syncbeat_server.push.policy.triage import hold
+from syncbeat_server.push.policy.preflight import hold
 from syncbeat_server.push.store import alerts, device_limits, lifecycle, queue
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange

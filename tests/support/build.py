@@ -62,13 +62,15 @@ from syncbeat_server.sync.streams.firehose import Firehose
 from syncbeat_server.sync.streams.head_sweep import HeadSweep
 from syncbeat_server.sync.streams.hint_streams import HintStreams
 from syncbeat_server.sync.streams.hub import Hub
-from syncbeat_server.sync.streams.stream_context import Draw, StreamContext
+from syncbeat_server.sync.streams.stream_context import StreamContext
+from syncbeat_server.sync.streams.stream_limits import StreamLimits
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 from syncbeat_server.sync.tuning.price_updates import HintTuner
 from tests.support.doubles import FailingDatabase, HeldDatabase, Streams, Unlimited
 from tests.support.fake_clock import FakeClock
 
 APP = "default"
+MANY_STREAMS = StreamLimits(per_user=100, per_device=100)
 PHONE = DeviceKey(APP, "ann", "phone")
 COME_BACK_PER_S = 2.0
 
@@ -222,11 +224,11 @@ class SyncFeature:
 
     database: Database
     clock: FakeClock
-    hub: Hub = field(default_factory=lambda: Hub(max_per_user=100, max_per_device=100))
+    hub: Hub = field(default_factory=lambda: Hub(limits=MANY_STREAMS))
     tuner: HintTuner | None = None
     cached_views: int = 0
     rules: SyncRules = DEFAULT_RULES.sync
-    draw: Draw = random.uniform
+    draw: Callable[[float, float], float] = random.uniform
 
     def __post_init__(self) -> None:
         self.failing = FailingDatabase(self.database)
@@ -257,7 +259,7 @@ class SyncFeature:
         reachable, clock, hub = self.failing.as_database, self.clock, self.hub
         self.head_sweep = HeadSweep(reachable, hub, clock, lambda: True, self.rules.sweeps)
         context = StreamContext(
-            hub, self.reader, clock, self.tuning, self._reconnect_delay_s, self.rules.streams, self._draw
+            hub, self.reader, clock, self.tuning, self._reconnect_delay_s, replace(self.rules.streams, draw=self._draw)
         )
         self.streams = HintStreams(context, self.recorders, self.writers, ignore)
         self.firehose = Firehose(context, reachable, lambda: True)
@@ -270,7 +272,7 @@ class SyncFeature:
 
     def under(self, **rules: Any) -> SyncFeature:
         """Return the feature of another process on the same database, which goes by other rules."""
-        return replace(self, hub=Hub(max_per_user=100, max_per_device=100), rules=replace(self.rules, **rules))
+        return replace(self, hub=Hub(limits=MANY_STREAMS), rules=replace(self.rules, **rules))
 
     def publish_quietly(self) -> None:
         """Tell the hub of no publish from here on: as if other processes made them, and no wake-up arrived."""

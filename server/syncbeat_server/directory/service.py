@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from syncbeat_server.directory.devices.token_moves import Move, digest_of, find_move, registration_refusal
+from syncbeat_server.directory.devices.token_moves import Move, digest_of, find_move
 from syncbeat_server.directory.model import MAX_SCOPES, ChangeNotifier, Device, Member, Preferences, Registration
 from syncbeat_server.directory.policy import time_zones
 from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_moves
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, NotFound, RateLimited
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, take_user_role
 
+MAX_DEVICES = 100
 MAX_MEMBERS = 10_000
 
 
@@ -57,7 +58,7 @@ class DirectoryService:
             await devices.lock_registering(conn, device.app_id, device.user_id, device.device_id)
             digest = digest_of(device.registration_token)
             move = None if digest is None else await find_move(conn, device, digest)
-            refusal = await registration_refusal(conn, device, move)
+            refusal = await _registration_refusal(conn, device, move)
             if move is not None and (refusal is None or move.may_release):
                 await self._release_token(conn, device, move, caller, refused=refusal is not None)
                 users.append(move.previous.user_id)
@@ -162,6 +163,15 @@ class DirectoryService:
         """Return up to `limit` memberships of a user in order of scopes, after `after`."""
         async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
             return await members.list_scopes(conn, app_id, user_id, after, limit)
+
+
+async def _registration_refusal(conn: Connection, device: Registration, move: Move | None) -> RateLimited | None:
+    """Return the error of a registration that exceeds a limit; None if it is allowed."""
+    if move is not None and move.too_often:
+        return RateLimited("this registration token moves between devices too often", retry_after_s=3600.0)
+    if await devices.count_devices(conn, device.app_id, device.user_id, device.device_id) >= MAX_DEVICES:
+        return RateLimited(f"a user has at most {MAX_DEVICES} devices")
+    return None
 
 
 async def _check_scope_limit(conn: Connection, app_id: str, joined: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ class CheckpointSchedule:
     def __init__(self, context: StreamContext, heartbeat_s: float) -> None:
         self._clock = context.clock
         self._news_every_s = context.rule.news_every_s
-        self._draw = context.draw
+        self._draw = context.rule.draw
         self._heartbeat_s = heartbeat_s
         self._sent_at = -math.inf
         self._news_at = math.inf

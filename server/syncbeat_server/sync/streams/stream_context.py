@@ -13,9 +13,6 @@ from syncbeat_server.sync.streams.hub import Hub
 
 _REFETCH_SPREAD_S = 2.0
 
-Draw = Callable[[float, float], float]
-_uniform: Draw = random.SystemRandom().uniform
-
 
 @dataclass(frozen=True)
 class StreamRule:
@@ -34,6 +31,8 @@ class StreamRule:
     page_size: int = 200
     max_cursors: int = 100_000
     """Scopes of a whole app of which a stream keeps the cursors."""
+    draw: Callable[[float, float], float] = random.SystemRandom().uniform
+    """Draws a moment between two."""
 
 
 _RULE = StreamRule()
@@ -44,7 +43,7 @@ class StreamContext:
     """Shares the hub, the feed reader, the clock and the pacing of this process between its streams.
 
     `tuning(app)` returns the policy inputs of an app. `reconnect_delay_s()` returns the seconds after which one of many
-    clients that are sent away together may return. `draw(low, high)` draws a moment between two.
+    clients that are sent away together may return.
     """
 
     hub: Hub
@@ -53,8 +52,7 @@ class StreamContext:
     tuning: Callable[[str], Tuning]
     reconnect_delay_s: Callable[[], float]
     rule: StreamRule = _RULE
-    draw: Draw = _uniform
 
     def refetch_delay_s(self) -> float:
         """Return the seconds after which a client lists a feed again, spread because many are reset together."""
-        return self.draw(0.0, _REFETCH_SPREAD_S) + self.reconnect_delay_s()
+        return self.rule.draw(0.0, _REFETCH_SPREAD_S) + self.reconnect_delay_s()

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic import ValidationError
 
-from syncbeat_server.app.push import providers
+from syncbeat_server.app.push.providers import providers
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.settings.app import AppSettings

@@ -38,7 +38,6 @@ from tests.support.rpc_server import (
     Caller,
     Server,
     entry,
-    patience_with_redis,
     running_server,
 )
 from tests.support.valid_requests import request_of
@@ -83,9 +82,8 @@ async def guarded(
     ]
     urls = await create_database(stores, "rpc_access", template)
     variables: Any = {"JWKS_FILE": str(file), "APPS_FILE": str(apps), "SERVICE_TOKENS": ",".join(tokens)}
-    with patience_with_redis():
-        async with running_server(urls, stores.redis_url, **variables) as running:
-            yield running
+    async with running_server(urls, stores.redis_url, **variables) as running:
+        yield running
     await drop_database(stores, urls.name)
 
 

@@ -16,7 +16,8 @@ from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc import call_lifecycle
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
-from tests.support.rpc_server import DEADLINE_S, IMPLEMENTED, KEY, SECRET, Caller, Server, refusal_of, running_server
+from tests.support.process_rules import DEADLINE_S
+from tests.support.rpc_server import IMPLEMENTED, KEY, SECRET, Caller, Server, refusal_of, running_server
 
 pytestmark = pytest.mark.rpc
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from syncbeat.v1 import access_pb2, auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.app import Stores, serve
+from syncbeat_server.app.process_rules import ProcessRules
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.keys import new_signing_key
 from syncbeat_server.auth.tokens.verify import mint
@@ -30,11 +31,10 @@ from syncbeat_server.rpc.servicers.auth import AuthServicer
 from syncbeat_server.rpc.servicers.directory import DirectoryServicer
 from syncbeat_server.rpc.servicers.push import PushServicer
 from syncbeat_server.rpc.servicers.sync import SyncServicer
-from syncbeat_server.storage.redis import bus
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
+from tests.support.process_rules import DEADLINE_S, PATIENT
 
-DEADLINE_S = 20.0
 KID, SECRET = "k1", "0123456789abcdef0123456789abcdef"
 ISSUER = Issuer("default", "syncbeat", uuid_subjects=False)
 KEY = KeyRow(ISSUER, KID, "HS256", SECRET)
@@ -266,17 +266,9 @@ class Server:
         return sequence
 
 
-@contextmanager
-def patience_with_redis() -> Iterator[None]:
-    """Let servers wait longer for Redis than a busy machine may need; one that is not there refuses at once."""
-    with pytest.MonkeyPatch.context() as patience:
-        patience.setattr(bus, "_TIMEOUT_S", DEADLINE_S)
-        yield
-
-
 @asynccontextmanager
 async def running_server(
-    urls: DatabaseUrls, redis_url: str, role: Role = Role.RPC, **variables: str
+    urls: DatabaseUrls, redis_url: str, role: Role = Role.RPC, rules: ProcessRules = PATIENT, **variables: str
 ) -> AsyncIterator[Server]:
     """Serve for the block; `variables` are settings beside those that every test needs."""
     environment = {
@@ -295,7 +287,7 @@ async def running_server(
     loop = asyncio.get_running_loop()
     stop: asyncio.Event = asyncio.Event()
     ready: asyncio.Future[str] = loop.create_future()
-    task = loop.create_task(serve(settings, Stores(urls.app_url, redis_url), role, stop, ready.set_result))
+    task = loop.create_task(serve(settings, Stores(urls.app_url, redis_url), role, stop, ready.set_result, rules))
     try:
         await asyncio.wait([task, cast(asyncio.Future[None], ready)], return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():

@@ -18,6 +18,7 @@ class FakeFcmSettings:
         http2: offer HTTP/2: by ALPN with TLS, by prior knowledge (h2c) without.
         token_life_s: lifetime of issued access tokens, in seconds.
         max_records: number of accepted messages that are kept, with their devices; counters are not bounded.
+        max_bytes: octets of their bodies in total.
         latency_ms: delay of every response to a send, in milliseconds.
         messages_per_minute: quota of sends, above which the response is 429; None: no quota.
         allow_remote: permit a host that other machines can reach.
@@ -30,6 +31,7 @@ class FakeFcmSettings:
     http2: bool = True
     token_life_s: int = 3599
     max_records: int = 100_000
+    max_bytes: int = 256 << 20
     latency_ms: int = 0
     messages_per_minute: int | None = None
     allow_remote: bool = False

@@ -34,10 +34,12 @@ class Authentication:
             await store.close()
 
 
-def build_authentication(settings: Settings, database: Database, clock: Clock) -> Authentication:
+def build_authentication(
+    settings: Settings, database: Database, clock: Clock, negative_cache_s: float
+) -> Authentication:
     """Create the authentication of one process. Raises as `configured_credentials`."""
     credentials = configured_credentials(settings, clock)
-    caches = caller_caches(database, clock, settings.token_cache_size)
+    caches = caller_caches(database, clock, settings.token_cache_size, negative_cache_s)
     return Authentication(Authenticator(credentials, caches, clock), caches, tuple(credentials.jwks.values()))
 
 

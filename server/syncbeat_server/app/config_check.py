@@ -5,7 +5,7 @@ from __future__ import annotations
 from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.app.authentication import configured_credentials, session_rows
 from syncbeat_server.app.process import Stores
-from syncbeat_server.app.push import providers
+from syncbeat_server.app.push.providers import providers
 from syncbeat_server.app.token_issuers import configured_issuers
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError

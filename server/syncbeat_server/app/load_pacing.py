@@ -22,7 +22,8 @@ def wire_load_pacing(process: Process) -> tuple[LoadPacer, Admission]:
     def figures() -> LoadFigures:
         return LoadFigures(counts.started, counts.shed, hub.opened, counts.in_flight, database.waiting)
 
-    limits = LoadLimits(settings.capacity_rps, settings.max_in_flight, settings.database_pool_size)
+    window_s = process.rules.sync.load_window_s
+    limits = LoadLimits(settings.capacity_rps, settings.max_in_flight, settings.database_pool_size, window_s)
     pacer = LoadPacer(process.bus, process.clock, limits, figures, process.metrics.sync)
     admission = Admission(
         settings.max_in_flight,

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from syncbeat_server.clock import Clock
-from syncbeat_server.directory.change_notifier import ChangeNotifier
+from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.errors import InvalidRequest, SyncbeatError
 from syncbeat_server.push.accept import accept, new_notification_id
 from syncbeat_server.push.model import Content, Kind, Lane, NewNotification, Target

@@ -25,7 +25,7 @@ from syncbeat_server.rpc.access import access_policies
 from syncbeat_server.rpc.call_context import TrySync
 from syncbeat_server.rpc.fastpath.received_metadata import received_metadata
 from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
-from syncbeat_server.rpc.servicers.health import SERVICE_NAME, HealthServicer
+from syncbeat_server.rpc.servicers.health import MAX_WATCHES, SERVICE_NAME, HealthServicer
 from syncbeat_server.rpc.validation.compression import COMPRESSION_OPTIONS, MAX_REQUEST_BYTES, decompress
 from syncbeat_server.rpc.validation.wire_format import MAX_PUBLIC_BYTES
 
@@ -62,11 +62,6 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # Phones ping through NATs; a client may do so every 20 s, also between calls.
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.keepalive_time_ms", 60_000),
-    # The latter ends a connection whose ping is not answered in time; the former is the kernel's limit for bytes that
-    # are not acknowledged (TCP_USER_TIMEOUT).
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.ping_timeout_ms", 20_000),
 )
 
 
@@ -106,6 +101,29 @@ class ConnectionAge:
 
 
 @dataclass(frozen=True)
+class ServerRule:
+    """Bounds of a server that no setting changes."""
+
+    silence_s: float = 60.0
+    """Seconds after which a connection that sends nothing is pinged."""
+    answer_s: float = 20.0
+    """Seconds within which it has to answer, or the kernel of its peer to acknowledge (TCP_USER_TIMEOUT)."""
+    max_health_watches: int = MAX_WATCHES
+
+    def options(self) -> tuple[tuple[str, int], ...]:
+        """Return the channel options that end connections of peers which are gone."""
+        answer_ms = round(self.answer_s * 1000)
+        return (
+            ("grpc.keepalive_time_ms", round(self.silence_s * 1000)),
+            ("grpc.keepalive_timeout_ms", answer_ms),
+            ("grpc.http2.ping_timeout_ms", answer_ms),
+        )
+
+
+_RULE = ServerRule()
+
+
+@dataclass(frozen=True)
 class Listener:
     """An address to listen on, the setting that names it, and its credentials; None: without TLS."""
 
@@ -125,6 +143,7 @@ class RpcServer:
         reflection: bool,
         share_port: bool,
         age: ConnectionAge,
+        rule: ServerRule = _RULE,
     ) -> None:
         """`servicers` by service name (`SyncService`): each public method of one is the RPC of its name. One may have
         a mapping `try_sync` of methods that can often be answered from memory; see `HandlerPipeline.handler`.
@@ -135,10 +154,11 @@ class RpcServer:
             ConfigurationError: a method of the contract has no access option, or a servicer one that is not in it.
         """
         _GRPC_LOG.addFilter(_is_worth_logging)
-        self._server = grpc.aio.server(options=(("grpc.so_reuseport", int(share_port)), *_OPTIONS, *age.options()))
+        shared = ("grpc.so_reuseport", int(share_port))
+        self._server = grpc.aio.server(options=(shared, *_OPTIONS, *rule.options(), *age.options()))
         services = [service.full_name for service in CONTRACT if service.name in servicers]
         self._response_streams = pipeline.response_streams
-        self._health = HealthServicer(services, pipeline.requests, pipeline.response_streams)
+        self._health = HealthServicer(services, pipeline.requests, pipeline.response_streams, rule.max_health_watches)
         handlers = {**_handlers(pipeline, servicers), **self._health.handlers()}
         self._server.add_generic_rpc_handlers((_MethodTable(handlers),))
         if reflection:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
 from syncbeat_server.auth.model import Issuer
-from syncbeat_server.errors import TokenInvalid
+from syncbeat_server.errors import TokenExpired, TokenInvalid
 
 # Roles of Supabase's API keys, which are signed with the users' secret; every app ships the first. They name no user.
 _API_KEY_ROLES = frozenset({"anon", "service_role"})
@@ -35,6 +35,24 @@ def parse_numeric_date(value: object) -> datetime:
     if not 0 <= value < _LAST_TIME:
         raise TokenInvalid("the access token has a time out of range")
     return datetime.fromtimestamp(value, UTC)
+
+
+def check_times(issuer: Issuer, claims: Mapping[str, Any], now: datetime) -> tuple[datetime | None, datetime]:
+    """Check `iat`, `nbf` and `exp` with the issuer's leeway; return when it was issued, if it says so, and expires.
+
+    Raises:
+        TokenExpired: it has expired.
+        TokenInvalid: it is not valid yet, or a time cannot be read.
+    """
+    expires_at = parse_numeric_date(claims.get("exp"))
+    issued_at = parse_numeric_date(claims["iat"]) if "iat" in claims else None
+    not_before = parse_numeric_date(claims["nbf"]) if "nbf" in claims else None
+    latest = now + issuer.leeway
+    if (issued_at is not None and issued_at > latest) or (not_before is not None and not_before > latest):
+        raise TokenInvalid("the access token is not valid yet")
+    if expires_at <= now - issuer.leeway:
+        raise TokenExpired("the access token has expired")
+    return issued_at, expires_at
 
 
 def check_audience(issuer: Issuer, claims: Mapping[str, Any]) -> None:

@@ -17,9 +17,9 @@ import jwt
 import orjson
 
 from syncbeat_server.auth.model import ROLE, Issuer, KeyRow, VerifiedToken
-from syncbeat_server.auth.tokens.claims import check_audience, check_role, check_token_type, parse_numeric_date
+from syncbeat_server.auth.tokens.claims import check_audience, check_role, check_times, check_token_type
 from syncbeat_server.auth.tokens.keys import ALGORITHMS, canonical_algorithm
-from syncbeat_server.errors import TokenExpired, TokenInvalid
+from syncbeat_server.errors import TokenInvalid
 
 MAX_TOKEN_BYTES = 8192
 GENERATION, COUNTER, SESSION_ID = "gen", "ctr", "session_id"
@@ -113,9 +113,8 @@ def verify_token(token: UnverifiedToken, row: KeyRow, now: datetime) -> Verified
         raise TokenInvalid("the access token is not valid")
     check_audience(issuer, claims)
     check_role(issuer, claims)
-    latest = now + issuer.leeway
-    check_token_type(issuer, header.token_type, claims, latest)
-    return _check_identity(issuer, claims, now, latest)
+    check_token_type(issuer, header.token_type, claims, now + issuer.leeway)
+    return _check_identity(issuer, claims, now)
 
 
 @lru_cache(_CACHED_HEADERS)
@@ -149,20 +148,14 @@ def _decode_segment(segment: str) -> bytes:
     return a2b_base64(segment.encode().translate(_URL_SAFE_TO_STANDARD) + b"==")
 
 
-def _check_identity(issuer: Issuer, claims: Mapping[str, Any], now: datetime, latest: datetime) -> VerifiedToken:
+def _check_identity(issuer: Issuer, claims: Mapping[str, Any], now: datetime) -> VerifiedToken:
     subject = claims.get("sub")
     if not isinstance(subject, str) or not is_user_id(issuer, subject):
         raise TokenInvalid("the access token has no usable subject")
     session_id = claims.get(SESSION_ID, "")
     if SESSION_ID in claims and not (isinstance(session_id, str) and _is_id(session_id)):
         raise TokenInvalid("the access token has no usable session")
-    expires_at = parse_numeric_date(claims.get("exp"))
-    issued_at = parse_numeric_date(claims["iat"]) if "iat" in claims else None
-    not_before = parse_numeric_date(claims["nbf"]) if "nbf" in claims else None
-    if (issued_at is not None and issued_at > latest) or (not_before is not None and not_before > latest):
-        raise TokenInvalid("the access token is not valid yet")
-    if expires_at <= now - issuer.leeway:
-        raise TokenExpired("the access token has expired")
+    issued_at, expires_at = check_times(issuer, claims, now)
     if not issuer.own_sessions:
         return VerifiedToken(issuer, subject, session_id, issued_at, expires_at)
     generation, counter = _number(claims.get(GENERATION)), _number(claims.get(COUNTER))

@@ -6,18 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-import orjson
-
 from syncbeat.v1 import core_pb2
 from syncbeat_server.errors import FieldViolation
+from syncbeat_server.push.content.links import action_fault, image_fault
+from syncbeat_server.push.content.payload_size import MAX_CONTENT_BYTES, payload_bytes
 from syncbeat_server.push.content.templates import Template, render_all
-from syncbeat_server.push.links import action_fault, image_fault
 from syncbeat_server.push.model import Content
-
-# FCM takes 4,096 bytes of payload; what we add (ids, a cursor, an ack token, JSON around it all) stays below the rest.
-MAX_CONTENT_BYTES = 3_072
-_QUOTES = len('""')
-_ENTRY_BYTES = len('"":"",')
 
 # Reserved by FCM (its reference of `data`, and what it refuses), and set by us in every delivery.
 _RESERVED = frozenset({"from", "message_type", "gcm", "collapse_key", "delivery_id", "ack_token", "syncbeat"})
@@ -120,15 +114,6 @@ def _template_faults(shown: Content, path: str, templates: Mapping[str, Template
 
 
 def _size_faults(versions: Sequence[Content], path: str) -> list[FieldViolation]:
-    if max(map(_size, versions)) > MAX_CONTENT_BYTES:
+    if max(map(payload_bytes, versions)) > MAX_CONTENT_BYTES:
         return [FieldViolation(path, f"at most {MAX_CONTENT_BYTES} bytes in all, as JSON")]
     return []
-
-
-def _size(shown: Content) -> int:
-    """Count bytes as APNs and web push do, which are sent JSON: a quote or a line break in a text is two."""
-    texts = [shown.title, shown.body, shown.image_url, shown.click_action, shown.sound, shown.channel_id]
-    data = {**shown.data, "click_action": shown.link} if shown.link else shown.data  # browsers get a link twice
-    for name, value in data.items():
-        texts += (name, value)
-    return sum(len(orjson.dumps(text)) - _QUOTES for text in texts if text) + len(data) * _ENTRY_BYTES

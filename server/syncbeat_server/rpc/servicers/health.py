@@ -38,11 +38,18 @@ _numbers = itertools.count(1)
 class HealthServicer:
     """The serving status of one server's services, the same for all of them."""
 
-    def __init__(self, services: Iterable[str], requests: RequestReader, response_streams: ResponseStreams) -> None:
+    def __init__(
+        self,
+        services: Iterable[str],
+        requests: RequestReader,
+        response_streams: ResponseStreams,
+        max_watches: int = MAX_WATCHES,
+    ) -> None:
         self._status: int = health_pb2.HealthCheckResponse.NOT_SERVING
         self._services = frozenset({"", *services})
         self._requests = requests
         self._response_streams = response_streams
+        self._max_watches = max_watches
         self._changed: set[asyncio.Event] = set()
         self._watches_by_peer: Counter[str] = Counter()
         self._draining = False
@@ -96,7 +103,7 @@ class HealthServicer:
     @contextmanager
     def _watch_counted(self, peer: str) -> Iterator[None]:
         watches = self._watches_by_peer
-        if watches[peer] >= MAX_WATCHES_PER_CONNECTION or watches.total() >= MAX_WATCHES:
+        if watches[peer] >= MAX_WATCHES_PER_CONNECTION or watches.total() >= self._max_watches:
             raise Overloaded("too many watch the health of this server", retry_after_s=_RETRY_AFTER_S)
         watches[peer] += 1
         try:

@@ -84,6 +84,11 @@ async def append(
     return results
 
 
+async def lock_scope(conn: Connection, app_id: str, scope: str) -> None:
+    """Create a scope if it is missing and lock it, for those who count its members."""
+    await scopes.lock_scopes(conn, [(app_id, scope)], create=True)
+
+
 async def locate_violation(
     conn: Connection, call: Append, error: InvalidRequest, offload: RunInWorker = run_inline
 ) -> InvalidRequest:

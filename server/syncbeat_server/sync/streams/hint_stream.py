@@ -27,11 +27,10 @@ from syncbeat_server.sync.model import (
 from syncbeat_server.sync.policy import Situation
 from syncbeat_server.sync.streams.checkpoint_schedule import CheckpointSchedule
 from syncbeat_server.sync.streams.lifetime import Lifetime
-from syncbeat_server.sync.streams.stream_context import RETRY_S, StreamContext
+from syncbeat_server.sync.streams.stream_context import StreamContext
 from syncbeat_server.sync.streams.stream_progress import StreamProgress
 from syncbeat_server.sync.streams.subscription import Subscription
 
-_PAGE_SIZE = 200
 _MIN_HINT_RATIO = 2.0  # of two intervals, from which on a hint is sent again
 _LONGEST_TRANSACTION_S = 10.0
 _MAX_FOLLOWED = 2 * MAX_SCOPES  # those that are named, and those that changed last
@@ -58,6 +57,7 @@ class HintStream:
     ) -> None:
         self._context = context
         self._hub, self._reader, self._clock = context.hub, context.reader, context.clock
+        self._rule = context.rule
         self._recorders = recorders
         self._request = request
         self._subscription = subscription
@@ -95,7 +95,7 @@ class HintStream:
         """
         request, subscription, progress = self._request, self._subscription, self._progress
         lifetime = Lifetime(self._context, subscription, request.expires_at, request.recheck)
-        schedule = CheckpointSchedule(self._clock, request.heartbeat_s)
+        schedule = CheckpointSchedule(self._context, request.heartbeat_s)
         while True:
             if lifetime.is_over:
                 yield self._checkpoint(self._hint(), lifetime)
@@ -109,7 +109,7 @@ class HintStream:
                 subscription.dirty |= set(progress.sent)
                 subscription.members_changed = True
                 subscription.woken = False
-                await subscription.wait(RETRY_S)
+                await subscription.wait(self._rule.retry_s)
                 continue
             for event in news:
                 yield event
@@ -159,11 +159,12 @@ class HintStream:
         if subscription.reread_all:
             subscription.reread_all = False
             dirty |= progress.sent.keys()
+        size = self._rule.page_size
         try:
             followed = sorted(dirty & progress.sent.keys())
-            subscription.dirty |= set(followed[_PAGE_SIZE:])
-            cursors = [progress.sent[scope] for scope in followed[:_PAGE_SIZE]]
-            pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, _PAGE_SIZE)
+            subscription.dirty |= set(followed[size:])
+            cursors = [progress.sent[scope] for scope in followed[:size]]
+            pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, size)
         except DependencyDown:
             subscription.dirty |= dirty
             raise

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+from syncbeat_server.push.model import link_scheme
+
 # With an authority, as in myapp://chat/1. Schemes of scripts, mail, calls and the like have none, and belong to no app.
 _OWN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\\]+")
 # Schemes of browsers and systems, which may have an authority too: they run scripts, read files, use unencrypted
@@ -19,11 +20,6 @@ _FOREIGN = frozenset(
 )
 
 
-def is_link(action: str) -> bool:
-    """Return True if the action of a tap is a URL, and not the name of an intent or of a category."""
-    return _SCHEME.match(action) is not None
-
-
 def image_fault(url: str) -> str | None:
     """Return a description of the fault in an image's URL; None if it is fine."""
     return None if not url or _is_https(url) else "want an https URL"
@@ -31,14 +27,14 @@ def image_fault(url: str) -> str | None:
 
 def action_fault(action: str) -> str | None:
     """Return a description of the fault in the action of a tap; None if it is fine."""
-    scheme = _SCHEME.match(action)
+    scheme = link_scheme(action)
     if scheme is None:
         # Browsers and apps parse leniently: text that looks like a name must not become a URL in them.
         strange = any(letter in ":\\/" or letter.isspace() for letter in action)
         return "want the name of an intent or category, or a URL" if strange else None
-    if scheme[1].lower() == "https":
+    if scheme.lower() == "https":
         return None if _is_https(action) else "want a URL with a host"
-    own = scheme[1].lower() not in _FOREIGN and _OWN.fullmatch(action)
+    own = scheme.lower() not in _FOREIGN and _OWN.fullmatch(action)
     return None if own else "want an https URL, or one of the app's own scheme"
 
 

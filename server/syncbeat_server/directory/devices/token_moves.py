@@ -6,11 +6,9 @@ import hashlib
 from dataclasses import dataclass
 
 from syncbeat_server.directory.model import Holder, Registration
-from syncbeat_server.directory.store import devices, token_moves
-from syncbeat_server.errors import RateLimited
+from syncbeat_server.directory.store import token_moves
 from syncbeat_server.storage.postgres.database import Connection
 
-MAX_DEVICES = 100
 MAX_MOVES_A_DAY = 10
 MAX_RELEASES_A_DAY = 100
 """Refused moves in a day that take a token from its holder all the same.
@@ -60,12 +58,3 @@ async def find_move(conn: Connection, device: Registration, digest: bytes) -> Mo
         may_release=holder is not None and len(refused) < MAX_RELEASES_A_DAY,
         too_often=len(moves) - len(refused) >= MAX_MOVES_A_DAY,
     )
-
-
-async def registration_refusal(conn: Connection, device: Registration, move: Move | None) -> RateLimited | None:
-    """Return the error of a registration that exceeds a limit; None if it is allowed."""
-    if move is not None and move.too_often:
-        return RateLimited("this registration token moves between devices too often", retry_after_s=3600.0)
-    if await devices.count_devices(conn, device.app_id, device.user_id, device.device_id) >= MAX_DEVICES:
-        return RateLimited(f"a user has at most {MAX_DEVICES} devices")
-    return None

@@ -1,24 +1,16 @@
-"""Cancels or erases a user's pushes, in the caller's transaction, when the user is disabled or deleted."""
+"""SQL that erases a deleted user: its deliveries, and the notifications that were for nobody else."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncbeat_server.push.model import Reason
-from syncbeat_server.push.store import dedupe, lifecycle
 from syncbeat_server.push.store.state_sql import WAITING
 from syncbeat_server.storage.postgres.database import Connection
 
 _LOCK_ATTEMPTS = 20
 
 
-async def cancel_user(conn: Connection, app_id: str, user_id: str) -> None:
-    """Cancel all that waits for the user's devices."""
-    await lifecycle.cancel_waiting(conn, app_id, user_id, None, Reason.USER_DISABLED)
-    await dedupe.delete_windows(conn, app_id, user_id, None)
-
-
-async def erase(conn: Connection, app_id: str, user_id: str) -> int:
+async def erase_user(conn: Connection, app_id: str, user_id: str) -> int:
     """Delete a user's deliveries, and the notifications that were for nobody else. Returns how many waited.
 
     The dedupe windows are deleted with the devices.
@@ -58,7 +50,7 @@ async def _erase_deliveries(conn: Connection, app_id: str, user_id: str) -> tupl
            ), fewer AS (
                UPDATE notifications n SET accepted = n.accepted - counts.n
                FROM counts WHERE n.app_id = $1 AND n.notification_id = counts.notification_id)
-           SELECT waited, notification_id::text AS notification_id FROM counts""",  # noqa: S608  # constants
+           SELECT waited, notification_id::text AS notification_id FROM counts""",  # constants
         app_id,
         delivery_ids,
     )

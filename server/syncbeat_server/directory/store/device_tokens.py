@@ -7,8 +7,8 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
+from syncbeat_server.directory.model import TokenUse
 from syncbeat_server.directory.store.device_locks import lock_in_order
-from syncbeat_server.push.model import ClaimedDelivery, device_columns
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 
@@ -29,15 +29,15 @@ class TokenRemoval:
     limit_hit: frozenset[str]
 
 
-async def lock(conn: Connection, dead: Sequence[ClaimedDelivery], foreign: Sequence[ClaimedDelivery]) -> None:
+async def lock(conn: Connection, dead: Sequence[TokenUse], foreign: Sequence[TokenUse]) -> None:
     """Lock the devices that `remove_dead_tokens` and `quarantine` will change in this transaction, in key order."""
     for app_id in sorted({d.app_id for d in dead}):  # only one transaction at a time counts removals
         await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"syncbeat removals {app_id}")
-    await lock_in_order(conn, *device_columns([*dead, *foreign]))
+    await lock_in_order(conn, *_device_columns([*dead, *foreign]))
 
 
 async def remove_dead_tokens(
-    conn: Connection, dead: Sequence[ClaimedDelivery], invalid: Set[str] = frozenset()
+    conn: Connection, dead: Sequence[TokenUse], invalid: Set[str] = frozenset()
 ) -> TokenRemoval:
     """Remove registration tokens that the provider calls dead, unless they were registered again meanwhile.
 
@@ -60,13 +60,13 @@ async def remove_dead_tokens(
     return TokenRemoval(frozenset(replaced), frozenset(limit_hit))
 
 
-async def _with_newer_token(conn: Connection, dead: Sequence[ClaimedDelivery]) -> set[str]:
+async def _with_newer_token(conn: Connection, dead: Sequence[TokenUse]) -> set[str]:
     rows = await conn.fetch(
         """SELECT k.delivery_id FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
                 AS k (app_id, user_id, device_id, token, delivery_id)
            JOIN devices v USING (app_id, user_id, device_id)
            WHERE v.token_state IN ('ACTIVE', 'STALE') AND v.registration_token <> k.token""",
-        *device_columns(dead),
+        *_device_columns(dead),
         [d.registration_token for d in dead],
         [d.delivery_id for d in dead],
     )
@@ -94,7 +94,7 @@ async def _removals_allowed(conn: Connection, app_id: str, wanted: int) -> int:
     return max(0, min(wanted, most - recent))
 
 
-async def _remove(conn: Connection, dead: Sequence[ClaimedDelivery], invalid: Set[str]) -> None:
+async def _remove(conn: Connection, dead: Sequence[TokenUse], invalid: Set[str]) -> None:
     await conn.execute(
         """WITH gone AS (
                UPDATE devices v SET registration_token = NULL, token_digest = NULL, token_state = 'DEAD',
@@ -107,7 +107,7 @@ async def _remove(conn: Connection, dead: Sequence[ClaimedDelivery], invalid: Se
                RETURNING v.app_id, v.user_id, v.device_id, k.digest)
            INSERT INTO token_removals (app_id, token_digest, user_id, device_id, removed_at)
            SELECT app_id, digest, user_id, device_id, syncbeat_now() FROM gone""",
-        *device_columns(dead),
+        *_device_columns(dead),
         [d.registration_token for d in dead],
         [d.token_registered_at for d in dead],
         [hashlib.sha256(d.registration_token.encode()).digest() for d in dead],
@@ -115,7 +115,7 @@ async def _remove(conn: Connection, dead: Sequence[ClaimedDelivery], invalid: Se
     )
 
 
-async def quarantine(conn: Connection, foreign: Sequence[ClaimedDelivery]) -> None:
+async def quarantine(conn: Connection, foreign: Sequence[TokenUse]) -> None:
     """Stop pushing to tokens of another sender, unless they were registered again meanwhile. Call `lock` before."""
     await conn.execute(
         """UPDATE devices v SET token_state = 'QUARANTINED', token_state_at = syncbeat_now(),
@@ -124,7 +124,7 @@ async def quarantine(conn: Connection, foreign: Sequence[ClaimedDelivery]) -> No
                 AS k (app_id, user_id, device_id, token, registered_at)
            WHERE (v.app_id, v.user_id, v.device_id) = (k.app_id, k.user_id, k.device_id)
              AND v.registration_token = k.token AND v.token_registered_at <= k.registered_at""",
-        *device_columns(foreign),
+        *_device_columns(foreign),
         [d.registration_token for d in foreign],
         [d.token_registered_at for d in foreign],
     )
@@ -164,6 +164,10 @@ async def age(conn: Connection, limit: int) -> int:
         limit,
     )
     return len(rows)
+
+
+def _device_columns(uses: Sequence[TokenUse]) -> tuple[list[str], list[str], list[str]]:
+    return [use.app_id for use in uses], [use.user_id for use in uses], [use.device_id for use in uses]
 
 
 FORGET_REMOVALS = delete_oldest_sql("token_removals", "app_id, removal_id", "removed_at", "30 days")

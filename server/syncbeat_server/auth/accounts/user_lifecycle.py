@@ -1,13 +1,9 @@
-"""Disables, enables and erases a user's access in the caller's transaction, and names the rows that expire."""
+"""Disables, enables and erases a user's access in the caller's transaction."""
 
 from __future__ import annotations
 
 from syncbeat_server.auth.store import sessions, users
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.retention import RetentionRule
-
-OLD_ROWS = (RetentionRule("sessions", sessions.delete_expired),)
-"""Rows that the retention task deletes."""
 
 
 async def disable(conn: Connection, app_id: str, user_id: str) -> None:

@@ -33,6 +33,13 @@ MAX_METADATA_BYTES = 2 * MAX_TOKEN_BYTES
 """The most metadata of a call, as HTTP/2 counts it; grpc-core refuses more with RESOURCE_EXHAUSTED. It is twice the
 longest token, so that a token somewhat too long is still refused with a reason."""
 
+MAX_CONCURRENT_CALLS = 100
+"""The most calls at once on a connection, which clients are told and keep: they let others wait, or connect again.
+RFC 9113 wants no fewer, and proxies have as many (ADR 117)."""
+MAX_UNFREED_CALLS = 100
+"""The calls of a connection beside those that may have ended and are not freed yet. As many as may be open, since all
+of them may end in one turn of the loop, and an honest client has begun others before they are freed."""
+
 CONTRACT: tuple[ServiceDescriptor, ...] = (
     sync_service_pb2.DESCRIPTOR.services_by_name["SyncService"],
     push_service_pb2.DESCRIPTOR.services_by_name["PushService"],
@@ -51,11 +58,10 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # grpc-core's defaults (1,000 and 3,000) refuse a reconnect storm with CANCELLED.
     ("grpc.server.max_pending_requests", 50_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
-    # A stream that its client has reset counts until it is freed here, so that a flood of resets is refused at that
-    # number (overload_protection is on by default, and relied on: without it such a flood held 1.2 GB after 18 s).
-    # Fewer streams would refuse honest clients too: with 150 calls on a connection that may have 100, half were
-    # REFUSED_STREAM.
-    ("grpc.max_concurrent_streams", 1_000),
+    # A call that its client has reset counts until it is freed here, so that a flood of resets is refused at the sum of
+    # both (overload_protection is on by default, and relied on: without it such a flood held 1.2 GB after 18 s).
+    ("grpc.max_concurrent_streams", MAX_CONCURRENT_CALLS),
+    ("grpc.http2.max_deallocating_streams", MAX_UNFREED_CALLS),
     ("grpc.http.overload_protection", 1),
     # Ends TCP connections that send nothing, or do not finish their TLS handshake; two minutes by default.
     ("grpc.server_handshake_timeout_ms", 20_000),

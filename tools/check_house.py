@@ -86,9 +86,6 @@ MACHINE_PATHS = re.compile(r"(?<![\w.$}/-])/(?:home|root|work|Users)/[\w.]")
 LEFT_UNDONE = re.compile(r"\b(?:" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b")
 CODE_SUFFIXES = {".py", ".sql", ".sh", ".proto", ".yaml", ".yml", ".toml", ".ts"}
 
-# Until rpc/handler_pipeline.py takes its margin as an argument.
-STILL_PATCHED = {("tests/rpc/test_server.py", "_MARGIN_S")}
-
 SLEEPING_MODULES = {"anyio", "asyncio", "gevent", "time", "trio"}
 MOCK_MODULES = {"mock", "pytest_mock", "unittest.mock"}
 
@@ -252,7 +249,7 @@ def check_patch(path: Path, call: ast.Call) -> Iterator[Finding]:
     )
     if is_patch and named and isinstance(named[0].value, str):
         name = named[0].value.rpartition(".")[2]  # pytest also takes the whole path as its first argument
-        if name.startswith("_") and (path.as_posix(), name) not in STILL_PATCHED:
+        if name.startswith("_"):
             yield Finding(
                 path, call.lineno, f"replaces the private {name}: pass an argument, or a rule with other values"
             )

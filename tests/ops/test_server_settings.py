@@ -317,12 +317,12 @@ async def test_fcm_token_endpoint_requires_https_unless_local(tmp_path: Path) ->
     ):
         app = AppSettings(fcm_credentials=account(tmp_path, uri))
         if good:
-            first, _, project = providers("default", app, Settings(), SystemClock())
+            first, _, project = providers(app, Settings(), SystemClock())
             await first.close()
             assert project == "fcm:p"
         else:
             with pytest.raises(ConfigurationError, match="token_uri of FCM_CREDENTIALS: "):
-                providers("default", app, Settings(), SystemClock())
+                providers(app, Settings(), SystemClock())
 
 
 @pytest.mark.parametrize(

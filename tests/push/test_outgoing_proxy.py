@@ -104,7 +104,7 @@ async def outcome(fake: FakeFcm, folder: Path, **settings: str) -> Outcome:
 @asynccontextmanager
 async def provided(given: dict[str, str]) -> AsyncIterator[Outcome]:
     settings = load_settings(given, env_file=None)
-    provider, _, _ = providers("default", settings, settings, SystemClock())
+    provider, _, _ = providers(settings, settings, SystemClock())
     try:
         yield await provider.send(SENT)
     finally:

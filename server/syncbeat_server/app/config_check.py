@@ -29,7 +29,7 @@ async def find_config_faults(settings: Settings, stores: Stores | None) -> list[
             keys = any(one.rows or one.jwks_url for one in configured_issuers(name, app))
             if not keys and not session_rows(settings, name, app):
                 found.append(f"app {name!r}: no JWT_SECRETS, JWKS_FILE, JWKS_URL or SESSION_KEYS, so no user can call")
-            await _close(providers(name, app, settings, SystemClock()))
+            await _close(providers(app, settings, SystemClock()))
         except ConfigurationError as error:
             found.append(error.message)
     try:

@@ -99,7 +99,7 @@ class Channels:
             return
         settings, clock = self._process.settings, self._process.clock
         secret = await app_secret(self._process.database, app_id) if known is None else known.ack_secret
-        first, fallback, project = providers(app_id, app, settings, clock, account)
+        first, fallback, project = providers(app, settings, clock, account)
         # Deployments that send through one project share its quota: FCM counts what they send together.
         rate_key = project or f"{self._process.bus.deployment}:{app_id}"
         if known is None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def providers(
-    app_id: str, app: AppSettings, settings: Settings, clock: Clock, account: bytes | None = None
+    app: AppSettings, settings: Settings, clock: Clock, account: bytes | None = None
 ) -> tuple[Provider, Provider | None, str]:
     """Return an app's provider, its fallback, and the project whose rate it shares, or "".
 

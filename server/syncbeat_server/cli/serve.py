@@ -25,9 +25,11 @@ def add_serve(commands: Any) -> None:
 
 
 def _serve(parsed: argparse.Namespace) -> int:
+    from syncbeat_server.ops.malloc_arenas import limit_malloc_arenas
     from syncbeat_server.ops.settings.server import Role
 
     settings = read_settings()
+    limit_malloc_arenas()
     role = Role(parsed.role) if parsed.role else settings.role
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
     with open_stores(settings) as (stores, embedded):

@@ -23,7 +23,7 @@ help: ## list the verbs
 setup: ## make .venv with the pinned packages (PYTHON=... chooses the interpreter); every other verb does it too
 	@sh tools/setup.sh
 
-gen: setup ## generate clients/python/syncbeat/v1 from protos/, and docs/reference/ from the code
+gen: setup ## generate clients/protos, the Python package and the server's descriptor set from protos/, and docs/reference/
 	@sh protos/gen.sh generate
 	@$(BIN)/python tools/gen_docs.py docs/reference
 	@$(BIN)/python tools/gen_delivery_states.py docs/reference

@@ -15,9 +15,11 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
-from syncbeat.v1 import core_pb2, field_rules_pb2, push_service_pb2
+from syncbeat.v1 import core_pb2, push_service_pb2
+from syncbeat_server.rpc.contract.field_rules import FieldRules
+from syncbeat_server.rpc.contract.options import rules_of
 from tests.support.rpc_server import IMPLEMENTED, METHODS, Server, each_implemented
-from tests.support.valid_requests import fill, inner, is_map, needed, one_required, request_of, rules
+from tests.support.valid_requests import fill, inner, is_map, needed, one_required, request_of
 
 pytestmark = [pytest.mark.rpc, pytest.mark.asyncio(loop_scope="module")]
 
@@ -94,7 +96,7 @@ def nanos_apart(millis: int, nanos: int) -> Break:
     return span(sign * seconds, sign * rest)
 
 
-def bad_texts(bounds: field_rules_pb2.FieldRules) -> list[str]:
+def bad_texts(bounds: FieldRules) -> list[str]:
     most = bounds.max_bytes or 128
     texts = ["x" * (most + 1), "é" * (most // 2 + 1), "a\0b", "\x1b[0m", "\x7f"]
     if bounds.visible_ascii:
@@ -102,7 +104,7 @@ def bad_texts(bounds: field_rules_pb2.FieldRules) -> list[str]:
     return texts if bounds.multiline else [*texts, "a\nb", "\t"]
 
 
-def bad_documents(bounds: field_rules_pb2.FieldRules) -> list[str]:
+def bad_documents(bounds: FieldRules) -> list[str]:
     depth = bounds.max_depth
     return [
         *("nope", "{", "[1,]", "NaN", "-Infinity", "{'a':1}", '"a\tb"', "\ufeff{}", "01", '{"a":1}x', "\0"),
@@ -116,7 +118,7 @@ def bad_documents(bounds: field_rules_pb2.FieldRules) -> list[str]:
 
 def breaks_of(field: FieldDescriptor) -> Iterator[Break]:
     """Every way to break the rules of one field, so that the field itself is named."""
-    bounds = rules(field)
+    bounds = rules_of(field)
     if one_required(field) and bounds.required:
         yield from setting("")
     elif needed(field):
@@ -128,17 +130,17 @@ def breaks_of(field: FieldDescriptor) -> Iterator[Break]:
     elif field.type == FieldDescriptor.TYPE_ENUM:
         yield from setting(99, -1, 2**31 - 1, -(2**31))
     elif field.message_type is not None and field.message_type.name == "Duration":
-        least, most = bounds.min_millis, bounds.max_millis or 366 * 86_400_000
+        least, most = bounds.min_millis or 0, bounds.max_millis or 366 * 86_400_000
         yield from (span(-1), span(0, -1), span(0, 10**9), span(1, -1), span(-1, 1), span(2**62), span(-(2**62)))
         # By the smallest step there is, on either side, and below nothing.
         yield from (nanos_apart(most, 1), nanos_apart(least, -1), span(0, -500_000_000), span(0, -999_999_999))
         yield nanos_apart(most, 1_000_000)
     elif field.message_type is not None and field.message_type.name == "Timestamp":
         yield from (span(2**62), span(-(2**62)), span(253_402_300_800), span(0, -1), span(0, 10**9))
-    elif bounds.HasField("min_value"):
+    elif bounds.min_value is not None:
         limit = 2 ** (31 if field.cpp_type == FieldDescriptor.CPPTYPE_INT32 else 63)
         yield from setting(bounds.min_value - 1, -limit)
-        if bounds.HasField("max_value"):
+        if bounds.max_value is not None:
             yield from setting(bounds.max_value + 1, limit - 1)
 
 
@@ -169,7 +171,7 @@ def cases(method: MethodDescriptor) -> Iterator[tuple[str, Message]]:
                 getattr(reach(request, steps), field.name)[key] = value
                 yield f"{path}[{orjson.dumps(key[:32]).decode()}]", request
         elif field.is_repeated and inner(field) is None:
-            for breaks in appending("", *bad_texts(rules(field))):
+            for breaks in appending("", *bad_texts(rules_of(field))):
                 yield f"{path}[0]", broken(method, steps, breaks)
 
 

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
-from syncbeat.v1 import access_pb2, auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
+from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.app import Stores, serve
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.keys import new_signing_key
@@ -25,6 +25,7 @@ from syncbeat_server.auth.tokens.verify import mint
 from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.ops.settings.server import Role
 from syncbeat_server.ops.settings.types import token_digest
+from syncbeat_server.rpc.contract.options import access_of
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.servicers.auth import AuthServicer
 from syncbeat_server.rpc.servicers.directory import DirectoryServicer
@@ -221,8 +222,8 @@ class Server:
 
     def allowed(self, request: str) -> Caller:
         """Somebody who may make the call of this request, by the name of its type."""
-        options = METHODS[request].GetOptions().Extensions[access_pb2.access]
-        return self.backend if access_pb2.ACCESS_SERVICE in options or not options else self.operator
+        options = access_of(METHODS[request])
+        return self.backend if "SERVICE" in options or not options else self.operator
 
     async def rows(self) -> dict[str, list[str]]:
         """Everything that stands in the database, by table, but for who was seen, whoever calls is, what is learned of

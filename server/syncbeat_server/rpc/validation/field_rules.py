@@ -12,8 +12,9 @@ import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from syncbeat.v1 import field_rules_pb2
 from syncbeat_server.errors import FieldViolation
+from syncbeat_server.rpc.contract.field_rules import FieldRules
+from syncbeat_server.rpc.contract.options import is_required, rules_of
 from syncbeat_server.rpc.validation.value_checks import (
     DEFAULT_MAX_BYTES,
     accept,
@@ -70,12 +71,6 @@ def compile_validator(message: Descriptor, combine: Combine = check_all) -> Vali
     return _Compiler(combine).validator(message)
 
 
-def rules_of(field: FieldDescriptor) -> field_rules_pb2.FieldRules:
-    """Return the rules of a field, as the contract states them."""
-    found: field_rules_pb2.FieldRules = field.GetOptions().Extensions[field_rules_pb2.rules]
-    return found
-
-
 def acting_user_field(message: Descriptor) -> str:
     """Return the name of the field for the user a service acts for; empty when the message has none."""
     named = (field.name for field in message.fields if rules_of(field).acting_user)
@@ -98,11 +93,7 @@ class _Compiler:
         if name not in self._made:
             self._in_progress.add(name)
             checks = [FieldCheck(field, self._field_check(field)) for field in message.fields]
-            checks += [
-                FieldCheck(None, _oneof_check(oneof.name))
-                for oneof in message.oneofs
-                if oneof.GetOptions().Extensions[field_rules_pb2.one_required]
-            ]
+            checks += [FieldCheck(None, _oneof_check(oneof.name)) for oneof in message.oneofs if is_required(oneof)]
             self._made[name] = self._combine(checks)
             self._in_progress.remove(name)
         return self._made[name]
@@ -125,7 +116,7 @@ class _Compiler:
             return _presence_check(field, rules, check)
         return _plain_check(field, rules, check)
 
-    def _value_check(self, field: FieldDescriptor, rules: field_rules_pb2.FieldRules) -> _Check:
+    def _value_check(self, field: FieldDescriptor, rules: FieldRules) -> _Check:
         match field.cpp_type:
             case FieldDescriptor.CPPTYPE_MESSAGE if field.message_type is not None:
                 return self._message_check(field.message_type, rules)
@@ -144,7 +135,7 @@ class _Compiler:
             case _:
                 return number_check(rules)
 
-    def _message_check(self, message: Descriptor, rules: field_rules_pb2.FieldRules) -> _Check:
+    def _message_check(self, message: Descriptor, rules: FieldRules) -> _Check:
         if message.full_name == _DURATION:
             return duration_check(rules)
         if message.full_name == _TIMESTAMP:
@@ -167,7 +158,7 @@ def _oneof_check(name: str) -> Validator:
     return check
 
 
-def _presence_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, value_check: _Check) -> Validator:
+def _presence_check(field: FieldDescriptor, rules: FieldRules, value_check: _Check) -> Validator:
     name, required = field.name, rules.required
     one_of_several = field.containing_oneof is not None and len(field.containing_oneof.fields) > 1
     absent = (FieldViolation(name, "required"),) if required and not one_of_several else NO_VIOLATIONS
@@ -182,7 +173,7 @@ def _presence_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, v
     return check
 
 
-def _plain_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, value_check: _Check) -> Validator:
+def _plain_check(field: FieldDescriptor, rules: FieldRules, value_check: _Check) -> Validator:
     # Without presence the default value is the same as none.
     name = field.name
     absent = (FieldViolation(name, "required"),) if rules.required else NO_VIOLATIONS
@@ -197,7 +188,7 @@ def _plain_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, valu
     return check
 
 
-def _repeated_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, value_check: _Check) -> Validator:
+def _repeated_check(field: FieldDescriptor, rules: FieldRules, value_check: _Check) -> Validator:
     name, required, max_items = field.name, rules.required, rules.max_items
 
     def check(message: Message) -> Violations:
@@ -216,7 +207,7 @@ def _repeated_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, v
     return check
 
 
-def _map_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules) -> Validator:
+def _map_check(field: FieldDescriptor, rules: FieldRules) -> Validator:
     name, max_items = field.name, rules.max_items
     key_check = string_check(DEFAULT_MAX_BYTES, multiline=False, not_empty=True)
     value_check = string_check(max_bytes_of(rules), multiline=rules.multiline)

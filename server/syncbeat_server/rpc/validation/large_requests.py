@@ -8,8 +8,8 @@ import importlib
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from syncbeat.v1 import field_rules_pb2
 from syncbeat_server.errors import FieldViolation
+from syncbeat_server.rpc.contract.options import message_in, rules_of
 from syncbeat_server.rpc.validation.field_rules import Validator, compile_validator
 from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
 from syncbeat_server.runtime.worker_processes import RunInWorker
@@ -60,8 +60,7 @@ def _holds_documents(message: Descriptor, seen: set[str]) -> bool:
         return False
     seen.add(message.full_name)
     return any(
-        field.GetOptions().Extensions[field_rules_pb2.rules].json
-        or (field.message_type is not None and _holds_documents(field.message_type, seen))
+        rules_of(field).json or ((inner := message_in(field)) is not None and _holds_documents(inner, seen))
         for field in message.fields
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor
 
-from syncbeat.v1 import field_rules_pb2
+from syncbeat_server.rpc.contract.field_rules import FieldRules
 from syncbeat_server.rpc.validation.json_documents import document_fault
 
 ValueCheck = Callable[[Any], str]
@@ -24,7 +24,7 @@ _CONTROL = dict.fromkeys((*range(32), 127))
 _CONTROL_BUT_LINES = {code: None for code in _CONTROL if chr(code) not in "\n\r\t"}
 
 
-def max_bytes_of(rules: field_rules_pb2.FieldRules) -> int:
+def max_bytes_of(rules: FieldRules) -> int:
     """Return the largest size of a field's value in bytes of UTF-8, by its rule or by default."""
     return rules.max_bytes or DEFAULT_MAX_BYTES
 
@@ -80,10 +80,9 @@ def bytes_check(max_bytes: int) -> ValueCheck:
     return check
 
 
-def number_check(rules: field_rules_pb2.FieldRules) -> ValueCheck:
+def number_check(rules: FieldRules) -> ValueCheck:
     """Return a check that a number lies within the bounds of its rules, which belong to the range."""
-    least = rules.min_value if rules.HasField("min_value") else None
-    most = rules.max_value if rules.HasField("max_value") else None
+    least, most = rules.min_value, rules.max_value
     wanted = f"must be at least {least}" if most is None else f"must be from {least} to {most}"
 
     def check(value: float) -> str:
@@ -92,10 +91,10 @@ def number_check(rules: field_rules_pb2.FieldRules) -> ValueCheck:
     return check
 
 
-def duration_check(rules: field_rules_pb2.FieldRules) -> ValueCheck:
+def duration_check(rules: FieldRules) -> ValueCheck:
     """Return a check that a `Duration` is well-formed and within its bounds; by default from 0 to 366 days."""
-    least = rules.min_millis if rules.HasField("min_millis") else 0
-    most = rules.max_millis if rules.HasField("max_millis") else _MAX_SPAN_MS
+    least = rules.min_millis or 0
+    most = _MAX_SPAN_MS if rules.max_millis is None else rules.max_millis
     # In nanoseconds: rounded to milliseconds, 300 s and a nanosecond would pass as 300 s.
     least_nanos, most_nanos = least * _NANOS_OF_MS, most * _NANOS_OF_MS
 
@@ -116,7 +115,7 @@ def timestamp_check(value: Any) -> str:
     return "" if good else "not a well-formed timestamp"
 
 
-def json_check(rules: field_rules_pb2.FieldRules) -> ValueCheck:
+def json_check(rules: FieldRules) -> ValueCheck:
     """Return a check that a text is a JSON document within its size and depth; empty means that there is none."""
     max_bytes, max_depth = max_bytes_of(rules), rules.max_depth
 

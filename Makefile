@@ -31,7 +31,7 @@ gen: setup ## generate clients/protos, the Python package and the server's descr
 fmt: setup ## format Python and protos
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
-	@$(BIN)/buf format --write
+	@$(BIN)/buf format --write --exclude-path protos/buf
 
 # Not by `mkdocs build --quiet`, from which strict mode hears of no warning.
 lint: setup ## style, types, import contracts, house rules, protos, freshness of what is generated, links of the docs

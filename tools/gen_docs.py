@@ -26,7 +26,7 @@ from google.protobuf.descriptor_pb2 import (
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
-from syncbeat_server.errors import Reason
+from syncbeat_server.errors import FieldReason, Reason
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.ops.settings.descriptions import SettingDescription, describe_settings
@@ -152,15 +152,17 @@ def errors_page(protos: Sequence[FileDescriptorProto]) -> str:
     said = {error.reason for error in RETRY_LATER}
     if said != {reason for reason, retry in RETRY.items() if retry == "after RetryInfo"}:
         raise ValueError("RETRY and RETRY_LATER disagree on what carries RetryInfo")
-    comments = dict(_reasons(protos))
+    comments, field_comments = dict(_reasons(protos, "ErrorReason")), dict(_reasons(protos, "FieldReason"))
     rows = [(f"`{reason}`", f"`{STATUS[reason].name}`", RETRY[reason], comments[reason]) for reason in Reason]
-    return _ERRORS + table(("reason", "gRPC status", "call again?", "meaning"), rows)
+    fields = [(f"`{reason}`", field_comments[reason]) for reason in FieldReason]
+    errors = table(("reason", "gRPC status", "call again?", "meaning"), rows)
+    return f"{_ERRORS}{errors}{_FIELD_ERRORS}{table(('reason', 'meaning'), fields)}"
 
 
 _ERRORS = """# Errors
 
 Every error of the service carries a `google.rpc.ErrorInfo` with the domain `syncbeat`, one of these reasons, and the
-`request_id` of the call in its metadata. `INVALID_FIELD` also carries a `google.rpc.BadRequest` that names every bad
+`requestId` of the call in its metadata. `INVALID_FIELD` also carries a `google.rpc.BadRequest` that names every bad
 field, and what says "after RetryInfo" a `google.rpc.RetryInfo` and the trailer `grpc-retry-pushback-ms`. In Python
 `syncbeat.explain` reads them.
 
@@ -171,15 +173,24 @@ that had to end.
 """
 
 
-def _reasons(protos: Sequence[FileDescriptorProto]) -> Iterator[tuple[str, str]]:
+_FIELD_ERRORS = """
+## Fields
+
+Each bad field in a `google.rpc.BadRequest` has its path, a description for people, and one of these reasons to branch
+on. In Python: `syncbeat.explain(error).violations`.
+
+"""
+
+
+def _reasons(protos: Sequence[FileDescriptorProto], name: str) -> Iterator[tuple[str, str]]:
     for file in protos:
         for number, enum in enumerate(file.enum_type):
-            if enum.name == "ErrorReason":
+            if enum.name == name:
                 texts = Comments(file)
                 for member, value in enumerate(enum.value):
                     text = texts.of(ENUMS, number, MEMBERS, member)
-                    reason = value.name.removeprefix("ERROR_REASON_")
-                    yield reason, _capital(re.sub(rf"^{value.name} \(\w+\): ", "", text))
+                    reason = re.sub(r"^[A-Z]+_REASON_", "", value.name)
+                    yield reason, _capital(re.sub(rf"^{value.name}(?: \(\w+\))?: ", "", text))
 
 
 # ------------------------------------------------------------------------------------------------------------- metrics

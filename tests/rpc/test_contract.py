@@ -198,8 +198,7 @@ def test_contract_lists_have_pagination(method: MethodDescriptor) -> None:
         assert "page_size" not in request
         return
     size = rules_of(request["page_size"])
-    assert (size.min_value, size.max_value) == (0, 1000)
-    assert size.min_value is not None
+    assert (size.min_value, size.max_value) == (0, None)  # more than the most is taken as the most
 
 
 @each_method
@@ -207,10 +206,12 @@ def test_contract_request_fields_are_bounded(method: MethodDescriptor) -> None:
     for field in fields_within(method.input_type):
         bounds = rules_of(field)
         if field.is_repeated:
+            assert bounds.max_items is not None, field.full_name
             assert 0 < bounds.max_items <= (MAX_SCOPES if field.name == "cursors" else 1_000), field.full_name
         if field.cpp_type in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64):
             assert bounds.min_value is not None, field.full_name
         if field.type == FieldDescriptor.TYPE_STRING:
+            assert bounds.max_bytes is not None, field.full_name
             assert bounds.max_bytes <= 262_144, field.full_name
             assert field.name.endswith("_json") is bounds.json, field.full_name
             assert bounds.max_depth == (32 if bounds.json else 0), field.full_name
@@ -220,7 +221,7 @@ def test_contract_request_fields_are_bounded(method: MethodDescriptor) -> None:
 def test_contract_ids_have_the_default_size(method: MethodDescriptor) -> None:
     for field in fields_within(method.input_type):
         if field.name in ("scope", "key", "ids") or field.name.endswith(("_id", "_ids")):
-            assert rules_of(field).max_bytes == 0, field.full_name
+            assert field.message_type is not None or rules_of(field).max_bytes == 128, field.full_name
 
 
 def change(**fields: object) -> core_pb2.NewChange:
@@ -362,6 +363,10 @@ def test_contract_push_priorities_match_the_lanes() -> None:
 
 def test_contract_lists_every_error_reason() -> None:
     assert {reason.value for reason in errors.Reason} <= names(error_reason_pb2.ErrorReason.DESCRIPTOR)
+
+
+def test_contract_lists_every_field_reason() -> None:
+    assert {reason.value for reason in errors.FieldReason} == names(error_reason_pb2.FieldReason.DESCRIPTOR)
 
 
 COMMENTED = re.compile(

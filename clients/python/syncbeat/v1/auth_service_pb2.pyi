@@ -361,7 +361,7 @@ class ListSessionsRequest(_message.Message):
     user_id: _builtins.str
     """user_id is whose sessions they are. A service sets it; a user leaves it empty."""
     page_size: _builtins.int
-    """page_size is the most sessions of a page, up to 1,000. 0 means 50."""
+    """page_size is the most sessions of a page: 50 for 0, and 1,000 for more than that."""
     page_token: _builtins.str
     """page_token is `next_page_token` of the page before. Empty: the first page."""
     def __init__(

@@ -511,7 +511,7 @@ class ListDevicesRequest(_message.Message):
     user_id: _builtins.str
     """user_id is whose devices they are. A service sets it; a user leaves it empty."""
     page_size: _builtins.int
-    """page_size is the most devices of a page, up to 1,000. 0 means 50."""
+    """page_size is the most devices of a page: 50 for 0, and 1,000 for more than that."""
     page_token: _builtins.str
     """page_token is `next_page_token` of the page before. Empty: the first page."""
     def __init__(
@@ -799,7 +799,7 @@ class ListScopeMembersRequest(_message.Message):
     scope: _builtins.str
     """scope names the scope. Required."""
     page_size: _builtins.int
-    """page_size is the most members of a page, up to 1,000. 0 means 50."""
+    """page_size is the most members of a page: 50 for 0, and 1,000 for more than that."""
     page_token: _builtins.str
     """page_token is `next_page_token` of the page before. Empty: the first page."""
     def __init__(
@@ -861,7 +861,7 @@ class ListScopesRequest(_message.Message):
     user_id: _builtins.str
     """user_id is the user. A service sets it; a user leaves it empty."""
     page_size: _builtins.int
-    """page_size is the most scopes of a page, up to 1,000. 0 means 50."""
+    """page_size is the most scopes of a page: 50 for 0, and 1,000 for more than that."""
     page_token: _builtins.str
     """page_token is `next_page_token` of the page before. Empty: the first page."""
     def __init__(

@@ -47,7 +47,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_NOT_FOUND (NOT_FOUND): the caller may see it, and it is not there."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 6
     """ERROR_REASON_INVALID_FIELD (INVALID_ARGUMENT): fields break the contract. google.rpc.BadRequest names
-    each by its path (at most 50). Nothing was written; the same request never succeeds.
+    each by its path (at most 50), with a FieldReason. Nothing was written; the same request never succeeds.
     """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 7
     """ERROR_REASON_REQUEST_ID_REUSED (INVALID_ARGUMENT): the same request_id came before with other content."""
@@ -96,8 +96,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the `reason` of the one google.rpc.ErrorInfo that every error carries (domain "syncbeat";
-    written there without the prefix: "TOKEN_EXPIRED"). Its metadata has the call's `request_id`, and what else
-    a reason names below.
+    written there without the prefix: "TOKEN_EXPIRED"). Its metadata has the call's `requestId`, and what else
+    a reason names below. Keys of several words are there in both spellings, `requestId` and `request_id`.
 
     Every RPC may answer the three reasons of UNAUTHENTICATED (unless it is public), ACCESS_DENIED,
     INVALID_FIELD, RATE_LIMITED, OVERLOADED, DEADLINE_EXCEEDED, DEPENDENCY_DOWN, MIGRATION_NEEDED and INTERNAL;
@@ -128,7 +128,7 @@ ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 5
 """ERROR_REASON_NOT_FOUND (NOT_FOUND): the caller may see it, and it is not there."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 6
 """ERROR_REASON_INVALID_FIELD (INVALID_ARGUMENT): fields break the contract. google.rpc.BadRequest names
-each by its path (at most 50). Nothing was written; the same request never succeeds.
+each by its path (at most 50), with a FieldReason. Nothing was written; the same request never succeeds.
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 7
 """ERROR_REASON_REQUEST_ID_REUSED (INVALID_ARGUMENT): the same request_id came before with other content."""
@@ -175,3 +175,65 @@ ERROR_REASON_NOT_CONFIGURED: ErrorReason.ValueType  # 17
 them.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
+
+class _FieldReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FieldReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FIELD_REASON_UNSPECIFIED: _FieldReason.ValueType  # 0
+    """FIELD_REASON_UNSPECIFIED is never sent."""
+    FIELD_REASON_REQUIRED: _FieldReason.ValueType  # 1
+    """FIELD_REASON_REQUIRED: it is absent or empty, and may not be, in this request or for this caller."""
+    FIELD_REASON_TOO_LONG: _FieldReason.ValueType  # 2
+    """FIELD_REASON_TOO_LONG: it has more bytes than are let in, by itself or with others that are bounded in all."""
+    FIELD_REASON_TOO_MANY: _FieldReason.ValueType  # 3
+    """FIELD_REASON_TOO_MANY: it has more items or entries than are let in."""
+    FIELD_REASON_TOO_DEEP: _FieldReason.ValueType  # 4
+    """FIELD_REASON_TOO_DEEP: its JSON nests deeper than is let in."""
+    FIELD_REASON_OUT_OF_RANGE: _FieldReason.ValueType  # 5
+    """FIELD_REASON_OUT_OF_RANGE: a number, a span, a time or a state outside of what is let in."""
+    FIELD_REASON_UNKNOWN_VALUE: _FieldReason.ValueType  # 6
+    """FIELD_REASON_UNKNOWN_VALUE: no value of its enum, or the name of something that is not there."""
+    FIELD_REASON_MALFORMED: _FieldReason.ValueType  # 7
+    """FIELD_REASON_MALFORMED: not what it claims to be: no UTF-8, no JSON, no id or token of this service, no URL. With an
+    empty path it is the request as a whole.
+    """
+    FIELD_REASON_FORBIDDEN_CHARACTERS: _FieldReason.ValueType  # 8
+    """FIELD_REASON_FORBIDDEN_CHARACTERS: a text with characters that are not let in."""
+    FIELD_REASON_RESERVED: _FieldReason.ValueType  # 9
+    """FIELD_REASON_RESERVED: a name that the service or a platform keeps for itself."""
+    FIELD_REASON_CONFLICT: _FieldReason.ValueType  # 10
+    """FIELD_REASON_CONFLICT: it does not go with another field of the request, or with an earlier request of this id."""
+
+class FieldReason(_FieldReason, metaclass=_FieldReasonEnumTypeWrapper):
+    """FieldReason says why a field is invalid: `google.rpc.BadRequest.FieldViolation.reason`, without the prefix ("REQUIRED").
+    Reasons are to branch on, and stay; descriptions are for people, and change. More reasons may come.
+    """
+
+FIELD_REASON_UNSPECIFIED: FieldReason.ValueType  # 0
+"""FIELD_REASON_UNSPECIFIED is never sent."""
+FIELD_REASON_REQUIRED: FieldReason.ValueType  # 1
+"""FIELD_REASON_REQUIRED: it is absent or empty, and may not be, in this request or for this caller."""
+FIELD_REASON_TOO_LONG: FieldReason.ValueType  # 2
+"""FIELD_REASON_TOO_LONG: it has more bytes than are let in, by itself or with others that are bounded in all."""
+FIELD_REASON_TOO_MANY: FieldReason.ValueType  # 3
+"""FIELD_REASON_TOO_MANY: it has more items or entries than are let in."""
+FIELD_REASON_TOO_DEEP: FieldReason.ValueType  # 4
+"""FIELD_REASON_TOO_DEEP: its JSON nests deeper than is let in."""
+FIELD_REASON_OUT_OF_RANGE: FieldReason.ValueType  # 5
+"""FIELD_REASON_OUT_OF_RANGE: a number, a span, a time or a state outside of what is let in."""
+FIELD_REASON_UNKNOWN_VALUE: FieldReason.ValueType  # 6
+"""FIELD_REASON_UNKNOWN_VALUE: no value of its enum, or the name of something that is not there."""
+FIELD_REASON_MALFORMED: FieldReason.ValueType  # 7
+"""FIELD_REASON_MALFORMED: not what it claims to be: no UTF-8, no JSON, no id or token of this service, no URL. With an
+empty path it is the request as a whole.
+"""
+FIELD_REASON_FORBIDDEN_CHARACTERS: FieldReason.ValueType  # 8
+"""FIELD_REASON_FORBIDDEN_CHARACTERS: a text with characters that are not let in."""
+FIELD_REASON_RESERVED: FieldReason.ValueType  # 9
+"""FIELD_REASON_RESERVED: a name that the service or a platform keeps for itself."""
+FIELD_REASON_CONFLICT: FieldReason.ValueType  # 10
+"""FIELD_REASON_CONFLICT: it does not go with another field of the request, or with an earlier request of this id."""
+Global___FieldReason: _TypeAlias = FieldReason  # noqa: Y015

@@ -420,7 +420,7 @@ class ListEventsRequest(_message.Message):
     state: Global___EventState.ValueType
     """state chooses those in a state. Unspecified: in any."""
     page_size: _builtins.int
-    """page_size is the most events of a page, up to 1,000. 0 means 50."""
+    """page_size is the most events of a page: 50 for 0, and 1,000 for more than that."""
     page_token: _builtins.str
     """page_token is `next_page_token` of the page before, with the same source and state. Empty: the first
     page.

@@ -677,7 +677,7 @@ class ListDeliveriesRequest(_message.Message):
     app_id: _builtins.str
     """app_id is the app. A service for several apps names it."""
     page_size: _builtins.int
-    """page_size is the most deliveries of a page, up to 1,000. 0 means 50."""
+    """page_size is the most deliveries of a page: 50 for 0, and 1,000 for more than that."""
     page_token: _builtins.str
     """page_token is `next_page_token` of the page before, with the same filter. Empty: the first page."""
     @_builtins.property

@@ -786,7 +786,7 @@ class ListChangesRequest(_message.Message):
     nothing is recorded, and a wake-up for it counts as unanswered.
     """
     page_size: _builtins.int
-    """page_size is the most changes of a page, up to 1,000. 0 means 50. A page may hold fewer: it ends at about
+    """page_size is the most changes of a page: 50 for 0, and 1,000 for more than that. A page may hold fewer: it ends at about
     1 MiB, after one change at least, so that it fits a client with gRPC's default limit of 4 MiB.
     """
     @_builtins.property

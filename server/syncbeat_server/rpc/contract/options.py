@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.rpc.contract.field_rules import FieldRules
+from syncbeat_server.rpc.contract.field_rules import FieldRules, RuleExtensions, read_rules
 
 CONTRACT_FILE = Path(__file__).with_name("contract.binpb")
 PACKAGE = "syncbeat.v1"
@@ -89,7 +89,7 @@ def read_options(serialized: bytes) -> ContractOptions:
     parsed: Any = kind.FromString(serialized)
     files = [file for file in parsed.file if file.package == PACKAGE]
     messages = [(f"{PACKAGE}.{message.name}", message) for file in files for message in file.message_type]
-    one_required = pool.FindExtensionByName(f"{PACKAGE}.one_required")
+    of_oneof = pool.FindExtensionByName("buf.validate.oneof")
     return ContractOptions(
         access=dict(_access(files, pool)),
         rules=dict(_rules(messages, pool)),
@@ -97,7 +97,7 @@ def read_options(serialized: bytes) -> ContractOptions:
             f"{name}.{oneof.name}"
             for name, message in messages
             for oneof in message.oneof_decl
-            if oneof.options.Extensions[one_required]
+            if oneof.options.Extensions[of_oneof].required
         ),
     )
 
@@ -114,8 +114,11 @@ def _access(files: list[Any], pool: DescriptorPool) -> Iterator[tuple[str, tuple
 
 
 def _rules(messages: list[tuple[str, Any]], pool: DescriptorPool) -> Iterator[tuple[str, FieldRules]]:
-    option = pool.FindExtensionByName(f"{PACKAGE}.rules")
+    extensions = RuleExtensions(
+        field=pool.FindExtensionByName("buf.validate.field"),
+        json=pool.FindExtensionByName(f"{PACKAGE}.json"),
+        acting_user=pool.FindExtensionByName(f"{PACKAGE}.acting_user"),
+    )
     for name, message in messages:
         for field in message.field:
-            stated = {rule.name: value for rule, value in field.options.Extensions[option].ListFields()}
-            yield f"{name}.{field.name}", FieldRules(**stated)
+            yield f"{name}.{field.name}", read_rules(field.options, extensions)

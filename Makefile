@@ -57,6 +57,7 @@ check: lint secrets test demo ## what CI runs: lint, secrets, test, demo
 # Half an hour. What this machine cannot have (Patroni, PgBouncer) is named in the last line; REQUIRE_ALL=1 makes it a failure.
 prove: setup ## the long proofs: kills, fail-overs, a stopped host, faults of FCM, a pooler, an audit of the pins; results go to docs/proof/ (ARGS="-k patroni" for one)
 	@sh tools/proof_tools.sh
+	@sh tools/client_tools.sh
 	@$(BIN)/pytest --quiet --hypothesis-profile roaming $(if $(strip $(ARGS)),tests/prove,tests/*/ -m "prove or hypothesis and (unit or rpc)") $(ARGS)
 
 run: setup ## serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN; prints address, tokens and a command to try

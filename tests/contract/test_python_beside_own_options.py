@@ -1,4 +1,7 @@
-"""A Python process imports Syncbeat and a proto with options of its own at 50001 to 50003, in either order."""
+"""A Python process imports Syncbeat and a proto with options of its own at 50001 to 50003, in either order.
+
+So it does with a copy of protovalidate's options of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ import pytest
 
 pytestmark = pytest.mark.process
 
-OWN = Path(__file__).resolve().parents[2] / "tools" / "clients" / "own_options.proto"
+ROOT = Path(__file__).resolve().parents[2]
+OWN = ROOT / "tools" / "clients" / "own_options.proto"
+VALIDATE = "buf/validate/validate.proto"
 IMPORTS = {
-    "own": "import own_options_pb2 as own",
+    "own": "import own_options_pb2 as own; from buf.validate import validate_pb2",
     "client": "import syncbeat; from syncbeat.v1 import sync_service_pb2, push_service_pb2",
     "server": "import syncbeat_server.rpc.server; from syncbeat_server.rpc.contract.options import contract_options",
 }
@@ -31,8 +36,8 @@ SERVED = 'assert contract_options().access["syncbeat.v1.SyncService.GetHint"] ==
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the module of the other proto."""
     folder = tmp_path_factory.mktemp("own")
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{OWN.parent}", f"--python_out={folder}", OWN.name]
-    subprocess.run(command, check=True)
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{OWN.parent}", f"-I{ROOT}/protos", f"--python_out={folder}"]
+    subprocess.run([*command, OWN.name, VALIDATE], check=True)
     return folder
 
 

@@ -31,12 +31,28 @@ class Reason(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+class FieldReason(StrEnum):
+    """The machine-readable fault of a field. The values are those of `FieldReason` in `error_reason.proto`."""
+
+    REQUIRED = "REQUIRED"
+    TOO_LONG = "TOO_LONG"
+    TOO_MANY = "TOO_MANY"
+    TOO_DEEP = "TOO_DEEP"
+    OUT_OF_RANGE = "OUT_OF_RANGE"
+    UNKNOWN_VALUE = "UNKNOWN_VALUE"
+    MALFORMED = "MALFORMED"
+    FORBIDDEN_CHARACTERS = "FORBIDDEN_CHARACTERS"
+    RESERVED = "RESERVED"
+    CONFLICT = "CONFLICT"
+
+
 @dataclass(frozen=True)
 class FieldViolation:
-    """One invalid field of a request: its path (`changes[3].merge_patch_json`) and the fault in words."""
+    """One invalid field of a request: its path (`changes[3].merge_patch_json`) and its fault."""
 
     path: str
     description: str
+    reason: FieldReason
 
 
 class SyncbeatError(Exception):

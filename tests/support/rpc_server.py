@@ -17,15 +17,17 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
-from syncbeat.v1 import access_pb2, auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
+from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.app import Stores, serve
 from syncbeat_server.app.process_rules import ProcessRules
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.keys import new_signing_key
 from syncbeat_server.auth.tokens.verify import mint
+from syncbeat_server.errors import FieldReason
 from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.ops.settings.server import Role
 from syncbeat_server.ops.settings.types import token_digest
+from syncbeat_server.rpc.contract.options import access_of
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.servicers.auth import AuthServicer
 from syncbeat_server.rpc.servicers.directory import DirectoryServicer
@@ -69,6 +71,8 @@ class Refusal:
     metadata: Mapping[str, str]
     message: str
     pushback: str
+    field_reasons: tuple[str, ...] = ()
+    """Of each of `fields`."""
 
     @property
     def told(self) -> tuple[str, str]:
@@ -80,19 +84,29 @@ def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
     """Read an error, which carries exactly one ErrorInfo with the call's id."""
     trailers = dict(error.trailing_metadata() or ())
     status = status_pb2.Status.FromString(trailers.get("grpc-status-details-bin", b""))
-    infos, fields = [], []
+    infos: list[error_details_pb2.ErrorInfo] = []
+    violations: list[error_details_pb2.BadRequest.FieldViolation] = []
     for detail in status.details:
         info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
         if detail.Unpack(info):
             infos.append(info)
         elif detail.Unpack(bad):
-            fields += [violation.field for violation in bad.field_violations]
+            violations += bad.field_violations
     assert len(infos) == 1, error
     assert infos[0].domain == "syncbeat"
-    assert infos[0].metadata["request_id"]
+    assert infos[0].metadata["request_id"] == infos[0].metadata["requestId"] != ""
+    assert {violation.reason for violation in violations} <= set(FieldReason)
     assert (status.code, status.message) == (error.code().value[0], error.details())
     pushback = str(trailers.get("grpc-retry-pushback-ms", ""))
-    return Refusal(error.code(), infos[0].reason, tuple(fields), dict(infos[0].metadata), status.message, pushback)
+    return Refusal(
+        error.code(),
+        infos[0].reason,
+        tuple(violation.field for violation in violations),
+        dict(infos[0].metadata),
+        status.message,
+        pushback,
+        tuple(violation.reason for violation in violations),
+    )
 
 
 @dataclass(frozen=True)
@@ -221,8 +235,8 @@ class Server:
 
     def allowed(self, request: str) -> Caller:
         """Somebody who may make the call of this request, by the name of its type."""
-        options = METHODS[request].GetOptions().Extensions[access_pb2.access]
-        return self.backend if access_pb2.ACCESS_SERVICE in options or not options else self.operator
+        options = access_of(METHODS[request])
+        return self.backend if "SERVICE" in options or not options else self.operator
 
     async def rows(self) -> dict[str, list[str]]:
         """Everything that stands in the database, by table, but for who was seen, whoever calls is, what is learned of

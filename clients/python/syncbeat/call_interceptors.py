@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from syncbeat.connections import Connection
 from syncbeat.errors import explain
-from syncbeat.retry import public_paths
+from syncbeat.retry import PUBLIC_PATHS
 from syncbeat.session import Session
 from syncbeat.v1.error_reason_pb2 import ErrorReason
 
@@ -24,8 +24,6 @@ The function is called for each call and each attempt of a stream: let it cache.
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-
-_PUBLIC = public_paths()
 
 
 class CallDefaults:
@@ -39,7 +37,7 @@ class CallDefaults:
     async def details(self, given: grpc.aio.ClientCallDetails, timeout_s: float | None) -> grpc.aio.ClientCallDetails:
         """Return the details of a call with deadline and token, unless it has its own."""
         metadata = grpc.aio.Metadata(*(given.metadata or ()))
-        if _path(given) not in _PUBLIC and all(key != "authorization" for key, _ in metadata):
+        if _path(given) not in PUBLIC_PATHS and all(key != "authorization" for key, _ in metadata):
             token = await self._current_token()
             if token:
                 metadata.add("authorization", f"Bearer {token}")

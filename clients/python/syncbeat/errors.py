@@ -37,10 +37,15 @@ _STATUS_KEY = "grpc-status-details-bin"
 
 @dataclass(frozen=True)
 class Violation:
-    """One field that breaks the contract. `path` is as in `changes[2].key`."""
+    """One field that breaks the contract. `path` is as in `changes[2].key`.
+
+    `reason` is to branch on: the name of a `FieldReason` without its prefix (`REQUIRED`), or what a newer server says;
+    empty from one that gives none.
+    """
 
     path: str
     description: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class ErrorDetails:
     """The reason and the details of a failed call.
 
     `reason` is to branch on; ERROR_REASON_UNSPECIFIED if the server gave none (the connection broke), or one that this
-    client does not know. `metadata` has the server's `request_id`, and what the reason names. `retry_after_s` is how
+    client does not know. `metadata` has the server's `requestId`, and what the reason names. `retry_after_s` is how
     long the server asks to wait, None if it does not. `told` is true if the server gave a reason.
     """
 
@@ -97,7 +102,7 @@ def explain(error: grpc.aio.AioRpcError) -> ErrorDetails:
         reason=_reason(info),
         message=error.details() or "",
         metadata=dict(info.metadata),
-        violations=tuple(Violation(one.field, one.description) for one in invalid.field_violations),
+        violations=tuple(Violation(one.field, one.description, one.reason) for one in invalid.field_violations),
         retry_after_s=retry_after_s,
         told=info.domain == _DOMAIN,
     )

@@ -11,7 +11,6 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from syncbeat.v1 import (
-    access_pb2,
     auth_service_pb2,
     directory_service_pb2,
     event_service_pb2,
@@ -84,11 +83,5 @@ def service_config(*, shuffle: bool) -> str:
     )
 
 
-def public_paths() -> frozenset[str]:
-    """Return the paths of the methods that take no credentials."""
-    return frozenset(
-        f"/{service.full_name}/{method.name}"
-        for service in SERVICES
-        for method in service.methods
-        if access_pb2.ACCESS_PUBLIC in method.GetOptions().Extensions[access_pb2.access]
-    )
+PUBLIC_PATHS = frozenset({"/syncbeat.v1.AuthService/RefreshSession", "/syncbeat.v1.PushService/AcknowledgeDelivery"})
+"""The paths of the methods that take no credentials."""

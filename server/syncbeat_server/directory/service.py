@@ -10,7 +10,7 @@ from syncbeat_server.directory.devices.token_moves import Move, digest_of, find_
 from syncbeat_server.directory.model import MAX_SCOPES, ChangeNotifier, Device, Member, Preferences, Registration
 from syncbeat_server.directory.policy import time_zones
 from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_moves
-from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, NotFound, RateLimited
+from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest, NotFound, RateLimited
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, take_user_role
 
 MAX_DEVICES = 100
@@ -103,7 +103,11 @@ class DirectoryService:
         zone = "" if wanted.quiet_hours is None else wanted.quiet_hours.zone
         if zone and not time_zones.is_known(zone):
             raise InvalidRequest(
-                FieldViolation("quiet_hours.time_zone", "neither a time zone of the IANA database nor an offset")
+                FieldViolation(
+                    "quiet_hours.time_zone",
+                    "neither a time zone of the IANA database nor an offset",
+                    FieldReason.UNKNOWN_VALUE,
+                )
             )
         async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
             return await preferences.set_preferences(conn, app_id, user_id, wanted)

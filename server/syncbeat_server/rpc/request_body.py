@@ -14,7 +14,14 @@ from weakref import WeakValueDictionary
 
 import grpc
 
-from syncbeat_server.errors import DeadlineExceeded, FieldViolation, InvalidRequest, Overloaded, SyncbeatError
+from syncbeat_server.errors import (
+    DeadlineExceeded,
+    FieldReason,
+    FieldViolation,
+    InvalidRequest,
+    Overloaded,
+    SyncbeatError,
+)
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -91,7 +98,9 @@ class RequestReader:
             await asyncio.sleep(0)  # a call that was reset looks the same until its cancellation arrives
             if context.cancelled():
                 raise asyncio.CancelledError
-            raise InvalidRequest(FieldViolation("", "a call has one request, and this one has none"))
+            raise InvalidRequest(
+                FieldViolation("", "a call has one request, and this one has none", FieldReason.MALFORMED)
+            )
         return data
 
     def _sweep(self) -> None:

@@ -16,7 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 from syncbeat_server.auth.model import Principal, PrincipalKind, VerifiedToken
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.auth.tokens.bearer import Bearer, parse_bearer
-from syncbeat_server.errors import FieldViolation, InvalidRequest, SyncbeatError
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest, SyncbeatError
 from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.admission import Admission, criticality_of
 from syncbeat_server.rpc.call_context import Call
@@ -101,7 +101,7 @@ class RequestChecks:
             admission.check(self._criticality, None)
             data = decompress(data, MAX_PUBLIC_BYTES)
             if fault := public_request_fault(data):
-                raise InvalidRequest(FieldViolation("", fault))
+                raise InvalidRequest(fault)
             request = self._parse(data)
             self._require_valid(self._validate(request), request, ANONYMOUS)
             return request, Call(self._name, call.request_id, ANONYMOUS, self._address(call.context))
@@ -146,14 +146,14 @@ class RequestChecks:
             return self._request_class.FromString(data)
         except (DecodeError, UnicodeDecodeError, ValueError, RecursionError):
             undecodable = undecodable_strings(self._request_type, data)
-            whole = FieldViolation("", "these bytes are not a message of this type")
+            whole = FieldViolation("", "these bytes are not a message of this type", FieldReason.MALFORMED)
             raise InvalidRequest(*(undecodable or [whole])) from None
 
     def _require_valid(self, violations: Sequence[FieldViolation], request: Message, principal: Principal) -> None:
         # One error names every violation, that of a service which names no user among them.
         acting = self._acting_user
         if acting and principal.kind is not PrincipalKind.USER and not getattr(request, acting):
-            violations = [*violations, FieldViolation(acting, "required when a service calls")]
+            violations = [*violations, FieldViolation(acting, "required when a service calls", FieldReason.REQUIRED)]
         if violations:
             raise InvalidRequest(*violations)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,8 @@ from syncbeat_server.rpc.access import access_policies
 from syncbeat_server.rpc.call_context import TrySync
 from syncbeat_server.rpc.fastpath.received_metadata import received_metadata
 from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
-from syncbeat_server.rpc.servicers.health import MAX_WATCHES, SERVICE_NAME, HealthServicer
-from syncbeat_server.rpc.validation.compression import COMPRESSION_OPTIONS, MAX_REQUEST_BYTES, decompress
-from syncbeat_server.rpc.validation.wire_format import MAX_PUBLIC_BYTES
+from syncbeat_server.rpc.servicers.health import MAX_WATCHES, HealthServicer
+from syncbeat_server.rpc.validation.compression import COMPRESSION_OPTIONS, MAX_REQUEST_BYTES
 
 MAX_METADATA_BYTES = 2 * MAX_TOKEN_BYTES
 """The most metadata of a call, as HTTP/2 counts it; grpc-core refuses more with RESOURCE_EXHAUSTED. It is twice the
@@ -168,7 +167,10 @@ class RpcServer:
         handlers = {**_handlers(pipeline, servicers), **self._health.handlers()}
         self._server.add_generic_rpc_handlers((_MethodTable(handlers),))
         if reflection:
-            _add_reflection(self._server, [*services, SERVICE_NAME])
+            from syncbeat_server.rpc.servicers.reflection import ReflectionServicer
+
+            reflected = ReflectionServicer(service.file for service in CONTRACT if service.name in servicers)
+            self._server.add_generic_rpc_handlers((_MethodTable(reflected.handlers()),))
 
     async def start(self, listeners: Sequence[Listener]) -> list[int]:
         """Listen, and return the ports. The health stays NOT_SERVING until `set_serving`.
@@ -226,21 +228,3 @@ def _handlers(pipeline: HandlerPipeline, servicers: Mapping[str, object]) -> dic
                     method, policies[method.name], getattr(servicer, method.name), try_sync.get(method.name)
                 )
     return handlers
-
-
-def _add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
-    from grpc_reflection.v1alpha import reflection, reflection_pb2
-
-    def parse(data: bytes) -> reflection_pb2.ServerReflectionRequest:
-        return reflection_pb2.ServerReflectionRequest.FromString(decompress(data, MAX_PUBLIC_BYTES))
-
-    # v1 and v1alpha are the same messages under two names; the package registers the older one only.
-    v1 = "grpc.reflection.v1.ServerReflection"
-    servicer = reflection.aio.ReflectionServicer([*services, v1, reflection.SERVICE_NAME])
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=parse,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    paths = {f"/{name}/ServerReflectionInfo": handler for name in (v1, reflection.SERVICE_NAME)}
-    server.add_generic_rpc_handlers((_MethodTable(paths),))

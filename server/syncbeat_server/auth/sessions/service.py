@@ -22,6 +22,7 @@ from syncbeat_server.auth.tokens.verify import GENERATION, is_user_id
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import (
     AccessDenied,
+    FieldReason,
     FieldViolation,
     InvalidRequest,
     NotConfigured,
@@ -91,7 +92,9 @@ class SessionService:
         signing = self._configured()
         check_claims(new.claims)
         if not is_user_id(signing.access[new.app_id].issuer, new.user_id):
-            raise InvalidRequest(FieldViolation("user_id", "not a user id as SYNCBEAT_JWT_SUBJECTS has them"))
+            raise InvalidRequest(
+                FieldViolation("user_id", "not a user id as SYNCBEAT_JWT_SUBJECTS has them", FieldReason.MALFORMED)
+            )
         key = RequestKey.of(new.app_id, new.caller, "CreateSession", new.request_id, new.content_hash)
         async with self._database.transaction() as conn:
 

@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from syncbeat_server.errors import FieldViolation, InvalidRequest, NotFound, Overloaded, SyncbeatError
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest, NotFound, Overloaded, SyncbeatError
 from syncbeat_server.rpc.errors import abort
 from syncbeat_server.rpc.request_body import RequestReader
 from syncbeat_server.rpc.response_stream import ResponseStreams, StreamedCall
@@ -94,11 +94,13 @@ class HealthServicer:
     async def _read_service(self, context: Context) -> str:
         data = decompress(await self._requests.read(context, _is_known), MAX_PUBLIC_BYTES)
         if fault := public_request_fault(data):
-            raise InvalidRequest(FieldViolation("", fault))
+            raise InvalidRequest(fault)
         try:
             return str(health_pb2.HealthCheckRequest.FromString(data).service)
         except (DecodeError, UnicodeDecodeError, ValueError):
-            raise InvalidRequest(FieldViolation("", "these bytes are not a HealthCheckRequest")) from None
+            raise InvalidRequest(
+                FieldViolation("", "these bytes are not a HealthCheckRequest", FieldReason.MALFORMED)
+            ) from None
 
     @contextmanager
     def _watch_counted(self, peer: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 
-from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 
 MAX_REQUEST_BYTES = 1_310_720
 """The largest request, 1 MiB of changes and room for their keys; grpc-core refuses more with RESOURCE_EXHAUSTED."""
@@ -36,9 +36,11 @@ def decompress(data: bytes, most: int) -> bytes:
     try:
         plain = stream.decompress(data, most + 1)
     except zlib.error:
-        raise InvalidRequest(FieldViolation("", "these bytes are not gzip, as grpc-encoding says")) from None
+        raise InvalidRequest(
+            FieldViolation("", "these bytes are not gzip, as grpc-encoding says", FieldReason.MALFORMED)
+        ) from None
     if len(plain) > most:
-        raise InvalidRequest(FieldViolation("", f"at most {most} bytes, decompressed"))
+        raise InvalidRequest(FieldViolation("", f"at most {most} bytes, decompressed", FieldReason.TOO_LONG))
     if not stream.eof or stream.unused_data:
-        raise InvalidRequest(FieldViolation("", "these bytes are not one whole gzip stream"))
+        raise InvalidRequest(FieldViolation("", "these bytes are not one whole gzip stream", FieldReason.MALFORMED))
     return plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Connection, StatementRejected
 from syncbeat_server.sync.content.merge_patch import apply, compose_each
@@ -56,9 +56,9 @@ async def write_values(conn: Connection, planned: Sequence[PlannedWrite], offloa
         await change_writes.write_changes(conn, writes)
     except StatementRejected as error:
         if error.constraint in _SIZE_CONSTRAINTS:
-            raise InvalidRequest(FieldViolation("changes", TOO_LARGE)) from error
+            raise InvalidRequest(FieldViolation("changes", TOO_LARGE, FieldReason.TOO_LONG)) from error
         if error.sqlstate.startswith(_UNSTORABLE_CLASSES):
-            raise InvalidRequest(FieldViolation("changes", _UNSTORABLE)) from error
+            raise InvalidRequest(FieldViolation("changes", _UNSTORABLE, FieldReason.OUT_OF_RANGE)) from error
         raise
 
 
@@ -83,7 +83,7 @@ async def merged_writes(conn: Connection, planned: Sequence[PlannedWrite], offlo
         ]
         merged = [await _merge_in_python(conn, plan, offload) for plan in costly.values()]
     except ValueError as error:
-        raise InvalidRequest(FieldViolation("changes", _UNSTORABLE)) from error
+        raise InvalidRequest(FieldViolation("changes", _UNSTORABLE, FieldReason.OUT_OF_RANGE)) from error
     by_key = {write.change_key: write for write in [*merged, *writes]}
     return [by_key[plan.change_key] for plan in planned]
 

@@ -99,7 +99,7 @@ async def locate_violation(
     for index, change in enumerate(call.changes):
         _plan(call.app_id, change, heads, {}, planned)
         last_of_key[call.app_id, change.scope, change.key] = index
-    description = error.violations[0].description
+    description, reason = error.violations[0].description, error.violations[0].reason
     causes = list(last_of_key.values()) if len(last_of_key) == 1 else []
     if not causes and description == TOO_LARGE:
         writes = await merged_writes(conn, list(planned.values()), offload)
@@ -108,7 +108,7 @@ async def locate_violation(
     if not causes:
         return error
     return InvalidRequest(
-        *(FieldViolation(f"changes[{index}].merge_patch_json", description) for index in sorted(causes))
+        *(FieldViolation(f"changes[{index}].merge_patch_json", description, reason) for index in sorted(causes))
     )
 
 

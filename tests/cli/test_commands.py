@@ -103,23 +103,6 @@ def test_error_is_reported_without_a_traceback(arguments: str, settings: dict[st
     assert "pydantic" not in done.stderr
 
 
-def test_client_without_server_extras_names_what_a_command_needs() -> None:
-    # As after `pip install syncbeat`: what is None there cannot be imported.
-    for missing, extra in (("dotenv", "server"), ("uvloop", "server"), ("httptools", "server,embedded")):
-        script = (
-            f"import sys; sys.modules[{missing!r}] = None; from syncbeat_server.cli.main import main; sys.exit(main())"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", script, "serve" if missing == "dotenv" else "fake-fcm"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        told = f"syncbeat-server: '{missing}' is not installed: pip install 'syncbeat[{extra}]'\n"
-        assert (done.returncode, done.stderr) == (2, told)
-
-
 def test_jwks_file_damage_is_named(tmp_path: Path) -> None:
     keys = tmp_path / "keys.json"
     keys.write_text('{"keys": [1]}')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import re
 from pathlib import Path
@@ -66,6 +65,8 @@ def _port(text: str) -> int:
 
 
 def _serve_fake_fcm(parsed: argparse.Namespace) -> int:
+    import asyncio
+
     from syncbeat_devtools import fake_fcm
 
     def ready(fake: fake_fcm.FakeFcm) -> None:

@@ -14,6 +14,7 @@ from syncbeat_server.defaults import (
     DELIVERY_LEASE_S,
     DELIVERY_POLL_S,
     DELIVERY_TIMEOUT_S,
+    LISTEN,
     RESEND_DELAYS_S,
     STREAM_GRACE_S,
     STREAMS_PER_DEVICE,
@@ -68,7 +69,7 @@ class Settings(AppSettings, SessionSettings):
     """All settings of a process. Each field but `apps` is the environment variable SYNCBEAT_<NAME>."""
 
     listen: Address = Field(
-        default="0.0.0.0:50051",  # a server listens on every interface
+        default=LISTEN,
         pattern=r"^.+:\d{1,5}$",
         description="The address that serves RPCs, as host:port; port 0 takes a free one.",
     )

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
-
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.files import FileFault, decode_text, loggable_path, read_file, read_text
 
@@ -26,16 +23,21 @@ class _Assignment:
     in_file: bool
 
 
-def read_values(environment: Mapping[str, str], env_file: Path | None, known: Collection[str]) -> dict[str, str]:
+def read_values(
+    environment: Mapping[str, str], env_file: Path | None, known: Collection[str], *, ignore_others: bool = False
+) -> dict[str, str]:
     """Return the text of each setting in `known` that is set: by NAME or NAME_FILE, the environment before `.env`.
+
+    With `ignore_others` variables of other settings are not looked at; otherwise they are refused.
 
     Raises:
         ConfigurationError: a setting is unknown or given twice, or a file cannot be read.
     """
-    assigned = _assignments(environment, known)
+    assigned = _assignments(environment, known, ignore_others=ignore_others)
     if env_file is not None:
         # By setting, not by variable: NAME in the environment goes before NAME_FILE in `.env` too.
-        assigned = {**_assignments(_env_variables(env_file), known), **assigned}
+        in_file = _assignments(_env_variables(env_file), known, ignore_others=ignore_others)
+        assigned = {**in_file, **assigned}
     return {setting: _text(one) for setting, one in assigned.items()}
 
 
@@ -64,7 +66,9 @@ def read_app_tables(path: Path, content: bytes | None = None) -> dict[str, dict[
     return apps
 
 
-def _assignments(variables: Mapping[str, str], known: Collection[str]) -> dict[str, _Assignment]:
+def _assignments(
+    variables: Mapping[str, str], known: Collection[str], *, ignore_others: bool
+) -> dict[str, _Assignment]:
     found: dict[str, _Assignment] = {}
     for variable, text in variables.items():
         if not variable.startswith(PREFIX):
@@ -72,6 +76,8 @@ def _assignments(variables: Mapping[str, str], known: Collection[str]) -> dict[s
         name = variable.removeprefix(PREFIX).lower()
         in_file = name not in known and name.endswith("_file")
         setting = name.removesuffix("_file") if in_file else name
+        if setting not in known and ignore_others:
+            continue
         if setting not in known:
             raise ConfigurationError(
                 f"{_shown_variable(variable)}: no such setting; see 'syncbeat-server check-config --list'"
@@ -93,6 +99,9 @@ def _env_variables(path: Path) -> dict[str, str]:
         if fault.missing and not path.is_symlink():
             return {}
         raise ConfigurationError(f".env: cannot read it: {fault}") from None
+    from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
+
     for statement in parse_stream(io.StringIO(text)):
         if statement.error and PREFIX in statement.original.string:
             raise ConfigurationError(f".env: line {statement.original.line} is not NAME=value")

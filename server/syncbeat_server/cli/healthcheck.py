@@ -27,7 +27,8 @@ def _healthcheck(parsed: argparse.Namespace) -> int:
     from syncbeat_server.ops.settings.sources import read_values
     from syncbeat_server.rpc.health_probe import SERVING, local_addresses, probe_until_serving
 
-    values = read_values(os.environ, Path(".env"), ("listen", "tls_certificate"), ignore_others=True)
+    given = read_values(os.environ, Path(".env"), ("listen", "tls_certificate"), ignore_others=True)
+    values = {name: one.text for name, one in given.items()}
     listen, certificate = values.get("listen") or LISTEN, values.get("tls_certificate")
     if parsed.address is None and listen.endswith(":0"):
         raise ConfigurationError("SYNCBEAT_LISTEN: nobody knows the port it takes: name one, or use --address")

@@ -84,7 +84,8 @@ def _status(arguments: Sequence[str] | None) -> int:
         if isinstance(error, BaseExceptionGroup) and error.split(SyncbeatError)[1] is not None:
             raise
         logging.shutdown()  # the log writes its pending counts first, so that the reason of the end stands last
-        print(f"syncbeat-server: {_first(error)}", file=sys.stderr)
+        for line in str(_first(error)).splitlines() or [""]:
+            print(f"syncbeat-server: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -262,6 +262,11 @@ class Settings(AppSettings, SessionSettings):
         own = AppSettings.model_construct(**{name: getattr(self, name) for name in AppSettings.model_fields})
         return {DEFAULT_APP: own, **self.apps}
 
+    def require_shared_port(self) -> None:
+        """Raise ConfigurationError if several processes are to share a port that nobody knows."""
+        if self.workers > 1 and self.listen.endswith(":0"):
+            raise ConfigurationError(f"{PREFIX}WORKERS: several processes share one port, so {PREFIX}LISTEN needs one")
+
     @model_validator(mode="after")
     def _check_duplicates(self) -> Self:
         digests = [entry.digest for entry in (*self.service_tokens, *self.admin_tokens)]

@@ -51,6 +51,9 @@ MAX_CONNECTIONS = 100
 _THROTTLING = {"maxTokens": 10, "tokenRatio": 0.1}
 
 
+_ADDRESS_LISTS = ("ipv4:", "ipv6:")
+
+
 def is_repeatable(method: MethodDescriptor) -> bool:
     """Tell if a unary call may be sent twice: by its nature, or by the request_id that the client fills in."""
     if method.server_streaming:
@@ -82,6 +85,11 @@ def service_config(*, shuffle: bool) -> str:
             "retryThrottling": _THROTTLING,
         }
     )
+
+
+def shuffles_addresses(target: str) -> bool:
+    """Tell if the addresses of a target come in no order: those of a list are meant to be tried in theirs."""
+    return not target.startswith(_ADDRESS_LISTS)
 
 
 def public_paths() -> frozenset[str]:

@@ -8,6 +8,7 @@ import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from syncbeat_devtools.demo.instructions import Served, instructions
 from syncbeat_devtools.demo.processes import Identity, start_process
 from syncbeat_devtools.demo.report import Report
 from syncbeat_devtools.demo.resend_chapter import RESEND_AFTER_S
@@ -73,7 +74,9 @@ async def _serve(stores: EmbeddedStores, folder: Path) -> int:
     try:
         server = await start_process(["serve"], settings, folder / "server.log")
         try:
-            print(_instructions(identity, server.address, fake.address, folder), flush=True)
+            user = mint(identity.key, "alice", datetime.now(UTC), timedelta(hours=12))
+            served = Served(server.address, fake.address, folder, user, identity.service_token)
+            print(instructions(served), flush=True)
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -83,32 +86,3 @@ async def _serve(stores: EmbeddedStores, folder: Path) -> int:
     finally:
         await fake.stop()
     return status
-
-
-def _instructions(identity: Identity, address: str, fake: str, folder: Path) -> str:
-    user = mint(identity.key, "alice", datetime.now(UTC), timedelta(hours=12))
-    call = ".venv/bin/buf curl --schema protos --protocol grpc --http2-prior-knowledge"
-    service = f"http://{address}/syncbeat.v1"
-    return f"""
-Syncbeat serves on {address}; its fake FCM on {fake}, what came of pushes on {fake}/control/deliveries
-Its log is {folder}/server.log. Ctrl-C ends everything.
-
-export ADDRESS={address}
-export USER_TOKEN={user}
-export SERVICE_TOKEN={identity.service_token}
-
-Put the three lines above into another shell, in this folder, and try these, or docs/quickstart.md:
-
-{call} -H "authorization: Bearer $USER_TOKEN" -d '{{"device_id": "phone", "platform": "PLATFORM_ANDROID",
-  "registration_token": "phone-of-alice"}}' {service}.DirectoryService/RegisterDevice
-{call} -H "authorization: Bearer $USER_TOKEN" \\
-  -d '{{"device_id": "phone", "explain": true}}' {service}.SyncService/GetHint
-{call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_ids": {{"ids": ["alice"]}},
-  "notification": {{"title": "Hello"}}}}' {service}.PushService/SendNotification
-{call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_id": "alice"}}' {service}.AuthService/CreateSession
-
-This one comes last: it takes back every token that alice had until then, USER_TOKEN too. The one above makes her a new
-one, as accessToken.
-
-{call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_id": "alice"}}' {service}.AuthService/RevokeUser
-"""

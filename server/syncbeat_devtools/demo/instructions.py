@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Served:
-    """What is served, and the tokens to call it with."""
+    """The addresses of a deployment, and the tokens to call it with."""
 
     address: str
     fake_fcm: str

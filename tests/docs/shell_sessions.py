@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -53,7 +54,8 @@ class Running:
         self._process = process
         self._lines: list[str] = []
         self._changed = threading.Condition()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -61,6 +63,10 @@ class Running:
             with self._changed:
                 self._lines.append(line)
                 self._changed.notify_all()
+
+    def read_to_the_end(self) -> None:
+        """Wait until all that was printed is read, before the pipe is closed."""
+        self._reader.join(LONGEST_S)
 
     def wait_for(self, words: str) -> None:
         """Wait until these words have been printed."""
@@ -84,8 +90,10 @@ def running_shell(text: str, variables: Mapping[str, str]) -> Iterator[Running]:
         text=True,
         start_new_session=True,
     ) as process:
+        running = Running(process)
         try:
-            yield Running(process)
+            yield running
         finally:
-            os.killpg(process.pid, 15)
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait(LONGEST_S)
+            running.read_to_the_end()

@@ -17,6 +17,7 @@ class Served:
     folder: Path
     user_token: str
     service_token: str
+    own_issuer: str = ""
 
 
 def instructions(served: Served) -> str:
@@ -25,6 +26,8 @@ def instructions(served: Served) -> str:
     return f"""
 Syncbeat serves on {served.address}; its fake FCM on {served.fake_fcm}, what came of pushes on {served.fake_fcm}/control/deliveries
 Its log is {served.folder}/server.log, which says why a token was refused. Ctrl-C ends everything.
+
+{_of_tokens(served.own_issuer)}
 
 Put these lines into two other shells, in this folder. The second `call` takes the place of the first one; keep the first alone
 where grpcurl is installed and you like it better.
@@ -76,6 +79,12 @@ call "$SERVICE_TOKEN" AuthService/CreateSession '{{"user_id": "alice"}}'
 
 call "$SERVICE_TOKEN" AuthService/RevokeUser '{{"user_id": "alice"}}'
 """
+
+
+def _of_tokens(own_issuer: str) -> str:
+    if own_issuer:
+        return f"Tokens of your own issuer, {own_issuer}, are let in too: put one in the place of USER_TOKEN."
+    return "For tokens of your own issuer begin with its lines of docs/tokens.md: SYNCBEAT_JWT_PROFILE=... make run"
 
 
 def _shown(program: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -51,13 +53,29 @@ async def _stop(stage: Stage, report: Report) -> None:
     report.claim("no line of any log holds a token", found == 0, f"{found} lines")
 
 
-def serve() -> int:
-    """Serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN if set; print commands to try."""
+def serve(issuer: Mapping[str, str]) -> int:
+    """Serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN if set; print commands to try.
+
+    `issuer` has the settings of an issuer of the reader's own, by the names of the apps file, whose tokens are let in
+    beside those of the demo; empty: there is none.
+    """
     with running_stores() as stores:
-        return asyncio.run(stores.supervise(_serve(stores, stores.folder)))
+        return asyncio.run(stores.supervise(_serve(stores, stores.folder, issuer)))
 
 
-async def _serve(stores: EmbeddedStores, folder: Path) -> int:
+def _apps_file(folder: Path, issuer: Mapping[str, str]) -> dict[str, str]:
+    """Write an apps file with one more issuer of the default app, and return the setting that names it."""
+    if not issuer:
+        return {}
+    path = folder / "apps.toml"
+    # A text of JSON is one of TOML too.
+    lines = (f"{name} = {json.dumps(text, ensure_ascii=False)}\n" for name, text in issuer.items())
+    path.touch(mode=0o600)
+    path.write_text("[[apps.default.issuers]]\n" + "".join(lines), encoding="utf-8")
+    return {"SYNCBEAT_APPS_FILE": str(path)}
+
+
+async def _serve(stores: EmbeddedStores, folder: Path, issuer: Mapping[str, str]) -> int:
     await migrate(stores.owner_url, app_login="syncbeat_app")
     identity = Identity.new()
     credentials = folder / "service-account.json"
@@ -70,12 +88,14 @@ async def _serve(stores: EmbeddedStores, folder: Path) -> int:
         "SYNCBEAT_FCM_CREDENTIALS": str(credentials),
         "SYNCBEAT_FCM_BASE_URL": fake.address,
         "SYNCBEAT_REFLECTION": "true",
+        **_apps_file(folder, issuer),
     }
     try:
         server = await start_process(["serve"], settings, folder / "server.log")
         try:
             user = mint(identity.key, "alice", datetime.now(UTC), timedelta(hours=12))
-            served = Served(server.address, fake.address, folder, user, identity.service_token)
+            own = issuer.get("jwt_issuer", "")
+            served = Served(server.address, fake.address, folder, user, identity.service_token, own)
             print(instructions(served), flush=True)
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -74,7 +74,7 @@ docs: setup ## serve the site of docs/ until Ctrl-C, and show changes as they ar
 
 image: setup ## build the container image; without an engine: lint the Dockerfile and run its steps in an empty folder
 	@$(BIN)/hadolint Dockerfile
-	@if docker info >/dev/null 2>&1; then docker build --tag syncbeat . ; else $(BIN)/python tools/dockerfile_steps.py; fi
+	@if docker info >/dev/null 2>&1; then docker build --tag syncbeat --label org.opencontainers.image.version=$$($(BIN)/syncbeat-server --version) . ; else $(BIN)/python tools/dockerfile_steps.py; fi
 
 pins: setup ## write requirements/ anew from pyproject.toml (ARGS=--upgrade for the newest versions)
 	@sh tools/pins.sh $(ARGS)

@@ -1,29 +1,28 @@
-"""The commands of docs/contract.md that call a server from a shell, every one of them."""
+"""Proves that the sessions of docs/shell.md run with tools that `go install` brings."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
+from tests.docs.commands import Serving, serving
+from tests.docs.test_shell_sessions import PRINTED, play_session
 from tests.prove.tools import reason_missing, require
-from tests.support import shell_sessions
-from tests.support.databases import DatabaseUrls
-from tests.support.rpc_server import running_server
 
 pytestmark = pytest.mark.prove
 
 
-@pytest.mark.parametrize("command", shell_sessions.commands(), ids=lambda command: " ".join(command.split()[:3]))
-async def test_shell_session_prints_what_it_should(
-    request: pytest.FixtureRequest, command: str, database_urls: DatabaseUrls, redis_url: str
+@pytest.fixture(scope="module")
+def make_run() -> Iterator[Serving]:
+    """Return what `make run` runs, on a port of its own."""
+    with serving(["demo", "--serve"], "RevokeUser", {"SYNCBEAT_LISTEN": "127.0.0.1:0"}) as running:
+        yield running
+
+
+@pytest.mark.parametrize("tool", PRINTED)
+def test_shell_session_runs_with_the_installed_tools(
+    request: pytest.FixtureRequest, tool: str, make_run: Serving
 ) -> None:
-    if shell_sessions.program_of(command) != "buf":
-        require(request, "grpc-tools", reason_missing("grpc-tools"))
-    variables: Any = {"REFLECTION": "true"}
-    async with running_server(database_urls, redis_url, **variables) as server:
-        await server.add("chat:7", "alice")
-        token = str(server.user("alice").metadata[0][1]).removeprefix("Bearer ")
-        printed = await asyncio.to_thread(shell_sessions.printed, command, ADDRESS=server.address, USER_TOKEN=token)
-    assert shell_sessions.expected_of(command) in printed
+    require(request, "grpcurl, grpc-health-probe and ghz", reason_missing("go"))
+    play_session(tool, make_run)

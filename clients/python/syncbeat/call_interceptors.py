@@ -50,21 +50,8 @@ class CallDefaults:
         )
 
     def request(self, given: _Request) -> _Request:
-        """Return the request with app and request_id; one that lacks either is copied, never changed."""
-        if not isinstance(given, Message):
-            return given
-        missing = {
-            name: value
-            for name, value in (("app_id", self._app_id), ("request_id", uuid.uuid4().hex))
-            if value and name in given.DESCRIPTOR.fields_by_name and not getattr(given, name)
-        }
-        if not missing:
-            return given
-        filled = type(given)()
-        filled.CopyFrom(given)
-        for name, value in missing.items():
-            setattr(filled, name, value)
-        return filled
+        """Return the request with app and request_id; see `fill_request`."""
+        return fill_request(given, self._app_id)
 
     async def _current_token(self) -> str:
         if isinstance(self._token, str):
@@ -74,6 +61,24 @@ class CallDefaults:
             return answer
         async with asyncio.timeout(self.timeout_s):
             return await answer
+
+
+def fill_request(given: _Request, app_id: str) -> _Request:
+    """Return the request with app and request_id; one that lacks either is copied, never changed."""
+    if not isinstance(given, Message):
+        return given
+    missing = {
+        name: value
+        for name, value in (("app_id", app_id), ("request_id", uuid.uuid4().hex))
+        if value and name in given.DESCRIPTOR.fields_by_name and not getattr(given, name)
+    }
+    if not missing:
+        return given
+    filled = type(given)()
+    filled.CopyFrom(given)
+    for name, value in missing.items():
+        setattr(filled, name, value)
+    return filled
 
 
 def _path(details: grpc.aio.ClientCallDetails) -> str:

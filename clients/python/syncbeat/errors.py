@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -85,11 +86,12 @@ class ErrorDetails:
         return self.metadata.get("scope") if self.reason in _LEFT_SCOPE else None
 
 
-def explain(error: grpc.aio.AioRpcError) -> ErrorDetails:
+def explain(error: grpc.RpcError) -> ErrorDetails:
     """Return the details of an error that a call raised. Never fails: details that were not sent are empty."""
+    failed = cast(grpc.Call, error)  # as both kinds of channels raise it
     info, invalid, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     retry_after_s: float | None = None
-    for detail in _status_of(error).details:
+    for detail in _status_of(failed).details:
         try:
             detail.Unpack(info)
             detail.Unpack(invalid)
@@ -98,9 +100,9 @@ def explain(error: grpc.aio.AioRpcError) -> ErrorDetails:
         except (DecodeError, OverflowError, ValueError):
             continue
     return ErrorDetails(
-        code=error.code(),
+        code=failed.code(),
         reason=_reason(info),
-        message=error.details() or "",
+        message=failed.details() or "",
         metadata=dict(info.metadata),
         violations=tuple(Violation(one.field, one.description, one.reason) for one in invalid.field_violations),
         retry_after_s=retry_after_s,
@@ -108,7 +110,7 @@ def explain(error: grpc.aio.AioRpcError) -> ErrorDetails:
     )
 
 
-def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+def _status_of(error: grpc.Call) -> status_pb2.Status:
     for key, value in error.trailing_metadata() or ():
         if key == _STATUS_KEY and isinstance(value, bytes):
             try:

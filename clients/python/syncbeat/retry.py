@@ -50,6 +50,9 @@ MAX_CONNECTIONS = 100
 _THROTTLING = {"maxTokens": 10, "tokenRatio": 0.1}
 
 
+_ADDRESS_LISTS = ("ipv4:", "ipv6:")
+
+
 def is_repeatable(method: MethodDescriptor) -> bool:
     """Tell if a unary call may be sent twice: by its nature, or by the request_id that the client fills in."""
     if method.server_streaming:
@@ -81,6 +84,11 @@ def service_config(*, shuffle: bool) -> str:
             "retryThrottling": _THROTTLING,
         }
     )
+
+
+def shuffles_addresses(target: str) -> bool:
+    """Tell if the addresses of a target come in no order: those of a list are meant to be tried in theirs."""
+    return not target.startswith(_ADDRESS_LISTS)
 
 
 PUBLIC_PATHS = frozenset({"/syncbeat.v1.AuthService/RefreshSession", "/syncbeat.v1.PushService/AcknowledgeDelivery"})

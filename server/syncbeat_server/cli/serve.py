@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from syncbeat_server.cli.startup import open_stores, read_settings, run_until_stopped
-from syncbeat_server.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from syncbeat_devtools.embedded import EmbeddedStores
@@ -49,8 +48,7 @@ def _serve_copies(settings: Settings, stores: Stores, role: Role, embedded: Embe
     from syncbeat_server.ops.process_group import run_copies
     from syncbeat_server.ops.settings.sources import PREFIX
 
-    if settings.listen.endswith(":0"):
-        raise ConfigurationError(f"{PREFIX}WORKERS: several processes share one port, so SYNCBEAT_LISTEN needs one")
+    settings.require_shared_port()
     overrides = {
         f"{PREFIX}WORKERS": "1",
         f"{PREFIX}SHARE_PORT": "true",

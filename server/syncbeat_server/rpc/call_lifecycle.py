@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ from typing import cast
 
 import grpc
 
-from syncbeat_server.errors import DeadlineExceeded, SyncbeatError
+from syncbeat_server.errors import DeadlineExceeded, SyncbeatError, TokenFault, TokenRefused
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.errors import STATUS, abort
 from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_DEADLINE_S = 10.0
 """The seconds after which a call ends that has no deadline of its own, or a longer one."""
@@ -34,12 +37,13 @@ class CallMeters:
     """The meters that all calls of one method report to.
 
     `monotonic` returns seconds, `record` takes status code and seconds of a call that ended, `admission` counts the
-    calls in flight.
+    calls in flight, `token_refused` takes the cause.
     """
 
     monotonic: Callable[[], float]
     record: Callable[[str, float], None]
     admission: Admission
+    token_refused: Callable[[TokenFault], None]
 
 
 class CallLifecycle:
@@ -97,13 +101,22 @@ class CallLifecycle:
     async def fail(self, error: BaseException) -> None:
         """Record the error, and abort the call with its status, which raises; a cancelled call has no status left."""
         self.leave()
+        if not self.request_id:
+            self._read_headers()
+        logged_request_id.set(self.request_id)  # again, since a batch runs outside the call's context
+        if isinstance(error, TokenRefused) and error.fault is not None:
+            self._report_refusal(error, error.fault)
         try:
             if isinstance(error, Exception):
-                if not self.request_id:
-                    self._read_headers()
                 await abort(self.context, error, self.request_id)
         finally:
             self.record(_code_of(error))
+
+    def _report_refusal(self, error: TokenRefused, fault: TokenFault) -> None:
+        # For the operator, who has the log; the caller learns no more than the reason. `fault` bounds these lines.
+        self._meters.token_refused(fault)
+        of_issuer = {"issuer": error.issuer} if error.issuer else {}
+        _log.info("a token was refused", extra={"fault": fault, "detail": error.detail, **of_issuer})
 
     def record(self, code: str = "OK") -> None:
         """Record the code of the ended call and the seconds it took, unless it was recorded before."""

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.clock import Clock
-from syncbeat_server.errors import DeadlineExceeded
+from syncbeat_server.errors import DeadlineExceeded, TokenFault
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.admission import Admission
@@ -40,10 +40,13 @@ Handler = Callable[[object, Context], Awaitable[Answer]]
 
 
 class CallObserver(Protocol):
-    """Counts the calls that ended (`ops.metrics`)."""
+    """Counts the calls that ended, and the tokens that were refused (`ops.metrics`)."""
 
     def counter(self, service: str, method: str) -> Callable[[str, float], None]:
         """Return what counts each ended call of a method: its status code, and the seconds it took."""
+
+    def token_refused(self, cause: TokenFault) -> None:
+        """Count a refused token."""
 
 
 class HandlerPipeline:
@@ -92,7 +95,7 @@ class HandlerPipeline:
 
     def _meters(self, method: MethodDescriptor) -> CallMeters:
         record = self.observer.counter(method.containing_service.full_name, method.name)
-        return CallMeters(self._clock.monotonic, record, self.admission)
+        return CallMeters(self._clock.monotonic, record, self.admission, self.observer.token_refused)
 
     def _unary(self, checks: RequestChecks, meters: CallMeters, behaviour: Unary) -> Handler[bytes]:
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within

@@ -14,6 +14,7 @@ from syncbeat_server.defaults import (
     DELIVERY_LEASE_S,
     DELIVERY_POLL_S,
     DELIVERY_TIMEOUT_S,
+    LISTEN,
     RESEND_DELAYS_S,
     STREAM_GRACE_S,
     STREAMS_PER_DEVICE,
@@ -68,7 +69,7 @@ class Settings(AppSettings, SessionSettings):
     """All settings of a process. Each field but `apps` is the environment variable SYNCBEAT_<NAME>."""
 
     listen: Address = Field(
-        default="0.0.0.0:50051",  # a server listens on every interface
+        default=LISTEN,
         pattern=r"^.+:\d{1,5}$",
         description="The address that serves RPCs, as host:port; port 0 takes a free one.",
     )
@@ -260,6 +261,11 @@ class Settings(AppSettings, SessionSettings):
         # The parts were validated with these settings.
         own = AppSettings.model_construct(**{name: getattr(self, name) for name in AppSettings.model_fields})
         return {DEFAULT_APP: own, **self.apps}
+
+    def require_shared_port(self) -> None:
+        """Raise ConfigurationError if several processes are to share a port that nobody knows."""
+        if self.workers > 1 and self.listen.endswith(":0"):
+            raise ConfigurationError(f"{PREFIX}WORKERS: several processes share one port, so {PREFIX}LISTEN needs one")
 
     @model_validator(mode="after")
     def _check_duplicates(self) -> Self:

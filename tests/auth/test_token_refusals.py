@@ -113,7 +113,7 @@ async def deployment(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterat
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """What the log has of refused tokens."""
+    """Return what the log has of refused tokens."""
     return [vars(record) for record in caplog.records if record.name == LOGGER]
 
 

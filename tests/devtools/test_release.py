@@ -1,4 +1,4 @@
-"""What `tools/release.sh` builds holds all that it refers to, and its version is said in one place."""
+"""Builds by `tools/release.sh` hold all that they refer to, and the version is said in one place."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ from syncbeat_server.sync.store import (
     firehose_pages,
     invalidations,
     member_scopes,
+    publish_batches,
     scopes,
     tombstones,
 )
@@ -92,6 +93,7 @@ STORES = (
         device_locks,
         device_tokens,
         idempotency,
+        publish_batches,
         restore_detection,
         auth,
         users,

@@ -66,6 +66,23 @@ async def test_publish_takes_two_statements(publisher: Publisher, statements: li
     assert set(Counter(statements).values()) <= {1, 2}
 
 
+async def test_sequences_are_gapless_when_batches_wait_for_each_other(
+    database: Database, clock: FakeClock, publisher: Publisher
+) -> None:
+    other = make_publisher(database, clock)
+    for one in (publisher, other):  # both know the scope: its row is locked without being written
+        await one.publish(call("k"))
+    rounds = [
+        asyncio.gather(*(one.publish(call(f"k{n}", request_id=f"{name}{n}")) for n in range(40)))
+        for name, one in (("a", publisher), ("b", other))
+    ]
+    results = [result for done in await asyncio.gather(*rounds) for result in done]
+    assert sorted(result.sequences[0] for result in results) == list(range(3, 83))
+    assert await rows_of(
+        database, "SELECT head, count(*) FROM scopes JOIN changes USING (app_id, scope) GROUP BY 1"
+    ) == [(82, 41)]
+
+
 async def test_scope_that_has_gone_is_created_anew(database: Database, publisher: Publisher) -> None:
     assert (await publisher.publish(call("k"))).sequences == (1,)
     assert (await publisher.publish(call("k"))).sequences == (2,)

@@ -166,7 +166,7 @@ async def test_field_violation_has_a_reason(module_server: Server, request_: Mes
 
 
 async def test_field_violation_of_a_large_request_has_a_reason(module_server: Server) -> None:
-    """Which a child process validates."""
+    """A child process validates it."""
     refusal = await module_server.backend.refusal(publish(*[change()] * 999, change(merge_patch_json="{")))
     assert (refusal.fields, refusal.field_reasons) == (("changes[999].merge_patch_json",), ("MALFORMED",))
 

@@ -39,6 +39,7 @@ from syncbeat_server.sync.store import (
     firehose_pages,
     invalidations,
     member_scopes,
+    publish_batches,
     scopes,
     tombstones,
 )
@@ -91,6 +92,7 @@ STORES = (
         device_locks,
         device_tokens,
         idempotency,
+        publish_batches,
         restore_detection,
         auth,
         users,

@@ -179,7 +179,7 @@ class AttemptMetrics(NoMetrics):
 
 def make_channel(provider: Provider, clock: Clock, in_flight: int = 200, **fields: Any) -> Channel:
     """Build an app's channel through a provider."""
-    return Channel(provider, Gate(in_flight, BreakerRule(), clock), "app:default", b"secret", **fields)
+    return Channel(provider, Gate(in_flight, 10_000.0, BreakerRule(), clock), "app:default", b"secret", **fields)
 
 
 def make_worker(

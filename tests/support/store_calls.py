@@ -14,6 +14,7 @@ from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.auth.store import users
 from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
 from syncbeat_server.directory.store import device_locks, device_tokens, devices, members, preferences, token_moves
+from syncbeat_server.errors import RequestIdReused, RequestInFlight
 from syncbeat_server.push.model import (
     Content,
     DeliveryFilter,
@@ -55,6 +56,7 @@ from syncbeat_server.sync.store import (
     firehose_pages,
     invalidations,
     member_scopes,
+    publish_batches,
     scopes,
     tombstones,
 )
@@ -95,6 +97,15 @@ WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
 
 async def no_answers(_indexes: Sequence[int]) -> list[str]:
     return ['"carried out"']
+
+
+async def answer_to_bob(conn: Connection) -> object:
+    try:
+        return (await idempotency.claimed_requests(conn, [REQUEST], 0)).known
+    except RequestInFlight:
+        return None  # no such record
+    except RequestIdReused:
+        return "a record of other content"
 
 
 async def others_who_joined(conn: Connection) -> list[tuple[str, str]]:
@@ -232,11 +243,20 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     preferences.set_preferences: lambda c: preferences.set_preferences(c, "default", "bob", Preferences()),
     device_tokens.forget_removals: lambda c: device_tokens.forget_removals(c, 10),
     idempotency.answer_once: lambda c: idempotency.answer_once(c, [REQUEST], no_answers),
+    idempotency.claim: lambda c: idempotency.claim(c, [REQUEST]),
+    idempotency.release: lambda c: idempotency.release(c, [REQUEST]),
+    publish_batches.claim_and_lock: lambda c: publish_batches.claim_and_lock(
+        c, [REQUEST], [("default", "bobs")], create=False
+    ),
+    publish_batches.write_and_answer: lambda c: publish_batches.write_and_answer(
+        c, WRITE, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)], [(REQUEST, "{}")]
+    ),
     idempotency.forget_caller: lambda c: idempotency.forget_caller(c, "default", "user:bob"),
     idempotency.forget_old: lambda c: idempotency.forget_old(c, 10),
 }
 SEEN[devices.report_activity] = lambda c: devices.report_activity(c, {PHONE: "{}"})
 SEEN[devices.count_wake_ups] = lambda c: devices.count_wake_ups(c, {PHONE: (1.0, 0.0)})
+SEEN[idempotency.claimed_requests] = answer_to_bob
 SEEN[invalidations.current_heads] = lambda c: invalidations.current_heads(c, [("default", "bobs")])
 SEEN[invalidations.recent_heads] = lambda c: invalidations.recent_heads(c, ["default", "other"], 1e6, 10)
 REFUSED[device_cursors.forget_left] = lambda c: device_cursors.forget_left(c, 10)

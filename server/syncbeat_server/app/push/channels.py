@@ -103,7 +103,8 @@ class Channels:
         # Deployments that send through one project share its quota: FCM counts what they send together.
         rate_key = project or f"{self._process.bus.deployment}:{app_id}"
         if known is None:
-            gate = Gate(settings.delivery_in_flight, BreakerRule(open_s=settings.delivery_breaker_s), clock)
+            rule = BreakerRule(open_s=settings.delivery_breaker_s)
+            gate = Gate(settings.delivery_in_flight, settings.push_per_minute / 60, rule, clock)
             known = self.by_app[app_id] = Channel(first, gate, rate_key, secret, fallback)
             known.max_per_day = app.max_per_day
             known.templates = self._process.apps.templates(app_id)

@@ -174,7 +174,11 @@ class Settings(AppSettings, SessionSettings):
         description="Seconds that one attempt may take; at least 10 for FCM, whose own calls take so long.",
     )
     delivery_in_flight: int = Field(
-        default=200, ge=1, le=2000, description="Attempts under way at once, of each app and process."
+        default=1000,
+        ge=1,
+        le=2000,
+        description="Most attempts under way at once, of each app and process. A provider that answers at once gets "
+        "200, a slower one as many as the rate needs.",
     )
     delivery_breaker_s: float = Field(
         default=60.0, ge=0.1, le=3600.0, description="Seconds for which a provider that fails is not asked."

@@ -101,7 +101,11 @@ class Conflict(Overloaded):
 
 
 class LockTimeout(Overloaded):
-    """Another transaction held a row for too long."""
+    """Another transaction held a row for too long; `place` is the server's text, translated, that names its table."""
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message)
+        self.place = place
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def translated_errors() -> Iterator[None]:
 def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
     state = error.sqlstate or ""
     if state == _LOCK_NOT_AVAILABLE:
-        return LockTimeout("another call holds this row; try again")
+        return LockTimeout("another call holds this row; try again", getattr(error, "context", None) or "")
     if state == _QUERY_CANCELED:
         return StatementTimeout("the database took too long")
     if state == _INSUFFICIENT_PRIVILEGE:

@@ -13,9 +13,11 @@ from syncbeat_server.errors import RequestInFlight
 from syncbeat_server.events.publish import Published, Publisher
 from syncbeat_server.storage.postgres import database as database_module
 from syncbeat_server.storage.postgres.database import Database, LockTimeout, Row
+from syncbeat_server.storage.postgres.timings import DatabaseTimings
 from syncbeat_server.sync.model import NewChange
 from tests.events.test_publish import call, together
 from tests.support.build import APP, make_publisher
+from tests.support.databases import DatabaseUrls, open_database
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.seed import rows_of
 
@@ -49,11 +51,6 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(session, "fetch", counted_fetch)
     monkeypatch.setattr(session, "execute", counted_execute)
     return made
-
-
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = database_module._BEGIN.replace("lock_timeout = 4000", "lock_timeout = 50")
-    monkeypatch.setattr(database_module, "_BEGIN", begin)
 
 
 async def test_publish_takes_two_statements(publisher: Publisher, statements: list[str]) -> None:
@@ -123,16 +120,18 @@ async def test_wait_for_a_twin_holds_no_scope(database: Database, clock: FakeClo
 
 
 async def test_lock_timeout_names_what_was_waited_for(
-    database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+    database: Database, database_urls: DatabaseUrls, clock: FakeClock
 ) -> None:
-    await publisher.publish(call("k"))
-    impatient(monkeypatch)
-    async with database.transaction() as conn:
-        await conn.execute("SELECT FROM scopes FOR UPDATE")
-        with pytest.raises(LockTimeout):
-            await publisher.publish(call("k", request_id="r"))
-    async with database.transaction() as conn:
-        await conn.execute(TWIN, APP)
-        with pytest.raises(RequestInFlight):
-            await publisher.publish(call("k", request_id="r"))
+    impatient = open_database(database_urls.app_url, size=2, name="impatient", timings=DatabaseTimings(lock_ms=50))
+    async with impatient as opened:
+        publisher = make_publisher(opened, clock)
+        await publisher.publish(call("k"))
+        async with database.transaction() as conn:
+            await conn.execute("SELECT FROM scopes FOR UPDATE")
+            with pytest.raises(LockTimeout):
+                await publisher.publish(call("k", request_id="r"))
+        async with database.transaction() as conn:
+            await conn.execute(TWIN, APP)
+            with pytest.raises(RequestInFlight):
+                await publisher.publish(call("k", request_id="r"))
     assert await rows_of(database, "SELECT head FROM scopes") == [(1,)]

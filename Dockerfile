@@ -18,7 +18,6 @@ RUN pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir /opt
 FROM python:3.11.14-slim-bookworm
 LABEL org.opencontainers.image.title="syncbeat" \
       org.opencontainers.image.description="When to sync, how to wake, who is calling: a gRPC service for mobile backends" \
-      org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/venv /opt/venv
 # The user has a number and no name, so that Kubernetes can check that it is not root; nothing is written at run time.

@@ -23,7 +23,7 @@ help: ## list the verbs
 setup: ## make .venv with the pinned packages (PYTHON=... chooses the interpreter); every other verb does it too
 	@sh tools/setup.sh
 
-gen: setup ## generate clients/python/syncbeat/v1 from protos/, and docs/reference/ from the code
+gen: setup ## generate clients/protos, the Python package and the server's descriptor set from protos/, and docs/reference/
 	@sh protos/gen.sh generate
 	@$(BIN)/python tools/gen_docs.py docs/reference
 	@$(BIN)/python tools/gen_delivery_states.py docs/reference
@@ -31,7 +31,7 @@ gen: setup ## generate clients/python/syncbeat/v1 from protos/, and docs/referen
 fmt: setup ## format Python and protos
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
-	@$(BIN)/buf format --write
+	@$(BIN)/buf format --write --exclude-path protos/buf
 
 # Not by `mkdocs build --quiet`, from which strict mode hears of no warning.
 lint: setup ## style, types, import contracts, house rules, protos, freshness of what is generated, links of the docs
@@ -57,6 +57,7 @@ check: lint secrets test demo ## what CI runs: lint, secrets, test, demo
 # Half an hour. What this machine cannot have (Patroni, PgBouncer) is named in the last line; REQUIRE_ALL=1 makes it a failure.
 prove: setup ## the long proofs: kills, fail-overs, a stopped host, faults of FCM, a pooler, an audit of the pins; results go to docs/proof/ (ARGS="-k patroni" for one)
 	@sh tools/proof_tools.sh
+	@sh tools/client_tools.sh
 	@$(BIN)/pytest --quiet --hypothesis-profile roaming $(if $(strip $(ARGS)),tests/prove,tests/*/ -m "prove or hypothesis and (unit or rpc)") $(ARGS)
 
 run: setup ## serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN; prints address, tokens and a command to try
@@ -73,7 +74,7 @@ docs: setup ## serve the site of docs/ until Ctrl-C, and show changes as they ar
 
 image: setup ## build the container image; without an engine: lint the Dockerfile and run its steps in an empty folder
 	@$(BIN)/hadolint Dockerfile
-	@if docker info >/dev/null 2>&1; then docker build --tag syncbeat . ; else $(BIN)/python tools/dockerfile_steps.py; fi
+	@if docker info >/dev/null 2>&1; then docker build --tag syncbeat --label org.opencontainers.image.version=$$($(BIN)/syncbeat-server --version) . ; else $(BIN)/python tools/dockerfile_steps.py; fi
 
 pins: setup ## write requirements/ anew from pyproject.toml (ARGS=--upgrade for the newest versions)
 	@sh tools/pins.sh $(ARGS)

@@ -1,8 +1,12 @@
-"""`python -m bench`: prints one line of JSON for each figure; progress goes to stderr."""
+"""`python -m bench`: prints one line of JSON for each figure; progress goes to stderr.
+
+`--only peers` stands for the figures of other programs beside ours (`bench/peers`), which are measured when asked for.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 from collections.abc import Callable
@@ -25,6 +29,8 @@ from bench import (
     stream_storm,
 )
 from bench.figure import Figure, Options
+from bench.peers import figures as peers
+from bench.peers.tools import PeerAbsent
 
 FIGURES: dict[str, Callable[[Options], Figure]] = {
     "hint_vs_echo": hint_vs_echo.measure,
@@ -55,7 +61,7 @@ FIGURES: dict[str, Callable[[Options], Figure]] = {
 
 def main() -> int:
     """Measure the requested figures, in the order given."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default=",".join(FIGURES), help="figures, separated by commas (default: all)")
     parser.add_argument("--seconds", type=float, default=Options.seconds, help="of each side of a round")
     parser.add_argument("--rounds", type=int, default=Options.rounds)
@@ -63,14 +69,19 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=against.Plan.minutes, help="of each figure, with --against")
     parser.add_argument("--seed", type=int, help="of the order in rounds, with --against (default: a new one, told)")
     parsed = parser.parse_args()
-    names = parsed.only.split(",")
-    if unknown := [name for name in names if name not in FIGURES]:
-        parser.error(f"no such figure: {', '.join(unknown)}; there are {', '.join(FIGURES)}")
+    known = {**FIGURES, **peers.FIGURES}
+    names = [name for one in parsed.only.split(",") for name in (peers.FIGURES if one == "peers" else [one])]
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"no such figure: {', '.join(unknown)}; there are {', '.join(known)}, and peers")
     if parsed.against:
         seed = random.randrange(1 << 31) if parsed.seed is None else parsed.seed
         return against.run(names, parsed.against, against.Plan(seed, parsed.minutes))
     for name in names:
-        print(FIGURES[name](Options(parsed.seconds, parsed.rounds)).line(), flush=True)
+        try:
+            line = known[name](Options(parsed.seconds, parsed.rounds)).line()
+        except PeerAbsent as absent:
+            line = json.dumps({"name": name, "absent": str(absent)})
+        print(line, flush=True)
     return 0
 
 

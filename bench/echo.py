@@ -42,7 +42,8 @@ async def _serve(answer: bytes) -> None:
             # As in the service, because the defaults refuse many streams that open at once.
             ("grpc.server.max_pending_requests", 50_000),
             ("grpc.server.max_pending_requests_hard_limit", 100_000),
-            ("grpc.max_concurrent_streams", 1_000),
+            ("grpc.max_concurrent_streams", 100),
+            ("grpc.http2.max_deallocating_streams", 100),
         ]
     )
     server.add_generic_rpc_handlers((_Echo(answer),))

@@ -18,7 +18,7 @@ _Stream: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes]"
 
 _STREAMS = 2_000
 _WARM_UP = 200
-_CONNECTIONS = 20
+_CONNECTIONS = 25  # below 100 streams on each
 _MOST_ROUNDS = 3
 _SETTLE_S = 2.0
 _TIMEOUT_S = 60.0

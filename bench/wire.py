@@ -62,7 +62,8 @@ def encode_call(path: str, token: str, message: bytes, *, first: bool = False) -
     if first:
         fixed = b"".join(b"\x40" + _text(name) + _text(value) for name, value in same)
     else:
-        fixed = bytes(0x80 | (_FIRST_DYNAMIC_INDEX + place) for place in range(len(same)))
+        # The newest entry has the lowest index, and a strict server wants pseudo headers first.
+        fixed = bytes(0x80 | (_FIRST_DYNAMIC_INDEX + place) for place in reversed(range(len(same))))
     block = _POST + _HTTP + fixed + b"\x00" + _text("authorization") + _text(f"Bearer {token}")
     body = b"\x00" + len(message).to_bytes(4, "big") + message
     return Call(

@@ -17,13 +17,8 @@ import pytest_asyncio
 import redis
 
 from syncbeat_devtools.embedded import EmbeddedStores, running_stores
+from syncbeat_server.app.process_rules import ProcessRules
 from syncbeat_server.storage.migrate import migrate
-from syncbeat_server.storage.postgres import database as database_module
-from syncbeat_server.storage.postgres.database import open_database
-from syncbeat_server.storage.redis import bus as storage_redis
-from syncbeat_server.storage.redis import cluster_query
-from syncbeat_server.sync.hints import load_pacer, view_cache, view_sweep
-from syncbeat_server.sync.streams import head_sweep, restore_sweep
 from tests.support import ports
 from tests.support.databases import (
     TEST_APP_LOGIN,
@@ -31,11 +26,13 @@ from tests.support.databases import (
     WatchedDatabase,
     create_database,
     drop_database,
+    open_database,
     run_sql,
 )
 from tests.support.fake_clock import FakeClock
 from tests.support.pgbouncer import pooled
-from tests.support.rpc_server import DEADLINE_S, Server, patience_with_redis, running_server
+from tests.support.process_rules import PATIENT
+from tests.support.rpc_server import Server, running_server
 from tests.support.secret_log_scan import SecretLogScan
 
 _TEMPLATE = "syncbeat_template"
@@ -98,15 +95,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid} uses the stores: its tier is not {of[0]}")
 
 
-@pytest.fixture(autouse=True)
-def patient_with_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A transaction that a test holds open stays so for as long as a busy machine needs to come to its end."""
-    patient = database_module._BEGIN.replace("session_timeout = 6000", "session_timeout = 60000")
-    assert patient != database_module._BEGIN
-    monkeypatch.setattr(database_module, "_BEGIN", patient)
-    monkeypatch.setattr(database_module, "_BOUND", database_module._BOUND.replace("10000", "60000"))
-
-
 @pytest.fixture(scope="session")
 def stores(pytestconfig: pytest.Config) -> Iterator[EmbeddedStores]:
     """PostgreSQL and Valkey for all tests of this process. A test that stops them starts them again."""
@@ -162,12 +150,8 @@ def closed_port() -> Iterator[int]:
 
 
 @pytest.fixture
-def redis_url(stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty database of Valkey for this test alone. Channels are everybody's, as in production.
-
-    That it is gone is told by its socket: a pause of this machine is not to be taken for that.
-    """
-    monkeypatch.setattr(storage_redis, "_TIMEOUT_S", DEADLINE_S)
+def redis_url(stores: EmbeddedStores) -> str:
+    """An empty database of Valkey for this test alone. Channels are everybody's, as in production."""
     url = f"{stores.redis_url}?db={next(_numbers) % _REDIS_DATABASES + 1}"
     with redis.Redis.from_url(url) as client:
         client.flushdb()
@@ -198,29 +182,15 @@ async def clock(request: pytest.FixtureRequest) -> AsyncIterator[FakeClock]:
 
 
 @pytest.fixture
-def patient_with_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers of this test wait longer for the answers of others than a busy machine may need."""
-    monkeypatch.setattr(cluster_query, "_TIMEOUT_S", DEADLINE_S / 2)
+def rules() -> ProcessRules:
+    """The times of this test's servers; a module, or the parameter `rules` of a test, gives others."""
+    return PATIENT
 
 
 @pytest.fixture
-def unstretched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers of this test do not lengthen intervals because the machine pauses and they seem to bear too much."""
-    monkeypatch.setattr(load_pacer, "_WINDOW_S", 10**9)
-
-
-@pytest.fixture
-def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers of this test look for changes by themselves once an hour: what is known sooner, a wake-up told."""
-    for sweep in (head_sweep, restore_sweep, view_sweep):
-        monkeypatch.setattr(sweep, "_EVERY_S", 3_600.0)
-    monkeypatch.setattr(view_cache, "TRUSTED_S", 3_600.0)
-
-
-@pytest.fixture
-async def server(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Server]:
+async def server(database_urls: DatabaseUrls, redis_url: str, rules: ProcessRules) -> AsyncIterator[Server]:
     """A server of this test's own."""
-    async with running_server(database_urls, redis_url) as running:
+    async with running_server(database_urls, redis_url, rules=rules) as running:
         yield running
 
 
@@ -228,7 +198,6 @@ async def server(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[S
 async def module_server(stores: EmbeddedStores, template: str) -> AsyncIterator[Server]:
     """A server for all tests of a module, which then run on the module's loop."""
     urls = await create_database(stores, f"rpc_{next(_numbers)}", template)
-    with patience_with_redis():
-        async with running_server(urls, stores.redis_url) as running:
-            yield running
+    async with running_server(urls, stores.redis_url) as running:
+        yield running
     await drop_database(stores, urls.name)

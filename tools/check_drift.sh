@@ -1,15 +1,17 @@
 #!/bin/sh
-# Fails when what is generated and committed (stubs from the protos, docs/reference/ from the code) is not what comes of
-# generating it now: generates it anew beside it and compares.
+# Fails when what is generated and committed (the clients' protos, stubs and the server's descriptor set from the protos,
+# docs/reference/ from the code) is not what comes of generating it now: generates it anew beside it and compares.
 set -eu
 cd "$(dirname "$0")/.."
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 sh protos/gen.sh generate "$fresh"
-if ! diff -r -q -x __pycache__ "$fresh/syncbeat/v1" clients/python/syncbeat/v1; then
-  echo "check_drift: the generated code is stale. Fix: make gen" >&2
-  exit 1
-fi
+for made in clients/protos/syncbeat clients/python/syncbeat/v1 server/syncbeat_server/rpc/contract/contract.binpb; do
+  if ! diff -r -q -x __pycache__ "$fresh/$made" "$made"; then
+    echo "check_drift: the generated code is stale. Fix: make gen" >&2
+    exit 1
+  fi
+done
 .venv/bin/python tools/gen_docs.py "$fresh/reference"
 .venv/bin/python tools/gen_delivery_states.py "$fresh/reference"
 if ! diff -r -q "$fresh/reference" docs/reference; then

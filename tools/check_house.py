@@ -28,6 +28,9 @@ FOLDER_MODULES = 15
 # Below these, no folder holds more modules than that; an `__init__.py` does not count.
 FOLDERS_OF_MODULES = ("server",)
 
+# Tests and measurements vary what a unit offers to vary, and replace nothing that is private.
+PATCHING_FOLDERS = {"bench", "clients", "tests", "tools"}
+
 # A docstring opens with a verb and its object, not with a question word.
 QUESTION_WORDS = {
     "how",
@@ -44,7 +47,7 @@ QUESTION_WORDS = {
     "why",
 }
 # The folders whose docstrings are checked.
-DOCSTRINGS_CHECKED = ("bench", "clients/python/syncbeat", "server", "tools")
+DOCSTRINGS_CHECKED = ("bench", "clients/python/syncbeat", "server", "tests", "tools")
 
 BANNED_WORDS = {
     "base",
@@ -212,6 +215,8 @@ def check_python(path: Path, text: str) -> Iterator[Finding]:
                 yield Finding(path, node.lineno, f"'{word}' in the name of class {node.name} says nothing")
         elif in_tests:
             yield from check_test_node(path, node)
+        if isinstance(node, ast.Call) and path.parts[0] in PATCHING_FOLDERS:
+            yield from check_patch(path, node)
 
 
 def check_docstrings(path: Path, tree: ast.Module) -> Iterator[Finding]:
@@ -234,6 +239,20 @@ def check_test_node(path: Path, node: ast.AST) -> Iterator[Finding]:
         names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         if names & MOCK_MODULES:
             yield Finding(path, node.lineno, "uses a mock")
+
+
+def check_patch(path: Path, call: ast.Call) -> Iterator[Finding]:
+    """Refuse to replace a private name: what a test has to vary, its unit takes as an argument or in a frozen rule."""
+    function, named = call.func, [argument for argument in call.args[:2] if isinstance(argument, ast.Constant)]
+    is_patch = (isinstance(function, ast.Name) and function.id == "setattr") or (
+        isinstance(function, ast.Attribute) and function.attr == "setattr"
+    )
+    if is_patch and named and isinstance(named[0].value, str):
+        name = named[0].value.rpartition(".")[2]  # pytest also takes the whole path as its first argument
+        if name.startswith("_"):
+            yield Finding(
+                path, call.lineno, f"replaces the private {name}: pass an argument, or a rule with other values"
+            )
 
 
 def is_sleep(call: ast.Call) -> bool:

@@ -3,7 +3,7 @@
 Each stage starts from an empty folder, which stands for its file system, and a new virtual environment, which
 stands for the `python:` image. COPY takes only files that .dockerignore lets through; RUN runs with nothing but the
 stage's ENV; absolute paths are mapped into the folder. At the end the last stage's entry point must answer
-`--help`, from its own files, without a package installer in the image.
+`--version`, from its own files, without a package installer in the image.
 
 It does not show that the base image's operating system is right, nor that the user may read the copied files.
 """
@@ -17,11 +17,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 import venv
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+
+from syncbeat_server import __version__
 
 CONTEXT = Path(__file__).resolve().parent.parent
 ROOTED = re.compile(r"(?<![\w./-])/(?=(?:opt|src)\b)")  # absolute paths that our Dockerfile may use
@@ -195,14 +196,12 @@ def check(stage: Stage) -> None:
     uid = stage.settings.get("USER", "0").partition(":")[0]
     if not uid.isdigit() or int(uid) < OLDEST_UID:
         raise StepFailed(f"USER is {uid}; a number of at least {OLDEST_UID} is wanted")
-    version = tomllib.loads((CONTEXT / "pyproject.toml").read_text())["project"]["version"]
-    if f'image.version="{version}"' not in stage.settings.get("LABEL", ""):
-        raise StepFailed(f"the version label is not {version}, as pyproject.toml has it")
     entry = [str(word) for word in json.loads(stage.settings["ENTRYPOINT"])]
     health = json.loads(stage.settings["HEALTHCHECK"].partition("CMD ")[2])
     root = stage.folder.parent / "root"
     where = "import syncbeat_server, syncbeat; print(syncbeat_server.__file__)"
-    output_of(stage, root, [*entry, "--help"])
+    if output_of(stage, root, [*entry, "--version"]).strip() != __version__:
+        raise StepFailed(f"the version of the entry point is not {__version__}")
     output_of(stage, root, [*health, "--help"])
     file = Path(output_of(stage, root, ["python", "-c", where]).strip())
     if not file.is_relative_to(root):

@@ -1,8 +1,4 @@
 """The Syncbeat service."""
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("syncbeat")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0+unknown"
+__version__ = "0.1.0"
+"""The version of the distribution, the image and the release, which all read it here."""

@@ -11,6 +11,9 @@ from enum import StrEnum
 DEFAULT_APP = "default"
 """The app that the environment itself describes, and that a call acts for when it names none."""
 
+LISTEN = "0.0.0.0:50051"
+"""The address that serves RPCs, unless the settings name another."""
+
 TARGET_STALENESS_S = 15.0
 """The mean staleness, in seconds, that an app is to have when its settings name no target."""
 POLL_FLOOR_S = 5.0

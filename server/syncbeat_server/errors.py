@@ -31,12 +31,52 @@ class Reason(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+class FieldReason(StrEnum):
+    """The machine-readable fault of a field. The values are those of `FieldReason` in `error_reason.proto`."""
+
+    REQUIRED = "REQUIRED"
+    TOO_LONG = "TOO_LONG"
+    TOO_MANY = "TOO_MANY"
+    TOO_DEEP = "TOO_DEEP"
+    OUT_OF_RANGE = "OUT_OF_RANGE"
+    UNKNOWN_VALUE = "UNKNOWN_VALUE"
+    MALFORMED = "MALFORMED"
+    FORBIDDEN_CHARACTERS = "FORBIDDEN_CHARACTERS"
+    RESERVED = "RESERVED"
+    CONFLICT = "CONFLICT"
+
+
+class TokenFault(StrEnum):
+    """The cause of a token's refusal, for the log and a metric; callers learn the `Reason` alone (docs/tokens.md)."""
+
+    NO_CREDENTIALS = "no_credentials"
+    NO_BEARER = "no_bearer"
+    UNKNOWN_CERTIFICATE = "unknown_certificate"
+    MALFORMED = "malformed"
+    UNKNOWN_ISSUER = "unknown_issuer"
+    UNKNOWN_KEY = "unknown_key"
+    SIGNATURE = "signature"
+    CLAIM_MISSING = "claim_missing"
+    AUDIENCE = "audience"
+    ROLE = "role"
+    TYPE = "type"
+    CLIENT = "client"
+    SUBJECT = "subject"
+    SESSION = "session"
+    TIME = "time"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    REFRESH_TOKEN = "refresh_token"
+    ACK_TOKEN = "ack_token"
+
+
 @dataclass(frozen=True)
 class FieldViolation:
-    """One invalid field of a request: its path (`changes[3].merge_patch_json`) and the fault in words."""
+    """One invalid field of a request: its path (`changes[3].merge_patch_json`) and its fault."""
 
     path: str
     description: str
+    reason: FieldReason
 
 
 class SyncbeatError(Exception):
@@ -50,19 +90,35 @@ class SyncbeatError(Exception):
         self.metadata = metadata
 
 
-class TokenInvalid(SyncbeatError):
+class TokenRefused(SyncbeatError):
+    """A token is refused. The message is for its caller; `fault` and the rest are for the operator's log.
+
+    Attributes:
+        fault: The cause; None where the token was good before, as when a stream outlives it.
+        detail: The cause in words, with the setting that would let the token in. It never holds the token.
+        issuer: The configured issuer whose rules refused it, if they did.
+    """
+
+    def __init__(self, message: str, fault: TokenFault | None = None, detail: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.detail = detail
+        self.issuer = ""
+
+
+class TokenInvalid(TokenRefused):
     """The access token is missing, malformed, forged or not for this service."""
 
     reason = Reason.TOKEN_INVALID
 
 
-class TokenExpired(SyncbeatError):
+class TokenExpired(TokenRefused):
     """The access token was valid and has expired: call again with a new one."""
 
     reason = Reason.TOKEN_EXPIRED
 
 
-class TokenRevoked(SyncbeatError):
+class TokenRevoked(TokenRefused):
     """The token was revoked, with its session or its user; the caller is not told which."""
 
     reason = Reason.TOKEN_REVOKED

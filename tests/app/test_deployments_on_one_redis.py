@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,9 +26,10 @@ from syncbeat_server.sync.hints.load_meter import LoadFigures, LoadLimits
 from syncbeat_server.sync.hints.load_pacer import LoadPacer
 from tests.support.databases import DatabaseUrls, create_database, drop_database, run_sql
 from tests.support.fake_clock import FakeClock, wait_until
+from tests.support.process_rules import PATIENT_WITH_OTHERS, UNSWEPT
 from tests.support.rpc_server import Server, hear_each_other, running_server
 
-pytestmark = [pytest.mark.rpc, pytest.mark.usefixtures("patient_with_each_other")]
+pytestmark = pytest.mark.rpc
 
 NO_REDIS = "unix:///nonexistent/redis.sock"
 S = "couple:1"
@@ -48,7 +50,7 @@ async def others_urls(
 async def process(urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Process]:
     """Return what a process of the database's deployment has open."""
     settings = load_settings({"SYNCBEAT_DATABASE_POOL_SIZE": "2"}, env_file=None)
-    async with open_process(settings, Stores(urls.app_url, redis_url), ShutdownBudget(1.0)) as one:
+    async with open_process(settings, Stores(urls.app_url, redis_url), ShutdownBudget(1.0), PATIENT_WITH_OTHERS) as one:
         yield one
 
 
@@ -126,16 +128,16 @@ async def people(server: Server) -> None:
     await server.register("ann", "phone", "a-token")
 
 
-@pytest.mark.usefixtures("unswept")
 async def test_wake_up_is_heard_in_its_deployment_only(
     database_urls: DatabaseUrls, others_urls: DatabaseUrls, redis_url: str
 ) -> None:
+    rules = replace(UNSWEPT, redis=PATIENT_WITH_OTHERS.redis)
     asked = auth_service_pb2.GetTokenCacheStatsRequest()
     async with (
-        running_server(database_urls, redis_url) as one,
-        running_server(database_urls, redis_url) as two,
-        running_server(others_urls, redis_url) as other,
-        running_server(others_urls, NO_REDIS) as mute,
+        running_server(database_urls, redis_url, rules=rules) as one,
+        running_server(database_urls, redis_url, rules=rules) as two,
+        running_server(others_urls, redis_url, rules=rules) as other,
+        running_server(others_urls, NO_REDIS, rules=rules) as mute,
     ):
         for server in (one, other):
             await people(server)
@@ -160,9 +162,9 @@ async def test_token_cache_is_flushed_in_its_deployment_only(
     database_urls: DatabaseUrls, others_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with (
-        running_server(database_urls, redis_url) as one,
-        running_server(database_urls, redis_url) as two,
-        running_server(others_urls, redis_url) as other,
+        running_server(database_urls, redis_url, rules=PATIENT_WITH_OTHERS) as one,
+        running_server(database_urls, redis_url, rules=PATIENT_WITH_OTHERS) as two,
+        running_server(others_urls, redis_url, rules=PATIENT_WITH_OTHERS) as other,
     ):
         await hear_each_other(one, two)
         await hear_each_other(other)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from syncbeat_server.app import change_notifier
 from syncbeat_server.app.change_notifier import OwnEchoes
 from tests.support.fake_clock import FakeClock
 
@@ -37,9 +36,8 @@ async def test_own_echo_that_is_lost_hides_no_later_message(clock: FakeClock) ->
     assert not echoes.take("app\x1fs")
 
 
-def test_own_echoes_are_bounded(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(change_notifier, "_MAX_ECHOES", 3)
-    echoes = OwnEchoes(clock)
+def test_own_echoes_are_bounded(clock: FakeClock) -> None:
+    echoes = OwnEchoes(clock, size=3)
     for number in range(4):
         echoes.expect(f"app\x1f{number}")
     assert [echoes.take(f"app\x1f{number}") for number in range(4)] == [False, False, False, True]

@@ -13,9 +13,9 @@ from syncbeat_server.auth.model import AccountKey, AccountStatus, Issuer, Verifi
 from syncbeat_server.auth.store import users
 from syncbeat_server.auth.tokens.revocation import is_revoked
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.postgres.database import Connection, Database, open_database
+from syncbeat_server.storage.postgres.database import Connection, Database
 from tests.support.build import make_account_statuses
-from tests.support.databases import DatabaseUrls
+from tests.support.databases import DatabaseUrls, open_database
 from tests.support.doubles import FailingDatabase
 from tests.support.fake_clock import START, FakeClock, wait_until
 

@@ -10,6 +10,7 @@ from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshClaim, RefreshKeys
 from syncbeat_server.ops.settings.server import Role
 from tests.support.databases import DatabaseUrls
+from tests.support.process_rules import PATIENT
 from tests.support.rpc_server import SECRET, Caller, Server, running_server
 
 pytestmark = pytest.mark.rpc
@@ -63,7 +64,7 @@ async def test_refresh_rate_limit_of_revoked_tokens_spares_other_sessions_at_the
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     variables = {"REFRESHES_PER_MINUTE": "5", "WRONG_REFRESHES_PER_MINUTE": "5"}
-    async with running_server(database_urls, redis_url, Role.RPC, **variables) as server:
+    async with running_server(database_urls, redis_url, Role.RPC, PATIENT, **variables) as server:
         mine, others = await create(server), await create(server, "bob")
         await server.backend(pb.RevokeSessionRequest(user_id="ann", session_id=mine.session_id))
         answers = [await refused(through(server), mine.refresh_token) for _ in range(8)]
@@ -111,6 +112,6 @@ async def test_refresh_rate_limit_ignores_forwarded_addresses_of_untrusted_peers
 ) -> None:
     for trusted in ("", "10.0.0.0/8"):
         variables = {"WRONG_REFRESHES_PER_MINUTE": "2", "TRUSTED_PROXIES": trusted}
-        async with running_server(database_urls, redis_url, Role.RPC, **variables) as server:
+        async with running_server(database_urls, redis_url, Role.RPC, PATIENT, **variables) as server:
             answers = [await refused(through(server, f"192.0.2.{number}"), FORGED["no parts"]) for number in range(3)]
             assert answers == [INVALID, INVALID, LIMITED]

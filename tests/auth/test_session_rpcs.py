@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2
-from syncbeat_server.auth.accounts import account_status_cache
+from syncbeat_server.app.process_rules import ProcessRules
+from syncbeat_server.auth.accounts.account_status_cache import CACHE_S
 from syncbeat_server.ops.settings.server import Role
-from syncbeat_server.sync.streams import lifetime
+from syncbeat_server.sync.streams.stream_context import StreamRule
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import wait_until
+from tests.support.process_rules import PATIENT_WITH_OTHERS
 from tests.support.rpc_server import METHODS, Caller, Server, entry, hear_each_other, refusal_of, running_server
 
-pytestmark = [pytest.mark.rpc, pytest.mark.usefixtures("patient_with_each_other", "long_kept")]
+pytestmark = pytest.mark.rpc
 
 REVOKED = ("UNAUTHENTICATED", "TOKEN_REVOKED")
 DENIED = ("PERMISSION_DENIED", "ACCESS_DENIED")
@@ -30,16 +33,22 @@ DENIED = ("PERMISSION_DENIED", "ACCESS_DENIED")
 TOLD_WITHIN_S = ENDED_WITHIN_S = 20.0
 
 
+# That somebody is shut out is kept as long as that somebody is not: else it ends within what is waited for.
+RULES = replace(PATIENT_WITH_OTHERS, negative_cache_s=CACHE_S)
+
+
 @pytest.fixture
-def long_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That somebody is shut out is kept as long as that somebody is not: else it ends within what is waited for."""
-    monkeypatch.setattr(account_status_cache, "NEGATIVE_CACHE_S", account_status_cache.CACHE_S)
+def rules() -> ProcessRules:
+    return RULES
 
 
 @pytest.fixture
 async def pair(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[tuple[Server, Server]]:
     """Two servers that know each other through the stores alone."""
-    async with running_server(database_urls, redis_url) as one, running_server(database_urls, redis_url) as two:
+    async with (
+        running_server(database_urls, redis_url, rules=RULES) as one,
+        running_server(database_urls, redis_url, rules=RULES) as two,
+    ):
         yield one, two
 
 
@@ -96,7 +105,7 @@ async def test_session_is_valid_and_revoked_on_every_server(pair: tuple[Server, 
 
 
 async def test_access_token_lifetime_follows_the_setting(database_urls: DatabaseUrls, redis_url: str) -> None:
-    async with running_server(database_urls, redis_url, ACCESS_TOKEN_S="600") as server:
+    async with running_server(database_urls, redis_url, rules=RULES, ACCESS_TOKEN_S="600") as server:
         made = await create(server)
         for tokens in (made, await anybody(server)(refresh(made))):
             claims = jwt.decode(tokens.access_token, options={"verify_signature": False})
@@ -157,8 +166,8 @@ async def test_revocation_of_a_user_kills_foreign_tokens_and_new_ones_live(
 ) -> None:
     leeway: Any = {"JWT_LEEWAY_S": "1"}
     async with (
-        running_server(database_urls, redis_url, **leeway) as one,
-        running_server(database_urls, redis_url, **leeway) as two,
+        running_server(database_urls, redis_url, rules=RULES, **leeway) as one,
+        running_server(database_urls, redis_url, rules=RULES, **leeway) as two,
     ):
         foreign = one.user("ann")
         await foreign(WHO_AM_I)
@@ -236,7 +245,7 @@ async def test_operator_is_limited_to_its_methods_and_apps(
         entry("other-app", "t3", apps="other"),
     ]
     variables = {"ADMIN_TOKENS": ",".join(entries), "APPS_FILE": str(apps)}
-    async with running_server(database_urls, redis_url, Role.RPC, **variables) as server:
+    async with running_server(database_urls, redis_url, Role.RPC, RULES, **variables) as server:
         everything = pb.InvalidateTokenCacheRequest(app_id="default", all=True)
         answers = [await told(server.bearer(token), everything) for token in ("t1", "t2", "t3")]
         assert answers == [None, DENIED, DENIED]
@@ -245,12 +254,10 @@ async def test_operator_is_limited_to_its_methods_and_apps(
         assert await told(server.bearer("t1"), pb.GetTokenCacheStatsRequest()) == DENIED  # a service's
 
 
-async def test_idle_stream_is_rechecked_without_an_invalidation(
-    database_urls: DatabaseUrls, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert lifetime._RECHECK_S <= 60.0
-    monkeypatch.setattr(lifetime, "_RECHECK_S", 0.3)
-    async with running_server(database_urls, redis_url) as server:
+async def test_idle_stream_is_rechecked_without_an_invalidation(database_urls: DatabaseUrls, redis_url: str) -> None:
+    assert StreamRule().recheck_s <= 60.0
+    often = replace(RULES, sync=replace(RULES.sync, streams=StreamRule(recheck_s=0.3)))
+    async with running_server(database_urls, redis_url, rules=often) as server:
         tokens = await create(server)
         stream = server.bearer(tokens.access_token).watch()
         await stream.opened()
@@ -262,7 +269,7 @@ async def test_idle_stream_is_rechecked_without_an_invalidation(
 async def test_sessions_without_keys_are_refused_with_the_missing_setting(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:
-    async with running_server(database_urls, redis_url, SESSION_KEYS="", SESSION_SECRETS="") as server:
+    async with running_server(database_urls, redis_url, rules=RULES, SESSION_KEYS="", SESSION_SECRETS="") as server:
         refusal = await server.backend.refusal(pb.CreateSessionRequest(user_id="ann"))
         assert refusal.told == ("FAILED_PRECONDITION", "NOT_CONFIGURED")
         assert "SYNCBEAT_SESSION_KEYS" in refusal.message

@@ -26,9 +26,9 @@ from syncbeat_server.errors import (
     TokenInvalid,
     TokenRevoked,
 )
-from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import ISSUER, REFRESHES_PER_MINUTE, SIGNER, SIGNING, SessionFeature
-from tests.support.databases import DatabaseUrls
+from tests.support.databases import DatabaseUrls, open_database
 from tests.support.fake_clock import FakeClock, wait_until
 
 pytestmark = pytest.mark.store

@@ -63,6 +63,7 @@ def test_hpack_frames_are_equal_with_and_without_the_table() -> None:
     assert second["authorization"] == "Bearer two"
     assert first[":path"] == "/S/M"
     assert {**first, "authorization": ""} == {**second, "authorization": ""}
+    assert [list(fields)[:4] for fields in told] == [[":method", ":scheme", ":path", ":authority"]] * 2
 
 
 def _headers(decoder: hpack.Decoder, block: bytes) -> dict[Any, Any]:

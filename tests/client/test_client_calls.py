@@ -236,7 +236,7 @@ async def test_error_of_a_real_server_is_explained(database_urls: DatabaseUrls, 
             )
             hint = await client.sync.GetHint(pb.GetHintRequest(user_id="alice", device_id="phone"))
     assert (invalid.code, invalid.reason) == (grpc.StatusCode.INVALID_ARGUMENT, ErrorReason.ERROR_REASON_INVALID_FIELD)
-    assert invalid.violations == (Violation("device_id", invalid.violations[0].description),)
+    assert invalid.violations == (Violation("device_id", invalid.violations[0].description, "REQUIRED"),)
     assert invalid.metadata["request_id"]
     assert invalid.message
     assert invalid.retry_after_s is None

@@ -17,7 +17,6 @@ from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat.v1.error_reason_pb2 import ErrorReason
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.storage.postgres.database import open_database
 from syncbeat_server.sync.feed.epoch_renewal import renew_epochs
 from tests.support.client_servers import (
     WAIT_S,
@@ -29,7 +28,7 @@ from tests.support.client_servers import (
     real_server,
     scripted_server,
 )
-from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.databases import DatabaseUrls, open_database, run_sql
 from tests.support.fake_clock import wait_until
 from tests.support.ports import free_port
 

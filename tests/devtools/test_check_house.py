@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.check_house import FOLDER_MODULES, check_docstrings, check_folders
+from tools.check_house import FOLDER_MODULES, check_docstrings, check_folders, check_python
 
 pytestmark = pytest.mark.unit
 
@@ -42,3 +42,23 @@ def test_folder_of_too_many_modules_is_refused() -> None:
     assert list(check_folders([*modules, *others])) == []
     assert [finding.path for finding in check_folders([*modules, folder / "one_more.py"])] == [folder]
     assert list(check_folders([Path("tests/rpc") / f"test_{number}.py" for number in range(40)])) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        ('monkeypatch.setattr(pool, "_TIMEOUT_S", 0.1)', True),
+        ('setattr(pool, "_pause_s", 0.1)', True),
+        ('monkeypatch.setattr("syncbeat_server.storage.pool._TIMEOUT_S", 0.1)', True),
+        ('patch.setattr(sweep, name="_EVERY_S", value=0.1)', False),  # pytest has no such arguments
+        ('monkeypatch.setattr(interval, "poll_interval", noting)', False),
+        ('monkeypatch.setattr("tempfile.tempdir", folder)', False),
+        ("setattr(message, field.name, value)", False),
+        ("monkeypatch.delattr(pool, '_x')", False),
+    ],
+)
+def test_setattr_of_a_private_name_is_refused(line: str, *, refused: bool) -> None:
+    for folder in ("tests/push", "bench"):
+        found = [finding.text for finding in check_python(Path(folder) / "module.py", f"{line}\n")]
+        assert [text.startswith("replaces the private _") for text in found] == ([True] if refused else [])
+    assert list(check_python(Path("server/module.py"), f"{line}\n")) == []

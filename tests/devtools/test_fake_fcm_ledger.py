@@ -124,9 +124,8 @@ async def test_ledger_evicts_the_oldest_messages() -> None:
         assert [record.sequence for record in client.fake.deliveries(after=3)] == [34, 35, 36, 37, 38]
 
 
-async def test_ledger_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncbeat_devtools.fake_fcm.ledger._MAX_BYTES", 10_000)
-    async with signed_in() as client:
+async def test_ledger_bytes_are_bounded() -> None:
+    async with signed_in(max_bytes=10_000) as client:
         for _ in range(20):
             await client.send("a", data={"k": "x" * 2000})
         assert (client.fake.stats().kept, client.fake.ledger._bytes < 10_000) == (4, True)

@@ -11,11 +11,12 @@ import pytest
 import redis
 
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.directory import presence as directory_presence
-from syncbeat_server.directory.presence import Presence, PresenceKeeper
+from syncbeat_server.directory.devices import presence as directory_presence
+from syncbeat_server.directory.devices.presence import Presence, PresenceKeeper
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.redis.bus import RedisBus, open_redis
+from syncbeat_server.storage.redis.bus import RedisBus
 from tests.support.fake_clock import FakeClock, wait_until
+from tests.support.valkeys import open_redis
 
 pytestmark = pytest.mark.store
 

@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from syncbeat_server.directory import time_zones
 from syncbeat_server.directory.model import QuietHours
+from syncbeat_server.directory.policy import time_zones
 from syncbeat_server.push.policy import quiet_hours
 
 pytestmark = pytest.mark.unit

@@ -24,7 +24,7 @@ class Serving:
         return dict(pairs)
 
     def after(self, words: str) -> str:
-        """What stands after these words."""
+        """The text after these words."""
         return next(line.partition(words)[2] for line in self.lines if words in line)
 
 

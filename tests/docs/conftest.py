@@ -1,4 +1,4 @@
-"""What the programs of pages are run against: a deployment and a fake FCM, started as the pages say."""
+"""Starts a deployment and a fake FCM as the pages say, for the programs of pages to run against."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.docs.commands import Serving, serving
 
 @pytest.fixture(scope="session")
 def make_run() -> Iterator[Serving]:
-    """What `make run` runs, on a port of its own."""
+    """The stage of `make run`, on a port of its own."""
     with serving(["demo", "--serve"], "RevokeUser", {"SYNCBEAT_LISTEN": "127.0.0.1:0"}) as running:
         yield running
 

@@ -38,9 +38,17 @@ def test_fault_kinds_of_the_page_are_those_of_the_fake() -> None:
     ]
 
 
+def usage_of_the_command() -> str:
+    command = [sys.executable, "-m", "syncbeat_server.cli", "fake-fcm", "--help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_control_paths_of_the_help_are_the_routes() -> None:
+    named = re.findall(r"^  (GET|POST|DELETE) +(/control/\S+)  +\S", usage_of_the_command(), re.MULTILINE)
+    assert sorted(named) == sorted(ROUTES)
+
+
 def test_options_of_the_page_are_those_of_the_command() -> None:
-    usage = subprocess.run(
-        [sys.executable, "-m", "syncbeat_server.cli", "fake-fcm", "--help"], capture_output=True, text=True, check=True
-    ).stdout
+    usage = usage_of_the_command()
     named = re.findall(r"--[a-z0-9-]+", " ".join(rows_of("Run it")))
     assert sorted(named) == sorted(set(re.findall(r"--[a-z0-9-]+", usage)) - {"--help"})

@@ -1,4 +1,4 @@
-"""Every block of Python in the pages runs as it stands, against what `make run` serves, and prints what is told."""
+"""Every block of Python in a page runs as it stands, against what `make run` serves, and prints what is told."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from tests.docs.pages import ROOT, Block, blocks_of, run_program
 
 pytestmark = pytest.mark.process
 
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = sorted(
+    {*ROOT.glob("*.md"), *(page for top in ("clients", "docs", "server") for page in (ROOT / top).rglob("*.md"))}
+)
 PROGRAMS = [block for page in PAGES for block in blocks_of(page) if block.language == "python"]
 
 

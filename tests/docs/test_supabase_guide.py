@@ -15,10 +15,10 @@ from syncbeat_devtools.demo.processes import Identity
 from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.auth.tokens.verify import mint
 from syncbeat_server.storage.migrate import migrate, read_migrations, require_current_schema, require_restricted_login
-from syncbeat_server.storage.postgres.database import RowOwner, open_database
+from syncbeat_server.storage.postgres.database import RowOwner
 from tests.docs.commands import serving
 from tests.docs.pages import ROOT, blocks_of, run_program
-from tests.support.databases import run_sql
+from tests.support.databases import open_database, run_sql
 
 pytestmark = pytest.mark.process
 

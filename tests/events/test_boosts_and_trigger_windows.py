@@ -18,7 +18,7 @@ S = "couple:1"
 
 
 @pytest.fixture
-async def ready(unstretched: None, server: Server) -> Server:
+async def ready(server: Server) -> Server:
     """A couple, and a phone of alice's."""
     await server.add(S, "alice", "bob")
     await server.register("alice", "phone", "token-1")

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,11 +21,12 @@ from syncbeat_server.errors import (
 )
 from syncbeat_server.events.publish import Publish, Published, Publisher, Trigger
 from syncbeat_server.push.model import Content
-from syncbeat_server.storage.postgres import database as database_module
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import NewChange
 from tests.support.build import APP, Notifier, make_publisher
+from tests.support.databases import DatabaseUrls, open_database
 from tests.support.fake_clock import FakeClock
+from tests.support.process_rules import PATIENT
 from tests.support.seed import add_device, add_members, couple, deliveries, rows_of, states, value_of
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
@@ -186,11 +188,14 @@ async def test_idempotency_of_duplicates_of_a_failing_call_fails_alike(publisher
 
 
 async def test_idempotency_wait_for_a_duplicate_times_out(
-    database: Database, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+    database: Database, database_urls: DatabaseUrls, clock: FakeClock
 ) -> None:
-    impatient = database_module._BEGIN.replace("lock_timeout = 4000", "lock_timeout = 50")
-    monkeypatch.setattr(database_module, "_BEGIN", impatient)
-    async with database.transaction() as conn:
+    impatient = replace(PATIENT.database, lock_ms=50)
+    async with (
+        open_database(database_urls.app_url, size=1, name="impatient", timings=impatient) as other,
+        database.transaction() as conn,
+    ):
+        publisher = make_publisher(other, clock)
         await conn.execute(
             """INSERT INTO request_records (app_id, caller, rpc, request_id, content_hash, created_at)
                VALUES ($1, 'service:test', 'PublishChanges', 'r', ''::bytea, syncbeat_now())""",

@@ -11,15 +11,16 @@ import pytest
 from syncbeat_server.auth.store import users
 from syncbeat_server.auth.store.sessions import NewSession, insert_session
 from syncbeat_server.directory.model import Preferences
+from syncbeat_server.directory.store import device_tokens
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.events.user_lifecycle import Erased, UserLifecycle
-from syncbeat_server.push.erase import erase
+from syncbeat_server.push.accept import erase_user
 from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, Reason, Target
-from syncbeat_server.push.store import device_tokens, queue
+from syncbeat_server.push.store import queue
 from syncbeat_server.storage.idempotency import RequestKey, answer_once
-from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP, make_directory, make_user_lifecycle
-from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.databases import DatabaseUrls, open_database, run_sql
 from tests.support.doubles import FailingDatabase
 from tests.support.seed import (
     accept,
@@ -215,7 +216,7 @@ async def test_erase_user_in_flight_finishes_the_rest_of_the_batch(
         done = await queue.finish(
             conn, [DeliveryUpdate(one, DeliveryState.DEAD, Reason.UNREGISTERED) for one in claimed]
         )
-        await device_tokens.remove_dead_tokens(conn, claimed)
+        await device_tokens.remove_dead_tokens(conn, [one.token_use for one in claimed])
     assert done == {one.delivery_id for one in claimed if one.user_id == "ann"}
     assert await shown(database, sent) == ["ann DEAD UNREGISTERED"]
 
@@ -305,7 +306,7 @@ async def test_erase_two_users_at_once_deletes_their_shared_notification(
     await couple(database)
     await accept(database, message(Target(user_id="ann"), Target(user_id="bob")))
     async with database.transaction() as conn:
-        await erase(conn, APP, "ann")
+        await erase_user(conn, APP, "ann")
         second = asyncio.ensure_future(lifecycle.delete(APP, "bob"))
         await until_waiting(database)
     await second

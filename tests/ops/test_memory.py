@@ -21,15 +21,13 @@ def test_cache_memory_is_a_quarter_within_bounds(limit: int, processes: int, mib
     assert memory.default_cache_mib(limit, processes) == mib
 
 
-def test_cache_memory_follows_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_memory_follows_the_container(tmp_path: Path) -> None:
     missing, unlimited, limited = tmp_path / "missing", tmp_path / "unlimited", tmp_path / "limited"
     unlimited.write_text("max\n")
     limited.write_text(f"{GIB // 4}\n")
-    monkeypatch.setattr(memory, "_CONTAINER_LIMITS", (missing, unlimited))
-    machine = memory.memory_limit_bytes()
+    machine = memory.memory_limit_bytes((missing, unlimited))
     assert machine > GIB // 4
-    monkeypatch.setattr(memory, "_CONTAINER_LIMITS", (missing, unlimited, limited))
-    assert memory.memory_limit_bytes() == GIB // 4
+    assert memory.memory_limit_bytes((missing, unlimited, limited)) == GIB // 4
 
 
 def test_cache_of_64_mib_holds_ten_thousand_devices() -> None:

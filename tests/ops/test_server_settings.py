@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic import ValidationError
 
-from syncbeat_server.app.push import providers
+from syncbeat_server.app.push.providers import providers
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.settings.app import AppSettings
@@ -76,20 +76,20 @@ def test_settings_are_all_readable_from_the_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"JWT_SECRET": SECRET}, ["JWT_SECRET:", "no such setting", "--list"]),
+        ({"JWT_SECRET": SECRET}, ["JWT_SECRET:", "no such setting", "did you mean SYNCBEAT_JWT_SECRETS?"]),
         ({"APPS": "{}"}, ["APPS:", "no such setting"]),
-        ({"WORKERS": "0"}, ["WORKERS:", "greater than or equal to 1"]),
-        ({"WORKERS": "many"}, ["WORKERS:", "valid integer"]),
-        ({"DATABASE_POOL_SIZE": "501"}, ["DATABASE_POOL_SIZE:", "less than or equal to 500"]),
-        ({"LISTEN": "50051"}, ["LISTEN:", "pattern"]),
+        ({"WORKERS": "0"}, ["WORKERS:", "want whole number, 1 to 64"]),
+        ({"WORKERS": "many"}, ["WORKERS:", "want whole number, 1 to 64"]),
+        ({"DATABASE_POOL_SIZE": "501"}, ["DATABASE_POOL_SIZE:", "want whole number, 1 to 500"]),
+        ({"LISTEN": "50051"}, ["LISTEN:", "want host:port"]),
         ({"LISTEN": "127.0.0.1:65536"}, ["LISTEN:", "at most 65535"]),
         ({"OPS_LISTEN": "127.0.0.1:99999"}, ["OPS_LISTEN:", "at most 65535"]),
         ({"FCM_BASE_URL": "http://[::1"}, ["FCM_BASE_URL:", "not a URL"]),
         ({"FCM_BASE_URL": "https://"}, ["FCM_BASE_URL:", "want https"]),
-        ({"ROLE": "boss"}, ["ROLE:", "'all', 'rpc' or 'worker'"]),
-        ({"REFLECTION": "maybe"}, ["REFLECTION:", "boolean"]),
-        ({"LOG_LEVEL": "LOUD"}, ["LOG_LEVEL:", "DEBUG|INFO|WARNING|ERROR"]),
-        ({"LOG_FORMAT": "xml"}, ["LOG_FORMAT:", "'json' or 'console'"]),
+        ({"ROLE": "boss"}, ["ROLE:", "want one of all, rpc, worker"]),
+        ({"REFLECTION": "maybe"}, ["REFLECTION:", "want true or false"]),
+        ({"LOG_LEVEL": "LOUD"}, ["LOG_LEVEL:", "want one of DEBUG, INFO, WARNING, ERROR"]),
+        ({"LOG_FORMAT": "xml"}, ["LOG_FORMAT:", "want one of json, console"]),
         ({"DELIVERY_LEASE_S": "nan"}, ["DELIVERY_LEASE_S:"]),
         ({"DRAIN_S": "inf"}, ["DRAIN_S:", "300"]),
         ({"STREAM_GRACE_S": "-1"}, ["STREAM_GRACE_S:", "0.1"]),
@@ -109,8 +109,8 @@ def test_settings_are_all_readable_from_the_environment(tmp_path: Path) -> None:
         ({"JWT_SECRETS": "k=short"}, ["JWT_SECRETS:", "'k'", "shorter than 32 bytes"]),
         ({"JWT_SECRETS": f"k={SECRET},k={SECRET}"}, ["JWT_SECRETS:", "each kid once"]),
         ({"SERVICE_TOKENS": "backend"}, ["SERVICE_TOKENS:", "name:sha256-hex:methods:apps", "token service"]),
-        ({"SERVICE_TOKENS": "backend:a-raw-token:*:*"}, ["SERVICE_TOKENS", "DIGEST", "[0-9a-f]{64}"]),
-        ({"ADMIN_TOKENS": f"a b:{DIGEST}:*:*"}, ["ADMIN_TOKENS", "NAME"]),
+        ({"SERVICE_TOKENS": "backend:a-raw-token:*:*"}, ["SERVICE_TOKENS", "entry 1", "64 hex digits"]),
+        ({"ADMIN_TOKENS": f"a b:{DIGEST}:*:*"}, ["ADMIN_TOKENS", "entry 1", "want name:"]),
         (
             {"SERVICE_TOKENS": f"a:{DIGEST}:*:*", "ADMIN_TOKENS": f"b:{DIGEST}:*:*"},
             ["SERVICE_TOKENS and ADMIN_TOKENS", "twice"],
@@ -130,20 +130,20 @@ def test_settings_are_all_readable_from_the_environment(tmp_path: Path) -> None:
         ({"POLL_FLOOR_S": "100"}, ["STALENESS_TARGET_S:", "half of POLL_FLOOR_S", "15 s unless it is set"]),
         ({"POLL_FLOOR_S": "100", "STALENESS_TARGET_S": "15"}, ["STALENESS_TARGET_S:", "half of POLL_FLOOR_S"]),
         ({"STALENESS_P95_S": "4"}, ["STALENESS_P95_S:", "at least POLL_FLOOR_S"]),
-        ({"STALENESS_TARGET_S": "0"}, ["STALENESS_TARGET_S:", "greater than or equal to 1"]),
-        ({"STALENESS_TARGET_S": "soon"}, ["STALENESS_TARGET_S:", "valid number"]),
-        ({"REQUESTS_PER_DAY": "10"}, ["REQUESTS_PER_DAY:", "greater than or equal to 100"]),
-        ({"POLL_FLOOR_S": "0.1"}, ["POLL_FLOOR_S:", "greater than or equal to 1"]),
+        ({"STALENESS_TARGET_S": "0"}, ["STALENESS_TARGET_S:", "want number, 1 to 86400"]),
+        ({"STALENESS_TARGET_S": "soon"}, ["STALENESS_TARGET_S:", "want number, 1 to 86400"]),
+        ({"REQUESTS_PER_DAY": "10"}, ["REQUESTS_PER_DAY:", "want whole number, 100 to"]),
+        ({"POLL_FLOOR_S": "0.1"}, ["POLL_FLOOR_S:", "want number, 1 to 3600"]),
         ({"POLL_FLOOR_S": "20", "POLL_CAP_S": "10"}, ["POLL_CAP_S:", "at least POLL_FLOOR_S"]),
-        ({"POLL_CAP_S": "90000"}, ["POLL_CAP_S:", "less than or equal to 14400"]),
+        ({"POLL_CAP_S": "90000"}, ["POLL_CAP_S:", "want number, 5 to 14400"]),
         ({"TRUSTED_PROXIES": "proxy.internal"}, ["TRUSTED_PROXIES:", "want networks such as"]),
         ({"TRUSTED_PROXIES": "10.0.0.1/8"}, ["TRUSTED_PROXIES:", "within 10.0.0.0/8: write the network"]),
         ({"TRUSTED_PROXIES": "10.0.0.0/8,0.0.0.0/0"}, ["TRUSTED_PROXIES:", "0.0.0.0/0 would trust everybody"]),
         ({"TRUSTED_PROXIES": "::/0"}, ["TRUSTED_PROXIES:", "::/0 would trust everybody"]),
         ({"TRUSTED_PROXIES": "::ffff:10.0.0.0/104"}, ["TRUSTED_PROXIES:", "write 10.0.0.0/8"]),
-        ({"REFRESHES_PER_MINUTE": "0"}, ["REFRESHES_PER_MINUTE:", "greater than or equal to 1"]),
+        ({"REFRESHES_PER_MINUTE": "0"}, ["REFRESHES_PER_MINUTE:", "want whole number, 1 to 1000000"]),
         ({"SESSION_SECRETS": f"k={SECRET}"}, ["SESSION_KEYS and SESSION_SECRETS: set both"]),
-        ({"POLICY": "guess"}, ["POLICY:", "'adaptive', 'sqrt-ewma', 'tier-table' or 'fixed-30s'"]),
+        ({"POLICY": "guess"}, ["POLICY:", "want one of adaptive, sqrt-ewma, tier-table, fixed-30s"]),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -317,12 +317,12 @@ async def test_fcm_token_endpoint_requires_https_unless_local(tmp_path: Path) ->
     ):
         app = AppSettings(fcm_credentials=account(tmp_path, uri))
         if good:
-            first, _, project = providers("default", app, Settings(), SystemClock())
+            first, _, project = providers(app, Settings(), SystemClock())
             await first.close()
             assert project == "fcm:p"
         else:
             with pytest.raises(ConfigurationError, match="token_uri of FCM_CREDENTIALS: "):
-                providers("default", app, Settings(), SystemClock())
+                providers(app, Settings(), SystemClock())
 
 
 @pytest.mark.parametrize(

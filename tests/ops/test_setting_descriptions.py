@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from syncbeat_server.ops.settings.app import AppSettings
@@ -42,13 +44,14 @@ def test_settings_kinds_name_choices_and_forms() -> None:
     assert DESCRIBED["templates"].kind == "tables"
 
 
-def test_settings_listing_is_an_env_file_of_the_defaults() -> None:
+def test_settings_listing_is_an_env_file_of_the_defaults(tmp_path: Path) -> None:
     listed = [entry.splitlines() for entry in format_settings().split("\n\n")]
     assert all(comment.startswith("# ") and len(comment) > 15 for comment, _ in listed)
     values = dict(line.split("=", 1) for _, line in listed)
     assert set(values) == {
         f"SYNCBEAT_{name.upper()}" for name in Settings.model_fields if name not in ("apps", "issuers", "templates")
     }
-    assert load_settings({name: value for name, value in values.items() if value}, env_file=None) == Settings()
+    (tmp_path / ".env").write_text(format_settings())
+    assert load_settings({}, env_file=tmp_path / ".env") == Settings()
     floor = "# The shortest polling interval, in seconds, whatever the policy and boosts. (number, 1 to 3600)"
     assert f"{floor}\nSYNCBEAT_POLL_FLOOR_S=5\n" in format_settings()

@@ -248,3 +248,54 @@ def test_settings_file_of_any_content_loads_or_is_reported(name: str, content: b
 @given(st.sampled_from(FILES), st.text(max_size=50) | st.text(max_size=20).map(lambda text: HIDDEN + text))
 def test_setting_of_any_value_loads_or_is_reported(name: str, text: str) -> None:
     never_a_traceback(text.encode(errors="replace"), None, **{name: text})
+
+
+def test_env_file_wrong_values_are_reported_by_line(tmp_path: Path) -> None:
+    lines = ["# of ours", "SYNCBEAT_WORKERS=0", "", "", "export SYNCBEAT_ROLE=every", f"SYNCBEAT_JWT_SECRETS={HIDDEN}"]
+    put(tmp_path / ".env", "\n".join([*lines, "SYNCBEAT_RESEND_S=1,x", "SYNCBEAT_TLS_KEY=key.pem"]))
+    assert refused(tmp_path / ".env", LOG_LEVEL="LOUD").splitlines() == [
+        ".env line 6: SYNCBEAT_JWT_SECRETS: want kid=secret, several separated by commas",
+        ".env line 5: SYNCBEAT_ROLE: want one of all, rpc, worker",
+        ".env line 2: SYNCBEAT_WORKERS: want whole number, 1 to 64",
+        ".env line 7: SYNCBEAT_RESEND_S, entry 2: want number; several by commas, 0.1 to 3600",
+        "SYNCBEAT_LOG_LEVEL: want one of DEBUG, INFO, WARNING, ERROR",
+    ]
+    put(tmp_path / ".env", "\nSYNCBEAT_TLS_KEY=key.pem\n")
+    assert refused(tmp_path / ".env") == ".env line 2: SYNCBEAT_TLS_CERTIFICATE and TLS_KEY: set both, or neither"
+    put(tmp_path / ".env", "\n\nSYNCBEAT_WORKRS=2\n")
+    told = ".env line 3: SYNCBEAT_WORKRS: no such setting; did you mean SYNCBEAT_WORKERS?"
+    assert refused(tmp_path / ".env") == told
+
+
+def test_apps_file_wrong_values_are_reported_by_line(tmp_path: Path) -> None:
+    text = """[apps.shop]
+jwt_issuer = "https://shop.example"
+workers = 3
+
+[[apps.shop.issuers]]
+jwt_issuer = "https://a.example"
+[[apps.shop.issuers]]
+jwt_issuer = ""
+jwt_leeway_s = 99
+
+[apps."two".templates.hello.de]
+titel = "x"
+
+[apps.three]
+jwt_issuer = "https://three.example"
+jwt_secrets = "k1=short"
+"""
+    put(tmp_path / "apps.toml", text)
+    unknown = "no such setting of an app; see 'syncbeat-server check-config --list'"
+    assert refused(APPS_FILE=str(tmp_path / "apps.toml")).splitlines() == [
+        "SYNCBEAT_APPS_FILE: line 8: apps.shop.issuers.2.jwt_issuer: want text that is not empty",
+        "SYNCBEAT_APPS_FILE: line 9: apps.shop.issuers.2.jwt_leeway_s: want number, 0 to 30",
+        f"SYNCBEAT_APPS_FILE: line 3: apps.shop.workers: {unknown}",
+        f"SYNCBEAT_APPS_FILE: line 12: apps.two.templates.hello.de.titel: {unknown}",
+        "SYNCBEAT_APPS_FILE: line 16: apps.three: JWT_SECRETS: the secret of kid 'k1' is shorter than 32 bytes",
+    ]
+
+
+def test_setting_that_is_empty_is_not_set() -> None:
+    assert load(WORKERS="", CAPACITY_RPS="", FCM_BASE_URL="", LOG_LEVEL="", TLS_KEY="", APPS_FILE="") == Settings()
+    assert load(RESEND_S="").resend_s == (), "a list can be empty on purpose"

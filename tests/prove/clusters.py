@@ -27,7 +27,7 @@ from tests.prove.tools import proof_programs, runs
 from tests.support.ports import free_port
 
 TTL_S = 20
-"""How long a leader that is not heard of keeps its lease, at the least that Patroni allows."""
+"""Seconds for which a leader that is not heard of keeps its lease, at the least that Patroni allows."""
 _ASK_S = 2.0
 _NODES = ("one", "two")
 

@@ -35,10 +35,10 @@ from syncbeat_server.push.model import (
 from syncbeat_server.push.policy import retry
 from syncbeat_server.push.policy.retry import RetryRule
 from syncbeat_server.push.store import lifecycle, notifications, queue
-from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from tests.support.build import APP, make_channel, make_directory, make_user_lifecycle
-from tests.support.databases import DatabaseUrls
+from tests.support.databases import DatabaseUrls, open_database
 from tests.support.doubles import ScriptedProvider, Streams, Unlimited
 from tests.support.fake_clock import FakeClock
 

@@ -33,11 +33,10 @@ from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
 from syncbeat_server.rpc.server import ConnectionAge, Listener, RpcServer
 from syncbeat_server.rpc.servicers.auth import AuthServicer
-from syncbeat_server.storage.postgres.database import open_database
-from syncbeat_server.storage.redis.bus import open_redis
 from tests.support.build import make_authenticator, make_caller_caches, make_sessions
-from tests.support.databases import DatabaseUrls
+from tests.support.databases import DatabaseUrls, open_database
 from tests.support.fake_clock import START
+from tests.support.valkeys import open_redis
 
 pytestmark = pytest.mark.prove
 

@@ -12,7 +12,7 @@ import pytest
 _FOLDER = Path(os.environ.get("PROOF_TOOLS") or Path(sys.prefix) / "proof-tools")
 _RUN_S = 60.0
 UNPROVEN = pytest.StashKey[dict[str, str]]()
-"""What this run could not prove, and why: told in its last line."""
+"""Proofs that this run left out, and why: told in its last line."""
 
 
 def require(request: pytest.FixtureRequest, name: str, lacks: str) -> None:

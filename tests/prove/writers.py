@@ -27,7 +27,7 @@ class Written:
     at: dict[str, list[float]] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     pause_s: float = 0.0
-    """How long each writer waits between two publishes."""
+    """Seconds that each writer waits between two publishes."""
 
     @property
     def count(self) -> int:

@@ -13,10 +13,10 @@ from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.model import Blame, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.providers import Message, Provider
-from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.pg_notify import PgNotifier, listen
 from tests.support.build import make_directory, make_worker
-from tests.support.databases import DatabaseUrls
+from tests.support.databases import DatabaseUrls, open_database
 from tests.support.doubles import ScriptedProvider
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.seed import accept, couple, message, shown, until, value_of

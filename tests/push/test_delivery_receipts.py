@@ -19,7 +19,8 @@ from syncbeat_devtools.fake_fcm import FakeFcm, Fault, FaultKind, running_fake_f
 from syncbeat_server.ops.settings.server import Role
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
-from tests.support.rpc_server import DEADLINE_S, METHODS, Caller, Server, path_of, running_server
+from tests.support.process_rules import DEADLINE_S, PATIENT
+from tests.support.rpc_server import METHODS, Caller, Server, path_of, running_server
 
 pytestmark = pytest.mark.rpc
 
@@ -57,7 +58,7 @@ async def server(
     fake.write_service_account(account)
     variables = {"FCM_CREDENTIALS": str(account), "FCM_BASE_URL": fake.base_url, "DELIVERY_RETRY_S": "0.05"}
     variables |= {"APPS_FILE": str(apps_file)}
-    async with running_server(database_urls, redis_url, Role.ALL, **variables) as running:
+    async with running_server(database_urls, redis_url, Role.ALL, PATIENT, **variables) as running:
         await running.register("ann", "phone", "anns-token")
         yield running
 

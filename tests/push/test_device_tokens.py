@@ -8,9 +8,9 @@ import uuid
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
+from syncbeat_server.directory.store import device_tokens
 from syncbeat_server.push.model import ClaimedDelivery, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.providers import Message
-from syncbeat_server.push.store import device_tokens
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP, make_directory, make_worker
 from tests.support.doubles import ScriptedProvider
@@ -26,8 +26,9 @@ DAY_S = 86_400.0
 
 async def bury(database: Database, dead: list[ClaimedDelivery]) -> device_tokens.TokenRemoval:
     async with database.transaction() as conn:
-        await device_tokens.lock(conn, dead, [])
-        return await device_tokens.remove_dead_tokens(conn, dead)
+        uses = [one.token_use for one in dead]
+        await device_tokens.lock(conn, uses, [])
+        return await device_tokens.remove_dead_tokens(conn, uses)
 
 
 async def many(database: Database, count: int) -> list[ClaimedDelivery]:

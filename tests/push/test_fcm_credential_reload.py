@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,11 @@ import pytest
 from syncbeat.v1 import core_pb2, push_service_pb2
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_devtools.fake_fcm import FakeFcm, running_fake_fcm
-from syncbeat_server.app import app_configuration as app_apps
-from syncbeat_server.app import push
 from syncbeat_server.ops.settings.server import Role
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
 from tests.support.file_damage import NOT_JSON, put, remove
+from tests.support.process_rules import PATIENT
 from tests.support.rpc_server import Server, running_server
 
 pytestmark = pytest.mark.rpc
@@ -38,15 +38,12 @@ def account(fake: FakeFcm, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def server(
-    database_urls: DatabaseUrls, redis_url: str, fake: FakeFcm, account: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Server]:
-    monkeypatch.setattr(app_apps, "_POLL_S", 0.02)
-    monkeypatch.setattr(push, "_RETRY_S", 0.02)
+async def server(database_urls: DatabaseUrls, redis_url: str, fake: FakeFcm, account: Path) -> AsyncIterator[Server]:
+    often = replace(PATIENT, files_every_s=0.02)
     apps = account.with_name("apps.toml")
     apps.write_text("[apps.default]\n")
     variables = {"FCM_CREDENTIALS": str(account), "FCM_BASE_URL": fake.base_url, "APPS_FILE": str(apps)}
-    async with running_server(database_urls, redis_url, Role.ALL, **variables) as running:
+    async with running_server(database_urls, redis_url, Role.ALL, often, **variables) as running:
         await running.register("ann", "phone", "anns-token")
         yield running
 

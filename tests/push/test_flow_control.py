@@ -69,13 +69,13 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def gate(clock: FakeClock) -> Gate:
-    return Gate(10, BreakerRule(), clock)
+    return Gate(10, 10_000.0, BreakerRule(), clock)
 
 
 def send(gate: Gate, outcome: Outcome, platform: str = "ANDROID") -> None:
     permit = gate.enter(platform)
     assert permit is not None
-    gate.record_outcome(permit, outcome, platform)
+    gate.record_outcome(permit, outcome, platform, 0.05)
 
 
 def test_in_flight_limit_is_per_app(gate: Gate) -> None:

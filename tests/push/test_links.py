@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from syncbeat_server.push.links import action_fault, image_fault, is_link
+from syncbeat_server.push.content.links import action_fault, image_fault
+from syncbeat_server.push.model import link_scheme
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +27,7 @@ BAD_URLS = [
 @pytest.mark.parametrize("action", [*URLS, *OWN, *NAMES])
 def test_click_action_accepts_names_https_and_own_scheme(action: str) -> None:
     assert action_fault(action) is None
-    assert is_link(action) == (action not in NAMES)
+    assert (link_scheme(action) is None) == (action in NAMES)
 
 
 @pytest.mark.parametrize("action", BAD_URLS)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from syncbeat_devtools.fake_fcm import FakeFcm, FakeFcmSettings, running_fake_fcm
-from syncbeat_server.app.push import providers
+from syncbeat_server.app.push.providers import providers
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.settings.load import load_settings
@@ -104,7 +104,7 @@ async def outcome(fake: FakeFcm, folder: Path, **settings: str) -> Outcome:
 @asynccontextmanager
 async def provided(given: dict[str, str]) -> AsyncIterator[Outcome]:
     settings = load_settings(given, env_file=None)
-    provider, _, _ = providers("default", settings, settings, SystemClock())
+    provider, _, _ = providers(settings, settings, SystemClock())
     try:
         yield await provider.send(SENT)
     finally:

@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
-from syncbeat.v1 import access_pb2, directory_service_pb2, sync_service_pb2
+from syncbeat.v1 import directory_service_pb2, sync_service_pb2
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.auth.model import MAX_LEEWAY, KeyRow
 from syncbeat_server.auth.tokens.verify import mint
+from syncbeat_server.rpc.contract.options import access_of
 from tests.support.databases import DatabaseUrls, create_database, drop_database
 from tests.support.forged_tokens import CANARY, HOSTED, OTHER_SECRET, SHOP, Forger
 from tests.support.forged_tokens import SECRET as FORGED_SECRET
@@ -38,7 +39,6 @@ from tests.support.rpc_server import (
     Caller,
     Server,
     entry,
-    patience_with_redis,
     running_server,
 )
 from tests.support.valid_requests import request_of
@@ -83,14 +83,13 @@ async def guarded(
     ]
     urls = await create_database(stores, "rpc_access", template)
     variables: Any = {"JWKS_FILE": str(file), "APPS_FILE": str(apps), "SERVICE_TOKENS": ",".join(tokens)}
-    with patience_with_redis():
-        async with running_server(urls, stores.redis_url, **variables) as running:
-            yield running
+    async with running_server(urls, stores.redis_url, **variables) as running:
+        yield running
     await drop_database(stores, urls.name)
 
 
-def lets_in(method: MethodDescriptor, kind: access_pb2.Access.ValueType) -> bool:
-    return kind in method.GetOptions().Extensions[access_pb2.access]
+def lets_in(method: MethodDescriptor, kind: str) -> bool:
+    return kind in access_of(method)
 
 
 def token(header: dict[str, Any] | None = None, key: Any = KEY.key, **claims: Any) -> str:
@@ -218,7 +217,7 @@ async def test_forged_tokens_are_refused_over_the_wire(
             assert took_s < 0.02, f"{name}: who refuses it waits for something"
 
 
-GUARDED = [method for method in IMPLEMENTED if not lets_in(method, access_pb2.ACCESS_PUBLIC)]
+GUARDED = [method for method in IMPLEMENTED if not lets_in(method, "PUBLIC")]
 each_guarded = pytest.mark.parametrize("method", GUARDED, ids=lambda method: method.name)
 
 
@@ -234,8 +233,8 @@ async def test_bad_credentials_are_refused_by_every_rpc(guarded: Server, method:
 
 @each_guarded
 async def test_access_denied_to_the_wrong_kind_of_caller(guarded: Server, method: MethodDescriptor) -> None:
-    wrong = [] if lets_in(method, access_pb2.ACCESS_ADMIN) else [guarded.operator]
-    if not lets_in(method, access_pb2.ACCESS_USER):
+    wrong = [] if lets_in(method, "ADMIN") else [guarded.operator]
+    if not lets_in(method, "USER"):
         wrong += [guarded.user("u"), guarded.user("backend"), guarded.user("u", key=SIGNERS["ES256"])]
     for caller in wrong:
         for data in (request_of(method).SerializeToString(), b"\xff"):
@@ -243,7 +242,7 @@ async def test_access_denied_to_the_wrong_kind_of_caller(guarded: Server, method
 
 
 async def test_access_test_covers_each_kind_of_caller() -> None:
-    assert {lets_in(method, access_pb2.ACCESS_USER) for method in IMPLEMENTED} == {True, False}
+    assert {lets_in(method, "USER") for method in IMPLEMENTED} == {True, False}
 
 
 @each_guarded
@@ -263,7 +262,7 @@ async def test_service_allow_list_of_apps(guarded: Server, method: MethodDescrip
         request = named(method, app_id=app_id, user_id="u")
         assert (await guarded.backend.refusal(request)).told == DENIED, "not even a service for all apps"
     unnamed = await guarded.bearer(TWO_APPS).refusal(named(method, user_id="u"))
-    if not lets_in(method, access_pb2.ACCESS_SERVICE):
+    if not lets_in(method, "SERVICE"):
         assert unnamed.told == DENIED
         return
     assert unnamed.told == ("INVALID_ARGUMENT", "INVALID_FIELD")
@@ -295,7 +294,7 @@ def named(method: MethodDescriptor, **fields: str) -> Message:
 
 @each_guarded
 async def test_user_cannot_name_another_user_or_app(guarded: Server, method: MethodDescriptor) -> None:
-    if not lets_in(method, access_pb2.ACCESS_USER):
+    if not lets_in(method, "USER"):
         return
     before = await guarded.rows()
     for fields in ({"user_id": "v"}, {"user_id": "U"}, {"app_id": "other"}):

@@ -23,7 +23,8 @@ from syncbeat_server.rpc.server import CONTRACT
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
 from tests.support.ports import free_port
-from tests.support.rpc_server import DEADLINE_S, Caller, refusal_of, running_server
+from tests.support.process_rules import DEADLINE_S
+from tests.support.rpc_server import Caller, refusal_of, running_server
 
 pytestmark = pytest.mark.rpc
 

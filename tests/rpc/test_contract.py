@@ -10,19 +10,16 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
-from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from syncbeat import v1
 from syncbeat.v1 import (
-    access_pb2,
     auth_service_pb2,
     core_pb2,
     directory_service_pb2,
     error_reason_pb2,
     event_service_pb2,
-    field_rules_pb2,
     ops_service_pb2,
     push_service_pb2,
     sync_service_pb2,
@@ -32,23 +29,19 @@ from syncbeat_server.directory import model as directory
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.errors import FieldViolation
 from syncbeat_server.push import model as push
+from syncbeat_server.rpc.contract.options import access_of, rules_of
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
 from syncbeat_server.sync import model as sync
 
 pytestmark = pytest.mark.unit
 
-PROTOS = Path(__file__).resolve().parents[2] / "protos" / "syncbeat" / "v1"
+PROTOS = Path(__file__).resolve().parents[2] / "clients" / "protos" / "syncbeat" / "v1"
 
-PUBLIC, USER, SERVICE, ADMIN = (
-    access_pb2.ACCESS_PUBLIC,
-    access_pb2.ACCESS_USER,
-    access_pb2.ACCESS_SERVICE,
-    access_pb2.ACCESS_ADMIN,
-)
+PUBLIC, USER, SERVICE, ADMIN = "PUBLIC", "USER", "SERVICE", "ADMIN"
 EITHER = {USER, SERVICE}
 
 # What the service is: the names never change, and who may call is changed on purpose only.
-RPCS: dict[str, dict[str, set[access_pb2.Access.ValueType]]] = {
+RPCS: dict[str, dict[str, set[str]]] = {
     "SyncService": {
         "GetHint": EITHER,
         "WatchHints": EITHER,
@@ -102,13 +95,11 @@ STREAMS = {"WatchHints", "WatchDeliveries"}
 ANSWERED_ONCE = {"PublishChanges", "SendNotification", "RedriveDeliveries", "CreateSession"}
 
 FILES: tuple[FileDescriptor, ...] = (
-    access_pb2.DESCRIPTOR,
     auth_service_pb2.DESCRIPTOR,
     core_pb2.DESCRIPTOR,
     directory_service_pb2.DESCRIPTOR,
     error_reason_pb2.DESCRIPTOR,
     event_service_pb2.DESCRIPTOR,
-    field_rules_pb2.DESCRIPTOR,
     ops_service_pb2.DESCRIPTOR,
     push_service_pb2.DESCRIPTOR,
     sync_service_pb2.DESCRIPTOR,
@@ -119,13 +110,8 @@ METHODS: tuple[MethodDescriptor, ...] = tuple(
 each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
-def access(method: MethodDescriptor) -> set[access_pb2.Access.ValueType]:
-    options: MethodOptions = method.GetOptions()
-    return set(options.Extensions[access_pb2.access])
-
-
-def rules(field: FieldDescriptor) -> field_rules_pb2.FieldRules:
-    return field.GetOptions().Extensions[field_rules_pb2.rules]
+def access(method: MethodDescriptor) -> set[str]:
+    return set(access_of(method))
 
 
 def fields_within(message: Descriptor, seen: set[str] | None = None) -> Iterator[FieldDescriptor]:
@@ -161,7 +147,7 @@ def test_contract_generated_modules_import() -> None:
 
 
 def test_contract_services_and_access_match_the_table() -> None:
-    told: dict[str, dict[str, set[access_pb2.Access.ValueType]]] = {}
+    told: dict[str, dict[str, set[str]]] = {}
     for method in METHODS:
         told.setdefault(method.containing_service.name, {})[method.name] = access(method)
     assert told == RPCS
@@ -170,7 +156,6 @@ def test_contract_services_and_access_match_the_table() -> None:
 @each_method
 def test_contract_public_access_stands_alone(method: MethodDescriptor) -> None:
     assert access(method)
-    assert access_pb2.ACCESS_UNSPECIFIED not in access(method)
     assert PUBLIC not in access(method) or access(method) == {PUBLIC}
 
 
@@ -188,9 +173,9 @@ def test_contract_requests_name_app_and_acting_user(method: MethodDescriptor) ->
     if access(method) == {PUBLIC}:
         assert "app_id" not in fields
         return
-    assert rules(fields["app_id"]).required is False
+    assert rules_of(fields["app_id"]).required is False
     if USER in access(method):
-        assert rules(fields["user_id"]).required is False, "a user leaves it empty"
+        assert rules_of(fields["user_id"]).required is False, "a user leaves it empty"
 
 
 @each_method
@@ -207,25 +192,26 @@ def test_contract_lists_have_pagination(method: MethodDescriptor) -> None:
         assert "cursor" in request
         assert "next_cursor" in response
     elif method.name.startswith("List"):
-        assert rules(request["page_token"]).max_bytes == 2048
+        assert rules_of(request["page_token"]).max_bytes == 2048
         assert "next_page_token" in response
     else:
         assert "page_size" not in request
         return
-    size = rules(request["page_size"])
-    assert (size.min_value, size.max_value) == (0, 1000)
-    assert size.HasField("min_value")
+    size = rules_of(request["page_size"])
+    assert (size.min_value, size.max_value) == (0, None)  # more than the most is taken as the most
 
 
 @each_method
 def test_contract_request_fields_are_bounded(method: MethodDescriptor) -> None:
     for field in fields_within(method.input_type):
-        bounds = rules(field)
+        bounds = rules_of(field)
         if field.is_repeated:
+            assert bounds.max_items is not None, field.full_name
             assert 0 < bounds.max_items <= (MAX_SCOPES if field.name == "cursors" else 1_000), field.full_name
         if field.cpp_type in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64):
-            assert bounds.HasField("min_value"), field.full_name
+            assert bounds.min_value is not None, field.full_name
         if field.type == FieldDescriptor.TYPE_STRING:
+            assert bounds.max_bytes is not None, field.full_name
             assert bounds.max_bytes <= 262_144, field.full_name
             assert field.name.endswith("_json") is bounds.json, field.full_name
             assert bounds.max_depth == (32 if bounds.json else 0), field.full_name
@@ -235,7 +221,7 @@ def test_contract_request_fields_are_bounded(method: MethodDescriptor) -> None:
 def test_contract_ids_have_the_default_size(method: MethodDescriptor) -> None:
     for field in fields_within(method.input_type):
         if field.name in ("scope", "key", "ids") or field.name.endswith(("_id", "_ids")):
-            assert rules(field).max_bytes == 0, field.full_name
+            assert field.message_type is not None or rules_of(field).max_bytes == 128, field.full_name
 
 
 def change(**fields: object) -> core_pb2.NewChange:
@@ -377,6 +363,10 @@ def test_contract_push_priorities_match_the_lanes() -> None:
 
 def test_contract_lists_every_error_reason() -> None:
     assert {reason.value for reason in errors.Reason} <= names(error_reason_pb2.ErrorReason.DESCRIPTOR)
+
+
+def test_contract_lists_every_field_reason() -> None:
+    assert {reason.value for reason in errors.FieldReason} == names(error_reason_pb2.FieldReason.DESCRIPTOR)
 
 
 COMMENTED = re.compile(

@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
+from syncbeat_server.rpc.contract.options import rules_of
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
 from syncbeat_server.rpc.fastpath.hint_message import hint_answer, hint_message
 from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
 from syncbeat_server.rpc.fastpath.time_fields import set_duration, set_timestamp
 from syncbeat_server.rpc.server import CONTRACT
-from syncbeat_server.rpc.validation.field_rules import compile_validator, rules_of
+from syncbeat_server.rpc.validation.field_rules import compile_validator
 from syncbeat_server.rpc.validation.value_checks import max_bytes_of
 from syncbeat_server.sync.model import Cursor, Hint, Priority
 

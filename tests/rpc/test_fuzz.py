@@ -12,7 +12,8 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.rpc_server import DEADLINE_S, IMPLEMENTED, Server, refusal_of
+from tests.support.process_rules import DEADLINE_S
+from tests.support.rpc_server import IMPLEMENTED, Server, refusal_of
 from tests.support.valid_requests import is_map
 
 pytestmark = [pytest.mark.rpc, pytest.mark.asyncio(loop_scope="module")]

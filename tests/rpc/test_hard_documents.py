@@ -73,7 +73,7 @@ async def test_large_documents_are_validated_and_merged_off_the_loop(
 ) -> None:
     await server.add("hard", "ann")
     here: list[str] = []
-    read = merge_patch._read
+    read = merge_patch.read_json
 
     def checked(text: str, most_depth: int) -> str:
         here.append(text)
@@ -84,7 +84,7 @@ async def test_large_documents_are_validated_and_merged_off_the_loop(
         return read(patch)
 
     monkeypatch.setattr(value_checks, "document_fault", checked)
-    monkeypatch.setattr(merge_patch, "_read", read_here)
+    monkeypatch.setattr(merge_patch, "read_json", read_here)
     ann, method = server.user("ann"), METHODS["PublishChangesRequest"]
 
     async def publish(*patches: str, key: str = "k") -> tuple[tuple[str, str], tuple[str, ...]] | None:

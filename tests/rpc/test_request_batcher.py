@@ -14,9 +14,7 @@ from functools import partial
 
 import pytest
 
-from syncbeat_server.rpc.fastpath import request_batcher
-from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
-from syncbeat_server.runtime import adaptive_batching
+from syncbeat_server.rpc.fastpath.request_batcher import BatchTimings, RequestBatcher
 from tests.support.fake_clock import settle
 
 pytestmark = pytest.mark.unit
@@ -35,11 +33,9 @@ def noted(served: list[str], name: str) -> Callable[[], str]:
     return work
 
 
-@pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turns and rows count, however long a busy machine makes them."""
-    monkeypatch.setattr(adaptive_batching, "_LONGEST_S", 60.0)
-    monkeypatch.setattr(request_batcher, "_MAX_BATCH_S", 60.0)
+def unhurried() -> RequestBatcher:
+    """Return a batcher for which turns and rows count, however long a busy machine makes them."""
+    return RequestBatcher(BatchTimings(longest_wait_s=60.0, longest_turn_s=60.0))
 
 
 async def serve_two(batcher: RequestBatcher) -> None:
@@ -54,9 +50,8 @@ async def test_request_batcher_serves_a_lone_call_next_turn() -> None:
     assert call.result() == "answer"
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_request_batcher_waits_for_more_after_several_in_order() -> None:
-    batcher, served = RequestBatcher(), list[str]()
+    batcher, served = unhurried(), list[str]()
     await serve_two(batcher)
     first = asyncio.ensure_future(batcher.serve(noted(served, "first")))
     await turns(10)
@@ -68,9 +63,8 @@ async def test_request_batcher_waits_for_more_after_several_in_order() -> None:
     assert list(await asyncio.gather(first, second)) == served
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_request_batcher_stops_waiting_after_eight_lone_calls() -> None:
-    batcher = RequestBatcher()
+    batcher = unhurried()
     await serve_two(batcher)
     waited = []
     for _ in range(10):
@@ -94,9 +88,8 @@ async def test_request_batcher_wait_is_bounded_when_turns_are_slow(monkeypatch: 
     assert passed < 10, "quiet turns count as long as they are short"
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_request_batcher_serves_a_full_batch_though_more_arrive() -> None:
-    batcher, served = RequestBatcher(), list[str]()
+    batcher, served = unhurried(), list[str]()
     await serve_two(batcher)
     calls: list[asyncio.Future[str]] = []
     while not served:
@@ -108,9 +101,8 @@ async def test_request_batcher_serves_a_full_batch_though_more_arrive() -> None:
     assert served == [f"{number}" for number in range(len(calls))]
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_request_batcher_batch_size_is_32_with_turns_between() -> None:
-    batcher, served = RequestBatcher(), list[str]()
+    batcher, served = unhurried(), list[str]()
     await serve_two(batcher)
     calls = [asyncio.ensure_future(batcher.serve(noted(served, f"{number}"))) for number in range(70)]
     seen = [0]
@@ -181,9 +173,8 @@ async def test_request_batcher_releases_answered_calls() -> None:
         gc.enable()
 
 
-@pytest.mark.usefixtures("unhurried")
 async def test_request_batcher_skips_cancelled_callers() -> None:
-    batcher, served = RequestBatcher(), list[str]()
+    batcher, served = unhurried(), list[str]()
     await serve_two(batcher)
     calls = [asyncio.ensure_future(batcher.serve(noted(served, name))) for name in ("stays", "goes")]
     await turns(2)

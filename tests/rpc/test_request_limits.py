@@ -220,12 +220,21 @@ async def test_request_stall_limit_of_unauthenticated_callers(server: Server) ->
 
 
 async def test_request_stall_affects_only_its_own_connection(server: Server) -> None:
+    many = request_body.MAX_UNCHECKED_READS + request_body.MAX_CONCURRENT_READS
     async with raw_connection(server.address) as raw, raw_connection(server.address) as other:
-        for _ in range(50):
+        for _ in range(many):
             half(path_of(REFRESH), raw)
         waiting, served = raw.start(CHECK, grpc_message(b"")), other.start(CHECK, grpc_message(b""))
         await wait_until(lambda: other.answers[served].status == "0")
         assert not raw.answers[waiting].is_over
+
+
+async def test_request_stall_of_few_affects_nobody(server: Server) -> None:
+    async with raw_connection(server.address) as raw:
+        stalled = [half(path_of(REFRESH), raw) for _ in range(request_body.MAX_UNCHECKED_READS // 2)]
+        served = raw.start(CHECK, grpc_message(b""))
+        await wait_until(lambda: raw.answers[served].status == "0")
+        assert not any(raw.answers[stream].is_over for stream in stalled)
 
 
 async def test_request_burst_that_arrives_is_served(server: Server) -> None:

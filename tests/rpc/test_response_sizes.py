@@ -30,7 +30,7 @@ MOST: dict[str, int] = {
     "syncbeat.v1.Notification.data": 64,
     "syncbeat.v1.Notification.variables": 64,
 }
-"""How many a repeated field of an answer has, where that is not a page."""
+"""The number of elements of a repeated field of an answer, where that is not a page."""
 LONGEST: dict[str, int] = {
     "syncbeat.v1.Change.value_json": PAGE_OCTETS,
     "syncbeat.v1.Hint.explanation": 1_000,

@@ -128,6 +128,49 @@ async def test_page_token_of_another_place_is_refused(module_server: Server, kin
     assert (await server.user("u").refusal(PAGED[0][0](page_token=other))).fields == ("page_token",)
 
 
+async def test_page_size_above_the_most_is_the_most(module_server: Server) -> None:
+    await module_server.add("long", *(f"u{index:04}" for index in range(1_000)))
+    await module_server.add("long", "u1000")
+    for size in (1_001, 2**31 - 1):
+        asked = directory_service_pb2.ListScopeMembersRequest(scope="long", page_size=size)
+        assert len((await module_server.backend(asked)).members) == 1_000
+    changes = [
+        sync_service_pb2.PublishChangesRequest(changes=[change(key=f"{n} {i}") for i in range(600)]) for n in "ab"
+    ]
+    for request in changes:
+        await module_server.backend(request)
+    feed = sync_service_pb2.ListChangesRequest(cursor=core_pb2.ScopeCursor(scope="s"), page_size=2**31 - 1)
+    assert len((await module_server.backend(feed)).changes) == 1_000
+
+
+REASONS: list[tuple[Message, tuple[str, ...]]] = [
+    (send(user_ids=core_pb2.UserIds(ids=[""])), ("REQUIRED",)),
+    (send(type="t" * 129), ("TOO_LONG",)),
+    (send(type="\0"), ("FORBIDDEN_CHARACTERS",)),
+    (send(priority=99), ("UNKNOWN_VALUE",)),
+    (send(user_ids=core_pb2.UserIds(ids=["u"] * 1_001)), ("TOO_MANY",)),
+    (publish(change(merge_patch_json="[" * 33 + "]" * 33)), ("TOO_DEEP",)),
+    (publish(change(merge_patch_json="{")), ("MALFORMED",)),
+    (publish(change(merge_patch_json="1e309")), ("OUT_OF_RANGE",)),
+    (publish(change(expected_sequence=-1), change(key="")), ("OUT_OF_RANGE", "REQUIRED")),
+    (publish(change(deleted=True)), ("CONFLICT",)),
+    (send(notification=data(delivery_id="x")), ("RESERVED",)),
+    (send(notification=core_pb2.Notification(template="none")), ("UNKNOWN_VALUE",)),
+]
+
+
+@pytest.mark.parametrize(("request_", "reasons"), REASONS, ids=lambda value: "" if isinstance(value, Message) else None)
+async def test_field_violation_has_a_reason(module_server: Server, request_: Message, reasons: tuple[str, ...]) -> None:
+    refusal = await module_server.backend.refusal(request_)
+    assert (refusal.told, refusal.field_reasons) == (INVALID, reasons)
+
+
+async def test_field_violation_of_a_large_request_has_a_reason(module_server: Server) -> None:
+    """A child process validates it."""
+    refusal = await module_server.backend.refusal(publish(*[change()] * 999, change(merge_patch_json="{")))
+    assert (refusal.fields, refusal.field_reasons) == (("changes[999].merge_patch_json",), ("MALFORMED",))
+
+
 async def test_error_details_of_many_bad_fields_stay_small(module_server: Server) -> None:
     """Peers drop trailers of more than 8 KiB: the call would end without its reason."""
     entries = {"\U0001f600" * 31 + f"{index:02}" + "x" * 20: "\0" for index in range(64)}

@@ -9,14 +9,13 @@ import asyncpg
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.rpc import handler_pipeline
-from tests.support.databases import DatabaseUrls
+from syncbeat_server.rpc import call_lifecycle
 from tests.support.fake_clock import wait_until
-from tests.support.rpc_server import DEADLINE_S, IMPLEMENTED, KEY, SECRET, Caller, Server, refusal_of, running_server
+from tests.support.process_rules import DEADLINE_S
+from tests.support.rpc_server import IMPLEMENTED, KEY, SECRET, Caller, Server, refusal_of, running_server
 
 pytestmark = pytest.mark.rpc
 
@@ -29,26 +28,11 @@ FIRST_RPCS = {
     *("RegisterDevice", "UnregisterDevice", "GetDevice", "ListDevices"),
     *("AddScopeMembers", "RemoveScopeMembers", "ListScopeMembers", "ListScopes"),
 }
-V1 = "grpc.reflection.v1.ServerReflection"
-V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 
 
 async def health(server: Server, service: str = "") -> int:
     answer = await health_pb2_grpc.HealthStub(server.channel).Check(health_pb2.HealthCheckRequest(service=service))
     return int(answer.status)
-
-
-async def reflected(server: Server, name: str, **asked: str) -> Any:
-    call: Any = server.channel.stream_stream(
-        f"/{name}/ServerReflectionInfo",
-        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
-        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-    )(timeout=10)
-    await call.write(reflection_pb2.ServerReflectionRequest(**asked))
-    answer = await call.read()
-    await call.done_writing()
-    assert await call.read() is grpc.aio.EOF
-    return answer
 
 
 async def test_server_offers_the_services(server: Server) -> None:
@@ -58,26 +42,6 @@ async def test_server_offers_the_services(server: Server) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await health(server, "syncbeat.v1.Nothing")
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-
-
-async def test_reflection_is_off_unless_asked_for(server: Server) -> None:
-    for name in (V1, V1ALPHA):
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await reflected(server, name, list_services="")
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
-async def test_reflection(database_urls: DatabaseUrls, redis_url: str) -> None:
-    variables: Any = {"REFLECTION": "true"}
-    async with running_server(database_urls, redis_url, **variables) as server:
-        for name in (V1, V1ALPHA):
-            listed = (await reflected(server, name, list_services="")).list_services_response.service
-            assert {service.name for service in listed} == {
-                *(f"syncbeat.v1.{service}" for service in OFFERED),
-                *("grpc.health.v1.Health", V1, V1ALPHA),
-            }
-            found = await reflected(server, name, file_containing_symbol="syncbeat.v1.SyncService")
-            assert found.file_descriptor_response.file_descriptor_proto
 
 
 @pytest.fixture
@@ -129,9 +93,9 @@ PUBLISH = sync_service_pb2.PublishChangesRequest(
 
 
 async def test_deadline_already_over_is_reported(ready: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert handler_pipeline._MARGIN_S > 0
+    assert call_lifecycle.ANSWER_MARGIN_S > 0
     # A busy machine may need longer than that to bring an answer to its caller.
-    monkeypatch.setattr(handler_pipeline, "_MARGIN_S", 9.0)
+    monkeypatch.setattr(call_lifecycle, "ANSWER_MARGIN_S", 9.0)
     conn = await locked_scope(ready)
     try:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

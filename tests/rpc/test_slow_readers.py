@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,9 +14,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
+from syncbeat_server.app.process_rules import ProcessRules
+from syncbeat_server.rpc.server import ServerRule
 from syncbeat_server.rpc.servicers import health
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import ahead, wait_until
+from tests.support.process_rules import PATIENT
 from tests.support.raw_http2 import RawConnection, grpc_message, raw_connection
 from tests.support.rpc_server import BACKEND, METHODS, Server, path_of, running_server
 
@@ -30,9 +34,9 @@ WATCH_DELIVERIES = path_of(METHODS["WatchDeliveriesRequest"])
 
 
 @pytest.fixture
-async def server(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Server]:
+async def server(database_urls: DatabaseUrls, redis_url: str, rules: ProcessRules) -> AsyncIterator[Server]:
     """A server that drains for some seconds."""
-    async with running_server(database_urls, redis_url, DRAIN_S=str(DRAIN_S)) as running:
+    async with running_server(database_urls, redis_url, rules=rules, DRAIN_S=str(DRAIN_S)) as running:
         await running.add("s", "alice")
         await running.register("alice", "phone", "token")
         yield running
@@ -161,8 +165,8 @@ async def test_health_watch_limit_per_connection(server: Server) -> None:
         await wait_until(lambda: raw.answers[again].data)
 
 
-async def test_health_watch_limit_in_all(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "MAX_WATCHES", 4)
+@pytest.mark.parametrize("rules", [replace(PATIENT, server=ServerRule(max_health_watches=4))], ids=["four"])
+async def test_health_watch_limit_in_all(server: Server) -> None:
     async with raw_connection(server.address) as raw, raw_connection(server.address) as other:
         streams = [(one, one.start(WATCH, grpc_message(b""))) for one in (raw, other) for _ in range(4)]
         await wait_until(lambda: sum(one.answers[stream].is_over for one, stream in streams) == 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -57,3 +58,28 @@ def test_simulate_signal_ends_all_processes_quietly(number: signal.Signals, whol
             raise
     assert program.returncode == status
     assert not said
+
+
+# As in a container whose /dev/shm cannot be written: sem_open answers EACCES.
+WITHOUT_SEMAPHORES = """
+import _multiprocessing, errno, multiprocessing.synchronize, os, sys
+
+class Refused(_multiprocessing.SemLock):
+    def __new__(cls, *arguments):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+_multiprocessing.SemLock = Refused
+from syncbeat_server.cli.main import main
+sys.exit(main())
+"""
+
+
+def test_simulate_without_semaphores_runs_in_one_process_and_says_so() -> None:
+    options = ["simulate", "--devices", "3", "--seed", "11", "--json"]
+    done, usual = (
+        subprocess.run([sys.executable, *program, *options], capture_output=True, text=True, timeout=100, check=False)
+        for program in (("-c", WITHOUT_SEMAPHORES), ("-m", "syncbeat_server.cli"))
+    )
+    told = "syncbeat-server: no semaphores here (/dev/shm: Permission denied): simulating in one process\n"
+    assert (done.returncode, done.stderr, usual.stderr) == (0, told, "")
+    assert {**json.loads(done.stdout), "seconds": 0} == {**json.loads(usual.stdout), "seconds": 0}

@@ -21,7 +21,7 @@ def test_outage_recovery_waits_come_from_the_policy(monkeypatch: pytest.MonkeyPa
     answers: list[float] = []
     came: dict[Placement, list[float]] = {way: [] for way in Placement}
     due: dict[Placement, set[float]] = {way: set() for way in Placement}
-    ask, placer = interval.poll_interval, outage._placer
+    ask, placer = interval.poll_interval, outage.placer
 
     def noting(*known: object, **named: object) -> float:
         answers.append(float(ask(*known, **named)))  # type: ignore[arg-type]  # passed on as it came
@@ -40,7 +40,7 @@ def test_outage_recovery_waits_come_from_the_policy(monkeypatch: pytest.MonkeyPa
         return placed
 
     monkeypatch.setattr(interval, "poll_interval", noting)
-    monkeypatch.setattr(outage, "_placer", placement)
+    monkeypatch.setattr(outage, "placer", placement)
     with ThreadPoolExecutor(1) as executor:
         for found in simulate_outage(DEFAULT, 5, DEVICES, executor):
             assert found.lengthened == pytest.approx(1.0, abs=0.02)

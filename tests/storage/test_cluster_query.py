@@ -10,26 +10,21 @@ import pytest
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.redis import cluster_query
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from syncbeat_server.storage.redis.cluster_query import ClusterQuery
+from syncbeat_server.storage.redis.timings import RedisTimings
 from tests.support.fake_clock import ahead, wait_until
 
 pytestmark = pytest.mark.store
 
 PATIENCE_S = 20.0
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pause of this machine is no silence."""
-    monkeypatch.setattr(cluster_query, "_TIMEOUT_S", PATIENCE_S)
+SLOW = RedisTimings(call_s=PATIENCE_S, query_s=PATIENCE_S)  # a pause of this machine is no silence
 
 
 @asynccontextmanager
 async def process(redis_url: str, answer: Callable[[str], str]) -> AsyncIterator[ClusterQuery]:
     """One process that listens and answers."""
-    async with open_redis(redis_url, SystemClock()) as bus:
+    async with open_redis(redis_url, SystemClock(), timings=SLOW) as bus:
         asker = ClusterQuery(bus, answer)
 
         def heard(topic: str, message: str) -> None:
@@ -65,7 +60,7 @@ async def test_cluster_query_is_answered_by_every_process(redis_url: str) -> Non
 
 
 async def test_cluster_query_omits_silent_processes(redis_url: str) -> None:
-    async with process(redis_url, lambda _: "here") as one, open_redis(redis_url, SystemClock()) as deaf:
+    async with process(redis_url, lambda _: "here") as one, open_redis(redis_url, SystemClock(), timings=SLOW) as deaf:
         ear = asyncio.ensure_future(deaf.run_listener([one.topics[0]], lambda *_: None, _ignore))
         await wait_until(lambda: deaf.listening)
         answers = asyncio.ensure_future(one.ask("who?"))
@@ -76,9 +71,8 @@ async def test_cluster_query_omits_silent_processes(redis_url: str) -> None:
         await asyncio.wait([ear])
 
 
-async def test_cluster_query_without_redis_answers_alone(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_query, "_TIMEOUT_S", 0.05)
-    async with open_redis(redis_url, SystemClock()) as bus:
+async def test_cluster_query_without_redis_answers_alone(redis_url: str) -> None:
+    async with open_redis(redis_url, SystemClock(), timings=RedisTimings(query_s=0.05)) as bus:
         asker = ClusterQuery(bus, lambda _: "here")
         with pytest.raises(DependencyDown):
             await asker.ask("who?")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -12,9 +13,11 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.postgres import pool as pools
-from syncbeat_server.storage.postgres.database import Database, open_database
-from tests.support.databases import DatabaseUrls, run_sql
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.postgres.hosts import Hosts
+from tests.support.databases import DatabaseUrls, open_database, run_sql
 from tests.support.fake_clock import wait_until
+from tests.support.process_rules import PATIENT
 from tests.support.seed import value_of
 
 pytestmark = pytest.mark.store
@@ -29,9 +32,19 @@ async def limit(urls: DatabaseUrls, connections: int) -> None:
 
 @pytest.fixture
 async def wide(database_urls: DatabaseUrls) -> AsyncIterator[Database]:
-    """A pool of more connections than the server will allow."""
-    async with open_database(database_urls.app_url, size=SIZE, name="wide") as opened:
-        yield opened
+    """A pool of more connections than the server will allow, whose callers wait though the machine is busy."""
+    async with opened(database_urls, connect_s=30.0) as pool:
+        yield pool
+
+
+def opened(urls: DatabaseUrls, connect_s: float, first_pause_s: float = 0.1) -> AbstractAsyncContextManager[Database]:
+    """Open such a pool of other timings."""
+    return open_database(
+        urls.app_url,
+        size=SIZE,
+        name="wide",
+        timings=replace(PATIENT.database, connect_s=connect_s, first_pause_s=first_pause_s),
+    )
 
 
 async def backends(urls: DatabaseUrls) -> list[int]:
@@ -59,10 +72,7 @@ async def hold_all(stack: AsyncExitStack, database: Database, count: int) -> Non
         await stack.enter_async_context(database._acquired())
 
 
-async def test_connection_limit_is_waited_out_on_open_connections(
-    wide: Database, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pools, "CONNECT_TIMEOUT_S", 30.0)  # the machine may be busy
+async def test_connection_limit_is_waited_out_on_open_connections(wide: Database, database_urls: DatabaseUrls) -> None:
     await limit(database_urls, 2)
     numbers = range(200)
     single = [value_of(wide, "SELECT $1::int", number) for number in numbers]
@@ -105,15 +115,13 @@ async def test_connection_limit_ends_when_the_server_allows_more(wide: Database,
     assert wide._pool._refusal is None
 
 
-async def test_connection_limit_with_none_open_is_an_outage(
-    wide: Database, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await limit(database_urls, 0)
+async def test_connection_limit_with_none_open_is_an_outage(wide: Database, database_urls: DatabaseUrls) -> None:
+    async with opened(database_urls, connect_s=0.5) as impatient:
+        await limit(database_urls, 0)
+        await impatient._pool.driver.expire_connections()
+        with pytest.raises(DependencyDown):
+            await value_of(impatient, "SELECT 1")
     await wide._pool.driver.expire_connections()
-    monkeypatch.setattr(pools, "CONNECT_TIMEOUT_S", 0.5)
-    with pytest.raises(DependencyDown):
-        await value_of(wide, "SELECT 1")
-    monkeypatch.setattr(pools, "CONNECT_TIMEOUT_S", 30.0)
     waiting = asyncio.ensure_future(value_of(wide, "SELECT 1"))
     await wait_until(lambda: wide._pool._queue, what="it waits to try again")
     await limit(database_urls, -1)
@@ -121,40 +129,37 @@ async def test_connection_limit_with_none_open_is_an_outage(
 
 
 async def test_connection_limit_backoff_does_not_hammer_the_server(
-    wide: Database, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+    database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
-    connect: Callable[..., Awaitable[asyncpg.Connection]] = pools._opened
+    connect = Hosts.connect
 
-    async def counted(*address: Any, **settings: Any) -> asyncpg.Connection:
+    async def counted(hosts: Hosts, *address: Any, **settings: Any) -> asyncpg.Connection:
         asked.append(asyncio.get_running_loop().time())
-        return await connect(*address, **settings)
+        return await connect(hosts, *address, **settings)
 
-    monkeypatch.setattr(pools, "_opened", counted)
-    monkeypatch.setattr(pools, "CONNECT_TIMEOUT_S", 3.0)
-    await limit(database_urls, 1)
-    async with wide._acquired():
-        await answered([value_of(wide, "SELECT 1") for _ in range(300)])
+    async with opened(database_urls, connect_s=3.0) as wide:
+        monkeypatch.setattr(Hosts, "connect", counted)
+        await limit(database_urls, 1)
+        async with wide._acquired():
+            await answered([value_of(wide, "SELECT 1") for _ in range(300)])
     # Who comes before the first refusal is known asks too, one for each place of the pool; then one asks for all, after
     # 0.05 s at the least, and rarer each time: 0.1, 0.2, 0.4, 0.5 s.
     assert SIZE - 1 < len(asked) <= SIZE + 10
 
 
-async def test_connection_limit_queue_skips_cancelled_callers(
-    wide: Database, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pools, "CONNECT_TIMEOUT_S", 30.0)
-    monkeypatch.setattr(pools, "_FIRST_PAUSE_S", 60.0)
-    monkeypatch.setattr(wide._pool, "_pause_s", 60.0)  # nobody asks the server again: only a turn helps
-    await limit(database_urls, 1)
-    async with wide._acquired():
-        leaver = asyncio.ensure_future(value_of(wide, "SELECT 1"))
-        await wait_until(lambda: len(wide._pool._queue) == 1)
-        stayer = asyncio.ensure_future(value_of(wide, "SELECT 2"))
-        await wait_until(lambda: len(wide._pool._queue) == 2)
-    leaver.cancel()  # in the moment in which its turn has come
-    await asyncio.wait([leaver], timeout=30)
-    assert await asyncio.wait_for(stayer, 30) == 2
+async def test_connection_limit_queue_skips_cancelled_callers(database_urls: DatabaseUrls) -> None:
+    # Nobody asks the server again within the test: only a turn helps.
+    async with opened(database_urls, connect_s=30.0, first_pause_s=60.0) as wide:
+        await limit(database_urls, 1)
+        async with wide._acquired():
+            leaver = asyncio.ensure_future(value_of(wide, "SELECT 1"))
+            await wait_until(lambda: len(wide._pool._queue) == 1)
+            stayer = asyncio.ensure_future(value_of(wide, "SELECT 2"))
+            await wait_until(lambda: len(wide._pool._queue) == 2)
+        leaver.cancel()  # in the moment in which its turn has come
+        await asyncio.wait([leaver], timeout=30)
+        assert await asyncio.wait_for(stayer, 30) == 2
 
 
 @pytest.mark.parametrize(

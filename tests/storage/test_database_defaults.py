@@ -10,18 +10,16 @@ import pytest
 
 from syncbeat_server.events.publish import Publish
 from syncbeat_server.push.store import queue
-from syncbeat_server.storage.postgres import database as database_module
-from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres import database as product
 from syncbeat_server.sync.model import Activity, Cursor, NewChange
 from tests.support.build import APP, PHONE, SyncFeature
-from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.databases import DatabaseUrls, open_database, run_sql
 from tests.support.fake_clock import FakeClock
 from tests.support.seed import accept, claim, couple, message, rows_of, value_of
 from tests.support.sync_streams import keys
 
 pytestmark = pytest.mark.store
 
-BEGIN, BOUND = database_module._BEGIN, database_module._BOUND
 DEFAULTS = [
     "default_transaction_isolation = 'serializable'",
     "default_transaction_isolation = 'repeatable read'",
@@ -105,10 +103,10 @@ async def test_database_default_isolation_does_not_apply_to_single_statements(da
     "setting",
     ["idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout", "transaction_timeout"],
 )
-async def test_transaction_timeouts_are_set(database: Database, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
-    monkeypatch.setattr(database_module, "_BEGIN", BEGIN)
-    monkeypatch.setattr(database_module, "_BOUND", BOUND)
-    async with database.transaction() as conn:
-        milliseconds: Any = await conn.fetchval("SELECT setting::int FROM pg_settings WHERE name = $1", setting)
-    assert 0 < milliseconds <= 10_000
-    assert await value_of(database, "SELECT setting::int FROM pg_settings WHERE name = $1", setting) == 0
+async def test_transaction_timeouts_are_set(database_urls: DatabaseUrls, setting: str) -> None:
+    value = "SELECT setting::int FROM pg_settings WHERE name = $1"
+    async with product.open_database(database_urls.app_url, size=1, name="as shipped") as database:
+        async with database.transaction() as conn:
+            milliseconds: Any = await conn.fetchval(value, setting)
+        assert 0 < milliseconds <= 10_000
+        assert await value_of(database, value, setting) == 0

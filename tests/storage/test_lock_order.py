@@ -15,22 +15,21 @@ import asyncpg
 import pytest
 
 from syncbeat_server.directory.model import Device, Member, MemberRole
-from syncbeat_server.directory.store import device_locks, devices
+from syncbeat_server.directory.store import device_locks, device_tokens, devices
 from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimited
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, DeliveryUpdate, Reason, Target
-from syncbeat_server.push.policy.triage import hold
-from syncbeat_server.push.store import alerts, device_limits, device_tokens, lifecycle, queue, resends
-from syncbeat_server.storage.postgres.database import Connection, Database, open_database
+from syncbeat_server.push.policy.preflight import hold
+from syncbeat_server.push.store import alerts, device_limits, lifecycle, queue
+from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
-from syncbeat_server.sync.store import device_views
 from syncbeat_server.sync.store.device_cursors import record_fetched, record_shown
 from syncbeat_server.sync.store.device_views import report_activity
 from tests.events.test_publish import call
 from tests.events.test_user_lifecycle import until_waiting
 from tests.push.test_alerts import alert
 from tests.support.build import APP, make_directory, make_publisher, make_user_lifecycle
-from tests.support.databases import DatabaseUrls
+from tests.support.databases import DatabaseUrls, open_database
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.seed import EPOCH, accept, add_device, add_members, claim, message, rows_of, until, value_of, wake
 
@@ -108,11 +107,12 @@ class Everybody:
             await device_limits.spend_wake_budgets(conn, claimed)
         async with self.database.connection() as conn:
             await queue.extend(conn, [lease], 30.0)
+        uses = [one.token_use for one in claimed]
         held = [one for one in claimed if one.scope and self.random.random() < 0.7]
         async with self.database.transaction() as conn:
-            await device_tokens.lock(conn, claimed[1:3], claimed[:1])
-            await device_tokens.quarantine(conn, claimed[:1])
-            await device_tokens.remove_dead_tokens(conn, claimed[1:3])
+            await device_tokens.lock(conn, uses[1:3], uses[:1])
+            await device_tokens.quarantine(conn, uses[:1])
+            await device_tokens.remove_dead_tokens(conn, uses[1:3])
             await queue.finish(conn, [hold(one, Reason.WAKE_BUDGET, 0.0) for one in held])
             await device_limits.merge_held(conn, held)
             await alerts.merge_held(conn, held)
@@ -298,7 +298,7 @@ async def test_deadlock_free_erasure_during_deletion(
 
 CHANGES: dict[str, Callable[[Connection, DeviceKey], Awaitable[None]]] = {
     "activity": lambda conn, device: report_activity(conn, [(device, Activity())]),
-    "reach": lambda conn, device: resends.count_devices(
+    "reach": lambda conn, device: devices.count_wake_ups(
         conn, {(device.app_id, device.user_id, device.device_id): (1.0, 0.0)}
     ),
 }
@@ -315,8 +315,7 @@ async def test_lock_order_ignores_a_device_registered_after_the_lock(
         await add_device(database, "ann")
         return locked
 
-    for module in (device_views, resends):
-        monkeypatch.setattr(module, "lock_in_order", lock_before_registration)
+    monkeypatch.setattr(devices, "lock_in_order", lock_before_registration)
     async with database.transaction() as conn:
         await CHANGES[change](conn, DeviceKey(APP, "ann", "phone"))
     assert await value_of(database, "SELECT activity_at IS NULL AND reach_at IS NULL FROM devices")

@@ -15,8 +15,8 @@ import pytest
 from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.errors import ConfigurationError, MigrationFailed
 from syncbeat_server.storage.migrate import migrate, read_migrations, require_current_schema, require_restricted_login
-from syncbeat_server.storage.postgres.database import RowOwner, open_database
-from tests.support.databases import DatabaseUrls, run_sql
+from syncbeat_server.storage.postgres.database import RowOwner
+from tests.support.databases import DatabaseUrls, open_database, run_sql
 
 pytestmark = pytest.mark.store
 

@@ -12,10 +12,10 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.migrate import migrate
-from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.hosts import parse_hosts
 from syncbeat_server.storage.postgres.pg_notify import listen
-from tests.support.databases import DatabaseUrls
+from tests.support.databases import DatabaseUrls, open_database
 from tests.support.fake_clock import FakeClock, wait_until
 
 pytestmark = pytest.mark.store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 
 import asyncpg
@@ -13,7 +14,6 @@ from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.errors import DependencyDown, NotFound
 from syncbeat_server.ops.logs import request_id
 from syncbeat_server.storage.batcher import Batcher
-from syncbeat_server.storage.postgres import pool
 from syncbeat_server.storage.postgres.database import (
     Conflict,
     Database,
@@ -21,12 +21,12 @@ from syncbeat_server.storage.postgres.database import (
     RowOwner,
     StatementRejected,
     leave_user_role,
-    open_database,
     take_user_role,
 )
 from tests.support.build import APP
-from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.databases import DatabaseUrls, open_database, run_sql
 from tests.support.fake_clock import wait_until
+from tests.support.process_rules import PATIENT
 from tests.support.seed import add_device, cut_connections, rows_of, until, value_of
 
 pytestmark = pytest.mark.store
@@ -39,8 +39,10 @@ ANN = RowOwner(APP, "ann")
 
 @pytest.fixture
 async def single(database_urls: DatabaseUrls) -> AsyncIterator[Database]:
-    """A pool of one connection."""
-    async with open_database(database_urls.app_url, size=1, name="single") as opened:
+    """A pool of one connection, for which whoever wants it waits until it is their turn."""
+    async with open_database(
+        database_urls.app_url, size=1, name="single", timings=replace(PATIENT.database, connect_s=20.0)
+    ) as opened:
         yield opened
 
 
@@ -49,13 +51,6 @@ async def who(database: Database) -> tuple[str, str, str]:
     return user, user_id or "", app_id or ""
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let who waits for a connection wait until it is its turn."""
-    monkeypatch.setattr(pool, "CONNECT_TIMEOUT_S", 20.0)
-
-
-@pytest.mark.usefixtures("patient")
 async def test_pool_of_one_connection_serves_many_calls(single: Database) -> None:
     async def in_transaction(number: int) -> int:
         async with single.transaction() as conn:
@@ -79,7 +74,6 @@ async def test_pool_of_one_connection_serves_many_calls(single: Database) -> Non
     assert (single._pool.driver.get_size(), single._pool.driver.get_idle_size()) == (1, 1)
 
 
-@pytest.mark.usefixtures("patient")
 async def test_pool_of_one_connection_is_enough_for_batches(single: Database) -> None:
     async def work(numbers: object) -> list[int | Exception]:
         async with single.transaction() as conn:

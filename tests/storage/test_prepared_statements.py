@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 import pytest
 
-from syncbeat_server.storage.postgres.database import Conflict, Database, RowOwner, open_database
-from tests.support.databases import DatabaseUrls, run_sql
+from syncbeat_server.storage.postgres.database import Conflict, Database, RowOwner
+from tests.support.databases import DatabaseUrls, open_database, run_sql
 from tests.support.seed import value_of
 
 pytestmark = pytest.mark.store
@@ -24,7 +24,7 @@ QUESTION = "SELECT $1::int + 1"
 
 
 async def kept(url: str, *, prepare: bool | None) -> int:
-    """How many statements the server keeps for a question that was asked three times on one connection."""
+    """Count the statements that the server keeps for a question that was asked three times on one connection."""
     async with open_database(url, size=1, name="prepared", prepare=prepare) as database:
         for number in range(3):
             assert await value_of(database, QUESTION, number) == number + 1

@@ -20,6 +20,7 @@ from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from syncbeat_server.storage.redis.capability_check import describe_refusals
 from syncbeat_server.storage.redis.faults import Cause
 from syncbeat_server.storage.redis.monitor import RedisMonitor
+from syncbeat_server.storage.redis.timings import RedisTimings
 from tests.support.fake_clock import wait_until
 from tests.support.valkeys import PRIMARY, Valkey, moving_address, running_sentinel, running_valkey, sentinel_url
 
@@ -234,10 +235,10 @@ async def test_redis_subscription_is_trusted_only_when_confirmed(tmp_path: Path)
             task.cancel()
 
 
-async def test_redis_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_redis, "_TIMEOUT_S", 20.0)  # how fast they are is not the question
+async def test_redis_connections_are_bounded(tmp_path: Path) -> None:
     with running_valkey(tmp_path) as one:
-        async with open_redis(one.url, SystemClock(), "ours") as bus:
+        async with open_redis(one.url, SystemClock(), "ours", RedisTimings(call_s=20.0)) as bus:
+            # How fast they are is not the question.
             await asyncio.gather(*(bus.write({f"key {number}": b"value"}, 60.0) for number in range(500)))
             assert 1 <= callers(one) <= storage_redis._CALLS
 
@@ -248,7 +249,7 @@ async def test_redis_hang_blocks_no_call_beyond_its_timeout(tmp_path: Path) -> N
             await bus.present(["key"])
             stop(one, [])
             calls = [asyncio.ensure_future(bus.present(["key"])) for _ in range(100)]
-            done, _ = await asyncio.wait(calls, timeout=storage_redis._TIMEOUT_S + 15)
+            done, _ = await asyncio.wait(calls, timeout=bus.timings.call_s + 15)
             assert len(done) == len(calls)
             assert all(isinstance(call.exception(), DependencyDown) for call in done)
             assert bus.health.errors[Cause.NO_ANSWER] == len(calls)
@@ -256,6 +257,6 @@ async def test_redis_hang_blocks_no_call_beyond_its_timeout(tmp_path: Path) -> N
 
 def test_reconnect_to_redis_backs_off_with_jitter() -> None:
     for failures, most_s in ((0, 0.5), (1, 1.0), (2, 2.0), (3, 4.0), (4, 4.0), (10_000, 4.0)):
-        pauses = {storage_redis._pause(failures) for _ in range(100)}
+        pauses = {RedisTimings().pause_s(failures) for _ in range(100)}
         assert len(pauses) > 50
         assert most_s / 2 <= min(pauses) <= max(pauses) <= most_s

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from syncbeat_server.auth import erase
+from syncbeat_server.auth.sessions.retention import OLD_ROWS
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.directory.store import token_moves
+from syncbeat_server.directory.store import device_tokens, token_moves
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.push.delivery import maintenance
-from syncbeat_server.push.store import dedupe, device_tokens, lifecycle
+from syncbeat_server.push.store import dedupe, lifecycle
 from syncbeat_server.storage import idempotency, retention
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.storage.retention import BEGINNING, DeletedBatch, Retention, RetentionRule
@@ -84,7 +84,7 @@ async def plant(urls: DatabaseUrls, old: int = OLD, fresh: int = FRESH) -> None:
 
 
 def everything(database: Database, forgot: Any = lambda name, count: None) -> Retention:
-    kinds = [*maintenance.old_rows(30.0), *erase.OLD_ROWS, *prune.OLD_ROWS]
+    kinds = [*maintenance.old_rows(30.0), *OLD_ROWS, *prune.OLD_ROWS]
     return Retention(database, kinds, SystemClock(), forgot)
 
 

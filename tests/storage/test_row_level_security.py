@@ -12,15 +12,14 @@ import pytest
 from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.auth.store import users
-from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_moves
-from syncbeat_server.push import erase
+from syncbeat_server.directory.store import device_locks, device_tokens, devices, members, preferences, token_moves
 from syncbeat_server.push.store import (
     alerts,
     app_secrets,
     collapse_keys,
     dedupe,
     device_limits,
-    device_tokens,
+    erasure,
     fanout,
     lifecycle,
     queue,
@@ -40,6 +39,7 @@ from syncbeat_server.sync.store import (
     firehose_pages,
     invalidations,
     member_scopes,
+    publish_batches,
     scopes,
     tombstones,
 )
@@ -87,11 +87,12 @@ STORES = (
         app_secrets,
         collapse_keys,
         queue_figures,
-        erase,
+        erasure,
         dedupe,
         device_locks,
         device_tokens,
         idempotency,
+        publish_batches,
         restore_detection,
         auth,
         users,
@@ -133,7 +134,8 @@ async def test_row_level_security_hides_everything_from_a_stranger(
 
 SILENT = {
     *(device_cursors.record_shown, device_cursors.record_fetched),
-    *(device_views.report_activity, scopes.advance_heads, device_tokens.quarantine, token_moves.lock_token),
+    *(device_views.report_activity, devices.report_activity, devices.count_wake_ups, scopes.advance_heads),
+    *(device_tokens.quarantine, token_moves.lock_token),
     members.lock_memberships,
     device_tokens.age,  # nobody has a month
     *(device_tokens.lock, device_locks.lock_in_order, token_moves.lock_holders),

@@ -9,10 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from syncbeat_server.storage.postgres import database as database_module
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.pool import PooledConnection
 from syncbeat_server.storage.postgres.stuck_sessions import end_stuck_sessions, watch_sessions
+from syncbeat_server.storage.postgres.timings import DatabaseTimings
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import FakeClock
 from tests.support.seed import add_device, until, value_of
@@ -64,7 +64,7 @@ async def test_stuck_session_of_the_service_is_terminated(database: Database, da
 
 async def test_stuck_session_is_terminated_by_postgres_itself(database: Database, database_urls: DatabaseUrls) -> None:
     await add_device(database, "ann")
-    begin = database_module._BEGIN + database_module._BOUND.replace("60000", "50")
+    begin = DatabaseTimings(transaction_ms=50).begin().bounded
     async with stuck(database_urls, "syncbeat 1", begin) as pid:
 
         async def gone() -> bool:

@@ -10,9 +10,10 @@ import pytest
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.idempotency_cache import IdempotencyCache
-from syncbeat_server.storage.redis.bus import RedisBus, open_redis
+from syncbeat_server.storage.redis.bus import RedisBus
 from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from tests.support.fake_clock import FakeClock, wait_until
+from tests.support.valkeys import open_redis
 
 pytestmark = pytest.mark.store
 

@@ -7,11 +7,13 @@ told of anything unless a test asks to hear of it.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, cast
 
+from syncbeat_server.app.process_rules import DEFAULT_RULES, SyncRules
 from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.accounts.token_cache import TokenCache
@@ -27,7 +29,7 @@ from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, parse_s
 from syncbeat_server.auth.tokens.revocation import is_revoked
 from syncbeat_server.auth.tokens.verify import parse_token, verify_token
 from syncbeat_server.clock import Clock
-from syncbeat_server.directory.change_notifier import ChangeNotifier
+from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.directory.service import CancelWaiting, DirectoryService
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.publish import Publish, Publisher
@@ -43,6 +45,7 @@ from syncbeat_server.resilience.breaker import BreakerRule
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from syncbeat_server.sync.feed.reader import FeedReader
+from syncbeat_server.sync.feed.writer import lock_scope
 from syncbeat_server.sync.hints.builder import HintBuilder
 from syncbeat_server.sync.hints.cursor_recorder import CursorRecorder
 from syncbeat_server.sync.hints.recorders import Recorders
@@ -61,12 +64,14 @@ from syncbeat_server.sync.streams.hint_streams import HintStreams
 from syncbeat_server.sync.streams.hub import Hub
 from syncbeat_server.sync.streams.read_ahead import PageReadAhead
 from syncbeat_server.sync.streams.stream_context import StreamContext
+from syncbeat_server.sync.streams.stream_limits import StreamLimits
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 from syncbeat_server.sync.tuning.price_updates import HintTuner
 from tests.support.doubles import FailingDatabase, HeldDatabase, Streams, Unlimited
 from tests.support.fake_clock import FakeClock
 
 APP = "default"
+MANY_STREAMS = StreamLimits(per_user=100, per_device=100)
 PHONE = DeviceKey(APP, "ann", "phone")
 COME_BACK_PER_S = 2.0
 
@@ -114,7 +119,7 @@ class Notifier:
 
 def make_directory(database: Database, cancel: CancelWaiting = cancel_waiting) -> DirectoryService:
     """Build the directory; `cancel` cancels what waits to be pushed to a device."""
-    return DirectoryService(database, cancel, Notifier())
+    return DirectoryService(database, cancel, lock_scope, Notifier())
 
 
 def make_user_lifecycle(database: Database, user_changed: Callable[[str, str], None] = ignore) -> UserLifecycle:
@@ -175,7 +180,7 @@ class AttemptMetrics(NoMetrics):
 
 def make_channel(provider: Provider, clock: Clock, in_flight: int = 200, **fields: Any) -> Channel:
     """Build an app's channel through a provider."""
-    return Channel(provider, Gate(in_flight, BreakerRule(), clock), "app:default", b"secret", **fields)
+    return Channel(provider, Gate(in_flight, 10_000.0, BreakerRule(), clock), "app:default", b"secret", **fields)
 
 
 def make_worker(
@@ -214,14 +219,17 @@ class SyncFeature:
     """Holds the sync feature of one process: hints, feeds, streams and publishing.
 
     Its database can be made to fail (`failing`), and what views are read from also to hold its answers back (`held`).
-    With `cached_views` so many of them are kept, as long as the process is `listening`.
+    With `cached_views` so many of them are kept, as long as the process is `listening`. `draw` draws the moments of
+    its streams' checkpoints.
     """
 
     database: Database
     clock: FakeClock
-    hub: Hub = field(default_factory=lambda: Hub(max_per_user=100, max_per_device=100))
+    hub: Hub = field(default_factory=lambda: Hub(limits=MANY_STREAMS))
     tuner: HintTuner | None = None
     cached_views: int = 0
+    rules: SyncRules = DEFAULT_RULES.sync
+    draw: Callable[[float, float], float] = random.uniform
 
     def __post_init__(self) -> None:
         self.failing = FailingDatabase(self.database)
@@ -236,13 +244,13 @@ class SyncFeature:
 
     def _wire_reads(self) -> None:
         reachable, clock, hub = self.failing.as_database, self.clock, self.hub
-        self.reader = FeedReader(reachable)
-        self.cursors = CursorRecorder(reachable, clock)
+        self.reader = FeedReader(reachable, self.rules.reads)
+        self.cursors = CursorRecorder(reachable, clock, self.rules.max_pending_cursors)
         self.recorders = Recorders(self.cursors, self.recorder)
         self.writers = WriterPresence(reachable, clock, hub.scope_changed)
-        self.views = ViewCache(clock, lambda: self.listening, self.cached_views or 100)
-        self.view_reader = ViewReader(self.held.as_database, self.views)
-        self.view_sweep = ViewSweep(reachable, self.views, clock, [APP])
+        self.views = ViewCache(clock, lambda: self.listening, self.cached_views or 100, self.rules.views_trusted_s)
+        self.view_reader = ViewReader(self.held.as_database, self.views, self.rules.views)
+        self.view_sweep = ViewSweep(reachable, self.views, clock, [APP], self.rules.sweeps)
         hints = HintBuilder(self.view_reader, self.recorders, self.pacing, self.tuning, hub.is_live, clock)
         self.notifier = Notifier(hub.scope_changed)
         self.service = SyncService(reachable, self.reader, hints, self.writers, self.notifier)
@@ -250,14 +258,23 @@ class SyncFeature:
 
     def _wire_streams(self) -> None:
         reachable, clock, hub = self.failing.as_database, self.clock, self.hub
-        self.head_sweep = HeadSweep(reachable, hub, clock, lambda: True)
-        hub.read_ahead = PageReadAhead(self.reader).read
-        context = StreamContext(hub, self.reader, clock, self.tuning, self._reconnect_delay_s)
+        self.head_sweep = HeadSweep(reachable, hub, clock, lambda: True, self.rules.sweeps)
+        hub.read_ahead = PageReadAhead(self.reader, self.rules.streams.page_size).read
+        context = StreamContext(
+            hub, self.reader, clock, self.tuning, self._reconnect_delay_s, replace(self.rules.streams, draw=self._draw)
+        )
         self.streams = HintStreams(context, self.recorders, self.writers, ignore)
         self.firehose = Firehose(context, reachable, lambda: True)
 
+    def _draw(self, low: float, high: float) -> float:
+        return self.draw(low, high)
+
     def _reconnect_delay_s(self) -> float:
         return self.turns.next_delay_s(self.clock.monotonic(), COME_BACK_PER_S)
+
+    def under(self, **rules: Any) -> SyncFeature:
+        """Return the feature of another process on the same database, which goes by other rules."""
+        return replace(self, hub=Hub(limits=MANY_STREAMS), rules=replace(self.rules, **rules))
 
     def publish_quietly(self) -> None:
         """Tell the hub of no publish from here on: as if other processes made them, and no wake-up arrived."""

@@ -25,6 +25,7 @@ from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.ops.settings.server import Role
 from syncbeat_server.ops.settings.types import token_digest
 from tests.support.databases import DatabaseUrls
+from tests.support.process_rules import PATIENT
 
 WAIT_S = 20.0
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -175,7 +176,7 @@ async def real_server(urls: DatabaseUrls, redis_url: str, port: int = 0, **varia
     stop = asyncio.Event()
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     async with asyncio.timeout(WAIT_S) as limit, asyncio.TaskGroup() as group:
-        group.create_task(serve(settings, Stores(urls.app_url, redis_url), Role.RPC, stop, ready.set_result))
+        group.create_task(serve(settings, Stores(urls.app_url, redis_url), Role.RPC, stop, ready.set_result, PATIENT))
         try:
             address = await ready
             limit.reschedule(None)

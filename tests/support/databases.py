@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
 from syncbeat_devtools.embedded import EmbeddedStores
+from syncbeat_server.storage.postgres import database as postgres
 from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.postgres.timings import DatabaseTimings
+from tests.support.process_rules import PATIENT
 
 TEST_APP_LOGIN = "syncbeat_app"
 
@@ -60,6 +63,13 @@ async def create_database(stores: EmbeddedStores, name: str, template: str = "te
 async def drop_database(stores: EmbeddedStores, name: str) -> None:
     """Drop it, whoever is connected."""
     await run_sql(stores.admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def open_database(
+    url: str, *, size: int, name: str, prepare: bool | None = None, timings: DatabaseTimings = PATIENT.database
+) -> AbstractAsyncContextManager[Database]:
+    """Open the service's pool, whose transactions may stay open as long as a busy machine needs."""
+    return postgres.open_database(url, size=size, name=name, prepare=prepare, timings=timings)
 
 
 class WatchedDatabase(Database):

@@ -59,7 +59,7 @@ UNREADABLE: Mapping[str, Callable[[Path], None]] = {
     "fifo": _fifo,
     "too large": holding(b"#" * (MAX_BYTES + 1)),
 }
-"""What cannot be read, whatever it is to hold; each makes it where nothing stands."""
+"""Ways to make a file that cannot be read, whatever it is to hold; each makes it where nothing stands."""
 
 NOT_JSON: Mapping[str, Callable[[Path], None]] = {
     **UNREADABLE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -14,7 +15,7 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
 _INITIAL_WINDOW_SIZE = 4
-_CANCEL = 8
+_REFUSED_STREAM, _CANCEL = 7, 8
 USUAL_WINDOW = 65_535
 
 
@@ -48,6 +49,15 @@ def grpc_message(payload: bytes, *, compressed: bool = False) -> bytes:
     return bytes([compressed]) + struct.pack(">I", len(payload)) + payload
 
 
+def request_block(path: str, headers: Sequence[tuple[str, str]] = ()) -> bytes:
+    """A header block that names the whole of itself, so that it can be sent again and again."""
+    fields = [
+        *((":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost")),
+        *(("te", "trailers"), ("content-type", "application/grpc"), *headers),
+    ]
+    return hpack.Encoder().encode([hpack.NeverIndexedHeaderTuple(*pair) for pair in fields], huffman=False)
+
+
 class RawConnection:
     """One connection. It reads all that comes, and answers pings; it opens windows only when it is told to."""
 
@@ -61,12 +71,8 @@ class RawConnection:
         self._decoder = hpack.Decoder()
 
     def request_headers(self, path: str, headers: Sequence[tuple[str, str]] = ()) -> bytes:
-        """A header block that names the whole of itself, so that it can be sent again and again."""
-        fields = [
-            *((":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost")),
-            *(("te", "trailers"), ("content-type", "application/grpc"), *headers),
-        ]
-        return hpack.Encoder().encode([hpack.NeverIndexedHeaderTuple(*pair) for pair in fields], huffman=False)
+        """Return `request_block`."""
+        return request_block(path, headers)
 
     def start(self, path: str, body: bytes = b"", headers: Sequence[tuple[str, str]] = (), *, end: bool = True) -> int:
         """Begin a call. Without `end` more of its request may follow."""
@@ -138,6 +144,53 @@ class RawConnection:
             (self.goaway,) = struct.unpack(">I", payload[4:8])
         if kind in (_DATA, _HEADERS) and flags & _END_STREAM:
             answer.ended = True
+
+
+class BlockingConnection:
+    """A connection that blocks its thread while it sends and reads, and with it a server in the same loop."""
+
+    def __init__(self, opened: socket.socket) -> None:
+        """Say hello, and wait until the server has said what it allows."""
+        self._socket = opened
+        self._stream = -1
+        self._send(_PREFACE + frame(_SETTINGS, 0, 0))
+        while self._frame()[:2] != (_SETTINGS, 0):
+            pass
+        self._send(frame(_SETTINGS, _ACK, 0))
+
+    def start(self, path: str) -> int:
+        """Begin a call with an empty message."""
+        self._stream += 2
+        head = frame(_HEADERS, _END_HEADERS, self._stream, request_block(path))
+        self._send(head + frame(_DATA, _END_STREAM, self._stream, grpc_message(b"")))
+        return self._stream
+
+    def reset(self, streams: Sequence[int]) -> None:
+        """Cancel calls."""
+        self._send(b"".join(frame(_RST_STREAM, 0, stream, struct.pack(">I", _CANCEL)) for stream in streams))
+
+    def count_refused(self) -> int:
+        """Wait until the server has read what was sent. Returns how many calls it refused (REFUSED_STREAM)."""
+        self._send(frame(_PING, 0, 0, b"the last"))
+        refused = 0
+        while (told := self._frame()) != (_PING, _ACK, b"the last"):
+            refused += told == (_RST_STREAM, 0, struct.pack(">I", _REFUSED_STREAM))
+        return refused
+
+    def _send(self, frames: bytes) -> None:
+        self._socket.sendall(frames)
+
+    def _frame(self) -> tuple[int, int, bytes]:
+        head = self._exactly(9)
+        return head[3], head[4], self._exactly(int.from_bytes(head[:3]))
+
+    def _exactly(self, size: int) -> bytes:
+        octets = b""
+        while len(octets) < size:
+            more = self._socket.recv(size - len(octets))
+            assert more, "the server closed the connection"
+            octets += more
+        return octets
 
 
 @asynccontextmanager

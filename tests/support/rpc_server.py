@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -17,24 +17,26 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
-from syncbeat.v1 import access_pb2, auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
+from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.app import Stores, serve
+from syncbeat_server.app.process_rules import ProcessRules
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.keys import new_signing_key
 from syncbeat_server.auth.tokens.verify import mint
+from syncbeat_server.errors import FieldReason
 from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.ops.settings.server import Role
 from syncbeat_server.ops.settings.types import token_digest
+from syncbeat_server.rpc.contract.options import access_of
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.servicers.auth import AuthServicer
 from syncbeat_server.rpc.servicers.directory import DirectoryServicer
 from syncbeat_server.rpc.servicers.push import PushServicer
 from syncbeat_server.rpc.servicers.sync import SyncServicer
-from syncbeat_server.storage.redis import bus
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
+from tests.support.process_rules import DEADLINE_S, PATIENT
 
-DEADLINE_S = 20.0
 KID, SECRET = "k1", "0123456789abcdef0123456789abcdef"
 ISSUER = Issuer("default", "syncbeat", uuid_subjects=False)
 KEY = KeyRow(ISSUER, KID, "HS256", SECRET)
@@ -69,6 +71,8 @@ class Refusal:
     metadata: Mapping[str, str]
     message: str
     pushback: str
+    field_reasons: tuple[str, ...] = ()
+    """Of each of `fields`."""
 
     @property
     def told(self) -> tuple[str, str]:
@@ -80,19 +84,29 @@ def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
     """Read an error, which carries exactly one ErrorInfo with the call's id."""
     trailers = dict(error.trailing_metadata() or ())
     status = status_pb2.Status.FromString(trailers.get("grpc-status-details-bin", b""))
-    infos, fields = [], []
+    infos: list[error_details_pb2.ErrorInfo] = []
+    violations: list[error_details_pb2.BadRequest.FieldViolation] = []
     for detail in status.details:
         info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
         if detail.Unpack(info):
             infos.append(info)
         elif detail.Unpack(bad):
-            fields += [violation.field for violation in bad.field_violations]
+            violations += bad.field_violations
     assert len(infos) == 1, error
     assert infos[0].domain == "syncbeat"
-    assert infos[0].metadata["request_id"]
+    assert infos[0].metadata["request_id"] == infos[0].metadata["requestId"] != ""
+    assert {violation.reason for violation in violations} <= set(FieldReason)
     assert (status.code, status.message) == (error.code().value[0], error.details())
     pushback = str(trailers.get("grpc-retry-pushback-ms", ""))
-    return Refusal(error.code(), infos[0].reason, tuple(fields), dict(infos[0].metadata), status.message, pushback)
+    return Refusal(
+        error.code(),
+        infos[0].reason,
+        tuple(violation.field for violation in violations),
+        dict(infos[0].metadata),
+        status.message,
+        pushback,
+        tuple(violation.reason for violation in violations),
+    )
 
 
 @dataclass(frozen=True)
@@ -221,8 +235,8 @@ class Server:
 
     def allowed(self, request: str) -> Caller:
         """Somebody who may make the call of this request, by the name of its type."""
-        options = METHODS[request].GetOptions().Extensions[access_pb2.access]
-        return self.backend if access_pb2.ACCESS_SERVICE in options or not options else self.operator
+        options = access_of(METHODS[request])
+        return self.backend if "SERVICE" in options or not options else self.operator
 
     async def rows(self) -> dict[str, list[str]]:
         """Everything that stands in the database, by table, but for who was seen, whoever calls is, what is learned of
@@ -266,17 +280,9 @@ class Server:
         return sequence
 
 
-@contextmanager
-def patience_with_redis() -> Iterator[None]:
-    """Let servers wait longer for Redis than a busy machine may need; one that is not there refuses at once."""
-    with pytest.MonkeyPatch.context() as patience:
-        patience.setattr(bus, "_TIMEOUT_S", DEADLINE_S)
-        yield
-
-
 @asynccontextmanager
 async def running_server(
-    urls: DatabaseUrls, redis_url: str, role: Role = Role.RPC, **variables: str
+    urls: DatabaseUrls, redis_url: str, role: Role = Role.RPC, rules: ProcessRules = PATIENT, **variables: str
 ) -> AsyncIterator[Server]:
     """Serve for the block; `variables` are settings beside those that every test needs."""
     environment = {
@@ -295,7 +301,7 @@ async def running_server(
     loop = asyncio.get_running_loop()
     stop: asyncio.Event = asyncio.Event()
     ready: asyncio.Future[str] = loop.create_future()
-    task = loop.create_task(serve(settings, Stores(urls.app_url, redis_url), role, stop, ready.set_result))
+    task = loop.create_task(serve(settings, Stores(urls.app_url, redis_url), role, stop, ready.set_result, rules))
     try:
         await asyncio.wait([task, cast(asyncio.Future[None], ready)], return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():

@@ -13,8 +13,8 @@ from syncbeat_server.auth.model import AccountKey
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.auth.store import users
 from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
-from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_moves
-from syncbeat_server.push import erase
+from syncbeat_server.directory.store import device_locks, device_tokens, devices, members, preferences, token_moves
+from syncbeat_server.errors import RequestIdReused, RequestInFlight
 from syncbeat_server.push.model import (
     Content,
     DeliveryFilter,
@@ -31,7 +31,7 @@ from syncbeat_server.push.store import (
     collapse_keys,
     dedupe,
     device_limits,
-    device_tokens,
+    erasure,
     fanout,
     lifecycle,
     queue,
@@ -56,6 +56,7 @@ from syncbeat_server.sync.store import (
     firehose_pages,
     invalidations,
     member_scopes,
+    publish_batches,
     scopes,
     tombstones,
 )
@@ -96,6 +97,15 @@ WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
 
 async def no_answers(_indexes: Sequence[int]) -> list[str]:
     return ['"carried out"']
+
+
+async def answer_to_bob(conn: Connection) -> object:
+    try:
+        return (await idempotency.claimed_requests(conn, [REQUEST], 0)).known
+    except RequestInFlight:
+        return None  # no such record
+    except RequestIdReused:
+        return "a record of other content"
 
 
 async def others_who_joined(conn: Connection) -> list[tuple[str, str]]:
@@ -165,7 +175,6 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
         c, REGISTRATION, DIGEST, BOBS, "user:bob", refused=False
     ),
     token_moves.recent_moves: lambda c: token_moves.recent_moves(c, "default", DIGEST),
-    members.lock_scope: lambda c: members.lock_scope(c, "default", "bobs"),
     scopes.drop_scopes: lambda c: scopes.drop_scopes(c, [("default", "bobs")]),
     members.add_members: lambda c: members.add_members(c, "default", "bobs", MEMBERS),
     members.remove_members: lambda c: members.remove_members(c, "default", "bobs", ["bob"]),
@@ -194,8 +203,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     dedupe.read_alert_windows: lambda c: dedupe.read_alert_windows(c, [WINDOW]),
     dedupe.cancel: lambda c: dedupe.cancel(c, "default", IDS[2], IDS[:1]),
     lifecycle.cancel_waiting: lambda c: lifecycle.cancel_waiting(c, "default", "bob", None, Reason.DEVICE_GONE),
-    erase.erase: lambda c: erase.erase(c, "default", "bob"),
-    erase.cancel_user: lambda c: erase.cancel_user(c, "default", "bob"),
+    erasure.erase_user: lambda c: erasure.erase_user(c, "default", "bob"),
     collapse_keys.keep_order: lambda c: collapse_keys.keep_order(c, [CLAIMED]),
     queue.is_still_wanted: lambda c: queue.is_still_wanted(c, CLAIMED),
     queue.stored_texts: lambda c: queue.stored_texts(c, CLAIMED),
@@ -230,14 +238,25 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     device_limits.count_shown: lambda c: device_limits.count_shown(c, [(CLAIMED, 1, EVER)]),
     device_limits.spend_wake_budgets: lambda c: device_limits.spend_wake_budgets(c, [CLAIMED]),
     device_limits.merge_held: lambda c: device_limits.merge_held(c, [CLAIMED]),
-    device_tokens.remove_dead_tokens: lambda c: device_tokens.remove_dead_tokens(c, [CLAIMED]),
+    device_tokens.remove_dead_tokens: lambda c: device_tokens.remove_dead_tokens(c, [CLAIMED.token_use]),
     token_moves.forget_moves: lambda c: token_moves.forget_moves(c, 10),
     preferences.set_preferences: lambda c: preferences.set_preferences(c, "default", "bob", Preferences()),
     device_tokens.forget_removals: lambda c: device_tokens.forget_removals(c, 10),
     idempotency.answer_once: lambda c: idempotency.answer_once(c, [REQUEST], no_answers),
+    idempotency.claim: lambda c: idempotency.claim(c, [REQUEST]),
+    idempotency.release: lambda c: idempotency.release(c, [REQUEST]),
+    publish_batches.claim_and_lock: lambda c: publish_batches.claim_and_lock(
+        c, [REQUEST], [("default", "bobs")], create=False
+    ),
+    publish_batches.write_and_answer: lambda c: publish_batches.write_and_answer(
+        c, WRITE, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)], [(REQUEST, "{}")]
+    ),
     idempotency.forget_caller: lambda c: idempotency.forget_caller(c, "default", "user:bob"),
     idempotency.forget_old: lambda c: idempotency.forget_old(c, 10),
 }
+SEEN[devices.report_activity] = lambda c: devices.report_activity(c, {PHONE: "{}"})
+SEEN[devices.count_wake_ups] = lambda c: devices.count_wake_ups(c, {PHONE: (1.0, 0.0)})
+SEEN[idempotency.claimed_requests] = answer_to_bob
 SEEN[invalidations.current_heads] = lambda c: invalidations.current_heads(c, [("default", "bobs")])
 SEEN[invalidations.recent_heads] = lambda c: invalidations.recent_heads(c, ["default", "other"], 1e6, 10)
 REFUSED[device_cursors.forget_left] = lambda c: device_cursors.forget_left(c, 10)
@@ -260,8 +279,8 @@ REFUSED[firehose_pages.next_page] = lambda c: firehose_pages.next_page(
     c, "default", FeedPosition("", None), in_order=True
 )
 REFUSED[invalidations.delete_touches] = lambda c: invalidations.delete_touches(c, 0.0, 10)
-SEEN[device_tokens.lock] = lambda c: device_tokens.lock(c, [CLAIMED], [])
-SEEN[device_tokens.quarantine] = lambda c: device_tokens.quarantine(c, [CLAIMED])
+SEEN[device_tokens.lock] = lambda c: device_tokens.lock(c, [CLAIMED.token_use], [])
+SEEN[device_tokens.quarantine] = lambda c: device_tokens.quarantine(c, [CLAIMED.token_use])
 SEEN[device_tokens.age] = lambda c: device_tokens.age(c, 10)
 SEEN[preferences.find_preferences] = lambda c: preferences.find_preferences(c, "default", "bob")
 REFUSED[device_cursors.forget_left] = lambda c: device_cursors.forget_left(c, 10)

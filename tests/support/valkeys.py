@@ -7,7 +7,7 @@ import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,12 @@ import redis
 
 from syncbeat_devtools.embedded.binaries import find_binaries
 from syncbeat_devtools.embedded.servers import Account, Program, Server
+from syncbeat_server.clock import Clock
+from syncbeat_server.storage.redis import bus
+from syncbeat_server.storage.redis.bus import RedisBus
+from syncbeat_server.storage.redis.timings import RedisTimings
 from tests.support.ports import free_port
+from tests.support.process_rules import PATIENT
 
 PASSWORD = "the-password-of-the-test"
 PRIMARY = "heart"
@@ -29,6 +34,13 @@ sentinel monitor {name} 127.0.0.1 {primary} {quorum}
 sentinel down-after-milliseconds {name} {down_after_ms}
 sentinel failover-timeout {name} {failover_timeout_ms}
 """
+
+
+def open_redis(
+    url: str, clock: Clock, deployment: str = "", timings: RedisTimings = PATIENT.redis
+) -> AbstractAsyncContextManager[RedisBus]:
+    """Open the bus of a deployment, which waits for its Redis as long as a busy machine needs."""
+    return bus.open_redis(url, clock, deployment, timings)
 
 
 @dataclass(frozen=True)

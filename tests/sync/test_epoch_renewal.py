@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 import asyncpg
@@ -12,8 +13,7 @@ from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import Overloaded
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.restore_detection import lineage
-from syncbeat_server.sync.feed import epoch_renewal
-from syncbeat_server.sync.feed.epoch_renewal import extent, renew_epochs
+from syncbeat_server.sync.feed.epoch_renewal import RenewalRule, extent, renew_epochs
 from syncbeat_server.sync.model import Checkpoint, Cursor, Reset, ResetAll
 from syncbeat_server.sync.streams.restore_sweep import RestoreSweep
 from tests.push.test_delivery_queue import claimed_one
@@ -152,15 +152,12 @@ async def epochs_of(database: Database) -> dict[str, str]:
         return {row["scope"]: row["epoch"] for row in await conn.fetch("SELECT scope, epoch FROM scopes")}
 
 
-async def test_new_epochs_are_begun_in_pages_and_differ_per_run(
-    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(epoch_renewal, "PAGE", 3)
+async def test_new_epochs_are_begun_in_pages_and_differ_per_run(database: Database, clock: FakeClock) -> None:
     for number in range(7):
         await add_members(database, f"scope {number}", "ann")
     before, told = await epochs_of(database), list[int]()
     assert await value_of(database, FEED_GENERATION) == 0
-    done, generation = await renew_epochs(database, clock, None, told.append)
+    done, generation = await renew_epochs(database, clock, None, told.append, RenewalRule(page=3))
     assert (done, told) == (7, [3, 6, 7])
     after = await epochs_of(database)
     assert all(before[scope] != after[scope] for scope in before)
@@ -194,9 +191,9 @@ async def test_new_epochs_of_one_app_spare_the_others(database: Database, clock:
 
 
 async def test_new_epochs_wait_for_a_locked_scope_holding_no_other(
-    database: Database, database_urls: DatabaseUrls, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    database: Database, database_urls: DatabaseUrls, clock: FakeClock
 ) -> None:
-    monkeypatch.setattr(epoch_renewal, "_LOCK_MS", 50)
+    rule = RenewalRule(lock_ms=50)
     await add_members(database, "a", "ann")
     await add_members(database, "b", "ann")
     holder = await asyncpg.connect(database_urls.owner_url.replace("syncbeat_owner@", "syncbeat_app@"))
@@ -204,7 +201,7 @@ async def test_new_epochs_wait_for_a_locked_scope_holding_no_other(
         locked = holder.transaction()
         await locked.start()
         await holder.execute("SELECT FROM scopes WHERE scope = 'b' FOR UPDATE")
-        running = asyncio.ensure_future(renew_epochs(database, clock, None))
+        running = asyncio.ensure_future(renew_epochs(database, clock, None, rule=rule))
         await wait_until(lambda: clock.sleepers)
         async with database.transaction() as conn:  # between two tries nothing is held
             await conn.execute("SET LOCAL lock_timeout = 5000")
@@ -214,9 +211,8 @@ async def test_new_epochs_wait_for_a_locked_scope_holding_no_other(
             await clock.advance(1.0)
         assert (await running)[0] == 2
         await holder.execute("BEGIN; SELECT FROM scopes WHERE scope = 'b' FOR UPDATE")
-        monkeypatch.setattr(epoch_renewal, "_TRIES", 1)
         with pytest.raises(Overloaded):
-            await renew_epochs(database, SystemClock(), None)
+            await renew_epochs(database, SystemClock(), None, rule=replace(rule, tries=1))
     finally:
         await holder.close()
 

@@ -10,8 +10,7 @@ import pytest
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import Overloaded
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed import epoch_renewal
-from syncbeat_server.sync.feed.epoch_renewal import renew_epochs
+from syncbeat_server.sync.feed.epoch_renewal import RenewalRule, renew_epochs
 from tests.support.build import SyncFeature
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import FakeClock, wait_until
@@ -42,9 +41,9 @@ async def fill(urls: DatabaseUrls, scopes: int, keys: int, app: str = "default")
 
 
 async def test_new_epochs_rewrite_restored_changes_in_bounded_batches(
-    sync: SyncFeature, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+    sync: SyncFeature, database_urls: DatabaseUrls
 ) -> None:
-    monkeypatch.setattr(epoch_renewal, "ROWS", 1_000)
+    rule = RenewalRule(rows=1_000)
     await fill(database_urls, 100, 120)
     await fill(database_urls, 10, 50, "other")
     await run_sql(
@@ -56,9 +55,9 @@ async def test_new_epochs_rewrite_restored_changes_in_bounded_batches(
         """CREATE TRIGGER note_written AFTER UPDATE ON changes REFERENCING NEW TABLE AS fresh
            FOR EACH STATEMENT EXECUTE FUNCTION note_written()""",
     )
-    assert (await renew_epochs(sync.database, sync.clock, "other"))[0] == 10
+    assert (await renew_epochs(sync.database, sync.clock, "other", rule=rule))[0] == 10
     assert await left(sync) == 12_000, "the other app's are its own affair"
-    assert (await renew_epochs(sync.database, sync.clock, None))[0] == 111
+    assert (await renew_epochs(sync.database, sync.clock, None, rule=rule))[0] == 111
     assert await left(sync) == 0
     conn = await asyncpg.connect(database_urls.admin_url)
     sizes = [row["rows"] for row in await conn.fetch("SELECT rows FROM written WHERE rows > 0")]
@@ -67,14 +66,13 @@ async def test_new_epochs_rewrite_restored_changes_in_bounded_batches(
 
 
 async def test_new_epochs_find_restored_changes_whose_number_comes_up(
-    sync: SyncFeature, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+    sync: SyncFeature, database_urls: DatabaseUrls
 ) -> None:
-    monkeypatch.setattr(epoch_renewal, "ROWS", 1)
     await fill(database_urls, 1, 30)
     await run_sql(
         database_urls.admin_url, "UPDATE changes SET xid = (pg_current_xact_id()::text::bigint + 20)::text::xid8"
     )
-    await renew_epochs(sync.database, sync.clock, None)
+    await renew_epochs(sync.database, sync.clock, None, rule=RenewalRule(rows=1))
     assert await rows_of(sync.database, "SELECT DISTINCT xid::text FROM changes") == [("0",)]
 
 
@@ -101,17 +99,13 @@ async def test_new_epochs_spare_concurrent_writes_and_wait_for_no_lock(
     assert ours == [("s1", "k1"), ("s2", "k1"), ("s2", "new")]
 
 
-async def test_new_epochs_give_up_on_a_change_that_stays_locked(
-    sync: SyncFeature, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(epoch_renewal, "_TRIES", 2)
-    monkeypatch.setattr(epoch_renewal, "_PAUSE_S", 0.0)
+async def test_new_epochs_give_up_on_a_change_that_stays_locked(sync: SyncFeature, database_urls: DatabaseUrls) -> None:
     await fill(database_urls, 1, 2)
     holder = await asyncpg.connect(database_urls.admin_url)
     try:
         await holder.execute("BEGIN; SELECT FROM changes WHERE key = 'k1' FOR UPDATE")
         with pytest.raises(Overloaded):
-            await renew_epochs(sync.database, SystemClock(), None)
+            await renew_epochs(sync.database, SystemClock(), None, rule=RenewalRule(tries=2, pause_s=0.0))
     finally:
         await holder.close()
 

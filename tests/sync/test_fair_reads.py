@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.feed.fair_reads import PAGE_OCTETS, PageRequest, Pages, round_robin
+from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.model import Cursor
 from tests.support.build import APP, SyncFeature
 from tests.support.fake_clock import FakeClock
@@ -65,23 +67,26 @@ async def test_fair_reads_of_many_large_lists_alternate_with_one(sync: SyncFeatu
     assert answered.index("eve") <= 4, answered[:10]
 
 
-async def test_fair_reads_of_one_caller_in_a_batch_fit_a_page(
-    sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batches: list[int] = []
-    read = sync.reader._read_pages
+class NotedReader(FeedReader):
+    """Notes the octets that each batch was answered with."""
 
-    async def noted(asks: list[PageRequest]) -> list[Pages | None]:
-        answers = list(await read(asks))
+    def __init__(self, database: Database) -> None:
+        self.batches: list[int] = []
+        super().__init__(database)
+
+    async def _read_pages(self, requests: Sequence[PageRequest]) -> Sequence[Pages | None]:
+        answers = await super()._read_pages(requests)
         told = [page for answer in answers if answer is not None for page in answer if page is not None]
-        batches.append(sum(octets_of(page.changes) for page in told))
+        self.batches.append(sum(octets_of(page.changes) for page in told))
         return answers
 
-    monkeypatch.setattr(sync.reader._pages, "_work", noted)
-    pages = await asyncio.gather(*(sync.reader.pages(APP, "ann", [Cursor("much")], 100) for _ in range(20)))
+
+async def test_fair_reads_of_one_caller_in_a_batch_fit_a_page(sync: SyncFeature) -> None:
+    reader = NotedReader(sync.database)
+    pages = await asyncio.gather(*(reader.pages(APP, "ann", [Cursor("much")], 100) for _ in range(20)))
     assert {len(page.changes) for of_one in pages for page in of_one if page is not None} == {5}
-    assert max(batches) <= PAGE_OCTETS
-    assert len(batches) == 20
+    assert max(reader.batches) <= PAGE_OCTETS
+    assert len(reader.batches) == 20
 
 
 async def test_fair_reads_large_answers_yield_the_loop(sync: SyncFeature) -> None:

@@ -22,7 +22,7 @@ from syncbeat_server.sync.model import (
     Priority,
     Reset,
 )
-from syncbeat_server.sync.streams import hint_stream
+from syncbeat_server.sync.streams.stream_context import StreamRule
 from syncbeat_server.sync.streams.subscription import Subscription
 from tests.support.build import APP, COME_BACK_PER_S, PHONE, SyncFeature, make_directory
 from tests.support.fake_clock import FakeClock, settle, wait_until
@@ -322,8 +322,8 @@ async def test_reconnect_after_a_drain_is_spread(sync: SyncFeature) -> None:
     assert most_at_once <= 4.0 * COME_BACK_PER_S
 
 
-async def test_stream_survives_a_database_outage(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hint_stream, "RETRY_S", 0.01)
+async def test_stream_survives_a_database_outage(sync: SyncFeature) -> None:
+    sync = sync.under(streams=StreamRule(retry_s=0.01))
     await sync.publish("x", scope="chat")
     await sync.clock.advance(60)  # longer ago than a transaction can last: not news to whoever joins
     async with stream(sync) as reader:

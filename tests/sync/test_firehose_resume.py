@@ -11,8 +11,8 @@ from syncbeat_server.sync.feed.epoch_renewal import renew_epochs
 from syncbeat_server.sync.feed.prune import TombstonePruner
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, ResetAll
 from syncbeat_server.sync.store import firehose_pages
-from syncbeat_server.sync.streams import firehose_stream
 from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
+from syncbeat_server.sync.streams.stream_context import StreamRule
 from tests.support.build import APP, SyncFeature
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import FakeClock, wait_until
@@ -167,9 +167,9 @@ async def test_firehose_reset_carries_a_token_for_everything(sync: SyncFeature, 
 
 
 async def test_firehose_restored_rows_of_a_cluster_ahead_come_once(
-    sync: SyncFeature, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+    sync: SyncFeature, database_urls: DatabaseUrls
 ) -> None:
-    monkeypatch.setattr(firehose_stream, "_LOOK_EVERY_S", 0.01)
+    sync = sync.under(streams=StreamRule(look_every_s=0.01))
     await sync.publish("a", "b")
     await run_sql(database_urls.admin_url, "UPDATE changes SET xid = '4611686018427387904'")
     async with whole(sync) as reader:
@@ -344,7 +344,7 @@ async def test_firehose_reset_forgets_its_cursors(sync: SyncFeature, database_ur
 
 
 async def test_firehose_reset_in_progress_is_not_reset_by_irrelevant_tombstones(
-    sync: SyncFeature, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+    sync: SyncFeature, database_urls: DatabaseUrls
 ) -> None:
     token = await token_of_now(sync)
     async with sync.database.transaction() as held:

@@ -18,8 +18,8 @@ from syncbeat_server.sync.content.firehose_token import FeedPosition, decode
 from syncbeat_server.sync.feed.writer import Append, append
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, Drain, NewChange, Reset
 from syncbeat_server.sync.policy import DEFAULT_TUNING
-from syncbeat_server.sync.streams import firehose_stream
 from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
+from syncbeat_server.sync.streams.stream_context import StreamRule
 from tests.support.build import APP, SyncFeature
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import FakeClock, wait_until
@@ -83,10 +83,8 @@ async def test_firehose_slow_reader_misses_nothing(sync: SyncFeature) -> None:
     assert sorted(seen) == names
 
 
-async def test_firehose_finds_changes_without_wake_up_within_its_look(
-    sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(firehose_stream, "_LOOK_EVERY_S", 0.05)
+async def test_firehose_finds_changes_without_wake_up_within_its_look(sync: SyncFeature) -> None:
+    sync = sync.under(streams=StreamRule(look_every_s=0.05))
     sync.publish_quietly()
     async with whole(sync) as reader:
         await sync.publish("a")
@@ -104,8 +102,8 @@ async def test_firehose_order_uses_no_clock(sync: SyncFeature, database_urls: Da
         await came(reader, ("couple", 1), ("couple", 2))
 
 
-async def test_firehose_survives_an_outage(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(firehose_stream, "RETRY_S", 0.01)
+async def test_firehose_survives_an_outage(sync: SyncFeature) -> None:
+    sync = sync.under(streams=StreamRule(retry_s=0.01))
     async with whole(sync) as reader:
         sync.failing.error = DependencyDown("the database does not answer")
         await sync.publish("a", scope="never heard of")
@@ -242,8 +240,8 @@ def cursors_of(reader: Reader) -> set[tuple[str, int | None]]:
     return {(cursor.scope, cursor.sequence) for cursor in last}
 
 
-async def test_firehose_without_a_token_uses_cursors(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(firehose_stream, "_CURSORS_EVERY_S", 0.0)
+async def test_firehose_without_a_token_uses_cursors(sync: SyncFeature) -> None:
+    sync = sync.under(streams=StreamRule(cursors_every_s=0.0))
     await sync.publish("a", "b")
     await sync.publish("x", scope="other")
     async with whole(sync, None, Cursor("couple", "", 1), Cursor("other")) as reader:
@@ -302,9 +300,8 @@ async def test_firehose_by_cursors_ends_when_its_database_changed(
         assert cursors_of(reader) == {("couple", 1)}, "what it is to come back with"
 
 
-async def test_firehose_cursors_are_bounded(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(firehose_stream, "_CURSORS_EVERY_S", 0.0)
-    monkeypatch.setattr(firehose_stream, "_MAX_CURSORS", 3)
+async def test_firehose_cursors_are_bounded(sync: SyncFeature) -> None:
+    sync = sync.under(streams=StreamRule(cursors_every_s=0.0, max_cursors=3))
     async with whole(sync, None) as reader:
         for number in range(5):
             await sync.publish("k", scope=f"s{number}")
@@ -312,10 +309,8 @@ async def test_firehose_cursors_are_bounded(sync: SyncFeature, monkeypatch: pyte
         assert len(reader.places()) == 5
 
 
-async def test_firehose_splits_many_cursors_over_checkpoints(
-    sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(firehose_stream, "_CURSORS_EVERY_S", 0.0)
+async def test_firehose_splits_many_cursors_over_checkpoints(sync: SyncFeature) -> None:
+    sync = sync.under(streams=StreamRule(cursors_every_s=0.0))
     names = [f"{number:05}".rjust(115, "s") for number in range(9_000)]
     async with whole(sync, None) as reader:
         await publish_to(sync, names)

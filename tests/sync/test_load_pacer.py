@@ -10,10 +10,11 @@ from statistics import mean
 import pytest
 
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.storage.redis.bus import RedisBus, open_redis
+from syncbeat_server.storage.redis.bus import RedisBus
 from syncbeat_server.sync.hints.load_meter import LoadFigures, LoadLimits
 from syncbeat_server.sync.hints.load_pacer import LoadPacer
 from tests.support.fake_clock import FakeClock
+from tests.support.valkeys import open_redis
 
 pytestmark = pytest.mark.store
 

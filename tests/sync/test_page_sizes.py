@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed import fair_reads, reader
 from syncbeat_server.sync.feed.fair_reads import PAGE_OCTETS
 from syncbeat_server.sync.feed.prune import TombstonePruner
+from syncbeat_server.sync.feed.reader import ReadLimits
 from syncbeat_server.sync.model import Change, Cursor, FeedPage
 from syncbeat_server.sync.store import changes as changes_store
 from tests.support.build import APP, SyncFeature
@@ -198,10 +198,8 @@ async def test_stream_with_more_scopes_than_a_round_tells_all(sync: SyncFeature)
         assert sorted(key for key, _ in reader.changes()) == scopes
 
 
-async def test_reads_of_many_scopes_are_split_into_statements(
-    sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fair_reads, "_READS_PER_STATEMENT", 4)
+async def test_reads_of_many_scopes_are_split_into_statements(sync: SyncFeature) -> None:
+    sync = sync.under(reads=ReadLimits(pages_per_statement=4))
     for n in range(6):
         await sync.publish("a", scope=f"s{n}")
     wanted = [[Cursor(f"s{n}") for n in range(count)] for count in (3, 2, 6, 1)]
@@ -209,10 +207,8 @@ async def test_reads_of_many_scopes_are_split_into_statements(
     assert [[keys(page) for page in pages if page] for pages in found] == [[["a"]] * n for n in (3, 2, 6, 1)]
 
 
-async def test_streams_of_many_scopes_opening_at_once_bound_reads(
-    sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reader, "_HEADS_PER_STATEMENT", 500)
+async def test_streams_of_many_scopes_opening_at_once_bound_reads(sync: SyncFeature) -> None:
+    sync = sync.under(reads=ReadLimits(heads_per_statement=500))
     await sync.publish("a", scope="s7")
     names = [f"s{n}" for n in range(2_000)]
     found = await asyncio.gather(*(sync.reader.heads(APP, None, names) for _ in range(20)))

@@ -13,7 +13,7 @@ import pytest
 
 from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import Cursor, DeviceKey, Hint, Priority, ScopeState, Signal, Windows
 from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Outlook, Prior
 from syncbeat_server.sync.policy.fit_samples import Fitted, History
@@ -25,7 +25,7 @@ from syncbeat_server.sync.tuning.hint_recorder import sampled
 from syncbeat_server.sync.tuning.nightly_fit import NightlyFit, fit_in_child
 from syncbeat_server.sync.tuning.price_updates import HintTuner, TuningGoal
 from tests.support.build import APP
-from tests.support.databases import DatabaseUrls
+from tests.support.databases import DatabaseUrls, open_database
 from tests.support.fake_clock import FakeClock
 
 pytestmark = pytest.mark.store

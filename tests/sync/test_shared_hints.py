@@ -6,7 +6,6 @@ import pytest
 
 from syncbeat_server.sync.model import Activity, ActivityState, ScopeState, Signal, Windows
 from syncbeat_server.sync.policy import Tuning
-from syncbeat_server.sync.streams import shared_hints
 from syncbeat_server.sync.streams.shared_hints import SharedHints
 from tests.support.build import default_tuning
 from tests.support.fake_clock import FakeClock
@@ -53,10 +52,9 @@ async def test_shared_hint_is_decided_anew_after_a_second() -> None:
     assert asked.count == 2
 
 
-def test_shared_hints_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_hints, "_MAX_HINTS", 2)
+def test_shared_hints_are_bounded() -> None:
     asked = Asked()
-    hints = SharedHints(FakeClock(), asked.tuning)
+    hints = SharedHints(FakeClock(), asked.tuning, size=2)
     for number in (1, 2, 3, 1):
         hints.hint("a", [state(f"s{number}")], Activity(), more_scopes=False)
     assert asked.count == 4, "the third made room by forgetting the first two"

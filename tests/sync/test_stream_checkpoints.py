@@ -10,7 +10,6 @@ import pytest
 
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import Checkpoint, Cursor, Drain, Hint, Priority
-from syncbeat_server.sync.streams import checkpoint_schedule
 from tests.support.build import APP, SyncFeature, make_directory
 from tests.support.fake_clock import FakeClock, settle, wait_until
 from tests.support.seed import add_members, couple, value_of
@@ -20,11 +19,10 @@ pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
 
 @pytest.fixture
-async def sync(database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> SyncFeature:
-    # Drawn as late as may be: what is told before that is told too early.
-    monkeypatch.setattr(checkpoint_schedule, "jitter", lambda low, high: high)
+async def sync(database: Database, clock: FakeClock) -> SyncFeature:
     await couple(database)
-    return SyncFeature(database, clock)
+    # Drawn as late as may be: what is told before that is told too early.
+    return SyncFeature(database, clock, draw=lambda low, high: high)
 
 
 def checkpoints(reader: Reader) -> list[tuple[Cursor, ...]]:
@@ -134,14 +132,12 @@ async def test_hint_moved_without_news_is_sent_within_five_seconds(sync: SyncFea
         assert len(checkpoints(reader)) == 1
 
 
-async def test_checkpoints_of_streams_of_one_scope_have_jitter(
-    sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_checkpoints_of_streams_of_one_scope_have_jitter(sync: SyncFeature) -> None:
     async with AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(stream(sync)) for _ in range(20)]
         await sync.clock.advance(20)  # long after they told last
         shares = iter([number / 19 for number in range(20)])
-        monkeypatch.setattr(checkpoint_schedule, "jitter", lambda low, high: low + next(shares) * (high - low))
+        sync.draw = lambda low, high: low + next(shares) * (high - low)
         await sync.publish("a")
         await wait_until(lambda: all(reader.changes() for reader in readers))
         told = [0]

@@ -9,8 +9,8 @@ import pytest
 
 from syncbeat_server.errors import RateLimited
 from syncbeat_server.sync.model import Cursor, DeviceKey
-from syncbeat_server.sync.streams import hub as hubs
 from syncbeat_server.sync.streams.hub import Hub
+from syncbeat_server.sync.streams.stream_limits import StreamLimits
 from syncbeat_server.sync.streams.subscription import Subscription
 from tests.support.fake_clock import settle
 
@@ -116,9 +116,8 @@ async def test_hub_wait_times_out() -> None:
     await asyncio.wait_for(subscription.wait(-1), 20)
 
 
-async def test_hub_wakes_thousands_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hubs, "_WAKE_CHUNK", 10)
-    hub = Hub()
+async def test_hub_wakes_thousands_in_chunks() -> None:
+    hub = Hub(wake_chunk=10)
     crowd = [subscribed(hub, f"user-{n}", "s") for n in range(35)]
     waiting = [asyncio.ensure_future(one.wait(60)) for one in crowd]
     await settle()
@@ -198,7 +197,7 @@ async def test_hub_lists_live_devices_once() -> None:
 
 @pytest.mark.parametrize(("max_per_user", "max_per_device", "whose"), [(3, 9, "user"), (9, 3, "device")])
 def test_stream_limit_per_user_and_device(max_per_user: int, max_per_device: int, whose: str) -> None:
-    hub = Hub(max_per_user=max_per_user, max_per_device=max_per_device)
+    hub = Hub(limits=StreamLimits(max_per_user, max_per_device))
     phone = DeviceKey("default", "ann", "phone")
     subscriptions = [Subscription(phone, all_scopes=False) for _ in range(4)]
     for subscription in subscriptions[:3]:
@@ -214,7 +213,7 @@ def test_stream_limit_per_user_and_device(max_per_user: int, max_per_device: int
 
 
 def test_stream_limit_without_a_device_counts_for_the_user() -> None:
-    hub = Hub(max_per_user=5, max_per_device=1)
+    hub = Hub(limits=StreamLimits(per_user=5, per_device=1))
     for _ in range(5):
         hub.add(Subscription(DeviceKey("default", "ann", ""), all_scopes=False))
     for _ in range(6):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.hints import cursor_recorder
-from syncbeat_server.sync.model import Cursor
-from syncbeat_server.sync.streams import head_sweep
+from syncbeat_server.sync.model import Cursor, SweepRule
 from syncbeat_server.sync.streams.subscription import Subscription
 from tests.support.build import PHONE, SyncFeature
 from tests.support.fake_clock import FakeClock
@@ -22,8 +20,8 @@ async def sync(database: Database, clock: FakeClock) -> SyncFeature:
     return SyncFeature(database, clock)
 
 
-async def test_head_sweep_overflow_makes_every_stream_look(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_sweep, "_MAX_JOINERS", 2)
+async def test_head_sweep_overflow_makes_every_stream_look(sync: SyncFeature) -> None:
+    sync = sync.under(sweeps=SweepRule(max_rows=2))
     first = Subscription(PHONE, all_scopes=False)
     sync.hub.add(first)
     for user in ("ann", "bob", "carl"):  # ann joined first, and two are told of
@@ -34,10 +32,8 @@ async def test_head_sweep_overflow_makes_every_stream_look(sync: SyncFeature, mo
     assert first.members_changed
 
 
-async def test_cursor_recorder_overflow_is_logged_once(
-    sync: SyncFeature, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(cursor_recorder, "_MAX_PENDING", 2)
+async def test_cursor_recorder_overflow_is_logged_once(sync: SyncFeature, caplog: pytest.LogCaptureFixture) -> None:
+    sync = sync.under(max_pending_cursors=2)
     for number in range(5):
         sync.cursors.record_shown(PHONE, [Cursor(f"scope {number}", "e", 1)])
     assert caplog.text.count("too many cursors wait") == 1

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.rpc
 
 
 @pytest.fixture
-async def ready(unstretched: None, server: Server) -> Server:
+async def ready(server: Server) -> Server:
     return await with_a_couple(server)
 
 

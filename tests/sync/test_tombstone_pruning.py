@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_server.ops.settings.server import Role
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed import prune
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
+from tests.support.process_rules import PATIENT
 from tests.support.rpc_server import running_server
 
 pytestmark = pytest.mark.rpc
 
 
 async def test_tombstone_pruning_by_the_worker_follows_the_setting(
-    database_urls: DatabaseUrls, redis_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+    database_urls: DatabaseUrls, redis_url: str, database: Database
 ) -> None:
-    monkeypatch.setattr(prune, "_EVERY_S", 0.02)
-    async with running_server(database_urls, redis_url, Role.ALL, KEEP_TOMBSTONES_DAYS="5") as server:
+    often = replace(PATIENT, sync=replace(PATIENT.sync, prune_every_s=0.02))
+    async with running_server(database_urls, redis_url, Role.ALL, often, KEEP_TOMBSTONES_DAYS="5") as server:
         for key in ("young", "old"):
             deletion = core_pb2.NewChange(scope="s", key=key, deleted=True)
             await server.backend(sync_service_pb2.PublishChangesRequest(changes=[deletion]))

@@ -12,18 +12,17 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown, SequenceMismatch
 from syncbeat_server.events.publish import Publish
-from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.retention import BEGINNING
-from syncbeat_server.sync.feed import prune as prune_module
 from syncbeat_server.sync.feed.prune import TombstonePruner
 from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.feed.writer import Append, append
 from syncbeat_server.sync.model import Checkpoint, Cursor, NewChange, Reset
 from syncbeat_server.sync.policy import DEFAULT_TUNING
 from syncbeat_server.sync.store import tombstones
-from syncbeat_server.sync.streams import checkpoint_schedule, hint_stream
+from syncbeat_server.sync.streams.stream_context import StreamRule
 from tests.support.build import APP, SyncFeature
-from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.databases import DatabaseUrls, open_database, run_sql
 from tests.support.fake_clock import FakeClock, settle, wait_until
 from tests.support.seed import couple, rows_of, until, value_of
 from tests.support.sync_streams import Reader, keys, stream
@@ -244,11 +243,8 @@ async def test_tombstone_is_streamed_to_who_returns_in_time(sync: SyncFeature) -
         assert reader.count(Reset) == 0
 
 
-async def test_tombstone_pruned_is_passed_by_a_stream_from_the_start(
-    sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hint_stream, "PAGE_SIZE", 2)
-    monkeypatch.setattr(checkpoint_schedule, "_NEWS_EVERY_S", 0.0)
+async def test_tombstone_pruned_is_passed_by_a_stream_from_the_start(sync: SyncFeature) -> None:
+    sync = sync.under(streams=StreamRule(page_size=2, news_every_s=0.0))
     await long_ago(sync)
     await pruner(sync).prune()
     told = [("a", 1), ("c", 3), ("e", 5), ("f", 6), ("g", 9), ("h", 10), ("i", 11)]
@@ -271,14 +267,13 @@ def said(reader: Reader, changes: list[tuple[str, int]]) -> bool:
 # ----------------------------------------------------------------------------------------------------------- the chore
 
 
-async def test_tombstone_pruning_runs_in_batches(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tombstone_pruning_runs_in_batches(sync: SyncFeature) -> None:
     await sync.publish("a", "b", "c", "d", "e", deleted=True)
     await sync.clock.advance(32 * DAY_S)
     async with sync.database.connection() as conn:
         assert (await tombstones.remove_old(conn, 30.0, 2)).gone == 2
     assert await value_of(sync.database, "SELECT count(*) FROM changes") == 3
-    monkeypatch.setattr(prune_module, "_BATCH", 1)
-    whole = asyncio.ensure_future(pruner(sync).prune())
+    whole = asyncio.ensure_future(TombstonePruner(sync.database, 30.0, sync.clock, batch=1).prune())
     await until(lambda: value_of(sync.database, "SELECT count(*) = 0 FROM changes"), moving=sync.clock)
     await sync.clock.advance(1.0)
     assert await whole == 3

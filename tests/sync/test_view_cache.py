@@ -11,10 +11,10 @@ import pytest
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import AccessDenied, DependencyDown
 from syncbeat_server.storage.postgres.database import Database, RowOwner
-from syncbeat_server.sync.hints import view_reader, view_sweep
 from syncbeat_server.sync.hints.view_cache import MAX_MEAN_SCOPES, TRUSTED_S, ViewCache
+from syncbeat_server.sync.hints.view_reader import ViewLimits
 from syncbeat_server.sync.hints.view_sweep import ViewSweep
-from syncbeat_server.sync.model import Cursor, DeviceKey, Priority
+from syncbeat_server.sync.model import Cursor, DeviceKey, Priority, SweepRule
 from syncbeat_server.sync.store import device_views, scopes
 from tests.support.build import APP, PHONE, SyncFeature, make_directory
 from tests.support.fake_clock import FakeClock, wait_until
@@ -108,24 +108,21 @@ async def test_view_cache_evicts_least_recently_used(database: Database, sync: S
     assert len(small.views) == 0
 
 
-async def test_view_cache_skips_incomplete_views(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view_reader, "MAX_SCOPES", 2)
+async def test_view_cache_skips_incomplete_views(sync: SyncFeature) -> None:
+    sync = sync.under(views=ViewLimits(max_scopes=2))
     asked, view = await read_view(sync)
     assert view is not None
     assert (asked, len(view.scopes), view.more_scopes) == (1, 2, False)
     assert (await read_view(sync))[0] == 0
-    monkeypatch.setattr(view_reader, "MAX_SCOPES", 1)
-    monkeypatch.setattr(view_reader, "_USUAL_SCOPES", 1)
-    sync.views.invalidate_all()
+    sync = sync.under(views=ViewLimits(usual_scopes=1, max_scopes=1))
     for times in (2, 1):  # how many they are is remembered
         asked, view = await read_view(sync)
         assert view is not None
         assert (asked, len(view.scopes), view.more_scopes) == (times, 1, True)
 
 
-async def test_view_cache_accepts_cursors_beyond_its_scopes(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view_reader, "MAX_SCOPES", 1)
-    monkeypatch.setattr(view_reader, "_USUAL_SCOPES", 1)
+async def test_view_cache_accepts_cursors_beyond_its_scopes(sync: SyncFeature) -> None:
+    sync = sync.under(views=ViewLimits(usual_scopes=1, max_scopes=1))
     await move_head(sync, "anns")
     assert not (await sync.hint(Cursor("couple", "", 0), Cursor("anns", "", 1))).changed
     await move_head(sync, "couple")
@@ -264,21 +261,18 @@ async def test_view_cache_orders_scopes_by_last_change(sync: SyncFeature) -> Non
     assert (await read_view(sync))[0] == 0
 
 
-async def test_view_sweep_overflow_clears_the_cache(sync: SyncFeature, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_view_sweep_overflow_clears_the_cache(sync: SyncFeature) -> None:
+    sync = sync.under(sweeps=SweepRule(max_rows=2))
     await sync.view_sweep.sweep()
-    monkeypatch.setattr(view_sweep, "_MAX_CHANGED", 2)
     await read_view(sync)
     await add_members(sync.database, "crowd", "bob", "carl", "dora")
     await sync.view_sweep.sweep()
     assert (await read_view(sync))[0] == 1
 
 
-async def test_view_sweep_overflow_of_heads_checks_cached_views(
-    sync: SyncFeature, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_view_sweep_overflow_of_heads_checks_cached_views(sync: SyncFeature) -> None:
+    sync = sync.under(sweeps=SweepRule(max_rows=2, heads_per_read=1))
     await sync.view_sweep.sweep()
-    monkeypatch.setattr(view_sweep, "_MAX_CHANGED", 2)
-    monkeypatch.setattr(view_sweep, "_HEADS_PER_READ", 1)
     for name in ("others", "more", "couple"):
         await add_members(sync.database, name, "eve")
         await move_head(sync, name)

@@ -15,6 +15,7 @@ from syncbeat.v1 import directory_service_pb2 as directory
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_devtools.embedded import EmbeddedStores
 from tests.support.fake_clock import wait_until
+from tests.support.process_rules import UNSWEPT
 from tests.support.rpc_server import METHODS, Server, refusal_of, running_server
 
 pytestmark = pytest.mark.rpc
@@ -84,9 +85,9 @@ async def test_view_cache_shows_local_changes_at_once(ready: Server, change: Cha
 
 
 @each_change
-@pytest.mark.usefixtures("unswept")
+@pytest.mark.parametrize("rules", [UNSWEPT], ids=["unswept"])
 async def test_view_cache_hears_changes_of_another_server(ready: Server, redis_url: str, change: Change) -> None:
-    async with running_server(ready.urls, redis_url) as second:
+    async with running_server(ready.urls, redis_url, rules=UNSWEPT) as second:
         await publish(ready)
         before = await told(second)
         await change(ready)
@@ -105,7 +106,7 @@ async def test_view_cache_is_bypassed_without_redis(ready: Server) -> None:
             assert await told(deaf) != before, change.__name__
 
 
-@pytest.mark.usefixtures("unswept")
+@pytest.mark.parametrize("rules", [UNSWEPT], ids=["unswept"])
 async def test_view_cache_answers_without_the_database(ready: Server, stores: EmbeddedStores, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         await wait_until(lambda: client.pubsub_channels("syncbeat:*:devices"))

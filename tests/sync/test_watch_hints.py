@@ -13,14 +13,15 @@ from syncbeat_server.auth.model import MAX_LEEWAY
 from syncbeat_server.auth.tokens.verify import mint
 from tests.support.fake_clock import wait_until
 from tests.support.held_clock import HeldClock
-from tests.support.rpc_server import DEADLINE_S, KEY, Server, refusal_of, running_server
+from tests.support.process_rules import DEADLINE_S, UNSWEPT
+from tests.support.rpc_server import KEY, Server, refusal_of, running_server
 from tests.support.sync_requests import S, at, change, publish, with_a_couple
 
 pytestmark = pytest.mark.rpc
 
 
 @pytest.fixture
-async def ready(unstretched: None, server: Server) -> Server:
+async def ready(server: Server) -> Server:
     return await with_a_couple(server)
 
 
@@ -37,7 +38,7 @@ async def test_stream_opens_with_a_hint_and_a_checkpoint(ready: Server) -> None:
     assert not service.HasField("token_remaining")
 
 
-@pytest.mark.usefixtures("unswept")
+@pytest.mark.parametrize("rules", [UNSWEPT], ids=["unswept"])
 async def test_stream_brings_a_publish(ready: Server) -> None:
     stream = ready.user("alice").watch(device_id="phone")
     await stream.opened()
@@ -142,9 +143,9 @@ async def test_stream_of_a_service_follows_all_scopes(ready: Server) -> None:
     assert {"made now", S} >= {cursor.scope for cursor in checkpoint.cursors} > set()
 
 
-@pytest.mark.usefixtures("unswept")
+@pytest.mark.parametrize("rules", [UNSWEPT], ids=["unswept"])
 async def test_stream_brings_a_publish_of_another_server(ready: Server, redis_url: str) -> None:
-    async with running_server(ready.urls, redis_url) as second:
+    async with running_server(ready.urls, redis_url, rules=UNSWEPT) as second:
         streams = [
             second.user("alice").watch(device_id="phone"),
             second.backend.watch(all_scopes=True),

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from syncbeat.connections import Connection
 from syncbeat.errors import explain
-from syncbeat.retry import public_paths
+from syncbeat.retry import PUBLIC_PATHS
 from syncbeat.session import Session
 from syncbeat.v1.error_reason_pb2 import ErrorReason
 
@@ -24,8 +24,6 @@ The function is called for each call and each attempt of a stream: let it cache.
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-
-_PUBLIC = public_paths()
 
 
 class CallDefaults:
@@ -39,7 +37,7 @@ class CallDefaults:
     async def details(self, given: grpc.aio.ClientCallDetails, timeout_s: float | None) -> grpc.aio.ClientCallDetails:
         """Return the details of a call with deadline and token, unless it has its own."""
         metadata = grpc.aio.Metadata(*(given.metadata or ()))
-        if _path(given) not in _PUBLIC and all(key != "authorization" for key, _ in metadata):
+        if _path(given) not in PUBLIC_PATHS and all(key != "authorization" for key, _ in metadata):
             token = await self._current_token()
             if token:
                 metadata.add("authorization", f"Bearer {token}")
@@ -52,21 +50,8 @@ class CallDefaults:
         )
 
     def request(self, given: _Request) -> _Request:
-        """Return the request with app and request_id; one that lacks either is copied, never changed."""
-        if not isinstance(given, Message):
-            return given
-        missing = {
-            name: value
-            for name, value in (("app_id", self._app_id), ("request_id", uuid.uuid4().hex))
-            if value and name in given.DESCRIPTOR.fields_by_name and not getattr(given, name)
-        }
-        if not missing:
-            return given
-        filled = type(given)()
-        filled.CopyFrom(given)
-        for name, value in missing.items():
-            setattr(filled, name, value)
-        return filled
+        """Return the request with app and request_id; see `fill_request`."""
+        return fill_request(given, self._app_id)
 
     async def _current_token(self) -> str:
         if isinstance(self._token, str):
@@ -76,6 +61,24 @@ class CallDefaults:
             return answer
         async with asyncio.timeout(self.timeout_s):
             return await answer
+
+
+def fill_request(given: _Request, app_id: str) -> _Request:
+    """Return the request with app and request_id; one that lacks either is copied, never changed."""
+    if not isinstance(given, Message):
+        return given
+    missing = {
+        name: value
+        for name, value in (("app_id", app_id), ("request_id", uuid.uuid4().hex))
+        if value and name in given.DESCRIPTOR.fields_by_name and not getattr(given, name)
+    }
+    if not missing:
+        return given
+    filled = type(given)()
+    filled.CopyFrom(given)
+    for name, value in missing.items():
+        setattr(filled, name, value)
+    return filled
 
 
 def _path(details: grpc.aio.ClientCallDetails) -> str:

@@ -11,7 +11,7 @@ import grpc
 from syncbeat.call_interceptors import CallDefaults, StreamInterceptor, Token, UnaryInterceptor
 from syncbeat.client_rule import DEFAULT_RULE, ClientRule
 from syncbeat.connections import Connection, Connections
-from syncbeat.retry import service_config
+from syncbeat.retry import service_config, shuffles_addresses
 from syncbeat.session import Session
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat.v1.auth_service_pb2_grpc import AuthServiceStub
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from syncbeat.v1.ops_service_pb2_grpc import OpsServiceAsyncStub
     from syncbeat.v1.push_service_pb2_grpc import PushServiceAsyncStub
     from syncbeat.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
-
-_ADDRESS_LISTS = ("ipv4:", "ipv6:")  # their first address is meant to be tried first
 
 
 class SyncbeatClient:
@@ -78,7 +76,7 @@ class SyncbeatClient:
         defaults = CallDefaults(token.token if isinstance(token, Session) else token, app_id, timeout_s)
         credentials = grpc.ssl_channel_credentials() if tls is True else tls or None
 
-        config = service_config(shuffle=not address.startswith(_ADDRESS_LISTS))
+        config = service_config(shuffle=shuffles_addresses(address))
         options = (("grpc.service_config", config), *rule.channel_options.items())
 
         def open_channel(connection: Connection) -> grpc.aio.Channel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -37,10 +38,15 @@ _STATUS_KEY = "grpc-status-details-bin"
 
 @dataclass(frozen=True)
 class Violation:
-    """One field that breaks the contract. `path` is as in `changes[2].key`."""
+    """One field that breaks the contract. `path` is as in `changes[2].key`.
+
+    `reason` is to branch on: the name of a `FieldReason` without its prefix (`REQUIRED`), or what a newer server says;
+    empty from one that gives none.
+    """
 
     path: str
     description: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class ErrorDetails:
     """The reason and the details of a failed call.
 
     `reason` is to branch on; ERROR_REASON_UNSPECIFIED if the server gave none (the connection broke), or one that this
-    client does not know. `metadata` has the server's `request_id`, and what the reason names. `retry_after_s` is how
+    client does not know. `metadata` has the server's `requestId`, and what the reason names. `retry_after_s` is how
     long the server asks to wait, None if it does not. `told` is true if the server gave a reason.
     """
 
@@ -80,11 +86,12 @@ class ErrorDetails:
         return self.metadata.get("scope") if self.reason in _LEFT_SCOPE else None
 
 
-def explain(error: grpc.aio.AioRpcError) -> ErrorDetails:
+def explain(error: grpc.RpcError) -> ErrorDetails:
     """Return the details of an error that a call raised. Never fails: details that were not sent are empty."""
+    failed = cast(grpc.Call, error)  # as both kinds of channels raise it
     info, invalid, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     retry_after_s: float | None = None
-    for detail in _status_of(error).details:
+    for detail in _status_of(failed).details:
         try:
             detail.Unpack(info)
             detail.Unpack(invalid)
@@ -93,17 +100,17 @@ def explain(error: grpc.aio.AioRpcError) -> ErrorDetails:
         except (DecodeError, OverflowError, ValueError):
             continue
     return ErrorDetails(
-        code=error.code(),
+        code=failed.code(),
         reason=_reason(info),
-        message=error.details() or "",
+        message=failed.details() or "",
         metadata=dict(info.metadata),
-        violations=tuple(Violation(one.field, one.description) for one in invalid.field_violations),
+        violations=tuple(Violation(one.field, one.description, one.reason) for one in invalid.field_violations),
         retry_after_s=retry_after_s,
         told=info.domain == _DOMAIN,
     )
 
 
-def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+def _status_of(error: grpc.Call) -> status_pb2.Status:
     for key, value in error.trailing_metadata() or ():
         if key == _STATUS_KEY and isinstance(value, bytes):
             try:

@@ -11,7 +11,6 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from syncbeat.v1 import (
-    access_pb2,
     auth_service_pb2,
     directory_service_pb2,
     event_service_pb2,
@@ -51,6 +50,9 @@ MAX_CONNECTIONS = 100
 _THROTTLING = {"maxTokens": 10, "tokenRatio": 0.1}
 
 
+_ADDRESS_LISTS = ("ipv4:", "ipv6:")
+
+
 def is_repeatable(method: MethodDescriptor) -> bool:
     """Tell if a unary call may be sent twice: by its nature, or by the request_id that the client fills in."""
     if method.server_streaming:
@@ -84,11 +86,10 @@ def service_config(*, shuffle: bool) -> str:
     )
 
 
-def public_paths() -> frozenset[str]:
-    """Return the paths of the methods that take no credentials."""
-    return frozenset(
-        f"/{service.full_name}/{method.name}"
-        for service in SERVICES
-        for method in service.methods
-        if access_pb2.ACCESS_PUBLIC in method.GetOptions().Extensions[access_pb2.access]
-    )
+def shuffles_addresses(target: str) -> bool:
+    """Tell if the addresses of a target come in no order: those of a list are meant to be tried in theirs."""
+    return not target.startswith(_ADDRESS_LISTS)
+
+
+PUBLIC_PATHS = frozenset({"/syncbeat.v1.AuthService/RefreshSession", "/syncbeat.v1.PushService/AcknowledgeDelivery"})
+"""The paths of the methods that take no credentials."""

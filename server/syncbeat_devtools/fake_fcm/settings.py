@@ -18,6 +18,7 @@ class FakeFcmSettings:
         http2: offer HTTP/2: by ALPN with TLS, by prior knowledge (h2c) without.
         token_life_s: lifetime of issued access tokens, in seconds.
         max_records: number of accepted messages that are kept, with their devices; counters are not bounded.
+        max_bytes: octets of their bodies in total.
         latency_ms: delay of every response to a send, in milliseconds.
         messages_per_minute: quota of sends, above which the response is 429; None: no quota.
         allow_remote: permit a host that other machines can reach.
@@ -30,6 +31,7 @@ class FakeFcmSettings:
     http2: bool = True
     token_life_s: int = 3599
     max_records: int = 100_000
+    max_bytes: int = 256 << 20
     latency_ms: int = 0
     messages_per_minute: int | None = None
     allow_remote: bool = False
@@ -41,13 +43,13 @@ class FakeFcmSettings:
             ValueError: a value is out of range, or the host is not loopback and `allow_remote` is off.
         """
         if not self.allow_remote and not _is_loopback(self.host):
-            raise ValueError(f"other machines can reach {self.host}: set allow_remote if that is meant")
+            raise ValueError(f"host: other machines can reach {self.host}; set allow_remote if that is meant")
         if not self.project_id or "/" in self.project_id:
-            raise ValueError("project_id must be a project's name")
-        if self.token_life_s < 0 or self.latency_ms < 0 or self.max_records < 1:
-            raise ValueError("token_life_s and latency_ms must not be negative, max_records must be positive")
-        if self.messages_per_minute is not None and self.messages_per_minute < 0:
-            raise ValueError("messages_per_minute must not be negative")
+            raise ValueError("project_id: want a project's name, without a slash")
+        for name, least in (("token_life_s", 0), ("latency_ms", 0), ("max_records", 1), ("messages_per_minute", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}: want {least} or more")
 
 
 def _is_loopback(host: str) -> bool:

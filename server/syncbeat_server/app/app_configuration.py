@@ -20,7 +20,7 @@ from syncbeat_server.push.content.templates import Template
 
 _log = logging.getLogger(__name__)
 
-_POLL_S = 2.0
+LOOK_EVERY_S = 2.0
 
 _Mark = tuple[str, tuple[int, int]]
 
@@ -59,10 +59,11 @@ class _Snapshot:
 class AppConfiguration:
     """Present settings and templates of each app. Issuers stay as at the start."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, look_every_s: float = LOOK_EVERY_S) -> None:
         """Raises ConfigurationError: a template is wrong."""
         self._settings = settings
         self._clock = clock
+        self._look_every_s = look_every_s
         self._watchers: list[Callable[[], None]] = []
         self._trouble = FaultLog(
             _log, "the apps file cannot be used now; what was read before stays", "the apps file can be used again"
@@ -94,7 +95,7 @@ class AppConfiguration:
     async def run(self) -> None:
         """Look for changes, for ever. The previous content of a file that cannot be used stays."""
         while True:
-            await self._clock.sleep(_POLL_S)
+            await self._clock.sleep(self._look_every_s)
             try:
                 snapshot = await asyncio.to_thread(self._read_files)  # a network's file system may be slow
                 self._apply(snapshot)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from syncbeat_server.app.token_issuers import configured_issuers, issuer_of, log_unused_keys
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches, caller_caches
@@ -34,10 +35,13 @@ class Authentication:
             await store.close()
 
 
-def build_authentication(settings: Settings, database: Database, clock: Clock) -> Authentication:
+def build_authentication(
+    settings: Settings, database: Database, clock: Clock, negative_cache_s: float
+) -> Authentication:
     """Create the authentication of one process. Raises as `configured_credentials`."""
     credentials = configured_credentials(settings, clock)
-    caches = caller_caches(database, clock, settings.token_cache_size or settings.cached_devices)
+    size = settings.token_cache_size or settings.cached_devices
+    caches = caller_caches(database, clock, size, negative_cache_s)
     return Authentication(Authenticator(credentials, caches, clock), caches, tuple(credentials.jwks.values()))
 
 
@@ -62,10 +66,11 @@ def configured_credentials(settings: Settings, clock: Clock) -> Credentials:
     except ValueError as error:
         raise ConfigurationError(f"SYNCBEAT_JWT_SECRETS: {error}") from None
     allowed = _allowed(settings)
+    if faults := list(_allow_list_faults(settings, allowed)):
+        raise ConfigurationError("\n".join(faults))
     holders = {bytes.fromhex(entry.digest): holder for entry, holder in _holders(settings, allowed)}
     certified = {
-        entry.san: _principal(entry, PrincipalKind.SERVICE, "CERTIFICATES", allowed)
-        for entry in settings.service_certificates
+        entry.san: _principal(entry, PrincipalKind.SERVICE, allowed) for entry in settings.service_certificates
     }
     return Credentials(keys, jwks, holders, certified)
 
@@ -126,16 +131,25 @@ def _holders(settings: Settings, allowed: _Allowed) -> Iterable[tuple[TokenEntry
         PrincipalKind.SERVICE: settings.service_tokens,
         PrincipalKind.ADMIN: settings.admin_tokens,
     }
-    return ((entry, _principal(entry, kind, "TOKENS", allowed)) for kind, entries in lists.items() for entry in entries)
+    return ((entry, _principal(entry, kind, allowed)) for kind, entries in lists.items() for entry in entries)
 
 
-def _principal(entry: TokenEntry | CertificateEntry, kind: PrincipalKind, setting: str, allowed: _Allowed) -> Principal:
-    place = f"SYNCBEAT_{kind.name}_{setting}: {entry.name}"
-    apps, methods = sorted((entry.apps or frozenset()) - allowed.apps), (entry.methods or frozenset()) - allowed.methods
-    if apps:
-        raise ConfigurationError(f"{place} is for app {apps[0]!r}, which is not configured")
-    if methods:
-        raise ConfigurationError(
-            f"{place} may call {min(methods)!r}, which is no RPC: want names such as GetHint, or *"
-        )
+def _allow_list_faults(settings: Settings, allowed: _Allowed) -> Iterator[str]:
+    lists: Mapping[str, Sequence[TokenEntry | CertificateEntry]] = {
+        "SERVICE_TOKENS": settings.service_tokens,
+        "ADMIN_TOKENS": settings.admin_tokens,
+        "SERVICE_CERTIFICATES": settings.service_certificates,
+    }
+    for setting, entries in lists.items():
+        for entry in entries:
+            place = f"SYNCBEAT_{setting}: {entry.name}"
+            for app in sorted((entry.apps or frozenset()) - allowed.apps):
+                yield f"{place} is for app {app!r}, which is not configured"
+            for method in sorted((entry.methods or frozenset()) - allowed.methods):
+                close = get_close_matches(method, allowed.methods, n=1)
+                instead = f"did you mean {close[0]}?" if close else "want names such as GetHint, or *"
+                yield f"{place} may call {method!r}, which is no RPC: {instead}"
+
+
+def _principal(entry: TokenEntry | CertificateEntry, kind: PrincipalKind, allowed: _Allowed) -> Principal:
     return Principal(kind, entry.name, methods=entry.methods, apps=allowed.apps if entry.apps is None else entry.apps)

@@ -41,13 +41,15 @@ class OwnEchoes:
     good: what both have committed is there to be read by then. One whose echo is lost is forgotten after a while.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, size: int = _MAX_ECHOES) -> None:
+        """`size`: the messages expected at once at most."""
         self._clock = clock
+        self._size = size
         self._expected: dict[str, tuple[int, float]] = {}
 
     def expect(self, message: str) -> None:
         """Expect a message that this process sends now."""
-        if len(self._expected) >= _MAX_ECHOES:
+        if len(self._expected) >= self._size:
             self._expected.clear()
         self._expected[message] = self._count(message) + 1, self._clock.monotonic()
 

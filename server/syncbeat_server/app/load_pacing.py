@@ -28,7 +28,8 @@ def wire_load_pacing(process: Process) -> tuple[LoadPacer, Admission]:
         started, shed = counts.started + streams.started, counts.shed + streams.shed
         return LoadFigures(started, shed, hub.opened, counts.in_flight, database.waiting)
 
-    limits = LoadLimits(settings.capacity_rps, settings.max_in_flight, settings.database_pool_size)
+    window_s = process.rules.sync.load_window_s
+    limits = LoadLimits(settings.capacity_rps, settings.max_in_flight, settings.database_pool_size, window_s)
     pacer = LoadPacer(process.bus, process.clock, limits, figures, process.metrics.sync)
 
     def admission(max_in_flight: int, counts: CallCounts) -> Admission:

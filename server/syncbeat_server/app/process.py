@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncbeat_server.app.app_configuration import AppConfiguration
+from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.defaults import DEFAULT_APP
-from syncbeat_server.directory.presence import Presence
+from syncbeat_server.directory.devices.presence import Presence
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.server import PreparedStatements, Settings
 from syncbeat_server.ops.shutdown_budget import ShutdownBudget
@@ -27,6 +28,7 @@ from syncbeat_server.storage.postgres.stuck_sessions import watch_sessions
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from syncbeat_server.storage.redis.monitor import RedisMonitor
 from syncbeat_server.sync.streams.hub import MAX_STREAM_AGE_S, Hub
+from syncbeat_server.sync.streams.stream_limits import StreamLimits
 
 _CANCEL_AGAIN_S = 0.2
 
@@ -46,6 +48,7 @@ class Process:
     """Everything that the roles of a process share."""
 
     settings: Settings
+    rules: ProcessRules
     clock: Clock
     metrics: Metrics
     database: Database
@@ -59,7 +62,9 @@ class Process:
 
 
 @asynccontextmanager
-async def open_process(settings: Settings, stores: Stores, shutdown: ShutdownBudget) -> AsyncIterator[Process]:
+async def open_process(
+    settings: Settings, stores: Stores, shutdown: ShutdownBudget, rules: ProcessRules = DEFAULT_RULES
+) -> AsyncIterator[Process]:
     """Open the stores and run the background tasks that every role needs, for the block.
 
     Raises:
@@ -73,18 +78,19 @@ async def open_process(settings: Settings, stores: Stores, shutdown: ShutdownBud
         size=settings.database_pool_size,
         name=f"syncbeat {os.getpid()}",
         prepare=_PREPARE[settings.database_prepared_statements],
+        timings=rules.database,
     ) as database:
         async with database.connection() as conn:
             await require_restricted_login(conn)
             await require_current_schema(conn)
-        apps = AppConfiguration(settings, clock)
+        apps = AppConfiguration(settings, clock, rules.files_every_s)
         pg_notifier, metrics = PgNotifier(database, clock), Metrics()
         skew = ClockSkew(database, clock, metrics.storage.clock_skew)
         # Streams are spread as calls are: where connections are to end sooner, so are they.
         age_s = min(MAX_STREAM_AGE_S, settings.connection_age_s)
-        hub = Hub(age_s, settings.streams_per_user, settings.streams_per_device)
+        hub = Hub(age_s, StreamLimits(settings.streams_per_user, settings.streams_per_device))
         async with (
-            open_redis(stores.redis_url, clock, await deployment_id(database)) as bus,
+            open_redis(stores.redis_url, clock, await deployment_id(database), rules.redis) as bus,
             open_worker_processes() as workers,
         ):
             monitor = RedisMonitor(bus)
@@ -93,7 +99,8 @@ async def open_process(settings: Settings, stores: Stores, shutdown: ShutdownBud
             background = [bus.run_publisher(), monitor.run(), apps.run(), pg_notifier.run(), skew.run()]
             async with run_in_background([*background, watch_sessions(database, clock)]):
                 yield Process(
-                    settings, clock, metrics, database, bus, hub, Presence(bus), apps, pg_notifier, shutdown, workers
+                    *(settings, rules, clock, metrics, database, bus, hub, Presence(bus), apps),
+                    *(pg_notifier, shutdown, workers),
                 )
 
 

@@ -18,7 +18,7 @@ from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
 from syncbeat_server.auth.sessions.service import SessionService
 from syncbeat_server.auth.sessions.signing import SigningKeys
-from syncbeat_server.directory.change_notifier import ChangeNotifier
+from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.user_lifecycle import UserLifecycle
@@ -28,6 +28,7 @@ from syncbeat_server.push.delivery.watch import DeliveryWatches
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.service import PushService
 from syncbeat_server.storage.idempotency_cache import IdempotencyCache
+from syncbeat_server.sync.feed.writer import lock_scope
 from syncbeat_server.sync.hints.view_cache import ViewCache
 
 _log = logging.getLogger(__name__)
@@ -38,13 +39,14 @@ _FLUSH_S = 0.4  # of the second and a half that is left after draining
 @asynccontextmanager
 async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
     """Create the authenticator and the caches of this process, and keep issuers' keys fresh for the block."""
-    authentication = build_authentication(process.settings, process.database, process.clock)
+    rules = process.rules
+    authentication = build_authentication(process.settings, process.database, process.clock, rules.negative_cache_s)
     callers, jwks = authentication.caches, authentication.jwks
     name = f"{socket.gethostname()}:{os.getpid()}"
     tokens = ClusterTokenCache(callers, jwks, process.bus, name, process.hub.callers_changed)
     process.metrics.auth.watch_token_cache(callers.tokens.stats)
     view_cache_size = process.settings.view_cache_size or process.settings.cached_devices
-    views = ViewCache(process.clock, lambda: process.bus.listening, view_cache_size)
+    views = ViewCache(process.clock, lambda: process.bus.listening, view_cache_size, rules.sync.views_trusted_s)
     process.metrics.sync.watch_view_cache(views.stats)
     try:
         async with run_in_background([tokens.run(), *(store.run() for store in jwks)]):
@@ -59,7 +61,7 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
     # gRPC and protobuf are loaded only by processes that serve RPCs.
     from syncbeat_server.app.listeners import rpc_listeners
     from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
-    from syncbeat_server.rpc.server import ConnectionAge, RpcServer
+    from syncbeat_server.rpc.server import ConnectionAge, RpcServer, ServerRule
     from syncbeat_server.rpc.servicers.auth import AuthServicer
     from syncbeat_server.rpc.servicers.directory import DirectoryServicer
     from syncbeat_server.rpc.servicers.push import PushServicer
@@ -71,7 +73,7 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
     notifier = ClusterNotifier(process, worker, caches)
     sync = wire_sync(process, caches, notifier, pacer)
     watches = DeliveryWatches(database, clock, hub.stream_age_s)
-    directory = DirectoryService(database, cancel_waiting, notifier)
+    directory = DirectoryService(database, cancel_waiting, lock_scope, notifier)
     server = RpcServer(
         HandlerPipeline(
             authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
@@ -87,6 +89,7 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
         reflection=settings.reflection,
         share_port=settings.share_port,
         age=ConnectionAge(settings.connection_age_s, hub.stream_age_s),
+        rule=process.rules.server or ServerRule(),
     )
     async with run_in_background(sync.tasks):
         port, *_ = await server.start(rpc_listeners(settings))

@@ -11,7 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from syncbeat_server.app.authentication import session_rows
 from syncbeat_server.app.change_notifier import listen_for_changes
 from syncbeat_server.app.process import Process, Stores, open_process, run_in_background
-from syncbeat_server.app.push import running_worker
+from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
+from syncbeat_server.app.push.worker import running_worker
 from syncbeat_server.app.rpc import rpc_caches, running_rpc
 from syncbeat_server.auth.tokens.keys import public_jwks
 from syncbeat_server.defaults import DEFAULT_APP
@@ -28,7 +29,12 @@ thousands of containers that streams and cached views are, which are hardly ever
 
 
 async def serve(
-    settings: Settings, stores: Stores, role: Role, stop: asyncio.Event, ready: Callable[[str], None]
+    settings: Settings,
+    stores: Stores,
+    role: Role,
+    stop: asyncio.Event,
+    ready: Callable[[str], None],
+    rules: ProcessRules = DEFAULT_RULES,
 ) -> None:
     """Run one process in its role until `stop` is set, then drain it. `ready(address)` is called once it serves.
 
@@ -40,7 +46,7 @@ async def serve(
     shutdown = ShutdownBudget(settings.drain_s)
     with cancelled_on_stop(stop) as started:
         async with AsyncExitStack() as stack:
-            process = await stack.enter_async_context(open_process(settings, stores, shutdown))
+            process = await stack.enter_async_context(open_process(settings, stores, shutdown, rules))
             worker: DeliveryWorker | None = None
             if role is not Role.RPC:
                 worker = await stack.enter_async_context(running_worker(process))

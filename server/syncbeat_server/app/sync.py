@@ -9,7 +9,7 @@ from typing import Any
 from syncbeat_server.app.change_notifier import ClusterNotifier, RpcCaches
 from syncbeat_server.app.process import Process
 from syncbeat_server.app.tuning import hint_tuner
-from syncbeat_server.directory.presence import PresenceKeeper
+from syncbeat_server.directory.devices.presence import PresenceKeeper
 from syncbeat_server.events.publish import Publisher
 from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.hints.builder import HintBuilder
@@ -42,8 +42,9 @@ class SyncFeature:
 
 def wire_sync(process: Process, caches: RpcCaches, notifier: ClusterNotifier, pacer: LoadPacer) -> SyncFeature:
     """Create the sync feature of a process that serves RPCs."""
-    clock, database, hub = process.clock, process.database, process.hub
-    reader, cursors = FeedReader(database), CursorRecorder(database, clock)
+    clock, database, hub, rules = process.clock, process.database, process.hub, process.rules.sync
+    reader = FeedReader(database, rules.reads)
+    cursors = CursorRecorder(database, clock, rules.max_pending_cursors)
     writers = WriterPresence(database, clock, notifier.scope_changed)
     keeper = PresenceKeeper(process.presence, hub.live_devices, hub.is_live, clock)
     tuner = hint_tuner(process)
@@ -57,12 +58,13 @@ def wire_sync(process: Process, caches: RpcCaches, notifier: ClusterNotifier, pa
         cursors.clear()
         hub.invalidate_all(restored=True)
 
-    hub.read_ahead = PageReadAhead(reader).read
-    context = StreamContext(hub, reader, clock, tuner.tuning, pacer.reconnect_delay_s)
-    hints = HintBuilder(ViewReader(database, caches.views), recorders, pacer, tuner.tuning, hub.is_live, clock)
-    sweep = HeadSweep(database, hub, clock, listening)
-    view_sweep = ViewSweep(database, caches.views, clock, list(process.settings.all_apps()))
-    restore_sweep = RestoreSweep(database, clock, on_restore)
+    hub.read_ahead = PageReadAhead(reader, rules.streams.page_size).read
+    context = StreamContext(hub, reader, clock, tuner.tuning, pacer.reconnect_delay_s, rules.streams)
+    views = ViewReader(database, caches.views, rules.views)
+    hints = HintBuilder(views, recorders, pacer, tuner.tuning, hub.is_live, clock)
+    sweep = HeadSweep(database, hub, clock, listening, rules.sweeps)
+    view_sweep = ViewSweep(database, caches.views, clock, list(process.settings.all_apps()), rules.sweeps)
+    restore_sweep = RestoreSweep(database, clock, on_restore, rules.sweeps)
     return SyncFeature(
         service=SyncService(database, reader, hints, writers, notifier),
         streams=HintStreams(context, recorders, writers, keeper.streams_changed),

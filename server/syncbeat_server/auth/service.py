@@ -9,12 +9,13 @@ from syncbeat_server.auth.accounts.account_status_cache import CachedStatus
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.model import KeyRow, Principal, PrincipalKind, VerifiedToken
 from syncbeat_server.auth.tokens.bearer import Bearer
+from syncbeat_server.auth.tokens.claims import show
 from syncbeat_server.auth.tokens.jwks import JwksStore
 from syncbeat_server.auth.tokens.keys import KeyTable, find_key
 from syncbeat_server.auth.tokens.revocation import is_revoked
 from syncbeat_server.auth.tokens.verify import UnverifiedToken, parse_token, verify_token
 from syncbeat_server.clock import Clock
-from syncbeat_server.errors import TokenExpired, TokenInvalid, TokenRevoked
+from syncbeat_server.errors import TokenExpired, TokenFault, TokenInvalid, TokenRevoked
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,18 @@ class Authenticator:
 
     def __init__(self, credentials: Credentials, caches: CallerCaches, clock: Clock) -> None:
         self._credentials = credentials
+        self._configured = credentials.tokens
         self._statuses = caches.statuses
         self._tokens = caches.tokens
         self._clock = clock
 
     def cached(self, bearer: Bearer) -> Principal | None:
         """Return the bearer of a token that is in the settings or in the cache; None otherwise."""
-        return self._credentials.tokens.get(bearer.digest) or self._tokens.find(bearer.digest)
+        return self._configured.get(bearer.digest) or self._tokens.find(bearer.digest)
 
     def is_cached(self, bearer: Bearer) -> bool:
         """Tell if `cached` would find the bearer, without counting a hit or a miss."""
-        return bearer.digest in self._credentials.tokens or self._tokens.has(bearer.digest)
+        return bearer.digest in self._configured or self._tokens.has(bearer.digest)
 
     def try_sync(self, bearer: Bearer) -> Principal | VerifiedToken | None:
         """Verify a token that `cached` did not find, as far as that needs no I/O.
@@ -65,7 +67,7 @@ class Authenticator:
         if row is None:
             if unverified.issuer in self._credentials.jwks:
                 return None
-            raise _unknown_key()
+            raise self._unknown_key(unverified)
         token = verify_token(unverified, row, self._clock.now())
         status = self._statuses.cached(token)
         return token if status is None else self._accept(bearer, token, status)
@@ -94,7 +96,11 @@ class Authenticator:
         certificates = self._credentials.certificates
         found = {holder.name: holder for name in names if (holder := certificates.get(name)) is not None}
         if len(found) != 1:
-            raise TokenInvalid("want exactly one authorization value, or the certificate of a service known here")
+            fault = TokenFault.UNKNOWN_CERTIFICATE if names else TokenFault.NO_CREDENTIALS
+            detail = f"names of the certificate: {show(list(names))}" if names else "no `authorization` value came"
+            raise TokenInvalid(
+                "want exactly one authorization value, or the certificate of a service known here", fault, detail
+            )
         return next(iter(found.values()))
 
     async def recheck(self, principal: Principal, *, fresh: bool = True) -> None:
@@ -112,7 +118,9 @@ class Authenticator:
 
     def _accept(self, bearer: Bearer, token: VerifiedToken, status: CachedStatus) -> Principal:
         if is_revoked(token, status.status):
-            raise TokenRevoked("the access token has been revoked")
+            refused = TokenRevoked("the access token has been revoked", TokenFault.REVOKED, _revocation(token, status))
+            refused.issuer = token.issuer.name
+            raise refused
         principal = Principal(
             PrincipalKind.USER, token.user_id, app_id=token.issuer.app_id, expires_at=token.expires_at, token=token
         )
@@ -125,7 +133,7 @@ class Authenticator:
         if row is None and store is not None:
             row = await store.find_key(unverified.header.kid, unverified.header.algorithm, address)
         if row is None:
-            raise _unknown_key()
+            raise self._unknown_key(unverified)
         return verify_token(unverified, row, self._clock.now())
 
     def _key(self, token: UnverifiedToken) -> KeyRow | None:
@@ -137,6 +145,25 @@ class Authenticator:
         row = find_key(self._credentials.keys, issuer, kid, algorithm)
         return row if row is not None or store is None else store.cached_key(kid, algorithm)
 
+    def _unknown_key(self, token: UnverifiedToken) -> TokenInvalid:
+        header, issuer = token.header, token.issuer
+        kids = sorted({kid or "-" for name, kid, _ in self._credentials.keys if name == issuer})
+        store = self._credentials.jwks.get(issuer)
+        kids += [] if store is None else sorted(store.kids)
+        message = "the access token is not from an issuer and key known here"
+        if store is None and not kids:
+            known = sorted({name for name, _, _ in self._credentials.keys} | self._credentials.jwks.keys())
+            detail = f"`iss` is {show(issuer)}; known: {show(known)} (SYNCBEAT_JWT_ISSUER)"
+            return TokenInvalid(message, TokenFault.UNKNOWN_ISSUER, detail)
+        detail = f"`kid` is {show(header.kid)}, `alg` {show(header.algorithm)}; the issuer's kids here: {show(kids)}"
+        refused = TokenInvalid(message, TokenFault.UNKNOWN_KEY, detail)
+        refused.issuer = issuer
+        return refused
 
-def _unknown_key() -> TokenInvalid:
-    return TokenInvalid("the access token is not from an issuer and key known here")
+
+def _revocation(token: VerifiedToken, status: CachedStatus) -> str:
+    if not status.status.exists:
+        return "its user is unknown here, or was deleted"
+    if status.status.blocked:
+        return "its user is disabled or deleted"
+    return "its session has ended" if token.issuer.own_sessions else "issued before RevokeUser"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from typing import Any
 
@@ -23,6 +22,8 @@ def _check_config(parsed: argparse.Namespace) -> int:
 
         print(format_settings())
         return 0
+    import asyncio
+
     settings = read_settings()
     from syncbeat_server.app import Stores, find_config_faults
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,38 @@ from syncbeat_server.cli.startup import run_until_stopped
 from syncbeat_server.errors import ConfigurationError
 
 _MAX_PORT = 65_535
+_FLAG_OF = {"host": "--host", "allow_remote": "--allow-remote", "project_id": "--project", "latency_ms": "--latency-ms"}
+_FAKE_FCM_HELP = """\
+What a sender needs besides the address is the service account, from --credentials or GET /control/service-account.
+Tests control the fake by JSON over HTTP; docs/fake-fcm.md has each call in full:
+
+  GET    /control/deliveries       accepted messages (?token= ?after= ?limit= ?wait_ms= ?min_count=)
+  GET    /control/devices/{token}  what a device would have shown
+  GET    /control/stats            counters
+  GET    /control/service-account  the JSON of a service account
+  POST   /control/faults           script a fault: {"token": "phone-1", "kind": "unregistered"}
+  DELETE /control/faults           drop the scripted faults (?token=)
+  POST   /control/latency          hold back answers: {"latency_ms": 200}
+  POST   /control/release          let requests that hang succeed (?token=)
+  POST   /control/reset            forget messages, faults and counters
+"""
 
 
 def add_fake_fcm(commands: Any) -> None:
     """Add `fake-fcm` to the parser."""
-    fake = commands.add_parser("fake-fcm", help="serve a fake of FCM HTTP v1, for tests")
-    fake.add_argument("--host", default="127.0.0.1")
+    fake = commands.add_parser(
+        "fake-fcm",
+        help="serve a fake of FCM HTTP v1, for tests",
+        epilog=_FAKE_FCM_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fake.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     fake.add_argument("--port", type=_port, default=0, help="0 takes a free one")
-    fake.add_argument("--project", default="demo-project")
+    fake.add_argument(
+        "--project", default="demo-project", help="the project whose messages are taken (default: %(default)s)"
+    )
     fake.add_argument("--tls", action="store_true", help="with a certificate of a CA made at start")
-    fake.add_argument("--no-http2", action="store_true")
+    fake.add_argument("--no-http2", action="store_true", help="HTTP/1.1 only")
     fake.add_argument("--latency-ms", type=int, default=0, help="hold back every answer to a send")
     fake.add_argument("--allow-remote", action="store_true", help="listen on an address other machines can reach")
     fake.add_argument("--credentials", type=Path, help="write the service account's JSON here")
@@ -43,6 +66,8 @@ def _port(text: str) -> int:
 
 
 def _serve_fake_fcm(parsed: argparse.Namespace) -> int:
+    import asyncio
+
     from syncbeat_devtools import fake_fcm
 
     def ready(fake: fake_fcm.FakeFcm) -> None:
@@ -67,7 +92,8 @@ def _serve_fake_fcm(parsed: argparse.Namespace) -> int:
             allow_remote=parsed.allow_remote,
         )
     except ValueError as error:
-        raise ConfigurationError(f"fake-fcm: {error}") from None
+        named = re.sub(r"\b[a-z_]+\b", lambda word: _FLAG_OF.get(word[0], word[0]), str(error))
+        raise ConfigurationError(f"fake-fcm: {named}") from None
 
     async def serve_until(stop: asyncio.Event) -> None:
         serving = asyncio.ensure_future(fake_fcm.serve(settings, ready))
@@ -91,4 +117,18 @@ def _run_demo(parsed: argparse.Namespace) -> int:
         raise ConfigurationError("demo: --serve prints no JSON: leave out --json")
     from syncbeat_devtools.demo.run import play, serve
 
-    return serve() if parsed.serve else play(as_json=parsed.json)
+    return serve(_own_issuer()) if parsed.serve else play(as_json=parsed.json)
+
+
+def _own_issuer() -> dict[str, str]:
+    """Return the settings of an issuer of the reader's own; empty if there is none in the environment or `.env`."""
+    from syncbeat_server.ops.settings.issuer import IssuerSettings
+    from syncbeat_server.ops.settings.sources import read_values
+
+    given = read_values(os.environ, Path(".env"), IssuerSettings.model_fields, ignore_others=True)
+    issuer = {name: one.text for name, one in given.items() if one.text}
+    if issuer and "jwt_issuer" not in issuer:
+        raise ConfigurationError("SYNCBEAT_JWT_ISSUER: set it, to what your tokens have as `iss`")
+    if "jwks_file" in issuer:
+        issuer["jwks_file"] = str(Path(issuer["jwks_file"]).resolve())  # the server runs in another folder
+    return issuer

@@ -1,11 +1,16 @@
-"""Subcommand `healthcheck`: ask a server for its health."""
+"""Subcommand `healthcheck`: ask a server for its health.
+
+It reads its two settings and no others, and loads neither gRPC nor pydantic: orchestrators run it all the time.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import Any
 
-from syncbeat_server.cli.startup import read_settings
+from syncbeat_server.defaults import LISTEN
 from syncbeat_server.errors import ConfigurationError
 
 _PROBE_S = 3.0
@@ -19,13 +24,16 @@ def add_healthcheck(commands: Any) -> None:
 
 
 def _healthcheck(parsed: argparse.Namespace) -> int:
+    from syncbeat_server.ops.settings.sources import read_values
     from syncbeat_server.rpc.health_probe import SERVING, local_addresses, probe_until_serving
 
-    settings = read_settings()
-    if parsed.address is None and settings.listen.endswith(":0"):
+    given = read_values(os.environ, Path(".env"), ("listen", "tls_certificate"), ignore_others=True)
+    values = {name: one.text for name, one in given.items()}
+    listen, certificate = values.get("listen") or LISTEN, values.get("tls_certificate")
+    if parsed.address is None and listen.endswith(":0"):
         raise ConfigurationError("SYNCBEAT_LISTEN: nobody knows the port it takes: name one, or use --address")
-    addresses = local_addresses(settings.listen) if parsed.address is None else [parsed.address]
+    addresses = local_addresses(listen) if parsed.address is None else [parsed.address]
     status = ""
-    for address, status in probe_until_serving(addresses, _PROBE_S, settings.tls_certificate):
+    for address, status in probe_until_serving(addresses, _PROBE_S, Path(certificate) if certificate else None):
         print(f"syncbeat-server: {address} is {status}")
     return 0 if status == SERVING else 1

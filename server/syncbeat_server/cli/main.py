@@ -20,9 +20,15 @@ from syncbeat_server.cli.new_epoch import add_new_epoch
 from syncbeat_server.cli.serve import add_serve
 from syncbeat_server.cli.tokens import add_token
 from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.ops.install_hint import has_extra, install_command
 
 _READER_LEFT = 128 + signal.SIGPIPE  # the status that a shell reports for any program ended by SIGPIPE
 _EMBEDDED_ONLY = ("h2", "hpack", "httptools")
+# The subcommands by the extra whose packages they need. The others run wherever the client is installed.
+_COMMANDS_OF = {
+    "server": ("serve", "worker", "migrate", "check-config", "new-epoch", "token", "simulate"),
+    "embedded": ("fake-fcm", "demo"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = (error.name or "").partition(".")[0]
         if not name or name in ("syncbeat", "syncbeat_server", "syncbeat_devtools"):
             raise
-        extra = "server,embedded" if name in _EMBEDDED_ONLY else "server"
-        print(f"syncbeat-server: '{name}' is not installed: pip install 'syncbeat[{extra}]'", file=sys.stderr)
+        extras = ("server", "embedded") if name in _EMBEDDED_ONLY else ("server",)
+        print(f"syncbeat-server: '{name}' is not installed: {install_command(*extras)}", file=sys.stderr)
         return 2
 
 
@@ -64,7 +70,13 @@ def _output_fault(error: BaseException) -> OSError | None:
 
 
 def _status(arguments: Sequence[str] | None) -> int:
-    parsed = _parser().parse_args(arguments)
+    lacking = [extra for extra in _COMMANDS_OF if not has_extra(extra)]
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for extra in lacking:
+        if given and given[0] in _COMMANDS_OF[extra]:
+            print(f"syncbeat-server: this installation lacks packages {_how_to_get(extra)}", file=sys.stderr)
+            return 2
+    parsed = _parser(lacking).parse_args(given)
     try:
         return int(parsed.run(parsed) or 0)
     except (SyncbeatError, BaseExceptionGroup) as error:
@@ -72,7 +84,8 @@ def _status(arguments: Sequence[str] | None) -> int:
         if isinstance(error, BaseExceptionGroup) and error.split(SyncbeatError)[1] is not None:
             raise
         logging.shutdown()  # the log writes its pending counts first, so that the reason of the end stands last
-        print(f"syncbeat-server: {_first(error)}", file=sys.stderr)
+        for line in str(_first(error)).splitlines() or [""]:
+            print(f"syncbeat-server: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -84,13 +97,26 @@ def _first(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="syncbeat-server", description="Serves Syncbeat, and administers it.")
+def _parser(lacking: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of the subcommands that can run with the packages that are installed."""
+    parser = argparse.ArgumentParser(
+        prog="syncbeat-server",
+        description="Serves Syncbeat, and administers it.",
+        epilog="\n".join(_how_to_get(extra) for extra in lacking) or None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (
-        *(add_serve, add_migrate, add_check_config, add_new_epoch, add_healthcheck, add_token),
-        *(add_fake_fcm, add_demo, add_simulate),
-    ):
-        add(commands)
+    if "server" not in lacking:
+        for add in (add_serve, add_migrate, add_check_config, add_new_epoch, add_token, add_simulate):
+            add(commands)
+    if not lacking:
+        add_fake_fcm(commands)
+        add_demo(commands)
+    add_healthcheck(commands)
     return parser
+
+
+def _how_to_get(extra: str) -> str:
+    extras = ("server",) if extra == "server" else ("server", extra)
+    return f"for {', '.join(_COMMANDS_OF[extra])}: {install_command(*extras)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from typing import Any
 
 from syncbeat_server.cli.startup import APP_LOGIN, read_settings
@@ -24,6 +23,8 @@ def _migrate(parsed: argparse.Namespace) -> int:
         raise ConfigurationError(
             "SYNCBEAT_DATABASE_SESSION_URL or SYNCBEAT_DATABASE_URL: name the database to migrate, by its owner's login"
         )
+    import asyncio
+
     from syncbeat_server.storage.migrate import migrate
 
     try:

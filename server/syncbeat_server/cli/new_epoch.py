@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,8 @@ def add_new_epoch(commands: Any) -> None:
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    import asyncio
+
     settings = read_settings()
     if settings.store_urls() is None and settings.embedded_dir is None:
         raise ConfigurationError("SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores of the deployment")

@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from syncbeat_server.cli.startup import open_stores, read_settings, run_until_stopped
-from syncbeat_server.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from syncbeat_devtools.embedded import EmbeddedStores
@@ -25,9 +24,11 @@ def add_serve(commands: Any) -> None:
 
 
 def _serve(parsed: argparse.Namespace) -> int:
+    from syncbeat_server.ops.malloc_arenas import limit_malloc_arenas
     from syncbeat_server.ops.settings.server import Role
 
     settings = read_settings()
+    limit_malloc_arenas()
     role = Role(parsed.role) if parsed.role else settings.role
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
     with open_stores(settings) as (stores, embedded):
@@ -47,8 +48,7 @@ def _serve_copies(settings: Settings, stores: Stores, role: Role, embedded: Embe
     from syncbeat_server.ops.process_group import run_copies
     from syncbeat_server.ops.settings.sources import PREFIX
 
-    if settings.listen.endswith(":0"):
-        raise ConfigurationError(f"{PREFIX}WORKERS: several processes share one port, so SYNCBEAT_LISTEN needs one")
+    settings.require_shared_port()
     overrides = {
         f"{PREFIX}WORKERS": "1",
         f"{PREFIX}SHARE_PORT": "true",

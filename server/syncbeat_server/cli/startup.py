@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import asyncio
+
     from syncbeat_devtools.embedded import EmbeddedStores
     from syncbeat_server.app import Stores
     from syncbeat_server.ops.settings.server import Settings
@@ -40,6 +41,8 @@ def open_stores(settings: Settings) -> Iterator[tuple[Stores, EmbeddedStores | N
 
         yield Stores(*urls), None
         return
+    import asyncio
+
     from syncbeat_devtools.embedded import running_stores
 
     with running_stores(settings.embedded_dir) as embedded:
@@ -60,6 +63,8 @@ def run_until_stopped(
 
     With `drain_s`, and no embedded stores to end in order, a process that hangs after a signal is ended by force.
     """
+    import asyncio
+
     import uvloop
 
     from syncbeat_server.ops.shutdown_budget import stop_on_signals

@@ -1,11 +1,12 @@
-"""Defines devices, scope members, quiet hours and preferences."""
+"""Defines devices, scope members, quiet hours and preferences, and the notices of changes that every feature sends."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 MAX_SCOPES = 2_000
 """Scopes that a user may be a member of, and that are followed of a user who had more before this limit.
@@ -122,3 +123,38 @@ class Preferences:
     max_per_day: int | None = None
     muted_types: tuple[str, ...] = ()
     updated_at: datetime | None = None
+
+
+class TokenUse(NamedTuple):
+    """Names a registration token that a delivery was sent to, as it was registered then."""
+
+    app_id: str
+    user_id: str
+    device_id: str
+    registration_token: str
+    token_registered_at: datetime
+    delivery_id: str
+
+
+class ChangeNotifier(Protocol):
+    """Notifies all processes of what a transaction changed, after its commit, so that caches and streams read again."""
+
+    def scope_changed(self, app_id: str, scope: str) -> None:
+        """Notify of a scope's new head, boost or expected change rate."""
+        ...
+
+    def members_changed(self, app_id: str, user_ids: Sequence[str]) -> None:
+        """Notify of users who joined or left scopes."""
+        ...
+
+    def devices_changed(self, app_id: str, user_ids: Sequence[str]) -> None:
+        """Notify of users of whom a device changed."""
+        ...
+
+    def caller_changed(self, app_id: str, user_id: str) -> None:
+        """Notify of a user whose tokens may be revoked."""
+        ...
+
+    def deliveries_accepted(self) -> None:
+        """Wake the workers: deliveries wait to be sent."""
+        ...

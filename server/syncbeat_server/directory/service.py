@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from syncbeat_server.directory import time_zones
-from syncbeat_server.directory.change_notifier import ChangeNotifier
-from syncbeat_server.directory.model import MAX_SCOPES, Device, Member, Preferences, Registration
+from syncbeat_server.directory.devices.token_moves import Move, digest_of, find_move
+from syncbeat_server.directory.model import MAX_SCOPES, ChangeNotifier, Device, Member, Preferences, Registration
+from syncbeat_server.directory.policy import time_zones
 from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_moves
-from syncbeat_server.directory.token_moves import Move, digest_of, find_move, registration_refusal
-from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, NotFound, RateLimited
+from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest, NotFound, RateLimited
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, take_user_role
 
+MAX_DEVICES = 100
 MAX_MEMBERS = 10_000
 
 
@@ -25,12 +25,19 @@ class CancelWaiting(Protocol):
         ...
 
 
+LockScope = Callable[[Connection, str, str], Awaitable[None]]
+"""Creates the scope (app, name) if it is missing and locks it, in the caller's transaction; the sync feature's part."""
+
+
 class DirectoryService:
     """Registers devices and keeps the members of scopes. `by_user`: an end user calls, who sees only its own rows."""
 
-    def __init__(self, database: Database, cancel_waiting: CancelWaiting, notifier: ChangeNotifier) -> None:
+    def __init__(
+        self, database: Database, cancel_waiting: CancelWaiting, lock_scope: LockScope, notifier: ChangeNotifier
+    ) -> None:
         """`notifier` hears of each change of a membership or device after its commit."""
         self._database = database
+        self._lock_scope = lock_scope
         self._cancel_waiting = cancel_waiting
         self._notifier = notifier
 
@@ -51,7 +58,7 @@ class DirectoryService:
             await devices.lock_registering(conn, device.app_id, device.user_id, device.device_id)
             digest = digest_of(device.registration_token)
             move = None if digest is None else await find_move(conn, device, digest)
-            refusal = await registration_refusal(conn, device, move)
+            refusal = await _registration_refusal(conn, device, move)
             if move is not None and (refusal is None or move.may_release):
                 await self._release_token(conn, device, move, caller, refused=refusal is not None)
                 users.append(move.previous.user_id)
@@ -96,7 +103,11 @@ class DirectoryService:
         zone = "" if wanted.quiet_hours is None else wanted.quiet_hours.zone
         if zone and not time_zones.is_known(zone):
             raise InvalidRequest(
-                FieldViolation("quiet_hours.time_zone", "neither a time zone of the IANA database nor an offset")
+                FieldViolation(
+                    "quiet_hours.time_zone",
+                    "neither a time zone of the IANA database nor an offset",
+                    FieldReason.UNKNOWN_VALUE,
+                )
             )
         async with self._database.transaction(_owner(app_id, user_id, by_user=by_user)) as conn:
             return await preferences.set_preferences(conn, app_id, user_id, wanted)
@@ -127,7 +138,7 @@ class DirectoryService:
         """
         newest = {member.user_id: member for member in added}
         async with self._database.transaction() as conn:
-            await members.lock_scope(conn, app_id, scope)
+            await self._lock_scope(conn, app_id, scope)  # so that one call at a time counts its members
             joined = await members.add_members(conn, app_id, scope, list(newest.values()))
             count = await members.count_members(conn, app_id, scope)
             if count > MAX_MEMBERS:
@@ -158,6 +169,15 @@ class DirectoryService:
             return await members.list_scopes(conn, app_id, user_id, after, limit)
 
 
+async def _registration_refusal(conn: Connection, device: Registration, move: Move | None) -> RateLimited | None:
+    """Return the error of a registration that exceeds a limit; None if it is allowed."""
+    if move is not None and move.too_often:
+        return RateLimited("this registration token moves between devices too often", retry_after_s=3600.0)
+    if await devices.count_devices(conn, device.app_id, device.user_id, device.device_id) >= MAX_DEVICES:
+        return RateLimited(f"a user has at most {MAX_DEVICES} devices")
+    return None
+
+
 async def _check_scope_limit(conn: Connection, app_id: str, joined: Sequence[str]) -> None:
     counts = await members.count_scopes(conn, app_id, joined, MAX_SCOPES)
     if max(counts.values(), default=0) > MAX_SCOPES // 2:
@@ -179,3 +199,26 @@ def _absent(*, by_user: bool) -> AccessDenied | NotFound:
     if by_user:
         return AccessDenied("not a registered device of this user")
     return NotFound("this device is not registered")
+
+
+class Erased(NamedTuple):
+    """Counts the rows of a user that were deleted."""
+
+    devices: int
+    memberships: int
+
+
+async def begin_erasing(conn: Connection, app_id: str, user_id: str) -> None:
+    """Lock a user's devices, before the rows that wait for them."""
+    await devices.lock_erasing(conn, app_id, user_id)
+    await device_locks.lock_devices(conn, app_id, user_id, None)
+
+
+async def erase_user(conn: Connection, app_id: str, user_id: str) -> Erased:
+    """Delete a user's devices, memberships and preferences, and the history of its registration tokens."""
+    memberships = await members.erase_memberships(conn, app_id, user_id)
+    await preferences.erase_traces(conn, app_id, user_id)
+    # Last, so that nothing else is waited for while the keys are locked.
+    await device_locks.lock_keys(conn, app_id, user_id, None)
+    deleted = await device_locks.delete_devices(conn, app_id, user_id, None)
+    return Erased(deleted, memberships)

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from syncbeat_server.clock import Clock
-from syncbeat_server.directory.change_notifier import ChangeNotifier
+from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.errors import InvalidRequest, SyncbeatError
 from syncbeat_server.push.accept import accept, new_notification_id
 from syncbeat_server.push.model import Content, Kind, Lane, NewNotification, Target
@@ -19,17 +19,23 @@ from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.idempotency import Answer, RequestKey
-from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, leave_user_role, take_user_role
+from syncbeat_server.storage.postgres.database import Database, RowOwner, leave_user_role, take_user_role
+from syncbeat_server.sync.feed.batch_writer import ScopeMissingError, append_once
 from syncbeat_server.sync.feed.writer import Append, AppendResult, append, locate_violation
-from syncbeat_server.sync.model import Cursor, NewChange
+from syncbeat_server.sync.model import Cursor, NewChange, ScopeKey
 from syncbeat_server.sync.policy import Prior, Tuning
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 
 _RPC = "PublishChanges"
 _WAKE_TTL_S = 3600.0
 _MAX_BATCH = 64
+# Two batches at once lock the same busy scopes one after the other, and two of half the size cost more than one: the
+# second lane is for a full batch, or for when the first one is stuck.
+_SLOW_S = 0.05
 # Merging takes PostgreSQL up to 1.4 us a byte: a call that shares a transaction delays the others by 0.1 s at most.
 _MAX_SHARED_BYTES = 65_536
+# Scopes that were there a while ago, whose rows need not be inserted: 200 bytes each.
+_MAX_KNOWN_SCOPES = 20_000
 # So that large calls leave most connections (`SYNCBEAT_DATABASE_POOL_SIZE`, 8 unless set) to all others.
 _MAX_LARGE_CALLS = 2
 # And so that no caller takes them all with slow small calls: of those that do not share a transaction.
@@ -101,10 +107,13 @@ class Publisher:
         self._notifier = notifier
         self._recorder = recorder
         self._offload = offload
+        self._known_scopes: set[ScopeKey] = set()
         self._large = asyncio.Semaphore(_MAX_LARGE_CALLS)
         # Further calls of a caller wait without a connection.
         self._alone = ConcurrencyLimit[tuple[str, str]](_MAX_ALONE_PER_CALLER)
-        self._batches: Batcher[Publish, Published] = Batcher(self._write, max_batch=_MAX_BATCH, abandons=True)
+        self._batches: Batcher[Publish, Published] = Batcher(
+            self._write, max_batch=_MAX_BATCH, abandons=True, slow_s=_SLOW_S
+        )
 
     async def publish(self, publish: Publish) -> Published:
         """Write all changes of the call, or none. A replay of its request returns the first call's result.
@@ -138,43 +147,77 @@ class Publisher:
         return answer
 
     async def _write(self, publishes: Sequence[Publish]) -> list[Published | SyncbeatError]:
-        async with self._database.transaction() as conn:
-
-            async def execute(indexes: Sequence[int]) -> list[str | SyncbeatError]:
-                return await self._execute(conn, [publishes[i] for i in indexes])
-
-            answers = await idempotency.answer_once(conn, [publish.request for publish in publishes], execute)
-        results = [_published(answer) for answer in answers]
+        results = await (self._write_as_user(publishes[0]) if publishes[0].user_id else self._write_shared(publishes))
         for publish, result in zip(publishes, results, strict=True):
             if isinstance(result, Published) and not result.replayed:
                 self._notify(publish.app_id, result)
         return results
 
-    async def _execute(self, conn: Connection, publishes: Sequence[Publish]) -> list[str | SyncbeatError]:
-        """Append the changes of calls that are not replays, accept their wake-ups, and return the answers as JSON."""
-        first = publishes[0]
-        by_user = first.user_id is not None
-        calls = [Append(publish.app_id, publish.changes, publish.trigger is not None) for publish in publishes]
-        # The request's record is the caller's, who may be a service: only the feed is written as the user.
-        if first.user_id is not None:
-            await take_user_role(conn, RowOwner(first.app_id, first.user_id))
-        appended = await append(conn, calls, self._prior, create_scopes=not by_user, offload=self._offload)
-        if by_user:
-            await leave_user_role(conn)
-        wake_ups: dict[int, NewNotification] = {}
-        for index, (publish, result) in enumerate(zip(publishes, appended, strict=True)):
-            if publish.trigger is not None and isinstance(result, AppendResult):
-                wake_ups[index] = self._wake_up(publish, publish.trigger, result.heads)
-        await accept(conn, list(wake_ups.values()))
-        return [
-            result if isinstance(result, SyncbeatError) else _as_json(result, wake_ups.get(index))
-            for index, result in enumerate(appended)
-        ]
+    async def _write_shared(self, publishes: Sequence[Publish]) -> list[Published | SyncbeatError]:
+        keys = {(publish.app_id, change.scope) for publish in publishes for change in publish.changes}
+        try:
+            results = await self._write_once(publishes, create_scopes=not keys <= self._known_scopes)
+        except ScopeMissingError:
+            self._known_scopes.clear()
+            results = await self._write_once(publishes, create_scopes=True)
+        if len(self._known_scopes) > _MAX_KNOWN_SCOPES:
+            self._known_scopes.clear()
+        self._known_scopes.update(
+            (publish.app_id, head.scope)
+            for publish, result in zip(publishes, results, strict=True)
+            if isinstance(result, Published)
+            for head in result.heads
+        )
+        return results
+
+    async def _write_once(
+        self, publishes: Sequence[Publish], *, create_scopes: bool
+    ) -> list[Published | SyncbeatError]:
+        wake_ups: list[NewNotification] = []
+        published: dict[int, Published] = {}
+
+        def describe(index: int, result: AppendResult) -> str:
+            wake_up = self._wake_up(publishes[index], result)
+            if wake_up is not None:
+                wake_ups.append(wake_up)
+            published[index] = done = _done(result, wake_up)
+            return _as_json(done)
+
+        calls = [_append(publish) for publish in publishes]
+        requests = [publish.request for publish in publishes]
+        async with self._database.transaction() as conn:
+            answers = await append_once(
+                conn, requests, calls, self._prior, describe, create_scopes=create_scopes, offload=self._offload
+            )
+            await accept(conn, wake_ups)
+        return [published.get(index) or _published(answer) for index, answer in enumerate(answers)]
+
+    async def _write_as_user(self, publish: Publish) -> list[Published | SyncbeatError]:
+        async with self._database.transaction() as conn:
+
+            async def execute(_indexes: Sequence[int]) -> list[str | SyncbeatError]:
+                # The request's record is the caller's, who may be a service: only the feed is written as the user.
+                await take_user_role(conn, RowOwner(publish.app_id, publish.user_id or ""))
+                (result,) = await append(
+                    conn, [_append(publish)], self._prior, create_scopes=False, offload=self._offload
+                )
+                await leave_user_role(conn)
+                if isinstance(result, SyncbeatError):
+                    return [result]
+                wake_up = self._wake_up(publish, result)
+                await accept(conn, [] if wake_up is None else [wake_up])
+                return [_as_json(_done(result, wake_up))]
+
+            answers = await idempotency.answer_once(conn, [publish.request], execute)
+        return [_published(answer) for answer in answers]
 
     def _prior(self, app_id: str) -> Prior:
         return self._tuning(app_id).prior
 
-    def _wake_up(self, publish: Publish, trigger: Trigger, heads: Sequence[Cursor]) -> NewNotification:
+    def _wake_up(self, publish: Publish, result: AppendResult) -> NewNotification | None:
+        trigger = publish.trigger
+        if trigger is None:
+            return None
         return NewNotification(
             app_id=publish.app_id,
             notification_id=new_notification_id(self._clock.now()),
@@ -190,7 +233,7 @@ class Publisher:
                     exclude_device_id=trigger.exclude_device_id or None,
                     exclude_device_of=trigger.exclude_device_of,
                 )
-                for head in heads
+                for head in result.heads
             ),
             type=trigger.type,
             dedupe_key=f"sync:{trigger.type}" if trigger.dedupe_window_s > 0 else "",
@@ -213,11 +256,19 @@ def _patch_bytes(publish: Publish) -> int:
     return sum(len(change.merge_patch_json) for change in publish.changes)
 
 
-def _as_json(appended: AppendResult, wake_up: NewNotification | None) -> str:
+def _append(publish: Publish) -> Append:
+    return Append(publish.app_id, publish.changes, publish.trigger is not None)
+
+
+def _done(appended: AppendResult, wake_up: NewNotification | None) -> Published:
+    return Published(appended.sequences, appended.heads, "" if wake_up is None else wake_up.notification_id)
+
+
+def _as_json(published: Published) -> str:
     answer = {
-        "sequences": appended.sequences,
-        "heads": [(head.scope, head.epoch, head.sequence) for head in appended.heads],
-        "notification_id": "" if wake_up is None else wake_up.notification_id,
+        "sequences": published.sequences,
+        "heads": [(head.scope, head.epoch, head.sequence) for head in published.heads],
+        "notification_id": published.notification_id,
     }
     return orjson.dumps(answer).decode()
 

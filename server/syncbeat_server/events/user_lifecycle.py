@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from syncbeat_server.auth import erase as auth
-from syncbeat_server.directory import erase as directory
-from syncbeat_server.push import erase as push
+from syncbeat_server.auth.accounts import user_lifecycle as auth
+from syncbeat_server.directory import service as directory
+from syncbeat_server.push import accept as push
 from syncbeat_server.storage.idempotency import forget_caller
 from syncbeat_server.storage.postgres.database import Database
 
@@ -49,8 +49,8 @@ class UserLifecycle:
             # The user's row first: sessions that are created meanwhile wait for it.
             sessions = await auth.erase(conn, app_id, user_id)
             await directory.begin_erasing(conn, app_id, user_id)
-            cancelled = await push.erase(conn, app_id, user_id)
+            cancelled = await push.erase_user(conn, app_id, user_id)
             await forget_caller(conn, app_id, f"user:{user_id}")
-            devices, memberships = await directory.erase(conn, app_id, user_id)
+            devices, memberships = await directory.erase_user(conn, app_id, user_id)
         self._caller_changed(app_id, user_id)
         return Erased(devices, memberships, sessions, cancelled)

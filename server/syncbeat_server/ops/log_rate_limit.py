@@ -1,4 +1,6 @@
-"""Bounds the warnings and errors that an outage, or a caller, can write to the log: each cause once, then its counts.
+"""Bounds what an outage, or a caller, can write to the log: each cause once, then its counts.
+
+Warnings and errors are bounded, and of what is below those each record that names its `fault`.
 
 The first record of a cause is written whole, with its traceback. Repeats are counted: every ten seconds a line says how
 many there were, with samples of the fields that differed, and one line says that the cause is over.
@@ -69,7 +71,8 @@ class RateLimitedHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or count it."""
         try:
-            whole = record.levelno < logging.WARNING or self._is_first(record)
+            bounded = record.levelno >= logging.WARNING or "fault" in record.__dict__
+            whole = not bounded or self._is_first(record)
         except Exception:  # noqa: BLE001  # logging itself reports a record that cannot be read, not its writer
             self.handleError(record)
             return

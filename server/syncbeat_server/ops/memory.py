@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 BYTES_PER_DEVICE = 6 * 1024
@@ -12,10 +13,10 @@ _SHARE = 4  # of the memory, the rest is for streams, requests and the interpret
 _LEAST_MIB, _MOST_MIB = 64, 1024
 
 
-def memory_limit_bytes() -> int:
-    """Return the memory of the machine, or of the container if that has less."""
+def memory_limit_bytes(container_limits: Iterable[Path] = _CONTAINER_LIMITS) -> int:
+    """Return the memory of the machine, or of the container if one of the files says less."""
     limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in _CONTAINER_LIMITS:
+    for path in container_limits:
         try:
             limit = min(limit, int(path.read_text()))
         except (OSError, ValueError):  # no such file here, or "max"

@@ -1,4 +1,4 @@
-"""Changes deliveries inside the transactions of other features: accepts new ones, and cancels waiting ones."""
+"""Changes deliveries inside the transactions of other features: accepts, cancels and erases them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from syncbeat_server.push.model import Acceptance, DeliveryState, NewNotification, Reason
-from syncbeat_server.push.store import alerts, dedupe, fanout, lifecycle
+from syncbeat_server.push.store import alerts, dedupe, erasure, fanout, lifecycle
 from syncbeat_server.push.store import notifications as notifications_store
 from syncbeat_server.storage.postgres.database import Connection
 
@@ -73,3 +73,14 @@ async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id:
     await lifecycle.cancel_waiting(conn, app_id, user_id, device_id, Reason.DEVICE_GONE)
     if stays:
         await dedupe.delete_windows(conn, app_id, user_id, device_id)
+
+
+async def cancel_user(conn: Connection, app_id: str, user_id: str) -> None:
+    """Cancel all that waits for the devices of a user who is disabled."""
+    await lifecycle.cancel_waiting(conn, app_id, user_id, None, Reason.USER_DISABLED)
+    await dedupe.delete_windows(conn, app_id, user_id, None)
+
+
+async def erase_user(conn: Connection, app_id: str, user_id: str) -> int:
+    """Delete the deliveries of a user who is deleted; return how many waited. The windows go with the devices."""
+    return await erasure.erase_user(conn, app_id, user_id)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, IntEnum, StrEnum, auto
 from typing import Any
 
-from syncbeat_server.directory.model import QuietHours
-from syncbeat_server.push.links import is_link
+from syncbeat_server.directory.model import QuietHours, TokenUse
 
 MAX_OTHER_SCOPES = 30
 """Number of scopes that a wake-up names beside its own; beyond it says only that there are more."""
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 class DeliveryState(StrEnum):
@@ -114,10 +115,8 @@ class Content:
     @property
     def link(self) -> str:
         """URL that a tap opens, with its scheme in lower case because Android compares it so; empty if none."""
-        if not is_link(self.click_action):
-            return ""
-        scheme, _, rest = self.click_action.partition(":")
-        return f"{scheme.lower()}:{rest}"
+        scheme = link_scheme(self.click_action)
+        return "" if scheme is None else f"{scheme.lower()}{self.click_action[len(scheme) :]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +244,11 @@ class ClaimedDelivery:
         """Key of the device: (app, user, device)."""
         return (self.app_id, self.user_id, self.device_id)
 
+    @property
+    def token_use(self) -> TokenUse:
+        """The registration token that it goes to, for what the provider says of that."""
+        return TokenUse(*self.device, self.registration_token, self.token_registered_at, self.delivery_id)
+
 
 class Verdict(StrEnum):
     """Result of an attempt."""
@@ -352,6 +356,12 @@ class DeliveryFilter:
     user_id: str = ""
     device_id: str = ""
     state: DeliveryState | None = None
+
+
+def link_scheme(action: str) -> str | None:
+    """Return the scheme of the action of a tap if that is a URL, and not the name of an intent or of a category."""
+    scheme = _SCHEME.match(action)
+    return None if scheme is None else scheme[1]
 
 
 def content_fields(content: Content) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from syncbeat_server.directory.store.members import known_scopes
-from syncbeat_server.errors import NotFound, SyncbeatError, TokenInvalid
+from syncbeat_server.errors import NotFound, SyncbeatError, TokenFault, TokenInvalid
 from syncbeat_server.push.accept import accept
 from syncbeat_server.push.content.ack_token import claimed_app, verify_ack_token
 from syncbeat_server.push.model import (
@@ -123,11 +123,13 @@ class PushService:
         secret = self._secrets.get(app_id)
         delivery_id = None if secret is None else verify_ack_token(secret, token)
         if delivery_id is None:
-            raise TokenInvalid("not an ack token of ours")
+            raise TokenInvalid("not an ack token of ours", TokenFault.ACK_TOKEN, "not made here")
         async with self._database.connection() as conn:
             state = await lifecycle.acknowledge(conn, app_id, delivery_id, opened=opened)
         if state is None:
-            raise TokenInvalid("its delivery is not kept any more")
+            raise TokenInvalid(
+                "its delivery is not kept any more", TokenFault.ACK_TOKEN, "its delivery is not kept any more"
+            )
         return state
 
     async def _write(self, sends: Sequence[_Send]) -> list[Acceptance | SyncbeatError]:

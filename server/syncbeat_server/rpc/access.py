@@ -1,4 +1,4 @@
-"""Reads the access policy of every method from its proto option; a method without one stops start-up."""
+"""Reads the access policy of every method from its option in the contract; a method without one stops start-up."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from syncbeat.v1 import access_pb2
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.errors import AccessDenied, ConfigurationError
+from syncbeat_server.rpc.contract.options import access_of
 
 _KINDS = {
-    access_pb2.ACCESS_USER: PrincipalKind.USER,
-    access_pb2.ACCESS_SERVICE: PrincipalKind.SERVICE,
-    access_pb2.ACCESS_ADMIN: PrincipalKind.ADMIN,
+    "USER": PrincipalKind.USER,
+    "SERVICE": PrincipalKind.SERVICE,
+    "ADMIN": PrincipalKind.ADMIN,
 }
 
 
@@ -43,8 +43,8 @@ def access_policies(service: ServiceDescriptor) -> dict[str, AccessPolicy]:
 
 
 def _policy(method: MethodDescriptor) -> AccessPolicy:
-    options = list(method.GetOptions().Extensions[access_pb2.access])
-    if not options or access_pb2.ACCESS_UNSPECIFIED in options:
+    options = access_of(method)
+    if not options or "UNSPECIFIED" in options:
         raise ConfigurationError(f"{method.full_name} has no access option: nobody could say who may call it")
-    public = access_pb2.ACCESS_PUBLIC in options
+    public = "PUBLIC" in options
     return AccessPolicy(method.name, public, frozenset(_KINDS[option] for option in options if option in _KINDS))

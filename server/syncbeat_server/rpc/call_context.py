@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.defaults import DEFAULT_APP
-from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
+from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest
 
 
 class Call(NamedTuple):
@@ -41,7 +41,9 @@ class Call(NamedTuple):
         if not named and len(allowed) == 1:
             return next(iter(allowed))
         if not named and DEFAULT_APP not in allowed:
-            raise InvalidRequest(FieldViolation("app_id", "required: this caller serves several apps"))
+            raise InvalidRequest(
+                FieldViolation("app_id", "required: this caller serves several apps", FieldReason.REQUIRED)
+            )
         named = named or DEFAULT_APP
         if named not in allowed:
             raise _other_app()
@@ -59,7 +61,7 @@ class Call(NamedTuple):
                 raise AccessDenied("a user acts for itself only")
             return self.principal.name
         if not named:
-            raise InvalidRequest(FieldViolation("user_id", "required when a service calls"))
+            raise InvalidRequest(FieldViolation("user_id", "required when a service calls", FieldReason.REQUIRED))
         return named
 
     @property

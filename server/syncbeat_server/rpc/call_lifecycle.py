@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import grpc
 
-from syncbeat_server.auth.tokens.bearer import Bearer
-from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.errors import DeadlineExceeded, SyncbeatError, TokenFault, TokenRefused
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.errors import STATUS, abort
@@ -18,6 +19,13 @@ from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
+_log = logging.getLogger(__name__)
+
+DEFAULT_DEADLINE_S = 10.0
+"""The seconds after which a call ends that has no deadline of its own, or a longer one."""
+
+ANSWER_MARGIN_S = 0.02
+"""The seconds before a call's deadline at which its work ends, so that the answer that says so reaches the caller."""
 _MAX_REQUEST_ID = 128
 # For calls that bring no id: unlike the ids of any other process, and cheaper than random ones.
 _PROCESS_ID = os.urandom(6).hex()
@@ -29,44 +37,60 @@ class CallMeters:
     """The meters that all calls of one method report to.
 
     `monotonic` returns seconds, `record` takes status code and seconds of a call that ended, `admission` counts the
-    calls in flight.
+    calls in flight, `token_refused` takes the cause.
     """
 
     monotonic: Callable[[], float]
     record: Callable[[str, float], None]
     admission: Admission
+    token_refused: Callable[[TokenFault], None]
 
 
 class CallLifecycle:
-    """The state of one call: made when it arrives, told once how it ends.
+    """The state of one call: made when it arrives, entered when it is served, told once how it ends.
 
-    `authorization` holds the values of that metadata key; a binary one counts as empty. `bearer` is its token, once it
-    was parsed. `started_s` is the monotonic time that its duration counts from.
+    `started_s` is the monotonic time that its duration counts from. `authorization` holds the values of that metadata
+    key; a binary one counts as empty. It and `request_id` are there from `enter` on.
     """
 
-    __slots__ = ("_admitted", "_meters", "authorization", "bearer", "context", "request_id", "started_s")
+    __slots__ = (
+        "_admitted",
+        "_metadata",
+        "_meters",
+        "_recorded",
+        "authorization",
+        "context",
+        "request_id",
+        "started_s",
+    )
 
     def __init__(self, meters: CallMeters, context: Context) -> None:
         self.context = context
-        self.authorization: list[str] = []
-        self.bearer: Bearer | None = None
         self.request_id = ""
-        self.started_s = meters.monotonic()
+        self._metadata = metadata_of(context)
         self._meters = meters
-        self._admitted = False
-        for key, value in metadata_of(context):
-            if key == "authorization":
-                self.authorization.append(value if isinstance(value, str) else "")
-            elif key == "x-request-id" and not self.request_id and isinstance(value, str):
-                self.request_id = value if len(value) <= _MAX_REQUEST_ID else ""
-        if not self.request_id:
-            self.request_id = f"{_PROCESS_ID}{next(_sequence):08x}"
-        logged_request_id.set(self.request_id)
+        self.started_s = meters.monotonic()
+        self._admitted = self._recorded = False
 
     def enter(self) -> None:
-        """Count the call as in flight from here on."""
+        """Read the call's headers, and count it as in flight from here on."""
+        self._read_headers()
         self._admitted = True
         self._meters.admission.enter()
+
+    def left_s(self, used_s: float = 0.0) -> float:
+        """Return the seconds left for a call that has used so many, less those that the answer takes to the caller.
+
+        Raises:
+            DeadlineExceeded: there are none.
+        """
+        left_s = cast(float | None, self.context.time_remaining())
+        if left_s is None:
+            return DEFAULT_DEADLINE_S - used_s
+        left_s = min(left_s - ANSWER_MARGIN_S, DEFAULT_DEADLINE_S - used_s)
+        if left_s <= 0:
+            raise DeadlineExceeded("no time left to do this")
+        return left_s
 
     def leave(self) -> None:
         """Count the call as in flight no longer, if it was."""
@@ -76,15 +100,44 @@ class CallLifecycle:
 
     async def fail(self, error: BaseException) -> None:
         """Record the error, and abort the call with its status, which raises; a cancelled call has no status left."""
+        self.leave()
+        if not self.request_id:
+            self._read_headers()
+        logged_request_id.set(self.request_id)  # again, since a batch runs outside the call's context
+        if isinstance(error, TokenRefused) and error.fault is not None:
+            self._report_refusal(error, error.fault)
         try:
             if isinstance(error, Exception):
                 await abort(self.context, error, self.request_id)
         finally:
             self.record(_code_of(error))
 
+    def _report_refusal(self, error: TokenRefused, fault: TokenFault) -> None:
+        # For the operator, who has the log; the caller learns no more than the reason. `fault` bounds these lines.
+        self._meters.token_refused(fault)
+        of_issuer = {"issuer": error.issuer} if error.issuer else {}
+        _log.info("a token was refused", extra={"fault": fault, "detail": error.detail, **of_issuer})
+
     def record(self, code: str = "OK") -> None:
-        """Record the code of the ended call and the seconds it took."""
-        self._meters.record(code, self._meters.monotonic() - self.started_s)
+        """Record the code of the ended call and the seconds it took, unless it was recorded before."""
+        meters = self._meters
+        if self._admitted:
+            self._admitted = False
+            meters.admission.leave()
+        if not self._recorded:
+            self._recorded = True
+            meters.record(code, meters.monotonic() - self.started_s)
+
+    def _read_headers(self) -> None:
+        authorization, request_id = [], ""
+        for key, value in self._metadata:
+            if key == "authorization":
+                authorization.append(value if isinstance(value, str) else "")
+            elif key == "x-request-id" and not request_id and isinstance(value, str):
+                request_id = value if len(value) <= _MAX_REQUEST_ID else ""
+        self.authorization = authorization
+        self.request_id = request_id or f"{_PROCESS_ID}{next(_sequence):08x}"
+        logged_request_id.set(self.request_id)
 
 
 def _code_of(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import grpc
@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from syncbeat_server.errors import (
     DependencyDown,
     DependencyUnfit,
+    FieldReason,
     FieldViolation,
     InvalidRequest,
     KeyUnknownYet,
@@ -80,12 +81,12 @@ async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exceptio
 
 def to_status(error: SyncbeatError, request_id: str) -> status_pb2.Status:
     """Return the `google.rpc.Status` of an error: ErrorInfo always, BadRequest and RetryInfo where they apply."""
-    metadata = {**error.metadata, "request_id": request_id}
+    metadata = _in_both_spellings({**error.metadata, "request_id": request_id})
     packed = [_pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))]
     if isinstance(error, InvalidRequest):
         packed.append(_pack(_bad_request(error.violations)))
     if isinstance(error, RequestIdReused):
-        packed.append(_pack(_bad_request([FieldViolation("request_id", error.message)])))
+        packed.append(_pack(_bad_request([FieldViolation("request_id", error.message, FieldReason.CONFLICT)])))
     if isinstance(error, RETRY_LATER):
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
@@ -94,12 +95,22 @@ def to_status(error: SyncbeatError, request_id: str) -> status_pb2.Status:
     return status_pb2.Status(code=STATUS[error.reason].value[0], message=message, details=packed)
 
 
+def _in_both_spellings(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata by keys in lowerCamelCase, as ErrorInfo wants them, beside those of before."""
+    words = {key: key.split("_") for key in metadata}
+    return {
+        **metadata,
+        **{first + "".join(map(str.capitalize, rest)): metadata[key] for key, (first, *rest) in words.items()},
+    }
+
+
 def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadRequest:
     bad_request = error_details_pb2.BadRequest()
     for violation in violations[:_MAX_VIOLATIONS]:
         bad_request.field_violations.add(
             field=_truncate(violation.path, _MAX_TEXT_BYTES),
             description=_truncate(violation.description, _MAX_TEXT_BYTES),
+            reason=violation.reason,
         )
         if bad_request.ByteSize() > _MAX_VIOLATION_BYTES:
             del bad_request.field_violations[-1]

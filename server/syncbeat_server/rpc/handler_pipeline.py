@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -16,12 +16,12 @@ from google.protobuf.message import Message
 
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.clock import Clock
-from syncbeat_server.errors import DeadlineExceeded
+from syncbeat_server.errors import DeadlineExceeded, TokenFault
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.call_context import Call, TrySync
-from syncbeat_server.rpc.call_lifecycle import CallLifecycle, CallMeters, Context
+from syncbeat_server.rpc.call_lifecycle import DEFAULT_DEADLINE_S, CallLifecycle, CallMeters, Context
 from syncbeat_server.rpc.client_address import Network
 from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
@@ -31,21 +31,22 @@ from syncbeat_server.rpc.response_stream import ResponseStreams, StreamedCall
 from syncbeat_server.rpc.validation.large_requests import LargeRequestValidator
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 
-_DEFAULT_DEADLINE_S = 10.0
-_MARGIN_S = 0.02  # so that the answer "no time left" still reaches the caller
 _PENDING = (PendingAuth, PendingValidation)  # a union in its place would be built for each call
 
 Unary = Callable[[Any, Call], Awaitable[Message]]
 Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]
-Handled = TypeVar("Handled")
-Handle = Callable[[bytes, CallLifecycle], Awaitable[Handled]]
+Answer = TypeVar("Answer")
+Handler = Callable[[object, Context], Awaitable[Answer]]
 
 
 class CallObserver(Protocol):
-    """Counts the calls that ended (`ops.metrics`)."""
+    """Counts the calls that ended, and the tokens that were refused (`ops.metrics`)."""
 
     def counter(self, service: str, method: str) -> Callable[[str, float], None]:
         """Return what counts each ended call of a method: its status code, and the seconds it took."""
+
+    def token_refused(self, cause: TokenFault) -> None:
+        """Count a refused token."""
 
 
 class HandlerPipeline:
@@ -82,18 +83,10 @@ class HandlerPipeline:
         """
         checks, meters = self._checks(method, policy), self._meters(method)
         if method.server_streaming:
-            stream = self._stream(checks, behaviour)
-            return grpc.stream_stream_rpc_method_handler(self._read_first(checks, meters, stream))
-        unary = self._unary(checks, meters, behaviour, try_sync)
-        return grpc.stream_unary_rpc_method_handler(self._read_first(checks, meters, unary))
-
-    def unary_handler(
-        self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Unary
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        """Return the handler of a unary method whose request has already been read."""
-        meters = self._meters(method)
-        handle = self._unary(self._checks(method, policy), meters, behaviour, None)
-        return lambda data, context: handle(data, CallLifecycle(meters, context))
+            return grpc.stream_stream_rpc_method_handler(self._stream(checks, meters, behaviour))
+        if try_sync is not None:
+            return grpc.stream_unary_rpc_method_handler(self._batched(checks, meters, behaviour, try_sync))
+        return grpc.stream_unary_rpc_method_handler(self._unary(checks, meters, behaviour))
 
     def _checks(self, method: MethodDescriptor, policy: AccessPolicy) -> RequestChecks:
         return RequestChecks(
@@ -102,99 +95,107 @@ class HandlerPipeline:
 
     def _meters(self, method: MethodDescriptor) -> CallMeters:
         record = self.observer.counter(method.containing_service.full_name, method.name)
-        return CallMeters(self._clock.monotonic, record, self.admission.of(method))
+        return CallMeters(self._clock.monotonic, record, self.admission.of(method), self.observer.token_refused)
 
-    def _read_first(
-        self, checks: RequestChecks, meters: CallMeters, handle: Handle[Handled]
-    ) -> Callable[[object, Context], Awaitable[Handled]]:
-        read, is_caller_known, monotonic = self.requests.read, checks.is_caller_known, meters.monotonic
+    def _unary(self, checks: RequestChecks, meters: CallMeters, behaviour: Unary) -> Handler[bytes]:
+        read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
+        monotonic = meters.monotonic
 
-        async def read_first(_requests: object, context: Context) -> Handled:
+        async def serve(_requests: object, context: Context) -> bytes:
             call = CallLifecycle(meters, context)
             try:
-                data = await read(context, known=is_caller_known(call))
+                data = await read(context, is_known)
+                call.started_s = monotonic()  # the time that a request takes to arrive is its caller's
+                call.enter()
+                answer = await within(call.left_s(), _answer(checks, behaviour, data, call, checks.check(data, call)))
             except BaseException as error:
-                await call.fail(error)
-                raise
-            call.started_s = monotonic()  # the time that a request takes to arrive is its caller's
-            return await handle(data, call)
-
-        return read_first
-
-    def _unary(
-        self, checks: RequestChecks, meters: CallMeters, behaviour: Unary, try_sync: TrySync | None
-    ) -> Handle[bytes]:
-        within, serve_in_batch, monotonic = self._deadlines.within, self.batcher.serve, meters.monotonic
-
-        async def handle(data: bytes, call: CallLifecycle) -> bytes:
-            try:
-                left_s = cast(float | None, call.context.time_remaining())
-                budget_s = _DEFAULT_DEADLINE_S if left_s is None else min(left_s, _DEFAULT_DEADLINE_S) - _MARGIN_S
-                if budget_s <= 0:
-                    raise DeadlineExceeded("no time left to do this")
-                try:
-                    if try_sync is None:
-                        call.enter()
-                        answer: bytes | CheckedRequest = checks.check(data, call)
-                    else:
-                        answer = await serve_in_batch(partial(_try_answer, checks, try_sync, data, call))
-                    if not isinstance(answer, bytes):
-                        left_s = budget_s - (monotonic() - call.started_s)
-                        answer = await within(left_s, _answer(checks, behaviour, data, call, answer))
-                except TimeoutError:
-                    raise DeadlineExceeded("the work took longer than the call's deadline") from None
-                finally:
-                    call.leave()
-            except BaseException as error:
-                await call.fail(error)
+                await call.fail(_deadline_exceeded(error))
                 raise
             call.record()
             return answer
 
-        return handle
+        return serve
 
-    def _stream(self, checks: RequestChecks, behaviour: Stream) -> Handle[None]:
-        within, send, recheck = self._deadlines.within, self.response_streams.send, self._authenticator.recheck
+    def _batched(
+        self, checks: RequestChecks, meters: CallMeters, behaviour: Unary, try_sync: TrySync
+    ) -> Handler[bytes]:
+        """Do as `_unary`, but in a batch what can be done from memory, whose code is warm then."""
+        read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
+        in_batch, monotonic = self.batcher.serve, meters.monotonic
 
-        async def handle(data: bytes, call: CallLifecycle) -> None:
+        async def serve(_requests: object, context: Context) -> bytes:
+            call = CallLifecycle(meters, context)
             try:
+                data = await read(context, is_known)
+                call.started_s = monotonic()
+                answer = await in_batch(partial(_try_answer, checks, try_sync, data, call))
+                if isinstance(answer, bytes):
+                    return answer
+                logged_request_id.set(call.request_id)  # a batch runs outside the call's context
+                left_s = call.left_s(monotonic() - call.started_s)
+                answer = await within(left_s, _answer(checks, behaviour, data, call, answer))
+            except BaseException as error:
+                await call.fail(_deadline_exceeded(error))
+                raise
+            call.record()
+            return answer
+
+        return serve
+
+    def _stream(self, checks: RequestChecks, meters: CallMeters, behaviour: Stream) -> Handler[None]:
+        read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
+        send, recheck, monotonic = self.response_streams.send, self._authenticator.recheck, meters.monotonic
+
+        async def serve(_requests: object, context: Context) -> None:
+            call = CallLifecycle(meters, context)
+            try:
+                data = await read(context, is_known)
+                call.started_s = monotonic()
                 call.enter()
                 try:
                     checked = checks.check(data, call)
-                    request, context = await within(_DEFAULT_DEADLINE_S, checks.complete(checked, data, call))
+                    request, described = await within(DEFAULT_DEADLINE_S, checks.complete(checked, data, call))
                 except TimeoutError:
                     raise DeadlineExceeded("it took too long to find out who calls") from None
                 finally:
                     call.leave()
                 # The cached account status will do: a revocation invalidates it.
-                check = partial(recheck, context.principal, fresh=False)
-                await send(StreamedCall(call.context, check), behaviour(request, context))
+                check = partial(recheck, described.principal, fresh=False)
+                await send(StreamedCall(context, check), behaviour(request, described))
             except BaseException as error:
                 await call.fail(error)
                 raise
             call.record()
 
-        return handle
+        return serve
 
 
 def _try_answer(checks: RequestChecks, try_sync: TrySync, data: bytes, call: CallLifecycle) -> bytes | CheckedRequest:
-    """Return the answer if nothing has to be awaited for it, else how far the checks got: then it is in flight."""
-    logged_request_id.set(call.request_id)  # a batch runs outside the call's context
+    """Return the answer if nothing has to be awaited for it, and record it; else how far the checks got."""
     call.enter()
     try:
+        call.left_s()
         checked = checks.check(data, call)
         answer = None if isinstance(checked, _PENDING) else try_sync(*checked)
         if answer is None:
             return checked
-        call.leave()
-        return answer.SerializeToString()
+        serialized: bytes = answer.SerializeToString()
     except BaseException:
         call.leave()  # now, not when its task goes on, so that the rest of the batch finds room
         raise
+    call.record()
+    return serialized
+
+
+def _deadline_exceeded(error: BaseException) -> BaseException:
+    late = isinstance(error, TimeoutError)
+    return DeadlineExceeded("the work took longer than the call's deadline") if late else error
 
 
 async def _answer(
     checks: RequestChecks, behaviour: Unary, data: bytes, call: CallLifecycle, checked: CheckedRequest
 ) -> bytes:
-    answer = await behaviour(*await checks.complete(checked, data, call))
+    if isinstance(checked, _PENDING):
+        checked = await checks.complete(checked, data, call)
+    answer = await behaviour(*checked)
     return answer.SerializeToString()

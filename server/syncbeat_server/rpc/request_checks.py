@@ -16,15 +16,16 @@ from google.protobuf.message_factory import GetMessageClass
 from syncbeat_server.auth.model import Principal, PrincipalKind, VerifiedToken
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.auth.tokens.bearer import Bearer, parse_bearer
-from syncbeat_server.errors import FieldViolation, InvalidRequest, SyncbeatError
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest, SyncbeatError
 from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.admission import Admission, criticality_of
 from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.call_lifecycle import CallLifecycle, Context
 from syncbeat_server.rpc.client_address import Network, caller_address, forwarded
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
+from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
 from syncbeat_server.rpc.tls import certificate_names
-from syncbeat_server.rpc.validation.compression import MAX_REQUEST_BYTES, decompress
+from syncbeat_server.rpc.validation.compression import GZIP_MAGIC, MAX_REQUEST_BYTES, decompress
 from syncbeat_server.rpc.validation.field_rules import acting_user_field
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES, LargeRequestValidator, holds_documents
 from syncbeat_server.rpc.validation.wire_format import MAX_PUBLIC_BYTES, public_request_fault, undecodable_strings
@@ -78,18 +79,18 @@ class RequestChecks:
         self._acting_user = acting_user_field(method.input_type)
         self._holds_documents = holds_documents(method.input_type)
 
-    def is_caller_known(self, call: CallLifecycle) -> bool:
+    def is_caller_known(self, context: Context) -> bool:
         """Tell if the caller can be authenticated from memory, before its request is read; at a public method none is.
 
         Bad credentials count as unknown: they are refused once the request is there.
         """
         if self._policy.public:
             return False
+        authorization = [str(value) for key, value in metadata_of(context) if key == "authorization"]
         try:
-            if not call.authorization:
-                return bool(self._authenticator.authenticate_certificate(certificate_names(call.context)))
-            call.bearer = parse_bearer(call.authorization)
-            return self._authenticator.is_cached(call.bearer)
+            if not authorization:
+                return bool(self._authenticator.authenticate_certificate(certificate_names(context)))
+            return self._authenticator.is_cached(parse_bearer(authorization))
         except SyncbeatError:
             return False
 
@@ -100,7 +101,7 @@ class RequestChecks:
             admission.check(self._criticality, None)
             data = decompress(data, MAX_PUBLIC_BYTES)
             if fault := public_request_fault(data):
-                raise InvalidRequest(FieldViolation("", fault))
+                raise InvalidRequest(fault)
             request = self._parse(data)
             self._require_valid(self._validate(request), request, ANONYMOUS)
             return request, Call(self._name, call.request_id, ANONYMOUS, self._address(call.context))
@@ -108,10 +109,12 @@ class RequestChecks:
             principal = authenticator.authenticate_certificate(certificate_names(call.context))
             admission.check(self._criticality, principal)
             return self._authorize(principal, data, call)
-        bearer = call.bearer or parse_bearer(call.authorization)
-        known = authenticator.cached(bearer)  # looked up again: it may be revoked since `is_caller_known`
+        bearer = parse_bearer(call.authorization)
+        known = authenticator.cached(bearer)
         admission.check(self._criticality, known)  # before the work of verifying a signature
-        found = known or authenticator.try_sync(bearer)
+        if known is not None:
+            return self._authorize(known, data, call)
+        found = authenticator.try_sync(bearer)
         if isinstance(found, Principal):
             return self._authorize(found, data, call)
         return PendingAuth(bearer, found, self._address(call.context))
@@ -130,7 +133,8 @@ class RequestChecks:
 
     def _authorize(self, principal: Principal, data: bytes, call: CallLifecycle) -> ReadyCall | PendingValidation:
         self._policy.check(principal)
-        data = decompress(data, MAX_REQUEST_BYTES)
+        if data.startswith(GZIP_MAGIC):
+            data = decompress(data, MAX_REQUEST_BYTES)
         if self._holds_documents and len(data) > LARGE_BYTES:
             return PendingValidation(principal, data)
         request = self._parse(data)
@@ -142,14 +146,14 @@ class RequestChecks:
             return self._request_class.FromString(data)
         except (DecodeError, UnicodeDecodeError, ValueError, RecursionError):
             undecodable = undecodable_strings(self._request_type, data)
-            whole = FieldViolation("", "these bytes are not a message of this type")
+            whole = FieldViolation("", "these bytes are not a message of this type", FieldReason.MALFORMED)
             raise InvalidRequest(*(undecodable or [whole])) from None
 
     def _require_valid(self, violations: Sequence[FieldViolation], request: Message, principal: Principal) -> None:
         # One error names every violation, that of a service which names no user among them.
         acting = self._acting_user
         if acting and principal.kind is not PrincipalKind.USER and not getattr(request, acting):
-            violations = [*violations, FieldViolation(acting, "required when a service calls")]
+            violations = [*violations, FieldViolation(acting, "required when a service calls", FieldReason.REQUIRED)]
         if violations:
             raise InvalidRequest(*violations)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +25,19 @@ from syncbeat_server.rpc.access import access_policies
 from syncbeat_server.rpc.call_context import TrySync
 from syncbeat_server.rpc.fastpath.received_metadata import received_metadata
 from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
-from syncbeat_server.rpc.servicers.health import SERVICE_NAME, HealthServicer
-from syncbeat_server.rpc.validation.compression import COMPRESSION_OPTIONS, MAX_REQUEST_BYTES, decompress
-from syncbeat_server.rpc.validation.wire_format import MAX_PUBLIC_BYTES
+from syncbeat_server.rpc.servicers.health import MAX_WATCHES, HealthServicer
+from syncbeat_server.rpc.validation.compression import COMPRESSION_OPTIONS, MAX_REQUEST_BYTES
 
 MAX_METADATA_BYTES = 2 * MAX_TOKEN_BYTES
 """The most metadata of a call, as HTTP/2 counts it; grpc-core refuses more with RESOURCE_EXHAUSTED. It is twice the
 longest token, so that a token somewhat too long is still refused with a reason."""
+
+MAX_CONCURRENT_CALLS = 100
+"""The most calls at once on a connection, which clients are told and keep: they let others wait, or connect again.
+RFC 9113 wants no fewer, and proxies have as many (ADR 117)."""
+MAX_UNFREED_CALLS = 100
+"""The calls of a connection beside those that may have ended and are not freed yet. As many as may be open, since all
+of them may end in one turn of the loop, and an honest client has begun others before they are freed."""
 
 CONTRACT: tuple[ServiceDescriptor, ...] = (
     sync_service_pb2.DESCRIPTOR.services_by_name["SyncService"],
@@ -53,22 +59,16 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
     # A call that no handler has taken by then ends CANCELLED too, after 30 s by default.
     ("grpc.server_max_unrequested_time_in_server", 120),
-    # A stream that its client has reset counts until it is freed here, so that a flood of resets is refused at that
-    # number (overload_protection is on by default, and relied on: without it such a flood held 1.2 GB after 18 s).
-    # Fewer streams would refuse honest clients too: with 150 calls on a connection that may have 100, half were
-    # REFUSED_STREAM.
-    ("grpc.max_concurrent_streams", 1_000),
+    # A call that its client has reset counts until it is freed here, so that a flood of resets is refused at the sum of
+    # both (overload_protection is on by default, and relied on: without it such a flood held 1.2 GB after 18 s).
+    ("grpc.max_concurrent_streams", MAX_CONCURRENT_CALLS),
+    ("grpc.http2.max_deallocating_streams", MAX_UNFREED_CALLS),
     ("grpc.http.overload_protection", 1),
     # Ends TCP connections that send nothing, or do not finish their TLS handshake; two minutes by default.
     ("grpc.server_handshake_timeout_ms", 20_000),
     # Phones ping through NATs; a client may do so every 20 s, also between calls.
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.keepalive_time_ms", 60_000),
-    # The latter ends a connection whose ping is not answered in time; the former is the kernel's limit for bytes that
-    # are not acknowledged (TCP_USER_TIMEOUT).
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.ping_timeout_ms", 20_000),
 )
 
 
@@ -108,6 +108,29 @@ class ConnectionAge:
 
 
 @dataclass(frozen=True)
+class ServerRule:
+    """Bounds of a server that no setting changes."""
+
+    silence_s: float = 60.0
+    """Seconds after which a connection that sends nothing is pinged."""
+    answer_s: float = 20.0
+    """Seconds within which it has to answer, or the kernel of its peer to acknowledge (TCP_USER_TIMEOUT)."""
+    max_health_watches: int = MAX_WATCHES
+
+    def options(self) -> tuple[tuple[str, int], ...]:
+        """Return the channel options that end connections of peers which are gone."""
+        answer_ms = round(self.answer_s * 1000)
+        return (
+            ("grpc.keepalive_time_ms", round(self.silence_s * 1000)),
+            ("grpc.keepalive_timeout_ms", answer_ms),
+            ("grpc.http2.ping_timeout_ms", answer_ms),
+        )
+
+
+_RULE = ServerRule()
+
+
+@dataclass(frozen=True)
 class Listener:
     """An address to listen on, the setting that names it, and its credentials; None: without TLS."""
 
@@ -127,6 +150,7 @@ class RpcServer:
         reflection: bool,
         share_port: bool,
         age: ConnectionAge,
+        rule: ServerRule = _RULE,
     ) -> None:
         """`servicers` by service name (`SyncService`): each public method of one is the RPC of its name. One may have
         a mapping `try_sync` of methods that can often be answered from memory; see `HandlerPipeline.handler`.
@@ -137,14 +161,18 @@ class RpcServer:
             ConfigurationError: a method of the contract has no access option, or a servicer one that is not in it.
         """
         _GRPC_LOG.addFilter(_is_worth_logging)
-        self._server = grpc.aio.server(options=(("grpc.so_reuseport", int(share_port)), *_OPTIONS, *age.options()))
+        shared = ("grpc.so_reuseport", int(share_port))
+        self._server = grpc.aio.server(options=(shared, *_OPTIONS, *rule.options(), *age.options()))
         services = [service.full_name for service in CONTRACT if service.name in servicers]
         self._response_streams = pipeline.response_streams
-        self._health = HealthServicer(services, pipeline.requests, pipeline.response_streams)
+        self._health = HealthServicer(services, pipeline.requests, pipeline.response_streams, rule.max_health_watches)
         handlers = {**_handlers(pipeline, servicers), **self._health.handlers()}
         self._server.add_generic_rpc_handlers((_MethodTable(handlers),))
         if reflection:
-            _add_reflection(self._server, [*services, SERVICE_NAME])
+            from syncbeat_server.rpc.servicers.reflection import ReflectionServicer
+
+            reflected = ReflectionServicer(service.file for service in CONTRACT if service.name in servicers)
+            self._server.add_generic_rpc_handlers((_MethodTable(reflected.handlers()),))
 
     async def start(self, listeners: Sequence[Listener]) -> list[int]:
         """Listen, and return the ports. The health stays NOT_SERVING until `set_serving`.
@@ -202,21 +230,3 @@ def _handlers(pipeline: HandlerPipeline, servicers: Mapping[str, object]) -> dic
                     method, policies[method.name], getattr(servicer, method.name), try_sync.get(method.name)
                 )
     return handlers
-
-
-def _add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
-    from grpc_reflection.v1alpha import reflection, reflection_pb2
-
-    def parse(data: bytes) -> reflection_pb2.ServerReflectionRequest:
-        return reflection_pb2.ServerReflectionRequest.FromString(decompress(data, MAX_PUBLIC_BYTES))
-
-    # v1 and v1alpha are the same messages under two names; the package registers the older one only.
-    v1 = "grpc.reflection.v1.ServerReflection"
-    servicer = reflection.aio.ReflectionServicer([*services, v1, reflection.SERVICE_NAME])
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=parse,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    paths = {f"/{name}/ServerReflectionInfo": handler for name in (v1, reflection.SERVICE_NAME)}
-    server.add_generic_rpc_handlers((_MethodTable(paths),))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from cryptography import x509
@@ -53,7 +55,7 @@ def server_credentials(files: TlsFiles, listener: str = "") -> grpc.ServerCreden
         first = _read(files)
         _check(first)
     except ValueError as error:
-        raise ConfigurationError(f"SYNCBEAT_TLS_CERTIFICATE, _KEY or MTLS_CLIENT_CA cannot be used: {error}") from None
+        raise ConfigurationError(f"SYNCBEAT_TLS_CERTIFICATE, TLS_KEY, MTLS_CLIENT_CA: {error}") from None
     reloader = _Reloader(files, first, listener)
     return grpc.dynamic_ssl_server_credentials(
         first.configuration(),
@@ -118,15 +120,16 @@ def _read(files: TlsFiles) -> _KeyMaterial:
 
 def _check(material: _KeyMaterial) -> None:
     """Raise ValueError unless key and certificate belong together."""
-    try:
-        matching = x509.load_pem_x509_certificate(material.certificate).public_key() == _public_key(material.key)
-        if material.client_ca is not None:
-            x509.load_pem_x509_certificates(material.client_ca)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ValueError("want PEM files, the key without a password") from None
-    if not matching:
+    certified = _parse("the certificate is no PEM file", x509.load_pem_x509_certificate, material.certificate)
+    private = _parse("the key is no PEM file, or has a password", load_pem_private_key, material.key, None)
+    if material.client_ca is not None:
+        _parse("the clients' authorities are no PEM file", x509.load_pem_x509_certificates, material.client_ca)
+    if certified.public_key() != private.public_key():
         raise ValueError("the key is not that of the certificate")
 
 
-def _public_key(key: bytes) -> object:
-    return load_pem_private_key(key, None).public_key()
+def _parse(fault: str, parse: Callable[..., Any], *arguments: object) -> Any:
+    try:
+        return parse(*arguments)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError(fault) from None

@@ -31,7 +31,8 @@ class Batcher(Generic[Item, Answer]):
     side by side, since one of them may take as long again.
 
     `patience_s`, for work that may run twice: a batch that takes longer is cancelled, and its items run alone.
-    `abandons`: a batch whose callers have all left is cancelled.
+    `abandons`: a batch whose callers have all left is cancelled. `slow_s`: after so many seconds the second lane serves
+    those that wait.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Batcher(Generic[Item, Answer]):
         lanes: int = 2,
         patience_s: float | None = None,
         abandons: bool = False,
+        slow_s: float = _SLOW_S,
     ) -> None:
         self._work = work
         self._max_batch = max_batch
@@ -50,6 +52,7 @@ class Batcher(Generic[Item, Answer]):
         self._lanes = lanes
         self._patience_s = patience_s
         self._abandons = abandons
+        self._slow_s = slow_s
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._running: set[asyncio.Task[DependencyDown | None]] = set()
         self._alone: set[asyncio.Task[DependencyDown | None]] = set()
@@ -72,7 +75,7 @@ class Batcher(Generic[Item, Answer]):
         if not self._is_collecting and len(self._running) < self._lanes:
             self._is_collecting = True
             if self._running:
-                self._second_lane = loop.call_later(_SLOW_S, self._start)
+                self._second_lane = loop.call_later(self._slow_s, self._start)
             else:
                 self._trigger.arm()
         elif self._second_lane is not None and len(self._waiting) >= self._max_batch:

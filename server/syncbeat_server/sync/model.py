@@ -273,3 +273,16 @@ class Extent(NamedTuple):
 
 
 StreamEvent = ChangesSent | Hint | Checkpoint | Reset | ResetAll | Drain
+
+
+@dataclass(frozen=True)
+class SweepRule:
+    """Bounds of the sweeps, which find by looking what no wake-up told; no setting changes them."""
+
+    every_s: float = 5.0
+    max_rows: int = 10_000
+    """Rows of one kind that a sweep reads; where there are more, it takes everything for changed."""
+    heads_per_read: int = 5_000
+
+
+DEFAULT_SWEEP = SweepRule()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from syncbeat_server.directory.change_notifier import ChangeNotifier
+from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.errors import AccessDenied, NotFound
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.postgres.database import Database

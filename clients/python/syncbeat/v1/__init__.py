@@ -1,1 +1,1 @@
-"""The contract, generated from protos/syncbeat/v1 by protos/gen.sh: never edited."""
+"""The contract, generated from clients/protos by protos/gen.sh: never edited."""

@@ -24,13 +24,16 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esyncbeat/v1/error_reason.proto\x12\x0bsyncbeat.v1*\xd6\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_INVALID\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_EXPIRED\x10\x02\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_REVOKED\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_ACCESS_DENIED\x10\x04\x12\x1a\n\x16\x45RROR_REASON_NOT_FOUND\x10\x05\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x06\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x07\x12 \n\x1c\x45RROR_REASON_EVENT_ID_REUSED\x10\x08\x12\"\n\x1e\x45RROR_REASON_REQUEST_IN_FLIGHT\x10\t\x12\"\n\x1e\x45RROR_REASON_SEQUENCE_MISMATCH\x10\n\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\x0b\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0c\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\r\x12 \n\x1c\x45RROR_REASON_DEPENDENCY_DOWN\x10\x0e\x12!\n\x1d\x45RROR_REASON_MIGRATION_NEEDED\x10\x0f\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x10\x12\x1f\n\x1b\x45RROR_REASON_NOT_CONFIGURED\x10\x11\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esyncbeat/v1/error_reason.proto\x12\x0bsyncbeat.v1*\xd6\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_INVALID\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_EXPIRED\x10\x02\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_REVOKED\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_ACCESS_DENIED\x10\x04\x12\x1a\n\x16\x45RROR_REASON_NOT_FOUND\x10\x05\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x06\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x07\x12 \n\x1c\x45RROR_REASON_EVENT_ID_REUSED\x10\x08\x12\"\n\x1e\x45RROR_REASON_REQUEST_IN_FLIGHT\x10\t\x12\"\n\x1e\x45RROR_REASON_SEQUENCE_MISMATCH\x10\n\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\x0b\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0c\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\r\x12 \n\x1c\x45RROR_REASON_DEPENDENCY_DOWN\x10\x0e\x12!\n\x1d\x45RROR_REASON_MIGRATION_NEEDED\x10\x0f\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x10\x12\x1f\n\x1b\x45RROR_REASON_NOT_CONFIGURED\x10\x11*\xcf\x02\n\x0b\x46ieldReason\x12\x1c\n\x18\x46IELD_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15\x46IELD_REASON_REQUIRED\x10\x01\x12\x19\n\x15\x46IELD_REASON_TOO_LONG\x10\x02\x12\x19\n\x15\x46IELD_REASON_TOO_MANY\x10\x03\x12\x19\n\x15\x46IELD_REASON_TOO_DEEP\x10\x04\x12\x1d\n\x19\x46IELD_REASON_OUT_OF_RANGE\x10\x05\x12\x1e\n\x1a\x46IELD_REASON_UNKNOWN_VALUE\x10\x06\x12\x1a\n\x16\x46IELD_REASON_MALFORMED\x10\x07\x12%\n!FIELD_REASON_FORBIDDEN_CHARACTERS\x10\x08\x12\x19\n\x15\x46IELD_REASON_RESERVED\x10\t\x12\x19\n\x15\x46IELD_REASON_CONFLICT\x10\nB\x95\x01\n\x0f\x63om.syncbeat.v1B\x10\x45rrorReasonProtoP\x01Z\x16syncbeat/v1;syncbeatv1\xa2\x02\x03SXX\xaa\x02\x0bSyncbeat.V1\xba\x02\nSyncbeatV1\xca\x02\x0bSyncbeat\\V1\xe2\x02\x17Syncbeat\\V1\\GPBMetadata\xea\x02\x0cSyncbeat::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'syncbeat.v1.error_reason_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017com.syncbeat.v1B\020ErrorReasonProtoP\001Z\026syncbeat/v1;syncbeatv1\242\002\003SXX\252\002\013Syncbeat.V1\272\002\nSyncbeatV1\312\002\013Syncbeat\\V1\342\002\027Syncbeat\\V1\\GPBMetadata\352\002\014Syncbeat::V1'
   _globals['_ERRORREASON']._serialized_start=48
   _globals['_ERRORREASON']._serialized_end=646
+  _globals['_FIELDREASON']._serialized_start=649
+  _globals['_FIELDREASON']._serialized_end=984
 # @@protoc_insertion_point(module_scope)

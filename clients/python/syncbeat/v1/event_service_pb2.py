@@ -24,76 +24,49 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-from syncbeat.v1 import access_pb2 as syncbeat_dot_v1_dot_access__pb2
 from syncbeat.v1 import core_pb2 as syncbeat_dot_v1_dot_core__pb2
-from syncbeat.v1 import field_rules_pb2 as syncbeat_dot_v1_dot_field__rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsyncbeat/v1/event_service.proto\x12\x0bsyncbeat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18syncbeat/v1/access.proto\x1a\x16syncbeat/v1/core.proto\x1a\x1dsyncbeat/v1/field_rules.proto\"\x95\x05\n\x0c\x45ventEffects\x12\x39\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x16.syncbeat.v1.NewChangeB\x07\x92\xb5\x18\x03\x18\xe8\x07R\x07\x63hanges\x12\x32\n\x07trigger\x18\x02 \x01(\x0b\x32\x18.syncbeat.v1.SyncTriggerR\x07trigger\x12=\n\x0cnotification\x18\x03 \x01(\x0b\x32\x19.syncbeat.v1.NotificationR\x0cnotification\x12\x31\n\x08user_ids\x18\x04 \x01(\x0b\x32\x14.syncbeat.v1.UserIdsH\x00R\x07userIds\x12\x38\n\ndevice_ids\x18\x05 \x01(\x0b\x32\x17.syncbeat.v1.DeviceRefsH\x00R\tdeviceIds\x12\x16\n\x05scope\x18\x06 \x01(\tH\x00R\x05scope\x12+\n\x11notification_type\x18\x07 \x01(\tR\x10notificationType\x12\x1d\n\ndedupe_key\x18\x08 \x01(\tR\tdedupeKey\x12J\n\rdedupe_window\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\n\x92\xb5\x18\x06\x38\x80\x90\xfb\xd3\tR\x0c\x64\x65\x64upeWindow\x12!\n\x0c\x63ollapse_key\x18\n \x01(\tR\x0b\x63ollapseKey\x12\x35\n\x08priority\x18\x0b \x01(\x0e\x32\x19.syncbeat.v1.PushPriorityR\x08priority\x12:\n\x03ttl\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationB\r\x92\xb5\x18\t0\xe8\x07\x38\x80\xa0\xc8\x81\tR\x03ttl\x12\x1a\n\x08\x63ritical\x18\r \x01(\x08R\x08\x63riticalB\x08\n\x06target\"\x96\x01\n\x07Receipt\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x17.syncbeat.v1.EventStateR\x05state\x12\x42\n\x0f\x66irst_seen_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rfirstSeenTime\x12\x18\n\x07\x66\x61ilure\x18\x03 \x01(\tR\x07\x66\x61ilure\"\xdb\x03\n\x05\x45vent\x12\x16\n\x06source\x18\x01 \x01(\tR\x06source\x12\x19\n\x08\x65vent_id\x18\x02 \x01(\tR\x07\x65ventId\x12\x12\n\x04type\x18\x03 \x01(\tR\x04type\x12\x18\n\x07subject\x18\x04 \x01(\tR\x07subject\x12?\n\roccurred_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0coccurredTime\x12!\n\x0cpayload_json\x18\x06 \x01(\tR\x0bpayloadJson\x12-\n\x05state\x18\x07 \x01(\x0e\x32\x17.syncbeat.v1.EventStateR\x05state\x12\x42\n\x0f\x66irst_seen_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rfirstSeenTime\x12;\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x1a\n\x08\x61ttempts\x18\n \x01(\x05R\x08\x61ttempts\x12\'\n\x0f\x64uplicate_count\x18\x0b \x01(\x03R\x0e\x64uplicateCount\x12\x18\n\x07\x66\x61ilure\x18\x0c \x01(\tR\x07\x66\x61ilure\"\xcb\x02\n\x12IngestEventRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1e\n\x06source\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x06source\x12!\n\x08\x65vent_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x07\x65ventId\x12\x1a\n\x04type\x18\x04 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x04type\x12\x18\n\x07subject\x18\x05 \x01(\tR\x07subject\x12?\n\roccurred_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0coccurredTime\x12/\n\x0cpayload_json\x18\x07 \x01(\tB\x0c\x92\xb5\x18\x08\x10\x80\x80\x10@\x01H R\x0bpayloadJson\x12\x33\n\x07\x65\x66\x66\x65\x63ts\x18\x08 \x01(\x0b\x32\x19.syncbeat.v1.EventEffectsR\x07\x65\x66\x66\x65\x63ts\"\xd6\x01\n\x13IngestEventResponse\x12.\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.syncbeat.v1.ReceiptR\x07receipt\x12.\n\x05heads\x18\x02 \x03(\x0b\x32\x18.syncbeat.v1.ScopeCursorR\x05heads\x12\x36\n\x17trigger_notification_id\x18\x03 \x01(\tR\x15triggerNotificationId\x12\'\n\x0fnotification_id\x18\x04 \x01(\tR\x0enotificationId\"k\n\x0fGetEventRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1e\n\x06source\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x06source\x12!\n\x08\x65vent_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x07\x65ventId\"<\n\x10GetEventResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.syncbeat.v1.EventR\x05\x65vent\"\xc1\x01\n\x11ListEventsRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x17.syncbeat.v1.EventStateR\x05state\x12&\n\tpage_size\x18\x04 \x01(\x05\x42\t\x92\xb5\x18\x05 \x00(\xe8\x07R\x08pageSize\x12&\n\npage_token\x18\x05 \x01(\tB\x07\x92\xb5\x18\x03\x10\x80\x10R\tpageToken\"h\n\x12ListEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.syncbeat.v1.EventR\x06\x65vents\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"m\n\x11RetryEventRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1e\n\x06source\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x06source\x12!\n\x08\x65vent_id\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x07\x65ventId\"D\n\x12RetryEventResponse\x12.\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.syncbeat.v1.ReceiptR\x07receipt*\x8d\x01\n\nEventState\x12\x1b\n\x17\x45VENT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45VENT_STATE_ACCEPTED\x10\x01\x12\x19\n\x15\x45VENT_STATE_DUPLICATE\x10\x02\x12\x15\n\x11\x45VENT_STATE_STALE\x10\x03\x12\x16\n\x12\x45VENT_STATE_FAILED\x10\x04\x32\xef\x02\n\x0c\x45ventService\x12Z\n\x0bIngestEvent\x12\x1f.syncbeat.v1.IngestEventRequest\x1a .syncbeat.v1.IngestEventResponse\"\x08\x90\x02\x02\x8a\xb5\x18\x01\x03\x12Q\n\x08GetEvent\x12\x1c.syncbeat.v1.GetEventRequest\x1a\x1d.syncbeat.v1.GetEventResponse\"\x08\x90\x02\x01\x8a\xb5\x18\x01\x03\x12W\n\nListEvents\x12\x1e.syncbeat.v1.ListEventsRequest\x1a\x1f.syncbeat.v1.ListEventsResponse\"\x08\x90\x02\x01\x8a\xb5\x18\x01\x03\x12W\n\nRetryEvent\x12\x1e.syncbeat.v1.RetryEventRequest\x1a\x1f.syncbeat.v1.RetryEventResponse\"\x08\x90\x02\x02\x8a\xb5\x18\x01\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsyncbeat/v1/event_service.proto\x12\x0bsyncbeat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16syncbeat/v1/core.proto\"\xf1\x04\n\x0c\x45ventEffects\x12\x30\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x16.syncbeat.v1.NewChangeR\x07\x63hanges\x12\x32\n\x07trigger\x18\x02 \x01(\x0b\x32\x18.syncbeat.v1.SyncTriggerR\x07trigger\x12=\n\x0cnotification\x18\x03 \x01(\x0b\x32\x19.syncbeat.v1.NotificationR\x0cnotification\x12\x31\n\x08user_ids\x18\x04 \x01(\x0b\x32\x14.syncbeat.v1.UserIdsH\x00R\x07userIds\x12\x38\n\ndevice_ids\x18\x05 \x01(\x0b\x32\x17.syncbeat.v1.DeviceRefsH\x00R\tdeviceIds\x12\x16\n\x05scope\x18\x06 \x01(\tH\x00R\x05scope\x12+\n\x11notification_type\x18\x07 \x01(\tR\x10notificationType\x12\x1d\n\ndedupe_key\x18\x08 \x01(\tR\tdedupeKey\x12>\n\rdedupe_window\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationR\x0c\x64\x65\x64upeWindow\x12!\n\x0c\x63ollapse_key\x18\n \x01(\tR\x0b\x63ollapseKey\x12\x35\n\x08priority\x18\x0b \x01(\x0e\x32\x19.syncbeat.v1.PushPriorityR\x08priority\x12+\n\x03ttl\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationR\x03ttl\x12\x1a\n\x08\x63ritical\x18\r \x01(\x08R\x08\x63riticalB\x08\n\x06target\"\x96\x01\n\x07Receipt\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x17.syncbeat.v1.EventStateR\x05state\x12\x42\n\x0f\x66irst_seen_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rfirstSeenTime\x12\x18\n\x07\x66\x61ilure\x18\x03 \x01(\tR\x07\x66\x61ilure\"\xdb\x03\n\x05\x45vent\x12\x16\n\x06source\x18\x01 \x01(\tR\x06source\x12\x19\n\x08\x65vent_id\x18\x02 \x01(\tR\x07\x65ventId\x12\x12\n\x04type\x18\x03 \x01(\tR\x04type\x12\x18\n\x07subject\x18\x04 \x01(\tR\x07subject\x12?\n\roccurred_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0coccurredTime\x12!\n\x0cpayload_json\x18\x06 \x01(\tR\x0bpayloadJson\x12-\n\x05state\x18\x07 \x01(\x0e\x32\x17.syncbeat.v1.EventStateR\x05state\x12\x42\n\x0f\x66irst_seen_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rfirstSeenTime\x12;\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x1a\n\x08\x61ttempts\x18\n \x01(\x05R\x08\x61ttempts\x12\'\n\x0f\x64uplicate_count\x18\x0b \x01(\x03R\x0e\x64uplicateCount\x12\x18\n\x07\x66\x61ilure\x18\x0c \x01(\tR\x07\x66\x61ilure\"\xa5\x02\n\x12IngestEventRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12\x19\n\x08\x65vent_id\x18\x03 \x01(\tR\x07\x65ventId\x12\x12\n\x04type\x18\x04 \x01(\tR\x04type\x12\x18\n\x07subject\x18\x05 \x01(\tR\x07subject\x12?\n\roccurred_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0coccurredTime\x12!\n\x0cpayload_json\x18\x07 \x01(\tR\x0bpayloadJson\x12\x33\n\x07\x65\x66\x66\x65\x63ts\x18\x08 \x01(\x0b\x32\x19.syncbeat.v1.EventEffectsR\x07\x65\x66\x66\x65\x63ts\"\xd6\x01\n\x13IngestEventResponse\x12.\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.syncbeat.v1.ReceiptR\x07receipt\x12.\n\x05heads\x18\x02 \x03(\x0b\x32\x18.syncbeat.v1.ScopeCursorR\x05heads\x12\x36\n\x17trigger_notification_id\x18\x03 \x01(\tR\x15triggerNotificationId\x12\'\n\x0fnotification_id\x18\x04 \x01(\tR\x0enotificationId\"[\n\x0fGetEventRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12\x19\n\x08\x65vent_id\x18\x03 \x01(\tR\x07\x65ventId\"<\n\x10GetEventResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.syncbeat.v1.EventR\x05\x65vent\"\xad\x01\n\x11ListEventsRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x17.syncbeat.v1.EventStateR\x05state\x12\x1b\n\tpage_size\x18\x04 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x05 \x01(\tR\tpageToken\"h\n\x12ListEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.syncbeat.v1.EventR\x06\x65vents\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"]\n\x11RetryEventRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12\x19\n\x08\x65vent_id\x18\x03 \x01(\tR\x07\x65ventId\"D\n\x12RetryEventResponse\x12.\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.syncbeat.v1.ReceiptR\x07receipt*\x8d\x01\n\nEventState\x12\x1b\n\x17\x45VENT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45VENT_STATE_ACCEPTED\x10\x01\x12\x19\n\x15\x45VENT_STATE_DUPLICATE\x10\x02\x12\x15\n\x11\x45VENT_STATE_STALE\x10\x03\x12\x16\n\x12\x45VENT_STATE_FAILED\x10\x04\x32\xdb\x02\n\x0c\x45ventService\x12U\n\x0bIngestEvent\x12\x1f.syncbeat.v1.IngestEventRequest\x1a .syncbeat.v1.IngestEventResponse\"\x03\x90\x02\x02\x12L\n\x08GetEvent\x12\x1c.syncbeat.v1.GetEventRequest\x1a\x1d.syncbeat.v1.GetEventResponse\"\x03\x90\x02\x01\x12R\n\nListEvents\x12\x1e.syncbeat.v1.ListEventsRequest\x1a\x1f.syncbeat.v1.ListEventsResponse\"\x03\x90\x02\x01\x12R\n\nRetryEvent\x12\x1e.syncbeat.v1.RetryEventRequest\x1a\x1f.syncbeat.v1.RetryEventResponse\"\x03\x90\x02\x02\x42\x96\x01\n\x0f\x63om.syncbeat.v1B\x11\x45ventServiceProtoP\x01Z\x16syncbeat/v1;syncbeatv1\xa2\x02\x03SXX\xaa\x02\x0bSyncbeat.V1\xba\x02\nSyncbeatV1\xca\x02\x0bSyncbeat\\V1\xe2\x02\x17Syncbeat\\V1\\GPBMetadata\xea\x02\x0cSyncbeat::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'syncbeat.v1.event_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_EVENTEFFECTS'].fields_by_name['changes']._loaded_options = None
-  _globals['_EVENTEFFECTS'].fields_by_name['changes']._serialized_options = b'\222\265\030\003\030\350\007'
-  _globals['_EVENTEFFECTS'].fields_by_name['dedupe_window']._loaded_options = None
-  _globals['_EVENTEFFECTS'].fields_by_name['dedupe_window']._serialized_options = b'\222\265\030\0068\200\220\373\323\t'
-  _globals['_EVENTEFFECTS'].fields_by_name['ttl']._loaded_options = None
-  _globals['_EVENTEFFECTS'].fields_by_name['ttl']._serialized_options = b'\222\265\030\t0\350\0078\200\240\310\201\t'
-  _globals['_INGESTEVENTREQUEST'].fields_by_name['source']._loaded_options = None
-  _globals['_INGESTEVENTREQUEST'].fields_by_name['source']._serialized_options = b'\222\265\030\002\010\001'
-  _globals['_INGESTEVENTREQUEST'].fields_by_name['event_id']._loaded_options = None
-  _globals['_INGESTEVENTREQUEST'].fields_by_name['event_id']._serialized_options = b'\222\265\030\002\010\001'
-  _globals['_INGESTEVENTREQUEST'].fields_by_name['type']._loaded_options = None
-  _globals['_INGESTEVENTREQUEST'].fields_by_name['type']._serialized_options = b'\222\265\030\002\010\001'
-  _globals['_INGESTEVENTREQUEST'].fields_by_name['payload_json']._loaded_options = None
-  _globals['_INGESTEVENTREQUEST'].fields_by_name['payload_json']._serialized_options = b'\222\265\030\010\020\200\200\020@\001H '
-  _globals['_GETEVENTREQUEST'].fields_by_name['source']._loaded_options = None
-  _globals['_GETEVENTREQUEST'].fields_by_name['source']._serialized_options = b'\222\265\030\002\010\001'
-  _globals['_GETEVENTREQUEST'].fields_by_name['event_id']._loaded_options = None
-  _globals['_GETEVENTREQUEST'].fields_by_name['event_id']._serialized_options = b'\222\265\030\002\010\001'
-  _globals['_LISTEVENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\222\265\030\005 \000(\350\007'
-  _globals['_LISTEVENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTEVENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\222\265\030\003\020\200\020'
-  _globals['_RETRYEVENTREQUEST'].fields_by_name['source']._loaded_options = None
-  _globals['_RETRYEVENTREQUEST'].fields_by_name['source']._serialized_options = b'\222\265\030\002\010\001'
-  _globals['_RETRYEVENTREQUEST'].fields_by_name['event_id']._loaded_options = None
-  _globals['_RETRYEVENTREQUEST'].fields_by_name['event_id']._serialized_options = b'\222\265\030\002\010\001'
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017com.syncbeat.v1B\021EventServiceProtoP\001Z\026syncbeat/v1;syncbeatv1\242\002\003SXX\252\002\013Syncbeat.V1\272\002\nSyncbeatV1\312\002\013Syncbeat\\V1\342\002\027Syncbeat\\V1\\GPBMetadata\352\002\014Syncbeat::V1'
   _globals['_EVENTSERVICE'].methods_by_name['IngestEvent']._loaded_options = None
-  _globals['_EVENTSERVICE'].methods_by_name['IngestEvent']._serialized_options = b'\220\002\002\212\265\030\001\003'
+  _globals['_EVENTSERVICE'].methods_by_name['IngestEvent']._serialized_options = b'\220\002\002'
   _globals['_EVENTSERVICE'].methods_by_name['GetEvent']._loaded_options = None
-  _globals['_EVENTSERVICE'].methods_by_name['GetEvent']._serialized_options = b'\220\002\001\212\265\030\001\003'
+  _globals['_EVENTSERVICE'].methods_by_name['GetEvent']._serialized_options = b'\220\002\001'
   _globals['_EVENTSERVICE'].methods_by_name['ListEvents']._loaded_options = None
-  _globals['_EVENTSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\220\002\001\212\265\030\001\003'
+  _globals['_EVENTSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\220\002\001'
   _globals['_EVENTSERVICE'].methods_by_name['RetryEvent']._loaded_options = None
-  _globals['_EVENTSERVICE'].methods_by_name['RetryEvent']._serialized_options = b'\220\002\002\212\265\030\001\003'
-  _globals['_EVENTSTATE']._serialized_start=2695
-  _globals['_EVENTSTATE']._serialized_end=2836
-  _globals['_EVENTEFFECTS']._serialized_start=195
-  _globals['_EVENTEFFECTS']._serialized_end=856
-  _globals['_RECEIPT']._serialized_start=859
-  _globals['_RECEIPT']._serialized_end=1009
-  _globals['_EVENT']._serialized_start=1012
-  _globals['_EVENT']._serialized_end=1487
-  _globals['_INGESTEVENTREQUEST']._serialized_start=1490
-  _globals['_INGESTEVENTREQUEST']._serialized_end=1821
-  _globals['_INGESTEVENTRESPONSE']._serialized_start=1824
-  _globals['_INGESTEVENTRESPONSE']._serialized_end=2038
-  _globals['_GETEVENTREQUEST']._serialized_start=2040
-  _globals['_GETEVENTREQUEST']._serialized_end=2147
-  _globals['_GETEVENTRESPONSE']._serialized_start=2149
-  _globals['_GETEVENTRESPONSE']._serialized_end=2209
-  _globals['_LISTEVENTSREQUEST']._serialized_start=2212
-  _globals['_LISTEVENTSREQUEST']._serialized_end=2405
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=2407
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=2511
-  _globals['_RETRYEVENTREQUEST']._serialized_start=2513
-  _globals['_RETRYEVENTREQUEST']._serialized_end=2622
-  _globals['_RETRYEVENTRESPONSE']._serialized_start=2624
-  _globals['_RETRYEVENTRESPONSE']._serialized_end=2692
-  _globals['_EVENTSERVICE']._serialized_start=2839
-  _globals['_EVENTSERVICE']._serialized_end=3206
+  _globals['_EVENTSERVICE'].methods_by_name['RetryEvent']._serialized_options = b'\220\002\002'
+  _globals['_EVENTSTATE']._serialized_start=2512
+  _globals['_EVENTSTATE']._serialized_end=2653
+  _globals['_EVENTEFFECTS']._serialized_start=138
+  _globals['_EVENTEFFECTS']._serialized_end=763
+  _globals['_RECEIPT']._serialized_start=766
+  _globals['_RECEIPT']._serialized_end=916
+  _globals['_EVENT']._serialized_start=919
+  _globals['_EVENT']._serialized_end=1394
+  _globals['_INGESTEVENTREQUEST']._serialized_start=1397
+  _globals['_INGESTEVENTREQUEST']._serialized_end=1690
+  _globals['_INGESTEVENTRESPONSE']._serialized_start=1693
+  _globals['_INGESTEVENTRESPONSE']._serialized_end=1907
+  _globals['_GETEVENTREQUEST']._serialized_start=1909
+  _globals['_GETEVENTREQUEST']._serialized_end=2000
+  _globals['_GETEVENTRESPONSE']._serialized_start=2002
+  _globals['_GETEVENTRESPONSE']._serialized_end=2062
+  _globals['_LISTEVENTSREQUEST']._serialized_start=2065
+  _globals['_LISTEVENTSREQUEST']._serialized_end=2238
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=2240
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=2344
+  _globals['_RETRYEVENTREQUEST']._serialized_start=2346
+  _globals['_RETRYEVENTREQUEST']._serialized_end=2439
+  _globals['_RETRYEVENTRESPONSE']._serialized_start=2441
+  _globals['_RETRYEVENTRESPONSE']._serialized_end=2509
+  _globals['_EVENTSERVICE']._serialized_start=2656
+  _globals['_EVENTSERVICE']._serialized_end=3003
 # @@protoc_insertion_point(module_scope)

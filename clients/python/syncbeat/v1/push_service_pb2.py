@@ -24,98 +24,69 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-from syncbeat.v1 import access_pb2 as syncbeat_dot_v1_dot_access__pb2
 from syncbeat.v1 import core_pb2 as syncbeat_dot_v1_dot_core__pb2
-from syncbeat.v1 import field_rules_pb2 as syncbeat_dot_v1_dot_field__rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esyncbeat/v1/push_service.proto\x12\x0bsyncbeat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18syncbeat/v1/access.proto\x1a\x16syncbeat/v1/core.proto\x1a\x1dsyncbeat/v1/field_rules.proto\"\xf3\x05\n\x08\x44\x65livery\x12\x1f\n\x0b\x64\x65livery_id\x18\x01 \x01(\tR\ndeliveryId\x12\'\n\x0fnotification_id\x18\x02 \x01(\tR\x0enotificationId\x12\x17\n\x07user_id\x18\x03 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x04 \x01(\tR\x08\x64\x65viceId\x12\x14\n\x05scope\x18\x05 \x01(\tR\x05scope\x12\x30\n\x05state\x18\x06 \x01(\x0e\x32\x1a.syncbeat.v1.DeliveryStateR\x05state\x12\x33\n\x06reason\x18\x07 \x01(\x0e\x32\x1b.syncbeat.v1.DeliveryReasonR\x06reason\x12\x1a\n\x08\x61ttempts\x18\x08 \x01(\x05R\x08\x61ttempts\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x35\n\x08\x64ue_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x64ueTime\x12;\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12\x37\n\tsend_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08sendTime\x12=\n\x0creceive_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0breceiveTime\x12\x37\n\topen_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08openTime\x12/\n\x13possibly_duplicated\x18\x10 \x01(\x08R\x12possiblyDuplicated\"\xa1\x01\n\x0e\x44\x65liveryFilter\x12\'\n\x0fnotification_id\x18\x01 \x01(\tR\x0enotificationId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x03 \x01(\tR\x08\x64\x65viceId\x12\x30\n\x05state\x18\x04 \x01(\x0e\x32\x1a.syncbeat.v1.DeliveryStateR\x05state\"W\n\rDeliveryCount\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32\x1a.syncbeat.v1.DeliveryStateR\x05state\x12\x14\n\x05\x63ount\x18\x02 \x01(\x03R\x05\x63ount\"\xa4\x05\n\x17SendNotificationRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12\x31\n\x08user_ids\x18\x03 \x01(\x0b\x32\x14.syncbeat.v1.UserIdsH\x00R\x07userIds\x12\x38\n\ndevice_ids\x18\x04 \x01(\x0b\x32\x17.syncbeat.v1.DeviceRefsH\x00R\tdeviceIds\x12\x1e\n\x05scope\x18\x05 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01H\x00R\x05scope\x12\x45\n\x0cnotification\x18\x06 \x01(\x0b\x32\x19.syncbeat.v1.NotificationB\x06\x92\xb5\x18\x02\x08\x01R\x0cnotification\x12\x12\n\x04type\x18\x07 \x01(\tR\x04type\x12\x1d\n\ndedupe_key\x18\x08 \x01(\tR\tdedupeKey\x12J\n\rdedupe_window\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\n\x92\xb5\x18\x06\x38\x80\x90\xfb\xd3\tR\x0c\x64\x65\x64upeWindow\x12!\n\x0c\x63ollapse_key\x18\n \x01(\tR\x0b\x63ollapseKey\x12\x35\n\x08priority\x18\x0b \x01(\x0e\x32\x19.syncbeat.v1.PushPriorityR\x08priority\x12\x39\n\x03ttl\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\x92\xb5\x18\x08\x30\x00\x38\x80\xa0\xc8\x81\tR\x03ttl\x12?\n\rschedule_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0cscheduleTime\x12\x1a\n\x08\x63ritical\x18\x0e \x01(\x08R\x08\x63riticalB\x0e\n\x06target\x12\x04\x98\xb5\x18\x01\"\xb1\x01\n\x18SendNotificationResponse\x12\'\n\x0fnotification_id\x18\x01 \x01(\tR\x0enotificationId\x12%\n\x0e\x64\x65livery_count\x18\x02 \x01(\x03R\rdeliveryCount\x12)\n\x10suppressed_count\x18\x03 \x01(\x03R\x0fsuppressedCount\x12\x1a\n\x08replayed\x18\x04 \x01(\x08R\x08replayed\"`\n\x16GetNotificationRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12/\n\x0fnotification_id\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x0enotificationId\"\xe0\x04\n\x17GetNotificationResponse\x12\'\n\x0fnotification_id\x18\x01 \x01(\tR\x0enotificationId\x12\x31\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.syncbeat.v1.NotificationKindR\x04kind\x12=\n\x0cnotification\x18\x03 \x01(\x0b\x32\x19.syncbeat.v1.NotificationR\x0cnotification\x12\x12\n\x04type\x18\x04 \x01(\tR\x04type\x12\x1d\n\ndedupe_key\x18\x05 \x01(\tR\tdedupeKey\x12!\n\x0c\x63ollapse_key\x18\x06 \x01(\tR\x0b\x63ollapseKey\x12\x35\n\x08priority\x18\x07 \x01(\x0e\x32\x19.syncbeat.v1.PushPriorityR\x08priority\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x35\n\x08\x64ue_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x64ueTime\x12;\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12\x32\n\x06\x63ounts\x18\x0b \x03(\x0b\x32\x1a.syncbeat.v1.DeliveryCountR\x06\x63ounts\x12\x1c\n\texpanding\x18\x0c \x01(\x08R\texpanding\x12\x1a\n\x08resolved\x18\r \x01(\x08R\x08resolved\"\xb3\x01\n\x15ListDeliveriesRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x33\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1b.syncbeat.v1.DeliveryFilterR\x06\x66ilter\x12&\n\tpage_size\x18\x03 \x01(\x05\x42\t\x92\xb5\x18\x05 \x00(\xe8\x07R\x08pageSize\x12&\n\npage_token\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03\x10\x80\x10R\tpageToken\"w\n\x16ListDeliveriesResponse\x12\x35\n\ndeliveries\x18\x01 \x03(\x0b\x32\x15.syncbeat.v1.DeliveryR\ndeliveries\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"q\n\x16WatchDeliveriesRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\'\n\x0fnotification_id\x18\x02 \x01(\tR\x0enotificationId\x12\x17\n\x07user_id\x18\x03 \x01(\tR\x06userId\"L\n\x17WatchDeliveriesResponse\x12\x31\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x15.syncbeat.v1.DeliveryR\x08\x64\x65livery\"~\n\x1a\x41\x63knowledgeDeliveryRequest\x12&\n\tack_token\x18\x01 \x01(\tB\t\x92\xb5\x18\x05\x08\x01\x10\x80\x10R\x08\x61\x63kToken\x12\x38\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.syncbeat.v1.AcknowledgeKindB\x06\x92\xb5\x18\x02\x08\x01R\x04kind\"O\n\x1b\x41\x63knowledgeDeliveryResponse\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32\x1a.syncbeat.v1.DeliveryStateR\x05state\"c\n\x19\x43\x61ncelNotificationRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12/\n\x0fnotification_id\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x08\x01R\x0enotificationId\"E\n\x1a\x43\x61ncelNotificationResponse\x12\'\n\x0f\x63\x61ncelled_count\x18\x01 \x01(\x03R\x0e\x63\x61ncelledCount\"\x8d\x01\n\x18RedriveDeliveriesRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12;\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1b.syncbeat.v1.DeliveryFilterB\x06\x92\xb5\x18\x02\x08\x01R\x06\x66ilter\"^\n\x19RedriveDeliveriesResponse\x12%\n\x0eredriven_count\x18\x01 \x01(\x03R\rredrivenCount\x12\x1a\n\x08replayed\x18\x02 \x01(\x08R\x08replayed*\xe3\x02\n\rDeliveryState\x12\x1e\n\x1a\x44\x45LIVERY_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45LIVERY_STATE_SCHEDULED\x10\x01\x12\x17\n\x13\x44\x45LIVERY_STATE_HELD\x10\x02\x12\x1a\n\x16\x44\x45LIVERY_STATE_PENDING\x10\x03\x12\x1c\n\x18\x44\x45LIVERY_STATE_IN_FLIGHT\x10\x04\x12\x17\n\x13\x44\x45LIVERY_STATE_SENT\x10\x05\x12\x1b\n\x17\x44\x45LIVERY_STATE_RECEIVED\x10\x06\x12\x19\n\x15\x44\x45LIVERY_STATE_OPENED\x10\x07\x12\x1d\n\x19\x44\x45LIVERY_STATE_SUPPRESSED\x10\x08\x12\x1a\n\x16\x44\x45LIVERY_STATE_EXPIRED\x10\t\x12\x17\n\x13\x44\x45LIVERY_STATE_DEAD\x10\n\x12\x1c\n\x18\x44\x45LIVERY_STATE_CANCELLED\x10\x0b*\xda\x05\n\x0e\x44\x65liveryReason\x12\x1f\n\x1b\x44\x45LIVERY_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45LIVERY_REASON_NO_TOKEN\x10\x01\x12\x1d\n\x19\x44\x45LIVERY_REASON_DUPLICATE\x10\x02\x12\x1a\n\x16\x44\x45LIVERY_REASON_MERGED\x10\x03\x12\x1c\n\x18\x44\x45LIVERY_REASON_TRAILING\x10\x04\x12\x1f\n\x1b\x44\x45LIVERY_REASON_LIVE_STREAM\x10\x05\x12 \n\x1c\x44\x45LIVERY_REASON_ALREADY_SEEN\x10\x06\x12\x1f\n\x1b\x44\x45LIVERY_REASON_DEVICE_GONE\x10\x07\x12 \n\x1c\x44\x45LIVERY_REASON_UNREGISTERED\x10\x08\x12 \n\x1c\x44\x45LIVERY_REASON_WRONG_SENDER\x10\t\x12\x1c\n\x18\x44\x45LIVERY_REASON_REJECTED\x10\n\x12#\n\x1f\x44\x45LIVERY_REASON_PROVIDER_CONFIG\x10\x0b\x12\x1d\n\x19\x44\x45LIVERY_REASON_THROTTLED\x10\x0c\x12\x1f\n\x1b\x44\x45LIVERY_REASON_UNAVAILABLE\x10\r\x12\x1d\n\x19\x44\x45LIVERY_REASON_AMBIGUOUS\x10\x0e\x12%\n!DELIVERY_REASON_RETRIES_EXHAUSTED\x10\x0f\x12!\n\x1d\x44\x45LIVERY_REASON_USER_DISABLED\x10\x10\x12\x19\n\x15\x44\x45LIVERY_REASON_MUTED\x10\x11\x12\x1f\n\x1b\x44\x45LIVERY_REASON_QUIET_HOURS\x10\x12\x12!\n\x1d\x44\x45LIVERY_REASON_DAILY_MAXIMUM\x10\x13\x12\x1f\n\x1b\x44\x45LIVERY_REASON_WAKE_BUDGET\x10\x14\x12\x1c\n\x18\x44\x45LIVERY_REASON_REPLACED\x10\x15*p\n\x10NotificationKind\x12!\n\x1dNOTIFICATION_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19NOTIFICATION_KIND_MESSAGE\x10\x01\x12\x1a\n\x16NOTIFICATION_KIND_SYNC\x10\x02*o\n\x0f\x41\x63knowledgeKind\x12 \n\x1c\x41\x43KNOWLEDGE_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41\x43KNOWLEDGE_KIND_RECEIVED\x10\x01\x12\x1b\n\x17\x41\x43KNOWLEDGE_KIND_OPENED\x10\x02\x32\xfc\x05\n\x0bPushService\x12\x66\n\x10SendNotification\x12$.syncbeat.v1.SendNotificationRequest\x1a%.syncbeat.v1.SendNotificationResponse\"\x05\x8a\xb5\x18\x01\x03\x12\x66\n\x0fGetNotification\x12#.syncbeat.v1.GetNotificationRequest\x1a$.syncbeat.v1.GetNotificationResponse\"\x08\x90\x02\x01\x8a\xb5\x18\x01\x03\x12\x63\n\x0eListDeliveries\x12\".syncbeat.v1.ListDeliveriesRequest\x1a#.syncbeat.v1.ListDeliveriesResponse\"\x08\x90\x02\x01\x8a\xb5\x18\x01\x03\x12h\n\x0fWatchDeliveries\x12#.syncbeat.v1.WatchDeliveriesRequest\x1a$.syncbeat.v1.WatchDeliveriesResponse\"\x08\x90\x02\x01\x8a\xb5\x18\x01\x03\x30\x01\x12r\n\x13\x41\x63knowledgeDelivery\x12\'.syncbeat.v1.AcknowledgeDeliveryRequest\x1a(.syncbeat.v1.AcknowledgeDeliveryResponse\"\x08\x90\x02\x02\x8a\xb5\x18\x01\x01\x12o\n\x12\x43\x61ncelNotification\x12&.syncbeat.v1.CancelNotificationRequest\x1a\'.syncbeat.v1.CancelNotificationResponse\"\x08\x90\x02\x02\x8a\xb5\x18\x01\x03\x12i\n\x11RedriveDeliveries\x12%.syncbeat.v1.RedriveDeliveriesRequest\x1a&.syncbeat.v1.RedriveDeliveriesResponse\"\x05\x8a\xb5\x18\x01\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esyncbeat/v1/push_service.proto\x12\x0bsyncbeat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16syncbeat/v1/core.proto\"\xf3\x05\n\x08\x44\x65livery\x12\x1f\n\x0b\x64\x65livery_id\x18\x01 \x01(\tR\ndeliveryId\x12\'\n\x0fnotification_id\x18\x02 \x01(\tR\x0enotificationId\x12\x17\n\x07user_id\x18\x03 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x04 \x01(\tR\x08\x64\x65viceId\x12\x14\n\x05scope\x18\x05 \x01(\tR\x05scope\x12\x30\n\x05state\x18\x06 \x01(\x0e\x32\x1a.syncbeat.v1.DeliveryStateR\x05state\x12\x33\n\x06reason\x18\x07 \x01(\x0e\x32\x1b.syncbeat.v1.DeliveryReasonR\x06reason\x12\x1a\n\x08\x61ttempts\x18\x08 \x01(\x05R\x08\x61ttempts\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x35\n\x08\x64ue_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x64ueTime\x12;\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12\x37\n\tsend_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08sendTime\x12=\n\x0creceive_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0breceiveTime\x12\x37\n\topen_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08openTime\x12/\n\x13possibly_duplicated\x18\x10 \x01(\x08R\x12possiblyDuplicated\"\xa1\x01\n\x0e\x44\x65liveryFilter\x12\'\n\x0fnotification_id\x18\x01 \x01(\tR\x0enotificationId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x03 \x01(\tR\x08\x64\x65viceId\x12\x30\n\x05state\x18\x04 \x01(\x0e\x32\x1a.syncbeat.v1.DeliveryStateR\x05state\"W\n\rDeliveryCount\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32\x1a.syncbeat.v1.DeliveryStateR\x05state\x12\x14\n\x05\x63ount\x18\x02 \x01(\x03R\x05\x63ount\"\xf4\x04\n\x17SendNotificationRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12\x31\n\x08user_ids\x18\x03 \x01(\x0b\x32\x14.syncbeat.v1.UserIdsH\x00R\x07userIds\x12\x38\n\ndevice_ids\x18\x04 \x01(\x0b\x32\x17.syncbeat.v1.DeviceRefsH\x00R\tdeviceIds\x12\x16\n\x05scope\x18\x05 \x01(\tH\x00R\x05scope\x12=\n\x0cnotification\x18\x06 \x01(\x0b\x32\x19.syncbeat.v1.NotificationR\x0cnotification\x12\x12\n\x04type\x18\x07 \x01(\tR\x04type\x12\x1d\n\ndedupe_key\x18\x08 \x01(\tR\tdedupeKey\x12>\n\rdedupe_window\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationR\x0c\x64\x65\x64upeWindow\x12!\n\x0c\x63ollapse_key\x18\n \x01(\tR\x0b\x63ollapseKey\x12\x35\n\x08priority\x18\x0b \x01(\x0e\x32\x19.syncbeat.v1.PushPriorityR\x08priority\x12+\n\x03ttl\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationR\x03ttl\x12?\n\rschedule_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0cscheduleTime\x12\x1a\n\x08\x63ritical\x18\x0e \x01(\x08R\x08\x63riticalB\x08\n\x06target\"\xb1\x01\n\x18SendNotificationResponse\x12\'\n\x0fnotification_id\x18\x01 \x01(\tR\x0enotificationId\x12%\n\x0e\x64\x65livery_count\x18\x02 \x01(\x03R\rdeliveryCount\x12)\n\x10suppressed_count\x18\x03 \x01(\x03R\x0fsuppressedCount\x12\x1a\n\x08replayed\x18\x04 \x01(\x08R\x08replayed\"X\n\x16GetNotificationRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\'\n\x0fnotification_id\x18\x02 \x01(\tR\x0enotificationId\"\xe0\x04\n\x17GetNotificationResponse\x12\'\n\x0fnotification_id\x18\x01 \x01(\tR\x0enotificationId\x12\x31\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.syncbeat.v1.NotificationKindR\x04kind\x12=\n\x0cnotification\x18\x03 \x01(\x0b\x32\x19.syncbeat.v1.NotificationR\x0cnotification\x12\x12\n\x04type\x18\x04 \x01(\tR\x04type\x12\x1d\n\ndedupe_key\x18\x05 \x01(\tR\tdedupeKey\x12!\n\x0c\x63ollapse_key\x18\x06 \x01(\tR\x0b\x63ollapseKey\x12\x35\n\x08priority\x18\x07 \x01(\x0e\x32\x19.syncbeat.v1.PushPriorityR\x08priority\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x35\n\x08\x64ue_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x64ueTime\x12;\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12\x32\n\x06\x63ounts\x18\x0b \x03(\x0b\x32\x1a.syncbeat.v1.DeliveryCountR\x06\x63ounts\x12\x1c\n\texpanding\x18\x0c \x01(\x08R\texpanding\x12\x1a\n\x08resolved\x18\r \x01(\x08R\x08resolved\"\x9f\x01\n\x15ListDeliveriesRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x33\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1b.syncbeat.v1.DeliveryFilterR\x06\x66ilter\x12\x1b\n\tpage_size\x18\x03 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\"w\n\x16ListDeliveriesResponse\x12\x35\n\ndeliveries\x18\x01 \x03(\x0b\x32\x15.syncbeat.v1.DeliveryR\ndeliveries\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"q\n\x16WatchDeliveriesRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\'\n\x0fnotification_id\x18\x02 \x01(\tR\x0enotificationId\x12\x17\n\x07user_id\x18\x03 \x01(\tR\x06userId\"L\n\x17WatchDeliveriesResponse\x12\x31\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x15.syncbeat.v1.DeliveryR\x08\x64\x65livery\"k\n\x1a\x41\x63knowledgeDeliveryRequest\x12\x1b\n\tack_token\x18\x01 \x01(\tR\x08\x61\x63kToken\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.syncbeat.v1.AcknowledgeKindR\x04kind\"O\n\x1b\x41\x63knowledgeDeliveryResponse\x12\x30\n\x05state\x18\x01 \x01(\x0e\x32\x1a.syncbeat.v1.DeliveryStateR\x05state\"[\n\x19\x43\x61ncelNotificationRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\'\n\x0fnotification_id\x18\x02 \x01(\tR\x0enotificationId\"E\n\x1a\x43\x61ncelNotificationResponse\x12\'\n\x0f\x63\x61ncelled_count\x18\x01 \x01(\x03R\x0e\x63\x61ncelledCount\"\x85\x01\n\x18RedriveDeliveriesRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12\x33\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1b.syncbeat.v1.DeliveryFilterR\x06\x66ilter\"^\n\x19RedriveDeliveriesResponse\x12%\n\x0eredriven_count\x18\x01 \x01(\x03R\rredrivenCount\x12\x1a\n\x08replayed\x18\x02 \x01(\x08R\x08replayed*\xe3\x02\n\rDeliveryState\x12\x1e\n\x1a\x44\x45LIVERY_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45LIVERY_STATE_SCHEDULED\x10\x01\x12\x17\n\x13\x44\x45LIVERY_STATE_HELD\x10\x02\x12\x1a\n\x16\x44\x45LIVERY_STATE_PENDING\x10\x03\x12\x1c\n\x18\x44\x45LIVERY_STATE_IN_FLIGHT\x10\x04\x12\x17\n\x13\x44\x45LIVERY_STATE_SENT\x10\x05\x12\x1b\n\x17\x44\x45LIVERY_STATE_RECEIVED\x10\x06\x12\x19\n\x15\x44\x45LIVERY_STATE_OPENED\x10\x07\x12\x1d\n\x19\x44\x45LIVERY_STATE_SUPPRESSED\x10\x08\x12\x1a\n\x16\x44\x45LIVERY_STATE_EXPIRED\x10\t\x12\x17\n\x13\x44\x45LIVERY_STATE_DEAD\x10\n\x12\x1c\n\x18\x44\x45LIVERY_STATE_CANCELLED\x10\x0b*\xda\x05\n\x0e\x44\x65liveryReason\x12\x1f\n\x1b\x44\x45LIVERY_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45LIVERY_REASON_NO_TOKEN\x10\x01\x12\x1d\n\x19\x44\x45LIVERY_REASON_DUPLICATE\x10\x02\x12\x1a\n\x16\x44\x45LIVERY_REASON_MERGED\x10\x03\x12\x1c\n\x18\x44\x45LIVERY_REASON_TRAILING\x10\x04\x12\x1f\n\x1b\x44\x45LIVERY_REASON_LIVE_STREAM\x10\x05\x12 \n\x1c\x44\x45LIVERY_REASON_ALREADY_SEEN\x10\x06\x12\x1f\n\x1b\x44\x45LIVERY_REASON_DEVICE_GONE\x10\x07\x12 \n\x1c\x44\x45LIVERY_REASON_UNREGISTERED\x10\x08\x12 \n\x1c\x44\x45LIVERY_REASON_WRONG_SENDER\x10\t\x12\x1c\n\x18\x44\x45LIVERY_REASON_REJECTED\x10\n\x12#\n\x1f\x44\x45LIVERY_REASON_PROVIDER_CONFIG\x10\x0b\x12\x1d\n\x19\x44\x45LIVERY_REASON_THROTTLED\x10\x0c\x12\x1f\n\x1b\x44\x45LIVERY_REASON_UNAVAILABLE\x10\r\x12\x1d\n\x19\x44\x45LIVERY_REASON_AMBIGUOUS\x10\x0e\x12%\n!DELIVERY_REASON_RETRIES_EXHAUSTED\x10\x0f\x12!\n\x1d\x44\x45LIVERY_REASON_USER_DISABLED\x10\x10\x12\x19\n\x15\x44\x45LIVERY_REASON_MUTED\x10\x11\x12\x1f\n\x1b\x44\x45LIVERY_REASON_QUIET_HOURS\x10\x12\x12!\n\x1d\x44\x45LIVERY_REASON_DAILY_MAXIMUM\x10\x13\x12\x1f\n\x1b\x44\x45LIVERY_REASON_WAKE_BUDGET\x10\x14\x12\x1c\n\x18\x44\x45LIVERY_REASON_REPLACED\x10\x15*p\n\x10NotificationKind\x12!\n\x1dNOTIFICATION_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19NOTIFICATION_KIND_MESSAGE\x10\x01\x12\x1a\n\x16NOTIFICATION_KIND_SYNC\x10\x02*o\n\x0f\x41\x63knowledgeKind\x12 \n\x1c\x41\x43KNOWLEDGE_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41\x43KNOWLEDGE_KIND_RECEIVED\x10\x01\x12\x1b\n\x17\x41\x43KNOWLEDGE_KIND_OPENED\x10\x02\x32\xd5\x05\n\x0bPushService\x12_\n\x10SendNotification\x12$.syncbeat.v1.SendNotificationRequest\x1a%.syncbeat.v1.SendNotificationResponse\x12\x61\n\x0fGetNotification\x12#.syncbeat.v1.GetNotificationRequest\x1a$.syncbeat.v1.GetNotificationResponse\"\x03\x90\x02\x01\x12^\n\x0eListDeliveries\x12\".syncbeat.v1.ListDeliveriesRequest\x1a#.syncbeat.v1.ListDeliveriesResponse\"\x03\x90\x02\x01\x12\x63\n\x0fWatchDeliveries\x12#.syncbeat.v1.WatchDeliveriesRequest\x1a$.syncbeat.v1.WatchDeliveriesResponse\"\x03\x90\x02\x01\x30\x01\x12m\n\x13\x41\x63knowledgeDelivery\x12\'.syncbeat.v1.AcknowledgeDeliveryRequest\x1a(.syncbeat.v1.AcknowledgeDeliveryResponse\"\x03\x90\x02\x02\x12j\n\x12\x43\x61ncelNotification\x12&.syncbeat.v1.CancelNotificationRequest\x1a\'.syncbeat.v1.CancelNotificationResponse\"\x03\x90\x02\x02\x12\x62\n\x11RedriveDeliveries\x12%.syncbeat.v1.RedriveDeliveriesRequest\x1a&.syncbeat.v1.RedriveDeliveriesResponseB\x95\x01\n\x0f\x63om.syncbeat.v1B\x10PushServiceProtoP\x01Z\x16syncbeat/v1;syncbeatv1\xa2\x02\x03SXX\xaa\x02\x0bSyncbeat.V1\xba\x02\nSyncbeatV1\xca\x02\x0bSyncbeat\\V1\xe2\x02\x17Syncbeat\\V1\\GPBMetadata\xea\x02\x0cSyncbeat::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'syncbeat.v1.push_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_SENDNOTIFICATIONREQUEST'].oneofs_by_name['target']._loaded_options = None
-  _globals['_SENDNOTIFICATIONREQUEST'].oneofs_by_name['target']._serialized_options = b'\230\265\030\001'
-  _globals['_SENDNOTIFICATIONREQUEST'].fields_by_name['scope']._loaded_options = None
-  _globals['_SENDNOTIFICATIONREQUEST'].fields_by_name['scope']._serialized_options = b'\222\265\030\002\010\001'
-  _globals['_SENDNOTIFICATIONREQUEST'].fields_by_name['notification']._loaded_options = None
-  _globals['_SENDNOTIFICATIONREQUEST'].fields_by_name['notification']._serialized_options = b'\222\265\030\002\010\001'
-  _globals['_SENDNOTIFICATIONREQUEST'].fields_by_name['dedupe_window']._loaded_options = None
-  _globals['_SENDNOTIFICATIONREQUEST'].fields_by_name['dedupe_window']._serialized_options = b'\222\265\030\0068\200\220\373\323\t'
-  _globals['_SENDNOTIFICATIONREQUEST'].fields_by_name['ttl']._loaded_options = None
-  _globals['_SENDNOTIFICATIONREQUEST'].fields_by_name['ttl']._serialized_options = b'\222\265\030\0100\0008\200\240\310\201\t'
-  _globals['_GETNOTIFICATIONREQUEST'].fields_by_name['notification_id']._loaded_options = None
-  _globals['_GETNOTIFICATIONREQUEST'].fields_by_name['notification_id']._serialized_options = b'\222\265\030\002\010\001'
-  _globals['_LISTDELIVERIESREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTDELIVERIESREQUEST'].fields_by_name['page_size']._serialized_options = b'\222\265\030\005 \000(\350\007'
-  _globals['_LISTDELIVERIESREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTDELIVERIESREQUEST'].fields_by_name['page_token']._serialized_options = b'\222\265\030\003\020\200\020'
-  _globals['_ACKNOWLEDGEDELIVERYREQUEST'].fields_by_name['ack_token']._loaded_options = None
-  _globals['_ACKNOWLEDGEDELIVERYREQUEST'].fields_by_name['ack_token']._serialized_options = b'\222\265\030\005\010\001\020\200\020'
-  _globals['_ACKNOWLEDGEDELIVERYREQUEST'].fields_by_name['kind']._loaded_options = None
-  _globals['_ACKNOWLEDGEDELIVERYREQUEST'].fields_by_name['kind']._serialized_options = b'\222\265\030\002\010\001'
-  _globals['_CANCELNOTIFICATIONREQUEST'].fields_by_name['notification_id']._loaded_options = None
-  _globals['_CANCELNOTIFICATIONREQUEST'].fields_by_name['notification_id']._serialized_options = b'\222\265\030\002\010\001'
-  _globals['_REDRIVEDELIVERIESREQUEST'].fields_by_name['filter']._loaded_options = None
-  _globals['_REDRIVEDELIVERIESREQUEST'].fields_by_name['filter']._serialized_options = b'\222\265\030\002\010\001'
-  _globals['_PUSHSERVICE'].methods_by_name['SendNotification']._loaded_options = None
-  _globals['_PUSHSERVICE'].methods_by_name['SendNotification']._serialized_options = b'\212\265\030\001\003'
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017com.syncbeat.v1B\020PushServiceProtoP\001Z\026syncbeat/v1;syncbeatv1\242\002\003SXX\252\002\013Syncbeat.V1\272\002\nSyncbeatV1\312\002\013Syncbeat\\V1\342\002\027Syncbeat\\V1\\GPBMetadata\352\002\014Syncbeat::V1'
   _globals['_PUSHSERVICE'].methods_by_name['GetNotification']._loaded_options = None
-  _globals['_PUSHSERVICE'].methods_by_name['GetNotification']._serialized_options = b'\220\002\001\212\265\030\001\003'
+  _globals['_PUSHSERVICE'].methods_by_name['GetNotification']._serialized_options = b'\220\002\001'
   _globals['_PUSHSERVICE'].methods_by_name['ListDeliveries']._loaded_options = None
-  _globals['_PUSHSERVICE'].methods_by_name['ListDeliveries']._serialized_options = b'\220\002\001\212\265\030\001\003'
+  _globals['_PUSHSERVICE'].methods_by_name['ListDeliveries']._serialized_options = b'\220\002\001'
   _globals['_PUSHSERVICE'].methods_by_name['WatchDeliveries']._loaded_options = None
-  _globals['_PUSHSERVICE'].methods_by_name['WatchDeliveries']._serialized_options = b'\220\002\001\212\265\030\001\003'
+  _globals['_PUSHSERVICE'].methods_by_name['WatchDeliveries']._serialized_options = b'\220\002\001'
   _globals['_PUSHSERVICE'].methods_by_name['AcknowledgeDelivery']._loaded_options = None
-  _globals['_PUSHSERVICE'].methods_by_name['AcknowledgeDelivery']._serialized_options = b'\220\002\002\212\265\030\001\001'
+  _globals['_PUSHSERVICE'].methods_by_name['AcknowledgeDelivery']._serialized_options = b'\220\002\002'
   _globals['_PUSHSERVICE'].methods_by_name['CancelNotification']._loaded_options = None
-  _globals['_PUSHSERVICE'].methods_by_name['CancelNotification']._serialized_options = b'\220\002\002\212\265\030\001\003'
-  _globals['_PUSHSERVICE'].methods_by_name['RedriveDeliveries']._loaded_options = None
-  _globals['_PUSHSERVICE'].methods_by_name['RedriveDeliveries']._serialized_options = b'\212\265\030\001\004'
-  _globals['_DELIVERYSTATE']._serialized_start=3890
-  _globals['_DELIVERYSTATE']._serialized_end=4245
-  _globals['_DELIVERYREASON']._serialized_start=4248
-  _globals['_DELIVERYREASON']._serialized_end=4978
-  _globals['_NOTIFICATIONKIND']._serialized_start=4980
-  _globals['_NOTIFICATIONKIND']._serialized_end=5092
-  _globals['_ACKNOWLEDGEKIND']._serialized_start=5094
-  _globals['_ACKNOWLEDGEKIND']._serialized_end=5205
-  _globals['_DELIVERY']._serialized_start=194
-  _globals['_DELIVERY']._serialized_end=949
-  _globals['_DELIVERYFILTER']._serialized_start=952
-  _globals['_DELIVERYFILTER']._serialized_end=1113
-  _globals['_DELIVERYCOUNT']._serialized_start=1115
-  _globals['_DELIVERYCOUNT']._serialized_end=1202
-  _globals['_SENDNOTIFICATIONREQUEST']._serialized_start=1205
-  _globals['_SENDNOTIFICATIONREQUEST']._serialized_end=1881
-  _globals['_SENDNOTIFICATIONRESPONSE']._serialized_start=1884
-  _globals['_SENDNOTIFICATIONRESPONSE']._serialized_end=2061
-  _globals['_GETNOTIFICATIONREQUEST']._serialized_start=2063
-  _globals['_GETNOTIFICATIONREQUEST']._serialized_end=2159
-  _globals['_GETNOTIFICATIONRESPONSE']._serialized_start=2162
-  _globals['_GETNOTIFICATIONRESPONSE']._serialized_end=2770
-  _globals['_LISTDELIVERIESREQUEST']._serialized_start=2773
-  _globals['_LISTDELIVERIESREQUEST']._serialized_end=2952
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=2954
-  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=3073
-  _globals['_WATCHDELIVERIESREQUEST']._serialized_start=3075
-  _globals['_WATCHDELIVERIESREQUEST']._serialized_end=3188
-  _globals['_WATCHDELIVERIESRESPONSE']._serialized_start=3190
-  _globals['_WATCHDELIVERIESRESPONSE']._serialized_end=3266
-  _globals['_ACKNOWLEDGEDELIVERYREQUEST']._serialized_start=3268
-  _globals['_ACKNOWLEDGEDELIVERYREQUEST']._serialized_end=3394
-  _globals['_ACKNOWLEDGEDELIVERYRESPONSE']._serialized_start=3396
-  _globals['_ACKNOWLEDGEDELIVERYRESPONSE']._serialized_end=3475
-  _globals['_CANCELNOTIFICATIONREQUEST']._serialized_start=3477
-  _globals['_CANCELNOTIFICATIONREQUEST']._serialized_end=3576
-  _globals['_CANCELNOTIFICATIONRESPONSE']._serialized_start=3578
-  _globals['_CANCELNOTIFICATIONRESPONSE']._serialized_end=3647
-  _globals['_REDRIVEDELIVERIESREQUEST']._serialized_start=3650
-  _globals['_REDRIVEDELIVERIESREQUEST']._serialized_end=3791
-  _globals['_REDRIVEDELIVERIESRESPONSE']._serialized_start=3793
-  _globals['_REDRIVEDELIVERIESRESPONSE']._serialized_end=3887
-  _globals['_PUSHSERVICE']._serialized_start=5208
-  _globals['_PUSHSERVICE']._serialized_end=5972
+  _globals['_PUSHSERVICE'].methods_by_name['CancelNotification']._serialized_options = b'\220\002\002'
+  _globals['_DELIVERYSTATE']._serialized_start=3722
+  _globals['_DELIVERYSTATE']._serialized_end=4077
+  _globals['_DELIVERYREASON']._serialized_start=4080
+  _globals['_DELIVERYREASON']._serialized_end=4810
+  _globals['_NOTIFICATIONKIND']._serialized_start=4812
+  _globals['_NOTIFICATIONKIND']._serialized_end=4924
+  _globals['_ACKNOWLEDGEKIND']._serialized_start=4926
+  _globals['_ACKNOWLEDGEKIND']._serialized_end=5037
+  _globals['_DELIVERY']._serialized_start=137
+  _globals['_DELIVERY']._serialized_end=892
+  _globals['_DELIVERYFILTER']._serialized_start=895
+  _globals['_DELIVERYFILTER']._serialized_end=1056
+  _globals['_DELIVERYCOUNT']._serialized_start=1058
+  _globals['_DELIVERYCOUNT']._serialized_end=1145
+  _globals['_SENDNOTIFICATIONREQUEST']._serialized_start=1148
+  _globals['_SENDNOTIFICATIONREQUEST']._serialized_end=1776
+  _globals['_SENDNOTIFICATIONRESPONSE']._serialized_start=1779
+  _globals['_SENDNOTIFICATIONRESPONSE']._serialized_end=1956
+  _globals['_GETNOTIFICATIONREQUEST']._serialized_start=1958
+  _globals['_GETNOTIFICATIONREQUEST']._serialized_end=2046
+  _globals['_GETNOTIFICATIONRESPONSE']._serialized_start=2049
+  _globals['_GETNOTIFICATIONRESPONSE']._serialized_end=2657
+  _globals['_LISTDELIVERIESREQUEST']._serialized_start=2660
+  _globals['_LISTDELIVERIESREQUEST']._serialized_end=2819
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_start=2821
+  _globals['_LISTDELIVERIESRESPONSE']._serialized_end=2940
+  _globals['_WATCHDELIVERIESREQUEST']._serialized_start=2942
+  _globals['_WATCHDELIVERIESREQUEST']._serialized_end=3055
+  _globals['_WATCHDELIVERIESRESPONSE']._serialized_start=3057
+  _globals['_WATCHDELIVERIESRESPONSE']._serialized_end=3133
+  _globals['_ACKNOWLEDGEDELIVERYREQUEST']._serialized_start=3135
+  _globals['_ACKNOWLEDGEDELIVERYREQUEST']._serialized_end=3242
+  _globals['_ACKNOWLEDGEDELIVERYRESPONSE']._serialized_start=3244
+  _globals['_ACKNOWLEDGEDELIVERYRESPONSE']._serialized_end=3323
+  _globals['_CANCELNOTIFICATIONREQUEST']._serialized_start=3325
+  _globals['_CANCELNOTIFICATIONREQUEST']._serialized_end=3416
+  _globals['_CANCELNOTIFICATIONRESPONSE']._serialized_start=3418
+  _globals['_CANCELNOTIFICATIONRESPONSE']._serialized_end=3487
+  _globals['_REDRIVEDELIVERIESREQUEST']._serialized_start=3490
+  _globals['_REDRIVEDELIVERIESREQUEST']._serialized_end=3623
+  _globals['_REDRIVEDELIVERIESRESPONSE']._serialized_start=3625
+  _globals['_REDRIVEDELIVERIESRESPONSE']._serialized_end=3719
+  _globals['_PUSHSERVICE']._serialized_start=5040
+  _globals['_PUSHSERVICE']._serialized_end=5765
 # @@protoc_insertion_point(module_scope)

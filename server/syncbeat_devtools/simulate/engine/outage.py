@@ -55,7 +55,7 @@ def simulate_outage(spec: FleetSpec, seed: int, devices: int, executor: Executor
 
 
 def _simulate(spec: FleetSpec, seed: int, devices: int, placement: Placement) -> OutageOutcome:
-    place = _placer(placement, random.Random(f"outage:{seed}"))
+    place = placer(placement, random.Random(f"outage:{seed}"))
     schedules, changes = [], []
     for index in range(devices):
         device = make_device(spec, seed, index, devices, _HISTORY_DAYS)
@@ -82,7 +82,8 @@ def _simulate(spec: FleetSpec, seed: int, devices: int, placement: Placement) ->
     return OutageOutcome(placement, max(calm), sum(calm) / len(calm), given_s / wanted_s)
 
 
-def _placer(placement: Placement, chance: random.Random) -> Place:
+def placer(placement: Placement, chance: random.Random) -> Place:
+    """Return the function that chooses the seconds until the next poll: `(now, wanted) -> given`."""
     match placement:
         case Placement.BOOKED:
             book = ArrivalBook(float(_OVER_AT))

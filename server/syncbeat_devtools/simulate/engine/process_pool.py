@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from syncbeat_server.ops.child_process import end_with_parent
 
@@ -23,10 +24,21 @@ _BLOCKED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def process_pool(workers: int) -> Iterator[Executor]:
     """Start the worker processes. If the block ends early, by SIGTERM for example, they end too, without finishing.
 
-    Enter it in the main thread, which alone may install signal handlers.
+    Where the system has no semaphores, as in containers whose /dev/shm cannot be written, the work is done in this
+    process, and standard error says so. Enter it in the main thread, which alone may install signal handlers.
     """
     before = signal.signal(signal.SIGTERM, _exit_on_signal)
-    executor = ProcessPoolExecutor(workers, initializer=_initialize_worker, initargs=(os.getpid(),))
+    try:
+        executor = ProcessPoolExecutor(workers, initializer=_initialize_worker, initargs=(os.getpid(),))
+    except (OSError, NotImplementedError, ImportError) as fault:
+        # The last two are Python's own where it was built without them.
+        reason = fault.strerror if isinstance(fault, OSError) and fault.strerror else str(fault)
+        print(f"syncbeat-server: no semaphores here (/dev/shm: {reason}): simulating in one process", file=sys.stderr)
+        try:
+            yield _InlineExecutor()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return
     try:
         # A forked process has this one's signal handlers until it is initialized, so signals are blocked until then.
         signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_SIGNALS)
@@ -42,6 +54,19 @@ def process_pool(workers: int) -> Iterator[Executor]:
     finally:
         executor.shutdown(cancel_futures=True)
         signal.signal(signal.SIGTERM, before)
+
+
+class _InlineExecutor(Executor):
+    """Runs each function at once, in the caller's thread."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        """Return the future of a call, which has ended."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments, **named))
+        except Exception as error:  # noqa: BLE001  # it is the caller's, as from a process
+            future.set_exception(error)
+        return future
 
 
 def _exit_on_signal(number: int, _frame: FrameType | None) -> NoReturn:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.install_hint import install_command
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def check_plot(path: Path) -> None:
     try:
         import matplotlib as mpl
     except ImportError:
-        raise ConfigurationError("--plot, --sweep: pip install 'syncbeat[server,simulate]'") from None
+        raise ConfigurationError(f"--plot, --sweep: {install_command('server', 'simulate')}") from None
     mpl.use("Agg")
     if path.suffix not in (".png", ".svg"):
         raise ConfigurationError(f"{path}: want a name that ends with .png or .svg")

@@ -52,8 +52,9 @@ class _PendingRead:
 class AccountStatusCache:
     """Least-recently-used cache of at most `size` statuses; reads them from the database in batches."""
 
-    def __init__(self, database: Database, clock: Clock, size: int) -> None:
+    def __init__(self, database: Database, clock: Clock, size: int, negative_cache_s: float = NEGATIVE_CACHE_S) -> None:
         self._database = database
+        self._negative_cache_s = negative_cache_s
         self._clock = clock
         self._size = size
         self._entries: OrderedDict[AccountKey, CachedStatus] = OrderedDict()
@@ -149,7 +150,7 @@ class AccountStatusCache:
 
     def _put(self, key: AccountKey, status: AccountStatus) -> CachedStatus:
         negative = not status.exists or status.blocked or (bool(key.session_id) and not status.session_active)
-        seconds = (NEGATIVE_CACHE_S if negative else CACHE_S) * self._uniform(1 - JITTER, 1 + JITTER)
+        seconds = (self._negative_cache_s if negative else CACHE_S) * self._uniform(1 - JITTER, 1 + JITTER)
         self._expire(key)
         entry = self._entries[key] = CachedStatus(status, self._clock.monotonic() + seconds)
         self._entries.move_to_end(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache
+from syncbeat_server.auth.accounts.account_status_cache import NEGATIVE_CACHE_S, AccountStatusCache
 from syncbeat_server.auth.accounts.token_cache import TokenCache
 from syncbeat_server.clock import Clock
 from syncbeat_server.storage.postgres.database import Database
@@ -39,6 +39,8 @@ class CallerCaches:
         return self.tokens.remove(app_id)
 
 
-def caller_caches(database: Database, clock: Clock, size: int) -> CallerCaches:
+def caller_caches(
+    database: Database, clock: Clock, size: int, negative_cache_s: float = NEGATIVE_CACHE_S
+) -> CallerCaches:
     """Return empty caches of at most `size` entries each."""
-    return CallerCaches(AccountStatusCache(database, clock, size), TokenCache(clock, size))
+    return CallerCaches(AccountStatusCache(database, clock, size, negative_cache_s), TokenCache(clock, size))

@@ -12,7 +12,7 @@ import hmac
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from syncbeat_server.errors import TokenInvalid
+from syncbeat_server.errors import TokenFault, TokenInvalid
 
 MAX_BYTES = 2_048
 _PREFIX = "sbr_"
@@ -57,7 +57,9 @@ class RefreshKeys:
         Raises:
             TokenInvalid: it was not made with one of these secrets.
         """
-        invalid = TokenInvalid("the refresh token is not valid")
+        invalid = TokenInvalid(
+            "the refresh token is not valid", TokenFault.REFRESH_TOKEN, "not made with SYNCBEAT_SESSION_SECRETS"
+        )
         octets = _base64url_decode(token)
         if octets is None or len(octets) <= _MAC_BYTES or octets[0] != _VERSION:
             raise invalid

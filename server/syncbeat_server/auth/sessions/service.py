@@ -22,12 +22,14 @@ from syncbeat_server.auth.tokens.verify import GENERATION, is_user_id
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import (
     AccessDenied,
+    FieldReason,
     FieldViolation,
     InvalidRequest,
     NotConfigured,
     NotFound,
     SyncbeatError,
     TokenExpired,
+    TokenFault,
     TokenInvalid,
     TokenRevoked,
 )
@@ -91,7 +93,9 @@ class SessionService:
         signing = self._configured()
         check_claims(new.claims)
         if not is_user_id(signing.access[new.app_id].issuer, new.user_id):
-            raise InvalidRequest(FieldViolation("user_id", "not a user id as SYNCBEAT_JWT_SUBJECTS has them"))
+            raise InvalidRequest(
+                FieldViolation("user_id", "not a user id as SYNCBEAT_JWT_SUBJECTS has them", FieldReason.MALFORMED)
+            )
         key = RequestKey.of(new.app_id, new.caller, "CreateSession", new.request_id, new.content_hash)
         async with self._database.transaction() as conn:
 
@@ -197,7 +201,9 @@ class SessionService:
         try:
             claim = signing.refresh.decode(text)
             if claim.app_id not in signing.access:
-                raise TokenInvalid("the refresh token is not valid")
+                raise TokenInvalid(
+                    "the refresh token is not valid", TokenFault.REFRESH_TOKEN, "it is of an app without sessions"
+                )
         except TokenInvalid:
             self._limits.count_forged(address)
             raise
@@ -207,7 +213,7 @@ class SessionService:
         async with self._database.transaction() as conn:
             found = await sessions_store.lock_session(conn, claim.app_id, claim.session_id)
             if found is None:
-                raise TokenRevoked("the session has ended")
+                raise TokenRevoked("the session has ended", TokenFault.REFRESH_TOKEN, "its session is not kept")
             session, now = found
             rotation = decide_rotation(session, claim.counter, now, self._rule)
             times = SessionTimes(now, session.idle_until, session.expires_at)
@@ -220,9 +226,9 @@ class SessionService:
             _log.warning("a spent refresh token came again", extra={"app": claim.app_id, "session": claim.session_id})
             self._notify(claim.app_id, session.user_id)
         if rotation in (Rotation.REUSED, Rotation.REVOKED):
-            raise TokenRevoked("the session has ended")
+            raise TokenRevoked("the session has ended", TokenFault.REFRESH_TOKEN, f"its session is {rotation.name}")
         if rotation is Rotation.EXPIRED:
-            raise TokenExpired("the refresh token has expired")
+            raise TokenExpired("the refresh token has expired", TokenFault.REFRESH_TOKEN, "it has expired")
         successor = claim._replace(counter=claim.counter + 1)
         return self._issue(signing, successor, session.user_id, session.claims, session.generation, times)
 

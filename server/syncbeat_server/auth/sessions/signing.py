@@ -11,7 +11,7 @@ import orjson
 from syncbeat_server.auth.model import KeyRow, SessionTimes, SessionTokens
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshClaim, RefreshKeys
 from syncbeat_server.auth.tokens.verify import COUNTER, RESERVED, mint
-from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 
 _MAX_CLAIMS_BYTES = 2_048
 
@@ -60,10 +60,10 @@ def check_claims(claims: Mapping[str, str]) -> None:
         InvalidRequest: claims are reserved, or too large together: access tokens have at most 8 KiB.
     """
     violations = [
-        FieldViolation(f"claims[{orjson.dumps(name).decode()}]", "this claim is reserved")
+        FieldViolation(f"claims[{orjson.dumps(name).decode()}]", "this claim is reserved", FieldReason.RESERVED)
         for name in sorted(claims.keys() & RESERVED)
     ]
     if sum(len(name.encode()) + len(text.encode()) for name, text in claims.items()) > _MAX_CLAIMS_BYTES:
-        violations.append(FieldViolation("claims", f"at most {_MAX_CLAIMS_BYTES} bytes in all"))
+        violations.append(FieldViolation("claims", f"at most {_MAX_CLAIMS_BYTES} bytes in all", FieldReason.TOO_LONG))
     if violations:
         raise InvalidRequest(*violations)

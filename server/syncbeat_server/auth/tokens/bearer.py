@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from syncbeat_server.auth.tokens.verify import MAX_TOKEN_BYTES
-from syncbeat_server.errors import TokenInvalid
+from syncbeat_server.errors import TokenFault, TokenInvalid
 
 
 class Bearer(NamedTuple):
@@ -24,9 +24,15 @@ def parse_bearer(authorization: Sequence[str]) -> Bearer:
         TokenInvalid: there is not exactly one value, or it is not a bearer token.
     """
     if len(authorization) != 1:
-        raise TokenInvalid("want exactly one authorization value")
+        raise TokenInvalid(
+            "want exactly one authorization value", TokenFault.NO_BEARER, f"{len(authorization)} `authorization` values"
+        )
     scheme, _, token = authorization[0].partition(" ")
-    if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_BYTES:
-        raise TokenInvalid("want 'authorization: Bearer <token>'")
+    if (scheme != "Bearer" and scheme.lower() != "bearer") or not token or len(token) > MAX_TOKEN_BYTES:
+        raise TokenInvalid(
+            "want 'authorization: Bearer <token>'",
+            TokenFault.NO_BEARER,
+            "the `authorization` value is not 'Bearer ' with a token after it, or longer than 8 KiB",
+        )
     # A token is ASCII. Metadata may hold other characters; their digest then matches no token.
     return Bearer(token, hashlib.sha256(token.encode(errors="replace")).digest())

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
 from syncbeat_server.auth.model import Issuer
-from syncbeat_server.errors import TokenInvalid
+from syncbeat_server.errors import TokenExpired, TokenFault, TokenInvalid
 
 # Roles of Supabase's API keys, which are signed with the users' secret; every app ships the first. They name no user.
 _API_KEY_ROLES = frozenset({"anon", "service_role"})
@@ -20,6 +20,7 @@ _OTHER_TYPES = frozenset(
 _ID_TOKEN_CLAIMS = ("at_hash", "c_hash")
 # Tokens with none of these need no further checks.
 _TYPE_INDICATORS = frozenset((*_CLIENT_CLAIMS, *_TYPE_CLAIMS, *_ID_TOKEN_CLAIMS, "events", "gty", "auth_time"))
+_MOST_SHOWN = 97
 # A day before the last that datetime can represent, so that a leeway can be added to any time.
 _LAST_TIME = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
@@ -31,10 +32,30 @@ def parse_numeric_date(value: object) -> datetime:
         TokenInvalid: it is not a number, or out of range.
     """
     if type(value) is not int and type(value) is not float:  # nor a bool, which is an int
-        raise TokenInvalid("the access token has a time that is no number")
+        raise TokenInvalid("the access token has a time that is no number", TokenFault.TIME, "a time is no number")
     if not 0 <= value < _LAST_TIME:
-        raise TokenInvalid("the access token has a time out of range")
+        raise TokenInvalid("the access token has a time out of range", TokenFault.TIME, "a time is out of range")
     return datetime.fromtimestamp(value, UTC)
+
+
+def check_times(issuer: Issuer, claims: Mapping[str, Any], now: datetime) -> tuple[datetime | None, datetime]:
+    """Check `iat`, `nbf` and `exp` with the issuer's leeway; return when it was issued, if it says so, and expires.
+
+    Raises:
+        TokenExpired: it has expired.
+        TokenInvalid: it is not valid yet, or a time cannot be read.
+    """
+    expires_at = parse_numeric_date(claims.get("exp"))
+    issued_at = parse_numeric_date(claims["iat"]) if "iat" in claims else None
+    not_before = parse_numeric_date(claims["nbf"]) if "nbf" in claims else None
+    latest = now + issuer.leeway
+    if (issued_at is not None and issued_at > latest) or (not_before is not None and not_before > latest):
+        detail = f"`iat` or `nbf` is ahead of this machine's clock, {now:%Y-%m-%dT%H:%M:%SZ}, by more than the leeway"
+        raise TokenInvalid("the access token is not valid yet", TokenFault.TIME, detail)
+    if expires_at <= now - issuer.leeway:
+        detail = f"at {expires_at:%Y-%m-%dT%H:%M:%SZ}; this machine's clock is at {now:%Y-%m-%dT%H:%M:%SZ}"
+        raise TokenExpired("the access token has expired", TokenFault.EXPIRED, detail)
+    return issued_at, expires_at
 
 
 def check_audience(issuer: Issuer, claims: Mapping[str, Any]) -> None:
@@ -43,7 +64,8 @@ def check_audience(issuer: Issuer, claims: Mapping[str, Any]) -> None:
     if claimed in issuer.audiences or (claimed is None and "aud" not in claims):
         return
     if not _is_text_list(claimed) or frozenset(claimed).isdisjoint(issuer.audiences):
-        raise TokenInvalid("the access token is not for this service")
+        detail = f"`aud` is {show(claimed)}; accepted: {', '.join(issuer.audiences)} (SYNCBEAT_JWT_AUDIENCE)"
+        raise TokenInvalid("the access token is not for this service", TokenFault.AUDIENCE, detail)
 
 
 def check_role(issuer: Issuer, claims: Mapping[str, Any]) -> None:
@@ -53,9 +75,12 @@ def check_role(issuer: Issuer, claims: Mapping[str, Any]) -> None:
     role = claims["role"]
     text = role if isinstance(role, str) else None
     if text in _API_KEY_ROLES:
-        raise TokenInvalid("an API key is not a user's token")
+        raise TokenInvalid(
+            "an API key is not a user's token", TokenFault.ROLE, f"`role` is {text!r}: an API key, and no user's token"
+        )
     if issuer.roles is not None and text not in issuer.roles:
-        raise TokenInvalid("the access token's role is none of a user")
+        detail = f"`role` is {show(role)}; accepted: {', '.join(sorted(issuer.roles))} (SYNCBEAT_JWT_ROLES)"
+        raise TokenInvalid("the access token's role is none of a user", TokenFault.ROLE, detail)
 
 
 def check_token_type(issuer: Issuer, token_type: str, claims: Mapping[str, Any], latest: datetime) -> None:
@@ -68,19 +93,20 @@ def check_token_type(issuer: Issuer, token_type: str, claims: Mapping[str, Any],
         TokenInvalid: it is not.
     """
     if token_type not in issuer.types:
-        raise TokenInvalid("this is no access token")
+        raise _no_access_token(f"the header's `typ` is {show(token_type)}; accepted: {', '.join(sorted(issuer.types))}")
     if issuer.own_sessions:  # we mint access tokens only; the other claims are chosen by the app's backend
         return
     for rule in issuer.rules:
         value = claims.get(rule.claim, "")
         if rule.claim in claims and not (isinstance(value, str) and value in rule.values):
-            raise TokenInvalid("this is no access token")
+            wanted = " or ".join(sorted(rule.values)) or "absent"
+            raise _no_access_token(f"`{rule.claim}` is to be {wanted} in an access token of such an issuer")
     if _TYPE_INDICATORS.isdisjoint(claims) and not issuer.clients:
         return
     if not issuer.accept_id_tokens and _has_other_type(claims):
-        raise TokenInvalid("this is no access token")
+        raise _no_access_token("its claims are those of an ID, refresh or logout token")
     if "auth_time" in claims and parse_numeric_date(claims["auth_time"]) > latest:
-        raise TokenInvalid("the access token is not valid yet")
+        raise TokenInvalid("the access token is not valid yet", TokenFault.TIME, "`auth_time` is ahead")
     _check_client(issuer, claims)
 
 
@@ -88,10 +114,23 @@ def _check_client(issuer: Issuer, claims: Mapping[str, Any]) -> None:
     named = [claims[name] for name in _CLIENT_CLAIMS if name in claims]
     # The subject of a client-credentials token is the client itself (RFC 9068, section 5).
     if claims.get("gty") == "client-credentials" or claims.get("sub") in named:
-        raise TokenInvalid("the access token is of a client, not of a user")
+        raise TokenInvalid(
+            "the access token is of a client, not of a user", TokenFault.CLIENT, "its subject is the client itself"
+        )
     accepted = issuer.client_optional if not named else _is_text_list(named) and issuer.clients.issuperset(named)
     if issuer.clients and not accepted:
-        raise TokenInvalid("the access token was issued to a client that is not let in")
+        detail = f"issued to {show(named)}; accepted: {', '.join(sorted(issuer.clients))} (SYNCBEAT_JWT_CLIENTS)"
+        raise TokenInvalid("the access token was issued to a client that is not let in", TokenFault.CLIENT, detail)
+
+
+def _no_access_token(detail: str) -> TokenInvalid:
+    return TokenInvalid("this is no access token", TokenFault.TYPE, detail)
+
+
+def show(value: object) -> str:
+    """Return a claim's value as a log may hold it: one line of ASCII, at most 100 characters."""
+    text = ascii(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _has_other_type(claims: Mapping[str, Any]) -> bool:

@@ -81,6 +81,11 @@ class JwksStore:
         row = self._rows.get((kid, algorithm))
         return row if row is not None and self._is_fresh() else None
 
+    @property
+    def kids(self) -> frozenset[str]:
+        """Return the kids that have been fetched."""
+        return self._kids
+
     def has_kid(self, kid: str) -> bool:
         """Tell if a key of this kid has been fetched, for any algorithm."""
         return kid in self._kids

@@ -17,9 +17,9 @@ import jwt
 import orjson
 
 from syncbeat_server.auth.model import ROLE, Issuer, KeyRow, VerifiedToken
-from syncbeat_server.auth.tokens.claims import check_audience, check_role, check_token_type, parse_numeric_date
+from syncbeat_server.auth.tokens.claims import check_audience, check_role, check_times, check_token_type, show
 from syncbeat_server.auth.tokens.keys import ALGORITHMS, canonical_algorithm
-from syncbeat_server.errors import TokenExpired, TokenInvalid
+from syncbeat_server.errors import TokenFault, TokenInvalid, TokenRefused
 
 MAX_TOKEN_BYTES = 8192
 GENERATION, COUNTER, SESSION_ID = "gen", "ctr", "session_id"
@@ -68,10 +68,10 @@ def parse_token(token: str) -> UnverifiedToken:
     try:
         claims = _json_object(payload)
     except ValueError:
-        raise TokenInvalid("the access token is malformed") from None
+        raise _malformed("its payload is no JSON object") from None
     issuer = claims.get("iss")
     if not isinstance(issuer, str):
-        raise TokenInvalid("the access token is malformed")
+        raise _malformed("it has no `iss`")
     return UnverifiedToken(signed, header, claims, signature, issuer)
 
 
@@ -82,7 +82,7 @@ def split_token(token: str) -> tuple[bytes, Header, bytes, bytes]:
         TokenInvalid: it is malformed, or its header asks for an extension.
     """
     if len(token) > MAX_TOKEN_BYTES:
-        raise TokenInvalid("the access token is too long")
+        raise TokenInvalid("the access token is too long", TokenFault.MALFORMED, f"longer than {MAX_TOKEN_BYTES} bytes")
     # PyJWT reads a token character by character, which costs ten times as much as verifying its signature. A segment
     # is unpadded base64url in its canonical spelling (RFC 7515, section 2).
     try:
@@ -90,7 +90,11 @@ def split_token(token: str) -> tuple[bytes, Header, bytes, bytes]:
         parsed = _cached_header(header) if len(header) <= _CACHED_HEADER_BYTES else _parse_header(header)
         return f"{header}.{payload}".encode(), parsed, _decode_segment(payload), _decode_segment(signature)
     except ValueError:
-        raise TokenInvalid("the access token is malformed") from None
+        raise _malformed("it is no JWT, and no token of a service or admin in the settings") from None
+
+
+def _malformed(detail: str) -> TokenInvalid:
+    return TokenInvalid("the access token is malformed", TokenFault.MALFORMED, detail)
 
 
 def has_valid_signature(signed: bytes, header: Header, signature: bytes, row: KeyRow) -> bool:
@@ -105,17 +109,27 @@ def verify_token(token: UnverifiedToken, row: KeyRow, now: datetime) -> Verified
         TokenExpired: the token is otherwise valid.
         TokenInvalid: any other check fails.
     """
-    signed, header, claims, signature, _ = token
-    if not has_valid_signature(signed, header, signature, row):
-        raise TokenInvalid("the access token is not valid")
     issuer = row.issuer
-    if not claims.keys() >= issuer.required:
-        raise TokenInvalid("the access token is not valid")
-    check_audience(issuer, claims)
-    check_role(issuer, claims)
-    latest = now + issuer.leeway
-    check_token_type(issuer, header.token_type, claims, latest)
-    return _check_identity(issuer, claims, now, latest)
+    try:
+        _check_genuine(token, row)
+        claims = token.claims
+        check_audience(issuer, claims)
+        check_role(issuer, claims)
+        check_token_type(issuer, token.header.token_type, claims, now + issuer.leeway)
+        return _check_identity(issuer, claims, now)
+    except TokenRefused as refused:
+        refused.issuer = issuer.name
+        raise
+
+
+def _check_genuine(token: UnverifiedToken, row: KeyRow) -> None:
+    if not has_valid_signature(token.signed, token.header, token.signature, row):
+        by = f"not made with the {row.algorithm} key {show(row.kid)} of this issuer"
+        raise TokenInvalid("the access token is not valid", TokenFault.SIGNATURE, by)
+    if not token.claims.keys() >= row.issuer.required:
+        lacks = ",".join(sorted(row.issuer.required - token.claims.keys()))
+        detail = f"it has no {lacks}; SYNCBEAT_JWT_OPTIONAL={lacks} lets in tokens without"
+        raise TokenInvalid("the access token is not valid", TokenFault.CLAIM_MISSING, detail)
 
 
 @lru_cache(_CACHED_HEADERS)
@@ -149,20 +163,18 @@ def _decode_segment(segment: str) -> bytes:
     return a2b_base64(segment.encode().translate(_URL_SAFE_TO_STANDARD) + b"==")
 
 
-def _check_identity(issuer: Issuer, claims: Mapping[str, Any], now: datetime, latest: datetime) -> VerifiedToken:
+def _check_identity(issuer: Issuer, claims: Mapping[str, Any], now: datetime) -> VerifiedToken:
     subject = claims.get("sub")
     if not isinstance(subject, str) or not is_user_id(issuer, subject):
-        raise TokenInvalid("the access token has no usable subject")
+        wanted = (
+            "a UUID (SYNCBEAT_JWT_SUBJECTS=any lets in others)" if issuer.uuid_subjects else "1 to 128 printable bytes"
+        )
+        raise TokenInvalid("the access token has no usable subject", TokenFault.SUBJECT, f"`sub` is to be {wanted}")
     session_id = claims.get(SESSION_ID, "")
     if SESSION_ID in claims and not (isinstance(session_id, str) and _is_id(session_id)):
-        raise TokenInvalid("the access token has no usable session")
-    expires_at = parse_numeric_date(claims.get("exp"))
-    issued_at = parse_numeric_date(claims["iat"]) if "iat" in claims else None
-    not_before = parse_numeric_date(claims["nbf"]) if "nbf" in claims else None
-    if (issued_at is not None and issued_at > latest) or (not_before is not None and not_before > latest):
-        raise TokenInvalid("the access token is not valid yet")
-    if expires_at <= now - issuer.leeway:
-        raise TokenExpired("the access token has expired")
+        detail = "`session_id` is to be 1 to 128 printable bytes"
+        raise TokenInvalid("the access token has no usable session", TokenFault.SESSION, detail)
+    issued_at, expires_at = check_times(issuer, claims, now)
     if not issuer.own_sessions:
         return VerifiedToken(issuer, subject, session_id, issued_at, expires_at)
     generation, counter = _number(claims.get(GENERATION)), _number(claims.get(COUNTER))
@@ -181,7 +193,9 @@ def _is_id(text: str) -> bool:
 
 def _number(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MAX_COUNTER:
-        raise TokenInvalid("the access token has a number out of range")
+        raise TokenInvalid(
+            "the access token has a number out of range", TokenFault.SESSION, "`gen` or `ctr` is no count"
+        )
     return value
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from syncbeat_server.directory.model import Device, Platform, Registration, TokenState
+from collections.abc import Mapping
+
+from syncbeat_server.directory.model import REACH_HALF_LIFE_S, Device, Platform, Registration, TokenState
+from syncbeat_server.directory.store.device_locks import lock_in_order
 from syncbeat_server.storage.postgres.database import Connection, Row
 
 
@@ -86,6 +89,36 @@ async def list_devices(conn: Connection, app_id: str, user_id: str, after: str, 
         limit,
     )
     return [_device(row) for row in rows]
+
+
+async def report_activity(conn: Connection, reports: Mapping[tuple[str, str, str], str]) -> None:
+    """Store the newest report of activity, JSON, of each (app, user, device); those not registered are skipped."""
+    there = sorted(await lock_in_order(conn, *([device[column] for device in reports] for column in range(3))))
+    await conn.execute(
+        """UPDATE devices d SET activity = k.activity::jsonb, activity_at = syncbeat_now()
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS k (app_id, user_id, device_id, activity)
+           WHERE (d.app_id, d.user_id, d.device_id) = (k.app_id, k.user_id, k.device_id)""",
+        *([device[column] for device in there] for column in range(3)),
+        [reports[device] for device in there],
+    )
+
+
+async def count_wake_ups(conn: Connection, counts: Mapping[tuple[str, str, str], tuple[float, float]]) -> None:
+    """Add (answered, missed) wake-ups to the reach of each (app, user, device)."""
+    known = await lock_in_order(conn, *([device[column] for device in counts] for column in range(3)))
+    ordered = sorted(known)
+    await conn.execute(
+        """UPDATE devices v SET
+               reach_answered = v.reach_answered * syncbeat_decay(v.reach_at, $6) + own.answered,
+               reach_missed = v.reach_missed * syncbeat_decay(v.reach_at, $6) + own.missed,
+               reach_at = syncbeat_now()
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::float8[])
+                AS own (app_id, user_id, device_id, answered, missed)
+           WHERE (v.app_id, v.user_id, v.device_id) = (own.app_id, own.user_id, own.device_id)""",
+        *([device[column] for device in ordered] for column in range(3)),
+        *([counts[device][column] for device in ordered] for column in range(2)),
+        REACH_HALF_LIFE_S,
+    )
 
 
 def _device(row: Row) -> Device:

@@ -8,16 +8,6 @@ from syncbeat_server.directory.model import Member, MemberRole
 from syncbeat_server.storage.postgres.database import Connection, Row
 
 
-async def lock_scope(conn: Connection, app_id: str, scope: str) -> None:
-    """Create the scope if it is missing and lock it, so that one call at a time counts its members."""
-    await conn.execute(
-        """INSERT INTO scopes AS s (app_id, scope, created_at) VALUES ($1, $2, syncbeat_now())
-           ON CONFLICT (app_id, scope) DO UPDATE SET app_id = s.app_id""",
-        app_id,
-        scope,
-    )
-
-
 async def add_members(conn: Connection, app_id: str, scope: str, members: Sequence[Member]) -> list[str]:
     """Add members, or change their roles; return the users who were no members before."""
     rows = await conn.fetch(

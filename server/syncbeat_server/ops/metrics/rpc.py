@@ -58,10 +58,20 @@ class RpcMetrics:
         self._shed = Counter(
             "syncbeat_shed", "Calls refused because there were too many, by rank", ("rank",), registry=registry
         )
+        self._tokens_refused = Counter(
+            "syncbeat_tokens_refused",
+            "Calls refused for their token or for having none, by cause; the log says more",
+            ("cause",),
+            registry=registry,
+        )
 
     def counter(self, service: str, method: str) -> Callable[[str, float], None]:
         """Return the function that counts a finished call of a method by its code and duration in seconds."""
         return self._calls.methods[service, method].count
+
+    def token_refused(self, cause: str) -> None:
+        """Count a refused token."""
+        self._tokens_refused.labels(cause).inc()
 
     def call_shed(self, rank: str) -> None:
         """Count a call refused because there were too many."""

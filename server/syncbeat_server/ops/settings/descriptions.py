@@ -35,6 +35,12 @@ class SettingDescription:
     bounds: str
     text: str
 
+    @property
+    def wanted(self) -> str:
+        """Return the form of its text in words, such as "whole number, 1 to 64"."""
+        choices = "one of " if "`, `" in self.kind else ""
+        return choices + ", ".join(filter(None, (self.kind.replace("`", ""), self.bounds)))
+
 
 def describe_settings(model: type[BaseModel]) -> list[SettingDescription]:
     """Return the settings of `model`, those of the classes it inherits from first."""
@@ -49,8 +55,7 @@ def format_settings() -> str:
 
 
 def _env_entry(setting: SettingDescription) -> str:
-    about = ", ".join(filter(None, (setting.kind.replace("`", ""), setting.bounds)))
-    return f"# {setting.text} ({about})\n{PREFIX}{setting.name.upper()}={setting.default}"
+    return f"# {setting.text} ({setting.wanted})\n{PREFIX}{setting.name.upper()}={setting.default}"
 
 
 def _description(name: str, field: Mapping[str, Any], definitions: Mapping[str, Any]) -> SettingDescription:

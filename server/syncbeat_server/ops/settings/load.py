@@ -13,15 +13,15 @@ from pydantic import ValidationError
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.settings.app import AppSettings
+from syncbeat_server.ops.settings.fault_text import Sources, describe_faults
 from syncbeat_server.ops.settings.issuer import RUNNING
 from syncbeat_server.ops.settings.server import Settings
-from syncbeat_server.ops.settings.sources import PREFIX, read_app_tables, read_values
+from syncbeat_server.ops.settings.sources import PREFIX, AppsDocument, read_app_tables, read_values
 from syncbeat_server.ops.settings.types import NAME
 
 APPS_FILE_ONLY = frozenset({"apps", "issuers", "templates"})
 """Fields of `Settings` that no environment variable sets."""
 _APPS_FILE_OF_DEFAULT = frozenset({"issuers", "templates"})
-_SHOWN_PART = 31  # characters: keys of tables may be secrets in the wrong place, and those have 32 or more
 
 
 def load_settings(environment: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
@@ -31,9 +31,13 @@ def load_settings(environment: Mapping[str, str] | None = None, env_file: Path |
         ConfigurationError: a setting is unknown, malformed or unsafe; the message names each and the fix.
     """
     known = set(Settings.model_fields) - APPS_FILE_ONLY
-    values = read_values(os.environ if environment is None else environment, env_file, known)
-    tables = read_app_tables(Path(values["apps_file"])) if values.get("apps_file") else {}
-    return _validate(values, tables, running=False)
+    given = read_values(os.environ if environment is None else environment, env_file, known)
+    # An empty variable counts as unset, but where a list can be empty on purpose.
+    lists = {name for name, field in Settings.model_fields.items() if isinstance(field.default, tuple)}
+    values = {name: one.text for name, one in given.items() if one.text or name in lists}
+    places = {name: one.place for name, one in given.items()}
+    document = read_app_tables(Path(values["apps_file"])) if "apps_file" in values else AppsDocument({}, "")
+    return _validate(values, document.tables, Sources(places, document.text), running=False)
 
 
 def reload_apps(settings: Settings, document: bytes) -> dict[str, AppSettings]:
@@ -45,10 +49,13 @@ def reload_apps(settings: Settings, document: bytes) -> dict[str, AppSettings]:
     if settings.apps_file is None:
         return settings.all_apps()
     values = {name: getattr(settings, name) for name in Settings.model_fields if name not in APPS_FILE_ONLY}
-    return _validate(values, read_app_tables(settings.apps_file, document), running=True).all_apps()
+    tables, text = read_app_tables(settings.apps_file, document)
+    return _validate(values, tables, Sources({}, text), running=True).all_apps()
 
 
-def _validate(values: Mapping[str, Any], tables: dict[str, dict[str, Any]], *, running: bool) -> Settings:
+def _validate(
+    values: Mapping[str, Any], tables: dict[str, dict[str, Any]], sources: Sources, *, running: bool
+) -> Settings:
     default = tables.pop(DEFAULT_APP, {})
     if set(default) - _APPS_FILE_OF_DEFAULT:
         raise ConfigurationError(
@@ -60,13 +67,4 @@ def _validate(values: Mapping[str, Any], tables: dict[str, dict[str, Any]], *, r
     try:
         return Settings.model_validate({**values, **default, "apps": tables}, context=RUNNING if running else None)
     except ValidationError as error:
-        raise ConfigurationError(_format_errors(error)) from None
-
-
-def _format_errors(error: ValidationError) -> str:
-    lines = []
-    for fault in error.errors(include_input=False, include_url=False, include_context=False):
-        name = ".".join(str(part)[:_SHOWN_PART] for part in fault["loc"])
-        prefix = f"{PREFIX}{name.upper()}: " if name else PREFIX
-        lines.append(prefix + fault["msg"].removeprefix("Value error, "))
-    return "; ".join(lines)
+        raise ConfigurationError(describe_faults(error, sources)) from None

@@ -14,6 +14,7 @@ from syncbeat_server.defaults import (
     DELIVERY_LEASE_S,
     DELIVERY_POLL_S,
     DELIVERY_TIMEOUT_S,
+    LISTEN,
     RESEND_DELAYS_S,
     STREAM_GRACE_S,
     STREAMS_PER_DEVICE,
@@ -69,7 +70,7 @@ class Settings(AppSettings, SessionSettings):
     """All settings of a process. Each field but `apps` is the environment variable SYNCBEAT_<NAME>."""
 
     listen: Address = Field(
-        default="0.0.0.0:50051",  # a server listens on every interface
+        default=LISTEN,
         pattern=r"^.+:\d{1,5}$",
         description="The address that serves RPCs, as host:port; port 0 takes a free one.",
     )
@@ -179,7 +180,11 @@ class Settings(AppSettings, SessionSettings):
         description="Seconds that one attempt may take; at least 10 for FCM, whose own calls take so long.",
     )
     delivery_in_flight: int = Field(
-        default=200, ge=1, le=2000, description="Attempts under way at once, of each app and process."
+        default=1000,
+        ge=1,
+        le=2000,
+        description="Most attempts under way at once, of each app and process. A provider that answers at once gets "
+        "200, a slower one as many as the rate needs.",
     )
     delivery_breaker_s: float = Field(
         default=60.0, ge=0.1, le=3600.0, description="Seconds for which a provider that fails is not asked."
@@ -272,6 +277,11 @@ class Settings(AppSettings, SessionSettings):
         # The parts were validated with these settings.
         own = AppSettings.model_construct(**{name: getattr(self, name) for name in AppSettings.model_fields})
         return {DEFAULT_APP: own, **self.apps}
+
+    def require_shared_port(self) -> None:
+        """Raise ConfigurationError if several processes are to share a port that nobody knows."""
+        if self.workers > 1 and self.listen.endswith(":0"):
+            raise ConfigurationError(f"{PREFIX}WORKERS: several processes share one port, so {PREFIX}LISTEN needs one")
 
     @model_validator(mode="after")
     def _check_duplicates(self) -> Self:

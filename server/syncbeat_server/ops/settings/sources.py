@@ -7,11 +7,9 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
-
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
+from typing import Any, NamedTuple
 
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.files import FileFault, decode_text, loggable_path, read_file, read_text
@@ -19,35 +17,57 @@ from syncbeat_server.ops.files import FileFault, decode_text, loggable_path, rea
 PREFIX = "SYNCBEAT_"
 
 
+class GivenText(NamedTuple):
+    """The text of a setting, and its place if that is not the environment, such as ".env line 3"."""
+
+    text: str
+    place: str = ""
+
+
+class AppsDocument(NamedTuple):
+    """The tables of the apps file by the app's name, and its text."""
+
+    tables: dict[str, dict[str, Any]]
+    text: str
+
+
 @dataclass(frozen=True)
 class _Assignment:
     variable: str
     text: str
     in_file: bool
+    place: str
 
 
-def read_values(environment: Mapping[str, str], env_file: Path | None, known: Collection[str]) -> dict[str, str]:
+def read_values(
+    environment: Mapping[str, str], env_file: Path | None, known: Collection[str], *, ignore_others: bool = False
+) -> dict[str, GivenText]:
     """Return the text of each setting in `known` that is set: by NAME or NAME_FILE, the environment before `.env`.
+
+    With `ignore_others` variables of other settings are not looked at; otherwise they are refused.
 
     Raises:
         ConfigurationError: a setting is unknown or given twice, or a file cannot be read.
     """
-    assigned = _assignments(environment, known)
+    given = {variable: GivenText(text) for variable, text in environment.items()}
+    assigned = _assignments(given, known, ignore_others=ignore_others)
     if env_file is not None:
         # By setting, not by variable: NAME in the environment goes before NAME_FILE in `.env` too.
-        assigned = {**_assignments(_env_variables(env_file), known), **assigned}
-    return {setting: _text(one) for setting, one in assigned.items()}
+        in_file = _assignments(_env_variables(env_file), known, ignore_others=ignore_others)
+        assigned = {**in_file, **assigned}
+    return {setting: GivenText(_text(one), one.place) for setting, one in assigned.items()}
 
 
-def read_app_tables(path: Path, content: bytes | None = None) -> dict[str, dict[str, Any]]:
-    """Return the tables of the apps file by the app's name; `content` saves reading it again.
+def read_app_tables(path: Path, content: bytes | None = None) -> AppsDocument:
+    """Read the apps file; `content` saves reading it again.
 
     Raises:
         ConfigurationError: it cannot be read, or holds something else.
     """
     setting = f"{PREFIX}APPS_FILE"
     try:
-        document = tomllib.loads(decode_text(read_file(path) if content is None else content, path))
+        text = decode_text(read_file(path) if content is None else content, path)
+        document = tomllib.loads(text)
     except FileFault as fault:
         raise ConfigurationError(f"{setting}: cannot read it: {fault}") from None
     except tomllib.TOMLDecodeError as error:
@@ -61,20 +81,24 @@ def read_app_tables(path: Path, content: bytes | None = None) -> dict[str, dict[
     apps = document.get("apps")
     if not isinstance(apps, dict) or set(document) != {"apps"} or not all(isinstance(t, dict) for t in apps.values()):
         raise ConfigurationError(f"{setting}: want tables [apps.NAME] and nothing else")
-    return apps
+    return AppsDocument(apps, text)
 
 
-def _assignments(variables: Mapping[str, str], known: Collection[str]) -> dict[str, _Assignment]:
+def _assignments(
+    variables: Mapping[str, GivenText], known: Collection[str], *, ignore_others: bool
+) -> dict[str, _Assignment]:
     found: dict[str, _Assignment] = {}
-    for variable, text in variables.items():
+    for variable, (text, place) in variables.items():
         if not variable.startswith(PREFIX):
             continue
         name = variable.removeprefix(PREFIX).lower()
         in_file = name not in known and name.endswith("_file")
         setting = name.removesuffix("_file") if in_file else name
+        if setting not in known and ignore_others:
+            continue
         if setting not in known:
             raise ConfigurationError(
-                f"{_shown_variable(variable)}: no such setting; see 'syncbeat-server check-config --list'"
+                f"{f'{place}: ' if place else ''}{_shown_variable(variable)}: {_unknown(name, known)}"
             )
         other = found.get(setting)
         if other is not None and other.text and text:
@@ -82,21 +106,35 @@ def _assignments(variables: Mapping[str, str], known: Collection[str]) -> dict[s
             raise ConfigurationError(f"{first} and {second}: both are set, and say the same setting: set one of them")
         # An empty variable counts as unset: compose files pass on variables that may be missing.
         if other is None or text:
-            found[setting] = _Assignment(variable, text, in_file and bool(text))
+            found[setting] = _Assignment(variable, text, in_file and bool(text), place)
     return found
 
 
-def _env_variables(path: Path) -> dict[str, str]:
+def _unknown(name: str, known: Collection[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    instead = f"did you mean {PREFIX}{close[0].upper()}?" if close else "see 'syncbeat-server check-config --list'"
+    return f"no such setting; {instead}"
+
+
+def _env_variables(path: Path) -> dict[str, GivenText]:
     try:
         text = read_text(path)
     except FileFault as fault:
         if fault.missing and not path.is_symlink():
             return {}
         raise ConfigurationError(f".env: cannot read it: {fault}") from None
+    from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
+
+    lines = {}
     for statement in parse_stream(io.StringIO(text)):
-        if statement.error and PREFIX in statement.original.string:
-            raise ConfigurationError(f".env: line {statement.original.line} is not NAME=value")
-    return {name: value for name, value in dotenv_values(stream=io.StringIO(text)).items() if value is not None}
+        raw = statement.original.string  # with the empty lines before it
+        number = statement.original.line + raw[: len(raw) - len(raw.lstrip())].count("\n")
+        if statement.error and PREFIX in raw:
+            raise ConfigurationError(f".env: line {number} is not NAME=value")
+        lines[statement.key] = f".env line {number}"
+    values = dotenv_values(stream=io.StringIO(text))
+    return {name: GivenText(value, lines[name]) for name, value in values.items() if value is not None}
 
 
 def _text(assignment: _Assignment) -> str:

@@ -24,6 +24,11 @@ _REDIS_SCHEMES = ("redis", "rediss", *_SENTINEL_SCHEMES, "unix")
 _ONE_HOST_SCHEMES = ("redis", "rediss")
 _SHOWN_KID = 16  # what is longer may be half of a secret
 _T = TypeVar("_T")
+_BEARER_FORM = (
+    "want name:sha256-hex:methods:apps, of which the second has 64 hex digits in small letters "
+    "('syncbeat-server token service NAME' prints one)"
+)
+_CERTIFICATE_FORM = "want name:methods:apps:san, its name of 1 to 64 of A-Z a-z 0-9 _ . -"
 _MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: a key as long as the hash for HS256
 
 
@@ -45,7 +50,7 @@ class TokenEntry(BaseModel):
         """Parse one entry. Raises ValueError when it is malformed."""
         parts = text.strip().split(":")
         if len(parts) != 4:
-            raise ValueError("want name:sha256-hex:methods:apps ('syncbeat-server token service' prints one)")
+            raise ValueError
         return cls(name=parts[0], digest=parts[1], methods=_allow_list(parts[2]), apps=_allow_list(parts[3]))
 
 
@@ -67,7 +72,7 @@ class CertificateEntry(BaseModel):
         """Parse one entry. Raises ValueError when it is malformed."""
         parts = text.strip().split(":", 3)
         if len(parts) != 4:
-            raise ValueError("want name:methods:apps:san")
+            raise ValueError
         return cls(name=parts[0], methods=_allow_list(parts[1]), apps=_allow_list(parts[2]), san=parts[3])
 
 
@@ -89,11 +94,21 @@ def _seconds(value: object) -> object:
 
 
 def _token_entries(value: object) -> object:
-    return tuple(map(TokenEntry.parse, _parts(value))) if isinstance(value, str) else value
+    return _entries(value, TokenEntry.parse, _BEARER_FORM) if isinstance(value, str) else value
 
 
 def _certificate_entries(value: object) -> object:
-    return tuple(map(CertificateEntry.parse, _parts(value))) if isinstance(value, str) else value
+    return _entries(value, CertificateEntry.parse, _CERTIFICATE_FORM) if isinstance(value, str) else value
+
+
+def _entries(text: str, parse: Callable[[str], _T], form: str) -> tuple[_T, ...]:
+    entries = []
+    for number, part in enumerate(_parts(text), start=1):
+        try:
+            entries.append(parse(part))
+        except ValueError:  # its own text would repeat the entry
+            raise ValueError(f"entry {number}: {form}") from None
+    return tuple(entries)
 
 
 def _networks(value: object) -> object:

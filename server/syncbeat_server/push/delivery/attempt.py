@@ -74,9 +74,10 @@ async def _send_through_gate(database: Database, channel: Channel, message: Mess
     permit = channel.gate.enter(platform)
     outcome = None
     if permit is not None:
+        began = channel.gate.monotonic()
         try:
             outcome = await _send(channel.provider, message)
-            channel.gate.record_outcome(permit, outcome, platform)
+            channel.gate.record_outcome(permit, outcome, platform, channel.gate.monotonic() - began)
         finally:
             permit.release()  # a cancelled attempt says nothing about the provider
     if channel.fallback is None or not (outcome is None or _not_reached(outcome)):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
+from syncbeat_server.push.policy.in_flight import InFlightLimit
 from syncbeat_server.push.policy.throttle import Throttle
 from syncbeat_server.resilience.breaker import Breaker, BreakerRule, BreakerState, Permit
 
@@ -37,10 +38,13 @@ class _PlatformPauses:
 class Gate:
     """Admits the deliveries of one app to its provider."""
 
-    def __init__(self, max_in_flight: int, rule: BreakerRule, clock: Clock) -> None:
-        """Start open; `rule` is that of the breaker, and its number of failures also pauses a platform."""
-        self.max_in_flight = max_in_flight
+    def __init__(self, most_in_flight: int, rate_per_s: float, rule: BreakerRule, clock: Clock) -> None:
+        """Start open; `rule` is that of the breaker, and its number of failures also pauses a platform.
+
+        Up to `most_in_flight` attempts are under way, as many as `rate_per_s` and the provider's latency call for.
+        """
         self.in_flight = 0
+        self._limit = InFlightLimit(most_in_flight, rate_per_s)
         self._clock = clock
         self._breaker = Breaker(rule, clock)
         self._throttle = Throttle()
@@ -50,6 +54,11 @@ class Gate:
     def breaker(self) -> BreakerState:
         """State of the circuit breaker."""
         return self._breaker.state
+
+    @property
+    def max_in_flight(self) -> int:
+        """Return how many attempts may be under way now."""
+        return self._limit.current(self.rate_share)
 
     @property
     def is_broken(self) -> bool:
@@ -81,6 +90,10 @@ class Gate:
             self._breaker.retry_in_s, self._throttle.paused_for_s(now), self._platforms.paused_for_s(platform, now)
         )
 
+    def monotonic(self) -> float:
+        """Return the time by which attempts are measured."""
+        return self._clock.monotonic()
+
     def enter(self, platform: str) -> Permit | None:
         """Return a permit to send to this platform now, or None if the claimed delivery has to wait after all."""
         now = self._clock.monotonic()
@@ -88,14 +101,18 @@ class Gate:
             return None
         return self._breaker.acquire()
 
-    def record_outcome(self, permit: Permit, outcome: Outcome, platform: str) -> None:
-        """Learn from the outcome of an attempt; a dead token or a bad message does not count against the provider.
+    def record_outcome(self, permit: Permit, outcome: Outcome, platform: str, took_s: float) -> None:
+        """Learn from the outcome of an attempt, and from the seconds that it took.
+
+        A dead token or a bad message does not count against the provider.
 
         A configuration error counts like an outage: five in a row close the gate for a minute. A single one may come
         from a proxy while other attempts get through. An error of one platform's credentials closes the gate to that
         platform only.
         """
         now = self._clock.monotonic()
+        if outcome.verdict is Verdict.SENT:
+            self._limit.record_latency(now, took_s)
         throttled = outcome.verdict is Verdict.RETRY and outcome.reason is Reason.THROTTLED
         self._throttle.record_answer(now, throttled=throttled, retry_after_s=outcome.retry_after_s)
         if outcome.blame is Blame.ACCESS:

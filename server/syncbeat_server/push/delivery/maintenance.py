@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from syncbeat_server.directory.store import device_tokens
 from syncbeat_server.directory.store.token_moves import forget_moves
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.push.delivery.scan_frontier import Frontier
-from syncbeat_server.push.store import dedupe, device_tokens, fanout, lifecycle, queue, queue_figures
+from syncbeat_server.push.store import dedupe, fanout, lifecycle, queue, queue_figures
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.storage.retention import DeletedBatch, RetentionRule

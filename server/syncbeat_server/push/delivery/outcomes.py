@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Sequence
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.directory.store import device_tokens
 from syncbeat_server.errors import DependencyDown, Overloaded
 from syncbeat_server.push.delivery.worker_metrics import WorkerMetrics
 from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, Kind, Reason
 from syncbeat_server.push.policy.resend import ResendRule, await_answer
 from syncbeat_server.push.policy.retry import MAX_REDIRECTS
 from syncbeat_server.push.policy.transitions import Event, update
-from syncbeat_server.push.store import alerts, device_limits, device_tokens, queue
+from syncbeat_server.push.store import alerts, device_limits, queue
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.postgres.database import Connection, Database
 
@@ -80,8 +81,8 @@ class OutcomeRecorder:
         self, conn: Connection, results: Sequence[DeliveryUpdate]
     ) -> Sequence[DeliveryUpdate]:
         """Remove dead tokens, quarantine those of another sender, and redirect to tokens that are newer."""
-        foreign = [one.delivery for one in results if one.reason is Reason.WRONG_SENDER]
-        dead = [one.delivery for one in results if one.reason is Reason.UNREGISTERED]
+        foreign = [one.delivery.token_use for one in results if one.reason is Reason.WRONG_SENDER]
+        dead = [one.delivery.token_use for one in results if one.reason is Reason.UNREGISTERED]
         if foreign or dead:
             await device_tokens.lock(conn, dead, foreign)
         if foreign:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from syncbeat_server.push.delivery.channel import Channel
 from syncbeat_server.push.delivery.dependencies import DeliveryDependencies, Live
 from syncbeat_server.push.model import ClaimedDelivery, DeliveryUpdate, Kind, Reason
+from syncbeat_server.push.policy.preflight import hold, preflight
 from syncbeat_server.push.policy.quiet_hours import day_bounds
 from syncbeat_server.push.policy.retry import RetryRule
-from syncbeat_server.push.policy.triage import hold, triage
 from syncbeat_server.push.store import collapse_keys, device_limits
 from syncbeat_server.storage.postgres.database import Connection
 
@@ -37,7 +37,7 @@ async def screen(
     """
     streams = await _have_streams(deps.live, deliveries)
     found = [
-        triage(delivery, has_stream, delivery.claimed_at, rule)
+        preflight(delivery, has_stream, delivery.claimed_at, rule)
         for delivery, has_stream in zip(deliveries, streams, strict=True)
     ]
     left = [delivery for delivery, update in zip(deliveries, found, strict=True) if update is None]

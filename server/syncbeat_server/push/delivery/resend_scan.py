@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.directory.store.devices import count_wake_ups
 from syncbeat_server.push.delivery.scan_frontier import Frontier
 from syncbeat_server.push.delivery.worker_metrics import WorkerMetrics
 from syncbeat_server.push.model import ClaimedDelivery
@@ -114,7 +115,7 @@ async def _count(conn: Connection, decisions: Sequence[Decided]) -> None:
         if wake.known_reachable:
             apps[wake.app_id] = apps.get(wake.app_id, ReachCounts()).plus(_counts(wake, decision))
     if devices:
-        await resends.count_devices(conn, devices)
+        await count_wake_ups(conn, devices)
     if apps:
         reach = await resends.count_apps(conn, apps)
         dropped = {app_id: _DROPPED_S for app_id, counts in reach.items() if reachability.has_dropped(counts)}

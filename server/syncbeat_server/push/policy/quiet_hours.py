@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, time, timedelta, tzinfo
 
 from syncbeat_server.directory.model import QuietHours
-from syncbeat_server.directory.time_zones import zone_of
+from syncbeat_server.directory.policy.time_zones import zone_of
 
 _DAY_MINUTES = 1440
 _SECOND = timedelta(seconds=1)

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import NamedTuple
 
 from syncbeat_server.directory.model import FOREGROUND_S, REACH_HALF_LIFE_S
-from syncbeat_server.directory.store.device_locks import lock_in_order
 from syncbeat_server.push.policy.reachability import RECENT_HALF_LIFE_S, AppReach
 from syncbeat_server.push.policy.resend import UnansweredWakeUp
 from syncbeat_server.push.policy.transitions import Event, states_before
@@ -111,24 +110,6 @@ async def settle(conn: Connection, lease_token: str, lease_s: float, steps: Sequ
         [step.wait_s for step in steps],
         lease_token,
         lease_s,
-    )
-
-
-async def count_devices(conn: Connection, counts: Mapping[tuple[str, str, str], tuple[float, float]]) -> None:
-    """Add (answered, missed) wake-ups to the reach of each (app, user, device)."""
-    known = await lock_in_order(conn, *([device[column] for device in counts] for column in range(3)))
-    ordered = sorted(known)
-    await conn.execute(
-        """UPDATE devices v SET
-               reach_answered = v.reach_answered * syncbeat_decay(v.reach_at, $6) + own.answered,
-               reach_missed = v.reach_missed * syncbeat_decay(v.reach_at, $6) + own.missed,
-               reach_at = syncbeat_now()
-           FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::float8[])
-                AS own (app_id, user_id, device_id, answered, missed)
-           WHERE (v.app_id, v.user_id, v.device_id) = (own.app_id, own.user_id, own.device_id)""",
-        *([device[column] for device in ordered] for column in range(3)),
-        *([counts[device][column] for device in ordered] for column in range(2)),
-        REACH_HALF_LIFE_S,
     )
 
 

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from syncbeat.v1 import core_pb2
-from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.rpc.fastpath.time_fields import set_duration, set_timestamp
 from syncbeat_server.sync.model import Cursor
 
@@ -73,7 +73,9 @@ def uuid_text(text: str, path: str) -> str:
     try:
         return str(uuid.UUID(text))
     except ValueError:
-        raise InvalidRequest(FieldViolation(path, "not an id that this service gave out")) from None
+        raise InvalidRequest(
+            FieldViolation(path, "not an id that this service gave out", FieldReason.MALFORMED)
+        ) from None
 
 
 def content_hash(request: Message) -> bytes:

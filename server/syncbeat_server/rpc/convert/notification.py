@@ -6,18 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-import orjson
-
 from syncbeat.v1 import core_pb2
-from syncbeat_server.errors import FieldViolation
+from syncbeat_server.errors import FieldReason, FieldViolation
+from syncbeat_server.push.content.links import action_fault, image_fault
+from syncbeat_server.push.content.payload_size import MAX_CONTENT_BYTES, payload_bytes
 from syncbeat_server.push.content.templates import Template, render_all
-from syncbeat_server.push.links import action_fault, image_fault
 from syncbeat_server.push.model import Content
-
-# FCM takes 4,096 bytes of payload; what we add (ids, a cursor, an ack token, JSON around it all) stays below the rest.
-MAX_CONTENT_BYTES = 3_072
-_QUOTES = len('""')
-_ENTRY_BYTES = len('"":"",')
 
 # Reserved by FCM (its reference of `data`, and what it refuses), and set by us in every delivery.
 _RESERVED = frozenset({"from", "message_type", "gcm", "collapse_key", "delivery_id", "ack_token", "syncbeat"})
@@ -69,7 +63,7 @@ def content(
     if shown.image_url or shown.click_action or shown.badge is not None:
         faults += _link_faults(shown, path)
     faults += [
-        FieldViolation(f'{path}.data["{name}"]', "a reserved name")
+        FieldViolation(f'{path}.data["{name}"]', "a reserved name", FieldReason.RESERVED)
         for name in sorted(shown.data)
         if name in reserved or name.startswith(_RESERVED_PREFIXES)
     ]
@@ -94,11 +88,15 @@ def content_message(shown: Content) -> core_pb2.Notification:
 
 def _link_faults(shown: Content, path: str) -> list[FieldViolation]:
     by_field = {"image_url": image_fault(shown.image_url), "click_action": action_fault(shown.click_action)}
-    faults = [FieldViolation(f"{path}.{name}", fault) for name, fault in by_field.items() if fault is not None]
+    faults = [
+        FieldViolation(f"{path}.{name}", fault, FieldReason.MALFORMED)
+        for name, fault in by_field.items()
+        if fault is not None
+    ]
     # Where a platform has no field for them, they reach the app among its data.
     sent_as_data = {"click_action": bool(shown.link), "badge": shown.badge_only}
     return faults + [
-        FieldViolation(f'{path}.data["{name}"]', "stands for the field of this name")
+        FieldViolation(f'{path}.data["{name}"]', "stands for the field of this name", FieldReason.CONFLICT)
         for name, given in sent_as_data.items()
         if given and name in shown.data
     ]
@@ -106,29 +104,24 @@ def _link_faults(shown: Content, path: str) -> list[FieldViolation]:
 
 def _template_faults(shown: Content, path: str, templates: Mapping[str, Template]) -> list[FieldViolation]:
     if not shown.template:
-        return [FieldViolation(f"{path}.variables", "only with a template")] if shown.variables else []
+        return (
+            [FieldViolation(f"{path}.variables", "only with a template", FieldReason.CONFLICT)]
+            if shown.variables
+            else []
+        )
     template = templates.get(shown.template)
     if template is None:
-        return [FieldViolation(f"{path}.template", "there is no such template")]
+        return [FieldViolation(f"{path}.template", "there is no such template", FieldReason.UNKNOWN_VALUE)]
     faults = [
-        FieldViolation(f'{path}.variables["{name}"]', "the template needs it")
+        FieldViolation(f'{path}.variables["{name}"]', "the template needs it", FieldReason.REQUIRED)
         for name in sorted(template.variables - set(shown.variables))
     ]
     if shown.title or shown.body:
-        faults.append(FieldViolation(f"{path}.template", "want no title and no body beside it"))
+        faults.append(FieldViolation(f"{path}.template", "want no title and no body beside it", FieldReason.CONFLICT))
     return faults
 
 
 def _size_faults(versions: Sequence[Content], path: str) -> list[FieldViolation]:
-    if max(map(_size, versions)) > MAX_CONTENT_BYTES:
-        return [FieldViolation(path, f"at most {MAX_CONTENT_BYTES} bytes in all, as JSON")]
+    if max(map(payload_bytes, versions)) > MAX_CONTENT_BYTES:
+        return [FieldViolation(path, f"at most {MAX_CONTENT_BYTES} bytes in all, as JSON", FieldReason.TOO_LONG)]
     return []
-
-
-def _size(shown: Content) -> int:
-    """Count bytes as APNs and web push do, which are sent JSON: a quote or a line break in a text is two."""
-    texts = [shown.title, shown.body, shown.image_url, shown.click_action, shown.sound, shown.channel_id]
-    data = {**shown.data, "click_action": shown.link} if shown.link else shown.data  # browsers get a link twice
-    for name, value in data.items():
-        texts += (name, value)
-    return sum(len(orjson.dumps(text)) - _QUOTES for text in texts if text) + len(data) * _ENTRY_BYTES

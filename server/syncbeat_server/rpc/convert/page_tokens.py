@@ -13,12 +13,18 @@ from typing import Protocol, TypeVar
 
 import orjson
 
-from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.rpc.call_context import Call
 
 DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1_000
 
 Item = TypeVar("Item")
+
+
+def page_size_of(asked: int) -> int:
+    """Return the items of a page: 50 unless asked for otherwise, and at most 1,000 whatever is asked for (AIP-158)."""
+    return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
 class Paged(Protocol):
@@ -45,7 +51,7 @@ class Page:
             InvalidRequest: the token is not one of ours, or belongs to another caller or another list.
         """
         after = _key_of(request.page_token, _binding(call, filters)) if request.page_token else ""
-        return cls(call, filters, request.page_size or DEFAULT_PAGE_SIZE, after)
+        return cls(call, filters, page_size_of(request.page_size), after)
 
     @property
     def limit(self) -> int:
@@ -71,7 +77,7 @@ def _key_of(token: str, binding: str) -> str:
         bound_to, after = "", ""
     # U+0000 is in no key, and PostgreSQL takes it in no text.
     if bound_to != binding or not isinstance(after, str) or "\0" in after:
-        raise InvalidRequest(FieldViolation("page_token", "not a token that this list answered"))
+        raise InvalidRequest(FieldViolation("page_token", "not a token that this list answered", FieldReason.MALFORMED))
     return after
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import push_service_pb2 as pb
-from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.push.accept import new_notification_id
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.push.model import (
@@ -42,10 +42,12 @@ def new_notification(
     due_at = _due_at(request, now, faults)
     shown = content(request.notification, "notification", templates, faults)
     if not (shown.visible or shown.data or shown.badge_only):
-        faults.append(FieldViolation("notification", "want a title, a body, a template, data or a badge"))
+        faults.append(
+            FieldViolation("notification", "want a title, a body, a template, data or a badge", FieldReason.REQUIRED)
+        )
     ttl_s = seconds(request.ttl) if request.HasField("ttl") else _DEFAULT_TTL_S
     if 0.0 < ttl_s < 1.0:
-        faults.append(FieldViolation("ttl", "want 0, for now or never, or 1 s to 28 days"))
+        faults.append(FieldViolation("ttl", "want 0, for now or never, or 1 s to 28 days", FieldReason.OUT_OF_RANGE))
     if faults:
         raise InvalidRequest(*faults)
     lane = enum_member(Lane, core_pb2.PushPriority, "PUSH_PRIORITY_", request.priority)
@@ -121,9 +123,13 @@ def redrive_filter(given: pb.DeliveryFilter) -> DeliveryFilter:
     """
     wanted = delivery_filter(given)
     if wanted.state not in (None, DeliveryState.DEAD):
-        raise InvalidRequest(FieldViolation("filter.state", "only DEAD deliveries are sent again"))
+        raise InvalidRequest(
+            FieldViolation("filter.state", "only DEAD deliveries are sent again", FieldReason.OUT_OF_RANGE)
+        )
     if wanted == DeliveryFilter():
-        raise InvalidRequest(FieldViolation("filter", "want something to choose by; the state DEAD means all"))
+        raise InvalidRequest(
+            FieldViolation("filter", "want something to choose by; the state DEAD means all", FieldReason.REQUIRED)
+        )
     return wanted
 
 
@@ -134,7 +140,7 @@ def watch_filter(request: pb.WatchDeliveriesRequest) -> DeliveryFilter:
         InvalidRequest: it names neither a notification nor a user.
     """
     if not (request.notification_id or request.user_id):
-        raise InvalidRequest(FieldViolation("notification_id", "want it or user_id"))
+        raise InvalidRequest(FieldViolation("notification_id", "want it or user_id", FieldReason.REQUIRED))
     notification_id = uuid_text(request.notification_id, "notification_id") if request.notification_id else ""
     return DeliveryFilter(notification_id, request.user_id)
 
@@ -179,7 +185,7 @@ def _due_at(request: pb.SendNotificationRequest, now: datetime, faults: list[Fie
     given = request.schedule_time
     ahead_s = given.seconds + given.nanos / 1e9 - now.timestamp()
     if ahead_s > _MAX_DELAY_S:
-        faults.append(FieldViolation("schedule_time", "at most 366 days ahead"))
+        faults.append(FieldViolation("schedule_time", "at most 366 days ahead", FieldReason.OUT_OF_RANGE))
     if abs(ahead_s) > _MAX_DELAY_S:
         return now  # long past, or refused above; Python and PostgreSQL may not know such a year
     return datetime.fromtimestamp(given.seconds, UTC) + timedelta(microseconds=given.nanos // 1_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
+from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert.fields import cursor, cursor_message, duration, seconds
 from syncbeat_server.rpc.convert.sync import activity, change_message, device_key
@@ -29,7 +29,7 @@ def watch_request(request: pb.WatchHintsRequest, call: Call, recheck: Recheck) -
         InvalidRequest: it has a token, which only a stream of all scopes resumes by.
     """
     if request.HasField("token"):
-        raise InvalidRequest(FieldViolation("token", "only with all_scopes"))
+        raise InvalidRequest(FieldViolation("token", "only with all_scopes", FieldReason.CONFLICT))
     device = device_key(request, call)
     return WatchRequest(
         device=device,
@@ -53,7 +53,7 @@ def firehose_request(request: pb.WatchHintsRequest, call: Call, recheck: Recheck
     if call.is_user:
         raise AccessDenied("only a service may follow all scopes")
     if request.token and request.cursors:
-        raise InvalidRequest(FieldViolation("cursors", "want none beside a token"))
+        raise InvalidRequest(FieldViolation("cursors", "want none beside a token", FieldReason.CONFLICT))
     return FirehoseRequest(
         app_id=app_id,
         token=request.token if request.HasField("token") else None,

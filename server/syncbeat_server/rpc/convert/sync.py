@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
+from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.events.publish import Publish, Published, Trigger
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.rpc.call_context import Call
@@ -69,7 +69,7 @@ def priority(request: pb.BoostScopeRequest) -> Priority:
     """
     found = enum_member(Priority, pb.Priority, "PRIORITY_", request.priority)
     if found is None:
-        raise InvalidRequest(FieldViolation("priority", "required"))
+        raise InvalidRequest(FieldViolation("priority", "required", FieldReason.REQUIRED))
     return found
 
 
@@ -138,11 +138,13 @@ def _new_changes(request: pb.PublishChangesRequest) -> tuple[NewChange, ...]:
     for index, given in enumerate(request.changes):
         if given.deleted == bool(given.merge_patch_json):
             path = f"changes[{index}].merge_patch_json"
-            faults.append(FieldViolation(path, "want either a merge patch or `deleted`, and not both"))
+            faults.append(
+                FieldViolation(path, "want either a merge patch or `deleted`, and not both", FieldReason.CONFLICT)
+            )
         expected = given.expected_sequence if given.HasField("expected_sequence") else None
         changes.append(NewChange(given.scope, given.key, given.merge_patch_json, given.deleted, expected))
     if request.ByteSize() > _MAX_PUBLISH_BYTES:
-        faults.append(FieldViolation("changes", f"at most {_MAX_PUBLISH_BYTES} bytes in all"))
+        faults.append(FieldViolation("changes", f"at most {_MAX_PUBLISH_BYTES} bytes in all", FieldReason.TOO_LONG))
     if faults:
         raise InvalidRequest(*faults)
     return tuple(changes)

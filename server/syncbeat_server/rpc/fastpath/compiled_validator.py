@@ -12,13 +12,13 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from syncbeat_server.rpc.contract.options import rules_of
 from syncbeat_server.rpc.validation.field_rules import (
     NO_VIOLATIONS,
     FieldCheck,
     Validator,
     Violations,
     compile_validator,
-    rules_of,
 )
 from syncbeat_server.rpc.validation.value_checks import max_bytes_of
 

@@ -10,12 +10,25 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from syncbeat_server.runtime.adaptive_batching import BatchTrigger
+from syncbeat_server.runtime.adaptive_batching import LONGEST_WAIT_S, BatchTrigger
 
-_MAX_BATCH, _MAX_BATCH_S = 32, 0.005
-"""Calls in a batch, and seconds after which no other one of it begins: nothing else runs meanwhile."""
+_MAX_BATCH = 32
+
+
+@dataclass(frozen=True)
+class BatchTimings:
+    """Bounds of the time that calls of one batch take from others."""
+
+    longest_wait_s: float = LONGEST_WAIT_S
+    """Seconds after which a batch is served though more calls arrive."""
+    longest_turn_s: float = 0.005
+    """Seconds after which no other call of a batch begins: nothing else runs meanwhile."""
+
+
+_TIMINGS = BatchTimings()
 
 Result = TypeVar("Result")
 
@@ -23,28 +36,29 @@ Result = TypeVar("Result")
 class RequestBatcher:
     """Queues the calls of one event loop and serves them in batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, timings: BatchTimings = _TIMINGS) -> None:
+        self._timings = timings
         self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
-        self._gathering = BatchTrigger(lambda: len(self._waiting), _MAX_BATCH, self._serve_batch)
+        self._gathering = BatchTrigger(
+            lambda: len(self._waiting), _MAX_BATCH, self._serve_batch, timings.longest_wait_s
+        )
 
-    async def serve(self, work: Callable[[], Result]) -> Result:
-        """Return what `work` returns, or raise what it raises, once its batch is served.
+    def serve(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
+        """Return the future of what `work` returns or raises once its batch is served.
 
         `work` runs outside the caller's task and context, so it must be given whatever it needs of them. It is not
-        called if the caller was cancelled meanwhile.
+        called if the future was cancelled meanwhile.
         """
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, future))
-        if len(self._waiting) == 1:
+        if not self._waiting:
+            self._loop = asyncio.get_running_loop()  # kept for the batch, since it costs half a microsecond to ask
             self._gathering.arm()
-        try:
-            return await future
-        finally:
-            del work, future  # a raised exception holds this frame: without this, frame and exception form a cycle
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self._waiting.append((work, future))
+        return future
 
     def _serve_batch(self) -> None:
         time, served = asyncio.get_running_loop().time, 0
-        until = time() + _MAX_BATCH_S
+        until = time() + self._timings.longest_turn_s
         while self._waiting and served < _MAX_BATCH and (not served or time() < until):
             _settle(*self._waiting.popleft())  # its own frame, so that a raised exception holds no other call
             served += 1

@@ -8,7 +8,7 @@ from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.model import PrincipalKind
 from syncbeat_server.auth.sessions.service import SessionService
-from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest
+from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert import auth as convert
 from syncbeat_server.rpc.convert.fields import timestamp
@@ -59,7 +59,9 @@ class AuthServicer:
         elif request.user_id or request.session_id:
             count = await self._caches.invalidate(app_id, request.user_id, request.session_id)
         else:
-            raise InvalidRequest(FieldViolation("user_id", "required, unless session_id or all is set"))
+            raise InvalidRequest(
+                FieldViolation("user_id", "required, unless session_id or all is set", FieldReason.REQUIRED)
+            )
         return pb.InvalidateTokenCacheResponse(invalidated_count=count)
 
     async def GetTokenCacheStats(self, request: pb.GetTokenCacheStatsRequest, call: Call) -> Message:

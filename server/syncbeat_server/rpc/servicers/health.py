@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from syncbeat_server.errors import FieldViolation, InvalidRequest, NotFound, Overloaded, SyncbeatError
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest, NotFound, Overloaded, SyncbeatError
 from syncbeat_server.rpc.errors import abort
 from syncbeat_server.rpc.request_body import RequestReader
 from syncbeat_server.rpc.response_stream import ResponseStreams, StreamedCall
@@ -38,11 +38,18 @@ _numbers = itertools.count(1)
 class HealthServicer:
     """The serving status of one server's services, the same for all of them."""
 
-    def __init__(self, services: Iterable[str], requests: RequestReader, response_streams: ResponseStreams) -> None:
+    def __init__(
+        self,
+        services: Iterable[str],
+        requests: RequestReader,
+        response_streams: ResponseStreams,
+        max_watches: int = MAX_WATCHES,
+    ) -> None:
         self._status: int = health_pb2.HealthCheckResponse.NOT_SERVING
         self._services = frozenset({"", *services})
         self._requests = requests
         self._response_streams = response_streams
+        self._max_watches = max_watches
         self._changed: set[asyncio.Event] = set()
         self._watches_by_peer: Counter[str] = Counter()
         self._draining = False
@@ -85,18 +92,20 @@ class HealthServicer:
             await abort(context, fault, _request_id())
 
     async def _read_service(self, context: Context) -> str:
-        data = decompress(await self._requests.read(context, known=False), MAX_PUBLIC_BYTES)
+        data = decompress(await self._requests.read(context, _is_known), MAX_PUBLIC_BYTES)
         if fault := public_request_fault(data):
-            raise InvalidRequest(FieldViolation("", fault))
+            raise InvalidRequest(fault)
         try:
             return str(health_pb2.HealthCheckRequest.FromString(data).service)
         except (DecodeError, UnicodeDecodeError, ValueError):
-            raise InvalidRequest(FieldViolation("", "these bytes are not a HealthCheckRequest")) from None
+            raise InvalidRequest(
+                FieldViolation("", "these bytes are not a HealthCheckRequest", FieldReason.MALFORMED)
+            ) from None
 
     @contextmanager
     def _watch_counted(self, peer: str) -> Iterator[None]:
         watches = self._watches_by_peer
-        if watches[peer] >= MAX_WATCHES_PER_CONNECTION or watches.total() >= MAX_WATCHES:
+        if watches[peer] >= MAX_WATCHES_PER_CONNECTION or watches.total() >= self._max_watches:
             raise Overloaded("too many watch the health of this server", retry_after_s=_RETRY_AFTER_S)
         watches[peer] += 1
         try:
@@ -123,6 +132,10 @@ class HealthServicer:
                     await changed.wait()
         finally:
             self._changed.discard(changed)
+
+
+def _is_known(_context: Context) -> bool:
+    return False  # health is public
 
 
 def _answer(status: int) -> bytes:

@@ -15,7 +15,7 @@ from syncbeat_server.rpc.convert import stream_events
 from syncbeat_server.rpc.convert import sync as convert
 from syncbeat_server.rpc.convert.fields import cursor, seconds, timestamp
 from syncbeat_server.rpc.convert.notification import Templates
-from syncbeat_server.rpc.convert.page_tokens import DEFAULT_PAGE_SIZE
+from syncbeat_server.rpc.convert.page_tokens import page_size_of
 from syncbeat_server.rpc.fastpath.hint_message import hint_answer, hint_message
 from syncbeat_server.sync.model import DeviceKey, StreamEvent
 from syncbeat_server.sync.service import SyncService
@@ -72,7 +72,7 @@ class SyncServicer:
         app_id = call.app(request.app_id)
         device = DeviceKey(app_id, user_id, request.device_id) if user_id and request.device_id else None
         page, hint = await self._sync.list_changes(
-            app_id, user_id, device, cursor(request.cursor), request.page_size or DEFAULT_PAGE_SIZE
+            app_id, user_id, device, cursor(request.cursor), page_size_of(request.page_size)
         )
         return convert.change_page(page, hint_message(hint))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 
-from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 
 MAX_REQUEST_BYTES = 1_310_720
 """The largest request, 1 MiB of changes and room for their keys; grpc-core refuses more with RESOURCE_EXHAUSTED."""
@@ -19,7 +19,8 @@ COMPRESSION_OPTIONS = (
     # Bits of identity (0) and gzip (2): of deflate a message could not be told from one that is not compressed.
     ("grpc.compression_enabled_algorithms_bitset", 0b101),
 )
-_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
+"""What a compressed message begins with, and no other."""
 _GZIP_WINDOW = 31  # zlib: 15 bits, and a header of gzip
 
 
@@ -29,15 +30,17 @@ def decompress(data: bytes, most: int) -> bytes:
     Raises:
         InvalidRequest: it is larger, or damaged.
     """
-    if not data.startswith(_MAGIC):
+    if not data.startswith(GZIP_MAGIC):
         return data
     stream = zlib.decompressobj(_GZIP_WINDOW)
     try:
         plain = stream.decompress(data, most + 1)
     except zlib.error:
-        raise InvalidRequest(FieldViolation("", "these bytes are not gzip, as grpc-encoding says")) from None
+        raise InvalidRequest(
+            FieldViolation("", "these bytes are not gzip, as grpc-encoding says", FieldReason.MALFORMED)
+        ) from None
     if len(plain) > most:
-        raise InvalidRequest(FieldViolation("", f"at most {most} bytes, decompressed"))
+        raise InvalidRequest(FieldViolation("", f"at most {most} bytes, decompressed", FieldReason.TOO_LONG))
     if not stream.eof or stream.unused_data:
-        raise InvalidRequest(FieldViolation("", "these bytes are not one whole gzip stream"))
+        raise InvalidRequest(FieldViolation("", "these bytes are not one whole gzip stream", FieldReason.MALFORMED))
     return plain

@@ -6,33 +6,32 @@ A validator finds every violation, so that a caller learns all of them at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from syncbeat.v1 import field_rules_pb2
-from syncbeat_server.errors import FieldViolation
+from syncbeat_server.errors import ConfigurationError, FieldReason, FieldViolation
+from syncbeat_server.rpc.contract.field_rules import FieldRules
+from syncbeat_server.rpc.contract.options import is_required, rules_of
 from syncbeat_server.rpc.validation.value_checks import (
-    DEFAULT_MAX_BYTES,
+    REQUIRED,
     accept,
-    bytes_check,
     duration_check,
     enum_check,
-    json_check,
-    max_bytes_of,
     number_check,
     string_check,
+    text_check,
     timestamp_check,
-    visible_ascii_check,
 )
 
 Violations = Sequence[FieldViolation]
 Validator = Callable[[Any], Violations]
-# Returns the fault of a value: in words, or the violations of a message by their paths within it. Whole paths are
-# joined only for what is at fault.
-_Check = Callable[[Any], str | Violations]
+# Returns the fault of a value, or the violations of a message by their paths within it. Whole paths are joined only for
+# what is at fault.
+_Check = Callable[[Any], FieldViolation | Violations | None]
 NO_VIOLATIONS: Violations = ()
 
 _DURATION = "google.protobuf.Duration"
@@ -70,12 +69,6 @@ def compile_validator(message: Descriptor, combine: Combine = check_all) -> Vali
     return _Compiler(combine).validator(message)
 
 
-def rules_of(field: FieldDescriptor) -> field_rules_pb2.FieldRules:
-    """Return the rules of a field, as the contract states them."""
-    found: field_rules_pb2.FieldRules = field.GetOptions().Extensions[field_rules_pb2.rules]
-    return found
-
-
 def acting_user_field(message: Descriptor) -> str:
     """Return the name of the field for the user a service acts for; empty when the message has none."""
     named = (field.name for field in message.fields if rules_of(field).acting_user)
@@ -98,11 +91,7 @@ class _Compiler:
         if name not in self._made:
             self._in_progress.add(name)
             checks = [FieldCheck(field, self._field_check(field)) for field in message.fields]
-            checks += [
-                FieldCheck(None, _oneof_check(oneof.name))
-                for oneof in message.oneofs
-                if oneof.GetOptions().Extensions[field_rules_pb2.one_required]
-            ]
+            checks += [FieldCheck(None, _oneof_check(oneof.name)) for oneof in message.oneofs if is_required(oneof)]
             self._made[name] = self._combine(checks)
             self._in_progress.remove(name)
         return self._made[name]
@@ -125,26 +114,22 @@ class _Compiler:
             return _presence_check(field, rules, check)
         return _plain_check(field, rules, check)
 
-    def _value_check(self, field: FieldDescriptor, rules: field_rules_pb2.FieldRules) -> _Check:
+    def _value_check(self, field: FieldDescriptor, rules: FieldRules) -> _Check:
         match field.cpp_type:
             case FieldDescriptor.CPPTYPE_MESSAGE if field.message_type is not None:
                 return self._message_check(field.message_type, rules)
             case FieldDescriptor.CPPTYPE_ENUM if field.enum_type is not None:
                 return enum_check(field.enum_type)
-            case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_BYTES:
-                return bytes_check(max_bytes_of(rules))
-            case FieldDescriptor.CPPTYPE_STRING if rules.json:
-                return json_check(rules)
-            case FieldDescriptor.CPPTYPE_STRING if rules.visible_ascii:
-                return visible_ascii_check(max_bytes_of(rules))
-            case FieldDescriptor.CPPTYPE_STRING:
-                return string_check(max_bytes_of(rules), multiline=rules.multiline, not_empty=field.is_repeated)
+            case FieldDescriptor.CPPTYPE_STRING if field.type == FieldDescriptor.TYPE_STRING:
+                return text_check(rules)
             case FieldDescriptor.CPPTYPE_BOOL:
                 return accept
-            case _:
+            case FieldDescriptor.CPPTYPE_INT32 | FieldDescriptor.CPPTYPE_INT64:
                 return number_check(rules)
+            case _:
+                raise ConfigurationError(f"{field.full_name} is of a type that this server does not validate")
 
-    def _message_check(self, message: Descriptor, rules: field_rules_pb2.FieldRules) -> _Check:
+    def _message_check(self, message: Descriptor, rules: FieldRules) -> _Check:
         if message.full_name == _DURATION:
             return duration_check(rules)
         if message.full_name == _TIMESTAMP:
@@ -152,14 +137,14 @@ class _Compiler:
         return self.validator(message)
 
 
-def _at(path: str, fault: str | Violations) -> Violations:
-    if isinstance(fault, str):
-        return (FieldViolation(path, fault),)
-    return [FieldViolation(f"{path}.{inner.path}", inner.description) for inner in fault]
+def _at(path: str, fault: FieldViolation | Violations) -> Violations:
+    if isinstance(fault, FieldViolation):
+        return (replace(fault, path=path),)
+    return [replace(inner, path=f"{path}.{inner.path}") for inner in fault]
 
 
 def _oneof_check(name: str) -> Validator:
-    missing = (FieldViolation(name, "required"),)
+    missing = _at(name, REQUIRED)
 
     def check(message: Message) -> Violations:
         return missing if message.WhichOneof(name) is None else NO_VIOLATIONS
@@ -167,25 +152,24 @@ def _oneof_check(name: str) -> Validator:
     return check
 
 
-def _presence_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, value_check: _Check) -> Validator:
-    name, required = field.name, rules.required
-    one_of_several = field.containing_oneof is not None and len(field.containing_oneof.fields) > 1
-    absent = (FieldViolation(name, "required"),) if required and not one_of_several else NO_VIOLATIONS
+def _presence_check(field: FieldDescriptor, rules: FieldRules, value_check: _Check) -> Validator:
+    name, not_empty = field.name, rules.required or rules.not_empty
+    absent = _at(name, REQUIRED) if rules.required else NO_VIOLATIONS
 
     def check(message: Message) -> Violations:
         if not message.HasField(name):
             return absent
         value = getattr(message, name)
-        fault = "required" if required and not value else value_check(value)
+        fault = REQUIRED if not_empty and not value else value_check(value)
         return _at(name, fault) if fault else NO_VIOLATIONS
 
     return check
 
 
-def _plain_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, value_check: _Check) -> Validator:
+def _plain_check(field: FieldDescriptor, rules: FieldRules, value_check: _Check) -> Validator:
     # Without presence the default value is the same as none.
     name = field.name
-    absent = (FieldViolation(name, "required"),) if rules.required else NO_VIOLATIONS
+    absent = _at(name, REQUIRED) if rules.required else NO_VIOLATIONS
 
     def check(message: Message) -> Violations:
         value = getattr(message, name)
@@ -197,15 +181,23 @@ def _plain_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, valu
     return check
 
 
-def _repeated_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, value_check: _Check) -> Validator:
-    name, required, max_items = field.name, rules.required, rules.max_items
+def _max_items_of(field: FieldDescriptor, rules: FieldRules) -> int:
+    if rules.max_items is None:
+        raise ConfigurationError(f"{field.full_name} has no bound of its items in the contract")
+    return rules.max_items
+
+
+def _repeated_check(field: FieldDescriptor, rules: FieldRules, value_check: _Check) -> Validator:
+    name, max_items = field.name, _max_items_of(field, rules)
+    absent = _at(name, REQUIRED) if rules.required else NO_VIOLATIONS
+    too_many = (FieldViolation(name, f"at most {max_items} items", FieldReason.TOO_MANY),)
 
     def check(message: Message) -> Violations:
         values = getattr(message, name)
         if not values:
-            return (FieldViolation(name, "required"),) if required else NO_VIOLATIONS
+            return absent
         if len(values) > max_items:
-            return (FieldViolation(name, f"at most {max_items} items"),)
+            return too_many
         found = NO_VIOLATIONS
         for index, value in enumerate(values):
             fault = value_check(value)
@@ -216,15 +208,16 @@ def _repeated_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules, v
     return check
 
 
-def _map_check(field: FieldDescriptor, rules: field_rules_pb2.FieldRules) -> Validator:
-    name, max_items = field.name, rules.max_items
-    key_check = string_check(DEFAULT_MAX_BYTES, multiline=False, not_empty=True)
-    value_check = string_check(max_bytes_of(rules), multiline=rules.multiline)
+def _map_check(field: FieldDescriptor, rules: FieldRules) -> Validator:
+    name, max_items = field.name, _max_items_of(field, rules)
+    key_check = string_check(rules.max_key_bytes, multiline=False, not_empty=True)
+    value_check = text_check(rules)
+    too_many = (FieldViolation(name, f"at most {max_items} entries", FieldReason.TOO_MANY),)
 
     def check(message: Message) -> Violations:
         entries = getattr(message, name)
         if len(entries) > max_items:
-            return (FieldViolation(name, f"at most {max_items} entries"),)
+            return too_many
         found = NO_VIOLATIONS
         for key, value in entries.items():
             for fault in (key_check(key), value_check(value)):

@@ -12,6 +12,8 @@ import re
 
 import orjson
 
+from syncbeat_server.errors import FieldReason
+
 MAX_DIGITS = 34
 MIN_EXPONENT, MAX_EXPONENT = -307, 308
 MAX_OCTETS = 1 << 20
@@ -38,6 +40,15 @@ _TOO_LONG = f"a number has more than {MAX_DIGITS} significant digits"
 _OUT_OF_RANGE = f"a number's decimal exponent is not from {MIN_EXPONENT} to {MAX_EXPONENT}"
 _TOO_LARGE = f"with its numbers written out it would pass {MAX_OCTETS} bytes"
 _NOT_JSON = "not a JSON document"
+_NUL = "the character U+0000 cannot be stored"
+_TOO_DEEP = "nested deeper than"
+_REASONS = {
+    _TOO_LONG: FieldReason.OUT_OF_RANGE,
+    _OUT_OF_RANGE: FieldReason.OUT_OF_RANGE,
+    _TOO_LARGE: FieldReason.TOO_LONG,
+    _NOT_JSON: FieldReason.MALFORMED,
+    _NUL: FieldReason.FORBIDDEN_CHARACTERS,
+}
 _NO_BRACKETS = bytes(code for code in range(256) if chr(code) not in "[]{}")
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 
@@ -59,15 +70,20 @@ def document_fault(text: str, max_depth: int) -> str:
         except orjson.JSONDecodeError:
             return _NOT_JSON
     if "\\u0000" in text and _NUL_ESCAPE.search(text):
-        return "the character U+0000 cannot be stored"
+        return _NUL
     deep = max_depth and text.count("[") + text.count("{") > max_depth
     suspect = _SUSPECT.search(text) is not None
     if not (deep or suspect):
         return ""
     bare = _without_strings(text)
     if deep and not _nesting_pattern(max_depth).fullmatch(bare.encode().translate(_BRACKETS, _NO_BRACKETS)):
-        return f"nested deeper than {max_depth}"
+        return f"{_TOO_DEEP} {max_depth}"
     return _number_fault(bare) if suspect else ""
+
+
+def reason_of(fault: str) -> FieldReason:
+    """Return the reason of a fault that `document_fault` returned."""
+    return FieldReason.TOO_DEEP if fault.startswith(_TOO_DEEP) else _REASONS[fault]
 
 
 def _without_long_numbers(text: str) -> str:

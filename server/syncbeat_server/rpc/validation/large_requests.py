@@ -8,8 +8,8 @@ import importlib
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from syncbeat.v1 import field_rules_pb2
-from syncbeat_server.errors import FieldViolation
+from syncbeat_server.errors import FieldReason, FieldViolation
+from syncbeat_server.rpc.contract.options import message_in, rules_of
 from syncbeat_server.rpc.validation.field_rules import Validator, compile_validator
 from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
 from syncbeat_server.runtime.worker_processes import RunInWorker
@@ -38,7 +38,7 @@ class LargeRequestValidator:
         """
         async with self._slots.slot(caller):
             found = await self._run_in_child(validate_in_child, kind.__module__, kind.__name__, data.decode("latin-1"))
-        return [FieldViolation(path, description) for path, description in found]
+        return [FieldViolation(path, description, FieldReason(reason)) for path, description, reason in found]
 
 
 def holds_documents(message: Descriptor) -> bool:
@@ -46,13 +46,15 @@ def holds_documents(message: Descriptor) -> bool:
     return _holds_documents(message, set())
 
 
-def validate_in_child(module: str, name: str, data: str) -> list[tuple[str, str]]:
-    """Return path and description of each violation, in the child process.
+def validate_in_child(module: str, name: str, data: str) -> list[tuple[str, str, str]]:
+    """Return path, description and reason of each violation, in the child process.
 
     Each character of `data` stands for one byte, since the arguments travel as JSON.
     """
     kind, validate = _validator(module, name)
-    return [(fault.path, fault.description) for fault in validate(kind.FromString(data.encode("latin-1")))]
+    return [
+        (fault.path, fault.description, fault.reason) for fault in validate(kind.FromString(data.encode("latin-1")))
+    ]
 
 
 def _holds_documents(message: Descriptor, seen: set[str]) -> bool:
@@ -60,8 +62,7 @@ def _holds_documents(message: Descriptor, seen: set[str]) -> bool:
         return False
     seen.add(message.full_name)
     return any(
-        field.GetOptions().Extensions[field_rules_pb2.rules].json
-        or (field.message_type is not None and _holds_documents(field.message_type, seen))
+        rules_of(field).json or ((inner := message_in(field)) is not None and _holds_documents(inner, seen))
         for field in message.fields
     )
 

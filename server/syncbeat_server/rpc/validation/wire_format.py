@@ -9,23 +9,24 @@ from collections.abc import Iterator
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from syncbeat_server.errors import FieldViolation
+from syncbeat_server.errors import FieldReason, FieldViolation
 
 _MAX_FIELDS_INSPECTED = 10_000
 MAX_PUBLIC_BYTES, MAX_PUBLIC_FIELDS = 16_384, 64
 """Limits of a request from an unauthenticated caller: in the contract it holds one token, and an enum."""
 
 
-def public_request_fault(data: bytes) -> str:
-    """Return the fault of an unauthenticated caller's request before it is parsed; empty if there is none."""
+def public_request_fault(data: bytes) -> FieldViolation | None:
+    """Return the fault of an unauthenticated caller's request before it is parsed; None if there is none."""
     if len(data) > MAX_PUBLIC_BYTES:
-        return f"at most {MAX_PUBLIC_BYTES} bytes, decompressed"
+        return FieldViolation("", f"at most {MAX_PUBLIC_BYTES} bytes, decompressed", FieldReason.TOO_LONG)
     try:
         for _ in _delimited(data, iter(range(MAX_PUBLIC_FIELDS))):
             pass
     except (ValueError, IndexError):
-        return f"these bytes are not a message of this type, or of more than {MAX_PUBLIC_FIELDS} fields"
-    return ""
+        description = f"these bytes are not a message of this type, or of more than {MAX_PUBLIC_FIELDS} fields"
+        return FieldViolation("", description, FieldReason.MALFORMED)
+    return None
 
 
 def undecodable_strings(message: Descriptor, data: bytes) -> list[FieldViolation]:
@@ -51,7 +52,7 @@ def _find_undecodable(
         if kind is not None and kind.GetOptions().map_entry:
             nested: list[FieldViolation] = []
             _find_undecodable(kind, content, "", nested, budget)
-            violations.extend(FieldViolation(here, violation.description) for violation in nested)
+            violations.extend(FieldViolation(here, violation.description, violation.reason) for violation in nested)
             continue
         if field.is_repeated:
             counts[number] = counts.get(number, -1) + 1
@@ -59,7 +60,7 @@ def _find_undecodable(
         if kind is not None:
             _find_undecodable(kind, content, here, violations, budget)
         elif field.type == FieldDescriptor.TYPE_STRING and not _is_utf8(content):
-            violations.append(FieldViolation(here, "not UTF-8"))
+            violations.append(FieldViolation(here, "not UTF-8", FieldReason.MALFORMED))
 
 
 def _is_utf8(content: bytes) -> bool:

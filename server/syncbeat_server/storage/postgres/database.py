@@ -18,30 +18,12 @@ from typing import Any, ClassVar, Protocol, cast
 import asyncpg
 
 from syncbeat_server.errors import AccessDenied, DependencyDown, DependencyUnfit, Overloaded, SyncbeatError
-from syncbeat_server.storage.postgres.pool import (
-    CONNECT_TIMEOUT_S,
-    READ_COMMITTED,
-    STATEMENT_TIMEOUT_S,
-    ConnectionPool,
-    PooledConnection,
-)
+from syncbeat_server.storage.postgres.pool import READ_COMMITTED, ConnectionPool, PooledConnection
+from syncbeat_server.storage.postgres.timings import DEFAULT_TIMINGS, BeginStatements, DatabaseTimings
 
 Row = Mapping[str, Any]
 
-_LOCK_TIMEOUT_MS = 4_000
-# A process that vanishes, or is stopped, holds its locks until the database ends its session. This is longer than a
-# busy loop or a paused machine keeps a transaction waiting (4 s were seen), and shorter than two waits for its locks,
-# so that a call refused once succeeds when it is repeated.
-_IDLE_IN_TRANSACTION_MS = 6_000
-# The server ends a statement as soon as the client gives it up, also when no client is left to cancel it.
-_BEGIN = f"""BEGIN ISOLATION LEVEL READ COMMITTED;
-SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS};
-SET LOCAL idle_in_transaction_session_timeout = {_IDLE_IN_TRANSACTION_MS};
-SET LOCAL statement_timeout = {round(STATEMENT_TIMEOUT_S * 1000)};
-SET LOCAL tcp_user_timeout = 15000"""
-# Since PostgreSQL 17. It also ends a session that waits for the second part of a statement; on earlier versions
-# storage/postgres/stuck_sessions.py does.
-_BOUND = ";\nSET LOCAL transaction_timeout = 10000"
+_ROLLBACK_S = 5.0
 _SETTING = "SYNCBEAT_DATABASE_URL"
 
 # SQLSTATE classes and codes of a fault of the server and not of the statement: PostgreSQL documentation, appendix A.
@@ -119,7 +101,11 @@ class Conflict(Overloaded):
 
 
 class LockTimeout(Overloaded):
-    """Another transaction held a row for too long."""
+    """Another transaction held a row for too long; `place` is the server's text, translated, that names its table."""
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message)
+        self.place = place
 
 
 @dataclass(frozen=True)
@@ -144,7 +130,7 @@ def translated_errors() -> Iterator[None]:
 def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
     state = error.sqlstate or ""
     if state == _LOCK_NOT_AVAILABLE:
-        return LockTimeout("another call holds this row; try again")
+        return LockTimeout("another call holds this row; try again", getattr(error, "context", None) or "")
     if state == _QUERY_CANCELED:
         return StatementTimeout("the database took too long")
     if state == _INSUFFICIENT_PRIVILEGE:
@@ -207,6 +193,12 @@ class _Session:
 class _IsolatedSession(_Session):
     """Connection that gives each statement a transaction of read committed, where the default is another isolation."""
 
+    __slots__ = ("_begin",)
+
+    def __init__(self, conn: asyncpg.pool.PoolConnectionProxy, begin: BeginStatements) -> None:
+        super().__init__(conn)
+        self._begin = begin
+
     async def fetch(self, query: str, *args: object) -> Sequence[Row]:
         async with self._isolated():
             return await super().fetch(query, *args)
@@ -226,7 +218,7 @@ class _IsolatedSession(_Session):
     @asynccontextmanager
     async def _isolated(self) -> AsyncIterator[None]:
         with translated_errors():
-            async with _begun(self._conn):
+            async with _begun(self._conn, self._begin):
                 yield
 
 
@@ -235,6 +227,7 @@ class Database:
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
+        self._begin = pool.timings.begin()
 
     @property
     def waiting(self) -> int:
@@ -247,7 +240,7 @@ class Database:
         with translated_errors():
             async with self._acquired() as conn:
                 isolation = cast(PooledConnection, conn).default_isolation
-                yield _Session(conn) if isolation == READ_COMMITTED else _IsolatedSession(conn)
+                yield _Session(conn) if isolation == READ_COMMITTED else _IsolatedSession(conn, self._begin)
 
     @asynccontextmanager
     async def transaction(self, owner: RowOwner | None = None) -> AsyncIterator[Connection]:
@@ -258,7 +251,7 @@ class Database:
         with translated_errors():
             async with self._acquired() as conn:
                 try:
-                    async with _begun(conn):
+                    async with _begun(conn, self._begin):
                         session = _Session(conn)
                         if owner is not None:
                             await take_user_role(session, owner)
@@ -278,9 +271,9 @@ class Database:
 
 
 @asynccontextmanager
-async def _begun(conn: asyncpg.pool.PoolConnectionProxy) -> AsyncIterator[None]:
+async def _begun(conn: asyncpg.pool.PoolConnectionProxy, begin: BeginStatements) -> AsyncIterator[None]:
     try:
-        await conn.execute(_BEGIN + _BOUND if cast(PooledConnection, conn).bounds_transactions else _BEGIN)
+        await conn.execute(begin.bounded if cast(PooledConnection, conn).bounds_transactions else begin.plain)
         yield
         await conn.execute("COMMIT")
     except BaseException:
@@ -314,7 +307,7 @@ async def _roll_back(conn: asyncpg.pool.PoolConnectionProxy) -> None:
     # A connection that cannot roll back is closed, and the pool opens a new one.
     try:
         if not conn.is_closed():
-            await conn.execute("ROLLBACK", timeout=CONNECT_TIMEOUT_S)
+            await conn.execute("ROLLBACK", timeout=_ROLLBACK_S)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
         # The pool has already taken back a connection that was lost: there is nothing left to close.
         with suppress(asyncpg.InterfaceError):
@@ -341,7 +334,9 @@ def _errors_of_opening() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def open_database(url: str, *, size: int, name: str, prepare: bool | None = None) -> AsyncIterator[Database]:
+async def open_database(
+    url: str, *, size: int, name: str, prepare: bool | None = None, timings: DatabaseTimings = DEFAULT_TIMINGS
+) -> AsyncIterator[Database]:
     """Open the pool for the block.
 
     `prepare`: keep prepared statements on each connection, or do not; None: on those that lead to the server itself.
@@ -350,14 +345,14 @@ async def open_database(url: str, *, size: int, name: str, prepare: bool | None 
         DependencyDown: the database cannot be reached, or refuses the login.
     """
     with _errors_of_opening(), translated_errors():
-        pool = ConnectionPool(url, size=size, name=name, prepare=prepare)
+        pool = ConnectionPool(url, size=size, name=name, prepare=prepare, timings=timings)
     try:
         with _errors_of_opening(), translated_errors():
             await pool.open()
         yield Database(pool)
     finally:
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(timings.connect_s):
                 await pool.driver.close()
         except TimeoutError:
             pool.driver.terminate()

@@ -17,10 +17,8 @@ import asyncpg
 from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 
 from syncbeat_server.storage.postgres.hosts import Hosts
+from syncbeat_server.storage.postgres.timings import DEFAULT_TIMINGS, STATEMENT_TIMEOUT_S, DatabaseTimings
 
-CONNECT_TIMEOUT_S = 5.0
-"""Seconds that a caller waits for a connection, and the pool for the server to accept one."""
-STATEMENT_TIMEOUT_S = 10.0
 READ_COMMITTED = "read committed"
 _IDLE_CONNECTION_LIFE_S = 300.0
 _PREPARED_STATEMENTS = 300
@@ -31,9 +29,7 @@ _PREPARED_STATEMENTS = 300
 _TOO_MANY = "53300"
 _CODES_OF_POOLERS = ("08P01", "XX000")
 _WORDS_OF_POOLERS = ("no more connections allowed", "max client", "maxclients", "too many connections")
-# A full server is asked for one more connection after this many seconds, then after twice as many each time, by all
-# callers of a process together, since other processes share it.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
+_LONGEST_PAUSE_S = 1.0  # between two requests to a full server
 
 # A host that vanishes closes no connection. It is probed after 10 s of silence, then each 5 s, and given up after three
 # probes without an answer, or 15 s after sending data that it does not acknowledge (Linux: tcp(7)).
@@ -58,9 +54,18 @@ class PooledConnection(asyncpg.Connection):
 class ConnectionPool:
     """Hands out at most `size` connections at once. Callers wait for one, also where the server allows fewer."""
 
-    def __init__(self, url: str, *, size: int, name: str, prepare: bool | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        size: int,
+        name: str,
+        prepare: bool | None = None,
+        timings: DatabaseTimings = DEFAULT_TIMINGS,
+    ) -> None:
         """`prepare`: keep prepared statements, or do not; None: on connections that lead to the server itself."""
         self._prepare = prepare
+        self.timings = timings
         self.waiting = 0
         """How many callers wait for a connection now."""
         self.driver: asyncpg.Pool = asyncpg.create_pool(
@@ -75,14 +80,14 @@ class ConnectionPool:
             connection_class=PooledConnection,
             max_inactive_connection_lifetime=_IDLE_CONNECTION_LIFE_S,
             command_timeout=STATEMENT_TIMEOUT_S,
-            timeout=CONNECT_TIMEOUT_S,
+            timeout=timings.connect_s,
             server_settings={"application_name": name},
         )
         self._hosts = Hosts(url)
         self._queue: deque[asyncio.Future[None]] = deque()
         self._refusal: asyncpg.PostgresError | None = None
         self._refused_until = 0.0
-        self._pause_s = _FIRST_PAUSE_S
+        self._pause_s = timings.first_pause_s
         self._jitter = random.SystemRandom().uniform
 
     async def open(self) -> None:
@@ -95,14 +100,14 @@ class ConnectionPool:
         """Return a connection, the caller's own until it is released.
 
         Raises:
-            TimeoutError: none was free within `CONNECT_TIMEOUT_S`.
+            TimeoutError: none was free within the time of the timings.
             asyncpg.PostgresError: the server refuses us; for too many connections, it did so all that time.
         """
         self.waiting += 1
         try:
             if self._refusal is None:
                 try:
-                    return await self.driver.acquire(timeout=CONNECT_TIMEOUT_S)
+                    return await self.driver.acquire(timeout=self.timings.connect_s)
                 except asyncpg.PostgresError as error:
                     if not _is_too_many(error):
                         raise
@@ -119,7 +124,7 @@ class ConnectionPool:
 
     async def _wait_for_one(self) -> PoolConnectionProxy:
         now = asyncio.get_running_loop().time
-        ends_at = now() + CONNECT_TIMEOUT_S
+        ends_at = now() + self.timings.connect_s
         while True:
             # An idle connection is taken at once. Else a released one goes to the caller who came first, and a caller
             # who gets none asks the server again when the pause is over.
@@ -161,7 +166,7 @@ class ConnectionPool:
                 self._back_off()
                 self._refusal = error
             raise
-        self._refusal, self._pause_s = None, _FIRST_PAUSE_S
+        self._refusal, self._pause_s = None, self.timings.first_pause_s
         return opened
 
     async def _set_up(self, conn: asyncpg.Connection) -> None:

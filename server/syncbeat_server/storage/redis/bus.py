@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis.address import RedisAddress, parse_redis_url
 from syncbeat_server.storage.redis.faults import MOVED
 from syncbeat_server.storage.redis.health import RedisHealth
+from syncbeat_server.storage.redis.timings import DEFAULT_TIMINGS, RedisTimings
 
 _log = logging.getLogger(__name__)
 
@@ -33,14 +33,10 @@ FAILURES = (RedisError, OSError, TimeoutError, ValueError, TypeError, LookupErro
 """The exceptions of redis-py, with those for answers that no Redis gives and for a connection closed during a call."""
 SHARED = "syncbeat:"
 """The prefix of all names."""
-_TIMEOUT_S = 1.0
 _CALLS = 32  # at once; further ones wait for a connection, within their timeout
-_MAX_QUEUED = 10_000
+MAX_QUEUED = 10_000
 _PIPELINE = 500
-_RECONNECT_S = 0.5
-_LONGEST_RECONNECT_S = 4.0  # so that a failover is followed in seconds
 _DROP_EVERY_S = 1.0
-_PING_S = 5.0
 
 # The holders of a key, each with an expiry of its own: a sorted set of holders by the millisecond at which their marks
 # expire, on Redis's clock. The key expires with its last mark, so that it exists as long as anybody holds it.
@@ -71,23 +67,26 @@ return found
 class RedisBus:
     """Publishes wake-ups without waiting, listens to those of other processes, and keeps shared marks and counters."""
 
-    def __init__(self, address: RedisAddress, clock: Clock, deployment: str) -> None:
+    def __init__(
+        self, address: RedisAddress, clock: Clock, deployment: str, timings: RedisTimings = DEFAULT_TIMINGS
+    ) -> None:
         self.deployment = deployment
         """The id that all processes with the same keys and channels share."""
         self.own = f"{SHARED}{deployment}:"
         """The prefix of the deployment's keys and channels."""
         self.address = address
+        self.timings = timings
         self.health = RedisHealth(clock)
         # The subscription has a client of its own: replacing the connections of calls must not interrupt it.
-        self._client = address.client(_CALLS, _TIMEOUT_S)
-        self._subscriber = address.client(1, _TIMEOUT_S)
+        self._client = address.client(_CALLS, timings.call_s)
+        self._subscriber = address.client(1, timings.call_s)
         self._call_slots = asyncio.Semaphore(_CALLS)
         self._dropped_at = clock.monotonic() - _DROP_EVERY_S
         self._listening_timeout: asyncio.Timeout | None = None
         self._probe_topic = f"beats:{secrets.token_hex(8)}"
         self._probes: dict[str, asyncio.Event] = {}
         self._clock = clock
-        self._queued: deque[tuple[str, str]] = deque(maxlen=_MAX_QUEUED)
+        self._queued: deque[tuple[str, str]] = deque(maxlen=MAX_QUEUED)
         self._is_full = False
         self._to_send = asyncio.Event()
         self._subscribed = asyncio.Event()
@@ -103,7 +102,7 @@ class RedisBus:
 
     def publish(self, topic: str, message: str) -> None:
         """Queue a wake-up, to be sent soon. It is lost if Redis is down; a full queue drops the oldest first."""
-        if len(self._queued) == _MAX_QUEUED and not self._is_full:
+        if len(self._queued) == MAX_QUEUED and not self._is_full:
             self._is_full = True
             _log.warning("too many wake-ups wait for redis: the oldest are dropped, and found by looking")
         self._queued.append((topic, message))
@@ -137,7 +136,7 @@ class RedisBus:
                 except DependencyDown:
                     # A late wake-up is worth nothing: its receivers also poll.
                     self._queued.clear()
-                    await self._clock.sleep(_pause(failures))
+                    await self._clock.sleep(self.timings.pause_s(failures))
                     failures += 1
 
     async def run_listener(
@@ -158,7 +157,7 @@ class RedisBus:
                 self.health.record_failure(error)
             failures = 0 if self.listening else failures + 1
             self._subscribed.clear()
-            await self._clock.sleep(_pause(failures))
+            await self._clock.sleep(self.timings.pause_s(failures))
 
     async def _listen(
         self, topics: Sequence[str], on_message: Callable[[str, str], None], on_connect: Callable[[], None]
@@ -180,11 +179,11 @@ class RedisBus:
 
     async def _subscribe(self, subscription: redis.asyncio.client.PubSub, topics: Sequence[str]) -> None:
         """Subscribe, and wait until Redis has confirmed each channel; a refusal is raised in place of that."""
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(self.timings.call_s):
             await subscription.subscribe(*(self.own + topic for topic in topics))
             confirmed = 0
             while confirmed < len(topics):
-                message = await subscription.get_message(timeout=_TIMEOUT_S)
+                message = await subscription.get_message(timeout=self.timings.call_s)
                 # Messages that arrive already may be dropped: listeners read the database on `on_connect`.
                 confirmed += message is not None and message["type"] == "subscribe"
 
@@ -192,7 +191,7 @@ class RedisBus:
         pinged = False
         while True:
             try:
-                message = await subscription.get_message(timeout=_PING_S)
+                message = await subscription.get_message(timeout=self.timings.ping_s)
             except ResponseError as error:
                 # An answer to the ping: a server that refuses writes may refuse pings too, and still sends messages.
                 self.health.record_failure(error)
@@ -200,7 +199,7 @@ class RedisBus:
             if message is None:
                 if pinged:
                     raise TimeoutError("no answer to a ping")
-                async with asyncio.timeout(_TIMEOUT_S):
+                async with asyncio.timeout(self.timings.call_s):
                     await subscription.ping()
             elif message["type"] == "message":
                 topic, text = _text(message["channel"]).removeprefix(self.own), _text(message["data"])
@@ -224,7 +223,7 @@ class RedisBus:
             for client, probe in zip((other, self._client), probes, strict=True):
                 await client.publish(self.own + self._probe_topic, probe)
             # A former primary is a replica, which accepts a PUBLISH and passes it on to nobody.
-            await self._client.set(f"{self.own}{self._probe_topic}", b"1", px=int(_TIMEOUT_S * 1000))
+            await self._client.set(f"{self.own}{self._probe_topic}", b"1", px=int(self.timings.call_s * 1000))
             for arrived in probes.values():
                 await arrived.wait()
             return self.listening
@@ -364,7 +363,7 @@ class RedisBus:
     async def _call(self) -> AsyncIterator[None]:
         """Bound one round trip in time; count a failure by its cause, and raise it as DependencyDown."""
         try:
-            async with asyncio.timeout(_TIMEOUT_S), self._call_slots:
+            async with asyncio.timeout(self.timings.call_s), self._call_slots:
                 yield
         except FAILURES as error:
             has_moved = self.health.record_failure(error) in MOVED
@@ -378,20 +377,16 @@ def _text(value: bytes) -> str:
     return value.decode(errors="replace")
 
 
-def _pause(failures: int) -> float:
-    """Return a random wait in seconds after so many failures in a row, so that processes do not return together."""
-    most = min(_LONGEST_RECONNECT_S, _RECONNECT_S * 2.0 ** min(failures, 8))
-    return random.uniform(most / 2, most)  # noqa: S311  # no secret
-
-
 @asynccontextmanager
-async def open_redis(url: str, clock: Clock, deployment: str = "") -> AsyncIterator[RedisBus]:
+async def open_redis(
+    url: str, clock: Clock, deployment: str = "", timings: RedisTimings = DEFAULT_TIMINGS
+) -> AsyncIterator[RedisBus]:
     """Open the bus of a deployment for the block. Redis may be down: the bus connects when it can.
 
     Raises:
         ConfigurationError: the URL cannot be used.
     """
-    bus = RedisBus(parse_redis_url(url), clock, deployment)
+    bus = RedisBus(parse_redis_url(url), clock, deployment, timings)
     try:
         yield bus
     finally:

@@ -11,7 +11,6 @@ from syncbeat_server.storage.redis.bus import RedisBus
 
 _QUESTIONS = "questions"
 _SEPARATOR = "\x1f"
-_TIMEOUT_S = 1.0
 
 
 class _Pending:
@@ -38,14 +37,14 @@ class ClusterQuery:
             DependencyDown: Redis does not answer, so the others cannot be asked.
         """
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(self._bus.timings.query_s):
                 await self._bus.until_listening()  # the process may have just started
         except TimeoutError:
             raise DependencyDown("redis does not answer, so the other processes cannot be asked") from None
         number, pending = uuid.uuid4().hex, _Pending()
         self._pending[number] = pending
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout(self._bus.timings.query_s):
                 asked = await self._bus.announce(_QUESTIONS, _SEPARATOR.join((self._replies, number, question)))
                 while len(pending.answers) < asked:
                     pending.arrived.clear()

@@ -51,11 +51,11 @@ def compose(patches: Sequence[str | None]) -> ComposedPatch:
         if reset is not None:
             value: _Json = None
             for patch in rest:
-                value = _merged(value, _read(patch))
+                value = _merged(value, read_json(patch))
             return ComposedPatch(reset, _written(value))
         node = _MergeNode()
         for patch in rest:
-            _merge(node, _read(patch))
+            _merge(node, read_json(patch))
         resets = _resets(node)
         return ComposedPatch(_written(resets) if resets else None, _written(_sets(node)))
     except (TypeError, RecursionError) as error:
@@ -78,9 +78,9 @@ def apply(value: str | None, patches: Sequence[str | None]) -> str | None:
         ValueError: one is no JSON document, or nests too deep.
     """
     try:
-        known: _Json = None if value is None else _read(value)
+        known: _Json = None if value is None else read_json(value)
         for patch in patches:
-            known = None if patch is None else _merged(known, _read(patch))
+            known = None if patch is None else _merged(known, read_json(patch))
         return None if patches and patches[-1] is None else _written(known)
     except (TypeError, RecursionError) as error:
         raise ValueError("a value cannot be read or written as JSON") from error
@@ -90,8 +90,8 @@ def _is_object(patch: str) -> bool:
     return patch.lstrip(" \t\n\r").startswith("{")
 
 
-def _read(patch: str) -> _Json:
-    # Numbers stay as they are written, because the result is to be stored exactly.
+def read_json(patch: str) -> _Json:
+    """Parse JSON. Numbers stay as they are written, because the result is to be stored exactly."""
     read: _Json = json.loads(patch, parse_float=orjson.Fragment, parse_int=orjson.Fragment)
     return read
 

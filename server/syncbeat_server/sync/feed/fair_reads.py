@@ -15,7 +15,7 @@ from syncbeat_server.sync.model import Cursor, FeedPage
 PAGE_OCTETS = 1 << 20
 """Octets that the pages of one call, and of one batch of calls, hold together; one change may be larger. The receivers
 of gRPC take 4 MiB unless configured otherwise."""
-_READS_PER_STATEMENT = 256
+READS_PER_STATEMENT = 256
 
 Caller = tuple[str, str | None]
 """The app and the user, None for a service."""
@@ -68,13 +68,13 @@ def octets_of(pages: Pages) -> int:
     return sum(len(change.value_json) for page in pages if page is not None for change in page.changes)
 
 
-def statements(order: Sequence[int], requests: Sequence[PageRequest]) -> Iterator[list[int]]:
-    """Yield indexes of requests in groups that one statement may read: at least one request, and at most 256 pages."""
+def statements(order: Sequence[int], requests: Sequence[PageRequest], most: int) -> Iterator[list[int]]:
+    """Yield indexes of requests in groups for one statement each: at least one request, and at most `most` pages."""
     group: list[int] = []
     reads = 0
     for index in order:
         count = len(requests[index].cursors)
-        if group and reads + count > _READS_PER_STATEMENT:
+        if group and reads + count > most:
             yield group
             group, reads = [], 0
         group.append(index)

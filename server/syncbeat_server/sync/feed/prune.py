@@ -15,8 +15,8 @@ from syncbeat_server.sync.store.device_cursors import forget_left
 _log = logging.getLogger(__name__)
 
 # First an hour after the start: by then no process of a version that does not know `scopes.pruned` serves any more.
-_EVERY_S = 3600.0
-_BATCH = 1_000
+EVERY_S = 3600.0
+BATCH = 1_000
 _PAUSE_S = 0.1
 
 OLD_ROWS = (
@@ -29,15 +29,19 @@ OLD_ROWS = (
 class TombstonePruner:
     """Keeps tombstones for `keep_days`, and for the rest of the day (UTC) after that."""
 
-    def __init__(self, database: Database, keep_days: float, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, keep_days: float, clock: Clock, every_s: float = EVERY_S, batch: int = BATCH
+    ) -> None:
         self._database = database
         self._keep_days = keep_days
         self._clock = clock
+        self._every_s = every_s
+        self._batch = batch
 
     async def run(self) -> None:
         """Prune every hour, for ever."""
         while True:
-            await self._clock.sleep(_EVERY_S)
+            await self._clock.sleep(self._every_s)
             try:
                 await self.prune()
             except SyncbeatError as error:
@@ -52,7 +56,7 @@ class TombstonePruner:
         removed, since, more = 0, None, True
         while more:
             async with self._database.connection() as conn:
-                gone, more, since = await tombstones.remove_old(conn, self._keep_days, _BATCH, since)
+                gone, more, since = await tombstones.remove_old(conn, self._keep_days, self._batch, since)
             removed += gone
             if more:
                 await self._clock.sleep(_PAUSE_S)

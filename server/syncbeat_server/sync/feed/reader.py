@@ -10,11 +10,13 @@ import asyncio
 import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.feed.fair_reads import (
     PAGE_OCTETS,
+    READS_PER_STATEMENT,
     Caller,
     PageRequest,
     Pages,
@@ -29,18 +31,30 @@ from syncbeat_server.sync.store import member_scopes
 
 _LARGE_OCTETS = 64 << 10  # larger answers take long enough to serialize to be sent one after the other
 _MAX_SERVED_CALLERS = 10_000
-_HEADS_PER_STATEMENT = 2_000
-_USERS_PER_STATEMENT = 32  # of up to 2,000 scopes each
 # After that each request of a batch runs alone, so that a slow one delays its own caller only.
 _BATCH_PATIENCE_S = 1.0
 
 _HeadsRequest = tuple[str, str | None, tuple[str, ...]]
 
 
+@dataclass(frozen=True)
+class ReadLimits:
+    """Numbers of feeds, and of users, that one statement reads."""
+
+    pages_per_statement: int = READS_PER_STATEMENT
+    heads_per_statement: int = 2_000
+    users_per_statement: int = 32
+    """Users whose scopes one statement reads, of up to 2,000 each."""
+
+
+_LIMITS = ReadLimits()
+
+
 class FeedReader:
     """Reads feeds for many callers at once. Access is checked on (user, scope) pairs in the same batch."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limits: ReadLimits = _LIMITS) -> None:
+        self._limits = limits
         self._database = database
         self._last_served: OrderedDict[Caller, int] = OrderedDict()
         self._turns = itertools.count(1)
@@ -50,7 +64,7 @@ class FeedReader:
             self._read_heads, patience_s=_BATCH_PATIENCE_S
         )
         self._members: Batcher[UserKey, tuple[list[ScopeState], bool]] = Batcher(
-            self._read_member_scopes, max_batch=_USERS_PER_STATEMENT, patience_s=_BATCH_PATIENCE_S
+            self._read_member_scopes, max_batch=limits.users_per_statement, patience_s=_BATCH_PATIENCE_S
         )
 
     async def pages(self, app_id: str, user_id: str | None, cursors: Sequence[Cursor], limit: int) -> Pages:
@@ -103,9 +117,10 @@ class FeedReader:
             dict.fromkeys((app_id, user_id, scope) for app_id, user_id, scopes in requests for scope in scopes)
         )
         found: dict[tuple[str, str | None, str], ScopeState | None] = {}
+        most = self._limits.heads_per_statement
         async with self._database.connection() as conn:
-            for start in range(0, len(distinct), _HEADS_PER_STATEMENT):
-                reads = distinct[start : start + _HEADS_PER_STATEMENT]
+            for start in range(0, len(distinct), most):
+                reads = distinct[start : start + most]
                 found |= zip(reads, await member_scopes.scope_states(conn, reads), strict=True)
         return [[found[app_id, user_id, scope] for scope in scopes] for app_id, user_id, scopes in requests]
 
@@ -119,7 +134,7 @@ class FeedReader:
         sent: Counter[Caller] = Counter()
         room = PAGE_OCTETS
         async with self._database.connection() as conn:
-            for indexes in statements(order, requests):
+            for indexes in statements(order, requests, self._limits.pages_per_statement):
                 if room <= 0:
                     break
                 reads = [(request, at) for request in (requests[index] for index in indexes) for at in request.cursors]

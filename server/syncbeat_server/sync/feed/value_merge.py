@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Connection, StatementRejected
 from syncbeat_server.sync.content.merge_patch import apply, compose_each
@@ -52,13 +53,20 @@ async def write_values(conn: Connection, planned: Sequence[PlannedWrite], offloa
         Overloaded, DependencyDown: `offload` failed.
     """
     writes = await merged_writes(conn, planned, offload)
-    try:
+    with refused_values():
         await change_writes.write_changes(conn, writes)
+
+
+@contextmanager
+def refused_values() -> Iterator[None]:
+    """Turn the refusal of a value by PostgreSQL into InvalidRequest."""
+    try:
+        yield
     except StatementRejected as error:
         if error.constraint in _SIZE_CONSTRAINTS:
-            raise InvalidRequest(FieldViolation("changes", TOO_LARGE)) from error
+            raise InvalidRequest(FieldViolation("changes", TOO_LARGE, FieldReason.TOO_LONG)) from error
         if error.sqlstate.startswith(_UNSTORABLE_CLASSES):
-            raise InvalidRequest(FieldViolation("changes", _UNSTORABLE)) from error
+            raise InvalidRequest(FieldViolation("changes", _UNSTORABLE, FieldReason.OUT_OF_RANGE)) from error
         raise
 
 
@@ -79,11 +87,12 @@ async def merged_writes(conn: Connection, planned: Sequence[PlannedWrite], offlo
         is_large = sum(len(patch or "") for patches in several for patch in patches) > _MAX_INLINE_BYTES
         composed = await (offload if is_large else run_inline)(compose_each, [plan.patches for plan in rest])
         writes = [
-            Write(*plan.change_key, plan.sequences[-1], *patches) for plan, patches in zip(rest, composed, strict=True)
+            Write(*plan.change_key, plan.sequences[-1], reset, patch, flat=reset is None and _is_flat(patch))
+            for plan, (reset, patch) in zip(rest, composed, strict=True)
         ]
         merged = [await _merge_in_python(conn, plan, offload) for plan in costly.values()]
     except ValueError as error:
-        raise InvalidRequest(FieldViolation("changes", _UNSTORABLE)) from error
+        raise InvalidRequest(FieldViolation("changes", _UNSTORABLE, FieldReason.OUT_OF_RANGE)) from error
     by_key = {write.change_key: write for write in [*merged, *writes]}
     return [by_key[plan.change_key] for plan in planned]
 
@@ -98,6 +107,11 @@ async def _costly_in_database(conn: Connection, planned: Sequence[PlannedWrite])
         for key, plan in ((plan.change_key, plan) for plan in planned)
         if objects[key] > _MAX_DATABASE_OBJECTS or octets.get(key, 0) * objects[key] > _MAX_SCANNED_OCTETS
     }
+
+
+def _is_flat(patch: str | None) -> bool:
+    # May say no of one that is: a string may hold what looks like an object, or null.
+    return patch is not None and patch.startswith("{") and patch.count("{") == 1 and "null" not in patch
 
 
 def _count_objects(plan: PlannedWrite) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, SequenceMismatch, SyncbeatError
@@ -32,6 +32,16 @@ class AppendResult:
     heads: tuple[Cursor, ...]
 
 
+@dataclass(frozen=True)
+class AppendPlan:
+    """Holds the result of each call, and the writes that make it true; `unused`: scopes created for calls that fail."""
+
+    results: list[AppendResult | SyncbeatError]
+    writes: list[PlannedWrite]
+    moved: list[scopes.MovedScope]
+    unused: list[ScopeKey]
+
+
 async def append(
     conn: Connection,
     calls: Sequence[Append],
@@ -51,6 +61,25 @@ async def append(
     """
     keys = [(call.app_id, change.scope) for call in calls for change in call.changes]
     locked = await scopes.lock_scopes(conn, keys, create=create_scopes)
+    plan = await plan_appends(conn, calls, locked, prior)
+    if plan.moved:
+        await write_values(conn, plan.writes, offload)
+        if await scopes.advance_heads(conn, plan.moved) < len(plan.moved):
+            # The rows are locked, so nothing but the right to write them can have gone. Changes above the head would
+            # be read by nobody, and block the next writer.
+            raise AccessDenied("not a writer of this scope any more")
+    if plan.unused:
+        await scopes.drop_scopes(conn, plan.unused)
+    return plan.results
+
+
+async def plan_appends(
+    conn: Connection,
+    calls: Sequence[Append],
+    locked: Mapping[ScopeKey, scopes.LockedScope],
+    prior: Callable[[str], Prior],
+) -> AppendPlan:
+    """Allocate the sequences of calls whose scopes are locked; read the present sequences that they expect, if any."""
     present = await _sequences_of_expected_keys(conn, calls)
     heads = {key: scope.head for key, scope in locked.items()}
     commits: dict[ScopeKey, scopes.Commits] = {}
@@ -68,20 +97,17 @@ async def append(
             commits[call.app_id, scope] = scopes.Commits(made + 1, triggered + call.triggered)
         new_heads = tuple(Cursor(s, locked[call.app_id, s].epoch, heads[call.app_id, s]) for s in names)
         results.append(AppendResult(sequences, new_heads))
-    if commits:
-        await write_values(conn, list(planned.values()), offload)
-        moved = [
-            scopes.MovedScope(*key, heads[key], _updated_signal(locked[key], prior(key[0]), made.made), made)
-            for key, made in sorted(commits.items())
-        ]
-        if await scopes.advance_heads(conn, moved) < len(moved):
-            # The rows are locked, so nothing but the right to write them can have gone. Changes above the head would
-            # be read by nobody, and block the next writer.
-            raise AccessDenied("not a writer of this scope any more")
+    moved = [
+        scopes.MovedScope(*key, heads[key], _updated_signal(locked[key], prior(key[0]), made.made), made)
+        for key, made in sorted(commits.items())
+    ]
     unused = [key for key, scope in locked.items() if scope.created and key not in commits]
-    if unused:
-        await scopes.drop_scopes(conn, unused)
-    return results
+    return AppendPlan(results, list(planned.values()), moved, unused)
+
+
+async def lock_scope(conn: Connection, app_id: str, scope: str) -> None:
+    """Create a scope if it is missing and lock it, for those who count its members."""
+    await scopes.lock_scopes(conn, [(app_id, scope)], create=True)
 
 
 async def locate_violation(
@@ -94,7 +120,7 @@ async def locate_violation(
     for index, change in enumerate(call.changes):
         _plan(call.app_id, change, heads, {}, planned)
         last_of_key[call.app_id, change.scope, change.key] = index
-    description = error.violations[0].description
+    description, reason = error.violations[0].description, error.violations[0].reason
     causes = list(last_of_key.values()) if len(last_of_key) == 1 else []
     if not causes and description == TOO_LARGE:
         writes = await merged_writes(conn, list(planned.values()), offload)
@@ -103,7 +129,7 @@ async def locate_violation(
     if not causes:
         return error
     return InvalidRequest(
-        *(FieldViolation(f"changes[{index}].merge_patch_json", description) for index in sorted(causes))
+        *(FieldViolation(f"changes[{index}].merge_patch_json", description, reason) for index in sorted(causes))
     )
 
 
@@ -125,7 +151,7 @@ async def _sequences_of_expected_keys(conn: Connection, calls: Sequence[Append])
 
 
 def _precondition_error(
-    call: Append, locked: dict[ScopeKey, scopes.LockedScope], present: dict[ChangeKey, int]
+    call: Append, locked: Mapping[ScopeKey, scopes.LockedScope], present: dict[ChangeKey, int]
 ) -> SyncbeatError | None:
     for change in call.changes:
         if (call.app_id, change.scope) not in locked:

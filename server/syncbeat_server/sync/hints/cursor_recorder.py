@@ -15,7 +15,7 @@ from syncbeat_server.sync.store import device_cursors
 
 _log = logging.getLogger(__name__)
 
-_MAX_PENDING = 50_000
+MAX_PENDING = 50_000
 _BATCH = 1_000
 _PAUSE_S = 0.02
 _RETRY_S = 1.0
@@ -27,12 +27,13 @@ class CursorRecorder:
     Cursors that a crash loses cost at most a push that was not needed.
     """
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, max_pending: int = MAX_PENDING) -> None:
         self._database = database
+        self._max_pending = max_pending
         self._clock = clock
-        self._shown = _NewestCursors()
-        self._fetched = _NewestCursors()
-        self._recently_fetched = _NewestCursors()
+        self._shown = _NewestCursors(max_pending)
+        self._fetched = _NewestCursors(max_pending)
+        self._recently_fetched = _NewestCursors(max_pending)
         self._is_full = False
         self._pending = asyncio.Event()
 
@@ -44,7 +45,7 @@ class CursorRecorder:
 
     def record_fetched(self, device: DeviceKey, cursors: Sequence[Cursor]) -> None:
         """Record that a device's call was answered with these cursors: a wake-up for them was answered."""
-        if len(self._recently_fetched) >= _MAX_PENDING:
+        if len(self._recently_fetched) >= self._max_pending:
             self._recently_fetched.clear()
         # A device that gets the same answer again and shows no progress costs no statement each time.
         new = self._recently_fetched.update_newer(device, cursors)
@@ -86,7 +87,7 @@ class CursorRecorder:
                         del newest[key]
 
     def _warn_if_full(self, newest: _NewestCursors) -> None:
-        if len(newest) >= _MAX_PENDING and not self._is_full:
+        if len(newest) >= self._max_pending and not self._is_full:
             self._is_full = True
             _log.warning(
                 "too many cursors wait to be recorded: others are not, and their devices may be woken once more"
@@ -94,7 +95,11 @@ class CursorRecorder:
 
 
 class _NewestCursors(dict[tuple[DeviceKey, str], Cursor]):
-    """Holds the newest cursor of each device and scope, at most `_MAX_PENDING` of them."""
+    """Holds the newest cursor of each device and scope, at most `most` of them."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
 
     def update_newer(self, device: DeviceKey, cursors: Sequence[Cursor]) -> list[Cursor]:
         """Keep the cursors that are newer than those held; return them."""
@@ -104,7 +109,7 @@ class _NewestCursors(dict[tuple[DeviceKey, str], Cursor]):
                 continue
             key = device, cursor.scope
             held = self.get(key)
-            if held is None and len(self) >= _MAX_PENDING:
+            if held is None and len(self) >= self._most:
                 continue
             if held is None or held.epoch != cursor.epoch or (held.sequence or 0) < cursor.sequence:
                 self[key] = cursor

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from syncbeat_server.clock import Clock
 from syncbeat_server.sync.policy.load_leveling import Load
 
+LOAD_WINDOW_S = 10
 _BEARABLE_LAG_S = 0.25
 _USUAL_WEIGHT = 1 / 60  # a second of the mean rate, which so follows the last minute
 _ABLE_DECAY = 0.999  # a second: the best rate counts for half after twelve minutes
@@ -28,12 +29,14 @@ class LoadLimits(NamedTuple):
     """Limits of what can be borne.
 
     They are requests a second of all processes together (None: not known), calls in flight in this process, and
-    connections of its pool.
+    connections of its pool. Requests of all processes are counted, and hints adjusted to them, by windows of
+    `window_s`.
     """
 
     capacity_per_s: float | None
     in_flight: int
     connections: int
+    window_s: int = LOAD_WINDOW_S
 
 
 class LoadMeter:

@@ -18,7 +18,6 @@ from syncbeat_server.sync.policy.arrival_book import HORIZON_S, ArrivalBook
 from syncbeat_server.sync.policy.load_leveling import LoadLeveler, ReturnSpacer
 
 _TICK_S = 1.0
-_WINDOW_S = 10
 _MINUTE_S = 60
 _NEAR_MINUTES = 3  # read at every tick; the others of the hour one at a time
 _FAR_MINUTES = HORIZON_S // _MINUTE_S - _NEAR_MINUTES
@@ -56,7 +55,8 @@ class LoadPacer:
         self._leveler = LoadLeveler(ArrivalBook(clock.now().timestamp()), draw)
         self._reconnects, self._retries = ReturnSpacer(), ReturnSpacer()
         self._rotation = 0
-        self._window = int(clock.now().timestamp()) // _WINDOW_S
+        self._window_s = limits.window_s
+        self._window = int(clock.now().timestamp()) // self._window_s
         self._unshared_requests: dict[int, int] = {}
         self._own_requests, self._all_requests = 0, 0
         self._all_over_own = 1.0
@@ -99,13 +99,13 @@ class LoadPacer:
         """Account for one second that passed; the event loop came `lag_s` too late to it."""
         now = self._clock.now().timestamp()
         arrived = self._meter.sample(self._figures(), lag_s)
-        window = int(now) // _WINDOW_S
+        window = int(now) // self._window_s
         self._unshared_requests[window] = self._unshared_requests.get(window, 0) + arrived
         self._own_requests += arrived
         self._promised_arrivals += self._leveler.book.advance_to(now)
         await self._exchange(int(now))
         if window != self._window:
-            self._update_load((window - self._window) * _WINDOW_S)
+            self._update_load((window - self._window) * self._window_s)
             self._window = window
         self._metrics.paced(self._leveler.stretch, *self._leveler.book.coming_seconds())
 
@@ -121,7 +121,7 @@ class LoadPacer:
         requests, self._unshared_requests = self._unshared_requests, {}
         for window, count in requests.items():
             counts.setdefault(_window_key(window), {})[0] = count
-        last = second // _WINDOW_S - 1
+        last = second // self._window_s - 1
         try:
             *totals, window_totals = await self._bus.tally(
                 counts, [*map(_minute_key, minutes), _window_key(last)], _COUNTS_KEPT_S

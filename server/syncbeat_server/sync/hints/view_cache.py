@@ -1,7 +1,7 @@
 """Caches the inputs of hints in memory: one view per device, whose scope states are shared between views.
 
 Change notifications invalidate entries. They can be lost, so `view_sweep.ViewSweep` compares the cache with the
-database, and everything that was not confirmed for `TRUSTED_S` is dropped. While notifications cannot arrive at all,
+database, and everything that was not confirmed for `trusted_s` is dropped. While notifications cannot arrive at all,
 the cache answers nothing, and each call reads the database.
 """
 
@@ -71,11 +71,12 @@ class ViewCacheStats(NamedTuple):
 class ViewCache:
     """Caches the views of at most `size` devices and evicts the least recently used first."""
 
-    def __init__(self, clock: Clock, listening: Callable[[], bool], size: int) -> None:
+    def __init__(self, clock: Clock, listening: Callable[[], bool], size: int, trusted_s: float = TRUSTED_S) -> None:
         """`listening()` returns whether change notifications of other processes can arrive."""
         self._clock = clock
         self._listening = listening
         self._size = size
+        self._trusted_s = trusted_s
         self._views: OrderedDict[DeviceKey, _CachedView] = OrderedDict()
         self._devices_of_user: defaultdict[UserKey, set[DeviceKey]] = defaultdict(set)
         self._slots: dict[ScopeKey, _ScopeSlot] = {}
@@ -83,7 +84,7 @@ class ViewCache:
         self._reads: set[ViewRead] = set()
         self._hits = self._misses = 0
         self._evicted = EvictionAlarm(clock, "views of devices", size)
-        self._trusted_until = clock.monotonic() + TRUSTED_S
+        self._trusted_until = clock.monotonic() + trusted_s
 
     def __len__(self) -> int:
         return len(self._views)
@@ -140,7 +141,7 @@ class ViewCache:
         self._slot_uses = 0
         for read in self._reads:
             read.everything = True
-        self._trusted_until = self._clock.monotonic() + TRUSTED_S
+        self._trusted_until = self._clock.monotonic() + self._trusted_s
 
     def confirm(self, heads: Mapping[ScopeKey, tuple[str, int]], moment: float) -> None:
         """Trust the cache anew as of a monotonic moment at which the database was compared with it.
@@ -152,7 +153,7 @@ class ViewCache:
             state = None if slot is None else slot.state
             if state is not None and (state.epoch != epoch or state.head != head):
                 self.scope_changed(*key)
-        self._trusted_until = moment + TRUSTED_S
+        self._trusted_until = moment + self._trusted_s
 
     @contextmanager
     def reading(self) -> Iterator[ViewRead]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.storage.batcher import Batcher
@@ -16,16 +17,27 @@ from syncbeat_server.sync.model import DeviceKey, ScopeKey, UserKey
 from syncbeat_server.sync.store import device_views, member_scopes
 from syncbeat_server.sync.store.device_views import DeviceView
 
-_USUAL_SCOPES = 100
-"""Scopes that are read of each user in a shared batch; users with more are read again, apart."""
 _LARGE_BATCH = 8
 _MAX_LARGE_USERS = 10_000
+
+
+@dataclass(frozen=True)
+class ViewLimits:
+    """Numbers of scopes that one read brings of each user."""
+
+    usual_scopes: int = 100
+    """Scopes that are read of each user in a shared batch; users with more are read again, apart."""
+    max_scopes: int = MAX_SCOPES
+
+
+_LIMITS = ViewLimits()
 
 
 class ViewReader:
     """Reads what the cache lacks. `cache` answers without a read what it holds."""
 
-    def __init__(self, database: Database, cache: ViewCache) -> None:
+    def __init__(self, database: Database, cache: ViewCache, limits: ViewLimits = _LIMITS) -> None:
+        self._limits = limits
         self.cache = cache
         self._database = database
         self._views: Batcher[DeviceKey, DeviceView | None] = Batcher(self._read_usual)
@@ -54,7 +66,7 @@ class ViewReader:
                 return view
             self._mark_large(user)
         view = await self._large_views.submit(device)
-        if view is None or (len(view.scopes) <= _USUAL_SCOPES and not view.more_scopes):
+        if view is None or (len(view.scopes) <= self._limits.usual_scopes and not view.more_scopes):
             self._large_users.pop(user, None)
         return view
 
@@ -79,10 +91,10 @@ class ViewReader:
             self._large_users.popitem(last=False)
 
     async def _read_usual(self, devices: Sequence[DeviceKey]) -> Sequence[DeviceView | None]:
-        return await self._read(_USUAL_SCOPES, devices)
+        return await self._read(self._limits.usual_scopes, devices)
 
     async def _read_large(self, devices: Sequence[DeviceKey]) -> Sequence[DeviceView | None]:
-        return await self._read(MAX_SCOPES, devices)
+        return await self._read(self._limits.max_scopes, devices)
 
     async def _read(self, max_scopes: int, devices: Sequence[DeviceKey]) -> Sequence[DeviceView | None]:
         # Hashing a key is not free: each is looked up once.

@@ -9,13 +9,11 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.hints.view_cache import ViewCache
+from syncbeat_server.sync.model import DEFAULT_SWEEP, SweepRule
 from syncbeat_server.sync.store import invalidations
 
 _log = logging.getLogger(__name__)
 
-_EVERY_S = 5.0
-_HEADS_PER_READ = 5_000
-_MAX_CHANGED = 10_000
 _FULL_CLEANUP_EVERY = 60  # sweeps: five minutes
 # As long as a transaction may take, and two sweeps more: heads carry the time at which their transaction began.
 _LOOK_BACK_S = 30.0
@@ -25,11 +23,19 @@ _TOUCHES_KEPT_S = 120.0
 class ViewSweep:
     """Invalidates cached views that the database has newer rows for: so none is outdated for much over 5 s."""
 
-    def __init__(self, database: Database, views: ViewCache, clock: Clock, app_ids: Sequence[str]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        views: ViewCache,
+        clock: Clock,
+        app_ids: Sequence[str],
+        rule: SweepRule = DEFAULT_SWEEP,
+    ) -> None:
         self._database = database
         self._views = views
         self._clock = clock
         self._app_ids = app_ids
+        self._rule = rule
         self._floor: str | None = None
         self._sweeps = 0
         self._cleaned_up_to = "0"
@@ -41,25 +47,26 @@ class ViewSweep:
                 await self.sweep()
             except SyncbeatError as error:
                 _log.warning("cannot look at what changed now", extra={"reason": error.reason})
-            await self._clock.sleep(_EVERY_S)
+            await self._clock.sleep(self._rule.every_s)
 
     async def sweep(self) -> None:
         """Invalidate everything that changed since the last sweep."""
         began = self._clock.monotonic()
+        most, at_once = self._rule.max_rows, self._rule.heads_per_read
         async with self._database.connection() as conn:
-            found = await invalidations.invalidations_since(conn, self._floor, _MAX_CHANGED)
-            heads = await invalidations.recent_heads(conn, self._app_ids, _LOOK_BACK_S, _MAX_CHANGED)
-            if len(heads) == _MAX_CHANGED:  # there may be others beyond the limit: compare each cached scope
+            found = await invalidations.invalidations_since(conn, self._floor, most)
+            heads = await invalidations.recent_heads(conn, self._app_ids, _LOOK_BACK_S, most)
+            if len(heads) == most:  # there may be others beyond the limit: compare each cached scope
                 cached = self._views.cached_scopes()
-                for start in range(0, len(cached), _HEADS_PER_READ):
-                    heads |= await invalidations.current_heads(conn, cached[start : start + _HEADS_PER_READ])
+                for start in range(0, len(cached), at_once):
+                    heads |= await invalidations.current_heads(conn, cached[start : start + at_once])
             # Deleted rows stay in the index until it is vacuumed: they are walked past once in a while, not each time.
             self._sweeps += 1
             since = "0" if self._sweeps % _FULL_CLEANUP_EVERY == 1 else self._cleaned_up_to
-            _, self._cleaned_up_to = await invalidations.delete_touches(conn, _TOUCHES_KEPT_S, _MAX_CHANGED, since)
+            _, self._cleaned_up_to = await invalidations.delete_touches(conn, _TOUCHES_KEPT_S, most, since)
         # A floor above the next one is of another database (a restore): what was touched since it is unknown.
         incomplete = self._floor is None or int(self._floor) > int(found.next_floor)
-        incomplete = incomplete or len(found.users) + len(found.scopes) == _MAX_CHANGED
+        incomplete = incomplete or len(found.users) + len(found.scopes) == most
         self._floor = found.next_floor
         if incomplete:
             self._views.invalidate_all()

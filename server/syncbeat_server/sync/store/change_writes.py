@@ -25,7 +25,8 @@ async def key_sequences(conn: Connection, keys: Sequence[ChangeKey]) -> dict[Cha
 class Write(NamedTuple):
     """Describes the write of one key: a merge with `patch` after that with `reset`, or a deletion without a patch.
 
-    `whole`: `patch` is the new value itself.
+    `whole`: `patch` is the new value itself. `flat`: `patch` is an object without a member that is an object or null,
+    which PostgreSQL merges without calling a function.
     """
 
     app_id: str
@@ -35,6 +36,7 @@ class Write(NamedTuple):
     reset: str | None
     patch: str | None
     whole: bool = False
+    flat: bool = False
 
     @property
     def change_key(self) -> ChangeKey:
@@ -42,31 +44,35 @@ class Write(NamedTuple):
         return self[:3]
 
 
-# $1 to $7 are the columns of `Write`.
+# $1 to $8 are the columns of `Write`.
 _MERGED = """SELECT k.*, CASE WHEN k.patch IS NULL THEN NULL
                    WHEN k.whole THEN k.patch::jsonb
+                   WHEN k.flat THEN CASE WHEN jsonb_typeof(old.value) = 'object' THEN old.value || k.patch::jsonb
+                                         ELSE k.patch::jsonb END
                    WHEN k.reset IS NULL THEN syncbeat_merge_patch(old.value, k.patch::jsonb)
                    ELSE syncbeat_merge_patch(syncbeat_merge_patch(old.value, k.reset::jsonb), k.patch::jsonb)
                    END AS value
-           FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bool[])
-                WITH ORDINALITY AS k (app_id, scope, key, sequence, reset, patch, whole, i)
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bool[],
+                       $8::bool[])
+                WITH ORDINALITY AS k (app_id, scope, key, sequence, reset, patch, whole, flat, i)
            LEFT JOIN changes old USING (app_id, scope, key)"""
 
 
-async def write_changes(conn: Connection, writes: Sequence[Write]) -> None:
-    """Write keys into the feed, each once, in one statement.
+WRITE = f"""INSERT INTO changes AS c (app_id, scope, key, value, deleted, sequence, changed_at)
+    SELECT app_id, scope, key, value, patch IS NULL, sequence, syncbeat_now() FROM ({_MERGED}) AS merged
+    ORDER BY app_id, scope, key
+    ON CONFLICT (app_id, scope, key) DO UPDATE
+    SET value = excluded.value, deleted = excluded.deleted,
+        sequence = excluded.sequence, changed_at = excluded.changed_at, xid = excluded.xid"""
+"""The statement that writes keys into the feed, each once; its parameters are the `write_columns`.
 
-    The scopes are locked by `lock_scopes`, so the old values that are read here are the newest.
-    """
-    await conn.execute(
-        f"""INSERT INTO changes AS c (app_id, scope, key, value, deleted, sequence, changed_at)
-           SELECT app_id, scope, key, value, patch IS NULL, sequence, syncbeat_now() FROM ({_MERGED}) AS merged
-           ORDER BY app_id, scope, key
-           ON CONFLICT (app_id, scope, key) DO UPDATE
-           SET value = excluded.value, deleted = excluded.deleted,
-               sequence = excluded.sequence, changed_at = excluded.changed_at, xid = excluded.xid""",
-        *_write_columns(writes),
-    )
+The scopes are locked before it, so the old values that it reads are the newest.
+"""
+
+
+async def write_changes(conn: Connection, writes: Sequence[Write]) -> None:
+    """Write keys into the feed, each once, in one statement."""
+    await conn.execute(WRITE, *write_columns(writes))
 
 
 async def value_of(conn: Connection, app_id: str, scope: str, key: str) -> str | None:
@@ -92,10 +98,11 @@ async def oversized(conn: Connection, writes: Sequence[Write]) -> list[int]:
     rows = await conn.fetch(
         f"""SELECT i - 1 AS place FROM ({_MERGED}) AS merged
             WHERE greatest(octet_length(value::text), pg_column_size(value)) > {MAX_OCTETS} ORDER BY 1""",
-        *_write_columns(writes),
+        *write_columns(writes),
     )
     return [row["place"] for row in rows]
 
 
-def _write_columns(writes: Sequence[Write]) -> list[list[Any]]:
+def write_columns(writes: Sequence[Write]) -> list[list[Any]]:
+    """Return the columns of `WRITE`."""
     return [list(column) for column in zip(*writes, strict=True)]

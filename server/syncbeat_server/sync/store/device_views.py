@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from syncbeat_server.directory.model import MAX_SCOPES
-from syncbeat_server.directory.store.device_locks import lock_in_order
+from syncbeat_server.directory.store import devices as directory
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Network, Reach, ScopeState
 from syncbeat_server.sync.store.device_cursors import device_columns
@@ -107,13 +107,5 @@ def _activity(text: str | None) -> Activity | None:
 
 async def report_activity(conn: Connection, reports: Sequence[tuple[DeviceKey, Activity]]) -> None:
     """Store the newest report of each device; devices that are not registered are skipped."""
-    newest = dict(reports)
-    there = await lock_in_order(conn, *device_columns(list(newest)))
-    newest = {device: activity for device, activity in newest.items() if tuple(device) in there}
-    await conn.execute(
-        """UPDATE devices d SET activity = k.activity::jsonb, activity_at = syncbeat_now()
-           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS k (app_id, user_id, device_id, activity)
-           WHERE (d.app_id, d.user_id, d.device_id) = (k.app_id, k.user_id, k.device_id)""",
-        *device_columns(list(newest)),
-        [orjson.dumps(activity).decode() for activity in newest.values()],
-    )
+    newest: dict[tuple[str, str, str], str] = {device: orjson.dumps(activity).decode() for device, activity in reports}
+    await directory.report_activity(conn, newest)

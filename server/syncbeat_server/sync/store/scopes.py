@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from syncbeat_server.storage.postgres.database import Connection, Row
-from syncbeat_server.sync.model import Belief, Priority, ScopeState, Signal, Windows
+from syncbeat_server.storage.postgres.database import Connection
+from syncbeat_server.sync.model import Belief, Priority, ScopeKey, ScopeState, Signal, Windows
 
 _NOW = "extract(epoch FROM syncbeat_now())::float8 AS now"
 _TRIGGER_WEIGHT = 0.1  # of each commit in the share of those that wake devices: the latest ten or twenty count
@@ -67,28 +67,42 @@ async def lock_scopes(
     In a USER's transaction only those that it may write are found.
     """
     ordered = sorted(set(keys))
-    columns = ([app_id for app_id, _ in ordered], [scope for _, scope in ordered])
+    columns = lock_columns(ordered)
     if create:
-        rows = await conn.fetch(
-            f"""INSERT INTO scopes AS s (app_id, scope, created_at)
-               SELECT app_id, scope, syncbeat_now() FROM unnest($1::text[], $2::text[]) AS k (app_id, scope)
-               ORDER BY app_id COLLATE "C", scope COLLATE "C"
-               ON CONFLICT (app_id, scope) DO UPDATE SET app_id = s.app_id
-               RETURNING app_id, scope, epoch, head, s.xmax = 0 AS created, {_NOW}, {_SIGNAL}""",
-            *columns,
-        )
+        rows = await conn.fetch(create_sql(1), *columns)
     else:
-        rows = await conn.fetch(
-            f"""SELECT s.app_id, s.scope, s.epoch, s.head, false AS created, {_NOW}, {_SIGNAL} FROM scopes s
-               JOIN unnest($1::text[], $2::text[]) AS k (app_id, scope) USING (app_id, scope)
-               ORDER BY s.app_id, s.scope FOR UPDATE OF s""",
-            *columns,
-        )
-    return dict(_locked(row) for row in rows)
+        rows = await conn.fetch(lock_sql(1, "FOR UPDATE"), *columns)
+    return locked_scopes(row.values() for row in rows)
 
 
-def _locked(row: Row) -> tuple[tuple[str, str], LockedScope]:
-    app_id, scope, epoch, head, created, now, *signal = row.values()
+def create_sql(first: int, condition: str = "") -> str:
+    """Return the statement that creates missing scopes and locks all; its parameters from `$first` on are the keys."""
+    return f"""INSERT INTO scopes AS s (app_id, scope, created_at)
+        SELECT app_id, scope, syncbeat_now() FROM unnest(${first}::text[], ${first + 1}::text[]) AS k (app_id, scope)
+        {condition} ORDER BY app_id COLLATE "C", scope COLLATE "C"
+        ON CONFLICT (app_id, scope) DO UPDATE SET app_id = s.app_id
+        RETURNING app_id, scope, epoch, head, s.xmax = 0 AS created, {_NOW}, {_SIGNAL}"""
+
+
+def lock_sql(first: int, strength: str, condition: str = "") -> str:
+    """Return the statement that locks the scopes that exist; its parameters from `$first` on are the keys."""
+    return f"""SELECT s.app_id, s.scope, s.epoch, s.head, false AS created, {_NOW}, {_SIGNAL} FROM scopes s
+        JOIN unnest(${first}::text[], ${first + 1}::text[]) AS k (app_id, scope) USING (app_id, scope)
+        {condition} ORDER BY s.app_id, s.scope {strength} OF s"""
+
+
+def lock_columns(keys: Sequence[ScopeKey]) -> tuple[list[str], list[str]]:
+    """Return the columns of `create_sql` and `lock_sql`."""
+    return [app_id for app_id, _ in keys], [scope for _, scope in keys]
+
+
+def locked_scopes(rows: Iterable[Iterable[Any]]) -> dict[ScopeKey, LockedScope]:
+    """Return the scopes by their keys from the columns of `create_sql` and `lock_sql`."""
+    return dict(map(_locked, rows))
+
+
+def _locked(columns: Iterable[Any]) -> tuple[ScopeKey, LockedScope]:
+    app_id, scope, epoch, head, created, now, *signal = columns
     return (app_id, scope), LockedScope(epoch, head, created, _signal(signal), now)
 
 
@@ -102,24 +116,42 @@ async def drop_scopes(conn: Connection, keys: Sequence[tuple[str, str]]) -> None
     )
 
 
-async def advance_heads(conn: Connection, moved: Sequence[MovedScope]) -> int:
-    """Set the heads and signals of locked scopes; return the number of scopes that this transaction may write.
+def advance_sql(first: int) -> str:
+    """Return the statement that sets the heads and signals of locked scopes; its parameters begin with `$first`.
 
     The signal has the change rates, and the share of commits that wake devices: where none does, no push can be relied
     on, however well it arrives.
     """
+    types = ("text", "text", "bigint", *("float8",) * 9)
+    columns = ", ".join(f"${number}::{name}[]" for number, name in enumerate(types, first))
+    return f"""UPDATE scopes s SET head = k.head, changed_at = greatest(s.changed_at, syncbeat_now()),
+            p_hot = k.p_hot, hot_count = k.hot_count, hot_s = k.hot_s, cold_count = k.cold_count, cold_s = k.cold_s,
+            recent_count = k.recent_count, long_count = k.long_count,
+            triggered_share = coalesce(s.triggered_share + (k.triggered - s.triggered_share) * k.weight, k.triggered)
+        FROM unnest({columns})
+             AS k (app_id, scope, head, p_hot, hot_count, hot_s, cold_count, cold_s, recent_count, long_count,
+                   triggered, weight)
+        WHERE (s.app_id, s.scope) = (k.app_id, k.scope)"""
+
+
+_ADVANCE = advance_sql(1)
+
+
+async def advance_heads(conn: Connection, moved: Sequence[MovedScope]) -> int:
+    """Set the heads and signals of locked scopes; return the number of scopes that this transaction may write."""
+    return updated_rows(await conn.execute(_ADVANCE, *advance_columns(moved)))
+
+
+def updated_rows(done: str) -> int:
+    """Return the number of rows that an UPDATE changed, as its completion tells it."""
+    return int(done.rsplit(" ", 1)[-1])
+
+
+def advance_columns(moved: Sequence[MovedScope]) -> list[list[Any]]:
+    """Return the columns of `advance_sql`."""
     signals = [(one.signal.belief, one.signal.windows) for one in moved]
     beliefs = [belief for belief, _ in signals if belief is not None]
-    done = await conn.execute(
-        """UPDATE scopes s SET head = k.head, changed_at = greatest(s.changed_at, syncbeat_now()),
-               p_hot = k.p_hot, hot_count = k.hot_count, hot_s = k.hot_s, cold_count = k.cold_count, cold_s = k.cold_s,
-               recent_count = k.recent_count, long_count = k.long_count,
-               triggered_share = coalesce(s.triggered_share + (k.triggered - s.triggered_share) * k.weight, k.triggered)
-           FROM unnest($1::text[], $2::text[], $3::bigint[], $4::float8[], $5::float8[], $6::float8[], $7::float8[],
-                       $8::float8[], $9::float8[], $10::float8[], $11::float8[], $12::float8[])
-                AS k (app_id, scope, head, p_hot, hot_count, hot_s, cold_count, cold_s, recent_count, long_count,
-                      triggered, weight)
-           WHERE (s.app_id, s.scope) = (k.app_id, k.scope)""",
+    return [
         [one.app_id for one in moved],
         [one.scope for one in moved],
         [one.head for one in moved],
@@ -128,8 +160,7 @@ async def advance_heads(conn: Connection, moved: Sequence[MovedScope]) -> int:
         [windows.long for _, windows in signals],
         [one.commits.triggered / one.commits.made for one in moved],
         [1.0 - (1.0 - _TRIGGER_WEIGHT) ** one.commits.made for one in moved],
-    )
-    return int(done.rsplit(" ", 1)[-1])
+    ]
 
 
 async def boost(conn: Connection, app_id: str, scope: str, priority: Priority, seconds: float) -> datetime | None:

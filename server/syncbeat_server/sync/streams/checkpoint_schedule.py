@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 
-from syncbeat_server.clock import Clock
-from syncbeat_server.sync.streams.stream_context import jitter
-
-_NEWS_EVERY_S = 5.0  # a checkpoint names every scope: up to 4,000 for a change of one
+from syncbeat_server.sync.streams.stream_context import StreamContext
 
 
 class CheckpointSchedule:
@@ -16,12 +13,14 @@ class CheckpointSchedule:
     Streams of one scope draw their moments, so that they do not all send at once.
     """
 
-    def __init__(self, clock: Clock, heartbeat_s: float) -> None:
-        self._clock = clock
+    def __init__(self, context: StreamContext, heartbeat_s: float) -> None:
+        self._clock = context.clock
+        self._news_every_s = context.rule.news_every_s
+        self._draw = context.rule.draw
         self._heartbeat_s = heartbeat_s
         self._sent_at = -math.inf
         self._news_at = math.inf
-        self._heartbeat_at = clock.monotonic()
+        self._heartbeat_at = context.clock.monotonic()
 
     @property
     def next_at(self) -> float:
@@ -32,7 +31,7 @@ class CheckpointSchedule:
         """Schedule a checkpoint for news, unless one is scheduled."""
         if self._news_at == math.inf:
             now = self._clock.monotonic()
-            self._news_at = max(now + jitter(0.0, _NEWS_EVERY_S), self._sent_at + _NEWS_EVERY_S)
+            self._news_at = max(now + self._draw(0.0, self._news_every_s), self._sent_at + self._news_every_s)
 
     def is_due(self) -> bool:
         """Return True if a hint or checkpoint is due."""

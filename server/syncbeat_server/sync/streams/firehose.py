@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 
-from syncbeat_server.errors import FieldViolation, InvalidRequest
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.content.firehose_token import FeedPosition, InvalidToken, decode
 from syncbeat_server.sync.model import DeviceKey, StreamEvent
@@ -60,4 +60,6 @@ def _position_of(request: FirehoseRequest) -> FeedPosition | None:
     try:
         return decode(request.app_id, request.token)
     except InvalidToken as error:
-        raise InvalidRequest(FieldViolation("token", "not a token that a checkpoint of this app carried")) from error
+        raise InvalidRequest(
+            FieldViolation("token", "not a token that a checkpoint of this app carried", FieldReason.MALFORMED)
+        ) from error

@@ -33,15 +33,11 @@ from syncbeat_server.sync.model import (
 from syncbeat_server.sync.policy import Situation
 from syncbeat_server.sync.store import firehose_pages
 from syncbeat_server.sync.streams.lifetime import Lifetime
-from syncbeat_server.sync.streams.stream_context import RETRY_S, StreamContext
+from syncbeat_server.sync.streams.stream_context import StreamContext
 
-_LOOK_EVERY_S = 5.0
 _LOOK_EVERY_WHEN_DEAF_S = 1.0
 _PAUSE_S = 0.01  # between two passes: what is published meanwhile comes together
-_PAGE_SIZE = 200
 _EVENT_CHANGES = 50  # changes of one event, so that others get their turn of the event loop in between
-_CURSORS_EVERY_S = 5.0
-_MAX_CURSORS = 100_000
 MAX_CHECKPOINT_CURSORS = 4_000
 """Cursors of one checkpoint, at up to 200 octets each: less than 1 MiB, so that it fits every client."""
 
@@ -79,6 +75,7 @@ class FirehoseStream:
         position: FeedPosition,
     ) -> None:
         self._context = context
+        self._rule = context.rule
         self._database = database
         self._request = request
         self._lifetime = lifetime
@@ -124,16 +121,16 @@ class FirehoseStream:
                     yield event
             except DependencyDown:
                 # The stream outlives an outage of the database: it keeps its position.
-                await lifetime.subscription.wait(RETRY_S)
+                await lifetime.subscription.wait(self._rule.retry_s)
                 continue
             if has_sent and request.token is None:
-                checkpoint_at = min(checkpoint_at, clock.monotonic() + _CURSORS_EVERY_S)
+                checkpoint_at = min(checkpoint_at, clock.monotonic() + self._rule.cursors_every_s)
             if (has_sent and request.token is not None) or clock.monotonic() >= checkpoint_at:
                 for checkpoint in self._checkpoints():
                     yield checkpoint
                 checkpoint_at = clock.monotonic() + request.heartbeat_s
             if self._is_caught_up:
-                look_s = _LOOK_EVERY_S if listening() else _LOOK_EVERY_WHEN_DEAF_S
+                look_s = self._rule.look_every_s if listening() else _LOOK_EVERY_WHEN_DEAF_S
                 await asyncio.sleep(_PAUSE_S)
                 await lifetime.subscription.wait(min(look_s, lifetime.wait_limit_s(checkpoint_at)))
         for checkpoint in self._checkpoints():
@@ -149,7 +146,7 @@ class FirehoseStream:
             return
         more = True
         while more:
-            (page,) = await self._context.reader.pages(self._request.app_id, None, [cursor], _PAGE_SIZE)
+            (page,) = await self._context.reader.pages(self._request.app_id, None, [cursor], self._rule.page_size)
             if page is None:
                 raise NotFound("there is no such scope", scope=scope)
             if page.reset:
@@ -199,7 +196,7 @@ class FirehoseStream:
             unsent.append(change)
             if cursor is not None or self._request.token is None:
                 cursors[change.scope] = Cursor(change.scope, change.epoch, change.sequence)
-        for scope in list(islice(cursors, max(0, len(cursors) - _MAX_CURSORS))):
+        for scope in list(islice(cursors, max(0, len(cursors) - self._rule.max_cursors))):
             del cursors[scope]
         return unsent
 

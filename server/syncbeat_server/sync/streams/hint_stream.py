@@ -25,7 +25,7 @@ from syncbeat_server.sync.model import (
 )
 from syncbeat_server.sync.streams.checkpoint_schedule import CheckpointSchedule
 from syncbeat_server.sync.streams.lifetime import Lifetime
-from syncbeat_server.sync.streams.stream_context import PAGE_SIZE, RETRY_S, StreamContext
+from syncbeat_server.sync.streams.stream_context import StreamContext
 from syncbeat_server.sync.streams.stream_progress import StreamProgress
 from syncbeat_server.sync.streams.subscription import Subscription
 
@@ -55,6 +55,7 @@ class HintStream:
     ) -> None:
         self._context = context
         self._hub, self._reader, self._clock = context.hub, context.reader, context.clock
+        self._rule = context.rule
         self._recorders = recorders
         self._request = request
         self._subscription = subscription
@@ -93,7 +94,7 @@ class HintStream:
         """
         request, subscription, progress = self._request, self._subscription, self._progress
         lifetime = Lifetime(self._context, subscription, request.expires_at, request.recheck)
-        schedule = CheckpointSchedule(self._clock, request.heartbeat_s)
+        schedule = CheckpointSchedule(self._context, request.heartbeat_s)
         while True:
             if lifetime.is_over:
                 yield self._checkpoint(self._hint(), lifetime)
@@ -107,7 +108,7 @@ class HintStream:
                 subscription.dirty |= set(progress.sent)
                 subscription.members_changed = True
                 subscription.woken = False
-                await subscription.wait(RETRY_S)
+                await subscription.wait(self._rule.retry_s)
                 continue
             for event in news:
                 yield event
@@ -157,11 +158,12 @@ class HintStream:
         if subscription.reread_all:
             subscription.reread_all = False
             dirty |= progress.sent.keys()
+        size = self._rule.page_size
         try:
             followed = sorted(dirty & progress.sent.keys())
-            subscription.dirty |= set(followed[PAGE_SIZE:])
-            cursors = [progress.sent[scope] for scope in followed[:PAGE_SIZE]]
-            pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, PAGE_SIZE)
+            subscription.dirty |= set(followed[size:])
+            cursors = [progress.sent[scope] for scope in followed[:size]]
+            pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, size)
         except DependencyDown:
             subscription.dirty |= dirty
             raise

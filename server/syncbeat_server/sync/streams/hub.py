@@ -14,17 +14,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from typing import TypeVar
 
-from syncbeat_server.defaults import STREAMS_PER_DEVICE, STREAMS_PER_USER
-from syncbeat_server.errors import RateLimited
 from syncbeat_server.sync.model import DeviceKey, ScopeKey
+from syncbeat_server.sync.streams.stream_limits import StreamLimits
 from syncbeat_server.sync.streams.subscription import Subscription
 
 MAX_STREAM_AGE_S = 30 * 60.0
-_RETRY_AFTER_S = 30.0  # within 80 s a connection that is dead has been noticed, and its streams are gone
-
-_WAKE_CHUNK = 100
+WAKE_CHUNK = 100
 _READ_CHUNK = 256
 _MIN_READ_AHEAD = 8  # idle streams; fewer read by themselves, with a statement less
+_LIMITS = StreamLimits()
 
 _K = TypeVar("_K")
 
@@ -38,12 +36,13 @@ class Hub:
     def __init__(
         self,
         stream_age_s: float = MAX_STREAM_AGE_S,
-        max_per_user: int = STREAMS_PER_USER,
-        max_per_device: int = STREAMS_PER_DEVICE,
+        limits: StreamLimits = _LIMITS,
+        wake_chunk: int = WAKE_CHUNK,
     ) -> None:
-        """`stream_age_s` is the age at which a stream has ended at the latest."""
+        """`stream_age_s`: the age at which a stream has ended at the latest; `wake_chunk`: streams woken at once."""
         self.stream_age_s = stream_age_s
-        self._max_per_user, self._max_per_device = max_per_user, max_per_device
+        self._wake_chunk_size = wake_chunk
+        self._limits = limits
         self._by_scope: dict[ScopeKey, set[Subscription]] = defaultdict(set)
         self._by_user: dict[tuple[str, str], set[Subscription]] = defaultdict(set)
         self._all_of_app: dict[str, set[Subscription]] = defaultdict(set)
@@ -66,11 +65,7 @@ class Hub:
             RateLimited: its user, or its device, has as many streams open as allowed. A service's own are not counted.
         """
         key = subscription.device
-        others = self._by_user.get((key.app_id, key.user_id), ()) if key.user_id else ()
-        if len(others) >= self._max_per_user:
-            raise _stream_limit_error("user", self._max_per_user)
-        if key.device_id and sum(other.device == key for other in others) >= self._max_per_device:
-            raise _stream_limit_error("device", self._max_per_device)
+        self._limits.check(key, [other.device for other in self._by_user.get((key.app_id, key.user_id), ())])
         self.opened += 1
         self._by_user[key.app_id, key.user_id].add(subscription)
         if subscription.all_scopes:
@@ -167,7 +162,7 @@ class Hub:
             self._wake(subscription)
 
     def _wake_chunk(self) -> None:
-        chunk = [self._to_wake.popleft() for _ in range(min(_WAKE_CHUNK, len(self._to_wake)))]
+        chunk = [self._to_wake.popleft() for _ in range(min(self._wake_chunk_size, len(self._to_wake)))]
         idle = [one for one in chunk if one.dirty and one.is_idle] if self.read_ahead and not self.draining else []
         if len(idle) >= _MIN_READ_AHEAD or (idle and self._to_read):
             self._to_read += idle
@@ -191,8 +186,8 @@ class Hub:
                         chunk += self._to_read
                         self._to_read.clear()
                 finally:
-                    for start in range(0, len(chunk), _WAKE_CHUNK):
-                        for subscription in chunk[start : start + _WAKE_CHUNK]:
+                    for start in range(0, len(chunk), self._wake_chunk_size):
+                        for subscription in chunk[start : start + self._wake_chunk_size]:
                             subscription.wake()
                         await asyncio.sleep(0)
         finally:
@@ -207,10 +202,3 @@ class Hub:
             group.discard(subscription)
             if not group:
                 del index[key]
-
-
-def _stream_limit_error(owner: str, limit: int) -> RateLimited:
-    message = f"a {owner} has at most {limit} streams open on a process: end one first"
-    return RateLimited(
-        message, retry_after_s=_RETRY_AFTER_S, limit=str(limit), remaining="0", reset=str(int(_RETRY_AFTER_S))
-    )

@@ -8,13 +8,12 @@ from datetime import datetime
 
 from syncbeat_server.errors import DependencyDown, TokenExpired
 from syncbeat_server.sync.model import Drain
-from syncbeat_server.sync.streams.stream_context import StreamContext, jitter
+from syncbeat_server.sync.streams.stream_context import StreamContext
 from syncbeat_server.sync.streams.subscription import Subscription
 
 MIN_HEARTBEAT_S, MAX_HEARTBEAT_S, DEFAULT_HEARTBEAT_S = 5.0, 300.0, 30.0
 
 _RECONNECT_S = 2.0
-_RECHECK_S = 50.0
 
 
 @dataclass
@@ -33,7 +32,9 @@ class Lifetime:
     ends_at: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ends_at = self.context.clock.monotonic() + self.context.hub.stream_age_s * jitter(0.85, 1.0)
+        self.ends_at = self.context.clock.monotonic() + self.context.hub.stream_age_s * self.context.rule.draw(
+            0.85, 1.0
+        )
 
     @property
     def is_over(self) -> bool:
@@ -65,7 +66,7 @@ class Lifetime:
         except DependencyDown:
             self.subscription.recheck_caller = True
             raise
-        self.recheck_at = clock.monotonic() + _RECHECK_S * jitter(0.9, 1.0)
+        self.recheck_at = clock.monotonic() + self.context.rule.recheck_s * self.context.rule.draw(0.9, 1.0)
 
     def wait_limit_s(self, until: float) -> float:
         """Return the seconds to wait for news: until a monotonic moment, or until a check or the end is due before."""
@@ -75,4 +76,4 @@ class Lifetime:
 
     def drain(self) -> Drain:
         """Return the event that tells the client to reconnect."""
-        return Drain(jitter(0.1, _RECONNECT_S) + self.context.reconnect_delay_s())
+        return Drain(self.context.rule.draw(0.1, _RECONNECT_S) + self.context.reconnect_delay_s())

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.model import Cursor
-from syncbeat_server.sync.streams.stream_context import PAGE_SIZE
 from syncbeat_server.sync.streams.subscription import Subscription
 
 _PATIENCE_S = 4.0  # then streams read by themselves; a busy event loop alone takes a second
@@ -21,8 +20,10 @@ class PageReadAhead:
     they are busy by then, have their mark again and read by themselves. A stream holds one such page at most.
     """
 
-    def __init__(self, reader: FeedReader) -> None:
+    def __init__(self, reader: FeedReader, page_size: int) -> None:
+        """`page_size`: the changes of a page, as many as streams read of one scope at once."""
         self._reader = reader
+        self._page_size = page_size
 
     async def read(self, subscriptions: Sequence[Subscription]) -> bool:
         """Read a page for each stream and set it; return False if the database does not answer well now."""
@@ -45,7 +46,7 @@ class PageReadAhead:
         cursors = list(dict.fromkeys(waiting.values()))
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                pages, may_read = await self._reader.shared_pages(cursors, readers, PAGE_SIZE)
+                pages, may_read = await self._reader.shared_pages(cursors, readers, self._page_size)
         except (SyncbeatError, TimeoutError):
             return False
         page_at = dict(zip(cursors, pages, strict=True))

@@ -9,27 +9,30 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.restore_detection import lineage
+from syncbeat_server.sync.model import DEFAULT_SWEEP, SweepRule
 
 _log = logging.getLogger(__name__)
 
-_EVERY_S = 5.0
 _EVERY_WHEN_DOWN_S = 1.0
 
 
 class RestoreSweep:
     """Compares the database's lineage with the last one seen."""
 
-    def __init__(self, database: Database, clock: Clock, restored: Callable[[], None]) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, restored: Callable[[], None], rule: SweepRule = DEFAULT_SWEEP
+    ) -> None:
         """`restored` is called after a restore or a restart of PostgreSQL, since a restore may lie behind it."""
         self._database = database
         self._clock = clock
         self._restored = restored
+        self._every_s = rule.every_s
         self._lineage: str | None = None
 
     async def run(self) -> None:
         """Sweep for ever, and each second while the database does not answer."""
         while True:
-            pause = _EVERY_S
+            pause = self._every_s
             try:
                 await self.sweep()
             except SyncbeatError as error:

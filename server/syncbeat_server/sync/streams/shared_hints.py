@@ -17,10 +17,11 @@ _MAX_HINTS = 1_000
 class SharedHints:
     """Keeps the hints of the last second by all that they are decided by, the moment excepted."""
 
-    def __init__(self, clock: Clock, tuning: Callable[[str], Tuning]) -> None:
-        """`tuning(app)` returns the policy inputs of an app."""
+    def __init__(self, clock: Clock, tuning: Callable[[str], Tuning], size: int = _MAX_HINTS) -> None:
+        """`tuning(app)` returns the policy inputs of an app; `size`: the hints kept at most."""
         self._clock = clock
         self._tuning = tuning
+        self._size = size
         self._hints: dict[tuple[str, tuple[ScopeState, ...], Activity, bool], Hint] = {}
         self._ends_at = 0.0
 
@@ -29,7 +30,7 @@ class SharedHints:
         if len(states) > _MAX_SCOPES:
             return self._decide(app_id, states, activity, more_scopes=more_scopes)
         now = self._clock.monotonic()
-        if now >= self._ends_at or len(self._hints) >= _MAX_HINTS:
+        if now >= self._ends_at or len(self._hints) >= self._size:
             self._hints.clear()
             self._ends_at = now + _KEEP_S
         key = app_id, tuple(states), activity, more_scopes

@@ -13,13 +13,32 @@ from syncbeat_server.sync.policy import Tuning
 from syncbeat_server.sync.streams.hub import Hub
 from syncbeat_server.sync.streams.shared_hints import SharedHints
 
-RETRY_S = 1.0
-"""Seconds that a stream waits while the database is down."""
-PAGE_SIZE = 200
-"""Changes that a stream reads of one scope at once."""
 _REFETCH_SPREAD_S = 2.0
 
-jitter: Callable[[float, float], float] = random.SystemRandom().uniform
+
+@dataclass(frozen=True)
+class StreamRule:
+    """Intervals and sizes of streams that no setting changes."""
+
+    retry_s: float = 1.0
+    """Seconds that a stream waits while the database is down."""
+    recheck_s: float = 50.0
+    """Seconds after which the caller's access is checked again."""
+    news_every_s: float = 5.0
+    """Seconds between two checkpoints for news: one names every scope, up to 4,000 for a change of one."""
+    look_every_s: float = 5.0
+    """Seconds after which the stream of a whole app looks for changes unasked."""
+    cursors_every_s: float = 5.0
+    """Seconds after which the cursors of a whole app follow a change."""
+    page_size: int = 200
+    """Changes that a stream reads of one scope at once."""
+    max_cursors: int = 100_000
+    """Scopes of a whole app of which a stream keeps the cursors."""
+    draw: Callable[[float, float], float] = random.SystemRandom().uniform
+    """Draws a moment between two."""
+
+
+_RULE = StreamRule()
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,7 @@ class StreamContext:
     clock: Clock
     tuning: Callable[[str], Tuning]
     reconnect_delay_s: Callable[[], float]
+    rule: StreamRule = _RULE
 
     @cached_property
     def hints(self) -> SharedHints:
@@ -43,4 +63,4 @@ class StreamContext:
 
     def refetch_delay_s(self) -> float:
         """Return the seconds after which a client lists a feed again, spread because many are reset together."""
-        return jitter(0.0, _REFETCH_SPREAD_S) + self.reconnect_delay_s()
+        return self.rule.draw(0.0, _REFETCH_SPREAD_S) + self.reconnect_delay_s()

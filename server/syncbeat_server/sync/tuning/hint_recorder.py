@@ -1,7 +1,7 @@
 """Records the experience of this process's devices: staleness, requests, and changes of sampled scopes.
 
 Everything here is on the path of hints and publishes, so that it only counts. `price_updates` writes the sums each
-minute, and `ops/metrics` shown_cursors them.
+minute, and `ops/metrics` shows them.
 """
 
 from __future__ import annotations

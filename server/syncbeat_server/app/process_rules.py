@@ -1,0 +1,56 @@
+"""Groups the times and bounds of a process that no setting changes, each declared by the unit that goes by it.
+
+A process is served by the defaults. A test serves with others, so that it need not wait, and a busy machine does not
+decide what it sees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from syncbeat_server.app.app_configuration import LOOK_EVERY_S
+from syncbeat_server.auth.accounts.account_status_cache import NEGATIVE_CACHE_S
+from syncbeat_server.storage.postgres.timings import DatabaseTimings
+from syncbeat_server.storage.redis.timings import RedisTimings
+from syncbeat_server.sync.feed.prune import EVERY_S
+from syncbeat_server.sync.feed.reader import ReadLimits
+from syncbeat_server.sync.hints.cursor_recorder import MAX_PENDING
+from syncbeat_server.sync.hints.load_meter import LOAD_WINDOW_S
+from syncbeat_server.sync.hints.view_cache import TRUSTED_S
+from syncbeat_server.sync.hints.view_reader import ViewLimits
+from syncbeat_server.sync.model import SweepRule
+from syncbeat_server.sync.streams.stream_context import StreamRule
+
+if TYPE_CHECKING:
+    from syncbeat_server.rpc.server import ServerRule
+
+
+@dataclass(frozen=True)
+class SyncRules:
+    """Times and bounds of the sync feature."""
+
+    streams: StreamRule = field(default_factory=StreamRule)
+    sweeps: SweepRule = field(default_factory=SweepRule)
+    reads: ReadLimits = field(default_factory=ReadLimits)
+    views: ViewLimits = field(default_factory=ViewLimits)
+    views_trusted_s: float = TRUSTED_S
+    max_pending_cursors: int = MAX_PENDING
+    load_window_s: int = LOAD_WINDOW_S
+    prune_every_s: float = EVERY_S
+
+
+@dataclass(frozen=True)
+class ProcessRules:
+    """Times and bounds of a process. `server` None: the default, whose module loads gRPC."""
+
+    database: DatabaseTimings = field(default_factory=DatabaseTimings)
+    redis: RedisTimings = field(default_factory=RedisTimings)
+    sync: SyncRules = field(default_factory=SyncRules)
+    server: ServerRule | None = None
+    negative_cache_s: float = NEGATIVE_CACHE_S
+    files_every_s: float = LOOK_EVERY_S
+    """Seconds between two looks at the apps file and the credentials it names."""
+
+
+DEFAULT_RULES = ProcessRules()

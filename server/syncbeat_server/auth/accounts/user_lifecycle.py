@@ -1,0 +1,23 @@
+"""Disables, enables and erases a user's access in the caller's transaction."""
+
+from __future__ import annotations
+
+from syncbeat_server.auth.store import sessions, users
+from syncbeat_server.storage.postgres.database import Connection
+
+
+async def disable(conn: Connection, app_id: str, user_id: str) -> None:
+    """Disable a user. Its sessions are kept and work again once it is enabled."""
+    await users.disable_user(conn, app_id, user_id)
+
+
+async def enable(conn: Connection, app_id: str, user_id: str) -> None:
+    """Enable a user, inserting it if it is unknown."""
+    await users.enable_user(conn, app_id, user_id)
+
+
+async def erase(conn: Connection, app_id: str, user_id: str) -> int:
+    """Delete a user's sessions and revoke every token issued so far. Returns the number of sessions."""
+    await users.revoke_user(conn, app_id, user_id, "")
+    await users.mark_deleted(conn, app_id, user_id)
+    return await sessions.delete_sessions(conn, app_id, user_id)

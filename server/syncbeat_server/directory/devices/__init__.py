@@ -1,0 +1,1 @@
+"""Devices: moves of their registration tokens, and the marks of those that are connected."""

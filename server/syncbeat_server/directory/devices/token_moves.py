@@ -1,0 +1,60 @@
+"""Decides if a registration token may move from one device to another, and limits how often."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from syncbeat_server.directory.model import Holder, Registration
+from syncbeat_server.directory.store import token_moves
+from syncbeat_server.storage.postgres.database import Connection
+
+MAX_MOVES_A_DAY = 10
+MAX_RELEASES_A_DAY = 100
+"""Refused moves in a day that take a token from its holder all the same.
+
+That is far more often than people share a phone, and yet so seldom that nobody who knows another's token can keep it
+from its owner for ever.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Describes the move of a token from its previous holder.
+
+    `may_release`: the token is taken from there even if the move is refused. `too_often`: the move is refused.
+    """
+
+    digest: bytes
+    previous: Holder
+    may_release: bool
+    too_often: bool
+
+
+def digest_of(token: str) -> bytes | None:
+    """Return the digest under which a registration token is looked up; None for no token."""
+    return hashlib.sha256(token.encode()).digest() if token else None
+
+
+async def find_move(conn: Connection, device: Registration, digest: bytes) -> Move | None:
+    """Lock a token and return the move that brings it to a device; None if no other device holds it.
+
+    A token that a refusal took away still belongs to its device: to that one it returns without a move.
+    """
+    await token_moves.lock_token(conn, device.app_id, digest)
+    own, holder = Holder(device.user_id, device.device_id), await token_moves.lock_holders(conn, device, digest)
+    if holder == own:
+        return None
+    moves = await token_moves.recent_moves(conn, device.app_id, digest)
+    refused = [move for move in moves if move.refused]
+    if holder is None and any(move.previous == own for move in refused):
+        return None
+    previous = holder or next((move.previous for move in refused if move.without), None)
+    if previous is None:
+        return None
+    return Move(
+        digest,
+        previous,
+        may_release=holder is not None and len(refused) < MAX_RELEASES_A_DAY,
+        too_often=len(moves) - len(refused) >= MAX_MOVES_A_DAY,
+    )

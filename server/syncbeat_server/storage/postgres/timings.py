@@ -1,0 +1,49 @@
+"""Holds how long a process waits for PostgreSQL, and after how long PostgreSQL ends its transactions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+STATEMENT_TIMEOUT_S = 10.0
+
+
+class BeginStatements(NamedTuple):
+    """The statements that begin a transaction: on any server, and on one that has `transaction_timeout`."""
+
+    plain: str
+    bounded: str
+
+
+@dataclass(frozen=True)
+class DatabaseTimings:
+    """Times that no setting changes; tests give longer ones where a busy machine must not matter."""
+
+    connect_s: float = 5.0
+    """Seconds that a caller waits for a connection, and the pool for the server to accept one."""
+    first_pause_s: float = 0.1
+    """A full server is asked for one more connection after this many seconds, then after twice as many each time, by
+    all callers of a process together, since other processes share it."""
+    lock_ms: int = 4_000
+    idle_in_transaction_ms: int = 6_000
+    """A process that vanishes, or is stopped, holds its locks until the database ends its session. This is longer than
+    a busy loop or a paused machine keeps a transaction waiting (4 s were seen), and shorter than two waits for its
+    locks, so that a call refused once succeeds when it is repeated."""
+    transaction_ms: int = 10_000
+    """Since PostgreSQL 17. It also ends a session that waits for the second part of a statement; on earlier versions
+    storage/postgres/stuck_sessions.py does."""
+
+    def begin(self) -> BeginStatements:
+        """Return the statements that begin a transaction with these limits.
+
+        The server ends a statement as soon as the client gives it up, also when no client is left to cancel it.
+        """
+        plain = f"""BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL lock_timeout = {self.lock_ms};
+SET LOCAL idle_in_transaction_session_timeout = {self.idle_in_transaction_ms};
+SET LOCAL statement_timeout = {round(STATEMENT_TIMEOUT_S * 1000)};
+SET LOCAL tcp_user_timeout = 15000"""
+        return BeginStatements(plain, f"{plain};\nSET LOCAL transaction_timeout = {self.transaction_ms}")
+
+
+DEFAULT_TIMINGS = DatabaseTimings()

@@ -1,0 +1,47 @@
+"""compose.yaml hands on every setting that an operator may put into `.env`, and no secret of another container."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from syncbeat_server.ops.settings.load import APPS_FILE_ONLY
+from syncbeat_server.ops.settings.server import Settings
+from tests.cli.test_commands import run
+from tests.docs.pages import ROOT
+
+pytestmark = pytest.mark.process
+
+COMPOSE = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+# What the file itself decides: where the stores are, what it publishes, and what a container has no use for.
+OWN = {"DATABASE_URL", "DATABASE_SESSION_URL", "REDIS_URL", "LISTEN", "OPS_LISTEN", "EMBEDDED_DIR", "SHARE_PORT"}
+
+
+def part(name: str) -> str:
+    """Return the text below a name at the start of a line or of a service."""
+    return re.split(rf"^(?:  )?{name}:.*$", COMPOSE, maxsplit=1, flags=re.MULTILINE)[1].split("\n\n")[0]
+
+
+def test_compose_takes_every_setting_from_the_env_file() -> None:
+    passed_on = re.findall(r"^  SYNCBEAT_(\w+):$", part("x-settings"), re.MULTILINE)
+    assert len(passed_on) == len(set(passed_on))
+    assert set(passed_on) == {name.upper() for name in Settings.model_fields if name not in APPS_FILE_ONLY} - OWN
+    assert "<<: *settings" in part("syncbeat")
+    assert set(re.findall(r"SYNCBEAT_(\w+): \S", part("syncbeat"))) == {"DATABASE_URL", "REDIS_URL", "OPS_LISTEN"}
+
+
+def test_compose_demands_the_passwords_alone() -> None:
+    assert set(re.findall(r"\$\{(\w+)", COMPOSE)) == {"POSTGRES_PASSWORD", "OWNER_PASSWORD", "APP_PASSWORD"}
+    assert "POSTGRES_PASSWORD" not in part("syncbeat") + part("migrate")
+    assert "OWNER_PASSWORD" not in part("syncbeat")
+
+
+def test_token_commands_need_no_store_and_no_settings() -> None:
+    # As `docker run --rm syncbeat token ...` runs them, also beside settings that are not finished.
+    for arguments in (("service", "backend"), ("admin", "operator"), ("keys",)):
+        done = run("token", *arguments, DATABASE_URL="postgresql://nobody@127.0.0.1:1/none", TYPO="1")
+        assert done.returncode == 0, done.stderr
+        printed = dict(line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("SYNCBEAT_"))
+        assert printed
+        assert all(f"  {name}:\n" in COMPOSE for name in printed)

@@ -1,0 +1,59 @@
+"""The commands of docs/contract.md that call a server from a shell, and the tools that they need."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = Path(os.environ.get("PROOF_TOOLS") or Path(sys.prefix) / "proof-tools") / "grpc-tools" / "bin"
+_SEARCHED = os.pathsep.join([str(TOOLS), str(Path(sys.prefix) / "bin"), os.environ["PATH"]])
+_RUN_S = 60.0
+
+EXPECTED = {
+    "buf curl --list-methods": "syncbeat.v1.SyncService/WatchHints",
+    "grpcurl -plaintext list": "grpc.reflection.v1.ServerReflection",
+    "grpcurl -plaintext describe": "rpc GetHint ( .syncbeat.v1.GetHintRequest ) returns",
+    "grpcurl -plaintext -H": '"scope": "chat:7"',
+    "ghz --insecure --call": "[OK]   20 responses",
+    "grpc-health-probe -addr": "status: SERVING",
+}
+"""What each command prints, by its first words."""
+
+
+def commands() -> list[str]:
+    """Return the commands of the page."""
+    page = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
+    found = re.search(r"## From a shell\n.*?```sh\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    return found[1].splitlines()
+
+
+def program_of(command: str) -> str:
+    """Return the program that a command runs."""
+    return command.partition(" ")[0]
+
+
+def is_there(program: str) -> bool:
+    """Tell if a program is on this machine, or among the tools made for proofs."""
+    return shutil.which(program, path=_SEARCHED) is not None
+
+
+def printed(command: str, **variables: str) -> str:
+    """Run a command as a reader's shell does; what it printed."""
+    environment = {**os.environ, **variables, "PATH": _SEARCHED}
+    ran = subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=_RUN_S, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout + ran.stderr
+
+
+def expected_of(command: str) -> str:
+    """Return what a command has to print."""
+    words = command.replace('"$ADDRESS" ', "")
+    return next(text for start, text in EXPECTED.items() if words.startswith(start))

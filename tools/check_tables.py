@@ -24,10 +24,11 @@ BUILDERS = {"delete_oldest_sql": 0}
 
 @dataclass(frozen=True)
 class TableOwner:
-    """Owner of a table: the folder that writes it, and others with the reason why they may read it."""
+    """Owner of a table: the folder that writes it, and others with the reason why they may read or write it."""
 
     written_by: str
     readers: Mapping[str, str] = field(default_factory=dict)
+    also_written_by: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,10 @@ def _fault(use: TableUse, folder: str, declaration: Declaration) -> str:
     if _is_below(folder, owner.written_by):
         return ""
     if use.access is Access.WRITE:
-        return f"{folder} writes {use.table}, which {owner.written_by} owns"
-    allowed = any(_is_below(folder, other) for other in owner.readers)
+        allowed = any(_is_below(folder, other) for other in owner.also_written_by)
+        return "" if allowed else f"{folder} writes {use.table}, which {owner.written_by} owns"
+    others = (*owner.readers, *owner.also_written_by)
+    allowed = any(_is_below(folder, other) for other in others)
     return "" if allowed else f"{folder} reads {use.table} of {owner.written_by} without being declared as a reader"
 
 
@@ -106,13 +109,13 @@ def _stale(
         yield f"tools/table_owners.toml:1: {name} is {'not declared' if name in created else 'no table'}"
     for name, owner in declaration.tables.items():
         for access, folders in (
-            (Access.WRITE, (owner.written_by,)),
+            (Access.WRITE, (owner.written_by, *owner.also_written_by)),
             (Access.READ, tuple(owner.readers)),
         ):
             for folder in folders:
                 if not any(u[:2] == (name, access) and _is_below(u[2], folder) for u in used):
                     yield f"tools/table_owners.toml:1: {folder} {access} {name} by no statement"
-        for folder, reason in owner.readers.items():
+        for folder, reason in (*owner.readers.items(), *owner.also_written_by.items()):
             if not reason.strip():
                 yield f"tools/table_owners.toml:1: {folder} has no reason to use {name}"
     for file, built in declaration.built.items():

@@ -13,7 +13,7 @@ from bench.processes import ROOT
 CENTRIFUGO = "6.9.1"
 FIREBASE_ADMIN = "13.10.0"
 
-_FOLDER = ROOT / ".venv" / "bench-peers"
+FOLDER = ROOT / ".venv" / "bench-peers"
 _PATIENCE_S = 1_200.0  # a cold build of Centrifugo takes five minutes of CPU
 
 
@@ -23,7 +23,7 @@ class PeerAbsent(Exception):
 
 def centrifugo() -> Path:
     """Return the executable, which is built the first time. Raises PeerAbsent."""
-    built = _FOLDER / f"centrifugo-{CENTRIFUGO}" / "centrifugo"
+    built = FOLDER / f"centrifugo-{CENTRIFUGO}" / "centrifugo"
     if not built.exists():
         _run("go", "install", f"github.com/centrifugal/centrifugo/v6@v{CENTRIFUGO}", GOBIN=str(built.parent))
     return built
@@ -31,7 +31,7 @@ def centrifugo() -> Path:
 
 def firebase_admin() -> Path:
     """Return the folder that Node's firebase-admin is installed in. Raises PeerAbsent."""
-    folder = _FOLDER / f"firebase-admin-{FIREBASE_ADMIN}"
+    folder = FOLDER / f"firebase-admin-{FIREBASE_ADMIN}"
     if shutil.which("node") is None:
         raise PeerAbsent("there is no node on the PATH")
     if not (folder / "node_modules" / "firebase-admin" / "package.json").exists():
@@ -43,12 +43,12 @@ def firebase_admin() -> Path:
 def _run(tool: str, *arguments: str, **environment: str) -> None:
     if shutil.which(tool) is None:
         raise PeerAbsent(f"there is no {tool} on the PATH")
-    _FOLDER.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     report_progress(f"peers: {tool} {' '.join(arguments)}")
     try:
         subprocess.run(
             [tool, *arguments],
-            cwd=_FOLDER,
+            cwd=FOLDER,
             env={**os.environ, **environment},
             capture_output=True,
             text=True,

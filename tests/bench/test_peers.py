@@ -26,7 +26,7 @@ def test_peer_that_cannot_be_had_is_told_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(tools, "_FOLDER", tmp_path / "peers")
+    monkeypatch.setattr(tools, "FOLDER", tmp_path / "peers")
     monkeypatch.setattr(sys, "argv", ["bench", "--only", "peers", "--rounds", "1"])
     assert program.main() == 0
     told = {line["name"]: line["absent"] for line in map(json.loads, capsys.readouterr().out.splitlines())}

@@ -16,12 +16,12 @@ MIGRATION = "CREATE TABLE devices (id text); CREATE TABLE scopes (id text);"
 DECLARED = Declaration(
     {
         "devices": TableOwner("directory/store", {"sync/store": "hints go by them"}),
-        "scopes": TableOwner("sync/store", {"directory/store": "members are of those that exist"}),
+        "scopes": TableOwner("sync/store", also_written_by={"directory/store": "creates them"}),
     },
     {},
 )
 GOOD = {
-    "directory/store/devices.py": 'A = "SELECT id FROM scopes"\nB = "DELETE FROM devices"',
+    "directory/store/devices.py": 'A = "INSERT INTO scopes VALUES (1)"\nB = "DELETE FROM devices"',
     "sync/store/scopes.py": 'A = "UPDATE scopes SET id = $1"\nB = "SELECT id FROM devices"',
 }
 
@@ -92,6 +92,7 @@ def test_table_owners_follow_names_that_are_put_together_from_constants(tmp_path
     [
         (TableOwner("directory/store", {"sync/store": " "}), "sync/store has no reason to use devices"),
         (TableOwner("directory/store", {"sync/store": "x", "auth": "y"}), "auth reads devices by no statement"),
+        (TableOwner("directory/store", {"sync/store": "x"}, {"push": "y"}), "push writes devices by no statement"),
     ],
 )
 def test_table_owners_report_stale_declaration(tmp_path: Path, owner: TableOwner, finding: str) -> None:

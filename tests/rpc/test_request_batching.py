@@ -233,16 +233,19 @@ async def test_request_batching_serves_during_shutdown(
     assert here.admission.counts.in_flight == 0
 
 
-async def test_request_batching_admission_counts_an_opening_stream(
+async def test_request_batching_admission_counts_an_opening_stream_apart(
     monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, redis_url: str
 ) -> None:
     async with held_server(monkeypatch, database_urls, redis_url) as here:
         await here.settle_in("ann")
-        started = here.admission.counts.started
+        assert here.admission.streams is not None
+        calls, streams = here.admission.counts, here.admission.streams.counts
+        started = calls.started
         stream = here.server.user("ann").watch(device_id="phone")
         await stream.opened()
-        assert (here.admission.counts.in_flight, here.admission.counts.started - started) == (0, 1)
+        assert (streams.in_flight, streams.started) == (0, 1)
         with pytest.raises(grpc.aio.AioRpcError):
             await here.server.bearer("bad").watch(device_id="phone").opened()
         stream.call.cancel()
-        assert (here.admission.counts.in_flight, here.admission.counts.started - started) == (0, 2)
+        assert (streams.in_flight, streams.started) == (0, 2)
+        assert (calls.in_flight, calls.started) == (0, started), "they fill no room of other calls"

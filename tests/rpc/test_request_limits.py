@@ -24,7 +24,7 @@ from syncbeat_server.rpc.validation.wire_format import (
     public_request_fault,
     undecodable_strings,
 )
-from tests.support.fake_clock import ahead, wait_until
+from tests.support.fake_clock import ahead, settle, wait_until
 from tests.support.raw_http2 import RawConnection, grpc_message, raw_connection
 from tests.support.rpc_server import BACKEND, METHODS, Caller, Server, path_of
 
@@ -174,6 +174,26 @@ async def test_request_timeout_of_half_a_request_is_ten_seconds(server: Server, 
         with ahead(request_body.READ_TIMEOUT_S):
             await wait_until(lambda: raw.answers[stream].is_over)
         assert raw.answers[stream].status == "4"
+
+
+class Arriving:
+    """The context of a call whose request arrives when the test says."""
+
+    def __init__(self) -> None:
+        self.request: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def read(self) -> bytes:
+        return await self.request
+
+
+async def test_request_timeout_spares_requests_that_came_while_the_process_stalled() -> None:
+    arriving: Any = Arriving()
+    reading = asyncio.ensure_future(request_body.RequestReader().read(arriving, lambda _: False))
+    await settle()
+    with ahead(request_body.READ_TIMEOUT_S + 1):
+        await settle()  # the loop has timers to run that are overdue, before it reads what has arrived
+        arriving.request.set_result(b"request")
+        assert await reading == b"request"
 
 
 async def test_request_that_is_slow_is_answered(server: Server) -> None:

@@ -82,7 +82,7 @@ class RequestReader:
         if not self._sweeping:
             self._sweeping = True
             self._loop = asyncio.get_running_loop()  # kept, since it costs half a microsecond to ask for it
-            self._loop.call_later(_SWEEP_S, self._sweep)
+            self._sweep_later(self._loop)
         self._incoming[context] = self._loop.time(), asyncio.current_task(self._loop), is_known, None
         try:
             data: object = await context.read()
@@ -103,9 +103,15 @@ class RequestReader:
             )
         return data
 
-    def _sweep(self) -> None:
+    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_later(_SWEEP_S, self._sweep, loop.time() + _SWEEP_S)
+
+    def _sweep(self, due_s: float) -> None:
         loop = asyncio.get_running_loop()
         now_s, stalled = loop.time(), []
+        if now_s - due_s > STALLED_S:  # this process stalled: what has arrived meanwhile is yet to be read
+            self._sweep_later(loop)
+            return
         for context, (started_s, _, is_known, _) in self._incoming.items():
             if now_s - started_s < STALLED_S:
                 break
@@ -118,7 +124,7 @@ class RequestReader:
                 self._cancel(context, Overloaded("too many requests are on their way that do not arrive"))
         self._sweeping = bool(self._incoming)
         if self._sweeping:
-            loop.call_later(_SWEEP_S, self._sweep)
+            self._sweep_later(loop)
 
     def _cancel(self, context: Context, fault: SyncbeatError) -> None:
         """Make `read` raise this fault."""

@@ -76,7 +76,7 @@ async def _serve(first_bytes: int) -> None:
             # As in the service, because the defaults refuse many streams that open at once.
             ("grpc.server.max_pending_requests", 50_000),
             ("grpc.server.max_pending_requests_hard_limit", 100_000),
-            ("grpc.max_concurrent_streams", 1_000),
+            ("grpc.max_concurrent_streams", 100),
         ]
     )
     server.add_generic_rpc_handlers((_Slots(b"x" * first_bytes),))

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import ceil
 
 import asyncpg
 
@@ -18,7 +19,7 @@ from syncbeat_devtools.embedded import EmbeddedStores
 
 SCOPE = "room"
 WATCH = "/syncbeat.v1.SyncService/WatchHints"
-STREAMS_PER_CONNECTION = 250
+STREAMS_PER_CONNECTION = 100  # as many as a server allows
 
 
 def watcher(number: int) -> str:
@@ -66,5 +67,5 @@ def slot_server(first_bytes: int = 100) -> Iterator[RunningProcess]:
 def streams_to(server: RunningProcess, tokens: Sequence[str]) -> Streams:
     """Return the streams of these users to a server, not opened yet."""
     request = pb.WatchHintsRequest(device_id="phone").SerializeToString()
-    connections = max(1, len(tokens) // STREAMS_PER_CONNECTION)
+    connections = ceil(len(tokens) / STREAMS_PER_CONNECTION)
     return Streams(server.address, WATCH, tokens, request, connections)

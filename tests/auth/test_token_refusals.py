@@ -61,6 +61,8 @@ REFUSED: dict[str, tuple[TokenFault, str, str]] = {
         token(session_id=None, role=None),
         "it has no role,session_id; SYNCBEAT_JWT_OPTIONAL=role,session_id lets in tokens without",
     ),
+    "no exp": (TokenFault.CLAIM_MISSING, token(exp=None), "it has no exp"),
+    "no sub": (TokenFault.CLAIM_MISSING, token(sub=None), "it has no sub"),
     "another audience": (
         TokenFault.AUDIENCE,
         token(aud="mobile"),
@@ -140,7 +142,7 @@ async def test_refused_token_is_logged_and_counted_by_cause(
 
 async def test_refused_token_tells_its_caller_the_reason_alone(deployment: Deployment) -> None:
     def without_id(refusal: Refusal) -> tuple[object, ...]:
-        metadata = {name: value for name, value in refusal.metadata.items() if name != "request_id"}
+        metadata = {name: value for name, value in refusal.metadata.items() if name not in ("request_id", "requestId")}
         return refusal.code, refusal.reason, refusal.message, metadata, refusal.fields
 
     forged = await deployment.server.bearer(token("y" * 32)).refusal(REQUEST)

@@ -237,7 +237,7 @@ async def test_demo_serves_where_told_and_leaves_nothing_when_killed(free_port: 
     assert demo.stdout is not None
     text = (await asyncio.wait_for(demo.stdout.readuntil(b"SERVICE_TOKEN="), 30)).decode()
     assert f"Syncbeat serves on 127.0.0.1:{free_port};" in text
-    log = Path(text.partition("Its log is ")[2].partition(". ")[0])
+    log = Path(text.partition("Its log is ")[2].partition(",")[0])
     await wait_until(log.exists)
     family = [child.pid for child in psutil.Process(demo.pid).children(recursive=True)]
     demo.kill()

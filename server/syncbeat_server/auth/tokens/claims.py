@@ -34,7 +34,11 @@ def parse_numeric_date(value: object) -> datetime:
     if type(value) is not int and type(value) is not float:  # nor a bool, which is an int
         raise TokenInvalid("the access token has a time that is no number", TokenFault.TIME, "a time is no number")
     if not 0 <= value < _LAST_TIME:
-        raise TokenInvalid("the access token has a time out of range", TokenFault.TIME, "a time is out of range")
+        raise TokenInvalid(
+            "the access token has a time out of range",
+            TokenFault.TIME,
+            "a time is out of range: is it in milliseconds?",
+        )
     return datetime.fromtimestamp(value, UTC)
 
 
@@ -45,7 +49,9 @@ def check_times(issuer: Issuer, claims: Mapping[str, Any], now: datetime) -> tup
         TokenExpired: it has expired.
         TokenInvalid: it is not valid yet, or a time cannot be read.
     """
-    expires_at = parse_numeric_date(claims.get("exp"))
+    if "exp" not in claims:
+        raise TokenInvalid("the access token has no time of expiry", TokenFault.CLAIM_MISSING, "it has no exp")
+    expires_at = parse_numeric_date(claims["exp"])
     issued_at = parse_numeric_date(claims["iat"]) if "iat" in claims else None
     not_before = parse_numeric_date(claims["nbf"]) if "nbf" in claims else None
     latest = now + issuer.leeway

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jwt
 import orjson
 
-from syncbeat_server.auth.model import ROLE, Issuer, KeyRow, VerifiedToken
+from syncbeat_server.auth.model import OPTIONAL_CLAIMS, ROLE, Issuer, KeyRow, VerifiedToken
 from syncbeat_server.auth.tokens.claims import check_audience, check_role, check_times, check_token_type, show
 from syncbeat_server.auth.tokens.keys import ALGORITHMS, canonical_algorithm
 from syncbeat_server.errors import TokenFault, TokenInvalid, TokenRefused
@@ -127,9 +127,11 @@ def _check_genuine(token: UnverifiedToken, row: KeyRow) -> None:
         by = f"not made with the {row.algorithm} key {show(row.kid)} of this issuer"
         raise TokenInvalid("the access token is not valid", TokenFault.SIGNATURE, by)
     if not token.claims.keys() >= row.issuer.required:
-        lacks = ",".join(sorted(row.issuer.required - token.claims.keys()))
-        detail = f"it has no {lacks}; SYNCBEAT_JWT_OPTIONAL={lacks} lets in tokens without"
-        raise TokenInvalid("the access token is not valid", TokenFault.CLAIM_MISSING, detail)
+        missing = row.issuer.required - token.claims.keys()
+        lacks = ",".join(sorted(missing))
+        optional = missing <= OPTIONAL_CLAIMS | {"azp"}
+        way_out = f"SYNCBEAT_JWT_OPTIONAL={lacks} lets in tokens without" if optional else "is it of another kind?"
+        raise TokenInvalid("the access token is not valid", TokenFault.CLAIM_MISSING, f"it has no {lacks}; {way_out}")
 
 
 @lru_cache(_CACHED_HEADERS)
@@ -165,6 +167,8 @@ def _decode_segment(segment: str) -> bytes:
 
 def _check_identity(issuer: Issuer, claims: Mapping[str, Any], now: datetime) -> VerifiedToken:
     subject = claims.get("sub")
+    if "sub" not in claims:
+        raise TokenInvalid("the access token has no usable subject", TokenFault.CLAIM_MISSING, "it has no sub")
     if not isinstance(subject, str) or not is_user_id(issuer, subject):
         wanted = (
             "a UUID (SYNCBEAT_JWT_SUBJECTS=any lets in others)" if issuer.uuid_subjects else "1 to 128 printable bytes"

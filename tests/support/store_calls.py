@@ -112,6 +112,10 @@ async def others_who_joined(conn: Connection) -> list[tuple[str, str]]:
     return [joiner for joiner in await member_scopes.recent_joiners(conn, 1e6, 100) if joiner != ("default", "alice")]
 
 
+async def memberships_of_bob(conn: Connection) -> list[bool]:
+    return [found for found in await member_scopes.are_members(conn, [("default", "bob", "bobs")]) if found]
+
+
 async def scopes_of_bob(conn: Connection) -> list[object]:
     ((found, _),) = await member_scopes.member_scopes(conn, [("default", "bob")])
     return list(found)
@@ -156,6 +160,7 @@ SEEN: dict[Callable[..., Any], Attempt] = {
         c, [("default", None, "bobs"), ("default", "bob", "bobs")]
     ),
     changes.changes_between: parts_of_feeds,
+    member_scopes.are_members: memberships_of_bob,
     member_scopes.member_scopes: scopes_of_bob,
     member_scopes.join_sequences: lambda c: member_scopes.join_sequences(c, "default", "bob", ["bobs"], 10.0),
     member_scopes.recent_joiners: others_who_joined,

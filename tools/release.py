@@ -79,14 +79,21 @@ def check(folder: Path) -> Iterator[str]:
     with tarfile.open(sdist) as packed_source:
         files = {member.name.partition("/")[2]: member for member in packed_source.getmembers() if member.isfile()}
         texts = {
-            name: packed_source.extractfile(member).read().decode()  # type: ignore[union-attr]  # it is a file
+            name: _text(packed_source, member)
             for name, member in files.items()
             if name.startswith("server/") and name.endswith(".py")
         }
-        readme = packed_source.extractfile(files["README.md"]).read().decode()  # type: ignore[union-attr]  # the same
+        readme = _text(packed_source, files["README.md"])
     named = {page for text in texts.values() for page in _PAGE.findall(text)} | set(_LINK.findall(readme))
     _require(sdist, list(files), (*_IN_SDIST, *sorted(named)))
     yield f"{sdist.name}: {len(files)} files, and the {len(named)} pages that messages and README.md refer to"
+
+
+def _text(packed: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    content = packed.extractfile(member)
+    if content is None:
+        raise NotFit(f"{member.name}: it is no file")
+    return content.read().decode()
 
 
 def _only(folder: Path, pattern: str) -> Path:

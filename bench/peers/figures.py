@@ -105,38 +105,25 @@ class _FanOut:
 def fanout(options: Options) -> Figure:
     """Measure the time from a publish to its arrival on 1,000 streams, 99th percentile."""
     ours, theirs = _fan_outs(options)
-    return Figure(
-        name="peer_fanout_p99_ms",
-        unit="ms",
-        better=Better.LESS,
-        value=median(one.p99_ms for one in ours),
-        baseline=median(one.p99_ms for one in theirs),
-        runs=[[one.p99_ms, other.p99_ms] for one, other in zip(ours, theirs, strict=True)],
-        notes={
-            "baseline_is": f"Centrifugo {tools.CENTRIFUGO}, unidirectional gRPC, the same receiver",
-            "streams": _STREAMS,
-            "cpu_us_per_message": round(median(one.cpu_us for one in ours), 1),
-            "baseline_cpu_us_per_message": round(median(one.cpu_us for one in theirs), 1),
-        },
+    runs = [[one.p99_ms, other.p99_ms] for one, other in zip(ours, theirs, strict=True)]
+    cpu_us, baseline_cpu_us = (round(median(one.cpu_us for one in side), 1) for side in (ours, theirs))
+    return _of_streams(
+        "peer_fanout_p99_ms", "ms", runs, cpu_us_per_message=cpu_us, baseline_cpu_us_per_message=baseline_cpu_us
     )
 
 
 def stream_memory(options: Options) -> Figure:
     """Measure the resident memory of a stream."""
     ours, theirs = _fan_outs(options)
-    return Figure(
-        name="peer_stream_rss_kb",
-        unit="KiB/stream",
-        better=Better.LESS,
-        value=median(one.kib_a_stream for one in ours),
-        baseline=median(one.kib_a_stream for one in theirs),
-        runs=[[one.kib_a_stream, other.kib_a_stream] for one, other in zip(ours, theirs, strict=True)],
-        notes={
-            "baseline_is": f"Centrifugo {tools.CENTRIFUGO}, unidirectional gRPC, the same receiver",
-            "streams": _STREAMS,
-            "streams_per_connection": _PER_CONNECTION,
-        },
-    )
+    runs = [[one.kib_a_stream, other.kib_a_stream] for one, other in zip(ours, theirs, strict=True)]
+    return _of_streams("peer_stream_rss_kb", "KiB/stream", runs, streams_per_connection=_PER_CONNECTION)
+
+
+def _of_streams(name: str, unit: str, runs: list[list[float]], **notes: float) -> Figure:
+    value, baseline = (median(side) for side in zip(*runs, strict=True))
+    baseline_is = f"Centrifugo {tools.CENTRIFUGO}, unidirectional gRPC, the same receiver"
+    known = {"baseline_is": baseline_is, "streams": _STREAMS, **notes}
+    return Figure(name=name, unit=unit, better=Better.LESS, value=value, baseline=baseline, runs=runs, notes=known)
 
 
 @functools.lru_cache(maxsize=1)  # both figures are of the same run

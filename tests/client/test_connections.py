@@ -7,6 +7,7 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import grpc
@@ -117,9 +118,13 @@ async def test_reconnect_is_not_triggered_by_server_deadlines() -> None:
 async def test_reconnect_is_not_triggered_by_cancelled_calls() -> None:
     async with reached(timeout_s=WAIT_S, rule=IMPATIENT) as (script, relay, client):
         script.prepare("GetHint", *[Hold()] * 4, polled(30))
+
+        def tried(count: int) -> bool:
+            return len(script.attempts["GetHint"]) == count
+
         for count in range(1, 5):
             call = asyncio.ensure_future(ask(client))
-            await wait_until(lambda count=count: len(script.attempts["GetHint"]) == count)  # type: ignore[misc]  # a loop's variable
+            await wait_until(partial(tried, count))
             call.cancel()
             await asyncio.wait({call})
         assert await ask(client) == "OK"

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -49,9 +50,9 @@ async def others_ms(clients: list[SyncbeatClient]) -> list[float]:
             change = core_pb2.NewChange(scope=scope, key="k", merge_patch_json=json.dumps({"n": len(took)}))
             cursor = core_pb2.ScopeCursor(scope=scope)
             for call in (
-                lambda: client.sync.PublishChanges(pb.PublishChangesRequest(changes=[change]), timeout=60),  # noqa: B023  # awaited
-                lambda: client.sync.ListChanges(pb.ListChangesRequest(cursor=cursor), timeout=60),  # noqa: B023  # awaited
-                lambda: client.sync.GetHint(pb.GetHintRequest(device_id="phone"), timeout=60),
+                partial(client.sync.PublishChanges, pb.PublishChangesRequest(changes=[change]), timeout=60),
+                partial(client.sync.ListChanges, pb.ListChangesRequest(cursor=cursor), timeout=60),
+                partial(client.sync.GetHint, pb.GetHintRequest(device_id="phone"), timeout=60),
             ):
                 took.append(await timed_ms(call()))
                 await clock.sleep(PAUSE_S)

@@ -40,18 +40,17 @@ class Authenticator:
 
     def __init__(self, credentials: Credentials, caches: CallerCaches, clock: Clock) -> None:
         self._credentials = credentials
-        self._configured = credentials.tokens
         self._statuses = caches.statuses
         self._tokens = caches.tokens
         self._clock = clock
 
     def cached(self, bearer: Bearer) -> Principal | None:
         """Return the bearer of a token that is in the settings or in the cache; None otherwise."""
-        return self._configured.get(bearer.digest) or self._tokens.find(bearer.digest)
+        return self._credentials.tokens.get(bearer.digest) or self._tokens.find(bearer.digest)
 
     def is_cached(self, bearer: Bearer) -> bool:
         """Tell if `cached` would find the bearer, without counting a hit or a miss."""
-        return bearer.digest in self._configured or self._tokens.has(bearer.digest)
+        return bearer.digest in self._credentials.tokens or self._tokens.has(bearer.digest)
 
     def try_sync(self, bearer: Bearer) -> Principal | VerifiedToken | None:
         """Verify a token that `cached` did not find, as far as that needs no I/O.

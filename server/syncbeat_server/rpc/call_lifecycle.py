@@ -101,9 +101,10 @@ class CallLifecycle:
     async def fail(self, error: BaseException) -> None:
         """Record the error, and abort the call with its status, which raises; a cancelled call has no status left."""
         self.leave()
-        if not self.request_id:
+        if self.request_id:
+            logged_request_id.set(self.request_id)  # again, since a batch runs outside the call's context
+        else:
             self._read_headers()
-        logged_request_id.set(self.request_id)  # again, since a batch runs outside the call's context
         if isinstance(error, TokenRefused) and error.fault is not None:
             self._report_refusal(error, error.fault)
         try:

@@ -25,7 +25,7 @@ from syncbeat_server.rpc.client_address import Network, caller_address, forwarde
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
 from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
 from syncbeat_server.rpc.tls import certificate_names
-from syncbeat_server.rpc.validation.compression import GZIP_MAGIC, MAX_REQUEST_BYTES, decompress
+from syncbeat_server.rpc.validation.compression import MAX_REQUEST_BYTES, decompress
 from syncbeat_server.rpc.validation.field_rules import acting_user_field
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES, LargeRequestValidator, holds_documents
 from syncbeat_server.rpc.validation.wire_format import MAX_PUBLIC_BYTES, public_request_fault, undecodable_strings
@@ -133,8 +133,7 @@ class RequestChecks:
 
     def _authorize(self, principal: Principal, data: bytes, call: CallLifecycle) -> ReadyCall | PendingValidation:
         self._policy.check(principal)
-        if data.startswith(GZIP_MAGIC):
-            data = decompress(data, MAX_REQUEST_BYTES)
+        data = decompress(data, MAX_REQUEST_BYTES)
         if self._holds_documents and len(data) > LARGE_BYTES:
             return PendingValidation(principal, data)
         request = self._parse(data)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from syncbeat.v1 import auth_service_pb2 as pb
-from syncbeat_server.auth.sessions.refresh_tokens import RefreshClaim, RefreshKeys
+from syncbeat_server.auth.sessions.refresh_token_codec import RefreshClaim, RefreshKeys
 from syncbeat_server.ops.settings.server import Role
 from tests.support.databases import DatabaseUrls
 from tests.support.process_rules import PATIENT

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from syncbeat_server.auth.sessions.refresh_tokens import MAX_BYTES, RefreshClaim, RefreshKeys
+from syncbeat_server.auth.sessions.refresh_token_codec import MAX_BYTES, RefreshClaim, RefreshKeys
 from syncbeat_server.errors import TokenInvalid
 
 pytestmark = pytest.mark.unit

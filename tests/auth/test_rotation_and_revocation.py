@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from syncbeat_server.auth.model import AccountStatus, Issuer, SessionState, VerifiedToken
-from syncbeat_server.auth.sessions.rotation import Rotation, SessionRule, decide_rotation
+from syncbeat_server.auth.sessions.rotation_and_reuse import Rotation, SessionRule, decide_rotation
 from syncbeat_server.auth.tokens.revocation import is_revoked
 from tests.support.fake_clock import START
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from syncbeat_server.auth.model import SessionTokens
-from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
+from syncbeat_server.auth.sessions.refresh_token_codec import RefreshKeys
 from syncbeat_server.auth.sessions.signing import SigningKeys
 from syncbeat_server.auth.store import users
 from syncbeat_server.auth.tokens.verify import parse_token

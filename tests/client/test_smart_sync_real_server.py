@@ -13,7 +13,7 @@ from syncbeat.client_rule import DEFAULT_RULE
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed.prune import TombstonePruner
+from syncbeat_server.sync.feed.tombstone_pruning import TombstonePruner
 from tests.support.client_servers import client_of, publish, real_server, user_token
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until

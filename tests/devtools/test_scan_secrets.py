@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from syncbeat_server.auth.sessions.refresh_tokens import RefreshClaim, RefreshKeys
+from syncbeat_server.auth.sessions.refresh_token_codec import RefreshClaim, RefreshKeys
 from syncbeat_server.auth.tokens.keys import new_signing_key
 
 ROOT = Path(__file__).parents[2]

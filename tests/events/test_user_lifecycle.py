@@ -11,7 +11,7 @@ import pytest
 from syncbeat_server.auth.store import users
 from syncbeat_server.auth.store.sessions import NewSession, insert_session
 from syncbeat_server.directory.model import Preferences
-from syncbeat_server.directory.store import device_tokens
+from syncbeat_server.directory.store import dead_token_removal
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.events.user_lifecycle import Erased, UserLifecycle
 from syncbeat_server.push.accept import erase_user
@@ -216,7 +216,7 @@ async def test_erase_user_in_flight_finishes_the_rest_of_the_batch(
         done = await queue.finish(
             conn, [DeliveryUpdate(one, DeliveryState.DEAD, Reason.UNREGISTERED) for one in claimed]
         )
-        await device_tokens.remove_dead_tokens(conn, [one.token_use for one in claimed])
+        await dead_token_removal.remove_dead_tokens(conn, [one.token_use for one in claimed])
     assert done == {one.delivery_id for one in claimed if one.user_id == "ann"}
     assert await shown(database, sent) == ["ann DEAD UNREGISTERED"]
 

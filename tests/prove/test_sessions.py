@@ -21,16 +21,16 @@ from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.model import Issuer, KeyRow, Principal
 from syncbeat_server.auth.service import Authenticator, Credentials
-from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
-from syncbeat_server.auth.sessions.rotation import SessionRule
+from syncbeat_server.auth.sessions.refresh_token_codec import RefreshKeys
+from syncbeat_server.auth.sessions.rotation_and_reuse import SessionRule
 from syncbeat_server.auth.sessions.service import SessionRequest, SessionService
 from syncbeat_server.auth.sessions.signing import SigningKeys
 from syncbeat_server.auth.tokens.bearer import parse_bearer
 from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, parse_signing_keys
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
+from syncbeat_server.rpc.load_shedding import Admission
 from syncbeat_server.rpc.server import ConnectionAge, Listener, RpcServer
 from syncbeat_server.rpc.servicers.auth import AuthServicer
 from tests.support.build import make_authenticator, make_caller_caches, make_sessions

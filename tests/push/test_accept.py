@@ -18,7 +18,7 @@ from syncbeat_server.push.model import (
     Reason,
     Target,
 )
-from syncbeat_server.push.store import dedupe, notifications, queue
+from syncbeat_server.push.store import dedupe_windows, notifications, queue
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP, make_directory
 from tests.support.fake_clock import START, FakeClock
@@ -302,7 +302,7 @@ class Story:
         await self.clock.advance(self.dice.choice((1.0, 10.0, 30.0)))
         async with self.database.connection() as conn:
             await queue.rescue(conn, 100)
-            await dedupe.forget(conn, 100)
+            await dedupe_windows.forget(conn, 100)
 
     async def move(self) -> None:
         user = self.dice.choice(("ann", "bob"))

@@ -10,7 +10,7 @@ import pytest
 from syncbeat_server.directory.model import Member, MemberRole
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import NewNotification, Target
-from syncbeat_server.push.store import dedupe, lifecycle
+from syncbeat_server.push.store import dedupe_windows, lifecycle
 from syncbeat_server.storage.postgres.database import Connection, Database
 from tests.events.test_user_lifecycle import until_waiting
 from tests.push.test_alerts import alert
@@ -65,7 +65,7 @@ async def test_dedupe_window_lock_skips_one_that_came_after_claimed_alerts_locke
     await accept(database, alert("first", "couple", "chat"))
     await accept(database, alert("trails", "couple", "chat"))
     await database_execute(database, "DELETE FROM dedupe_windows WHERE scope = 'chat'")
-    close = dedupe.close_alerts
+    close = dedupe_windows.close_alerts
 
     async def close_later(conn: Connection, *arguments: object) -> None:
         # Meanwhile another one opens the window, and somebody else holds it.
@@ -74,7 +74,7 @@ async def test_dedupe_window_lock_skips_one_that_came_after_claimed_alerts_locke
             await other.execute("SELECT FROM dedupe_windows WHERE scope = 'chat' FOR UPDATE")
             await close(conn, *arguments)  # type: ignore[arg-type]  # as they came
 
-    monkeypatch.setattr(dedupe, "close_alerts", close_later)
+    monkeypatch.setattr(dedupe_windows, "close_alerts", close_later)
     await clock.advance(61.0)
     assert [one.content.title for one in await claim(database, "6f1d3c5e-8f0a-4d43-b4a6-000000000001")] != []
     windows = "SELECT scope, trailed_by IS NULL FROM dedupe_windows ORDER BY scope"

@@ -19,7 +19,7 @@ from syncbeat_server.push.model import (
     Reason,
     Verdict,
 )
-from syncbeat_server.push.policy.preflight import preflight
+from syncbeat_server.push.policy.holds import hold_or_end
 from syncbeat_server.push.policy.retry import RetryRule, conclude
 from tests.support import claimed_delivery
 from tests.support.fake_clock import START
@@ -32,7 +32,7 @@ MESSAGE = replace(DELIVERY, kind=Kind.MESSAGE)
 
 
 def fate(delivery: ClaimedDelivery, *, live: bool = False) -> tuple[DeliveryState, Reason] | None:
-    found = preflight(delivery, live, START, RULE)
+    found = hold_or_end(delivery, live, START, RULE)
     if found is None:
         return None
     assert found.give_back_attempt  # none was made
@@ -62,7 +62,7 @@ def test_preflight_attempts_unless_needless(
 
 
 def test_preflight_gives_a_stream_its_grace_period() -> None:
-    held = preflight(DELIVERY, True, START, RULE)
+    held = hold_or_end(DELIVERY, True, START, RULE)
     assert held is not None
     assert held.due_in_s == 5.0
 

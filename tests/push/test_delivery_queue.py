@@ -9,12 +9,12 @@ from collections import Counter
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
-from syncbeat_server.directory.store import device_tokens
+from syncbeat_server.directory.store import dead_token_removal
 from syncbeat_server.push.accept import accept as accept_in
 from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, DeliveryUpdate, Kind, Lane, Reason, Target
-from syncbeat_server.push.policy.preflight import preflight
+from syncbeat_server.push.policy.holds import hold_or_end
 from syncbeat_server.push.policy.retry import RetryRule
-from syncbeat_server.push.store import dedupe, queue
+from syncbeat_server.push.store import dedupe_windows, queue
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP, make_directory
 from tests.support.fake_clock import START, FakeClock, wait_until
@@ -239,7 +239,7 @@ async def test_seen_cursor_suppresses_the_wake_up_and_ends_its_window(database: 
     await clock.advance(60)
     trailing = await claimed_one(database)
     assert trailing.already_seen
-    verdict = preflight(trailing, False, START, RetryRule())
+    verdict = hold_or_end(trailing, False, START, RetryRule())
     assert verdict is not None
     assert (verdict.state, verdict.reason) == (DeliveryState.CANCELLED, Reason.ALREADY_SEEN)
     await finish(database, verdict)
@@ -283,7 +283,7 @@ async def test_dead_token_is_removed_unless_registered_again(database: Database,
     await clock.advance(1)
     await add_device(database, "bob")  # the same token, newly registered
     async with database.connection() as conn:
-        await device_tokens.remove_dead_tokens(conn, [one.token_use for one in dead])
+        await dead_token_removal.remove_dead_tokens(conn, [one.token_use for one in dead])
     found = await rows_of(
         database, "SELECT user_id, token_state, registration_token, token_digest IS NULL FROM devices ORDER BY 1"
     )
@@ -298,7 +298,7 @@ async def test_dead_token_removal_spares_another_token_of_the_device(database: D
     dead = await claim(database, LEASE)
     await add_device(database, "ann", token="a new one")
     async with database.connection() as conn:
-        await device_tokens.remove_dead_tokens(conn, [one.token_use for one in dead])
+        await dead_token_removal.remove_dead_tokens(conn, [one.token_use for one in dead])
     assert await value_of(database, "SELECT registration_token FROM devices WHERE user_id = 'ann'") == "a new one"
 
 
@@ -308,7 +308,7 @@ async def test_delivery_outlives_its_device(database: Database) -> None:
     await accept(database, sent)
     async with database.connection() as conn:
         await conn.execute("DELETE FROM devices WHERE user_id = 'ann'")
-    verdict = preflight(await claimed_one(database), False, START, RetryRule())
+    verdict = hold_or_end(await claimed_one(database), False, START, RetryRule())
     assert verdict is not None
     await finish(database, verdict)
     assert await shown(database, sent) == ["ann DEAD NO_TOKEN"]
@@ -321,10 +321,10 @@ async def test_dedupe_windows_are_deleted_an_hour_after_their_end(database: Data
     await accept(database, wake(2, exclude_user_id="bob"))
     await clock.advance(3660)
     async with database.connection() as conn:
-        assert (await dedupe.forget(conn, 100)).gone == 0
+        assert (await dedupe_windows.forget(conn, 100)).gone == 0
     await clock.advance(1)
     async with database.connection() as conn:
-        assert (await dedupe.forget(conn, 100)).gone == 2
+        assert (await dedupe_windows.forget(conn, 100)).gone == 2
     assert await rows_of(database, "SELECT user_id, scope FROM dedupe_windows") == [("ann", "couple")]
 
 

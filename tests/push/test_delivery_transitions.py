@@ -15,7 +15,7 @@ from syncbeat_server.push.accept import close_windows
 from syncbeat_server.push.model import ClaimedDelivery, DeliveryFilter, DeliveryState, NewNotification, Reason
 from syncbeat_server.push.policy.resend import ResendRule, decide_resend
 from syncbeat_server.push.policy.transitions import TRANSITIONS, Attempts, Carried, Event, Guard, Transition, update
-from syncbeat_server.push.store import alerts, device_limits, lifecycle, queue, resends
+from syncbeat_server.push.store import alerts, lifecycle, queue, resends, wake_budgets
 from syncbeat_server.push.store.resends import ResendStep
 from syncbeat_server.storage.postgres.database import Connection, Database
 from tests.push.test_alerts import alert
@@ -228,7 +228,7 @@ async def draw_merge(stage: Stage, case: Case) -> None:
         pair = [replace(alert(text), dedupe_window_s=0.0) for text in ("one", "two")]
     reason = Reason.QUIET_HOURS if case.of_alert else Reason.WAKE_BUDGET
     held = [await stage.place(DeliveryState.HELD, notification=one, reason=reason) for one in pair]
-    merge = alerts.merge_held if case.of_alert else device_limits.merge_held
+    merge = alerts.merge_held if case.of_alert else wake_budgets.merge_held
     await stage.run(lambda conn: merge(conn, held))
 
 
@@ -299,7 +299,7 @@ DRAWN: dict[str, Callable[[Stage, Case], Awaitable[None]]] = {
     "dedupe.close_alerts": draw_window,
     "lifecycle.cancel": draw_placed,
     "lifecycle.cancel_waiting": draw_placed,
-    "device_limits.merge_held": draw_merge,
+    "wake_budgets.merge_held": draw_merge,
     "alerts.merge_held": draw_merge,
     "queue.finish": draw_finish,
     "queue.rescue": draw_lease_end,
@@ -342,7 +342,7 @@ STATEMENTS: dict[str, Callable[[Connection, list[ClaimedDelivery]], Awaitable[ob
         lifecycle.acknowledge(conn, APP, one.delivery_id, opened=True) for one in placed
     ),
     "lifecycle.redrive": lambda conn, placed: lifecycle.redrive(conn, APP, DeliveryFilter()),
-    "device_limits.merge_held": device_limits.merge_held,
+    "wake_budgets.merge_held": wake_budgets.merge_held,
     "alerts.merge_held": alerts.merge_held,
     "dedupe.close": lambda conn, placed: close_windows(conn, LEASE, [(one.app_id, one.delivery_id) for one in placed]),
     **{

@@ -18,7 +18,7 @@ from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.push.model import Blame, Content, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import Message
-from syncbeat_server.push.providers.proxies import NoProxy, proxy_for
+from syncbeat_server.push.providers.outgoing_proxy import NoProxy, proxy_for
 from tests.support.claimed_delivery import MESSAGE
 
 pytestmark = pytest.mark.http

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.push.model import Blame, Content, Outcome, Reason, Verdict
 from syncbeat_server.push.providers import HttpRule, Message
-from syncbeat_server.push.providers.addresses import is_public
+from syncbeat_server.push.providers.private_addresses import is_public
 from syncbeat_server.push.providers.webhook import RelayAddress, WebhookProvider
 from tests.push.test_firebase_admin_parity import DELIVERY
 

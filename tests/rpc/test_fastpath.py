@@ -27,7 +27,7 @@ from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
 from syncbeat_server.rpc.fastpath.time_fields import set_duration, set_timestamp
 from syncbeat_server.rpc.server import CONTRACT
-from syncbeat_server.rpc.validation.field_rules import compile_validator
+from syncbeat_server.rpc.validation.message_validator import compile_validator
 from syncbeat_server.rpc.validation.value_checks import max_bytes_of
 from syncbeat_server.sync.model import Cursor, Hint, Priority
 

@@ -13,7 +13,7 @@ from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.validation.compression import MAX_REQUEST_BYTES
-from syncbeat_server.sync.feed.fair_reads import PAGE_OCTETS
+from syncbeat_server.sync.feed.fair_page_sizes import PAGE_OCTETS
 from syncbeat_server.sync.store.changes import ROW_OCTETS
 from syncbeat_server.sync.streams.firehose_stream import MAX_CHECKPOINT_CURSORS
 
@@ -99,7 +99,7 @@ def test_row_overhead_covers_everything_beside_the_value() -> None:
 
 
 def test_checkpoint_size_of_all_scopes_is_below_a_mebibyte() -> None:
-    epoch = f"{'e' * 32}~{2**63 - 1}"  # as `sync/feed/resume.py` makes the longest
+    epoch = f"{'e' * 32}~{2**63 - 1}"  # as `sync/feed/resumable_cursors.py` makes the longest
     cursor = core_pb2.ScopeCursor(scope=NAME, epoch=epoch, sequence=2**63 - 1)
     checkpoint = sync_service_pb2.Checkpoint(cursors=[cursor] * MAX_CHECKPOINT_CURSORS)
     checkpoint.token_remaining.FromSeconds(2**31)

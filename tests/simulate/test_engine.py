@@ -17,7 +17,7 @@ from syncbeat_devtools.simulate.policies.bounds import poll_bound
 from syncbeat_devtools.simulate.policies.schedules import make_schedule
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
 from syncbeat_server.sync.model import Activity, ScopeState
-from syncbeat_server.sync.policy import baselines, belief, hint, interval, scope_signal
+from syncbeat_server.sync.policy import belief, comparison_policies, hint, interval, scope_signal
 from syncbeat_server.sync.policy.hint import Situation
 from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.interval import Bounds, Price
@@ -96,10 +96,10 @@ def test_simulated_waits_come_from_the_policy(row: PolicyRow, monkeypatch: pytes
     answered: set[float] = set()
     for module, name in (
         (interval, "poll_interval"),
-        (baselines, "fixed_interval"),
-        (baselines, "tier_interval"),
-        (baselines, "multiplicative_backoff"),
-        (baselines, "square_root_interval"),
+        (comparison_policies, "fixed_interval"),
+        (comparison_policies, "tier_interval"),
+        (comparison_policies, "multiplicative_backoff"),
+        (comparison_policies, "square_root_interval"),
     ):
         plain = getattr(module, name)
 

@@ -15,12 +15,12 @@ import asyncpg
 import pytest
 
 from syncbeat_server.directory.model import Device, Member, MemberRole
-from syncbeat_server.directory.store import device_locks, device_tokens, devices
+from syncbeat_server.directory.store import dead_token_removal, device_locks, devices, token_ageing
 from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimited
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, DeliveryUpdate, Reason, Target
-from syncbeat_server.push.policy.preflight import hold
-from syncbeat_server.push.store import alerts, device_limits, lifecycle, queue
+from syncbeat_server.push.policy.holds import hold
+from syncbeat_server.push.store import alerts, daily_maximum, lifecycle, queue, wake_budgets
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
 from syncbeat_server.sync.store.device_cursors import record_fetched, record_shown
@@ -103,18 +103,18 @@ class Everybody:
         self.random.shuffle(claimed)
         begins = self.clock.now() - timedelta(days=1)
         async with self.database.transaction() as conn:
-            await device_limits.count_shown(conn, [(one, 1_000, begins) for one in claimed])
-            await device_limits.spend_wake_budgets(conn, claimed)
+            await daily_maximum.count_shown(conn, [(one, 1_000, begins) for one in claimed])
+            await wake_budgets.spend_wake_budgets(conn, claimed)
         async with self.database.connection() as conn:
             await queue.extend(conn, [lease], 30.0)
         uses = [one.token_use for one in claimed]
         held = [one for one in claimed if one.scope and self.random.random() < 0.7]
         async with self.database.transaction() as conn:
-            await device_tokens.lock(conn, uses[1:3], uses[:1])
-            await device_tokens.quarantine(conn, uses[:1])
-            await device_tokens.remove_dead_tokens(conn, uses[1:3])
+            await dead_token_removal.lock_devices(conn, uses[1:3], uses[:1])
+            await dead_token_removal.quarantine(conn, uses[:1])
+            await dead_token_removal.remove_dead_tokens(conn, uses[1:3])
             await queue.finish(conn, [hold(one, Reason.WAKE_BUDGET, 0.0) for one in held])
-            await device_limits.merge_held(conn, held)
+            await wake_budgets.merge_held(conn, held)
             await alerts.merge_held(conn, held)
         async with self.database.connection() as conn:
             await queue.release(conn, [lease])
@@ -129,7 +129,7 @@ class Everybody:
             )
             await queue.rescue(conn, 20)
             await lifecycle.redrive(conn, APP, DeliveryFilter())
-            await device_tokens.age(conn, 100)
+            await token_ageing.age_tokens(conn, 100)
             await lifecycle.forget_notifications(conn, -1.0, 5)
             await conn.execute(
                 """UPDATE expansions SET due_at = syncbeat_now() WHERE notification_id IN (

@@ -25,7 +25,7 @@ from syncbeat_server.storage.migrate import (
 )
 from syncbeat_server.storage.postgres.database import Database, RowOwner, StatementRejected, leave_user_role
 from syncbeat_server.sync.model import DeviceKey
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_outlook
 from syncbeat_server.sync.store.device_views import read_device_views
 from tests.support.databases import DatabaseUrls, create_database, drop_database, open_database, run_sql, urls_of

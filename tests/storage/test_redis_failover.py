@@ -18,8 +18,8 @@ from syncbeat_server.storage.redis import bus as storage_redis
 from syncbeat_server.storage.redis.address import parse_redis_url
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from syncbeat_server.storage.redis.capability_check import describe_refusals
+from syncbeat_server.storage.redis.failover_monitor import RedisMonitor
 from syncbeat_server.storage.redis.faults import Cause
-from syncbeat_server.storage.redis.monitor import RedisMonitor
 from syncbeat_server.storage.redis.timings import RedisTimings
 from tests.support.fake_clock import wait_until
 from tests.support.valkeys import PRIMARY, Valkey, moving_address, running_sentinel, running_valkey, sentinel_url

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from syncbeat_server.auth.sessions.retention import OLD_ROWS
+from syncbeat_server.auth.sessions.expired_sessions import OLD_ROWS
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.directory.store import device_tokens, token_moves
+from syncbeat_server.directory.store import dead_token_removal, token_move_rows
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.push.delivery import maintenance
-from syncbeat_server.push.store import dedupe, lifecycle
+from syncbeat_server.push.store import dedupe_windows, lifecycle
 from syncbeat_server.storage import idempotency, retention
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.storage.retention import BEGINNING, DeletedBatch, Retention, RetentionRule
-from syncbeat_server.sync.feed import prune
+from syncbeat_server.sync.feed import tombstone_pruning
 from syncbeat_server.sync.store import change_samples, device_cursors, invalidations
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.seed import rows_of, value_of
@@ -68,9 +68,9 @@ _TABLES = (
 _STATEMENTS: dict[str, tuple[str, tuple[object, ...]]] = {
     "request_records": (idempotency.FORGET_OLD, (1_000, BEGINNING)),
     "notifications": (lifecycle.FORGET_DELIVERIES, (30.0, 1_000, BEGINNING, 10_000)),
-    "dedupe_windows": (dedupe.FORGET, (1_000, BEGINNING)),
-    "token_moves": (token_moves.FORGET_MOVES, (1_000, BEGINNING)),
-    "token_removals": (device_tokens.FORGET_REMOVALS, (1_000, BEGINNING)),
+    "dedupe_windows": (dedupe_windows.FORGET, (1_000, BEGINNING)),
+    "token_moves": (token_move_rows.FORGET_MOVES, (1_000, BEGINNING)),
+    "token_removals": (dead_token_removal.FORGET_REMOVALS, (1_000, BEGINNING)),
     "sessions": (auth.DELETE_EXPIRED, (1_000, BEGINNING)),
     "change_samples": (change_samples.FORGET_SAMPLES, (1_000, BEGINNING)),
     "device_cursors": (device_cursors.FORGET_LEFT, ("", "", "", "", 1_000)),
@@ -84,7 +84,7 @@ async def plant(urls: DatabaseUrls, old: int = OLD, fresh: int = FRESH) -> None:
 
 
 def everything(database: Database, forgot: Any = lambda name, count: None) -> Retention:
-    kinds = [*maintenance.old_rows(30.0), *OLD_ROWS, *prune.OLD_ROWS]
+    kinds = [*maintenance.old_rows(30.0), *OLD_ROWS, *tombstone_pruning.OLD_ROWS]
     return Retention(database, kinds, SystemClock(), forgot)
 
 

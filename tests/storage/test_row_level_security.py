@@ -12,18 +12,27 @@ import pytest
 from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.auth.store import users
-from syncbeat_server.directory.store import device_locks, device_tokens, devices, members, preferences, token_moves
+from syncbeat_server.directory.store import (
+    dead_token_removal,
+    device_locks,
+    devices,
+    members,
+    preferences,
+    token_ageing,
+    token_move_rows,
+)
 from syncbeat_server.push.store import (
     alerts,
     app_secrets,
     collapse_keys,
-    dedupe,
-    device_limits,
-    erasure,
+    daily_maximum,
+    dedupe_windows,
     fanout,
     lifecycle,
     queue,
     queue_figures,
+    user_erasure,
+    wake_budgets,
 )
 from syncbeat_server.push.store import notifications as push
 from syncbeat_server.storage import idempotency
@@ -65,7 +74,7 @@ STORES = (
         devices,
         members,
         preferences,
-        token_moves,
+        token_move_rows,
         changes,
         change_writes,
         device_cursors,
@@ -80,17 +89,19 @@ STORES = (
         queue,
         lifecycle,
         fanout,
-        device_limits,
+        daily_maximum,
+        wake_budgets,
     ),
     *(
         alerts,
         app_secrets,
         collapse_keys,
         queue_figures,
-        erasure,
-        dedupe,
+        user_erasure,
+        dedupe_windows,
         device_locks,
-        device_tokens,
+        dead_token_removal,
+        token_ageing,
         idempotency,
         publish_batches,
         restore_detection,
@@ -135,10 +146,10 @@ async def test_row_level_security_hides_everything_from_a_stranger(
 SILENT = {
     *(device_cursors.record_shown, device_cursors.record_fetched),
     *(device_views.report_activity, devices.report_activity, devices.count_wake_ups, scopes.advance_heads),
-    *(device_tokens.quarantine, token_moves.lock_token),
+    *(dead_token_removal.quarantine, token_move_rows.lock_token),
     members.lock_memberships,
-    device_tokens.age,  # nobody has a month
-    *(device_tokens.lock, device_locks.lock_in_order, token_moves.lock_holders),
+    token_ageing.age_tokens,  # nobody has a month
+    *(dead_token_removal.lock_devices, device_locks.lock_in_order, token_move_rows.lock_holders),
     *(devices.lock_registering, devices.lock_erasing),
     change_writes.oversized,  # nor a value of a mebibyte
     *(epochs.foreign_apps, epochs.forget_foreign_transactions),  # nor changes of another cluster
@@ -147,7 +158,7 @@ SILENT = {
 LAST: list[Callable[..., Any]] = [
     auth.revoke_sessions,
     auth.revoke_session,
-    token_moves.release_token,
+    token_move_rows.release_token,
     device_locks.delete_devices,
 ]  # these take away what the others look at
 
@@ -167,7 +178,7 @@ async def test_row_level_security_allows_the_service(peopled: Server, database: 
         device_views.report_activity,
         scopes.advance_heads,
         device_cursors.record_shown,
-        device_tokens.quarantine,
+        dead_token_removal.quarantine,
     ):
         before = await peopled.rows()
         async with database.connection() as conn:

@@ -20,8 +20,8 @@ from syncbeat_server.auth.accounts.token_cache import TokenCache
 from syncbeat_server.auth.model import AccountKey, Issuer, KeyRow, SessionTokens, VerifiedToken
 from syncbeat_server.auth.service import Authenticator, Credentials
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
-from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
-from syncbeat_server.auth.sessions.rotation import SessionRule
+from syncbeat_server.auth.sessions.refresh_token_codec import RefreshKeys
+from syncbeat_server.auth.sessions.rotation_and_reuse import SessionRule
 from syncbeat_server.auth.sessions.service import SessionRequest, SessionService
 from syncbeat_server.auth.sessions.signing import SigningKeys
 from syncbeat_server.auth.store import users
@@ -58,20 +58,20 @@ from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
 from syncbeat_server.sync.policy.arrival_book import ArrivalBook
 from syncbeat_server.sync.policy.load_leveling import LoadLeveler, ReturnSpacer
 from syncbeat_server.sync.service import SyncService
-from syncbeat_server.sync.streams.firehose import Firehose
 from syncbeat_server.sync.streams.head_sweep import HeadSweep
-from syncbeat_server.sync.streams.hint_streams import HintStreams
 from syncbeat_server.sync.streams.hub import Hub
+from syncbeat_server.sync.streams.open_stream_limits import OpenStreamLimits
 from syncbeat_server.sync.streams.read_ahead import PageReadAhead
 from syncbeat_server.sync.streams.stream_context import StreamContext
-from syncbeat_server.sync.streams.stream_limits import StreamLimits
+from syncbeat_server.sync.streams.watch_firehose import Firehose
+from syncbeat_server.sync.streams.watch_hints import HintStreams
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 from syncbeat_server.sync.tuning.price_updates import HintTuner
 from tests.support.doubles import FailingDatabase, HeldDatabase, Streams, Unlimited
 from tests.support.fake_clock import FakeClock
 
 APP = "default"
-MANY_STREAMS = StreamLimits(per_user=100, per_device=100)
+MANY_STREAMS = OpenStreamLimits(per_user=100, per_device=100)
 PHONE = DeviceKey(APP, "ann", "phone")
 COME_BACK_PER_S = 2.0
 

@@ -17,7 +17,7 @@ from syncbeat_server.errors import FieldReason, FieldViolation
 from syncbeat_server.rpc.contract.options import CONTRACT_FILE, rules_of
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
 from syncbeat_server.rpc.server import CONTRACT
-from syncbeat_server.rpc.validation.field_rules import Validator
+from syncbeat_server.rpc.validation.message_validator import Validator
 from tests.support.contract_messages import random_message
 from tests.support.valid_requests import inner
 

@@ -13,7 +13,15 @@ from syncbeat_server.auth.model import AccountKey
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.auth.store import users
 from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
-from syncbeat_server.directory.store import device_locks, device_tokens, devices, members, preferences, token_moves
+from syncbeat_server.directory.store import (
+    dead_token_removal,
+    device_locks,
+    devices,
+    members,
+    preferences,
+    token_ageing,
+    token_move_rows,
+)
 from syncbeat_server.errors import RequestIdReused, RequestInFlight
 from syncbeat_server.push.model import (
     Content,
@@ -29,13 +37,14 @@ from syncbeat_server.push.store import (
     alerts,
     app_secrets,
     collapse_keys,
-    dedupe,
-    device_limits,
-    erasure,
+    daily_maximum,
+    dedupe_windows,
     fanout,
     lifecycle,
     queue,
     queue_figures,
+    user_erasure,
+    wake_budgets,
 )
 from syncbeat_server.push.store import notifications as push
 from syncbeat_server.push.store.fanout import Page
@@ -45,7 +54,7 @@ from syncbeat_server.storage.postgres import restore_detection
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.sync.content.firehose_token import FeedPosition
 from syncbeat_server.sync.model import Activity, Cursor, Priority
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_after_change
 from syncbeat_server.sync.store import (
     change_writes,
@@ -132,12 +141,12 @@ async def scopes_in_sight(conn: Connection) -> int:
 
 Attempt = Callable[[Connection], Awaitable[object]]
 SEEN: dict[Callable[..., Any], Attempt] = {
-    token_moves.lock_token: lambda c: token_moves.lock_token(c, "default", DIGEST),
-    token_moves.release_token: lambda c: token_moves.release_token(c, "default", BOBS, DIGEST),
+    token_move_rows.lock_token: lambda c: token_move_rows.lock_token(c, "default", DIGEST),
+    token_move_rows.release_token: lambda c: token_move_rows.release_token(c, "default", BOBS, DIGEST),
     devices.count_devices: lambda c: devices.count_devices(c, "default", "bob", ""),
     device_locks.lock_in_order: lambda c: device_locks.lock_in_order(c, ["default"], ["bob"], ["bobs phone"]),
     device_locks.lock_devices: lambda c: device_locks.lock_devices(c, "default", "bob", None),
-    token_moves.lock_holders: lambda c: token_moves.lock_holders(c, REGISTRATION, b"digest"),
+    token_move_rows.lock_holders: lambda c: token_move_rows.lock_holders(c, REGISTRATION, b"digest"),
     devices.lock_registering: lambda c: devices.lock_registering(c, "default", "bob", "bobs"),
     devices.lock_erasing: lambda c: devices.lock_erasing(c, "default", "bob"),
     device_locks.delete_devices: lambda c: device_locks.delete_devices(c, "default", "bob", "bobs phone"),
@@ -176,10 +185,10 @@ SEEN: dict[Callable[..., Any], Attempt] = {
 REFUSED: dict[Callable[..., Any], Attempt] = {
     device_cursors.forget_left: lambda c: device_cursors.forget_left(c, 10),
     devices.upsert_device: lambda c: devices.upsert_device(c, REGISTRATION, None),
-    token_moves.record_move: lambda c: token_moves.record_move(
+    token_move_rows.record_move: lambda c: token_move_rows.record_move(
         c, REGISTRATION, DIGEST, BOBS, "user:bob", refused=False
     ),
-    token_moves.recent_moves: lambda c: token_moves.recent_moves(c, "default", DIGEST),
+    token_move_rows.recent_moves: lambda c: token_move_rows.recent_moves(c, "default", DIGEST),
     scopes.drop_scopes: lambda c: scopes.drop_scopes(c, [("default", "bobs")]),
     members.add_members: lambda c: members.add_members(c, "default", "bobs", MEMBERS),
     members.remove_members: lambda c: members.remove_members(c, "default", "bobs", ["bob"]),
@@ -202,23 +211,25 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     change_writes.write_changes: lambda c: change_writes.write_changes(c, WRITE),
     push.insert_notifications: lambda c: push.insert_notifications(c, [NOTIFICATION], {}),
     push.insert_deliveries: lambda c: push.insert_deliveries(c, [NOTIFICATION]),
-    dedupe.delete_windows: lambda c: dedupe.delete_windows(c, "default", "bob", None),
-    dedupe.lock_targeted: lambda c: dedupe.lock_targeted(c, [ALERT]),
-    dedupe.write_alert_windows: lambda c: dedupe.write_alert_windows(c, {WINDOW: dedupe.AlertWindow(True, EVER)}),
-    dedupe.read_alert_windows: lambda c: dedupe.read_alert_windows(c, [WINDOW]),
-    dedupe.cancel: lambda c: dedupe.cancel(c, "default", IDS[2], IDS[:1]),
+    dedupe_windows.delete_windows: lambda c: dedupe_windows.delete_windows(c, "default", "bob", None),
+    dedupe_windows.lock_targeted: lambda c: dedupe_windows.lock_targeted(c, [ALERT]),
+    dedupe_windows.write_alert_windows: lambda c: dedupe_windows.write_alert_windows(
+        c, {WINDOW: dedupe_windows.AlertWindow(True, EVER)}
+    ),
+    dedupe_windows.read_alert_windows: lambda c: dedupe_windows.read_alert_windows(c, [WINDOW]),
+    dedupe_windows.cancel: lambda c: dedupe_windows.cancel(c, "default", IDS[2], IDS[:1]),
     lifecycle.cancel_waiting: lambda c: lifecycle.cancel_waiting(c, "default", "bob", None, Reason.DEVICE_GONE),
-    erasure.erase_user: lambda c: erasure.erase_user(c, "default", "bob"),
+    user_erasure.erase_user: lambda c: user_erasure.erase_user(c, "default", "bob"),
     collapse_keys.keep_order: lambda c: collapse_keys.keep_order(c, [CLAIMED]),
     queue.is_still_wanted: lambda c: queue.is_still_wanted(c, CLAIMED),
     queue.stored_texts: lambda c: queue.stored_texts(c, CLAIMED),
     push.find_notification: lambda c: push.find_notification(c, "default", IDS[2]),
     push.list_deliveries: lambda c: push.list_deliveries(c, "default", DeliveryFilter(), None, 10),
     queue.claim: lambda c: queue.claim(c, IDS[1], 30.0, {"default": 10}),
-    dedupe.lock_trailed: lambda c: dedupe.lock_trailed(c, IDS[1], [("default", IDS[0])]),
-    dedupe.close_trailed: lambda c: dedupe.close_trailed(c, IDS[1], [("default", IDS[0])]),
+    dedupe_windows.lock_trailed: lambda c: dedupe_windows.lock_trailed(c, IDS[1], [("default", IDS[0])]),
+    dedupe_windows.close_trailed: lambda c: dedupe_windows.close_trailed(c, IDS[1], [("default", IDS[0])]),
     alerts.insert: lambda c: alerts.insert(c, [ALERT]),
-    dedupe.close_alerts: lambda c: dedupe.close_alerts(c, IDS[1], [("default", IDS[0])], [WINDOW]),
+    dedupe_windows.close_alerts: lambda c: dedupe_windows.close_alerts(c, IDS[1], [("default", IDS[0])], [WINDOW]),
     alerts.merge_held: lambda c: alerts.merge_held(c, [CLAIMED]),
     queue.read_claimed: lambda c: queue.read_claimed(c, IDS[1], [("default", IDS[0])]),
     queue.finish: lambda c: queue.finish(c, [DeliveryUpdate(CLAIMED, DeliveryState.SENT, Reason.NONE)]),
@@ -231,7 +242,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     lifecycle.cancel: lambda c: lifecycle.cancel(c, "default", IDS[2]),
     lifecycle.redrive: lambda c: lifecycle.redrive(c, "default", DeliveryFilter()),
     lifecycle.forget_notifications: lambda c: lifecycle.forget_notifications(c, 1.0, 10),
-    dedupe.forget: lambda c: dedupe.forget(c, 10),
+    dedupe_windows.forget: lambda c: dedupe_windows.forget(c, 10),
     queue_figures.count_unaccounted: lambda c: queue_figures.count_unaccounted(c, timedelta(days=1), 10),
     queue_figures.count_waiting: queue_figures.count_waiting,
     fanout.insert_jobs: lambda c: fanout.insert_jobs(c, [NOTIFICATION], [1]),
@@ -240,13 +251,13 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     fanout.cancel_unwritten: lambda c: fanout.cancel_unwritten(c, "default", IDS[2]),
     fanout.count_unfit: lambda c: fanout.count_unfit(c, "default", {}),
     fanout.count_deferred: lambda c: fanout.count_deferred(c, [NOTIFICATION]),
-    device_limits.count_shown: lambda c: device_limits.count_shown(c, [(CLAIMED, 1, EVER)]),
-    device_limits.spend_wake_budgets: lambda c: device_limits.spend_wake_budgets(c, [CLAIMED]),
-    device_limits.merge_held: lambda c: device_limits.merge_held(c, [CLAIMED]),
-    device_tokens.remove_dead_tokens: lambda c: device_tokens.remove_dead_tokens(c, [CLAIMED.token_use]),
-    token_moves.forget_moves: lambda c: token_moves.forget_moves(c, 10),
+    daily_maximum.count_shown: lambda c: daily_maximum.count_shown(c, [(CLAIMED, 1, EVER)]),
+    wake_budgets.spend_wake_budgets: lambda c: wake_budgets.spend_wake_budgets(c, [CLAIMED]),
+    wake_budgets.merge_held: lambda c: wake_budgets.merge_held(c, [CLAIMED]),
+    dead_token_removal.remove_dead_tokens: lambda c: dead_token_removal.remove_dead_tokens(c, [CLAIMED.token_use]),
+    token_move_rows.forget_moves: lambda c: token_move_rows.forget_moves(c, 10),
     preferences.set_preferences: lambda c: preferences.set_preferences(c, "default", "bob", Preferences()),
-    device_tokens.forget_removals: lambda c: device_tokens.forget_removals(c, 10),
+    dead_token_removal.forget_removals: lambda c: dead_token_removal.forget_removals(c, 10),
     idempotency.answer_once: lambda c: idempotency.answer_once(c, [REQUEST], no_answers),
     idempotency.claim: lambda c: idempotency.claim(c, [REQUEST]),
     idempotency.release: lambda c: idempotency.release(c, [REQUEST]),
@@ -284,8 +295,8 @@ REFUSED[firehose_pages.next_page] = lambda c: firehose_pages.next_page(
     c, "default", FeedPosition("", None), in_order=True
 )
 REFUSED[invalidations.delete_touches] = lambda c: invalidations.delete_touches(c, 0.0, 10)
-SEEN[device_tokens.lock] = lambda c: device_tokens.lock(c, [CLAIMED.token_use], [])
-SEEN[device_tokens.quarantine] = lambda c: device_tokens.quarantine(c, [CLAIMED.token_use])
-SEEN[device_tokens.age] = lambda c: device_tokens.age(c, 10)
+SEEN[dead_token_removal.lock_devices] = lambda c: dead_token_removal.lock_devices(c, [CLAIMED.token_use], [])
+SEEN[dead_token_removal.quarantine] = lambda c: dead_token_removal.quarantine(c, [CLAIMED.token_use])
+SEEN[token_ageing.age_tokens] = lambda c: token_ageing.age_tokens(c, 10)
 SEEN[preferences.find_preferences] = lambda c: preferences.find_preferences(c, "default", "bob")
 REFUSED[device_cursors.forget_left] = lambda c: device_cursors.forget_left(c, 10)

@@ -12,7 +12,7 @@ from syncbeat_server.errors import InvalidRequest, SequenceMismatch, SyncbeatErr
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.feed.writer import Append, AppendResult, append
 from syncbeat_server.sync.model import NewChange, Signal
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_after_change
 from syncbeat_server.sync.store import member_scopes
 from tests.support.build import APP

@@ -8,7 +8,7 @@ from syncbeat_server.errors import InvalidRequest
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.content.firehose_token import Snapshot, decode, encode
 from syncbeat_server.sync.feed.epoch_renewal import renew_epochs
-from syncbeat_server.sync.feed.prune import TombstonePruner
+from syncbeat_server.sync.feed.tombstone_pruning import TombstonePruner
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, ResetAll
 from syncbeat_server.sync.store import firehose_pages
 from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest

@@ -26,9 +26,9 @@ from syncbeat_server.sync.model import (
 )
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Situation, Tuning
 from syncbeat_server.sync.policy.attention import attention, poll_cost
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.interval import Bounds, Price
 from syncbeat_server.sync.policy.reach import miss_share
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_after_change
 from tests.support.fake_clock import START
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.interval import Price
 from syncbeat_server.sync.policy.price_controller import (
     DEFAULT_TARGET,
@@ -19,6 +18,7 @@ from syncbeat_server.sync.policy.price_controller import (
     adjust_price,
     first_price,
 )
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 
 pytestmark = pytest.mark.unit
 

@@ -15,11 +15,12 @@ from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import Cursor, DeviceKey, Hint, Priority, ScopeState, Signal, Windows
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Outlook, Prior
+from syncbeat_server.sync.policy.belief import Outlook
 from syncbeat_server.sync.policy.fit_samples import Fitted, History
 from syncbeat_server.sync.policy.interval import Bounds, poll_interval
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind, first_price
 from syncbeat_server.sync.policy.price_state import Sums
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.store import app_tuning, change_samples
 from syncbeat_server.sync.tuning.hint_recorder import sampled
 from syncbeat_server.sync.tuning.nightly_fit import NightlyFit, fit_in_child

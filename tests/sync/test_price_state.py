@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.price_controller import DEFAULT_TARGET, Target, TargetKind, first_price
 from syncbeat_server.sync.policy.price_state import PriceState, Sums, initial_state, next_state
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 
 pytestmark = pytest.mark.unit
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.fit_samples import History
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.tuning.prior_fit import LEAST_CHANGES, LEAST_SCOPES, fit
 
 pytestmark = pytest.mark.unit

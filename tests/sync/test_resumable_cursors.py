@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncbeat_server.sync.feed.resume import can_resume, resumable_cursor
+from syncbeat_server.sync.feed.resumable_cursors import can_resume, resumable_cursor
 from syncbeat_server.sync.model import Cursor, ScopeState, Signal, Windows
 
 pytestmark = pytest.mark.unit

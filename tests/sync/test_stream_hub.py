@@ -10,7 +10,7 @@ import pytest
 from syncbeat_server.errors import RateLimited
 from syncbeat_server.sync.model import Cursor, DeviceKey
 from syncbeat_server.sync.streams.hub import Hub
-from syncbeat_server.sync.streams.stream_limits import StreamLimits
+from syncbeat_server.sync.streams.open_stream_limits import OpenStreamLimits
 from syncbeat_server.sync.streams.subscription import Subscription
 from tests.support.fake_clock import settle
 
@@ -197,7 +197,7 @@ async def test_hub_lists_live_devices_once() -> None:
 
 @pytest.mark.parametrize(("max_per_user", "max_per_device", "whose"), [(3, 9, "user"), (9, 3, "device")])
 def test_stream_limit_per_user_and_device(max_per_user: int, max_per_device: int, whose: str) -> None:
-    hub = Hub(limits=StreamLimits(max_per_user, max_per_device))
+    hub = Hub(limits=OpenStreamLimits(max_per_user, max_per_device))
     phone = DeviceKey("default", "ann", "phone")
     subscriptions = [Subscription(phone, all_scopes=False) for _ in range(4)]
     for subscription in subscriptions[:3]:
@@ -213,7 +213,7 @@ def test_stream_limit_per_user_and_device(max_per_user: int, max_per_device: int
 
 
 def test_stream_limit_without_a_device_counts_for_the_user() -> None:
-    hub = Hub(limits=StreamLimits(per_user=5, per_device=1))
+    hub = Hub(limits=OpenStreamLimits(per_user=5, per_device=1))
     for _ in range(5):
         hub.add(Subscription(DeviceKey("default", "ann", ""), all_scopes=False))
     for _ in range(6):

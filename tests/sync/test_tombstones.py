@@ -14,8 +14,8 @@ from syncbeat_server.errors import DependencyDown, SequenceMismatch
 from syncbeat_server.events.publish import Publish
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.retention import BEGINNING
-from syncbeat_server.sync.feed.prune import TombstonePruner
 from syncbeat_server.sync.feed.reader import FeedReader
+from syncbeat_server.sync.feed.tombstone_pruning import TombstonePruner
 from syncbeat_server.sync.feed.writer import Append, append
 from syncbeat_server.sync.model import Checkpoint, Cursor, NewChange, Reset
 from syncbeat_server.sync.policy import DEFAULT_TUNING

@@ -31,9 +31,9 @@ from syncbeat_devtools.simulate.study.solver import (
 )
 from syncbeat_devtools.simulate.study.sweeps import sweep_assumptions, tradeoff_curves
 from syncbeat_devtools.simulate.variants import run_variants
-from syncbeat_server.sync.policy.baselines import FIXED_S
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
+from syncbeat_server.sync.policy.comparison_policies import FIXED_S
 from syncbeat_server.sync.policy.fit_samples import History
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.tuning.prior_fit import fit
 
 COMPARED = (PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF, PolicyRow.EWMA, PolicyRow.PULL)

@@ -10,7 +10,7 @@ from syncbeat_server.app.token_issuers import configured_issuers, issuer_of, log
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches, caller_caches
 from syncbeat_server.auth.model import Issuer, KeyRow, Principal, PrincipalKind
 from syncbeat_server.auth.service import Authenticator, Credentials
-from syncbeat_server.auth.sessions.rotation import SessionRule
+from syncbeat_server.auth.sessions.rotation_and_reuse import SessionRule
 from syncbeat_server.auth.tokens.jwks import JwksStore
 from syncbeat_server.auth.tokens.keys import key_table, parse_signing_keys
 from syncbeat_server.clock import Clock

@@ -26,9 +26,9 @@ from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.storage.postgres.pg_notify import PgNotifier
 from syncbeat_server.storage.postgres.stuck_sessions import watch_sessions
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
-from syncbeat_server.storage.redis.monitor import RedisMonitor
+from syncbeat_server.storage.redis.failover_monitor import RedisMonitor
 from syncbeat_server.sync.streams.hub import MAX_STREAM_AGE_S, Hub
-from syncbeat_server.sync.streams.stream_limits import StreamLimits
+from syncbeat_server.sync.streams.open_stream_limits import OpenStreamLimits
 
 _CANCEL_AGAIN_S = 0.2
 
@@ -88,7 +88,7 @@ async def open_process(
         skew = ClockSkew(database, clock, metrics.storage.clock_skew)
         # Streams are spread as calls are: where connections are to end sooner, so are they.
         age_s = min(MAX_STREAM_AGE_S, settings.connection_age_s)
-        hub = Hub(age_s, StreamLimits(settings.streams_per_user, settings.streams_per_device))
+        hub = Hub(age_s, OpenStreamLimits(settings.streams_per_user, settings.streams_per_device))
         async with (
             open_redis(stores.redis_url, clock, await deployment_id(database), rules.redis) as bus,
             open_worker_processes() as workers,

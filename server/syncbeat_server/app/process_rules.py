@@ -13,8 +13,8 @@ from syncbeat_server.app.app_configuration import LOOK_EVERY_S
 from syncbeat_server.auth.accounts.account_status_cache import NEGATIVE_CACHE_S
 from syncbeat_server.storage.postgres.timings import DatabaseTimings
 from syncbeat_server.storage.redis.timings import RedisTimings
-from syncbeat_server.sync.feed.prune import EVERY_S
 from syncbeat_server.sync.feed.reader import ReadLimits
+from syncbeat_server.sync.feed.tombstone_pruning import EVERY_S
 from syncbeat_server.sync.hints.cursor_recorder import MAX_PENDING
 from syncbeat_server.sync.hints.load_meter import LOAD_WINDOW_S
 from syncbeat_server.sync.hints.view_cache import TRUSTED_S

@@ -15,7 +15,7 @@ from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.sync import SyncFeature, wire_sync
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
-from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
+from syncbeat_server.auth.sessions.refresh_token_codec import RefreshKeys
 from syncbeat_server.auth.sessions.service import SessionService
 from syncbeat_server.auth.sessions.signing import SigningKeys
 from syncbeat_server.directory.model import ChangeNotifier
@@ -24,7 +24,7 @@ from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.delivery.channel import app_secret
-from syncbeat_server.push.delivery.watch import DeliveryWatches
+from syncbeat_server.push.delivery.watch_deliveries import DeliveryWatches
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.service import PushService
 from syncbeat_server.storage.idempotency_cache import IdempotencyCache

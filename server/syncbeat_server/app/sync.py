@@ -20,12 +20,12 @@ from syncbeat_server.sync.hints.view_reader import ViewReader
 from syncbeat_server.sync.hints.view_sweep import ViewSweep
 from syncbeat_server.sync.hints.writer_presence import WriterPresence
 from syncbeat_server.sync.service import SyncService
-from syncbeat_server.sync.streams.firehose import Firehose
 from syncbeat_server.sync.streams.head_sweep import HeadSweep
-from syncbeat_server.sync.streams.hint_streams import HintStreams
 from syncbeat_server.sync.streams.read_ahead import PageReadAhead
 from syncbeat_server.sync.streams.restore_sweep import RestoreSweep
 from syncbeat_server.sync.streams.stream_context import StreamContext
+from syncbeat_server.sync.streams.watch_firehose import Firehose
+from syncbeat_server.sync.streams.watch_hints import HintStreams
 
 
 @dataclass(frozen=True)

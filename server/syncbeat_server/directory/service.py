@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from syncbeat_server.directory.devices.token_moves import Move, digest_of, find_move
 from syncbeat_server.directory.model import MAX_SCOPES, ChangeNotifier, Device, Member, Preferences, Registration
 from syncbeat_server.directory.policy import time_zones
-from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_moves
+from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_move_rows
 from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest, NotFound, RateLimited
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, take_user_role
 
@@ -80,8 +80,8 @@ class DirectoryService:
         self, conn: Connection, device: Registration, move: Move, caller: str, *, refused: bool
     ) -> None:
         """Take the token from the device that holds it, and record the move."""
-        await token_moves.record_move(conn, device, move.digest, move.previous, caller, refused=refused)
-        if await token_moves.release_token(conn, device.app_id, move.previous, move.digest):
+        await token_move_rows.record_move(conn, device, move.digest, move.previous, caller, refused=refused)
+        if await token_move_rows.release_token(conn, device.app_id, move.previous, move.digest):
             await self._cancel_waiting(conn, device.app_id, *move.previous, stays=True)
 
     async def unregister(self, app_id: str, user_id: str, device_id: str, *, by_user: bool) -> None:

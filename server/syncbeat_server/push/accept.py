@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from syncbeat_server.push.model import Acceptance, DeliveryState, NewNotification, Reason
-from syncbeat_server.push.store import alerts, dedupe, erasure, fanout, lifecycle
+from syncbeat_server.push.store import alerts, dedupe_windows, fanout, lifecycle, user_erasure
 from syncbeat_server.push.store import notifications as notifications_store
 from syncbeat_server.storage.postgres.database import Connection
 
@@ -59,10 +59,10 @@ async def expand(conn: Connection, app_ids: Sequence[str]) -> int | None:
 
 async def close_windows(conn: Connection, lease_token: str, keys: Sequence[tuple[str, str]]) -> None:
     """Close the dedupe windows that the deliveries claimed under this token trailed, and let them open new ones."""
-    of_alerts = await dedupe.lock_trailed(conn, lease_token, keys)
+    of_alerts = await dedupe_windows.lock_trailed(conn, lease_token, keys)
     if of_alerts:
-        await dedupe.close_alerts(conn, lease_token, keys, of_alerts)
-    await dedupe.close_trailed(conn, lease_token, keys)
+        await dedupe_windows.close_alerts(conn, lease_token, keys, of_alerts)
+    await dedupe_windows.close_trailed(conn, lease_token, keys)
 
 
 async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id: str, *, stays: bool) -> None:
@@ -72,15 +72,15 @@ async def cancel_waiting(conn: Connection, app_id: str, user_id: str, device_id:
     """
     await lifecycle.cancel_waiting(conn, app_id, user_id, device_id, Reason.DEVICE_GONE)
     if stays:
-        await dedupe.delete_windows(conn, app_id, user_id, device_id)
+        await dedupe_windows.delete_windows(conn, app_id, user_id, device_id)
 
 
 async def cancel_user(conn: Connection, app_id: str, user_id: str) -> None:
     """Cancel all that waits for the devices of a user who is disabled."""
     await lifecycle.cancel_waiting(conn, app_id, user_id, None, Reason.USER_DISABLED)
-    await dedupe.delete_windows(conn, app_id, user_id, None)
+    await dedupe_windows.delete_windows(conn, app_id, user_id, None)
 
 
 async def erase_user(conn: Connection, app_id: str, user_id: str) -> int:
     """Delete the deliveries of a user who is deleted; return how many waited. The windows go with the devices."""
-    return await erasure.erase_user(conn, app_id, user_id)
+    return await user_erasure.erase_user(conn, app_id, user_id)

@@ -6,9 +6,9 @@ import math
 
 from syncbeat_devtools.simulate.fleet.devices import DAY, Device, FleetSpec
 from syncbeat_devtools.simulate.policies.settings import POLL_COST, Settings
-from syncbeat_server.sync.policy import baselines, belief, interval
-from syncbeat_server.sync.policy.belief import Prior
+from syncbeat_server.sync.policy import belief, comparison_policies, interval, scope_prior
 from syncbeat_server.sync.policy.interval import Bounds
+from syncbeat_server.sync.policy.scope_prior import Prior
 
 UNBOUNDED = Bounds(0.5, DAY)
 _EXACT = 1e12
@@ -31,7 +31,7 @@ class CeilingSchedule:
     def __init__(self, settings: Settings, device: Device, spec: FleetSpec, bounds: Bounds) -> None:
         self._price, self._bounds = settings.price, bounds
         self._spec, self._device = spec, device
-        self._belief = belief.initial_belief(self._prior(device.born), device.born)
+        self._belief = scope_prior.initial_belief(self._prior(device.born), device.born)
 
     def _prior(self, now: float) -> Prior:
         return exact_prior(self._device, self._spec, now)
@@ -75,11 +75,14 @@ class OracleSchedule:
         low, high = UNBOUNDED
         for _ in range(_HALVINGS):
             wait = math.sqrt(low * high)
-            if baselines.square_root_interval(self._rate(now, wait), self._price, POLL_COST, UNBOUNDED) > wait:
+            if (
+                comparison_policies.square_root_interval(self._rate(now, wait), self._price, POLL_COST, UNBOUNDED)
+                > wait
+            ):
                 low = wait
             else:
                 high = wait
-        return baselines.square_root_interval(self._rate(now, high), self._price, POLL_COST, UNBOUNDED)
+        return comparison_policies.square_root_interval(self._rate(now, high), self._price, POLL_COST, UNBOUNDED)
 
     def _rate(self, now: float, wait: float) -> float:
         end, weighed = now + wait, 0.0

@@ -11,7 +11,7 @@ from syncbeat_devtools.simulate.fleet.devices import DAY, Device, FleetSpec
 from syncbeat_devtools.simulate.policies.ceilings import UNBOUNDED, CeilingSchedule, OracleSchedule
 from syncbeat_devtools.simulate.policies.settings import POLL_COST, PolicyRow, Settings
 from syncbeat_server.sync.model import Windows
-from syncbeat_server.sync.policy import baselines, interval, scope_signal
+from syncbeat_server.sync.policy import comparison_policies, interval, scope_signal
 from syncbeat_server.sync.policy.belief import Outlook
 from syncbeat_server.sync.policy.interval import Bounds
 
@@ -58,7 +58,7 @@ class FixedSchedule(_NoExpectation):
 
     def interval(self, now: float, *, news: bool) -> float:
         """Return the interval after a poll."""
-        return baselines.fixed_interval(self._scale)
+        return comparison_policies.fixed_interval(self._scale)
 
 
 class TierSchedule(_NoExpectation):
@@ -72,12 +72,12 @@ class TierSchedule(_NoExpectation):
 
     def on_change(self, at: float) -> None:
         """Record a change."""
-        self._windows = baselines.windows_after_change(self._windows, at)
+        self._windows = comparison_policies.windows_after_change(self._windows, at)
 
     def interval(self, now: float, *, news: bool) -> float:
         """Return the interval after a poll."""
-        if now - self._reviewed_at >= baselines.REVIEW_S:
-            self._wait_s, self._reviewed_at = baselines.tier_interval(self._windows, now, self._scale), now
+        if now - self._reviewed_at >= comparison_policies.REVIEW_S:
+            self._wait_s, self._reviewed_at = comparison_policies.tier_interval(self._windows, now, self._scale), now
         return self._wait_s
 
 
@@ -86,14 +86,14 @@ class BackoffSchedule(_NoExpectation):
 
     def __init__(self, settings: Settings) -> None:
         self._bounds = Bounds(
-            min(settings.bounds.floor_s, settings.multiplier * baselines.FIXED_S),
-            settings.multiplier * baselines.FIXED_S,
+            min(settings.bounds.floor_s, settings.multiplier * comparison_policies.FIXED_S),
+            settings.multiplier * comparison_policies.FIXED_S,
         )
         self._wait_s = self._bounds.cap_s
 
     def interval(self, now: float, *, news: bool) -> float:
         """Return the interval after a poll."""
-        self._wait_s = baselines.multiplicative_backoff(self._wait_s, self._bounds, news=news)
+        self._wait_s = comparison_policies.multiplicative_backoff(self._wait_s, self._bounds, news=news)
         return self._wait_s
 
 
@@ -107,12 +107,12 @@ class EwmaSchedule(_NoExpectation):
 
     def on_change(self, at: float) -> None:
         """Record a change."""
-        self._windows = baselines.windows_after_change(self._windows, at)
+        self._windows = comparison_policies.windows_after_change(self._windows, at)
 
     def interval(self, now: float, *, news: bool) -> float:
         """Return the interval after a poll."""
-        rate = baselines.ewma_rate(self._windows, self._mean_rate, now)
-        return baselines.square_root_interval(rate, self._price, POLL_COST, self._bounds)
+        rate = comparison_policies.ewma_rate(self._windows, self._mean_rate, now)
+        return comparison_policies.square_root_interval(rate, self._price, POLL_COST, self._bounds)
 
 
 class AdaptiveSchedule:

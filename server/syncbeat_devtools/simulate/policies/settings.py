@@ -7,9 +7,9 @@ from enum import StrEnum
 
 from syncbeat_devtools.simulate.fleet.push_channel import DEFAULT_CONDITIONS, PushConditions
 from syncbeat_server.sync.policy import DEFAULT_TUNING
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.interval import Bounds, Price
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 
 DEFAULT_PRICE = 3.2
 """The price of a stale second in polls at a multiplier of 1, which gives about 15 s on the default fleet."""

@@ -12,7 +12,7 @@ from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.types import check_base_url
 from syncbeat_server.push.providers import HttpRule, Provider
 from syncbeat_server.push.providers.log import LogProvider
-from syncbeat_server.push.providers.proxies import NoProxy
+from syncbeat_server.push.providers.outgoing_proxy import NoProxy
 
 if TYPE_CHECKING:
     from syncbeat_server.push.providers.fcm import AccessTokens

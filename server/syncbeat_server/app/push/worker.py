@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.push.channels import Channels
 from syncbeat_server.app.tuning import nightly_fit
-from syncbeat_server.auth.sessions.retention import OLD_ROWS as OLD_SESSIONS
+from syncbeat_server.auth.sessions.expired_sessions import OLD_ROWS as OLD_SESSIONS
 from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
 from syncbeat_server.push.delivery.maintenance import old_rows
@@ -18,8 +18,8 @@ from syncbeat_server.push.policy.retry import RetryRule
 from syncbeat_server.storage.postgres.pg_notify import listen
 from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from syncbeat_server.storage.retention import Retention
-from syncbeat_server.sync.feed.prune import OLD_ROWS as OLD_SYNC_ROWS
-from syncbeat_server.sync.feed.prune import TombstonePruner
+from syncbeat_server.sync.feed.tombstone_pruning import OLD_ROWS as OLD_SYNC_ROWS
+from syncbeat_server.sync.feed.tombstone_pruning import TombstonePruner
 
 _BURST_S = 0.1
 _LEAST_BURST = 200.0

@@ -13,8 +13,8 @@ import orjson
 
 from syncbeat_server.auth.model import Session, SessionTimes, SessionTokens
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
-from syncbeat_server.auth.sessions.refresh_tokens import RefreshClaim
-from syncbeat_server.auth.sessions.rotation import Rotation, SessionRule, decide_rotation
+from syncbeat_server.auth.sessions.refresh_token_codec import RefreshClaim
+from syncbeat_server.auth.sessions.rotation_and_reuse import Rotation, SessionRule, decide_rotation
 from syncbeat_server.auth.sessions.signing import SigningKeys, check_claims, issue_tokens
 from syncbeat_server.auth.store import sessions as sessions_store
 from syncbeat_server.auth.store import users

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import orjson
 
 from syncbeat_server.auth.model import KeyRow, SessionTimes, SessionTokens
-from syncbeat_server.auth.sessions.refresh_tokens import RefreshClaim, RefreshKeys
+from syncbeat_server.auth.sessions.refresh_token_codec import RefreshClaim, RefreshKeys
 from syncbeat_server.auth.tokens.verify import COUNTER, RESERVED, mint
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 

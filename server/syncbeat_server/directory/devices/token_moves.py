@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from syncbeat_server.directory.model import Holder, Registration
-from syncbeat_server.directory.store import token_moves
+from syncbeat_server.directory.store import token_move_rows
 from syncbeat_server.storage.postgres.database import Connection
 
 MAX_MOVES_A_DAY = 10
@@ -41,11 +41,11 @@ async def find_move(conn: Connection, device: Registration, digest: bytes) -> Mo
 
     A token that a refusal took away still belongs to its device: to that one it returns without a move.
     """
-    await token_moves.lock_token(conn, device.app_id, digest)
-    own, holder = Holder(device.user_id, device.device_id), await token_moves.lock_holders(conn, device, digest)
+    await token_move_rows.lock_token(conn, device.app_id, digest)
+    own, holder = Holder(device.user_id, device.device_id), await token_move_rows.lock_holders(conn, device, digest)
     if holder == own:
         return None
-    moves = await token_moves.recent_moves(conn, device.app_id, digest)
+    moves = await token_move_rows.recent_moves(conn, device.app_id, digest)
     refused = [move for move in moves if move.refused]
     if holder is None and any(move.previous == own for move in refused):
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
-from syncbeat_server.push.policy.in_flight import InFlightLimit
+from syncbeat_server.push.policy.in_flight_limit import InFlightLimit
 from syncbeat_server.push.policy.throttle import Throttle
 from syncbeat_server.resilience.breaker import Breaker, BreakerRule, BreakerState, Permit
 

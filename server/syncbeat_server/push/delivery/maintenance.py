@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from syncbeat_server.directory.store import device_tokens
-from syncbeat_server.directory.store.token_moves import forget_moves
+from syncbeat_server.directory.store import dead_token_removal, token_ageing
+from syncbeat_server.directory.store.token_move_rows import forget_moves
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.push.delivery.scan_frontier import Frontier
-from syncbeat_server.push.store import dedupe, fanout, lifecycle, queue, queue_figures
+from syncbeat_server.push.store import dedupe_windows, fanout, lifecycle, queue, queue_figures
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.storage.retention import DeletedBatch, RetentionRule
@@ -54,15 +54,15 @@ def old_rows(keep_days: float) -> list[RetentionRule]:
         return await lifecycle.forget_notifications(conn, keep_days, limit, since)
 
     async def tokens(conn: Connection, limit: int, _: None) -> DeletedBatch:
-        aged = await device_tokens.age(conn, limit)
+        aged = await token_ageing.age_tokens(conn, limit)
         return DeletedBatch(aged, more=aged == limit, place=None)
 
     return [
-        RetentionRule("dedupe_windows", dedupe.forget),
+        RetentionRule("dedupe_windows", dedupe_windows.forget),
         RetentionRule("notifications", notifications),
         RetentionRule("request_records", idempotency.forget_old),
         RetentionRule("registration_tokens", tokens),
-        RetentionRule("token_removals", device_tokens.forget_removals),
+        RetentionRule("token_removals", dead_token_removal.forget_removals),
         RetentionRule("token_moves", forget_moves),
     ]
 

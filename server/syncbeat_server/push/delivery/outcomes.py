@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Sequence
 
 from syncbeat_server.clock import Clock
-from syncbeat_server.directory.store import device_tokens
+from syncbeat_server.directory.store import dead_token_removal
 from syncbeat_server.errors import DependencyDown, Overloaded
 from syncbeat_server.push.delivery.worker_metrics import WorkerMetrics
 from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, Kind, Reason
 from syncbeat_server.push.policy.resend import ResendRule, await_answer
 from syncbeat_server.push.policy.retry import MAX_REDIRECTS
 from syncbeat_server.push.policy.transitions import Event, update
-from syncbeat_server.push.store import alerts, device_limits, queue
+from syncbeat_server.push.store import alerts, queue, wake_budgets
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.postgres.database import Connection, Database
 
@@ -59,7 +59,7 @@ class OutcomeRecorder:
             recorded = await queue.finish(conn, results)
             out_of_budget = [one.delivery for one in results if one.reason is Reason.WAKE_BUDGET]
             if out_of_budget:
-                await device_limits.merge_held(conn, out_of_budget)
+                await wake_budgets.merge_held(conn, out_of_budget)
             held = [r.delivery for r in results if r.reason in _HELD_FOR_USER and r.delivery.kind is Kind.SYNC]
             if held:
                 await alerts.merge_held(conn, held)
@@ -84,13 +84,13 @@ class OutcomeRecorder:
         foreign = [one.delivery.token_use for one in results if one.reason is Reason.WRONG_SENDER]
         dead = [one.delivery.token_use for one in results if one.reason is Reason.UNREGISTERED]
         if foreign or dead:
-            await device_tokens.lock(conn, dead, foreign)
+            await dead_token_removal.lock_devices(conn, dead, foreign)
         if foreign:
-            await device_tokens.quarantine(conn, foreign)
+            await dead_token_removal.quarantine(conn, foreign)
         if not dead:
             return results
         invalid = frozenset(one.delivery.delivery_id for one in results if one.invalid_token)
-        removal = await device_tokens.remove_dead_tokens(conn, dead, invalid)
+        removal = await dead_token_removal.remove_dead_tokens(conn, dead, invalid)
         for app_id in removal.limit_hit:
             self._metrics.removal_limit_hit(app_id)
             _log.error(

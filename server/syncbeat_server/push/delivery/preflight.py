@@ -9,10 +9,10 @@ from typing import NamedTuple
 from syncbeat_server.push.delivery.channel import Channel
 from syncbeat_server.push.delivery.dependencies import DeliveryDependencies, Live
 from syncbeat_server.push.model import ClaimedDelivery, DeliveryUpdate, Kind, Reason
-from syncbeat_server.push.policy.preflight import hold, preflight
+from syncbeat_server.push.policy.holds import hold, hold_or_end
 from syncbeat_server.push.policy.quiet_hours import day_bounds
 from syncbeat_server.push.policy.retry import RetryRule
-from syncbeat_server.push.store import collapse_keys, device_limits
+from syncbeat_server.push.store import collapse_keys, daily_maximum, wake_budgets
 from syncbeat_server.storage.postgres.database import Connection
 
 _OUTCOME_S = 2.0  # until an attempt under way has shown whether it counts towards the maximum: most take less
@@ -37,7 +37,7 @@ async def screen(
     """
     streams = await _have_streams(deps.live, deliveries)
     found = [
-        preflight(delivery, has_stream, delivery.claimed_at, rule)
+        hold_or_end(delivery, has_stream, delivery.claimed_at, rule)
         for delivery, has_stream in zip(deliveries, streams, strict=True)
     ]
     left = [delivery for delivery, update in zip(deliveries, found, strict=True) if update is None]
@@ -72,7 +72,7 @@ async def _limited(deps: DeliveryDependencies, deliveries: Sequence[ClaimedDeliv
         limited = await collapse_keys.keep_order(conn, keyed) if keyed else {}
         limited |= await _over_maximum(conn, [one for one in capped if one.delivery.delivery_id not in limited])
         if silent:
-            waits = await device_limits.spend_wake_budgets(conn, [d for d in silent if d.delivery_id not in limited])
+            waits = await wake_budgets.spend_wake_budgets(conn, [d for d in silent if d.delivery_id not in limited])
             for delivery in silent:
                 if delivery.delivery_id in waits:
                     limited[delivery.delivery_id] = hold(delivery, Reason.WAKE_BUDGET, waits[delivery.delivery_id])
@@ -82,7 +82,7 @@ async def _limited(deps: DeliveryDependencies, deliveries: Sequence[ClaimedDeliv
 async def _over_maximum(conn: Connection, capped: Sequence[_Capped]) -> dict[str, DeliveryUpdate]:
     if not capped:
         return {}
-    counted = await device_limits.count_shown(conn, [(one.delivery, one.maximum, one.day_begins) for one in capped])
+    counted = await daily_maximum.count_shown(conn, [(one.delivery, one.maximum, one.day_begins) for one in capped])
     over = {}
     for delivery, _, _, day_ends in capped:
         if delivery.delivery_id not in counted.allowed:

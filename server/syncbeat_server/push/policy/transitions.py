@@ -135,7 +135,7 @@ TRANSITIONS: tuple[Transition, ...] = (
         _S.SUPPRESSED,
         (_R.MERGED,),
         Attempts.SAME,
-        ("device_limits.merge_held", "alerts.merge_held"),
+        ("wake_budgets.merge_held", "alerts.merge_held"),
     ),
     Transition(_IN_FLIGHT, Event.SEND, _S.SENT, _NO_REASON, Attempts.SAME, _FINISH),
     Transition(

@@ -9,7 +9,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 
 from syncbeat_server.push.providers import HttpRule, answers
-from syncbeat_server.push.providers.proxies import proxy_for
+from syncbeat_server.push.providers.outgoing_proxy import proxy_for
 
 _CONNECT_TIMEOUT_S = 5.0
 

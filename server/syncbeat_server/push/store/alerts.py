@@ -18,9 +18,9 @@ import orjson
 
 from syncbeat_server.push.model import ClaimedDelivery, DeliveryState, NewNotification, Reason, Target, device_columns
 from syncbeat_server.push.policy.transitions import Event, reason_after, state_after, states_before
-from syncbeat_server.push.store import dedupe
+from syncbeat_server.push.store import dedupe_windows
 from syncbeat_server.push.store import notifications as notifications_store
-from syncbeat_server.push.store.dedupe import AlertWindow, WindowKey, window_key
+from syncbeat_server.push.store.dedupe_windows import AlertWindow, WindowKey, window_key
 from syncbeat_server.push.store.state_sql import becomes, state_list, with_reason
 from syncbeat_server.storage.postgres.database import Connection, Row
 
@@ -56,7 +56,7 @@ async def insert(
         return await notifications_store.insert_deliveries(conn, notifications)
     # All windows in one order, before any is read. Devices that become targets after that are left out: to lock their
     # windows now, with others locked, could be a deadlock.
-    targets = await dedupe.lock_targeted(conn, notifications)
+    targets = await dedupe_windows.lock_targeted(conn, notifications)
     counts = await notifications_store.insert_deliveries(conn, _with_targets(notifications, targets))
     of_alerts = [row for row in targets if notifications[row["i"] - 1].is_alert]
     return counts | dict(await _insert_alerts(conn, notifications, of_alerts))
@@ -80,11 +80,11 @@ async def _insert_alerts(
     """Write the deliveries of alerts to their targets, whose windows are locked."""
     decided = _Decided(counts={n.notification_id: Counter() for n in notifications if n.is_alert})
     keys = [key for row in rows if (key := _key(row)) is not None]
-    known, now = await dedupe.read_alert_windows(conn, keys) if keys else ({}, None)
+    known, now = await dedupe_windows.read_alert_windows(conn, keys) if keys else ({}, None)
     for (i, _, _), scopes in groupby(rows, itemgetter("i", "user_id", "device_id")):
         _decide(decided, notifications[i - 1], list(scopes), known, now)
     if decided.windows:
-        await dedupe.write_alert_windows(conn, decided.windows)
+        await dedupe_windows.write_alert_windows(conn, decided.windows)
     if decided.deliveries:
         await conn.execute(_WRITE_DELIVERIES, *map(list, zip(*decided.deliveries, strict=True)))
     return decided.counts

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from syncbeat_server.push.model import NOW_OR_NEVER_TTL_S, DeliveryFilter, DeliveryState, Reason
 from syncbeat_server.push.policy.transitions import Event, Guard, states_before
-from syncbeat_server.push.store import dedupe, fanout
+from syncbeat_server.push.store import dedupe_windows, fanout
 from syncbeat_server.push.store.state_sql import IN_FLIGHT, UNFINISHED, WAITING, becomes, state_list, with_reason
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.storage.retention import BEGINNING, DeletedBatch
@@ -70,7 +70,7 @@ async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | N
         notification_id,
     )
     delivery_ids = [row["delivery_id"] for row in locked]
-    await dedupe.cancel(conn, app_id, notification_id, delivery_ids)
+    await dedupe_windows.cancel(conn, app_id, notification_id, delivery_ids)
     rows = await conn.fetch(
         f"""UPDATE deliveries SET
                state = CASE WHEN state = {IN_FLIGHT} THEN state ELSE {becomes(Event.CANCEL)} END,

@@ -20,7 +20,7 @@ from syncbeat_server.push.model import (
     content_fields,
 )
 from syncbeat_server.push.policy.transitions import Event
-from syncbeat_server.push.store.dedupe import OPEN_OR_TRAIL
+from syncbeat_server.push.store.dedupe_windows import OPEN_OR_TRAIL
 from syncbeat_server.push.store.state_sql import becomes
 from syncbeat_server.push.store.targets import TARGETED, columns
 from syncbeat_server.storage.postgres.database import Connection, Row

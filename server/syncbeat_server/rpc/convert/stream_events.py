@@ -11,9 +11,9 @@ from syncbeat_server.rpc.convert.fields import cursor, cursor_message, duration,
 from syncbeat_server.rpc.convert.sync import activity, change_message, device_key
 from syncbeat_server.rpc.fastpath.hint_message import hint_message
 from syncbeat_server.sync.model import Change, ChangesSent, Checkpoint, Drain, Hint, Reset, ResetAll, StreamEvent
+from syncbeat_server.sync.streams.drain_and_lifetime import DEFAULT_HEARTBEAT_S
 from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
 from syncbeat_server.sync.streams.hint_stream import WatchRequest
-from syncbeat_server.sync.streams.lifetime import DEFAULT_HEARTBEAT_S
 
 _MAX_HELD_OCTETS = 4 << 20  # beside the largest page, which is of 1 MiB
 _MAX_HELD_CHANGES = 1_000

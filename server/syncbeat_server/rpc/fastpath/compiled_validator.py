@@ -13,7 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from syncbeat_server.rpc.contract.options import rules_of
-from syncbeat_server.rpc.validation.field_rules import (
+from syncbeat_server.rpc.validation.message_validator import (
     NO_VIOLATIONS,
     FieldCheck,
     Validator,

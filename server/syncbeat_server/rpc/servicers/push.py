@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from syncbeat.v1 import push_service_pb2 as pb
 from syncbeat_server.clock import Clock
-from syncbeat_server.push.delivery.watch import DeliveryWatches
+from syncbeat_server.push.delivery.watch_deliveries import DeliveryWatches
 from syncbeat_server.push.service import PushService
 from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert import push as convert

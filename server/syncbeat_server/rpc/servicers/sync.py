@@ -19,8 +19,8 @@ from syncbeat_server.rpc.convert.page_tokens import page_size_of
 from syncbeat_server.rpc.fastpath.hint_message import hint_answer, hint_message
 from syncbeat_server.sync.model import DeviceKey, StreamEvent
 from syncbeat_server.sync.service import SyncService
-from syncbeat_server.sync.streams.firehose import Firehose
-from syncbeat_server.sync.streams.hint_streams import HintStreams
+from syncbeat_server.sync.streams.watch_firehose import Firehose
+from syncbeat_server.sync.streams.watch_hints import HintStreams
 
 
 class SyncServicer:

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from syncbeat_server.errors import FieldReason, FieldViolation
 from syncbeat_server.rpc.contract.options import message_in, rules_of
-from syncbeat_server.rpc.validation.field_rules import Validator, compile_validator
+from syncbeat_server.rpc.validation.message_validator import Validator, compile_validator
 from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
 from syncbeat_server.runtime.worker_processes import RunInWorker
 

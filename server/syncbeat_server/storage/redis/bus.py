@@ -4,7 +4,7 @@ The names of keys and channels are completed here, and nowhere else: they begin 
 deployments which share a Redis do not hear each other. Only the keys of `run_script` belong to all of them.
 
 No caller waits for Redis but the delivery worker, which calls `present` once a batch. Failures are reported to
-`health`, which classifies them; `monitor.py` checks further and makes the connections follow a failover.
+`health`, which classifies them; `failover_monitor.py` checks further and makes the connections follow a failover.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed.fair_reads import (
+from syncbeat_server.sync.feed.fair_page_sizes import (
     PAGE_OCTETS,
     READS_PER_STATEMENT,
     Caller,

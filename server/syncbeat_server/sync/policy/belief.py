@@ -12,31 +12,13 @@ import math
 from typing import NamedTuple
 
 from syncbeat_server.sync.model import Belief
+from syncbeat_server.sync.policy.scope_prior import Prior
 
 MEMORY_S = 7 * 86_400.0
 """The age at which an observation of a scope's rates counts for 1/e."""
 
 _MIN_CONTRAST = 2.0  # of the hot to the cold rate, or the two states would trade places
 _TINY = 1e-300
-
-
-class Prior(NamedTuple):
-    """Holds what an app's scopes have in common, before one of them is known: rates in events a second.
-
-    `start_per_s` is the rate at which a cold scope becomes hot, `end_per_s` the reverse; `hot_per_s` and `cold_per_s`
-    are the mean change rates, and their shapes those of the gamma distributions around the means.
-    """
-
-    start_per_s: float
-    end_per_s: float
-    hot_per_s: float
-    hot_shape: float
-    cold_per_s: float
-    cold_shape: float
-
-
-DEFAULT_PRIOR = Prior(1 / (349 * 60), 1 / (11.8 * 60), 32 / 3600, 2.5, 0.79 / 3600, 0.85)
-"""A couple's app: sessions of 12 minutes some four times a day, 20 changes an hour in them."""
 
 
 class Outlook(NamedTuple):
@@ -50,11 +32,6 @@ class Outlook(NamedTuple):
     def rate(self) -> float:
         """Return the expected changes a second now."""
         return self.level + self.swing
-
-
-def initial_belief(prior: Prior, now: float) -> Belief:
-    """Return the belief of a scope before its first change."""
-    return Belief(prior.start_per_s / (prior.start_per_s + prior.end_per_s), 0.0, 0.0, 0.0, 0.0, now)
 
 
 def rates(belief: Belief, prior: Prior) -> tuple[float, float]:

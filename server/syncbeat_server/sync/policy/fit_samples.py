@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from syncbeat_server.sync.policy.belief import Prior
+from syncbeat_server.sync.policy.scope_prior import Prior
 
 
 class History(NamedTuple):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from syncbeat_server.defaults import LONGEST_POLL_S, SchedulingPolicy
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, Hint, Priority, Reach, ScopeState
 from syncbeat_server.sync.policy.attention import attention, poll_cost
-from syncbeat_server.sync.policy.baselines import FIXED_S, ewma_rate, square_root_interval, tier_interval
 from syncbeat_server.sync.policy.belief import Outlook
+from syncbeat_server.sync.policy.comparison_policies import FIXED_S, ewma_rate, square_root_interval, tier_interval
 from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.interval import Bounds, poll_interval
 from syncbeat_server.sync.policy.reach import STREAM_MISSES, longest_wait, miss_share

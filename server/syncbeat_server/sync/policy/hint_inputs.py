@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from syncbeat_server.defaults import POLL_CAP_IN_TARGETS, POLL_FLOOR_S, TARGET_STALENESS_S, SchedulingPolicy
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.interval import Bounds, Price
 from syncbeat_server.sync.policy.price_controller import DEFAULT_TARGET
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 
 
 class Tuning(NamedTuple):

@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from syncbeat_server.defaults import TARGET_STALENESS_S
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.interval import Price
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 
 LATE_SHARE = 0.05
 """The share of changes that may come later than a p95 target says."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from syncbeat_server.sync.policy.belief import Prior
 from syncbeat_server.sync.policy.interval import Price
 from syncbeat_server.sync.policy.price_controller import Measurements, Target, TargetKind, adjust_price, first_price
+from syncbeat_server.sync.policy.scope_prior import Prior
 
 _LOAD_FADES_IN_S = 86_400.0
 _STALE_FADES_IN_S = 1_800.0

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from syncbeat_server.sync.model import Belief, Signal, Windows
-from syncbeat_server.sync.policy.baselines import windows_after_change
-from syncbeat_server.sync.policy.belief import (
-    Outlook,
-    Prior,
-    after_change,
-    after_evidence,
-    after_silence,
-    expected,
-    initial_belief,
-)
+from syncbeat_server.sync.policy.belief import Outlook, after_change, after_evidence, after_silence, expected
+from syncbeat_server.sync.policy.comparison_policies import windows_after_change
+from syncbeat_server.sync.policy.scope_prior import Prior, initial_belief
 
 _WRITER_ARRIVED, _WRITER_LEFT = 10.0, 0.3  # likelihood of a hot scope over that of a cold one
 

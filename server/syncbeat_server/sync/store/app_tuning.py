@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from syncbeat_server.storage.postgres.database import Connection, Row
-from syncbeat_server.sync.policy.belief import Prior
 from syncbeat_server.sync.policy.hint_inputs import DEFAULT_TUNING
 from syncbeat_server.sync.policy.interval import Price
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind
 from syncbeat_server.sync.policy.price_state import PriceState, Sums
+from syncbeat_server.sync.policy.scope_prior import Prior
 
 _SELECT = """
     SELECT app_id, target_kind, target_value, price_staleness, price_lateness,

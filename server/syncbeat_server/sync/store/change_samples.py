@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
-from syncbeat_server.sync.policy.belief import Prior
 from syncbeat_server.sync.policy.fit_samples import Fitted, History
+from syncbeat_server.sync.policy.scope_prior import Prior
 from syncbeat_server.sync.store.app_tuning import prior_of
 
 

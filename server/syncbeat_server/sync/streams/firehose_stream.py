@@ -17,7 +17,7 @@ from syncbeat_server.errors import DependencyDown, NotFound
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync import policy
 from syncbeat_server.sync.content.firehose_token import FeedPosition, encode
-from syncbeat_server.sync.feed.resume import can_resume
+from syncbeat_server.sync.feed.resumable_cursors import can_resume
 from syncbeat_server.sync.model import (
     Activity,
     Change,
@@ -32,7 +32,7 @@ from syncbeat_server.sync.model import (
 )
 from syncbeat_server.sync.policy import Situation
 from syncbeat_server.sync.store import firehose_pages
-from syncbeat_server.sync.streams.lifetime import Lifetime
+from syncbeat_server.sync.streams.drain_and_lifetime import Lifetime
 from syncbeat_server.sync.streams.stream_context import StreamContext
 
 _LOOK_EVERY_WHEN_DEAF_S = 1.0

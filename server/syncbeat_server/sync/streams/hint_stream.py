@@ -8,7 +8,7 @@ from datetime import datetime
 
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.errors import AccessDenied, DependencyDown
-from syncbeat_server.sync.feed.resume import can_resume
+from syncbeat_server.sync.feed.resumable_cursors import can_resume
 from syncbeat_server.sync.hints.recorders import Recorders
 from syncbeat_server.sync.model import (
     Activity,
@@ -24,7 +24,7 @@ from syncbeat_server.sync.model import (
     StreamEvent,
 )
 from syncbeat_server.sync.streams.checkpoint_schedule import CheckpointSchedule
-from syncbeat_server.sync.streams.lifetime import Lifetime
+from syncbeat_server.sync.streams.drain_and_lifetime import Lifetime
 from syncbeat_server.sync.streams.stream_context import StreamContext
 from syncbeat_server.sync.streams.stream_progress import StreamProgress
 from syncbeat_server.sync.streams.subscription import Subscription

@@ -15,14 +15,14 @@ from contextvars import Context
 from typing import TypeVar
 
 from syncbeat_server.sync.model import DeviceKey, ScopeKey
-from syncbeat_server.sync.streams.stream_limits import StreamLimits
+from syncbeat_server.sync.streams.open_stream_limits import OpenStreamLimits
 from syncbeat_server.sync.streams.subscription import Subscription
 
 MAX_STREAM_AGE_S = 30 * 60.0
 WAKE_CHUNK = 100
 _READ_CHUNK = 256
 _MIN_READ_AHEAD = 8  # idle streams; fewer read by themselves, with a statement less
-_LIMITS = StreamLimits()
+_LIMITS = OpenStreamLimits()
 
 _K = TypeVar("_K")
 
@@ -36,7 +36,7 @@ class Hub:
     def __init__(
         self,
         stream_age_s: float = MAX_STREAM_AGE_S,
-        limits: StreamLimits = _LIMITS,
+        limits: OpenStreamLimits = _LIMITS,
         wake_chunk: int = WAKE_CHUNK,
     ) -> None:
         """`stream_age_s`: the age at which a stream has ended at the latest; `wake_chunk`: streams woken at once."""

@@ -11,8 +11,8 @@ import sys
 import orjson
 
 from syncbeat_server.clock import Clock, SystemClock
-from syncbeat_server.sync.policy.belief import Prior
 from syncbeat_server.sync.policy.fit_samples import History
+from syncbeat_server.sync.policy.scope_prior import Prior
 from syncbeat_server.sync.tuning.prior_fit import fit
 
 MAX_FIT_S = 20.0

@@ -18,8 +18,8 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.process_group import launch_prefix
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.fit_samples import Fitted, History
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.store import change_samples
 
 _log = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import DeviceKey
-from syncbeat_server.sync.policy.belief import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.policy.hint_inputs import DEFAULT_TUNING, Tuning
 from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.price_controller import DEFAULT_TARGET, Target, TargetKind, first_price
 from syncbeat_server.sync.policy.price_state import Sums, initial_state, next_state
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.store import app_tuning, change_samples
 from syncbeat_server.sync.store.app_tuning import AppTuning, PushHealth
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder

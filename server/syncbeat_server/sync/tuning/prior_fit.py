@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from syncbeat_server.sync.policy.belief import Prior
 from syncbeat_server.sync.policy.fit_samples import Fitted, History
+from syncbeat_server.sync.policy.scope_prior import Prior
 from syncbeat_server.sync.tuning.nelder_mead import minimise
 
 LEAST_SCOPES, LEAST_CHANGES, LEAST_SPAN_S = 20, 200, 3 * 3600.0

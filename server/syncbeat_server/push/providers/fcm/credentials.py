@@ -19,7 +19,7 @@ from firebase_admin import credentials
 from syncbeat_server.clock import Clock
 from syncbeat_server.ops.files import read_file
 from syncbeat_server.push.providers import answers
-from syncbeat_server.push.providers.proxies import proxy_for
+from syncbeat_server.push.providers.outgoing_proxy import proxy_for
 
 _log = logging.getLogger(__name__)
 

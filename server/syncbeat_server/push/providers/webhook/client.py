@@ -9,8 +9,8 @@ import aiohttp
 from syncbeat_server.clock import Clock
 from syncbeat_server.push.model import Outcome, Reason, Verdict
 from syncbeat_server.push.providers import HttpRule, Message, answers
-from syncbeat_server.push.providers.addresses import PublicOnly
 from syncbeat_server.push.providers.http_session import open_session
+from syncbeat_server.push.providers.private_addresses import PublicOnly
 from syncbeat_server.push.providers.webhook.errors import classify
 from syncbeat_server.push.providers.webhook.message import encode
 

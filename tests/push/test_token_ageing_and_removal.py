@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from syncbeat_server.directory.model import Platform, Registration
-from syncbeat_server.directory.store import device_tokens
+from syncbeat_server.directory.store import dead_token_removal, token_ageing
 from syncbeat_server.push.model import ClaimedDelivery, Outcome, Reason, Target, Verdict
 from syncbeat_server.push.providers import Message
 from syncbeat_server.storage.postgres.database import Database
@@ -24,11 +24,11 @@ UNREGISTERED = Outcome(Verdict.DEAD_TOKEN, Reason.UNREGISTERED)
 DAY_S = 86_400.0
 
 
-async def bury(database: Database, dead: list[ClaimedDelivery]) -> device_tokens.TokenRemoval:
+async def bury(database: Database, dead: list[ClaimedDelivery]) -> dead_token_removal.TokenRemoval:
     async with database.transaction() as conn:
         uses = [one.token_use for one in dead]
-        await device_tokens.lock(conn, uses, [])
-        return await device_tokens.remove_dead_tokens(conn, uses)
+        await dead_token_removal.lock_devices(conn, uses, [])
+        return await dead_token_removal.remove_dead_tokens(conn, uses)
 
 
 async def many(database: Database, count: int) -> list[ClaimedDelivery]:
@@ -51,7 +51,7 @@ async def test_token_removal_limit_stops_at_a_hundred_for_a_wrong_project(
 ) -> None:
     dead = await many(database, 400)
     first = await bury(database, dead[:60])
-    assert first == device_tokens.TokenRemoval(frozenset(), frozenset())
+    assert first == dead_token_removal.TokenRemoval(frozenset(), frozenset())
     both = await asyncio.gather(bury(database, dead[60:260]), bury(database, dead[260:]))
     assert any(buried.limit_hit == {APP} for buried in both)
     counts = "SELECT token_state, count(*) FROM devices GROUP BY 1 ORDER BY 1"
@@ -134,7 +134,7 @@ async def heard_of(database: Database, user_id: str, days: float, *, called: flo
 
 async def age(database: Database) -> dict[str, str]:
     async with database.connection() as conn:
-        await device_tokens.age(conn, 100)
+        await token_ageing.age_tokens(conn, 100)
     found = await rows_of(database, "SELECT user_id, token_state FROM devices")
     return dict(found)
 

@@ -1,4 +1,4 @@
-"""SQL of registration tokens: removing those the provider calls dead, and ageing those not heard of."""
+"""Removes registration tokens that the provider calls dead, a bounded share of an app's at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TokenRemoval:
     limit_hit: frozenset[str]
 
 
-async def lock(conn: Connection, dead: Sequence[TokenUse], foreign: Sequence[TokenUse]) -> None:
+async def lock_devices(conn: Connection, dead: Sequence[TokenUse], foreign: Sequence[TokenUse]) -> None:
     """Lock the devices that `remove_dead_tokens` and `quarantine` will change in this transaction, in key order."""
     for app_id in sorted({d.app_id for d in dead}):  # only one transaction at a time counts removals
         await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"syncbeat removals {app_id}")
@@ -41,7 +41,7 @@ async def remove_dead_tokens(
 ) -> TokenRemoval:
     """Remove registration tokens that the provider calls dead, unless they were registered again meanwhile.
 
-    Call `lock` before.
+    Call `lock_devices` before.
 
     `invalid`: the ids of the deliveries whose tokens it called malformed, which are marked so.
 
@@ -116,7 +116,10 @@ async def _remove(conn: Connection, dead: Sequence[TokenUse], invalid: Set[str])
 
 
 async def quarantine(conn: Connection, foreign: Sequence[TokenUse]) -> None:
-    """Stop pushing to tokens of another sender, unless they were registered again meanwhile. Call `lock` before."""
+    """Stop pushing to tokens of another sender, unless they were registered again meanwhile.
+
+    Call `lock_devices` before.
+    """
     await conn.execute(
         """UPDATE devices v SET token_state = 'QUARANTINED', token_state_at = syncbeat_now(),
                   updated_at = syncbeat_now()
@@ -128,42 +131,6 @@ async def quarantine(conn: Connection, foreign: Sequence[TokenUse]) -> None:
         [d.registration_token for d in foreign],
         [d.token_registered_at for d in foreign],
     )
-
-
-async def age(conn: Connection, limit: int) -> int:
-    """Move up to `limit` tokens to the state that their age calls for, and return their number.
-
-    Tokens of devices that were not heard of for 30 days are STALE, and ACTIVE again when they are. After 270 days FCM
-    itself gives up Android's ("Best practices for registration token management"), and ours are PRUNED, which their
-    device undoes by a call within 30 days; then they are gone. iOS tokens do not end that way, and stay STALE.
-    """
-    rows = await conn.fetch(
-        """WITH aged AS (
-               SELECT app_id, user_id, device_id, token_state,
-                      CASE WHEN token_state = 'PRUNED' AND heard <= token_state_at
-                                AND token_state_at < syncbeat_now() - interval '30 days' THEN 'DEAD'
-                           WHEN token_state = 'PRUNED' AND heard <= token_state_at THEN 'PRUNED'
-                           WHEN heard > syncbeat_now() - interval '30 days' THEN 'ACTIVE'
-                           WHEN heard < syncbeat_now() - interval '270 days' AND platform <> 'IOS' THEN 'PRUNED'
-                           ELSE 'STALE' END AS becomes
-               FROM (SELECT *, greatest(token_registered_at, activity_at) AS heard FROM devices
-                     WHERE token_state IN ('ACTIVE', 'STALE', 'PRUNED')
-                       AND token_registered_at < syncbeat_now() - interval '30 days') old
-           ), due AS (
-               SELECT * FROM aged WHERE becomes <> token_state LIMIT $1
-           ), free AS MATERIALIZED (
-               -- A locked device is in use, or about to go: it is left to the next time.
-               SELECT v.app_id, v.user_id, v.device_id, due.becomes
-               FROM devices v JOIN due USING (app_id, user_id, device_id, token_state)
-               FOR NO KEY UPDATE OF v SKIP LOCKED)
-           UPDATE devices v SET token_state = free.becomes, token_state_at = syncbeat_now(),
-                  registration_token = CASE WHEN free.becomes = 'DEAD' THEN NULL ELSE v.registration_token END,
-                  token_digest = CASE WHEN free.becomes = 'DEAD' THEN NULL ELSE v.token_digest END
-           FROM free WHERE (v.app_id, v.user_id, v.device_id) = (free.app_id, free.user_id, free.device_id)
-           RETURNING 1 AS moved""",
-        limit,
-    )
-    return len(rows)
 
 
 def _device_columns(uses: Sequence[TokenUse]) -> tuple[list[str], list[str], list[str]]:

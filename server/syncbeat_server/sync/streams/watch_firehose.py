@@ -9,8 +9,8 @@ from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.content.firehose_token import FeedPosition, InvalidToken, decode
 from syncbeat_server.sync.model import DeviceKey, StreamEvent
 from syncbeat_server.sync.store import firehose_pages
+from syncbeat_server.sync.streams.drain_and_lifetime import Lifetime
 from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest, FirehoseStream
-from syncbeat_server.sync.streams.lifetime import Lifetime
 from syncbeat_server.sync.streams.stream_context import StreamContext
 from syncbeat_server.sync.streams.subscription import Subscription
 

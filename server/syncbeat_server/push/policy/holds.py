@@ -10,7 +10,7 @@ from syncbeat_server.push.policy.retry import RetryRule
 from syncbeat_server.push.policy.transitions import Event, update
 
 
-def preflight(delivery: ClaimedDelivery, has_stream: bool, now: datetime, rule: RetryRule) -> DeliveryUpdate | None:
+def hold_or_end(delivery: ClaimedDelivery, has_stream: bool, now: datetime, rule: RetryRule) -> DeliveryUpdate | None:
     """Return the update of a delivery that is not to be attempted now, or None for one that is.
 
     `has_stream`: its device has a live stream, which is given `rule.grace_s` to show the change without a push.

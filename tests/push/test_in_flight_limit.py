@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.push.policy.in_flight import InFlightLimit
+from syncbeat_server.push.policy.in_flight_limit import InFlightLimit
 
 pytestmark = pytest.mark.unit
 

@@ -13,7 +13,7 @@ _RETRY_AFTER_S = 30.0  # within 80 s a connection that is dead has been noticed,
 
 
 @dataclass(frozen=True)
-class StreamLimits:
+class OpenStreamLimits:
     """Numbers of streams that may be open at once. A service's own are not counted."""
 
     per_user: int = STREAMS_PER_USER

@@ -14,11 +14,13 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = Path("clients/python/syncbeat/v1")
+VENDORED_PROTOS = ("protos/buf", "protos/google")
 SKIPPED_FOLDERS = {"__pycache__", "node_modules", "build", "dist", "htmlcov"}
 HIDDEN_FOLDERS_READ = {".ci", ".github"}
 
@@ -168,6 +170,8 @@ def check_file(path: Path) -> Iterator[Finding]:
     yield from check_text(path, text)
     if path.suffix == ".py":
         yield from check_python(path, text)
+    elif path.suffix == ".proto" and not is_below(path, VENDORED_PROTOS):
+        yield from check_proto_comments(path, text)
 
 
 def check_path_words(path: Path) -> Iterator[Finding]:
@@ -220,13 +224,32 @@ def check_python(path: Path, text: str) -> Iterator[Finding]:
 
 
 def check_docstrings(path: Path, tree: ast.Module) -> Iterator[Finding]:
-    """Check that no docstring opens with a question word: verb and object say more."""
+    """Check that no docstring opens with a question word, nor one that follows a constant or a field."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = re.match(r"\W*(\w+)", ast.get_docstring(node) or "")
-            if first and first[1].lower() in QUESTION_WORDS:
-                line = 1 if isinstance(node, ast.Module) else node.lineno
-                yield Finding(path, line, f"a docstring opens with {first[1]!r}: open it with verb and object")
+            line = 1 if isinstance(node, ast.Module) else node.lineno
+            yield from check_opening(path, line, ast.get_docstring(node) or "")
+        if isinstance(node, ast.Module | ast.ClassDef):
+            for before, after in pairwise(node.body):
+                text = after.value if isinstance(after, ast.Expr) else None
+                if isinstance(before, ast.Assign | ast.AnnAssign) and isinstance(text, ast.Constant):
+                    yield from check_opening(path, after.lineno, str(text.value))
+
+
+def check_opening(path: Path, line: int, text: str) -> Iterator[Finding]:
+    """Refuse a text that opens with a question word: verb and object, or a noun, say more."""
+    first = re.match(r"\W*(\w+)", text)
+    if first and first[1].lower() in QUESTION_WORDS:
+        yield Finding(path, line, f"a docstring opens with {first[1]!r}: open it with verb and object")
+
+
+def check_proto_comments(path: Path, text: str) -> Iterator[Finding]:
+    """Check the opening of each block of comment lines in a proto."""
+    previous = ""
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
+        if line.startswith("//") and not previous.startswith("//"):
+            yield from check_opening(path, number, line)
+        previous = line
 
 
 def check_test_node(path: Path, node: ast.AST) -> Iterator[Finding]:

@@ -51,6 +51,12 @@ STREAM_GRACE_S = 5.0
 RESEND_DELAYS_S = (15.0, 30.0, 60.0, 120.0)
 """The waits, in seconds, for an answer to a silent wake-up before it is sent again, one for each resend."""
 
+VALUE_OCTETS = 1 << 20
+"""The largest value of a change in octets: as a request brings it, and as text and in PostgreSQL's own form."""
+
+DEVICES_PER_USER = 100
+"""The most devices that one user may have registered."""
+
 STREAMS_PER_USER = 50
 """The most WatchHints streams that one user may have open on a process."""
 STREAMS_PER_DEVICE = 10

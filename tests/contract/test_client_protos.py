@@ -25,7 +25,7 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
 BUF = Path(sys.executable).with_name("buf")
 OWN_OPTION_NUMBERS = range(50_000, 100_000)
-"""What descriptor.proto leaves to everybody within their own organization."""
+"""Field numbers that descriptor.proto leaves to everybody within their own organization."""
 
 
 def compiled(folder: str) -> dict[str, FileDescriptorProto]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.check_house import FOLDER_MODULES, check_docstrings, check_folders, check_python
+from tools.check_house import FOLDER_MODULES, check_docstrings, check_folders, check_proto_comments, check_python
 
 pytestmark = pytest.mark.unit
 
@@ -29,10 +29,17 @@ def test_docstring_that_opens_with_a_question_word_is_refused(docstring: str, re
         f'"""{docstring}"""\n',
         f'class Thing:\n    """{docstring}"""\n',
         f'class Thing:\n    async def method(self):\n        """{docstring}"""\n',
+        f'LIMIT = 1\n"""{docstring}"""\n',
+        f'class Rule:\n    wait_s: float = 1.0\n    """{docstring}"""\n',
     ]
-    for line, text in zip((1, 1, 2), texts, strict=True):
+    for line, text in zip((1, 1, 2, 2, 3), texts, strict=True):
         found = [finding.line for finding in check_docstrings(Path("module.py"), ast.parse(text))]
         assert found == ([line] if refused else [])
+
+
+def test_proto_comment_that_opens_with_a_question_word_is_refused() -> None:
+    text = "// Tells the time.\n// If asked.\nmessage A {\n  // What it holds.\n  string b = 1;\n}\n"
+    assert [finding.line for finding in check_proto_comments(Path("a.proto"), text)] == [4]
 
 
 def test_folder_of_too_many_modules_is_refused() -> None:

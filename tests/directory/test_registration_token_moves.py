@@ -9,8 +9,8 @@ import pytest
 
 from syncbeat.v1 import core_pb2, push_service_pb2
 from syncbeat.v1 import directory_service_pb2 as pb
+from syncbeat_server.defaults import DEVICES_PER_USER
 from syncbeat_server.directory.devices import token_moves
-from syncbeat_server.directory.service import MAX_DEVICES
 from tests.support.rpc_server import Refusal, Server
 
 pytestmark = pytest.mark.rpc
@@ -125,7 +125,7 @@ async def test_token_move_concurrent_refusals_take_the_token_once(server: Server
 
 
 async def test_token_move_beyond_the_device_limit_takes_the_token_from_its_holder(server: Server) -> None:
-    for index in range(MAX_DEVICES):
+    for index in range(DEVICES_PER_USER):
         await server.register("crowded", f"d{index}")
     assert await register(server, "holder") == ACTIVE
     await send(server, "holder")

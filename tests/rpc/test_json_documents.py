@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat.v1 import core_pb2, event_service_pb2, sync_service_pb2
+from syncbeat_server.defaults import VALUE_OCTETS
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
 from syncbeat_server.rpc.validation import value_checks
-from syncbeat_server.rpc.validation.json_documents import MAX_OCTETS, document_fault
+from syncbeat_server.rpc.validation.json_documents import document_fault
 
 pytestmark = pytest.mark.unit
 
@@ -220,7 +221,7 @@ def test_json_check_time_is_linear(part: str) -> None:
 def test_json_check_accepts_many_numbers_as_far_as_they_fit(number: str, count: int, fits: bool) -> None:
     text = "[" + ",".join([number] * count) + "]"
     assert len(text) < 1 << 18
-    assert (len(format(Decimal(number), "f")) + 1) * count <= MAX_OCTETS if fits else True
+    assert (len(format(Decimal(number), "f")) + 1) * count <= VALUE_OCTETS if fits else True
     assert (document_fault(text, 0) == "") is fits
 
 

@@ -45,7 +45,7 @@ STRICTER: dict[str, Callable[[FieldDescriptor, FieldViolation], bool]] = {
     ),
     "a JSON document: CEL has no parser for it": lambda field, fault: rules_of(field).json,
 }
-"""What the server refuses beyond the rules, each with the reason why no rule says so. docs/contract.md has the same."""
+"""Refusals of the server beyond the rules, each with the reason why no rule says so. docs/contract.md has the same."""
 
 
 def _field_at(kind: Descriptor, path: str) -> FieldDescriptor:

@@ -22,7 +22,7 @@ EXPECTED = {
     "ghz --insecure --call": "[OK]   20 responses",
     "grpc-health-probe -addr": "status: SERVING",
 }
-"""What each command prints, by its first words."""
+"""Output of each command, by its first words."""
 
 
 def commands() -> list[str]:

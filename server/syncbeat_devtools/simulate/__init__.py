@@ -1,4 +1,4 @@
 """Simulates a day of a fleet with the real policy code, on a fake clock.
 
-The simulator decides no interval: `syncbeat_server.sync.policy` computes every one, those of the comparison policies too.
+The simulator decides no interval: `syncbeat_server.sync.policy` computes each, those of comparison policies too.
 """

@@ -17,7 +17,7 @@ from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.devices.presence import Presence
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.server import PreparedStatements, Settings
-from syncbeat_server.ops.shutdown_budget import ShutdownBudget
+from syncbeat_server.ops.shutdown_budget import CANCEL_AGAIN_S, ShutdownBudget
 from syncbeat_server.push.delivery.channel import app_secret
 from syncbeat_server.runtime.worker_processes import WorkerProcesses, open_worker_processes
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
@@ -29,8 +29,6 @@ from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from syncbeat_server.storage.redis.failover_monitor import RedisMonitor
 from syncbeat_server.sync.streams.hub import MAX_STREAM_AGE_S, Hub
 from syncbeat_server.sync.streams.open_stream_limits import OpenStreamLimits
-
-_CANCEL_AGAIN_S = 0.2
 
 _PREPARE = {PreparedStatements.AUTO: None, PreparedStatements.ON: True, PreparedStatements.OFF: False}
 
@@ -127,4 +125,4 @@ async def run_in_background(work: Sequence[Coroutine[Any, Any, None]]) -> AsyncI
             while pending := [task for task in tasks if not task.done()]:
                 for task in pending:
                     task.cancel()
-                await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
+                await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)

@@ -1,8 +1,7 @@
-"""Wires the RPC server of a process: its services, its caches, and the order in which it drains."""
+"""Wires the RPC server of a process: its services and its caches."""
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -10,9 +9,10 @@ from contextlib import asynccontextmanager
 
 from syncbeat_server.app.authentication import build_authentication, session_rows, session_rule
 from syncbeat_server.app.change_notifier import ClusterNotifier, OwnEchoes, RpcCaches
+from syncbeat_server.app.drain import drain_rpc
 from syncbeat_server.app.load_pacing import wire_load_pacing
 from syncbeat_server.app.process import Process, run_in_background
-from syncbeat_server.app.sync import SyncFeature, wire_sync
+from syncbeat_server.app.sync import wire_sync
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_token_codec import RefreshKeys
@@ -20,7 +20,6 @@ from syncbeat_server.auth.sessions.service import SessionService
 from syncbeat_server.auth.sessions.signing import SigningKeys
 from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.directory.service import DirectoryService
-from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.delivery.channel import app_secret
@@ -30,10 +29,6 @@ from syncbeat_server.push.service import PushService
 from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.sync.feed.writer import lock_scope
 from syncbeat_server.sync.hints.view_cache import ViewCache
-
-_log = logging.getLogger(__name__)
-
-_FLUSH_S = 0.4  # of the second and a half that is left after draining
 
 
 @asynccontextmanager
@@ -97,22 +92,7 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
         try:
             yield f"{settings.listen.rpartition(':')[0]}:{port}"
         finally:
-            # Streams end first, each with the cursors it reached; then the calls in flight may finish.
-            server.drain()
-            hub.drain()
-            watches.drain()
-            await server.stop(process.shutdown.remaining_s())
-            await _flush_cursors(process, sync)
-
-
-async def _flush_cursors(process: Process, sync: SyncFeature) -> None:
-    try:
-        if await process.shutdown.wait_for(sync.cursors.flush(), _FLUSH_S):
-            return
-    except SyncbeatError as error:
-        _log.warning("cursors not recorded", extra={"reason": error.reason})
-    else:
-        _log.warning("cursors not recorded in time")
+            await drain_rpc(process, server, (hub, watches), sync.cursors)
 
 
 async def _push_service(process: Process, notifier: ChangeNotifier) -> PushService:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
+from syncbeat_server.defaults import DEVICES_PER_USER
 from syncbeat_server.directory.devices.token_moves import Move, digest_of, find_move
 from syncbeat_server.directory.model import MAX_SCOPES, ChangeNotifier, Device, Member, Preferences, Registration
 from syncbeat_server.directory.policy import time_zones
@@ -13,7 +14,6 @@ from syncbeat_server.directory.store import device_locks, devices, members, pref
 from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest, NotFound, RateLimited
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, take_user_role
 
-MAX_DEVICES = 100
 MAX_MEMBERS = 10_000
 
 
@@ -173,8 +173,8 @@ async def _registration_refusal(conn: Connection, device: Registration, move: Mo
     """Return the error of a registration that exceeds a limit; None if it is allowed."""
     if move is not None and move.too_often:
         return RateLimited("this registration token moves between devices too often", retry_after_s=3600.0)
-    if await devices.count_devices(conn, device.app_id, device.user_id, device.device_id) >= MAX_DEVICES:
-        return RateLimited(f"a user has at most {MAX_DEVICES} devices")
+    if await devices.count_devices(conn, device.app_id, device.user_id, device.device_id) >= DEVICES_PER_USER:
+        return RateLimited(f"a user has at most {DEVICES_PER_USER} devices")
     return None
 
 

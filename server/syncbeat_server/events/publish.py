@@ -13,7 +13,7 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.errors import InvalidRequest, SyncbeatError
 from syncbeat_server.push.accept import accept, new_notification_id
-from syncbeat_server.push.model import Content, Kind, Lane, NewNotification, Target
+from syncbeat_server.push.model import DEFAULT_TTL_S, Content, Kind, Lane, NewNotification, Target
 from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage import idempotency
@@ -27,7 +27,6 @@ from syncbeat_server.sync.policy import Prior, Tuning
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 
 _RPC = "PublishChanges"
-_WAKE_TTL_S = 3600.0
 _MAX_BATCH = 64
 # Two batches at once lock the same busy scopes one after the other, and two of half the size cost more than one: the
 # second lane is for a full batch, or for when the first one is stuck.
@@ -239,7 +238,7 @@ class Publisher:
             dedupe_key=f"sync:{trigger.type}" if trigger.dedupe_window_s > 0 else "",
             dedupe_window_s=trigger.dedupe_window_s,
             lane=Lane.HIGH,
-            ttl_s=_WAKE_TTL_S + trigger.dedupe_window_s,
+            ttl_s=DEFAULT_TTL_S + trigger.dedupe_window_s,
             patient=trigger.content.is_alert,
         )
 

@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 # The time after draining for releasing leases and closing; then the process ends as it is. Orchestrators are promised
 # two seconds.
 _CLOSING_S = 1.5
+CANCEL_AGAIN_S = 0.2
+"""The seconds after which a task that outlived its cancellation is cancelled again."""
 _STATUS_CUT_SHORT = 1
 
 

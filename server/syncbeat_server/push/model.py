@@ -73,6 +73,8 @@ class Reason(StrEnum):
     REPLACED = "REPLACED"
 
 
+DEFAULT_TTL_S = 3_600.0
+"""The time to live of a notification, in seconds, whose caller names none."""
 NOW_OR_NEVER_TTL_S = 10.0
 """Seconds within which a message with a time to live of 0 must be handed over: the longest that one attempt takes."""
 
@@ -159,7 +161,7 @@ class NewNotification:
     lane: Lane = Lane.NORMAL
     critical: bool = False
     due_at: datetime | None = None
-    ttl_s: float = 3600.0
+    ttl_s: float = DEFAULT_TTL_S
     patient: bool = False
     called_off: bool = False
 

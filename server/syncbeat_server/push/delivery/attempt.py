@@ -9,7 +9,7 @@ from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.push.content.ack_token import ack_token
 from syncbeat_server.push.content.templates import render, render_stored
 from syncbeat_server.push.delivery.channel import Channel
-from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
+from syncbeat_server.push.delivery.dependencies import DOWN_PAUSE_S, DeliveryDependencies
 from syncbeat_server.push.model import ClaimedDelivery, Content, DeliveryUpdate, Outcome, Reason, Verdict
 from syncbeat_server.push.policy.retry import RetryRule, conclude, postpone
 from syncbeat_server.push.policy.transitions import Event, update
@@ -19,7 +19,6 @@ from syncbeat_server.storage.postgres.database import Database
 
 _log = logging.getLogger(__name__)
 
-_DOWN_PAUSE_S = 0.5
 _UNKNOWN_APP_S = 60.0
 _SPREAD_S = 5.0  # over which the deliveries that a closed gate turned away come back
 
@@ -35,7 +34,7 @@ async def attempt(deps: DeliveryDependencies, rule: RetryRule, delivery: Claimed
         message = await _message(deps.database, delivery, channel)
     except SyncbeatError as error:
         _log.warning("cannot look up a text now", extra={"reason": error.reason})
-        return postpone(delivery, Reason.NONE, _DOWN_PAUSE_S)
+        return postpone(delivery, Reason.NONE, DOWN_PAUSE_S)
     if message is None:
         return update(delivery, Event.REJECT, Reason.REJECTED)
     outcome = await _send_through_gate(deps.database, channel, message)

@@ -11,6 +11,9 @@ from syncbeat_server.push.delivery.worker_metrics import NoMetrics, WorkerMetric
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.token_bucket import TokenBucket
 
+DOWN_PAUSE_S = 0.5
+"""The pause before a store that did not answer is asked again."""
+
 Live = Callable[[Sequence[tuple[str, str, str]]], Awaitable[Sequence[bool]]]
 """Returns, for each (app, user, device), True if the device has a live stream on any server."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from syncbeat_server.clock import Clock
 from syncbeat_server.directory.store import dead_token_removal
 from syncbeat_server.errors import DependencyDown, Overloaded
+from syncbeat_server.push.delivery.dependencies import DOWN_PAUSE_S
 from syncbeat_server.push.delivery.worker_metrics import WorkerMetrics
 from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, Kind, Reason
 from syncbeat_server.push.policy.resend import ResendRule, await_answer
@@ -19,7 +20,6 @@ from syncbeat_server.storage.postgres.database import Connection, Database
 
 _log = logging.getLogger(__name__)
 
-_DOWN_PAUSE_S = 0.5
 _HELD_FOR_USER = (Reason.QUIET_HOURS, Reason.DAILY_MAXIMUM)
 
 
@@ -45,7 +45,7 @@ class OutcomeRecorder:
                 await self._batches.submit(result)
             except (DependencyDown, Overloaded) as error:
                 _log.warning("cannot record an attempt yet", extra={"reason": error.reason})
-                await self._clock.sleep(_DOWN_PAUSE_S)
+                await self._clock.sleep(DOWN_PAUSE_S)
             else:
                 return
 

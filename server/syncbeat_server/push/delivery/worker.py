@@ -17,12 +17,13 @@ from functools import partial
 
 from syncbeat_server.defaults import DELIVERY_LEASE_S, DELIVERY_POLL_S
 from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.ops.shutdown_budget import CANCEL_AGAIN_S
 from syncbeat_server.push.accept import close_windows, expand
 from syncbeat_server.push.delivery import maintenance, preflight
 from syncbeat_server.push.delivery.attempt import attempt
 from syncbeat_server.push.delivery.channel import Channel
 from syncbeat_server.push.delivery.claim_budget import ClaimBudget
-from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
+from syncbeat_server.push.delivery.dependencies import DOWN_PAUSE_S, DeliveryDependencies
 from syncbeat_server.push.delivery.outcomes import OutcomeRecorder
 from syncbeat_server.push.delivery.resend_scan import ResendScan
 from syncbeat_server.push.delivery.scan_frontier import Frontier
@@ -33,8 +34,6 @@ from syncbeat_server.resilience.breaker import BreakerState
 
 _log = logging.getLogger(__name__)
 
-_DOWN_PAUSE_S = 0.5
-_CANCEL_AGAIN_S = 0.2
 _GIVE_BACK_S = 0.8
 _AUDIT_EVERY_S = 30.0
 _HEALTH_EVERY_S = 5.0
@@ -119,7 +118,7 @@ class DeliveryWorker:
                 # More than once: a claim that was under way may only now start its attempts.
                 for task in set(self._attempts):
                     task.cancel()
-                await asyncio.wait([stopped], timeout=_CANCEL_AGAIN_S)
+                await asyncio.wait([stopped], timeout=CANCEL_AGAIN_S)
         finally:
             stopped.cancel()
 
@@ -131,7 +130,7 @@ class DeliveryWorker:
                     more = await self._claim()
             except SyncbeatError as error:
                 _log.warning("cannot claim deliveries now", extra={"reason": error.reason}, exc_info=error.__cause__)
-                await self._pause(_DOWN_PAUSE_S)
+                await self._pause(DOWN_PAUSE_S)
                 continue
             if not more:
                 await self._woken.wait()
@@ -213,7 +212,7 @@ class DeliveryWorker:
             screened = await preflight.screen(self._deps, self._rule.retry, deliveries)
         except SyncbeatError as error:
             _log.warning("cannot look at deliveries now", extra={"reason": error.reason})
-            screened = [postpone(delivery, Reason.NONE, _DOWN_PAUSE_S) for delivery in deliveries]
+            screened = [postpone(delivery, Reason.NONE, DOWN_PAUSE_S) for delivery in deliveries]
         for delivery, result in zip(deliveries, screened, strict=True):
             if result is not None:
                 self._start(lease_token, None, self._recorder.record(result))

@@ -13,13 +13,12 @@ from typing import NamedTuple
 from syncbeat_server.defaults import RESEND_DELAYS_S
 from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, Reason
 from syncbeat_server.push.policy import reachability
-from syncbeat_server.push.policy.transitions import Event, update
+from syncbeat_server.push.policy.transitions import CALLED_DEAD, Event, update
 
 _TIMER_SLACK_S = 1.0
 _LONGEST_HOLD_S = 300.0
 _REDIRECTED_WAIT_S = 1.0
 _IOS = "IOS"
-_CALLED_DEAD = (Reason.UNREGISTERED, Reason.WRONG_SENDER, Reason.REJECTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,5 +150,5 @@ def await_answer(result: DeliveryUpdate, rule: ResendRule) -> DeliveryUpdate:
             later_s = put_off_s if put_off_s <= _LONGEST_HOLD_S else 0.0
             return keep_sent(Event.KEEP_SENT, Reason.NONE, due_in_s=later_s)
         case _:
-            reason = result.reason if result.reason in _CALLED_DEAD else Reason.NONE
+            reason = result.reason if result.reason in CALLED_DEAD else Reason.NONE
             return keep_sent(Event.KEEP_SENT, reason, due_in_s=0.0)

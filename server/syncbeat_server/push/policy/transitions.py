@@ -97,7 +97,8 @@ _IN_FLIGHT = (_S.IN_FLIGHT,)
 _FAILED = (_S.SUPPRESSED, _S.EXPIRED, _S.DEAD, _S.CANCELLED)
 _ARRIVED = (_S.PENDING, _S.HELD, *_IN_FLIGHT, _S.SENT, *_FAILED)
 _NO_REASON = (_R.NONE,)
-_CALLED_DEAD = (_R.UNREGISTERED, _R.WRONG_SENDER, _R.REJECTED)
+CALLED_DEAD = (_R.UNREGISTERED, _R.WRONG_SENDER, _R.REJECTED)
+"""The reasons with which a provider refuses a delivery for good."""
 _DEDUPED = ("notifications.insert_deliveries",)
 _INSERT = (*_DEDUPED, "alerts.insert")
 _FINISH = ("queue.finish",)
@@ -163,13 +164,13 @@ TRANSITIONS: tuple[Transition, ...] = (
         Attempts.GIVEN_BACK,
         _FINISH,
     ),
-    Transition(_IN_FLIGHT, Event.REJECT, _S.DEAD, (*_CALLED_DEAD, _R.RETRIES_EXHAUSTED), Attempts.SAME, _FINISH),
+    Transition(_IN_FLIGHT, Event.REJECT, _S.DEAD, (*CALLED_DEAD, _R.RETRIES_EXHAUSTED), Attempts.SAME, _FINISH),
     Transition(_IN_FLIGHT, Event.LACK_TOKEN, _S.DEAD, (_R.NO_TOKEN,), Attempts.GIVEN_BACK, _FINISH),
     Transition(_IN_FLIGHT, Event.EXPIRE, _S.EXPIRED, _NO_REASON, Attempts.GIVEN_BACK, _FINISH),
     Transition(_IN_FLIGHT, Event.MISS, _S.EXPIRED, _NO_REASON, Attempts.SAME, _FINISH),
     Transition(_IN_FLIGHT, Event.SKIP, _S.SUPPRESSED, (_R.MERGED, _R.MUTED, _R.REPLACED), Attempts.GIVEN_BACK, _FINISH),
     Transition(_IN_FLIGHT, Event.DROP, _S.CANCELLED, (_R.USER_DISABLED, _R.ALREADY_SEEN), Attempts.GIVEN_BACK, _FINISH),
-    Transition(_IN_FLIGHT, Event.KEEP_SENT, _S.SENT, (_R.NONE, *_CALLED_DEAD), Attempts.GIVEN_BACK, _FINISH),
+    Transition(_IN_FLIGHT, Event.KEEP_SENT, _S.SENT, (_R.NONE, *CALLED_DEAD), Attempts.GIVEN_BACK, _FINISH),
     *(
         Transition(
             _IN_FLIGHT,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import orjson
 
+from syncbeat_server.defaults import DEVICES_PER_USER
 from syncbeat_server.push.model import NOW_OR_NEVER_TTL_S, Content, DeliveryState, Kind, Lane, NewNotification, Target
 from syncbeat_server.push.store import alerts
 from syncbeat_server.storage.postgres.database import Connection, Row
@@ -14,8 +15,6 @@ from syncbeat_server.storage.postgres.database import Connection, Row
 MAX_PER_TRANSACTION = 1_000
 """Number of deliveries that one transaction writes for one notification, at most."""
 
-# A user has at most 100 devices (directory/service.py), so that few users need no counting.
-_DEVICES_OF_USER = 100
 _SMALL_JOBS = 100  # that one transaction expands
 
 _TARGETED = """
@@ -262,7 +261,8 @@ async def count_unfit(conn: Connection, app_id: str, variables: Mapping[str, Col
 
 def may_be_large(notification: NewNotification) -> bool:
     """Return True if its deliveries have to be counted before they are written in one transaction."""
-    named = sum(_DEVICES_OF_USER if target.device_id is None else 1 for target in notification.targets)
+    # Few users need no counting.
+    named = sum(DEVICES_PER_USER if target.device_id is None else 1 for target in notification.targets)
     return named > MAX_PER_TRANSACTION or any(target.scope is not None for target in notification.targets)
 
 

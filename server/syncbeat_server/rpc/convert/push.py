@@ -11,6 +11,7 @@ from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.push.accept import new_notification_id
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.push.model import (
+    DEFAULT_TTL_S,
     Acceptance,
     Delivery,
     DeliveryFilter,
@@ -26,7 +27,6 @@ from syncbeat_server.rpc.convert.fields import enum_member, seconds, timestamp, 
 from syncbeat_server.rpc.convert.notification import content, content_message
 
 _DEFAULT_WINDOW_S = 300.0
-_DEFAULT_TTL_S = 3600.0
 _MAX_DELAY_S = 366 * 86_400.0
 
 
@@ -45,7 +45,7 @@ def new_notification(
         faults.append(
             FieldViolation("notification", "want a title, a body, a template, data or a badge", FieldReason.REQUIRED)
         )
-    ttl_s = seconds(request.ttl) if request.HasField("ttl") else _DEFAULT_TTL_S
+    ttl_s = seconds(request.ttl) if request.HasField("ttl") else DEFAULT_TTL_S
     if 0.0 < ttl_s < 1.0:
         faults.append(FieldViolation("ttl", "want 0, for now or never, or 1 s to 28 days", FieldReason.OUT_OF_RANGE))
     if faults:

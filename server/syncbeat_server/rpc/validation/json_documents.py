@@ -12,12 +12,11 @@ import re
 
 import orjson
 
+from syncbeat_server.defaults import VALUE_OCTETS
 from syncbeat_server.errors import FieldReason
 
 MAX_DIGITS = 34
 MIN_EXPONENT, MAX_EXPONENT = -307, 308
-MAX_OCTETS = 1 << 20
-"""The largest size of a document in bytes once its numbers are written out."""
 
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 # An unterminated string is taken to the end of the text, so that nothing in it counts as the start of another.
@@ -38,7 +37,7 @@ _HUGE = re.compile(r"[eE]\+?0*+[0-9]{3}|(?<![0-9])[0-9]{300}")
 _MAX_EXPONENT_DIGITS = 6  # 256 KiB of digits before the exponent cannot make up for more than this
 _TOO_LONG = f"a number has more than {MAX_DIGITS} significant digits"
 _OUT_OF_RANGE = f"a number's decimal exponent is not from {MIN_EXPONENT} to {MAX_EXPONENT}"
-_TOO_LARGE = f"with its numbers written out it would pass {MAX_OCTETS} bytes"
+_TOO_LARGE = f"with its numbers written out it would pass {VALUE_OCTETS} bytes"
 _NOT_JSON = "not a JSON document"
 _NUL = "the character U+0000 cannot be stored"
 _TOO_DEEP = "nested deeper than"
@@ -125,7 +124,7 @@ def _number_fault(bare: str) -> str:
         if len(digits.rstrip("0") if scale >= 0 else digits) > MAX_DIGITS:
             return _TOO_LONG
         octets += max(adjusted, 0) + 1 + (1 - scale if scale < 0 else 0)
-        if octets > MAX_OCTETS:
+        if octets > VALUE_OCTETS:
             return _TOO_LARGE
     return _near_number_fault(_NUMBER.sub("0", bare), octets)
 
@@ -133,9 +132,9 @@ def _number_fault(bare: str) -> str:
 def _near_number_fault(bare: str, octets: int) -> str:
     # Exponents of two digits. PostgreSQL checks the size of the whole value once more, exactly.
     at_most = sum(int(power or "0") for power in _POWERS.findall(bare))
-    if octets + at_most > MAX_OCTETS:
+    if octets + at_most > VALUE_OCTETS:
         octets += sum(
             int(power or "0") if sign == "-" else max(0, int(power or "0") - len(fraction))
             for fraction, sign, power in _FRACTIONS.findall(bare)
         )
-    return _TOO_LARGE if octets > MAX_OCTETS else ""
+    return _TOO_LARGE if octets > VALUE_OCTETS else ""

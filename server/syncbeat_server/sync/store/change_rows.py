@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from syncbeat_server.defaults import VALUE_OCTETS
 from syncbeat_server.storage.postgres.database import Row
 from syncbeat_server.sync.content.number_spelling import shorten_numbers
 from syncbeat_server.sync.model import Change
 
-MAX_OCTETS = 1 << 20
-"""The largest value in octets, as text and as PostgreSQL stores it; two constraints of the table enforce it."""
 MAX_READ_OCTETS = 32 << 20
 """The largest text that is read of a value from before those constraints: 1 MiB in PostgreSQL's form may exceed it."""
 
@@ -20,7 +19,7 @@ async def change_of(row: Row, scope: str, epoch: str) -> Change:
     `value_octets` is the size of its value; `value` is None where that is too large to read.
     """
     value, octets = row["value"], row["value_octets"]
-    if value is not None and octets > MAX_OCTETS:
+    if value is not None and octets > VALUE_OCTETS:
         # In a thread, so that the event loop goes on between one number and the next.
         value = await asyncio.to_thread(shorten_numbers, value)
     return Change(

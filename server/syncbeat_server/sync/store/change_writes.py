@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from syncbeat_server.defaults import VALUE_OCTETS
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.sync.store.change_rows import MAX_OCTETS
 
 ChangeKey = tuple[str, str, str]
 """The app, the scope and the key."""
@@ -97,7 +97,7 @@ async def oversized(conn: Connection, writes: Sequence[Write]) -> list[int]:
     """Return the indexes of the writes whose value would exceed the largest size."""
     rows = await conn.fetch(
         f"""SELECT i - 1 AS place FROM ({_MERGED}) AS merged
-            WHERE greatest(octet_length(value::text), pg_column_size(value)) > {MAX_OCTETS} ORDER BY 1""",
+            WHERE greatest(octet_length(value::text), pg_column_size(value)) > {VALUE_OCTETS} ORDER BY 1""",
         *write_columns(writes),
     )
     return [row["place"] for row in rows]

@@ -166,7 +166,7 @@ class Case:
 
     @property
     def of_alert(self) -> bool:
-        return self.statement.startswith("alerts.") or self.statement == "dedupe.close_alerts"
+        return self.statement.startswith("alerts.") or self.statement == "dedupe_windows.close_alerts"
 
     def __str__(self) -> str:
         parts = (self.statement, self.row.event.name, self.row.guard.name, self.before or "new", self.reason or "")
@@ -295,8 +295,8 @@ DRAWN: dict[str, Callable[[Stage, Case], Awaitable[None]]] = {
     "notifications.insert_deliveries": draw_insert,
     "alerts.insert": draw_insert,
     "queue.claim": draw_placed,
-    "dedupe.close_trailed": draw_window,
-    "dedupe.close_alerts": draw_window,
+    "dedupe_windows.close_trailed": draw_window,
+    "dedupe_windows.close_alerts": draw_window,
     "lifecycle.cancel": draw_placed,
     "lifecycle.cancel_waiting": draw_placed,
     "wake_budgets.merge_held": draw_merge,
@@ -344,7 +344,9 @@ STATEMENTS: dict[str, Callable[[Connection, list[ClaimedDelivery]], Awaitable[ob
     "lifecycle.redrive": lambda conn, placed: lifecycle.redrive(conn, APP, DeliveryFilter()),
     "wake_budgets.merge_held": wake_budgets.merge_held,
     "alerts.merge_held": alerts.merge_held,
-    "dedupe.close": lambda conn, placed: close_windows(conn, LEASE, [(one.app_id, one.delivery_id) for one in placed]),
+    "dedupe_windows.close": lambda conn, placed: close_windows(
+        conn, LEASE, [(one.app_id, one.delivery_id) for one in placed]
+    ),
     **{
         f"queue.finish {row.event.name} {reason}".strip(): finish_all(row.event, reason)
         for row in TRANSITIONS

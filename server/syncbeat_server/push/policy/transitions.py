@@ -117,9 +117,11 @@ TRANSITIONS: tuple[Transition, ...] = (
         _S.IN_FLIGHT,
         _NO_REASON,
         Attempts.SAME,
-        ("dedupe.close_trailed", "dedupe.close_alerts"),
+        ("dedupe_windows.close_trailed", "dedupe_windows.close_alerts"),
     ),
-    Transition(_IN_FLIGHT, Event.SUPERSEDE, _S.IN_FLIGHT, (_R.MERGED,), Attempts.SAME, ("dedupe.close_alerts",)),
+    Transition(
+        _IN_FLIGHT, Event.SUPERSEDE, _S.IN_FLIGHT, (_R.MERGED,), Attempts.SAME, ("dedupe_windows.close_alerts",)
+    ),
     # A cancel of what is in flight is noted in `called_back` and takes effect when the attempt ends: END_CANCELLED.
     Transition(_WAITING, Event.CANCEL, _S.CANCELLED, _NO_REASON, Attempts.SAME, ("lifecycle.cancel",)),
     Transition(

@@ -115,7 +115,7 @@ async def test_health_probe_costs_little_cpu() -> None:
 
 
 def test_health_probe_loads_few_modules() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "syncbeat_server.cli", "healthcheck", "--address", "[::1]:1"]
+    command = [sys.executable, "-EX", "importtime", "-m", "syncbeat_server.cli", "healthcheck", "--address", "[::1]:1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     ours = {name for name in loaded if name.startswith(("syncbeat_server.", "syncbeat_devtools"))}

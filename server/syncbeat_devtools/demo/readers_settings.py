@@ -19,7 +19,7 @@ MADE_HERE = frozenset(
 
 @dataclass(frozen=True)
 class ReadersSettings:
-    """What the reader has set.
+    """Holds what the reader has set.
 
     Attributes:
         variables: The environment variables that the server gets as they are.

@@ -125,8 +125,6 @@ def test_health_probe_loads_few_modules() -> None:
         *("syncbeat_server.ops.settings", "syncbeat_server.ops.settings.sources"),
         *("syncbeat_server.rpc", "syncbeat_server.rpc.health_probe"),
     }
-    # Each of them costs milliseconds, and is of no use here.
-    assert loaded.isdisjoint({"dataclasses", "inspect", "logging", "tomllib", "difflib", "shutil", "json", "asyncio"})
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_server.app import find_config_faults
+from syncbeat_server.app import find_config_faults, find_config_notes
 from syncbeat_server.cli.main import _first
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.load import load_settings, load_with_faults
 from syncbeat_server.ops.settings.server import Role
 from syncbeat_server.ops.settings.types import token_digest
 from tests.support.certificates import Authority
@@ -67,7 +67,7 @@ async def test_check_config_finds_what_a_start_refuses(
 ) -> None:
     given = written(tmp_path, {**GOOD, **settings})
     loaded = load_settings({f"SYNCBEAT_{name}": text for name, text in given.items()}, env_file=None)
-    (fault,) = await find_config_faults(loaded, None)
+    (fault,) = await find_config_faults(loaded, Role.ALL)
     assert told in fault
     with pytest.raises((ConfigurationError, ExceptionGroup)) as refused:
         async with running_server(
@@ -83,19 +83,51 @@ async def test_check_config_finds_all_faults_at_once(tmp_path: Path) -> None:
         tmp_path, {**TLS, "TLS_KEY": "other.key", "SERVICE_TOKENS": tokens, "WORKERS": "2", "LISTEN": "h:0"}
     )
     loaded = load_settings({f"SYNCBEAT_{name}": text for name, text in given.items()}, env_file=None)
-    faults = await find_config_faults(loaded, None)
+    faults = await find_config_faults(loaded, Role.ALL)
     assert [fault.partition(":")[0] for fault in faults] == [
-        "app 'default'",
+        "SYNCBEAT_WORKERS",
         "SYNCBEAT_SERVICE_TOKENS",
         "SYNCBEAT_SERVICE_TOKENS",
         "SYNCBEAT_SERVICE_TOKENS",
         "SYNCBEAT_TLS_CERTIFICATE, TLS_KEY, MTLS_CLIENT_CA",
-        "SYNCBEAT_WORKERS",
     ]
-    assert "no JWT_SECRETS, JWKS_FILE, JWKS_URL or SESSION_KEYS" in faults[0]
+    (note,) = find_config_notes(loaded)
+    assert "no JWT_SECRETS, JWKS_FILE, JWKS_URL or SESSION_KEYS, so no user can call" in note
+
+
+async def test_check_config_goes_on_after_missing_files(tmp_path: Path) -> None:
+    given = {
+        **{name: str(tmp_path / name) for name in ("JWKS_FILE", "TLS_CERTIFICATE", "TLS_KEY", "FCM_CREDENTIALS")},
+        "SERVICE_TOKENS": f"a:{DIGEST}:GetHynt:*",
+        "JWT_PROFILE": "oktta",
+        "REDIS_URL": "redis://127.0.0.1:1",
+    }
+    settings, faults = load_with_faults({f"SYNCBEAT_{name}": text for name, text in given.items()}, env_file=None)
+    assert settings is not None
+    assert len(faults) == 4
+    more = await find_config_faults(settings, Role.ALL, faults)
+    assert [fault.partition(":")[0] for fault in more] == [
+        "SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL",
+        "SYNCBEAT_JWT_PROFILE",
+        "SYNCBEAT_SERVICE_TOKENS",
+    ]
+
+
+async def test_check_config_and_a_start_take_services_alone(database_urls: DatabaseUrls, redis_url: str) -> None:
+    given = {"SERVICE_TOKENS": f"a:{DIGEST}:*:*", "ADMIN_TOKENS": "", "JWT_SECRETS": "", "SESSION_KEYS": ""}
+    loaded = load_settings({f"SYNCBEAT_{name}": text for name, text in given.items()}, env_file=None)
+    assert await find_config_faults(loaded, Role.ALL) == []
+    async with running_server(database_urls, redis_url, Role.ALL, PATIENT, SESSION_SECRETS="", **given):
+        pass
+
+
+@pytest.mark.parametrize(("role", "refused"), [(Role.ALL, True), (Role.RPC, True), (Role.WORKER, False)])
+async def test_check_config_refuses_a_server_that_nobody_can_call(role: Role, refused: bool) -> None:
+    loaded = load_settings({}, env_file=None)
+    assert bool(await find_config_faults(loaded, role)) == refused
 
 
 async def test_check_config_of_good_settings_finds_nothing(tmp_path: Path) -> None:
     given = written(tmp_path, {**GOOD, **MUTUAL})
     loaded = load_settings({f"SYNCBEAT_{name}": text for name, text in given.items()}, env_file=None)
-    assert await find_config_faults(loaded, None) == []
+    assert await find_config_faults(loaded, Role.ALL) == []

@@ -42,7 +42,7 @@ PROXY_STREAMS = 100  # what proxies let through on a connection, nginx and Envoy
 
 
 # Connections are replaced as often as they are found silent, streams opened again at once.
-IMPATIENT = ClientRule(first_delay_s=0.0, connection_spacing_s=0.0)
+IMPATIENT = ClientRule(first_delay_s=0.0, connection_spacing_s=0.0, least_heartbeat_s=0.1)
 
 
 @asynccontextmanager

@@ -360,7 +360,8 @@ async def test_watch_reconnects_a_silent_stream(scripted: tuple[Scripted, str]) 
     script, address = scripted
     # On a slow machine streams are given up before their first event too: each brings what the test has come to.
     script.answers["WatchHints"] = [[change(1), Hold()] for _ in range(100)]
-    async with client_of(address, rule=ClientRule(first_delay_s=0.0)) as client, client.watch(heartbeat_s=0.1) as watch:
+    rule = ClientRule(first_delay_s=0.0, least_heartbeat_s=0.1)
+    async with client_of(address, rule=rule) as client, client.watch(heartbeat_s=0.1) as watch:
         assert await sequences(watch, 1) == [1]
         script.answers["WatchHints"] = [[change(2), Hold()] for _ in range(100)]
         assert await sequences(watch, 2) == [2]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import urllib.request
+from pathlib import Path
 
 import pytest
 
-from tests.docs.commands import Serving
+from syncbeat.blocking import SyncbeatClient
+from syncbeat.v1.auth_service_pb2 import GetTokenCacheStatsRequest
+from syncbeat_server.ops.settings.types import token_digest
+from tests.docs.commands import Serving, serving
 from tests.docs.shell_sessions import find_tool, run_shell, running_shell
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.process
 
@@ -47,6 +53,40 @@ def test_make_run_commands_play_the_product(make_run: Serving, tool: str) -> Non
     assert re.search("poll_?[iI]nterval", told)
     assert re.search("notification_?[iI]d", told)
     assert re.search("refresh_?[tT]oken", told)
+
+
+def test_make_run_serves_with_the_readers_settings(tmp_path: Path) -> None:
+    apps, port = tmp_path / "apps.toml", free_port()
+    apps.write_text('[apps.shop]\njwt_issuer = "https://shop.example"\n')
+    variables = {
+        "SYNCBEAT_LISTEN": "127.0.0.1:0",
+        "SYNCBEAT_OPS_LISTEN": f"127.0.0.1:{port}",
+        "SYNCBEAT_APPS_FILE": str(apps),
+        "SYNCBEAT_ADMIN_TOKENS": f"operator:{token_digest('of the reader')}:*:*",
+        "SYNCBEAT_REDIS_URL": "redis://127.0.0.1:1",
+        "SYNCBEAT_TLS_KEY": "none.pem",
+    }
+    with serving(["demo", "--serve"], "RevokeUser", variables) as running:
+        assert running.after("Not used of your settings").endswith(": SYNCBEAT_REDIS_URL, SYNCBEAT_TLS_KEY.")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as metrics:
+            assert b"syncbeat_" in metrics.read()
+        address, token = running.exports()["ADDRESS"], running.exports()["SERVICE_TOKEN"]
+        with SyncbeatClient(address, token=token, tls=False, app_id="shop") as backend:
+            assert backend.create_session("ann").access_token
+        with SyncbeatClient(address, token="of the reader", tls=False) as operator:
+            operator.auth.GetTokenCacheStats(GetTokenCacheStatsRequest())
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"SYNCBEAT_LISTN": "h:1"}, "SYNCBEAT_LISTN: no such setting; did you mean SYNCBEAT_LISTEN?"),
+        ({"SYNCBEAT_WORKERS": "0"}, "SYNCBEAT_WORKERS: want whole number, 1 to 64"),
+    ],
+)
+def test_make_run_refuses_a_wrong_setting_by_its_name_once(variables: dict[str, str], told: str) -> None:
+    lines = run_shell("! syncbeat-server demo --serve", {"SYNCBEAT_LISTEN": "127.0.0.1:0", **variables}).splitlines()
+    assert lines[-1] == f"syncbeat-server: {told}"
 
 
 def test_make_run_says_where_refused_tokens_are_explained(make_run: Serving) -> None:

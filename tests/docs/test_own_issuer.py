@@ -53,7 +53,7 @@ def test_own_issuer_tokens_play_the_product(name: str, tmp_path: Path) -> None:
         )
         run_shell(given + f"! call {wrong} SyncService/GetHint '{{}}'", {})
         log = Path(running.after("Its log is ").partition(",")[0]).read_text(encoding="utf-8")
-        assert '"fault": "expired"' in log
+        assert '"cause": "expired"' in log
         assert wrong not in log
 
 

@@ -144,12 +144,12 @@ async def test_log_rate_limit_survives_an_unformattable_record(log: Log, capsys:
 
 async def test_log_rate_limit_bounds_what_callers_provoke_below_warnings(log: Log) -> None:
     for number in range(50):
-        log.logger.info("a token was refused", extra={"fault": "audience", "detail": f"`aud` is {number}"})
-        log.logger.info("a token was refused", extra={"fault": "expired", "detail": "over"})
+        log.logger.info("a token was refused", extra={"cause": "audience", "detail": f"`aud` is {number}"})
+        log.logger.info("a token was refused", extra={"cause": "expired", "detail": "over"})
         log.logger.info("apps read anew", extra={"apps": number})
     await log.window()
     refused = [line for line in log.lines if line["event"] == "a token was refused"]
-    assert [(line["fault"], line["level"], line.get("repeated")) for line in refused] == [
+    assert [(line["cause"], line["level"], line.get("repeated")) for line in refused] == [
         ("audience", "info", None),
         ("expired", "info", None),
         ("audience", "info", 49),

@@ -63,6 +63,66 @@ def test_env_file_bad_line_is_reported_by_number(tmp_path: Path) -> None:
     assert message == ".env: line 2 is not NAME=value"
 
 
+@pytest.mark.parametrize("line", ["no assignment", "SYNCBEAT_ROLE", "export PATH", "SYNCBEAT_WORKERS 2", "='x'"])
+def test_env_file_line_without_an_assignment_is_a_fault(
+    tmp_path: Path, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path / ".env", f"# of ours\n\nSYNCBEAT_WORKERS=2\n{line}\nSYNCBEAT_WORKRS=2\n")
+    assert refused(tmp_path / ".env").splitlines() == [
+        ".env: line 4 is not NAME=value",
+        ".env line 5: SYNCBEAT_WORKRS: no such setting; did you mean SYNCBEAT_WORKERS?",
+    ]
+    assert not caplog.records, "dotenv's own warning would say it again, in other words"
+
+
+def test_faults_of_all_sources_are_reported_at_once(tmp_path: Path) -> None:
+    put(tmp_path / ".env", f"SYNCBEAT_JWT_SECRETS_FILE={tmp_path}/none.txt\nnothing\nSYNCBEAT_ROLE=every\n")
+    told = refused(tmp_path / ".env", APPS_FILE=f"{tmp_path}/none.toml", TYPO="1", TLS_KEY=f"{tmp_path}/none.pem")
+    assert told.splitlines() == [
+        "SYNCBEAT_TYPO: no such setting; see 'syncbeat-server check-config --list'",
+        ".env: line 2 is not NAME=value",
+        f"SYNCBEAT_JWT_SECRETS_FILE: cannot read it: there is no file {tmp_path}/none.txt",
+        f"SYNCBEAT_APPS_FILE: cannot read it: there is no file {tmp_path}/none.toml",
+        ".env line 3: SYNCBEAT_ROLE: want one of all, rpc, worker",
+        f"SYNCBEAT_TLS_KEY: there is no file {tmp_path}/none.pem",
+    ]
+
+
+def test_missing_files_are_reported_with_what_does_not_go_together(tmp_path: Path) -> None:
+    files = {name: f"{tmp_path}/{name}.pem" for name in ("TLS_KEY", "JWKS_FILE", "FCM_CREDENTIALS")}
+    told = refused(**files, MTLS_LISTEN="127.0.0.1:0", SESSION_SECRETS="k=short", LISTEN="h:1", OPS_LISTEN="h:1")
+    assert sorted(told.splitlines()) == sorted(
+        [
+            *(f"SYNCBEAT_{name}: there is no file {path}" for name, path in files.items()),
+            "SYNCBEAT_SESSION_SECRETS: the secret of kid 'k' is shorter than 32 bytes",
+            "SYNCBEAT_SESSION_KEYS and SESSION_SECRETS: set both ('syncbeat-server token keys' prints them)",
+            "SYNCBEAT_TLS_CERTIFICATE and TLS_KEY: set both, or neither",
+            "SYNCBEAT_MTLS_LISTEN and SERVICE_CERTIFICATES: set both, or neither",
+            "SYNCBEAT_LISTEN and OPS_LISTEN: the same port of the same address: each listener needs its own",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("listen", "ops_listen", "clash"),
+    [
+        ("127.0.0.1:50051", "127.0.0.1:50051", True),
+        ("0.0.0.0:50051", "127.0.0.1:50051", True),
+        ("127.0.0.1:50051", "[::]:50051", True),
+        ("localhost:50051", "127.0.0.1:50051", True),
+        ("[::1]:50051", "[0:0::1]:50051", True),
+        ("127.0.0.1:50051", "10.0.0.1:50051", False),
+        ("0.0.0.0:50051", "0.0.0.0:9464", False),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+    ],
+)
+def test_listeners_that_share_a_port_are_refused(listen: str, ops_listen: str, clash: bool) -> None:
+    if not clash:
+        load(LISTEN=listen, OPS_LISTEN=ops_listen)
+        return
+    assert "LISTEN and OPS_LISTEN: the same port" in refused(LISTEN=listen, OPS_LISTEN=ops_listen)
+
+
 def test_setting_beside_its_file_is_refused_by_both_names(tmp_path: Path) -> None:
     put(tmp_path / "secrets", f"k={SECRET}")
     both = {"JWT_SECRETS": f"k={SECRET}", "JWT_SECRETS_FILE": str(tmp_path / "secrets")}
@@ -149,7 +209,7 @@ def test_apps_file_unusable_is_reported_in_a_sentence(tmp_path: Path, shape: str
     NOT_APPS[shape](tmp_path / "apps.toml")
     message = refused(APPS_FILE=str(tmp_path / "apps.toml"))
     assert message.startswith("SYNCBEAT_")
-    assert "\n" not in message
+    assert all(line.startswith(("SYNCBEAT_", ".env")) for line in message.splitlines()), message
 
 
 @pytest.mark.parametrize(
@@ -211,7 +271,7 @@ DOCUMENTS = TEXTS | st.lists(FRAGMENTS, max_size=12).map("".join).map(str.encode
 
 
 def never_a_traceback(content: bytes, env_file: Path | None, **settings: str) -> None:
-    """Load; what is wrong is one sentence, in which no secret stands."""
+    """Load; what is wrong is said in a sentence each, in which no secret stands."""
     message = ""
     try:
         load(env_file, **settings)
@@ -257,11 +317,15 @@ def test_env_file_wrong_values_are_reported_by_line(tmp_path: Path) -> None:
         ".env line 6: SYNCBEAT_JWT_SECRETS: want kid=secret, several separated by commas",
         ".env line 5: SYNCBEAT_ROLE: want one of all, rpc, worker",
         ".env line 2: SYNCBEAT_WORKERS: want whole number, 1 to 64",
+        ".env line 8: SYNCBEAT_TLS_KEY: there is no file key.pem",
         ".env line 7: SYNCBEAT_RESEND_S, entry 2: want number; several by commas, 0.1 to 3600",
         "SYNCBEAT_LOG_LEVEL: want one of DEBUG, INFO, WARNING, ERROR",
     ]
     put(tmp_path / ".env", "\nSYNCBEAT_TLS_KEY=key.pem\n")
-    assert refused(tmp_path / ".env") == ".env line 2: SYNCBEAT_TLS_CERTIFICATE and TLS_KEY: set both, or neither"
+    assert refused(tmp_path / ".env").splitlines() == [
+        ".env line 2: SYNCBEAT_TLS_KEY: there is no file key.pem",
+        ".env line 2: SYNCBEAT_TLS_CERTIFICATE and TLS_KEY: set both, or neither",
+    ]
     put(tmp_path / ".env", "\n\nSYNCBEAT_WORKRS=2\n")
     told = ".env line 3: SYNCBEAT_WORKRS: no such setting; did you mean SYNCBEAT_WORKERS?"
     assert refused(tmp_path / ".env") == told

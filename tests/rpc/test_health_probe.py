@@ -114,6 +114,19 @@ async def test_health_probe_costs_little_cpu() -> None:
     assert statistics.median(costs) < MOST_CPU_S, costs
 
 
+def test_health_probe_loads_few_modules() -> None:
+    command = [sys.executable, "-EX", "importtime", "-m", "syncbeat_server.cli", "healthcheck", "--address", "[::1]:1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    ours = {name for name in loaded if name.startswith(("syncbeat_server.", "syncbeat_devtools"))}
+    assert ours == {
+        *("syncbeat_server.cli", "syncbeat_server.cli.main", "syncbeat_server.cli.healthcheck"),
+        *("syncbeat_server.defaults", "syncbeat_server.errors", "syncbeat_server.ops", "syncbeat_server.ops.files"),
+        *("syncbeat_server.ops.settings", "syncbeat_server.ops.settings.sources"),
+        *("syncbeat_server.rpc", "syncbeat_server.rpc.health_probe"),
+    }
+
+
 @pytest.mark.parametrize(
     ("answer", "told"),
     [

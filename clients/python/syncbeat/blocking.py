@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, cast
 import grpc
 
 from syncbeat.blocking_channel import BlockingChannel, BlockingToken
-from syncbeat.client_rule import DEFAULT_RULE, ClientRule
+from syncbeat.client_rule import DEFAULT_RULE, ClientRule, require_timeout
 from syncbeat.retry import service_config, shuffles_addresses
 from syncbeat.session_tokens import SessionTokens
 from syncbeat.v1 import auth_service_pb2, push_service_pb2, sync_service_pb2
@@ -65,6 +65,7 @@ class SyncbeatClient:
             timeout_s: The deadline of calls that name none, in seconds.
             rule: Bounds and channel options.
         """
+        require_timeout(timeout_s)
         options = [
             ("grpc.service_config", service_config(shuffle=shuffles_addresses(address))),
             *rule.channel_options.items(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self, cast
 import grpc
 
 from syncbeat.call_interceptors import CallDefaults, StreamInterceptor, Token, UnaryInterceptor
-from syncbeat.client_rule import DEFAULT_RULE, ClientRule
+from syncbeat.client_rule import DEFAULT_RULE, ClientRule, require_number, require_timeout
 from syncbeat.connections import Connection, Connections
 from syncbeat.retry import service_config, shuffles_addresses
 from syncbeat.session import Session
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from syncbeat.v1.ops_service_pb2_grpc import OpsServiceAsyncStub
     from syncbeat.v1.push_service_pb2_grpc import PushServiceAsyncStub
     from syncbeat.v1.sync_service_pb2_grpc import SyncServiceAsyncStub
+
+_MOST_HEARTBEAT_S = 300.0  # as the contract has it
 
 
 class SyncbeatClient:
@@ -72,6 +74,7 @@ class SyncbeatClient:
             timeout_s: The deadline of calls that name none, in seconds.
             rule: Delays, bounds and channel options. The defaults suit phones and backends; tests shorten them.
         """
+        require_timeout(timeout_s)
         session = token if isinstance(token, Session) else None
         defaults = CallDefaults(token.token if isinstance(token, Session) else token, app_id, timeout_s)
         credentials = grpc.ssl_channel_credentials() if tls is True else tls or None
@@ -130,6 +133,9 @@ class SyncbeatClient:
                 times as long is given up for a new one, on a new connection.
             on_break: Called when a stream ended without a drain, for callers that poll until `is_open` is true again.
         """
+        require_number("heartbeat_s", heartbeat_s, self.rule.least_heartbeat_s, _MOST_HEARTBEAT_S)
+        if token and not all_scopes:
+            raise ValueError("token: only with all_scopes; a user's watch resumes by `cursors`")
         request = sync_service_pb2.WatchHintsRequest(
             user_id=user_id, device_id=device_id, cursors=cursors, activity=activity, all_scopes=all_scopes
         )

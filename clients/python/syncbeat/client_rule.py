@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from syncbeat.retry import MAX_CONNECTIONS
+
+MOST_SECONDS = 86_400.0
+LEAST_TIMEOUT_S = 0.001
 
 CHANNEL_OPTIONS: Mapping[str, int | str] = MappingProxyType(
     {
@@ -45,8 +49,28 @@ class ClientRule:
     """The scopes whose changes may come again after the last token of a watch: twenty pages of the server's."""
     page_size: int = 1_000
     """The changes that `SmartSync` asks for at once."""
+    least_heartbeat_s: float = 5.0
+    """The shortest heartbeat that a watch may ask for: the server refuses shorter ones."""
     channel_options: Mapping[str, int | str] = field(default_factory=lambda: CHANNEL_OPTIONS)
     """Options of the gRPC channels."""
+
+    def __post_init__(self) -> None:
+        for name in ("first_delay_s", "max_delay_s", "connection_spacing_s"):
+            require_number(name, getattr(self, name), 0.0, MOST_SECONDS)
+        require_number("max_cursors_beside_token", self.max_cursors_beside_token, 0, math.inf)
+        require_number("page_size", self.page_size, 1, 1_000)
+
+
+def require_number(name: str, value: float, least: float, most: float) -> None:
+    """Raise ValueError, which names the argument, unless `value` is a number from `least` to `most`."""
+    if type(value) not in (int, float) or not least <= value <= most:
+        wanted = f"{least:g} or more" if math.isinf(most) else f"{least:g} to {most:g}"
+        raise ValueError(f"{name}: want a number, {wanted}")
+
+
+def require_timeout(timeout_s: float) -> None:
+    """Raise ValueError unless `timeout_s` can be a call's deadline."""
+    require_number("timeout_s", timeout_s, LEAST_TIMEOUT_S, MOST_SECONDS)
 
 
 DEFAULT_RULE = ClientRule()

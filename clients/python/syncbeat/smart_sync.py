@@ -74,6 +74,8 @@ class SmartSync:
             streams: False polls whatever the hints prefer.
             clock: The source of time; for tests.
         """
+        if not device_id:
+            raise ValueError("device_id: want that of a registered device")
         self._handover = BatchHandover()
         clock = clock or BoottimeClock()
         device, state = SyncedDevice(device_id, user_id, streams), CursorState(cursors)

@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncbeat_devtools.demo.readers_settings import ReadersSettings
+
 
 @dataclass(frozen=True)
 class Served:
@@ -17,7 +19,7 @@ class Served:
     folder: Path
     user_token: str
     service_token: str
-    own_issuer: str = ""
+    readers: ReadersSettings
 
 
 def instructions(served: Served) -> str:
@@ -27,7 +29,7 @@ def instructions(served: Served) -> str:
 Syncbeat serves on {served.address}; its fake FCM on {served.fake_fcm}, what came of pushes on {served.fake_fcm}/control/deliveries
 Its log is {served.folder}/server.log, which says why a token was refused. Ctrl-C ends everything.
 
-{_of_tokens(served.own_issuer)}
+{_of_settings(served.readers)}
 
 Put these lines into two other shells, in this folder. The second `call` takes the place of the first one; keep the first alone
 where grpcurl is installed and you like it better.
@@ -81,10 +83,18 @@ call "$SERVICE_TOKEN" AuthService/RevokeUser '{{"user_id": "alice"}}'
 """
 
 
-def _of_tokens(own_issuer: str) -> str:
-    if own_issuer:
-        return f"Tokens of your own issuer, {own_issuer}, are let in too: put one in the place of USER_TOKEN."
-    return "For tokens of your own issuer begin with its lines of docs/tokens.md: SYNCBEAT_JWT_PROFILE=... make run"
+def _of_settings(readers: ReadersSettings) -> str:
+    own_issuer = readers.issuer.get("jwt_issuer", "")
+    lines = [
+        f"Tokens of your own issuer, {own_issuer}, are let in too: put one in the place of USER_TOKEN."
+        if own_issuer
+        else "For tokens of your own issuer begin with its lines of docs/tokens.md: SYNCBEAT_JWT_PROFILE=... make run"
+    ]
+    if readers.ops_listen:
+        lines.append(f"Metrics are on http://{readers.ops_listen}/metrics.")
+    if readers.unused:
+        lines.append(f"Not used of your settings, since this has its own in their place: {', '.join(readers.unused)}.")
+    return "\n".join(lines)
 
 
 def _shown(program: str) -> str:

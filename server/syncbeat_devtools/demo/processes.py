@@ -21,6 +21,7 @@ from syncbeat_server.ops.process_group import launch_prefix
 _READY_S = 30.0
 _STOP_S = 30.0
 READY_WORD = "serving on "
+_OWN_NAME = "syncbeat-server: "
 
 
 class DemoFailed(SyncbeatError):
@@ -65,8 +66,13 @@ class Process:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
 
-async def start_process(arguments: list[str], settings: Mapping[str, str], log: Path) -> Process:
+async def start_process(
+    arguments: list[str], settings: Mapping[str, str], log: Path, *, folder: Path | None = None
+) -> Process:
     """Start `syncbeat-server ARGUMENTS` and wait until it reports that it serves.
+
+    It has these settings and no others, and runs in `folder`: that of its log unless another is named, since it reads
+    a `.env` there.
 
     Raises:
         DemoFailed: it ended, or did not report in time; the message has the end of its log.
@@ -80,7 +86,7 @@ async def start_process(arguments: list[str], settings: Mapping[str, str], log: 
             "syncbeat_server.cli",
             *arguments,
             env={**own, **settings},
-            cwd=log.parent,
+            cwd=folder or log.parent,
             stdout=subprocess.PIPE,
             stderr=output,
         )
@@ -89,7 +95,8 @@ async def start_process(arguments: list[str], settings: Mapping[str, str], log: 
         process.address = await asyncio.wait_for(_address(child), _READY_S)
     except (TimeoutError, EOFError):
         await process.kill()
-        tail = "\n".join(process.log_text().splitlines()[-5:])
+        # The command that reports this names itself.
+        tail = "\n".join(line.removeprefix(_OWN_NAME) for line in process.log_text().splitlines()[-5:])
         raise DemoFailed(f"'syncbeat-server {arguments[0]}' did not start:\n{tail}") from None
     return process
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from syncbeat_devtools.demo.instructions import Served, instructions
 from syncbeat_devtools.demo.processes import Identity, start_process
+from syncbeat_devtools.demo.readers_settings import ReadersSettings
 from syncbeat_devtools.demo.report import Report
 from syncbeat_devtools.demo.resend_chapter import RESEND_AFTER_S
 from syncbeat_devtools.demo.session_chapter import count_lines_with_secrets
@@ -53,49 +51,36 @@ async def _stop(stage: Stage, report: Report) -> None:
     report.claim("no line of any log holds a token", found == 0, f"{found} lines")
 
 
-def serve(issuer: Mapping[str, str]) -> int:
-    """Serve on embedded stores and a fake FCM until Ctrl-C, at SYNCBEAT_LISTEN if set; print commands to try.
-
-    `issuer` has the settings of an issuer of the reader's own, by the names of the apps file, whose tokens are let in
-    beside those of the demo; empty: there is none.
-    """
+def serve(readers: ReadersSettings) -> int:
+    """Serve on embedded stores and a fake FCM until Ctrl-C, with what the reader has set; print commands to try."""
     with running_stores() as stores:
-        return asyncio.run(stores.supervise(_serve(stores, stores.folder, issuer)))
+        return asyncio.run(stores.supervise(_serve(stores, stores.folder, readers)))
 
 
-def _apps_file(folder: Path, issuer: Mapping[str, str]) -> dict[str, str]:
-    """Write an apps file with one more issuer of the default app, and return the setting that names it."""
-    if not issuer:
-        return {}
-    path = folder / "apps.toml"
-    # A text of JSON is one of TOML too.
-    lines = (f"{name} = {json.dumps(text, ensure_ascii=False)}\n" for name, text in issuer.items())
-    path.touch(mode=0o600)
-    path.write_text("[[apps.default.issuers]]\n" + "".join(lines), encoding="utf-8")
-    return {"SYNCBEAT_APPS_FILE": str(path)}
-
-
-async def _serve(stores: EmbeddedStores, folder: Path, issuer: Mapping[str, str]) -> int:
+async def _serve(stores: EmbeddedStores, folder: Path, readers: ReadersSettings) -> int:
     await migrate(stores.owner_url, app_login="syncbeat_app")
     identity = Identity.new()
     credentials = folder / "service-account.json"
     fake = await start_process(["fake-fcm", "--credentials", str(credentials)], {}, folder / "fake-fcm.log")
+    own = identity.settings()
     settings = {
-        **identity.settings(),
-        "SYNCBEAT_LISTEN": os.environ.get("SYNCBEAT_LISTEN") or _ADDRESS,
+        **readers.variables,
+        **own,
+        "SYNCBEAT_SERVICE_TOKENS": ",".join(filter(None, (own["SYNCBEAT_SERVICE_TOKENS"], readers.service_tokens))),
+        "SYNCBEAT_LISTEN": readers.listen or _ADDRESS,
         "SYNCBEAT_DATABASE_URL": stores.app_url,
         "SYNCBEAT_REDIS_URL": stores.redis_url,
         "SYNCBEAT_FCM_CREDENTIALS": str(credentials),
         "SYNCBEAT_FCM_BASE_URL": fake.address,
         "SYNCBEAT_REFLECTION": "true",
-        **_apps_file(folder, issuer),
+        **readers.write_apps_file(folder),
     }
     try:
-        server = await start_process(["serve"], settings, folder / "server.log")
+        # In the reader's folder, from which files that settings name are found.
+        server = await start_process(["serve"], settings, folder / "server.log", folder=Path.cwd())
         try:
             user = mint(identity.key, "alice", datetime.now(UTC), timedelta(hours=12))
-            own = issuer.get("jwt_issuer", "")
-            served = Served(server.address, fake.address, folder, user, identity.service_token, own)
+            served = Served(server.address, fake.address, folder, user, identity.service_token, readers)
             print(instructions(served), flush=True)
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -40,6 +40,7 @@ def build_authentication(
 ) -> Authentication:
     """Create the authentication of one process. Raises as `configured_credentials`."""
     credentials = configured_credentials(settings, clock)
+    log_unused_keys([one for name, app in settings.all_apps().items() for one in configured_issuers(name, app)])
     size = settings.token_cache_size or settings.cached_devices
     caches = caller_caches(database, clock, size, negative_cache_s)
     return Authentication(Authenticator(credentials, caches, clock), caches, tuple(credentials.jwks.values()))
@@ -53,7 +54,6 @@ def configured_credentials(settings: Settings, clock: Clock) -> Credentials:
     """
     apps = settings.all_apps()
     issuers = [one for name, app in apps.items() for one in configured_issuers(name, app)]
-    log_unused_keys(issuers)
     rows = [row for one in issuers for row in one.rows]
     rows += [row for name, app in apps.items() for row in _public(session_rows(settings, name, app))]
     jwks = {
@@ -65,14 +65,20 @@ def configured_credentials(settings: Settings, clock: Clock) -> Credentials:
         keys = key_table(rows)
     except ValueError as error:
         raise ConfigurationError(f"SYNCBEAT_JWT_SECRETS: {error}") from None
-    allowed = _allowed(settings)
-    if faults := list(_allow_list_faults(settings, allowed)):
-        raise ConfigurationError("\n".join(faults))
+    allowed = require_allow_lists(settings)
     holders = {bytes.fromhex(entry.digest): holder for entry, holder in _holders(settings, allowed)}
     certified = {
         entry.san: _principal(entry, PrincipalKind.SERVICE, allowed) for entry in settings.service_certificates
     }
     return Credentials(keys, jwks, holders, certified)
+
+
+def require_allow_lists(settings: Settings) -> AllowedNames:
+    """Return the names that allow-lists may hold. Raises ConfigurationError, a line for each other name in one."""
+    allowed = AllowedNames(frozenset(settings.all_apps()), rpc_names())
+    if faults := list(_allow_list_faults(settings, allowed)):
+        raise ConfigurationError("\n".join(faults))
+    return allowed
 
 
 def session_rows(settings: Settings, name: str, app: AppSettings) -> list[KeyRow]:
@@ -112,21 +118,22 @@ def _public(rows: Iterable[KeyRow]) -> list[KeyRow]:
 
 
 @dataclass(frozen=True)
-class _Allowed:
-    # Names that an allow-list may hold.
+class AllowedNames:
+    """Names that an allow-list may hold."""
+
     apps: frozenset[str]
     methods: frozenset[str]
 
 
-def _allowed(settings: Settings) -> _Allowed:
+def rpc_names() -> frozenset[str]:
+    """Return the names of all RPCs."""
     # gRPC and protobuf are loaded only by processes that serve RPCs.
     from syncbeat_server.rpc.server import CONTRACT
 
-    methods = frozenset(method.name for service in CONTRACT for method in service.methods)
-    return _Allowed(frozenset(settings.all_apps()), methods)
+    return frozenset(method.name for service in CONTRACT for method in service.methods)
 
 
-def _holders(settings: Settings, allowed: _Allowed) -> Iterable[tuple[TokenEntry, Principal]]:
+def _holders(settings: Settings, allowed: AllowedNames) -> Iterable[tuple[TokenEntry, Principal]]:
     lists: Mapping[PrincipalKind, tuple[TokenEntry, ...]] = {
         PrincipalKind.SERVICE: settings.service_tokens,
         PrincipalKind.ADMIN: settings.admin_tokens,
@@ -134,7 +141,7 @@ def _holders(settings: Settings, allowed: _Allowed) -> Iterable[tuple[TokenEntry
     return ((entry, _principal(entry, kind, allowed)) for kind, entries in lists.items() for entry in entries)
 
 
-def _allow_list_faults(settings: Settings, allowed: _Allowed) -> Iterator[str]:
+def _allow_list_faults(settings: Settings, allowed: AllowedNames) -> Iterator[str]:
     lists: Mapping[str, Sequence[TokenEntry | CertificateEntry]] = {
         "SERVICE_TOKENS": settings.service_tokens,
         "ADMIN_TOKENS": settings.admin_tokens,
@@ -145,11 +152,17 @@ def _allow_list_faults(settings: Settings, allowed: _Allowed) -> Iterator[str]:
             place = f"SYNCBEAT_{setting}: {entry.name}"
             for app in sorted((entry.apps or frozenset()) - allowed.apps):
                 yield f"{place} is for app {app!r}, which is not configured"
-            for method in sorted((entry.methods or frozenset()) - allowed.methods):
-                close = get_close_matches(method, allowed.methods, n=1)
-                instead = f"did you mean {close[0]}?" if close else "want names such as GetHint, or *"
-                yield f"{place} may call {method!r}, which is no RPC: {instead}"
+            for fault in method_faults(entry.methods or frozenset(), allowed.methods):
+                yield f"{place} may call {fault}"
 
 
-def _principal(entry: TokenEntry | CertificateEntry, kind: PrincipalKind, allowed: _Allowed) -> Principal:
+def method_faults(named: Iterable[str], known: Collection[str]) -> Iterator[str]:
+    """Yield the fault of each name that is no RPC, with what may have been meant."""
+    for method in sorted(set(named) - set(known)):
+        close = get_close_matches(method, known, n=1)
+        instead = f"did you mean {close[0]}?" if close else "want names such as GetHint, or *"
+        yield f"{method!r}, which is no RPC: {instead}"
+
+
+def _principal(entry: TokenEntry | CertificateEntry, kind: PrincipalKind, allowed: AllowedNames) -> Principal:
     return Principal(kind, entry.name, methods=entry.methods, apps=allowed.apps if entry.apps is None else entry.apps)

@@ -1,17 +1,18 @@
-"""Checks a configuration as a start would, and the stores it names."""
+"""Finds all faults of a configuration at once, for a start and for `check-config`, and those of the stores it names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from syncbeat_server.app.app_configuration import AppConfiguration
-from syncbeat_server.app.authentication import configured_credentials, session_rows
+from syncbeat_server.app.authentication import configured_credentials, require_allow_lists, session_rows
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.push.providers import providers
-from syncbeat_server.app.token_issuers import configured_issuers
+from syncbeat_server.app.token_issuers import ConfiguredIssuer, configured_issuer, configured_issuers
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
-from syncbeat_server.ops.settings.server import Settings
+from syncbeat_server.ops.settings.server import Role, Settings
 from syncbeat_server.push.providers import Provider
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres.database import open_database
@@ -19,34 +20,84 @@ from syncbeat_server.storage.redis.address import parse_redis_url
 from syncbeat_server.storage.redis.capability_check import describe_refusals
 
 
-async def find_config_faults(settings: Settings, stores: Stores | None) -> list[str]:
-    """Return the faults that would keep this configuration from serving, or make it unsafe; empty when it is good."""
-    # gRPC is loaded only where listeners are checked or served.
+async def find_config_faults(settings: Settings, role: Role, known: Sequence[str] = ()) -> list[str]:
+    """Return the faults that keep a process of this role from serving; empty when there are none.
+
+    `serve` and `check-config` both go by it, so that they refuse the same. `known` are faults of the settings that
+    were found before, and are not told again.
+    """
+    found: list[str] = []
+    steps: list[Callable[[], object]] = [
+        settings.store_urls,
+        settings.require_shared_port,
+        partial(AppConfiguration, settings, SystemClock()),
+    ]
+    if role is not Role.WORKER:
+        steps += _steps_of_rpc(settings)
+    for step in steps:
+        found += _faults_of(step)
+    if role is not Role.RPC:
+        for app in settings.all_apps().values():
+            try:
+                await _close(providers(app, settings, SystemClock()))
+            except ConfigurationError as error:
+                found.append(error.message)
+    if not found and not known and role is not Role.WORKER and not _lets_in_anybody(settings):
+        found.append(
+            "SYNCBEAT_JWT_SECRETS, JWKS_FILE, JWKS_URL, SESSION_KEYS, SERVICE_TOKENS, ADMIN_TOKENS, "
+            "SERVICE_CERTIFICATES: none is set, so nobody can call"
+        )
+    # Of a missing file the steps say the same in other words, without its line.
+    told = {fault.rpartition(": ")[2] for fault in known}
+    return [fault for fault in dict.fromkeys(found) if fault.rpartition(": ")[2] not in told]
+
+
+def find_config_notes(settings: Settings) -> list[str]:
+    """Return what keeps no process from serving, and may not be meant. The settings have no faults."""
+    notes = []
+    for name, app in settings.all_apps().items():
+        issuers = configured_issuers(name, app)
+        notes += [f"SYNCBEAT_JWKS_FILE: a key is not used: {fault}" for one in issuers for fault in one.unused]
+        if not _has_keys(issuers) and not session_rows(settings, name, app):
+            notes.append(f"app {name!r}: no JWT_SECRETS, JWKS_FILE, JWKS_URL or SESSION_KEYS, so no user can call")
+    return notes
+
+
+async def find_store_faults(stores: Stores) -> list[str]:
+    """Return the fault of each store that cannot be served from; empty when both are good."""
+    return [*await _database_faults(stores), *await _redis_faults(stores)]
+
+
+def _steps_of_rpc(settings: Settings) -> list[Callable[[], object]]:
+    # gRPC is loaded only where RPCs are served.
     from syncbeat_server.app.listeners import rpc_listeners
 
-    found = _faults_of(lambda: AppConfiguration(settings, SystemClock()), [])
-    for name, app in settings.all_apps().items():
-        try:
-            keys = any(one.rows or one.jwks_url for one in configured_issuers(name, app))
-            if not keys and not session_rows(settings, name, app):
-                found.append(f"app {name!r}: no JWT_SECRETS, JWKS_FILE, JWKS_URL or SESSION_KEYS, so no user can call")
-            await _close(providers(app, settings, SystemClock()))
-        except ConfigurationError as error:
-            found.append(error.message)
-    found += _faults_of(lambda: configured_credentials(settings, SystemClock()), found)
-    found += _faults_of(lambda: rpc_listeners(settings), found)
-    found += _faults_of(settings.require_shared_port, found)
-    if stores is not None:
-        found += await _store_faults(stores)
-    return found
+    issuers = [
+        partial(configured_issuer, name, given)
+        for name, app in settings.all_apps().items()
+        for given in (app, *app.issuers)
+    ]
+    sessions = [partial(session_rows, settings, name, app) for name, app in settings.all_apps().items()]
+    credentials = partial(configured_credentials, settings, SystemClock())
+    return [*issuers, *sessions, partial(require_allow_lists, settings), credentials, partial(rpc_listeners, settings)]
 
 
-def _faults_of(step: Callable[[], object], known: Sequence[str]) -> list[str]:
-    """Return the faults, a line each, that a step of the start ends with, but for those that are known."""
+def _lets_in_anybody(settings: Settings) -> bool:
+    if settings.session_keys or settings.service_tokens or settings.admin_tokens or settings.service_certificates:
+        return True
+    return any(_has_keys(configured_issuers(name, app)) for name, app in settings.all_apps().items())
+
+
+def _has_keys(issuers: Sequence[ConfiguredIssuer]) -> bool:
+    return any(one.rows or one.jwks_url for one in issuers)
+
+
+def _faults_of(step: Callable[[], object]) -> list[str]:
+    """Return the faults, a line each, that a step of the start ends with."""
     try:
         step()
     except ConfigurationError as error:
-        return [line for line in error.message.splitlines() if line not in known]
+        return error.message.splitlines()
     return []
 
 
@@ -57,7 +108,7 @@ async def _close(made: tuple[Provider, Provider | None, str]) -> None:
         await fallback.close()
 
 
-async def _store_faults(stores: Stores) -> list[str]:
+async def _database_faults(stores: Stores) -> list[str]:
     try:
         async with (
             open_database(stores.database_url, size=1, name="syncbeat-check") as database,
@@ -67,6 +118,10 @@ async def _store_faults(stores: Stores) -> list[str]:
             await require_current_schema(conn)
     except SyncbeatError as error:
         return [error.message]
+    return []
+
+
+async def _redis_faults(stores: Stores) -> list[str]:
     try:
         return await describe_refusals(parse_redis_url(stores.redis_url), "check")
     except ConfigurationError as error:

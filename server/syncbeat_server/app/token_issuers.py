@@ -42,7 +42,7 @@ def configured_issuers(app_id: str, app: AppSettings) -> list[ConfiguredIssuer]:
     Raises:
         ConfigurationError: a setting does not go with the kind of issuer, or a key cannot be used.
     """
-    return [_configured(app_id, given) for given in (app, *app.issuers)]
+    return [configured_issuer(app_id, given) for given in (app, *app.issuers)]
 
 
 def key_rows(app_id: str, app: AppSettings) -> list[KeyRow]:
@@ -57,7 +57,8 @@ def log_unused_keys(issuers: Iterable[ConfiguredIssuer]) -> None:
             _log.warning("a key of an issuer is not used", extra={"issuer": one.issuer.name, "fault": fault})
 
 
-def _configured(app_id: str, given: IssuerSettings) -> ConfiguredIssuer:
+def configured_issuer(app_id: str, given: IssuerSettings) -> ConfiguredIssuer:
+    """Return one issuer of an app's tokens. Raises as `configured_issuers`."""
     issuer = issuer_of(app_id, given)
     jwks_url = given.jwks_url or _usual_keys(given, ISSUER_PRESETS[given.jwt_profile])
     rows, unused = _rows(given, issuer, jwks_url)

@@ -9,10 +9,10 @@ from syncbeat_server.auth.accounts.account_status_cache import CachedStatus
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.model import KeyRow, Principal, PrincipalKind, VerifiedToken
 from syncbeat_server.auth.tokens.bearer import Bearer
-from syncbeat_server.auth.tokens.claims import show
 from syncbeat_server.auth.tokens.jwks import JwksStore
 from syncbeat_server.auth.tokens.keys import KeyTable, find_key
 from syncbeat_server.auth.tokens.revocation import is_revoked
+from syncbeat_server.auth.tokens.shown_claims import show, show_known
 from syncbeat_server.auth.tokens.verify import UnverifiedToken, parse_token, verify_token
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import TokenExpired, TokenFault, TokenInvalid, TokenRevoked
@@ -146,15 +146,18 @@ class Authenticator:
 
     def _unknown_key(self, token: UnverifiedToken) -> TokenInvalid:
         header, issuer = token.header, token.issuer
-        kids = sorted({kid or "-" for name, kid, _ in self._credentials.keys if name == issuer})
+        configured = {kid for name, kid, _ in self._credentials.keys if name == issuer}
         store = self._credentials.jwks.get(issuer)
-        kids += [] if store is None else sorted(store.kids)
         message = "the access token is not from an issuer and key known here"
-        if store is None and not kids:
+        if store is None and not configured:
             known = sorted({name for name, _, _ in self._credentials.keys} | self._credentials.jwks.keys())
-            detail = f"`iss` is {show(issuer)}; known: {show(known)} (SYNCBEAT_JWT_ISSUER)"
+            detail = f"`iss` is {show(issuer)}; known: {show_known(known)} (SYNCBEAT_JWT_ISSUER)"
             return TokenInvalid(message, TokenFault.UNKNOWN_ISSUER, detail)
-        detail = f"`kid` is {show(header.kid)}, `alg` {show(header.algorithm)}; the issuer's kids here: {show(kids)}"
+        # A key is found without a kid too where it is the only one: that row is no kid of its own.
+        kids = sorted((configured | (frozenset() if store is None else store.kids)) - {""})
+        detail = (
+            f"`kid` is {show(header.kid)}, `alg` {show(header.algorithm)}; the issuer's kids here: {show_known(kids)}"
+        )
         refused = TokenInvalid(message, TokenFault.UNKNOWN_KEY, detail)
         refused.issuer = issuer
         return refused

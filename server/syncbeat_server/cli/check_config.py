@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from syncbeat_server.cli.startup import read_settings
+from syncbeat_server.cli.startup import read_checked_settings
+from syncbeat_server.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from syncbeat_server.ops.settings.server import Settings
 
 
 def add_check_config(commands: Any) -> None:
@@ -22,16 +26,29 @@ def _check_config(parsed: argparse.Namespace) -> int:
 
         print(format_settings())
         return 0
-    import asyncio
-
-    settings = read_settings()
-    from syncbeat_server.app import Stores, find_config_faults
-
-    urls = settings.store_urls()
-    stores = None if urls is None else Stores(*urls)
-    faults = asyncio.run(find_config_faults(settings, stores))
+    settings, faults = read_checked_settings(None)
+    if settings is not None:
+        faults = [*faults, *_find_store_faults(settings)]
     for fault in faults:
         print(f"syncbeat-server: {fault}", file=sys.stderr)
-    if not faults:
-        print(f"syncbeat-server: the settings are good ({'embedded stores' if stores is None else 'stores answer'})")
-    return 1 if faults else 0
+    if settings is None or faults:
+        return 1
+    from syncbeat_server.app import find_config_notes
+
+    for note in find_config_notes(settings):
+        print(f"syncbeat-server: {note}")
+    stores = "embedded stores" if settings.store_urls() is None else "stores answer"
+    print(f"syncbeat-server: the settings are good ({stores})")
+    return 0
+
+
+def _find_store_faults(settings: Settings) -> list[str]:
+    import asyncio
+
+    from syncbeat_server.app import Stores, find_store_faults
+
+    try:
+        urls = settings.store_urls()
+    except ConfigurationError:  # told before
+        return []
+    return [] if urls is None else asyncio.run(find_store_faults(Stores(*urls)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -116,19 +115,6 @@ def _run_demo(parsed: argparse.Namespace) -> int:
     if parsed.serve and parsed.json:
         raise ConfigurationError("demo: --serve prints no JSON: leave out --json")
     from syncbeat_devtools.demo.run import play, serve
+    from syncbeat_server.cli.demo_settings import read_readers_settings
 
-    return serve(_own_issuer()) if parsed.serve else play(as_json=parsed.json)
-
-
-def _own_issuer() -> dict[str, str]:
-    """Return the settings of an issuer of the reader's own; empty if there is none in the environment or `.env`."""
-    from syncbeat_server.ops.settings.issuer import IssuerSettings
-    from syncbeat_server.ops.settings.sources import read_values
-
-    given = read_values(os.environ, Path(".env"), IssuerSettings.model_fields, ignore_others=True)
-    issuer = {name: one.text for name, one in given.items() if one.text}
-    if issuer and "jwt_issuer" not in issuer:
-        raise ConfigurationError("SYNCBEAT_JWT_ISSUER: set it, to what your tokens have as `iss`")
-    if "jwks_file" in issuer:
-        issuer["jwks_file"] = str(Path(issuer["jwks_file"]).resolve())  # the server runs in another folder
-    return issuer
+    return serve(read_readers_settings()) if parsed.serve else play(as_json=parsed.json)

@@ -1,6 +1,6 @@
 """Subcommand `healthcheck`: ask a server for its health.
 
-It reads its two settings and no others, and loads neither gRPC nor pydantic: orchestrators run it all the time.
+It reads its two settings and no others, and loads as little as it can: orchestrators run it every few seconds.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 from syncbeat_server.defaults import LISTEN
 from syncbeat_server.errors import ConfigurationError
 
+HEALTHCHECK = "healthcheck"
+"""The subcommand's name."""
 _PROBE_S = 3.0
 
 
 def add_healthcheck(commands: Any) -> None:
     """Add the subcommand to the parser."""
-    health = commands.add_parser("healthcheck", help="exit 0 when the server at SYNCBEAT_LISTEN serves")
+    health = commands.add_parser(HEALTHCHECK, help="exit 0 when the server at SYNCBEAT_LISTEN serves")
     health.add_argument("--address", help="host:port to ask instead")
     health.set_defaults(run=_healthcheck)
 
@@ -28,7 +30,9 @@ def _healthcheck(parsed: argparse.Namespace) -> int:
     from syncbeat_server.rpc.health_probe import SERVING, local_addresses, probe_until_serving
 
     given = read_values(os.environ, Path(".env"), ("listen", "tls_certificate"), ignore_others=True)
-    values = {name: one.text for name, one in given.items()}
+    if given.faults:
+        raise ConfigurationError("\n".join(given.faults))
+    values = {name: one.text for name, one in given.texts.items()}
     listen, certificate = values.get("listen") or LISTEN, values.get("tls_certificate")
     if parsed.address is None and listen.endswith(":0"):
         raise ConfigurationError("SYNCBEAT_LISTEN: nobody knows the port it takes: name one, or use --address")

@@ -1,26 +1,21 @@
-"""The command `syncbeat-server`: parses the arguments, runs a subcommand, reports its failure in one line."""
+"""The command `syncbeat-server`: parses the arguments, runs a subcommand, reports its failure in one line.
+
+What only some subcommands need is imported for them: `healthcheck` runs every few seconds.
+"""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from syncbeat_devtools.simulate.arguments import add_simulate
 from syncbeat_server import __version__
-from syncbeat_server.cli.check_config import add_check_config
-from syncbeat_server.cli.devtools import add_demo, add_fake_fcm
-from syncbeat_server.cli.healthcheck import add_healthcheck
-from syncbeat_server.cli.migrate import add_migrate
-from syncbeat_server.cli.new_epoch import add_new_epoch
-from syncbeat_server.cli.serve import add_serve
-from syncbeat_server.cli.tokens import add_token
+from syncbeat_server.cli.healthcheck import HEALTHCHECK, add_healthcheck
 from syncbeat_server.errors import SyncbeatError
-from syncbeat_server.ops.install_hint import has_extra, install_command
 
 _READER_LEFT = 128 + signal.SIGPIPE  # the status that a shell reports for any program ended by SIGPIPE
 _EMBEDDED_ONLY = ("h2", "hpack", "httptools")
@@ -53,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not name or name in ("syncbeat", "syncbeat_server", "syncbeat_devtools"):
             raise
         extras = ("server", "embedded") if name in _EMBEDDED_ONLY else ("server",)
+        from syncbeat_server.ops.install_hint import install_command
+
         print(f"syncbeat-server: '{name}' is not installed: {install_command(*extras)}", file=sys.stderr)
         return 2
 
@@ -70,19 +67,26 @@ def _output_fault(error: BaseException) -> OSError | None:
 
 
 def _status(arguments: Sequence[str] | None) -> int:
-    lacking = [extra for extra in _COMMANDS_OF if not has_extra(extra)]
     given = list(sys.argv[1:] if arguments is None else arguments)
-    for extra in lacking:
-        if given and given[0] in _COMMANDS_OF[extra]:
-            print(f"syncbeat-server: this installation lacks packages {_how_to_get(extra)}", file=sys.stderr)
-            return 2
-    parsed = _parser(lacking).parse_args(given)
+    parser, commands = _parser()
+    if given[:1] != [HEALTHCHECK]:
+        lacking = _lacking_extras()
+        for extra in lacking:
+            if given and given[0] in _COMMANDS_OF[extra]:
+                print(f"syncbeat-server: this installation lacks packages {_how_to_get(extra)}", file=sys.stderr)
+                return 2
+        parser.epilog = "\n".join(_how_to_get(extra) for extra in lacking) or None
+        _add_others(commands, lacking)
+    add_healthcheck(commands)
+    parsed = parser.parse_args(given)
     try:
         return int(parsed.run(parsed) or 0)
     except (SyncbeatError, BaseExceptionGroup) as error:
         # A background task's own error ends the process with a traceback.
         if isinstance(error, BaseExceptionGroup) and error.split(SyncbeatError)[1] is not None:
             raise
+        import logging
+
         logging.shutdown()  # the log writes its pending counts first, so that the reason of the end stands last
         for line in str(_first(error)).splitlines() or [""]:
             print(f"syncbeat-server: {line}", file=sys.stderr)
@@ -97,26 +101,45 @@ def _first(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def _parser(lacking: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser of the subcommands that can run with the packages that are installed."""
+def _lacking_extras() -> list[str]:
+    from syncbeat_server.ops.install_hint import has_extra
+
+    return [extra for extra in _COMMANDS_OF if not has_extra(extra)]
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Any]:
+    """Return the parser, and its part that subcommands are added to."""
     parser = argparse.ArgumentParser(
         prog="syncbeat-server",
         description="Serves Syncbeat, and administers it.",
-        epilog="\n".join(_how_to_get(extra) for extra in lacking) or None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    if "server" not in lacking:
-        for add in (add_serve, add_migrate, add_check_config, add_new_epoch, add_token, add_simulate):
-            add(commands)
+    # Without `prog` argparse lays out a text to find it, for which it loads shutil and every compression.
+    return parser, parser.add_subparsers(title="commands", required=True, metavar="COMMAND", prog=parser.prog)
+
+
+def _add_others(commands: Any, lacking: Sequence[str]) -> None:
+    """Add the subcommands beside `healthcheck` that can run with the packages that are installed."""
+    if "server" in lacking:
+        return
+    from syncbeat_devtools.simulate.arguments import add_simulate
+    from syncbeat_server.cli.check_config import add_check_config
+    from syncbeat_server.cli.devtools import add_demo, add_fake_fcm
+    from syncbeat_server.cli.migrate import add_migrate
+    from syncbeat_server.cli.new_epoch import add_new_epoch
+    from syncbeat_server.cli.serve import add_serve
+    from syncbeat_server.cli.tokens import add_token
+
+    for add in (add_serve, add_migrate, add_check_config, add_new_epoch, add_token, add_simulate):
+        add(commands)
     if not lacking:
         add_fake_fcm(commands)
         add_demo(commands)
-    add_healthcheck(commands)
-    return parser
 
 
 def _how_to_get(extra: str) -> str:
+    from syncbeat_server.ops.install_hint import install_command
+
     extras = ("server",) if extra == "server" else ("server", extra)
     return f"for {', '.join(_COMMANDS_OF[extra])}: {install_command(*extras)}"

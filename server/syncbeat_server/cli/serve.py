@@ -7,7 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from syncbeat_server.cli.startup import open_stores, read_settings, run_until_stopped
+from syncbeat_server.cli.startup import open_stores, read_checked_settings, run_until_stopped
+from syncbeat_server.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from syncbeat_devtools.embedded import EmbeddedStores
@@ -27,10 +28,12 @@ def _serve(parsed: argparse.Namespace) -> int:
     from syncbeat_server.ops.malloc_arenas import limit_malloc_arenas
     from syncbeat_server.ops.settings.server import Role
 
-    settings = read_settings()
     limit_malloc_arenas()
-    role = Role(parsed.role) if parsed.role else settings.role
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
+    settings, faults = read_checked_settings(Role(parsed.role) if parsed.role else None, for_copies=True)
+    if settings is None or faults:
+        raise ConfigurationError("\n".join(faults))
+    role = Role(parsed.role) if parsed.role else settings.role
     with open_stores(settings) as (stores, embedded):
         if settings.workers > 1:
             return _serve_copies(settings, stores, role, embedded)

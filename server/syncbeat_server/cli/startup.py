@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from syncbeat_devtools.embedded import EmbeddedStores
     from syncbeat_server.app import Stores
-    from syncbeat_server.ops.settings.server import Settings
+    from syncbeat_server.ops.settings.load import LoadedSettings
+    from syncbeat_server.ops.settings.server import Role, Settings
 
 APP_LOGIN = "syncbeat_app"
 """The database login that serves, unless `migrate --app-login` names another."""
@@ -23,13 +24,39 @@ def read_settings() -> Settings:
     Raises:
         ConfigurationError: a setting is unknown, malformed or unsafe.
     """
-    from syncbeat_server.ops import logs
     from syncbeat_server.ops.settings.load import load_settings
-    from syncbeat_server.ops.settings.server import LogFormat
 
     settings = load_settings()
-    logs.configure_logging(as_json=settings.log_format is LogFormat.JSON, level=settings.log_level)
+    _configure_logging(settings)
     return settings
+
+
+def read_checked_settings(role: Role | None, *, for_copies: bool = False) -> LoadedSettings:
+    """Return the settings with all that keeps a process of this role from serving; None stands for SYNCBEAT_ROLE.
+
+    With `for_copies` the parent of several processes, which is to stay small, leaves to them what needs the service.
+    """
+    import asyncio
+
+    from syncbeat_server.ops.settings.load import LoadedSettings, load_with_faults
+
+    settings, faults = load_with_faults()
+    if settings is None:
+        return LoadedSettings(None, faults)
+    _configure_logging(settings)
+    if for_copies and settings.workers > 1:
+        return LoadedSettings(settings, faults)
+    from syncbeat_server.app import find_config_faults
+
+    more = asyncio.run(find_config_faults(settings, role or settings.role, faults))
+    return LoadedSettings(settings, [*faults, *more])
+
+
+def _configure_logging(settings: Settings) -> None:
+    from syncbeat_server.ops import logs
+    from syncbeat_server.ops.settings.server import LogFormat
+
+    logs.configure_logging(as_json=settings.log_format is LogFormat.JSON, level=settings.log_level)
 
 
 @contextlib.contextmanager

@@ -77,8 +77,22 @@ def _make_opaque_token(parsed: argparse.Namespace) -> int:
         raise ConfigurationError(f"token {parsed.kind}: a name is 1 to 64 of A-Z a-z 0-9 _ . -")
     if re.search(r"[:,\s]", parsed.methods + parsed.apps):
         raise ConfigurationError(f"token {parsed.kind}: --methods and --apps: want names joined by |, or *")
+    _require_methods(parsed.kind, parsed.methods)
     token = secrets.token_urlsafe(32)
     entry = f"{parsed.name}:{token_digest(token)}:{parsed.methods}:{parsed.apps}"
     print(f"token (give it to the {parsed.kind}, it is shown once): {token}")
     print(f"SYNCBEAT_{parsed.kind.upper()}_TOKENS={entry}")
     return 0
+
+
+def _require_methods(kind: str, methods: str) -> None:
+    """Raise ConfigurationError if an allow-list holds what a server would refuse, or nothing."""
+    if methods == "*":
+        return
+    from syncbeat_server.app import method_faults, rpc_names
+
+    named, known = [name for name in methods.split("|") if name], rpc_names()
+    faults = list(method_faults(named, known)) or ([] if named else ["nothing: want names joined by |, or *"])
+    if faults:
+        known_names = f"the RPCs are {', '.join(sorted(known))}"
+        raise ConfigurationError("\n".join([*(f"token {kind}: --methods: {one}" for one in faults), known_names]))

@@ -1,6 +1,6 @@
 """Bounds what an outage, or a caller, can write to the log: each cause once, then its counts.
 
-Warnings and errors are bounded, and of what is below those each record that names its `fault`.
+Warnings and errors are bounded, and of what is below those each record that names its `fault` or `cause`.
 
 The first record of a cause is written whole, with its traceback. Repeats are counted: every ten seconds a line says how
 many there were, with samples of the fields that differed, and one line says that the cause is over.
@@ -25,7 +25,8 @@ _MOST_TEXT = 200
 _OWN = ("syncbeat_server", "syncbeat_devtools")
 _PLAIN = frozenset({*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"})
 # Fields that settings and outages decide, and no caller: they distinguish causes. All other fields become samples.
-_OF_CAUSE = ("reason", "error", "fault", "app_id", "app", "issuer", "listener", "status", "signal")
+_OF_CAUSE = ("reason", "error", "fault", "cause", "app_id", "app", "issuer", "listener", "status", "signal")
+_NAMED_CAUSES = frozenset({"fault", "cause"})
 _VARYING = re.compile(r"0x[0-9a-f]+|\d+")
 _MANY = "messages of many kinds"
 
@@ -71,7 +72,7 @@ class RateLimitedHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or count it."""
         try:
-            bounded = record.levelno >= logging.WARNING or "fault" in record.__dict__
+            bounded = record.levelno >= logging.WARNING or not _NAMED_CAUSES.isdisjoint(record.__dict__)
             whole = not bounded or self._is_first(record)
         except Exception:  # noqa: BLE001  # logging itself reports a record that cannot be read, not its writer
             self.handleError(record)

@@ -114,10 +114,10 @@ class CallLifecycle:
             self.record(_code_of(error))
 
     def _report_refusal(self, error: TokenRefused, fault: TokenFault) -> None:
-        # For the operator, who has the log; the caller learns no more than the reason. `fault` bounds these lines.
+        # For the operator, who has the log; the caller learns no more than the reason. `cause` bounds these lines.
         self._meters.token_refused(fault)
         of_issuer = {"issuer": error.issuer} if error.issuer else {}
-        _log.info("a token was refused", extra={"fault": fault, "detail": error.detail, **of_issuer})
+        _log.info("a token was refused", extra={"cause": fault, "detail": error.detail, **of_issuer})
 
     def record(self, code: str = "OK") -> None:
         """Record the code of the ended call and the seconds it took, unless it was recorded before."""

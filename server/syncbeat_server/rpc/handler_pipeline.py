@@ -6,7 +6,7 @@ and `request_checks` parses: gRPC itself would wait for a request for ever, and 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.clock import Clock
-from syncbeat_server.errors import DeadlineExceeded, TokenFault
+from syncbeat_server.errors import DeadlineExceeded, DependencyDown, TokenFault
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.call_context import Call, TrySync
@@ -26,7 +26,7 @@ from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
 from syncbeat_server.rpc.load_shedding import Admission
 from syncbeat_server.rpc.request_body import RequestReader
-from syncbeat_server.rpc.request_checks import CheckedRequest, PendingAuth, PendingValidation, RequestChecks
+from syncbeat_server.rpc.request_checks import CheckedRequest, PendingAuth, PendingValidation, ReadyCall, RequestChecks
 from syncbeat_server.rpc.unread_streams import ResponseStreams, StreamedCall
 from syncbeat_server.rpc.validation.large_requests import LargeRequestValidator
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
@@ -36,6 +36,7 @@ _PENDING = (PendingAuth, PendingValidation)  # a union in its place would be bui
 Unary = Callable[[Any, Call], Awaitable[Message]]
 Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]
 Answer = TypeVar("Answer")
+Within = Callable[[float, Coroutine[Any, Any, ReadyCall]], Awaitable[ReadyCall]]
 Handler = Callable[[object, Context], Awaitable[Answer]]
 
 
@@ -154,9 +155,7 @@ class HandlerPipeline:
                 call.enter()
                 try:
                     checked = checks.check(data, call)
-                    request, described = await within(DEFAULT_DEADLINE_S, checks.complete(checked, data, call))
-                except TimeoutError:
-                    raise DeadlineExceeded("it took too long to find out who calls") from None
+                    request, described = await complete_in_time(within, checks.complete(checked, data, call))
                 finally:
                     call.leave()
                 # The cached account status will do: a revocation invalidates it.
@@ -168,6 +167,17 @@ class HandlerPipeline:
             call.record()
 
         return serve
+
+
+async def complete_in_time(within: Within, checking: Coroutine[Any, Any, ReadyCall]) -> ReadyCall:
+    """Return the checked call of a stream that opens. Raises DependencyDown when that takes too long.
+
+    The time is ours and not the caller's deadline, which a stream need not have: whatever knows the caller is slow.
+    """
+    try:
+        return await within(DEFAULT_DEADLINE_S, checking)
+    except TimeoutError:
+        raise DependencyDown("it took too long to find out who calls") from None
 
 
 def _try_answer(checks: RequestChecks, try_sync: TrySync, data: bytes, call: CallLifecycle) -> bytes | CheckedRequest:

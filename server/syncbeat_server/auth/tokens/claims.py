@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
 from syncbeat_server.auth.model import Issuer
+from syncbeat_server.auth.tokens.shown_claims import show
 from syncbeat_server.errors import TokenExpired, TokenFault, TokenInvalid
 
 # Roles of Supabase's API keys, which are signed with the users' secret; every app ships the first. They name no user.
@@ -20,7 +21,6 @@ _OTHER_TYPES = frozenset(
 _ID_TOKEN_CLAIMS = ("at_hash", "c_hash")
 # Tokens with none of these need no further checks.
 _TYPE_INDICATORS = frozenset((*_CLIENT_CLAIMS, *_TYPE_CLAIMS, *_ID_TOKEN_CLAIMS, "events", "gty", "auth_time"))
-_MOST_SHOWN = 97
 # A day before the last that datetime can represent, so that a leeway can be added to any time.
 _LAST_TIME = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
@@ -131,12 +131,6 @@ def _check_client(issuer: Issuer, claims: Mapping[str, Any]) -> None:
 
 def _no_access_token(detail: str) -> TokenInvalid:
     return TokenInvalid("this is no access token", TokenFault.TYPE, detail)
-
-
-def show(value: object) -> str:
-    """Return a claim's value as a log may hold it: one line of ASCII, at most 100 characters."""
-    text = ascii(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _has_other_type(claims: Mapping[str, Any]) -> bool:

@@ -17,7 +17,7 @@ import jwt
 import orjson
 
 from syncbeat_server.auth.model import OPTIONAL_CLAIMS, ROLE, Issuer, KeyRow, VerifiedToken
-from syncbeat_server.auth.tokens.claims import check_audience, check_role, check_times, check_token_type, show
+from syncbeat_server.auth.tokens.claims import check_audience, check_role, check_times, check_token_type
 from syncbeat_server.auth.tokens.keys import ALGORITHMS, canonical_algorithm
 from syncbeat_server.errors import TokenFault, TokenInvalid, TokenRefused
 
@@ -124,7 +124,7 @@ def verify_token(token: UnverifiedToken, row: KeyRow, now: datetime) -> Verified
 
 def _check_genuine(token: UnverifiedToken, row: KeyRow) -> None:
     if not has_valid_signature(token.signed, token.header, token.signature, row):
-        by = f"not made with the {row.algorithm} key {show(row.kid)} of this issuer"
+        by = f"not made with the {row.algorithm} key {row.kid!a} of this issuer"
         raise TokenInvalid("the access token is not valid", TokenFault.SIGNATURE, by)
     if not token.claims.keys() >= row.issuer.required:
         missing = row.issuer.required - token.claims.keys()

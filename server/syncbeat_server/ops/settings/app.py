@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from collections.abc import Iterator
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from syncbeat_server.defaults import (
     LONGEST_POLL_S,
@@ -13,13 +14,13 @@ from syncbeat_server.defaults import (
     TARGET_STALENESS_S,
     SchedulingPolicy,
 )
-from syncbeat_server.ops.settings.issuer import RUNNING, IssuerSettings
+from syncbeat_server.ops.settings.issuer import IssuerSettings
 from syncbeat_server.ops.settings.types import (
-    OptionalPath,
     OptionalSecret,
+    ReadableFile,
     check_base_url,
-    check_file,
     check_public_address,
+    faults_of,
 )
 
 
@@ -45,7 +46,7 @@ class AppSettings(IssuerSettings):
     session_issuer: str = Field(
         default="", description="The `iss` claim of the tokens of our own sessions. Empty: syncbeat:<app>."
     )
-    fcm_credentials: OptionalPath = Field(
+    fcm_credentials: ReadableFile = Field(
         default=None,
         description="The file of the Firebase service account (JSON), read again when it changes. Without it, and "
         "without WEBHOOK_URL, deliveries are logged only.",
@@ -107,35 +108,33 @@ class AppSettings(IssuerSettings):
         by_mean = POLL_CAP_IN_TARGETS * (self.staleness_target_s or TARGET_STALENESS_S)
         return min(LONGEST_POLL_S, max(self.poll_floor_s, by_mean, 4.0 * (self.staleness_p95_s or 0.0)))
 
-    @model_validator(mode="after")
-    def _check_target(self) -> Self:
+    def faults(self) -> Iterator[str]:
+        """Yield the faults of targets and of the push provider, beside those of the issuer."""
+        yield from super().faults()
+        yield from self._target_faults()
+        yield from faults_of(check_base_url, "FCM_BASE_URL", self.fcm_base_url)
+        if self.webhook_url:
+            fault = next(faults_of(check_base_url, "WEBHOOK_URL", self.webhook_url), None)
+            if fault is not None:
+                yield fault
+            elif not self.webhook_private:
+                yield from faults_of(check_public_address, "WEBHOOK_URL", self.webhook_url, "WEBHOOK_PRIVATE=true")
+
+    def _target_faults(self) -> Iterator[str]:
         if sum(one is not None for one in (self.staleness_target_s, self.staleness_p95_s, self.requests_per_day)) > 1:
-            raise ValueError(
-                "STALENESS_TARGET_S, STALENESS_P95_S, REQUESTS_PER_DAY: set one of them, since each decides the others"
-            )
+            yield "STALENESS_TARGET_S, STALENESS_P95_S, REQUESTS_PER_DAY: set one, since each decides the others"
+            return
         if self.longest_poll_s < self.poll_floor_s:
-            raise ValueError("POLL_CAP_S: at least POLL_FLOOR_S")
+            yield "POLL_CAP_S: at least POLL_FLOOR_S"
         # Polling at the floor for ever gives half of it as the mean, and 0.95 of it as the p95.
         by_mean = self.staleness_p95_s is None and self.requests_per_day is None
         if by_mean and (self.staleness_target_s or TARGET_STALENESS_S) < self.poll_floor_s / 2:
-            raise ValueError(
+            yield (
                 "STALENESS_TARGET_S: at least half of POLL_FLOOR_S, or no polling meets it "
                 f"({TARGET_STALENESS_S:g} s unless it is set)"
             )
         if self.staleness_p95_s is not None and self.staleness_p95_s < self.poll_floor_s:
-            raise ValueError("STALENESS_P95_S: at least POLL_FLOOR_S, or no polling meets it")
-        return self
-
-    @model_validator(mode="after")
-    def _check_provider(self, info: ValidationInfo) -> Self:
-        check_base_url("FCM_BASE_URL", self.fcm_base_url)
-        if info.context != RUNNING:
-            check_file("FCM_CREDENTIALS", self.fcm_credentials)
-        if self.webhook_url:
-            check_base_url("WEBHOOK_URL", self.webhook_url)
-            if not self.webhook_private:
-                check_public_address("WEBHOOK_URL", self.webhook_url, "WEBHOOK_PRIVATE=true")
-        return self
+            yield "STALENESS_P95_S: at least POLL_FLOOR_S, or no polling meets it"
 
 
 def session_issuer(app_id: str, app: AppSettings) -> str:

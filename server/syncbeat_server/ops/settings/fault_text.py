@@ -27,14 +27,18 @@ class Sources(NamedTuple):
     apps_document: str = ""
 
 
-def describe_faults(error: ValidationError, sources: Sources) -> str:
-    """Return a line for each fault."""
+def describe_faults(error: ValidationError, sources: Sources, *, one_by_one: bool = False) -> list[str]:
+    """Return a line for each fault; with `one_by_one` leave out those of settings that do not go together."""
     found = error.errors(include_input=False, include_url=False, include_context=False)
-    return "\n".join(_line(tuple(fault["loc"]), fault["type"], fault["msg"], sources) for fault in found)
+    return [
+        _line(tuple(fault["loc"]), fault["type"], own, sources)
+        for fault in found
+        if fault["loc"] or not one_by_one
+        for own in fault["msg"].removeprefix("Value error, ").splitlines()
+    ]
 
 
-def _line(path: TomlPath, kind: str, message: str, sources: Sources) -> str:
-    own = message.removeprefix("Value error, ")
+def _line(path: TomlPath, kind: str, own: str, sources: Sources) -> str:
     if path and path[0] in ("apps", "issuers", "templates"):
         inside = path if path[0] == "apps" else ("apps", DEFAULT_APP, *path)
         text, named = (own, _named_first(own)) if kind == _OWN_WORDS else (_wanted(inside, kind, own), ())

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import Field
 
 from syncbeat_server.defaults import JWT_LEEWAY_S
 from syncbeat_server.ops.settings.types import (
+    CheckedTogether,
     Names,
-    OptionalPath,
     OptionalText,
     OrderedNames,
+    ReadableFile,
     Secrets,
     check_base_url,
-    check_file,
     check_secrets,
+    faults_of,
 )
 
 DEFAULT_ISSUER = "syncbeat"
-RUNNING = "running"
-"""The validation context of a running process: its files were read at the start, and those missing now are reported by
-the code that reads them again."""
 
 
 class SubjectFormat(StrEnum):
@@ -39,13 +37,11 @@ class UnknownUsers(StrEnum):
     REFUSE = "refuse"
 
 
-class IssuerSettings(BaseModel):
+class IssuerSettings(CheckedTogether):
     """Settings of one issuer of an app's access tokens.
 
     An empty setting takes the value of `jwt_profile`, the preset of a known kind of issuer.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     jwt_profile: str = Field(
         default="",
@@ -63,7 +59,7 @@ class IssuerSettings(BaseModel):
         default=frozenset(),
         description="The clients (`azp`, `client_id`) whose tokens are accepted, separated by commas; * accepts all.",
     )
-    jwks_file: OptionalPath = Field(
+    jwks_file: ReadableFile = Field(
         default=None, description="A file with the issuer's public keys (JWKS: RS256, ES256, EdDSA), read at the start."
     )
     jwks_url: str = Field(
@@ -90,11 +86,9 @@ class IssuerSettings(BaseModel):
         description="The treatment of a valid token of a user not seen before.",
     )
 
-    @model_validator(mode="after")
-    def _check_keys(self, info: ValidationInfo) -> Self:
-        check_secrets("JWT_SECRETS", self.jwt_secrets)
+    def faults(self) -> Iterator[str]:
+        """Yield the faults of keys and their address."""
+        yield from faults_of(check_secrets, "JWT_SECRETS", self.jwt_secrets)
         if self.jwks_url:
-            check_base_url("JWKS_URL", self.jwks_url)
-        if info.context != RUNNING:
-            check_file("JWKS_FILE", self.jwks_file)
-        return self
+            yield from faults_of(check_base_url, "JWKS_URL", self.jwks_url)
+        yield from super().faults()

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -14,14 +14,25 @@ from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.ops.settings.fault_text import Sources, describe_faults
-from syncbeat_server.ops.settings.issuer import RUNNING
 from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.sources import PREFIX, AppsDocument, read_app_tables, read_values
-from syncbeat_server.ops.settings.types import NAME
+from syncbeat_server.ops.settings.types import NAME, RUNNING
 
 APPS_FILE_ONLY = frozenset({"apps", "issuers", "templates"})
 """Fields of `Settings` that no environment variable sets."""
 _APPS_FILE_OF_DEFAULT = frozenset({"issuers", "templates"})
+
+
+class LoadedSettings(NamedTuple):
+    """Settings, and the faults that keep them from being used.
+
+    Attributes:
+        settings: The settings as far as more can be found out about them: with faults, when only files are missing.
+        faults: A line each.
+    """
+
+    settings: Settings | None
+    faults: list[str]
 
 
 def load_settings(environment: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> Settings:
@@ -30,14 +41,40 @@ def load_settings(environment: Mapping[str, str] | None = None, env_file: Path |
     Raises:
         ConfigurationError: a setting is unknown, malformed or unsafe; the message names each and the fix.
     """
+    settings, faults = load_with_faults(environment, env_file)
+    if settings is None or faults:
+        raise ConfigurationError("\n".join(faults))
+    return settings
+
+
+def load_with_faults(
+    environment: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")
+) -> LoadedSettings:
+    """Read the settings as `load_settings` does, and return them with all faults instead of raising."""
     known = set(Settings.model_fields) - APPS_FILE_ONLY
     given = read_values(os.environ if environment is None else environment, env_file, known)
     # An empty variable counts as unset, but where a list can be empty on purpose.
     lists = {name for name, field in Settings.model_fields.items() if isinstance(field.default, tuple)}
-    values = {name: one.text for name, one in given.items() if one.text or name in lists}
-    places = {name: one.place for name, one in given.items()}
-    document = read_app_tables(Path(values["apps_file"])) if "apps_file" in values else AppsDocument({}, "")
-    return _validate(values, document.tables, Sources(places, document.text), running=False)
+    values = {name: one.text for name, one in given.texts.items() if one.text or name in lists}
+    places = {name: one.place for name, one in given.texts.items()}
+    faults, document = [*given.faults], AppsDocument({}, "")
+    try:
+        if "apps_file" in values:
+            document = read_app_tables(Path(values["apps_file"]))
+        _require_app_names(document.tables)
+    except ConfigurationError as error:
+        faults.append(error.message)
+        document = AppsDocument({}, "")
+    unread = bool(faults)
+    described = _model_input(values, document.tables)
+    try:
+        settings = Settings.model_validate(described)
+    except ValidationError as error:
+        # What does not go together may be good once the sources can be read.
+        sources = Sources(places, document.text)
+        faults += describe_faults(error, sources, one_by_one=unread)
+        return LoadedSettings(None, faults) if unread else _without_files(described, sources, faults)
+    return LoadedSettings(None if unread else settings, faults)
 
 
 def reload_apps(settings: Settings, document: bytes) -> dict[str, AppSettings]:
@@ -50,21 +87,33 @@ def reload_apps(settings: Settings, document: bytes) -> dict[str, AppSettings]:
         return settings.all_apps()
     values = {name: getattr(settings, name) for name in Settings.model_fields if name not in APPS_FILE_ONLY}
     tables, text = read_app_tables(settings.apps_file, document)
-    return _validate(values, tables, Sources({}, text), running=True).all_apps()
+    _require_app_names(tables)
+    try:
+        return Settings.model_validate(_model_input(values, tables), context=RUNNING).all_apps()
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(describe_faults(error, Sources({}, text)))) from None
 
 
-def _validate(
-    values: Mapping[str, Any], tables: dict[str, dict[str, Any]], sources: Sources, *, running: bool
-) -> Settings:
-    default = tables.pop(DEFAULT_APP, {})
-    if set(default) - _APPS_FILE_OF_DEFAULT:
+def _require_app_names(tables: Mapping[str, Mapping[str, Any]]) -> None:
+    if set(tables.get(DEFAULT_APP, {})) - _APPS_FILE_OF_DEFAULT:
         raise ConfigurationError(
             f"{PREFIX}APPS_FILE: the app {DEFAULT_APP!r} is described by the environment, but for its more `issuers` "
             "and its `templates`"
         )
     if not all(re.fullmatch(NAME, name) for name in tables):
         raise ConfigurationError(f"{PREFIX}APPS_FILE: an app's name is 1 to 64 of A-Z a-z 0-9 _ . -")
+
+
+def _model_input(values: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    others = {name: table for name, table in tables.items() if name != DEFAULT_APP}
+    return {**values, **tables.get(DEFAULT_APP, {}), "apps": others}
+
+
+def _without_files(values: Mapping[str, Any], sources: Sources, faults: list[str]) -> LoadedSettings:
+    """Return the settings as if each file were there; missing ones hide from pydantic what does not go together."""
     try:
-        return Settings.model_validate({**values, **default, "apps": tables}, context=RUNNING if running else None)
+        settings = Settings.model_validate(values, context=RUNNING)
     except ValidationError as error:
-        raise ConfigurationError(describe_faults(error, sources)) from None
+        more = describe_faults(error, sources)
+        return LoadedSettings(None, [*faults, *(fault for fault in more if fault not in faults)])
+    return LoadedSettings(settings, faults)

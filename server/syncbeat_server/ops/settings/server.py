@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import Field
 
 from syncbeat_server.defaults import (
     DEFAULT_APP,
@@ -23,7 +25,6 @@ from syncbeat_server.defaults import (
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.memory import default_cache_mib, devices_in, memory_limit_bytes
 from syncbeat_server.ops.settings.app import AppSettings, session_issuer
-from syncbeat_server.ops.settings.issuer import RUNNING
 from syncbeat_server.ops.settings.sessions import SessionSettings
 from syncbeat_server.ops.settings.sources import PREFIX
 from syncbeat_server.ops.settings.types import (
@@ -33,11 +34,12 @@ from syncbeat_server.ops.settings.types import (
     Networks,
     OptionalPath,
     OptionalSecret,
+    ReadableFile,
     RedisUrl,
     Seconds,
     TokenEntries,
-    check_file,
     is_loopback,
+    share_a_port,
 )
 
 _LEAST_FCM_TIMEOUT_S = 10.0  # FCM's own calls take up to so long: a shorter wait makes duplicates
@@ -135,16 +137,16 @@ class Settings(AppSettings, SessionSettings):
     view_cache_size: Annotated[int, Field(ge=100, le=10_000_000)] | None = Field(
         default=None, description="Devices' views that a process remembers. Unset: as many as CACHE_MIB holds."
     )
-    tls_certificate: OptionalPath = Field(
+    tls_certificate: ReadableFile = Field(
         default=None, description="The certificate chain (PEM) of LISTEN, read again when it changes."
     )
-    tls_key: OptionalPath = Field(default=None, description="The private key (PEM) of that certificate.")
+    tls_key: ReadableFile = Field(default=None, description="The private key (PEM) of that certificate.")
     mtls_listen: Address = Field(
         default="",
         pattern=r"^(.+:\d{1,5})?$",
         description="The address for services with a client certificate. Empty: off.",
     )
-    mtls_client_ca: OptionalPath = Field(
+    mtls_client_ca: ReadableFile = Field(
         default=None, description="The authorities (PEM) that sign those services' certificates."
     )
     delivery_lease_s: float = Field(
@@ -283,38 +285,35 @@ class Settings(AppSettings, SessionSettings):
         if self.workers > 1 and self.listen.endswith(":0"):
             raise ConfigurationError(f"{PREFIX}WORKERS: several processes share one port, so {PREFIX}LISTEN needs one")
 
-    @model_validator(mode="after")
-    def _check_duplicates(self) -> Self:
+    def faults(self) -> Iterator[str]:
+        """Yield the faults of listeners and of what several apps share, beside those of the default app."""
+        yield from super().faults()
         digests = [entry.digest for entry in (*self.service_tokens, *self.admin_tokens)]
         if len(set(digests)) != len(digests):
-            raise ValueError("SERVICE_TOKENS and ADMIN_TOKENS: the same token stands twice")
+            yield "SERVICE_TOKENS and ADMIN_TOKENS: the same token stands twice"
         issuers = [name for app_id, app in self.all_apps().items() for name in _issuer_names(app_id, app)]
         if len(set(issuers)) != len(issuers):
-            raise ValueError("JWT_ISSUER, SESSION_ISSUER: each issuer belongs to one app and stands once")
-        return self
-
-    @model_validator(mode="after")
-    def _check_fcm_timeout(self) -> Self:
+            yield "JWT_ISSUER, SESSION_ISSUER: each issuer belongs to one app and stands once"
         # A fake on this machine answers faster.
-        if self.delivery_timeout_s < _LEAST_FCM_TIMEOUT_S:
-            for app in self.all_apps().values():
-                if app.fcm_credentials is not None and not is_loopback(app.fcm_base_url):
-                    raise ValueError(f"DELIVERY_TIMEOUT_S: at least {_LEAST_FCM_TIMEOUT_S:g} s for FCM")
-        return self
+        if self.delivery_timeout_s < _LEAST_FCM_TIMEOUT_S and any(
+            app.fcm_credentials is not None and not is_loopback(app.fcm_base_url) for app in self.all_apps().values()
+        ):
+            yield f"DELIVERY_TIMEOUT_S: at least {_LEAST_FCM_TIMEOUT_S:g} s for FCM"
+        yield from self._listener_faults()
 
-    @model_validator(mode="after")
-    def _check_listeners(self, info: ValidationInfo) -> Self:
+    def _listener_faults(self) -> Iterator[str]:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("TLS_CERTIFICATE and TLS_KEY: set both, or neither")
-        for name in ("tls_certificate", "tls_key", "mtls_client_ca") if info.context != RUNNING else ():
-            check_file(name.upper(), getattr(self, name))
-        if self.mtls_listen and (self.tls_certificate is None or self.mtls_client_ca is None):
-            raise ValueError("MTLS_LISTEN: needs TLS_CERTIFICATE, TLS_KEY and MTLS_CLIENT_CA")
+            yield "TLS_CERTIFICATE and TLS_KEY: set both, or neither"
+        elif self.mtls_listen and (self.tls_certificate is None or self.mtls_client_ca is None):
+            yield "MTLS_LISTEN: needs TLS_CERTIFICATE, TLS_KEY and MTLS_CLIENT_CA"
         if bool(self.service_certificates) != bool(self.mtls_listen):
-            raise ValueError("MTLS_LISTEN and SERVICE_CERTIFICATES: set both, or neither")
+            yield "MTLS_LISTEN and SERVICE_CERTIFICATES: set both, or neither"
         if len({entry.san for entry in self.service_certificates}) != len(self.service_certificates):
-            raise ValueError("SERVICE_CERTIFICATES: the same SAN stands twice")
-        return self
+            yield "SERVICE_CERTIFICATES: the same SAN stands twice"
+        listeners = {"LISTEN": self.listen, "MTLS_LISTEN": self.mtls_listen, "OPS_LISTEN": self.ops_listen}
+        for (first, one), (second, other) in itertools.combinations(listeners.items(), 2):
+            if one and other and share_a_port(one, other):
+                yield f"{first} and {second}: the same port of the same address: each listener needs its own"
 
 
 def _issuer_names(app_id: str, app: AppSettings) -> list[str]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from syncbeat_server.defaults import ACCESS_TOKEN_S, SESSION_GRACE_S, SESSION_IDLE_S, SESSION_MAX_S
-from syncbeat_server.ops.settings.types import OptionalSecret, Secrets, check_secrets
+from syncbeat_server.ops.settings.types import CheckedTogether, OptionalSecret, Secrets, check_secrets, faults_of
 
 
-class SessionSettings(BaseModel):
+class SessionSettings(CheckedTogether):
     """Settings that the sessions of all apps share."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     session_keys: OptionalSecret = Field(
         default=None,
@@ -55,9 +53,9 @@ class SessionSettings(BaseModel):
         "address are not limited by it.",
     )
 
-    @model_validator(mode="after")
-    def _check_session_keys(self) -> Self:
-        check_secrets("SESSION_SECRETS", self.session_secrets)
+    def faults(self) -> Iterator[str]:
+        """Yield the faults of the sessions' keys."""
+        yield from super().faults()
+        yield from faults_of(check_secrets, "SESSION_SECRETS", self.session_secrets)
         if (self.session_keys is None) != (not self.session_secrets):
-            raise ValueError("SESSION_KEYS and SESSION_SECRETS: set both ('syncbeat-server token keys' prints them)")
-        return self
+            yield "SESSION_KEYS and SESSION_SECRETS: set both ('syncbeat-server token keys' prints them)"

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import re
-import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,31 +27,43 @@ class AppsDocument(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
-class _Assignment:
+class _Assignment(NamedTuple):
     variable: str
     text: str
     in_file: bool
     place: str
 
 
+class GivenValues(NamedTuple):
+    """The text of each setting that is set, and the faults of the sources, a line each."""
+
+    texts: dict[str, GivenText]
+    faults: list[str]
+
+
 def read_values(
     environment: Mapping[str, str], env_file: Path | None, known: Collection[str], *, ignore_others: bool = False
-) -> dict[str, GivenText]:
+) -> GivenValues:
     """Return the text of each setting in `known` that is set: by NAME or NAME_FILE, the environment before `.env`.
 
-    With `ignore_others` variables of other settings are not looked at; otherwise they are refused.
-
-    Raises:
-        ConfigurationError: a setting is unknown or given twice, or a file cannot be read.
+    A setting is at fault if it is unknown or given twice, or its file cannot be read; a line of `.env`, if it is not
+    NAME=value. With `ignore_others` neither variables of other settings nor such lines are looked at.
     """
+    faults: list[str] = []
     given = {variable: GivenText(text) for variable, text in environment.items()}
-    assigned = _assignments(given, known, ignore_others=ignore_others)
+    assigned = _assignments(given, known, faults, ignore_others=ignore_others)
     if env_file is not None:
         # By setting, not by variable: NAME in the environment goes before NAME_FILE in `.env` too.
-        in_file = _assignments(_env_variables(env_file), known, ignore_others=ignore_others)
+        variables = _env_variables(env_file, faults, ignore_others=ignore_others)
+        in_file = _assignments(variables, known, faults, ignore_others=ignore_others)
         assigned = {**in_file, **assigned}
-    return {setting: GivenText(_text(one), one.place) for setting, one in assigned.items()}
+    texts = {}
+    for setting, one in assigned.items():
+        try:
+            texts[setting] = GivenText(_text(one), one.place)
+        except ConfigurationError as error:
+            faults.append(error.message)
+    return GivenValues(texts, faults)
 
 
 def read_app_tables(path: Path, content: bytes | None = None) -> AppsDocument:
@@ -64,6 +72,8 @@ def read_app_tables(path: Path, content: bytes | None = None) -> AppsDocument:
     Raises:
         ConfigurationError: it cannot be read, or holds something else.
     """
+    import tomllib
+
     setting = f"{PREFIX}APPS_FILE"
     try:
         text = decode_text(read_file(path) if content is None else content, path)
@@ -85,7 +95,7 @@ def read_app_tables(path: Path, content: bytes | None = None) -> AppsDocument:
 
 
 def _assignments(
-    variables: Mapping[str, GivenText], known: Collection[str], *, ignore_others: bool
+    variables: Mapping[str, GivenText], known: Collection[str], faults: list[str], *, ignore_others: bool
 ) -> dict[str, _Assignment]:
     found: dict[str, _Assignment] = {}
     for variable, (text, place) in variables.items():
@@ -94,46 +104,52 @@ def _assignments(
         name = variable.removeprefix(PREFIX).lower()
         in_file = name not in known and name.endswith("_file")
         setting = name.removesuffix("_file") if in_file else name
-        if setting not in known and ignore_others:
-            continue
         if setting not in known:
-            raise ConfigurationError(
-                f"{f'{place}: ' if place else ''}{_shown_variable(variable)}: {_unknown(name, known)}"
-            )
+            if not ignore_others:
+                faults.append(f"{f'{place}: ' if place else ''}{_shown_variable(variable)}: {_unknown(name, known)}")
+            continue
         other = found.get(setting)
         if other is not None and other.text and text:
             first, second = sorted((other.variable, variable))
-            raise ConfigurationError(f"{first} and {second}: both are set, and say the same setting: set one of them")
+            faults.append(f"{first} and {second}: both are set, and say the same setting: set one of them")
         # An empty variable counts as unset: compose files pass on variables that may be missing.
-        if other is None or text:
+        elif other is None or text:
             found[setting] = _Assignment(variable, text, in_file and bool(text), place)
     return found
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
+    from difflib import get_close_matches
+
     close = get_close_matches(name, known, n=1)
     instead = f"did you mean {PREFIX}{close[0].upper()}?" if close else "see 'syncbeat-server check-config --list'"
     return f"no such setting; {instead}"
 
 
-def _env_variables(path: Path) -> dict[str, GivenText]:
+def _env_variables(path: Path, faults: list[str], *, ignore_others: bool) -> dict[str, GivenText]:
     try:
         text = read_text(path)
     except FileFault as fault:
-        if fault.missing and not path.is_symlink():
-            return {}
-        raise ConfigurationError(f".env: cannot read it: {fault}") from None
+        if not fault.missing or path.is_symlink():
+            faults.append(f".env: cannot read it: {fault}")
+        return {}
+    import io
+
     from dotenv import dotenv_values
     from dotenv.parser import parse_stream
 
     lines = {}
+    well_formed = []
     for statement in parse_stream(io.StringIO(text)):
         raw = statement.original.string  # with the empty lines before it
         number = statement.original.line + raw[: len(raw) - len(raw.lstrip())].count("\n")
-        if statement.error and PREFIX in raw:
-            raise ConfigurationError(f".env: line {number} is not NAME=value")
-        lines[statement.key] = f".env line {number}"
-    values = dotenv_values(stream=io.StringIO(text))
+        if not statement.error and (statement.key is None or statement.value is not None):
+            well_formed.append(raw)
+            lines[statement.key] = f".env line {number}"
+        elif not ignore_others or PREFIX in raw:
+            faults.append(f".env: line {number} is not NAME=value")
+    # Without the others, of which it would warn in words of its own.
+    values = dotenv_values(stream=io.StringIO("".join(well_formed)))
     return {name: GivenText(value, lines[name]) for name, value in values.items() if value is not None}
 
 

@@ -5,15 +5,27 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    model_validator,
+)
 
-from syncbeat_server.ops.files import FileFault, read_file
+from syncbeat_server.ops.files import read_file
 
+RUNNING = "running"
+"""The validation context in which no file is looked for: that of a running process, whose files were read at the start,
+and where those missing now are reported by the code that reads them again."""
 NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 """The pattern of an app's name and of a token holder's."""
 _MAX_PORT = 65_535
@@ -23,6 +35,7 @@ _SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 _REDIS_SCHEMES = ("redis", "rediss", *_SENTINEL_SCHEMES, "unix")
 _ONE_HOST_SCHEMES = ("redis", "rediss")
 _SHOWN_KID = 16  # what is longer may be half of a secret
+_WILDCARDS = frozenset({"0.0.0.0", "::", "*"})  # noqa: S104  # compared with; gRPC takes both families at each
 _T = TypeVar("_T")
 _BEARER_FORM = (
     "want name:sha256-hex:methods:apps, of which the second has 64 hex digits in small letters "
@@ -74,6 +87,30 @@ class CertificateEntry(BaseModel):
         if len(parts) != 4:
             raise ValueError
         return cls(name=parts[0], methods=_allow_list(parts[1]), apps=_allow_list(parts[2]), san=parts[3])
+
+
+class CheckedTogether(BaseModel):
+    """Settings whose rules over several of them are all checked, so that one start tells every fault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def faults(self) -> Iterator[str]:
+        """Yield the faults of settings that are right one by one, each beginning with their names."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if faults := list(self.faults()):
+            raise ValueError("\n".join(faults))
+        return self
+
+
+def faults_of(check: Callable[..., None], *arguments: object) -> Iterator[str]:
+    """Yield the text of the ValueError that a check raises, if it does."""
+    try:
+        check(*arguments)
+    except ValueError as error:
+        yield str(error)
 
 
 def token_digest(token: str) -> str:
@@ -156,6 +193,12 @@ def _empty_is_none(value: object) -> object:
     return None if value == "" else value
 
 
+def _can_be_read(path: Path | None, info: ValidationInfo) -> Path | None:
+    if path is not None and info.context != RUNNING:
+        read_file(path)
+    return path
+
+
 def _port_exists(address: str) -> str:
     if address and int(address.rpartition(":")[2]) > _MAX_PORT:
         raise ValueError(f"a port is at most {_MAX_PORT}")
@@ -206,6 +249,7 @@ TokenEntries = Annotated[tuple[TokenEntry, ...], BeforeValidator(_token_entries)
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_empty_is_none)]
 OptionalText = Annotated[_T | None, BeforeValidator(_empty_is_none)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_none)]
+ReadableFile = Annotated[Path | None, BeforeValidator(_empty_is_none), AfterValidator(_can_be_read)]
 DatabaseUrl = Annotated[
     SecretStr | None, BeforeValidator(_empty_is_none), AfterValidator(_store_url(_DATABASE_SCHEMES))
 ]
@@ -238,14 +282,21 @@ def is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def check_file(name: str, path: Path | None) -> None:
-    """Raise ValueError if `path` is set and is no file that can be read."""
-    if path is None:
-        return
+def share_a_port(first: str, second: str) -> bool:
+    """Return True if two addresses to listen at cannot be taken both; port 0, which takes a free one, never clashes."""
+    (host, _, port), (other, _, other_port) = first.rpartition(":"), second.rpartition(":")
+    if int(port) != int(other_port) or int(port) == 0:
+        return False
+    hosts = {_bare_host(host), _bare_host(other)}
+    return len(hosts) == 1 or bool(hosts & _WILDCARDS)
+
+
+def _bare_host(host: str) -> str:
+    bare = host.removeprefix("[").removesuffix("]").lower()
     try:
-        read_file(path)
-    except FileFault as fault:
-        raise ValueError(f"{name}: {fault}") from None
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        return "127.0.0.1" if bare == "localhost" else bare
 
 
 def check_secrets(name: str, secrets: Mapping[str, SecretStr]) -> None:

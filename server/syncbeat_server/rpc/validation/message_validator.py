@@ -6,7 +6,6 @@ A validator finds every violation, so that a caller learns all of them at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -139,8 +138,8 @@ class _Compiler:
 
 def _at(path: str, fault: FieldViolation | Violations) -> Violations:
     if isinstance(fault, FieldViolation):
-        return (replace(fault, path=path),)
-    return [replace(inner, path=f"{path}.{inner.path}") for inner in fault]
+        return (fault._replace(path=path),)
+    return [inner._replace(path=f"{path}.{inner.path}") for inner in fault]
 
 
 def _oneof_check(name: str) -> Validator:

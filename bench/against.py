@@ -22,11 +22,11 @@ from bench.processes import ROOT, run_to_end
 from bench.ratios import FEWEST_ROUNDS, MOST_ROUNDS, Change, Verdict, classify, estimate_change, has_enough_rounds
 from bench.revision import Side, UnusableRevision, build_revision, describe_working_tree, list_figures, resolve_commit
 
-# Options of one process. For figures under load the median of three short runs is disturbed less by other work on the
-# machine than one long run: log ratios of two processes of one revision spread by 8 % instead of 11 % on a busy machine
-# (publish_vs_echo).
+# Options of one process. For figures under load the median of short runs is disturbed less by other work on the machine
+# than one long run: with three, log ratios of two processes of one revision spread by 8 % instead of 11 % on a busy
+# machine (publish_vs_echo). Nine take 9 s longer a round, of which the stores' and servers' starts are 20.
 _DEFAULT_OPTIONS = ("--rounds", "1")
-_LOAD_OPTIONS = ("--rounds", "3", "--seconds", "0.5")
+_LOAD_OPTIONS = ("--rounds", "9", "--seconds", "0.5")
 _LOAD_FIGURES = frozenset({"hint_vs_echo", "publish_vs_echo", "hint_rows_cpu", "push_accept_per_s"})
 
 # hint_rows_cpu, the longest, takes some two minutes on a busy machine.

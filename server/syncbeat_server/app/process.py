@@ -15,6 +15,7 @@ from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.devices.presence import Presence
+from syncbeat_server.ops.malloc_trim import trim_heaps
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.server import PreparedStatements, Settings
 from syncbeat_server.ops.shutdown_budget import CANCEL_AGAIN_S, ShutdownBudget
@@ -95,7 +96,7 @@ async def open_process(
             metrics.storage.watch_redis(bus.health)
             await monitor.start()
             background = [bus.run_publisher(), monitor.run(), apps.run(), pg_notifier.run(), skew.run()]
-            async with run_in_background([*background, watch_sessions(database, clock)]):
+            async with run_in_background([*background, watch_sessions(database, clock), trim_heaps(clock)]):
                 yield Process(
                     *(settings, rules, clock, metrics, database, bus, hub, Presence(bus), apps),
                     *(pg_notifier, shutdown, workers),

@@ -25,10 +25,8 @@ def add_serve(commands: Any) -> None:
 
 
 def _serve(parsed: argparse.Namespace) -> int:
-    from syncbeat_server.ops.malloc_arenas import limit_malloc_arenas
     from syncbeat_server.ops.settings.server import Role
 
-    limit_malloc_arenas()
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
     settings, faults = read_checked_settings(Role(parsed.role) if parsed.role else None, for_copies=True)
     if settings is None or faults:

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import grpc
 
@@ -49,7 +49,8 @@ class CallMeters:
 class CallLifecycle:
     """The state of one call: made when it arrives, entered when it is served, told once how it ends.
 
-    `started_s` is the monotonic time that its duration counts from. `authorization` holds the values of that metadata
+    `started_s` is the monotonic time that its duration counts from, 0 until its request is there: the time that a
+    request takes to arrive is its caller's. `authorization` holds the values of that metadata
     key; a binary one counts as empty. It and `request_id` are there from `enter` on.
     """
 
@@ -69,7 +70,7 @@ class CallLifecycle:
         self.request_id = ""
         self._metadata = metadata_of(context)
         self._meters = meters
-        self.started_s = meters.monotonic()
+        self.started_s = 0.0
         self._admitted = self._recorded = False
 
     def enter(self) -> None:
@@ -84,10 +85,10 @@ class CallLifecycle:
         Raises:
             DeadlineExceeded: there are none.
         """
-        left_s = cast(float | None, self.context.time_remaining())
-        if left_s is None:
+        remaining_s: Any = self.context.time_remaining()  # None for a call without a deadline, unlike in its type
+        if remaining_s is None:
             return DEFAULT_DEADLINE_S - used_s
-        left_s = min(left_s - ANSWER_MARGIN_S, DEFAULT_DEADLINE_S - used_s)
+        left_s: float = min(remaining_s - ANSWER_MARGIN_S, DEFAULT_DEADLINE_S - used_s)
         if left_s <= 0:
             raise DeadlineExceeded("no time left to do this")
         return left_s
@@ -127,7 +128,7 @@ class CallLifecycle:
             meters.admission.leave()
         if not self._recorded:
             self._recorded = True
-            meters.record(code, meters.monotonic() - self.started_s)
+            meters.record(code, meters.monotonic() - self.started_s if self.started_s else 0.0)
 
     def _read_headers(self) -> None:
         authorization, request_id = [], ""
@@ -137,7 +138,7 @@ class CallLifecycle:
             elif key == "x-request-id" and not request_id and isinstance(value, str):
                 request_id = value if len(value) <= _MAX_REQUEST_ID else ""
         self.authorization = authorization
-        self.request_id = request_id or f"{_PROCESS_ID}{next(_sequence):08x}"
+        self.request_id = request_id or f"{_PROCESS_ID}-{next(_sequence)}"
         logged_request_id.set(self.request_id)
 
 

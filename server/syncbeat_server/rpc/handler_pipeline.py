@@ -33,7 +33,7 @@ from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 
 _PENDING = (PendingAuth, PendingValidation)  # a union in its place would be built for each call
 
-Unary = Callable[[Any, Call], Awaitable[Message]]
+Unary = Callable[[Any, Call], Coroutine[Any, Any, Message]]
 Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]
 Answer = TypeVar("Answer")
 Within = Callable[[float, Coroutine[Any, Any, ReadyCall]], Awaitable[ReadyCall]]
@@ -106,9 +106,13 @@ class HandlerPipeline:
             call = CallLifecycle(meters, context)
             try:
                 data = await read(context, is_known)
-                call.started_s = monotonic()  # the time that a request takes to arrive is its caller's
+                call.started_s = monotonic()
                 call.enter()
-                answer = await within(call.left_s(), _answer(checks, behaviour, data, call, checks.check(data, call)))
+                left_s, checked = call.left_s(), checks.check(data, call)
+                if isinstance(checked, _PENDING):
+                    answer = await within(left_s, _answer(checks, behaviour, data, call, checked))
+                else:
+                    answer = (await within(left_s, behaviour(*checked))).SerializeToString()
             except BaseException as error:
                 await call.fail(_deadline_exceeded(error))
                 raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 import grpc
@@ -57,28 +57,17 @@ class RequestReader:
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._sweeping = False
 
-    def read(self, context: Context, is_known: IsKnown) -> Awaitable[bytes]:
+    async def read(self, context: Context, is_known: IsKnown, *, in_turn: bool = False) -> bytes:
         """Return the request of a call; `is_known` tells if its caller is authenticated, and is asked only if it
-        matters.
+        matters. `in_turn`: it has waited for those before it on its connection.
 
         Raises:
             DeadlineExceeded: it did not arrive within 10 s.
             InvalidRequest: the call has none.
             Overloaded: too many others stall on its connection, or in this process.
         """
-        if len(self._incoming) < MAX_UNCHECKED_READS or is_known(context):
-            return self._read(context, is_known)
-        return self._read_in_turn(context, is_known)
-
-    async def _read_in_turn(self, context: Context, is_known: IsKnown) -> bytes:
-        peer = context.peer()
-        turns = self._turns.get(peer)
-        if turns is None:
-            turns = self._turns[peer] = asyncio.Semaphore(MAX_CONCURRENT_READS)
-        async with turns:
-            return await self._read(context, is_known)
-
-    async def _read(self, context: Context, is_known: IsKnown) -> bytes:
+        if len(self._incoming) >= MAX_UNCHECKED_READS and not (in_turn or is_known(context)):
+            return await self._read_in_turn(context, is_known)
         if not self._sweeping:
             self._sweeping = True
             self._loop = asyncio.get_running_loop()  # kept, since it costs half a microsecond to ask for it
@@ -102,6 +91,14 @@ class RequestReader:
                 FieldViolation("", "a call has one request, and this one has none", FieldReason.MALFORMED)
             )
         return data
+
+    async def _read_in_turn(self, context: Context, is_known: IsKnown) -> bytes:
+        peer = context.peer()
+        turns = self._turns.get(peer)
+        if turns is None:
+            turns = self._turns[peer] = asyncio.Semaphore(MAX_CONCURRENT_READS)
+        async with turns:
+            return await self.read(context, is_known, in_turn=True)
 
     def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(_SWEEP_S, self._sweep, loop.time() + _SWEEP_S)

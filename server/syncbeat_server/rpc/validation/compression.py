@@ -19,7 +19,7 @@ COMPRESSION_OPTIONS = (
     # Bits of identity (0) and gzip (2): of deflate a message could not be told from one that is not compressed.
     ("grpc.compression_enabled_algorithms_bitset", 0b101),
 )
-_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 31  # zlib: 15 bits, and a header of gzip
 
 
@@ -29,7 +29,7 @@ def decompress(data: bytes, most: int) -> bytes:
     Raises:
         InvalidRequest: it is larger, or damaged.
     """
-    if not data.startswith(_MAGIC):
+    if not data.startswith(GZIP_MAGIC):
         return data
     stream = zlib.decompressobj(_GZIP_WINDOW)
     try:

@@ -92,7 +92,7 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
         try:
             yield f"{settings.listen.rpartition(':')[0]}:{port}"
         finally:
-            await drain_rpc(process, server, (hub, watches), sync.cursors)
+            await drain_rpc(process.shutdown, server, (hub, watches), sync.cursors)
 
 
 async def _push_service(process: Process, notifier: ChangeNotifier) -> PushService:

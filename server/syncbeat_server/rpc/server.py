@@ -21,10 +21,10 @@ from syncbeat.v1 import (
 )
 from syncbeat_server.auth.tokens.verify import MAX_TOKEN_BYTES
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.rpc.access import access_policies
-from syncbeat_server.rpc.call_context import TrySync
 from syncbeat_server.rpc.fastpath.received_metadata import received_metadata
-from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
+from syncbeat_server.rpc.pipeline.access import access_policies
+from syncbeat_server.rpc.pipeline.call_context import TrySync
+from syncbeat_server.rpc.pipeline.handler_pipeline import HandlerPipeline
 from syncbeat_server.rpc.servicers.health import MAX_WATCHES, HealthServicer
 from syncbeat_server.rpc.validation.compression import COMPRESSION_OPTIONS, MAX_REQUEST_BYTES
 

@@ -45,9 +45,7 @@ def covers(view: DeviceView, cursors: Sequence[Cursor]) -> bool:
         state = view.scopes.get(scope)
         if state is None or (sequence is not None and sequence > state.head):
             return False
-        if epoch and not epoch.startswith(
-            state.epoch
-        ):  # a list under way has a mark behind the epoch
+        if epoch and not epoch.startswith(state.epoch):  # a list under way has a mark behind the epoch
             return False
     return True
 

@@ -25,11 +25,11 @@ from syncbeat_server.auth.tokens.keys import key_table
 from syncbeat_server.auth.tokens.verify import mint, parse_token, verify_token
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.rpc.access import access_policies
-from syncbeat_server.rpc.call_context import Call
-from syncbeat_server.rpc.call_lifecycle import Context
-from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
-from syncbeat_server.rpc.load_shedding import Admission
+from syncbeat_server.rpc.pipeline.access import access_policies
+from syncbeat_server.rpc.pipeline.call_context import Call
+from syncbeat_server.rpc.pipeline.call_lifecycle import Context
+from syncbeat_server.rpc.pipeline.handler_pipeline import HandlerPipeline
+from syncbeat_server.rpc.pipeline.load_shedding import Admission
 
 _ISSUER = Issuer("default", "https://issuer.example")
 _USER = "1f0c7a52-6f6c-4d3e-9d6b-0f3f3f6f9a10"

@@ -34,7 +34,7 @@ from syncbeat_server.ops.settings.issuer import IssuerSettings
 from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.sessions import SessionSettings
 from syncbeat_server.rpc.contract.options import contract_options
-from syncbeat_server.rpc.error_status import RETRY_LATER, STATUS
+from syncbeat_server.rpc.pipeline.error_status import RETRY_LATER, STATUS
 
 ROOT = Path(__file__).resolve().parent.parent
 BUF = Path(sys.executable).with_name("buf")

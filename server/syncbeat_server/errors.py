@@ -1,4 +1,4 @@
-"""Defines the domain errors. Each class has a stable reason, which `rpc/error_status.py` maps to a status in one table.
+"""Defines the domain errors. Each class has a stable reason, which `rpc/pipeline/error_status.py` maps to a status.
 
 Messages are written for the caller: they never hold a driver's text, a secret or another user's data.
 """

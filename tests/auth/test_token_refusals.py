@@ -26,7 +26,7 @@ from tests.support.rpc_server import KEY, METHODS, SECRET, Caller, Refusal, Serv
 pytestmark = pytest.mark.rpc
 
 REQUEST = directory_service_pb2.ListDevicesRequest()
-LOGGER = "syncbeat_server.rpc.call_lifecycle"
+LOGGER = "syncbeat_server.rpc.pipeline.call_lifecycle"
 
 
 def token(key: Any = SECRET, kid: str = "k1", header: dict[str, str] | None = None, **changes: Any) -> str:

@@ -15,8 +15,8 @@ from google.protobuf.message import Message
 from syncbeat.retry import PUBLIC_PATHS
 from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.rpc.access import access_policies
 from syncbeat_server.rpc.contract import options
+from syncbeat_server.rpc.pipeline.access import access_policies
 from syncbeat_server.rpc.server import CONTRACT
 from tools.client_protos import SERVER_ONLY, without_own_options
 

@@ -1,4 +1,4 @@
-"""The commands of docs/contract.md that call a server from a shell, where their tools are there."""
+"""The commands of docs/shell.md that need no protos, where their tools are there."""
 
 from __future__ import annotations
 

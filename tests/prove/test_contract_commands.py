@@ -1,4 +1,4 @@
-"""The commands of docs/contract.md that call a server from a shell, every one of them."""
+"""The commands of docs/shell.md that need no protos, every one of them."""
 
 from __future__ import annotations
 

@@ -29,9 +29,10 @@ from syncbeat_server.auth.tokens.bearer import parse_bearer
 from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, parse_signing_keys
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
-from syncbeat_server.rpc.load_shedding import Admission
-from syncbeat_server.rpc.server import ConnectionAge, Listener, RpcServer
+from syncbeat_server.rpc.connection_limits import ConnectionAge
+from syncbeat_server.rpc.pipeline.handler_pipeline import HandlerPipeline
+from syncbeat_server.rpc.pipeline.load_shedding import Admission
+from syncbeat_server.rpc.server import Listener, RpcServer
 from syncbeat_server.rpc.servicers.auth import AuthServicer
 from tests.support.build import make_authenticator, make_caller_caches, make_sessions
 from tests.support.databases import DatabaseUrls, open_database

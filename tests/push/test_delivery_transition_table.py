@@ -61,3 +61,10 @@ def test_delivery_states_are_all_reached() -> None:
     assert reached == {*DeliveryState}
     assert {state for event in Event for state in states_before(event)} <= reached
     assert state_after(Event.CLAIM) is DeliveryState.IN_FLIGHT
+
+
+def test_delivery_diagram_of_the_architecture_page_has_transitions_of_the_table_only() -> None:
+    page = (Path(__file__).resolve().parents[2] / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    drawn = set(re.findall(r"^    (\S+) --> (\w+):", page, re.MULTILINE))
+    assert drawn <= {(before, str(row.after)) for row in TRANSITIONS for before in row.before or ("[*]",)}
+    assert {after for _, after in drawn} == {*DeliveryState}, "simplified, but each state is in it"

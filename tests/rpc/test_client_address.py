@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.rpc.client_address import caller_address
+from syncbeat_server.rpc.pipeline.client_address import caller_address
 
 pytestmark = pytest.mark.unit
 

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from syncbeat_server.rpc.server import MAX_CONCURRENT_CALLS
+from syncbeat_server.rpc.connection_limits import MAX_CONCURRENT_CALLS
 from tests.support.databases import DatabaseUrls
 from tests.support.raw_http2 import BlockingConnection
 from tests.support.rpc_server import Server, running_server

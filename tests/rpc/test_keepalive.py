@@ -11,7 +11,7 @@ import pytest
 from syncbeat import ClientRule, explain
 from syncbeat.client_rule import CHANNEL_OPTIONS
 from syncbeat.v1 import sync_service_pb2 as pb
-from syncbeat_server.rpc.server import ServerRule
+from syncbeat_server.rpc.connection_limits import ServerRule
 from tests.support.client_servers import Hold, client_of, scripted_server, user_token
 from tests.support.databases import DatabaseUrls
 from tests.support.process_rules import PATIENT

@@ -17,8 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from syncbeat.v1 import directory_service_pb2, sync_service_pb2
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.errors import Overloaded
-from syncbeat_server.rpc.access import access_policies
-from syncbeat_server.rpc.load_shedding import Admission, Criticality, criticality_of
+from syncbeat_server.rpc.pipeline.access import access_policies
+from syncbeat_server.rpc.pipeline.load_shedding import Admission, Criticality, criticality_of
 from syncbeat_server.rpc.server import CONTRACT
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until

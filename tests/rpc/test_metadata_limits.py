@@ -10,7 +10,7 @@ import pytest
 from syncbeat import SyncbeatClient, explain
 from syncbeat.v1 import auth_service_pb2
 from syncbeat_server.auth.tokens.verify import MAX_TOKEN_BYTES
-from syncbeat_server.rpc.server import MAX_METADATA_BYTES
+from syncbeat_server.rpc.connection_limits import MAX_METADATA_BYTES
 from tests.support.client_servers import client_of
 from tests.support.databases import DatabaseUrls
 from tests.support.rpc_server import Caller, Server, entry, running_server

@@ -18,9 +18,9 @@ from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.clock import Clock
 from syncbeat_server.ops.metrics.rpc import RpcMetrics
-from syncbeat_server.rpc import handler_pipeline
-from syncbeat_server.rpc.handler_pipeline import CallObserver, HandlerPipeline
-from syncbeat_server.rpc.load_shedding import Admission
+from syncbeat_server.rpc.pipeline import handler_pipeline
+from syncbeat_server.rpc.pipeline.handler_pipeline import CallObserver, HandlerPipeline
+from syncbeat_server.rpc.pipeline.load_shedding import Admission
 from syncbeat_server.runtime.adaptive_batching import BatchTrigger
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until

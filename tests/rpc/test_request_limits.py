@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import auth_service_pb2, core_pb2, push_service_pb2, sync_service_pb2
-from syncbeat_server.rpc import request_body
+from syncbeat_server.rpc.pipeline import request_body
 from syncbeat_server.rpc.validation.compression import MAX_REQUEST_BYTES
 from syncbeat_server.rpc.validation.wire_format import (
     MAX_PUBLIC_BYTES,

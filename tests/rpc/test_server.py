@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.rpc import call_lifecycle
+from syncbeat_server.rpc.pipeline import call_lifecycle
 from tests.support.fake_clock import wait_until
 from tests.support.process_rules import DEADLINE_S
 from tests.support.rpc_server import IMPLEMENTED, KEY, SECRET, Caller, Server, refusal_of, running_server

@@ -8,10 +8,10 @@ import pytest
 from google.rpc import error_details_pb2
 
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.rpc.error_status import to_status
 from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
-from syncbeat_server.rpc.handler_pipeline import complete_in_time
-from syncbeat_server.rpc.request_checks import ReadyCall
+from syncbeat_server.rpc.pipeline.error_status import to_status
+from syncbeat_server.rpc.pipeline.handler_pipeline import complete_in_time
+from syncbeat_server.rpc.pipeline.request_checks import ReadyCall
 from tests.rpc.test_fastpath import SkippingLoop, hang
 
 pytestmark = pytest.mark.unit

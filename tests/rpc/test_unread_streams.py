@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import auth_service_pb2, core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_server.app.process_rules import ProcessRules
-from syncbeat_server.rpc.server import ServerRule
+from syncbeat_server.rpc.connection_limits import ServerRule
 from syncbeat_server.rpc.servicers import health
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import ahead, wait_until

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import pytest
 
 from syncbeat_server.errors import DependencyDown, NotFound, Overloaded
-from syncbeat_server.storage.batcher import Batcher
+from syncbeat_server.storage.batcher import Batcher, BatchRule
 from syncbeat_server.storage.postgres.database import StatementTimeout
 from tests.support.fake_clock import settle, wait_until
 
@@ -66,7 +66,7 @@ async def test_batcher_lone_call_after_a_crowd_is_answered() -> None:
 
 async def test_batcher_batches_are_bounded_ordered_and_two_at_once() -> None:
     desk = Desk(closed=True)
-    batcher: Batcher[int, int] = Batcher(desk, max_batch=3, lanes=2)
+    batcher: Batcher[int, int] = Batcher(desk, BatchRule(max_batch=3, lanes=2))
     calls = [asyncio.ensure_future(batcher.submit(item)) for item in range(1, 12)]
     await wait_until(lambda: desk.under_way == 2)
     late = asyncio.ensure_future(batcher.submit(99))
@@ -87,7 +87,7 @@ async def test_batcher_runs_in_an_empty_context() -> None:
         await gate.wait()
         return items
 
-    batcher: Batcher[int, int] = Batcher(work, max_batch=2)
+    batcher: Batcher[int, int] = Batcher(work, BatchRule(max_batch=2))
 
     async def call(item: int) -> int:
         name.set(f"caller {item}")
@@ -104,7 +104,7 @@ async def test_batcher_runs_in_an_empty_context() -> None:
 
 async def test_batcher_is_fair_under_load() -> None:
     desk = Desk()
-    batcher: Batcher[int, int] = Batcher(desk, max_batch=4)
+    batcher: Batcher[int, int] = Batcher(desk, BatchRule(max_batch=4))
     stop = False
 
     async def insistent() -> None:
@@ -183,7 +183,7 @@ async def test_batcher_missing_answers_leave_nobody_waiting() -> None:
 
 async def test_batcher_cancelled_caller_takes_nobody_along() -> None:
     desk = Desk(closed=True)
-    batcher: Batcher[int, int] = Batcher(desk, lanes=1)
+    batcher: Batcher[int, int] = Batcher(desk, BatchRule(lanes=1))
     calls = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2, 3)]
     await wait_until(lambda: desk.under_way)
     waiting = [asyncio.ensure_future(batcher.submit(item)) for item in (4, 5)]
@@ -197,7 +197,7 @@ async def test_batcher_cancelled_caller_takes_nobody_along() -> None:
 
 async def test_batcher_batch_of_cancelled_callers_is_not_run() -> None:
     desk = Desk(closed=True)
-    batcher: Batcher[int, int] = Batcher(desk, lanes=1)
+    batcher: Batcher[int, int] = Batcher(desk, BatchRule(lanes=1))
     first = asyncio.ensure_future(batcher.submit(1))
     await wait_until(lambda: desk.under_way)
     left = [asyncio.ensure_future(batcher.submit(item)) for item in (2, 3)]
@@ -212,7 +212,7 @@ async def test_batcher_batch_of_cancelled_callers_is_not_run() -> None:
 
 async def test_batcher_full_queue_refuses_at_once() -> None:
     desk = Desk(closed=True)
-    batcher: Batcher[int, int] = Batcher(desk, max_batch=2, max_waiting=3, lanes=1)
+    batcher: Batcher[int, int] = Batcher(desk, BatchRule(max_batch=2, max_waiting=3, lanes=1))
     running = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2)]
     await wait_until(lambda: desk.under_way)
     waiting = [asyncio.ensure_future(batcher.submit(item)) for item in (3, 4, 5)]
@@ -226,7 +226,7 @@ async def test_batcher_full_queue_refuses_at_once() -> None:
 
 async def test_batcher_drain_waits_for_everything_submitted() -> None:
     desk = Desk(closed=True)
-    batcher: Batcher[int, int] = Batcher(desk, max_batch=1, lanes=1)
+    batcher: Batcher[int, int] = Batcher(desk, BatchRule(max_batch=1, lanes=1))
     calls = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2, 3)]
     await settle()
     draining = asyncio.ensure_future(batcher.drain())
@@ -266,7 +266,7 @@ async def test_batcher_slow_single_calls_hold_up_nobody() -> None:
             await slow.wait()
         return [item * 2 for item in items]
 
-    batcher: Batcher[int, int] = Batcher(work, lanes=1)
+    batcher: Batcher[int, int] = Batcher(work, BatchRule(lanes=1))
     hung = [asyncio.ensure_future(batcher.submit(0)) for _ in range(9)]
     await wait_until(lambda: alone == 4)  # so many, and no more, run beside the lanes
     assert await gathered(batcher, 1, 2, 3) == [2, 4, 6]
@@ -285,12 +285,12 @@ async def test_batcher_timeout_gives_up_a_batch_and_runs_calls_alone() -> None:
             await asyncio.Event().wait()
         return [item * 2 for item in items]
 
-    assert await gathered(Batcher(work, patience_s=0.01), 1, 2, 3) == [2, 4, 6]
+    assert await gathered(Batcher(work, BatchRule(patience_s=0.01)), 1, 2, 3) == [2, 4, 6]
 
 
 async def test_batcher_abandoned_batch_is_cancelled_with_its_last_caller() -> None:
     desk = Desk(closed=True)
-    batcher: Batcher[int, int] = Batcher(desk, lanes=1, abandons=True)
+    batcher: Batcher[int, int] = Batcher(desk, BatchRule(lanes=1, abandons=True))
     calls = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2, 3)]
     await wait_until(lambda: desk.under_way)
     for call in calls[:2]:
@@ -315,7 +315,7 @@ async def test_batcher_abandoned_single_call_leaves_the_others() -> None:
             await gate.wait()
         return [item * 2 for item in items]
 
-    batcher: Batcher[int, int] = Batcher(work, abandons=True)
+    batcher: Batcher[int, int] = Batcher(work, BatchRule(abandons=True))
     calls = [asyncio.ensure_future(batcher.submit(item)) for item in (1, 2)]
     await reached.wait()
     calls[0].cancel()
@@ -339,7 +339,7 @@ async def test_batcher_abandoned_single_call_ends_though_others_were_answered(pl
             ended.append(items[0])
         return [item * 2 for item in items]
 
-    batcher: Batcher[int, int] = Batcher(work, abandons=True)
+    batcher: Batcher[int, int] = Batcher(work, BatchRule(abandons=True))
     calls = [asyncio.ensure_future(batcher.submit(item)) for item in range(3)]
     for gate in gates[:place]:
         gate.set()

@@ -13,7 +13,7 @@ import pytest
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.errors import DependencyDown, NotFound
 from syncbeat_server.ops.logs import request_id
-from syncbeat_server.storage.batcher import Batcher
+from syncbeat_server.storage.batcher import Batcher, BatchRule
 from syncbeat_server.storage.postgres.database import (
     Conflict,
     Database,
@@ -80,7 +80,7 @@ async def test_pool_of_one_connection_is_enough_for_batches(single: Database) ->
             rows = await conn.fetch("SELECT n * 2 AS n FROM unnest($1::int[]) AS k (n)", numbers)
         return [row["n"] for row in rows]
 
-    batcher: Batcher[int, int] = Batcher(work, max_batch=8)
+    batcher: Batcher[int, int] = Batcher(work, BatchRule(max_batch=8))
     calls = asyncio.gather(*(batcher.submit(number) for number in range(100)))
     assert await asyncio.wait_for(calls, 20) == [number * 2 for number in range(100)]
 

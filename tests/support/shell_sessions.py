@@ -1,4 +1,4 @@
-"""The commands of docs/contract.md that call a server from a shell, and the tools that they need."""
+"""The commands of docs/shell.md that call a server by its reflection alone, and the tools that they need."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ EXPECTED = {
 
 
 def commands() -> list[str]:
-    """Return the commands of the page."""
-    page = (ROOT / "docs" / "contract.md").read_text(encoding="utf-8")
-    found = re.search(r"## From a shell\n.*?```sh\n(.*?)```", page, re.DOTALL)
+    """Return the commands of that section."""
+    page = (ROOT / "docs" / "shell.md").read_text(encoding="utf-8")
+    found = re.search(r"## Without protos\n.*?```sh\n(.*?)```", page, re.DOTALL)
     assert found is not None
     return found[1].splitlines()
 

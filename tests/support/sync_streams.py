@@ -68,7 +68,7 @@ async def let_in() -> None:
 async def stream(sync: SyncFeature, *cursors: Cursor, **fields: Any) -> AsyncIterator[Reader]:
     """An open stream of ann's phone; it has said its first checkpoint."""
     given = {"activity": Activity(), "heartbeat_s": 30.0, "expires_at": None, "recheck": let_in, **fields}
-    async with _reading(sync.streams.watch(WatchRequest(PHONE, "ann", cursors, **given))) as reader:
+    async with reading(sync.streams.watch(WatchRequest(PHONE, "ann", cursors, **given))) as reader:
         yield reader
 
 
@@ -76,20 +76,21 @@ async def stream(sync: SyncFeature, *cursors: Cursor, **fields: Any) -> AsyncIte
 async def whole(sync: SyncFeature, token: str | None = "", *cursors: Cursor, **fields: Any) -> AsyncIterator[Reader]:
     """An open stream of the whole app, from a token on; it has said its first checkpoint."""
     given = {"activity": Activity(), "heartbeat_s": 30.0, "expires_at": None, "recheck": let_in, **fields}
-    async with _reading(sync.firehose.watch(FirehoseRequest(APP, token, cursors, **given))) as reader:
+    async with reading(sync.firehose.watch(FirehoseRequest(APP, token, cursors, **given))) as reader:
         yield reader
 
 
 @asynccontextmanager
-async def _reading(events: AsyncGenerator[StreamEvent, None]) -> AsyncIterator[Reader]:
+async def reading(events: AsyncGenerator[StreamEvent, None]) -> AsyncIterator[Reader]:
+    """Read events in the background, from a first checkpoint on."""
     reader = Reader()
-    reading = asyncio.ensure_future(reader.read(events))
+    task = asyncio.ensure_future(reader.read(events))
     await wait_until(lambda: reader.ended or reader.count(Checkpoint))
     try:
         yield reader
     finally:
-        reading.cancel()
-        await asyncio.wait([reading])
+        task.cancel()
+        await asyncio.wait([task])
         await events.aclose()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any
 
 import asyncpg
@@ -14,9 +13,9 @@ import pytest
 from syncbeat_server.errors import DependencyDown, NotFound
 from syncbeat_server.events.publish import Publish
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.content.firehose_token import FeedPosition, decode
+from syncbeat_server.sync.content.firehose_token import decode
 from syncbeat_server.sync.feed.writer import Append, append
-from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, Drain, NewChange, Reset
+from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, Drain, Hint, NewChange, Reset
 from syncbeat_server.sync.policy import DEFAULT_TUNING
 from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest
 from syncbeat_server.sync.streams.stream_context import StreamRule
@@ -24,7 +23,7 @@ from tests.support.build import APP, SyncFeature
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.seed import couple, rows_of
-from tests.support.sync_streams import Reader, came, let_in, publish_to, token_of_now, whole
+from tests.support.sync_streams import Reader, came, let_in, publish_to, reading, token_of_now, whole
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -254,25 +253,20 @@ async def test_firehose_without_a_token_uses_cursors(sync: SyncFeature) -> None:
         assert reader.token == ""
 
 
-async def test_firehose_from_cursors_repeats_nothing_and_issues_tokens_on_request(
-    sync: SyncFeature,
-) -> None:
+async def test_firehose_from_cursors_repeats_nothing_and_issues_tokens_on_request(sync: SyncFeature) -> None:
     await sync.publish("a", "b")
-    token = await token_of_now(sync)
+    before = decode(APP, await token_of_now(sync))
+    request = FirehoseRequest(APP, "", (Cursor("couple", "", 1),), Activity(), 30.0, None, let_in)
+    events = sync.firehose.watch(request)
+    assert isinstance(await anext(events), Hint)
+    # Its first round begins before this, which the cursors are answered with.
     head = await sync.publish("c")
-    place = decode(APP, token)
-    # A round that begins before what the cursors are answered with.
-    sync.firehose._current_position = partial(_just, place)  # type: ignore[method-assign]  # it begins there
-    async with whole(sync, "", Cursor("couple", "", 1)) as reader:
+    async with reading(events) as reader:
         await sync.publish("d")
         await came(reader, ("couple", 2), ("couple", 3), ("couple", 4))
         await wait_until(lambda: isinstance(reader.events[-1], Checkpoint))
-        assert decode(APP, reader.token).since != place.since
+        assert decode(APP, reader.token).since != before.since
     assert head.sequence == 3
-
-
-async def _just(place: FeedPosition, app_id: str) -> FeedPosition:
-    return place
 
 
 async def test_firehose_from_an_unresumable_cursor_resets_that_scope(sync: SyncFeature) -> None:

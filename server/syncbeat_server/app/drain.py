@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from syncbeat_server.app.process import Process
 from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.ops.shutdown_budget import ShutdownBudget
 from syncbeat_server.sync.hints.cursor_recorder import CursorRecorder
-
-if TYPE_CHECKING:  # gRPC is loaded only by processes that serve RPCs
-    from syncbeat_server.rpc.server import RpcServer
 
 _log = logging.getLogger(__name__)
 
@@ -25,19 +22,30 @@ class Streams(Protocol):
         """End them, each with what it has reached."""
 
 
-async def drain_rpc(process: Process, server: RpcServer, streams: Sequence[Streams], cursors: CursorRecorder) -> None:
+class Server(Protocol):
+    """The RPC server of a process. Not imported: gRPC is loaded only by processes that serve RPCs."""
+
+    def drain(self) -> None:
+        """Report NOT_SERVING for good."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls, let those in flight finish for `grace_s` seconds, then cancel them."""
+
+
+async def drain_rpc(
+    shutdown: ShutdownBudget, server: Server, streams: Sequence[Streams], cursors: CursorRecorder
+) -> None:
     """Refuse new calls and let those in flight finish, within the shutdown's budget; then record the last cursors."""
-    server.drain()  # the health is NOT_SERVING from here on
-    # Streams end first, each with the cursors it reached; then the calls in flight may finish.
+    server.drain()  # before any client comes back from a stream that ended
     for one in streams:
         one.drain()
-    await server.stop(process.shutdown.remaining_s())
-    await _flush_cursors(process, cursors)
+    await server.stop(shutdown.remaining_s())
+    await _flush_cursors(shutdown, cursors)
 
 
-async def _flush_cursors(process: Process, cursors: CursorRecorder) -> None:
+async def _flush_cursors(shutdown: ShutdownBudget, cursors: CursorRecorder) -> None:
     try:
-        if await process.shutdown.wait_for(cursors.flush(), _FLUSH_S):
+        if await shutdown.wait_for(cursors.flush(), _FLUSH_S):
             return
     except SyncbeatError as error:
         _log.warning("cursors not recorded", extra={"reason": error.reason})

@@ -10,7 +10,7 @@ from syncbeat_server.sync.hints.load_meter import LoadFigures, LoadLimits
 from syncbeat_server.sync.hints.load_pacer import LoadPacer
 
 if TYPE_CHECKING:
-    from syncbeat_server.rpc.load_shedding import Admission
+    from syncbeat_server.rpc.pipeline.load_shedding import Admission
 
 _MAX_OPENING_STREAMS = 20_000
 """Streams of a process that are being opened at once, each of some 50 KiB. A reconnect storm is waited for, since
@@ -19,7 +19,7 @@ streams that are sent away come back as another; it fills no room of unary calls
 
 def wire_load_pacing(process: Process) -> tuple[LoadPacer, Admission]:
     """Create the pacer of this process's hints and the admission of its calls, which share the counts of calls."""
-    from syncbeat_server.rpc.load_shedding import (
+    from syncbeat_server.rpc.pipeline.load_shedding import (
         Admission,
         CallCounts,
     )  # with gRPC, which only processes with RPCs load

@@ -23,7 +23,7 @@ from syncbeat_server.sync.model import SweepRule
 from syncbeat_server.sync.streams.stream_context import StreamRule
 
 if TYPE_CHECKING:
-    from syncbeat_server.rpc.server import ServerRule
+    from syncbeat_server.rpc.connection_limits import ServerRule
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,9 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
     """Serve RPCs for the block, yield the address, and drain at its end. Raises ConfigurationError for a listener."""
     # gRPC and protobuf are loaded only by processes that serve RPCs.
     from syncbeat_server.app.listeners import rpc_listeners
-    from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
-    from syncbeat_server.rpc.server import ConnectionAge, RpcServer, ServerRule
+    from syncbeat_server.rpc.connection_limits import ConnectionAge, ServerRule
+    from syncbeat_server.rpc.pipeline.handler_pipeline import HandlerPipeline
+    from syncbeat_server.rpc.server import RpcServer
     from syncbeat_server.rpc.servicers.auth import AuthServicer
     from syncbeat_server.rpc.servicers.directory import DirectoryServicer
     from syncbeat_server.rpc.servicers.push import PushServicer
@@ -92,7 +93,7 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
         try:
             yield f"{settings.listen.rpartition(':')[0]}:{port}"
         finally:
-            await drain_rpc(process, server, (hub, watches), sync.cursors)
+            await drain_rpc(process.shutdown, server, (hub, watches), sync.cursors)
 
 
 async def _push_service(process: Process, notifier: ChangeNotifier) -> PushService:

@@ -17,7 +17,7 @@ from syncbeat_server.push.model import DEFAULT_TTL_S, Content, Kind, Lane, NewNo
 from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage import idempotency
-from syncbeat_server.storage.batcher import Batcher
+from syncbeat_server.storage.batcher import Batcher, BatchRule
 from syncbeat_server.storage.idempotency import Answer, RequestKey
 from syncbeat_server.storage.postgres.database import Database, RowOwner, leave_user_role, take_user_role
 from syncbeat_server.sync.feed.batch_writer import ScopeMissingError, append_once
@@ -111,7 +111,7 @@ class Publisher:
         # Further calls of a caller wait without a connection.
         self._alone = ConcurrencyLimit[tuple[str, str]](_MAX_ALONE_PER_CALLER)
         self._batches: Batcher[Publish, Published] = Batcher(
-            self._write, max_batch=_MAX_BATCH, abandons=True, slow_s=_SLOW_S
+            self._write, BatchRule(max_batch=_MAX_BATCH, abandons=True, slow_s=_SLOW_S)
         )
 
     async def publish(self, publish: Publish) -> Published:

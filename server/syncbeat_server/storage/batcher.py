@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
@@ -22,6 +23,26 @@ _SLOW_S = 0.01
 _MAX_ALONE = 4  # connections, of a pool's eight and more, so that other work gets some
 
 
+@dataclass(frozen=True, slots=True)
+class BatchRule:
+    """Bounds of the batches of one `Batcher`.
+
+    `lanes`: batches that run at a time. `slow_s`: after so many seconds the second lane serves those that wait.
+    `patience_s`, for work that may run twice: a batch that takes longer is cancelled, and its items run alone.
+    `abandons`: a batch whose callers have all left is cancelled.
+    """
+
+    max_batch: int = 256
+    max_waiting: int = 20_000
+    lanes: int = 2
+    patience_s: float | None = None
+    abandons: bool = False
+    slow_s: float = _SLOW_S
+
+
+_RULE = BatchRule()
+
+
 class Batcher(Generic[Item, Answer]):
     """Runs `work(items)` for many callers at once.
 
@@ -29,36 +50,19 @@ class Batcher(Generic[Item, Answer]):
     raises, the items run again one by one, so that one caller's fault is never another's; an unreachable dependency
     concerns everyone, and is not tried again. Items of a batch that took too long (`StatementTimeout`) run alone and
     side by side, since one of them may take as long again.
-
-    `patience_s`, for work that may run twice: a batch that takes longer is cancelled, and its items run alone.
-    `abandons`: a batch whose callers have all left is cancelled. `slow_s`: after so many seconds the second lane serves
-    those that wait.
     """
 
     def __init__(
-        self,
-        work: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
-        *,
-        max_batch: int = 256,
-        max_waiting: int = 20_000,
-        lanes: int = 2,
-        patience_s: float | None = None,
-        abandons: bool = False,
-        slow_s: float = _SLOW_S,
+        self, work: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]], rule: BatchRule = _RULE
     ) -> None:
         self._work = work
-        self._max_batch = max_batch
-        self._max_waiting = max_waiting
-        self._lanes = lanes
-        self._patience_s = patience_s
-        self._abandons = abandons
-        self._slow_s = slow_s
+        self._rule = rule
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._running: set[asyncio.Task[DependencyDown | None]] = set()
         self._alone: set[asyncio.Task[DependencyDown | None]] = set()
         self._alone_slots = asyncio.Semaphore(_MAX_ALONE)
         self._is_collecting = False
-        self._trigger = BatchTrigger(lambda: len(self._waiting), max_batch, self._start)
+        self._trigger = BatchTrigger(lambda: len(self._waiting), rule.max_batch, self._start)
         self._second_lane: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Answer:
@@ -67,18 +71,18 @@ class Batcher(Generic[Item, Answer]):
         Raises:
             Overloaded: too many calls wait already.
         """
-        if len(self._waiting) >= self._max_waiting:
+        if len(self._waiting) >= self._rule.max_waiting:
             raise Overloaded("too many calls wait for the database")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((item, future))
-        if not self._is_collecting and len(self._running) < self._lanes:
+        if not self._is_collecting and len(self._running) < self._rule.lanes:
             self._is_collecting = True
             if self._running:
-                self._second_lane = loop.call_later(self._slow_s, self._start)
+                self._second_lane = loop.call_later(self._rule.slow_s, self._start)
             else:
                 self._trigger.arm()
-        elif self._second_lane is not None and len(self._waiting) >= self._max_batch:
+        elif self._second_lane is not None and len(self._waiting) >= self._rule.max_batch:
             self._start()
         return await future
 
@@ -91,9 +95,9 @@ class Batcher(Generic[Item, Answer]):
 
     def _start(self) -> None:
         self._end_collecting()
-        while self._waiting and len(self._running) < self._lanes:
-            batch = self._waiting[: self._max_batch]
-            del self._waiting[: self._max_batch]
+        while self._waiting and len(self._running) < self._rule.lanes:
+            batch = self._waiting[: self._rule.max_batch]
+            del self._waiting[: self._rule.max_batch]
             self._trigger.record_batch(len(batch))
             task = self._create_task(self._run(batch), batch)
             self._running.add(task)
@@ -103,7 +107,7 @@ class Batcher(Generic[Item, Answer]):
         self, work: Coroutine[Any, Any, DependencyDown | None], batch: Sequence[tuple[Item, asyncio.Future[Answer]]]
     ) -> asyncio.Task[DependencyDown | None]:
         task = asyncio.get_running_loop().create_task(work, context=Context())  # of no single caller
-        if self._abandons:
+        if self._rule.abandons:
             _cancel_when_all_left(task, [future for _, future in batch])
         return task
 
@@ -127,7 +131,7 @@ class Batcher(Generic[Item, Answer]):
             return None
         try:
             # A single item has the whole time that a statement may take.
-            async with asyncio.timeout(self._patience_s if len(live) > 1 else None):
+            async with asyncio.timeout(self._rule.patience_s if len(live) > 1 else None):
                 answers = await self._work([item for item, _ in live])
             answered = list(zip(live, answers, strict=True))
         except (StatementTimeout, TimeoutError) as error:

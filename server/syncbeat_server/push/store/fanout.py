@@ -10,6 +10,7 @@ import orjson
 from syncbeat_server.defaults import DEVICES_PER_USER
 from syncbeat_server.push.model import NOW_OR_NEVER_TTL_S, Content, DeliveryState, Kind, Lane, NewNotification, Target
 from syncbeat_server.push.store import alerts
+from syncbeat_server.push.store.targets import IS_TARGETED
 from syncbeat_server.storage.postgres.database import Connection, Row
 
 MAX_PER_TRANSACTION = 1_000
@@ -17,18 +18,13 @@ MAX_PER_TRANSACTION = 1_000
 
 _SMALL_JOBS = 100  # that one transaction expands
 
-_TARGETED = """
+_TARGETED = f"""
     SELECT d.user_id, d.device_id, w.scope, w.epoch, w.sequence
-    FROM jsonb_to_recordset({targets}) AS w (user_id text, device_id text, scope text, epoch text, sequence bigint,
-                                             exclude_user_id text, exclude_device_id text, exclude_device_of text)
-    LEFT JOIN scope_members m ON w.scope IS NOT NULL AND m.app_id = {app} AND m.scope = w.scope
-    JOIN devices d ON d.app_id = {app} AND d.user_id = coalesce(w.user_id, m.user_id)
-                  AND (w.device_id IS NULL OR d.device_id = w.device_id)
-    WHERE d.user_id IS DISTINCT FROM w.exclude_user_id
-      AND (d.device_id IS DISTINCT FROM w.exclude_device_id OR d.user_id <> w.exclude_device_of)
-      AND NOT EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
-                                              AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL)
-"""
+    FROM jsonb_to_recordset({{targets}}) AS w (user_id text, device_id text, scope text, epoch text, sequence bigint,
+                                               exclude_user_id text, exclude_device_id text, exclude_device_of text)
+    LEFT JOIN scope_members m ON w.scope IS NOT NULL AND m.app_id = {{app}} AND m.scope = w.scope
+    JOIN devices d ON d.app_id = {{app}} AND d.user_id = coalesce(w.user_id, m.user_id)
+    WHERE {IS_TARGETED}"""
 _OF_CALL = _TARGETED.format(targets="k.targets::jsonb", app="k.app_id")
 
 _JOB = """SELECT e.*, n.kind, n.caller, n.content, n.type, n.dedupe_key, n.collapse_key, n.priority, n.critical,

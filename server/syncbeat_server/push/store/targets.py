@@ -6,12 +6,22 @@ from collections.abc import Sequence
 
 from syncbeat_server.push.model import NOW_OR_NEVER_TTL_S, Kind, NewNotification, Target
 
+IS_TARGETED = """
+          (w.device_id IS NULL OR d.device_id = w.device_id)
+      AND d.user_id IS DISTINCT FROM w.exclude_user_id
+      AND (d.device_id IS DISTINCT FROM w.exclude_device_id OR d.user_id <> w.exclude_device_of)
+      AND NOT EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
+                                              AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL)
+"""
+"""The condition on which a device `d` of the users of a target `w` gets a delivery: it is the one that is named, if one
+is, neither user nor device is excluded, and the user is not shut out. Expansion jobs go by it too (`fanout`)."""
+
 # Parts of a statement, in its order:
 #   call     the notifications, numbered in the order they came
 #   wanted   their targets
 #   member   their users, a scope's among them
 #   target   the devices that these users have, each once per call and scope
-TARGETED = """
+TARGETED = f"""
 WITH call AS (
     SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::float8[], $5::bool[], $6::smallint[],
                          $7::float8[], $8::text[], $9::text[], $18::timestamptz[], $19::bool[]) WITH ORDINALITY
@@ -38,11 +48,7 @@ WITH call AS (
                 ELSE '' END AS barred
     FROM member w JOIN call USING (i)
     JOIN devices d ON d.app_id = call.app_id AND d.user_id = w.user_id
-                  AND (w.device_id IS NULL OR d.device_id = w.device_id)
-    WHERE NOT EXISTS (SELECT 1 FROM users u WHERE (u.app_id, u.user_id) = (d.app_id, d.user_id)
-                                             AND coalesce(u.disabled_at, u.deleted_at) IS NOT NULL)
-      AND d.user_id IS DISTINCT FROM w.exclude_user_id
-      AND (d.device_id IS DISTINCT FROM w.exclude_device_id OR d.user_id <> w.exclude_device_of)
+    WHERE {IS_TARGETED}
 )
 """
 

@@ -9,8 +9,8 @@ from syncbeat_server.auth.accounts.cluster_token_cache import ProcessStats
 from syncbeat_server.auth.accounts.token_cache import CacheStats
 from syncbeat_server.auth.model import Session, SessionTokens
 from syncbeat_server.auth.sessions.service import SessionRequest
-from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert.fields import content_hash, timestamp
+from syncbeat_server.rpc.pipeline.call_context import Call
 
 
 def session_request(request: pb.CreateSessionRequest, call: Call) -> SessionRequest:

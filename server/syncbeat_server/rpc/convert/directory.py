@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from syncbeat.v1 import directory_service_pb2 as pb
 from syncbeat_server.directory.model import Device, Member, MemberRole, Platform, Preferences, QuietHours, Registration
-from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert.fields import enum_member, timestamp
+from syncbeat_server.rpc.pipeline.call_context import Call
 
 
 def registration(request: pb.RegisterDeviceRequest, call: Call) -> Registration:

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import orjson
 
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
-from syncbeat_server.rpc.call_context import Call
+from syncbeat_server.rpc.pipeline.call_context import Call
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1_000

@@ -22,9 +22,9 @@ from syncbeat_server.push.model import (
     Notification,
     Target,
 )
-from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert.fields import enum_member, seconds, timestamp, uuid_text
 from syncbeat_server.rpc.convert.notification import content, content_message
+from syncbeat_server.rpc.pipeline.call_context import Call
 
 _DEFAULT_WINDOW_S = 300.0
 _MAX_DELAY_S = 366 * 86_400.0

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest
-from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert.fields import cursor, cursor_message, duration, seconds
 from syncbeat_server.rpc.convert.sync import activity, change_message, device_key
 from syncbeat_server.rpc.fastpath.hint_message import hint_message
+from syncbeat_server.rpc.pipeline.call_context import Call
 from syncbeat_server.sync.model import Change, ChangesSent, Checkpoint, Drain, Hint, Reset, ResetAll, StreamEvent
 from syncbeat_server.sync.streams.drain_and_lifetime import DEFAULT_HEARTBEAT_S
 from syncbeat_server.sync.streams.firehose_stream import FirehoseRequest

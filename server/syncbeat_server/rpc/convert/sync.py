@@ -9,7 +9,6 @@ from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.events.publish import Publish, Published, Trigger
 from syncbeat_server.push.content.templates import Template
-from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert.fields import (
     content_hash,
     cursor,
@@ -19,6 +18,7 @@ from syncbeat_server.rpc.convert.fields import (
     timestamp,
 )
 from syncbeat_server.rpc.convert.notification import RESERVED_IN_TRIGGER, content
+from syncbeat_server.rpc.pipeline.call_context import Call
 from syncbeat_server.sync.model import (
     Activity,
     ActivityState,

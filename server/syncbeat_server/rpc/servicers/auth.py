@@ -9,10 +9,10 @@ from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.model import PrincipalKind
 from syncbeat_server.auth.sessions.service import SessionService
 from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest
-from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert import auth as convert
 from syncbeat_server.rpc.convert.fields import timestamp
 from syncbeat_server.rpc.convert.page_tokens import Page
+from syncbeat_server.rpc.pipeline.call_context import Call
 
 
 class AuthServicer:

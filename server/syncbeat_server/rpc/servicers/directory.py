@@ -7,9 +7,9 @@ from google.protobuf.message import Message
 from syncbeat.v1 import directory_service_pb2 as pb
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.events.user_lifecycle import UserLifecycle
-from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert import directory as convert
 from syncbeat_server.rpc.convert.page_tokens import Page
+from syncbeat_server.rpc.pipeline.call_context import Call
 
 
 class DirectoryServicer:

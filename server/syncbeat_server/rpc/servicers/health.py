@@ -18,9 +18,9 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest, NotFound, Overloaded, SyncbeatError
-from syncbeat_server.rpc.error_status import abort
-from syncbeat_server.rpc.request_body import RequestReader
-from syncbeat_server.rpc.unread_streams import ResponseStreams, StreamedCall
+from syncbeat_server.rpc.pipeline.error_status import abort
+from syncbeat_server.rpc.pipeline.request_body import RequestReader
+from syncbeat_server.rpc.pipeline.unread_streams import ResponseStreams, StreamedCall
 from syncbeat_server.rpc.validation.compression import decompress
 from syncbeat_server.rpc.validation.wire_format import MAX_PUBLIC_BYTES, public_request_fault
 

@@ -10,11 +10,11 @@ from syncbeat.v1 import push_service_pb2 as pb
 from syncbeat_server.clock import Clock
 from syncbeat_server.push.delivery.watch_deliveries import DeliveryWatches
 from syncbeat_server.push.service import PushService
-from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.convert import push as convert
 from syncbeat_server.rpc.convert.fields import content_hash, uuid_text
 from syncbeat_server.rpc.convert.notification import Templates
 from syncbeat_server.rpc.convert.page_tokens import Page
+from syncbeat_server.rpc.pipeline.call_context import Call
 
 
 class PushServicer:

@@ -10,13 +10,13 @@ from google.protobuf.message import Message
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.auth.model import Principal
 from syncbeat_server.events.publish import Publisher
-from syncbeat_server.rpc.call_context import Call, TrySync
 from syncbeat_server.rpc.convert import stream_events
 from syncbeat_server.rpc.convert import sync as convert
 from syncbeat_server.rpc.convert.fields import cursor, seconds, timestamp
 from syncbeat_server.rpc.convert.notification import Templates
 from syncbeat_server.rpc.convert.page_tokens import page_size_of
 from syncbeat_server.rpc.fastpath.hint_message import hint_answer, hint_message
+from syncbeat_server.rpc.pipeline.call_context import Call, TrySync
 from syncbeat_server.sync.model import DeviceKey, StreamEvent
 from syncbeat_server.sync.service import SyncService
 from syncbeat_server.sync.streams.watch_firehose import Firehose

@@ -10,9 +10,9 @@ import asyncio
 import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from syncbeat_server.storage.batcher import Batcher
+from syncbeat_server.storage.batcher import Batcher, BatchRule
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.feed.fair_page_sizes import (
     PAGE_OCTETS,
@@ -32,7 +32,7 @@ from syncbeat_server.sync.store import member_scopes
 _LARGE_OCTETS = 64 << 10  # larger answers take long enough to serialize to be sent one after the other
 _MAX_SERVED_CALLERS = 10_000
 # After that each request of a batch runs alone, so that a slow one delays its own caller only.
-_BATCH_PATIENCE_S = 1.0
+_PATIENT = BatchRule(patience_s=1.0)
 
 _HeadsRequest = tuple[str, str | None, tuple[str, ...]]
 
@@ -59,12 +59,10 @@ class FeedReader:
         self._last_served: OrderedDict[Caller, int] = OrderedDict()
         self._turns = itertools.count(1)
         self._large_answers = asyncio.Lock()
-        self._pages: Batcher[PageRequest, Pages | None] = Batcher(self._read_pages, patience_s=_BATCH_PATIENCE_S)
-        self._heads: Batcher[_HeadsRequest, list[ScopeState | None]] = Batcher(
-            self._read_heads, patience_s=_BATCH_PATIENCE_S
-        )
+        self._pages: Batcher[PageRequest, Pages | None] = Batcher(self._read_pages, _PATIENT)
+        self._heads: Batcher[_HeadsRequest, list[ScopeState | None]] = Batcher(self._read_heads, _PATIENT)
         self._members: Batcher[UserKey, tuple[list[ScopeState], bool]] = Batcher(
-            self._read_member_scopes, max_batch=limits.users_per_statement, patience_s=_BATCH_PATIENCE_S
+            self._read_member_scopes, replace(_PATIENT, max_batch=limits.users_per_statement)
         )
 
     async def pages(self, app_id: str, user_id: str | None, cursors: Sequence[Cursor], limit: int) -> Pages:

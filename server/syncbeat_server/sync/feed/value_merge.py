@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Connection, StatementRejected
 from syncbeat_server.sync.content.merge_patch import apply, compose_each
+from syncbeat_server.sync.feed.hot_keys import PlannedWrite
 from syncbeat_server.sync.store import change_writes
 from syncbeat_server.sync.store.change_writes import ChangeKey, Write
 
@@ -28,21 +28,6 @@ _MAX_DATABASE_OBJECTS = 1_000
 # merged in Python; a few levels are not worth another statement.
 _FREE_SCANS = 4
 _MAX_SCANNED_OCTETS = 262_144
-
-
-class PlannedWrite(NamedTuple):
-    """Collects the patches of one key in order, None for a deletion, and the sequences of their changes."""
-
-    app_id: str
-    scope: str
-    key: str
-    patches: list[str | None]
-    sequences: list[int]
-
-    @property
-    def change_key(self) -> ChangeKey:
-        """Return the primary key of the row."""
-        return self[:3]
 
 
 async def write_values(conn: Connection, planned: Sequence[PlannedWrite], offload: RunInWorker) -> None:

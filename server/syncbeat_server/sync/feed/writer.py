@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, SequenceMismatch, SyncbeatError
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.sync.feed.value_merge import TOO_LARGE, PlannedWrite, merged_writes, write_values
+from syncbeat_server.sync.feed.hot_keys import PlannedWrite, plan_change
+from syncbeat_server.sync.feed.value_merge import TOO_LARGE, merged_writes, write_values
 from syncbeat_server.sync.model import Cursor, NewChange, ScopeKey, Signal
 from syncbeat_server.sync.policy import Prior, signal_after_change
 from syncbeat_server.sync.store import change_writes, scopes
@@ -90,7 +91,7 @@ async def plan_appends(
         if error is not None:
             results.append(error)
             continue
-        sequences = tuple(_plan(call.app_id, change, heads, present, planned) for change in call.changes)
+        sequences = tuple(plan_change(call.app_id, change, heads, present, planned) for change in call.changes)
         names = sorted({change.scope for change in call.changes})
         for scope in names:
             made, triggered = commits.get((call.app_id, scope), (0, 0))
@@ -118,7 +119,7 @@ async def locate_violation(
     heads = {(call.app_id, change.scope): 0 for change in call.changes}
     last_of_key: dict[ChangeKey, int] = {}
     for index, change in enumerate(call.changes):
-        _plan(call.app_id, change, heads, {}, planned)
+        plan_change(call.app_id, change, heads, {}, planned)
         last_of_key[call.app_id, change.scope, change.key] = index
     description, reason = error.violations[0].description, error.violations[0].reason
     causes = list(last_of_key.values()) if len(last_of_key) == 1 else []
@@ -163,22 +164,3 @@ def _precondition_error(
                 "the key has another sequence now", scope=change.scope, key=change.key, sequence=str(actual)
             )
     return None
-
-
-def _plan(
-    app_id: str,
-    change: NewChange,
-    heads: dict[ScopeKey, int],
-    present: dict[ChangeKey, int],
-    planned: dict[ChangeKey, PlannedWrite],
-) -> int:
-    """Allocate the sequence of a change, and add its patch to the write of its key."""
-    sequence = heads[app_id, change.scope] = heads[app_id, change.scope] + 1
-    key = (app_id, change.scope, change.key)
-    present[key] = sequence
-    plan = planned.get(key)
-    if plan is None:
-        plan = planned[key] = PlannedWrite(*key, [], [])
-    plan.patches.append(None if change.deleted else change.merge_patch_json)
-    plan.sequences.append(sequence)
-    return sequence

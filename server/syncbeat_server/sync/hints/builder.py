@@ -8,8 +8,8 @@ from typing import Protocol
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.directory.model import FOREGROUND_S
-from syncbeat_server.errors import AccessDenied
 from syncbeat_server.sync import policy
+from syncbeat_server.sync.hints.cursor_comparison import covers, differing_heads
 from syncbeat_server.sync.hints.recorders import Recorders
 from syncbeat_server.sync.hints.view_reader import ViewReader
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, FeedPage, Hint, Poll
@@ -48,6 +48,7 @@ class HintBuilder:
         self._views = views
         self._cached_view = views.cache.get
         self._recorders = recorders
+        self._record_shown = recorders.cursors.record_shown
         self._pacer = pacer
         self._tuning = tuning
         self._is_streaming = is_streaming
@@ -60,7 +61,7 @@ class HintBuilder:
             AccessDenied: as `for_poll`.
         """
         view = self._cached_view(poll.device)
-        if view is None or not _covers(view, poll.cursors):
+        if view is None or not covers(view, poll.cursors):
             return None
         return self._build(poll, view)
 
@@ -73,7 +74,7 @@ class HintBuilder:
         """
         device = poll.device
         view = self._cached_view(device)
-        if view is None or not _covers(view, poll.cursors):
+        if view is None or not covers(view, poll.cursors):
             view = await self._views.read(device)
         if view is None:
             return None
@@ -135,54 +136,13 @@ class HintBuilder:
         """Return True if some scope is not where the device shows it, and record what the cursors tell."""
         if not cursors:
             return any(state.head > 0 for state in view.scopes.values())
-        differing = self._differing_heads(device, view, cursors)
+        differing = differing_heads(device, view, cursors, self._record_shown)
         if differing:
             self._recorders.cursors.record_fetched(device, differing)
         return bool(differing)
-
-    def _differing_heads(self, device: DeviceKey, view: DeviceView, cursors: Sequence[Cursor]) -> list[Cursor]:
-        """Return the heads that differ from the cursors of their scopes, and record the cursors that are new.
-
-        A head is ahead of its cursor, in another epoch, or behind it after a restore took changes back.
-
-        Raises:
-            AccessDenied: a cursor names a scope that the view lacks.
-        """
-        differing = []
-        for cursor in cursors:
-            scope, epoch, sequence = cursor
-            state = view.scopes.get(scope)
-            if state is None:
-                raise AccessDenied("not a member of this scope", scope=scope)
-            if sequence is None or epoch not in ("", state.epoch):
-                differing.append(state.cursor)
-                continue
-            if sequence != state.head:
-                differing.append(state.cursor)
-            if epoch and sequence <= state.head and _is_newer(view.shown.get(scope), cursor, state.head):
-                view.shown[scope] = cursor
-                self._recorders.cursors.record_shown(device, [cursor])
-        return differing
 
 
 def _is_on_screen(view: DeviceView, now: float) -> bool:
     # By stored reports alone, as resends are decided: the activity that a call carries is not stored.
     reported = view.activity
     return reported is not None and reported.state is ActivityState.FOREGROUND and now < view.reported_at + FOREGROUND_S
-
-
-def _is_newer(shown: Cursor | None, cursor: Cursor, head: int) -> bool:
-    if shown is None or shown.epoch != cursor.epoch:
-        return True
-    return not (cursor.sequence or 0) <= (shown.sequence or 0) <= head
-
-
-def _covers(view: DeviceView, cursors: Sequence[Cursor]) -> bool:
-    """Return False if a cursor shows something that the view lacks: either the view or the cursor is outdated."""
-    for scope, epoch, sequence in cursors:
-        state = view.scopes.get(scope)
-        if state is None or (sequence is not None and sequence > state.head):
-            return False
-        if epoch and not epoch.startswith(state.epoch):  # a list under way has a mark behind the epoch (`feed.resume`)
-            return False
-    return True

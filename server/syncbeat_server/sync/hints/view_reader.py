@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from syncbeat_server.directory.model import MAX_SCOPES
-from syncbeat_server.storage.batcher import Batcher
+from syncbeat_server.storage.batcher import Batcher, BatchRule
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.hints.view_cache import ViewCache
 from syncbeat_server.sync.model import DeviceKey, ScopeKey, UserKey
@@ -43,7 +43,7 @@ class ViewReader:
         self._views: Batcher[DeviceKey, DeviceView | None] = Batcher(self._read_usual)
         self._large_users: OrderedDict[UserKey, None] = OrderedDict()
         self._large_views: Batcher[DeviceKey, DeviceView | None] = Batcher(
-            self._read_large, max_batch=_LARGE_BATCH, lanes=1
+            self._read_large, BatchRule(max_batch=_LARGE_BATCH, lanes=1)
         )
         self._scopes: Batcher[Sequence[ScopeKey], None] = Batcher(self._read_scopes)
 

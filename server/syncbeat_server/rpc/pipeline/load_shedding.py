@@ -11,7 +11,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.errors import Overloaded
-from syncbeat_server.rpc.access import AccessPolicy
+from syncbeat_server.rpc.pipeline.access import AccessPolicy
 
 
 class Criticality(StrEnum):

@@ -18,16 +18,22 @@ from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, DependencyDown, TokenFault
 from syncbeat_server.ops.logs import request_id as logged_request_id
-from syncbeat_server.rpc.access import AccessPolicy
-from syncbeat_server.rpc.call_context import Call, TrySync
-from syncbeat_server.rpc.call_lifecycle import DEFAULT_DEADLINE_S, CallLifecycle, CallMeters, Context
-from syncbeat_server.rpc.client_address import Network
 from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
-from syncbeat_server.rpc.load_shedding import Admission
-from syncbeat_server.rpc.request_body import RequestReader
-from syncbeat_server.rpc.request_checks import CheckedRequest, PendingAuth, PendingValidation, ReadyCall, RequestChecks
-from syncbeat_server.rpc.unread_streams import ResponseStreams, StreamedCall
+from syncbeat_server.rpc.pipeline.access import AccessPolicy
+from syncbeat_server.rpc.pipeline.call_context import Call, TrySync
+from syncbeat_server.rpc.pipeline.call_lifecycle import DEFAULT_DEADLINE_S, CallLifecycle, CallMeters, Context
+from syncbeat_server.rpc.pipeline.client_address import Network
+from syncbeat_server.rpc.pipeline.load_shedding import Admission
+from syncbeat_server.rpc.pipeline.request_body import RequestReader
+from syncbeat_server.rpc.pipeline.request_checks import (
+    CheckedRequest,
+    PendingAuth,
+    PendingValidation,
+    ReadyCall,
+    RequestChecks,
+)
+from syncbeat_server.rpc.pipeline.unread_streams import ResponseStreams, StreamedCall
 from syncbeat_server.rpc.validation.large_requests import LargeRequestValidator
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 

@@ -13,9 +13,9 @@ import grpc
 
 from syncbeat_server.errors import DeadlineExceeded, SyncbeatError, TokenFault, TokenRefused
 from syncbeat_server.ops.logs import request_id as logged_request_id
-from syncbeat_server.rpc.error_status import STATUS, abort
 from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
-from syncbeat_server.rpc.load_shedding import Admission
+from syncbeat_server.rpc.pipeline.error_status import STATUS, abort
+from syncbeat_server.rpc.pipeline.load_shedding import Admission
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 

@@ -17,13 +17,13 @@ from syncbeat_server.auth.model import Principal, PrincipalKind, VerifiedToken
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.auth.tokens.bearer import Bearer, parse_bearer
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest, SyncbeatError
-from syncbeat_server.rpc.access import AccessPolicy
-from syncbeat_server.rpc.call_context import Call
-from syncbeat_server.rpc.call_lifecycle import CallLifecycle, Context
-from syncbeat_server.rpc.client_address import Network, caller_address, forwarded
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
 from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
-from syncbeat_server.rpc.load_shedding import Admission, criticality_of
+from syncbeat_server.rpc.pipeline.access import AccessPolicy
+from syncbeat_server.rpc.pipeline.call_context import Call
+from syncbeat_server.rpc.pipeline.call_lifecycle import CallLifecycle, Context
+from syncbeat_server.rpc.pipeline.client_address import Network, caller_address, forwarded
+from syncbeat_server.rpc.pipeline.load_shedding import Admission, criticality_of
 from syncbeat_server.rpc.tls import certificate_names
 from syncbeat_server.rpc.validation.compression import GZIP_MAGIC, MAX_REQUEST_BYTES, decompress
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES, LargeRequestValidator, holds_documents

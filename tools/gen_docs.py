@@ -210,6 +210,15 @@ class _Redis:
     is_up: bool = True
 
 
+@dataclass
+class _Limits:
+    is_shared: bool = True
+    asked: int = 0
+    charged: int = 0
+    decided_locally: int = 0
+    size: int = 0
+
+
 def metrics_page() -> str:
     """Return the page of all metrics, as a process with every part of the service declares them."""
     metrics = Metrics()
@@ -217,6 +226,7 @@ def metrics_page() -> str:
     metrics.sync.watch_view_cache(_Cache)
     metrics.storage.watch_redis(_Redis())
     metrics.sync.watch_apps(dict, (), (), {})
+    metrics.limits.watch(_Limits())
     declared: dict[str, tuple[str | None, str, Sequence[str]]] = {}
     for collector in metrics.registry._collector_to_names:  # their labels are told by no public name
         if isinstance(collector, MetricWrapperBase):

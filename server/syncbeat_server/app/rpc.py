@@ -7,11 +7,13 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from syncbeat_server.app.authentication import build_authentication, session_rows, session_rule
 from syncbeat_server.app.change_notifier import ClusterNotifier, OwnEchoes, RpcCaches
 from syncbeat_server.app.load_pacing import wire_load_pacing
 from syncbeat_server.app.process import Process, run_in_background
+from syncbeat_server.app.ratelimit.call_limits import running_call_limits
 from syncbeat_server.app.sync import SyncFeature, wire_sync
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
@@ -30,6 +32,9 @@ from syncbeat_server.push.service import PushService
 from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.sync.feed.writer import lock_scope
 from syncbeat_server.sync.hints.view_cache import ViewCache
+
+if TYPE_CHECKING:
+    from syncbeat_server.rpc.call_limits import CallLimits
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +63,14 @@ async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
 @asynccontextmanager
 async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: RpcCaches) -> AsyncIterator[str]:
     """Serve RPCs for the block, yield the address, and drain at its end. Raises ConfigurationError for a listener."""
+    async with running_call_limits(process) as limits, _serving(process, worker, caches, limits) as address:
+        yield address
+
+
+@asynccontextmanager
+async def _serving(
+    process: Process, worker: DeliveryWorker | None, caches: RpcCaches, limits: CallLimits
+) -> AsyncIterator[str]:
     # gRPC and protobuf are loaded only by processes that serve RPCs.
     from syncbeat_server.app.listeners import rpc_listeners
     from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
@@ -74,10 +87,12 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
     sync = wire_sync(process, caches, notifier, pacer)
     watches = DeliveryWatches(database, clock, hub.stream_age_s)
     directory = DirectoryService(database, cancel_waiting, lock_scope, notifier)
+    pipeline = HandlerPipeline(
+        authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
+    )
+    pipeline.limits = limits
     server = RpcServer(
-        HandlerPipeline(
-            authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
-        ),
+        pipeline,
         {
             "SyncService": SyncServicer(
                 sync.service, sync.streams, sync.firehose, sync.publisher, authenticator.recheck, templates

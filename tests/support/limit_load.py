@@ -1,7 +1,7 @@
 """A process that takes units of shared limits as its part of a load, and writes each call and its answer.
 
 `python -m tests.support.limit_load REDIS_URL BEGIN SEED PROCESSES SECONDS` prints a line for each call, with
-principal, time (CLOCK_MONOTONIC, which all processes of a machine share), and 1 for an admitted one.
+principal, time of the answer (CLOCK_MONOTONIC, which all processes of a machine share), and 1 for an admitted one.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ async def _load(url: str, calls: list[Call], begin: float) -> list[tuple[int, fl
     waiting = set[asyncio.Task[None]]()
 
     async def call(principal: int, now: float) -> None:
-        done.append((principal, now, await admit(limits, (RULE, str(principal)), now)))
+        admitted = await admit(limits, (RULE, str(principal)), now)
+        done.append((principal, clock.monotonic(), admitted))
 
     def send_due() -> bool:
         nonlocal position

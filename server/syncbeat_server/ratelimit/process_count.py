@@ -10,6 +10,7 @@ _ASSUMED = 8
 """Processes where none were ever counted: more than that are not expected to begin without Redis."""
 _KEPT_S = 60.0
 """Seconds for which a higher count is believed: after a restart of Redis not all have come back yet."""
+_FIRST_S = 0.5
 _MARKS_LAST = 6.0  # so many times as long as from one count to the next
 
 
@@ -22,6 +23,7 @@ class ProcessCount:
         self._process = process
         self._every_s = every_s
         self._next_at = clock.monotonic()
+        self._pause_s = min(every_s, _FIRST_S)
         self._counts: dict[int, float] = {}
 
     @property
@@ -44,6 +46,8 @@ class ProcessCount:
         if not returned and now < self._next_at:
             return
         count = max(1, await count_processes(self._bus, self._process, _MARKS_LAST * self._every_s))
-        self._next_at = now + self._every_s
+        # Sooner at first, when others are starting too.
+        self._next_at = now + self._pause_s
+        self._pause_s = min(self._every_s, 2.0 * self._pause_s)
         kept = {known: now if returned else at for known, at in self._counts.items()}
         self._counts = {known: at for known, at in kept.items() if now - at <= _KEPT_S} | {count: now}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -11,28 +11,32 @@ from syncbeat_server.ratelimit.model import TierPolicy
 from syncbeat_server.ratelimit.shared_limits import SharedLimits
 
 if TYPE_CHECKING:
-    from syncbeat_server.rpc.call_limits import CallLimits, TierOf
+    from syncbeat_server.rpc.call_limits import CallLimits
 
 _CLOSE_S = 0.3
 
 
 @asynccontextmanager
-async def running_call_limits(
-    process: Process, policies: Callable[[], Mapping[str, TierPolicy]], tier_of: TierOf
-) -> AsyncIterator[CallLimits]:
-    """Share the rates of the apps with other processes for the block; at its end tell what was used, and give back.
-
-    `policies` returns those of all apps as they are now; it is asked again whenever the apps file changed.
-    """
+async def running_call_limits(process: Process) -> AsyncIterator[CallLimits]:
+    """Share the rates of the apps with other processes for the block; at its end tell what was used, and give back."""
     from syncbeat_server.rpc.call_limits import CallLimits  # with gRPC, which only processes with RPCs load
 
     shared = SharedLimits(process.bus, process.clock, process.rules.limits)
     process.metrics.limits.watch(shared)
-    limits = CallLimits(shared, tier_of, process.metrics.limits.refused)
-    limits.adopt(policies())
-    process.apps.on_change(lambda: limits.adopt(policies()))
+    limits = CallLimits(shared, on_refused=process.metrics.limits.refused)
+
+    def adopt() -> None:
+        limits.adopt(_policies(process))
+
+    adopt()
+    process.apps.on_change(adopt)
     async with run_in_background([shared.run()]):
         try:
             yield limits
         finally:
             await process.shutdown.wait_for(shared.close(), _CLOSE_S)
+
+
+def _policies(process: Process) -> Mapping[str, TierPolicy]:
+    """Return the tiers of the apps that are served now."""
+    return {name: policy for name, policy in process.rules.tier_policies.items() if name in process.apps.current}

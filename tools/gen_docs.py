@@ -128,10 +128,10 @@ _OF_APPS = (
     "For the app `default` in the environment, for each other app in its table `[apps.NAME]` of the apps file, "
     "in small letters. `issuers`, `templates` and `tiers` are tables of that file, also for `default`.\n\n"
 )
+_KEYS = [" or ".join(f"`{key}`" for key in one.model_fields) for one in (TierSettings, ClassSettings)]
 _OF_LIMITS = (
-    "In the apps file alone: `[apps.NAME.tiers.TIER.SUBJECT.CLASS]`, where the subject is "
-    f"{' or '.join(f'`{one}`' for one in TierSettings.model_fields)}, and the class "
-    f"{' or '.join(f'`{one}`' for one in ClassSettings.model_fields)}. [Tiers](../tenants.md#tiers) has an example.\n\n"
+    f"In the apps file alone: `[apps.NAME.tiers.TIER.SUBJECT.CLASS]`, where the subject is {_KEYS[0]}, and the class "
+    f"{_KEYS[1]}. [Tiers](../tenants.md#tiers) has an example.\n\n"
 )
 _OF_SESSIONS = "For the sessions that AuthService keeps, of all apps.\n\n"
 _ONLY_IN_FILE = frozenset({"issuers", "templates", "tiers", *LimitSettings.model_fields})
@@ -217,6 +217,15 @@ class _Redis:
     is_up: bool = True
 
 
+@dataclass
+class _Limits:
+    is_shared: bool = True
+    asked: int = 0
+    charged: int = 0
+    decided_locally: int = 0
+    size: int = 0
+
+
 def metrics_page() -> str:
     """Return the page of all metrics, as a process with every part of the service declares them."""
     metrics = Metrics()
@@ -224,6 +233,7 @@ def metrics_page() -> str:
     metrics.sync.watch_view_cache(_Cache)
     metrics.storage.watch_redis(_Redis())
     metrics.sync.watch_apps(dict, (), (), {})
+    metrics.limits.watch(_Limits())
     declared: dict[str, tuple[str | None, str, Sequence[str]]] = {}
     for collector in metrics.registry._collector_to_names:  # their labels are told by no public name
         if isinstance(collector, MetricWrapperBase):

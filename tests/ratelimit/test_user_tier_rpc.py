@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from syncbeat.v1 import directory_service_pb2 as pb
+from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.app import Stores
 from syncbeat_server.app.change_notifier import ClusterNotifier, listen_for_changes
 from syncbeat_server.app.process import open_process, run_in_background
@@ -27,7 +28,7 @@ from syncbeat_server.ratelimit.user_tiers import UserTiers
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
 from tests.support.process_rules import PATIENT_WITH_OTHERS
-from tests.support.rpc_server import KEY, KID, SECRET, Server, running_server
+from tests.support.rpc_server import KEY, KID, METHODS, SECRET, Server, hear_each_other, running_server
 
 pytestmark = pytest.mark.rpc
 
@@ -35,7 +36,7 @@ TIERS = """
 [apps.default.tiers.free.principal.hint]
 per_second = 0
 [apps.default.tiers.pro.principal.hint]
-per_second = 10
+per_second = 1000
 """
 
 
@@ -53,6 +54,10 @@ async def tiered(database_urls: DatabaseUrls, redis_url: str, apps_file: str) ->
         database_urls, redis_url, APPS_FILE=apps_file, DEFAULT_TIER="free", TIER_CLAIM="plan"
     ) as running:
         yield running
+
+
+def token_of(claims: dict[str, str | int]) -> str:
+    return mint(KEY, "ann", datetime.now(UTC), timedelta(hours=1), claims=claims)
 
 
 async def tier_of(server: Server, user_id: str = "ann") -> tuple[str, str, str]:
@@ -88,9 +93,46 @@ async def test_user_tier_goes_with_the_user(tiered: Server) -> None:
     assert await tier_of(tiered) == ("free", "TIER_SOURCE_CLAIM", "")
 
 
+def poll() -> sync_service_pb2.GetHintRequest:
+    return sync_service_pb2.GetHintRequest(device_id="phone")
+
+
+async def is_admitted(server: Server, token: str) -> bool:
+    """Tell if a poll is let through; False if a limit refuses it."""
+    refusal = await server.bearer(token).outcome(METHODS["GetHintRequest"], poll().SerializeToString())
+    assert refusal is None or refusal.told == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
+    return refusal is None
+
+
+async def test_user_tier_decides_calls_of_every_server_at_once(
+    tiered: Server, database_urls: DatabaseUrls, redis_url: str, apps_file: str
+) -> None:
+    await tiered.register("ann", "phone")
+    plain, claiming = token_of({}), token_of({"plan": "pro"})
+    async with running_server(
+        database_urls, redis_url, APPS_FILE=apps_file, DEFAULT_TIER="free", TIER_CLAIM="plan"
+    ) as other:
+
+        async def hold(*wanted: bool) -> None:
+            async def do() -> bool:
+                calls = [await is_admitted(one, token) for one in (tiered, other) for token in (plain, claiming)]
+                return calls == [*wanted, *wanted]
+
+            await wait_until(do)
+
+        await hear_each_other(tiered, other)
+        await hold(False, True)  # the default refuses all
+        await other.backend(pb.SetUserTierRequest(user_id="ann", tier="pro"))
+        await hold(True, True)
+        await tiered.backend(pb.SetUserTierRequest(user_id="ann", tier="free"))
+        await hold(False, False)
+        await tiered.backend(pb.SetUserTierRequest(user_id="ann"))
+        await hold(False, True)
+
+
 @dataclass(frozen=True)
 class Process:
-    """What a process goes by when a user calls, and what grants tiers in it."""
+    """Holds what a process goes by when a user calls, and what grants tiers in it."""
 
     authenticator: Authenticator
     policies: TierPolicies
@@ -130,10 +172,7 @@ async def test_user_tier_change_reaches_other_processes_at_once(
         "TIER_CLAIM": "plan",
     }
     settings = load_settings({f"SYNCBEAT_{name}": text for name, text in given.items()}, env_file=None)
-    hour = timedelta(hours=1)
-    plain, claiming, lying = (
-        mint(KEY, "ann", datetime.now(UTC), hour, claims=claims) for claims in ({}, {"plan": "pro"}, {"plan": "gold"})
-    )
+    plain, claiming, lying = token_of({}), token_of({"plan": "pro"}), token_of({"plan": "gold"})
     async with (
         process(settings, database_urls, redis_url) as one,
         process(settings, database_urls, redis_url) as two,

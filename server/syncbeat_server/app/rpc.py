@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from syncbeat_server.app.authentication import build_authentication, session_rows, session_rule
 from syncbeat_server.app.change_notifier import ClusterNotifier, OwnEchoes, RpcCaches
 from syncbeat_server.app.load_pacing import wire_load_pacing
 from syncbeat_server.app.process import Process, run_in_background
+from syncbeat_server.app.ratelimit.call_limits import running_call_limits
 from syncbeat_server.app.ratelimit.tiers import TierPolicies
-from syncbeat_server.app.sync import wire_sync
+from syncbeat_server.app.sync import SyncFeature, wire_sync
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
@@ -29,15 +30,17 @@ from syncbeat_server.push.delivery.channel import app_secret
 from syncbeat_server.push.delivery.watch import DeliveryWatches
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.service import PushService
-from syncbeat_server.ratelimit.quotas import QuotaCounters
 from syncbeat_server.ratelimit.user_tiers import UserTiers
 from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.sync.feed.writer import lock_scope
 from syncbeat_server.sync.hints.view_cache import ViewCache
 
+if TYPE_CHECKING:
+    from syncbeat_server.rpc.call_limits import CallLimits
+
 _log = logging.getLogger(__name__)
 
-_FLUSH_S = 0.4  # for each of two, of the second and a half that is left after draining
+_FLUSH_S = 0.4  # of the second and a half that is left after draining
 
 
 @asynccontextmanager
@@ -62,6 +65,18 @@ async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
 @asynccontextmanager
 async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: RpcCaches) -> AsyncIterator[str]:
     """Serve RPCs for the block, yield the address, and drain at its end. Raises ConfigurationError for a listener."""
+    policies = TierPolicies(process.apps)
+    async with (
+        running_call_limits(process, policies) as limits,
+        _serving(process, worker, caches, limits, policies) as address,
+    ):
+        yield address
+
+
+@asynccontextmanager
+async def _serving(
+    process: Process, worker: DeliveryWorker | None, caches: RpcCaches, limits: CallLimits, policies: TierPolicies
+) -> AsyncIterator[str]:
     # gRPC and protobuf are loaded only by processes that serve RPCs.
     from syncbeat_server.app.listeners import rpc_listeners
     from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
@@ -78,13 +93,13 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
     sync = wire_sync(process, caches, notifier, pacer)
     watches = DeliveryWatches(database, clock, hub.stream_age_s)
     directory = DirectoryService(database, cancel_waiting, lock_scope, notifier)
-    policies = TierPolicies(process.apps)
     user_tiers = UserTiers(database, policies.of, notifier.caller_changed)
-    quotas = QuotaCounters(database, clock)
+    pipeline = HandlerPipeline(
+        authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
+    )
+    pipeline.limits = limits
     server = RpcServer(
-        HandlerPipeline(
-            authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
-        ),
+        pipeline,
         {
             "SyncService": SyncServicer(
                 sync.service, sync.streams, sync.firehose, sync.publisher, authenticator.recheck, templates
@@ -100,7 +115,7 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
         age=ConnectionAge(settings.connection_age_s, hub.stream_age_s),
         rule=process.rules.server or ServerRule(),
     )
-    async with run_in_background([*sync.tasks, quotas.run()]):
+    async with run_in_background(sync.tasks):
         port, *_ = await server.start(rpc_listeners(settings))
         server.set_serving()
         try:
@@ -111,18 +126,17 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
             hub.drain()
             watches.drain()
             await server.stop(process.shutdown.remaining_s())
-            await _flush(process, "cursors", sync.cursors.flush())
-            await _flush(process, "quota counts", quotas.flush())
+            await _flush_cursors(process, sync)
 
 
-async def _flush(process: Process, rows: str, flush: Coroutine[Any, Any, None]) -> None:
+async def _flush_cursors(process: Process, sync: SyncFeature) -> None:
     try:
-        if await process.shutdown.wait_for(flush, _FLUSH_S):
+        if await process.shutdown.wait_for(sync.cursors.flush(), _FLUSH_S):
             return
     except SyncbeatError as error:
-        _log.warning("%s not recorded", rows, extra={"reason": error.reason})
+        _log.warning("cursors not recorded", extra={"reason": error.reason})
     else:
-        _log.warning("%s not recorded in time", rows)
+        _log.warning("cursors not recorded in time")
 
 
 async def _push_service(process: Process, notifier: ChangeNotifier) -> PushService:

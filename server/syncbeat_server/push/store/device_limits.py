@@ -15,6 +15,7 @@ from syncbeat_server.push.policy import wake_budget
 from syncbeat_server.push.policy.transitions import Event, states_before
 from syncbeat_server.push.policy.wake_budget import Balance
 from syncbeat_server.push.store.state_sql import IN_FLIGHT, becomes, state_list, with_reason
+from syncbeat_server.ratelimit.policy.decision import Bound, decide
 from syncbeat_server.storage.postgres.database import Connection
 
 _HELD = state_list(states_before(Event.MERGE))
@@ -59,11 +60,11 @@ async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, 
         row = found.get(delivery.delivery_id)
         if row is None or row["counted"]:
             allowed.add(delivery.delivery_id)
-        elif row["shown"] + row["under_way"] + counted_now[delivery.device] < most:
+        elif decide(Bound(most), row["shown"] + row["under_way"] + counted_now[delivery.device]).allowed:
             counted_now[delivery.device] += 1
             allowed.add(delivery.delivery_id)
             fresh.append(delivery)
-        elif row["shown"] < most:
+        elif decide(Bound(most), row["shown"]).allowed:
             undecided.add(delivery.delivery_id)
     await conn.execute(
         """WITH own AS MATERIALIZED (

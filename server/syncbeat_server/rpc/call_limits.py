@@ -18,7 +18,7 @@ from syncbeat_server.errors import RateLimited
 from syncbeat_server.ratelimit.lease import PendingTake, Refused, Want
 from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Tier, TierPolicy
 from syncbeat_server.ratelimit.policy.decision import refusal
-from syncbeat_server.ratelimit.rules import AppRules, CountedRule
+from syncbeat_server.ratelimit.rules import AppRules
 from syncbeat_server.ratelimit.shared_limits import SharedLimits
 
 TierOf = Callable[[TierPolicy, Principal], Tier | None]
@@ -31,7 +31,7 @@ _CLASSES = {
     "SendNotification": MethodClass.SEND,
     "IngestEvent": MethodClass.EVENT,
 }
-_PRINCIPAL, _DEVICE, _SCOPE = LimitSubject.PRINCIPAL, LimitSubject.DEVICE, LimitSubject.SCOPE
+_PRINCIPAL, _APP, _SCOPE = LimitSubject.PRINCIPAL, LimitSubject.APP, LimitSubject.SCOPE
 
 
 def class_of(method: MethodDescriptor) -> MethodClass:
@@ -139,23 +139,22 @@ class MethodLimits:
             cost = float(octets) if by_octets else 1.0
             if subject is _PRINCIPAL:
                 wants.append(((rule, principal.name), cost))
-            elif subject is _DEVICE or subject is _SCOPE:
-                wants += self._by_request(CountedRule(subject, rule, by_octets), cost, principal, request)
-            else:
+            elif subject is _APP:
                 wants.append(((rule,), cost))
+            elif request is None:
+                continue
+            elif subject is _SCOPE:
+                # A user's calls count for the scope by themselves: nobody uses up the limit of a scope of others.
+                user = principal.name if kind is PrincipalKind.USER else ""
+                wants += [((rule, scope, user), cost) for scope in self._scopes(request)]
+            elif self._names_device and (device := request.device_id):
+                wants.append(((rule, self._device_owner(principal, request), device), cost))
         return wants
 
-    def _by_request(self, counted: CountedRule, cost: float, principal: Principal, request: Any) -> Iterable[Want]:
-        if request is None:
-            return ()
-        user = principal.name if principal.kind is PrincipalKind.USER else ""
-        if counted.subject is _DEVICE:
-            if not self._names_device or not request.device_id:
-                return ()
-            owner = user or (request.user_id if self._names_user else "")
-            return [((counted.rule, owner, request.device_id), cost)]
-        # A user's calls count for the scope by themselves, so that nobody uses up the limit of a scope of others.
-        return [((counted.rule, scope, user), cost) for scope in self._scopes(request)]
+    def _device_owner(self, principal: Principal, request: Any) -> str:
+        if principal.kind is PrincipalKind.USER:
+            return principal.name
+        return str(request.user_id) if self._names_user else ""
 
     def _app_of_service(self, principal: Principal, request: Any) -> str:
         named = str(request.app_id) if request is not None and self._names_app else ""

@@ -33,6 +33,7 @@ from syncbeat_server.ops.settings.descriptions import SettingDescription, descri
 from syncbeat_server.ops.settings.issuer import IssuerSettings
 from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.sessions import SessionSettings
+from syncbeat_server.ops.settings.tiers import ClassSettings, LimitSettings, TierSettings
 from syncbeat_server.rpc.contract.options import contract_options
 from syncbeat_server.rpc.errors import RETRY_LATER, STATUS
 
@@ -105,6 +106,7 @@ def settings_page() -> str:
         ("The process", "", [one for one in everything if one.name not in listed and one.name != "apps"]),
         ("Issuers of access tokens", _OF_ISSUERS, issuer),
         ("An app", _OF_APPS, [one for one in app if one.name not in {of.name for of in issuer}]),
+        ("A limit of a tier", _OF_LIMITS, describe_settings(LimitSettings)),
         ("Sessions", _OF_SESSIONS, sessions),
     )
     return _SETTINGS + "\n".join(_settings_part(*part) for part in parts)
@@ -124,10 +126,15 @@ _OF_ISSUERS = (
 )
 _OF_APPS = (
     "For the app `default` in the environment, for each other app in its table `[apps.NAME]` of the apps file, "
-    "in small letters. `issuers` and `templates` are tables of that file, also for `default`.\n\n"
+    "in small letters. `issuers`, `templates` and `tiers` are tables of that file, also for `default`.\n\n"
+)
+_OF_LIMITS = (
+    "In the apps file alone: `[apps.NAME.tiers.TIER.SUBJECT.CLASS]`, where the subject is "
+    f"{' or '.join(f'`{one}`' for one in TierSettings.model_fields)}, and the class "
+    f"{' or '.join(f'`{one}`' for one in ClassSettings.model_fields)}. [Tiers](../tenants.md#tiers) has an example.\n\n"
 )
 _OF_SESSIONS = "For the sessions that AuthService keeps, of all apps.\n\n"
-_ONLY_IN_FILE = frozenset({"issuers", "templates"})
+_ONLY_IN_FILE = frozenset({"issuers", "templates", "tiers", *LimitSettings.model_fields})
 
 
 def _settings_part(title: str, about: str, settings: Iterable[SettingDescription]) -> str:

@@ -26,6 +26,7 @@ from syncbeat_server.push.store import (
     queue_figures,
 )
 from syncbeat_server.push.store import notifications as push
+from syncbeat_server.ratelimit.store import quota_usage, user_tiers
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.postgres import restore_detection
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, StatementRejected
@@ -96,6 +97,8 @@ STORES = (
         restore_detection,
         auth,
         users,
+        user_tiers,
+        quota_usage,
     ),
 )
 

@@ -6,14 +6,12 @@ decide what it sees.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from syncbeat_server.app.app_configuration import LOOK_EVERY_S
 from syncbeat_server.auth.accounts.account_status_cache import NEGATIVE_CACHE_S
 from syncbeat_server.ratelimit.lease import LeaseRule
-from syncbeat_server.ratelimit.model import TierPolicy
 from syncbeat_server.storage.postgres.timings import DatabaseTimings
 from syncbeat_server.storage.redis.timings import RedisTimings
 from syncbeat_server.sync.feed.prune import EVERY_S
@@ -51,8 +49,6 @@ class ProcessRules:
     redis: RedisTimings = field(default_factory=RedisTimings)
     sync: SyncRules = field(default_factory=SyncRules)
     limits: LeaseRule = field(default_factory=LeaseRule)
-    tier_policies: Mapping[str, TierPolicy] = field(default_factory=dict)
-    """Tiers of apps whose settings have none."""
     server: ServerRule | None = None
     negative_cache_s: float = NEGATIVE_CACHE_S
     files_every_s: float = LOOK_EVERY_S

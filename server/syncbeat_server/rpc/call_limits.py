@@ -1,4 +1,4 @@
-"""Holds calls against the rates of their app, caller, device and scope (ADR 134).
+"""Holds calls against the rates and monthly quotas of their app, caller, device and scope (ADR 134, ADR 136).
 
 A call is counted once its request is read: valid or not, refused by its servicer or not. What public methods are held
 against is theirs: they have no caller to count.
@@ -6,23 +6,23 @@ against is theirs: they have no caller to count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
+from syncbeat_server.clock import Clock
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.errors import RateLimited
 from syncbeat_server.ratelimit.lease import PendingTake, Refused, Want
-from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Tier, TierPolicy
-from syncbeat_server.ratelimit.policy.decision import refusal
-from syncbeat_server.ratelimit.rules import AppRules
+from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, QuotaCharge, QuotaDecision, TierPolicy
+from syncbeat_server.ratelimit.policy.decision import Decision, refusal
+from syncbeat_server.ratelimit.policy.tiers import resolve_tier
+from syncbeat_server.ratelimit.quotas import QuotaCounters
+from syncbeat_server.ratelimit.rules import AppRules, CallRules
 from syncbeat_server.ratelimit.shared_limits import SharedLimits
-
-TierOf = Callable[[TierPolicy, Principal], Tier | None]
-"""Returns the tier of a user; None: it has none, and only the app's own limits hold."""
 
 _CLASSES = {
     "GetHint": MethodClass.HINT,
@@ -32,16 +32,29 @@ _CLASSES = {
     "IngestEvent": MethodClass.EVENT,
 }
 _PRINCIPAL, _APP, _SCOPE = LimitSubject.PRINCIPAL, LimitSubject.APP, LimitSubject.SCOPE
+_UNLIMITED = CallRules()
+_READINGS = 3
+
+
+class QuotaUse(NamedTuple):
+    """What a call takes of its monthly quotas."""
+
+    app_id: str
+    principal: str
+    time_zone: str
+    charges: Sequence[QuotaCharge]
+
+
+class PendingLimits(NamedTuple):
+    """What a call has to wait for: rates that Redis is asked for, quotas whose counts are read."""
+
+    taken: PendingTake | None
+    quotas: QuotaUse | None
 
 
 def class_of(method: MethodDescriptor) -> MethodClass:
     """Return the class that calls of a method are counted in; opening a stream is a class of its own."""
     return MethodClass.STREAM if method.server_streaming else _CLASSES.get(method.name, MethodClass.OTHER)
-
-
-def default_tier(policy: TierPolicy, _: Principal) -> Tier | None:
-    """Return the default tier of an app, for users who have none of their own."""
-    return policy.tiers.get(policy.default_tier or "")
 
 
 class CallLimits:
@@ -50,15 +63,17 @@ class CallLimits:
     def __init__(
         self,
         shared: SharedLimits,
-        tier_of: TierOf = default_tier,
-        on_refused: Callable[[str, str, str], None] | None = None,
+        quotas: QuotaCounters,
+        clock: Clock,
+        on_refused: Callable[[str, str, str], None],
     ) -> None:
         """`on_refused` gets app, subject and class of the limit that refused a call."""
         self.is_active = False
         """At least one app has limits: else no call is looked at."""
         self.shared = shared
-        self.tier_of = tier_of
-        self.on_refused = on_refused or (lambda app_id, subject, method_class: None)
+        self.quotas = quotas
+        self.clock = clock
+        self.on_refused = on_refused
         self.apps: Mapping[str, AppRules] = {}
 
     def adopt(self, policies: Mapping[str, TierPolicy]) -> None:
@@ -86,28 +101,58 @@ class MethodLimits:
         self._names_app = "app_id" in fields
         self._scopes = _scopes_of(method)
 
-    def check(self, principal: Principal, request: Message | None, octets: int, now: float) -> PendingTake | None:
+    def check(self, principal: Principal, request: Message | None, octets: int, now: float) -> PendingLimits | None:
         """Count a call of so many octets; None for a request that is not valid, which counts for app and caller alone.
 
         Returns None, or what has to be waited for with `finish`.
 
         Raises:
-            RateLimited: a limit refuses the call. The strictest one is told, and none is spent.
+            RateLimited: a limit refuses the call. The strictest rate is told, and no rate or quota is spent; a call
+                that a quota refuses has spent its rates.
             Overloaded: too many calls wait for their limits.
         """
-        wants = self._wants(principal, request, octets)
-        if not wants:
+        app_id = principal.app_id
+        if principal.kind is not PrincipalKind.USER:
+            app_id = self._app_of_service(principal, request)
+        app = self.limits.apps.get(app_id)
+        if app is None:
             return None
-        taken = self.limits.shared.take(wants, now)
+        rates, quotas = self._rules(app, principal)
+        taken = self.limits.shared.take(self._wants(rates, principal, request, octets), now) if rates else None
         if isinstance(taken, Refused):
             raise self._refusal(taken)
-        return taken
+        if not quotas:
+            return None if taken is None else PendingLimits(taken, None)
+        charges = [QuotaCharge(one.limit, octets if one.by_octets else 1, one.tier) for one in quotas]
+        use = QuotaUse(app_id, principal.caller, app.policy.time_zone, charges)
+        return None if taken is None and self._take_quotas(use) else PendingLimits(taken, use)
 
-    async def finish(self, pending: PendingTake) -> None:
+    async def finish(self, pending: PendingLimits) -> None:
         """Wait for what a call could not take at once. Raises RateLimited."""
-        refused = await self.limits.shared.finish(pending)
-        if refused is not None:
-            raise self._refusal(refused)
+        if pending.taken is not None:
+            refused = await self.limits.shared.finish(pending.taken)
+            if refused is not None:
+                raise self._refusal(refused)
+        if (use := pending.quotas) is None:
+            return
+        for _ in range(_READINGS):  # a count that was read may have to make room for others
+            if self._take_quotas(use):
+                return
+            await self.limits.quotas.load(use.app_id, use.principal, use.time_zone, use.charges)
+
+    def _rules(self, app: AppRules, principal: Principal) -> CallRules:
+        if principal.kind is PrincipalKind.USER:
+            claimed = "" if principal.token is None else principal.token.tier
+            return app.of_user(resolve_tier(app.policy, principal.tier, claimed))[self._class]
+        # Operators are few, and come when something is wrong.
+        return app.of_services[self._class] if principal.kind is PrincipalKind.SERVICE else _UNLIMITED
+
+    def _take_quotas(self, use: QuotaUse) -> bool:
+        """Take of the monthly quotas; False: their counts have to be read first. Raises RateLimited."""
+        decision = self.limits.quotas.take_quota(*use)
+        if decision is not None and not decision.admitted:
+            raise self._quota_refusal(use, decision)
+        return decision is not None
 
     def _refusal(self, refused: Refused) -> RateLimited:
         rule = refused.rule
@@ -120,22 +165,20 @@ class MethodLimits:
             method_class=rule.method_class,
         )
 
-    def _wants(self, principal: Principal, request: Any, octets: int) -> list[Want]:
-        kind, limits = principal.kind, self.limits
-        if kind is PrincipalKind.USER:
-            app = limits.apps.get(principal.app_id)
-            if app is None:
-                return []
-            rules = app.of_user(limits.tier_of(app.policy, principal))[self._class]
-        elif kind is PrincipalKind.SERVICE:
-            app = limits.apps.get(self._app_of_service(principal, request))
-            if app is None:
-                return []
-            rules = app.of_services[self._class]
-        else:
-            return []  # operators, who are few and come when something is wrong
+    def _quota_refusal(self, use: QuotaUse, decision: QuotaDecision) -> RateLimited:
+        limit = next(one.limit for one in use.charges if one.limit.monthly_quota == decision.limit)
+        self.limits.on_refused(use.app_id, limit.subject, limit.method_class)
+        wait_s = max(1.0, decision.resets_at - self.limits.clock.now().timestamp())
+        return refusal(
+            f"the {limit.subject}'s monthly quota of {limit.method_class} is used up",
+            Decision(False, decision.limit, decision.remaining, wait_s, wait_s),
+            subject=limit.subject,
+            method_class=limit.method_class,
+        )
+
+    def _wants(self, rates: Iterable[Any], principal: Principal, request: Any, octets: int) -> list[Want]:
         wants: list[Want] = []
-        for subject, rule, by_octets in rules:
+        for subject, rule, by_octets in rates:
             cost = float(octets) if by_octets else 1.0
             if subject is _PRINCIPAL:
                 wants.append(((rule, principal.name), cost))
@@ -145,7 +188,7 @@ class MethodLimits:
                 continue
             elif subject is _SCOPE:
                 # A user's calls count for the scope by themselves: nobody uses up the limit of a scope of others.
-                user = principal.name if kind is PrincipalKind.USER else ""
+                user = principal.name if principal.kind is PrincipalKind.USER else ""
                 wants += [((rule, scope, user), cost) for scope in self._scopes(request)]
             elif self._names_device and (device := request.device_id):
                 wants.append(((rule, self._device_owner(principal, request), device), cost))

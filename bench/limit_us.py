@@ -28,6 +28,7 @@ from syncbeat_server.auth.tokens.verify import mint
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Rate, Tier, TierLimit, TierPolicy
+from syncbeat_server.ratelimit.quotas import QuotaCounters
 from syncbeat_server.ratelimit.shared_limits import SharedLimits
 from syncbeat_server.rpc.access import access_policies
 from syncbeat_server.rpc.admission import Admission
@@ -35,6 +36,7 @@ from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.call_lifecycle import Context
 from syncbeat_server.rpc.call_limits import CallLimits
 from syncbeat_server.rpc.handler_pipeline import HandlerPipeline
+from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.bus import open_redis
 
 _CALLS, _AT_ONCE, _USERS = 8_192, 32, 512
@@ -119,7 +121,8 @@ async def _measure(redis_url: str, tokens: dict[str, str], tier: Tier | None) ->
     polls = [cast(Context, _Poll(user, token)) for user, token in tokens.items()]
     async with open_redis(redis_url, _CLOCK, "bench") as bus:
         shared = SharedLimits(bus, _CLOCK)
-        limits = CallLimits(shared)
+        quotas = QuotaCounters(cast(Database, None), _CLOCK)  # no tier here has one, so it is never asked
+        limits = CallLimits(shared, quotas, _CLOCK, lambda _app, _subject, _class: None)
         limits.adopt({} if tier is None else {"default": TierPolicy({tier.name: tier}, tier.name, None)})
         serve = _handler(authenticator, limits)
         sharing = asyncio.ensure_future(shared.run())

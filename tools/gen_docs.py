@@ -33,7 +33,7 @@ from syncbeat_server.ops.settings.descriptions import SettingDescription, descri
 from syncbeat_server.ops.settings.issuer import IssuerSettings
 from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.sessions import SessionSettings
-from syncbeat_server.ops.settings.tiers import ClassSettings, LimitSettings, TierSettings
+from syncbeat_server.ops.settings.tiers import LimitSettings
 from syncbeat_server.rpc.contract.options import contract_options
 from syncbeat_server.rpc.errors import RETRY_LATER, STATUS
 
@@ -128,10 +128,9 @@ _OF_APPS = (
     "For the app `default` in the environment, for each other app in its table `[apps.NAME]` of the apps file, "
     "in small letters. `issuers`, `templates` and `tiers` are tables of that file, also for `default`.\n\n"
 )
-_KEYS = [" or ".join(f"`{key}`" for key in one.model_fields) for one in (TierSettings, ClassSettings)]
 _OF_LIMITS = (
-    f"In the apps file alone: `[apps.NAME.tiers.TIER.SUBJECT.CLASS]`, where the subject is {_KEYS[0]}, and the class "
-    f"{_KEYS[1]}. [Tiers](../tenants.md#tiers) has an example.\n\n"
+    "In the apps file alone, by subject and class of calls: `[apps.NAME.tiers.TIER.SUBJECT.CLASS]`. "
+    "[Tiers](../tenants.md#tiers) names them and has an example.\n\n"
 )
 _OF_SESSIONS = "For the sessions that AuthService keeps, of all apps.\n\n"
 _ONLY_IN_FILE = frozenset({"issuers", "templates", "tiers", *LimitSettings.model_fields})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,26 +27,34 @@ LIMITED = ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
 APP, PRINCIPAL, DEVICE, SCOPE = LimitSubject.APP, LimitSubject.PRINCIPAL, LimitSubject.DEVICE, LimitSubject.SCOPE
 
 Limit = tuple[LimitSubject, MethodClass, Rate]
+Serving = AbstractAsyncContextManager[Server]
 
 
-@asynccontextmanager
-async def serve(
-    urls: DatabaseUrls, redis_url: str, user: list[Limit], service: list[Limit] | None = None
-) -> AsyncIterator[Server]:
+def serve(urls: DatabaseUrls, redis_url: str, user: list[Limit], service: list[Limit] | None = None) -> Serving:
     """Serve with these limits of users, and of services."""
     tiers = {"free": user} | ({} if service is None else {"service": service})
-    text = "".join(
+    tables = "".join(
         f"[apps.default.tiers.{name}.{subject}.{kind}]\nper_second = {rate.per_second}\nburst = {rate.burst}\n"
         for name, limits in tiers.items()
         for subject, kind, rate in limits
     )
+    return serve_tables(urls, redis_url, tables)
+
+
+def written(folder: str, tables: str) -> str:
+    file = Path(folder, "apps.toml")
+    file.write_text(tables)
+    return str(file)
+
+
+@asynccontextmanager
+async def serve_tables(urls: DatabaseUrls, redis_url: str, tables: str) -> AsyncIterator[Server]:
+    """Serve with these tables of the apps file, and the default tier `free`."""
     rules = replace(PATIENT, limits=LeaseRule(answer_s=20.0))
     with TemporaryDirectory() as folder:
-        (apps := Path(folder) / "apps.toml").write_text(text)
-        async with running_server(
-            urls, redis_url, Role.RPC, rules, APPS_FILE=str(apps), DEFAULT_TIER="free"
-        ) as running:
-            yield running
+        settings = {"APPS_FILE": written(folder, tables), "DEFAULT_TIER": "free", "TIER_CLAIM": "plan"}
+        async with running_server(urls, redis_url, Role.RPC, rules, **settings) as server:
+            yield server
 
 
 def poll(device: str = "phone") -> Message:
@@ -181,3 +189,33 @@ async def test_rate_limit_is_shared_by_servers(database_urls: DatabaseUrls, redi
         await one.register("ann", "phone")
         answers = [*await told(one.user("ann"), poll(), 3), *await told(other.user("ann"), poll(), 3)]
         assert answers == [True] * 5 + [False]
+
+
+QUOTAS = """
+[apps.default.tiers.free.principal.hint]
+monthly_quota = 2
+[apps.default.tiers.pro.principal.hint]
+per_second = 0.001
+burst = 4
+"""
+
+
+async def test_monthly_quota_is_told_with_the_end_of_the_month(database_urls: DatabaseUrls, redis_url: str) -> None:
+    async with serve_tables(database_urls, redis_url, QUOTAS) as server:
+        await server.register("ann", "phone")
+        ann = server.user("ann")
+        assert await told(ann, poll(), 3) == [True, True, False]
+        refusal = await outcome(ann, poll())
+        assert refusal is not None
+        assert refusal.message == "the principal's monthly quota of hint is used up"
+        assert (refusal.metadata["limit"], refusal.metadata["remaining"]) == ("2", "0")
+        assert 0 < int(refusal.metadata["reset"]) <= 31 * 86_400
+
+
+async def test_rate_limit_is_that_of_the_tier_that_was_set(database_urls: DatabaseUrls, redis_url: str) -> None:
+    async with serve_tables(database_urls, redis_url, QUOTAS) as server:
+        await server.register("ann", "phone")
+        ann = server.user("ann")
+        assert await told(ann, poll(), 3) == [True, True, False]
+        await server.backend(directory_service_pb2.SetUserTierRequest(user_id="ann", tier="pro"))
+        assert await told(ann, poll(), 5) == [True] * 4 + [False]

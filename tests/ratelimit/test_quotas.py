@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import date, timedelta
-from typing import Any
 
 import pytest
 
 from syncbeat_server.auth.accounts import user_lifecycle as auth
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.ratelimit.erasure import erase_user
-from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, QuotaCharge, QuotaUse, TierLimit
-from syncbeat_server.ratelimit.policy.decision import Decision
-from syncbeat_server.ratelimit.quotas import FLUSH_S, QuotaCounters, Unread
+from syncbeat_server.ratelimit.model import NO_QUOTA, LimitSubject, MethodClass, QuotaCharge, QuotaDecision, TierLimit
+from syncbeat_server.ratelimit.quotas import FLUSH_S, QuotaCounters
 from syncbeat_server.ratelimit.retention import OLD_ROWS
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.retention import Retention
@@ -39,22 +37,20 @@ def charge(
 TEN = (charge(10),)
 
 
-def use(charges: Sequence[QuotaCharge] = TEN, who: str = ANN, zone: str = "UTC") -> QuotaUse:
-    return QuotaUse(APP, who, zone, charges)
-
-
-async def take(quotas: QuotaCounters, *arguments: Any, **named: Any) -> Decision | None:
-    """Charge a call as the wire does: from memory, else after reading. The refusal."""
-    wanted = use(*arguments, **named)
-    answer = quotas.take_quota(wanted)
-    if answer is Unread.UNREAD:
-        answer = await quotas.wait_for_quota(wanted)
-    assert not isinstance(answer, Unread)
-    return None if answer is None else answer.decision
+async def take(
+    quotas: QuotaCounters, charges: Sequence[QuotaCharge] = TEN, who: str = ANN, zone: str = "UTC"
+) -> QuotaDecision:
+    """Decide as a call does: from memory, else after reading."""
+    decision = quotas.take_quota(APP, who, zone, charges)
+    if decision is None:
+        await quotas.load(APP, who, zone, charges)
+        decision = quotas.take_quota(APP, who, zone, charges)
+    assert decision is not None
+    return decision
 
 
 async def admitted(quotas: QuotaCounters, calls: int, who: str = ANN) -> int:
-    return [await take(quotas, TEN, who) for _ in range(calls)].count(None)
+    return sum([(await take(quotas, TEN, who)).admitted for _ in range(calls)])
 
 
 async def stored(database: Database) -> dict[tuple[str, str, str, str], int]:
@@ -63,36 +59,33 @@ async def stored(database: Database) -> dict[tuple[str, str, str, str], int]:
     return {(row["subject"], row["name"], row["method_class"], row["month"]): row["used"] for row in rows}
 
 
-async def test_quota_admits_its_number_and_tells_when_it_is_reset(database: Database, clock: FakeClock) -> None:
+async def test_quota_admits_its_number_and_tells_what_is_left(database: Database, clock: FakeClock) -> None:
     quotas = make_quotas(database, clock)
-    assert quotas.take_quota(use()) is Unread.UNREAD
-    assert await admitted(quotas, 20) == 10
-    left_s = (START.replace(day=1, hour=0) + timedelta(days=31) - START).total_seconds()
-    assert await take(quotas) == Decision(False, 10, 0, left_s, left_s)
-    assert await take(quotas, (charge(None),)) is None
-    refused = await take(quotas, (charge(0, method_class=MethodClass.SEND),))
-    assert refused is not None
-    assert (refused.limit, refused.remaining) == (0, 0)
+    ends = (START.replace(day=1, hour=0) + timedelta(days=31)).timestamp()
+    assert await take(quotas) == QuotaDecision(True, 10, 9, ends, TEN[0].limit)
+    assert await admitted(quotas, 20) == 9
+    assert await take(quotas) == QuotaDecision(False, 10, 0, ends, TEN[0].limit)
+    assert await take(quotas, (charge(None),)) is NO_QUOTA
+    assert not (await take(quotas, (charge(0, method_class=MethodClass.SEND),))).admitted
 
 
 async def test_quota_of_several_limits_is_taken_from_all_or_none(database: Database, clock: FakeClock) -> None:
     quotas = make_quotas(database, clock)
     both = (
         charge(100, LimitSubject.APP),
-        QuotaCharge(charge(100, LimitSubject.APP).limit, 1, "pro"),
         charge(10),
         charge(30, method_class=MethodClass.BYTES, cost=12),
     )
-    assert [await take(quotas, both) for _ in range(2)] == [None, None]
+    assert (await take(quotas, both)).remaining == 9
+    assert (await take(quotas, both))[:3] == (True, 30, 6)
     refused = await take(quotas, both)
-    assert refused is not None
     assert refused[:3] == (False, 30, 6)
-    assert await take(quotas, both, "user:bob") is None
+    assert refused.by is both[2].limit, "a metadata's subject and class come from it"
+    assert (await take(quotas, both, "user:bob"))[:3] == (True, 10, 9)
     await quotas.flush()
     month = "2030-01-01"
     assert await stored(database) == {
         ("app", "", "hint", month): 3,
-        ("app", "pro", "hint", month): 3,
         ("principal", ANN, "hint", month): 2,
         ("principal", ANN, "bytes", month): 24,
         ("principal", "user:bob", "hint", month): 1,
@@ -148,12 +141,9 @@ async def test_quota_counts_taken_during_a_write_are_written_with_the_next(
 async def test_quota_begins_anew_with_the_month_of_the_time_zone(database: Database, clock: FakeClock) -> None:
     quotas = make_quotas(database, clock)
     await clock.advance(30 * 86_400.0 + 10 * 3_600.0)  # 31 January, 22:00 in UTC
-    assert [await take(quotas, zone=VIENNA) for _ in range(10)] == [None] * 10
-    refused = await take(quotas, zone=VIENNA)
-    assert refused is not None
-    assert refused.wait_s == 3_600.0
+    assert [(await take(quotas, zone=VIENNA)).admitted for _ in range(11)] == [True] * 10 + [False]
     await clock.advance(3_600.0)  # 1 February in Vienna
-    assert await take(quotas, zone=VIENNA) is None
+    assert (await take(quotas, zone=VIENNA)).remaining == 9
     await quotas.flush()
     assert await stored(database) == {
         ("principal", ANN, "hint", "2030-01-01"): 10,
@@ -202,7 +192,7 @@ async def test_quota_counts_in_memory_are_bounded(
     assert await admitted(quotas, 1, "user:0") == 1
     for number in range(1, 4):
         await take(quotas, TEN, f"user:{number}")
-    assert await admitted(quotas, 12, "user:0") == 7
+    assert (await take(quotas, TEN, "user:0")).remaining == 6
 
 
 async def test_quota_counts_of_an_erased_user_do_not_come_back(database: Database, clock: FakeClock) -> None:

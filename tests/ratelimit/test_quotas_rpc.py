@@ -65,7 +65,7 @@ async def test_quota_is_kept_over_a_restart_and_its_refusal_tells_the_reset(
         assert admitted == [None, None]
         assert refusal is not None
         assert refusal.told == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
-        assert refusal.message == "the principal's monthly quota of hint calls is reached"
+        assert refusal.message == "the principal's monthly quota of hint is used up"
         assert (refusal.metadata["limit"], refusal.metadata["remaining"]) == ("5", "0")
         now = datetime.now(UTC)
         left_s = month_at(now, ZONE).ends_at - now.timestamp()
@@ -87,7 +87,7 @@ async def test_quotas_of_app_service_and_octets_apply_together(
         assert refused.metadata["subject"] == "principal"
         (octets,) = await told(ann, publish(f'"{"x" * 2_000}"'), 1)
         assert octets is not None
-        assert octets.message == "the principal's monthly quota of octets is reached"
+        assert octets.message == "the principal's monthly quota of bytes is used up"
         assert await told(ann, publish(), 1) == [None]
         (of_app,) = await told(bob, publish(), 1)
         assert of_app is not None

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 from syncbeat_server.app.authentication import build_authentication, session_rows, session_rule
 from syncbeat_server.app.change_notifier import ClusterNotifier, OwnEchoes, RpcCaches
 from syncbeat_server.app.load_pacing import wire_load_pacing
 from syncbeat_server.app.process import Process, run_in_background
-from syncbeat_server.app.ratelimit.call_limits import running_call_limits
-from syncbeat_server.app.ratelimit.tiers import TierPolicies
-from syncbeat_server.app.sync import SyncFeature, wire_sync
+from syncbeat_server.app.ratelimit.call_limits import LimitFeature, running_call_limits
+from syncbeat_server.app.sync import wire_sync
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_tokens import RefreshKeys
@@ -35,12 +34,9 @@ from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.sync.feed.writer import lock_scope
 from syncbeat_server.sync.hints.view_cache import ViewCache
 
-if TYPE_CHECKING:
-    from syncbeat_server.rpc.call_limits import CallLimits
-
 _log = logging.getLogger(__name__)
 
-_FLUSH_S = 0.4  # of the second and a half that is left after draining
+_FLUSH_S = 0.4  # for each of two, of the second and a half that is left after draining
 
 
 @asynccontextmanager
@@ -65,17 +61,13 @@ async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
 @asynccontextmanager
 async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: RpcCaches) -> AsyncIterator[str]:
     """Serve RPCs for the block, yield the address, and drain at its end. Raises ConfigurationError for a listener."""
-    policies = TierPolicies(process.apps)
-    async with (
-        running_call_limits(process, policies) as limits,
-        _serving(process, worker, caches, limits, policies) as address,
-    ):
+    async with running_call_limits(process) as limits, _serving(process, worker, caches, limits) as address:
         yield address
 
 
 @asynccontextmanager
 async def _serving(
-    process: Process, worker: DeliveryWorker | None, caches: RpcCaches, limits: CallLimits, policies: TierPolicies
+    process: Process, worker: DeliveryWorker | None, caches: RpcCaches, limits: LimitFeature
 ) -> AsyncIterator[str]:
     # gRPC and protobuf are loaded only by processes that serve RPCs.
     from syncbeat_server.app.listeners import rpc_listeners
@@ -93,11 +85,11 @@ async def _serving(
     sync = wire_sync(process, caches, notifier, pacer)
     watches = DeliveryWatches(database, clock, hub.stream_age_s)
     directory = DirectoryService(database, cancel_waiting, lock_scope, notifier)
-    user_tiers = UserTiers(database, policies.of, notifier.caller_changed)
+    user_tiers = UserTiers(database, limits.policies.of, notifier.caller_changed)
     pipeline = HandlerPipeline(
         authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
     )
-    pipeline.limits = limits
+    pipeline.limits = limits.calls
     server = RpcServer(
         pipeline,
         {
@@ -115,7 +107,7 @@ async def _serving(
         age=ConnectionAge(settings.connection_age_s, hub.stream_age_s),
         rule=process.rules.server or ServerRule(),
     )
-    async with run_in_background(sync.tasks):
+    async with run_in_background([*sync.tasks, limits.quotas.run()]):
         port, *_ = await server.start(rpc_listeners(settings))
         server.set_serving()
         try:
@@ -126,17 +118,18 @@ async def _serving(
             hub.drain()
             watches.drain()
             await server.stop(process.shutdown.remaining_s())
-            await _flush_cursors(process, sync)
+            await _flush(process, "cursors", sync.cursors.flush())
+            await _flush(process, "quota counts", limits.quotas.flush())
 
 
-async def _flush_cursors(process: Process, sync: SyncFeature) -> None:
+async def _flush(process: Process, rows: str, flush: Coroutine[Any, Any, None]) -> None:
     try:
-        if await process.shutdown.wait_for(sync.cursors.flush(), _FLUSH_S):
+        if await process.shutdown.wait_for(flush, _FLUSH_S):
             return
     except SyncbeatError as error:
-        _log.warning("cursors not recorded", extra={"reason": error.reason})
+        _log.warning("%s not recorded", rows, extra={"reason": error.reason})
     else:
-        _log.warning("cursors not recorded in time")
+        _log.warning("%s not recorded in time", rows)
 
 
 async def _push_service(process: Process, notifier: ChangeNotifier) -> PushService:

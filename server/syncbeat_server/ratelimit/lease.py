@@ -83,6 +83,7 @@ class Lease:
         "is_queued",
         "key",
         "line",
+        "line_of_one",
         "low",
         "owed",
         "peak",
@@ -99,6 +100,7 @@ class Lease:
         self.rule = rule = key[0]
         self.key = rule.prefix + "\x1f".join(map(_plain, key[1:]))
         self.line = f"{self.key}\t{rule.rate.per_second:.9g} {rule.rate.burst} {most_used(rule.rate):.9g}"
+        self.line_of_one = f"{self.line} 1"
         self.rate = rule.rate
         self.bound = bound_of(rule.rate)
         self.credit = self.balance = self.low = self.peak = credit_of(rule.rate, processes)
@@ -125,17 +127,10 @@ class Lease:
         self.balance += credit - self.credit
         self.credit = credit
 
-    @property
-    def is_debt_only(self) -> bool:
-        """Return True if Redis has only to be told what was used."""
-        return self.balance < self.credit and not self.waiters and not self.owed
-
-    def pay(self, units: float | None = None) -> float:
-        """Count units as charged, all that were used on credit unless told; return their number."""
-        units = self.credit - self.balance if units is None else units
+    def pay(self, units: float) -> None:
+        """Count units that were used on credit as charged."""
         self.balance += units
         self.peak += units
-        return units
 
     def slice_for(self, now: float) -> float:
         """Return how many units to keep for the calls to come, by how many came since this was asked last."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -128,13 +128,22 @@ class QuotaCharge(NamedTuple):
     tier: str = ""
 
 
-class QuotaUse(NamedTuple):
-    """Holds all that a call takes of monthly quotas.
+class QuotaDecision(NamedTuple):
+    """Tells if a call is within its monthly quotas, by the strictest of them.
 
-    `principal` is the caller's name in records, such as `user:ann`; `time_zone` is the app's.
+    Attributes:
+        limit: The quota.
+        remaining: What is left of it, after this call if it is admitted.
+        resets_at: Its month's end, in seconds since 1970.
+        by: The limit that has the quota.
     """
 
-    app_id: str
-    principal: str
-    time_zone: str
-    charges: Sequence[QuotaCharge]
+    admitted: bool
+    limit: int
+    remaining: int
+    resets_at: float
+    by: TierLimit | None = None
+
+
+NO_QUOTA = QuotaDecision(True, 0, 0, 0.0)
+"""The decision of a call whose limits have no quota."""

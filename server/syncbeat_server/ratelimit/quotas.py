@@ -12,14 +12,12 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import date
-from enum import Enum
-from typing import NamedTuple
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.fault_log import FaultLog
-from syncbeat_server.ratelimit.model import LimitSubject, QuotaCharge, QuotaKey, QuotaUse, TierLimit
-from syncbeat_server.ratelimit.policy.decision import Bound, Decision, decide
+from syncbeat_server.ratelimit.model import NO_QUOTA, LimitSubject, QuotaCharge, QuotaDecision, QuotaKey
+from syncbeat_server.ratelimit.policy.decision import Bound, decide
 from syncbeat_server.ratelimit.policy.months import Month, month_at
 from syncbeat_server.ratelimit.store import quota_usage
 from syncbeat_server.storage.batcher import Batcher
@@ -33,19 +31,6 @@ MAX_COUNTS = 50_000
 _BATCH = 1_000
 _MONTH_FRESH_S = 1.0
 _REFUSED_FRESH_S = 60.0  # a row that an operator deletes, and clocks that were wrong, have an effect after so long
-
-
-class QuotaRefused(NamedTuple):
-    """A refusal, and the limit that it comes from."""
-
-    limit: TierLimit
-    decision: Decision
-
-
-class Unread(Enum):
-    """Says that a count is not in memory, or not fresh enough to refuse a call by it."""
-
-    UNREAD = True
 
 
 class _Count:
@@ -79,51 +64,55 @@ class QuotaCounters:
         self._trouble = FaultLog(_log, "quota counts cannot be written now, and wait", "quota counts are written again")
         self._is_full = False
 
-    def take_quota(self, use: QuotaUse) -> QuotaRefused | Unread | None:
+    def take_quota(
+        self, app_id: str, principal: str, time_zone: str, charges: Sequence[QuotaCharge]
+    ) -> QuotaDecision | None:
         """Charge a call to the quotas of its limits: all of them, or none if one has too little left.
 
+        `principal` is the caller's name in records, such as `user:ann`; limits without a quota are passed over.
+
         Returns:
-            None if it is charged; the refusal by the strictest quota; or that a count has to be read first, by `load`.
+            The decision of the strictest quota, `NO_QUOTA` if no limit has one; None if a count has to be read first,
+            by `load`.
         """
-        month = self._month(use.time_zone)
-        taken: list[tuple[_Subject, _Count, int]] = []
-        refused: QuotaRefused | None = None
-        for charge in use.charges:
-            key, quota = _subject(use, charge), charge.limit.monthly_quota
-            if quota is None:
+        month = self._month(time_zone)
+        taken: list[tuple[_Subject, _Count, QuotaCharge]] = []
+        refused: QuotaDecision | None = None
+        strictest: QuotaDecision | None = None
+        for charge in charges:
+            limit, cost = charge.limit, charge.cost
+            if limit.monthly_quota is None:
                 continue
+            key = _subject(app_id, principal, charge)
             count = self._counts.get(key)
             if count is None or count.month != month.first:
-                return Unread.UNREAD
-            used = count.total + count.pending
-            if used + charge.cost <= quota:
-                taken.append((key, count, charge.cost))
-                continue
-            if self._clock.monotonic() - count.read_at > _REFUSED_FRESH_S:
-                return Unread.UNREAD
-            bound = Bound(quota, retry_s=max(0.0, month.ends_at - self._clock.now().timestamp()))
-            decision = decide(bound, used, charge.cost)
-            if refused is None or decision.remaining < refused.decision.remaining:
-                refused = QuotaRefused(charge.limit, decision)
-        if refused is None:
-            for key, count, cost in taken:
-                self._add(key, count, cost)
-        return refused
+                return None
+            quota, used = limit.monthly_quota, count.total + count.pending
+            if used + cost > quota:
+                if self._clock.monotonic() - count.read_at > _REFUSED_FRESH_S:
+                    return None
+                told = decide(Bound(quota), used, cost)
+                refused = _stricter(
+                    refused, QuotaDecision(told.allowed, told.limit, told.remaining, month.ends_at, limit)
+                )
+            else:
+                left = quota - used - cost
+                strictest = _stricter(strictest, QuotaDecision(True, quota, left, month.ends_at, limit))
+                taken.append((key, count, charge))
+        if refused is not None:
+            return refused
+        for key, count, charge in taken:
+            self._add(key, count, charge.cost)
+        return strictest or NO_QUOTA
 
-    async def wait_for_quota(self, use: QuotaUse) -> QuotaRefused | None:
-        """Charge a call as `take_quota`, once the counts that it needs are read."""
-        while (answer := self.take_quota(use)) is Unread.UNREAD:
-            await self.load(use)
-        return answer
-
-    async def load(self, use: QuotaUse) -> None:
+    async def load(self, app_id: str, principal: str, time_zone: str, charges: Sequence[QuotaCharge]) -> None:
         """Read the counts of a call's quotas that are not known, or no longer fresh enough to refuse it.
 
         While the database does not answer, what is not known counts as unused: it is corrected with the next writing
         that succeeds. Calls are not refused for want of a count.
         """
-        month = self._month(use.time_zone)
-        subjects = [_subject(use, charge) for charge in use.charges if charge.limit.monthly_quota is not None]
+        month = self._month(time_zone)
+        subjects = [_subject(app_id, principal, charge) for charge in charges if charge.limit.monthly_quota is not None]
         await asyncio.gather(*(self._load(subject, month) for subject in subjects))
 
     async def run(self) -> None:
@@ -210,7 +199,10 @@ class QuotaCounters:
             _log.warning("too many quota counts wait to be written: further ones are counted by this process alone")
 
 
-def _subject(use: QuotaUse, charge: QuotaCharge) -> _Subject:
+def _subject(app_id: str, principal: str, charge: QuotaCharge) -> _Subject:
     limit = charge.limit
-    name = charge.tier if limit.subject is LimitSubject.APP else use.principal
-    return use.app_id, limit.subject, name, limit.method_class
+    return app_id, limit.subject, charge.tier if limit.subject is LimitSubject.APP else principal, limit.method_class
+
+
+def _stricter(one: QuotaDecision | None, other: QuotaDecision) -> QuotaDecision:
+    return other if one is None or other.remaining < one.remaining else one

@@ -1,21 +1,24 @@
 """Compiles the tiers of an app into the rules of each class of calls, once, so that a call only looks them up.
 
 A call of a user is held against the limits of its tier, one of a service against those of the tier `service`, and both
-against the app's own: the limits by app of its default tier. Limits by app of another tier count its users together.
+against the app's own: the limits by app of its default tier. Limits by app of another tier count its users together
+(ADR 136).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from syncbeat_server.defaults import SERVICE_TIER
 from syncbeat_server.ratelimit.lease import LimitRule
-from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Tier, TierLimit, TierPolicy
+from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Rate, Tier, TierLimit, TierPolicy
+
+_WITH_QUOTAS = (LimitSubject.APP, LimitSubject.PRINCIPAL)
 
 
-class CountedRule(NamedTuple):
-    """A rule that a call is counted by, and its subject."""
+class CountedRate(NamedTuple):
+    """A rate that a call is counted by, and its subject."""
 
     subject: LimitSubject
     rule: LimitRule
@@ -23,17 +26,29 @@ class CountedRule(NamedTuple):
 
 
 class CountedQuota(NamedTuple):
-    """A monthly quota that a call is counted by; `tier`, of one by app, as in `QuotaCharge`."""
+    """A monthly quota that a call is counted by. `tier`, of a limit by app: that whose users it counts together."""
 
     limit: TierLimit
     tier: str
     by_octets: bool
 
 
-ClassQuotas = Mapping[MethodClass, tuple[CountedQuota, ...]]
-"""The quotas of calls of each class, as `ClassRules`."""
-ClassRules = Mapping[MethodClass, tuple[CountedRule, ...]]
+class CallRules(NamedTuple):
+    """The rules of the calls of one class by callers of one tier."""
+
+    rates: tuple[CountedRate, ...] = ()
+    quotas: tuple[CountedQuota, ...] = ()
+
+
+ClassRules = Mapping[MethodClass, CallRules]
 """The rules of calls of each class; those of octets hold for every class and are among them."""
+
+
+class _Given(NamedTuple):
+    # A limit as a tier gives it, the owner under whose name it is counted, and the tier that it counts together.
+    limit: TierLimit
+    owner: str
+    tier: str = ""
 
 
 class AppRules:
@@ -42,34 +57,19 @@ class AppRules:
     def __init__(self, app_id: str, policy: TierPolicy) -> None:
         self.policy = policy
         default = policy.tiers.get(policy.default_tier or "")
-        own = list(_rules(f"{app_id}:app", default, LimitSubject.APP))
+        own = [_Given(limit, f"{app_id}:app") for limit in _of_app(default)]
         self.without_tier = _by_class(own)
         self.by_tier: dict[str, ClassRules] = {}
         for name, tier in policy.tiers.items():
-            together = [] if tier is default else list(_rules(f"{app_id}:tier:{name}", tier, LimitSubject.APP))
-            owner = "service" if name == SERVICE_TIER else "user"
-            self.by_tier[name] = _by_class([*_rules(f"{app_id}:{owner}", tier), *together, *own])
-        all_callers = [one for one in _quotas(default, "") if one.limit.subject is LimitSubject.APP]
-        self._quotas_without_tier = _quotas_by_class(all_callers)
-        self._quotas_by_tier = {
-            name: _quotas_by_class(_quotas(tier, "") if tier is default else [*_quotas(tier, name), *all_callers])
-            for name, tier in policy.tiers.items()
-        }
-        self.has_quotas = any(_quotas(tier, "") for tier in policy.tiers.values())
+            owner = f"{app_id}:service" if name == SERVICE_TIER else f"{app_id}:user"
+            given = [_Given(limit, owner) for limit in tier.limits if limit.subject is not LimitSubject.APP]
+            if tier is not default:
+                given += [_Given(limit, f"{app_id}:tier:{name}", name) for limit in _of_app(tier)]
+            self.by_tier[name] = _by_class([*given, *own])
 
     def of_user(self, tier: Tier | None) -> ClassRules:
         """Return the rules of users with a tier; None: without one."""
         return self.without_tier if tier is None else self.by_tier.get(tier.name, self.without_tier)
-
-    def quotas_of_user(self, tier: Tier | None) -> ClassQuotas:
-        """Return the quotas of users with a tier; None: without one."""
-        none = self._quotas_without_tier
-        return none if tier is None else self._quotas_by_tier.get(tier.name, none)
-
-    @property
-    def quotas_of_services(self) -> ClassQuotas:
-        """Return the quotas of services."""
-        return self._quotas_by_tier.get(SERVICE_TIER, self._quotas_without_tier)
 
     @property
     def of_services(self) -> ClassRules:
@@ -77,29 +77,28 @@ class AppRules:
         return self.by_tier.get(SERVICE_TIER, self.without_tier)
 
 
-def _rules(owner: str, tier: Tier | None, subject: LimitSubject | None = None) -> Iterator[CountedRule]:
-    """Yield the rates of a tier by one subject; None: by all but the app."""
-    for limit in () if tier is None else tier.limits:
-        if limit.rate is not None and (limit.subject is subject if subject else limit.subject is not LimitSubject.APP):
-            prefix = f"{owner}:{limit.subject}:{limit.method_class}:"
-            rule = LimitRule(prefix, limit.rate, limit.subject, limit.method_class)
-            yield CountedRule(limit.subject, rule, limit.method_class is MethodClass.BYTES)
+def _of_app(tier: Tier | None) -> Iterator[TierLimit]:
+    return (limit for limit in (tier.limits if tier else ()) if limit.subject is LimitSubject.APP)
 
 
-def _by_class(rules: list[CountedRule]) -> ClassRules:
-    return {kind: tuple(one for one in rules if one.by_octets or one.rule.method_class is kind) for kind in MethodClass}
-
-
-def _quotas(tier: Tier | None, name: str) -> list[CountedQuota]:
-    """Return the quotas of a tier, of which those by app count what `name` says."""
-    return [
-        CountedQuota(limit, name if limit.subject is LimitSubject.APP else "", limit.method_class is MethodClass.BYTES)
-        for limit in (() if tier is None else tier.limits)
-        if limit.monthly_quota is not None
+def _by_class(given: Sequence[_Given]) -> ClassRules:
+    rates = [_rate(one, one.limit.rate) for one in given if one.limit.rate is not None]
+    quotas = [
+        CountedQuota(one.limit, one.tier, one.limit.method_class is MethodClass.BYTES)
+        for one in given
+        if one.limit.monthly_quota is not None and one.limit.subject in _WITH_QUOTAS
     ]
-
-
-def _quotas_by_class(quotas: list[CountedQuota]) -> ClassQuotas:
     return {
-        kind: tuple(one for one in quotas if one.by_octets or one.limit.method_class is kind) for kind in MethodClass
+        kind: CallRules(
+            tuple(one for one in rates if one.by_octets or one.rule.method_class is kind),
+            tuple(one for one in quotas if one.by_octets or one.limit.method_class is kind),
+        )
+        for kind in MethodClass
     }
+
+
+def _rate(given: _Given, rate: Rate) -> CountedRate:
+    limit = given.limit
+    prefix = f"{given.owner}:{limit.subject}:{limit.method_class}:"
+    rule = LimitRule(prefix, rate, limit.subject, limit.method_class)
+    return CountedRate(limit.subject, rule, limit.method_class is MethodClass.BYTES)

@@ -262,14 +262,22 @@ class SharedLimits:
         self._flushing = asyncio.get_running_loop().create_task(self._flush(batch), context=Context())
 
     async def _flush(self, batch: Sequence[Lease]) -> None:
-        charges = [lease for lease in batch if lease.is_debt_only]
-        paid = [(lease, lease.pay()) for lease in charges]
         now = self._clock.monotonic()
-        prepared = [self._prepare(lease, now) for lease in batch if lease.waiters or lease.reserve or lease.owed]
+        prepared: list[_Prepared] = []
+        paid: list[tuple[Lease, float]] = []
+        lines: list[str] = []
+        for lease in batch:
+            debt = lease.credit - lease.balance
+            if debt > 0.0 and not lease.waiters and not lease.owed:
+                lease.pay(debt)
+                paid.append((lease, debt))
+                lines.append(lease.line_of_one if debt == 1.0 else f"{lease.line} {debt:.9g}")
+            elif debt or lease.waiters or lease.owed:
+                prepared.append(self._prepare(lease, now))
         try:
             async with asyncio.timeout(self._rule.answer_s):
                 answers = await settle(self._bus, [one.ask for one in prepared]) if prepared else []
-                full = await charge(self._bus, [f"{one.line} {units:.9g}" for one, units in paid]) if paid else {}
+                full = await charge(self._bus, lines) if lines else {}
         except (DependencyDown, TimeoutError):
             for one in prepared:
                 one.lease.owed += one.owed
@@ -283,7 +291,7 @@ class SharedLimits:
             for one, answer in zip(prepared, answers, strict=True):
                 self._credit(one.lease, one.debt, answer, now)
             for number, used in full.items():
-                lease = charges[number]
+                lease, _ = paid[number]
                 lease.used, lease.used_at_s = used, now
                 lease.renew_credit(used, self._processes.count)
                 lease.low = lease.credit

@@ -1,4 +1,4 @@
-"""Holds calls against the rates of their app, caller, device and scope (ADR 134), and their monthly quotas (ADR 141).
+"""Holds calls against the rates and monthly quotas of their app, caller, device and scope (ADR 134, ADR 136).
 
 A call is counted once its request is read: valid or not, refused by its servicer or not. What public methods are held
 against is theirs: they have no caller to count.
@@ -6,33 +6,23 @@ against is theirs: they have no caller to count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
+from syncbeat_server.clock import Clock
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.errors import RateLimited
-from syncbeat_server.ratelimit.lease import LimitRule, PendingTake, Refused, Want
-from syncbeat_server.ratelimit.model import (
-    LimitSubject,
-    MethodClass,
-    QuotaCharge,
-    QuotaUse,
-    Tier,
-    TierLimit,
-    TierPolicy,
-)
+from syncbeat_server.ratelimit.lease import PendingTake, Refused, Want
+from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, QuotaCharge, QuotaDecision, TierPolicy
 from syncbeat_server.ratelimit.policy.decision import Decision, refusal
 from syncbeat_server.ratelimit.policy.tiers import resolve_tier
-from syncbeat_server.ratelimit.quotas import QuotaCounters, QuotaRefused, Unread
-from syncbeat_server.ratelimit.rules import AppRules, CountedRule
+from syncbeat_server.ratelimit.quotas import QuotaCounters
+from syncbeat_server.ratelimit.rules import AppRules, CallRules
 from syncbeat_server.ratelimit.shared_limits import SharedLimits
-
-TierOf = Callable[[TierPolicy, Principal], Tier | None]
-"""Returns the tier of a user; None: it has none, and only the app's own limits hold."""
 
 _CLASSES = {
     "GetHint": MethodClass.HINT,
@@ -41,25 +31,30 @@ _CLASSES = {
     "SendNotification": MethodClass.SEND,
     "IngestEvent": MethodClass.EVENT,
 }
-_PRINCIPAL, _DEVICE, _SCOPE = LimitSubject.PRINCIPAL, LimitSubject.DEVICE, LimitSubject.SCOPE
+_PRINCIPAL, _APP, _SCOPE = LimitSubject.PRINCIPAL, LimitSubject.APP, LimitSubject.SCOPE
+_UNLIMITED = CallRules()
+_READINGS = 3
+
+
+class QuotaUse(NamedTuple):
+    """What a call takes of its monthly quotas."""
+
+    app_id: str
+    principal: str
+    time_zone: str
+    charges: Sequence[QuotaCharge]
+
+
+class PendingLimits(NamedTuple):
+    """What a call has to wait for: rates that Redis is asked for, quotas whose counts are read."""
+
+    taken: PendingTake | None
+    quotas: QuotaUse | None
 
 
 def class_of(method: MethodDescriptor) -> MethodClass:
     """Return the class that calls of a method are counted in; opening a stream is a class of its own."""
     return MethodClass.STREAM if method.server_streaming else _CLASSES.get(method.name, MethodClass.OTHER)
-
-
-def tier_of_user(policy: TierPolicy, principal: Principal) -> Tier | None:
-    """Return the tier of a user: the one that was set, else that of its token, else the app's default."""
-    token = principal.token
-    return resolve_tier(policy, principal.tier, "" if token is None else token.tier)
-
-
-class PendingCall(NamedTuple):
-    """Holds what a call has to wait for: units of rates, then its quotas."""
-
-    taken: PendingTake | None
-    use: QuotaUse | None
 
 
 class CallLimits:
@@ -68,17 +63,17 @@ class CallLimits:
     def __init__(
         self,
         shared: SharedLimits,
-        quotas: QuotaCounters | None = None,
-        tier_of: TierOf = tier_of_user,
-        on_refused: Callable[[str, str, str], None] | None = None,
+        quotas: QuotaCounters,
+        clock: Clock,
+        on_refused: Callable[[str, str, str], None],
     ) -> None:
-        """Without `quotas` none hold. `on_refused` gets app, subject and class of the limit that refused a call."""
+        """`on_refused` gets app, subject and class of the limit that refused a call."""
         self.is_active = False
         """At least one app has limits: else no call is looked at."""
         self.shared = shared
         self.quotas = quotas
-        self.tier_of = tier_of
-        self.on_refused = on_refused or (lambda app_id, subject, method_class: None)
+        self.clock = clock
+        self.on_refused = on_refused
         self.apps: Mapping[str, AppRules] = {}
 
     def adopt(self, policies: Mapping[str, TierPolicy]) -> None:
@@ -106,92 +101,105 @@ class MethodLimits:
         self._names_app = "app_id" in fields
         self._scopes = _scopes_of(method)
 
-    def check(self, principal: Principal, request: Message | None, octets: int, now: float) -> PendingCall | None:
+    def check(self, principal: Principal, request: Message | None, octets: int, now: float) -> PendingLimits | None:
         """Count a call of so many octets; None for a request that is not valid, which counts for app and caller alone.
 
         Returns None, or what has to be waited for with `finish`.
 
         Raises:
-            RateLimited: a limit refuses the call. The strictest one is told, and no rate is spent, unless a quota
-                refuses what rates would let through.
+            RateLimited: a limit refuses the call. The strictest rate is told, and no rate or quota is spent; a call
+                that a quota refuses has spent its rates.
             Overloaded: too many calls wait for their limits.
         """
-        limits, app_id = self.limits, self._app_of(principal, request)
-        app = limits.apps.get(app_id)
+        app_id = principal.app_id
+        if principal.kind is not PrincipalKind.USER:
+            app_id = self._app_of_service(principal, request)
+        app = self.limits.apps.get(app_id)
         if app is None:
             return None
-        if principal.kind is PrincipalKind.USER:
-            tier = limits.tier_of(app.policy, principal)
-            rules, quotas = app.of_user(tier), app.quotas_of_user(tier)
-        else:
-            rules, quotas = app.of_services, app.quotas_of_services
-        taken = limits.shared.take(self._wants(rules[self._class], principal, request, octets), now)
+        rates, quotas = self._rules(app, principal)
+        taken = self.limits.shared.take(self._wants(rates, principal, request, octets), now) if rates else None
         if isinstance(taken, Refused):
-            raise self._refusal(app_id, taken.rule, taken.decision)
-        use = None
-        if app.has_quotas and limits.quotas is not None and (counted := quotas[self._class]):
-            charges = [QuotaCharge(one.limit, octets if one.by_octets else 1, one.tier) for one in counted]
-            use = QuotaUse(app_id, principal.caller, app.policy.time_zone, charges)
-            if taken is None and (answer := limits.quotas.take_quota(use)) is not Unread.UNREAD:
-                self._require(answer, app_id)
-                return None
-        return None if taken is None and use is None else PendingCall(taken, use)
+            raise self._refusal(taken)
+        if not quotas:
+            return None if taken is None else PendingLimits(taken, None)
+        charges = [QuotaCharge(one.limit, octets if one.by_octets else 1, one.tier) for one in quotas]
+        use = QuotaUse(app_id, principal.caller, app.policy.time_zone, charges)
+        return None if taken is None and self._take_quotas(use) else PendingLimits(taken, use)
 
-    async def finish(self, pending: PendingCall) -> None:
+    async def finish(self, pending: PendingLimits) -> None:
         """Wait for what a call could not take at once. Raises RateLimited."""
-        limits, use = self.limits, pending.use
         if pending.taken is not None:
-            refused = await limits.shared.finish(pending.taken)
+            refused = await self.limits.shared.finish(pending.taken)
             if refused is not None:
-                raise self._refusal(refused.rule.prefix.partition(":")[0], refused.rule, refused.decision)
-        if use is not None and limits.quotas is not None:
-            self._require(await limits.quotas.wait_for_quota(use), use.app_id)
+                raise self._refusal(refused)
+        if (use := pending.quotas) is None:
+            return
+        for _ in range(_READINGS):  # a count that was read may have to make room for others
+            if self._take_quotas(use):
+                return
+            await self.limits.quotas.load(use.app_id, use.principal, use.time_zone, use.charges)
 
-    def _require(self, refused: QuotaRefused | None, app_id: str) -> None:
-        if refused is not None:
-            raise self._refusal(app_id, refused.limit, refused.decision, "monthly quota")
+    def _rules(self, app: AppRules, principal: Principal) -> CallRules:
+        if principal.kind is PrincipalKind.USER:
+            claimed = "" if principal.token is None else principal.token.tier
+            return app.of_user(resolve_tier(app.policy, principal.tier, claimed))[self._class]
+        # Operators are few, and come when something is wrong.
+        return app.of_services[self._class] if principal.kind is PrincipalKind.SERVICE else _UNLIMITED
 
-    def _refusal(
-        self, app_id: str, rule: LimitRule | TierLimit, decision: Decision, sort: str = "limit"
-    ) -> RateLimited:
-        self.limits.on_refused(app_id, rule.subject, rule.method_class)
+    def _take_quotas(self, use: QuotaUse) -> bool:
+        """Take of the monthly quotas; False: their counts have to be read first. Raises RateLimited."""
+        decision = self.limits.quotas.take_quota(*use)
+        if decision is not None and not decision.admitted:
+            raise self._quota_refusal(use, decision)
+        return decision is not None
+
+    def _refusal(self, refused: Refused) -> RateLimited:
+        rule = refused.rule
+        self.limits.on_refused(rule.prefix.partition(":")[0], rule.subject, rule.method_class)
         what = "octets" if rule.method_class is MethodClass.BYTES else f"{rule.method_class} calls"
         return refusal(
-            f"the {rule.subject}'s {sort} of {what} is reached",
-            decision,
+            f"the {rule.subject}'s limit of {what} is reached",
+            refused.decision,
             subject=rule.subject,
             method_class=rule.method_class,
         )
 
-    def _app_of(self, principal: Principal, request: Any) -> str:
-        if principal.kind is PrincipalKind.USER:
-            return principal.app_id
-        # Not of operators, who are few and come when something is wrong.
-        return self._app_of_service(principal, request) if principal.kind is PrincipalKind.SERVICE else ""
+    def _quota_refusal(self, use: QuotaUse, decision: QuotaDecision) -> RateLimited:
+        limit = decision.by
+        if limit is None:
+            raise AssertionError("a quota that refuses is some limit's")
+        self.limits.on_refused(use.app_id, limit.subject, limit.method_class)
+        wait_s = max(1.0, decision.resets_at - self.limits.clock.now().timestamp())
+        return refusal(
+            f"the {limit.subject}'s monthly quota of {limit.method_class} is used up",
+            Decision(False, decision.limit, decision.remaining, wait_s, wait_s),
+            subject=limit.subject,
+            method_class=limit.method_class,
+        )
 
-    def _wants(self, rules: Iterable[CountedRule], principal: Principal, request: Any, octets: int) -> list[Want]:
+    def _wants(self, rates: Iterable[Any], principal: Principal, request: Any, octets: int) -> list[Want]:
         wants: list[Want] = []
-        for subject, rule, by_octets in rules:
+        for subject, rule, by_octets in rates:
             cost = float(octets) if by_octets else 1.0
             if subject is _PRINCIPAL:
                 wants.append(((rule, principal.name), cost))
-            elif subject is _DEVICE or subject is _SCOPE:
-                wants += self._by_request(CountedRule(subject, rule, by_octets), cost, principal, request)
-            else:
+            elif subject is _APP:
                 wants.append(((rule,), cost))
+            elif request is None:
+                continue
+            elif subject is _SCOPE:
+                # A user's calls count for the scope by themselves: nobody uses up the limit of a scope of others.
+                user = principal.name if principal.kind is PrincipalKind.USER else ""
+                wants += [((rule, scope, user), cost) for scope in self._scopes(request)]
+            elif self._names_device and (device := request.device_id):
+                wants.append(((rule, self._device_owner(principal, request), device), cost))
         return wants
 
-    def _by_request(self, counted: CountedRule, cost: float, principal: Principal, request: Any) -> Iterable[Want]:
-        if request is None:
-            return ()
-        user = principal.name if principal.kind is PrincipalKind.USER else ""
-        if counted.subject is _DEVICE:
-            if not self._names_device or not request.device_id:
-                return ()
-            owner = user or (request.user_id if self._names_user else "")
-            return [((counted.rule, owner, request.device_id), cost)]
-        # A user's calls count for the scope by themselves, so that nobody uses up the limit of a scope of others.
-        return [((counted.rule, scope, user), cost) for scope in self._scopes(request)]
+    def _device_owner(self, principal: Principal, request: Any) -> str:
+        if principal.kind is PrincipalKind.USER:
+            return principal.name
+        return str(request.user_id) if self._names_user else ""
 
     def _app_of_service(self, principal: Principal, request: Any) -> str:
         named = str(request.app_id) if request is not None and self._names_app else ""

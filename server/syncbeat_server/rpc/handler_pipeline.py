@@ -29,8 +29,8 @@ from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
 from syncbeat_server.rpc.request_body import RequestReader
 from syncbeat_server.rpc.request_checks import (
     CheckedRequest,
+    LimitedCall,
     PendingAuth,
-    PendingLimits,
     PendingValidation,
     RequestChecks,
 )
@@ -38,7 +38,7 @@ from syncbeat_server.rpc.response_stream import ResponseStreams, StreamedCall
 from syncbeat_server.rpc.validation.large_requests import LargeRequestValidator
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 
-_PENDING = (PendingAuth, PendingValidation, PendingLimits)  # a union in its place would be built for each call
+_PENDING = (PendingAuth, PendingValidation, LimitedCall)  # a union in its place would be built for each call
 
 Unary = Callable[[Any, Call], Awaitable[Message]]
 Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]

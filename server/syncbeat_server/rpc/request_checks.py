@@ -2,7 +2,7 @@
 
 In this order: shed load, authenticate the caller, check the method's access policy, parse, validate, hold it against
 limits. Whatever is in memory is done without awaiting; the rest of it is returned as what is pending (`PendingAuth`,
-`PendingValidation`, `PendingLimits`).
+`PendingValidation`, `LimitedCall`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.admission import Admission, criticality_of
 from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.call_lifecycle import CallLifecycle, Context
-from syncbeat_server.rpc.call_limits import MethodLimits, PendingCall
+from syncbeat_server.rpc.call_limits import MethodLimits, PendingLimits
 from syncbeat_server.rpc.client_address import Network, caller_address, forwarded
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
 from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
@@ -55,14 +55,14 @@ class PendingValidation(NamedTuple):
 ReadyCall = tuple[Message, Call]
 
 
-class PendingLimits(NamedTuple):
-    """A call that is ready but for limits that Redis or PostgreSQL has to be asked for."""
+class LimitedCall(NamedTuple):
+    """A call that is ready but for limits that a store has to be asked for."""
 
     ready: ReadyCall
-    pending: PendingCall
+    pending: PendingLimits
 
 
-CheckedRequest = ReadyCall | PendingAuth | PendingValidation | PendingLimits
+CheckedRequest = ReadyCall | PendingAuth | PendingValidation | LimitedCall
 
 
 class RequestChecks:
@@ -139,7 +139,7 @@ class RequestChecks:
             checked = self._authorize(await self._authenticator.authenticate(*checked), data, call)
         if isinstance(checked, PendingValidation):
             checked = await self._validate_large(checked, call)
-        if isinstance(checked, PendingLimits):
+        if isinstance(checked, LimitedCall):
             if self.limits is not None:
                 await self.limits.finish(checked.pending)
             return checked.ready
@@ -147,7 +147,7 @@ class RequestChecks:
 
     def _authorize(
         self, principal: Principal, data: bytes, call: CallLifecycle
-    ) -> ReadyCall | PendingValidation | PendingLimits:
+    ) -> ReadyCall | PendingValidation | LimitedCall:
         self._policy.check(principal)
         octets = len(data)
         data = decompress(data, MAX_REQUEST_BYTES)
@@ -163,7 +163,7 @@ class RequestChecks:
         limits = self.limits
         return ready if limits is None or not limits.limits.is_active else self._limit(limits, ready, octets, call)
 
-    async def _validate_large(self, checked: PendingValidation, call: CallLifecycle) -> ReadyCall | PendingLimits:
+    async def _validate_large(self, checked: PendingValidation, call: CallLifecycle) -> ReadyCall | LimitedCall:
         principal, octets = checked.principal, checked.octets
         caller = principal.app_id, principal.caller
         try:
@@ -179,10 +179,10 @@ class RequestChecks:
 
     def _limit(
         self, limits: MethodLimits, ready: ReadyCall, octets: int, call: CallLifecycle
-    ) -> ReadyCall | PendingLimits:
+    ) -> ReadyCall | LimitedCall:
         request, described = ready
         pending = limits.check(described.principal, request, octets, call.started_s)
-        return ready if pending is None else PendingLimits(ready, pending)
+        return ready if pending is None else LimitedCall(ready, pending)
 
     def _count_invalid(self, principal: Principal, octets: int, call: CallLifecycle) -> None:
         # Nobody waits for the limits of a call that is refused anyway: it is counted as far as it may be made.

@@ -37,7 +37,7 @@ _READINGS = 3
 
 
 class QuotaUse(NamedTuple):
-    """What a call takes of its monthly quotas."""
+    """Holds what a call takes of its monthly quotas."""
 
     app_id: str
     principal: str
@@ -46,7 +46,7 @@ class QuotaUse(NamedTuple):
 
 
 class PendingLimits(NamedTuple):
-    """What a call has to wait for: rates that Redis is asked for, quotas whose counts are read."""
+    """Holds what a call has to wait for: rates that Redis is asked for, quotas whose counts are read."""
 
     taken: PendingTake | None
     quotas: QuotaUse | None

@@ -216,13 +216,9 @@ class _Redis:
     is_up: bool = True
 
 
-@dataclass
 class _Limits:
-    is_shared: bool = True
-    asked: int = 0
-    charged: int = 0
-    decided_locally: int = 0
-    size: int = 0
+    is_shared = True
+    asked = charged = decided_locally = size = 0
 
 
 def metrics_page() -> str:

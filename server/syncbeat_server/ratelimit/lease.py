@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Rate
 from syncbeat_server.ratelimit.policy.decision import Decision
-from syncbeat_server.ratelimit.policy.gcra import bound_of, most_used, take
+from syncbeat_server.ratelimit.policy.gcra import bound_of, most_used, take, used_at
+from syncbeat_server.storage.redis.shared_rates import Ask
 
 LEASE_S = 0.25
 """Seconds for which granted units are kept unused before they are given back."""
@@ -140,10 +141,33 @@ class Lease:
         # Half of what comes while a lease lasts: nothing for one call alone, or each poll would be asked for twice.
         return float(int(min(self.speed * LEASE_S / 2, self.rate.burst * _SLICE_SHARE)))
 
-    @property
-    def most_used(self) -> float:
-        """Return the most units that may count as in use."""
-        return most_used(self.rate)
+    def prepare(self, now: float, processes: int, *, may_want: bool) -> PreparedAsk:
+        """Return what to ask Redis: what to charge or give back, and unless it is too early, what is wanted."""
+        rate, reserve, kept = self.rate, self.reserve, self.slice_for(now)
+        charged = debt = max(0.0, -reserve)
+        if reserve > 0.0 and now >= self.until:
+            charged, reserve = -reserve, 0.0
+            self.balance = self.peak = self.credit
+            self.until = math.inf
+        owed, self.owed = self.owed, 0.0
+        if owed:  # less what has drained since
+            owed = min(owed, used_at(local_rate(rate, share_of(processes)), self.drained_at, now))
+        self.low = self.credit + kept / 2
+        waiting = [cost for cost, future in self.waiters if not future.done()]
+        wanted = sum(waiting) + max(0.0, kept - max(0.0, reserve)) if may_want else 0.0
+        least = waiting[0] if waiting else 1.0
+        held = (processes - 1) * credit_of(rate, processes)
+        figures = rate.per_second, rate.burst, most_used(rate)
+        return PreparedAsk(self, Ask(self.key, *figures, charged + owed, least, wanted, held), debt, owed)
+
+
+class PreparedAsk(NamedTuple):
+    """Holds the ask of a bucket, the debt that its answer settles, and what was used without Redis."""
+
+    lease: Lease
+    ask: Ask
+    debt: float
+    owed: float
 
 
 Want = tuple[LeaseKey, float]
@@ -171,6 +195,11 @@ def credit_of(rate: Rate, processes: int) -> float:
     None of a small burst, of which one call in each process is a large part.
     """
     return float(int(rate.burst * _CREDIT_SHARE / processes)) if rate.per_second > 0.0 else 0.0
+
+
+def share_of(processes: int) -> float:
+    """Return the part of a rate that one of the processes goes by alone: that of twice the rate, or all of it."""
+    return min(1.0, 2.0 / processes)
 
 
 def local_rate(rate: Rate, share: float) -> Rate:

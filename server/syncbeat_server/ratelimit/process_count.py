@@ -27,11 +27,6 @@ class ProcessCount:
         self._counts: dict[int, float] = {}
 
     @property
-    def share(self) -> float:
-        """Return the part of a limit that this process goes by alone: that of twice the limit, or all of it."""
-        return min(1.0, 2.0 / self.count)
-
-    @property
     def count(self) -> int:
         """Return the highest number of processes that was counted of late."""
         return max(self._counts, default=_ASSUMED)

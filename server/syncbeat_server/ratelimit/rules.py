@@ -13,6 +13,7 @@ from typing import NamedTuple
 from syncbeat_server.defaults import SERVICE_TIER
 from syncbeat_server.ratelimit.lease import LimitRule
 from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Rate, Tier, TierLimit, TierPolicy
+from syncbeat_server.ratelimit.policy.tiers import resolve_tier
 
 _WITH_QUOTAS = (LimitSubject.APP, LimitSubject.PRINCIPAL)
 
@@ -40,8 +41,9 @@ class CallRules(NamedTuple):
     quotas: tuple[CountedQuota, ...] = ()
 
 
-ClassRules = Mapping[MethodClass, CallRules]
-"""The rules of calls of each class; those of octets hold for every class and are among them."""
+ClassRules = Mapping[str, CallRules]
+"""The rules of calls of each class, by its value; those of octets hold for every class and are among them."""
+_MAX_RESOLVED = 1_000
 
 
 class _Given(NamedTuple):
@@ -60,6 +62,7 @@ class AppRules:
         own = [_Given(limit, f"{app_id}:app") for limit in _of_app(default)]
         self.without_tier = _by_class(own)
         self.by_tier: dict[str, ClassRules] = {}
+        self._resolved: dict[tuple[str, str], ClassRules] = {}
         for name, tier in policy.tiers.items():
             owner = f"{app_id}:service" if name == SERVICE_TIER else f"{app_id}:user"
             given = [_Given(limit, owner) for limit in tier.limits if limit.subject is not LimitSubject.APP]
@@ -67,9 +70,16 @@ class AppRules:
                 given += [_Given(limit, f"{app_id}:tier:{name}", name) for limit in _of_app(tier)]
             self.by_tier[name] = _by_class([*given, *own])
 
-    def of_user(self, tier: Tier | None) -> ClassRules:
-        """Return the rules of users with a tier; None: without one."""
-        return self.without_tier if tier is None else self.by_tier.get(tier.name, self.without_tier)
+    def of_user(self, stored_tier: str, claimed_tier: str) -> ClassRules:
+        """Return the rules of a user whose tier was set to one, and whose token claims another; empty: none."""
+        known = self._resolved.get((stored_tier, claimed_tier))
+        if known is not None:
+            return known
+        tier = resolve_tier(self.policy, stored_tier, claimed_tier)
+        rules = self.without_tier if tier is None else self.by_tier[tier.name]
+        if len(self._resolved) < _MAX_RESOLVED:  # a claim may be anything
+            self._resolved[stored_tier, claimed_tier] = rules
+        return rules
 
     @property
     def of_services(self) -> ClassRules:
@@ -89,7 +99,7 @@ def _by_class(given: Sequence[_Given]) -> ClassRules:
         if one.limit.monthly_quota is not None and one.limit.subject in _WITH_QUOTAS
     ]
     return {
-        kind: CallRules(
+        kind.value: CallRules(
             tuple(one for one in rates if one.by_octets or one.rule.method_class is kind),
             tuple(one for one in quotas if one.by_octets or one.limit.method_class is kind),
         )

@@ -10,7 +10,6 @@ import math
 import secrets
 from collections.abc import Sequence
 from contextvars import Context
-from typing import NamedTuple
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown, Overloaded
@@ -21,26 +20,17 @@ from syncbeat_server.ratelimit.lease import (
     LeaseKey,
     LeaseRule,
     PendingTake,
+    PreparedAsk,
     Refused,
     Want,
-    credit_of,
-    local_rate,
+    share_of,
     strictest,
     take_shares,
 )
 from syncbeat_server.ratelimit.policy.decision import Decision, decide
-from syncbeat_server.ratelimit.policy.gcra import used_at
 from syncbeat_server.ratelimit.process_count import ProcessCount
 from syncbeat_server.storage.redis.bus import RedisBus
-from syncbeat_server.storage.redis.shared_rates import MOST_ASKS, Answer, Ask, charge, settle
-
-
-class _Prepared(NamedTuple):
-    # A bucket that is asked, the debt that its answer settles, and what was used without Redis.
-    lease: Lease
-    ask: Ask
-    debt: float
-    owed: float
+from syncbeat_server.storage.redis.shared_rates import MOST_ASKS, Answer, charge, settle
 
 
 class SharedLimits:
@@ -118,7 +108,7 @@ class SharedLimits:
     @property
     def share(self) -> float:
         """Return the part of each rate that this process goes by while Redis is away."""
-        return self._processes.share
+        return share_of(self._processes.count)
 
     def activate(self) -> None:
         """Count this process from now on as one that shares limits."""
@@ -223,7 +213,7 @@ class SharedLimits:
     def _take_locally(self, found: Sequence[tuple[Lease, float]], now: float) -> Refused | None:
         """Decide by this process's share of twice the rates; what is used is told to Redis when it is back."""
         self.decided_locally += 1
-        refused = take_shares(found, self._processes.share, self._era, now)
+        refused = take_shares(found, share_of(self._processes.count), self._era, now)
         if refused is not None:
             return refused
         for lease, _ in found:
@@ -263,13 +253,14 @@ class SharedLimits:
 
     async def _flush(self, batch: Sequence[Lease]) -> None:
         now = self._clock.monotonic()
-        prepared: list[_Prepared] = []
+        prepared: list[PreparedAsk] = []
         paid: list[tuple[Lease, float]] = []
         lines: list[str] = []
         for lease in batch:
             debt = lease.credit - lease.balance
             if debt > 0.0 and not lease.waiters and not lease.owed:
-                lease.pay(debt)
+                lease.balance = lease.credit
+                lease.peak += debt
                 paid.append((lease, debt))
                 lines.append(lease.line_of_one if debt == 1.0 else f"{lease.line} {debt:.9g}")
             elif debt or lease.waiters or lease.owed:
@@ -301,27 +292,9 @@ class SharedLimits:
                 self._arm(0.0 if self._waiting and not self._is_held else self._rule.report_s)
             self._is_held = False
 
-    def _prepare(self, lease: Lease, now: float) -> _Prepared:
-        """Return what to ask for a lease."""
-        reserve, kept = lease.reserve, lease.slice_for(now)
-        debt, charged = max(0.0, -reserve), max(0.0, -reserve)
-        if reserve > 0.0 and now >= lease.until:
-            charged, reserve = -reserve, 0.0
-            lease.balance = lease.peak = lease.credit
-            lease.until = math.inf
-        owed, lease.owed = lease.owed, 0.0
+    def _prepare(self, lease: Lease, now: float) -> PreparedAsk:
         self._owing.pop(lease, None)
-        if owed:  # less what has drained since
-            owed = min(owed, used_at(local_rate(lease.rate, self._processes.share), lease.drained_at, now))
-        lease.low = lease.credit + kept / 2
-        waiting = [cost for cost, future in lease.waiters if not future.done()]
-        wanted = sum(waiting) + max(0.0, kept - max(0.0, reserve)) if self.is_shared else 0.0
-        least = waiting[0] if waiting else 1.0
-        rate = lease.rate
-        processes = self._processes.count
-        held = (processes - 1) * credit_of(rate, processes)
-        ask = Ask(lease.key, rate.per_second, rate.burst, lease.most_used, charged + owed, least, wanted, held)
-        return _Prepared(lease, ask, debt, owed)
+        return lease.prepare(now, self._processes.count, may_want=self.is_shared)
 
     def _credit(self, lease: Lease, debt: float, answer: Answer, now: float) -> None:
         """Book an answer of Redis, and serve those who waited for it."""

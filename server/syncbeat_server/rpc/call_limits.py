@@ -19,7 +19,6 @@ from syncbeat_server.errors import RateLimited
 from syncbeat_server.ratelimit.lease import PendingTake, Refused, Want
 from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, QuotaCharge, QuotaDecision, TierPolicy
 from syncbeat_server.ratelimit.policy.decision import Decision, refusal
-from syncbeat_server.ratelimit.policy.tiers import resolve_tier
 from syncbeat_server.ratelimit.quotas import QuotaCounters
 from syncbeat_server.ratelimit.rules import AppRules, CallRules
 from syncbeat_server.ratelimit.shared_limits import SharedLimits
@@ -32,12 +31,13 @@ _CLASSES = {
     "IngestEvent": MethodClass.EVENT,
 }
 _PRINCIPAL, _APP, _SCOPE = LimitSubject.PRINCIPAL, LimitSubject.APP, LimitSubject.SCOPE
+_USER = PrincipalKind.USER
 _UNLIMITED = CallRules()
 _READINGS = 3
 
 
 class QuotaUse(NamedTuple):
-    """Holds what a call takes of its monthly quotas."""
+    """Names what a call takes of its monthly quotas."""
 
     app_id: str
     principal: str
@@ -46,7 +46,7 @@ class QuotaUse(NamedTuple):
 
 
 class PendingLimits(NamedTuple):
-    """Holds what a call has to wait for: rates that Redis is asked for, quotas whose counts are read."""
+    """Holds what a call waits for: rates that Redis is asked for, quotas whose counts are read."""
 
     taken: PendingTake | None
     quotas: QuotaUse | None
@@ -94,7 +94,7 @@ class MethodLimits:
 
     def __init__(self, limits: CallLimits, method: MethodDescriptor) -> None:
         self.limits = limits
-        self._class = class_of(method)
+        self._class = class_of(method).value  # the plain text, whose hash is no call of Python
         fields = method.input_type.fields_by_name
         self._names_user = "user_id" in fields
         self._names_device = "device_id" in fields
@@ -112,7 +112,7 @@ class MethodLimits:
             Overloaded: too many calls wait for their limits.
         """
         app_id = principal.app_id
-        if principal.kind is not PrincipalKind.USER:
+        if principal.kind is not _USER:
             app_id = self._app_of_service(principal, request)
         app = self.limits.apps.get(app_id)
         if app is None:
@@ -141,9 +141,9 @@ class MethodLimits:
             await self.limits.quotas.load(use.app_id, use.principal, use.time_zone, use.charges)
 
     def _rules(self, app: AppRules, principal: Principal) -> CallRules:
-        if principal.kind is PrincipalKind.USER:
-            claimed = "" if principal.token is None else principal.token.tier
-            return app.of_user(resolve_tier(app.policy, principal.tier, claimed))[self._class]
+        if principal.kind is _USER:
+            token = principal.token
+            return app.of_user(principal.tier, "" if token is None else token.tier)[self._class]
         # Operators are few, and come when something is wrong.
         return app.of_services[self._class] if principal.kind is PrincipalKind.SERVICE else _UNLIMITED
 
@@ -190,14 +190,14 @@ class MethodLimits:
                 continue
             elif subject is _SCOPE:
                 # A user's calls count for the scope by themselves: nobody uses up the limit of a scope of others.
-                user = principal.name if principal.kind is PrincipalKind.USER else ""
+                user = principal.name if principal.kind is _USER else ""
                 wants += [((rule, scope, user), cost) for scope in self._scopes(request)]
             elif self._names_device and (device := request.device_id):
                 wants.append(((rule, self._device_owner(principal, request), device), cost))
         return wants
 
     def _device_owner(self, principal: Principal, request: Any) -> str:
-        if principal.kind is PrincipalKind.USER:
+        if principal.kind is _USER:
             return principal.name
         return str(request.user_id) if self._names_user else ""
 

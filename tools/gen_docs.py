@@ -33,6 +33,7 @@ from syncbeat_server.ops.settings.descriptions import SettingDescription, descri
 from syncbeat_server.ops.settings.issuer import IssuerSettings
 from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.sessions import SessionSettings
+from syncbeat_server.ops.settings.tiers import LimitSettings
 from syncbeat_server.rpc.contract.options import contract_options
 from syncbeat_server.rpc.pipeline.error_status import RETRY_LATER, STATUS
 
@@ -105,6 +106,7 @@ def settings_page() -> str:
         ("The process", "", [one for one in everything if one.name not in listed and one.name != "apps"]),
         ("Issuers of access tokens", _OF_ISSUERS, issuer),
         ("An app", _OF_APPS, [one for one in app if one.name not in {of.name for of in issuer}]),
+        ("A limit of a tier", _OF_LIMITS, describe_settings(LimitSettings)),
         ("Sessions", _OF_SESSIONS, sessions),
     )
     return _SETTINGS + "\n".join(_settings_part(*part) for part in parts)
@@ -124,10 +126,14 @@ _OF_ISSUERS = (
 )
 _OF_APPS = (
     "For the app `default` in the environment, for each other app in its table `[apps.NAME]` of the apps file, "
-    "in small letters. `issuers` and `templates` are tables of that file, also for `default`.\n\n"
+    "in small letters. `issuers`, `templates` and `tiers` are tables of that file, also for `default`.\n\n"
+)
+_OF_LIMITS = (
+    "In the apps file alone, by subject and class of calls: `[apps.NAME.tiers.TIER.SUBJECT.CLASS]`. "
+    "[Tiers](../tenants.md#tiers) names them and has an example.\n\n"
 )
 _OF_SESSIONS = "For the sessions that AuthService keeps, of all apps.\n\n"
-_ONLY_IN_FILE = frozenset({"issuers", "templates"})
+_ONLY_IN_FILE = frozenset({"issuers", "templates", "tiers", *LimitSettings.model_fields})
 
 
 def _settings_part(title: str, about: str, settings: Iterable[SettingDescription]) -> str:
@@ -210,6 +216,11 @@ class _Redis:
     is_up: bool = True
 
 
+class _Limits:
+    is_shared = True
+    asked = charged = decided_locally = size = 0
+
+
 def metrics_page() -> str:
     """Return the page of all metrics, as a process with every part of the service declares them."""
     metrics = Metrics()
@@ -217,6 +228,7 @@ def metrics_page() -> str:
     metrics.sync.watch_view_cache(_Cache)
     metrics.storage.watch_redis(_Redis())
     metrics.sync.watch_apps(dict, (), (), {})
+    metrics.limits.watch(_Limits())
     declared: dict[str, tuple[str | None, str, Sequence[str]]] = {}
     for collector in metrics.registry._collector_to_names:  # their labels are told by no public name
         if isinstance(collector, MetricWrapperBase):

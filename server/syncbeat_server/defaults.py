@@ -70,5 +70,7 @@ SESSION_MAX_S = 180 * 86_400.0
 """The time, in seconds, after which a session ends however often it is refreshed."""
 SESSION_GRACE_S = 30.0
 """The time, in seconds, for which the previous refresh token stays good whatever else is known."""
+SERVICE_TIER = "service"
+"""The tier whose limits hold for an app's services, if it has one: no user is given it."""
 JWT_LEEWAY_S = 30.0
 """The difference, in seconds, between an issuer's clock and ours that a token's times are read with; also the most."""

@@ -59,7 +59,7 @@ async def test_drain_reports_not_serving_then_ends_streams_then_records_the_last
     async with stream(sync, Cursor("couple", "", 0)) as reader:
         head = await sync.publish("a")
         server = CallsInFlight(sync, reader, head)
-        await drain_rpc(ShutdownBudget(DRAIN_S), server, [sync.hub], sync.cursors)
+        await drain_rpc(ShutdownBudget(DRAIN_S), server, [sync.hub], [("cursors", sync.cursors.flush)])
     assert server.seen == ["NOT_SERVING, streams open", "calls ended"]
     assert await shown(sync) == [("couple", 1)], "that of the last call too"
 
@@ -71,7 +71,7 @@ async def test_drain_gives_calls_what_is_left_of_the_shutdown_budget(sync: SyncF
         head = await sync.publish("a")
         server = CallsInFlight(sync, reader, head)
         await wait_until(lambda: shutdown.remaining_s() < DRAIN_S, what="some of it has passed")
-        await drain_rpc(shutdown, server, [sync.hub], sync.cursors)
+        await drain_rpc(shutdown, server, [sync.hub], [("cursors", sync.cursors.flush)])
     assert 0 < server.graces_s[0] < DRAIN_S
 
 
@@ -87,7 +87,7 @@ async def test_drain_ends_in_time_though_cursors_cannot_be_recorded(
         try:
             await wait_until(lambda: is_locked(sync), what="somebody holds the table")
             async with asyncio.timeout(FLUSH_S + 20.0):
-                await drain_rpc(spent, CallsInFlight(sync, reader, head), [sync.hub], sync.cursors)
+                await drain_rpc(spent, CallsInFlight(sync, reader, head), [sync.hub], [("cursors", sync.cursors.flush)])
         finally:
             held.cancel()
             await asyncio.wait([held])

@@ -11,10 +11,12 @@ from google.protobuf.message import Message
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2
 from syncbeat_server.push.model import DeliveryState, DeliveryUpdate, Reason
 from syncbeat_server.push.store import queue
+from syncbeat_server.ratelimit.store import quota_usage, user_tiers
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.fake_clock import wait_until
 from tests.support.isolation import PHONE, people
 from tests.support.rpc_server import METHODS, Server
+from tests.support.store_calls import BOBS_QUOTA
 
 pytestmark = pytest.mark.rpc
 
@@ -58,9 +60,13 @@ async def naming(server: Server, user_id: str) -> dict[str, int]:
         await conn.close()
 
 
-async def test_erase_user_leaves_no_rows_but_the_erasure(peopled: Server) -> None:
+async def test_erase_user_leaves_no_rows_but_the_erasure(peopled: Server, database: Database) -> None:
+    async with database.connection() as conn:  # what RPCs of a deployment with tiers write
+        await user_tiers.set_tier(conn, "default", "bob", "pro")
+        await quota_usage.add_usage(conn, {BOBS_QUOTA: 1, BOBS_QUOTA._replace(name="user:alice"): 1})
     before, alices = await naming(peopled, "bob"), await naming(peopled, "alice")
     assert before.keys() >= {"devices", "device_cursors", "scope_members", "sessions", "deliveries", "request_records"}
+    assert before.keys() >= {"user_tiers", "quota_usage"}
     answer = await peopled.backend(DELETE)
     assert (answer.device_count, answer.membership_count, answer.session_count) == (1, 2, 1)
     assert answer.cancelled_count > 0

@@ -8,7 +8,7 @@ import pytest
 
 from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.ops.settings.descriptions import SettingDescription, describe_settings, format_settings
-from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.load import APPS_FILE_ONLY, load_settings
 from syncbeat_server.ops.settings.server import Settings
 
 pytestmark = pytest.mark.unit
@@ -48,9 +48,7 @@ def test_settings_listing_is_an_env_file_of_the_defaults(tmp_path: Path) -> None
     listed = [entry.splitlines() for entry in format_settings().split("\n\n")]
     assert all(comment.startswith("# ") and len(comment) > 15 for comment, _ in listed)
     values = dict(line.split("=", 1) for _, line in listed)
-    assert set(values) == {
-        f"SYNCBEAT_{name.upper()}" for name in Settings.model_fields if name not in ("apps", "issuers", "templates")
-    }
+    assert set(values) == {f"SYNCBEAT_{name.upper()}" for name in set(Settings.model_fields) - APPS_FILE_ONLY}
     (tmp_path / ".env").write_text(format_settings())
     assert load_settings({}, env_file=tmp_path / ".env") == Settings()
     floor = "# The shortest polling interval, in seconds, whatever the policy and boosts. (number, 1 to 3600)"

@@ -231,7 +231,7 @@ def test_setting_that_is_not_utf8_is_refused() -> None:
 
 
 TEXTS = st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode(errors="ignore"))
-FILES = sorted(name.upper() for name in Settings.model_fields if name not in ("apps", "issuers", "templates"))
+FILES = sorted(name.upper() for name in Settings.model_fields if name not in ("apps", "issuers", "templates", "tiers"))
 FRAGMENTS = st.sampled_from(
     [
         *(

@@ -73,6 +73,8 @@ RPCS: dict[str, dict[str, set[str]]] = {
         "DisableUser": {SERVICE},
         "EnableUser": {SERVICE},
         "DeleteUser": {SERVICE},
+        "SetUserTier": {SERVICE},
+        "GetUserTier": {SERVICE},
     },
     "AuthService": {
         "CreateSession": {SERVICE},

@@ -295,6 +295,8 @@ EMPTY = {
     "DisableUser": ("user_id",),
     "EnableUser": ("user_id",),
     "DeleteUser": ("user_id",),
+    "SetUserTier": ("user_id",),
+    "GetUserTier": ("user_id",),
     "CreateSession": ("user_id",),
     "RefreshSession": ("refresh_token",),
     "RevokeSession": ("session_id", "user_id"),

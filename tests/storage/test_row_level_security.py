@@ -35,6 +35,7 @@ from syncbeat_server.push.store import (
     wake_budgets,
 )
 from syncbeat_server.push.store import notifications as push
+from syncbeat_server.ratelimit.store import quota_usage, user_tiers
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.postgres import restore_detection
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, StatementRejected
@@ -107,6 +108,8 @@ STORES = (
         restore_detection,
         auth,
         users,
+        user_tiers,
+        quota_usage,
     ),
 )
 

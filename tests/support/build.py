@@ -41,6 +41,9 @@ from syncbeat_server.push.delivery.flow_control import Gate
 from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.push.delivery.worker_metrics import NoMetrics, WorkerMetrics
 from syncbeat_server.push.providers import Provider
+from syncbeat_server.ratelimit.model import UNLIMITED, TierPolicy
+from syncbeat_server.ratelimit.quotas import MAX_COUNTS, QuotaCounters
+from syncbeat_server.ratelimit.user_tiers import UserTiers
 from syncbeat_server.resilience.breaker import BreakerRule
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.token_bucket import TokenBucket
@@ -147,6 +150,18 @@ def make_account_statuses(database: Database, clock: Clock, size: int = 100) -> 
 def make_caller_caches(database: Database, clock: Clock, tokens: int = 100, accounts: int = 100) -> CallerCaches:
     """Build the caches of so many verified tokens and account statuses."""
     return CallerCaches(make_account_statuses(database, clock, accounts), TokenCache(clock, tokens))
+
+
+def make_user_tiers(
+    database: Database, policy: TierPolicy = UNLIMITED, user_changed: Callable[[str, str], None] = ignore
+) -> UserTiers:
+    """Build what grants tiers, of the same policy for every app."""
+    return UserTiers(database, lambda app_id: policy, user_changed)
+
+
+def make_quotas(database: Database, clock: Clock, size: int = MAX_COUNTS) -> QuotaCounters:
+    """Build the quota counts of one process."""
+    return QuotaCounters(database, clock, size)
 
 
 def make_authenticator(credentials: Credentials, caches: CallerCaches, clock: Clock) -> Authenticator:

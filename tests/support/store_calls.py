@@ -6,7 +6,7 @@ import hashlib
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from syncbeat_server.auth.model import AccountKey
@@ -48,6 +48,8 @@ from syncbeat_server.push.store import (
 )
 from syncbeat_server.push.store import notifications as push
 from syncbeat_server.push.store.fanout import Page
+from syncbeat_server.ratelimit.model import QuotaKey
+from syncbeat_server.ratelimit.store import quota_usage, user_tiers
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.postgres import restore_detection
@@ -101,6 +103,7 @@ NOTIFICATION = NewNotification(
 ALERT = replace(NOTIFICATION, kind=Kind.SYNC, targets=(Target(scope="bobs", epoch="e", sequence=1),))
 REQUEST = RequestKey("default", "user:bob", "PublishChanges", "r bobs", b"")
 MEMBERS = [Member("bobs", "mallory", MemberRole.WRITER)]
+BOBS_QUOTA = QuotaKey("default", "principal", "user:bob", "hint", date(2030, 1, 1))
 WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
 
 
@@ -207,6 +210,13 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     users.lock_user: lambda c: users.lock_user(c, "default", "bob"),
     users.revoke_user: lambda c: users.revoke_user(c, "default", "bob", ""),
     users.disable_user: lambda c: users.disable_user(c, "default", "bob"),
+    user_tiers.find_tier: lambda c: user_tiers.find_tier(c, "default", "bob"),
+    user_tiers.set_tier: lambda c: user_tiers.set_tier(c, "default", "bob", "pro"),
+    user_tiers.clear_tier: lambda c: user_tiers.clear_tier(c, "default", "bob"),
+    quota_usage.read_usage: lambda c: quota_usage.read_usage(c, [BOBS_QUOTA]),
+    quota_usage.add_usage: lambda c: quota_usage.add_usage(c, {BOBS_QUOTA: 1}),
+    quota_usage.erase_usage: lambda c: quota_usage.erase_usage(c, "default", "bob"),
+    quota_usage.delete_old: lambda c: quota_usage.delete_old(c, 10, None),
     users.mark_deleted: lambda c: users.mark_deleted(c, "default", "bob"),
     change_writes.write_changes: lambda c: change_writes.write_changes(c, WRITE),
     push.insert_notifications: lambda c: push.insert_notifications(c, [NOTIFICATION], {}),

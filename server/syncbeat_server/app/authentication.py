@@ -96,6 +96,7 @@ def session_rows(settings: Settings, name: str, app: AppSettings) -> list[KeyRow
         uuid_subjects=first.uuid_subjects,
         leeway=first.leeway,
         own_sessions=True,
+        tier_claim=app.tier_claim,
     )
     try:
         return parse_signing_keys(settings.session_keys.get_secret_value(), issuer)

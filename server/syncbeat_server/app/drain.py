@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.shutdown_budget import ShutdownBudget
-from syncbeat_server.sync.hints.cursor_recorder import CursorRecorder
 
 _log = logging.getLogger(__name__)
 
-_FLUSH_S = 0.4  # of the second and a half that is left after draining
+_FLUSH_S = 0.4  # for each of two kinds of rows, of the second and a half that is left after draining
+
+Flush = Callable[[], Coroutine[Any, Any, None]]
+"""Writes rows that are still in memory."""
 
 
 class Streams(Protocol):
@@ -33,21 +35,22 @@ class Server(Protocol):
 
 
 async def drain_rpc(
-    shutdown: ShutdownBudget, server: Server, streams: Sequence[Streams], cursors: CursorRecorder
+    shutdown: ShutdownBudget, server: Server, streams: Sequence[Streams], flushes: Sequence[tuple[str, Flush]]
 ) -> None:
-    """Refuse new calls and let those in flight finish, within the shutdown's budget; then record the last cursors."""
+    """Refuse new calls and let those in flight finish, within the shutdown's budget; then write what `flushes` name."""
     server.drain()  # before any client comes back from a stream that ended
     for one in streams:
         one.drain()
     await server.stop(shutdown.remaining_s())
-    await _flush_cursors(shutdown, cursors)
+    for rows, flush in flushes:
+        await _flush(shutdown, rows, flush)
 
 
-async def _flush_cursors(shutdown: ShutdownBudget, cursors: CursorRecorder) -> None:
+async def _flush(shutdown: ShutdownBudget, rows: str, flush: Flush) -> None:
     try:
-        if await shutdown.wait_for(cursors.flush(), _FLUSH_S):
+        if await shutdown.wait_for(flush(), _FLUSH_S):
             return
     except SyncbeatError as error:
-        _log.warning("cursors not recorded", extra={"reason": error.reason})
+        _log.warning("%s not recorded", rows, extra={"reason": error.reason})
     else:
-        _log.warning("cursors not recorded in time")
+        _log.warning("%s not recorded in time", rows)

@@ -12,6 +12,7 @@ from syncbeat_server.app.change_notifier import ClusterNotifier, OwnEchoes, RpcC
 from syncbeat_server.app.drain import drain_rpc
 from syncbeat_server.app.load_pacing import wire_load_pacing
 from syncbeat_server.app.process import Process, run_in_background
+from syncbeat_server.app.ratelimit.call_limits import LimitFeature, running_call_limits
 from syncbeat_server.app.sync import wire_sync
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
@@ -26,6 +27,7 @@ from syncbeat_server.push.delivery.channel import app_secret
 from syncbeat_server.push.delivery.watch_deliveries import DeliveryWatches
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.service import PushService
+from syncbeat_server.ratelimit.user_tiers import UserTiers
 from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.sync.feed.writer import lock_scope
 from syncbeat_server.sync.hints.view_cache import ViewCache
@@ -53,6 +55,14 @@ async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
 @asynccontextmanager
 async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: RpcCaches) -> AsyncIterator[str]:
     """Serve RPCs for the block, yield the address, and drain at its end. Raises ConfigurationError for a listener."""
+    async with running_call_limits(process) as limits, _serving(process, worker, caches, limits) as address:
+        yield address
+
+
+@asynccontextmanager
+async def _serving(
+    process: Process, worker: DeliveryWorker | None, caches: RpcCaches, limits: LimitFeature
+) -> AsyncIterator[str]:
     # gRPC and protobuf are loaded only by processes that serve RPCs.
     from syncbeat_server.app.listeners import rpc_listeners
     from syncbeat_server.rpc.connection_limits import ConnectionAge, ServerRule
@@ -70,16 +80,21 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
     sync = wire_sync(process, caches, notifier, pacer)
     watches = DeliveryWatches(database, clock, hub.stream_age_s)
     directory = DirectoryService(database, cancel_waiting, lock_scope, notifier)
+    user_tiers = UserTiers(database, limits.policies.of, notifier.caller_changed)
+    pipeline = HandlerPipeline(
+        authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
+    )
+    pipeline.limits = limits.calls
     server = RpcServer(
-        HandlerPipeline(
-            authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
-        ),
+        pipeline,
         {
             "SyncService": SyncServicer(
                 sync.service, sync.streams, sync.firehose, sync.publisher, authenticator.recheck, templates
             ),
             "PushService": PushServicer(await _push_service(process, notifier), watches, templates, clock),
-            "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, notifier.caller_changed)),
+            "DirectoryService": DirectoryServicer(
+                directory, UserLifecycle(database, notifier.caller_changed), user_tiers
+            ),
             "AuthService": AuthServicer(_session_service(process, notifier), caches.tokens),
         },
         reflection=settings.reflection,
@@ -87,13 +102,14 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
         age=ConnectionAge(settings.connection_age_s, hub.stream_age_s),
         rule=process.rules.server or ServerRule(),
     )
-    async with run_in_background(sync.tasks):
+    async with run_in_background([*sync.tasks, limits.quotas.run()]):
         port, *_ = await server.start(rpc_listeners(settings))
         server.set_serving()
         try:
             yield f"{settings.listen.rpartition(':')[0]}:{port}"
         finally:
-            await drain_rpc(process.shutdown, server, (hub, watches), sync.cursors)
+            flushes = (("cursors", sync.cursors.flush), ("quota counts", limits.quotas.flush))
+            await drain_rpc(process.shutdown, server, (hub, watches), flushes)
 
 
 async def _push_service(process: Process, notifier: ChangeNotifier) -> PushService:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from syncbeat_server.auth.model import OPTIONAL_CLAIMS, Issuer, KeyRow
@@ -42,7 +42,7 @@ def configured_issuers(app_id: str, app: AppSettings) -> list[ConfiguredIssuer]:
     Raises:
         ConfigurationError: a setting does not go with the kind of issuer, or a key cannot be used.
     """
-    return [configured_issuer(app_id, given) for given in (app, *app.issuers)]
+    return [configured_issuer(app_id, given, app.tier_claim) for given in (app, *app.issuers)]
 
 
 def key_rows(app_id: str, app: AppSettings) -> list[KeyRow]:
@@ -57,9 +57,9 @@ def log_unused_keys(issuers: Iterable[ConfiguredIssuer]) -> None:
             _log.warning("a key of an issuer is not used", extra={"issuer": one.issuer.name, "fault": fault})
 
 
-def configured_issuer(app_id: str, given: IssuerSettings) -> ConfiguredIssuer:
+def configured_issuer(app_id: str, given: IssuerSettings, tier_claim: str = "") -> ConfiguredIssuer:
     """Return one issuer of an app's tokens. Raises as `configured_issuers`."""
-    issuer = issuer_of(app_id, given)
+    issuer = replace(issuer_of(app_id, given), tier_claim=tier_claim)
     jwks_url = given.jwks_url or _usual_keys(given, ISSUER_PRESETS[given.jwt_profile])
     rows, unused = _rows(given, issuer, jwks_url)
     return ConfiguredIssuer(issuer, tuple(rows), jwks_url, tuple(unused))

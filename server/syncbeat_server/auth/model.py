@@ -39,6 +39,7 @@ class Principal(NamedTuple):
         app_id: The app of a USER. A SERVICE or ADMIN names the app in each request, one of `apps`.
         methods: The RPCs it may call; None: all that its kind may.
         token: The verified token of a USER.
+        tier: The tier that was set for a USER; empty: none. Its token may name another, `token.tier`.
     """
 
     kind: PrincipalKind
@@ -48,6 +49,7 @@ class Principal(NamedTuple):
     methods: frozenset[str] | None = None
     apps: frozenset[str] = frozenset()
     token: VerifiedToken | None = None
+    tier: str = ""
 
     @property
     def caller(self) -> str:
@@ -80,6 +82,7 @@ class Issuer:
         types: Accepted values of the header's `typ`, in lower case.
         rules: Values of further claims that distinguish the issuer's access tokens from its other tokens.
         accept_id_tokens: ID tokens are accepted as well.
+        tier_claim: The claim that names its user's tier, or a path to it (`app_metadata.plan`); empty: none.
     """
 
     app_id: str
@@ -96,6 +99,7 @@ class Issuer:
     types: frozenset[str] = ACCESS_TOKEN_TYPES
     rules: tuple[ClaimRule, ...] = ()
     accept_id_tokens: bool = False
+    tier_claim: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ class VerifiedToken(NamedTuple):
     """The contents of an access token that passed all checks.
 
     Only tokens of our own sessions carry `generation` (of the user) and `counter` (of the refresh token issued with
-    it).
+    it). `tier` is the tier that the issuer's `tier_claim` names, empty if it names none.
     """
 
     issuer: Issuer
@@ -122,6 +126,7 @@ class VerifiedToken(NamedTuple):
     expires_at: datetime
     generation: int = 0
     counter: int = 0
+    tier: str = ""
 
 
 class AccountKey(NamedTuple):
@@ -143,6 +148,7 @@ class AccountStatus:
         revoked_at: Tokens of other issuers issued up to then are revoked.
         session_active: The session exists, and neither ended nor expired.
         confirmed: The highest refresh-token counter that the client is known to have received.
+        tier: The tier that was set for the user; empty: none.
     """
 
     exists: bool
@@ -151,6 +157,7 @@ class AccountStatus:
     revoked_at: datetime | None = None
     session_active: bool = False
     confirmed: int = 0
+    tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)

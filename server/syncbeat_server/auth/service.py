@@ -121,7 +121,9 @@ class Authenticator:
             refused.issuer = token.issuer.name
             raise refused
         principal = Principal(
-            PrincipalKind.USER, token.user_id, app_id=token.issuer.app_id, expires_at=token.expires_at, token=token
+            *(PrincipalKind.USER, token.user_id, token.issuer.app_id, token.expires_at),
+            token=token,
+            tier=status.status.tier,
         )
         self._tokens.put(bearer.digest, principal, token, status)
         return principal

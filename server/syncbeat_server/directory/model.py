@@ -8,7 +8,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-MAX_SCOPES = 2_000
+from syncbeat_server.ratelimit.catalog import SCOPES_OF_USER
+
+MAX_SCOPES = int(SCOPES_OF_USER.bound.capacity)
 """Scopes that a user may be a member of, and that are followed of a user who had more before this limit.
 
 Hints name them all, and a request may show a cursor of each.

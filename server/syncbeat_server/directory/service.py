@@ -6,15 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from syncbeat_server.defaults import DEVICES_PER_USER
 from syncbeat_server.directory.devices.token_moves import Move, digest_of, find_move
 from syncbeat_server.directory.model import MAX_SCOPES, ChangeNotifier, Device, Member, Preferences, Registration
 from syncbeat_server.directory.policy import time_zones
 from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_move_rows
 from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest, NotFound, RateLimited
+from syncbeat_server.ratelimit.catalog import DEVICES_OF_USER, MEMBERS_OF_SCOPE, SCOPES_OF_USER
+from syncbeat_server.ratelimit.policy.decision import decide, refusal
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, take_user_role
-
-MAX_MEMBERS = 10_000
 
 
 class CancelWaiting(Protocol):
@@ -141,8 +140,9 @@ class DirectoryService:
             await self._lock_scope(conn, app_id, scope)  # so that one call at a time counts its members
             joined = await members.add_members(conn, app_id, scope, list(newest.values()))
             count = await members.count_members(conn, app_id, scope)
-            if count > MAX_MEMBERS:
-                raise RateLimited(f"a scope has at most {MAX_MEMBERS} members")
+            decision = decide(MEMBERS_OF_SCOPE.bound, count - len(joined), len(joined))
+            if joined and not decision.allowed:
+                raise refusal(f"a scope has at most {decision.limit} members", decision)
             await _check_scope_limit(conn, app_id, joined)
         self._notifier.members_changed(app_id, list(newest))
         return count
@@ -171,11 +171,11 @@ class DirectoryService:
 
 async def _registration_refusal(conn: Connection, device: Registration, move: Move | None) -> RateLimited | None:
     """Return the error of a registration that exceeds a limit; None if it is allowed."""
-    if move is not None and move.too_often:
-        return RateLimited("this registration token moves between devices too often", retry_after_s=3600.0)
-    if await devices.count_devices(conn, device.app_id, device.user_id, device.device_id) >= DEVICES_PER_USER:
-        return RateLimited(f"a user has at most {DEVICES_PER_USER} devices")
-    return None
+    if move is not None and not move.decision.allowed:
+        return refusal("this registration token moves between devices too often", move.decision)
+    others = await devices.count_devices(conn, device.app_id, device.user_id, device.device_id)
+    decision = decide(DEVICES_OF_USER.bound, others)
+    return None if decision.allowed else refusal(f"a user has at most {decision.limit} devices", decision)
 
 
 async def _check_scope_limit(conn: Connection, app_id: str, joined: Sequence[str]) -> None:
@@ -185,9 +185,10 @@ async def _check_scope_limit(conn: Connection, app_id: str, joined: Sequence[str
         # not matter: so many calls are never under way.
         await members.lock_memberships(conn, app_id)
         counts = await members.count_scopes(conn, app_id, joined, MAX_SCOPES)
-    full = sorted(user_id for user_id, count in counts.items() if count > MAX_SCOPES)
-    if full:
-        raise RateLimited(f"a user is a member of at most {MAX_SCOPES} scopes", user_id=full[0])
+    found = {user_id: decide(SCOPES_OF_USER.bound, count - 1) for user_id, count in sorted(counts.items())}
+    for user_id, decision in found.items():
+        if not decision.allowed:
+            raise refusal(f"a user is a member of at most {decision.limit} scopes", decision, user_id=user_id)
 
 
 def _owner(app_id: str, user_id: str, *, by_user: bool) -> RowOwner | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from syncbeat_server.auth.accounts import user_access as auth
 from syncbeat_server.directory import service as directory
 from syncbeat_server.push import accept as push
+from syncbeat_server.ratelimit import erasure as ratelimit
 from syncbeat_server.storage.idempotency import forget_caller
 from syncbeat_server.storage.postgres.database import Database
 
@@ -52,5 +53,6 @@ class UserLifecycle:
             cancelled = await push.erase_user(conn, app_id, user_id)
             await forget_caller(conn, app_id, f"user:{user_id}")
             devices, memberships = await directory.erase_user(conn, app_id, user_id)
+            await ratelimit.erase_user(conn, app_id, user_id)
         self._caller_changed(app_id, user_id)
         return Erased(devices, memberships, sessions, cancelled)

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 from syncbeat_server.clock import Clock
@@ -150,7 +150,7 @@ def delete_oldest_sql(table: str, key: str, at: str, kept: str, also: str = "tru
         SELECT (SELECT count(*) FROM gone) AS gone, count(*) AS found, max(aged) AS last FROM old"""  # noqa: S608  # names
 
 
-async def delete_oldest(conn: Connection, statement: str, limit: int, since: datetime | None) -> DeletedBatch:
+async def delete_oldest(conn: Connection, statement: str, limit: int, since: date | None) -> DeletedBatch:
     """Delete up to `limit` old rows, from the time `since` on."""
     (row,) = await conn.fetch(statement, limit, since or BEGINNING)
     return DeletedBatch(row["gone"], row["found"] == limit and row["gone"] > 0, row["last"])

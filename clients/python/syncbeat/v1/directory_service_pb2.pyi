@@ -126,6 +126,70 @@ ROLE_WRITER: Role.ValueType  # 2
 """ROLE_WRITER also publishes changes."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _TierSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TierSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TierSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TIER_SOURCE_UNSPECIFIED: _TierSource.ValueType  # 0
+    """TIER_SOURCE_UNSPECIFIED is never answered."""
+    TIER_SOURCE_SET: _TierSource.ValueType  # 1
+    """TIER_SOURCE_SET: SetUserTier granted it."""
+    TIER_SOURCE_CLAIM: _TierSource.ValueType  # 2
+    """TIER_SOURCE_CLAIM: the user's access token may name it, which is not known here; the tier answered is the one that
+    holds where the token names none.
+    """
+    TIER_SOURCE_DEFAULT: _TierSource.ValueType  # 3
+    """TIER_SOURCE_DEFAULT: it is the app's default, or none."""
+
+class TierSource(_TierSource, metaclass=_TierSourceEnumTypeWrapper):
+    """TierSource says where a user's tier comes from."""
+
+TIER_SOURCE_UNSPECIFIED: TierSource.ValueType  # 0
+"""TIER_SOURCE_UNSPECIFIED is never answered."""
+TIER_SOURCE_SET: TierSource.ValueType  # 1
+"""TIER_SOURCE_SET: SetUserTier granted it."""
+TIER_SOURCE_CLAIM: TierSource.ValueType  # 2
+"""TIER_SOURCE_CLAIM: the user's access token may name it, which is not known here; the tier answered is the one that
+holds where the token names none.
+"""
+TIER_SOURCE_DEFAULT: TierSource.ValueType  # 3
+"""TIER_SOURCE_DEFAULT: it is the app's default, or none."""
+Global___TierSource: _TypeAlias = TierSource  # noqa: Y015
+
+@_typing.final
+class UserTier(_message.Message):
+    """UserTier is a user's tier, which says how much the user may do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIER_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    GRANTED_TIER_FIELD_NUMBER: _builtins.int
+    tier: _builtins.str
+    """tier is the name of the tier that holds. Empty: none, and no limits."""
+    source: Global___TierSource.ValueType
+    """source says where it comes from."""
+    granted_tier: _builtins.str
+    """granted_tier is what SetUserTier granted, also when the app has no such tier any more, which then does not count.
+    Empty: nothing.
+    """
+    def __init__(
+        self,
+        *,
+        tier: _builtins.str = ...,
+        source: Global___TierSource.ValueType = ...,
+        granted_tier: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted_tier", b"granted_tier", "source", b"source", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserTier: _TypeAlias = UserTier  # noqa: Y015
+
 @_typing.final
 class Device(_message.Message):
     """Device is an installation of an app. Its registration token is never told."""
@@ -1053,3 +1117,107 @@ class DeleteUserResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteUserResponse: _TypeAlias = DeleteUserResponse  # noqa: Y015
+
+@_typing.final
+class SetUserTierRequest(_message.Message):
+    """SetUserTierRequest grants a user a tier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    app_id: _builtins.str
+    """app_id is the app. A service for several apps names it."""
+    user_id: _builtins.str
+    """user_id is the user. Required."""
+    tier: _builtins.str
+    """tier names a tier of the app. Empty: the grant is taken back, and what the token claims or the app's default holds."""
+    def __init__(
+        self,
+        *,
+        app_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        tier: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "tier", b"tier", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetUserTierRequest: _TypeAlias = SetUserTierRequest  # noqa: Y015
+
+@_typing.final
+class SetUserTierResponse(_message.Message):
+    """SetUserTierResponse carries the user's tier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_TIER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user_tier(self) -> Global___UserTier:
+        """user_tier is as it is now."""
+
+    def __init__(
+        self,
+        *,
+        user_tier: Global___UserTier | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user_tier", b"user_tier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_tier", b"user_tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetUserTierResponse: _TypeAlias = SetUserTierResponse  # noqa: Y015
+
+@_typing.final
+class GetUserTierRequest(_message.Message):
+    """GetUserTierRequest names a user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    app_id: _builtins.str
+    """app_id is the app. A service for several apps names it."""
+    user_id: _builtins.str
+    """user_id is the user. Required."""
+    def __init__(
+        self,
+        *,
+        app_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserTierRequest: _TypeAlias = GetUserTierRequest  # noqa: Y015
+
+@_typing.final
+class GetUserTierResponse(_message.Message):
+    """GetUserTierResponse carries the user's tier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_TIER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user_tier(self) -> Global___UserTier:
+        """user_tier is always set."""
+
+    def __init__(
+        self,
+        *,
+        user_tier: Global___UserTier | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user_tier", b"user_tier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_tier", b"user_tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserTierResponse: _TypeAlias = GetUserTierResponse  # noqa: Y015

@@ -101,6 +101,16 @@ class DirectoryServiceStub:
                 request_serializer=syncbeat_dot_v1_dot_directory__service__pb2.DeleteUserRequest.SerializeToString,
                 response_deserializer=syncbeat_dot_v1_dot_directory__service__pb2.DeleteUserResponse.FromString,
                 _registered_method=True)
+        self.SetUserTier = channel.unary_unary(
+                '/syncbeat.v1.DirectoryService/SetUserTier',
+                request_serializer=syncbeat_dot_v1_dot_directory__service__pb2.SetUserTierRequest.SerializeToString,
+                response_deserializer=syncbeat_dot_v1_dot_directory__service__pb2.SetUserTierResponse.FromString,
+                _registered_method=True)
+        self.GetUserTier = channel.unary_unary(
+                '/syncbeat.v1.DirectoryService/GetUserTier',
+                request_serializer=syncbeat_dot_v1_dot_directory__service__pb2.GetUserTierRequest.SerializeToString,
+                response_deserializer=syncbeat_dot_v1_dot_directory__service__pb2.GetUserTierResponse.FromString,
+                _registered_method=True)
 
 
 class DirectoryServiceServicer:
@@ -211,9 +221,27 @@ class DirectoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUser(self, request, context):
-        """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries. Tokens issued so far
+        """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries, tier and quota counts. Tokens issued so far
         are dead (those of other issuers as RevokeUser says), and the user stays shut out until CreateSession or
         EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetUserTier(self, request, context):
+        """SetUserTier grants a user a tier of the app, which goes before the one that its token claims and before the app's
+        default; an empty tier takes the grant back. It holds in every process after a minute at most, as a rule at once. A
+        user nobody has heard of can be granted one too, which lets nobody in: it waits for the user. A tier that the app
+        does not have: INVALID_ARGUMENT / INVALID_FIELD with the field reason UNKNOWN_VALUE. Repeating it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUserTier(self, request, context):
+        """GetUserTier answers which tier a user has, as far as it is known without the user's token. A user nobody has heard of
+        has the app's default.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -286,6 +314,16 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     servicer.DeleteUser,
                     request_deserializer=syncbeat_dot_v1_dot_directory__service__pb2.DeleteUserRequest.FromString,
                     response_serializer=syncbeat_dot_v1_dot_directory__service__pb2.DeleteUserResponse.SerializeToString,
+            ),
+            'SetUserTier': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetUserTier,
+                    request_deserializer=syncbeat_dot_v1_dot_directory__service__pb2.SetUserTierRequest.FromString,
+                    response_serializer=syncbeat_dot_v1_dot_directory__service__pb2.SetUserTierResponse.SerializeToString,
+            ),
+            'GetUserTier': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUserTier,
+                    request_deserializer=syncbeat_dot_v1_dot_directory__service__pb2.GetUserTierRequest.FromString,
+                    response_serializer=syncbeat_dot_v1_dot_directory__service__pb2.GetUserTierResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -641,6 +679,60 @@ class DirectoryService:
             '/syncbeat.v1.DirectoryService/DeleteUser',
             syncbeat_dot_v1_dot_directory__service__pb2.DeleteUserRequest.SerializeToString,
             syncbeat_dot_v1_dot_directory__service__pb2.DeleteUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetUserTier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/syncbeat.v1.DirectoryService/SetUserTier',
+            syncbeat_dot_v1_dot_directory__service__pb2.SetUserTierRequest.SerializeToString,
+            syncbeat_dot_v1_dot_directory__service__pb2.SetUserTierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUserTier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/syncbeat.v1.DirectoryService/GetUserTier',
+            syncbeat_dot_v1_dot_directory__service__pb2.GetUserTierRequest.SerializeToString,
+            syncbeat_dot_v1_dot_directory__service__pb2.GetUserTierResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,9 +89,19 @@ class DirectoryServiceStub:
     of, is let in with nothing. Repeating it changes nothing.
     """
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.DeleteUserRequest, _directory_service_pb2.DeleteUserResponse]
-    """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries. Tokens issued so far
+    """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries, tier and quota counts. Tokens issued so far
     are dead (those of other issuers as RevokeUser says), and the user stays shut out until CreateSession or
     EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more.
+    """
+    SetUserTier: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.SetUserTierRequest, _directory_service_pb2.SetUserTierResponse]
+    """SetUserTier grants a user a tier of the app, which goes before the one that its token claims and before the app's
+    default; an empty tier takes the grant back. It holds in every process after a minute at most, as a rule at once. A
+    user nobody has heard of can be granted one too, which lets nobody in: it waits for the user. A tier that the app
+    does not have: INVALID_ARGUMENT / INVALID_FIELD with the field reason UNKNOWN_VALUE. Repeating it changes nothing.
+    """
+    GetUserTier: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.GetUserTierRequest, _directory_service_pb2.GetUserTierResponse]
+    """GetUserTier answers which tier a user has, as far as it is known without the user's token. A user nobody has heard of
+    has the app's default.
     """
 
 @_typing.type_check_only
@@ -153,9 +163,19 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     of, is let in with nothing. Repeating it changes nothing.
     """
     DeleteUser: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.DeleteUserRequest, _directory_service_pb2.DeleteUserResponse]  # type: ignore[assignment]
-    """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries. Tokens issued so far
+    """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries, tier and quota counts. Tokens issued so far
     are dead (those of other issuers as RevokeUser says), and the user stays shut out until CreateSession or
     EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more.
+    """
+    SetUserTier: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.SetUserTierRequest, _directory_service_pb2.SetUserTierResponse]  # type: ignore[assignment]
+    """SetUserTier grants a user a tier of the app, which goes before the one that its token claims and before the app's
+    default; an empty tier takes the grant back. It holds in every process after a minute at most, as a rule at once. A
+    user nobody has heard of can be granted one too, which lets nobody in: it waits for the user. A tier that the app
+    does not have: INVALID_ARGUMENT / INVALID_FIELD with the field reason UNKNOWN_VALUE. Repeating it changes nothing.
+    """
+    GetUserTier: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.GetUserTierRequest, _directory_service_pb2.GetUserTierResponse]  # type: ignore[assignment]
+    """GetUserTier answers which tier a user has, as far as it is known without the user's token. A user nobody has heard of
+    has the app's default.
     """
 
 class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -292,9 +312,31 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _directory_service_pb2.DeleteUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_directory_service_pb2.DeleteUserResponse, _abc.Awaitable[_directory_service_pb2.DeleteUserResponse]]:
-        """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries. Tokens issued so far
+        """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries, tier and quota counts. Tokens issued so far
         are dead (those of other issuers as RevokeUser says), and the user stays shut out until CreateSession or
         EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more.
+        """
+
+    @_abc_1.abstractmethod
+    def SetUserTier(
+        self,
+        request: _directory_service_pb2.SetUserTierRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.SetUserTierResponse, _abc.Awaitable[_directory_service_pb2.SetUserTierResponse]]:
+        """SetUserTier grants a user a tier of the app, which goes before the one that its token claims and before the app's
+        default; an empty tier takes the grant back. It holds in every process after a minute at most, as a rule at once. A
+        user nobody has heard of can be granted one too, which lets nobody in: it waits for the user. A tier that the app
+        does not have: INVALID_ARGUMENT / INVALID_FIELD with the field reason UNKNOWN_VALUE. Repeating it changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUserTier(
+        self,
+        request: _directory_service_pb2.GetUserTierRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.GetUserTierResponse, _abc.Awaitable[_directory_service_pb2.GetUserTierResponse]]:
+        """GetUserTier answers which tier a user has, as far as it is known without the user's token. A user nobody has heard of
+        has the app's default.
         """
 
 def add_DirectoryServiceServicer_to_server(servicer: DirectoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

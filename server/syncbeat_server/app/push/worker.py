@@ -15,6 +15,7 @@ from syncbeat_server.push.delivery.maintenance import old_rows
 from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.push.policy.resend import ResendRule
 from syncbeat_server.push.policy.retry import RetryRule
+from syncbeat_server.ratelimit.retention import OLD_ROWS as OLD_QUOTA_COUNTS
 from syncbeat_server.storage.postgres.pg_notify import listen
 from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from syncbeat_server.storage.retention import Retention
@@ -69,7 +70,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
 
 def retention_of(process: Process) -> Retention:
     """Return the job that deletes the old rows of every feature."""
-    kinds = [*old_rows(process.settings.keep_deliveries_days), *OLD_SESSIONS, *OLD_SYNC_ROWS]
+    kinds = [*old_rows(process.settings.keep_deliveries_days), *OLD_SESSIONS, *OLD_SYNC_ROWS, *OLD_QUOTA_COUNTS]
     return Retention(process.database, kinds, process.clock, process.metrics.storage.rows_deleted)
 
 

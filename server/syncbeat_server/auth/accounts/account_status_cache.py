@@ -17,8 +17,10 @@ from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.postgres.database import Database
 
 CACHE_S, JITTER = 60.0, 0.1
+"""The most seconds from the reading of a status to its end, which the jitter only shortens: what a backend changes, a
+user's tier for one, holds after a minute even where no invalidation arrives."""
 NEGATIVE_CACHE_S = 9.0
-"""Less than ten seconds even with the jitter: a user or session made just now must not be locked out for longer."""
+"""Less than ten seconds: a user or session made just now must not be locked out for longer."""
 # After so many invalidations during one read its result is returned but not cached.
 _MAX_READS = 5
 
@@ -136,23 +138,23 @@ class AccountStatusCache:
         key = read.key
         pending = self._pending[key]
         try:
-            status = await self._batcher.submit(read)
             for _ in range(_MAX_READS):
-                if not pending.stale:
-                    return self._put(key, status)
-                pending.stale = False
+                began_at, pending.stale = self._clock.monotonic(), False
                 status = await self._batcher.submit(read)
+                if not pending.stale:
+                    return self._put(key, status, began_at)
+            status = await self._batcher.submit(read)
             return CachedStatus(status, float("-inf"))
         finally:
             del self._pending[key]
             if key not in self._entries:
                 self._unindex(key)
 
-    def _put(self, key: AccountKey, status: AccountStatus) -> CachedStatus:
+    def _put(self, key: AccountKey, status: AccountStatus, read_at: float) -> CachedStatus:
         negative = not status.exists or status.blocked or (bool(key.session_id) and not status.session_active)
-        seconds = (self._negative_cache_s if negative else CACHE_S) * self._uniform(1 - JITTER, 1 + JITTER)
+        seconds = (self._negative_cache_s if negative else CACHE_S) * self._uniform(1 - JITTER, 1)
         self._expire(key)
-        entry = self._entries[key] = CachedStatus(status, self._clock.monotonic() + seconds)
+        entry = self._entries[key] = CachedStatus(status, read_at + seconds)
         self._entries.move_to_end(key)
         while len(self._entries) > self._size:
             oldest = next(iter(self._entries))

@@ -24,10 +24,11 @@ async def read_statuses(conn: Connection, keys: Sequence[AccountKey]) -> list[Ac
                   coalesce(u.disabled_at, u.deleted_at) IS NOT NULL AS blocked,
                   coalesce(u.generation, 0) AS generation, u.revoked_at,
                   s.session_id IS NOT NULL AND s.revoked_at IS NULL AND s.expires_at > syncbeat_now() AS session_active,
-                  coalesce(s.confirmed, 0) AS confirmed
+                  coalesce(s.confirmed, 0) AS confirmed, coalesce(t.tier, '') AS tier
            FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (app_id, user_id, session_id, i)
            LEFT JOIN users u ON (u.app_id, u.user_id) = (k.app_id, k.user_id)
            LEFT JOIN sessions s ON (s.app_id, s.session_id, s.user_id) = (k.app_id, k.session_id, k.user_id)
+           LEFT JOIN user_tiers t ON (t.app_id, t.user_id) = (k.app_id, k.user_id)
            ORDER BY k.i""",
         [key.app_id for key in keys],
         [key.user_id for key in keys],

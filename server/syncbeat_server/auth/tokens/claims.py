@@ -21,6 +21,7 @@ _OTHER_TYPES = frozenset(
 _ID_TOKEN_CLAIMS = ("at_hash", "c_hash")
 # Tokens with none of these need no further checks.
 _TYPE_INDICATORS = frozenset((*_CLIENT_CLAIMS, *_TYPE_CLAIMS, *_ID_TOKEN_CLAIMS, "events", "gty", "auth_time"))
+_LONGEST_TIER = 64
 # A day before the last that datetime can represent, so that a leeway can be added to any time.
 _LAST_TIME = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
@@ -131,6 +132,21 @@ def _check_client(issuer: Issuer, claims: Mapping[str, Any]) -> None:
 
 def _no_access_token(detail: str) -> TokenInvalid:
     return TokenInvalid("this is no access token", TokenFault.TYPE, detail)
+
+
+def claimed_tier(claim: str, claims: Mapping[str, Any]) -> str:
+    """Return the tier that a token names in `claim`; empty if it names none, or nothing that could be a tier's name.
+
+    A claim of exactly that name goes before a path of the names of nested objects, since names of claims hold dots too.
+    """
+    if not claim:
+        return ""
+    value = claims.get(claim)
+    if value is None and "." in claim:
+        value = claims
+        for name in claim.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, str) and len(value) <= _LONGEST_TIER else ""
 
 
 def _has_other_type(claims: Mapping[str, Any]) -> bool:

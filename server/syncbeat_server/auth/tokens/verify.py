@@ -17,7 +17,13 @@ import jwt
 import orjson
 
 from syncbeat_server.auth.model import OPTIONAL_CLAIMS, ROLE, Issuer, KeyRow, VerifiedToken
-from syncbeat_server.auth.tokens.claims import check_audience, check_role, check_times, check_token_type
+from syncbeat_server.auth.tokens.claims import (
+    check_audience,
+    check_role,
+    check_times,
+    check_token_type,
+    claimed_tier,
+)
 from syncbeat_server.auth.tokens.keys import ALGORITHMS, canonical_algorithm
 from syncbeat_server.errors import TokenFault, TokenInvalid, TokenRefused
 
@@ -180,9 +186,12 @@ def _check_identity(issuer: Issuer, claims: Mapping[str, Any], now: datetime) ->
         raise TokenInvalid("the access token has no usable session", TokenFault.SESSION, detail)
     issued_at, expires_at = check_times(issuer, claims, now)
     if not issuer.own_sessions:
-        return VerifiedToken(issuer, subject, session_id, issued_at, expires_at)
+        return VerifiedToken(
+            *(issuer, subject, session_id, issued_at, expires_at), tier=claimed_tier(issuer.tier_claim, claims)
+        )
     generation, counter = _number(claims.get(GENERATION)), _number(claims.get(COUNTER))
-    return VerifiedToken(issuer, subject, session_id, issued_at, expires_at, generation, counter)
+    tier = claimed_tier(issuer.tier_claim, claims)
+    return VerifiedToken(issuer, subject, session_id, issued_at, expires_at, generation, counter, tier)
 
 
 def is_user_id(issuer: Issuer, text: str) -> bool:

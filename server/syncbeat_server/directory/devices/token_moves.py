@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from syncbeat_server.directory.model import Holder, Registration
 from syncbeat_server.directory.store import token_move_rows
+from syncbeat_server.ratelimit.catalog import MOVES_OF_TOKEN, RELEASES_OF_TOKEN
+from syncbeat_server.ratelimit.policy.decision import Decision, decide
 from syncbeat_server.storage.postgres.database import Connection
 
-MAX_MOVES_A_DAY = 10
-MAX_RELEASES_A_DAY = 100
+MAX_MOVES_A_DAY = int(MOVES_OF_TOKEN.bound.capacity)
+MAX_RELEASES_A_DAY = int(RELEASES_OF_TOKEN.bound.capacity)
 """Refused moves in a day that take a token from its holder all the same.
 
 That is far more often than people share a phone, and yet so seldom that nobody who knows another's token can keep it
@@ -22,13 +24,13 @@ from its owner for ever.
 class Move:
     """Describes the move of a token from its previous holder.
 
-    `may_release`: the token is taken from there even if the move is refused. `too_often`: the move is refused.
+    `may_release`: the token is taken from there even if the move is refused. `decision`: that of the limit of moves.
     """
 
     digest: bytes
     previous: Holder
     may_release: bool
-    too_often: bool
+    decision: Decision
 
 
 def digest_of(token: str) -> bytes | None:
@@ -55,6 +57,6 @@ async def find_move(conn: Connection, device: Registration, digest: bytes) -> Mo
     return Move(
         digest,
         previous,
-        may_release=holder is not None and len(refused) < MAX_RELEASES_A_DAY,
-        too_often=len(moves) - len(refused) >= MAX_MOVES_A_DAY,
+        may_release=holder is not None and decide(RELEASES_OF_TOKEN.bound, len(refused)).allowed,
+        decision=decide(MOVES_OF_TOKEN.bound, len(moves) - len(refused)),
     )

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from syncbeat_server.ops.metrics.auth import AuthMetrics
 from syncbeat_server.ops.metrics.push import PushMetrics
+from syncbeat_server.ops.metrics.ratelimit import LimitMetrics
 from syncbeat_server.ops.metrics.rpc import RpcMetrics
 from syncbeat_server.ops.metrics.storage import StorageMetrics
 from syncbeat_server.ops.metrics.sync import SyncMetrics
@@ -20,4 +21,5 @@ class Metrics:
         self.sync = SyncMetrics(self.registry)
         self.push = PushMetrics(self.registry)
         self.auth = AuthMetrics(self.registry)
+        self.limits = LimitMetrics(self.registry)
         self.storage = StorageMetrics(self.registry)

@@ -15,6 +15,7 @@ from syncbeat_server.defaults import (
     SchedulingPolicy,
 )
 from syncbeat_server.ops.settings.issuer import IssuerSettings
+from syncbeat_server.ops.settings.tiers import TierSelection
 from syncbeat_server.ops.settings.types import (
     OptionalSecret,
     ReadableFile,
@@ -33,11 +34,12 @@ class TemplateText(BaseModel):
     body: str = ""
 
 
-class AppSettings(IssuerSettings):
+class AppSettings(IssuerSettings, TierSelection):
     """Settings of one app.
 
-    `issuers` (those beside the first one) and `templates` (name, locale, text) stand in the apps file only. Of the
-    three freshness targets at most one may be set; without any, the mean staleness of `TARGET_STALENESS_S` is aimed at.
+    `issuers` (those beside the first one), `templates` (name, locale, text) and `tiers` stand in the apps file only.
+    Of the three freshness targets at most one may be set; without any, the mean staleness of `TARGET_STALENESS_S` is
+    aimed at.
     """
 
     issuers: tuple[IssuerSettings, ...] = Field(

@@ -39,7 +39,7 @@ def describe_faults(error: ValidationError, sources: Sources, *, one_by_one: boo
 
 
 def _line(path: TomlPath, kind: str, own: str, sources: Sources) -> str:
-    if path and path[0] in ("apps", "issuers", "templates"):
+    if path and path[0] in ("apps", "issuers", "templates", "tiers"):
         inside = path if path[0] == "apps" else ("apps", DEFAULT_APP, *path)
         text, named = (own, _named_first(own)) if kind == _OWN_WORDS else (_wanted(inside, kind, own), ())
         number = find_line(sources.apps_document, (*inside, *named))
@@ -71,12 +71,17 @@ def _wanted(path: TomlPath, kind: str, message: str) -> str:
     # Costs some milliseconds, and only a start that fails pays for them.
     from syncbeat_server.ops.settings.descriptions import describe_settings
     from syncbeat_server.ops.settings.server import Settings
+    from syncbeat_server.ops.settings.tiers import LimitSettings, expected_keys
 
     if kind == "string_too_short":
         return "want text that is not empty"
+    if "tiers" in path:
+        path = path[path.index("tiers") :]
+    if kind == "extra_forbidden" and path[0] == "tiers":
+        return f"want {', '.join(expected_keys(len(path)))}"
     if kind == "extra_forbidden":
         return "no such setting of an app; see 'syncbeat-server check-config --list'"
-    described = {one.name: one for one in describe_settings(Settings)}
+    described = {one.name: one for model in (Settings, LimitSettings) for one in describe_settings(model)}
     names = [part for part in path if isinstance(part, str) and part in described]
     return f"want {described[names[-1]].wanted}" if names else message
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from syncbeat_server.push.model import ClaimedDelivery
+from syncbeat_server.ratelimit.catalog import WAKES_OF_ANDROID, WAKES_OF_IOS
+from syncbeat_server.ratelimit.policy.decision import Bound, decide
 
 _SHARE = 0.5
 _BY_USER = "user:"
@@ -27,7 +29,8 @@ class WakeBudget:
 # Android: a collapsible message may come 20 times at once, then every 3 minutes (firebase.google.com, "Throttling and
 # quotas"). iOS: background notifications, "two or three per hour" (developer.apple.com, "Pushing background updates to
 # your App"). Browsers publish none.
-_BUDGETS = {"ANDROID": WakeBudget(20.0, 180.0), "IOS": WakeBudget(3.0, 1200.0)}
+_BOUNDS = {"ANDROID": WAKES_OF_ANDROID.bound, "IOS": WAKES_OF_IOS.bound}
+_BUDGETS = {name: WakeBudget(bound.capacity, 1.0 / bound.per_second) for name, bound in _BOUNDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,15 @@ def spend(balance: Balance, budget: WakeBudget, holders: tuple[str, ...]) -> tup
     Returns the new balance and 0, or, if there is not enough, the old balance and the seconds until there may be.
     """
     share = math.ceil(budget.burst * _SHARE)
-    wait_s = (1.0 - balance.tokens) * budget.refill_s
-    over = max((balance.spent.get(name, 0.0) + 1.0 - share for name in holders), default=0.0)
-    if over > 0.0:
+    per_s, used = 1.0 / budget.refill_s, budget.burst - balance.tokens
+    wait_s = decide(Bound(budget.burst, per_s), used).wait_s
+    of_holder = Bound(share, per_s * _SHARE)
+    share_wait_s = max((decide(of_holder, balance.spent.get(name, 0.0)).wait_s for name in holders), default=0.0)
+    if share_wait_s > 0.0:
         # A share that is used up gets what is left over once the others could have theirs.
-        left_over_s = (budget.burst - share + 1.0 - balance.tokens) * budget.refill_s
-        wait_s = max(wait_s, min(left_over_s, over * budget.refill_s / _SHARE))
+        left_over_s = decide(Bound(share, per_s), used).wait_s
+        wait_s = max(wait_s, min(left_over_s, share_wait_s))
     if wait_s > 0.0:
         return balance, max(1.0, wait_s)
     spent = {**balance.spent, **{name: balance.spent.get(name, 0.0) + 1.0 for name in holders}}
-    return Balance(balance.tokens - 1.0, spent), 0.0
+    return Balance(max(0.0, balance.tokens - 1.0), spent), 0.0

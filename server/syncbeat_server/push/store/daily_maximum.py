@@ -10,6 +10,7 @@ from typing import NamedTuple
 from syncbeat_server.directory.store.device_locks import lock_in_order
 from syncbeat_server.push.model import ClaimedDelivery, device_columns
 from syncbeat_server.push.store.state_sql import IN_FLIGHT
+from syncbeat_server.ratelimit.policy.decision import Bound, decide
 from syncbeat_server.storage.postgres.database import Connection
 
 
@@ -52,11 +53,11 @@ async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, 
         row = found.get(delivery.delivery_id)
         if row is None or row["counted"]:
             allowed.add(delivery.delivery_id)
-        elif row["shown"] + row["under_way"] + counted_now[delivery.device] < most:
+        elif decide(Bound(most), row["shown"] + row["under_way"] + counted_now[delivery.device]).allowed:
             counted_now[delivery.device] += 1
             allowed.add(delivery.delivery_id)
             fresh.append(delivery)
-        elif row["shown"] < most:
+        elif decide(Bound(most), row["shown"]).allowed:
             undecided.add(delivery.delivery_id)
     await conn.execute(
         """WITH own AS MATERIALIZED (

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from syncbeat.v1 import directory_service_pb2 as pb
 from syncbeat_server.directory.model import Device, Member, MemberRole, Platform, Preferences, QuietHours, Registration
+from syncbeat_server.ratelimit.model import UserTier
 from syncbeat_server.rpc.convert.fields import enum_member, timestamp
 from syncbeat_server.rpc.pipeline.call_context import Call
 
@@ -54,6 +55,13 @@ def device_message(device: Device) -> pb.Device:
         locale=device.locale,
         register_time=timestamp(device.registered_at),
         update_time=timestamp(device.updated_at),
+    )
+
+
+def user_tier_message(tier: UserTier) -> pb.UserTier:
+    """Return a user's tier as a message."""
+    return pb.UserTier(
+        tier=tier.name, source=pb.TierSource.Value(f"TIER_SOURCE_{tier.source}"), granted_tier=tier.stored
     )
 
 

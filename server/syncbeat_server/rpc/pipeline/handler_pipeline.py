@@ -23,11 +23,13 @@ from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
 from syncbeat_server.rpc.pipeline.access import AccessPolicy
 from syncbeat_server.rpc.pipeline.call_context import Call, TrySync
 from syncbeat_server.rpc.pipeline.call_lifecycle import DEFAULT_DEADLINE_S, CallLifecycle, CallMeters, Context
+from syncbeat_server.rpc.pipeline.call_limits import CallLimits, MethodLimits
 from syncbeat_server.rpc.pipeline.client_address import Network
 from syncbeat_server.rpc.pipeline.load_shedding import Admission
 from syncbeat_server.rpc.pipeline.request_body import RequestReader
 from syncbeat_server.rpc.pipeline.request_checks import (
     CheckedRequest,
+    LimitedCall,
     PendingAuth,
     PendingValidation,
     ReadyCall,
@@ -37,7 +39,7 @@ from syncbeat_server.rpc.pipeline.unread_streams import ResponseStreams, Streame
 from syncbeat_server.rpc.validation.large_requests import LargeRequestValidator
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 
-_PENDING = (PendingAuth, PendingValidation)  # a union in its place would be built for each call
+_PENDING = (PendingAuth, PendingValidation, LimitedCall)  # a union in its place would be built for each call
 
 Unary = Callable[[Any, Call], Coroutine[Any, Any, Message]]
 Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]
@@ -71,6 +73,8 @@ class HandlerPipeline:
         """`trusted_proxies` are the networks whose `x-forwarded-for` is believed; `run_in_child` runs the validation
         of large requests."""
         self.admission = admission
+        self.limits: CallLimits | None = None
+        """The limits of apps, which handlers made from then on hold their calls against; None: there are none."""
         self.observer = observer
         self.batcher = RequestBatcher()
         self.requests = RequestReader()
@@ -96,9 +100,12 @@ class HandlerPipeline:
         return grpc.stream_unary_rpc_method_handler(self._unary(checks, meters, behaviour))
 
     def _checks(self, method: MethodDescriptor, policy: AccessPolicy) -> RequestChecks:
-        return RequestChecks(
+        checks = RequestChecks(
             self._authenticator, self.admission.of(method), self._trusted_proxies, self._large_requests, method, policy
         )
+        if self.limits is not None and not policy.public:
+            checks.limits = MethodLimits(self.limits, method)
+        return checks
 
     def _meters(self, method: MethodDescriptor) -> CallMeters:
         record = self.observer.counter(method.containing_service.full_name, method.name)

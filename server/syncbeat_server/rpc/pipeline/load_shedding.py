@@ -11,6 +11,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.errors import Overloaded
+from syncbeat_server.ratelimit.policy.decision import Bound, decide
 from syncbeat_server.rpc.pipeline.access import AccessPolicy
 
 
@@ -103,8 +104,9 @@ class Admission:
             return
         if principal is not None:
             criticality = _CRITICALITY_OF.get(principal.kind, criticality)
-        full = self.counts.in_flight > self._max_in_flight * _HEADROOM[criticality]
-        if full or (criticality is Criticality.POLL and self._random_unit() < self._overload()):
+        # The call itself is counted already.
+        room = decide(Bound(self._max_in_flight * _HEADROOM[criticality]), self.counts.in_flight - 1)
+        if not room.allowed or (criticality is Criticality.POLL and self._random_unit() < self._overload()):
             self.counts.shed += 1
             self._on_shed(criticality)
             delay_s = min(_MAX_RETRY_S, self._retry_after_s())

@@ -1,7 +1,8 @@
 """Turns the bytes of a request into a message that may be served.
 
-In this order: shed load, authenticate the caller, check the method's access policy, parse, validate. Whatever is in
-memory is done without awaiting; the rest of it is returned as what is pending (`PendingAuth`, `PendingValidation`).
+In this order: shed load, authenticate the caller, check the method's access policy, parse, validate, hold it against
+limits. Whatever is in memory is done without awaiting; the rest of it is returned as what is pending (`PendingAuth`,
+`PendingValidation`, `LimitedCall`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
 from syncbeat_server.rpc.pipeline.access import AccessPolicy
 from syncbeat_server.rpc.pipeline.call_context import Call
 from syncbeat_server.rpc.pipeline.call_lifecycle import CallLifecycle, Context
+from syncbeat_server.rpc.pipeline.call_limits import MethodLimits, PendingLimits
 from syncbeat_server.rpc.pipeline.client_address import Network, caller_address, forwarded
 from syncbeat_server.rpc.pipeline.load_shedding import Admission, criticality_of
 from syncbeat_server.rpc.tls import certificate_names
@@ -43,14 +45,24 @@ class PendingAuth(NamedTuple):
 
 
 class PendingValidation(NamedTuple):
-    """An authorized caller whose request is too large to be validated while other calls wait."""
+    """An authorized caller whose request is too large to be validated while other calls wait, and its octets sent."""
 
     principal: Principal
     data: bytes
+    octets: int
 
 
 ReadyCall = tuple[Message, Call]
-CheckedRequest = ReadyCall | PendingAuth | PendingValidation
+
+
+class LimitedCall(NamedTuple):
+    """A call that is ready but for limits that a store has to be asked for."""
+
+    ready: ReadyCall
+    pending: PendingLimits
+
+
+CheckedRequest = ReadyCall | PendingAuth | PendingValidation | LimitedCall
 
 
 class RequestChecks:
@@ -78,6 +90,8 @@ class RequestChecks:
         self._validate = compile_fast_validator(method.input_type)
         self._acting_user = acting_user_field(method.input_type)
         self._holds_documents = holds_documents(method.input_type)
+        self.limits: MethodLimits | None = None
+        """The limits that calls of this method are held against; None: there are none."""
 
     def is_caller_known(self, context: Context) -> bool:
         """Tell if the caller can be authenticated from memory, before its request is read; at a public method none is.
@@ -123,27 +137,60 @@ class RequestChecks:
         """Do what is pending of the checks of a request. Raises what the call is refused with."""
         if isinstance(checked, PendingAuth):
             checked = self._authorize(await self._authenticator.authenticate(*checked), data, call)
-        if not isinstance(checked, PendingValidation):
-            return checked
-        principal, request = checked.principal, self._parse(checked.data)
-        caller = principal.app_id, principal.caller
-        violations = await self._large_requests.violations(caller, self._request_class, checked.data)
-        self._require_valid(violations, request, principal)
-        return request, Call(self._name, call.request_id, principal)
+        if isinstance(checked, PendingValidation):
+            checked = await self._validate_large(checked, call)
+        if isinstance(checked, LimitedCall):
+            if self.limits is not None:
+                await self.limits.finish(checked.pending)
+            return checked.ready
+        return checked
 
-    def _authorize(self, principal: Principal, data: bytes, call: CallLifecycle) -> ReadyCall | PendingValidation:
+    def _authorize(
+        self, principal: Principal, data: bytes, call: CallLifecycle
+    ) -> ReadyCall | PendingValidation | LimitedCall:
         self._policy.check(principal)
-        if data.startswith(
-            GZIP_MAGIC
-        ):  # asked here, since a call for each request would cost 1 % of auth_interceptor_us
+        octets = len(data)
+        if data.startswith(GZIP_MAGIC):  # asked here: a call in each request would cost 1 % of auth_interceptor_us
             data = decompress(data, MAX_REQUEST_BYTES)
         if self._holds_documents and len(data) > LARGE_BYTES:
-            return PendingValidation(principal, data)
-        request = self._parse(data)
-        violations = self._validate(request)
-        if violations or principal.kind is not PrincipalKind.USER:  # which is whom most calls are of
+            return PendingValidation(principal, data, octets)
+        try:
+            request = self._parse(data)
+            violations = self._validate(request)
+            if violations or principal.kind is not PrincipalKind.USER:  # which is whom most calls are of
+                self._require_valid(violations, request, principal)
+        except InvalidRequest:
+            self._count_invalid(principal, octets, call)
+            raise
+        ready = request, Call(self._name, call.request_id, principal)
+        limits = self.limits
+        return ready if limits is None or not limits.limits.is_active else self._limit(limits, ready, octets, call)
+
+    async def _validate_large(self, checked: PendingValidation, call: CallLifecycle) -> ReadyCall | LimitedCall:
+        principal, octets = checked.principal, checked.octets
+        caller = principal.app_id, principal.caller
+        try:
+            request = self._parse(checked.data)
+            violations = await self._large_requests.violations(caller, self._request_class, checked.data)
             self._require_valid(violations, request, principal)
-        return request, Call(self._name, call.request_id, principal)
+        except InvalidRequest:
+            self._count_invalid(principal, octets, call)
+            raise
+        ready = request, Call(self._name, call.request_id, principal)
+        limits = self.limits
+        return ready if limits is None or not limits.limits.is_active else self._limit(limits, ready, octets, call)
+
+    def _limit(
+        self, limits: MethodLimits, ready: ReadyCall, octets: int, call: CallLifecycle
+    ) -> ReadyCall | LimitedCall:
+        request, described = ready
+        pending = limits.check(described.principal, request, octets, call.started_s)
+        return ready if pending is None else LimitedCall(ready, pending)
+
+    def _count_invalid(self, principal: Principal, octets: int, call: CallLifecycle) -> None:
+        # Nobody waits for the limits of a call that is refused anyway: it is counted as far as it may be made.
+        if self.limits is not None and self.limits.limits.is_active:
+            self.limits.check(principal, None, octets, call.started_s)
 
     def _parse(self, data: bytes) -> Message:
         try:

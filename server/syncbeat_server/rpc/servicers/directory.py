@@ -1,4 +1,4 @@
-"""Serves DirectoryService: devices, preferences, scope members, and the life of users."""
+"""Serves DirectoryService: devices, preferences, scope members, tiers, and the life of users."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from syncbeat.v1 import directory_service_pb2 as pb
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.events.user_lifecycle import UserLifecycle
+from syncbeat_server.ratelimit.user_tiers import UserTiers
 from syncbeat_server.rpc.convert import directory as convert
 from syncbeat_server.rpc.convert.page_tokens import Page
 from syncbeat_server.rpc.pipeline.call_context import Call
@@ -15,9 +16,10 @@ from syncbeat_server.rpc.pipeline.call_context import Call
 class DirectoryServicer:
     """Converts requests, calls the directory and the user lifecycle, converts their results."""
 
-    def __init__(self, directory: DirectoryService, users: UserLifecycle) -> None:
+    def __init__(self, directory: DirectoryService, users: UserLifecycle, tiers: UserTiers) -> None:
         self._directory = directory
         self._users = users
+        self._tiers = tiers
 
     async def RegisterDevice(self, request: pb.RegisterDeviceRequest, call: Call) -> Message:
         """Register a device, or change its registration."""
@@ -103,3 +105,13 @@ class DirectoryServicer:
             session_count=erased.sessions,
             cancelled_count=erased.cancelled,
         )
+
+    async def SetUserTier(self, request: pb.SetUserTierRequest, call: Call) -> Message:
+        """Grant a user a tier, or take the grant back."""
+        tier = await self._tiers.set(call.app(request.app_id), request.user_id, request.tier)
+        return pb.SetUserTierResponse(user_tier=convert.user_tier_message(tier))
+
+    async def GetUserTier(self, request: pb.GetUserTierRequest, call: Call) -> Message:
+        """Return a user's tier, as far as it is known without the user's token."""
+        tier = await self._tiers.get(call.app(request.app_id), request.user_id)
+        return pb.GetUserTierResponse(user_tier=convert.user_tier_message(tier))

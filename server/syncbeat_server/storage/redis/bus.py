@@ -1,7 +1,7 @@
 """Runs the commands of Redis: wake-ups between processes, marks of live streams, counters. Losing it loses no data.
 
 The names of keys and channels are completed here, and nowhere else: they begin with the deployment's id, so that
-deployments which share a Redis do not hear each other. Only the keys of `run_script` belong to all of them.
+deployments which share a Redis do not hear each other. `run_script` alone takes whole names, of `SHARED` keys too.
 
 No caller waits for Redis but the delivery worker, which calls `present` once a batch. Failures are reported to
 `health`, which classifies them; `failover_monitor.py` checks further and makes the connections follow a failover.
@@ -275,14 +275,14 @@ class RedisBus:
         """
         return [found == 1 for found in await self._for_all(EXISTS, keys)]
 
-    async def run_script(self, script: str, key: str, *arguments: float) -> list[bytes]:
-        """Run a Lua script on one key, which all deployments share, and return its answer.
+    async def run_script(self, script: str, keys: Sequence[str], *arguments: float | str) -> list[bytes]:
+        """Run a Lua script on keys with their whole names, which begin with `own` or `SHARED`; return its answer.
 
         Raises:
             DependencyDown: Redis does not answer.
         """
         async with self._call():
-            return list(await self._client.eval(script, 1, SHARED + key, *arguments))
+            return list(await self._client.eval(script, len(keys), *keys, *arguments))
 
     async def read(self, key: str) -> bytes | None:
         """Return the value of a key, or None.

@@ -16,6 +16,7 @@ from syncbeat_server.storage.redis.address import RedisAddress
 from syncbeat_server.storage.redis.bus import EXISTS, FAILURES, MARK, SHARED, UNMARK
 from syncbeat_server.storage.redis.faults import ACL_RULE, VAGUE, Cause, NoPrimary, cause_of, command_of
 from syncbeat_server.storage.redis.health import Refusal
+from syncbeat_server.storage.redis.shared_rates import CHARGE, COUNT, SETTLE
 from syncbeat_server.storage.redis.token_bucket import ACQUIRE
 
 _STEP_S = 1.0
@@ -100,6 +101,12 @@ async def _acquire(client: redis.asyncio.Redis, key: str) -> object:
     return await client.eval(ACQUIRE, 1, f"{key}:rate", 1, 1, 0, 1, 1)
 
 
+async def _limit(client: redis.asyncio.Redis, key: str) -> object:
+    await client.eval(COUNT, 1, f"{key}:processes", "check", _KEPT_MS / 1000)
+    await client.eval(CHARGE, 0, f"{key}:", "limit\t1 1 2 1")
+    return await client.eval(SETTLE, 2, f"{key}:limit", f"{key}:another", "1 1 2 0 1 1 0", "1 1 2 0 1 1 0")
+
+
 async def _forget(client: redis.asyncio.Redis, key: str) -> object:
     await client.scan(0, match=f"{key}*", count=1)
     return await client.unlink(key)
@@ -130,6 +137,7 @@ _STEPS: dict[str, _Step] = {
     "counters in hashes": _count,
     "scripts that mark streams": _mark,
     "scripts that share rates": _acquire,
+    "scripts that share limits": _limit,
     "SCAN and UNLINK, for new epochs": _forget,
     "PUBLISH": _publish,
 }

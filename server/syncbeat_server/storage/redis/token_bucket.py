@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.redis.bus import RedisBus
+from syncbeat_server.storage.redis.bus import SHARED, RedisBus
 
 _PROCESSES = 8.0
 """Without Redis each process uses this fraction of the rate: more processes than that are not expected to send."""
@@ -68,7 +68,7 @@ class TokenBucket:
         rate = self._rate
         try:
             granted, wait_s = await self._bus.run_script(
-                ACQUIRE, f"rate:{key}", rate.per_s, rate.burst, rate.ramp_s, wanted, cost
+                ACQUIRE, [f"{SHARED}rate:{key}"], rate.per_s, rate.burst, rate.ramp_s, wanted, cost
             )
         except DependencyDown:
             return self._acquire_locally(key, wanted, cost)

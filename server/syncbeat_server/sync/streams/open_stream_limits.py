@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from syncbeat_server.defaults import STREAMS_PER_DEVICE, STREAMS_PER_USER
-from syncbeat_server.errors import RateLimited
+from syncbeat_server.ratelimit.catalog import STREAMS_OF_DEVICE, STREAMS_OF_USER
+from syncbeat_server.ratelimit.policy.decision import Bound, decide, refusal
 from syncbeat_server.sync.model import DeviceKey
-
-_RETRY_AFTER_S = 30.0  # within 80 s a connection that is dead has been noticed, and its streams are gone
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,13 @@ class OpenStreamLimits:
         """
         if not device.user_id:
             return
-        if len(open_devices) >= self.per_user:
-            raise _limit_error("user", self.per_user)
-        if device.device_id and sum(other == device for other in open_devices) >= self.per_device:
-            raise _limit_error("device", self.per_device)
+        _check("user", replace(STREAMS_OF_USER.bound, capacity=self.per_user), len(open_devices))
+        if device.device_id:
+            own = sum(other == device for other in open_devices)
+            _check("device", replace(STREAMS_OF_DEVICE.bound, capacity=self.per_device), own)
 
 
-def _limit_error(owner: str, limit: int) -> RateLimited:
-    message = f"a {owner} has at most {limit} streams open on a process: end one first"
-    return RateLimited(
-        message, retry_after_s=_RETRY_AFTER_S, limit=str(limit), remaining="0", reset=str(int(_RETRY_AFTER_S))
-    )
+def _check(owner: str, bound: Bound, used: int) -> None:
+    decision = decide(bound, used)
+    if not decision.allowed:
+        raise refusal(f"a {owner} has at most {decision.limit} streams open on a process: end one first", decision)

@@ -1,0 +1,1 @@
+"""Wires the limits of apps, tiers and quotas."""

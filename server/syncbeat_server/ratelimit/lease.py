@@ -1,0 +1,238 @@
+"""Keeps the state of one bucket in one process: what may be used without asking, and what the bucket was told to hold.
+
+`balance` is what calls may use at once. It is the sum of two things: units that Redis has granted already (a lease),
+and the `credit`, units that may be used first and are charged after. So `balance - credit` is what Redis has charged
+this process for and it has not used (positive), or what it has used and Redis does not know of yet (negative).
+"""
+
+from __future__ import annotations
+
+import math
+from asyncio import Future
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import quote
+
+from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Rate
+from syncbeat_server.ratelimit.policy.decision import Decision
+from syncbeat_server.ratelimit.policy.gcra import bound_of, most_used, take, used_at
+from syncbeat_server.storage.redis.shared_rates import Ask
+
+LEASE_S = 0.25
+"""Seconds for which granted units are kept unused before they are given back."""
+BELIEVED_S = 0.5
+"""Seconds for which a bucket is taken to be as full as Redis told, but for what has drained."""
+_CREDIT_SHARE = 0.05
+"""Of a burst: what all processes together may use before it is charged. So much may be admitted too early."""
+_SLICE_SHARE = 1 / 32
+"""Of a burst: the most that one process keeps for the calls to come. What all processes keep is missing elsewhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class LimitRule:
+    """A rate and the prefix of the keys it is counted under. One object a rule: it is compared by identity."""
+
+    prefix: str
+    rate: Rate
+    subject: LimitSubject
+    method_class: MethodClass
+
+
+class Refused(NamedTuple):
+    """A refusal, and the rule that it comes from."""
+
+    rule: LimitRule
+    decision: Decision
+
+
+LeaseKey = tuple[LimitRule, *tuple[str, ...]]
+"""The rule, and the names of the one that is limited, such as user and device."""
+Waiter = tuple[float, "Future[Refused | None]"]
+"""A call that waits for so many units: its future is None once it has them."""
+
+
+@dataclass(frozen=True)
+class LeaseRule:
+    """Bounds of the leases of a process."""
+
+    max_keys: int = 50_000
+    """Buckets kept in memory, of half a KiB each; those used least recently go."""
+    report_s: float = 0.02
+    """Seconds within which use on credit is charged, and leases that run low are renewed."""
+    answer_s: float = 0.5
+    """Seconds that an answer of Redis is waited for; a call waits for two answers at most."""
+    max_waiting: int = 10_000
+    probe_s: float = 1.0
+    """Seconds between two tries while Redis is away."""
+    settle_s: float = 2.5
+    """Seconds after its return in which processes tell what they used meanwhile, before any of them asks for more."""
+    count_s: float = 5.0
+    """Seconds between two counts of the processes."""
+
+
+class Lease:
+    """The state of one bucket in this process. Times are monotonic seconds."""
+
+    __slots__ = (
+        "asked_at",
+        "balance",
+        "bound",
+        "credit",
+        "drained_at",
+        "era",
+        "is_queued",
+        "key",
+        "line",
+        "line_of_one",
+        "low",
+        "owed",
+        "peak",
+        "rate",
+        "rule",
+        "speed",
+        "until",
+        "used",
+        "used_at_s",
+        "waiters",
+    )
+
+    def __init__(self, key: LeaseKey, now: float, processes: int) -> None:
+        self.rule = rule = key[0]
+        self.key = rule.prefix + "\x1f".join(map(_plain, key[1:]))
+        self.line = f"{self.key}\t{rule.rate.per_second:.9g} {rule.rate.burst} {most_used(rule.rate):.9g}"
+        self.line_of_one = f"{self.line} 1"
+        self.rate = rule.rate
+        self.bound = bound_of(rule.rate)
+        self.credit = self.balance = self.low = self.peak = credit_of(rule.rate, processes)
+        self.until = math.inf
+        self.used, self.used_at_s = 0.0, now
+        self.asked_at, self.speed = now, 0.0
+        self.waiters: list[Waiter] = []
+        self.is_queued = False
+        self.drained_at, self.era, self.owed = now, 0, 0.0
+
+    @property
+    def reserve(self) -> float:
+        """Return the units that are charged and not used; negative: used and not charged."""
+        return self.balance - self.credit
+
+    def used_by_others(self, now: float) -> float:
+        """Return the units in use now that are not free for a call here: as Redis told, less what has drained since."""
+        drained = max(0.0, now - self.used_at_s) * self.rate.per_second
+        return max(0.0, self.used - drained) - self.reserve
+
+    def renew_credit(self, used: float, processes: int) -> None:
+        """Allow use on credit while a bucket is at most half in use, and else not."""
+        credit = credit_of(self.rate, processes) if used <= self.rate.burst / 2 else 0.0
+        self.balance += credit - self.credit
+        self.credit = credit
+
+    def pay(self, units: float) -> None:
+        """Count units that were used on credit as charged."""
+        self.balance += units
+        self.peak += units
+
+    def slice_for(self, now: float) -> float:
+        """Return how many units to keep for the calls to come, by how many came since this was asked last."""
+        passed = (now - self.asked_at) / LEASE_S
+        self.speed = self.speed * max(0.0, 1.0 - passed) + max(0.0, self.peak - self.balance) / LEASE_S
+        self.asked_at, self.peak = now, self.balance
+        # Half of what comes while a lease lasts: nothing for one call alone, or each poll would be asked for twice.
+        return float(int(min(self.speed * LEASE_S / 2, self.rate.burst * _SLICE_SHARE)))
+
+    def prepare(self, now: float, processes: int, *, may_want: bool) -> PreparedAsk:
+        """Return what to ask Redis: what to charge or give back, and unless it is too early, what is wanted."""
+        rate, reserve, kept = self.rate, self.reserve, self.slice_for(now)
+        charged = debt = max(0.0, -reserve)
+        if reserve > 0.0 and now >= self.until:
+            charged, reserve = -reserve, 0.0
+            self.balance = self.peak = self.credit
+            self.until = math.inf
+        owed, self.owed = self.owed, 0.0
+        if owed:  # less what has drained since
+            owed = min(owed, used_at(local_rate(rate, share_of(processes)), self.drained_at, now))
+        self.low = self.credit + kept / 2
+        waiting = [cost for cost, future in self.waiters if not future.done()]
+        wanted = sum(waiting) + max(0.0, kept - max(0.0, reserve)) if may_want else 0.0
+        least = waiting[0] if waiting else 1.0
+        held = (processes - 1) * credit_of(rate, processes)
+        figures = rate.per_second, rate.burst, most_used(rate)
+        return PreparedAsk(self, Ask(self.key, *figures, charged + owed, least, wanted, held), debt, owed)
+
+
+class PreparedAsk(NamedTuple):
+    """Holds the ask of a bucket, the debt that its answer settles, and what was used without Redis."""
+
+    lease: Lease
+    ask: Ask
+    debt: float
+    owed: float
+
+
+Want = tuple[LeaseKey, float]
+"""A bucket and the units that a call wants of it."""
+
+
+class PendingTake:
+    """A call that has taken what was in memory and waits for the rest."""
+
+    __slots__ = ("held", "waits")
+
+    def __init__(self) -> None:
+        self.held: list[tuple[Lease, float]] = []
+        self.waits: list[tuple[Lease, float, Future[Refused | None]]] = []
+
+
+def _plain(name: str) -> str:
+    """Return a name without control characters, which part names and lines; no two names become the same."""
+    return name if name.isprintable() and "%" not in name else quote(name)
+
+
+def credit_of(rate: Rate, processes: int) -> float:
+    """Return how many units one of the processes may use before they are charged: so few that all hardly err.
+
+    None of a small burst, of which one call in each process is a large part.
+    """
+    return float(int(rate.burst * _CREDIT_SHARE / processes)) if rate.per_second > 0.0 else 0.0
+
+
+def share_of(processes: int) -> float:
+    """Return the part of a rate that one of the processes goes by alone: that of twice the rate, or all of it."""
+    return min(1.0, 2.0 / processes)
+
+
+def local_rate(rate: Rate, share: float) -> Rate:
+    """Return the rate of one process while it cannot ask: its share, and room for one call at least."""
+    return Rate(rate.per_second * share, max(1, int(rate.burst * share)))
+
+
+def take_shares(found: Sequence[tuple[Lease, float]], share: float, era: int, now: float) -> Refused | None:
+    """Take units of several buckets by this process's share of their rates, all or none.
+
+    `era` is the number of the present time without Redis. When one begins, at most half of a share is free: the other
+    half may have been used just before.
+    """
+    taken, refusals = [], []
+    for lease, cost in found:
+        local = local_rate(lease.rate, share)
+        if lease.era != era:
+            lease.era = era
+            free = max(1.0, local.burst / 2)
+            if local.per_second > 0.0:
+                lease.drained_at = max(lease.drained_at, now + (local.burst - free) / local.per_second)
+        decision, drained_at = take(local, lease.drained_at, now, cost)
+        taken.append((lease, cost, drained_at))
+        if not decision.allowed:
+            refusals.append(Refused(lease.rule, decision))
+    if refusals:
+        return strictest(refusals)
+    for lease, cost, drained_at in taken:
+        lease.drained_at = drained_at
+        lease.owed += cost
+    return None
+
+
+def strictest(refusals: Sequence[Refused]) -> Refused:
+    """Return the refusal that a caller is told of several: the one with the longest wait."""
+    return max(refusals, key=lambda one: one.decision.wait_s)

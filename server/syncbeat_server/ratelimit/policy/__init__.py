@@ -1,0 +1,1 @@
+"""Decides limits. Pure: times and what is in use are arguments."""

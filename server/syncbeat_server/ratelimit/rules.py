@@ -1,0 +1,114 @@
+"""Compiles the tiers of an app into the rules of each class of calls, once, so that a call only looks them up.
+
+A call of a user is held against the limits of its tier, one of a service against those of the tier `service`, and both
+against the app's own: the limits by app of its default tier. Limits by app of another tier count its users together
+(ADR 136).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from syncbeat_server.defaults import SERVICE_TIER
+from syncbeat_server.ratelimit.lease import LimitRule
+from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Rate, Tier, TierLimit, TierPolicy
+from syncbeat_server.ratelimit.policy.tiers import resolve_tier
+
+_WITH_QUOTAS = (LimitSubject.APP, LimitSubject.PRINCIPAL)
+
+
+class CountedRate(NamedTuple):
+    """A rate that a call is counted by, and its subject."""
+
+    subject: LimitSubject
+    rule: LimitRule
+    by_octets: bool
+
+
+class CountedQuota(NamedTuple):
+    """A monthly quota that a call is counted by. `tier`, of a limit by app: that whose users it counts together."""
+
+    limit: TierLimit
+    tier: str
+    by_octets: bool
+
+
+class CallRules(NamedTuple):
+    """The rules of the calls of one class by callers of one tier."""
+
+    rates: tuple[CountedRate, ...] = ()
+    quotas: tuple[CountedQuota, ...] = ()
+
+
+ClassRules = Mapping[str, CallRules]
+"""The rules of calls of each class, by its value; those of octets hold for every class and are among them."""
+_MAX_RESOLVED = 1_000
+
+
+class _Given(NamedTuple):
+    # A limit as a tier gives it, the owner under whose name it is counted, and the tier that it counts together.
+    limit: TierLimit
+    owner: str
+    tier: str = ""
+
+
+class AppRules:
+    """The rules of one app's callers, by tier."""
+
+    def __init__(self, app_id: str, policy: TierPolicy) -> None:
+        self.policy = policy
+        default = policy.tiers.get(policy.default_tier or "")
+        own = [_Given(limit, f"{app_id}:app") for limit in _of_app(default)]
+        self.without_tier = _by_class(own)
+        self.by_tier: dict[str, ClassRules] = {}
+        self._resolved: dict[tuple[str, str], ClassRules] = {}
+        for name, tier in policy.tiers.items():
+            owner = f"{app_id}:service" if name == SERVICE_TIER else f"{app_id}:user"
+            given = [_Given(limit, owner) for limit in tier.limits if limit.subject is not LimitSubject.APP]
+            if tier is not default:
+                given += [_Given(limit, f"{app_id}:tier:{name}", name) for limit in _of_app(tier)]
+            self.by_tier[name] = _by_class([*given, *own])
+
+    def of_user(self, stored_tier: str, claimed_tier: str) -> ClassRules:
+        """Return the rules of a user whose tier was set to one, and whose token claims another; empty: none."""
+        known = self._resolved.get((stored_tier, claimed_tier))
+        if known is not None:
+            return known
+        tier = resolve_tier(self.policy, stored_tier, claimed_tier)
+        rules = self.without_tier if tier is None else self.by_tier[tier.name]
+        if len(self._resolved) < _MAX_RESOLVED:  # a claim may be anything
+            self._resolved[stored_tier, claimed_tier] = rules
+        return rules
+
+    @property
+    def of_services(self) -> ClassRules:
+        """Return the rules of services."""
+        return self.by_tier.get(SERVICE_TIER, self.without_tier)
+
+
+def _of_app(tier: Tier | None) -> Iterator[TierLimit]:
+    return (limit for limit in (tier.limits if tier else ()) if limit.subject is LimitSubject.APP)
+
+
+def _by_class(given: Sequence[_Given]) -> ClassRules:
+    rates = [_rate(one, one.limit.rate) for one in given if one.limit.rate is not None]
+    quotas = [
+        CountedQuota(one.limit, one.tier, one.limit.method_class is MethodClass.BYTES)
+        for one in given
+        if one.limit.monthly_quota is not None and one.limit.subject in _WITH_QUOTAS
+    ]
+    return {
+        kind.value: CallRules(
+            tuple(one for one in rates if one.by_octets or one.rule.method_class is kind),
+            tuple(one for one in quotas if one.by_octets or one.limit.method_class is kind),
+        )
+        for kind in MethodClass
+    }
+
+
+def _rate(given: _Given, rate: Rate) -> CountedRate:
+    limit = given.limit
+    prefix = f"{given.owner}:{limit.subject}:{limit.method_class}:"
+    rule = LimitRule(prefix, rate, limit.subject, limit.method_class)
+    return CountedRate(limit.subject, rule, limit.method_class is MethodClass.BYTES)

@@ -90,7 +90,7 @@ async def test_user_tier_goes_with_the_user(tiered: Server) -> None:
 
 @dataclass(frozen=True)
 class Process:
-    """What a process goes by when a user calls, and what grants tiers in it."""
+    """Holds the parts by which a process judges a user's call, and grants tiers."""
 
     authenticator: Authenticator
     policies: TierPolicies

@@ -132,7 +132,7 @@ async def test_user_tier_decides_calls_of_every_server_at_once(
 
 @dataclass(frozen=True)
 class Process:
-    """Holds what a process goes by when a user calls, and what grants tiers in it."""
+    """Holds the parts by which a process judges a user's call, and grants tiers."""
 
     authenticator: Authenticator
     policies: TierPolicies

@@ -35,6 +35,8 @@ from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.sessions import SessionSettings
 from syncbeat_server.rpc.contract.options import contract_options
 from syncbeat_server.rpc.errors import RETRY_LATER, STATUS
+from syncbeat_server.runtime.health_monitor import CheckResult, HealthReport, Readiness
+from syncbeat_server.storage.postgres.pool_figures import ACQUIRE_SECONDS, PoolFigures, PoolStatus
 
 ROOT = Path(__file__).resolve().parent.parent
 BUF = Path(sys.executable).with_name("buf")
@@ -204,6 +206,10 @@ class _Cache:
     evictions: int = 0
 
 
+class _Pool:
+    pool_status, pool_figures = PoolStatus(0, 0, 0, 0, 0.0), PoolFigures()
+
+
 @dataclass
 class _Redis:
     errors: dict[Any, int] = field(default_factory=dict)
@@ -216,6 +222,8 @@ def metrics_page() -> str:
     metrics.auth.watch_token_cache(_Cache)
     metrics.sync.watch_view_cache(_Cache)
     metrics.storage.watch_redis(_Redis())
+    metrics.storage.watch_pool(_Pool(), ACQUIRE_SECONDS)
+    metrics.storage.watch_health(lambda: HealthReport(Readiness.READY, {"": CheckResult()}))
     metrics.sync.watch_apps(dict, (), (), {})
     declared: dict[str, tuple[str | None, str, Sequence[str]]] = {}
     for collector in metrics.registry._collector_to_names:  # their labels are told by no public name

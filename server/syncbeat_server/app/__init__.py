@@ -1,9 +1,9 @@
 """Composition root: opens the stores, wires the features, serves until told to stop, drains, closes."""
 
-from syncbeat_server.app.config_check import find_config_faults
+from syncbeat_server.app.config_check import find_config_faults, find_config_warnings
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.restore import open_restored
 from syncbeat_server.app.serving import serve
 from syncbeat_server.app.token_issuers import key_rows
 
-__all__ = ["Stores", "find_config_faults", "key_rows", "open_restored", "serve"]
+__all__ = ["Stores", "find_config_faults", "find_config_warnings", "key_rows", "open_restored", "serve"]

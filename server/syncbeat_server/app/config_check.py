@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.app.authentication import configured_credentials, session_rows
+from syncbeat_server.app.operations.store_addresses import try_addresses, warnings_of
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.push.providers import providers
 from syncbeat_server.app.token_issuers import configured_issuers
@@ -39,6 +40,15 @@ async def find_config_faults(settings: Settings, stores: Stores | None) -> list[
     if stores is not None:
         found += await _store_faults(stores)
     return found
+
+
+async def find_config_warnings(settings: Settings, stores: Stores) -> list[str]:
+    """Return what this configuration serves with all the same, and should not: exposed or too many connections."""
+    try:
+        redis = parse_redis_url(stores.redis_url)
+    except ConfigurationError:
+        return []  # which is a fault
+    return warnings_of(settings, await try_addresses(settings, stores.database_url), redis)
 
 
 def _faults_of(step: Callable[[], object], known: Sequence[str]) -> list[str]:

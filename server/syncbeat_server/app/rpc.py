@@ -7,10 +7,13 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 from syncbeat_server.app.authentication import build_authentication, session_rows, session_rule
 from syncbeat_server.app.change_notifier import ClusterNotifier, OwnEchoes, RpcCaches
 from syncbeat_server.app.load_pacing import wire_load_pacing
+from syncbeat_server.app.operations.health import SERVICES_NEED, issuers_check
 from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.sync import SyncFeature, wire_sync
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
@@ -27,9 +30,13 @@ from syncbeat_server.push.delivery.channel import app_secret
 from syncbeat_server.push.delivery.watch import DeliveryWatches
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.service import PushService
+from syncbeat_server.runtime.health_monitor import HealthReport
 from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.sync.feed.writer import lock_scope
 from syncbeat_server.sync.hints.view_cache import ViewCache
+
+if TYPE_CHECKING:
+    from syncbeat_server.rpc.server import RpcServer
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +52,8 @@ async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
     name = f"{socket.gethostname()}:{os.getpid()}"
     tokens = ClusterTokenCache(callers, jwks, process.bus, name, process.hub.callers_changed)
     process.metrics.auth.watch_token_cache(callers.tokens.stats)
+    if jwks:
+        process.health.add(issuers_check(lambda: [store.issuer.name for store in jwks if store.is_failing]))
     view_cache_size = process.settings.view_cache_size or process.settings.cached_devices
     views = ViewCache(process.clock, lambda: process.bus.listening, view_cache_size, rules.sync.views_trusted_s)
     process.metrics.sync.watch_view_cache(views.stats)
@@ -93,9 +102,9 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
     )
     async with run_in_background(sync.tasks):
         port, *_ = await server.start(rpc_listeners(settings))
-        server.set_serving()
         try:
-            yield f"{settings.listen.rpartition(':')[0]}:{port}"
+            with process.health.followed(partial(_tell_health, server)):
+                yield f"{settings.listen.rpartition(':')[0]}:{port}"
         finally:
             # Streams end first, each with the cursors it reached; then the calls in flight may finish.
             server.drain()
@@ -103,6 +112,10 @@ async def running_rpc(process: Process, worker: DeliveryWorker | None, caches: R
             watches.drain()
             await server.stop(process.shutdown.remaining_s())
             await _flush_cursors(process, sync)
+
+
+def _tell_health(server: RpcServer, report: HealthReport) -> None:
+    server.set_serving({name for name, needed in SERVICES_NEED.items() if report.serves(needed)}, report.ready)
 
 
 async def _flush_cursors(process: Process, sync: SyncFeature) -> None:

@@ -25,13 +25,16 @@ def _check_config(parsed: argparse.Namespace) -> int:
     import asyncio
 
     settings = read_settings()
-    from syncbeat_server.app import Stores, find_config_faults
+    from syncbeat_server.app import Stores, find_config_faults, find_config_warnings
 
     urls = settings.store_urls()
     stores = None if urls is None else Stores(*urls)
     faults = asyncio.run(find_config_faults(settings, stores))
     for fault in faults:
         print(f"syncbeat-server: {fault}", file=sys.stderr)
+    if stores is not None and not faults:
+        for warning in asyncio.run(find_config_warnings(settings, stores)):
+            print(f"syncbeat-server: warning: {warning}", file=sys.stderr)
     if not faults:
         print(f"syncbeat-server: the settings are good ({'embedded stores' if stores is None else 'stores answer'})")
     return 1 if faults else 0

@@ -21,6 +21,7 @@ from syncbeat_server.cli.serve import add_serve
 from syncbeat_server.cli.tokens import add_token
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.install_hint import has_extra, install_command
+from syncbeat_server.ops.work_origin import WorkRank, name_of, task_origin, work_origin
 
 _READER_LEFT = 128 + signal.SIGPIPE  # the status that a shell reports for any program ended by SIGPIPE
 _EMBEDDED_ONLY = ("h2", "hpack", "httptools")
@@ -77,6 +78,7 @@ def _status(arguments: Sequence[str] | None) -> int:
             print(f"syncbeat-server: this installation lacks packages {_how_to_get(extra)}", file=sys.stderr)
             return 2
     parsed = _parser(lacking).parse_args(given)
+    work_origin.set(task_origin(name_of(parsed.run).lstrip("_"), WorkRank.CALL))
     try:
         return int(parsed.run(parsed) or 0)
     except (SyncbeatError, BaseExceptionGroup) as error:

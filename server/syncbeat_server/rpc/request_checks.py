@@ -18,7 +18,7 @@ from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.auth.tokens.bearer import Bearer, parse_bearer
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest, SyncbeatError
 from syncbeat_server.rpc.access import AccessPolicy
-from syncbeat_server.rpc.admission import Admission, criticality_of
+from syncbeat_server.rpc.admission import Admission, criticality_of, origin_of
 from syncbeat_server.rpc.call_context import Call
 from syncbeat_server.rpc.call_lifecycle import CallLifecycle, Context
 from syncbeat_server.rpc.client_address import Network, caller_address, forwarded
@@ -72,6 +72,8 @@ class RequestChecks:
         self._large_requests = large_requests
         self._policy = policy
         self._name = method.name
+        self.origin = origin_of(method)
+        """Of the statements that its calls run."""
         self._criticality = criticality_of(method, policy)
         self._request_type = method.input_type
         self._request_class: type[Message] = GetMessageClass(method.input_type)

@@ -36,7 +36,7 @@ async def test_clients_beyond_the_pool_are_all_answered(database_urls: DatabaseU
         client_load.clients_of([server.address], CLIENTS, token) as clients,
     ):
         async with client_load.connections_sampled(database_urls.admin_url, [ops], load):
-            await client_load.run_load(clients, 3.0, load)
+            await client_load.run_load(clients, 1.0, load)
         assert not load.errors
         assert (load.connections, load.pooled) == (size, size)
         for cache in ("syncbeat_view_cache", "syncbeat_token_cache"):

@@ -37,9 +37,9 @@ class DatabaseTimings:
 
     connect_s: float = 5.0
     """Seconds that the pool waits for the server to accept a connection."""
-    longest_wait_s: float = 5.0
+    longest_wait_s: float = 8.0
     """Seconds that a publish or acknowledgement waits for one of the pool's connections to be free; a call waits three
-    quarters of it, background work half."""
+    quarters of it, background work half. A call has ten seconds, of which its own statements take a few."""
     first_pause_s: float = 0.1
     """A full server is asked for one more connection after this many seconds, then after twice as many each time, by
     all callers of a process together, since other processes share it."""

@@ -10,11 +10,12 @@ import pytest
 from syncbeat_server.app import Stores, find_config_warnings
 from syncbeat_server.app.operations.store_addresses import TriedAddress, warnings_of
 from syncbeat_server.ops.settings.load import load_settings
-from syncbeat_server.ops.settings.server import Settings
+from syncbeat_server.ops.settings.server import Role, Settings
 from syncbeat_server.storage.postgres.address_check import AddressFacts, is_private, place_of, try_address
 from syncbeat_server.storage.redis.address import parse_redis_url
 from tests.storage.test_prepared_statements import pooler
 from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.process_rules import PATIENT
 from tests.support.rpc_server import running_server
 
 pytestmark = pytest.mark.rpc
@@ -132,7 +133,7 @@ async def test_start_tries_both_addresses_and_says_what_they_are_for(
     caplog.set_level(logging.INFO, logger="syncbeat_server.app.operations.store_addresses")
     async with pooler(database_urls.app_url, tmp_path) as url:
         given = {"DATABASE_SESSION_URL": url, "DATABASE_POOL_SIZE": "8", "DATABASE_PROCESSES": "50"}
-        async with running_server(database_urls, redis_url, **given):
+        async with running_server(database_urls, redis_url, Role.RPC, PATIENT, **given):
             pass
         warnings = await find_config_warnings(settings(**given), Stores(database_urls.app_url, redis_url))
     told = {str(vars(one)["setting"]): vars(one) for one in caplog.records if one.getMessage() == "database address"}
@@ -149,7 +150,7 @@ async def test_session_address_that_is_away_is_warned_of_and_no_more(
     database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
 ) -> None:
     away = {"DATABASE_SESSION_URL": f"postgresql://me@/it?host={tmp_path}"}
-    async with running_server(database_urls, redis_url, **away):
+    async with running_server(database_urls, redis_url, Role.RPC, PATIENT, **away):
         pass
     (warning,) = await find_config_warnings(settings(**away), Stores(database_urls.app_url, redis_url))
     assert warning == f"{SESSIONS}: the database does not answer"

@@ -10,10 +10,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from syncbeat_server.auth.tokens.verify import mint
+from syncbeat_server.ops.settings.server import Role
 from tests.support import client_load
 from tests.support.client_load import Load
 from tests.support.databases import DatabaseUrls
 from tests.support.ports import free_port
+from tests.support.process_rules import PATIENT
 from tests.support.rpc_server import KEY, running_server
 
 pytestmark = pytest.mark.rpc
@@ -32,7 +34,7 @@ async def test_clients_beyond_the_pool_are_all_answered(database_urls: DatabaseU
     await client_load.people(database_urls.admin_url, CLIENTS)
     settings = {"DATABASE_POOL_SIZE": str(size), "OPS_LISTEN": ops}
     async with (
-        running_server(database_urls, redis_url, **settings) as server,
+        running_server(database_urls, redis_url, Role.RPC, PATIENT, **settings) as server,
         client_load.clients_of([server.address], CLIENTS, token) as clients,
     ):
         async with client_load.connections_sampled(database_urls.admin_url, [ops], load):

@@ -58,12 +58,12 @@ async def try_address(url: str) -> AddressFacts:
             server_settings={"application_name": "syncbeat-check"},
             connection_class=CommentedConnection,
         )
+        transport = cast(Any, conn)._transport  # the driver has no other way to ask; and only while it is open
         try:
+            peer, encrypted = transport.get_extra_info("peername"), transport.get_extra_info("ssl_object") is not None
             (row,) = await conn.fetch(_FACTS, timeout=_CONNECT_S)
         finally:
             await conn.close(timeout=_CONNECT_S)
-    transport = cast(Any, conn)._transport  # the driver has no other way to ask
-    peer, encrypted = transport.get_extra_info("peername"), transport.get_extra_info("ssl_object") is not None
     limits = [int(row[name]) for name in ("server", "login", "database") if row[name] >= 0]
     direct = row["process"] == conn.get_server_pid()
     return AddressFacts(place_of(peer), direct, is_private(peer), encrypted, min(limits))

@@ -36,6 +36,8 @@ from syncbeat_server.ops.settings.sessions import SessionSettings
 from syncbeat_server.ops.settings.tiers import LimitSettings
 from syncbeat_server.rpc.contract.options import contract_options
 from syncbeat_server.rpc.pipeline.error_status import RETRY_LATER, STATUS
+from syncbeat_server.runtime.health_monitor import CheckResult, HealthReport, Readiness
+from syncbeat_server.storage.postgres.pool_figures import ACQUIRE_SECONDS, PoolFigures, PoolStatus
 
 ROOT = Path(__file__).resolve().parent.parent
 BUF = Path(sys.executable).with_name("buf")
@@ -210,6 +212,10 @@ class _Cache:
     evictions: int = 0
 
 
+class _Pool:
+    pool_status, pool_figures = PoolStatus(0, 0, 0, 0, 0.0), PoolFigures()
+
+
 @dataclass
 class _Redis:
     errors: dict[Any, int] = field(default_factory=dict)
@@ -227,6 +233,8 @@ def metrics_page() -> str:
     metrics.auth.watch_token_cache(_Cache)
     metrics.sync.watch_view_cache(_Cache)
     metrics.storage.watch_redis(_Redis())
+    metrics.storage.watch_pool(_Pool(), ACQUIRE_SECONDS)
+    metrics.storage.watch_health(lambda: HealthReport(Readiness.READY, {"": CheckResult()}))
     metrics.sync.watch_apps(dict, (), (), {})
     metrics.limits.watch(_Limits())
     declared: dict[str, tuple[str | None, str, Sequence[str]]] = {}

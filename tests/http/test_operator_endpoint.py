@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
@@ -11,7 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from syncbeat_server.http import operator_endpoint
-from syncbeat_server.http.operator_endpoint import serve_http
+from syncbeat_server.http.operator_endpoint import OperatorViews, serve_http
+from syncbeat_server.runtime.health_monitor import HealthReport, Readiness
 from tests.support.fake_clock import ahead, wait_until
 from tests.support.ports import free_port
 
@@ -26,11 +28,11 @@ async def port() -> AsyncIterator[int]:
     registry = CollectorRegistry()
     Gauge("large", "x" * 10_000_000, registry=registry)
 
-    async def ready() -> bool:
-        return True
+    async def health() -> HealthReport:
+        return HealthReport(Readiness.READY)
 
     free = free_port()
-    async with serve_http(f"127.0.0.1:{free}", registry, ready, b"{}", share_port=False):
+    async with serve_http(f"127.0.0.1:{free}", OperatorViews(registry, health, dict, b"{}"), share_port=False):
         yield free
 
 
@@ -124,3 +126,41 @@ async def test_connection_limit_closes_the_oldest(port: int) -> None:
             await is_over(streams)
         async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{port}/readyz") as answer:
             assert answer.status == 200
+
+
+REFUSED = {
+    "no such page": (b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n", 404, "NOT_FOUND"),
+    "no such method": (b"POST /healthz HTTP/1.1\r\nhost: x\r\n\r\n", 405, "INVALID_FIELD"),
+    "no HTTP": (b"\x16\x03\x01 <script>\r\n\r\n", 400, "INVALID_FIELD"),
+    "header too long": (OVER["header"], 400, "INVALID_FIELD"),
+    "line too long": (OVER["line"], 400, "INVALID_FIELD"),
+}
+
+
+@pytest.mark.parametrize(("sent", "status", "reason"), REFUSED.values(), ids=REFUSED)
+async def test_refusal_is_a_problem_document(port: int, sent: bytes, status: int, reason: str) -> None:
+    async with connected(port) as streams:
+        streams[1].write(sent)
+        head, _, body = (await is_over(streams)).partition(b"\r\n\r\n")
+    assert head.split()[1] == str(status).encode()
+    assert b"content-type: application/problem+json" in head.lower()
+    problem = json.loads(body)
+    assert (problem["status"], problem["reason"]) == (status, reason)
+    assert problem.keys() == {"title", "status", "detail", "reason"}
+    assert "script" not in body.decode(), "nothing that was sent is repeated"
+
+
+async def test_failure_of_ours_is_a_problem_document_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    async def health() -> HealthReport:
+        raise RuntimeError("a secret")
+
+    free, views = free_port(), OperatorViews(CollectorRegistry(), health, dict, b"{}")
+    async with (
+        serve_http(f"127.0.0.1:{free}", views, share_port=False),
+        aiohttp.ClientSession() as http,
+        http.get(f"http://127.0.0.1:{free}/readyz", headers={"accept": "text/html"}) as answer,
+    ):
+        assert (answer.status, answer.content_type) == (500, "application/problem+json")
+        assert (await answer.json(content_type=None))["reason"] == "INTERNAL"
+        assert "a secret" not in await answer.text()
+    assert "a secret" in caplog.text

@@ -43,7 +43,7 @@ def opened(urls: DatabaseUrls, connect_s: float, first_pause_s: float = 0.1) -> 
         urls.app_url,
         size=SIZE,
         name="wide",
-        timings=replace(PATIENT.database, connect_s=connect_s, first_pause_s=first_pause_s),
+        timings=replace(PATIENT.database, connect_s=connect_s, longest_wait_s=connect_s, first_pause_s=first_pause_s),
     )
 
 

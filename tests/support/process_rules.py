@@ -15,7 +15,7 @@ DEADLINE_S = 20.0
 # gone is told by its socket: a pause of this machine is not to be taken for that. Nor do intervals grow because the
 # machine pauses and seems to bear too much.
 PATIENT = ProcessRules(
-    database=DatabaseTimings(idle_in_transaction_ms=60_000, transaction_ms=60_000),
+    database=DatabaseTimings(longest_wait_s=DEADLINE_S, idle_in_transaction_ms=60_000, transaction_ms=60_000),
     redis=RedisTimings(call_s=DEADLINE_S),
     sync=SyncRules(load_window_s=10**9),
 )

@@ -1,7 +1,12 @@
 """Composition root: opens the stores, wires the features, serves until told to stop, drains, closes."""
 
 from syncbeat_server.app.authentication import method_faults, rpc_names
-from syncbeat_server.app.config_check import find_config_faults, find_config_notes, find_store_faults
+from syncbeat_server.app.config_check import (
+    find_config_faults,
+    find_config_notes,
+    find_config_warnings,
+    find_store_faults,
+)
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.restore import open_restored
 from syncbeat_server.app.serving import serve
@@ -11,6 +16,7 @@ __all__ = [
     "Stores",
     "find_config_faults",
     "find_config_notes",
+    "find_config_warnings",
     "find_store_faults",
     "key_rows",
     "method_faults",

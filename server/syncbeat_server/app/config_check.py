@@ -7,6 +7,7 @@ from functools import partial
 
 from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.app.authentication import configured_credentials, require_allow_lists, session_rows
+from syncbeat_server.app.operations.store_addresses import try_addresses, warnings_of
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.push.providers import providers
 from syncbeat_server.app.token_issuers import ConfiguredIssuer, configured_issuer, configured_issuers
@@ -80,6 +81,15 @@ def _steps_of_rpc(settings: Settings) -> list[Callable[[], object]]:
     sessions = [partial(session_rows, settings, name, app) for name, app in settings.all_apps().items()]
     credentials = partial(configured_credentials, settings, SystemClock())
     return [*issuers, *sessions, partial(require_allow_lists, settings), credentials, partial(rpc_listeners, settings)]
+
+
+async def find_config_warnings(settings: Settings, stores: Stores) -> list[str]:
+    """Return what this configuration serves with all the same, and should not: exposed or too many connections."""
+    try:
+        redis = parse_redis_url(stores.redis_url)
+    except ConfigurationError:
+        return []  # which is a fault
+    return warnings_of(settings, await try_addresses(settings, stores.database_url), redis)
 
 
 def _lets_in_anybody(settings: Settings) -> bool:

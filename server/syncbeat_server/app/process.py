@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncbeat_server.app.app_configuration import AppConfiguration
+from syncbeat_server.app.operations.health import watch_health
+from syncbeat_server.app.operations.store_addresses import log_addresses, try_addresses
 from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.defaults import DEFAULT_APP
@@ -19,13 +21,17 @@ from syncbeat_server.ops.malloc_trim import trim_heaps
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.server import PreparedStatements, Settings
 from syncbeat_server.ops.shutdown_budget import CANCEL_AGAIN_S, ShutdownBudget
+from syncbeat_server.ops.work_origin import fresh_context, name_of, task_origin
 from syncbeat_server.push.delivery.channel import app_secret
+from syncbeat_server.runtime.health_monitor import HealthMonitor
 from syncbeat_server.runtime.worker_processes import WorkerProcesses, open_worker_processes
 from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres.clock_skew import ClockSkew
 from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.storage.postgres.pg_notify import PgNotifier
+from syncbeat_server.storage.postgres.pool_figures import ACQUIRE_SECONDS
 from syncbeat_server.storage.postgres.stuck_sessions import watch_sessions
+from syncbeat_server.storage.postgres.timings import ConnectionLife
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from syncbeat_server.storage.redis.failover_monitor import RedisMonitor
 from syncbeat_server.sync.streams.hub import MAX_STREAM_AGE_S, Hub
@@ -58,6 +64,7 @@ class Process:
     pg_notifier: PgNotifier
     shutdown: ShutdownBudget
     worker_processes: WorkerProcesses
+    health: HealthMonitor
 
 
 @asynccontextmanager
@@ -78,6 +85,7 @@ async def open_process(
         name=f"syncbeat {os.getpid()}",
         prepare=_PREPARE[settings.database_prepared_statements],
         timings=rules.database,
+        life=ConnectionLife(settings.database_connection_life_s, settings.database_idle_s),
     ) as database:
         async with database.connection() as conn:
             await require_restricted_login(conn)
@@ -94,12 +102,16 @@ async def open_process(
         ):
             monitor = RedisMonitor(bus)
             metrics.storage.watch_redis(bus.health)
+            metrics.storage.watch_pool(database, ACQUIRE_SECONDS)
             await monitor.start()
-            background = [bus.run_publisher(), monitor.run(), apps.run(), pg_notifier.run(), skew.run()]
+            log_addresses(settings, await try_addresses(settings, stores.database_url), bus.address)
+            health = watch_health(database, bus.health, clock, rules.health)
+            metrics.storage.watch_health(lambda: health.report)
+            background = [bus.run_publisher(), monitor.run(), apps.run(), pg_notifier.run(), skew.run(), health.run()]
             async with run_in_background([*background, watch_sessions(database, clock), trim_heaps(clock)]):
                 yield Process(
                     *(settings, rules, clock, metrics, database, bus, hub, Presence(bus), apps),
-                    *(pg_notifier, shutdown, workers),
+                    *(pg_notifier, shutdown, workers, health),
                 )
 
 
@@ -118,7 +130,9 @@ async def deployment_id(database: Database) -> str:
 async def run_in_background(work: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
     """Run background tasks for the block. A task that fails ends the block, and the process with it."""
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one) for one in work]
+        tasks = [
+            group.create_task(one, name=name_of(one), context=fresh_context(task_origin(name_of(one)))) for one in work
+        ]
         try:
             yield
         finally:

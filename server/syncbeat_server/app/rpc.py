@@ -6,11 +6,14 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 from syncbeat_server.app.authentication import build_authentication, session_rows, session_rule
 from syncbeat_server.app.change_notifier import ClusterNotifier, OwnEchoes, RpcCaches
 from syncbeat_server.app.drain import drain_rpc
 from syncbeat_server.app.load_pacing import wire_load_pacing
+from syncbeat_server.app.operations.health import SERVICES_NEED, issuers_check
 from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.ratelimit.call_limits import LimitFeature, running_call_limits
 from syncbeat_server.app.sync import wire_sync
@@ -28,9 +31,13 @@ from syncbeat_server.push.delivery.watch_deliveries import DeliveryWatches
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.service import PushService
 from syncbeat_server.ratelimit.user_tiers import UserTiers
+from syncbeat_server.runtime.health_monitor import HealthReport
 from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.sync.feed.writer import lock_scope
 from syncbeat_server.sync.hints.view_cache import ViewCache
+
+if TYPE_CHECKING:
+    from syncbeat_server.rpc.server import RpcServer
 
 
 @asynccontextmanager
@@ -42,6 +49,8 @@ async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
     name = f"{socket.gethostname()}:{os.getpid()}"
     tokens = ClusterTokenCache(callers, jwks, process.bus, name, process.hub.callers_changed)
     process.metrics.auth.watch_token_cache(callers.tokens.stats)
+    if jwks:
+        process.health.add(issuers_check(lambda: [store.issuer.name for store in jwks if store.is_failing]))
     view_cache_size = process.settings.view_cache_size or process.settings.cached_devices
     views = ViewCache(process.clock, lambda: process.bus.listening, view_cache_size, rules.sync.views_trusted_s)
     process.metrics.sync.watch_view_cache(views.stats)
@@ -104,12 +113,16 @@ async def _serving(
     )
     async with run_in_background([*sync.tasks, limits.quotas.run()]):
         port, *_ = await server.start(rpc_listeners(settings))
-        server.set_serving()
         try:
-            yield f"{settings.listen.rpartition(':')[0]}:{port}"
+            with process.health.followed(partial(_tell_health, server)):
+                yield f"{settings.listen.rpartition(':')[0]}:{port}"
         finally:
             flushes = (("cursors", sync.cursors.flush), ("quota counts", limits.quotas.flush))
             await drain_rpc(process.shutdown, server, (hub, watches), flushes)
+
+
+def _tell_health(server: RpcServer, report: HealthReport) -> None:
+    server.set_serving({name for name, needed in SERVICES_NEED.items() if report.serves(needed)}, report.ready)
 
 
 async def _push_service(process: Process, notifier: ChangeNotifier) -> PushService:

@@ -10,19 +10,21 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from syncbeat_server.app.authentication import session_rows
 from syncbeat_server.app.change_notifier import listen_for_changes
+from syncbeat_server.app.operations.health import circuit_by, pool_view
 from syncbeat_server.app.process import Process, Stores, open_process, run_in_background
 from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
 from syncbeat_server.app.push.worker import running_worker
 from syncbeat_server.app.rpc import rpc_caches, running_rpc
 from syncbeat_server.auth.tokens.keys import public_jwks
 from syncbeat_server.defaults import DEFAULT_APP
-from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.settings.server import Role, Settings
 from syncbeat_server.ops.shutdown_budget import ShutdownBudget, cancelled_on_stop
+from syncbeat_server.ops.work_origin import WorkRank, task_origin, work_origin
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 
 _log = logging.getLogger(__name__)
 
+_STARTING = task_origin("start", WorkRank.CALL)
 _GC_THRESHOLDS = 50_000, 20, 100
 """Thresholds of the cyclic collector. With Python's own (700, 10, 10) it walks again and again through the tens of
 thousands of containers that streams and cached views are, which are hardly ever in cycles."""
@@ -43,6 +45,7 @@ async def serve(
         DependencyDown: the database cannot be reached at the start.
         MigrationNeeded: it is older than this code.
     """
+    work_origin.set(_STARTING)
     shutdown = ShutdownBudget(settings.drain_s)
     with cancelled_on_stop(stop) as started:
         async with AsyncExitStack() as stack:
@@ -50,22 +53,25 @@ async def serve(
             worker: DeliveryWorker | None = None
             if role is not Role.RPC:
                 worker = await stack.enter_async_context(running_worker(process))
+            if settings.ops_listen:
+                # Until the process has drained: it shows what drains, and that it is not ready.
+                await stack.enter_async_context(_operator_endpoint(process))
             address, caches = "worker", None
             if role is not Role.WORKER:
                 caches = await stack.enter_async_context(rpc_caches(process))
                 address = await stack.enter_async_context(running_rpc(process, worker, caches))
             await stack.enter_async_context(run_in_background([listen_for_changes(process, worker, caches)]))
-            if settings.ops_listen:
-                await stack.enter_async_context(_operator_endpoint(process, stop))
             # The objects created so far stay: the collector need not walk them again and again.
             gc.collect()
             gc.freeze()
             gc.set_threshold(*_GC_THRESHOLDS)
             _log.info("serving", extra={"listen": address, "role": role, "deployment": process.bus.deployment})
             started()
+            process.health.start_serving()
             ready(address)
             await stop.wait()
             _log.info("draining")
+            process.health.drain()
             shutdown.start()
             if worker is not None:
                 worker.stop_claiming()  # while RPCs drain, so that both share the time
@@ -73,19 +79,16 @@ async def serve(
 
 
 @asynccontextmanager
-async def _operator_endpoint(process: Process, stop: asyncio.Event) -> AsyncIterator[None]:
-    from syncbeat_server.http.operator_endpoint import serve_http  # aiohttp's server is large, and this optional
+async def _operator_endpoint(process: Process) -> AsyncIterator[None]:
+    from syncbeat_server.http.operator_endpoint import OperatorViews, serve_http  # aiohttp's server is large
 
-    async def ready() -> bool:
-        try:
-            async with process.database.connection() as conn:
-                await conn.fetchval("SELECT 1")
-        except SyncbeatError:
-            return False
-        return not stop.is_set()
-
-    settings = process.settings
-    # Every app's sessions are signed by the same keys.
-    jwks = public_jwks(session_rows(settings, DEFAULT_APP, settings))
-    async with serve_http(settings.ops_listen, process.metrics.registry, ready, jwks, share_port=settings.share_port):
+    settings, health = process.settings, process.health
+    views = OperatorViews(
+        registry=process.metrics.registry,
+        health=health.fresh_report,
+        pool=pool_view(process.database, circuit_by(health)),
+        # Every app's sessions are signed by the same keys.
+        jwks=public_jwks(session_rows(settings, DEFAULT_APP, settings)),
+    )
+    async with serve_http(settings.ops_listen, views, share_port=settings.share_port):
         yield

@@ -27,14 +27,18 @@ def _check_config(parsed: argparse.Namespace) -> int:
         print(format_settings())
         return 0
     settings, faults = read_checked_settings(None)
+    warnings: list[str] = []
     if settings is not None:
-        faults = [*faults, *_find_store_faults(settings)]
+        found, warnings = _try_stores(settings)
+        faults = [*faults, *found]
     for fault in faults:
         print(f"syncbeat-server: {fault}", file=sys.stderr)
     if settings is None or faults:
         return 1
     from syncbeat_server.app import find_config_notes
 
+    for warning in warnings:
+        print(f"syncbeat-server: warning: {warning}", file=sys.stderr)
     for note in find_config_notes(settings):
         print(f"syncbeat-server: {note}")
     stores = "embedded stores" if settings.store_urls() is None else "stores answer"
@@ -42,13 +46,17 @@ def _check_config(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _find_store_faults(settings: Settings) -> list[str]:
+def _try_stores(settings: Settings) -> tuple[list[str], list[str]]:
+    """Return the faults of the stores, and what is to be warned of where there are none."""
     import asyncio
 
-    from syncbeat_server.app import Stores, find_store_faults
+    from syncbeat_server.app import Stores, find_config_warnings, find_store_faults
 
     try:
         urls = settings.store_urls()
     except ConfigurationError:  # told before
-        return []
-    return [] if urls is None else asyncio.run(find_store_faults(Stores(*urls)))
+        return [], []
+    if urls is None:
+        return [], []
+    faults = asyncio.run(find_store_faults(Stores(*urls)))
+    return faults, [] if faults else asyncio.run(find_config_warnings(settings, Stores(*urls)))

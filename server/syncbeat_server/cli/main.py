@@ -66,6 +66,13 @@ def _output_fault(error: BaseException) -> OSError | None:
     return None
 
 
+def _name_statements(parsed: argparse.Namespace) -> None:
+    """Let the statements of a command name it. The health check, which runs often, has none and imports less."""
+    from syncbeat_server.ops.work_origin import WorkRank, name_of, task_origin, work_origin
+
+    work_origin.set(task_origin(name_of(parsed.run).lstrip("_"), WorkRank.CALL))
+
+
 def _status(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser, commands = _parser()
@@ -79,6 +86,8 @@ def _status(arguments: Sequence[str] | None) -> int:
         _add_others(commands, lacking)
     add_healthcheck(commands)
     parsed = parser.parse_args(given)
+    if given[:1] != [HEALTHCHECK]:
+        _name_statements(parsed)
     try:
         return int(parsed.run(parsed) or 0)
     except (SyncbeatError, BaseExceptionGroup) as error:

@@ -52,6 +52,7 @@ def _serve_copies(settings: Settings, stores: Stores, role: Role, embedded: Embe
     settings.require_shared_port()
     overrides = {
         f"{PREFIX}WORKERS": "1",
+        f"{PREFIX}DATABASE_PROCESSES": str(settings.database_processes or settings.workers),
         f"{PREFIX}SHARE_PORT": "true",
         f"{PREFIX}ROLE": role.value,
         f"{PREFIX}DATABASE_URL": stores.database_url,

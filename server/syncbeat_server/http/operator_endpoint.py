@@ -1,19 +1,27 @@
 """Serves HTTP for operators: /metrics, /healthz and /readyz, and the public keys of our own sessions.
 
+Whatever is refused is told as RFC 9457 wants it, `application/problem+json`, with the `reason` of our errors.
+
 A connection serves one request and ends after ten seconds, also if its client sends or reads slowly, or not at all.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, cast
 
+import orjson
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.errors import ConfigurationError, Reason
+from syncbeat_server.runtime.health_monitor import HealthReport
 
 # As Supabase and Envoy cache keys: a new key must be published for as long before it signs.
 _KEYS_CACHED = "public, max-age=600"
@@ -26,43 +34,74 @@ MOST_LINE, MOST_FIELD, MOST_HEADERS = 2_048, 4_096, 32
 """The most octets of a request line and of a header, and headers: 8 MiB on all connections together."""
 
 
-@asynccontextmanager
-async def serve_http(
-    listen: str, registry: CollectorRegistry, ready: Callable[[], Awaitable[bool]], jwks: bytes, *, share_port: bool
-) -> AsyncIterator[None]:
-    """Serve HTTP for the block. `/readyz` is 503 while `ready()` returns False; `/healthz` is always 200.
+CLOSING_S = 0.2
+"""Seconds that requests under way have to end when a process does."""
+_JSON = "application/json"
+_PROBLEM = "application/problem+json"
+_REASONS = {404: Reason.NOT_FOUND, 500: Reason.INTERNAL}
+"""By HTTP status; other refusals are of requests that are wrong in themselves."""
 
-    `jwks` is the document with the public keys of our own sessions, for other services that verify their tokens.
+
+@dataclass(frozen=True)
+class OperatorViews:
+    """Views that the endpoint shows.
+
+    Attributes:
+        registry: The metrics.
+        health: Returns the state of the process.
+        pool: Returns the figures of the pool of connections, for `/readyz?verbose`.
+        jwks: The document with the public keys of our own sessions, for other services that verify their tokens.
+    """
+
+    registry: CollectorRegistry
+    health: Callable[[], Awaitable[HealthReport]]
+    pool: Callable[[], Mapping[str, object]]
+    jwks: bytes
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """Answer with all metrics, as Prometheus reads them."""
+        return web.Response(body=generate_latest(self.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """Answer that the process lives, whatever it lacks."""
+        return web.Response(text="ok\n")
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Answer 200 if the process is to be sent calls, else 503; `?verbose` says in JSON what it was found by."""
+        report = await self.health()
+        status = HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE
+        if "verbose" in request.query:
+            return web.Response(body=_verbose(report, self.pool()), content_type=_JSON, status=status)
+        if report.fault is not None:
+            return _problem(status, report.fault.reason or Reason.INTERNAL, report.fault.detail)
+        return web.Response(text=f"{report.readiness}\n")
+
+    async def keys(self, _request: web.Request) -> web.Response:
+        """Answer with the public keys of our own sessions."""
+        headers = {"cache-control": _KEYS_CACHED}
+        return web.Response(body=self.jwks, content_type="application/jwk-set+json", headers=headers)
+
+
+@asynccontextmanager
+async def serve_http(listen: str, views: OperatorViews, *, share_port: bool) -> AsyncIterator[None]:
+    """Serve HTTP for the block.
 
     Raises:
         ConfigurationError: the address is taken or unusable.
     """
-
-    async def metrics(_request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
-
-    async def healthz(_request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def readyz(_request: web.Request) -> web.Response:
-        good = await ready()
-        return web.Response(text="ready\n" if good else "not ready\n", status=200 if good else 503)
-
-    async def keys(_request: web.Request) -> web.Response:
-        return web.Response(body=jwks, content_type="application/jwk-set+json", headers={"cache-control": _KEYS_CACHED})
-
-    application = web.Application()
+    application = web.Application(middlewares=[_problems])
     application.add_routes(
         [
-            web.get("/metrics", metrics),
-            web.get("/healthz", healthz),
-            web.get("/readyz", readyz),
-            web.get("/.well-known/jwks.json", keys),
+            web.get("/metrics", views.metrics),
+            web.get("/healthz", views.healthz),
+            web.get("/readyz", views.readyz),
+            web.get("/.well-known/jwks.json", views.keys),
         ]
     )
     application.on_response_prepare.append(_close_after)
     runner = web.AppRunner(
         application,
+        shutdown_timeout=CLOSING_S,
         access_log=None,
         max_line_size=MOST_LINE,
         max_field_size=MOST_FIELD,
@@ -84,6 +123,57 @@ async def serve_http(
         await runner.cleanup()
 
 
+def _verbose(report: HealthReport, pool: Mapping[str, object]) -> bytes:
+    checks = {
+        name: {"state": result.state, "reason": result.reason, "detail": result.detail}
+        for name, result in report.checks.items()
+    }
+    detail = "" if report.fault is None else report.fault.detail
+    document = {"status": report.readiness, "detail": detail, "checks": checks, "pool": pool}
+    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _problem(status: HTTPStatus, reason: Reason, detail: str) -> web.Response:
+    return web.Response(body=_problem_body(status, reason, detail), content_type=_PROBLEM, status=status)
+
+
+def _problem_body(status: HTTPStatus, reason: Reason, detail: str) -> bytes:
+    # Without `type`, a problem is what its status says (RFC 9457, section 4.2.1).
+    document = {"title": status.phrase, "status": int(status), "detail": detail, "reason": reason}
+    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer what aiohttp refuses as a problem."""
+    try:
+        return await handler(request)
+    except web.HTTPError as error:
+        status = HTTPStatus(error.status)
+        answer = _problem(status, _REASONS.get(status, Reason.INVALID_FIELD), status.description)
+        if "allow" in error.headers:
+            answer.headers["allow"] = error.headers["allow"]
+        return answer
+
+
+class _Connection(web.RequestHandler):
+    """Connection that also tells as a problem what it cannot parse, and what fails in us."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Log the error as aiohttp does, and return the problem in place of its text."""
+        answer = super().handle_error(request, status, exc, message)
+        if isinstance(answer, web.Response):
+            told = HTTPStatus(status)
+            # Not `message`, which repeats what was sent.
+            answer.body = _problem_body(told, _REASONS.get(status, Reason.INVALID_FIELD), told.description)
+            answer.content_type = _PROBLEM
+        return answer
+
+
 async def _close_after(_request: web.Request, response: web.StreamResponse) -> None:
     response.force_close()
 
@@ -98,7 +188,7 @@ def _connections(runner: web.AppRunner) -> Callable[[], web.RequestHandler]:
         here = server.connections
         for oldest in here[: max(0, len(here) + 1 - MOST_CONNECTIONS)]:
             _end(oldest)
-        made = server()
+        made = _Connection(server, loop=loop, **cast(Any, server)._kwargs)  # it has no option for the class
         loop.call_later(CONNECTION_S, _end, made)
         return made
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health_pb2
 
 from syncbeat.v1 import (
     auth_service_pb2,
@@ -100,7 +99,7 @@ class RpcServer:
             self._server.add_generic_rpc_handlers((_MethodTable(reflected.handlers()),))
 
     async def start(self, listeners: Sequence[Listener]) -> list[int]:
-        """Listen, and return the ports. The health stays NOT_SERVING until `set_serving`.
+        """Listen, and return the ports. The health stays NOT_SERVING until `set_serving`, but for liveness.
 
         Raises:
             ConfigurationError: an address is in use or unusable.
@@ -109,9 +108,10 @@ class RpcServer:
         await self._server.start()
         return ports
 
-    def set_serving(self) -> None:
-        """Report SERVING from here on."""
-        self._health.set_status(health_pb2.HealthCheckResponse.SERVING)
+    def set_serving(self, services: Collection[str], ready: bool) -> None:
+        """Report SERVING for the services of these names, and for the server as a whole if it is `ready`."""
+        serving = {service.full_name for service in CONTRACT if service.name in services}
+        self._health.set_serving(serving | {""} if ready else serving)
 
     def drain(self) -> None:
         """Report NOT_SERVING for good, and end streams whose clients do not read."""

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
+from syncbeat_server.ops.work_origin import WorkOrigin, fresh_context, name_of, task_origin, work_origin
 from syncbeat_server.runtime.adaptive_batching import BatchTrigger
 from syncbeat_server.storage.postgres.database import StatementTimeout
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+_Call = tuple[Item, asyncio.Future[Answer], WorkOrigin]
 
 _SLOW_S = 0.01
 _MAX_ALONE = 4  # connections, of a pool's eight and more, so that other work gets some
@@ -57,7 +59,8 @@ class Batcher(Generic[Item, Answer]):
     ) -> None:
         self._work = work
         self._rule = rule
-        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._name = name_of(work)
+        self._waiting: list[_Call[Item, Answer]] = []
         self._running: set[asyncio.Task[DependencyDown | None]] = set()
         self._alone: set[asyncio.Task[DependencyDown | None]] = set()
         self._alone_slots = asyncio.Semaphore(_MAX_ALONE)
@@ -75,7 +78,7 @@ class Batcher(Generic[Item, Answer]):
             raise Overloaded("too many calls wait for the database")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append((item, future))
+        self._waiting.append((item, future, work_origin.get()))
         if not self._is_collecting and len(self._running) < self._rule.lanes:
             self._is_collecting = True
             if self._running:
@@ -104,12 +107,20 @@ class Batcher(Generic[Item, Answer]):
             task.add_done_callback(self._on_batch_done)
 
     def _create_task(
-        self, work: Coroutine[Any, Any, DependencyDown | None], batch: Sequence[tuple[Item, asyncio.Future[Answer]]]
+        self, work: Coroutine[Any, Any, DependencyDown | None], batch: Sequence[_Call[Item, Answer]]
     ) -> asyncio.Task[DependencyDown | None]:
-        task = asyncio.get_running_loop().create_task(work, context=Context())  # of no single caller
+        # In a context of no single caller.
+        task = asyncio.get_running_loop().create_task(work, context=fresh_context(self._origin(batch)))
         if self._rule.abandons:
-            _cancel_when_all_left(task, [future for _, future in batch])
+            _cancel_when_all_left(task, [future for _, future, _ in batch])
         return task
+
+    def _origin(self, batch: Sequence[_Call[Item, Answer]]) -> WorkOrigin:
+        """Return the method whose calls a batch serves; for several the batch's own name, with their best rank."""
+        origins = {origin for _, _, origin in batch}
+        if len(origins) == 1:
+            return origins.pop()
+        return task_origin(self._name, max(origin.rank for origin in origins))
 
     def _end_collecting(self) -> None:
         self._is_collecting = False
@@ -124,25 +135,25 @@ class Batcher(Generic[Item, Answer]):
             self._is_collecting = True
             self._trigger.check()
 
-    async def _run(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> DependencyDown | None:
+    async def _run(self, batch: Sequence[_Call[Item, Answer]]) -> DependencyDown | None:
         """Run a batch and settle its futures; return the error if the dependency cannot be reached."""
-        live = [(item, future) for item, future in batch if not future.done()]
+        live = [call for call in batch if not call[1].done()]
         if not live:
             return None
         try:
             # A single item has the whole time that a statement may take.
             async with asyncio.timeout(self._rule.patience_s if len(live) > 1 else None):
-                answers = await self._work([item for item, _ in live])
+                answers = await self._work([item for item, _, _ in live])
             answered = list(zip(live, answers, strict=True))
         except (StatementTimeout, TimeoutError) as error:
             if len(live) > 1:
-                for pair in live:  # beside the lanes, which serve the others meanwhile
-                    self._start_alone(self._run_with_slot(pair), pair)
+                for call in live:  # beside the lanes, which serve the others meanwhile
+                    self._start_alone(self._run_with_slot(call), call)
                 return None
             _settle(live[0][1], error)
             return None
         except DependencyDown as error:
-            for _, future in live:
+            for _, future, _ in live:
                 _settle(future, error)
             return error
         except Exception as error:  # noqa: BLE001  # running items alone finds the one at fault
@@ -151,36 +162,36 @@ class Batcher(Generic[Item, Answer]):
                 return None
             return await self._run_singly(live)
         except BaseException as error:
-            for _, future in live:
+            for _, future, _ in live:
                 _settle(future, SyncbeatError("the batch was cancelled"))
             raise error
-        for (_, future), answer in answered:
+        for (_, future, _), answer in answered:
             _settle(future, answer)
         return None
 
     def _start_alone(
-        self, work: Coroutine[Any, Any, DependencyDown | None], pair: tuple[Item, asyncio.Future[Answer]]
+        self, work: Coroutine[Any, Any, DependencyDown | None], call: _Call[Item, Answer]
     ) -> asyncio.Task[DependencyDown | None]:
-        task = self._create_task(work, [pair])
+        task = self._create_task(work, [call])
         self._alone.add(task)
         task.add_done_callback(self._alone.discard)
         return task
 
-    async def _run_with_slot(self, pair: tuple[Item, asyncio.Future[Answer]]) -> DependencyDown | None:
+    async def _run_with_slot(self, call: _Call[Item, Answer]) -> DependencyDown | None:
         async with self._alone_slots:
-            return await self._run([pair])
+            return await self._run([call])
 
-    async def _run_singly(self, live: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> DependencyDown | None:
-        for number, pair in enumerate(live):
+    async def _run_singly(self, live: Sequence[_Call[Item, Answer]]) -> DependencyDown | None:
+        for number, call in enumerate(live):
             # In a task of its own, which can end with its caller while the callers of other items still wait.
-            one = self._start_alone(self._run([pair]), pair)
+            one = self._start_alone(self._run([call]), call)
             try:
                 await asyncio.wait([one])
             finally:
                 one.cancel()
             down = None if one.cancelled() else one.result()
             if down is not None:
-                for _, future in live[number:]:
+                for _, future, _ in live[number:]:
                     _settle(future, down)
                 return down
         return None

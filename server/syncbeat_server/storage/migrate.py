@@ -21,6 +21,7 @@ from typing import TypeAlias
 import asyncpg
 
 from syncbeat_server.errors import ConfigurationError, MigrationFailed, MigrationNeeded
+from syncbeat_server.storage.postgres.commented import CommentedConnection
 from syncbeat_server.storage.postgres.database import Connection, StatementRejected, translated_errors
 from syncbeat_server.storage.postgres.hosts import Hosts
 from syncbeat_server.storage.postgres.roles import grant_roles, require_roles
@@ -120,29 +121,35 @@ def compare(applied: Sequence[Applied], migrations: Sequence[Migration]) -> Sche
     )
 
 
-async def schema_state(conn: Connection, directory: Path | None = None) -> SchemaState:
+async def schema_state(
+    conn: Connection, directory: Path | None = None, migrations: Sequence[Migration] | None = None
+) -> SchemaState:
     """Compare the database of `conn` with the files; one without our tables lacks them all.
+
+    `migrations` are the files, if they are read already.
 
     Raises:
         DependencyDown: the database does not answer.
         StatementRejected: the login may not read the table of migrations (42501).
     """
-    migrations = read_migrations(directory)
+    migrations = read_migrations(directory) if migrations is None else migrations
     if await conn.fetchval("SELECT to_regclass('schema_migrations')") is None:
         return compare((), migrations)
     rows = await conn.fetch("SELECT version, name, checksum FROM schema_migrations ORDER BY version")
     return compare([Applied(row["version"], row["name"], row["checksum"]) for row in rows], migrations)
 
 
-async def require_current_schema(conn: Connection, directory: Path | None = None) -> None:
-    """Check that this code works with the database; servers do so before they serve.
+async def require_current_schema(
+    conn: Connection, directory: Path | None = None, migrations: Sequence[Migration] | None = None
+) -> None:
+    """Check that this code works with the database; servers do so before they serve, and while they do.
 
     Raises:
         MigrationNeeded: it is older, newer by a breaking file, or was migrated by other files; the message has the fix.
         DependencyDown: the database does not answer.
     """
     try:
-        state = await schema_state(conn, directory)
+        state = await schema_state(conn, directory, migrations)
     except StatementRejected as error:
         if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
             raise
@@ -220,6 +227,7 @@ async def _connection(url: str) -> AsyncIterator[_Raw]:
                 timeout=_CONNECT_S,
                 statement_cache_size=0,
                 server_settings={"application_name": "syncbeat-migrate"},
+                connection_class=CommentedConnection,
             )
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
             raise MigrationFailed(

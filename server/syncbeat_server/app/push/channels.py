@@ -14,7 +14,7 @@ from syncbeat_server.push.delivery.channel import Channel, app_secret
 from syncbeat_server.push.delivery.flow_control import Gate
 from syncbeat_server.push.delivery.maintenance import warn_of_unfit_templates
 from syncbeat_server.push.providers import Provider
-from syncbeat_server.resilience.breaker import BreakerRule
+from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 
 if TYPE_CHECKING:
     pass
@@ -42,6 +42,10 @@ class Channels:
         for app_id, app in self._process.apps.current.items():
             await self._make(app_id, app)
         self._process.apps.on_change(self._changed.set)
+
+    def open_breakers(self) -> list[str]:
+        """Return the apps whose provider is not asked now."""
+        return [name for name, channel in self.by_app.items() if channel.gate.breaker is not BreakerState.CLOSED]
 
     async def run(self) -> None:
         """Apply changes of the apps' configuration, for ever."""

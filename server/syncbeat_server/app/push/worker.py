@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from syncbeat_server.app.operations.health import providers_check
 from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.push.channels import Channels
 from syncbeat_server.app.tuning import nightly_fit
@@ -32,6 +33,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
     settings = process.settings
     channels, session_url = Channels(process), settings.database_session_url
     await channels.open()
+    process.health.add(providers_check(channels.open_breakers))
     try:
         worker = DeliveryWorker(
             DeliveryDependencies(

@@ -6,13 +6,13 @@ import asyncio
 import random
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
-from contextvars import Context
 from dataclasses import replace
 from typing import NamedTuple
 
 from syncbeat_server.auth.model import AccountKey, AccountStatus, VerifiedToken
 from syncbeat_server.auth.store import users
 from syncbeat_server.clock import Clock
+from syncbeat_server.ops.work_origin import fresh_context
 from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.postgres.database import Database
 
@@ -89,9 +89,9 @@ class AccountStatusCache:
         pending = self._pending.get(key)
         if pending is None or pending.task.done():
             read = _Read(key, issuer.accept_unknown_users and not issuer.own_sessions, token.counter)
-            # In an empty context, not this caller's: others share the task.
+            # In a context of its own, not this caller's: others share the task.
             pending = self._pending[key] = _PendingRead(
-                asyncio.get_running_loop().create_task(self._read(read), context=Context())
+                asyncio.get_running_loop().create_task(self._read(read), context=fresh_context())
             )
             pending.task.add_done_callback(_retrieve_error)
             self._keys_by_user[key.app_id, key.user_id].add(key)

@@ -76,6 +76,11 @@ class JwksStore:
         self._fetching: asyncio.Task[None] | None = None
         self._uniform = random.SystemRandom().uniform
 
+    @property
+    def is_failing(self) -> bool:
+        """Return True if the last fetch failed, or there was none yet."""
+        return self._failing
+
     def cached_key(self, kid: str, algorithm: str) -> KeyRow | None:
         """Return a key that has been fetched, for up to 24 h after the issuer last answered; None otherwise."""
         row = self._rows.get((kid, algorithm))

@@ -100,6 +100,23 @@ class Settings(AppSettings, SessionSettings):
         "Redis is away.",
     )
     database_pool_size: int = Field(default=8, ge=1, le=500, description="PostgreSQL connections of each process.")
+    database_processes: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        default=None,
+        description="Processes on all machines that share the database: a start warns if their pools may want more "
+        "connections than it allows. Unset: WORKERS.",
+    )
+    database_connection_life_s: float = Field(
+        default=1800.0,
+        ge=1.0,
+        le=86_400.0,
+        description="Seconds after which a PostgreSQL connection is replaced, less up to 10 %.",
+    )
+    database_idle_s: float = Field(
+        default=10.0,
+        ge=0.1,
+        le=86_400.0,
+        description="Seconds after which a PostgreSQL connection without work is closed.",
+    )
     database_prepared_statements: PreparedStatements = Field(
         default=PreparedStatements.AUTO,
         description="Keep prepared statements: on, off, or on connections that lead to PostgreSQL itself (auto).",

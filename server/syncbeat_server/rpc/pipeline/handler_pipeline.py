@@ -18,6 +18,7 @@ from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, DependencyDown, TokenFault
 from syncbeat_server.ops.logs import request_id as logged_request_id
+from syncbeat_server.ops.work_origin import work_origin
 from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
 from syncbeat_server.rpc.pipeline.access import AccessPolicy
@@ -170,6 +171,7 @@ class HandlerPipeline:
                 data = await read(context, is_known)
                 call.started_s = monotonic()
                 call.enter()
+                work_origin.set(checks.origin)
                 try:
                     checked = checks.check(data, call)
                     request, described = await complete_in_time(within, checks.complete(checked, data, call))
@@ -222,6 +224,7 @@ def _deadline_exceeded(error: BaseException) -> BaseException:
 async def _answer(
     checks: RequestChecks, behaviour: Unary, data: bytes, call: CallLifecycle, checked: CheckedRequest
 ) -> bytes:
+    work_origin.set(checks.origin)
     if isinstance(checked, _PENDING):
         checked = await checks.complete(checked, data, call)
     answer = await behaviour(*checked)

@@ -11,6 +11,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.errors import Overloaded
+from syncbeat_server.ops.work_origin import WorkOrigin, WorkRank, method_origin
 from syncbeat_server.ratelimit.policy.decision import Bound, decide
 from syncbeat_server.rpc.pipeline.access import AccessPolicy
 
@@ -35,6 +36,8 @@ _HEADROOM = {
 }
 _CRITICALITY_OF = {PrincipalKind.SERVICE: Criticality.SERVICE, PrincipalKind.ADMIN: Criticality.OPERATOR}
 _POLLS = frozenset({"GetHint", "ReportActivity"})
+# What is done already, and would have to be kept and sent again by whoever did it.
+_PROMISES = frozenset({"PublishChanges", "SendNotification", "IngestEvent", "AcknowledgeDelivery", "RevokeSession"})
 _MIN_RETRY_S, _MAX_RETRY_S = 0.5, 300.0
 
 
@@ -45,6 +48,11 @@ def criticality_of(method: MethodDescriptor, policy: AccessPolicy) -> Criticalit
     if PrincipalKind.USER not in policy.kinds:
         return Criticality.SERVICE if PrincipalKind.SERVICE in policy.kinds else Criticality.OPERATOR
     return Criticality.POLL if method.name in _POLLS else Criticality.DEVICE
+
+
+def origin_of(method: MethodDescriptor) -> WorkOrigin:
+    """Return the origin of a method's statements, with the rank in which its calls wait for the database."""
+    return method_origin(method.name, WorkRank.PROMISE if method.name in _PROMISES else WorkRank.CALL)
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from syncbeat_server.rpc.pipeline.call_context import Call
 from syncbeat_server.rpc.pipeline.call_lifecycle import CallLifecycle, Context
 from syncbeat_server.rpc.pipeline.call_limits import MethodLimits, PendingLimits
 from syncbeat_server.rpc.pipeline.client_address import Network, caller_address, forwarded
-from syncbeat_server.rpc.pipeline.load_shedding import Admission, criticality_of
+from syncbeat_server.rpc.pipeline.load_shedding import Admission, criticality_of, origin_of
 from syncbeat_server.rpc.tls import certificate_names
 from syncbeat_server.rpc.validation.compression import GZIP_MAGIC, MAX_REQUEST_BYTES, decompress
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES, LargeRequestValidator, holds_documents
@@ -84,6 +84,8 @@ class RequestChecks:
         self._large_requests = large_requests
         self._policy = policy
         self._name = method.name
+        self.origin = origin_of(method)
+        """Of the statements that its calls run."""
         self._criticality = criticality_of(method, policy)
         self._request_type = method.input_type
         self._request_class: type[Message] = GetMessageClass(method.input_type)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -27,16 +27,20 @@ from syncbeat_server.rpc.validation.wire_format import MAX_PUBLIC_BYTES, public_
 SERVICE_NAME = "grpc.health.v1.Health"
 MAX_WATCHES_PER_CONNECTION, MAX_WATCHES = 16, 1_000
 """A client has one watch for each service it asks about on a connection, and there are some six."""
+LIVENESS = "liveness"
+"""Asked as a service it is SERVING as long as the process answers, whatever it lacks: for orchestrators that restart
+what does not live. Readiness is the empty name."""
 WRITE_TIMEOUT_S = 10.0
 _RETRY_AFTER_S = 60.0
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+_SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 _numbers = itertools.count(1)
 
 
 class HealthServicer:
-    """The serving status of one server's services, the same for all of them."""
+    """The serving status of each of one server's services, and of the server as a whole, whose name is empty."""
 
     def __init__(
         self,
@@ -45,8 +49,7 @@ class HealthServicer:
         response_streams: ResponseStreams,
         max_watches: int = MAX_WATCHES,
     ) -> None:
-        self._status: int = health_pb2.HealthCheckResponse.NOT_SERVING
-        self._services = frozenset({"", *services})
+        self._status: dict[str, int] = {**dict.fromkeys(("", *services), _NOT_SERVING), LIVENESS: _SERVING}
         self._requests = requests
         self._response_streams = response_streams
         self._max_watches = max_watches
@@ -61,26 +64,27 @@ class HealthServicer:
             f"/{SERVICE_NAME}/Watch": grpc.stream_stream_rpc_method_handler(self._watch),
         }
 
-    def set_status(self, status: int) -> None:
-        """Give every service this status, unless the server drains."""
+    def set_serving(self, services: Collection[str]) -> None:
+        """Report these services as SERVING and the others as not, unless the server drains."""
         if not self._draining:
-            self._status = status
+            for name in self._status.keys() - {LIVENESS}:
+                self._status[name] = _SERVING if name in services else _NOT_SERVING
             for changed in self._changed:
                 changed.set()
 
     def drain(self) -> None:
         """Report NOT_SERVING for good: watchers get it, and their streams end."""
-        self.set_status(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.set_serving(())
         self._draining = True
 
     async def _check(self, _requests: object, context: Context) -> bytes:
         try:
             service = await self._read_service(context)
-            if service not in self._services:
+            if service not in self._status:
                 raise NotFound("there is no such service")
         except SyncbeatError as fault:
             await abort(context, fault, _request_id())
-        return _answer(self._status)
+        return _answer(self._status[service])
 
     async def _watch(self, _requests: object, context: Context) -> None:
         call, peer = StreamedCall(context, None, WRITE_TIMEOUT_S), context.peer()
@@ -122,7 +126,7 @@ class HealthServicer:
         try:
             while True:
                 changed.clear()
-                status = self._status if service in self._services else _UNKNOWN
+                status = self._status.get(service, _UNKNOWN)
                 if status != sent:
                     sent = status
                     yield _answer(status)

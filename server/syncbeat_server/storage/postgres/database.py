@@ -19,7 +19,14 @@ import asyncpg
 
 from syncbeat_server.errors import AccessDenied, DependencyDown, DependencyUnfit, Overloaded, SyncbeatError
 from syncbeat_server.storage.postgres.pool import READ_COMMITTED, ConnectionPool, PooledConnection
-from syncbeat_server.storage.postgres.timings import DEFAULT_TIMINGS, BeginStatements, DatabaseTimings
+from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
+from syncbeat_server.storage.postgres.timings import (
+    DEFAULT_LIFE,
+    DEFAULT_TIMINGS,
+    BeginStatements,
+    ConnectionLife,
+    DatabaseTimings,
+)
 
 Row = Mapping[str, Any]
 
@@ -234,10 +241,24 @@ class Database:
         """Return how many callers wait for a connection now."""
         return self._pool.waiting
 
+    @property
+    def pool_status(self) -> PoolStatus:
+        """Return the figures of the pool at this moment."""
+        return self._pool.status
+
+    @property
+    def pool_figures(self) -> PoolFigures:
+        """Return the counts of the pool since its start."""
+        return self._pool.figures
+
+    async def reconnect(self) -> None:
+        """Replace every connection before its next use: those open lead to a server that takes no writes."""
+        await self._pool.driver.expire_connections()
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Yield a connection for statements that are each a transaction of their own."""
-        with translated_errors():
+        with self._pool.figures.counted(), translated_errors():
             async with self._acquired() as conn:
                 isolation = cast(PooledConnection, conn).default_isolation
                 yield _Session(conn) if isolation == READ_COMMITTED else _IsolatedSession(conn, self._begin)
@@ -248,7 +269,7 @@ class Database:
 
         With `owner` it runs under the role that sees only that user's rows; `leave_user_role` ends that.
         """
-        with translated_errors():
+        with self._pool.figures.counted(), translated_errors():
             async with self._acquired() as conn:
                 try:
                     async with _begun(conn, self._begin):
@@ -258,7 +279,7 @@ class Database:
                         yield session
                 except BaseException as error:
                     if _is_read_only(error):
-                        await self._pool.driver.expire_connections()
+                        await self.reconnect()
                     raise
 
     @asynccontextmanager
@@ -335,7 +356,13 @@ def _errors_of_opening() -> Iterator[None]:
 
 @asynccontextmanager
 async def open_database(
-    url: str, *, size: int, name: str, prepare: bool | None = None, timings: DatabaseTimings = DEFAULT_TIMINGS
+    url: str,
+    *,
+    size: int,
+    name: str,
+    prepare: bool | None = None,
+    timings: DatabaseTimings = DEFAULT_TIMINGS,
+    life: ConnectionLife = DEFAULT_LIFE,
 ) -> AsyncIterator[Database]:
     """Open the pool for the block.
 
@@ -345,7 +372,7 @@ async def open_database(
         DependencyDown: the database cannot be reached, or refuses the login.
     """
     with _errors_of_opening(), translated_errors():
-        pool = ConnectionPool(url, size=size, name=name, prepare=prepare, timings=timings)
+        pool = ConnectionPool(url, size=size, name=name, prepare=prepare, timings=timings, life=life)
     try:
         with _errors_of_opening(), translated_errors():
             await pool.open()

@@ -14,6 +14,7 @@ import asyncpg
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.storage.postgres.commented import CommentedConnection
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.hosts import Hosts
 
@@ -73,7 +74,10 @@ async def _listen(url: str, on_wakeup: Callable[[], None], clock: Clock) -> bool
         on_wakeup()
 
     conn = await Hosts(url).connect(
-        url, timeout=_CONNECT_TIMEOUT_S, server_settings={"application_name": "syncbeat listen"}
+        url,
+        timeout=_CONNECT_TIMEOUT_S,
+        server_settings={"application_name": "syncbeat listen"},
+        connection_class=CommentedConnection,
     )
     try:
         conn.add_termination_listener(lambda _: lost.set())

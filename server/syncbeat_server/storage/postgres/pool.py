@@ -1,4 +1,4 @@
-"""Pools PostgreSQL connections, and lets callers wait when the server allows no more of them.
+"""Pools PostgreSQL connections, and lets callers wait for one, by rank and for a bounded time.
 
 asyncpg's pool opens a connection whenever none of its own is idle and it holds fewer than its size. A server that is
 full refuses that (SQLSTATE 53300), although a connection of ours may be idle a millisecond later: callers wait for it.
@@ -10,17 +10,31 @@ import asyncio
 import random
 import socket
 from collections import deque
-from contextvars import Context
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import asyncpg
 from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 
+from syncbeat_server.errors import Overloaded
+from syncbeat_server.ops.work_origin import WorkRank, fresh_context, task_origin, work_origin
+from syncbeat_server.storage.postgres.commented import CommentedConnection, know_types, read_array_types
 from syncbeat_server.storage.postgres.hosts import Hosts
-from syncbeat_server.storage.postgres.timings import DEFAULT_TIMINGS, STATEMENT_TIMEOUT_S, DatabaseTimings
+from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
+from syncbeat_server.storage.postgres.ranked_slots import RankedSlots
+from syncbeat_server.storage.postgres.timings import (
+    DEFAULT_LIFE,
+    DEFAULT_TIMINGS,
+    STATEMENT_TIMEOUT_S,
+    ConnectionLife,
+    DatabaseTimings,
+)
 
 READ_COMMITTED = "read committed"
-_IDLE_CONNECTION_LIFE_S = 300.0
+_CONNECTING = task_origin("connect")
+_ANY_NUMBER = 1 << 62
+_CLOSE_S = 1.0
 _PREPARED_STATEMENTS = 300
 """Kept by each connection that keeps any: all that a process uses, some 200; each is prepared anew after 5 minutes."""
 
@@ -36,10 +50,12 @@ _LONGEST_PAUSE_S = 1.0  # between two requests to a full server
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}
 
 
-class PooledConnection(asyncpg.Connection):
+class PooledConnection(CommentedConnection):
     """Connection that leaves nothing to reset, and knows the default isolation of its database."""
 
     default_isolation: str = READ_COMMITTED
+    ends_at_s: float = float("inf")
+    """The time of the loop from which it is closed instead of being used again."""
 
     @property
     def bounds_transactions(self) -> bool:
@@ -62,10 +78,14 @@ class ConnectionPool:
         name: str,
         prepare: bool | None = None,
         timings: DatabaseTimings = DEFAULT_TIMINGS,
+        life: ConnectionLife = DEFAULT_LIFE,
     ) -> None:
         """`prepare`: keep prepared statements, or do not; None: on connections that lead to the server itself."""
         self._prepare = prepare
+        self._life = life
         self.timings = timings
+        self.size = size
+        self.figures = PoolFigures()
         self.waiting = 0
         """How many callers wait for a connection now."""
         self.driver: asyncpg.Pool = asyncpg.create_pool(
@@ -78,12 +98,16 @@ class ConnectionPool:
             init=self._set_up,
             statement_cache_size=0,
             connection_class=PooledConnection,
-            max_inactive_connection_lifetime=_IDLE_CONNECTION_LIFE_S,
+            max_queries=_ANY_NUMBER,  # a connection ends by its age
+            max_inactive_connection_lifetime=min(life.idle_s, life.most_s),
             command_timeout=STATEMENT_TIMEOUT_S,
             timeout=timings.connect_s,
             server_settings={"application_name": name},
         )
         self._hosts = Hosts(url)
+        self._slots = RankedSlots(size)
+        self._types: Sequence[asyncpg.Record] | None = None
+        self._released = 0
         self._queue: deque[asyncio.Future[None]] = deque()
         self._refusal: asyncpg.PostgresError | None = None
         self._refused_until = 0.0
@@ -96,31 +120,72 @@ class ConnectionPool:
         _hand_out_connected_first(self.driver)
         await self.release(await self.acquire())
 
+    @property
+    def status(self) -> PoolStatus:
+        """Return the figures of this moment."""
+        connections = self.driver.get_size()
+        return PoolStatus(
+            size=self.size,
+            connections=connections,
+            in_use=connections - self.driver.get_idle_size(),
+            waiters=self.waiting,
+            acquire_p95_s=self.figures.acquire_p95_s(asyncio.get_running_loop().time()),
+        )
+
     async def acquire(self) -> PoolConnectionProxy:
         """Return a connection, the caller's own until it is released.
 
         Raises:
-            TimeoutError: none was free within the time of the timings.
+            Overloaded: none was free within the time of the caller's rank, while others got theirs.
+            TimeoutError: none was free within that time, and nobody gave one back, or none could be opened.
             asyncpg.PostgresError: the server refuses us; for too many connections, it did so all that time.
         """
+        now = asyncio.get_running_loop().time
+        began_s = now()
         self.waiting += 1
         try:
-            if self._refusal is None:
-                try:
-                    return await self.driver.acquire(timeout=self.timings.connect_s)
-                except asyncpg.PostgresError as error:
-                    if not _is_too_many(error):
-                        raise
-            return await self._wait_for_one()
+            await self._take_slot(work_origin.get().rank)
+            try:
+                conn = await self._connected()
+            except BaseException:
+                self._slots.give_back()
+                raise
         finally:
             self.waiting -= 1
+        self.figures.acquired(now(), now() - began_s)
+        return conn
 
     async def release(self, conn: PoolConnectionProxy) -> None:
         """Take a connection back, for the next caller who waits."""
+        works = not conn.is_closed()
         try:
+            if works and cast(PooledConnection, conn).ends_at_s <= asyncio.get_running_loop().time():
+                # Closing gives its place back; one that does not answer is given up in that time.
+                with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                    await conn.close(timeout=_CLOSE_S)
             await self.driver.release(conn)
         finally:
+            self._released += works
+            self._slots.give_back()
             self._call_next()
+
+    async def _take_slot(self, rank: WorkRank) -> None:
+        released = self._released
+        if await self._slots.take(rank, self.timings.wait_s(rank)):
+            return
+        self.figures.shed[rank] += 1
+        if self._released == released:
+            raise TimeoutError  # nobody got anything done meanwhile: it is the database that does not answer
+        raise Overloaded("too many calls wait for the database", retry_after_s=1.0 + self._jitter(0.0, 1.0))
+
+    async def _connected(self) -> PoolConnectionProxy:
+        if self._refusal is None:
+            try:
+                return await self.driver.acquire(timeout=self.timings.connect_s)
+            except asyncpg.PostgresError as error:
+                if not _is_too_many(error):
+                    raise
+        return await self._wait_for_one()
 
     async def _wait_for_one(self) -> PoolConnectionProxy:
         now = asyncio.get_running_loop().time
@@ -170,10 +235,23 @@ class ConnectionPool:
         return opened
 
     async def _set_up(self, conn: asyncpg.Connection) -> None:
+        caller = work_origin.set(_CONNECTING)
+        try:
+            await self._learn(conn)
+        finally:
+            work_origin.reset(caller)
+
+    async def _learn(self, conn: asyncpg.Connection) -> None:
+        if self._types is None:
+            self._types = await read_array_types(conn)
+        know_types(conn, self._types)
         ((isolation, process),) = await conn.fetch(
             "SELECT current_setting('default_transaction_isolation'), pg_backend_pid()"
         )
-        cast(PooledConnection, conn).default_isolation = isolation
+        pooled = cast(PooledConnection, conn)
+        pooled.default_isolation = isolation
+        # Jittered, so that those that were opened together do not end together.
+        pooled.ends_at_s = asyncio.get_running_loop().time() + self._life.most_s * self._jitter(0.9, 1.0)
         # A pooler does not know, when it greets us, which server process will run a statement: it tells another number.
         # Behind it a statement that one server process has prepared is unknown to the next one.
         if self._prepare or (self._prepare is None and process == conn.get_server_pid()):
@@ -210,9 +288,11 @@ def _is_too_many(error: asyncpg.PostgresError) -> bool:
 
 
 async def _opened(hosts: Hosts, *address: Any, **settings: Any) -> asyncpg.Connection:
-    # In an empty context: a connection outlives the call that happened to open it, and its later faults must not be
-    # logged with that call's id.
-    opening = asyncio.get_running_loop().create_task(hosts.connect(*address, **settings), context=Context())
+    # In a context of its own: a connection outlives the call that happened to open it, and its later faults must not
+    # be logged with that call's id.
+    opening = asyncio.get_running_loop().create_task(
+        hosts.connect(*address, **settings), context=fresh_context(_CONNECTING)
+    )
     try:
         opened: asyncpg.Connection = await opening
     except asyncio.CancelledError:

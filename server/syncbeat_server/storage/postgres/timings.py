@@ -5,7 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from syncbeat_server.ops.work_origin import WorkRank
+
 STATEMENT_TIMEOUT_S = 10.0
+
+# Who is sent away first has the least to lose: background work comes again by itself, and a device asks again.
+_SHARE_OF_WAIT = {WorkRank.BACKGROUND: 0.5, WorkRank.CALL: 0.75, WorkRank.PROMISE: 1.0}
+
+
+@dataclass(frozen=True)
+class ConnectionLife:
+    """The life of a connection: at most `most_s` seconds, up to a tenth less, and `idle_s` without work."""
+
+    most_s: float = 1_800.0
+    idle_s: float = 10.0
+
+
+DEFAULT_LIFE = ConnectionLife()
 
 
 class BeginStatements(NamedTuple):
@@ -20,7 +36,10 @@ class DatabaseTimings:
     """Times that no setting changes; tests give longer ones where a busy machine must not matter."""
 
     connect_s: float = 5.0
-    """Seconds that a caller waits for a connection, and the pool for the server to accept one."""
+    """Seconds that the pool waits for the server to accept a connection."""
+    longest_wait_s: float = 8.0
+    """Seconds that a publish or acknowledgement waits for one of the pool's connections to be free; a call waits three
+    quarters of it, background work half. A call has ten seconds, of which its own statements take a few."""
     first_pause_s: float = 0.1
     """A full server is asked for one more connection after this many seconds, then after twice as many each time, by
     all callers of a process together, since other processes share it."""
@@ -32,6 +51,10 @@ class DatabaseTimings:
     transaction_ms: int = 10_000
     """Since PostgreSQL 17. It also ends a session that waits for the second part of a statement; on earlier versions
     storage/postgres/stuck_sessions.py does."""
+
+    def wait_s(self, rank: WorkRank) -> float:
+        """Return the seconds that work of this rank waits for a connection to be free."""
+        return self.longest_wait_s * _SHARE_OF_WAIT[rank]
 
     def begin(self) -> BeginStatements:
         """Return the statements that begin a transaction with these limits.

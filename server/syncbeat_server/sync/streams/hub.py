@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextvars import Context
 from typing import TypeVar
 
+from syncbeat_server.ops.work_origin import WorkRank, fresh_context, task_origin
 from syncbeat_server.sync.model import DeviceKey, ScopeKey
 from syncbeat_server.sync.streams.open_stream_limits import OpenStreamLimits
 from syncbeat_server.sync.streams.subscription import Subscription
@@ -21,6 +21,7 @@ from syncbeat_server.sync.streams.subscription import Subscription
 MAX_STREAM_AGE_S = 30 * 60.0
 WAKE_CHUNK = 100
 _READ_CHUNK = 256
+_READING_AHEAD = task_origin("Hub.read_ahead", WorkRank.CALL)
 _MIN_READ_AHEAD = 8  # idle streams; fewer read by themselves, with a statement less
 _LIMITS = OpenStreamLimits()
 
@@ -167,7 +168,9 @@ class Hub:
         if len(idle) >= _MIN_READ_AHEAD or (idle and self._to_read):
             self._to_read += idle
             if self._reading is None:
-                self._reading = asyncio.get_running_loop().create_task(self._read_chunks(), context=Context())
+                self._reading = asyncio.get_running_loop().create_task(
+                    self._read_chunks(), context=fresh_context(_READING_AHEAD)
+                )
             left = set(idle)
             chunk = [one for one in chunk if one not in left]
         for subscription in chunk:

@@ -1,0 +1,1 @@
+"""Wiring for operators: health, and the addresses of the stores."""

@@ -95,6 +95,7 @@ async def open_process(
         ):
             monitor = RedisMonitor(bus)
             metrics.storage.watch_redis(bus.health)
+            database.breaker.observer = bus.breaker.observer = metrics.resilience
             await monitor.start()
             background = [bus.run_publisher(), monitor.run(), apps.run(), pg_notifier.run(), skew.run()]
             async with run_in_background([*background, watch_sessions(database, clock)]):

@@ -50,7 +50,7 @@ class PushService:
         self._secrets = secrets
         self._replays = replays
         self._on_accepted = on_accepted
-        self._sends: Batcher[_Send, Acceptance] = Batcher(self._write)
+        self._sends: Batcher[_Send, Acceptance] = Batcher(self._write, abandons=True)
 
     async def send(self, notification: NewNotification, request_id: str, content_hash: bytes) -> Acceptance:
         """Accept a notification. A replay of `request_id` is answered as the first call was; '' is never a replay.

@@ -12,12 +12,14 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, TokenFault
 from syncbeat_server.ops.logs import request_id as logged_request_id
+from syncbeat_server.resilience.retry import Retry
 from syncbeat_server.rpc.access import AccessPolicy
 from syncbeat_server.rpc.admission import Admission
 from syncbeat_server.rpc.call_context import Call, TrySync
@@ -29,6 +31,7 @@ from syncbeat_server.rpc.request_body import RequestReader
 from syncbeat_server.rpc.request_checks import CheckedRequest, PendingAuth, PendingValidation, RequestChecks
 from syncbeat_server.rpc.response_stream import ResponseStreams, StreamedCall
 from syncbeat_server.rpc.validation.large_requests import LargeRequestValidator
+from syncbeat_server.runtime.deadline import set_deadline
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 
 _PENDING = (PendingAuth, PendingValidation)  # a union in its place would be built for each call
@@ -73,6 +76,7 @@ class HandlerPipeline:
         self._trusted_proxies = trusted_proxies
         self._large_requests = LargeRequestValidator(run_in_child)
         self._deadlines = SharedDeadlines()
+        self._retry = Retry(clock)
 
     def handler(
         self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Any, try_sync: TrySync | None = None
@@ -82,6 +86,7 @@ class HandlerPipeline:
         A method that can often be answered from memory has `try_sync` for that, whose calls are served in batches.
         """
         checks, meters = self._checks(method, policy), self._meters(method)
+        behaviour = self._repeating(method, behaviour)
         if method.server_streaming:
             return grpc.stream_stream_rpc_method_handler(self._stream(checks, meters, behaviour))
         if try_sync is not None:
@@ -92,6 +97,18 @@ class HandlerPipeline:
         return RequestChecks(
             self._authenticator, self.admission.of(method), self._trusted_proxies, self._large_requests, method, policy
         )
+
+    def _repeating(self, method: MethodDescriptor, behaviour: Any) -> Any:
+        """Return `behaviour`, which is repeated where the contract says that it may be and the database failed."""
+        run, level = self._retry.run, method.GetOptions().idempotency_level
+        if level == MethodOptions.IDEMPOTENCY_UNKNOWN or method.server_streaming:
+            return behaviour
+
+        async def serve(request: Any, call: Call) -> Message:
+            answer: Message = await run(partial(behaviour, request, call))
+            return answer
+
+        return serve
 
     def _meters(self, method: MethodDescriptor) -> CallMeters:
         record = self.observer.counter(method.containing_service.full_name, method.name)
@@ -107,7 +124,9 @@ class HandlerPipeline:
                 data = await read(context, is_known)
                 call.started_s = monotonic()  # the time that a request takes to arrive is its caller's
                 call.enter()
-                answer = await within(call.left_s(), _answer(checks, behaviour, data, call, checks.check(data, call)))
+                left_s = call.left_s()
+                set_deadline(left_s)
+                answer = await within(left_s, _answer(checks, behaviour, data, call, checks.check(data, call)))
             except BaseException as error:
                 await call.fail(_deadline_exceeded(error))
                 raise
@@ -133,6 +152,7 @@ class HandlerPipeline:
                     return answer
                 logged_request_id.set(call.request_id)  # a batch runs outside the call's context
                 left_s = call.left_s(monotonic() - call.started_s)
+                set_deadline(left_s)
                 answer = await within(left_s, _answer(checks, behaviour, data, call, answer))
             except BaseException as error:
                 await call.fail(_deadline_exceeded(error))

@@ -33,7 +33,7 @@ class SyncService:
         self._hints = hints
         self._writers = writers
         self._notifier = notifier
-        self._reports: Batcher[tuple[DeviceKey, Activity], None] = Batcher(self._write_reports)
+        self._reports: Batcher[tuple[DeviceKey, Activity], None] = Batcher(self._write_reports, abandons=True)
 
     def try_hint(self, poll: Poll) -> Hint | None:
         """Return the hint as `hint` does if its inputs are in memory, without awaiting anything; None if not."""

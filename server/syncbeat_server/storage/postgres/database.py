@@ -17,13 +17,28 @@ from typing import Any, ClassVar, Protocol, cast
 
 import asyncpg
 
-from syncbeat_server.errors import AccessDenied, DependencyDown, DependencyUnfit, Overloaded, SyncbeatError
+from syncbeat_server.errors import (
+    AccessDenied,
+    DeadlineExceeded,
+    DependencyDown,
+    DependencyUnfit,
+    Overloaded,
+    SyncbeatError,
+)
+from syncbeat_server.runtime.deadline import time_left_s
 from syncbeat_server.storage.postgres.pool import READ_COMMITTED, ConnectionPool, PooledConnection
-from syncbeat_server.storage.postgres.timings import DEFAULT_TIMINGS, BeginStatements, DatabaseTimings
+from syncbeat_server.storage.postgres.timings import (
+    DEFAULT_TIMINGS,
+    STATEMENT_TIMEOUT_S,
+    BeginsInTime,
+    BeginStatements,
+    DatabaseTimings,
+)
 
 Row = Mapping[str, Any]
 
 _ROLLBACK_S = 5.0
+_NO_ANSWER = "the database does not answer"
 _SETTING = "SYNCBEAT_DATABASE_URL"
 
 # SQLSTATE classes and codes of a fault of the server and not of the statement: PostgreSQL documentation, appendix A.
@@ -95,6 +110,8 @@ class SchemaMissing(StatementRejected, DependencyUnfit):
 class StatementTimeout(DependencyDown):
     """A statement took longer than any may, and was ended: nothing of its transaction is kept."""
 
+    is_transient = False
+
 
 class Conflict(Overloaded):
     """Two transactions conflicted (deadlock, serialisation): alone, each would have worked."""
@@ -124,7 +141,7 @@ def translated_errors() -> Iterator[None]:
     except asyncpg.PostgresError as error:
         raise _translate(error) from error
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
-        raise DependencyDown("the database does not answer") from error
+        raise DependencyDown(_NO_ANSWER) from error
 
 
 def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
@@ -136,7 +153,7 @@ def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
     if state == _INSUFFICIENT_PRIVILEGE:
         return PermissionMissing(state, "")
     if state == _READ_ONLY or state in _LEFT_OPEN or state.startswith(_DOWN_CLASSES):
-        return DependencyDown("the database does not answer")
+        return DependencyDown(_NO_ANSWER)
     if state in _MISSING or state.startswith(_MISSING_CLASS):
         return SchemaMissing(state, "")
     # The latter: a migration changed the result of a prepared statement, which is prepared anew next time.
@@ -171,7 +188,7 @@ class _Session:
         except TimeoutError as error:
             raise StatementTimeout("the database took too long") from error
         except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-            raise DependencyDown("the database does not answer") from error
+            raise DependencyDown(_NO_ANSWER) from error
 
     async def fetch(self, query: str, *args: object) -> Sequence[Row]:
         with self._translated():
@@ -227,7 +244,9 @@ class Database:
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
-        self._begin = pool.timings.begin()
+        self._begins = BeginsInTime(pool.timings)
+        self.breaker = pool.breaker
+        """Open while the server is away."""
 
     @property
     def waiting(self) -> int:
@@ -237,29 +256,50 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Yield a connection for statements that are each a transaction of their own."""
-        with translated_errors():
+        with self._watched():
             async with self._acquired() as conn:
                 isolation = cast(PooledConnection, conn).default_isolation
-                yield _Session(conn) if isolation == READ_COMMITTED else _IsolatedSession(conn, self._begin)
+                yield _Session(conn) if isolation == READ_COMMITTED else _IsolatedSession(conn, self._begins.any_time)
 
     @asynccontextmanager
     async def transaction(self, owner: RowOwner | None = None) -> AsyncIterator[Connection]:
         """Run one transaction: committed at the end of the block, rolled back when it raises.
 
-        With `owner` it runs under the role that sees only that user's rows; `leave_user_role` ends that.
+        With `owner` it runs under the role that sees only that user's rows; `leave_user_role` ends that. The server
+        ends each statement before the deadline of the call.
         """
-        with translated_errors():
+        with self._watched():
             async with self._acquired() as conn:
+                left_s = time_left_s()
+                begin = self._begins.within(left_s)
+                if begin is None:
+                    raise DeadlineExceeded("no time left to do this")
                 try:
-                    async with _begun(conn, self._begin):
+                    async with _begun(conn, begin):
                         session = _Session(conn)
                         if owner is not None:
                             await take_user_role(session, owner)
                         yield session
+                except StatementTimeout as error:
+                    if left_s < STATEMENT_TIMEOUT_S:
+                        raise DeadlineExceeded("the work took longer than the call's deadline") from error
+                    raise
                 except BaseException as error:
                     if _is_read_only(error):
                         await self._pool.driver.expire_connections()
                     raise
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Let nobody wait for a server that is away, and have it looked for when it seems to be."""
+        self.breaker.require_closed(_NO_ANSWER)
+        try:
+            with translated_errors():
+                yield
+        except DependencyDown as error:
+            if error.is_transient:
+                self.breaker.suspect()
+            raise
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
@@ -351,6 +391,7 @@ async def open_database(
             await pool.open()
         yield Database(pool)
     finally:
+        await pool.breaker.close()
         try:
             async with asyncio.timeout(timings.connect_s):
                 await pool.driver.close()

@@ -59,9 +59,11 @@ class FeedReader:
         self._last_served: OrderedDict[Caller, int] = OrderedDict()
         self._turns = itertools.count(1)
         self._large_answers = asyncio.Lock()
-        self._pages: Batcher[PageRequest, Pages | None] = Batcher(self._read_pages, patience_s=_BATCH_PATIENCE_S)
+        self._pages: Batcher[PageRequest, Pages | None] = Batcher(
+            self._read_pages, patience_s=_BATCH_PATIENCE_S, abandons=True
+        )
         self._heads: Batcher[_HeadsRequest, list[ScopeState | None]] = Batcher(
-            self._read_heads, patience_s=_BATCH_PATIENCE_S
+            self._read_heads, patience_s=_BATCH_PATIENCE_S, abandons=True
         )
         self._members: Batcher[UserKey, tuple[list[ScopeState], bool]] = Batcher(
             self._read_member_scopes, max_batch=limits.users_per_statement, patience_s=_BATCH_PATIENCE_S

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.resilience.breaker import BreakerState, Permit
+from syncbeat_server.resilience.breaker import BreakerState
 from syncbeat_server.resilience.breaker_registry import BreakerRegistry
 from syncbeat_server.resilience.fleet_breaker import FleetBreaker
 from syncbeat_server.storage.redis.breaker_states import RedisBreakerStates
 from syncbeat_server.storage.redis.bus import open_redis
-from tests.support.breakers import RULE, WatchedStates, make_registry, shared_states
+from tests.support.breakers import RULE, Process, WatchedStates, shared_states, sync
 from tests.support.fake_clock import FakeClock
 
 pytestmark = pytest.mark.store
@@ -33,32 +33,6 @@ async def states(redis_url: str) -> AsyncIterator[WatchedStates]:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
-
-
-class Process:
-    """One process of several: its registry, and the one breaker that they share."""
-
-    def __init__(self, clock: FakeClock, states: RedisBreakerStates | None) -> None:
-        self.registry: BreakerRegistry = make_registry(clock, states)
-        self.breaker: FleetBreaker = self.registry.of(NAME)
-
-    async def permit(self) -> Permit:
-        permit = await self.breaker.acquire()
-        assert permit is not None
-        return permit
-
-    async def open(self) -> None:
-        for _ in range(RULE.failures):
-            (await self.permit()).fail()
-        await self.registry.sync()
-        assert self.breaker.state is OPEN
-
-
-async def sync(processes: Sequence[Process]) -> list[BreakerState]:
-    for _ in range(2):  # the first hears of what the last tells
-        for one in processes:
-            await one.registry.sync()
-    return [one.breaker.state for one in processes]
 
 
 async def test_fleet_breaker_needs_two_witnesses(clock: FakeClock, states: WatchedStates) -> None:

@@ -8,7 +8,7 @@ from contextvars import Context
 
 import pytest
 
-from syncbeat_server.runtime.deadline import set_deadline, time_left_s
+from syncbeat_server.runtime.deadline import set_deadline, time_left_s, without_deadline
 from tests.support.fake_clock import ahead
 
 pytestmark = pytest.mark.unit
@@ -29,6 +29,9 @@ async def test_deadline_is_of_one_context() -> None:
     set_deadline(5.0)
     batch = asyncio.get_running_loop().create_task(without(), context=Context())
     assert await batch == math.inf
+    shared = asyncio.get_running_loop().create_task(without(), context=without_deadline())
+    assert await shared == math.inf
+    assert four_to_five(time_left_s())
     with ahead(6.0):
         assert time_left_s() < 0
 

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from syncbeat_server.clock import Clock, SystemClock
-from syncbeat_server.resilience.breaker import BreakerRule
+from syncbeat_server.resilience.breaker import BreakerRule, BreakerState, Permit
 from syncbeat_server.resilience.breaker_registry import BreakerRegistry
-from syncbeat_server.resilience.fleet_breaker import FleetState, Step
+from syncbeat_server.resilience.fleet_breaker import FleetBreaker, FleetState, Step
 from syncbeat_server.storage.redis.breaker_states import RedisBreakerStates
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
+from tests.support.fake_clock import FakeClock
 
 RULE = BreakerRule()
 
@@ -69,3 +70,32 @@ async def shared_states(redis_url: str, deployment: str = "ours") -> AsyncIterat
 def make_registry(clock: Clock, states: RedisBreakerStates | None, every_s: float = 1.0) -> BreakerRegistry:
     """Build the breakers of one process, which asks for news each `every_s` seconds."""
     return BreakerRegistry(RULE, clock, states, every_s=every_s)
+
+
+class Process:
+    """One process of several: its registry, and the one breaker that they share."""
+
+    def __init__(self, clock: FakeClock, states: RedisBreakerStates | None) -> None:
+        self.registry: BreakerRegistry = make_registry(clock, states)
+        self.breaker: FleetBreaker = self.registry.of("push:default")
+
+    async def permit(self) -> Permit:
+        """Take the permit that there has to be."""
+        permit = await self.breaker.acquire()
+        assert permit is not None
+        return permit
+
+    async def open(self) -> None:
+        """Fail as often as it takes to open, and say so."""
+        for _ in range(RULE.failures):
+            (await self.permit()).fail()
+        await self.registry.sync()
+        assert self.breaker.state is BreakerState.OPEN
+
+
+async def sync(processes: Sequence[Process]) -> list[BreakerState]:
+    """Let all exchange their news, and return the states of their breakers."""
+    for _ in range(2):  # the first hears of what the last tells
+        for one in processes:
+            await one.registry.sync()
+    return [one.breaker.state for one in processes]

@@ -6,7 +6,7 @@ and `request_checks` parses: gRPC itself would wait for a request for ever, and 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -40,6 +40,8 @@ Unary = Callable[[Any, Call], Awaitable[Message]]
 Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]
 Answer = TypeVar("Answer")
 Handler = Callable[[object, Context], Awaitable[Answer]]
+Run = Callable[[Callable[[], Awaitable[Any]]], Coroutine[Any, Any, Any]]
+"""Does work that may be done twice (`Retry.run`)."""
 
 
 class CallObserver(Protocol):
@@ -116,7 +118,7 @@ class HandlerPipeline:
 
     def _unary(self, checks: RequestChecks, meters: CallMeters, behaviour: Unary) -> Handler[bytes]:
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
-        monotonic = meters.monotonic
+        run, monotonic = self._retry.run, meters.monotonic
 
         async def serve(_requests: object, context: Context) -> bytes:
             call = CallLifecycle(meters, context)
@@ -126,7 +128,7 @@ class HandlerPipeline:
                 call.enter()
                 left_s = call.left_s()
                 set_deadline(left_s)
-                answer = await within(left_s, _answer(checks, behaviour, data, call, checks.check(data, call)))
+                answer = await within(left_s, _answer(run, checks, behaviour, data, call, checks.check(data, call)))
             except BaseException as error:
                 await call.fail(_deadline_exceeded(error))
                 raise
@@ -140,7 +142,7 @@ class HandlerPipeline:
     ) -> Handler[bytes]:
         """Do as `_unary`, but in a batch what can be done from memory, whose code is warm then."""
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
-        in_batch, monotonic = self.batcher.serve, meters.monotonic
+        in_batch, run, monotonic = self.batcher.serve, self._retry.run, meters.monotonic
 
         async def serve(_requests: object, context: Context) -> bytes:
             call = CallLifecycle(meters, context)
@@ -153,7 +155,7 @@ class HandlerPipeline:
                 logged_request_id.set(call.request_id)  # a batch runs outside the call's context
                 left_s = call.left_s(monotonic() - call.started_s)
                 set_deadline(left_s)
-                answer = await within(left_s, _answer(checks, behaviour, data, call, answer))
+                answer = await within(left_s, _answer(run, checks, behaviour, data, call, answer))
             except BaseException as error:
                 await call.fail(_deadline_exceeded(error))
                 raise
@@ -165,6 +167,7 @@ class HandlerPipeline:
     def _stream(self, checks: RequestChecks, meters: CallMeters, behaviour: Stream) -> Handler[None]:
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
         send, recheck, monotonic = self.response_streams.send, self._authenticator.recheck, meters.monotonic
+        run = self._retry.run
 
         async def serve(_requests: object, context: Context) -> None:
             call = CallLifecycle(meters, context)
@@ -174,7 +177,8 @@ class HandlerPipeline:
                 call.enter()
                 try:
                     checked = checks.check(data, call)
-                    request, described = await within(DEFAULT_DEADLINE_S, checks.complete(checked, data, call))
+                    completing = run(partial(checks.complete, checked, data, call))
+                    request, described = await within(DEFAULT_DEADLINE_S, completing)
                 except TimeoutError:
                     raise DeadlineExceeded("it took too long to find out who calls") from None
                 finally:
@@ -213,9 +217,14 @@ def _deadline_exceeded(error: BaseException) -> BaseException:
 
 
 async def _answer(
-    checks: RequestChecks, behaviour: Unary, data: bytes, call: CallLifecycle, checked: CheckedRequest
+    run: Run,
+    checks: RequestChecks,
+    behaviour: Unary,
+    data: bytes,
+    call: CallLifecycle,
+    checked: CheckedRequest,
 ) -> bytes:
     if isinstance(checked, _PENDING):
-        checked = await checks.complete(checked, data, call)
+        checked = await run(partial(checks.complete, checked, data, call))
     answer = await behaviour(*checked)
     return answer.SerializeToString()

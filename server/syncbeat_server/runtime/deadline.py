@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 
 _ends_at: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
@@ -16,6 +16,13 @@ _ends_at: ContextVar[float] = ContextVar("deadline", default=math.inf)
 def set_deadline(seconds: float) -> None:
     """Let the work of this context end in so many seconds."""
     _ends_at.set(asyncio.get_running_loop().time() + seconds)
+
+
+def without_deadline() -> Context:
+    """Return a copy of this context for work that others come to share, and that goes by no single caller's time."""
+    copied = copy_context()
+    copied.run(_ends_at.set, math.inf)
+    return copied
 
 
 def time_left_s() -> float:

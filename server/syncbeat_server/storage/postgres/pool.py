@@ -193,9 +193,9 @@ class ConnectionPool:
                 self._url, timeout=self.timings.probe_s, statement_cache_size=0, server_settings=name
             )
             try:
-                await conn.fetchval("SELECT 1")
+                await conn.execute("SELECT 1")
             finally:
-                conn.terminate()
+                await conn.close(timeout=self.timings.probe_s)
         except asyncpg.PostgresError as error:
             return _is_too_many(error) or not (error.sqlstate or "").startswith(_AWAY)
         return True

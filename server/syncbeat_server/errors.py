@@ -205,7 +205,7 @@ class DependencyDown(SyncbeatError):
 
 
 class CircuitOpen(DependencyDown):
-    """A dependency was found to be away, and is looked for: nobody waits for it meanwhile. Logged when it began."""
+    """A dependency was found to be away, and is looked for: nobody waits for it meanwhile."""
 
     is_transient = False
 

@@ -47,6 +47,7 @@ class ProbedBreaker:
         self._clock = clock or SystemClock()
         self._on_found = on_found
         self._is_open = False
+        self._fault = ""
         self._probing: asyncio.Task[None] | None = None
 
     @property
@@ -86,7 +87,8 @@ class ProbedBreaker:
         try:
             async with asyncio.timeout(self._probe_s):
                 return await self._probe()
-        except Exception:  # noqa: BLE001  # whatever it is, there is no answer
+        except Exception as error:  # noqa: BLE001  # whatever it is, there is no answer
+            self._fault = type(error).__name__
             return False
 
     def _move(self, *, is_open: bool) -> None:
@@ -95,4 +97,5 @@ class ProbedBreaker:
         self._is_open = is_open
         self.observer.breaker_moved(self._dependency, self.state)
         level = logging.WARNING if is_open else logging.INFO
-        _log.log(level, "a breaker is %s", self.state, extra={"breaker": self._dependency, "by": "probe"})
+        fault = {"fault": self._fault} if is_open and self._fault else {}
+        _log.log(level, "a breaker is %s", self.state, extra={"breaker": self._dependency, "by": "probe", **fault})

@@ -11,7 +11,6 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from syncbeat_server.errors import (
-    CircuitOpen,
     DependencyDown,
     DependencyUnfit,
     FieldReason,
@@ -66,7 +65,7 @@ async def abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Exceptio
     if not isinstance(error, SyncbeatError) or error.reason is Reason.INTERNAL:
         _log.error("internal error", exc_info=error)
         error = SyncbeatError(f"internal error; the log has it under request id {request_id}")
-    elif error.reason is Reason.DEPENDENCY_DOWN and not isinstance(error, KeyUnknownYet | CircuitOpen):
+    elif error.reason is Reason.DEPENDENCY_DOWN and not isinstance(error, KeyUnknownYet):
         if isinstance(error, DependencyUnfit):
             _log.error("dependency unfit (%s)", error.fault, exc_info=error.__cause__ or error)
         else:

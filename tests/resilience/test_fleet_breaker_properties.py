@@ -34,7 +34,7 @@ STEPS = st.lists(
 
 
 class Course:
-    """What three processes did, and which of their calls are under way."""
+    """Records the calls of three processes that are under way, and how often each failed."""
 
     def __init__(self, clock: FakeClock, states: WatchedStates) -> None:
         self.clock = clock

@@ -25,7 +25,7 @@ setup: ## make .venv with the pinned packages (PYTHON=... chooses the interprete
 
 gen: setup ## generate clients/protos, the Python package and the server's descriptor set from protos/, and docs/reference/
 	@sh protos/gen.sh generate
-	@$(BIN)/python tools/gen_docs.py docs/reference
+	@$(BIN)/python -m tools.gen_docs docs/reference
 	@$(BIN)/python tools/gen_delivery_states.py docs/reference
 	@$(BIN)/python tools/gen_limits.py docs/reference
 

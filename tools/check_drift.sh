@@ -12,7 +12,7 @@ for made in clients/protos/syncbeat clients/python/syncbeat/v1 server/syncbeat_s
     exit 1
   fi
 done
-.venv/bin/python tools/gen_docs.py "$fresh/reference"
+.venv/bin/python -m tools.gen_docs "$fresh/reference"
 .venv/bin/python tools/gen_delivery_states.py "$fresh/reference"
 .venv/bin/python tools/gen_limits.py "$fresh/reference"
 if ! diff -r -q "$fresh/reference" docs/reference; then

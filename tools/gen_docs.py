@@ -9,9 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
@@ -23,11 +21,8 @@ from google.protobuf.descriptor_pb2 import (
     MethodOptions,
     ServiceDescriptorProto,
 )
-from prometheus_client.core import Metric
-from prometheus_client.metrics import MetricWrapperBase
 
 from syncbeat_server.errors import FieldReason, Reason
-from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.ops.settings.descriptions import SettingDescription, describe_settings
 from syncbeat_server.ops.settings.issuer import IssuerSettings
@@ -36,8 +31,8 @@ from syncbeat_server.ops.settings.sessions import SessionSettings
 from syncbeat_server.ops.settings.tiers import LimitSettings
 from syncbeat_server.rpc.contract.options import contract_options
 from syncbeat_server.rpc.pipeline.error_status import RETRY_LATER, STATUS
-from syncbeat_server.runtime.health_monitor import CheckResult, HealthReport, Readiness
-from syncbeat_server.storage.postgres.pool_figures import ACQUIRE_SECONDS, PoolFigures, PoolStatus
+from tools.markdown import table
+from tools.metrics_page import metrics_page
 
 ROOT = Path(__file__).resolve().parent.parent
 BUF = Path(sys.executable).with_name("buf")
@@ -88,12 +83,6 @@ def main(folder: Path) -> int:
         title, _, rest = page().partition("\n\n")
         (folder / name).write_text(f"{title}\n\n{NOTICE}{rest.rstrip()}\n", encoding="utf-8")
     return 0
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
@@ -199,73 +188,6 @@ def _reasons(protos: Sequence[FileDescriptorProto], name: str) -> Iterator[tuple
                     text = texts.of(ENUMS, number, MEMBERS, member)
                     reason = re.sub(r"^[A-Z]+_REASON_", "", value.name)
                     yield reason, _capital(re.sub(rf"^{value.name}(?: \(\w+\))?: ", "", text))
-
-
-# ------------------------------------------------------------------------------------------------------------- metrics
-
-
-@dataclass(frozen=True)
-class _Cache:
-    size: int = 0
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
-
-
-class _Pool:
-    pool_status, pool_figures = PoolStatus(0, 0, 0, 0, 0.0), PoolFigures()
-
-
-@dataclass
-class _Redis:
-    errors: dict[Any, int] = field(default_factory=dict)
-    is_up: bool = True
-
-
-class _Limits:
-    is_shared = True
-    asked = charged = decided_locally = size = 0
-
-
-def metrics_page() -> str:
-    """Return the page of all metrics, as a process with every part of the service declares them."""
-    metrics = Metrics()
-    metrics.auth.watch_token_cache(_Cache)
-    metrics.sync.watch_view_cache(_Cache)
-    metrics.storage.watch_redis(_Redis())
-    metrics.storage.watch_pool(_Pool(), ACQUIRE_SECONDS)
-    metrics.storage.watch_health(lambda: HealthReport(Readiness.READY, {"": CheckResult()}))
-    metrics.sync.watch_apps(dict, (), (), {})
-    metrics.limits.watch(_Limits())
-    declared: dict[str, tuple[str | None, str, Sequence[str]]] = {}
-    for collector in metrics.registry._collector_to_names:  # their labels are told by no public name
-        if isinstance(collector, MetricWrapperBase):
-            declared[collector._name] = (collector._type, collector._documentation, collector._labelnames)
-        else:
-            for family in collector.collect():
-                declared[family.name] = (family.type, family.documentation, _labels(family))
-    rows = [
-        (_exposed(name, kind), kind or "", ", ".join(f"`{one}`" for one in labels), text)
-        for name, (kind, text, labels) in sorted(declared.items())
-    ]
-    return _METRICS + table(("metric", "type", "labels", "meaning"), rows)
-
-
-def _exposed(name: str, kind: str | None) -> str:
-    return f"`{name}_total`" if kind == "counter" else f"`{name}`"
-
-
-def _labels(family: Metric) -> Sequence[str]:
-    labels: Sequence[str] = family._labelnames  # type: ignore[attr-defined]  # of the families that are made by hand
-    return labels
-
-
-_METRICS = """# Metrics
-
-Served in Prometheus' text format on `/metrics` at `SYNCBEAT_OPS_LISTEN`, by each process for itself. A histogram has
-the series `_bucket`, `_sum` and `_count`. `deploy/prometheus/alerts.yml` has alarms on them.
-
-"""
 
 
 # ----------------------------------------------------------------------------------------------------------------- API

@@ -192,22 +192,35 @@ class DeadlineExceeded(SyncbeatError):
 
 
 class DependencyDown(SyncbeatError):
-    """PostgreSQL or another dependency does not answer; the request itself may be valid."""
+    """PostgreSQL or another dependency does not answer; the request itself may be valid.
+
+    `is_transient`: the same may work a moment later, so that a call which may be repeated is.
+    """
 
     reason = Reason.DEPENDENCY_DOWN
+    is_transient: ClassVar[bool] = True
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
+class CircuitOpen(DependencyDown):
+    """A dependency was found to be away, and is looked for: nobody waits for it meanwhile."""
+
+    is_transient = False
+
+
 class KeyUnknownYet(DependencyDown):
     """A token's key may be newer than the keys fetched from its issuer: nothing is down, so it is not logged."""
+
+    is_transient = False
 
 
 class DependencyUnfit(DependencyDown):
     """A dependency answers but is misconfigured for this service; `fault` names the setting its operators must fix."""
 
+    is_transient = False
     fault = ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import hashlib
 
 import pytest
 from hypothesis import given
@@ -32,7 +32,7 @@ def test_shown_claim_of_an_issuer_is_whole(claim: str) -> None:
     [
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl",
         "https://x.example/?access_token=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2ln",
-        secrets.token_hex(32),
+        hashlib.sha256(b"a secret").hexdigest(),
         "q+/Zk1" * 8,
         "Bearer 8dTq0ZpL4nV7Yw2RkX9cJm3sHb6F",
     ],

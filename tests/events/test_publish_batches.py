@@ -12,7 +12,8 @@ import pytest
 from syncbeat_server.errors import RequestInFlight
 from syncbeat_server.events.publish import Published, Publisher
 from syncbeat_server.storage.postgres import database as database_module
-from syncbeat_server.storage.postgres.database import Database, LockTimeout, Row
+from syncbeat_server.storage.postgres.database import Database, Row
+from syncbeat_server.storage.postgres.driver_errors import LockTimeout
 from syncbeat_server.storage.postgres.timings import DatabaseTimings
 from syncbeat_server.sync.model import NewChange
 from tests.events.test_publish import call, together

@@ -13,7 +13,8 @@ from syncbeat_server.errors import DependencyDown
 from syncbeat_server.push.delivery.channel import Channel
 from syncbeat_server.push.model import Outcome, Reason, Target, Verdict
 from syncbeat_server.push.policy.retry import RetryRule
-from syncbeat_server.storage.postgres.database import Database, StatementRejected
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.postgres.driver_errors import StatementRejected
 from tests.support.build import APP, make_channel, make_worker
 from tests.support.doubles import FailingDatabase, ScriptedProvider, Streams
 from tests.support.fake_clock import FakeClock, wait_until

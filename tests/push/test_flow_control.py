@@ -9,7 +9,8 @@ import pytest
 from syncbeat_server.push.delivery.flow_control import Gate
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from syncbeat_server.push.policy.throttle import Throttle
-from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
+from syncbeat_server.resilience.breaker import BreakerState
+from tests.support.build import make_breaker
 from tests.support.fake_clock import FakeClock
 
 pytestmark = pytest.mark.unit
@@ -69,11 +70,11 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def gate(clock: FakeClock) -> Gate:
-    return Gate(10, 10_000.0, BreakerRule(), clock)
+    return Gate(10, 10_000.0, make_breaker(clock), clock)
 
 
-def send(gate: Gate, outcome: Outcome, platform: str = "ANDROID") -> None:
-    permit = gate.enter(platform)
+async def send(gate: Gate, outcome: Outcome, platform: str = "ANDROID") -> None:
+    permit = await gate.enter(platform)
     assert permit is not None
     gate.record_outcome(permit, outcome, platform, 0.05)
 
@@ -87,51 +88,51 @@ def test_in_flight_limit_is_per_app(gate: Gate) -> None:
 
 async def test_breaker_spares_a_down_provider_unless_there_is_a_fallback(gate: Gate, clock: FakeClock) -> None:
     for _ in range(5):
-        send(gate, UNAVAILABLE)
+        await send(gate, UNAVAILABLE)
     assert (gate.free_slots(has_fallback=False), gate.free_slots(has_fallback=True), gate.closed_for_s()) == (
         0,
         10,
         60.0,
     )
-    assert gate.enter("ANDROID") is None
+    assert await gate.enter("ANDROID") is None
     await clock.advance(60)
     assert (gate.breaker, gate.free_slots(has_fallback=False)) == (BreakerState.HALF_OPEN, 3)
 
 
-def test_breaker_ignores_dead_tokens_and_bad_messages(gate: Gate) -> None:
+async def test_breaker_ignores_dead_tokens_and_bad_messages(gate: Gate) -> None:
     for _ in range(10):
-        send(gate, DEAD)
-        send(gate, Outcome(Verdict.REJECTED, Reason.REJECTED))
+        await send(gate, DEAD)
+        await send(gate, Outcome(Verdict.REJECTED, Reason.REJECTED))
     assert gate.breaker is BreakerState.CLOSED
 
 
 CONFIG = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.APP)
 
 
-def test_breaker_opens_after_five_misconfigurations_in_a_row(gate: Gate) -> None:
+async def test_breaker_opens_after_five_misconfigurations_in_a_row(gate: Gate) -> None:
     for _ in range(4):
-        send(gate, CONFIG)
+        await send(gate, CONFIG)
     assert (gate.free_slots(has_fallback=False), gate.closed_for_s()) == (10, 0.0)
-    send(gate, CONFIG)
+    await send(gate, CONFIG)
     assert (gate.free_slots(has_fallback=False), gate.closed_for_s(), gate.breaker) == (0, 60.0, BreakerState.OPEN)
 
 
-def test_breaker_ignores_misconfiguration_of_some(gate: Gate) -> None:
+async def test_breaker_ignores_misconfiguration_of_some(gate: Gate) -> None:
     for _ in range(100):
         for outcome in (CONFIG, CONFIG, SENT):
-            send(gate, outcome)
+            await send(gate, outcome)
     assert (gate.free_slots(has_fallback=False), gate.closed_for_s()) == (10, 0.0)
 
 
 async def test_access_token_unavailable_pauses_the_app(gate: Gate, clock: FakeClock) -> None:
     none = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.ACCESS)
     for _ in range(50):
-        send(gate, none)
+        await send(gate, none)
     assert (gate.closed_for_s(), gate.breaker) == (0.0, BreakerState.CLOSED), "one failure, of which many heard"
-    send(gate, replace(none, retry_after_s=10.0))
-    assert (gate.enter("WEB"), gate.closed_for_s()) == (None, 10.0)
+    await send(gate, replace(none, retry_after_s=10.0))
+    assert (await gate.enter("WEB"), gate.closed_for_s()) == (None, 10.0)
     await clock.advance(10)
-    send(gate, SENT)
+    await send(gate, SENT)
 
 
 IPHONES = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.PLATFORM)
@@ -139,25 +140,25 @@ IPHONES = Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, blame=Blame.PLATFORM)
 
 async def test_apns_credential_refusal_stops_ios_only(gate: Gate, clock: FakeClock) -> None:
     for _ in range(4):
-        send(gate, IPHONES, "IOS")
-        send(gate, SENT, "ANDROID")
+        await send(gate, IPHONES, "IOS")
+        await send(gate, SENT, "ANDROID")
     assert gate.closed_for_s("IOS") == 0.0
-    send(gate, IPHONES, "IOS")
-    assert (gate.enter("IOS"), gate.closed_for_s("IOS")) == (None, 60.0)
-    send(gate, SENT, "ANDROID")
-    send(gate, SENT, "WEB")
+    await send(gate, IPHONES, "IOS")
+    assert (await gate.enter("IOS"), gate.closed_for_s("IOS")) == (None, 60.0)
+    await send(gate, SENT, "ANDROID")
+    await send(gate, SENT, "WEB")
     assert (gate.closed_for_s("ANDROID"), gate.closed_for_s(), gate.is_broken) == (0.0, 0.0, False)
     await clock.advance(60)
-    send(gate, IPHONES, "IOS")
+    await send(gate, IPHONES, "IOS")
     assert gate.closed_for_s("IOS") == 60.0, "still wrong: one is enough to see it"
     await clock.advance(60)
-    send(gate, SENT, "IOS")
-    send(gate, IPHONES, "IOS")
+    await send(gate, SENT, "IOS")
+    await send(gate, IPHONES, "IOS")
     assert gate.closed_for_s("IOS") == 0.0
 
 
-def test_rate_limit_throttling_halves_the_grant(gate: Gate) -> None:
+async def test_rate_limit_throttling_halves_the_grant(gate: Gate) -> None:
     assert gate.rate_share == 1.0
-    send(gate, SENT)
-    send(gate, THROTTLED)
+    await send(gate, SENT)
+    await send(gate, THROTTLED)
     assert (gate.rate_share, gate.free_slots(has_fallback=False)) == (0.5, 10)

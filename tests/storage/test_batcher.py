@@ -10,7 +10,7 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown, NotFound, Overloaded
 from syncbeat_server.storage.batcher import Batcher, BatchRule
-from syncbeat_server.storage.postgres.database import StatementTimeout
+from syncbeat_server.storage.postgres.driver_errors import StatementTimeout
 from tests.support.fake_clock import settle, wait_until
 
 pytestmark = pytest.mark.unit

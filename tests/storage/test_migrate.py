@@ -23,7 +23,8 @@ from syncbeat_server.storage.migrate import (
     require_restricted_login,
     schema_state,
 )
-from syncbeat_server.storage.postgres.database import Database, RowOwner, StatementRejected, leave_user_role
+from syncbeat_server.storage.postgres.database import Database, RowOwner, leave_user_role
+from syncbeat_server.storage.postgres.driver_errors import StatementRejected
 from syncbeat_server.sync.model import DeviceKey
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_outlook

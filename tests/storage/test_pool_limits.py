@@ -14,6 +14,7 @@ from syncbeat_server.errors import DependencyDown, Overloaded
 from syncbeat_server.ops.work_origin import WorkRank, fresh_context, method_origin, task_origin
 from syncbeat_server.storage.postgres import database as postgres
 from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.postgres.driver_errors import StatementRejected
 from syncbeat_server.storage.postgres.timings import ConnectionLife
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import ahead, wait_until
@@ -138,7 +139,7 @@ async def test_pool_figures_count_what_it_does(database_urls: DatabaseUrls) -> N
 
 async def test_pool_figures_count_failures_of_the_database_alone(database_urls: DatabaseUrls) -> None:
     async with opened(database_urls) as database:
-        with pytest.raises(postgres.StatementRejected):
+        with pytest.raises(StatementRejected):
             await value_of(database, "SELECT 1 / 0")
         assert database.pool_figures.failures == 0
         assert not database.pool_figures.failed.is_set()

@@ -14,15 +14,8 @@ from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.errors import DependencyDown, NotFound
 from syncbeat_server.ops.logs import request_id
 from syncbeat_server.storage.batcher import Batcher, BatchRule
-from syncbeat_server.storage.postgres.database import (
-    Conflict,
-    Database,
-    LockTimeout,
-    RowOwner,
-    StatementRejected,
-    leave_user_role,
-    take_user_role,
-)
+from syncbeat_server.storage.postgres.database import Database, RowOwner, leave_user_role, take_user_role
+from syncbeat_server.storage.postgres.driver_errors import Conflict, LockTimeout, StatementRejected
 from tests.support.build import APP
 from tests.support.databases import DatabaseUrls, open_database, run_sql
 from tests.support.fake_clock import wait_until

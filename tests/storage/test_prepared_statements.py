@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 import pytest
 
-from syncbeat_server.storage.postgres.database import Conflict, Database, RowOwner
+from syncbeat_server.storage.postgres.database import Database, RowOwner
+from syncbeat_server.storage.postgres.driver_errors import Conflict
 from tests.support.databases import DatabaseUrls, open_database, run_sql
 from tests.support.seed import value_of
 

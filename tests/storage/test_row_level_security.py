@@ -38,7 +38,8 @@ from syncbeat_server.push.store import notifications as push
 from syncbeat_server.ratelimit.store import quota_usage, user_tiers
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.postgres import restore_detection
-from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, StatementRejected
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner
+from syncbeat_server.storage.postgres.driver_errors import StatementRejected
 from syncbeat_server.sync.model import Cursor
 from syncbeat_server.sync.store import (
     change_writes,

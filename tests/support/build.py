@@ -45,6 +45,7 @@ from syncbeat_server.ratelimit.model import UNLIMITED, TierPolicy
 from syncbeat_server.ratelimit.quotas import MAX_COUNTS, QuotaCounters
 from syncbeat_server.ratelimit.user_tiers import UserTiers
 from syncbeat_server.resilience.breaker import BreakerRule
+from syncbeat_server.resilience.fleet_breaker import FleetBreaker
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.token_bucket import TokenBucket
 from syncbeat_server.sync.feed.reader import FeedReader
@@ -193,9 +194,17 @@ class AttemptMetrics(NoMetrics):
         self._on_attempt(outcome)
 
 
-def make_channel(provider: Provider, clock: Clock, in_flight: int = 200, **fields: Any) -> Channel:
+def make_breaker(clock: Clock, name: str = "push:default") -> FleetBreaker:
+    """Build a breaker of this process alone."""
+    return FleetBreaker(name, BreakerRule(), clock)
+
+
+def make_channel(
+    provider: Provider, clock: Clock, in_flight: int = 200, breaker: FleetBreaker | None = None, **fields: Any
+) -> Channel:
     """Build an app's channel through a provider."""
-    return Channel(provider, Gate(in_flight, 10_000.0, BreakerRule(), clock), "app:default", b"secret", **fields)
+    gate = Gate(in_flight, 10_000.0, breaker or make_breaker(clock), clock)
+    return Channel(provider, gate, "app:default", b"secret", **fields)
 
 
 def make_worker(

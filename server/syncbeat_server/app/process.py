@@ -103,6 +103,7 @@ async def open_process(
             monitor = RedisMonitor(bus)
             metrics.storage.watch_redis(bus.health)
             metrics.storage.watch_pool(database, ACQUIRE_SECONDS)
+            database.breaker.observer = bus.breaker.observer = metrics.resilience
             await monitor.start()
             log_addresses(settings, await try_addresses(settings, stores.database_url), bus.address)
             health = watch_health(database, bus.health, clock, rules.health)

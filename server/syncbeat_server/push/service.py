@@ -21,7 +21,7 @@ from syncbeat_server.push.model import (
 )
 from syncbeat_server.push.store import lifecycle, notifications
 from syncbeat_server.storage import idempotency
-from syncbeat_server.storage.batcher import Batcher
+from syncbeat_server.storage.batcher import Batcher, BatchRule
 from syncbeat_server.storage.idempotency import Answer, RequestKey
 from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.storage.postgres.database import Connection, Database
@@ -50,7 +50,7 @@ class PushService:
         self._secrets = secrets
         self._replays = replays
         self._on_accepted = on_accepted
-        self._sends: Batcher[_Send, Acceptance] = Batcher(self._write)
+        self._sends: Batcher[_Send, Acceptance] = Batcher(self._write, BatchRule(abandons=True))
 
     async def send(self, notification: NewNotification, request_id: str, content_hash: bytes) -> Acceptance:
         """Accept a notification. A replay of `request_id` is answered as the first call was; '' is never a replay.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -32,16 +33,24 @@ class BreakerRule:
     successes: int = 3
 
 
-class Permit:
-    """The right to make one call. The first of `succeed`, `fail` and `release` ends it."""
+def _ignore(_: object) -> None:
+    """Do nothing with what is told."""
 
-    __slots__ = ("_breaker", "_era", "_number", "_used")
+
+class Permit:
+    """The right to make one call. The first of `succeed`, `fail` and `release` ends it.
+
+    `on_end` is told how: True for a failure, False for a success, None for neither.
+    """
+
+    __slots__ = ("_breaker", "_era", "_number", "_used", "on_end")
 
     def __init__(self, breaker: Breaker, era: int, number: int) -> None:
         self._breaker = breaker
         self._era = era
         self._number = number
         self._used = False
+        self.on_end: Callable[[bool | None], None] = _ignore
 
     def succeed(self) -> None:
         """Record that the dependency answered."""
@@ -59,6 +68,7 @@ class Permit:
         if not self._used:
             self._used = True
             self._breaker._record(self._era, self._number, failed=failed)
+            self.on_end(failed)
 
 
 class Breaker:
@@ -68,9 +78,14 @@ class Breaker:
     fail may well end before all others.
     """
 
-    def __init__(self, rule: BreakerRule, clock: Clock) -> None:
+    def __init__(
+        self, rule: BreakerRule, clock: Clock, on_transition: Callable[[BreakerState], None] = _ignore
+    ) -> None:
+        """`on_transition` is told each new state; HALF_OPEN, to which the clock leads, with the first trial."""
         self._rule = rule
         self._clock = clock
+        self._on_transition = on_transition
+        self._told = BreakerState.CLOSED
         self._opened_at: float | None = None
         self._era = 0
         self._succeeded = self._trying = self._number = 0
@@ -110,8 +125,17 @@ class Breaker:
             if free == 0:
                 return None
             self._trying += 1
+            self._tell(BreakerState.HALF_OPEN)
         self._number += 1
         return Permit(self, self._era, self._number)
+
+    def open_for(self, seconds: float) -> None:
+        """Open on the word of others; the first trial is admitted after so many seconds."""
+        self._transition(self._clock.monotonic() + seconds - self._rule.open_s)
+
+    def close(self) -> None:
+        """Close on the word of others."""
+        self._transition(None)
 
     def _record(self, era: int, number: int, *, failed: bool | None) -> None:
         if era != self._era:
@@ -156,3 +180,9 @@ class Breaker:
         self._succeeded = self._trying = 0
         self._failed.clear()
         self._released.clear()
+        self._tell(BreakerState.CLOSED if opened_at is None else BreakerState.OPEN)
+
+    def _tell(self, state: BreakerState) -> None:
+        if state is not self._told:
+            self._told = state
+            self._on_transition(state)

@@ -78,7 +78,7 @@ class HealthReport:
     readiness: Readiness
     checks: Mapping[str, CheckResult] = field(default_factory=dict)
     fault: CheckResult | None = None
-    """Why it is not ready."""
+    """The check that keeps it from being ready."""
 
     @property
     def ready(self) -> bool:

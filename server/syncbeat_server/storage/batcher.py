@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
 from syncbeat_server.ops.work_origin import WorkOrigin, fresh_context, name_of, task_origin, work_origin
 from syncbeat_server.runtime.adaptive_batching import BatchTrigger
-from syncbeat_server.storage.postgres.database import StatementTimeout
+from syncbeat_server.storage.postgres.driver_errors import StatementTimeout
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from syncbeat_server.errors import RequestIdReused, RequestInFlight, SyncbeatError
-from syncbeat_server.storage.postgres.database import Connection, LockTimeout, Row
+from syncbeat_server.storage.postgres.database import Connection, Row
+from syncbeat_server.storage.postgres.driver_errors import LockTimeout
 from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 
 KEPT_FOR = timedelta(days=30)

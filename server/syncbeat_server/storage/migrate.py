@@ -22,7 +22,8 @@ import asyncpg
 
 from syncbeat_server.errors import ConfigurationError, MigrationFailed, MigrationNeeded
 from syncbeat_server.storage.postgres.commented import CommentedConnection
-from syncbeat_server.storage.postgres.database import Connection, StatementRejected, translated_errors
+from syncbeat_server.storage.postgres.database import Connection
+from syncbeat_server.storage.postgres.driver_errors import StatementRejected, translated_errors
 from syncbeat_server.storage.postgres.hosts import Hosts
 from syncbeat_server.storage.postgres.roles import grant_roles, require_roles
 

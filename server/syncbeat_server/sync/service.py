@@ -7,7 +7,7 @@ from datetime import datetime
 
 from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.errors import AccessDenied, NotFound
-from syncbeat_server.storage.batcher import Batcher
+from syncbeat_server.storage.batcher import Batcher, BatchRule
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.hints.builder import HintBuilder
@@ -33,7 +33,9 @@ class SyncService:
         self._hints = hints
         self._writers = writers
         self._notifier = notifier
-        self._reports: Batcher[tuple[DeviceKey, Activity], None] = Batcher(self._write_reports)
+        self._reports: Batcher[tuple[DeviceKey, Activity], None] = Batcher(
+            self._write_reports, BatchRule(abandons=True)
+        )
 
     def try_hint(self, poll: Poll) -> Hint | None:
         """Return the hint as `hint` does if its inputs are in memory, without awaiting anything; None if not."""

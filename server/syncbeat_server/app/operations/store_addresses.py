@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.settings.server import Role, Settings
 from syncbeat_server.storage.postgres.address_check import AddressFacts, try_address
-from syncbeat_server.storage.postgres.database import StatementRejected
+from syncbeat_server.storage.postgres.driver_errors import StatementRejected
 from syncbeat_server.storage.redis.address import RedisAddress
 
 _log = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from syncbeat_server.app.process import Process
 from syncbeat_server.errors import SyncbeatError
@@ -14,7 +15,9 @@ from syncbeat_server.push.delivery.channel import Channel, app_secret
 from syncbeat_server.push.delivery.flow_control import Gate
 from syncbeat_server.push.delivery.maintenance import warn_of_unfit_templates
 from syncbeat_server.push.providers import Provider
-from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
+from syncbeat_server.resilience.breaker import BreakerState
+from syncbeat_server.resilience.breaker_registry import BreakerRegistry
+from syncbeat_server.resilience.fleet_breaker import FleetBreaker
 
 if TYPE_CHECKING:
     pass
@@ -29,8 +32,9 @@ _MAX_RETIRED = 8  # replaced providers kept open, for attempts that are still un
 class Channels:
     """Makes the channel of each app, and remakes the provider of those whose configuration has changed."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, breakers: BreakerRegistry) -> None:
         self._process = process
+        self._breakers = breakers
         self._changed = asyncio.Event()
         self._made_of: dict[str, object] = {}
         self._troubles: dict[str, FaultLog] = {}
@@ -106,16 +110,25 @@ class Channels:
         first, fallback, project = providers(app, settings, clock, account)
         # Deployments that send through one project share its quota: FCM counts what they send together.
         rate_key = project or f"{self._process.bus.deployment}:{app_id}"
+        host = self._webhook_breaker(app)
         if known is None:
-            rule = BreakerRule(open_s=settings.delivery_breaker_s)
-            gate = Gate(settings.delivery_in_flight, settings.push_per_minute / 60, rule, clock)
+            breaker = self._breakers.of(f"push:{app_id}")
+            gate = Gate(settings.delivery_in_flight, settings.push_per_minute / 60, breaker, clock)
             known = self.by_app[app_id] = Channel(first, gate, rate_key, secret, fallback)
             known.max_per_day = app.max_per_day
             known.templates = self._process.apps.templates(app_id)
         else:
             self._retire(known)
             known.provider, known.fallback, known.rate_key = first, fallback, rate_key
+        known.gate.endpoint, known.fallback_breaker = (host, None) if fallback is None else (None, host)
         self._made_of[app_id] = made_of
+
+    def _webhook_breaker(self, app: AppSettings) -> FleetBreaker | None:
+        """Return the breaker of the host of an app's webhook, which apps may share."""
+        if not app.webhook_url:
+            return None
+        parts = urlsplit(app.webhook_url)
+        return self._breakers.of(f"webhook:{parts.hostname}:{parts.port or parts.scheme}")
 
     def _retire(self, channel: Channel) -> None:
         # Closed later: attempts may be under way.

@@ -17,7 +17,10 @@ from syncbeat_server.push.delivery.worker import DeliveryWorker, WorkerRule
 from syncbeat_server.push.policy.resend import ResendRule
 from syncbeat_server.push.policy.retry import RetryRule
 from syncbeat_server.ratelimit.retention import OLD_ROWS as OLD_QUOTA_COUNTS
+from syncbeat_server.resilience.breaker import BreakerRule
+from syncbeat_server.resilience.breaker_registry import BreakerRegistry
 from syncbeat_server.storage.postgres.pg_notify import listen
+from syncbeat_server.storage.redis.breaker_states import RedisBreakerStates
 from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
 from syncbeat_server.storage.retention import Retention
 from syncbeat_server.sync.feed.tombstone_pruning import OLD_ROWS as OLD_SYNC_ROWS
@@ -31,9 +34,16 @@ _LEAST_BURST = 200.0
 async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
     """Run a delivery worker, and drain it at the end. Raises ConfigurationError for an unusable provider."""
     settings = process.settings
-    channels, session_url = Channels(process), settings.database_session_url
+    breakers = BreakerRegistry(
+        BreakerRule(open_s=settings.delivery_breaker_s),
+        process.clock,
+        RedisBreakerStates(process.bus),
+        process.metrics.resilience,
+    )
+    channels, session_url = Channels(process, breakers), settings.database_session_url
     await channels.open()
     process.health.add(providers_check(channels.open_breakers))
+    await breakers.sync()  # what others have found out about providers is known before anything is claimed
     try:
         worker = DeliveryWorker(
             DeliveryDependencies(
@@ -59,8 +69,8 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
         keep_days, every_s = settings.keep_tombstones_days, process.rules.sync.prune_every_s
         pruning = TombstonePruner(process.database, keep_days, process.clock, every_s)
         retention = retention_of(process)
-        background = [channels.run(), nightly_fit(process).run(), pruning.run(), retention.run(), *listening]
-        async with run_in_background([worker.run(), *background]):
+        background = [channels.run(), breakers.run(), nightly_fit(process).run(), pruning.run(), retention.run()]
+        async with run_in_background([worker.run(), *background, *listening]):
             try:
                 yield worker
             finally:

@@ -33,6 +33,7 @@ from syncbeat_server.errors import (
     TokenInvalid,
     TokenRevoked,
 )
+from syncbeat_server.runtime.deadline import without_deadline
 from syncbeat_server.storage.idempotency import Answer, RequestKey, answer_once
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner
 
@@ -125,7 +126,7 @@ class SessionService:
         task = self._refreshes.get(claim)
         if task is None:
             self._limits.count_refresh(claim.app_id, claim.session_id)
-            task = asyncio.get_running_loop().create_task(self._refresh(signing, claim))
+            task = asyncio.get_running_loop().create_task(self._refresh(signing, claim), context=without_deadline())
             self._refreshes[claim] = task
             task.add_done_callback(lambda done: self._remove_refresh(claim, done))
         return await asyncio.shield(task)

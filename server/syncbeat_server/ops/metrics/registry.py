@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 from syncbeat_server.ops.metrics.auth import AuthMetrics
 from syncbeat_server.ops.metrics.push import PushMetrics
 from syncbeat_server.ops.metrics.ratelimit import LimitMetrics
+from syncbeat_server.ops.metrics.resilience import ResilienceMetrics
 from syncbeat_server.ops.metrics.rpc import RpcMetrics
 from syncbeat_server.ops.metrics.storage import StorageMetrics
 from syncbeat_server.ops.metrics.sync import SyncMetrics
@@ -23,3 +24,4 @@ class Metrics:
         self.auth = AuthMetrics(self.registry)
         self.limits = LimitMetrics(self.registry)
         self.storage = StorageMetrics(self.registry)
+        self.resilience = ResilienceMetrics(self.registry)

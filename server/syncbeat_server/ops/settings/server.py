@@ -206,7 +206,10 @@ class Settings(AppSettings, SessionSettings):
         "200, a slower one as many as the rate needs.",
     )
     delivery_breaker_s: float = Field(
-        default=60.0, ge=0.1, le=3600.0, description="Seconds for which a provider that fails is not asked."
+        default=60.0,
+        ge=0.1,
+        le=3600.0,
+        description="Seconds for which a provider, or the host of a webhook, that fails is not asked.",
     )
     push_per_minute: int = Field(
         default=600_000,

@@ -10,6 +10,7 @@ from syncbeat_server.push.content.ack_token import ack_token
 from syncbeat_server.push.content.templates import render, render_stored
 from syncbeat_server.push.delivery.channel import Channel
 from syncbeat_server.push.delivery.dependencies import DOWN_PAUSE_S, DeliveryDependencies
+from syncbeat_server.push.delivery.flow_control import record_endpoint
 from syncbeat_server.push.model import ClaimedDelivery, Content, DeliveryUpdate, Outcome, Reason, Verdict
 from syncbeat_server.push.policy.retry import RetryRule, conclude, postpone
 from syncbeat_server.push.policy.transitions import Event, update
@@ -70,20 +71,35 @@ async def _message(database: Database, delivery: ClaimedDelivery, channel: Chann
 async def _send_through_gate(database: Database, channel: Channel, message: Message) -> Outcome | None:
     """Return the outcome of the provider, or of the fallback if the provider was not reached; None: not admitted."""
     platform = message.delivery.platform
-    permit = channel.gate.enter(platform)
+    admission = await channel.gate.enter(platform)
     outcome = None
-    if permit is not None:
+    if admission is not None:
         began = channel.gate.monotonic()
         try:
             outcome = await _send(channel.provider, message)
-            channel.gate.record_outcome(permit, outcome, platform, channel.gate.monotonic() - began)
+            channel.gate.record_outcome(admission, outcome, platform, channel.gate.monotonic() - began)
         finally:
-            permit.release()  # a cancelled attempt says nothing about the provider
+            admission.release()  # a cancelled attempt says nothing about the provider
     if channel.fallback is None or not (outcome is None or _not_reached(outcome)):
         return outcome
     if outcome is not None and not await _still_wanted(database, message.delivery):
         return outcome
-    return await _send(channel.fallback, message)
+    return await _send_by_fallback(channel, channel.fallback, message) or outcome
+
+
+async def _send_by_fallback(channel: Channel, fallback: Provider, message: Message) -> Outcome | None:
+    """Return the outcome of the fallback; None while its breaker admits nothing."""
+    if channel.fallback_breaker is None:
+        return await _send(fallback, message)
+    permit = await channel.fallback_breaker.acquire()
+    if permit is None:
+        return None
+    try:
+        outcome = await _send(fallback, message)
+        record_endpoint(permit, outcome)
+    finally:
+        permit.release()
+    return outcome
 
 
 async def _send(provider: Provider, message: Message) -> Outcome:

@@ -5,13 +5,17 @@ Each app has a gate of its own, so that an app whose provider hangs does not slo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from syncbeat_server.clock import Clock
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
 from syncbeat_server.push.policy.in_flight_limit import InFlightLimit
 from syncbeat_server.push.policy.throttle import Throttle
-from syncbeat_server.resilience.breaker import Breaker, BreakerRule, BreakerState, Permit
+from syncbeat_server.resilience.breaker import BreakerState, Permit
+from syncbeat_server.resilience.fleet_breaker import FleetBreaker
 
 _FAILURES = (Reason.UNAVAILABLE, Reason.AMBIGUOUS)
+_STATES = (BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN)
 _PLATFORM_PAUSE_S = 60.0  # replacing a project's key for APNs or web push takes a person
 
 
@@ -35,25 +39,48 @@ class _PlatformPauses:
             self._in_a_row.pop(platform, None)
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The right to make one attempt: a permit of the app's breaker, and one of its endpoint's."""
+
+    app: Permit
+    endpoint: Permit | None = None
+
+    def release(self) -> None:
+        """Record no outcome, unless one was recorded: the attempt was cancelled or never made."""
+        self.app.release()
+        if self.endpoint is not None:
+            self.endpoint.release()
+
+
 class Gate:
     """Admits the deliveries of one app to its provider."""
 
-    def __init__(self, most_in_flight: int, rate_per_s: float, rule: BreakerRule, clock: Clock) -> None:
-        """Start open; `rule` is that of the breaker, and its number of failures also pauses a platform.
+    def __init__(
+        self,
+        most_in_flight: int,
+        rate_per_s: float,
+        breaker: FleetBreaker,
+        clock: Clock,
+        endpoint: FleetBreaker | None = None,
+    ) -> None:
+        """Start open; the breaker's number of failures also pauses a platform.
 
         Up to `most_in_flight` attempts are under way, as many as `rate_per_s` and the provider's latency call for.
+        `endpoint` is the breaker of a host that several apps may share.
         """
         self.in_flight = 0
+        self.endpoint = endpoint
         self._limit = InFlightLimit(most_in_flight, rate_per_s)
         self._clock = clock
-        self._breaker = Breaker(rule, clock)
+        self._breaker = breaker
         self._throttle = Throttle()
-        self._platforms = _PlatformPauses(rule.failures)
+        self._platforms = _PlatformPauses(breaker.rule.failures)
 
     @property
     def breaker(self) -> BreakerState:
-        """State of the circuit breaker."""
-        return self._breaker.state
+        """State of the breaker that is closed least: the app's, or its endpoint's."""
+        return max((one.state for one in self._breakers()), key=_STATES.index)
 
     @property
     def max_in_flight(self) -> int:
@@ -63,7 +90,7 @@ class Gate:
     @property
     def is_broken(self) -> bool:
         """True while the provider cannot be relied on: its breaker is not closed, or nothing is admitted."""
-        return self._breaker.state is not BreakerState.CLOSED or self.closed_for_s() > 0
+        return self.breaker is not BreakerState.CLOSED or self.closed_for_s() > 0
 
     @property
     def rate_share(self) -> float:
@@ -77,8 +104,7 @@ class Gate:
             return free
         if self.closed_for_s() > 0:
             return 0
-        probes = self._breaker.free_permits
-        return free if probes is None else min(free, probes)
+        return min([free, *(probes for one in self._breakers() if (probes := one.free_permits) is not None)])
 
     def closed_for_s(self, platform: str = "") -> float:
         """Return the seconds until the gate may open, 0 when it is open.
@@ -87,21 +113,32 @@ class Gate:
         """
         now = self._clock.monotonic()
         return max(
-            self._breaker.retry_in_s, self._throttle.paused_for_s(now), self._platforms.paused_for_s(platform, now)
+            *(one.retry_in_s for one in self._breakers()),
+            self._throttle.paused_for_s(now),
+            self._platforms.paused_for_s(platform, now),
         )
 
     def monotonic(self) -> float:
         """Return the time by which attempts are measured."""
         return self._clock.monotonic()
 
-    def enter(self, platform: str) -> Permit | None:
-        """Return a permit to send to this platform now, or None if the claimed delivery has to wait after all."""
+    async def enter(self, platform: str) -> Admission | None:
+        """Return the right to send to this platform now, or None if the claimed delivery has to wait after all."""
         now = self._clock.monotonic()
         if self._throttle.paused_for_s(now) > 0 or self._platforms.paused_for_s(platform, now) > 0:
             return None
-        return self._breaker.acquire()
+        app = await self._breaker.acquire()
+        if app is None or self.endpoint is None:
+            return None if app is None else Admission(app)
+        endpoint = None
+        try:
+            endpoint = await self.endpoint.acquire()
+        finally:
+            if endpoint is None:
+                app.release()
+        return None if endpoint is None else Admission(app, endpoint)
 
-    def record_outcome(self, permit: Permit, outcome: Outcome, platform: str, took_s: float) -> None:
+    def record_outcome(self, admission: Admission, outcome: Outcome, platform: str, took_s: float) -> None:
         """Learn from the outcome of an attempt, and from the seconds that it took.
 
         A dead token or a bad message does not count against the provider.
@@ -118,9 +155,25 @@ class Gate:
         if outcome.blame is Blame.ACCESS:
             self._throttle.pause(now, outcome.retry_after_s or 0.0)
         self._platforms.record_answer(platform, now, refused=outcome.blame is Blame.PLATFORM)
-        if outcome.verdict is Verdict.RETRY and (outcome.blame is Blame.APP or outcome.reason in _FAILURES):
-            permit.fail()
+        if admission.endpoint is not None:
+            record_endpoint(admission.endpoint, outcome)
+        unreachable = outcome.reason in _FAILURES and admission.endpoint is None
+        if outcome.verdict is Verdict.RETRY and (outcome.blame is Blame.APP or unreachable):
+            admission.app.fail()
         elif outcome.verdict is Verdict.RETRY:
-            permit.release()
+            admission.app.release()
         else:
-            permit.succeed()
+            admission.app.succeed()
+
+    def _breakers(self) -> tuple[FleetBreaker, ...]:
+        return (self._breaker,) if self.endpoint is None else (self._breaker, self.endpoint)
+
+
+def record_endpoint(permit: Permit, outcome: Outcome) -> None:
+    """Record an outcome for the host that was asked: one that refuses an app, or a message, is there."""
+    if outcome.verdict is not Verdict.RETRY or outcome.blame is Blame.APP:
+        permit.succeed()
+    elif outcome.reason in _FAILURES:
+        permit.fail()
+    else:
+        permit.release()

@@ -201,7 +201,7 @@ class DeliveryWorker:
         broken = {
             app_id: channel.gate.closed_for_s() + _BROKEN_S
             for app_id, channel in self._deps.channels.items()
-            if channel.fallback is None and channel.gate.is_broken
+            if not channel.has_fallback and channel.gate.is_broken
         }
         if broken:
             async with self._deps.database.connection() as conn:

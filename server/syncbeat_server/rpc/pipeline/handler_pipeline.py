@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 
 from syncbeat_server.auth.service import Authenticator
@@ -19,6 +20,7 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, DependencyDown, TokenFault
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.ops.work_origin import work_origin
+from syncbeat_server.resilience.retry import Retry
 from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
 from syncbeat_server.rpc.pipeline.access import AccessPolicy
@@ -38,6 +40,7 @@ from syncbeat_server.rpc.pipeline.request_checks import (
 )
 from syncbeat_server.rpc.pipeline.unread_streams import ResponseStreams, StreamedCall
 from syncbeat_server.rpc.validation.large_requests import LargeRequestValidator
+from syncbeat_server.runtime.deadline import set_deadline
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 
 _PENDING = (PendingAuth, PendingValidation, LimitedCall)  # a union in its place would be built for each call
@@ -47,6 +50,8 @@ Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]
 Answer = TypeVar("Answer")
 Within = Callable[[float, Coroutine[Any, Any, ReadyCall]], Awaitable[ReadyCall]]
 Handler = Callable[[object, Context], Awaitable[Answer]]
+Run = Callable[[Callable[[], Awaitable[Any]]], Coroutine[Any, Any, Any]]
+"""Does work that may be done twice (`Retry.run`)."""
 
 
 class CallObserver(Protocol):
@@ -85,6 +90,7 @@ class HandlerPipeline:
         self._trusted_proxies = trusted_proxies
         self._large_requests = LargeRequestValidator(run_in_child)
         self._deadlines = SharedDeadlines()
+        self._retry = Retry(clock)
 
     def handler(
         self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Any, try_sync: TrySync | None = None
@@ -94,6 +100,7 @@ class HandlerPipeline:
         A method that can often be answered from memory has `try_sync` for that, whose calls are served in batches.
         """
         checks, meters = self._checks(method, policy), self._meters(method)
+        behaviour = self._repeating(method, behaviour)
         if method.server_streaming:
             return grpc.stream_stream_rpc_method_handler(self._stream(checks, meters, behaviour))
         if try_sync is not None:
@@ -108,13 +115,25 @@ class HandlerPipeline:
             checks.limits = MethodLimits(self.limits, method)
         return checks
 
+    def _repeating(self, method: MethodDescriptor, behaviour: Any) -> Any:
+        """Return `behaviour`, which is repeated where the contract says that it may be and the database failed."""
+        run, level = self._retry.run, method.GetOptions().idempotency_level
+        if level == MethodOptions.IDEMPOTENCY_UNKNOWN or method.server_streaming:
+            return behaviour
+
+        async def serve(request: Any, call: Call) -> Message:
+            answer: Message = await run(partial(behaviour, request, call))
+            return answer
+
+        return serve
+
     def _meters(self, method: MethodDescriptor) -> CallMeters:
         record = self.observer.counter(method.containing_service.full_name, method.name)
         return CallMeters(self._clock.monotonic, record, self.admission.of(method), self.observer.token_refused)
 
     def _unary(self, checks: RequestChecks, meters: CallMeters, behaviour: Unary) -> Handler[bytes]:
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
-        monotonic = meters.monotonic
+        run, monotonic = self._retry.run, meters.monotonic
 
         async def serve(_requests: object, context: Context) -> bytes:
             call = CallLifecycle(meters, context)
@@ -123,8 +142,9 @@ class HandlerPipeline:
                 call.started_s = monotonic()
                 call.enter()
                 left_s, checked = call.left_s(), checks.check(data, call)
+                set_deadline(left_s)
                 if isinstance(checked, _PENDING):
-                    answer = await within(left_s, _answer(checks, behaviour, data, call, checked))
+                    answer = await within(left_s, _answer(run, checks, behaviour, data, call, checked))
                 else:
                     answer = (await within(left_s, behaviour(*checked))).SerializeToString()
             except BaseException as error:
@@ -140,7 +160,7 @@ class HandlerPipeline:
     ) -> Handler[bytes]:
         """Do as `_unary`, but in a batch what can be done from memory, whose code is warm then."""
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
-        in_batch, monotonic = self.batcher.serve, meters.monotonic
+        in_batch, run, monotonic = self.batcher.serve, self._retry.run, meters.monotonic
 
         async def serve(_requests: object, context: Context) -> bytes:
             call = CallLifecycle(meters, context)
@@ -152,7 +172,8 @@ class HandlerPipeline:
                     return answer
                 logged_request_id.set(call.request_id)  # a batch runs outside the call's context
                 left_s = call.left_s(monotonic() - call.started_s)
-                answer = await within(left_s, _answer(checks, behaviour, data, call, answer))
+                set_deadline(left_s)
+                answer = await within(left_s, _answer(run, checks, behaviour, data, call, answer))
             except BaseException as error:
                 await call.fail(_deadline_exceeded(error))
                 raise
@@ -164,6 +185,7 @@ class HandlerPipeline:
     def _stream(self, checks: RequestChecks, meters: CallMeters, behaviour: Stream) -> Handler[None]:
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
         send, recheck, monotonic = self.response_streams.send, self._authenticator.recheck, meters.monotonic
+        run = self._retry.run
 
         async def serve(_requests: object, context: Context) -> None:
             call = CallLifecycle(meters, context)
@@ -174,7 +196,8 @@ class HandlerPipeline:
                 work_origin.set(checks.origin)
                 try:
                     checked = checks.check(data, call)
-                    request, described = await complete_in_time(within, checks.complete(checked, data, call))
+                    completing = run(partial(checks.complete, checked, data, call))
+                    request, described = await complete_in_time(within, completing)
                 finally:
                     call.leave()
                 # The cached account status will do: a revocation invalidates it.
@@ -222,10 +245,15 @@ def _deadline_exceeded(error: BaseException) -> BaseException:
 
 
 async def _answer(
-    checks: RequestChecks, behaviour: Unary, data: bytes, call: CallLifecycle, checked: CheckedRequest
+    run: Run,
+    checks: RequestChecks,
+    behaviour: Unary,
+    data: bytes,
+    call: CallLifecycle,
+    checked: CheckedRequest,
 ) -> bytes:
     work_origin.set(checks.origin)
     if isinstance(checked, _PENDING):
-        checked = await checks.complete(checked, data, call)
+        checked = await run(partial(checks.complete, checked, data, call))
     answer = await behaviour(*checked)
     return answer.SerializeToString()

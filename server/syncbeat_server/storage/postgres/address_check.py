@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from syncbeat_server.storage.postgres.commented import CommentedConnection
-from syncbeat_server.storage.postgres.database import translated_errors
+from syncbeat_server.storage.postgres.driver_errors import translated_errors
 from syncbeat_server.storage.postgres.hosts import Hosts
 
 _CONNECT_S = 5.0

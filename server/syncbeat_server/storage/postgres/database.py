@@ -13,16 +13,32 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, Protocol, cast
 
 import asyncpg
 
-from syncbeat_server.errors import AccessDenied, DependencyDown, DependencyUnfit, Overloaded, SyncbeatError
+from syncbeat_server.errors import (
+    DeadlineExceeded,
+    DependencyDown,
+)
+from syncbeat_server.runtime.deadline import time_left_s
+from syncbeat_server.storage.postgres.driver_errors import (
+    INSUFFICIENT_PRIVILEGE,
+    NO_ANSWER,
+    READ_ONLY,
+    PermissionLost,
+    StatementRejected,
+    StatementTimeout,
+    lacks_grant,
+    translate,
+    translated_errors,
+)
 from syncbeat_server.storage.postgres.pool import READ_COMMITTED, ConnectionPool, PooledConnection
 from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
 from syncbeat_server.storage.postgres.timings import (
     DEFAULT_LIFE,
     DEFAULT_TIMINGS,
+    BeginsInTime,
     BeginStatements,
     ConnectionLife,
     DatabaseTimings,
@@ -31,22 +47,8 @@ from syncbeat_server.storage.postgres.timings import (
 Row = Mapping[str, Any]
 
 _ROLLBACK_S = 5.0
+_LATE = 0.15  # of the time that a call had: by so much its statements end early
 _SETTING = "SYNCBEAT_DATABASE_URL"
-
-# SQLSTATE classes and codes of a fault of the server and not of the statement: PostgreSQL documentation, appendix A.
-_DOWN_CLASSES = ("08", "53", "57P", "58")
-_READ_ONLY = "25006"
-# The server ended the session because its transaction waited: this process was stopped, or too busy, for that long.
-_LEFT_OPEN = ("25P03", "25P04")
-# Missing login, database, schema, table, function, column, type, key. Every migrated database has them, and has them
-# again after a restore, in the course of which they appear one by one. XX: an object dropped while it was looked up.
-_MISSING = ("28000", "28P01", "3D000", "3F000", "42P01", "42883", "42703", "42704", "42P10")
-_MISSING_CLASS = "XX"
-_LOCK_NOT_AVAILABLE = "55P03"
-_QUERY_CANCELED = "57014"
-_INSUFFICIENT_PRIVILEGE = "42501"
-# The last two are keys: a row found a moment before was deleted meanwhile, or a row not found then was added.
-_RETRY_ALONE = ("40001", "40P01", "21000", "23503", "23505")
 
 
 class Connection(Protocol):
@@ -69,93 +71,12 @@ class Connection(Protocol):
         ...
 
 
-class StatementRejected(SyncbeatError):
-    """PostgreSQL refused a statement: a value, a constraint; `sqlstate` says why, and no driver text is kept."""
-
-    message_text: ClassVar[str] = "a statement was rejected by the database"
-
-    def __init__(self, sqlstate: str, constraint: str) -> None:
-        super().__init__(self.message_text)
-        self.sqlstate = sqlstate
-        self.fault = f"SQLSTATE {sqlstate}"
-        self.constraint = constraint
-
-
-class PermissionLost(StatementRejected, AccessDenied):
-    """Row security refused a user's statement: the user may not do this, or no longer since the call was admitted."""
-
-    message_text = "this is not the caller's to do, or not any more"
-
-
-class PermissionMissing(StatementRejected, DependencyUnfit):
-    """The service's own login may not do this; only its operators can fix that."""
-
-    message_text = "the database refuses this to the service"
-
-
-class SchemaMissing(StatementRejected, DependencyUnfit):
-    """Tables or functions of the service are missing: the database is being restored, or was not migrated."""
-
-    message_text = "the database is not as the service needs it"
-
-
-class StatementTimeout(DependencyDown):
-    """A statement took longer than any may, and was ended: nothing of its transaction is kept."""
-
-
-class Conflict(Overloaded):
-    """Two transactions conflicted (deadlock, serialisation): alone, each would have worked."""
-
-
-class LockTimeout(Overloaded):
-    """Another transaction held a row for too long; `place` is the server's text, translated, that names its table."""
-
-    def __init__(self, message: str, place: str = "") -> None:
-        super().__init__(message)
-        self.place = place
-
-
 @dataclass(frozen=True)
 class RowOwner:
     """Identifies the user whose rows a USER's transaction may see."""
 
     app_id: str
     user_id: str
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn the driver's errors into domain errors; the driver's text stays in `__cause__` for the log."""
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        raise _translate(error) from error
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
-        raise DependencyDown("the database does not answer") from error
-
-
-def _translate(error: asyncpg.PostgresError) -> SyncbeatError:
-    state = error.sqlstate or ""
-    if state == _LOCK_NOT_AVAILABLE:
-        return LockTimeout("another call holds this row; try again", getattr(error, "context", None) or "")
-    if state == _QUERY_CANCELED:
-        return StatementTimeout("the database took too long")
-    if state == _INSUFFICIENT_PRIVILEGE:
-        return PermissionMissing(state, "")
-    if state == _READ_ONLY or state in _LEFT_OPEN or state.startswith(_DOWN_CLASSES):
-        return DependencyDown("the database does not answer")
-    if state in _MISSING or state.startswith(_MISSING_CLASS):
-        return SchemaMissing(state, "")
-    # The latter: a migration changed the result of a prepared statement, which is prepared anew next time.
-    if state in _RETRY_ALONE or isinstance(error, asyncpg.InvalidCachedStatementError):
-        return Conflict("two calls were in each other's way")
-    return StatementRejected(state, getattr(error, "constraint_name", None) or "")
-
-
-def _lacks_grant(error: asyncpg.PostgresError) -> bool:
-    # Of a table or function, which all users may use in a complete database, and not of a row. The server's message is
-    # translated; the name of its source function is not.
-    return getattr(error, "server_source_function", None) == "aclcheck_error"
 
 
 class _Session:
@@ -172,13 +93,13 @@ class _Session:
         try:
             yield
         except asyncpg.PostgresError as error:
-            if self.as_user and error.sqlstate == _INSUFFICIENT_PRIVILEGE and not _lacks_grant(error):
-                raise PermissionLost(_INSUFFICIENT_PRIVILEGE, "") from error
-            raise _translate(error) from error
+            if self.as_user and error.sqlstate == INSUFFICIENT_PRIVILEGE and not lacks_grant(error):
+                raise PermissionLost(INSUFFICIENT_PRIVILEGE, "") from error
+            raise translate(error) from error
         except TimeoutError as error:
             raise StatementTimeout("the database took too long") from error
         except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-            raise DependencyDown("the database does not answer") from error
+            raise DependencyDown(NO_ANSWER) from error
 
     async def fetch(self, query: str, *args: object) -> Sequence[Row]:
         with self._translated():
@@ -234,7 +155,9 @@ class Database:
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
-        self._begin = pool.timings.begin()
+        self._begins = BeginsInTime(pool.timings)
+        self.breaker = pool.breaker
+        """Open while the server is away."""
 
     @property
     def waiting(self) -> int:
@@ -258,29 +181,50 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Yield a connection for statements that are each a transaction of their own."""
-        with self._pool.figures.counted(), translated_errors():
+        with self._watched():
             async with self._acquired() as conn:
                 isolation = cast(PooledConnection, conn).default_isolation
-                yield _Session(conn) if isolation == READ_COMMITTED else _IsolatedSession(conn, self._begin)
+                yield _Session(conn) if isolation == READ_COMMITTED else _IsolatedSession(conn, self._begins.any_time)
 
     @asynccontextmanager
     async def transaction(self, owner: RowOwner | None = None) -> AsyncIterator[Connection]:
         """Run one transaction: committed at the end of the block, rolled back when it raises.
 
-        With `owner` it runs under the role that sees only that user's rows; `leave_user_role` ends that.
+        With `owner` it runs under the role that sees only that user's rows; `leave_user_role` ends that. The server
+        ends each statement before the deadline of the call.
         """
-        with self._pool.figures.counted(), translated_errors():
+        with self._watched():
             async with self._acquired() as conn:
+                left_s = time_left_s()
+                begin = self._begins.within(left_s)
+                if begin is None:
+                    raise DeadlineExceeded("no time left to do this")
                 try:
-                    async with _begun(conn, self._begin):
+                    async with _begun(conn, begin):
                         session = _Session(conn)
                         if owner is not None:
                             await take_user_role(session, owner)
                         yield session
+                except StatementTimeout as error:
+                    if time_left_s() < _LATE * left_s:  # it was ended for its call, and says nothing of the database
+                        raise DeadlineExceeded("the work took longer than the call's deadline") from error
+                    raise
                 except BaseException as error:
                     if _is_read_only(error):
                         await self.reconnect()
                     raise
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Let nobody wait for a server that is away, and have it looked for when it seems to be."""
+        self.breaker.require_closed(NO_ANSWER)
+        try:
+            with self._pool.figures.counted(), translated_errors():
+                yield
+        except DependencyDown as error:
+            if error.is_transient:
+                self.breaker.suspect()
+            raise
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy]:
@@ -338,7 +282,7 @@ async def _roll_back(conn: asyncpg.pool.PoolConnectionProxy) -> None:
 def _is_read_only(error: BaseException) -> bool:
     # After a switchover the pool is still connected to the demoted node, where SELECT 1 works and every write fails.
     driver = error.__cause__
-    return isinstance(driver, asyncpg.PostgresError) and driver.sqlstate == _READ_ONLY
+    return isinstance(driver, asyncpg.PostgresError) and driver.sqlstate == READ_ONLY
 
 
 @contextmanager
@@ -378,6 +322,7 @@ async def open_database(
             await pool.open()
         yield Database(pool)
     finally:
+        await pool.breaker.close()
         try:
             async with asyncio.timeout(timings.connect_s):
                 await pool.driver.close()

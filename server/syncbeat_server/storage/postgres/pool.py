@@ -19,6 +19,7 @@ from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 
 from syncbeat_server.errors import Overloaded
 from syncbeat_server.ops.work_origin import WorkRank, fresh_context, task_origin, work_origin
+from syncbeat_server.resilience.probed_breaker import ProbedBreaker
 from syncbeat_server.storage.postgres.commented import CommentedConnection, know_types, read_array_types
 from syncbeat_server.storage.postgres.hosts import Hosts
 from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
@@ -44,6 +45,8 @@ _TOO_MANY = "53300"
 _CODES_OF_POOLERS = ("08P01", "XX000")
 _WORDS_OF_POOLERS = ("no more connections allowed", "max client", "maxclients", "too many connections")
 _LONGEST_PAUSE_S = 1.0  # between two requests to a full server
+# A server that shuts down or starts up; a pooler that cannot reach it.
+_AWAY = ("57P", "08")
 
 # A host that vanishes closes no connection. It is probed after 10 s of silence, then each 5 s, and given up after three
 # probes without an answer, or 15 s after sending data that it does not acknowledge (Linux: tcp(7)).
@@ -104,10 +107,13 @@ class ConnectionPool:
             timeout=timings.connect_s,
             server_settings={"application_name": name},
         )
+        self._url = url
         self._hosts = Hosts(url)
         self._slots = RankedSlots(size)
         self._types: Sequence[asyncpg.Record] | None = None
         self._released = 0
+        # Connections of before may lead to a server that is no more.
+        self.breaker = ProbedBreaker("postgres", self._probe, timings.probe_s, on_found=self.driver.expire_connections)
         self._queue: deque[asyncio.Future[None]] = deque()
         self._refusal: asyncpg.PostgresError | None = None
         self._refused_until = 0.0
@@ -256,6 +262,21 @@ class ConnectionPool:
         # Behind it a statement that one server process has prepared is unknown to the next one.
         if self._prepare or (self._prepare is None and process == conn.get_server_pid()):
             _keep_prepared_statements(conn)
+
+    async def _probe(self) -> bool:
+        """Tell if the server answers on a connection of its own, outside the pool. One that is full does."""
+        name = {"application_name": "syncbeat probe"}
+        try:
+            conn = await self._hosts.connect(
+                self._url, timeout=self.timings.probe_s, statement_cache_size=0, server_settings=name
+            )
+            try:
+                await conn.execute("SELECT 1")
+            finally:
+                await conn.close(timeout=self.timings.probe_s)
+        except asyncpg.PostgresError as error:
+            return _is_too_many(error) or not (error.sqlstate or "").startswith(_AWAY)
+        return True
 
     def _back_off(self) -> None:
         self._refused_until = asyncio.get_running_loop().time() + self._pause_s * self._jitter(0.5, 1.0)

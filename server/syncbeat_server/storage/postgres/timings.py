@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from syncbeat_server.ops.work_origin import WorkRank
 
 STATEMENT_TIMEOUT_S = 10.0
+_FIRST_STEP_S, _STEP = 0.02, 1.15
+# Limits of statements by the time that a call has left: few, so that the statements which set them are few.
+_STEPS = [_FIRST_STEP_S * _STEP**number for number in range(45)]
 
 # Who is sent away first has the least to lose: background work comes again by itself, and a device asks again.
 _SHARE_OF_WAIT = {WorkRank.BACKGROUND: 0.5, WorkRank.CALL: 0.75, WorkRank.PROMISE: 1.0}
@@ -43,6 +47,8 @@ class DatabaseTimings:
     first_pause_s: float = 0.1
     """A full server is asked for one more connection after this many seconds, then after twice as many each time, by
     all callers of a process together, since other processes share it."""
+    probe_s: float = 1.0
+    """Seconds within which a server that is suspected to be away has to answer on a new connection."""
     lock_ms: int = 4_000
     idle_in_transaction_ms: int = 6_000
     """A process that vanishes, or is stopped, holds its locks until the database ends its session. This is longer than
@@ -56,17 +62,32 @@ class DatabaseTimings:
         """Return the seconds that work of this rank waits for a connection to be free."""
         return self.longest_wait_s * _SHARE_OF_WAIT[rank]
 
-    def begin(self) -> BeginStatements:
-        """Return the statements that begin a transaction with these limits.
+    def begin(self, statement_s: float = STATEMENT_TIMEOUT_S) -> BeginStatements:
+        """Return the statements that begin a transaction with these limits, each statement of which ends in time.
 
         The server ends a statement as soon as the client gives it up, also when no client is left to cancel it.
         """
         plain = f"""BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL lock_timeout = {self.lock_ms};
 SET LOCAL idle_in_transaction_session_timeout = {self.idle_in_transaction_ms};
-SET LOCAL statement_timeout = {round(STATEMENT_TIMEOUT_S * 1000)};
+SET LOCAL statement_timeout = {round(statement_s * 1000)};
 SET LOCAL tcp_user_timeout = 15000"""
         return BeginStatements(plain, f"{plain};\nSET LOCAL transaction_timeout = {self.transaction_ms}")
+
+
+class BeginsInTime:
+    """The statements that begin a transaction, by the time that is left for it."""
+
+    def __init__(self, timings: DatabaseTimings) -> None:
+        self.any_time = timings.begin()
+        self._within = [timings.begin(step) for step in _STEPS]
+
+    def within(self, seconds: float) -> BeginStatements | None:
+        """Return those with a limit just below `seconds`; None if a transaction has no chance in that time."""
+        if seconds >= STATEMENT_TIMEOUT_S:
+            return self.any_time
+        number = bisect.bisect_right(_STEPS, seconds)
+        return self._within[number - 1] if number else None
 
 
 DEFAULT_TIMINGS = DatabaseTimings()

@@ -22,9 +22,11 @@ from redis.exceptions import RedisError, ResponseError
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown
+from syncbeat_server.resilience.probed_breaker import ProbedBreaker
 from syncbeat_server.storage.redis.address import RedisAddress, parse_redis_url
-from syncbeat_server.storage.redis.faults import MOVED
+from syncbeat_server.storage.redis.faults import AWAY, MOVED, cause_of
 from syncbeat_server.storage.redis.health import RedisHealth
+from syncbeat_server.storage.redis.presence_scripts import EXISTS, MARK, UNMARK
 from syncbeat_server.storage.redis.timings import DEFAULT_TIMINGS, RedisTimings
 
 _log = logging.getLogger(__name__)
@@ -37,31 +39,7 @@ _CALLS = 32  # at once; further ones wait for a connection, within their timeout
 MAX_QUEUED = 10_000
 _PIPELINE = 500
 _DROP_EVERY_S = 1.0
-
-# The holders of a key, each with an expiry of its own: a sorted set of holders by the millisecond at which their marks
-# expire, on Redis's clock. The key expires with its last mark, so that it exists as long as anybody holds it.
-# ARGV: the holder, the life of its mark (ms).
-MARK = """
-local now = redis.call('TIME'); now = now[1] * 1000 + math.floor(now[2] / 1000)
-for _, key in ipairs(KEYS) do
-  redis.call('ZADD', key, now + ARGV[2], ARGV[1])
-  redis.call('ZREMRANGEBYSCORE', key, 0, now)
-  redis.call('PEXPIREAT', key, redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2])
-end
-"""
-UNMARK = """
-for _, key in ipairs(KEYS) do
-  if redis.call('ZREM', key, ARGV[1]) == 1 then
-    local newest = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
-    if newest then redis.call('PEXPIREAT', key, newest) end
-  end
-end
-"""
-EXISTS = """
-local found = {}
-for i, key in ipairs(KEYS) do found[i] = redis.call('EXISTS', key) end
-return found
-"""
+_NO_ANSWER = "redis does not answer as it should"
 
 
 class RedisBus:
@@ -79,6 +57,8 @@ class RedisBus:
         self.health = RedisHealth(clock)
         # The subscription has a client of its own: replacing the connections of calls must not interrupt it.
         self._client = address.client(_CALLS, timings.call_s)
+        self.breaker = ProbedBreaker("redis", self._ping, timings.call_s, clock)
+        """Open while Redis is away: a call fails at once."""
         self._subscriber = address.client(1, timings.call_s)
         self._call_slots = asyncio.Semaphore(_CALLS)
         self._dropped_at = clock.monotonic() - _DROP_EVERY_S
@@ -247,9 +227,9 @@ class RedisBus:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self.breaker.close()
         for client in (self._client, self._subscriber):
-            with contextlib.suppress(*FAILURES):
-                await client.aclose()
+            await _close(client)
 
     async def mark_present(self, keys: Iterable[str], holder: str, seconds: float) -> None:
         """Mark keys as held by `holder` for the next `seconds`, beside other holders.
@@ -257,7 +237,7 @@ class RedisBus:
         Raises:
             DependencyDown: Redis does not answer.
         """
-        await self._for_all(MARK, list(keys), holder, int(seconds * 1000))
+        await self.run_on_keys(MARK, list(keys), holder, int(seconds * 1000))
 
     async def mark_absent(self, keys: Iterable[str], holder: str) -> None:
         """Remove the marks of `holder` from keys; those of other holders stay.
@@ -265,7 +245,7 @@ class RedisBus:
         Raises:
             DependencyDown: Redis does not answer.
         """
-        await self._for_all(UNMARK, list(keys), holder)
+        await self.run_on_keys(UNMARK, list(keys), holder)
 
     async def present(self, keys: Sequence[str]) -> list[bool]:
         """Return for each key True if it exists: for marked keys, if it has a holder.
@@ -273,7 +253,7 @@ class RedisBus:
         Raises:
             DependencyDown: Redis does not answer.
         """
-        return [found == 1 for found in await self._for_all(EXISTS, keys)]
+        return [found == 1 for found in await self.run_on_keys(EXISTS, keys)]
 
     async def run_script(self, script: str, keys: Sequence[str], *arguments: float | str) -> list[bytes]:
         """Run a Lua script on keys with their whole names, which begin with `own` or `SHARED`; return its answer.
@@ -340,8 +320,12 @@ class RedisBus:
             tables = answers[len(answers) - len(read) :]
             return [{int(field): int(count) for field, count in table.items()} for table in tables]
 
-    async def _for_all(self, script: str, keys: Sequence[str], *arguments: float | str) -> list[int]:
-        """Run a script on keys of this deployment, in calls small enough to delay nobody, and return its answers."""
+    async def run_on_keys(self, script: str, keys: Sequence[str], *arguments: float | str) -> list[int]:
+        """Run a Lua script on keys of this deployment, 500 at a time to delay nobody, and return its answers.
+
+        Raises:
+            DependencyDown: Redis does not answer.
+        """
         answers: list[int] = []
         for start in range(0, len(keys), _PIPELINE):
             names = [self.own + key for key in keys[start : start + _PIPELINE]]
@@ -362,14 +346,33 @@ class RedisBus:
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:
         """Bound one round trip in time; count a failure by its cause, and raise it as DependencyDown."""
+        self.breaker.require_closed(_NO_ANSWER)
         try:
             async with asyncio.timeout(self.timings.call_s), self._call_slots:
                 yield
         except FAILURES as error:
-            has_moved = self.health.record_failure(error) in MOVED
-            if has_moved and self._clock.monotonic() - self._dropped_at >= _DROP_EVERY_S:
+            cause = self.health.record_failure(error)
+            if cause in AWAY:
+                self.breaker.suspect()
+            if cause in MOVED and self._clock.monotonic() - self._dropped_at >= _DROP_EVERY_S:
                 await self._drop_connections()
-            raise DependencyDown("redis does not answer as it should") from error
+            raise DependencyDown(_NO_ANSWER) from error
+
+    async def _ping(self) -> bool:
+        """Tell if Redis answers on a new connection, be it with a refusal."""
+        client = self.address.client(1, self.timings.call_s)
+        try:
+            await client.ping()
+        except FAILURES as error:
+            return cause_of(error) not in AWAY
+        finally:
+            await _close(client)
+        return True
+
+
+async def _close(client: redis.asyncio.Redis) -> None:
+    with contextlib.suppress(*FAILURES):
+        await client.aclose()
 
 
 def _text(value: bytes) -> str:

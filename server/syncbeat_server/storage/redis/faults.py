@@ -68,6 +68,8 @@ class Cause(StrEnum):
 
 VAGUE = frozenset({Cause.NO_ANSWER, Cause.CLOSED, Cause.NO_REDIS})
 """Causes that a look at the bare connection may narrow down."""
+AWAY = frozenset({Cause.UNREACHABLE, Cause.NO_ANSWER, Cause.CLOSED})
+"""Causes that concern every call, since nothing answers."""
 MOVED = frozenset({Cause.READ_ONLY, Cause.PRIMARY_AWAY, Cause.LOADING, Cause.UNHEARD})
 """Causes after which the primary may be another server: open connections lead to the former one."""
 

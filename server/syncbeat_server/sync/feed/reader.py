@@ -32,7 +32,7 @@ from syncbeat_server.sync.store import member_scopes
 _LARGE_OCTETS = 64 << 10  # larger answers take long enough to serialize to be sent one after the other
 _MAX_SERVED_CALLERS = 10_000
 # After that each request of a batch runs alone, so that a slow one delays its own caller only.
-_PATIENT = BatchRule(patience_s=1.0)
+_PATIENT = BatchRule(patience_s=1.0, abandons=True)
 
 _HeadsRequest = tuple[str, str | None, tuple[str, ...]]
 

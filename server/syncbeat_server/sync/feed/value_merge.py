@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
-from syncbeat_server.storage.postgres.database import Connection, StatementRejected
+from syncbeat_server.storage.postgres.database import Connection
+from syncbeat_server.storage.postgres.driver_errors import StatementRejected
 from syncbeat_server.sync.content.merge_patch import apply, compose_each
 from syncbeat_server.sync.feed.hot_keys import PlannedWrite
 from syncbeat_server.sync.store import change_writes

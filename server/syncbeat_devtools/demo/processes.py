@@ -65,8 +65,10 @@ class Process:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
 
-async def start_process(arguments: list[str], settings: Mapping[str, str], log: Path) -> Process:
-    """Start `syncbeat-server ARGUMENTS` and wait until it reports that it serves.
+async def start_process(
+    arguments: list[str], settings: Mapping[str, str], log: Path, ready_s: float = _READY_S
+) -> Process:
+    """Start `syncbeat-server ARGUMENTS` and wait up to `ready_s` until it reports that it serves.
 
     Raises:
         DemoFailed: it ended, or did not report in time; the message has the end of its log.
@@ -86,7 +88,7 @@ async def start_process(arguments: list[str], settings: Mapping[str, str], log: 
         )
     process = Process(child, "", log)
     try:
-        process.address = await asyncio.wait_for(_address(child), _READY_S)
+        process.address = await asyncio.wait_for(_address(child), ready_s)
     except (TimeoutError, EOFError):
         await process.kill()
         tail = "\n".join(process.log_text().splitlines()[-5:])

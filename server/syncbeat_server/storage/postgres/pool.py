@@ -10,6 +10,7 @@ import asyncio
 import random
 import socket
 from collections import deque
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any, cast
 
@@ -40,6 +41,16 @@ class PooledConnection(asyncpg.Connection):
     """Connection that leaves nothing to reset, and knows the default isolation of its database."""
 
     default_isolation: str = READ_COMMITTED
+    on_silence: Callable[[PooledConnection], None] | None = None
+    """Called when it is given up, still open, since the server gives no answer."""
+    opened_at: float = 0.0
+
+    def terminate(self) -> None:
+        """End it without a word to the server."""
+        was_open = not self.is_closed()
+        super().terminate()
+        if was_open and self.on_silence is not None:
+            self.on_silence(self)
 
     @property
     def bounds_transactions(self) -> bool:
@@ -89,6 +100,8 @@ class ConnectionPool:
         self._refused_until = 0.0
         self._pause_s = timings.first_pause_s
         self._jitter = random.SystemRandom().uniform
+        self._doubted_at = 0.0
+        self._is_doubted = False
 
     async def open(self) -> None:
         """Connect once, to check that the server accepts the login. Raises the driver's errors."""
@@ -105,6 +118,9 @@ class ConnectionPool:
         """
         self.waiting += 1
         try:
+            if self._is_doubted:
+                self._is_doubted = False
+                await self.driver.expire_connections()
             if self._refusal is None:
                 try:
                     return await self.driver.acquire(timeout=self.timings.connect_s)
@@ -173,11 +189,20 @@ class ConnectionPool:
         ((isolation, process),) = await conn.fetch(
             "SELECT current_setting('default_transaction_isolation'), pg_backend_pid()"
         )
-        cast(PooledConnection, conn).default_isolation = isolation
+        pooled = cast(PooledConnection, conn)
+        pooled.default_isolation = isolation
+        pooled.opened_at, pooled.on_silence = asyncio.get_running_loop().time(), self._doubt
         # A pooler does not know, when it greets us, which server process will run a statement: it tells another number.
         # Behind it a statement that one server process has prepared is unknown to the next one.
         if self._prepare or (self._prepare is None and process == conn.get_server_pid()):
             _keep_prepared_statements(conn)
+
+    def _doubt(self, silent: PooledConnection) -> None:
+        # The network lost this connection, and perhaps all that are as old: each would take a caller's time to be found
+        # out. They are replaced as they are next used (ADR 156).
+        if silent.opened_at > self._doubted_at:
+            self._doubted_at = asyncio.get_running_loop().time()
+            self._is_doubted = True
 
     def _back_off(self) -> None:
         self._refused_until = asyncio.get_running_loop().time() + self._pause_s * self._jitter(0.5, 1.0)

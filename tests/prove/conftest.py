@@ -44,7 +44,7 @@ async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: P
         yield staging
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def record() -> Callable[[str, dict[str, object]], None]:
     """Writes a proof's figures to docs/proof/NAME.json."""
 

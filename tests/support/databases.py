@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
@@ -37,6 +38,18 @@ def urls_of(stores: EmbeddedStores, name: str) -> DatabaseUrls:
         return url.replace("@/syncbeat?", f"@/{name}?")
 
     return DatabaseUrls(name, renamed(stores.app_url), renamed(stores.owner_url), renamed(stores.admin_url))
+
+
+def socket_of(url: str) -> str:
+    """The path of the Unix socket that an address of the embedded PostgreSQL leads to."""
+    query = parse_qs(urlsplit(url).query)
+    return f"{query['host'][0]}/.s.PGSQL.{query['port'][0]}"
+
+
+def url_at(url: str, address: str) -> str:
+    """The address of the same database and login at another host and port."""
+    parts = urlsplit(url)
+    return f"postgresql://{parts.username}@{address}{parts.path}"
 
 
 async def run_sql(url: str, *statements: str) -> None:

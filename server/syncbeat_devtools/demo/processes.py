@@ -67,9 +67,14 @@ class Process:
 
 
 async def start_process(
-    arguments: list[str], settings: Mapping[str, str], log: Path, *, folder: Path | None = None
+    arguments: list[str],
+    settings: Mapping[str, str],
+    log: Path,
+    *,
+    folder: Path | None = None,
+    ready_s: float = _READY_S,
 ) -> Process:
-    """Start `syncbeat-server ARGUMENTS` and wait until it reports that it serves.
+    """Start `syncbeat-server ARGUMENTS` and wait up to `ready_s` until it reports that it serves.
 
     It has these settings and no others, and runs in `folder`: that of its log unless another is named, since it reads
     a `.env` there.
@@ -92,7 +97,7 @@ async def start_process(
         )
     process = Process(child, "", log)
     try:
-        process.address = await asyncio.wait_for(_address(child), _READY_S)
+        process.address = await asyncio.wait_for(_address(child), ready_s)
     except (TimeoutError, EOFError):
         await process.kill()
         # The command that reports this names itself.

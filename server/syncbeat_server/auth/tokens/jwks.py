@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 REFRESH_S, JITTER = 300.0, 0.1
 COOLDOWN_S = 30.0
 STALE_S = 24 * 3_600.0
-_FIRST_RETRY_S = 1.0
+_FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 10.0
 _NEVER = float("-inf")
 _NO_KEYS: Mapping[tuple[str, str], KeyRow] = {}
 
@@ -73,6 +73,9 @@ class JwksStore:
             issuer=issuer.name,
         )
         self._generation = 0
+        self._failed = asyncio.Event()
+        self._runs = False
+        self._retry_at = _NEVER
         self._fetching: asyncio.Task[None] | None = None
         self._uniform = random.SystemRandom().uniform
 
@@ -116,13 +119,19 @@ class JwksStore:
             await asyncio.shield(self._fetch())
         row = self.cached_key(kid, algorithm)
         if row is None and (self._failing or unknown.seen_after >= self._good_fetch):
-            wait_s = self._forced_at + COOLDOWN_S - self._clock.monotonic()
             if self._failing:
-                raise DependencyDown("the keys of the token's issuer cannot be fetched", retry_after_s=max(1.0, wait_s))
+                raise DependencyDown("the keys of the token's issuer cannot be fetched", retry_after_s=self._wait_s())
             raise KeyUnknownYet(
-                "the token's key is unknown, and its issuer was asked just before", retry_after_s=max(1.0, wait_s)
+                "the token's key is unknown, and its issuer was asked just before", retry_after_s=self._wait_s()
             )
         return row
+
+    def _wait_s(self) -> float:
+        """Return the seconds until the issuer is asked again: for a caller, or before by `run` while it fails."""
+        forced_s = self._forced_at + COOLDOWN_S - self._clock.monotonic()
+        if not (self._failing and self._runs):
+            return max(_FIRST_RETRY_S, forced_s)
+        return max(_FIRST_RETRY_S, min(forced_s, self._retry_at - self._clock.monotonic()))
 
     def _is_fresh(self) -> bool:
         return self._clock.monotonic() - self._fetched_at <= STALE_S
@@ -144,13 +153,31 @@ class JwksStore:
         return False
 
     async def run(self) -> None:
-        """Fetch at once and then every 300 s +-10 %, sooner after a failure, for ever."""
+        """Fetch at once and then every 300 s +-10 %, for ever; within seconds after any fetch that failed."""
+        self._runs = True
         retry_s = _FIRST_RETRY_S
         while True:
             await asyncio.shield(self._fetch())
-            retry_s = min(2 * retry_s, COOLDOWN_S) if self._failing else _FIRST_RETRY_S
-            pause_s = retry_s / 2 if self._failing else REFRESH_S
-            await self._clock.sleep(pause_s * self._uniform(1 - JITTER, 1 + JITTER))
+            if not self._failing:
+                retry_s = _FIRST_RETRY_S
+                await self._sleep_unless_failing(self._vary(REFRESH_S))
+            if self._failing:
+                pause_s = self._vary(retry_s)
+                self._retry_at = self._clock.monotonic() + pause_s
+                await self._clock.sleep(pause_s)
+                retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
+
+    async def _sleep_unless_failing(self, seconds: float) -> None:
+        """Sleep, or return as soon as a fetch that was forced meanwhile has failed."""
+        waits = [asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(self._failed.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+
+    def _vary(self, seconds: float) -> float:
+        return seconds * self._uniform(1 - JITTER, 1 + JITTER)
 
     async def flush(self) -> None:
         """Drop all keys and fetch them anew."""
@@ -187,10 +214,12 @@ class JwksStore:
                     self._use_keys(*rows)
                 self._etag, self._fetched_at, self._failing = etag, self._clock.monotonic(), False
                 self._good_fetch = number
+                self._failed.clear()
             self._trouble.resolve()
         except Exception as error:  # noqa: BLE001  # no response of an issuer may stop serving with the known keys
             self.failures += 1
             self._failing = True
+            self._failed.set()
             self._trouble.report(str(error) if isinstance(error, _BadResponse) else type(error).__name__)
         finally:
             self._fetching = None

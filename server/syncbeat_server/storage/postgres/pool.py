@@ -10,7 +10,7 @@ import asyncio
 import random
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -59,6 +59,16 @@ class PooledConnection(CommentedConnection):
     default_isolation: str = READ_COMMITTED
     ends_at_s: float = float("inf")
     """The time of the loop from which it is closed instead of being used again."""
+    on_silence: Callable[[PooledConnection], None] | None = None
+    """Called when it is given up, still open, since the server gives no answer."""
+    opened_at: float = 0.0
+
+    def terminate(self) -> None:
+        """End it without a word to the server."""
+        was_open = not self.is_closed()
+        super().terminate()
+        if was_open and self.on_silence is not None:
+            self.on_silence(self)
 
     @property
     def bounds_transactions(self) -> bool:
@@ -119,6 +129,8 @@ class ConnectionPool:
         self._refused_until = 0.0
         self._pause_s = timings.first_pause_s
         self._jitter = random.SystemRandom().uniform
+        self._doubted_at = 0.0
+        self._is_doubted = False
 
     async def open(self) -> None:
         """Connect once, to check that the server accepts the login. Raises the driver's errors."""
@@ -152,6 +164,9 @@ class ConnectionPool:
         try:
             await self._take_slot(work_origin.get().rank)
             try:
+                if self._is_doubted:
+                    self._is_doubted = False
+                    await self.driver.expire_connections()
                 conn = await self._connected()
             except BaseException:
                 self._slots.give_back()
@@ -256,8 +271,10 @@ class ConnectionPool:
         )
         pooled = cast(PooledConnection, conn)
         pooled.default_isolation = isolation
+        now_s = asyncio.get_running_loop().time()
+        pooled.opened_at, pooled.on_silence = now_s, self._doubt
         # Jittered, so that those that were opened together do not end together.
-        pooled.ends_at_s = asyncio.get_running_loop().time() + self._life.most_s * self._jitter(0.9, 1.0)
+        pooled.ends_at_s = now_s + self._life.most_s * self._jitter(0.9, 1.0)
         # A pooler does not know, when it greets us, which server process will run a statement: it tells another number.
         # Behind it a statement that one server process has prepared is unknown to the next one.
         if self._prepare or (self._prepare is None and process == conn.get_server_pid()):
@@ -277,6 +294,13 @@ class ConnectionPool:
         except asyncpg.PostgresError as error:
             return _is_too_many(error) or not (error.sqlstate or "").startswith(_AWAY)
         return True
+
+    def _doubt(self, silent: PooledConnection) -> None:
+        # The network lost this connection, and perhaps all that are as old: each would take a caller's time to be found
+        # out. They are replaced as they are next used (ADR 156).
+        if silent.opened_at > self._doubted_at:
+            self._doubted_at = asyncio.get_running_loop().time()
+            self._is_doubted = True
 
     def _back_off(self) -> None:
         self._refused_until = asyncio.get_running_loop().time() + self._pause_s * self._jitter(0.5, 1.0)

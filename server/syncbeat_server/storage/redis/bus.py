@@ -31,8 +31,9 @@ from syncbeat_server.storage.redis.timings import DEFAULT_TIMINGS, RedisTimings
 
 _log = logging.getLogger(__name__)
 
-FAILURES = (RedisError, OSError, TimeoutError, ValueError, TypeError, LookupError, AttributeError)
-"""The exceptions of redis-py, with those for answers that no Redis gives and for a connection closed during a call."""
+FAILURES = (RedisError, OSError, TimeoutError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+"""The exceptions of redis-py, with those for answers that no Redis gives and for a connection closed during a call:
+RuntimeError is uvloop's for one that was reset a moment before something is sent."""
 SHARED = "syncbeat:"
 """The prefix of all names."""
 _CALLS = 32  # at once; further ones wait for a connection, within their timeout

@@ -186,7 +186,8 @@ def _of_connection(error: BaseException) -> Cause:
     chain = list(_chain(error))
     if any(isinstance(one, FileNotFoundError | PermissionError) for one in chain):
         return Cause.NO_FILE
-    if any(isinstance(one, ConnectionResetError | BrokenPipeError | EOFError) for one in chain):
+    # RuntimeError: uvloop's, where something is sent on a connection that was reset a moment before.
+    if any(isinstance(one, ConnectionResetError | BrokenPipeError | EOFError | RuntimeError) for one in chain):
         return Cause.CLOSED
     if any(isinstance(one, TimeoutError) or "Timeout" in type(one).__name__ for one in chain):
         return Cause.NO_ANSWER

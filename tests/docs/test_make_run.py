@@ -59,7 +59,7 @@ def test_make_run_commands_play_the_product(make_run: Serving, tool: str) -> Non
 
 def test_make_run_serves_with_the_readers_settings(tmp_path: Path) -> None:
     apps, port = tmp_path / "apps.toml", free_port()
-    apps.write_text('[apps.shop]\njwt_issuer = "https://shop.example"\n')
+    apps.write_text('[apps.shop]\njwt_issuer = "https://shop.example"\njwt_subjects = "any"\n')
     variables = {
         "SYNCBEAT_LISTEN": "127.0.0.1:0",
         "SYNCBEAT_OPS_LISTEN": f"127.0.0.1:{port}",

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Makes .venv/proof-tools: what `make prove` needs and nobody else does. `python` has Patroni, etcd and pip-audit, from wheels
 # that are pinned with their hashes; `pgbouncer` has PgBouncer as this Debian's apt offers it, unpacked and not installed,
-# without root; `go` has grpcurl, grpc-health-probe and ghz of these versions, by `go install`. Debian takes superseded versions away, so none is pinned: apt checks what it fetches against the signed
+# without root. Debian takes superseded versions away, so none is pinned: apt checks what it fetches against the signed
 # lists. What cannot be had leaves its reason in NAME.missing, and the proofs say so. Done once, it costs nothing.
+# Programs of other languages, such as grpcurl, are made by client_tools.sh.
 set -eu
 cd "$(dirname "$0")/.."
 tools=$(pwd -P)/.venv/proof-tools
@@ -74,16 +75,6 @@ make_pgbouncer() {
   if [ -d "$libraries" ]; then cp -P "$libraries"/lib*.so* "$tools/pgbouncer/run/"; fi
 }
 
-go_tools="github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
-github.com/grpc-ecosystem/grpc-health-probe@v0.4.40
-github.com/bojand/ghz/cmd/ghz@v0.120.0"
-
-make_go() {
-  for module in $go_tools; do
-    GOBIN="$tools/go/bin" GOFLAGS=-mod=mod go install "$module" || return 1
-  done
-}
-
 if ! made patroni; then
   echo "proof-tools: Patroni, etcd and pip-audit (requirements/prove.txt)"
   make_python && finish patroni "" || finish patroni "the packages of requirements/prove.txt cannot be had here"
@@ -94,13 +85,5 @@ if ! made pgbouncer; then
   else
     echo "proof-tools: PgBouncer (from apt, unpacked and not installed)"
     make_pgbouncer && finish pgbouncer "" || finish pgbouncer "apt cannot fetch it here, or it does not run"
-  fi
-fi
-if ! made go; then
-  if ! command -v go >/dev/null 2>&1; then
-    finish go "this system has no Go to install them with"
-  else
-    echo "proof-tools: grpcurl, grpc-health-probe and ghz (by go install)"
-    make_go && finish go "" || finish go "their modules cannot be had here, or do not build"
   fi
 fi

@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.docs.pages import ROOT
+from tests.support.shell_sessions import TOOLS
 
 LONGEST_S = 60.0
-TOOLS = Path(os.environ.get("PROOF_TOOLS") or Path(sys.prefix) / "proof-tools") / "go" / "bin"
-"""The folder that `tools/proof_tools.sh` installs grpcurl and others in."""
 
 
 def environment_of(variables: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 import urllib.request
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from syncbeat.blocking import SyncbeatClient
 from syncbeat.v1.auth_service_pb2 import GetTokenCacheStatsRequest
+from syncbeat_devtools.demo.readers_settings import ReadersSettings
 from syncbeat_server.ops.settings.types import token_digest
 from tests.docs.commands import Serving, serving
 from tests.docs.shell_sessions import find_tool, run_shell, running_shell
@@ -35,7 +37,7 @@ def preamble(serving: Serving, tool: str) -> str:
 @pytest.mark.parametrize("tool", ["buf", "grpcurl"])
 def test_make_run_commands_play_the_product(make_run: Serving, tool: str) -> None:
     if find_tool(tool) is None:
-        pytest.skip(f"not run: no {tool}; sh tools/proof_tools.sh installs it where there is Go")
+        pytest.skip(f"not run: no {tool}; `sh tools/client_tools.sh grpc-tools` installs it where there is Go")
     given = preamble(make_run, tool)
     register, watch, publish, python, more = chapters(make_run)
     assert "phone" in run_shell(given + register, {})
@@ -57,7 +59,7 @@ def test_make_run_commands_play_the_product(make_run: Serving, tool: str) -> Non
 
 def test_make_run_serves_with_the_readers_settings(tmp_path: Path) -> None:
     apps, port = tmp_path / "apps.toml", free_port()
-    apps.write_text('[apps.shop]\njwt_issuer = "https://shop.example"\n')
+    apps.write_text('[apps.shop]\njwt_issuer = "https://shop.example"\njwt_subjects = "any"\n')
     variables = {
         "SYNCBEAT_LISTEN": "127.0.0.1:0",
         "SYNCBEAT_OPS_LISTEN": f"127.0.0.1:{port}",
@@ -75,6 +77,26 @@ def test_make_run_serves_with_the_readers_settings(tmp_path: Path) -> None:
             assert backend.create_session("ann").access_token
         with SyncbeatClient(address, token="of the reader", tls=False) as operator:
             operator.auth.GetTokenCacheStats(GetTokenCacheStatsRequest())
+
+
+INLINE = """[apps.default]
+issuers = [{ jwt_issuer = "https://a.example", jwt_secrets = "a=%s", jwt_leeway_s = 5 }]
+
+[apps.shop]
+jwt_issuer = "https://shop.example"
+"""
+
+
+@pytest.mark.parametrize(
+    "document", [INLINE, "apps = { default = { quiet_hours_enabled = false } }\n", INLINE[-48:], ""]
+)
+def test_make_run_adds_an_issuer_to_any_apps_file(document: str, tmp_path: Path) -> None:
+    issuer = {"jwt_issuer": "https://b.example", "jwt_audience": 'a "b" \x7f\n\U0001f600'}
+    path = ReadersSettings(issuer=issuer, apps_document=document).write_apps_file(tmp_path)["SYNCBEAT_APPS_FILE"]
+    before, after = (tomllib.loads(text).get("apps", {}) for text in (document, Path(path).read_text()))
+    default = before.pop("default", {})
+    assert after.pop("default") == {**default, "issuers": [*default.get("issuers", []), issuer]}
+    assert after == before
 
 
 @pytest.mark.parametrize(

@@ -51,12 +51,12 @@ def play_session(tool: str, make_run: Serving) -> None:
 @pytest.mark.parametrize("tool", PRINTED)
 def test_shell_session_runs(tool: str, make_run: Serving) -> None:
     if find_tool(tool) is None:
-        pytest.skip(f"not run: no {tool}; sh tools/proof_tools.sh installs it where there is Go")
+        pytest.skip(f"not run: no {tool}; `sh tools/client_tools.sh grpc-tools` installs it where there is Go")
     play_session(tool, make_run)
 
 
 def test_shell_sessions_are_those_of_the_page() -> None:
     assert set(SESSIONS) == set(PRINTED)
-    installed = (ROOT / "tools" / "proof_tools.sh").read_text(encoding="utf-8")
+    installed = (ROOT / "tools" / "client_tools.sh").read_text(encoding="utf-8")
     for module in re.findall(r"go install (\S+@v[\d.]+)", PAGE.read_text(encoding="utf-8")):
         assert module in installed, "the version that is tested is the version that the page tells to install"

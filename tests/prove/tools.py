@@ -32,7 +32,7 @@ def reason_missing(name: str) -> str:
     """Return why a tool is not there; empty when it is."""
     if (_FOLDER / f"{name}.missing").is_file():
         return (_FOLDER / f"{name}.missing").read_text(encoding="utf-8").strip()
-    return "" if (_FOLDER / f"{name}.made").is_file() else "run 'sh tools/proof_tools.sh' first, as 'make prove' does"
+    return "" if (_FOLDER / f"{name}.made").is_file() else "it is not made yet: 'make prove' does so first"
 
 
 def proof_programs() -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
+from syncbeat_server.ops.log_rate_limit import RateLimitedHandler
 from syncbeat_server.storage.redis.faults import SENTENCES, Cause, cause_of
 from syncbeat_server.storage.redis.health import RedisHealth, Refusal
 from tests.support.fake_clock import FakeClock
@@ -24,7 +26,7 @@ def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def causes(told: pytest.LogCaptureFixture) -> list[str]:
-    return [f"{record.levelname} {vars(record)['cause']}" for record in told.records]
+    return [f"{record.levelname} {vars(record).get('cause') or vars(record)['ended']}" for record in told.records]
 
 
 async def test_redis_health_is_logged_once_hourly_and_at_its_end(told: pytest.LogCaptureFixture) -> None:
@@ -37,6 +39,25 @@ async def test_redis_health_is_logged_once_hourly_and_at_its_end(told: pytest.Lo
     assert [vars(record)["for_s"] for record in told.records] == [0, 3_600, 7_200]
     health.record_check([])
     assert causes(told)[3:] == ["INFO full"]
+
+
+async def test_redis_health_end_is_never_counted_away() -> None:
+    written = io.StringIO()
+    handler = RateLimitedHandler(written, FakeClock())
+    logger = logging.getLogger("syncbeat_server.storage.redis.health")
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        for _ in range(2):  # two connections' health, in one window
+            health = RedisHealth(FakeClock())
+            health.record_check([FULL])
+            health.record_check([])
+        assert written.getvalue().count("redis can be used in full again") == 2
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
 
 
 async def test_redis_health_names_each_cause_and_no_flapping(told: pytest.LogCaptureFixture) -> None:

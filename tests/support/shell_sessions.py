@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(os.environ.get("PROOF_TOOLS") or Path(sys.prefix) / "proof-tools") / "grpc-tools" / "bin"
+"""The folder that `tools/client_tools.sh` installs grpcurl and others in."""
 _SEARCHED = os.pathsep.join([str(TOOLS), str(Path(sys.prefix) / "bin"), os.environ["PATH"]])
 _RUN_S = 60.0
 

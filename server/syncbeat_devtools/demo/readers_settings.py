@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from syncbeat_server.defaults import DEFAULT_APP
 
 MADE_HERE = frozenset(
     {
@@ -45,8 +49,33 @@ class ReadersSettings:
         if not self.issuer:
             return {}  # the reader's own, if there is one, is among the variables
         path = folder / "apps.toml"
-        # A text of JSON is one of TOML too.
-        lines = (f"{name} = {json.dumps(text, ensure_ascii=False)}\n" for name, text in self.issuer.items())
         path.touch(mode=0o600)
-        path.write_text(f"{self.apps_document}\n[[apps.default.issuers]]\n{''.join(lines)}", encoding="utf-8")
+        path.write_text(_with_issuer(self.apps_document, self.issuer), encoding="utf-8")
         return {"SYNCBEAT_APPS_FILE": str(path)}
+
+
+def _with_issuer(document: str, issuer: Mapping[str, str]) -> str:
+    """Return an apps file that has this issuer too, of the app `default`; the other lines keep their numbers."""
+    apps = tomllib.loads(document).get("apps", {})
+    default = apps.get(DEFAULT_APP, {})
+    own = default.get("issuers", [])
+    lines = "".join(f"{name} = {_toml(text)}\n" for name, text in issuer.items())
+    appended = f"{document}\n[[apps.{DEFAULT_APP}.issuers]]\n{lines}"
+    try:
+        tomllib.loads(appended)
+    except tomllib.TOMLDecodeError:
+        # A list written as `issuers = [...]`, or `default` as `{...}`, takes no table after it.
+        merged = {**apps, DEFAULT_APP: {**default, "issuers": [*own, issuer] if isinstance(own, list) else own}}
+        return f"apps = {_toml(merged)}\n"
+    return appended
+
+
+def _toml(value: Any) -> str:
+    """Return what TOML reads as this value."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_toml(name)} = {_toml(one)}' for name, one in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, str | bool):  # but for one character a text of JSON is one of TOML
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from syncbeat_server.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,25 +33,33 @@ def read_settings() -> Settings:
     return settings
 
 
-def read_checked_settings(role: Role | None, *, for_copies: bool = False) -> LoadedSettings:
+def read_checked_settings(role: Role | None, *, to_serve: bool = False) -> LoadedSettings:
     """Return the settings with all that keeps a process of this role from serving; None stands for SYNCBEAT_ROLE.
 
-    With `for_copies` the parent of several processes, which is to stay small, leaves to them what needs the service.
+    With `to_serve` what needs the service's code is left to the copies, if there are several, since their parent is to
+    stay small; or to `open_stores`, if stores are embedded, so that it is loaded while they start.
     """
-    import asyncio
-
     from syncbeat_server.ops.settings.load import LoadedSettings, load_with_faults
 
     settings, faults = load_with_faults()
     if settings is None:
         return LoadedSettings(None, faults)
     _configure_logging(settings)
-    if for_copies and settings.workers > 1:
+    if to_serve and (settings.workers > 1 or (not faults and _are_stores_embedded(settings))):
         return LoadedSettings(settings, faults)
+    return LoadedSettings(settings, [*faults, *_faults_of_service(settings, role, faults)])
+
+
+def _faults_of_service(settings: Settings, role: Role | None, known: Sequence[str] = ()) -> list[str]:
+    import asyncio
+
     from syncbeat_server.app import find_config_faults
 
-    more = asyncio.run(find_config_faults(settings, role or settings.role, faults))
-    return LoadedSettings(settings, [*faults, *more])
+    return asyncio.run(find_config_faults(settings, role or settings.role, known))
+
+
+def _are_stores_embedded(settings: Settings) -> bool:
+    return settings.database_url is None and settings.redis_url is None
 
 
 def _configure_logging(settings: Settings) -> None:
@@ -60,8 +70,14 @@ def _configure_logging(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def open_stores(settings: Settings) -> Iterator[tuple[Stores, EmbeddedStores | None]]:
-    """Yield the stores that the settings name; without any, embedded ones, migrated, with the servers that run them."""
+def open_stores(settings: Settings, checked_as: Role | None = None) -> Iterator[tuple[Stores, EmbeddedStores | None]]:
+    """Yield the stores that the settings name; without any, embedded ones, migrated, with the servers that run them.
+
+    With `checked_as` and embedded stores the settings are checked, for this role, while those start.
+
+    Raises:
+        ConfigurationError: they are at fault.
+    """
     urls = settings.store_urls()
     if urls is not None:
         from syncbeat_server.app import Stores
@@ -77,6 +93,8 @@ def open_stores(settings: Settings) -> Iterator[tuple[Stores, EmbeddedStores | N
         from syncbeat_server.app import Stores
         from syncbeat_server.storage.migrate import migrate
 
+        if checked_as and settings.workers == 1 and (faults := _faults_of_service(settings, checked_as)):
+            raise ConfigurationError("\n".join(faults))
         asyncio.run(migrate(embedded.owner_url, app_login=APP_LOGIN))
         yield Stores(embedded.app_url, embedded.redis_url), embedded
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from syncbeat.blocking import SyncbeatClient
-from syncbeat.v1.auth_service_pb2 import GetTokenCacheStatsRequest
+from syncbeat.v1.auth_service_pb2 import InvalidateTokenCacheRequest
 from syncbeat_devtools.demo.readers_settings import ReadersSettings
 from syncbeat_server.ops.settings.types import token_digest
 from tests.docs.commands import Serving, serving
@@ -76,7 +76,7 @@ def test_make_run_serves_with_the_readers_settings(tmp_path: Path) -> None:
         with SyncbeatClient(address, token=token, tls=False, app_id="shop") as backend:
             assert backend.create_session("ann").access_token
         with SyncbeatClient(address, token="of the reader", tls=False) as operator:
-            operator.auth.GetTokenCacheStats(GetTokenCacheStatsRequest())
+            operator.auth.InvalidateTokenCache(InvalidateTokenCacheRequest(app_id="shop", all=True))
 
 
 INLINE = """[apps.default]

@@ -14,7 +14,7 @@ from syncbeat_server.events.publish import Published, Publisher
 from syncbeat_server.storage.postgres import database as database_module
 from syncbeat_server.storage.postgres.database import Database, Row
 from syncbeat_server.storage.postgres.driver_errors import LockTimeout
-from syncbeat_server.storage.postgres.timings import DatabaseTimings
+from syncbeat_server.storage.postgres.time_limits import DatabaseTimings
 from syncbeat_server.sync.model import NewChange
 from tests.events.test_publish import call, together
 from tests.support.build import APP, make_publisher

@@ -12,7 +12,7 @@ from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from syncbeat_server.storage.redis.cluster_query import ClusterQuery
-from syncbeat_server.storage.redis.timings import RedisTimings
+from syncbeat_server.storage.redis.time_limits import RedisTimings
 from tests.support.fake_clock import ahead, wait_until
 
 pytestmark = pytest.mark.store

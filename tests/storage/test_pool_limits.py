@@ -15,7 +15,7 @@ from syncbeat_server.ops.work_origin import WorkRank, fresh_context, method_orig
 from syncbeat_server.storage.postgres import database as postgres
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.driver_errors import StatementRejected
-from syncbeat_server.storage.postgres.timings import ConnectionLife
+from syncbeat_server.storage.postgres.time_limits import ConnectionLife
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import ahead, wait_until
 from tests.support.process_rules import PATIENT

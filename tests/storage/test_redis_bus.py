@@ -19,7 +19,7 @@ from syncbeat_server.clock import SystemClock
 from syncbeat_server.directory.devices.presence import Presence, PresenceKeeper
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis.bus import MAX_QUEUED, RedisBus
-from syncbeat_server.storage.redis.timings import RedisTimings
+from syncbeat_server.storage.redis.time_limits import RedisTimings
 from tests.support.fake_clock import FakeClock, settle, wait_until
 from tests.support.process_rules import DEADLINE_S
 from tests.support.valkeys import open_redis

@@ -19,8 +19,8 @@ from syncbeat_server.storage.redis.address import parse_redis_url
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from syncbeat_server.storage.redis.capability_check import describe_refusals
 from syncbeat_server.storage.redis.failover_monitor import RedisMonitor
-from syncbeat_server.storage.redis.faults import Cause
-from syncbeat_server.storage.redis.timings import RedisTimings
+from syncbeat_server.storage.redis.failure_causes import Cause
+from syncbeat_server.storage.redis.time_limits import RedisTimings
 from tests.support.fake_clock import wait_until
 from tests.support.valkeys import PRIMARY, Valkey, moving_address, running_sentinel, running_valkey, sentinel_url
 

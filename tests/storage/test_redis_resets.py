@@ -11,7 +11,7 @@ import uvloop
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis.bus import open_redis
-from syncbeat_server.storage.redis.faults import Cause
+from syncbeat_server.storage.redis.failure_causes import Cause
 from tests.support.tcp_relays import Fault, relayed
 
 pytestmark = pytest.mark.store

@@ -10,7 +10,7 @@ import pytest
 from syncbeat_server.errors import DeadlineExceeded
 from syncbeat_server.runtime.deadline import set_deadline
 from syncbeat_server.storage.postgres.database import Connection, Database
-from syncbeat_server.storage.postgres.timings import BeginsInTime, DatabaseTimings
+from syncbeat_server.storage.postgres.time_limits import BeginsInTime, DatabaseTimings
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import wait_until
 from tests.support.seed import value_of

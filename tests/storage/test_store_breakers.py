@@ -15,7 +15,7 @@ from syncbeat_server.errors import CircuitOpen, DependencyDown
 from syncbeat_server.resilience.breaker import BreakerState
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
-from syncbeat_server.storage.redis.timings import RedisTimings
+from syncbeat_server.storage.redis.time_limits import RedisTimings
 from tests.support.databases import DatabaseUrls, open_database
 from tests.support.fake_clock import wait_until
 

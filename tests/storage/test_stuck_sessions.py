@@ -12,7 +12,7 @@ import pytest
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.pool import PooledConnection
 from syncbeat_server.storage.postgres.stuck_sessions import end_stuck_sessions, watch_sessions
-from syncbeat_server.storage.postgres.timings import DatabaseTimings
+from syncbeat_server.storage.postgres.time_limits import DatabaseTimings
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import FakeClock
 from tests.support.seed import add_device, until, value_of

@@ -15,7 +15,7 @@ import asyncpg
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.storage.postgres import database as postgres
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.postgres.timings import DatabaseTimings
+from syncbeat_server.storage.postgres.time_limits import DatabaseTimings
 from tests.support.process_rules import PATIENT
 
 TEST_APP_LOGIN = "syncbeat_app"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from syncbeat_server.app.process_rules import ProcessRules, SyncRules
-from syncbeat_server.storage.postgres.timings import DatabaseTimings
-from syncbeat_server.storage.redis.timings import RedisTimings
+from syncbeat_server.storage.postgres.time_limits import DatabaseTimings
+from syncbeat_server.storage.redis.time_limits import RedisTimings
 from syncbeat_server.sync.model import SweepRule
 
 DEADLINE_S = 20.0

@@ -18,7 +18,7 @@ from syncbeat_devtools.embedded.servers import Account, Program, Server
 from syncbeat_server.clock import Clock
 from syncbeat_server.storage.redis import bus
 from syncbeat_server.storage.redis.bus import RedisBus
-from syncbeat_server.storage.redis.timings import RedisTimings
+from syncbeat_server.storage.redis.time_limits import RedisTimings
 from tests.support.ports import free_port
 from tests.support.process_rules import PATIENT
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed.fair_page_sizes import PAGE_OCTETS, PageRequest, Pages, round_robin
+from syncbeat_server.sync.feed.page_sizes import PAGE_OCTETS, PageRequest, Pages, round_robin
 from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.model import Cursor
 from tests.support.build import APP, SyncFeature
@@ -34,23 +34,23 @@ def ask(user_id: str | None, deferrals: int = 0, app_id: str = APP) -> PageReque
     return PageRequest(app_id, user_id, (Cursor("s"),), 10, deferrals)
 
 
-def test_fair_page_sizes_round_robin_over_callers() -> None:
+def test_page_sizes_round_robin_over_callers() -> None:
     asks = [*(ask("ann") for _ in range(4)), ask("bob"), ask("eve"), ask("bob"), ask("ann", app_id="other")]
     assert round_robin(asks, {}) == [0, 4, 5, 7, 1, 6, 2, 3]
 
 
-def test_fair_page_sizes_order_within_a_caller_is_by_times_skipped() -> None:
+def test_page_sizes_order_within_a_caller_is_by_times_skipped() -> None:
     asks = [ask("ann", 1), ask("ann", 3), ask("bob"), ask("ann", 2)]
     assert round_robin(asks, {}) == [1, 2, 3, 0]
 
 
-def test_fair_page_sizes_serve_the_least_recently_served_first() -> None:
+def test_page_sizes_serve_the_least_recently_served_first() -> None:
     asks = [ask("ann", 9), ask("bob"), ask("eve"), ask(None, 2)]
     assert round_robin(asks, {(APP, "ann"): 2, (APP, "bob"): 1}) == [3, 2, 1, 0]
 
 
 @pytest.mark.parametrize("scope", ["much", "also much"])
-async def test_fair_page_sizes_of_many_large_lists_alternate_with_one(sync: SyncFeature, scope: str) -> None:
+async def test_page_sizes_of_many_large_lists_alternate_with_one(sync: SyncFeature, scope: str) -> None:
     """Both lists of the same feed and of others, by somebody else."""
     await add_members(sync.database, "much", "eve")
     answered: list[str] = []
@@ -81,7 +81,7 @@ class NotedReader(FeedReader):
         return answers
 
 
-async def test_fair_page_sizes_of_one_caller_in_a_batch_fit_a_page(sync: SyncFeature) -> None:
+async def test_page_sizes_of_one_caller_in_a_batch_fit_a_page(sync: SyncFeature) -> None:
     reader = NotedReader(sync.database)
     pages = await asyncio.gather(*(reader.pages(APP, "ann", [Cursor("much")], 100) for _ in range(20)))
     assert {len(page.changes) for of_one in pages for page in of_one if page is not None} == {5}
@@ -89,7 +89,7 @@ async def test_fair_page_sizes_of_one_caller_in_a_batch_fit_a_page(sync: SyncFea
     assert len(reader.batches) == 20
 
 
-async def test_fair_page_sizes_large_answers_yield_the_loop(sync: SyncFeature) -> None:
+async def test_page_sizes_large_answers_yield_the_loop(sync: SyncFeature) -> None:
     """Those of many callers to whom one read brought the same page: each is put on the wire by itself."""
     users = [f"user-{n}" for n in range(20)]
     await add_members(sync.database, "much", *users)

@@ -7,7 +7,7 @@ from functools import partial
 
 from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.app.authentication import configured_credentials, require_allow_lists, session_rows
-from syncbeat_server.app.operations.store_addresses import try_addresses, warnings_of
+from syncbeat_server.app.operations.store_start_checks import try_addresses, warnings_of
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.push.providers import providers
 from syncbeat_server.app.token_issuers import ConfiguredIssuer, configured_issuer, configured_issuers

@@ -12,7 +12,7 @@ from typing import Any
 
 from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.app.operations.health import watch_health
-from syncbeat_server.app.operations.store_addresses import log_addresses, try_addresses
+from syncbeat_server.app.operations.store_start_checks import log_addresses, try_addresses
 from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.defaults import DEFAULT_APP
@@ -31,7 +31,7 @@ from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.storage.postgres.pg_notify import PgNotifier
 from syncbeat_server.storage.postgres.pool_figures import ACQUIRE_SECONDS
 from syncbeat_server.storage.postgres.stuck_sessions import watch_sessions
-from syncbeat_server.storage.postgres.timings import ConnectionLife
+from syncbeat_server.storage.postgres.time_limits import ConnectionLife
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from syncbeat_server.storage.redis.failover_monitor import RedisMonitor
 from syncbeat_server.sync.streams.hub import MAX_STREAM_AGE_S, Hub

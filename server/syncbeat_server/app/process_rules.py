@@ -13,8 +13,8 @@ from syncbeat_server.app.app_configuration import LOOK_EVERY_S
 from syncbeat_server.auth.accounts.account_status_cache import NEGATIVE_CACHE_S
 from syncbeat_server.ratelimit.lease import LeaseRule
 from syncbeat_server.runtime.health_monitor import HealthRule
-from syncbeat_server.storage.postgres.timings import DatabaseTimings
-from syncbeat_server.storage.redis.timings import RedisTimings
+from syncbeat_server.storage.postgres.time_limits import DatabaseTimings
+from syncbeat_server.storage.redis.time_limits import RedisTimings
 from syncbeat_server.sync.feed.reader import ReadLimits
 from syncbeat_server.sync.feed.tombstone_pruning import EVERY_S
 from syncbeat_server.sync.hints.cursor_recorder import MAX_PENDING

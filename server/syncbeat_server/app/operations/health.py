@@ -9,8 +9,8 @@ from syncbeat_server.errors import Reason
 from syncbeat_server.runtime.health_monitor import CheckResult, CheckState, HealthCheck, HealthMonitor, HealthRule
 from syncbeat_server.storage.database_probe import DatabaseProbe
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.redis.faults import SENTENCES
-from syncbeat_server.storage.redis.health import RedisHealth
+from syncbeat_server.storage.redis.failure_causes import SENTENCES
+from syncbeat_server.storage.redis.outage_log import RedisHealth
 
 POSTGRESQL, MIGRATIONS, REDIS = "postgresql", "migrations", "redis"
 _STORED = (POSTGRESQL, MIGRATIONS)

@@ -19,6 +19,14 @@ def is_known(name: str) -> bool:
     return _find(name) is not None
 
 
+def known_or_none(name: str) -> str:
+    """Return the zone that a device is registered with: as it reports, or no name for one that is not known here.
+
+    It is perhaps newer than our database, which is no reason to send no pushes to the device.
+    """
+    return name if is_known(name) else ""
+
+
 def zone_of(name: str) -> tzinfo:
     """Return the time zone of that name; UTC for no name, and for one that this machine does not know."""
     return _find(name) or UTC

@@ -35,7 +35,7 @@ from syncbeat_server.storage.postgres.driver_errors import (
 )
 from syncbeat_server.storage.postgres.pool import READ_COMMITTED, ConnectionPool, PooledConnection
 from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
-from syncbeat_server.storage.postgres.timings import (
+from syncbeat_server.storage.postgres.time_limits import (
     DEFAULT_LIFE,
     DEFAULT_TIMINGS,
     BeginsInTime,

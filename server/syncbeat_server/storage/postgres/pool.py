@@ -24,7 +24,7 @@ from syncbeat_server.storage.postgres.commented import CommentedConnection, know
 from syncbeat_server.storage.postgres.hosts import Hosts
 from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
 from syncbeat_server.storage.postgres.ranked_slots import RankedSlots
-from syncbeat_server.storage.postgres.timings import (
+from syncbeat_server.storage.postgres.time_limits import (
     DEFAULT_LIFE,
     DEFAULT_TIMINGS,
     STATEMENT_TIMEOUT_S,

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.storage.redis.faults import SENTENCES, Cause, NoPrimary, cause_of
+from syncbeat_server.storage.redis.failure_causes import SENTENCES, Cause, NoPrimary, cause_of
 
 _SENTINEL_PORT = 26_379
 _REDIS_PORT = 6_379

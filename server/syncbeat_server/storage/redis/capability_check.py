@@ -14,8 +14,8 @@ import redis.asyncio
 
 from syncbeat_server.storage.redis.address import RedisAddress
 from syncbeat_server.storage.redis.bus import FAILURES, SHARED
-from syncbeat_server.storage.redis.faults import ACL_RULE, VAGUE, Cause, NoPrimary, cause_of, command_of
-from syncbeat_server.storage.redis.health import Refusal
+from syncbeat_server.storage.redis.failure_causes import ACL_RULE, VAGUE, Cause, NoPrimary, cause_of, command_of
+from syncbeat_server.storage.redis.outage_log import Refusal
 from syncbeat_server.storage.redis.presence_scripts import EXISTS, MARK, UNMARK
 from syncbeat_server.storage.redis.shared_rates import CHARGE, COUNT, SETTLE
 from syncbeat_server.storage.redis.token_bucket import ACQUIRE

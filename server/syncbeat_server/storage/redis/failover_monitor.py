@@ -18,8 +18,8 @@ import redis.asyncio
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.storage.redis.bus import FAILURES, RedisBus
 from syncbeat_server.storage.redis.capability_check import check_capabilities, fresh_client, refusal_of
-from syncbeat_server.storage.redis.faults import Cause
-from syncbeat_server.storage.redis.health import Refusal
+from syncbeat_server.storage.redis.failure_causes import Cause
+from syncbeat_server.storage.redis.outage_log import Refusal
 
 # 20 commands and a connection in ten seconds: 100 processes make 200 commands and 10 connections a second.
 _EVERY_S = 10.0

@@ -10,8 +10,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
 from syncbeat_server.ops.log_rate_limit import RateLimitedHandler
-from syncbeat_server.storage.redis.faults import SENTENCES, Cause, cause_of
-from syncbeat_server.storage.redis.health import RedisHealth, Refusal
+from syncbeat_server.storage.redis.failure_causes import SENTENCES, Cause, cause_of
+from syncbeat_server.storage.redis.outage_log import RedisHealth, Refusal
 from tests.support.fake_clock import FakeClock
 
 pytestmark = pytest.mark.unit
@@ -44,7 +44,7 @@ async def test_redis_health_is_logged_once_hourly_and_at_its_end(told: pytest.Lo
 async def test_redis_health_end_is_never_counted_away() -> None:
     written = io.StringIO()
     handler = RateLimitedHandler(written, FakeClock())
-    logger = logging.getLogger("syncbeat_server.storage.redis.health")
+    logger = logging.getLogger("syncbeat_server.storage.redis.outage_log")
     logger.addHandler(handler)
     level = logger.level
     logger.setLevel(logging.INFO)

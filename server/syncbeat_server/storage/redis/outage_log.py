@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from syncbeat_server.clock import Clock
-from syncbeat_server.storage.redis.faults import MOVED, SENTENCES, Cause, cause_of
+from syncbeat_server.storage.redis.failure_causes import MOVED, SENTENCES, Cause, cause_of
 
 _log = logging.getLogger(__name__)
 

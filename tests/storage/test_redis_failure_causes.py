@@ -20,7 +20,7 @@ from syncbeat_server.storage.redis.address import parse_redis_url
 from syncbeat_server.storage.redis.bus import open_redis
 from syncbeat_server.storage.redis.capability_check import describe_refusals
 from syncbeat_server.storage.redis.failover_monitor import RedisMonitor
-from syncbeat_server.storage.redis.faults import ACL_RULE, Cause
+from syncbeat_server.storage.redis.failure_causes import ACL_RULE, Cause
 from tests.support.certificates import Authority
 from tests.support.fake_clock import wait_until
 from tests.support.valkeys import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from syncbeat_server.app import Stores, find_config_warnings
-from syncbeat_server.app.operations.store_addresses import TriedAddress, warnings_of
+from syncbeat_server.app.operations.store_start_checks import TriedAddress, warnings_of
 from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.ops.settings.server import Role, Settings
 from syncbeat_server.storage.postgres.address_check import AddressFacts, is_private, place_of, try_address
@@ -130,7 +130,7 @@ async def test_address_tells_its_limits_and_whether_a_pooler_is_between(
 async def test_start_tries_both_addresses_and_says_what_they_are_for(
     database_urls: DatabaseUrls, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="syncbeat_server.app.operations.store_addresses")
+    caplog.set_level(logging.INFO, logger="syncbeat_server.app.operations.store_start_checks")
     async with pooler(database_urls.app_url, tmp_path) as url:
         given = {"DATABASE_SESSION_URL": url, "DATABASE_POOL_SIZE": "8", "DATABASE_PROCESSES": "50"}
         async with running_server(database_urls, redis_url, Role.RPC, PATIENT, **given):

@@ -40,7 +40,7 @@ from syncbeat_server.rpc.pipeline.request_checks import (
 )
 from syncbeat_server.rpc.pipeline.unread_streams import ResponseStreams, StreamedCall
 from syncbeat_server.rpc.validation.large_requests import LargeRequestValidator
-from syncbeat_server.runtime.deadline import set_deadline
+from syncbeat_server.runtime.deadline import set_deadline, time_left_s
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 
 _PENDING = (PendingAuth, PendingValidation, LimitedCall)  # a union in its place would be built for each call
@@ -90,7 +90,7 @@ class HandlerPipeline:
         self._trusted_proxies = trusted_proxies
         self._large_requests = LargeRequestValidator(run_in_child)
         self._deadlines = SharedDeadlines()
-        self._retry = Retry(clock)
+        self._retry = Retry(clock, lambda: admission.counts.started)
 
     def handler(
         self, method: MethodDescriptor, policy: AccessPolicy, behaviour: Any, try_sync: TrySync | None = None
@@ -100,12 +100,12 @@ class HandlerPipeline:
         A method that can often be answered from memory has `try_sync` for that, whose calls are served in batches.
         """
         checks, meters = self._checks(method, policy), self._meters(method)
-        behaviour = self._repeating(method, behaviour)
+        repeated = self._repeated(method, behaviour)
         if method.server_streaming:
             return grpc.stream_stream_rpc_method_handler(self._stream(checks, meters, behaviour))
         if try_sync is not None:
-            return grpc.stream_unary_rpc_method_handler(self._batched(checks, meters, behaviour, try_sync))
-        return grpc.stream_unary_rpc_method_handler(self._unary(checks, meters, behaviour))
+            return grpc.stream_unary_rpc_method_handler(self._batched(checks, meters, repeated, try_sync))
+        return grpc.stream_unary_rpc_method_handler(self._unary(checks, meters, behaviour, repeated))
 
     def _checks(self, method: MethodDescriptor, policy: AccessPolicy) -> RequestChecks:
         checks = RequestChecks(
@@ -115,7 +115,7 @@ class HandlerPipeline:
             checks.limits = MethodLimits(self.limits, method)
         return checks
 
-    def _repeating(self, method: MethodDescriptor, behaviour: Any) -> Any:
+    def _repeated(self, method: MethodDescriptor, behaviour: Any) -> Any:
         """Return `behaviour`, which is repeated where the contract says that it may be and the database failed."""
         run, level = self._retry.run, method.GetOptions().idempotency_level
         if level == MethodOptions.IDEMPOTENCY_UNKNOWN or method.server_streaming:
@@ -131,9 +131,9 @@ class HandlerPipeline:
         record = self.observer.counter(method.containing_service.full_name, method.name)
         return CallMeters(self._clock.monotonic, record, self.admission.of(method), self.observer.token_refused)
 
-    def _unary(self, checks: RequestChecks, meters: CallMeters, behaviour: Unary) -> Handler[bytes]:
+    def _unary(self, checks: RequestChecks, meters: CallMeters, behaviour: Unary, repeated: Unary) -> Handler[bytes]:
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
-        run, monotonic = self._retry.run, meters.monotonic
+        run, again, monotonic = self._retry.run, self._retry.again, meters.monotonic
 
         async def serve(_requests: object, context: Context) -> bytes:
             call = CallLifecycle(meters, context)
@@ -144,9 +144,15 @@ class HandlerPipeline:
                 left_s, checked = call.left_s(), checks.check(data, call)
                 set_deadline(left_s)
                 if isinstance(checked, _PENDING):
-                    answer = await within(left_s, _answer(run, checks, behaviour, data, call, checked))
+                    answer = await within(left_s, _answer(run, checks, repeated, data, call, checked))
                 else:
-                    answer = (await within(left_s, behaviour(*checked))).SerializeToString()
+                    try:
+                        message = await within(left_s, behaviour(*checked))
+                    except DependencyDown as error:
+                        if repeated is behaviour:
+                            raise
+                        message = await within(time_left_s(), again(error, partial(behaviour, *checked)))
+                    answer = message.SerializeToString()
             except BaseException as error:
                 await call.fail(_deadline_exceeded(error))
                 raise

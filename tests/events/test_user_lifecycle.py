@@ -103,6 +103,7 @@ async def furnish(database: Database, *user_ids: str) -> None:
         async with database.connection() as conn:
             await conn.execute(
                 """WITH budget AS (INSERT INTO wake_budgets VALUES ($1, $2, 'phone', 1, syncbeat_now()))
+                   , tier AS (INSERT INTO user_tiers VALUES ($1, $2, 'pro', syncbeat_now()))
                    INSERT INTO token_removals (app_id, user_id, device_id, token_digest, removed_at)
                    VALUES ($1, $2, 'phone', 'digest', syncbeat_now())""",
                 APP,

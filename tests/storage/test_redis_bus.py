@@ -105,7 +105,7 @@ async def test_redis_bus_reconnects_after_a_crash_and_reports_it(
         try:
             await wait_until(lambda: not bus.listening)
             bus.publish(ear.topics[0], "lost")
-            await wait_until(lambda: clock.sleepers == 2)  # the publisher noticed too
+            await wait_until(lambda: clock.sleepers == 3)  # the publisher noticed too, and the breaker probes
             await clock.advance(0.5)
             await wait_until(lambda: clock.sleepers >= 1)
             assert ear.resumed == 1

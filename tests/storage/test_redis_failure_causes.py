@@ -244,7 +244,7 @@ async def named_everywhere(url: str, cause: Cause, named: str, caplog: pytest.Lo
         await RedisMonitor(bus).check()  # it is said once
         assert metrics.registry.get_sample_value("syncbeat_redis_up") == 0
         assert (metrics.registry.get_sample_value("syncbeat_redis_errors_total", {"cause": cause}) or 0) >= 2
-    (said,) = [record for record in caplog.records if record.name.endswith("redis.health")]
+    (said,) = [record for record in caplog.records if record.name.endswith("redis.outage_log")]
     assert vars(said)["cause"] == cause.value
     told = " ".join([*sentences, str(vars(said))])
     assert PASSWORD not in told
@@ -357,7 +357,8 @@ async def test_redis_outage_is_logged_at_start_change_and_end(tmp_path: Path, ca
     caplog.set_level(logging.INFO)
 
     def told() -> list[str]:
-        return [vars(one)["cause"] for one in caplog.records if one.name.endswith("redis.health")]
+        records = [vars(one) for one in caplog.records if one.name.endswith("redis.outage_log")]
+        return [one.get("cause") or one["ended"] for one in records]
 
     with running_valkey(tmp_path) as one:
         async with open_redis(one.url, SystemClock(), "ours") as bus:

@@ -146,6 +146,7 @@ class HandlerPipeline:
                 if isinstance(checked, _PENDING):
                     answer = await within(left_s, _answer(run, checks, repeated, data, call, checked))
                 else:
+                    work_origin.set(checks.origin)
                     try:
                         message = await within(left_s, behaviour(*checked))
                     except DependencyDown as error:

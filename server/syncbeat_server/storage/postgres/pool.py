@@ -178,7 +178,7 @@ class ConnectionPool:
 
     async def release(self, conn: PoolConnectionProxy) -> None:
         """Take a connection back, for the next caller who waits."""
-        works = not conn.is_closed()
+        works = _is_open(conn)
         try:
             if works and cast(PooledConnection, conn).ends_at_s <= asyncio.get_running_loop().time():
                 # Closing gives its place back; one that does not answer is given up in that time.
@@ -323,6 +323,13 @@ def _hand_out_connected_first(pool: asyncpg.Pool) -> None:
     while not driver._queue.empty():
         ordered.put_nowait(driver._queue.get_nowait())
     driver._queue = ordered
+
+
+def _is_open(conn: PoolConnectionProxy) -> bool:
+    try:
+        return not conn.is_closed()
+    except asyncpg.InterfaceError:  # it ended by itself, and the driver has taken it back
+        return False
 
 
 def _is_too_many(error: asyncpg.PostgresError) -> bool:

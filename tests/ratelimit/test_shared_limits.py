@@ -85,9 +85,11 @@ async def test_rate_limit_lease_not_used_is_given_back(redis_url: str) -> None:
             nonlocal got
             while await ask(other, key):
                 got += 1
-            return got == 200
+            return got >= 196
 
+        # What is decided on credit may differ by a few: 2 % of the other half.
         await wait_until(all_left)
+        assert got <= 204
 
 
 async def test_rate_limit_use_on_credit_is_charged(redis_url: str) -> None:

@@ -26,9 +26,6 @@ setup: ## make .venv with the pinned packages (PYTHON=... chooses the interprete
 gen: setup ## generate clients/protos, the Python package and the server's descriptor set from protos/, and docs/reference/
 	@sh protos/gen.sh generate
 	@$(BIN)/python -m tools.gen_docs docs/reference
-	@$(BIN)/python tools/gen_delivery_states.py docs/reference
-	@$(BIN)/python tools/gen_limits.py docs/reference
-	@$(BIN)/python -m tools.gen_fault_matrix docs/reference
 
 fmt: setup ## format Python and protos
 	@$(BIN)/ruff check --quiet --fix-only .

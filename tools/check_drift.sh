@@ -13,9 +13,6 @@ for made in clients/protos/syncbeat clients/python/syncbeat/v1 server/syncbeat_s
   fi
 done
 .venv/bin/python -m tools.gen_docs "$fresh/reference"
-.venv/bin/python tools/gen_delivery_states.py "$fresh/reference"
-.venv/bin/python tools/gen_limits.py "$fresh/reference"
-.venv/bin/python -m tools.gen_fault_matrix "$fresh/reference"
 if ! diff -r -q "$fresh/reference" docs/reference; then
   echo "check_drift: docs/reference is stale. Fix: make gen" >&2
   exit 1

@@ -1,6 +1,6 @@
 """Writes docs/reference/ from what it describes: settings, errors, metrics, and the API with its protos' comments.
 
-`gen_docs.py FOLDER` writes the pages there. `make gen` runs it, and tools/check_drift.sh compares.
+`python -m tools.gen_docs FOLDER` writes the pages there. `make gen` runs it, and tools/check_drift.sh compares.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from syncbeat_server.ops.settings.sessions import SessionSettings
 from syncbeat_server.ops.settings.tiers import LimitSettings
 from syncbeat_server.rpc.contract.options import contract_options
 from syncbeat_server.rpc.pipeline.error_status import RETRY_LATER, STATUS
+from tools import delivery_states_page, fault_matrix_page, limits_page
 from tools.markdown import table
 from tools.metrics_page import metrics_page
 
@@ -77,6 +78,9 @@ def main(folder: Path) -> int:
         "errors.md": lambda: errors_page(protos),
         "metrics.md": metrics_page,
         "api.md": lambda: api_page(protos),
+        "delivery-states.md": delivery_states_page.page,
+        "limits.md": limits_page.page,
+        "fault-matrix.md": fault_matrix_page.page,
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, page in pages.items():

@@ -12,7 +12,7 @@ from syncbeat_server.push.policy.wake_budget import wake_budget
 from syncbeat_server.ratelimit import catalog
 from syncbeat_server.ratelimit.catalog import CATALOG, Counted, Limit, WithoutRedis
 from syncbeat_server.sync.streams.open_stream_limits import OpenStreamLimits
-from tools.gen_limits import page
+from tools.limits_page import page
 
 pytestmark = pytest.mark.unit
 

@@ -13,12 +13,13 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import Message
 
+from bench.call_stand_ins import AllAccepted, CallContext
 from bench.figure import Better, Figure, Options, Round, measure_pairs
 from syncbeat.v1 import directory_service_pb2
-from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache, CachedStatus
+from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.accounts.token_cache import TokenCache
-from syncbeat_server.auth.model import AccountStatus, Issuer, KeyRow, VerifiedToken
+from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.service import Authenticator, Credentials
 from syncbeat_server.auth.tokens.bearer import parse_bearer
 from syncbeat_server.auth.tokens.keys import key_table
@@ -80,7 +81,7 @@ def interceptor(options: Options) -> Figure:
     token = _token("HS256")
     handler = _handler(_authenticator(token))
     data = directory_service_pb2.GetDeviceRequest(device_id="phone").SerializeToString()
-    context = cast(Context, _Context(token, data))
+    context = cast(Context, CallContext(token, data))
 
     async def bare(_requests: object, context: Context) -> bytes:
         directory_service_pb2.GetDeviceRequest.FromString(await context.read())
@@ -132,17 +133,10 @@ def _pyjwt(algorithm: str, token: str) -> Callable[[], object]:
     )
 
 
-class _AllAccepted:
-    """An account status cache without a database, which accepts every verified token."""
-
-    async def get(self, _token: VerifiedToken, *, fresh: bool = False) -> CachedStatus:
-        return CachedStatus(AccountStatus(exists=not fresh), float("inf"))
-
-
 def _authenticator(token: str) -> Authenticator:
     """Return an authenticator that has verified this token."""
     clock, rows = SystemClock(), key_table([KeyRow(_ISSUER, "k", "HS256", _SECRET)])
-    caches = CallerCaches(cast(AccountStatusCache, _AllAccepted()), TokenCache(clock, 100))
+    caches = CallerCaches(cast(AccountStatusCache, AllAccepted()), TokenCache(clock, 100))
     authenticator = Authenticator(Credentials(rows, {}, {}, {}), caches, clock)
     asyncio.run(_authenticate(authenticator, token))
     return authenticator
@@ -150,23 +144,6 @@ def _authenticator(token: str) -> Authenticator:
 
 async def _authenticate(authenticator: Authenticator, token: str) -> None:
     assert (await authenticator.authenticate(parse_bearer([f"Bearer {token}"]))).name == _USER
-
-
-class _Context:
-    """The context of a call, as far as the handler pipeline uses it."""
-
-    def __init__(self, token: str, request: bytes) -> None:
-        self._metadata = (("authorization", f"Bearer {token}"), ("user-agent", "bench"))
-        self._request = request
-
-    async def read(self) -> bytes:
-        return self._request
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return self._metadata
-
-    def time_remaining(self) -> float | None:
-        return None
 
 
 def _handler(authenticator: Authenticator) -> Callable[[object, Context], Awaitable[bytes]]:

@@ -14,13 +14,14 @@ from typing import Any, cast
 
 from google.protobuf.message import Message
 
+from bench.call_stand_ins import AllAccepted, CallContext
 from bench.figure import Better, Figure, Options, Round, measure_pairs
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_devtools.embedded import running_stores
-from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache, CachedStatus
+from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.accounts.token_cache import TokenCache
-from syncbeat_server.auth.model import AccountStatus, Issuer, KeyRow, VerifiedToken
+from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.service import Authenticator, Credentials
 from syncbeat_server.auth.tokens.bearer import parse_bearer
 from syncbeat_server.auth.tokens.keys import key_table
@@ -59,30 +60,6 @@ _USERS_OWN = Tier("free", _TIER.limits[:1])
 Serve = Callable[[object, Context], Awaitable[bytes]]
 
 
-class _AllAccepted:
-    """An account status cache without a database, which accepts every verified token."""
-
-    async def get(self, _token: VerifiedToken, *, fresh: bool = False) -> CachedStatus:
-        return CachedStatus(AccountStatus(exists=not fresh), float("inf"))
-
-
-class _Poll:
-    """The context of a GetHint, as far as the handler pipeline uses it."""
-
-    def __init__(self, user: str, token: str) -> None:
-        self._metadata = (("authorization", f"Bearer {token}"), ("user-agent", "bench"))
-        self._request = pb.GetHintRequest(device_id=f"{user}-phone").SerializeToString()
-
-    async def read(self) -> bytes:
-        return self._request
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return self._metadata
-
-    def time_remaining(self) -> float | None:
-        return None
-
-
 def measure(options: Options) -> Figure:
     """Measure what a limit of users adds to a call, the sharing with other processes included; and what four add."""
     tokens = {f"user-{number}": _token(f"user-{number}") for number in range(_USERS)}
@@ -112,12 +89,16 @@ def _token(user: str) -> str:
     return mint(_KEY, user, datetime.now(UTC), timedelta(hours=1))
 
 
+def _poll(user: str) -> bytes:
+    return pb.GetHintRequest(device_id=f"{user}-phone").SerializeToString()
+
+
 async def _measure(redis_url: str, tokens: dict[str, str], tier: Tier | None) -> Round:
-    caches = CallerCaches(cast(AccountStatusCache, _AllAccepted()), TokenCache(_CLOCK, 2 * _USERS))
+    caches = CallerCaches(cast(AccountStatusCache, AllAccepted()), TokenCache(_CLOCK, 2 * _USERS))
     authenticator = Authenticator(Credentials(key_table([_KEY]), {}, {}, {}), caches, _CLOCK)
     for token in tokens.values():
         await authenticator.authenticate(parse_bearer([f"Bearer {token}"]))
-    polls = [cast(Context, _Poll(user, token)) for user, token in tokens.items()]
+    polls = [cast(Context, CallContext(token, _poll(user))) for user, token in tokens.items()]
     async with open_redis(redis_url, _CLOCK, "bench") as bus:
         shared = SharedLimits(bus, _CLOCK)
         quotas = QuotaCounters(cast(Database, None), _CLOCK)  # no tier here has one, so it is never asked

@@ -29,9 +29,7 @@ def test_shell_sessions_of_the_page_are_all_expected() -> None:
 
 @pytest.mark.parametrize("command", shell_sessions.commands(), ids=lambda command: " ".join(command.split()[:2]))
 async def test_shell_session_prints_what_it_should(command: str, database_urls: DatabaseUrls, redis_url: str) -> None:
-    program = shell_sessions.program_of(command)
-    if not shell_sessions.is_there(program):
-        pytest.skip(f"not run: no {program}, which `sh tools/client_tools.sh grpc-tools` installs")
+    shell_sessions.require_tool(shell_sessions.program_of(command))
     variables: Any = {"REFLECTION": "true"}
     async with running_server(database_urls, redis_url, **variables) as server:
         assert shell_sessions.expected_of(command) in await run(command, server)

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from tests.docs.pages import ROOT
-from tests.support.shell_sessions import TOOLS
+from tests.support.shell_sessions import SEARCHED
 
 LONGEST_S = 60.0
 
 
 def environment_of(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a reader who has these tools and this virtual environment on the PATH."""
-    path = os.pathsep.join((str(TOOLS), str(Path(sys.executable).parent), os.environ["PATH"]))
-    return {**variables, "PATH": path}
-
-
-def find_tool(name: str) -> str | None:
-    """Return the path of a tool; None where it is not installed."""
-    return shutil.which(name, path=environment_of({})["PATH"])
+    return {**variables, "PATH": SEARCHED}
 
 
 def run_shell(text: str, variables: Mapping[str, str]) -> str:

@@ -14,8 +14,9 @@ from syncbeat.v1.auth_service_pb2 import InvalidateTokenCacheRequest
 from syncbeat_devtools.demo.readers_settings import ReadersSettings
 from syncbeat_server.ops.settings.types import token_digest
 from tests.docs.commands import Serving, serving
-from tests.docs.shell_sessions import find_tool, run_shell, running_shell
+from tests.docs.shell_sessions import run_shell, running_shell
 from tests.support.ports import free_port
+from tests.support.shell_sessions import require_tool
 
 pytestmark = pytest.mark.process
 
@@ -36,8 +37,7 @@ def preamble(serving: Serving, tool: str) -> str:
 
 @pytest.mark.parametrize("tool", ["buf", "grpcurl"])
 def test_make_run_commands_play_the_product(make_run: Serving, tool: str) -> None:
-    if find_tool(tool) is None:
-        pytest.skip(f"not run: no {tool}; `sh tools/client_tools.sh grpc-tools` installs it where there is Go")
+    require_tool(tool)
     given = preamble(make_run, tool)
     register, watch, publish, python, more = chapters(make_run)
     assert "phone" in run_shell(given + register, {})

@@ -8,8 +8,8 @@ import pytest
 
 from tests.docs.commands import Serving
 from tests.docs.pages import ROOT, blocks_of
-from tests.docs.shell_sessions import find_tool, run_shell, running_shell
-from tests.support.shell_sessions import commands
+from tests.docs.shell_sessions import run_shell, running_shell
+from tests.support.shell_sessions import commands, require_tool
 
 pytestmark = pytest.mark.process
 
@@ -50,8 +50,7 @@ def play_session(tool: str, make_run: Serving) -> None:
 
 @pytest.mark.parametrize("tool", PRINTED)
 def test_shell_session_runs(tool: str, make_run: Serving) -> None:
-    if find_tool(tool) is None:
-        pytest.skip(f"not run: no {tool}; `sh tools/client_tools.sh grpc-tools` installs it where there is Go")
+    require_tool(tool)
     play_session(tool, make_run)
 
 

@@ -23,6 +23,7 @@ from syncbeat_server.auth.tokens.verify import mint
 from tests.faults.matrix import Dependency
 from tests.support import jwks_publisher
 from tests.support.databases import DatabaseUrls, socket_of, url_at
+from tests.support.http_sites import sites
 from tests.support.rpc_server import Caller
 from tests.support.tcp_relays import Relay, relayed
 
@@ -190,13 +191,5 @@ async def _web(publisher: jwks_publisher.Publisher, shown: Shown) -> AsyncIterat
         shown.record(told["content"]["title"], told["delivery_id"], time.monotonic())
         return web.Response(status=204)
 
-    application = web.Application()
-    application.router.add_get("/jwks.json", publisher.handle)
-    application.router.add_post("/push", take)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with sites(web.get("/jwks.json", publisher.handle), web.post("/push", take)) as address:
+        yield address

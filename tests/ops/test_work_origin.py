@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -55,8 +56,8 @@ async def test_background_task_is_the_origin_of_its_statements() -> None:
 
 
 async def test_batch_is_of_the_method_whose_calls_it_serves() -> None:
-    async def work(items: object) -> list[WorkOrigin | Exception]:
-        return [work_origin.get() for _ in list(items)]  # type: ignore[call-overload]  # a sequence
+    async def work(items: Sequence[int]) -> list[WorkOrigin | Exception]:
+        return [work_origin.get() for _ in items]
 
     batcher: Batcher[int, WorkOrigin] = Batcher(work, BatchRule(max_batch=2))
 

@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(os.environ.get("PROOF_TOOLS") or Path(sys.prefix) / "proof-tools") / "grpc-tools" / "bin"
 """The folder that `tools/client_tools.sh` installs grpcurl and others in."""
-_SEARCHED = os.pathsep.join([str(TOOLS), str(Path(sys.prefix) / "bin"), os.environ["PATH"]])
+SEARCHED = os.pathsep.join([str(TOOLS), str(Path(sys.prefix) / "bin"), os.environ["PATH"]])
+"""The PATH of a reader who has these tools and this virtual environment."""
 _RUN_S = 60.0
 
 EXPECTED = {
@@ -39,14 +42,15 @@ def program_of(command: str) -> str:
     return command.partition(" ")[0]
 
 
-def is_there(program: str) -> bool:
-    """Tell if a program is on this machine, or among the tools made for proofs."""
-    return shutil.which(program, path=_SEARCHED) is not None
+def require_tool(program: str) -> None:
+    """Skip the test unless a program is on this machine, or among the tools made for proofs."""
+    if shutil.which(program, path=SEARCHED) is None:
+        pytest.skip(f"not run: no {program}; `sh tools/client_tools.sh grpc-tools` installs it where there is Go")
 
 
 def printed(command: str, **variables: str) -> str:
     """Run a command as a reader's shell does; what it printed."""
-    environment = {**os.environ, **variables, "PATH": _SEARCHED}
+    environment = {**os.environ, **variables, "PATH": SEARCHED}
     ran = subprocess.run(
         ["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=_RUN_S, check=False
     )

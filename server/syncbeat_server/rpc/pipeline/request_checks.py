@@ -166,7 +166,7 @@ class RequestChecks:
             raise
         ready = request, Call(self._name, call.request_id, principal)
         limits = self.limits
-        return ready if limits is None or not limits.limits.is_active else self._limit(limits, ready, octets, call)
+        return ready if limits is None or not limits.limits.is_active else self._limit(ready, octets, call)
 
     async def _validate_large(self, checked: PendingValidation, call: CallLifecycle) -> ReadyCall | LimitedCall:
         principal, octets = checked.principal, checked.octets
@@ -178,13 +178,12 @@ class RequestChecks:
         except InvalidRequest:
             self._count_invalid(principal, octets, call)
             raise
-        ready = request, Call(self._name, call.request_id, principal)
-        limits = self.limits
-        return ready if limits is None or not limits.limits.is_active else self._limit(limits, ready, octets, call)
+        return self._limit((request, Call(self._name, call.request_id, principal)), octets, call)
 
-    def _limit(
-        self, limits: MethodLimits, ready: ReadyCall, octets: int, call: CallLifecycle
-    ) -> ReadyCall | LimitedCall:
+    def _limit(self, ready: ReadyCall, octets: int, call: CallLifecycle) -> ReadyCall | LimitedCall:
+        limits = self.limits
+        if limits is None or not limits.limits.is_active:
+            return ready
         request, described = ready
         pending = limits.check(described.principal, request, octets, call.started_s)
         return ready if pending is None else LimitedCall(ready, pending)

@@ -77,6 +77,20 @@ async def test_idle_connection_is_closed(database_urls: DatabaseUrls) -> None:
         assert await value_of(database, "SELECT 1") == 1
 
 
+async def test_idle_connection_that_is_closed_leaves_the_others_alone(database_urls: DatabaseUrls) -> None:
+    async with opened(database_urls, size=2, life=ConnectionLife(most_s=LONG, idle_s=0.2)) as database:
+        await asyncio.gather(*(value_of(database, "SELECT pg_sleep(0.05)") for _ in range(2)))
+        used = set()
+
+        async def one_left() -> bool:
+            used.add(await value_of(database, "SELECT pg_backend_pid()"))
+            return database.pool_status.connections == 1
+
+        await wait_until(one_left, what="the spare one was closed")
+        used.add(await value_of(database, "SELECT pg_backend_pid()"))
+        assert len(used) == 1
+
+
 async def ask(database: Database, rank: WorkRank) -> int:
     """One statement of work of this rank."""
     task = asyncio.get_running_loop().create_task(value_of(database, "SELECT 1"), context=fresh_context(ORIGINS[rank]))

@@ -11,10 +11,10 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from contextvars import Context
 
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.errors import CircuitOpen
+from syncbeat_server.ops.work_origin import fresh_context, task_origin
 from syncbeat_server.resilience.breaker import BreakerState
 from syncbeat_server.resilience.fleet_breaker import BreakerObserver, NoObserver
 
@@ -63,8 +63,9 @@ class ProbedBreaker:
     def suspect(self) -> None:
         """Note that a call failed as it would if the store were away: have it probed, unless it is already."""
         if self._probing is None:
-            # In an empty context, not that of the call which met the failure.
-            self._probing = asyncio.get_running_loop().create_task(self._probe_until_found(), context=Context())
+            # In a context of its own, not that of the call which met the failure.
+            context = fresh_context(task_origin(f"probe of {self._dependency}"))
+            self._probing = asyncio.get_running_loop().create_task(self._probe_until_found(), context=context)
 
     async def close(self) -> None:
         """Stop probing."""

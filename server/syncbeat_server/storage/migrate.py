@@ -21,7 +21,7 @@ from typing import TypeAlias
 import asyncpg
 
 from syncbeat_server.errors import ConfigurationError, MigrationFailed, MigrationNeeded
-from syncbeat_server.storage.postgres.commented import CommentedConnection
+from syncbeat_server.storage.postgres.commented import connect_apart
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.storage.postgres.driver_errors import StatementRejected, translated_errors
 from syncbeat_server.storage.postgres.hosts import Hosts
@@ -223,13 +223,7 @@ async def migrate(session_url: str, *, app_login: str, directory: Path | None = 
 async def _connection(url: str) -> AsyncIterator[_Raw]:
     with translated_errors():
         try:
-            conn = await Hosts(url).connect(
-                url,
-                timeout=_CONNECT_S,
-                statement_cache_size=0,
-                server_settings={"application_name": "syncbeat-migrate"},
-                connection_class=CommentedConnection,
-            )
+            conn = await connect_apart(Hosts(url), url, "syncbeat-migrate", _CONNECT_S)
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
             raise MigrationFailed(
                 f"the database refuses this login, or does not exist (SQLSTATE {error.sqlstate}): "

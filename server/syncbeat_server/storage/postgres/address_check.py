@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Any, cast
 
-from syncbeat_server.storage.postgres.commented import CommentedConnection
+from syncbeat_server.storage.postgres.commented import connect_apart
 from syncbeat_server.storage.postgres.driver_errors import translated_errors
 from syncbeat_server.storage.postgres.hosts import Hosts
 
@@ -51,13 +51,7 @@ async def try_address(url: str) -> AddressFacts:
         StatementRejected: it refuses the login, or the database is missing.
     """
     with translated_errors():
-        conn = await Hosts(url).connect(
-            url,
-            timeout=_CONNECT_S,
-            statement_cache_size=0,
-            server_settings={"application_name": "syncbeat-check"},
-            connection_class=CommentedConnection,
-        )
+        conn = await connect_apart(Hosts(url), url, "syncbeat-check", _CONNECT_S)
         transport = cast(Any, conn)._transport  # the driver has no other way to ask; and only while it is open
         try:
             peer, encrypted = transport.get_extra_info("peername"), transport.get_extra_info("ssl_object") is not None

@@ -8,6 +8,7 @@ from typing import Any, cast
 import asyncpg
 
 from syncbeat_server.ops.work_origin import work_origin
+from syncbeat_server.storage.postgres.hosts import Hosts
 
 # The arrays of PostgreSQL's own types, by number (pg_type.dat), which is the same on every server. The driver knows the
 # elements, and would look each array up when a connection meets it: by statements without a comment of ours, and with a
@@ -57,3 +58,18 @@ class CommentedConnection(asyncpg.Connection):
     def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
         """Return a column of the first row of a statement, or None."""
         return super().fetchval(work_origin.get().told(query), *args, **options)
+
+
+async def connect_apart(hosts: Hosts, url: str, name: str, timeout_s: float) -> asyncpg.Connection:
+    """Open a connection outside the pool, for a few statements, that the server lists under this name.
+
+    Raises:
+        Exception: as `Hosts.connect`.
+    """
+    return await hosts.connect(
+        url,
+        timeout=timeout_s,
+        statement_cache_size=0,
+        server_settings={"application_name": name},
+        connection_class=CommentedConnection,
+    )

@@ -20,7 +20,7 @@ from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 from syncbeat_server.errors import Overloaded
 from syncbeat_server.ops.work_origin import WorkRank, fresh_context, task_origin, work_origin
 from syncbeat_server.resilience.probed_breaker import ProbedBreaker
-from syncbeat_server.storage.postgres.commented import CommentedConnection, know_types, read_array_types
+from syncbeat_server.storage.postgres.commented import CommentedConnection, connect_apart, know_types, read_array_types
 from syncbeat_server.storage.postgres.hosts import Hosts
 from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
 from syncbeat_server.storage.postgres.ranked_slots import RankedSlots
@@ -62,12 +62,17 @@ class PooledConnection(CommentedConnection):
     on_silence: Callable[[PooledConnection], None] | None = None
     """Called when it is given up, still open, since the server gives no answer."""
     opened_at: float = 0.0
+    is_lent = False
+
+    def mark_lent(self, is_lent: bool) -> None:
+        """Note if a caller has it: the driver ends one that nobody has because it is idle, and not for silence."""
+        self.is_lent = is_lent
 
     def terminate(self) -> None:
         """End it without a word to the server."""
         was_open = not self.is_closed()
         super().terminate()
-        if was_open and self.on_silence is not None:
+        if was_open and self.is_lent and self.on_silence is not None:
             self.on_silence(self)
 
     @property
@@ -173,18 +178,22 @@ class ConnectionPool:
                 raise
         finally:
             self.waiting -= 1
+        cast(PooledConnection, conn).mark_lent(True)
         self.figures.acquired(now(), now() - began_s)
         return conn
 
     async def release(self, conn: PoolConnectionProxy) -> None:
         """Take a connection back, for the next caller who waits."""
         works = _is_open(conn)
+        mark_lent = cast(PooledConnection, conn).mark_lent if works else None
         try:
             if works and cast(PooledConnection, conn).ends_at_s <= asyncio.get_running_loop().time():
                 # Closing gives its place back; one that does not answer is given up in that time.
                 with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                     await conn.close(timeout=_CLOSE_S)
             await self.driver.release(conn)
+            if mark_lent is not None:
+                mark_lent(False)
         finally:
             self._released += works
             self._slots.give_back()
@@ -282,15 +291,12 @@ class ConnectionPool:
 
     async def _probe(self) -> bool:
         """Tell if the server answers on a connection of its own, outside the pool. One that is full does."""
-        name = {"application_name": "syncbeat probe"}
         try:
-            conn = await self._hosts.connect(
-                self._url, timeout=self.timings.probe_s, statement_cache_size=0, server_settings=name
-            )
+            conn = await connect_apart(self._hosts, self._url, "syncbeat probe", self.timings.probe_s)
             try:
                 await conn.execute("SELECT 1")
             finally:
-                await conn.close(timeout=self.timings.probe_s)
+                conn.terminate()  # it has answered: that it closes slowly says nothing
         except asyncpg.PostgresError as error:
             return _is_too_many(error) or not (error.sqlstate or "").startswith(_AWAY)
         return True

@@ -10,14 +10,14 @@ import pytest
 from syncbeat.v1 import core_pb2, push_service_pb2
 from syncbeat.v1 import directory_service_pb2 as pb
 from syncbeat_server.defaults import DEVICES_PER_USER
-from syncbeat_server.directory.devices import token_moves
+from syncbeat_server.ratelimit.catalog import MOVES_OF_TOKEN, RELEASES_OF_TOKEN
 from tests.support.rpc_server import Refusal, Server
 
 pytestmark = pytest.mark.rpc
 
 LIMITED = ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
 NONE, ACTIVE, MOVED = pb.TOKEN_STATE_NONE, pb.TOKEN_STATE_ACTIVE, pb.TOKEN_STATE_MOVED
-MOVES = token_moves.MAX_MOVES_A_DAY
+MOVES, RELEASES = int(MOVES_OF_TOKEN.bound.capacity), int(RELEASES_OF_TOKEN.bound.capacity)
 
 
 async def register(server: Server, user: str, token: str = "t", device: str = "phone") -> int:
@@ -103,7 +103,7 @@ async def test_token_move_after_a_refusal_returns_it_to_its_device_alone(server:
 
 async def test_token_move_refusals_are_rate_limited(server: Server) -> None:
     holder = await move_often(server)
-    for _ in range(token_moves.MAX_RELEASES_A_DAY):
+    for _ in range(RELEASES):
         assert (await refused(server, "stranger")).told == LIMITED
         assert await register(server, holder) == ACTIVE
     await send(server, holder)
@@ -111,7 +111,7 @@ async def test_token_move_refusals_are_rate_limited(server: Server) -> None:
     assert (await refused(server, "stranger")).told == LIMITED
     assert await server.rows() == before, "who knows a token cannot silence its owner for ever"
     assert await waiting(server, holder) == [("PENDING", "UNSPECIFIED")]
-    assert len(await audited(server)) == MOVES + token_moves.MAX_RELEASES_A_DAY
+    assert len(await audited(server)) == MOVES + RELEASES
 
 
 async def test_token_move_concurrent_refusals_take_the_token_once(server: Server) -> None:

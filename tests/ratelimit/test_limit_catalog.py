@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from syncbeat_server.defaults import DEVICES_PER_USER
-from syncbeat_server.directory.devices.token_moves import MAX_MOVES_A_DAY, MAX_RELEASES_A_DAY
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.push.policy.wake_budget import wake_budget
@@ -32,8 +31,8 @@ def burst_of(platform: str) -> float:
     [
         (catalog.DEVICES_OF_USER, DEVICES_PER_USER),
         (catalog.SCOPES_OF_USER, MAX_SCOPES),
-        (catalog.MOVES_OF_TOKEN, MAX_MOVES_A_DAY),
-        (catalog.RELEASES_OF_TOKEN, MAX_RELEASES_A_DAY),
+        (catalog.MOVES_OF_TOKEN, 10),
+        (catalog.RELEASES_OF_TOKEN, 100),
         (catalog.STREAMS_OF_USER, OpenStreamLimits().per_user),
         (catalog.STREAMS_OF_DEVICE, OpenStreamLimits().per_device),
         (catalog.STREAMS_OF_USER, default("streams_per_user")),

@@ -123,3 +123,16 @@ async def test_rate_limit_waits_no_longer_for_a_silent_redis_than_its_bound(tmp_
             assert CLOCK.monotonic() - started < 10.0
             assert not limits.is_shared
             assert limits.decided_locally == 1
+
+
+async def test_rate_limit_debts_of_calls_with_many_buckets_are_bounded(tmp_path: Path) -> None:
+    many = rule(Rate(20.0, 40))
+    with running_valkey(tmp_path) as lost:
+        async with sharing(lost.url, LeaseRule(answer_s=1.0, probe_s=60.0, max_keys=100)) as limits:
+            lost.server.kill()
+            await wait_until(lambda: ask(limits, (many, "first")))
+            await wait_until(lambda: not limits.is_shared)
+            for call in range(50):
+                wants = [((many, f"scope-{call}-{number}"), 1.0) for number in range(20)]
+                assert limits.take(wants, CLOCK.monotonic()) is None
+            assert len(limits._owing) <= 100

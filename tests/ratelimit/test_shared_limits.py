@@ -120,9 +120,13 @@ async def test_rate_limits_of_one_call_tell_the_strictest_and_spend_none(redis_u
 
 async def test_rate_limit_of_zero_refuses_at_once(redis_url: str) -> None:
     async with sharing(redis_url) as limits:
-        told = limits.take([((rule(Rate(0.0, 10)), "ann"), 1.0)], CLOCK.monotonic())
+        key = (rule(Rate(0.0, 10)), "ann")
+        told = limits.take([(key, 1.0)], CLOCK.monotonic())
         assert isinstance(told, Refused)
         assert told.decision.wait_s == 3_600.0
+        assert isinstance(limits.take([(key, 1.0)], CLOCK.monotonic() + 10.0), Refused)
+        assert limits.asked == 0
+        assert limits.is_shared
 
 
 async def test_rate_limit_refusals_of_a_known_bucket_ask_nobody(redis_url: str) -> None:

@@ -51,6 +51,8 @@ DEVICES_OF_USER = _rows("devices of a user", str(DEVICES_PER_USER), DEVICES_PER_
 MEMBERS_OF_SCOPE = _rows("members of a scope", "10,000", 10_000)
 SCOPES_OF_USER = _rows("scopes of a user", "2,000", 2_000)
 MOVES_OF_TOKEN = _rows("moves of a registration token between devices", "10 in 24 hours", 10, retry_s=3_600.0)
+# Far more often than people share a phone, and yet so seldom that nobody who knows another's token can keep it from its
+# owner for ever.
 RELEASES_OF_TOKEN = _rows(
     "refused moves that take a registration token from its device all the same",
     "100 in 24 hours",

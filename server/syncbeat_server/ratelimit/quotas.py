@@ -160,9 +160,9 @@ class QuotaCounters:
             count = self._dirty.get(key) or (held if held is not None and held.month == month.first else None)
             if count is None:
                 count = _Count(month.first, total or 0, now)
-            elif total is not None and not count.pending:
+            elif total is not None and not count.pending and count.read_at <= now:  # else a write told a newer one
                 count.total = total
-        count.read_at = now
+        count.read_at = max(count.read_at, now)
         self._counts[subject] = count
         self._counts.move_to_end(subject)
         while len(self._counts) > self._size:

@@ -28,6 +28,7 @@ from syncbeat_server.ratelimit.lease import (
     take_shares,
 )
 from syncbeat_server.ratelimit.policy.decision import Decision, decide
+from syncbeat_server.ratelimit.policy.gcra import CLOSED
 from syncbeat_server.ratelimit.process_count import ProcessCount
 from syncbeat_server.storage.redis.bus import RedisBus
 from syncbeat_server.storage.redis.shared_rates import MOST_ASKS, Answer, charge, settle
@@ -179,7 +180,8 @@ class SharedLimits:
             decision = decide(lease.bound, used + sum(units for units, _ in lease.waiters), cost)
             if not decision.allowed:
                 # What others give back is not told: after a while Redis is asked, though by now nothing has drained.
-                return decision if now - lease.used_at_s < BELIEVED_S or lease.waiters else False
+                known = lease.bound is CLOSED or lease.waiters or now - lease.used_at_s < BELIEVED_S
+                return decision if known else False
             if not lease.waiters:
                 lease.renew_credit(used, self._processes.count)
             if lease.balance < cost:
@@ -220,7 +222,7 @@ class SharedLimits:
             self._owing[lease] = None
             if self._is_reachable:
                 self._queue(lease)
-        if len(self._owing) > self._rule.max_keys:
+        while len(self._owing) > self._rule.max_keys:
             del self._owing[next(iter(self._owing))]
         return None
 

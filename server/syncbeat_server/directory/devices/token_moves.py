@@ -11,14 +11,6 @@ from syncbeat_server.ratelimit.catalog import MOVES_OF_TOKEN, RELEASES_OF_TOKEN
 from syncbeat_server.ratelimit.policy.decision import Decision, decide
 from syncbeat_server.storage.postgres.database import Connection
 
-MAX_MOVES_A_DAY = int(MOVES_OF_TOKEN.bound.capacity)
-MAX_RELEASES_A_DAY = int(RELEASES_OF_TOKEN.bound.capacity)
-"""Refused moves in a day that take a token from its holder all the same.
-
-That is far more often than people share a phone, and yet so seldom that nobody who knows another's token can keep it
-from its owner for ever.
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Move:

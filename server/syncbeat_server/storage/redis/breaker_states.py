@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncbeat_server.errors import DependencyDown
 from syncbeat_server.resilience.breaker import BreakerRule
 from syncbeat_server.resilience.fleet_breaker import FleetState, Step
+from syncbeat_server.storage.redis.answers import parsed_answer
 from syncbeat_server.storage.redis.bus import RedisBus
 
-_NO_ANSWER = "redis does not answer as it should"
 _PREFIX = "breaker:"
 _VERSION = "breakers"
 _WITNESSES = 2
@@ -92,12 +91,11 @@ class RedisBreakerStates:
     async def read(self, names: Sequence[str]) -> list[FleetState]:
         """Return the state of each breaker. Raises DependencyDown."""
         found = await self._bus.run_on_keys(READ, [_PREFIX + name for name in names])
-        if len(found) != 3 * len(names):
-            raise DependencyDown(_NO_ANSWER)
-        return [
-            FleetState(found[place], found[place + 1] == 1, found[place + 2] / 1000)
-            for place in range(0, len(found), 3)
-        ]
+        with parsed_answer():
+            return [
+                FleetState(int(generation), is_open == 1, age_ms / 1000)
+                for _, generation, is_open, age_ms in zip(names, found[::3], found[1::3], found[2::3], strict=True)
+            ]
 
     async def advance(self, name: str, step: Step, generation: int, mark: str, rule: BreakerRule) -> FleetState:
         """Take a step in a generation and return the state after it. Raises DependencyDown."""
@@ -108,6 +106,6 @@ class RedisBreakerStates:
             [key, f"{key}:marks", _VERSION],
             *(step.value, generation, mark, rule.trials, rule.successes, _WITNESSES, *lives),
         )
-        if len(found) != 4:
-            raise DependencyDown(_NO_ANSWER)
-        return FleetState(found[0], found[1] == 1, found[2] / 1000, found[3] == 1)
+        with parsed_answer():
+            generation, is_open, age_ms, done = found
+            return FleetState(int(generation), is_open == 1, age_ms / 1000, done == 1)

@@ -3,7 +3,8 @@
 The names of keys and channels are completed here, and nowhere else: they begin with the deployment's id, so that
 deployments which share a Redis do not hear each other. `run_script` alone takes whole names, of `SHARED` keys too.
 
-No caller waits for Redis but the delivery worker, which calls `present` once a batch. Failures are reported to
+Callers wait for Redis in two places: the delivery worker calls `present` once a batch, and calls near their limits ask
+for a share of them (`shared_rates.py`). Failures are reported to
 `health`, which classifies them; `failover_monitor.py` checks further and makes the connections follow a failover.
 """
 
@@ -24,6 +25,7 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.resilience.probed_breaker import ProbedBreaker
 from syncbeat_server.storage.redis.address import RedisAddress, parse_redis_url
+from syncbeat_server.storage.redis.answers import NO_ANSWER
 from syncbeat_server.storage.redis.failure_causes import AWAY, MOVED, cause_of
 from syncbeat_server.storage.redis.outage_log import RedisHealth
 from syncbeat_server.storage.redis.presence_scripts import EXISTS, MARK, UNMARK
@@ -40,7 +42,6 @@ _CALLS = 32  # at once; further ones wait for a connection, within their timeout
 MAX_QUEUED = 10_000
 _PIPELINE = 500
 _DROP_EVERY_S = 1.0
-_NO_ANSWER = "redis does not answer as it should"
 
 
 class RedisBus:
@@ -347,7 +348,7 @@ class RedisBus:
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:
         """Bound one round trip in time; count a failure by its cause, and raise it as DependencyDown."""
-        self.breaker.require_closed(_NO_ANSWER)
+        self.breaker.require_closed(NO_ANSWER)
         try:
             async with asyncio.timeout(self.timings.call_s), self._call_slots:
                 yield
@@ -357,7 +358,7 @@ class RedisBus:
                 self.breaker.suspect()
             if cause in MOVED and self._clock.monotonic() - self._dropped_at >= _DROP_EVERY_S:
                 await self._drop_connections()
-            raise DependencyDown(_NO_ANSWER) from error
+            raise DependencyDown(NO_ANSWER) from error
 
     async def _ping(self) -> bool:
         """Tell if Redis answers on a new connection, be it with a refusal."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from syncbeat_server.errors import DependencyDown
+from syncbeat_server.storage.redis.answers import parsed_answer
 from syncbeat_server.storage.redis.bus import RedisBus
 
 MOST_ASKS = 500
@@ -128,11 +128,9 @@ async def settle(bus: RedisBus, asks: Sequence[Ask]) -> list[Answer]:
         for ask in asks
     ]
     found = await bus.run_script(SETTLE, keys, *arguments)
-    try:
+    with parsed_answer():
         numbers = [float(one) for one in found]
-        return [Answer(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
-    except (TypeError, ValueError) as error:
-        raise DependencyDown("redis does not answer as it should") from error
+        return [Answer(*pair) for _, *pair in zip(asks, numbers[::2], numbers[1::2], strict=True)]
 
 
 async def charge(bus: RedisBus, lines: Sequence[str]) -> dict[int, float]:
@@ -144,10 +142,8 @@ async def charge(bus: RedisBus, lines: Sequence[str]) -> dict[int, float]:
         DependencyDown: Redis does not answer.
     """
     found = await bus.run_script(CHARGE, [], f"{bus.own}limit:", "\n".join(lines))
-    try:
+    with parsed_answer():
         return {int(number): float(used) for number, used in zip(found[::2], found[1::2], strict=True)}
-    except (TypeError, ValueError) as error:
-        raise DependencyDown("redis does not answer as it should") from error
 
 
 async def count_processes(bus: RedisBus, process: str, seconds: float) -> int:
@@ -156,5 +152,7 @@ async def count_processes(bus: RedisBus, process: str, seconds: float) -> int:
     Raises:
         DependencyDown: Redis does not answer.
     """
-    (count,) = await bus.run_script(COUNT, [f"{bus.own}limits:processes"], process, seconds)
-    return int(count)
+    found = await bus.run_script(COUNT, [f"{bus.own}limits:processes"], process, seconds)
+    with parsed_answer():
+        (count,) = found
+        return int(count)

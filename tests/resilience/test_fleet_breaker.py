@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import pytest_asyncio
@@ -12,7 +12,7 @@ import pytest_asyncio
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.resilience.breaker import BreakerState
 from syncbeat_server.resilience.breaker_registry import BreakerRegistry
-from syncbeat_server.resilience.fleet_breaker import FleetBreaker
+from syncbeat_server.resilience.fleet_breaker import FleetBreaker, FleetState
 from syncbeat_server.storage.redis.breaker_states import RedisBreakerStates
 from syncbeat_server.storage.redis.bus import open_redis
 from tests.support.breakers import RULE, Process, WatchedStates, shared_states, sync
@@ -193,3 +193,29 @@ def test_breaker_registry_is_bounded(clock: FakeClock) -> None:
         registry.of(f"webhook:{number}:443")
         assert registry.of("webhook:kept:443") is kept
     assert registry.count == 3
+
+
+class _StatesThatTakeTime(WatchedStates):
+    """Shared states in whose reading a breaker is asked for that was not there before."""
+
+    registry: BreakerRegistry | None = None
+
+    async def read(self, names: Sequence[str]) -> list[FleetState]:
+        found = await super().read(names)
+        if self.registry is not None:
+            self.registry.of(NAME)
+        return found
+
+
+async def test_breaker_made_during_an_exchange_hears_of_the_fleet(clock: FakeClock, redis_url: str) -> None:
+    async with open_redis(redis_url, SystemClock()) as bus:
+        states = _StatesThatTakeTime(bus)
+        one, two = Process(clock, states), Process(clock, states)
+        await one.open()
+        await two.open()
+        born = BreakerRegistry(RULE, clock, states)
+        born.of("push:other")
+        states.registry = born
+        await born.sync()
+        await born.sync()
+        assert born.of(NAME).state is OPEN

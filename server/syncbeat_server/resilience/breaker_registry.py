@@ -90,7 +90,7 @@ class BreakerRegistry:
         version = await states.version()
         if version == self._version:
             return
+        self._version = version  # before they are read: one that is made meanwhile asks to be read too
         known = list(self._by_name.values())
         for breaker, found in zip(known, await states.read([one.name for one in known]), strict=True):
             breaker.adopt(found)
-        self._version = version

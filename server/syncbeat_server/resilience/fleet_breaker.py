@@ -137,11 +137,6 @@ class FleetBreaker:
             wait_s = max(wait_s, self._others_first_until - now)
         return max(wait_s, self._denied_until - now, 0.0)
 
-    @property
-    def has_news(self) -> bool:
-        """Return True if the fleet is to be told of something."""
-        return bool(self._unsent)
-
     async def acquire(self) -> Permit | None:
         """Return a permit for one call, or None if no call is admitted now. A trial of the fleet asks the fleet."""
         if self.free_permits == 0:
@@ -179,8 +174,8 @@ class FleetBreaker:
             return
         self._generation, self._of_fleet = found.generation, found.is_open
         self._others_first = own and found.is_open
-        self._by_news = not own
         self._denied_until = float("-inf")
+        self._by_news = True  # what follows is no discovery, which would be told again
         try:
             if found.is_open:
                 left_s = max(0.0, self.rule.open_s - found.age_s)

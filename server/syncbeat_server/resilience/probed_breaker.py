@@ -85,6 +85,7 @@ class ProbedBreaker:
             self._probing = None
 
     async def _answers(self) -> bool:
+        self._fault = ""
         try:
             async with asyncio.timeout(self._probe_s):
                 return await self._probe()

@@ -70,12 +70,11 @@ class Retry:
         self,
         clock: Clock,
         calls: Callable[[], int],
-        rule: RetryRule | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """`calls` returns how many calls of this kind there were, ever."""
         self._clock = clock
-        self._rule = rule or RetryRule()
+        self._rule = RetryRule()
         self._uniform = uniform
         self._budget = RetryBudget(self._rule, clock.monotonic, calls)
 

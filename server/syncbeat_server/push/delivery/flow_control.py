@@ -62,15 +62,14 @@ class Gate:
         rate_per_s: float,
         breaker: FleetBreaker,
         clock: Clock,
-        endpoint: FleetBreaker | None = None,
     ) -> None:
         """Start open; the breaker's number of failures also pauses a platform.
 
         Up to `most_in_flight` attempts are under way, as many as `rate_per_s` and the provider's latency call for.
-        `endpoint` is the breaker of a host that several apps may share.
         """
         self.in_flight = 0
-        self.endpoint = endpoint
+        self.endpoint: FleetBreaker | None = None
+        """The breaker of the host that is asked, which several apps may share."""
         self._limit = InFlightLimit(most_in_flight, rate_per_s)
         self._clock = clock
         self._breaker = breaker
@@ -128,8 +127,10 @@ class Gate:
         if self._throttle.paused_for_s(now) > 0 or self._platforms.paused_for_s(platform, now) > 0:
             return None
         app = await self._breaker.acquire()
-        if app is None or self.endpoint is None:
-            return None if app is None else Admission(app)
+        if app is None:
+            return None
+        if self.endpoint is None:
+            return Admission(app)
         endpoint = None
         try:
             endpoint = await self.endpoint.acquire()

@@ -19,10 +19,8 @@ streams that are sent away come back as another; it fills no room of unary calls
 
 def wire_load_pacing(process: Process) -> tuple[LoadPacer, Admission]:
     """Create the pacer of this process's hints and the admission of its calls, which share the counts of calls."""
-    from syncbeat_server.rpc.pipeline.load_shedding import (
-        Admission,
-        CallCounts,
-    )  # with gRPC, which only processes with RPCs load
+    # With gRPC, which only processes with RPCs load.
+    from syncbeat_server.rpc.pipeline.load_shedding import Admission, CallCounts
 
     settings, hub, database = process.settings, process.hub, process.database
     counts, streams = CallCounts(), CallCounts()

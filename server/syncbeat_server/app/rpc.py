@@ -13,7 +13,7 @@ from syncbeat_server.app.authentication import build_authentication, session_row
 from syncbeat_server.app.change_notifier import ClusterNotifier, OwnEchoes, RpcCaches
 from syncbeat_server.app.drain import drain_rpc
 from syncbeat_server.app.load_pacing import wire_load_pacing
-from syncbeat_server.app.operations.health import SERVICES_NEED, issuers_check
+from syncbeat_server.app.operations.health import STORED, issuers_check
 from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.ratelimit.call_limits import LimitFeature, running_call_limits
 from syncbeat_server.app.sync import wire_sync
@@ -94,18 +94,17 @@ async def _serving(
         authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
     )
     pipeline.limits = limits.calls
+    servicers = {
+        "SyncService": SyncServicer(
+            sync.service, sync.streams, sync.firehose, sync.publisher, authenticator.recheck, templates
+        ),
+        "PushService": PushServicer(await _push_service(process, notifier), watches, templates, clock),
+        "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, notifier.caller_changed), user_tiers),
+        "AuthService": AuthServicer(_session_service(process, notifier), caches.tokens),
+    }
     server = RpcServer(
         pipeline,
-        {
-            "SyncService": SyncServicer(
-                sync.service, sync.streams, sync.firehose, sync.publisher, authenticator.recheck, templates
-            ),
-            "PushService": PushServicer(await _push_service(process, notifier), watches, templates, clock),
-            "DirectoryService": DirectoryServicer(
-                directory, UserLifecycle(database, notifier.caller_changed), user_tiers
-            ),
-            "AuthService": AuthServicer(_session_service(process, notifier), caches.tokens),
-        },
+        servicers,
         reflection=settings.reflection,
         share_port=settings.share_port,
         age=ConnectionAge(settings.connection_age_s, hub.stream_age_s),
@@ -114,15 +113,15 @@ async def _serving(
     async with run_in_background([*sync.tasks, limits.quotas.run()]):
         port, *_ = await server.start(rpc_listeners(settings))
         try:
-            with process.health.followed(partial(_tell_health, server)):
+            with process.health.followed(partial(_tell_health, server, frozenset(servicers))):
                 yield f"{settings.listen.rpartition(':')[0]}:{port}"
         finally:
             flushes = (("cursors", sync.cursors.flush), ("quota counts", limits.quotas.flush))
             await drain_rpc(process.shutdown, server, (hub, watches), flushes)
 
 
-def _tell_health(server: RpcServer, report: HealthReport) -> None:
-    server.set_serving({name for name, needed in SERVICES_NEED.items() if report.serves(needed)}, report.ready)
+def _tell_health(server: RpcServer, services: frozenset[str], report: HealthReport) -> None:
+    server.set_serving(services if report.serves(STORED) else frozenset(), report.ready)
 
 
 async def _push_service(process: Process, notifier: ChangeNotifier) -> PushService:

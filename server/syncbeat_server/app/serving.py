@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from syncbeat_server.app.authentication import session_rows
 from syncbeat_server.app.change_notifier import listen_for_changes
-from syncbeat_server.app.operations.health import circuit_by, pool_view
+from syncbeat_server.app.operations.health import pool_view
 from syncbeat_server.app.process import Process, Stores, open_process, run_in_background
 from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
 from syncbeat_server.app.push.worker import running_worker
@@ -86,7 +86,7 @@ async def _operator_endpoint(process: Process) -> AsyncIterator[None]:
     views = OperatorViews(
         registry=process.metrics.registry,
         health=health.fresh_report,
-        pool=pool_view(process.database, circuit_by(health)),
+        pool=pool_view(process.database),
         # Every app's sessions are signed by the same keys.
         jwks=public_jwks(session_rows(settings, DEFAULT_APP, settings)),
     )

@@ -13,14 +13,8 @@ from syncbeat_server.storage.redis.failure_causes import SENTENCES
 from syncbeat_server.storage.redis.outage_log import RedisHealth
 
 POSTGRESQL, MIGRATIONS, REDIS = "postgresql", "migrations", "redis"
-_STORED = (POSTGRESQL, MIGRATIONS)
-SERVICES_NEED: Mapping[str, tuple[str, ...]] = {
-    "SyncService": _STORED,
-    "PushService": _STORED,
-    "DirectoryService": _STORED,
-    "AuthService": _STORED,
-}
-"""The checks that each service of the contract needs; Redis is among none's, since nothing is lost without it."""
+STORED = (POSTGRESQL, MIGRATIONS)
+"""The checks that each service of the contract needs; Redis is not among them, since nothing is lost without it."""
 
 
 def watch_health(database: Database, redis: RedisHealth, clock: Clock, rule: HealthRule) -> HealthMonitor:
@@ -65,16 +59,7 @@ def providers_check(open_breakers: Callable[[], Iterable[str]]) -> HealthCheck:
     return HealthCheck("push", ask)
 
 
-def circuit_by(monitor: HealthMonitor) -> Callable[[], str]:
-    """Return what tells the state of PostgreSQL's circuit by the last check of it."""
-
-    def state() -> str:
-        return "OPEN" if monitor.report.checks[POSTGRESQL].state is CheckState.DOWN else "CLOSED"
-
-    return state
-
-
-def pool_view(database: Database, circuit_state: Callable[[], str]) -> Callable[[], Mapping[str, object]]:
+def pool_view(database: Database) -> Callable[[], Mapping[str, object]]:
     """Return what makes the figures of the pool for operators; times are in milliseconds."""
 
     def view() -> Mapping[str, object]:
@@ -84,7 +69,7 @@ def pool_view(database: Database, circuit_state: Callable[[], str]) -> Callable[
             "totalRequests": figures.requests,
             "successRate": round(1 - figures.failures / requests, 6),
             "averageResponseTime": round(1_000 * figures.seconds / requests, 3),
-            "circuitState": circuit_state(),
+            "circuitState": database.breaker.state,
             "size": status.size,
             "connections": status.connections,
             "inUse": status.in_use,

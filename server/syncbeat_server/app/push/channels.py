@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from syncbeat_server.app.process import Process
+from syncbeat_server.app.push.providers import credentials_content, providers
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.fault_log import FaultLog
 from syncbeat_server.ops.settings.app import AppSettings
@@ -18,11 +18,6 @@ from syncbeat_server.push.providers import Provider
 from syncbeat_server.resilience.breaker import BreakerState
 from syncbeat_server.resilience.breaker_registry import BreakerRegistry
 from syncbeat_server.resilience.fleet_breaker import FleetBreaker
-
-if TYPE_CHECKING:
-    pass
-
-from syncbeat_server.app.push.providers import credentials_content, providers
 
 _log = logging.getLogger(__name__)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import IntEnum
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -11,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from syncbeat_server.ops.metrics.histogram import cumulative_buckets
+from syncbeat_server.ops.work_origin import WorkRank
 
 
 class RedisFigures(Protocol):
@@ -74,7 +74,7 @@ class PoolFigures(Protocol):
     acquire_seconds: float
 
     @property
-    def shed(self) -> Mapping[Any, int]:
+    def shed(self) -> Mapping[WorkRank, int]:
         """Return the requests sent away, by rank."""
         ...
 
@@ -124,7 +124,7 @@ class _PoolCollector(Collector):
             "syncbeat_pool_shed", "Work sent away since no connection was free in time, by rank", labels=("rank",)
         )
         for rank, count in figures.shed.items():
-            shed.add_metric((rank.name.lower() if isinstance(rank, IntEnum) else str(rank),), count)
+            shed.add_metric((rank.name.lower(),), count)
         acquire = HistogramMetricFamily("syncbeat_pool_acquire_seconds", "Wait for a PostgreSQL connection")
         acquire.add_metric((), cumulative_buckets(self._acquire_s, figures.acquire_buckets), figures.acquire_seconds)
         yield from (shed, acquire)

@@ -113,8 +113,9 @@ USES: Mapping[Dependency, frozenset[Call]] = MappingProxyType(
 PROVIDERS = (Dependency.FCM, Dependency.WEBHOOK)
 
 _STATEMENTS = (
-    "A statement waits 10 s for its answer, as long as the call that needs it: the call's deadline comes first, and "
-    "DEADLINE_EXCEEDED has no RetryInfo. It ends once deadlines are handed down to PostgreSQL with a margin."
+    "A call that is inside a statement when its connection goes silent waits until its deadline, and DEADLINE_EXCEEDED "
+    "has no RetryInfo: the limit that PostgreSQL was given (ADR 146) is not heard. Once a probe has failed, calls are "
+    "refused at once (ADR 145)."
 )
 GAPS: Mapping[tuple[Dependency, Fault], str] = MappingProxyType(
     {

@@ -37,7 +37,7 @@ async def test_fcm_faults_at_random_show_each_notification_once(
     record(
         "faults",
         {
-            "command": "make prove ARGS='-k every_fault'",
+            "command": "make prove ARGS='-k fcm_faults_at_random'",
             "seconds": soak_s,
             "shares": SHARES,
             "faults": stats["faults"],

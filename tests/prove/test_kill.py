@@ -84,7 +84,7 @@ async def test_crash_loop_loses_nothing_and_shows_nothing_twice(
     record(
         "kill",
         {
-            "command": "make prove ARGS='-k nothing_is_lost'",
+            "command": "make prove ARGS='-k crash_loop'",
             "seconds": soak_s,
             "kills": victims.kills,
             "failed_calls_retried": promises.failures,

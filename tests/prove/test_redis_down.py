@@ -1,4 +1,4 @@
-"""Redis is away for a whole load run: calls take no longer than with it, and none fails."""
+"""Redis is away for a whole load run: calls take at most 1.5 times as long (p95), and hardly any fails."""
 
 from __future__ import annotations
 

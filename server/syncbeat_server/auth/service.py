@@ -121,7 +121,10 @@ class Authenticator:
             refused.issuer = token.issuer.name
             raise refused
         principal = Principal(
-            *(PrincipalKind.USER, token.user_id, token.issuer.app_id, token.expires_at),
+            PrincipalKind.USER,
+            token.user_id,
+            token.issuer.app_id,
+            token.expires_at,
             token=token,
             tier=status.status.tier,
         )

@@ -28,10 +28,11 @@ def _serve(parsed: argparse.Namespace) -> int:
     from syncbeat_server.ops.settings.server import Role
 
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
-    settings, faults = read_checked_settings(Role(parsed.role) if parsed.role else None, to_serve=True)
+    asked = Role(parsed.role) if parsed.role else None
+    settings, faults = read_checked_settings(asked, to_serve=True)
     if settings is None or faults:
         raise ConfigurationError("\n".join(faults))
-    role = Role(parsed.role) if parsed.role else settings.role
+    role = asked or settings.role
     with open_stores(settings, role) as (stores, embedded):
         if settings.workers > 1:
             return _serve_copies(settings, stores, role, embedded)

@@ -49,7 +49,7 @@ class DirectoryService:
         Raises:
             RateLimited: the token moves too often, or the user has too many devices.
         """
-        device = replace(device, time_zone=time_zones.known_or_none(device.time_zone))
+        device = replace(device, time_zone=time_zones.known_or_blank(device.time_zone))
         users = [device.user_id]
         async with self._database.transaction() as conn:
             await devices.lock_registering(conn, device.app_id, device.user_id, device.device_id)

@@ -21,7 +21,6 @@ Answer = TypeVar("Answer")
 
 _Call = tuple[Item, asyncio.Future[Answer], WorkOrigin]
 
-_SLOW_S = 0.01
 _MAX_ALONE = 4  # connections, of a pool's eight and more, so that other work gets some
 
 
@@ -39,7 +38,7 @@ class BatchRule:
     lanes: int = 2
     patience_s: float | None = None
     abandons: bool = False
-    slow_s: float = _SLOW_S
+    slow_s: float = 0.01
 
 
 _RULE = BatchRule()

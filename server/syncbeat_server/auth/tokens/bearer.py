@@ -28,8 +28,7 @@ def parse_bearer(authorization: Sequence[str]) -> Bearer:
             "want exactly one authorization value", TokenFault.NO_BEARER, f"{len(authorization)} `authorization` values"
         )
     scheme, _, token = authorization[0].partition(" ")
-    is_bearer = scheme == "Bearer" or scheme.lower() == "bearer"
-    if not is_bearer or not token or len(token) > MAX_TOKEN_BYTES:
+    if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_BYTES:
         raise TokenInvalid(
             "want 'authorization: Bearer <token>'",
             TokenFault.NO_BEARER,

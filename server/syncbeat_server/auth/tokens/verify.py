@@ -185,12 +185,10 @@ def _check_identity(issuer: Issuer, claims: Mapping[str, Any], now: datetime) ->
         detail = "`session_id` is to be 1 to 128 printable bytes"
         raise TokenInvalid("the access token has no usable session", TokenFault.SESSION, detail)
     issued_at, expires_at = check_times(issuer, claims, now)
-    if not issuer.own_sessions:
-        return VerifiedToken(
-            *(issuer, subject, session_id, issued_at, expires_at), tier=claimed_tier(issuer.tier_claim, claims)
-        )
-    generation, counter = _number(claims.get(GENERATION)), _number(claims.get(COUNTER))
     tier = claimed_tier(issuer.tier_claim, claims)
+    if not issuer.own_sessions:
+        return VerifiedToken(issuer, subject, session_id, issued_at, expires_at, tier=tier)
+    generation, counter = _number(claims.get(GENERATION)), _number(claims.get(COUNTER))
     return VerifiedToken(issuer, subject, session_id, issued_at, expires_at, generation, counter, tier)
 
 

@@ -19,7 +19,7 @@ def is_known(name: str) -> bool:
     return _find(name) is not None
 
 
-def known_or_none(name: str) -> str:
+def known_or_blank(name: str) -> str:
     """Return the zone that a device is registered with: as it reports, or no name for one that is not known here.
 
     It is perhaps newer than our database, which is no reason to send no pushes to the device.

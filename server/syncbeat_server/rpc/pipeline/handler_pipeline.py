@@ -100,9 +100,9 @@ class HandlerPipeline:
         A method that can often be answered from memory has `try_sync` for that, whose calls are served in batches.
         """
         checks, meters = self._checks(method, policy), self._meters(method)
-        repeated = self._repeated(method, behaviour)
         if method.server_streaming:
             return grpc.stream_stream_rpc_method_handler(self._stream(checks, meters, behaviour))
+        repeated = self._repeated(method, behaviour)
         if try_sync is not None:
             return grpc.stream_unary_rpc_method_handler(self._batched(checks, meters, repeated, try_sync))
         return grpc.stream_unary_rpc_method_handler(self._unary(checks, meters, behaviour, repeated))
@@ -118,7 +118,7 @@ class HandlerPipeline:
     def _repeated(self, method: MethodDescriptor, behaviour: Any) -> Any:
         """Return `behaviour`, which is repeated where the contract says that it may be and the database failed."""
         run, level = self._retry.run, method.GetOptions().idempotency_level
-        if level == MethodOptions.IDEMPOTENCY_UNKNOWN or method.server_streaming:
+        if level == MethodOptions.IDEMPOTENCY_UNKNOWN:
             return behaviour
 
         async def serve(request: Any, call: Call) -> Message:

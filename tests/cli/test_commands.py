@@ -39,7 +39,9 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-COMMANDS = ("serve", "worker", "migrate", "check-config", "new-epoch", "healthcheck", "token", "fake-fcm", "demo")
+COMMANDS = (
+    *("serve", "worker", "migrate", "check-config", "new-epoch", "app", "healthcheck", "token", "fake-fcm", "demo"),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -89,6 +91,7 @@ def test_token_command_never_prints_the_signing_secret() -> None:
         ("fake-fcm --credentials /no/such/folder", {}, "--credentials: cannot write /no/such/folder: No such file"),
         ("demo --serve --json", {}, "demo: --serve prints no JSON: leave out --json"),
         ("new-epoch", {}, "SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores"),
+        ("app list", {}, "SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores"),
         ("migrate", {}, "SYNCBEAT_DATABASE_URL: name the database"),
         ("migrate", {"DATABASE_URL": "postgresql://u@127.0.0.1:1/x"}, "check SYNCBEAT_DATABASE_URL"),
         ("migrate", {"DATABASE_SESSION_URL": "postgresql://u@127.0.0.1:1/x"}, "check SYNCBEAT_DATABASE_SESSION_URL"),

@@ -132,7 +132,7 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
         sessions = make_sessions(
             database, clock, signing, SessionRule(), forged_per_minute=30, revoked=caches.invalidate_user
         )
-        servicer = AuthServicer(sessions, ClusterTokenCache(caches, [], bus, "world", lambda *_: None))
+        servicer = AuthServicer(sessions, ClusterTokenCache(caches, lambda: (), bus, "world", lambda *_: None))
         admission = Admission(USERS, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
         pipeline = HandlerPipeline(door, Metrics().rpc, clock, admission)
         server = RpcServer(

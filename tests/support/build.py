@@ -274,7 +274,7 @@ class SyncFeature:
         self.writers = WriterPresence(reachable, clock, hub.scope_changed)
         self.views = ViewCache(clock, lambda: self.listening, self.cached_views or 100, self.rules.views_trusted_s)
         self.view_reader = ViewReader(self.held.as_database, self.views, self.rules.views)
-        self.view_sweep = ViewSweep(reachable, self.views, clock, [APP], self.rules.sweeps)
+        self.view_sweep = ViewSweep(reachable, self.views, clock, lambda: [APP], self.rules.sweeps)
         hints = HintBuilder(self.view_reader, self.recorders, self.pacing, self.tuning, hub.is_live, clock)
         self.notifier = Notifier(hub.scope_changed)
         self.service = SyncService(reachable, self.reader, hints, self.writers, self.notifier)

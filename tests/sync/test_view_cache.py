@@ -296,7 +296,7 @@ async def test_view_invalidations_expire(sync: SyncFeature) -> None:
 
 
 async def test_view_sweep_survives_an_outage(sync: SyncFeature) -> None:
-    sync.view_sweep = ViewSweep(sync.held.as_database, sync.views, sync.clock, [APP])
+    sync.view_sweep = ViewSweep(sync.held.as_database, sync.views, sync.clock, lambda: [APP])
     sweeping = asyncio.ensure_future(sync.view_sweep.run())
     await wait_until(lambda: sync.held.asked == 1 and sync.clock.sleepers)
     sync.failing.error = DependencyDown("the database does not answer")

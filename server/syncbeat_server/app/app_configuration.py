@@ -57,7 +57,7 @@ class _Snapshot:
 
 
 class AppConfiguration:
-    """Present settings and templates of each app. Issuers stay as at the start."""
+    """Present settings and templates of each app."""
 
     def __init__(self, settings: Settings, clock: Clock, look_every_s: float = LOOK_EVERY_S) -> None:
         """Raises ConfigurationError: a template is wrong."""

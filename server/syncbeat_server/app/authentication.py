@@ -6,11 +6,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from syncbeat_server.app.token_issuers import configured_issuers, issuer_of, log_unused_keys
+from syncbeat_server.app.tenants.issuer_keys import IssuerKeys
+from syncbeat_server.app.token_issuers import ConfiguredIssuer, configured_issuers, issuer_of, log_unused_keys
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches, caller_caches
 from syncbeat_server.auth.model import Issuer, KeyRow, Principal, PrincipalKind
 from syncbeat_server.auth.service import Authenticator, Credentials
+from syncbeat_server.auth.sessions.refresh_token_codec import RefreshKeys
 from syncbeat_server.auth.sessions.rotation_and_reuse import SessionRule
+from syncbeat_server.auth.sessions.signing import SigningKeys
 from syncbeat_server.auth.tokens.jwks import JwksStore
 from syncbeat_server.auth.tokens.keys import key_table, parse_signing_keys
 from syncbeat_server.clock import Clock
@@ -23,27 +26,26 @@ from syncbeat_server.storage.postgres.database import Database
 
 @dataclass(frozen=True)
 class Authentication:
-    """Authenticator of a process, its caches, and the keys that it fetches from issuers."""
+    """Authenticator of a process, its caches, the keys that it fetches from issuers, and what it was made of."""
 
     authenticator: Authenticator
     caches: CallerCaches
-    jwks: tuple[JwksStore, ...]
-
-    async def close(self) -> None:
-        """Close the connections to issuers."""
-        for store in self.jwks:
-            await store.close()
+    keys: IssuerKeys
+    issuers: Mapping[str, list[ConfiguredIssuer]]
+    credentials: Credentials
 
 
 def build_authentication(
-    settings: Settings, database: Database, clock: Clock, negative_cache_s: float
+    settings: Settings, apps: Mapping[str, AppSettings], database: Database, clock: Clock, negative_cache_s: float
 ) -> Authentication:
-    """Create the authentication of one process. Raises as `configured_credentials`."""
-    credentials = configured_credentials(settings, clock)
-    log_unused_keys([one for name, app in settings.all_apps().items() for one in configured_issuers(name, app)])
+    """Create the authentication of one process for these apps. Raises as `configured_credentials`."""
+    issuers, keys = {name: configured_issuers(name, app) for name, app in apps.items()}, IssuerKeys(clock)
+    keys.use(keys.stores_of(one for each in issuers.values() for one in each))
+    credentials = credentials_of(settings, apps, issuers, keys.current)
+    log_unused_keys(one for each in issuers.values() for one in each)
     size = settings.token_cache_size or settings.cached_devices
     caches = caller_caches(database, clock, size, negative_cache_s)
-    return Authentication(Authenticator(credentials, caches, clock), caches, tuple(credentials.jwks.values()))
+    return Authentication(Authenticator(credentials, caches, clock), caches, keys, issuers, credentials)
 
 
 def configured_credentials(settings: Settings, clock: Clock) -> Credentials:
@@ -53,29 +55,39 @@ def configured_credentials(settings: Settings, clock: Clock) -> Credentials:
         ConfigurationError: a key, an issuer's settings, or an allow-list cannot be used.
     """
     apps = settings.all_apps()
-    issuers = [one for name, app in apps.items() for one in configured_issuers(name, app)]
-    rows = [row for one in issuers for row in one.rows]
+    issuers = {name: configured_issuers(name, app) for name, app in apps.items()}
+    jwks = IssuerKeys(clock).stores_of(one for each in issuers.values() for one in each)
+    return credentials_of(settings, apps, issuers, jwks)
+
+
+def credentials_of(
+    settings: Settings,
+    apps: Mapping[str, AppSettings],
+    issuers: Mapping[str, Sequence[ConfiguredIssuer]],
+    jwks: Mapping[str, JwksStore],
+) -> Credentials:
+    """Return the credentials that are accepted for these apps, with the stores of published keys by issuer.
+
+    Raises:
+        ConfigurationError: as `configured_credentials`.
+    """
+    rows = [row for each in issuers.values() for one in each for row in one.rows]
     rows += [row for name, app in apps.items() for row in _public(session_rows(settings, name, app))]
-    jwks = {
-        one.issuer.name: JwksStore(one.jwks_url, one.issuer, clock, frozenset(row.kid for row in one.rows))
-        for one in issuers
-        if one.jwks_url
-    }
     try:
         keys = key_table(rows)
     except ValueError as error:
         raise ConfigurationError(f"SYNCBEAT_JWT_SECRETS: {error}") from None
-    allowed = require_allow_lists(settings)
+    allowed = require_allow_lists(settings, apps)
     holders = {bytes.fromhex(entry.digest): holder for entry, holder in _holders(settings, allowed)}
     certified = {
         entry.san: _principal(entry, PrincipalKind.SERVICE, allowed) for entry in settings.service_certificates
     }
-    return Credentials(keys, jwks, holders, certified)
+    return Credentials(keys, jwks, holders, certified, frozenset(apps))
 
 
-def require_allow_lists(settings: Settings) -> AllowedNames:
+def require_allow_lists(settings: Settings, apps: Mapping[str, AppSettings] | None = None) -> AllowedNames:
     """Return the names that allow-lists may hold. Raises ConfigurationError, a line for each other name in one."""
-    allowed = AllowedNames(frozenset(settings.all_apps()), rpc_names())
+    allowed = AllowedNames(frozenset(settings.all_apps() if apps is None else apps), rpc_names())
     if faults := list(_allow_list_faults(settings, allowed)):
         raise ConfigurationError("\n".join(faults))
     return allowed
@@ -102,6 +114,15 @@ def session_rows(settings: Settings, name: str, app: AppSettings) -> list[KeyRow
         return parse_signing_keys(settings.session_keys.get_secret_value(), issuer)
     except ValueError as error:
         raise ConfigurationError(f"SYNCBEAT_SESSION_KEYS: {error}") from None
+
+
+def signing_keys(settings: Settings, apps: Mapping[str, AppSettings]) -> SigningKeys | None:
+    """Return the keys that sign the tokens of these apps' sessions; None if sessions are off."""
+    if settings.session_keys is None:
+        return None
+    secrets = {kid: secret.get_secret_value().encode() for kid, secret in settings.session_secrets.items()}
+    signers = {name: session_rows(settings, name, app)[0] for name, app in apps.items()}
+    return SigningKeys(signers, RefreshKeys(secrets))
 
 
 def session_rule(settings: Settings) -> SessionRule:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from syncbeat_server.app.authentication import build_authentication, session_rows, session_rule
+from syncbeat_server.app.authentication import build_authentication, session_rule, signing_keys
 from syncbeat_server.app.change_notifier import ClusterNotifier, OwnEchoes, RpcCaches
 from syncbeat_server.app.drain import drain_rpc
 from syncbeat_server.app.load_pacing import wire_load_pacing
@@ -17,16 +17,15 @@ from syncbeat_server.app.operations.health import STORED, issuers_check
 from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.ratelimit.call_limits import LimitFeature, running_call_limits
 from syncbeat_server.app.sync import wire_sync
+from syncbeat_server.app.tenants.app_secrets import AppSecrets
+from syncbeat_server.app.tenants.live_credentials import LiveCredentials
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
-from syncbeat_server.auth.sessions.refresh_token_codec import RefreshKeys
 from syncbeat_server.auth.sessions.service import SessionService
-from syncbeat_server.auth.sessions.signing import SigningKeys
 from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.directory.service import DirectoryService
 from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push.accept import cancel_waiting
-from syncbeat_server.push.delivery.channel import app_secret
 from syncbeat_server.push.delivery.watch_deliveries import DeliveryWatches
 from syncbeat_server.push.delivery.worker import DeliveryWorker
 from syncbeat_server.push.service import PushService
@@ -44,21 +43,25 @@ if TYPE_CHECKING:
 async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
     """Create the authenticator and the caches of this process, and keep issuers' keys fresh for the block."""
     rules = process.rules
-    authentication = build_authentication(process.settings, process.database, process.clock, rules.negative_cache_s)
-    callers, jwks = authentication.caches, authentication.jwks
+    apps, settings = process.apps, process.settings
+    authentication = build_authentication(
+        settings, apps.current, process.database, process.clock, rules.negative_cache_s
+    )
+    LiveCredentials(settings, apps, authentication, process.hub.callers_changed)
+    callers, keys = authentication.caches, authentication.keys
     name = f"{socket.gethostname()}:{os.getpid()}"
-    tokens = ClusterTokenCache(callers, jwks, process.bus, name, process.hub.callers_changed)
+    tokens = ClusterTokenCache(callers, keys.stores, process.bus, name, process.hub.callers_changed)
     process.metrics.auth.watch_token_cache(callers.tokens.stats)
-    if jwks:
-        process.health.add(issuers_check(lambda: [store.issuer.name for store in jwks if store.is_failing]))
-    view_cache_size = process.settings.view_cache_size or process.settings.cached_devices
+    if keys.current or settings.apps_file is not None:
+        process.health.add(issuers_check(keys.failing))
+    view_cache_size = settings.view_cache_size or settings.cached_devices
     views = ViewCache(process.clock, lambda: process.bus.listening, view_cache_size, rules.sync.views_trusted_s)
     process.metrics.sync.watch_view_cache(views.stats)
     try:
-        async with run_in_background([tokens.run(), *(store.run() for store in jwks)]):
+        async with run_in_background([tokens.run(), keys.run()]):
             yield RpcCaches(authentication.authenticator, callers, tokens, views, OwnEchoes(process.clock))
     finally:
-        await authentication.close()
+        await keys.close()
 
 
 @asynccontextmanager
@@ -125,18 +128,17 @@ def _tell_health(server: RpcServer, services: frozenset[str], report: HealthRepo
 
 
 async def _push_service(process: Process, notifier: ChangeNotifier) -> PushService:
-    secrets = {app_id: await app_secret(process.database, app_id) for app_id in process.settings.all_apps()}
+    secrets = AppSecrets(process.database, process.apps)
+    await secrets.read_all()
     answers = IdempotencyCache(process.bus, process.clock)
-    return PushService(process.database, answers, secrets, notifier.deliveries_accepted)
+    return PushService(process.database, answers, secrets.read, notifier.deliveries_accepted)
 
 
 def _session_service(process: Process, notifier: ChangeNotifier) -> SessionService:
     settings = process.settings
-    rows = {name: session_rows(settings, name, app) for name, app in settings.all_apps().items()}
-    signing = None
-    if settings.session_keys is not None:
-        secrets = {kid: secret.get_secret_value().encode() for kid, secret in settings.session_secrets.items()}
-        signing = SigningKeys({name: keys[0] for name, keys in rows.items()}, RefreshKeys(secrets))
     limits = RefreshRateLimit(process.clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
     rule = session_rule(settings)
-    return SessionService(process.database, signing, rule, process.clock, notifier.caller_changed, limits)
+    signing = signing_keys(settings, process.apps.current)
+    service = SessionService(process.database, signing, rule, process.clock, notifier.caller_changed, limits)
+    process.apps.on_change(lambda: service.adopt(signing_keys(settings, process.apps.current)))
+    return service

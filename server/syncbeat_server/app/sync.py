@@ -63,7 +63,7 @@ def wire_sync(process: Process, caches: RpcCaches, notifier: ClusterNotifier, pa
     views = ViewReader(database, caches.views, rules.views)
     hints = HintBuilder(views, recorders, pacer, tuner.tuning, hub.is_live, clock)
     sweep = HeadSweep(database, hub, clock, listening, rules.sweeps)
-    view_sweep = ViewSweep(database, caches.views, clock, list(process.settings.all_apps()), rules.sweeps)
+    view_sweep = ViewSweep(database, caches.views, clock, lambda: list(process.apps.current), rules.sweeps)
     restore_sweep = RestoreSweep(database, clock, on_restore, rules.sweeps)
     return SyncFeature(
         service=SyncService(database, reader, hints, writers, notifier),

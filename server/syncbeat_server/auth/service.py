@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from syncbeat_server.auth.accounts.account_status_cache import CachedStatus
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches
@@ -15,24 +16,36 @@ from syncbeat_server.auth.tokens.revocation import is_revoked
 from syncbeat_server.auth.tokens.shown_claims import show, show_known
 from syncbeat_server.auth.tokens.verify import UnverifiedToken, parse_token, verify_token
 from syncbeat_server.clock import Clock
-from syncbeat_server.errors import TokenExpired, TokenFault, TokenInvalid, TokenRevoked
+from syncbeat_server.errors import DependencyDown, TokenExpired, TokenFault, TokenInvalid, TokenRefused, TokenRevoked
+
+_CALL_S = 120.0
+"""Longer than any call takes from the check of its token to the end of the reading of its account status."""
+_TRIES = 3
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Credentials that are accepted, from the settings.
+    """Credentials that are accepted, from the settings. They are replaced as a whole when the apps file changes.
 
     Attributes:
         keys: Keys of users' tokens that are given in the settings.
         jwks: Key stores of issuers that publish their keys, by issuer.
         tokens: Services and operators by the SHA-256 of their token.
         certificates: Services by the SAN of their client certificate.
+        apps: The apps that are configured; None: not told, and no stream of a service ends for one that is gone.
     """
 
     keys: KeyTable
     jwks: Mapping[str, JwksStore]
     tokens: Mapping[bytes, Principal]
     certificates: Mapping[str, Principal]
+    apps: frozenset[str] | None = None
+
+    @cached_property
+    def app_of_issuer(self) -> Mapping[str, str]:
+        """The app of each issuer that has keys, by the issuer's name."""
+        known = {row.issuer.name: row.issuer.app_id for row in self.keys.values()}
+        return known | {name: store.issuer.app_id for name, store in self.jwks.items()}
 
 
 class Authenticator:
@@ -43,6 +56,12 @@ class Authenticator:
         self._statuses = caches.statuses
         self._tokens = caches.tokens
         self._clock = clock
+        self._adopted_at = float("-inf")
+
+    def adopt(self, credentials: Credentials) -> None:
+        """Go by these credentials from now on; tokens that are cached, but for services' own, stay until removed."""
+        self._credentials = credentials
+        self._adopted_at = self._clock.monotonic()
 
     def cached(self, bearer: Bearer) -> Principal | None:
         """Return the bearer of a token that is in the settings or in the cache; None otherwise."""
@@ -82,9 +101,20 @@ class Authenticator:
             TokenRevoked: its user or session is deleted, disabled, ended or revoked.
             DependencyDown: the key or the account status cannot be read now.
         """
-        if token is None:
-            token = await self._verify(bearer.token, address)
-        return self._accept(bearer, token, await self._statuses.get(token))
+        by = self._credentials
+        for _ in range(_TRIES):
+            try:
+                # One that `try_sync` verified may have been verified by the credentials before.
+                given = token is not None and self._clock.monotonic() - self._adopted_at > _CALL_S
+                verified = token if token is not None and given else await self._verify(bearer.token, address)
+                status = await self._statuses.get(verified)
+                if by is self._credentials:
+                    return self._accept(bearer, verified, status)
+            except (DependencyDown, TokenRefused):
+                if by is self._credentials:
+                    raise
+            by, token = self._credentials, None  # they were replaced meanwhile: what they verified says nothing
+        raise DependencyDown("the credentials known here change again and again")
 
     def authenticate_certificate(self, names: Sequence[str]) -> Principal:
         """Return the service whose client certificate has these subject alternative names.
@@ -105,11 +135,16 @@ class Authenticator:
     async def recheck(self, principal: Principal, *, fresh: bool = True) -> None:
         """Check that the caller of an open stream is still accepted. Raises as `authenticate`.
 
-        `fresh=False` accepts the cached account status, which is up to a minute old but ends on invalidation.
+        `fresh=False` accepts the cached account status, which is up to a minute old but ends on invalidation. The
+        stream of a service names its app by the principal's `app_id`.
         """
-        token = principal.token
+        token, credentials = principal.token, self._credentials
         if token is None:
+            if principal.app_id and credentials.apps is not None and principal.app_id not in credentials.apps:
+                raise TokenRevoked("the app of this stream is not configured any more")
             return
+        if credentials.app_of_issuer.get(token.issuer.name) != token.issuer.app_id:
+            raise TokenRevoked("the issuer of the access token is not known any more")
         if self._clock.now() >= token.expires_at:
             raise TokenExpired("the access token has expired")
         if is_revoked(token, (await self._statuses.get(token, fresh=fresh)).status):

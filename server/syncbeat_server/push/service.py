@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
 
 from syncbeat_server.directory.store.members import known_scopes
-from syncbeat_server.errors import NotFound, SyncbeatError, TokenFault, TokenInvalid
+from syncbeat_server.errors import AccessDenied, NotFound, SyncbeatError, TokenFault, TokenInvalid
 from syncbeat_server.push.accept import accept
 from syncbeat_server.push.content.ack_token import claimed_app, verify_ack_token
 from syncbeat_server.push.model import (
@@ -42,12 +42,15 @@ class PushService:
         self,
         database: Database,
         replays: IdempotencyCache,
-        secrets: Mapping[str, bytes],
+        secret_of: Callable[[str], Awaitable[bytes | None]],
         on_accepted: Callable[[], None],
     ) -> None:
-        """`secrets` is by app. `on_accepted` is called after each commit that made deliveries; it wakes the workers."""
+        """Take what returns an app's secret, None if the app is not configured.
+
+        `on_accepted` is called after each commit that made deliveries; it wakes the workers.
+        """
         self._database = database
-        self._secrets = secrets
+        self._secret_of = secret_of
         self._replays = replays
         self._on_accepted = on_accepted
         self._sends: Batcher[_Send, Acceptance] = Batcher(self._write, BatchRule(abandons=True))
@@ -63,7 +66,9 @@ class PushService:
         request = RequestKey.of(notification.app_id, notification.caller, _SEND, request_id, content_hash)
         if request is None:
             return await self._sends.submit(_Send(notification, None))
-        secret = self._secrets[notification.app_id]
+        secret = await self._secret_of(notification.app_id)
+        if secret is None:
+            raise AccessDenied("this caller may not act for this app")
         known = await self._replays.find(request, secret)
         if known is not None:
             return replace(Acceptance(**orjson.loads(known)), replayed=True)
@@ -120,7 +125,7 @@ class PushService:
             TokenInvalid: the token was not made by us, or its delivery is not stored any more.
         """
         app_id = claimed_app(token)
-        secret = self._secrets.get(app_id)
+        secret = await self._secret_of(app_id)
         delivery_id = None if secret is None else verify_ack_token(secret, token)
         if delivery_id is None:
             raise TokenInvalid("not an ack token of ours", TokenFault.ACK_TOKEN, "not made here")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,12 +33,12 @@ class ClusterTokenCache:
     def __init__(
         self,
         caches: CallerCaches,
-        jwks: Sequence[JwksStore],
+        jwks: Callable[[], Iterable[JwksStore]],
         bus: RedisBus,
         process: str,
         callers_changed: Callable[[str, str | None], None],
     ) -> None:
-        """Take this process's caches and name.
+        """Take this process's caches, its issuers' key stores as they are now, and its name.
 
         `callers_changed(app, user)` makes the user's streams recheck their caller; None: all streams of the app.
         """
@@ -79,7 +79,7 @@ class ClusterTokenCache:
         """Fetch issuers' keys anew whenever an app was invalidated, for ever."""
         while True:
             app_id = await self._to_flush.get()
-            await asyncio.gather(*(store.flush() for store in self._jwks if store.issuer.app_id == app_id))
+            await asyncio.gather(*(store.flush() for store in self._jwks() if store.issuer.app_id == app_id))
 
     async def _order_all(self, order: dict[str, str]) -> int:
         question = orjson.dumps(order).decode()

@@ -83,6 +83,10 @@ class SessionService:
         self._refreshes: dict[RefreshClaim, asyncio.Task[SessionTokens]] = {}
         self._uniform = random.SystemRandom().uniform
 
+    def adopt(self, signing: SigningKeys | None) -> None:
+        """Sign with these keys from now on."""
+        self._signing = signing
+
     async def create(self, new: SessionRequest) -> SessionTokens:
         """Create a session for a user whom a service has signed in. A deleted user becomes known again.
 
@@ -93,6 +97,8 @@ class SessionService:
         """
         signing = self._configured()
         check_claims(new.claims)
+        if new.app_id not in signing.access:  # it left the apps file while the call was checked
+            raise AccessDenied("this caller may not act for this app")
         if not is_user_id(signing.access[new.app_id].issuer, new.user_id):
             raise InvalidRequest(
                 FieldViolation("user_id", "not a user id as SYNCBEAT_JWT_SUBJECTS has them", FieldReason.MALFORMED)

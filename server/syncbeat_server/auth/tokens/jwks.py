@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Mapping
 from contextvars import Context
+from dataclasses import replace
 
 import aiohttp
 
@@ -52,6 +53,7 @@ class JwksStore:
         `timeout_s` at most.
         """
         self.issuer = issuer
+        self.made_of = url, issuer, configured_kids
         self.fetches = self.failures = self._good_fetch = 0
         self._url = url
         self._clock = clock
@@ -78,6 +80,14 @@ class JwksStore:
         self._retry_at = _NEVER
         self._fetching: asyncio.Task[None] | None = None
         self._uniform = random.SystemRandom().uniform
+
+    def take_over(self, before: JwksStore) -> None:
+        """Begin with the keys that another store has fetched from the same URL, so that none is missing meanwhile."""
+        rows = [replace(row, issuer=self.issuer) for row in before._rows.values()]
+        used = [row for row in rows if row.kid not in self._configured_kids]
+        self._rows = {(row.kid, row.algorithm): row for row in used}
+        self._kids = frozenset(row.kid for row in used if row.kid)
+        self._fetched_at = before._fetched_at
 
     @property
     def is_failing(self) -> bool:

@@ -93,7 +93,7 @@ class SyncServicer:
             await events.aclose()
 
     def _events(self, request: pb.WatchHintsRequest, call: Call) -> AsyncGenerator[StreamEvent, None]:
-        recheck = partial(self._recheck, call.principal)
         if request.all_scopes:
-            return self._firehose.watch(stream_events.firehose_request(request, call, recheck))
-        return self._streams.watch(stream_events.watch_request(request, call, recheck))
+            caller = call.principal._replace(app_id=call.app(request.app_id))
+            return self._firehose.watch(stream_events.firehose_request(request, call, partial(self._recheck, caller)))
+        return self._streams.watch(stream_events.watch_request(request, call, partial(self._recheck, call.principal)))

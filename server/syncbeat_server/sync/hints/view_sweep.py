@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
@@ -28,7 +28,7 @@ class ViewSweep:
         database: Database,
         views: ViewCache,
         clock: Clock,
-        app_ids: Sequence[str],
+        app_ids: Callable[[], Sequence[str]],
         rule: SweepRule = DEFAULT_SWEEP,
     ) -> None:
         self._database = database
@@ -55,7 +55,7 @@ class ViewSweep:
         most, at_once = self._rule.max_rows, self._rule.heads_per_read
         async with self._database.connection() as conn:
             found = await invalidations.invalidations_since(conn, self._floor, most)
-            heads = await invalidations.recent_heads(conn, self._app_ids, _LOOK_BACK_S, most)
+            heads = await invalidations.recent_heads(conn, self._app_ids(), _LOOK_BACK_S, most)
             if len(heads) == most:  # there may be others beyond the limit: compare each cached scope
                 cached = self._views.cached_scopes()
                 for start in range(0, len(cached), at_once):

@@ -25,6 +25,8 @@ BELIEVED_S = 0.5
 """Seconds for which a bucket is taken to be as full as Redis told, but for what has drained."""
 _CREDIT_SHARE = 0.05
 """Of a burst: what all processes together may use before it is charged. So much may be admitted too early."""
+_UNTOLD_SHARE = 0.02
+"""Of a burst: what all processes together may have used without telling Redis, until more of it is used."""
 _SLICE_SHARE = 1 / 32
 """Of a burst: the most that one process keeps for the calls to come. What all processes keep is missing elsewhere."""
 
@@ -92,6 +94,7 @@ class Lease:
         "rule",
         "speed",
         "until",
+        "untold",
         "used",
         "used_at_s",
         "waiters",
@@ -104,7 +107,9 @@ class Lease:
         self.line_of_one = f"{self.line} 1"
         self.rate = rule.rate
         self.bound = bound_of(rule.rate)
-        self.credit = self.balance = self.low = self.peak = credit_of(rule.rate, processes)
+        self.credit = self.balance = self.peak = credit_of(rule.rate, processes)
+        self.untold = _share_of_burst(rule.rate, _UNTOLD_SHARE, processes)
+        self.low = self.credit - self.untold
         self.until = math.inf
         self.used, self.used_at_s = 0.0, now
         self.asked_at, self.speed = now, 0.0
@@ -124,9 +129,12 @@ class Lease:
 
     def renew_credit(self, used: float, processes: int) -> None:
         """Allow use on credit while a bucket is at most half in use, and else not."""
-        credit = credit_of(self.rate, processes) if used <= self.rate.burst / 2 else 0.0
+        credit = untold = 0.0
+        if used <= self.rate.burst / 2:
+            credit, untold = credit_of(self.rate, processes), _share_of_burst(self.rate, _UNTOLD_SHARE, processes)
+        self.low += credit - untold - (self.credit - self.untold)
         self.balance += credit - self.credit
-        self.credit = credit
+        self.credit, self.untold = credit, untold
 
     def pay(self, units: float) -> None:
         """Count units that were used on credit as charged."""
@@ -152,7 +160,7 @@ class Lease:
         owed, self.owed = self.owed, 0.0
         if owed:  # less what has drained since
             owed = min(owed, used_at(local_rate(rate, share_of(processes)), self.drained_at, now))
-        self.low = self.credit + kept / 2
+        self.low = self.credit + kept / 2 if kept else self.credit - self.untold
         waiting = [cost for cost, future in self.waiters if not future.done()]
         wanted = sum(waiting) + max(0.0, kept - max(0.0, reserve)) if may_want else 0.0
         least = waiting[0] if waiting else 1.0
@@ -194,7 +202,11 @@ def credit_of(rate: Rate, processes: int) -> float:
 
     None of a small burst, of which one call in each process is a large part.
     """
-    return float(int(rate.burst * _CREDIT_SHARE / processes)) if rate.per_second > 0.0 else 0.0
+    return _share_of_burst(rate, _CREDIT_SHARE, processes)
+
+
+def _share_of_burst(rate: Rate, share: float, processes: int) -> float:
+    return float(int(rate.burst * share / processes)) if rate.per_second > 0.0 else 0.0
 
 
 def share_of(processes: int) -> float:

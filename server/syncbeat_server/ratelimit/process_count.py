@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.storage.redis.bus import RedisBus
-from syncbeat_server.storage.redis.shared_rates import count_processes
+from syncbeat_server.storage.redis.shared_rates import count_processes, uncount_process
 
 _ASSUMED = 8
 """Processes where none were ever counted: more than that are not expected to begin without Redis."""
@@ -46,3 +46,12 @@ class ProcessCount:
         self._pause_s = min(self._every_s, 2.0 * self._pause_s)
         kept = {known: now if returned else at for known, at in self._counts.items()}
         self._counts = {known: at for known, at in kept.items() if now - at <= _KEPT_S} | {count: now}
+
+    async def end(self) -> None:
+        """Count this process no more: else the shares and credits of the others stay small until its mark ends.
+
+        Raises:
+            DependencyDown: Redis does not answer.
+        """
+        if self._counts:
+            await uncount_process(self._bus, self._process)

@@ -39,6 +39,8 @@ class CallRules(NamedTuple):
 
     rates: tuple[CountedRate, ...] = ()
     quotas: tuple[CountedQuota, ...] = ()
+    callers: LimitRule | None = None
+    """The one rate, if there is one alone, of the caller's calls: what most calls are held against."""
 
 
 ClassRules = Mapping[str, CallRules]
@@ -62,7 +64,8 @@ class AppRules:
         own = [_Given(limit, f"{app_id}:app") for limit in _of_app(default)]
         self.without_tier = _by_class(own)
         self.by_tier: dict[str, ClassRules] = {}
-        self._resolved: dict[tuple[str, str], ClassRules] = {}
+        self.resolved: dict[tuple[str, str], ClassRules] = {}
+        """What `of_user` returned, by what it was asked."""
         for name, tier in policy.tiers.items():
             owner = f"{app_id}:service" if name == SERVICE_TIER else f"{app_id}:user"
             given = [_Given(limit, owner) for limit in tier.limits if limit.subject is not LimitSubject.APP]
@@ -72,13 +75,10 @@ class AppRules:
 
     def of_user(self, stored_tier: str, claimed_tier: str) -> ClassRules:
         """Return the rules of a user whose tier was set to one, and whose token claims another; empty: none."""
-        known = self._resolved.get((stored_tier, claimed_tier))
-        if known is not None:
-            return known
         tier = resolve_tier(self.policy, stored_tier, claimed_tier)
         rules = self.without_tier if tier is None else self.by_tier[tier.name]
-        if len(self._resolved) < _MAX_RESOLVED:  # a claim may be anything
-            self._resolved[stored_tier, claimed_tier] = rules
+        if len(self.resolved) < _MAX_RESOLVED:  # a claim may be anything
+            self.resolved[stored_tier, claimed_tier] = rules
         return rules
 
     @property
@@ -99,12 +99,17 @@ def _by_class(given: Sequence[_Given]) -> ClassRules:
         if one.limit.monthly_quota is not None and one.limit.subject in _WITH_QUOTAS
     ]
     return {
-        kind.value: CallRules(
+        kind.value: _call_rules(
             tuple(one for one in rates if one.by_octets or one.rule.method_class is kind),
             tuple(one for one in quotas if one.by_octets or one.limit.method_class is kind),
         )
         for kind in MethodClass
     }
+
+
+def _call_rules(rates: tuple[CountedRate, ...], quotas: tuple[CountedQuota, ...]) -> CallRules:
+    is_callers = len(rates) == 1 and rates[0].subject is LimitSubject.PRINCIPAL and not rates[0].by_octets
+    return CallRules(rates, quotas, rates[0].rule if is_callers else None)
 
 
 def _rate(given: _Given, rate: Rate) -> CountedRate:

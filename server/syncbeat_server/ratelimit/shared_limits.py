@@ -9,6 +9,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import Context
 
 from syncbeat_server.clock import Clock
@@ -79,6 +80,19 @@ class SharedLimits:
                 self._queue(lease)
         return None
 
+    def take_one(self, key: LeaseKey, now: float) -> Refused | PendingTake | None:
+        """Take one unit of one bucket, as `take` does: most calls have no other limit, and each function costs."""
+        lease = self._leases.get(key)
+        if lease is None:
+            lease = self._find(key, now)
+        balance = lease.balance - 1.0
+        if balance < 0.0 or now >= lease.until:
+            return self._take_slowly([(key, 1.0)], now)
+        lease.balance = balance
+        if balance < lease.low and not lease.is_queued:
+            self._queue(lease)
+        return None
+
     async def finish(self, pending: PendingTake) -> Refused | None:
         """Wait for what a call could not take at once. Returns None if it has all, else the strictest refusal."""
         refusals = []
@@ -134,6 +148,11 @@ class SharedLimits:
                 await asyncio.wait([self._flushing])
         if self._timer is not None:
             self._timer.cancel()
+        if not self._is_reachable:
+            return
+        with suppress(DependencyDown, TimeoutError):
+            async with asyncio.timeout(self._rule.answer_s):
+                await self._processes.end()
 
     def _find(self, key: LeaseKey, now: float) -> Lease:
         lease = self._leases.get(key)
@@ -287,7 +306,6 @@ class SharedLimits:
                 lease, _ = paid[number]
                 lease.used, lease.used_at_s = used, now
                 lease.renew_credit(used, self._processes.count)
-                lease.low = lease.credit
         finally:
             self._flushing = None
             if self._dirty:
@@ -303,7 +321,6 @@ class SharedLimits:
         lease.used, lease.used_at_s = answer.used, now
         credit = lease.credit
         lease.renew_credit(answer.used, self._processes.count)
-        lease.low += lease.credit - credit
         lease.balance += debt + answer.granted
         lease.peak += debt + answer.granted + lease.credit - credit
         waiters, lease.waiters = lease.waiters, []
@@ -325,7 +342,7 @@ class SharedLimits:
             self._reserved[lease] = None
         else:
             lease.until = math.inf
-        if lease.waiters or lease.balance < lease.credit:
+        if lease.waiters or lease.balance < lease.credit - lease.untold:
             self._queue(lease)
 
     def _lose(self, batch: Sequence[Lease]) -> None:

@@ -20,7 +20,7 @@ from syncbeat_server.ratelimit.lease import PendingTake, Refused, Want
 from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, QuotaCharge, QuotaDecision, TierPolicy
 from syncbeat_server.ratelimit.policy.decision import Decision, refusal
 from syncbeat_server.ratelimit.quotas import QuotaCounters
-from syncbeat_server.ratelimit.rules import AppRules, CallRules
+from syncbeat_server.ratelimit.rules import AppRules
 from syncbeat_server.ratelimit.shared_limits import SharedLimits
 
 _CLASSES = {
@@ -31,8 +31,7 @@ _CLASSES = {
     "IngestEvent": MethodClass.EVENT,
 }
 _PRINCIPAL, _APP, _SCOPE = LimitSubject.PRINCIPAL, LimitSubject.APP, LimitSubject.SCOPE
-_USER = PrincipalKind.USER
-_UNLIMITED = CallRules()
+_USER, _SERVICE = PrincipalKind.USER, PrincipalKind.SERVICE
 _READINGS = 3
 
 
@@ -111,18 +110,32 @@ class MethodLimits:
                 that a quota refuses has spent its rates.
             Overloaded: too many calls wait for their limits.
         """
-        app_id = principal.app_id
-        if principal.kind is not _USER:
+        limits = self.limits
+        if principal.kind is _USER:
+            app_id = principal.app_id
+            app = limits.apps.get(app_id)
+            if app is None:
+                return None
+            tier, token = principal.tier, principal.token
+            claimed = "" if token is None else token.tier
+            rates, quotas, callers = (app.resolved.get((tier, claimed)) or app.of_user(tier, claimed))[self._class]
+        else:
             app_id = self._app_of_service(principal, request)
-        app = self.limits.apps.get(app_id)
-        if app is None:
+            app = limits.apps.get(app_id)
+            # Operators are few, and come when something is wrong.
+            if app is None or principal.kind is not _SERVICE:
+                return None
+            rates, quotas, callers = app.of_services[self._class]
+        if callers is not None:
+            taken = limits.shared.take_one((callers, principal.name), now)
+        else:
+            taken = limits.shared.take(self._wants(rates, principal, request, octets), now) if rates else None
+        if taken is None and not quotas:
             return None
-        rates, quotas = self._rules(app, principal)
-        taken = self.limits.shared.take(self._wants(rates, principal, request, octets), now) if rates else None
         if isinstance(taken, Refused):
             raise self._refusal(taken)
         if not quotas:
-            return None if taken is None else PendingLimits(taken, None)
+            return PendingLimits(taken, None)
         charges = [QuotaCharge(one.limit, octets if one.by_octets else 1, one.tier) for one in quotas]
         use = QuotaUse(app_id, principal.caller, app.policy.time_zone, charges)
         return None if taken is None and self._take_quotas(use) else PendingLimits(taken, use)
@@ -139,13 +152,6 @@ class MethodLimits:
             if self._take_quotas(use):
                 return
             await self.limits.quotas.load(use.app_id, use.principal, use.time_zone, use.charges)
-
-    def _rules(self, app: AppRules, principal: Principal) -> CallRules:
-        if principal.kind is _USER:
-            token = principal.token
-            return app.of_user(principal.tier, "" if token is None else token.tier)[self._class]
-        # Operators are few, and come when something is wrong.
-        return app.of_services[self._class] if principal.kind is PrincipalKind.SERVICE else _UNLIMITED
 
     def _take_quotas(self, use: QuotaUse) -> bool:
         """Take of the monthly quotas; False: their counts have to be read first. Raises RateLimited."""

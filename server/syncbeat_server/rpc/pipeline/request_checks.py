@@ -166,7 +166,10 @@ class RequestChecks:
             raise
         ready = request, Call(self._name, call.request_id, principal)
         limits = self.limits
-        return ready if limits is None or not limits.limits.is_active else self._limit(ready, octets, call)
+        if limits is None or not limits.limits.is_active:
+            return ready
+        pending = limits.check(principal, request, octets, call.started_s)
+        return ready if pending is None else LimitedCall(ready, pending)
 
     async def _validate_large(self, checked: PendingValidation, call: CallLifecycle) -> ReadyCall | LimitedCall:
         principal, octets = checked.principal, checked.octets

@@ -90,6 +90,9 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2] * 1000)
 return {#redis.call('ZRANGE', KEYS[1], 0, -1)}
 """
 
+UNCOUNT = "return {redis.call('ZREM', KEYS[1], ARGV[1])}"
+"""Takes back the mark of a process. ARGV: the process."""
+
 
 class Ask(NamedTuple):
     """One bucket that is asked: its key and rate, what to charge for what was used already, and what is wanted.
@@ -156,3 +159,12 @@ async def count_processes(bus: RedisBus, process: str, seconds: float) -> int:
     with parsed_answer():
         (count,) = found
         return int(count)
+
+
+async def uncount_process(bus: RedisBus, process: str) -> None:
+    """Take back the mark of this process, which ends.
+
+    Raises:
+        DependencyDown: Redis does not answer.
+    """
+    await bus.run_script(UNCOUNT, [f"{bus.own}limits:processes"], process)

@@ -102,6 +102,24 @@ async def test_rate_limit_use_on_credit_is_charged(redis_url: str) -> None:
         assert 190 <= sum(answers) <= 198
 
 
+async def test_rate_limit_little_use_on_credit_is_told_once_there_is_more(redis_url: str) -> None:
+    key = (rule(Rate(SLOW, 200)), "ann")
+    async with sharing(redis_url) as limits:
+        await wait_until(lambda: limits.share == 1.0)
+        assert [limits.take([(key, 1.0)], CLOCK.monotonic()) for _ in range(4)] == [None] * 4, "2 % of the burst"
+        assert limits.take_one((key[0], "bob"), CLOCK.monotonic()) is None
+        assert limits.take([(key, 1.0)], CLOCK.monotonic()) is None
+        await wait_until(lambda: limits.charged == 1)
+        assert limits.asked == 0
+
+
+async def test_rate_limit_process_that_ends_is_counted_no_more(redis_url: str) -> None:
+    async with processes(redis_url, 2) as ended:
+        await wait_until(lambda: all(one.share == 1.0 for one in ended))
+    async with processes(redis_url, 4) as four:
+        await wait_until(lambda: all(one.share == 0.5 for one in four))
+
+
 async def test_rate_limits_of_one_call_tell_the_strictest_and_spend_none(redis_url: str) -> None:
     small, large = (rule(Rate(SLOW, 1), "small:"), "ann"), (rule(Rate(SLOW, 3), "large:"), "ann")
     smallest = (rule(Rate(SLOW / 10, 1), "smallest:"), "ann")

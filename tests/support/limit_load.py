@@ -44,9 +44,10 @@ def _calls_of(principal: int, chance: random.Random, processes: int, seconds: fl
             yield at, principal
             at += chance.expovariate(per_second)
         return
-    # The time of a burst is the principal's, the same in every process; its size is up to twice the bucket's.
+    # The time of a burst is the principal's, the same in every process; its size is up to three times the bucket's, so
+    # that much is refused even where a busy machine stretches the bursts.
     own = random.Random(principal)
-    start, size = own.uniform(0.0, seconds), own.uniform(0.5, 2.0) * RATE.burst
+    start, size = own.uniform(0.0, seconds), own.uniform(0.5, 3.0) * RATE.burst
     yield from sorted((start + chance.uniform(0.0, 0.1), principal) for _ in range(round(size / processes)))
 
 

@@ -13,6 +13,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from syncbeat.v1 import core_pb2 as _core_pb2
+from syncbeat.v1 import directory_service_pb2 as _directory_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -39,7 +40,7 @@ class _EventStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventState
     EVENT_STATE_STALE: _EventState.ValueType  # 3
     """EVENT_STATE_STALE: a later one of its subject was there already; recorded, without effects."""
     EVENT_STATE_FAILED: _EventState.ValueType  # 4
-    """EVENT_STATE_FAILED: recorded; its effects could not be carried out."""
+    """EVENT_STATE_FAILED: recorded; its effects could not be carried out. Retried until `deadline_time`."""
 
 class EventState(_EventState, metaclass=_EventStateEnumTypeWrapper):
     """EventState is what became of an event."""
@@ -53,12 +54,138 @@ EVENT_STATE_DUPLICATE: EventState.ValueType  # 2
 EVENT_STATE_STALE: EventState.ValueType  # 3
 """EVENT_STATE_STALE: a later one of its subject was there already; recorded, without effects."""
 EVENT_STATE_FAILED: EventState.ValueType  # 4
-"""EVENT_STATE_FAILED: recorded; its effects could not be carried out."""
+"""EVENT_STATE_FAILED: recorded; its effects could not be carried out. Retried until `deadline_time`."""
 Global___EventState: _TypeAlias = EventState  # noqa: Y015
+
+class _UserAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UserActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UserAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USER_ACTION_UNSPECIFIED: _UserAction.ValueType  # 0
+    """USER_ACTION_UNSPECIFIED is refused."""
+    USER_ACTION_ENSURE: _UserAction.ValueType  # 1
+    """USER_ACTION_ENSURE makes an unknown user known; one that is disabled or deleted stays so. Stands for
+    EnableUser.
+    """
+    USER_ACTION_DISABLE: _UserAction.ValueType  # 2
+    """USER_ACTION_DISABLE does what DisableUser does."""
+    USER_ACTION_ENABLE: _UserAction.ValueType  # 3
+    """USER_ACTION_ENABLE does what EnableUser does."""
+    USER_ACTION_DELETE: _UserAction.ValueType  # 4
+    """USER_ACTION_DELETE does what DeleteUser does."""
+
+class UserAction(_UserAction, metaclass=_UserActionEnumTypeWrapper):
+    """UserAction is what an event does to a user."""
+
+USER_ACTION_UNSPECIFIED: UserAction.ValueType  # 0
+"""USER_ACTION_UNSPECIFIED is refused."""
+USER_ACTION_ENSURE: UserAction.ValueType  # 1
+"""USER_ACTION_ENSURE makes an unknown user known; one that is disabled or deleted stays so. Stands for
+EnableUser.
+"""
+USER_ACTION_DISABLE: UserAction.ValueType  # 2
+"""USER_ACTION_DISABLE does what DisableUser does."""
+USER_ACTION_ENABLE: UserAction.ValueType  # 3
+"""USER_ACTION_ENABLE does what EnableUser does."""
+USER_ACTION_DELETE: UserAction.ValueType  # 4
+"""USER_ACTION_DELETE does what DeleteUser does."""
+Global___UserAction: _TypeAlias = UserAction  # noqa: Y015
+
+@_typing.final
+class UserEffect(_message.Message):
+    """UserEffect does something to a user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """user_id is the user. Required."""
+    action: Global___UserAction.ValueType
+    """action is what is done. Required."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        action: Global___UserAction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserEffect: _TypeAlias = UserEffect  # noqa: Y015
+
+@_typing.final
+class MemberEffect(_message.Message):
+    """MemberEffect adds members to a scope and removes members from it, as AddScopeMembers and RemoveScopeMembers
+    do.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    ADD_FIELD_NUMBER: _builtins.int
+    REMOVE_USER_IDS_FIELD_NUMBER: _builtins.int
+    scope: _builtins.str
+    """scope names the scope. Required."""
+    @_builtins.property
+    def add(self) -> _containers.RepeatedCompositeFieldContainer[_directory_service_pb2.ScopeMember]:
+        """add are members to be added, or to be given another role: at most 1,000."""
+
+    @_builtins.property
+    def remove_user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """remove_user_ids are users who are to be no members, at most 1,000. A user in both lists is added."""
+
+    def __init__(
+        self,
+        *,
+        scope: _builtins.str = ...,
+        add: _abc.Iterable[_directory_service_pb2.ScopeMember] | None = ...,
+        remove_user_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "remove_user_ids", b"remove_user_ids", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberEffect: _TypeAlias = MemberEffect  # noqa: Y015
+
+@_typing.final
+class TierEffect(_message.Message):
+    """TierEffect grants a user a tier, as SetUserTier does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """user_id is the user. Required."""
+    tier: _builtins.str
+    """tier names a tier of the app. Empty: the grant is taken back."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        tier: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tier", b"tier", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TierEffect: _TypeAlias = TierEffect  # noqa: Y015
 
 @_typing.final
 class EventEffects(_message.Message):
-    """EventEffects are what follows from an event."""
+    """EventEffects are what follows from an event, all or nothing: users first, then members, tiers, changes and
+    what wakes devices.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -75,6 +202,9 @@ class EventEffects(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
     CRITICAL_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """scope is all devices of all members of a scope. Not empty."""
     notification_type: _builtins.str
@@ -121,6 +251,18 @@ class EventEffects(_message.Message):
     def ttl(self) -> _duration_pb2.Duration:
         """ttl is how long the notification is worth sending: 1 s to 28 days. Absent: 1 hour."""
 
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserEffect]:
+        """users are what is done to users, in this order: at most 100."""
+
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberEffect]:
+        """members are what is done to the members of scopes, in this order: at most 100, with 1,000 users in all."""
+
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierEffect]:
+        """tiers are granted to users, in this order: at most 100."""
+
     def __init__(
         self,
         *,
@@ -137,10 +279,13 @@ class EventEffects(_message.Message):
         priority: _core_pb2.PushPriority.ValueType = ...,
         ttl: _duration_pb2.Duration | None = ...,
         critical: _builtins.bool = ...,
+        users: _abc.Iterable[Global___UserEffect] | None = ...,
+        members: _abc.Iterable[Global___MemberEffect] | None = ...,
+        tiers: _abc.Iterable[Global___TierEffect] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dedupe_window", b"dedupe_window", "device_ids", b"device_ids", "notification", b"notification", "scope", b"scope", "target", b"target", "trigger", b"trigger", "ttl", b"ttl", "user_ids", b"user_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "collapse_key", b"collapse_key", "critical", b"critical", "dedupe_key", b"dedupe_key", "dedupe_window", b"dedupe_window", "device_ids", b"device_ids", "notification", b"notification", "notification_type", b"notification_type", "priority", b"priority", "scope", b"scope", "target", b"target", "trigger", b"trigger", "ttl", b"ttl", "user_ids", b"user_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "collapse_key", b"collapse_key", "critical", b"critical", "dedupe_key", b"dedupe_key", "dedupe_window", b"dedupe_window", "device_ids", b"device_ids", "members", b"members", "notification", b"notification", "notification_type", b"notification_type", "priority", b"priority", "scope", b"scope", "target", b"target", "tiers", b"tiers", "trigger", b"trigger", "ttl", b"ttl", "user_ids", b"user_ids", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["user_ids", "device_ids", "scope"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
@@ -157,10 +302,13 @@ class Receipt(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     FIRST_SEEN_TIME_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    EVENT_STATE_FIELD_NUMBER: _builtins.int
     state: Global___EventState.ValueType
     """state is what became of it by this call."""
     failure: _builtins.str
     """failure says why it FAILED, for people. Empty otherwise."""
+    event_state: Global___EventState.ValueType
+    """event_state is what the event is now: ACCEPTED, STALE or FAILED. It differs from `state` for a DUPLICATE."""
     @_builtins.property
     def first_seen_time(self) -> _timestamp_pb2.Timestamp:
         """first_seen_time is when it came first."""
@@ -171,10 +319,11 @@ class Receipt(_message.Message):
         state: Global___EventState.ValueType = ...,
         first_seen_time: _timestamp_pb2.Timestamp | None = ...,
         failure: _builtins.str = ...,
+        event_state: Global___EventState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_seen_time", b"first_seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "first_seen_time", b"first_seen_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_state", b"event_state", "failure", b"failure", "first_seen_time", b"first_seen_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -198,6 +347,9 @@ class Event(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    ORDERING_KEY_FIELD_NUMBER: _builtins.int
+    DEADLINE_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """source says who told it."""
     event_id: _builtins.str
@@ -216,6 +368,8 @@ class Event(_message.Message):
     """duplicate_count is how often it came again."""
     failure: _builtins.str
     """failure says why it FAILED, for people. Empty otherwise."""
+    ordering_key: _builtins.str
+    """ordering_key is what it is ordered by within its source. Empty: by nothing."""
     @_builtins.property
     def occurred_time(self) -> _timestamp_pb2.Timestamp:
         """occurred_time is when it happened, as its source says."""
@@ -227,6 +381,14 @@ class Event(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """update_time is when its state last changed."""
+
+    @_builtins.property
+    def deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """deadline_time is when its effects are given up."""
+
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """next_attempt_time is when the service retries its effects by itself. Absent: not any more, or not needed."""
 
     def __init__(
         self,
@@ -243,10 +405,13 @@ class Event(_message.Message):
         attempts: _builtins.int = ...,
         duplicate_count: _builtins.int = ...,
         failure: _builtins.str = ...,
+        ordering_key: _builtins.str = ...,
+        deadline_time: _timestamp_pb2.Timestamp | None = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["first_seen_time", b"first_seen_time", "occurred_time", b"occurred_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline_time", b"deadline_time", "first_seen_time", b"first_seen_time", "next_attempt_time", b"next_attempt_time", "occurred_time", b"occurred_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "duplicate_count", b"duplicate_count", "event_id", b"event_id", "failure", b"failure", "first_seen_time", b"first_seen_time", "occurred_time", b"occurred_time", "payload_json", b"payload_json", "source", b"source", "state", b"state", "subject", b"subject", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "deadline_time", b"deadline_time", "duplicate_count", b"duplicate_count", "event_id", b"event_id", "failure", b"failure", "first_seen_time", b"first_seen_time", "next_attempt_time", b"next_attempt_time", "occurred_time", b"occurred_time", "ordering_key", b"ordering_key", "payload_json", b"payload_json", "source", b"source", "state", b"state", "subject", b"subject", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -266,6 +431,7 @@ class IngestEventRequest(_message.Message):
     OCCURRED_TIME_FIELD_NUMBER: _builtins.int
     PAYLOAD_JSON_FIELD_NUMBER: _builtins.int
     EFFECTS_FIELD_NUMBER: _builtins.int
+    ORDERING_KEY_FIELD_NUMBER: _builtins.int
     app_id: _builtins.str
     """app_id is the app. A service for several apps names it."""
     source: _builtins.str
@@ -275,12 +441,14 @@ class IngestEventRequest(_message.Message):
     type: _builtins.str
     """type says what kind of fact it is. Required."""
     subject: _builtins.str
-    """subject is what it is about: of one subject, what occurred earlier never overtakes what occurred later.
-    Empty: no order.
-    """
+    """subject is what it is about. Empty: nothing in particular."""
     payload_json: _builtins.str
     """payload_json is what it carries, for the record: a JSON document of at most 256 KiB, nested at most 32
     deep. Empty: nothing.
+    """
+    ordering_key: _builtins.str
+    """ordering_key is what it is ordered by: of one source and key, what occurred earlier never overtakes what
+    occurred later. Empty: the subject; without a subject there is no order.
     """
     @_builtins.property
     def occurred_time(self) -> _timestamp_pb2.Timestamp:
@@ -301,10 +469,11 @@ class IngestEventRequest(_message.Message):
         occurred_time: _timestamp_pb2.Timestamp | None = ...,
         payload_json: _builtins.str = ...,
         effects: Global___EventEffects | None = ...,
+        ordering_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effects", b"effects", "occurred_time", b"occurred_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "effects", b"effects", "event_id", b"event_id", "occurred_time", b"occurred_time", "payload_json", b"payload_json", "source", b"source", "subject", b"subject", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "effects", b"effects", "event_id", b"event_id", "occurred_time", b"occurred_time", "ordering_key", b"ordering_key", "payload_json", b"payload_json", "source", b"source", "subject", b"subject", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,7 +481,7 @@ Global___IngestEventRequest: _TypeAlias = IngestEventRequest  # noqa: Y015
 
 @_typing.final
 class IngestEventResponse(_message.Message):
-    """IngestEventResponse carries the receipt."""
+    """IngestEventResponse carries the receipt. That of a DUPLICATE has what the first call answered, or a retry since."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -321,16 +490,18 @@ class IngestEventResponse(_message.Message):
     TRIGGER_NOTIFICATION_ID_FIELD_NUMBER: _builtins.int
     NOTIFICATION_ID_FIELD_NUMBER: _builtins.int
     trigger_notification_id: _builtins.str
-    """trigger_notification_id names what the trigger started. Empty without one, and unless ACCEPTED."""
+    """trigger_notification_id names what the trigger started. Empty without one, and unless the event is ACCEPTED."""
     notification_id: _builtins.str
-    """notification_id names the notification that was sent. Empty without one, and unless ACCEPTED."""
+    """notification_id names the notification that was sent. Empty without one, and unless the event is ACCEPTED."""
     @_builtins.property
     def receipt(self) -> Global___Receipt:
         """receipt is always set."""
 
     @_builtins.property
     def heads(self) -> _containers.RepeatedCompositeFieldContainer[_core_pb2.ScopeCursor]:
-        """heads are the newest cursors of the scopes that the effects changed. Empty unless ACCEPTED."""
+        """heads are the newest cursors of the scopes that the effects changed, as they were then. Empty unless the event
+        is ACCEPTED.
+        """
 
     def __init__(
         self,

@@ -64,11 +64,14 @@ class EventServiceServicer:
     """
 
     def IngestEvent(self, request, context):
-        """IngestEvent records an event and carries its effects out: record, changes and pushes in one transaction.
+        """IngestEvent records an event and carries its effects out: record and all effects in one transaction.
         An event is known by (app, source, event_id): one that came before is a DUPLICATE, and nothing happens
         again; with other content INVALID_ARGUMENT / EVENT_ID_REUSED. One that occurred before the latest of its
-        source, type and subject is STALE: recorded, without effects. One whose effects cannot be carried out is
-        FAILED: recorded, to be retried; the call itself succeeds.
+        source and ordering key whose effects were carried out is STALE, whatever the types of the two: recorded,
+        without effects. Of two that occurred at the same time the one with the greater event_id, by bytes, is the
+        later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
+        deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. An effect wants the
+        method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,8 +92,8 @@ class EventServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryEvent(self, request, context):
-        """RetryEvent carries the effects of a FAILED event out again. One in another state is answered as it is,
-        and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND.
+        """RetryEvent carries the effects of a FAILED event out again, now. One in another state, or past its deadline,
+        is answered as it is, and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

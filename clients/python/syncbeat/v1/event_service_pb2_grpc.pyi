@@ -38,19 +38,22 @@ class EventServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventServiceAsyncStub: ...
     IngestEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.IngestEventRequest, _event_service_pb2.IngestEventResponse]
-    """IngestEvent records an event and carries its effects out: record, changes and pushes in one transaction.
+    """IngestEvent records an event and carries its effects out: record and all effects in one transaction.
     An event is known by (app, source, event_id): one that came before is a DUPLICATE, and nothing happens
     again; with other content INVALID_ARGUMENT / EVENT_ID_REUSED. One that occurred before the latest of its
-    source, type and subject is STALE: recorded, without effects. One whose effects cannot be carried out is
-    FAILED: recorded, to be retried; the call itself succeeds.
+    source and ordering key whose effects were carried out is STALE, whatever the types of the two: recorded,
+    without effects. Of two that occurred at the same time the one with the greater event_id, by bytes, is the
+    later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
+    deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. An effect wants the
+    method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]
     """GetEvent answers an event. One that is not there: NOT_FOUND / NOT_FOUND."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]
     """ListEvents pages through events, newest first."""
     RetryEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.RetryEventRequest, _event_service_pb2.RetryEventResponse]
-    """RetryEvent carries the effects of a FAILED event out again. One in another state is answered as it is,
-    and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND.
+    """RetryEvent carries the effects of a FAILED event out again, now. One in another state, or past its deadline,
+    is answered as it is, and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND.
     """
 
 @_typing.type_check_only
@@ -61,19 +64,22 @@ class EventServiceAsyncStub(EventServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IngestEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.IngestEventRequest, _event_service_pb2.IngestEventResponse]  # type: ignore[assignment]
-    """IngestEvent records an event and carries its effects out: record, changes and pushes in one transaction.
+    """IngestEvent records an event and carries its effects out: record and all effects in one transaction.
     An event is known by (app, source, event_id): one that came before is a DUPLICATE, and nothing happens
     again; with other content INVALID_ARGUMENT / EVENT_ID_REUSED. One that occurred before the latest of its
-    source, type and subject is STALE: recorded, without effects. One whose effects cannot be carried out is
-    FAILED: recorded, to be retried; the call itself succeeds.
+    source and ordering key whose effects were carried out is STALE, whatever the types of the two: recorded,
+    without effects. Of two that occurred at the same time the one with the greater event_id, by bytes, is the
+    later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
+    deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. An effect wants the
+    method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]  # type: ignore[assignment]
     """GetEvent answers an event. One that is not there: NOT_FOUND / NOT_FOUND."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """ListEvents pages through events, newest first."""
     RetryEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.RetryEventRequest, _event_service_pb2.RetryEventResponse]  # type: ignore[assignment]
-    """RetryEvent carries the effects of a FAILED event out again. One in another state is answered as it is,
-    and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND.
+    """RetryEvent carries the effects of a FAILED event out again, now. One in another state, or past its deadline,
+    is answered as it is, and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -87,11 +93,14 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_service_pb2.IngestEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.IngestEventResponse, _abc.Awaitable[_event_service_pb2.IngestEventResponse]]:
-        """IngestEvent records an event and carries its effects out: record, changes and pushes in one transaction.
+        """IngestEvent records an event and carries its effects out: record and all effects in one transaction.
         An event is known by (app, source, event_id): one that came before is a DUPLICATE, and nothing happens
         again; with other content INVALID_ARGUMENT / EVENT_ID_REUSED. One that occurred before the latest of its
-        source, type and subject is STALE: recorded, without effects. One whose effects cannot be carried out is
-        FAILED: recorded, to be retried; the call itself succeeds.
+        source and ordering key whose effects were carried out is STALE, whatever the types of the two: recorded,
+        without effects. Of two that occurred at the same time the one with the greater event_id, by bytes, is the
+        later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
+        deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. An effect wants the
+        method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded.
         """
 
     @_abc_1.abstractmethod
@@ -116,8 +125,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_service_pb2.RetryEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.RetryEventResponse, _abc.Awaitable[_event_service_pb2.RetryEventResponse]]:
-        """RetryEvent carries the effects of a FAILED event out again. One in another state is answered as it is,
-        and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND.
+        """RetryEvent carries the effects of a FAILED event out again, now. One in another state, or past its deadline,
+        is answered as it is, and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

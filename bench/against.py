@@ -13,11 +13,14 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import h2load, side_by_side
 from bench.figure import Better, report_progress, round_value
+from bench.measurement import Measurement, MeasurementFailed
 from bench.processes import ROOT, run_to_end
 from bench.ratios import FEWEST_ROUNDS, MOST_ROUNDS, Change, Verdict, classify, estimate_change, has_enough_rounds
 from bench.revision import Side, UnusableRevision, build_revision, describe_working_tree, list_figures, resolve_commit
@@ -29,6 +32,9 @@ _DEFAULT_OPTIONS = ("--rounds", "1")
 _LOAD_OPTIONS = ("--rounds", "9", "--seconds", "0.5")
 _LOAD_FIGURES = frozenset({"hint_vs_echo", "publish_vs_echo", "hint_rows_cpu", "push_accept_per_s"})
 
+MeasureRound = Callable[[random.Random], tuple[Measurement, Measurement]]
+"""Measures a round: this revision and the other."""
+
 # hint_rows_cpu, the longest, takes some two minutes on a busy machine.
 _MEASURE_S = 600.0
 
@@ -37,22 +43,6 @@ _START = (
     "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "runpy.run_module('bench', run_name='__main__', alter_sys=True)"
 )
-
-
-class MeasurementFailed(Exception):
-    """A measurement did not finish; the message says why."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The result of one process: the figure's value, and the CPU per request if the figure reports it.
-
-    `better` is None for old revisions whose figures do not report it.
-    """
-
-    value: float
-    cpu_us: float | None = None
-    better: Better | None = None
 
 
 @dataclass(frozen=True)
@@ -134,8 +124,7 @@ def _run(names: Sequence[str], revision: str, plan: Plan, root: Path) -> int:
     verdicts = []
     for name in names:
         if name in has:
-            mine, theirs = _measurement_of(Side(root), name), _measurement_of(other, name)
-            compared = compare(name, mine, theirs, plan)
+            compared = compare(name, _round_of(name, Side(root), other), plan)
         else:
             compared = Comparison(Verdict.ABSENT, why=f"{commit} has no such figure")
         verdicts.append(compared.verdict)
@@ -146,7 +135,19 @@ def _run(names: Sequence[str], revision: str, plan: Plan, root: Path) -> int:
     return 1 if Verdict.WORSE in verdicts else 0
 
 
-def compare(name: str, mine: Callable[[], Measurement], theirs: Callable[[], Measurement], plan: Plan) -> Comparison:
+def one_after_the_other(mine: Callable[[], Measurement], theirs: Callable[[], Measurement]) -> MeasureRound:
+    """Return a round that measures both sides in an order drawn at random."""
+
+    def measure_round(order: random.Random) -> tuple[Measurement, Measurement]:
+        got: dict[int, Measurement] = {}
+        for side in order.sample((0, 1), 2):
+            got[side] = (mine, theirs)[side]()
+        return got[0], got[1]
+
+    return measure_round
+
+
+def compare(name: str, measure_round: MeasureRound, plan: Plan) -> Comparison:
     """Measure rounds until there are enough, and judge them."""
     now: list[Measurement] = []
     before: list[Measurement] = []
@@ -154,14 +155,12 @@ def compare(name: str, mine: Callable[[], Measurement], theirs: Callable[[], Mea
     started = plan.clock()
     found = cpu = None
     while not has_enough_rounds(len(now), found) and (not now or plan.clock() - started < plan.minutes * 60):
-        sides = [(now, mine), (before, theirs)]
-        order.shuffle(sides)
         try:
-            got = [(kept, measure()) for kept, measure in sides]
+            here, there = measure_round(order)
         except MeasurementFailed as error:
             return Comparison(Verdict.FAILED, now, before, found, cpu, str(error))
-        for kept, measured in got:
-            kept.append(measured)
+        now.append(here)
+        before.append(there)
         better = now[0].better
         if better is None:
             return Comparison(Verdict.FAILED, why=f"{name} does not say which way it is better")
@@ -190,8 +189,10 @@ def _report_round(
         report_progress(f"{name}: a round takes {took:.0f} s: {least:.1f} min at least, {most:.0f} at most")
 
 
-def _measurement_of(side: Side, name: str) -> Callable[[], Measurement]:
-    return lambda: measure(side, name)
+def _round_of(name: str, here: Side, there: Side) -> MeasureRound:
+    if name == side_by_side.FIGURE and h2load.is_installed():
+        return partial(side_by_side.measure_round, here, there)
+    return one_after_the_other(lambda: measure(here, name), lambda: measure(there, name))
 
 
 def measure(side: Side, name: str) -> Measurement:

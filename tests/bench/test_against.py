@@ -10,8 +10,9 @@ from math import exp
 import pytest
 
 from bench import against
-from bench.against import Measurement, MeasurementFailed, Plan, compare
+from bench.against import Plan, compare, one_after_the_other
 from bench.figure import Better
+from bench.measurement import Measurement, MeasurementFailed
 from bench.ratios import Change, Verdict, classify, confidence_interval, estimate_change, has_enough_rounds
 
 pytestmark = pytest.mark.unit
@@ -103,7 +104,7 @@ def test_slowdown_of_six_percent_is_found_beside_outliers(slower: float, verdict
         spoiled = 2.0 if chance.random() < 0.1 else 1.0
         return Measurement(100 * factor * spoiled * exp(chance.gauss(0, 0.015)), 50.0, Better.LESS)
 
-    compared = compare("made", lambda: measured(1 + slower), lambda: measured(1), Plan(seed=1))
+    compared = compare("made", one_after_the_other(lambda: measured(1 + slower), lambda: measured(1)), Plan(seed=1))
     assert compared.verdict is verdict
     assert compared.change is not None
     told = compared.as_line()
@@ -123,7 +124,7 @@ def test_round_order_is_drawn_by_the_seed() -> None:
 
             return measured
 
-        compare("made", side("a"), side("b"), Plan(seed))
+        compare("made", one_after_the_other(side("a"), side("b")), Plan(seed))
         return "".join(made)
 
     assert orders(1) == orders(1)
@@ -137,8 +138,10 @@ def test_time_limit_ends_a_figure_judged_by_its_rounds() -> None:
     chance = random.Random(1)
     compared = compare(
         "made",
-        lambda: Measurement(chance.uniform(1, 9), None, Better.MORE),
-        lambda: Measurement(chance.uniform(1, 9), None, Better.MORE),
+        one_after_the_other(
+            lambda: Measurement(chance.uniform(1, 9), None, Better.MORE),
+            lambda: Measurement(chance.uniform(1, 9), None, Better.MORE),
+        ),
         Plan(seed=1, minutes=15, clock=lambda: float(next(now))),
     )
     assert 6 <= len(compared.now) < 15
@@ -150,9 +153,9 @@ def test_failed_measurement_ends_the_figure_with_its_reason() -> None:
     def fail() -> Measurement:
         raise MeasurementFailed("it broke")
 
-    compared = compare("made", lambda: Measurement(1.0, None, Better.MORE), fail, Plan(seed=1))
+    compared = compare("made", one_after_the_other(lambda: Measurement(1.0, None, Better.MORE), fail), Plan(seed=1))
     assert (compared.verdict, compared.why) == (Verdict.FAILED, "it broke")
-    silent = compare("made", lambda: Measurement(1.0), lambda: Measurement(1.0), Plan(seed=1))
+    silent = compare("made", one_after_the_other(lambda: Measurement(1.0), lambda: Measurement(1.0)), Plan(seed=1))
     assert silent.verdict is Verdict.FAILED
 
 

@@ -28,4 +28,5 @@ def test_revision_whose_server_does_not_start_is_a_failed_measurement(tmp_path: 
 def test_two_servers_of_one_revision_are_loaded_in_turns() -> None:
     here, there = side_by_side.measure_round(Side(ROOT), Side(ROOT), random.Random(1))
     assert min(here.value, there.value) > 0
-    assert here.cpu_us and there.cpu_us
+    assert here.cpu_us
+    assert there.cpu_us

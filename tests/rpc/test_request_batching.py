@@ -60,7 +60,7 @@ class HeldServer:
             def arm(self) -> None:
                 pass
 
-        self._pipeline.batcher._gathering = Held(lambda: 0, 0, lambda: None)
+        self._pipeline.batcher._gathering = Held((), 0, lambda: None)
 
     @property
     def waiting(self) -> int:

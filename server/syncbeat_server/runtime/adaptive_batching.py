@@ -7,7 +7,7 @@ long as each turn of the loop brings in calls. So a lone call pays nothing, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextvars import Context
 
 # A batch is served after so many turns of the loop without a new call, or after so many seconds: an idle turn takes
@@ -23,12 +23,12 @@ class BatchTrigger:
 
     def __init__(
         self,
-        waiting: Callable[[], int],
+        waiting: Sized,
         most: int,
         serve: Callable[[], None],
         longest_wait_s: float = LONGEST_WAIT_S,
     ) -> None:
-        """`waiting()` returns how many calls wait; a batch is due when there are `most`."""
+        """`waiting` holds the calls that wait; a batch is due when there are `most`."""
         self._waiting = waiting
         self._most = most
         self._serve = serve
@@ -51,8 +51,8 @@ class BatchTrigger:
         self._check(loop, loop.time() + self._longest_wait_s)
 
     def _check(self, loop: asyncio.AbstractEventLoop, until: float, quiet: int = 0, before: int = 0) -> None:
-        # The loop is handed on, since it costs half a microsecond to ask for it.
-        count = self._waiting()
+        # Runs five times for each call under load. The loop is handed on, since it costs half a microsecond to ask.
+        count = len(self._waiting)
         quiet = quiet + 1 if count == before else 0
         no_load = self._lone_batches >= _LONE_BATCHES
         if count >= self._most or no_load or quiet >= _QUIET_TURNS or loop.time() >= until:

@@ -64,7 +64,7 @@ class Batcher(Generic[Item, Answer]):
         self._alone: set[asyncio.Task[DependencyDown | None]] = set()
         self._alone_slots = asyncio.Semaphore(_MAX_ALONE)
         self._is_collecting = False
-        self._trigger = BatchTrigger(lambda: len(self._waiting), rule.max_batch, self._start)
+        self._trigger = BatchTrigger(self._waiting, rule.max_batch, self._start)
         self._second_lane: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Answer:

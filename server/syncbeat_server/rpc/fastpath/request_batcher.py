@@ -39,9 +39,7 @@ class RequestBatcher:
     def __init__(self, timings: BatchTimings = _TIMINGS) -> None:
         self._timings = timings
         self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
-        self._gathering = BatchTrigger(
-            lambda: len(self._waiting), _MAX_BATCH, self._serve_batch, timings.longest_wait_s
-        )
+        self._gathering = BatchTrigger(self._waiting, _MAX_BATCH, self._serve_batch, timings.longest_wait_s)
 
     def serve(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         """Return the future of what `work` returns or raises once its batch is served.

@@ -205,7 +205,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     auth.delete_expired: lambda c: auth.delete_expired(c, 10),
     users.read_statuses: lambda c: users.read_statuses(c, [AccountKey("default", "bob", SESSION[0])]),
     users.insert_users: lambda c: users.insert_users(c, [("default", "carl")]),
-    users.confirm_counters: lambda c: users.confirm_counters(c, [("default", SESSION[0], 0)]),
+    auth.confirm_counters: lambda c: auth.confirm_counters(c, [("default", SESSION[0], 0)]),
     users.enable_user: lambda c: users.enable_user(c, "default", "bob"),
     users.lock_user: lambda c: users.lock_user(c, "default", "bob"),
     users.revoke_user: lambda c: users.revoke_user(c, "default", "bob", ""),

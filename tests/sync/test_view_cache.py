@@ -16,7 +16,7 @@ from syncbeat_server.sync.hints.view_reader import ViewLimits
 from syncbeat_server.sync.hints.view_staleness import MAX_STALENESS_S
 from syncbeat_server.sync.hints.view_sweep import ViewSweep
 from syncbeat_server.sync.model import Cursor, DeviceKey, Priority, SweepRule
-from syncbeat_server.sync.store import device_views, scopes
+from syncbeat_server.sync.store import device_views, reported_activity, scopes
 from tests.support.build import APP, PHONE, SyncFeature, make_directory
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.seed import add_device, add_members, couple, rows_of, value_of
@@ -173,7 +173,7 @@ async def unregister(sync: SyncFeature) -> None:
 
 async def report(sync: SyncFeature) -> None:
     async with sync.database.connection() as conn:
-        await device_views.report_activity(conn, [(PHONE, AWAY)])
+        await reported_activity.report_activity(conn, [(PHONE, AWAY)])
 
 
 async def move_token(sync: SyncFeature) -> None:

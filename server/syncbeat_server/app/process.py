@@ -28,7 +28,7 @@ from syncbeat_server.runtime.worker_processes import WorkerProcesses, open_worke
 from syncbeat_server.storage.postgres.clock_skew import ClockSkew
 from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.storage.postgres.pg_notify import PgNotifier
-from syncbeat_server.storage.postgres.pool_figures import ACQUIRE_SECONDS
+from syncbeat_server.storage.postgres.pool.pool_figures import ACQUIRE_SECONDS
 from syncbeat_server.storage.postgres.roles import require_restricted_login
 from syncbeat_server.storage.postgres.stuck_sessions import watch_sessions
 from syncbeat_server.storage.postgres.time_limits import ConnectionLife

@@ -18,10 +18,10 @@ from typing import TypeAlias
 import asyncpg
 
 from syncbeat_server.errors import MigrationFailed
-from syncbeat_server.storage.postgres.commented import connect_apart
 from syncbeat_server.storage.postgres.driver_errors import translated_errors
 from syncbeat_server.storage.postgres.hosts import Hosts
 from syncbeat_server.storage.postgres.roles import grant_roles, require_roles
+from syncbeat_server.storage.postgres.statement_comments import connect_apart
 from syncbeat_server.storage.schema_check import COMMAND, Applied, Migration, compare, read_migrations
 
 _log = logging.getLogger(__name__)
